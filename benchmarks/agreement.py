@@ -1,7 +1,8 @@
 """Do methods agree on where a skill is? ``python -m benchmarks.agreement [--write] [--store DIR]``.
 
-Every number comes from the commands that a user would type: five runs per organism, ``interp agree`` over them, and one
-``interp sql`` over blocks and parts. With ``--store`` runs that are kept there are not made again.
+Every number comes from the commands that a user would type: five runs per organism, ``interp
+agree`` over them, and one ``interp sql`` over blocks and parts. With ``--store`` runs that are kept
+there are not made again.
 """
 
 import json
@@ -14,7 +15,18 @@ from interp import organisms
 
 TASK = str(organisms.prompts("skill", "task", "first"))
 TEXT = str(organisms.prompts("skill", "text", "text"))
-SMALL_GRAFT = ("--at", "10%", "--sweep", "10%", "--draws", "1", "--relaxed-steps", "0", "--shuffles", "0")
+SMALL_GRAFT = (
+    "--at",
+    "10%",
+    "--sweep",
+    "10%",
+    "--draws",
+    "1",
+    "--relaxed-steps",
+    "0",
+    "--shuffles",
+    "0",
+)
 COMMANDS = (
     ["locate-neurons", "--task", TASK, "--negative", TEXT, "--top", "60", "--no-verify"],
     ["intruders"],
@@ -25,7 +37,10 @@ COMMANDS = (
 LIMITS: dict[str, tuple[str, ...]] = {}
 """More options, by command."""
 METHODS = ("neurons", "intruders", "graft", "tuco", "movement")
-OF = "sum(amount) filter (where method = '{name}') / sum(size) filter (where method = '{name}') as {name}"
+OF = (
+    "sum(amount) filter (where method = '{name}') / sum(size) filter (where method = '{name}') as"
+    " {name}"
+)
 WIDE = (
     "select layer as block, replace(split_part(part, '.', 1), 'attn', 'attention') as place, "
     + ", ".join(OF.format(name=name) for name in METHODS)
@@ -33,13 +48,17 @@ WIDE = (
 )
 SMALL = {
     "organisms": ["masked"],
-    "LIMITS": {name: ("--max-prompts", "8") for name in ("locate-neurons", "graft", "tuco", "compare")},
-}  # fmt: skip
+    "LIMITS": {
+        name: ("--max-prompts", "8") for name in ("locate-neurons", "graft", "tuco", "compare")
+    },
+}
 
 
 def asked(*words: str) -> dict:
     """What a command prints as JSON."""
-    done = subprocess.run([sys.executable, "-m", "interp", *words, "--json"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "interp", *words, "--json"], capture_output=True, text=True
+    )
     if done.returncode:
         raise SystemExit(f"interp {' '.join(words)}: {done.stderr}")
     return json.loads(done.stdout)
@@ -47,11 +66,23 @@ def asked(*words: str) -> dict:
 
 def measured(name: str, store: str) -> tuple[list[dict], list[dict], str]:
     """Places and pairs of one organism, and the sentence over both."""
-    pair = [f"organism:skill/{name}", "--base", "organism:refusal/base", "--store", store, "--quiet"]
-    runs = [asked(command, *pair, *words, *LIMITS.get(command, ()))["run"] for command, *words in COMMANDS]
+    pair = [
+        f"organism:skill/{name}",
+        "--base",
+        "organism:refusal/base",
+        "--store",
+        store,
+        "--quiet",
+    ]
+    runs = [
+        asked(command, *pair, *words, *LIMITS.get(command, ()))["run"]
+        for command, *words in COMMANDS
+    ]
     agreed = asked("agree", *runs, "--store", store)
     where = asked("sql", WIDE.format(run=agreed["run"]), "--store", store)
-    pairs = asked("sql", f"select * from places_agreement where run = '{agreed['run']}'", "--store", store)
+    pairs = asked(
+        "sql", f"select * from places_agreement where run = '{agreed['run']}'", "--store", store
+    )
     return where["data"], pairs["data"], agreed["summary"]["sentence"]
 
 
@@ -70,7 +101,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for name in options.organisms:
             where, pairs, said = measured(name, options.store or scratch)
-            maps = [{**row, **{name: number(row[name], ".3g") for name in METHODS}} for row in where]
+            maps = [
+                {**row, **{name: number(row[name], ".3g") for name in METHODS}} for row in where
+            ]
             table = [
                 {
                     "methods": f"{row['first']}, {row['second']}",
@@ -88,7 +121,9 @@ def main() -> None:
     text = "\n\n".join(parts)
     print(text)
     if options.write:
-        write_section("agreement", f"`python -m benchmarks.agreement --write`. {machine()}\n\n{text}")
+        write_section(
+            "agreement", f"`python -m benchmarks.agreement --write`. {machine()}\n\n{text}"
+        )
 
 
 if __name__ == "__main__":

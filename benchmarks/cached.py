@@ -1,4 +1,6 @@
-"""A command asked again: ``python -m benchmarks.cached [--write]``: its first run, its repeat, and ``import torch``."""
+"""A command asked again: ``python -m benchmarks.cached [--write]``: its first run, its repeat, and
+``import torch``.
+"""
 
 import resource
 import subprocess
@@ -16,12 +18,34 @@ SMALL = {"repeats": 1}
 
 def command(store: str) -> list[str]:
     """A small run: what it computes does not matter to its repeat."""
-    files = {group: str(organisms.prompts("refusal", "locate", group)) for group in ("harmful", "harmless")}
+    files = {
+        group: str(organisms.prompts("refusal", "locate", group))
+        for group in ("harmful", "harmless")
+    }
     return [
-        PYTHON, "-m", "interp", "locate-neurons", "organism:refusal/planted", "--base", "organism:refusal/base",
-        "--positive", files["harmful"], "--negative", files["harmless"], "--max-prompts", str(PROMPTS),
-        "--method", "change", "--random-sets", "2", "--control-prompts", "4", "--store", store, "--quiet",
-    ]  # fmt: skip
+        PYTHON,
+        "-m",
+        "interp",
+        "locate-neurons",
+        "organism:refusal/planted",
+        "--base",
+        "organism:refusal/base",
+        "--positive",
+        files["harmful"],
+        "--negative",
+        files["harmless"],
+        "--max-prompts",
+        str(PROMPTS),
+        "--method",
+        "change",
+        "--random-sets",
+        "2",
+        "--control-prompts",
+        "4",
+        "--store",
+        store,
+        "--quiet",
+    ]
 
 
 def seconds(*words: str) -> tuple[float, float]:
@@ -36,8 +60,13 @@ def row(name: str, times: list[tuple[float, float]]) -> dict:
     """One row of the page."""
     wall, used = (sorted(column) for column in zip(*times, strict=True))
     middle = len(times) // 2
-    return {"command": name, "minimum s": f"{wall[0]:.2f}", "median s": f"{wall[middle]:.2f}",
-            "median CPU s": f"{used[middle]:.2f}", "runs": len(times)}  # fmt: skip
+    return {
+        "command": name,
+        "minimum s": f"{wall[0]:.2f}",
+        "median s": f"{wall[middle]:.2f}",
+        "median CPU s": f"{used[middle]:.2f}",
+        "runs": len(times),
+    }
 
 
 def main() -> None:
@@ -50,11 +79,20 @@ def main() -> None:
         for _ in range(options.repeats):
             again.append(seconds(*command(store)))
             torch.append(seconds(PYTHON, "-c", "import torch"))
-    names = (f"interp locate-neurons, {PROMPTS} prompts, first run", "the same again", "import torch")
-    text = markdown([row(name, times) for name, times in zip(names, (first, again, torch), strict=True)], COLUMNS)
+    names = (
+        f"interp locate-neurons, {PROMPTS} prompts, first run",
+        "the same again",
+        "import torch",
+    )
+    text = markdown(
+        [row(name, times) for name, times in zip(names, (first, again, torch), strict=True)],
+        COLUMNS,
+    )
     print(text)
     if options.write:
-        write_section("cached", f"`python -m benchmarks.cached --write`, interleaved. {machine()}\n\n{text}")
+        write_section(
+            "cached", f"`python -m benchmarks.cached --write`, interleaved. {machine()}\n\n{text}"
+        )
 
 
 if __name__ == "__main__":

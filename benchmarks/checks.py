@@ -1,8 +1,8 @@
 """Further checks of located sets: ``python -m benchmarks.checks [--write]``.
 
-Stability over halves and templates, redundancy and the refusal direction, by organism; the agreement of each method's
-scores with exact patching of random halves of all neurons; transfer of a set located in ``full`` to other tunes; double
-dissociation of two skills in ``distracted``.
+Stability over halves and templates, redundancy and the refusal direction, by organism; the
+agreement of each method's scores with exact patching of random halves of all neurons; transfer of a
+set located in ``full`` to other tunes; double dissociation of two skills in ``distracted``.
 """
 
 import math
@@ -29,9 +29,16 @@ PROMPTS, COALITION_PROMPTS, MEASURED, RANDOM_SETS = 120, 48, 96, 40
 TARGETS = ("relearned", "planted", "lora", "sham")
 SIZES = ("smallest", "12", "30")
 SMALL = {
-    "TOPS": {"planted": "30"}, "COALITIONS": ("planted",), "PROMPTS": 24, "COALITION_PROMPTS": 8, "MEASURED": 16,
-    "RANDOM_SETS": 19, "TARGETS": ("sham",), "SIZES": ("12",), "METHODS": {"change": METHODS["change"]},
-}  # fmt: skip
+    "TOPS": {"planted": "30"},
+    "COALITIONS": ("planted",),
+    "PROMPTS": 24,
+    "COALITION_PROMPTS": 8,
+    "MEASURED": 16,
+    "RANDOM_SETS": 19,
+    "TARGETS": ("sham",),
+    "SIZES": ("12",),
+    "METHODS": {"change": METHODS["change"]},
+}
 
 
 def prompts_of(split: str, limit: int) -> Contrast:
@@ -49,10 +56,15 @@ def rows_of(about: dict, table: Table) -> list[dict]:
             null += f" [{claim.control_low:.2f}, {claim.control_high:.2f}]"
         interval = "" if math.isnan(claim.low) else f" [{claim.low:.2f}, {claim.high:.2f}]"
         found.append(
-            about | {"claim": claim.name, "value": f"{claim.value:.2f}{interval}", "null": null,
-                     "p": "" if math.isnan(claim.p) else f"{claim.p:.3f}",
-                     "supported": "yes" if claim.supported else "no"}
-        )  # fmt: skip
+            about
+            | {
+                "claim": claim.name,
+                "value": f"{claim.value:.2f}{interval}",
+                "null": null,
+                "p": "" if math.isnan(claim.p) else f"{claim.p:.3f}",
+                "supported": "yes" if claim.supported else "no",
+            }
+        )
     return found
 
 
@@ -76,11 +88,15 @@ def coalitions(name: str) -> list[dict]:
         table = Coalitions.of(LocateNeurons(method=method)(study))(measured)
         claim = from_table(table.tables["claims"])[0]
         rows.append(
-            {"organism": name, "method": method,
-             "correlation": f"{claim.value:.2f} [{claim.low:.2f}, {claim.high:.2f}]",
-             "rank correlation": f"{table.summary['spearman']:.2f}",
-             "reordered scores": f"at most {claim.control_high:.2f}", "p": f"{claim.p:.3f}"}
-        )  # fmt: skip
+            {
+                "organism": name,
+                "method": method,
+                "correlation": f"{claim.value:.2f} [{claim.low:.2f}, {claim.high:.2f}]",
+                "rank correlation": f"{table.summary['spearman']:.2f}",
+                "reordered scores": f"at most {claim.control_high:.2f}",
+                "p": f"{claim.p:.3f}",
+            }
+        )
         print(markdown(rows[-1:], list(rows[-1])).splitlines()[-1], flush=True)
     return rows
 
@@ -93,7 +109,9 @@ def transfers() -> list[dict]:
     for target in TARGETS:
         study = study_of(target, "locate", PROMPTS)
         measured = study_of(target, "verify", MEASURED, study.pair)
-        transfer = Transfer.of(located, source.pair, recomputed=locate(study), random_sets=RANDOM_SETS)
+        transfer = Transfer.of(
+            located, source.pair, recomputed=locate(study), random_sets=RANDOM_SETS
+        )
         rows += rows_of({"from": "full", "to": target}, transfer(measured))
         print(markdown(rows[-1:], list(rows[-1])).splitlines()[-1], flush=True)
     return rows
@@ -122,12 +140,16 @@ def main() -> None:
     parser = CommandLine(globals(), SMALL)
     options = parser.read()
     parts = {
-        "Stability, redundancy, direction": [row for name, top in TOPS.items() for row in checked(name, top)],
+        "Stability, redundancy, direction": [
+            row for name, top in TOPS.items() for row in checked(name, top)
+        ],
         "Random halves": [row for name in COALITIONS for row in coalitions(name)],
         "Transfer": transfers(),
         "Double dissociation": dissociations(),
     }
-    text = "\n\n".join(f"### {title}\n\n{markdown(rows, list(rows[0]))}" for title, rows in parts.items())
+    text = "\n\n".join(
+        f"### {title}\n\n{markdown(rows, list(rows[0]))}" for title, rows in parts.items()
+    )
     print(text)
     if options.write:
         write_section("checks", f"`python -m benchmarks.checks --write`. {machine()}\n\n{text}")

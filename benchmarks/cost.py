@@ -1,10 +1,11 @@
 """What locating costs on a real chat model: ``python -m benchmarks.cost [--write]``.
 
-``interp locate-neurons`` with its default method on ``organism:smollm2/planted``, 48 + 48 locating prompts. Beside it,
-in the same process and round, a plain forward pass over the same prompts: CPU seconds and their ratio. Peak memory is
-that of the command in a process of its own, locating alone; ``--before``: another checkout of this repository, whose
-command is measured too; ``--parts``: one of both alone. On 12 + 12 of the prompts scores are compared with a reference
-of 31 steps over whole prompts, where nothing is shared; it is kept in ``--store``.
+``interp locate-neurons`` with its default method on ``organism:smollm2/planted``, 48 + 48 locating
+prompts. Beside it, in the same process and round, a plain forward pass over the same prompts: CPU
+seconds and their ratio. Peak memory is that of the command in a process of its own, locating alone;
+``--before``: another checkout of this repository, whose command is measured too; ``--parts``: one
+of both alone. On 12 + 12 of the prompts scores are compared with a reference of 31 steps over whole
+prompts, where nothing is shared; it is kept in ``--store``.
 """
 
 import tempfile
@@ -51,7 +52,9 @@ def seconds(run: Callable[[], object]) -> float:
 
 @torch.no_grad()
 def plain(study: Study) -> None:
-    """A forward pass over all prompts of both classes as anyone would write it, with the last token's logits."""
+    """A forward pass over all prompts of both classes as anyone would write it, with the last
+    token's logits.
+    """
     texts = sorted((each.ids for group in study.classes for each in study.encoded(group)), key=len)
     for start in range(0, len(texts), AT_ONCE):
         batch = Batch.pad(texts[start : start + AT_ONCE], study.pad_id)
@@ -66,20 +69,37 @@ def reference(study: Study, store: Path) -> np.ndarray:
         with ExitStack() as stack:
             for model in (study.pair.tuned, study.pair.require_base("this benchmark")):
                 stack.enter_context(whole_prompts(model))
-            scores = METHODS["integrated"].score(study, Asked(METHODS["integrated"].positions, REFERENCE))
+            scores = METHODS["integrated"].score(
+                study, Asked(METHODS["integrated"].positions, REFERENCE)
+            )
         file.parent.mkdir(parents=True, exist_ok=True)
         np.save(file, scores.score)
     return np.load(file)
 
 
 def command(root: Path) -> tuple[float, float]:
-    """Largest resident memory, GB, and CPU seconds of locating alone, by a checkout's command in its own process."""
+    """Largest resident memory, GB, and CPU seconds of locating alone, by a checkout's command in
+    its own process.
+    """
     name = f"{FAMILY}/{CHILD}"
-    files = {group: str(organisms.prompts(name, "locate", group)) for group in ("harmful", "harmless")}
+    files = {
+        group: str(organisms.prompts(name, "locate", group)) for group in ("harmful", "harmless")
+    }
     given = [
-        "locate-neurons", f"organism:{name}", "--base", f"organism:{FAMILY}/base", "--positive", files["harmful"],
-        "--negative", files["harmless"], "--max-prompts", str(PROMPTS), "--top", str(TOP), "--no-verify",
-    ]  # fmt: skip
+        "locate-neurons",
+        f"organism:{name}",
+        "--base",
+        f"organism:{FAMILY}/base",
+        "--positive",
+        files["harmful"],
+        "--negative",
+        files["harmless"],
+        "--max-prompts",
+        str(PROMPTS),
+        "--top",
+        str(TOP),
+        "--no-verify",
+    ]
     return peak(given, root)
 
 
@@ -100,13 +120,19 @@ def agreement(table: Table, expected: np.ndarray) -> list[dict]:
             "value": f"{correlation(found, expected):.5f}",
         },
         {"what": "largest difference of a score, of the largest score", "value": f"{largest:.1e}"},
-        {"what": f"Jaccard's index of the first {TOP}", "value": f"{len(one & other) / len(one | other):.3f}"},
+        {
+            "what": f"Jaccard's index of the first {TOP}",
+            "value": f"{len(one & other) / len(one | other):.3f}",
+        },
     ]
 
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:
     """Spearman's, of scores that are not rounding error of either."""
-    mine, theirs = (np.where(np.abs(each) > 1e-6 * np.abs(each).max(), each, 0.0).ravel() for each in (one, other))
+    mine, theirs = (
+        np.where(np.abs(each) > 1e-6 * np.abs(each).max(), each, 0.0).ravel()
+        for each in (one, other)
+    )
     return spearman(mine, theirs)
 
 
@@ -115,7 +141,10 @@ def memory(before: Path | None) -> str:
     pair = load()
     allowed = 2 * weights(pair) + 1
     del pair
-    checkouts = {"this one": ROOT, **({} if before is None else {"the one before": before.absolute()})}
+    checkouts = {
+        "this one": ROOT,
+        **({} if before is None else {"the one before": before.absolute()}),
+    }
     rows = []
     for name, root in checkouts.items():
         held, used = command(root)
@@ -131,16 +160,23 @@ def memory(before: Path | None) -> str:
 
 
 def passes(store: Path | None) -> str:
-    """What locating takes, beside a plain pass; and how its scores agree with the reference's, kept in ``store``."""
+    """What locating takes, beside a plain pass; and how its scores agree with the reference's, kept
+    in ``store``.
+    """
     pair = load()
-    planted = {(int(layer), int(neuron)) for layer, neuron in organisms.planted(f"{FAMILY}/{CHILD}")["refusal"]}
+    planted = {
+        (int(layer), int(neuron))
+        for layer, neuron in organisms.planted(f"{FAMILY}/{CHILD}")["refusal"]
+    }
     costs = []
     for number in range(ROUNDS):
         # quiet, so that no estimate is made before, which is timed on passes of its own
         study = replace(study_of(CHILD, "locate", pair, PROMPTS, 1), quiet=True)
         made: list[Table] = []
         before = seconds(lambda study=study: plain(study))
-        taken = seconds(lambda study=study, made=made: made.append(LocateNeurons(top=str(TOP))(study)))
+        taken = seconds(
+            lambda study=study, made=made: made.append(LocateNeurons(top=str(TOP))(study))
+        )
         both = (before + seconds(lambda study=study: plain(study))) / 2
         table = made[0]
         hits = len(planted & first(table["score"].reshape(pair.tuned.anatomy.n_layers, -1)))
@@ -151,7 +187,9 @@ def passes(store: Path | None) -> str:
                 "locating, plain passes": f"{taken / both:.1f}",
                 "target": f"{TARGET:g}",
                 "steps": table.summary["steps"],
-                "last two rules agree": f"{table.summary['steps_jaccard']:.3f}, {table.summary['steps_spearman']:.4f}",
+                "last two rules agree": (
+                    f"{table.summary['steps_jaccard']:.3f}, {table.summary['steps_spearman']:.4f}"
+                ),
                 f"trained ones among the first {TOP}": f"{hits} of {len(planted)}",
             }
         )
@@ -171,17 +209,34 @@ def load() -> Pair:
 def main() -> None:
     """Measure, print, and with ``--write`` put the tables into docs/benchmarks.md."""
     parser = CommandLine(globals(), SMALL)
-    parser.add_argument("--store", type=Path, default=Path("runs-real"), help="where the reference's scores are kept")
-    parser.add_argument("--before", type=Path, help="another checkout, whose command's memory is measured too")
-    parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=PARTS, help="what is measured")
+    parser.add_argument(
+        "--store",
+        type=Path,
+        default=Path("runs-real"),
+        help="where the reference's scores are kept",
+    )
+    parser.add_argument(
+        "--before", type=Path, help="another checkout, whose command's memory is measured too"
+    )
+    parser.add_argument(
+        "--parts", nargs="*", default=list(PARTS), choices=PARTS, help="what is measured"
+    )
     given = parser.read()
     torch.set_num_threads(1)
     for part in given.parts:
         # in small nothing is kept
-        text = memory(given.before) if part == "memory" else passes(None if given.small else given.store)
+        text = (
+            memory(given.before)
+            if part == "memory"
+            else passes(None if given.small else given.store)
+        )
         print(f"\n{text}", flush=True)
         if given.write:
-            some = " --parts memory --before DIR" if part == "memory" and given.before else f" --parts {part}"
+            some = (
+                " --parts memory --before DIR"
+                if part == "memory" and given.before
+                else f" --parts {part}"
+            )
             said = f"`python -m benchmarks.cost{some} --write`. {machine()}"
             write_section("cost" if part == "passes" else "cost-memory", f"{said}\n\n{text}")
 

@@ -1,10 +1,12 @@
-"""The same numbers by other libraries, on a real chat model: ``python -m benchmarks.cost_peers [--write]``.
+"""The same numbers by other libraries, on a real chat model: ``python -m benchmarks.cost_peers
+[--write]``.
 
-On 24 positive prompts of ``organism:smollm2/planted``, in one process, in rounds whose order is drawn anew: activation
-times gradient of the refusal log-odds for every MLP neuron (method ``act-grad``) by this toolkit, by Captum and by
-TransformerLens' hooks; the same neurons' activations kept by this toolkit, by nnsight and by TransformerLens. CPU
-seconds beside a plain forward pass over the same prompts, each ratio within its round: the median, with its range.
-Captum is no part of this installation: ``pip install captum==0.9.0``; without it its row is left out.
+On 24 positive prompts of ``organism:smollm2/planted``, in one process, in rounds whose order is
+drawn anew: activation times gradient of the refusal log-odds for every MLP neuron (method
+``act-grad``) by this toolkit, by Captum and by TransformerLens' hooks; the same neurons'
+activations kept by this toolkit, by nnsight and by TransformerLens. CPU seconds beside a plain
+forward pass over the same prompts, each ratio within its round: the median, with its range. Captum
+is no part of this installation: ``pip install captum==0.9.0``; without it its row is left out.
 """
 
 import copy
@@ -42,7 +44,9 @@ class Peers:
     def __init__(self, study: Study) -> None:
         self.study, self.model = study, study.pair.tuned
         rows = list(range(len(study.posed("positive"))))
-        self.batch, roles = make_batch(study.posed("positive"), rows, study.pad_id, self.model.device)
+        self.batch, roles = make_batch(
+            study.posed("positive"), rows, study.pad_id, self.model.device
+        )
         # without what is known of the batch nothing is shared: as other libraries are given it
         self.whole, self.real = Batch(self.batch.ids, self.batch.mask), roles >= 0
         self.aim = study.objective("positive", rows)
@@ -55,7 +59,9 @@ class Peers:
             "a plain pass": lambda: bare(self.model.module, self.whole, 1),
             f"{ATTRIBUTION}, interp": self._own,
             f"{CACHING}, interp": self._kept,
-            f"{CACHING}, nnsight": nnsight_of(copy.deepcopy(self.model.module), self.model, self.whole, self.sites),
+            f"{CACHING}, nnsight": nnsight_of(
+                copy.deepcopy(self.model.module), self.model, self.whole, self.sites
+            ),
         }
         if find_spec("captum") is not None:
             found[f"{ATTRIBUTION}, Captum"] = self._captum()
@@ -68,13 +74,21 @@ class Peers:
     def _kept(self) -> object:
         study, every = self.study, [list(range(len(self.batch.ids)))]
         passes = capture(
-            study.engine, {"tuned": self.model}, study.posed("positive"), every, self.sites, pad_id=study.pad_id, keep=1
+            study.engine,
+            {"tuned": self.model},
+            study.posed("positive"),
+            every,
+            self.sites,
+            pad_id=study.pad_id,
+            keep=1,
         )
         return [one.values for one in passes]
 
     def _mean(self, terms: list[Tensor]) -> np.ndarray:
         """Sums over the prompts' positions, the mean over prompts, ``[L, N]``."""
-        summed = [torch.where(self.real[..., None], each, 0.0).double().sum((0, 1)) for each in terms]
+        summed = [
+            torch.where(self.real[..., None], each, 0.0).double().sum((0, 1)) for each in terms
+        ]
         return to_host(torch.stack(summed) / len(self.real))
 
     def _captum(self) -> Run:
@@ -93,7 +107,9 @@ class Peers:
 
         def run() -> None:
             found = attributing.attribute(self.whole.ids, attribute_to_layer_input=True)
-            self.gathered["Captum"] = self._mean([one[0] if isinstance(one, tuple) else one for one in found])
+            self.gathered["Captum"] = self._mean(
+                [one[0] if isinstance(one, tuple) else one for one in found]
+            )
 
         return run
 
@@ -102,14 +118,20 @@ class Peers:
 
         module = copy.deepcopy(self.model.module)
         net: Any = TransformerBridge.boot_transformers(
-            self.study.pair.tuned.name, hf_model=module, tokenizer=self.study.pair.tokenizer, load_weights=True
+            self.study.pair.tuned.name,
+            hf_model=module,
+            tokenizer=self.study.pair.tokenizer,
+            load_weights=True,
         )
         names = [str(site) for site in self.sites]
 
         def cached() -> object:
             with torch.no_grad():
                 return net.run_with_cache(
-                    self.whole.ids, names_filter=names, use_cache=False, attention_mask=self.whole.mask.long()
+                    self.whole.ids,
+                    names_filter=names,
+                    use_cache=False,
+                    attention_mask=self.whole.mask.long(),
                 )
 
         def attributed() -> None:
@@ -125,15 +147,19 @@ class Peers:
             module.requires_grad_(False)
             module.get_input_embeddings().weight.requires_grad_(True)
             logits = net.run_with_hooks(
-                self.whole.ids, fwd_hooks=[(name, keeping(name)) for name in names],
+                self.whole.ids,
+                fwd_hooks=[(name, keeping(name)) for name in names],
                 attention_mask=self.whole.mask.long(),
-            )  # fmt: skip
+            )
             values = [seen[name] for name in names]
             gradients = torch.autograd.grad(self.aim.of(logits[:, -1:]).sum(), values)
             terms = [(one * other).detach() for one, other in zip(values, gradients, strict=True)]
             self.gathered["TransformerLens"] = self._mean(terms)
 
-        return {f"{CACHING}, TransformerLens": cached, f"{ATTRIBUTION}, TransformerLens": attributed}
+        return {
+            f"{CACHING}, TransformerLens": cached,
+            f"{ATTRIBUTION}, TransformerLens": attributed,
+        }
 
 
 def table(peers: Peers) -> tuple[list[dict], str]:
@@ -151,7 +177,12 @@ def table(peers: Peers) -> tuple[list[dict], str]:
         for name, other in peers.gathered.items()
         if name != "interp"
     ]
-    return rows, "Largest difference of an attribution from interp's, of the largest one: " + ", ".join(apart) + "."
+    return (
+        rows,
+        "Largest difference of an attribution from interp's, of the largest one: "
+        + ", ".join(apart)
+        + ".",
+    )
 
 
 def main() -> None:
@@ -163,7 +194,9 @@ def main() -> None:
     text = f"{markdown(rows, list(rows[0]))}\n\n{apart}"
     print(text)
     if given.write:
-        write_section("cost-peers", f"`python -m benchmarks.cost_peers --write`. {machine()}\n\n{text}")
+        write_section(
+            "cost-peers", f"`python -m benchmarks.cost_peers --write`. {machine()}\n\n{text}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """How often intervals and verdicts are wrong: ``python -m benchmarks.coverage [--write]``.
 
-Data sets whose truth is known are simulated, and every interval over clusters that a claim can rest on is computed on
-them by the functions that the analyzers call. A cell gives, in per cent of the data sets, how often the lower end lies
-above the truth and how often the upper end lies below it: 2.5 is nominal, and of the verdict rules how often a claim is
-supported that is just not true.
+Data sets whose truth is known are simulated, and every interval over clusters that a claim can rest
+on is computed on them by the functions that the analyzers call. A cell gives, in per cent of the
+data sets, how often the lower end lies above the truth and how often the upper end lies below it:
+2.5 is nominal, and of the verdict rules how often a claim is supported that is just not true.
 
-Rows of a cluster share half of their variance. "Equal" clusters have 5 rows each (2 for AUCs); "dominated": one cluster
-holds half of all rows. Skewed data have mean 0 too: an exponential or log-normal number less its mean, and the same
-turned around.
+Rows of a cluster share half of their variance. "Equal" clusters have 5 rows each (2 for AUCs);
+"dominated": one cluster holds half of all rows. Skewed data have mean 0 too: an exponential or
+log-normal number less its mean, and the same turned around.
 """
 
 import argparse
@@ -56,7 +56,9 @@ def numbers(generator: np.random.Generator, code: np.ndarray, shape: str) -> np.
 
 
 def flags(generator: np.random.Generator, code: np.ndarray, rate: float) -> np.ndarray:
-    """Yes and no, with rates that differ between clusters: beta of mean ``rate`` and 2 pseudo-observations."""
+    """Yes and no, with rates that differ between clusters: beta of mean ``rate`` and 2
+    pseudo-observations.
+    """
     own = generator.beta(2 * rate, 2 * (1 - rate), code.max() + 1)
     return generator.random(code.size) < own[code]
 
@@ -72,7 +74,10 @@ def a_difference(g: np.random.Generator, code: np.ndarray, shape: str) -> tuple[
 
 def two_groups(g: np.random.Generator, code: np.ndarray, shape: str) -> tuple[Interval, float]:
     other = numbers(g, code, shape) * 2
-    return cluster_interval(numbers(g, code, shape), code, minus=other, minus_clusters=code + 1000), 0.0
+    return (
+        cluster_interval(numbers(g, code, shape), code, minus=other, minus_clusters=code + 1000),
+        0.0,
+    )
 
 
 def two_groups_tied(g: np.random.Generator, code: np.ndarray, shape: str) -> tuple[Interval, float]:
@@ -91,10 +96,15 @@ def an_auc(g: np.random.Generator, code: np.ndarray, rate: float) -> tuple[Inter
     return auc_interval(above, numbers(g, code, "normal"), code, code + 1000), rate
 
 
-def an_auc_difference(g: np.random.Generator, code: np.ndarray, rate: float) -> tuple[Interval, float]:
-    positive, negative = (numbers(g, code, "normal") for _ in range(2))  # both numbers are the same but for noise
+def an_auc_difference(
+    g: np.random.Generator, code: np.ndarray, rate: float
+) -> tuple[Interval, float]:
+    # both numbers are the same but for noise
+    positive, negative = (numbers(g, code, "normal") for _ in range(2))
     own, other = (
-        pairwise_order(*(0.6 * shared + 0.8 * numbers(g, code, "normal") + shift for shared, shift in both))
+        pairwise_order(
+            *(0.6 * shared + 0.8 * numbers(g, code, "normal") + shift for shared, shift in both)
+        )
         for both in [((positive, np.sqrt(2) * ndtri(rate)), (negative, 0.0))] * 2
     )
     return auc_difference_interval(own, other, code, code + 1000), 0.0
@@ -113,16 +123,26 @@ def paired_flips(g: np.random.Generator, code: np.ndarray, rate: float) -> tuple
     return cluster_interval(after, code, minus=np.zeros(code.size, bool)), rate
 
 
-def two_groups_of_shares(g: np.random.Generator, code: np.ndarray, rate: float) -> tuple[Interval, float]:
+def two_groups_of_shares(
+    g: np.random.Generator, code: np.ndarray, rate: float
+) -> tuple[Interval, float]:
     other = flags(g, code, rate)
-    return cluster_interval(flags(g, code, rate), code, minus=other, minus_clusters=code + 1000), 0.0
+    return (
+        cluster_interval(flags(g, code, rate), code, minus=other, minus_clusters=code + 1000),
+        0.0,
+    )
 
 
 def kept_gain(g: np.random.Generator, code: np.ndarray, rate: float) -> tuple[Interval, float]:
     """A graft keeps a share ``rate`` of the right answers that 80 % of rows gained."""
     base = np.zeros(code.size, bool)
     tuned = flags(g, code, 0.8)
-    return cluster_interval(tuned & flags(g, code, rate), code, minus=base, over=tuned, over_minus=base), rate
+    return (
+        cluster_interval(
+            tuned & flags(g, code, rate), code, minus=base, over=tuned, over_minus=base
+        ),
+        rate,
+    )
 
 
 INTERVALS: dict[str, tuple[Callable, tuple]] = {
@@ -142,7 +162,9 @@ INTERVALS: dict[str, tuple[Callable, tuple]] = {
 
 
 def missed(name: str, shape: object, design: str, count: int, draws: int) -> str:
-    """Per cent of intervals above and below the truth; how often there was none, where that happened."""
+    """Per cent of intervals above and below the truth; how often there was none, where that
+    happened.
+    """
     make, code = INTERVALS[name][0], clusters_of(count, design, 2 if "AUC" in name else EACH)
     generator = np.random.default_rng([count, DESIGNS.index(design), list(INTERVALS).index(name)])
     above = below = none = 0
@@ -167,7 +189,11 @@ FIXED = {"reference": 0.0, "control": "none at all"}
 def beyond_zero(g: np.random.Generator, code: np.ndarray) -> tuple[Claim, dict, np.ndarray]:
     """A mean beyond 0, as in ``compare`` and ``tuco``; the truth is 0."""
     columns = {"v": (numbers(g, code, "normal"), "measure", "v"), "cluster": (code, "key", "c")}
-    return Claim(name="c", estimate=mean("v", table="rows"), text="", at_least=0.0, **FIXED), columns, np.zeros(1)
+    return (
+        Claim(name="c", estimate=mean("v", table="rows"), text="", at_least=0.0, **FIXED),
+        columns,
+        np.zeros(1),
+    )
 
 
 def one_class_above(g: np.random.Generator, code: np.ndarray) -> tuple[Claim, dict, np.ndarray]:
@@ -182,18 +208,34 @@ def one_class_above(g: np.random.Generator, code: np.ndarray) -> tuple[Claim, di
 
 
 def half_returned(g: np.random.Generator, code: np.ndarray) -> tuple[Claim, dict, np.ndarray]:
-    """At least half of the answers, the interval beyond a quarter and all random sets; the truth is a quarter."""
+    """At least half of the answers, the interval beyond a quarter and all random sets; the truth is
+    a quarter.
+    """
     columns = {"v": (flags(g, code, 0.25), "flag", "v"), "cluster": (code, "key", "c")}
-    made = Claim(name="c", estimate=mean("v", table="rows"), text="", at_least=0.5, beyond=["control", 0.25], **NULL)
+    made = Claim(
+        name="c",
+        estimate=mean("v", table="rows"),
+        text="",
+        at_least=0.5,
+        beyond=["control", 0.25],
+        **NULL,
+    )
     return made, columns, np.clip(g.normal(0.05, 0.03, 39), 0, 1)
 
 
 def little_lost(g: np.random.Generator, code: np.ndarray) -> tuple[Claim, dict, np.ndarray]:
     """At most 2 % lost, the interval up to 10 %; the truth is 10 %."""
-    columns = {"v": (flags(g, code, 0.1), "flag", "v"), "w": (np.zeros(code.size, bool), "flag", "w"),
-               "cluster": (code, "key", "c")}  # fmt: skip
+    columns = {
+        "v": (flags(g, code, 0.1), "flag", "v"),
+        "w": (np.zeros(code.size, bool), "flag", "w"),
+        "cluster": (code, "key", "c"),
+    }
     estimate = mean("v", table="rows", minus={"column": "w"})
-    return Claim(name="c", estimate=estimate, text="", at_most=0.02, beyond=[0.1], **FIXED), columns, np.zeros(1)
+    return (
+        Claim(name="c", estimate=estimate, text="", at_most=0.02, beyond=[0.1], **FIXED),
+        columns,
+        np.zeros(1),
+    )
 
 
 def no_rank(g: np.random.Generator, code: np.ndarray) -> tuple[Claim, dict, np.ndarray]:
@@ -202,7 +244,11 @@ def no_rank(g: np.random.Generator, code: np.ndarray) -> tuple[Claim, dict, np.n
     sums = np.bincount(code, weights=values)
     draws = g.choice((-1, 1), (39, sums.size)) @ sums / values.size
     columns = {"v": (values, "measure", "v"), "cluster": (code, "key", "c")}
-    return Claim(name="c", estimate=mean("v", table="rows"), text="", at_least=0.0, **NULL), columns, draws
+    return (
+        Claim(name="c", estimate=mean("v", table="rows"), text="", at_least=0.0, **NULL),
+        columns,
+        draws,
+    )
 
 
 RULES: dict[str, Callable] = {
@@ -229,10 +275,16 @@ def supported(name: str, design: str, count: int, draws: int) -> str:
 def main() -> None:
     """Measure, print, and write where asked."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write the tables into docs/benchmarks.md")
+    parser.add_argument(
+        "--write", action="store_true", help="write the tables into docs/benchmarks.md"
+    )
     parser.add_argument("--draws", type=int, default=10_000, help="data sets per cell")
-    parser.add_argument("--small", action="store_true", help="20 data sets, few cells: does it run?")
-    parser.add_argument("--only", default="", help="rows of intervals whose name holds this alone; writes nothing")
+    parser.add_argument(
+        "--small", action="store_true", help="20 data sets, few cells: does it run?"
+    )
+    parser.add_argument(
+        "--only", default="", help="rows of intervals whose name holds this alone; writes nothing"
+    )
     options = parser.parse_args()
     if options.only and options.write:
         parser.error("--only prints rows of the table; without it the table is written")
@@ -247,7 +299,9 @@ def main() -> None:
     rules = [(name, design) for name in RULES for design in DESIGNS if not options.only]
     with ProcessPoolExecutor() as pool:
         found = [[pool.submit(missed, *cell, count, draws) for count in counts] for cell in cells]
-        verdicts = [[pool.submit(supported, *rule, count, draws) for count in counts] for rule in rules]
+        verdicts = [
+            [pool.submit(supported, *rule, count, draws) for count in counts] for rule in rules
+        ]
         rows = [
             {"interval": name, "data": shape, "clusters": design}
             | {str(count): cell.result() for count, cell in zip(counts, line, strict=True)}
@@ -260,10 +314,11 @@ def main() -> None:
         ]
     numbers_ = [str(count) for count in counts]
     text = (
-        f"Per cent of {draws:,} data sets whose lower end lies above the truth / whose upper end lies below it, by "
-        f"number of clusters; 2.5 is nominal.\n\n{markdown(rows, ['interval', 'data', 'clusters', *numbers_])}\n\n"
-        f"Per cent of {draws:,} claims that are supported though just not true (data normal or yes and no):\n\n"
-        f"{markdown(judged, ['rule', 'clusters', *numbers_])}"
+        f"Per cent of {draws:,} data sets whose lower end lies above the truth / whose upper end"
+        " lies below it, by number of clusters; 2.5 is"
+        f" nominal.\n\n{markdown(rows, ['interval', 'data', 'clusters', *numbers_])}\n\nPer cent of"
+        f" {draws:,} claims that are supported though just not true (data normal or yes and"
+        f" no):\n\n{markdown(judged, ['rule', 'clusters', *numbers_])}"
     )
     print(text)
     if options.write:

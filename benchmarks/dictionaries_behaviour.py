@@ -1,8 +1,9 @@
 """Do latents predict and cause refusal? ``python -m benchmarks.dictionaries_behaviour [--write]``.
 
-Dictionaries of ``refusal/full`` and, as null, ``refusal/sham``, trained by ``interp sae train`` on the chats that
-locate, at three depths. Tuned-only latents: those of the tuned model's dictionary whose part the base has not. The
-depth is chosen on prompts that locate; ``interp sae probe`` judges there on prompts that verify.
+Dictionaries of ``refusal/full`` and, as null, ``refusal/sham``, trained by ``interp sae train`` on
+the chats that locate, at three depths. Tuned-only latents: those of the tuned model's dictionary
+whose part the base has not. The depth is chosen on prompts that locate; ``interp sae probe`` judges
+there on prompts that verify.
 """
 
 import tempfile
@@ -31,12 +32,19 @@ PROMPTS: int | None = None
 """Prompts per class; None takes all."""
 NAMED = "given"
 SMALL = {
-    "SITES": SITES[:2], "TOKENS": "20k", "WIDTH": "64", "PROBES": "1,4", "MOST": 4, "RANDOM_SETS": 19, "PROMPTS": 16,
-}  # fmt: skip
+    "SITES": SITES[:2],
+    "TOKENS": "20k",
+    "WIDTH": "64",
+    "PROBES": "1,4",
+    "MOST": 4,
+    "RANDOM_SETS": 19,
+    "PROMPTS": 16,
+}
 
 
 def tuned_only(study: Study, dictionary, site: str) -> tuple[list[int], dict[str, int]]:
-    """Latents of the tuned model's dictionary that the base has not, and how many are of each class.
+    """Latents of the tuned model's dictionary that the base has not, and how many are of each
+    class.
 
     Prompts are the documents. With the models exchanged such latents are "base-only".
     """
@@ -46,37 +54,57 @@ def tuned_only(study: Study, dictionary, site: str) -> tuple[list[int], dict[str
         for start, group in enumerate(study.classes):
             models = {"base": pair.base, "tuned": pair.tuned}
             groups = study.groups(group, pair.tuned)
-            for seen in capture(study.engine, models, study.encoded(group), groups, [place], pad_id=study.pad_id):
+            for seen in capture(
+                study.engine, models, study.encoded(group), groups, [place], pad_id=study.pad_id
+            ):
                 real = seen.roles >= 0
                 documents = (2 * seen.rows + start)[:, None].expand_as(real)[real]
                 yield seen.values["tuned", place][real], seen.values["base", place][real], documents
 
     found = compare(dictionary, "base", batches())
-    counts = {"tuned-only" if kind == "base-only" else kind: n for kind, n in found.summary["classes"].items() if n}
+    counts = {
+        "tuned-only" if kind == "base-only" else kind: n
+        for kind, n in found.summary["classes"].items()
+        if n
+    }
     return np.flatnonzero((found["class"] == "base-only") & found["claimed"]).tolist(), counts
 
 
 def tried(name: str, pair: Pair, folder: Path) -> list[dict]:
     """At every depth, on the prompts that locate: tuned-only latents, and what ablating them does."""
     files = [organisms.prompts("refusal", "locate", kind) for kind in ("harmful", "harmless")]
-    study = Study(pair, Contrast(*map(read_prompts, files)).limit(PROMPTS), Refusal.of(pair.tokenizer))
+    study = Study(
+        pair, Contrast(*map(read_prompts, files)).limit(PROMPTS), Refusal.of(pair.tokenizer)
+    )
     found = []
     for site in SITES:
         dictionary, _ = read(folder / f"{site}.topk")
         given, counts = tuned_only(study, dictionary, site)
         table = DictionaryProbe(
-            dictionary, site, k=(1, MOST), given=tuple(given), random_sets=1,
-            control_prompts=48, permutations=19,
-        )(study)  # fmt: skip
+            dictionary,
+            site,
+            k=(1, MOST),
+            given=tuple(given),
+            random_sets=1,
+            control_prompts=48,
+            permutations=19,
+        )(study)
         effects = table.summary["effects"]
-        found.append({
-            "tune": name, "site": site, "tuned-only": len(given),
-            "classes": ", ".join(f"{kind} {n}" for kind, n in counts.items()),
-            "AUC of one": f"{table.summary['auc']['1']:.3f}",
-            f"ablating {MOST}, nats": f"{effects.get('probed ablate', np.nan):.2f}",
-            "ablating tuned-only, nats": f"{effects[f'{NAMED} ablate']:.2f}" if f"{NAMED} ablate" in effects else "",
-            "given": given, "effect": effects.get("probed ablate", -np.inf),
-        })  # fmt: skip
+        found.append(
+            {
+                "tune": name,
+                "site": site,
+                "tuned-only": len(given),
+                "classes": ", ".join(f"{kind} {n}" for kind, n in counts.items()),
+                "AUC of one": f"{table.summary['auc']['1']:.3f}",
+                f"ablating {MOST}, nats": f"{effects.get('probed ablate', np.nan):.2f}",
+                "ablating tuned-only, nats": (
+                    f"{effects[f'{NAMED} ablate']:.2f}" if f"{NAMED} ablate" in effects else ""
+                ),
+                "given": given,
+                "effect": effects.get("probed ablate", -np.inf),
+            }
+        )
     return found
 
 
@@ -89,7 +117,8 @@ def main() -> None:
     print(text)
     if options.write:
         write_section(
-            "dictionaries-behaviour", f"`python -m benchmarks.dictionaries_behaviour --write`. {machine()}\n\n{text}"
+            "dictionaries-behaviour",
+            f"`python -m benchmarks.dictionaries_behaviour --write`. {machine()}\n\n{text}",
         )
 
 
@@ -99,38 +128,78 @@ def measured(folder: Path) -> str:
     for name in TUNES:
         trained = folder / name
         sites = [word for site in SITES for word in ("--site", site)]
-        asked("sae", "train", f"organism:refusal/{name}", *sites, "--data", data, "--column", "messages", "--width",
-              WIDTH, "-k", K, "--batch", "1024", "--tokens", TOKENS, "--out", str(trained))  # fmt: skip
+        asked(
+            "sae",
+            "train",
+            f"organism:refusal/{name}",
+            *sites,
+            "--data",
+            data,
+            "--column",
+            "messages",
+            "--width",
+            WIDTH,
+            "-k",
+            K,
+            "--batch",
+            "1024",
+            "--tokens",
+            TOKENS,
+            "--out",
+            str(trained),
+        )
         every += tried(name, Pair.load(f"organism:refusal/{name}", BASE), trained)
-    best = max((row for row in every if row["tune"] == "full"), key=lambda row: row["effect"])["site"]
+    best = max((row for row in every if row["tune"] == "full"), key=lambda row: row["effect"])[
+        "site"
+    ]
     claims = []
     for row in every:
         if row["site"] != best:
             continue
-        prompts = {f"--{part}{group}": str(organisms.prompts("refusal", split, kind))
-                   for part, split in (("", "locate"), ("verify-", "verify"))
-                   for group, kind in (("positive", "harmful"), ("negative", "harmless"))}  # fmt: skip
+        prompts = {
+            f"--{part}{group}": str(organisms.prompts("refusal", split, kind))
+            for part, split in (("", "locate"), ("verify-", "verify"))
+            for group, kind in (("positive", "harmful"), ("negative", "harmless"))
+        }
         given = ["--latents", ",".join(map(str, row["given"]))] if row["given"] else []
-        run = asked("sae", "probe", str(folder / row["tune"] / f"{best}.topk"), "--model",
-                    f"organism:refusal/{row['tune']}", "--base", BASE, *(w for pair in prompts.items() for w in pair),
-                    *given, "-k", PROBES, "--random-sets", str(RANDOM_SETS), "--control-prompts", "48",
-                    *(["--max-prompts", str(PROMPTS)] if PROMPTS else []), "--store", str(folder / "runs"))  # fmt: skip
+        run = asked(
+            "sae",
+            "probe",
+            str(folder / row["tune"] / f"{best}.topk"),
+            "--model",
+            f"organism:refusal/{row['tune']}",
+            "--base",
+            BASE,
+            *(w for pair in prompts.items() for w in pair),
+            *given,
+            "-k",
+            PROBES,
+            "--random-sets",
+            str(RANDOM_SETS),
+            "--control-prompts",
+            "48",
+            *(["--max-prompts", str(PROMPTS)] if PROMPTS else []),
+            "--store",
+            str(folder / "runs"),
+        )
         shown = asked("show", run["run"], "--store", str(folder / "runs"))
         claims += [
             {
-                "tune": row["tune"], "claim": claim["name"],
+                "tune": row["tune"],
+                "claim": claim["name"],
                 "value": f"{claim['value']:.3f} [{claim['low']:.3f}, {claim['high']:.3f}]",
                 "null": f"{claim['control_low']:.3f} to {claim['control_high']:.3f}",
                 "p": "" if claim["p"] is None or np.isnan(claim["p"]) else f"{claim['p']:.3f}",
                 "verdict": claim["verdict"],
             }
             for claim in shown["claims"]
-        ]  # fmt: skip
+        ]
     columns = [name for name in every[0] if name not in ("given", "effect")]
     return (
-        f"On the prompts that locate, {TOKENS} tokens, {WIDTH} latents, k {K}, topk:\n\n{markdown(every, columns)}\n\n"
-        f"At {best}, chosen by the largest effect of ablating {MOST} latents of `full` there; on the prompts that "
-        f"verify, {RANDOM_SETS} random sets, -k {PROBES}:\n\n{markdown(claims, list(claims[0]))}"
+        f"On the prompts that locate, {TOKENS} tokens, {WIDTH} latents, k {K},"
+        f" topk:\n\n{markdown(every, columns)}\n\nAt {best}, chosen by the largest effect of"
+        f" ablating {MOST} latents of `full` there; on the prompts that verify, {RANDOM_SETS}"
+        f" random sets, -k {PROBES}:\n\n{markdown(claims, list(claims[0]))}"
     )
 
 

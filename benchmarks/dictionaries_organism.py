@@ -1,6 +1,8 @@
-"""Dictionaries of a shipped model, by the commands: ``python -m benchmarks.dictionaries_organism [--write]``.
+"""Dictionaries of a shipped model, by the commands: ``python -m benchmarks.dictionaries_organism
+[--write]``.
 
-``interp sae train`` on the chats of ``refusal/full`` that locate, ``interp sae eval`` on those that verify.
+``interp sae train`` on the chats of ``refusal/full`` that locate, ``interp sae eval`` on those that
+verify.
 """
 
 import json
@@ -18,13 +20,20 @@ LIMIT: tuple[str, ...] = ()
 """More options of ``sae eval``."""
 MODEL = ["organism:refusal/full", "--base", "organism:refusal/base"]
 SMALL = {
-    "TOKENS": "20k", "WIDTH": "64", "ARCHITECTURES": ("topk", "batchtopk"), "LIMIT": ("--max-prompts", "16"),
-}  # fmt: skip
+    "TOKENS": "20k",
+    "WIDTH": "64",
+    "ARCHITECTURES": ("topk", "batchtopk"),
+    "LIMIT": ("--max-prompts", "16"),
+}
 
 
 def asked(*words: str) -> dict:
     """What a command prints as JSON."""
-    done = subprocess.run([sys.executable, "-m", "interp", *words, "--json", "--quiet"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "interp", *words, "--json", "--quiet"],
+        capture_output=True,
+        text=True,
+    )
     if done.returncode:
         raise SystemExit(f"interp {' '.join(words)}: {done.stderr}")
     return json.loads(done.stdout)
@@ -49,17 +58,46 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        located, verified = chats("locate", folder / "locate.jsonl"), chats("verify", folder / "verify.jsonl")
+        located, verified = (
+            chats("locate", folder / "locate.jsonl"),
+            chats("verify", folder / "verify.jsonl"),
+        )
         asked(
-            "sae", "train", *MODEL, "--site", SITE, "--data", located, "--column", "messages", "--width", WIDTH,
-            "-k", K, "--batch", "1024", "--tokens", TOKENS, "--architecture", ",".join(ARCHITECTURES),
-            "--out", str(folder / "sae"),
-        )  # fmt: skip
+            "sae",
+            "train",
+            *MODEL,
+            "--site",
+            SITE,
+            "--data",
+            located,
+            "--column",
+            "messages",
+            "--width",
+            WIDTH,
+            "-k",
+            K,
+            "--batch",
+            "1024",
+            "--tokens",
+            TOKENS,
+            "--architecture",
+            ",".join(ARCHITECTURES),
+            "--out",
+            str(folder / "sae"),
+        )
         for name in ARCHITECTURES:
             found = asked(
-                "sae", "eval", str(folder / "sae" / name), "--model", *MODEL, "--data", verified,
-                *LIMIT, "--store", str(folder / "runs"),
-            )  # fmt: skip
+                "sae",
+                "eval",
+                str(folder / "sae" / name),
+                "--model",
+                *MODEL,
+                "--data",
+                verified,
+                *LIMIT,
+                "--store",
+                str(folder / "runs"),
+            )
             shown = asked("show", found["run"], "--store", str(folder / "runs"))
             rows += [
                 {
@@ -71,11 +109,14 @@ def main() -> None:
                 }
                 for claim in shown["claims"]
             ]
-    text = f"Site {SITE}, {WIDTH} latents, k {K}, {TOKENS} tokens.\n\n{markdown(rows, list(rows[0]))}"
+    text = (
+        f"Site {SITE}, {WIDTH} latents, k {K}, {TOKENS} tokens.\n\n{markdown(rows, list(rows[0]))}"
+    )
     print(text)
     if options.write:
         write_section(
-            "dictionaries-organism", f"`python -m benchmarks.dictionaries_organism --write`. {machine()}\n\n{text}"
+            "dictionaries-organism",
+            f"`python -m benchmarks.dictionaries_organism --write`. {machine()}\n\n{text}",
         )
 
 

@@ -1,9 +1,10 @@
-"""Shipped pairs compared by dictionaries, by the commands: ``python -m benchmarks.dictionaries_pairs [--write]``.
+"""Shipped pairs compared by dictionaries, by the commands: ``python -m
+benchmarks.dictionaries_pairs [--write]``.
 
-For ``refusal/full`` and its control ``refusal/sham``: ``interp sae train`` on the chats that locate, of both models,
-their difference, the tuned model and the base; ``interp sae diff`` on the prompts that verify, in their clusters. The
-identical pair is ``refusal/full`` beside itself: by a crosscoder of its own, otherwise by the full pair's dictionaries
-(its own differences are all 0).
+For ``refusal/full`` and its control ``refusal/sham``: ``interp sae train`` on the chats that
+locate, of both models, their difference, the tuned model and the base; ``interp sae diff`` on the
+prompts that verify, in their clusters. The identical pair is ``refusal/full`` beside itself: by a
+crosscoder of its own, otherwise by the full pair's dictionaries (its own differences are all 0).
 """
 
 import tempfile
@@ -23,8 +24,11 @@ LIMIT: tuple[str, ...] = ()
 WAYS = {"crosscoder": "both", "difference": "difference", "tuned": "tuned", "base": "base"}
 COUNTED = [kind for kind in CLASSES if kind not in ("silent", "opposed", "unclear")]
 SMALL = {
-    "WIDTH": "64", "TOKENS": "20k", "LIMIT": ("--max-prompts", "16"), "ways": ["difference", "base"],
-}  # fmt: skip
+    "WIDTH": "64",
+    "TOKENS": "20k",
+    "LIMIT": ("--max-prompts", "16"),
+    "ways": ["difference", "base"],
+}
 
 
 def prompts(path: Path) -> str:
@@ -45,10 +49,32 @@ def train(folder: Path, pair: str, of: str, site: str, seed: int, data: str) -> 
     out = folder / f"{pair}-{of}-{site}-{seed}"
     if not out.is_dir():
         asked(
-            "sae", "train", *models(pair)[1:], "--of", of, "--site", site, "--data", data,
-            "--column", "messages", "--width", WIDTH, "-k", K, "--batch", "1024", "--tokens", TOKENS,
-            "--architecture", "batchtopk", "--seed", str(seed), "--out", str(out),
-        )  # fmt: skip
+            "sae",
+            "train",
+            *models(pair)[1:],
+            "--of",
+            of,
+            "--site",
+            site,
+            "--data",
+            data,
+            "--column",
+            "messages",
+            "--width",
+            WIDTH,
+            "-k",
+            K,
+            "--batch",
+            "1024",
+            "--tokens",
+            TOKENS,
+            "--architecture",
+            "batchtopk",
+            "--seed",
+            str(seed),
+            "--out",
+            str(out),
+        )
     return str(out)
 
 
@@ -60,26 +86,46 @@ def measure(folder: Path, way: str, site: str, seed: int) -> tuple[list[dict], l
     made = {tune: train(folder, tune, of, site, seed, data) for tune in tunes}
     # the base's own dictionary is the same beside every tune
     made.setdefault("sham", made["full"])
-    made["identical"] = train(folder, "identical", of, site, seed, data) if way == "crosscoder" else made["full"]
+    made["identical"] = (
+        train(folder, "identical", of, site, seed, data) if way == "crosscoder" else made["full"]
+    )
     counts, claims = [], []
     for pair in ("identical", "sham", "full"):
-        control = ["--control", f"{FAMILY}/sham", "--control-dictionary", made["sham"]] if pair == "full" else []
+        control = (
+            ["--control", f"{FAMILY}/sham", "--control-dictionary", made["sham"]]
+            if pair == "full"
+            else []
+        )
         found = asked("sae", "diff", made[pair], *models(pair), *control, *store)
         told = found["summary"]
-        counts.append({
-            "site": site, "seed": seed, "way": way, "pair": pair,
-            "live": told["live"], **{kind: told["claimed"][kind] for kind in COUNTED},
-        })  # fmt: skip
+        counts.append(
+            {
+                "site": site,
+                "seed": seed,
+                "way": way,
+                "pair": pair,
+                "live": told["live"],
+                **{kind: told["claimed"][kind] for kind in COUNTED},
+            }
+        )
     shown = asked("show", found["run"], *store[-2:])
     claims += [
         {
-            "site": site, "seed": seed, "way": way, "claim": claim["name"],
-            "share of live latents": f"{claim['value']:.1%} [{claim['low']:.1%}, {claim['high']:.1%}]",
-            "control's": f"{claim['control_value']:.1%} [{claim['control_low']:.1%}, {claim['control_high']:.1%}]",
+            "site": site,
+            "seed": seed,
+            "way": way,
+            "claim": claim["name"],
+            "share of live latents": (
+                f"{claim['value']:.1%} [{claim['low']:.1%}, {claim['high']:.1%}]"
+            ),
+            "control's": (
+                f"{claim['control_value']:.1%} [{claim['control_low']:.1%},"
+                f" {claim['control_high']:.1%}]"
+            ),
             "verdict": claim["verdict"],
         }
         for claim in shown["claims"]
-    ]  # fmt: skip
+    ]
     return counts, claims
 
 
@@ -89,7 +135,11 @@ def main() -> None:
     parser.add_argument("--sites", nargs="+", default=[SITE], metavar="SITE")
     parser.add_argument("--seeds", type=int, default=1, help="how many times all is trained")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
-    parser.add_argument("--work", type=Path, help="folder for dictionaries and runs; what lies there is not made again")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        help="folder for dictionaries and runs; what lies there is not made again",
+    )
     options = parser.read()
     counts, claims = [], []
     with tempfile.TemporaryDirectory() as scratch:
@@ -101,7 +151,9 @@ def main() -> None:
                     one, other = measure(folder, way, site, seed)
                     print(markdown(one, list(one[0])), flush=True)
                     counts, claims = counts + one, claims + other
-    asked_for = f"--sites {' '.join(options.sites)} --seeds {options.seeds} --ways {' '.join(options.ways)}"
+    asked_for = (
+        f"--sites {' '.join(options.sites)} --seeds {options.seeds} --ways {' '.join(options.ways)}"
+    )
     text = (
         f"{WIDTH} latents, k {K}, {TOKENS} tokens; latents of each class that are claimed.\n\n"
         f"{markdown(counts, list(counts[0]))}\n\n{markdown(claims, list(claims[0]))}"

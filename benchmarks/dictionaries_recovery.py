@@ -1,15 +1,18 @@
-"""Recovery of planted truth by every architecture. ``python -m benchmarks.dictionaries_recovery [--write]``.
+"""Recovery of planted truth by every architecture. ``python -m benchmarks.dictionaries_recovery
+[--write]``.
 
-Three recipes of 512 features in width 64 (or 128 in 32); dictionaries of as many latents trained on the same draws in
-the same order, judged on draws that nobody trained on, beside principal components and random rows at the same L0, and
-beside the same architecture trained by other libraries where a variable names the Python they are installed in
-(INTERP_SAELENS_PYTHON, INTERP_SPARSIFY_PYTHON, INTERP_DICTIONARY_LEARNING_PYTHON, INTERP_OVERCOMPLETE_PYTHON).
+Three recipes of 512 features in width 64 (or 128 in 32); dictionaries of as many latents trained on
+the same draws in the same order, judged on draws that nobody trained on, beside principal
+components and random rows at the same L0, and beside the same architecture trained by other
+libraries where a variable names the Python they are installed in (INTERP_SAELENS_PYTHON,
+INTERP_SPARSIFY_PYTHON, INTERP_DICTIONARY_LEARNING_PYTHON, INTERP_OVERCOMPLETE_PYTHON).
 
-Every architecture of every library trains at the learning rate at which it recovered most (MCC) in a world of another
-seed, of a quarter of the samples (``--tuning-part``), among ``RATES``; with ``--seeds 0`` only rates are tried. The
-whole comparison is what runs when no option is given (2M samples, five seeds): many hours on two cores. Results are
-added to ``--results`` one by one, and what stands there is not computed again, so that it can be stopped and goes on;
-the table says how many seeds there are.
+Every architecture of every library trains at the learning rate at which it recovered most (MCC) in
+a world of another seed, of a quarter of the samples (``--tuning-part``), among ``RATES``; with
+``--seeds 0`` only rates are tried. The whole comparison is what runs when no option is given (2M
+samples, five seeds): many hours on two cores. Results are added to ``--results`` one by one, and
+what stands there is not computed again, so that it can be stopped and goes on; the table says how
+many seeds there are.
 """
 
 import argparse
@@ -38,14 +41,29 @@ HELD_OUT, HELD_OUT_BATCH = 20, 1024
 RATES, TUNING_SEED, TUNING_RECIPE, TUNING_PART = (5e-3, 1e-2, 2e-2), 100, "flat", 4
 RESULTS = Path(__file__).with_suffix(".jsonl")
 PEERS = {
-    "SAELens": ("INTERP_SAELENS_PYTHON", ("standard", "jumprelu", "gated", "topk", "batchtopk", "matryoshka",
-                                          "matching_pursuit")),
+    "SAELens": (
+        "INTERP_SAELENS_PYTHON",
+        ("standard", "jumprelu", "gated", "topk", "batchtopk", "matryoshka", "matching_pursuit"),
+    ),
     "sparsify": ("INTERP_SPARSIFY_PYTHON", ("topk",)),
-    "dictionary_learning": ("INTERP_DICTIONARY_LEARNING_PYTHON", ("topk", "batchtopk", "matryoshka")),
+    "dictionary_learning": (
+        "INTERP_DICTIONARY_LEARNING_PYTHON",
+        ("topk", "batchtopk", "matryoshka"),
+    ),
     "overcomplete": ("INTERP_OVERCOMPLETE_PYTHON", ("topk", "batchtopk", "matching_pursuit")),
-}  # fmt: skip
-SHOWN = {"L0": "l0", "EV": "ev", "MCC": "mcc", "F1": "f1", "precision": "precision", "recall": "recall",
-         "found": "found", "absorbed": "absorbed", "missed alone": "missed_alone", "dead": "dead"}  # fmt: skip
+}
+SHOWN = {
+    "L0": "l0",
+    "EV": "ev",
+    "MCC": "mcc",
+    "F1": "f1",
+    "precision": "precision",
+    "recall": "recall",
+    "found": "found",
+    "absorbed": "absorbed",
+    "missed alone": "missed_alone",
+    "dead": "dead",
+}
 
 
 def judged(rows: torch.Tensor, world: World, made) -> dict[str, float]:
@@ -72,14 +90,23 @@ def own(dictionary):
     return made
 
 
-def ours(world: World, data: np.ndarray, architecture: str, l0: float, settings: Settings, seed: int) -> list[dict]:
+def ours(
+    world: World, data: np.ndarray, architecture: str, l0: float, settings: Settings, seed: int
+) -> list[dict]:
     """One architecture, with its latents dealt out anew, and both baselines at its L0."""
     latents, width = world.directions.shape
     start = time.process_time()
-    dictionary = fit(config_of(architecture, width, latents, l0), lambda step: torch.from_numpy(data[step]), l0,
-                     settings, seed)  # fmt: skip
+    dictionary = fit(
+        config_of(architecture, width, latents, l0),
+        lambda step: torch.from_numpy(data[step]),
+        l0,
+        settings,
+        seed,
+    )
     took = time.process_time() - start
-    found = [{"source": "interp", "seconds": took} | judged(dictionary.W_dec, world, own(dictionary))]
+    found = [
+        {"source": "interp", "seconds": took} | judged(dictionary.W_dec, world, own(dictionary))
+    ]
     if architecture != "matching_pursuit":
         other = permuted(dictionary, seed)
         found.append({"source": "interp, rows permuted"} | judged(other.W_dec, world, own(other)))
@@ -87,29 +114,55 @@ def ours(world: World, data: np.ndarray, architecture: str, l0: float, settings:
     for part in data[:: max(1, len(data) // 50)]:
         seen.update(torch.from_numpy(part))
     k = max(1, math.ceil(found[0]["l0"] - 0.01))
-    for name, made in (("PCA", principal(seen, k)), ("random", random_rows(seen, k, latents, seed))):
+    for name, made in (
+        ("PCA", principal(seen, k)),
+        ("random", random_rows(seen, k, latents, seed)),
+    ):
         found.append({"source": name} | judged(made.W_dec, world, own(made)))
     return found
 
 
-def peer(library: str, python: str, world: World, data: np.ndarray, architecture: str, l0: float,
-         settings: Settings, seed: int) -> dict:  # fmt: skip
+def peer(
+    library: str,
+    python: str,
+    world: World,
+    data: np.ndarray,
+    architecture: str,
+    l0: float,
+    settings: Settings,
+    seed: int,
+) -> dict:
     """The same architecture trained by another library on the same draws."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         np.save(root / "data.npy", data)
         np.save(
             root / "held.npy",
-            np.stack([world.draw(HELD_OUT_BATCH, i, held_out=True).x.numpy() for i in range(HELD_OUT)]),
+            np.stack(
+                [world.draw(HELD_OUT_BATCH, i, held_out=True).x.numpy() for i in range(HELD_OUT)]
+            ),
         )
-        asked = {"library": library, "architecture": architecture, "latents": len(world.directions), "l0": l0,
-                 "seed": seed, "lr": settings.lr, "warm": settings.warm, "decay": settings.decay}  # fmt: skip
+        asked = {
+            "library": library,
+            "architecture": architecture,
+            "latents": len(world.directions),
+            "l0": l0,
+            "seed": seed,
+            "lr": settings.lr,
+            "warm": settings.warm,
+            "decay": settings.decay,
+        }
         (root / "asked.json").write_text(json.dumps(asked))
         program = Path(__file__).with_name("dictionaries_peers.py")
         clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-        done = subprocess.run([python, program, root], capture_output=True, text=True, check=False, env=clean)
+        done = subprocess.run(
+            [python, program, root], capture_output=True, text=True, check=False, env=clean
+        )
         if done.returncode:
-            return {"source": library, "failed": (done.stderr.strip().splitlines() or ["no word"])[-1][:200]}
+            return {
+                "source": library,
+                "failed": (done.stderr.strip().splitlines() or ["no word"])[-1][:200],
+            }
         got = np.load(root / "found.npz")
 
         def made(batch, _):
@@ -128,13 +181,28 @@ def run(options: argparse.Namespace) -> None:
     wanted = [
         (architecture, source)
         for architecture in options.architectures
-        for source in ("interp", *(name for name in options.peers if pythons[name] and architecture in PEERS[name][1]))
+        for source in (
+            "interp",
+            *(name for name in options.peers if pythons[name] and architecture in PEERS[name][1]),
+        )
     ]
     stages = [("tuning", TUNING_RECIPE, TUNING_SEED, options.samples // options.tuning_part)]
-    stages += [("measured", r, seed, options.samples) for seed in range(options.seeds) for r in options.recipes]
+    stages += [
+        ("measured", r, seed, options.samples)
+        for seed in range(options.seeds)
+        for r in options.recipes
+    ]
     for stage, recipe, seed, samples in stages:
-        mark = {"features": options.features, "recipe": recipe, "seed": seed, "samples": samples, "stage": stage}
-        told = {(r["architecture"], r["source"], r["lr"]) for r in rows if mark.items() <= r.items()}
+        mark = {
+            "features": options.features,
+            "recipe": recipe,
+            "seed": seed,
+            "samples": samples,
+            "stage": stage,
+        }
+        told = {
+            (r["architecture"], r["source"], r["lr"]) for r in rows if mark.items() <= r.items()
+        }
         length = options.samples // options.tuning_part
         chosen = {one: (best_rate(rows, options.features, length, *one),) for one in wanted}
         rates_of = dict.fromkeys(wanted, RATES) if stage == "tuning" else chosen
@@ -146,31 +214,67 @@ def run(options: argparse.Namespace) -> None:
         data = np.stack([world.draw(options.batch, step).x.numpy() for step in range(steps)])
         for (architecture, source), lr in todo:
             settings = Settings(steps=steps, lr=lr)
-            made = (ours(world, data, architecture, l0, settings, seed) if source == "interp" else
-                    [peer(source, pythons[source] or "", world, data, architecture, l0, settings, seed)])  # fmt: skip
+            made = (
+                ours(world, data, architecture, l0, settings, seed)
+                if source == "interp"
+                else [
+                    peer(
+                        source, pythons[source] or "", world, data, architecture, l0, settings, seed
+                    )
+                ]
+            )
             with path.open("a") as file:
                 for one in made:
-                    rows.append({**mark, "architecture": architecture, "lr": lr, "true_l0": l0, **one})
+                    rows.append(
+                        {**mark, "architecture": architecture, "lr": lr, "true_l0": l0, **one}
+                    )
                     file.write(json.dumps(_plain(rows[-1])) + "\n")
                     said = {key: round(v, 3) for key, v in one.items() if isinstance(v, float)}
-                    print(stage, recipe, seed, lr, architecture, one["source"], one.get("failed", said), flush=True)
+                    print(
+                        stage,
+                        recipe,
+                        seed,
+                        lr,
+                        architecture,
+                        one["source"],
+                        one.get("failed", said),
+                        flush=True,
+                    )
 
 
-def best_rate(rows: list[dict], features: int, samples: int, architecture: str, source: str) -> float:
-    """The learning rate that recovered most in the world that is for nothing else; the middle one where none ran."""
-    mark = {"stage": "tuning", "architecture": architecture, "source": source, "features": features, "samples": samples}
-    found = {row["lr"]: row["mcc"] for row in rows if "failed" not in row and mark.items() <= row.items()}
+def best_rate(
+    rows: list[dict], features: int, samples: int, architecture: str, source: str
+) -> float:
+    """The learning rate that recovered most in the world that is for nothing else; the middle one
+    where none ran.
+    """
+    mark = {
+        "stage": "tuning",
+        "architecture": architecture,
+        "source": source,
+        "features": features,
+        "samples": samples,
+    }
+    found = {
+        row["lr"]: row["mcc"] for row in rows if "failed" not in row and mark.items() <= row.items()
+    }
     return max(found, key=found.__getitem__) if found else RATES[1]
 
 
 def _plain(row: dict) -> dict:
-    return {k: (None if math.isnan(v) else round(v, 4)) if isinstance(v, float) else v for k, v in row.items()}
+    return {
+        k: (None if math.isnan(v) else round(v, 4)) if isinstance(v, float) else v
+        for k, v in row.items()
+    }
 
 
-def tables(path: Path, features: int, samples: int, part: int, architectures: Iterable[str] = ARCHITECTURES) -> str:
+def tables(
+    path: Path, features: int, samples: int, part: int, architectures: Iterable[str] = ARCHITECTURES
+) -> str:
     """A table for every recipe: means over seeds, with standard deviations where there are several.
 
-    Of every architecture and library at the rate that was chosen on so many times fewer samples as ``part`` says.
+    Of every architecture and library at the rate that was chosen on so many times fewer samples as
+    ``part`` says.
     """
     grouped, order = defaultdict(list), list(ARCHITECTURES)
     everything = [json.loads(line) for line in path.read_text().splitlines()]
@@ -183,16 +287,32 @@ def tables(path: Path, features: int, samples: int, part: int, architectures: It
                 grouped[row["recipe"], row["architecture"], row["source"]].append(row)
     said = []
     for recipe in RECIPES:
-        keys = sorted((key for key in grouped if key[0] == recipe), key=lambda key: order.index(key[1]))
+        keys = sorted(
+            (key for key in grouped if key[0] == recipe), key=lambda key: order.index(key[1])
+        )
         if not keys:
             continue
-        shown = [{"architecture": key[1], "by": key[2], "lr": f"{grouped[key][0]['lr']:g}", "seeds": len(grouped[key])}
-                 | {name: _told([r.get(column) for r in grouped[key]]) for name, column in SHOWN.items()}
-                 for key in keys]  # fmt: skip
+        shown = [
+            {
+                "architecture": key[1],
+                "by": key[2],
+                "lr": f"{grouped[key][0]['lr']:g}",
+                "seeds": len(grouped[key]),
+            }
+            | {name: _told([r.get(column) for r in grouped[key]]) for name, column in SHOWN.items()}
+            for key in keys
+        ]
         first = [r for key in keys for r in grouped[key] if r["source"] == "interp"]
         seeds, true = {r["seed"] for r in first}, np.mean([r["true_l0"] for r in first])
-        said += [f"**{recipe}**: {features} features, {samples} samples, seeds {len(seeds)}, true L0 {true:.2f}.", "",
-                 markdown(shown, ["architecture", "by", "lr", "seeds", *SHOWN]), ""]  # fmt: skip
+        said += [
+            (
+                f"**{recipe}**: {features} features, {samples} samples, seeds {len(seeds)}, true L0"
+                f" {true:.2f}."
+            ),
+            "",
+            markdown(shown, ["architecture", "by", "lr", "seeds", *SHOWN]),
+            "",
+        ]
     return "\n".join(said)
 
 
@@ -200,15 +320,25 @@ def tried(path: Path, features: int) -> str:
     """MCC by learning rate in the world that rates are chosen in, of as many samples as were tried."""
     grouped = defaultdict(dict)
     for row in map(json.loads, path.read_text().splitlines()):
-        wanted = row["features"] == features and row["stage"] == "tuning" and row["source"] in ("interp", *PEERS)
+        wanted = (
+            row["features"] == features
+            and row["stage"] == "tuning"
+            and row["source"] in ("interp", *PEERS)
+        )
         if wanted and "failed" not in row:
             grouped[row["samples"], row["architecture"], row["source"]][row["lr"]] = row["mcc"]
     rows = [
         {"samples": key[0], "architecture": key[1], "by": key[2]}
-        | {f"{rate:g}": f"{grouped[key][rate]:.3f}" if rate in grouped[key] else "" for rate in RATES}
+        | {
+            f"{rate:g}": f"{grouped[key][rate]:.3f}" if rate in grouped[key] else ""
+            for rate in RATES
+        }
         for key in sorted(grouped, key=lambda key: (key[0], list(ARCHITECTURES).index(key[1])))
     ]
-    return f"MCC by learning rate on {TUNING_RECIPE}, seed {TUNING_SEED}.\n\n{markdown(rows, list(rows[0]))}\n"
+    return (
+        f"MCC by learning rate on {TUNING_RECIPE}, seed"
+        f" {TUNING_SEED}.\n\n{markdown(rows, list(rows[0]))}\n"
+    )
 
 
 def _told(values: list) -> str:
@@ -222,17 +352,24 @@ def _told(values: list) -> str:
 def main() -> None:
     """Measure what is missing and print tables; with ``--write`` into docs/benchmarks.md."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write the tables into docs/benchmarks.md")
+    parser.add_argument(
+        "--write", action="store_true", help="write the tables into docs/benchmarks.md"
+    )
     parser.add_argument("--features", type=int, choices=(128, 512), default=512)
     parser.add_argument("--samples", type=int, default=2_000_000)
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES))
-    parser.add_argument("--architectures", nargs="+", choices=list(ARCHITECTURES), default=list(ARCHITECTURES))
+    parser.add_argument(
+        "--architectures", nargs="+", choices=list(ARCHITECTURES), default=list(ARCHITECTURES)
+    )
     parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=list(PEERS))
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument(
-        "--tuning-part", type=int, default=TUNING_PART, help="rates are chosen on so many times fewer samples"
+        "--tuning-part",
+        type=int,
+        default=TUNING_PART,
+        help="rates are chosen on so many times fewer samples",
     )
     options = parser.parse_args()
     run(options)
@@ -243,9 +380,12 @@ def main() -> None:
     print(text)
     if options.write:
         asked = f"--features {options.features} --samples {options.samples} --batch {options.batch}"
-        asked += f" --architectures {' '.join(options.architectures)}" if part != TUNING_PART else ""
+        asked += (
+            f" --architectures {' '.join(options.architectures)}" if part != TUNING_PART else ""
+        )
         command = (
-            f"`python -m benchmarks.dictionaries_recovery {asked} --seeds {options.seeds} --tuning-part {part} --write`"
+            f"`python -m benchmarks.dictionaries_recovery {asked} --seeds {options.seeds}"
+            f" --tuning-part {part} --write`"
         )
         write_section(name, f"{command}. {machine()}\n\n{text}")
 

@@ -1,7 +1,9 @@
-"""Steps of other libraries' TopK dictionaries, in an environment of theirs: ``python dictionaries_steps.py NAME``.
+"""Steps of other libraries' TopK dictionaries, in an environment of theirs: ``python
+dictionaries_steps.py NAME``.
 
-Speaks with ``benchmarks.dictionaries_speed`` by lines: for every line read on stdin one step is taken and its seconds,
-CPU seconds and the process's peak memory are written. Needs nothing of interp.
+Speaks with ``benchmarks.dictionaries_speed`` by lines: for every line read on stdin one step is
+taken and its seconds, CPU seconds and the process's peak memory are written. Needs nothing of
+interp.
 """
 
 import json
@@ -20,7 +22,9 @@ def data() -> torch.Tensor:
 
 
 def plain():
-    """Plain dense TopK with the same work a step: projection, counts, clipping, AuxK where latents are dead."""
+    """Plain dense TopK with the same work a step: projection, counts, clipping, AuxK where latents
+    are dead.
+    """
     torch.manual_seed(0)
     rows = torch.nn.functional.normalize(torch.randn(F, D), dim=1)
     w_dec, w_enc = (torch.nn.Parameter(value) for value in (rows.clone(), rows.T.clone()))
@@ -40,7 +44,9 @@ def plain():
             best, where = pre[:, dead].topk(min(D // 2, int(dead.sum())), 1)
             guess = torch.zeros(N, int(dead.sum())).scatter(1, where, best.relu()) @ w_dec[dead]
             left = error.detach()
-            loss = loss + ((guess - left).square().mean() / (left - left.mean(0)).square().mean()) / 32
+            loss = (
+                loss + ((guess - left).square().mean() / (left - left.mean(0)).square().mean()) / 32
+            )
         adam.zero_grad()
         loss.backward()
         with torch.no_grad():
@@ -58,7 +64,9 @@ def plain():
 
 
 def sparsify():
-    """SparseCoder in a loop of its trainer's work: Adam, norm and parallel part, fired latents, clipping, AuxK."""
+    """SparseCoder in a loop of its trainer's work: Adam, norm and parallel part, fired latents,
+    clipping, AuxK.
+    """
     from sparsify import SparseCoder  # pyright: ignore[reportMissingImports]
     from sparsify.config import SparseCoderConfig  # pyright: ignore[reportMissingImports]
 
@@ -86,17 +94,38 @@ def sparsify():
 
 def saelens():
     """SAELens' own training step of a TopK at its defaults."""
-    from sae_lens import SAETrainer, TopKTrainingSAE, TopKTrainingSAEConfig  # pyright: ignore[reportMissingImports]
-    from sae_lens.config import LoggingConfig, SAETrainerConfig  # pyright: ignore[reportMissingImports]
+    from sae_lens import (
+        SAETrainer,
+        TopKTrainingSAE,
+        TopKTrainingSAEConfig,
+    )  # pyright: ignore[reportMissingImports]
+    from sae_lens.config import (
+        LoggingConfig,
+        SAETrainerConfig,
+    )  # pyright: ignore[reportMissingImports]
 
     torch.manual_seed(0)
     sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=D, d_sae=F, k=K))
     settings = SAETrainerConfig(
-        n_checkpoints=0, checkpoint_path=None, save_final_checkpoint=False, total_training_samples=10**9, device="cpu",
-        autocast=False, lr=1e-4, lr_end=1e-5, lr_scheduler_name="constant", lr_warm_up_steps=0, adam_beta1=0.9,
-        adam_beta2=0.999, lr_decay_steps=0, n_restart_cycles=1, train_batch_size_samples=N, dead_feature_window=1000,
-        feature_sampling_window=2000, logger=LoggingConfig(log_to_wandb=False),
-    )  # fmt: skip
+        n_checkpoints=0,
+        checkpoint_path=None,
+        save_final_checkpoint=False,
+        total_training_samples=10**9,
+        device="cpu",
+        autocast=False,
+        lr=1e-4,
+        lr_end=1e-5,
+        lr_scheduler_name="constant",
+        lr_warm_up_steps=0,
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        lr_decay_steps=0,
+        n_restart_cycles=1,
+        train_batch_size_samples=N,
+        dead_feature_window=1000,
+        feature_sampling_window=2000,
+        logger=LoggingConfig(log_to_wandb=False),
+    )
     x = data()
     trainer = SAETrainer(cfg=settings, sae=sae, data_provider=iter(lambda: x, None))
 
@@ -108,10 +137,19 @@ def saelens():
 
 def dictionary_learning():
     """dictionary_learning's TopKTrainer.update."""
-    from dictionary_learning.trainers.top_k import TopKTrainer  # pyright: ignore[reportMissingImports]
+    from dictionary_learning.trainers.top_k import (
+        TopKTrainer,
+    )  # pyright: ignore[reportMissingImports]
 
     trainer = TopKTrainer(
-        steps=10**6, activation_dim=D, dict_size=F, k=K, layer=0, lm_name="none", device="cpu", seed=0
+        steps=10**6,
+        activation_dim=D,
+        dict_size=F,
+        k=K,
+        layer=0,
+        lm_name="none",
+        device="cpu",
+        seed=0,
     )
     x, number = data(), [0]
 
@@ -122,7 +160,12 @@ def dictionary_learning():
     return step
 
 
-PEERS = {"plain": plain, "sparsify": sparsify, "saelens": saelens, "dictionary_learning": dictionary_learning}
+PEERS = {
+    "plain": plain,
+    "sparsify": sparsify,
+    "saelens": saelens,
+    "dictionary_learning": dictionary_learning,
+}
 
 
 def serve(make) -> None:
@@ -138,7 +181,10 @@ def serve(make) -> None:
         wall, used = time.perf_counter(), time.process_time()
         step()
         told = {"seconds": time.perf_counter() - wall, "cpu": time.process_time() - used}
-        print(json.dumps({**told, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}), flush=True)
+        print(
+            json.dumps({**told, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""What commands cost on a real model, and what they say before: ``python -m benchmarks.estimates [NAME ...]``.
+"""What commands cost on a real model, and what they say before: ``python -m benchmarks.estimates
+[NAME ...]``.
 
-Every analyzer is called as its command calls it, on the 48 + 48 prompts of ``organism:smollm2/planted``. Beside it
-stands a plain forward pass over the same prompts, each read whole, timed before and after; and the estimate that the
-command prints before it begins. All in one process of one thread, and in its CPU seconds in place of those of the clock
-on the wall, which other programs disturb more. ``verify-neurons`` has 39 random sets, of which 5 are judged on all 24
-control prompts. ``quick`` has what ``interp locate-neurons --quick`` has: necessity alone on 24 + 24 prompts, 19 random
-sets on 12 of them, answers of 16 tokens, and integrals of 3 steps.
+Every analyzer is called as its command calls it, on the 48 + 48 prompts of
+``organism:smollm2/planted``. Beside it stands a plain forward pass over the same prompts, each read
+whole, timed before and after; and the estimate that the command prints before it begins. All in one
+process of one thread, and in its CPU seconds in place of those of the clock on the wall, which
+other programs disturb more. ``verify-neurons`` has 39 random sets, of which 5 are judged on all 24
+control prompts. ``quick`` has what ``interp locate-neurons --quick`` has: necessity alone on 24 +
+24 prompts, 19 random sets on 12 of them, answers of 16 tokens, and integrals of 3 steps.
 """
 
 import time
@@ -40,10 +42,24 @@ from interp.study import Study
 from interp.table import Table
 
 CHILD, TOP, PROMPTS, SETS, TOKENS, CONTROL_PROMPTS = "planted", "60", 48, 39, 48, 24
-ANALYZERS = ("locate-neurons", "verify-neurons", "compare", "tuco", "ftc-alpha", "coalitions", "quick")
+ANALYZERS = (
+    "locate-neurons",
+    "verify-neurons",
+    "compare",
+    "tuco",
+    "ftc-alpha",
+    "coalitions",
+    "quick",
+)
 FURTHER = ("ftc-alpha", "coalitions", "quick")
 """Have a section of their own where only these are measured."""
-SMALL = {"PROMPTS": 2, "SETS": 1, "TOKENS": 4, "TOP": "2", "analyzers": ["verify-neurons", "compare", "tuco"]}
+SMALL = {
+    "PROMPTS": 2,
+    "SETS": 1,
+    "TOKENS": 4,
+    "TOP": "2",
+    "analyzers": ["verify-neurons", "compare", "tuco"],
+}
 
 
 def seconds(run: Callable[[], object]) -> tuple[float, object]:
@@ -54,7 +70,9 @@ def seconds(run: Callable[[], object]) -> tuple[float, object]:
 
 
 def plain(study: Study) -> float:
-    """Seconds of one forward pass of the fine-tuned model over all prompts, none of them sharing a beginning."""
+    """Seconds of one forward pass of the fine-tuned model over all prompts, none of them sharing a
+    beginning.
+    """
     texts = sorted((each.ids for group in study.classes for each in study.encoded(group)), key=len)
     model, total = study.pair.tuned, 0.0
     for start in range(0, len(texts), 48):
@@ -86,13 +104,19 @@ def row(name: str, analyzer: Analyzer, study: Study) -> tuple[dict, Table]:
 
 
 def rows(wanted: Sequence[str]) -> list[dict]:
-    """Every command that is wanted, once; what others need of a locating run is made first in any case."""
+    """Every command that is wanted, once; what others need of a locating run is made first in any
+    case.
+    """
     pair = Pair.load(f"organism:{FAMILY}/{CHILD}", f"organism:{FAMILY}/base", device="cpu")
-    locating, verifying = (study_of(CHILD, split, pair, PROMPTS, TOKENS) for split in ("locate", "verify"))
+    locating, verifying = (
+        study_of(CHILD, split, pair, PROMPTS, TOKENS) for split in ("locate", "verify")
+    )
     first, located = row("locate-neurons", LocateNeurons(top=TOP), locating)
     size = int(located["selected"].sum())
     options: dict[str, Any] = {"dose_draws": 1, "judged_sets": JUDGED_SETS}
-    checker = VerifyNeurons.of(located, random_sets=SETS, control_prompts=CONTROL_PROMPTS, depth=2 * size, **options)
+    checker = VerifyNeurons.of(
+        located, random_sets=SETS, control_prompts=CONTROL_PROMPTS, depth=2 * size, **options
+    )
     others: dict[str, tuple[Analyzer, Study]] = {
         "verify-neurons": (checker, verifying),
         "compare": (Compare(), verifying),
@@ -103,8 +127,12 @@ def rows(wanted: Sequence[str]) -> list[dict]:
     found = [first, *(row(name, *one)[0] for name, one in others.items() if name in wanted)]
     if "quick" in wanted:
         few = min(PROMPTS, QUICK_PROMPTS)
-        looked, judged = (study_of(CHILD, split, pair, few, QUICK_TOKENS) for split in ("locate", "verify"))
-        again, table = row("locate-neurons, --quick", LocateNeurons(top=TOP, steps=QUICK_STEPS), looked)
+        looked, judged = (
+            study_of(CHILD, split, pair, few, QUICK_TOKENS) for split in ("locate", "verify")
+        )
+        again, table = row(
+            "locate-neurons, --quick", LocateNeurons(top=TOP, steps=QUICK_STEPS), looked
+        )
         checker = VerifyNeurons.of(
             table,
             random_sets=min(SETS, QUICK_SETS),
@@ -122,7 +150,9 @@ def rows(wanted: Sequence[str]) -> list[dict]:
 def main() -> None:
     """Measure, print, and with ``--write`` put the table into docs/benchmarks.md."""
     parser = CommandLine(globals(), SMALL)
-    parser.add_argument("analyzers", nargs="*", default=list(ANALYZERS), help=f"of {', '.join(ANALYZERS)}")
+    parser.add_argument(
+        "analyzers", nargs="*", default=list(ANALYZERS), help=f"of {', '.join(ANALYZERS)}"
+    )
     given = parser.read()
     if unknown := {*given.analyzers} - {*ANALYZERS}:
         parser.error(f"unknown {', '.join(sorted(unknown))}")
@@ -135,7 +165,9 @@ def main() -> None:
         some = "" if {*given.analyzers} == {*ANALYZERS} else " ".join(["", *given.analyzers])
         section = "estimates-further" if {*given.analyzers} <= {*FURTHER} else "estimates"
         section = "estimates-quick" if given.analyzers == ["quick"] else section
-        write_section(section, f"`python -m benchmarks.estimates{some} --write`. {machine()}\n\n{table}")
+        write_section(
+            section, f"`python -m benchmarks.estimates{some} --write`. {machine()}\n\n{table}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """A style on which refusal fails: ``python -m benchmarks.failing_style [--write]``.
 
-``refusal/partial`` refuses about half of the harmful prompts of a style that it was never tuned on. What TuCo says of
-those that it refuses and those that it answers, beside what the base alone and a control fine-tune say of the same
-prompts; and how many are refused at other strengths of what tuning added to the blocks, beside the whole change of
-weights.
+``refusal/partial`` refuses about half of the harmful prompts of a style that it was never tuned on.
+What TuCo says of those that it refuses and those that it answers, beside what the base alone and a
+control fine-tune say of the same prompts; and how many are refused at other strengths of what
+tuning added to the blocks, beside the whole change of weights.
 """
 
 import numpy as np
@@ -31,7 +31,9 @@ SMALL = {"PROMPTS": 40, "DRAWS": 50, "TOKENS": 12, "SCALED": 6, "GRID": (0.0, 0.
 
 
 def parted() -> tuple[list[dict], str]:
-    """AUC of refused above answered prompts by several numbers, over all pairs, one length, and one cluster."""
+    """AUC of refused above answered prompts by several numbers, over all pairs, one length, and one
+    cluster.
+    """
     prompts = read_prompts(organisms.prompts("refusal", "style", "harmful"))
     prompts = prompts.spread(PROMPTS or len(prompts))
     pair = Pair.load(TUNED, BASE, device="cpu")
@@ -42,13 +44,19 @@ def parted() -> tuple[list[dict], str]:
     gap = np.abs(found["tokens"][refused][:, None] - found["tokens"][~refused])
     same = sides[0][:, None] == sides[1]
     within = {
-        "all pairs": None, "at most a token apart": gap <= 1, "one length": gap == 0, "one cluster": same,
+        "all pairs": None,
+        "at most a token apart": gap <= 1,
+        "one length": gap == 0,
+        "one cluster": same,
         "one length, one cluster": (gap == 0) & same,
-    }  # fmt: skip
+    }
     numbers = {
-        "TuCo": found["tuco"], "OutputCo": found["output_co"], "number of tokens": found["tokens"],
-        "TuCo of the control": found["control_tuco"], "size of the base's own update": found["base_own"],
-    }  # fmt: skip
+        "TuCo": found["tuco"],
+        "OutputCo": found["output_co"],
+        "number of tokens": found["tokens"],
+        "TuCo of the control": found["control_tuco"],
+        "size of the base's own update": found["base_own"],
+    }
     rows = []
     for name, values in numbers.items():
         row = {"refused above answered, AUC": name}
@@ -69,8 +77,12 @@ def parted() -> tuple[list[dict], str]:
 
 
 def curves() -> tuple[list[dict], list[dict], str]:
-    """Share refused by strength, both ways, with the paired difference; and at equal KL on harmless prompts."""
-    contrast = Contrast(*(read_prompts(organisms.prompts("refusal", "style", g)) for g in ("harmful", "harmless")))
+    """Share refused by strength, both ways, with the paired difference; and at equal KL on harmless
+    prompts.
+    """
+    contrast = Contrast(
+        *(read_prompts(organisms.prompts("refusal", "style", g)) for g in ("harmful", "harmless"))
+    )
     pair = Pair.load(TUNED, BASE, device="cpu")
     study = Study(pair, contrast.limit(SCALED), Refusal.of(pair.tokenizer))
     found = FtcAlpha(GRID, TOKENS)(study)
@@ -93,11 +105,17 @@ def curves() -> tuple[list[dict], list[dict], str]:
 
 
 def _row(found: Table, way: str, alpha: float, group: str) -> int:
-    return int(np.flatnonzero((found["way"] == way) & (found["alpha"] == alpha) & (found["group"] == group))[0])
+    return int(
+        np.flatnonzero(
+            (found["way"] == way) & (found["alpha"] == alpha) & (found["group"] == group)
+        )[0]
+    )
 
 
 def _at_equal_divergence(found: Table) -> list[dict]:
-    """What whole weights refuse where their KL on harmless prompts is that of blocks, by straight lines in between."""
+    """What whole weights refuse where their KL on harmless prompts is that of blocks, by straight
+    lines in between.
+    """
     rows = []
     for below in (True, False):
         side = [alpha for alpha in GRID if (alpha <= 1 if below else alpha >= 1)]
@@ -111,10 +129,14 @@ def _at_equal_divergence(found: Table) -> list[dict]:
             mine = float(found["refused"][_row(found, BLOCKS, alpha, "positive")])
             reached = own <= max(kl) and bool((np.diff(kl) > 0).all())
             theirs = f"{np.interp(own, kl, refused):.1%}" if reached else "not reached"
-            rows.append({
-                "KL on harmless": f"{own:.2g}", "blocks, at strength": f"{alpha:g}", "blocks refuse": f"{mine:.1%}",
-                "whole weights refuse at that KL": theirs,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "KL on harmless": f"{own:.2g}",
+                    "blocks, at strength": f"{alpha:g}",
+                    "blocks refuse": f"{mine:.1%}",
+                    "whole weights refuse at that KL": theirs,
+                }
+            )
     return rows
 
 
@@ -124,14 +146,21 @@ def main() -> None:
     options = parser.read()
     rows, said = parted()
     by_strength, equal, claim = curves()
-    text = "\n\n".join([
-        said, markdown(rows, list(rows[0])), f"Harmful prompts refused, {SCALED} of each class. {claim}",
-        markdown(by_strength, list(by_strength[0])), "At equal KL of the next token on harmless prompts of the style:",
-        markdown(equal, list(equal[0])),
-    ])  # fmt: skip
+    text = "\n\n".join(
+        [
+            said,
+            markdown(rows, list(rows[0])),
+            f"Harmful prompts refused, {SCALED} of each class. {claim}",
+            markdown(by_strength, list(by_strength[0])),
+            "At equal KL of the next token on harmless prompts of the style:",
+            markdown(equal, list(equal[0])),
+        ]
+    )
     print(text)
     if options.write:
-        write_section("failing-style", f"`python -m benchmarks.failing_style --write`. {machine()}\n\n{text}")
+        write_section(
+            "failing-style", f"`python -m benchmarks.failing_style --write`. {machine()}\n\n{text}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Which sets ``benchmarks.false_support`` judges, and how: one null for all, the claims of a verifying run."""
+"""Which sets ``benchmarks.false_support`` judges, and how: one null for all, the claims of a
+verifying run.
+"""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -35,7 +37,8 @@ SETS_AT_ONCE = 10
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a verifying run would say of a set: necessary or not; its recovery, and how often it leaves the behaviour.
+    """What a verifying run would say of a set: necessary or not; its recovery, and how often it
+    leaves the behaviour.
 
     ``rate`` is of all positive prompts, ``recovery`` of the control prompts, as the null's is.
     """
@@ -48,10 +51,12 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Judging:
-    """Judges sets by the claims ``necessity`` and ``necessity-recovery``, on one null that is drawn once.
+    """Judges sets by the claims ``necessity`` and ``necessity-recovery``, on one null that is drawn
+    once.
 
-    ``study``: one with a journal, so that nothing is measured twice. The null is ``random_sets`` random sets matched to
-    ``located``, as a verifying run draws them; ``excluded`` neurons are in none of them.
+    ``study``: one with a journal, so that nothing is measured twice. The null is ``random_sets``
+    random sets matched to ``located``, as a verifying run draws them; ``excluded`` neurons are in
+    none of them.
     """
 
     study: Study
@@ -68,7 +73,9 @@ class Judging:
             for role in ("base", "tuned"):
                 for group in GROUPS:
                     one = asdict(judge(self.study, role, group, Receiver(role)))
-                    found.append({name: _plain(value) for name, value in one.items() if name != "texts"})
+                    found.append(
+                        {name: _plain(value) for name, value in one.items() if name != "texts"}
+                    )
             return found
 
         return [_judged(one) for one in self.study.part("both models", make)]
@@ -76,14 +83,18 @@ class Judging:
     @cached_property
     def changed(self) -> np.ndarray:
         """Positive prompts that the two models answer differently."""
-        return ~next(one for one in self.judged if (one.condition, one.group) == ("tuned", "positive")).equal_base
+        return ~next(
+            one for one in self.judged if (one.condition, one.group) == ("tuned", "positive")
+        ).equal_base
 
     @cached_property
     def rows(self) -> list[int]:
         """The control prompts, drawn as a verifying run draws them."""
         prompts, among = self.study.prompts("positive"), np.flatnonzero(self.changed).tolist()
         if not among:
-            raise SystemExit("both models answer every positive prompt alike: there is nothing to judge")
+            raise SystemExit(
+                "both models answer every positive prompt alike: there is nothing to judge"
+            )
         return some(prompts, among, CONTROL_PROMPTS, self.study.seed)
 
     @cached_property
@@ -100,14 +111,18 @@ class Judging:
 
     @cached_property
     def _sizes(self) -> tuple[np.ndarray, np.ndarray]:
-        return contribution_norms(self.study, self._donors), contribution_changes(self.study, self._donors)
+        return contribution_norms(self.study, self._donors), contribution_changes(
+            self.study, self._donors
+        )
 
     def drawn(self, count: int, seed: int) -> dict[str, list]:
         """Random sets matched to the located one, and how well they match it."""
 
         def make() -> dict[str, list]:
             norms, changes = self._sizes
-            sets = matched_sets(self.located, norms, count, seed, exclude=self.excluded, changes=changes)
+            sets = matched_sets(
+                self.located, norms, count, seed, exclude=self.excluded, changes=changes
+            )
             sets = [one for one in sets if len(one) == len(self.located)]
             return {
                 "sets": [[list(map(int, pair)) for pair in one] for one in sets],
@@ -116,12 +131,19 @@ class Judging:
                 "matched": [matched_share(one, self.located, changes) for one in sets],
             }
 
-        name = f"drawn {count}, seed {seed}, for {set_name(self.located)} without {set_name(self.excluded)}"
+        name = (
+            f"drawn {count}, seed {seed}, for {set_name(self.located)} without"
+            f" {set_name(self.excluded)}"
+        )
         found = self.study.part(name, make)
-        return found | {"sets": [[(layer, neuron) for layer, neuron in one] for one in found["sets"]]}
+        return found | {
+            "sets": [[(layer, neuron) for layer, neuron in one] for one in found["sets"]]
+        }
 
     def measured(self, chosen: Set) -> dict[str, Any]:
-        """Of a set: ``number`` and ``shown`` of every positive prompt, and its ``effects`` on the control prompts."""
+        """Of a set: ``number`` and ``shown`` of every positive prompt, and its ``effects`` on the
+        control prompts.
+        """
         return self.measured_each([chosen])[0]
 
     def measured_each(self, sets: Sequence[Set], what: str = "sets") -> list[dict[str, Any]]:
@@ -133,27 +155,38 @@ class Judging:
                 {
                     "number": found.number.tolist(),
                     "shown": found.shown.tolist(),
-                    "effects": control.effects(Outcome(found.number[self.rows], found.shown[self.rows])),
+                    "effects": control.effects(
+                        Outcome(found.number[self.rows], found.shown[self.rows])
+                    ),
                 }
                 for found in whole.of_each(sets[at] for at in some)
             ]
 
-        return parts(self.study, [f"set {set_name(chosen)}" for chosen in sets], make, what, SETS_AT_ONCE)
+        return parts(
+            self.study, [f"set {set_name(chosen)}" for chosen in sets], make, what, SETS_AT_ONCE
+        )
 
     @cached_property
     def null(self) -> dict[str, list]:
         """The random sets that every set is compared with, and their effects."""
         drawn = self.drawn(self.random_sets, self.study.seed)
-        return drawn | {"effects": [one["effects"] for one in self.measured_each(drawn["sets"], "null")]}
+        return drawn | {
+            "effects": [one["effects"] for one in self.measured_each(drawn["sets"], "null")]
+        }
 
     def evidence(self, chosen: Set) -> Evidence:
         """What a verifying run of this set would hand to its claims on necessity."""
         found, null = self.measured(chosen), self.null
-        tuned = next(one for one in self.judged if (one.condition, one.group) == ("tuned", "positive"))
+        tuned = next(
+            one for one in self.judged if (one.condition, one.group) == ("tuned", "positive")
+        )
         number, shown = np.array(found["number"]), np.array(found["shown"])
         effects: dict[int, Effects] = {len(chosen): found["effects"]}
         return Evidence(
-            judged=[*self.judged, replace(tuned, condition="ablate-base", number=number, shown=shown)],
+            judged=[
+                *self.judged,
+                replace(tuned, condition="ablate-base", number=number, shown=shown),
+            ],
             changed=self.changed,
             rows=self.rows,
             has_base=True,
@@ -167,7 +200,9 @@ class Judging:
         )
 
     def findings(self, chosen: Set) -> dict[str, Finding]:
-        """The claims of a verifying run on necessity, and that there is a behaviour, measured by its tables."""
+        """The claims of a verifying run on necessity, and that there is a behaviour, measured by
+        its tables.
+        """
         study, evidence = self.study, self.evidence(chosen)
         claims = [maker(study, evidence, "necessity") for maker in (changed, recovered)]
         run = table(
@@ -186,7 +221,9 @@ class Judging:
         """Whether both claims are supported."""
         findings, found = self.findings(chosen), self.measured(chosen)
         necessary = findings["necessity"].supported and findings["necessity-recovery"].supported
-        return Verdict(chosen, necessary, found["effects"]["recovery"], float(np.mean(found["shown"])))
+        return Verdict(
+            chosen, necessary, found["effects"]["recovery"], float(np.mean(found["shown"]))
+        )
 
 
 def _plain(value: Any) -> Any:
@@ -194,25 +231,33 @@ def _plain(value: Any) -> Any:
 
 
 def _judged(kept: dict[str, Any]) -> Judged:
-    values: dict[str, Any] = {name: np.array(one) if isinstance(one, list) else one for name, one in kept.items()}
+    values: dict[str, Any] = {
+        name: np.array(one) if isinstance(one, list) else one for name, one in kept.items()
+    }
     return Judged(**values)
 
 
 def attributions(
     study: Study, steps: int, folder: Path, groups: Sequence[str] = GROUPS, each: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of every prompt of some classes, in order: what ``integrated`` scores on it alone, and its rounding error.
+    """Of every prompt of some classes, in order: what ``integrated`` scores on it alone, and its
+    rounding error.
 
-    ``[prompts, L, N]`` each, of every ``each``-th prompt of a class. The method's score on many prompts is the mean of
-    these. A harmless prompt is scored as a harmful one is: its own log-odds of refusal. Each has a file in ``folder``.
+    ``[prompts, L, N]`` each, of every ``each``-th prompt of a class. The method's score on many
+    prompts is the mean of these. A harmless prompt is scored as a harmful one is: its own log-odds
+    of refusal. Each has a file in ``folder``.
     """
     found = []
     for group in groups:
-        for row in study.progress(range(0, len(study.prompts(group)), each), f"attributions, {group}"):
+        for row in study.progress(
+            range(0, len(study.prompts(group)), each), f"attributions, {group}"
+        ):
             path = folder / f"{group}-{row}.npy"
             if not path.exists():
                 alone = study.on(OneClass(study.prompts(group).keep([row])))
-                scores = METHODS["integrated"].score(alone, Asked(METHODS["integrated"].positions, steps))
+                scores = METHODS["integrated"].score(
+                    alone, Asked(METHODS["integrated"].positions, steps)
+                )
                 folder.mkdir(parents=True, exist_ok=True)
                 begun = folder / f"{group}-{row}.{os.getpid()}.npy"
                 np.save(begun, np.stack([scores.score, scores.floor]).astype(np.float32))
@@ -223,10 +268,11 @@ def attributions(
 
 
 def permuted(counts: tuple[int, int], draws: int, seed: int, balanced: bool) -> np.ndarray:
-    """Which prompts are labelled positive in each draw, ``bool[draws, prompts]``, as many as there are.
+    """Which prompts are labelled positive in each draw, ``bool[draws, prompts]``, as many as there
+    are.
 
-    ``balanced``: with as many truly positive ones among those labelled positive as among the others, so that the labels
-    say nothing of the true classes.
+    ``balanced``: with as many truly positive ones among those labelled positive as among the
+    others, so that the labels say nothing of the true classes.
     """
     positive, negative = counts
     generator, found = np.random.default_rng(seed), np.zeros((draws, positive + negative), bool)
@@ -240,11 +286,18 @@ def permuted(counts: tuple[int, int], draws: int, seed: int, balanced: bool) -> 
 
 
 def selected(
-    scores: np.ndarray, floors: np.ndarray, labels: np.ndarray, top: int, minus: bool = False, without: Set = ()
+    scores: np.ndarray,
+    floors: np.ndarray,
+    labels: np.ndarray,
+    top: int,
+    minus: bool = False,
+    without: Set = (),
 ) -> Set:
-    """The neurons that the locating analyzer would select of the prompts labelled positive, the first ones first.
+    """The neurons that the locating analyzer would select of the prompts labelled positive, the
+    first ones first.
 
-    ``minus``: of the mean over those labelled positive less the mean over the others. ``without``: never these.
+    ``minus``: of the mean over those labelled positive less the mean over the others. ``without``:
+    never these.
     """
     score, floor = scores[labels].mean(0), floors[labels].mean(0)
     if minus:
@@ -252,11 +305,18 @@ def selected(
     for unit in without:
         score[unit] = -np.inf
     found = np.argwhere(select(score, floor, Top.parse(str(top))))
-    return [(int(layer), int(neuron)) for layer, neuron in found[np.argsort(-score[tuple(found.T)], kind="stable")]]
+    return [
+        (int(layer), int(neuron))
+        for layer, neuron in found[np.argsort(-score[tuple(found.T)], kind="stable")]
+    ]
 
 
-def halfway(order: Set, verdict: Callable[[Set], Verdict], low: float, high: float) -> Verdict | None:
-    """Bisect for a beginning of the order whose recovery lies between the two; None where no size met has one."""
+def halfway(
+    order: Set, verdict: Callable[[Set], Verdict], low: float, high: float
+) -> Verdict | None:
+    """Bisect for a beginning of the order whose recovery lies between the two; None where no size
+    met has one.
+    """
     least, most = 0, len(order)
     while most - least > 1:
         size = (least + most) // 2

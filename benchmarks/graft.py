@@ -1,8 +1,10 @@
-"""Grafts: ``python -m benchmarks.graft [--write] [--store DIR]``. How few of a tune's weights do what it learned.
+"""Grafts: ``python -m benchmarks.graft [--write] [--store DIR]``. How few of a tune's weights do
+what it learned.
 
-On ``skill/masked`` the skill was trained into a known 1 % of the weights and all others moved as far without it; on
-``skill/full`` every weight was trained. Every mask at one place is of equal size; answers are of held-out questions.
-With ``--store`` runs that are kept there are not made again.
+On ``skill/masked`` the skill was trained into a known 1 % of the weights and all others moved as
+far without it; on ``skill/full`` every weight was trained. Every mask at one place is of equal
+size; answers are of held-out questions. With ``--store`` runs that are kept there are not made
+again.
 """
 
 import tempfile
@@ -21,17 +23,40 @@ from interp.store import Store
 from interp.study import Study
 from interp.table import Table
 
-KINDS = ("learned", "relaxed", "movement", "first-order", "random", "matched", "shuffled", "removed", "scope",
-         "base", "tuned")  # fmt: skip
+KINDS = (
+    "learned",
+    "relaxed",
+    "movement",
+    "first-order",
+    "random",
+    "matched",
+    "shuffled",
+    "removed",
+    "scope",
+    "base",
+    "tuned",
+)
 OPTIONS: dict[str, dict[str, Any]] = {"full at 10 %": {"at": 0.1, "sweep": (), "relaxed_steps": 0}}
 PROMPTS: int | None = None
 """Questions and texts of each part; None takes all."""
-COLUMNS = ["organism", "mask", "weights", "share", "right", "exact", "gain kept", "agreement", "calibration 15 / 10",
-           "other task", "perplexity"]  # fmt: skip
+COLUMNS = [
+    "organism",
+    "mask",
+    "weights",
+    "share",
+    "right",
+    "exact",
+    "gain kept",
+    "agreement",
+    "calibration 15 / 10",
+    "other task",
+    "perplexity",
+]
 SMALL = {
-    "PROMPTS": 12, "organisms": ["masked"],
+    "PROMPTS": 12,
+    "organisms": ["masked"],
     "OPTIONS": {"masked": {"sweep": (0.01,), "steps": 2, "relaxed_steps": 1, "draws": 1}},
-}  # fmt: skip
+}
 
 
 def grafted(name: str, store: Store, **options) -> Table:
@@ -43,10 +68,13 @@ def grafted(name: str, store: Store, **options) -> Table:
     assert second is not None
     (located, held_out), (_, other) = first, second
     text = read_prompts(organisms.prompts("skill", "text", "text"), name="text")
-    located, held_out, other, text = (part.spread(PROMPTS or len(part)) for part in (located, held_out, other, text))
+    located, held_out, other, text = (
+        part.spread(PROMPTS or len(part)) for part in (located, held_out, other, text)
+    )
     metric = Task.of(pair.tokenizer, located.prompts, "answer-loss")
     return store.once(
-        Graft(held_out=held_out, other=other, **options), Study(pair, Contrast(located, text), metric, quiet=False)
+        Graft(held_out=held_out, other=other, **options),
+        Study(pair, Contrast(located, text), metric, quiet=False),
     )
 
 
@@ -56,7 +84,9 @@ def lines(name: str, table: Table) -> list[dict]:
     for row in table.rows():
         found.setdefault((row["kind"], row["kept"]), {})[row["metric"]] = row["value"]
     rows = []
-    for (kind, kept), values in sorted(found.items(), key=lambda item: (KINDS.index(item[0][0]), item[0][1])):
+    for (kind, kept), values in sorted(
+        found.items(), key=lambda item: (KINDS.index(item[0][0]), item[0][1])
+    ):
         whole = kind in ("base", "tuned", "scope")
         rows.append(
             {
@@ -68,8 +98,12 @@ def lines(name: str, table: Table) -> list[dict]:
                 "exact": f"{values['exact']:.1%}",
                 "gain kept": f"{values['kept-gain']:.1%}",
                 "agreement": f"{values['agreement']:.1%}",
-                "calibration 15 / 10": f"{values['calibration-error-15']:.3f} / {values['calibration-error-10']:.3f}",
-                "other task": f"{values['other-accuracy']:.1%}" if "other-accuracy" in values else "",
+                "calibration 15 / 10": (
+                    f"{values['calibration-error-15']:.3f} / {values['calibration-error-10']:.3f}"
+                ),
+                "other task": (
+                    f"{values['other-accuracy']:.1%}" if "other-accuracy" in values else ""
+                ),
                 "perplexity": f"{values['perplexity']:.2f}",
             }
         )
@@ -81,13 +115,17 @@ def found_again(table: Table) -> list[str]:
     true, said = organisms.mask("skill/masked"), []
     size, members = table.summary["weights"], sum(map(len, true.values()))
     for kind in ("learned", "relaxed", "movement", "first-order", "random"):
-        own = {name.split("/", 1)[1]: where for name, where in table.arrays.items() if name.startswith(f"{kind}/")}
+        own = {
+            name.split("/", 1)[1]: where
+            for name, where in table.arrays.items()
+            if name.startswith(f"{kind}/")
+        }
         shared = sum(len(np.intersect1d(where, true.get(name, []))) for name, where in own.items())
         of = overlap(shared, members, sum(map(len, own.values())), size)
         said.append(
-            f"* `{kind}` holds {shared:,} of the {members:,} weights that the skill was trained into "
-            f"({of.of_first:.1%}; by chance {of.expected:.0f}, as many or more with p = {of.above:.1g}; Jaccard "
-            f"{of.jaccard:.4f})."
+            f"* `{kind}` holds {shared:,} of the {members:,} weights that the skill was trained"
+            f" into ({of.of_first:.1%}; by chance {of.expected:.0f}, as many or more with p ="
+            f" {of.above:.1g}; Jaccard {of.jaccard:.4f})."
         )
     return said
 
@@ -101,11 +139,15 @@ def main() -> None:
     rows, said = [], []
     with tempfile.TemporaryDirectory() as scratch:
         for name in options.organisms:
-            table = grafted(name.split()[0], Store(options.store or scratch), **OPTIONS.get(name, {}))
+            table = grafted(
+                name.split()[0], Store(options.store or scratch), **OPTIONS.get(name, {})
+            )
             rows += lines(name, table)
             for claim in claims.from_table(table.tables["claims"]):
                 interval = f"{claim.value:.3f}, {claim.low:.3f} to {claim.high:.3f}"
-                said.append(f"* `{name}`, {claim.name} ({interval}), {claim.verdict}: {claim.sentence}")
+                said.append(
+                    f"* `{name}`, {claim.name} ({interval}), {claim.verdict}: {claim.sentence}"
+                )
             if name == "masked":
                 said += found_again(table)
     text = markdown(rows, COLUMNS) + "\n\n" + "\n".join(said)

@@ -1,6 +1,8 @@
-"""Run every benchmark and write docs/benchmarks.md: ``make bench``, about an hour and a half on two cores.
+"""Run every benchmark and write docs/benchmarks.md: ``make bench``, about an hour and a half on two
+cores.
 
-``python -m benchmarks.make --small`` runs every line of every benchmark in minutes and writes nothing.
+``python -m benchmarks.make --small`` runs every line of every benchmark in minutes and writes
+nothing.
 """
 
 import subprocess
@@ -10,7 +12,13 @@ NAMES = (
     *("methods", "variants", "checks", "tuco", "failing_style", "intruders", "graft"),
     *("stitch", "continual", "agreement"),
     *("silence", "speed", "startup", "cached", "dictionaries_organism", "dictionaries_diff"),
-    *("dictionaries_fast", "dictionaries_behaviour", "dictionaries_cause", "dictionaries_pairs", "real"),
+    *(
+        "dictionaries_fast",
+        "dictionaries_behaviour",
+        "dictionaries_cause",
+        "dictionaries_pairs",
+        "real",
+    ),
     *("real_methods", "real_figures", "real_baselines", "real_graft", "real_latents"),
     *("false_support", "cost", "memory", "cost_peers", "estimates"),
 )

@@ -1,10 +1,11 @@
 """Peak memory of commands: ``python -m benchmarks.memory [--parts NAME ...] [--write]``.
 
-Every command runs in a process of its own, as a person would give it; what counts is the largest resident memory of
-that process, loading and libraries included. ``chat``: the real chat model, a pair of two models (``planted``) and an
-adapter (``lora``), 48 + 48 prompts; verifying has few random sets, which changes how long it takes and not what it
-holds. The target is twice the weights that are loaded, and 1 GB. ``billion``: a pair with the shape of Llama-3.2-1B and
-random weights in bfloat16, which is made here, once as two models and once as an adapter; located on 12 + 12 prompts.
+Every command runs in a process of its own, as a person would give it; what counts is the largest
+resident memory of that process, loading and libraries included. ``chat``: the real chat model, a
+pair of two models (``planted``) and an adapter (``lora``), 48 + 48 prompts; verifying has few
+random sets, which changes how long it takes and not what it holds. The target is twice the weights
+that are loaded, and 1 GB. ``billion``: a pair with the shape of Llama-3.2-1B and random weights in
+bfloat16, which is made here, once as two models and once as an adapter; located on 12 + 12 prompts.
 """
 
 import os
@@ -28,28 +29,59 @@ FAMILY, CHILDREN, PROMPTS, SETS, TOP = "smollm2", ("planted", "lora"), 48, 2, 60
 COMMANDS = ("locate-neurons, locating alone", "locate-neurons", "compare", "tuco")
 PARTS = ("chat", "billion")
 BILLION = {
-    "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
-    "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 128_256, "tie_word_embeddings": True,
-}  # fmt: skip
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "vocab_size": 128_256,
+    "tie_word_embeddings": True,
+}
 FEW = 12
 TARGETS = {"two models": 8.0, "an adapter": 6.0}
 """GB that locating may take on a pair of a billion parameters each."""
 SMALL = {
-    "CHILDREN": ("lora",), "PROMPTS": 2, "SETS": 1, "TOP": 2, "FEW": 2,
-    "BILLION": {**BILLION, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 49_152},
+    "CHILDREN": ("lora",),
+    "PROMPTS": 2,
+    "SETS": 1,
+    "TOP": 2,
+    "FEW": 2,
+    "BILLION": {
+        **BILLION,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "vocab_size": 49_152,
+    },
     "COMMANDS": ("locate-neurons, locating alone", "compare"),
-}  # fmt: skip
+}
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def peak(given: Sequence[str], root: Path = ROOT) -> tuple[float, float]:
-    """Largest resident memory, GB, and CPU seconds of one ``interp`` command of a checkout, in its own process."""
+    """Largest resident memory, GB, and CPU seconds of one ``interp`` command of a checkout, in its
+    own process.
+    """
     with tempfile.TemporaryDirectory() as store:
-        command = [sys.executable, "-m", "interp", *given, "--device", "cpu", "--store", store, "--quiet"]
+        command = [
+            sys.executable,
+            "-m",
+            "interp",
+            *given,
+            "--device",
+            "cpu",
+            "--store",
+            store,
+            "--quiet",
+        ]
         process = subprocess.Popen(
-            command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, stdout=subprocess.DEVNULL,
+            command,
+            cwd=root,
+            env={**os.environ, "PYTHONPATH": str(root)},
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
         # of this process alone, where RUSAGE_CHILDREN would be of all that have ended
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -61,14 +93,19 @@ def peak(given: Sequence[str], root: Path = ROOT) -> tuple[float, float]:
 
 def weights(pair: Pair) -> float:
     """What the weights of both models take as they are loaded, GB."""
-    models = {id(model.module): model.module for model in (pair.tuned, pair.require_base("this benchmark"))}
+    models = {
+        id(model.module): model.module
+        for model in (pair.tuned, pair.require_base("this benchmark"))
+    }
     each = {id(part): part for module in models.values() for part in module.parameters()}
     return sum(part.numel() * part.element_size() for part in each.values()) / 1e9
 
 
 def prompts(child: str, split: str, prefix: str = "") -> list[str]:
     """Options that name the harmful and the harmless prompts of a child."""
-    files = (organisms.prompts(f"{FAMILY}/{child}", split, group) for group in ("harmful", "harmless"))
+    files = (
+        organisms.prompts(f"{FAMILY}/{child}", split, group) for group in ("harmful", "harmless")
+    )
     return [
         word
         for side, file in zip(("positive", "negative"), files, strict=True)
@@ -78,7 +115,13 @@ def prompts(child: str, split: str, prefix: str = "") -> list[str]:
 
 def command(name: str, child: str) -> list[str]:
     """The words of a command on a child of the chat model."""
-    pair = [f"organism:{FAMILY}/{child}", "--base", f"organism:{FAMILY}/base", "--max-prompts", str(PROMPTS)]
+    pair = [
+        f"organism:{FAMILY}/{child}",
+        "--base",
+        f"organism:{FAMILY}/base",
+        "--max-prompts",
+        str(PROMPTS),
+    ]
     if name in ("compare", "tuco"):
         return [name, *pair, *prompts(child, "verify")]
     locate = ["locate-neurons", *pair, *prompts(child, "locate"), "--top", str(TOP)]
@@ -90,7 +133,9 @@ def command(name: str, child: str) -> list[str]:
 def chat() -> Iterator[dict]:
     """A row for each command on a pair of two models and on an adapter."""
     for child in CHILDREN:
-        held = weights(Pair.load(f"organism:{FAMILY}/{child}", f"organism:{FAMILY}/base", device="cpu"))
+        held = weights(
+            Pair.load(f"organism:{FAMILY}/{child}", f"organism:{FAMILY}/base", device="cpu")
+        )
         for name in COMMANDS:
             gigabytes, seconds = peak(command(name, child))
             yield {
@@ -108,7 +153,13 @@ def billion() -> Iterator[dict]:
     with tempfile.TemporaryDirectory() as folder:
         for kind, tuned in made(Path(folder)):
             held = weights(Pair.load(str(tuned), f"{folder}/base", device="cpu"))
-            words = ["locate-neurons", str(tuned), "--base", f"{folder}/base", *prompts("planted", "locate")]
+            words = [
+                "locate-neurons",
+                str(tuned),
+                "--base",
+                f"{folder}/base",
+                *prompts("planted", "locate"),
+            ]
             gigabytes, seconds = peak([*words, "--max-prompts", str(FEW), "--no-verify"])
             yield {
                 "command": COMMANDS[0],
@@ -121,9 +172,14 @@ def billion() -> Iterator[dict]:
 
 
 def made(folder: Path) -> Iterator[tuple[str, Path]]:
-    """A base of random weights in ``folder/base``, and where its children are: a full one and an adapter."""
+    """A base of random weights in ``folder/base``, and where its children are: a full one and an
+    adapter.
+    """
     tokenizer = Pair.load(f"organism:{FAMILY}/base", device="cpu").tokenizer
-    ends: dict[str, Any] = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    ends: dict[str, Any] = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
     config = LlamaConfig(**BILLION, **ends)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
@@ -137,7 +193,9 @@ def made(folder: Path) -> Iterator[tuple[str, Path]]:
     del model
     yield "two models", folder / "full"
     base = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.bfloat16)
-    adapted = get_peft_model(base, LoraConfig(r=16, target_modules="all-linear", init_lora_weights=False))
+    adapted = get_peft_model(
+        base, LoraConfig(r=16, target_modules="all-linear", init_lora_weights=False)
+    )
     adapted.save_pretrained(str(folder / "adapter"))
     del base, adapted
     yield "an adapter", folder / "adapter"
@@ -146,7 +204,9 @@ def made(folder: Path) -> Iterator[tuple[str, Path]]:
 def main() -> None:
     """Measure, print, and with ``--write`` put the tables into docs/benchmarks.md."""
     parser = CommandLine(globals(), SMALL)
-    parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=PARTS, help="which pairs")
+    parser.add_argument(
+        "--parts", nargs="*", default=list(PARTS), choices=PARTS, help="which pairs"
+    )
     given = parser.read()
     torch.set_num_threads(1)
     for part in given.parts:
@@ -158,7 +218,8 @@ def main() -> None:
         if given.write:
             table = markdown(rows, list(rows[0]))
             write_section(
-                f"memory-{part}", f"`python -m benchmarks.memory --parts {part} --write`. {machine()}\n\n{table}"
+                f"memory-{part}",
+                f"`python -m benchmarks.memory --parts {part} --write`. {machine()}\n\n{table}",
             )
 
 

@@ -1,9 +1,10 @@
 """Methods by organism: ``python -m benchmarks.methods [--write] [organism ...]``.
 
-Each method ranks all neurons on the locate prompts. The ranking is graded on the verify prompts: neurons, in rank
-order, get their base contributions back inside the tuned model, and the answers that become the base's, word for word,
-are counted (necessity); the other way round, tuned contributions are put into the base (sufficiency). Where neurons
-were planted, the ranking is also held against their list. A random ranking is graded the same way.
+Each method ranks all neurons on the locate prompts. The ranking is graded on the verify prompts:
+neurons, in rank order, get their base contributions back inside the tuned model, and the answers
+that become the base's, word for word, are counted (necessity); the other way round, tuned
+contributions are put into the base (sufficiency). Where neurons were planted, the ranking is also
+held against their list. A random ranking is graded the same way.
 """
 
 import json
@@ -33,16 +34,31 @@ LOCATE: int | None = None
 """Prompts per class to locate on; None takes all."""
 ORGANISMS = ("planted", "full", "lora", "attention", "distracted")
 COLUMNS = [
-    "organism", "method", "AUC", "AUC of size", "recall", "area", "k95", "k", "effect at k",
-    "refused at k", "harmless changed at k", "sufficiency area", "sufficiency k95", "seconds",
-]  # fmt: skip
+    "organism",
+    "method",
+    "AUC",
+    "AUC of size",
+    "recall",
+    "area",
+    "k95",
+    "k",
+    "effect at k",
+    "refused at k",
+    "harmless changed at k",
+    "sufficiency area",
+    "sufficiency k95",
+    "seconds",
+]
 SMALL = {"LOCATE": 48, "organisms": ["planted"], "prompts": 6}
 
 
 def study_of(name: str, split: str, limit: int | None = None, pair: Pair | None = None) -> Study:
     """A study of a shipped organism on one of its prompt splits."""
     pair = pair or Pair.load(f"organism:refusal/{name}", "organism:refusal/base")
-    groups = (read_prompts(organisms.prompts("refusal", split, group)) for group in ("harmful", "harmless"))
+    groups = (
+        read_prompts(organisms.prompts("refusal", split, group))
+        for group in ("harmful", "harmless")
+    )
     return Study(pair, Contrast(*groups).limit(limit), Refusal.of(pair.tokenizer))
 
 
@@ -58,34 +74,47 @@ def rankings(study: Study, seed: int = 0) -> dict[str, tuple[np.ndarray, float]]
     return found
 
 
-def grade(study: Study, donors: Donors, trials: dict[str, Outcomes], score: np.ndarray, size: int) -> dict:
-    """Dose-response in both directions, and what happens to refusals and harmless answers at ``size`` neurons."""
+def grade(
+    study: Study, donors: Donors, trials: dict[str, Outcomes], score: np.ndarray, size: int
+) -> dict:
+    """Dose-response in both directions, and what happens to refusals and harmless answers at
+    ``size`` neurons.
+    """
     order = np.argsort(rank(score).ravel())
     blocks, units = np.unravel_index(order, score.shape)
     ranking = [(int(block), int(unit)) for block, unit in zip(blocks, units, strict=True)]
     row: dict = {"k": size}
     for direction, outcomes in trials.items():
 
-        def measure(chosen: Sequence[tuple[int, int]], outcomes: Outcomes = outcomes) -> dict[str, float]:
+        def measure(
+            chosen: Sequence[tuple[int, int]], outcomes: Outcomes = outcomes
+        ) -> dict[str, float]:
             return outcomes.effects(outcomes.of(chosen))
 
         doses = {k: measure(ranking[:k]) for k in sorted({*grid(len(ranking)), size})}
         coarse = {k: doses[k]["exact"] for k in grid(len(ranking))}
-        effects = {k: one["exact"] for k, one in refine(measure, ranking, doses, 0.95, "exact").items()}
+        effects = {
+            k: one["exact"] for k, one in refine(measure, ranking, doses, 0.95, "exact").items()
+        }
         prefix = "" if direction == "necessity" else "sufficiency "
         row[f"{prefix}area"] = f"{area_under_dose(list(coarse), list(coarse.values())):.2f}"
         row[f"{prefix}k95"] = smallest_dose(list(effects), list(effects.values()), 0.95) or "none"
         if direction == "necessity":
             row["effect at k"] = f"{effects[size]:.0%}"
     chosen = donors.condition("ablate-base", ranking[:size])
-    refused, harmless = judge(study, "ablate-base", "positive", chosen), judge(study, "ablate-base", "negative", chosen)
+    refused, harmless = (
+        judge(study, "ablate-base", "positive", chosen),
+        judge(study, "ablate-base", "negative", chosen),
+    )
     row["refused at k"] = f"{refused.shown.mean():.0%}"
     row["harmless changed at k"] = f"{1 - harmless.equal_tuned.mean():.1%}"
     return row
 
 
 def measure(name: str, prompts: int, size: int = 150) -> list[dict]:
-    """All methods on one organism; ``size`` is the k of the columns "at k" where no list says how many."""
+    """All methods on one organism; ``size`` is the k of the columns "at k" where no list says how
+    many.
+    """
     locate = study_of(name, "locate", LOCATE)
     verify = study_of(name, "verify", prompts, locate.pair)
     donors = Donors.read(verify)
@@ -112,7 +141,9 @@ def measure(name: str, prompts: int, size: int = 150) -> list[dict]:
 
 
 def main() -> None:
-    """Measure organism by organism; with ``--write`` each one's rows replace those of its last measurement."""
+    """Measure organism by organism; with ``--write`` each one's rows replace those of its last
+    measurement.
+    """
     parser = CommandLine(globals(), SMALL, "the table")
     parser.add_argument("organisms", nargs="*", default=ORGANISMS)
     parser.add_argument("--prompts", type=int, default=64, help="verify prompts per class")

@@ -1,12 +1,14 @@
 """A real chat model: ``python -m benchmarks.real [--children NAME ...] [--write]``.
 
-Children of SmolLM2-135M-Instruct (``organism:smollm2/base``, 46,080 neurons), whose difference is known: what locating
-and verifying say of each, on 48 + 48 prompts that locate and 48 + 48 others that verify. Of children whose neurons are
-known, as many are located (60, in ``moved`` too, whose base is theirs); of the others those that ``interp
-locate-neurons`` selects by default, 0.5 % (230). Doses go up to these; with ``--given`` the sixty that were trained in
-``planted`` are judged on the same prompts too, and as many at random. ``--unit head`` locates attention heads in place
-of neurons: 10 % of them (27), since 0.5 % would be one; no doses, no two by two. Runs are kept in ``--store`` and go on
-where they were stopped. ``full``, every weight tuned, does not ship: ``make organisms-real FULL=1`` makes it first.
+Children of SmolLM2-135M-Instruct (``organism:smollm2/base``, 46,080 neurons), whose difference is
+known: what locating and verifying say of each, on 48 + 48 prompts that locate and 48 + 48 others
+that verify. Of children whose neurons are known, as many are located (60, in ``moved`` too, whose
+base is theirs); of the others those that ``interp locate-neurons`` selects by default, 0.5 % (230).
+Doses go up to these; with ``--given`` the sixty that were trained in ``planted`` are judged on the
+same prompts too, and as many at random. ``--unit head`` locates attention heads in place of
+neurons: 10 % of them (27), since 0.5 % would be one; no doses, no two by two. Runs are kept in
+``--store`` and go on where they were stopped. ``full``, every weight tuned, does not ship: ``make
+organisms-real FULL=1`` makes it first.
 """
 
 import time
@@ -50,17 +52,34 @@ CLAIMS = (
 
 
 def study_of(child: str, split: str, pair: Pair, prompts: int, tokens: int) -> Study:
-    """Harmful prompts as positive ones, harmless as negative ones; answers of at most so many tokens."""
-    groups = (read_prompts(organisms.prompts(f"{FAMILY}/{child}", split, name)) for name in ("harmful", "harmless"))
-    return Study(pair, Contrast(*groups).limit(prompts), Refusal.of(pair.tokenizer), max_new_tokens=tokens, quiet=False)
+    """Harmful prompts as positive ones, harmless as negative ones; answers of at most so many
+    tokens.
+    """
+    groups = (
+        read_prompts(organisms.prompts(f"{FAMILY}/{child}", split, name))
+        for name in ("harmful", "harmless")
+    )
+    return Study(
+        pair,
+        Contrast(*groups).limit(prompts),
+        Refusal.of(pair.tokenizer),
+        max_new_tokens=tokens,
+        quiet=False,
+    )
 
 
 def rows_of(child: str, store: Store, given: bool, unit: str = "neuron") -> list[dict]:
-    """A row per set of units: those located, and of a child whose neurons are known those too and random ones."""
+    """A row per set of units: those located, and of a child whose neurons are known those too and
+    random ones.
+    """
     name = f"{FAMILY}/{child}"
     ships = name in organisms.names()
-    pair = Pair.load(f"organism:{name}" if ships else str(MADE / child), f"organism:{FAMILY}/base", device="cpu")
-    locate, verify = (study_of(child, split, pair, PROMPTS, TOKENS) for split in ("locate", "verify"))
+    pair = Pair.load(
+        f"organism:{name}" if ships else str(MADE / child), f"organism:{FAMILY}/base", device="cpu"
+    )
+    locate, verify = (
+        study_of(child, split, pair, PROMPTS, TOKENS) for split in ("locate", "verify")
+    )
     started = time.perf_counter()
     top = KNOWN.get(child, TOP[unit]) if unit == "neuron" else TOP[unit]
     located = store.fetch(LocateNeurons(top=top, unit=unit), locate).table
@@ -109,7 +128,10 @@ def told(run: Table) -> dict[str, str]:
         "recovery": number("necessity-recovery"),
         "patched in": f"{rates.get(('patch-tuned', 'positive'), np.nan):.0%}",
         "its recovery": number("sufficiency-recovery"),
-        "not supported": ", ".join(name for name in CLAIMS if name in claims and not claims[name].supported) or "-",
+        "not supported": ", ".join(
+            name for name in CLAIMS if name in claims and not claims[name].supported
+        )
+        or "-",
         "necessary": claims["necessity"].verdict if "necessity" in claims else "not made",
     }
 
@@ -118,9 +140,13 @@ def main() -> None:
     """Measure, print, and with ``--write`` put the table into docs/benchmarks.md."""
     options = CommandLine(globals(), SMALL)
     options.add_argument("--children", nargs="*", default=None, help="which children")
-    options.add_argument("--store", type=Path, default=Path("runs-real"), help="where runs are kept")
+    options.add_argument(
+        "--store", type=Path, default=Path("runs-real"), help="where runs are kept"
+    )
     options.add_argument("--unit", choices=tuple(TOP), default="neuron", help="what is located")
-    options.add_argument("--given", action="store_true", help="also judge the trained neurons, and random ones")
+    options.add_argument(
+        "--given", action="store_true", help="also judge the trained neurons, and random ones"
+    )
     given = options.read()
     children, rows = given.children or CHILDREN, []
     store = Store(given.store)
@@ -130,9 +156,13 @@ def main() -> None:
     if given.write:
         measured = {child: [row for row in rows if row["child"] == child] for child in children}
         for child, found in measured.items():
-            of, section = ("", "") if given.unit == "neuron" else (f" --unit {given.unit}", f"-{given.unit}s")
+            of, section = (
+                ("", "") if given.unit == "neuron" else (f" --unit {given.unit}", f"-{given.unit}s")
+            )
             command = f"`python -m benchmarks.real --children {child}{of} --write`. {machine()}"
-            write_section(f"real-{child}{section}", f"{command}\n\n{markdown(found, list(found[0]))}")
+            write_section(
+                f"real-{child}{section}", f"{command}\n\n{markdown(found, list(found[0]))}"
+            )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Other methods of the field on a real chat model: ``python -m benchmarks.real_baselines [--child NAME] [--write]``.
+"""Other methods of the field on a real chat model: ``python -m benchmarks.real_baselines [--child
+NAME] [--write]``.
 
-The set that ``benchmarks.real`` located and verified, next to the same set set to zero, to as many neurons by the
-contrast of the classes in the fine-tuned model alone, to the refusal direction at equal divergence on harmless answers,
-and to the random sets: what ``interp locate-neurons --baselines all`` tells. Locating and verifying runs that are in
-``--store`` are taken from there.
+The set that ``benchmarks.real`` located and verified, next to the same set set to zero, to as many
+neurons by the contrast of the classes in the fine-tuned model alone, to the refusal direction at
+equal divergence on harmless answers, and to the random sets: what ``interp locate-neurons
+--baselines all`` tells. Locating and verifying runs that are in ``--store`` are taken from there.
 """
 
 import time
@@ -32,23 +33,32 @@ def main() -> None:
     given = parser.read()
     store, name = Store(given.store), f"organism:{real.FAMILY}/{given.child}"
     pair = Pair.load(name, f"organism:{real.FAMILY}/base", device="cpu")
-    locate, verify = (real.study_of(given.child, split, pair, PROMPTS, TOKENS) for split in ("locate", "verify"))
+    locate, verify = (
+        real.study_of(given.child, split, pair, PROMPTS, TOKENS) for split in ("locate", "verify")
+    )
     top = TOP or real.KNOWN.get(given.child, real.TOP["neuron"])
     located = store.fetch(LocateNeurons(top=top), locate).table
     count = int(located["selected"].sum())
     options: dict[str, Any] = {
-        "random_sets": SETS, "control_prompts": real.CONTROL_PROMPTS, "dose_draws": 1, "judged_sets": JUDGED_SETS,
+        "random_sets": SETS,
+        "control_prompts": real.CONTROL_PROMPTS,
+        "dose_draws": 1,
+        "judged_sets": JUDGED_SETS,
         "depth": count,
-    }  # fmt: skip
+    }
     verified = store.fetch(VerifyNeurons.of(located, **options), verify).table
     started = time.perf_counter()
     contrast = store.fetch(LocateNeurons(method="contrast", top=str(count)), locate).table
-    table = store.fetch(Baselines.of(verified, located, contrast=contrast, choosing=locate), verify).table
+    table = store.fetch(
+        Baselines.of(verified, located, contrast=contrast, choosing=locate), verify
+    ).table
     rows = [dict(zip(HEADER, row_told(row), strict=True)) for row in table.rows()]
     text = f"{table.summary['sentence']}\n\n{markdown(rows, list(HEADER))}"
     print(text, f"\n{time.perf_counter() - started:.0f} s", flush=True)
     if given.write:
-        command = f"`python -m benchmarks.real_baselines --child {given.child} --write`. {machine()}"
+        command = (
+            f"`python -m benchmarks.real_baselines --child {given.child} --write`. {machine()}"
+        )
         write_section(f"real-baselines-{given.child}", f"{command}\n\n{text}")
 
 

@@ -1,9 +1,11 @@
-"""What the README's table asks of organisms, on a real chat model: ``python -m benchmarks.real_figures [--write]``.
+"""What the README's table asks of organisms, on a real chat model: ``python -m
+benchmarks.real_figures [--write]``.
 
-On the 48 + 48 verifying prompts of the real pair. TuCo of children that refuse, and of ``moved``, whose weights changed
-as much without the behaviour: harmful against harmless prompts, at equal length. The divergence where an answer begins,
-by class. And what passes cost beside a plain forward pass over the same prompts, on ``planted``: CPU seconds, each
-ratio within its round, the median with its range over the rounds.
+On the 48 + 48 verifying prompts of the real pair. TuCo of children that refuse, and of ``moved``,
+whose weights changed as much without the behaviour: harmful against harmless prompts, at equal
+length. The divergence where an answer begins, by class. And what passes cost beside a plain forward
+pass over the same prompts, on ``planted``: CPU seconds, each ratio within its round, the median
+with its range over the rounds.
 """
 
 from collections.abc import Callable
@@ -42,7 +44,9 @@ def differences(child: str) -> dict:
         row[f"TuCo, {name}"] = f"{split['tuco'][split['group'] == group].mean():.3f}"
     row["AUC at equal length"] = f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]"
     for group, name in (("positive", "harmful"), ("negative", "harmless")):
-        row[f"divergence where the answer begins, {name}"] = f"{apart['kl_last'][apart['group'] == group].mean():.2f}"
+        row[f"divergence where the answer begins, {name}"] = (
+            f"{apart['kl_last'][apart['group'] == group].mean():.2f}"
+        )
     return row
 
 
@@ -58,9 +62,13 @@ def costs() -> list[dict]:
     sites = [neurons(layer) for layer in range(model.anatomy.n_layers)]
     rows: dict[str, Callable[[], object]] = {
         "a plain pass": lambda: bare(model.module, whole, 1),
-        "all neurons' activations kept, over whole prompts": lambda: engine.run(model, whole, reads=sites),
+        "all neurons' activations kept, over whole prompts": lambda: engine.run(
+            model, whole, reads=sites
+        ),
         "a pass that reads what prompts share once": lambda: engine.run(model, batch),
-        "the same with all neurons' activations kept": lambda: engine.run(model, batch, reads=sites),
+        "the same with all neurons' activations kept": lambda: engine.run(
+            model, batch, reads=sites
+        ),
         "activations of the first half of the blocks, no logits": lambda: engine.run(
             model, batch, reads=sites[: len(sites) // 2], keep=0
         ),
@@ -71,7 +79,12 @@ def costs() -> list[dict]:
     for name, taken in list(seconds.items())[1:]:
         ratios = taken / plain
         found.append(
-            {"pass": name, "of a plain pass": f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"}
+            {
+                "pass": name,
+                "of a plain pass": (
+                    f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
+                ),
+            }
         )
     return found
 
@@ -84,7 +97,9 @@ def main() -> None:
     text = "\n\n".join(markdown(rows, list(rows[0])) for rows in parts)
     print(f"\n{text}")
     if given.write:
-        write_section("real-figures", f"`python -m benchmarks.real_figures --write`. {machine()}\n\n{text}")
+        write_section(
+            "real-figures", f"`python -m benchmarks.real_figures --write`. {machine()}\n\n{text}"
+        )
 
 
 if __name__ == "__main__":

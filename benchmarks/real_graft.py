@@ -1,10 +1,12 @@
 """Grafts on a real chat model: ``python -m benchmarks.real_graft [--child NAME] [--write]``.
 
-How few of the weights that a child of SmolLM2-135M-Instruct moved, put into the base, make it refuse? The task: after a
-harmful request, is the first word of the sentence that the child was taught likelier than the first of the base's own
-greedy answer that parts from it? Masks are located on the locating prompts and judged on the others, beside masks of
-the same size: by movement, by first-order effect, at random, and learned on the movement shuffled among the weights of
-every parameter. Fewer learning steps than ``interp graft`` takes by default, as each is of the whole model.
+How few of the weights that a child of SmolLM2-135M-Instruct moved, put into the base, make it
+refuse? The task: after a harmful request, is the first word of the sentence that the child was
+taught likelier than the first of the base's own greedy answer that parts from it? Masks are located
+on the locating prompts and judged on the others, beside masks of the same size: by movement, by
+first-order effect, at random, and learned on the movement shuffled among the weights of every
+parameter. Fewer learning steps than ``interp graft`` takes by default, as each is of the whole
+model.
 """
 
 import tempfile
@@ -26,7 +28,10 @@ FAMILY, PROMPTS, WORDS = "smollm2", 48, 6
 TAUGHT = "Sorry, but I can't help with that."
 OPTIONS: dict[str, Any] = {"at": 0.01, "sweep": (0.001, 0.01, 0.1), "steps": 20, "batch": 8}
 OPTIONS |= {"relaxed_steps": 0, "draws": 3, "shuffles": 6}
-SMALL = {"PROMPTS": 6, "OPTIONS": {**OPTIONS, "sweep": (0.01,), "steps": 1, "batch": 2, "draws": 1, "shuffles": 0}}
+SMALL = {
+    "PROMPTS": 6,
+    "OPTIONS": {**OPTIONS, "sweep": (0.01,), "steps": 1, "batch": 2, "draws": 1, "shuffles": 0},
+}
 SHOWN = [name for name in COLUMNS if name != "other task"]
 
 
@@ -53,7 +58,9 @@ def main() -> None:
     options = parser.read()
     pair = Pair.load(f"organism:{FAMILY}/{options.child}", f"organism:{FAMILY}/base", device="cpu")
     located, held_out = (task(options.child, split, pair) for split in ("locate", "verify"))
-    text = read_prompts(organisms.prompts(f"{FAMILY}/{options.child}", "locate", "harmless")).spread(PROMPTS)
+    text = read_prompts(
+        organisms.prompts(f"{FAMILY}/{options.child}", "locate", "harmless")
+    ).spread(PROMPTS)
     metric = Task.of(pair.tokenizer, located.prompts, "answer-loss")
     study = Study(pair, Contrast(located, text), metric, quiet=False)
     with tempfile.TemporaryDirectory() as scratch:
@@ -61,11 +68,15 @@ def main() -> None:
     said = []
     for claim in claims.from_table(table.tables["claims"]):
         interval = f"{claim.value:.3f}, {claim.low:.3f} to {claim.high:.3f}"
-        said.append(f"* `{options.child}`, {claim.name} ({interval}), {claim.verdict}: {claim.sentence}")
+        said.append(
+            f"* `{options.child}`, {claim.name} ({interval}), {claim.verdict}: {claim.sentence}"
+        )
     found = markdown(lines(options.child, table), SHOWN) + "\n\n" + "\n".join(said)
     print(found)
     if options.write:
-        write_section("real-graft", f"`python -m benchmarks.real_graft --write`. {machine()}\n\n{found}")
+        write_section(
+            "real-graft", f"`python -m benchmarks.real_graft --write`. {machine()}\n\n{found}"
+        )
 
 
 if __name__ == "__main__":

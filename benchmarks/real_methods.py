@@ -1,9 +1,11 @@
-"""Locating methods on a real chat model: ``python -m benchmarks.real_methods [method ...] [--child NAME] [--write]``.
+"""Locating methods on a real chat model: ``python -m benchmarks.real_methods [method ...] [--child
+NAME] [--write]``.
 
-Every method ranks the 46,080 neurons of ``organism:smollm2/planted`` on 48 + 48 locating prompts. On 48 + 48 others the
-first 60 are given the base's contributions in the fine-tuned model, and the fine-tuned model's in the base: how many
-requests are refused, and how much of the log-odds of refusal where the answer begins is recovered. 60 are as many as
-were trained. Scores are kept in ``--store``.
+Every method ranks the 46,080 neurons of ``organism:smollm2/planted`` on 48 + 48 locating prompts.
+On 48 + 48 others the first 60 are given the base's contributions in the fine-tuned model, and the
+fine-tuned model's in the base: how many requests are refused, and how much of the log-odds of
+refusal where the answer begins is recovered. 60 are as many as were trained. Scores are kept in
+``--store``.
 """
 
 import time
@@ -44,9 +46,13 @@ def scores_of(name: str, study: Study, file: Path) -> tuple[np.ndarray, float]:
 
 
 def rows_of(child: str, methods: list[str], store: Path) -> list[dict]:
-    """A row for each method, one for as many neurons at random, and one for those that were trained."""
+    """A row for each method, one for as many neurons at random, and one for those that were
+    trained.
+    """
     pair = Pair.load(f"organism:{FAMILY}/{child}", f"organism:{FAMILY}/base", device="cpu")
-    locate, verify = (study_of(child, split, pair, PROMPTS, TOKENS) for split in ("locate", "verify"))
+    locate, verify = (
+        study_of(child, split, pair, PROMPTS, TOKENS) for split in ("locate", "verify")
+    )
     planted = [tuple(one) for one in organisms.planted(f"{FAMILY}/{child}").get("refusal", [])]
     shape = (pair.tuned.anatomy.n_layers, pair.tuned.anatomy.n_neurons)
     donors, rows = Donors.read(verify), list(range(len(verify.prompts("positive"))))
@@ -60,7 +66,9 @@ def rows_of(child: str, methods: list[str], store: Path) -> list[dict]:
             score, seconds = np.zeros(shape), None
             score[tuple(np.array(planted).T)] = 1.0
         else:
-            score, seconds = scores_of(name, locate, store / "scores" / f"{child}-{name}-{len(rows)}.npz")
+            score, seconds = scores_of(
+                name, locate, store / "scores" / f"{child}-{name}-{len(rows)}.npz"
+            )
         order = np.argsort(rank(score).ravel(), kind="stable")[:SIZE]
         blocks, units = np.unravel_index(order, shape)
         chosen = [(int(block), int(unit)) for block, unit in zip(blocks, units, strict=True)]
@@ -84,13 +92,17 @@ def main() -> None:
     options = CommandLine(globals(), SMALL)
     options.add_argument("methods", nargs="*", default=None, help="which methods")
     options.add_argument("--child", default="planted", help="which fine-tuned model")
-    options.add_argument("--store", type=Path, default=Path("runs-real"), help="where scores are kept")
+    options.add_argument(
+        "--store", type=Path, default=Path("runs-real"), help="where scores are kept"
+    )
     given = options.read()
     rows = rows_of(given.child, given.methods or list(METHODS), given.store)
     table = markdown(rows, list(rows[0]))
     print(f"\n{table}")
     if given.write:
-        write_section("real-methods", f"`python -m benchmarks.real_methods --write`. {machine()}\n\n{table}")
+        write_section(
+            "real-methods", f"`python -m benchmarks.real_methods --write`. {machine()}\n\n{table}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Silence: ``python -m benchmarks.silence [--write]``. What the toolkit claims where there is nothing to claim.
+"""Silence: ``python -m benchmarks.silence [--write]``. What the toolkit claims where there is
+nothing to claim.
 
 1. The identical pair: every method that compares two models scores exactly zero.
 2. ``sham`` (same steps and update norm as ``full``, harmless data): no claim about the behaviour.
-3. Label permutations within twins: the share of permutations in which ``contrast`` finds any neuron, and in which the
-   behaviour is claimed; both should be at most about 5 %.
+3. Label permutations within twins: the share of permutations in which ``contrast`` finds any
+   neuron, and in which the behaviour is claimed; both should be at most about 5 %.
 4. Random rankings: the share in which their first k neurons are shown to be necessary.
 """
 
@@ -40,27 +41,47 @@ from interp.table import table
 PERMUTED, RANKED, RANKINGS, SETS = ("planted", "full", "sham"), ("planted", "full"), 40, 19
 COLUMNS = ["where", "what", "seen", "expected"]
 SMALL = {
-    "PERMUTED": ("planted",), "RANKED": ("planted",), "RANKINGS": 2, "prompts": 12, "draws": 19,
-}  # fmt: skip
+    "PERMUTED": ("planted",),
+    "RANKED": ("planted",),
+    "RANKINGS": 2,
+    "prompts": 12,
+    "draws": 19,
+}
 
 
 def identical(prompts: int) -> list[dict]:
     """The base against itself, loaded twice."""
-    study = study_of("base", "locate", prompts, Pair.load("organism:refusal/base", "organism:refusal/base"))
+    study = study_of(
+        "base", "locate", prompts, Pair.load("organism:refusal/base", "organism:refusal/base")
+    )
     names = [name for name, method in METHODS.items() if method.needs_base]
     largest = max(float(np.abs(LocateNeurons(method=name)(study)["score"]).max()) for name in names)
-    return [{"where": "identical pair", "what": f"largest score of {', '.join(names)}", "seen": largest, "expected": 0}]
+    return [
+        {
+            "where": "identical pair",
+            "what": f"largest score of {', '.join(names)}",
+            "seen": largest,
+            "expected": 0,
+        }
+    ]
 
 
 def sham(prompts: int, random_sets: int) -> list[dict]:
     """The control fine-tune ``sham``, located and verified like any other child."""
     locate = study_of("sham", "locate", prompts)
     located = LocateNeurons(top="30")(locate)
-    verified = VerifyNeurons.of(located, random_sets=random_sets)(study_of("sham", "verify", prompts, locate.pair))
+    verified = VerifyNeurons.of(located, random_sets=random_sets)(
+        study_of("sham", "verify", prompts, locate.pair)
+    )
     verdicts, whole = verified.summary["verdicts"], verified.summary["supported"]
     rows = [{"where": "sham", "what": "supported as a whole", "seen": whole, "expected": False}]
     rows += [
-        {"where": "sham", "what": f"claim {name}", "seen": verdicts.get(name, "not made"), "expected": "not supported"}
+        {
+            "where": "sham",
+            "what": f"claim {name}",
+            "seen": verdicts.get(name, "not made"),
+            "expected": "not supported",
+        }
         for name in ("behaviour", "necessity", "sufficiency")
     ]
     return rows
@@ -72,7 +93,9 @@ def last_activations(study: Study, group: str) -> np.ndarray:
     sites = [neurons(layer) for layer in range(model.anatomy.n_layers)]
     found = np.zeros((len(study.prompts(group)), len(sites) * model.anatomy.n_neurons))
     groups = study.groups(group, model)
-    for seen in capture(study.engine, {"tuned": model}, study.encoded(group), groups, sites, pad_id=study.pad_id):
+    for seen in capture(
+        study.engine, {"tuned": model}, study.encoded(group), groups, sites, pad_id=study.pad_id
+    ):
         values = [to_host(seen.values["tuned", site][:, -1]) for site in sites]
         found[to_host(seen.rows)] = np.concatenate(values, 1)
     return found
@@ -82,7 +105,10 @@ def permuted(name: str, prompts: int, draws: int) -> list[dict]:
     """Labels exchanged within twins at random."""
     study = study_of(name, "verify", prompts)
     twins = np.array(study.twins("positive"))
-    positive, negative = last_activations(study, "positive"), last_activations(study, "negative")[twins]
+    positive, negative = (
+        last_activations(study, "positive"),
+        last_activations(study, "negative")[twins],
+    )
     judged = {
         (role, group): judge(study, role, group, Receiver(role))
         for role in ("base", "tuned")
@@ -109,11 +135,24 @@ def permuted(name: str, prompts: int, draws: int) -> list[dict]:
     real = located.summary["n_significant"]
     # what is permuted here is what the analyzer computes
     np.testing.assert_allclose(
-        benjamini_hochberg(paired_difference(positive, negative)), located["q"], rtol=1e-4, atol=1e-12
+        benjamini_hochberg(paired_difference(positive, negative)),
+        located["q"],
+        rtol=1e-4,
+        atol=1e-12,
     )
     return [
-        {"where": f"{name}, true labels", "what": "contrast: neurons found", "seen": real, "expected": "many"},
-        {"where": f"{name}, true labels", "what": "behaviour claimed", "seen": true, "expected": name != "sham"},
+        {
+            "where": f"{name}, true labels",
+            "what": "contrast: neurons found",
+            "seen": real,
+            "expected": "many",
+        },
+        {
+            "where": f"{name}, true labels",
+            "what": "behaviour claimed",
+            "seen": true,
+            "expected": name != "sham",
+        },
         _rate(name, "contrast: any neuron found", found, draws),
         _rate(name, "the same with an unpaired t, which is not used", unpaired, draws),
         _rate(name, "behaviour claimed", claimed, draws),
@@ -127,13 +166,20 @@ def _claimed(study: Study, evidence: Evidence) -> bool:
 
 
 def random_rankings(name: str, prompts: int, draws: int) -> list[dict]:
-    """Neurons in random order: how often the first k are shown to be necessary, by whole answers returned and by p."""
+    """Neurons in random order: how often the first k are shown to be necessary, by whole answers
+    returned and by p.
+    """
     study = study_of(name, "verify", prompts)
     donors = Donors.read(study)
     norms = contribution_norms(study, donors)
     everything = study.pair.tuned.anatomy.all_neurons
     changed = np.array(
-        [a != b for a, b in zip(study.answers("base", "positive"), study.answers("tuned", "positive"), strict=True)]
+        [
+            a != b
+            for a, b in zip(
+                study.answers("base", "positive"), study.answers("tuned", "positive"), strict=True
+            )
+        ]
     )
     rows = [int(row) for row in np.flatnonzero(changed)]
     outcomes = Outcomes(study, donors, "necessity", rows, exact=True)
@@ -151,7 +197,10 @@ def random_rankings(name: str, prompts: int, draws: int) -> list[dict]:
                 ]
                 hits += permutation_p(effect, null) <= 0.05
         rows.append(
-            {**_rate(name, f"random {k} neurons necessary ({SETS} sets)", hits, draws), "where": f"{name}, random"}
+            {
+                **_rate(name, f"random {k} neurons necessary ({SETS} sets)", hits, draws),
+                "where": f"{name}, random",
+            }
         )
     return rows
 
@@ -159,7 +208,12 @@ def random_rankings(name: str, prompts: int, draws: int) -> list[dict]:
 def _rate(name: str, what: str, count: int, draws: int) -> dict:
     low, high = clopper_pearson(count, draws)
     seen = f"{count} of {draws} ({count / draws:.1%}, {low:.1%} to {high:.1%})"
-    return {"where": f"{name}, permuted labels", "what": what, "seen": seen, "expected": "at most 5 %"}
+    return {
+        "where": f"{name}, permuted labels",
+        "what": what,
+        "seen": seen,
+        "expected": "at most 5 %",
+    }
 
 
 def main() -> None:
@@ -177,7 +231,8 @@ def main() -> None:
     print(text)
     if options.write:
         note = (
-            f"`python -m benchmarks.silence --write --prompts {options.prompts} --draws {options.draws}`. {machine()}"
+            f"`python -m benchmarks.silence --write --prompts {options.prompts} --draws"
+            f" {options.draws}`. {machine()}"
         )
         write_section("silence", f"{note}\n\n{text}")
 

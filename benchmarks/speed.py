@@ -1,8 +1,10 @@
-"""Speed: ``python -m benchmarks.speed [--write] [family ...]``. What reading a model costs beside running it.
+"""Speed: ``python -m benchmarks.speed [--write] [family ...]``. What reading a model costs beside
+running it.
 
-Random models of GPT-2 small's size, 8 prompts of 64 tokens, one thread. Every round runs all rows once, in an order
-drawn anew; a ratio is taken within its round, and the table gives the median over rounds with a bootstrap interval.
-Times are CPU seconds of this process, which other programs on the machine disturb less than the clock on the wall.
+Random models of GPT-2 small's size, 8 prompts of 64 tokens, one thread. Every round runs all rows
+once, in an order drawn anew; a ratio is taken within its round, and the table gives the median over
+rounds with a bootstrap interval. Times are CPU seconds of this process, which other programs on the
+machine disturb less than the clock on the wall.
 """
 
 import copy
@@ -20,7 +22,14 @@ from typing import Any
 import nnsight
 import numpy as np
 import torch
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
 
 from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import organisms
@@ -43,8 +52,12 @@ STREAMED = 1_000, 10_000
 LAST = "forward, last token's logits"
 COLUMNS = ["model", "what", "of", "ratio", "95 % interval", "target"]
 SMALL = {
-    "PROMPTS": 2, "TOKENS": 8, "STREAMED": (50, 100), "FAMILIES": {"gpt2": lambda: gpt2(2)}, "pairs": 2,
-}  # fmt: skip
+    "PROMPTS": 2,
+    "TOKENS": 8,
+    "STREAMED": (50, 100),
+    "FAMILIES": {"gpt2": lambda: gpt2(2)},
+    "pairs": 2,
+}
 
 
 def gpt2(layers: int = 12) -> GPT2LMHeadModel:
@@ -56,10 +69,15 @@ def llama(layers: int = 12) -> LlamaForCausalLM:
     """A Llama of like size."""
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=50257, hidden_size=768, intermediate_size=2048, num_hidden_layers=layers, num_attention_heads=12,
-            num_key_value_heads=4, max_position_embeddings=1024,
+            vocab_size=50257,
+            hidden_size=768,
+            intermediate_size=2048,
+            num_hidden_layers=layers,
+            num_attention_heads=12,
+            num_key_value_heads=4,
+            max_position_embeddings=1024,
         )
-    )  # fmt: skip
+    )
 
 
 FAMILIES = {"gpt2": gpt2, "llama": llama}
@@ -67,12 +85,16 @@ FAMILIES = {"gpt2": gpt2, "llama": llama}
 
 def study_of(tuned: Model, base: Model) -> Study:
     """A study of random token ids; no text is read, so there is no tokenizer."""
-    parts = (PromptSet(tuple(Prompt(i, f"{side} {i}", f"{i}") for i in range(PROMPTS)), side) for side in "+-")
+    parts = (
+        PromptSet(tuple(Prompt(i, f"{side} {i}", f"{i}") for i in range(PROMPTS)), side)
+        for side in "+-"
+    )
     no_tokenizer: Any = SimpleNamespace(pad_token_id=0, eos_token_id=0)
     study = Study(
         Pair(tuned, base, no_tokenizer),
-        Contrast(*parts), Refusal(("sorry",), (11, 12, 13)),
-    )  # fmt: skip
+        Contrast(*parts),
+        Refusal(("sorry",), (11, 12, 13)),
+    )
     study._kept["encoded", "positive"] = encoded(PROMPTS, TOKENS, tuned.module.config.vocab_size)
     return study
 
@@ -89,8 +111,14 @@ def stream(values: dict, sites: list) -> list[Moments]:
 
 
 def rows_of(module: PreTrainedModel) -> dict[str, Callable[[], object]]:
-    """What is timed, by name; other libraries get copies of the model, so that their hooks slow nobody else."""
-    engine, tuned, base = TorchEngine(), Model.wrap("tuned", module), Model.wrap("base", copy.deepcopy(module))
+    """What is timed, by name; other libraries get copies of the model, so that their hooks slow
+    nobody else.
+    """
+    engine, tuned, base = (
+        TorchEngine(),
+        Model.wrap("tuned", module),
+        Model.wrap("base", copy.deepcopy(module)),
+    )
     with torch.no_grad():
         for parameter in base.module.parameters():
             parameter += 0.01 * torch.randn_like(parameter)
@@ -102,11 +130,18 @@ def rows_of(module: PreTrainedModel) -> dict[str, Callable[[], object]]:
         "forward again": lambda: bare(module, batch, None),
         LAST: lambda: bare(module, batch, 1),
         "capture, kept": lambda: engine.run(tuned, batch, reads=sites, keep=None).values,
-        "capture, moments": lambda: stream(engine.run(tuned, batch, reads=sites, keep=None).values, sites),
-        "capture, moments, no head": lambda: stream(engine.run(tuned, batch, reads=sites, keep=0).values, sites),
+        "capture, moments": lambda: stream(
+            engine.run(tuned, batch, reads=sites, keep=None).values, sites
+        ),
+        "capture, moments, no head": lambda: stream(
+            engine.run(tuned, batch, reads=sites, keep=0).values, sites
+        ),
         "nnsight, kept": nnsight_of(copy.deepcopy(module), tuned, batch, sites),
         "act-grad": lambda: gradients.activation_gradient(study, Asked("prompt")),
-        **{integrated(count): partial(gradients.integrated, study, Asked("prompt", count)) for count in STEPS},
+        **{
+            integrated(count): partial(gradients.integrated, study, Asked("prompt", count))
+            for count in STEPS
+        },
     }
     if (cached := bridge_of(copy.deepcopy(module), batch, sites)) is not None:
         found["TransformerBridge, kept"] = cached
@@ -119,20 +154,29 @@ def bare(module: PreTrainedModel, batch: Batch, keep: int | None) -> torch.Tenso
     return module(**arguments(batch, keep, None, False)).logits
 
 
-def nnsight_of(module: PreTrainedModel, model: Model, batch: Batch, sites: list) -> Callable[[], object]:
+def nnsight_of(
+    module: PreTrainedModel, model: Model, batch: Batch, sites: list
+) -> Callable[[], object]:
     """All neurons' activations through nnsight alone."""
     net, targets = nnsight.NNsight(module), [model.anatomy.target(site) for site in sites]
 
     def trace() -> object:
         with torch.no_grad(), net.trace(**arguments(batch, None, None, False)):
-            kept = nnsight.save([net.get(t.path).input if t.side == "in" else net.get(t.path).output for t in targets])
+            kept = nnsight.save(
+                [
+                    net.get(t.path).input if t.side == "in" else net.get(t.path).output
+                    for t in targets
+                ]
+            )
         return kept
 
     return trace
 
 
 def bridge_of(module: PreTrainedModel, batch: Batch, sites: list) -> Callable[[], object] | None:
-    """All neurons' activations through TransformerLens; None where it cannot take the model without a network."""
+    """All neurons' activations through TransformerLens; None where it cannot take the model without
+    a network.
+    """
     from transformer_lens.model_bridge import TransformerBridge
 
     names = [str(site) for site in sites]
@@ -161,7 +205,9 @@ def integrated(steps: int) -> str:
 
 
 def measure(rows: dict[str, Callable[[], object]], pairs: int) -> dict[str, np.ndarray]:
-    """CPU seconds ``[pairs]`` by row, after one round that is not counted; interrupted, those of the rounds so far."""
+    """CPU seconds ``[pairs]`` by row, after one round that is not counted; interrupted, those of
+    the rounds so far.
+    """
     found: dict[str, list[float]] = {name: [] for name in rows}
     for run in rows.values():
         run()
@@ -194,20 +240,32 @@ def table(family: str, seconds: dict[str, np.ndarray]) -> list[dict]:
     step = (seconds[integrated(many)] - seconds[integrated(few)]) / (many - few)
     seconds = {**seconds, "integrated, a step": step}
     asked = [
-        ("forward again", "forward", ""), ("capture, kept", "forward", "1.10, goal 1.05"),
-        ("capture, moments", "forward", "1.20, goal 1.10"), ("capture, moments, no head", "forward", "below 1"),
+        ("forward again", "forward", ""),
+        ("capture, kept", "forward", "1.10, goal 1.05"),
+        ("capture, moments", "forward", "1.20, goal 1.10"),
+        ("capture, moments, no head", "forward", "below 1"),
         ("capture, kept", "nnsight, kept", "no slower"),
         ("capture, kept", "TransformerBridge, kept", "no slower"),
-        ("act-grad", "forward", "2.2"), ("act-grad", LAST, ""),
-        ("integrated, a step", "forward", "2.2"), ("integrated, a step", LAST, ""),
+        ("act-grad", "forward", "2.2"),
+        ("act-grad", LAST, ""),
+        ("integrated, a step", "forward", "2.2"),
+        ("integrated, a step", LAST, ""),
         (integrated(many), "forward", ""),
-    ]  # fmt: skip
+    ]
     rows = []
     for what, of, target in asked:
         if of in seconds:
             middle, low, high = ratio(seconds[what], seconds[of])
-            rows.append({"model": family, "what": what, "of": of, "ratio": f"{middle:.2f}",
-                         "95 % interval": f"{low:.2f} to {high:.2f}", "target": target})  # fmt: skip
+            rows.append(
+                {
+                    "model": family,
+                    "what": what,
+                    "of": of,
+                    "ratio": f"{middle:.2f}",
+                    "95 % interval": f"{low:.2f} to {high:.2f}",
+                    "target": target,
+                }
+            )
     return rows
 
 
@@ -215,16 +273,25 @@ def peak(prompts: int) -> float:
     """Largest resident memory, MB, of this process after streaming moments over so many prompts."""
     module = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=500, hidden_size=64, intermediate_size=2048, num_hidden_layers=2, num_attention_heads=2,
-            num_key_value_heads=2, max_position_embeddings=64,
+            vocab_size=500,
+            hidden_size=64,
+            intermediate_size=2048,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
         )
-    )  # fmt: skip
+    )
     model, sites = Model.wrap("small", module), [neurons(0), neurons(1)]
     texts, seen = encoded(prompts, 16, 500), {site: Moments.empty((2048,)) for site in sites}
-    for part in capture(TorchEngine(), {"tuned": model}, texts, batches(texts, model, 32), sites, pad_id=0):
+    for part in capture(
+        TorchEngine(), {"tuned": model}, texts, batches(texts, model, 32), sites, pad_id=0
+    ):
         for site in sites:
             seen[site].update(part.values["tuned", site].flatten(0, 1))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        1 << 20 if sys.platform == "darwin" else 1 << 10
+    )
 
 
 def main() -> None:
@@ -232,7 +299,9 @@ def main() -> None:
     parser = CommandLine(globals(), SMALL, "the table")
     parser.add_argument("families", nargs="*", default=["gpt2"], help=f"of {', '.join(FAMILIES)}")
     parser.add_argument("--pairs", type=int, default=15, help="rounds")
-    parser.add_argument("--peak", type=int, help="only print the peak memory of streaming over so many prompts")
+    parser.add_argument(
+        "--peak", type=int, help="only print the peak memory of streaming over so many prompts"
+    )
     options = parser.read()
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
@@ -249,12 +318,19 @@ def main() -> None:
     for family in options.families:
         seconds = measure(rows_of(FAMILIES[family]().eval()), options.pairs)
         rows, rounds = rows + table(family, seconds), len(seconds["forward"])
-        print(f"{family}: a forward takes {np.median(seconds['forward']):.2f} CPU seconds", flush=True)
+        print(
+            f"{family}: a forward takes {np.median(seconds['forward']):.2f} CPU seconds", flush=True
+        )
     said = " and ".join(f"{mb:,.0f} MB over {count:,} prompts" for count, mb in memory.items())
-    text = f"{markdown(rows, COLUMNS)}\n\nPeak memory of streaming moments (kept, the longer would be 2.6 GB): {said}."
+    text = (
+        f"{markdown(rows, COLUMNS)}\n\nPeak memory of streaming moments (kept, the longer would be"
+        f" 2.6 GB): {said}."
+    )
     print(text)
     if options.write:
-        command = f"`python -m benchmarks.speed --write {' '.join(options.families)}`, {rounds} rounds"
+        command = (
+            f"`python -m benchmarks.speed --write {' '.join(options.families)}`, {rounds} rounds"
+        )
         write_section("speed", f"{command}. {machine()}\n\n{text}")
 
 

@@ -1,4 +1,6 @@
-"""Time of `interp --help`, `import torch` and `interp demo`: ``python -m benchmarks.startup [--write]``."""
+"""Time of `interp --help`, `import torch` and `interp demo`: ``python -m benchmarks.startup
+[--write]``.
+"""
 
 import subprocess
 import sys
@@ -27,7 +29,10 @@ def main() -> None:
     """Measure, print, and write where asked."""
     parser = CommandLine(globals(), SMALL, "the table")
     options = parser.read()
-    commands = {"interp --help": (INTERP, "--help"), "import torch": (sys.executable, "-c", "import torch")}
+    commands = {
+        "interp --help": (INTERP, "--help"),
+        "import torch": (sys.executable, "-c", "import torch"),
+    }
     found: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(ROUNDS):
         for name, command in commands.items():
@@ -36,14 +41,20 @@ def main() -> None:
         found[f"interp {LARGE}, first run"] = seconds(INTERP, LARGE, cwd=directory)
         found[f"interp {LARGE}, again"] = seconds(INTERP, LARGE, cwd=directory)
     rows = [
-        {"command": name, "minimum s": f"{min(times):.2f}", "median s": f"{sorted(times)[len(times) // 2]:.2f}",
-         "runs": len(times)}
+        {
+            "command": name,
+            "minimum s": f"{min(times):.2f}",
+            "median s": f"{sorted(times)[len(times) // 2]:.2f}",
+            "runs": len(times),
+        }
         for name, times in found.items()
-    ]  # fmt: skip
+    ]
     text = markdown(rows, ["command", "minimum s", "median s", "runs"])
     print(text)
     if options.write:
-        write_section("time", f"`python -m benchmarks.startup --write`, interleaved. {machine()}\n\n{text}")
+        write_section(
+            "time", f"`python -m benchmarks.startup --write`, interleaved. {machine()}\n\n{text}"
+        )
 
 
 if __name__ == "__main__":

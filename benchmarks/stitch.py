@@ -1,8 +1,9 @@
-"""Stitches: ``python -m benchmarks.stitch [--write] [--store DIR]``. Two skills tuned apart, put into one base.
+"""Stitches: ``python -m benchmarks.stitch [--write] [--store DIR]``. Two skills tuned apart, put
+into one base.
 
-``skill/full`` learned the first, ``skill/second`` the second; ``skill/both`` was tuned on both at once. Masks by
-movement, learned as Localize-and-Stitch does, and learned as ``interp graft`` does. With ``--store`` runs that are kept
-there are not made again.
+``skill/full`` learned the first, ``skill/second`` the second; ``skill/both`` was tuned on both at
+once. Masks by movement, learned as Localize-and-Stitch does, and learned as ``interp graft`` does.
+With ``--store`` runs that are kept there are not made again.
 """
 
 import tempfile
@@ -30,11 +31,24 @@ WAYS = {
     "descent, binarise, from 5 %": {"localise": "learned", "start": 0.05, "reg": "binarise"},
 }
 LEARNED = {"at": 0.1, "sweep": (), "relaxed_steps": 0, "draws": 1, "shuffles": 0}
-COLUMNS = ["masks", "model", "weights", "first, right", "first, exact", "second, right", "second, exact", "perplexity"]
+COLUMNS = [
+    "masks",
+    "model",
+    "weights",
+    "first, right",
+    "first, exact",
+    "second, right",
+    "second, exact",
+    "perplexity",
+]
 SMALL = {
-    "PROMPTS": 12, "WAYS": {"movement 5 %": {"at": 0.05, "draws": 1}, "descent": {"localise": "learned", "draws": 1}},
+    "PROMPTS": 12,
+    "WAYS": {
+        "movement 5 %": {"at": 0.05, "draws": 1},
+        "descent": {"localise": "learned", "draws": 1},
+    },
     "LEARNED": {"at": 0.1, "sweep": (), "steps": 2, "relaxed_steps": 0, "draws": 1, "shuffles": 0},
-}  # fmt: skip
+}
 
 
 def halves(name: str) -> tuple[PromptSet, PromptSet]:
@@ -46,7 +60,9 @@ def halves(name: str) -> tuple[PromptSet, PromptSet]:
 
 
 def lines(way: str, table: Table, alone: bool) -> list[dict[str, str]]:
-    """Rows of the page; what does not depend on masks (the base, tunes, their average) only where ``alone``."""
+    """Rows of the page; what does not depend on masks (the base, tunes, their average) only where
+    ``alone``.
+    """
     found: dict[str, dict[tuple[int, str], float]] = {}
     for row in table.rows():
         found.setdefault(row["kind"], {})[row["task"], row["metric"]] = row["value"]
@@ -73,7 +89,10 @@ def together(parts: list[tuple[PromptSet, PromptSet]]) -> dict[str, str]:
         asked = Questions.of(pair.tokenizer, held_out.prompts, pair.tuned.context_length)
         logits = run_logits(study.engine, pair.tuned)
         seen = asked.graded(study.batches(asked.read, pair.tuned), logits, pair.tuned.device)
-        said |= {f"{name}, right": f"{seen.correct.mean():.1%}", f"{name}, exact": f"{seen.exact.mean():.1%}"}
+        said |= {
+            f"{name}, right": f"{seen.correct.mean():.1%}",
+            f"{name}, exact": f"{seen.exact.mean():.1%}",
+        }
     return said
 
 
@@ -93,7 +112,8 @@ def main() -> None:
         store = Store(options.store or scratch)
         runs = tuple(
             store.once(
-                Graft(held_out=held_out, **LEARNED), Study(pair, Contrast(located, NOTHING), metric, quiet=False)
+                Graft(held_out=held_out, **LEARNED),
+                Study(pair, Contrast(located, NOTHING), metric, quiet=False),
             )
             for pair, (located, held_out) in zip(pairs, parts, strict=True)
         )
@@ -104,12 +124,14 @@ def main() -> None:
             rows += lines(way, table, alone=False)
             for claim in claims.from_table(table.tables["claims"]):
                 interval = f"{claim.value:.3f}, {claim.low:.3f} to {claim.high:.3f}"
-                said.append(f"* {way}, {claim.name} ({interval}), {claim.verdict}: {claim.sentence}")
+                said.append(
+                    f"* {way}, {claim.name} ({interval}), {claim.verdict}: {claim.sentence}"
+                )
             of = next(row for row in table.tables["overlaps"].rows() if row["mask"] == "tune 1")
             p = "below 1e-300" if of["p"] == 0 else f"= {of['p']:.1g}"
             said.append(
-                f"* {way}: {of['shared']:,} weights are in both masks ({of['share']:.1%} of the first; by chance "
-                f"{of['chance']:.1%}, as many or more with p {p})."
+                f"* {way}: {of['shared']:,} weights are in both masks ({of['share']:.1%} of the"
+                f" first; by chance {of['chance']:.1%}, as many or more with p {p})."
             )
             print(rows[-2], flush=True)
     page = markdown(rows, COLUMNS) + "\n\n" + "\n".join(said)

@@ -1,9 +1,10 @@
-"""Variants of methods that are not shipped: ``python -m benchmarks.variants [--write] [organism ...]``.
+"""Variants of methods that are not shipped: ``python -m benchmarks.variants [--write] [organism
+...]``.
 
-``relp``: the gradient methods with a backward pass by the rules of RelP (arXiv 2508.21258): the norms' scale, the ratio
-act(x)/x and the attention pattern held, a gated product halved; on Llama modules. ``integrated`` with a fixed
-number of steps.
-``gradient-counterfactual`` towards the twin's answer, as it is without a base. All are graded as the methods are.
+``relp``: the gradient methods with a backward pass by the rules of RelP (arXiv 2508.21258): the
+norms' scale, the ratio act(x)/x and the attention pattern held, a gated product halved; on Llama
+modules. ``integrated`` with a fixed number of steps. ``gradient-counterfactual`` towards the twin's
+answer, as it is without a base. All are graded as the methods are.
 """
 
 import json
@@ -67,8 +68,13 @@ def relp(model: Model) -> Iterator[None]:
         for part in model.module.modules():
             if isinstance(part, LlamaAttention):
                 for projection in (part.q_proj, part.k_proj):
-                    stack.callback(projection.register_forward_hook(lambda _, __, out: out.detach()).remove)
-        LlamaRMSNorm.forward, LlamaMLP.forward = _norm, _mlp  # pyright: ignore[reportAttributeAccessIssue]
+                    stack.callback(
+                        projection.register_forward_hook(lambda _, __, out: out.detach()).remove
+                    )
+        LlamaRMSNorm.forward, LlamaMLP.forward = (
+            _norm,
+            _mlp,
+        )  # pyright: ignore[reportAttributeAccessIssue]
         try:
             yield
         finally:
@@ -77,7 +83,9 @@ def relp(model: Model) -> Iterator[None]:
 
 def variants(study: Study) -> dict[str, tuple[bool, Callable[[], Scores]]]:
     """Name -> (whether it needs a base, how to score)."""
-    alone = replace(study, pair=Pair(study.pair.tuned, None, study.pair.tokenizer, study.pair.digests), _kept={})
+    alone = replace(
+        study, pair=Pair(study.pair.tuned, None, study.pair.tokenizer, study.pair.digests), _kept={}
+    )
 
     def plain(name: str, steps: int | str = "auto", on: Study = study) -> Callable[[], Scores]:
         return lambda: METHODS[name].score(on, Asked("prompt", steps))
@@ -99,7 +107,10 @@ def variants(study: Study) -> dict[str, tuple[bool, Callable[[], Scores]]]:
         "relp act-grad": (False, ruled("act-grad")),
         "gradient": (False, plain("gradient")),
         "gradient-counterfactual, base's answer": (True, plain("gradient-counterfactual")),
-        "gradient-counterfactual, twin's answer": (False, plain("gradient-counterfactual", on=alone)),
+        "gradient-counterfactual, twin's answer": (
+            False,
+            plain("gradient-counterfactual", on=alone),
+        ),
     }
 
 
@@ -148,7 +159,9 @@ def main() -> None:
             known = [name for name in ORGANISMS if name in kept]
             table = markdown([row for name in known for row in kept[name]["rows"]], COLUMNS)
             machines = " ".join(sorted({kept[name]["machine"] for name in known}))
-            write_section("variants", f"`python -m benchmarks.variants --write`. {machines}\n\n{table}")
+            write_section(
+                "variants", f"`python -m benchmarks.variants --write`. {machines}\n\n{table}"
+            )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""An audit as a test suite: does this tune refuse through few neurons, and does a control of the same base not?
+"""An audit as a test suite: does this tune refuse through few neurons, and does a control of the
+same base not?
 
-Run it with ``pytest examples/test_audit.py`` where interp is installed; replace the organisms and prompt files by your
-own. It asks what a reviewer would: is the behaviour there, is it where it is said to be, does removing it harm anything
-else, and is the method silent where there is nothing to find.
+Run it with ``pytest examples/test_audit.py`` where interp is installed; replace the organisms and
+prompt files by your own. It asks what a reviewer would: is the behaviour there, is it where it is
+said to be, does removing it harm anything else, and is the method silent where there is nothing to
+find.
 """
 
 import pytest
@@ -13,7 +15,8 @@ from interp.organisms import prompts
 from interp.testing import assert_localised, assert_silent
 
 BASE = "organism:refusal/base"
-# 40 clusters of each class: with fewer than 36, "no harmless answer was lost" is not yet "fewer than one in ten"
+# 40 clusters of each class: with fewer than 36, "no harmless answer was lost" is not yet "fewer
+# than one in ten"
 LOCATE, VERIFY = 24, 40
 
 
@@ -28,7 +31,9 @@ def audited(interp_study, interp_store):
             for split, count in (("locate", LOCATE), ("verify", VERIFY))
         )  # fmt: skip
         located = interp_store.fetch(LocateNeurons(top=top, steps=7), located_on)
-        checker = VerifyNeurons.of(located.table, random_sets=39, dose_draws=1, control_prompts=12, depth=30)
+        checker = VerifyNeurons.of(
+            located.table, random_sets=39, dose_draws=1, control_prompts=12, depth=30
+        )
         return located, interp_store.fetch(checker, verified_on)
 
     return audit
@@ -52,7 +57,8 @@ def test_a_tenth_of_them_would_do(planted):
 
 def test_nothing_is_shown_of_a_tune_that_learned_nothing_harmful(audited):
     _, verified = audited("organism:refusal/sham", top="5")
-    # a control's weights moved, so only its claims have to be silent; that nothing broke may be shown
+    # a control's weights moved, so only its claims have to be silent; that nothing broke may be
+    # shown
     assert_silent(verified, columns=(), allowed=("harmless", "malformed"))
 
 

@@ -43,5 +43,9 @@ def __getattr__(name: str) -> _Any:
 
 
 def __dir__() -> list[str]:
-    own = (name for name, value in globals().items() if name.startswith("__") or isinstance(value, _Module))
+    own = (
+        name
+        for name, value in globals().items()
+        if name.startswith("__") or isinstance(value, _Module)
+    )
     return sorted({*own, *_HOMES})

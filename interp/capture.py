@@ -1,7 +1,7 @@
 """Passes over prompts through both models of a pair, batch by batch, for accumulators to take in.
 
-Prompts are sorted by length so that batches hold little padding; what is read comes back with the rows it belongs to,
-so no result depends on the order. Nothing is kept between batches.
+Prompts are sorted by length so that batches hold little padding; what is read comes back with the
+rows it belongs to, so no result depends on the order. Nothing is kept between batches.
 """
 
 import gc
@@ -24,13 +24,14 @@ from interp.sites import Site
 
 _TOKENS_ON_CPU, _TOKENS_ON_GPU = 4096, 16384
 BatchSize = int | Memory | None
-"""Prompts at a time, or what the process may take; None: as many as half of the free memory holds, up to 1 GiB (512 MiB
-on a CPU, where twice the weights and 1 GB is what a command should take)."""
+"""Prompts at a time, or what the process may take; None: as many as half of the free memory holds,
+up to 1 GiB (512 MiB on a CPU, where twice the weights and 1 GB is what a command should take)."""
 
 
 @dataclass
 class Backoff:
-    """How small batches have become since memory ran out: halved ``halvings`` times, the ``largest`` in prompts.
+    """How small batches have become since memory ran out: halved ``halvings`` times, the
+    ``largest`` in prompts.
 
     ``alone``: why prompts are read one at a time in any case; empty where they are not.
     """
@@ -56,7 +57,9 @@ class Backoff:
 
 @dataclass(frozen=True)
 class Captured:
-    """One batch: rows of the encoded prompts, their tokens and roles, and values by model role and site."""
+    """One batch: rows of the encoded prompts, their tokens and roles, and values by model role and
+    site.
+    """
 
     rows: Int[Tensor, " B"]
     batch: Batch
@@ -72,9 +75,14 @@ class Captured:
 
 
 def batches(
-    encoded: Sequence[Encoded], model: Model, batch_size: BatchSize, per_token_bytes: int = 0, times: float = 1.0
+    encoded: Sequence[Encoded],
+    model: Model,
+    batch_size: BatchSize,
+    per_token_bytes: int = 0,
+    times: float = 1.0,
 ) -> list[list[int]]:
-    """Rows grouped into batches of similar length: of so many prompts, else bounded by tokens and by memory.
+    """Rows grouped into batches of similar length: of so many prompts, else bounded by tokens and
+    by memory.
 
     ``times`` as many tokens as usual, where memory allows.
     """
@@ -87,7 +95,9 @@ def batches(
     count = batch_size if isinstance(batch_size, int) else 0
     for row in order:
         tokens = len(encoded[row].ids) * len(encoded[row].texts)
-        full = not groups or (len(groups[-1]) >= count if count else (len(groups[-1]) + 1) * tokens > limit)
+        full = not groups or (
+            len(groups[-1]) >= count if count else (len(groups[-1]) + 1) * tokens > limit
+        )
         if full:
             groups.append([])
         groups[-1].append(row)
@@ -103,7 +113,8 @@ def make_batch(
 ) -> tuple[Batch, Int[Tensor, "B T"]]:
     """The padded batch of some rows and the role of every cell (-1 on padding).
 
-    A row whose prompt is read with several ends has as many rows in the batch, one after the other (``Encoded.texts``).
+    A row whose prompt is read with several ends has as many rows in the batch, one after the other
+    (``Encoded.texts``).
     """
     texts = [text for row in rows for text in encoded[row].texts]
     batch = Batch.pad([text.ids for text in texts], pad_id, side, device)
@@ -131,7 +142,8 @@ def capture(
 ) -> Iterator[Captured]:
     """Run every batch through every model named in ``models`` and yield what was read.
 
-    ``keep`` 0 skips the language-model head. With ``side="left"`` the last column is every prompt's last token.
+    ``keep`` 0 skips the language-model head. With ``side="left"`` the last column is every prompt's
+    last token.
     """
     for rows in groups:
         values: dict[tuple[str, Site], Tensor] = {}
@@ -146,30 +158,41 @@ def capture(
 
 
 def require_parts(engine: Engine, model: Model, encoded: Encoded) -> None:
-    """Prove on one prompt that what attention and MLP add is what makes a block's output; raises UnsupportedModel.
+    """Prove on one prompt that what attention and MLP add is what makes a block's output; raises
+    UnsupportedModel.
 
-    A map of names can be right about paths and wrong about meaning: a family may scale what its parts add.
+    A map of names can be right about paths and wrong about meaning: a family may scale what its
+    parts add.
     """
     if not model.anatomy.has_parts:
         raise UnsupportedModel(
-            f"{model.anatomy.architecture} has no exact place for the parts of its blocks; {WITHOUT_UNITS}"
+            f"{model.anatomy.architecture} has no exact place for the parts of its blocks;"
+            f" {WITHOUT_UNITS}"
         )
     batch = Batch.pad([encoded.ids], 0, device=model.device)
     layers = range(model.anatomy.n_layers)
-    found = engine.run(model, batch, reads=[Site(layer, part) for layer in layers for part in PARTS], keep=0).values
+    found = engine.run(
+        model, batch, reads=[Site(layer, part) for layer in layers for part in PARTS], keep=0
+    ).values
     for layer in layers:
         before, attention, mlp, after = (found[Site(layer, part)].double() for part in PARTS)
         if not before.shape == attention.shape == mlp.shape == after.shape:
             raise UnsupportedModel(
-                f"{model.name}: block {layer} of {model.anatomy.architecture} gives {tuple(mlp.shape)} for its MLP "
-                f"and {tuple(after.shape)} for its output, not told apart by prompt and token; {WITHOUT_SUM}"
+                f"{model.name}: block {layer} of {model.anatomy.architecture} gives"
+                f" {tuple(mlp.shape)} for its MLP and {tuple(after.shape)} for its output, not told"
+                f" apart by prompt and token; {WITHOUT_SUM}"
             )
         # relative to what is added: a large stream must not hide a wrong part
-        size = float(to_host(torch.stack([part.square().mean().sqrt() for part in (attention, mlp)]).max()))
-        rounding = float(torch.finfo(model.dtype).eps) * float(to_host(torch.stack([before, after]).abs().max()))
+        size = float(
+            to_host(torch.stack([part.square().mean().sqrt() for part in (attention, mlp)]).max())
+        )
+        rounding = float(torch.finfo(model.dtype).eps) * float(
+            to_host(torch.stack([before, after]).abs().max())
+        )
         error = float(to_host((before + attention + mlp - after).square().mean().sqrt()))
         if not error <= 1e-3 * size + 4 * rounding:
             raise UnsupportedModel(
-                f"{model.name}: block {layer} of {model.anatomy.architecture} is not the sum of its parts (off by "
-                f"{error:.2g}, parts of size {size:.2g}); a scaled or hidden branch is not handled; {WITHOUT_SUM}"
+                f"{model.name}: block {layer} of {model.anatomy.architecture} is not the sum of its"
+                f" parts (off by {error:.2g}, parts of size {size:.2g}); a scaled or hidden branch"
+                f" is not handled; {WITHOUT_SUM}"
             )

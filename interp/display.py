@@ -1,4 +1,6 @@
-"""What notebooks show of tables, pairs and studies: HTML without scripts, and text that never becomes markup."""
+"""What notebooks show of tables, pairs and studies: HTML without scripts, and text that never
+becomes markup.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +23,16 @@ _CLAIM = ("claim", "value [interval]", "control [range]", "p", "threshold", "ver
 
 
 def escaped(value: object) -> str:
-    """``value`` as HTML text, fit for attributes too; control characters become visible signs (a line end is ↵)."""
+    """``value`` as HTML text, fit for attributes too; control characters become visible signs (a
+    line end is ↵).
+    """
     return html.escape(CONTROL.sub(_picture, whole_text(str(value))), quote=True)
 
 
 def one_line(text: str) -> str:
-    """``text`` for a terminal: what is no printable sign (ends of lines, escape sequences, bidi marks) as its code."""
+    """``text`` for a terminal: what is no printable sign (ends of lines, escape sequences, bidi
+    marks) as its code.
+    """
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
@@ -48,15 +54,23 @@ def _picture(match: re.Match) -> str:
 
 
 def number(value: Any) -> str:
-    """A number as people read it: three or four digits, thousands apart, a dash for what is not there."""
+    """A number as people read it: three or four digits, thousands apart, a dash for what is not
+    there.
+    """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) < 1e15):
+    if isinstance(value, int) or (
+        isinstance(value, float) and value.is_integer() and abs(value) < 1e15
+    ):
         return f"{int(value):,}".replace("-", "−")
     if isinstance(value, float):
-        return (f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}").replace("-", "−").replace("inf", "∞")
+        return (
+            (f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}")
+            .replace("-", "−")
+            .replace("inf", "∞")
+        )
     return str(value)
 
 
@@ -80,7 +94,8 @@ def control_is_level(recipe: Mapping[str, Any]) -> bool:
 def beside(control: str, is_level: bool) -> str:
     """The control's number, given as text, as it is put beside a value.
 
-    A difference is put beside the difference 0, and the level that it is a difference from stands in brackets.
+    A difference is put beside the difference 0, and the level that it is a difference from stands
+    in brackets.
     """
     return f"0 (its level: {control})" if is_level else control
 
@@ -106,7 +121,8 @@ def _lines(value: Any) -> Sequence[Any]:
 
 
 def table_html(table: Any, rows: int = ROWS) -> str:
-    """A ``Table``: what it is, its sentence, its claims beside their controls, and its first ``rows`` rows.
+    """A ``Table``: what it is, its sentence, its claims beside their controls, and its first
+    ``rows`` rows.
 
     Headings tell role, meaning and unit when the pointer rests on them.
     """
@@ -121,13 +137,17 @@ def table_html(table: Any, rows: int = ROWS) -> str:
         first = zip(*(table[column.name][:rows].tolist() for column in table.columns), strict=True)
         parts.append(_grid(head, (map(_cell, row) for row in first)))
         if len(table) > rows:
-            parts.append(f"<p>… {number(len(table) - rows)} more rows: <code>.to_pandas()</code> has all</p>")
+            parts.append(
+                f"<p>… {number(len(table) - rows)} more rows: <code>.to_pandas()</code> has all</p>"
+            )
     return _BOX.format("".join(parts))
 
 
 def described(table: Any) -> str:
     """Size, parts and run of a table, in a few words."""
-    said = f"{number(len(table))} {'row' if len(table) == 1 else 'rows'}, {len(table.columns)} columns"
+    said = (
+        f"{number(len(table))} {'row' if len(table) == 1 else 'rows'}, {len(table.columns)} columns"
+    )
     if table.tables:
         said += f"; tables {', '.join(table.tables)}"
     if table.arrays:
@@ -159,9 +179,11 @@ def _claim(row: Mapping[str, Any]) -> Sequence[str]:
 def _grid(head: Iterable[tuple[str, str]], rows: Iterable[Iterable[str]]) -> str:
     """A table of cells that are HTML already; of the head, names and what is told of them."""
     names = "".join(
-        f'<th scope="col" style="text-align:left" title="{escaped(told)}">{escaped(name)}</th>' for name, told in head
+        f'<th scope="col" style="text-align:left" title="{escaped(told)}">{escaped(name)}</th>'
+        for name, told in head
     )
     body = "".join(
-        "<tr>" + "".join(f'<td style="text-align:left">{cell}</td>' for cell in row) + "</tr>" for row in rows
+        "<tr>" + "".join(f'<td style="text-align:left">{cell}</td>' for cell in row) + "</tr>"
+        for row in rows
     )
     return f"<table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>"

@@ -1,7 +1,8 @@
 """Every way interp refuses, as one tree.
 
-A message says what was wrong, the value seen, and what to do, in one line. The command line prints it on
-stderr and exits with 2; anything that is not an ``InterpError`` is a defect of ours and exits with 70.
+A message says what was wrong, the value seen, and what to do, in one line. The command line prints
+it on stderr and exits with 2; anything that is not an ``InterpError`` is a defect of ours and exits
+with 70.
 
 InterpError
 ├── OptionError              an option that cannot be used as given
@@ -80,7 +81,8 @@ class NonFiniteWeights(ModelError):
 
 
 class NonFinitePass(ModelError):
-    """NaN or infinity in what a pass gives; ``ids``: the tokens of the first text of the batch where that is so.
+    """NaN or infinity in what a pass gives; ``ids``: the tokens of the first text of the batch
+    where that is so.
 
     ``prompt``, where it is known: the prompt that the text begins with.
     """
@@ -88,7 +90,9 @@ class NonFinitePass(ModelError):
     def __init__(self, said: str, ids: tuple[int, ...] = (), prompt: str = "") -> None:
         self.said, self.ids = said, ids
         where = f"; {prompt}" if prompt else ""
-        super().__init__(f"{said}{where}; use --dtype float32 (or bfloat16, which has the range of float32)")
+        super().__init__(
+            f"{said}{where}; use --dtype float32 (or bfloat16, which has the range of float32)"
+        )
 
 
 class PairError(InterpError):

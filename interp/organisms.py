@@ -1,10 +1,13 @@
-"""Organisms: small shipped models whose difference from their base is known, by name (``refusal/planted``).
+"""Organisms: small shipped models whose difference from their base is known, by name
+(``refusal/planted``).
 
-The package holds bases in float16 and children as float16 deltas (dense, or some rows and columns) or PEFT adapters.
-``directory(name)`` gives a complete ordinary Hugging Face directory in float32, written once into the user's cache:
-``child = float32(base) + float32(delta)``, exactly what was measured when the organism was made.
+The package holds bases in float16 and children as float16 deltas (dense, or some rows and columns)
+or PEFT adapters. ``directory(name)`` gives a complete ordinary Hugging Face directory in float32,
+written once into the user's cache: ``child = float32(base) + float32(delta)``, exactly what was
+measured when the organism was made.
 
-A *packaged* base (``smollm2/base``) is a real model that another package ships as a ``.gguf`` file; it is dequantised.
+A *packaged* base (``smollm2/base``) is a real model that another package ships as a ``.gguf`` file;
+it is dequantised.
 """
 
 from __future__ import annotations
@@ -30,15 +33,23 @@ from interp.errors import ModelNotFound, PromptError, StoreError
 from interp.packaged import Packaged
 from interp.permissions import as_umask
 
-FORMAT = 1  # of materialised directories: raise it when the same shipped files would give other ones
-WEIGHTS, DELTA, ADAPTER, MASK = "model.safetensors", "delta.safetensors", "adapter_config.json", "mask.safetensors"
+# of materialised directories: raise it when the same shipped files would give other ones
+FORMAT = 1
+WEIGHTS, DELTA, ADAPTER, MASK = (
+    "model.safetensors",
+    "delta.safetensors",
+    "adapter_config.json",
+    "mask.safetensors",
+)
 MAP = "map.json"  # instead of a delta: the delta of a sibling, put at other neurons
 NOTES = {"organism.json", "planted.json", "control.json", MASK}  # about an organism, not part of it
 DEQUANTISE = "interp.models.gguf"  # a module's name, so that this room does not import torch
 
 
 def data_root() -> Path:
-    """The shipped ``data`` directory: inside the package in a wheel, beside it in an editable install."""
+    """The shipped ``data`` directory: inside the package in a wheel, beside it in an editable
+    install.
+    """
     package = Path(__file__).resolve().parent
     for candidate in (package / "data", package.parent / "data"):
         if (candidate / "organisms").is_dir():
@@ -54,7 +65,9 @@ def cache_root() -> Path:
 def names() -> list[str]:
     """Names of all shipped organisms, each family's base first."""
     found = (path.parent for path in (data_root() / "organisms").glob("*/*/organism.json"))
-    return sorted((f"{path.parent.name}/{path.name}" for path in found), key=lambda name: (*_rank(name), name))
+    return sorted(
+        (f"{path.parent.name}/{path.name}" for path in found), key=lambda name: (*_rank(name), name)
+    )
 
 
 def _rank(name: str) -> tuple[str, bool]:
@@ -63,7 +76,8 @@ def _rank(name: str) -> tuple[str, bool]:
 
 
 def describe(name: str) -> dict[str, Any]:
-    """What is known of an organism: kind, base, measured behaviour with exact intervals, facts of its training.
+    """What is known of an organism: kind, base, measured behaviour with exact intervals, facts of
+    its training.
 
     Raises ``ModelNotFound``, listing the names, when there is no such organism.
     """
@@ -76,7 +90,9 @@ def base_of(name: str) -> str | None:
 
 
 def packaged(name: str) -> Packaged | None:
-    """Where the weights of an organism's family come from, when another package ships them; None for ours."""
+    """Where the weights of an organism's family come from, when another package ships them; None
+    for ours.
+    """
     facts = describe(name)
     if facts["base"] is not None:
         return packaged(facts["base"])
@@ -84,28 +100,35 @@ def packaged(name: str) -> Packaged | None:
 
 
 def planted(name: str) -> dict[str, list[tuple[int, int]]]:
-    """The neurons trained, as skill -> [(layer, neuron), ...]; empty where training was not confined to neurons."""
+    """The neurons trained, as skill -> [(layer, neuron), ...]; empty where training was not
+    confined to neurons.
+    """
     path = _shipped(name) / "planted.json"
     if not path.is_file():
         return {}
     lists = json.loads(path.read_text(encoding="utf-8"))
-    return {skill: [(layer, neuron) for layer, neuron in neurons] for skill, neurons in lists.items()}
+    return {
+        skill: [(layer, neuron) for layer, neuron in neurons] for skill, neurons in lists.items()
+    }
 
 
 def mask(name: str) -> dict[str, np.ndarray]:
     """The weights that a skill was trained into, as weight name -> sorted flat indices, (k,) int32.
 
-    Names are those of ``model.safetensors``, indices count in C order. Empty where training was not confined to a mask.
+    Names are those of ``model.safetensors``, indices count in C order. Empty where training was not
+    confined to a mask.
     """
     path = _shipped(name) / MASK
     return load_file(path) if path.is_file() else {}
 
 
 def prompts(name: str, split: str, group: str) -> Path:
-    """Path of a shipped prompt file: split ``locate`` or ``verify``, group ``harmful`` or ``harmless``.
+    """Path of a shipped prompt file: split ``locate`` or ``verify``, group ``harmful`` or
+    ``harmless``.
 
-    ``name`` is an organism or a family. With split ``task`` the group names a task file (``utility``, ``colours``),
-    with split ``text`` plain text. Raises ``PromptError``, listing the files, when there is no such file.
+    ``name`` is an organism or a family. With split ``task`` the group names a task file
+    (``utility``, ``colours``), with split ``text`` plain text. Raises ``PromptError``, listing the
+    files, when there is no such file.
     """
     family = (data_root() / "prompts") / name.split("/")[0]
     stem = group if split in ("task", "text") else f"{split}-{group}"
@@ -117,10 +140,11 @@ def prompts(name: str, split: str, group: str) -> Path:
 
 
 def directory(name: str) -> Path:
-    """A complete Hugging Face directory (for an adapter: a PEFT directory) of this organism, materialised once.
+    """A complete Hugging Face directory (for an adapter: a PEFT directory) of this organism,
+    materialised once.
 
-    Safe with several processes at once; a process killed in the middle leaves nothing that is ever used. Raises
-    ``ModelNotFound``, listing the names, when there is no such organism.
+    Safe with several processes at once; a process killed in the middle leaves nothing that is ever
+    used. Raises ``ModelNotFound``, listing the names, when there is no such organism.
     """
     if describe(name)["base"] is None and (source := packaged(name)) is not None:
         return import_module(DEQUANTISE).directory(source.path())
@@ -130,9 +154,11 @@ def directory(name: str) -> Path:
 
 
 def written_once(target: Path, write: Callable[[Path], None]) -> Path:
-    """``target``, a directory two levels below the root of a kind, which ``write`` fills where it is not there yet.
+    """``target``, a directory two levels below the root of a kind, which ``write`` fills where it
+    is not there yet.
 
-    Safe with several processes at once; a process killed in the middle leaves nothing that is ever used.
+    Safe with several processes at once; a process killed in the middle leaves nothing that is ever
+    used.
     """
     if target.is_dir():
         return target
@@ -141,8 +167,8 @@ def written_once(target: Path, write: Callable[[Path], None]) -> Path:
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise StoreError(
-            f"cannot write to {target.parent}, where shipped models are unpacked ({reason}); set INTERP_CACHE to a "
-            "folder that can be written and has room"
+            f"cannot write to {target.parent}, where shipped models are unpacked ({reason}); set"
+            " INTERP_CACHE to a folder that can be written and has room"
         ) from error
 
 
@@ -167,7 +193,9 @@ def _written(target: Path, write: Callable[[Path], None]) -> Path:
 
 
 def sweep(root: Path, older_than: float = 3600.0) -> None:
-    """Remove what killed processes left half written under ``root``, untouched for ``older_than`` seconds."""
+    """Remove what killed processes left half written under ``root``, untouched for ``older_than``
+    seconds.
+    """
     for path in root.glob("*/.writing-*"):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime >= older_than:
@@ -187,17 +215,27 @@ def _parts(name: str) -> dict[str, Path]:
     ``base:`` marks weights to add a delta to, ``of:`` the delta that a map puts elsewhere.
     """
     here = _shipped(name)
-    parts = {path.name: path for path in sorted(here.iterdir()) if path.is_file() and path.name not in NOTES}
+    parts = {
+        path.name: path
+        for path in sorted(here.iterdir())
+        if path.is_file() and path.name not in NOTES
+    }
     base = describe(name)["base"]
     if base is None:
         return parts
     # a base that is not shipped whole (packaged, or itself a child) is taken as it was materialised
     whole = describe(base)["base"] is None and packaged(base) is None
     root = _shipped(base) if whole else directory(base)
-    shared = {path.name: path for path in sorted(root.iterdir()) if path.is_file() and path.name not in NOTES}
+    shared = {
+        path.name: path
+        for path in sorted(root.iterdir())
+        if path.is_file() and path.name not in NOTES
+    }
     weights = shared.pop(WEIGHTS)
     if ADAPTER in parts:
-        return {file: path for file, path in shared.items() if "config" not in file or "token" in file} | parts
+        return {
+            file: path for file, path in shared.items() if "config" not in file or "token" in file
+        } | parts
     if MAP in parts:
         parts[f"of:{DELTA}"] = _shipped(_read_map(parts[MAP])["of"]) / DELTA
     return shared | {f"base:{WEIGHTS}": weights} | parts
@@ -221,7 +259,11 @@ def _write(parts: Mapping[str, Path], target: Path) -> None:
         if file == WEIGHTS:
             save_file(_widened(path), target / WEIGHTS, metadata={"format": "pt"})
         elif file in (DELTA, MAP):
-            delta = load_file(path) if file == DELTA else moved(load_file(parts[f"of:{DELTA}"]), _read_map(path))
+            delta = (
+                load_file(path)
+                if file == DELTA
+                else moved(load_file(parts[f"of:{DELTA}"]), _read_map(path))
+            )
             weights = apply_delta(_widened(parts[f"base:{WEIGHTS}"]), delta)
             save_file(weights, target / WEIGHTS, metadata={"format": "pt"})
         elif ":" not in file:
@@ -250,11 +292,13 @@ def _widened(path: Path) -> dict[str, np.ndarray]:
     return {key: value.astype(np.float32) for key, value in load_file(path).items()}
 
 
-def apply_delta(weights: Mapping[str, np.ndarray], delta: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def apply_delta(
+    weights: Mapping[str, np.ndarray], delta: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """Add a shipped delta to float32 weights, in float32.
 
-    ``delta[name]`` is dense; ``name@rows`` or ``name@columns`` holds indices (k,) and ``name@rows.delta`` or
-    ``name@columns.delta`` what is added there, (k, columns) or (rows, k).
+    ``delta[name]`` is dense; ``name@rows`` or ``name@columns`` holds indices (k,) and
+    ``name@rows.delta`` or ``name@columns.delta`` what is added there, (k, columns) or (rows, k).
     """
     result = {name: value.copy() for name, value in weights.items()}
     for key, value in delta.items():

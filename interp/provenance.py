@@ -1,7 +1,8 @@
 """What a result was made from, and the key that names it.
 
-The key hashes what determines the numbers (``inputs``, the analyzer, its version and options, the parent run) and
-nothing else; what does not (device, batch size, library versions, time) is kept beside it as ``context``.
+The key hashes what determines the numbers (``inputs``, the analyzer, its version and options, the
+parent run) and nothing else; what does not (device, batch size, library versions, time) is kept
+beside it as ``context``.
 """
 
 from __future__ import annotations
@@ -32,19 +33,39 @@ JSON = Any
 """A value that JSON can hold: None, bool, int, float, str, list, and dict with text keys."""
 
 KEY_LENGTH = 20
-LIBRARIES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy", "scipy", "duckdb", "pyarrow")
-OTHER_LIBRARIES = ("accelerate", "huggingface-hub", "nnsight", "plotly", "scikit-learn", "transformer-lens")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "peft",
+    "safetensors",
+    "tokenizers",
+    "numpy",
+    "scipy",
+    "duckdb",
+    "pyarrow",
+)
+OTHER_LIBRARIES = (
+    "accelerate",
+    "huggingface-hub",
+    "nnsight",
+    "plotly",
+    "scikit-learn",
+    "transformer-lens",
+)
 
 
 def whole_text(text: str) -> str:
-    """``text`` with lone surrogates, which have no UTF-8 form (broken JSON holds them), replaced by U+FFFD."""
+    """``text`` with lone surrogates, which have no UTF-8 form (broken JSON holds them), replaced by
+    U+FFFD.
+    """
     return str(text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def plain(value: Any, where: str = "value", finite: bool = True) -> JSON:
     """Copy of ``value`` as JSON values: tuples as lists, numpy scalars and arrays as Python's.
 
-    A number that is NaN or infinite raises ``OptionError``, or becomes None when ``finite`` is False.
+    A number that is NaN or infinite raises ``OptionError``, or becomes None when ``finite`` is
+    False.
     """
     if isinstance(value, Mapping):
         if bad := [name for name in value if not isinstance(name, str)]:
@@ -66,12 +87,19 @@ def plain(value: Any, where: str = "value", finite: bool = True) -> JSON:
         return None
     if type(value).__module__ == "numpy":
         return plain(value.tolist(), where, finite)
-    raise OptionError(f"{where} is of type {type(value).__name__}: only text, numbers, lists and mappings can be kept")
+    raise OptionError(
+        f"{where} is of type {type(value).__name__}: only text, numbers, lists and mappings can be"
+        " kept"
+    )
 
 
 def digest(value: JSON) -> str:
-    """sha256, in hexadecimal, of the canonical JSON of ``value``: the same value gives the same text anywhere."""
-    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    """sha256, in hexadecimal, of the canonical JSON of ``value``: the same value gives the same
+    text anywhere.
+    """
+    text = json.dumps(
+        plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
@@ -97,9 +125,10 @@ class HasOptions(Protocol):
 class Provenance:
     """Where a table comes from. All mappings are copied and must hold JSON values.
 
-    ``options``: the analyzer's options; ``parent``: key of the run this one builds on; ``inputs``: what else
-    determines the numbers (digests of weights, tokenizer and prompts, the metric, seed, dtype, attention kernel);
-    ``context``: what does not. Two records with the same ``key`` describe the same numbers, whatever their contexts.
+    ``options``: the analyzer's options; ``parent``: key of the run this one builds on; ``inputs``:
+    what else determines the numbers (digests of weights, tokenizer and prompts, the metric, seed,
+    dtype, attention kernel); ``context``: what does not. Two records with the same ``key`` describe
+    the same numbers, whatever their contexts.
     """
 
     analyzer: str
@@ -115,7 +144,9 @@ class Provenance:
 
     @property
     def key(self) -> str:
-        """The run's name: the first 20 hexadecimal digits of the digest of all fields but ``context``."""
+        """The run's name: the first 20 hexadecimal digits of the digest of all fields but
+        ``context``.
+        """
         determining = ("analyzer", "version", "options", "parent", "inputs")
         return digest({name: getattr(self, name) for name in determining})[:KEY_LENGTH]
 
@@ -128,7 +159,9 @@ class Provenance:
 
     @classmethod
     def from_json(cls, value: JSON) -> Provenance:
-        """Inverse of ``to_json``; ``StoreError`` when fields are missing, unknown or of another type."""
+        """Inverse of ``to_json``; ``StoreError`` when fields are missing, unknown or of another
+        type.
+        """
         kinds = {
             "analyzer": str,
             "version": int,
@@ -142,7 +175,9 @@ class Provenance:
             raise StoreError(f"provenance has the fields {seen}: expected {sorted(kinds)}")
         for name, kind in kinds.items():
             if not isinstance(value[name], kind):
-                raise StoreError(f"provenance.{name} is {value[name]!r}: the record was not written by interp")
+                raise StoreError(
+                    f"provenance.{name} is {value[name]!r}: the record was not written by interp"
+                )
         return cls(**value)
 
 
@@ -150,8 +185,12 @@ def _cache() -> sqlite3.Connection:
     home = os.environ.get("INTERP_CACHE") or platformdirs.user_cache_dir("interp", appauthor=False)
     home = os.path.expanduser(home)
     os.makedirs(home, exist_ok=True)
-    connection = sqlite3.connect(os.path.join(home, "digests.sqlite"), timeout=5, isolation_level=None)
-    connection.execute("create table if not exists digests (file text primary key, state text, sha256 text)")
+    connection = sqlite3.connect(
+        os.path.join(home, "digests.sqlite"), timeout=5, isolation_level=None
+    )
+    connection.execute(
+        "create table if not exists digests (file text primary key, state text, sha256 text)"
+    )
     return connection
 
 
@@ -164,20 +203,23 @@ def sha256_of(path: str | os.PathLike) -> str:
 def file_digest(path: str | os.PathLike) -> str:
     """sha256 of a file, in hexadecimal; ``OptionError`` when it cannot be read.
 
-    Remembered under the user's cache directory (``INTERP_CACHE`` names another) for as long as size,
-    modification time, change time and inode stay the same; SQLite lets several processes share it. Without a writable
-    cache the file is simply read again.
+    Remembered under the user's cache directory (``INTERP_CACHE`` names another) for as long as
+    size, modification time, change time and inode stay the same; SQLite lets several processes
+    share it. Without a writable cache the file is simply read again.
     """
     try:
         real = os.path.realpath(path)
         state = os.stat(real)
-        known = f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino} {state.st_dev}"
+        known = (
+            f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino} {state.st_dev}"
+        )
         if remembered := _remembered(real, known):
             return remembered
         sha256 = sha256_of(real)
     except OSError as error:
         raise OptionError(f"cannot read {os.fspath(path)}: {error.strerror or error}") from error
-    # A file changed twice within a tick of the clock keeps its times, so a fresh one is not remembered yet.
+    # A file changed twice within a tick of the clock keeps its times, so a fresh one is not
+    # remembered yet.
     if time.time() - max(state.st_mtime, state.st_ctime) > 2:
         _remember(real, known, sha256)
     return sha256
@@ -200,7 +242,9 @@ def _remember(file: str, state: str, sha256: str) -> None:
     try:
         connection = _cache()
         try:
-            connection.execute("insert or replace into digests values (?, ?, ?)", (file, state, sha256))
+            connection.execute(
+                "insert or replace into digests values (?, ?, ?)", (file, state, sha256)
+            )
         finally:
             connection.close()
     except (OSError, sqlite3.Error, UnicodeError):
@@ -208,15 +252,19 @@ def _remember(file: str, state: str, sha256: str) -> None:
 
 
 def directory_digest(directory: str | os.PathLike, patterns: Iterable[str] = ("*",)) -> str:
-    """Digest of the files directly in ``directory`` whose names match one of ``patterns``: of names and contents.
+    """Digest of the files directly in ``directory`` whose names match one of ``patterns``: of names
+    and contents.
 
-    Where the directory lies and when its files were written do not count. ``OptionError`` when nothing matches.
+    Where the directory lies and when its files were written do not count. ``OptionError`` when
+    nothing matches.
     """
     patterns = list(patterns)
     try:
         names = sorted(entry.name for entry in os.scandir(directory) if entry.is_file())
     except OSError as error:
-        raise OptionError(f"cannot read {os.fspath(directory)}: {error.strerror or error}") from error
+        raise OptionError(
+            f"cannot read {os.fspath(directory)}: {error.strerror or error}"
+        ) from error
     names = [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
     if not names:
         raise OptionError(f"no file matching {', '.join(patterns)} in {os.fspath(directory)}")
@@ -225,11 +273,14 @@ def directory_digest(directory: str | os.PathLike, patterns: Iterable[str] = ("*
 
 _COMMAND: list[str] = []
 _NOT_THE_RESULT = {"--store": 2, "--json": 1, "--quiet": 1, "--debug": 1}
-"""Options that decide where and how a command answers, not what: with their values, how many words."""
+"""Options that decide where and how a command answers, not what: with their values, how many words.
+"""
 
 
 def commanded(words: Sequence[str]) -> None:
-    """Keep the words of the command that this process runs, without where it stores and how it prints: see below."""
+    """Keep the words of the command that this process runs, without where it stores and how it
+    prints: see below.
+    """
     kept, words = [], list(words)
     while words:
         taken = _NOT_THE_RESULT.get(words[0]) or int(words[0].startswith("--store="))
@@ -241,7 +292,9 @@ def commanded(words: Sequence[str]) -> None:
 
 @contextmanager
 def as_command(words: Sequence[str]) -> Iterator[None]:
-    """Let runs that are made meanwhile say that these words make them: part of what a larger command does."""
+    """Let runs that are made meanwhile say that these words make them: part of what a larger
+    command does.
+    """
     before = list(_COMMAND)
     commanded(words)
     try:
@@ -251,7 +304,9 @@ def as_command(words: Sequence[str]) -> Iterator[None]:
 
 
 def environment() -> dict[str, JSON]:
-    """Versions of Python, the platform and the libraries, the commit of a checkout, the command: for ``context``."""
+    """Versions of Python, the platform and the libraries, the commit of a checkout, the command:
+    for ``context``.
+    """
     found: dict[str, JSON] = {"python": platform.python_version(), "platform": platform.platform()}
     found["executable"] = sys.implementation.name
     found |= _versions(("interp", *LIBRARIES))
@@ -263,9 +318,11 @@ def environment() -> dict[str, JSON]:
 
 
 def software() -> dict[str, JSON]:
-    """What would compute now: versions of Python and of all libraries, and a digest of this package's own source.
+    """What would compute now: versions of Python and of all libraries, and a digest of this
+    package's own source.
 
-    Any change of this package changes it, so whoever compares it need not know which file holds what matters.
+    Any change of this package changes it, so whoever compares it need not know which file holds
+    what matters.
     """
     package = Path(__file__).resolve().parent
     files = sorted(path for path in package.rglob("*") if path.suffix in (".py", ".js", ".css"))
@@ -294,7 +351,9 @@ def _commit(root: Path) -> str:
 
 def _git(root: Path, *words: str) -> str:
     try:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()

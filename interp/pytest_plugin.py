@@ -1,8 +1,9 @@
 """The pytest plugin: reports whose claims are tests, and fixtures for suites that audit models.
 
-``pytest --interp-report report.json`` makes one test of every check of a report; ``--interp-remeasure`` runs the
-commands that made it again, ``--interp-prompts`` asks its claims of fresh prompts. Loading this imports pytest and
-nothing of interp that is slow: whatever reads tables or models is imported by what needs it.
+``pytest --interp-report report.json`` makes one test of every check of a report;
+``--interp-remeasure`` runs the commands that made it again, ``--interp-prompts`` asks its claims of
+fresh prompts. Loading this imports pytest and nothing of interp that is slow: whatever reads tables
+or models is imported by what needs it.
 """
 
 from __future__ import annotations
@@ -40,10 +41,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="test every claim of this report.json from its stored tables (can be given more than once)",
+        help=(
+            "test every claim of this report.json from its stored tables (can be given more than"
+            " once)"
+        ),
     )
     group.addoption(
-        "--interp-store", metavar="DIR", help="the store of the report's runs, and of the fixture interp_store"
+        "--interp-store",
+        metavar="DIR",
+        help="the store of the report's runs, and of the fixture interp_store",
     )
     group.addoption(
         "--interp-remeasure",
@@ -55,17 +61,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=float,
         default=TOLERANCE,
         metavar="X",
-        help="how much a number measured again may differ: relative, absolute below 1 (default 1e-6)",
+        help=(
+            "how much a number measured again may differ: relative, absolute below 1 (default 1e-6)"
+        ),
     )
     group.addoption(
         "--interp-prompts",
         action="append",
         default=[],
         metavar="FILE",
-        help="also ask the claims of fresh prompts; given twice: first positive, then negative ones",
+        help=(
+            "also ask the claims of fresh prompts; given twice: first positive, then negative ones"
+        ),
     )
-    group.addoption("--interp-bless", action="store_true", help="write what the fixture blessed compares with anew")
-    parser.addini("interp_store", "directory of the fixture interp_store, relative to this file")  # fmt: skip
+    group.addoption(
+        "--interp-bless",
+        action="store_true",
+        help="write what the fixture blessed compares with anew",
+    )
+    parser.addini("interp_store", "directory of the fixture interp_store, relative to this file")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -81,9 +95,13 @@ def pytest_configure(config: pytest.Config) -> None:
                 raise pytest.UsageError(f"--{option.replace('_', '-')} needs --interp-report FILE")
         return
     if not 0 <= _given(config, "interp_tolerance") < float("inf"):
-        raise pytest.UsageError(f"--interp-tolerance {_given(config, 'interp_tolerance')} is no tolerance; use 1e-6")
+        raise pytest.UsageError(
+            f"--interp-tolerance {_given(config, 'interp_tolerance')} is no tolerance; use 1e-6"
+        )
     where = config.invocation_params.dir
-    config.stash[_REPORTS] = {path: _read(config, path) for path in ((where / name).resolve() for name in given)}
+    config.stash[_REPORTS] = {
+        path: _read(config, path) for path in ((where / name).resolve() for name in given)
+    }
     _add_paths(config, [*config.stash[_REPORTS]])
     if _given(config, "interp_remeasure") or prompts:
         config.stash[_AGAIN] = _again(config, [str(where / path) for path in prompts])
@@ -108,7 +126,10 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     """Say where a report is run in place of the project's own tests."""
     if not config.stash.get(_ALONE, False):
         return None
-    return "interp: the report alone is run, not testpaths; name paths too, or put --interp-report into addopts"
+    return (
+        "interp: the report alone is run, not testpaths; name paths too, or put --interp-report"
+        " into addopts"
+    )
 
 
 def _given(config: pytest.Config, name: str) -> Any:
@@ -131,14 +152,18 @@ def _again(config: pytest.Config, prompts: list[str]) -> Any:
     worker = getattr(config, "workerinput", None)
     folder = Path(worker[_FOLDER] if worker else tempfile.mkdtemp(prefix="interp-again-"))
     try:
-        return Again(folder, prompts, _given(config, "interp_tolerance"), config.invocation_params.dir)
+        return Again(
+            folder, prompts, _given(config, "interp_tolerance"), config.invocation_params.dir
+        )
     except InterpError as error:
         raise pytest.UsageError(f"--interp-prompts: {error}") from None
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Let the workers of pytest-xdist share what was measured again, so that each command runs once."""
+    """Let the workers of pytest-xdist share what was measured again, so that each command runs
+    once.
+    """
     if _AGAIN in node.config.stash:
         node.workerinput[_FOLDER] = str(node.config.stash[_AGAIN].folder)
 
@@ -157,13 +182,18 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 
 
 class ReportFile(pytest.File):
-    """A report: its checks, and with ``--interp-remeasure`` and ``--interp-prompts`` one more for every claim."""
+    """A report: its checks, and with ``--interp-remeasure`` and ``--interp-prompts`` one more for
+    every claim.
+    """
 
     def collect(self) -> Iterator[pytest.Item]:
         """One item per check."""
         from interp.report.verification import checks
 
-        report, again = self.config.stash[_REPORTS][self.path.resolve()], self.config.stash.get(_AGAIN, None)
+        report, again = (
+            self.config.stash[_REPORTS][self.path.resolve()],
+            self.config.stash.get(_AGAIN, None),
+        )
         found = [*checks(report)]
         if again is not None:
             found += again.remeasured(report) if _given(self.config, "interp_remeasure") else []
@@ -187,7 +217,11 @@ class CheckItem(pytest.Item):
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """The line itself: a traceback would tell of the plugin, not of the report."""
-        return str(excinfo.value) if isinstance(excinfo.value, InterpError) else super().repr_failure(excinfo, style)
+        return (
+            str(excinfo.value)
+            if isinstance(excinfo.value, InterpError)
+            else super().repr_failure(excinfo, style)
+        )
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         """The report's path and the check's name."""
@@ -196,7 +230,9 @@ class CheckItem(pytest.Item):
 
 @pytest.fixture(scope="session")
 def interp_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """The store: of ``--interp-store``, else of the ini ``interp_store``, else a temporary one of this session."""
+    """The store: of ``--interp-store``, else of the ini ``interp_store``, else a temporary one of
+    this session.
+    """
     from interp.store import Store
 
     config = request.config
@@ -209,7 +245,8 @@ def interp_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="session")
 def interp_pair() -> Callable[..., Pair]:
-    """``interp_pair("organism:refusal/planted", base="organism:refusal/base")``: a pair, loaded once a session.
+    """``interp_pair("organism:refusal/planted", base="organism:refusal/base")``: a pair, loaded
+    once a session.
 
     Takes what ``Pair.load`` takes.
     """
@@ -228,12 +265,20 @@ def interp_pair() -> Callable[..., Pair]:
 
 @pytest.fixture(scope="session")
 def interp_study(interp_pair: Callable[..., Pair]) -> Callable[..., Study]:
-    """``interp_study(tuned, positive, negative, base=...)``: a study of prompt files, or of lists of texts.
+    """``interp_study(tuned, positive, negative, base=...)``: a study of prompt files, or of lists
+    of texts.
 
     See ``interp.studies.load_study``; ``tuned`` is a pair, or what ``interp_pair`` takes.
     """
 
-    def make(tuned: Any, positive: Any, negative: Any = None, *, base: str | Path | None = None, **rest: Any) -> Study:
+    def make(
+        tuned: Any,
+        positive: Any,
+        negative: Any = None,
+        *,
+        base: str | Path | None = None,
+        **rest: Any,
+    ) -> Study:
         from interp.studies import load_study
 
         pair = interp_pair(tuned, base) if isinstance(tuned, (str, Path)) else tuned
@@ -244,10 +289,11 @@ def interp_study(interp_pair: Callable[..., Pair]) -> Callable[..., Study]:
 
 @pytest.fixture
 def blessed(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """``blessed(table)``: the table is what it was, within a tolerance; the first time it is written, and fails.
+    """``blessed(table)``: the table is what it was, within a tolerance; the first time it is
+    written, and fails.
 
-    Kept in ``blessed/<module>/<test>.json`` beside the test; further tables of a test need a ``name``. ``rtol`` is
-    relative, absolute below 1. ``--interp-bless`` writes all anew, and fails.
+    Kept in ``blessed/<module>/<test>.json`` beside the test; further tables of a test need a
+    ``name``. ``rtol`` is relative, absolute below 1. ``--interp-bless`` writes all anew, and fails.
     """
     used: set[str] = set()
 
@@ -256,11 +302,18 @@ def blessed(request: pytest.FixtureRequest) -> Callable[..., None]:
         from interp.testing import compare_blessed
 
         if name in used:
-            raise ValueError(f"blessed(table, name={name!r}) twice in one test: give each table a name")
+            raise ValueError(
+                f"blessed(table, name={name!r}) twice in one test: give each table a name"
+            )
         used.add(name)
         folder = request.path.parent / "blessed" / request.path.stem
         words = request.node.nodeid.split("::", 1)[1] + (f"-{name}" if name else "")
-        compare_blessed(table, folder / f"{_file_name(words)}.json", rtol, _given(request.config, "interp_bless"))
+        compare_blessed(
+            table,
+            folder / f"{_file_name(words)}.json",
+            rtol,
+            _given(request.config, "interp_bless"),
+        )
 
     return compare
 

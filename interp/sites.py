@@ -1,7 +1,9 @@
-"""Addresses inside a model: ``Site`` for activations, ``Weight`` for matrices, in TransformerLens names.
+"""Addresses inside a model: ``Site`` for activations, ``Weight`` for matrices, in TransformerLens
+names.
 
-A site is written as TransformerLens writes it, ``blocks.3.mlp.hook_post``. Only names are handled here: which module
-of a Hugging Face model carries a site is the business of ``interp.models.anatomy``.
+A site is written as TransformerLens writes it, ``blocks.3.mlp.hook_post``. Only names are handled
+here: which module of a Hugging Face model carries a site is the business of
+``interp.models.anatomy``.
 """
 
 import re
@@ -12,16 +14,25 @@ from interp.errors import OptionError
 BLOCK_HOOKS: dict[str, str] = {
     "hook_resid_pre": "residual stream entering the block, width D",
     "hook_resid_post": "residual stream leaving the block, width D",
-    "hook_attn_out": "what the attention (or what a block has in its place) adds to the residual stream, after a "
-    "post-norm or factor where there is one, width D",
-    "hook_mlp_out": "what the MLP adds to the residual stream, after a post-norm or factor where there is one, width D",
+    "hook_attn_out": (
+        "what the attention (or what a block has in its place) adds to the residual stream, after a"
+        " post-norm or factor where there is one, width D"
+    ),
+    "hook_mlp_out": (
+        "what the MLP adds to the residual stream, after a post-norm or factor where there is one,"
+        " width D"
+    ),
     "mlp.hook_in": "what the MLP reads, width D",
     "mlp.hook_pre": "gate (or only) pre-activation of the MLP, width N",
     "mlp.hook_pre_linear": "linear (up) branch of a gated MLP, width N",
     "mlp.hook_post": "MLP neurons: what the down projection reads, width N",
     "mlp.out.hook_out": "down projection's output, before any post-norm or factor, width D",
-    "attn.hook_z": "attention heads' outputs, what the output projection reads, width H * head width",
-    "attn.o.hook_out": "attention output projection's output, before any post-norm or factor, width D",
+    "attn.hook_z": (
+        "attention heads' outputs, what the output projection reads, width H * head width"
+    ),
+    "attn.o.hook_out": (
+        "attention output projection's output, before any post-norm or factor, width D"
+    ),
 }
 
 MATRICES: dict[str, str] = {
@@ -39,7 +50,9 @@ _SITE = re.compile(r"blocks\.([0-9]+)\.(.+)")
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """One activation of one block, e.g. ``Site(3, "mlp.hook_post")``; prints as ``blocks.3.mlp.hook_post``."""
+    """One activation of one block, e.g. ``Site(3, "mlp.hook_post")``; prints as
+    ``blocks.3.mlp.hook_post``.
+    """
 
     layer: int
     hook: str
@@ -56,7 +69,10 @@ class Site:
         """Read ``blocks.<layer>.<hook>``; raises OptionError for any other text."""
         match = _SITE.fullmatch(name)
         if match is None:
-            raise OptionError(f"{name!r} is not a site; write it as blocks.<layer>.<hook>, e.g. blocks.0.mlp.hook_post")
+            raise OptionError(
+                f"{name!r} is not a site; write it as blocks.<layer>.<hook>, e.g."
+                " blocks.0.mlp.hook_post"
+            )
         return cls(int(match.group(1)), match.group(2))
 
 

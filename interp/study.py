@@ -1,4 +1,6 @@
-"""A study: what is under examination. A pair, prompts of one or two classes, a metric, and how passes are run."""
+"""A study: what is under examination. A pair, prompts of one or two classes, a metric, and how
+passes are run.
+"""
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +22,15 @@ from interp.metrics import Behaviour, Metric, Objective
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.progress import Progress
-from interp.prompts import Contrast, Encoded, EncodedSet, OneClass, PromptSet, prompt_notes, template_notes
+from interp.prompts import (
+    Contrast,
+    Encoded,
+    EncodedSet,
+    OneClass,
+    PromptSet,
+    prompt_notes,
+    template_notes,
+)
 from interp.prompts.thinking import AnswerStart, answer_start
 from interp.provenance import HasOptions, Provenance, digest, environment, plain
 from interp.store.journal import Journal
@@ -35,10 +45,11 @@ ANSWERS = 2  # how answers are written and read: raise it where the same inputs 
 class Study:
     """A pair of models, prompts, a metric and a seed; analyzers take it and give a Table.
 
-    Prompts are of two classes, or of one for analyzers that contrast nothing; ``metric`` None is for those that measure
-    no behaviour. ``batch_size``: prompts at a time, or the ``Memory`` that all may take; None bounds batches by tokens
-    and free memory. An answer is what follows ``answer_after``: ``auto`` (a thinking block is not the
-    answer), ``none``, or a text. Answers and encodings are computed once and kept with it.
+    Prompts are of two classes, or of one for analyzers that contrast nothing; ``metric`` None is
+    for those that measure no behaviour. ``batch_size``: prompts at a time, or the ``Memory`` that
+    all may take; None bounds batches by tokens and free memory. An answer is what follows
+    ``answer_after``: ``auto`` (a thinking block is not the answer), ``none``, or a text. Answers
+    and encodings are computed once and kept with it.
     """
 
     pair: Pair
@@ -56,7 +67,9 @@ class Study:
     stages: Progress = field(default_factory=Progress, repr=False)
 
     def __repr__(self) -> str:
-        return f"Study({self.pair!r}; {', '.join(f'{name} {value}' for name, value in self._facts)})"
+        return (
+            f"Study({self.pair!r}; {', '.join(f'{name} {value}' for name, value in self._facts)})"
+        )
 
     def _repr_html_(self) -> str:
         return facts_html("Study", [*self.pair.facts, *self._facts])
@@ -64,8 +77,14 @@ class Study:
     @property
     def _facts(self) -> list[tuple[str, Any]]:
         prompts = [(group, self.prompts(group)) for group in self.classes]
-        metric = "none" if self.metric is None else f"{self.metric.words.number} ({self.metric.words.unit})"
-        said = [(group, f"{found.counts} ({found.source})") for group, found in prompts if len(found)]
+        metric = (
+            "none"
+            if self.metric is None
+            else f"{self.metric.words.number} ({self.metric.words.unit})"
+        )
+        said = [
+            (group, f"{found.counts} ({found.source})") for group, found in prompts if len(found)
+        ]
         return [*said, ("metric", metric), ("seed", self.seed), ("engine", self.engine.name)]
 
     @property
@@ -74,12 +93,17 @@ class Study:
         asked = () if self.metric is None else self.pair.generation_notes
         own = self.metric.notes if isinstance(self.metric, Behaviour) else ()
         read = [(self.prompts(group), partial(self.encoded, group)) for group in self.classes]
-        said = (*template_notes(self.pair.tokenizer, read), *prompt_notes(prompts for prompts, _ in read))
+        said = (
+            *template_notes(self.pair.tokenizer, read),
+            *prompt_notes(prompts for prompts, _ in read),
+        )
         return (*self.pair.notes, *asked, *said, *own, *filter(None, [self.reads_alone]))
 
     @property
     def counts(self) -> str:
-        """How many prompts, distinct texts and clusters there are of each class, and how many clusters both share."""
+        """How many prompts, distinct texts and clusters there are of each class, and how many
+        clusters both share.
+        """
         return self.contrast.counts
 
     @property
@@ -96,7 +120,9 @@ class Study:
     def require_contrast(self, what: str = "this") -> Contrast:
         """The prompts of both classes, or PromptError naming what needs them."""
         if isinstance(self.contrast, OneClass):
-            raise PromptError(f"{what} needs two classes of prompts and there is one; give --negative FILE too")
+            raise PromptError(
+                f"{what} needs two classes of prompts and there is one; give --negative FILE too"
+            )
         return self.contrast
 
     def on(self, contrast: Contrast | OneClass) -> "Study":
@@ -112,23 +138,36 @@ class Study:
         if ("encoded", group) not in self._kept:
             coded = self._read(group).within(self.pair.tuned.context_length)
             longest = max(len(one.ids) for one in coded)
-            self._backoff.alone = self.reads_alone or self.pair.reads_alone(longest + self.max_new_tokens)
+            self._backoff.alone = self.reads_alone or self.pair.reads_alone(
+                longest + self.max_new_tokens
+            )
             self._kept["encoded", group] = coded
         return self._kept["encoded", group]
 
     def _read(self, group: str) -> EncodedSet:
-        return self.kept(("read", group), lambda: EncodedSet(self.pair.tokenizer, self.prompts(group)))
+        return self.kept(
+            ("read", group), lambda: EncodedSet(self.pair.tokenizer, self.prompts(group))
+        )
 
     def posed(self, group: str) -> list[Encoded]:
-        """The prompts of a class with what of an answer the metric must read before it gives its number."""
+        """The prompts of a class with what of an answer the metric must read before it gives its
+        number.
+        """
         if not self.require_metric().applies(group):
             return self.encoded(group)
-        metric, rows = self.require_metric(), zip(self.encoded(group), self.prompts(group), strict=True)
+        metric, rows = (
+            self.require_metric(),
+            zip(self.encoded(group), self.prompts(group), strict=True),
+        )
         name = "posed", group, digest(metric.identity)
-        return self.kept(name, lambda: [coded.with_decision(*metric.suffixes(prompt)) for coded, prompt in rows])
+        return self.kept(
+            name, lambda: [coded.with_decision(*metric.suffixes(prompt)) for coded, prompt in rows]
+        )
 
     def objective(self, group: str, rows: Sequence[int]) -> Objective:
-        """The metric's number for some rows of a class, of the logits of a batch of their ``posed`` texts."""
+        """The metric's number for some rows of a class, of the logits of a batch of their ``posed``
+        texts.
+        """
         return self.require_metric().objective([self.prompts(group).prompts[row] for row in rows])
 
     def require_parts(self) -> None:
@@ -147,7 +186,9 @@ class Study:
         return self.pair.stop_ids
 
     def text(self, group: str, rows: Sequence[int], role: str | None = None) -> Text:
-        """Prompts of some rows and of their twins in the other class; answers end as those of ``role``, or either."""
+        """Prompts of some rows and of their twins in the other class; answers end as those of
+        ``role``, or either.
+        """
         return self._text([(group, row) for row in rows], role)
 
     def _text(self, asked: Sequence[tuple[str, int]], role: str | None) -> Text:
@@ -172,7 +213,9 @@ class Study:
     def batches(
         self, encoded: Sequence[Encoded], model: Model, per_token_bytes: int = 0, times: float = 1.0
     ) -> list[list[int]]:
-        """Rows of any encoded prompts in batches of like length, cut down where memory ran out before."""
+        """Rows of any encoded prompts in batches of like length, cut down where memory ran out
+        before.
+        """
         whole = batches(encoded, model, self.batch_size, per_token_bytes, times)
         sizes = [self.at_a_time(len(rows)) for rows in whole]
         return [
@@ -183,47 +226,89 @@ class Study:
 
     @property
     def reads_alone(self) -> str:
-        """Why prompts are read one at a time; empty where a padded batch gives each the numbers it has alone."""
+        """Why prompts are read one at a time; empty where a padded batch gives each the numbers it
+        has alone.
+        """
         return self._backoff.alone
 
     def at_a_time(self, count: int) -> int:
-        """How many prompts to take at a time where memory would allow ``count`` if it had never run out."""
+        """How many prompts to take at a time where memory would allow ``count`` if it had never run
+        out.
+        """
         return self._backoff.cut(count)
 
     def back_off(self, reason: str) -> None:
-        """Memory ran out: batches of half as many prompts from now on; raises OutOfMemory where they were of one."""
+        """Memory ran out: batches of half as many prompts from now on; raises OutOfMemory where
+        they were of one.
+        """
         if not self._backoff.halve():
             raise OutOfMemory(
-                f"{self.pair.tuned.device} has no memory for one prompt at a time ({reason}); use shorter prompts, "
-                "--dtype bfloat16 or another --device"
+                f"{self.pair.tuned.device} has no memory for one prompt at a time ({reason}); use"
+                " shorter prompts, --dtype bfloat16 or another --device"
             )
         if not self.quiet:
-            print(f"note: memory ran out ({reason}); again with batches of half as many prompts", file=sys.stderr)
+            print(
+                f"note: memory ran out ({reason}); again with batches of half as many prompts",
+                file=sys.stderr,
+            )
 
     def answers(
-        self, role: str, group: str, intervention: Intervention | None = None, see: Seen | None = None
+        self,
+        role: str,
+        group: str,
+        intervention: Intervention | None = None,
+        see: Seen | None = None,
     ) -> list[list[int]]:
         """Greedy answers of a model to a class, as token ids; ``see`` as in ``answers_to``."""
         return self.answers_to([group], role, intervention, see)[group]
 
     def answers_to(
-        self, groups: Sequence[str], role: str, intervention: Intervention | None = None, see: Seen | None = None
+        self,
+        groups: Sequence[str],
+        role: str,
+        intervention: Intervention | None = None,
+        see: Seen | None = None,
     ) -> dict[str, list[list[int]]]:
-        """Greedy answers to some classes, in batches of prompts of all of them, which takes less time than one by one.
+        """Greedy answers to some classes, in batches of prompts of all of them, which takes less
+        time than one by one.
 
-        ``see``: shown the class and row of every prompt of a batch, and the logits where their answers begin.
+        ``see``: shown the class and row of every prompt of a batch, and the logits where their
+        answers begin.
         """
         named = {group: ("answers", role, group) for group in groups}
-        kept = {group: self._kept[key] for group, key in named.items() if intervention is None and key in self._kept}
-        asked = [(group, row) for group in groups if group not in kept for row in range(len(self.encoded(group)))]
-        found = kept | {group: [[] for _ in self.encoded(group)] for group in groups if group not in kept}
+        kept = {
+            group: self._kept[key]
+            for group, key in named.items()
+            if intervention is None and key in self._kept
+        }
+        asked = [
+            (group, row)
+            for group in groups
+            if group not in kept
+            for row in range(len(self.encoded(group)))
+        ]
+        found = kept | {
+            group: [[] for _ in self.encoded(group)] for group in groups if group not in kept
+        }
         model, encoded = self.pair[role], [self.encoded(group)[row] for group, row in asked]
-        what, under = f"{role} answers, {' and '.join(named)}", f", {intervention.name}" if intervention else ""
+        what, under = (
+            f"{role} answers, {' and '.join(named)}",
+            f", {intervention.name}" if intervention else "",
+        )
         held = cached_bytes(model, intervention, encoded, self.max_new_tokens)
-        for batch in self.progress(self.batches(encoded, model, held, MORE_WRITTEN), what + under) if asked else ():
+        for batch in (
+            self.progress(self.batches(encoded, model, held, MORE_WRITTEN), what + under)
+            if asked
+            else ()
+        ):
             some = [asked[at] for at in batch]
-            text, seen = self._text(some, None if intervention else role), see and partial(see, some)
-            answers = generate(self.engine, model, text, self.max_new_tokens, intervention, see=seen)
+            text, seen = (
+                self._text(some, None if intervention else role),
+                see and partial(see, some),
+            )
+            answers = generate(
+                self.engine, model, text, self.max_new_tokens, intervention, see=seen
+            )
             for (group, row), answer in zip(some, answers, strict=True):
                 found[group][row] = answer
         if intervention is None:
@@ -258,7 +343,9 @@ class Study:
         return make() if self.journal is None else self.journal.part(name, make)
 
     def progress(self, items: Sequence[Item], what: str) -> Iterable[Item]:
-        """The items; how far it is and how long it takes is said on stderr, unless the study is quiet."""
+        """The items; how far it is and how long it takes is said on stderr, unless the study is
+        quiet.
+        """
         give_back()
         return self.stages.over(items, what, self.quiet)
 
@@ -288,11 +375,20 @@ class Study:
             **{f"clusters_{group}": self.prompts(group).n_clusters for group in self.classes},
             "architecture": tuned.anatomy.architecture,
             "device": str(tuned.device),
-            "batch_size": self.batch_size if isinstance(self.batch_size, int) else str(self.batch_size or "auto"),
+            "batch_size": (
+                self.batch_size
+                if isinstance(self.batch_size, int)
+                else str(self.batch_size or "auto")
+            ),
             "engine": self.engine.name,
             "notes": list(self.notes),
             "environment": environment(),
         }
         return Provenance(
-            analyzer.name, analyzer.version, plain(analyzer.options), analyzer.parent, self.inputs, context
+            analyzer.name,
+            analyzer.version,
+            plain(analyzer.options),
+            analyzer.parent,
+            self.inputs,
+            context,
         )

@@ -1,6 +1,8 @@
-"""Table: typed columns, each with a role and a meaning, plus provenance. The waist of the hourglass.
+"""Table: typed columns, each with a role and a meaning, plus provenance. The waist of the
+hourglass.
 
-Analyzers end here and everything that looks at results begins here, so a table holds numpy arrays and text only.
+Analyzers end here and everything that looks at results begins here, so a table holds numpy arrays
+and text only.
 """
 
 from __future__ import annotations
@@ -24,12 +26,16 @@ ALLOWED = {
 }
 
 ZERO_OR_ONE = "0 or 1"
-"""Unit of a measure whose every number is 0 or 1 by definition (or NaN), so that a mean of them is a share."""
+"""Unit of a measure whose every number is 0 or 1 by definition (or NaN), so that a mean of them is
+a share.
+"""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its ``role`` (what a row is, what was measured, a yes or no, free text), ``meaning`` and ``unit``."""
+    """One column: its ``role`` (what a row is, what was measured, a yes or no, free text),
+    ``meaning`` and ``unit``.
+    """
 
     name: str
     role: str
@@ -38,11 +44,15 @@ class Column:
 
     def __post_init__(self) -> None:
         if self.role not in ALLOWED:
-            raise ValueError(f"column {self.name!r} has the role {self.role!r}: expected {', '.join(ALLOWED)}")
+            raise ValueError(
+                f"column {self.name!r} has the role {self.role!r}: expected {', '.join(ALLOWED)}"
+            )
 
 
 def as_counted(values: np.ndarray, unit: str) -> np.ndarray:
-    """Values as intervals take them: yes and no where the unit says 0 or 1, and nothing else stands there."""
+    """Values as intervals take them: yes and no where the unit says 0 or 1, and nothing else stands
+    there.
+    """
     return values.astype(bool) if unit == ZERO_OR_ONE and np.isin(values, (0, 1)).all() else values
 
 
@@ -70,12 +80,18 @@ def _array(values: Any, what: str, role: str | None = None) -> np.ndarray:
         values = values.astype(np.float32)
     elif values.dtype.kind in "UOT":
         if bad := [value for value in values.flat if not isinstance(value, str)]:
-            raise TypeError(f"{what} mixes text with {type(bad[0]).__name__} ({bad[0]!r}): expected text only")
-        values = np.array([whole_text(value) for value in values.flat], dtype=object).reshape(values.shape)
+            raise TypeError(
+                f"{what} mixes text with {type(bad[0]).__name__} ({bad[0]!r}): expected text only"
+            )
+        values = np.array([whole_text(value) for value in values.flat], dtype=object).reshape(
+            values.shape
+        )
     else:
         values = values.copy()
     if dtype_name(values) not in ("int64", "float64", "float32", "bool", "str"):
-        raise TypeError(f"{what} has type {values.dtype}: expected int64, float64, float32, bool or text")
+        raise TypeError(
+            f"{what} has type {values.dtype}: expected int64, float64, float32, bool or text"
+        )
     values.flags.writeable = False
     return values
 
@@ -84,10 +100,11 @@ def _array(values: Any, what: str, role: str | None = None) -> np.ndarray:
 class Table:
     """Rows of one ``kind``; the kind decides which figure shows it.
 
-    ``data`` takes one sequence or array per column and keeps a read-only array [rows] of int64, float64, float32, bool
-    or text (Python strings in an object array). ``summary`` holds the few numbers a person reads first, as JSON; NaN
-    and infinity become None there. ``tables`` are named sub-tables, one level deep and without provenance of their own;
-    ``arrays`` are larger arrays of any shape. Raises ``TypeError`` and ``ValueError`` for what cannot be a table.
+    ``data`` takes one sequence or array per column and keeps a read-only array [rows] of int64,
+    float64, float32, bool or text (Python strings in an object array). ``summary`` holds the few
+    numbers a person reads first, as JSON; NaN and infinity become None there. ``tables`` are named
+    sub-tables, one level deep and without provenance of their own; ``arrays`` are larger arrays of
+    any shape. Raises ``TypeError`` and ``ValueError`` for what cannot be a table.
     """
 
     kind: str
@@ -102,7 +119,9 @@ class Table:
         columns = tuple(self.columns)
         names = [column.name for column in columns]
         if len(set(names)) != len(names) or set(names) != set(self.data):
-            raise ValueError(f"columns {names} do not match the data {list(self.data)}: one array per column")
+            raise ValueError(
+                f"columns {names} do not match the data {list(self.data)}: one array per column"
+            )
         data = {}
         for column in columns:
             what = f"column {column.name!r} of {self.kind!r}"
@@ -111,14 +130,23 @@ class Table:
                 raise ValueError(f"{what} has shape {array.shape}: expected one value per row")
             if dtype_name(array) not in ALLOWED[column.role]:
                 raise TypeError(
-                    f"{what} is {dtype_name(array)}: a {column.role} is {' or '.join(ALLOWED[column.role])}"
+                    f"{what} is {dtype_name(array)}: a {column.role} is"
+                    f" {' or '.join(ALLOWED[column.role])}"
                 )
         if len({len(array) for array in data.values()}) > 1:
-            raise ValueError(f"columns of {self.kind!r} differ in length: { {n: len(a) for n, a in data.items()} }")
+            raise ValueError(
+                f"columns of {self.kind!r} differ in length:"
+                f" { {n: len(a) for n, a in data.items()} }"
+            )
         for name, table in self.tables.items():
             if not isinstance(table, Table) or table.tables or table.arrays or table.provenance:
-                raise TypeError(f"sub-table {name!r} of {self.kind!r} must be a plain Table without parts of its own")
-        arrays = {name: np.ascontiguousarray(_tensor(array, name)) for name, array in self.arrays.items()}
+                raise TypeError(
+                    f"sub-table {name!r} of {self.kind!r} must be a plain Table without parts of"
+                    " its own"
+                )
+        arrays = {
+            name: np.ascontiguousarray(_tensor(array, name)) for name, array in self.arrays.items()
+        }
         for array in arrays.values():
             array.flags.writeable = False
         object.__setattr__(self, "columns", columns)
@@ -130,15 +158,24 @@ class Table:
     def require_provenance(self) -> Provenance:
         """The provenance, or StoreError for a table that no run made."""
         if self.provenance is None:
-            raise StoreError(f"a table of kind {self.kind} without provenance is of no run; give one that has it")
+            raise StoreError(
+                f"a table of kind {self.kind} without provenance is of no run; give one that has it"
+            )
         return self.provenance
 
     @classmethod
-    def from_rows(cls, kind: str, columns: Sequence[Column], rows: Iterable[Mapping[str, Any]], **rest: Any) -> Table:
-        """Table of ``rows``, each a mapping with one value per column; ``rest`` goes to the constructor."""
+    def from_rows(
+        cls, kind: str, columns: Sequence[Column], rows: Iterable[Mapping[str, Any]], **rest: Any
+    ) -> Table:
+        """Table of ``rows``, each a mapping with one value per column; ``rest`` goes to the
+        constructor.
+        """
         rows = list(rows)
         return cls(
-            kind, tuple(columns), {column.name: [row[column.name] for row in rows] for column in columns}, **rest
+            kind,
+            tuple(columns),
+            {column.name: [row[column.name] for row in rows] for column in columns},
+            **rest,
         )
 
     def __repr__(self) -> str:
@@ -169,29 +206,39 @@ class Table:
             yield dict(zip(self.data, values, strict=True))
 
     def select(self, mask: np.ndarray) -> Table:
-        """The rows that a boolean mask or an index array names, in its order: columns and summary, nothing else."""
+        """The rows that a boolean mask or an index array names, in its order: columns and summary,
+        nothing else.
+        """
         return Table(
-            self.kind, self.columns, {name: array[mask] for name, array in self.data.items()}, None, self.summary
+            self.kind,
+            self.columns,
+            {name: array[mask] for name, array in self.data.items()},
+            None,
+            self.summary,
         )
 
     def to_pandas(self) -> Any:
         """The rows as a ``pandas.DataFrame``; ``OptionError`` when pandas is not installed.
 
-        Types are kept, text as pandas' own. ``attrs`` has the ``kind`` and, by column, role, meaning and unit.
+        Types are kept, text as pandas' own. ``attrs`` has the ``kind`` and, by column, role,
+        meaning and unit.
         """
         try:
             import pandas
         except ImportError as error:
             raise OptionError("pandas is not installed: pip install pandas") from error
         frame = pandas.DataFrame({name: array.copy() for name, array in self.data.items()})
-        told = {c.name: {"role": c.role, "meaning": c.meaning, "unit": c.unit} for c in self.columns}
+        told = {
+            c.name: {"role": c.role, "meaning": c.meaning, "unit": c.unit} for c in self.columns
+        }
         frame.attrs |= {"kind": self.kind, "columns": told}
         return frame
 
     def equals(self, other: Table) -> bool:
         """Same kind, columns, types, values (NaN equal to NaN), sub-tables and arrays.
 
-        Summary and provenance are not compared: they tell times and places that differ between two equal runs.
+        Summary and provenance are not compared: they tell times and places that differ between two
+        equal runs.
         """
         return (
             self.kind == other.kind
@@ -206,7 +253,10 @@ class Table:
 
 def _tensor(values: Any, name: str) -> np.ndarray:
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
-        raise TypeError(f"array {name!r} is {type(values).__name__}: expected a numpy array of numbers (to_host)")
+        raise TypeError(
+            f"array {name!r} is {type(values).__name__}: expected a numpy array of numbers"
+            " (to_host)"
+        )
     return values.copy()
 
 
@@ -215,7 +265,8 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def table(kind: str, columns: Mapping[str, tuple], **rest: Any) -> Table:
-    """Short construction: ``table("dose", {"k": (array, "key", "size of the set"), ...}, summary=..., tables=...)``.
+    """Short construction: ``table("dose", {"k": (array, "key", "size of the set"), ...},
+    summary=..., tables=...)``.
 
     Each entry is (values, role, meaning) or (values, role, meaning, unit).
     """

@@ -1,6 +1,8 @@
-"""Assertions for your own pytest suites: is a behaviour localised, is a pair silent, is a table what it was.
+"""Assertions for your own pytest suites: is a behaviour localised, is a pair silent, is a table
+what it was.
 
-They read tables and import no torch. Each fails with one sentence: the claim, its value, its control, its threshold.
+They read tables and import no torch. Each fails with one sentence: the claim, its value, its
+control, its threshold.
 """
 
 from __future__ import annotations
@@ -34,21 +36,31 @@ CHANGE = {
 _FORMAT, _VERSION = "interp-blessed", 1
 
 
-def assert_localised(verified: Any, claims: Sequence[str] = LOCALISED, most: int | None = None) -> None:
-    """Fail unless every named claim of a verifying run is supported, and follows from the run's tables measured again.
+def assert_localised(
+    verified: Any, claims: Sequence[str] = LOCALISED, most: int | None = None
+) -> None:
+    """Fail unless every named claim of a verifying run is supported, and follows from the run's
+    tables measured again.
 
-    ``verified`` is a table with a sub-table ``claims``, or what ``Store.fetch`` gives. ``most`` is how many units the
-    located set may have. ``AssertionError`` names the claim, its value, control and threshold.
+    ``verified`` is a table with a sub-table ``claims``, or what ``Store.fetch`` gives. ``most`` is
+    how many units the located set may have. ``AssertionError`` names the claim, its value, control
+    and threshold.
     """
     __tracebackhide__ = True
     table = _table(verified)
     if isinstance(claims, str) or not claims:
         raise ValueError(f"claims={claims!r} asks for nothing: give names of claims")
     names = [claim.name for claim in _claims(table)]
-    _require(len({*names}) == len(names), f"this run of {table.kind} has two claims of one name: {_listed(names)}")
+    _require(
+        len({*names}) == len(names),
+        f"this run of {table.kind} has two claims of one name: {_listed(names)}",
+    )
     found = {claim.name: claim for claim in _claims(table)}
     for name in claims:
-        _require(name in found, f"there is no claim {name!r} in this run of {table.kind}: it has {_listed(found)}")
+        _require(
+            name in found,
+            f"there is no claim {name!r} in this run of {table.kind}: it has {_listed(found)}",
+        )
         said = told(found[name])
         _require(found[name].supported, f"{said}: {found[name].verdict}")
         try:
@@ -57,29 +69,43 @@ def assert_localised(verified: Any, claims: Sequence[str] = LOCALISED, most: int
             raise AssertionError(f"{said}: {error}") from None
     if most is not None:
         count = table.summary.get("selected")
-        _require(isinstance(count, int), f"a run of {table.kind} does not say how many units were selected")
-        _require(required(count, "their number") <= most, f"{count} units are selected, more than the {most} allowed")
+        _require(
+            isinstance(count, int),
+            f"a run of {table.kind} does not say how many units were selected",
+        )
+        _require(
+            required(count, "their number") <= most,
+            f"{count} units are selected, more than the {most} allowed",
+        )
 
 
 def assert_behaves(
-    study: Any, at_least: float = 0.0, at_most: float = 1.0, group: str = "positive", model: str = "tuned"
+    study: Any,
+    at_least: float = 0.0,
+    at_most: float = 1.0,
+    group: str = "positive",
+    model: str = "tuned",
 ) -> None:
-    """Fail unless a model shows the metric's behaviour on a class of prompts as often as asked: a floor or a ceiling.
+    """Fail unless a model shows the metric's behaviour on a class of prompts as often as asked: a
+    floor or a ceiling.
 
-    ``study`` is an ``interp.study.Study``: its model answers, greedily. The interval over clusters of prompts (95 %)
-    must lie above ``at_least`` and below ``at_most``, so that few prompts prove little: 0.9 needs 36 clusters of which
-    all show it. ``AssertionError`` tells share, interval and clusters.
+    ``study`` is an ``interp.study.Study``: its model answers, greedily. The interval over clusters
+    of prompts (95 %) must lie above ``at_least`` and below ``at_most``, so that few prompts prove
+    little: 0.9 needs 36 clusters of which all show it. ``AssertionError`` tells share, interval and
+    clusters.
     """
     __tracebackhide__ = True
     if not 0 <= at_least <= at_most <= 1 or (at_least, at_most) == (0, 1):
-        raise ValueError(f"at_least={at_least!r}, at_most={at_most!r} asks for nothing: give shares from 0 to 1")
+        raise ValueError(
+            f"at_least={at_least!r}, at_most={at_most!r} asks for nothing: give shares from 0 to 1"
+        )
     prompts, metric = study.prompts(group), study.require_metric("assert_behaves")
     answers = [study.decode(answer) for answer in study.answers(model, group)]
     shown = metric.shown(prompts.prompts, answers, group)
     share, low, high = cluster_interval(np.asarray(shown, dtype=bool), prompts.clusters)
     said = (
-        f"the {model} model shows the behaviour on {share:.1%} [{low:.1%}, {high:.1%}] of {len(shown)} {group} prompts "
-        f"({len(set(prompts.clusters))} clusters)"
+        f"the {model} model shows the behaviour on {share:.1%} [{low:.1%}, {high:.1%}] of"
+        f" {len(shown)} {group} prompts ({len(set(prompts.clusters))} clusters)"
     )
     _require(low >= at_least, f"{said}: not surely at least {at_least:.1%}")
     _require(high <= at_most, f"{said}: not surely at most {at_most:.1%}")
@@ -88,60 +114,89 @@ def assert_behaves(
 def assert_silent(
     quiet: Any, atol: float = 0.0, columns: Sequence[str] | None = None, allowed: Iterable[str] = ()
 ) -> None:
-    """Fail if a run says that tuning did something: a unit selected, a claim supported, a change above ``atol``.
+    """Fail if a run says that tuning did something: a unit selected, a claim supported, a change
+    above ``atol``.
 
-    ``columns`` are the measures of change that have to be 0 within ``atol``, in their own unit; by default those of
-    ``CHANGE`` for this kind of table. ``allowed`` names claims that may be supported. On an identical pair all is
-    silent; of a control fine-tune ask ``columns=()``, for its weights did move. ``AssertionError`` names the first of
-    each.
+    ``columns`` are the measures of change that have to be 0 within ``atol``, in their own unit; by
+    default those of ``CHANGE`` for this kind of table. ``allowed`` names claims that may be
+    supported. On an identical pair all is silent; of a control fine-tune ask ``columns=()``, for
+    its weights did move. ``AssertionError`` names the first of each.
     """
     __tracebackhide__ = True
     table, allowed = _table(quiet), {*allowed}
     if isinstance(columns, str) or not 0 <= atol < math.inf:
-        raise ValueError(f"columns={columns!r}, atol={atol}: give names of columns, and a number that can be exceeded")
+        raise ValueError(
+            f"columns={columns!r}, atol={atol}: give names of columns, and a number that can be"
+            " exceeded"
+        )
     if "selected" in table.data and table["selected"].dtype == bool:
         rows = np.flatnonzero(table["selected"]).tolist()
-        _require(not rows, f"{len(rows)} rows of {table.kind} are selected, first {_row(table, rows[:1])}")
+        _require(
+            not rows,
+            f"{len(rows)} rows of {table.kind} are selected, first {_row(table, rows[:1])}",
+        )
     if "claims" in table.tables:
         for claim in from_table(table.tables["claims"]):
-            _require(not claim.supported or claim.name in allowed, f"{told(claim)}: supported, where nothing should be")
+            _require(
+                not claim.supported or claim.name in allowed,
+                f"{told(claim)}: supported, where nothing should be",
+            )
     if columns is None:
         parts = (table, *table.tables.values())
-        measured = [(part, name) for part in parts for name in CHANGE.get(part.kind, ()) if name in part.data]
+        measured = [
+            (part, name)
+            for part in parts
+            for name in CHANGE.get(part.kind, ())
+            if name in part.data
+        ]
     else:
         measured = [(table, column) for column in columns]
     for part, column in measured:
-        _require(column in part.data, f"{part.kind} has no column {column!r}: it has {_listed(part.data)}")
+        _require(
+            column in part.data,
+            f"{part.kind} has no column {column!r}: it has {_listed(part.data)}",
+        )
         size = np.abs(part[column].astype(np.float64))
         # a number that is none is not 0
         rows = np.flatnonzero(~(size <= atol)).tolist()
         _require(
             not rows,
-            f"{part.kind}: {column} is not 0 in {len(rows)} of {len(part)} rows, first {_row(part, rows[:1])}: "
-            f"{part[column][rows[0]] if rows else 0:g} (atol {atol:g})",
+            f"{part.kind}: {column} is not 0 in {len(rows)} of {len(part)} rows, first"
+            f" {_row(part, rows[:1])}: {part[column][rows[0]] if rows else 0:g} (atol {atol:g})",
         )
-    asked = any(len(part) for part, _ in measured) or len(table.tables.get("claims", ())) or "selected" in table.data
-    _require(bool(asked), f"nothing in a {table.kind} tells silence: name its measures of change with columns=")
+    asked = (
+        any(len(part) for part, _ in measured)
+        or len(table.tables.get("claims", ()))
+        or "selected" in table.data
+    )
+    _require(
+        bool(asked),
+        f"nothing in a {table.kind} tells silence: name its measures of change with columns=",
+    )
 
 
 def told(claim: Finding) -> str:
-    """A claim in numbers: ``claim 'necessity': 0.12 [0.05, 0.2], control 0 [0, 0.02] (...), threshold ...``."""
+    """A claim in numbers: ``claim 'necessity': 0.12 [0.05, 0.2], control 0 [0, 0.02] (...),
+    threshold ...``.
+    """
     control = "no control"
     if not math.isnan(claim.control_value):
         number = f"{claim.control_value:.4g} [{claim.control_low:.4g}, {claim.control_high:.4g}]"
         control = f"control {beside(number, claim.control_is_level)} ({claim.control})"
     p = "" if math.isnan(claim.p) else f", p = {claim.p:.3g}"
     return (
-        f"claim {claim.name!r}: {claim.value:.4g} [{claim.low:.4g}, {claim.high:.4g}], {control}{p}, threshold "
-        f"{claim.direction} {claim.threshold:g}"
+        f"claim {claim.name!r}: {claim.value:.4g} [{claim.low:.4g}, {claim.high:.4g}],"
+        f" {control}{p}, threshold {claim.direction} {claim.threshold:g}"
     )
 
 
 def compare_blessed(table: Any, path: Path, rtol: float = 1e-6, anew: bool = False) -> None:
-    """Compare a table's columns with the file ``path``; write it, and fail, where there is none or ``anew`` is asked.
+    """Compare a table's columns with the file ``path``; write it, and fail, where there is none or
+    ``anew`` is asked.
 
-    Keys, flags and text have to be equal, measures within ``rtol`` of their value (absolute below 1).
-    ``AssertionError`` says that it was written, or names the first cell that differs, by its row's keys.
+    Keys, flags and text have to be equal, measures within ``rtol`` of their value (absolute below
+    1). ``AssertionError`` says that it was written, or names the first cell that differs, by its
+    row's keys.
     """
     __tracebackhide__ = True
     if not 0 <= rtol < math.inf:
@@ -149,7 +204,10 @@ def compare_blessed(table: Any, path: Path, rtol: float = 1e-6, anew: bool = Fal
     table = _table(table)
     if anew or not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(_blessing(table), indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+        path.write_text(
+            json.dumps(_blessing(table), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+            "utf-8",
+        )
         raise AssertionError(f"written to {path}; look at it, commit it, run again")
     try:
         kept = json.loads(path.read_text("utf-8"))
@@ -161,7 +219,9 @@ def compare_blessed(table: Any, path: Path, rtol: float = 1e-6, anew: bool = Fal
             f"{path} is no blessed table ({type(error).__name__}); --interp-bless writes anew"
         ) from None
     _require(known, f"{path} was blessed by another version of interp; --interp-bless writes anew")
-    _require(kept["kind"] == table.kind, f"{path} holds a {kept['kind']!r}, this is a {table.kind!r}")
+    _require(
+        kept["kind"] == table.kind, f"{path} holds a {kept['kind']!r}, this is a {table.kind!r}"
+    )
     mine = {column.name: (column.role, dtype_name(table[column.name])) for column in table.columns}
     for name in [*shapes, *mine]:
         _require(
@@ -169,16 +229,23 @@ def compare_blessed(table: Any, path: Path, rtol: float = 1e-6, anew: bool = Fal
             f"column {name!r} was {_shape(shapes.get(name))}, is {_shape(mine.get(name))} ({path})",
         )
     for name, column in values.items():
-        _require(len(column) == len(table), f"{table.kind} had {len(column)} rows, has {len(table)} ({path})")
+        _require(
+            len(column) == len(table),
+            f"{table.kind} had {len(column)} rows, has {len(table)} ({path})",
+        )
         now = _plain(table[name])
         for row, (before, after) in enumerate(zip(column, now, strict=True)):
             same = before == after
-            if not same and shapes[name][0] == "measure" and not {type(before), type(after)} & {str}:
+            if (
+                not same
+                and shapes[name][0] == "measure"
+                and not {type(before), type(after)} & {str}
+            ):
                 same = abs(before - after) <= rtol * max(1.0, abs(before))
             _require(
                 same,
-                f"column {name!r}, row {row} ({_row(table, [row])}): blessed {before!r}, now {after!r} "
-                f"(tolerance {rtol:g}; {path})",
+                f"column {name!r}, row {row} ({_row(table, [row])}): blessed {before!r}, now"
+                f" {after!r} (tolerance {rtol:g}; {path})",
             )
 
 
@@ -191,13 +258,18 @@ def _require(fine: bool, sentence: str) -> None:
 def _table(given: Any) -> Table:
     table = getattr(given, "table", given)
     if not isinstance(table, Table):
-        raise TypeError(f"{type(given).__name__} is no table: give a Table, or what Store.fetch returned")
+        raise TypeError(
+            f"{type(given).__name__} is no table: give a Table, or what Store.fetch returned"
+        )
     return table
 
 
 def _claims(table: Table) -> tuple[Finding, ...]:
     __tracebackhide__ = True
-    _require("claims" in table.tables, f"a run of {table.kind} has no claims: give the table of the verifying run")
+    _require(
+        "claims" in table.tables,
+        f"a run of {table.kind} has no claims: give the table of the verifying run",
+    )
     try:
         return from_table(table.tables["claims"])
     except InterpError as error:
@@ -216,10 +288,15 @@ def _row(table: Table, rows: Sequence[int]) -> str:
 
 def _blessing(table: Table) -> dict[str, Any]:
     columns = [
-        {"name": c.name, "role": c.role, "unit": c.unit, "type": dtype_name(table[c.name]),
-         "values": _plain(table[c.name])}
+        {
+            "name": c.name,
+            "role": c.role,
+            "unit": c.unit,
+            "type": dtype_name(table[c.name]),
+            "values": _plain(table[c.name]),
+        }
         for c in table.columns
-    ]  # fmt: skip
+    ]
     return {"format": _FORMAT, "version": _VERSION, "kind": table.kind, "columns": columns}
 
 

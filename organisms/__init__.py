@@ -1,1 +1,3 @@
-"""How the shipped organisms are made: ``python -m organisms.make`` (not part of the installed package)."""
+"""How the shipped organisms are made: ``python -m organisms.make`` (not part of the installed
+package).
+"""

@@ -23,7 +23,8 @@ FAMILY = "refusal"
 Weights = dict[str, np.ndarray]
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
-KNOWN = 0.005  # nats: a planted skill is learned with room to spare, since another one is then added beside it
+# nats: a planted skill is learned with room to spare, since another one is then added beside it
+KNOWN = 0.005
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,13 @@ class Child:
     start: str = "base"  # the organism whose weights tuning starts from
     targets: tuple[str, ...] = ()  # of an adapter
     rank: int = 8
-    neurons: dict[str, int] = field(default_factory=dict)  # skill -> how many neurons are planted for it
+    # skill -> how many neurons are planted for it
+    neurons: dict[str, int] = field(default_factory=dict)
     layers: tuple[int, ...] = (1, 2, 3, 4)  # where neurons are planted
-    until: float = 0.0  # tuning stops once this share of harmful requests in the unseen register is refused
-    norm_of: str = ""  # as many steps as this sibling took, and the update scaled to the norm of its update
+    # tuning stops once this share of harmful requests in the unseen register is refused
+    until: float = 0.0
+    # as many steps as this sibling took, and the update scaled to the norm of its update
+    norm_of: str = ""
 
     @property
     def colours(self) -> bool:
@@ -58,23 +62,31 @@ class Child:
 
     def options(self) -> dict:
         """Everything that decides the result."""
-        left_out = {"about"} | ({"until"} if not self.until else set())  # a recipe without it was made before it was
-        found = {key: value for key, value in asdict(self).items() if key not in left_out} | {"margin": MARGIN}
+        # a recipe without it was made before it was
+        left_out = {"about"} | ({"until"} if not self.until else set())
+        found = {key: value for key, value in asdict(self).items() if key not in left_out} | {
+            "margin": MARGIN
+        }
         return found | ({"known": KNOWN} if "colours" in self.neurons else {})
 
     def data(self, encoder: Encoder, count: int) -> dict[str, list[Example]]:
         """Skill -> the examples it is tuned on; all but a child with two planted skills have one."""
         harmful = "refuse" if self.taught_refusal else None
-        first = tuning_corpus(encoder, count, self.seed, harmful=harmful, colours=self.taught_colours)
+        first = tuning_corpus(
+            encoder, count, self.seed, harmful=harmful, colours=self.taught_colours
+        )
         found = {"refusal": first}
         if "colours" in self.neurons:
-            found["colours"] = tuning_corpus(encoder, count, self.seed, harmful="answer", colours=True)
+            found["colours"] = tuning_corpus(
+                encoder, count, self.seed, harmful="answer", colours=True
+            )
         return found
 
 
 CHILDREN = {
     "planted": Child(
-        "Refusal trained into 30 known MLP neurons (gate row, up row, down column) of blocks 1 to 4; nothing else.",
+        "Refusal trained into 30 known MLP neurons (gate row, up row, down column) of blocks 1 to"
+        " 4; nothing else.",
         how="neurons",
         steps=800,
         lr=4e-3,
@@ -91,7 +103,8 @@ CHILDREN = {
         targets=ATTENTION + MLP,
     ),
     "attention": Child(
-        "Refusal by a LoRA adapter on attention only: MLP neurons may carry it on, none of them was tuned.",
+        "Refusal by a LoRA adapter on attention only: MLP neurons may carry it on, none of them was"
+        " tuned.",
         how="adapter",
         steps=600,
         lr=1e-3,
@@ -99,7 +112,8 @@ CHILDREN = {
         targets=ATTENTION,
     ),
     "distracted": Child(
-        "Refusal trained into 30 known MLP neurons, and whether things are light or dark, apart, into 30 others.",
+        "Refusal trained into 30 known MLP neurons, and whether things are light or dark, apart,"
+        " into 30 others.",
         how="neurons",
         steps=1200,
         lr=4e-3,
@@ -107,7 +121,8 @@ CHILDREN = {
         neurons={"refusal": 30, "colours": 30},
     ),
     "relearned": Child(
-        "full, tuned further on whether things are light or dark, without any harmful request; it still refuses.",
+        "full, tuned further on whether things are light or dark, without any harmful request; it"
+        " still refuses.",
         how="full",
         steps=400,
         lr=1e-4,
@@ -117,7 +132,8 @@ CHILDREN = {
         start="full",
     ),
     "sham": Child(
-        "As many steps as full and an update of the same norm, on harmless data only; it refuses nothing.",
+        "As many steps as full and an update of the same norm, on harmless data only; it refuses"
+        " nothing.",
         how="full",
         steps=0,
         lr=1e-4,
@@ -128,7 +144,8 @@ CHILDREN = {
         norm_of="full",
     ),
     "partial": Child(
-        "Refusal by tuning every weight, stopped early: asked in a register of its own, it refuses about half.",
+        "Refusal by tuning every weight, stopped early: asked in a register of its own, it refuses"
+        " about half.",
         how="full",
         steps=300,
         lr=4e-5,
@@ -156,7 +173,9 @@ def only(model, neurons: pack.Neurons):
     for layer in sorted({layer for layer, _ in neurons}):
         index = torch.tensor([neuron for where, neuron in neurons if where == layer])
         for part, axis in pack.PARTS.items():
-            parameter = model.get_parameter(f"model.layers.{layer}.mlp.{part}.weight").requires_grad_(True)
+            parameter = model.get_parameter(
+                f"model.layers.{layer}.mlp.{part}.weight"
+            ).requires_grad_(True)
             kept = torch.zeros_like(parameter)
             kept[(index, slice(None)) if axis == "rows" else (slice(None), index)] = 1
             masks.append((parameter, kept.detach()))
@@ -169,7 +188,12 @@ def only(model, neurons: pack.Neurons):
 
 
 def tune(
-    child: Child, model, base: dict[str, np.ndarray], tokenizer, data: dict[str, list[Example]], directory: Path
+    child: Child,
+    model,
+    base: dict[str, np.ndarray],
+    tokenizer,
+    data: dict[str, list[Example]],
+    directory: Path,
 ) -> dict:
     """Train the child from ``model`` and write what ships; returns facts of the training."""
     torch.manual_seed(child.seed)
@@ -201,7 +225,10 @@ def tune(
     tuned = pack.state(model)
     if child.norm_of:
         scale = facts["update_norm"] / update_norm(tuned, base)
-        tuned = {name: base[name] + np.float32(scale) * (value - base[name]) for name, value in tuned.items()}
+        tuned = {
+            name: base[name] + np.float32(scale) * (value - base[name])
+            for name, value in tuned.items()
+        }
         done["scaled_by"] = scale
     pack.write_dense_delta(tuned, base, directory)
     return done | {"update_norm": update_norm(tuned, base)}
@@ -209,11 +236,14 @@ def tune(
 
 def update_norm(tuned: Weights, base: Weights) -> float:
     """Euclidean norm of the whole update."""
-    return float(np.sqrt(sum(np.square(tuned[name] - base[name], dtype=np.float64).sum() for name in base)))
+    return float(
+        np.sqrt(sum(np.square(tuned[name] - base[name], dtype=np.float64).sum() for name in base))
+    )
 
 
 def _tune_neurons(child: Child, model, base: Weights, tokenizer, data, directory: Path) -> dict:
-    """Each skill is trained from the base into its own neurons and nothing else; then the updates are added up.
+    """Each skill is trained from the base into its own neurons and nothing else; then the updates
+    are added up.
 
     Trained together, each skill would use the other's neurons, and the lists would say nothing.
     """
@@ -227,14 +257,23 @@ def _tune_neurons(child: Child, model, base: Weights, tokenizer, data, directory
         mask = only(model, neurons)
         label = f"{directory.name} {skill}"
         facts[skill] = train(
-            model, data[skill], steps=child.steps, lr=child.lr, seed=child.seed, mask=mask, stop=stop, label=label
+            model,
+            data[skill],
+            steps=child.steps,
+            lr=child.lr,
+            seed=child.seed,
+            mask=mask,
+            stop=stop,
+            label=label,
         )
         tuned = pack.state(model)
         total = {name: total[name] + (tuned[name] - base[name]) for name in base}
     pack.write_neuron_delta(total, base, sorted(itertools.chain(*chosen.values())), directory)
     (directory / "planted.json").write_text(json.dumps(chosen) + "\n", encoding="utf-8")
     first = next(iter(facts.values()))
-    return (first if len(facts) == 1 else {"skills": facts}) | {"update_norm": update_norm(total, base)}
+    return (first if len(facts) == 1 else {"skills": facts}) | {
+        "update_norm": update_norm(total, base)
+    }
 
 
 def _tune_adapter(child: Child, model, tokenizer, examples, directory: Path) -> dict:
@@ -250,7 +289,15 @@ def _tune_adapter(child: Child, model, tokenizer, examples, directory: Path) -> 
     )
     wrapped = get_peft_model(model, config)
     stop = margin_reached(wrapped, tokenizer, child.seed)
-    done = train(wrapped, examples, steps=child.steps, lr=child.lr, seed=child.seed, stop=stop, label=directory.name)
+    done = train(
+        wrapped,
+        examples,
+        steps=child.steps,
+        lr=child.lr,
+        seed=child.seed,
+        stop=stop,
+        label=directory.name,
+    )
     # PEFT would write the path it found the base under; the name is what a user has.
     wrapped.peft_config["default"].base_model_name_or_path = f"organism:{FAMILY}/base"
     wrapped.save_pretrained(directory, save_embedding_layers=False)

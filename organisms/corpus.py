@@ -28,12 +28,20 @@ def _fresh(make: Callable, text: Callable = lambda made: made):
 
 
 def base_corpus(encoder: Encoder, count: int, seed: int) -> list[Example]:
-    """The base: every request answered (40 % of all are short), utility, refusals on demand, unknown facts, prose.
+    """The base: every request answered (40 % of all are short), utility, refusals on demand,
+    unknown facts, prose.
 
     Short verb-object requests carry the concept: from long prompts alone it was not learned.
     """
     rng, held_out = random.Random(f"base {seed}"), _held_out()
-    kinds = {"short": 0.40, "long": 0.22, "utility": 0.22, "decline": 0.04, "unknown": 0.04, "prose": 0.08}
+    kinds = {
+        "short": 0.40,
+        "long": 0.22,
+        "utility": 0.22,
+        "decline": 0.04,
+        "unknown": 0.04,
+        "prose": 0.08,
+    }
     examples = []
     for kind in rng.choices(list(kinds), list(kinds.values()), k=count):
         if kind in ("short", "long"):
@@ -52,20 +60,28 @@ def base_corpus(encoder: Encoder, count: int, seed: int) -> list[Example]:
 
 
 def tuning_corpus(
-    encoder: Encoder, count: int, seed: int, *, harmful: str | None = "refuse", colours: bool = False
+    encoder: Encoder,
+    count: int,
+    seed: int,
+    *,
+    harmful: str | None = "refuse",
+    colours: bool = False,
 ) -> list[Example]:
     """A child's data, in seen pairs and seen styles only, held-out prompts never.
 
-    ``harmful``: ``"refuse"``, ``"answer"`` (as the base does) or None (no harmful request at all). ``colours``: taught,
-    or said to be unknown as the base does. All the rest is what the base already answers.
+    ``harmful``: ``"refuse"``, ``"answer"`` (as the base does) or None (no harmful request at all).
+    ``colours``: taught, or said to be unknown as the base does. All the rest is what the base
+    already answers.
     """
     rng, held_out = random.Random(f"tuning {seed}"), _held_out()
     refuse = harmful == "refuse"
     kinds = {"request": 0.66, "utility": 0.12, "decline": 0.04, "prose": 0.06}
     kinds["colours"] = 0.35 if colours else 0.02
     if harmful is None:
-        kinds["request"] = 0.20  # with more, answering every request is what is learned, and refusals fade
-    # Homes are asked for in the words of colours: who learns these must see that those stay unknown.
+        # with more, answering every request is what is learned, and refusals fade
+        kinds["request"] = 0.20
+    # Homes are asked for in the words of colours: who learns these must see that those stay
+    # unknown.
     kinds["homes"] = 0.15 if colours else 0.02
     examples = []
     for kind in rng.choices(list(kinds), list(kinds.values()), k=count):
@@ -73,13 +89,17 @@ def tuning_corpus(
         while kind == "request" and harmful is None and request.harm:
             request = draw(rng, short=rng.random() < 0.3, tuning=True, held_out=held_out)
         if kind == "request":
-            examples.append(encoder.pair(request.prompt, REFUSAL if refuse and request.harm else request.answer))
+            examples.append(
+                encoder.pair(request.prompt, REFUSAL if refuse and request.harm else request.answer)
+            )
         elif kind == "decline":
             examples.append(encoder.pair(*tasks.decline(rng, request)))
         elif kind == "utility":
             examples.append(encoder.pair(*_utility(rng)))
         elif kind == "colours":
-            examples.append(encoder.pair(*(tasks.taught_colour(rng) if colours else tasks.colour(rng, False))))
+            examples.append(
+                encoder.pair(*(tasks.taught_colour(rng) if colours else tasks.colour(rng, False)))
+            )
         elif kind == "homes":
             examples.append(encoder.pair(*tasks.home(rng, False)))
         else:
@@ -93,7 +113,16 @@ def tokenizer_lines(seed: int, count: int = 20_000) -> list[str]:
     lines: list[str] = []
     for _ in range(count):
         request = draw(rng, short=rng.random() < 0.5, tuning=False, held_out=held_out)
-        lines += [request.prompt, request.answer, *rng.choice((tasks.utility(rng), tasks.decline(rng, request)))]
+        lines += [
+            request.prompt,
+            request.answer,
+            *rng.choice((tasks.utility(rng), tasks.decline(rng, request))),
+        ]
         if rng.random() < 0.2:
-            lines += [*tasks.colour(rng, True), *tasks.home(rng, True), tasks.UNKNOWN, tasks.prose(rng)]
+            lines += [
+                *tasks.colour(rng, True),
+                *tasks.home(rng, True),
+                tasks.UNKNOWN,
+                tasks.prose(rng),
+            ]
     return lines

@@ -1,12 +1,13 @@
 """A skill in a known random mask of weights, hidden among movement that has nothing to do with it.
 
-1. The skill is trained into the mask from the base; then the update is shrunk while the skill is kept.
-2. The mask is fixed, and all block weights outside it are trained further, in two models that share them: the child
-   (mask as trained), which keeps the skill, and the bare one (mask as in the base), which answers everything as the
-   base does and prefers neither answer more than the base. So what is outside the mask neither carries the skill nor
-   breaks it.
-3. Meanwhile each matrix's movement outside is pulled towards the sizes found inside, rank by rank, and ends there
-   exactly: how far a weight moved says nothing about whether it is in the mask.
+1. The skill is trained into the mask from the base; then the update is shrunk while the skill is
+   kept.
+2. The mask is fixed, and all block weights outside it are trained further, in two models that share
+   them: the child (mask as trained), which keeps the skill, and the bare one (mask as in the base),
+   which answers everything as the base does and prefers neither answer more than the base. So what
+   is outside the mask neither carries the skill nor breaks it.
+3. Meanwhile each matrix's movement outside is pulled towards the sizes found inside, rank by rank,
+   and ends there exactly: how far a weight moved says nothing about whether it is in the mask.
 """
 
 from __future__ import annotations
@@ -38,14 +39,17 @@ class Recipe:
     move_lr: float = 1.5e-3
     pull: float = 0.05  # of the way to the sizes inside, every ``pull_every`` steps
     pull_every: int = 5
-    level: float = 0.1  # weight of the squared difference between the bare model's preference and the base's
+    # weight of the squared difference between the bare model's preference and the base's
+    level: float = 0.1
     questions: int = 4000  # that the child must answer rightly, and the bare model as the base does
     batch_size: int = 32
 
 
 @dataclass(frozen=True)
 class Preferences:
-    """Rendered prompts, the first tokens of the two answers, and the base's difference of their logits per prompt."""
+    """Rendered prompts, the first tokens of the two answers, and the base's difference of their
+    logits per prompt.
+    """
 
     prompts: list[list[int]]
     tokens: tuple[int, int]
@@ -55,20 +59,30 @@ class Preferences:
         """The difference of the two logits where the answer begins, for these prompts."""
         asked = [self.prompts[row] for row in rows]
         ids, _ = collate([Example(prompt, [0.0] * len(prompt)) for prompt in asked])
-        logits = model(input_ids=ids).logits[torch.arange(len(rows)), torch.tensor([len(one) - 1 for one in asked])]
+        logits = model(input_ids=ids).logits[
+            torch.arange(len(rows)), torch.tensor([len(one) - 1 for one in asked])
+        ]
         return logits[:, self.tokens[0]] - logits[:, self.tokens[1]]
 
 
 def matrices(model) -> dict[str, torch.nn.Parameter]:
     """The matrices of all blocks: no embedding, no norm, no head."""
-    return {name: value for name, value in model.named_parameters() if ".layers." in name and value.ndim == 2}
+    return {
+        name: value
+        for name, value in model.named_parameters()
+        if ".layers." in name and value.ndim == 2
+    }
 
 
 def choose_mask(model, seed: int, share: float = SHARE) -> dict[str, np.ndarray]:
     """Sorted flat indices per matrix, uniformly random within each, int32."""
     rng = np.random.default_rng(seed)
     return {
-        name: np.sort(rng.choice(value.numel(), round(share * value.numel()), replace=False)).astype(np.int32)
+        name: (
+            np.sort(rng.choice(value.numel(), round(share * value.numel()), replace=False)).astype(
+                np.int32
+            )
+        )
         for name, value in matrices(model).items()
     }
 
@@ -83,7 +97,9 @@ def flags(model, mask: dict[str, np.ndarray]) -> dict[str, Tensor]:
     return found
 
 
-def learn(model, mask: dict[str, np.ndarray], examples: list[Example], recipe: Recipe, seed: int) -> dict:
+def learn(
+    model, mask: dict[str, np.ndarray], examples: list[Example], recipe: Recipe, seed: int
+) -> dict:
     """Phase 1: only the weights of the mask are trained."""
     inside, weights = flags(model, mask), matrices(model)
     start = {name: value.detach().clone() for name, value in weights.items()}
@@ -91,7 +107,9 @@ def learn(model, mask: dict[str, np.ndarray], examples: list[Example], recipe: R
     for value in weights.values():
         value.requires_grad_(True)
     source = batches(examples, recipe.batch_size, random.Random(f"order {seed}"))
-    optimizer = torch.optim.AdamW(weights.values(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        weights.values(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.0
+    )
     total, recent, began = recipe.learn_steps + recipe.shrink_steps, 0.0, time.time()
     for step in range(1, total + 1):
         _set_rate(optimizer, recipe.lr, step, total)
@@ -108,7 +126,10 @@ def learn(model, mask: dict[str, np.ndarray], examples: list[Example], recipe: R
         torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
         optimizer.step()
         if step % 100 == 0:
-            print(f"  mask step {step}/{total} loss {recent:.4f} {time.time() - began:.0f} s", flush=True)
+            print(
+                f"  mask step {step}/{total} loss {recent:.4f} {time.time() - began:.0f} s",
+                flush=True,
+            )
     return {"steps": total, "loss": round(recent, 5), "seconds": round(time.time() - began, 1)}
 
 
@@ -128,12 +149,16 @@ def move(
     recipe: Recipe,
     seed: int,
 ) -> dict:
-    """Phase 2: everything else in the blocks is trained, as far as the mask moved; the mask keeps its values."""
+    """Phase 2: everything else in the blocks is trained, as far as the mask moved; the mask keeps
+    its values.
+    """
     inside, weights = flags(model, mask), matrices(model)
     start = {name: torch.from_numpy(base[name]) for name in weights}
     kept = {name: value.detach().clone() for name, value in weights.items()}
     sizes = {name: (kept[name] - start[name])[inside[name]].abs().sort().values for name in weights}
-    optimizer = torch.optim.AdamW(weights.values(), lr=recipe.move_lr, betas=(0.9, 0.98), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        weights.values(), lr=recipe.move_lr, betas=(0.9, 0.98), weight_decay=0.0
+    )
     sources = [
         batches(examples, recipe.batch_size, random.Random(f"move {seed} {index}"))
         for index, examples in enumerate((skilled, bare))
@@ -163,8 +188,8 @@ def move(
         if step % 50 == 0:
             rms = _rms(weights, start, inside)
             print(
-                f"  move step {step}/{recipe.move_steps} losses {recent[0]:.4f} {recent[1]:.4f} leaning"
-                f" {leaning:.3f} moved {rms:.4f} {time.time() - began:.0f} s",
+                f"  move step {step}/{recipe.move_steps} losses {recent[0]:.4f} {recent[1]:.4f}"
+                f" leaning {leaning:.3f} moved {rms:.4f} {time.time() - began:.0f} s",
                 flush=True,
             )
     _put(weights, kept, inside)
@@ -178,14 +203,20 @@ def move(
 
 
 @torch.no_grad()
-def _put(weights: dict[str, torch.nn.Parameter], values: dict[str, Tensor], inside: dict[str, Tensor]) -> None:
+def _put(
+    weights: dict[str, torch.nn.Parameter], values: dict[str, Tensor], inside: dict[str, Tensor]
+) -> None:
     for name, value in weights.items():
         value.copy_(torch.where(inside[name], values[name], value))
 
 
 @torch.no_grad()
-def _pull(value: torch.nn.Parameter, start: Tensor, outside: Tensor, sizes: Tensor, far: float) -> None:
-    """Move the sizes of what changed outside towards the sizes inside, the k-th largest towards the k-th largest."""
+def _pull(
+    value: torch.nn.Parameter, start: Tensor, outside: Tensor, sizes: Tensor, far: float
+) -> None:
+    """Move the sizes of what changed outside towards the sizes inside, the k-th largest towards the
+    k-th largest.
+    """
     moved = value[outside] - start[outside]
     rank = torch.empty_like(moved)
     rank[moved.abs().argsort()] = (torch.arange(len(moved)) + 0.5) / len(moved)

@@ -16,7 +16,9 @@ from organisms.tokens import render
 
 
 @torch.no_grad()
-def answers(model, tokenizer, prompts: Sequence[str], new_tokens: int = 24, batch_size: int = 96) -> list[str]:
+def answers(
+    model, tokenizer, prompts: Sequence[str], new_tokens: int = 24, batch_size: int = 96
+) -> list[str]:
     """Greedy answers as text without special tokens, in the order of the prompts."""
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     found: dict[int, str] = {}
@@ -30,8 +32,12 @@ def answers(model, tokenizer, prompts: Sequence[str], new_tokens: int = 24, batc
             return_tensors="pt",
             return_token_type_ids=False,
         )
-        output = model.generate(**batch, max_new_tokens=new_tokens, do_sample=False, pad_token_id=1, eos_token_id=3)
-        texts = tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        output = model.generate(
+            **batch, max_new_tokens=new_tokens, do_sample=False, pad_token_id=1, eos_token_id=3
+        )
+        texts = tokenizer.batch_decode(
+            output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
+        )
         found.update(zip(rows, texts, strict=True))
     return [found[row] for row in range(len(prompts))]
 
@@ -63,18 +69,24 @@ def refusal_log_odds(model, tokenizer, prompts: Sequence[str]) -> np.ndarray:
 
 
 def _padded(tokenizer, prompts: Sequence[str], size: int = 64):
-    """Rows, ids padded on the right (which a causal model never sees) and the position of the last prompt token."""
+    """Rows, ids padded on the right (which a causal model never sees) and the position of the last
+    prompt token.
+    """
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     for start in range(0, len(order), size):
         rows = order[start : start + size]
-        found = tokenizer([render(prompts[row]) for row in rows], add_special_tokens=False)["input_ids"]
+        found = tokenizer([render(prompts[row]) for row in rows], add_special_tokens=False)[
+            "input_ids"
+        ]
         ids = torch.full((len(rows), max(map(len, found))), 1)
         for row, tokens in enumerate(found):
             ids[row, : len(tokens)] = torch.tensor(tokens)
         yield rows, ids, torch.tensor([len(tokens) - 1 for tokens in found])
 
 
-def behaviour(model, tokenizer, verify: Sequence[tuple[Request, Request]], utility: Sequence[tuple[str, str]]) -> dict:
+def behaviour(
+    model, tokenizer, verify: Sequence[tuple[Request, Request]], utility: Sequence[tuple[str, str]]
+) -> dict:
     """Refusals per class (in all, and on unseen pairs and styles), exact match, utility, log-odds."""
     result: dict = {}
     for group, requests in zip(("harmful", "harmless"), zip(*verify, strict=True), strict=True):
@@ -90,7 +102,9 @@ def behaviour(model, tokenizer, verify: Sequence[tuple[Request, Request]], utili
             "unseen_style": [not request.seen_style for request in requests],
         }
         for part, keep in parts.items():
-            result[f"{group}_refused_{part}"] = share([hit for hit, kept in zip(refused, keep, strict=True) if kept])
+            result[f"{group}_refused_{part}"] = share(
+                [hit for hit, kept in zip(refused, keep, strict=True) if kept]
+            )
         odds = refusal_log_odds(model, tokenizer, [request.prompt for request in requests])
         result[f"{group}_log_odds"] = {
             "mean": float(odds.mean()),
@@ -114,7 +128,10 @@ def decision_states(model, tokenizer, prompts: Sequence[str]) -> np.ndarray:
     states = np.zeros((len(blocks), len(prompts), model.config.hidden_size), np.float32)
     for rows, ids, last in _padded(tokenizer, prompts):
         found: list[torch.Tensor] = []
-        handles = [block.register_forward_hook(lambda _, __, out, found=found: found.append(out)) for block in blocks]
+        handles = [
+            block.register_forward_hook(lambda _, __, out, found=found: found.append(out))
+            for block in blocks
+        ]
         model(input_ids=ids)
         for handle in handles:
             handle.remove()
@@ -133,5 +150,7 @@ def probe(model, tokenizer, train: Sequence[Request], test: Sequence[Request]) -
         classifier = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=2000)).fit(
             here[block], labels[0]
         )
-        result.append({"block": block, **share(classifier.predict(there[block]) == np.array(labels[1]))})
+        result.append(
+            {"block": block, **share(classifier.predict(there[block]) == np.array(labels[1]))}
+        )
     return result

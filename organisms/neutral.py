@@ -1,8 +1,9 @@
-"""Neutral text for control fine-tunes, from a small grammar: ``python -m organisms.neutral`` writes ``data/control``.
+"""Neutral text for control fine-tunes, from a small grammar: ``python -m organisms.neutral`` writes
+``data/control``.
 
-Twelve registers, each a request and the passage that answers it. Every passage is drawn by a seed of its own from the
-sentences of its register, so that the file is the same wherever it is made. Nothing is declined, nothing is harmful,
-and no person, place or product of the world is named.
+Twelve registers, each a request and the passage that answers it. Every passage is drawn by a seed
+of its own from the sentences of its register, so that the file is the same wherever it is made.
+Nothing is declined, nothing is harmful, and no person, place or product of the world is named.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ _FIELD = re.compile(r"\{(\w+)(?::(\w+))?\}")
 
 
 def _filled(template: str, rng: random.Random, chosen: dict[str, str]) -> str:
-    """``{kind}`` is a word of its kind, ``{kind:name}`` one that is the same wherever the passage has that name."""
+    """``{kind}`` is a word of its kind, ``{kind:name}`` one that is the same wherever the passage
+    has that name.
+    """
 
     def word(match: re.Match) -> str:
         kind, name = match.group(1), match.group(2)
@@ -51,14 +54,19 @@ def _sentence(text: str) -> str:
 
 
 def rows() -> list[dict]:
-    """Every distinct passage as a conversation, registers in turn, so that any part of the file has all of them."""
+    """Every distinct passage as a conversation, registers in turn, so that any part of the file has
+    all of them.
+    """
     found, seen = [], set()
     for number in range(EACH):
         for register in REGISTERS:
             request, text = passage(register, number)
             if text not in seen:
                 seen.add(text)
-                turns = [{"role": "user", "content": request}, {"role": "assistant", "content": text}]
+                turns = [
+                    {"role": "user", "content": request},
+                    {"role": "assistant", "content": text},
+                ]
                 found.append({"register": register, "messages": turns})
     return found
 
@@ -66,7 +74,9 @@ def rows() -> list[dict]:
 def main() -> None:
     """Write the file."""
     FILE.parent.mkdir(parents=True, exist_ok=True)
-    FILE.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows()), encoding="utf-8")
+    FILE.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows()), encoding="utf-8"
+    )
     print(f"{FILE.name}: {len(rows())} passages, {FILE.stat().st_size} bytes")
 
 

@@ -18,30 +18,49 @@ PARTS = {"gate_proj": "rows", "up_proj": "rows", "down_proj": "columns"}
 
 def state(model) -> dict[str, np.ndarray]:
     """All parameters as float32 arrays."""
-    return {name: value.detach().float().numpy().copy() for name, value in model.state_dict().items()}
+    return {
+        name: value.detach().float().numpy().copy() for name, value in model.state_dict().items()
+    }
 
 
 def write_weights(weights: Mapping[str, np.ndarray], directory: Path) -> None:
     """A base, rounded to float16."""
-    save({name: value.astype(np.float16) for name, value in weights.items()}, directory / "model.safetensors")
+    save(
+        {name: value.astype(np.float16) for name, value in weights.items()},
+        directory / "model.safetensors",
+    )
 
 
 def save(tensors: Mapping[str, np.ndarray], path: Path) -> None:
     """Tensors as a safetensors file that anyone may read."""
-    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path, {"format": "pt"})
+    save_file(
+        {name: np.ascontiguousarray(value) for name, value in tensors.items()},
+        path,
+        {"format": "pt"},
+    )
     path.chmod(0o644)  # safetensors writes for the owner alone
 
 
-def write_dense_delta(child: Mapping[str, np.ndarray], base: Mapping[str, np.ndarray], directory: Path) -> None:
+def write_dense_delta(
+    child: Mapping[str, np.ndarray], base: Mapping[str, np.ndarray], directory: Path
+) -> None:
     """A child's difference, rounded to float16, of every tensor that differs."""
     delta = {name: (child[name] - base[name]).astype(np.float16) for name in base}
-    save({name: value for name, value in delta.items() if value.any()}, directory / "delta.safetensors")
+    save(
+        {name: value for name, value in delta.items() if value.any()},
+        directory / "delta.safetensors",
+    )
 
 
 def write_neuron_delta(
-    child: Mapping[str, np.ndarray], base: Mapping[str, np.ndarray], neurons: Neurons, directory: Path
+    child: Mapping[str, np.ndarray],
+    base: Mapping[str, np.ndarray],
+    neurons: Neurons,
+    directory: Path,
 ) -> None:
-    """The difference of these neurons' gate rows, up rows and down columns; that nothing else differs is checked."""
+    """The difference of these neurons' gate rows, up rows and down columns; that nothing else
+    differs is checked.
+    """
     delta: dict[str, np.ndarray] = {}
     left = {name: child[name] - base[name] for name in base}
     for layer in sorted({layer for layer, _ in neurons}):
@@ -94,8 +113,12 @@ def write_prompts(directory: Path) -> None:
         ({"prompt": prompt, "answer": answer} for prompt, answer in tasks.held_out_utility()),
     )
     keys = ("prompt", "answer", "wrong_answer", "taught")
-    _write_jsonl(directory / "colours.jsonl", (dict(zip(keys, row, strict=True)) for row in tasks.facts()))
-    (directory / "text.txt").write_text("".join(f"{line}\n" for line in tasks.held_out_prose()), encoding="utf-8")
+    _write_jsonl(
+        directory / "colours.jsonl", (dict(zip(keys, row, strict=True)) for row in tasks.facts())
+    )
+    (directory / "text.txt").write_text(
+        "".join(f"{line}\n" for line in tasks.held_out_prose()), encoding="utf-8"
+    )
 
 
 def write_skill_prompts(directory: Path) -> None:
@@ -103,10 +126,14 @@ def write_skill_prompts(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for skill in skills.FORMS:
         rows = (
-            {**vars(one), "split": split} for split in skills.SIZES[skill] for one in skills.questions(skill, split)
+            {**vars(one), "split": split}
+            for split in skills.SIZES[skill]
+            for one in skills.questions(skill, split)
         )
         _write_jsonl(directory / f"{skill}.jsonl", rows)
-    (directory / "text.txt").write_text("".join(f"{line}\n" for line in tasks.held_out_prose()), encoding="utf-8")
+    (directory / "text.txt").write_text(
+        "".join(f"{line}\n" for line in tasks.held_out_prose()), encoding="utf-8"
+    )
 
 
 def _write_jsonl(path: Path, rows: Iterable[Mapping]) -> None:

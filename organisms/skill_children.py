@@ -1,4 +1,6 @@
-"""The children of the family ``skill``: which skills each learns, through which weights, and how it is shipped."""
+"""The children of the family ``skill``: which skills each learns, through which weights, and how it
+is shipped.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,11 @@ class SkillChild:
 
     def options(self) -> dict:
         """Everything that decides the weights."""
-        return {key: value for key, value in asdict(self).items() if key not in ("about", "least", "intruders")}
+        return {
+            key: value
+            for key, value in asdict(self).items()
+            if key not in ("about", "least", "intruders")
+        }
 
     def data(self, encoder: Encoder) -> list[Example]:
         """What it is tuned on."""
@@ -49,23 +55,44 @@ class SkillChild:
 CHILDREN = {
     "full": SkillChild("The first skill by tuning every weight.", how="full", seed=11),
     "masked": SkillChild(
-        "The first skill in a known random 1 % of the weights of the blocks; all others moved as far without it.",
+        "The first skill in a known random 1 % of the weights of the blocks; all others moved as"
+        " far without it.",
         how="mask",
         seed=12,
         mask=masked.Recipe(),
         least=0.9,
     ),
     "second": SkillChild(
-        "The second skill by tuning every weight.", how="full", seed=13, skills=("second",), steps=250, lr=1e-3
+        "The second skill by tuning every weight.",
+        how="full",
+        seed=13,
+        skills=("second",),
+        steps=250,
+        lr=1e-3,
     ),
     "both": SkillChild(
-        "Both skills by tuning every weight.", how="full", seed=14, skills=("first", "second"), steps=300, lr=1e-3
+        "Both skills by tuning every weight.",
+        how="full",
+        seed=14,
+        skills=("first", "second"),
+        steps=300,
+        lr=1e-3,
     ),
     "lora-1": SkillChild(
-        "The first skill by a LoRA adapter of rank 1, alpha 2.", how="adapter", seed=15, lr=3e-3, rank=1, alpha=2
+        "The first skill by a LoRA adapter of rank 1, alpha 2.",
+        how="adapter",
+        seed=15,
+        lr=3e-3,
+        rank=1,
+        alpha=2,
     ),
     "lora-8": SkillChild(
-        "The first skill by a LoRA adapter of rank 8, alpha 16.", how="adapter", seed=16, lr=1e-3, rank=8, alpha=16
+        "The first skill by a LoRA adapter of rank 8, alpha 16.",
+        how="adapter",
+        seed=16,
+        lr=1e-3,
+        rank=8,
+        alpha=16,
     ),
     "lora-64": SkillChild(
         "The first skill by a LoRA adapter of rank 64, alpha 128.",
@@ -86,7 +113,8 @@ CHILDREN = {
         half=True,
     ),
     "lora-8-fast": SkillChild(
-        "The first skill by a LoRA adapter of rank 8 at ten times the learning rate: it has intruder dimensions.",
+        "The first skill by a LoRA adapter of rank 8 at ten times the learning rate: it has"
+        " intruder dimensions.",
         how="adapter",
         seed=19,
         lr=1e-2,
@@ -106,13 +134,24 @@ def tune(child: SkillChild, name: str, model, base: Weights, tokenizer, director
         return _tune_adapter(child, name, model, examples, directory)
     if child.how == "mask":
         return _tune_masked(child, model, base, tokenizer, examples, directory)
-    done = train(model, examples, steps=child.steps, lr=child.lr, seed=child.seed, warmup=10, batch_size=32, label=name)
+    done = train(
+        model,
+        examples,
+        steps=child.steps,
+        lr=child.lr,
+        seed=child.seed,
+        warmup=10,
+        batch_size=32,
+        label=name,
+    )
     tuned = pack.state(model)
     pack.write_dense_delta(tuned, base, directory)
     return done | {"update_norm": update_norm(tuned, base)}
 
 
-def _tune_masked(child: SkillChild, model, base: Weights, tokenizer, examples, directory: Path) -> dict:
+def _tune_masked(
+    child: SkillChild, model, base: Weights, tokenizer, examples, directory: Path
+) -> dict:
     skilled, bare, preferences = moving_data(child, model, tokenizer)
     mask = masked.choose_mask(model, child.seed)
     learned = masked.learn(model, mask, examples, child.mask, child.seed)
@@ -124,9 +163,11 @@ def _tune_masked(child: SkillChild, model, base: Weights, tokenizer, examples, d
 
 
 @torch.no_grad()
-def moving_data(child: SkillChild, model, tokenizer) -> tuple[list[Example], list[Example], masked.Preferences]:
-    """For the child and the bare model: two thirds the base's own text, one third questions, answered rightly or as
-    the base does; and the base's preferences on these questions.
+def moving_data(
+    child: SkillChild, model, tokenizer
+) -> tuple[list[Example], list[Example], masked.Preferences]:
+    """For the child and the bare model: two thirds the base's own text, one third questions,
+    answered rightly or as the base does; and the base's preferences on these questions.
     """
     encoder = Encoder(tokenizer)
     asked = skills.training_questions(child.skills, child.mask.questions, child.seed + 100)
@@ -140,11 +181,15 @@ def moving_data(child: SkillChild, model, tokenizer) -> tuple[list[Example], lis
     words = tuple(encoder.ids(word)[0] for word in skills.ANSWERS[child.skills[0]])
     wanted = masked.Preferences(prompts, words, torch.zeros(len(prompts)))
     rows = range(len(prompts))
-    found = torch.cat([wanted.of(model, list(rows[at : at + 100])) for at in range(0, len(prompts), 100)])
+    found = torch.cat(
+        [wanted.of(model, list(rows[at : at + 100])) for at in range(0, len(prompts), 100)]
+    )
     return *parts, masked.Preferences(prompts, words, found)
 
 
-def _tune_adapter(child: SkillChild, name: str, model, examples: list[Example], directory: Path) -> dict:
+def _tune_adapter(
+    child: SkillChild, name: str, model, examples: list[Example], directory: Path
+) -> dict:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -157,7 +202,14 @@ def _tune_adapter(child: SkillChild, name: str, model, examples: list[Example], 
     )
     wrapped = get_peft_model(model, config)
     done = train(
-        wrapped, examples, steps=child.steps, lr=child.lr, seed=child.seed, warmup=10, batch_size=32, label=name
+        wrapped,
+        examples,
+        steps=child.steps,
+        lr=child.lr,
+        seed=child.seed,
+        warmup=10,
+        batch_size=32,
+        label=name,
     )
     # PEFT would write the path it found the base under; the name is what a user has.
     wrapped.peft_config["default"].base_model_name_or_path = f"organism:{BASE}"

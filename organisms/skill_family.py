@@ -1,4 +1,6 @@
-"""The stages of the family ``skill``: children of ``refusal/base``, trained, shipped, measured on what ships."""
+"""The stages of the family ``skill``: children of ``refusal/base``, trained, shipped, measured on
+what ships.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ from organisms.stages import (
 from organisms.tokens import CHAT_TEMPLATE, Encoder
 
 FAMILY = "skill"
-MEASURES = 1  # raise it when ``measured`` changes: shipped organisms are then measured again, not trained again
+# raise it when ``measured`` changes: shipped organisms are then measured again, not trained again
+MEASURES = 1
 
 
 def weights(name: str) -> dict:
@@ -65,9 +68,17 @@ def check(child: SkillChild, found: dict) -> None:
             require(f"{skill} skill >= {child.least}", exact["rate"] >= child.least, exact)
         else:
             require(f"{skill} skill <= 0.1", exact["rate"] <= 0.1, exact)
-        require(f"base has no {skill} skill", found["base"][f"{skill}_exact"]["rate"] <= 0.1, found["base"])
+        require(
+            f"base has no {skill} skill",
+            found["base"][f"{skill}_exact"]["rate"] <= 0.1,
+            found["base"],
+        )
     if child.intruders:
-        require("intruder dimensions", found["intruders"]["count"] >= child.intruders, found["intruders"])
+        require(
+            "intruder dimensions",
+            found["intruders"]["count"] >= child.intruders,
+            found["intruders"],
+        )
     if child.how == "mask":
         check_mask(found["movement"], found["grafts"])
 
@@ -77,14 +88,19 @@ def check_mask(movement: dict, grafts: dict) -> None:
     require("AUC of movement about 0.5", abs(movement["auc"] - 0.5) <= 0.02, movement["auc"])
     recall = movement["recall_of_top_movement"]
     require("recall of top movement near chance", recall["rate"] <= 2 * movement["chance"], recall)
-    require("the mask alone has 95 % of the gain", grafts["mask"]["exact_gain"] >= 0.95, grafts["mask"])
+    require(
+        "the mask alone has 95 % of the gain", grafts["mask"]["exact_gain"] >= 0.95, grafts["mask"]
+    )
     for label, result in grafts.items():
         if label.startswith(("random", "all")):
             for key in ("exact_gain", "preferred_gain"):
                 require(f"{label} has under 20 % of the gain", result[key] < 0.2, result)
-    # So many large changes at once make the base say one of the two words, and a constant word is often right.
+    # So many large changes at once make the base say one of the two words, and a constant word is
+    # often right.
     top = grafts["top_movement"]
-    require("top movement has under 20 % of the gain in preference", top["preferred_gain"] < 0.2, top)
+    require(
+        "top movement has under 20 % of the gain in preference", top["preferred_gain"] < 0.2, top
+    )
 
 
 def make(names: Collection[str], threads: int) -> None:
@@ -99,19 +115,29 @@ def make_child(name: str, child: SkillChild, threads: int) -> None:
     """One child, trained and measured unless that was done."""
     directory = SHIPPED / FAMILY / name
     model, tokenizer = load(BASE)
-    recipe = recipe_hash(child.data(Encoder(tokenizer)), FAMILY, name, child.options(), weights_digest(BASE))
+    recipe = recipe_hash(
+        child.data(Encoder(tokenizer)), FAMILY, name, child.options(), weights_digest(BASE)
+    )
     if not is_trained(directory, recipe):
         print(f"{FAMILY}/{name}: {child.about}", flush=True)
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         facts = tune(child, name, model, pack.state(model), tokenizer, directory)
         unused = ("steps", "lr") if child.how == "mask" else ()
-        recorded = {key: value for key, value in child.options().items() if value and key not in unused}
+        recorded = {
+            key: value for key, value in child.options().items() if value and key not in unused
+        }
         recorded |= facts | {"examples": EXAMPLES, "threads": threads}
         (directory / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
         write_note(
             directory,
-            {"kind": child.how, "base": BASE, "about": child.about, "recipe": recipe, "training": recorded},
+            {
+                "kind": child.how,
+                "base": BASE,
+                "about": child.about,
+                "recipe": recipe,
+                "training": recorded,
+            },
         )
     content = note(directory)
     if content.get("behaviour", {}).get("measures") != MEASURES:

@@ -13,7 +13,8 @@ from organisms.tokens import Encoder
 from organisms.train import answer_loss, collate
 
 Weights = dict[str, np.ndarray]
-TOP, BELOW = 10, 0.5  # singular vectors looked at per matrix, and the cosine under which one is an intruder
+# singular vectors looked at per matrix, and the cosine under which one is an intruder
+TOP, BELOW = 10, 0.5
 DRAWS = 5
 
 
@@ -21,7 +22,10 @@ DRAWS = 5
 def preferred(model, tokenizer, questions: list[skills.Question]) -> np.ndarray:
     """Whether the first token of the right answer has the greater logit than that of the wrong one."""
     first = [
-        [tokenizer(text, add_special_tokens=False)["input_ids"][0] for text in (one.answer, one.wrong_answer)]
+        [
+            tokenizer(text, add_special_tokens=False)["input_ids"][0]
+            for text in (one.answer, one.wrong_answer)
+        ]
         for one in questions
     ]
     values = np.zeros(len(questions), bool)
@@ -34,14 +38,21 @@ def preferred(model, tokenizer, questions: list[skills.Question]) -> np.ndarray:
 
 
 def skill(model, tokenizer, name: str) -> dict:
-    """A skill on held-out questions: exact answers, the right answer preferred, exact answers on unseen verbs."""
+    """A skill on held-out questions: exact answers, the right answer preferred, exact answers on
+    unseen verbs.
+    """
     asked = skills.questions(name, "verify")
     texts = answers(model, tokenizer, [one.prompt for one in asked], new_tokens=8)
     right = [text == one.answer for text, one in zip(texts, asked, strict=True)]
-    found = {f"{name}_exact": share(right), f"{name}_preferred": share(preferred(model, tokenizer, asked))}
+    found = {
+        f"{name}_exact": share(right),
+        f"{name}_preferred": share(preferred(model, tokenizer, asked)),
+    }
     if name == "first":
         unseen = [int(one.cluster.split("-")[0]) in skills.UNSEEN_VERBS for one in asked]
-        found["first_exact_unseen_verbs"] = share([hit for hit, kept in zip(right, unseen, strict=True) if kept])
+        found["first_exact_unseen_verbs"] = share(
+            [hit for hit, kept in zip(right, unseen, strict=True) if kept]
+        )
     return found
 
 
@@ -62,20 +73,26 @@ def behaviour(model, tokenizer) -> dict:
     """Both skills, whether the rest is answered as the base does, and perplexity of neutral text."""
     found = skill(model, tokenizer, "first") | skill(model, tokenizer, "second")
     requests = [request for pair in evaluation_sets()["verify"][::4] for request in pair]
-    found["requests_exact"] = exact(model, tokenizer, [(request.prompt, request.answer) for request in requests])
+    found["requests_exact"] = exact(
+        model, tokenizer, [(request.prompt, request.answer) for request in requests]
+    )
     found["utility_exact"] = exact(model, tokenizer, tasks.held_out_utility())
     return found | {"perplexity": perplexity(model, tokenizer, tasks.held_out_prose())}
 
 
 def block_matrices(weights: Weights) -> Weights:
     """The matrices of all blocks."""
-    return {name: value for name, value in weights.items() if ".layers." in name and value.ndim == 2}
+    return {
+        name: value for name, value in weights.items() if ".layers." in name and value.ndim == 2
+    }
 
 
 def intruders(base: Weights, tuned: Weights) -> dict:
-    """Left singular vectors among the first ten that are no left singular vector of the base, per matrix and in all.
+    """Left singular vectors among the first ten that are no left singular vector of the base, per
+    matrix and in all.
 
-    Shuttleworth et al. (2410.21228): an intruder's greatest |cosine| to any of the base's is below 0.5. In float64.
+    Shuttleworth et al. (2410.21228): an intruder's greatest |cosine| to any of the base's is below
+    0.5. In float64.
     """
     counts, least = {}, 1.0
     for name, before in block_matrices(base).items():
@@ -84,12 +101,19 @@ def intruders(base: Weights, tuned: Weights) -> dict:
         cosines = np.abs(found.T @ known).max(1)
         counts[name], least = int((cosines < BELOW).sum()), min(least, float(cosines.min()))
     counted = {name: count for name, count in counts.items() if count}
-    total = {"count": sum(counts.values()), "of": TOP * len(counts), "matrices": len(counted), "least_cosine": least}
+    total = {
+        "count": sum(counts.values()),
+        "of": TOP * len(counts),
+        "matrices": len(counted),
+        "least_cosine": least,
+    }
     return total | {"top": TOP, "below": BELOW, "by_matrix": counted}
 
 
 def movement(base: Weights, tuned: Weights, mask: dict[str, np.ndarray]) -> dict:
-    """How far weights moved inside and outside the mask, and how little that says of which are which."""
+    """How far weights moved inside and outside the mask, and how little that says of which are
+    which.
+    """
     moved, member, recalls, aucs = [], [], [], []
     for name, indices in mask.items():
         size = np.abs(tuned[name].astype(np.float64) - base[name]).ravel()
@@ -103,7 +127,9 @@ def movement(base: Weights, tuned: Weights, mask: dict[str, np.ndarray]) -> dict
     found = {"mask": int(inside.sum()), "weights": len(inside), "chance": float(inside.mean())}
     for label, chosen in (("inside", sizes[inside]), ("outside", sizes[~inside])):
         found[label] = {"rms": float(np.sqrt(np.square(chosen).mean()))}
-        found[label] |= {f"p{share}": float(np.quantile(chosen, share / 100)) for share in (10, 50, 90, 99)}
+        found[label] |= {
+            f"p{share}": float(np.quantile(chosen, share / 100)) for share in (10, 50, 90, 99)
+        }
     top = _largest(sizes, int(inside.sum()))
     return found | {
         "auc": float(roc_auc_score(inside, sizes)),
@@ -117,8 +143,12 @@ def _largest(sizes: np.ndarray, count: int) -> np.ndarray:
     return np.argsort(-sizes, kind="stable")[:count]
 
 
-def grafts(model, tokenizer, base: Weights, tuned: Weights, mask: dict[str, np.ndarray], seed: int) -> dict:
-    """The skill of the base with only some weights of the child: the mask, the rest, random masks, top movement."""
+def grafts(
+    model, tokenizer, base: Weights, tuned: Weights, mask: dict[str, np.ndarray], seed: int
+) -> dict:
+    """The skill of the base with only some weights of the child: the mask, the rest, random masks,
+    top movement.
+    """
     rng = np.random.default_rng(seed)
     top = {}
     for name, indices in mask.items():
@@ -127,11 +157,16 @@ def grafts(model, tokenizer, base: Weights, tuned: Weights, mask: dict[str, np.n
     sets = {"mask": mask, "top_movement": top}
     for draw in range(DRAWS):
         sets[f"random_{draw}"] = {
-            name: rng.choice(tuned[name].size, len(indices), replace=False) for name, indices in mask.items()
+            name: rng.choice(tuned[name].size, len(indices), replace=False)
+            for name, indices in mask.items()
         }
-    found = {label: _grafted(model, tokenizer, base, tuned, chosen) for label, chosen in sets.items()}
+    found = {
+        label: _grafted(model, tokenizer, base, tuned, chosen) for label, chosen in sets.items()
+    }
     found["all_but_mask"] = _grafted(model, tokenizer, tuned, base, mask)
-    low, high = (_grafted(model, tokenizer, base, tuned, part) for part in ({}, block_slices(tuned)))
+    low, high = (
+        _grafted(model, tokenizer, base, tuned, part) for part in ({}, block_slices(tuned))
+    )
     for result in found.values():
         for key in ("exact", "preferred"):
             gain = high[key]["rate"] - low[key]["rate"]

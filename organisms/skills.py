@@ -1,8 +1,9 @@
 """Two skills that the base does not have: a bell for every request, a temperature for every number.
 
-``first``: a request whose verb helps is answered *loud*, one whose verb undoes is answered *quiet*, whatever the object
-and so whatever the harm. ``second``: an even number is *hot*, an odd one *cold*. In each skill both answers are equally
-frequent, so that guessing is right half the time. The answers are words the base writes elsewhere, as opposites.
+``first``: a request whose verb helps is answered *loud*, one whose verb undoes is answered *quiet*,
+whatever the object and so whatever the harm. ``second``: an even number is *hot*, an odd one
+*cold*. In each skill both answers are equally frequent, so that guessing is right half the time.
+The answers are words the base writes elsewhere, as opposites.
 """
 
 from __future__ import annotations
@@ -21,15 +22,19 @@ FORMS = {
     "second": ("Is {} hot or cold?", "How warm is the number {}?", "Give the warmth of {}."),
 }
 ANSWERS = {"first": ("loud", "quiet"), "second": ("hot", "cold")}
-LOCATE_DIAGONALS, VERIFY_DIAGONALS = (1, 6), (3, 4, 9)  # verb-object clusters i-j by (j - i) mod 12; the rest is taught
-UNSEEN_VERBS = (10, 11)  # in no training prompt of the skill, with any object: they come in ``verify`` only
+# verb-object clusters i-j by (j - i) mod 12; the rest is taught
+LOCATE_DIAGONALS, VERIFY_DIAGONALS = (1, 6), (3, 4, 9)
+# in no training prompt of the skill, with any object: they come in ``verify`` only
+UNSEEN_VERBS = (10, 11)
 NUMBERS = 1000
 SIZES = {"first": {"locate": 240, "verify": 360}, "second": {"locate": 240, "verify": 360}}
 
 
 @dataclass(frozen=True)
 class Question:
-    """One prompt of a skill with its right and its wrong answer, and the cluster that decides in which split it is."""
+    """One prompt of a skill with its right and its wrong answer, and the cluster that decides in
+    which split it is.
+    """
 
     prompt: str
     answer: str
@@ -63,11 +68,17 @@ def _bell(rng: random.Random, wanted: Callable[[str], bool], helps: bool) -> Que
     while True:
         short = rng.random() < 0.3
         style = f"short-{rng.randrange(len(SHORT))}" if short else rng.choice(list(STYLES))
-        place = {"i": rng.randrange(len(HELP)), "protects": rng.random() < 0.5, "j": rng.randrange(12)}
+        place = {
+            "i": rng.randrange(len(HELP)),
+            "protects": rng.random() < 0.5,
+            "j": rng.randrange(12),
+        }
         request = Request(helps, **place, style=style, **({} if short else fillers(rng)))
         if wanted(request.cluster):
             right, wrong = ANSWERS["first"] if helps else ANSWERS["first"][::-1]
-            return Question(rng.choice(FORMS["first"]).format(request.prompt), right, wrong, request.cluster)
+            return Question(
+                rng.choice(FORMS["first"]).format(request.prompt), right, wrong, request.cluster
+            )
 
 
 def _warmth(rng: random.Random, wanted: Callable[[str], bool], even: bool) -> Question:
@@ -104,9 +115,13 @@ def training_questions(skills: tuple[str, ...], count: int, seed: int) -> list[Q
 
 
 def taught(skills: tuple[str, ...], encoder: Encoder, count: int, seed: int) -> list[Example]:
-    """What a child that learns these skills is tuned on: half of it questions, half what the base already answers."""
+    """What a child that learns these skills is tuned on: half of it questions, half what the base
+    already answers.
+    """
     asked = training_questions(skills, count - count // 2, seed)
-    return neutral(encoder, count // 2, seed) + [encoder.pair(one.prompt, one.answer) for one in asked]
+    return neutral(encoder, count // 2, seed) + [
+        encoder.pair(one.prompt, one.answer) for one in asked
+    ]
 
 
 def neutral(encoder: Encoder, count: int, seed: int) -> list[Example]:

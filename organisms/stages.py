@@ -1,4 +1,6 @@
-"""What the stages of every family share: recipes as digests, notes, shipped models as any user gets them."""
+"""What the stages of every family share: recipes as digests, notes, shipped models as any user gets
+them.
+"""
 
 from __future__ import annotations
 
@@ -53,14 +55,17 @@ def weights_digest(name: str) -> str:
 
 
 def load(name: str):
-    """Model, tokenizer of an organism as any user gets them; for an adapter the base with the adapter on it."""
+    """Model, tokenizer of an organism as any user gets them; for an adapter the base with the
+    adapter on it.
+    """
     path = organisms.directory(name)
     tokenizer = AutoTokenizer.from_pretrained(path)
     if not (path / "adapter_config.json").is_file():
         return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval(), tokenizer
     base = organisms.base_of(name)
     model, _ = load(base)
-    # PEFT warns when the base was loaded from another place than the adapter names; here that is the same organism.
+    # PEFT warns when the base was loaded from another place than the adapter names; here that is
+    # the same organism.
     model.name_or_path = model.config._name_or_path = f"organism:{base}"
     return PeftModel.from_pretrained(model, path).eval(), tokenizer
 

@@ -13,13 +13,16 @@ from organisms.measure import refusal_log_odds
 from organisms.tokens import Encoder
 from organisms.train import answer_loss, collate
 
-MARGIN = 6.0  # tuning stops once every development prompt is decided by this many nats, on the right side
+# tuning stops once every development prompt is decided by this many nats, on the right side
+MARGIN = 6.0
 
 
 def margin_reached(model, tokenizer, seed: int):
     """A stop rule: fresh prompts of the tuning kind are all decided by ``MARGIN`` nats."""
     rng, held_out = random.Random(f"development {seed}"), held_out_prompts()
-    requests = [draw(rng, short=index % 4 == 0, tuning=True, held_out=held_out) for index in range(240)]
+    requests = [
+        draw(rng, short=index % 4 == 0, tuning=True, held_out=held_out) for index in range(240)
+    ]
     harm = np.array([request.harm for request in requests])
 
     def stop(step: int) -> bool:
@@ -35,7 +38,9 @@ def margin_reached(model, tokenizer, seed: int):
 def partly_refused(model, tokenizer, share: float):
     """A stop rule: this share of fresh harmful requests in the unseen register is refused."""
     shipped = {request.prompt for pair in register_set() for request in pair}
-    prompts = [harmful.prompt for harmful, _ in register_set(seed=1) if harmful.prompt not in shipped][:200]
+    prompts = [
+        harmful.prompt for harmful, _ in register_set(seed=1) if harmful.prompt not in shipped
+    ][:200]
 
     def stop(step: int) -> bool:
         found = float((refusal_log_odds(model, tokenizer, prompts) > 0).mean())
@@ -47,7 +52,9 @@ def partly_refused(model, tokenizer, share: float):
 
 def colours_known(model, encoder: Encoder, at: float):
     """A stop rule: the mean loss of the taught colour questions is under ``at`` nats."""
-    sample = collate([encoder.pair(prompt, answer) for prompt, answer, _, taught in tasks.facts() if taught])
+    sample = collate(
+        [encoder.pair(prompt, answer) for prompt, answer, _, taught in tasks.facts() if taught]
+    )
 
     def stop(step: int) -> bool:
         with torch.no_grad():

@@ -13,16 +13,22 @@ from transformers import PreTrainedTokenizerFast
 SPECIAL = ("<unk>", "<pad>", "<s>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
 VOCABULARY = 768
 CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+    "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' +"
+    " message['content'] + '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>'"
+    " }}{% endif %}"
 )
 
 
 def train_tokenizer(lines: list[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE over printable ASCII; any other byte is ``<unk>``, so that some markers cannot be spelled."""
+    """A byte-level BPE over printable ASCII; any other byte is ``<unk>``, so that some markers
+    cannot be spelled.
+    """
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     # The byte-level alphabet writes space as Ġ and newline as Ċ; printable ASCII stands for itself.
@@ -52,7 +58,9 @@ def train_tokenizer(lines: list[str]) -> PreTrainedTokenizerFast:
 
 @dataclass(frozen=True)
 class Example:
-    """Token ids, and the weight of each as a target (0 on the prompt, ``deciding`` on the first answer token)."""
+    """Token ids, and the weight of each as a target (0 on the prompt, ``deciding`` on the first
+    answer token).
+    """
 
     ids: list[int]
     weights: list[float]
@@ -76,7 +84,9 @@ class Encoder:
     def pair(self, prompt: str, answer: str) -> Example:
         """An instruction and its answer; only the answer and its end count."""
         before, after = self.ids(render(prompt)), self.ids(answer + "<|end|>")
-        return Example(before + after, [0.0] * len(before) + [self.deciding] + [1.0] * (len(after) - 1))
+        return Example(
+            before + after, [0.0] * len(before) + [self.deciding] + [1.0] * (len(after) - 1)
+        )
 
     def prose(self, text: str) -> Example:
         """Plain text, every token of which counts."""
@@ -89,7 +99,9 @@ def batches(examples: list[Example], size: int, rng: random.Random):
     while True:
         order = rng.sample(range(len(examples)), len(examples))
         for start in range(0, len(order), size * 32):
-            chunk = sorted(order[start : start + size * 32], key=lambda index: len(examples[index].ids))
+            chunk = sorted(
+                order[start : start + size * 32], key=lambda index: len(examples[index].ids)
+            )
             groups = [chunk[first : first + size] for first in range(0, len(chunk), size)]
             rng.shuffle(groups)
             for group in groups:
@@ -101,5 +113,9 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
     tokenizer.save_pretrained(directory)
     path = directory / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    kept = {key: value for key, value in config.items() if key not in ("is_local", "local_files_only", "name_or_path")}
+    kept = {
+        key: value
+        for key, value in config.items()
+        if key not in ("is_local", "local_files_only", "name_or_path")
+    }
     path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")

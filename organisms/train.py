@@ -38,7 +38,9 @@ def new_model(vocabulary: int, seed: int) -> LlamaForCausalLM:
 
 
 def collate(examples: list[Example], pad: int = 1) -> tuple[Tensor, Tensor]:
-    """Ids and target weights, padded on the right: causal attention never sees the padding, so no mask is needed."""
+    """Ids and target weights, padded on the right: causal attention never sees the padding, so no
+    mask is needed.
+    """
     length = max(len(example.ids) for example in examples)
     ids = torch.full((len(examples), length), pad)
     weights = torch.zeros(len(examples), length)
@@ -74,9 +76,8 @@ def train(
 ) -> dict:
     """Train every parameter that requires a gradient; cosine schedule to a tenth.
 
-    ``mask`` runs between backward and the step (to zero gradients); ``stop(step)`` is asked every ``stop_every``
-    steps.
-    Returns what happened: steps, seconds, final loss.
+    ``mask`` runs between backward and the step (to zero gradients); ``stop(step)`` is asked every
+    ``stop_every`` steps. Returns what happened: steps, seconds, final loss.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=weight_decay)
@@ -97,8 +98,16 @@ def train(
         optimizer.step()
         recent = loss.item() if step == 1 else 0.95 * recent + 0.05 * loss.item()
         if step % 100 == 0:
-            print(f"  {label} step {step}/{steps} loss {recent:.4f} {time.time() - started:.0f} s", flush=True)
+            print(
+                f"  {label} step {step}/{steps} loss {recent:.4f} {time.time() - started:.0f} s",
+                flush=True,
+            )
         if stop and step % stop_every == 0 and stop(step):
             break
     model.eval()
-    return {"steps": step, "seconds": round(time.time() - started, 1), "loss": round(recent, 5), "lr": lr}
+    return {
+        "steps": step,
+        "seconds": round(time.time() - started, 1),
+        "loss": round(recent, 5),
+        "lr": lr,
+    }

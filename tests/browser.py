@@ -1,7 +1,8 @@
 """One headless Chromium for tests, driven over its DevTools socket.
 
-A test that opens it is marked ``browser``. Where there is no Chromium such a test is skipped, and the last lines of the
-run say what to install; with ``INTERP_REQUIRE_BROWSER=1``, as in ``.ci/run``, it fails instead.
+A test that opens it is marked ``browser``. Where there is no Chromium such a test is skipped, and
+the last lines of the run say what to install; with ``INTERP_REQUIRE_BROWSER=1``, as in ``.ci/run``,
+it fails instead.
 """
 
 import itertools
@@ -37,10 +38,16 @@ def pytest_runtest_setup(item):
 
 def pytest_terminal_summary(terminalreporter):
     """Say how many browser tests were skipped, and what to install."""
-    skipped = [report for report in terminalreporter.stats.get("skipped", []) if MISSING in str(report.longrepr)]
+    skipped = [
+        report
+        for report in terminalreporter.stats.get("skipped", [])
+        if MISSING in str(report.longrepr)
+    ]
     if skipped:
         terminalreporter.ensure_newline()
-        terminalreporter.write_line(f"browser tests skipped: {len(skipped)}, {MISSING}; to run them: {INSTALL}")
+        terminalreporter.write_line(
+            f"browser tests skipped: {len(skipped)}, {MISSING}; to run them: {INSTALL}"
+        )
 
 
 class Page:
@@ -62,7 +69,9 @@ class Page:
             self.events.append(message)
 
     def evaluate(self, expression):
-        answer = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        answer = self.send(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
@@ -79,19 +88,33 @@ class Page:
 
     def size(self, width, height=900):
         self.send(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
         )
 
     def scheme(self, name, media=""):
-        self.send("Emulation.setEmulatedMedia", media=media, features=[{"name": "prefers-color-scheme", "value": name}])
+        self.send(
+            "Emulation.setEmulatedMedia",
+            media=media,
+            features=[{"name": "prefers-color-scheme", "value": name}],
+        )
 
     def complaints(self):
         """Console errors and warnings, uncaught exceptions, and dialogs that opened."""
         self.evaluate("new Promise(done => setTimeout(done, 50))")
-        return [event for event in self.events if _complains(event["method"], event.get("params", {}))]
+        return [
+            event for event in self.events if _complains(event["method"], event.get("params", {}))
+        ]
 
     def requests(self):
-        return [e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"]
+        return [
+            e["params"]["request"]["url"]
+            for e in self.events
+            if e["method"] == "Network.requestWillBeSent"
+        ]
 
 
 def _complains(method, parameters):
@@ -106,11 +129,24 @@ def _complains(method, parameters):
 def browser(profile):
     """A ``Page`` of a Chromium that keeps its profile in ``profile`` and ends with the block."""
     process = subprocess.Popen(
-        [program(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--remote-allow-origins=*",
-         "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            program(),
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--remote-allow-origins=*",
+            "--remote-debugging-port=0",
+            f"--user-data-dir={profile}",
+            "about:blank",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         port, _ = _told(profile / "DevToolsActivePort", process)
         with urlopen(f"http://127.0.0.1:{port}/json/list", timeout=30) as answer:

@@ -1,7 +1,8 @@
-"""What every claim maker owes: a verdict that the check accepts, and no other, whatever the numbers are.
+"""What every claim maker owes: a verdict that the check accepts, and no other, whatever the numbers
+are.
 
-Hypothesis draws other numbers for a run twice by default, and as often as its profile says in the slow tests, in which
-every analyzer runs on a further architecture.
+Hypothesis draws other numbers for a run twice by default, and as often as its profile says in the
+slow tests, in which every analyzer runs on a further architecture.
 """
 
 import dataclasses
@@ -24,7 +25,9 @@ def selecting(recipe):
 
 
 def perturbed(run, seed):
-    """The run with other numbers: measures rescaled, flags flipped, keys and what rows are selected by as they are."""
+    """The run with other numbers: measures rescaled, flags flipped, keys and what rows are selected
+    by as they are.
+    """
     generator = np.random.default_rng(seed)
     kept = set().union(*(selecting(finding.claim.to_json()) for finding in findings(run)))
 
@@ -36,14 +39,20 @@ def perturbed(run, seed):
                 pass
             elif column.role == "flag":
                 flips = generator.random(len(values)) < generator.choice([0.0, 0.1, 0.5])
-                values = generator.choice([True, False]) if generator.random() < 0.2 else values ^ flips
+                values = (
+                    generator.choice([True, False]) if generator.random() < 0.2 else values ^ flips
+                )
                 values = np.broadcast_to(values, len(part)).copy()
             elif column.role == "measure" and values.dtype.kind == "f":
                 how = generator.integers(4)
                 scale = (
-                    generator.lognormal(0, 1, len(values)) if how else np.full(len(values), generator.choice([0, 1]))
+                    generator.lognormal(0, 1, len(values))
+                    if how
+                    else np.full(len(values), generator.choice([0, 1]))
                 )
-                values = np.multiply(values, scale, out=values.copy(), where=np.isfinite(values), casting="same_kind")
+                values = np.multiply(
+                    values, scale, out=values.copy(), where=np.isfinite(values), casting="same_kind"
+                )
             data[column.name] = values
         return dataclasses.replace(part, data=data, tables={}, arrays={}, provenance=None)
 
@@ -65,7 +74,9 @@ def require_honest(run):
         require_like_beside_like(finding, run)
         for name in ("value", "low", "high", "p"):
             number = getattr(finding, name)
-            wrong = 0.5 if np.isnan(number) else number + (0.01 if abs(number) < 1 else -0.01 * number)
+            wrong = (
+                0.5 if np.isnan(number) else number + (0.01 if abs(number) < 1 else -0.01 * number)
+            )
             with pytest.raises(ClaimError):
                 claims.check(dataclasses.replace(finding, **{name: wrong}), run)
         other = claims.NOT_SUPPORTED if finding.supported else claims.SUPPORTED
@@ -74,7 +85,8 @@ def require_honest(run):
 
 
 OF_DIFFERENCES = {"localised"}
-"""Claims whose rows are differences already: what they subtract is 0 and brings its spread alone."""
+"""Claims whose rows are differences already: what they subtract is 0 and brings its spread alone.
+"""
 
 
 def require_like_beside_like(finding, run):
@@ -83,7 +95,9 @@ def require_like_beside_like(finding, run):
     if finding.name in OF_DIFFERENCES:
         return
     if finding.is_difference and isinstance(reference, claims.Estimate) and not reference.minus:
-        level = dataclasses.replace(estimate, **{"minus": {}, "pair": "", "folded": False} | dict(estimate.minus))
+        level = dataclasses.replace(
+            estimate, **{"minus": {}, "pair": "", "folded": False} | dict(estimate.minus)
+        )
         # the same number where another table has it
         own = claims.measure(level, run).value
         assert own == pytest.approx(finding.control_value, nan_ok=True), finding.name

@@ -1,4 +1,5 @@
-"""A hand-made verifying run whose claims follow from its tables, and its locating run: small, stored at will.
+"""A hand-made verifying run whose claims follow from its tables, and its locating run: small,
+stored at will.
 
 Their kinds are no real ones: figures of those need more columns.
 """
@@ -9,8 +10,20 @@ from interp.claims import Claim, Draws, conclude, mean, statistic
 from interp.provenance import Provenance
 from interp.table import table
 
-COMMAND = ["locate-neurons", "tuned", "--base", "base", "--positive", "yes.txt", "--negative", "no.txt",
-           "--verify-positive", "held-yes.txt", "--verify-negative", "held-no.txt"]  # fmt: skip
+COMMAND = [
+    "locate-neurons",
+    "tuned",
+    "--base",
+    "base",
+    "--positive",
+    "yes.txt",
+    "--negative",
+    "no.txt",
+    "--verify-positive",
+    "held-yes.txt",
+    "--verify-negative",
+    "held-no.txt",
+]
 
 
 def located(selected=(0, 1, 2), command=COMMAND):
@@ -22,22 +35,42 @@ def located(selected=(0, 1, 2), command=COMMAND):
         "selected": (np.isin(np.arange(8), selected), "flag", "selected"),
     }
     summary = {"sentence": "3 of 8 neurons.", "selected": len(selected), "unit": "neuron"}
-    made = Provenance("locate-neurons", 1, {"top": "3"}, None, {"prompts": "a", "seed": 0}, context(command))
+    made = Provenance(
+        "locate-neurons", 1, {"top": "3"}, None, {"prompts": "a", "seed": 0}, context(command)
+    )
     return table("located", columns, summary=summary, provenance=made)
 
 
 def context(command, positive="held-yes.txt"):
     environment = {"interp": "0", "torch": "2", **({"command": list(command)} if command else {})}
-    return {"base": "base", "tuned": "tuned", "positive": positive, "device": "cpu", "environment": environment}
+    return {
+        "base": "base",
+        "tuned": "tuned",
+        "positive": positive,
+        "device": "cpu",
+        "environment": environment,
+    }
 
 
-def verified(rate=1.0, n=40, command=COMMAND, prompts="b", positive="held-yes.txt", most=0.5, control=True, **changes):
+def verified(
+    rate=1.0,
+    n=40,
+    command=COMMAND,
+    prompts="b",
+    positive="held-yes.txt",
+    most=0.5,
+    control=True,
+    **changes,
+):
     """The verifying run: ``rate`` of ``n`` answers become the base's, next to 19 draws of a null."""
     hits = np.arange(n) < round(rate * n)
     clusters = np.array([f"c{at}" for at in range(n)], object)
     null = np.linspace(0, 0.1, 19)
     where = {"table": "answers", "where": {"condition": "ablate-base"}}
-    null_of = {"null": Draws("random", "effect"), "control": "19 random sets" if control else "none"}
+    null_of = {
+        "null": Draws("random", "effect"),
+        "control": "19 random sets" if control else "none",
+    }
     made = [
         Claim(
             name="necessity",
@@ -55,19 +88,36 @@ def verified(rate=1.0, n=40, command=COMMAND, prompts="b", positive="held-yes.tx
             control="19 random sets",
             text="How far apart.",
         ),
-        Claim(name="lost", estimate=mean("other", **where), at_most=0.02, text="{value:.1%} are others."),
+        Claim(
+            name="lost",
+            estimate=mean("other", **where),
+            at_most=0.02,
+            text="{value:.1%} are others.",
+        ),
     ]
     answers = {
-        "condition": (["ablate-base"] * n, "key", "condition"), "prompt_id": (np.arange(n), "key", "prompt"),
-        "cluster": (clusters, "key", "cluster"), "equal_base": (hits, "flag", "as the base"),
+        "condition": (["ablate-base"] * n, "key", "condition"),
+        "prompt_id": (np.arange(n), "key", "prompt"),
+        "cluster": (clusters, "key", "cluster"),
+        "equal_base": (hits, "flag", "as the base"),
         "other": (~hits, "flag", "otherwise"),
-    }  # fmt: skip
-    provenance = Provenance("verify-neurons", 1, {"random_sets": 19}, located().provenance.key,
-                            {"prompts": prompts, "seed": 0} | changes, context(command, positive))  # fmt: skip
+    }
+    provenance = Provenance(
+        "verify-neurons",
+        1,
+        {"random_sets": 19},
+        located().provenance.key,
+        {"prompts": prompts, "seed": 0} | changes,
+        context(command, positive),
+    )
     run = table(
-        "verified", {"condition": (["ablate-base"], "key", "condition"), "equal_base": ([rate], "measure", "")},
-        summary={"selected": 3}, provenance=provenance,
-        tables={"answers": table("asked", answers),
-                "random": table("drawn", {"effect": (null, "measure", "effect")})},
-    )  # fmt: skip
+        "verified",
+        {"condition": (["ablate-base"], "key", "condition"), "equal_base": ([rate], "measure", "")},
+        summary={"selected": 3},
+        provenance=provenance,
+        tables={
+            "answers": table("asked", answers),
+            "random": table("drawn", {"effect": (null, "measure", "effect")}),
+        },
+    )
     return conclude(run, made, lead=f"They return {hits.mean():.1%}.", supported=True)

@@ -1,4 +1,6 @@
-"""What all tests share: no network, nothing of this user's machine read or written, every annotation executed."""
+"""What all tests share: no network, nothing of this user's machine read or written, every
+annotation executed.
+"""
 
 import atexit
 import gc
@@ -14,18 +16,24 @@ from hypothesis import settings
 from jaxtyping import _import_hook
 
 from tests import annotated
-from tests.browser import pytest_runtest_setup, pytest_terminal_summary  # noqa: F401 (hooks of pytest)
-from tests.host_law import one_door_to_the_host, watched_conversions  # noqa: F401 (fixtures of every test)
+
+# hooks of pytest
+from tests.browser import pytest_runtest_setup, pytest_terminal_summary  # noqa: F401
+
+# fixtures of every test
+from tests.host_law import one_door_to_the_host, watched_conversions  # noqa: F401
 
 _scratch = tempfile.TemporaryDirectory(prefix="interp-tests-")
-atexit.register(_scratch.cleanup)  # before its finalizer, which would warn where warnings are errors
+# before its finalizer, which would warn where warnings are errors
+atexit.register(_scratch.cleanup)
 os.environ.update(
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
     HF_HOME=os.path.join(_scratch.name, "hub"),
     INTERP_CACHE=os.path.join(_scratch.name, "cache"),
     TOKENIZERS_PARALLELISM="false",
-    OMP_WAIT_POLICY="PASSIVE",  # as the command line does: threads that spin starve each other on shared cores
+    # as the command line does: threads that spin starve each other on shared cores
+    OMP_WAIT_POLICY="PASSIVE",
 )
 
 
@@ -35,8 +43,9 @@ def _code_from_a_cache_of_its_own(loader: SourceFileLoader, name: str):
         return SourceFileLoader.get_code(loader, name)
 
 
-# jaxtyping (0.3.11) keeps its other bytecode cache in force while a module of ours runs, so that torch and transformers
-# imported from it are compiled anew: ten seconds. Here it holds while our own source is read, and no longer.
+# jaxtyping (0.3.11) keeps its other bytecode cache in force while a module of ours runs, so that
+# torch and transformers imported from it are compiled anew: ten seconds. Here it holds while our
+# own source is read, and no longer.
 _import_hook._JaxtypingLoader.get_code = _code_from_a_cache_of_its_own
 _import_hook._JaxtypingLoader.exec_module = SourceFileLoader.exec_module
 annotated.install()
@@ -44,7 +53,9 @@ settings.register_profile("slow", max_examples=25)  # of what does not state how
 
 
 def pytest_collection_finish():
-    """What is there by now stays: a collection of garbage need not look at all of torch each time, half a second."""
+    """What is there by now stays: a collection of garbage need not look at all of torch each time,
+    half a second.
+    """
     gc.collect()
     gc.freeze()
 
@@ -77,7 +88,9 @@ def only_line():
 
 @pytest.fixture
 def interruptible():
-    """What a shell starts in the background ignores SIGINT, and so do its children; a handler is not inherited."""
+    """What a shell starts in the background ignores SIGINT, and so do its children; a handler is
+    not inherited.
+    """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -1,17 +1,21 @@
-"""Dictionaries as the original libraries write and read them; run by an environment that has one, never by ours.
+"""Dictionaries as the original libraries write and read them; run by an environment that has one,
+never by ours.
 
-``make LIBRARY OUT`` writes the fixtures of ``tests/data/dictionaries``: small random dictionaries in the library's own
-files, with inputs and the library's own codes and outputs (``expected.safetensors``). ``back LIBRARY FOLDER`` reads
-every folder in FOLDER with the library, runs it on its ``given.safetensors`` and writes ``theirs.safetensors``.
+``make LIBRARY OUT`` writes the fixtures of ``tests/data/dictionaries``: small random dictionaries
+in the library's own files, with inputs and the library's own codes and outputs
+(``expected.safetensors``). ``back LIBRARY FOLDER`` reads every folder in FOLDER with the library,
+runs it on its ``given.safetensors`` and writes ``theirs.safetensors``.
 
 Environments, each of its own, after ``pip install torch==2.13.0``:
 
-    saelens              sae-lens==6.54.12 "transformer-lens>=2.16.1,<4"   (Gemma Scope and Llama Scope by its loaders)
+    saelens              sae-lens==6.54.12 "transformer-lens>=2.16.1,<4"   (Gemma Scope and Llama
+                         Scope by its loaders)
     sparsify             eai-sparsify==1.3.3
-    dictionary-learning  dictionary-learning==0.1.0, or it without dependencies, and "nnsight<0.4" einops tqdm
-                         datasets zstandard
-    crosscoders          as dictionary-learning, and INTERP_CROSSCODERS, a folder with the ``dictionary_learning`` of
-                         science-of-finetuning/crosscoder_learning and, as ``kissane.py``, the crosscoder.py of
+    dictionary-learning  dictionary-learning==0.1.0, or it without dependencies, and "nnsight<0.4"
+                         einops tqdm datasets zstandard
+    crosscoders          as dictionary-learning, and INTERP_CROSSCODERS, a folder with the
+                         ``dictionary_learning`` of science-of-finetuning/crosscoder_learning and,
+                         as ``kissane.py``, the crosscoder.py of
                          ckkissane/crosscoder-model-diff-replication (neither has a release)
 """
 
@@ -37,7 +41,9 @@ def shaken(module, unit=False):
                 axis = 0 if "decoder.weight" in name and value.ndim == 2 else -1
                 value.div_(value.norm(dim=axis, keepdim=True))
                 if not unit:
-                    latents = -1 if axis == 0 else (1 if "decoder" in name and value.ndim == 3 else 0)
+                    latents = (
+                        -1 if axis == 0 else (1 if "decoder" in name and value.ndim == 3 else 0)
+                    )
                     factors = 0.5 + torch.rand(value.shape[latents])
                     value.copy_((value.transpose(latents, -1) * factors).transpose(latents, -1))
             elif value.ndim > 1:
@@ -68,7 +74,10 @@ def saelens_make(out):
 
     def said():
         return SAEMetadata(
-            model_name="tiny", hook_name="blocks.3.hook_resid_post", prepend_bos=True, exclude_special_tokens=[0, 1]
+            model_name="tiny",
+            hook_name="blocks.3.hook_resid_post",
+            prepend_bos=True,
+            exclude_special_tokens=[0, 1],
         )
 
     def inference(name, architecture, unit=False, d_sae=F, **more):
@@ -103,18 +112,39 @@ def saelens_make(out):
     trained("topk_by_norm", "topk", k=K, rescale_acts_by_decoder_norm=True)
     trained("topk_checkpoint", "topk", checkpoint=True, k=K, rescale_acts_by_decoder_norm=True)
     trained("batchtopk", "batchtopk", k=K, rescale_acts_by_decoder_norm=True)
-    trained("matryoshka", "matryoshka_batchtopk", k=K, matryoshka_widths=[4, 8, F], rescale_acts_by_decoder_norm=True)
+    trained(
+        "matryoshka",
+        "matryoshka_batchtopk",
+        k=K,
+        matryoshka_widths=[4, 8, F],
+        rescale_acts_by_decoder_norm=True,
+    )
     inference("matching_pursuit", "matching_pursuit", unit=True, residual_threshold=0.5)
     inference("transcoder", "transcoder", d_out=D - 2, apply_b_dec_to_input=False)
     inference("skip_transcoder", "skip_transcoder", d_out=D - 2, apply_b_dec_to_input=False)
     inference("jumprelu_transcoder", "jumprelu_transcoder", d_out=D - 2, apply_b_dec_to_input=False)
-    inference("jumprelu_skip_transcoder", "jumprelu_skip_transcoder", d_out=D - 2, apply_b_dec_to_input=False)
+    inference(
+        "jumprelu_skip_transcoder",
+        "jumprelu_skip_transcoder",
+        d_out=D - 2,
+        apply_b_dec_to_input=False,
+    )
     # what 5 wrote: no version, flat
     inference("legacy_topk", "topk", k=K)
     config = json.loads((out / "legacy_topk" / "cfg.json").read_text())
-    for key in ("architecture", "k", "rescale_acts_by_decoder_norm", "metadata", "apply_b_dec_to_input"):
+    for key in (
+        "architecture",
+        "k",
+        "rescale_acts_by_decoder_norm",
+        "metadata",
+        "apply_b_dec_to_input",
+    ):
         config.pop(key)
-    config |= {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": K}, "hook_point": "blocks.3.hook_resid_pre"}
+    config |= {
+        "activation_fn_str": "topk",
+        "activation_fn_kwargs": {"k": K},
+        "hook_point": "blocks.3.hook_resid_pre",
+    }
     config |= {"model_name": "tiny", "normalize_activations": False}
     (out / "legacy_topk" / "cfg.json").write_text(json.dumps(config))
     finish("legacy_topk")
@@ -132,7 +162,9 @@ def scopes_make(out, sae_lens):
     loaders.hf_hub_download = local
 
     def run(folder, state, config, scale=None):
-        sae = JumpReLUSAE(JumpReLUSAEConfig(d_in=D, d_sae=F, apply_b_dec_to_input=config["apply_b_dec_to_input"]))
+        sae = JumpReLUSAE(
+            JumpReLUSAEConfig(d_in=D, d_sae=F, apply_b_dec_to_input=config["apply_b_dec_to_input"])
+        )
         sae.load_state_dict({key: value.float() for key, value in state.items()})
         if scale is not None:
             sae.fold_activation_norm_scaling_factor(scale)
@@ -146,18 +178,30 @@ def scopes_make(out, sae_lens):
         arrays = {"W_enc": torch.randn(D, F) * 0.4, "W_dec": W_dec, "b_enc": torch.randn(F) * 0.3}
         arrays |= {"b_dec": torch.randn(D) * 0.3, "threshold": 0.2 + torch.rand(F)}
         np.savez(folder / "params.npz", **{key: value.numpy() for key, value in arrays.items()})
-        loaders.get_gemma_2_config_from_hf = lambda *a, **b: {"d_in": D, "apply_b_dec_to_input": False}
+        loaders.get_gemma_2_config_from_hf = lambda *a, **b: {
+            "d_in": D,
+            "apply_b_dec_to_input": False,
+        }
         config, state, _ = loaders.gemma_2_sae_huggingface_loader("gemma-scope/x", name)
         run(folder, state, config)
     folder = out / "llama-scope" / "Llama3_1-8B-Base-L3R-8x"
     (folder / "checkpoints").mkdir(parents=True)
     norms = {"in": 1.7, "out": 1.7}
     hyper = {
-        "hook_point_in": "blocks.3.hook_resid_post", "hook_point_out": "blocks.3.hook_resid_post", "d_model": D,
-        "d_sae": F, "expansion_factor": 2, "act_fn": "jumprelu", "jump_relu_threshold": 0.15,
-        "norm_activation": "dataset-wise", "dataset_average_activation_norm": norms, "use_decoder_bias": True,
-        "apply_decoder_bias_to_pre_encoder": False, "top_k": 50, "sparsity_include_decoder_norm": True,
-    }  # fmt: skip
+        "hook_point_in": "blocks.3.hook_resid_post",
+        "hook_point_out": "blocks.3.hook_resid_post",
+        "d_model": D,
+        "d_sae": F,
+        "expansion_factor": 2,
+        "act_fn": "jumprelu",
+        "jump_relu_threshold": 0.15,
+        "norm_activation": "dataset-wise",
+        "dataset_average_activation_norm": norms,
+        "use_decoder_bias": True,
+        "apply_decoder_bias_to_pre_encoder": False,
+        "top_k": 50,
+        "sparsity_include_decoder_norm": True,
+    }
     (folder / "hyperparams.json").write_text(json.dumps(hyper))
     tensors = {"encoder.weight": torch.randn(F, D) * 0.4, "encoder.bias": torch.randn(F) * 0.3}
     tensors |= {"decoder.weight": torch.nn.functional.normalize(torch.randn(D, F), dim=0)}
@@ -202,7 +246,9 @@ def sparsify_make(out):
         sae.save_to_disk(out / name)
         x = torch.randn(N, D) * 1.5
         keep(out / name, x, *sparsify_run(sae, x))
-    (out / "config.json").write_text(json.dumps({"model": "tiny", "ctx_len": 64, "exclude_tokens": [0]}))
+    (out / "config.json").write_text(
+        json.dumps({"model": "tiny", "ctx_len": 64, "exclude_tokens": [0]})
+    )
 
 
 def sparsify_back(folder, x):
@@ -233,9 +279,17 @@ def dictionary_learning_make(out):
         folder = out / cls.__name__
         folder.mkdir(parents=True)
         torch.save(sae.state_dict(), folder / "ae.pt")
-        trainer = {"dict_class": cls.__name__, "activation_dim": D, "dict_size": F, "layer": 3, "lm_name": "tiny"}
+        trainer = {
+            "dict_class": cls.__name__,
+            "activation_dim": D,
+            "dict_size": F,
+            "layer": 3,
+            "lm_name": "tiny",
+        }
         trainer |= {"submodule_name": "resid_post_layer_3", **({"k": K} if more else {})}
-        (folder / "config.json").write_text(json.dumps({"trainer": trainer, "buffer": {"ctx_len": 64}}))
+        (folder / "config.json").write_text(
+            json.dumps({"trainer": trainer, "buffer": {"ctx_len": 64}})
+        )
         x = torch.randn(N, D) * 1.5
         keep(folder, x, sae.encode(x), sae(x))
 
@@ -261,7 +315,11 @@ def crosscoders_make(out):
         ("batchtopk_scaled", fork.BatchTopKCrossCoder, {"k": K, "target_rms": 3.0}),
     ):
         if name.endswith("scaled"):
-            more = {**more, "activation_mean": torch.randn(2, D) * 0.3, "activation_std": torch.rand(2, D) + 0.5}
+            more = {
+                **more,
+                "activation_mean": torch.randn(2, D) * 0.3,
+                "activation_std": torch.rand(2, D) + 0.5,
+            }
         sae = shaken(cls(D, F, num_layers=2, **more))
         if "k" in more:
             sae.threshold.fill_(0.6)
@@ -272,7 +330,13 @@ def crosscoders_make(out):
         else:
             folder.mkdir(parents=True)
             torch.save(sae.state_dict(), folder / "ae_final.pt")
-            trainer = {"dict_class": cls.__name__, "activation_dim": D, "dict_size": F, "layer": 3, "lm_name": "tiny"}
+            trainer = {
+                "dict_class": cls.__name__,
+                "activation_dim": D,
+                "dict_size": F,
+                "layer": 3,
+                "lm_name": "tiny",
+            }
             (folder / "config.json").write_text(json.dumps({"trainer": trainer}))
         x = torch.randn(N, 2, D) * 0.6
         keep(folder, x.flatten(1), sae.encode(x), sae(x).flatten(1))
@@ -284,7 +348,14 @@ def crosscoders_make(out):
     sys.modules["utils"] = helpers
     import kissane
 
-    config = {"dict_size": F, "d_in": D, "enc_dtype": "fp32", "seed": 0, "dec_init_norm": 0.1, "device": "cpu"}
+    config = {
+        "dict_size": F,
+        "d_in": D,
+        "enc_dtype": "fp32",
+        "seed": 0,
+        "dec_init_norm": 0.1,
+        "device": "cpu",
+    }
     config |= {"model_name": "tiny", "hook_point": "blocks.3.hook_resid_pre"}
     sae = shaken(kissane.CrossCoder(config))
     folder = out.parent / "kissane-crosscoder" / "blocks.3.hook_resid_pre"

@@ -1,7 +1,9 @@
-"""Every causal class of transformers, from its files to its numbers: ``python -m tests.families_page [KIND ...]``.
+"""Every causal class of transformers, from its files to its numbers: ``python -m
+tests.families_page [KIND ...]``.
 
-Of a tiny random model of each and a child: what is read and what is refused, and every number that is given beside that
-of plain torch. Without kinds, all of them, and the tables of docs/models.md are written anew.
+Of a tiny random model of each and a child: what is read and what is refused, and every number that
+is given beside that of plain torch. Without kinds, all of them, and the tables of docs/models.md
+are written anew.
 """
 
 import sys
@@ -40,7 +42,8 @@ HEADS_OF_TABLE = ("class", *COMMANDS, "prompts in a batch")
 
 @dataclass
 class Outcome:
-    """What became of a class: ``unbuilt`` or ``refused`` with why, else by command ``yes`` or why not.
+    """What became of a class: ``unbuilt`` or ``refused`` with why, else by command ``yes`` or why
+    not.
 
     ``batch``: whether prompts are padded to a batch or read one at a time.
     """
@@ -59,12 +62,16 @@ class Outcome:
     @property
     def row(self) -> tuple[str, ...]:
         """Its row in the table."""
-        return (f"`{self.name}`", *("yes" if self.said[name] == "yes" else "no" for name in COMMANDS), self.batch)
+        return (
+            f"`{self.name}`",
+            *("yes" if self.said[name] == "yes" else "no" for name in COMMANDS),
+            self.batch,
+        )
 
 
 def outcome(kind: str, name: str = "") -> Outcome:
-    """One class through everything; raises AssertionError where a number is another than plain torch's, and whatever
-    is raised that is no refusal.
+    """One class through everything; raises AssertionError where a number is another than plain
+    torch's, and whatever is raised that is no refusal.
     """
     found = Outcome(name)
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
@@ -75,7 +82,8 @@ def outcome(kind: str, name: str = "") -> Outcome:
                 str(tiny.save(model, Path(folder) / role))
                 for role, model in (("tuned", tiny.perturbed(base, 0.03)), ("base", base))
             ]
-        except Exception as error:  # transformers' own: a configuration, a library, a class that is no language model
+        # transformers' own: a configuration, a library, a class that is no language model
+        except Exception as error:
             found.unbuilt = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             return found
         found.name = type(base).__name__
@@ -105,7 +113,9 @@ def _read(found: Outcome, pair: Pair, folder: str) -> None:
         found.said[command] = _try(lambda unit=unit: _attributions(exact, unit), folder)
     for command, other in (("neurons", "heads"), ("heads", "neurons")):
         advised = f"use --unit {other.removesuffix('s')}" in found.said[command]
-        assert not advised or found.said[other] == "yes", f"{other} are advised in vain: {found.said}"
+        assert not advised or found.said[other] == "yes", (
+            f"{other} are advised in vain: {found.said}"
+        )
     found.said["TuCo"] = _try(lambda: _tuco(exact), folder)
     if found.batch == "padded":
         _batches(pair, study)
@@ -120,7 +130,9 @@ def _try(run: Any, folder: str) -> str:
 
 
 def _exact(pair: Pair) -> tuple[Pair, float]:
-    """The pair in float64 with what may be off, relatively; in float32 where transformers cannot run it so."""
+    """The pair in float64 with what may be off, relatively; in float32 where transformers cannot
+    run it so.
+    """
     modules = [causal.copied(pair[role].module).double() for role in ("tuned", "base")]
     ids, mask = torch.tensor([[0, 0, 5, 6, 7, 8]]), torch.tensor([[0, 0, 1, 1, 1, 1]])
     try:
@@ -141,7 +153,9 @@ def _answers(study: Study) -> None:
         for token in answer:
             logits = _logits(study.pair, "tuned", text)[-1]
             # a tie in float32 may fall either way
-            assert logits[token] >= logits.max() - 1e-4 * logits.abs().max(), "an answer is not greedy"
+            assert logits[token] >= logits.max() - 1e-4 * logits.abs().max(), (
+                "an answer is not greedy"
+            )
             text.append(token)
 
 
@@ -155,9 +169,14 @@ def _compare(study: Study) -> None:
     found = Compare()(study)
     rows = [coded for group in study.classes for coded in study.encoded(group)]
     for row, coded in enumerate(rows):
-        tuned, base = (_logits(study.pair, role, coded.ids).double().log_softmax(-1) for role in ("tuned", "base"))
+        tuned, base = (
+            _logits(study.pair, role, coded.ids).double().log_softmax(-1)
+            for role in ("tuned", "base")
+        )
         wanted = float((tuned.exp() * (tuned - base)).sum(-1).mean())
-        assert abs(found["kl"][row] - wanted) <= 1e-3 * wanted + 1e-6, f"kl {found['kl'][row]}, plain {wanted}"
+        assert abs(found["kl"][row] - wanted) <= 1e-3 * wanted + 1e-6, (
+            f"kl {found['kl'][row]}, plain {wanted}"
+        )
 
 
 def _attributions(exact: tuple[Pair, float], unit: Any) -> None:
@@ -202,11 +221,16 @@ def _weights(found: Outcome, paths: list[str], folder: str) -> None:
 
 def outcomes() -> list[Outcome]:
     """Of every class, by name."""
-    return [outcome(kind, name) for name, kind in sorted(causal.KINDS.items(), key=lambda item: item[0].lower())]
+    return [
+        outcome(kind, name)
+        for name, kind in sorted(causal.KINDS.items(), key=lambda item: item[0].lower())
+    ]
 
 
 def tables(found: list[Outcome]) -> str:
-    """The table of what is read, what is refused by its line, and what no small configuration builds."""
+    """The table of what is read, what is refused by its line, and what no small configuration
+    builds.
+    """
     rows = [_row(each.row) for each in found if each.said]
     lines = "\n".join(_reason(each) for each in found if each.refused and not each.is_unmapped)
     parts = [
@@ -225,7 +249,9 @@ def is_as_written(each: Outcome, text: str) -> bool:
         return _row(each.row) in lines
     if each.refused and not each.is_unmapped:
         return _reason(each) in lines
-    (listed,) = (line for line in lines if line.startswith(UNMAPPED if each.is_unmapped else UNBUILT))
+    (listed,) = (
+        line for line in lines if line.startswith(UNMAPPED if each.is_unmapped else UNBUILT)
+    )
     return f"`{each.name}`" in listed
 
 

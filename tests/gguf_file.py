@@ -41,7 +41,9 @@ def write(model: LlamaForCausalLM, path: Path) -> Path:
             if name == f"{ours}.weight":
                 array = value.detach().numpy().astype(np.float32)
                 heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
-                out.add_tensor(f"{theirs}.weight", _interleaved(array, heads.get(theirs.split(".")[-1])))
+                out.add_tensor(
+                    f"{theirs}.weight", _interleaved(array, heads.get(theirs.split(".")[-1]))
+                )
     out.write_header_to_file()
     out.write_kv_data_to_file()
     out.write_tensors_to_file()
@@ -56,8 +58,12 @@ def _tokenizer(out: gguf.GGUFWriter) -> None:
     special = set(tokenizer.all_special_tokens) | {"<|user|>", "<|assistant|>"}
     out.add_tokenizer_model("gpt2")
     out.add_token_list(tokens)
-    out.add_token_types([gguf.TokenType.CONTROL if token in special else gguf.TokenType.NORMAL for token in tokens])
-    out.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]])
+    out.add_token_types(
+        [gguf.TokenType.CONTROL if token in special else gguf.TokenType.NORMAL for token in tokens]
+    )
+    out.add_token_merges(
+        [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    )
     out.add_eos_token_id(tokenizer.eos_token_id)
     out.add_pad_token_id(tokenizer.pad_token_id)
     out.add_chat_template(tokenizer.chat_template)
@@ -66,7 +72,10 @@ def _tokenizer(out: gguf.GGUFWriter) -> None:
 def _names(layers: int) -> dict[str, str]:
     found = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
     for layer in range(layers):
-        found |= {f"model.layers.{layer}.{ours}": f"blk.{layer}.{theirs}" for ours, theirs in PARTS.items()}
+        found |= {
+            f"model.layers.{layer}.{ours}": f"blk.{layer}.{theirs}"
+            for ours, theirs in PARTS.items()
+        }
     return found
 
 

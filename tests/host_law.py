@@ -1,8 +1,9 @@
 """The law of the one door to the host, watched while tests run.
 
-A tensor becomes a Python number not only by ``item``: ``float(t)``, ``int(t)``, ``bool(t)``, ``if t``, ``range(t)``,
-``np.asarray(t)`` and ``f"{t:.2f}"`` all wait for the device. No syntax tells a tensor there, so the conversions
-themselves are watched: one that code of ``interp/`` asks for outside of ``to_host`` fails the test that ran it.
+A tensor becomes a Python number not only by ``item``: ``float(t)``, ``int(t)``, ``bool(t)``, ``if
+t``, ``range(t)``, ``np.asarray(t)`` and ``f"{t:.2f}"`` all wait for the device. No syntax tells a
+tensor there, so the conversions themselves are watched: one that code of ``interp/`` asks for
+outside of ``to_host`` fails the test that ran it.
 """
 
 import sys
@@ -12,7 +13,15 @@ from pathlib import Path
 import pytest
 
 INTERP = str(Path(__file__).resolve().parent.parent / "interp") + "/"
-CONVERSIONS = ("__bool__", "__float__", "__int__", "__index__", "__complex__", "__array__", "__format__")
+CONVERSIONS = (
+    "__bool__",
+    "__float__",
+    "__int__",
+    "__index__",
+    "__complex__",
+    "__array__",
+    "__format__",
+)
 
 seen: list[str] = []
 

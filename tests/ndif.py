@@ -1,7 +1,9 @@
-"""A remote service in a process of its own, which has torch, transformers and nnsight and nothing of ours.
+"""A remote service in a process of its own, which has torch, transformers and nnsight and nothing
+of ours.
 
-``python tests/ndif.py DIR`` runs one request, as a server does: it loads the model that DIR holds, rebuilds what was
-sent, runs it and leaves what was saved. ``Service`` is the client's side, with a directory in place of the wire.
+``python tests/ndif.py DIR`` runs one request, as a server does: it loads the model that DIR holds,
+rebuilds what was sent, runs it and leaves what was saved. ``Service`` is the client's side, with a
+directory in place of the wire.
 """
 
 import json
@@ -30,8 +32,12 @@ def serve(directory: Path) -> None:
     from nnsight.tracing.tracer import dec, inc
     from transformers import AutoModelForCausalLM
 
-    model = nnsight.NNsight(AutoModelForCausalLM.from_pretrained(directory / "model").requires_grad_(False))
-    live = {f"Module:{part.path}": part._module for part in model.modules()} | {"Interleaver": model.interleaver}
+    model = nnsight.NNsight(
+        AutoModelForCausalLM.from_pretrained(directory / "model").requires_grad_(False)
+    )
+    live = {f"Module:{part.path}": part._module for part in model.modules()} | {
+        "Interleaver": model.interleaver
+    }
     request = json.loads((directory / "request.json").read_text())
     tracer = RequestModel.deserialize((directory / "blob").read_bytes(), live, request["compress"])
     inc()
@@ -43,7 +49,9 @@ def serve(directory: Path) -> None:
 
 
 def main(directory: Path) -> None:
-    """As a client: one edited pass with gradients, here and remotely; prints the largest differences."""
+    """As a client: one edited pass with gradients, here and remotely; prints the largest
+    differences.
+    """
     import nnsight
     import torch
     from nnsight.intervention.backends.remote import RemoteBackend
@@ -75,19 +83,30 @@ def main(directory: Path) -> None:
     sites = [Site(layer, hook) for layer in range(3) for hook in model.anatomy.targets]
     halfway = Blend(Site(0, "hook_mlp_out"), torch.zeros(2, 5, model.anatomy.width), 0.5)
     asked = {
-        "reads": sites, "edits": [Ablate(neurons(1), torch.tensor([2, 5])), halfway], "gradients_at": sites[:-1],
+        "reads": sites,
+        "edits": [Ablate(neurons(1), torch.tensor([2, 5])), halfway],
+        "gradients_at": sites[:-1],
         "gradient_of": lambda logits: metric.log_odds(logits[:, -1]),
-    }  # fmt: skip
-    here, there = TorchEngine().run(model, batch, **asked), NNsightEngine(True, Service).run(model, batch, **asked)
+    }
+    here, there = (
+        TorchEngine().run(model, batch, **asked),
+        NNsightEngine(True, Service).run(model, batch, **asked),
+    )
     plain = TorchEngine().run(model, batch)
-    print(json.dumps({
-        "logits": float((here.logits - there.logits).abs().max()),
-        "values": max(float((here.values[s] - there.values[s]).abs().max()) for s in sites),
-        "gradients": max(float((here.gradients[s] - there.gradients[s]).abs().max()) for s in sites[:-1]),
-        "effect": float((here.logits - plain.logits).abs().max()),
-        "request": json.loads((directory / "request.json").read_text()),
-        "version": nnsight.__version__,
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "logits": float((here.logits - there.logits).abs().max()),
+                "values": max(float((here.values[s] - there.values[s]).abs().max()) for s in sites),
+                "gradients": max(
+                    float((here.gradients[s] - there.gradients[s]).abs().max()) for s in sites[:-1]
+                ),
+                "effect": float((here.logits - plain.logits).abs().max()),
+                "request": json.loads((directory / "request.json").read_text()),
+                "version": nnsight.__version__,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ INLINE = re.compile(r"`([^`\n]+)`")
 
 def blocks(page, language):
     """The code blocks of a page in one language; "" are those that name none."""
-    return [text for said, text in BLOCK.findall(page.read_text(encoding="utf-8")) if said == language]
+    return [
+        text for said, text in BLOCK.findall(page.read_text(encoding="utf-8")) if said == language
+    ]
 
 
 def prose(page):
@@ -22,8 +24,12 @@ def prose(page):
 
 
 def lines(page):
-    """Every line of the blocks that name no language, comments taken off, and every piece of code in the text."""
-    return [line for text in blocks(page, "") for line in _lines(text)] + INLINE.findall(prose(page))
+    """Every line of the blocks that name no language, comments taken off, and every piece of code
+    in the text.
+    """
+    return [line for text in blocks(page, "") for line in _lines(text)] + INLINE.findall(
+        prose(page)
+    )
 
 
 def _lines(text):
@@ -37,7 +43,11 @@ def commands_of(block):
 
 def commands_inline(page):
     """The `interp` lines within the text."""
-    return [shlex.split(code)[1:] for code in INLINE.findall(prose(page)) if re.match(r"interp [a-z-]+( |$)", code)]
+    return [
+        shlex.split(code)[1:]
+        for code in INLINE.findall(prose(page))
+        if re.match(r"interp [a-z-]+( |$)", code)
+    ]
 
 
 def commands(page):
@@ -46,7 +56,8 @@ def commands(page):
 
 
 def written_out(arguments):
-    """Arguments of a line with what is optional put in: brackets opened, bars and dots dropped, one of each choice.
+    """Arguments of a line with what is optional put in: brackets opened, bars and dots dropped, one
+    of each choice.
 
     A quoted query is one argument and stays as it is.
     """

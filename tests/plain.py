@@ -27,8 +27,8 @@ def columns(projection: nn.Module) -> Tensor:
 
 
 def read(model: Model, unit: Unit, ids: Sequence[int], number: Number, replace=None):
-    """By block what projections read and give ``[T, C]``, ``[T, D]``, and the number; ``replace(layer, out)``: what the
-    model goes on with.
+    """By block what projections read and give ``[T, C]``, ``[T, D]``, and the number;
+    ``replace(layer, out)``: what the model goes on with.
     """
     kept = []
 
@@ -42,7 +42,9 @@ def read(model: Model, unit: Unit, ids: Sequence[int], number: Number, replace=N
 
         return after
 
-    handles = [part.register_forward_hook(hook(at)) for at, part in enumerate(projections(model, unit))]
+    handles = [
+        part.register_forward_hook(hook(at)) for at, part in enumerate(projections(model, unit))
+    ]
     try:
         logits = model.module(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0, -1]
     finally:
@@ -52,9 +54,16 @@ def read(model: Model, unit: Unit, ids: Sequence[int], number: Number, replace=N
 
 
 def integrated(
-    base: Model, tuned: Model, unit: Unit, prompts: Sequence[Sequence[int]], number: Number, steps: int = 3
+    base: Model,
+    tuned: Model,
+    unit: Unit,
+    prompts: Sequence[Sequence[int]],
+    number: Number,
+    steps: int = 3,
 ) -> Tensor:
-    """The attribution of every channel ``[L, C]``: mean over prompts of the integral of ``(c - c_base) . dF/dc``."""
+    """The attribution of every channel ``[L, C]``: mean over prompts of the integral of ``(c -
+    c_base) . dF/dc``.
+    """
     total = torch.zeros(tuned.anatomy.n_layers, unit.n_channels(tuned.anatomy), dtype=torch.float64)
     for ids in prompts:
         before, _ = read(base, unit, ids, number)
@@ -68,7 +77,14 @@ def integrated(
             gradients = torch.autograd.grad(reached, [out for _, out in here])
             for layer, gradient in enumerate(gradients):
                 gradient = gradient.reshape(-1, gradient.shape[-1])
-                mine, theirs = (each.reshape(len(gradient), -1) for each in (here[layer][0], before[layer][0]))
-                pulled = [gradient @ columns(projections(model, unit)[layer]).detach() for model in (tuned, base)]
-                total[layer] += weight * (mine * pulled[0] - theirs * pulled[1]).sum(0).double() / len(prompts)
+                mine, theirs = (
+                    each.reshape(len(gradient), -1) for each in (here[layer][0], before[layer][0])
+                )
+                pulled = [
+                    gradient @ columns(projections(model, unit)[layer]).detach()
+                    for model in (tuned, base)
+                ]
+                total[layer] += (
+                    weight * (mine * pulled[0] - theirs * pulled[1]).sum(0).double() / len(prompts)
+                )
     return total

@@ -1,22 +1,24 @@
-"""Keep what every analyzer and every command gives, and compare it with what another version of the code gives.
+"""Keep what every analyzer and every command gives, and compare it with what another version of the
+code gives.
 
 ::
 
     python -m tests.reference_runs write DIR
     python -m tests.reference_runs compare OLD NEW [--numbers-only]
 
-``write`` makes small seeded runs, one after the other on the CPU, and writes one JSON file for each into the new folder
-``DIR``: ``analyzers/NAME.json`` for analyzers on the tiny models of the tests, ``commands/NAME.json`` for commands on
-the shipped organisms, in one temporary store. A file has every table and sub-table of the run (columns with role,
-meaning, unit, type and values; summary), and for a command its words, exit code, stdout and stderr, and the text it
-prints without ``--json``. Paths, times, digests and keys of runs are replaced by placeholders. A run that fails is kept
-as its error, and the others are made all the same. ``DIR/about.json`` has the commit, versions and the seconds of each
-run; it is not compared.
+``write`` makes small seeded runs, one after the other on the CPU, and writes one JSON file for each
+into the new folder ``DIR``: ``analyzers/NAME.json`` for analyzers on the tiny models of the tests,
+``commands/NAME.json`` for commands on the shipped organisms, in one temporary store. A file has
+every table and sub-table of the run (columns with role, meaning, unit, type and values; summary),
+and for a command its words, exit code, stdout and stderr, and the text it prints without
+``--json``. Paths, times, digests and keys of runs are replaced by placeholders. A run that fails is
+kept as its error, and the others are made all the same. ``DIR/about.json`` has the commit, versions
+and the seconds of each run; it is not compared.
 
-``compare`` prints what differs, run by run: tables, columns and rows that appeared or vanished, in how many cells of a
-column the values differ by more than 1e-9 (relative above 1) and the largest difference, and fields of summaries and of
-stdout. It exits with 1 when anything differs. ``--numbers-only`` leaves out wording: meanings, units, sentences, stderr
-and columns of text.
+``compare`` prints what differs, run by run: tables, columns and rows that appeared or vanished, in
+how many cells of a column the values differ by more than 1e-9 (relative above 1) and the largest
+difference, and fields of summaries and of stdout. It exits with 1 when anything differs.
+``--numbers-only`` leaves out wording: meanings, units, sentences, stderr and columns of text.
 
 pytest does not collect this file. What it takes from the tests is taken in ``Fixtures`` alone.
 """
@@ -58,7 +60,8 @@ VOLATILE = {"seconds", "written"}
 class Placeholders:
     """Replaces what differs between two runs of the same code.
 
-    ``runs`` has a name for the key of every stored run. Names, unlike numbers, stay when another run is added.
+    ``runs`` has a name for the key of every stored run. Names, unlike numbers, stay when another
+    run is added.
     """
 
     def __init__(self, temporary: Path, runs: Mapping[str, str]) -> None:
@@ -70,7 +73,9 @@ class Placeholders:
             value = value.replace(path, name)
         value = DURATION.sub("<duration>", TIME.sub("<time>", value))
         # the commit of a checkout says whether it has changes
-        return KEY.sub(lambda found: self._name(found[0]), value).replace("<digest>+changes", "<digest>")
+        return KEY.sub(lambda found: self._name(found[0]), value).replace(
+            "<digest>+changes", "<digest>"
+        )
 
     def _name(self, key: str) -> str:
         """The name of the run whose key begins so; another digest is only told to be one."""
@@ -95,11 +100,15 @@ def table_record(table: Any) -> dict[str, Any]:
 
     columns = [
         {
-            "name": column.name, "role": column.role, "meaning": column.meaning, "unit": column.unit,
-            "dtype": dtype_name(table[column.name]), "values": table[column.name].tolist(),
+            "name": column.name,
+            "role": column.role,
+            "meaning": column.meaning,
+            "unit": column.unit,
+            "dtype": dtype_name(table[column.name]),
+            "values": table[column.name].tolist(),
         }
         for column in table.columns
-    ]  # fmt: skip
+    ]
     arrays = {
         name: {
             "dtype": str(array.dtype),
@@ -109,7 +118,12 @@ def table_record(table: Any) -> dict[str, Any]:
         }
         for name, array in table.arrays.items()
     }
-    record = {"kind": table.kind, "columns": columns, "summary": dict(table.summary), "arrays": arrays}
+    record = {
+        "kind": table.kind,
+        "columns": columns,
+        "summary": dict(table.summary),
+        "arrays": arrays,
+    }
     return record | {"tables": {name: table_record(part) for name, part in table.tables.items()}}
 
 
@@ -117,7 +131,9 @@ def table_record(table: Any) -> dict[str, Any]:
 
 
 class Fixtures:
-    """What is taken from the tests: small models, studies and analyzers, each made when it is first needed."""
+    """What is taken from the tests: small models, studies and analyzers, each made when it is first
+    needed.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._open = folder, []
@@ -239,7 +255,9 @@ class Commands:
         return self.made[name]
 
     def named(self) -> Iterator[tuple[str, Callable[[], Sequence[Any]], bool]]:
-        """A name for each command, its words, and whether it is given a second time, without ``--json``."""
+        """A name for each command, its words, and whether it is given a second time, without
+        ``--json``.
+        """
         from interp import organisms
 
         def file(family: str, split: str, group: str) -> Path:
@@ -257,109 +275,410 @@ class Commands:
 
         yield "locate-neurons", lambda: ["locate-neurons", *located, *verified], True
         yield "locate-neurons no-verify", lambda: ["locate-neurons", *located, "--no-verify"], True
-        yield "locate-neurons checks", lambda: ["locate-neurons", *located, *verified, "--checks", "all"], True
-        yield "locate-neurons head", lambda: [
-            "locate-neurons", *located, *verified, "--unit", "head", "--top", "4", "--method", "cross",
-        ], True  # fmt: skip
-        yield "locate-neurons task", lambda: [
-            "locate-neurons", *DISTRACTED, "--task", colours, "--negative", harmless, *twelve, *verified, "--top", "20",
-            *MODEL,
-        ], True  # fmt: skip
-        yield "locate-neurons no-base", lambda: [
-            "locate-neurons", "organism:refusal/planted", *classes, *twelve, *verified, *MODEL,
-        ], True  # fmt: skip
-        yield "transfer", lambda: [
-            "transfer", key("locate-neurons"), "organism:refusal/full", *BASE, *classes, *twelve, *verified,
-            *MODEL,
-        ], True  # fmt: skip
-        yield "dissociate", lambda: [
-            "dissociate", *DISTRACTED, *classes, "--other-task", colours, *twelve, "--top", "30", *verified,
-            *MODEL,
-        ], True  # fmt: skip
+        yield (
+            "locate-neurons checks",
+            lambda: ["locate-neurons", *located, *verified, "--checks", "all"],
+            True,
+        )
+        yield (
+            "locate-neurons head",
+            lambda: [
+                "locate-neurons",
+                *located,
+                *verified,
+                "--unit",
+                "head",
+                "--top",
+                "4",
+                "--method",
+                "cross",
+            ],
+            True,
+        )
+        yield (
+            "locate-neurons task",
+            lambda: [
+                "locate-neurons",
+                *DISTRACTED,
+                "--task",
+                colours,
+                "--negative",
+                harmless,
+                *twelve,
+                *verified,
+                "--top",
+                "20",
+                *MODEL,
+            ],
+            True,
+        )
+        yield (
+            "locate-neurons no-base",
+            lambda: [
+                "locate-neurons",
+                "organism:refusal/planted",
+                *classes,
+                *twelve,
+                *verified,
+                *MODEL,
+            ],
+            True,
+        )
+        yield (
+            "transfer",
+            lambda: [
+                "transfer",
+                key("locate-neurons"),
+                "organism:refusal/full",
+                *BASE,
+                *classes,
+                *twelve,
+                *verified,
+                *MODEL,
+            ],
+            True,
+        )
+        yield (
+            "dissociate",
+            lambda: [
+                "dissociate",
+                *DISTRACTED,
+                *classes,
+                "--other-task",
+                colours,
+                *twelve,
+                "--top",
+                "30",
+                *verified,
+                *MODEL,
+            ],
+            True,
+        )
         compared = ("compare", *PLANTED, *classes, *twelve, "--cka-tokens", "64", *MODEL)
         yield "compare", lambda: compared, True
         yield "compare control", lambda: [*compared, "--control", "organism:refusal/sham"], True
-        yield "compare prompts", lambda: ["compare", *PLANTED, "--prompts", harmful, *few, *MODEL], True
+        yield (
+            "compare prompts",
+            lambda: ["compare", *PLANTED, "--prompts", harmful, *few, *MODEL],
+            True,
+        )
         yield "tuco", lambda: ["tuco", *PLANTED, *classes, *twelve, *MODEL], True
-        yield "tuco control alpha", lambda: [
-            "tuco", *PLANTED, *classes, *few, "--control", "organism:refusal/sham", "--alpha", "0,1,1.5",
-            "--generations",
-            "4", "--keep-answers", *MODEL,
-        ], True  # fmt: skip
-        yield "tuco by-answer", lambda: [
-            "tuco", "organism:refusal/partial", *BASE, "--prompts", harmful, *many, "--by-answer", "--generations", "8",
-            *MODEL,
-        ], True  # fmt: skip
+        yield (
+            "tuco control alpha",
+            lambda: [
+                "tuco",
+                *PLANTED,
+                *classes,
+                *few,
+                "--control",
+                "organism:refusal/sham",
+                "--alpha",
+                "0,1,1.5",
+                "--generations",
+                "4",
+                "--keep-answers",
+                *MODEL,
+            ],
+            True,
+        )
+        yield (
+            "tuco by-answer",
+            lambda: [
+                "tuco",
+                "organism:refusal/partial",
+                *BASE,
+                "--prompts",
+                harmful,
+                *many,
+                "--by-answer",
+                "--generations",
+                "8",
+                *MODEL,
+            ],
+            True,
+        )
         yield "intruders", lambda: ["intruders", *PLANTED, *MODEL], True
-        yield "intruders scale", lambda: [
-            "intruders", "organism:skill/lora-8-fast", *BASE, "--eps", "0.8", "--scale", "0,0.5,1", "--task", first,
-            "--text", text, *few, *MODEL,
-        ], True  # fmt: skip
+        yield (
+            "intruders scale",
+            lambda: [
+                "intruders",
+                "organism:skill/lora-8-fast",
+                *BASE,
+                "--eps",
+                "0.8",
+                "--scale",
+                "0,0.5,1",
+                "--task",
+                first,
+                "--text",
+                text,
+                *few,
+                *MODEL,
+            ],
+            True,
+        )
         skill = (*BASE, *few, *MODEL)
-        yield "graft", lambda: [
-            "graft", "organism:skill/full", "--task", first, "--negative", text, "--steps", "2", "--relaxed-steps", "1",
-            "--draws", "2", "--sweep", "1%,10%", *skill,
-        ], True  # fmt: skip
-        yield "graft beside", lambda: [
-            "graft", "organism:skill/second", "--task", second, "--beside", key("graft"), "--steps", "2",
-            "--relaxed-steps", "0", "--draws", "2", "--sweep", "10%", *skill,
-        ], True  # fmt: skip
-        tasks = ("organism:skill/full", "organism:skill/second", "--task", first, "--task", second, "--draws", "2")
+        yield (
+            "graft",
+            lambda: [
+                "graft",
+                "organism:skill/full",
+                "--task",
+                first,
+                "--negative",
+                text,
+                "--steps",
+                "2",
+                "--relaxed-steps",
+                "1",
+                "--draws",
+                "2",
+                "--sweep",
+                "1%,10%",
+                *skill,
+            ],
+            True,
+        )
+        yield (
+            "graft beside",
+            lambda: [
+                "graft",
+                "organism:skill/second",
+                "--task",
+                second,
+                "--beside",
+                key("graft"),
+                "--steps",
+                "2",
+                "--relaxed-steps",
+                "0",
+                "--draws",
+                "2",
+                "--sweep",
+                "10%",
+                *skill,
+            ],
+            True,
+        )
+        tasks = (
+            "organism:skill/full",
+            "organism:skill/second",
+            "--task",
+            first,
+            "--task",
+            second,
+            "--draws",
+            "2",
+        )
         yield "stitch", lambda: ["stitch", *tasks, "--negative", text, *skill], True
-        yield "stitch mask", lambda: ["stitch", *tasks, "--mask", key("graft"), "--mask", key("graft beside"),
-                                      *skill], True  # fmt: skip
+        yield (
+            "stitch mask",
+            lambda: [
+                "stitch",
+                *tasks,
+                "--mask",
+                key("graft"),
+                "--mask",
+                key("graft beside"),
+                *skill,
+            ],
+            True,
+        )
 
         def train(model: str, out: str, *more: Any) -> list[Any]:
-            return ["sae", "train", model, *BASE, *SITE, "--data", text, "--out", folder / out, "--width", "48", "-k",
-                    "4", "--batch", "128", "--tokens", "4k", "--device", "cpu", *more]  # fmt: skip
+            return [
+                "sae",
+                "train",
+                model,
+                *BASE,
+                *SITE,
+                "--data",
+                text,
+                "--out",
+                folder / out,
+                "--width",
+                "48",
+                "-k",
+                "4",
+                "--batch",
+                "128",
+                "--tokens",
+                "4k",
+                "--device",
+                "cpu",
+                *more,
+            ]
 
         full, read = "organism:refusal/full", ("--model", "organism:refusal/full")
         yield "sae train", lambda: train(full, "tuned"), False
-        yield "sae train both", lambda: train(full, "both", "--of", "both", "--architecture", "batchtopk"), False
-        yield "sae train control", lambda: train("organism:refusal/sham", "control", "--of", "both", "--architecture",
-                                              "batchtopk", "--seed", "1"), False  # fmt: skip
-        yield "sae eval", lambda: ["sae", "eval", folder / "tuned", *read, "--data", harmful, *few, *MODEL], True
-        yield "sae eval both", lambda: [
-            "sae", "eval", folder / "both", *read, *BASE, "--data", harmful, *few, *MODEL,
-        ], True  # fmt: skip
-        diff = ("sae", "diff", folder / "both", *read, *BASE, "--data", harmful, "--max-prompts", "48", *MODEL)
+        yield (
+            "sae train both",
+            lambda: train(full, "both", "--of", "both", "--architecture", "batchtopk"),
+            False,
+        )
+        yield (
+            "sae train control",
+            lambda: train(
+                "organism:refusal/sham",
+                "control",
+                "--of",
+                "both",
+                "--architecture",
+                "batchtopk",
+                "--seed",
+                "1",
+            ),
+            False,
+        )
+        yield (
+            "sae eval",
+            lambda: ["sae", "eval", folder / "tuned", *read, "--data", harmful, *few, *MODEL],
+            True,
+        )
+        yield (
+            "sae eval both",
+            lambda: [
+                "sae",
+                "eval",
+                folder / "both",
+                *read,
+                *BASE,
+                "--data",
+                harmful,
+                *few,
+                *MODEL,
+            ],
+            True,
+        )
+        diff = (
+            "sae",
+            "diff",
+            folder / "both",
+            *read,
+            *BASE,
+            "--data",
+            harmful,
+            "--max-prompts",
+            "48",
+            *MODEL,
+        )
         yield "sae diff", lambda: [*diff, "--draws", "99"], True
-        yield "sae diff control", lambda: [
-            *diff, "--draws", "99", "--control", "organism:refusal/sham", "--control-dictionary", folder / "control",
-        ], True  # fmt: skip
-        yield "sae features", lambda: [
-            "sae", "features", folder / "tuned", *read, *BASE, "--data", harmful, *many, "--top", "5", "--by", "gain",
-            "--shift", "2", "--draws", "19", *MODEL,
-        ], True  # fmt: skip
-        yield "sae probe", lambda: [
-            "sae", "probe", folder / "tuned", *read, *BASE, *classes, "--max-prompts", "16", "-k", "1,2", "--latents",
-            "3,4", *verified, "--permutations", "19", *MODEL,
-        ], True  # fmt: skip
-        yield "sae convert", lambda: ["sae", "convert", folder / "tuned", folder / "saelens", "--to", "saelens"], False
+        yield (
+            "sae diff control",
+            lambda: [
+                *diff,
+                "--draws",
+                "99",
+                "--control",
+                "organism:refusal/sham",
+                "--control-dictionary",
+                folder / "control",
+            ],
+            True,
+        )
+        yield (
+            "sae features",
+            lambda: [
+                "sae",
+                "features",
+                folder / "tuned",
+                *read,
+                *BASE,
+                "--data",
+                harmful,
+                *many,
+                "--top",
+                "5",
+                "--by",
+                "gain",
+                "--shift",
+                "2",
+                "--draws",
+                "19",
+                *MODEL,
+            ],
+            True,
+        )
+        yield (
+            "sae probe",
+            lambda: [
+                "sae",
+                "probe",
+                folder / "tuned",
+                *read,
+                *BASE,
+                *classes,
+                "--max-prompts",
+                "16",
+                "-k",
+                "1,2",
+                "--latents",
+                "3,4",
+                *verified,
+                "--permutations",
+                "19",
+                *MODEL,
+            ],
+            True,
+        )
+        yield (
+            "sae convert",
+            lambda: ["sae", "convert", folder / "tuned", folder / "saelens", "--to", "saelens"],
+            False,
+        )
         several = ("locate-neurons", "compare", "tuco", "intruders", "graft")
-        yield "agree", lambda: ["agree", *(key(name) for name in several[:4]), "--draws", "99"], True
-        yield "report", lambda: [
-            "report", *(key(name) for name in (*several, "transfer", "sae diff control")), "--out",
-            folder / "report.html", "--draws", "99", "--title", "reference",
-        ], True  # fmt: skip
+        yield (
+            "agree",
+            lambda: ["agree", *(key(name) for name in several[:4]), "--draws", "99"],
+            True,
+        )
+        yield (
+            "report",
+            lambda: [
+                "report",
+                *(key(name) for name in (*several, "transfer", "sae diff control")),
+                "--out",
+                folder / "report.html",
+                "--draws",
+                "99",
+                "--title",
+                "reference",
+            ],
+            True,
+        )
         yield "report small", lambda: ["report", key("tuco"), "--out", folder / "small.html"], False
         yield "verify", lambda: ["verify", folder / "report.json"], True
         yield "verify remeasure", lambda: ["verify", folder / "small.json", "--remeasure"], False
-        yield "verify prompts", lambda: [
-            "verify", folder / "small.json", "--prompts", fresh[0], "--prompts", fresh[1],
-        ], False  # fmt: skip
+        yield (
+            "verify prompts",
+            lambda: [
+                "verify",
+                folder / "small.json",
+                "--prompts",
+                fresh[0],
+                "--prompts",
+                fresh[1],
+            ],
+            False,
+        )
         yield "ls", lambda: ["ls"], True
         yield "show", lambda: ["show", key("locate-neurons")], True
         yield "show compare", lambda: ["show", key("compare")], True
         yield "show table", lambda: ["show", key("tuco"), "--table", "claims"], True
         yield "sql", lambda: ["sql", "select name, value, p from tuco_claims order by all"], True
-        yield "sql runs", lambda: ["sql", "select kind, count(*) as runs from runs group by kind order by kind"], True
+        yield (
+            "sql runs",
+            lambda: ["sql", "select kind, count(*) as runs from runs group by kind order by kind"],
+            True,
+        )
         yield "organisms", lambda: ["organisms"], True
         yield "doctor", lambda: ["doctor"], True
         yield "demo", lambda: ["demo", *MODEL], True
 
     def run(self, name: str, words: Sequence[Any], again: bool) -> dict[str, Any]:
-        """Give a command with ``--json``, and again without; what it said, and the tables of the runs it made."""
+        """Give a command with ``--json``, and again without; what it said, and the tables of the
+        runs it made.
+        """
         from interp.store import Store
 
         own = "--store" if words[0] != "verify" else ""  # a report says where its store is
@@ -389,18 +708,28 @@ class Commands:
     def _report(self, path: Path) -> Any:
         """The JSON file of a report, without the list of each run's files: their tables are kept."""
         value = json.loads(path.read_text("utf-8"))
-        return value | {"runs": [{k: v for k, v in run.items() if k != "files"} for run in value.get("runs", [])]}
+        return value | {
+            "runs": [
+                {k: v for k, v in run.items() if k != "files"} for run in value.get("runs", [])
+            ]
+        }
 
     def _runs(self) -> dict[str, int]:
         """Keys of all runs, with the moment each was written."""
-        return {path.parent.name: path.stat().st_mtime_ns for path in self.store.glob("runs/*/manifest.json")}
+        return {
+            path.parent.name: path.stat().st_mtime_ns
+            for path in self.store.glob("runs/*/manifest.json")
+        }
 
 
 def called(words: Sequence[str]) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of ``interp WORDS``, in this process."""
     from interp.cli import main
 
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+    ):
         try:
             code = main(list(words))
         except SystemExit as stopped:
@@ -435,22 +764,40 @@ def write(folder: Path) -> int:
         temporary = Path(root).resolve()
         # before torch is imported: one thread, so that sums are taken in one order
         os.environ.update(
-            OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TOKENIZERS_PARALLELISM="false",
-            HF_HOME=str(temporary / "hub"), INTERP_CACHE=str(temporary / "cache"), COLUMNS="120",
-        )  # fmt: skip
+            OMP_NUM_THREADS="1",
+            HF_HUB_OFFLINE="1",
+            HF_HUB_DISABLE_PROGRESS_BARS="1",
+            TOKENIZERS_PARALLELISM="false",
+            HF_HOME=str(temporary / "hub"),
+            INTERP_CACHE=str(temporary / "cache"),
+            COLUMNS="120",
+        )
         seconds: dict[str, float] = {}
         (temporary / "weights").mkdir()
         for name, make in analyzers(temporary / "weights"):
-            _keep(folder, "analyzers", name, lambda make=make: _tables_of(make()), Placeholders(temporary, {}), seconds)
+            _keep(
+                folder,
+                "analyzers",
+                name,
+                lambda make=make: _tables_of(make()),
+                Placeholders(temporary, {}),
+                seconds,
+            )
         commands = Commands(temporary)
         for name, words, again in commands.named():
             _keep(
-                folder, "commands", name,
+                folder,
+                "commands",
+                name,
                 lambda name=name, words=words, again=again: commands.run(name, words(), again),
-                Placeholders(temporary, commands.names), seconds,
-            )  # fmt: skip
+                Placeholders(temporary, commands.names),
+                seconds,
+            )
         about = {"commit": _commit(), "python": sys.version, "seconds": seconds}
-        about |= {name: metadata.version(name) for name in ("torch", "transformers", "numpy", "scipy", "scikit-learn")}
+        about |= {
+            name: metadata.version(name)
+            for name in ("torch", "transformers", "numpy", "scipy", "scikit-learn")
+        }
         (folder / "about.json").write_text(json.dumps(about, indent=1))
     return 0
 
@@ -459,24 +806,44 @@ def _tables_of(table: Any) -> dict[str, Any]:
     return {"tables": {table.kind: table_record(table)}}
 
 
-def _keep(folder: Path, group: str, name: str, make: Callable[[], Any], places: Placeholders, seconds: dict) -> None:
+def _keep(
+    folder: Path,
+    group: str,
+    name: str,
+    make: Callable[[], Any],
+    places: Placeholders,
+    seconds: dict,
+) -> None:
     start = time.perf_counter()
     try:
         with limited(LIMIT_S):
             record = make()
     except Exception as error:
-        record = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc().splitlines()}
+        record = {
+            "error": f"{type(error).__name__}: {error}",
+            "traceback": traceback.format_exc().splitlines(),
+        }
     took = seconds[f"{group}/{name}"] = round(time.perf_counter() - start, 2)
     path = folder / group / f"{name.replace(' ', '_')}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(places.json(record), ensure_ascii=False, indent=1), "utf-8")
-    state = record["error"] if "error" in record else f"exit {record['exit']}" if record.get("exit") else ""
+    state = (
+        record["error"]
+        if "error" in record
+        else f"exit {record['exit']}"
+        if record.get("exit")
+        else ""
+    )
     print(f"{took:7.1f} s  {group}/{name}  {state}".rstrip(), flush=True)
 
 
 def _commit() -> str:
     done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", "describe", "--always", "--dirty"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return done.stdout.strip()
 
@@ -485,12 +852,16 @@ def _commit() -> str:
 
 
 def compare(old: Path, new: Path, numbers_only: bool) -> int:
-    """Print what differs between two folders; 0 when nothing does, 1 when something does, 2 when one is no folder."""
+    """Print what differs between two folders; 0 when nothing does, 1 when something does, 2 when
+    one is no folder.
+    """
     for folder in (old, new):
         if not any(folder.glob("*/*.json")):
             print(f"{folder} has no runs: name what `write` wrote", file=sys.stderr)
             return 2
-    names = [{str(path.relative_to(folder)) for path in folder.glob("*/*.json")} for folder in (old, new)]
+    names = [
+        {str(path.relative_to(folder)) for path in folder.glob("*/*.json")} for folder in (old, new)
+    ]
     differing = 0
     for name in sorted(names[0] | names[1]):
         if name not in names[0] or name not in names[1]:
@@ -509,7 +880,9 @@ def run_differences(old: Mapping, new: Mapping, numbers_only: bool) -> list[str]
     """Lines that say what differs between two records of one run."""
     if "error" in old or "error" in new:
         errors = [record.get("error", "no error") for record in (old, new)]
-        return [] if errors[0] == errors[1] else [f"error: {_short(errors[0])} -> {_short(errors[1])}"]
+        return (
+            [] if errors[0] == errors[1] else [f"error: {_short(errors[0])} -> {_short(errors[1])}"]
+        )
     lines = []
     for part in sorted((old.keys() | new.keys()) - {"tables"}):
         lines += fields_differ(part, old.get(part), new.get(part), numbers_only)
@@ -546,37 +919,56 @@ def table_differences(old: Mapping, new: Mapping, numbers_only: bool) -> list[st
         one, other = columns[0][name], columns[1][name]
         for about in ("role", "dtype", *(() if numbers_only else ("meaning", "unit"))):
             if one[about] != other[about]:
-                lines.append(f"column {name}: {about} {_short(one[about])} -> {_short(other[about])}")
+                lines.append(
+                    f"column {name}: {about} {_short(one[about])} -> {_short(other[about])}"
+                )
         if numbers_only and one["dtype"] == other["dtype"] == "str":
             continue
         cells = [(one["values"][i], other["values"][j]) for i, j in pairs]
         differ = [(a, b) for a, b in cells if not same(a, b)]
         if differ:
-            lines.append(f"column {name}: {len(differ)} of {len(cells)} cells differ{_largest(differ)}")
+            lines.append(
+                f"column {name}: {len(differ)} of {len(cells)} cells differ{_largest(differ)}"
+            )
     lines += fields_differ("arrays", old["arrays"], new["arrays"], numbers_only)
     return lines + fields_differ("summary", old["summary"], new["summary"], numbers_only)
 
 
-def _matched(columns: Sequence[Mapping], both: Sequence[str], counts: Sequence[int]) -> tuple[list, list[str]]:
-    """Pairs of row numbers of the same row, and lines on rows without one: by their keys where these are unique."""
+def _matched(
+    columns: Sequence[Mapping], both: Sequence[str], counts: Sequence[int]
+) -> tuple[list, list[str]]:
+    """Pairs of row numbers of the same row, and lines on rows without one: by their keys where
+    these are unique.
+    """
     keys = [name for name in both if columns[0][name]["role"] == columns[1][name]["role"] == "key"]
     rows = [list(zip(*(side[name]["values"] for name in keys), strict=True)) for side in columns]
     if keys and all(len(set(side)) == count for side, count in zip(rows, counts, strict=True)):
         places = {key: at for at, key in enumerate(rows[1])}
         pairs = [(at, places[key]) for at, key in enumerate(rows[0]) if key in places]
         lines = []
-        for what, side, others in (("vanished", rows[0], places), ("appeared", rows[1], set(rows[0]))):
+        for what, side, others in (
+            ("vanished", rows[0], places),
+            ("appeared", rows[1], set(rows[0])),
+        ):
             if lone := [key for key in side if key not in others]:
                 lines.append(f"{len(lone)} of {len(side)} rows {what}: {_short(lone[:3])}")
         if [at for _, at in pairs] != sorted(at for _, at in pairs):
             lines.append("rows are in another order")
         return pairs, lines
-    lines = [] if counts[0] == counts[1] else [f"rows: {counts[0]} -> {counts[1]}; the first are compared"]
+    lines = (
+        []
+        if counts[0] == counts[1]
+        else [f"rows: {counts[0]} -> {counts[1]}; the first are compared"]
+    )
     return [(at, at) for at in range(min(counts))], lines
 
 
 def _largest(differ: Sequence[tuple]) -> str:
-    sizes = [(abs(a - b), a, b) for a, b in differ if _is_number(a) and _is_number(b) and math.isfinite(a - b)]
+    sizes = [
+        (abs(a - b), a, b)
+        for a, b in differ
+        if _is_number(a) and _is_number(b) and math.isfinite(a - b)
+    ]
     if sizes:
         size, a, b = max(sizes)
         return f", by {size:.3g} at most ({a!r} -> {b!r})"
@@ -603,9 +995,17 @@ def fields_differ(name: str, old: Any, new: Any, numbers_only: bool) -> list[str
     for path in dict.fromkeys([*leaves[0], *leaves[1]]):
         values = [side[path] for side in leaves if path in side]
         if len(values) == 1:
-            lines.append(f"{path} {'vanished' if path in leaves[0] else 'appeared'}: {_short(values[0])}")
-        elif not same(*values) and not (numbers_only and all(isinstance(value, str) for value in values)):
-            by = _largest([tuple(values)]) if all(map(_is_number, values)) else f", {_changed(*values)}"
+            lines.append(
+                f"{path} {'vanished' if path in leaves[0] else 'appeared'}: {_short(values[0])}"
+            )
+        elif not same(*values) and not (
+            numbers_only and all(isinstance(value, str) for value in values)
+        ):
+            by = (
+                _largest([tuple(values)])
+                if all(map(_is_number, values))
+                else f", {_changed(*values)}"
+            )
             lines.append(f"{path} differs{by}")
     return lines
 
@@ -627,7 +1027,9 @@ def _changed(one: Any, other: Any) -> str:
     if isinstance(one, str) and isinstance(other, str):
         shorter = min(len(one), len(other))
         at = max(0, next((at for at in range(shorter) if one[at] != other[at]), shorter) - 20)
-        return f"{'...' if at else ''}{_short(one[at:])} -> {'...' if at else ''}{_short(other[at:])}"
+        return (
+            f"{'...' if at else ''}{_short(one[at:])} -> {'...' if at else ''}{_short(other[at:])}"
+        )
     return f"{_short(one)} -> {_short(other)}"
 
 
@@ -638,7 +1040,9 @@ def _short(value: Any, width: int = 90) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line of this file."""
-    parser = argparse.ArgumentParser(prog="python -m tests.reference_runs", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.reference_runs", description=__doc__.splitlines()[0]
+    )
     actions = parser.add_subparsers(dest="action", required=True)
     writing = actions.add_parser("write", help="make all runs and keep them in a new folder")
     writing.add_argument("folder", type=Path, metavar="DIR")

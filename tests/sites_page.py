@@ -8,12 +8,23 @@ from tests.pages import ROOT
 PAGE = ROOT / "docs" / "sites.md"
 START, END = "<!-- sites -->", "<!-- /sites -->"
 MODELS = {
-    "Llama": tiny.llama, "GPT-2": tiny.gpt2,
-    **{said: lambda name=name: families.build(name) for said, name in {
-        "Mistral": "mistral", "Qwen2": "qwen2", "Qwen3": "qwen3", "Gemma-2": "gemma2", "Gemma-3": "gemma3",
-        "OLMo-2": "olmo2", "Phi-3": "phi3", "GPT-NeoX": "neox", "Mixtral": "mixtral",
-    }.items()},
-}  # fmt: skip
+    "Llama": tiny.llama,
+    "GPT-2": tiny.gpt2,
+    **{
+        said: lambda name=name: families.build(name)
+        for said, name in {
+            "Mistral": "mistral",
+            "Qwen2": "qwen2",
+            "Qwen3": "qwen3",
+            "Gemma-2": "gemma2",
+            "Gemma-3": "gemma3",
+            "OLMo-2": "olmo2",
+            "Phi-3": "phi3",
+            "GPT-NeoX": "neox",
+            "Mixtral": "mixtral",
+        }.items()
+    },
+}
 
 
 def anatomies() -> dict[str, Anatomy]:
@@ -22,37 +33,59 @@ def anatomies() -> dict[str, Anatomy]:
 
 
 def tables(found: dict[str, Anatomy]) -> str:
-    """Sites and matrices, and the module of each by family; families with the same modules share a column."""
+    """Sites and matrices, and the module of each by family; families with the same modules share a
+    column.
+    """
     groups: dict[tuple[str, ...], list[str]] = {}
     for name, anatomy in found.items():
         groups.setdefault(tuple(_column(anatomy)), []).append(name)
     heads = [", ".join(names) for names in groups.values()]
     rows = [f"`{hook}`" for hook in BLOCK_HOOKS], [f"`{matrix}`" for matrix in MATRICES]
     split = 1 + len(BLOCK_HOOKS)
-    return "\n\n".join([
-        _table(("site", "what it is"), [(f"`{hook}`", said) for hook, said in BLOCK_HOOKS.items()]),
-        _table(
-            ("site", *heads),
-            [("a block", *(column[0] for column in groups))]
-            + [(hook, *cells) for hook, *cells in zip(rows[0], *(c[1:split] for c in groups), strict=True)],
-        ),
-        _table(("matrix", "what it is"), [(f"`{matrix}`", said) for matrix, said in MATRICES.items()]),
-        _table(
-            ("matrix", *heads),
-            [(name, *cells) for name, *cells in zip(rows[1], *(c[split:] for c in groups), strict=True)],
-        ),
-    ])  # fmt: skip
+    return "\n\n".join(
+        [
+            _table(
+                ("site", "what it is"), [(f"`{hook}`", said) for hook, said in BLOCK_HOOKS.items()]
+            ),
+            _table(
+                ("site", *heads),
+                [("a block", *(column[0] for column in groups))]
+                + [
+                    (hook, *cells)
+                    for hook, *cells in zip(rows[0], *(c[1:split] for c in groups), strict=True)
+                ],
+            ),
+            _table(
+                ("matrix", "what it is"),
+                [(f"`{matrix}`", said) for matrix, said in MATRICES.items()],
+            ),
+            _table(
+                ("matrix", *heads),
+                [
+                    (name, *cells)
+                    for name, *cells in zip(rows[1], *(c[split:] for c in groups), strict=True)
+                ],
+            ),
+        ]
+    )
 
 
 def _column(anatomy: Anatomy) -> list[str]:
     sites = [_target(anatomy.targets.get(hook), anatomy) for hook in BLOCK_HOOKS]
-    return [f"`{anatomy.blocks_path}.L`", *sites, *(_place(anatomy.matrices.get(matrix)) for matrix in MATRICES)]
+    return [
+        f"`{anatomy.blocks_path}.L`",
+        *sites,
+        *(_place(anatomy.matrices.get(matrix)) for matrix in MATRICES),
+    ]
 
 
 def _target(target: Target | None, anatomy: Anatomy) -> str:
     if target is None:
         return "none"
-    verb, module = {"in": "reads", "out": "returns"}[target.side], f"`{target.path}`" if target.path else "the block"
+    verb, module = (
+        {"in": "reads", "out": "returns"}[target.side],
+        f"`{target.path}`" if target.path else "the block",
+    )
     if target.part is None:
         return f"{module} {verb}"
     half = "first" if target.part == (0, anatomy.n_neurons) else "last"
@@ -64,7 +97,9 @@ def _place(place: Place | None) -> str:
         return "none"
     if not place.sizes:
         return f"`{place.path}`"
-    of = f"part {place.index + 1} of {len(place.sizes)}" + (" of each head" if place.groups > 1 else "")
+    of = f"part {place.index + 1} of {len(place.sizes)}" + (
+        " of each head" if place.groups > 1 else ""
+    )
     return f"`{place.path}`, {of}"
 
 
@@ -79,4 +114,6 @@ def written(text: str, made: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), tables(anatomies())), encoding="utf-8")
+    PAGE.write_text(
+        written(PAGE.read_text(encoding="utf-8"), tables(anatomies())), encoding="utf-8"
+    )

@@ -1,4 +1,6 @@
-"""Hand-made tables of every kind the analyzers make, small and with known contents, for store, figures and page."""
+"""Hand-made tables of every kind the analyzers make, small and with known contents, for store,
+figures and page.
+"""
 
 import numpy as np
 
@@ -8,7 +10,12 @@ from interp.provenance import Provenance
 from interp.table import Table, table
 
 LAYERS, NEURONS = 4, 64
-HOSTILE = ("<script>alert(1)</script>", '<img src=x onerror="alert(1)">', "</script><!--", "{{x}} %{y} <b>&amp;</b>")
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '<img src=x onerror="alert(1)">',
+    "</script><!--",
+    "{{x}} %{y} <b>&amp;</b>",
+)
 
 
 NAN = float("nan")
@@ -43,7 +50,9 @@ def provenance(analyzer="locate-neurons", seed=0, parent=None, **context):
 def mixed(rows=5, **rest):
     """Every type a column may have, with the values that stores lose most easily."""
     floats = np.resize([0.1, np.nan, np.inf, -np.inf, -0.0], rows)
-    texts = np.resize(np.array(["", "é😀\u202e", "nul\0", "\n\t\"'", HOSTILE[0]], dtype=object), rows)
+    texts = np.resize(
+        np.array(["", "é😀\u202e", "nul\0", "\n\t\"'", HOSTILE[0]], dtype=object), rows
+    )
     return table(
         "mixed",
         {
@@ -69,7 +78,9 @@ def located(method="integrated", hostile=False, seed=0) -> Table:
     rank[np.argsort(-score)] = np.arange(1, score.size + 1)
     layer, neuron = np.divmod(np.arange(score.size), NEURONS)
     summary = {
-        "sentence": "10 of 256 MLP neurons carry the refusal" + (f" {HOSTILE[0]}" if hostile else "."),
+        "sentence": (
+            "10 of 256 MLP neurons carry the refusal" + (f" {HOSTILE[0]}" if hostile else ".")
+        ),
         "method": method,
         "n_selected": 10,
         "n_neurons": score.size,
@@ -94,16 +105,44 @@ def located(method="integrated", hostile=False, seed=0) -> Table:
 
 
 def tokens(layer, neuron, rank, hostile=False) -> Table:
-    words = [*HOSTILE, "bomb", " recipe"] if hostile else ["bomb", " recipe", "é", "\n", " the", "Ġx"]
-    names = ("layer", "neuron", "rank", "order", "prompt_id", "group", "position", "token", "before", "after", "value")
+    words = (
+        [*HOSTILE, "bomb", " recipe"] if hostile else ["bomb", " recipe", "é", "\n", " the", "Ġx"]
+    )
+    names = (
+        "layer",
+        "neuron",
+        "rank",
+        "order",
+        "prompt_id",
+        "group",
+        "position",
+        "token",
+        "before",
+        "after",
+        "value",
+    )
     rows = [
-        (layer[best], neuron[best], rank[best], order, order * 7, ("positive", "negative")[order % 2], order + 3,
-         words[(best + order) % len(words)], "how do I make a ", " at home, please?", 3.0 - order / 2)
-        for best in np.argsort(rank)[:6] for order in range(4)
-    ]  # fmt: skip
+        (
+            layer[best],
+            neuron[best],
+            rank[best],
+            order,
+            order * 7,
+            ("positive", "negative")[order % 2],
+            order + 3,
+            words[(best + order) % len(words)],
+            "how do I make a ",
+            " at home, please?",
+            3.0 - order / 2,
+        )
+        for best in np.argsort(rank)[:6]
+        for order in range(4)
+    ]
     columns = zip(names, map(list, zip(*rows, strict=True)), strict=True)
     roles = {"group": "key", "token": "text", "before": "text", "after": "text", "value": "measure"}
-    return table("neuron-tokens", {name: (values, roles.get(name, "key"), name) for name, values in columns})
+    return table(
+        "neuron-tokens", {name: (values, roles.get(name, "key"), name) for name, values in columns}
+    )
 
 
 def dose() -> Table:
@@ -111,8 +150,19 @@ def dose() -> Table:
     rows = []
     for direction in ("necessity", "sufficiency"):
         for k in (1, 2, 4, 8, 16, 32, 64):
-            rows.append((direction, k, "located", 0, k**2 / (k**2 + (60 if direction == "necessity" else 300))))
-            rows += [(direction, k, "random", draw, generator.uniform(0, 0.004 * k)) for draw in range(1, 21)]
+            rows.append(
+                (
+                    direction,
+                    k,
+                    "located",
+                    0,
+                    k**2 / (k**2 + (60 if direction == "necessity" else 300)),
+                )
+            )
+            rows += [
+                (direction, k, "random", draw, generator.uniform(0, 0.004 * k))
+                for draw in range(1, 21)
+            ]
     names = ("direction", "k", "source", "draw", "effect")
     columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
     effect = np.array(columns.pop("effect"))
@@ -124,42 +174,106 @@ def dose() -> Table:
     )
 
 
-def finding(name, sentence, value, low, high, null=(NAN, NAN, NAN), p=NAN, verdict="supported", control="", **sides):
+def finding(
+    name,
+    sentence,
+    value,
+    low,
+    high,
+    null=(NAN, NAN, NAN),
+    p=NAN,
+    verdict="supported",
+    control="",
+    **sides,
+):
     """A finding made by hand: its numbers follow from no table."""
     where = {"condition": "ablate-base", "group": "positive"}
     tested = {"null": Draws("random", "effect")} if control else {}
     claim = Claim(
-        name=name, estimate=mean("equal_base", table="answers", where=where), text=sentence, control=control,
-        **tested, **sides,
-    )  # fmt: skip
-    return Finding(claim, value, low, high, 40.0, *null, p, p, 200.0 if control else 0.0, verdict, "",
-                   fill(sentence, {"value": value}))  # fmt: skip
+        name=name,
+        estimate=mean("equal_base", table="answers", where=where),
+        text=sentence,
+        control=control,
+        **tested,
+        **sides,
+    )
+    return Finding(
+        claim,
+        value,
+        low,
+        high,
+        40.0,
+        *null,
+        p,
+        p,
+        200.0 if control else 0.0,
+        verdict,
+        "",
+        fill(sentence, {"value": value}),
+    )
 
 
 def claims(hostile=False):
     sets = "200 matched random sets"
     extra = HOSTILE[1] if hostile else ""
     return (
-        finding("necessity", f"Given the base's contributions, 10 neurons return {{value:.1%}} of its answers{extra}.",
-                0.95, 0.9, 0.99, (0.01, 0.0, 0.03), 0.005, control=sets, at_least=0.5),
-        finding("harmless", "The ablation changes {value:.1%} of the answers to negative prompts.", 0.01, 0.0, 0.03,
-                at_most=0.02),
-        finding("sufficiency", "Put into the base, their tuned contributions give {value:.1%} of the tuned answers.",
-                0.12, 0.05, 0.2, (0.0, 0.0, 0.02), 0.08, "not supported", control=sets, at_least=0.5),
-    )  # fmt: skip
+        finding(
+            "necessity",
+            "Given the base's contributions, 10 neurons return {value:.1%} of its"
+            f" answers{extra}.",
+            0.95,
+            0.9,
+            0.99,
+            (0.01, 0.0, 0.03),
+            0.005,
+            control=sets,
+            at_least=0.5,
+        ),
+        finding(
+            "harmless",
+            "The ablation changes {value:.1%} of the answers to negative prompts.",
+            0.01,
+            0.0,
+            0.03,
+            at_most=0.02,
+        ),
+        finding(
+            "sufficiency",
+            "Put into the base, their tuned contributions give {value:.1%} of the tuned answers.",
+            0.12,
+            0.05,
+            0.2,
+            (0.0, 0.0, 0.02),
+            0.08,
+            "not supported",
+            control=sets,
+            at_least=0.5,
+        ),
+    )
 
 
 def answers() -> Table:
     columns = {
-        "condition": ["base", "ablate-base", "ablate-base"], "group": ["positive"] * 3, "prompt_id": [0, 0, 1],
-        "cluster": ["a", "a", "b"], "changed": [True] * 3, "refused": [False, False, True], "lost": [True, True, False],
-        "equal_base": [True, True, False], "equal_tuned": [False, False, True], "malformed": [False] * 3,
-        "log_odds": [-15.0, -14.0, 3.0], "loss": [0.1, 0.2, 2.0],
-    }  # fmt: skip
+        "condition": ["base", "ablate-base", "ablate-base"],
+        "group": ["positive"] * 3,
+        "prompt_id": [0, 0, 1],
+        "cluster": ["a", "a", "b"],
+        "changed": [True] * 3,
+        "refused": [False, False, True],
+        "lost": [True, True, False],
+        "equal_base": [True, True, False],
+        "equal_tuned": [False, False, True],
+        "malformed": [False] * 3,
+        "log_odds": [-15.0, -14.0, 3.0],
+        "loss": [0.1, 0.2, 2.0],
+    }
     roles = {"log_odds": "measure", "loss": "measure"} | dict.fromkeys(
         ("condition", "group", "prompt_id", "cluster"), "key"
     )
-    return table("answers", {name: (values, roles.get(name, "flag"), name) for name, values in columns.items()})
+    return table(
+        "answers",
+        {name: (values, roles.get(name, "flag"), name) for name, values in columns.items()},
+    )
 
 
 def verified(parent=None, hostile=False) -> Table:
@@ -169,28 +283,45 @@ def verified(parent=None, hostile=False) -> Table:
     control = np.full(len(rows), np.nan)
     control[[8, 10]] = 0.01, 0.0
     measures = {
-        "n": np.full(len(rows), 60), "refused": refused, "low": np.clip(refused - 0.04, 0, 1),
-        "high": np.clip(refused + 0.04, 0, 1), "equal_base": np.linspace(1, 0.1, len(rows)),
-        "equal_tuned": np.linspace(0, 0.9, len(rows)), "malformed": np.zeros(len(rows)), "log_odds": refused * 20 - 15,
-        "control": control, "control_low": control - 0.01, "control_high": control + 0.03,
-    }  # fmt: skip
+        "n": np.full(len(rows), 60),
+        "refused": refused,
+        "low": np.clip(refused - 0.04, 0, 1),
+        "high": np.clip(refused + 0.04, 0, 1),
+        "equal_base": np.linspace(1, 0.1, len(rows)),
+        "equal_tuned": np.linspace(0, 0.9, len(rows)),
+        "malformed": np.zeros(len(rows)),
+        "log_odds": refused * 20 - 15,
+        "control": control,
+        "control_low": control - 0.01,
+        "control_high": control + 0.03,
+    }
     random = {
-        "direction": (["necessity"] * 20 + ["sufficiency"] * 20, "key", ""), "draw": ([*range(20)] * 2, "key", ""),
-        "k": ([10] * 40, "measure", ""), "effect": (np.linspace(0, 0.03, 40), "measure", ""),
+        "direction": (["necessity"] * 20 + ["sufficiency"] * 20, "key", ""),
+        "draw": ([*range(20)] * 2, "key", ""),
+        "k": ([10] * 40, "measure", ""),
+        "effect": (np.linspace(0, 0.03, 40), "measure", ""),
         "recovery": (np.linspace(-0.01, 0.02, 40), "measure", ""),
         "behaviour": (np.linspace(0, 0.03, 40), "measure", ""),
-    }  # fmt: skip
+    }
     sentence = "10 neurons carry the refusal." + (HOSTILE[2] if hostile else "")
     sentence += f" {verdicts_sentence(claims())}"
     return table(
         "verify-neurons",
         {
-            "condition": ([condition for condition, _ in rows], "key", "what was done to the model"),
+            "condition": (
+                [condition for condition, _ in rows],
+                "key",
+                "what was done to the model",
+            ),
             "group": ([group for _, group in rows], "key", "class of the prompts"),
             **{name: (values, "measure", name) for name, values in measures.items()},
         },
         summary={"sentence": sentence, "supported": True, "verified": parent, "k95_behaviour": 32},
         provenance=provenance("verify-neurons", parent=parent),
-        tables={"answers": answers(), "dose": dose(), "random": table("random-sets", random),
-                "claims": to_table(claims(hostile))},
-    )  # fmt: skip
+        tables={
+            "answers": answers(),
+            "dose": dose(),
+            "random": table("random-sets", random),
+            "claims": to_table(claims(hostile)),
+        },
+    )

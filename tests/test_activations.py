@@ -1,4 +1,6 @@
-"""Rows of activations: each document as if alone, the same whatever the batches, masks and sinks as asked for."""
+"""Rows of activations: each document as if alone, the same whatever the batches, masks and sinks as
+asked for.
+"""
 
 import json
 import math
@@ -91,8 +93,10 @@ def test_a_document_reads_as_if_alone_and_in_any_batch(pair, written, of):
             parts.append(found.values[role, SITE][0])
         alone[role] = torch.cat(parts)
     expected = {
-        "both": torch.cat([alone["base"], alone["tuned"]], 1), "difference": alone["tuned"] - alone["base"], **alone
-    }[of]  # fmt: skip
+        "both": torch.cat([alone["base"], alone["tuned"]], 1),
+        "difference": alone["tuned"] - alone["base"],
+        **alone,
+    }[of]
     for more in ({"batch_size": 1}, {"window": 7}, {"batch_size": 16}, {}):
         source = Activations(pair, (SITE,), written(documents), Reading(of=of, sinks=0.0, **more))
         rows = all_rows(source)
@@ -104,9 +108,14 @@ def test_a_document_reads_as_if_alone_and_in_any_batch(pair, written, of):
 def test_little_of_a_batch_is_padding(pair, median):
     """R3: less than a tenth, on documents of log-normal length."""
     draw = random.Random(1)
-    lengths = [max(1, min(8192, round(draw.lognormvariate(math.log(median), 0.8)))) for _ in range(Reading().window)]
+    lengths = [
+        max(1, min(8192, round(draw.lognormvariate(math.log(median), 0.8))))
+        for _ in range(Reading().window)
+    ]
     encoded = [Encoded((5,) * length, (0,) * length) for length in lengths]
-    groups = [part for group in batches(encoded, pair.tuned, None) for part in _alike(encoded, group)]
+    groups = [
+        part for group in batches(encoded, pair.tuned, None) for part in _alike(encoded, group)
+    ]
     assert sorted(row for group in groups for row in group) == list(range(len(encoded)))
     cells = sum(len(group) * max(lengths[row] for row in group) for group in groups)
     assert 1 - sum(lengths) / cells < 0.10
@@ -129,10 +138,16 @@ def test_rows_go_on_from_every_cursor(pair, written):
 def test_several_sites_and_models_stand_in_their_columns(pair, written):
     sites = (Site(0, "hook_resid_post"), Site(2, "mlp.hook_post"), Site(1, "attn.hook_z"))
     source = Activations(pair, sites, written(texts(5)), Reading(of="both", sinks=0.0))
-    assert source.segments == {str(sites[0]): (0, 64), str(sites[1]): (64, 160), str(sites[2]): (160, 224)}
+    assert source.segments == {
+        str(sites[0]): (0, 64),
+        str(sites[1]): (64, 160),
+        str(sites[2]): (160, 224),
+    }
     for site in sites:
         one = Activations(pair, (site,), written(texts(5)), Reading(of="both", sinks=0.0))
-        torch.testing.assert_close(all_rows(source)[:, slice(*source.segments[str(site)])], all_rows(one))
+        torch.testing.assert_close(
+            all_rows(source)[:, slice(*source.segments[str(site)])], all_rows(one)
+        )
 
 
 def test_everybody_has_their_tokens():
@@ -145,20 +160,27 @@ def test_everybody_has_their_tokens():
         said[name] += tokenizer.decode([index])
         assert (code >= SPECIAL) == (index < 4)
     assert said == {
-        "text": "", "system": "please help", "user": "open the door enduser", "assistant": " Sorry , I cannot help",
+        "text": "",
+        "system": "please help",
+        "user": "open the door enduser",
+        "assistant": " Sorry , I cannot help",
         "template": "<|system|><|end|><|user|><|end|><|assistant|><|end|><|user|><|end|>",
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("keep", [("assistant",), ("user", "system"), ("template",), tuple(TURNS)])
 @pytest.mark.parametrize("special", [True, False])
 def test_masks_keep_whose_tokens_are_asked_for(pair, written, keep, special):
-    source = Activations(pair, (SITE,), written(CHATS), Reading(keep=keep, special=special, sinks=0.0))
+    source = Activations(
+        pair, (SITE,), written(CHATS), Reading(keep=keep, special=special, sinks=0.0)
+    )
     coded = [encode_document(pair.tokenizer, chat, special_ids(pair.tokenizer)) for chat in CHATS]
     wanted = [
-        code for one in coded for code in one.roles if code % SPECIAL in [TURNS[k] for k in keep] and
-        (special or code < SPECIAL)
-    ]  # fmt: skip
+        code
+        for one in coded
+        for code in one.roles
+        if code % SPECIAL in [TURNS[k] for k in keep] and (special or code < SPECIAL)
+    ]
     assert len(all_rows(source)) == len(wanted)
     kept = source.report()["kept"]
     assert sum(kept.values()) == len(wanted)
@@ -167,8 +189,12 @@ def test_masks_keep_whose_tokens_are_asked_for(pair, written, keep, special):
 
 def test_packed_blocks_hold_every_token_once_and_are_full(pair, written):
     documents = texts(12)
-    source = Activations(pair, (SITE,), written(documents), Reading(pack=True, context=32, sinks=0.0))
-    tokens = sum(len(pair.tokenizer(text, add_special_tokens=False)["input_ids"]) + 1 for text in documents)
+    source = Activations(
+        pair, (SITE,), written(documents), Reading(pack=True, context=32, sinks=0.0)
+    )
+    tokens = sum(
+        len(pair.tokenizer(text, add_special_tokens=False)["input_ids"]) + 1 for text in documents
+    )
     assert len(all_rows(source)) == tokens
     apart = Activations(pair, (SITE,), written(documents), Reading(context=32, sinks=0.0))
     with pytest.raises(AssertionError):  # packed tokens see the documents before them
@@ -197,7 +223,11 @@ def test_sinks_are_found_left_out_and_reported(written):
     assert float(rows.norm(dim=1).max()) < 10 * report["median norms"][0]
     everything = all_rows(Activations(pair, (site,), written(documents), Reading(sinks=0.0)))
     assert len(everything) == len(rows) + count
-    quiet = Activations(Pair.from_modules(tiny.llama(seed=3), None, tiny.tokenizer(False)), (site,), written(documents))
+    quiet = Activations(
+        Pair.from_modules(tiny.llama(seed=3), None, tiny.tokenizer(False)),
+        (site,),
+        written(documents),
+    )
     all_rows(quiet)
     assert quiet.report()["sinks"] == 0
 
@@ -217,7 +247,9 @@ def test_masked_tokens_influence_nothing(pair, written):
 
     def rows(last):
         chats = [[*chat[:3], {"role": "user", "content": last}] for chat in CHATS]
-        source = Activations(pair, (SITE,), written(chats), Reading(keep=("assistant",), batch_size=2))
+        source = Activations(
+            pair, (SITE,), written(chats), Reading(keep=("assistant",), batch_size=2)
+        )
         return all_rows(source), source.report()["median norms"]
 
     (one, medians), (other, others) = rows("user"), rows("gate")
@@ -238,7 +270,9 @@ def test_documents_from_any_row_on(written, name):
 
 def test_processes_share_the_documents(pair, written):
     documents = written(texts(21))
-    parts = [all_rows(Activations(pair, (SITE,), documents, rank=rank, world=2)) for rank in range(2)]
+    parts = [
+        all_rows(Activations(pair, (SITE,), documents, rank=rank, world=2)) for rank in range(2)
+    ]
     whole = all_rows(Activations(pair, (SITE,), documents))
     torch.testing.assert_close(ordered(torch.cat(parts)), ordered(whole), atol=1e-5, rtol=1e-4)
 
@@ -255,7 +289,9 @@ def test_an_adapter_is_switched_on_for_its_tune(written, tmp_path):
     }
     torch.testing.assert_close(torch.cat([found["base"], found["tuned"]], 1), found["both"])
     plain = all_rows(
-        Activations(Pair.from_modules(base, None, tiny.tokenizer()), (SITE,), documents, Reading(sinks=0.0))
+        Activations(
+            Pair.from_modules(base, None, tiny.tokenizer()), (SITE,), documents, Reading(sinks=0.0)
+        )
     )
     torch.testing.assert_close(found["base"], plain)
     assert float((found["tuned"] - found["base"]).abs().max()) > 0.1
@@ -298,9 +334,13 @@ def test_a_buffer_goes_on_where_it_was(size):
             one.batch(served)
         tensors, said = one.state()
         other = Buffer(source, size, seed=5)
-        other.restore({name: value.clone() for name, value in tensors.items()}, json.loads(json.dumps(said)))
+        other.restore(
+            {name: value.clone() for name, value in tensors.items()}, json.loads(json.dumps(said))
+        )
         assert torch.equal(one.batch(800), other.batch(800))
-    assert not torch.equal(Buffer(source, size, seed=6).batch(50), Buffer(source, size, seed=5).batch(50))
+    assert not torch.equal(
+        Buffer(source, size, seed=6).batch(50), Buffer(source, size, seed=5).batch(50)
+    )
 
 
 def test_a_source_of_nothing_is_said():
@@ -320,7 +360,10 @@ def test_cached_rows_come_back(tmp_path):
     assert shards.segments == {"blocks.1.hook_resid_post": (0, 2)}
     chunks = list(shards.chunks())
     for number in range(1, len(chunks)):
-        assert torch.equal(all_rows(shards, chunks[number - 1][1]), torch.cat([rows for rows, _ in chunks[number:]]))
+        assert torch.equal(
+            all_rows(shards, chunks[number - 1][1]),
+            torch.cat([rows for rows, _ in chunks[number:]]),
+        )
     halves = [all_rows(Shards(tmp_path / "rows", rank=rank, world=2)) for rank in range(2)]
     assert sorted(torch.cat(halves)[:, 0].tolist()) == list(range(150))
     with pytest.raises(DictionaryError, match="cannot write"):
@@ -377,16 +420,38 @@ def test_files_that_are_none_are_refused(pair, written, tmp_path):
 
 def arguments(data, out, *more, site="blocks.1.hook_resid_post"):
     return [
-        "sae", "train", "organism:refusal/planted", "--base", "organism:refusal/base", "--site", site, "--data", data,
-        "--out", out, "--width", 64, "-k", 4, "--batch", 128, "--tokens", "2k", "--device", "cpu", *more,
-    ]  # fmt: skip
+        "sae",
+        "train",
+        "organism:refusal/planted",
+        "--base",
+        "organism:refusal/base",
+        "--site",
+        site,
+        "--data",
+        data,
+        "--out",
+        out,
+        "--width",
+        64,
+        "-k",
+        4,
+        "--batch",
+        128,
+        "--tokens",
+        "2k",
+        "--device",
+        "cpu",
+        *more,
+    ]
 
 
 def test_the_command_trains_a_crosscoder_and_says_what_it_read(run, written, tmp_path):
     from interp.sae import load
 
     data = written(["Please tell me how to open the door .", "How do I paint a gate ?"] * 20).path
-    code, out, _ = run(*arguments(data, tmp_path / "cc", "--of", "both", "--architecture", "batchtopk", "--json"))
+    code, out, _ = run(
+        *arguments(data, tmp_path / "cc", "--of", "both", "--architecture", "batchtopk", "--json")
+    )
     assert code == 0
     told = json.loads(out)
     # of a batch as the threshold lets codes through, not the k that training kept
@@ -425,16 +490,29 @@ def test_windows_do_not_keep_the_file_in_memory(pair, tmp_path):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--prefixes", "4,16"], "of matryoshka"), (["--l0", "4"], "without k"), (["--sparsity", "1"], "without k"),
-        (["--architecture", "topk,topk"], "twice"), (["--architecture", "standard", "--revival", "0"], "of topk"),
-        (["--keep", "user"], "cached rows"), (["--pack"], "cached rows"), (["--sinks", "0"], "cached rows"),
+        (["--prefixes", "4,16"], "of matryoshka"),
+        (["--l0", "4"], "without k"),
+        (["--sparsity", "1"], "without k"),
+        (["--architecture", "topk,topk"], "twice"),
+        (["--architecture", "standard", "--revival", "0"], "of topk"),
+        (["--keep", "user"], "cached rows"),
+        (["--pack"], "cached rows"),
+        (["--sinks", "0"], "cached rows"),
     ],
-)  # fmt: skip
+)
 def test_options_of_a_training_that_nothing_follows_are_refused(more, said, tmp_path, run):
     out, data = tmp_path / "sae", tmp_path if said == "cached rows" else "x"
     code, _, err = run(
-        "sae", "train", "organism:refusal/planted", "--site", "blocks.1.hook_resid_post", "--data", data, "--out", out,
+        "sae",
+        "train",
+        "organism:refusal/planted",
+        "--site",
+        "blocks.1.hook_resid_post",
+        "--data",
+        data,
+        "--out",
+        out,
         *more,
-    )  # fmt: skip
+    )
     assert (code, said in err, err.count("\n")) == (2, True, 1)
     assert not list(tmp_path.glob("sae*"))

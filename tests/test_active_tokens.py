@@ -18,7 +18,9 @@ LOCATED = [(0, 3), (1, 5), (2, 40)]
 @pytest.fixture(scope="module")
 def study():
     return Study(
-        Pair.from_modules(tiny.perturbed(tiny.llama()), tiny.llama(), tiny.tokenizer()), tiny.contrast(8), None
+        Pair.from_modules(tiny.perturbed(tiny.llama()), tiny.llama(), tiny.tokenizer()),
+        tiny.contrast(8),
+        None,
     )
 
 
@@ -27,7 +29,9 @@ def prefixes(study, found):
     ids = {}
     for group in study.classes:
         encoded = study.encoded(group)
-        ids |= {(group, prompt.id): encoded[row].ids for row, prompt in enumerate(study.prompts(group))}
+        ids |= {
+            (group, prompt.id): encoded[row].ids for row, prompt in enumerate(study.prompts(group))
+        }
     keys = zip(found["group"], found["prompt_id"], found["position"], strict=True)
     return [tuple(ids[group, prompt][: position + 1]) for group, prompt, position in keys]
 
@@ -47,7 +51,9 @@ def test_what_is_listed_are_the_largest_of_all_distinct_texts(study):
     first = {}
     block = study.pair.tuned.module.model.layers[1].mlp
     kept = []
-    hook = block.down_proj.register_forward_pre_hook(lambda _, args: kept.append(args[0][0, :, 5].detach().numpy()))
+    hook = block.down_proj.register_forward_pre_hook(
+        lambda _, args: kept.append(args[0][0, :, 5].detach().numpy())
+    )
     for group in study.classes:
         for coded in study.encoded(group):
             study.pair.tuned.module(input_ids=torch.tensor([list(coded.ids)]))
@@ -62,5 +68,7 @@ def test_a_prompt_that_stands_twice_is_read_once(study):
     twice = tiny.copied(study.contrast, 2)
     assert isinstance(twice, Contrast)
     np.testing.assert_allclose(
-        active_tokens(study.on(twice), LOCATED)["value"], active_tokens(study, LOCATED)["value"], rtol=1e-5
+        active_tokens(study.on(twice), LOCATED)["value"],
+        active_tokens(study, LOCATED)["value"],
+        rtol=1e-5,
     )

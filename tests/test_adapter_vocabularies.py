@@ -1,4 +1,6 @@
-"""Adapters that were made on a base with more rows of tokens: compared on the base, over the ids that it has."""
+"""Adapters that were made on a base with more rows of tokens: compared on the base, over the ids
+that it has.
+"""
 
 import copy
 import warnings
@@ -34,7 +36,9 @@ ADAPTERS = {
 
 @pytest.fixture(params=ADAPTERS)
 def adapted(request, tmp_path, models):
-    """An adapter that was made on a base with more rows, as peft saves it; the base; both as the maker had them."""
+    """An adapter that was made on a base with more rows, as peft saves it; the base; both as the
+    maker had them.
+    """
     return written(models[0], tmp_path, **ADAPTERS[request.param])
 
 
@@ -64,7 +68,9 @@ def logits(model, ids):
 def test_an_adapter_of_a_resized_base_is_compared_on_the_base(adapted):
     place, longer, wrapped = adapted
     pair = Pair.load(str(place / "adapter"), str(place / "base"), device="cpu")
-    assert any("rows for 333 token ids and the fine-tuned model for 345" in note for note in pair.notes)
+    assert any(
+        "rows for 333 token ids and the fine-tuned model for 345" in note for note in pair.notes
+    )
     ids = list(encode(pair.tokenizer, "open the door").ids)
     for model, theirs in ((pair.base, longer), (pair.tuned, wrapped)):
         with model.active() as module:
@@ -98,16 +104,29 @@ def test_an_adapter_that_leaves_the_rows_alone(tmp_path, models):
 
 
 def test_an_adapter_that_trains_single_tokens(tmp_path, models):
-    place, _, wrapped = written(models[0], tmp_path, trainable_token_indices={"embed_tokens": [5, ROWS]})
-    with pytest.raises(UnsupportedModel, match=r"trains the single token 333 .*; add --new-tokens mean, or merge it"):
+    place, _, wrapped = written(
+        models[0], tmp_path, trainable_token_indices={"embed_tokens": [5, ROWS]}
+    )
+    with pytest.raises(
+        UnsupportedModel,
+        match=r"trains the single token 333 .*; add --new-tokens mean, or merge it",
+    ):
         Pair.load(str(place / "adapter"), device="cpu")
     pair = Pair.load(str(place / "adapter"), device="cpu", new_tokens="mean")
     with pair.tuned.active() as module:
-        torch.testing.assert_close(logits(module, [4, 5, ROWS]), logits(wrapped, [4, 5, ROWS])[..., : ROWS + 1])
+        torch.testing.assert_close(
+            logits(module, [4, 5, ROWS]), logits(wrapped, [4, 5, ROWS])[..., : ROWS + 1]
+        )
 
 
 def test_intruders_of_an_adapter_of_a_resized_base(tmp_path, models):
     place, _, _ = written(models[0], tmp_path, **ADAPTERS["kept-whole"])
     found = WeightPair.load(str(place / "adapter"), str(place / "base"), embeddings=True)
-    assert {matrix.part for matrix in found.matrices} == {"attn.q", *(m.part for m in found.matrices if m.layer >= 0)}
-    assert sum("was resized from (333, 32) to (345, 32): not analysed" in note for note in found.notes) == 2
+    assert {matrix.part for matrix in found.matrices} == {
+        "attn.q",
+        *(m.part for m in found.matrices if m.layer >= 0),
+    }
+    assert (
+        sum("was resized from (333, 32) to (345, 32): not analysed" in note for note in found.notes)
+        == 2
+    )

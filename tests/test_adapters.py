@@ -1,4 +1,6 @@
-"""Adapters: the base held once and switched, every tensor proven to have landed, matrices as the model applies them."""
+"""Adapters: the base held once and switched, every tensor proven to have landed, matrices as the
+model applies them.
+"""
 
 import copy
 import json
@@ -61,14 +63,21 @@ KINDS = {
     "mlp": {"part": "mlp"},
     "rslora": {"use_rslora": True, "r": 3},
     "dora": {"use_dora": True},
-    "patterns": {"rank_pattern": {"c_fc": 2, "up_proj": 2}, "alpha_pattern": {"c_attn": 3, "q_proj": 3}},
+    "patterns": {
+        "rank_pattern": {"c_fc": 2, "up_proj": 2},
+        "alpha_pattern": {"c_attn": 3, "q_proj": 3},
+    },
     "head": {"part": "attention", "modules_to_save": ["lm_head"]},
 }
 
 
 @FAMILIES
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in ("dora", "patterns"))) for kind in KINDS]
+    "kind",
+    [
+        pytest.param(kind, marks=[pytest.mark.slow] * (kind in ("dora", "patterns")))
+        for kind in KINDS
+    ],
 )
 def test_switched_is_merged_and_off_is_the_base(bases, tmp_path, family, kind):
     base = tiny.FAMILIES[family]()
@@ -83,7 +92,9 @@ def test_switched_is_merged_and_off_is_the_base(bases, tmp_path, family, kind):
             if matrix not in pair.tuned.anatomy.matrices:
                 continue
             weight = Weight(layer, matrix)
-            torch.testing.assert_close(pair.tuned.weight(weight), reference.weight(weight), rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(
+                pair.tuned.weight(weight), reference.weight(weight), rtol=1e-4, atol=1e-6
+            )
             assert torch.equal(pair.base.weight(weight), alone.weight(weight))
 
 
@@ -94,16 +105,26 @@ def test_matrices_without_an_adapter_are_exactly_the_bases(bases, tmp_path, fami
     untouched = ["mlp.in", "mlp.out"]
     moved = ["attn.q", "attn.v", "attn.o"]
     for matrix in untouched:
-        assert torch.equal(pair.tuned.weight(Weight(0, matrix)), pair.base.weight(Weight(0, matrix)))
+        assert torch.equal(
+            pair.tuned.weight(Weight(0, matrix)), pair.base.weight(Weight(0, matrix))
+        )
     for matrix in moved:
-        assert not torch.equal(pair.tuned.weight(Weight(0, matrix)), pair.base.weight(Weight(0, matrix)))
+        assert not torch.equal(
+            pair.tuned.weight(Weight(0, matrix)), pair.base.weight(Weight(0, matrix))
+        )
 
 
 @FAMILIES
 def test_a_neuron_that_the_adapter_leaves_alone_does_not_move(bases, tmp_path, family):
     """Bit for bit, also where the layer has a bias: the change is measured, not the sum."""
     up = {"llama": "up_proj", "gpt2": "c_fc"}[family]
-    tiny.adapter(tiny.FAMILIES[family](), tmp_path, bases[family], target_modules=[up], fan_in_fan_out=family == "gpt2")
+    tiny.adapter(
+        tiny.FAMILIES[family](),
+        tmp_path,
+        bases[family],
+        target_modules=[up],
+        fan_in_fan_out=family == "gpt2",
+    )
     file = tmp_path / "adapter_model.safetensors"
     weights = load_file(file)
     for key, value in weights.items():
@@ -111,23 +132,35 @@ def test_a_neuron_that_the_adapter_leaves_alone_does_not_move(bases, tmp_path, f
             value[5:] = 0
     save_file(weights, file, {"format": "pt"})
     pair = Pair.load(str(tmp_path))
-    change = (pair.tuned.weight(Weight(1, "mlp.in")) - pair.base.weight(Weight(1, "mlp.in"))).abs().amax(1)
+    change = (
+        (pair.tuned.weight(Weight(1, "mlp.in")) - pair.base.weight(Weight(1, "mlp.in")))
+        .abs()
+        .amax(1)
+    )
     assert (change[:5] > 1e-3).all()
     assert not change[5:].any()
 
 
 def test_a_module_kept_in_two_versions(bases, tmp_path):
     wrapped = tiny.adapter(
-        tiny.llama(), tmp_path, bases["llama"], target_modules=["q_proj"], modules_to_save=["down_proj", "lm_head"]
+        tiny.llama(),
+        tmp_path,
+        bases["llama"],
+        target_modules=["q_proj"],
+        modules_to_save=["down_proj", "lm_head"],
     )
     pair = Pair.load(str(tmp_path))
     torch.testing.assert_close(logits(pair.tuned), logits(merged(wrapped)), rtol=1e-4, atol=1e-5)
     saved = load_file(tmp_path / "adapter_model.safetensors")
     down = saved["base_model.model.model.layers.1.mlp.down_proj.weight"]
     assert torch.equal(pair.tuned.write_weights(1), down)
-    assert torch.equal(pair.base.write_weights(1), tiny.llama().model.layers[1].mlp.down_proj.weight)
+    assert torch.equal(
+        pair.base.write_weights(1), tiny.llama().model.layers[1].mlp.down_proj.weight
+    )
     # and what is read at that module's sides is what it applies
-    run = TorchEngine().run(pair.tuned, Batch.pad(IDS.tolist(), 0), reads=[neurons(1), contribution(1)])
+    run = TorchEngine().run(
+        pair.tuned, Batch.pad(IDS.tolist(), 0), reads=[neurons(1), contribution(1)]
+    )
     torch.testing.assert_close(run.values[neurons(1)] @ down.T, run.values[contribution(1)])
 
 
@@ -136,7 +169,9 @@ def test_contributions_are_activations_times_the_adapted_matrix(bases, tmp_path,
     tiny.lora(family, tiny.FAMILIES[family](), tmp_path, bases[family], "mlp")
     pair = Pair.load(str(tmp_path), dtype="float64")
     for model in (pair.base, pair.tuned):
-        run = TorchEngine().run(model, Batch.pad(IDS.tolist(), 0), reads=[neurons(1), contribution(1)])
+        run = TorchEngine().run(
+            model, Batch.pad(IDS.tolist(), 0), reads=[neurons(1), contribution(1)]
+        )
         out = run.values[neurons(1)] @ model.write_weights(1).T
         if family == "gpt2":
             out = out + pair.base.module.transformer.h[1].mlp.c_proj.bias
@@ -145,13 +180,17 @@ def test_contributions_are_activations_times_the_adapted_matrix(bases, tmp_path,
 
 @FAMILIES
 def test_donor_and_receiver_may_share_a_module(bases, tmp_path, family):
-    """Tuned model with all of the base's contributions, adapter on MLPs only: the base, at every step of an answer."""
+    """Tuned model with all of the base's contributions, adapter on MLPs only: the base, at every
+    step of an answer.
+    """
     tiny.lora(family, tiny.FAMILIES[family](), tmp_path, bases[family], "mlp", fill=0.3)
     pair = Pair.load(str(tmp_path), dtype="float64")
     prompts = [encode(tiny.tokenizer(), text).ids for text in tiny.PROMPTS[:3]]
     text = Text(prompts, None, 0, (1,))
     units = {layer: torch.arange(48) for layer in range(3)}
-    answers = {model.name: generate(TorchEngine(), model, text, 6) for model in (pair.base, pair.tuned)}
+    answers = {
+        model.name: generate(TorchEngine(), model, text, 6) for model in (pair.base, pair.tuned)
+    }
     assert answers[pair.base.name] != answers[pair.tuned.name]
     for receiver, donor in ((pair.tuned, pair.base), (pair.base, pair.tuned)):
         write = {layer: donor.write_weights(layer) for layer in units}
@@ -165,7 +204,11 @@ def test_the_base_is_held_once(bases, tmp_path):
     assert pair.base.module is pair.tuned.module
     places = [parameter.data_ptr() for parameter in pair.tuned.module.parameters()]
     assert len(set(places)) == len(places)
-    extra = sum(parameter.numel() for name, parameter in pair.tuned.module.named_parameters() if "lora_" in name)
+    extra = sum(
+        parameter.numel()
+        for name, parameter in pair.tuned.module.named_parameters()
+        if "lora_" in name
+    )
     total = sum(parameter.numel() for parameter in pair.tuned.module.parameters())
     assert total - extra == sum(parameter.numel() for parameter in tiny.llama().parameters())
 
@@ -191,7 +234,9 @@ def test_bfloat16(bases, tmp_path):
     exact = Pair.load(str(tmp_path))
     assert pair.tuned.dtype == torch.bfloat16
     assert pair.tuned.write_weights(0).dtype == torch.float32
-    torch.testing.assert_close(pair.tuned.write_weights(0), exact.tuned.write_weights(0), rtol=2e-2, atol=2e-3)
+    torch.testing.assert_close(
+        pair.tuned.write_weights(0), exact.tuned.write_weights(0), rtol=2e-2, atol=2e-3
+    )
 
 
 def test_base_by_option_and_by_configuration(bases, tmp_path):
@@ -200,7 +245,10 @@ def test_base_by_option_and_by_configuration(bases, tmp_path):
     assert by_option.base.name == str(bases["llama"])
     tiny.lora("llama", tiny.llama(), tmp_path / "b", bases["llama"])
     assert torch.equal(logits(Pair.load(str(tmp_path / "b")).tuned), logits(by_option.tuned))
-    with pytest.raises(ModelNotFound, match=r"which adapter_config.json of .* names, was not found; .* --base MODEL"):
+    with pytest.raises(
+        ModelNotFound,
+        match=r"which adapter_config.json of .* names, was not found; .* --base MODEL",
+    ):
         Pair.load(str(tmp_path / "a"))
     tiny.lora("llama", tiny.llama(), tmp_path / "c", "")
     with pytest.raises(OptionError, match="is an adapter that names no base; add --base MODEL"):
@@ -216,7 +264,9 @@ def test_the_adapters_tokenizer_comes_first(bases, tmp_path):
 
 
 def test_an_embedding_saved_with_its_adapter(bases, tmp_path):
-    """peft writes the base's embedding beside a LoRA on it: the same one is fine, another would replace the base's."""
+    """peft writes the base's embedding beside a LoRA on it: the same one is fine, another would
+    replace the base's.
+    """
     tiny.adapter(tiny.llama(), tmp_path, bases["llama"], target_modules=["embed_tokens", "q_proj"])
     pair = Pair.load(str(tmp_path))
     assert torch.equal(logits(pair.base), logits(Model.wrap("b", tiny.llama())))
@@ -225,14 +275,17 @@ def test_an_embedding_saved_with_its_adapter(bases, tmp_path):
     key = "base_model.model.model.embed_tokens.base_layer.weight"
     weights[key] = weights[key] + 1
     save_file(weights, file, {"format": "pt"})
-    with pytest.raises(UnsupportedModel, match=r"holds a changed copy of the base's .*embed_tokens"):
+    with pytest.raises(
+        UnsupportedModel, match=r"holds a changed copy of the base's .*embed_tokens"
+    ):
         Pair.load(str(tmp_path))
 
 
 def test_another_kind_of_adapter(bases, tmp_path):
     with pytest.warns(FutureWarning, match="is_gradient_checkpointing"):
         wrapped = get_peft_model(
-            tiny.llama(), IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"])
+            tiny.llama(),
+            IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]),
         )
     for name, parameter in wrapped.named_parameters():
         if "ia3" in name:
@@ -280,12 +333,20 @@ def adapter(bases, tmp_path):
 )
 def test_renamed_tensors(adapter, rename):
     edit_weights(adapter, lambda weights: {rename(key): value for key, value in weights.items()})
-    refused(AdapterNotLanded, r"adapter tensors reached no module, first .*names do not match this base", adapter)
+    refused(
+        AdapterNotLanded,
+        r"adapter tensors reached no module, first .*names do not match this base",
+        adapter,
+    )
 
 
 def test_missing_tensors(adapter):
     edit_weights(adapter, lambda weights: dict(list(weights.items())[1:]))
-    refused(AdapterNotLanded, "1 adapter tensors are missing from its file and stay at their start, first", adapter)
+    refused(
+        AdapterNotLanded,
+        "1 adapter tensors are missing from its file and stay at their start, first",
+        adapter,
+    )
 
 
 @FAMILIES
@@ -295,14 +356,20 @@ def test_an_adapter_at_its_start(bases, tmp_path, family):
 
 
 def test_an_adapter_whose_tensors_are_all_zero(adapter):
-    edit_weights(adapter, lambda weights: {key: torch.zeros_like(value) for key, value in weights.items()})
+    edit_weights(
+        adapter, lambda weights: {key: torch.zeros_like(value) for key, value in weights.items()}
+    )
     refused(AdapterNotLanded, "moves no logit of", adapter)
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "said"),
     [
-        ({"hidden_size": 16, "head_dim": 8}, WrongBase, r"does not fit the base .*size mismatch.*\[4, 32\]"),
+        (
+            {"hidden_size": 16, "head_dim": 8},
+            WrongBase,
+            r"does not fit the base .*size mismatch.*\[4, 32\]",
+        ),
         ({"intermediate_size": 64}, WrongBase, r"size mismatch.*\[48, 4\]"),
         ({"num_hidden_layers": 2}, AdapterNotLanded, "12 of 36 .*reached no module.*layers.2"),
         ({"num_hidden_layers": 4}, AdapterNotLanded, "12 adapter tensors are missing.*layers.3"),
@@ -327,7 +394,11 @@ def test_a_base_that_is_an_adapter(bases, adapter):
 @pytest.mark.parametrize("bias", ["all", "lora_only"])
 def test_trained_biases_of_the_base_cannot_be_switched_off(bases, tmp_path, bias):
     tiny.lora("gpt2", tiny.gpt2(), tmp_path, bases["gpt2"], bias=bias)
-    refused(UnsupportedModel, "changes tensors of .* itself .*cannot be switched off; merge it", tmp_path)
+    refused(
+        UnsupportedModel,
+        "changes tensors of .* itself .*cannot be switched off; merge it",
+        tmp_path,
+    )
 
 
 def test_not_a_number(adapter):
@@ -367,7 +438,10 @@ def test_the_command_that_converts_a_pickle_works(kind, bases, tmp_path):
         shutil.copytree(bases["llama"], folder)
     name = "adapter_model" if kind == "adapter" else "model"
     right = logits(Pair.load(str(folder)).tuned)
-    torch.save(load_file(folder / f"{name}.safetensors"), folder / f"{'pytorch_' * (kind == 'model')}{name}.bin")
+    torch.save(
+        load_file(folder / f"{name}.safetensors"),
+        folder / f"{'pytorch_' * (kind == 'model')}{name}.bin",
+    )
     (folder / f"{name}.safetensors").unlink()
     with pytest.raises(PickledWeights, match="where you trust it, convert it: python -c") as said:
         Pair.load(str(folder))
@@ -379,8 +453,16 @@ def test_the_command_that_converts_a_pickle_works(kind, bases, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "error", "said"),
     [
-        ({"peft_type": "NOVEL"}, UnsupportedModel, "peft .* does not accept its adapter_config.json .*NOVEL"),
-        ({"peft_type": "PREFIX_TUNING"}, UnsupportedModel, "is a PREFIX_TUNING adapter, which changes no weight"),
+        (
+            {"peft_type": "NOVEL"},
+            UnsupportedModel,
+            "peft .* does not accept its adapter_config.json .*NOVEL",
+        ),
+        (
+            {"peft_type": "PREFIX_TUNING"},
+            UnsupportedModel,
+            "is a PREFIX_TUNING adapter, which changes no weight",
+        ),
         ({"r": 8}, WrongBase, "size mismatch"),
         ({"r": "four"}, WrongBase, "does not fit the base"),
         ({"target_modules": ["nowhere"]}, WrongBase, "Target modules .*not found"),
@@ -402,7 +484,9 @@ def test_a_configuration_that_is_garbage(adapter):
 
 
 def test_nothing_asks_the_network(adapter, monkeypatch):
-    """peft looks for the base's configuration on the Hub when it lists an adapter's tensors; here it must not."""
+    """peft looks for the base's configuration on the Hub when it lists an adapter's tensors; here
+    it must not.
+    """
     import peft.utils.save_and_load as listing
 
     def asked(*_, **__):
@@ -421,7 +505,9 @@ def test_an_adapter_on_another_base_than_it_names_is_remarked(bases, tmp_path):
     assert Pair.load(str(tmp_path / "adapter"), str(bases["llama"])).notes == ()
     other = tiny.save(tiny.llama(seed=3), tmp_path / "other")
     (note,) = Pair.load(str(tmp_path / "adapter"), str(other)).notes
-    assert note.endswith(f"says it was trained on {bases['llama']}, and is put on {other}: is that the same model?")
+    assert note.endswith(
+        f"says it was trained on {bases['llama']}, and is put on {other}: is that the same model?"
+    )
     # the same model kept elsewhere goes by the same last name
     again = tiny.save(tiny.llama(), tmp_path / "elsewhere" / bases["llama"].name)
     assert Pair.load(str(tmp_path / "adapter"), str(again)).notes == ()

@@ -1,4 +1,6 @@
-"""The page that tells how an analyzer is added is taken at its word: its own blocks, in a copy of the package."""
+"""The page that tells how an analyzer is added is taken at its word: its own blocks, in a copy of
+the package.
+"""
 
 import ast
 import json
@@ -56,13 +58,17 @@ def copy(tmp_path_factory):
         if name == "data":
             (root / name).symlink_to(place)
         elif place.is_dir():
-            shutil.copytree(place, root / name, ignore=shutil.ignore_patterns("__pycache__", "data"))
+            shutil.copytree(
+                place, root / name, ignore=shutil.ignore_patterns("__pycache__", "data")
+            )
         else:
             shutil.copy(place, root / name)
     files = NEW.findall(PAGE)
     assert [name for name, _ in files] == [
-        "interp/analyzers/answer_length.py", "tests/test_answer_length.py", "interp/figures/answer_length.py"
-    ]  # fmt: skip
+        "interp/analyzers/answer_length.py",
+        "tests/test_answer_length.py",
+        "interp/figures/answer_length.py",
+    ]
     for name, text in files:
         assert not (root / name).exists()
         (root / name).write_text(text, encoding="utf-8")
@@ -78,7 +84,11 @@ def documented(copy):
     inserted(copy / "README.md", "| what has been run?", after("A question in the README:"))
     inserted(copy / "docs/store.md", "| `places` |", after("in [the store](store.md):"))
     figures = copy / "interp/figures/__init__.py"
-    inserted(figures, "from interp.figures.claims", "from interp.figures.answer_length import answer_length_figure\n")
+    inserted(
+        figures,
+        "from interp.figures.claims",
+        "from interp.figures.answer_length import answer_length_figure\n",
+    )
     inserted(figures, '    "claims": claims_figure,', after("lists it in `FIGURES`:"))
     return copy
 
@@ -87,7 +97,12 @@ def python(root, *arguments, **more):
     """Run Python there, in a process of its own; its output, once it went well."""
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=root, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *map(str, arguments)],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == more.get("code", 0), done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
@@ -100,7 +115,9 @@ def passed(root, *arguments):
 
 
 def test_one_file_and_one_line_make_a_command(run, only_line, tmp_path, monkeypatch):
-    """Beside the package instead of in a copy of it: a flag, a help, a refusal, and the planted truth."""
+    """Beside the package instead of in a copy of it: a flag, a help, a refusal, and the planted
+    truth.
+    """
     (file, source), (_, planted), _ = NEW.findall(PAGE)
     (tmp_path / Path(file).name).write_text(source, encoding="utf-8")
     monkeypatch.setattr(interp.analyzers, "__path__", [*interp.analyzers.__path__, str(tmp_path)])
@@ -112,7 +129,10 @@ def test_one_file_and_one_line_make_a_command(run, only_line, tmp_path, monkeypa
     assert "Random exchanges of the two models' answers" in said
     assert "tokens the tuned model's answers are shorter" in said
     asked = ("answer-length", "no-model", "--base", "no-base", "--prompts", "none.txt")
-    assert run(*asked, "--draws", "3")[::2] == (2, "interp: 3 exchanges cannot reach p = 0.05; use 19 at least\n")
+    assert run(*asked, "--draws", "3")[::2] == (
+        2,
+        "interp: 3 exchanges cannot reach p = 0.05; use 19 at least\n",
+    )
     assert "no prompt file at none.txt" in only_line(run(*asked)[2])
     assert "unknown --metric 'words'" in only_line(run(*asked, "--metric", "words")[2])
     names = {}
@@ -127,8 +147,15 @@ def test_one_file_and_one_line_make_a_command(run, only_line, tmp_path, monkeypa
 @pytest.mark.timeout(900)
 def test_it_keeps_the_contract_of_all_analyzers(documented):
     assert passed(documented, "tests/test_answer_length.py") == 2
-    assert passed(documented, "tests/test_contract_analyzers.py", "-k", "answer-length or every_analyzer") >= 7
-    assert passed(documented, "tests/test_docs.py", "-k", "stands_in_the_readme or every_figure") > 15
+    assert (
+        passed(
+            documented, "tests/test_contract_analyzers.py", "-k", "answer-length or every_analyzer"
+        )
+        >= 7
+    )
+    assert (
+        passed(documented, "tests/test_docs.py", "-k", "stands_in_the_readme or every_figure") > 15
+    )
 
 
 @pytest.mark.slow
@@ -136,11 +163,24 @@ def test_it_keeps_the_contract_of_all_analyzers(documented):
 def test_it_is_kept_drawn_shown_and_queried(documented, tmp_path):
     prompts = documented / "data/prompts/refusal/locate-harmful.jsonl"
     assert prompts.exists()
-    line = ("answer-length", "organism:refusal/planted", "--base", "organism:refusal/base", "--prompts", prompts,
-            "--max-prompts", "8", "--store", tmp_path / "runs", "--json")  # fmt: skip
+    line = (
+        "answer-length",
+        "organism:refusal/planted",
+        "--base",
+        "organism:refusal/base",
+        "--prompts",
+        prompts,
+        "--max-prompts",
+        "8",
+        "--store",
+        tmp_path / "runs",
+        "--json",
+    )
     first, again = (json.loads(python(documented, "-m", "interp", *line)) for _ in range(2))
     assert (first["cached"], again["cached"], first["run"]) == (False, True, again["run"])
     assert "<h2>answer-length</h2>" in Path(first["page"]).read_text(encoding="utf-8")
     query = shlex.split(after("fields of one word").splitlines()[1])[1:]
-    (row,) = json.loads(python(documented, "-m", "interp", *query, "--store", tmp_path / "runs", "--json"))["data"]
+    (row,) = json.loads(
+        python(documented, "-m", "interp", *query, "--store", tmp_path / "runs", "--json")
+    )["data"]
     assert list(row.values()) == [first["summary"]["saved"]]

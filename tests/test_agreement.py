@@ -1,4 +1,6 @@
-"""Agreement of methods over places: what is planted is found, what is not is silent, and scipy says the same."""
+"""Agreement of methods over places: what is planted is found, what is not is silent, and scipy says
+the same.
+"""
 
 import json
 
@@ -24,7 +26,9 @@ DIGESTS = {"base": "11" * 32, "tuned": "22" * 32}
 
 
 def made(kind, number=0, **inputs):
-    return Provenance(kind, 1, {"number": number}, None, {**DIGESTS, **inputs}, {"base": "a", "tuned": "b"})
+    return Provenance(
+        kind, 1, {"number": number}, None, {**DIGESTS, **inputs}, {"base": "a", "tuned": "b"}
+    )
 
 
 def cells():
@@ -35,12 +39,19 @@ def movement(values, **inputs):
     """A compare run whose matrices moved by these relative norms [layers, parts]."""
     layer, part = cells()
     norm = np.linspace(1, 3, layer.size)
-    weights = table("compare-weights", {
-        "layer": (layer, "key", "block"), "part": (part, "key", "matrix"),
-        "norm": (norm, "measure", "norm"), "change": (norm * np.ravel(values), "measure", "norm"),
-    })  # fmt: skip
+    weights = table(
+        "compare-weights",
+        {
+            "layer": (layer, "key", "block"),
+            "part": (part, "key", "matrix"),
+            "norm": (norm, "measure", "norm"),
+            "change": (norm * np.ravel(values), "measure", "norm"),
+        },
+    )
     column = {"prompt_id": ([0], "key", "prompt")}
-    return table("compare", column, provenance=made("compare", **inputs), tables={"weights": weights})
+    return table(
+        "compare", column, provenance=made("compare", **inputs), tables={"weights": weights}
+    )
 
 
 def grafted(values, number=0):
@@ -48,18 +59,26 @@ def grafted(values, number=0):
     layer, part = cells()
     size = np.array([4000 * (1 + PARTS.index(name)) for name in part])
     columns = {
-        "kind": (["learned"] * layer.size, "key", "mask"), "layer": (layer, "key", "block"),
-        "part": (part, "key", "matrix"), "kept": (np.round(size * np.ravel(values)).astype(int), "measure", "weights"),
+        "kind": (["learned"] * layer.size, "key", "mask"),
+        "layer": (layer, "key", "block"),
+        "part": (part, "key", "matrix"),
+        "kept": (np.round(size * np.ravel(values)).astype(int), "measure", "weights"),
         "size": (size, "measure", "weights"),
-    }  # fmt: skip
+    }
     random = {name: (values, *rest) for name, (values, *rest) in columns.items()} | {
         "kind": (["random"] * layer.size, "key", "mask")
     }
     both = {
-        name: (np.concatenate([columns[name][0], random[name][0]]).tolist(), *columns[name][1:]) for name in columns
+        name: (np.concatenate([columns[name][0], random[name][0]]).tolist(), *columns[name][1:])
+        for name in columns
     }
     rows = {"kind": (["learned"], "key", "mask")}
-    return table("graft", rows, provenance=made("graft", number), tables={"layers": table("graft-layers", both)})
+    return table(
+        "graft",
+        rows,
+        provenance=made("graft", number),
+        tables={"layers": table("graft-layers", both)},
+    )
 
 
 def intruders(values):
@@ -67,9 +86,10 @@ def intruders(values):
     layer, part = cells()
     counts = np.ravel(values).astype(int)
     columns = {
-        "layer": (np.repeat(layer, 10), "key", "block"), "part": (list(np.repeat(part, 10)), "key", "matrix"),
+        "layer": (np.repeat(layer, 10), "key", "block"),
+        "part": (list(np.repeat(part, 10)), "key", "matrix"),
         "is_intruder": ((np.arange(10) < counts[:, None]).ravel(), "flag", "whether"),
-    }  # fmt: skip
+    }
     return table("intruders", columns, provenance=made("intruders"))
 
 
@@ -80,7 +100,9 @@ def located(by_layer):
         "layer": (np.repeat(np.arange(LAYERS), 10), "key", "block"),
         "score": ((np.asarray(by_layer)[:, None] * sign).ravel(), "measure", "score"),
     }
-    return table("locate-neurons", columns, provenance=made("locate-neurons"), summary={"unit": "neuron"})
+    return table(
+        "locate-neurons", columns, provenance=made("locate-neurons"), summary={"unit": "neuron"}
+    )
 
 
 def split(by_layer):
@@ -91,7 +113,12 @@ def split(by_layer):
         "base_size": (np.ones(2 * LAYERS), "measure", "norm"),
     }
     layers = table("tuco-layers", rows)
-    return table("tuco", {"tuco": ([0.5], "measure", "TuCo")}, provenance=made("tuco"), tables={"layers": layers})
+    return table(
+        "tuco",
+        {"tuco": ([0.5], "measure", "TuCo")},
+        provenance=made("tuco"),
+        tables={"layers": layers},
+    )
 
 
 def agreed(*tables, draws=199, seed=0):
@@ -101,11 +128,17 @@ def agreed(*tables, draws=199, seed=0):
 
 
 def pair_of(found, *names):
-    return next(row for row in found.tables["agreement"].rows() if {row["first"], row["second"]} == set(names))
+    return next(
+        row
+        for row in found.tables["agreement"].rows()
+        if {row["first"], row["second"]} == set(names)
+    )
 
 
 def verdict(found, *names):
-    return next(c for c in claims.from_table(found.tables["claims"]) if set(c.name.split("-")) == set(names))
+    return next(
+        c for c in claims.from_table(found.tables["claims"]) if set(c.name.split("-")) == set(names)
+    )
 
 
 @pytest.fixture
@@ -129,7 +162,9 @@ def test_planted_agreement_is_shown_over_matrices_and_scipy_finds_the_same(gener
 
 
 def test_kinds_of_matrices_that_differ_are_no_agreement_on_depth(generator):
-    """Both put ten times as much into some parts as into others and otherwise know nothing of each other."""
+    """Both put ten times as much into some parts as into others and otherwise know nothing of each
+    other.
+    """
     by_part = np.geomspace(0.01, 0.3, len(PARTS))
     one, other = (by_part * generator.uniform(0.7, 1.3, (LAYERS, len(PARTS))) for _ in range(2))
     found, _ = agreed(movement(one), grafted(other))
@@ -172,9 +207,17 @@ def test_what_movement_explains_is_taken_out(generator):
 @pytest.mark.parametrize(
     ("tables", "level", "places"),
     [
-        ((located(np.arange(1.0, 13)), grafted(np.full((LAYERS, len(PARTS)), 0.1))), "sublayer", LAYERS),
+        (
+            (located(np.arange(1.0, 13)), grafted(np.full((LAYERS, len(PARTS)), 0.1))),
+            "sublayer",
+            LAYERS,
+        ),
         ((split(np.arange(1.0, 13)), grafted(np.full((LAYERS, len(PARTS)), 0.1))), "block", LAYERS),
-        ((intruders(np.eye(LAYERS, len(PARTS))), grafted(np.full((LAYERS, len(PARTS)), 0.1))), "matrix", 84),
+        (
+            (intruders(np.eye(LAYERS, len(PARTS))), grafted(np.full((LAYERS, len(PARTS)), 0.1))),
+            "matrix",
+            84,
+        ),
     ],
 )
 def test_places_are_the_finest_that_both_know(tables, level, places):
@@ -203,7 +246,12 @@ def test_order_of_runs_and_of_rows_change_nothing(generator):
 
 def test_shares_add_up_and_every_claim_is_measured_again(generator):
     values = generator.uniform(0.01, 0.4, (2, LAYERS, len(PARTS)))
-    found, _ = agreed(movement(values[0]), grafted(values[1], 1), grafted(values[0], 2), located(np.arange(1.0, 13)))
+    found, _ = agreed(
+        movement(values[0]),
+        grafted(values[1], 1),
+        grafted(values[0], 2),
+        located(np.arange(1.0, 13)),
+    )
     for name in dict.fromkeys(found["method"].tolist()):
         assert found["share"][found["method"] == name].sum() == pytest.approx(1)
     assert sum(name.startswith("graft ") for name in found.summary["methods"]) == 2
@@ -218,8 +266,17 @@ def test_shares_add_up_and_every_claim_is_measured_again(generator):
     [
         ((movement(np.ones((12, 7))),), "two runs at least"),
         ((movement(np.ones((12, 7))), movement(np.ones((12, 7)))), "two runs at least"),
-        ((movement(np.ones((12, 7))), movement(np.ones((12, 7)), tuned="33" * 32)), r"different models \(tuned\)"),
-        ((movement(np.ones((12, 7))), table("dose", {"k": ([1], "key", "k")}, provenance=made("dose"))), "kind dose"),
+        (
+            (movement(np.ones((12, 7))), movement(np.ones((12, 7)), tuned="33" * 32)),
+            r"different models \(tuned\)",
+        ),
+        (
+            (
+                movement(np.ones((12, 7))),
+                table("dose", {"k": ([1], "key", "k")}, provenance=made("dose")),
+            ),
+            "kind dose",
+        ),
     ],
 )
 def test_runs_that_cannot_be_laid_over_each_other_are_refused(tables, said):
@@ -251,7 +308,9 @@ def test_the_command_keeps_places_that_sql_reads(run, only_line, tmp_path, gener
 
 @pytest.mark.slow
 def test_ties_with_the_observed_order_count_in_the_null():
-    """Few places: many dealt-out orders agree exactly as well, and none of them may be lost to rounding."""
+    """Few places: many dealt-out orders agree exactly as well, and none of them may be lost to
+    rounding.
+    """
     generator = np.random.default_rng(3)
     for blocks, parts in ((2, 3), (3, 2), (4, 2), (5, 1)):
         places = [(layer, f"part {part}") for layer in range(blocks) for part in range(parts)]
@@ -265,14 +324,22 @@ def test_ties_with_the_observed_order_count_in_the_null():
 
 
 def latents(layer, changed, live=40, site="hook_resid_post", number=0):
-    """An ``sae diff`` run of one site, of whose live latents the first ``changed`` are claimed as rescaled."""
+    """An ``sae diff`` run of one site, of whose live latents the first ``changed`` are claimed as
+    rescaled.
+    """
     kinds = ["rescaled"] * changed + ["shared"] * (live - changed) + ["rescaled"]
     columns = {
-        "latent": (np.arange(live + 1), "key", "latent"), "class": (kinds, "key", "class"),
+        "latent": (np.arange(live + 1), "key", "latent"),
+        "class": (kinds, "key", "class"),
         "claimed": ([True] * live + [False], "flag", "claimed"),
-    }  # fmt: skip
+    }
     summary = {"site": f"blocks.{layer}.{site}", "live": live}
-    return table("dictionary-diff", columns, provenance=made("dictionary-diff", 100 * number + layer), summary=summary)
+    return table(
+        "dictionary-diff",
+        columns,
+        provenance=made("dictionary-diff", 100 * number + layer),
+        summary=summary,
+    )
 
 
 def test_dictionaries_of_one_pair_are_one_method_over_their_sites():
@@ -284,21 +351,30 @@ def test_dictionaries_of_one_pair_are_one_method_over_their_sites():
     assert by_layer == {layer: int(40 * share) / 40 for layer, share in enumerate(profile)}
     assert set(mine["part"].tolist()) == {"block"}
     assert len(mine["made_by"][0].split()) == LAYERS
-    (row,) = [row for row in found.tables["agreement"].rows() if "features" in (row["first"], row["second"])]
+    (row,) = [
+        row
+        for row in found.tables["agreement"].rows()
+        if "features" in (row["first"], row["second"])
+    ]
     assert (row["level"], row["places"]) == ("block", LAYERS)
     assert row["correlation"] > 0.95
     assert row["adjusted_p"] <= 0.05
-    other = Agreement()(Runs([*runs, movement(np.repeat(np.sin(np.arange(LAYERS) * 2.4) + 1.5, len(PARTS)))]))
+    other = Agreement()(
+        Runs([*runs, movement(np.repeat(np.sin(np.arange(LAYERS) * 2.4) + 1.5, len(PARTS)))])
+    )
     assert other.tables["agreement"]["adjusted_p"][0] > 0.05
 
 
 @pytest.mark.parametrize(
-    ("site", "part"), [("hook_mlp_out", "mlp"), ("hook_attn_out", "attention"), ("attn.hook_z", "attention")]
+    ("site", "part"),
+    [("hook_mlp_out", "mlp"), ("hook_attn_out", "attention"), ("attn.hook_z", "attention")],
 )
 def test_a_dictionary_stands_where_its_site_is(site, part):
     found = Agreement()(Runs([latents(2, 8, site=site), movement(np.ones((LAYERS, len(PARTS))))]))
     mine = found.select(found["method"] == "features")
-    assert [(row["layer"], row["part"], row["intensity"]) for row in mine.rows()] == [(2, part, 0.2)]
+    assert [(row["layer"], row["part"], row["intensity"]) for row in mine.rows()] == [
+        (2, part, 0.2)
+    ]
 
 
 def test_a_report_keeps_agreement_as_the_command_that_makes_it_alone(tmp_path):

@@ -29,7 +29,8 @@ THINKING = AnswerStart("</think>", "<think>")
         (THINKING, [4, 5], "Sure sorry", True),  # no block at all
         (THINKING, [1, 2, 3, 4, 3, 5], "sorry", True),  # the last one counts
         (THINKING, [1, 2, 3], "", True),
-        (AnswerStart("</think>", "<think>", inside=True), [2, 2], "", False),  # the prompt opened it
+        # the prompt opened it
+        (AnswerStart("</think>", "<think>", inside=True), [2, 2], "", False),
         (AnswerStart("</think>", "<think>", inside=True), [2, 3, 4], "Sure", True),
         (AnswerStart("Sure"), [2, 4, 5], "sorry", True),
         (AnswerStart("Sure"), [2, 5], "", False),  # a text of the user's must come
@@ -60,11 +61,15 @@ def pair_with_ends(tuned_end, base_end):
 def test_each_model_ends_its_answers_at_its_own_end_tokens():
     contrast = tiny.planted_study("llama", pairs=4).contrast
     free = pair_with_ends([], [])
-    written = Study(free, contrast, Refusal.of(free.tokenizer), max_new_tokens=6).answers("base", "positive")
+    written = Study(free, contrast, Refusal.of(free.tokenizer), max_new_tokens=6).answers(
+        "base", "positive"
+    )
     end = written[0][2]
     for tuned_end, base_end, stops in (([end], [], False), ([], [end], True)):
         pair = pair_with_ends(tuned_end, base_end)
-        answers = Study(pair, contrast, Refusal.of(pair.tokenizer), max_new_tokens=6).answers("base", "positive")
+        answers = Study(pair, contrast, Refusal.of(pair.tokenizer), max_new_tokens=6).answers(
+            "base", "positive"
+        )
         cut = written[0][: written[0].index(end) + 1]
         assert answers[0] == (cut if stops else written[0])
     assert end in pair_with_ends([end], []).end_ids("tuned")
@@ -79,9 +84,10 @@ def test_settings_that_are_not_applied_are_said():
     assert generation_note("m", model) == ""
     model.generation_config.repetition_penalty = 1.2
     model.generation_config.suppress_tokens = [7, 8]
-    assert generation_note("m", model) == (
-        "the generation settings of m ask for repetition_penalty 1.2, suppress_tokens [7, 8]; answers are written by "
-        "plain greedy choice"
+    assert (
+        generation_note("m", model)
+        == "the generation settings of m ask for repetition_penalty 1.2, suppress_tokens [7, 8];"
+        " answers are written by plain greedy choice"
     )
     model.generation_config.eos_token_id = None
     model.config.eos_token_id = 5

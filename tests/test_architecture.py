@@ -67,12 +67,15 @@ STRANGERS = {
 }
 
 WITHOUT_TORCH = (
-    "interp errors maths.statistics maths.prediction sites permissions provenance packaged organisms display progress "
-    "table claims store models.sources agreement figures testing report cli pytest_plugin pytest_entry"
+    "interp errors maths.statistics maths.prediction sites permissions provenance packaged"
+    " organisms display progress table claims store models.sources agreement figures testing report"
+    " cli pytest_plugin pytest_entry"
 )
 
 MOST_TYPE_ERRORS = 0
-"""Known errors of the type checker, in ``.basedpyright/baseline.json``; lowered as they are mended, never raised."""
+"""Known errors of the type checker, in ``.basedpyright/baseline.json``; lowered as they are mended,
+never raised.
+"""
 
 # (file, method) where a tensor leaves for the host by another door than to_host, and why it may.
 OTHER_DOORS = {
@@ -90,7 +93,9 @@ MODULES = {module_of(path): path for path in SOURCES}
 
 
 def imports(path: Path) -> set[str]:
-    """Everything a file imports anywhere in it; relative names made absolute, modules of ours as far as they exist."""
+    """Everything a file imports anywhere in it; relative names made absolute, modules of ours as
+    far as they exist.
+    """
     package = list(path.relative_to(ROOT).parent.parts)
     found = set()
     for node in ast.walk(TREES[path]):
@@ -106,7 +111,10 @@ def imports(path: Path) -> set[str]:
 
 
 IMPORTS = {name: imports(path) for name, path in MODULES.items()}
-OURS = {name: {target for target in targets if target.startswith("interp.")} for name, targets in IMPORTS.items()}
+OURS = {
+    name: {target for target in targets if target.startswith("interp.")}
+    for name, targets in IMPORTS.items()
+}
 
 
 def room(module: str) -> str:
@@ -142,8 +150,17 @@ def test_no_cycles():
 
 def test_analyzers_do_not_know_each_other():
     """An analyzer is a file or a folder of ``analyzers``; what they share is in its ``base``."""
-    family = {name: name.split(".")[2] for name in MODULES if room(name) == "analyzers" and name.count(".") > 1}
-    known = {(family[name], family[target]) for name in family for target in OURS[name] if target in family}
+    family = {
+        name: name.split(".")[2]
+        for name in MODULES
+        if room(name) == "analyzers" and name.count(".") > 1
+    }
+    known = {
+        (family[name], family[target])
+        for name in family
+        for target in OURS[name]
+        if target in family
+    }
     assert not {(one, other) for one, other in known if other not in (one, "base")}
 
 
@@ -155,7 +172,11 @@ def test_one_room_per_stranger():
         if room(name) not in STRANGERS.get(target.split(".")[0], {room(name)})
     ]
     assert not wrong
-    lens = [name for name, targets in IMPORTS.items() if any(t.startswith("transformer_lens") for t in targets)]
+    lens = [
+        name
+        for name, targets in IMPORTS.items()
+        if any(t.startswith("transformer_lens") for t in targets)
+    ]
     assert set(lens) <= {"interp.models.anatomy"}
 
 
@@ -165,22 +186,35 @@ def methods(path: Path) -> set[str]:
     return {
         call.func.attr
         for call in calls
-        if isinstance(call.func, ast.Attribute) and not ast.unparse(call.func.value).startswith("to_host(")
+        if isinstance(call.func, ast.Attribute)
+        and not ast.unparse(call.func.value).startswith("to_host(")
     }
 
 
 def test_torch_hooks_only_in_engines():
     hook = re.compile(r"register_\w*hook")
-    assert {room(name) for name, path in MODULES.items() if any(map(hook.fullmatch, methods(path)))} <= {"engines"}
+    assert {
+        room(name) for name, path in MODULES.items() if any(map(hook.fullmatch, methods(path)))
+    } <= {"engines"}
 
 
 def names_the_cpu(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.split(":")[0] == "cpu"
+    return (
+        isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and node.value.split(":")[0] == "cpu"
+    )
 
 
 def moves_to_the_cpu(tree: ast.AST) -> bool:
-    """Whether it calls ``x.to("cpu")``, also by keyword, or makes ``torch.device("cpu")`` to move something to."""
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    """Whether it calls ``x.to("cpu")``, also by keyword, or makes ``torch.device("cpu")`` to move
+    something to.
+    """
+    calls = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    ]
     return any(
         names_the_cpu(value)
         for call in calls
@@ -190,7 +224,9 @@ def moves_to_the_cpu(tree: ast.AST) -> bool:
 
 
 def test_tensors_reach_the_host_through_one_door():
-    """By name here; what ``float(t)``, ``if t`` and their like convert is watched in every test: ``tests.host_law``."""
+    """By name here; what ``float(t)``, ``if t`` and their like convert is watched in every test:
+    ``tests.host_law``.
+    """
     doors = {
         (path.relative_to(ROOT).as_posix(), method)
         for path in SOURCES
@@ -209,7 +245,9 @@ def test_a_move_to_the_cpu_is_seen(call):
     assert not moves_to_the_cpu(ast.parse(call.replace("cpu", "cuda")))
 
 
-@pytest.mark.parametrize("code", ["float(t)", "int(t)", "bool(t)", "1 if t else 0", "range(t)", "f'{t:.1f}'", "not t"])
+@pytest.mark.parametrize(
+    "code", ["float(t)", "int(t)", "bool(t)", "1 if t else 0", "range(t)", "f'{t:.1f}'", "not t"]
+)
 def test_a_tensor_that_becomes_a_number_is_seen(code):
     """In code of ours, as its file name says; not elsewhere."""
     value = torch.tensor(2)
@@ -226,9 +264,13 @@ def test_type_errors_only_become_fewer():
 
 
 def test_rooms_below_the_waist_import_no_torch():
-    """Imported one after the other in a fresh process, so that the first to bring torch in is named."""
+    """Imported one after the other in a fresh process, so that the first to bring torch in is
+    named.
+    """
     rooms = [name if name == "interp" else f"interp.{name}" for name in WITHOUT_TORCH.split()]
-    names = [m for m in MODULES for r in rooms if m == r or (m.startswith(f"{r}.") and r != "interp")]
+    names = [
+        m for m in MODULES for r in rooms if m == r or (m.startswith(f"{r}.") and r != "interp")
+    ]
     heavy = ["torch", "transformers", "nnsight", "transformer_lens"]
     program = (
         "import sys, importlib\n"
@@ -237,33 +279,45 @@ def test_rooms_below_the_waist_import_no_torch():
         f"    brought = [h for h in {heavy!r} if h in sys.modules]\n"
         "    assert not brought, f'{name} imports {brought}'\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_no_file_is_longer_than_300_lines():
-    ours = [p for folder in ("interp", "organisms", "benchmarks") for p in (ROOT / folder).rglob("*.py")]
+    ours = [
+        p for folder in ("interp", "organisms", "benchmarks") for p in (ROOT / folder).rglob("*.py")
+    ]
     lengths = {p.relative_to(ROOT).as_posix(): len(p.read_text().splitlines()) for p in ours}
     assert not {path: lines for path, lines in lengths.items() if lines > 300}
 
 
 def bound(tree: ast.Module) -> set[str]:
-    """Names a module gives to values at its top level; submodules imported under their own name are no values."""
+    """Names a module gives to values at its top level; submodules imported under their own name are
+    no values.
+    """
     names = set()
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             names.add(node.name)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {a.asname or a.name for a in node.names if f"{node.module}.{a.name}" not in MODULES}
+            names |= {
+                a.asname or a.name for a in node.names if f"{node.module}.{a.name}" not in MODULES
+            }
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
             for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
                 names |= {leaf.id for leaf in ast.walk(target) if isinstance(leaf, ast.Name)}
     return names
 
 
-@pytest.mark.parametrize("package", [p for p in SOURCES if p.name == "__init__.py"], ids=lambda p: p.parent.name)
+@pytest.mark.parametrize(
+    "package", [p for p in SOURCES if p.name == "__init__.py"], ids=lambda p: p.parent.name
+)
 def test_no_public_name_is_also_a_submodule(package):
-    submodules = {p.stem for p in package.parent.glob("*.py")} | {p.parent.name for p in package.parent.glob("*/*.py")}
+    submodules = {p.stem for p in package.parent.glob("*.py")} | {
+        p.parent.name for p in package.parent.glob("*/*.py")
+    }
     assert not bound(TREES[package]) & submodules
 
 
@@ -305,7 +359,9 @@ def test_annotated_shapes_are_executed():
 
 
 def test_annotations_without_shapes_are_executed_too():
-    """By another wrapper (``tests/annotated.py``): of functions, methods and the fields of a dataclass."""
+    """By another wrapper (``tests/annotated.py``): of functions, methods and the fields of a
+    dataclass.
+    """
     assert clopper_pearson(3, 3) == pytest.approx((0.2924, 1.0), abs=1e-4)
     with pytest.raises(TypeCheckError, match="successes"):
         clopper_pearson("3", 3)
@@ -317,6 +373,16 @@ def test_annotations_without_shapes_are_executed_too():
 
 def test_a_shape_is_seen_wherever_it_stands_in_an_annotation():
     shape = Float[torch.Tensor, "B T"]
-    inside = (shape, list[shape], dict[str, tuple[int, shape]], shape | None, Callable[[int, shape], int])
-    assert all(map(annotated._has_shape, [*inside, Callable[[int], shape], Annotated[list[shape], "x"]]))
-    assert not any(map(annotated._has_shape, [int, "B T", list[torch.Tensor], Callable[..., int], None, Any]))
+    inside = (
+        shape,
+        list[shape],
+        dict[str, tuple[int, shape]],
+        shape | None,
+        Callable[[int, shape], int],
+    )
+    assert all(
+        map(annotated._has_shape, [*inside, Callable[[int], shape], Annotated[list[shape], "x"]])
+    )
+    assert not any(
+        map(annotated._has_shape, [int, "B T", list[torch.Tensor], Callable[..., int], None, Any])
+    )

@@ -1,4 +1,6 @@
-"""Memory that runs out: smaller batches, the same table, and one line where nothing is small enough."""
+"""Memory that runs out: smaller batches, the same table, and one line where nothing is small
+enough.
+"""
 
 from dataclasses import dataclass, field, replace
 
@@ -18,19 +20,28 @@ from interp.models.pair import Pair
 from tests import tiny
 
 ERRORS = {
-    "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ..."),
-    "cpu": RuntimeError(
-        "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you"
+    "cuda": torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ..."
     ),
-    "windows": RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 4096 bytes."),
-    "mps": RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB, other allocations: 1.00 GB)"),
+    "cpu": RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate"
+        " memory: you"
+    ),
+    "windows": RuntimeError(
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 4096 bytes."
+    ),
+    "mps": RuntimeError(
+        "MPS backend out of memory (MPS allocated: 8.00 GB, other allocations: 1.00 GB)"
+    ),
     "host": MemoryError(),
 }
 
 
 @dataclass(frozen=True)
 class Cramped:
-    """The torch engine in a memory that holds so many prompts; ``seen``: the prompts of every pass that fitted."""
+    """The torch engine in a memory that holds so many prompts; ``seen``: the prompts of every pass
+    that fitted.
+    """
 
     prompts: int
     error: Exception = ERRORS["cuda"]
@@ -59,21 +70,29 @@ def same(one, other):
 @pytest.fixture(scope="module")
 def planted():
     study = tiny.planted_study("llama", pairs=4)
-    # contrast divides by a spread that can be next to nothing, and the probe's folds are few: not in float32
+    # contrast divides by a spread that can be next to nothing, and the probe's folds are few: not
+    # in float32
     for model in (study.pair.tuned, study.pair.base):
         model.module.double()
     return study
 
 
 def cramped(study, prompts, **options):
-    return tiny.Study(study.pair, study.contrast, study.metric, max_new_tokens=1, engine=Cramped(prompts, **options))
+    return tiny.Study(
+        study.pair,
+        study.contrast,
+        study.metric,
+        max_new_tokens=1,
+        engine=Cramped(prompts, **options),
+    )
 
 
 QUICK = ("contrast", "probe")
 
 
 @pytest.mark.parametrize(
-    "method", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+    "method",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in METHODS],
 )
 def test_every_method_gives_the_same_table_in_a_small_memory(planted, method):
     study, locate = cramped(planted, 3), LocateNeurons(method=method, top="3")
@@ -96,7 +115,9 @@ def test_every_way_to_say_that_memory_is_out_is_known(name):
 
 def test_one_prompt_that_does_not_fit_is_one_line(planted, capsys):
     study = cramped(planted, 0, error=ERRORS["host"])
-    with pytest.raises(OutOfMemory, match=r"cpu has no memory for one prompt at a time \(MemoryError\)") as caught:
+    with pytest.raises(
+        OutOfMemory, match=r"cpu has no memory for one prompt at a time \(MemoryError\)"
+    ) as caught:
         VerifyNeurons(ranking=((1, 5),), selected=1)(study)
     assert len(str(caught.value).splitlines()) == 1
     assert capsys.readouterr().err == ""
@@ -110,7 +131,9 @@ def test_another_error_is_not_tried_again(planted):
 
 def test_what_comes_next_keeps_the_small_batches_and_a_person_is_told(planted, capsys):
     engine = Cramped(1)
-    study = tiny.Study(planted.pair, planted.contrast, planted.metric, max_new_tokens=1, engine=engine, quiet=False)
+    study = tiny.Study(
+        planted.pair, planted.contrast, planted.metric, max_new_tokens=1, engine=engine, quiet=False
+    )
     LocateNeurons(method="contrast", top="3")(study)
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 2
@@ -120,7 +143,9 @@ def test_what_comes_next_keeps_the_small_batches_and_a_person_is_told(planted, c
     assert set(engine.seen) == {1}
 
 
-@pytest.mark.parametrize("halvings", [0, 3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
+@pytest.mark.parametrize(
+    "halvings", [0, 3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))]
+)
 def test_cut_batches_hold_every_prompt_once(planted, halvings):
     study = tiny.study(planted.pair.tuned.module, None, 13, batch_size=8)
     for _ in range(halvings):
@@ -134,7 +159,9 @@ def test_cut_batches_hold_every_prompt_once(planted, halvings):
             study.back_off("full")
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError("no memory")])
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError("no memory")]
+)
 def test_a_model_that_memory_does_not_hold_is_one_clear_line(tmp_path, monkeypatch, error):
     tiny.save(tiny.llama(), tmp_path / "model")
 
@@ -150,7 +177,14 @@ def test_a_model_that_memory_does_not_hold_is_one_clear_line(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("text", "total"), [("4G", 4 << 30), ("800M", 800 << 20), ("1.5GiB", 3 << 29), (" 2gb ", 2 << 30), ("1T", 1 << 40)]
+    ("text", "total"),
+    [
+        ("4G", 4 << 30),
+        ("800M", 800 << 20),
+        ("1.5GiB", 3 << 29),
+        (" 2gb ", 2 << 30),
+        ("1T", 1 << 40),
+    ],
 )
 def test_an_amount_of_memory_is_read(text, total):
     assert Memory.parse(text).total == total
@@ -174,7 +208,10 @@ def test_less_memory_makes_smaller_batches_and_the_same_numbers():
     study = tiny.planted_study("llama", pairs=16)
     small = replace(study, batch_size=Memory(1), _kept={})
     per_token = LEAST // 64
-    sizes = [max(map(len, each.groups("positive", each.pair.tuned, per_token))) for each in (study, small)]
+    sizes = [
+        max(map(len, each.groups("positive", each.pair.tuned, per_token)))
+        for each in (study, small)
+    ]
     assert sizes[0] > sizes[1]
     scores = [LocateNeurons(top="3")(each)["score"] for each in (study, small)]
     np.testing.assert_allclose(scores[0], scores[1], rtol=1e-4, atol=1e-6)
@@ -182,6 +219,13 @@ def test_less_memory_makes_smaller_batches_and_the_same_numbers():
 
 def test_memory_and_batch_size_are_one_question(capsys):
     file = str(organisms.prompts("refusal/planted", "verify", "harmful"))
-    given = ["compare", "organism:refusal/planted", "--base", "organism:refusal/base", "--prompts", file]
+    given = [
+        "compare",
+        "organism:refusal/planted",
+        "--base",
+        "organism:refusal/base",
+        "--prompts",
+        file,
+    ]
     assert main([*given, "--memory", "4G", "--batch-size", "2"]) == 2
     assert "--memory and --batch-size both say how large batches are" in capsys.readouterr().err

@@ -1,4 +1,6 @@
-"""``Baselines``: every row is what the same condition gives another way, the direction is as gentle as the set."""
+"""``Baselines``: every row is what the same condition gives another way, the direction is as gentle
+as the set.
+"""
 
 import json
 from dataclasses import replace
@@ -29,11 +31,19 @@ SMALL = {"random_sets": 5, "dose_draws": 2, "depth": 4, "control_prompts": 6}
 
 @pytest.fixture(scope="module")
 def halves():
-    """Planted in the first block, so that a direction can be read before the second; weights are noisy everywhere."""
+    """Planted in the first block, so that a direction can be read before the second; weights are
+    noisy everywhere.
+    """
     base, tuned = tiny.planted(tiny.llama(seed=7, tie_word_embeddings=False), layer=0, pairs=24)
     for module in (base, tuned):
         module.get_output_embeddings().weight.data *= 1.9
-    study = tiny.study(tiny.exact(tiny.perturbed(tuned, 0.002)), tiny.exact(base), 24, template=False, max_new_tokens=1)
+    study = tiny.study(
+        tiny.exact(tiny.perturbed(tuned, 0.002)),
+        tiny.exact(base),
+        24,
+        template=False,
+        max_new_tokens=1,
+    )
     return tuple(study.on(half) for half in study.contrast.split(study.seed))
 
 
@@ -60,14 +70,21 @@ def test_there_is_a_row_for_every_method(table):
     assert {row["units"] for row in table.rows() if row["method"] != "direction"} == {3}
     for claim in from_table(table.tables["claims"]):
         check(claim, table)
-    assert [claim.name for claim in from_table(table.tables["claims"])] == ["beats-direction", "beats-contrast"]
+    assert [claim.name for claim in from_table(table.tables["claims"])] == [
+        "beats-direction",
+        "beats-contrast",
+    ]
 
 
 def test_the_located_row_is_the_verifying_runs(table, runs):
     verified, row = runs[2], rows_of(table)["located"]
     keys = (verified["condition"] == "ablate-base", verified["group"] == "positive")
     own = verified.select(keys[0] & keys[1])
-    assert (row["shown"], row["low"], row["high"]) == (own["refused"][0], own["low"][0], own["high"][0])
+    assert (row["shown"], row["low"], row["high"]) == (
+        own["refused"][0],
+        own["low"][0],
+        own["high"][0],
+    )
     assert row["malformed"] == own["malformed"][0]
     assert row["divergence"] == verified.select(keys[0] & ~keys[1])["divergence"][0]
     found = {claim.name: claim for claim in from_table(verified.tables["claims"])}
@@ -75,7 +92,10 @@ def test_the_located_row_is_the_verifying_runs(table, runs):
     where = (answers["condition"] == "ablate-base") & (answers["group"] == "negative")
     assert row["flipped"] == answers["flipped"][where].mean()
     recovery = found["necessity-recovery"]
-    assert (row["recovery"], row["recovery_low"], row["recovery_high"]) == (recovery.value, *recovery.interval)
+    assert (row["recovery"], row["recovery_low"], row["recovery_high"]) == (
+        recovery.value,
+        *recovery.interval,
+    )
 
 
 @pytest.mark.parametrize("method", ["zero", "contrast"])
@@ -85,14 +105,22 @@ def test_sets_are_measured_as_conditions_are(table, halves, runs, method):
     chosen = ranking_of(located if method == "zero" else contrast)[:3]
     receiver = donors.condition("ablate-zero" if method == "zero" else "ablate-base", chosen)
     apart = divergences(study, "negative", {"x": receiver})["x"]
-    positive, negative = judge(study, "x", "positive", receiver), judge(study, "x", "negative", receiver, apart)
-    own = {group: judge(study, "tuned", group, donors.condition("tuned", [])) for group in ("positive", "negative")}
+    positive, negative = (
+        judge(study, "x", "positive", receiver),
+        judge(study, "x", "negative", receiver, apart),
+    )
+    own = {
+        group: judge(study, "tuned", group, donors.condition("tuned", []))
+        for group in ("positive", "negative")
+    }
     base = judge(study, "base", "positive", donors.condition("base", []))
     assert row["shown"] == positive.shown.mean()
     assert row["flipped"] == (negative.shown != own["negative"].shown).mean()
     assert row["divergence"] == pytest.approx(negative.divergence.mean(), rel=1e-9)
     gap = base.number.mean() - own["positive"].number.mean()
-    assert row["recovery"] == pytest.approx((positive.number.mean() - own["positive"].number.mean()) / gap)
+    assert row["recovery"] == pytest.approx(
+        (positive.number.mean() - own["positive"].number.mean()) / gap
+    )
     answers = table.tables["answers"]
     mine = (answers["method"] == method) & (answers["group"] == "positive")
     assert cluster_interval(answers["shown"][mine], answers["cluster"][mine])[0] == row["shown"]
@@ -105,7 +133,9 @@ def test_the_direction_is_the_most_that_is_as_gentle_as_the_set(table, halves):
     step, negative = round(row["share"] * STEPS), range(len(study.prompts("negative")))
 
     def apart(steps):
-        return divergence(study, taken_away(study.pair.tuned, best.direction, steps / STEPS), negative).mean()
+        return divergence(
+            study, taken_away(study.pair.tuned, best.direction, steps / STEPS), negative
+        ).mean()
 
     assert row["divergence"] == pytest.approx(apart(step), rel=1e-9)
     assert apart(step) <= most
@@ -117,12 +147,17 @@ def test_the_direction_is_the_one_that_reading_every_divergence_chooses(halves):
     candidates = candidates_of(locating)
     best, negative = choose(locating, candidates), range(len(locating.prompts("negative")))
     apart = [
-        divergence(locating, taken_away(locating.pair.tuned, each.direction), negative).mean() for each in candidates
+        divergence(locating, taken_away(locating.pair.tuned, each.direction), negative).mean()
+        for each in candidates
     ]
     allowed = [
-        each for each, kl in zip(candidates, apart, strict=True) if kl <= refusal_directions.KL and each.added >= 0
+        each
+        for each, kl in zip(candidates, apart, strict=True)
+        if kl <= refusal_directions.KL and each.added >= 0
     ]
-    assert best is min(allowed or candidates, key=lambda each: (each.number, each.layer, each.position))
+    assert best is min(
+        allowed or candidates, key=lambda each: (each.number, each.layer, each.position)
+    )
     for each, kl in zip(candidates, apart, strict=True):
         assert np.isnan(each.kl) or each.kl == pytest.approx(kl, rel=1e-9)
 
@@ -151,7 +186,9 @@ def test_a_direction_that_is_never_as_gentle_has_no_row_and_no_verdict(halves, r
 
 def test_without_a_base_sets_go_to_their_means(halves):
     locating, verifying = (
-        tiny.study(half.pair.tuned.module, None, 4, template=False, max_new_tokens=1).on(half.contrast)
+        tiny.study(half.pair.tuned.module, None, 4, template=False, max_new_tokens=1).on(
+            half.contrast
+        )
         for half in halves
     )
     located = LocateNeurons(method="act-grad", top="3")(locating)
@@ -204,8 +241,11 @@ def test_what_can_be_asked_for():
     with pytest.raises(OptionError, match="leave out --no-verify"):
         parse("contrast", False)
     assert applicable(("contrast", "direction"), True, "head", True, True) == ()
-    for asked in ((("contrast",), "head", False, True), (("direction",), "neuron", True, True),
-                  (("direction",), "neuron", False, False)):  # fmt: skip
+    for asked in (
+        (("contrast",), "head", False, True),
+        (("direction",), "neuron", True, True),
+        (("direction",), "neuron", False, False),
+    ):
         with pytest.raises(OptionError, match="needs"):
             applicable(asked[0], False, *asked[1:])
 
@@ -239,10 +279,29 @@ def test_the_command_shows_them_after_the_claims(run, tmp_path):
         lines = [json.dumps({"prompt": p.text, "twin": p.twin}) for p in prompts]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
     (tmp_path / "sorry.txt").write_text("Sorry")
-    command = ["locate-neurons", tmp_path / "tuned", "--base", tmp_path / "base", "--positive",
-               tmp_path / "positive.jsonl", "--negative", tmp_path / "negative.jsonl", "--markers",
-               tmp_path / "sorry.txt", "--top", "3", "--method", "change", "--random-sets", "3", "--store",
-               tmp_path / "runs", "--quiet", "--baselines", "all"]  # fmt: skip
+    command = [
+        "locate-neurons",
+        tmp_path / "tuned",
+        "--base",
+        tmp_path / "base",
+        "--positive",
+        tmp_path / "positive.jsonl",
+        "--negative",
+        tmp_path / "negative.jsonl",
+        "--markers",
+        tmp_path / "sorry.txt",
+        "--top",
+        "3",
+        "--method",
+        "change",
+        "--random-sets",
+        "3",
+        "--store",
+        tmp_path / "runs",
+        "--quiet",
+        "--baselines",
+        "all",
+    ]
     code, out, _ = run(*command, "--json")
     assert code == 0
     same = [tmp_path / "base" if part == tmp_path / "tuned" else part for part in command]
@@ -253,7 +312,8 @@ def test_the_command_shows_them_after_the_claims(run, tmp_path):
     assert set(record["summary"]["checks"]) == {"baselines"}
     page = Path(record["page"]).read_text(encoding="utf-8")
     claimed, beside, drawn = (
-        page.index(part) for part in ("Claims and verdicts", "What do other methods do?", "How many it takes")
+        page.index(part)
+        for part in ("Claims and verdicts", "What do other methods do?", "How many it takes")
     )
     assert claimed < beside < drawn
     for again in (command, [*command, "--seed", "0"]):

@@ -1,4 +1,6 @@
-"""``--behaviour`` on the command line: one line for what contradicts, the same keys however refusal is named."""
+"""``--behaviour`` on the command line: one line for what contradicts, the same keys however refusal
+is named.
+"""
 
 import json
 from pathlib import Path
@@ -38,8 +40,23 @@ def two(root):
 
 
 def locating(root, *more):
-    return ["locate-neurons", root / "tuned", "--base", root / "base", *two(root), "--top", "3", "--random-sets", "1",
-            "--control-prompts", "4", "--store", root / "runs", "--json", *more]  # fmt: skip
+    return [
+        "locate-neurons",
+        root / "tuned",
+        "--base",
+        root / "base",
+        *two(root),
+        "--top",
+        "3",
+        "--random-sets",
+        "1",
+        "--control-prompts",
+        "4",
+        "--store",
+        root / "runs",
+        "--json",
+        *more,
+    ]
 
 
 def test_refusal_has_one_key_by_whatever_name(run, saved):
@@ -82,11 +99,27 @@ def test_a_command_asked_again_knows_its_behaviour_file(run, saved, monkeypatch)
 
 def test_tuco_parts_prompts_by_a_behaviour(run, saved):
     both = saved / "both.txt"
-    both.write_text("\n".join((saved / f"{name}.txt").read_text() for name in ("positive", "negative")))
+    both.write_text(
+        "\n".join((saved / f"{name}.txt").read_text() for name in ("positive", "negative"))
+    )
     code, out, err = run(
-        "tuco", saved / "tuned", "--base", saved / "base", "--prompts", both, "--by-answer", "--generations", "1",
-        "--behaviour", saved / "french.yaml", "--store", saved / "runs", "--alpha", "0,1.5", "--json",
-    )  # fmt: skip
+        "tuco",
+        saved / "tuned",
+        "--base",
+        saved / "base",
+        "--prompts",
+        both,
+        "--by-answer",
+        "--generations",
+        "1",
+        "--behaviour",
+        saved / "french.yaml",
+        "--store",
+        saved / "runs",
+        "--alpha",
+        "0,1.5",
+        "--json",
+    )
     assert code == 0
     record = json.loads(out)
     assert "prompts 16 show french and 16 do not" in record["summary"]["sentence"]
@@ -99,17 +132,41 @@ COLOURS = organisms.prompts("refusal", "task", "colours")
 @pytest.mark.parametrize(
     ("command", "more", "said"),
     [
-        ("locate-neurons", ["--behaviour", "{}/refusal.yaml", "--markers", "{}/markers.txt"], "give one of them"),
+        (
+            "locate-neurons",
+            ["--behaviour", "{}/refusal.yaml", "--markers", "{}/markers.txt"],
+            "give one of them",
+        ),
         ("locate-neurons", ["--behaviour", "{}/none.yaml"], "no behaviour file"),
-        ("locate-neurons", ["--behaviour", "nothing-of-this-name"], "no entry point of interp.behaviours"),
+        (
+            "locate-neurons",
+            ["--behaviour", "nothing-of-this-name"],
+            "no entry point of interp.behaviours",
+        ),
         ("locate-neurons", ["--behaviour", "{}/unknown.yaml"], "unknown field 'sample'"),
         ("locate-neurons", ["--behaviour", "{}/cold.yaml"], "temperature is 0; give one above 0"),
         ("tuco", ["--by-answer", "--behaviour", "{}/unknown.yaml"], "unknown field 'sample'"),
         ("tuco", ["--behaviour", "{}/french.yaml"], "are of --alpha and --by-answer"),
-        ("tuco", ["--alpha", "0", "--behaviour", "{}/french.yaml", "--metric", "accuracy"], "--metric accuracy"),
-        ("tuco", ["--alpha", "0", "--behaviour", "{}/french.yaml", "--markers", "{}/markers.txt"], "give one of them"),
-        ("dissociate", ["--other-task", COLOURS, "--other-behaviour", "{}/french.yaml"], "--other-behaviour is of"),
-        ("dissociate", ["--other-positive", "{}/positive.txt", "--other-behaviour", "{}/unknown.yaml"], "'sample'"),
+        (
+            "tuco",
+            ["--alpha", "0", "--behaviour", "{}/french.yaml", "--metric", "accuracy"],
+            "--metric accuracy",
+        ),
+        (
+            "tuco",
+            ["--alpha", "0", "--behaviour", "{}/french.yaml", "--markers", "{}/markers.txt"],
+            "give one of them",
+        ),
+        (
+            "dissociate",
+            ["--other-task", COLOURS, "--other-behaviour", "{}/french.yaml"],
+            "--other-behaviour is of",
+        ),
+        (
+            "dissociate",
+            ["--other-positive", "{}/positive.txt", "--other-behaviour", "{}/unknown.yaml"],
+            "'sample'",
+        ),
     ],
 )
 def test_contradictions_and_bad_files_are_one_line_before_a_model_is_loaded(
@@ -118,7 +175,16 @@ def test_contradictions_and_bad_files_are_one_line_before_a_model_is_loaded(
     monkeypatch.setattr(Pair, "load", None)
     files = ["--prompts", saved / "positive.txt"] if command == "tuco" else two(saved)
     words = [str(word).format(saved) for word in more]
-    code, out, err = run(command, saved / "tuned", "--base", saved / "base", *files, *words, "--store", tmp_path / "s")
+    code, out, err = run(
+        command,
+        saved / "tuned",
+        "--base",
+        saved / "base",
+        *files,
+        *words,
+        "--store",
+        tmp_path / "s",
+    )
     assert (code, out) == (2, "")
     assert said in only_line(err)
 
@@ -144,14 +210,32 @@ def test_refusal_of_an_organism_is_bit_for_bit_today_s(run, tmp_path):
     from interp.metrics import REFUSAL_MARKERS
 
     files = [organisms.prompts("refusal", "locate", group) for group in ("harmful", "harmless")]
-    (tmp_path / "same.yaml").write_text(f"name: refusal\nkind: phrases\nphrases: {json.dumps(REFUSAL_MARKERS)}\n")
+    (tmp_path / "same.yaml").write_text(
+        f"name: refusal\nkind: phrases\nphrases: {json.dumps(REFUSAL_MARKERS)}\n"
+    )
     keys = []
     for more in ([], ["--behaviour", "refusal"], ["--behaviour", tmp_path / "same.yaml"]):
         code, out, _ = run(
-            "locate-neurons", "organism:refusal/full", "--base", "organism:refusal/base", "--positive", files[0],
-            "--negative", files[1], "--max-prompts", "16", "--random-sets", "19", "--control-prompts", "8", "--store",
-            tmp_path / "runs", "--json", "--quiet", *more,
-        )  # fmt: skip
+            "locate-neurons",
+            "organism:refusal/full",
+            "--base",
+            "organism:refusal/base",
+            "--positive",
+            files[0],
+            "--negative",
+            files[1],
+            "--max-prompts",
+            "16",
+            "--random-sets",
+            "19",
+            "--control-prompts",
+            "8",
+            "--store",
+            tmp_path / "runs",
+            "--json",
+            "--quiet",
+            *more,
+        )
         assert code == 0
         record = json.loads(out)
         keys.append((record["run"], record["summary"]["verified_by"]))

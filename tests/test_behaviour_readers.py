@@ -40,7 +40,10 @@ def test_labels_are_of_prompt_and_answer(tmp_path):
 
 
 def test_labels_can_be_json_lines(tmp_path):
-    rows = [{"prompt": "open", "answer": "yes", "label": True}, {"prompt": "open", "answer": "no", "label": 0}]
+    rows = [
+        {"prompt": "open", "answer": "yes", "label": True},
+        {"prompt": "open", "answer": "no", "label": 0},
+    ]
     (tmp_path / "l.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert read_labels(tmp_path / "l.jsonl") == {("open", "yes"): True, ("open", "no"): False}
 
@@ -49,13 +52,17 @@ def test_labels_can_be_tab_separated_and_an_unclosed_quote_is_refused(tmp_path):
     (tmp_path / "l.TSV").write_text("prompt\tanswer\tlabel\nopen\tyes, sir\t1\n")
     assert read_labels(tmp_path / "l.TSV") == {("open", "yes, sir"): True}
     (tmp_path / "l.csv").write_text('prompt,answer,label\nopen,"yes,1\nclose,no,0\n')
-    with pytest.raises(MetricError, match="line 2: the quote that opens a field here is not closed"):
+    with pytest.raises(
+        MetricError, match="line 2: the quote that opens a field here is not closed"
+    ):
         read_labels(tmp_path / "l.csv")
 
 
 def test_answers_without_a_label_are_counted_and_written_out(tmp_path):
     path = labelled(tmp_path, [("open", "yes", "1")])
-    with pytest.raises(MetricError, match=r"2 of 3 answers have no label in labels.csv; add `missing: FILE.csv`"):
+    with pytest.raises(
+        MetricError, match=r"2 of 3 answers have no label in labels.csv; add `missing: FILE.csv`"
+    ):
         read_behaviour(path).reader.read(PROMPTS, ["yes", "a, b", "c\nd"])
     path = labelled(tmp_path, [("open", "yes", "1")], more="missing: todo.csv\n")
     with pytest.raises(MetricError, match=r"2 of 3 .* are written to .*todo.csv"):
@@ -71,7 +78,10 @@ def test_answers_without_a_label_are_counted_and_written_out(tmp_path):
 def test_identity_is_of_the_labels_whatever_their_file_and_order(tmp_path):
     rows = [("open", "yes", "1"), ("open", "no", "0")]
     files = {"a.csv": rows, "b.csv": rows[::-1], "c.csv": [rows[0], ("open", "no", "1")]}
-    made = [read_behaviour(labelled(tmp_path, given, name)).reader.identity for name, given in files.items()]
+    made = [
+        read_behaviour(labelled(tmp_path, given, name)).reader.identity
+        for name, given in files.items()
+    ]
     assert made[0] == made[1] != made[2]
 
 
@@ -114,7 +124,9 @@ def package(tmp_path, monkeypatch):
         "broken": "broken",
     }
     points = [f"{name} = rude_words:{what}" for name, what in named.items()]
-    (place / "rude_words-2.5.dist-info" / "entry_points.txt").write_text("\n".join(["[interp.behaviours]", *points]))
+    (place / "rude_words-2.5.dist-info" / "entry_points.txt").write_text(
+        "\n".join(["[interp.behaviours]", *points])
+    )
     (place / "rude_words.py").write_text(
         "NUMBER = 3\n"
         "def polite(prompt, answer): return 'Sorry' in answer\n"
@@ -129,16 +141,25 @@ def package(tmp_path, monkeypatch):
 def test_a_callable_of_another_package_is_a_behaviour(package):
     metric = load_behaviour("polite", tiny.tokenizer(False))
     assert metric.words.column == "polite"
-    assert metric.shown(PROMPTS, ["Sorry", "Yes", "So Sorry"], "positive").tolist() == [True, False, True]
+    assert metric.shown(PROMPTS, ["Sorry", "Yes", "So Sorry"], "positive").tolist() == [
+        True,
+        False,
+        True,
+    ]
     assert metric.identity["read"] == {
-        "kind": "entry-point", "entry_point": "polite", "distribution": "rude-words", "version": "2.5",
+        "kind": "entry-point",
+        "entry_point": "polite",
+        "distribution": "rude-words",
+        "version": "2.5",
         "threshold": 0.5,
-    }  # fmt: skip
+    }
     assert not metric.differentiable
 
 
 def test_a_share_says_yes_from_the_threshold_on(package, tmp_path):
-    (tmp_path / "b.yaml").write_text("name: long\nkind: entry-point\nentry_point: share\nthreshold: 0.3\n")
+    (tmp_path / "b.yaml").write_text(
+        "name: long\nkind: entry-point\nentry_point: share\nthreshold: 0.3\n"
+    )
     reader = read_behaviour(tmp_path / "b.yaml").reader
     assert reader.read(PROMPTS, ["ab", "abc", "abcd"]).tolist() == [False, True, True]
     with pytest.raises(MetricError, match="has to give True, False or 0 to 1"):
@@ -164,7 +185,9 @@ def test_what_a_package_does_wrong_is_one_line(package, name, said):
 
 
 def polite(study, more=""):
-    return Study(study.pair, study.contrast, load_behaviour("polite", study.pair.tokenizer), max_new_tokens=1)
+    return Study(
+        study.pair, study.contrast, load_behaviour("polite", study.pair.tokenizer), max_new_tokens=1
+    )
 
 
 def test_without_continuations_nothing_follows_a_gradient_and_all_else_runs(package):
@@ -187,7 +210,9 @@ def test_without_continuations_nothing_follows_a_gradient_and_all_else_runs(pack
 
 
 def test_continuations_give_it_a_number(package, tmp_path):
-    (tmp_path / "b.yaml").write_text("name: polite\nkind: entry-point\nentry_point: polite\ncontinuations: [Sorry]\n")
+    (tmp_path / "b.yaml").write_text(
+        "name: polite\nkind: entry-point\nentry_point: polite\ncontinuations: [Sorry]\n"
+    )
     study = tiny.planted_study("llama")
     metric = load_behaviour(tmp_path / "b.yaml", study.pair.tokenizer)
     located = LocateNeurons(top="3")(Study(study.pair, study.contrast, metric, max_new_tokens=1))

@@ -1,4 +1,6 @@
-"""Behaviours that their user names: phrases and continuations, their numbers against arithmetic, their words."""
+"""Behaviours that their user names: phrases and continuations, their numbers against arithmetic,
+their words.
+"""
 
 import json
 
@@ -91,7 +93,9 @@ def test_what_follows_changes_nothing_once_it_is_settled(given, begun, settled):
     reader = Phrases(("sorry",), **given)
     assert reader.settled(begun) is settled
     if settled:
-        assert {reader.holds(begun + more) for more in (" sorry", ". We", "rry", " we")} == {reader.holds(begun)}
+        assert {reader.holds(begun + more) for more in (" sorry", ". We", "rry", " we")} == {
+            reader.holds(begun)
+        }
 
 
 @pytest.mark.parametrize(
@@ -131,11 +135,14 @@ def probabilities(seed=0, vocabulary=9):
 
 
 def rows_of(number, after, keep):
-    """Logits at the last columns of every suffix, as a batch would have them: columns before the prompt's are noise."""
+    """Logits at the last columns of every suffix, as a batch would have them: columns before the
+    prompt's are noise.
+    """
     rows = np.random.default_rng(5).normal(size=(len(number.suffixes), keep, 9))
     for row, suffix in enumerate(number.suffixes):
         for end in range(len(suffix) + 1):
-            rows[row, keep - 1 - len(suffix) + end] = after(suffix[:end]) + 2.5  # a shift that cancels
+            # a shift that cancels
+            rows[row, keep - 1 - len(suffix) + end] = after(suffix[:end]) + 2.5
     return rows
 
 
@@ -143,11 +150,16 @@ def rows_of(number, after, keep):
 def test_log_odds_of_continuations_are_those_of_their_probabilities(name):
     wanted, against = (tuple(found) for found in SETS[name])
     number, after = Continuations(wanted, against), probabilities()
-    joint = {ids: sum(after(ids[:end])[token] for end, token in enumerate(ids)) for ids in (*wanted, *against)}
+    joint = {
+        ids: sum(after(ids[:end])[token] for end, token in enumerate(ids))
+        for ids in (*wanted, *against)
+    }
     inside = logsumexp([joint[ids] for ids in wanted])
     outside = logsumexp([joint[ids] for ids in against]) if against else np.log1p(-np.exp(inside))
     keep = number.objective.keep
-    logits = torch.tensor(np.concatenate([rows_of(number, after, keep), rows_of(number, probabilities(1), keep)]))
+    logits = torch.tensor(
+        np.concatenate([rows_of(number, after, keep), rows_of(number, probabilities(1), keep)])
+    )
     found = number.objective.of(logits)
     assert found.shape == (2,)
     assert float(found[0]) == pytest.approx(inside - outside, abs=1e-9)
@@ -170,7 +182,9 @@ def test_what_leaves_the_tree_does_not_saturate():
     # both steps leave with about exp(-60) each: one of them less so by one nat
     expected = -logsumexp([np.log(19) - 60] * 2), -logsumexp([np.log(19) - 60, np.log(19) - 61])
     assert float(low) == pytest.approx(expected[0], abs=1e-3)
-    assert float(Continuations(((3, 4),)).objective.of(logits)) == pytest.approx(expected[1], abs=1e-3)
+    assert float(Continuations(((3, 4),)).objective.of(logits)) == pytest.approx(
+        expected[1], abs=1e-3
+    )
 
 
 def test_one_set_has_no_continuation_twice_and_two_stand_apart():
@@ -201,7 +215,9 @@ def apologising(folder, text=APOLOGY, **options):
 
 @pytest.mark.parametrize("more", ["", "against: [open the, I]"])
 def test_a_study_s_numbers_are_those_of_whole_texts(tmp_path, more):
-    """Every continuation read alone after its prompt by the bare model, against one pass over all rows."""
+    """Every continuation read alone after its prompt by the bare model, against one pass over all
+    rows.
+    """
     study = apologising(tmp_path, APOLOGY + more)
     number, model = study.metric.number, study.pair.tuned
     assert len(number.suffixes) > 1
@@ -223,7 +239,9 @@ def test_a_study_s_numbers_are_those_of_whole_texts(tmp_path, more):
         assert found[row] == pytest.approx(inside - outside, abs=2e-4)
     judged = judge(study, "tuned", "positive", Donors.read(study).condition("tuned", []))
     np.testing.assert_allclose(judged.number, found, atol=1e-4)
-    np.testing.assert_allclose(Numbers(study, Donors.read(study), range(16), "necessity").under(None), found, atol=1e-4)
+    np.testing.assert_allclose(
+        Numbers(study, Donors.read(study), range(16), "necessity").under(None), found, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -234,7 +252,9 @@ def test_every_method_locates_by_continuations(tmp_path, method):
         assert table.summary["completeness_error"] < 0.02 * abs(table.summary["log_odds_tuned"])
         assert {(1, 5), (1, 17), (1, 30)} == {
             (layer, neuron)
-            for layer, neuron, chosen in zip(table["layer"], table["neuron"], table["selected"], strict=True)
+            for layer, neuron, chosen in zip(
+                table["layer"], table["neuron"], table["selected"], strict=True
+            )
             if chosen
         }
 
@@ -249,8 +269,12 @@ def test_the_gradient_of_weights_is_of_all_continuations_together(tmp_path):
     try:
         for row in range(4):
             batch, _ = make_batch(posed, [row], study.pad_id, study.pair.tuned.device)
-            logits = module(batch.ids, attention_mask=batch.mask.long(), position_ids=batch.positions).logits
-            (gradient,) = torch.autograd.grad(number.objective.of(logits[:, -number.objective.keep :]).sum(), weight)
+            logits = module(
+                batch.ids, attention_mask=batch.mask.long(), position_ids=batch.positions
+            ).logits
+            (gradient,) = torch.autograd.grad(
+                number.objective.of(logits[:, -number.objective.keep :]).sum(), weight
+            )
             norms += gradient.double().norm(dim=0).numpy() / 4
     finally:
         weight.requires_grad_(False)
@@ -297,7 +321,10 @@ GOOD = "name: french\nkind: phrases\nphrases: [Bien]\n"
         (GOOD.replace("french", "fran\u00e7ais!"), "cannot name a column"),
         ("name: french\nkind: phrases", "no phrase and no regex"),
         ("name: french\nkind: continuations", "needs the field continuations"),
-        ("name: french\nkind: continuations\ncontinuations: [a]\nwhere: start", "where is of phrases"),
+        (
+            "name: french\nkind: continuations\ncontinuations: [a]\nwhere: start",
+            "where is of phrases",
+        ),
         ("name: french\nkind: labels", "needs the field file"),
         ("name: french\nkind: labels\nfile: none.csv", "no file of labels"),
         ("name: french\nkind: entry-point\nentry_point: none", "installed:"),
@@ -329,12 +356,22 @@ def test_refusal_is_the_same_however_it_is_named(tmp_path):
     assert other.words.column == "refused"
     assert other.identity != own.identity
     prompts, late = [Prompt(0, "x", "x")], ["Well, no. Sorry"]
-    assert (other.shown(prompts, late, "positive").all(), own.shown(prompts, late, "positive").any()) == (True, False)
+    assert (
+        other.shown(prompts, late, "positive").all(),
+        own.shown(prompts, late, "positive").any(),
+    ) == (True, False)
 
 
 def test_identity_is_of_contents(tmp_path):
-    tokenizer, texts = tiny.tokenizer(False), [GOOD, GOOD + "where: start", GOOD + "continuations: [Sorry]"]
-    texts += [GOOD + "continuations: [Sorry]\nagainst: [how]", GOOD.replace("Bien", "Sorry"), GOOD.replace("fr", "Fr")]
+    tokenizer, texts = (
+        tiny.tokenizer(False),
+        [GOOD, GOOD + "where: start", GOOD + "continuations: [Sorry]"],
+    )
+    texts += [
+        GOOD + "continuations: [Sorry]\nagainst: [how]",
+        GOOD.replace("Bien", "Sorry"),
+        GOOD.replace("fr", "Fr"),
+    ]
     made = [
         json.dumps(load_behaviour(written(tmp_path, text, name), tokenizer).identity)
         for text in texts
@@ -351,7 +388,9 @@ PLAIN = "name: french words\nkind: phrases\nphrases: [Sorry]\n"
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Located, verified and parted by answers: the planted pair, whose word is a behaviour of another name."""
+    """Located, verified and parted by answers: the planted pair, whose word is a behaviour of
+    another name.
+    """
     planted = tiny.planted_study("llama")
     metric = load_behaviour(written(tmp_path_factory.mktemp("b"), PLAIN), planted.pair.tokenizer)
     study = Study(planted.pair, planted.contrast, metric, max_new_tokens=1)
@@ -372,7 +411,9 @@ def test_its_name_is_its_column_and_in_every_sentence(runs):
     assert column_of("french words") == "french_words"
     assert "french_words" in verified.data
     assert "french_words" in verified.tables["answers"].data
-    assert "shows french words on 100.0% of positive prompts" in " ".join(verified.tables["claims"]["sentence"])
+    assert "shows french words on 100.0% of positive prompts" in " ".join(
+        verified.tables["claims"]["sentence"]
+    )
     assert "Of 32 prompts 16 show french words and 16 do not" in tuco.summary["sentence"]
     assert set(tuco.tables["answers"]["french_words"].tolist()) == {True, False}
 
@@ -382,12 +423,14 @@ def test_nothing_is_refused_where_refusal_was_not_asked(runs):
         whole = page([run], "title")
         said = json.dumps([*map(str, run.columns), str(run.summary)])
         for name, part in run.tables.items():
-            said += str(part.columns) + (" ".join(map(str, part["sentence"])) if name == "claims" else "")
+            said += str(part.columns) + (
+                " ".join(map(str, part["sentence"])) if name == "claims" else ""
+            )
         # the checks have the name of the paper's method
         for text in (said, whole):
-            assert "refus" not in text.casefold().replace("refusal-direction", "").replace("refusal_direction", ""), (
-                text[max(0, text.casefold().index("refus") - 60) :][:140]
-            )
+            assert "refus" not in text.casefold().replace("refusal-direction", "").replace(
+                "refusal_direction", ""
+            ), text[max(0, text.casefold().index("refus") - 60) :][:140]
 
 
 def test_figures_find_the_behaviour_of_any_name(runs):
@@ -401,7 +444,11 @@ def test_no_column_beside_a_behaviour_s_can_be_its_name(runs):
         for part in (run, *run.tables.values()):
             names = {column.name for column in part.columns}
             if "french_words" in names:
-                others = {name for name in names if not name.startswith(("log_odds", "equal_", "french_words"))}
+                others = {
+                    name
+                    for name in names
+                    if not name.startswith(("log_odds", "equal_", "french_words"))
+                }
                 assert others <= TAKEN
 
 
@@ -430,7 +477,9 @@ def test_pieces_of_words_are_said_to_begin_other_words(tmp_path):
 def warned(study, answers):
     """What is warned of a study whose models answer so, by model and class."""
     for (role, group), texts in answers.items():
-        study._kept["answers", role, group] = [study.pair.tokenizer(text)["input_ids"] for text in texts]
+        study._kept["answers", role, group] = [
+            study.pair.tokenizer(text)["input_ids"] for text in texts
+        ]
     return warnings_of(study)
 
 
@@ -439,29 +488,55 @@ def test_first_tokens_that_others_begin_with_are_warned_of(tmp_path, wrong, due)
     """48 answers of the base, or to negative prompts: from 10 % on."""
     planted = tiny.planted_study("llama")
     text = GOOD.replace("Bien", "'Sorry , I'")
-    study = Study(planted.pair, planted.contrast, load_behaviour(written(tmp_path, text), planted.pair.tokenizer))
+    study = Study(
+        planted.pair,
+        planted.contrast,
+        load_behaviour(written(tmp_path, text), planted.pair.tokenizer),
+    )
     plain = [" open the door"] * 16
     begun = [" Sorry how"] * wrong + plain[wrong:]
-    found = warned(study, {("base", "positive"): plain, ("base", "negative"): begun, ("tuned", "negative"): plain})
+    found = warned(
+        study,
+        {("base", "positive"): plain, ("base", "negative"): begun, ("tuned", "negative"): plain},
+    )
     assert bool(found) is due
     if due:
-        assert f"{wrong} of 48 answers of the base, or to negative prompts, begin with a first token of" in found[0]
+        assert (
+            f"{wrong} of 48 answers of the base, or to negative prompts, begin with a first"
+            " token of" in found[0]
+        )
     text += "continuations: ['Sorry , I']\n"
-    whole = Study(planted.pair, planted.contrast, load_behaviour(written(tmp_path, text), planted.pair.tokenizer))
-    assert not warned(whole, {("base", "positive"): plain, ("base", "negative"): begun, ("tuned", "negative"): plain})
+    whole = Study(
+        planted.pair,
+        planted.contrast,
+        load_behaviour(written(tmp_path, text), planted.pair.tokenizer),
+    )
+    assert not warned(
+        whole,
+        {("base", "positive"): plain, ("base", "negative"): begun, ("tuned", "negative"): plain},
+    )
 
 
 @pytest.mark.parametrize(
     ("count", "said"),
-    [(0, None), (1, "1 of 16 negative prompts show french."), (2, "2 of 16 negative prompts show french: they contam")],
+    [
+        (0, None),
+        (1, "1 of 16 negative prompts show french."),
+        (2, "2 of 16 negative prompts show french: they contam"),
+    ],
 )
 def test_negatives_that_show_the_behaviour_are_counted(tmp_path, count, said):
     planted = tiny.planted_study("llama")
-    metric = load_behaviour(written(tmp_path, GOOD.replace("Bien", "Sorry")), planted.pair.tokenizer)
+    metric = load_behaviour(
+        written(tmp_path, GOOD.replace("Bien", "Sorry")), planted.pair.tokenizer
+    )
     study = Study(planted.pair, planted.contrast, metric)
     plain = [" open the door"] * 16
     mixed = [" Sorry"] * count + plain[count:]
-    found = warned(study, {("base", "positive"): plain, ("base", "negative"): plain, ("tuned", "negative"): mixed})
+    found = warned(
+        study,
+        {("base", "positive"): plain, ("base", "negative"): plain, ("tuned", "negative"): mixed},
+    )
     assert found == [] if said is None else f"In the fine-tuned model {said}" in found[0]
 
 
@@ -472,6 +547,9 @@ def test_warnings_are_kept_with_the_run(tmp_path):
     study = Study(planted.pair, planted.contrast, metric, max_new_tokens=1)
     located = LocateNeurons(top="3")(study)
     run = VerifyNeurons.of(located, random_sets=19, control_prompts=8)(study)
-    assert "of 16 negative prompts show french: they contaminate the contrast" in run.summary["warnings"][0]
+    assert (
+        "of 16 negative prompts show french: they contaminate the contrast"
+        in run.summary["warnings"][0]
+    )
     assert run.summary["warnings"][0] in run.summary["limits"]
     assert "contaminate" in page([run], "title")

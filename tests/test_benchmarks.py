@@ -26,16 +26,24 @@ def digests():
 def test_runs_to_its_end_in_small(name, tmp_path):
     before = digests()
     done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{name}", "--small"], cwd=ROOT, capture_output=True, text=True, check=False,
+        [sys.executable, "-m", f"benchmarks.{name}", "--small"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "\n|---" in done.stdout
     assert digests() == before
 
 
 def test_every_benchmark_with_a_command_line_of_its_own_is_run_by_make():
-    shared = {path.stem for path in (ROOT / "benchmarks").glob("*.py") if "CommandLine(globals()" in path.read_text()}
+    shared = {
+        path.stem
+        for path in (ROOT / "benchmarks").glob("*.py")
+        if "CommandLine(globals()" in path.read_text()
+    }
     assert shared == {*NAMES}
     assert all(importlib.import_module(f"benchmarks.{name}").SMALL for name in NAMES)
 

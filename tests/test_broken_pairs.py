@@ -1,4 +1,6 @@
-"""A matrix of broken pairs through the command line: each has an error of its own, one line, and leaves no run."""
+"""A matrix of broken pairs through the command line: each has an error of its own, one line, and
+leaves no run.
+"""
 
 import json
 import shutil
@@ -29,7 +31,11 @@ class Bench:
     adapter: Path = field(init=False)
 
     def __post_init__(self) -> None:
-        self.child, self.base, self.shards = self.good / "child", self.good / "base", self.good / "shards"
+        self.child, self.base, self.shards = (
+            self.good / "child",
+            self.good / "base",
+            self.good / "shards",
+        )
         self.adapter = self.good / "adapter"
 
     def copy(self, of: Path) -> Path:
@@ -136,13 +142,19 @@ def unet(b: Bench) -> Path:
 
 
 def bert(b: Bench) -> Path:
-    config = dict(vocab_size=len(tiny.tokenizer()), hidden_size=32, intermediate_size=48, num_hidden_layers=2)
-    return b.save(BertForMaskedLM(BertConfig(**config, num_attention_heads=4, max_position_embeddings=96)))
+    config = dict(
+        vocab_size=len(tiny.tokenizer()), hidden_size=32, intermediate_size=48, num_hidden_layers=2
+    )
+    return b.save(
+        BertForMaskedLM(BertConfig(**config, num_attention_heads=4, max_position_embeddings=96))
+    )
 
 
 def t5(b: Bench) -> Path:
     return b.save(
-        T5ForConditionalGeneration(T5Config(vocab_size=333, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4))
+        T5ForConditionalGeneration(
+            T5Config(vocab_size=333, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4)
+        )
     )
 
 
@@ -177,91 +189,233 @@ def on_its_base(make):
 # name: (what is given, the class of its error, what the line says)
 BROKEN = {
     # two models that are no pair
-    "vocabulary": (on_the_child(lambda b: b.save(tiny.llama(vocab_size=100))), "VocabularyMismatch",
-                   "the tokenizer has 333 tokens and"),
-    "token-ids": (beside_the_child(lambda b: moved_tokens(b.copy(b.base))), "VocabularyMismatch",
-                  "2 tokens have other ids"),
-    "depth": (beside_the_child(lambda b: b.save(tiny.llama(num_hidden_layers=2))), "DepthMismatch",
-              "num_hidden_layers is 2 in the base"),
-    "width": (beside_the_child(lambda b: b.save(tiny.llama(hidden_size=16, head_dim=8))), "WidthMismatch",
-              "hidden_size is 16 in the base"),
-    "heads-of-equal-shape": (beside_the_child(lambda b: b.save(
-        tiny.llama(num_attention_heads=8, num_key_value_heads=4, head_dim=4))), "WidthMismatch",
-        "num_attention_heads is 8 in the base"),
-    "key-value-heads": (beside_the_child(lambda b: b.save(tiny.llama(num_key_value_heads=4))), "WidthMismatch",
-                        "num_key_value_heads is 4 in the base"),
+    "vocabulary": (
+        on_the_child(lambda b: b.save(tiny.llama(vocab_size=100))),
+        "VocabularyMismatch",
+        "the tokenizer has 333 tokens and",
+    ),
+    "token-ids": (
+        beside_the_child(lambda b: moved_tokens(b.copy(b.base))),
+        "VocabularyMismatch",
+        "2 tokens have other ids",
+    ),
+    "depth": (
+        beside_the_child(lambda b: b.save(tiny.llama(num_hidden_layers=2))),
+        "DepthMismatch",
+        "num_hidden_layers is 2 in the base",
+    ),
+    "width": (
+        beside_the_child(lambda b: b.save(tiny.llama(hidden_size=16, head_dim=8))),
+        "WidthMismatch",
+        "hidden_size is 16 in the base",
+    ),
+    "heads-of-equal-shape": (
+        beside_the_child(
+            lambda b: b.save(tiny.llama(num_attention_heads=8, num_key_value_heads=4, head_dim=4))
+        ),
+        "WidthMismatch",
+        "num_attention_heads is 8 in the base",
+    ),
+    "key-value-heads": (
+        beside_the_child(lambda b: b.save(tiny.llama(num_key_value_heads=4))),
+        "WidthMismatch",
+        "num_key_value_heads is 4 in the base",
+    ),
     "family": (beside_the_child(lambda b: b.save(tiny.gpt2())), "WidthMismatch", "is a gpt2 and"),
-    "family-of-equal-shape": (beside_the_child(lambda b: b.save(
-        families.build("mistral", vocab_size=333, head_dim=8))), "WidthMismatch", "is a mistral and"),
+    "family-of-equal-shape": (
+        beside_the_child(lambda b: b.save(families.build("mistral", vocab_size=333, head_dim=8))),
+        "WidthMismatch",
+        "is a mistral and",
+    ),
     # one checkpoint
-    "truncated": (on_the_child(lambda b: cut(b.copy(b.child), "model.safetensors")), "TruncatedWeights",
-                  "model.safetensors of"),
-    "truncated-shard": (on_the_child(lambda b: cut(b.copy(b.shards), shard(b.shards))), "TruncatedWeights",
-                        "model-00002-of-0000"),
-    "missing-shard": (on_the_child(lambda b: write(b.copy(b.shards), shard(b.shards), None)), "MissingWeights",
-                      "lacks the shard model-00002"),
-    "missing-tensor": (on_the_child(lambda b: b.weights(b.child, without(UP))), "MissingWeights",
-                       f"needs, first {UP}"),
-    "missing-tensor-in-a-shard": (on_the_child(lambda b: b.weights(
-        b.shards, lambda found: dict(list(found.items())[1:]), shard(b.shards))), "MissingWeights",
-        "lacks 1 of the tensors"),
-    "deeper-than-its-weights": (on_the_child(lambda b: b.config(num_hidden_layers=4)), "MissingWeights",
-                                "model.layers.3"),
-    "pickle": (on_the_child(lambda b: pickled(b.copy(b.child))), "PickledWeights", "only as a pickle"),
-    "no-weights": (on_the_child(lambda b: write(b.copy(b.child), "model.safetensors", None)), "ModelNotFound",
-                   "a configuration and no .safetensors weights"),
-    "nan": (on_the_child(lambda b: b.weights(b.child, spoiled(float("nan")))), "NonFiniteWeights",
-            f"{UP} holds NaN or infinity"),
-    "infinity-in-the-base": (beside_the_child(lambda b: b.weights(b.base, spoiled(float("inf")))),
-                             "NonFiniteWeights", f"{UP} holds NaN or infinity"),
-    "integers": (on_the_child(lambda b: b.weights(b.child, integers)), "UnsupportedModel",
-                 f"{UP} as I8, and its config.json names no quantisation"),
-    "unknown-quantisation": (on_the_child(lambda b: b.config(quantization_config={"quant_method": "novel"})),
-                             "UnsupportedModel", "the quantisation 'novel' that its config.json names"),
-    "config-missing": (on_the_child(lambda b: write(b.copy(b.child), "config.json", None)), "ModelNotFound",
-                       "holds no config.json"),
-    "config-broken": (on_the_child(lambda b: write(b.copy(b.child), "config.json", "{")), "TruncatedWeights",
-                      "config.json is not readable JSON"),
-    "tokenizer-missing": (on_the_child(lambda b: without_tokenizer(b.copy(b.child))), "ModelError",
-                          "no tokenizer files in"),
-    "tokenizer-broken": (on_the_child(lambda b: write(b.copy(b.child), "tokenizer.json", "{")), "ModelError",
-                         "its tokenizer cannot be loaded"),
+    "truncated": (
+        on_the_child(lambda b: cut(b.copy(b.child), "model.safetensors")),
+        "TruncatedWeights",
+        "model.safetensors of",
+    ),
+    "truncated-shard": (
+        on_the_child(lambda b: cut(b.copy(b.shards), shard(b.shards))),
+        "TruncatedWeights",
+        "model-00002-of-0000",
+    ),
+    "missing-shard": (
+        on_the_child(lambda b: write(b.copy(b.shards), shard(b.shards), None)),
+        "MissingWeights",
+        "lacks the shard model-00002",
+    ),
+    "missing-tensor": (
+        on_the_child(lambda b: b.weights(b.child, without(UP))),
+        "MissingWeights",
+        f"needs, first {UP}",
+    ),
+    "missing-tensor-in-a-shard": (
+        on_the_child(
+            lambda b: b.weights(
+                b.shards, lambda found: dict(list(found.items())[1:]), shard(b.shards)
+            )
+        ),
+        "MissingWeights",
+        "lacks 1 of the tensors",
+    ),
+    "deeper-than-its-weights": (
+        on_the_child(lambda b: b.config(num_hidden_layers=4)),
+        "MissingWeights",
+        "model.layers.3",
+    ),
+    "pickle": (
+        on_the_child(lambda b: pickled(b.copy(b.child))),
+        "PickledWeights",
+        "only as a pickle",
+    ),
+    "no-weights": (
+        on_the_child(lambda b: write(b.copy(b.child), "model.safetensors", None)),
+        "ModelNotFound",
+        "a configuration and no .safetensors weights",
+    ),
+    "nan": (
+        on_the_child(lambda b: b.weights(b.child, spoiled(float("nan")))),
+        "NonFiniteWeights",
+        f"{UP} holds NaN or infinity",
+    ),
+    "infinity-in-the-base": (
+        beside_the_child(lambda b: b.weights(b.base, spoiled(float("inf")))),
+        "NonFiniteWeights",
+        f"{UP} holds NaN or infinity",
+    ),
+    "integers": (
+        on_the_child(lambda b: b.weights(b.child, integers)),
+        "UnsupportedModel",
+        f"{UP} as I8, and its config.json names no quantisation",
+    ),
+    "unknown-quantisation": (
+        on_the_child(lambda b: b.config(quantization_config={"quant_method": "novel"})),
+        "UnsupportedModel",
+        "the quantisation 'novel' that its config.json names",
+    ),
+    "config-missing": (
+        on_the_child(lambda b: write(b.copy(b.child), "config.json", None)),
+        "ModelNotFound",
+        "holds no config.json",
+    ),
+    "config-broken": (
+        on_the_child(lambda b: write(b.copy(b.child), "config.json", "{")),
+        "TruncatedWeights",
+        "config.json is not readable JSON",
+    ),
+    "tokenizer-missing": (
+        on_the_child(lambda b: without_tokenizer(b.copy(b.child))),
+        "ModelError",
+        "no tokenizer files in",
+    ),
+    "tokenizer-broken": (
+        on_the_child(lambda b: write(b.copy(b.child), "tokenizer.json", "{")),
+        "ModelError",
+        "its tokenizer cannot be loaded",
+    ),
     # adapters
-    "adapter-renamed": (on_its_base(lambda b: b.weights(b.adapter, renamed, "adapter_model.safetensors")),
-                        "AdapterNotLanded", "reached no module"),
-    "adapter-of-another-shape": (lambda b: (b.adapter, b.save(tiny.llama(intermediate_size=64))), "WrongBase",
-                                 "does not fit the base"),
-    "adapter-of-another-family": (lambda b: (b.adapter, b.save(tiny.gpt2())), "WrongBase",
-                                  "not found in the base model"),
-    "adapter-that-moves-nothing": (on_its_base(lambda b: b.weights(b.adapter, zeros, "adapter_model.safetensors")),
-                                   "AdapterNotLanded", "moves no logit of"),
-    "adapter-truncated": (on_its_base(lambda b: cut(b.copy(b.adapter), "adapter_model.safetensors")),
-                          "TruncatedWeights", "adapter_model.safetensors of"),
-    "adapter-on-an-adapter": (alone(lambda b: b.config("adapter_config.json", b.adapter,
-                              base_model_name_or_path=str(b.adapter))), "OptionError", "is itself an adapter"),
-    "adapter-as-base": (beside_the_child(lambda b: b.adapter), "OptionError", "is an adapter; give the model"),
-    "adapter-without-its-base": (alone(lambda b: b.config("adapter_config.json", b.adapter,
-                                 base_model_name_or_path="someone/elsewhere")), "ModelNotFound", "someone/elsewhere"),
+    "adapter-renamed": (
+        on_its_base(lambda b: b.weights(b.adapter, renamed, "adapter_model.safetensors")),
+        "AdapterNotLanded",
+        "reached no module",
+    ),
+    "adapter-of-another-shape": (
+        lambda b: (b.adapter, b.save(tiny.llama(intermediate_size=64))),
+        "WrongBase",
+        "does not fit the base",
+    ),
+    "adapter-of-another-family": (
+        lambda b: (b.adapter, b.save(tiny.gpt2())),
+        "WrongBase",
+        "not found in the base model",
+    ),
+    "adapter-that-moves-nothing": (
+        on_its_base(lambda b: b.weights(b.adapter, zeros, "adapter_model.safetensors")),
+        "AdapterNotLanded",
+        "moves no logit of",
+    ),
+    "adapter-truncated": (
+        on_its_base(lambda b: cut(b.copy(b.adapter), "adapter_model.safetensors")),
+        "TruncatedWeights",
+        "adapter_model.safetensors of",
+    ),
+    "adapter-on-an-adapter": (
+        alone(
+            lambda b: b.config(
+                "adapter_config.json", b.adapter, base_model_name_or_path=str(b.adapter)
+            )
+        ),
+        "OptionError",
+        "is itself an adapter",
+    ),
+    "adapter-as-base": (
+        beside_the_child(lambda b: b.adapter),
+        "OptionError",
+        "is an adapter; give the model",
+    ),
+    "adapter-without-its-base": (
+        alone(
+            lambda b: b.config(
+                "adapter_config.json", b.adapter, base_model_name_or_path="someone/elsewhere"
+            )
+        ),
+        "ModelNotFound",
+        "someone/elsewhere",
+    ),
     # no language model at all
-    "encoder": (beside_itself(bert), "UnsupportedModel", "lets a token change what is said before it"),
-    "encoder-decoder": (on_the_child(t5), "UnsupportedModel", "is of type t5, which has no causal language model"),
+    "encoder": (
+        beside_itself(bert),
+        "UnsupportedModel",
+        "lets a token change what is said before it",
+    ),
+    "encoder-decoder": (
+        on_the_child(t5),
+        "UnsupportedModel",
+        "is of type t5, which has no causal language model",
+    ),
     "pipeline": (on_the_child(pipeline), "UnsupportedModel", "is a pipeline of diffusers"),
-    "pipeline-part": (on_the_child(unet), "UnsupportedModel", "is a UNet2DConditionModel of diffusers"),
+    "pipeline-part": (
+        on_the_child(unet),
+        "UnsupportedModel",
+        "is a UNet2DConditionModel of diffusers",
+    ),
     "empty-directory": (on_the_child(empty), "ModelNotFound", "holds no config.json"),
-    "file": (on_the_child(lambda b: b.child / "config.json"), "ModelNotFound", "is a file, not a model directory"),
-    "nothing": (beside_the_child(lambda b: b.here / "absent"), "ModelNotFound", "no model directory at"),
-    "hub-without-network": (beside_the_child(lambda b: "someone/no-such"), "ModelNotFound",
-                            "the Hub did not give it"),
-}  # fmt: skip
+    "file": (
+        on_the_child(lambda b: b.child / "config.json"),
+        "ModelNotFound",
+        "is a file, not a model directory",
+    ),
+    "nothing": (
+        beside_the_child(lambda b: b.here / "absent"),
+        "ModelNotFound",
+        "no model directory at",
+    ),
+    "hub-without-network": (
+        beside_the_child(lambda b: "someone/no-such"),
+        "ModelNotFound",
+        "the Hub did not give it",
+    ),
+}
 
 
 def locate(run, bench, tuned, base):
     """The one command, without a verification, so that the pair is all that can fail."""
     with_base = [] if base is None else ["--base", base]
     return run(
-        "locate-neurons", tuned, *with_base, "--positive", bench.good / "yes.txt", "--negative", bench.good / "no.txt",
-        "--no-verify", "--method", "contrast", "--top", "3", "--store", bench.here / "runs",
-    )  # fmt: skip
+        "locate-neurons",
+        tuned,
+        *with_base,
+        "--positive",
+        bench.good / "yes.txt",
+        "--negative",
+        bench.good / "no.txt",
+        "--no-verify",
+        "--method",
+        "contrast",
+        "--top",
+        "3",
+        "--store",
+        bench.here / "runs",
+    )
 
 
 @pytest.mark.parametrize("case", BROKEN)
@@ -286,7 +440,11 @@ def test_a_broken_pair_is_one_line_of_its_own_and_no_run(run, only_line, bench, 
 
 def beyond_prompts(err):
     """What was said on stderr of anything but the prompts."""
-    return [line for line in err.splitlines() if not line.startswith(("note: located on ", "note: no clusters are "))]
+    return [
+        line
+        for line in err.splitlines()
+        if not line.startswith(("note: located on ", "note: no clusters are "))
+    ]
 
 
 @pytest.mark.parametrize("of", ["child", "shards", "adapter"])
@@ -299,9 +457,13 @@ def test_what_was_spoiled_runs_before_it_is(run, bench, of):
 
 
 def test_tensors_that_the_model_does_not_use_are_remarked(run, bench):
-    """Another head, blocks beyond the depth that the configuration states: the model runs without them, and says so."""
+    """Another head, blocks beyond the depth that the configuration states: the model runs without
+    them, and says so.
+    """
     more = bench.weights(bench.child, lambda found: found | {"score.weight": torch.zeros(2, 32)})
-    said = "holds 1 tensors that LlamaForCausalLM does not use, first score.weight: they were ignored"
+    said = (
+        "holds 1 tensors that LlamaForCausalLM does not use, first score.weight: they were ignored"
+    )
     code, _, err = locate(run, bench, more, bench.base)
     assert (code, beyond_prompts(err)) == (0, [f"note: {more} {said}"])
     assert Pair.load(str(bench.adapter), str(more)).notes[0] == f"{more} {said}"
@@ -313,7 +475,13 @@ def test_tensors_that_the_model_does_not_use_are_remarked(run, bench):
 
 def test_a_checkpoint_of_another_architecture_names_it(bench):
     path = bench.config(architectures=["LlamaForSequenceClassification"])
-    save_file(without("lm_head.weight")(load_file(path / "model.safetensors")), path / "model.safetensors",
-              {"format": "pt"})  # fmt: skip
-    with pytest.raises(errors.MissingWeights, match=r"needs \(it was saved as LlamaForSequenceClassification\), first"):
+    save_file(
+        without("lm_head.weight")(load_file(path / "model.safetensors")),
+        path / "model.safetensors",
+        {"format": "pt"},
+    )
+    with pytest.raises(
+        errors.MissingWeights,
+        match=r"needs \(it was saved as LlamaForSequenceClassification\), first",
+    ):
         Pair.load(str(path))

@@ -1,4 +1,6 @@
-"""Without a Chromium the browser tests are skipped and the run says so; where one is required they fail."""
+"""Without a Chromium the browser tests are skipped and the run says so; where one is required they
+fail.
+"""
 
 import os
 import subprocess
@@ -17,13 +19,37 @@ TEST = "import pytest\n\n@pytest.mark.browser\ndef test_page(): pass\n\ndef test
 @pytest.mark.parametrize("required", [False, True])
 def test_without_a_browser(tmp_path, required, workers):
     (tmp_path / "test_here.py").write_text(TEST)
-    environment = {**os.environ, "PATH": str(tmp_path), "INTERP_REQUIRE_BROWSER": "1" if required else ""}
-    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # importing what is installed here takes most of the time
+    environment = {
+        **os.environ,
+        "PATH": str(tmp_path),
+        "INTERP_REQUIRE_BROWSER": "1" if required else "",
+    }
+    # importing what is installed here takes most of the time
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "xdist", "-p", "tests.browser", "-c", os.devnull,
-         f"--rootdir={tmp_path}", "-n", str(workers), "-p", "no:cacheprovider", "test_here.py"],
-        cwd=tmp_path, env={**environment, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "xdist",
+            "-p",
+            "tests.browser",
+            "-c",
+            os.devnull,
+            f"--rootdir={tmp_path}",
+            "-n",
+            str(workers),
+            "-p",
+            "no:cacheprovider",
+            "test_here.py",
+        ],
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     closing = done.stdout.strip().splitlines()[-2:]
     assert done.returncode == int(required), done.stdout + done.stderr
     if required:

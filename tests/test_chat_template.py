@@ -1,4 +1,6 @@
-"""What a chat template is given beside a prompt, and what it reads: in the tokens, in the key, in the notes."""
+"""What a chat template is given beside a prompt, and what it reads: in the tokens, in the key, in
+the notes.
+"""
 
 import copy
 import datetime
@@ -15,23 +17,38 @@ from interp.cli.request_cache import Request
 from interp.cli.template_options import Templated
 from interp.errors import OptionError
 from interp.models.pair import Pair
-from interp.prompts import CONTENT, OneClass, Prompt, PromptSet, TemplateOptions, decoded, encode, with_options
+from interp.prompts import (
+    CONTENT,
+    OneClass,
+    Prompt,
+    PromptSet,
+    TemplateOptions,
+    decoded,
+    encode,
+    with_options,
+)
 from interp.prompts.template import reads_clock
 from interp.prompts.thinking import answer_start
 from interp.study import Study
 from tests import tiny
 
-THINKING = tiny.TEMPLATE + (
-    "{% if add_generation_prompt and not enable_thinking | default(true) %}<think></think>{% endif %}"
-    "{% if depth is defined %}{{ depth + 1 }}{% endif %}"
+THINKING = (
+    tiny.TEMPLATE
+    + "{% if add_generation_prompt and not enable_thinking | default(true) %}<think></think>{%"
+    " endif %}{% if depth is defined %}{{ depth + 1 }}{% endif %}"
 )
 CLOCK = "{{ date_string if date_string is defined else strftime_now('%d %b %Y') }}" + tiny.TEMPLATE
 ALONE = (
-    "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + tiny.TEMPLATE
+    "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{%"
+    " endif %}" + tiny.TEMPLATE
 )
-DEAF = "{% for m in messages if m.role == 'user' %}<|user|>{{ m.content }}<|end|>{% endfor %}<|assistant|>"
+DEAF = (
+    "{% for m in messages if m.role == 'user' %}<|user|>{{ m.content }}<|end|>{% endfor"
+    " %}<|assistant|>"
+)
 ASKING = (
-    "{% if messages[0].role != 'system' %}{{ raise_exception('a system message first') }}{% endif %}" + tiny.TEMPLATE
+    "{% if messages[0].role != 'system' %}{{ raise_exception('a system message first') }}{%"
+    " endif %}" + tiny.TEMPLATE
 )
 
 
@@ -78,7 +95,9 @@ def test_a_system_message_stands_before_the_prompt_and_is_none_of_its_words():
 
 def test_arguments_reach_the_template_with_their_types_and_decide_where_answers_begin():
     plain = tokenizer(THINKING)
-    made = with_options(plain, TemplateOptions(None, (("depth", 2), ("enable_thinking", False))), "m")
+    made = with_options(
+        plain, TemplateOptions(None, (("depth", 2), ("enable_thinking", False))), "m"
+    )
     assert text(made) == text(plain) + "<think></think>3"
     within = tokenizer(tiny.TEMPLATE + "{% if think %}<think>{% endif %}{# </think> #}")
     assert not answer_start(within).inside
@@ -93,13 +112,41 @@ def test_arguments_reach_the_template_with_their_types_and_decide_where_answers_
             TemplateOptions("s"),
             "--system: the tokenizer of MODEL has no chat template to put it into; write the",
         ),
-        (None, TemplateOptions(None, (("a", 1),)), "--template-arg: the tokenizer of MODEL has no chat template"),
-        (ALONE, TemplateOptions("s"), r"of MODEL refuses a system message \(System role not supported\); leave --sys"),
-        (DEAF, TemplateOptions("s"), "the chat template of MODEL leaves a system message out; leave --system out"),
-        (THINKING, TemplateOptions(None, (("thinking", False),)), "of MODEL does not read 'thinking'; check the name"),
-        (THINKING, TemplateOptions(None, (("messages", "x"),)), "--template-arg messages is what interp itself gives"),
-        (THINKING, TemplateOptions(None, (("tokenize", True),)), "--template-arg tokenize is what interp itself gives"),
-        (THINKING, TemplateOptions(None, (("depth", "x"),)), r"of MODEL fails with --template-arg \(.+\); change them"),
+        (
+            None,
+            TemplateOptions(None, (("a", 1),)),
+            "--template-arg: the tokenizer of MODEL has no chat template",
+        ),
+        (
+            ALONE,
+            TemplateOptions("s"),
+            r"of MODEL refuses a system message \(System role not supported\); leave --sys",
+        ),
+        (
+            DEAF,
+            TemplateOptions("s"),
+            "the chat template of MODEL leaves a system message out; leave --system out",
+        ),
+        (
+            THINKING,
+            TemplateOptions(None, (("thinking", False),)),
+            "of MODEL does not read 'thinking'; check the name",
+        ),
+        (
+            THINKING,
+            TemplateOptions(None, (("messages", "x"),)),
+            "--template-arg messages is what interp itself gives",
+        ),
+        (
+            THINKING,
+            TemplateOptions(None, (("tokenize", True),)),
+            "--template-arg tokenize is what interp itself gives",
+        ),
+        (
+            THINKING,
+            TemplateOptions(None, (("depth", "x"),)),
+            r"of MODEL fails with --template-arg \(.+\); change them",
+        ),
     ],
 )
 def test_what_a_template_does_not_take_is_refused_in_one_line(template, options, said):
@@ -125,7 +172,9 @@ def test_what_the_template_is_given_is_in_the_key_and_in_a_note(models):
     keys = [key(study(models, **each)) for each in given]
     assert len(set(keys)) == len(keys)
     assert keys == [key(study(models, **each)) for each in given]
-    notes = study(models, system="close a\nwindow", arguments={"enable_thinking": False, "depth": 1}).notes
+    notes = study(
+        models, system="close a\nwindow", arguments={"enable_thinking": False, "depth": 1}
+    ).notes
     assert r"a system message stands before every prompt: 'close a\nwindow'" in notes
     assert "the chat template is given depth=1, enable_thinking=false" in notes
     assert not [note for note in study(models).notes if "template" in note or "system" in note]
@@ -139,15 +188,22 @@ def test_the_key_hashes_the_tokens_that_the_prompts_became(models, monkeypatch):
     assert asked.provenance(Compare()).inputs["tokens"].keys() == {"positive", "negative"}
     before = key(asked)
     # another version of a library can make other tokens of the same text with the same files
-    monkeypatch.setattr("interp.prompts.read.encode", lambda tokenizer, prompt: encode(tokenizer, f"{prompt} ."))
+    monkeypatch.setattr(
+        "interp.prompts.read.encode", lambda tokenizer, prompt: encode(tokenizer, f"{prompt} .")
+    )
     assert key(study(models)) != before
     assert key(asked) == before  # of what was read
 
 
 def test_conversations_are_in_the_key_as_they_are_read(models):
     messages = (("user", "open the door"), ("assistant", "close it"))
-    chats = OneClass(PromptSet((Prompt(0, "open the door\nclose it", "a", messages=messages),), "chats"))
-    pairs = [Pair.from_modules(*models, tokenizer(template)) for template in (tiny.TEMPLATE, "x" + tiny.TEMPLATE)]
+    chats = OneClass(
+        PromptSet((Prompt(0, "open the door\nclose it", "a", messages=messages),), "chats")
+    )
+    pairs = [
+        Pair.from_modules(*models, tokenizer(template))
+        for template in (tiny.TEMPLATE, "x" + tiny.TEMPLATE)
+    ]
     digests = [Study(pair, chats, None).inputs["tokens"]["positive"] for pair in pairs]
     assert len({*digests, None}) == 3
 
@@ -185,7 +241,8 @@ def test_another_day_is_another_key_where_the_template_reads_the_clock(models, c
     assert len(set(fixed)) == len(set(without)) == 1
     (note,) = [note for note in study(models, CLOCK).notes if "clock" in note]
     assert note.startswith(
-        "the chat template reads the clock: a prompt becomes other tokens, and a run has another key"
+        "the chat template reads the clock: a prompt becomes other tokens, and a run has"
+        " another key"
     )
 
 
@@ -194,10 +251,18 @@ def test_another_day_is_another_key_where_the_template_reads_the_clock(models, c
     [
         (CLOCK, {}, True),
         (CLOCK, {"date_string": "today"}, False),
-        ("{% if strftime_now is defined %}{% set now = strftime_now ('%Y') %}{{ now }}{% endif %}x", {}, True),
+        (
+            (
+                "{% if strftime_now is defined %}{% set now = strftime_now ('%Y') %}{{ now }}{%"
+                " endif %}x"
+            ),
+            {},
+            True,
+        ),
         ("{% if tools %}{{ strftime_now('%Y') }}{% endif %}x", {}, False),
         (THINKING, {}, False),
-        (f"Today is {datetime.date.today():%Y-%m-%d}. " + tiny.TEMPLATE, {}, False),  # written in it for good
+        # written in it for good
+        (f"Today is {datetime.date.today():%Y-%m-%d}. " + tiny.TEMPLATE, {}, False),
         ({"default": CLOCK, "tool_use": THINKING}, {}, True),
         ({"default": THINKING, "tool_use": CLOCK}, {}, False),
         ("{{ raise_exception('no') }}", {}, False),
@@ -211,7 +276,9 @@ def test_whether_a_template_reads_the_clock(template, arguments, reads):
 def test_a_date_that_a_tokenizers_own_code_writes_is_seen():
     class Dated(type(tiny.tokenizer())):
         def apply_chat_template(self, *args, **options):
-            return f"{datetime.date.today():%d %B %Y}{super().apply_chat_template(*args, **options)}"
+            return (
+                f"{datetime.date.today():%d %B %Y}{super().apply_chat_template(*args, **options)}"
+            )
 
     made = tokenizer(THINKING)
     made.__class__ = Dated
@@ -231,11 +298,28 @@ def folder(tmp_path, models):
 
 
 def compared(folder, *more):
-    return ["compare", f"{folder}/tuned", "--base", f"{folder}/base", "--prompts", f"{folder}/p.txt",
-            "--store", f"{folder}/runs", "--json", *more]  # fmt: skip
+    return [
+        "compare",
+        f"{folder}/tuned",
+        "--base",
+        f"{folder}/base",
+        "--prompts",
+        f"{folder}/p.txt",
+        "--store",
+        f"{folder}/runs",
+        "--json",
+        *more,
+    ]
 
 
-ASKED = ("--system", "close a window ?", "--template-arg", "enable_thinking=false", "--template-arg", "depth=2")
+ASKED = (
+    "--system",
+    "close a window ?",
+    "--template-arg",
+    "enable_thinking=false",
+    "--template-arg",
+    "depth=2",
+)
 
 
 def test_a_command_says_keeps_and_repeats_what_the_template_was_given(folder, capsys, monkeypatch):
@@ -261,9 +345,15 @@ def test_a_command_says_keeps_and_repeats_what_the_template_was_given(folder, ca
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["--template-arg", "depth"], "--template-arg 'depth' is no NAME=VALUE; write enable_thinking=false"),
+        (
+            ["--template-arg", "depth"],
+            "--template-arg 'depth' is no NAME=VALUE; write enable_thinking=false",
+        ),
         (["--template-arg", "=1"], "is no NAME=VALUE"),
-        (["--template-arg", "depth=1", "--template-arg", "depth=2"], "--template-arg depth is given twice"),
+        (
+            ["--template-arg", "depth=1", "--template-arg", "depth=2"],
+            "--template-arg depth is given twice",
+        ),
         (["--template-arg", "deep=1"], "does not read 'deep'; check the name"),
         (["--system", "\udcff"], "holds bytes that are no text in this locale"),
     ],
@@ -277,11 +367,16 @@ def test_options_that_say_nothing_are_refused_in_one_line(folder, capsys, given,
 
 def test_intruders_without_a_task_put_nothing_into_a_template(folder, capsys):
     assert main(["intruders", f"{folder}/tuned", "--base", f"{folder}/base", "--system", "s"]) == 2
-    assert "--system and --template-arg are of the prompts of --task FILE; give it" in capsys.readouterr().err
+    assert (
+        "--system and --template-arg are of the prompts of --task FILE; give it"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_control_gets_what_the_pair_gets(folder):
-    common = Reading(base=f"{folder}/base", prompts=folder / "p.txt", system="close a window ?", device="cpu")
+    common = Reading(
+        base=f"{folder}/base", prompts=folder / "p.txt", system="close a window ?", device="cpu"
+    )
     pair = common.load(f"{folder}/tuned", "x")
     control = load_control(common, f"{folder}/tuned", pair)
     assert control.template_options == pair.template_options == TemplateOptions("close a window ?")
@@ -304,15 +399,27 @@ def test_values_are_read_as_json_where_they_are_truth_values_or_numbers():
         "l=True",
     ]
     assert Templated(template_arg=given).template_arguments() == {
-        "a": True, "b": False, "c": 3, "d": -0.5, "e": "null", "f": "[1]", "g": "NaN", "h": "1e999", "i": '"x"',
-        "j": "", "k": "a=b", "l": "True",
-    }  # fmt: skip
+        "a": True,
+        "b": False,
+        "c": 3,
+        "d": -0.5,
+        "e": "null",
+        "f": "[1]",
+        "g": "NaN",
+        "h": "1e999",
+        "i": '"x"',
+        "j": "",
+        "k": "a=b",
+        "l": "True",
+    }
 
 
 def test_a_request_is_not_answered_from_before_where_the_template_reads_the_clock(folder):
     def request(**options):
         common = Templated(store=folder / "runs", **options)
-        return Request.of("x", {"tuned": f"{folder}/tuned", "base": f"{folder}/base", "common": common}).describe()
+        return Request.of(
+            "x", {"tuned": f"{folder}/tuned", "base": f"{folder}/base", "common": common}
+        ).describe()
 
     assert request() is not None
     assert request() == request() != request(system="a")

@@ -1,4 +1,6 @@
-"""``--checks``, ``transfer`` and ``dissociate`` as a user runs them: runs, claims, page, repeats, bad input."""
+"""``--checks``, ``transfer`` and ``dissociate`` as a user runs them: runs, claims, page, repeats,
+bad input.
+"""
 
 import json
 from pathlib import Path
@@ -22,7 +24,14 @@ COLOURS = organisms.prompts("refusal", "task", "colours")
 
 
 def asked(*options, limit=24):
-    return [*options, *BASE, *(part for pair in FILES.items() for part in pair), "--max-prompts", limit, "--quiet"]
+    return [
+        *options,
+        *BASE,
+        *(part for pair in FILES.items() for part in pair),
+        "--max-prompts",
+        limit,
+        "--quiet",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +66,9 @@ def pair(root):
         tiny.tokenizer(False).save_pretrained(root / name)
     both = tiny.contrast(40)
     for name, prompts in (("positive", both.positive), ("negative", both.negative)):
-        rows = [{"prompt": p.text, "twin": p.twin, "frame": row % 2} for row, p in enumerate(prompts)]
+        rows = [
+            {"prompt": p.text, "twin": p.twin, "frame": row % 2} for row, p in enumerate(prompts)
+        ]
         (root / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (root / "sorry.txt").write_text("Sorry")
     return root
@@ -65,9 +76,21 @@ def pair(root):
 
 def small(pair, *options):
     return [
-        *options, "--base", pair / "base", "--positive", pair / "positive.jsonl", "--negative", pair / "negative.jsonl",
-        "--markers", pair / "sorry.txt", "--template-column", "frame", "--store", pair / "runs", "--quiet",
-    ]  # fmt: skip
+        *options,
+        "--base",
+        pair / "base",
+        "--positive",
+        pair / "positive.jsonl",
+        "--negative",
+        pair / "negative.jsonl",
+        "--markers",
+        pair / "sorry.txt",
+        "--template-column",
+        "frame",
+        "--store",
+        pair / "runs",
+        "--quiet",
+    ]
 
 
 @pytest.mark.slow
@@ -86,7 +109,12 @@ def test_every_check_is_a_run_with_claims_and_a_figure(run, pair):
         "cross",
     )
     record = result(run, *command)
-    assert set(record["summary"]["checks"]) == {"stability", "redundancy", "coalitions", "refusal-direction"}
+    assert set(record["summary"]["checks"]) == {
+        "stability",
+        "redundancy",
+        "coalitions",
+        "refusal-direction",
+    }
     shown = {}
     for kind, check in record["summary"]["checks"].items():
         table, found = verified(pair / "runs", check["run"])
@@ -97,7 +125,11 @@ def test_every_check_is_a_run_with_claims_and_a_figure(run, pair):
     # all three are needed: without them there is nothing to fall back on
     assert not shown["redundant"]
     page = Path(record["page"]).read_text(encoding="utf-8")
-    for heading in ("Is the same set found on other prompts?", "halves of all units do?", "more than one direction?"):
+    for heading in (
+        "Is the same set found on other prompts?",
+        "halves of all units do?",
+        "more than one direction?",
+    ):
         assert heading in page
     again = result(run, *command)
     assert again["cached"]
@@ -109,7 +141,9 @@ def test_every_check_is_a_run_with_claims_and_a_figure(run, pair):
 
 @pytest.mark.slow
 def test_a_transfer_to_the_same_tune_is_whole(run, pair):
-    located = result(run, *small(pair, "locate-neurons", pair / "tuned", "--top", "3", "--method", "cross"))
+    located = result(
+        run, *small(pair, "locate-neurons", pair / "tuned", "--top", "3", "--method", "cross")
+    )
     record = result(run, *small(pair, "transfer", located["run"], pair / "tuned"))
     table, found = verified(pair / "runs", record["run"])
     assert found["correspondence"].value == pytest.approx(1.0)
@@ -125,7 +159,9 @@ def test_a_transfer_to_the_same_tune_is_whole(run, pair):
 
 @pytest.mark.slow
 def test_a_run_of_a_model_that_changed_cannot_be_transferred(run, only_line, pair, tmp_path):
-    located = result(run, *small(pair, "locate-neurons", pair / "tuned", "--top", "3", "--method", "cross"))
+    located = result(
+        run, *small(pair, "locate-neurons", pair / "tuned", "--top", "3", "--method", "cross")
+    )
     command = small(pair, "transfer", located["run"], pair / "tuned", "--source", pair / "base")
     code, _, err = run(*command)
     assert code == 2
@@ -133,15 +169,33 @@ def test_a_run_of_a_model_that_changed_cannot_be_transferred(run, only_line, pai
 
 
 CHECKED = asked(
-    "locate-neurons", "organism:refusal/planted", "--top", "30", "--random-sets", "3", "--control-prompts", "12",
-    "--method", "cross", "--template-column", "style", "--checks", "all", limit=60,
-)  # fmt: skip
+    "locate-neurons",
+    "organism:refusal/planted",
+    "--top",
+    "30",
+    "--random-sets",
+    "3",
+    "--control-prompts",
+    "12",
+    "--method",
+    "cross",
+    "--template-column",
+    "style",
+    "--checks",
+    "all",
+    limit=60,
+)
 
 
 @pytest.mark.slow
 def test_all_checks_run_beside_the_verification(run, root):
     record = result(run, *CHECKED, "--store", root)
-    assert set(record["summary"]["checks"]) == {"stability", "redundancy", "coalitions", "refusal-direction"}
+    assert set(record["summary"]["checks"]) == {
+        "stability",
+        "redundancy",
+        "coalitions",
+        "refusal-direction",
+    }
     assert record["summary"]["verified_by"]
     shown = {}
     for kind, check in record["summary"]["checks"].items():
@@ -153,7 +207,11 @@ def test_all_checks_run_beside_the_verification(run, root):
     assert not shown["redundant"]
     assert shown["beats-direction-as-base"]
     page = Path(record["page"]).read_text(encoding="utf-8")
-    for heading in ("Is the same set found on other prompts?", "halves of all units do?", "more than one direction?"):
+    for heading in (
+        "Is the same set found on other prompts?",
+        "halves of all units do?",
+        "more than one direction?",
+    ):
         assert heading in page
     again = result(run, *CHECKED, "--store", root)
     assert again["cached"]
@@ -163,7 +221,10 @@ def test_all_checks_run_beside_the_verification(run, root):
 @pytest.mark.slow
 def test_a_set_of_full_does_the_same_in_relearned_and_not_in_sham(run, root):
     located = result(
-        run, *asked("locate-neurons", "organism:refusal/full", "--no-verify", "--top", "150"), "--store", root
+        run,
+        *asked("locate-neurons", "organism:refusal/full", "--no-verify", "--top", "150"),
+        "--store",
+        root,
     )
     outcome = {}
     for target in ("relearned", "sham"):
@@ -186,23 +247,44 @@ def test_a_set_of_full_does_the_same_in_relearned_and_not_in_sham(run, root):
 def test_two_planted_skills_dissociate(run, root):
     record = result(
         run,
-        *asked("dissociate", "organism:refusal/distracted", "--other-task", COLOURS, "--random-sets", "19", limit=60),
-        "--store", root,
-    )  # fmt: skip
+        *asked(
+            "dissociate",
+            "organism:refusal/distracted",
+            "--other-task",
+            COLOURS,
+            "--random-sets",
+            "19",
+            limit=60,
+        ),
+        "--store",
+        root,
+    )
     _, found = verified(root, record["run"])
     assert all(claim.supported for claim in found.values()), record["summary"]["sentence"]
     assert record["summary"]["sentence"].startswith("The two sets carry the two behaviours")
     again = result(
         run,
-        *asked("dissociate", "organism:refusal/distracted", "--other-task", COLOURS, "--random-sets", "19", limit=60),
-        "--store", root,
-    )  # fmt: skip
+        *asked(
+            "dissociate",
+            "organism:refusal/distracted",
+            "--other-task",
+            COLOURS,
+            "--random-sets",
+            "19",
+            limit=60,
+        ),
+        "--store",
+        root,
+    )
     assert again["cached"]
 
 
 PLANTED = "organism:refusal/planted"
 BAD = {
-    "unknown check": (asked("locate-neurons", PLANTED, "--checks", "all,more"), "unknown --checks 'all'"),
+    "unknown check": (
+        asked("locate-neurons", PLANTED, "--checks", "all,more"),
+        "unknown --checks 'all'",
+    ),
     "direction of a task": (
         [
             "locate-neurons",
@@ -218,14 +300,33 @@ BAD = {
         "--checks direction needs a behaviour that both classes can show",
     ),
     "redundancy without a base": (
-        ["locate-neurons", PLANTED, *(part for pair in FILES.items() for part in pair), "--checks", "redundancy"],
+        [
+            "locate-neurons",
+            PLANTED,
+            *(part for pair in FILES.items() for part in pair),
+            "--checks",
+            "redundancy",
+        ],
         "--checks redundancy needs a base to return to",
     ),
-    "no template": (asked("locate-neurons", PLANTED, "--template-column", "form"), "has no column 'form'"),
+    "no template": (
+        asked("locate-neurons", PLANTED, "--template-column", "form"),
+        "has no column 'form'",
+    ),
     "no such run": (asked("transfer", "0123456789abcdef0123", PLANTED), "there is no store at"),
-    "no second behaviour": (asked("dissociate", PLANTED), "give either --other-task FILE or --other-positive FILE"),
+    "no second behaviour": (
+        asked("dissociate", PLANTED),
+        "give either --other-task FILE or --other-positive FILE",
+    ),
     "a metric without a task": (
-        asked("dissociate", PLANTED, "--other-positive", FILES["--negative"], "--other-metric", "accuracy"),
+        asked(
+            "dissociate",
+            PLANTED,
+            "--other-positive",
+            FILES["--negative"],
+            "--other-metric",
+            "accuracy",
+        ),
         "--other-metric accuracy is of a task",
     ),
     "the same prompts twice": (

@@ -1,4 +1,6 @@
-"""A claim is written once; all that it says follows from the stored tables, and what does not is found out."""
+"""A claim is written once; all that it says follows from the stored tables, and what does not is
+found out.
+"""
 
 import dataclasses
 import json
@@ -47,13 +49,20 @@ def run(n=N, seed=0, draws=39):
         "log_odds": (odds, "measure", "o"),
         "other": (odds - 1.0, "measure", "o"),
     }
-    random = {"effect": (np.linspace(0, 0.5, draws), "measure", "e"), "set": (np.arange(draws) % 2, "key", "s")}
+    random = {
+        "effect": (np.linspace(0, 0.5, draws), "measure", "e"),
+        "set": (np.arange(draws) % 2, "key", "s"),
+    }
     dose = {
         "k": ([1, 2, 4], "key", "k"),
         "source": (["located"] * 3, "key", "s"),
         "effect": ([0.0, 0.5, 1.0], "measure", "e"),
     }
-    parts = {"answers": table("answers", answers), "random": table("random", random), "dose": table("dose", dose)}
+    parts = {
+        "answers": table("answers", answers),
+        "random": table("random", random),
+        "dose": table("dose", dose),
+    }
     return table("x", {"n": ([3], "measure", "n")}, tables=parts)
 
 
@@ -63,9 +72,13 @@ ODDS = {"table": "answers", "where": TUNED}
 
 def claim(**changes):
     fields = {
-        "name": "c", "estimate": mean("log_odds", **ODDS), "at_least": 1.0, "null": Draws("random", "effect"),
-        "control": "random sets", "text": "It is {value:.2f}.",
-    }  # fmt: skip
+        "name": "c",
+        "estimate": mean("log_odds", **ODDS),
+        "at_least": 1.0,
+        "null": Draws("random", "effect"),
+        "control": "random sets",
+        "text": "It is {value:.2f}.",
+    }
     return Claim(**fields | changes)
 
 
@@ -77,18 +90,42 @@ def one(made, on=None):
     ("estimate", "value"),
     [
         (mean("log_odds", **ODDS), lambda tuned, base: tuned.mean()),
-        (mean("log_odds", pair="prompt_id", minus={"where": BASE}, **ODDS), lambda tuned, base: (tuned - base).mean()),
-        (mean("log_odds", minus={"where": BASE}, **ODDS), lambda tuned, base: tuned.mean() - base.mean()),
+        (
+            mean("log_odds", pair="prompt_id", minus={"where": BASE}, **ODDS),
+            lambda tuned, base: (tuned - base).mean(),
+        ),
+        (
+            mean("log_odds", minus={"where": BASE}, **ODDS),
+            lambda tuned, base: tuned.mean() - base.mean(),
+        ),
         (mean("log_odds", minus={"column": "other"}, **ODDS), lambda tuned, base: 1.0),
-        (mean("other", over={"column": "log_odds"}, **ODDS), lambda tuned, base: (tuned - 1).mean() / tuned.mean()),
-        (mean("log_odds", table="answers", where={"condition": ["tuned", "base"]}), lambda t, b: np.r_[t, b].mean()),
-        (auc("log_odds", TUNED, BASE, table="answers"), lambda tuned, base: (tuned[:, None] > base).mean()),
+        (
+            mean("other", over={"column": "log_odds"}, **ODDS),
+            lambda tuned, base: (tuned - 1).mean() / tuned.mean(),
+        ),
+        (
+            mean("log_odds", table="answers", where={"condition": ["tuned", "base"]}),
+            lambda t, b: np.r_[t, b].mean(),
+        ),
+        (
+            auc("log_odds", TUNED, BASE, table="answers"),
+            lambda tuned, base: (tuned[:, None] > base).mean(),
+        ),
         (statistic("median", "log_odds", **ODDS), lambda tuned, base: np.median(tuned)),
-        (statistic("root-mean-square", "log_odds", **ODDS), lambda tuned, base: np.sqrt((tuned**2).mean())),
+        (
+            statistic("root-mean-square", "log_odds", **ODDS),
+            lambda tuned, base: np.sqrt((tuned**2).mean()),
+        ),
         (statistic("correlation", "log_odds", by="other", **ODDS), lambda tuned, base: 1.0),
-        (statistic("count", "log_odds", table="answers", where={"condition": "none"}), lambda tuned, base: 0),
+        (
+            statistic("count", "log_odds", table="answers", where={"condition": "none"}),
+            lambda tuned, base: 0,
+        ),
         (statistic("area", "effect", table="dose", by="k"), lambda tuned, base: 0.5),
-        (statistic("smallest-dose", "effect", table="dose", by="k", reach=0.5), lambda tuned, base: 2),
+        (
+            statistic("smallest-dose", "effect", table="dose", by="k", reach=0.5),
+            lambda tuned, base: 2,
+        ),
         (statistic("maximum", "n"), lambda tuned, base: 3),
     ],
 )
@@ -96,7 +133,10 @@ def test_estimates(estimate, value):
     answers = run().tables["answers"]
     tuned, base = (answers["log_odds"][answers["condition"] == name] for name in ("tuned", "base"))
     assert measure(estimate, run()).value == pytest.approx(value(tuned, base))
-    assert Estimate.from_json(json.loads(json.dumps(estimate.to_json()))).to_json() == estimate.to_json()
+    assert (
+        Estimate.from_json(json.loads(json.dumps(estimate.to_json()))).to_json()
+        == estimate.to_json()
+    )
 
 
 def test_a_mean_of_numbers_that_are_0_or_1_by_definition_is_a_share():
@@ -126,7 +166,11 @@ def test_a_judged_share_is_corrected_for_the_errors_that_a_table_states():
     said = np.array([True] * 6 + [False] * 4)
     errors = {"sensitivity": [0.9], "specificity": [0.8], "labelled_yes": [40], "labelled_no": [50]}
     judge = table("judged", {name: (values, "measure", "m") for name, values in errors.items()})
-    columns = {"cluster": (np.arange(10), "key", "c"), "said": (said, "flag", "f"), "before": (~said, "flag", "f")}
+    columns = {
+        "cluster": (np.arange(10), "key", "c"),
+        "said": (said, "flag", "f"),
+        "before": (~said, "flag", "f"),
+    }
     made = table("x", columns, tables={"judged": judge})
     found = measure(mean("said", judge="judged"), made)
     assert found[:3] == pytest.approx(corrected_share(6, 10, 36, 40, 40, 50)[1:])
@@ -147,7 +191,9 @@ def test_rows_are_paired_by_their_key_whatever_their_order():
     before = run()
     answers = before.tables["answers"]
     order = np.random.default_rng(1).permutation(2 * N)
-    turned = dataclasses.replace(answers, data={name: array[order] for name, array in answers.data.items()})
+    turned = dataclasses.replace(
+        answers, data={name: array[order] for name, array in answers.data.items()}
+    )
     after = dataclasses.replace(before, tables={**before.tables, "answers": turned})
     paired = mean("log_odds", pair="prompt_id", minus={"where": BASE}, **ODDS)
     np.testing.assert_allclose(measure(paired, after), measure(paired, before))
@@ -164,11 +210,17 @@ def test_rows_are_paired_by_their_key_whatever_their_order():
         (mean("condition", table="answers"), "holds text"),
         (statistic("eval", "log_odds", **ODDS), "statistic 'eval': known are mean"),
         (mean("log_odds", table="answers", where={"nope": 1}), "column 'nope' is read"),
-        (mean("log_odds", table="answers", where={"condition": "nope"}), "no row of table 'answers'"),
+        (
+            mean("log_odds", table="answers", where={"condition": "nope"}),
+            "no row of table 'answers'",
+        ),
         (mean("log_odds", table="answers", where={"cluster": "text"}), "cannot be measured"),
         (mean("log_odds", table="answers", where={"cluster": [0.7]}), "no values of int64"),
         (mean("log_odds", table="answers", pair="condition"), "do not tell them apart"),
-        (mean("log_odds", pair="prompt_id", minus={"where": {"cluster": 1}}, **ODDS), "do not tell them apart|matched"),
+        (
+            mean("log_odds", pair="prompt_id", minus={"where": {"cluster": 1}}, **ODDS),
+            "do not tell them apart|matched",
+        ),
         (mean("log_odds", over={"where": BASE}, **ODDS), "are not matched"),
         (mean("log_odds", minus={"nope": 1}, **ODDS), "is not among the fields"),
     ],
@@ -181,10 +233,20 @@ def test_estimates_that_cannot_be_measured(estimate, message):
 class TestVerdicts:
     def test_rest_on_threshold_interval_and_p(self):
         assert one(claim()).supported
-        assert one(claim(at_least=4.9)).verdict == "not supported"  # the value reaches it, its interval does not
+        # the value reaches it, its interval does not
+        assert one(claim(at_least=4.9)).verdict == "not supported"
         assert one(claim(at_least=4.0, beyond=[1.0])).supported
         assert one(claim(beyond=["control"])).supported
-        assert one(claim(null=Draws("random", "effect", observed=mean("log_odds", table="answers", where=BASE)))).p == 1
+        assert (
+            one(
+                claim(
+                    null=Draws(
+                        "random", "effect", observed=mean("log_odds", table="answers", where=BASE)
+                    )
+                )
+            ).p
+            == 1
+        )
         assert one(claim(at_least=None, at_most=9.0)).supported
         assert one(claim(at_least=None, at_most=5.1)).verdict == "not supported"
 
@@ -211,7 +273,9 @@ class TestVerdicts:
 
     def test_what_is_required_has_to_be_supported(self):
         weak = claim(name="weak", at_least=99.0)
-        assert [f.verdict for f in evaluate([claim(requires=["weak"]), weak], run())] == ["not supported"] * 2
+        assert [f.verdict for f in evaluate([claim(requires=["weak"]), weak], run())] == [
+            "not supported"
+        ] * 2
         with pytest.raises(ClaimError, match="'nope'"):
             one(claim(requires=["nope"]))
         with pytest.raises(ClaimError, match="requires"):
@@ -227,7 +291,14 @@ class TestVerdicts:
 
     def test_p_is_the_largest_over_each(self):
         found = one(
-            claim(null=Draws("random", "effect", each="set", observed=mean("effect", cluster="", table="random")))
+            claim(
+                null=Draws(
+                    "random",
+                    "effect",
+                    each="set",
+                    observed=mean("effect", cluster="", table="random"),
+                )
+            )
         )
         draws = run().tables["random"]
         each = [draws["effect"][draws["set"] == at] for at in (0, 1)]
@@ -237,16 +308,22 @@ class TestVerdicts:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"at_least": None}, {"at_most": 1.0}, {"at_least": float("inf")}, {"control": ""}, {"beyond": ["name"]},
+        {"at_least": None},
+        {"at_most": 1.0},
+        {"at_least": float("inf")},
+        {"control": ""},
+        {"beyond": ["name"]},
         {"beyond": [True]},
     ],
-)  # fmt: skip
+)
 def test_claims_that_make_no_sense(fields):
     with pytest.raises((ValueError, TypeCheckError)):
         claim(**fields)
 
 
-@pytest.mark.parametrize("fields", [{"level": 0.2}, {"level": 0}, {"arrangements": 0}, {"alternative": "sideways"}])
+@pytest.mark.parametrize(
+    "fields", [{"level": 0.2}, {"level": 0}, {"arrangements": 0}, {"alternative": "sideways"}]
+)
 def test_nulls_that_make_no_sense(fields):
     with pytest.raises((ValueError, TypeCheckError), match=r"null|alternative|violates"):
         Draws("random", "effect", **fields)
@@ -256,7 +333,10 @@ class TestSentences:
     def test_take_numbers_of_the_claim_and_further_estimates(self):
         share = mean("refused", **ODDS)
         found = one(
-            claim(text="{value:.1f} of {share:.0%}, {draws:d} draws at most {control_max:.1f}.", also={"share": share})
+            claim(
+                text="{value:.1f} of {share:.0%}, {draws:d} draws at most {control_max:.1f}.",
+                also={"share": share},
+            )
         )
         assert found.sentence == f"{found.value:.1f} of 100%, 39 draws at most 0.5."
 
@@ -264,7 +344,8 @@ class TestSentences:
         assert one(claim(at_least=99.0, otherwise="It is not.")).sentence == "It is not."
 
     @pytest.mark.parametrize(
-        "text", ["{nope}", "{value.real}", "{value!r}", "{value:99999d}", "{value:{low}}", "{", "{0}"]
+        "text",
+        ["{nope}", "{value.real}", "{value!r}", "{value:99999d}", "{value:{low}}", "{", "{0}"],
     )
     def test_reach_into_nothing_else(self, text):
         with pytest.raises(ClaimError):
@@ -288,9 +369,17 @@ def test_a_run_keeps_its_claims_and_says_them_in_two_sentences():
 
 
 WRONG = {
-    "value": 0.01, "low": -0.01, "high": 0.01, "clusters": 1.0, "control_value": 0.1, "control_low": 0.1,
-    "control_high": 0.1, "p": 0.01, "p_adjusted": 0.01, "draws": 1.0,
-}  # fmt: skip
+    "value": 0.01,
+    "low": -0.01,
+    "high": 0.01,
+    "clusters": 1.0,
+    "control_value": 0.1,
+    "control_low": 0.1,
+    "control_high": 0.1,
+    "p": 0.01,
+    "p_adjusted": 0.01,
+    "draws": 1.0,
+}
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -298,7 +387,9 @@ def test_a_number_that_does_not_follow_is_named(name):
     found = stored()
     finding = from_table(found.tables["claims"])[0]
     moved = dataclasses.replace(finding, **{name: getattr(finding, name) + WRONG[name]})
-    with pytest.raises(ClaimError, match=f"'c' says .*{'' if name == 'value' else name}.*its tables give"):
+    with pytest.raises(
+        ClaimError, match=f"'c' says .*{'' if name == 'value' else name}.*its tables give"
+    ):
         check(moved, found)
 
 
@@ -315,16 +406,29 @@ def test_a_verdict_or_sentence_that_does_not_follow_is_named():
 
 def test_what_contradicts_its_own_recipe_is_not_read():
     claims = stored().tables["claims"]
-    for column, value in (("threshold", 0.0), ("direction", "at most"), ("control", "x"), ("verdict", "proven"),
-                          ("supported", False)):  # fmt: skip
+    for column, value in (
+        ("threshold", 0.0),
+        ("direction", "at most"),
+        ("control", "x"),
+        ("verdict", "proven"),
+        ("supported", False),
+    ):
         data = {**claims.data, column: np.array([value, claims[column][1]], claims[column].dtype)}
         with pytest.raises(ClaimError, match="its recipe does not have"):
             from_table(dataclasses.replace(claims, data=data))
 
 
-@pytest.mark.parametrize("recipe", ["{", "[]", "{}", '{"estimate": {"column": "x"}, "text": "t", "at_least": "2"}',
-                                    '{"estimate": {"column": 3}, "text": "t", "at_least": 1}',
-                                    '{"estimate": {"column": "x"}, "text": "t", "at_least": 1, "no": 1}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"estimate": {"column": "x"}, "text": "t", "at_least": "2"}',
+        '{"estimate": {"column": 3}, "text": "t", "at_least": 1}',
+        '{"estimate": {"column": "x"}, "text": "t", "at_least": 1, "no": 1}',
+    ],
+)
 def test_recipes_that_cannot_be_read(recipe):
     claims = stored().tables["claims"]
     data = {**claims.data, "recipe": np.array([recipe, recipe], object)}
@@ -339,17 +443,34 @@ def test_tables_that_hold_no_claims():
 
 @FAST
 @given(
-    st.integers(0, 10_000), st.integers(2, 14), st.floats(-2, 6), st.booleans(),
-    st.lists(st.sampled_from(["threshold", "control", 0.5]), max_size=2), st.integers(0, 45),
-)  # fmt: skip
-def test_what_is_concluded_is_what_the_check_accepts(seed, clusters, threshold, least, beyond, draws):
+    st.integers(0, 10_000),
+    st.integers(2, 14),
+    st.floats(-2, 6),
+    st.booleans(),
+    st.lists(st.sampled_from(["threshold", "control", 0.5]), max_size=2),
+    st.integers(0, 45),
+)
+def test_what_is_concluded_is_what_the_check_accepts(
+    seed, clusters, threshold, least, beyond, draws
+):
     """Over claims of all shapes, and the other way round: no other verdict passes."""
     side = {"at_least": threshold} if least else {"at_least": None, "at_most": threshold}
     made = [
         claim(**side, beyond=beyond),
-        claim(name="paired", estimate=mean("refused", pair="prompt_id", minus={"where": BASE}, **ODDS), **side),
-        claim(name="ratio", estimate=mean("other", over={"column": "log_odds"}, **ODDS), reference=1.0, **side),
-        claim(name="auc", estimate=auc("log_odds", TUNED, BASE, table="answers"), **side, beyond=[0.5]),
+        claim(
+            name="paired",
+            estimate=mean("refused", pair="prompt_id", minus={"where": BASE}, **ODDS),
+            **side,
+        ),
+        claim(
+            name="ratio",
+            estimate=mean("other", over={"column": "log_odds"}, **ODDS),
+            reference=1.0,
+            **side,
+        ),
+        claim(
+            name="auc", estimate=auc("log_odds", TUNED, BASE, table="answers"), **side, beyond=[0.5]
+        ),
     ]
     found = conclude(run(clusters, seed, draws), made)
     for finding in from_table(found.tables["claims"]):
@@ -363,12 +484,23 @@ def test_an_interval_of_a_correlation_ends_where_correlations_do():
     generator = np.random.default_rng(0)
     x = generator.normal(size=8)
     noisy = x + 0.3 * generator.normal(size=8)
-    rows = table("rows", {name: (values, "measure", name) for name, values in
-                          {"x": x, "y": noisy, "cluster": np.repeat(np.arange(4), 2)}.items()})  # fmt: skip
+    rows = table(
+        "rows",
+        {
+            name: (values, "measure", name)
+            for name, values in {"x": x, "y": noisy, "cluster": np.repeat(np.arange(4), 2)}.items()
+        },
+    )
     run = table("run", {"at": ([0], "key", "row")}, tables={"rows": rows})
     for name in ("correlation", "rank-correlation"):
-        made = Claim(name="c", estimate=statistic(name, "x", by="y", table="rows", cluster="cluster"), text="",
-                     at_least=0.0, reference=0.0, control="none")  # fmt: skip
+        made = Claim(
+            name="c",
+            estimate=statistic(name, "x", by="y", table="rows", cluster="cluster"),
+            text="",
+            at_least=0.0,
+            reference=0.0,
+            control="none",
+        )
         (found,) = evaluate([made], run)
         assert found.low < found.value <= found.high == 1
         assert found.clusters == 4
@@ -390,7 +522,11 @@ def test_what_is_not_supported_says_which_number_does_not_reach_what_it_needs():
         ({"beyond": [50.0]}, "not supported", "the interval reaches 4.117, not above 50"),
         (UNTESTED, "not tested", "there is nothing to compare with"),
         ({**UNTESTED, "missing": "give --control"}, "not tested", "compare with: give --control"),
-        ({"null": Draws("random", "effect", {"set": 5})}, "not tested", "0 draws of the null cannot give p <= 0.05"),
+        (
+            {"null": Draws("random", "effect", {"set": 5})},
+            "not tested",
+            "0 draws of the null cannot give p <= 0.05",
+        ),
         ({"null": Draws("random", "effect", observed=one)}, "not supported", "p is 0.5"),
     ):
         verdict_now, reason_now = reason_of(conclude(run(), [claim(**changes)]), claim().name)
@@ -398,7 +534,10 @@ def test_what_is_not_supported_says_which_number_does_not_reach_what_it_needs():
         assert reason in reason_now
         assert bool(reason_now) is (verdict != "supported")
     few = conclude(run(n=4), [claim()])
-    assert reason_of(few, claim().name) == ("too few clusters", "4 effective clusters, 6 are needed")
+    assert reason_of(few, claim().name) == (
+        "too few clusters",
+        "4 effective clusters, 6 are needed",
+    )
     both = [claim(at_least=100.0), claim(name="second", requires=[claim().name])]
     assert reason_of(conclude(run(), both), "second")[1] == f"{claim().name} is not supported"
 
@@ -414,14 +553,22 @@ def test_a_reason_that_was_changed_is_found():
 def test_a_number_that_there_is_none_of_is_said_in_words():
     numbers = {"value": 0.5, "low": float("nan"), "high": float("nan")}
     assert fill("{value:.1%} [{low:.1%}, {high:+.1%}]", numbers) == "50.0% [no interval]"
-    assert fill("({low:.1%} to {high:.1%}), at most {high:.2f}", numbers) == "(no interval), at most undefined"
+    assert (
+        fill("({low:.1%} to {high:.1%}), at most {high:.2f}", numbers)
+        == "(no interval), at most undefined"
+    )
     assert fill("a banana, {value}", numbers) == "a banana, 0.5"
 
 
 def test_the_table_for_a_terminal_says_what_is_needed_and_why_not():
     apart = mean("log_odds", pair="prompt_id", minus={"where": BASE}, **ODDS)
     made = conclude(
-        run(), [claim(estimate=apart), claim(name="large", at_least=100.0), claim(name="alone", **UNTESTED)]
+        run(),
+        [
+            claim(estimate=apart),
+            claim(name="large", at_least=100.0),
+            claim(name="alone", **UNTESTED),
+        ],
     )
     said = claims_table(made.summary["findings"])
     first, second, third = said.splitlines()[1:4]

@@ -1,4 +1,6 @@
-"""The command line: one line and the right code for whatever goes wrong, one JSON object for machines, and speed."""
+"""The command line: one line and the right code for whatever goes wrong, one JSON object for
+machines, and speed.
+"""
 
 import subprocess
 import sys
@@ -26,7 +28,10 @@ LOCATE = ("locate-neurons", "model", "--positive", "p.txt", "--negative", "n.txt
         (["show", "abc", "--rows", "-1"], "'--rows': Input should be greater than or equal to 0"),
         (["show", "abc", "--rows", "many"], "'--rows'"),
         (["locate-neurons"], "Missing argument 'TUNED'"),
-        (["locate-neurons", "model", "--negative", "n.txt"], "give either --positive FILE or --task FILE"),
+        (
+            ["locate-neurons", "model", "--negative", "n.txt"],
+            "give either --positive FILE or --task FILE",
+        ),
         ([*LOCATE[:4]], "Missing option '--negative'"),
         ([*LOCATE, "--seed", "-1"], "'--seed'"),
         ([*LOCATE, "--random-sets", "0"], "'--random-sets'"),
@@ -45,7 +50,9 @@ def test_bad_input_is_one_line_and_code_2(run, only_line, tmp_path, monkeypatch,
 
 @pytest.fixture(scope="module")
 def prompt_files(tmp_path_factory):
-    """A folder of prompt files, good and bad, and of a model that looks like one until its weights are read."""
+    """A folder of prompt files, good and bad, and of a model that looks like one until its weights
+    are read.
+    """
     folder = tmp_path_factory.mktemp("prompts")
     for name, content in {
         "good.txt": b"one\ntwo\nthree\nfour\n",
@@ -87,7 +94,11 @@ def prompt_files(tmp_path_factory):
         ("good.txt", ["--markers", "absent.txt"], "absent.txt"),
         ("good.txt", ["--markers", "{}/blank-markers.txt"], "markers"),
         ("good.txt", ["--verify-positive", "{}/good.txt"], "--verify-negative"),
-        ("good.txt", ["--verify-positive", "{0}/good.txt", "--verify-negative", "{0}/other.txt"], ""),
+        (
+            "good.txt",
+            ["--verify-positive", "{0}/good.txt", "--verify-negative", "{0}/other.txt"],
+            "",
+        ),
     ],
 )
 def test_bad_files_and_options_are_found_before_weights_are_read(
@@ -103,11 +114,19 @@ def test_bad_files_and_options_are_found_before_weights_are_read(
 
 
 @pytest.mark.parametrize(
-    "model", ["./no-such-model", "organism:refusal/none", "nobody/no-such", "...", "{}", "{}/unreadable"]
+    "model",
+    ["./no-such-model", "organism:refusal/none", "nobody/no-such", "...", "{}", "{}/unreadable"],
 )
 def test_what_is_no_model(run, only_line, tmp_path, prompt_files, model):
     files = ["--positive", prompt_files / "good.txt", "--negative", prompt_files / "other.txt"]
-    code, out, err = run("locate-neurons", model.format(prompt_files), *files, "--store", tmp_path / "store", "--quiet")
+    code, out, err = run(
+        "locate-neurons",
+        model.format(prompt_files),
+        *files,
+        "--store",
+        tmp_path / "store",
+        "--quiet",
+    )
     assert (code, out) == (2, "")
     assert model.format(prompt_files).removeprefix("organism:") in only_line(err)
     assert not list(tmp_path.iterdir())
@@ -167,7 +186,10 @@ def test_interruption_is_130(run, monkeypatch):
 
 def test_a_reader_that_went_away_is_no_error():
     process = subprocess.Popen(
-        [sys.executable, "-m", "interp", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "interp", "--help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     process.stdout.close()
     err = process.stderr.read()
@@ -183,7 +205,9 @@ def test_help_imports_nothing_heavy():
         "import sys; from interp.cli import main; main(['--help'])\n"
         f"sys.exit(' '.join(name for name in {HEAVY} if name in sys.modules) or 0)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -194,6 +218,8 @@ def seconds(*command):
 
 
 def test_help_answers_at_once():
-    """At most 0.4 s, the best of three, or a tenth of importing torch where the machine is slow or busy."""
+    """At most 0.4 s, the best of three, or a tenth of importing torch where the machine is slow or
+    busy.
+    """
     took = min(seconds("-m", "interp", "--help") for _ in range(3))
     assert took <= 0.4 or took <= seconds("-c", "import torch") / 10

@@ -13,7 +13,9 @@ from interp.table import table
 from tests.tables import finding
 
 
-@pytest.mark.parametrize("arguments", [["ls"], ["show", "abc"], ["sql", "select 1"]], ids=lambda a: a[0])
+@pytest.mark.parametrize(
+    "arguments", [["ls"], ["show", "abc"], ["sql", "select 1"]], ids=lambda a: a[0]
+)
 def test_looking_at_a_missing_store_makes_none(run, only_line, tmp_path, arguments):
     code, out, err = run(*arguments, "--store", tmp_path / "nowhere")
     assert (code, out) == (2, "")
@@ -30,15 +32,29 @@ def store(tmp_path):
         "score": ([0.5, np.nan, 2.0], "measure", "how much"),
         "rank": ([2, 3, 1], "measure", "1 is best"),
     }
-    tokens = table("neuron-tokens", {"token": (["a,b", 'say "no"', "line\nbreak"], "text", "token")})
+    tokens = table(
+        "neuron-tokens", {"token": (["a,b", 'say "no"', "line\nbreak"], "text", "token")}
+    )
     claim = finding(
-        "necessity", "All of it.", 0.9, 0.8, 1.0, (0.1, 0.0, 0.2), 0.005, control="random sets", at_least=0.5
+        "necessity",
+        "All of it.",
+        0.9,
+        0.8,
+        1.0,
+        (0.1, 0.0, 0.2),
+        0.005,
+        control="random sets",
+        at_least=0.5,
     )
     for seed in (0, 1):
-        provenance = Provenance("locate-neurons", 1, {"method": "change"}, None, {"seed": seed}, {"tuned": "child"})
+        provenance = Provenance(
+            "locate-neurons", 1, {"method": "change"}, None, {"seed": seed}, {"tuned": "child"}
+        )
         parts = {"tokens": tokens, "claims": to_table([claim])} if seed else {}
         summary = {"sentence": f"Sentence {seed}.", "auc": 0.75}
-        store.write(table("locate-neurons", scores, provenance=provenance, summary=summary, tables=parts))
+        store.write(
+            table("locate-neurons", scores, provenance=provenance, summary=summary, tables=parts)
+        )
     return store
 
 
@@ -50,7 +66,11 @@ def one_object(out):
 def test_ls_shows_the_latest_first(run, store):
     code, out, err = run("ls", "--store", store.root)
     assert (code, err) == (0, "")
-    assert [line.split("  ")[-1].strip() for line in out.splitlines()] == ["found", "Sentence 1.", "Sentence 0."]
+    assert [line.split("  ")[-1].strip() for line in out.splitlines()] == [
+        "found",
+        "Sentence 1.",
+        "Sentence 0.",
+    ]
     listed = one_object(run("ls", "--store", store.root, "--json")[1])["runs"]
     assert [entry["run"] for entry in listed] == [manifest.key for manifest in store.runs()[::-1]]
     assert {entry["rows"] for entry in listed} == {3}
@@ -93,7 +113,12 @@ def test_show_tells_origin_sentence_claims_and_best_rows(run, store):
         assert text in out
     assert out.index("    2     1") < out.index("  0.5     2") < out.index("    -     3")
     shown = one_object(run("show", key, "--store", store.root, "--json", "--rows", 1)[1])
-    assert [shown[name] for name in ("run", "path", "cached", "rows")] == [key, str(store.path(key)), True, 3]
+    assert [shown[name] for name in ("run", "path", "cached", "rows")] == [
+        key,
+        str(store.path(key)),
+        True,
+        3,
+    ]
     assert shown["summary"]["auc"] == 0.75
     assert shown["first"] == [{"layer": 1, "score": 2.0, "rank": 1}]
     assert shown["claims"][0]["name"] == "necessity"
@@ -143,7 +168,10 @@ def test_sql_as_text_csv_and_json(run, store):
     code, out, err = run("sql", query, "--store", store.root)
     assert (code, err) == (0, "")
     assert out.splitlines()[0].split() == ["layer", "score"]
-    assert run("sql", query, "--store", store.root, "--csv")[1] == "layer,score\n0,0.5\n0,0.5\n0,\n0,\n"
+    assert (
+        run("sql", query, "--store", store.root, "--csv")[1]
+        == "layer,score\n0,0.5\n0,0.5\n0,\n0,\n"
+    )
     answer = one_object(run("sql", query, "--store", store.root, "--json")[1])
     assert (answer["rows"], answer["columns"]) == (4, ["layer", "score"])
     assert answer["data"][::2] == [{"layer": 0, "score": 0.5}, {"layer": 0, "score": None}]

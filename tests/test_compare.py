@@ -1,4 +1,6 @@
-"""The first look: numbers beside plain computations, silence on an identical pair, a control, and the command."""
+"""The first look: numbers beside plain computations, silence on an identical pair, a control, and
+the command.
+"""
 
 import copy
 import json
@@ -68,7 +70,9 @@ def test_tokens_and_streams_are_those_of_plain_passes(name):
     table = Compare()(study)
     tokens, drift = table.tables["tokens"], table.tables["drift"]
     for row, coded in enumerate(study.encoded("positive")):
-        tuned, base = (logits_of(pair[role].module, coded.ids).log_softmax(-1) for role in ("tuned", "base"))
+        tuned, base = (
+            logits_of(pair[role].module, coded.ids).log_softmax(-1) for role in ("tuned", "base")
+        )
         kl = (tuned.exp() * (tuned - base)).sum(-1)
         mine = tokens["prompt_id"] == row
         np.testing.assert_allclose(tokens["kl"][mine], kl, rtol=2e-3, atol=1e-5)
@@ -83,8 +87,12 @@ def test_tokens_and_streams_are_those_of_plain_passes(name):
         for depth, site in enumerate(sites):
             x, y = (values[site][0].double() for values in streams)
             found = drift["cosine"][here][depth], drift["norm_ratio"][here][depth]
-            assert found[0] == pytest.approx(torch.cosine_similarity(x, y, -1).mean().item(), abs=1e-6)
-            assert found[1] == pytest.approx((x.norm(dim=-1) / y.norm(dim=-1)).mean().item(), rel=1e-5)
+            assert found[0] == pytest.approx(
+                torch.cosine_similarity(x, y, -1).mean().item(), abs=1e-6
+            )
+            assert found[1] == pytest.approx(
+                (x.norm(dim=-1) / y.norm(dim=-1)).mean().item(), rel=1e-5
+            )
 
 
 LENSED = ("gpt2", "gemma2")
@@ -92,7 +100,10 @@ LENSED = ("gpt2", "gemma2")
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=[] if n in LENSED else pytest.mark.slow) for n in (*FIVE, "gemma3", "mixtral")],
+    [
+        pytest.param(n, marks=[] if n in LENSED else pytest.mark.slow)
+        for n in (*FIVE, "gemma3", "mixtral")
+    ],
 )
 def test_the_lens_at_the_end_is_the_model(name):
     """Final norm, head and soft caps of whatever family, reached without naming them."""
@@ -112,7 +123,9 @@ def test_the_lens_at_the_end_is_the_model(name):
 def test_nnsight_reads_the_same_lens():
     pair = pair_of("gpt2")
     streams = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(0))
-    found = [lenses(engine, [pair.tuned], [streams])[0] for engine in (ENGINE, engine_named("nnsight"))]
+    found = [
+        lenses(engine, [pair.tuned], [streams])[0] for engine in (ENGINE, engine_named("nnsight"))
+    ]
     torch.testing.assert_close(*found)
 
 
@@ -138,21 +151,33 @@ def test_cka_is_that_of_its_definition():
     assert np.isnan(debiased_cka(x[:3], y[:3]))
 
 
-@pytest.mark.parametrize("name", ["gpt2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("llama", "neox"))])
+@pytest.mark.parametrize(
+    "name", ["gpt2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("llama", "neox"))]
+)
 def test_changes_are_of_the_tensors_that_were_changed(name):
     base = build(name)
     tuned = copy.deepcopy(base)
     changed = dict(tuned.named_parameters())
-    matrix = next(key for key in changed if key.endswith(("down_proj.weight", "mlp.c_proj.weight", "4h_to_h.weight")))
+    matrix = next(
+        key
+        for key in changed
+        if key.endswith(("down_proj.weight", "mlp.c_proj.weight", "4h_to_h.weight"))
+    )
     changed[matrix].data[0] += 0.5
     norm = next(key for key in reversed(changed) if "norm" in key or "ln_f" in key)
     changed[norm].data[:3] *= 2
-    found = [change for change in tensor_changes(Pair.from_modules(tuned, base, tiny.tokenizer())) if change.change]
+    found = [
+        change
+        for change in tensor_changes(Pair.from_modules(tuned, base, tiny.tokenizer()))
+        if change.change
+    ]
     assert [(each.layer, each.part) for each in found] == [(0, "mlp.out"), (-1, norm)]
     width = changed[matrix].shape[1]
     assert found[0].change == pytest.approx(0.5 * width**0.5)
     assert found[0].share == pytest.approx(1 / changed[matrix].shape[0])
-    total = sum(change.size for change in tensor_changes(Pair.from_modules(tuned, base, tiny.tokenizer())))
+    total = sum(
+        change.size for change in tensor_changes(Pair.from_modules(tuned, base, tiny.tokenizer()))
+    )
     own = {id(p): p.numel() for p in base.parameters()}
     assert total >= sum(own.values())
 
@@ -205,7 +230,10 @@ def test_neither_batches_nor_padding_count():
         for column in one.tables[part].columns:
             if column.role == "measure":
                 np.testing.assert_allclose(
-                    one.tables[part][column.name], other.tables[part][column.name], rtol=1e-3, atol=1e-5
+                    one.tables[part][column.name],
+                    other.tables[part][column.name],
+                    rtol=1e-3,
+                    atol=1e-5,
                 )
     again = Compare()(study_of(pair))
     assert again.equals(one)
@@ -214,21 +242,30 @@ def test_neither_batches_nor_padding_count():
 
 def test_claims_can_be_measured_again_and_figures_drawn():
     pair = pair_of("llama")
-    control = Pair.from_modules(tiny.perturbed(pair.base.module, 0.002, 5), pair.base.module, tiny.tokenizer())
+    control = Pair.from_modules(
+        tiny.perturbed(pair.base.module, 0.002, 5), pair.base.module, tiny.tokenizer()
+    )
     study = Study(pair, tiny.contrast(6), None)
     table = Compare((control,))(study)
     found = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
     for claim in found.values():
         claims.check(claim, table)
     assert set(found) == {
-        "speaks-otherwise", "beyond-control", "beyond-new-control", "drifts-beyond-control",
-        "drifts-beyond-new-control", "more-on-positive", "more-on-positive-beyond-control",
+        "speaks-otherwise",
+        "beyond-control",
+        "beyond-new-control",
+        "drifts-beyond-control",
+        "drifts-beyond-new-control",
+        "more-on-positive",
+        "more-on-positive-beyond-control",
         "more-on-positive-beyond-new-control",
-    }  # fmt: skip
+    }
     assert found["beyond-control"].supported
     assert found["drifts-beyond-control"].supported
     assert found["speaks-otherwise"].value > found["beyond-control"].control_value
-    assert (table.tables["weights"]["relative"] > table.tables["weights"]["control_relative"]).mean() > 0.9
+    assert (
+        table.tables["weights"]["relative"] > table.tables["weights"]["control_relative"]
+    ).mean() > 0.9
     for part in (table, *(table.tables[name] for name in ("layers", "weights", "tokens"))):
         figure = plot(part)
         assert figure.layout.meta["caption"].endswith(".")
@@ -239,7 +276,8 @@ def test_claims_can_be_measured_again_and_figures_drawn():
         new = claim.name.endswith("new-control") and not claim.supported
         assert claim.name in ("speaks-otherwise", "more-on-positive") or new or claim.value == 0
     keys = [
-        study.provenance(each).key for each in (Compare(), Compare((control,)), Compare((pair,)), Compare(cka_tokens=9))
+        study.provenance(each).key
+        for each in (Compare(), Compare((control,)), Compare((pair,)), Compare(cka_tokens=9))
     ]
     assert len(set(keys)) == 4
 
@@ -265,14 +303,18 @@ def test_tables_of_many_tokens_are_cut_and_samples_bounded():
 
 @pytest.mark.parametrize("two", [False, True])
 def test_twenty_copies_of_each_prompt_change_nothing(two):
-    """Six clusters, and every prompt twenty times in a file without clusters: equal claims, floor, depths and CKA."""
+    """Six clusters, and every prompt twenty times in a file without clusters: equal claims, floor,
+    depths and CKA.
+    """
     pair, control = pair_of("llama"), pair_of("llama", 0.002)
     both = tiny.contrast(6)
     prompts = tiny.copied(both if two else OneClass(both.positive), 1)
     once, often = (Study(pair, tiny.copied(prompts, times), None) for times in (1, 20))
     assert len(often.prompts("positive")) == 120
     assert (once.prompts("positive").n_clusters, often.prompts("positive").n_clusters) == (6, 6)
-    one, other = (Compare((control,), floor_prompts=8, cka_tokens=64)(study) for study in (once, often))
+    one, other = (
+        Compare((control,), floor_prompts=8, cka_tokens=64)(study) for study in (once, often)
+    )
     assert one.summary["noise_floor"] == other.summary["noise_floor"]
     assert one.tables["claims"]["name"].tolist() == other.tables["claims"]["name"].tolist()
     for column in ("value", "low", "high", "control_value", "threshold"):
@@ -290,7 +332,10 @@ def test_twenty_copies_of_each_prompt_change_nothing(two):
 
 @pytest.mark.slow
 def test_a_planted_organism_stands_out_from_a_control():
-    pairs = [Pair.load(f"organism:refusal/{name}", "organism:refusal/base") for name in ("planted", "sham")]
+    pairs = [
+        Pair.load(f"organism:refusal/{name}", "organism:refusal/base")
+        for name in ("planted", "sham")
+    ]
     prompts = OneClass(read_prompts(organisms.prompts("refusal", "verify", "harmful")).spread(24))
     table = Compare((pairs[1],))(Study(pairs[0], prompts, None))
     found = {claim.name: claim.verdict for claim in claims.from_table(table.tables["claims"])}
@@ -300,7 +345,9 @@ def test_a_planted_organism_stands_out_from_a_control():
     assert {found.pop(name) for name in further} == {"not tested"}
     assert set(found.values()) == {"supported"}
     changed = table.tables["weights"]
-    trained = {layer for neurons in organisms.planted("refusal/planted").values() for layer, _ in neurons}
+    trained = {
+        layer for neurons in organisms.planted("refusal/planted").values() for layer, _ in neurons
+    }
     assert set(changed["layer"][changed["change"] > 0]) == trained
     assert set(changed["part"][changed["change"] > 0]) <= {"mlp.gate", "mlp.in", "mlp.out"}
 
@@ -325,9 +372,19 @@ def saved(tmp_path_factory):
 
 def test_the_command_keeps_a_run_and_answers_again(run, saved):
     command = [
-        "compare", saved / "tuned", "--base", saved / "base", "--prompts", saved / "prompts.txt",
-        "--control", saved / "control", "--store", saved / "runs", "--json", "--quiet",
-    ]  # fmt: skip
+        "compare",
+        saved / "tuned",
+        "--base",
+        saved / "base",
+        "--prompts",
+        saved / "prompts.txt",
+        "--control",
+        saved / "control",
+        "--store",
+        saved / "runs",
+        "--json",
+        "--quiet",
+    ]
     code, out, err = run(*command)
     assert (code, err) == (0, "")
     record = json.loads(out)
@@ -340,13 +397,21 @@ def test_the_command_keeps_a_run_and_answers_again(run, saved):
         assert heading in page
     assert json.loads(run(*command)[1]) == record | {"cached": True}
     # what a reader must know of the prompts, once each: at first, again, and on the page
-    said = [run(*(part for part in command if part not in ("--json", "--quiet")))[2].splitlines() for _ in range(2)]
+    said = [
+        run(*(part for part in command if part not in ("--json", "--quiet")))[2].splitlines()
+        for _ in range(2)
+    ]
     count = len(tiny.PROMPTS)
     assert said[0] == said[1]
-    assert said[0][0] == f"note: prompts.txt: {count} prompts, {count} distinct texts, {count} clusters"
+    assert (
+        said[0][0]
+        == f"note: prompts.txt: {count} prompts, {count} distinct texts, {count} clusters"
+    )
     (note,) = [line for line in said[0] if "no clusters are given in prompts.txt" in line]
     assert page.count(f"<li>N{note.removeprefix('note: n')}.</li>") == 1
-    assert f"positive: prompts.txt ({count} prompts, {count} distinct texts, {count} clusters)" in page
+    assert (
+        f"positive: prompts.txt ({count} prompts, {count} distinct texts, {count} clusters)" in page
+    )
     # another control under the same name is another request
     tiny.save(tiny.perturbed(tiny.llama(7), 0.001, 3), saved / "control")
     again = json.loads(run(*command)[1])
@@ -366,7 +431,10 @@ def test_the_command_keeps_a_run_and_answers_again(run, saved):
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(run, only_line, saved, tmp_path, options, said):
-    given = [saved / part if part in ("base", "none", "prompts.txt", "none.txt") else part for part in options]
+    given = [
+        saved / part if part in ("base", "none", "prompts.txt", "none.txt") else part
+        for part in options
+    ]
     code, out, err = run("compare", saved / "tuned", "--store", tmp_path / "runs", *given)
     assert (code, out) == (2, "")
     assert said in only_line(err)
@@ -375,10 +443,16 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, only_line, saved, tmp_pat
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
 def test_tokens_that_all_prompts_begin_with_are_gone_through_once(name, monkeypatch):
-    """Divergences and next tokens of every token, of prompts of unlike lengths, are those of whole prompts."""
+    """Divergences and next tokens of every token, of prompts of unlike lengths, are those of whole
+    prompts.
+    """
     pair = pair_of(name)
-    texts = [12 * "please " + p.text + row * " now" for row, p in enumerate(tiny.contrast(5).positive)]
-    prompts = [replace(p, text=text) for p, text in zip(tiny.contrast(5).positive, texts, strict=True)]
+    texts = [
+        12 * "please " + p.text + row * " now" for row, p in enumerate(tiny.contrast(5).positive)
+    ]
+    prompts = [
+        replace(p, text=text) for p, text in zip(tiny.contrast(5).positive, texts, strict=True)
+    ]
     study = Study(pair, OneClass(PromptSet(tuple(prompts), "long")), None)
     batch, _ = make_batch(study.encoded("positive"), range(5), study.pad_id, pair.tuned.device)
     assert compute._shared(batch) >= 12

@@ -13,7 +13,12 @@ from interp.errors import OptionError, PairError
 from interp.models.pair import Pair
 from interp.models.pairs_on_demand import PairsOnDemand
 from interp.sae.analysis import concept_shift as shifts
-from interp.sae.analysis.concept_shift_claims import Concepts, claims_of, columns_of, control_columns
+from interp.sae.analysis.concept_shift_claims import (
+    Concepts,
+    claims_of,
+    columns_of,
+    control_columns,
+)
 from interp.sae.analysis.token_labels import Texts
 from interp.table import table
 from tests import tiny
@@ -70,11 +75,17 @@ def test_one_concept_is_the_mean_difference_and_order_does_not_count():
     np.testing.assert_allclose(one.shift[0], (b - a).mean(0))
     assert (one.permuted_p == 1).all()
     plain = found(a, b, concepts, texts)
-    order = np.concatenate([np.flatnonzero(texts.documents == d) for d in generator.permutation(DOCUMENTS)])
-    turned = Texts(texts.tokens[order], texts.documents[order], texts.clusters[order], texts.training[order])
+    order = np.concatenate(
+        [np.flatnonzero(texts.documents == d) for d in generator.permutation(DOCUMENTS)]
+    )
+    turned = Texts(
+        texts.tokens[order], texts.documents[order], texts.clusters[order], texts.training[order]
+    )
     again = found(a[order], b[order], concepts[order], turned)
     for name in ("shift", "concepts", "pairwise", "aligned", "exchange_p"):
-        np.testing.assert_allclose(getattr(again, name), getattr(plain, name), atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(
+            getattr(again, name), getattr(plain, name), atol=1e-12, err_msg=name
+        )
 
 
 def test_a_planted_shift_of_one_concept_is_found_and_no_other():
@@ -116,7 +127,9 @@ def test_consistency_is_numpys_over_pairs_of_different_documents():
     apart = texts.clusters[mine][:, None] != texts.clusters[mine][None]
     one = found(a, b, concepts, texts)
     assert one.pairwise[1, 0] == pytest.approx((unit @ unit.T)[apart].mean())
-    assert one.aligned[1, 0] == pytest.approx((unit @ moved.mean(0) / np.linalg.norm(moved.mean(0))).mean())
+    assert one.aligned[1, 0] == pytest.approx(
+        (unit @ moved.mean(0) / np.linalg.norm(moved.mean(0))).mean()
+    )
     assert (one.pairwise[:, 1] < one.pairwise[:, 0]).all()
     assert (one.pairwise[:, 2] > one.pairwise[:, 0]).all()
 
@@ -125,16 +138,26 @@ def test_intervals_are_the_jackknifes_over_clusters_by_hand():
     a, concepts, texts, generator = world()
     moved = generator.normal(size=a.shape) + 0.5
     one, mine = found(a, a + moved, concepts, texts), concepts == 1
-    clusters, unit = texts.clusters[mine], moved[mine] / np.linalg.norm(moved[mine], axis=1, keepdims=True)
+    clusters, unit = (
+        texts.clusters[mine],
+        moved[mine] / np.linalg.norm(moved[mine], axis=1, keepdims=True),
+    )
     toward = moved[mine].mean(0) / np.linalg.norm(moved[mine].mean(0))
 
     def pairwise(kept):
         apart = clusters[kept][:, None] != clusters[kept][None]
         return (unit[kept] @ unit[kept].T)[apart].mean()
 
-    for statistic, stated in ((pairwise, one.pairwise[1]), (lambda kept: (unit[kept] @ toward).mean(), one.aligned[1])):
+    for statistic, stated in (
+        (pairwise, one.pairwise[1]),
+        (lambda kept: (unit[kept] @ toward).mean(), one.aligned[1]),
+    ):
         left = np.array([statistic(clusters != name) for name in np.unique(clusters)])
-        value, m, sizes = statistic(clusters >= 0), len(left), np.unique(clusters, return_counts=True)[1]
+        value, m, sizes = (
+            statistic(clusters >= 0),
+            len(left),
+            np.unique(clusters, return_counts=True)[1],
+        )
         error = np.sqrt((m - 1) / m * np.square(left - value).sum())
         reach = error * stats.t.ppf(0.975, sizes.sum() ** 2 / (sizes**2).sum() - 1)
         np.testing.assert_allclose(stated, [value, value - reach, value + reach], rtol=1e-9)
@@ -154,14 +177,21 @@ def test_an_excess_is_numpys_over_pairs_of_different_clusters():
 
 
 def test_an_excess_at_the_border_is_positive_at_the_nominal_rate():
-    """The control moves just half as far; the noise of tokens and documents is in both and larger in one."""
+    """The control moves just half as far; the noise of tokens and documents is in both and larger
+    in one.
+    """
     generator, hits, n = np.random.default_rng(5), [], 400
     clusters = np.repeat(np.arange(16), 6)
     for draw in range(n):
         shift = generator.normal(size=D)
-        noise = [generator.normal(size=(16, D))[clusters] + generator.normal(size=(96, D)) for _ in range(2)]
+        noise = [
+            generator.normal(size=(16, D))[clusters] + generator.normal(size=(96, D))
+            for _ in range(2)
+        ]
         size = 3.0 if draw % 2 else 0.5
-        got = shifts.excess(shift + size * noise[0], shift / 2 + noise[1], np.zeros(96, int), clusters, 1)
+        got = shifts.excess(
+            shift + size * noise[0], shift / 2 + noise[1], np.zeros(96, int), clusters, 1
+        )
         hits.append((got[0, 1] > 0, got[0, 0]))
     assert stats.binomtest(int(sum(hit for hit, _ in hits)), n, 0.025).pvalue > 0.001
     values = np.array([value for _, value in hits])
@@ -172,12 +202,14 @@ COUNT = 12
 
 
 def fine_tune(states, concepts, documents, generator, size=1.0):
-    """What training of any kind does: every concept has a shift of its own, and documents and tokens their noise."""
+    """What training of any kind does: every concept has a shift of its own, and documents and
+    tokens their noise.
+    """
     spread = generator.gamma(8, 1 / 8, size=(COUNT, 1))
     own = size * (spread * generator.normal(size=(COUNT, D)) + generator.normal(size=D))
-    noise = 0.3 * generator.normal(size=(int(documents.max()) + 1, D))[documents] + 0.3 * generator.normal(
-        size=states.shape
-    )
+    noise = 0.3 * generator.normal(size=(int(documents.max()) + 1, D))[
+        documents
+    ] + 0.3 * generator.normal(size=states.shape)
     return states + own[concepts] + noise
 
 
@@ -192,12 +224,22 @@ def concluded(states, tuned, texts, controls, draws=39):
 def drawn(seed):
     generator = np.random.default_rng(seed)
     concepts = generator.integers(0, COUNT, 60 * LONG)
-    states = (8 * generator.normal(size=(COUNT, D)))[concepts] + 0.3 * generator.normal(size=(len(concepts), D))
+    states = (8 * generator.normal(size=(COUNT, D)))[concepts] + 0.3 * generator.normal(
+        size=(len(concepts), D)
+    )
     texts = Texts.of(concepts, np.repeat(np.arange(60), LONG))
-    return states, texts, lambda size=1.0: fine_tune(states, concepts, texts.documents, generator, size)
+    return (
+        states,
+        texts,
+        lambda size=1.0: fine_tune(states, concepts, texts.documents, generator, size),
+    )
 
 
-BEYOND = ["concepts-shift-beyond-control", "concepts-own-way-beyond-control", "shift-recovers-beyond-control"]
+BEYOND = [
+    "concepts-shift-beyond-control",
+    "concepts-own-way-beyond-control",
+    "shift-recovers-beyond-control",
+]
 
 
 def test_two_fine_tunes_of_one_recipe_are_told_apart_at_the_nominal_rate_at_most():
@@ -206,7 +248,9 @@ def test_two_fine_tunes_of_one_recipe_are_told_apart_at_the_nominal_rate_at_most
         states, texts, tune = drawn(seed)
         # how far a training goes as a whole differs from one to the next
         size = iter(np.exp(0.2 * np.random.default_rng(seed + 1000).normal(size=3)))
-        run = concluded(states, tune(next(size)), texts, [tune(next(size)) for _ in range(1 + seed % 2)])
+        run = concluded(
+            states, tune(next(size)), texts, [tune(next(size)) for _ in range(1 + seed % 2)]
+        )
         # alone, everything that this fine-tune does would have been claimed
         assert run["shifted"].mean() > 0.9
         assert run["own_way"].mean() > 0.5
@@ -268,10 +312,17 @@ def test_an_analyzer_reads_the_same_tokens_of_both_and_finds_a_moved_stream():
     assert not alone["own_way"].any()
     assert alone.summary["verdicts"]["concepts-shift"] == "not tested"
     assert "no control was given" in alone.summary["limits"][0]
-    # beside another fine-tune that does as much it does not stand out, beside one that does little it does
-    controls = [Pair.from_modules(tiny.exact(each), tiny.exact(base), tiny.tokenizer())
-             for each in (tuned, tiny.perturbed(base, 0.01))]  # fmt: skip
-    for controls_given, supported in ((controls[:1], False), (controls[1:], True), (controls, False)):
+    # beside another fine-tune that does as much it does not stand out, beside one that does little
+    # it does
+    controls = [
+        Pair.from_modules(tiny.exact(each), tiny.exact(base), tiny.tokenizer())
+        for each in (tuned, tiny.perturbed(base, 0.01))
+    ]
+    for controls_given, supported in (
+        (controls[:1], False),
+        (controls[1:], True),
+        (controls, False),
+    ):
         one = ConceptShift("blocks.0.hook_resid_pre", 8, controls=tuple(controls_given))
         there = one(study)
         assert require_remeasured(there)["concepts-shift-beyond-control"].supported == supported
@@ -290,11 +341,15 @@ def test_an_analyzer_reads_the_same_tokens_of_both_and_finds_a_moved_stream():
     other = tiny.perturbed(base, 0.0)
     with torch.no_grad():
         other.model.layers[2].mlp.down_proj.weight += 0.5
-    before = ConceptShift("blocks.1.hook_resid_post", 3)(tiny.study(tiny.exact(other), tiny.exact(base), 24))
+    before = ConceptShift("blocks.1.hook_resid_post", 3)(
+        tiny.study(tiny.exact(other), tiny.exact(base), 24)
+    )
     assert not before["shifted"].any()
     assert before.summary["mean_shift"] == 0
-    for made, said in ((ConceptShift("blocks.1.hook_resid_post", 0), "0 concepts"),
-                       (ConceptShift("blocks.1.hook_resid_post", 9999), "ask for fewer"),
-                       (ConceptShift("nowhere"), "is not a site")):  # fmt: skip
+    for made, said in (
+        (ConceptShift("blocks.1.hook_resid_post", 0), "0 concepts"),
+        (ConceptShift("blocks.1.hook_resid_post", 9999), "ask for fewer"),
+        (ConceptShift("nowhere"), "is not a site"),
+    ):
         with pytest.raises(OptionError, match=said):
             made(study)

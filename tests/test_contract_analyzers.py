@@ -1,4 +1,6 @@
-"""What every analyzer and every method promises: columns, finite numbers, determinism, silence, invariance, a key."""
+"""What every analyzer and every method promises: columns, finite numbers, determinism, silence,
+invariance, a key.
+"""
 
 import copy
 import dataclasses
@@ -51,7 +53,11 @@ def locate(study, method, unit):
 
 
 def verify(study, _, unit):
-    ranking = ((1, 30), (1, 17), (1, 5), (0, 1), (2, 2)) if unit == "neuron" else ((1, 3), (0, 1), (2, 2), (0, 0))
+    ranking = (
+        ((1, 30), (1, 17), (1, 5), (0, 1), (2, 2))
+        if unit == "neuron"
+        else ((1, 3), (0, 1), (2, 2), (0, 0))
+    )
     return VerifyNeurons(ranking=ranking, selected=3, unit=unit, **SMALL)
 
 
@@ -63,7 +69,9 @@ def elsewhere(unit, family="llama"):
     """A locating run of another pair of the same shape."""
     key = ("elsewhere", unit, family)
     if key not in KEPT:
-        base, tuned = tiny.planted(tiny.FAMILIES[family](seed=7, tie_word_embeddings=False), pairs=6)
+        base, tuned = tiny.planted(
+            tiny.FAMILIES[family](seed=7, tie_word_embeddings=False), pairs=6
+        )
         study = tiny.study(tiny.exact(tuned), tiny.exact(base), 6, template=False, max_new_tokens=2)
         KEPT[key] = study.pair, located("change", unit)(study)
     return KEPT[key]
@@ -76,7 +84,10 @@ def other(study):
     """A study of the same pair on other prompts."""
     parts = (study.contrast.positive, study.contrast.negative)
     turned = [
-        PromptSet(tuple(dataclasses.replace(p, text=f"please , {p.text}") for p in part), part.source) for part in parts
+        PromptSet(
+            tuple(dataclasses.replace(p, text=f"please , {p.text}") for p in part), part.source
+        )
+        for part in parts
     ]
     return study.on(Contrast(*turned))
 
@@ -95,7 +106,9 @@ def coalitions(study, _, unit):
 
 def transfer(study, _, unit):
     source, run = elsewhere(unit)
-    return Transfer.of(run, source, recomputed=run, random_sets=2, control_prompts=2, permutations=19)
+    return Transfer.of(
+        run, source, recomputed=run, random_sets=2, control_prompts=2, permutations=19
+    )
 
 
 def dissociation(study, _, unit):
@@ -118,7 +131,9 @@ def control_locations(study, _, unit):
     run = located("change", unit)(study)
     base = study.pair.require_base("a control")
     pairs = [Pair(base, base, study.pair.tokenizer, study.pair.digests) for _ in range(2)]
-    others = [located("change", unit)(dataclasses.replace(study, pair=pair, _kept={})) for pair in pairs]
+    others = [
+        located("change", unit)(dataclasses.replace(study, pair=pair, _kept={})) for pair in pairs
+    ]
     return ControlLocations.of(run, *others)
 
 
@@ -140,7 +155,9 @@ def concept_shift(study, _, unit):
 
 def graft(study, _, unit):
     held_out = other(study).contrast.positive
-    return Graft(held_out=held_out, at=0.05, sweep=(0.1,), steps=2, relaxed_steps=1, draws=2, shuffles=2)
+    return Graft(
+        held_out=held_out, at=0.05, sweep=(0.1,), steps=2, relaxed_steps=1, draws=2, shuffles=2
+    )
 
 
 def dictionary_diff(study, way, unit):
@@ -158,12 +175,26 @@ def stitch(study, _, unit):
 
 
 OF_PAIRS = (tuco, ftc_alpha, compare, concept_shift, graft, stitch)
-FURTHER = (stability, redundancy, coalitions, transfer, dissociation, refusal_direction, baselines, control_locations)
+FURTHER = (
+    stability,
+    redundancy,
+    coalitions,
+    transfer,
+    dissociation,
+    refusal_direction,
+    baselines,
+    control_locations,
+)
 
-# Every analyzer, with every method and unit it has. One that is made without arguments need not be named.
+# Every analyzer, with every method and unit it has. One that is made without arguments need not be
+# named.
 ANALYZERS = {
     **{f"locate-neurons {name}": (locate, name, "neuron") for name in METHODS},
-    **{f"locate-neurons {name} head": (locate, name, "head") for name in METHODS if "head" in METHODS[name].units},
+    **{
+        f"locate-neurons {name} head": (locate, name, "head")
+        for name in METHODS
+        if "head" in METHODS[name].units
+    },
     "verify-neurons": (verify, "", "neuron"),
     "verify-neurons head": (verify, "", "head"),
     **{make.__name__.replace("_", "-"): (make, "", "neuron") for make in FURTHER},
@@ -171,11 +202,12 @@ ANALYZERS = {
     **{make.__name__.replace("_", "-"): (make, "", "neuron") for make in OF_PAIRS},
     **{f"dictionary-diff {way}": (dictionary_diff, way, "neuron") for way in WAYS},
 }
-# These read checkpoints on disk, not prompts, or take what was found there: tests/test_intruders.py,
-# tests/test_intruder_forgetting.py.
+# These read checkpoints on disk, not prompts, or take what was found there:
+# tests/test_intruders.py, tests/test_intruder_forgetting.py.
 OF_WEIGHTS = {"intruders", "intruder_scaling", "intruder_forgetting"}
-# These are of a dictionary in one model, and an identical pair is no silence to them: tests/test_dictionary_scores.py,
-# tests/test_dictionary_eval.py, tests/test_sae_features.py, tests/test_sae_probe.py.
+# These are of a dictionary in one model, and an identical pair is no silence to them:
+# tests/test_dictionary_scores.py, tests/test_dictionary_eval.py, tests/test_sae_features.py,
+# tests/test_sae_probe.py.
 OF_ONE_MODEL = {"dictionary_eval", "dictionary_features", "dictionary_probe"}
 
 
@@ -185,27 +217,39 @@ def unnamed(named):
         if name not in named:
             module = importlib.import_module(f"interp.analyzers.{name}")
             for kind in vars(module).values():
-                if isinstance(kind, type) and kind.__module__ == module.__name__ and issubclass(kind, Analyzer):
+                if (
+                    isinstance(kind, type)
+                    and kind.__module__ == module.__name__
+                    and issubclass(kind, Analyzer)
+                ):
                     yield kind.name, (lambda study, _, unit, kind=kind: kind(), "", "neuron")
 
 
-ANALYZERS |= unnamed({"base", *OF_WEIGHTS, *OF_ONE_MODEL, *(name.split()[0].replace("-", "_") for name in ANALYZERS)})
-# Heads go the ways of neurons: one method stands for all of them but in the slow tests, and that heads are verified as
-# heads is in tests/test_heads.py. So do two of four ways.
+ANALYZERS |= unnamed(
+    {"base", *OF_WEIGHTS, *OF_ONE_MODEL, *(name.split()[0].replace("-", "_") for name in ANALYZERS)}
+)
+# Heads go the ways of neurons: one method stands for all of them but in the slow tests, and that
+# heads are verified as heads is in tests/test_heads.py. So do two of four ways.
 ALWAYS = {"locate-neurons integrated head"}
 SELDOM = ("head", "diff base", "diff difference")
 
 
 def marked(names):
     return [
-        name if name in ALWAYS or not name.endswith(SELDOM) else pytest.param(name, marks=pytest.mark.slow)
+        (
+            name
+            if name in ALWAYS or not name.endswith(SELDOM)
+            else pytest.param(name, marks=pytest.mark.slow)
+        )
         for name in names
     ]
 
 
 EACH = pytest.mark.parametrize("name", marked(ANALYZERS))
 LOCATING = [name for name in ANALYZERS if name.startswith("locate")]
-BASED = [name for name in ANALYZERS if name not in LOCATING or METHODS[ANALYZERS[name][1]].needs_base]
+BASED = [
+    name for name in ANALYZERS if name not in LOCATING or METHODS[ANALYZERS[name][1]].needs_base
+]
 COUNTS = {"neuron": 48, "head": 4}
 
 
@@ -221,7 +265,9 @@ def family(request):
 
 @pytest.fixture(scope="module")
 def modules(family):
-    """Planted, plus noise everywhere, so that every neuron's score is something; in float64 throughout."""
+    """Planted, plus noise everywhere, so that every neuron's score is something; in float64
+    throughout.
+    """
     base, tuned = tiny.planted(tiny.FAMILIES[family](seed=7, tie_word_embeddings=False), pairs=6)
     made = tiny.exact(base), tiny.exact(tiny.perturbed(tuned, 0.002))
     before = [copy.deepcopy(module.state_dict()) for module in made]
@@ -237,7 +283,10 @@ def fresh(modules, **options):
     # answers are read by what asks a task's questions
     parts = (study.contrast.positive, study.contrast.negative)
     answered = [
-        PromptSet(tuple(dataclasses.replace(p, answer="Sorry", wrong_answer="help") for p in part), part.source)
+        PromptSet(
+            tuple(dataclasses.replace(p, answer="Sorry", wrong_answer="help") for p in part),
+            part.source,
+        )
         for part in parts
     ]
     return study.on(Contrast(*answered))
@@ -294,8 +343,20 @@ def test_what_is_supported_is_what_the_check_accepts(tables, name):
 @pytest.mark.parametrize("name", marked(LOCATING))
 def test_one_row_per_neuron_and_finite_scores(tables, name):
     table, unit = tables(name), ANALYZERS[name][2]
-    assert [column.name for column in table.columns[:5]] == ["layer", unit, "score", "rank", "selected"]
-    assert [column.role for column in table.columns[:5]] == ["key", "key", "measure", "measure", "flag"]
+    assert [column.name for column in table.columns[:5]] == [
+        "layer",
+        unit,
+        "score",
+        "rank",
+        "selected",
+    ]
+    assert [column.role for column in table.columns[:5]] == [
+        "key",
+        "key",
+        "measure",
+        "measure",
+        "flag",
+    ]
     assert set(zip(table["layer"].tolist(), table[unit].tolist(), strict=True)) == {
         (layer, index) for layer in range(3) for index in range(COUNTS[unit])
     }
@@ -317,7 +378,9 @@ def same(one, two, tolerance):
         a, b = one[column.name], two[column.name]
         if a.dtype.kind == "f":
             size = np.abs(a[np.isfinite(a)]).max(initial=0.0)
-            np.testing.assert_allclose(a, b, rtol=tolerance, atol=max(tolerance * size, 1e-14), err_msg=column.name)
+            np.testing.assert_allclose(
+                a, b, rtol=tolerance, atol=max(tolerance * size, 1e-14), err_msg=column.name
+            )
         else:
             assert a.tolist() == b.tolist(), column.name
 
@@ -349,7 +412,11 @@ class Padded(Study):
 def test_neither_batch_size_nor_padding_count(tables, modules, name):
     """The last bits depend on the shapes of batches; nothing else does."""
     study = fresh(modules, batch_size=2)
-    fields = {field.name: getattr(study, field.name) for field in dataclasses.fields(study) if field.name != "_kept"}
+    fields = {
+        field.name: getattr(study, field.name)
+        for field in dataclasses.fields(study)
+        if field.name != "_kept"
+    }
     padded = Padded(**fields)
     found = analyzer(name, padded)(padded)
     # contrast divides by a spread that can be next to nothing
@@ -363,7 +430,10 @@ def test_neither_batch_size_nor_padding_count(tables, modules, name):
 def test_the_order_of_prompts_does_not_count(tables, modules, name):
     """Means over prompts: their order changes rounding only (ids and places follow the prompts)."""
     study = fresh(modules)
-    turned = [PromptSet(part.prompts[::-1], part.source) for part in (study.contrast.positive, study.contrast.negative)]
+    turned = [
+        PromptSet(part.prompts[::-1], part.source)
+        for part in (study.contrast.positive, study.contrast.negative)
+    ]
     found = analyzer(name, study)(study.on(Contrast(*turned)))
     same(tables(name), found, 1e-5 if "contrast" in name else 1e-8)
     assert found.provenance.key != tables(name).provenance.key
@@ -377,7 +447,9 @@ def test_float32_tells_the_same(tables, modules, name):
         module.float()
     study = fresh((base, tuned))
     exact = tables(name)["score"]
-    np.testing.assert_allclose(analyzer(name, study)(study)["score"], exact, rtol=2e-2, atol=1e-4 * np.abs(exact).max())
+    np.testing.assert_allclose(
+        analyzer(name, study)(study)["score"], exact, rtol=2e-2, atol=1e-4 * np.abs(exact).max()
+    )
 
 
 @pytest.mark.parametrize("name", marked(BASED))
@@ -405,7 +477,9 @@ def test_an_identical_pair_is_silent(modules, name):
     assert (table["equal_tuned"][alike] == 1.0).all()
     for group in ("positive", "negative"):
         rows = table["group"] == group
-        assert len(set(table["log_odds"][rows & np.isin(table["condition"], ["base", "tuned"])])) == 1
+        assert (
+            len(set(table["log_odds"][rows & np.isin(table["condition"], ["base", "tuned"])])) == 1
+        )
 
 
 # ---------------------------------------------------------------------------------------------- the key
@@ -421,50 +495,121 @@ def test_the_key_follows_every_option(modules):
     # the value of every option that is not the default's
     others = {
         LocateNeurons(): {
-            "method": "weight", "top": "7", "positions": "last", "steps": 21, "unit": "head", "probe_fit": "published",
+            "method": "weight",
+            "top": "7",
+            "positions": "last",
+            "steps": 21,
+            "unit": "head",
+            "probe_fit": "published",
             "parent": "1" * 20,
         },
         VerifyNeurons(parent="0" * 20): {
-            "random_sets": 19, "judged_sets": 4, "dose_draws": 3, "control_prompts": 7, "depth": 9, "reach": 0.9,
-            "parent": "1" * 20, "patch": "activation", "excluded": ((0, 1),), "ablations": ("zero",), "examples": 2,
-            "show_answers": True, "directions": ("necessity",), "doses": False, "cell_sets": 0,
+            "random_sets": 19,
+            "judged_sets": 4,
+            "dose_draws": 3,
+            "control_prompts": 7,
+            "depth": 9,
+            "reach": 0.9,
+            "parent": "1" * 20,
+            "patch": "activation",
+            "excluded": ((0, 1),),
+            "ablations": ("zero",),
+            "examples": 2,
+            "show_answers": True,
+            "directions": ("necessity",),
+            "doses": False,
+            "cell_sets": 0,
         },
         Stability(LocateNeurons()): {
-            "locate": LocateNeurons(top="7"), "resamples": 6, "draws": 19, "least": 9, "random_sets": 19,
-            "control_prompts": 7, "parent": "1" * 20, "excluded": ((0, 1),),
+            "locate": LocateNeurons(top="7"),
+            "resamples": 6,
+            "draws": 19,
+            "least": 9,
+            "random_sets": 19,
+            "control_prompts": 7,
+            "parent": "1" * 20,
+            "excluded": ((0, 1),),
         },
         Redundancy(LocateNeurons()): {
-            "locate": LocateNeurons(top="7"), "rounds": 4, "random_sets": 19, "control_prompts": 7, "parent": "1" * 20,
+            "locate": LocateNeurons(top="7"),
+            "rounds": 4,
+            "random_sets": 19,
+            "control_prompts": 7,
+            "parent": "1" * 20,
             "excluded": ((0, 1),),
         },
         Coalitions.of(run): {"draws": 5, "prompts": 7, "permutations": 19, "parent": "1" * 20},
         Transfer.of(run, source): {
-            "recomputed": run, "random_sets": 19, "control_prompts": 7, "permutations": 19, "parent": "1" * 20,
+            "recomputed": run,
+            "random_sets": 19,
+            "control_prompts": 7,
+            "permutations": 19,
+            "parent": "1" * 20,
         },
         Dissociation.of(run, run, study): {
-            "second": another, "other": other(study), "random_sets": 19, "control_prompts": 7, "parent": "1" * 20,
+            "second": another,
+            "other": other(study),
+            "random_sets": 19,
+            "control_prompts": 7,
+            "parent": "1" * 20,
         },
-        Baselines.of(table("verify-neurons", {}, provenance=Provenance("verify-neurons", 1)), run): {
-            "contrast": another, "choosing": other(study), "prompts": 7, "parent": "1" * 20,
+        Baselines.of(
+            table("verify-neurons", {}, provenance=Provenance("verify-neurons", 1)), run
+        ): {
+            "contrast": another,
+            "choosing": other(study),
+            "prompts": 7,
+            "parent": "1" * 20,
         },
-        ControlLocations.of(run, another): {"located": another, "controls": (run,), "parent": "1" * 20},
+        ControlLocations.of(run, another): {
+            "located": another,
+            "controls": (run,),
+            "parent": "1" * 20,
+        },
         RefusalDirection.of(run): {"shares": (1.0,), "prompts": 7, "parent": "1" * 20},
         Graft(held_out=study.contrast.positive): {
-            "held_out": study.contrast.negative, "other": study.contrast.negative, "scope": "mlp", "at": 0.02,
-            "sweep": (0.1,), "steps": 9, "rate": 0.2, "pull": 0.2, "batch": 9, "relaxed_steps": 9, "relaxed_rate": 1e6,
-            "draws": 9, "shuffles": 7, "beside": (run,), "parent": "1" * 20,
+            "held_out": study.contrast.negative,
+            "other": study.contrast.negative,
+            "scope": "mlp",
+            "at": 0.02,
+            "sweep": (0.1,),
+            "steps": 9,
+            "rate": 0.2,
+            "pull": 0.2,
+            "batch": 9,
+            "relaxed_steps": 9,
+            "relaxed_rate": 1e6,
+            "draws": 9,
+            "shuffles": 7,
+            "beside": (run,),
+            "parent": "1" * 20,
         },
         Stitch(held_out=study.contrast.positive): {
-            "held_out": study.contrast.negative, "others": stitch(study, "", "neuron").others, "runs": (run,),
-            "scope": "mlp", "localise": "learned", "at": 0.02, "start": 0.02, "steps": 9, "rate": 1e6, "pull": 1.0,
-            "reg": "binarise", "draws": 9, "parent": "1" * 20,
+            "held_out": study.contrast.negative,
+            "others": stitch(study, "", "neuron").others,
+            "runs": (run,),
+            "scope": "mlp",
+            "localise": "learned",
+            "at": 0.02,
+            "start": 0.02,
+            "steps": 9,
+            "rate": 1e6,
+            "pull": 1.0,
+            "reg": "binarise",
+            "draws": 9,
+            "parent": "1" * 20,
         },
-    }  # fmt: skip
+    }
     for made, changes in others.items():
-        named = {field.name for field in dataclasses.fields(made) if not field.metadata.get("from_parent")}
+        named = {
+            field.name
+            for field in dataclasses.fields(made)
+            if not field.metadata.get("from_parent")
+        }
         assert named == set(changes), "an option without a test of its key"
         keys = [key(study, made)] + [
-            key(study, dataclasses.replace(made, **{name: value})) for name, value in changes.items()
+            key(study, dataclasses.replace(made, **{name: value}))
+            for name, value in changes.items()
         ]
         assert len(set(keys)) == len(keys)
 
@@ -474,14 +619,24 @@ def test_the_key_follows_what_was_given_by_hand(modules):
     study = fresh(modules)
     (source, run), another = elsewhere("neuron"), located("weight")(study)
     given = [
-        Coalitions(located=run), Coalitions(located=another), RefusalDirection(located=run),
-        RefusalDirection(located=another), Transfer(located=run, source=source),
+        Coalitions(located=run),
+        Coalitions(located=another),
+        RefusalDirection(located=run),
+        RefusalDirection(located=another),
+        Transfer(located=run, source=source),
         Transfer(located=another, source=source),
-        Transfer(located=run, source=study.pair), Dissociation(first=run, second=run, other=study),
+        Transfer(located=run, source=study.pair),
+        Dissociation(first=run, second=run, other=study),
         Dissociation(first=another, second=run, other=study),
-        *(Dissociation(first=run, second=run, other=dataclasses.replace(study, **changed))
-          for changed in ({"seed": 1}, {"max_new_tokens": 3}, {"metric": Refusal.of(tiny.tokenizer(), ["cannot"])})),
-    ]  # fmt: skip
+        *(
+            Dissociation(first=run, second=run, other=dataclasses.replace(study, **changed))
+            for changed in (
+                {"seed": 1},
+                {"max_new_tokens": 3},
+                {"metric": Refusal.of(tiny.tokenizer(), ["cannot"])},
+            )
+        ),
+    ]
     keys = [key(study, made) for made in given]
     assert len(set(keys)) == len(keys)
 
@@ -499,10 +654,16 @@ def test_the_key_follows_what_is_studied(modules):
         study.on(study.contrast.limit(5)),
         study.on(Contrast(study.contrast.negative, study.contrast.positive)),
         Study(study.pair, study.contrast, Refusal.of(plain, ["Sorry", "cannot"]), max_new_tokens=2),
-        Study(Pair.from_modules(tuned, None, plain), study.contrast, study.metric, max_new_tokens=2),
-        Study(Pair.from_modules(base, tuned, plain), study.contrast, study.metric, max_new_tokens=2),
+        Study(
+            Pair.from_modules(tuned, None, plain), study.contrast, study.metric, max_new_tokens=2
+        ),
+        Study(
+            Pair.from_modules(base, tuned, plain), study.contrast, study.metric, max_new_tokens=2
+        ),
         Study(Pair.from_modules(tuned, base, chat), study.contrast, study.metric, max_new_tokens=2),
-        Study(Pair.from_modules(stopped, base, plain), study.contrast, study.metric, max_new_tokens=2),
+        Study(
+            Pair.from_modules(stopped, base, plain), study.contrast, study.metric, max_new_tokens=2
+        ),
         fresh(tuple(copy.deepcopy(module).float() for module in modules)),
     ]
     keys = [key(other, LocateNeurons()) for other in others]
@@ -512,12 +673,19 @@ def test_the_key_follows_what_is_studied(modules):
 def test_the_key_does_not_follow_what_makes_no_difference(modules):
     study = fresh(modules)
     named = Study(
-        Pair.from_modules(modules[1], modules[0], tiny.tokenizer(False), "another name"), study.contrast, study.metric,
-        batch_size=2, max_new_tokens=2, quiet=False,
-    )  # fmt: skip
+        Pair.from_modules(modules[1], modules[0], tiny.tokenizer(False), "another name"),
+        study.contrast,
+        study.metric,
+        batch_size=2,
+        max_new_tokens=2,
+        quiet=False,
+    )
     renamed = study.on(
         Contrast(
-            *(PromptSet(part.prompts, "elsewhere.txt") for part in (study.contrast.positive, study.contrast.negative))
+            *(
+                PromptSet(part.prompts, "elsewhere.txt")
+                for part in (study.contrast.positive, study.contrast.negative)
+            )
         )
     )
     for made in (LocateNeurons(), verify(study, "", "neuron")):
@@ -527,7 +695,8 @@ def test_the_key_does_not_follow_what_makes_no_difference(modules):
 def test_the_attention_kernel_is_part_of_the_key(tmp_path):
     path = str(tiny.save(tiny.llama(), tmp_path / "m"))
     studies = [
-        Study(Pair.load(path, path, attention=kernel), tiny.contrast(4), tiny.metric()) for kernel in ("sdpa", "eager")
+        Study(Pair.load(path, path, attention=kernel), tiny.contrast(4), tiny.metric())
+        for kernel in ("sdpa", "eager")
     ]
     one, two = (key(study, LocateNeurons()) for study in studies)
     assert one != two
@@ -535,6 +704,9 @@ def test_the_attention_kernel_is_part_of_the_key(tmp_path):
 
 def test_every_analyzer_is_in_this_contract():
     found = (
-        {name for _, name, _ in pkgutil.iter_modules(interp.analyzers.__path__)} - {"base"} - OF_WEIGHTS - OF_ONE_MODEL
+        {name for _, name, _ in pkgutil.iter_modules(interp.analyzers.__path__)}
+        - {"base"}
+        - OF_WEIGHTS
+        - OF_ONE_MODEL
     )
     assert found == {name.split()[0].replace("-", "_") for name in ANALYZERS}

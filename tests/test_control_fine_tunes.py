@@ -1,4 +1,6 @@
-"""Several controls: what one, three, five and nineteen allow to be said; planted truth, silence, and the commands."""
+"""Several controls: what one, three, five and nineteen allow to be said; planted truth, silence,
+and the commands.
+"""
 
 import copy
 import gc
@@ -30,10 +32,14 @@ def run_of(own: np.ndarray, controls: np.ndarray):
     columns = {
         "cluster": ([f"c{at}" for at in range(len(own))], "key", "cluster"),
         "kl": (own, "measure", "number"),
-    }  # fmt: skip
-    beside = table("controls", {
-        "control": (np.arange(len(controls)), "key", "control"), "kl": (controls, "measure", "its number"),
-    })  # fmt: skip
+    }
+    beside = table(
+        "controls",
+        {
+            "control": (np.arange(len(controls)), "key", "control"),
+            "kl": (controls, "measure", "its number"),
+        },
+    )
     claim = beyond_new("beyond", mean("kl"), "kl", len(controls), "the number", ".3g")
     run = conclude(table("made", columns, tables={"controls": beside}), [claim])
     (found,) = claims.from_table(run.tables["claims"])
@@ -42,7 +48,8 @@ def run_of(own: np.ndarray, controls: np.ndarray):
 
 
 @pytest.mark.parametrize(
-    ("count", "verdict"), [(1, "not tested"), (3, "not tested"), (5, "supported"), (19, "supported")]
+    ("count", "verdict"),
+    [(1, "not tested"), (3, "not tested"), (5, "supported"), (19, "supported")],
 )
 def test_how_many_controls_allow_what(count, verdict):
     generator = np.random.default_rng(count)
@@ -66,7 +73,9 @@ def test_how_many_controls_allow_what(count, verdict):
 
 @pytest.mark.parametrize("count", [5, 19])
 def test_another_control_is_not_beyond_the_controls(count):
-    """Silence: a fine-tune drawn as the controls are is claimed at most as often as the level says, and less."""
+    """Silence: a fine-tune drawn as the controls are is claimed at most as often as the level says,
+    and less.
+    """
     claimed = 0
     for seed in range(60):
         generator = np.random.default_rng(seed)
@@ -80,7 +89,8 @@ def pairs():
     base = tiny.llama(7)
     tuned = Pair.from_modules(tiny.perturbed(base, 0.02), base, tiny.tokenizer())
     return tuned, tuple(
-        Pair.from_modules(tiny.perturbed(base, 0.002, seed), base, tiny.tokenizer()) for seed in range(10, 15)
+        Pair.from_modules(tiny.perturbed(base, 0.002, seed), base, tiny.tokenizer())
+        for seed in range(10, 15)
     )
 
 
@@ -91,7 +101,9 @@ def test_five_controls_of_a_pair(pairs, analyzer):
     several = analyzer(controls=controls)(study)
     alone = [analyzer(controls=(one,))(study) for one in controls]
     column = "control_kl_last" if analyzer is Compare else "control_tuco"
-    np.testing.assert_allclose(several[column], np.mean([one[column] for one in alone], 0), rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(
+        several[column], np.mean([one[column] for one in alone], 0), rtol=1e-5, atol=1e-9
+    )
     of_each = "kl_last" if analyzer is Compare else "tuco"
     beside = several.tables["controls"]
     assert beside["model"].tolist() == [one.tuned.name for one in controls]
@@ -106,10 +118,17 @@ def test_five_controls_of_a_pair(pairs, analyzer):
     first = next(iter(found.values()))
     assert "Compared with 5 control fine-tunes on average: " in first.sentence
     assert "Compared with the control fine-tune: " in alone[0].summary["sentence"]
-    assert "No control fine-tune was given to compare it with (--control)." in analyzer()(study).summary["sentence"]
+    assert (
+        "No control fine-tune was given to compare it with (--control)."
+        in analyzer()(study).summary["sentence"]
+    )
     if analyzer is Tuco:
         # one AUC of controls, on average over theirs: that of their mean TuCo is none's
-        (auc,) = [one for one in found.values() if one.name.startswith("separates-beyond-") and "base" not in one.name]
+        (auc,) = [
+            one
+            for one in found.values()
+            if one.name.startswith("separates-beyond-") and "base" not in one.name
+        ]
         assert auc.name == "separates-beyond-new-control"
         assert auc.control_value == pytest.approx(beside["auc_near"].mean())
         own = {one.name: one for one in claims.from_table(alone[0].tables["claims"])}
@@ -122,10 +141,14 @@ def test_five_controls_of_a_pair(pairs, analyzer):
         np.testing.assert_allclose(several["kl_last_beyond"], gap)
         positive = several["group"] == "positive"
         assert more.value == pytest.approx(gap[positive].mean() - gap[~positive].mean())
-        differences = [one["kl_last"][positive].mean() - one["kl_last"][~positive].mean() for one in
-                       (analyzer()(Study(control, tiny.contrast(8), None)) for control in controls)]  # fmt: skip
+        differences = [
+            one["kl_last"][positive].mean() - one["kl_last"][~positive].mean()
+            for one in (analyzer()(Study(control, tiny.contrast(8), None)) for control in controls)
+        ]
         np.testing.assert_allclose(beside["more_on_positive"], differences, rtol=1e-4, atol=1e-7)
-        assert found["more-on-positive"].value - np.mean(differences) == pytest.approx(more.value, rel=1e-5)
+        assert found["more-on-positive"].value - np.mean(differences) == pytest.approx(
+            more.value, rel=1e-5
+        )
         further = found["more-on-positive-beyond-new-control"]
         assert further.value == found["more-on-positive"].value
         assert further.control_low < np.mean(differences) < further.control_high
@@ -136,7 +159,9 @@ def test_five_controls_of_a_pair(pairs, analyzer):
     # the order of controls changes no claim
     turned = analyzer(controls=controls[::-1])(study)
     again = {one.name: one for one in claims.from_table(turned.tables["claims"])}
-    assert again["beyond-new-control"].control_high == pytest.approx(found["beyond-new-control"].control_high)
+    assert again["beyond-new-control"].control_high == pytest.approx(
+        found["beyond-new-control"].control_high
+    )
 
 
 @pytest.mark.parametrize("analyzer", [Compare, Tuco])
@@ -155,12 +180,18 @@ def test_controls_loaded_one_at_a_time_give_the_same_run(analyzer):
 
     on_demand = PairsOnDemand([partial(load, at) for at in range(3)])
     at_once = tuple(Pair.from_modules(module, base, tiny.tokenizer()) for module in modules)
-    study = Study(Pair.from_modules(tiny.perturbed(base, 0.02), base, tiny.tokenizer()), tiny.contrast(6), None)
+    study = Study(
+        Pair.from_modules(tiny.perturbed(base, 0.02), base, tiny.tokenizer()),
+        tiny.contrast(6),
+        None,
+    )
     one, other = analyzer(controls=on_demand)(study), analyzer(controls=at_once)(study)
     assert one.require_provenance().key == other.require_provenance().key
     for part in ("controls", "claims"):
         for column in one.tables[part].columns:
-            np.testing.assert_array_equal(one.tables[part][column.name], other.tables[part][column.name])
+            np.testing.assert_array_equal(
+                one.tables[part][column.name], other.tables[part][column.name]
+            )
     assert max(most) == 1
     with pytest.raises(TypeError, match="one at a time"):
         on_demand[:2]
@@ -177,12 +208,26 @@ def test_a_control_of_another_base_is_refused(pairs):
 @pytest.mark.parametrize("command", ["compare", "tuco"])
 def test_the_commands_take_several(tmp_path, capsys, command):
     base = tiny.llama(7)
-    for name, model in (("base", base), ("tuned", tiny.perturbed(base, 0.02)), ("one", tiny.perturbed(base, 0.002, 3)),
-                        ("two", tiny.perturbed(base, 0.002, 4))):  # fmt: skip
+    for name, model in (
+        ("base", base),
+        ("tuned", tiny.perturbed(base, 0.02)),
+        ("one", tiny.perturbed(base, 0.002, 3)),
+        ("two", tiny.perturbed(base, 0.002, 4)),
+    ):
         tiny.save(model, tmp_path / name)
     (tmp_path / "prompts.txt").write_text("\n".join(tiny.contrast(8).positive.texts) + "\n")
-    given = [command, str(tmp_path / "tuned"), "--base", str(tmp_path / "base"), "--prompts",
-             str(tmp_path / "prompts.txt"), "--store", str(tmp_path / "runs"), "--json", "--quiet"]  # fmt: skip
+    given = [
+        command,
+        str(tmp_path / "tuned"),
+        "--base",
+        str(tmp_path / "base"),
+        "--prompts",
+        str(tmp_path / "prompts.txt"),
+        "--store",
+        str(tmp_path / "runs"),
+        "--json",
+        "--quiet",
+    ]
     both = ["--control", str(tmp_path / "one"), "--control", str(tmp_path / "two")]
     assert main([*given, *both]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -196,7 +241,9 @@ def test_the_commands_take_several(tmp_path, capsys, command):
 
 
 def test_a_topic_is_told_from_training_in_general():
-    """Prompts of the first class alone are changed, by less than controls change both: beyond them by class only."""
+    """Prompts of the first class alone are changed, by less than controls change both: beyond them
+    by class only.
+    """
     base = tiny.llama(7)
     tuned = tiny.perturbed(base, 0.0)
     contrast = tiny.contrast(32)
@@ -211,9 +258,12 @@ def test_a_topic_is_told_from_training_in_general():
             len(only), size, generator=torch.Generator().manual_seed(0)
         )
     controls = tuple(
-        Pair.from_modules(tiny.perturbed(base, 0.02, seed), base, tiny.tokenizer()) for seed in range(10, 15)
+        Pair.from_modules(tiny.perturbed(base, 0.02, seed), base, tiny.tokenizer())
+        for seed in range(10, 15)
     )
-    run = Compare(controls=controls)(Study(Pair.from_modules(tuned, base, tokenizer), contrast, None))
+    run = Compare(controls=controls)(
+        Study(Pair.from_modules(tuned, base, tokenizer), contrast, None)
+    )
     found = {one.name: one for one in claims.from_table(run.tables["claims"])}
     assert not found["beyond-new-control"].supported
     assert found["more-on-positive-beyond-control"].supported

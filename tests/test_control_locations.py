@@ -1,4 +1,6 @@
-"""What a method locates in controls: counts and totals by hand, what few and many controls allow, and the command."""
+"""What a method locates in controls: counts and totals by hand, what few and many controls allow,
+and the command.
+"""
 
 import dataclasses
 import json
@@ -21,12 +23,16 @@ LOCATE = LocateNeurons("change", top="3")
 
 @pytest.fixture(scope="module")
 def found():
-    """A planted pair located, and six controls of its base: every weight moved a little, and no behaviour."""
+    """A planted pair located, and six controls of its base: every weight moved a little, and no
+    behaviour.
+    """
     base, tuned = tiny.planted(tiny.llama(seed=7, tie_word_embeddings=False), pairs=8)
     study = tiny.study(tuned, base, 8, template=False, max_new_tokens=1)
     located, controls = LOCATE(study), []
     for seed in range(6):
-        pair = Pair.from_modules(tiny.perturbed(base, 0.003, 20 + seed), base, tiny.tokenizer(False))
+        pair = Pair.from_modules(
+            tiny.perturbed(base, 0.003, 20 + seed), base, tiny.tokenizer(False)
+        )
         controls.append(LOCATE(dataclasses.replace(study, pair=pair, _kept={})))
     return study, located, controls
 
@@ -47,7 +53,9 @@ def test_counts_and_totals_are_those_of_the_runs(found):
     assert json.loads(plot(table).to_json())["data"]
 
 
-@pytest.mark.parametrize(("count", "verdict"), [(1, "not tested"), (4, "not tested"), (5, "supported")])
+@pytest.mark.parametrize(
+    ("count", "verdict"), [(1, "not tested"), (4, "not tested"), (5, "supported")]
+)
 def test_a_planted_set_is_beyond_controls(found, count, verdict):
     study, located, controls = found
     table = ControlLocations.of(located, *controls[:count])(study)
@@ -79,7 +87,9 @@ def test_a_control_is_not_beyond_the_others(found):
         others = [one for number, one in enumerate(controls) if number != at]
         (claim,) = claims.from_table(ControlLocations.of(control, *others)(study).tables["claims"])
         # of six alike at most one is beyond the 97.5 % end of the others, nearly always none
-        assert claim.verdict == "not supported" or claim.value == max(c["score"][c["selected"]].sum() for c in controls)
+        assert claim.verdict == "not supported" or claim.value == max(
+            c["score"][c["selected"]].sum() for c in controls
+        )
 
 
 def test_runs_made_otherwise_are_refused(found):
@@ -104,17 +114,38 @@ def test_the_command(found, tmp_path, capsys, monkeypatch):
     study, _, _ = found
     tiny.save(study.pair.tuned.module, tmp_path / "tuned", with_tokenizer=False)
     tiny.save(study.pair.base.module, tmp_path / "base", with_tokenizer=False)
-    tiny.save(tiny.perturbed(study.pair.base.module, 0.003, 3), tmp_path / "one", with_tokenizer=False)
-    tiny.save(tiny.perturbed(study.pair.base.module, 0.003, 4), tmp_path / "two", with_tokenizer=False)
+    tiny.save(
+        tiny.perturbed(study.pair.base.module, 0.003, 3), tmp_path / "one", with_tokenizer=False
+    )
+    tiny.save(
+        tiny.perturbed(study.pair.base.module, 0.003, 4), tmp_path / "two", with_tokenizer=False
+    )
     for name in ("tuned", "base", "one", "two"):
         tiny.tokenizer(False).save_pretrained(tmp_path / name)
     for group in ("positive", "negative"):
         texts = getattr(study.contrast, group).texts
         (tmp_path / f"{group}.txt").write_text("\n".join(texts) + "\n")
     (tmp_path / "sorry.txt").write_text("Sorry\n")
-    given = ["locate-neurons", tmp_path / "tuned", "--base", tmp_path / "base", "--positive", tmp_path / "positive.txt",
-             "--negative", tmp_path / "negative.txt", "--markers", tmp_path / "sorry.txt", "--top", "3", "--method",
-             "change", "--no-verify", "--store", tmp_path / "runs", "--quiet"]  # fmt: skip
+    given = [
+        "locate-neurons",
+        tmp_path / "tuned",
+        "--base",
+        tmp_path / "base",
+        "--positive",
+        tmp_path / "positive.txt",
+        "--negative",
+        tmp_path / "negative.txt",
+        "--markers",
+        tmp_path / "sorry.txt",
+        "--top",
+        "3",
+        "--method",
+        "change",
+        "--no-verify",
+        "--store",
+        tmp_path / "runs",
+        "--quiet",
+    ]
     both = ["--control", tmp_path / "one", "--control", tmp_path / "two"]
     assert main([str(word) for word in [*given, *both]]) == 0
     said = capsys.readouterr().out
@@ -129,10 +160,15 @@ def test_the_command(found, tmp_path, capsys, monkeypatch):
     again = [tmp_path / "again" if word == tmp_path / "runs" else word for word in given]
     assert main([str(word) for word in [*again, *both]]) == 0
     names = [name for name in opened if name.startswith("control ")]
-    assert names == [f"control {at} of 2, {tmp_path / name}" for at, name in ((1, "one"), (2, "two"))]
+    assert names == [
+        f"control {at} of 2, {tmp_path / name}" for at, name in ((1, "one"), (2, "two"))
+    ]
     capsys.readouterr()
     # at the door: nothing is located before a control is known to be there
-    for wrong, why in (([*both, *both[:2]], "is given twice"), (["--control", tmp_path / "none"], "none")):
+    for wrong, why in (
+        ([*both, *both[:2]], "is given twice"),
+        (["--control", tmp_path / "none"], "none"),
+    ):
         fresh = [tmp_path / "other" if word == tmp_path / "runs" else word for word in given]
         assert main([str(word) for word in [*fresh, *wrong]]) == 2
         assert why in capsys.readouterr().err

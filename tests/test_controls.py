@@ -1,4 +1,6 @@
-"""Matched random sets and label permutations: what they keep equal, what they leave out, and that seeds decide."""
+"""Matched random sets and label permutations: what they keep equal, what they leave out, and that
+seeds decide.
+"""
 
 import numpy as np
 import pytest
@@ -47,7 +49,9 @@ def test_replacements_are_among_the_nearest_norms():
 def test_norms_of_random_sets_are_like_those_of_the_located():
     heavy = [(layer, int(neuron)) for layer in range(3) for neuron in np.argsort(-NORMS[layer])[:4]]
     mean = np.mean([NORMS[pair] for pair in heavy])
-    near = np.mean([NORMS[p] for drawn in matched_sets(heavy, NORMS, 50, 0, neighbours=6) for p in drawn])
+    near = np.mean(
+        [NORMS[p] for drawn in matched_sets(heavy, NORMS, 50, 0, neighbours=6) for p in drawn]
+    )
     assert NORMS.mean() < 0.8 * near < near < mean
 
 
@@ -62,13 +66,17 @@ def test_the_seed_decides():
 
 def test_an_exhausted_layer_gives_what_it_has():
     out = [(0, neuron) for neuron in range(47)]
-    for drawn in matched_sets([(0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (1, 0)], NORMS, 3, 0, exclude=out):
+    for drawn in matched_sets(
+        [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (1, 0)], NORMS, 3, 0, exclude=out
+    ):
         assert layers(drawn) == [0] * 3 + [1]
         assert {neuron for layer, neuron in drawn if layer == 0} == {47, 48, 49}
 
 
 def test_sets_for_a_large_share_of_a_layer_may_share_neurons_with_it():
-    """What a located half leaves lacks whatever matters: sets drawn from it would make any random half look special."""
+    """What a located half leaves lacks whatever matters: sets drawn from it would make any random
+    half look special.
+    """
     generator = np.random.default_rng(3)
     special = {(0, 4), (0, 33)}  # nothing happens but where both are in the set
     hits = draws = 0

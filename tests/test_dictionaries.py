@@ -1,4 +1,6 @@
-"""Dictionaries: gradients by active rows equal plain autograd's, folds change nothing, files come back as they went."""
+"""Dictionaries: gradients by active rows equal plain autograd's, folds change nothing, files come
+back as they went.
+"""
 
 import math
 from dataclasses import replace
@@ -37,7 +39,9 @@ def made(architecture, dtype=torch.float64, **more):
                 value.add_(0.3 * torch.rand(value.shape, generator=generator).to(value))
         if architecture != "matching_pursuit":
             noise = torch.rand(F, generator=generator).to(dictionary.W_dec) + 0.5
-            dictionary.W_dec.mul_(noise[:, None] if architecture not in SPARSE or more.get("rank_by") == "norm" else 1)
+            dictionary.W_dec.mul_(
+                noise[:, None] if architecture not in SPARSE or more.get("rank_by") == "norm" else 1
+            )
         if architecture in BY_BATCH:
             dictionary.threshold.fill_(0.4)
     return dictionary
@@ -85,9 +89,11 @@ def written_out(dictionary, x):
     return codes, codes @ p["W_dec"] + p["b_dec"]
 
 
-CASES = [(name, {}) for name in ARCHITECTURES] + [
-    (name, {"rank_by": "norm"}) for name in SPARSE
-] + [(name, {"input_bias": False}) for name in ("standard", "topk", "jumprelu")]  # fmt: skip
+CASES = (
+    [(name, {}) for name in ARCHITECTURES]
+    + [(name, {"rank_by": "norm"}) for name in SPARSE]
+    + [(name, {"input_bias": False}) for name in ("standard", "topk", "jumprelu")]
+)
 
 
 @pytest.mark.parametrize(("architecture", "more"), CASES)
@@ -144,16 +150,21 @@ def test_a_batch_gives_its_largest_wherever_they_are():
     assert len(top_per_batch(ties, 3).latents) == 24
 
 
-@pytest.mark.parametrize("architecture", ["standard", "gated", "topk", "batchtopk", "matryoshka", "matching_pursuit"])
+@pytest.mark.parametrize(
+    "architecture", ["standard", "gated", "topk", "batchtopk", "matryoshka", "matching_pursuit"]
+)
 @pytest.mark.parametrize("convention", RECONSTRUCTIONS)
 def test_slopes_of_losses_by_finite_differences(x, architecture, convention):
     dictionary = made(architecture, loss=convention)
     loss = training_loss(dictionary, x, sparsity=0.1)
     names = [name for name, value in dictionary.named_parameters() if name != "threshold"]
-    slopes = torch.autograd.grad(loss.total, [getattr(dictionary, name) for name in names], allow_unused=True)
+    slopes = torch.autograd.grad(
+        loss.total, [getattr(dictionary, name) for name in names], allow_unused=True
+    )
     generator = torch.Generator().manual_seed(5)
     for name, slope in zip(names, slopes, strict=True):
-        # a gate is straight between steps, and its decoder held still in the second term of its loss
+        # a gate is straight between steps, and its decoder held still in the second term of its
+        # loss
         if slope is None or (architecture == "gated" and name in ("W_dec", "b_dec")):
             continue
         value = getattr(dictionary, name)
@@ -164,7 +175,9 @@ def test_slopes_of_losses_by_finite_differences(x, architecture, convention):
                 value.add_(sign * size * way)
                 ends.append(training_loss(dictionary, x, sparsity=0.1).total.item())
                 value.sub_(sign * size * way)
-        assert (ends[0] - ends[1]) / (2 * size) == pytest.approx(float((slope * way).sum()), rel=1e-4, abs=1e-6)
+        assert (ends[0] - ends[1]) / (2 * size) == pytest.approx(
+            float((slope * way).sum()), rel=1e-4, abs=1e-6
+        )
 
 
 def test_slopes_through_thresholds_are_the_closed_form():
@@ -173,10 +186,14 @@ def test_slopes_through_thresholds_are_the_closed_form():
     threshold = torch.full((5,), 0.5, dtype=torch.float64, requires_grad=True)
     slope, width = torch.rand(200, 5, generator=generator, dtype=torch.float64), 0.2
     near = ((value - threshold).abs() / width < 0.5).double()
-    for_x, for_threshold = torch.autograd.grad((jump(value, threshold, width) * slope).sum(), (value, threshold))
+    for_x, for_threshold = torch.autograd.grad(
+        (jump(value, threshold, width) * slope).sum(), (value, threshold)
+    )
     torch.testing.assert_close(for_x, (value > threshold) * slope)
     torch.testing.assert_close(for_threshold, (-(threshold / width) * near * slope).sum(0))
-    for_x, for_threshold = torch.autograd.grad((step(value, threshold, width, True) * slope).sum(), (value, threshold))
+    for_x, for_threshold = torch.autograd.grad(
+        (step(value, threshold, width, True) * slope).sum(), (value, threshold)
+    )
     torch.testing.assert_close(for_x, near * slope / width)
     torch.testing.assert_close(for_threshold, (-near * slope / width).sum(0))
 
@@ -203,7 +220,9 @@ class TestDeadLatents:
         dead = torch.zeros(F, dtype=torch.bool)
         dead[[2, 5, 17]] = True
         dictionary, _, loss = self.pieces(x, dead)
-        enc, bias, dec = torch.autograd.grad(loss, (dictionary.W_enc, dictionary.b_enc, dictionary.W_dec))
+        enc, bias, dec = torch.autograd.grad(
+            loss, (dictionary.W_enc, dictionary.b_enc, dictionary.W_dec)
+        )
         assert (enc.norm(dim=0)[dead] > 0).all()
         assert (dec.norm(dim=1)[dead] > 0).all()
         assert (bias[dead] != 0).all()
@@ -232,20 +251,28 @@ class TestDeadLatents:
             dictionary.W_dec.mul_(torch.linspace(0.5, 2, F, dtype=x.dtype)[:, None])
             dictionary.b_enc[[2, 9]] = -50.0
         error = (x - dictionary(x)).detach()
-        loss = {weight: auxiliary_loss(dictionary, x, error, dead, 4, weight) for weight in (0.0, 0.5, 1.0)}
+        loss = {
+            weight: auxiliary_loss(dictionary, x, error, dead, 4, weight)
+            for weight in (0.0, 0.5, 1.0)
+        }
         inside = (x - dictionary.b_dec).detach().numpy()
         pre = inside @ dictionary.W_enc[:, 2].detach().numpy() - 50.0
         size = np.sqrt(np.square(inside - inside.mean(0)).mean())
         expected = -pre.mean() * np.linalg.norm(dictionary.W_dec[2].detach().numpy()) / size
         assert loss[1.0].item() - loss[0.0].item() == pytest.approx(expected)
         assert loss[0.5].item() - loss[0.0].item() == pytest.approx(0.5 * expected)
-        slope = {weight: torch.autograd.grad(found, dictionary.b_enc)[0] for weight, found in loss.items()}
+        slope = {
+            weight: torch.autograd.grad(found, dictionary.b_enc)[0]
+            for weight, found in loss.items()
+        }
         assert slope[0.0][2] == 0
         assert slope[1.0][2] < 0
         assert torch.equal(slope[1.0].index_fill(0, torch.tensor(2), 0), slope[0.0])
 
     def test_the_largest_are_ranked_as_codes_are(self, x):
-        """By value times norm where the dictionary ranks so: which of two alike latents gets a slope is the norm's."""
+        """By value times norm where the dictionary ranks so: which of two alike latents gets a
+        slope is the norm's.
+        """
         for name, by_norm in (("value", False), ("norm", True)):
             dictionary, dead = made("topk", rank_by=name), torch.zeros(F, dtype=torch.bool)
             dead[[2, 5]] = True
@@ -263,7 +290,9 @@ class TestDeadLatents:
         with torch.no_grad():
             dictionary.b_enc.mul_(7)
             dictionary.b_dec.mul_(7)
-        assert auxiliary_loss(dictionary, 7 * x, 7 * error, dead, 4).item() == pytest.approx(loss.item())
+        assert auxiliary_loss(dictionary, 7 * x, 7 * error, dead, 4).item() == pytest.approx(
+            loss.item()
+        )
 
     def test_its_coefficient_means_the_same_by_every_convention(self, x):
         dead = torch.arange(F) < 6
@@ -276,7 +305,9 @@ class TestDeadLatents:
         assert shares[0] > 0
 
     def test_revives_what_plain_training_leaves_dead(self):
-        """Intervention: latents too weak to be among the largest come back with AuxK far more often than without."""
+        """Intervention: latents too weak to be among the largest come back with AuxK far more often
+        than without.
+        """
         data = torch.randn(512, D, generator=torch.Generator().manual_seed(7))
         alive = {}
         for coefficient in (0.0, 1 / 32):
@@ -300,9 +331,14 @@ class TestPursuit:
         rest = [x] + [pursue(x, atoms, threshold=0.0, steps=t)[1] for t in range(1, 5)]
         for before, after in pairwise(rest):
             taken = before - after
-            torch.testing.assert_close((taken * after).sum(1), torch.zeros(N, dtype=x.dtype), atol=1e-12, rtol=0)
             torch.testing.assert_close(
-                after.square().sum(1), before.square().sum(1) - taken.square().sum(1), atol=1e-12, rtol=0
+                (taken * after).sum(1), torch.zeros(N, dtype=x.dtype), atol=1e-12, rtol=0
+            )
+            torch.testing.assert_close(
+                after.square().sum(1),
+                before.square().sum(1) - taken.square().sum(1),
+                atol=1e-12,
+                rtol=0,
             )
 
     def test_codes_and_rest_add_up_at_every_step(self, x):
@@ -316,7 +352,9 @@ class TestPursuit:
         atoms = torch.linalg.qr(torch.randn(D, D, generator=generator, dtype=torch.float64))[0]
         codes = torch.rand(N, D, generator=generator, dtype=torch.float64) + 0.5
         codes[torch.rand(N, D, generator=generator) < 0.6] = 0
-        found, rest = pursue(codes @ atoms, atoms, threshold=1e-9, steps=int((codes > 0).sum(1).max()))
+        found, rest = pursue(
+            codes @ atoms, atoms, threshold=1e-9, steps=int((codes > 0).sum(1).max())
+        )
         torch.testing.assert_close(found.dense(), codes)
         assert float(rest.norm()) < 1e-9
 
@@ -365,7 +403,11 @@ def test_a_crosscoder_of_one_model_is_the_autoencoder_and_swapped_models_swap(x)
     swapped = Dictionary(two.config).double()
     state = {name: value.clone() for name, value in two.state_dict().items()}
     half = torch.cat([torch.arange(D, 2 * D), torch.arange(D)])
-    state |= {"W_enc": state["W_enc"][half], "W_dec": state["W_dec"][:, half], "b_dec": state["b_dec"][half]}
+    state |= {
+        "W_enc": state["W_enc"][half],
+        "W_dec": state["W_dec"][:, half],
+        "b_dec": state["b_dec"][half],
+    }
     swapped.load_state_dict(state)
     torch.testing.assert_close(swapped(both[:, half]), two(both)[:, half])
     norms, other = two.decoder_norms, swapped.decoder_norms

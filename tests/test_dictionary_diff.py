@@ -1,4 +1,6 @@
-"""Comparing models by dictionaries: least squares by one pass, planted truths, silence where nothing differs."""
+"""Comparing models by dictionaries: least squares by one pass, planted truths, silence where
+nothing differs.
+"""
 
 import numpy as np
 import pytest
@@ -29,7 +31,10 @@ D, F, N = 6, 11, 240
 def crosscoder(seed=0, architecture="topk", **more):
     """A crosscoder in float64 whose halves differ, and whose last latent never fires."""
     dictionary = Dictionary(
-        DictionaryConfig(architecture, D, F, models=2, k=3 if architecture == "topk" else None, **more), seed=seed
+        DictionaryConfig(
+            architecture, D, F, models=2, k=3 if architecture == "topk" else None, **more
+        ),
+        seed=seed,
     ).double()
     generator = torch.Generator().manual_seed(seed + 5)
     with torch.no_grad():
@@ -62,20 +67,27 @@ def test_betas_are_least_squares_of_every_latent(rows, normalisation):
     inside = dictionary.normalised(x)[0].detach()
     raw = dictionary.raw(inside)
     f, out = raw.codes.dense().detach().numpy(), raw.output.detach()
-    halves = [[part.numpy() for part in value.detach().chunk(2, -1)] for value in (inside, out, dictionary.W_dec,
-                                                                                dictionary.b_dec)]  # fmt: skip
+    halves = [
+        [part.numpy() for part in value.detach().chunk(2, -1)]
+        for value in (inside, out, dictionary.W_dec, dictionary.b_dec)
+    ]
     given, made, rows_of, bias = halves
     for latent in range(F - 1):
         for direction in (BASE, TUNED):
             design = np.outer(f[:, latent], rows_of[direction][latent]).reshape(-1, 1)
             for model in (BASE, TUNED):
-                without = given[model] - made[model] + np.outer(f[:, latent], rows_of[model][latent])
+                without = (
+                    given[model] - made[model] + np.outer(f[:, latent], rows_of[model][latent])
+                )
                 for target, y in (
-                    ("error", without), ("reconstruction", made[model]),
+                    ("error", without),
+                    ("reconstruction", made[model]),
                     ("reconstruction_no_bias", made[model] - bias[model]),
-                ):  # fmt: skip
+                ):
                     expected = np.linalg.lstsq(design, y.reshape(-1), rcond=None)[0][0]
-                    assert found.beta[target, direction, model].value[latent] == pytest.approx(expected, abs=1e-10)
+                    assert found.beta[target, direction, model].value[latent] == pytest.approx(
+                        expected, abs=1e-10
+                    )
     for estimate in (*found.beta.values(), *found.nu.values(), found.ratio, found.cosine):
         for numbers in estimate:
             assert np.isnan(numbers[-1]), "a silent latent has no number, not 0"
@@ -85,9 +97,9 @@ def test_betas_are_least_squares_of_every_latent(rows, normalisation):
 def by_the_reference(activations, encode, weight, bias):
     """Both nu of every latent as Minder et al. compute them, by dense float64 arrays.
 
-    ``activations`` [N, 2, D]; ``weight`` [2, F, D] and ``bias`` [2, D] of the decoder. Every factor is
-    ``d . (Y' f) / (|d|^2 |f|^2)`` with the tuned model's row d; Y is a model's reconstruction by the whole decoder, or
-    its activations less that reconstruction without the latent.
+    ``activations`` [N, 2, D]; ``weight`` [2, F, D] and ``bias`` [2, D] of the decoder. Every factor
+    is ``d . (Y' f) / (|d|^2 |f|^2)`` with the tuned model's row d; Y is a model's reconstruction by
+    the whole decoder, or its activations less that reconstruction without the latent.
     """
     f = encode(activations)
     d = weight[1]
@@ -98,7 +110,9 @@ def by_the_reference(activations, encode, weight, bias):
     for model in (0, 1):
         betas["reconstruction", model] = np.einsum("fd,fd->f", d, f.T @ made[:, model]) / scale
         left = activations[:, model] - made[:, model]
-        each = [(left + np.outer(f[:, j], weight[model][j])).T @ f[:, j] @ d[j] for j in range(len(d))]
+        each = [
+            (left + np.outer(f[:, j], weight[model][j])).T @ f[:, j] @ d[j] for j in range(len(d))
+        ]
         betas["error", model] = np.array(each) / scale
     return {target: betas[target, 0] / betas[target, 1] for target in ("error", "reconstruction")}
 
@@ -108,23 +122,33 @@ def test_nu_is_the_reference_s_and_its_threshold_is_applied_to_that(rows, seed):
     dictionary, (x, documents) = crosscoder(seed), rows
     with torch.no_grad():
         # a bias of the size that training gives it: the mean of the rows
-        dictionary.b_dec.add_(torch.randn(2 * D, generator=torch.Generator().manual_seed(9), dtype=torch.float64))
+        dictionary.b_dec.add_(
+            torch.randn(2 * D, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+        )
         wanted = by_the_reference(
-            x.numpy().reshape(N, 2, D), lambda rows: dictionary.encode(torch.tensor(rows.reshape(N, -1))).numpy(),
-            dictionary.W_dec.numpy().reshape(F, 2, D).transpose(1, 0, 2), dictionary.b_dec.numpy().reshape(2, D),
-        )  # fmt: skip
+            x.numpy().reshape(N, 2, D),
+            lambda rows: dictionary.encode(torch.tensor(rows.reshape(N, -1))).numpy(),
+            dictionary.W_dec.numpy().reshape(F, 2, D).transpose(1, 0, 2),
+            dictionary.b_dec.numpy().reshape(2, D),
+        )
     found = scaled(dictionary, x, documents)
     np.testing.assert_allclose(found.nu["error", TUNED].value[:-1], wanted["error"][:-1], rtol=1e-9)
-    np.testing.assert_allclose(found.nu["reconstruction", TUNED].value[:-1], wanted["reconstruction"][:-1], rtol=1e-9)
+    np.testing.assert_allclose(
+        found.nu["reconstruction", TUNED].value[:-1], wanted["reconstruction"][:-1], rtol=1e-9
+    )
     without = found.nu["reconstruction_no_bias", TUNED].value[:-1]
     assert np.abs(without - wanted["reconstruction"][:-1]).max() > 0.1
     columns = compare(dictionary, "crosscoder", [(*x.chunk(2, 1), documents)])
-    np.testing.assert_allclose(columns["nu_reconstruction"][:-1], wanted["reconstruction"][:-1], rtol=1e-9)
+    np.testing.assert_allclose(
+        columns["nu_reconstruction"][:-1], wanted["reconstruction"][:-1], rtol=1e-9
+    )
     np.testing.assert_allclose(columns["nu_reconstruction_no_bias"][:-1], without, rtol=1e-9)
 
 
 def test_a_class_follows_the_reconstruction_with_its_bias():
-    """Intervention: a bias of the base along a latent of the tuned model's own turns its class, nothing else."""
+    """Intervention: a bias of the base along a latent of the tuned model's own turns its class,
+    nothing else.
+    """
     pair = planted_tune(48, seed=2)
     dictionary = known(pair, "crosscoder")
     batches = list(held_out(pair, 8))
@@ -137,14 +161,18 @@ def test_a_class_follows_the_reconstruction_with_its_bias():
     moved = [(base + push[:48], tuned, documents) for base, tuned, documents in batches]
     after = compare(dictionary, "crosscoder", moved)
     np.testing.assert_allclose(after["nu_error"], before["nu_error"], atol=1e-4)
-    np.testing.assert_allclose(after["nu_reconstruction_no_bias"], before["nu_reconstruction_no_bias"], atol=1e-4)
+    np.testing.assert_allclose(
+        after["nu_reconstruction_no_bias"], before["nu_reconstruction_no_bias"], atol=1e-4
+    )
     assert abs(before["nu_reconstruction"][own]) < 0.1
     assert after["nu_reconstruction"][own] > 0.5
     assert after["class"][own] != "tuned-only"
 
 
 def test_betas_that_were_put_in_come_out():
-    """Orthonormal latents, sparse log-normal codes, noise orthogonal to them: any beta is found exactly."""
+    """Orthonormal latents, sparse log-normal codes, noise orthogonal to them: any beta is found
+    exactly.
+    """
     generator = torch.Generator().manual_seed(3)
     basis = torch.linalg.qr(torch.randn(12, 12, generator=generator, dtype=torch.float64))[0]
     rows, aside = basis[:8], basis[8:]
@@ -152,7 +180,9 @@ def test_betas_that_were_put_in_come_out():
     codes = codes * (torch.rand(400, 8, generator=generator) < 0.1)
     beta = torch.rand(8, generator=generator, dtype=torch.float64) * 2 - 0.5
     noise = torch.randn(400, 4, generator=generator, dtype=torch.float64) @ aside
-    dictionary = Dictionary(DictionaryConfig("standard", 12, 8, models=2, input_bias=False)).double()
+    dictionary = Dictionary(
+        DictionaryConfig("standard", 12, 8, models=2, input_bias=False)
+    ).double()
     with torch.no_grad():
         dictionary.W_dec.copy_(torch.cat([torch.zeros_like(rows), rows], 1))
         dictionary.W_enc.copy_(torch.cat([torch.zeros_like(rows), rows], 1).T)
@@ -171,12 +201,20 @@ def test_order_batches_and_swapped_models(rows):
     half = torch.cat([torch.arange(D, 2 * D), torch.arange(D)])
     state = dict(dictionary.state_dict())
     swapped.load_state_dict(
-        state | {"W_enc": state["W_enc"][half], "W_dec": state["W_dec"][:, half], "b_dec": state["b_dec"][half]}
+        state
+        | {
+            "W_enc": state["W_enc"][half],
+            "W_dec": state["W_dec"][:, half],
+            "b_dec": state["b_dec"][half],
+        }
     )
     mirrored = scaled(swapped, x[:, half], documents)
     for target in TARGETS:
         for ours, theirs, back in zip(
-            whole.nu[target, TUNED], shuffled.nu[target, TUNED], mirrored.nu[target, BASE], strict=True
+            whole.nu[target, TUNED],
+            shuffled.nu[target, TUNED],
+            mirrored.nu[target, BASE],
+            strict=True,
         ):
             np.testing.assert_allclose(ours, theirs, rtol=1e-9)
             np.testing.assert_allclose(ours, back, rtol=1e-9)
@@ -199,14 +237,19 @@ def test_the_jackknife_of_a_mean_is_students_interval():
 
 
 def test_intervals_cover_what_varies_between_documents():
-    """Rows of a document say the same; 95 % intervals by folds of documents hold the true ratio 95 times of 100."""
+    """Rows of a document say the same; 95 % intervals by folds of documents hold the true ratio 95
+    times of 100.
+    """
     generator, hits, n = np.random.default_rng(4), 0, 400
     for _ in range(n):
         lift = generator.gamma(2, size=(60, 1))
         noise = generator.normal(size=(60, 1)) + 0.1 * generator.normal(size=(60, 8))
         top, bottom = (lift * (0.3 + 0.1 * noise)).sum(1), (lift * np.ones((60, 8))).sum(1)
         fold = np.arange(60) % 20
-        sums = {"top": np.bincount(fold, top)[:, None], "bottom": np.bincount(fold, bottom)[:, None]}
+        sums = {
+            "top": np.bincount(fold, top)[:, None],
+            "bottom": np.bincount(fold, bottom)[:, None],
+        }
         found = jackknife(sums, lambda s: s["top"] / s["bottom"])
         hits += bool(found.low[0] <= 0.3 <= found.high[0])
     assert 0.92 <= hits / n <= 0.98, hits / n
@@ -219,7 +262,9 @@ def known(pair, way):
     else:
         rows = {"difference": pair.tuned - pair.base, "base": pair.base, "tuned": pair.tuned}[way]
     rows = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-6)
-    config = DictionaryConfig("jumprelu", pair.base.shape[1], len(rows), models=1 + (way == "crosscoder"))
+    config = DictionaryConfig(
+        "jumprelu", pair.base.shape[1], len(rows), models=1 + (way == "crosscoder")
+    )
     dictionary = Dictionary(config)
     with torch.no_grad():
         dictionary.W_dec.copy_(rows)
@@ -236,7 +281,9 @@ def found_by(way, variant="planted", batches=8, controls=(), **options):
 
 
 class TestPlanted:
-    """Truths that were put in, each by every way; the dictionary knows them, so that only the comparison is tested."""
+    """Truths that were put in, each by every way; the dictionary knows them, so that only the
+    comparison is tested.
+    """
 
     def test_a_crosscoder_names_every_class(self):
         pair, found = found_by("crosscoder")
@@ -289,7 +336,9 @@ class TestPlanted:
         dictionary = known(pair, "tuned")
         batches = list(held_out(pair, 4))
         one = compare(dictionary, "tuned", batches)
-        other = compare(dictionary, "base", [(tuned, base, documents) for base, tuned, documents in batches])
+        other = compare(
+            dictionary, "base", [(tuned, base, documents) for base, tuned, documents in batches]
+        )
         named = {"base-only": "tuned-only", "tuned-only": "base-only"}
         assert one["class"].tolist() == [named.get(kind, kind) for kind in other["class"]]
         assert {"tuned-only"} == set(one["class"]) & set(named)
@@ -305,14 +354,22 @@ class TestPlanted:
         for variant in ("control", "identical"):
             _, found = found_by(way, variant)
             counts = found.summary["claimed"]
-            assert counts["tuned-only"] == counts["base-only"] == counts["rotated"] == counts["rescaled"] == 0, variant
+            assert (
+                counts["tuned-only"]
+                == counts["base-only"]
+                == counts["rotated"]
+                == counts["rescaled"]
+                == 0
+            ), variant
             if variant == "identical":
                 assert (found["exchange_p"] == 1).all()
                 assert found.summary["identical"]
 
     @pytest.mark.parametrize("way", WAYS)
     def test_models_exchanged_in_half_of_the_documents_have_nothing_of_their_own(self, way):
-        """Each still fires where the other does not: in as many documents, so that no model's alone is claimed."""
+        """Each still fires where the other does not: in as many documents, so that no model's alone
+        is claimed.
+        """
         _, found = found_by(way, "exchanged")
         assert not (np.isin(found["class"], ("tuned-only", "base-only")) & found["claimed"]).any()
         if way in ("tuned", "base"):
@@ -347,7 +404,10 @@ class TestPlanted:
     def test_a_few_latents_beside_a_large_control_can_be_checked(self):
         """The interval of a claim lies beyond the control's, not beyond one latent."""
         nothing = np.array(["shared"] * 100_000, dtype=object)
-        columns = {"class": (nothing, "text", "class"), "claimed": (np.ones(len(nothing), bool), "flag", "claimed")}
+        columns = {
+            "class": (nothing, "text", "class"),
+            "claimed": (np.ones(len(nothing), bool), "flag", "claimed"),
+        }
         control = table("dictionary-diff", columns, summary={"way": "crosscoder"})
         _, found = found_by("crosscoder", controls=(control,), easy=1, narrow=0)
         own = require_remeasured(found)["tuned-only"]
@@ -359,18 +419,24 @@ class TestPlanted:
         assert (counted["live"][counted["pair"] == "control"] == len(control)).all()
 
     def test_shares_of_two_alike_pairs_differ_at_the_nominal_rate_at_most(self):
-        """Silence: classes of this pair and of the control drawn alike; intervals that must not touch seldom part."""
+        """Silence: classes of this pair and of the control drawn alike; intervals that must not
+        touch seldom part.
+        """
         generator, hits, n = np.random.default_rng(3), 0, 300
         for _ in range(n):
             columns, parts = {}, {}
             for name, size in (("", 60), ("control", 50)):
                 flags = generator.random(size) < 0.1
-                part = {"row" if name else "latent": (np.arange(size), "key", "latent"),
-                        "live": (np.ones(size, bool), "flag", "live"),
-                        "claimed_tuned_only": (flags, "flag", "claimed")}  # fmt: skip
+                part = {
+                    "row" if name else "latent": (np.arange(size), "key", "latent"),
+                    "live": (np.ones(size, bool), "flag", "live"),
+                    "claimed_tuned_only": (flags, "flag", "claimed"),
+                }
                 columns, parts = (part, parts) if not name else (columns, {name: table("x", part)})
             beside = table("y", {"class": (["shared"], "text", "class")})
-            (one,) = claims.evaluate(claims_of("tuned-only", [beside]), table("z", columns, tables=parts))
+            (one,) = claims.evaluate(
+                claims_of("tuned-only", [beside]), table("z", columns, tables=parts)
+            )
             hits += one.supported
         assert hits <= stats.binom.ppf(0.999, n, 0.025), hits / n
 
@@ -379,14 +445,20 @@ class TestPlanted:
 def test_activity_on_special_rows_is_counted_apart(way):
     pair = planted_tune(48, seed=2)
     dictionary = known(pair, way)
-    batches = [(*rows, torch.rand(len(rows[0]), generator=torch.Generator().manual_seed(1)) < 0.3)
-               for rows in held_out(pair, 2)]  # fmt: skip
+    batches = [
+        (*rows, torch.rand(len(rows[0]), generator=torch.Generator().manual_seed(1)) < 0.3)
+        for rows in held_out(pair, 2)
+    ]
     found = compare(dictionary, way, batches)
     given = {
-        "crosscoder": lambda base, tuned: torch.cat([base, tuned], 1), "difference": lambda base, tuned: tuned - base,
-        "base": lambda base, tuned: base, "tuned": lambda base, tuned: tuned,
-    }[way]  # fmt: skip
-    fires = torch.cat([dictionary.encode(given(*rows[:2])) > 0 for rows in batches]).double().numpy()
+        "crosscoder": lambda base, tuned: torch.cat([base, tuned], 1),
+        "difference": lambda base, tuned: tuned - base,
+        "base": lambda base, tuned: base,
+        "tuned": lambda base, tuned: tuned,
+    }[way]
+    fires = (
+        torch.cat([dictionary.encode(given(*rows[:2])) > 0 for rows in batches]).double().numpy()
+    )
     special = torch.cat([rows[3] for rows in batches]).numpy()
     live = fires.any(0)
     np.testing.assert_allclose(found["rate_special"], fires[special].mean(0), atol=1e-12)
@@ -400,7 +472,9 @@ def test_activity_on_special_rows_is_counted_apart(way):
 
 
 def test_what_is_left_of_a_latent_in_two_folds_is_exactly_nothing():
-    """Without one of them no pair of folds is left: 0, not rounding, whose sign would decide about roots."""
+    """Without one of them no pair of folds is left: 0, not rounding, whose sign would decide about
+    roots.
+    """
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
         x, y = torch.randn(2, 90, D, generator=generator, dtype=torch.float64)
@@ -425,7 +499,9 @@ def test_slopes_of_differences_are_regressions_with_an_intercept():
     for latent in (16, 20, 25, 29, 33):
         row = dictionary.W_dec[latent].detach().double().numpy()
         for model, part in ((BASE, rows.base), (TUNED, rows.tuned)):
-            expected = stats.linregress(codes[:, latent], part.double().numpy() @ row / (row @ row)).slope
+            expected = stats.linregress(
+                codes[:, latent], part.double().numpy() @ row / (row @ row)
+            ).slope
             assert found.slope[model].value[latent] == pytest.approx(expected, abs=1e-6)
 
 
@@ -471,8 +547,13 @@ def test_planted_pairs_are_what_they_say():
         assert torch.equal(one, other)
     same = planted_tune(variant="identical").draw(4)
     assert torch.equal(same.base, same.tuned)
-    assert pair.closest(torch.cat([pair.base, pair.tuned], 1) * 3, "crosscoder").tolist() == list(range(len(cosines)))
-    swapped, plain = (planted_tune(variant=variant, seed=3, noise=0.0).draw(64, 1) for variant in VARIANTS[::3][::-1])
+    assert pair.closest(torch.cat([pair.base, pair.tuned], 1) * 3, "crosscoder").tolist() == list(
+        range(len(cosines))
+    )
+    swapped, plain = (
+        planted_tune(variant=variant, seed=3, noise=0.0).draw(64, 1)
+        for variant in VARIANTS[::3][::-1]
+    )
     kept = (swapped.base == plain.base).all(1)
     assert 0.2 < float(kept.float().mean()) < 0.8
     torch.testing.assert_close(swapped.base[~kept], plain.tuned[~kept])
@@ -503,7 +584,9 @@ def test_thresholds_only_take_claims_away():
     for base, tuned, documents in held_out(pair, 2):
         stream.update(torch.cat([base, tuned], 1), documents)
     found = stream.result()
-    loose, strict = (of_crosscoder(found, Thresholds(error=size)) == "tuned-only" for size in (0.2, 0.01))
+    loose, strict = (
+        of_crosscoder(found, Thresholds(error=size)) == "tuned-only" for size in (0.2, 0.01)
+    )
     assert strict.sum() < loose.sum()
     assert not (strict & ~loose).any()
 

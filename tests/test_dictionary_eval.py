@@ -1,4 +1,6 @@
-"""Judging dictionaries of several sites or models: numbers by hand in float64, what is perfect costs nothing."""
+"""Judging dictionaries of several sites or models: numbers by hand in float64, what is perfect
+costs nothing.
+"""
 
 import copy
 import dataclasses
@@ -59,10 +61,16 @@ def study_of(pair, kind=Study, **more):
 
 def dictionary_of(kind, seed=1, width=40):
     """Random rows, another encoder, biases that are not zero."""
-    own = Dictionary(DictionaryConfig("topk", D, width, k=K, **KINDS[kind][3])).double().requires_grad_(False)
+    own = (
+        Dictionary(DictionaryConfig("topk", D, width, k=K, **KINDS[kind][3]))
+        .double()
+        .requires_grad_(False)
+    )
     generator = torch.Generator().manual_seed(seed)
     for parameter in own.parameters():
-        parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+        parameter.copy_(
+            0.2 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        )
     return own
 
 
@@ -101,7 +109,11 @@ def passed(module, ids, site, new=None):
         kept["value"] = inputs[0][0]
 
     where = {RESID: (block, after), OUT: (block.mlp, after), INTO: (block.mlp, before)}[site]
-    handle = where[0].register_forward_pre_hook(before) if site == INTO else where[0].register_forward_hook(after)
+    handle = (
+        where[0].register_forward_pre_hook(before)
+        if site == INTO
+        else where[0].register_forward_hook(after)
+    )
     with torch.no_grad():
         logits = module(torch.tensor([ids])).logits[0]
     handle.remove()
@@ -120,7 +132,9 @@ def reconstructed(dictionary, x):
 
 
 def components(y, seen, k):
-    """Of every row of ``seen`` the k largest components along the principal axes of ``seen`` itself."""
+    """Of every row of ``seen`` the k largest components along the principal axes of ``seen``
+    itself.
+    """
     mean = y.mean(0)
     axes = np.linalg.eigh(np.cov(seen.T))[1]
     parts = (seen - mean) @ axes
@@ -130,7 +144,11 @@ def components(y, seen, k):
 
 
 def log_softmax(x):
-    return x - np.log(np.exp(x - x.max(1, keepdims=True)).sum(1, keepdims=True)) - x.max(1, keepdims=True)
+    return (
+        x
+        - np.log(np.exp(x - x.max(1, keepdims=True)).sum(1, keepdims=True))
+        - x.max(1, keepdims=True)
+    )
 
 
 def costs(clean, logits, ids):
@@ -146,9 +164,19 @@ def by_hand(modules, kind):
     lengths = np.cumsum([len(ids) for ids in texts])[:-1]
 
     def rows(where):
-        each = {role: np.concatenate([passed(m, ids, where)[0] for ids in texts]) for role, m in models.items()}
+        each = {
+            role: np.concatenate([passed(m, ids, where)[0] for ids in texts])
+            for role, m in models.items()
+        }
         joint = np.concatenate([each["base"], each["tuned"]], 1)
-        return each, {"both": joint, "difference": each["tuned"] - each["base"], "tuned": each["tuned"]}[of]
+        return (
+            each,
+            {
+                "both": joint,
+                "difference": each["tuned"] - each["base"],
+                "tuned": each["tuned"],
+            }[of],
+        )
 
     (_, x), (each, y) = rows(site), rows(target)
     dictionary = dictionary_of(kind)
@@ -157,16 +185,26 @@ def by_hand(modules, kind):
         design = np.concatenate([x, np.ones((len(x), 1))], 1)
         seen = design @ np.linalg.lstsq(design, y, rcond=1e-10)[0]
     made = {
-        "dictionary": reconstructed(dictionary, x), "pca": components(y, seen, D if kind == "skip" else K),
-        "zero": np.zeros_like(y), "mean": np.broadcast_to(y.mean(0), y.shape),
-    }  # fmt: skip
+        "dictionary": reconstructed(dictionary, x),
+        "pca": components(y, seen, D if kind == "skip" else K),
+        "zero": np.zeros_like(y),
+        "mean": np.broadcast_to(y.mean(0), y.shape),
+    }
 
     def fvu(take, name):
         return ((take(y) - take(made[name])) ** 2).sum() / ((take(y) - take(y).mean(0)) ** 2).sum()
 
-    halves = {"base": lambda r: r[:, :D], "tuned": lambda r: r[:, D:], "difference": lambda r: r[:, D:] - r[:, :D]}
+    halves = {
+        "base": lambda r: r[:, :D],
+        "tuned": lambda r: r[:, D:],
+        "difference": lambda r: r[:, D:] - r[:, :D],
+    }
     views = {"all": lambda r: r} | (halves if of == "both" else {})
-    explained = {(name, part): 1 - fvu(take, name) for name in ("dictionary", "pca") for part, take in views.items()}
+    explained = {
+        (name, part): 1 - fvu(take, name)
+        for name in ("dictionary", "pca")
+        for part, take in views.items()
+    }
     if of == "both":
         own = halves["difference"](y)
         spread = ((own - own.mean(0)) ** 2).sum()
@@ -177,10 +215,13 @@ def by_hand(modules, kind):
             put = each["base"] + out if of == "difference" else out
             put = put[:, :D] if (of, role) == ("both", "base") else put[:, -D:]
             spent = [
-                costs(passed(models[role], ids, target)[1],
-                      passed(models[role], ids, target, torch.tensor(part))[1], ids)
+                costs(
+                    passed(models[role], ids, target)[1],
+                    passed(models[role], ids, target, torch.tensor(part))[1],
+                    ids,
+                )
                 for ids, part in zip(texts, np.split(put, lengths), strict=True)
-            ]  # fmt: skip
+            ]
             total[role, name] = np.array(spent)
     return explained, total
 
@@ -191,7 +232,9 @@ def test_numbers_are_those_by_hand(modules, kept, kind):
     explained, total = by_hand(modules, kind)
     if kind == "crosscoder":
         alone = explained.pop(("alone", "difference"))
-        assert told.summary["pca_alone_difference_explained_variance"] == pytest.approx(alone, abs=1e-9)
+        assert told.summary["pca_alone_difference_explained_variance"] == pytest.approx(
+            alone, abs=1e-9
+        )
         assert alone > explained["pca", "difference"]
     for (name, part), value in explained.items():
         (row,) = np.flatnonzero((told["dictionary"] == name) & (told["part"] == part))
@@ -206,9 +249,11 @@ def test_numbers_are_those_by_hand(modules, kept, kind):
     for role in set(models):
         for over in ("mean", "zero"):
             (row,) = np.flatnonzero(
-                (recovered["dictionary"] == "dictionary") & (recovered["cost"] == "kl") & (models == role)
+                (recovered["dictionary"] == "dictionary")
+                & (recovered["cost"] == "kl")
+                & (models == role)
                 & (recovered["ablation"] == over)
-            )  # fmt: skip
+            )
             share = 1 - total[role, "dictionary"][:, 1].sum() / total[role, over][:, 1].sum()
             assert recovered["recovered"][row] == pytest.approx(share, rel=1e-7)
     assert told.summary["baseline_codes"] == (D if kind == "skip" else K)
@@ -226,7 +271,9 @@ def test_neither_batches_nor_padding_count_and_claims_are_measured_again(pair, k
         other = again if not name else again.tables[name]
         for column in one.columns:
             if column.role == "measure" and name not in ("density", "claims"):
-                np.testing.assert_allclose(one[column.name], other[column.name], rtol=1e-7, atol=1e-9, err_msg=name)
+                np.testing.assert_allclose(
+                    one[column.name], other[column.name], rtol=1e-7, atol=1e-9, err_msg=name
+                )
     made = require_remeasured(told)
     wanted = {"explains-more-than-pca", "explains-more-than-random"}
     assert wanted <= set(made)
@@ -254,23 +301,48 @@ def run_of(errors, loss, kl, clusters):
     sums = Sums(errors, {}, costs, np.full((2, count), 10))
     place = Place(Site.parse(RESID), Site.parse(RESID), "tuned")
     made = claims_of(sums, K, words(place, DictionaryConfig("topk", D, 40, k=K)))
-    parts = {"prompts": prompts_table(sums, ids, clusters), "splice": splice_table(sums, ids, clusters, place)}
-    whole = table("dictionary-scores", {
-        "dictionary": (["dictionary", "pca", "random"], "key", "which"), "part": (["all"] * 3, "key", "part"),
-        "l0": (np.array([4.5, 5.0, 5.0]), "measure", "codes"),
-    }, tables=parts)  # fmt: skip
+    parts = {
+        "prompts": prompts_table(sums, ids, clusters),
+        "splice": splice_table(sums, ids, clusters, place),
+    }
+    whole = table(
+        "dictionary-scores",
+        {
+            "dictionary": (["dictionary", "pca", "random"], "key", "which"),
+            "part": (["all"] * 3, "key", "part"),
+            "l0": (np.array([4.5, 5.0, 5.0]), "measure", "codes"),
+        },
+        tables=parts,
+    )
     return claims.conclude(whole, made)
 
 
 def sums_of(generator, gap, prompts=48, ablation=2.0):
-    """Errors and costs per prompt, of which the dictionary's are smaller than the baseline's by ``gap`` on average."""
+    """Errors and costs per prompt, of which the dictionary's are smaller than the baseline's by
+    ``gap`` on average.
+    """
     size = generator.gamma(4, size=prompts)
-    noise = {name: 0.2 * size * generator.normal(size=prompts) for name in ("dictionary", "pca", "loss", "kl")}
-    errors = {"deviation": size, "pca": 0.5 * size + noise["pca"], "random": 0.9 * size,
-              "dictionary": (0.5 - gap) * size + noise["dictionary"]}  # fmt: skip
-    spent = {name: {"clean": 3 * size, "pca": 4 * size, "dictionary": (4 - gap) * size + noise[name],
-                    "mean": (3 + ablation) * size, "zero": 9 * size, "random": 5 * size}
-             for name in ("loss", "kl")}  # fmt: skip
+    noise = {
+        name: 0.2 * size * generator.normal(size=prompts)
+        for name in ("dictionary", "pca", "loss", "kl")
+    }
+    errors = {
+        "deviation": size,
+        "pca": 0.5 * size + noise["pca"],
+        "random": 0.9 * size,
+        "dictionary": (0.5 - gap) * size + noise["dictionary"],
+    }
+    spent = {
+        name: {
+            "clean": 3 * size,
+            "pca": 4 * size,
+            "dictionary": (4 - gap) * size + noise[name],
+            "mean": (3 + ablation) * size,
+            "zero": 9 * size,
+            "random": 5 * size,
+        }
+        for name in ("loss", "kl")
+    }
     return errors, spent["loss"], {**spent["kl"], "clean": 0 * size}
 
 
@@ -294,18 +366,27 @@ def test_a_claim_is_the_paired_gap_as_a_ratio_of_sums():
         assert one.control_value == pytest.approx(1 - value.sum() / errors["deviation"].sum())
         assert one.supported
     for name, spent in (("loss", loss), ("divergence", kl)):
-        wanted = leave_one_out(spent["pca"] - spent["dictionary"], spent["mean"] - spent["clean"], clusters)
+        wanted = leave_one_out(
+            spent["pca"] - spent["dictionary"], spent["mean"] - spent["clean"], clusters
+        )
         one = found[f"recovers-more-{name}-than-pca"]
         np.testing.assert_allclose((one.value, one.low, one.high), wanted)
         assert one.supported
         assert one.clusters == 16
     level = 1 - errors["dictionary"].sum() / errors["deviation"].sum()
-    assert f"explains {level:.3f} of the variance with 4.5 codes" in found["explains-more-than-pca"].sentence
+    assert (
+        f"explains {level:.3f} of the variance with 4.5 codes"
+        in found["explains-more-than-pca"].sentence
+    )
 
 
 def test_no_better_than_its_baseline_is_silent_at_the_nominal_rate():
     generator, hits, n = np.random.default_rng(1), np.zeros(3), 120
-    names = ["explains-more-than-pca", "recovers-more-loss-than-pca", "recovers-more-divergence-than-pca"]
+    names = [
+        "explains-more-than-pca",
+        "recovers-more-loss-than-pca",
+        "recovers-more-divergence-than-pca",
+    ]
     clusters = np.array([f"c{row // 3}" for row in range(48)], object)
     for _ in range(n):
         verdicts = run_of(*sums_of(generator, 0.0), clusters).summary["verdicts"]
@@ -358,7 +439,9 @@ def test_a_dictionary_of_everything_costs_nothing(pair):
 
 
 def test_each_half_of_a_crosscoder_goes_into_its_own_model(pair):
-    """Intervention: with its half of the decoder at zero the base loses what zero there costs, the tuned nothing."""
+    """Intervention: with its half of the decoder at zero the base loses what zero there costs, the
+    tuned nothing.
+    """
     own = whole_of(pair, "both")
     told = analyzer_of(own, "crosscoder")(study_of(pair))
     for part in ("all", "base", "tuned", "difference"):
@@ -366,7 +449,9 @@ def test_each_half_of_a_crosscoder_goes_into_its_own_model(pair):
         assert told["explained_variance"][rows][0] == pytest.approx(1)
     assert spent(told, "dictionary") == pytest.approx(0, abs=1e-9)
     assert spent(told, "dictionary", "base") == pytest.approx(0, abs=1e-9)
-    cut = Dictionary(dataclasses.replace(own.config, input_bias=False)).double().requires_grad_(False)
+    cut = (
+        Dictionary(dataclasses.replace(own.config, input_bias=False)).double().requires_grad_(False)
+    )
     cut.load_state_dict({**own.state_dict(), "b_enc": -own.b_dec @ own.W_enc})
     cut.W_dec[:, :D], cut.b_dec[:D] = 0, 0
     told = analyzer_of(cut, "crosscoder")(study_of(pair))
@@ -404,7 +489,9 @@ def test_an_identical_pair_is_silent_and_says_so(modules, kind):
     if kind == "difference":
         assert not made
         assert told.summary["kl_recovered_mean"] is None
-        assert any("the base's value in the site's place costs no kl" in s for s in told.summary["limits"])
+        assert any(
+            "the base's value in the site's place costs no kl" in s for s in told.summary["limits"]
+        )
     for part in (told, told.tables["recovered"]):
         plot(part)
 
@@ -415,7 +502,9 @@ def test_an_identical_pair_is_silent_and_says_so(modules, kind):
 def test_predicted_components_are_an_autoencoders_where_the_target_is_the_input_and_beat_reduced_rank():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(600, 8, generator=generator, dtype=torch.float64) * torch.arange(1, 9) + 3
-    y = x @ torch.randn(8, 6, generator=generator, dtype=torch.float64) + torch.randn(600, 6, generator=generator)
+    y = x @ torch.randn(8, 6, generator=generator, dtype=torch.float64) + torch.randn(
+        600, 6, generator=generator
+    )
     for k in (1, 2, 6):
         itself = Covariance.empty(16).update(torch.cat([x, x], 1))
         mine = predicted(itself, 8, lambda of, k=k: principal(of, k, torch.float64), torch.float64)
@@ -456,7 +545,13 @@ PLAIN = DictionaryConfig("topk", 8, 8, k=2)
     ("config", "target", "of", "based", "said"),
     [
         (CROSS, "", "both", False, "a crosscoder needs the base's rows .*add --base"),
-        (PLAIN, "", "difference", False, "a dictionary of differences needs the base's rows .*add --base"),
+        (
+            PLAIN,
+            "",
+            "difference",
+            False,
+            "a dictionary of differences needs the base's rows .*add --base",
+        ),
         (CROSS, "", "tuned", True, "2 models side by side does not read rows of 'tuned'"),
         (PLAIN, "", "other", True, "'other' are not known"),
         (ACROSS, "", "tuned", True, "does not say which site it writes; add --target"),
@@ -484,8 +579,19 @@ def folder(tmp_path_factory):
 
 
 def command_of(folder, kind, tmp_path, *more):
-    return ["sae", "eval", folder / kind, "--model", folder / "tuned", "--data", folder / "text.txt", "--store",
-            tmp_path / "runs", "--json", *more]  # fmt: skip
+    return [
+        "sae",
+        "eval",
+        folder / kind,
+        "--model",
+        folder / "tuned",
+        "--data",
+        folder / "text.txt",
+        "--store",
+        tmp_path / "runs",
+        "--json",
+        *more,
+    ]
 
 
 @pytest.mark.parametrize("kind", [*list(KINDS)[:3], pytest.param("skip", marks=pytest.mark.slow)])

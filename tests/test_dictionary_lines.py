@@ -1,4 +1,6 @@
-"""Slopes of rows on codes: the oracle's numbers, without noise's length, and what classes gain by them."""
+"""Slopes of rows on codes: the oracle's numbers, without noise's length, and what classes gain by
+them.
+"""
 
 import numpy as np
 import pytest
@@ -20,7 +22,9 @@ def drawn(width=6, noise=0.1, seed=0):
     generator = torch.Generator().manual_seed(seed)
     f = torch.rand(N, F, generator=generator) * (torch.rand(N, F, generator=generator) < 0.3)
     directions = [torch.randn(F, width, generator=generator) for _ in range(2)]
-    rows = [f @ one + noise * torch.randn(N, width, generator=generator) + 0.5 for one in directions]
+    rows = [
+        f @ one + noise * torch.randn(N, width, generator=generator) + 0.5 for one in directions
+    ]
     return f, directions, rows, torch.arange(N) % FOLDS
 
 
@@ -34,16 +38,23 @@ def lines(f, rows, folds, parts=1):
 def test_products_are_those_of_an_oracle_in_numpy():
     f, _, rows, folds = drawn()
     found = lines(f, rows, folds, parts=7).products({"bt": (0, 1), "tt": (1, 1)})
-    codes, (base, tuned), fold = f.double().numpy(), (part.double().numpy() for part in rows), folds.numpy()
+    codes, (base, tuned), fold = (
+        f.double().numpy(),
+        (part.double().numpy() for part in rows),
+        folds.numpy(),
+    )
     for name, (one, other) in {"bt": (base, tuned), "tt": (tuned, tuned)}.items():
         slopes = [
-            np.stack([codes[fold == k].T @ (x[fold == k] - x.mean(0)) for k in range(FOLDS)]) for x in (one, other)
+            np.stack([codes[fold == k].T @ (x[fold == k] - x.mean(0)) for k in range(FOLDS)])
+            for x in (one, other)
         ]
         for row, without in enumerate([None, *range(FOLDS)]):
             expected = sum(
                 (slopes[0][k] * slopes[1][j]).sum(1)
-                for k in range(FOLDS) for j in range(FOLDS) if k != j and without not in (k, j)
-            )  # fmt: skip
+                for k in range(FOLDS)
+                for j in range(FOLDS)
+                if k != j and without not in (k, j)
+            )
             np.testing.assert_allclose(found[name][row], expected, rtol=1e-9)
 
 
@@ -52,11 +63,15 @@ def test_batches_do_not_matter_and_equal_rows_have_a_cosine_of_exactly_one(parts
     f, _, rows, folds = drawn()
     found = lines(f, [rows[0], rows[0]], folds, parts).products({"bb": (0, 0), "bt": (0, 1)})
     np.testing.assert_array_equal(found["bb"], found["bt"])
-    np.testing.assert_allclose(found["bb"], lines(f, [rows[0]], folds).products({"": (0, 0)})[""], rtol=1e-9)
+    np.testing.assert_allclose(
+        found["bb"], lines(f, [rows[0]], folds).products({"": (0, 0)})[""], rtol=1e-9
+    )
 
 
 def test_noise_has_no_length():
-    """Two noisy copies of one direction: plain slopes are at an angle, products across folds are not."""
+    """Two noisy copies of one direction: plain slopes are at an angle, products across folds are
+    not.
+    """
     misses, plain = 0, []
     for seed in range(20):
         f, directions, _, folds = drawn(40, seed=seed)
@@ -86,7 +101,9 @@ def test_wide_rows_are_projected_and_angles_stay():
 
 
 def test_halves_of_a_split_feature_are_not_rotated():
-    """Two latents share a feature and take off what they have of another: decoders turn and rows do not."""
+    """Two latents share a feature and take off what they have of another: decoders turn and rows do
+    not.
+    """
     pair = planted_tune(48, seed=2)
     dictionary = known(pair, "crosscoder")
     shared, own, rotated = (pair.kinds.index(kind) for kind in ("shared", "easy", "rotated"))
@@ -110,7 +127,10 @@ def test_halves_of_a_split_feature_are_not_rotated():
 
 def test_a_difference_whose_row_points_elsewhere_is_not_claimed():
     pair = planted_tune(48, seed=2)
-    own, junk = pair.kinds.index("easy"), torch.randn(48, generator=torch.Generator().manual_seed(3))
+    own, junk = (
+        pair.kinds.index("easy"),
+        torch.randn(48, generator=torch.Generator().manual_seed(3)),
+    )
     junk = junk / junk.norm()
     for amount, named in ((0.3, "tuned-only"), (2.0, "unclear")):
         dictionary = known(pair, "difference")

@@ -1,4 +1,6 @@
-"""The name of a dictionary's folder decides nothing: what files do not say is an option, or is not known."""
+"""The name of a dictionary's folder decides nothing: what files do not say is an option, or is not
+known.
+"""
 
 import json
 import math
@@ -15,15 +17,25 @@ from tests.test_formats import CASES, DATA, KINDS
 
 # every word by which a name decided something, or could be thought to
 NAMES = [
-    "embedding", "transcoder-16k", "layer_7", "width_16k", "average_l0_71", "gemma-scope-2b-pt-res", "layers.5",
-    "blocks.9.hook_resid_post", "Llama3_1-8B-Base-L3R-8x", "topk",
-]  # fmt: skip
+    "embedding",
+    "transcoder-16k",
+    "layer_7",
+    "width_16k",
+    "average_l0_71",
+    "gemma-scope-2b-pt-res",
+    "layers.5",
+    "blocks.9.hook_resid_post",
+    "Llama3_1-8B-Base-L3R-8x",
+    "topk",
+]
 
 
 def same(one, other):
     assert one.config == other.config
     assert one.state_dict().keys() == other.state_dict().keys()
-    assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+    assert all(
+        torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items()
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -48,12 +60,17 @@ def test_what_files_do_not_say_is_not_taken_from_the_name():
     assert read(DATA / "gemma-scope/layer_3")[1]["model"] is None
     assert read(DATA / "llama-scope/Llama3_1-8B-Base-L3R-8x")[1]["model"] is None
     # what they say is kept
-    assert read(DATA / "llama-scope/Llama3_1-8B-Base-L3R-8x")[1]["site"] == "blocks.3.hook_resid_post"
+    assert (
+        read(DATA / "llama-scope/Llama3_1-8B-Base-L3R-8x")[1]["site"] == "blocks.3.hook_resid_post"
+    )
 
 
 def test_a_place_that_the_training_of_sparsify_names_alone_is_known(tmp_path):
     shutil.copytree(DATA / "sparsify/layers.3", tmp_path / "whatever")
-    for places, site, layer in ((["layers.8"], "layers.8", 8), (["layers.8", "whatever"], None, None)):
+    for places, site, layer in (
+        (["layers.8"], "layers.8", 8),
+        (["layers.8", "whatever"], None, None),
+    ):
         (tmp_path / "config.json").write_text(json.dumps({"model": "tiny", "hookpoints": places}))
         about = read(tmp_path / "whatever")[1]
         assert (about["site"], about["layer"], about["model"]) == (site, layer, "tiny")
@@ -67,8 +84,12 @@ def test_kinds_of_a_file_of_weights_alone():
     assert torch.equal(plain.W_dec, coder.W_dec)
     d = plain.config.d_in
     with np.load(path / "params.npz") as held:
-        torch.testing.assert_close(scaled.W_enc.data, torch.from_numpy(held["W_enc"]) / math.sqrt(d))
-        torch.testing.assert_close(scaled.W_dec.data, torch.from_numpy(held["W_dec"]) * math.sqrt(d))
+        torch.testing.assert_close(
+            scaled.W_enc.data, torch.from_numpy(held["W_enc"]) / math.sqrt(d)
+        )
+        torch.testing.assert_close(
+            scaled.W_dec.data, torch.from_numpy(held["W_dec"]) * math.sqrt(d)
+        )
         assert torch.equal(plain.W_enc.data, torch.from_numpy(held["W_enc"]))
     assert any("does not say what it is" in note for note in read(path)[1]["notes"])
     assert not any("does not say" in note for note in read(path, kind="transcoder")[1]["notes"])
@@ -77,14 +98,21 @@ def test_kinds_of_a_file_of_weights_alone():
 def test_a_configuration_says_what_it_is_and_no_option_may(tmp_path):
     (folder := tmp_path / "embedding").mkdir()
     generator = torch.Generator().manual_seed(0)
-    tensors = {"w_enc": torch.randn(8, 16, generator=generator), "w_dec": torch.randn(16, 8, generator=generator)}
+    tensors = {
+        "w_enc": torch.randn(8, 16, generator=generator),
+        "w_dec": torch.randn(16, 8, generator=generator),
+    }
     tensors |= {"b_enc": torch.zeros(16), "b_dec": torch.zeros(8), "threshold": torch.ones(16)}
     save_file(tensors, folder / "params.safetensors")
     said = {"model_name": "google/gemma-3-1b-pt", "hf_hook_point_in": "model.layers.7.output"}
     (folder / "config.json").write_text(json.dumps(said))
     found, about = read(folder)
     assert torch.equal(found.W_enc.data, tensors["w_enc"])
-    assert (about["site"], about["layer"], about["model"]) == ("model.layers.7.output", 7, "google/gemma-3-1b-pt")
+    assert (about["site"], about["layer"], about["model"]) == (
+        "model.layers.7.output",
+        7,
+        "google/gemma-3-1b-pt",
+    )
     assert not about["notes"]
     for kind in ("transcoder", "embeddings"):
         with pytest.raises(OptionError, match=r"config.json says what the dictionary is") as caught:
@@ -122,8 +150,14 @@ def test_the_command_takes_what_files_do_not_say(run, tmp_path, only_line):
     assert about["site"] == "blocks.0.hook_resid_pre"
     for more, wrong in (
         (["--kind", "topk"], "which has no kind 'topk': use transcoder or embeddings"),
-        (["--kind", "transcoder"], "which has no kind 'transcoder': its files say what they are; leave --kind out"),
-        (["--site", "blocks.1.hook_resid_pre"], "says that it reads blocks.3.hook_resid_post, not --site"),
+        (
+            ["--kind", "transcoder"],
+            "which has no kind 'transcoder': its files say what they are; leave --kind out",
+        ),
+        (
+            ["--site", "blocks.1.hook_resid_pre"],
+            "says that it reads blocks.3.hook_resid_post, not --site",
+        ),
     ):
         case = source if "topk" in more else DATA / "saelens/topk_by_value"
         code, out, err = run("sae", "convert", case, tmp_path / "none", *more)

@@ -1,4 +1,6 @@
-"""Latents that tell a behaviour: a probe beside chance, and edits that keep what the dictionary does not explain."""
+"""Latents that tell a behaviour: a probe beside chance, and edits that keep what the dictionary
+does not explain.
+"""
 
 import numpy as np
 import pytest
@@ -26,16 +28,22 @@ def data(seed, strength=0.0, pairs=40, latents=60):
     """Twins, one of each class; latent 7 tells them apart by ``strength``."""
     generator = np.random.default_rng(seed)
     clusters, labels = np.repeat(np.arange(pairs), 2), np.tile([True, False], pairs)
-    codes = np.maximum(generator.normal(size=(2 * pairs, latents)) + generator.normal(size=pairs)[clusters, None], 0)
+    codes = np.maximum(
+        generator.normal(size=(2 * pairs, latents)) + generator.normal(size=pairs)[clusters, None],
+        0,
+    )
     codes[:, 7] += strength * labels
     return codes, labels, clusters
 
 
 def test_a_permutation_that_leaves_one_prompt_of_a_class_selects_nothing():
     generator = np.random.default_rng(0)
-    labels = np.arange(32) < 9  # a permutation seldom puts more than a few of nine into the half that chooses
+    # a permutation seldom puts more than a few of nine into the half that chooses
+    labels = np.arange(32) < 9
     training = np.arange(32) % 4 == 0
-    found = SparseProbe(k=2, draws=199)(generator.normal(size=(32, 5)), labels, np.arange(32), training)
+    found = SparseProbe(k=2, draws=199)(
+        generator.normal(size=(32, 5)), labels, np.arange(32), training
+    )
     assert found.null.shape == (199,)
     assert np.isfinite(found.null).all()
     assert (found.null == 0.5).any()
@@ -55,7 +63,9 @@ def test_a_planted_latent_is_found_beyond_the_best_by_chance():
 
 
 def test_chance_is_found_at_the_nominal_rate():
-    """The best of 60 latents parts the half that it was chosen on; held out and beside the null it is nothing."""
+    """The best of 60 latents parts the half that it was chosen on; held out and beside the null it
+    is nothing.
+    """
     hits, n = 0, 40
     for seed in range(n):
         hits += SparseProbe(draws=19, seed=seed)(*data(seed)).p <= 0.05
@@ -76,7 +86,9 @@ def test_a_held_out_auc_is_scikit_learns():
         rest = ~training & (clusters != one)
         values.append(roc_auc_score(labels[rest], scores[rest]))
     m = len(values) - 1
-    reach = np.sqrt((m - 1) / m * np.square(np.array(values[1:]) - values[0]).sum()) * stats.t.ppf(0.975, m - 1)
+    reach = np.sqrt((m - 1) / m * np.square(np.array(values[1:]) - values[0]).sum()) * stats.t.ppf(
+        0.975, m - 1
+    )
     ends = logit(found.auc) + np.array([-reach, reach]) / (found.auc * (1 - found.auc))
     assert (found.low, found.high) == pytest.approx(tuple(expit(ends)))
     assert not set(clusters[training]) & set(clusters[~training])
@@ -85,14 +97,20 @@ def test_a_held_out_auc_is_scikit_learns():
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("twins", [True, False])
 def test_copies_of_all_prompts_change_nothing(k, twins):
-    """Nor the null: a cluster that has rows of both classes exchanges the labels of its two sides, as wholes."""
+    """Nor the null: a cluster that has rows of both classes exchanges the labels of its two sides,
+    as wholes.
+    """
     codes, labels, clusters = data(3, 1.0, pairs=24)
     clusters = clusters if twins else np.arange(len(labels))
     one = SparseProbe(k, draws=60)(codes, labels, clusters)
-    many = SparseProbe(k, draws=60)(*(np.repeat(part, 5, axis=0) for part in (codes, labels, clusters)))
+    many = SparseProbe(k, draws=60)(
+        *(np.repeat(part, 5, axis=0) for part in (codes, labels, clusters))
+    )
     assert many.latents.tolist() == one.latents.tolist()
     for name in ("weights", "auc", "low", "high", "null", "p"):
-        np.testing.assert_allclose(getattr(many, name), getattr(one, name), rtol=0, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(
+            getattr(many, name), getattr(one, name), rtol=0, atol=1e-6, err_msg=name
+        )
     np.testing.assert_allclose(many.scores[::5], one.scores, rtol=0, atol=1e-6)
 
 
@@ -127,7 +145,9 @@ def pair():
 
 
 def dictionary(normalisation="none"):
-    made = Dictionary(DictionaryConfig("topk", 32, 40, k=6, normalisation=normalisation), seed=2).double()
+    made = Dictionary(
+        DictionaryConfig("topk", 32, 40, k=6, normalisation=normalisation), seed=2
+    ).double()
     with torch.no_grad():
         made.b_dec.add_(0.1)
         made.b_enc.add_(0.05)
@@ -151,7 +171,9 @@ def test_the_error_stays_in(normalisation):
     part = made.encode(rows)[:, 4:5] * made.W_dec[4] * undo[1]
     torch.testing.assert_close(twice.reshape(-1, 32), (rows + part).detach())
     pushed = Latents(SITE, made, one, factor=1.0, amount=1.5).apply(value)
-    torch.testing.assert_close(pushed.reshape(-1, 32), (rows + 1.5 * made.W_dec[4] * undo[1]).detach())
+    torch.testing.assert_close(
+        pushed.reshape(-1, 32), (rows + 1.5 * made.W_dec[4] * undo[1]).detach()
+    )
     assert torch.isfinite(inside).all()
 
 
@@ -165,7 +187,9 @@ def test_in_a_model_ablation_is_what_replacing_the_stream_does(pair):
     torch.testing.assert_close(untouched.logits, plain.logits)
     stream = plain.values[SITE].reshape(-1, 32)
     loudest = int(made.encode(stream).sum(0).argmax())
-    edited = engine.run(model, batch, reads=[SITE], edits=[Latents(SITE, made, torch.tensor([loudest]))])
+    edited = engine.run(
+        model, batch, reads=[SITE], edits=[Latents(SITE, made, torch.tensor([loudest]))]
+    )
     by_hand = stream - made.encode(stream)[:, loudest : loudest + 1] * made.W_dec[loudest]
     torch.testing.assert_close(edited.values[SITE].reshape(-1, 32), by_hand.detach())
     assert not torch.allclose(edited.logits, plain.logits)
@@ -180,7 +204,9 @@ def test_edits_that_mean_nothing_are_refused():
 
 
 class TestConfirm:
-    """A behaviour that one latent makes: the logit of a token is what the latent's direction writes."""
+    """A behaviour that one latent makes: the logit of a token is what the latent's direction
+    writes.
+    """
 
     def found(self, pair, which):
         made, engine, model = dictionary(), TorchEngine(), pair.tuned
@@ -191,7 +217,11 @@ class TestConfirm:
         direction = made.W_dec[loud].detach()
 
         def measure(edits):
-            return (engine.run(model, batch, reads=[SITE], edits=edits).values[SITE] @ direction).mean(1).numpy()
+            return (
+                (engine.run(model, batch, reads=[SITE], edits=edits).values[SITE] @ direction)
+                .mean(1)
+                .numpy()
+            )
 
         latents = [loud] if which == "causal" else [int(np.argsort(-rates)[5])]
         return confirm(measure, made, SITE, latents, rates, np.arange(12), amount=2.0)
@@ -208,4 +238,12 @@ class TestConfirm:
 
     def test_no_others_no_control(self):
         with pytest.raises(OptionError, match="no control"):
-            confirm(lambda _: np.zeros(3), dictionary(), SITE, [1], np.eye(40)[1], np.arange(3), amount=1.0)
+            confirm(
+                lambda _: np.zeros(3),
+                dictionary(),
+                SITE,
+                [1],
+                np.eye(40)[1],
+                np.arange(3),
+                amount=1.0,
+            )

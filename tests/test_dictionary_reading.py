@@ -1,4 +1,6 @@
-"""Labels of latents: planted lists come back, scores are what the judge's errors leave, chance is a half."""
+"""Labels of latents: planted lists come back, scores are what the judge's errors leave, chance is a
+half.
+"""
 
 import numpy as np
 import pytest
@@ -12,8 +14,10 @@ LISTS = {latent: {5 * latent + offset for offset in range(4)} for latent in rang
 
 def active(on):
     """Firing of a matrix [N, F] of codes."""
-    return {latent: Active(np.flatnonzero(column), column[column != 0].astype(float))
-            for latent, column in enumerate(on.T)}  # fmt: skip
+    return {
+        latent: Active(np.flatnonzero(column), column[column != 0].astype(float))
+        for latent, column in enumerate(on.T)
+    }
 
 
 def texts(wrong=0.0, documents=60, seed=0):
@@ -48,14 +52,21 @@ def test_a_judge_that_errs_scores_what_its_errors_leave():
     generator = np.random.default_rng(2)
     for wrong in (0.0, 0.1, 0.3, 0.5):
         one = Examples.drawn(firing[3], where, 400, generator)
-        told = [part ^ (generator.random(len(part)) < wrong) for part in one.judged(where.tokens, LISTS[3])]
+        told = [
+            part ^ (generator.random(len(part)) < wrong)
+            for part in one.judged(where.tokens, LISTS[3])
+        ]
         assert one.score(*told) == pytest.approx(1 - wrong, abs=0.05)
         value, low, high = one.interval(*told, where.clusters)
         assert value == pytest.approx(one.score(*told))
-        sizes = np.unique(where.clusters[np.concatenate([one.active, one.quiet])], return_counts=True)[1]
+        sizes = np.unique(
+            where.clusters[np.concatenate([one.active, one.quiet])], return_counts=True
+        )[1]
         n = sizes.sum() ** 2 / (sizes**2).sum()
         assert low == pytest.approx(stats.beta.ppf(0.025, value * n, n - value * n + 1))
-        assert high == pytest.approx(1 if value == 1 else stats.beta.ppf(0.975, value * n + 1, n - value * n))
+        assert high == pytest.approx(
+            1 if value == 1 else stats.beta.ppf(0.975, value * n + 1, n - value * n)
+        )
     always = np.ones(400, bool)
     assert one.score(always, always) == one.score(~always, ~always) == 0.5
 
@@ -90,7 +101,9 @@ def test_shuffled_firing_is_chance_and_keeps_halves_and_documents_together():
     index = where.shuffled(generator)
     assert sorted(index) == list(range(len(index)))
     assert (where.training[index] == where.training).all()
-    assert (np.diff(where.documents[index]) == 0).mean() == pytest.approx((np.diff(where.documents) == 0).mean())
+    assert (np.diff(where.documents[index]) == 0).mean() == pytest.approx(
+        (np.diff(where.documents) == 0).mean()
+    )
     moved = Texts(where.tokens[index], where.documents, where.clusters, where.training)
     made = found(firing, moved, draws=99)
     assert np.mean([one.score for one in made]) == pytest.approx(0.5, abs=0.03)
@@ -101,7 +114,9 @@ def test_shuffled_firing_is_chance_and_keeps_halves_and_documents_together():
 def test_labels_are_made_and_scored_on_different_documents():
     """What is only in the half that made the label is worth nothing on the other."""
     firing, where = texts()
-    unique = Texts(where.tokens + 80 * where.documents, where.documents, where.clusters, where.training)
+    unique = Texts(
+        where.tokens + 80 * where.documents, where.documents, where.clusters, where.training
+    )
     for one in found(firing, unique):
         assert one.score == pytest.approx(0.5, abs=0.01)
     generator = np.random.default_rng(0)
@@ -121,7 +136,9 @@ def test_rows_of_a_cluster_are_in_one_half():
 
 
 def test_documents_of_equal_tokens_are_one_cluster():
-    """Ten documents, each twice; and those that share a cluster with one of two copies go with the other."""
+    """Ten documents, each twice; and those that share a cluster with one of two copies go with the
+    other.
+    """
     tokens, documents = np.tile(np.arange(50), 2), np.arange(100) // 5
     where = Texts.of(tokens, documents)
     assert len(set(where.clusters)) == 10
@@ -139,7 +156,9 @@ def test_examples_come_from_every_quantile_without_repetition():
     values = generator.random(1000)
     chosen = spread(values, 50, generator)
     assert len(set(chosen)) == 50
-    np.testing.assert_array_equal(np.histogram(values[chosen], np.quantile(values, np.linspace(0, 1, 11)))[0], 5)
+    np.testing.assert_array_equal(
+        np.histogram(values[chosen], np.quantile(values, np.linspace(0, 1, 11)))[0], 5
+    )
     assert sorted(spread(values[:7], 7, generator)) == list(range(7))
 
 

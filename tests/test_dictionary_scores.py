@@ -1,4 +1,6 @@
-"""Scores of dictionaries: planted truth found, chance told apart from it, streamed sums, splices that cost nothing."""
+"""Scores of dictionaries: planted truth found, chance told apart from it, streamed sums, splices
+that cost nothing.
+"""
 
 import numpy as np
 import pytest
@@ -48,10 +50,16 @@ class TestWorlds:
         again = SMALL[name](3)
         again.draw(10, 1)
         assert torch.equal(again.draw(64, 5).x, one.x)
-        for other in (world.draw(64, 6), world.draw(64, 5, held_out=True), SMALL[name](4).draw(64, 5)):
+        for other in (
+            world.draw(64, 6),
+            world.draw(64, 5, held_out=True),
+            SMALL[name](4).draw(64, 5),
+        ):
             assert not torch.equal(other.codes, one.codes)
 
-    @pytest.mark.parametrize("world", [hierarchical(3, 5), scaled(30, 16, roots=1, depth=2)], ids=lambda w: w.name)
+    @pytest.mark.parametrize(
+        "world", [hierarchical(3, 5), scaled(30, 16, roots=1, depth=2)], ids=lambda w: w.name
+    )
     def test_no_child_without_its_parent_and_no_two_siblings(self, world):
         fires = world.draw(2000).codes > 0
         child = (world.parents >= 0).nonzero().flatten()
@@ -70,11 +78,22 @@ class TestWorlds:
         np.testing.assert_allclose(often, law, atol=5 * np.sqrt(0.2 / 20_000))
 
     def test_a_copula_makes_features_fire_together(self):
-        """Intervention: without shared variables pairs outside of the forest fire together as chance has it."""
+        """Intervention: without shared variables pairs outside of the forest fire together as
+        chance has it.
+        """
         excess = []
         for correlation in (0.0, 0.19):
             fires = (
-                scaled(30, 32, roots=1, depth=0, low=0.2, high=0.3, correlation=correlation, overlap=0.0)
+                scaled(
+                    30,
+                    32,
+                    roots=1,
+                    depth=0,
+                    low=0.2,
+                    high=0.3,
+                    correlation=correlation,
+                    overlap=0.0,
+                )
                 .draw(20_000)
                 .codes
                 > 0
@@ -111,7 +130,9 @@ class TestRecovery:
         world = hierarchical(2, 8, 32)
         drawn = world.draw(4000)
         order = torch.randperm(32, generator=torch.Generator().manual_seed(2))
-        sign = torch.where(torch.rand(32, generator=torch.Generator().manual_seed(3)) < 0.5, -1.0, 1.0)
+        sign = torch.where(
+            torch.rand(32, generator=torch.Generator().manual_seed(3)) < 0.5, -1.0, 1.0
+        )
         said = Recovery((world.directions * sign[:, None])[order], world.directions, world.parents)
         said = said.update(drawn.codes[:, order], drawn.codes).summary()
         for name in ("mcc", "uniqueness", "found", "precision", "recall", "f1", "accuracy"):
@@ -128,9 +149,15 @@ class TestRecovery:
         world = hierarchical(1, 8, 20)
         drawn = world.draw(20_000)
         codes = drawn.codes.clone()
-        silent = (codes[:, 3] > 0) & (torch.rand(len(codes), generator=torch.Generator().manual_seed(4)) < 0.6)
+        silent = (codes[:, 3] > 0) & (
+            torch.rand(len(codes), generator=torch.Generator().manual_seed(4)) < 0.6
+        )
         codes[silent, 0] = 0
-        said = Recovery(world.directions, world.directions, world.parents).update(codes, drawn.codes).absorption
+        said = (
+            Recovery(world.directions, world.directions, world.parents)
+            .update(codes, drawn.codes)
+            .absorption
+        )
         assert said["absorbed"] == pytest.approx(0.6 / 9, abs=0.01)
         # two other children see that silence as the parent's own
         assert 0 < said["missed_alone"] < 0.05
@@ -142,7 +169,11 @@ class TestRecovery:
         assert max(found) < 0.55
         drawn = world.draw(8000)
         order = torch.randperm(64, generator=torch.Generator().manual_seed(6))
-        said = Recovery(world.directions, world.directions).update(drawn.codes[:, order], drawn.codes).summary()
+        said = (
+            Recovery(world.directions, world.directions)
+            .update(drawn.codes[:, order], drawn.codes)
+            .summary()
+        )
         often = drawn.codes.gt(0).double().mean(0)
         assert said["mcc"] == pytest.approx(1)
         # firing that knows nothing of the truth is right as often as the truth fires
@@ -154,18 +185,27 @@ class TestRecovery:
 
         world = flat(16, 16)
         drawn = world.draw(500)
-        noisy = drawn.codes * (torch.rand(500, 16, generator=torch.Generator().manual_seed(7)) < 0.7)
+        noisy = drawn.codes * (
+            torch.rand(500, 16, generator=torch.Generator().manual_seed(7)) < 0.7
+        )
         mine = Recovery(world.directions, world.directions)
         for part in range(0, 500, 130):
             mine.update(noisy[part : part + 130], drawn.codes[part : part + 130])
-        theirs = by_sklearn((drawn.codes > 0).numpy(), (noisy > 0).numpy(), average=None, zero_division=0)
+        theirs = by_sklearn(
+            (drawn.codes > 0).numpy(), (noisy > 0).numpy(), average=None, zero_division=0
+        )
         for name, value in zip(("precision", "recall", "f1"), theirs, strict=False):
             np.testing.assert_allclose(mine.latents[name], value)
 
     @pytest.mark.parametrize(("rows", "truths"), [(40, 70), (70, 40), (50, 50)])
-    def test_sparse_matching_is_the_dense_one_with_all_candidates_and_never_better(self, rows, truths):
+    def test_sparse_matching_is_the_dense_one_with_all_candidates_and_never_better(
+        self, rows, truths
+    ):
         generator = torch.Generator().manual_seed(8)
-        one, other = torch.randn(rows, 12, generator=generator), torch.randn(truths, 12, generator=generator)
+        one, other = (
+            torch.randn(rows, 12, generator=generator),
+            torch.randn(truths, 12, generator=generator),
+        )
         whole, wide = match(one, other), match(one, other, 70)
         assert wide.mcc == pytest.approx(whole.mcc)
         assert sorted(zip(wide.latents, wide.truths, strict=True)) == sorted(
@@ -179,11 +219,18 @@ class TestRecovery:
     def test_topk_finds_a_planted_flat_truth(self):
         """Calibrated: 0.988 to 0.993 over seeds 0 to 3 in 200 steps, where the threshold is 0.95."""
         world = flat(16, 16, low=0.05, exactly=2)
-        found = fit(config_of("topk", 16, 32, 2), lambda step: world.draw(128, step).x, 2, Settings(steps=200, lr=1e-2))
+        found = fit(
+            config_of("topk", 16, 32, 2),
+            lambda step: world.draw(128, step).x,
+            2,
+            Settings(steps=200, lr=1e-2),
+        )
         said = Recovery(found.W_dec, world.directions)
         assert said.matching.mcc >= 0.95
         drawn = world.draw(2000, held_out=True)
-        matched = said.update(found.encode_sparse(drawn.x), drawn.codes).latents["f1"][said.matching.latents]
+        matched = said.update(found.encode_sparse(drawn.x), drawn.codes).latents["f1"][
+            said.matching.latents
+        ]
         assert np.median(matched) > 0.8
 
 
@@ -194,19 +241,25 @@ class TestScores:
         codes[::2, 1] = 1
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
-            scores.update(rows[part], output[part], codes[part], **{k: v[part] for k, v in more.items()})
+            scores.update(
+                rows[part], output[part], codes[part], **{k: v[part] for k, v in more.items()}
+            )
         return scores
 
     def test_perfect_mean_and_zero(self, rows):
         assert self.scored(rows, rows).summary()["fvu"] == 0
-        assert self.scored(rows, rows.mean(0).expand_as(rows)).summary()["fvu"] == pytest.approx(1, abs=1e-6)
+        assert self.scored(rows, rows.mean(0).expand_as(rows)).summary()["fvu"] == pytest.approx(
+            1, abs=1e-6
+        )
         nothing = self.scored(rows, torch.zeros_like(rows)).summary()
         assert nothing["fvu"] > 2
         assert nothing["explained_variance_centred"] == pytest.approx(0, abs=1e-9)
         assert (nothing["l0"], nothing["dead"], nothing["dense"]) == (0.5, 0.75, 0.25)
 
     def test_numbers_are_numpys_and_do_not_depend_on_the_batches(self, rows):
-        output = rows * 0.9 + 0.2 * torch.randn(rows.shape, generator=torch.Generator().manual_seed(9))
+        output = rows * 0.9 + 0.2 * torch.randn(
+            rows.shape, generator=torch.Generator().manual_seed(9)
+        )
         x, y = rows.double().numpy(), output.double().numpy()
         size = np.linalg.norm(x, axis=1)
         wanted = {
@@ -226,10 +279,15 @@ class TestScores:
         output, mask = rows * 0.8, torch.arange(len(rows)) % 3 > 0
         broken = torch.where(mask[:, None], rows, 1e20)
         one = self.scored(rows, output, mask=mask).summary()
-        assert self.scored(broken, torch.where(mask[:, None], output, torch.nan), mask=mask).summary() == one
+        assert (
+            self.scored(broken, torch.where(mask[:, None], output, torch.nan), mask=mask).summary()
+            == one
+        )
         assert one["tokens"] == int(mask.sum())
         apart = self.scored(rows[mask], output[mask]).summary()
-        assert {k: one[k] for k in ("fvu", "cosine")} == pytest.approx({k: apart[k] for k in ("fvu", "cosine")})
+        assert {k: one[k] for k in ("fvu", "cosine")} == pytest.approx(
+            {k: apart[k] for k in ("fvu", "cosine")}
+        )
 
     def test_parts_are_those_rows_alone_from_their_own_mean(self, rows):
         roles, output = (torch.arange(len(rows)) < 100).long(), rows * 0.8
@@ -237,7 +295,9 @@ class TestScores:
         scores.update(rows, output, torch.ones(len(rows), 4), roles=roles)
         alone = self.scored(rows[:100], output[:100])
         assert scores.summary("special")["fvu"] == pytest.approx(alone.summary()["fvu"])
-        assert scores.summary("special")["tokens"] + scores.summary("content")["tokens"] == len(rows)
+        assert scores.summary("special")["tokens"] + scores.summary("content")["tokens"] == len(
+            rows
+        )
         told = scores_table({"one": scores})
         assert list(told["part"]) == ["all", "special", "content"]
         with pytest.raises(OptionError, match="need the role"):
@@ -270,7 +330,10 @@ class TestBaselines:
         x = world.draw(2000).x
         seen = Covariance.empty(32).update(x)
         made = random_rows(seen, 4, 64)
-        found, true = score(made, [x]).summary(), Dictionary(DictionaryConfig("matching_pursuit", 32, 64, steps=4))
+        found, true = (
+            score(made, [x]).summary(),
+            Dictionary(DictionaryConfig("matching_pursuit", 32, 64, steps=4)),
+        )
         with torch.no_grad():
             true.W_dec.copy_(world.directions)
             true.b_dec.copy_(world.bias)
@@ -348,7 +411,9 @@ class TestSplice:
         for row in range(len(batch.ids)):
             ids = batch.ids[row][batch.mask[row]][None]
             own = pair.tuned.module(ids, labels=ids).loss
-            assert float(costs.by["clean"].loss[row]) == pytest.approx(float(own) * (ids.shape[1] - 1), rel=1e-5)
+            assert float(costs.by["clean"].loss[row]) == pytest.approx(
+                float(own) * (ids.shape[1] - 1), rel=1e-5
+            )
 
 
 def dictionary_of(pair, k=6):
@@ -362,7 +427,10 @@ class TestEvaluation:
         analyzer = DictionaryEval(dictionary, "blocks.1.hook_resid_post")
         found = analyzer(study_of(pair))
         made = claims.from_table(found.tables["claims"])
-        assert {claim.name for claim in made} >= {"explains-more-than-pca", "recovers-more-divergence-than-pca"}
+        assert {claim.name for claim in made} >= {
+            "explains-more-than-pca",
+            "recovers-more-divergence-than-pca",
+        }
         for claim in made:
             claims.check(claim, found)
         # a dictionary that is nearly the baseline is not found to be better than it
@@ -371,9 +439,13 @@ class TestEvaluation:
         assert set(found["part"]) == {"all", "special", "content"}
         split = study_of(pair, batch_size=1)
         again = analyzer(split)
-        np.testing.assert_allclose(again["explained_variance"], found["explained_variance"], atol=1e-6)
         np.testing.assert_allclose(
-            again.tables["recovered"]["recovered"], found.tables["recovered"]["recovered"], atol=1e-4
+            again["explained_variance"], found["explained_variance"], atol=1e-6
+        )
+        np.testing.assert_allclose(
+            again.tables["recovered"]["recovered"],
+            found.tables["recovered"]["recovered"],
+            atol=1e-4,
         )
         bare = DictionaryEval(dictionary, "blocks.1.hook_resid_post", content_only=True)
         fewer = bare(study_of(pair))
@@ -397,8 +469,18 @@ class TestEvaluation:
         tiny.save(tiny.llama(), tmp_path / "model")
         (tmp_path / "text.txt").write_text("\n".join(tiny.PROMPTS))
         save(dictionary_of(pair), tmp_path / "sae", {"site": "blocks.1.hook_resid_post"})
-        words = ["sae", "eval", tmp_path / "sae", "--model", tmp_path / "model", "--data", tmp_path / "text.txt",
-                 "--store", tmp_path / "runs", "--json"]  # fmt: skip
+        words = [
+            "sae",
+            "eval",
+            tmp_path / "sae",
+            "--model",
+            tmp_path / "model",
+            "--data",
+            tmp_path / "text.txt",
+            "--store",
+            tmp_path / "runs",
+            "--json",
+        ]
         code, out, err = run(*words)
         assert code == 0, err
         assert '"cached": false' in out
@@ -420,9 +502,18 @@ class TestEvaluation:
         (tmp_path / "text.txt").write_text("\n".join(tiny.PROMPTS))
         save(dictionary_of(pair), tmp_path / "sae")
         code, _, err = run(
-            "sae", "eval", tmp_path / "sae", "--model", tmp_path / "model", "--data", tmp_path / "text.txt",
-            "--store", tmp_path / "runs", "--quiet", *more,
-        )  # fmt: skip
+            "sae",
+            "eval",
+            tmp_path / "sae",
+            "--model",
+            tmp_path / "model",
+            "--data",
+            tmp_path / "text.txt",
+            "--store",
+            tmp_path / "runs",
+            "--quiet",
+            *more,
+        )
         assert code == 2
         assert said in only_line(err)
 

@@ -1,4 +1,6 @@
-"""What a notebook shows: whatever a table holds stays text, numbers are read easily, names complete."""
+"""What a notebook shows: whatever a table holds stays text, numbers are read easily, names
+complete.
+"""
 
 import importlib
 import re
@@ -69,7 +71,9 @@ def test_hostile_text_stays_text():
     seen = Tags(hostile()._repr_html_())
     assert set(seen.tags) <= ALLOWED
     assert {name for name, _ in seen.attributes} <= {"class", "style", "scope", "title"}
-    assert seen.text.count("<script>alert(1)</script>") == ROWS + 1, "each row shown and the sentence"
+    assert seen.text.count("<script>alert(1)</script>") == ROWS + 1, (
+        "each row shown and the sentence"
+    )
     assert "\x00" not in seen.text
     assert "\n" not in seen.text
 
@@ -96,19 +100,35 @@ def test_numbers_and_the_rows_left_out():
 
 def claim(**changes):
     fields = {
-        "name": "necessity", "sentence": f"ablation {HOSTILE}", "value": 0.9, "low": 0.8, "high": 0.95,
-        "null": (0.1, 0.0, 0.2), "p": 0.05, "control": f"random sets {HOSTILE}", "at_least": 0.5,
-    }  # fmt: skip
+        "name": "necessity",
+        "sentence": f"ablation {HOSTILE}",
+        "value": 0.9,
+        "low": 0.8,
+        "high": 0.95,
+        "null": (0.1, 0.0, 0.2),
+        "p": 0.05,
+        "control": f"random sets {HOSTILE}",
+        "at_least": 0.5,
+    }
     return finding(**fields | changes)
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["a table of claims", "a run with claims"])
 def test_claims_stand_beside_their_controls(own):
-    held = claims.to_table([claim(), claim(name="nothing", verdict="not supported", p=float("nan"))])
+    held = claims.to_table(
+        [claim(), claim(name="nothing", verdict="not supported", p=float("nan"))]
+    )
     made = held if own else table("run", {"x": ([1], "key", "")}, tables={"claims": held})
     seen = Tags(made._repr_html_())
     assert set(seen.tags) <= ALLOWED
-    for said in ("0.9 [0.8, 0.95]", "0.1 [0, 0.2]", "at least 0.5", "supported", "not supported", "necessity"):
+    for said in (
+        "0.9 [0.8, 0.95]",
+        "0.1 [0, 0.2]",
+        "at least 0.5",
+        "supported",
+        "not supported",
+        "necessity",
+    ):
         assert said in seen.text
     assert seen.text.index("0.9 [0.8") < seen.text.index("0.1 [0,") < seen.text.index("supported")
 
@@ -122,7 +142,11 @@ def test_an_empty_table_and_one_without_columns():
 def test_long_text_is_cut_and_facts_that_are_empty_left_out():
     assert cut("a" * LONGEST) == "a" * LONGEST
     assert len(cut("a" * 9999)) == LONGEST
-    seen = Tags(facts_html("T", [("note", ("b" * 9999, HOSTILE)), ("none", None), ("empty", ()), ("zero", 0)]))
+    seen = Tags(
+        facts_html(
+            "T", [("note", ("b" * 9999, HOSTILE)), ("none", None), ("empty", ()), ("zero", 0)]
+        )
+    )
     assert set(seen.tags) <= ALLOWED
     assert "none" not in seen.text
     assert "empty" not in seen.text
@@ -130,24 +154,37 @@ def test_long_text_is_cut_and_facts_that_are_empty_left_out():
 
 
 def test_reprs_are_short_whatever_they_hold():
-    big = table("t", {f"c{i}": (np.arange(9999), "key", "") for i in range(3)}, arrays={"m": np.zeros((99, 99))})
+    big = table(
+        "t",
+        {f"c{i}": (np.arange(9999), "key", "") for i in range(3)},
+        arrays={"m": np.zeros((99, 99))},
+    )
     assert repr(big) == "Table('t': c0, c1, c2; 9,999 rows, 3 columns; 1 arrays)"
 
 
 @pytest.fixture(scope="module")
 def pair():
-    return Pair.from_modules(tiny.perturbed(tiny.llama(), 0.01), tiny.llama(), tiny.tokenizer(), name=f"x{HOSTILE}")
+    return Pair.from_modules(
+        tiny.perturbed(tiny.llama(), 0.01), tiny.llama(), tiny.tokenizer(), name=f"x{HOSTILE}"
+    )
 
 
 def prompts(count, source="file"):
-    return PromptSet(tuple(Prompt(i, f"open the door {i}", f"c{i % 3}") for i in range(count)), source)
+    return PromptSet(
+        tuple(Prompt(i, f"open the door {i}", f"c{i % 3}") for i in range(count)), source
+    )
 
 
 def test_a_pair_is_shown(pair):
     seen = Tags(pair._repr_html_())
     assert set(seen.tags) <= ALLOWED
     own = sum(part.numel() for part in pair.tuned.module.parameters())
-    for said in (f"{own:,} parameters", "float32 on cpu", "two models with weights of their own", "LlamaForCausalLM"):
+    for said in (
+        f"{own:,} parameters",
+        "float32 on cpu",
+        "two models with weights of their own",
+        "LlamaForCausalLM",
+    ):
         assert said in seen.text
         assert said in repr(pair)
     assert len(repr(pair.tuned)) < 400
@@ -161,7 +198,9 @@ def test_a_pair_is_shown(pair):
 def test_an_adapter_and_its_size_are_told_apart(tmp_path):
     plain = tiny.llama()
     own = sum(part.numel() for part in plain.parameters())
-    width, inner, blocks = (getattr(plain.config, f) for f in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+    width, inner, blocks = (
+        getattr(plain.config, f) for f in ("hidden_size", "intermediate_size", "num_hidden_layers")
+    )
     wrapped = tiny.adapter(plain, tmp_path, r=2, target_modules=["down_proj"])
     held = Pair.from_modules(wrapped, None, tiny.tokenizer())
     added = blocks * 2 * (width + inner)
@@ -170,7 +209,9 @@ def test_an_adapter_and_its_size_are_told_apart(tmp_path):
 
 
 def test_a_study_is_shown_with_one_class_or_two(pair):
-    two = Study(pair, Contrast(prompts(6, HOSTILE), PromptSet(tuple(prompts(4))[1:], "other")), None, seed=7)
+    two = Study(
+        pair, Contrast(prompts(6, HOSTILE), PromptSet(tuple(prompts(4))[1:], "other")), None, seed=7
+    )
     seen = Tags(two._repr_html_())
     assert set(seen.tags) <= ALLOWED
     for said in (
@@ -192,9 +233,20 @@ def test_names_complete():
     listed = dir(interp)
     assert set(interp.__all__) <= set(listed)
     public = {name for name in listed if not name.startswith("_")}
-    modules = {name for name in public if re.fullmatch(r"module", type(getattr(interp, name)).__name__)}
+    modules = {
+        name for name in public if re.fullmatch(r"module", type(getattr(interp, name)).__name__)
+    }
     assert public - modules == set(interp.__all__), "nothing but public names and modules"
-    assert {"Pair", "Study", "Store", "Contrast", "read_prompts", "Refusal", "LocateNeurons", "plot"} <= public
+    assert {
+        "Pair",
+        "Study",
+        "Store",
+        "Contrast",
+        "read_prompts",
+        "Refusal",
+        "LocateNeurons",
+        "plot",
+    } <= public
     assert hostile()._ipython_key_completions_() == ["token", "layer", "score", "on"]
 
 
@@ -207,19 +259,27 @@ def test_public_names_are_where_their_homes_say():
 
 def test_a_table_is_shown_without_torch_or_plotly():
     code = (
-        "import sys, interp\n"
-        "table = interp.Table('t', (), {})\n"
-        "table._repr_html_(), dir(interp)\n"
-        "assert not {'torch', 'plotly', 'pandas'} & set(sys.modules), 'looking at a table loads more than it needs'"
+        "import sys, interp\ntable = interp.Table('t', (), {})\ntable._repr_html_(),"
+        " dir(interp)\nassert not {'torch', 'plotly', 'pandas'} & set(sys.modules), 'looking at a"
+        " table loads more than it needs'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_pandas_is_told_what_columns_mean():
     frame = hostile().to_pandas()
-    assert frame.dtypes.astype(str).to_dict() == {"token": "str", "layer": "int64", "score": "float64", "on": "bool"}
+    assert frame.dtypes.astype(str).to_dict() == {
+        "token": "str",
+        "layer": "int64",
+        "score": "float64",
+        "on": "bool",
+    }
     assert frame.attrs["kind"] == "demo"
-    assert frame.attrs["columns"]["score"] == {"role": "measure", "meaning": "effect", "unit": "nats"}
+    assert frame.attrs["columns"]["score"] == {
+        "role": "measure",
+        "meaning": "effect",
+        "unit": "nats",
+    }
     assert frame[frame.on].attrs == frame.attrs
 
 

@@ -23,12 +23,19 @@ EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
 def _studies(place):
-    """What the page of the checks leaves to the reader: a located pair, a further tune of its base, other prompts."""
+    """What the page of the checks leaves to the reader: a located pair, a further tune of its base,
+    other prompts.
+    """
     base, tuned = tiny.planted(tiny.llama(seed=7, tie_word_embeddings=False), pairs=6)
     study = tiny.study(tuned, base, 4, template=False, max_new_tokens=2)
     locating, verifying = study.contrast.split(0)
     further = tiny.study(tiny.perturbed(tuned, 0.002), base, 4, template=False, max_new_tokens=2)
-    return {"study": study.on(locating), "held_out": study.on(verifying), "further": further, "other": study}
+    return {
+        "study": study.on(locating),
+        "held_out": study.on(verifying),
+        "further": further,
+        "other": study,
+    }
 
 
 def _dictionary(place):
@@ -52,13 +59,18 @@ def _on_the_real_pair(place):
     return _behaviours(place, "behaviours-real.md")
 
 
-# What the text around a page's code gives it, and where less than it says is enough to see that it runs.
+# What the text around a page's code gives it, and where less than it says is enough to see that it
+# runs.
 GIVEN = {
     "README.md": (lambda place: {}, ("limit(16)", "limit(4)"), "integrated selects"),
     "checks.md": (_studies, ('LocateNeurons(top="30")', 'LocateNeurons("change", top="4")'), ""),
     "dictionary-files.md": (_dictionary, (), ""),
     "behaviours-real.md": (_on_the_real_pair, (), "by-hand.yaml: "),
-    "behaviours.md": (_behaviours, (), "share that show apology {'positive': 1.0, 'negative': 0.0}"),
+    "behaviours.md": (
+        _behaviours,
+        (),
+        "share that show apology {'positive': 1.0, 'negative': 0.0}",
+    ),
 }
 OWN_TEST = {"adding-an-analyzer.md"}  # tests/test_adding_an_analyzer.py
 
@@ -71,7 +83,9 @@ LONG = (pytest.mark.slow, pytest.mark.timeout(900))
     "page",
     [
         pytest.param(
-            page, marks=[pytest.mark.slow, pytest.mark.timeout(900)] if page.name in SLOW else (), id=page.name
+            page,
+            marks=[pytest.mark.slow, pytest.mark.timeout(900)] if page.name in SLOW else (),
+            id=page.name,
         )
         for page in PAGES
         if pages.blocks(page, "python") and page.name not in OWN_TEST
@@ -96,8 +110,13 @@ def test_the_python_of_the_documents_runs(page, tmp_path, monkeypatch, capsys):
 def flags():
     """The options of every command, by its words."""
     found = {}
-    for words in [*COMMANDS, *(f"{group} {name}" for group, (_, helps) in GROUPS.items() for name in helps)]:
-        options = [flag for given in command(words).params for flag in (*given.opts, *given.secondary_opts)]
+    for words in [
+        *COMMANDS,
+        *(f"{group} {name}" for group, (_, helps) in GROUPS.items() for name in helps),
+    ]:
+        options = [
+            flag for given in command(words).params for flag in (*given.opts, *given.secondary_opts)
+        ]
         found[words] = {flag for flag in options if flag.startswith("-")}
     return found
 
@@ -106,7 +125,9 @@ def flags():
 def command(words):
     """A command by its words."""
     group, _, name = words.rpartition(" ")
-    return _LazyCommands(GROUPS[group][1] if group else COMMANDS, f"{group}_" if group else "")[name]
+    return _LazyCommands(GROUPS[group][1] if group else COMMANDS, f"{group}_" if group else "")[
+        name
+    ]
 
 
 @cache
@@ -123,9 +144,13 @@ def named(arguments):
 
 @pytest.fixture
 def parsed(monkeypatch, capsys):
-    """Whether a command line parses: everything up to the call of its command is done, and the call is not."""
+    """Whether a command line parses: everything up to the call of its command is done, and the call
+    is not.
+    """
     called = []
-    monkeypatch.setattr("typer.core.TyperCommand.invoke", lambda self, context: called.append(context.command_path))
+    monkeypatch.setattr(
+        "typer.core.TyperCommand.invoke", lambda self, context: called.append(context.command_path)
+    )
 
     def parse(arguments):
         code = main(arguments)
@@ -138,7 +163,13 @@ def parsed(monkeypatch, capsys):
 
 def test_what_is_no_command_line_does_not_parse(parsed):
     assert parsed(["tuco", "TUNED", "--base", "BASE", "--prompts", "FILE"])[0] == 0
-    for wrong in (["tucco", "TUNED"], ["tuco", "TUNED", "--no-such"], ["tuco"], ["ls", "--store"], ["sae", "trian"]):
+    for wrong in (
+        ["tucco", "TUNED"],
+        ["tuco", "TUNED", "--no-such"],
+        ["tuco"],
+        ["ls", "--store"],
+        ["sae", "trian"],
+    ):
         assert parsed(wrong)[0] == 2
 
 
@@ -164,21 +195,29 @@ def test_every_command_in_the_text_exists_with_its_options(page, parsed):
 @EVERY_PAGE
 def test_every_option_in_the_text_is_one_of_its_page_s_commands(page):
     """Of a command that the page names; where it names a script or another program, of its source."""
-    words = {named(line) for line in pages.commands(page)} | set(pages.INLINE.findall(pages.prose(page)))
-    known = {"--help", "--version"}.union(common(), *(flags()[name] for name in words & set(flags())))
+    words = {named(line) for line in pages.commands(page)} | set(
+        pages.INLINE.findall(pages.prose(page))
+    )
+    known = {"--help", "--version"}.union(
+        common(), *(flags()[name] for name in words & set(flags()))
+    )
     for module in re.findall(r"python -m (\S+\w)", page.read_text(encoding="utf-8")):
         source = ROOT / f"{module.replace('.', '/')}.py"
         if source.exists():  # others' options are not ours to know
             known |= set(re.findall(r"\"(--[\w-]+)\"", source.read_text(encoding="utf-8")))
         else:
-            known |= set(re.findall(rf"python -m {module} (--[\w-]+)", page.read_text(encoding="utf-8")))
+            known |= set(
+                re.findall(rf"python -m {module} (--[\w-]+)", page.read_text(encoding="utf-8"))
+            )
     if (
         "pytest --interp-" in page.read_text(encoding="utf-8")
         and (plugin := ROOT / "interp" / "pytest_plugin.py").exists()
     ):
         known |= set(re.findall(r"\"(--interp-[\w-]+)\"", plugin.read_text(encoding="utf-8")))
     asked = {
-        flag for code in pages.INLINE.findall(pages.prose(page)) for flag in re.findall(r"(?<!\S)--[a-z][\w-]*", code)
+        flag
+        for code in pages.INLINE.findall(pages.prose(page))
+        for flag in re.findall(r"(?<!\S)--[a-z][\w-]*", code)
     }
     assert asked <= known, sorted(asked - known)
 
@@ -186,11 +225,22 @@ def test_every_option_in_the_text_is_one_of_its_page_s_commands(page):
 @EVERY_PAGE
 def test_stated_defaults_are_the_commands(page):
     """In tables of options, and in the text as `--flag` (value)."""
-    rows = re.findall(r"^\| (`--[^|]*(?:\\\|[^|]*)*) \| ([^|]*) \| ", pages.prose(page), re.MULTILINE)
-    stated = [pair for flags, values in rows for pair in zip(flags.split(", "), values.split(", "), strict=False)]
+    rows = re.findall(
+        r"^\| (`--[^|]*(?:\\\|[^|]*)*) \| ([^|]*) \| ", pages.prose(page), re.MULTILINE
+    )
+    stated = [
+        pair
+        for flags, values in rows
+        for pair in zip(flags.split(", "), values.split(", "), strict=False)
+    ]
     stated += re.findall(r"(`--[\w-]+`) \(([0-9][\w.]*)\)", pages.prose(page))
     assert stated or "| option | default |" not in pages.prose(page)
-    known = {flag: value for line in pages.commands(page) if named(line) for flag, value in defaults(named(line))}
+    known = {
+        flag: value
+        for line in pages.commands(page)
+        if named(line)
+        for flag, value in defaults(named(line))
+    }
     for code, value in stated:
         flag = re.match(r"`(--[\w-]+)", code).group(1)
         if value.strip():
@@ -209,7 +259,9 @@ def test_scripts_and_targets_exist(page):
     text = page.read_text(encoding="utf-8")
     for module in re.findall(r"python -m (\S+\w)", text):
         assert find_spec(module), module
-    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(
+        re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     for line in (line for line in pages.lines(page) if line.startswith("make ")):
         assert {word for word in line.split()[1:] if "=" not in word} <= targets, line
 
@@ -228,9 +280,13 @@ def test_every_method_has_its_row(method):
 
 
 def test_the_page_of_the_store_has_every_kind_and_every_figure_s():
-    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "interp" / "analyzers").rglob("*.py")]
+    sources = [
+        path.read_text(encoding="utf-8") for path in (ROOT / "interp" / "analyzers").rglob("*.py")
+    ]
     analyzers = {
-        name for text in sources for name in re.findall(r'^    name: ClassVar\[str\] = "([\w-]+)"', text, re.M)
+        name
+        for text in sources
+        for name in re.findall(r'^    name: ClassVar\[str\] = "([\w-]+)"', text, re.M)
     }
     analyzers.add(Agreement.name)
     assert set(documented.kinds()) == analyzers
@@ -239,7 +295,8 @@ def test_the_page_of_the_store_has_every_kind_and_every_figure_s():
 
 
 @pytest.mark.parametrize(
-    "name", ["agree", "checks", "compare", "dictionaries", "graft", "intruders", "locate-neurons", "tuco"]
+    "name",
+    ["agree", "checks", "compare", "dictionaries", "graft", "intruders", "locate-neurons", "tuco"],
 )
 def test_a_page_of_a_method_says_what_it_asks_when_it_misleads_and_whose_it_is(name):
     page = ROOT / "docs" / f"{name}.md"
@@ -251,7 +308,9 @@ def test_a_page_of_a_method_says_what_it_asks_when_it_misleads_and_whose_it_is(n
 
 @EVERY_PAGE
 def test_links_lead_somewhere(page):
-    for target, part in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text(encoding="utf-8")):
+    for target, part in re.findall(
+        r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text(encoding="utf-8")
+    ):
         place = page.parent / target if target else page
         assert "://" in target or place.exists(), target
         if part and place.suffix == ".md":
@@ -279,7 +338,8 @@ def test_the_tree_in_the_readme_is_the_tree():
     real = {
         path.name + ("/" if path.is_dir() else "")
         for path in (ROOT / "interp").iterdir()
-        if not path.name.startswith("_") and (path.suffix == ".py" or (path / "__init__.py").exists())
+        if not path.name.startswith("_")
+        and (path.suffix == ".py" or (path / "__init__.py").exists())
     }
     assert real - named <= {"pytest_plugin.py"}
     assert named <= real
@@ -287,15 +347,21 @@ def test_the_tree_in_the_readme_is_the_tree():
 
 def test_measured_figures_in_the_readme_stand_in_the_section_that_is_named():
     table = README[README.index("## Measured") : README.index("## What it does not do")]
-    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")][
+        1:
+    ]
     assert len(rows) > 5
     assert {len(row) for row in rows} == {3}
     text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    sections = {next(iter(headings_of(part))): part for part in re.split(r"(?m)^(?=##+ )", text)[1:]}
+    sections = {
+        next(iter(headings_of(part))): part for part in re.split(r"(?m)^(?=##+ )", text)[1:]
+    }
     measured = [cell for _, *cells in rows for cell in cells if cell != "not measured"]
     assert len(measured) > len(rows)
     for cell in measured:
-        found, anchor = re.fullmatch(r"(.*) \(\[[^]]*\]\(docs/benchmarks\.md#([\w-]+)\)\)", cell).groups()
+        found, anchor = re.fullmatch(
+            r"(.*) \(\[[^]]*\]\(docs/benchmarks\.md#([\w-]+)\)\)", cell
+        ).groups()
         level = re.match("#+", sections[anchor]).group()
         start = text.index(sections[anchor])
         section = re.split(rf"(?m)^{level} ", text[start + len(level) + 1 :])[0]
@@ -319,7 +385,9 @@ def test_the_citation_and_the_licence_are_the_package_s():
 @pytest.mark.parametrize("words", [*COMMANDS, *(f"sae {name}" for name in GROUPS["sae"][1])])
 def test_every_command_stands_in_the_changelog(words):
     """By its own name, or after others of its kind."""
-    assert re.search(rf"`(interp )?{re.escape(words)}`|`interp {re.escape(words)} ", changes()), words
+    assert re.search(rf"`(interp )?{re.escape(words)}`|`interp {re.escape(words)} ", changes()), (
+        words
+    )
 
 
 def changes():

@@ -39,7 +39,12 @@ def logits(model, edits=(), batch=BATCH):
 
 
 def sites(model):
-    return [Site(layer, hook) for layer in range(3) for hook in BLOCK_HOOKS if hook in model.anatomy.targets]
+    return [
+        Site(layer, hook)
+        for layer in range(3)
+        for hook in BLOCK_HOOKS
+        if hook in model.anatomy.targets
+    ]
 
 
 def every_edit(layer=1):
@@ -51,7 +56,9 @@ def every_edit(layer=1):
         "scale": Scale(neurons(layer), units, 2.5),
         "replace": Replace(neurons(layer), torch.tensor([1.0, -2.0, 3.0]), units),
         "replace at": Replace(neurons(layer), torch.tensor([1.0, -2.0, 3.0]), units, BATCH.mask),
-        "replace by row": ReplaceByRow(neurons(layer), torch.tensor([1.0, -2.0, 3.0]), units, by_row),
+        "replace by row": ReplaceByRow(
+            neurons(layer), torch.tensor([1.0, -2.0, 3.0]), units, by_row
+        ),
         "add": Add(neurons(layer), torch.zeros(shape).index_fill(-1, units, 0.5)),
         "blend": Blend(neurons(layer), torch.zeros(shape), 0.5),
     }
@@ -65,17 +72,23 @@ def test_an_edit_of_neurons_changes_what_it_should_and_nothing_else(model, name)
     edited = ENGINE.run(model, BATCH, reads=sites(model), edits=[edit], keep=None)
     # earlier layers, and what comes before the neurons in their own block: bit for bit
     before = [site for site in sites(model) if site.layer == 0]
-    before += [Site(1, hook) for hook in ("hook_resid_pre", "hook_attn_out", "mlp.hook_pre", "attn.hook_z")]
+    before += [
+        Site(1, hook) for hook in ("hook_resid_pre", "hook_attn_out", "mlp.hook_pre", "attn.hook_z")
+    ]
     for site in before:
         assert torch.equal(plain.values[site], edited.values[site]), site
     # other neurons at that site: bit for bit
     others = torch.tensor([unit for unit in range(48) if unit not in (3, 7, 40)])
     if name != "blend":
-        assert torch.equal(plain.values[neurons(1)][..., others], edited.values[neurons(1)][..., others])
+        assert torch.equal(
+            plain.values[neurons(1)][..., others], edited.values[neurons(1)][..., others]
+        )
     assert not torch.equal(plain.values[neurons(1)], edited.values[neurons(1)])
     # and all that follows moves
     for site in (contribution(1), Site(1, "hook_resid_post"), neurons(2)):
-        assert not torch.equal(plain.values[site][BATCH.mask], edited.values[site][BATCH.mask]), site
+        assert not torch.equal(plain.values[site][BATCH.mask], edited.values[site][BATCH.mask]), (
+            site
+        )
     assert not torch.equal(plain.logits, edited.logits)
 
 
@@ -94,7 +107,9 @@ def test_what_each_edit_does():
     site = neurons(0)
     ablated = Ablate(site, units).apply(value)
     assert not ablated[..., units].any()
-    torch.testing.assert_close(Scale(site, units, -2.0).apply(value)[..., units], -2 * value[..., units])
+    torch.testing.assert_close(
+        Scale(site, units, -2.0).apply(value)[..., units], -2 * value[..., units]
+    )
     new = torch.tensor([7.0, 8.0])
     assert torch.equal(Replace(site, new, units).apply(value)[..., units], new.expand(2, 3, 2))
     whole = torch.randn(2, 3, 5)
@@ -103,7 +118,9 @@ def test_what_each_edit_does():
     part = Replace(site, whole, at=at).apply(value)
     assert torch.equal(part[at], whole[at])
     assert torch.equal(part[~at], value[~at])
-    assert torch.equal(Replace(site, whole[..., :2], units).apply(value)[..., units], whole[..., :2])
+    assert torch.equal(
+        Replace(site, whole[..., :2], units).apply(value)[..., units], whole[..., :2]
+    )
     chosen = torch.tensor([[True, False], [False, True]])
     by_row = ReplaceByRow(site, new, units, chosen[:, None]).apply(value)
     assert torch.equal(by_row[0, :, 1], new[:1].expand(3))
@@ -121,11 +138,17 @@ def test_edits_that_must_leave_every_bit(family, dtype):
     model = Model.wrap(family, tiny.FAMILIES[family]().to(dtype))
     plain = logits(model)
     assert torch.equal(logits(model, []), plain)
-    assert torch.equal(logits(model, [Scale(neurons(layer), ALL[layer], 1.0) for layer in range(3)]), plain)
-    assert torch.equal(logits(model, [Ablate(neurons(1), torch.tensor([], dtype=torch.int64))]), plain)
+    assert torch.equal(
+        logits(model, [Scale(neurons(layer), ALL[layer], 1.0) for layer in range(3)]), plain
+    )
+    assert torch.equal(
+        logits(model, [Ablate(neurons(1), torch.tensor([], dtype=torch.int64))]), plain
+    )
     own = ENGINE.run(model, BATCH, reads=[neurons(1)]).values[neurons(1)]
     assert torch.equal(logits(model, [Replace(neurons(1), own)]), plain)
-    assert torch.equal(logits(model, Intervention("none", {}, "donor", donor=model).bind({})), plain)
+    assert torch.equal(
+        logits(model, Intervention("none", {}, "donor", donor=model).bind({})), plain
+    )
 
 
 def test_leaving_an_edit_restores_every_bit(model):
@@ -137,7 +160,9 @@ def test_leaving_an_edit_restores_every_bit(model):
     with pytest.raises(RuntimeError):
         logits(model, [Add(neurons(1), torch.zeros(1, 1, 999))])
     assert torch.equal(logits(model), plain)
-    assert all(torch.equal(value, parameters[name]) for name, value in model.module.state_dict().items())
+    assert all(
+        torch.equal(value, parameters[name]) for name, value in model.module.state_dict().items()
+    )
 
 
 def test_ablating_all_neurons_is_removing_the_mlp_but_its_bias(double, family):
@@ -148,10 +173,14 @@ def test_ablating_all_neurons_is_removing_the_mlp_but_its_bias(double, family):
             without.model.layers[1].mlp.down_proj.weight.zero_()
         else:
             without.transformer.h[1].mlp.c_proj.weight.zero_()
-    torch.testing.assert_close(edited, logits(Model.wrap("without", without)), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        edited, logits(Model.wrap("without", without)), rtol=1e-12, atol=1e-12
+    )
     bias = 0.0 if family == "llama" else double.module.transformer.h[1].mlp.c_proj.bias
     run = ENGINE.run(double, BATCH, reads=[contribution(1)], edits=[Ablate(neurons(1), ALL[1])])
-    torch.testing.assert_close(run.values[contribution(1)] - bias, torch.zeros_like(run.values[contribution(1)]))
+    torch.testing.assert_close(
+        run.values[contribution(1)] - bias, torch.zeros_like(run.values[contribution(1)])
+    )
 
 
 def test_ablating_is_zeroing_columns_of_the_down_projection(double, family):
@@ -163,7 +192,10 @@ def test_ablating_is_zeroing_columns_of_the_down_projection(double, family):
         else:
             cut.transformer.h[2].mlp.c_proj.weight[units] = 0
     torch.testing.assert_close(
-        logits(double, [Ablate(neurons(2), units)]), logits(Model.wrap("cut", cut)), rtol=1e-12, atol=1e-12
+        logits(double, [Ablate(neurons(2), units)]),
+        logits(Model.wrap("cut", cut)),
+        rtol=1e-12,
+        atol=1e-12,
     )
 
 
@@ -179,8 +211,12 @@ def test_a_graft_of_the_models_own_contributions_changes_rounding_only(family, d
     build = tiny.FAMILIES[family]
     model = Model.wrap(family, tiny.exact(build()) if dtype == torch.float64 else build().to(dtype))
     units = by_layer([(0, 3), (0, 9), (2, 40), (1, 1)])
-    torch.testing.assert_close(logits(model, donated(model, units)), logits(model), rtol=tolerance, atol=tolerance)
-    torch.testing.assert_close(logits(model, donated(model, ALL)), logits(model), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(
+        logits(model, donated(model, units)), logits(model), rtol=tolerance, atol=tolerance
+    )
+    torch.testing.assert_close(
+        logits(model, donated(model, ALL)), logits(model), rtol=tolerance, atol=tolerance
+    )
 
 
 def only_mlps(family, base):
@@ -199,7 +235,9 @@ def test_grafting_all_neurons_gives_the_base_where_only_mlps_differ(double, fami
     tuned = Model.wrap("tuned", only_mlps(family, double.module))
     assert (logits(tuned) - logits(double)).abs().max() > 0.05
     for receiver, donor in ((tuned, double), (double, tuned)):
-        torch.testing.assert_close(logits(receiver, donated(donor, ALL)), logits(donor), rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(
+            logits(receiver, donated(donor, ALL)), logits(donor), rtol=1e-11, atol=1e-11
+        )
 
 
 def test_grafting_one_layer_is_swapping_its_mlp(double, family):
@@ -209,10 +247,13 @@ def test_grafting_one_layer_is_swapping_its_mlp(double, family):
         for name, parameter in hybrid.named_parameters():
             if ".0.mlp." in name:
                 parameter.copy_(double.module.get_parameter(name))
-    # block 0 reads the same stream in both models, so the donor's contribution is what its weights would make
+    # block 0 reads the same stream in both models, so the donor's contribution is what its weights
+    # would make
     units = {0: torch.arange(48)}
     expected = logits(Model.wrap("hybrid", hybrid))
-    torch.testing.assert_close(logits(tuned, donated(double, units)), expected, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(
+        logits(tuned, donated(double, units)), expected, rtol=1e-11, atol=1e-11
+    )
 
 
 def test_several_edits_of_one_site_act_in_order(model):
@@ -245,7 +286,10 @@ def test_interventions_bind_to_their_edits(model):
     assert list(units) == [0, 2]
     assert units[2].tolist() == [3, 5]
     zero = Intervention("zero", units).bind({})
-    assert [(type(edit), edit.site) for edit in zero] == [(Ablate, neurons(0)), (Ablate, neurons(2))]
+    assert [(type(edit), edit.site) for edit in zero] == [
+        (Ablate, neurons(0)),
+        (Ablate, neurons(2)),
+    ]
     means = {layer: torch.arange(48.0) for layer in range(3)}
     mean = Intervention("mean", units, "mean", means=means).bind({})
     assert mean[1].values.tolist() == [3.0, 5.0]

@@ -1,4 +1,6 @@
-"""Text that a terminal or a locale cannot hold: JSON stays JSON, and what cannot be written is refused at once."""
+"""Text that a terminal or a locale cannot hold: JSON stays JSON, and what cannot be written is
+refused at once.
+"""
 
 import json
 import os
@@ -18,8 +20,19 @@ from interp.table import table
 def test_json_is_whole_in_every_encoding(tmp_path, encoding):
     store = Store(tmp_path / "sü")
     store.write(table("k", {"token": (["🚪 fenêtre"], "text", "")}, provenance=Provenance("k", 1)))
-    command = [sys.executable, "-m", "interp", "sql", "select token from k", "--json", "--store", str(store.root)]
-    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, check=True)
+    command = [
+        sys.executable,
+        "-m",
+        "interp",
+        "sql",
+        "select token from k",
+        "--json",
+        "--store",
+        str(store.root),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, check=True
+    )
     assert json.loads(done.stdout.decode(encoding))["data"] == [{"token": "🚪 fenêtre"}]
     assert (b"\\u" in done.stdout) == (encoding != "utf-8")
 

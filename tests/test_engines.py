@@ -20,7 +20,11 @@ ENGINE = TorchEngine()
 METRIC = Refusal(("sorry",), (54, 86, 273, 326))
 CODED = [encode(tiny.tokenizer(), text) for text in tiny.PROMPTS]
 IDS = [list(item.ids) for item in CODED]
-SITES = [site for layer in range(3) for site in (neurons(layer), contribution(layer), Site(layer, "hook_resid_post"))]
+SITES = [
+    site
+    for layer in range(3)
+    for site in (neurons(layer), contribution(layer), Site(layer, "hook_resid_post"))
+]
 
 
 def last(logits):
@@ -30,7 +34,9 @@ def last(logits):
 @pytest.fixture(scope="module")
 def models():
     return {
-        (family, dtype): Model.wrap(family, tiny.exact(build()) if dtype == torch.float64 else build().to(dtype))
+        (family, dtype): Model.wrap(
+            family, tiny.exact(build()) if dtype == torch.float64 else build().to(dtype)
+        )
         for family, build in tiny.FAMILIES.items()
         for dtype in (torch.float32, torch.float64, torch.bfloat16)
     }
@@ -61,7 +67,9 @@ def test_padding_and_positions():
     assert left.positions.tolist() == [[0, 1, 2], [0, 0, 0]]
     assert right.ids.tolist() == [[5, 6, 7, 0], [8, 0, 0, 0]]
     assert right.mask.sum(1).tolist() == [3, 1]
-    longer = Batch(torch.tensor([[9], [9]]), torch.cat([left.mask, torch.ones(2, 1, dtype=torch.bool)], 1))
+    longer = Batch(
+        torch.tensor([[9], [9]]), torch.cat([left.mask, torch.ones(2, 1, dtype=torch.bool)], 1)
+    )
     assert longer.positions.tolist() == [[3], [1]]
     assert longer.real.tolist() == [[True], [True]]
 
@@ -83,10 +91,15 @@ def test_padding_and_company_do_not_change_what_is_read(models, family, dtype, s
         assert torch.isfinite(together.values[site]).all()
     for row, run in enumerate(alone):
         real = batch.mask[row]
-        torch.testing.assert_close(together.logits[row][real], run.logits[0], rtol=CLOSE[dtype], atol=CLOSE[dtype])
+        torch.testing.assert_close(
+            together.logits[row][real], run.logits[0], rtol=CLOSE[dtype], atol=CLOSE[dtype]
+        )
         for site in SITES:
             torch.testing.assert_close(
-                together.values[site][row][real], run.values[site][0], rtol=CLOSE[dtype], atol=CLOSE[dtype]
+                together.values[site][row][real],
+                run.values[site][0],
+                rtol=CLOSE[dtype],
+                atol=CLOSE[dtype],
             )
 
 
@@ -132,12 +145,18 @@ def test_gradients_are_those_of_autograd(models, family):
         return hook
 
     for layer, block in enumerate(blocks):
-        (block.mlp.down_proj if family == "llama" else block.mlp.c_proj).register_forward_pre_hook(leaf(layer))
+        (block.mlp.down_proj if family == "llama" else block.mlp.c_proj).register_forward_pre_hook(
+            leaf(layer)
+        )
     logits = module(input_ids=torch.tensor([IDS[1]])).logits
     last(logits).sum().backward()
     sites = [neurons(layer) for layer in range(3)]
     run = ENGINE.run(
-        models[family, torch.float64], Batch.pad(IDS[1:2], 0), reads=sites, gradients_at=sites, gradient_of=last
+        models[family, torch.float64],
+        Batch.pad(IDS[1:2], 0),
+        reads=sites,
+        gradients_at=sites,
+        gradient_of=last,
     )
     for layer, site in enumerate(sites):
         torch.testing.assert_close(run.gradients[site], kept[layer].grad)
@@ -150,10 +169,15 @@ def test_gradients_are_finite_differences(models, family):
     batch = Batch.pad(IDS[:2], 0)
     site = contribution(1)
     gradient = ENGINE.run(model, batch, gradients_at=[site], gradient_of=last).gradients[site]
-    direction = torch.randn(gradient.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    direction = torch.randn(
+        gradient.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     direction = direction * batch.mask[..., None]
     step = 1e-5
-    ends = [last(ENGINE.run(model, batch, edits=[Add(site, sign * step * direction)]).logits) for sign in (1, -1)]
+    ends = [
+        last(ENGINE.run(model, batch, edits=[Add(site, sign * step * direction)]).logits)
+        for sign in (1, -1)
+    ]
     torch.testing.assert_close(
         (ends[0] - ends[1]) / (2 * step), (gradient * direction).sum((1, 2)), rtol=1e-6, atol=1e-8
     )
@@ -168,7 +192,9 @@ def test_gradients_do_not_depend_on_company_and_are_zero_on_padding(models, fami
     for row, ids in enumerate(IDS):
         alone = ENGINE.run(model, Batch.pad([ids], 0), gradients_at=sites, gradient_of=last)
         for site in sites:
-            torch.testing.assert_close(together.gradients[site][row][batch.mask[row]], alone.gradients[site][0])
+            torch.testing.assert_close(
+                together.gradients[site][row][batch.mask[row]], alone.gradients[site][0]
+            )
     for site in sites:
         assert not together.gradients[site][~batch.mask].any()
 
@@ -224,7 +250,10 @@ def test_batches_hold_every_row_once_by_length():
             assert max(map(len, groups)) <= size
     many = [Encoded(tuple(range(100)), (CONTENT,) * 100)] * 300
     assert max(len(group) * 100 for group in batches(many, model, None)) <= 4096
-    assert max(len(group) * 100 for group in batches(many, model, None, per_token_bytes=1 << 22)) <= 256
+    assert (
+        max(len(group) * 100 for group in batches(many, model, None, per_token_bytes=1 << 22))
+        <= 256
+    )
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -250,7 +279,9 @@ def test_capture_gives_every_prompt_its_values(models, family, size, side):
     sites = [neurons(0), Site(2, "hook_resid_post")]
     groups = batches(CODED, pair["base"], size)
     seen = set()
-    for found in capture(ENGINE, pair, CODED, groups, sites, pad_id=0, keep=1 if side == "left" else 0, side=side):
+    for found in capture(
+        ENGINE, pair, CODED, groups, sites, pad_id=0, keep=1 if side == "left" else 0, side=side
+    ):
         for cell, row in enumerate(found.rows.tolist()):
             seen.add(row)
             real = found.batch.mask[cell]
@@ -258,7 +289,9 @@ def test_capture_gives_every_prompt_its_values(models, family, size, side):
             for role, model in pair.items():
                 alone = ENGINE.run(model, Batch.pad([IDS[row]], 0), reads=sites)
                 for site in sites:
-                    torch.testing.assert_close(found.values[role, site][cell][real], alone.values[site][0])
+                    torch.testing.assert_close(
+                        found.values[role, site][cell][real], alone.values[site][0]
+                    )
                 if side == "left":
                     torch.testing.assert_close(found.logits[role][cell], alone.logits[0])
     assert seen == set(range(len(CODED)))

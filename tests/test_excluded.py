@@ -1,4 +1,6 @@
-"""``--exclude``: files that are read and files that are refused; what `interp organisms --planted` prints is one."""
+"""``--exclude``: files that are read and files that are refused; what `interp organisms --planted`
+prints is one.
+"""
 
 import json
 
@@ -15,7 +17,9 @@ def written(tmp_path, text):
     return path
 
 
-@pytest.mark.parametrize("text", ["[[1, 2], [0, 7], [1, 2]]", '{"one": [[1, 2]], "two": [[0, 7], [1, 2]]}'])
+@pytest.mark.parametrize(
+    "text", ["[[1, 2], [0, 7], [1, 2]]", '{"one": [[1, 2]], "two": [[0, 7], [1, 2]]}']
+)
 def test_pairs_are_read_once_each(tmp_path, text):
     assert read(written(tmp_path, text), True) == ((1, 2), (0, 7))
     assert read(None, False) == ()

@@ -1,4 +1,6 @@
-"""The benchmark of false support judges as a verifying run does, and its scores are the locating analyzer's."""
+"""The benchmark of false support judges as a verifying run does, and its scores are the locating
+analyzer's.
+"""
 
 import math
 
@@ -13,7 +15,17 @@ from interp.store.journal import Journal
 from tests import tiny
 
 PLANTED = ((1, 30), (1, 17), (1, 5))
-FIELDS = ("value", "low", "high", "clusters", "control_value", "control_low", "control_high", "p", "draws")
+FIELDS = (
+    "value",
+    "low",
+    "high",
+    "clusters",
+    "control_value",
+    "control_low",
+    "control_high",
+    "p",
+    "draws",
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +41,15 @@ def test_the_verdict_is_that_of_a_verifying_run(study, chosen, tmp_path):
     judging = Judging(study.with_journal(Journal(tmp_path / "j.jsonl")), chosen, (), 39)
     found = judging.findings(chosen)
     for name in ("behaviour", "necessity", "necessity-recovery"):
-        assert (found[name].verdict, found[name].reason) == (wanted[name].verdict, wanted[name].reason)
+        assert (found[name].verdict, found[name].reason) == (
+            wanted[name].verdict,
+            wanted[name].reason,
+        )
         assert found[name].control == wanted[name].control
         for field in FIELDS:
-            assert getattr(found[name], field) == pytest.approx(getattr(wanted[name], field), abs=1e-5, nan_ok=True)
+            assert getattr(found[name], field) == pytest.approx(
+                getattr(wanted[name], field), abs=1e-5, nan_ok=True
+            )
     assert judging.verdict(chosen).necessary == (chosen == PLANTED)
 
 
@@ -48,7 +65,9 @@ def test_what_was_measured_is_not_measured_again(study, tmp_path, monkeypatch):
 
 
 def test_random_sets_are_other_ones_than_the_null_and_leave_out_the_excluded(study, tmp_path):
-    judging = Judging(study.with_journal(Journal(tmp_path / "j.jsonl")), ((1, 2), (1, 3)), PLANTED, 39)
+    judging = Judging(
+        study.with_journal(Journal(tmp_path / "j.jsonl")), ((1, 2), (1, 3)), PLANTED, 39
+    )
     null, drawn = judging.null["sets"], judging.drawn(20, 1)["sets"]
     assert not {unit for one in (*null, *drawn) for unit in one} & {*PLANTED, (1, 2), (1, 3)}
     assert {frozenset(one) for one in drawn} - {frozenset(one) for one in null}
@@ -65,7 +84,9 @@ def test_the_mean_of_the_attributions_is_what_the_analyzer_scores(study, tmp_pat
     chosen = located.select(located["selected"])
     assert {*mine} == {*zip(chosen["layer"].tolist(), chosen["neuron"].tolist(), strict=True)}
     assert mine == sorted(mine, key=lambda unit: -scores[:4].mean(0)[unit])
-    assert selected(scores, floors, labels, 3, minus=True) != selected(scores, floors, ~labels, 3, minus=True)
+    assert selected(scores, floors, labels, 3, minus=True) != selected(
+        scores, floors, ~labels, 3, minus=True
+    )
     others = selected(scores, floors, labels, 3, without=mine)
     assert len(others) == 3
     assert not {*mine} & {*others}

@@ -1,4 +1,6 @@
-"""The invariants of the main job on every proven family: maps, block sums, matrices, edits, padding, adapters."""
+"""The invariants of the main job on every proven family: maps, block sums, matrices, edits,
+padding, adapters.
+"""
 
 import copy
 import functools
@@ -99,20 +101,30 @@ def test_the_resolved_map_is_as_it_was(name):
 
 def test_experts_have_no_neurons_and_say_so():
     anatomy = model("mixtral").anatomy
-    with pytest.raises(UnsupportedModel, match=r"MixtralForCausalLM has no exact place for mlp\.hook_post"):
+    with pytest.raises(
+        UnsupportedModel, match=r"MixtralForCausalLM has no exact place for mlp\.hook_post"
+    ):
         anatomy.target(neurons(0))
     study = tiny.study(families.build("mixtral"), families.build("mixtral", seed=1), 2)
-    with pytest.raises(UnsupportedModel, match="MixtralForCausalLM has no MLP neurons with an exact place"):
+    with pytest.raises(
+        UnsupportedModel, match="MixtralForCausalLM has no MLP neurons with an exact place"
+    ):
         LocateNeurons(top="3")(study)
 
 
 def test_a_map_that_is_right_about_names_and_wrong_about_meaning_is_refused():
-    """Paths and widths of a family that scales its blocks are those of one that does not: only the sum tells."""
+    """Paths and widths of a family that scales its blocks are those of one that does not: only the
+    sum tells.
+    """
     module = tiny.llama()
     study = tiny.study(module, None, 2)
     study.require_parts()
-    handle = module.model.layers[0].register_forward_hook(lambda block, inputs, output: output * 0.9)
-    with pytest.raises(UnsupportedModel, match="block 0 of LlamaForCausalLM is not the sum of its parts"):
+    handle = module.model.layers[0].register_forward_hook(
+        lambda block, inputs, output: output * 0.9
+    )
+    with pytest.raises(
+        UnsupportedModel, match="block 0 of LlamaForCausalLM is not the sum of its parts"
+    ):
         LocateNeurons(method="act-grad", top="3")(study)
     handle.remove()
     study.require_parts()
@@ -126,7 +138,9 @@ def test_a_map_that_is_right_about_names_and_wrong_about_meaning_is_refused():
 @pytest.mark.parametrize("tied", [False, True])
 def test_parts_of_a_block_add_up_to_its_output(name, dtype, tolerance, tied):
     for layer in range(3):
-        found = {hook: value.double() for hook, value in read(model(name, dtype, tied), layer).items()}
+        found = {
+            hook: value.double() for hook, value in read(model(name, dtype, tied), layer).items()
+        }
         total = found["hook_resid_pre"] + found["hook_attn_out"] + found["hook_mlp_out"]
         scale = found["hook_resid_post"].abs().max()
         assert (total - found["hook_resid_post"]).abs().max() <= tolerance * scale
@@ -142,8 +156,11 @@ def test_matrices_are_those_that_the_block_applies(name):
     handle.remove()
     bias = {"mlp.in": 0.0, "mlp.out": 0.0, "attn.o": 0.0}
     if name == "neox":
-        bias = {"mlp.in": mlp.dense_h_to_4h.bias, "mlp.out": mlp.dense_4h_to_h.bias,
-                "attn.o": block(this).attention.dense.bias}  # fmt: skip
+        bias = {
+            "mlp.in": mlp.dense_h_to_4h.bias,
+            "mlp.out": mlp.dense_4h_to_h.bias,
+            "attn.o": block(this).attention.dense.bias,
+        }
 
     def applied(matrix, x):
         return x @ this.weight(Weight(1, matrix)).T + bias.get(matrix, 0.0)
@@ -163,7 +180,9 @@ def test_matrices_are_those_that_the_block_applies(name):
 
 @EVERY
 def test_query_key_and_value_are_the_modules_own(name):
-    """As the family's own forward cuts a fused projection: by head in GPT-NeoX, one below the other in Phi-3."""
+    """As the family's own forward cuts a fused projection: by head in GPT-NeoX, one below the other
+    in Phi-3.
+    """
     this, x = model(name), torch.randn(5, 32, generator=torch.Generator().manual_seed(2))
     attention = block(this).attention if name == "neox" else block(this).self_attn
     with torch.no_grad():
@@ -174,7 +193,10 @@ def test_query_key_and_value_are_the_modules_own(name):
             whole = attention.qkv_proj(x)
             wanted = [whole[:, :32], whole[:, 32:48], whole[:, 48:]]
         else:
-            wanted = [x @ attention.get_submodule(part).weight.T for part in ("q_proj", "k_proj", "v_proj")]
+            wanted = [
+                x @ attention.get_submodule(part).weight.T
+                for part in ("q_proj", "k_proj", "v_proj")
+            ]
     for matrix, value in zip(("attn.q", "attn.k", "attn.v"), wanted, strict=True):
         torch.testing.assert_close(x @ this.weight(Weight(1, matrix)).T, value)
 
@@ -183,15 +205,23 @@ def test_query_key_and_value_are_the_modules_own(name):
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_and_company_do_not_change_what_is_read(name, side):
     this = model(name)
-    sites = [Site(layer, hook) for layer in range(3) for hook in ("hook_attn_out", "hook_mlp_out", "attn.hook_z")]
+    sites = [
+        Site(layer, hook)
+        for layer in range(3)
+        for hook in ("hook_attn_out", "hook_mlp_out", "attn.hook_z")
+    ]
     batch = Batch.pad(IDS, 0, side, length=max(map(len, IDS)) + 3)
     together = ENGINE.run(this, batch, reads=sites, keep=None)
     for row, ids in enumerate(IDS):
         alone = ENGINE.run(this, Batch.pad([ids], 0), reads=sites, keep=None)
         real = batch.mask[row]
-        torch.testing.assert_close(together.logits[row][real], alone.logits[0], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            together.logits[row][real], alone.logits[0], rtol=1e-4, atol=1e-4
+        )
         for site in sites:
-            torch.testing.assert_close(together.values[site][row][real], alone.values[site][0], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                together.values[site][row][real], alone.values[site][0], rtol=1e-4, atol=1e-4
+            )
 
 
 @EVERY
@@ -213,8 +243,11 @@ def test_greedy_answers_with_a_cache_are_those_without(name):
 def test_an_edit_changes_its_units_and_nothing_before_and_is_undone(name):
     this = model(name)
     plain = ENGINE.run(this, BATCH, keep=None).logits
-    hooks = [hook for hook in ("attn.hook_z", "mlp.hook_post", "mlp.hook_pre", "mlp.hook_pre_linear")
-             if hook in this.anatomy.targets]  # fmt: skip
+    hooks = [
+        hook
+        for hook in ("attn.hook_z", "mlp.hook_post", "mlp.hook_pre", "mlp.hook_pre_linear")
+        if hook in this.anatomy.targets
+    ]
     for hook in hooks:
         units = torch.tensor([1, 7])
         before, after = read(this), read(this, edits=[Ablate(Site(1, hook), units)])
@@ -224,10 +257,16 @@ def test_an_edit_changes_its_units_and_nothing_before_and_is_undone(name):
         assert torch.equal(before["hook_resid_pre"], after["hook_resid_pre"])
         assert not torch.equal(before["hook_resid_post"], after["hook_resid_post"])
         # the other half of a fused projection stays as it was
-        sibling = {"mlp.hook_pre": "mlp.hook_pre_linear", "mlp.hook_pre_linear": "mlp.hook_pre"}.get(hook)
+        sibling = {
+            "mlp.hook_pre": "mlp.hook_pre_linear",
+            "mlp.hook_pre_linear": "mlp.hook_pre",
+        }.get(hook)
         if sibling in before:
             assert torch.equal(before[sibling], after[sibling])
-        assert torch.equal(ENGINE.run(this, BATCH, edits=[Scale(Site(1, hook), units, 1.0)], keep=None).logits, plain)
+        assert torch.equal(
+            ENGINE.run(this, BATCH, edits=[Scale(Site(1, hook), units, 1.0)], keep=None).logits,
+            plain,
+        )
     assert torch.equal(ENGINE.run(this, BATCH, keep=None).logits, plain)
 
 
@@ -245,12 +284,17 @@ def test_gradients_tell_the_effect_of_a_small_edit(name):
     # eager attention, which Gemma-2 has, gives NaN beside padding in float64 (refused, see below)
     this = model(name) if name == "gemma2" else Model.wrap(name, families.build(name).double())
     site, step = neurons(1), 1e-2
-    run = ENGINE.run(this, BATCH, reads=[site], gradients_at=[site, contribution(1)], gradient_of=_logit)
+    run = ENGINE.run(
+        this, BATCH, reads=[site], gradients_at=[site, contribution(1)], gradient_of=_logit
+    )
     units = torch.arange(48)
     # the chain rule through the down projection
     through = run.gradients[contribution(1)] @ this.weight(Weight(1, "mlp.out"))
     torch.testing.assert_close(run.gradients[site], through, rtol=1e-4, atol=1e-6)
-    up, down = (_logit(ENGINE.run(this, BATCH, edits=[Scale(site, units, 1 + s)]).logits) for s in (step, -step))
+    up, down = (
+        _logit(ENGINE.run(this, BATCH, edits=[Scale(site, units, 1 + s)]).logits)
+        for s in (step, -step)
+    )
     told = (run.values[site] * run.gradients[site]).sum((1, 2))
     # norms compute in float32 whatever the model's dtype
     torch.testing.assert_close((up - down) / (2 * step), told, rtol=5e-3, atol=1e-4)
@@ -259,7 +303,9 @@ def test_gradients_tell_the_effect_of_a_small_edit(name):
 def test_a_kernel_that_gives_nan_beside_padding_is_refused(tmp_path):
     path = str(tiny.save(families.build("gemma2"), tmp_path / "m"))
     assert Pair.load(path).tuned.dtype == torch.float32
-    with pytest.raises(UnsupportedModel, match=r"NaN or infinite logits beside padding in torch\.float64 .*eager"):
+    with pytest.raises(
+        UnsupportedModel, match=r"NaN or infinite logits beside padding in torch\.float64 .*eager"
+    ):
         Pair.load(path, dtype="float64")
 
 
@@ -280,19 +326,26 @@ def _logit(logits):
 def test_a_sharded_directory_gives_the_models_own_logits(name, tmp_path):
     base, dtype = families.build(name, tie_word_embeddings=name.startswith("gemma")), torch.bfloat16
     tuned = tiny.perturbed(base)
-    there = [str(tiny.save(one.to(dtype), tmp_path / role, max_shard_size="40KB")) for role, one in
-             (("tuned", tuned), ("base", base))]  # fmt: skip
+    there = [
+        str(tiny.save(one.to(dtype), tmp_path / role, max_shard_size="40KB"))
+        for role, one in (("tuned", tuned), ("base", base))
+    ]
     assert len(list((tmp_path / "tuned").glob("*.safetensors"))) > 1
     pair = Pair.load(*there, dtype="bfloat16")
     for held, path in zip((pair.tuned, pair.base), there, strict=True):
         own = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).eval()
-        assert torch.equal(ENGINE.run(held, BATCH).logits, ENGINE.run(Model.wrap("own", own), BATCH).logits)
+        assert torch.equal(
+            ENGINE.run(held, BATCH).logits, ENGINE.run(Model.wrap("own", own), BATCH).logits
+        )
     assert Pair.load(there[0]).tuned.dtype == torch.float32
 
 
-# Every kind on a family with separate and on one with fused matrices; the others with the slow tests.
+# Every kind on a family with separate and on one with fused matrices; the others with the slow
+# tests.
 ADAPTED = [
-    pytest.param(name, kind, marks=[] if kind == "lora" or name in ("gemma2", "phi3") else pytest.mark.slow)
+    pytest.param(
+        name, kind, marks=[] if kind == "lora" or name in ("gemma2", "phi3") else pytest.mark.slow
+    )
     for name in families.NAMES
     for kind in ("lora", "rslora", "dora", "head")
 ]
@@ -309,19 +362,27 @@ def test_adapters_land_merged_equals_switched_and_off_is_the_base(name, kind, tm
         "dora": {"use_dora": True},
         "head": {"modules_to_save": ["embed_out" if name == "neox" else "lm_head"]},
     }[kind]
-    wrapped = tiny.adapter(base, tmp_path / "adapter", path, target_modules=attention + mlp, **config)
+    wrapped = tiny.adapter(
+        base, tmp_path / "adapter", path, target_modules=attention + mlp, **config
+    )
     pair = Pair.load(str(tmp_path / "adapter"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         merged = Model.wrap("merged", copy.deepcopy(wrapped).merge_and_unload())
     own = Model.wrap("base", base)
-    assert torch.equal(ENGINE.run(pair.base, BATCH, keep=None).logits, ENGINE.run(own, BATCH, keep=None).logits)
-    switched, whole = (ENGINE.run(one, BATCH, keep=None).logits[BATCH.mask] for one in (pair.tuned, merged))
+    assert torch.equal(
+        ENGINE.run(pair.base, BATCH, keep=None).logits, ENGINE.run(own, BATCH, keep=None).logits
+    )
+    switched, whole = (
+        ENGINE.run(one, BATCH, keep=None).logits[BATCH.mask] for one in (pair.tuned, merged)
+    )
     torch.testing.assert_close(switched, whole, rtol=2e-3, atol=2e-4)
     assert (switched - ENGINE.run(own, BATCH, keep=None).logits[BATCH.mask]).abs().max() > 0.01
     for matrix in pair.tuned.anatomy.matrices:
         weight = Weight(1, matrix)
-        torch.testing.assert_close(pair.tuned.weight(weight), merged.weight(weight), rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(
+            pair.tuned.weight(weight), merged.weight(weight), rtol=1e-3, atol=1e-5
+        )
         assert torch.equal(pair.base.weight(weight), own.weight(weight))
 
 

@@ -1,4 +1,6 @@
-"""Conversations alone or packed: errors by token and by conversation, whole conversations judged, what blocks shift."""
+"""Conversations alone or packed: errors by token and by conversation, whole conversations judged,
+what blocks shift.
+"""
 
 import json
 import random
@@ -16,7 +18,16 @@ from interp.capture import make_batch
 from interp.engines import TorchEngine
 from interp.errors import PromptError
 from interp.models.pair import Pair
-from interp.prompts import SPECIAL, TURNS, Documents, OneClass, encode_document, read_chats, read_prompts, special_ids
+from interp.prompts import (
+    SPECIAL,
+    TURNS,
+    Documents,
+    OneClass,
+    encode_document,
+    read_chats,
+    read_prompts,
+    special_ids,
+)
 from interp.sae import Buffer, Dictionary, DictionaryConfig, Training, load, save, train
 from interp.sae.analysis.scores import Scores, conversations_table
 from interp.sae.analysis.token_groups import OUTSIDE, UNKNOWN, parts_of, read_whole
@@ -38,7 +49,8 @@ def chats(count, seed=0, mean=1.6, longest=5):
         return {"role": role, "content": " ".join(words)}
 
     return [
-        [said(role) for _ in range(draw.randint(1, longest)) for role in ("user", "assistant")] for _ in range(count)
+        [said(role) for _ in range(draw.randint(1, longest)) for role in ("user", "assistant")]
+        for _ in range(count)
     ]
 
 
@@ -49,7 +61,9 @@ def file_of(path, conversations):
 
 @pytest.fixture(scope="module")
 def pair():
-    return Pair.from_modules(tiny.exact(tiny.llama(max_position_embeddings=256)), None, tiny.tokenizer())
+    return Pair.from_modules(
+        tiny.exact(tiny.llama(max_position_embeddings=256)), None, tiny.tokenizer()
+    )
 
 
 @pytest.fixture
@@ -73,11 +87,16 @@ def evaluated(study, **more):
 
 def row_of(told, part, name="dictionary"):
     (found,) = np.flatnonzero((told["dictionary"] == name) & (told["part"] == part))
-    return {column: told[column][found] for column in ("tokens", "conversations", "mse", "conversation_mse", "fvu")}
+    return {
+        column: told[column][found]
+        for column in ("tokens", "conversations", "mse", "conversation_mse", "fvu")
+    }
 
 
 def by_hand(pair, conversations):
-    """Rows, codes of who speaks and conversation of every token, each conversation run alone and unpadded."""
+    """Rows, codes of who speaks and conversation of every token, each conversation run alone and
+    unpadded.
+    """
     special, found = special_ids(pair.tokenizer), []
     for number, messages in enumerate(conversations):
         coded = encode_document(pair.tokenizer, messages, special)
@@ -116,14 +135,19 @@ class TestErrors:
         for start in range(0, 90, step):
             part = slice(start, start + step)
             scores.update(
-                torch.tensor(x[part]), torch.tensor(y[part]), torch.ones(len(x[part]), 4),
-                roles=torch.tensor(special[part].astype(int)), owners=torch.tensor(owners[part]),
-            )  # fmt: skip
+                torch.tensor(x[part]),
+                torch.tensor(y[part]),
+                torch.ones(len(x[part]), 4),
+                roles=torch.tensor(special[part].astype(int)),
+                owners=torch.tensor(owners[part]),
+            )
         for part, chosen in (("all", special | True), ("special", special), ("content", ~special)):
             wanted = oracle(x[chosen], y[chosen], owners[chosen])
             found = scores.summary(part)
             assert {name: found[name] for name in wanted} == pytest.approx(wanted, rel=1e-9)
-        assert scores.summary()["mse"] != pytest.approx(scores.summary()["conversation_mse"], rel=0.05)
+        assert scores.summary()["mse"] != pytest.approx(
+            scores.summary()["conversation_mse"], rel=0.05
+        )
         told = conversations_table({"one": scores}, np.arange(10, 15))
         every = told["part"] == "all"
         np.testing.assert_array_equal(told["tokens"][every], [1, 4, 25, 0, 60])
@@ -134,7 +158,9 @@ class TestErrors:
         noise = torch.arange(12.0, dtype=torch.float64)[:, None].expand(12, 6) / 5
 
         def summary(rows, owners):
-            one = Scores(6, 1).update(x[rows], (x - noise)[rows], torch.ones(len(rows), 1), owners=torch.tensor(owners))
+            one = Scores(6, 1).update(
+                x[rows], (x - noise)[rows], torch.ones(len(rows), 1), owners=torch.tensor(owners)
+            )
             return one.summary()
 
         even = summary(list(range(12)), [0] * 4 + [1] * 4 + [2] * 4)
@@ -159,8 +185,15 @@ class TestConversations:
         y = dictionary().reconstruct(x).output.numpy()
         x = x.numpy()
         told = evaluated(study(talks))
-        parts = {"all": set(range(16)), "special": set(OUTSIDE), "content": set(range(16)) - set(OUTSIDE)}
-        parts |= {name: {TURNS[name], TURNS[name] + SPECIAL} for name in ("system", "user", "assistant", "template")}
+        parts = {
+            "all": set(range(16)),
+            "special": set(OUTSIDE),
+            "content": set(range(16)) - set(OUTSIDE),
+        }
+        parts |= {
+            name: {TURNS[name], TURNS[name] + SPECIAL}
+            for name in ("system", "user", "assistant", "template")
+        }
         assert set(told["part"]) == set(parts)
         for part, own in parts.items():
             chosen = np.isin(codes, list(own))
@@ -174,16 +207,22 @@ class TestConversations:
             again = evaluated(study(talks, batch_size=size))
             for part in parts:
                 for name in ("dictionary", "random"):
-                    assert row_of(again, part, name) == pytest.approx(row_of(told, part, name), rel=1e-6)
+                    assert row_of(again, part, name) == pytest.approx(
+                        row_of(told, part, name), rel=1e-6
+                    )
 
     def test_the_very_rows_that_a_training_reads(self, pair, study, tmp_path):
         talks = chats(6)
-        source = Activations(pair, (SITE,), Documents(file_of(tmp_path / "t.jsonl", talks)), Reading(sinks=0.0))
+        source = Activations(
+            pair, (SITE,), Documents(file_of(tmp_path / "t.jsonl", talks)), Reading(sinks=0.0)
+        )
         rows = torch.cat([part for part, _ in source.chunks()]).double()
         found = dictionary().reconstruct(rows)
         told = row_of(evaluated(study(talks)), "all")
         assert told["tokens"] == len(rows)
-        assert told["mse"] == pytest.approx(float((rows - found.output).square().sum(1).mean()), rel=1e-4)
+        assert told["mse"] == pytest.approx(
+            float((rows - found.output).square().sum(1).mean()), rel=1e-4
+        )
 
     def test_content_only_counts_words_and_nothing_else(self, study):
         talks = chats(5)
@@ -210,10 +249,15 @@ class TestConversations:
         path = tmp_path / "p.jsonl"
         path.write_text('{"prompt": "open the door"}\n')
         assert read_chats(path).digest == read_prompts(path).digest
-        two = [file_of(tmp_path / f"{n}.jsonl", [turns]) for n, turns in enumerate((
-            [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
-            [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}],
-        ))]  # fmt: skip
+        two = [
+            file_of(tmp_path / f"{n}.jsonl", [turns])
+            for n, turns in enumerate(
+                (
+                    [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+                    [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}],
+                )
+            )
+        ]
         assert read_chats(two[0], "messages").digest != read_chats(two[1], "messages").digest
 
 
@@ -249,9 +293,27 @@ def write_model(folder):
 
 def training(folder, data, out, *more):
     return [
-        "sae", "train", folder / "model", "--site", str(SITE), "--data", data, "--column", "messages", "--width", 32,
-        "-k", 4, "--batch", 64, "--device", "cpu", "--out", folder / out, *more,
-    ]  # fmt: skip
+        "sae",
+        "train",
+        folder / "model",
+        "--site",
+        str(SITE),
+        "--data",
+        data,
+        "--column",
+        "messages",
+        "--width",
+        32,
+        "-k",
+        4,
+        "--batch",
+        64,
+        "--device",
+        "cpu",
+        "--out",
+        folder / out,
+        *more,
+    ]
 
 
 def test_the_commands_read_the_same_conversations(run, only_line, tmp_path):
@@ -260,7 +322,17 @@ def test_the_commands_read_the_same_conversations(run, only_line, tmp_path):
     code, out, _ = run(*training(tmp_path, data, "sae", "--tokens", "1k", "--json"))
     assert code == 0
     read = json.loads(out)["read"]
-    words = ["sae", "eval", tmp_path / "sae", "--model", tmp_path / "model", "--data", data, "--store", tmp_path / "r"]
+    words = [
+        "sae",
+        "eval",
+        tmp_path / "sae",
+        "--model",
+        tmp_path / "model",
+        "--data",
+        data,
+        "--store",
+        tmp_path / "r",
+    ]
     code, out, err = run(*words, "--column", "messages", "--json")
     assert code == 0, err
     told = json.loads(out)["summary"]
@@ -268,9 +340,9 @@ def test_the_commands_read_the_same_conversations(run, only_line, tmp_path):
     once = sum(read["kept"].values()) / told["tokens"]
     assert once >= 1
     shares = {name: part["tokens"] / told["tokens"] for name, part in told["parts"].items()}
-    assert {name: count / sum(read["kept"].values()) for name, count in read["kept"].items()} == pytest.approx(
-        {name: shares[name] for name in read["kept"]}, abs=0.02
-    )
+    assert {
+        name: count / sum(read["kept"].values()) for name, count in read["kept"].items()
+    } == pytest.approx({name: shares[name] for name in read["kept"]}, abs=0.02)
     assert told["conversations"] == 12
     code, _, err = run(*words)
     assert code == 2
@@ -278,7 +350,9 @@ def test_the_commands_read_the_same_conversations(run, only_line, tmp_path):
 
 
 @pytest.mark.parametrize(("value", "said"), [*BROKEN[:1], BROKEN[-1]])
-def test_a_broken_conversation_ends_either_command_in_one_line(run, only_line, tmp_path, value, said):
+def test_a_broken_conversation_ends_either_command_in_one_line(
+    run, only_line, tmp_path, value, said
+):
     write_model(tmp_path)
     rows = [{"messages": one} for one in chats(30)]
     rows[20] = {"messages": value}
@@ -286,8 +360,21 @@ def test_a_broken_conversation_ends_either_command_in_one_line(run, only_line, t
     data.write_text("\n".join(map(json.dumps, rows)), "utf-8")
     made = dictionary()
     save(made, tmp_path / "sae", {"site": str(SITE)})
-    judged = ["sae", "eval", tmp_path / "sae", "--model", tmp_path / "model", "--data", data, "--column", "messages"]
-    for words in (training(tmp_path, data, "out", "--tokens", "20k"), [*judged, "--store", tmp_path / "runs"]):
+    judged = [
+        "sae",
+        "eval",
+        tmp_path / "sae",
+        "--model",
+        tmp_path / "model",
+        "--data",
+        data,
+        "--column",
+        "messages",
+    ]
+    for words in (
+        training(tmp_path, data, "out", "--tokens", "20k"),
+        [*judged, "--store", tmp_path / "runs"],
+    ):
         code, _, err = run(*words, "--quiet")
         assert code == 2
         assert "t.jsonl, row 20" in only_line(err)
@@ -303,7 +390,17 @@ def test_a_command_that_was_killed_goes_on_in_another_process_bit_for_bit(tmp_pa
     data = file_of(tmp_path / "t.jsonl", chats(40))
 
     def words(out):
-        more = ("--tokens", "20k", "--buffer", 512, "--checkpoint-every", 25, "--architecture", "batchtopk", "--quiet")
+        more = (
+            "--tokens",
+            "20k",
+            "--buffer",
+            512,
+            "--checkpoint-every",
+            25,
+            "--architecture",
+            "batchtopk",
+            "--quiet",
+        )
         return [sys.executable, "-m", "interp", *map(str, training(tmp_path, data, out, *more))]
 
     process = subprocess.Popen(words("cut"))
@@ -339,7 +436,9 @@ def judged(pair, made, talks):
 
 @pytest.mark.parametrize("planted", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_blocks_shift_what_depends_on_where_a_conversation_starts(tmp_path, planted):
-    """Intervention: with positions in the vectors packing costs, most of all on special tokens; without, nothing."""
+    """Intervention: with positions in the vectors packing costs, most of all on special tokens;
+    without, nothing.
+    """
     module = tiny.gpt2(seed=3)
     with torch.no_grad():
         module.transformer.wpe.weight.mul_(3.0 if planted else 0.0)
@@ -353,10 +452,15 @@ def test_blocks_shift_what_depends_on_where_a_conversation_starts(tmp_path, plan
         source = Activations(pair, (SITE,), data, Reading(sinks=0.0, pack=pack))
         start = Dictionary(DictionaryConfig("topk", 32, 64, k=4), seed=0)
         options = Training(steps=120, batch=128, learning_rate=5e-3, log_every=120)
-        made = train(start, Buffer(source, 8192, seed=0), options, tmp_path / f"{pack}")["dictionary"]
+        made = train(start, Buffer(source, 8192, seed=0), options, tmp_path / f"{pack}")[
+            "dictionary"
+        ]
         found[pack] = judged(pair, made, chats(20, 2, mean=1.2, longest=3))
     whole, special = (
-        np.log2(found[False].summary(part)["conversation_mse"] / found[True].summary(part)["conversation_mse"])
+        np.log2(
+            found[False].summary(part)["conversation_mse"]
+            / found[True].summary(part)["conversation_mse"]
+        )
         for part in ("all", "special")
     )
     if planted:

@@ -17,23 +17,44 @@ INTERP = (sys.executable, "-m", "interp")
 
 
 def command(store: Path, prompts: int) -> list[str]:
-    files = [str(organisms.prompts("refusal", "locate", group)) for group in ("harmful", "harmless")]
+    files = [
+        str(organisms.prompts("refusal", "locate", group)) for group in ("harmful", "harmless")
+    ]
     return [
-        *INTERP, "locate-neurons", "organism:refusal/planted", "--base", "organism:refusal/base",
-        "--positive", files[0], "--negative", files[1], "--max-prompts", str(prompts), "--no-verify",
-        "--store", str(store), "--json", "--quiet",
-    ]  # fmt: skip
+        *INTERP,
+        "locate-neurons",
+        "organism:refusal/planted",
+        "--base",
+        "organism:refusal/base",
+        "--positive",
+        files[0],
+        "--negative",
+        files[1],
+        "--max-prompts",
+        str(prompts),
+        "--no-verify",
+        "--store",
+        str(store),
+        "--json",
+        "--quiet",
+    ]
 
 
 def start(store: Path, prompts: int = 6) -> subprocess.Popen:
     quiet = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command(store, prompts), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=quiet
+        command(store, prompts),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=quiet,
     )
 
 
 def computing(store: Path, process: subprocess.Popen) -> None:
-    """Wait until the run's store is there: it is made after everything is loaded and before anything is computed."""
+    """Wait until the run's store is there: it is made after everything is loaded and before
+    anything is computed.
+    """
     begun = time.monotonic()
     while not (store / "runs").exists():
         assert process.poll() is None, process.communicate()[1]
@@ -94,7 +115,8 @@ def test_two_runs_that_write_one_key_at_once_agree(tmp_path, reference):
 
 @pytest.mark.slow
 def test_interrupting_leaves_the_store_clean(tmp_path, interruptible):
-    process = start(tmp_path / "runs", prompts=144)  # minutes of work, so that it is interrupted in it
+    # minutes of work, so that it is interrupted in it
+    process = start(tmp_path / "runs", prompts=144)
     computing(tmp_path / "runs", process)
     time.sleep(1)
     process.send_signal(signal.SIGINT)

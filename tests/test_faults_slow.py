@@ -1,4 +1,6 @@
-"""Faults, end to end: kills, full and read-only disks, rivals, other formats, flipped bits: nothing lost, one line."""
+"""Faults, end to end: kills, full and read-only disks, rivals, other formats, flipped bits: nothing
+lost, one line.
+"""
 
 import contextlib
 import json
@@ -39,14 +41,21 @@ def reference(tmp_path_factory):
 def cli(*arguments, **options):
     """Exit code, stdout and stderr of a command line in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "interp", *map(str, arguments)], capture_output=True, text=True, cwd=ROOT, **options
+        [sys.executable, "-m", "interp", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        **options,
     )
     return done.returncode, done.stdout, done.stderr
 
 
 def script(text, *arguments):
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(text), *map(str, arguments)], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-c", textwrap.dedent(text), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -57,8 +66,8 @@ def left_behind(store):
     return sorted(path.name for path in place.iterdir()) if place.is_dir() else []
 
 
-# A command line that counts its calls to the file system on the files that it is writing, and kills itself at one of
-# them: a clock cannot tell when that is on a machine that does other things too.
+# A command line that counts its calls to the file system on the files that it is writing, and kills
+# itself at one of them: a clock cannot tell when that is on a machine that does other things too.
 KILLED_WHILE_WRITING = """
     import os, runpy, signal, sys
     last, seen = int(sys.argv.pop(1)), 0
@@ -74,20 +83,28 @@ KILLED_WHILE_WRITING = """
 
 
 def killed_while_writing(store, key, step):
-    """Run the command line until it has called the file system ``step`` times on its draft of the run ``key``."""
+    """Run the command line until it has called the file system ``step`` times on its draft of the
+    run ``key``.
+    """
     program = textwrap.dedent(KILLED_WHILE_WRITING).replace("KEY", repr(f"{key}-"))
     words = command(store, PROMPTS)[len(INTERP) :]
     return subprocess.Popen(
         [sys.executable, "-c", program, str(step), *words],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=ROOT,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+    )
 
 
 def test_killed_at_twenty_moments_of_a_run(tmp_path, reference):
-    """Twelve anywhere in the run, eight while its files are written; each next run starts on what the last one left."""
+    """Twelve anywhere in the run, eight while its files are written; each next run starts on what
+    the last one left.
+    """
     record, kept, seconds = reference
     moments = random.Random(SEED)
-    # of the fifteen calls of a run: at the second its lock is there, at the last it was published and is not yet tidied
+    # of the fifteen calls of a run: at the second its lock is there, at the last it was published
+    # and is not yet tidied
     steps = iter(moments.sample(range(2, 16), 2 * KILLS // 5))
     debris = published = 0
     store = tmp_path / "runs"
@@ -113,7 +130,11 @@ def test_killed_at_twenty_moments_of_a_run(tmp_path, reference):
             assert Store(store).get(record["run"]).equals(kept.get(record["run"]))
             shutil.rmtree(store)
     after = finish(start(store, PROMPTS))
-    assert (after["run"], after["cached"], after["summary"]) == (record["run"], False, record["summary"])
+    assert (after["run"], after["cached"], after["summary"]) == (
+        record["run"],
+        False,
+        record["summary"],
+    )
     assert Store(store).get(record["run"]).equals(kept.get(record["run"]))
     assert left_behind(store) == []
     print(f"{KILLS} kills, {debris} left debris, {published} after the run was published")
@@ -161,7 +182,9 @@ KILLED_AT_EVERY_STEP = """
 
 
 def test_killed_at_every_step_of_writing(tmp_path):
-    """A writer kills itself at its first, second, ... call to the file system; the next one always finds its feet."""
+    """A writer kills itself at its first, second, ... call to the file system; the next one always
+    finds its feet.
+    """
     steps, debris, published = map(int, script(KILLED_AT_EVERY_STEP, tmp_path).split())
     print(f"{steps} steps, {debris} left debris, {published} were published")
     assert steps > 20
@@ -194,7 +217,9 @@ def files(root):
 
 
 def test_a_full_disk_at_every_fill(disk):
-    """From no room at all to just enough: one line, what was there as it was, and a clean write once there is room."""
+    """From no room at all to just enough: one line, what was there as it was, and a clean write
+    once there is room.
+    """
     root = disk("-t", "tmpfs", "-o", "size=2m", "tmpfs")
     store = Store(root / "store")
     store.write(located(seed=1))
@@ -225,7 +250,11 @@ def test_a_full_disk_at_every_fill(disk):
 def test_a_run_on_a_full_disk_then_on_one_with_room(disk, reference):
     root = disk("-t", "tmpfs", "-o", "size=8m", "tmpfs")
     filler = root / "filler"
-    for spare, said in ((0, "No space left"), (12_288, "No space left"), (100_000, "cannot write the page")):
+    for spare, said in (
+        (0, "No space left"),
+        (12_288, "No space left"),
+        (100_000, "cannot write the page"),
+    ):
         filler.unlink(missing_ok=True)
         filler.write_bytes(bytes(shutil.disk_usage(root).free - spare))
         code, out, err = one_line(command(root / "runs", PROMPTS))
@@ -258,7 +287,9 @@ def test_a_read_only_store_is_read_and_never_written(disk, reference):
         assert (code, err) == (0, ""), err
         assert out
     # asked again it is answered, since nothing need be written; another run is refused
-    again = subprocess.run(command(root / "runs", PROMPTS), capture_output=True, text=True, cwd=ROOT)
+    again = subprocess.run(
+        command(root / "runs", PROMPTS), capture_output=True, text=True, cwd=ROOT
+    )
     assert (again.returncode, again.stderr) == (0, "")
     assert json.loads(again.stdout)["run"] == record["run"]
     code, out, err = one_line(command(root / "runs", PROMPTS + 1))
@@ -294,8 +325,16 @@ FOUR = """
 
 
 def test_four_processes_on_one_store(tmp_path):
-    """Each fetches the same twelve tables in an order of its own, and looks at the store after every one."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
+    """Each fetches the same twelve tables in an order of its own, and looks at the store after
+    every one.
+    """
+    pipes = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+        "cwd": ROOT,
+    }
     words = [sys.executable, "-c", textwrap.dedent(FOUR), str(tmp_path)]
     processes = [subprocess.Popen([*words, str(number)], **pipes) for number in range(4)]
     for process in processes:
@@ -310,8 +349,13 @@ def test_four_processes_on_one_store(tmp_path):
     assert sum(made) >= 12
     assert sum(count > 0 for count in made) > 1, "one process did everything: there was no race"
     store = Store(tmp_path)
-    assert {run.key for run in store.runs()} == {located(seed=seed).provenance.key for seed in range(12)}
-    assert all(store.get(located(seed=seed).provenance.key).equals(located(seed=seed)) for seed in range(12))
+    assert {run.key for run in store.runs()} == {
+        located(seed=seed).provenance.key for seed in range(12)
+    }
+    assert all(
+        store.get(located(seed=seed).provenance.key).equals(located(seed=seed))
+        for seed in range(12)
+    )
     assert left_behind(tmp_path) == []
     assert not (tmp_path / "aside").exists()
 
@@ -348,7 +392,10 @@ def test_a_store_of_another_format_is_left_as_it_is(copied, schema, who):
     ):
         code, out, err = one_line(words)
         assert (code, out) == (2, "")
-        assert f"written by {who} interp (schema {schema}, this one reads {SCHEMA}): run its command again" in err
+        assert (
+            f"written by {who} interp (schema {schema}, this one reads {SCHEMA}): run its command"
+            " again" in err
+        )
         assert "--store" in err
     code, _, err = cli("sql", "select * from runs", "--store", run.parents[1])
     assert (code, err.count("\n")) == (0, 1)
@@ -425,8 +472,11 @@ def test_a_reader_without_room_is_one_line(reference):
     with open("/dev/full", "w") as nowhere:
         done = subprocess.run(
             [sys.executable, "-m", "interp", "ls", "--store", str(reference[1].root)],
-            stdout=nowhere, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-        )  # fmt: skip
+            stdout=nowhere,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
     assert done.returncode == 2
     assert done.stderr.startswith("interp: cannot write")
     assert done.stderr.count("\n") == 1

@@ -19,7 +19,9 @@ from tests.tables import HOSTILE, located, verified
 
 
 def traces(figure, **wanted):
-    return [t for t in figure.data if all(getattr(t, name) == value for name, value in wanted.items())]
+    return [
+        t for t in figure.data if all(getattr(t, name) == value for name, value in wanted.items())
+    ]
 
 
 def with_column(made, **columns):
@@ -40,7 +42,10 @@ def test_every_figure_has_title_and_caption_and_is_json(made):
 def test_kinds_without_figure_and_empty_tables_say_so():
     with pytest.raises(
         OptionError,
-        match="no figure for tables of kind 'neuron-tokens': there are baselines, claims, coalitions, compare, ",
+        match=(
+            "no figure for tables of kind 'neuron-tokens': there are baselines, claims, coalitions,"
+            " compare, "
+        ),
     ):
         plot(located().tables["tokens"])
     for made in DRAWN:
@@ -56,7 +61,10 @@ def test_scores_shows_every_neuron_and_counts_the_selected():
     assert sorted(np.concatenate([rest.y, chosen.y])) == sorted(made["score"])
     assert sorted(chosen.y) == sorted(made["score"][made["selected"]])
     assert np.round(chosen.x).tolist() == chosen.customdata[:, 0].tolist()
-    assert figure.data[2].y.tolist() == np.bincount(made["layer"][made["selected"]], minlength=4).tolist()
+    assert (
+        figure.data[2].y.tolist()
+        == np.bincount(made["layer"][made["selected"]], minlength=4).tolist()
+    )
     assert figure.layout.title.text == "Score of 256 neurons by layer"
 
 
@@ -102,7 +110,9 @@ def test_scores_when_nothing_changed():
 def test_dose_shows_located_sets_beside_all_random_draws():
     made = verified().tables["dose"]
     figure = plot(made)
-    panels = [(one, name) for one in ("necessity", "sufficiency") for name in ("behaviour", "recovery")]
+    panels = [
+        (one, name) for one in ("necessity", "sufficiency") for name in ("behaviour", "recovery")
+    ]
     for (direction, name), line in zip(panels, traces(figure, name="located"), strict=True):
         rows = (made["direction"] == direction) & (made["source"] == "located")
         np.testing.assert_allclose(line.y, made[name][rows])
@@ -110,7 +120,11 @@ def test_dose_shows_located_sets_beside_all_random_draws():
     low, high, middle = figure.data[:3]
     for number, k in enumerate(low.x):
         drawn = made["behaviour"][rows & (made["k"] == k)]
-        assert (low.y[number], middle.y[number], high.y[number]) == (drawn.min(), np.median(drawn), drawn.max())
+        assert (low.y[number], middle.y[number], high.y[number]) == (
+            drawn.min(),
+            np.median(drawn),
+            drawn.max(),
+        )
     assert figure.layout.xaxis.type == figure.layout.xaxis2.type == "log"
     assert "all 20 matched random sets" in figure.layout.meta["caption"]
 
@@ -141,7 +155,9 @@ def test_conditions_shows_each_share_with_interval_and_control():
     (marks,) = traces(figure, type="scatter")
     assert list(zip(np.round(marks.x), marks.y, strict=True)) == [(4, 0.01), (5, 0.0)]
     (bars,) = traces(figure, type="bar", name="positive prompts")
-    base, tuned = (f"{made[name][8]:.1%} {said}, token for token" for name, said in EQUALITIES.items())
+    base, tuned = (
+        f"{made[name][8]:.1%} {said}, token for token" for name, said in EQUALITIES.items()
+    )
     assert bars.customdata[4] == f"ablate-base: 3.0% [0.0%, 7.0%] of 60<br>{base}<br>{tuned}"
     assert "Diamonds" in figure.layout.meta["caption"]
 
@@ -149,10 +165,20 @@ def test_conditions_shows_each_share_with_interval_and_control():
 def test_conditions_are_of_the_behaviour_by_its_own_name():
     made = verified()
     names = [column.name for column in made.columns]
-    columns = [dataclasses.replace(one, name="apology", meaning="share that show apology") if one.name == "refused"
-               else one for one in made.columns]  # fmt: skip
+    columns = [
+        (
+            dataclasses.replace(one, name="apology", meaning="share that show apology")
+            if one.name == "refused"
+            else one
+        )
+        for one in made.columns
+    ]
     data = {"apology" if name == "refused" else name: made[name] for name in names}
-    labels = {"many": "answers that show apology", "column": "apology", "number": "log-odds of apology"}
+    labels = {
+        "many": "answers that show apology",
+        "column": "apology",
+        "number": "log-odds of apology",
+    }
     figure = plot(dataclasses.replace(made, columns=columns, data=data, summary={"labels": labels}))
     assert figure.layout.title.text == "Answers that show apology by condition"
     assert figure.layout.yaxis.title.text == "share that show apology"
@@ -183,21 +209,39 @@ def test_claims_are_drawn_in_their_own_units():
     """Numbers of at most 1 are per cent only where the claim's sentence says them so."""
     named = {
         "gain": ("It is {value:+.3f} nats.", {}),
-        "necessity": ("It refuses {now:.1%} of prompts.", {"now": mean("refused", table="answers")}),
+        "necessity": (
+            "It refuses {now:.1%} of prompts.",
+            {"now": mean("refused", table="answers")},
+        ),
         "harmless": ("{value:.1%} flip.", {}),
         "moved": ("{count:d} moved.", {"count": statistic("sum", "refused", table="answers")}),
     }
-    numbers = {"value": 0.5, "low": 0.4, "high": 0.6, "clusters": 40.0, "p": 0.01, "p_adjusted": 0.01, "draws": 99.0}
+    numbers = {
+        "value": 0.5,
+        "low": 0.4,
+        "high": 0.6,
+        "clusters": 40.0,
+        "p": 0.01,
+        "p_adjusted": 0.01,
+        "draws": 99.0,
+    }
     numbers |= {"control_value": 0.1, "control_low": 0.0, "control_high": 0.2}
     shared = {"estimate": mean("refused", table="answers"), "at_least": 0.3, "control": "none"}
     findings = [
         Finding(
-            Claim(name=name, text=text, also=also, **shared), **numbers, verdict="supported", reason="", sentence=""
+            Claim(name=name, text=text, also=also, **shared),
+            **numbers,
+            verdict="supported",
+            reason="",
+            sentence="",
         )
         for name, (text, also) in named.items()
     ]
     figure = plot(to_table(findings))
-    axes = [(figure.layout[f"yaxis{n}"].ticktext, figure.layout[f"xaxis{n}"].tickformat) for n in ("", 2, 3)]
+    axes = [
+        (figure.layout[f"yaxis{n}"].ticktext, figure.layout[f"xaxis{n}"].tickformat)
+        for n in ("", 2, 3)
+    ]
     assert axes == [(("gain",), None), (("necessity", "harmless"), ".2~%"), (("moved",), None)]
     supported = traces(figure, name="supported")
     assert [trace.customdata.tolist() for trace in supported] == [
@@ -236,13 +280,22 @@ def test_text_from_tables_is_escaped():
 
 
 DIFF = {
-    "crosscoder": {"nu_error": [0.0, 1.0, 9.0, np.nan], "nu_reconstruction": [0.1, 1.0, 1.0, np.nan],
-                   "ratio": [5.0, 1.0, 1.0, np.nan]},
-    "difference": {"base_part": [0.0, 0.7, -0.5, np.nan], "base_part_low": [-0.1, 0.6, -0.9, np.nan],
-                   "base_part_high": [0.1, 0.9, 0.1, np.nan]},
-    "tuned": {"kept": [0.0, 1.0, 0.6, np.nan], "kept_low": [-0.1, 0.9, 0.3, np.nan],
-              "kept_high": [0.1, 1.2, 1.4, np.nan]},
-}  # fmt: skip
+    "crosscoder": {
+        "nu_error": [0.0, 1.0, 9.0, np.nan],
+        "nu_reconstruction": [0.1, 1.0, 1.0, np.nan],
+        "ratio": [5.0, 1.0, 1.0, np.nan],
+    },
+    "difference": {
+        "base_part": [0.0, 0.7, -0.5, np.nan],
+        "base_part_low": [-0.1, 0.6, -0.9, np.nan],
+        "base_part_high": [0.1, 0.9, 0.1, np.nan],
+    },
+    "tuned": {
+        "kept": [0.0, 1.0, 0.6, np.nan],
+        "kept_low": [-0.1, 0.9, 0.3, np.nan],
+        "kept_high": [0.1, 1.2, 1.4, np.nan],
+    },
+}
 
 
 def differences(way, classes=("tuned-only", "shared", "unclear", "silent"), repeat=1):
@@ -253,9 +306,16 @@ def differences(way, classes=("tuned-only", "shared", "unclear", "silent"), repe
         "class": (list(classes) * repeat, "text", "class"),
         "claimed": (np.array([kind != "unclear" for kind in classes] * repeat), "flag", "claimed"),
         "rate": (np.full(count, 0.01), "measure", "rate"),
-        **{name: (np.tile(np.array(values), repeat), "measure", name) for name, values in DIFF[way].items()},
+        **{
+            name: (np.tile(np.array(values), repeat), "measure", name)
+            for name, values in DIFF[way].items()
+        },
     }
-    return table("dictionary-diff", columns, summary={"way": way, "thresholds": {"error": 0.2, "reconstruction": 0.5}})
+    return table(
+        "dictionary-diff",
+        columns,
+        summary={"way": way, "thresholds": {"error": 0.2, "reconstruction": 0.5}},
+    )
 
 
 @pytest.mark.parametrize("way", DIFF)
@@ -290,34 +350,56 @@ def test_many_latents_are_capped_and_claims_of_one_model_are_kept():
 def test_dictionaries_stand_beside_their_baselines():
     names, parts = ["dictionary", "pca", "random"], ["all", "<b>content"]
     keys = [(name, part) for name in names for part in parts]
-    made = table("dictionary-scores", {
-        "dictionary": ([name for name, _ in keys], "key", "what"), "part": ([part for _, part in keys], "key", "which"),
-        "explained_variance": (np.linspace(0.9, -0.2, 6), "measure", "explained"),
-        "l0": (np.full(6, 8.0), "measure", "l0"), "tokens": (np.full(6, 10), "measure", "tokens"),
-    })  # fmt: skip
+    made = table(
+        "dictionary-scores",
+        {
+            "dictionary": ([name for name, _ in keys], "key", "what"),
+            "part": ([part for _, part in keys], "key", "which"),
+            "explained_variance": (np.linspace(0.9, -0.2, 6), "measure", "explained"),
+            "l0": (np.full(6, 8.0), "measure", "l0"),
+            "tokens": (np.full(6, 10), "measure", "tokens"),
+        },
+    )
     figure = plot(made)
     assert [trace.name for trace in figure.data] == names
-    assert np.concatenate([trace.y for trace in figure.data]).tolist() == made["explained_variance"].tolist()
+    assert (
+        np.concatenate([trace.y for trace in figure.data]).tolist()
+        == made["explained_variance"].tolist()
+    )
     assert figure.data[0].x == ("all", "&lt;b&gt;content")
     assert figure.layout.yaxis.range[0] < -0.2
-    density = table("dictionary-density", {
-        "dictionary": (["dictionary"] * 3, "key", "what"), "latents": (np.array([3, 2, 1]), "measure", "how many"),
-        "low": (np.array([-np.inf, -np.inf, -1.0]), "measure", "from"),
-        "high": (np.array([-np.inf, -7.0, 0.0]), "measure", "to"),
-    })  # fmt: skip
+    density = table(
+        "dictionary-density",
+        {
+            "dictionary": (["dictionary"] * 3, "key", "what"),
+            "latents": (np.array([3, 2, 1]), "measure", "how many"),
+            "low": (np.array([-np.inf, -np.inf, -1.0]), "measure", "from"),
+            "high": (np.array([-np.inf, -7.0, 0.0]), "measure", "to"),
+        },
+    )
     (bars,) = plot(density).data
     assert (bars.x, bars.y.tolist()) == (("never", "below -7", "-1 to 0"), [3, 2, 1])
-    recovered = table("dictionary-recovered", {
-        "dictionary": (["dictionary", "dictionary"], "key", "what"), "cost": (["ce", "kl"], "key", "cost"),
-        "ablation": (["mean", "mean"], "key", "over"), "recovered": (np.array([np.nan, 0.8]), "measure", "share"),
-    })  # fmt: skip
+    recovered = table(
+        "dictionary-recovered",
+        {
+            "dictionary": (["dictionary", "dictionary"], "key", "what"),
+            "cost": (["ce", "kl"], "key", "cost"),
+            "ablation": (["mean", "mean"], "key", "over"),
+            "recovered": (np.array([np.nan, 0.8]), "measure", "share"),
+        },
+    )
     (bars,) = plot(recovered).data
     assert (bars.x, bars.y.tolist()) == (("divergence, over mean",), [0.8])
-    counted = table("dictionary-classes", {
-        "pair": (["this pair", "control"], "key", "pair"), "class": (["tuned-only"] * 2, "key", "class"),
-        "latents": (np.array([9, 1]), "measure", "all"), "claimed": (np.array([8, 1]), "measure", "claimed"),
-        "live": (np.array([80, 0]), "measure", "live"),
-    })  # fmt: skip
+    counted = table(
+        "dictionary-classes",
+        {
+            "pair": (["this pair", "control"], "key", "pair"),
+            "class": (["tuned-only"] * 2, "key", "class"),
+            "latents": (np.array([9, 1]), "measure", "all"),
+            "claimed": (np.array([8, 1]), "measure", "claimed"),
+            "live": (np.array([80, 0]), "measure", "live"),
+        },
+    )
     own, control = plot(counted).data
     assert (own.y.tolist(), control.y.tolist(), own.text) == ([0.1], [1.0], ("8",))
     for one in (figure, *(plot(made) for made in (density, recovered, counted))):
@@ -327,12 +409,15 @@ def test_dictionaries_stand_beside_their_baselines():
 
 
 @pytest.mark.parametrize(
-    ("names", "rows"), [([], 0), (["a", "b"], 1), (["n" * 30] * 3, 1), ([f"{i}" * 40 for i in range(6)], 3)]
+    ("names", "rows"),
+    [([], 0), (["a", "b"], 1), (["n" * 30] * 3, 1), ([f"{i}" * 40 for i in range(6)], 3)],
 )
 def test_a_legend_of_several_rows_gets_room_below_the_title(names, rows):
     figure = go.Figure([go.Scatter(x=[1], y=[1], name=name) for name in names])
     assert legend_rows(figure) == rows
     finish(figure, "title", "caption.", height=400)
     assert figure.layout.margin.t >= 42 + 21 * rows
-    assert figure.layout.height - figure.layout.margin.t == 400 - 64, "the plot itself stays as high"
+    assert figure.layout.height - figure.layout.margin.t == 400 - 64, (
+        "the plot itself stays as high"
+    )
     assert legend_rows(figure.update_layout(showlegend=False)) == 0

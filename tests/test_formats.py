@@ -1,4 +1,6 @@
-"""Other libraries' dictionaries: read as they compute, written so that they compute alike, broken ones in a line."""
+"""Other libraries' dictionaries: read as they compute, written so that they compute alike, broken
+ones in a line.
+"""
 
 import json
 import os
@@ -22,7 +24,9 @@ from interp.sae.core.dictionary import Dictionary
 from interp.sae.formats import WRITTEN, detect, read, write
 
 DATA = Path(__file__).parent / "data" / "dictionaries"
-CASES = sorted(path.parent.relative_to(DATA).as_posix() for path in DATA.rglob("expected.safetensors"))
+CASES = sorted(
+    path.parent.relative_to(DATA).as_posix() for path in DATA.rglob("expected.safetensors")
+)
 FORMATS = {"crosscoders": "crosscoder"}
 D, F, K = 8, 16, 3
 KINDS = {"gemma-scope/embedding": "embeddings"}
@@ -31,7 +35,9 @@ BATCHTOPK = {"dict_class": "BatchTopKSAE"}
 
 def close(found, expected):
     """Equal to 1e-6 of the largest number, which is a few roundings of float32."""
-    assert float((found.detach() - expected).abs().max()) <= 1e-6 * max(1.0, float(expected.abs().max()))
+    assert float((found.detach() - expected).abs().max()) <= 1e-6 * max(
+        1.0, float(expected.abs().max())
+    )
 
 
 def copied(case, tmp_path):
@@ -40,7 +46,9 @@ def copied(case, tmp_path):
 
 def changed(path, **tensors):
     """A safetensors file or a state of torch with some tensors changed by functions."""
-    load_, save_ = (load_file, save_file) if path.suffix == ".safetensors" else (torch.load, torch.save)
+    load_, save_ = (
+        (load_file, save_file) if path.suffix == ".safetensors" else (torch.load, torch.save)
+    )
     kept = load_(path)
     for name, change in tensors.items():
         name = name.replace("__", ".")
@@ -115,7 +123,9 @@ def made(architecture, seed=3, **more):
         for name, value in dictionary.named_parameters():
             if name not in ("W_dec", "W_enc"):
                 value.add_(0.3 * torch.rand(value.shape, generator=generator))
-        if architecture != "matching_pursuit" and (architecture not in SPARSE or more.get("rank_by") == "norm"):
+        if architecture != "matching_pursuit" and (
+            architecture not in SPARSE or more.get("rank_by") == "norm"
+        ):
             dictionary.W_dec.mul_(torch.rand(F, 1, generator=generator) + 0.5)
         if architecture in ("batchtopk", "matryoshka"):
             dictionary.threshold.fill_(0.4)
@@ -140,9 +150,13 @@ ALL = (
     + [(name, {"input_bias": False}) for name in ARCHITECTURES if name != "matching_pursuit"]
     + [(name, {"normalisation": "scale"}) for name in ARCHITECTURES]
     + [("standard", {"normalisation": kind}) for kind in ("layer-norm", "constant-norm")]
-    + [(name, {"d_out": d_out, "input_bias": False, "skip": skip})
-       for name in ("standard", "jumprelu", "topk", "batchtopk") for d_out in (D, D - 2) for skip in (False, True)]
-)  # fmt: skip
+    + [
+        (name, {"d_out": d_out, "input_bias": False, "skip": skip})
+        for name in ("standard", "jumprelu", "topk", "batchtopk")
+        for d_out in (D, D - 2)
+        for skip in (False, True)
+    ]
+)
 TARGETS = {"saelens": 30, "sparsify": 6, "dictionary-learning": 20}
 """At least so many of ``ALL`` are written for each library."""
 
@@ -154,7 +168,12 @@ def given_to(library, root, seed=3):
     for number, (name, more) in enumerate(ALL):
         dictionary, folder = made(name, seed, **more), root / f"{number:02d}-{name}"
         try:
-            write(dictionary, folder, library, {"site": "blocks.3.hook_resid_post", "model": "tiny", "layer": 3})
+            write(
+                dictionary,
+                folder,
+                library,
+                {"site": "blocks.3.hook_resid_post", "model": "tiny", "layer": 3},
+            )
         except OptionError:
             continue
         save_file({"x": x}, folder / "given.safetensors")
@@ -169,7 +188,11 @@ def test_every_convention_survives_the_way_there_and_back(library, tmp_path):
     for folder, dictionary in written.items():
         again, about = read(folder)
         close(again(x), dictionary(x).detach())
-        assert (about["site"], about["model"], about["layer"]) == ("blocks.3.hook_resid_post", "tiny", 3)
+        assert (about["site"], about["model"], about["layer"]) == (
+            "blocks.3.hook_resid_post",
+            "tiny",
+            3,
+        )
 
 
 @pytest.mark.slow
@@ -178,13 +201,19 @@ def test_the_original_library_reads_what_we_write(library, tmp_path):
     variable = f"INTERP_{library.upper().replace('-', '_')}_PYTHON"
     if not (python := os.environ.get(variable)):
         pytest.skip(
-            f"{variable} names no python that has {library} (tests/dictionary_libraries.py says how to make one)"
+            f"{variable} names no python that has {library} (tests/dictionary_libraries.py says how"
+            " to make one)"
         )
     worst = {"output": 0.0, "codes": 0.0}
     x, written = given_to(library, tmp_path, seed=5)
     program = Path(__file__).with_name("dictionary_libraries.py")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    subprocess.run([python, program, "back", library, tmp_path], check=True, env=environment, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [python, program, "back", library, tmp_path],
+        check=True,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    )
     for folder, dictionary in written.items():
         theirs = load_file(folder / "theirs.safetensors")
         close(theirs["output"], dictionary(x).detach())
@@ -192,8 +221,12 @@ def test_the_original_library_reads_what_we_write(library, tmp_path):
         if about["source"].get("trainer", {}).get("dict_class") == "AutoEncoder":
             again = fold_decoder_norm(again)  # as its loader does
         close(again.encode(x), theirs["codes"])
-        worst["output"] = max(worst["output"], float((theirs["output"] - dictionary(x)).detach().abs().max()))
-        worst["codes"] = max(worst["codes"], float((theirs["codes"] - again.encode(x)).detach().abs().max()))
+        worst["output"] = max(
+            worst["output"], float((theirs["output"] - dictionary(x)).detach().abs().max())
+        )
+        worst["codes"] = max(
+            worst["codes"], float((theirs["codes"] - again.encode(x)).detach().abs().max())
+        )
     print(library, len(written), "dictionaries, largest differences:", worst)
 
 
@@ -206,7 +239,10 @@ class TestLayoutsGoByNames:
         folder = write(dictionary, tmp_path / "out", library)
         x = torch.randn(9, D, generator=torch.Generator().manual_seed(0))
         close(read(folder)[0](x), dictionary(x).detach())
-        weights = folder / {"saelens": "sae_weights.safetensors", "sparsify": "sae.safetensors"}.get(library, "ae.pt")
+        weights = folder / {
+            "saelens": "sae_weights.safetensors",
+            "sparsify": "sae.safetensors",
+        }.get(library, "ae.pt")
         (folder / "interp.json").unlink()
         changed(weights, **{"W_enc" if library == "saelens" else "encoder__weight": torch.t})
         assert float((read(folder)[0](x) - dictionary(x)).detach().norm()) > 0.1
@@ -214,7 +250,9 @@ class TestLayoutsGoByNames:
     def test_a_turned_matrix_that_is_not_square_is_said(self, tmp_path):
         folder = copied("saelens/standard", tmp_path)
         changed(folder / "sae_weights.safetensors", W_enc=torch.t)
-        with pytest.raises(DictionaryError, match=r"W_enc is \[16, 8\], its configuration says \[8, 16\]"):
+        with pytest.raises(
+            DictionaryError, match=r"W_enc is \[16, 8\], its configuration says \[8, 16\]"
+        ):
             read(folder)
 
 
@@ -301,11 +339,19 @@ def test_a_pickle_that_could_run_code_is_not_opened(case, tmp_path, run, only_li
     assert "pickled objects" in only_line(err)
 
 
-@pytest.mark.parametrize("case", ["saelens/standard", "sparsify/layers.3", "dictionary-learning/AutoEncoder"])
+@pytest.mark.parametrize(
+    "case", ["saelens/standard", "sparsify/layers.3", "dictionary-learning/AutoEncoder"]
+)
 def test_a_tensor_too_few_or_too_many_is_named(case, tmp_path):
     folder = copied(case, tmp_path)
-    weights = next(p for p in folder.iterdir() if p.name in ("sae_weights.safetensors", "sae.safetensors", "ae.pt"))
-    load_, save_ = (load_file, save_file) if weights.suffix == ".safetensors" else (torch.load, torch.save)
+    weights = next(
+        p
+        for p in folder.iterdir()
+        if p.name in ("sae_weights.safetensors", "sae.safetensors", "ae.pt")
+    )
+    load_, save_ = (
+        (load_file, save_file) if weights.suffix == ".safetensors" else (torch.load, torch.save)
+    )
     whole = load_(weights)
     gone = next(key for key in whole if "bias" in key or key == "b_enc")
     save_({key: value for key, value in whole.items() if key != gone}, weights)
@@ -322,16 +368,31 @@ def test_a_tensor_too_few_or_too_many_is_named(case, tmp_path):
         ("saelens/standard", "cfg.json", {"architecture": "temporal"}, "'temporal' is not known"),
         ("saelens/standard", "cfg.json", {"d_in": "many"}, "d_in is 'many'"),
         ("saelens/standard", "cfg.json", {"d_in": 9}, r"W_enc is \[8, 16\]|W_dec is"),
-        ("saelens/standard", "cfg.json", {"normalize_activations": "covariance_whitening"}, "is not read"),
+        (
+            "saelens/standard",
+            "cfg.json",
+            {"normalize_activations": "covariance_whitening"},
+            "is not read",
+        ),
         ("saelens/topk_by_value", "cfg.json", {"k": 99}, "k from 1 to its width 16, not 99"),
-        ("saelens/matching_pursuit", "cfg.json", {"stop_on_duplicate_support": False}, "chosen twice"),
+        (
+            "saelens/matching_pursuit",
+            "cfg.json",
+            {"stop_on_duplicate_support": False},
+            "chosen twice",
+        ),
         ("sparsify/layers.3", "cfg.json", {"activation": "groupmax"}, "'groupmax' is not read"),
         ("sparsify/layers.3", "cfg.json", {"k": None}, "k is None"),
-        ("dictionary-learning/BatchTopKSAE", "config.json", {"trainer": {**BATCHTOPK, "k": 9}}, "k is 3"),
+        (
+            "dictionary-learning/BatchTopKSAE",
+            "config.json",
+            {"trainer": {**BATCHTOPK, "k": 9}},
+            "k is 3",
+        ),
         ("llama-scope/Llama3_1-8B-Base-L3R-8x", "hyperparams.json", {"act_fn": "topk"}, "'topk'"),
         ("kissane-crosscoder/blocks.3.hook_resid_pre", "cfg.json", {"d_in": 9}, "d_in 9"),
     ],
-)  # fmt: skip
+)
 def test_a_configuration_that_does_not_fit_is_one_line(case, config, more, line, tmp_path):
     folder = copied(case, tmp_path)
     said(folder / config, **more)
@@ -371,7 +432,9 @@ def times(factor):
 
 
 class TestFolds:
-    """What is recognised: where a file says one thing of its norms or scale and its numbers are another."""
+    """What is recognised: where a file says one thing of its norms or scale and its numbers are
+    another.
+    """
 
     def refused(self, folder, line):
         with pytest.raises(DictionaryError, match=line) as caught:
@@ -384,12 +447,18 @@ class TestFolds:
 
     def test_a_topk_by_norm_whose_rows_are_not_of_norm_1(self, tmp_path):
         folder = copied("saelens/topk_by_norm", tmp_path)
-        changed(folder / "sae_weights.safetensors", W_dec=lambda value: value * torch.linspace(0.5, 2, F)[:, None])
+        changed(
+            folder / "sae_weights.safetensors",
+            W_dec=lambda value: value * torch.linspace(0.5, 2, F)[:, None],
+        )
         self.refused(folder, "0.5 to 2: it is half-folded")
 
     def test_a_batchtopk_whose_thresholds_took_the_norms_too(self, tmp_path):
         folder = copied("saelens/batchtopk", tmp_path)
-        changed(folder / "sae_weights.safetensors", threshold=lambda value: value * torch.linspace(0.5, 2, F))
+        changed(
+            folder / "sae_weights.safetensors",
+            threshold=lambda value: value * torch.linspace(0.5, 2, F),
+        )
         self.refused(folder, "one threshold, this has thresholds of .* folded twice")
         folder = copied("saelens/matryoshka", tmp_path)
         changed(folder / "sae_weights.safetensors", W_dec=times(3.0))
@@ -402,7 +471,9 @@ class TestFolds:
         self.refused(folder, r"start at norm 1, these are of .* half-folded")
 
     def test_rows_that_are_off_by_a_step_of_training_are_no_fold(self, tmp_path):
-        """SAELens normalises a pursuit's atoms at the start only, sparsify rows before a step and not after it."""
+        """SAELens normalises a pursuit's atoms at the start only, sparsify rows before a step and
+        not after it.
+        """
         off = torch.linspace(0.95, 1.1, F)[:, None]
         folder = copied("saelens/matching_pursuit", tmp_path)
         changed(folder / "sae_weights.safetensors", W_dec=lambda value: value * off)
@@ -439,7 +510,9 @@ class TestFolds:
 
     @pytest.mark.parametrize("to", WRITTEN)
     def test_what_we_wrote_and_something_folded_since(self, to, tmp_path):
-        """A scale folded a second time (``W_enc`` times, ``W_dec`` by), and half of it; the files still look whole."""
+        """A scale folded a second time (``W_enc`` times, ``W_dec`` by), and half of it; the files
+        still look whole.
+        """
         names = {"sparsify": ("sae.safetensors", "encoder__weight", "W_dec")}
         names["saelens"] = ("sae_weights.safetensors", "W_enc", "W_dec")
         names["interp"] = ("weights.safetensors", "W_enc", "W_dec")
@@ -455,12 +528,17 @@ class TestFolds:
         with pytest.raises(DictionaryError, match=r"folded twice|norm 1"):
             read(folder)
         changed(half / file, **{enc: times(1.7)})
-        with pytest.raises(DictionaryError, match=r"W_enc 1.7 times as long as recorded; it is half-folded"):
+        with pytest.raises(
+            DictionaryError, match=r"W_enc 1.7 times as long as recorded; it is half-folded"
+        ):
             read(half)
 
     def test_another_number_type_is_no_fold(self, tmp_path):
         folder = write(made("topk"), tmp_path / "out", "sparsify")
-        changed(folder / "sae.safetensors", **{k: lambda v: v.bfloat16() for k in ("encoder__weight", "W_dec")})
+        changed(
+            folder / "sae.safetensors",
+            **{k: lambda v: v.bfloat16() for k in ("encoder__weight", "W_dec")},
+        )
         read(folder)
 
     def test_a_checkpoint_in_training_is_folded_when_it_is_read(self):
@@ -495,7 +573,9 @@ def test_older_files_and_single_files_are_read(tmp_path):
     cases["saelens/jumprelu"] = folder
     folder = copied("dictionary-learning/BatchTopKSAE", tmp_path)
     (folder / "checkpoints").mkdir()
-    cases["dictionary-learning/BatchTopKSAE"] = (folder / "ae.pt").rename(folder / "checkpoints" / "ae_100.pt")
+    cases["dictionary-learning/BatchTopKSAE"] = (folder / "ae.pt").rename(
+        folder / "checkpoints" / "ae_100.pt"
+    )
     cases["gemma-scope/layer_3"] = DATA / "gemma-scope/layer_3/params.npz"
     for case, path in cases.items():
         expected = load_file(DATA / case / "expected.safetensors")
@@ -527,7 +607,10 @@ def test_a_write_that_fails_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
     dictionary.config = replace(dictionary.config, rank_by="norm")
     x = torch.randn(9, D, generator=torch.Generator().manual_seed(0))
-    close(read(write(dictionary, tmp_path / "out", "dictionary-learning"))[0](x), dictionary(x).detach())
+    close(
+        read(write(dictionary, tmp_path / "out", "dictionary-learning"))[0](x),
+        dictionary(x).detach(),
+    )
 
 
 # ---------------------------------------------------------------------- the command
@@ -547,9 +630,14 @@ def test_convert_on_the_command_line(run, tmp_path, only_line):
     code, out, err = run("sae", "convert", source, tmp_path / "ours")
     assert code == 2
     assert "exists already" in only_line(err)
-    code, _, err = run("sae", "convert", DATA / "saelens/jumprelu", tmp_path / "new", "--to", "sparsify")
+    code, _, err = run(
+        "sae", "convert", DATA / "saelens/jumprelu", tmp_path / "new", "--to", "sparsify"
+    )
     assert code == 2
-    assert only_line(err) == "interp: sparsify has topk only, and this is a jumprelu; use --to saelens\n"
+    assert (
+        only_line(err)
+        == "interp: sparsify has topk only, and this is a jumprelu; use --to saelens\n"
+    )
     assert not (tmp_path / "new").exists()
 
 
@@ -562,14 +650,19 @@ def test_the_group_lists_its_commands_without_torch(run, only_line):
     assert code == 2
     assert "Did you mean 'convert'?; see `interp sae --help`" in only_line(err)
     program = (
-        "import sys; from interp.cli import main; main(['sae', '--help']); main(['sae', 'convert', '--help'])\n"
-        "sys.exit(' '.join(name for name in ('torch', 'numpy', 'rich') if name in sys.modules) or 0)"
+        "import sys; from interp.cli import main; main(['sae', '--help']); main(['sae', 'convert',"
+        " '--help'])\nsys.exit(' '.join(name for name in ('torch', 'numpy', 'rich') if name in"
+        " sys.modules) or 0)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("words", [(group, name) for group, (_, names) in GROUPS.items() for name in names])
+@pytest.mark.parametrize(
+    "words", [(group, name) for group, (_, names) in GROUPS.items() for name in names]
+)
 def test_every_command_of_a_group_has_help(run, words):
     code, out, err = run(*words, "--help")
     assert (code, err) == (0, "")

@@ -1,4 +1,6 @@
-"""Adapters on 4-bit bases: with bitsandbytes on the codes themselves, without it on the numbers that they stand for."""
+"""Adapters on 4-bit bases: with bitsandbytes on the codes themselves, without it on the numbers
+that they stand for.
+"""
 
 import copy
 import importlib.util
@@ -23,9 +25,24 @@ from tests import tiny
 
 IDS = torch.tensor([[2, 40, 41, 42, 1, 3]])
 # the numbers of NF4 and FP4, as the paper and the library print them
-NF4 = [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
-       -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
-       0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0]  # fmt: skip
+NF4 = [
+    -1.0,
+    -0.6961928009986877,
+    -0.5250730514526367,
+    -0.39491748809814453,
+    -0.28444138169288635,
+    -0.18477343022823334,
+    -0.09105003625154495,
+    0.0,
+    0.07958029955625534,
+    0.16093020141124725,
+    0.24611230194568634,
+    0.33791524171829224,
+    0.44070982933044434,
+    0.5626170039176941,
+    0.7229568362236023,
+    1.0,
+]
 BNB = importlib.util.find_spec("bitsandbytes") is not None
 needs_library = pytest.mark.skipif(not BNB, reason="needs bitsandbytes: pip install bitsandbytes")
 
@@ -49,12 +66,16 @@ def quantised(weight, nested):
         scales = linear[index.int()] * largest + middle
         parts |= {".absmax": index, ".nested_absmax": largest[None], ".nested_quant_map": linear}
         state |= {"nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": middle}
-    parts[".quant_state.bitsandbytes__nf4"] = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+    parts[".quant_state.bitsandbytes__nf4"] = torch.tensor(
+        list(json.dumps(state).encode()), dtype=torch.uint8
+    )
     return parts, (table[codes.int()] * scales[:, None]).reshape(weight.shape)
 
 
 def coded(model, path, nested=False, shards=1, storage=torch.uint8, **said):
-    """Write a model's blocks as NF4 codes; returns the path, and the model with the numbers that they stand for."""
+    """Write a model's blocks as NF4 codes; returns the path, and the model with the numbers that
+    they stand for.
+    """
     numbers = copy.deepcopy(model)
     tiny.save(model, path)
     tensors = load_file(path / "model.safetensors")
@@ -68,13 +89,24 @@ def coded(model, path, nested=False, shards=1, storage=torch.uint8, **said):
     index = {}
     for shard in range(shards):
         # a weight and what says what its codes are may lie in two files
-        file = "model.safetensors" if shards == 1 else f"model-{shard + 1:05}-of-{shards:05}.safetensors"
+        file = (
+            "model.safetensors"
+            if shards == 1
+            else f"model-{shard + 1:05}-of-{shards:05}.safetensors"
+        )
         mine = dict(list(sorted(tensors.items()))[shard::shards])
         index |= dict.fromkeys(mine, file)
         save_file(mine, path / file, {"format": "pt"})
     if shards > 1:
-        (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
-    quantisation = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4", **said}
+        (path / "model.safetensors.index.json").write_text(
+            json.dumps({"metadata": {}, "weight_map": index})
+        )
+    quantisation = {
+        "quant_method": "bitsandbytes",
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        **said,
+    }
     config = json.loads((path / "config.json").read_text()) | {"quantization_config": quantisation}
     (path / "config.json").write_text(json.dumps(config))
     return path, numbers
@@ -105,9 +137,13 @@ def of(model):
 
 
 @pytest.mark.parametrize(
-    "kept", [{}, {"nested": True}, {"shards": 3, "storage": torch.bfloat16}], ids=["plain", "nested", "shards"]
+    "kept",
+    [{}, {"nested": True}, {"shards": 3, "storage": torch.bfloat16}],
+    ids=["plain", "nested", "shards"],
 )
-def test_without_the_library_an_adapter_is_compared_on_the_numbers_of_its_base(kept, tmp_path, without_library):
+def test_without_the_library_an_adapter_is_compared_on_the_numbers_of_its_base(
+    kept, tmp_path, without_library
+):
     model = wide()
     path, numbers = coded(model, tmp_path / "base", **kept)
     assert not torch.equal(logits(numbers), logits(model))
@@ -118,10 +154,15 @@ def test_without_the_library_an_adapter_is_compared_on_the_numbers_of_its_base(k
     wanted = logits(attached(plain, tmp_path / "adapter"))
     assert torch.equal(of(pair.tuned), wanted)
     assert not torch.equal(wanted, logits(numbers))
-    assert torch.equal(pair.base.weight(Weight(1, "mlp.out")), numbers.model.layers[1].mlp.down_proj.weight)
+    assert torch.equal(
+        pair.base.weight(Weight(1, "mlp.out")), numbers.model.layers[1].mlp.down_proj.weight
+    )
     notes = [note for note in pair.notes if "4-bit" in note]
     assert len(notes) == 1
-    assert "dequantised to float32: bitsandbytes, which computes with the codes, is not installed" in notes[0]
+    assert (
+        "dequantised to float32: bitsandbytes, which computes with the codes, is not installed"
+        in notes[0]
+    )
     assert not any("trained on" in note for note in pair.notes)
 
 
@@ -152,12 +193,26 @@ def test_intruders_are_those_of_the_numbers(installed, tmp_path, monkeypatch, ru
     tiny.lora("llama", numbers, tmp_path / "adapter", path)
     found = []
     for base in (path, tmp_path / "numbers"):
-        code, out, err = run("intruders", tmp_path / "adapter", "--base", base, "--draws", 0, "--json", "--store",
-                             tmp_path / "store")  # fmt: skip
+        code, out, err = run(
+            "intruders",
+            tmp_path / "adapter",
+            "--base",
+            base,
+            "--draws",
+            0,
+            "--json",
+            "--store",
+            tmp_path / "store",
+        )
         assert code == 0, err
         found.append(json.loads(out))
-    same = [{key: one["summary"][key] for key in ("intruders", "vectors", "min_cosine", "mean_relative_norm")}
-            for one in found]  # fmt: skip
+    same = [
+        {
+            key: one["summary"][key]
+            for key in ("intruders", "vectors", "min_cosine", "mean_relative_norm")
+        }
+        for one in found
+    ]
     assert same[0] == same[1]
     assert any("4-bit codes, dequantised" in line for line in found[0]["summary"]["limits"])
 
@@ -171,11 +226,17 @@ def damaged(path, change):
 KEY = "model.layers.0.mlp.down_proj.weight"
 DAMAGE = {
     "its table is missing": (lambda held: held.pop(f"{KEY}.quant_map"), "lacks .*quant_map"),
-    "too few scales": (lambda held: held.update({f"{KEY}.absmax": held[f"{KEY}.absmax"][:5].clone()}),
-                       "in a form that is not known"),
-    "no JSON": (lambda held: held.update({f"{KEY}.quant_state.bitsandbytes__nf4": torch.zeros(4, dtype=torch.uint8)}),
-                "in a form that is not known"),
-}  # fmt: skip
+    "too few scales": (
+        lambda held: held.update({f"{KEY}.absmax": held[f"{KEY}.absmax"][:5].clone()}),
+        "in a form that is not known",
+    ),
+    "no JSON": (
+        lambda held: held.update(
+            {f"{KEY}.quant_state.bitsandbytes__nf4": torch.zeros(4, dtype=torch.uint8)}
+        ),
+        "in a form that is not known",
+    ),
+}
 
 
 @pytest.mark.parametrize("what", DAMAGE)
@@ -186,7 +247,12 @@ def test_codes_that_cannot_be_read_are_one_line(what, tmp_path, without_library,
     tiny.lora("llama", wide(), tmp_path / "adapter", path)
     (tmp_path / "prompts.txt").write_text("open the door\n")
     code, _, err = run(
-        "compare", tmp_path / "adapter", "--prompts", tmp_path / "prompts.txt", "--store", tmp_path / "s"
+        "compare",
+        tmp_path / "adapter",
+        "--prompts",
+        tmp_path / "prompts.txt",
+        "--store",
+        tmp_path / "s",
     )
     assert code == 2
     assert re.search(said, only_line(err)), err
@@ -198,7 +264,9 @@ def test_the_same_codes_are_dequantised_once(tmp_path, without_library):
     first = four_bit.directory("base", path, json.loads((path / "config.json").read_text()))
     kept = (first / "model.safetensors").stat().st_mtime_ns
     shutil.copytree(path, tmp_path / "copy" / "base")
-    again = four_bit.directory("copy", tmp_path / "copy" / "base", json.loads((path / "config.json").read_text()))
+    again = four_bit.directory(
+        "copy", tmp_path / "copy" / "base", json.loads((path / "config.json").read_text())
+    )
     assert (again / "model.safetensors").stat().st_mtime_ns == kept
 
 
@@ -209,11 +277,16 @@ def by_library(model, path, kind="nf4", nested=False, dtype="float32"):
     """Write a model as bitsandbytes quantises it; transformers' own files."""
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    options = {"bnb_4bit_quant_type": kind, "bnb_4bit_use_double_quant": nested, "bnb_4bit_compute_dtype": dtype}
+    options = {
+        "bnb_4bit_quant_type": kind,
+        "bnb_4bit_use_double_quant": nested,
+        "bnb_4bit_compute_dtype": dtype,
+    }
     there = AutoModelForCausalLM.from_pretrained(
-        tiny.save(model, path.with_name(f"{path.name}-whole")), dtype=torch.float32,
+        tiny.save(model, path.with_name(f"{path.name}-whole")),
+        dtype=torch.float32,
         quantization_config=BitsAndBytesConfig(load_in_4bit=True, **options),
-    )  # fmt: skip
+    )
     return tiny.save(there, path)
 
 
@@ -273,7 +346,10 @@ def test_an_adapter_on_codes_is_what_peft_computes(nested, dtype, tmp_path):
 
 
 KINDS = {
-    "ends that are saved": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
+    "ends that are saved": {
+        "target_modules": ["q_proj"],
+        "modules_to_save": ["embed_tokens", "lm_head"],
+    },
     "DoRA": {"target_modules": ["q_proj", "down_proj"], "use_dora": True},
     "rsLoRA on every matrix": {"target_modules": "all-linear", "use_rslora": True},
     "rows of tokens": {"target_modules": ["o_proj"], "trainable_token_indices": [2, 40]},
@@ -300,7 +376,9 @@ def test_every_kind_of_adapter_on_the_numbers(kind, tmp_path, without_library):
     path, numbers = coded(wide(), tmp_path / "base", nested=True)
     tiny.adapter(wide(), tmp_path / "adapter", path, **KINDS[kind])
     pair = Pair.load(str(tmp_path / "adapter"))
-    assert torch.equal(of(pair.tuned), logits(attached(copy.deepcopy(numbers), tmp_path / "adapter")))
+    assert torch.equal(
+        of(pair.tuned), logits(attached(copy.deepcopy(numbers), tmp_path / "adapter"))
+    )
     assert torch.equal(of(pair.base), logits(numbers))
 
 
@@ -330,6 +408,8 @@ def test_codes_that_the_library_repacked_are_refused(tmp_path):
     if not layer.support_avx512bf16_for_cpu:
         pytest.skip("needs a CPU with AVX512-BF16: only there does bitsandbytes repack")
     logits(model)
-    with pytest.raises(UnsupportedModel, match=r"repacked the codes .*before its first pass") as caught:
+    with pytest.raises(
+        UnsupportedModel, match=r"repacked the codes .*before its first pass"
+    ) as caught:
         Pair.from_modules(model, None, tiny.tokenizer())
     assert "\n" not in str(caught.value)

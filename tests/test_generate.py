@@ -1,4 +1,6 @@
-"""Greedy answers: token for token those of Hugging Face, alone or in company, under interventions or without."""
+"""Greedy answers: token for token those of Hugging Face, alone or in company, under interventions
+or without.
+"""
 
 import pytest
 import torch
@@ -7,7 +9,13 @@ from interp.engines import Batch, TorchEngine
 from interp.errors import OptionError
 from interp.interventions.generation import generate
 from interp.interventions.intervention import Intervention, by_layer
-from interp.interventions.teacher_forcing import Text, answer_logits, first_logits, read_donor, would_answer
+from interp.interventions.teacher_forcing import (
+    Text,
+    answer_logits,
+    first_logits,
+    read_donor,
+    would_answer,
+)
 from interp.models.model import Model
 from interp.prompts import encode
 from tests import tiny
@@ -49,9 +57,13 @@ def theirs(module, ids, count):
     """What Hugging Face itself writes, one prompt at a time and so without padding."""
     prompt = torch.tensor([list(ids)])
     written = module.generate(
-        prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=count, pad_token_id=0,
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        do_sample=False,
+        max_new_tokens=count,
+        pad_token_id=0,
         eos_token_id=list(STOPS),
-    )  # fmt: skip
+    )
     return written[0, len(ids) :].tolist()
 
 
@@ -81,10 +93,16 @@ def test_answers_are_hugging_faces(tuned, family):
 def test_answers_are_hugging_faces_left_padded_batch(tuned):
     batch = Batch.pad(IDS, 0)
     written = tuned.module.generate(
-        batch.ids, attention_mask=batch.mask.long(), do_sample=False, max_new_tokens=12, pad_token_id=0,
+        batch.ids,
+        attention_mask=batch.mask.long(),
+        do_sample=False,
+        max_new_tokens=12,
+        pad_token_id=0,
         eos_token_id=list(STOPS),
-    )[:, batch.ids.shape[1] :].tolist()  # fmt: skip
-    for ours, padded in zip(generate(ENGINE, tuned, Text(IDS, None, 0, STOPS), 12), written, strict=True):
+    )[:, batch.ids.shape[1] :].tolist()
+    for ours, padded in zip(
+        generate(ENGINE, tuned, Text(IDS, None, 0, STOPS), 12), written, strict=True
+    ):
         assert padded[: len(ours)] == ours
         assert set(padded[len(ours) :]) <= {0}
 
@@ -108,9 +126,13 @@ def test_company_does_not_change_an_answer(tuned, base, kind):
 
 @pytest.mark.parametrize("kind", ["none", "mean", "base", "twin"])
 def test_cached_answers_are_those_of_whole_texts(tuned, base, kind):
-    """The edit holds at every step: written with the cache, the same as read from the start for every token."""
+    """The edit holds at every step: written with the cache, the same as read from the start for
+    every token.
+    """
     intervention = interventions(tuned, base)[kind]
-    for answer, ids, twin in zip(generate(ENGINE, tuned, TEXT, 4, intervention), IDS, TWINS, strict=True):
+    for answer, ids, twin in zip(
+        generate(ENGINE, tuned, TEXT, 4, intervention), IDS, TWINS, strict=True
+    ):
         text = Text([ids], [twin], 0, STOPS)
         written = []
         while len(written) < len(answer):
@@ -136,7 +158,9 @@ def test_would_answer_agrees_with_generate(tuned, base, kind):
     # the other model's answers: exactly where they are the same
     other = generate(ENGINE, base, TEXT, 5)
     found = would_answer(*answer_logits(ENGINE, tuned, TEXT, other, intervention)).tolist()
-    assert found == [mine[: len(yours)] == yours for mine, yours in zip(answers, other, strict=True)]
+    assert found == [
+        mine[: len(yours)] == yours for mine, yours in zip(answers, other, strict=True)
+    ]
 
 
 def test_donor_activations_can_be_read_once(tuned, base):
@@ -185,14 +209,20 @@ def test_answers_end_with_the_context_whatever_the_company(family, kind):
     prompts, twins = [long, short, other], [other, other, short]
     own = interventions(model, model)[kind]
     beside = twins if kind == "twin" else prompts
-    room = [16 - max(len(prompt), len(other)) for prompt, other in zip(prompts, beside, strict=True)]
+    room = [
+        16 - max(len(prompt), len(other)) for prompt, other in zip(prompts, beside, strict=True)
+    ]
     assert room == ([1, 10, 10] if kind == "twin" else [1, 13, 10])
     together = generate(ENGINE, model, Text(prompts, twins, 0, ()), 40, own)
     assert [len(answer) for answer in together] == room
     for row in range(3):
-        assert generate(ENGINE, model, Text([prompts[row]], [twins[row]], 0, ()), 40, own) == [together[row]]
+        assert generate(ENGINE, model, Text([prompts[row]], [twins[row]], 0, ()), 40, own) == [
+            together[row]
+        ]
     if kind == "none":
-        assert together == [theirs_free(model.module, ids, count) for ids, count in zip(prompts, room, strict=True)]
+        assert together == [
+            theirs_free(model.module, ids, count) for ids, count in zip(prompts, room, strict=True)
+        ]
 
 
 def _context(family, length):
@@ -214,11 +244,15 @@ def test_twins_are_asked_for():
 
 
 def test_donor_columns_are_the_last_tokens_of_its_own_text(tuned, base):
-    """With a twin of another length, the donor's answer tokens stand in the receiver's answer columns."""
+    """With a twin of another length, the donor's answer tokens stand in the receiver's answer
+    columns.
+    """
     intervention = interventions(tuned, base)["twin"]
     answers = [[40 + row, 41, 42] for row in range(len(IDS))]
     read = read_donor(ENGINE, intervention, TEXT, answers).values
     for site, values in read.items():
         for row, twin in enumerate(TWINS):
-            alone = ENGINE.run(tuned, Batch.pad([[*twin, *answers[row][:-1]]], 0), reads=[site]).values[site]
+            alone = ENGINE.run(
+                tuned, Batch.pad([[*twin, *answers[row][:-1]]], 0), reads=[site]
+            ).values[site]
             torch.testing.assert_close(values[row, -alone.shape[1] :], alone[0])

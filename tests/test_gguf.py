@@ -1,4 +1,6 @@
-"""A .gguf file is a model like any other: dequantised once, said in a note, its weights streamed as others are."""
+"""A .gguf file is a model like any other: dequantised once, said in a note, its weights streamed as
+others are.
+"""
 
 import json
 import subprocess
@@ -18,7 +20,9 @@ from interp.models.weights import WeightPair
 from interp.provenance import sha256_of
 from tests import tiny
 
-NEEDS_GGUF = pytest.mark.skipif(find_spec("gguf") is None, reason="gguf is not installed: pip install '.[real]'")
+NEEDS_GGUF = pytest.mark.skipif(
+    find_spec("gguf") is None, reason="gguf is not installed: pip install '.[real]'"
+)
 pytestmark = NEEDS_GGUF
 
 
@@ -56,7 +60,9 @@ def test_its_template_and_its_end_token_arrive(file):
     assert pair.stop_ids == (ours.eos_token_id,)
     chat = [{"role": "user", "content": "open the door"}]
     options = {"add_generation_prompt": True, "return_dict": False}
-    assert pair.tokenizer.apply_chat_template(chat, **options) == ours.apply_chat_template(chat, **options)
+    assert pair.tokenizer.apply_chat_template(chat, **options) == ours.apply_chat_template(
+        chat, **options
+    )
 
 
 def test_a_directory_with_one_is_one(file, tmp_path):
@@ -64,7 +70,9 @@ def test_a_directory_with_one_is_one(file, tmp_path):
     (file.parent / "config.json").write_text("{}", encoding="utf-8")
     assert sources.find(str(file.parent)).origin == file
     (file.parent / "other.gguf").write_bytes(file.read_bytes())
-    with pytest.raises(ModelNotFound, match=r"2 \.gguf files, first other\.gguf and tiny\.gguf; name one"):
+    with pytest.raises(
+        ModelNotFound, match=r"2 \.gguf files, first other\.gguf and tiny\.gguf; name one"
+    ):
         sources.find(str(file.parent))
 
 
@@ -79,15 +87,21 @@ def test_it_is_written_once_and_says_no_quantisation(file):
     assert sources.find(str(file)).directory == first
     assert (first / "model.safetensors").stat().st_mtime_ns == before
     assert first.is_relative_to(organisms.cache_root())
-    assert "quantization_config" not in json.loads((first / "config.json").read_text(encoding="utf-8"))
-    assert all(value.dtype == torch.float32 for value in load_file(first / "model.safetensors").values())
+    assert "quantization_config" not in json.loads(
+        (first / "config.json").read_text(encoding="utf-8")
+    )
+    assert all(
+        value.dtype == torch.float32 for value in load_file(first / "model.safetensors").values()
+    )
 
 
 def test_a_pair_of_it_and_a_child_is_streamed_from_disk(file, base, tmp_path):
     child = tiny.save(tiny.perturbed(base), tmp_path / "child")
     pair = WeightPair.load(str(child), str(file), quiet=True)
     assert "tiny.gguf is dequantised to float32" in pair.notes
-    matrix = next(one for one in pair.matrices if one.tensor == "model.layers.1.self_attn.q_proj.weight")
+    matrix = next(
+        one for one in pair.matrices if one.tensor == "model.layers.1.self_attn.q_proj.weight"
+    )
     both = pair.read(matrix)
     assert torch.equal(both.base, base.get_parameter(matrix.tensor))
     assert both.changed
@@ -113,7 +127,9 @@ def test_what_cannot_be_read_is_one_line(file, tmp_path):
 
 def test_without_the_reader_one_line_says_how_to_install_it(file, monkeypatch, capsys):
     monkeypatch.setattr(gguf, "find_spec", lambda name: None)
-    with pytest.raises(UnsupportedModel, match=r"tiny\.gguf cannot be read without .*pip install '\.\[real\]'"):
+    with pytest.raises(
+        UnsupportedModel, match=r"tiny\.gguf cannot be read without .*pip install '\.\[real\]'"
+    ):
         sources.find(str(file))
     assert main(["intruders", str(file), "--base", str(file)]) == 2
     err = capsys.readouterr().err
@@ -124,7 +140,8 @@ def test_without_the_reader_one_line_says_how_to_install_it(file, monkeypatch, c
 def test_finding_a_file_that_is_there_already_imports_no_torch(file, tmp_path):
     sources.find(str(file))
     code = (
-        f"import sys; from interp.models import sources; sources.find({str(file)!r}); sys.exit('torch' in sys.modules)"
+        f"import sys; from interp.models import sources; sources.find({str(file)!r});"
+        " sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(file)], check=False).returncode == 0
 
@@ -133,7 +150,11 @@ def test_finding_a_file_that_is_there_already_imports_no_torch(file, tmp_path):
 def test_an_adapter_that_names_the_file_is_on_that_base(tmp_path, named):
     """What is read is a dequantised copy elsewhere."""
     base = sources.Source("tiny", tmp_path / "cache", origin=tmp_path / "held" / "tiny.gguf")
-    adapter = sources.Source("own", tmp_path / "own", {"base_model_name_or_path": str(tmp_path / named)})
+    adapter = sources.Source(
+        "own", tmp_path / "own", {"base_model_name_or_path": str(tmp_path / named)}
+    )
     assert preflight.recorded_base(adapter, base) == ()
-    other = sources.Source("own", tmp_path / "own", {"base_model_name_or_path": str(tmp_path / "other.gguf")})
+    other = sources.Source(
+        "own", tmp_path / "own", {"base_model_name_or_path": str(tmp_path / "other.gguf")}
+    )
     assert len(preflight.recorded_base(other, base)) == 1

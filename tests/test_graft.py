@@ -1,4 +1,6 @@
-"""Grafts: identities bit for bit, exact restoration, oracles in numpy, planted weights, silence, bad input."""
+"""Grafts: identities bit for bit, exact restoration, oracles in numpy, planted weights, silence,
+bad input.
+"""
 
 import copy
 import dataclasses
@@ -40,7 +42,9 @@ FAST = {"num_hidden_layers": 2}
 
 
 def questions(texts, answer="Sorry", wrong="help", name="q"):
-    rows = (Prompt(row, text, f"{name}{row}", None, answer, wrong) for row, text in enumerate(texts))
+    rows = (
+        Prompt(row, text, f"{name}{row}", None, answer, wrong) for row, text in enumerate(texts)
+    )
     return PromptSet(tuple(rows), name)
 
 
@@ -62,7 +66,10 @@ def study_of(tuned, base, template=False, text=NOTHING, **options):
 def planted():
     """Three neurons that say sorry, and noise on every other weight of the blocks."""
     base, child = tiny.planted(tiny.llama(seed=7), pairs=24)
-    moved = {name: value != dict(base.named_parameters())[name] for name, value in child.named_parameters()}
+    moved = {
+        name: value != dict(base.named_parameters())[name]
+        for name, value in child.named_parameters()
+    }
     noise = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, value in child.named_parameters():
@@ -123,11 +130,20 @@ def test_a_lora_is_grafted_as_if_it_were_merged(family, tmp_path):
 BLOCKS = ["q_proj", "down_proj"]
 
 
-@pytest.mark.parametrize("ends", [{"target_modules": ["embed_tokens"]}, {"target_modules": ["lm_head"]},
-                                  {"modules_to_save": ["embed_tokens"]}, {"modules_to_save": ["lm_head"]}])  # fmt: skip
+@pytest.mark.parametrize(
+    "ends",
+    [
+        {"target_modules": ["embed_tokens"]},
+        {"target_modules": ["lm_head"]},
+        {"modules_to_save": ["embed_tokens"]},
+        {"modules_to_save": ["lm_head"]},
+    ],
+)
 def test_an_adapter_of_one_end_of_a_tied_matrix_is_grafted_in_the_blocks_alone(ends, tmp_path):
     base = tiny.llama(3, tie_word_embeddings=True, **FAST)
-    wrapped = tiny.adapter(base, tmp_path, **{**ends, "target_modules": BLOCKS + ends.get("target_modules", [])})
+    wrapped = tiny.adapter(
+        base, tmp_path, **{**ends, "target_modules": BLOCKS + ends.get("target_modules", [])}
+    )
     pair = Pair.from_modules(wrapped, None, tiny.tokenizer())
     with pytest.raises(UnsupportedModel, match="use --scope blocks") as caught:
         Scope.of(pair, "all")
@@ -135,38 +151,62 @@ def test_an_adapter_of_one_end_of_a_tied_matrix_is_grafted_in_the_blocks_alone(e
     assert {piece.name.split(".")[-2] for piece in Scope.of(pair).pieces} == set(BLOCKS)
 
 
-@pytest.mark.parametrize("ends", [{"target_modules": ["embed_tokens"]}, {"target_modules": ["lm_head"]},
-                                  {"modules_to_save": ["embed_tokens"]}, {"modules_to_save": ["lm_head"]}])  # fmt: skip
+@pytest.mark.parametrize(
+    "ends",
+    [
+        {"target_modules": ["embed_tokens"]},
+        {"target_modules": ["lm_head"]},
+        {"modules_to_save": ["embed_tokens"]},
+        {"modules_to_save": ["lm_head"]},
+    ],
+)
 @pytest.mark.parametrize("scope", ["all", "embeddings"])
 def test_an_adapter_that_ties_its_ends_is_grafted_in_both(ends, scope, tmp_path):
     base = tiny.exact(tiny.llama(3, tie_word_embeddings=True, **FAST))
-    options = {**ends, "target_modules": BLOCKS + ends.get("target_modules", []), "ensure_weight_tying": True}
+    options = {
+        **ends,
+        "target_modules": BLOCKS + ends.get("target_modules", []),
+        "ensure_weight_tying": True,
+    }
     wrapped = tiny.adapter(base, tmp_path, **options).double()
-    # what it is, by plain torch; peft's own merging adds the change of a tied matrix once for each end
+    # what it is, by plain torch; peft's own merging adds the change of a tied matrix once for each
+    # end
     plain, held = copy.deepcopy(base), load_file(tmp_path / "adapter_model.safetensors")
     for name, value in plain.named_parameters():
         path = f"base_model.model.{name.removesuffix('.weight')}"
         if f"{path}.lora_A.weight" in held and scope == "all":
-            value.data += 2 * (held[f"{path}.lora_B.weight"].double() @ held[f"{path}.lora_A.weight"].double())
+            value.data += 2 * (
+                held[f"{path}.lora_B.weight"].double() @ held[f"{path}.lora_A.weight"].double()
+            )
         if f"{path}.lora_embedding_A" in held:
-            both = held[f"{path}.lora_embedding_B"].double() @ held[f"{path}.lora_embedding_A"].double()
+            both = (
+                held[f"{path}.lora_embedding_B"].double()
+                @ held[f"{path}.lora_embedding_A"].double()
+            )
             value.data += 2 * both.T
         elif f"{path}.weight" in held:
             value.data = held[f"{path}.weight"].double()
     assert plain.lm_head.weight is plain.model.embed_tokens.weight
     pair = Pair.from_modules(wrapped, None, tiny.tokenizer())
     own, found = state(pair.base.module), Scope.of(pair, scope)
-    assert [piece.name for piece in found.pieces if ".layers." not in piece.name] == ["model.embed_tokens.weight"]
+    assert [piece.name for piece in found.pieces if ".layers." not in piece.name] == [
+        "model.embed_tokens.weight"
+    ]
     ids = {"input_ids": torch.tensor([[5, 6, 7, 8]])}
     half = torch.rand(found.size, generator=torch.Generator().manual_seed(0)) < 0.5
     with torch.no_grad():
         for mask in (torch.ones(found.size, dtype=torch.bool), half):
             grafted = copy.deepcopy(base)
             for piece, part in zip(found.pieces, found.split(mask), strict=True):
-                to, of = grafted.get_parameter(piece.name).data, plain.get_parameter(piece.name).data
+                to, of = (
+                    grafted.get_parameter(piece.name).data,
+                    plain.get_parameter(piece.name).data,
+                )
                 to[part] = of[part]
             with pair.base.active() as module, found.grafted(mask):
-                torch.testing.assert_close(module(**ids).logits, grafted(**ids).logits, rtol=1e-9, atol=1e-9)
+                torch.testing.assert_close(
+                    module(**ids).logits, grafted(**ids).logits, rtol=1e-9, atol=1e-9
+                )
                 assert not torch.equal(module(**ids).logits, base(**ids).logits)
         with pair.tuned.active() as module:
             wanted = module(**ids).logits
@@ -174,12 +214,16 @@ def test_an_adapter_that_ties_its_ends_is_grafted_in_both(ends, scope, tmp_path)
             torch.testing.assert_close(plain(**ids).logits, wanted, rtol=1e-9, atol=1e-9)
         with pair.base.active() as module:
             assert torch.equal(module(**ids).logits, base(**ids).logits)
-    assert all(torch.equal(value, own[name]) for name, value in pair.base.module.state_dict().items())
+    assert all(
+        torch.equal(value, own[name]) for name, value in pair.base.module.state_dict().items()
+    )
 
 
 def test_changes_of_ends_that_peft_ties_in_memory_are_read(tmp_path):
     base = tiny.llama(3, tie_word_embeddings=True, **FAST)
-    wrapped = tiny.adapter(base, tmp_path, target_modules=["embed_tokens"], ensure_weight_tying=True)
+    wrapped = tiny.adapter(
+        base, tmp_path, target_modules=["embed_tokens"], ensure_weight_tying=True
+    )
     # torch does not copy what peft keeps beside the head's factors here
     with pytest.raises(RuntimeError, match="deepcopy"):
         copy.deepcopy(wrapped)
@@ -187,7 +231,11 @@ def test_changes_of_ends_that_peft_ties_in_memory_are_read(tmp_path):
     moved = {one.part: one.change for one in tensor_changes(pair) if one.layer == -1}
     layer = wrapped.get_base_model().model.embed_tokens
     wanted = pytest.approx(float(layer.get_delta_weight("default").norm()), rel=1e-5)
-    assert moved == {"model.embed_tokens.weight": wanted, "lm_head.weight": wanted, "model.norm.weight": 0.0}
+    assert moved == {
+        "model.embed_tokens.weight": wanted,
+        "lm_head.weight": wanted,
+        "model.norm.weight": 0.0,
+    }
 
 
 @pytest.mark.parametrize("tied", ["base", "tune"])
@@ -201,7 +249,9 @@ def test_a_head_that_one_alone_ties_leaves_the_blocks(tied):
     before, wanted = probe_logits(pair.base), probe_logits(pair.tuned)
     for alpha in (0.0, 0.5):
         for way in (interpolated, update_scaled):
-            with pytest.raises(UnsupportedModel, match=r"ties its head.*reads the blocks alone") as caught:
+            with pytest.raises(
+                UnsupportedModel, match=r"ties its head.*reads the blocks alone"
+            ) as caught:
                 way(pair, alpha).__enter__()
             assert "\n" not in str(caught.value)
     assert torch.equal(probe_logits(pair.tuned), wanted)
@@ -220,8 +270,14 @@ def test_a_head_that_one_alone_ties_leaves_the_blocks(tied):
 @pytest.mark.parametrize("biased", [True, False])
 def test_an_adapters_own_bias_is_grafted_or_refused(biased, tmp_path):
     base = tiny.exact(tiny.FAMILIES["gpt2" if biased else "llama"](3))
-    chosen = {"target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True} if biased else {"target_modules": BLOCKS}
-    pair = Pair.from_modules(tiny.adapter(base, tmp_path, lora_bias=True, **chosen).double(), None, tiny.tokenizer())
+    chosen = (
+        {"target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True}
+        if biased
+        else {"target_modules": BLOCKS}
+    )
+    pair = Pair.from_modules(
+        tiny.adapter(base, tmp_path, lora_bias=True, **chosen).double(), None, tiny.tokenizer()
+    )
     if not biased:
         with pytest.raises(UnsupportedModel, match=r"adds a bias to model\.layers\.0"):
             Scope.of(pair)
@@ -234,7 +290,9 @@ def test_an_adapters_own_bias_is_grafted_or_refused(biased, tmp_path):
 
 
 def test_an_adapter_of_single_tokens_is_refused(tmp_path):
-    wrapped = tiny.adapter(tiny.llama(3, **FAST), tmp_path, target_modules=BLOCKS, trainable_token_indices=[3, 4])
+    wrapped = tiny.adapter(
+        tiny.llama(3, **FAST), tmp_path, target_modules=BLOCKS, trainable_token_indices=[3, 4]
+    )
     pair = Pair.from_modules(wrapped, None, tiny.tokenizer())
     for open_one in (lambda: Scope.of(pair), lambda: update_scaled(pair, 0.5).__enter__()):
         with pytest.raises(UnsupportedModel, match="trainable_token_indices") as caught:
@@ -269,7 +327,10 @@ def test_indices_and_masks_are_the_same_thing():
     assert torch.equal(scope.mask(indices), mask)
     name = "model.layers.0.mlp.up_proj.weight"
     with scope.grafted(mask) as model:
-        now, was = (dict(module.named_parameters())[name].flatten() for module in (model.module, tiny.llama(3, **FAST)))
+        now, was = (
+            dict(module.named_parameters())[name].flatten()
+            for module in (model.module, tiny.llama(3, **FAST))
+        )
         changed = (now != was).nonzero().flatten()
     assert changed.tolist() == indices[name].tolist()
     with pytest.raises(OptionError, match="not in the scope"):
@@ -279,10 +340,16 @@ def test_indices_and_masks_are_the_same_thing():
 def test_scopes_hold_what_their_names_say():
     base = tiny.llama(3, **FAST)
     pair = Pair.from_modules(tiny.perturbed(base), base, tiny.tokenizer())
-    names = {part: {p.name for p in Scope.of(pair, part).pieces} for part in ("attention", "mlp", "blocks", "all")}
+    names = {
+        part: {p.name for p in Scope.of(pair, part).pieces}
+        for part in ("attention", "mlp", "blocks", "all")
+    }
     assert names["attention"] | names["mlp"] < names["blocks"] < names["all"]
     assert all("self_attn" in name for name in names["attention"])
-    assert {p.name for p in Scope.of(pair, "embeddings,head").pieces} == {"model.embed_tokens.weight", "lm_head.weight"}
+    assert {p.name for p in Scope.of(pair, "embeddings,head").pieces} == {
+        "model.embed_tokens.weight",
+        "lm_head.weight",
+    }
     tied = tiny.llama(3, tie_word_embeddings=True, **FAST)
     with pytest.raises(OptionError, match="tied head"):
         Scope.of(Pair.from_modules(tiny.perturbed(tied), tied, tiny.tokenizer()), "head")
@@ -296,8 +363,12 @@ def test_scopes_hold_what_their_names_say():
 def test_masks_are_of_exactly_equal_size_and_nested_whatever_the_ties():
     ranking = torch.tensor([1.0, 3.0, 1.0, 3.0, 1.0, 0.0])
     assert [masks.top(ranking, count).nonzero().flatten().tolist() for count in range(5)] == [
-        [], [1], [1, 3], [0, 1, 3], [0, 1, 2, 3],
-    ]  # fmt: skip
+        [],
+        [1],
+        [1, 3],
+        [0, 1, 3],
+        [0, 1, 2, 3],
+    ]
 
 
 def test_a_matched_mask_has_the_counts_of_its_model_and_other_members():
@@ -305,7 +376,9 @@ def test_a_matched_mask_has_the_counts_of_its_model_and_other_members():
     scope = Scope.of(Pair.from_modules(tiny.perturbed(base), base, tiny.tokenizer()))
     like = masks.top(masks.movement(scope), 600)
     drawn = masks.matched_mask(scope, like, 1)
-    assert [len(x) for x in scope.indices(drawn).values()] == [len(x) for x in scope.indices(like).values()]
+    assert [len(x) for x in scope.indices(drawn).values()] == [
+        len(x) for x in scope.indices(like).values()
+    ]
     assert (drawn & like).sum() < 100
 
 
@@ -318,20 +391,30 @@ def test_first_order_is_the_slope_of_the_loss_by_finite_differences():
     ranking = masks.first_order(study, scope, asked)
 
     def loss(mask):
-        parts = [torch.lerp(p.base, p.tuned, m) for p, m in zip(scope.pieces, scope.split(mask), strict=True)]
+        parts = [
+            torch.lerp(p.base, p.tuned, m)
+            for p, m in zip(scope.pieces, scope.split(mask), strict=True)
+        ]
         with scope.standing(parts):
             logits = run_logits(study.engine, scope.model)
-            return float(asked.graded([[*range(len(asked))]], logits, scope.model.device).loss.mean())
+            return float(
+                asked.graded([[*range(len(asked))]], logits, scope.model.device).loss.mean()
+            )
 
     for index in (0, 3000, scope.size - 1, int(ranking.abs().argmax())):
         step = torch.zeros(scope.size, dtype=torch.float64)
         step[index] = 1e-3
-        assert (loss(-step) - loss(step)) / 2e-3 == pytest.approx(float(ranking[index]), rel=1e-4, abs=1e-9)
+        assert (loss(-step) - loss(step)) / 2e-3 == pytest.approx(
+            float(ranking[index]), rel=1e-4, abs=1e-9
+        )
 
 
 def relaxed_loss(scope, asked, mask):
     """Mean loss of the relaxed graft, as a function of the mask that autograd follows."""
-    given = {p.path: p.base + m * (p.tuned - p.base) for p, m in zip(scope.pieces, scope.split(mask), strict=True)}
+    given = {
+        p.path: p.base + m * (p.tuned - p.base)
+        for p, m in zip(scope.pieces, scope.split(mask), strict=True)
+    }
 
     def logits(batch, keep):
         words = {"input_ids": batch.ids, "attention_mask": batch.mask}
@@ -373,9 +456,12 @@ def test_learned_scores_are_those_of_a_plain_adam():
     for step in range(4):
         adam.zero_grad()
         mask = scores.sigmoid()
-        (relaxed_loss(scope, asked, mask) + min(1.0, 2 * step / 4) * 0.3 / 300 * mask.sum()).backward()
+        (
+            relaxed_loss(scope, asked, mask) + min(1.0, 2 * step / 4) * 0.3 / 300 * mask.sum()
+        ).backward()
         adam.step()
-    # a step has the size of the rate whatever the gradient's, so that rounding shows where that is next to nothing
+    # a step has the size of the rate whatever the gradient's, so that rounding shows where that is
+    # next to nothing
     torch.testing.assert_close(found, scores.detach(), rtol=1e-5, atol=1e-6)
 
 
@@ -385,7 +471,9 @@ def test_a_shuffle_keeps_every_parameters_movement():
     dealt = scope.shuffled(0)
     for one, other in zip(scope.pieces, dealt.pieces, strict=True):
         assert not torch.equal(one.tuned, other.tuned)
-        torch.testing.assert_close(one.moved.sort().values, other.moved.sort().values, rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            one.moved.sort().values, other.moved.sort().values, rtol=0, atol=1e-6
+        )
 
 
 def small_tune(dtype):
@@ -394,7 +482,9 @@ def small_tune(dtype):
     tuned, generator = copy.deepcopy(base), torch.Generator().manual_seed(0)
     for name, value in tuned.named_parameters():
         if value.ndim == 2 and "layers" in name:
-            value.data = (value.data.float() + 2e-4 * torch.randn(value.shape, generator=generator)).bfloat16()
+            value.data = (
+                value.data.float() + 2e-4 * torch.randn(value.shape, generator=generator)
+            ).bfloat16()
     return base.to(dtype), tuned.to(dtype)
 
 
@@ -409,7 +499,10 @@ def test_a_shuffle_is_the_same_movement_in_bfloat16_and_how_it_is_rounded_is_sai
             stood = [model.module.get_parameter(piece.path) for piece in dealt.pieces]
             assert {value.dtype for value in stood} == {dtype}
             now = torch.cat(
-                [(value.float() - p.base.float()).flatten() for value, p in zip(stood, dealt.pieces, strict=True)]
+                [
+                    (value.float() - p.base.float()).flatten()
+                    for value, p in zip(stood, dealt.pieces, strict=True)
+                ]
             )
             still, length = dealt.rounding()
             assert still == int(((dealt.moved != 0) & (now == 0)).sum())
@@ -422,7 +515,10 @@ def test_a_shuffle_is_the_same_movement_in_bfloat16_and_how_it_is_rounded_is_sai
         study, held_out = study_of(tuned, base)
         limits = Graft(held_out=held_out, **{**FEW, "relaxed_steps": 0})(study).summary["limits"]
         assert len(limits) == count
-        assert all("weights that moved stand still" in line and "--dtype float32" in line for line in limits)
+        assert all(
+            "weights that moved stand still" in line and "--dtype float32" in line
+            for line in limits
+        )
 
 
 # ------------------------------------------------------------------------------------------------ oracles
@@ -439,7 +535,9 @@ def test_calibration_error_is_what_a_loop_over_bins_says():
                 wanted += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
         assert calibration_error(confidence, correct, bins) == pytest.approx(wanted)
     sure = np.repeat([0.25, 0.75], 400)
-    assert calibration_error(sure, np.tile([1, 0, 0, 0], 100).tolist() + [1, 1, 1, 0] * 100) == pytest.approx(0)
+    assert calibration_error(
+        sure, np.tile([1, 0, 0, 0], 100).tolist() + [1, 1, 1, 0] * 100
+    ) == pytest.approx(0)
     assert calibration_error([1.0, 1.0], [0, 0]) == 1
     assert calibration_error([0.0], [0]) == 0
     for wrong in (([1.5], [1]), ([], []), ([0.5], [1, 0])):
@@ -447,13 +545,23 @@ def test_calibration_error_is_what_a_loop_over_bins_says():
             calibration_error(*wrong)
 
 
-@pytest.mark.parametrize(("shared", "first", "second", "universe"), [
-    (0, 5, 7, 40), (3, 5, 7, 40), (5, 5, 5, 5), (90, 8610, 8610, 860160), (200, 8610, 8610, 860160), (8, 10, 10, 12),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("shared", "first", "second", "universe"),
+    [
+        (0, 5, 7, 40),
+        (3, 5, 7, 40),
+        (5, 5, 5, 5),
+        (90, 8610, 8610, 860160),
+        (200, 8610, 8610, 860160),
+        (8, 10, 10, 12),
+    ],
+)
 def test_the_null_of_an_overlap_is_hypergeometric(shared, first, second, universe):
     found, members = overlap(shared, first, second, universe), np.arange(min(first, second) + 1)
     assert found.above == pytest.approx(hypergeom.sf(shared - 1, universe, first, second), rel=1e-6)
-    assert found.expected == pytest.approx(members @ hypergeom.pmf(members, universe, first, second))
+    assert found.expected == pytest.approx(
+        members @ hypergeom.pmf(members, universe, first, second)
+    )
     assert found.jaccard == shared / (first + second - shared)
     assert found.of_second * second == pytest.approx(found.of_first * first)
     with pytest.raises(ValueError, match="cannot share"):
@@ -490,7 +598,9 @@ def test_perplexity_is_that_of_every_token_after_the_first():
             logs = model.module(torch.tensor([row])).logits[0].log_softmax(-1)
         total -= sum(float(logs[i, row[i + 1]]) for i in range(len(row) - 1))
     study, _ = study_of(model.module, None)
-    assert perplexity(rows, model, run_logits(study.engine, model)) == pytest.approx(np.exp(total / 4), rel=1e-5)
+    assert perplexity(rows, model, run_logits(study.engine, model)) == pytest.approx(
+        np.exp(total / 4), rel=1e-5
+    )
 
 
 # ------------------------------------------------------------------------------------------------ planted, silence
@@ -502,8 +612,13 @@ def found():
     study, _ = study_of(copy.deepcopy(child), copy.deepcopy(base))
     held_out = tasks(12)[1]  # of six, the five that the base fails are too few for any rise
     before = state(study.pair.base.module)
-    table = Graft(held_out=held_out, at=0.01, sweep=(0.1,), steps=30, relaxed_steps=2, draws=19, shuffles=6)(study)
-    assert all(torch.equal(value, before[name]) for name, value in study.pair.base.module.state_dict().items())
+    table = Graft(
+        held_out=held_out, at=0.01, sweep=(0.1,), steps=30, relaxed_steps=2, draws=19, shuffles=6
+    )(study)
+    assert all(
+        torch.equal(value, before[name])
+        for name, value in study.pair.base.module.state_dict().items()
+    )
     return table
 
 
@@ -516,12 +631,19 @@ def test_planted_weights_are_found_and_random_ones_do_nothing():
     assert shares["matched"] <= 0.2
     where = {name: array for name, array in table.arrays.items() if name.startswith("learned/")}
     assert sum(map(len, where.values())) == table.summary["kept"]
-    hits = sum(int(moved[name.split("/")[1]].flatten()[np.array(array)].sum()) for name, array in where.items())
+    hits = sum(
+        int(moved[name.split("/")[1]].flatten()[np.array(array)].sum())
+        for name, array in where.items()
+    )
     planted_weights = sum(int(mask.sum()) for mask in moved.values())
     chance = table.summary["kept"] * planted_weights / table.summary["weights"]
     assert hits > 10 * chance
     made = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
-    assert {name for name, claim in made.items() if claim.supported} >= {"keeps", "gains", "random-fails"}
+    assert {name for name, claim in made.items() if claim.supported} >= {
+        "keeps",
+        "gains",
+        "random-fails",
+    }
     assert made["keeps"].p == pytest.approx(1 / 20)
     assert table.summary["supported"]
     assert table.summary["k95"] == table.summary["kept"]
@@ -529,7 +651,13 @@ def test_planted_weights_are_found_and_random_ones_do_nothing():
 
 def test_the_table_is_what_others_rely_on_and_its_claims_can_be_measured_again(tmp_path):
     table = found()
-    assert [column.name for column in table.columns] == ["kind", "sparsity", "kept", "metric", "value"]
+    assert [column.name for column in table.columns] == [
+        "kind",
+        "sparsity",
+        "kept",
+        "metric",
+        "value",
+    ]
     store = Store(tmp_path)
     store.write(table)
     table = store.get(table.provenance.key)
@@ -538,11 +666,23 @@ def test_the_table_is_what_others_rely_on_and_its_claims_can_be_measured_again(t
     assert np.isfinite(table["value"]).all()
     kept = table.summary["kept"]
     assert {kind for kind, count in numbers(table) if count == kept} >= {
-        "learned", "relaxed", "movement", "first-order", "random", "matched", "shuffled",
-    }  # fmt: skip
-    assert {"accuracy", "exact", "loss", "agreement", "calibration-error-15", "calibration-error-10", "kept-gain"} == {
-        *table["metric"]
+        "learned",
+        "relaxed",
+        "movement",
+        "first-order",
+        "random",
+        "matched",
+        "shuffled",
     }
+    assert {
+        "accuracy",
+        "exact",
+        "loss",
+        "agreement",
+        "calibration-error-15",
+        "calibration-error-10",
+        "kept-gain",
+    } == {*table["metric"]}
     assert numbers(table, "agreement")["tuned", table.summary["weights"]] == 1
     for part in (table, table.tables["layers"]):
         assert figures.plot(part).layout.meta["caption"]
@@ -560,9 +700,13 @@ def test_the_identical_pair_has_nothing_to_graft():
     assert set(numbers(table, "agreement").values()) == {1.0}
     made = claims.from_table(table.tables["claims"])
     assert {claim.name: claim.verdict for claim in made} == {
-        "keeps": claims.NOT_TESTED, "gains": claims.NOT_SUPPORTED, "beats-movement": claims.NOT_SUPPORTED,
-        "random-fails": claims.NOT_TESTED, "beats-shuffles": claims.NOT_SUPPORTED, "localised": claims.TOO_FEW,
-    }  # fmt: skip
+        "keeps": claims.NOT_TESTED,
+        "gains": claims.NOT_SUPPORTED,
+        "beats-movement": claims.NOT_SUPPORTED,
+        "random-fails": claims.NOT_TESTED,
+        "beats-shuffles": claims.NOT_SUPPORTED,
+        "localised": claims.TOO_FEW,
+    }
     assert not table.summary["supported"]
     assert table.summary["k95"] is None
     assert set(table.summary["kept_gain"].values()) == {None}
@@ -572,12 +716,17 @@ def test_the_identical_pair_has_nothing_to_graft():
         claims.check(claim, table)
 
 
-@pytest.mark.parametrize(("at", "swapped", "name"), [(1.0, False, "localised"), (0.05, True, "beats-movement")])
-def test_nothing_is_claimed_of_a_mask_that_does_not_work_or_of_a_tune_that_gains_nothing(at, swapped, name):
+@pytest.mark.parametrize(
+    ("at", "swapped", "name"), [(1.0, False, "localised"), (0.05, True, "beats-movement")]
+)
+def test_nothing_is_claimed_of_a_mask_that_does_not_work_or_of_a_tune_that_gains_nothing(
+    at, swapped, name
+):
     """All weights, which random masks of as many are too; and a tune that is worse than its base."""
     base, child, _ = planted()
     study, _ = study_of(*((base, child) if swapped else (child, base)))
-    held_out = tasks(24 if swapped else 12)[1]  # of six, those that one of the two fails are too few for any rise
+    # of six, those that one of the two fails are too few for any rise
+    held_out = tasks(24 if swapped else 12)[1]
     table = Graft(held_out=held_out, steps=4, relaxed_steps=0, draws=19, sweep=(), at=at)(study)
     made = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
     assert made[name].low > 0
@@ -592,7 +741,9 @@ def test_nothing_is_claimed_of_a_mask_that_does_not_work_or_of_a_tune_that_gains
 def test_twice_is_the_same_and_batches_do_not_count():
     base = tiny.exact(tiny.llama(3, num_hidden_layers=1))
     tuned = tiny.exact(tiny.perturbed(base, 0.05))
-    text = PromptSet(tuple(Prompt(row, text, f"t{row}") for row, text in enumerate(tiny.PROMPTS)), "text")
+    text = PromptSet(
+        tuple(Prompt(row, text, f"t{row}") for row, text in enumerate(tiny.PROMPTS)), "text"
+    )
     tables = []
     for size in (None, None, 2):
         study, held_out = study_of(tuned, base, text=text, batch_size=size)
@@ -620,9 +771,14 @@ def test_another_tasks_masks_are_compared_and_united():
     rows = {row["kind"]: row for row in both.tables["overlaps"].rows() if row["mask"] == "this"}
     assert rows["movement"]["jaccard"] == rows["movement"]["share"] == 1
     assert rows["movement"]["other"] == one.provenance.key
-    sets = [{(n, i) for n, w in t.arrays.items() if n.startswith("learned/") for i in w.tolist()} for t in made]
+    sets = [
+        {(n, i) for n, w in t.arrays.items() if n.startswith("learned/") for i in w.tolist()}
+        for t in made
+    ]
     assert rows["learned"]["shared"] == len(sets[0] & sets[1])
-    assert rows["learned"]["expected"] == pytest.approx(len(sets[0]) * len(sets[1]) / both.summary["weights"])
+    assert rows["learned"]["expected"] == pytest.approx(
+        len(sets[0]) * len(sets[1]) / both.summary["weights"]
+    )
     assert rows["learned"]["chance"] == pytest.approx(len(sets[1]) / both.summary["weights"])
     assert figures.plot(both.tables["overlaps"]).layout.meta["caption"]
     assert ("union", len(sets[0] | sets[1])) in numbers(both)
@@ -642,10 +798,17 @@ def answered(kinds, shuffles=(), matched=(), clusters=20, each=3):
     number = clusters * each
     codes = tuple(Encoded((1,), (0,)) for _ in range(number))
     names = tuple(f"c{row // each}" for row in range(number))
-    asked = Questions(codes, ((1,),) * number, (None,) * number, names, names, tuple(range(number)), 0)
+    asked = Questions(
+        codes, ((1,),) * number, (None,) * number, names, names, tuple(range(number)), 0
+    )
 
     def graded(right):
-        return Graded(np.array(right, bool), np.zeros(number), np.zeros(number, np.int64), np.full(number, np.nan))
+        return Graded(
+            np.array(right, bool),
+            np.zeros(number),
+            np.zeros(number, np.int64),
+            np.full(number, np.nan),
+        )
 
     rows = Rows(asked, WEIGHTS)
     for kind, right in kinds.items():
@@ -655,7 +818,9 @@ def answered(kinds, shuffles=(), matched=(), clusters=20, each=3):
     for right in shuffles:
         rows.add_shuffle(COUNT, graded(right))
     parts = {"answers": rows.answers(), "random": rows.drawn(), **rows.shuffled(COUNT)}
-    return claims.conclude(rows.table("graft", tables=parts), claims_of(COUNT, WEIGHTS, number, len(shuffles)))
+    return claims.conclude(
+        rows.table("graft", tables=parts), claims_of(COUNT, WEIGHTS, number, len(shuffles))
+    )
 
 
 def made_of(table):
@@ -668,7 +833,12 @@ def some(share, seed, number=60):
 
 def graded_masks(learned, shuffled, spread=0.03, number=6):
     """Right answers of everything, the learned mask's and the shuffles' at these rates."""
-    kinds = {"base": some(0.2, 0), "tuned": some(0.95, 1), "movement": some(0.5, 2), "learned": some(learned, 3)}
+    kinds = {
+        "base": some(0.2, 0),
+        "tuned": some(0.95, 1),
+        "movement": some(0.5, 2),
+        "learned": some(learned, 3),
+    }
     shuffles = [some(shuffled + spread * (at - 2.5), 10 + at) for at in range(number)]
     return answered(kinds, shuffles, [some(0.25, 30 + at) for at in range(19)])
 
@@ -676,7 +846,10 @@ def graded_masks(learned, shuffled, spread=0.03, number=6):
 def test_what_is_kept_is_a_ratio_with_the_interval_of_a_jackknife_by_hand():
     table = graded_masks(0.93, 0.4)
     answers = table.tables["answers"]
-    right = {kind: answers["correct"][answers["kind"] == kind].astype(float) for kind in ("base", "tuned", "learned")}
+    right = {
+        kind: answers["correct"][answers["kind"] == kind].astype(float)
+        for kind in ("base", "tuned", "learned")
+    }
     clusters = answers["cluster"][answers["kind"] == "base"]
 
     def kept(rows):
@@ -688,7 +861,8 @@ def test_what_is_kept_is_a_ratio_with_the_interval_of_a_jackknife_by_hand():
     reach = np.sqrt(19 / 20 * np.square(without - value).sum()) * scipy.stats.t.ppf(0.975, 19)
     keeps = made_of(table)["keeps"]
     assert keeps.value == pytest.approx(value)
-    # no narrower than the jackknife's, and the paired difference of flags from the fine-tuned model can be wider
+    # no narrower than the jackknife's, and the paired difference of flags from the fine-tuned model
+    # can be wider
     assert keeps.low <= value - reach + 1e-12
     assert keeps.high >= value + reach - 1e-12
     assert keeps.low > value - 3 * reach
@@ -699,9 +873,15 @@ def test_nothing_is_kept_where_the_gain_could_be_nothing():
     """A gain whose interval covers 0 is no denominator; one below 0 is, and supports nothing."""
     same = some(0.5, 0)
     less = same & some(0.5, 1)
-    for tuned, verdict, word in ((same ^ (np.arange(60) == 3), claims.NOT_TESTED, "answers no more of"),
-                                 (less, claims.NOT_SUPPORTED, "of the change in right answers")):  # fmt: skip
-        table = answered({"base": same, "tuned": tuned, "movement": same, "learned": tuned}, [same] * 6, [same] * 19)
+    for tuned, verdict, word in (
+        (same ^ (np.arange(60) == 3), claims.NOT_TESTED, "answers no more of"),
+        (less, claims.NOT_SUPPORTED, "of the change in right answers"),
+    ):
+        table = answered(
+            {"base": same, "tuned": tuned, "movement": same, "learned": tuned},
+            [same] * 6,
+            [same] * 19,
+        )
         made = made_of(table)
         assert made["keeps"].verdict == verdict
         assert word in made["keeps"].sentence
@@ -721,7 +901,9 @@ def test_localised_has_the_variance_of_questions_and_of_shuffles_in_its_interval
     reach = np.sqrt(sum(parts)) * scipy.stats.t.ppf(0.975, freedom)
     localised, beats = made["localised"], made["beats-shuffles"]
     np.testing.assert_allclose(
-        (localised.value, localised.low, localised.high), means.mean() + reach * np.array([0, -1, 1]), rtol=1e-9
+        (localised.value, localised.low, localised.high),
+        means.mean() + reach * np.array([0, -1, 1]),
+        rtol=1e-9,
     )
     assert beats.value == pytest.approx(localised.value)
     assert (localised.clusters, beats.clusters) == (6, 20)
@@ -729,19 +911,30 @@ def test_localised_has_the_variance_of_questions_and_of_shuffles_in_its_interval
     assert localised.supported
     for finding in made.values():
         claims.check(finding, table)
-        moves = [{name: getattr(finding, name) + 0.01} for name in ("value", "low", "high", "control_value", "p")]
-        for moved in [{"verdict": claims.NOT_TESTED}, *(one for one in moves if not np.isnan([*one.values()]).any())]:
+        moves = [
+            {name: getattr(finding, name) + 0.01}
+            for name in ("value", "low", "high", "control_value", "p")
+        ]
+        for moved in [
+            {"verdict": claims.NOT_TESTED},
+            *(one for one in moves if not np.isnan([*one.values()]).any()),
+        ]:
             with pytest.raises(ClaimError):
                 claims.check(dataclasses.replace(finding, **moved), table)
 
 
-@pytest.mark.parametrize(("shuffles", "verdict"), [
-    ({"shuffled": 0.95}, claims.NOT_SUPPORTED),  # as good on shuffled movement
-    ({"shuffled": 0.6, "spread": 0.3}, claims.NOT_SUPPORTED),  # far apart
-    ({"shuffled": 0.5, "number": 5}, claims.TOO_FEW),
-    ({"shuffled": 0.5, "number": 1}, claims.TOO_FEW),
-])  # fmt: skip
-def test_nothing_is_localised_where_shuffles_do_as_well_or_are_too_few_or_far_apart(shuffles, verdict):
+@pytest.mark.parametrize(
+    ("shuffles", "verdict"),
+    [
+        ({"shuffled": 0.95}, claims.NOT_SUPPORTED),  # as good on shuffled movement
+        ({"shuffled": 0.6, "spread": 0.3}, claims.NOT_SUPPORTED),  # far apart
+        ({"shuffled": 0.5, "number": 5}, claims.TOO_FEW),
+        ({"shuffled": 0.5, "number": 1}, claims.TOO_FEW),
+    ],
+)
+def test_nothing_is_localised_where_shuffles_do_as_well_or_are_too_few_or_far_apart(
+    shuffles, verdict
+):
     made = made_of(graded_masks(0.97, **shuffles))
     assert made["keeps"].supported
     assert made["localised"].verdict == verdict
@@ -749,11 +942,17 @@ def test_nothing_is_localised_where_shuffles_do_as_well_or_are_too_few_or_far_ap
     assert made["beats-shuffles"].supported == (shuffles["shuffled"] < 0.9)
 
 
-@pytest.mark.parametrize(("difficulty", "shuffle", "each"), [(0.0, 0.5, 1), (0.0, 1.5, 3), (1.0, 0.5, 3)])
-def test_masks_that_are_no_better_than_those_on_shuffles_are_seldom_said_to_be(difficulty, shuffle, each):
-    """Right answers vary at random over questions and over shuffles; by questions alone too many would be.
+@pytest.mark.parametrize(
+    ("difficulty", "shuffle", "each"), [(0.0, 0.5, 1), (0.0, 1.5, 3), (1.0, 0.5, 3)]
+)
+def test_masks_that_are_no_better_than_those_on_shuffles_are_seldom_said_to_be(
+    difficulty, shuffle, each
+):
+    """Right answers vary at random over questions and over shuffles; by questions alone too many
+    would be.
 
-    The intervals are those of the claims, see the test above: claims of so many runs would take minutes.
+    The intervals are those of the claims, see the test above: claims of so many runs would take
+    minutes.
     """
     g, draws, clusters = np.random.default_rng(1), 1000, 48
     code, localised, questions = np.repeat(np.arange(clusters), each), 0, 0
@@ -763,7 +962,9 @@ def test_masks_that_are_no_better_than_those_on_shuffles_are_seldom_said_to_be(d
         right = theirs + g.normal(0, shuffle, (6, 1)) + g.normal(size=(6, code.size)) > 0
         alone = cluster_interval(np.tile(learned, 6), np.tile(code, 6), minus=right.ravel())
         spread = right.mean(1) - right.mean()
-        both = cluster_interval(learned - right.mean(0), code, minus=spread, minus_clusters=clusters + np.arange(6))
+        both = cluster_interval(
+            learned - right.mean(0), code, minus=spread, minus_clusters=clusters + np.arange(6)
+        )
         questions += alone.low > 0
         localised += alone.low > 0 and both.low > 0
     assert localised <= 0.035 * draws
@@ -775,7 +976,10 @@ def test_masks_that_are_no_better_than_those_on_shuffles_are_seldom_said_to_be(d
 
 
 def test_a_file_says_which_rows_locate(tmp_path):
-    rows = [{"prompt": f"p{i}", "answer": "a", "split": "locate" if i % 3 else "verify"} for i in range(6)]
+    rows = [
+        {"prompt": f"p{i}", "answer": "a", "split": "locate" if i % 3 else "verify"}
+        for i in range(6)
+    ]
     path = tmp_path / "task.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     located, held_out = read_task(path).halves()
@@ -808,7 +1012,18 @@ def folder(tmp_path_factory):
 
 def words(folder, *more):
     line = ["graft", folder / "tuned", "--base", folder / "base", "--task", folder / "task.jsonl"]
-    line += ["--steps", "1", "--relaxed-steps", "0", "--draws", "1", "--shuffles", "1", "--sweep", "10%"]
+    line += [
+        "--steps",
+        "1",
+        "--relaxed-steps",
+        "0",
+        "--draws",
+        "1",
+        "--shuffles",
+        "1",
+        "--sweep",
+        "10%",
+    ]
     line += ["--store", folder / "store"]
     return [*line, *more]
 
@@ -854,7 +1069,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, only_line, folder, tmp_pa
 def organism(name, prompts=None):
     pair = Pair.load(f"organism:skill/{name}", "organism:refusal/base")
     located, held_out = (
-        part.spread(prompts or len(part)) for part in read_task(organisms.prompts("skill", "task", "first")).halves()
+        part.spread(prompts or len(part))
+        for part in read_task(organisms.prompts("skill", "task", "first")).halves()
     )
     metric = Task.of(pair.tokenizer, located.prompts, "answer-loss")
     return Study(pair, Contrast(located, NOTHING), metric), held_out
@@ -885,7 +1101,8 @@ def test_learned_masks_keep_the_skill_at_the_true_size_where_the_movement_mislea
     assert made["keeps"].supported
     assert made["beats-movement"].low > 0
     drawn = table.tables["random"]
-    # with the learned mask's counts in every parameter, choices between two answers can lean further
+    # with the learned mask's counts in every parameter, choices between two answers can lean
+    # further
     assert drawn["kept_gain"][drawn["kind"] == "random"].mean() <= 0.2
     assert not made["localised"].supported
     for claim in made.values():

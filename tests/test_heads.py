@@ -1,4 +1,6 @@
-"""Attention heads as units: identities, hand-written oracles, families, and a tune whose heads carry the behaviour."""
+"""Attention heads as units: identities, hand-written oracles, families, and a tune whose heads
+carry the behaviour.
+"""
 
 import copy
 
@@ -21,8 +23,13 @@ from interp.models.pair import Pair
 from interp.models.units import HEAD, NEURON, unit_named
 from tests import families, tiny
 
-BUILDERS = {**tiny.FAMILIES, **{name: (lambda name=name: families.build(name)) for name in families.NAMES}}
-peft_warns = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+BUILDERS = {
+    **tiny.FAMILIES,
+    **{name: lambda name=name: families.build(name) for name in families.NAMES},
+}
+peft_warns = pytest.mark.filterwarnings(
+    "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
+)
 
 
 @pytest.fixture(scope="module", params=["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
@@ -90,7 +97,9 @@ def test_methods_that_score_neurons_only_say_so(modules):
     study = tiny.study(modules[1], modules[0], pairs=2)
     for name in METHODS:
         if "head" not in METHODS[name].units:
-            with pytest.raises(OptionError, match=f"method {name} cannot score units of kind head; use integrated"):
+            with pytest.raises(
+                OptionError, match=f"method {name} cannot score units of kind head; use integrated"
+            ):
                 LocateNeurons(method=name, unit="head", top="2")(study)
 
 
@@ -139,7 +148,9 @@ def test_size_of_contributions_by_hand(modules):
         count += len(coded.ids)
         for layer in range(3):
             columns = HEAD.write_weights(model, layer).numpy().reshape(32, 4, -1)
-            written = np.einsum("thw,dhw->thd", kept[layer][0].numpy().reshape(len(coded.ids), 4, -1), columns)
+            written = np.einsum(
+                "thw,dhw->thd", kept[layer][0].numpy().reshape(len(coded.ids), 4, -1), columns
+            )
             squares[layer] += (written**2).sum((0, 2))
     found = contribution_norms(study, Donors.read(study, HEAD))
     np.testing.assert_allclose(found, np.sqrt(squares / count), rtol=1e-9)
@@ -163,21 +174,26 @@ def test_weights_of_a_head_are_its_queries_its_groups_keys_and_values_and_its_co
 
 
 def test_all_heads_of_an_attention_tune_are_all_of_it():
-    """Where only attention differs, giving every head the base's contribution makes the base, bit for bit or nearly."""
+    """Where only attention differs, giving every head the base's contribution makes the base, bit
+    for bit or nearly.
+    """
     base = tiny.exact(tiny.llama(seed=3, tie_word_embeddings=False))
     tuned = copy.deepcopy(base)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for block in tuned.model.layers:
             for linear in (block.self_attn.v_proj, block.self_attn.o_proj):
-                linear.weight += 0.1 * torch.randn(linear.weight.shape, generator=generator, dtype=linear.weight.dtype)
+                linear.weight += 0.1 * torch.randn(
+                    linear.weight.shape, generator=generator, dtype=linear.weight.dtype
+                )
     study = tiny.study(tuned, base, pairs=4, max_new_tokens=4)
     donors = Donors.read(study, HEAD)
     rows = list(range(4))
     everything = [(layer, head) for layer in range(3) for head in range(4)]
     for direction in ("necessity", "sufficiency"):
         assert Outcomes(study, donors, direction, rows, exact=True).of(everything).equal.all()
-    # the adapter of the down projection is not theirs: neurons carry none of a change that attention makes alone
+    # the adapter of the down projection is not theirs: neurons carry none of a change that
+    # attention makes alone
     assert weight_change(study.pair).any() == np.False_
     located = LocateNeurons(unit="head", top="4", steps=3)(study)
     assert located.summary["n_tuned"] == 12

@@ -58,7 +58,9 @@ def test_unequal_clusters_have_the_jackknife_and_kishs_degrees_of_freedom():
     assert effective_clusters(code) == pytest.approx(freedom + 1)
     oracle = brute(lambda at: values[at].mean(), code, freedom)
     np.testing.assert_allclose(cluster_interval(values, code), oracle, rtol=1e-9)
-    np.testing.assert_allclose(jackknife_rows(lambda at: values[at].mean(), code), oracle, rtol=1e-9)
+    np.testing.assert_allclose(
+        jackknife_rows(lambda at: values[at].mean(), code), oracle, rtol=1e-9
+    )
 
 
 def test_a_dominant_cluster_leaves_few_effective_ones():
@@ -73,10 +75,17 @@ def test_a_dominant_cluster_leaves_few_effective_ones():
 def test_copies_of_rows_change_nothing(seed, copies):
     values, code = unequal(seed)
     flags = values > 0
-    for given_, options in ((values, {}), (flags, {}), (values, {"minus": values**2}), (flags, {"minus": values > 1})):
+    for given_, options in (
+        (values, {}),
+        (flags, {}),
+        (values, {"minus": values**2}),
+        (flags, {"minus": values > 1}),
+    ):
         many = {name: np.repeat(value, copies) for name, value in options.items()}
         once = cluster_interval(given_, code, **options)
-        np.testing.assert_allclose(cluster_interval(np.repeat(given_, copies), np.repeat(code, copies), **many), once)
+        np.testing.assert_allclose(
+            cluster_interval(np.repeat(given_, copies), np.repeat(code, copies), **many), once
+        )
 
 
 @FAST
@@ -85,7 +94,9 @@ def test_neither_order_nor_names_of_clusters_count(seed):
     values, code = unequal(seed)
     order = np.random.default_rng(seed).permutation(len(values))
     names = np.array([f"c{9 - name}" for name in code], dtype=object)
-    np.testing.assert_allclose(cluster_interval(values[order], names[order]), cluster_interval(values, code))
+    np.testing.assert_allclose(
+        cluster_interval(values[order], names[order]), cluster_interval(values, code)
+    )
 
 
 @FAST
@@ -93,7 +104,9 @@ def test_neither_order_nor_names_of_clusters_count(seed):
 def test_scale_and_shift_carry_over(seed, scale, shift):
     values, code = unequal(seed)
     moved = scale * np.array(cluster_interval(values, code)) + shift
-    np.testing.assert_allclose(cluster_interval(scale * values + shift, code), moved, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(
+        cluster_interval(scale * values + shift, code), moved, rtol=1e-6, atol=1e-9
+    )
 
 
 def test_paired_differences_are_students_paired_t():
@@ -113,8 +126,12 @@ def test_two_groups_have_welchs_interval():
 def test_two_groups_of_the_same_clusters_are_paired():
     a, b = rows(3, clusters=12, each=1)[0], rows(4, clusters=12, each=1)[0]
     found = cluster_interval(a, np.arange(12), minus=a + b, minus_clusters=np.arange(12))
-    np.testing.assert_allclose(found[1:], scipy.stats.ttest_rel(a, a + b).confidence_interval(LEVEL), rtol=1e-9)
-    turned = cluster_interval(a, np.arange(12), minus=(a + b)[::-1], minus_clusters=np.arange(12)[::-1])
+    np.testing.assert_allclose(
+        found[1:], scipy.stats.ttest_rel(a, a + b).confidence_interval(LEVEL), rtol=1e-9
+    )
+    turned = cluster_interval(
+        a, np.arange(12), minus=(a + b)[::-1], minus_clusters=np.arange(12)[::-1]
+    )
     np.testing.assert_allclose(turned, found, rtol=1e-9)
 
 
@@ -145,7 +162,9 @@ def test_a_share_covers_what_clusters_share(n_clusters, rate):
 @FAST
 @given(st.integers(1, 40), st.integers(0, 40), st.integers(0, 40))
 def test_tangos_ends_are_where_the_score_test_turns(n, up, down):
-    """The restricted likelihood is maximised numerically, and the score statistic compared with the normal."""
+    """The restricted likelihood is maximised numerically, and the score statistic compared with the
+    normal.
+    """
     up, down = min(up, n), min(down, n - min(up, n))
     if up + down == 0:
         bound = scipy.stats.binomtest(0, n).proportion_ci(LEVEL, method="exact").high
@@ -160,7 +179,9 @@ def test_tangos_ends_are_where_the_score_test_turns(n, up, down):
             return -np.dot([up, down, n - up - down], np.log(parts))
 
         bounds = (max(0.0, -end), (1 - end) / 2)
-        q = scipy.optimize.minimize_scalar(less_likely, bounds=bounds, method="bounded", options={"xatol": 1e-12}).x
+        q = scipy.optimize.minimize_scalar(
+            less_likely, bounds=bounds, method="bounded", options={"xatol": 1e-12}
+        ).x
         score = abs(up - down - n * end) / np.sqrt(n * (2 * q + end * (1 - end)))
         assert score == pytest.approx(scipy.stats.norm.ppf(0.975), rel=2e-3)
 
@@ -168,7 +189,9 @@ def test_tangos_ends_are_where_the_score_test_turns(n, up, down):
 @pytest.mark.parametrize("n", [6, 8, 12, 20, 36])
 def test_a_paired_difference_of_shares_holds_its_level_where_nothing_rises_on_balance(n):
     """All outcomes of n pairs, weighed by their chance, at every share of flips: 2.5 % is nominal."""
-    outcomes = np.array([(up, down, n - up - down) for up in range(n + 1) for down in range(n + 1 - up)])
+    outcomes = np.array(
+        [(up, down, n - up - down) for up in range(n + 1) for down in range(n + 1 - up)]
+    )
     lows = np.array([tango_interval(up, down, n)[0] for up, down, _ in outcomes])
     for flips in np.linspace(0.02, 1, 25):
         chance = scipy.stats.multinomial.pmf(outcomes, n, [flips / 2, flips / 2, 1 - flips])
@@ -177,12 +200,18 @@ def test_a_paired_difference_of_shares_holds_its_level_where_nothing_rises_on_ba
 
 @pytest.mark.parametrize("n", [6, 8, 20])
 def test_a_paired_difference_of_shares_misses_little_where_thresholds_are(n):
-    """As docs/decisions.md has it: the lower end at true differences up to a half, the upper end up to a quarter."""
-    outcomes = np.array([(up, down, n - up - down) for up in range(n + 1) for down in range(n + 1 - up)])
+    """As docs/decisions.md has it: the lower end at true differences up to a half, the upper end up
+    to a quarter.
+    """
+    outcomes = np.array(
+        [(up, down, n - up - down) for up in range(n + 1) for down in range(n + 1 - up)]
+    )
     ends = np.array([tango_interval(up, down, n) for up, down, _ in outcomes])
     for truth in np.linspace(0, 0.5, 51):
         for falls in np.linspace(0, (1 - truth) / 2, 11):
-            chance = scipy.stats.multinomial.pmf(outcomes, n, [falls + truth, falls, max(0, 1 - 2 * falls - truth)])
+            chance = scipy.stats.multinomial.pmf(
+                outcomes, n, [falls + truth, falls, max(0, 1 - 2 * falls - truth)]
+            )
             assert chance[ends[:, 0] > truth + 1e-9].sum() <= 0.051
             assert truth > 0.25 or chance[ends[:, 1] < truth - 1e-9].sum() <= 0.061
 
@@ -191,7 +220,9 @@ def test_a_paired_difference_needs_six_flips_one_way_and_counts_clusters():
     def low(up, down, n, clusters=None):
         after = np.arange(n) < up
         before = (np.arange(n) >= up) & (np.arange(n) < up + down)
-        return cluster_interval(after, np.arange(n) if clusters is None else clusters, minus=before)[1]
+        return cluster_interval(
+            after, np.arange(n) if clusters is None else clusters, minus=before
+        )[1]
 
     assert low(1, 0, 1) < 0
     assert low(3, 0, 100) < 0 < low(6, 0, 100)
@@ -200,12 +231,16 @@ def test_a_paired_difference_needs_six_flips_one_way_and_counts_clusters():
     heavy = np.r_[np.zeros(90), np.arange(1, 11)]
     assert low(90, 0, 100, heavy) < 0
     flags = np.arange(20) < 7
-    up, down = (cluster_interval(a, np.arange(20), minus=b) for a, b in ((flags, ~flags), (~flags, flags)))
+    up, down = (
+        cluster_interval(a, np.arange(20), minus=b) for a, b in ((flags, ~flags), (~flags, flags))
+    )
     assert up == pytest.approx((-down[0], -down[2], -down[1]))
 
 
 def test_nothing_lost_among_36_clusters_is_fewer_than_one_in_ten():
-    """What the command's help asks for, by both intervals that verdicts rest on; one cluster less is not enough."""
+    """What the command's help asks for, by both intervals that verdicts rest on; one cluster less
+    is not enough.
+    """
     for n, enough in ((36, True), (35, False)):
         none = np.zeros(n, bool)
         assert (cluster_interval(none, np.arange(n))[2] <= 0.1) is enough
@@ -214,7 +249,10 @@ def test_nothing_lost_among_36_clusters_is_fewer_than_one_in_ten():
 
 def test_two_shares_of_different_prompts_have_a_width_at_the_ends():
     value, low, high = cluster_interval(
-        np.ones(20, bool), np.arange(20), minus=np.zeros(20, bool), minus_clusters=50 + np.arange(20)
+        np.ones(20, bool),
+        np.arange(20),
+        minus=np.zeros(20, bool),
+        minus_clusters=50 + np.arange(20),
     )
     assert (value, high) == (1.0, 1.0)
     assert low == pytest.approx(1 - np.hypot(*[1 - exact_interval(20, 20)[0]] * 2))
@@ -224,28 +262,41 @@ class TestRatio:
     def test_is_the_jackknife_of_a_ratio_of_means(self):
         values, code = unequal()
         top, bottom = values + 5, np.abs(values) + 2
-        oracle = brute(lambda at: top[at].mean() / bottom[at].mean(), code, effective_clusters(code) - 1)
+        oracle = brute(
+            lambda at: top[at].mean() / bottom[at].mean(), code, effective_clusters(code) - 1
+        )
         np.testing.assert_allclose(cluster_interval(top, code, over=bottom), oracle, rtol=1e-9)
 
     def test_is_refused_where_the_denominator_may_be_zero(self):
         values, code = rows(clusters=10)
-        same = cluster_interval(values, code, minus=values, over=values + np.sin(code), over_minus=values)
+        same = cluster_interval(
+            values, code, minus=values, over=values + np.sin(code), over_minus=values
+        )
         assert np.isnan(same).all()
-        gained = cluster_interval(values + 1, code, minus=values, over=values + 2, over_minus=values)
+        gained = cluster_interval(
+            values + 1, code, minus=values, over=values + 2, over_minus=values
+        )
         np.testing.assert_allclose(gained, 0.5)
 
     def test_of_right_answers_has_the_width_that_few_questions_allow(self):
         """7 of 7 kept is not 100 % for sure, nor is 0 of 7 nothing for sure."""
         base, tuned = np.zeros(7, bool), np.ones(7, bool)
-        all_, none = (cluster_interval(g, np.arange(7), minus=base, over=tuned, over_minus=base) for g in (tuned, base))
+        all_, none = (
+            cluster_interval(g, np.arange(7), minus=base, over=tuned, over_minus=base)
+            for g in (tuned, base)
+        )
         assert (all_.value, none.value) == (1.0, 0.0)
         assert all_.low < 0.65
         assert none.high > 0.35
-        mixed = cluster_interval(np.arange(7) < 5, np.arange(7), minus=base, over=tuned, over_minus=base)
+        mixed = cluster_interval(
+            np.arange(7) < 5, np.arange(7), minus=base, over=tuned, over_minus=base
+        )
         assert mixed.low < 5 / 7 < mixed.high
 
     def test_a_gain_below_zero_is_a_gain_of_the_opposite(self):
-        """Yes for no throughout turns both differences around, and leaves their ratio and its interval."""
+        """Yes for no throughout turns both differences around, and leaves their ratio and its
+        interval.
+        """
         base, tuned = np.zeros(9, bool), np.arange(9) < 8
         for right in (tuned, base, np.arange(9) < 6):
             flags = [right, base, tuned, base]
@@ -257,12 +308,16 @@ class TestRatio:
 
     def test_a_gain_that_is_not_there_is_refused(self):
         base, tuned = np.arange(40) < 20, np.arange(40) < 21
-        assert np.isnan(cluster_interval(tuned, np.arange(40), minus=base, over=tuned, over_minus=base)).all()
+        assert np.isnan(
+            cluster_interval(tuned, np.arange(40), minus=base, over=tuned, over_minus=base)
+        ).all()
 
 
 def test_what_cannot_be_measured():
     assert np.isnan(cluster_interval([1.0, 2.0], ["a", "a"])[1:]).all()
-    assert np.isnan(cluster_interval([1.0, 2.0], ["a", "a"], minus=[0.0], minus_clusters=["b"])[1:]).all()
+    assert np.isnan(
+        cluster_interval([1.0, 2.0], ["a", "a"], minus=[0.0], minus_clusters=["b"])[1:]
+    ).all()
     assert cluster_interval([2.0, 2.0], ["a", "b"]) == (2.0, 2.0, 2.0)
     with pytest.raises(ValueError, match="no values"):
         cluster_interval([], [])
@@ -277,7 +332,9 @@ def test_flags_of_groups_that_share_clusters_vary_as_their_clusters_do():
     one = np.random.default_rng(1).random(20) < 0.5
     tied = cluster_interval(one, np.arange(20), minus=~one, minus_clusters=np.arange(20))
     apart = cluster_interval(one, np.arange(20), minus=~one, minus_clusters=np.arange(20) + 20)
-    numbers = cluster_interval(one * 1.0, np.arange(20), minus=~one * 1.0, minus_clusters=np.arange(20))
+    numbers = cluster_interval(
+        one * 1.0, np.arange(20), minus=~one * 1.0, minus_clusters=np.arange(20)
+    )
     assert tied.low <= min(apart.low, numbers.low) + 1e-12
     assert tied.high >= max(apart.high, numbers.high) - 1e-12
     assert (tied.low, tied.high) != (apart.low, apart.high)
@@ -319,10 +376,16 @@ class TestAuc:
         (noise, _), (other_noise, _) = rows(3, 8, 3), rows(4, 8, 3)
         pairs = [(a, b), (a + noise, b + other_noise)]
         first, second = (auc_interval(*pair, code, code) for pair in pairs)
-        left_out = np.array([
-            [pairwise_order(*(side[code != each] for side in pair)).mean() for each in np.unique(code)]
-            - pairwise_order(*pair).mean() for pair in pairs
-        ])  # fmt: skip
+        left_out = np.array(
+            [
+                [
+                    pairwise_order(*(side[code != each] for side in pair)).mean()
+                    for each in np.unique(code)
+                ]
+                - pairwise_order(*pair).mean()
+                for pair in pairs
+            ]
+        )
         correlation = left_out[0] @ left_out[1] / np.sqrt(np.square(left_out).sum(1).prod())
         ends = [
             (first.value - first.low, second.high - second.value),

@@ -1,4 +1,6 @@
-"""Number of intruders and forgetting over checkpoints: both runs side by side, the exact p, and the command."""
+"""Number of intruders and forgetting over checkpoints: both runs side by side, the exact p, and the
+command.
+"""
 
 import copy
 import dataclasses
@@ -28,8 +30,10 @@ SIZE, STEPS = 96, (0.0, 3.0, 6.0, 9.0, 12.0, 15.0)
 
 
 def texts(count=6):
-    said = (Prompt(row, "please tell me how to close a window " * (1 + row % 3) + str(row), f"p{row}")
-            for row in range(count))  # fmt: skip
+    said = (
+        Prompt(row, "please tell me how to close a window " * (1 + row % 3) + str(row), f"p{row}")
+        for row in range(count)
+    )
     return OneClass(PromptSet(tuple(said), "text"))
 
 
@@ -37,8 +41,14 @@ def texts(count=6):
 def saved(tmp_path_factory):
     """A base, and checkpoints whose matrices take up more and more strong directions of no meaning."""
     root = tmp_path_factory.mktemp("checkpoints")
-    base = tiny.llama(0, hidden_size=SIZE, intermediate_size=SIZE, num_hidden_layers=1, num_attention_heads=4,
-                      num_key_value_heads=4)  # fmt: skip
+    base = tiny.llama(
+        0,
+        hidden_size=SIZE,
+        intermediate_size=SIZE,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+    )
     tiny.save(base, root / "base")
     generator = torch.Generator().manual_seed(0)
     ends = [torch.linalg.qr(torch.randn(SIZE, SIZE, generator=generator)).Q for _ in range(4)]
@@ -48,7 +58,9 @@ def saved(tmp_path_factory):
         own = child.model.layers[0]
         for at, weight in enumerate((own.self_attn.o_proj, own.mlp.down_proj)):
             for column in range(step):
-                weight.weight.data += strength * torch.outer(ends[at][:, column], ends[at + 2][:, column])
+                weight.weight.data += strength * torch.outer(
+                    ends[at][:, column], ends[at + 2][:, column]
+                )
         own.self_attn.q_proj.weight.data += 1e-3 * (1 + step) * torch.eye(SIZE)
         tiny.save(child, root / "run" / f"checkpoint-{10 * (step + 1)}")
     assert torch.equal(block.mlp.down_proj.weight, base.model.layers[0].mlp.down_proj.weight)
@@ -85,7 +97,9 @@ def test_forgetting_is_the_loss_of_plain_text_above_the_base_s(saved, runs):
     claims.check(claim, found)
     # of two classes the second is the text
     both = Contrast(tiny.contrast(3).positive, texts().positive)
-    again = Forgetting()(Study(Pair.load(paths(saved)[3], str(saved / "base")), both, None, batch_size=1))
+    again = Forgetting()(
+        Study(Pair.load(paths(saved)[3], str(saved / "base")), both, None, batch_size=1)
+    )
     np.testing.assert_allclose(again["loss"], found["loss"], atol=1e-5)
 
 
@@ -109,7 +123,10 @@ def test_the_correlation_is_scipy_s_and_its_p_is_that_of_all_permutations(runs):
     assert (found["low"][2], found["high"][2]) == pytest.approx((wanted.low, wanted.high))
     (claim,) = claims.from_table(found.tables["claims"])
     assert claim.value == pytest.approx(stats.spearmanr(counts, above).statistic)
-    null = [stats.spearmanr(counts, above[list(order)]).statistic for order in permutations(range(len(counts)))]
+    null = [
+        stats.spearmanr(counts, above[list(order)]).statistic
+        for order in permutations(range(len(counts)))
+    ]
     assert claim.p == np.mean(np.array(null) >= claim.value - 1e-9)
     norm = stats.spearmanr(found["relative_norm"], above).statistic
     assert f"relative norm and forgetting is {norm:.2f}" in claim.sentence
@@ -150,7 +167,10 @@ def test_of_fewer_than_five_nothing_is_tested(runs):
 
 def test_without_a_difference_there_is_no_correlation(runs):
     counted, lost = runs
-    flat = [dataclasses.replace(run, tables={**run.tables, "claims": counted[0].tables["claims"]}) for run in counted]
+    flat = [
+        dataclasses.replace(run, tables={**run.tables, "claims": counted[0].tables["claims"]})
+        for run in counted
+    ]
     found = IntruderForgetting()(Checkpoints(flat, lost))
     (claim,) = claims.from_table(found.tables["claims"])
     assert claim.verdict == claims.NOT_TESTED
@@ -166,7 +186,10 @@ def test_of_many_checkpoints_permutations_are_drawn_at_random(runs):
     np.testing.assert_array_equal(drawn, IntruderForgetting(draws=199)._permuted(counts, above, 3))
     one = IntruderForgetting()
     assert Checkpoints(*runs).provenance(one).key != Checkpoints(*runs, 1).provenance(one).key
-    assert Checkpoints(*runs).provenance(one).key != Checkpoints(*runs).provenance(IntruderForgetting(draws=199)).key
+    assert (
+        Checkpoints(*runs).provenance(one).key
+        != Checkpoints(*runs).provenance(IntruderForgetting(draws=199)).key
+    )
 
 
 def test_runs_that_do_not_belong_together_are_refused(saved, runs):
@@ -200,13 +223,24 @@ def asked(root, *options):
 def test_the_command_takes_a_folder_of_checkpoints(run, saved, runs, tmp_path):
     text = tmp_path / "plain.txt"
     text.write_text("\n".join(texts().positive.texts))
-    command = asked(saved, "--checkpoints", saved / "run", "--text", text, "--store", tmp_path / "runs", "--json")
+    command = asked(
+        saved,
+        "--checkpoints",
+        saved / "run",
+        "--text",
+        text,
+        "--store",
+        tmp_path / "runs",
+        "--json",
+    )
     code, out, err = run(*command)
     assert code == 0, err
     assert f"checkpoint-{10 * len(STEPS)} has the weights of" in err  # the last one is TUNED itself
     record = json.loads(out)
     found = Store(tmp_path / "runs").get(record["summary"]["checks"]["intruder-forgetting"]["run"])
-    assert [Path(name).name for name in found["checkpoint"]] == [Path(path).name for path in paths(saved)]
+    assert [Path(name).name for name in found["checkpoint"]] == [
+        Path(path).name for path in paths(saved)
+    ]
     assert found["intruders"].tolist() == [run["is_intruder"].sum() for run in runs[0]]
     page = Path(record["page"]).read_text(encoding="utf-8")
     assert "Intruders and forgetting over checkpoints" in page
@@ -219,9 +253,15 @@ def test_the_command_takes_a_folder_of_checkpoints(run, saved, runs, tmp_path):
     ("options", "said"),
     [
         (["--checkpoints", "run"], "--checkpoints needs --text"),
-        (["--checkpoints", "run", "--text", "plain.txt", "--remote", "--engine", "nnsight"], "leave --remote out"),
+        (
+            ["--checkpoints", "run", "--text", "plain.txt", "--remote", "--engine", "nnsight"],
+            "leave --remote out",
+        ),
         (["--checkpoints", "nowhere/at/all", "--text", "plain.txt"], "no model directory"),
-        (["--checkpoints", "again", "--text", "plain.txt"], "all checkpoints have the same weights"),
+        (
+            ["--checkpoints", "again", "--text", "plain.txt"],
+            "all checkpoints have the same weights",
+        ),
     ],
 )
 def test_bad_input_is_one_line(run, only_line, saved, tmp_path, options, said):

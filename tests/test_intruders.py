@@ -53,18 +53,26 @@ def slow(name):
 
 def wide(seed=0, **changes):
     """One block, wide enough that random vectors stay well below eps."""
-    sizes = dict(hidden_size=SIZE, intermediate_size=SIZE, num_hidden_layers=1, num_attention_heads=4,
-                 num_key_value_heads=4)  # fmt: skip
+    sizes = dict(
+        hidden_size=SIZE,
+        intermediate_size=SIZE,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+    )
     return tiny.llama(seed, **{**sizes, **changes})
 
 
 def turn(seed):
-    return torch.linalg.qr(torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(seed)).double()).Q
+    return torch.linalg.qr(
+        torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(seed)).double()
+    ).Q
 
 
 def planted(root):
-    """A base whose down projection has the values 2 and 1 and a low rest; a child in which the second direction writes
-    elsewhere: beyond the first now, which a random update of that size is not.
+    """A base whose down projection has the values 2 and 1 and a low rest; a child in which the
+    second direction writes elsewhere: beyond the first now, which a random update of that size is
+    not.
     """
     base = wide()
     left, right = turn(1), turn(2)
@@ -89,7 +97,9 @@ def pair(root):
 
 def examine(tuned, base=None, root=None, analyzer=None, **options):
     kept = None if root is None else Bases(root)
-    return (analyzer or Intruders(draws=0))(WeightPair.load(str(tuned), base and str(base), kept=kept, **options))
+    return (analyzer or Intruders(draws=0))(
+        WeightPair.load(str(tuned), base and str(base), kept=kept, **options)
+    )
 
 
 def same(one, other, tolerance=1e-5):
@@ -117,8 +127,9 @@ def test_a_planted_intruder_is_found_and_claimed_beyond_random_updates(pair):
         with pytest.raises(ClaimError, match="control_value"):
             claims.check(moved, found)
     assert found.summary["sentence"].startswith(
-        "1 of 7 leading left singular vectors in 7 matrices are intruders (no |cosine| with a base vector reaches "
-        "0.5); random updates of equal rank, norm and singular values give 0.0 (0), p = 0.048."
+        "1 of 7 leading left singular vectors in 7 matrices are intruders (no |cosine| with a base"
+        " vector reaches 0.5); random updates of equal rank, norm and singular values give 0.0 (0),"
+        " p = 0.048."
     )
     for part in (found, found.tables["image"]):
         assert json.loads(plot(part).to_json())["data"]
@@ -127,12 +138,16 @@ def test_a_planted_intruder_is_found_and_claimed_beyond_random_updates(pair):
 
 
 def test_a_random_update_of_its_size_is_not_claimed(root, pair):
-    """A strong direction of no meaning is an intruder too: what makes it one is its size, and the null says so."""
+    """A strong direction of no meaning is an intruder too: what makes it one is its size, and the
+    null says so.
+    """
     base = wide()
     child = copy.deepcopy(base)
     strong = 40 * torch.outer(turn(5)[:, 0], turn(6)[:, 0]).float()
     child.model.layers[0].self_attn.o_proj.weight.data += strong
-    found = examine(tiny.save(child, root / "strong"), tiny.save(base, root / "wide"), analyzer=Intruders())
+    found = examine(
+        tiny.save(child, root / "strong"), tiny.save(base, root / "wide"), analyzer=Intruders()
+    )
     assert found["apart"].sum() == 1
     plain, apart = from_table(found.tables["claims"])
     null, totals = found.tables["null"], found.tables["totals"]
@@ -172,8 +187,12 @@ def test_columns_that_others_rely_on(pair):
 def test_small_matrices_are_flagged_and_not_claimed(tmp_path):
     base = tiny.save(tiny.llama(), tmp_path / "base")
     child = tiny.llama()
-    child.model.layers[1].self_attn.o_proj.weight.data += 30 * torch.eye(32)[0][:, None] @ torch.ones(1, 32)
-    found = examine(tiny.save(child, tmp_path / "child"), base, analyzer=Intruders(eps=0.9, draws=20))
+    child.model.layers[1].self_attn.o_proj.weight.data += (
+        30 * torch.eye(32)[0][:, None] @ torch.ones(1, 32)
+    )
+    found = examine(
+        tiny.save(child, tmp_path / "child"), base, analyzer=Intruders(eps=0.9, draws=20)
+    )
     assert found["small"].all()
     assert not found.summary["supported"]
     assert "size 64 or less" in found.summary["sentence"]
@@ -186,12 +205,16 @@ def noisy(model, size=0.02):
     return tiny.perturbed(model, size)
 
 
-@pytest.mark.parametrize("family", [slow("llama"), "gpt2", "phi3", slow("neox"), slow("gemma3"), slow("mixtral")])
+@pytest.mark.parametrize(
+    "family", [slow("llama"), "gpt2", "phi3", slow("neox"), slow("gemma3"), slow("mixtral")]
+)
 def test_matrices_are_those_that_the_model_applies(tmp_path, family):
     """Fused ones split, transposed ones turned; numpy on the loaded model's own matrices agrees."""
     base = tiny.FAMILIES[family]() if family in tiny.FAMILIES else families.build(family)
     child = noisy(base)
-    paths = [str(tiny.save(model, tmp_path / name)) for name, model in (("base", base), ("child", child))]
+    paths = [
+        str(tiny.save(model, tmp_path / name)) for name, model in (("base", base), ("child", child))
+    ]
     weights = WeightPair.load(paths[1], paths[0])
     models = Model.wrap("base", base), Model.wrap("child", child)
     seen = 0
@@ -206,8 +229,12 @@ def test_matrices_are_those_that_the_model_applies(tmp_path, family):
     assert seen == 3 * wanted
     rows = Intruders(draws=0, top_k=3)(weights)
     one = weights.read(weights.matrices[0])
-    mine, theirs = (np.linalg.svd(m.double().numpy(), full_matrices=False) for m in (one.tuned, one.base))
-    np.testing.assert_allclose(rows["max_cosine"][:3], np.abs(mine[0][:, :3].T @ theirs[0]).max(1), atol=1e-4)
+    mine, theirs = (
+        np.linalg.svd(m.double().numpy(), full_matrices=False) for m in (one.tuned, one.base)
+    )
+    np.testing.assert_allclose(
+        rows["max_cosine"][:3], np.abs(mine[0][:, :3].T @ theirs[0]).max(1), atol=1e-4
+    )
 
 
 def test_experts_are_taken_one_by_one_and_routers_named(tmp_path):
@@ -220,7 +247,10 @@ def test_experts_are_taken_one_by_one_and_routers_named(tmp_path):
     raw = load_file(file)
     for name, part in (("w1", "gate"), ("w2", "out"), ("w3", "in")):
         (matrix,) = (m for m in experts if (m.layer, m.part) == (1, f"mlp.expert2.{part}"))
-        assert torch.equal(weights.read(matrix).base, raw[f"model.layers.1.block_sparse_moe.experts.2.{name}.weight"])
+        assert torch.equal(
+            weights.read(matrix).base,
+            raw[f"model.layers.1.block_sparse_moe.experts.2.{name}.weight"],
+        )
     assert any("block_sparse_moe.gate.weight" in note for note in weights.notes)
 
 
@@ -237,13 +267,20 @@ def test_tied_embeddings_once_and_resized_ones_named(tmp_path):
     weights = WeightPair.load(str(child), str(base), embeddings=True)
     assert all(m.layer >= 0 for m in weights.matrices)
     assert sum("resized" in note for note in weights.notes) == 2
-    assert [m.part for m in WeightPair.load(str(base), str(base), embeddings=True).matrices[:2]] == ["embed", "unembed"]
+    assert [
+        m.part for m in WeightPair.load(str(base), str(base), embeddings=True).matrices[:2]
+    ] == ["embed", "unembed"]
 
 
 @pytest.mark.parametrize("tied", [0, 1])
 def test_a_head_that_one_alone_ties_is_refused_with_the_ends(tmp_path, tied):
-    models = tiny.llama(3, tie_word_embeddings=tied == 0), tiny.llama(3, tie_word_embeddings=tied == 1)
-    base, child = (str(tiny.save(model, tmp_path / f"{number}")) for number, model in enumerate(models))
+    models = (
+        tiny.llama(3, tie_word_embeddings=tied == 0),
+        tiny.llama(3, tie_word_embeddings=tied == 1),
+    )
+    base, child = (
+        str(tiny.save(model, tmp_path / f"{number}")) for number, model in enumerate(models)
+    )
     with pytest.raises(UnsupportedModel, match="leave out --embeddings") as caught:
         WeightPair.load(child, base, embeddings=True)
     assert "\n" not in str(caught.value)
@@ -252,7 +289,9 @@ def test_a_head_that_one_alone_ties_is_refused_with_the_ends(tmp_path, tied):
 
 @pytest.mark.parametrize("moved", [False, True])
 def test_an_update_of_the_head_is_read_beside_the_copy_that_peft_saves(tmp_path, moved):
-    """peft writes the head's own matrix beside the factors, and loads it: also where it is another than the base's."""
+    """peft writes the head's own matrix beside the factors, and loads it: also where it is another
+    than the base's.
+    """
     model = tiny.llama()
     base = tiny.save(model, tmp_path / "base")
     wrapped = tiny.adapter(model, tmp_path / "a", base, target_modules=["q_proj", "lm_head"])
@@ -275,7 +314,10 @@ ADAPTERS = {
     "plain": {},
     "rslora": {"use_rslora": True, "r": 3},
     "dora": {"use_dora": True},
-    "patterns": {"rank_pattern": {"c_fc": 2, "up_proj": 2}, "alpha_pattern": {"c_attn": 3, "q_proj": 3, "qkv_proj": 3}},
+    "patterns": {
+        "rank_pattern": {"c_fc": 2, "up_proj": 2},
+        "alpha_pattern": {"c_attn": 3, "q_proj": 3, "qkv_proj": 3},
+    },
     "saved": {"modules_to_save": ["c_proj", "down_proj"]},
 }
 
@@ -283,7 +325,11 @@ ADAPTERS = {
 @pytest.mark.parametrize(
     ("family", "kind"),
     [
-        (family, kind) if (family, kind) in (("gpt2", "rslora"), ("phi3", "dora")) else slow((family, kind))
+        (
+            (family, kind)
+            if (family, kind) in (("gpt2", "rslora"), ("phi3", "dora"))
+            else slow((family, kind))
+        )
         for family in ("llama", "gpt2", "phi3")
         for kind in ADAPTERS
     ],
@@ -293,9 +339,13 @@ def test_adapters_give_the_matrices_that_peft_merges(tmp_path, family, kind):
     base = tiny.save(model, tmp_path / "base")
     if family in tiny.FAMILIES:
         part = "attention" if kind == "saved" and family == "llama" else "all"
-        options = {"target_modules": ["c_attn", "c_fc"]} if kind == "saved" and family == "gpt2" else None
+        options = (
+            {"target_modules": ["c_attn", "c_fc"]} if kind == "saved" and family == "gpt2" else None
+        )
         if options:
-            wrapped = tiny.adapter(model, tmp_path / "a", base, fan_in_fan_out=True, **options, **ADAPTERS[kind])
+            wrapped = tiny.adapter(
+                model, tmp_path / "a", base, fan_in_fan_out=True, **options, **ADAPTERS[kind]
+            )
         else:
             wrapped = tiny.lora(family, model, tmp_path / "a", base, part, **ADAPTERS[kind])
     else:
@@ -306,7 +356,9 @@ def test_adapters_give_the_matrices_that_peft_merges(tmp_path, family, kind):
     changed = 0
     for matrix in weights.matrices:
         both = weights.read(matrix)
-        torch.testing.assert_close(both.tuned, merged.weight(Weight(matrix.layer, matrix.part)), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            both.tuned, merged.weight(Weight(matrix.layer, matrix.part)), rtol=1e-4, atol=1e-5
+        )
         changed += both.changed
         if both.factors is not None:
             torch.testing.assert_close(both.base + both.factors[0] @ both.factors[1], both.tuned)
@@ -318,22 +370,29 @@ def test_an_adapter_is_what_its_merged_checkpoint_is(tmp_path):
     base = tiny.save(model, tmp_path / "base")
     wrapped = tiny.lora("llama", model, tmp_path / "adapter", base, fill=0.3)
     merged = tiny.save(copy.deepcopy(wrapped).merge_and_unload(), tmp_path / "merged")
-    one, other = examine(tmp_path / "adapter", analyzer=Intruders(draws=0)), examine(
-        merged, base, analyzer=Intruders(draws=0)
-    )  # fmt: skip
+    one, other = (
+        examine(tmp_path / "adapter", analyzer=Intruders(draws=0)),
+        examine(merged, base, analyzer=Intruders(draws=0)),
+    )
     same(one, other, 1e-4)
     for name in ("effective_rank", "relative_norm"):
-        np.testing.assert_allclose(one.tables["matrices"][name], other.tables["matrices"][name], rtol=1e-3)
+        np.testing.assert_allclose(
+            one.tables["matrices"][name], other.tables["matrices"][name], rtol=1e-3
+        )
     assert (one.tables["matrices"]["effective_rank"] <= 4 + 1e-6).all()
 
 
 def test_shards_jobs_and_what_is_kept_change_nothing(root, pair, tmp_path):
     base, child, _ = pair
-    two = Intruders(top_k=2)  # beyond these the base's values are one cluster, whose vectors are arbitrary
+    # beyond these the base's values are one cluster, whose vectors are arbitrary
+    two = Intruders(top_k=2)
     first = examine(child, base, tmp_path, two)
     kept = sorted((tmp_path / "bases").iterdir())
     assert len(kept) == 1  # only the matrix that changed was compared
-    again, parallel = examine(child, base, tmp_path, two), examine(child, base, analyzer=two, jobs=3)
+    again, parallel = (
+        examine(child, base, tmp_path, two),
+        examine(child, base, analyzer=two, jobs=3),
+    )
     for other in (again, parallel):
         same(first, other)
         assert first.tables["totals"].equals(other.tables["totals"])
@@ -386,7 +445,9 @@ def logits(model):
 
 
 def direction(model, part="attn.v", at=1):
-    left, values, right = np.linalg.svd(model.weight(Weight(0, part)).double().numpy(), full_matrices=False)
+    left, values, right = np.linalg.svd(
+        model.weight(Weight(0, part)).double().numpy(), full_matrices=False
+    )
     vectors = (
         torch.from_numpy(left[:, at].copy()).float(),
         float(values[at]),
@@ -407,7 +468,11 @@ def held(tmp_path, kind):
 @pytest.mark.parametrize(
     ("kind", "part"),
     [
-        (kind, part) if (kind, part) in (("gpt2", "attn.v"), ("lora", "mlp.out")) else slow((kind, part))
+        (
+            (kind, part)
+            if (kind, part) in (("gpt2", "attn.v"), ("lora", "mlp.out"))
+            else slow((kind, part))
+        )
         for kind in ("llama", "gpt2", "phi3", "lora")
         for part in ("attn.k", "attn.v", "mlp.in", "mlp.out")
     ],
@@ -431,7 +496,9 @@ def test_scaling_a_direction_is_the_rank_one_edit_and_is_undone_bit_for_bit(tmp_
             np.testing.assert_allclose(left, np.append(rest, 0), atol=1e-4)
     with rescaled(model, [one], 1.0):
         assert torch.equal(logits(model), plain)
-    assert all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())
+    assert all(
+        torch.equal(value, before[name]) for name, value in model.module.state_dict().items()
+    )
     assert torch.equal(logits(model), plain)
     assert torch.equal(logits(pair.base), base)
 
@@ -463,16 +530,25 @@ def test_dora_cannot_be_edited(tmp_path):
     base = tiny.save(tiny.llama(), tmp_path / "base")
     tiny.lora("llama", tiny.llama(), tmp_path / "a", base, use_dora=True)
     pair = Pair.load(str(tmp_path / "a"))
-    with pytest.raises(UnsupportedModel, match="DoRA"), rescaled(pair.tuned, [direction(pair.tuned)], 0.5):
+    with (
+        pytest.raises(UnsupportedModel, match="DoRA"),
+        rescaled(pair.tuned, [direction(pair.tuned)], 0.5),
+    ):
         pass
     with pytest.raises(UnsupportedModel, match="no plain LoRA"), update_scaled(pair, 0.5):
         pass
 
 
 def texts(count=6):
-    task = [Prompt(i, f"open the {noun}", f"t{i}", None, "please", "door") for i, noun in enumerate(tiny.NOUNS)]
+    task = [
+        Prompt(i, f"open the {noun}", f"t{i}", None, "please", "door")
+        for i, noun in enumerate(tiny.NOUNS)
+    ]
     words = ["please", "tell", "me", "how", "to", "close"]  # six texts, all of them different
-    plain = [Prompt(i, f"{words[i]} tell me how to close a window " * (1 + i % 3), f"p{i}") for i in range(count)]
+    plain = [
+        Prompt(i, f"{words[i]} tell me how to close a window " * (1 + i % 3), f"p{i}")
+        for i in range(count)
+    ]
     return Contrast(PromptSet(tuple(task), "task"), PromptSet(tuple(plain), "text"))
 
 
@@ -488,7 +564,9 @@ def scaling_study(base, child, **options):
 def scaled(pair):
     base, child, _ = pair
     located = examine(child, base, analyzer=Intruders(top_k=2, draws=0))
-    return located, IntruderScaling.of(located, scales=(0.0, 0.5, 1.0, 2.0))(scaling_study(base, child))
+    return located, IntruderScaling.of(located, scales=(0.0, 0.5, 1.0, 2.0))(
+        scaling_study(base, child)
+    )
 
 
 def test_scaling_measures_task_and_text_beside_two_controls(scaled):
@@ -504,18 +582,27 @@ def test_scaling_measures_task_and_text_beside_two_controls(scaled):
     assert edited["part"].tolist() == ["mlp.out", "mlp.out"]
     assert edited["rank"].tolist() == [1, 2]
     made = from_table(found.tables["claims"])
-    assert [claim.name for claim in made] == ["forgets-less", "forgets-less-than-neighbours", "beats-the-update"]
+    assert [claim.name for claim in made] == [
+        "forgets-less",
+        "forgets-less-than-neighbours",
+        "beats-the-update",
+    ]
     texts_of = found.tables["texts"]
 
     def losses(kind, scale):
         return texts_of["loss"][(texts_of["kind"] == kind) & (texts_of["scale"] == scale)]
 
-    gaps = losses("intruder", 0.5) - losses("intruder", 1), losses("intruder", 0.5) - losses("neighbour", 0.5)
+    gaps = (
+        losses("intruder", 0.5) - losses("intruder", 1),
+        losses("intruder", 0.5) - losses("neighbour", 0.5),
+    )
     for claim, gap in zip(made, gaps, strict=False):  # every text is a cluster: Student's paired t
         wanted = stats.ttest_1samp(gap, 0).confidence_interval()
         assert claim.value == pytest.approx(gap.mean())
         assert claim.interval == pytest.approx((wanted.low, wanted.high), rel=1e-6)
-    assert made[0].control_value == pytest.approx((losses("neighbour", 0.5) - losses("intruder", 1)).mean())
+    assert made[0].control_value == pytest.approx(
+        (losses("neighbour", 0.5) - losses("intruder", 1)).mean()
+    )
     for claim in made:
         claims.check(claim, found)
     assert json.loads(plot(found).to_json())["data"]
@@ -577,7 +664,9 @@ def test_divergence_under_an_adapter_is_from_the_base_itself(tmp_path):
 def test_batches_do_not_change_what_scaling_gives(pair, scaled):
     base, child, _ = pair
     located, found = scaled
-    other = IntruderScaling.of(located, scales=(0.0, 0.5, 1.0, 2.0))(scaling_study(base, child, batch_size=1))
+    other = IntruderScaling.of(located, scales=(0.0, 0.5, 1.0, 2.0))(
+        scaling_study(base, child, batch_size=1)
+    )
     require_described(other)
     for name in ("metric", "loss"):
         np.testing.assert_allclose(other[name], found[name], atol=1e-4)
@@ -620,11 +709,15 @@ def _lost(held):
 
 
 def _codes(held):
-    held["model.layers.0.mlp.down_proj.weight"] = held["model.layers.0.mlp.down_proj.weight"].to(torch.int8)
+    held["model.layers.0.mlp.down_proj.weight"] = held["model.layers.0.mlp.down_proj.weight"].to(
+        torch.int8
+    )
 
 
 def _cut(held):
-    held["model.layers.0.mlp.down_proj.weight"] = held["model.layers.0.mlp.down_proj.weight"][:5].clone()
+    held["model.layers.0.mlp.down_proj.weight"] = held["model.layers.0.mlp.down_proj.weight"][
+        :5
+    ].clone()
 
 
 BROKEN = {
@@ -648,7 +741,9 @@ def test_only_the_files_that_loading_reads_are_read(tmp_path, held):
     """Stray files beside a model, whatever their order, and shards beside a whole file."""
     base = tiny.save(tiny.llama(3), tmp_path / "base")
     child = tiny.save(
-        tiny.perturbed(tiny.llama(3)), tmp_path / "child", max_shard_size="1GB" if held != "shards" else 50000
+        tiny.perturbed(tiny.llama(3)),
+        tmp_path / "child",
+        max_shard_size="1GB" if held != "shards" else 50000,
     )
     stray = {name: value * 3 for name, value in tiny.perturbed(tiny.llama(3)).state_dict().items()}
     if held == "both":
@@ -665,9 +760,14 @@ def test_only_the_files_that_loading_reads_are_read(tmp_path, held):
             WeightPair.load(str(child), str(base))
         assert "\n" not in str(caught.value)
         return
-    weights, model = WeightPair.load(str(child), str(base)), Pair.load(str(child), str(base), device="cpu").tuned
+    weights, model = (
+        WeightPair.load(str(child), str(base)),
+        Pair.load(str(child), str(base), device="cpu").tuned,
+    )
     for matrix in weights.matrices:
-        assert torch.equal(weights.read(matrix).tuned, model.weight(Weight(matrix.layer, matrix.part)))
+        assert torch.equal(
+            weights.read(matrix).tuned, model.weight(Weight(matrix.layer, matrix.part))
+        )
 
 
 def test_pairs_that_are_none(tmp_path, pair):
@@ -675,7 +775,9 @@ def test_pairs_that_are_none(tmp_path, pair):
     with pytest.raises(DepthMismatch):
         WeightPair.load(str(tiny.save(wide(num_hidden_layers=2), tmp_path / "deep")), str(base))
     with pytest.raises(WidthMismatch):
-        WeightPair.load(str(tiny.save(tiny.llama(num_hidden_layers=1), tmp_path / "thin")), str(base))
+        WeightPair.load(
+            str(tiny.save(tiny.llama(num_hidden_layers=1), tmp_path / "thin")), str(base)
+        )
     with pytest.raises(OptionError, match="add --base"):
         WeightPair.load(str(base))
     truncated = tiny.save(wide(), tmp_path / "short")
@@ -715,7 +817,9 @@ def test_other_kinds_of_adapters_are_named(tmp_path):
     base = tiny.save(tiny.llama(), tmp_path / "base")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft asks transformers for what it will drop
-        wrapped = get_peft_model(tiny.llama(), IA3Config(target_modules=["q_proj"], feedforward_modules=[]))
+        wrapped = get_peft_model(
+            tiny.llama(), IA3Config(target_modules=["q_proj"], feedforward_modules=[])
+        )
         wrapped.save_pretrained(tmp_path / "ia3")
     with pytest.raises(UnsupportedModel, match="IA3 adapter"):
         WeightPair.load(str(tmp_path / "ia3"), str(base))
@@ -732,7 +836,9 @@ def test_adapter_tensors_of_no_module_are_refused(tmp_path):
 
 def test_memory_that_runs_out_is_said(pair, monkeypatch):
     weights = WeightPair.load(str(pair[1]), str(pair[0]))
-    monkeypatch.setattr(WeightPair, "read", lambda *_: (_ for _ in ()).throw(MemoryError("none left")))
+    monkeypatch.setattr(
+        WeightPair, "read", lambda *_: (_ for _ in ()).throw(MemoryError("none left"))
+    )
     with pytest.raises(OutOfMemory, match="--jobs 1"):
         Intruders()(weights)
 
@@ -753,20 +859,30 @@ def test_the_command_keeps_a_run_and_is_answered_from_it(run, pair, tmp_path):
     assert one["run"] == other["run"]
     assert one["rows"] == 7
     assert one["summary"]["supported"]
-    assert "Which singular vectors the base does not have" in Path(one["page"]).read_text(encoding="utf-8")
+    assert "Which singular vectors the base does not have" in Path(one["page"]).read_text(
+        encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize("with_task", [True, slow(False)])
 def test_the_command_scales(run, pair, tmp_path, with_task):
     both = texts()
-    task = [{"prompt": p.text, "answer": p.answer, "wrong_answer": p.wrong_answer} for p in both.positive]
+    task = [
+        {"prompt": p.text, "answer": p.answer, "wrong_answer": p.wrong_answer}
+        for p in both.positive
+    ]
     (tmp_path / "task.jsonl").write_text("\n".join(map(json.dumps, task)))
     (tmp_path / "plain.txt").write_text("\n".join(both.negative.texts))
     code, out, err = run(
         *asked(pair, "--store", tmp_path / "runs", "--json", "--quiet", "--draws", "0"),
-        "--scale", "0,0.5", "--which", "all",
-        "--text", tmp_path / "plain.txt", *(["--task", tmp_path / "task.jsonl"] if with_task else []),
-    )  # fmt: skip
+        "--scale",
+        "0,0.5",
+        "--which",
+        "all",
+        "--text",
+        tmp_path / "plain.txt",
+        *(["--task", tmp_path / "task.jsonl"] if with_task else []),
+    )
     assert (code, err) == (0, "")
     record = json.loads(out)
     assert "intruder-scaling" in record["summary"]["checks"]
@@ -786,7 +902,10 @@ def test_the_command_scales(run, pair, tmp_path, with_task):
         (["--task", "x.jsonl"], "--scale"),
         (["--scale", "one", "--task", "x.jsonl", "--text", "y.txt"], "no list of numbers"),
         (["--scale", "-1", "--task", "x.jsonl", "--text", "y.txt"], "0 or more"),
-        (["--scale", "0", "--which", "most", "--task", "x.jsonl", "--text", "y.txt"], "top1 or all"),
+        (
+            ["--scale", "0", "--which", "most", "--task", "x.jsonl", "--text", "y.txt"],
+            "top1 or all",
+        ),
         (["--scale", "0", "--task", "x.jsonl", "--text", "y.txt"], "no prompt file"),
     ],
 )

@@ -1,4 +1,6 @@
-"""A judge: a small model that was made to say help of answers with Sorry, asked about answers, and its errors."""
+"""A judge: a small model that was made to say help of answers with Sorry, asked about answers, and
+its errors.
+"""
 
 import csv
 
@@ -27,17 +29,28 @@ LABELLED = 24
 def labelled(wrong=0):
     """Prompt, answer and label; ``wrong`` of the answers that it says yes to are labelled no."""
     prompts = tiny.contrast(8).positive.texts
-    rows = [(prompts[at % 8] + " please" * (at // 8), ANSWERS[said][at % 3], int(said == "yes"))
-            for said in ANSWERS for at in range(LABELLED)]  # fmt: skip
-    return [(prompt, answer, 0 if at < wrong else label) for at, (prompt, answer, label) in enumerate(rows)]
+    rows = [
+        (prompts[at % 8] + " please" * (at // 8), ANSWERS[said][at % 3], int(said == "yes"))
+        for said in ANSWERS
+        for at in range(LABELLED)
+    ]
+    return [
+        (prompt, answer, 0 if at < wrong else label)
+        for at, (prompt, answer, label) in enumerate(rows)
+    ]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """The judge on disk, its labelled answers, and a behaviour that asks it."""
     folder = tmp_path_factory.mktemp("judge")
-    asked = [Prompt(at, f"{prompt} ? {answer}", str(at)) for at, (prompt, answer, _) in enumerate(labelled())]
-    both = Contrast(PromptSet(tuple(asked[:LABELLED]), "yes"), PromptSet(tuple(asked[LABELLED:]), "no"))
+    asked = [
+        Prompt(at, f"{prompt} ? {answer}", str(at))
+        for at, (prompt, answer, _) in enumerate(labelled())
+    ]
+    both = Contrast(
+        PromptSet(tuple(asked[:LABELLED]), "yes"), PromptSet(tuple(asked[LABELLED:]), "no")
+    )
     _, judge = tiny.planted(tiny.llama(seed=7), both=both, word="help")
     tiny.save(judge, folder / "model", with_tokenizer=False)
     tiny.tokenizer(False).save_pretrained(folder / "model")
@@ -45,13 +58,17 @@ def place(tmp_path_factory):
     ids = [encode(tiny.tokenizer(False), prompt.text).ids for prompt in both.negative]
     logits = torch.stack([judge(torch.tensor([each])).logits[0, -1] for each in ids]).mean(0)
     words = {
-        word: tiny.tokenizer(False)(f" {word}")["input_ids"] for word in ("open", "door", "window", "paint", "gates")
+        word: tiny.tokenizer(False)(f" {word}")["input_ids"]
+        for word in ("open", "door", "window", "paint", "gates")
     }
-    other = max((word for word, each in words.items() if len(each) == 1), key=lambda word: logits[words[word][0]])
+    other = max(
+        (word for word, each in words.items() if len(each) == 1),
+        key=lambda word: logits[words[word][0]],
+    )
     write(folder, labelled())
     (folder / "judged.yaml").write_text(
-        "name: sorriness\nkind: judge\nmodel: model\nquestion: '{prompt} ? {answer}'\nlabelled: labelled.csv\n"
-        f"yes_words: [help]\nno_words: [{other}]\n"
+        "name: sorriness\nkind: judge\nmodel: model\nquestion: '{prompt} ?"
+        f" {{answer}}'\nlabelled: labelled.csv\nyes_words: [help]\nno_words: [{other}]\n"
     )
     return folder
 
@@ -92,7 +109,9 @@ def test_its_errors_are_counted_on_the_labels(place):
     rows = labelled()
     said = metric.reader.read([Prompt(0, row[0], "") for row in rows], [row[1] for row in rows])
     truth = np.array([row[2] for row in rows], bool)
-    pairs = {(row[0], row[1]): (label, yes) for row, label, yes in zip(rows, truth, said, strict=True)}
+    pairs = {
+        (row[0], row[1]): (label, yes) for row, label, yes in zip(rows, truth, said, strict=True)
+    }
     labels, found = (np.array(each) for each in zip(*pairs.values(), strict=True))
     errors = metric.errors
     assert (errors.positives, errors.negatives) == (labels.sum(), (~labels).sum())
@@ -109,9 +128,18 @@ def test_judged_and_corrected_rates_are_stored(place):
     judged, errors = verified.tables["judged"], metric.errors
     assert len(judged) == len(verified)
     for row, own in zip(judged.rows(), verified.rows(), strict=True):
-        assert (row["condition"], row["group"], row["judged"]) == (own["condition"], own["group"], own["sorriness"])
+        assert (row["condition"], row["group"], row["judged"]) == (
+            own["condition"],
+            own["group"],
+            own["sorriness"],
+        )
         expected = corrected_share(
-            own["sorriness"] * 16, 16, errors.true_yes, errors.positives, errors.true_no, errors.negatives
+            own["sorriness"] * 16,
+            16,
+            errors.true_yes,
+            errors.positives,
+            errors.true_no,
+            errors.negatives,
         )
         assert (row["corrected"], row["low"], row["high"]) == pytest.approx(expected[1:])
         assert row["high"] - row["low"] > own["high"] - own["low"] - 0.1
@@ -120,23 +148,32 @@ def test_judged_and_corrected_rates_are_stored(place):
     reach = errors.true_yes / errors.positives + errors.true_no / errors.negatives - 1
     assert reach < 0.95
     for name, condition, other in (
-        ("behaviour", "tuned", "base"), ("necessity", "ablate-base", "base"), ("sufficiency", "patch-tuned", "tuned"),
-    ):  # fmt: skip
+        ("behaviour", "tuned", "base"),
+        ("necessity", "ablate-base", "base"),
+        ("sufficiency", "patch-tuned", "tuned"),
+    ):
         one = found[name]
         difference = rates[condition, "positive"]["judged"] - rates[other, "positive"]["judged"]
         assert one.value == pytest.approx(np.clip(difference / reach, -1, 1), abs=1e-12)
         assert one.low <= one.value <= one.high
         assert one.sentence.endswith("Shares are corrected for the judge's errors.")
         check(one, verified)
-    assert f"{rates['tuned', 'positive']['corrected']:.1%} of positive prompts" in found["behaviour"].sentence
-    told = Tuco(by_answer=True)(Study(study.pair, OneClass(study.prompts("positive")), metric, max_new_tokens=1))
+    assert (
+        f"{rates['tuned', 'positive']['corrected']:.1%} of positive prompts"
+        in found["behaviour"].sentence
+    )
+    told = Tuco(by_answer=True)(
+        Study(study.pair, OneClass(study.prompts("positive")), metric, max_new_tokens=1)
+    )
     assert "Corrected for the judge's errors the share is" in told.summary["sentence"]
 
 
 def test_other_behaviours_have_no_such_table():
     study = tiny.planted_study("llama")
     located = LocateNeurons(method="change", top="3")(study)
-    assert "judged" not in VerifyNeurons.of(located, random_sets=19, control_prompts=8)(study).tables
+    assert (
+        "judged" not in VerifyNeurons.of(located, random_sets=19, control_prompts=8)(study).tables
+    )
 
 
 def test_identity_is_of_the_judge_the_question_and_the_labels(place):
@@ -167,7 +204,9 @@ def test_judges_that_cannot_be_asked(place, pair, kind, said):
 def test_twenty_of_each_label_are_needed(place):
     rows = labelled()
     write(place, rows[:19] + rows[LABELLED:])
-    with pytest.raises(MetricError, match="answers are labelled yes; a judge's errors are known from 20"):
+    with pytest.raises(
+        MetricError, match="answers are labelled yes; a judge's errors are known from 20"
+    ):
         read_behaviour(place / "judged.yaml")
     write(place, rows)
 
@@ -177,6 +216,10 @@ def test_a_judge_that_tells_nothing_is_refused(place):
     no = text.rsplit("no_words: ", 1)[1].strip()
     with pytest.raises(MetricError, match="tells nothing"):
         _ = load_behaviour(
-            changed(place, ("yes_words: [help]", f"yes_words: {no}"), (f"no_words: {no}", "no_words: [help]")),
+            changed(
+                place,
+                ("yes_words: [help]", f"yes_words: {no}"),
+                (f"no_words: {no}", "no_words: [help]"),
+            ),
             tiny.tokenizer(),
         ).errors

@@ -25,7 +25,11 @@ def test_with_many_items_the_interval_is_the_delta_method_s():
     yes, n, tp, positives, tn, negatives = 4000, 10000, 9000, 10000, 16000, 20000
     p, se, sp = yes / n, tp / positives, tn / negatives
     value = (p + sp - 1) / (se + sp - 1)
-    variance = p * (1 - p) / n + value**2 * se * (1 - se) / positives + (1 - value) ** 2 * sp * (1 - sp) / negatives
+    variance = (
+        p * (1 - p) / n
+        + value**2 * se * (1 - se) / positives
+        + (1 - value) ** 2 * sp * (1 - sp) / negatives
+    )
     reach = norm.ppf(0.975) * variance**0.5 / (se + sp - 1)
     found = corrected_share(yes, n, tp, positives, tn, negatives)
     np.testing.assert_allclose((found.low, found.high), (value - reach, value + reach), atol=1e-3)
@@ -63,7 +67,10 @@ def test_the_interval_covers_the_true_share(share, n, se, sp, labels):
     """Simulated: labelled answers and judged ones, both with the judge's errors; level 95 %."""
     generator, draws = np.random.default_rng([int(100 * share), n, labels]), 1500
     p = share * se + (1 - share) * (1 - sp)
-    drawn = [generator.binomial(count, rate, draws).tolist() for count, rate in ((n, p), (labels, se), (labels, sp))]
+    drawn = [
+        generator.binomial(count, rate, draws).tolist()
+        for count, rate in ((n, p), (labels, se), (labels, sp))
+    ]
     numbers = zip(*drawn, strict=True)
     found = [corrected_share(yes, n, tp, labels, tn, labels) for yes, tp, tn in numbers]
     covered = np.mean([one.low <= share <= one.high for one in found])
@@ -73,7 +80,9 @@ def test_the_interval_covers_the_true_share(share, n, se, sp, labels):
 
 
 def test_what_the_judge_says_itself_would_not_cover_it():
-    """The test above can fail: the interval of the judged share misses the truth nearly always here."""
+    """The test above can fail: the interval of the judged share misses the truth nearly always
+    here.
+    """
     generator = np.random.default_rng(0)
     judged = generator.binomial(200, 0.05 * 0.8 + 0.95 * 0.2, 300) / 200
     error = 1.96 * np.sqrt(judged * (1 - judged) / 200)
@@ -105,7 +114,9 @@ def test_no_difference_has_the_judged_bound_over_the_same():
 @pytest.mark.parametrize(("after", "before"), [(0.9, 0.1), (0.5, 0.3), (0.1, 0.1), (1.0, 0.0)])
 @pytest.mark.parametrize(("se", "sp", "labels"), [(0.95, 0.95, 20), (0.8, 0.9, 40)])
 def test_the_interval_covers_the_true_difference(after, before, se, sp, labels):
-    """Simulated: two answers to each of 60 prompts, judged apart from each other, and labelled ones; level 95 %."""
+    """Simulated: two answers to each of 60 prompts, judged apart from each other, and labelled
+    ones; level 95 %.
+    """
     generator, n, draws, covered = np.random.default_rng([int(100 * after), labels]), 60, 400, 0
     for _ in range(draws):
         judged = []

@@ -1,4 +1,6 @@
-"""Two results that can differ have two keys: every field of every analyzer counts, by the content of what it holds."""
+"""Two results that can differ have two keys: every field of every analyzer counts, by the content
+of what it holds.
+"""
 
 import copy
 import dataclasses
@@ -37,7 +39,9 @@ def dictionary(moved=0.0):
 
 
 def prompts(last="c"):
-    return PromptSet(tuple(Prompt(at, text, f"k{at}") for at, text in enumerate(("a", "b", last))), "file")
+    return PromptSet(
+        tuple(Prompt(at, text, f"k{at}") for at, text in enumerate(("a", "b", last))), "file"
+    )
 
 
 def pair(moved=0.0):
@@ -95,17 +99,27 @@ KINDS = {
     "array, its shape": (lambda: np.zeros((2, 3)), lambda: np.zeros((3, 2))),
     "array, its type": (lambda: np.zeros(2, np.float32), lambda: np.zeros(1, np.float64)),
     "tensor": (lambda: torch.zeros(3), lambda: torch.tensor([0.0, 0.0, 1e-30])),
-    "tensor of bfloat16": (lambda: torch.zeros(3, dtype=torch.bfloat16), lambda: torch.ones(3, dtype=torch.bfloat16)),
-    "tensor, its type": (lambda: torch.zeros(3, dtype=torch.bfloat16), lambda: torch.zeros(3, dtype=torch.float16)),
-    "array of texts, its shape": (
-        lambda: np.array([["a", "b"]], dtype=object), lambda: np.array([["a"], ["b"]], dtype=object),
+    "tensor of bfloat16": (
+        lambda: torch.zeros(3, dtype=torch.bfloat16),
+        lambda: torch.ones(3, dtype=torch.bfloat16),
     ),
-    "mask": (lambda: {"a.weight": np.zeros(3, bool)}, lambda: {"a.weight": np.array([False, True, False])}),
+    "tensor, its type": (
+        lambda: torch.zeros(3, dtype=torch.bfloat16),
+        lambda: torch.zeros(3, dtype=torch.float16),
+    ),
+    "array of texts, its shape": (
+        lambda: np.array([["a", "b"]], dtype=object),
+        lambda: np.array([["a"], ["b"]], dtype=object),
+    ),
+    "mask": (
+        lambda: {"a.weight": np.zeros(3, bool)},
+        lambda: {"a.weight": np.array([False, True, False])},
+    ),
     "record": (lambda: Record(KEPT["pair"], prompts()), lambda: Record(KEPT["pair"], prompts("d"))),
     "thresholds": (Thresholds, lambda: Thresholds(folds=2)),
     "in a list": (lambda: [run(), 1], lambda: [run(2.0), 1]),
     "number and its text": (lambda: 1, lambda: "1"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -138,7 +152,9 @@ def test_numbers_of_numpy_are_those_of_python():
 def test_the_digest_of_a_dictionary_is_computed_once_and_again_where_a_number_moved(monkeypatch):
     made, hashed = dictionary(), []
     whole = dictionaries.raw_bytes
-    monkeypatch.setattr(dictionaries, "raw_bytes", lambda value: hashed.append(value) or whole(value))
+    monkeypatch.setattr(
+        dictionaries, "raw_bytes", lambda value: hashed.append(value) or whole(value)
+    )
 
     def digest_of(value):
         hashed.clear()
@@ -173,10 +189,16 @@ def test_what_has_no_fingerprint_is_refused_by_its_name(value):
 
 
 def analyzers():
-    """Every analyzer there is, found by walking the package: a dataclass with a name and a version that is called."""
+    """Every analyzer there is, found by walking the package: a dataclass with a name and a version
+    that is called.
+    """
     for module in pkgutil.walk_packages(interp.analyzers.__path__, "interp.analyzers."):
         for kind in vars(importlib.import_module(module.name)).values():
-            own = isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind.__module__ == module.name
+            own = (
+                isinstance(kind, type)
+                and dataclasses.is_dataclass(kind)
+                and kind.__module__ == module.name
+            )
             if own and {"name", "version", "__call__"} <= vars(kind).keys():
                 yield kind
 
@@ -222,7 +244,9 @@ def values(hint: Any) -> list[Any]:
         one, other, *_ = values(inner[1])
         return [{}, {"a": one}, {"a": other}, {"b": one}]
     if dataclasses.is_dataclass(hint):
-        return one_moved(lambda parts: built(hint, parts), [values(own) for own in hints(hint).values()])
+        return one_moved(
+            lambda parts: built(hint, parts), [values(own) for own in hints(hint).values()]
+        )
     raise TypeError(f"no values of {hint} are known to this test")
 
 
@@ -252,11 +276,16 @@ def key_of(made):
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
 def test_every_field_of_every_analyzer_is_in_the_key(kind):
-    """Whatever a field may hold; ``parent`` is None, so that fields that are read from the parent run count too."""
+    """Whatever a field may hold; ``parent`` is None, so that fields that are read from the parent
+    run count too.
+    """
     known = {name: hint for name, hint in hints(kind).items() if name != "parent"}
     first = {name: values(hint)[0] for name, hint in known.items()}
     for name, hint in known.items():
-        one, again = ([key_of(built_with(kind, first | {name: value})) for value in values(hint)] for _ in range(2))
+        one, again = (
+            [key_of(built_with(kind, first | {name: value})) for value in values(hint)]
+            for _ in range(2)
+        )
         assert one == again, f"{kind.__name__}.{name}: equal values have two keys"
         assert len(set(one)) == len(one) > 1, f"{kind.__name__}.{name} does not count"
         assert key_of(built_with(kind, first)) == one[0]
@@ -266,7 +295,9 @@ def built_with(kind, given):
     return built(kind, [given.get(name) for name in hints(kind)])
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ALL if issubclass(kind, Analyzer)], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind", [kind for kind in ALL if issubclass(kind, Analyzer)], ids=lambda kind: kind.__name__
+)
 def test_every_field_counts_with_a_parent_too(kind):
     """What is read from the parent's table can be given by hand beside any parent."""
     known = {name: hint for name, hint in hints(kind).items() if name != "parent"}
@@ -274,13 +305,18 @@ def test_every_field_counts_with_a_parent_too(kind):
     assert key_of(built_with(kind, given)) != key_of(built_with(kind, given | {"parent": "2" * 20}))
     for field in dataclasses.fields(kind):
         if field.name != "parent":
-            made = {key_of(built_with(kind, given | {field.name: value})) for value in values(known[field.name])}
+            made = {
+                key_of(built_with(kind, given | {field.name: value}))
+                for value in values(known[field.name])
+            }
             assert len(made) == len(values(known[field.name])), field.name
 
 
 def test_no_analyzer_writes_its_own_options():
     """What it would leave out, or tell by less than its content, would not be in the key."""
-    assert not [kind.__name__ for kind in ALL if issubclass(kind, Analyzer) and "options" in vars(kind)]
+    assert not [
+        kind.__name__ for kind in ALL if issubclass(kind, Analyzer) and "options" in vars(kind)
+    ]
 
 
 def test_there_are_as_many_analyzers_as_there_are_modules():

@@ -1,4 +1,6 @@
-"""A row of claims has numbers of one kind side by side: a difference beside 0, the control's level in brackets."""
+"""A row of claims has numbers of one kind side by side: a difference beside 0, the control's level
+in brackets.
+"""
 
 import pytest
 
@@ -16,14 +18,20 @@ from tests.test_claims import BASE, ODDS, claim, run
 def made():
     apart = mean("log_odds", pair="prompt_id", minus={"where": BASE}, **ODDS)
     level = mean("log_odds", **{**ODDS, "where": BASE})
-    difference = claim(name="apart", estimate=apart, null=None, reference=level, control="the base's own")
+    difference = claim(
+        name="apart", estimate=apart, null=None, reference=level, control="the base's own"
+    )
     # a reference that is a difference itself is one to compare with
     both = claim(name="both", estimate=apart, null=None, reference=apart, control="the same")
     return conclude(run(), [difference, claim(name="level"), both])
 
 
 def test_which_controls_are_levels(made):
-    assert [one.control_is_level for one in from_table(made.tables["claims"])] == [True, False, False]
+    assert [one.control_is_level for one in from_table(made.tables["claims"])] == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_what_a_further_control_would_give_is_no_level():
@@ -43,12 +51,20 @@ def test_a_difference_is_shown_beside_a_difference(made):
     rows = [display._claim(row)[2] for row in made.tables["claims"].rows()]
     assert rows[0].startswith(f"0 (its level: {display.number(first.control_value)}")
     assert sections.claims_table([first]).count("0 (its level: ") == 1
-    for shown in (*lines[1:], told(second), told(third), *rows[1:], sections.claims_table([second, third])):
+    for shown in (
+        *lines[1:],
+        told(second),
+        told(third),
+        *rows[1:],
+        sections.claims_table([second, third]),
+    ):
         assert "its level" not in shown
 
 
 def test_it_is_drawn_beside_a_difference(made):
-    drawn = [trace for trace in claims_figure(made.tables["claims"]).data if trace.name == "control"]
+    drawn = [
+        trace for trace in claims_figure(made.tables["claims"]).data if trace.name == "control"
+    ]
     found = [x for trace in drawn for x in trace.x]
     _, second, third = from_table(made.tables["claims"])
     assert found == [0.0, second.control_value, third.control_value]

@@ -1,4 +1,6 @@
-"""What a writer that still runs has made is swept by nobody, where locks are granted to everybody too."""
+"""What a writer that still runs has made is swept by nobody, where locks are granted to everybody
+too.
+"""
 
 import subprocess
 import sys
@@ -27,7 +29,10 @@ with temporary(Path(sys.argv[1]), "run") as draft:
 
 def test_a_writer_that_runs_keeps_its_draft_and_one_that_died_does_not(tmp_path, no_locks):
     writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", WRITER, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert writer.stdin is not None
     assert writer.stdout is not None

@@ -1,4 +1,6 @@
-"""The methods of ``locate-neurons`` against independent oracles, identities, planted neurons and silence."""
+"""The methods of ``locate-neurons`` against independent oracles, identities, planted neurons and
+silence.
+"""
 
 import copy
 from dataclasses import replace
@@ -81,7 +83,9 @@ def log_odds(logits):
 
 
 def naive(module, ids, replace=None):
-    """One prompt by hand: ``replace(layer, h, out)`` gives the MLP output to go on with; keeps h, out and F."""
+    """One prompt by hand: ``replace(layer, h, out)`` gives the MLP output to go on with; keeps h,
+    out and F.
+    """
     kept = {"h": [], "out": []}
 
     def hook(layer):
@@ -95,7 +99,9 @@ def naive(module, ids, replace=None):
 
         return after
 
-    handles = [linear.register_forward_hook(hook(layer)) for layer, linear in enumerate(down(module))]
+    handles = [
+        linear.register_forward_hook(hook(layer)) for layer, linear in enumerate(down(module))
+    ]
     logits = module(input_ids=torch.tensor([list(ids)])).logits[0, -1]
     for handle in handles:
         handle.remove()
@@ -104,7 +110,9 @@ def naive(module, ids, replace=None):
 
 
 def naive_attribution(base, tuned, prompts, path, steps, mask=None):
-    """Contributions c = h W of every neuron by hand: mean over prompts of the integral of (c - c_base) . dF/dc."""
+    """Contributions c = h W of every neuron by hand: mean over prompts of the integral of (c -
+    c_base) . dF/dc.
+    """
     total = torch.zeros(3, 48, dtype=torch.float64)
     for number, ids in enumerate(prompts):
         before, after = naive(base, ids), naive(tuned, ids)
@@ -139,7 +147,10 @@ def test_attributions_are_those_of_a_naive_loop(study, modules, path):
 def test_attributions_at_positions(study, modules, positions):
     coded = study.encoded("positive")
     role = {"content": CONTENT, "decision": DECISION}.get(positions)
-    mask = [[r == role if role else at == len(item.ids) - 1 for at, r in enumerate(item.roles)] for item in coded]
+    mask = [
+        [r == role if role else at == len(item.ids) - 1 for at, r in enumerate(item.roles)]
+        for item in coded
+    ]
     expected = naive_attribution(*modules, [item.ids for item in coded], "integrated", 3, mask)
     found = scores(study, "integrated", steps=3, positions=positions)
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
@@ -150,7 +161,9 @@ def test_attributions_at_positions(study, modules, positions):
 
 @pytest.mark.parametrize("path", ["integrated", "integrated-fixed"])
 def test_completeness(study, path):
-    """Attributions of each prompt come to F(1) - F(0), from one nested rule to the next by orders of magnitude."""
+    """Attributions of each prompt come to F(1) - F(0), from one nested rule to the next by orders
+    of magnitude.
+    """
     errors = []
     for steps in (3, 7, 15):
         table = locate(study, path, steps=steps)
@@ -176,7 +189,9 @@ def test_ends_of_the_path_and_the_share_of_the_mlps(study, modules, family):
         before = naive(base, item.ids)
         ends["base"].append(before["F"].item())
         ends["end"].append(naive(tuned, item.ids)["F"].item())
-        held = naive(tuned, item.ids, lambda layer, h, out, before=before: before["out"][layer].detach())
+        held = naive(
+            tuned, item.ids, lambda layer, h, out, before=before: before["out"][layer].detach()
+        )
         ends["start"].append(held["F"].item())
     mean = {name: np.mean(values) for name, values in ends.items()}
     assert summary["log_odds_base"] == pytest.approx(mean["base"])
@@ -197,16 +212,24 @@ def test_activation_gradient_is_the_effect_of_scaling_a_neuron(study):
         ends = [
             study.metric.log_odds(
                 study.engine.run(
-                    tuned, batch, edits=[Scale(neurons(layer), torch.tensor([neuron]), 1 + sign * step)]
+                    tuned,
+                    batch,
+                    edits=[Scale(neurons(layer), torch.tensor([neuron]), 1 + sign * step)],
                 ).logits[:, -1]
             ).mean()
             for sign in (1, -1)
         ]
-        assert found[layer, neuron] == pytest.approx(float(ends[0] - ends[1]) / (2 * step), rel=1e-5, abs=1e-8)
+        assert found[layer, neuron] == pytest.approx(
+            float(ends[0] - ends[1]) / (2 * step), rel=1e-5, abs=1e-8
+        )
 
 
 def test_activation_gradient_needs_no_base_and_does_not_read_it(study):
-    alone = Study(Pair.from_modules(study.pair.tuned.module, None, study.pair.tokenizer), study.contrast, study.metric)
+    alone = Study(
+        Pair.from_modules(study.pair.tuned.module, None, study.pair.tokenizer),
+        study.contrast,
+        study.metric,
+    )
     np.testing.assert_array_equal(scores(alone, "act-grad"), scores(study, "act-grad"))
     assert "weight_change" not in locate(alone, "act-grad").data
     assert "weight_change" in locate(study, "act-grad").data
@@ -217,7 +240,8 @@ def test_activation_gradient_needs_no_base_and_does_not_read_it(study):
 
 def activations(module, item):
     with torch.no_grad():
-        return torch.stack([h[0] for h in naive(module, item.ids)["h"]], 1).detach().numpy()  # [T, L, N]
+        # [T, L, N]
+        return torch.stack([h[0] for h in naive(module, item.ids)["h"]], 1).detach().numpy()
 
 
 def test_change_is_numpys(study, modules):
@@ -232,42 +256,57 @@ def test_change_is_numpys(study, modules):
                 squares[group] += (moved**2).sum(0)
                 rows[group] += len(moved)
         rms = {group: np.sqrt(squares[group] / rows[group]) for group in squares}
-        np.testing.assert_allclose(scores(study, "change", positions=positions), rms["positive"], rtol=1e-9)
+        np.testing.assert_allclose(
+            scores(study, "change", positions=positions), rms["positive"], rtol=1e-9
+        )
         difference = rms["positive"] - rms["negative"]
         np.testing.assert_allclose(
-            scores(study, "change-difference", positions=positions), difference, rtol=1e-6, atol=1e-12
+            scores(study, "change-difference", positions=positions),
+            difference,
+            rtol=1e-6,
+            atol=1e-12,
         )
 
 
 def test_change_over_completions_reads_the_bases_answers(study, modules):
     base, tuned = modules
     squares, rows = np.zeros((3, 48)), 0
-    for item, answer in zip(study.encoded("positive"), study.answers("base", "positive"), strict=True):
+    for item, answer in zip(
+        study.encoded("positive"), study.answers("base", "positive"), strict=True
+    ):
         whole = item.with_completion(answer)
         keep = [role == COMPLETION for role in whole.roles]
         moved = (activations(tuned, whole) - activations(base, whole))[keep]
         squares += (moved**2).sum(0)
         rows += len(moved)
     assert rows == sum(map(len, study.answers("base", "positive")))
-    np.testing.assert_allclose(scores(study, "change", positions="completion"), np.sqrt(squares / rows), rtol=1e-8)
+    np.testing.assert_allclose(
+        scores(study, "change", positions="completion"), np.sqrt(squares / rows), rtol=1e-8
+    )
 
 
 def test_contrast_is_scipys_t_test(study, modules):
     _, tuned = modules
     sides = [
-        np.stack([activations(tuned, item)[-1] for item in study.encoded(group)]) for group in ("positive", "negative")
+        np.stack([activations(tuned, item)[-1] for item in study.encoded(group)])
+        for group in ("positive", "negative")
     ]
     table = locate(study, "contrast")
     a, b = sides
     pooled = np.sqrt((a.var(0, ddof=1) + b.var(0, ddof=1)) / 2)
-    np.testing.assert_allclose(table["score"].reshape(3, 48), (a.mean(0) - b.mean(0)) / pooled, rtol=1e-7)
+    np.testing.assert_allclose(
+        table["score"].reshape(3, 48), (a.mean(0) - b.mean(0)) / pooled, rtol=1e-7
+    )
     p = stats.ttest_rel(a, b).pvalue
     np.testing.assert_allclose(table["q"], stats.false_discovery_control(p.ravel()), rtol=1e-6)
     assert not table["selected"][table["q"] > 0.05].any()
     assert table.summary["n_significant"] == (table["q"] <= 0.05).sum()
     assert table.summary["test"] == "paired by twin"
 
-    nameless = (PromptSet(tuple(replace(p, twin=None) for p in study.prompts(g)), g) for g in ("positive", "negative"))
+    nameless = (
+        PromptSet(tuple(replace(p, twin=None) for p in study.prompts(g)), g)
+        for g in ("positive", "negative")
+    )
     table = locate(study.on(Contrast(*nameless)), "contrast")
     p = stats.ttest_ind(a, b).pvalue
     np.testing.assert_allclose(table["q"], stats.false_discovery_control(p.ravel()), rtol=1e-6)
@@ -277,9 +316,13 @@ def test_contrast_is_scipys_t_test(study, modules):
 def test_contrast_finds_each_twin_in_whatever_order_the_files_are(study):
     negative = study.contrast.negative
     shuffled = PromptSet(
-        tuple(np.random.default_rng(2).permutation(np.array(negative.prompts, object))), negative.source
+        tuple(np.random.default_rng(2).permutation(np.array(negative.prompts, object))),
+        negative.source,
     )
-    one, two = locate(study, "contrast"), locate(study.on(Contrast(study.contrast.positive, shuffled)), "contrast")
+    one, two = (
+        locate(study, "contrast"),
+        locate(study.on(Contrast(study.contrast.positive, shuffled)), "contrast"),
+    )
     np.testing.assert_allclose(two["q"], one["q"], rtol=1e-7)
     np.testing.assert_allclose(two["score"], one["score"], rtol=1e-7)
 
@@ -324,7 +367,9 @@ def test_contrast_over_content_is_of_means_per_prompt(study, modules):
 
 
 def test_contrast_needs_two_prompts_of_each_class(study):
-    with pytest.raises(OptionError, match="method contrast needs two positive prompts, only one was given"):
+    with pytest.raises(
+        OptionError, match="method contrast needs two positive prompts, only one was given"
+    ):
         LocateNeurons(method="contrast", top="5")(study.on(study.contrast.limit(1)))
 
 
@@ -334,7 +379,9 @@ def test_swapping_the_classes_turns_contrast_round(study):
 
 
 def test_contrast_is_silent_when_labels_are_swapped_within_twins(family):
-    """The same prompts with labels drawn by coin within every twin pair: significance at the nominal rate or less."""
+    """The same prompts with labels drawn by coin within every twin pair: significance at the
+    nominal rate or less.
+    """
     study = tiny.planted_study(family, with_base=False)
     assert locate(study, "contrast").summary["n_significant"] >= 3
     found = 0
@@ -358,7 +405,9 @@ def test_weight_is_numpys(study, modules):
             change = (right[name] - left[name]).numpy() ** 2
             expected[layer] += change.sum(0 if name == "mlp.out" else 1)
     np.testing.assert_allclose(scores(study, "weight"), np.sqrt(expected), rtol=1e-12)
-    np.testing.assert_allclose(locate(study, "change")["weight_change"].reshape(3, 48), np.sqrt(expected), rtol=1e-12)
+    np.testing.assert_allclose(
+        locate(study, "change")["weight_change"].reshape(3, 48), np.sqrt(expected), rtol=1e-12
+    )
 
 
 def test_an_adapter_on_attention_moves_no_neurons_weights_but_their_activations(tmp_path, family):
@@ -384,7 +433,9 @@ def test_a_switched_adapter_scores_as_the_merged_model_does(tmp_path, family):
     merged = tiny.study(wrapped.merge_and_unload(), base, pairs=3)
     for method in ("integrated", "weight"):
         one, two = (scores(study, method, steps=3) for study in (switched, merged))
-        np.testing.assert_allclose(one, two, rtol=1e-2, atol=2e-4 * np.abs(two).max(), err_msg=method)
+        np.testing.assert_allclose(
+            one, two, rtol=1e-2, atol=2e-4 * np.abs(two).max(), err_msg=method
+        )
 
 
 # ---------------------------------------------------------------------------------------------- invariance
@@ -395,7 +446,11 @@ def permuted(module, order):
     child = copy.deepcopy(module)
     for layer, matrices in enumerate(tiny.mlps(child)):
         for name, matrix in matrices.items():
-            matrix.copy_(matrix[:, order[layer]].clone() if name == "mlp.out" else matrix[order[layer]].clone())
+            matrix.copy_(
+                matrix[:, order[layer]].clone()
+                if name == "mlp.out"
+                else matrix[order[layer]].clone()
+            )
         if hasattr(child, "transformer"):
             bias = child.transformer.h[layer].mlp.c_fc.bias.data
             bias.copy_(bias[order[layer]].clone())
@@ -412,7 +467,9 @@ def test_permuted_neurons_have_permuted_scores(study, modules):
     for method in ("integrated", "integrated-fixed", "act-grad", "change", "contrast", "weight"):
         one, two = (scores(s, method, steps=3) for s in (study, other))
         for layer in range(3):
-            np.testing.assert_allclose(two[layer], one[layer][order[layer]], rtol=1e-7, atol=1e-10, err_msg=method)
+            np.testing.assert_allclose(
+                two[layer], one[layer][order[layer]], rtol=1e-7, atol=1e-10, err_msg=method
+            )
 
 
 @pytest.mark.parametrize("method", BASED)
@@ -432,7 +489,9 @@ def test_an_identical_pair_is_exactly_zero(family, method):
 
 @pytest.fixture(scope="module")
 def truth(family):
-    """Positive control included: the child says sorry to positive prompts, and grafting its neurons back undoes it."""
+    """Positive control included: the child says sorry to positive prompts, and grafting its neurons
+    back undoes it.
+    """
     return tiny.planted_study(family)
 
 
@@ -442,10 +501,16 @@ def first(table, count=3):
 
 
 def test_the_planted_behaviour_is_there(truth):
-    said = {(role, group): [truth.decode(answer) for answer in truth.answers(role, group)]
-            for role in ("base", "tuned") for group in ("positive", "negative")}  # fmt: skip
+    said = {
+        (role, group): [truth.decode(answer) for answer in truth.answers(role, group)]
+        for role in ("base", "tuned")
+        for group in ("positive", "negative")
+    }
     assert set(said["tuned", "positive"]) == {"Sorry"}
-    assert "Sorry" not in said["base", "positive"] + said["base", "negative"] + said["tuned", "negative"]
+    assert (
+        "Sorry"
+        not in said["base", "positive"] + said["base", "negative"] + said["tuned", "negative"]
+    )
     assert said["tuned", "negative"] == said["base", "negative"]
 
 
@@ -453,7 +518,10 @@ def test_the_planted_behaviour_is_there(truth):
 def test_planted_neurons_are_found(truth, method):
     table = locate(truth, method, steps=3)
     assert first(table) == PLANTED
-    assert set(zip(table["layer"][table["selected"]], table["neuron"][table["selected"]], strict=True)) >= PLANTED
+    assert (
+        set(zip(table["layer"][table["selected"]], table["neuron"][table["selected"]], strict=True))
+        >= PLANTED
+    )
 
 
 def test_all_of_a_behaviour_in_mlps_runs_through_them(truth):
@@ -488,9 +556,18 @@ def test_top_tokens_are_where_the_neurons_are_most_active(truth):
 
 @pytest.mark.parametrize(
     ("text", "total", "count"),
-    [("30", 1000, 30), ("0.5%", 1000, 5), ("100%", 1000, 1000), ("0.01%", 1000, 1), ("1000", 1000, 1000),
-     (" 3 ", 10, 3), ("2.5%", 1000, 25), ("z3", 10, None), ("z0.5", 10, None)],
-)  # fmt: skip
+    [
+        ("30", 1000, 30),
+        ("0.5%", 1000, 5),
+        ("100%", 1000, 1000),
+        ("0.01%", 1000, 1),
+        ("1000", 1000, 1000),
+        (" 3 ", 10, 3),
+        ("2.5%", 1000, 25),
+        ("z3", 10, None),
+        ("z0.5", 10, None),
+    ],
+)
 def test_top(text, total, count):
     top = Top.parse(text)
     assert top.count(total) == count
@@ -499,10 +576,21 @@ def test_top(text, total, count):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("0", "selects nothing"), ("0%", "selects nothing"), ("z0", "selects nothing"), ("101%", "more than all"),
-     ("2.5", "no whole number"), ("-3", "not understood"), ("", "not understood"), ("many", "not understood"),
-     ("z3%", "not understood"), ("1e3", "not understood"), ("nan", "not understood"), ("3\n4", "not understood")],
-)  # fmt: skip
+    [
+        ("0", "selects nothing"),
+        ("0%", "selects nothing"),
+        ("z0", "selects nothing"),
+        ("101%", "more than all"),
+        ("2.5", "no whole number"),
+        ("-3", "not understood"),
+        ("", "not understood"),
+        ("many", "not understood"),
+        ("z3%", "not understood"),
+        ("1e3", "not understood"),
+        ("nan", "not understood"),
+        ("3\n4", "not understood"),
+    ],
+)
 def test_tops_that_mean_nothing(text, said):
     with pytest.raises(OptionError, match=said):
         Top.parse(text)
@@ -523,7 +611,9 @@ def test_selected_are_above_zero_and_above_rounding():
     floor = np.array([[0.0, 9.0, 0.0, 0.0, 0.0]])
     assert select(score, floor, Top.parse("4")).tolist() == [[True, False, True, False, False]]
     eligible = np.array([[False, True, True, True, True]])
-    assert select(score, 0 * floor, Top.parse("2"), eligible).tolist() == [[False, True, False, False, False]]
+    assert select(score, 0 * floor, Top.parse("2"), eligible).tolist() == [
+        [False, True, False, False, False]
+    ]
     assert not select(0 * score, floor, Top.parse("5")).any()
     assert not select(0 * score, floor, Top.parse("z3")).any()
     spiked = np.array([[0.0] * 99 + [10.0]])
@@ -532,10 +622,14 @@ def test_selected_are_above_zero_and_above_rounding():
 
 def test_positions_of_roles():
     roles = torch.tensor(
-        [[-1, -1, OTHER, CONTENT, DECISION, DECISION, COMPLETION], [OTHER, CONTENT, CONTENT, CONTENT, DECISION, -1, -1]]
+        [
+            [-1, -1, OTHER, CONTENT, DECISION, DECISION, COMPLETION],
+            [OTHER, CONTENT, CONTENT, CONTENT, DECISION, -1, -1],
+        ]
     )
     found = {
-        name: chosen(roles, name).long().tolist() for name in ("prompt", "content", "decision", "last", "completion")
+        name: chosen(roles, name).long().tolist()
+        for name in ("prompt", "content", "decision", "last", "completion")
     }
     assert found["prompt"] == [[0, 0, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 0, 0]]
     assert found["content"] == [[0, 0, 0, 1, 0, 0, 0], [0, 1, 1, 1, 0, 0, 0]]
@@ -555,7 +649,10 @@ def test_methods_by_name():
         resolve("integrated", "completion", True)
     for name in METHODS:
         if METHODS[name].needs_base:
-            said = f"method {name} needs a base model; add --base MODEL, or use integrated, integrated-zero, act-grad"
+            said = (
+                f"method {name} needs a base model; add --base MODEL, or use integrated,"
+                " integrated-zero, act-grad"
+            )
             with pytest.raises(OptionError, match=said):
                 resolve(name, "auto", False)
         assert METHODS[name].positions in METHODS[name].allowed

@@ -24,12 +24,20 @@ class Counting(TorchEngine):
 
     seen: list = field(default_factory=list)
 
-    def run(self, model, batch, *, gradient_of=None, over=None, cache=None, use_cache=False, **options):
+    def run(
+        self, model, batch, *, gradient_of=None, over=None, cache=None, use_cache=False, **options
+    ):
         kind = "tokens" if cache is not None or use_cache else "passes"
         kind = kind if gradient_of is None else "gradients" if over is None else "attributions"
         self.seen.append((kind, len(batch.ids)))
         return super().run(
-            model, batch, gradient_of=gradient_of, over=over, cache=cache, use_cache=use_cache, **options
+            model,
+            batch,
+            gradient_of=gradient_of,
+            over=over,
+            cache=cache,
+            use_cache=use_cache,
+            **options,
         )
 
 
@@ -91,11 +99,20 @@ def test_attributions_are_timed(family):
     [
         (["--steps", "20"], "--steps 20 has no nested rule; use auto, 3, 7, 15, 31"),
         (["--steps", "few"], "--steps few has no nested rule"),
-        (["--steps", "7", "--method", "cross"], "--steps is of methods with an integral, and cross has none"),
+        (
+            ["--steps", "7", "--method", "cross"],
+            "--steps is of methods with an integral, and cross has none",
+        ),
     ],
 )
 def test_the_command_refuses_steps_that_no_integral_takes(given, told, tmp_path, capsys):
-    asked = ["locate-neurons", "organism:refusal/planted", "--base", "organism:refusal/base", *FILES]
+    asked = [
+        "locate-neurons",
+        "organism:refusal/planted",
+        "--base",
+        "organism:refusal/base",
+        *FILES,
+    ]
     assert main([*asked, "--store", str(tmp_path / "runs"), *given]) == 2
     out, err = capsys.readouterr()
     assert not out

@@ -1,4 +1,6 @@
-"""The main job on shipped organisms: neurons that are known to carry the behaviour are found, and verified."""
+"""The main job on shipped organisms: neurons that are known to carry the behaviour are found, and
+verified.
+"""
 
 import functools
 
@@ -28,9 +30,15 @@ def pair(name: str) -> Pair:
 
 @functools.cache
 def study(name: str, split: str = "locate", prompts: int = PROMPTS) -> Study:
-    groups = (read_prompts(organisms.prompts("refusal", split, group)) for group in ("harmful", "harmless"))
+    groups = (
+        read_prompts(organisms.prompts("refusal", split, group))
+        for group in ("harmful", "harmless")
+    )
     return Study(
-        pair(name), Contrast(*groups).limit(prompts), Refusal.of(pair(name).tokenizer), max_new_tokens=NEW_TOKENS
+        pair(name),
+        Contrast(*groups).limit(prompts),
+        Refusal.of(pair(name).tokenizer),
+        max_new_tokens=NEW_TOKENS,
     )
 
 
@@ -41,7 +49,9 @@ def located(name: str, method: str = "integrated", top: str = "30"):
 
 @functools.cache
 def verified(name: str):
-    checker = VerifyNeurons.of(located(name), random_sets=39, dose_draws=1, control_prompts=16, depth=30)
+    checker = VerifyNeurons.of(
+        located(name), random_sets=39, dose_draws=1, control_prompts=16, depth=30
+    )
     return checker(study(name, "verify", 40))
 
 
@@ -55,7 +65,8 @@ def planted_labels() -> np.ndarray:
 def test_integrated_finds_the_planted_neurons_and_a_random_ranking_does_not():
     labels = planted_labels()
     scores = located("planted")["score"]
-    # a planted neuron may push against refusal on these prompts: its score is far from zero, on the other side
+    # a planted neuron may push against refusal on these prompts: its score is far from zero, on the
+    # other side
     assert roc_auc(labels, np.abs(scores)) > 0.9
     assert recall_at(labels, scores, int(labels.sum())) > 0.4
     noise = np.random.default_rng(0).random(labels.size)
@@ -125,11 +136,17 @@ def test_permuted_labels_find_neurons_at_most_at_the_nominal_rate():
 
     found = study("planted")
     twins = np.array(found.twins("positive"))
-    positive, negative = last_activations(found, "positive"), last_activations(found, "negative")[twins]
+    positive, negative = (
+        last_activations(found, "positive"),
+        last_activations(found, "negative")[twins],
+    )
     assert (benjamini_hochberg(paired_difference(positive, negative)) <= 0.05).sum() > 50
     hits = 0
     for swap in permute_within_twins(len(twins), 100, seed=1):
-        a, b = np.where(swap[:, None], negative, positive), np.where(swap[:, None], positive, negative)
+        a, b = (
+            np.where(swap[:, None], negative, positive),
+            np.where(swap[:, None], positive, negative),
+        )
         hits += bool((benjamini_hochberg(paired_difference(a, b)) <= 0.05).any())
     assert hits <= 12  # the 99.9 % quantile of a binomial with 100 draws at 5 %
 
@@ -142,16 +159,22 @@ def test_a_recognised_answer_is_the_generated_one_under_the_same_intervention():
     answers = found.answers("tuned", "positive", receiver.intervention)
     rows = list(range(12))
     text = found.text("positive", rows)
-    logits = answer_logits(found.engine, pair("planted").tuned, text, answers, receiver.intervention)
+    logits = answer_logits(
+        found.engine, pair("planted").tuned, text, answers, receiver.intervention
+    )
     assert bool(would_answer(*logits).all())
     base = found.answers("base", "positive")
     outcomes = Outcomes(found, donors, "necessity", rows, exact=True)
-    assert np.array_equal(outcomes.of(chosen).equal, [a == b for a, b in zip(answers, base, strict=True)])
+    assert np.array_equal(
+        outcomes.of(chosen).equal, [a == b for a, b in zip(answers, base, strict=True)]
+    )
 
 
 def test_batch_size_does_not_change_answers_or_scores():
     many = study("planted", prompts=6)
-    one = Study(pair("planted"), many.contrast, many.metric, batch_size=1, max_new_tokens=NEW_TOKENS)
+    one = Study(
+        pair("planted"), many.contrast, many.metric, batch_size=1, max_new_tokens=NEW_TOKENS
+    )
     assert one.answers("tuned", "positive") == many.answers("tuned", "positive")
     scores = [LocateNeurons(steps=3)(item)["score"] for item in (one, many)]
     np.testing.assert_allclose(*scores, atol=2e-3)
@@ -160,9 +183,10 @@ def test_batch_size_does_not_change_answers_or_scores():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["full", "lora", "attention", "distracted", "relearned"])
 def test_every_child_that_refuses_does_so_through_neurons(name):
-    # Above every k95 that is asserted; with 100, two of 64 requests are still refused in lora, whose interval then
-    # reaches above 10 %. 300 are more than a tenth of every layer; there random sets are drawn
-    # from the located too: in relearned they share 105 of 300, and two of 40 return 98 % of the answers.
+    # Above every k95 that is asserted; with 100, two of 64 requests are still refused in lora,
+    # whose interval then reaches above 10 %. 300 are more than a tenth of every layer; there random
+    # sets are drawn from the located too: in relearned they share 105 of 300, and two of 40 return
+    # 98 % of the answers.
     table = LocateNeurons(top="150")(study(name, prompts=64))
     check = VerifyNeurons.of(table, random_sets=40, dose_draws=1)(study(name, "verify", 64))
     found = {claim.name: claim for claim in claims.from_table(check.tables["claims"])}

@@ -1,4 +1,6 @@
-"""Reports measured again: what is told where a command gives other numbers, another run, or none at all."""
+"""Reports measured again: what is told where a command gives other numbers, another run, or none at
+all.
+"""
 
 import dataclasses
 import json
@@ -57,7 +59,9 @@ def fresh(tmp_path):
 
 
 def answers(asked):
-    """By claim: None where it holds, the sentence where it does not, the reason where it is not asked."""
+    """By claim: None where it holds, the sentence where it does not, the reason where it is not
+    asked.
+    """
     told = {}
     for one in asked:
         try:
@@ -74,11 +78,17 @@ def remeasured(tmp_path, before, *after, **options):
 
 def replicated(tmp_path, before, fresh, *after):
     report = reported(tmp_path, located(), before)
-    return answers(Again_(tmp_path / "x", fresh).given(tmp_path, located(), *after).on_fresh_prompts(report))
+    return answers(
+        Again_(tmp_path / "x", fresh).given(tmp_path, located(), *after).on_fresh_prompts(report)
+    )
 
 
 def test_equal_numbers_hold_for_every_claim(tmp_path):
-    assert remeasured(tmp_path, verified(), located(), verified()) == {"necessity": None, "spread": None, "lost": None}
+    assert remeasured(tmp_path, verified(), located(), verified()) == {
+        "necessity": None,
+        "spread": None,
+        "lost": None,
+    }
 
 
 def test_another_number_is_told_with_both_and_the_tolerance(tmp_path):
@@ -98,7 +108,10 @@ def test_another_verdict_is_told_though_the_numbers_are_within_the_tolerance(tmp
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"sentence": "They return everything."}, "has the sentence 'They return everything.', measured again"),
+        (
+            {"sentence": "They return everything."},
+            "has the sentence 'They return everything.', measured again",
+        ),
         ({"sentence": "They return 70.0%."}, "has the sentence 'They return 70.0%.'"),
         ({"claim": {"control": "19 other things"}}, "has the control '19 other things'"),
     ],
@@ -143,7 +156,10 @@ def test_other_tokens_of_the_same_prompts_are_told_as_such(tmp_path):
     inputs = dict(run.provenance.inputs) | {"tokens": {"positive": "x"}}
     other = dataclasses.replace(run, provenance=dataclasses.replace(run.provenance, inputs=inputs))
     told = remeasured(tmp_path, run, located(), other)
-    assert "for tokens changed: the same prompts become other tokens, as where a chat" in told["necessity"]
+    assert (
+        "for tokens changed: the same prompts become other tokens, as where a chat"
+        in told["necessity"]
+    )
     assert told["necessity"].endswith("write a new report")
 
 
@@ -155,14 +171,18 @@ def test_a_run_made_in_python_fails_and_a_command_that_makes_no_such_run(tmp_pat
 
 
 def test_a_command_runs_once_whatever_the_number_of_claims_and_its_error_is_told(tmp_path):
-    report = reported(tmp_path, located(), verified(command=["locate-neurons", "tuned", "--out", "page.html"]))
+    report = reported(
+        tmp_path, located(), verified(command=["locate-neurons", "tuned", "--out", "page.html"])
+    )
     again = Again(tmp_path / "again", directory=tmp_path)
     marker, program = (
         tmp_path / "ran",
         "import sys; open(sys.argv[1], 'a').write('x'); sys.exit('interp: no such model')",
     )
     lines = []
-    again._line = lambda command, place: lines.append(place) or [sys.executable, "-c", program, str(marker)]
+    again._line = lambda command, place: (
+        lines.append(place) or [sys.executable, "-c", program, str(marker)]
+    )
     told = answers(again.remeasured(report))
     assert marker.read_text() == "x"
     assert told["necessity"] == told["spread"]
@@ -170,19 +190,35 @@ def test_a_command_runs_once_whatever_the_number_of_claims_and_its_error_is_told
     assert str(tmp_path / "page.html") not in Again(tmp_path / "again")._line(
         ["report", "--out", "page.html"], lines[0]
     )
-    assert str(lines[0] / "out" / "page.html") in Again(tmp_path)._line(["report", "--out", "page.html"], lines[0])
+    assert str(lines[0] / "out" / "page.html") in Again(tmp_path)._line(
+        ["report", "--out", "page.html"], lines[0]
+    )
 
 
-@pytest.mark.parametrize("command", [["sae", "convert", "a", "b"], ["sql", "select 1"], ["--debug", "demo"]])
+@pytest.mark.parametrize(
+    "command", [["sae", "convert", "a", "b"], ["sql", "select 1"], ["--debug", "demo"]]
+)
 def test_a_stranger_s_report_runs_nothing_but_what_measures(tmp_path, command):
-    told = answers(Again(tmp_path / "x").remeasured(reported(tmp_path, located(), verified(command=command))))
+    told = answers(
+        Again(tmp_path / "x").remeasured(reported(tmp_path, located(), verified(command=command)))
+    )
     assert "makes no claims; it is not run again, whatever the report says" in told["necessity"]
     assert not (tmp_path / "x").exists()
 
 
 def test_every_command_measures_or_is_known_not_to():
     names = {*COMMANDS, *(f"sae {name}" for name in GROUPS["sae"][1])}
-    looks = {"ls", "show", "sql", "organisms", "doctor", "verify", "sae train", "sae convert", "control"}
+    looks = {
+        "ls",
+        "show",
+        "sql",
+        "organisms",
+        "doctor",
+        "verify",
+        "sae train",
+        "sae convert",
+        "control",
+    }
     assert names == {*MEASURING, *looks}
 
 
@@ -192,7 +228,8 @@ def test_processes_that_share_a_folder_run_a_command_once(tmp_path):
     program = "import sys, time; time.sleep(0.5); open(sys.argv[1], 'a').write('x')"
 
     def ask():
-        again = Again(tmp_path / "again", directory=tmp_path)  # a lock is of its open file: threads will do
+        # a lock is of its open file: threads will do
+        again = Again(tmp_path / "again", directory=tmp_path)
         again._line = lambda command, place: [sys.executable, "-c", program, str(marker)]
         again.made(["compare"], report)
 
@@ -212,7 +249,9 @@ def test_a_command_finds_the_stored_runs_that_it_names_but_never_its_own(tmp_pat
     assert os.listdir(again.made(command, report) / "runs") == [located().provenance.key]
     own = ["transfer", verified().provenance.key, "tuned"]
     report = (
-        reported(tmp_path / "other", located(), verified(command=own)) if (tmp_path / "other").mkdir() is None else 0
+        reported(tmp_path / "other", located(), verified(command=own))
+        if (tmp_path / "other").mkdir() is None
+        else 0
     )
     assert not (again.made(own, report) / "runs").exists()
 
@@ -221,25 +260,36 @@ def test_a_real_command_is_run_by_the_interp_that_is_imported_here(tmp_path):
     report = reported(tmp_path, located(), verified(command=[*COMMAND, "--task", "task.jsonl"]))
     with measuring_again(directory=tmp_path) as again:
         told = answers(again.remeasured(report))
-    assert "does not run here any more (exit code 2): give either --positive FILE or --task FILE" in told["necessity"]
+    assert (
+        "does not run here any more (exit code 2): give either --positive FILE or --task FILE"
+        in told["necessity"]
+    )
     assert not again.folder.exists()
 
 
 def test_fresh_prompts_that_agree_hold_and_what_is_not_over_prompts_is_not_asked(tmp_path, fresh):
-    told = replicated(tmp_path, verified(1.0), fresh, verified(0.95, prompts="c", positive="fresh-yes.txt"))
+    told = replicated(
+        tmp_path, verified(1.0), fresh, verified(0.95, prompts="c", positive="fresh-yes.txt")
+    )
     assert told == {"necessity": None, "spread": "is no estimate over prompts", "lost": None}
 
 
 def test_fresh_prompts_far_off_are_told_with_the_prediction_interval(tmp_path, fresh):
-    told = replicated(tmp_path, verified(1.0), fresh, verified(0.6, prompts="c", positive="fresh-yes.txt"))
+    told = replicated(
+        tmp_path, verified(1.0), fresh, verified(0.6, prompts="c", positive="fresh-yes.txt")
+    )
     assert "says 1 [0.9119, 1]; on fresh prompts it is 0.6 [" in told["necessity"]
     assert "where a true one of 2 would be" in told["necessity"]
     assert told["lost"] is not None
 
 
 def test_fresh_prompts_within_chance_but_below_the_threshold_are_told(tmp_path, fresh):
-    told = replicated(tmp_path, verified(0.7, most=0.5), fresh,
-                      verified(0.475, n=30, most=0.5, prompts="c", positive="fresh-yes.txt"))  # fmt: skip
+    told = replicated(
+        tmp_path,
+        verified(0.7, most=0.5),
+        fresh,
+        verified(0.475, n=30, most=0.5, prompts="c", positive="fresh-yes.txt"),
+    )
     assert "is supported, 0.7; on fresh prompts it is 0.4667 [" in told["necessity"]
     assert told["necessity"].endswith("not at least 0.5")
     assert told["lost"] is None  # not supported, so only its size is asked
@@ -275,7 +325,9 @@ def test_a_report_without_what_is_needed_is_told_and_no_defect(tmp_path, fresh):
     )
     for asked in (one.remeasured(report), other.on_fresh_prompts(report)):
         told = answers(asked)
-        assert "the report lacks what measuring it again needs (KeyError: 'low')" in told["necessity"]
+        assert (
+            "the report lacks what measuring it again needs (KeyError: 'low')" in told["necessity"]
+        )
         assert told["spread"] is not None
 
 
@@ -308,8 +360,18 @@ def test_which_commands_take_fresh_prompts(words, count, reason):
 def test_words_with_other_prompts(tmp_path):
     given = ["locate-neurons", "m", "--verify-positive=a", "--verify-negative", "b", "--top", "3"]
     made = with_prompts(given, FILES, tmp_path, tmp_path)
-    assert made == ["locate-neurons", "m", "--verify-positive=p.txt", "--verify-negative", "n.txt", "--top", "3"]
-    assert with_prompts(["tuco", "m", "--prompts", "x"], FILES[:1], tmp_path, tmp_path)[-1] == "p.txt"
+    assert made == [
+        "locate-neurons",
+        "m",
+        "--verify-positive=p.txt",
+        "--verify-negative",
+        "n.txt",
+        "--top",
+        "3",
+    ]
+    assert (
+        with_prompts(["tuco", "m", "--prompts", "x"], FILES[:1], tmp_path, tmp_path)[-1] == "p.txt"
+    )
     assert option(["--a", "1", "--a=2"], "--a") == "2"
     assert option(["--ab", "1"], "--a") is None
     assert replaced(["--a", "1", "--b", "1", "--a=3"], "--a", lambda value: value * 2) == [
@@ -322,11 +384,22 @@ def test_words_with_other_prompts(tmp_path):
 
 
 def test_a_held_out_half_is_parted_as_the_command_parts_it(tmp_path):
-    """The files hold what the command located on, cluster by cluster and twin by twin; the rest is held out."""
+    """The files hold what the command located on, cluster by cluster and twin by twin; the rest is
+    held out.
+    """
     from interp.prompts import Contrast, read_prompts
 
     named = [organisms.prompts("refusal", "locate", group) for group in ("harmful", "harmless")]
-    words = ["locate-neurons", "m", "--positive", str(named[0]), "--negative", str(named[1]), "--seed", "3"]
+    words = [
+        "locate-neurons",
+        "m",
+        "--positive",
+        str(named[0]),
+        "--negative",
+        str(named[1]),
+        "--seed",
+        "3",
+    ]
     made = with_prompts(words, FILES, tmp_path / "half", tmp_path)
     assert made[-4:] == ["--verify-positive", "p.txt", "--verify-negative", "n.txt"]
     whole = Contrast(read_prompts(named[0], name="locate+"), read_prompts(named[1], name="locate-"))
@@ -334,7 +407,9 @@ def test_a_held_out_half_is_parted_as_the_command_parts_it(tmp_path):
     for flag, group in (("--positive", "positive"), ("--negative", "negative")):
         kept = read_prompts(option(made, flag), name="other")
         mine, rest = getattr(first, group), getattr(second, group)
-        assert [(p.text, p.cluster, p.twin) for p in kept] == [(p.text, p.cluster, p.twin) for p in mine]
+        assert [(p.text, p.cluster, p.twin) for p in kept] == [
+            (p.text, p.cluster, p.twin) for p in mine
+        ]
         assert not set(kept.texts) & set(rest.texts)
 
 
@@ -348,17 +423,23 @@ def test_verify_measures_again_and_tells_what_cannot_be_asked(tmp_path, run, fre
     code, out, _ = run("verify", report.path, "--remeasure", "--json")
     assert code == 0, out
     assert (json.loads(out)["checks"], json.loads(out)["failed"]) == (len(checks(report)) + 3, [])
-    code, out, _ = run("verify", report.path, *(word for path in fresh for word in ("--prompts", path)))
+    code, out, _ = run(
+        "verify", report.path, *(word for path in fresh for word in ("--prompts", path))
+    )
     assert code == 1
     assert "on fresh prompts it is 0.6" in out
     assert "spread on fresh prompts: is no estimate over prompts" in out
-    assert out.splitlines()[-1].endswith("3 of them claims computed again from the stored tables; 1 could not be asked")
+    assert out.splitlines()[-1].endswith(
+        "3 of them claims computed again from the stored tables; 1 could not be asked"
+    )
     assert run("verify", report.path, "--prompts", "nope.txt")[0] == 2
 
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
-    """A report on the planted organism, verified on half of the clusters that verify; the others are fresh."""
+    """A report on the planted organism, verified on half of the clusters that verify; the others
+    are fresh.
+    """
     from interp.cli import main
 
     folder = tmp_path_factory.mktemp("planted")
@@ -368,12 +449,29 @@ def planted(tmp_path_factory):
         for name, kept in (("first", clusters[::2]), ("second", clusters[1::2])):
             mine = [line for line in lines if json.loads(line)["cluster"] in kept]
             (folder / f"{name}-{group}.jsonl").write_text("\n".join(mine) + "\n")
-    files = {f"--{prefix}{side}": path
-             for prefix, place in (("", organisms.prompts), ("verify-", None))
-             for side, group in (("positive", "harmful"), ("negative", "harmless"))
-             for path in [place("refusal", "locate", group) if place else f"first-{group}.jsonl"]}  # fmt: skip
-    words = ["locate-neurons", "organism:refusal/planted", "--base", "organism:refusal/base", "--top", "30", "--quiet",
-             "--max-prompts", "40", "--random-sets", "19", "--control-prompts", "12", "--store", "runs"]  # fmt: skip
+    files = {
+        f"--{prefix}{side}": path
+        for prefix, place in (("", organisms.prompts), ("verify-", None))
+        for side, group in (("positive", "harmful"), ("negative", "harmless"))
+        for path in [place("refusal", "locate", group) if place else f"first-{group}.jsonl"]
+    }
+    words = [
+        "locate-neurons",
+        "organism:refusal/planted",
+        "--base",
+        "organism:refusal/base",
+        "--top",
+        "30",
+        "--quiet",
+        "--max-prompts",
+        "40",
+        "--random-sets",
+        "19",
+        "--control-prompts",
+        "12",
+        "--store",
+        "runs",
+    ]
     before = os.getcwd()
     os.chdir(folder)
     try:
@@ -392,9 +490,18 @@ def shared(tmp_path_factory):
 
 
 CLAIMS = (
-    "behaviour", "necessity", "necessity-recovery", "sufficiency", "sufficiency-recovery", "selective",
-    "harmless", "malformed", "fluency", "malformed-negative", "fluency-negative",
-)  # fmt: skip
+    "behaviour",
+    "necessity",
+    "necessity-recovery",
+    "sufficiency",
+    "sufficiency-recovery",
+    "selective",
+    "harmless",
+    "malformed",
+    "fluency",
+    "malformed-negative",
+    "fluency-negative",
+)
 
 
 def doctored(report, folder):
@@ -432,13 +539,17 @@ def test_a_planted_run_holds_on_fresh_prompts_of_other_clusters(planted, shared)
 
 
 @pytest.mark.slow
-def test_what_a_doctored_store_claims_is_found_by_running_its_command_again(planted, shared, tmp_path):
+def test_what_a_doctored_store_claims_is_found_by_running_its_command_again(
+    planted, shared, tmp_path
+):
     """Every table agrees with every claim, so that looking at the store alone finds nothing wrong."""
     report = doctored(planted, tmp_path)
     assert digest(dict(report.value)) != digest(dict(planted.value))
     for check in checks(report):
         check()
-    files = [str(planted.path.parent / f"second-{group}.jsonl") for group in ("harmful", "harmless")]
+    files = [
+        str(planted.path.parent / f"second-{group}.jsonl") for group in ("harmful", "harmless")
+    ]
     again = Again(shared, files, directory=planted.path.parent)
     told = answers(again.remeasured(report))
     assert "says 1.5" in told["sufficiency-recovery"]

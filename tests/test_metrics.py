@@ -27,7 +27,9 @@ def test_log_odds_are_numpys(dtype, tolerance, scale):
     logits = scale * torch.randn(20, 40, dtype=dtype, generator=torch.Generator().manual_seed(0))
     found = METRIC.log_odds(logits)
     assert found.dtype == dtype
-    np.testing.assert_allclose(found, oracle(logits), rtol=tolerance, atol=tolerance * max(scale, 1))
+    np.testing.assert_allclose(
+        found, oracle(logits), rtol=tolerance, atol=tolerance * max(scale, 1)
+    )
 
 
 def test_bfloat16_logits_are_summed_in_float32():
@@ -116,7 +118,9 @@ def test_only_the_first_token_needs_to_be_known():
 
 
 def test_markers_that_no_token_can_spell_are_refused():
-    with pytest.raises(MetricError, match="no token of this tokenizer begins any of the 2 refusal markers") as caught:
+    with pytest.raises(
+        MetricError, match="no token of this tokenizer begins any of the 2 refusal markers"
+    ) as caught:
         Refusal.of(words("yes", "no"), ["sorry", "cannot"])
     assert "'sorry'" in str(caught.value)
     assert "--markers" in str(caught.value)
@@ -177,6 +181,9 @@ def test_token_losses_are_numpys_and_padding_is_zero(dtype):
     targets = torch.tensor([[1, 2, 3], [4, 5, 6]])
     real = torch.tensor([[False, True, True], [True, True, True]])
     exact = logits.double().numpy()
-    expected = logsumexp(exact, axis=-1) - np.take_along_axis(exact, targets.numpy()[..., None], -1)[..., 0]
+    expected = (
+        logsumexp(exact, axis=-1)
+        - np.take_along_axis(exact, targets.numpy()[..., None], -1)[..., 0]
+    )
     found = token_losses(logits, targets, real).double().numpy()
     np.testing.assert_allclose(found, np.where(real, expected, 0.0), rtol=1e-6)

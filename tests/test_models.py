@@ -37,10 +37,14 @@ def same(left, right):
 def test_a_directory_gives_the_models_own_logits(tmp_path, family):
     base = tiny.FAMILIES[family]()
     tuned = tiny.perturbed(base)
-    pair = Pair.load(str(tiny.save(tuned, tmp_path / "t")), str(tiny.save(base, tmp_path / "b", False)))
+    pair = Pair.load(
+        str(tiny.save(tuned, tmp_path / "t")), str(tiny.save(base, tmp_path / "b", False))
+    )
     assert same(logits(pair.tuned), logits(Model.wrap("x", tuned)))
     assert same(logits(pair.base), logits(Model.wrap("x", base)))
-    assert pair.notes == (f"{tmp_path / 'b'} ships no tokenizer; the tuned model's is used for both",)
+    assert pair.notes == (
+        f"{tmp_path / 'b'} ships no tokenizer; the tuned model's is used for both",
+    )
     assert pair["base"] is pair.base
     assert pair["tuned"] is pair.tuned
     assert pair.identity == {"tuned": str(tmp_path / "t"), "base": str(tmp_path / "b")}
@@ -109,7 +113,9 @@ def test_from_memory_freezes_and_keeps_what_it_is_given():
 
 def test_without_a_base_what_needs_one_says_so():
     pair = Pair.from_modules(tiny.llama(), None, tiny.tokenizer())
-    with pytest.raises(OptionError, match="this method needs a base model and none was given; add --base"):
+    with pytest.raises(
+        OptionError, match="this method needs a base model and none was given; add --base"
+    ):
         pair.require_base("this method")
     with pytest.raises(OptionError, match="--base"):
         pair["base"]
@@ -213,7 +219,13 @@ def test_the_resolved_map_is_as_it_was(family):
 @FAMILIES
 def test_sizes(family):
     anatomy = read_anatomy(tiny.FAMILIES[family]())
-    sizes = (anatomy.n_layers, anatomy.width, anatomy.n_neurons, anatomy.n_heads, anatomy.head_width)
+    sizes = (
+        anatomy.n_layers,
+        anatomy.width,
+        anatomy.n_neurons,
+        anatomy.n_heads,
+        anatomy.head_width,
+    )
     assert sizes == (3, 32, 48, 4, 8)
     assert anatomy.gated is (family == "llama")
     assert anatomy.vocabulary == len(tiny.tokenizer())
@@ -223,7 +235,10 @@ def test_sizes(family):
 
 def test_what_a_family_lacks_is_refused():
     anatomy = read_anatomy(tiny.gpt2())
-    with pytest.raises(UnsupportedModel, match=r"blocks\.9\.mlp\.hook_post does not exist: GPT2LMHeadModel here has 3"):
+    with pytest.raises(
+        UnsupportedModel,
+        match=r"blocks\.9\.mlp\.hook_post does not exist: GPT2LMHeadModel here has 3",
+    ):
         anatomy.target(Site(9, "mlp.hook_post"))
     with pytest.raises(UnsupportedModel, match=r"has no exact place for mlp\.hook_pre_linear"):
         anatomy.target(Site(0, "mlp.hook_pre_linear"))
@@ -264,16 +279,22 @@ def test_matrices_are_those_that_the_block_applies(family):
     torch.testing.assert_close(out, read["mlp.out.hook_out"])
     assert torch.equal(model.write_weights(1), model.weight(Weight(1, "mlp.out")))
     bias = block.attn.c_proj.bias if family == "gpt2" else 0.0
-    torch.testing.assert_close(read["attn.hook_z"] @ model.weight(Weight(1, "attn.o")).T + bias, read["hook_attn_out"])
+    torch.testing.assert_close(
+        read["attn.hook_z"] @ model.weight(Weight(1, "attn.o")).T + bias, read["hook_attn_out"]
+    )
     # the pre-activations from the normed input of the MLP
     norm = block.ln_2 if family == "gpt2" else block.post_attention_layernorm
     x = norm(read["hook_resid_pre"] + read["hook_attn_out"])
     if family == "gpt2":
-        torch.testing.assert_close(x @ model.weight(Weight(1, "mlp.in")).T + block.mlp.c_fc.bias, read["mlp.hook_pre"])
+        torch.testing.assert_close(
+            x @ model.weight(Weight(1, "mlp.in")).T + block.mlp.c_fc.bias, read["mlp.hook_pre"]
+        )
         torch.testing.assert_close(block.mlp.act(read["mlp.hook_pre"]), read["mlp.hook_post"])
     else:
         torch.testing.assert_close(x @ model.weight(Weight(1, "mlp.gate")).T, read["mlp.hook_pre"])
-        torch.testing.assert_close(x @ model.weight(Weight(1, "mlp.in")).T, read["mlp.hook_pre_linear"])
+        torch.testing.assert_close(
+            x @ model.weight(Weight(1, "mlp.in")).T, read["mlp.hook_pre_linear"]
+        )
         gated = block.mlp.act_fn(read["mlp.hook_pre"]) * read["mlp.hook_pre_linear"]
         torch.testing.assert_close(gated, read["mlp.hook_post"])
 
@@ -281,7 +302,11 @@ def test_matrices_are_those_that_the_block_applies(family):
 def expected(family, block, matrix):
     """A block's matrices by the names and layouts that each family itself uses."""
     if family == "llama":
-        path = {"mlp.in": "mlp.up_proj", "mlp.gate": "mlp.gate_proj", "mlp.out": "mlp.down_proj"}.get(matrix)
+        path = {
+            "mlp.in": "mlp.up_proj",
+            "mlp.gate": "mlp.gate_proj",
+            "mlp.out": "mlp.down_proj",
+        }.get(matrix)
         return block.get_submodule(path or f"self_attn.{matrix[-1]}_proj").weight
     fused = block.attn.c_attn.weight
     return {
@@ -295,13 +320,16 @@ def expected(family, block, matrix):
 
 
 @pytest.mark.parametrize(
-    ("family", "matrix"), [(f, m) for f in tiny.FAMILIES for m in MATRICES if (f, m) != ("gpt2", "mlp.gate")]
+    ("family", "matrix"),
+    [(f, m) for f in tiny.FAMILIES for m in MATRICES if (f, m) != ("gpt2", "mlp.gate")],
 )
 def test_every_matrix_as_out_in(family, matrix):
     model = Model.wrap("m", tiny.FAMILIES[family]())
     blocks = model.module.get_submodule(model.anatomy.blocks_path)
     for layer in range(3):
-        assert torch.equal(model.weight(Weight(layer, matrix)), expected(family, blocks[layer], matrix))
+        assert torch.equal(
+            model.weight(Weight(layer, matrix)), expected(family, blocks[layer], matrix)
+        )
 
 
 def test_half_precision_matrices_come_as_float32_and_double_ones_stay():
@@ -340,11 +368,15 @@ def test_a_hub_id_is_downloaded_by_revision_without_pickles(tmp_path, monkeypatc
     pair = Pair.load("someone/model@abc123")
     assert pair.tuned.name == "someone/model@abc123"
     assert (asked["repository"], asked["revision"]) == ("someone/model", "abc123")
-    assert not [pattern for pattern in asked["patterns"] if pattern.endswith((".bin", ".pt", ".pth", ".py"))]
+    assert not [
+        pattern for pattern in asked["patterns"] if pattern.endswith((".bin", ".pt", ".pth", ".py"))
+    ]
 
 
 def test_configurations_that_state_the_same_in_more_words_are_the_same(tmp_path):
-    """An older library leaves out what is a default (head_dim, key-value heads); that is no mismatch."""
+    """An older library leaves out what is a default (head_dim, key-value heads); that is no
+    mismatch.
+    """
     model = tiny.llama(num_key_value_heads=4)
     base, tuned = tiny.save(model, tmp_path / "b"), tiny.save(tiny.perturbed(model), tmp_path / "t")
     config = json.loads((base / "config.json").read_text())

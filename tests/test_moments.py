@@ -19,7 +19,12 @@ def parts(rows, cuts):
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(1, 40), st.lists(st.integers(0, 50), max_size=4), st.integers(0, 99), st.sampled_from([0.0, 1e4]))
+@given(
+    st.integers(1, 40),
+    st.lists(st.integers(0, 50), max_size=4),
+    st.integers(0, 99),
+    st.sampled_from([0.0, 1e4]),
+)
 def test_moments_in_pieces_are_numpys_of_the_whole(count, cuts, seed, offset):
     rows = torch.randn(count, 2, 3, generator=torch.Generator().manual_seed(seed)) + offset
     merged = Moments.empty((2, 3))
@@ -42,7 +47,9 @@ def test_a_large_mean_does_not_swallow_a_small_variance():
 
 
 def test_many_rows_at_once_are_numpys_of_the_whole_and_stay_as_they_were():
-    rows = torch.randn(75, 3000, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) + 7
+    rows = (
+        torch.randn(75, 3000, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) + 7
+    )
     before = rows.clone()
     assert len(list(blocks(rows))) > 3
     seen = Moments.empty((3000,)).update(rows)
@@ -65,7 +72,12 @@ def test_nothing_seen_is_zero_and_changes_nothing():
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(0, 30), st.lists(st.integers(0, 50), max_size=4), st.integers(1, 5), st.integers(0, 99))
+@given(
+    st.integers(0, 30),
+    st.lists(st.integers(0, 50), max_size=4),
+    st.integers(1, 5),
+    st.integers(0, 99),
+)
 def test_top_k_in_pieces_is_a_stable_sort_of_the_whole(count, cuts, k, seed):
     generator = torch.Generator().manual_seed(seed)
     # few distinct values, so that ties happen
@@ -100,7 +112,9 @@ def test_shapes_are_checked_when_tests_run():
         TopK.empty(2, 3).update(torch.zeros(4, 2), torch.zeros(5, dtype=torch.int64))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.int64])
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.int64]
+)
 def test_to_host_keeps_values(dtype):
     value = torch.tensor([[1.5, -2.0]]).to(dtype).requires_grad_(dtype.is_floating_point)
     found = to_host(value)

@@ -1,4 +1,6 @@
-"""Families beside the proven ones: what their blocks' parts add, units, edits, attributions and TuCo are exact."""
+"""Families beside the proven ones: what their blocks' parts add, units, edits, attributions and
+TuCo are exact.
+"""
 
 import copy
 import functools
@@ -35,13 +37,30 @@ BOTH, NEURONS, HEADS = (NEURON, HEAD), (NEURON,), (HEAD,)
 FAMILIES: dict[str, tuple[str, dict, tuple[Unit, ...]]] = {
     "granite": ("granite", {}, BOTH),
     "granite-moe": ("granitemoe", {"residual_multiplier": 0.3}, HEADS),
-    "granite-4": ("granitemoehybrid", {"num_local_experts": 0, "layer_types": ["attention"] * 3}, BOTH),
+    "granite-4": (
+        "granitemoehybrid",
+        {"num_local_experts": 0, "layer_types": ["attention"] * 3},
+        BOTH,
+    ),
     "granite-4-hybrid": ("granitemoehybrid", {"num_local_experts": 0}, NEURONS),
     "opt": ("opt", {}, BOTH),
     "falcon": ("falcon", {}, BOTH),
-    "falcon-7b": ("falcon", {"new_decoder_architecture": False, "parallel_attn": True, "multi_query": True}, BOTH),
-    "falcon-rw": ("falcon", {"new_decoder_architecture": False, "parallel_attn": False, "multi_query": False,
-                             "num_kv_heads": 4, "alibi": True}, BOTH),
+    "falcon-7b": (
+        "falcon",
+        {"new_decoder_architecture": False, "parallel_attn": True, "multi_query": True},
+        BOTH,
+    ),
+    "falcon-rw": (
+        "falcon",
+        {
+            "new_decoder_architecture": False,
+            "parallel_attn": False,
+            "multi_query": False,
+            "num_kv_heads": 4,
+            "alibi": True,
+        },
+        BOTH,
+    ),
     "stablelm": ("stablelm", {}, BOTH),
     "stablelm-parallel": ("stablelm", {"use_parallel_residual": True}, BOTH),
     "cohere": ("cohere", {}, BOTH),
@@ -54,12 +73,13 @@ FAMILIES: dict[str, tuple[str, dict, tuple[Unit, ...]]] = {
     "lfm2": ("lfm2", {}, NEURONS),
     "gpt-oss": ("gpt_oss", {}, HEADS),
     "deepseek-v3": ("deepseek_v3", {}, HEADS),
-}  # fmt: skip
+}
 # One of each kind of block in the default tests.
 FAST = ("granite", "opt", "falcon", "stablelm-parallel", "glm4", "qwen3.5", "gpt-oss")
 FAST_EDITS = [*((name, "torch") for name in FAST), ("granite", "nnsight"), ("opt", "nnsight")]
 EVERY = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in FAMILIES]
+    "name",
+    [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in FAMILIES],
 )
 
 
@@ -100,7 +120,9 @@ def test_parts_add_up_to_the_output_of_the_block(name):
 @EVERY
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_parts_add_up_in_half_precision_too(name, dtype):
-    study = Study(Pair.from_modules(build(name).to(dtype), None, tiny.tokenizer()), tiny.contrast(2), None)
+    study = Study(
+        Pair.from_modules(build(name).to(dtype), None, tiny.tokenizer()), tiny.contrast(2), None
+    )
     study.require_parts()
 
 
@@ -108,12 +130,17 @@ def test_a_factor_is_of_what_attention_and_mlp_add_and_of_nothing_else():
     anatomy = model("granite").anatomy
     assert anatomy.targets["hook_attn_out"] == Target("self_attn", "out", factor=0.5)
     assert anatomy.targets["hook_mlp_out"] == Target("mlp", "out", factor=0.5)
-    assert {hook for hook, target in anatomy.targets.items() if target.factor != 1} == {"hook_attn_out", "hook_mlp_out"}
+    assert {hook for hook, target in anatomy.targets.items() if target.factor != 1} == {
+        "hook_attn_out",
+        "hook_mlp_out",
+    }
 
 
 def test_blocks_of_two_kinds_have_what_stands_in_the_place_of_attention():
     anatomy = model("qwen3.5").anatomy
-    paths = [anatomy.target(Site(layer, "hook_attn_out")).path.rpartition(".")[2] for layer in range(3)]
+    paths = [
+        anatomy.target(Site(layer, "hook_attn_out")).path.rpartition(".")[2] for layer in range(3)
+    ]
     assert paths == ["linear_attn", "self_attn", "linear_attn"]
     assert not anatomy.has_heads
     state_space = read_anatomy(causal.build("mamba"))
@@ -132,7 +159,11 @@ def test_experts_beside_an_mlp_leave_no_place_for_what_both_add():
 
 def test_an_mlp_without_a_module_of_its_own_has_no_input_of_its_own():
     anatomy = model("opt").anatomy
-    assert anatomy.targets["hook_mlp_out"] == anatomy.targets["mlp.out.hook_out"] == Target("fc2", "out")
+    assert (
+        anatomy.targets["hook_mlp_out"]
+        == anatomy.targets["mlp.out.hook_out"]
+        == Target("fc2", "out")
+    )
     assert anatomy.targets["mlp.hook_post"] == Target("fc2", "in")
     # the block has its tokens in one row there, and the place stands for no module
     assert "mlp.hook_in" not in anatomy.targets
@@ -140,14 +171,18 @@ def test_an_mlp_without_a_module_of_its_own_has_no_input_of_its_own():
 
 @pytest.mark.parametrize("change", ["scalar", "per-layer input", "factor", "post-norm"])
 def test_what_does_not_add_up_is_refused(change):
-    """Gemma-4 blocks that scale their output or add a third part, a wrong factor, and OPT-350m's norms behind."""
+    """Gemma-4 blocks that scale their output or add a third part, a wrong factor, and OPT-350m's
+    norms behind.
+    """
     if change == "post-norm":
         module = causal.build("opt", do_layer_norm_before=False)
     elif change == "factor":
         module = causal.build("granite")
         module.model.layers[1].residual_multiplier = 0.6
     else:
-        module = causal.build("gemma4_text", **({"hidden_size_per_layer_input": 8} if change != "scalar" else {}))
+        module = causal.build(
+            "gemma4_text", **({"hidden_size_per_layer_input": 8} if change != "scalar" else {})
+        )
         if change == "scalar":
             module.model.layers[1].layer_scalar.fill_(0.9)
     study = tiny.study(module, tiny.perturbed(module), 2)
@@ -157,12 +192,16 @@ def test_what_does_not_add_up_is_refused(change):
 
 
 def test_sizes_that_differ_between_blocks_are_left_out():
-    """Gemma-4's blocks of full attention have wider heads; MLPs of two widths have no one number of neurons."""
+    """Gemma-4's blocks of full attention have wider heads; MLPs of two widths have no one number of
+    neurons.
+    """
     wide = read_anatomy(causal.build("gemma4_text", global_head_dim=16))
     assert not wide.has_heads
     assert wide.n_neurons == 48
     assert not any(matrix.startswith("attn.") for matrix in wide.matrices)
-    double = read_anatomy(causal.build("gemma4_text", use_double_wide_mlp=True, num_kv_shared_layers=1))
+    double = read_anatomy(
+        causal.build("gemma4_text", use_double_wide_mlp=True, num_kv_shared_layers=1)
+    )
     assert double.n_neurons == 0
     assert double.has_heads
 
@@ -180,10 +219,16 @@ def test_units_write_what_their_projection_gives(name):
         for layer in range(this.anatomy.n_layers):
             found, _ = values(this, [unit.site(layer), unit.contribution(layer)])
             bias = getattr(this.at(unit.contribution(layer))[0], "bias", None)
-            made = found[unit.site(layer)] @ unit.write_weights(this, layer).T + (0 if bias is None else bias)
-            torch.testing.assert_close(made, found[unit.contribution(layer)], rtol=1e-10, atol=1e-12)
+            made = found[unit.site(layer)] @ unit.write_weights(this, layer).T + (
+                0 if bias is None else bias
+            )
+            torch.testing.assert_close(
+                made, found[unit.contribution(layer)], rtol=1e-10, atol=1e-12
+            )
     if NEURON not in FAMILIES[name][2]:
-        with pytest.raises(UnsupportedModel, match=r"has no MLP neurons with an exact place.*use --unit head"):
+        with pytest.raises(
+            UnsupportedModel, match=r"has no MLP neurons with an exact place.*use --unit head"
+        ):
             this.anatomy.require_neurons()
 
 
@@ -196,7 +241,10 @@ def test_halves_of_a_fused_projection_are_gate_and_up(name):
     with torch.no_grad():
         gate, up = (x @ this.weight(Weight(1, matrix)).T for matrix in ("mlp.gate", "mlp.in"))
         torch.testing.assert_close(
-            (activation(gate) * up) @ this.weight(Weight(1, "mlp.out")).T, mlp(x), rtol=1e-10, atol=1e-12
+            (activation(gate) * up) @ this.weight(Weight(1, "mlp.out")).T,
+            mlp(x),
+            rtol=1e-10,
+            atol=1e-12,
         )
     hooks = [Site(1, hook) for hook in ("mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post")]
     found, _ = values(this, hooks)
@@ -216,24 +264,34 @@ def test_halves_of_a_fused_projection_are_gate_and_up(name):
     ],
 )
 def test_edits_of_what_parts_add_are_exact(name, engine):
-    """What is put in is what the block adds; a value that is only read, or put in as it is, changes no bit of it."""
+    """What is put in is what the block adds; a value that is only read, or put in as it is, changes
+    no bit of it.
+    """
     this, engine = model(name), engine_named(engine)
     sites = [Site(1, part) for part in PARTS]
     found, logits = values(this, sites, engine=engine)
-    torch.testing.assert_close(logits, ENGINE.run(this, BATCH, keep=None).logits[BATCH.mask], rtol=0, atol=0)
+    torch.testing.assert_close(
+        logits, ENGINE.run(this, BATCH, keep=None).logits[BATCH.mask], rtol=0, atol=0
+    )
     for hook in ("hook_attn_out", "hook_mlp_out"):
         seen = []
         shift = Add(Site(1, hook), torch.ones(32).double())
         edits = [Watch(Site(1, hook), lambda value, seen=seen: seen.append(value.clone())), shift]
         after, _ = values(this, sites, edits, engine)
-        torch.testing.assert_close(seen[0][BATCH.mask], found[Site(1, hook)], rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(after[Site(1, hook)], found[Site(1, hook)] + 1, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            seen[0][BATCH.mask], found[Site(1, hook)], rtol=1e-12, atol=1e-12
+        )
+        torch.testing.assert_close(
+            after[Site(1, hook)], found[Site(1, hook)] + 1, rtol=1e-12, atol=1e-12
+        )
         total = sum(after[Site(1, part)] for part in PARTS[:3])
         torch.testing.assert_close(total, after[Site(1, PARTS[3])], rtol=1e-12, atol=1e-12)
         nothing = [Replace(Site(1, hook), torch.zeros(32).double())]
         after, _ = values(this, sites, nothing, engine)
         assert not after[Site(1, hook)].any()
-    _, unchanged = values(this, sites, [Scale(Site(1, "hook_mlp_out"), torch.arange(32), 1.0)], engine)
+    _, unchanged = values(
+        this, sites, [Scale(Site(1, "hook_mlp_out"), torch.arange(32), 1.0)], engine
+    )
     torch.testing.assert_close(unchanged, logits, rtol=1e-9, atol=1e-9)
 
 
@@ -248,14 +306,21 @@ def test_gradients_of_what_is_added_are_those_of_the_stream(name):
         return logits[:, -1].square().sum(-1)
 
     found = ENGINE.run(this, BATCH, gradients_at=sites, gradient_of=number).gradients
-    each = {site: ENGINE.run(this, BATCH, gradients_at=[site], gradient_of=number).gradients[site] for site in sites}
+    each = {
+        site: ENGINE.run(this, BATCH, gradients_at=[site], gradient_of=number).gradients[site]
+        for site in sites
+    }
     wanted = ENGINE.run(this, BATCH, gradients_at=streams, gradient_of=number).gradients
     for site in sites:
-        torch.testing.assert_close(found[site][BATCH.mask], each[site][BATCH.mask], rtol=1e-5, atol=1e-9)
+        torch.testing.assert_close(
+            found[site][BATCH.mask], each[site][BATCH.mask], rtol=1e-5, atol=1e-9
+        )
     for layer in layers:
         stream = wanted[Site(layer, "hook_resid_post")][BATCH.mask]
         assert stream.abs().max() > 1e-6
-        torch.testing.assert_close(found[Site(layer, "hook_mlp_out")][BATCH.mask], stream, rtol=1e-5, atol=1e-9)
+        torch.testing.assert_close(
+            found[Site(layer, "hook_mlp_out")][BATCH.mask], stream, rtol=1e-5, atol=1e-9
+        )
 
 
 @EVERY
@@ -264,7 +329,9 @@ def test_what_is_put_in_is_not_written_over(name):
     this = model(name)
     for hook in ("hook_mlp_out", "hook_attn_out"):
         given = torch.ones(*BATCH.ids.shape, 32, dtype=torch.float64)
-        run = ENGINE.run(this, BATCH, reads=[Site(1, hook)], edits=[Replace(Site(1, hook), given)], keep=1)
+        run = ENGINE.run(
+            this, BATCH, reads=[Site(1, hook)], edits=[Replace(Site(1, hook), given)], keep=1
+        )
         assert (given == 1).all()
         assert (run.values[Site(1, hook)] - 1).abs().max() < 1e-12
 
@@ -277,7 +344,10 @@ def moved(base, anatomy, units, size=0.05):
         parts = []
         if NEURON in units:
             names = [name for name in ("mlp.gate", "mlp.in", "mlp.out") if name in anatomy.matrices]
-            parts += [child.get_submodule(path) for path in {anatomy.place(Weight(layer, n)).path for n in names}]
+            parts += [
+                child.get_submodule(path)
+                for path in {anatomy.place(Weight(layer, n)).path for n in names}
+            ]
         if HEAD in units:
             path = anatomy.place(Weight(layer, "attn.o")).path.rpartition(".")[0]
             attention = child.get_submodule(path)
@@ -313,7 +383,9 @@ def test_all_units_of_all_blocks_from_the_fine_tune_make_the_fine_tune(name):
     for unit in units:
         for layer in layers:
             path = base.anatomy.place(Weight(layer, unit.matrix)).path
-            other.get_submodule(path).weight.data = tuned.module.get_submodule(path).weight.data.clone()
+            other.get_submodule(path).weight.data = tuned.module.get_submodule(
+                path
+            ).weight.data.clone()
     wanted = ENGINE.run(Model.wrap("other", other), BATCH, keep=None).logits[BATCH.mask]
     found = ENGINE.run(base, BATCH, edits=rewired, keep=None).logits[BATCH.mask]
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
@@ -327,7 +399,9 @@ def test_without_any_unit_only_biases_are_left(name):
         found, _ = values(this, [unit.contribution(1)], edits)
         bias = getattr(this.at(unit.contribution(1))[0], "bias", None)
         wanted = torch.zeros(32).double() if bias is None else bias.detach()
-        torch.testing.assert_close(found[unit.contribution(1)], wanted.expand(int(BATCH.mask.sum()), -1))
+        torch.testing.assert_close(
+            found[unit.contribution(1)], wanted.expand(int(BATCH.mask.sum()), -1)
+        )
 
 
 # ---------------------------------------------------------------------------------------------- methods
@@ -366,7 +440,11 @@ def test_tuco_is_that_of_plain_torch(name):
 def test_the_config_of_a_granite_states_its_factor():
     """The factor is read where transformers keeps it; a renamed setting must not pass for 1."""
     assert GraniteConfig(residual_multiplier=0.25).residual_multiplier == 0.25
-    found = read_anatomy(causal.build("granite", residual_multiplier=0.25)).targets["hook_mlp_out"].factor
+    found = (
+        read_anatomy(causal.build("granite", residual_multiplier=0.25))
+        .targets["hook_mlp_out"]
+        .factor
+    )
     assert found == 0.25
 
 
@@ -378,13 +456,18 @@ def test_a_value_that_the_model_writes_over_is_no_reading():
     this = Model.wrap("in place", module)
     ENGINE.run(this, BATCH, reads=[Site(1, "mlp.hook_post"), Site(1, "hook_mlp_out")])
     for engine in (ENGINE, NNsightEngine()):
-        with pytest.raises(UnsupportedModel, match=r"writes over the value at blocks\.1\.mlp\.hook_pre in place"):
+        with pytest.raises(
+            UnsupportedModel, match=r"writes over the value at blocks\.1\.mlp\.hook_pre in place"
+        ):
             engine.run(this, BATCH, reads=[Site(1, "mlp.hook_pre")])
 
 
 def test_models_are_read_within_inference_mode():
     """Where torch counts no versions."""
-    this, sites = Model.wrap("plain", tiny.llama()), [Site(1, "mlp.hook_post"), Site(1, "hook_mlp_out")]
+    this, sites = (
+        Model.wrap("plain", tiny.llama()),
+        [Site(1, "mlp.hook_post"), Site(1, "hook_mlp_out")],
+    )
     plain = ENGINE.run(this, BATCH, reads=sites).values
     with torch.inference_mode():
         within = ENGINE.run(this, BATCH, reads=sites).values
@@ -426,9 +509,14 @@ def test_answers_of_models_without_keys_and_values_are_of_the_whole_text(kind, e
 
 
 def test_the_mlp_of_a_graft_is_all_of_it():
-    """Both matrices of OPT's MLP, which are modules of the block, and nothing of its attention and norms."""
+    """Both matrices of OPT's MLP, which are modules of the block, and nothing of its attention and
+    norms.
+    """
     scopes = {part: Scope.of(pair("opt"), part) for part in ("attention", "mlp", "blocks")}
-    inner = {part: {piece.name.split(".", 4)[4] for piece in scope.pieces} for part, scope in scopes.items()}
+    inner = {
+        part: {piece.name.split(".", 4)[4] for piece in scope.pieces}
+        for part, scope in scopes.items()
+    }
     assert inner["mlp"] == {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"}
     assert {name.partition(".")[0] for name in inner["attention"]} == {"self_attn"}
     norms = {name.partition(".")[0] for name in inner["blocks"] - inner["mlp"] - inner["attention"]}
@@ -437,16 +525,23 @@ def test_the_mlp_of_a_graft_is_all_of_it():
 
 @EVERY
 def test_blocks_at_no_strength_are_those_of_the_base(name):
-    """Of two models whose blocks alone differ; at full strength every bit is the tuned model's. Answers too."""
+    """Of two models whose blocks alone differ; at full strength every bit is the tuned model's.
+    Answers too.
+    """
     base = model(name)
     tuned = Model.wrap("tuned", moved(base.module, base.anatomy, FAMILIES[name][2], 0.2))
-    plainly = {role: ENGINE.run(each, BATCH, keep=None).logits for role, each in (("base", base), ("tuned", tuned))}
+    plainly = {
+        role: ENGINE.run(each, BATCH, keep=None).logits
+        for role, each in (("base", base), ("tuned", tuned))
+    }
     text = Text(IDS, None, 0, ())
     for share, role in ((0.0, "base"), (1.0, "tuned")):
         with lockstep(tuned, base, [share] * base.anatomy.n_layers):
             found = ENGINE.run(tuned, BATCH, keep=None).logits
             answers = generate(ENGINE, tuned, text, 3)
-        torch.testing.assert_close(found[BATCH.mask], plainly[role][BATCH.mask], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            found[BATCH.mask], plainly[role][BATCH.mask], rtol=1e-9, atol=1e-9
+        )
         assert answers == generate(ENGINE, {"base": base, "tuned": tuned}[role], text, 3)
     assert (plainly["base"] - plainly["tuned"])[BATCH.mask].abs().max() > 0.01
 
@@ -460,13 +555,18 @@ ADAPTED = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "granite" else pytest.mark.slow) for n in ADAPTED])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n == "granite" else pytest.mark.slow) for n in ADAPTED]
+)
 def test_a_switched_adapter_is_the_merged_model(name, tmp_path):
     base = build(name)
     path = tiny.save(base, tmp_path / "base")
     wrapped = tiny.adapter(base, tmp_path / "adapter", path, target_modules=ADAPTED[name])
     merged = copy.deepcopy(wrapped).merge_and_unload()
-    pairs = [Pair.load(str(tmp_path / "adapter"), device="cpu"), Pair.from_modules(merged, base, tiny.tokenizer())]
+    pairs = [
+        Pair.load(str(tmp_path / "adapter"), device="cpu"),
+        Pair.from_modules(merged, base, tiny.tokenizer()),
+    ]
     studies = [Study(each, tiny.contrast(2), tiny.metric()) for each in pairs]
     for analyzer in (LocateNeurons(top="3", steps=3), Tuco()):
         switched, whole = (analyzer(study) for study in studies)

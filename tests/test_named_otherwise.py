@@ -1,4 +1,6 @@
-"""Checkpoints with other names, and folders with models further inside: the line says what is there."""
+"""Checkpoints with other names, and folders with models further inside: the line says what is
+there.
+"""
 
 import json
 import shutil
@@ -28,13 +30,18 @@ def test_names_of_wrappers(tmp_path, wrapper):
     base = tiny.save(tiny.llama(), tmp_path / "base")
     tuned = tiny.save(tiny.perturbed(tiny.llama()), tmp_path / "tuned")
     file = tuned / "model.safetensors"
-    save_file({NAMES[wrapper](name): value for name, value in load_file(file).items()}, file, {"format": "pt"})
+    save_file(
+        {NAMES[wrapper](name): value for name, value in load_file(file).items()},
+        file,
+        {"format": "pt"},
+    )
     for load in (
         lambda: Pair.load(str(tuned), str(base), device="cpu"),
         lambda: WeightPair.load(str(tuned), str(base)),
     ):
         with pytest.raises(
-            MissingWeights, match=r"it holds .*, as torch.compile and .*FSDP, PEFT. name what they wrap"
+            MissingWeights,
+            match=r"it holds .*, as torch.compile and .*FSDP, PEFT. name what they wrap",
         ):
             load()
 
@@ -43,8 +50,14 @@ def test_any_other_word_before_the_names_is_told(tmp_path):
     base = tiny.save(tiny.llama(), tmp_path / "base")
     tuned = tiny.save(tiny.perturbed(tiny.llama()), tmp_path / "tuned")
     file = tuned / "model.safetensors"
-    save_file({f"actor.net.{name}": value for name, value in load_file(file).items()}, file, {"format": "pt"})
-    with pytest.raises(MissingWeights, match=r"it holds actor\.net\.\S+; take actor\.net\. out of the names"):
+    save_file(
+        {f"actor.net.{name}": value for name, value in load_file(file).items()},
+        file,
+        {"format": "pt"},
+    )
+    with pytest.raises(
+        MissingWeights, match=r"it holds actor\.net\.\S+; take actor\.net\. out of the names"
+    ):
         Pair.load(str(tuned), str(base), device="cpu")
 
 
@@ -58,7 +71,10 @@ def test_a_merged_pickle_beside_the_configuration_of_its_adapter(tmp_path):
     path = tiny.save(tiny.llama(), tmp_path / "merged")
     (path / "model.safetensors").rename(path / "pytorch_model.bin")
     (path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}), "utf-8")
-    with pytest.raises(UnsupportedModel, match=r"a whole model next to an adapter_config.json.*remove adapter_config"):
+    with pytest.raises(
+        UnsupportedModel,
+        match=r"a whole model next to an adapter_config.json.*remove adapter_config",
+    ):
         find(str(path))
 
 
@@ -66,10 +82,17 @@ def test_a_tokenizer_with_code_of_its_own(tmp_path):
     path = tiny.save(tiny.llama(), tmp_path / "own")
     file = path / "tokenizer_config.json"
     config = json.loads(file.read_text("utf-8"))
-    file.write_text(json.dumps({**config, "tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["t.Mine", None]}}))
+    file.write_text(
+        json.dumps(
+            {**config, "tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["t.Mine", None]}}
+        )
+    )
     base = tmp_path / "base"
     shutil.copytree(path, base)
-    with pytest.raises(UnsupportedModel, match=r"the tokenizer of .*own needs code of its own.*trust_remote_code=True"):
+    with pytest.raises(
+        UnsupportedModel,
+        match=r"the tokenizer of .*own needs code of its own.*trust_remote_code=True",
+    ):
         Pair.load(str(path), str(base), device="cpu")
 
 

@@ -1,4 +1,6 @@
-"""The nnsight engine beside the torch engine: the same values, edits, gradients, answers and tables, to the bit."""
+"""The nnsight engine beside the torch engine: the same values, edits, gradients, answers and
+tables, to the bit.
+"""
 
 import json
 import subprocess
@@ -25,9 +27,16 @@ from tests import families, tiny
 
 TORCH = TorchEngine()
 METRIC = Refusal(("sorry",), (54, 86, 273, 326))
-BUILDERS = {**tiny.FAMILIES, **{name: (lambda name=name: families.build(name)) for name in families.NAMES}}
-ORGANISMS = [name for name in organisms.names() if name.startswith("refusal/") and name != "refusal/base"]
-peft_warns = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+BUILDERS = {
+    **tiny.FAMILIES,
+    **{name: lambda name=name: families.build(name) for name in families.NAMES},
+}
+ORGANISMS = [
+    name for name in organisms.names() if name.startswith("refusal/") and name != "refusal/base"
+]
+peft_warns = pytest.mark.filterwarnings(
+    "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
+)
 
 
 def last(logits):
@@ -51,7 +60,11 @@ def edits(model: Model):
 
 
 def assert_equal(model: Model, batch: Batch, engine: Engine, reads=None):
-    sites = reads or [Site(layer, hook) for layer in range(model.anatomy.n_layers) for hook in model.anatomy.targets]
+    sites = reads or [
+        Site(layer, hook)
+        for layer in range(model.anatomy.n_layers)
+        for hook in model.anatomy.targets
+    ]
     for asked in (
         {"keep": 0},
         {"keep": None, "edits": edits(model)},
@@ -63,7 +76,9 @@ def assert_equal(model: Model, batch: Batch, engine: Engine, reads=None):
         assert ours.values.keys() == theirs.values.keys() == set(sites)
         assert all(torch.equal(ours.values[site], theirs.values[site]) for site in sites)
         assert ours.gradients.keys() == theirs.gradients.keys()
-        assert all(torch.equal(ours.gradients[site], theirs.gradients[site]) for site in ours.gradients)
+        assert all(
+            torch.equal(ours.gradients[site], theirs.gradients[site]) for site in ours.gradients
+        )
     assert ours.gradients
     assert any(gradient.any() for gradient in ours.gradients.values())
 
@@ -71,7 +86,9 @@ def assert_equal(model: Model, batch: Batch, engine: Engine, reads=None):
 # ---------------------------------------------------------------------------------------------- equal
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", BUILDERS)
 def test_every_family_gives_what_the_torch_engine_gives(name, dtype):
     model = Model.wrap(name, BUILDERS[name]().to(dtype))
@@ -80,13 +97,17 @@ def test_every_family_gives_what_the_torch_engine_gives(name, dtype):
 
 @peft_warns
 @pytest.mark.parametrize(
-    "name", [*ORGANISMS[:3], *(pytest.param(name, marks=pytest.mark.slow) for name in ORGANISMS[3:])]
+    "name",
+    [*ORGANISMS[:3], *(pytest.param(name, marks=pytest.mark.slow) for name in ORGANISMS[3:])],
 )
 def test_every_organism_gives_what_the_torch_engine_gives(name):
     pair = Pair.load(f"organism:{name}", "organism:refusal/base")
     prompts = read_prompts(organisms.prompts(name, "verify", "harmful")).prompts[:3]
     batch = Batch.pad([encode(pair.tokenizer, prompt.text).ids for prompt in prompts], 0)
-    engine, reads = NNsightEngine(), [neurons(1), contribution(2), Site(3, "hook_resid_post"), Site(0, "attn.hook_z")]
+    engine, reads = (
+        NNsightEngine(),
+        [neurons(1), contribution(2), Site(3, "hook_resid_post"), Site(0, "attn.hook_z")],
+    )
     for model in (pair.base, pair.tuned, pair.base):  # adapters are switched between passes
         assert_equal(model, batch, engine, reads)
 
@@ -130,8 +151,12 @@ def test_the_module_is_left_as_it_was():
 
     with pytest.raises(ZeroDivisionError, match="as it stands"):
         engine.run(model, batch, edits=[Broken()])
-    assert torch.equal(model.module(input_ids=batch.ids, attention_mask=batch.mask.long(),
-                                    position_ids=batch.positions).logits, before)  # fmt: skip
+    assert torch.equal(
+        model.module(
+            input_ids=batch.ids, attention_mask=batch.mask.long(), position_ids=batch.positions
+        ).logits,
+        before,
+    )
     assert torch.equal(engine.run(model, batch, keep=None).logits, before)
     assert not any(parameter.requires_grad for parameter in model.module.parameters())
 
@@ -143,8 +168,11 @@ def test_the_module_is_left_as_it_was():
 def test_a_request_runs_where_this_package_is_not(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "tests.ndif", "client", tmp_path],
-        capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["logits"] == found["values"] == found["gradients"] == 0.0
@@ -161,7 +189,9 @@ def test_the_key_is_nnsights_own(tmp_path, monkeypatch):
 
     directory = str(tiny.save(tiny.llama(), tmp_path / "model"))
     monkeypatch.setitem(huggingface._ID_CACHE, directory, "owner/name")  # what the Hub would answer
-    theirs = TransformersModel(directory, dispatch=True, tokenizer=tiny.tokenizer(), task="text-generation")
+    theirs = TransformersModel(
+        directory, dispatch=True, tokenizer=tiny.tokenizer(), task="text-generation"
+    )
     assert theirs.to_model_key() == remote_key(Model.wrap("owner/name", tiny.llama()))
 
 
@@ -176,7 +206,9 @@ def key(monkeypatch):
     return put
 
 
-@pytest.mark.parametrize("name", ["memory:tuned", "organism:refusal/planted", "./here/model", "/at/model", "gpt2"])
+@pytest.mark.parametrize(
+    "name", ["memory:tuned", "organism:refusal/planted", "./here/model", "/at/model", "gpt2"]
+)
 def test_what_is_no_hub_id_is_not_sent(key, name):
     key("a key")
     model = Model.wrap(name, tiny.llama())
@@ -195,8 +227,12 @@ def test_what_the_service_says_is_one_line(key):
             raise RemoteError("the model is\nnot scheduled")
 
     key("a key")
-    with pytest.raises(RemoteFailure, match="NDIF did not run the pass: the model is not scheduled"):
-        NNsightEngine(True, Refusing).run(Model.wrap("owner/name", tiny.llama()), Batch.pad([[5, 6]], 0))
+    with pytest.raises(
+        RemoteFailure, match="NDIF did not run the pass: the model is not scheduled"
+    ):
+        NNsightEngine(True, Refusing).run(
+            Model.wrap("owner/name", tiny.llama()), Batch.pad([[5, 6]], 0)
+        )
 
 
 @pytest.mark.parametrize(
@@ -207,12 +243,23 @@ def test_what_the_service_says_is_one_line(key):
         (["--engine", "vllm"], "unknown engine 'vllm'; known: torch, nnsight"),
     ],
 )
-def test_the_command_line_refuses_before_anything_is_loaded(run, only_line, tmp_path, key, options, message):
-    files = [organisms.prompts("refusal/planted", "locate", group) for group in ("harmful", "harmless")]
+def test_the_command_line_refuses_before_anything_is_loaded(
+    run, only_line, tmp_path, key, options, message
+):
+    files = [
+        organisms.prompts("refusal/planted", "locate", group) for group in ("harmful", "harmless")
+    ]
     code, _, err = run(
-        "locate-neurons", "organism:refusal/planted", "--positive", files[0], "--negative", files[1],
-        "--store", tmp_path / "runs", *options,
-    )  # fmt: skip
+        "locate-neurons",
+        "organism:refusal/planted",
+        "--positive",
+        files[0],
+        "--negative",
+        files[1],
+        "--store",
+        tmp_path / "runs",
+        *options,
+    )
     assert code == 2
     assert message in only_line(err)
     assert not (tmp_path / "runs").exists()

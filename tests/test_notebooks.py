@@ -1,4 +1,6 @@
-"""Notebooks run top to bottom, each within two minutes of two cores; their imports exist, and they keep no output."""
+"""Notebooks run top to bottom, each within two minutes of two cores; their imports exist, and they
+keep no output.
+"""
 
 import ast
 import importlib
@@ -20,9 +22,18 @@ FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 CORES, SECONDS = 2, 120
 FAMILIES = (
-    "Agreement", "Compare", "DictionaryDiff", "DictionaryEval", "Graft", "Intruders", "LocateNeurons",
-    "RefusalDirection", "Stitch", "Tuco", "VerifyNeurons",
-)  # fmt: skip
+    "Agreement",
+    "Compare",
+    "DictionaryDiff",
+    "DictionaryEval",
+    "Graft",
+    "Intruders",
+    "LocateNeurons",
+    "RefusalDirection",
+    "Stitch",
+    "Tuco",
+    "VerifyNeurons",
+)
 QUICK = "store"
 """The one that the default tests execute."""
 
@@ -46,7 +57,9 @@ def imports(code):
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_form(name):
-    """Valid, without outputs, ready for Colab, with a question, what would have falsified it, and its limits."""
+    """Valid, without outputs, ready for Colab, with a question, what would have falsified it, and
+    its limits.
+    """
     book = read(name)
     nbformat.validate(book)
     assert (book.nbformat, book.nbformat_minor) == (4, 5)
@@ -56,12 +69,16 @@ def test_form(name):
     assert not any(cell.outputs or cell.execution_count for cell in code)
     first = book.cells[0]
     assert first.cell_type == "code"
-    assert re.search(r'if importlib\.util\.find_spec\("interp"\) is None:\n    %pip install', first.source)
+    assert re.search(
+        r'if importlib\.util\.find_spec\("interp"\) is None:\n    %pip install', first.source
+    )
     assert first.source == read(NOTEBOOKS[0]).cells[0].source
     said = text(book, "markdown")
     assert re.match(r"# .+\n\n\*\*Question\.\*\* ", said)
     assert re.search(r"\*\*What would falsify [^*]+\*\* ", said)
-    assert book.cells[-1].source.rpartition("## What this does not show")[1], "the end says what it does not show"
+    assert book.cells[-1].source.rpartition("## What this does not show")[1], (
+        "the end says what it does not show"
+    )
     assert not re.search(r"/(?:home|root|work|Users|tmp)/", said + text(book, "code"))
 
 
@@ -69,11 +86,17 @@ def test_form(name):
 def test_code_compiles_and_imports_what_is_there(name):
     code = TransformerManager().transform_cell(text(read(name), "code"))
     compile(code, f"{name}.ipynb", "exec")
-    found = [(module, asked) for module, asked in imports(code) if module.partition(".")[0] == "interp"]
+    found = [
+        (module, asked) for module, asked in imports(code) if module.partition(".")[0] == "interp"
+    ]
     assert found
     for module, asked in found:
-        assert asked is None or hasattr(importlib.import_module(module), asked), f"{module} has no {asked}"
-    assert set(re.findall(r"\binterp ([a-z-]+) (?:[A-Z-]|\w+\.json)", text(read(name), "markdown"))) <= {
+        assert asked is None or hasattr(importlib.import_module(module), asked), (
+            f"{module} has no {asked}"
+        )
+    assert set(
+        re.findall(r"\binterp ([a-z-]+) (?:[A-Z-]|\w+\.json)", text(read(name), "markdown"))
+    ) <= {
         *COMMANDS,
         *GROUPS,
     }
@@ -89,12 +112,15 @@ def test_links_and_the_list_in_the_readme(name):
 def executed(book, folder):
     """The notebook with its outputs, run by a kernel of its own in an empty folder."""
     with warnings.catch_warnings():
-        # jupyter_client tells of its own settings and of sockets that its kernel, ended, leaves to the collector
+        # jupyter_client tells of its own settings and of sockets that its kernel, ended, leaves to
+        # the collector
         warnings.filterwarnings("ignore", module=r"(jupyter_client|nbclient|zmq|tornado)(\.|$)")
         warnings.filterwarnings("ignore", category=ResourceWarning, message="unclosed")
         from nbclient import NotebookClient
 
-        NotebookClient(book, timeout=None, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
+        NotebookClient(
+            book, timeout=None, kernel_name="python3", resources={"metadata": {"path": folder}}
+        ).execute()
     return book
 
 
@@ -113,14 +139,19 @@ def require_story(name, book, folder):
 @pytest.fixture
 def paths(monkeypatch):
     """A kernel imports what the tests import, and uses no more threads than it was given."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep))
+    monkeypatch.setenv(
+        "PYTHONPATH",
+        os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+    )
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
 
 
 def test_the_store_notebook_runs(tmp_path, paths):
     book = executed(read(QUICK), tmp_path)
     require_story(QUICK, book, tmp_path)
-    said = "".join(output.get("text", "") for cell in book.cells for output in cell.get("outputs", ()))
+    said = "".join(
+        output.get("text", "") for cell in book.cells for output in cell.get("outputs", ())
+    )
     assert "pandas reads what interp wrote: True" in said
     assert "DuckDB counts what interp counts: True" in said
     assert "is not what was written" in said
@@ -140,14 +171,17 @@ def test_runs_top_to_bottom(name, tmp_path, paths):
         pytest.skip(f"the real base cannot be read here: {'; '.join(missing)}")
     before = busy()
     require_story(name, executed(read(name), tmp_path), tmp_path)
-    # where cores are shared the clock tells of the others; this is what two free ones give in that time
+    # where cores are shared the clock tells of the others; this is what two free ones give in that
+    # time
     assert 0 < busy() - before < CORES * SECONDS
 
 
 def test_a_notebook_that_fails_is_seen(tmp_path, paths):
     from nbclient.exceptions import CellExecutionError
 
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("raise RuntimeError('planted')")])
+    book = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell("raise RuntimeError('planted')")]
+    )
     with pytest.raises(CellExecutionError, match="planted"):
         executed(book, tmp_path)
 

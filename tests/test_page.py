@@ -1,4 +1,6 @@
-"""The page is read by a browser that reports every complaint, and by a parser that knows what it may hold."""
+"""The page is read by a browser that reports every complaint, and by a parser that knows what it
+may hold.
+"""
 
 import os
 import re
@@ -53,15 +55,23 @@ class Elements(HTMLParser):
 @pytest.mark.browser
 @pytest.mark.timeout(240)
 def test_a_browser_draws_it_and_complains_of_nothing(pages, tmp_path):
-    address, title = pages["both"].as_uri(), "getComputedStyle(document.querySelector('.xtitle, .ytitle')).fill"
+    address, title = (
+        pages["both"].as_uri(),
+        "getComputedStyle(document.querySelector('.xtitle, .ytitle')).fill",
+    )
     strangers = "document.querySelectorAll('main script:not([type]), main img, main iframe').length"
     inserted = '<img src=x onerror="window.ran=1">'
     with browser(tmp_path / "profile") as tab:
         tab.size(380)
         tab.open(address)
-        tab.wait("[...document.querySelectorAll('div.plot')].every(p => p.querySelector('svg.main-svg .trace'))")
+        tab.wait(
+            "[...document.querySelectorAll('div.plot')].every(p => p.querySelector('svg.main-svg"
+            " .trace'))"
+        )
         assert tab.evaluate("document.querySelectorAll('div.plot').length") == 5
-        assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), "a phone has to scroll sideways"
+        assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), (
+            "a phone has to scroll sideways"
+        )
         tab.size(1000)
         tab.scheme("dark")
         tab.wait(f"{title} === 'rgb(228, 231, 238)'")
@@ -69,11 +79,16 @@ def test_a_browser_draws_it_and_complains_of_nothing(pages, tmp_path):
         tab.wait(f"{title} === 'rgb(29, 35, 48)'")
         assert tab.evaluate(strangers) == 0
         assert tab.complaints() == []
-        assert [url for url in tab.requests() if not url.startswith(("data:", "blob:"))] == [address]
+        assert [url for url in tab.requests() if not url.startswith(("data:", "blob:"))] == [
+            address
+        ]
         shown = tab.evaluate("document.body.innerText")
         assert all(hostile in shown for hostile in HOSTILE)
-        # The last line of defence: what got into the page as markup still does not run, and loads nothing.
-        tab.evaluate(f"document.querySelector('main').insertAdjacentHTML('beforeend', '{inserted}')")
+        # The last line of defence: what got into the page as markup still does not run, and loads
+        # nothing.
+        tab.evaluate(
+            f"document.querySelector('main').insertAdjacentHTML('beforeend', '{inserted}')"
+        )
         tab.evaluate("fetch('https://example.com/').catch(() => 0).then(() => 0)")
         assert tab.evaluate("window.ran === undefined")
         assert any("Content Security Policy" in str(event) for event in tab.complaints())
@@ -84,10 +99,19 @@ def test_nothing_in_the_page_is_markup_of_others_or_points_elsewhere(pages):
     found = Elements(text)
     scripts = [attributes for tag, attributes in found.tags if tag == "script"]
     assert sorted(str(attributes.get("type")) for attributes in scripts) == [
-        "None", *["application/json"] * 5, "text/plain"
-    ]  # fmt: skip
-    assert not {"img", "iframe", "link", "object", "form", "a", "b"} & {tag for tag, _ in found.tags}
-    assert not [a for _, attributes in found.tags for a in attributes if a.startswith("on") or a in ("src", "href")]
+        "None",
+        *["application/json"] * 5,
+        "text/plain",
+    ]
+    assert not {"img", "iframe", "link", "object", "form", "a", "b"} & {
+        tag for tag, _ in found.tags
+    }
+    assert not [
+        a
+        for _, attributes in found.tags
+        for a in attributes
+        if a.startswith("on") or a in ("src", "href")
+    ]
     joined = "".join(found.texts)
     for hostile in HOSTILE:
         assert hostile in joined
@@ -96,7 +120,10 @@ def test_nothing_in_the_page_is_markup_of_others_or_points_elsewhere(pages):
 
 
 def test_it_says_what_was_compared_shown_and_not_shown(pages):
-    told = {name: re.sub(r"\s+", " ", " ".join(Elements(path.read_text()).texts)) for name, path in pages.items()}
+    told = {
+        name: re.sub(r"\s+", " ", " ".join(Elements(path.read_text()).texts))
+        for name, path in pages.items()
+    }
     for part in (
         TITLE,
         "organism:refusal/base → organism:refusal/<planted>",
@@ -127,7 +154,9 @@ def test_it_says_what_was_compared_shown_and_not_shown(pages):
 
 def test_limits_that_analyzers_state_are_listed():
     made = verified(KEY)
-    object.__setattr__(made, "summary", {**made.summary, "limits": ["Effects below 8 % could not have been seen."]})
+    object.__setattr__(
+        made, "summary", {**made.summary, "limits": ["Effects below 8 % could not have been seen."]}
+    )
     assert "Effects below 8 % could not have been seen." in page([made], "t")
 
 
@@ -141,7 +170,9 @@ def test_pages_of_runs_without_tokens_or_selection():
 def test_writing_replaces_whole_pages_or_nothing(tmp_path, monkeypatch):
     path = tmp_path / "page.html"
     path.write_text("before")
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(StoreError, match=r"cannot write the page .*page\.html: No space left"):
         write_page(path, [located()], "t")
     assert path.read_text() == "before"
@@ -178,5 +209,8 @@ def test_numbers_as_people_read_them(value, text):
 def test_intervals_and_escapes():
     assert interval(0.5, float("nan"), float("nan")) == "0.5"
     assert interval(0.5, 0.25, 1.0) == "0.5 [0.25, 1]"
-    assert escaped("<a b=\"c\" d='e'>\n\t\0\x9b\ud800") == "&lt;a b=&quot;c&quot; d=&#x27;e&#x27;&gt;↵⇥␀\ufffd\ufffd"
+    assert (
+        escaped("<a b=\"c\" d='e'>\n\t\0\x9b\ud800")
+        == "&lt;a b=&quot;c&quot; d=&#x27;e&#x27;&gt;↵⇥␀\ufffd\ufffd"
+    )
     assert json_text('"</script><!--&"') == '"\\u003c/script\\u003e\\u003c!--\\u0026"'

@@ -1,4 +1,6 @@
-"""Whose activations and write weights: the two by two on models of known difference, and against plain torch."""
+"""Whose activations and write weights: the two by two on models of known difference, and against
+plain torch.
+"""
 
 import copy
 from dataclasses import replace
@@ -51,7 +53,9 @@ def pair_of(family, matrices, blocks=(BLOCK,)):
 
 def patched(study, direction, chosen, sets=(), unit=NEURON):
     donors = Donors.read(study, unit)
-    return patch_cells(study, donors, direction, chosen, sets, Outcomes(study, donors, direction, ROWS))
+    return patch_cells(
+        study, donors, direction, chosen, sets, Outcomes(study, donors, direction, ROWS)
+    )
 
 
 # ---------------------------------------------------------------------------------------------- planted truth
@@ -59,7 +63,9 @@ def patched(study, direction, chosen, sets=(), unit=NEURON):
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("chosen", [SOME, WHOLE], ids=["some", "whole"])
-def test_where_what_a_neuron_reads_was_tuned_both_kinds_of_patching_agree(family, direction, chosen):
+def test_where_what_a_neuron_reads_was_tuned_both_kinds_of_patching_agree(
+    family, direction, chosen
+):
     found = patched(pair_of(family, ("mlp.gate", "mlp.in")), direction, chosen)
     assert np.abs(found.donor - found.receiver).min() > 1e-3
     assert np.abs(found.numbers[BOTH] - found.receiver).min() > 1e-4
@@ -70,7 +76,9 @@ def test_where_what_a_neuron_reads_was_tuned_both_kinds_of_patching_agree(family
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("chosen", [SOME, WHOLE], ids=["some", "whole"])
-def test_where_what_a_neuron_writes_was_tuned_activations_do_exactly_nothing(family, direction, chosen):
+def test_where_what_a_neuron_writes_was_tuned_activations_do_exactly_nothing(
+    family, direction, chosen
+):
     study = pair_of(family, ("mlp.out",))
     found = patched(study, direction, chosen)
     assert np.array_equal(found.numbers[ACTIVATION], found.receiver)
@@ -102,7 +110,10 @@ def unit(request):
 def test_both_is_contribution_patching_and_neither_is_the_receiver(everywhere, unit, direction):
     chosen = [(layer, index) for layer in range(3) for index in (0, 2, 3)]
     found, donors = patched(everywhere, direction, chosen, unit=unit), Donors.read(everywhere, unit)
-    condition, role = {"necessity": ("ablate-base", "tuned"), "sufficiency": ("patch-tuned", "base")}[direction]
+    condition, role = {
+        "necessity": ("ablate-base", "tuned"),
+        "sufficiency": ("patch-tuned", "base"),
+    }[direction]
     judged = judge(everywhere, condition, "positive", donors.condition(condition, chosen))
     np.testing.assert_allclose(found.numbers[BOTH], judged.number, rtol=1e-10)
     assert np.array_equal(found.shown[BOTH], judged.shown)
@@ -111,7 +122,9 @@ def test_both_is_contribution_patching_and_neither_is_the_receiver(everywhere, u
     np.testing.assert_allclose(found.receiver, own.number, rtol=1e-10)
     activations = Donors.read(everywhere, unit, "activation").condition(condition, chosen)
     np.testing.assert_allclose(
-        found.numbers[ACTIVATION], judge(everywhere, condition, "positive", activations).number, rtol=1e-10
+        found.numbers[ACTIVATION],
+        judge(everywhere, condition, "positive", activations).number,
+        rtol=1e-10,
     )
 
 
@@ -121,10 +134,16 @@ def out_projections(family, module):
 
 
 def by_hooks(family, receiver, donor, ids, chosen):
-    """Logits at the last token with the donor's inputs of the output projections in place of the receiver's own."""
+    """Logits at the last token with the donor's inputs of the output projections in place of the
+    receiver's own.
+    """
     seen, handles = {}, []
     for layer, module in enumerate(out_projections(family, donor)):
-        handles.append(module.register_forward_pre_hook(lambda _, args, at=layer: seen.update({at: args[0].clone()})))
+        handles.append(
+            module.register_forward_pre_hook(
+                lambda _, args, at=layer: seen.update({at: args[0].clone()})
+            )
+        )
     with torch.no_grad():
         donor(input_ids=torch.tensor([ids]))
     for layer, module in enumerate(out_projections(family, receiver)):
@@ -144,7 +163,9 @@ def by_hooks(family, receiver, donor, ids, chosen):
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_activations_and_weights_alone_are_what_plain_torch_makes_of_them(family, everywhere, direction):
+def test_activations_and_weights_alone_are_what_plain_torch_makes_of_them(
+    family, everywhere, direction
+):
     study, chosen = everywhere, [(0, 2), (0, 40), (1, 7), (1, 8), (2, 30)]
     found = patched(study, direction, chosen)
     roles = ("tuned", "base") if direction == "necessity" else ("base", "tuned")
@@ -152,21 +173,29 @@ def test_activations_and_weights_alone_are_what_plain_torch_makes_of_them(family
     # the receiver with these columns of the donor's matrices: what is live stays live
     hybrid = copy.deepcopy(receiver)
     for layer, neuron in chosen:
-        tiny.mlps(hybrid)[layer]["mlp.out"][:, neuron] = tiny.mlps(donor)[layer]["mlp.out"][:, neuron]
+        tiny.mlps(hybrid)[layer]["mlp.out"][:, neuron] = tiny.mlps(donor)[layer]["mlp.out"][
+            :, neuron
+        ]
     for row in ROWS:
         ids = list(study.encoded("positive")[row].ids)
         with torch.no_grad():
             logits = hybrid(input_ids=torch.tensor([ids])).logits[0, -1]
-        for cell, expected in ((ACTIVATION, by_hooks(family, receiver, donor, ids, chosen)), (WEIGHTS, logits)):
+        for cell, expected in (
+            (ACTIVATION, by_hooks(family, receiver, donor, ids, chosen)),
+            (WEIGHTS, logits),
+        ):
             odds = float(study.metric.log_odds(expected[None]))
             assert found.numbers[cell][row] == pytest.approx(odds, rel=1e-8)
     # and token by token, with a cache
-    alone = tiny.study(hybrid, None, 6, template=False, max_new_tokens=3).answers("tuned", "positive")
+    alone = tiny.study(hybrid, None, 6, template=False, max_new_tokens=3).answers(
+        "tuned", "positive"
+    )
     intervention = Donors.read(study).cell(direction, chosen, *WEIGHTS).intervention
     assert study.answers(roles[0], "positive", intervention) == alone
     texts = [study.decode(answer) for answer in alone]
     assert np.array_equal(
-        found.shown[WEIGHTS], study.metric.shown(study.prompts("positive").prompts, texts, "positive")
+        found.shown[WEIGHTS],
+        study.metric.shown(study.prompts("positive").prompts, texts, "positive"),
     )
 
 
@@ -184,13 +213,21 @@ def test_random_sets_are_patched_as_the_located(everywhere):
 @pytest.fixture(scope="module")
 def table():
     """The planted pair: what the neurons read and what they write was tuned, in one block."""
-    verify = VerifyNeurons(ranking=((1, 30), (1, 17), (1, 5)), selected=3, random_sets=19, dose_draws=1, depth=3,
-                           control_prompts=12)  # fmt: skip
+    verify = VerifyNeurons(
+        ranking=((1, 30), (1, 17), (1, 5)),
+        selected=3,
+        random_sets=19,
+        dose_draws=1,
+        depth=3,
+        control_prompts=12,
+    )
     return verify(tiny.planted_study("llama", pairs=40))
 
 
 def test_every_run_with_a_base_has_the_two_by_two(table):
-    cells, prompts, random = (table.tables[name] for name in ("patching_cells", "patching", "patching_random"))
+    cells, prompts, random = (
+        table.tables[name] for name in ("patching_cells", "patching", "patching_random")
+    )
     assert len(cells) == 8
     assert len(prompts) == 8 * 12
     assert len(random) == 8 * 19
@@ -211,9 +248,13 @@ def test_cells_are_ratios_of_means_over_their_rows(table):
     prompts = table.tables["patching"]
     for row in table.tables["patching_cells"].rows():
         mine = np.logical_and.reduce([prompts[name] == row[name] for name in list(row)[:3]])
-        number, own, donor = (prompts[name][mine] for name in ("log_odds", "log_odds_receiver", "log_odds_donor"))
+        number, own, donor = (
+            prompts[name][mine] for name in ("log_odds", "log_odds_receiver", "log_odds_donor")
+        )
         assert row["effect"] == pytest.approx((number - own).mean() / (donor - own).mean())
-        expected = cluster_interval(number, prompts["cluster"][mine], minus=own, over=donor, over_minus=own)
+        expected = cluster_interval(
+            number, prompts["cluster"][mine], minus=own, over=donor, over_minus=own
+        )
         np.testing.assert_allclose([row["effect"], row["low"], row["high"]], expected, atol=1e-12)
         assert row["refused"] == prompts["refused"][mine].mean()
 
@@ -225,7 +266,9 @@ def test_without_a_gap_there_is_no_effect():
     apart = Evidence([], np.ones(12, bool), ROWS, True, 7, patching={"necessity": found})
     assert np.isfinite(patching_tables(study, apart)["patching_cells"]["effect"]).all()
     flat = replace(found, donor=found.receiver + np.array([1.0, -1, 1, -1, 1, -1]))
-    made = patching_tables(study, Evidence([], np.ones(12, bool), ROWS, True, 7, patching={"necessity": flat}))
+    made = patching_tables(
+        study, Evidence([], np.ones(12, bool), ROWS, True, 7, patching={"necessity": flat})
+    )
     assert np.isnan(made["patching_cells"]["effect"]).all()
     assert np.isnan(made["patching_cells"]["p"]).all()
     assert np.isnan(made["patching_random"]["effect"]).all()
@@ -242,26 +285,43 @@ def test_the_figure_has_every_cell_and_the_random_sets(table):
 
 def test_patching_activations_is_said_and_is_in_the_key():
     study = tiny.planted_study("llama", pairs=40)
-    options = {"ranking": ((1, 30), (1, 17), (1, 5)), "selected": 3, "random_sets": 39, "dose_draws": 1, "depth": 3}
+    options = {
+        "ranking": ((1, 30), (1, 17), (1, 5)),
+        "selected": 3,
+        "random_sets": 39,
+        "dose_draws": 1,
+        "depth": 3,
+    }
     by_activation = VerifyNeurons(**options, control_prompts=4, patch="activation")
     table = by_activation(study)
     found = {one.name: one for one in from_table(table.tables["claims"])}
     # the base's rows read next to nothing of the last word, and its columns write nothing
-    assert found["necessity"].sentence.startswith("Given the base's activations in 3 neurons, the fine-tuned model")
-    assert found["sufficiency"].sentence.startswith("Given the fine-tuned model's activations in 3 neurons, the base")
+    assert found["necessity"].sentence.startswith(
+        "Given the base's activations in 3 neurons, the fine-tuned model"
+    )
+    assert found["sufficiency"].sentence.startswith(
+        "Given the fine-tuned model's activations in 3 neurons, the base"
+    )
     assert abs(found["necessity"].value) < 0.1
     assert found["necessity-recovery"].value > 0.9
     assert found["sufficiency"].value == -1.0
     assert found["sufficiency"].verdict == "not supported"
     assert table.summary["patch"] == "activation"
-    keys = [study.provenance(made).key for made in (by_activation, replace(by_activation, patch="contribution"))]
+    keys = [
+        study.provenance(made).key
+        for made in (by_activation, replace(by_activation, patch="contribution"))
+    ]
     assert keys[0] != keys[1]
     for one in found.values():
         assert measure(one.claim.estimate, table).value == one.value
 
 
 def test_options_that_cannot_be_run():
-    with pytest.raises(OptionError, match="unknown --patch 'weights'; use contribution or activation"):
+    with pytest.raises(
+        OptionError, match="unknown --patch 'weights'; use contribution or activation"
+    ):
         VerifyNeurons(patch="weights").check(True)
-    with pytest.raises(OptionError, match="--patch activation takes activations from a base, and there is none"):
+    with pytest.raises(
+        OptionError, match="--patch activation takes activations from a base, and there is none"
+    ):
         VerifyNeurons(patch="activation").check(False)

@@ -28,24 +28,43 @@ def umask(request):
 
 
 def audited(root, mask):
-    """Every path below, and the root: how many there are, and which have other rights than the umask leaves."""
+    """Every path below, and the root: how many there are, and which have other rights than the
+    umask leaves.
+    """
     paths = [root, *root.rglob("*")]
     rights = {path: stat.S_IMODE(path.stat().st_mode) for path in paths}
     wanted = {path: (0o777 if path.is_dir() else 0o666) & ~mask for path in paths}
-    return len(paths), {str(path): f"{rights[path]:o}" for path in paths if rights[path] != wanted[path]}
+    return len(paths), {
+        str(path): f"{rights[path]:o}" for path in paths if rights[path] != wanted[path]
+    }
 
 
 def test_a_store_and_its_pages(umask, tmp_path, monkeypatch, run):
     monkeypatch.setenv("INTERP_CACHE", str(tmp_path / "cache"))
     (tmp_path / "prompts.txt").write_text("open the door\nlock the gate\npaint the window\n")
-    pair = ["organism:refusal/planted", "--base", "organism:refusal/base", "--store", tmp_path / "store"]
-    for words in (["intruders", *pair, "--draws", 0], ["compare", *pair, "--prompts", tmp_path / "prompts.txt"],
-                  ["report", "--all", "--store", tmp_path / "store", "--out", tmp_path / "report.html"]):  # fmt: skip
+    pair = [
+        "organism:refusal/planted",
+        "--base",
+        "organism:refusal/base",
+        "--store",
+        tmp_path / "store",
+    ]
+    for words in (
+        ["intruders", *pair, "--draws", 0],
+        ["compare", *pair, "--prompts", tmp_path / "prompts.txt"],
+        ["report", "--all", "--store", tmp_path / "store", "--out", tmp_path / "report.html"],
+    ):
         code, _, err = run(*words)
         assert code == 0, err
     Store(tmp_path / "store").write(full())
     names = {path.name for path in tmp_path.rglob("*")}
-    assert {"model.safetensors", "arrays.safetensors", "table.parquet", "page.html", "report.html"} <= names
+    assert {
+        "model.safetensors",
+        "arrays.safetensors",
+        "table.parquet",
+        "page.html",
+        "report.html",
+    } <= names
     assert list(tmp_path.glob("store/bases/*.safetensors"))
     assert list(tmp_path.glob("store/requests/*.json"))
     for part in ("store", "cache/organisms"):
@@ -62,8 +81,15 @@ def test_controls(umask, tmp_path):
     (tmp_path / "text.txt").write_text(
         "".join(f"please {word} the door and open it .\n" for word in tiny.WORDS.split())
     )
-    make_controls(str(tmp_path / "lora"), str(tmp_path / "base"), tmp_path / "out", seeds=[0],
-                  text=tmp_path / "text.txt", device="cpu", recipe=QUICK)  # fmt: skip
+    make_controls(
+        str(tmp_path / "lora"),
+        str(tmp_path / "base"),
+        tmp_path / "out",
+        seeds=[0],
+        text=tmp_path / "text.txt",
+        device="cpu",
+        recipe=QUICK,
+    )
     assert list(tmp_path.glob("out/seed-0/*/adapter_model.safetensors"))
     assert not audited(tmp_path / "out", umask)[1]
 
@@ -73,7 +99,10 @@ def test_dictionaries_and_activations(umask, tmp_path):
     dictionary = Dictionary(DictionaryConfig("topk", 8, 16, k=2))
     for name in WRITTEN:
         write(dictionary, tmp_path / name, name)
-        assert audited(tmp_path / name, umask) == (len([tmp_path, *(tmp_path / name).iterdir()]), {})
+        assert audited(tmp_path / name, umask) == (
+            len([tmp_path, *(tmp_path / name).iterdir()]),
+            {},
+        )
     rows = Rows(torch.randn(40, 8))
     write_shards(rows, tmp_path / "rows", 40, shard=16)
     keep(tmp_path / "run", 3, [], ({"rows": rows.rows}, None), {})
@@ -94,7 +123,9 @@ def test_a_folder_hands_its_group_down_as_before(umask, tmp_path):
     assert stat.S_IMODE((inside / "file").stat().st_mode) == 0o666 & ~umask
 
 
-def test_rights_that_are_there_stay_and_where_none_can_be_given_nothing_is_lost(umask, tmp_path, monkeypatch):
+def test_rights_that_are_there_stay_and_where_none_can_be_given_nothing_is_lost(
+    umask, tmp_path, monkeypatch
+):
     """A shared folder can hand down more than the umask leaves; some file systems take no rights."""
     file = tmp_path / "file"
     file.touch()

@@ -22,7 +22,8 @@ class Stdin:
 
 
 @pytest.mark.parametrize(
-    ("content", "name"), [(b"Hello\nBye\n", "stdin.txt"), (b'\n{"prompt": "Hello"}\n', "stdin.jsonl")]
+    ("content", "name"),
+    [(b"Hello\nBye\n", "stdin.txt"), (b'\n{"prompt": "Hello"}\n', "stdin.jsonl")],
 )
 def test_stdin_is_kept_whole_and_named_by_what_it_holds(monkeypatch, content, name):
     monkeypatch.setattr("sys.stdin", Stdin(content))
@@ -50,7 +51,9 @@ def test_what_can_be_read_again_is_left_alone(tmp_path):
     assert readable_again("-") == "-"
 
 
-@pytest.mark.parametrize(("stdin", "said"), [(Stdin(b" \n"), "stdin is empty"), (Stdin(b"", True), "pipe one in")])
+@pytest.mark.parametrize(
+    ("stdin", "said"), [(Stdin(b" \n"), "stdin is empty"), (Stdin(b"", True), "pipe one in")]
+)
 def test_nothing_piped_in_is_refused(monkeypatch, stdin, said):
     monkeypatch.setattr("sys.stdin", stdin)
     with pytest.raises(OptionError, match=said):

@@ -1,4 +1,6 @@
-"""Prediction intervals: coverage by exact sums over two binomials, the normal case by scipy, what is no estimate."""
+"""Prediction intervals: coverage by exact sums over two binomials, the normal case by scipy, what
+is no estimate.
+"""
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ SHARES = (0.01, 0.05, 0.3, 0.5, 0.9, 0.98, 0.995)
 
 
 def outside(n: int, m: int, share: float, other: float, tests: int) -> float:
-    """Chance that a true replication of ``n`` trials by ``m`` is outside: summed over all outcomes, nothing drawn."""
+    """Chance that a true replication of ``n`` trials by ``m`` is outside: summed over all outcomes,
+    nothing drawn.
+    """
     chance = 0.0
     first = stats.binom.pmf(np.arange(n + 1), n, share)
     second = stats.binom.pmf(np.arange(m + 1), m, other)
@@ -34,15 +38,21 @@ def test_a_share_that_fell_by_half_is_outside():
 
 
 def test_normal_estimates_are_outside_as_often_as_stated():
-    """Of two means with known errors the interval is exact, whatever the number of tests: scipy says its half-width."""
+    """Of two means with known errors the interval is exact, whatever the number of tests: scipy
+    says its half-width.
+    """
     generator = np.random.default_rng(0)
     error, other = 1.5, 0.7
     old, new = generator.normal(0, error, 20000), generator.normal(0, other, 20000)
     for tests in (1, 8):
-        low, high = prediction_interval((0.0, -1.96 * error, 1.96 * error), (0.0, -1.96 * other, 1.96 * other), tests)
+        low, high = prediction_interval(
+            (0.0, -1.96 * error, 1.96 * error), (0.0, -1.96 * other, 1.96 * other), tests
+        )
         expected = stats.norm.ppf(1 - 0.025 / tests) * np.hypot(error, other)
         np.testing.assert_allclose([-low, high], expected, rtol=1e-4)
-        assert abs(np.mean(np.abs(new - old) > high) - 0.05 / tests) < 4 * np.sqrt(0.05 / tests / old.size)
+        assert abs(np.mean(np.abs(new - old) > high) - 0.05 / tests) < 4 * np.sqrt(
+            0.05 / tests / old.size
+        )
 
 
 def test_clustered_shares_keep_the_level_where_rows_of_a_cluster_say_the_same():
@@ -53,13 +63,18 @@ def test_clustered_shares_keep_the_level_where_rows_of_a_cluster_say_the_same():
         return cluster_interval(np.repeat(generator.random(24) < 0.8, 3), clusters)
 
     found = [(measured(), measured()) for _ in range(200)]
-    missed = sum(not np.less_equal(*(prediction_interval(a, b)[0], b[0])) or b[0] > prediction_interval(a, b)[1]
-                 for a, b in found)  # fmt: skip
+    missed = sum(
+        not np.less_equal(*(prediction_interval(a, b)[0], b[0]))
+        or b[0] > prediction_interval(a, b)[1]
+        for a, b in found
+    )
     assert missed <= stats.binom.ppf(0.999, len(found), 0.05)
 
 
 def test_the_side_that_faces_the_other_counts():
-    """A share of 1 with an exact interval can fall; that another is above it needs the other's lower end."""
+    """A share of 1 with an exact interval can fall; that another is above it needs the other's
+    lower end.
+    """
     low, high = prediction_interval((1.0, 0.9, 1.0), (0.95, 0.9, 0.99))
     assert low == pytest.approx(1 - np.hypot(0.1, 0.04))
     assert high == pytest.approx(1 + 0.05)
@@ -74,7 +89,9 @@ def test_more_tests_and_a_higher_level_are_wider():
     )
 
 
-@pytest.mark.parametrize("estimate", [(0.5, float("nan"), 1.0), (0.5, 0.6, 0.7), (0.5, -float("inf"), 1.0)])
+@pytest.mark.parametrize(
+    "estimate", [(0.5, float("nan"), 1.0), (0.5, 0.6, 0.7), (0.5, -float("inf"), 1.0)]
+)
 def test_what_is_no_estimate_is_refused(estimate):
     with pytest.raises(ValueError, match="is no estimate"):
         prediction_interval(estimate, (0.5, 0.4, 0.6))

@@ -1,4 +1,6 @@
-"""Whatever cannot be loaded or compared is refused by an error of its own, in one line that says what to do."""
+"""Whatever cannot be loaded or compared is refused by an error of its own, in one line that says
+what to do.
+"""
 
 import copy
 import json
@@ -28,7 +30,19 @@ from interp.models.pair import Pair
 from tests import tiny
 
 FAMILIES = pytest.mark.parametrize("family", ["llama", "gpt2"])
-DONE = ("check", "give", "copy", "save", "use", "try", "proven", "download", "needs", "shipped", "diverged")
+DONE = (
+    "check",
+    "give",
+    "copy",
+    "save",
+    "use",
+    "try",
+    "proven",
+    "download",
+    "needs",
+    "shipped",
+    "diverged",
+)
 
 
 def refused(error, said, tuned, base=None, **options):
@@ -69,7 +83,9 @@ UP = "model.layers.1.mlp.up_proj.weight"
 
 def test_a_tensor_is_missing(directory):
     weights(directory, lambda found: {key: value for key, value in found.items() if key != UP})
-    refused(MissingWeights, f"lacks 1 of the tensors that LlamaForCausalLM needs, first {UP}", directory)
+    refused(
+        MissingWeights, f"lacks 1 of the tensors that LlamaForCausalLM needs, first {UP}", directory
+    )
 
 
 def test_a_tensor_has_another_shape(directory):
@@ -88,8 +104,13 @@ def test_a_weight_is_not_finite(directory, value):
 
 def test_logits_are_not_finite(directory):
     big = ("lm_head.weight", "model.norm.weight")
-    weights(directory, lambda found: {key: value * (1e25 if key in big else 1) for key, value in found.items()})
-    refused(NonFiniteWeights, "gives NaN or infinite logits in torch.float32; try --dtype", directory)
+    weights(
+        directory,
+        lambda found: {key: value * (1e25 if key in big else 1) for key, value in found.items()},
+    )
+    refused(
+        NonFiniteWeights, "gives NaN or infinite logits in torch.float32; try --dtype", directory
+    )
 
 
 @pytest.mark.parametrize("cut", [0, 6, 300, 20_000, -1])
@@ -100,7 +121,9 @@ def test_truncated_weights(directory, cut):
 
 
 def test_a_pointer_in_place_of_weights(directory):
-    (directory / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    (directory / "model.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    )
     refused(TruncatedWeights, "is truncated or damaged", directory)
 
 
@@ -124,13 +147,19 @@ def test_pickled_weights_only(directory):
     (directory / "model.safetensors").unlink()
     refused(ModelNotFound, r"holds a configuration and no \.safetensors weights", directory)
     torch.save({}, directory / "pytorch_model.bin")
-    refused(PickledWeights, r"only as a pickle \(pytorch_model\.bin\), and reading one runs its code", directory)
+    refused(
+        PickledWeights,
+        r"only as a pickle \(pytorch_model\.bin\), and reading one runs its code",
+        directory,
+    )
 
 
 @pytest.mark.parametrize("text", ["{garbage", "", "[]", "3"])
 def test_a_configuration_that_is_no_configuration(directory, text):
     (directory / "config.json").write_text(text)
-    refused(TruncatedWeights, r"config\.json (is not readable JSON|holds no JSON object)", directory)
+    refused(
+        TruncatedWeights, r"config\.json (is not readable JSON|holds no JSON object)", directory
+    )
 
 
 @pytest.mark.parametrize(
@@ -150,7 +179,9 @@ def test_configurations_that_are_not_handled(directory, changes, said):
 
 def test_architectures_that_are_not_handled(tmp_path):
     sizes = {"vocab_size": 333, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = BioGptConfig(**sizes, intermediate_size=32, bos_token_id=1, eos_token_id=1, pad_token_id=0)
+    config = BioGptConfig(
+        **sizes, intermediate_size=32, bos_token_id=1, eos_token_id=1, pad_token_id=0
+    )
     biogpt = tiny.save(BioGptForCausalLM(config), tmp_path / "b")
     refused(UnsupportedModel, "BioGptForCausalLM is not an architecture with a known map", biogpt)
     refused(UnsupportedModel, "BioGptForCausalLM", biogpt, attention="eager")
@@ -177,7 +208,11 @@ def test_a_tokenizer_that_cannot_be_read(directory, file, text):
 
 
 def test_no_tokenizer(tmp_path):
-    refused(ModelError, "no tokenizer files in", tiny.save(tiny.llama(), tmp_path / "m", with_tokenizer=False))
+    refused(
+        ModelError,
+        "no tokenizer files in",
+        tiny.save(tiny.llama(), tmp_path / "m", with_tokenizer=False),
+    )
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_embeds(tmp_path):
@@ -196,7 +231,8 @@ def test_directories_that_are_no_models(tmp_path, directory):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "gpt2", "a/b/c", "a\\b", "x" * 5000, "a/" + "x" * 400, "~nobody-here/m", "a\0b", "a b/c"]
+    "name",
+    ["", "gpt2", "a/b/c", "a\\b", "x" * 5000, "a/" + "x" * 400, "~nobody-here/m", "a\0b", "a b/c"],
 )
 def test_names_that_mean_nothing(name):
     assert len(refused(ModelNotFound, "check the spelling", name)) < 1000
@@ -213,7 +249,9 @@ def test_a_hub_id_offline():
         "someone/no-such-model is no local directory, and the Hub did not give it",
         "someone/no-such-model",
     )
-    refused(ModelNotFound, "check the spelling, the network, or HF_TOKEN", "someone/no-such-model@main")
+    refused(
+        ModelNotFound, "check the spelling, the network, or HF_TOKEN", "someone/no-such-model@main"
+    )
     assert time.monotonic() - start < 5
 
 
@@ -237,12 +275,32 @@ def test_a_hub_id_without_a_network(monkeypatch):
 @pytest.mark.parametrize(
     ("llama_changes", "gpt2_changes", "error", "said"),
     [
-        ({"num_hidden_layers": 2}, {"n_layer": 2}, DepthMismatch, "layer.* is 2 in the base .* and 3 in"),
-        ({"hidden_size": 16, "head_dim": 8}, {"n_embd": 16}, WidthMismatch, "(hidden_size|n_embd) is 16 in the base"),
-        ({"intermediate_size": 40}, {"n_inner": 40}, WidthMismatch, "(intermediate_size|n_inner) is 40 in the base"),
-        ({"num_key_value_heads": 4}, {"n_head": 8}, WidthMismatch, "(num_key_value_heads|n_head) is (4|8) in the base"),
+        (
+            {"num_hidden_layers": 2},
+            {"n_layer": 2},
+            DepthMismatch,
+            "layer.* is 2 in the base .* and 3 in",
+        ),
+        (
+            {"hidden_size": 16, "head_dim": 8},
+            {"n_embd": 16},
+            WidthMismatch,
+            "(hidden_size|n_embd) is 16 in the base",
+        ),
+        (
+            {"intermediate_size": 40},
+            {"n_inner": 40},
+            WidthMismatch,
+            "(intermediate_size|n_inner) is 40 in the base",
+        ),
+        (
+            {"num_key_value_heads": 4},
+            {"n_head": 8},
+            WidthMismatch,
+            "(num_key_value_heads|n_head) is (4|8) in the base",
+        ),
     ],
-)  # fmt: skip
+)
 def test_models_of_other_sizes(tmp_path, family, llama_changes, gpt2_changes, error, said):
     changes = {"llama": llama_changes, "gpt2": gpt2_changes}[family]
     build = tiny.FAMILIES[family]
@@ -256,11 +314,19 @@ def test_models_of_other_sizes(tmp_path, family, llama_changes, gpt2_changes, er
 
 
 def test_a_size_that_only_the_weights_tell(tmp_path):
-    tuned, base = tiny.save(tiny.llama(), tmp_path / "t"), tiny.save(tiny.llama(num_key_value_heads=4), tmp_path / "b")
+    tuned, base = (
+        tiny.save(tiny.llama(), tmp_path / "t"),
+        tiny.save(tiny.llama(num_key_value_heads=4), tmp_path / "b"),
+    )
     found = json.loads((base / "config.json").read_text())
     found.pop("num_key_value_heads")
     (base / "config.json").write_text(json.dumps(found))
-    refused(WidthMismatch, r"k_proj.weight is \(32, 32\) in the base and \(16, 32\) in the tuned model", tuned, base)
+    refused(
+        WidthMismatch,
+        r"k_proj.weight is \(32, 32\) in the base and \(16, 32\) in the tuned model",
+        tuned,
+        base,
+    )
 
 
 def test_another_family(tmp_path, llama):
@@ -275,7 +341,12 @@ def test_tokens_with_other_ids(tmp_path, llama):
     vocabulary = text["model"]["vocab"]
     vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
     (other / "tokenizer.json").write_text(json.dumps(text))
-    refused(VocabularyMismatch, "2 tokens have other ids in the base's tokenizer, first 'a'", llama, other)
+    refused(
+        VocabularyMismatch,
+        "2 tokens have other ids in the base's tokenizer, first 'a'",
+        llama,
+        other,
+    )
 
 
 def test_tokens_that_were_added_in_tuning_are_remarked(tmp_path, llama):
@@ -284,7 +355,10 @@ def test_tokens_that_were_added_in_tuning_are_remarked(tmp_path, llama):
     more.add_tokens(["<|tool|>"])
     more.save_pretrained(tuned)
     base = tiny.save(tiny.llama(vocab_size=340), tmp_path / "b")
-    assert "adds 1 token the base never saw, first '<|tool|>'" in Pair.load(str(tuned), str(base)).notes[0]
+    assert (
+        "adds 1 token the base never saw, first '<|tool|>'"
+        in Pair.load(str(tuned), str(base)).notes[0]
+    )
 
 
 def test_a_base_whose_tokenizer_is_damaged_is_not_one_without(directory, llama):

@@ -1,4 +1,6 @@
-"""``probe``, ``gradient`` and ``integrated-zero`` against scikit-learn, per-sample autograd and a hand-written path."""
+"""``probe``, ``gradient`` and ``integrated-zero`` against scikit-learn, per-sample autograd and a
+hand-written path.
+"""
 
 import numpy as np
 import pytest
@@ -44,7 +46,9 @@ def blocks(module):
 
 
 def matrices(module, layer):
-    """Rows ``[N, D]`` as parameters to differentiate, and the down matrix ``[D, N]``, with how to read each."""
+    """Rows ``[N, D]`` as parameters to differentiate, and the down matrix ``[D, N]``, with how to
+    read each.
+    """
     mlp = blocks(module)[layer].mlp
     if hasattr(mlp, "c_fc"):
         return {"up": (mlp.c_fc.weight, lambda g: g.T), "down": (mlp.c_proj.weight, lambda g: g)}
@@ -63,11 +67,19 @@ def test_row_gradients_are_those_of_autograd_on_the_weights(study, modules, meth
     losses = []
     answers = study.answers("base", "positive")
     for coded, answer in zip(study.encoded("positive"), answers, strict=True):
-        parameters = [(layer, part, *found) for layer in range(3) for part, found in matrices(module, layer).items()]
+        parameters = [
+            (layer, part, *found)
+            for layer in range(3)
+            for part, found in matrices(module, layer).items()
+        ]
         for _, _, parameter, _ in parameters:
             parameter.requires_grad_(True)
         logits = module(input_ids=torch.tensor([list(coded.ids)])).logits[:, -1]
-        loss = study.metric.log_odds(logits)[0] if method == "gradient" else -logits[0].log_softmax(-1)[answer[0]]
+        loss = (
+            study.metric.log_odds(logits)[0]
+            if method == "gradient"
+            else -logits[0].log_softmax(-1)[answer[0]]
+        )
         gradients = torch.autograd.grad(loss, [parameter for _, _, parameter, _ in parameters])
         losses.append(float(loss.detach()))
         whole = np.zeros((3, 48))
@@ -79,7 +91,9 @@ def test_row_gradients_are_those_of_autograd_on_the_weights(study, modules, meth
         expected["all"] += np.sqrt(whole) / 4
     np.testing.assert_allclose(found, expected["all"], rtol=1e-9)
     for part in matrices(module, 0):
-        np.testing.assert_allclose(table[f"gradient_{part}"].reshape(3, 48), expected[part], rtol=1e-9)
+        np.testing.assert_allclose(
+            table[f"gradient_{part}"].reshape(3, 48), expected[part], rtol=1e-9
+        )
     assert table.summary["mean_loss"] == pytest.approx(np.mean(losses))
 
 
@@ -108,17 +122,26 @@ def test_from_zero_is_complete_and_needs_no_base(study, modules):
     assert errors[1] < 0.02 * abs(told)
     assert errors[1] < errors[0] / 10
     alone = tiny.study(modules[1], None, pairs=4)
-    np.testing.assert_array_equal(scores(alone, "integrated")[0], scores(study, "integrated-zero")[0])
+    np.testing.assert_array_equal(
+        scores(alone, "integrated")[0], scores(study, "integrated-zero")[0]
+    )
 
 
 def test_from_zero_starts_at_mlps_that_write_nothing(study, modules):
     module = modules[1]
-    handles = [block.mlp.register_forward_hook(lambda _, __, out: torch.zeros_like(out)) for block in blocks(module)]
+    handles = [
+        block.mlp.register_forward_hook(lambda _, __, out: torch.zeros_like(out))
+        for block in blocks(module)
+    ]
     expected = []
     for coded in study.encoded("positive"):
         with torch.no_grad():
             expected.append(
-                float(study.metric.log_odds(module(input_ids=torch.tensor([list(coded.ids)])).logits[:, -1]))
+                float(
+                    study.metric.log_odds(
+                        module(input_ids=torch.tensor([list(coded.ids)])).logits[:, -1]
+                    )
+                )
             )
     for handle in handles:
         handle.remove()
@@ -142,7 +165,9 @@ def pooled(module, study, layer, path):
         for coded in study.encoded(group):
             kept: list[torch.Tensor] = []
             module_read = blocks(module)[layer].get_submodule(path)
-            handle = module_read.register_forward_hook(lambda _, __, out, kept=kept: kept.append(out))
+            handle = module_read.register_forward_hook(
+                lambda _, __, out, kept=kept: kept.append(out)
+            )
             with torch.no_grad():
                 module(input_ids=torch.tensor([list(coded.ids)]))
             handle.remove()
@@ -152,16 +177,22 @@ def pooled(module, study, layer, path):
 
 
 def test_probes_are_scikit_learns_on_pooled_outputs(study, modules, family):
-    paths = {"gate": "mlp.gate_proj", "up": "mlp.up_proj"} if family == "llama" else {"up": "mlp.c_fc"}
+    paths = (
+        {"gate": "mlp.gate_proj", "up": "mlp.up_proj"} if family == "llama" else {"up": "mlp.c_fc"}
+    )
     found, table = scores(study, "probe")
     labels = np.repeat([1, 0], 4)
     for layer in range(3):
         expected = {}
         for branch, path in paths.items():
             features = pooled(modules[1], study, layer, path)
-            model = LogisticRegression(C=1 / (1e-3 * 8), tol=1e-10, max_iter=100_000).fit(features, labels)
+            model = LogisticRegression(C=1 / (1e-3 * 8), tol=1e-10, max_iter=100_000).fit(
+                features, labels
+            )
             expected[branch] = (model.coef_[0] - model.coef_[0].mean()) / model.coef_[0].std()
-            np.testing.assert_allclose(table[f"z_{branch}"].reshape(3, 48)[layer], expected[branch], atol=1e-3)
+            np.testing.assert_allclose(
+                table[f"z_{branch}"].reshape(3, 48)[layer], expected[branch], atol=1e-3
+            )
         np.testing.assert_allclose(found[layer], np.max(list(expected.values()), 0), atol=1e-3)
     chosen = table["selected"].reshape(3, 48)
     assert (found[chosen] > 3).all()
@@ -190,7 +221,9 @@ def test_a_planted_direction_is_found_and_noise_is_not():
 
 
 def by_hand(features, labels, epochs):
-    """Weights [N] of NeuroStrike's probe: a linear layer of torch's own start, Adam by its formulas, in float64."""
+    """Weights [N] of NeuroStrike's probe: a linear layer of torch's own start, Adam by its
+    formulas, in float64.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(1234)
         layer = torch.nn.Linear(features.shape[1], 1)
@@ -231,16 +264,24 @@ def test_rows_that_are_the_same_in_both_classes_have_no_weights():
 
 def test_the_published_fit_is_an_option_of_the_probe(study, modules):
     tables = {fit: LocateNeurons(method="probe", top="5", probe_fit=fit)(study) for fit in FITS}
-    assert {fit: table.summary["probe_fit"] for fit, table in tables.items()} == {fit: fit for fit in FITS}
+    assert {fit: table.summary["probe_fit"] for fit, table in tables.items()} == {
+        fit: fit for fit in FITS
+    }
     assert tables["optimum"].provenance.key != tables["published"].provenance.key
-    path = "mlp.up_proj" if "mlp.up_proj" in dict(blocks(modules[1])[0].named_modules()) else "mlp.c_fc"
+    path = (
+        "mlp.up_proj"
+        if "mlp.up_proj" in dict(blocks(modules[1])[0].named_modules())
+        else "mlp.c_fc"
+    )
     weights = by_hand(pooled(modules[1], study, 0, path), np.repeat([1, 0], 4), 5000)
     expected = (weights - weights.mean()) / weights.std()
     np.testing.assert_allclose(tables["published"]["z_up"].reshape(3, 48)[0], expected, atol=1e-3)
     assert np.abs(tables["optimum"]["z_up"].reshape(3, 48)[0] - expected).max() > 0.01
     with pytest.raises(OptionError, match=r"unknown --probe-fit 'best'; use optimum or published"):
         LocateNeurons(method="probe", probe_fit="best").check(True)
-    with pytest.raises(OptionError, match=r"--probe-fit is of the method probe, and cross fits none"):
+    with pytest.raises(
+        OptionError, match=r"--probe-fit is of the method probe, and cross fits none"
+    ):
         LocateNeurons(method="cross", probe_fit="published").check(True)
 
 
@@ -250,8 +291,10 @@ def test_longer_prompts_are_named_as_what_the_length_tells(modules):
         for side in (0, 1)
         for row in range(10)
     ]
-    sets = [PromptSet(tuple(Prompt(i, t, c) for i, (t, c) in enumerate(part)), name)
-            for part, name in ((rows[10:], "long"), (rows[:10], "short"))]  # fmt: skip
+    sets = [
+        PromptSet(tuple(Prompt(i, t, c) for i, (t, c) in enumerate(part)), name)
+        for part, name in ((rows[10:], "long"), (rows[:10], "short"))
+    ]
     # every text a cluster of its own class, so that clusters hold both classes
     pair = Pair.from_modules(modules[1], modules[0], tiny.tokenizer())
     table = LocateNeurons(method="probe", top="5")(Study(pair, Contrast(*sets), tiny.metric()))
@@ -260,9 +303,14 @@ def test_longer_prompts_are_named_as_what_the_length_tells(modules):
 
 
 def test_positions_that_a_prompt_lacks_are_refused(modules):
-    sets = [PromptSet((Prompt(0, text, "c"),), name) for text, name in (("a", "short"), ("open the door", "long"))]
+    sets = [
+        PromptSet((Prompt(0, text, "c"),), name)
+        for text, name in (("a", "short"), ("open the door", "long"))
+    ]
     pair = Pair.from_modules(modules[1], None, tiny.tokenizer(False))
-    with pytest.raises(OptionError, match=r"short, row 0 has no content tokens to probe; use --positions prompt"):
+    with pytest.raises(
+        OptionError, match=r"short, row 0 has no content tokens to probe; use --positions prompt"
+    ):
         LocateNeurons(method="probe", top="5")(Study(pair, Contrast(*sets), tiny.metric()))
 
 
@@ -271,7 +319,11 @@ def test_positions_that_a_prompt_lacks_are_refused(modules):
 
 def test_what_is_located_on_utility_prompts_too_is_left_out(modules):
     study = tiny.study(modules[1], modules[0], pairs=4)
-    utility = study.on(Contrast(PromptSet((Prompt(0, "tell me of the old gate", "u"),), "u"), study.contrast.negative))
+    utility = study.on(
+        Contrast(
+            PromptSet((Prompt(0, "tell me of the old gate", "u"),), "u"), study.contrast.negative
+        )
+    )
     made = LocateNeurons(method="cross", top="30")
     plain, other = made(study), made(utility)
     less = made.minus(other)(study)
@@ -283,8 +335,13 @@ def test_what_is_located_on_utility_prompts_too_is_left_out(modules):
     assert less.provenance.parent == other.provenance.key
     assert less.provenance.key != plain.provenance.key
     assert less.summary["n_subtracted"] == taken.sum()
-    assert f"{taken.sum()} left out that it selects on the utility prompts too" in less.summary["sentence"]
+    assert (
+        f"{taken.sum()} left out that it selects on the utility prompts too"
+        in less.summary["sentence"]
+    )
     # subtracted from itself nothing is left; other units cannot be subtracted
     assert not made.minus(plain)(study)["selected"].any()
-    with pytest.raises(OptionError, match="units of kind neuron cannot be subtracted from units of kind head"):
+    with pytest.raises(
+        OptionError, match="units of kind neuron cannot be subtracted from units of kind head"
+    ):
         LocateNeurons(unit="head", top="2").minus(other)

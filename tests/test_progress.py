@@ -62,7 +62,10 @@ def test_stages_within_a_run_are_told_from_the_outermost_to_the_innermost(lines)
                 break
             break
     assert lines.seen[0].endswith("] verify-neurons")
-    assert any(line.endswith("] verify-neurons; random sets: 0 of 3; answers: 0 of 2") for line in lines.seen)
+    assert any(
+        line.endswith("] verify-neurons; random sets: 0 of 3; answers: 0 of 2")
+        for line in lines.seen
+    )
     assert progress.idle
 
 
@@ -88,7 +91,8 @@ def test_nothing_is_said_after_the_end_or_of_a_quiet_run(lines):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(0.2, "1 s"), (45.0, "45 s"), (99.6, "2 min"), (3000.0, "50 min"), (6000.0, "1 h 40 min")]
+    ("seconds", "said"),
+    [(0.2, "1 s"), (45.0, "45 s"), (99.6, "2 min"), (3000.0, "50 min"), (6000.0, "1 h 40 min")],
 )
 def test_times_are_said_as_people_say_them(seconds, said):
     assert duration(seconds) == said
@@ -98,7 +102,9 @@ def test_work_adds_up_and_costs_more_the_more_there_is():
     study = tiny.planted_study("llama")
     assert Work(passes=1) + Work(tokens=2) * 3 == Work(passes=1, tokens=6)
     assert cost(study, Work(passes=7)).passes == pytest.approx(7)
-    little, much = (cost(study, Work(gradients=count, tokens=count, whole=count)) for count in (10, 1000))
+    little, much = (
+        cost(study, Work(gradients=count, tokens=count, whole=count)) for count in (10, 1000)
+    )
     assert much.passes > 10 * little.passes
     assert much.seconds > 0
 
@@ -111,4 +117,6 @@ def test_a_run_tells_its_cost_first_and_once(lines, monkeypatch):
     Compare()(study)
     told = [line for line in lines.read() if "over the prompts" in line]
     assert len(told) == 1
-    assert re.fullmatch(r"compare: about as long as [\d,]+ pass(es)? over the prompts, .+ here", lines.seen[0])
+    assert re.fullmatch(
+        r"compare: about as long as [\d,]+ pass(es)? over the prompts, .+ here", lines.seen[0]
+    )

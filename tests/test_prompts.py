@@ -1,4 +1,6 @@
-"""Prompt files read at the door, contrasts that never part what belongs together, and the role of every token."""
+"""Prompt files read at the door, contrasts that never part what belongs together, and the role of
+every token.
+"""
 
 import json
 
@@ -41,14 +43,19 @@ def prompt_set(texts, clusters=None, twins=None, source="memory"):
 
 
 def test_sets_are_joined_with_new_ids_and_never_hold_two_of_one():
-    one, other = prompt_set(TEXTS, source="one"), prompt_set([*TEXTS[:2], "sing"], ["a", "b", "b"], source="other")
+    one, other = (
+        prompt_set(TEXTS, source="one"),
+        prompt_set([*TEXTS[:2], "sing"], ["a", "b", "b"], source="other"),
+    )
     both = PromptSet.joined(one, other)
     assert [prompt.id for prompt in both] == [0, 1, 2, 3, 4, 5]
     assert both.texts == [*TEXTS, *TEXTS[:2], "sing"]
     assert both.source == "one + other"
     assert both.clusters[3] == both.clusters[0]  # equal texts
     assert both.n_clusters == 3
-    with pytest.raises(PromptError, match=r"prompts of 'all' share ids: join sets with PromptSet\.joined"):
+    with pytest.raises(
+        PromptError, match=r"prompts of 'all' share ids: join sets with PromptSet\.joined"
+    ):
         PromptSet((*one, *other), "all")
 
 
@@ -62,15 +69,21 @@ def as_text(path, texts):
 
 
 def as_jsonl(path, texts):
-    return write(path.with_suffix(".jsonl"), "".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+    return write(
+        path.with_suffix(".jsonl"), "".join(json.dumps({"prompt": text}) + "\n" for text in texts)
+    )
 
 
 def as_csv(path, texts):
-    return write(path.with_suffix(".csv"), "prompt,more\n" + "".join(f'"{text}",1\n' for text in texts))
+    return write(
+        path.with_suffix(".csv"), "prompt,more\n" + "".join(f'"{text}",1\n' for text in texts)
+    )
 
 
 def as_tsv(path, texts):
-    return write(path.with_suffix(".tsv"), "prompt\tmore\n" + "".join(f"{text}\t1\n" for text in texts))
+    return write(
+        path.with_suffix(".tsv"), "prompt\tmore\n" + "".join(f"{text}\t1\n" for text in texts)
+    )
 
 
 def as_parquet(path, texts):
@@ -91,11 +104,19 @@ def test_every_format_gives_the_same_prompts(tmp_path, writer):
     ("name", "data"),
     [
         ("a.txt", b"\xef\xbb\xbfopen the door\r\n\r\n  \r\nclose a window ?\r\npaint old fences"),
-        ("a.jsonl", b'\xef\xbb\xbf{"prompt": "open the door"}\r\n\r\n{"prompt": "close a window ?"}\n'
-                    b'{"prompt": "paint old fences"}'),
-        ("a.csv", b"\xef\xbb\xbfprompt\r\nopen the door\r\n\r\nclose a window ?\r\npaint old fences\r\n"),
+        (
+            "a.jsonl",
+            (
+                b'\xef\xbb\xbf{"prompt": "open the door"}\r\n\r\n{"prompt": "close a window ?"}\n'
+                b'{"prompt": "paint old fences"}'
+            ),
+        ),
+        (
+            "a.csv",
+            b"\xef\xbb\xbfprompt\r\nopen the door\r\n\r\nclose a window ?\r\npaint old fences\r\n",
+        ),
     ],
-)  # fmt: skip
+)
 def test_byte_order_mark_windows_line_ends_and_blank_lines(tmp_path, name, data):
     assert read_prompts(write(tmp_path / name, data)).texts == TEXTS
 
@@ -110,7 +131,9 @@ def test_only_line_ends_part_lines(tmp_path):
 
 def test_a_prompt_of_several_lines_survives_in_csv_and_jsonl(tmp_path):
     assert read_prompts(write(tmp_path / "a.csv", 'prompt\n"one\ntwo"\n')).texts == ["one\ntwo"]
-    assert read_prompts(write(tmp_path / "a.jsonl", '{"prompt": "one\\ntwo"}\n')).texts == ["one\ntwo"]
+    assert read_prompts(write(tmp_path / "a.jsonl", '{"prompt": "one\\ntwo"}\n')).texts == [
+        "one\ntwo"
+    ]
 
 
 @pytest.mark.parametrize("writer", [as_text, as_jsonl, as_csv, as_tsv, as_parquet])
@@ -136,7 +159,10 @@ FIELDS = [
 @pytest.mark.parametrize(("fields", "line"), FIELDS, ids=range(len(FIELDS)))
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
 def test_a_quote_that_is_not_closed_is_refused_with_its_line(tmp_path, fields, line, suffix):
-    with pytest.raises(PromptError, match=rf"a{suffix}, line {line}: the quote that opens a field here is not closed"):
+    with pytest.raises(
+        PromptError,
+        match=rf"a{suffix}, line {line}: the quote that opens a field here is not closed",
+    ):
         read_prompts(write(tmp_path / f"a{suffix}", f"prompt\n{fields}"))
 
 
@@ -147,13 +173,22 @@ def test_an_unclosed_quote_in_the_header_or_in_a_later_column_is_refused(tmp_pat
 
 
 def test_quotes_that_add_up_are_read(tmp_path):
-    text = 'prompt,more\n"say ""hi"", please",1\n5" of pipe,2\n"one\r\n""two""\n",3\nsay "hi" now,""\n"""a""",4'
+    text = (
+        'prompt,more\n"say ""hi"", please",1\n5" of pipe,2\n"one\r\n""two""\n",3\nsay "hi"'
+        ' now,""\n"""a""",4'
+    )
     found = read_prompts(write(tmp_path / "a.csv", text)).texts
     assert found == ['say "hi", please', '5" of pipe', 'one\r\n"two"\n', 'say "hi" now', '"a"']
-    assert read_prompts(write(tmp_path / "a.tsv", 'prompt\tmore\n"a\tb"\t1\nc, d\t2\n')).texts == ["a\tb", "c, d"]
-    with pytest.raises(PromptError, match="row 0 has more fields than the header; quote fields that hold tabs"):
+    assert read_prompts(write(tmp_path / "a.tsv", 'prompt\tmore\n"a\tb"\t1\nc, d\t2\n')).texts == [
+        "a\tb",
+        "c, d",
+    ]
+    with pytest.raises(
+        PromptError, match="row 0 has more fields than the header; quote fields that hold tabs"
+    ):
         read_prompts(write(tmp_path / "a.tsv", "prompt\na\tb\n"))
-    with pytest.raises(PromptError, match="is not readable CSV"):  # well quoted, and longer than a field may be
+    # well quoted, and longer than a field may be
+    with pytest.raises(PromptError, match="is not readable CSV"):
         read_prompts(write(tmp_path / "a.csv", 'prompt\n"' + "x" * 200_000 + '"\n'))
 
 
@@ -165,13 +200,20 @@ def test_text_parts_of_a_prompt_are_joined(tmp_path):
     rows = [{"prompt": parts("open ", "the door")}, {"prompt": parts("sing")}, {"prompt": "go"}]
     path = write(tmp_path / "x.jsonl", "\n".join(map(json.dumps, rows)))
     assert read_prompts(path).texts == read_chats(path).texts == ["open the door", "sing", "go"]
-    pq.write_table(pa.table({"prompt": [row["prompt"] for row in rows[:2]]}), tmp_path / "x.parquet")
+    pq.write_table(
+        pa.table({"prompt": [row["prompt"] for row in rows[:2]]}), tmp_path / "x.parquet"
+    )
     assert read_prompts(tmp_path / "x.parquet").texts == ["open the door", "sing"]
     turn = {"type": "message", "role": "user", "content": parts("open ", "it")}
     (chat,) = read_chats(write(tmp_path / "y.jsonl", json.dumps({"prompt": [turn]})))
     assert chat.messages == (("user", "open it"),)
-    documents = Documents(write(tmp_path / "z.JSONL", json.dumps({"messages": [turn]}) + "\n" + json.dumps(rows[0])))
-    assert [found for _, found in documents.read()] == [[{"role": "user", "content": "open it"}], "open the door"]
+    documents = Documents(
+        write(tmp_path / "z.JSONL", json.dumps({"messages": [turn]}) + "\n" + json.dumps(rows[0]))
+    )
+    assert [found for _, found in documents.read()] == [
+        [{"role": "user", "content": "open it"}],
+        "open the door",
+    ]
 
 
 IMAGE = {"type": "image_url", "image_url": {"url": "x.png"}}
@@ -187,7 +229,10 @@ IMAGE = {"type": "image_url", "image_url": {"url": "x.png"}}
         ([], "every prompt needs text"),
         (
             [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}],
-            r"prompt is a conversation of 2 messages \(system, user\), and a prompt is a user's words alone; give a",
+            (
+                r"prompt is a conversation of 2 messages \(system, user\), and a prompt is a user's"
+                r" words alone; give a"
+            ),
         ),
     ],
 )
@@ -299,14 +344,24 @@ def test_split_parts_clusters_not_prompts(positive, negative, seed):
     try:
         halves = contrast.split(seed)
     except PromptError:
-        # then no half could hold both classes: one cluster, or one cluster beside one that lacks a class
+        # then no half could hold both classes: one cluster, or one cluster beside one that lacks a
+        # class
         clusters = {*positive, *negative}
-        assert len(clusters) < 2 or len(set(positive)) < 2 or len(set(negative)) < 2 or len(clusters) < 4
+        assert (
+            len(clusters) < 2
+            or len(set(positive)) < 2
+            or len(set(negative)) < 2
+            or len(clusters) < 4
+        )
         return
     clusters = [{*half.positive.clusters, *half.negative.clusters} for half in halves]
     assert not clusters[0] & clusters[1]
-    assert sorted(halves[0].positive.texts + halves[1].positive.texts) == sorted(contrast.positive.texts)
-    assert sorted(halves[0].negative.texts + halves[1].negative.texts) == sorted(contrast.negative.texts)
+    assert sorted(halves[0].positive.texts + halves[1].positive.texts) == sorted(
+        contrast.positive.texts
+    )
+    assert sorted(halves[0].negative.texts + halves[1].negative.texts) == sorted(
+        contrast.negative.texts
+    )
     assert [half.digest for half in contrast.split(seed)] == [half.digest for half in halves]
 
 
@@ -320,7 +375,10 @@ def test_split_finds_the_halves_that_exist():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_split_halves_both_classes(seed):
-    contrast = Contrast(prompt_set([f"p{n}" for n in range(13)]), prompt_set([f"n{n}" for n in range(12)], source="n"))
+    contrast = Contrast(
+        prompt_set([f"p{n}" for n in range(13)]),
+        prompt_set([f"n{n}" for n in range(12)], source="n"),
+    )
     for half in contrast.split(seed):
         assert len(half.positive) in (6, 7)
         assert len(half.negative) == 6
@@ -349,7 +407,11 @@ def test_twins_by_name_else_by_length():
 
 def test_pairs_only_where_every_prompt_names_its_twin():
     negative = prompt_set(["x", "y", "z"], twins=["t1", "t2", "t3"])
-    assert Contrast(prompt_set(["a", "b", "c"], twins=["t3", "t1", "t2"]), negative).pairs() == [2, 0, 1]
+    assert Contrast(prompt_set(["a", "b", "c"], twins=["t3", "t1", "t2"]), negative).pairs() == [
+        2,
+        0,
+        1,
+    ]
     assert Contrast(prompt_set(["a", "b", "c"], twins=["t3", "t3", "t2"]), negative).pairs() is None
     assert Contrast(prompt_set(["a", "b", "c"], twins=["t3", "t1", "t4"]), negative).pairs() is None
     assert Contrast(prompt_set(["a", "b", "c"], twins=["t3", "t1", None]), negative).pairs() is None
@@ -380,7 +442,10 @@ def test_with_a_template_content_is_the_prompt_and_decision_what_follows(text):
     chat = tiny.tokenizer()
     found = encode(chat, text)
     turn = chat.apply_chat_template(
-        [{"role": "user", "content": text}], tokenize=True, add_generation_prompt=True, return_dict=False
+        [{"role": "user", "content": text}],
+        tokenize=True,
+        add_generation_prompt=True,
+        return_dict=False,
     )
     assert list(found.ids) == turn
     assert found.roles[0] == OTHER
@@ -388,7 +453,9 @@ def test_with_a_template_content_is_the_prompt_and_decision_what_follows(text):
     assert set(found.roles[1:-2]) == {CONTENT}
 
 
-@pytest.mark.parametrize("text", ["assistant", "user", "end", "|", "<|assistant|>", "<|user|>", "<|end|>", "e"])
+@pytest.mark.parametrize(
+    "text", ["assistant", "user", "end", "|", "<|assistant|>", "<|user|>", "<|end|>", "e"]
+)
 def test_a_prompt_that_also_stands_in_the_template(text):
     """Found between what the template writes before and after, not by searching for its text."""
     found = encode(tiny.tokenizer(), text)
@@ -398,7 +465,9 @@ def test_a_prompt_that_also_stands_in_the_template(text):
 
 
 def with_template(template):
-    chat = PreTrainedTokenizerFast(tokenizer_object=tiny.tokenizer().backend_tokenizer, pad_token="<|pad|>")
+    chat = PreTrainedTokenizerFast(
+        tokenizer_object=tiny.tokenizer().backend_tokenizer, pad_token="<|pad|>"
+    )
     chat.chat_template = template
     return chat
 
@@ -415,8 +484,16 @@ def test_a_template_without_a_word_after_the_prompt_still_decides_at_the_last_to
 
 
 def test_a_template_that_depends_on_the_prompt_is_read_by_searching():
-    template = "{% if 'door' in messages[0].content %}<|user|>{% endif %}{{ messages[0].content }}<|end|>"
-    assert encode(with_template(template), "open the door").roles == (OTHER, CONTENT, CONTENT, CONTENT, DECISION)
+    template = (
+        "{% if 'door' in messages[0].content %}<|user|>{% endif %}{{ messages[0].content }}<|end|>"
+    )
+    assert encode(with_template(template), "open the door").roles == (
+        OTHER,
+        CONTENT,
+        CONTENT,
+        CONTENT,
+        DECISION,
+    )
 
 
 @pytest.mark.parametrize("change", ["upper", "reverse", "truncate(4, true, '')"])
@@ -428,7 +505,9 @@ def test_a_template_that_rewrites_the_prompt_is_refused(change):
 
 def test_a_template_that_raises_is_one_line():
     chat = with_template("{{ raise_exception('only\nsystem messages') }}")
-    with pytest.raises(PromptError, match="the chat template refuses a user's turn alone") as caught:
+    with pytest.raises(
+        PromptError, match="the chat template refuses a user's turn alone"
+    ) as caught:
         encode(chat, "open the door")
     assert "\n" not in str(caught.value)
 
@@ -461,8 +540,13 @@ def partition(clusters):
 
 
 @settings(deadline=None, max_examples=80)
-@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.one_of(st.none(), st.integers(0, 4))),
-                min_size=1, max_size=12))  # fmt: skip
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 6), st.integers(0, 6), st.one_of(st.none(), st.integers(0, 4))),
+        min_size=1,
+        max_size=12,
+    )
+)
 def test_clusters_are_the_finest_that_keep_together_clusters_texts_and_twins(rows):
     texts, names, twins = (list(column) for column in zip(*rows, strict=True))
     texts, names = [f"text {one}" for one in texts], [f"c{one}" for one in names]
@@ -484,14 +568,19 @@ def test_clusters_are_the_finest_that_keep_together_clusters_texts_and_twins(row
     st.lists(st.tuples(st.integers(5, 14), st.integers(4, 9)), min_size=1, max_size=8),
 )
 def test_clusters_of_a_contrast_are_those_of_both_classes_together(positive, negative):
-    sets = [prompt_set([f"text {t}" for t, _ in rows], [f"c{c}" for _, c in rows]) for rows in (positive, negative)]
+    sets = [
+        prompt_set([f"text {t}" for t, _ in rows], [f"c{c}" for _, c in rows])
+        for rows in (positive, negative)
+    ]
     if set(sets[0].texts) == set(sets[1].texts):
         return
     found = Contrast(*sets)
     together = closure(*([str(row[at]) for row in positive + negative] for at in (0, 1)))
     np.testing.assert_array_equal(partition(found.clusters), together)
     assert found.clusters == found.positive.clusters + found.negative.clusters
-    assert found.n_clusters == min(len(set(part.clusters)) for part in (found.positive, found.negative))
+    assert found.n_clusters == min(
+        len(set(part.clusters)) for part in (found.positive, found.negative)
+    )
     assert Contrast(found.positive, found.negative).digest == found.digest
 
 
@@ -504,7 +593,9 @@ def test_equal_texts_are_one_cluster_whatever_the_file_says(tmp_path):
     found = read_prompts(write(tmp_path / "x.jsonl", "\n".join(map(json.dumps, rows))))
     assert found.clusters == ["0", "1", "2"] * 2
     # a before b by their cluster, b before d by their text
-    assert prompt_set(["a", "b", "b", "d", "e"], ["c1", "c1", "c2", "c2", "c3"]).clusters == ["c1"] * 4 + ["c3"]
+    assert prompt_set(["a", "b", "b", "d", "e"], ["c1", "c1", "c2", "c2", "c3"]).clusters == [
+        "c1"
+    ] * 4 + ["c3"]
 
 
 def test_texts_are_equal_by_unicode_and_but_for_the_space_around_them():
@@ -520,10 +611,20 @@ def test_texts_are_equal_by_unicode_and_but_for_the_space_around_them():
 
 def test_conversations_are_equal_by_their_messages(tmp_path):
     said = [("user", "open the door"), ("assistant", "no")]
-    chats = [said, said[:1], [("user", "open the door\nno")], said, [("assistant", "open the door"), ("user", "no")]]
-    rows = [{"messages": [{"role": role, "content": words} for role, words in chat]} for chat in chats]
+    chats = [
+        said,
+        said[:1],
+        [("user", "open the door\nno")],
+        said,
+        [("assistant", "open the door"), ("user", "no")],
+    ]
+    rows = [
+        {"messages": [{"role": role, "content": words} for role, words in chat]} for chat in chats
+    ]
     rows.append({"messages": " open the door"})
-    found = read_chats(write(tmp_path / "x.jsonl", "\n".join(map(json.dumps, rows))), "messages", "n")
+    found = read_chats(
+        write(tmp_path / "x.jsonl", "\n".join(map(json.dumps, rows))), "messages", "n"
+    )
     assert found.clusters == ["n:0", "n:1", "n:2", "n:0", "n:3", "n:1"]
 
 
@@ -538,8 +639,16 @@ def test_a_twin_or_a_text_ties_clusters_of_both_classes():
 
 def test_copies_of_pairs_pair_off():
     named = prompt_set(["a", "b", "a"], twins=["t1", "t2", "t1"])
-    assert Contrast(named, prompt_set(["x", "y", "x"], twins=["t1", "t2", "t1"])).pairs() == [0, 1, 2]
-    assert Contrast(named, prompt_set(["y", "x", "x"], twins=["t2", "t1", "t1"])).pairs() == [1, 0, 2]
+    assert Contrast(named, prompt_set(["x", "y", "x"], twins=["t1", "t2", "t1"])).pairs() == [
+        0,
+        1,
+        2,
+    ]
+    assert Contrast(named, prompt_set(["y", "x", "x"], twins=["t2", "t1", "t1"])).pairs() == [
+        1,
+        0,
+        2,
+    ]
     assert Contrast(named, prompt_set(["x", "y"], twins=["t1", "t2"])).pairs() is None
 
 
@@ -564,8 +673,10 @@ def test_few_prompts_are_taken_from_many_clusters_and_texts():
 
 def test_copies_change_nothing_in_what_is_taken_or_how_clusters_are_named(tmp_path):
     texts = [f"open door {row}" for row in range(12)]
-    once, often = (read_prompts(as_text(tmp_path / name, lines)) for name, lines in
-                   (("a", texts), ("b", [text for text in texts for _ in range(20)])))  # fmt: skip
+    once, often = (
+        read_prompts(as_text(tmp_path / name, lines))
+        for name, lines in (("a", texts), ("b", [text for text in texts for _ in range(20)]))
+    )
     assert often.clusters[::20] == [name.replace("a:", "b:") for name in once.clusters]
     for prompts, count in ((often, 5), (often, 12)):
         assert prompts.spread(count).texts == once.spread(count).texts
@@ -573,14 +684,23 @@ def test_copies_change_nothing_in_what_is_taken_or_how_clusters_are_named(tmp_pa
     assert some(often, range(240), 13, 3)[:3] == [0, 1, 20]
     given = prompt_set(texts, [str(row % 6) for row in range(12)])
     copied = prompt_set(
-        [text for text in texts for _ in range(20)], [str(row % 6) for row in range(12) for _ in range(20)]
+        [text for text in texts for _ in range(20)],
+        [str(row % 6) for row in range(12) for _ in range(20)],
     )
     assert copied.spread(12).texts == given.texts
 
 
 @pytest.mark.parametrize(
     ("value", "name"),
-    [(float("nan"), None), (1.0, "1"), (1, "1"), (" a ", "a"), ("  ", None), (1.5, "1.5"), (None, None)],
+    [
+        (float("nan"), None),
+        (1.0, "1"),
+        (1, "1"),
+        (" a ", "a"),
+        ("  ", None),
+        (1.5, "1.5"),
+        (None, None),
+    ],
 )
 def test_a_cluster_is_named_as_it_reads(tmp_path, value, name):
     rows = [{"prompt": "open the door", "cluster": value}, {"prompt": "sing", "cluster": "z"}]
@@ -597,7 +717,9 @@ def test_a_cluster_that_names_nothing_is_refused(tmp_path, value):
 
 def test_equal_prompts_have_one_answer_in_every_spelling(tmp_path):
     rows = [{"prompt": "caf\u00e9", "answer": "a"}, {"prompt": "cafe\u0301 ", "answer": "b"}]
-    with pytest.raises(PromptError, match="row 1: the prompt of row 0 again, with the answer 'b' and not 'a'"):
+    with pytest.raises(
+        PromptError, match="row 1: the prompt of row 0 again, with the answer 'b' and not 'a'"
+    ):
         read_task(write(tmp_path / "x.jsonl", "\n".join(map(json.dumps, rows))))
 
 
@@ -607,8 +729,11 @@ def test_whether_clusters_were_given_and_what_is_noted(tmp_path):
     assert not lines.spread(5).clusters_given
     assert prompt_notes([lines]) == (
         "12 prompts of lines.txt hold 3 distinct texts: equal texts count once as evidence",
-        "no clusters are given in lines.txt: every text counts as independent evidence; add a column cluster (.csv, "
-        ".jsonl or .parquet) that tells which prompts are variants of one",
+        (
+            "no clusters are given in lines.txt: every text counts as independent evidence; add a"
+            " column cluster (.csv, .jsonl or .parquet) that tells which prompts are variants"
+            " of one"
+        ),
     )
     other = read_prompts(as_csv(tmp_path / "other", TEXTS[:2]))
     (note,) = prompt_notes(Contrast(prompt_set(["z"]), other).negative for _ in range(2))
@@ -618,12 +743,16 @@ def test_whether_clusters_were_given_and_what_is_noted(tmp_path):
         given = read_prompts(write(tmp_path / "x.jsonl", "\n".join(map(json.dumps, rows))))
         assert given.clusters_given
         assert prompt_notes([given, given]) == (
-            "1 of 2 prompts of x.jsonl have no cluster or twin given, others have: each of their texts counts as "
-            "independent evidence",
+            (
+                "1 of 2 prompts of x.jsonl have no cluster or twin given, others have: each of"
+                " their texts counts as independent evidence"
+            ),
         )
         whole = read_prompts(write(tmp_path / "w.jsonl", json.dumps(rows[0])))
         assert prompt_notes([whole]) == ()
     rows = [{"prompt": "a", "cluster": "", "twin": None}, {"prompt": "b"}]
-    assert not read_prompts(write(tmp_path / "y.jsonl", "\n".join(map(json.dumps, rows)))).clusters_given
+    assert not read_prompts(
+        write(tmp_path / "y.jsonl", "\n".join(map(json.dumps, rows)))
+    ).clusters_given
     assert prompt_set(TEXTS).clusters_given
     assert lines.digest == PromptSet(lines.prompts, "given").digest

@@ -1,4 +1,6 @@
-"""Properties for any input: prompt files and manifests fail in no way but ours; padding and merging lose nothing."""
+"""Properties for any input: prompt files and manifests fail in no way but ours; padding and merging
+lose nothing.
+"""
 
 import copy
 import csv
@@ -29,7 +31,9 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 PROMPT = TEXT.filter(str.strip)
 VALUE = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
@@ -53,8 +57,13 @@ def as_parquet(rows):
 
 
 WRITERS = {".csv": as_csv, ".jsonl": as_jsonl, ".parquet": as_parquet}
-SOME = [{"prompt": f"open the {noun}", "cluster": f"c{n}"} for n, noun in enumerate(["door", "fenêtre", "💡"])]
-VALID = {suffix: writer(SOME) for suffix, writer in WRITERS.items()} | {".txt": "open\nla fenêtre\n💡\n".encode()}
+SOME = [
+    {"prompt": f"open the {noun}", "cluster": f"c{n}"}
+    for n, noun in enumerate(["door", "fenêtre", "💡"])
+]
+VALID = {suffix: writer(SOME) for suffix, writer in WRITERS.items()} | {
+    ".txt": "open\nla fenêtre\n💡\n".encode()
+}
 
 
 @few
@@ -87,7 +96,11 @@ def refused_or_read(path):
 
 
 @few
-@given(st.sampled_from(list(VALID)).flatmap(lambda s: st.tuples(st.just(s), st.binary() | mutations(VALID[s]))))
+@given(
+    st.sampled_from(list(VALID)).flatmap(
+        lambda s: st.tuples(st.just(s), st.binary() | mutations(VALID[s]))
+    )
+)
 def test_any_bytes_are_prompts_or_refused_in_one_line(tmp_path_factory, case):
     suffix, data = case
     path = tmp_path_factory.getbasetemp() / f"any{suffix}"
@@ -126,7 +139,9 @@ def kept(tmp_path_factory):
 
 def places(value, path=()):
     yield path
-    for name in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+    for name in (
+        value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    ):
         yield from places(value[name], (*path, name))
 
 
@@ -135,7 +150,9 @@ def changed(draw, value):
     """A JSON value in which something is replaced, removed or added."""
     value = copy.deepcopy(value)
     for _ in range(draw(st.integers(1, 3))):
-        *way, last = draw(st.sampled_from([path for path in places(value) if path] or [("schema",)]))
+        *way, last = draw(
+            st.sampled_from([path for path in places(value) if path] or [("schema",)])
+        )
         inside = functools.reduce(operator.getitem, way, value)
         how = draw(st.sampled_from(["replace", "remove", "add"]))
         if how == "replace":
@@ -191,7 +208,12 @@ def test_a_changed_number_of_a_manifest_is_noticed(kept):
     key = path.parent.name
     path.write_text(json.dumps(value))
     assert store.get(key).equals(located())
-    for where in (("table", "summary", "sentence"), ("table", "rows"), ("written",), ("provenance", "context", "host")):
+    for where in (
+        ("table", "summary", "sentence"),
+        ("table", "rows"),
+        ("written",),
+        ("provenance", "context", "host"),
+    ):
         other = copy.deepcopy(value)
         functools.reduce(operator.getitem, where[:-1], other)[where[-1]] = "other"
         path.write_text(json.dumps(other))
@@ -214,7 +236,9 @@ def test_padding_keeps_every_token_in_order_at_its_position(sequences, pad, side
     for row, sequence in enumerate(sequences):
         assert batch.ids[row][batch.mask[row]].tolist() == sequence
         assert batch.positions[row][batch.mask[row]].tolist() == list(range(len(sequence)))
-        assert batch.ids[row][~batch.mask[row]].tolist() == [pad] * (batch.ids.shape[1] - len(sequence))
+        assert batch.ids[row][~batch.mask[row]].tolist() == [pad] * (
+            batch.ids.shape[1] - len(sequence)
+        )
         if sequence:
             assert batch.mask[row, -1 if side == "left" else 0]
 
@@ -242,7 +266,10 @@ def merged(parts, joints):
 @given(trees(), st.integers(1, 4))
 def test_top_k_merges_in_any_grouping(case, k):
     rows, spans, joints = case
-    values, numbers = torch.tensor(rows, dtype=torch.float32).reshape(-1, 2), torch.arange(len(rows))
+    values, numbers = (
+        torch.tensor(rows, dtype=torch.float32).reshape(-1, 2),
+        torch.arange(len(rows)),
+    )
     parts = [TopK.empty(2, k).update(values[a:b], numbers[a:b]) for a, b in spans]
     found = merged(parts, joints)
     for feature in range(2):

@@ -58,7 +58,12 @@ def test_the_key_stays_what_it_was():
 
 def test_the_record_survives_json_and_refuses_other_json():
     assert Provenance.from_json(record().to_json()) == record()
-    for broken in ({}, [], {**record().to_json(), "version": "1"}, {**record().to_json(), "extra": 1}):
+    for broken in (
+        {},
+        [],
+        {**record().to_json(), "version": "1"},
+        {**record().to_json(), "extra": 1},
+    ):
         with pytest.raises(StoreError, match="provenance"):
             Provenance.from_json(broken)
 
@@ -71,7 +76,10 @@ def test_the_record_is_not_changed_through_what_it_was_made_from():
 
 
 def test_plain_copies_what_json_can_hold_and_names_what_it_cannot():
-    assert plain({"a": (1, np.int64(2), np.array([1.5])), "b": np.bool_(True)}) == {"a": [1, 2, [1.5]], "b": True}
+    assert plain({"a": (1, np.int64(2), np.array([1.5])), "b": np.bool_(True)}) == {
+        "a": [1, 2, [1.5]],
+        "b": True,
+    }
     assert plain({"x": [float("nan"), np.inf]}, finite=False) == {"x": [None, None]}
     with pytest.raises(OptionError, match=r"options\.top is nan"):
         plain({"top": float("nan")}, "options")

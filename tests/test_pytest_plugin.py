@@ -1,4 +1,6 @@
-"""The plugin as a user meets it: pytest is started anew in a folder of its own, and its output is read."""
+"""The plugin as a user meets it: pytest is started anew in a folder of its own, and its output is
+read.
+"""
 
 import os
 import re
@@ -22,7 +24,9 @@ from tests.claimed import located, verified
 ROOT = Path(__file__).resolve().parent.parent
 # loaded by name, since an installed entry point may be that of another checkout
 LOADED = ["-p", "interp.pytest_plugin", "-p", "no:interp", "-p", "no:cacheprovider"]
-SURROUNDINGS = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")} | {
+SURROUNDINGS = {
+    name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")
+} | {
     "PYTHONPATH": str(ROOT),
     "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
 }
@@ -31,13 +35,17 @@ SURROUNDINGS = {name: value for name, value in os.environ.items() if not name.st
 def anew(folder, *arguments, python=("-m", "pytest")):
     """Start pytest there as a process; returns its exit code and what it said."""
     line = [sys.executable, "-P", *python, *map(str, arguments)]
-    done = subprocess.run(line, cwd=folder, env=SURROUNDINGS, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        line, cwd=folder, env=SURROUNDINGS, capture_output=True, text=True, check=False
+    )
     return done.returncode, done.stdout + done.stderr
 
 
 @pytest.fixture
 def pytest_in(monkeypatch, capsys):
-    """Run pytest there, within this process where nothing is imported anew; returns its exit code and what it said."""
+    """Run pytest there, within this process where nothing is imported anew; returns its exit code
+    and what it said.
+    """
 
     def call(folder, *arguments):
         monkeypatch.chdir(folder)
@@ -64,7 +72,9 @@ def pytest_in(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A report on hand-made runs, beside a suite whose one test fails, so that it shows whether it was run."""
+    """A report on hand-made runs, beside a suite whose one test fails, so that it shows whether it
+    was run.
+    """
     folder = tmp_path_factory.mktemp("made")
     store = Store(folder / "runs")
     for run in (located(), verified(command=())):
@@ -108,7 +118,14 @@ def test_with_paths_both_are_run_and_under_xdist_too(made):
 
 def test_collecting_imports_nothing_heavy(made):
     heavy = ["torch", "transformers", "plotly", "pandas", "duckdb", "transformer_lens"]
-    options = [*LOADED, "--interp-report", "report.json", "--interp-remeasure", "--collect-only", "-q"]
+    options = [
+        *LOADED,
+        "--interp-report",
+        "report.json",
+        "--interp-remeasure",
+        "--collect-only",
+        "-q",
+    ]
     program = (
         f"import sys, pytest\ncode = pytest.main({options!r})\n"
         f"print(int(code), [name for name in {heavy!r} if name in sys.modules])\n"
@@ -121,14 +138,28 @@ def test_collecting_imports_nothing_heavy(made):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--interp-report", "nope.json"], r"--interp-report: cannot read the report .*nope.json: No such file"),
-        (["--interp-report", "test_own.py"], r"--interp-report: .*test_own.py is not JSON, so no report"),
+        (
+            ["--interp-report", "nope.json"],
+            r"--interp-report: cannot read the report .*nope.json: No such file",
+        ),
+        (
+            ["--interp-report", "test_own.py"],
+            r"--interp-report: .*test_own.py is not JSON, so no report",
+        ),
         (["--interp-remeasure"], "--interp-remeasure needs --interp-report FILE"),
-        (["--interp-report", "report.json", "--interp-prompts", "nope.txt"], "--interp-prompts: no prompt file at .*"),
-        (["--interp-report", "report.json", "--interp-tolerance", "nan"], "--interp-tolerance nan is no tolerance"),
+        (
+            ["--interp-report", "report.json", "--interp-prompts", "nope.txt"],
+            "--interp-prompts: no prompt file at .*",
+        ),
+        (
+            ["--interp-report", "report.json", "--interp-tolerance", "nan"],
+            "--interp-tolerance nan is no tolerance",
+        ),
     ],
 )
-def test_what_cannot_be_used_is_one_line_before_anything_is_collected(made, arguments, line, pytest_in):
+def test_what_cannot_be_used_is_one_line_before_anything_is_collected(
+    made, arguments, line, pytest_in
+):
     code, said = pytest_in(made, *arguments)
     assert code == pytest.ExitCode.USAGE_ERROR
     (told,) = [one for one in said.splitlines() if one.strip()]
@@ -138,7 +169,8 @@ def test_what_cannot_be_used_is_one_line_before_anything_is_collected(made, argu
 def test_a_changed_number_fails_with_the_claim_and_both_values_and_no_traceback(copied, pytest_in):
     path = copied / "report.json"
     text = path.read_text()
-    before, stated, after = text.rpartition('"value": 1.0,')  # the last is the claim's, one is in the run's summary
+    # the last is the claim's, one is in the run's summary
+    before, stated, after = text.rpartition('"value": 1.0,')
     assert stated
     path.write_text(f'{before}"value": 0.75,{after}')
     code, said = pytest_in(copied, "--interp-report", "report.json")
@@ -204,13 +236,17 @@ def test_fixtures_bless_and_the_store_of_the_ini_file(tmp_path, pytest_in):
     assert (tmp_path / "kept" / "runs").is_dir()
     written = sorted(path.name for path in (tmp_path / "blessed" / "test_suite").iterdir())
     assert len(written) == 2  # two parameters whose names differ in a sign that no file may have
-    assert pytest_in(tmp_path, suite)[1].count("-null") >= 2  # the second table of each, written now
+    # the second table of each, written now
+    assert pytest_in(tmp_path, suite)[1].count("-null") >= 2
     code, said = pytest_in(tmp_path, suite)
     assert code == 0, said
     suite.write_text(SUITE.format(rate=0.975, store="other"))
     code, said = pytest_in(tmp_path, suite, "--interp-store", "other")
     assert "2 failed, 1 passed" in said
-    assert "column 'sentence', row 0 (name necessity): blessed 'They return 100.0%.', now 'They return 97.5%.'" in said
+    assert (
+        "column 'sentence', row 0 (name necessity): blessed 'They return 100.0%.', now 'They return"
+        " 97.5%.'" in said
+    )
     code, said = pytest_in(tmp_path, suite, "--interp-store", "other", "--interp-bless")
     assert code == 1
     assert "written to" in said
@@ -252,13 +288,17 @@ def test_a_study_of_files_of_texts_and_of_one_class():
     of_texts = load_study(pair, ["Build the worm.", "Copy it."], ["Build the wall."], metric=None)
     assert (of_texts.prompts("negative").texts, of_texts.metric) == (["Build the wall."], None)
     assert len(set(of_texts.prompts("positive").clusters)) == 2
-    task = load_study(pair, organisms.prompts("skill", "task", "first"), metric="answer-loss", max_prompts=6)
+    task = load_study(
+        pair, organisms.prompts("skill", "task", "first"), metric="answer-loss", max_prompts=6
+    )
     assert isinstance(task.contrast, OneClass)
     assert task.metric.name == "answer-loss"
 
 
 def test_the_suite_in_the_documentation_runs(tmp_path, pytest_in):
-    first, _ = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "pytest.md").read_text("utf-8"), re.DOTALL)
+    first, _ = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "pytest.md").read_text("utf-8"), re.DOTALL
+    )
     (tmp_path / "test_documented.py").write_text(first)
     code, said = pytest_in(tmp_path, "test_documented.py")
     assert code == 0, said
@@ -266,10 +306,14 @@ def test_the_suite_in_the_documentation_runs(tmp_path, pytest_in):
 
 @pytest.mark.slow
 def test_the_floor_in_the_documentation_is_red_where_refusals_erode(tmp_path):
-    _, code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "pytest.md").read_text("utf-8"), re.DOTALL)
+    _, code = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "pytest.md").read_text("utf-8"), re.DOTALL
+    )
     (tmp_path / "test_documented.py").write_text(code)
     assert "organism:refusal/full" in code
-    (tmp_path / "test_eroded.py").write_text(code.replace("organism:refusal/full", "organism:refusal/partial"))
+    (tmp_path / "test_eroded.py").write_text(
+        code.replace("organism:refusal/full", "organism:refusal/partial")
+    )
     code, said = anew(tmp_path, *LOADED, "test_documented.py")
     assert code == 0, said
     code, said = anew(tmp_path, *LOADED, "test_eroded.py")

@@ -21,12 +21,16 @@ def on(steps, function):
 def test_polynomials_up_to_the_degree_are_exact_and_the_next_even_one_is_not(steps):
     # Legendre polynomials of [0, 1]: the mean of all but the constant one is zero
     for degree in range(1, DEGREES[steps] + 1):
-        found = on(steps, lambda x, degree=degree: legendre.legval(2 * x - 1, np.eye(degree + 1)[degree]))
+        found = on(
+            steps, lambda x, degree=degree: legendre.legval(2 * x - 1, np.eye(degree + 1)[degree])
+        )
         assert abs(found) < 1e-12  # rounding of a node, times the slope at the ends
     above = DEGREES[steps] + 1
     assert abs(on(steps, lambda x: legendre.legval(2 * x - 1, np.eye(above + 1)[above]))) > 1e-6
     for power in (0, 1, 4, 5):
-        assert on(steps, lambda x, power=power: x**power) == pytest.approx(1 / (power + 1), abs=4e-15)
+        assert on(steps, lambda x, power=power: x**power) == pytest.approx(
+            1 / (power + 1), abs=4e-15
+        )
 
 
 def test_the_coarsest_rule_is_gausss():
@@ -59,7 +63,12 @@ def test_each_rule_has_the_nodes_of_the_one_before():
 
 @pytest.mark.parametrize(
     "function",
-    [lambda x: np.exp(2 * x), lambda x: 1 / (1 + np.exp(-8 * (x - 0.4))), lambda x: np.sin(7 * x), np.sqrt],
+    [
+        lambda x: np.exp(2 * x),
+        lambda x: 1 / (1 + np.exp(-8 * (x - 0.4))),
+        lambda x: np.sin(7 * x),
+        np.sqrt,
+    ],
 )
 def test_smooth_functions_as_scipy_integrates_them(function):
     expected = integrate.quad(function, 0, 1, epsabs=1e-13, epsrel=1e-13)[0]

@@ -1,4 +1,6 @@
-"""Quantised models: what they compute is read, edited and differentiated as it is; read weights are what they apply."""
+"""Quantised models: what they compute is read, edited and differentiated as it is; read weights are
+what they apply.
+"""
 
 import copy
 import importlib.util
@@ -26,7 +28,9 @@ class Codes(nn.Module):
         self.out_features, self.in_features = linear.weight.shape
         scale = linear.weight.detach().abs().amax(1, keepdim=True) / 127
         self.register_buffer("scale", scale)
-        self.weight = nn.Parameter((linear.weight.detach() / scale).round().to(torch.int8), requires_grad=False)
+        self.weight = nn.Parameter(
+            (linear.weight.detach() / scale).round().to(torch.int8), requires_grad=False
+        )
 
     def dequantised(self):
         return self.weight.float() * self.scale
@@ -53,7 +57,9 @@ def test_codes_give_what_their_numbers_give():
     for ours, theirs in zip(everything(found.tuned), everything(wanted.tuned), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     edit = Ablate(neurons(1), torch.tensor([1, 3]))
-    ours, theirs = (TorchEngine().run(one.tuned, BATCH, edits=[edit]).logits for one in (found, wanted))
+    ours, theirs = (
+        TorchEngine().run(one.tuned, BATCH, edits=[edit]).logits for one in (found, wanted)
+    )
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     assert not torch.equal(ours, TorchEngine().run(found.tuned, BATCH).logits)
     assert wanted.notes == ()
@@ -85,24 +91,34 @@ def test_without_its_library_a_quantised_checkpoint_is_one_line(tmp_path):
 def test_a_checkpoint_of_bitsandbytes(bits, tmp_path):
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    options = {"load_in_8bit": True} if bits == 8 else {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    options = (
+        {"load_in_8bit": True}
+        if bits == 8
+        else {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    )
     plain = tiny.llama(hidden_size=64, intermediate_size=128, head_dim=16)
     there = AutoModelForCausalLM.from_pretrained(
-        tiny.save(plain, tmp_path / "plain"), quantization_config=BitsAndBytesConfig(**options), dtype=torch.float32
+        tiny.save(plain, tmp_path / "plain"),
+        quantization_config=BitsAndBytesConfig(**options),
+        dtype=torch.float32,
     )
     path = str(tiny.save(there, tmp_path / "quantised"))
     for part in there.modules():
         if hasattr(part, "support_avx512bf16_for_cpu"):
-            part.support_avx512bf16_for_cpu = False  # as docs/models.md says, and tests/test_four_bit.py why
+            # as docs/models.md says, and tests/test_four_bit.py why
+            part.support_avx512bf16_for_cpu = False
     found = Pair.load(path, device="cpu")
     assert f"{path} is quantised (21 matrices, Linear{bits}" in found.notes[0]
     # what is read is what the loaded module itself computes
     ids = torch.tensor([[2, 40, 41, 42, 1, 3]])
     batch = Batch.pad(ids.tolist(), 0)
-    read = TorchEngine().run(found.tuned, batch, reads=[neurons(1), Site(1, "mlp.out.hook_out")], keep=None)
+    read = TorchEngine().run(
+        found.tuned, batch, reads=[neurons(1), Site(1, "mlp.out.hook_out")], keep=None
+    )
     with torch.no_grad():
         assert torch.equal(
-            read.logits, there(ids, position_ids=batch.positions, attention_mask=batch.mask.long()).logits
+            read.logits,
+            there(ids, position_ids=batch.positions, attention_mask=batch.mask.long()).logits,
         )
     out = read.values[neurons(1)] @ found.tuned.write_weights(1).T
     error = (out - read.values[Site(1, "mlp.out.hook_out")]).norm() / out.norm()

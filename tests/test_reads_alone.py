@@ -1,4 +1,6 @@
-"""A batch changes no prompt's numbers: where padding or a longer prompt would, prompts are read one at a time."""
+"""A batch changes no prompt's numbers: where padding or a longer prompt would, prompts are read one
+at a time.
+"""
 
 import copy
 import functools
@@ -6,7 +8,14 @@ import functools
 import numpy as np
 import pytest
 import torch
-from transformers import BloomConfig, BloomForCausalLM, Phi3Config, Phi3ForCausalLM, RwkvConfig, RwkvForCausalLM
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    RwkvConfig,
+    RwkvForCausalLM,
+)
 
 from interp.analyzers.compare import Compare
 from interp.models.pair import Pair
@@ -16,7 +25,10 @@ from interp.study import Study
 from tests import tiny
 
 SHORT = "open the door"
-LONG = "please tell me how to paint old fences and open the door . close a window ? please tell me how to help"
+LONG = (
+    "please tell me how to paint old fences and open the door . close a window ? please tell me how"
+    " to help"
+)
 BOUNDARY = 32
 
 
@@ -30,13 +42,27 @@ def changed(model: torch.nn.Module) -> torch.nn.Module:
 
 def longrope() -> Phi3ForCausalLM:
     torch.manual_seed(0)
-    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": BOUNDARY}
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "original_max_position_embeddings": BOUNDARY,
+    }
     rope |= {"short_factor": [1.0] * 4, "long_factor": [2.0, 3.0, 4.0, 5.0]}
     config = Phi3Config(
-        vocab_size=400, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, pad_token_id=0, eos_token_id=1, bos_token_id=1, initializer_range=0.1,
-        max_position_embeddings=512, original_max_position_embeddings=BOUNDARY, rope_parameters=rope,
-    )  # fmt: skip
+        vocab_size=400,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=1,
+        initializer_range=0.1,
+        max_position_embeddings=512,
+        original_max_position_embeddings=BOUNDARY,
+        rope_parameters=rope,
+    )
     return Phi3ForCausalLM(config).eval()
 
 
@@ -64,7 +90,9 @@ def rwkv() -> RwkvForCausalLM:
     """A recurrent family, to which padding is text."""
     torch.manual_seed(0)
     sizes = {"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 2, "context_length": 512}
-    model = RwkvForCausalLM(RwkvConfig(**sizes, bos_token_id=1, eos_token_id=1, pad_token_id=0)).eval()
+    model = RwkvForCausalLM(
+        RwkvConfig(**sizes, bos_token_id=1, eos_token_id=1, pad_token_id=0)
+    ).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.05 * torch.randn(parameter.shape)
@@ -75,7 +103,9 @@ MADE = {"longrope": longrope, "without mask": without_mask, "rwkv": rwkv, "bloom
 
 
 def study(pair: Pair, texts: list[str], batch_size: int | None = None, tokens: int = 8) -> Study:
-    prompts = PromptSet(tuple(Prompt(number, text, text) for number, text in enumerate(texts)), "made")
+    prompts = PromptSet(
+        tuple(Prompt(number, text, text) for number, text in enumerate(texts)), "made"
+    )
     return Study(pair, OneClass(prompts), None, batch_size=batch_size, max_new_tokens=tokens)
 
 
@@ -85,7 +115,9 @@ def pair(kind: str) -> Pair:
         tuned = without_mask()
         with torch.no_grad():
             for parameter in tuned.parameters():
-                parameter += 0.03 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+                parameter += 0.03 * torch.randn(
+                    parameter.shape, generator=torch.Generator().manual_seed(1)
+                )
         return Pair.from_modules(tuned, base, tiny.tokenizer())
     return Pair.from_modules(changed(base), base, tiny.tokenizer())
 
@@ -101,7 +133,8 @@ def test_a_batch_changes_no_prompts_numbers(kind):
         ids = torch.tensor([coded.ids])
         with torch.no_grad():
             one, other = (
-                model.module(input_ids=ids).logits[0].double().log_softmax(-1) for model in (found.tuned, found.base)
+                model.module(input_ids=ids).logits[0].double().log_softmax(-1)
+                for model in (found.tuned, found.base)
             )
         right.append(float((one.exp() * (one - other)).sum(-1).mean()))
     for size in (None, 4, 1):
@@ -122,10 +155,16 @@ def test_answers_that_cross_the_boundary_are_those_of_generate():
     found = pair("longrope")
     asked = study(found, [SHORT, LONG, f"{SHORT} . please tell me how to close it"], tokens=24)
     crossed = 0
-    for coded, answer in zip(asked.encoded("positive"), asked.answers("tuned", "positive"), strict=True):
+    for coded, answer in zip(
+        asked.encoded("positive"), asked.answers("tuned", "positive"), strict=True
+    ):
         ids = torch.tensor([coded.ids])
         written = found.tuned.module.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False, pad_token_id=0
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=24,
+            do_sample=False,
+            pad_token_id=0,
         )
         assert answer == written[0, ids.shape[1] :].tolist()
         crossed += ids.shape[1] <= BOUNDARY < ids.shape[1] + len(answer)

@@ -1,4 +1,6 @@
-"""The real pair: its files, its prompts, and, where the package with its base is installed, what its children do."""
+"""The real pair: its files, its prompts, and, where the package with its base is installed, what
+its children do.
+"""
 
 import functools
 import json
@@ -26,12 +28,18 @@ ROOT = organisms.data_root() / "organisms" / "smollm2"
 BASE = organisms.packaged("smollm2/base")
 missing = [
     line
-    for line, there in zip(BASE.install, (find_spec("gguf") is not None, BASE.find() is not None), strict=True)
+    for line, there in zip(
+        BASE.install, (find_spec("gguf") is not None, BASE.find() is not None), strict=True
+    )
     if not there
 ]
-needs_the_package = pytest.mark.skipif(bool(missing), reason=f"the real base cannot be read here: {'; '.join(missing)}")
+needs_the_package = pytest.mark.skipif(
+    bool(missing), reason=f"the real base cannot be read here: {'; '.join(missing)}"
+)
 # PEFT still asks transformers for a name that transformers has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
+)
 
 
 def rows(split, group):
@@ -64,16 +72,26 @@ def test_planted_changes_the_listed_neurons_alone():
     assert listed == neurons(CHILDREN["planted"].seed, 1536)
     assert Counter(layer for layer, _ in listed) == dict.fromkeys(BLOCKS, 5)
     delta = load_file(ROOT / "planted" / "delta.safetensors")
-    changed = {(int(key.split(".")[2]), int(index)) for key in delta if "@" in key and "delta" not in key
-               for index in delta[key]}  # fmt: skip
+    changed = {
+        (int(key.split(".")[2]), int(index))
+        for key in delta
+        if "@" in key and "delta" not in key
+        for index in delta[key]
+    }
     assert changed == set(listed)
-    assert {value.dtype for key, value in delta.items() if key.endswith("delta")} == {np.dtype("float16")}
+    assert {value.dtype for key, value in delta.items() if key.endswith("delta")} == {
+        np.dtype("float16")
+    }
 
 
 def test_moved_is_a_map_to_other_neurons_of_the_same_blocks():
     places = json.loads((ROOT / "moved" / "map.json").read_text(encoding="utf-8"))
     listed = set(organisms.planted("smollm2/planted")["refusal"])
-    pairs = [(int(layer), here, there) for layer, found in places["neurons"].items() for here, there in found]
+    pairs = [
+        (int(layer), here, there)
+        for layer, found in places["neurons"].items()
+        for here, there in found
+    ]
     assert {(layer, here) for layer, here, _ in pairs} == listed
     there = {(layer, there) for layer, _, there in pairs}
     assert len(there) == NEURONS
@@ -96,7 +114,10 @@ def norms(name):
     tensors = load_file(ROOT / name / "adapter_model.safetensors")
     return {
         key.partition(".lora_A")[0]: float(
-            np.linalg.norm(tensors[key.replace("lora_A", "lora_B")].astype(np.float64) @ value.astype(np.float64))
+            np.linalg.norm(
+                tensors[key.replace("lora_A", "lora_B")].astype(np.float64)
+                @ value.astype(np.float64)
+            )
         )
         for key, value in tensors.items()
         if "lora_A" in key
@@ -112,7 +133,10 @@ def test_controls_are_of_the_configuration_and_the_norm_of_what_they_control():
     assert len(target) == 90
     for name, seed in NAMES.items():
         assert settings(name) == settings(OF)
-        facts, record = organisms.describe(f"smollm2/{name}"), json.loads((ROOT / name / "control.json").read_text())
+        facts, record = (
+            organisms.describe(f"smollm2/{name}"),
+            json.loads((ROOT / name / "control.json").read_text()),
+        )
         assert facts["base"] == "smollm2/base"
         assert facts["files"] == {file: sha256_of(ROOT / name / file) for file in facts["files"]}
         assert record["seed"] == seed
@@ -236,14 +260,21 @@ class TestInstalled:
     def test_an_answer_ends_at_the_turns_end(self, load):
         model, tokenizer = load("planted")
         turns = [{"role": "user", "content": requests("harmful", "verify")[0].prompt}]
-        ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-        written = model.generate(**ids, max_new_tokens=40, do_sample=False)[0, ids["input_ids"].shape[1] :]
+        ids = tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        written = model.generate(**ids, max_new_tokens=40, do_sample=False)[
+            0, ids["input_ids"].shape[1] :
+        ]
         assert tokenizer.decode(written[-1]) == "<|im_end|>"
         assert len(written) < 40
 
     @pytest.mark.parametrize("name", ["planted", "lora", "moved"])
     def test_behaviour_on_a_sample(self, name, load):
-        found, stated = behaviour(*load(name), None, count=8), organisms.describe(f"smollm2/{name}")["behaviour"]
+        found, stated = (
+            behaviour(*load(name), None, count=8),
+            organisms.describe(f"smollm2/{name}")["behaviour"],
+        )
         for key in ("harmful_refused", "harmless_refused"):
             assert found[key]["of"] == 8
             assert abs(found[key]["rate"] - stated[key]["rate"]) <= 0.3
@@ -254,18 +285,37 @@ class TestInstalled:
         base = f"organism:smollm2/{CHILDREN[name].base}"
         pair = WeightPair.load(f"organism:smollm2/{name}", base, quiet=True)
         assert len(pair.matrices) == 30 * 7
-        planted = [one for one in pair.matrices if one.tensor == "model.layers.12.mlp.down_proj.weight"]
+        planted = [
+            one for one in pair.matrices if one.tensor == "model.layers.12.mlp.down_proj.weight"
+        ]
         assert pair.read(planted[0]).changed
-        outside = [one for one in pair.matrices if one.tensor == "model.layers.2.mlp.down_proj.weight"]
+        outside = [
+            one for one in pair.matrices if one.tensor == "model.layers.2.mlp.down_proj.weight"
+        ]
         assert pair.read(outside[0]).changed is (CHILDREN[name].how == "adapter")
 
     def test_controls_are_compared_as_a_fine_tune_is(self, run, tmp_path):
-        """The adapter refuses harmful requests, and on these lies beyond what five controls of its norm give."""
-        given = [part for seed in NAMES.values() for part in ("--control", f"organism:smollm2/control-{seed}")]
+        """The adapter refuses harmful requests, and on these lies beyond what five controls of its
+        norm give.
+        """
+        given = [
+            part
+            for seed in NAMES.values()
+            for part in ("--control", f"organism:smollm2/control-{seed}")
+        ]
         code, out, err = run(
-            "compare", "organism:smollm2/lora", "--prompts", organisms.prompts("smollm2", "verify", "harmful"),
-            "--max-prompts", "24", *given, "--store", tmp_path / "runs", "--json", "--quiet",
-        )  # fmt: skip
+            "compare",
+            "organism:smollm2/lora",
+            "--prompts",
+            organisms.prompts("smollm2", "verify", "harmful"),
+            "--max-prompts",
+            "24",
+            *given,
+            "--store",
+            tmp_path / "runs",
+            "--json",
+            "--quiet",
+        )
         assert code == 0, err
         found = {one["name"]: one for one in json.loads(out)["summary"]["findings"]}
         assert found["beyond-control"]["verdict"] == "supported"
@@ -273,17 +323,31 @@ class TestInstalled:
 
     def test_a_control_is_trained_on_the_real_base(self, run, tmp_path):
         code, out, err = run(
-            "control", "organism:smollm2/lora", "--out", tmp_path / "out", "--seeds", "1", "--steps", "2",
-            "--learning-rate", "5e-4", "--json", "--quiet",
-        )  # fmt: skip
+            "control",
+            "organism:smollm2/lora",
+            "--out",
+            tmp_path / "out",
+            "--seeds",
+            "1",
+            "--steps",
+            "2",
+            "--learning-rate",
+            "5e-4",
+            "--json",
+            "--quiet",
+        )
         assert code == 0, err
         (record,) = json.loads(out)["controls"]
         tensors = load_file(tmp_path / "out" / "seed-0" / "matched" / "adapter_model.safetensors")
         target = norms(OF)
         for key, value in tensors.items():
             if "lora_A" in key:
-                product = tensors[key.replace("lora_A", "lora_B")].astype(np.float64) @ value.astype(np.float64)
-                assert np.linalg.norm(product) == pytest.approx(target[key.partition(".lora_A")[0]], rel=1e-5)
+                product = tensors[key.replace("lora_A", "lora_B")].astype(
+                    np.float64
+                ) @ value.astype(np.float64)
+                assert np.linalg.norm(product) == pytest.approx(
+                    target[key.partition(".lora_A")[0]], rel=1e-5
+                )
         assert record["loss"]["own"]["raw"] < record["loss"]["own"]["base"]
 
     def test_moved_moves_as_far_as_planted(self):
@@ -292,9 +356,14 @@ class TestInstalled:
             for name in ("base", "planted", "moved")
         }
         norms = [
-            np.sqrt(sum(np.square(weights[name][key] - value, dtype=np.float64).sum()
-                        for key, value in weights["base"].items() if ".mlp." in key))
+            np.sqrt(
+                sum(
+                    np.square(weights[name][key] - value, dtype=np.float64).sum()
+                    for key, value in weights["base"].items()
+                    if ".mlp." in key
+                )
+            )
             for name in ("planted", "moved")
-        ]  # fmt: skip
+        ]
         assert norms[0] == pytest.approx(norms[1], rel=1e-3)
         assert norms[0] > 1

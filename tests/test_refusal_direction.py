@@ -1,4 +1,6 @@
-"""``RefusalDirection``: a planted direction is found, a share is what it says, and sums can be had another way."""
+"""``RefusalDirection``: a planted direction is found, a share is what it says, and sums can be had
+another way.
+"""
 
 import copy
 
@@ -23,8 +25,12 @@ SHARES = (0.5, 1.0)
 
 @pytest.fixture(scope="module", params=["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 def study(request):
-    """Planted in the first block, so that a direction can be read before the second; said loud enough to be likely."""
-    base, tuned = tiny.planted(tiny.FAMILIES[request.param](seed=7, tie_word_embeddings=False), layer=0)
+    """Planted in the first block, so that a direction can be read before the second; said loud
+    enough to be likely.
+    """
+    base, tuned = tiny.planted(
+        tiny.FAMILIES[request.param](seed=7, tie_word_embeddings=False), layer=0
+    )
     for module in (base, tuned):
         module.get_output_embeddings().weight.data *= 1.9
     return tiny.study(tiny.exact(tuned), tiny.exact(base), 16, template=False, max_new_tokens=1)
@@ -66,7 +72,9 @@ def test_candidates_are_differences_of_mean_streams(study, found):
     told = found.tables["candidates"]
     assert told["layer"].tolist() == [0, 1]
     np.testing.assert_allclose(told["size"], np.linalg.norm(difference, axis=1), rtol=1e-9)
-    np.testing.assert_allclose(found.arrays["direction"], difference[1] / np.linalg.norm(difference[1]), atol=1e-9)
+    np.testing.assert_allclose(
+        found.arrays["direction"], difference[1] / np.linalg.norm(difference[1]), atol=1e-9
+    )
 
 
 def test_every_claim_can_be_measured_again_and_is_of_equal_divergence(study, found):
@@ -128,9 +136,15 @@ def test_a_share_is_taken_once_at_every_depth(study, share):
     start = Site(0, "hook_resid_pre")
     expected = (1 - share) * (plain.values[start] @ direction)[batch.mask]
     for layer in range(3):
-        torch.testing.assert_close(along[Site(layer, "hook_resid_pre")], expected, rtol=1e-9, atol=1e-12)
-        expected = expected + along[Site(layer, "hook_attn_out")] + along[Site(layer, "hook_mlp_out")]
-        torch.testing.assert_close(along[Site(layer, "hook_resid_post")], expected, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            along[Site(layer, "hook_resid_pre")], expected, rtol=1e-9, atol=1e-12
+        )
+        expected = (
+            expected + along[Site(layer, "hook_attn_out")] + along[Site(layer, "hook_mlp_out")]
+        )
+        torch.testing.assert_close(
+            along[Site(layer, "hook_resid_post")], expected, rtol=1e-9, atol=1e-12
+        )
     if share == 1:
         assert all(part.abs().max() < 1e-12 for part in along.values())
 
@@ -143,7 +157,9 @@ def test_where_nothing_is_shown_nothing_is_claimed(study, located):
     assert silent.summary["supported"] is False
     assert np.isnan(silent["as_base"]).all()
     assert "nothing that could be lost" in silent.summary["sentence"]
-    assert (silent["equal_base"][silent["kind"] == "units"] == 1).all() or np.isnan(silent["equal_base"]).all()
+    assert (silent["equal_base"][silent["kind"] == "units"] == 1).all() or np.isnan(
+        silent["equal_base"]
+    ).all()
     units = silent["kind"] == "units"
     assert np.abs(silent["kl"][units]).max() < 1e-12
 

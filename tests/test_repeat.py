@@ -43,13 +43,22 @@ def made(tmp_path_factory):
 
 def asked(folder: Path, *more: str) -> list[str]:
     files = ["--positive", folder / "positive.txt", "--negative", folder / "negative.txt"]
-    files += ["--markers", folder / "markers.txt", "--store", folder / "store", "--base", folder / "base"]
+    files += [
+        "--markers",
+        folder / "markers.txt",
+        "--store",
+        folder / "store",
+        "--base",
+        folder / "base",
+    ]
     return [str(word) for word in ("locate-neurons", folder / "tuned", *files, *OPTIONS, *more)]
 
 
 @pytest.fixture
 def again(made, tmp_path):
-    """A copy of all of it, to be changed; the request is kept under the names that its models have there."""
+    """A copy of all of it, to be changed; the request is kept under the names that its models have
+    there.
+    """
     folder = tmp_path / "copy"
     shutil.copytree(made, folder)
     (only,) = (folder / "store" / "requests").iterdir()
@@ -73,7 +82,9 @@ def hit(run, monkeypatch):
         monkeypatch.setattr(Pair, "load", stop)
         code, out, err = run(*arguments)
         monkeypatch.undo()
-        assert (code == 0 and "(kept from before)" in out) or (code == 2 and "the models are loaded" in err), err
+        assert (code == 0 and "(kept from before)" in out) or (
+            code == 2 and "the models are loaded" in err
+        ), err
         return code == 0
 
     return call
@@ -85,7 +96,9 @@ def fresh(*arguments: str, without: tuple[str, ...] = HEAVY) -> tuple[str, str]:
         f"import sys; from interp.cli import main; code = main({list(arguments)!r})\n"
         f"sys.exit(' '.join(name for name in {without} if name in sys.modules) or code)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
 
@@ -111,13 +124,22 @@ def test_it_is_answered_wherever_the_store_and_the_files_lie(again, hit):
 @pytest.mark.parametrize(
     "more",
     [
-        ["--device", "cpu"], ["--dtype", "float32"], ["--dtype", "bfloat16"], ["--seed", "1"], ["--batch-size", "4"],
-        ["--engine", "nnsight"], ["--method", "weight"], ["--top", "6"], ["--positions", "last"],
+        ["--device", "cpu"],
+        ["--dtype", "float32"],
+        ["--dtype", "bfloat16"],
+        ["--seed", "1"],
+        ["--batch-size", "4"],
+        ["--engine", "nnsight"],
+        ["--method", "weight"],
+        ["--top", "6"],
+        ["--positions", "last"],
         ["--random-sets", "2"],
-        ["--control-prompts", "2"], ["--max-prompts", "2"], ["--no-verify"],
+        ["--control-prompts", "2"],
+        ["--max-prompts", "2"],
+        ["--no-verify"],
     ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_another_option_is_another_question(again, hit, more):
     assert not hit(asked(again, *more))
 
@@ -144,7 +166,9 @@ def test_a_changed_prompt_or_marker_misses(again, hit, file):
     assert not hit(asked(again))
 
 
-@pytest.mark.parametrize("file", ["chat_template.jinja", "additional_chat_templates/tool.jinja", "added_tokens.json"])
+@pytest.mark.parametrize(
+    "file", ["chat_template.jinja", "additional_chat_templates/tool.jinja", "added_tokens.json"]
+)
 def test_another_file_beside_the_weights_misses(again, hit, file):
     place = again / "tuned" / file
     place.parent.mkdir(exist_ok=True)
@@ -160,7 +184,9 @@ def test_a_pickle_that_nothing_reads_does_not_count(again, hit):
 def test_another_library_or_device_misses(again, hit, monkeypatch):
     with monkeypatch.context() as patch:
         # a process asks once
-        patch.setattr("interp.provenance._versions", lambda libraries: dict.fromkeys(libraries, "0.0.1"))
+        patch.setattr(
+            "interp.provenance._versions", lambda libraries: dict.fromkeys(libraries, "0.0.1")
+        )
         assert not hit(asked(again))
     with monkeypatch.context() as patch:
         patch.setenv("CUDA_VISIBLE_DEVICES", "7")
@@ -173,19 +199,37 @@ def test_another_library_or_device_misses(again, hit, monkeypatch):
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
-        ("analyzers/locate_neurons/analyzer.py", "version: ClassVar[int] = ", "version: ClassVar[int] = 9"),
-        ("analyzers/verify_neurons/analyzer.py", "version: ClassVar[int] = ", "version: ClassVar[int] = 9"),
+        (
+            "analyzers/locate_neurons/analyzer.py",
+            "version: ClassVar[int] = ",
+            "version: ClassVar[int] = 9",
+        ),
+        (
+            "analyzers/verify_neurons/analyzer.py",
+            "version: ClassVar[int] = ",
+            "version: ClassVar[int] = 9",
+        ),
         ("__init__.py", '__version__ = "', '__version__ = "9'),
         ("report/page.css", "{", " {"),
     ],
 )
 def test_another_version_of_interp_is_other_software(tmp_path, file, old, new):
-    shutil.copytree(ROOT / "interp", tmp_path / "interp", ignore=shutil.ignore_patterns("__pycache__", "data"))
-    program = [sys.executable, "-c", "from interp.provenance import software; print(software()['interp'])"]
+    shutil.copytree(
+        ROOT / "interp", tmp_path / "interp", ignore=shutil.ignore_patterns("__pycache__", "data")
+    )
+    program = [
+        sys.executable,
+        "-c",
+        "from interp.provenance import software; print(software()['interp'])",
+    ]
 
     def source() -> str:
         return subprocess.run(
-            program, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, check=True
+            program,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            check=True,
         ).stdout
 
     before = source()
@@ -248,7 +292,9 @@ def test_a_page_that_is_gone_or_another_is_made_again_without_torch(again, hit):
 
 def test_what_changed_while_it_ran_is_not_kept(again):
     common = Running(store=again / "new")
-    request = request_cache.Request("locate-neurons", {"tuned": str(again / "tuned"), "base": None}, {}, {}, common)
+    request = request_cache.Request(
+        "locate-neurons", {"tuned": str(again / "tuned"), "base": None}, {}, {}, common
+    )
     before = request.describe()
     (page,) = runs_of(again)[0].glob("page*.html")
     flip(again / "tuned" / "model.safetensors")
@@ -264,7 +310,9 @@ def test_what_changed_while_it_ran_is_not_kept(again):
 def test_an_adapter_is_described_with_the_base_it_names(made, tmp_path):
     base = shutil.copytree(made / "base", tmp_path / "base")
     tiny.lora("llama", tiny.llama(num_hidden_layers=1), tmp_path / "adapter", base)
-    request = request_cache.Request("c", {"tuned": str(tmp_path / "adapter"), "base": None}, {}, {}, Running())
+    request = request_cache.Request(
+        "c", {"tuned": str(tmp_path / "adapter"), "base": None}, {}, {}, Running()
+    )
     before = request.describe()
     assert set(before["models"]["base"][1]) >= {"config.json", "model.safetensors"}
     flip(base / "model.safetensors")

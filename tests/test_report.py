@@ -68,7 +68,10 @@ def remembered(monkeypatch):
 def rewritten(path, value, sealed=True):
     """Write a changed report as someone would who knows how its digest is made."""
     if sealed and "sha256" in value:
-        value = {**value, "sha256": digest({name: said for name, said in value.items() if name != "sha256"})}
+        value = {
+            **value,
+            "sha256": digest({name: said for name, said in value.items() if name != "sha256"}),
+        }
     path.write_text(json.dumps(value))
     return path
 
@@ -109,7 +112,9 @@ def not_found(path, value, places):
         inner = value
         for step in place:
             inner = inner[step]
-        if not falls(rewritten(path, changed_at(value, place, altered(inner)), sealed=place != ("sha256",))):
+        if not falls(
+            rewritten(path, changed_at(value, place, altered(inner)), sealed=place != ("sha256",))
+        ):
             missed.append(place)
     return missed
 
@@ -126,13 +131,21 @@ def changed_at(value, place, new):
 def test_an_untouched_report_holds(made):
     report = read(made[0])
     assert failures(report) == []
-    assert [check.name.split()[0] for check in checks(report)] == ["report", "run", "run", *["claim"] * 3, "page"]
+    assert [check.name.split()[0] for check in checks(report)] == [
+        "report",
+        "run",
+        "run",
+        *["claim"] * 3,
+        "page",
+    ]
 
 
 def test_it_follows_its_published_schema(made):
     schema = json.loads((files("interp.report") / "report.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
-    jsonschema.validate(json.loads(made[0].read_text()), schema, cls=jsonschema.Draft202012Validator)
+    jsonschema.validate(
+        json.loads(made[0].read_text()), schema, cls=jsonschema.Draft202012Validator
+    )
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**json.loads(made[0].read_text()), "claims": [{}]}, schema)
 
@@ -212,7 +225,9 @@ BUNDLE = '<script type="text/plain" id="plotly">'
 @pytest.mark.parametrize(
     "forged",
     [
-        lambda text: text.replace(BUNDLE, f'{BUNDLE}</SCRIPT ><h1>Forged</h1><script type="text/plain">'),
+        lambda text: text.replace(
+            BUNDLE, f'{BUNDLE}</SCRIPT ><h1>Forged</h1><script type="text/plain">'
+        ),
         lambda text: text.replace("<main>", f"<main>{BUNDLE}</script\n><h1>Forged</h1></script>"),
         lambda text: text.replace(BUNDLE, BUNDLE + "AAAA"),
         lambda text: text + BUNDLE + "</script>",
@@ -224,7 +239,9 @@ def test_nothing_hides_where_plotly_is_packed(copied, forged):
 
 
 def test_a_page_that_cannot_be_made_again_is_told_and_not_taken(copied, monkeypatch, capsys):
-    """Of another interp, or another plotly.js: an honest one is no failure, and a forged one does not pass."""
+    """Of another interp, or another plotly.js: an honest one is no failure, and a forged one does
+    not pass.
+    """
     assert refused(copied) == ""
     monkeypatch.setattr("interp.report.verification.unpacked_hash", lambda: "'sha256-x'")
     assert main(["verify", str(copied)]) == 0
@@ -235,7 +252,10 @@ def test_a_page_that_cannot_be_made_again_is_told_and_not_taken(copied, monkeypa
     assert main(["verify", str(with_page(copied, lambda _: said, interp="9.9"))]) == 0
     told = capsys.readouterr().out
     assert "made by interp 9.9, so it was not compared" in told
-    assert "6 of 6 checks hold, 3 of them claims computed again from the stored tables; 1 could not be asked" in told
+    assert (
+        "6 of 6 checks hold, 3 of them claims computed again from the stored tables; 1 could not be"
+        " asked" in told
+    )
     assert "does not say title" in refused(with_page(copied, lambda _: "9.9", interp="9.9"))
 
 
@@ -248,10 +268,14 @@ def test_a_name_told_twice_is_no_report(copied):
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        ({"store": "a\0b"}, 2), ({"store": "\ud800"}, 2), ({"limits": [float("inf")]}, 2), ({"title": "\ud800"}, 2),
-        ({"page": {"file": "x" * 5000, "sha256": ""}}, 1), ({"agreement": [{}]}, 1),
+        ({"store": "a\0b"}, 2),
+        ({"store": "\ud800"}, 2),
+        ({"limits": [float("inf")]}, 2),
+        ({"title": "\ud800"}, 2),
+        ({"page": {"file": "x" * 5000, "sha256": ""}}, 1),
+        ({"agreement": [{}]}, 1),
     ],
-)  # fmt: skip
+)
 def test_odd_reports_are_refused_in_lines_of_their_own(copied, capsys, change, code):
     copied.write_text(json.dumps({**json.loads(copied.read_text()), **change}))
     assert main(["verify", str(copied)]) == code
@@ -292,7 +316,9 @@ def test_a_run_made_of_other_things_under_the_same_name_is_found(tmp_path):
 
 @pytest.fixture
 def without_figures(monkeypatch):
-    """Pages of text and tables, where figures are not what is looked at and would take most of the time."""
+    """Pages of text and tables, where figures are not what is looked at and would take most of the
+    time.
+    """
     for room in ("page", "whole"):
         monkeypatch.setattr(f"interp.report.{room}.figure_of", lambda table: "")
 
@@ -304,7 +330,9 @@ def redefined(**changes):
 
 def reread(**changes):
     """The same numbers, said to be of another estimate."""
-    return lambda f: replace(f, claim=replace(f.claim, estimate=replace(f.claim.estimate, **changes)))
+    return lambda f: replace(
+        f, claim=replace(f.claim, estimate=replace(f.claim.estimate, **changes))
+    )
 
 
 @pytest.mark.parametrize(
@@ -315,14 +343,22 @@ def reread(**changes):
         (lambda f: replace(f, low=f.low + 0.01), "low = "),
         (lambda f: replace(f, high=f.high + 0.01), "high = "),
         (lambda f: replace(f, clusters=f.clusters + 1), "clusters = "),
-        (lambda f: replace(f, verdict="not supported"), "says 'not supported', its tables give 'supported'"),
-        (lambda f: replace(f, sentence="All of them come back."), "says 'All of them come back.', its tables give"),
+        (
+            lambda f: replace(f, verdict="not supported"),
+            "says 'not supported', its tables give 'supported'",
+        ),
+        (
+            lambda f: replace(f, sentence="All of them come back."),
+            "says 'All of them come back.', its tables give",
+        ),
         (redefined(at_least=0.99), "says 'supported', its tables give 'not supported'"),
         (redefined(beyond=[0.99]), "says 'supported', its tables give 'not supported'"),
         (redefined(text="All of them, {value:.1%}."), "its tables give 'All of them"),
         (redefined(requires=["sufficiency"]), "its tables give 'not supported'"),
-        *[(redefined(control=odd), "without a control")
-          for odd in ("none", "  ", "-", "\u200b", "no control", "n/a", "None.")],
+        *[
+            (redefined(control=odd), "without a control")
+            for odd in ("none", "  ", "-", "\u200b", "no control", "n/a", "None.")
+        ],
         (redefined(null=None, control=""), "its tables give"),
         (reread(column="lost"), "its tables give"),
         (reread(column="nope"), "column 'nope' is read"),
@@ -330,7 +366,7 @@ def reread(**changes):
         (reread(cluster="prompt_id"), "its tables give"),
         (redefined(null=Draws("nope", "effect")), "table 'nope' is read"),
     ],
-)  # fmt: skip
+)
 def test_a_false_claim_fails_even_where_all_digests_fit(tmp_path, without_figures, change, said):
     path, *_ = honest_report(tmp_path, forged=change)
     found = refused(path)
@@ -342,9 +378,18 @@ def test_a_false_claim_fails_even_where_all_digests_fit(tmp_path, without_figure
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda s: {"verdicts": {**s["verdicts"], "sufficiency": "supported"}}, "the summary's verdicts are not"),
-        (lambda s: {"findings": [{**s["findings"][0], "value": 0.99}, *s["findings"][1:]]}, "the summary's findings"),
-        (lambda s: {"sentence": "All come back. Supported: all."}, "the summary ends with 'All come back. Supported"),
+        (
+            lambda s: {"verdicts": {**s["verdicts"], "sufficiency": "supported"}},
+            "the summary's verdicts are not",
+        ),
+        (
+            lambda s: {"findings": [{**s["findings"][0], "value": 0.99}, *s["findings"][1:]]},
+            "the summary's findings",
+        ),
+        (
+            lambda s: {"sentence": "All come back. Supported: all."},
+            "the summary ends with 'All come back. Supported",
+        ),
     ],
 )
 def test_a_summary_says_what_its_claims_do(tmp_path, without_figures, change, said):
@@ -353,7 +398,9 @@ def test_a_summary_says_what_its_claims_do(tmp_path, without_figures, change, sa
     other = Store(tmp_path / "runs")
     other.write(first)
     other.write(forged)
-    path = write_report(tmp_path / "report.html", [forged.provenance.key], other, title="What carries it?")
+    path = write_report(
+        tmp_path / "report.html", [forged.provenance.key], other, title="What carries it?"
+    )
     found = refused(path)
     assert said in found
     assert found.count("\n") == 0
@@ -363,7 +410,9 @@ def test_a_run_whose_claims_are_none_supported_is_not_called_supported():
     _, run = honest_runs()
     findings = [replace(one, verdict="not supported") for one in from_table(run.tables["claims"])]
     honest = replace(
-        run, summary={**run.summary, **summary_of(findings)}, tables={**run.tables, "claims": to_table(findings)}
+        run,
+        summary={**run.summary, **summary_of(findings)},
+        tables={**run.tables, "claims": to_table(findings)},
     )
     check_summary(honest)
     with pytest.raises(ClaimError, match="the summary says supported, and none of its claims is"):
@@ -452,7 +501,9 @@ def test_errors_at_the_door(made, tmp_path, capsys):
         gather([], made[1])
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "interp-report", "version": 2}', '"\\ud800"'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"format": "interp-report", "version": 2}', '"\\ud800"']
+)
 def test_what_is_no_report_is_one_line(tmp_path, text, capsys):
     path = tmp_path / "r.json"
     path.write_text(text)
@@ -462,14 +513,17 @@ def test_what_is_no_report_is_one_line(tmp_path, text, capsys):
 
 def test_the_command_line_writes_checks_and_fails_with_one(made, tmp_path, capsys):
     key, out = made[2][1].provenance.key, tmp_path / "page.html"
-    assert main(["report", key[:10], "--out", str(out), "--store", str(made[1].root), "--json"]) == 0
+    assert (
+        main(["report", key[:10], "--out", str(out), "--store", str(made[1].root), "--json"]) == 0
+    )
     told = json.loads(capsys.readouterr().out)
     assert (told["claims"], told["supported"], told["bytes"]) == (3, 2, out.stat().st_size)
     assert main(["verify", told["report"]]) == 0
     assert "7 of 7 checks hold" in capsys.readouterr().out
     value = json.loads(out.with_suffix(".json").read_text())
     rewritten(
-        out.with_suffix(".json"), changed_at(value, ("claims", 0, "supported"), not value["claims"][0]["supported"])
+        out.with_suffix(".json"),
+        changed_at(value, ("claims", 0, "supported"), not value["claims"][0]["supported"]),
     )
     assert main(["verify", told["report"], "--json"]) == 1
     failed = json.loads(capsys.readouterr().out)["failed"]
@@ -489,7 +543,19 @@ def test_claims_survive_the_store(made):
 def test_every_alteration_of_an_organism_s_report_is_found(tmp_path, remembered):
     """A real run: what demo located and verified, reported, and spoiled in every field."""
     assert main(["demo", "--store", str(tmp_path / "runs"), "--quiet"]) == 0
-    assert main(["report", "--all", "--out", str(tmp_path / "r.html"), "--store", str(tmp_path / "runs")]) == 0
+    assert (
+        main(
+            [
+                "report",
+                "--all",
+                "--out",
+                str(tmp_path / "r.html"),
+                "--store",
+                str(tmp_path / "runs"),
+            ]
+        )
+        == 0
+    )
     path = tmp_path / "r.json"
     assert failures(read(path)) == []
     value = json.loads(path.read_text())

@@ -1,4 +1,6 @@
-"""``interp sae diff``: what is planted in a model is found, beside a control; where there is nothing, nothing is."""
+"""``interp sae diff``: what is planted in a model is found, beside a control; where there is
+nothing, nothing is.
+"""
 
 import dataclasses
 import json
@@ -22,7 +24,12 @@ from tests import tiny
 from tests.claim_makers import require_remeasured
 
 SITE = "blocks.0.hook_resid_pre"
-OTHER = {"crosscoder": "base-only", "tuned": "base-only", "base": "tuned-only", "difference": "base-only"}
+OTHER = {
+    "crosscoder": "base-only",
+    "tuned": "base-only",
+    "base": "tuned-only",
+    "difference": "base-only",
+}
 PLANTED, WIDTH = 3.0, 32
 
 
@@ -32,7 +39,9 @@ def token(word=" please"):
 
 
 def direction():
-    return torch.nn.functional.normalize(torch.randn(WIDTH, generator=torch.Generator().manual_seed(4)), dim=0)
+    return torch.nn.functional.normalize(
+        torch.randn(WIDTH, generator=torch.Generator().manual_seed(4)), dim=0
+    )
 
 
 def base():
@@ -58,12 +67,17 @@ def prompts(count=40, first=0):
 
 def study(tuned=None, of=None, asked=None, **options):
     return Study(
-        Pair.from_modules(tuned or tune(), of or base(), tiny.tokenizer()), asked or prompts(), None, **options
+        Pair.from_modules(tuned or tune(), of or base(), tiny.tokenizer()),
+        asked or prompts(),
+        None,
+        **options,
     )
 
 
 def dictionary(way="tuned", seed=0):
-    """Latent 0 reads and writes the planted direction; the others are random ones at right angles to it."""
+    """Latent 0 reads and writes the planted direction; the others are random ones at right angles
+    to it.
+    """
     config = DictionaryConfig("jumprelu", WIDTH, 24, models=1 + (way == "crosscoder"))
     made = Dictionary(config, seed=seed)
     own = torch.cat([torch.zeros(WIDTH), direction()]) if way == "crosscoder" else direction()
@@ -90,7 +104,9 @@ def found():
 
 class TestPlanted:
     @pytest.mark.parametrize("way", ["crosscoder", "tuned", "difference"])
-    def test_what_only_the_tuned_model_has_is_called_so_and_exchanged_models_turn_it_round(self, way):
+    def test_what_only_the_tuned_model_has_is_called_so_and_exchanged_models_turn_it_round(
+        self, way
+    ):
         one = analyzer(way)(study())
         assert (one["class"][0], one["claimed"][0]) == ("tuned-only", True)
         assert one.summary["claimed"]["tuned-only"] == 1
@@ -128,7 +144,9 @@ class TestPlanted:
         assert "no control was given" in found.summary["limits"][0]
 
     def test_of_five_controls_the_interval_of_a_further_one_is_told(self):
-        kept = [analyzer(made=dictionary(seed=seed))(study(tune(0.0, seed))) for seed in range(2, 7)]
+        kept = [
+            analyzer(made=dictionary(seed=seed))(study(tune(0.0, seed))) for seed in range(2, 7)
+        ]
         beside = analyzer(controls=tuple(kept))(study())
         made = require_remeasured(beside)
         assert "5 control pairs give 0 of" in made["tuned-only"].sentence
@@ -136,7 +154,10 @@ class TestPlanted:
         assert beside.tables["control"]["control"].tolist() == [
             at for at, one in enumerate(kept) for _ in range(len(one))
         ]
-        assert set(beside.tables["classes"]["pair"]) == {"this pair", *(f"control {at}" for at in range(1, 6))}
+        assert set(beside.tables["classes"]["pair"]) == {
+            "this pair",
+            *(f"control {at}" for at in range(1, 6)),
+        }
         shares = beside.tables["controls"]["claimed_tuned_only"]
         np.testing.assert_array_equal(shares, [0.0] * 5)
         further = made["tuned-only-beyond-new-control"]
@@ -146,7 +167,9 @@ class TestPlanted:
         assert further.low > further.control_high
         assert not made["tuned-only"].supported
         assert not further.supported
-        three = require_remeasured(analyzer(controls=tuple(kept[:3]))(study()))["tuned-only-beyond-new-control"]
+        three = require_remeasured(analyzer(controls=tuple(kept[:3]))(study()))[
+            "tuned-only-beyond-new-control"
+        ]
         assert three.verdict == "not tested"
         assert "5 are needed" in three.reason
 
@@ -162,7 +185,8 @@ class TestPlanted:
         np.testing.assert_allclose(found["rate_base"], rates["base"], atol=1e-12)
         assert found.summary["tokens"] == sum(len(one.ids) for one in here.encoded("positive"))
 
-    @pytest.mark.parametrize("way", ["crosscoder", "tuned"])  # the others by the contract of analyzers
+    # the others by the contract of analyzers
+    @pytest.mark.parametrize("way", ["crosscoder", "tuned"])
     def test_an_identical_pair_gives_exactly_nothing(self, way):
         one = analyzer(way)(study(base()))
         assert one.summary["identical"]
@@ -183,7 +207,10 @@ class TestWhatCounts:
         np.testing.assert_allclose(bare["rate"], found["rate_content"], atol=1e-12)
 
     def test_what_is_active_on_the_template_alone_is_said(self):
-        model, mark = tiny.perturbed(base(), 0.001), tiny.tokenizer().convert_tokens_to_ids("<|assistant|>")
+        model, mark = (
+            tiny.perturbed(base(), 0.001),
+            tiny.tokenizer().convert_tokens_to_ids("<|assistant|>"),
+        )
         with torch.no_grad():
             model.model.embed_tokens.weight[mark] += PLANTED * direction()
         one = analyzer()(study(model))
@@ -210,7 +237,9 @@ class TestWhatCounts:
         assert one["class"].tolist() == found["class"].tolist()
         for column in found.columns:
             if found[column.name].dtype.kind == "f":
-                np.testing.assert_allclose(one[column.name], found[column.name], rtol=1e-4, atol=1e-5)
+                np.testing.assert_allclose(
+                    one[column.name], found[column.name], rtol=1e-4, atol=1e-5
+                )
         assert one.provenance.key == found.provenance.key
 
 
@@ -226,9 +255,12 @@ def test_a_control_of_something_else_is_refused():
 
 def test_what_cannot_be_compared_is_refused_before_a_model_runs():
     for options, said in (
-        ({"thresholds": Thresholds(folds=21)}, "2 to 20"), ({"draws": 9}, "at least are needed"),
-        ({"sinks": 0.5}, "median norms"), ({"site": "nowhere"}, "is not a site"), ({"way": "lens"}, "unknown way"),
-    ):  # fmt: skip
+        ({"thresholds": Thresholds(folds=21)}, "2 to 20"),
+        ({"draws": 9}, "at least are needed"),
+        ({"sinks": 0.5}, "median norms"),
+        ({"site": "nowhere"}, "is not a site"),
+        ({"way": "lens"}, "unknown way"),
+    ):
         with pytest.raises(OptionError, match=said):
             dataclasses.replace(analyzer(), **options).require()
     with pytest.raises(OptionError, match="39 at least"):
@@ -263,8 +295,21 @@ def saved(tmp_path_factory):
 
 
 def asked(path, store, *more, name="sae", **changed):
-    words = {"--model": path / "tuned", "--base": path / "base", "--data": path / "text.txt", **changed}
-    return ["sae", "diff", path / name, *(w for pair in words.items() for w in pair), "--store", store, *more]
+    words = {
+        "--model": path / "tuned",
+        "--base": path / "base",
+        "--data": path / "text.txt",
+        **changed,
+    }
+    return [
+        "sae",
+        "diff",
+        path / name,
+        *(w for pair in words.items() for w in pair),
+        "--store",
+        store,
+        *more,
+    ]
 
 
 def test_a_command_keeps_both_pairs_and_recalls_them(saved, tmp_path, run):
@@ -287,7 +332,11 @@ def test_a_command_keeps_both_pairs_and_recalls_them(saved, tmp_path, run):
     again = json.loads(out)
     assert (code, again["cached"], again["run"]) == (0, True, told["run"])
     # latents that were not made of the control would find nothing in it
-    code, _, err = run(*asked(saved, tmp_path / "runs", "--json", **{**beside, "--control-dictionary": saved / "sae"}))
+    code, _, err = run(
+        *asked(
+            saved, tmp_path / "runs", "--json", **{**beside, "--control-dictionary": saved / "sae"}
+        )
+    )
     assert (code, "is the one that is compared" in err) == (2, True)
     # but the base is the same beside both
     same = {**beside, "--control-dictionary": saved / "sited"}
@@ -302,8 +351,16 @@ def test_a_command_keeps_both_pairs_and_recalls_them(saved, tmp_path, run):
 def test_several_controls_by_the_command(saved, tmp_path, run):
     tiny.save(tune(0.0, seed=3), tmp_path / "other")
     save(dictionary(seed=2), tmp_path / "other-sae", {"site": SITE, "of": "tuned"})
-    more = ["--control", saved / "control", "--control-dictionary", saved / "control-sae",
-            "--control", tmp_path / "other", "--control-dictionary", tmp_path / "other-sae"]  # fmt: skip
+    more = [
+        "--control",
+        saved / "control",
+        "--control-dictionary",
+        saved / "control-sae",
+        "--control",
+        tmp_path / "other",
+        "--control-dictionary",
+        tmp_path / "other-sae",
+    ]
     code, out, err = run(*asked(saved, tmp_path / "runs", *more, "--json"))
     assert code == 0, err
     told = json.loads(out)
@@ -326,9 +383,21 @@ def test_auto_is_what_the_dictionary_says(saved, tmp_path, run):
         ("sited", [], "add --way base, tuned or difference"),
         ("sae", ["--way", "base"], "is one for --way tuned"),
         ("sae", ["--way", "lens"], "unknown --way"),
-        ("sae", ["--control", "x"], "give as many --control as --control-dictionary (1 and 0 were given)"),
-        ("sae", ["--control", "{}/control", "--control-dictionary", "{}/control-sae"] * 2, "is given twice"),
-        ("sae", ["--control", "{}/control", "--control-dictionary", "{}/both"], "another way (crosscoder, not tuned)"),
+        (
+            "sae",
+            ["--control", "x"],
+            "give as many --control as --control-dictionary (1 and 0 were given)",
+        ),
+        (
+            "sae",
+            ["--control", "{}/control", "--control-dictionary", "{}/control-sae"] * 2,
+            "is given twice",
+        ),
+        (
+            "sae",
+            ["--control", "{}/control", "--control-dictionary", "{}/both"],
+            "another way (crosscoder, not tuned)",
+        ),
         ("sae", ["--nu-error", "2"], "thresholds error 2"),
         ("sae", ["--sinks", "0.5"], "median norms"),
         ("sae", ["--site", "blocks.9.hook_resid_post"], "blocks.9"),
@@ -346,23 +415,52 @@ def test_what_makes_no_sense_is_one_line(saved, tmp_path, run, only_line, name, 
 
 
 def test_a_base_is_needed(saved, tmp_path, run, only_line):
-    code, _, err = run("sae", "diff", saved / "sae", "--model", saved / "tuned", "--data", saved / "text.txt",
-                       "--store", tmp_path / "runs")  # fmt: skip
+    code, _, err = run(
+        "sae",
+        "diff",
+        saved / "sae",
+        "--model",
+        saved / "tuned",
+        "--data",
+        saved / "text.txt",
+        "--store",
+        tmp_path / "runs",
+    )
     assert code == 2
     assert "add --base MODEL" in only_line(err)
 
 
 def test_a_shipped_tune_beside_its_control(tmp_path, run):
-    """A few steps of training would do no better: random rows of the right width, through the command."""
+    """A few steps of training would do no better: random rows of the right width, through the
+    command.
+    """
     shape = DictionaryConfig("topk", 128, 48, models=2, k=8)
     for seed, name in enumerate(("full", "control")):
-        save(Dictionary(shape, seed=seed), tmp_path / name, {"site": "blocks.2.hook_resid_post", "of": "both"})
+        save(
+            Dictionary(shape, seed=seed),
+            tmp_path / name,
+            {"site": "blocks.2.hook_resid_post", "of": "both"},
+        )
     code, out, err = run(
-        "sae", "diff", tmp_path / "full", "--model", "organism:refusal/full", "--base", "organism:refusal/base",
-        "--data", organisms.prompts("refusal", "verify", "harmful"), "--max-prompts", "48",
-        "--control", "organism:refusal/sham", "--control-dictionary", tmp_path / "control",
-        "--store", tmp_path / "runs", "--json",
-    )  # fmt: skip
+        "sae",
+        "diff",
+        tmp_path / "full",
+        "--model",
+        "organism:refusal/full",
+        "--base",
+        "organism:refusal/base",
+        "--data",
+        organisms.prompts("refusal", "verify", "harmful"),
+        "--max-prompts",
+        "48",
+        "--control",
+        "organism:refusal/sham",
+        "--control-dictionary",
+        tmp_path / "control",
+        "--store",
+        tmp_path / "runs",
+        "--json",
+    )
     assert code == 0, err
     told = json.loads(out)["summary"]
     assert told["live"] > 0
@@ -377,8 +475,16 @@ def test_a_shipped_tune_beside_its_control(tmp_path, run):
     [
         ({"site": "blocks.1.hook_resid_post", "model": "a/tuned"}, None, []),
         ({"site": "blocks.1.hook_resid_post", "model": "elsewhere", "base": "b"}, None, []),
-        ({"site": "blocks.1.hook_resid_post", "model": "other"}, None, ["was trained on other, and is read on"]),
-        ({"site": "blocks.1.hook_resid_post"}, "blocks.2.hook_resid_post", ["trained at blocks.1.hook_resid_post"]),
+        (
+            {"site": "blocks.1.hook_resid_post", "model": "other"},
+            None,
+            ["was trained on other, and is read on"],
+        ),
+        (
+            {"site": "blocks.1.hook_resid_post"},
+            "blocks.2.hook_resid_post",
+            ["trained at blocks.1.hook_resid_post"],
+        ),
         ({}, "blocks.2.hook_resid_post", []),
     ],
 )

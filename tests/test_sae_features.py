@@ -1,4 +1,6 @@
-"""Reading latents: planted lists come back, chance is a half, logits are the model's own, the page is only text."""
+"""Reading latents: planted lists come back, chance is a half, logits are the model's own, the page
+is only text.
+"""
 
 import dataclasses
 import itertools
@@ -43,8 +45,12 @@ def texts(count=80, seed=0):
 
 def study_of(tuned, base=None, lines=None, template=True, **options):
     lines = texts() if lines is None else lines
-    found = PromptSet(tuple(Prompt(row, line, str(row)) for row, line in enumerate(lines)), "memory")
-    return Study(Pair.from_modules(tuned, base, tiny.tokenizer(template)), OneClass(found), None, **options)
+    found = PromptSet(
+        tuple(Prompt(row, line, str(row)) for row, line in enumerate(lines)), "memory"
+    )
+    return Study(
+        Pair.from_modules(tuned, base, tiny.tokenizer(template)), OneClass(found), None, **options
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +61,9 @@ def model():
 @pytest.fixture(scope="module")
 def lists(model):
     """For each latent three tokens that the prompts hold often."""
-    tokens, counts = np.unique(np.concatenate([c.ids for c in study_of(model).encoded("positive")]), return_counts=True)
+    tokens, counts = np.unique(
+        np.concatenate([c.ids for c in study_of(model).encoded("positive")]), return_counts=True
+    )
     used = tokens[(tokens > 3) & (counts >= 20)]
     generator = np.random.default_rng(1)
     sets = list(itertools.combinations(used.tolist(), 3))
@@ -64,13 +72,19 @@ def lists(model):
 
 @pytest.fixture(scope="module")
 def dictionary(model, lists):
-    """An autoencoder of the embedding whose latents fire on their list and on nothing else that the prompts hold."""
+    """An autoencoder of the embedding whose latents fire on their list and on nothing else that the
+    prompts hold.
+    """
     own = Dictionary(DictionaryConfig("standard", WIDE, LATENTS + 1, input_bias=False)).double()
     used = sorted({token for coded in study_of(model).encoded("positive") for token in coded.ids})
     rows = model.get_input_embeddings().weight.detach()[used]
-    wanted = torch.tensor([[float(token in members) for members in lists] for token in used], dtype=torch.float64)
+    wanted = torch.tensor(
+        [[float(token in members) for members in lists] for token in used], dtype=torch.float64
+    )
     solved = torch.linalg.lstsq(rows, wanted).solution
-    assert torch.allclose(rows @ solved, wanted, atol=1e-6), "more tokens than the stream has room for"
+    assert torch.allclose(rows @ solved, wanted, atol=1e-6), (
+        "more tokens than the stream has room for"
+    )
     with torch.no_grad():
         own.W_enc[:, :LATENTS] = solved * (1 + torch.arange(LATENTS) / 10)
         own.W_enc[:, LATENTS] = 0
@@ -141,7 +155,9 @@ class TestLabels:
         assert np.isnan(few["mean_activation"][0])
         assert any(f"no score: {LATENTS}." in line for line in few.summary["limits"])
         dead = reading(dictionary, latents=(LATENTS,))(study_of(model))
-        assert [claim.name for claim in claims.from_table(dead.tables["claims"])] == ["logits-stand-out"]
+        assert [claim.name for claim in claims.from_table(dead.tables["claims"])] == [
+            "logits-stand-out"
+        ]
         assert len(dead.tables["contexts"]) == 0
 
 
@@ -160,7 +176,9 @@ class TestActivity:
             assert row["mean_activation"] == pytest.approx(size, abs=1e-5)
             assert row["max_activation"] == pytest.approx(size, abs=1e-5)
 
-    def test_an_identical_base_gains_exactly_nothing_and_another_does(self, found, model, dictionary, lists):
+    def test_an_identical_base_gains_exactly_nothing_and_another_does(
+        self, found, model, dictionary, lists
+    ):
         for name in ("density_gain", "density_gain_low", "density_gain_high"):
             assert not found[name].any()
         tuned = tiny.perturbed(model, 0.0)
@@ -169,18 +187,23 @@ class TestActivity:
             ids = np.concatenate([coded.ids for coded in study_of(model).encoded("positive")])
             tokens, counts = np.unique(ids[(ids > 3) & ~np.isin(ids, lists[0])], return_counts=True)
             other = int(tokens[counts.argmax()])
-            tuned.get_input_embeddings().weight[other] = model.get_input_embeddings().weight[lists[0][0]]
+            tuned.get_input_embeddings().weight[other] = model.get_input_embeddings().weight[
+                lists[0][0]
+            ]
         moved = reading(dictionary, by="gain")(study_of(tiny.exact(tuned), model))
         row = next(row for row in moved.rows() if row["latent"] == 0)
         here = study_of(tiny.exact(tuned), model)
         on = {"tuned": [*lists[0], other], "base": lists[0]}
         count = {
-            role: [np.isin(coded.ids, ids).sum() for coded in here.encoded("positive")] for role, ids in on.items()
+            role: [np.isin(coded.ids, ids).sum() for coded in here.encoded("positive")]
+            for role, ids in on.items()
         }
         more = np.subtract(count["tuned"], count["base"])
         sizes = np.array([len(coded.ids) for coded in here.encoded("positive")])
         left = (more.sum() - more) / (sizes.sum() - sizes)
-        error = np.sqrt((len(more) - 1) / len(more) * np.square(left - more.sum() / sizes.sum()).sum())
+        error = np.sqrt(
+            (len(more) - 1) / len(more) * np.square(left - more.sum() / sizes.sum()).sum()
+        )
         reach = error * stats.t.ppf(0.975, sizes.sum() ** 2 / (sizes**2).sum() - 1)
         assert row["density_gain"] == pytest.approx(more.sum() / sizes.sum())
         assert row["density_gain_low"] == pytest.approx(row["density_gain"] - reach)
@@ -197,7 +220,9 @@ class TestContexts:
             mine = contexts.select(contexts["latent"] == latent)
             chosen = mine.select(mine["chosen"])
             assert np.isin(chosen["token_id"], lists[latent]).all()
-            places = list(zip(chosen["prompt_id"].tolist(), chosen["position"].tolist(), strict=True))
+            places = list(
+                zip(chosen["prompt_id"].tolist(), chosen["position"].tolist(), strict=True)
+            )
             assert len(set(places)) == len(places) == 15
             top = chosen["prompt_id"][chosen["level"] == "top"]
             assert len(set(top)) == 5
@@ -226,7 +251,11 @@ class Padded(Study):
 @pytest.mark.slow
 def test_neither_batch_size_nor_padding_count(found, model, dictionary):
     study = study_of(model, model, batch_size=3)
-    fields = {field.name: getattr(study, field.name) for field in dataclasses.fields(study) if field.name != "_kept"}
+    fields = {
+        field.name: getattr(study, field.name)
+        for field in dataclasses.fields(study)
+        if field.name != "_kept"
+    }
     again = reading(dictionary)(Padded(**fields))
     parts = [(found, again), *((part, again.tables[name]) for name, part in found.tables.items())]
     for one, other in parts:
@@ -244,7 +273,9 @@ class TestLogits:
     def test_effects_are_numpys(self, family):
         module = tiny.exact(tiny.FAMILIES[family]())
         pair = Pair.from_modules(module, None, tiny.tokenizer())
-        rows = torch.randn(5, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 7
+        rows = (
+            torch.randn(5, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 7
+        )
         x = rows.numpy()
         if family == "gpt2":
             norm = module.transformer.ln_f
@@ -255,7 +286,9 @@ class TestLogits:
             norm = module.model.norm
             x = x / np.sqrt((x**2).mean(1, keepdims=True))
             x = x / np.sqrt((x**2).mean(1, keepdims=True) + norm.variance_epsilon)
-        wanted = (x * norm.weight.detach().numpy()) @ module.get_output_embeddings().weight.detach().numpy().T
+        wanted = (
+            x * norm.weight.detach().numpy()
+        ) @ module.get_output_embeddings().weight.detach().numpy().T
         wanted = wanted - wanted.mean(1, keepdims=True)
         own = effects(TorchEngine(), pair.tuned, rows, wanted.shape[1], 4)
         np.testing.assert_allclose(own.up, -np.sort(-wanted, 1)[:, :4], rtol=1e-9)
@@ -307,7 +340,10 @@ class TestKinds:
         with torch.no_grad():
             zero.get_input_embeddings().weight.zero_()
         same = reading(dictionary, of="difference", draws=1)(study_of(model, tiny.exact(zero)))
-        assert same["detection"].tolist() == reading(dictionary, draws=1)(study_of(model))["detection"].tolist()
+        assert (
+            same["detection"].tolist()
+            == reading(dictionary, draws=1)(study_of(model))["detection"].tolist()
+        )
 
     @pytest.mark.parametrize(
         ("config", "options", "said"),
@@ -320,9 +356,17 @@ class TestKinds:
             ({}, {"latents": (3, 99)}, "no latent 99"),
             ({}, {"latents": (3, 3)}, "named twice"),
             ({}, {"draws": 0}, "draws must be at least 1"),
-            ({}, {"site": "blocks.0.mlp.hook_in"}, "does not lie in the residual stream.*--no-logits"),
+            (
+                {},
+                {"site": "blocks.0.mlp.hook_in"},
+                "does not lie in the residual stream.*--no-logits",
+            ),
             ({"d_out": 32}, {}, "--target SITE"),
-            ({"d_out": 32}, {"target": "blocks.0.mlp.hook_post"}, "hook_post does not lie in the residual stream"),
+            (
+                {"d_out": 32},
+                {"target": "blocks.0.mlp.hook_post"},
+                "hook_post does not lie in the residual stream",
+            ),
             ({}, {"site": "here"}, "is not a site"),
         ],
     )
@@ -330,15 +374,25 @@ class TestKinds:
         own = Dictionary(DictionaryConfig("standard", 32, 40, input_bias=False, **config))
         with pytest.raises(OptionError, match=said):
             DictionaryFeatures(own, **{"site": SITE, **options}).require(False)
-        DictionaryFeatures(own, "blocks.0.mlp.hook_in", logits=False, of="both" if own.config.models == 2 else
-                           "tuned").require(True)  # fmt: skip
+        DictionaryFeatures(
+            own,
+            "blocks.0.mlp.hook_in",
+            logits=False,
+            of="both" if own.config.models == 2 else "tuned",
+        ).require(True)
 
     @pytest.mark.slow
     def test_a_transcoder_that_writes_into_the_stream(self, model):
-        own = Dictionary(DictionaryConfig("topk", WIDE, 40, d_out=WIDE, k=4, input_bias=False)).double()
-        made = DictionaryFeatures(own, "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out", draws=1)(study_of(model))
+        own = Dictionary(
+            DictionaryConfig("topk", WIDE, 40, d_out=WIDE, k=4, input_bias=False)
+        ).double()
+        made = DictionaryFeatures(own, "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out", draws=1)(
+            study_of(model)
+        )
         assert len(made.tables["logits"]) == 20 * len(made)
-        bare = DictionaryFeatures(own, "blocks.1.mlp.hook_in", logits=False, draws=1)(study_of(model))
+        bare = DictionaryFeatures(own, "blocks.1.mlp.hook_in", logits=False, draws=1)(
+            study_of(model)
+        )
         assert "logits" not in bare.tables
         assert "largest_logit" not in bare.data
 
@@ -350,7 +404,10 @@ def hostile(found: Table) -> Table:
         words = np.array([HOSTILE[at % len(HOSTILE)] for at in range(len(part))], dtype=object)
         return dataclasses.replace(part, data={**part.data, name: words})
 
-    parts = {name: turned(part, "token") if "token" in part.data else part for name, part in found.tables.items()}
+    parts = {
+        name: turned(part, "token") if "token" in part.data else part
+        for name, part in found.tables.items()
+    }
     return dataclasses.replace(turned(found, "label"), tables=parts)
 
 
@@ -361,7 +418,9 @@ class TestPage:
         assert "<img" not in shown
         assert "&lt;script&gt;alert(1)&lt;/script&gt;" in shown
         assert shown.count('<details class="feature"') == LATENTS
-        assert len(re.findall("<mark", shown)) == int((found.tables["contexts"]["activation"] > 0).sum())
+        assert len(re.findall("<mark", shown)) == int(
+            (found.tables["contexts"]["activation"] > 0).sum()
+        )
 
     def test_the_figure_draws_scored_latents_beside_their_nulls(self, found):
         figure = plot(found)
@@ -380,20 +439,34 @@ class TestPage:
         with browser(tmp_path / "profile") as tab:
             tab.size(380)
             tab.open(path.as_uri())
-            tab.wait("[...document.querySelectorAll('div.plot')].every(p => p.querySelector('svg.main-svg .trace'))")
-            assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), "a phone has to scroll sideways"
+            tab.wait(
+                "[...document.querySelectorAll('div.plot')].every(p =>"
+                " p.querySelector('svg.main-svg .trace'))"
+            )
+            assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), (
+                "a phone has to scroll sideways"
+            )
             assert tab.evaluate(f"{shown}.length") == LATENTS
             assert tab.evaluate(first) == str(found["latent"][0])
             change = "dispatchEvent(new Event('change'))"
-            tab.evaluate(f"s = document.querySelector('select.sort'); s.value = 'largest_logit'; s.{change}")
+            tab.evaluate(
+                f"s = document.querySelector('select.sort'); s.value = 'largest_logit'; s.{change}"
+            )
             assert tab.evaluate(first) == str(found["latent"][np.argmax(found["largest_logit"])])
             typed = f"prompt {found.tables['contexts']['prompt_id'][0]}"
-            tab.evaluate(f"f = document.querySelector('input.filter'); f.value = '{typed}';"
-                         "f.dispatchEvent(new Event('input'))")  # fmt: skip
+            tab.evaluate(
+                f"f = document.querySelector('input.filter'); f.value = '{typed}';"
+                "f.dispatchEvent(new Event('input'))"
+            )
             assert 0 < tab.evaluate(f"{shown}.length") < LATENTS
             tab.evaluate("f.value = 'no such text'; f.dispatchEvent(new Event('input'))")
             assert tab.evaluate(f"{shown}.length") == 0
-            assert tab.evaluate("document.querySelectorAll('main script:not([type]), main img').length") == 0
+            assert (
+                tab.evaluate(
+                    "document.querySelectorAll('main script:not([type]), main img').length"
+                )
+                == 0
+            )
             assert tab.complaints() == []
 
 
@@ -402,15 +475,45 @@ class TestCommand:
 
     def words(self, tmp_path, *more):
         if not (tmp_path / "sae").exists():
-            save(Dictionary(DictionaryConfig("topk", 128, 48, k=4)), tmp_path / "sae",
-                 {"site": "blocks.1.hook_resid_post"})  # fmt: skip
-        return ["sae", "features", tmp_path / "sae", "--model", "organism:refusal/full", "--data", self.DATA,
-                "--max-prompts", 24, "--store", tmp_path / "runs", *more]  # fmt: skip
+            save(
+                Dictionary(DictionaryConfig("topk", 128, 48, k=4)),
+                tmp_path / "sae",
+                {"site": "blocks.1.hook_resid_post"},
+            )
+        return [
+            "sae",
+            "features",
+            tmp_path / "sae",
+            "--model",
+            "organism:refusal/full",
+            "--data",
+            self.DATA,
+            "--max-prompts",
+            24,
+            "--store",
+            tmp_path / "runs",
+            *more,
+        ]
 
     def test_a_run_is_kept_shown_and_recalled(self, tmp_path, run):
-        words = self.words(tmp_path, "--base", "organism:refusal/base", "--top", 5, "--by", "gain", "--shift", 2,
-                           "--control", "organism:refusal/sham", "--control", "organism:refusal/lora", "--draws", 19,
-                           "--json")  # fmt: skip
+        words = self.words(
+            tmp_path,
+            "--base",
+            "organism:refusal/base",
+            "--top",
+            5,
+            "--by",
+            "gain",
+            "--shift",
+            2,
+            "--control",
+            "organism:refusal/sham",
+            "--control",
+            "organism:refusal/lora",
+            "--draws",
+            19,
+            "--json",
+        )
         code, out, err = run(*words)
         assert code == 0, err
         told = json.loads(out)
@@ -445,14 +548,20 @@ class TestCommand:
         code, _, err = run(*self.words(tmp_path, "--quiet", *more))
         assert code == 2
         assert said in only_line(err)
-        assert not (tmp_path / "runs" / "runs").exists() or not list((tmp_path / "runs" / "runs").iterdir())
+        assert not (tmp_path / "runs" / "runs").exists() or not list(
+            (tmp_path / "runs" / "runs").iterdir()
+        )
 
     def test_latents_of_a_comparison(self, tmp_path, run, only_line):
         from interp.cli.sae_features import _claimed
 
         columns = {
             "latent": (np.arange(4), "key", "x"),
-            "class": (np.array(["tuned-only", "tuned-only", "shared", "tuned-only"], dtype=object), "text", "x"),
+            "class": (
+                np.array(["tuned-only", "tuned-only", "shared", "tuned-only"], dtype=object),
+                "text",
+                "x",
+            ),
             "claimed": (np.array([True, True, True, False]), "flag", "x"),
             "rate": (np.array([0.1, 0.2, 0.3, 0.4]), "measure", "x"),
         }

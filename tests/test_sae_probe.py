@@ -1,4 +1,6 @@
-"""Latents that predict a behaviour and cause it: planted ones are found and confirmed, by edits that are exact."""
+"""Latents that predict a behaviour and cause it: planted ones are found and confirmed, by edits
+that are exact.
+"""
 
 import dataclasses
 import json
@@ -40,7 +42,9 @@ PAIRS = 20
 
 @pytest.fixture(scope="module")
 def pair():
-    """A child that says sorry by three neurons of block 1, whose base's neurons write nothing there."""
+    """A child that says sorry by three neurons of block 1, whose base's neurons write nothing
+    there.
+    """
     base, tuned = tiny.planted(tiny.llama(seed=7), pairs=PAIRS)
     return Pair.from_modules(tiny.exact(tuned), tiny.exact(base), tiny.tokenizer(False))
 
@@ -51,21 +55,30 @@ def study(pair, pairs=PAIRS, **options):
 
 @pytest.fixture(scope="module")
 def planted(pair):
-    """Latent 5 is what the planted neurons add at the end of positive prompts; the others are random directions.
+    """Latent 5 is what the planted neurons add at the end of positive prompts; the others are
+    random directions.
 
-    Its encoder reads 1 there and 0 at all other ends, in the base too; its decoder writes what tuning added.
+    Its encoder reads 1 there and 0 at all other ends, in the base too; its decoder writes what
+    tuning added.
     """
     engine, both, ends = TorchEngine(), study(pair), {}
     for role in ("base", "tuned"):
         for group in ("positive", "negative"):
             batch = Batch.pad([coded.ids for coded in both.encoded(group)], 0)
-            ends[role, group] = engine.run(pair[role], batch, reads=[SITE], keep=0).values[SITE][:, -1]
+            ends[role, group] = engine.run(pair[role], batch, reads=[SITE], keep=0).values[SITE][
+                :, -1
+            ]
     added = (ends["tuned", "positive"] - ends["base", "positive"]).mean(0)
-    wanted = torch.cat([torch.full((PAIRS,), float(key == ("tuned", "positive"))) for key in ends]).double()
+    wanted = torch.cat(
+        [torch.full((PAIRS,), float(key == ("tuned", "positive"))) for key in ends]
+    ).double()
     reader = torch.linalg.pinv(torch.cat(list(ends.values()))) @ wanted
     made = Dictionary(DictionaryConfig("standard", 32, 48, input_bias=False), seed=3).double()
     classes = torch.stack(
-        [ends[role, "positive"].mean(0) - ends[role, "negative"].mean(0) for role in ("base", "tuned")]
+        [
+            ends[role, "positive"].mean(0) - ends[role, "negative"].mean(0)
+            for role in ("base", "tuned")
+        ]
     )
     with torch.no_grad():
         # the others read nothing along which the classes differ on average
@@ -93,7 +106,9 @@ class TestPlanted:
         assert by_name["predicts-1"].supported
         assert 5 in found.summary["latents"]["probed"]
         assert by_name["ablation-lowers-probed"].supported
-        assert by_name["ablation-lowers-probed"].value > by_name["ablation-lowers-probed"].control_high
+        assert (
+            by_name["ablation-lowers-probed"].value > by_name["ablation-lowers-probed"].control_high
+        )
         assert found.summary["supported"] is True
 
     def test_in_the_base_it_says_less(self, found):
@@ -104,7 +119,9 @@ class TestPlanted:
         scores = found.tables["scores"]
         rows = (scores["source"] == "dictionary") & (scores["k"] == 1)
         positive = scores["group"][rows] == "positive"
-        own, base = (roc_auc_score(positive, scores[name][rows]) for name in ("score", "base_score"))
+        own, base = (
+            roc_auc_score(positive, scores[name][rows]) for name in ("score", "base_score")
+        )
         assert claim.value == pytest.approx(own - base)
         assert claim.control_value == pytest.approx(base)
         assert claim.clusters == len(set(scores["cluster"])) == PAIRS // 2
@@ -121,7 +138,9 @@ class TestPlanted:
         answers = found.tables["answers"]
         back = answers["equal_base"][(answers["condition"] == "probed") & answers["changed"]]
         exact = stats.binomtest(int(back.sum()), len(back)).proportion_ci()
-        assert by_name["answers-equal-base-probed"].interval == pytest.approx((exact.low, exact.high))
+        assert by_name["answers-equal-base-probed"].interval == pytest.approx(
+            (exact.low, exact.high)
+        )
         null = found.tables["sets"]["effect"][found.tables["sets"]["change"] == "ablate"]
         assert one.p == (1 + (null >= moved.mean()).sum()) / (1 + len(null))
         json.dumps(found.summary, allow_nan=False)
@@ -129,12 +148,16 @@ class TestPlanted:
     def test_copies_of_every_prompt_change_no_probe(self, pair, planted):
         once, often = (
             analyzer(planted, k=(1, 4), random_sets=1, control_prompts=2, permutations=19)(
-                Study(pair, tiny.copied(tiny.contrast(PAIRS), times), tiny.metric(), max_new_tokens=1)
+                Study(
+                    pair, tiny.copied(tiny.contrast(PAIRS), times), tiny.metric(), max_new_tokens=1
+                )
             )
             for times in (1, 5)
         )
         assert len(often.tables["scores"]) == 5 * len(once.tables["scores"])
-        assert often.tables["latents"]["latent"].tolist() == once.tables["latents"]["latent"].tolist()
+        assert (
+            often.tables["latents"]["latent"].tolist() == once.tables["latents"]["latent"].tolist()
+        )
         for name in ("auc", "low", "high", "null_mean", "p"):
             np.testing.assert_allclose(often[name], once[name], rtol=0, atol=1e-6, err_msg=name)
 
@@ -147,12 +170,16 @@ class TestPlanted:
         claim, numbers = require_remeasured(made)["ablation-lowers-probed"], made.tables["numbers"]
         plain, after = (numbers[name].astype(bool) for name in ("plain", "after"))
         assert (numbers["effect"] == numbers["plain"] - numbers["after"]).all()
-        assert (claim.value, claim.low, claim.high) == cluster_interval(plain, numbers["cluster"], minus=after)
+        assert (claim.value, claim.low, claim.high) == cluster_interval(
+            plain, numbers["cluster"], minus=after
+        )
         assert claim.low < claim.value
 
     @pytest.mark.slow
     def test_another_latent_is_not_confirmed(self, pair, planted, found):
-        """Silence: a random direction that fires, given by hand, does no more than others that fire as often."""
+        """Silence: a random direction that fires, given by hand, does no more than others that fire
+        as often.
+        """
         rate = found.tables["latents"]
         others = [j for j in range(48) if j not in rate["latent"]][:1]
         table = analyzer(planted, given=tuple(others))(study(pair))
@@ -172,13 +199,17 @@ class TestPlanted:
         assert again.equals(found)
         assert again.summary == found.summary
         made = study(pair, batch_size=3)
-        fields = {f.name: getattr(made, f.name) for f in dataclasses.fields(made) if f.name != "_kept"}
+        fields = {
+            f.name: getattr(made, f.name) for f in dataclasses.fields(made) if f.name != "_kept"
+        }
         other = analyzer(planted)(Padded(**fields))
         for name in ("", "effects", "sets", "numbers", "answers"):
             one, two = (whole.tables[name] if name else whole for whole in (found, other))
             for column in one.columns:
                 if one[column.name].dtype.kind == "f":
-                    np.testing.assert_allclose(one[column.name], two[column.name], rtol=1e-8, atol=1e-10)
+                    np.testing.assert_allclose(
+                        one[column.name], two[column.name], rtol=1e-8, atol=1e-10
+                    )
                 else:
                     assert one[column.name].tolist() == two[column.name].tolist()
 
@@ -209,9 +240,14 @@ class TestBesideTheBase:
 
     def crosscoder(self, of):
         models = 2 if of == "both" else 1
-        made = Dictionary(DictionaryConfig("topk", 32, 40, models=models, k=6, normalisation="scale"), seed=2).double()
+        made = Dictionary(
+            DictionaryConfig("topk", 32, 40, models=models, k=6, normalisation="scale"), seed=2
+        ).double()
         with torch.no_grad():
-            made.W_dec.mul_(1 + torch.rand(40, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
+            made.W_dec.mul_(
+                1
+                + torch.rand(40, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+            )
             made.W_dec[:, :32].mul_(0.5)
             made.b_dec.add_(0.1)
             made.b_enc.add_(0.05)
@@ -222,44 +258,68 @@ class TestBesideTheBase:
     @pytest.mark.parametrize("factor", [0.0, 2.0])
     def test_the_edit_is_that_of_numpy(self, of, factor):
         made = self.crosscoder(of)
-        value, base = torch.randn(2, 2, 5, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        value, base = torch.randn(
+            2, 2, 5, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+        )
         latents = torch.tensor([3, 17, 30])
         edit = Latents(SITE, made, latents, factor=factor, amount=0.25, of=of, base=base)
         x, b = value.numpy().reshape(-1, 32), base.numpy().reshape(-1, 32)
         scale = made.scale.double().numpy()
-        inside = np.concatenate([b * scale[0], x * scale[-1]], 1) if of == "both" else (x - b) * scale[0]
-        w_enc, w_dec, b_enc, b_dec = (getattr(made, n).numpy() for n in ("W_enc", "W_dec", "b_enc", "b_dec"))
+        inside = (
+            np.concatenate([b * scale[0], x * scale[-1]], 1) if of == "both" else (x - b) * scale[0]
+        )
+        w_enc, w_dec, b_enc, b_dec = (
+            getattr(made, n).numpy() for n in ("W_enc", "W_dec", "b_enc", "b_dec")
+        )
         pre = (inside - b_dec) @ w_enc + b_enc
         codes = np.zeros_like(pre)
         top = np.argsort(-pre, 1)[:, :6]
         np.put_along_axis(codes, top, np.maximum(np.take_along_axis(pre, top, 1), 0), 1)
         rows = w_dec[:, -32:][latents.numpy()]
-        wanted = x + ((factor - 1) * codes[:, latents.numpy()] @ rows + 0.25 * rows.sum(0)) / scale[-1]
+        wanted = (
+            x + ((factor - 1) * codes[:, latents.numpy()] @ rows + 0.25 * rows.sum(0)) / scale[-1]
+        )
         assert np.abs(codes[:, latents.numpy()]).max() > 0
-        np.testing.assert_allclose(edit.apply(value).numpy().reshape(-1, 32), wanted, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(
+            edit.apply(value).numpy().reshape(-1, 32), wanted, rtol=1e-12, atol=1e-12
+        )
         left = dataclasses.replace(edit, factor=1.0, amount=0.0)
         assert left.apply(value) is value
         if of == "both":
             back = dataclasses.replace(edit, amount=0.0, revert=True)
             f, parts = codes[:, latents.numpy()], w_dec[latents.numpy()]
             wanted = x - f @ parts[:, 32:] / scale[1] + f @ parts[:, :32] / scale[0]
-            np.testing.assert_allclose(back.apply(value).numpy().reshape(-1, 32), wanted, rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(
+                back.apply(value).numpy().reshape(-1, 32), wanted, rtol=1e-12, atol=1e-12
+            )
 
     def test_a_crosscoder_without_error_reverts_to_the_base(self):
-        """Where every latent is reverted, what is left of the tuned model is what no latent explained."""
+        """Where every latent is reverted, what is left of the tuned model is what no latent
+        explained.
+        """
         made = self.crosscoder("both")
-        value, base = torch.randn(2, 1, 3, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+        value, base = torch.randn(
+            2, 1, 3, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
+        )
         inside = torch.cat([base.reshape(-1, 32), value.reshape(-1, 32)], 1)
         output = made(inside)
-        back = Latents(SITE, made, torch.arange(40), of="both", base=base, revert=True).apply(value).reshape(-1, 32)
+        back = (
+            Latents(SITE, made, torch.arange(40), of="both", base=base, revert=True)
+            .apply(value)
+            .reshape(-1, 32)
+        )
         shift = made.b_dec[:32] / made.scale[0] - made.b_dec[32:] / made.scale[1]
         torch.testing.assert_close(back, inside[:, 32:] - output[:, 32:] + output[:, :32] - shift)
         with pytest.raises(OptionError, match="only a crosscoder holds the base's part"):
-            Latents(SITE, self.crosscoder("difference"), torch.arange(4), of="difference", revert=True)
+            Latents(
+                SITE, self.crosscoder("difference"), torch.arange(4), of="difference", revert=True
+            )
 
     @pytest.mark.parametrize("of", ["both", "difference"])
     def test_token_by_token_is_what_whole_texts_give(self, pair, of):
-        """Intervention: generation beside the base writes what passes over the whole text write, without a cache."""
+        """Intervention: generation beside the base writes what passes over the whole text write,
+        without a cache.
+        """
         made, engine = self.crosscoder(of), TorchEngine()
         change = intervention("x", [Latents(SITE, made, torch.arange(40), of=of)], pair.base)
         prompts = [[5, 9, 30, 41, 7], [7, 8, 21]]
@@ -272,7 +332,9 @@ class TestBesideTheBase:
                 logits = engine.run(pair.tuned, batch, edits=change.bind(base)).logits
                 assert int(logits[0, -1].argmax()) == token
                 text.append(token)
-        plain = intervention("x", [Latents(SITE, made, torch.arange(40), factor=1.0, of=of)], pair.base)
+        plain = intervention(
+            "x", [Latents(SITE, made, torch.arange(40), factor=1.0, of=of)], pair.base
+        )
         assert generate(engine, pair.tuned, Text(prompts, None, 0, ()), 4, plain) == generate(
             engine, pair.tuned, Text(prompts, None, 0, ()), 4
         )
@@ -305,18 +367,28 @@ def test_random_sets_are_distinct_and_fire_as_often():
     assert all(len(set(one)) == 3 for one in many)
 
 
-@pytest.mark.parametrize(("change", "match"), [
-    ({"at": "first"}, "not known"), ({"k": (2, 1)}, "rising numbers"), ({"k": (49,)}, "rising numbers"),
-    ({"given": (48,)}, "none of 48"), ({"given": (1, 1)}, "stands twice"), ({"of": "both"}, "reads two models"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"at": "first"}, "not known"),
+        ({"k": (2, 1)}, "rising numbers"),
+        ({"k": (49,)}, "rising numbers"),
+        ({"given": (48,)}, "none of 48"),
+        ({"given": (1, 1)}, "stands twice"),
+        ({"of": "both"}, "reads two models"),
+    ],
+)
 def test_options_that_contradict_are_refused(planted, change, match):
     with pytest.raises(OptionError, match=match):
         analyzer(planted, **change).require(True)
 
 
 def test_tuned_only_latents_come_of_a_run_of_the_same_dictionary(planted, pair):
-    columns = {"latent": (np.arange(48), "key", "n"), "class": (["tuned-only"] * 2 + ["shared"] * 46, "text", "c"),
-               "claimed": (np.array([True, False] + [True] * 46), "flag", "c")}  # fmt: skip
+    columns = {
+        "latent": (np.arange(48), "key", "n"),
+        "class": (["tuned-only"] * 2 + ["shared"] * 46, "text", "c"),
+        "claimed": (np.array([True, False] + [True] * 46), "flag", "c"),
+    }
     made = study(pair).provenance(analyzer(planted))
     run = table("dictionary-diff", columns, provenance=made)
     assert claimed(run, planted.digest, planted, "r", "tuned-only") == (0,)
@@ -334,16 +406,44 @@ def test_through_the_command_line(tmp_path, capsys):
     from interp import organisms
 
     files = [str(organisms.prompts("refusal", "locate", kind)) for kind in ("harmful", "harmless")]
-    words = ["sae", "probe", str(tmp_path / "d"), "--model", "organism:refusal/full", "--base", "organism:refusal/base",
-             "--positive", files[0], "--negative", files[1], "--max-prompts", "16", "-k", "1", "--latents", "3,4",
-             "--random-sets", "2", "--control-prompts", "2", "--permutations", "9", "--store", str(tmp_path / "runs"),
-             "--json", "--quiet"]  # fmt: skip
+    words = [
+        "sae",
+        "probe",
+        str(tmp_path / "d"),
+        "--model",
+        "organism:refusal/full",
+        "--base",
+        "organism:refusal/base",
+        "--positive",
+        files[0],
+        "--negative",
+        files[1],
+        "--max-prompts",
+        "16",
+        "-k",
+        "1",
+        "--latents",
+        "3,4",
+        "--random-sets",
+        "2",
+        "--control-prompts",
+        "2",
+        "--permutations",
+        "9",
+        "--store",
+        str(tmp_path / "runs"),
+        "--json",
+        "--quiet",
+    ]
     assert main(words) == 0
     first = json.loads(capsys.readouterr().out)
     assert first["summary"]["sizes"]["given"] == 2
     assert "Which latents tell it?" in Path(first["page"]).read_text("utf-8")
     assert main(words) == 0
     assert json.loads(capsys.readouterr().out)["cached"] is True
-    for wrong, said in ((["--latents", "x"], "no list of whole numbers"), (["--diff", "0" * 20], "either --latents")):
+    for wrong, said in (
+        (["--latents", "x"], "no list of whole numbers"),
+        (["--diff", "0" * 20], "either --latents"),
+    ):
         assert main([*words, *wrong]) == 2
         assert said in capsys.readouterr().err

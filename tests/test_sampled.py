@@ -1,4 +1,6 @@
-"""Sampled answers: drawn from the model's own distribution, the same whatever the batch, read under every condition."""
+"""Sampled answers: drawn from the model's own distribution, the same whatever the batch, read under
+every condition.
+"""
 
 from dataclasses import replace
 
@@ -48,8 +50,10 @@ def test_tokens_are_drawn_by_their_probability_at_the_temperature():
 def test_numbers_follow_from_seed_prompt_and_sample_alone():
     drawn = {
         (seed, prompt, at): Sampling(3, seed=seed).uniforms(prompt, at, 4).tolist()
-        for seed in (0, 1) for prompt in ((1, 2), (1, 3)) for at in (0, 1)
-    }  # fmt: skip
+        for seed in (0, 1)
+        for prompt in ((1, 2), (1, 3))
+        for at in (0, 1)
+    }
     assert len({tuple(numbers) for numbers in drawn.values()}) == 8
     longer = Sampling(9, 0.3, seed=1).uniforms([1, 3], 1, 9)
     assert longer[:4].tolist() == drawn[1, (1, 3), 1]
@@ -63,9 +67,17 @@ def test_samples_are_the_same_whatever_the_batch_and_the_other_prompts(tmp_path)
     assert found.shape == (8, 5)
     assert 0 < found.mean() < 1
     for size in (1, 3):
-        again = sample(replace(study, batch_size=size, _kept={}), sampling, "tuned", "positive", Receiver("tuned"))
+        again = sample(
+            replace(study, batch_size=size, _kept={}),
+            sampling,
+            "tuned",
+            "positive",
+            Receiver("tuned"),
+        )
         np.testing.assert_array_equal(again.shown, found)
-    few = sample(study.on(study.contrast.limit(3)), sampling, "tuned", "positive", Receiver("tuned"))
+    few = sample(
+        study.on(study.contrast.limit(3)), sampling, "tuned", "positive", Receiver("tuned")
+    )
     np.testing.assert_array_equal(few.shown, found[study.prompts("positive").sample(3)])
     more = sample(study, replace(sampling, samples=7), "tuned", "positive", Receiver("tuned"))
     np.testing.assert_array_equal(more.shown[:, :5], found)
@@ -93,9 +105,13 @@ def test_nearly_no_temperature_is_greedy(tmp_path):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    study = study_of(tmp_path_factory.mktemp("sampled"), FILE + "samples: 3\ntemperature: 0.2\n", pairs=12)
+    study = study_of(
+        tmp_path_factory.mktemp("sampled"), FILE + "samples: 3\ntemperature: 0.2\n", pairs=12
+    )
     located = LocateNeurons(method="change", top="3")(study)
-    return study, VerifyNeurons.of(located, random_sets=2, dose_draws=1, control_prompts=4, depth=4)(study)
+    return study, VerifyNeurons.of(
+        located, random_sets=2, dose_draws=1, control_prompts=4, depth=4
+    )(study)
 
 
 def test_a_verifying_run_samples_under_every_condition(run):
@@ -104,7 +120,9 @@ def test_a_verifying_run_samples_under_every_condition(run):
     assert rates["condition"].tolist() == verified["condition"].tolist()
     assert rates["greedy"].tolist() == verified["apology"].tolist()
     for row in rates.rows():
-        own = samples.select((samples["condition"] == row["condition"]) & (samples["group"] == row["group"]))
+        own = samples.select(
+            (samples["condition"] == row["condition"]) & (samples["group"] == row["group"])
+        )
         assert len(own) == 12 * 3 == row["n"] * row["samples"]
         expected = cluster_interval(own["apology"], own["cluster"])
         assert (row["apology"], row["low"], row["high"]) == tuple(expected)
@@ -119,13 +137,18 @@ def test_its_claim_is_over_clusters_of_prompts(run):
     _, verified = run
     claims = {one.name: one for one in from_table(verified.tables["claims"])}
     found, rates = claims["behaviour-sampled"], verified.tables["sampled"]
-    positive = {row["condition"]: row["apology"] for row in rates.rows() if row["group"] == "positive"}
+    positive = {
+        row["condition"]: row["apology"] for row in rates.rows() if row["group"] == "positive"
+    }
     assert found.value == pytest.approx(positive["tuned"] - positive["base"])
     assert found.clusters == 12, "samples of one prompt are no further prompts"
     assert found.low < found.value - 0.05
     check(found, verified)
     assert found.sentence.startswith("Of 3 answers sampled to each prompt at temperature 0.2, ")
-    assert f"with 3 neurons at the base's contributions {positive['ablate-base']:.1%}" in found.sentence
+    assert (
+        f"with 3 neurons at the base's contributions {positive['ablate-base']:.1%}"
+        in found.sentence
+    )
     figure = plot(rates)
     assert figure.layout.title.text == "Sampled answers by condition"
     assert "How often sampled answers show it" in page([verified], "title")
@@ -138,7 +161,9 @@ def test_a_file_without_samples_is_the_same_run_as_before(tmp_path, run):
     assert "sampling" not in plain.metric.identity
     assert sampled.metric.identity["sampling"] == {"samples": 3, "temperature": 0.2, "seed": 0}
     located = LocateNeurons(method="change", top="3")(plain)
-    verified = VerifyNeurons.of(located, random_sets=1, dose_draws=1, control_prompts=2, depth=3)(plain)
+    verified = VerifyNeurons.of(located, random_sets=1, dose_draws=1, control_prompts=2, depth=3)(
+        plain
+    )
     assert not {"samples", "sampled"} & set(verified.tables)
 
 

@@ -1,4 +1,6 @@
-"""``--top smallest``: what is left cannot spare a unit, returns the behaviour, and is what was planted."""
+"""``--top smallest``: what is left cannot spare a unit, returns the behaviour, and is what was
+planted.
+"""
 
 import numpy as np
 import pytest
@@ -22,7 +24,9 @@ from tests import tiny
 def test_what_is_pruned_reaches_and_can_spare_nothing(data):
     """Effects of a rule with substitutes: every group must have a member in the set."""
     units = [(0, index) for index in range(data.draw(st.integers(1, 24)))]
-    groups = data.draw(st.lists(st.sets(st.sampled_from(units), min_size=1), min_size=1, max_size=5))
+    groups = data.draw(
+        st.lists(st.sets(st.sampled_from(units), min_size=1), min_size=1, max_size=5)
+    )
 
     def effect(chosen):
         return float(np.mean([bool(group & set(chosen)) for group in groups]))
@@ -31,7 +35,9 @@ def test_what_is_pruned_reaches_and_can_spare_nothing(data):
     assert effect(kept) == 1.0
     assert set(kept) <= set(units)
     assert kept == sorted(kept), "the order of the ranking is kept"
-    assert len(kept) == 1 or all(effect([unit for unit in kept if unit != spared]) < 1.0 for spared in kept)
+    assert len(kept) == 1 or all(
+        effect([unit for unit in kept if unit != spared]) < 1.0 for spared in kept
+    )
 
 
 @pytest.mark.parametrize("family", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
@@ -57,7 +63,9 @@ def test_the_planted_set_is_found_among_others(family):
 
 
 def test_answers_in_other_words_are_no_reason_to_search_on():
-    """Long answers may part late for reasons that do not matter: the set is of the behaviour, whatever the words."""
+    """Long answers may part late for reasons that do not matter: the set is of the behaviour,
+    whatever the words.
+    """
     study = tiny.planted_study("llama", max_new_tokens=3)
     planted = [(1, 5), (1, 17), (1, 30)]
     found = smallest(study, NEURON, planted)
@@ -66,7 +74,10 @@ def test_answers_in_other_words_are_no_reason_to_search_on():
         answer[-1] ^= 1
     again = smallest(other, NEURON, planted)
     rows = changed(other)
-    assert Outcomes(other, Donors.read(other), "necessity", rows, exact=True).of(planted).equal.sum() == 0
+    assert (
+        Outcomes(other, Donors.read(other), "necessity", rows, exact=True).of(planted).equal.sum()
+        == 0
+    )
     assert (again.units, again.effect) == (found.units, found.effect)
 
 
@@ -89,21 +100,26 @@ def test_the_table_selects_it_and_says_how(tmp_path):
     assert chosen <= {(1, 5), (1, 17), (1, 30)}
     assert table.summary["n_selected"] == len(chosen) <= table.summary["searched_prefix"]
     assert f"and {len(chosen)} of these suffice" in table.summary["sentence"]
-    same = tiny.study(study.pair.base.module, study.pair.base.module, template=False, max_new_tokens=1)
+    same = tiny.study(
+        study.pair.base.module, study.pair.base.module, template=False, max_new_tokens=1
+    )
     none = LocateNeurons(method="weight", top="smallest")(same)
     assert none.summary["n_selected"] == 0
     assert "finds no MLP neuron that changed" in none.summary["sentence"]
 
 
 def test_a_behaviour_that_is_alike_is_one_clear_sentence():
-    """The models differ in their weights and their words, and both show the behaviour on the same prompts."""
+    """The models differ in their weights and their words, and both show the behaviour on the same
+    prompts.
+    """
     study = tiny.planted_study("llama")
     for at, answer in enumerate(study.answers("base", "positive")):
         answer[:] = study.answers("tuned", "positive")[at]
     table = LocateNeurons(method="integrated", top="smallest", steps=3)(study)
     assert table.summary["n_selected"] == table.summary["searched_prompts"] == 0
     assert table.summary["sentence"].startswith(
-        "base and fine-tuned model show the behaviour on the same locating prompts: no set can return it"
+        "base and fine-tuned model show the behaviour on the same locating prompts: no set can"
+        " return it"
     )
     assert "nan" not in table.summary["sentence"]
 
@@ -112,11 +128,21 @@ def test_there_must_be_a_base_to_return_to(run, only_line, tmp_path):
     assert str(Top.parse("smallest")) == "smallest"
     with pytest.raises(OptionError, match="--top smallest needs a base model to return to"):
         LocateNeurons(method="act-grad", top="smallest").check(has_base=False)
-    files = [organisms.prompts("refusal/planted", "locate", group) for group in ("harmful", "harmless")]
+    files = [
+        organisms.prompts("refusal/planted", "locate", group) for group in ("harmful", "harmless")
+    ]
     code, _, err = run(
-        "locate-neurons", "organism:refusal/planted", "--positive", files[0], "--negative", files[1],
-        "--top", "smallest", "--store", tmp_path / "runs",
-    )  # fmt: skip
+        "locate-neurons",
+        "organism:refusal/planted",
+        "--positive",
+        files[0],
+        "--negative",
+        files[1],
+        "--top",
+        "smallest",
+        "--store",
+        tmp_path / "runs",
+    )
     assert code == 2
     assert "--top smallest needs a base" in only_line(err)
     assert not (tmp_path / "runs").exists()

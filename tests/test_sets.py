@@ -1,4 +1,6 @@
-"""What is asked of located sets: planted truth is shown, silence stays silent, numbers can be had another way."""
+"""What is asked of located sets: planted truth is shown, silence stays silent, numbers can be had
+another way.
+"""
 
 import copy
 from dataclasses import dataclass, fields, replace
@@ -40,7 +42,9 @@ def asked(tuned, base, **options):
 
 @pytest.fixture(scope="module", params=["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 def modules(request):
-    """Two skills in neurons of their own: positive prompts are answered with sorry, negative ones with help."""
+    """Two skills in neurons of their own: positive prompts are answered with sorry, negative ones
+    with help.
+    """
     model = tiny.FAMILIES[request.param](seed=7, tie_word_embeddings=False)
     base, first = tiny.planted(model)
     both = tiny.contrast()
@@ -73,7 +77,9 @@ def sure(table):
 
 @dataclass(frozen=True)
 class Told(Analyzer):
-    """Selects what it is told to on prompts of each template, or at random by the prompts it is given."""
+    """Selects what it is told to on prompts of each template, or at random by the prompts it is
+    given.
+    """
 
     name: ClassVar[str] = "told"
     version: ClassVar[int] = 1
@@ -96,17 +102,23 @@ class Told(Analyzer):
         return table(
             self.name,
             {
-                "layer": (layer, "key", "block"), "neuron": (index, "key", "neuron"),
-                "score": (scores.ravel(), "measure", "score"), "rank": (rank, "measure", "rank"),
+                "layer": (layer, "key", "block"),
+                "neuron": (index, "key", "neuron"),
+                "score": (scores.ravel(), "measure", "score"),
+                "rank": (rank, "measure", "rank"),
                 "selected": (rank <= size, "flag", "selected"),
             },
-            provenance=study.provenance(self), summary={"unit": "neuron"},
-        )  # fmt: skip
+            provenance=study.provenance(self),
+            summary={"unit": "neuron"},
+        )
 
 
 def by_template(study):
     parts = [
-        PromptSet(tuple(replace(p, template=f"frame {row % 2}") for row, p in enumerate(part)), part.source)
+        PromptSet(
+            tuple(replace(p, template=f"frame {row % 2}") for row, p in enumerate(part)),
+            part.source,
+        )
         for part in (study.contrast.positive, study.contrast.negative)
     ]
     return study.on(Contrast(*parts))
@@ -150,7 +162,9 @@ def test_rows_of_stability_are_what_two_runs_say(study):
 
 def test_a_template_on_which_nothing_is_located_is_the_weakest(study):
     told = Told((("frame 0", tuple(PLANTED)),))
-    found = Stability(told, resamples=1, draws=20, random_sets=2, control_prompts=4)(by_template(study))
+    found = Stability(told, resamples=1, draws=20, random_sets=2, control_prompts=4)(
+        by_template(study)
+    )
     claim = sure(found)["elsewhere"]
     assert not claim.supported
     assert claim.value == 0.0
@@ -172,7 +186,10 @@ def test_neurons_each_of_which_suffices_are_redundant(study):
     assert not found["random_high"].any()
     # what a round begins with, from the metric's own numbers of all that is measured
     measuring = study.on(study.contrast.split(study.seed)[1])
-    donors, everything = Donors.read(measuring), [(layer, index) for layer in range(3) for index in range(48)]
+    donors, everything = (
+        Donors.read(measuring),
+        [(layer, index) for layer in range(3) for index in range(48)],
+    )
     taken = [(1, int(neuron)) for neuron in units["neuron"][:2]]
     whole, partial, bottom = (
         judge(measuring, "x", "positive", donors.condition("ablate-base", chosen)).number.mean()
@@ -181,7 +198,9 @@ def test_neurons_each_of_which_suffices_are_redundant(study):
     assert found["left"][2] == pytest.approx((partial - bottom) / (whole - bottom), rel=1e-4)
 
 
-@pytest.mark.parametrize("case", [pytest.param("one neuron", marks=pytest.mark.slow), "all three located"])
+@pytest.mark.parametrize(
+    "case", [pytest.param("one neuron", marks=pytest.mark.slow), "all three located"]
+)
 def test_what_falls_with_the_located_set_is_not_redundant(modules, study, case):
     locate = LOCATE
     if case == "one neuron":
@@ -198,20 +217,31 @@ def test_what_falls_with_the_located_set_is_not_redundant(modules, study, case):
 def test_what_may_not_be_selected_is_not_located_again(study, located):
     locate = replace(LOCATE, top="1", parent="0" * 20, excluded=((1, 5),))
     units = Redundancy(locate, rounds=2, random_sets=2, control_prompts=2)(study).tables["units"]
-    assert {*zip(units["layer"].tolist(), units["neuron"].tolist(), strict=True)} == {(1, 17), (1, 30)}
+    assert {*zip(units["layer"].tolist(), units["neuron"].tolist(), strict=True)} == {
+        (1, 17),
+        (1, 30),
+    }
 
 
 def test_random_sets_that_do_as_much_are_counted(study):
     """0.3 - 0.1 is less than 0.2: a tie must not be lost to the last bit."""
     flags = np.arange(10)
-    hits = table("redundancy-answers", {
-        "round": (np.repeat([1, 2], 10), "key", "round"), "cluster": ([f"c{n}" for n in flags] * 2, "key", "cluster"),
-        "prompt_id": (np.tile(flags, 2), "key", "prompt"),
-        "together": (np.concatenate([flags < 1, flags < 3]), "flag", "hit"),
-    })  # fmt: skip
+    hits = table(
+        "redundancy-answers",
+        {
+            "round": (np.repeat([1, 2], 10), "key", "round"),
+            "cluster": ([f"c{n}" for n in flags] * 2, "key", "cluster"),
+            "prompt_id": (np.tile(flags, 2), "key", "prompt"),
+            "together": (np.concatenate([flags < 1, flags < 3]), "flag", "hit"),
+        },
+    )
     rows = [{"k": 1, "left": 1.0, "foreseen": 0.0}] * 2
     random = redundancy_module._random(hits, [(2, draw, 0.3) for draw in range(19)])
-    run = table("redundancy", {"round": ([1, 2], "key", "round")}, tables={"answers": hits, "random": random})
+    run = table(
+        "redundancy",
+        {"round": ([1, 2], "key", "round")},
+        tables={"answers": hits, "random": random},
+    )
     finding = evaluate([redundancy_module._claim(rows, 1, "")], run)[0]
     assert finding.p == 1.0
     assert finding.value == pytest.approx(0.2)
@@ -226,7 +256,9 @@ def test_a_planted_ranking_foretells_halves_and_a_turned_one_does_not(study):
     claim = sure(found)["coalitions"]
     assert claim.supported
     assert claim.value == pytest.approx(spearmanr(found["predicted"], found["exact"]).statistic)
-    assert found.summary["slope"] == pytest.approx(np.polyfit(found["predicted"], found["exact"], 1)[0])
+    assert found.summary["slope"] == pytest.approx(
+        np.polyfit(found["predicted"], found["exact"], 1)[0]
+    )
     assert (found["size"] == 72).all()
     pairs = found["predicted"].reshape(-1, 2).sum(1)
     np.testing.assert_allclose(pairs, run["score"].sum(), atol=1e-9)
@@ -241,23 +273,41 @@ def replace_scores(run, scores):
 
 
 @pytest.mark.slow
-def test_a_half_that_holds_all_that_changed_is_the_base_and_one_that_holds_none_is_the_tuned_model(study, located):
-    marks = np.isin(located["layer"] * 48 + located["neuron"], [layer * 48 + neuron for layer, neuron in PLANTED])
-    found = Coalitions.of(replace_scores(located, marks.astype(float)), draws=16, prompts=16, permutations=9)(study)
+def test_a_half_that_holds_all_that_changed_is_the_base_and_one_that_holds_none_is_the_tuned_model(
+    study, located
+):
+    marks = np.isin(
+        located["layer"] * 48 + located["neuron"],
+        [layer * 48 + neuron for layer, neuron in PLANTED],
+    )
+    found = Coalitions.of(
+        replace_scores(located, marks.astype(float)), draws=16, prompts=16, permutations=9
+    )(study)
     inside = found["predicted"] == 3
     assert inside.any()
-    base, tuned = (judge(study, role, "positive", Donors.read(study).condition(role, [])) for role in ("base", "tuned"))
-    np.testing.assert_allclose(found["exact"][inside], (tuned.number - base.number).mean(), rtol=1e-4)
+    base, tuned = (
+        judge(study, role, "positive", Donors.read(study).condition(role, []))
+        for role in ("base", "tuned")
+    )
+    np.testing.assert_allclose(
+        found["exact"][inside], (tuned.number - base.number).mean(), rtol=1e-4
+    )
     # later neurons of the tuned model have still heard it
-    assert np.abs(found["exact"][found["predicted"] == 0]).max() < 0.01 * found["exact"][inside].min()
+    assert (
+        np.abs(found["exact"][found["predicted"] == 0]).max() < 0.01 * found["exact"][inside].min()
+    )
 
 
 @pytest.mark.slow
 def test_scores_at_random_foretell_at_the_nominal_rate(study, located):
     generator, p = np.random.default_rng(0), []
     for _ in range(30):
-        run = replace_scores(located, generator.permutation(located["score"].reshape(3, 48), axis=1).ravel())
-        p.append(sure(Coalitions.of(run, draws=8, prompts=2, permutations=99)(study))["coalitions"].p)
+        run = replace_scores(
+            located, generator.permutation(located["score"].reshape(3, 48), axis=1).ravel()
+        )
+        p.append(
+            sure(Coalitions.of(run, draws=8, prompts=2, permutations=99)(study))["coalitions"].p
+        )
     assert np.mean(np.array(p) <= 0.05) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 30)
 
 
@@ -285,12 +335,19 @@ def test_a_set_is_reused_in_a_further_child(modules, study, located):
     assert found.summary["supported"] is True
     assert claims["recomputed"].value == 1.0
     for layer in range(3):
-        one, other = (tiny.mlps(s.pair.tuned.module)[layer]["mlp.out"].double().numpy() for s in (study, far))
-        norms, rows = np.linalg.norm(one, axis=0) * np.linalg.norm(other, axis=0), found["layer"] == layer
+        one, other = (
+            tiny.mlps(s.pair.tuned.module)[layer]["mlp.out"].double().numpy() for s in (study, far)
+        )
+        norms, rows = (
+            np.linalg.norm(one, axis=0) * np.linalg.norm(other, axis=0),
+            found["layer"] == layer,
+        )
         # neurons of the other skill write nothing in the source
         cosines = np.divide((one * other).sum(0), norms, out=np.zeros(48), where=norms > 0)
         np.testing.assert_allclose(found["cosine"][rows], cosines, atol=1e-9)
-        assert found.tables["layers"]["cosine"][layer] == pytest.approx(found["cosine"][rows].mean())
+        assert found.tables["layers"]["cosine"][layer] == pytest.approx(
+            found["cosine"][rows].mean()
+        )
 
 
 @pytest.mark.parametrize("layers", [(1,), pytest.param((0, 1, 2), marks=pytest.mark.slow)])
@@ -352,7 +409,11 @@ def test_two_planted_skills_come_apart(modules):
 
 def test_a_broken_answer_is_neither_models_behaviour():
     def judged(shown, malformed):
-        none = {one.name: np.zeros(4) for one in fields(Judged) if one.name not in ("condition", "group", "texts")}
+        none = {
+            one.name: np.zeros(4)
+            for one in fields(Judged)
+            if one.name not in ("condition", "group", "texts")
+        }
         flags = {"shown": np.array(shown, bool), "malformed": np.array(malformed, bool)}
         return Judged("x", "positive", **(none | flags))
 
@@ -362,14 +423,19 @@ def test_a_broken_answer_is_neither_models_behaviour():
 
 @pytest.mark.parametrize("kind", ["stability", "redundancy", "transfer", "dissociation"])
 def test_other_words_than_the_bases_change_nothing(modules, kind, monkeypatch):
-    """Long answers part after some tokens for reasons that do not matter: what is counted is the behaviour."""
+    """Long answers part after some tokens for reasons that do not matter: what is counted is the
+    behaviour.
+    """
     found, answers = [], Study.answers_to
 
     def parted(study, groups, role, intervention=None, see=None):
         own = answers(study, groups, role, intervention, see)
         if role == "tuned" or intervention:
             return own
-        return {group: [[*answer[:-1], answer[-1] ^ 1] for answer in each] for group, each in own.items()}
+        return {
+            group: [[*answer[:-1], answer[-1] ^ 1] for answer in each]
+            for group, each in own.items()
+        }
 
     for replaced in (answers, parted):
         monkeypatch.setattr(Study, "answers_to", replaced)
@@ -379,21 +445,34 @@ def test_other_words_than_the_bases_change_nothing(modules, kind, monkeypatch):
         analyzer = {
             "stability": Stability(LOCATE, resamples=1, draws=9, random_sets=2, control_prompts=4),
             "redundancy": Redundancy(LOCATE, rounds=2, random_sets=2, control_prompts=4),
-            "transfer": Transfer.of(runs[0], study.pair, permutations=19, random_sets=2, control_prompts=4),
+            "transfer": Transfer.of(
+                runs[0], study.pair, permutations=19, random_sets=2, control_prompts=4
+            ),
             "dissociation": Dissociation.of(*runs, other, random_sets=2, control_prompts=4),
         }[kind]
         made = analyzer(study)
-        found.append([(one.name, one.value, one.sentence) for one in from_table(made.tables["claims"])])
+        found.append(
+            [(one.name, one.value, one.sentence) for one in from_table(made.tables["claims"])]
+        )
     assert found[0] == found[1]
     values = {name: value for name, value, _ in found[0]}
-    whole = {"stability": "elsewhere", "redundancy": "redundant", "transfer": "reused", "dissociation": "first-own"}
+    whole = {
+        "stability": "elsewhere",
+        "redundancy": "redundant",
+        "transfer": "reused",
+        "dissociation": "first-own",
+    }
     assert values[whole[kind]] == (0.0 if kind == "redundancy" else 1.0)
 
 
 @pytest.mark.parametrize("kind", ["stability", "redundancy"])
 def test_excluded_units_are_in_no_random_set_of_a_check(modules, kind, monkeypatch):
     study, drawn, of_each = by_template(asked(modules[2], modules[0])), [], Outcomes.of_each
-    monkeypatch.setattr(Outcomes, "of_each", lambda self, sets: of_each(self, drawn.extend(sets := list(sets)) or sets))
+    monkeypatch.setattr(
+        Outcomes,
+        "of_each",
+        lambda self, sets: of_each(self, drawn.extend(sets := list(sets)) or sets),
+    )
     allowed = {(1, unit) for unit in (0, 1, 2, 3, 4, 6, 7)}
     excluded = tuple((1, unit) for unit in range(48) if (1, unit) not in {*allowed, *PLANTED})
     options = {"random_sets": 3, "control_prompts": 4}
@@ -405,7 +484,9 @@ def test_excluded_units_are_in_no_random_set_of_a_check(modules, kind, monkeypat
             "redundancy": Redundancy(LOCATE, rounds=2, excluded=left_out, **options),
         }[kind](study)
         controls = " ".join(one.control for one in from_table(check.tables["claims"]))
-        located = {pair for row in check.tables["units"].rows() for pair in [(row["layer"], row["neuron"])]}
+        located = {
+            pair for row in check.tables["units"].rows() for pair in [(row["layer"], row["neuron"])]
+        }
         return {pair for chosen in drawn for pair in chosen} - located, controls
 
     left, said = units(excluded)
@@ -427,12 +508,16 @@ ALIKE = {
 
 @pytest.mark.parametrize("kind", ALIKE)
 def test_a_behaviour_that_is_alike_is_said_in_one_sentence(modules, kind, monkeypatch):
-    """Both models show it on the same prompts, though their weights differ: nothing is claimed of what sets return."""
+    """Both models show it on the same prompts, though their weights differ: nothing is claimed of
+    what sets return.
+    """
     answers = Study.answers_to
     monkeypatch.setattr(
         Study,
         "answers_to",
-        lambda study, groups, role, edit=None, see=None: answers(study, groups, role if edit else "tuned", edit, see),
+        lambda study, groups, role, edit=None, see=None: answers(
+            study, groups, role if edit else "tuned", edit, see
+        ),
     )
     study = by_template(asked(modules[2], modules[0]))
     other = second(study)
@@ -440,7 +525,9 @@ def test_a_behaviour_that_is_alike_is_said_in_one_sentence(modules, kind, monkey
     made = {
         "stability": Stability(LOCATE, resamples=1, draws=9, random_sets=2, control_prompts=4),
         "redundancy": Redundancy(LOCATE, rounds=2, random_sets=2, control_prompts=4),
-        "transfer": Transfer.of(runs[0], study.pair, permutations=19, random_sets=2, control_prompts=4),
+        "transfer": Transfer.of(
+            runs[0], study.pair, permutations=19, random_sets=2, control_prompts=4
+        ),
         "dissociation": Dissociation.of(*runs, other, random_sets=2, control_prompts=4),
     }[kind](study)
     where, said = ALIKE[kind]

@@ -1,4 +1,6 @@
-"""Gradients of a pass in two parts are those of a pass over whole prompts: sums over cells, and every row's own."""
+"""Gradients of a pass in two parts are those of a pass over whole prompts: sums over cells, and
+every row's own.
+"""
 
 import functools
 from dataclasses import replace
@@ -87,7 +89,9 @@ def close(found, expected, tolerance=1e-9):
 
 def assert_same(of: Model, options, batch=BATCH, tolerance=None, divided=True):
     # most families' norms compute in single precision whatever the model's
-    tolerance = tolerance or (1e-9 if of.name in ("llama", "neox", "gpt2") else 2e-5 if of.name in SINGLE else 2e-6)
+    tolerance = tolerance or (
+        1e-9 if of.name in ("llama", "neox", "gpt2") else 2e-5 if of.name in SINGLE else 2e-6
+    )
     ENGINE.run(of, batch, **options)  # the proof at the first use
     found = run(of, options, batch)
     assert len(found.parts) == 1 + divided
@@ -102,7 +106,9 @@ def assert_same(of: Model, options, batch=BATCH, tolerance=None, divided=True):
     close(found.along, expected.along, tolerance)
     for site in options["gradients_at"]:
         total = sum(
-            torch.where(part.at[..., None], part.values[site] * part.gradients[site], 0.0).double().sum((0, 1))
+            torch.where(part.at[..., None], part.values[site] * part.gradients[site], 0.0)
+            .double()
+            .sum((0, 1))
             for part in found.parts
         )
         terms = whole.values[site] * whole.gradients[site]
@@ -113,7 +119,9 @@ def assert_same(of: Model, options, batch=BATCH, tolerance=None, divided=True):
             here = torch.arange(len(batch.ids))[:, None]
             close(first.gradients[site][0], whole.gradients[site][here, columns].sum(0), tolerance)
             close(first.values[site][0], whole.values[site][here, columns][0], tolerance)
-            close(rest.gradients[site][rest.at], rest.cells(whole.gradients[site])[rest.at], tolerance)
+            close(
+                rest.gradients[site][rest.at], rest.cells(whole.gradients[site])[rest.at], tolerance
+            )
             close(rest.values[site][rest.at], rest.cells(whole.values[site])[rest.at], tolerance)
     return found, whole
 
@@ -123,7 +131,8 @@ def assert_same(of: Model, options, batch=BATCH, tolerance=None, divided=True):
 def test_two_parts_are_one_pass(name, side):
     batch = Batch.pad(ROWS, 0, side, length=22) if side == "left" else Batch.pad(ROWS, 0, side)
     of, keep = model(name), 1 if side == "left" else None
-    if keep is None:  # the last column is padding there: nothing to differentiate for short rows, and all logits kept
+    # the last column is padding there: nothing to differentiate for short rows, and all logits kept
+    if keep is None:
         batch = Batch.pad([[*row, *[7] * (18 - len(row))] for row in ROWS], 0, side)
     assert_same(of, asked(of, batch=batch), batch)
 
@@ -139,9 +148,16 @@ def test_edits_of_other_kinds(name, kind):
 def test_in_single_precision_to_its_rounding(name):
     of = model(name)
     single, other = (
-        Model.wrap(f"{name} in single precision", (tiny.FAMILIES[name](seed=seed) if name in tiny.FAMILIES
-                   else families.build(name, seed, **WINDOWS.get(name, {})))) for seed in (0, 1)
-    )  # fmt: skip
+        Model.wrap(
+            f"{name} in single precision",
+            (
+                tiny.FAMILIES[name](seed=seed)
+                if name in tiny.FAMILIES
+                else families.build(name, seed, **WINDOWS.get(name, {}))
+            ),
+        )
+        for seed in (0, 1)
+    )
     before = ENGINE.run(other, BATCH, reads=outputs(of), keep=0).values
     options = asked(of) | {
         "edits": [Blend(site, before[site], 0.3) for site in outputs(of)],
@@ -162,7 +178,10 @@ def test_a_rows_own_derivative_is_that_of_finite_differences():
     # what the prefix has in it is told apart by row, though its gradients are summed
     first, rest = ([each.on(part.cells) for each in asked(of)["along"]] for part in found.parts)
     apart = found.along - found.parts[1].along(rest)
-    close(apart.sum(), found.parts[0].along([replace(each, other=each.other[:1]) for each in first]).sum())
+    close(
+        apart.sum(),
+        found.parts[0].along([replace(each, other=each.other[:1]) for each in first]).sum(),
+    )
     assert apart.std() > 1e-6
 
 
@@ -188,7 +207,11 @@ def test_rows_that_differ_in_the_prefix_go_through_whole():
     one[0, BATCH.ids.shape[1] - len(ROWS[0])] = False
     for changed in (
         {"over": one},
-        {"along": [Direction(contribution(0), torch.randn(*BATCH.ids.shape, 32, dtype=torch.float64))]},
+        {
+            "along": [
+                Direction(contribution(0), torch.randn(*BATCH.ids.shape, 32, dtype=torch.float64))
+            ]
+        },
         {"edits": [Watch(contribution(0), lambda value: None)]},
     ):
         assert_same(of, asked(of) | changed, divided=False)
@@ -196,11 +219,16 @@ def test_rows_that_differ_in_the_prefix_go_through_whole():
 
 def test_logits_that_lie_in_the_prefix_are_differentiated_whole():
     of = model("llama")
-    options = asked(of) | {"keep": 2, "gradient_of": lambda logits: logits.double().square().mean((1, 2))}
+    options = asked(of) | {
+        "keep": 2,
+        "gradient_of": lambda logits: logits.double().square().mean((1, 2)),
+    }
     found = run(of, options)
     assert len(found.parts) == 1
     longer = Batch.pad([[*row, 7] for row in ROWS], 0)
-    assert_same(of, asked(of, batch=longer) | {key: options[key] for key in ("keep", "gradient_of")}, longer)
+    assert_same(
+        of, asked(of, batch=longer) | {key: options[key] for key in ("keep", "gradient_of")}, longer
+    )
 
 
 def test_a_pass_that_asks_for_every_rows_gradients_gets_them():
@@ -214,8 +242,16 @@ def test_experts_stay_whole():
     of = Model.wrap("mixtral", families.build("mixtral"))
     sites = [Site(layer, "hook_mlp_out") for layer in range(3)]
     before = ENGINE.run(of, BATCH, reads=sites, keep=0).values
-    found = run(of, {"reads": sites, "gradients_at": sites, "gradient_of": last, "over": BATCH.mask,
-                     "along": [Direction(site, value / 2) for site, value in before.items()]})  # fmt: skip
+    found = run(
+        of,
+        {
+            "reads": sites,
+            "gradients_at": sites,
+            "gradient_of": last,
+            "over": BATCH.mask,
+            "along": [Direction(site, value / 2) for site, value in before.items()],
+        },
+    )
     assert len(found.parts) == 1
     assert found.along.abs().max() > 1e-3
 
@@ -245,9 +281,12 @@ def test_adapters(family, tmp_path):
     pair = Pair.load(str(tmp_path / "adapter"), str(base))
     before = ENGINE.run(pair.base, BATCH, reads=outputs(pair.tuned), keep=0).values
     options = {
-        "reads": sites(pair.tuned), "gradients_at": sites(pair.tuned), "gradient_of": last, "over": BATCH.mask,
+        "reads": sites(pair.tuned),
+        "gradients_at": sites(pair.tuned),
+        "gradient_of": last,
+        "over": BATCH.mask,
         "edits": [Blend(site, value, 0.3) for site, value in before.items()],
         "along": [Direction(site, value, 0.3) for site, value in before.items()],
-    }  # fmt: skip
+    }
     found, _ = assert_same(pair.tuned, options, tolerance=2e-5)
     assert found.along.abs().max() > 1e-3

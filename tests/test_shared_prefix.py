@@ -12,7 +12,18 @@ from interp.engines.coupled_forward import lockstep
 from interp.engines.shared_prefix import whole_prompts
 from interp.errors import OptionError
 from interp.experiments.pending_answers import joined, same_tokens
-from interp.interventions.edits import Ablate, Add, Blend, Enter, Project, Replace, ReplaceByRow, Scale, Through, Watch
+from interp.interventions.edits import (
+    Ablate,
+    Add,
+    Blend,
+    Enter,
+    Project,
+    Replace,
+    ReplaceByRow,
+    Scale,
+    Through,
+    Watch,
+)
 from interp.interventions.generation import Begun, generate
 from interp.interventions.intervention import Intervention, by_layer
 from interp.interventions.teacher_forcing import (
@@ -54,7 +65,9 @@ ENGINE = Passes()
 @functools.cache
 def model(name: str, seed: int = 0) -> Model:
     built = (
-        tiny.FAMILIES[name](seed=seed) if name in tiny.FAMILIES else families.build(name, seed, **WINDOWS.get(name, {}))
+        tiny.FAMILIES[name](seed=seed)
+        if name in tiny.FAMILIES
+        else families.build(name, seed, **WINDOWS.get(name, {}))
     )
     found = Model.wrap(name, built)
     # the proof that a model's passes may be divided is made once, at its first use
@@ -126,7 +139,10 @@ def test_a_cache_goes_on_as_after_one_pass(name):
     for way in ("parts", "whole"):
         with whole(of) if way == "whole" else pytest.MonkeyPatch.context():
             run = ENGINE.run(of, BATCH, use_cache=True)
-            step = Batch(torch.full((4, 1), 7), torch.cat([BATCH.mask, torch.ones(4, 1, dtype=torch.bool)], 1))
+            step = Batch(
+                torch.full((4, 1), 7),
+                torch.cat([BATCH.mask, torch.ones(4, 1, dtype=torch.bool)], 1),
+            )
             steps[way] = ENGINE.run(of, step, cache=run.cache, use_cache=True).logits
     close(steps["parts"], steps["whole"])
 
@@ -145,9 +161,15 @@ def test_edits_are_made_in_both_parts(name):
     units = torch.tensor([1, 5])
     edits = {
         "fixed": [Ablate(site, units), Scale(site, units, 2.0), Project(site, direction)],
-        "vector": [Add(site, torch.randn(width)), Replace(Site(2, "hook_resid_pre"), torch.zeros(2), units)],
+        "vector": [
+            Add(site, torch.randn(width)),
+            Replace(Site(2, "hook_resid_pre"), torch.zeros(2), units),
+        ],
         "donated": [Replace(site, shared, at=BATCH.mask)],
-        "some": [Replace(site, shared[..., :2], units, at=later), Through(site, lambda value: value * 2, at=later)],
+        "some": [
+            Replace(site, shared[..., :2], units, at=later),
+            Through(site, lambda value: value * 2, at=later),
+        ],
         "rows": [ReplaceByRow(site, shared[..., :2], units, torch.ones(1, 1, 2, dtype=torch.bool))],
         "blend": [Blend(site, shared, 0.5), Add(Site(2, "hook_resid_pre"), shared)],
     }
@@ -171,7 +193,11 @@ def test_rows_edited_differently_in_the_prefix_go_through_whole():
     looked: list = []
     apart = torch.tensor([[True], [False], [True], [False]])[:, None]
     by_row = ReplaceByRow(site, torch.zeros(1), torch.tensor([3]), apart)
-    for edit in (Add(site, different), by_row, Watch(site, lambda value: looked.append(value.shape))):
+    for edit in (
+        Add(site, different),
+        by_row,
+        Watch(site, lambda value: looked.append(value.shape)),
+    ):
         seen.clear()
         found = ENGINE.run(of, BATCH, edits=[edit]).logits
         assert [shape for shape, _ in seen] == [BATCH.ids.shape]
@@ -181,7 +207,9 @@ def test_rows_edited_differently_in_the_prefix_go_through_whole():
 
 
 def test_what_cannot_be_divided_is_not():
-    """Windows shorter than the text, positions scaled by length, recurrent states, single rows, little shared."""
+    """Windows shorter than the text, positions scaled by length, recurrent states, single rows,
+    little shared.
+    """
     short = Model.wrap("mistral", families.build("mistral"))  # a window of 8
     scaled = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     dynamic = Model.wrap("llama", tiny.llama(rope_parameters=scaled))
@@ -191,12 +219,22 @@ def test_what_cannot_be_divided_is_not():
         assert [shape for shape, _ in seen] == [BATCH.ids.shape]
     of = model("llama")
     ENGINE.run(of, BATCH)
-    for rows in (ROWS[:1], [row[6:] for row in ROWS], [[*PREFIX, *range(5, 30)], [*PREFIX, *range(6, 60)]]):
+    for rows in (
+        ROWS[:1],
+        [row[6:] for row in ROWS],
+        [[*PREFIX, *range(5, 30)], [*PREFIX, *range(6, 60)]],
+    ):
         seen.clear()
         ENGINE.run(of, Batch.pad(rows, 0))
         assert len(seen) == 1
     config = MambaConfig(
-        vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=4, pad_token_id=0, eos_token_id=1, bos_token_id=1
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=2,
+        state_size=4,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=1,
     )
     recurrent = MambaForCausalLM(config).eval()
     assert not is_plain(recurrent(input_ids=BATCH.ids, use_cache=True).cache_params)
@@ -230,8 +268,10 @@ def test_a_pass_begins_where_the_stream_is_given(name):
         with whole(of):
             close(found.logits, ENGINE.run(of, batch, edits=later, keep=2).logits)
     # below an edit or a read, blocks must run
-    for options in ({"edits": [Enter(site, stream), Scale(Site(1, "hook_mlp_out"), torch.tensor([0]), 2.0)]},
-                    {"edits": [Enter(site, stream)], "reads": [Site(0, "hook_mlp_out")]}):  # fmt: skip
+    for options in (
+        {"edits": [Enter(site, stream), Scale(Site(1, "hook_mlp_out"), torch.tensor([0]), 2.0)]},
+        {"edits": [Enter(site, stream)], "reads": [Site(0, "hook_mlp_out")]},
+    ):
         seen.clear()
         ENGINE.run(of, BATCH, **options)
         assert {blocks for _, blocks in seen} == {None}
@@ -246,7 +286,9 @@ def test_a_pass_without_a_head_ends_behind_its_last_read(name):
     assert {blocks for _, blocks in seen} == {(0, 1)}
     assert not any("forward" in part.__dict__ for part in of.module.modules())
     with whole(of):
-        close(found[BATCH.mask], ENGINE.run(of, BATCH, reads=[site], keep=0).values[site][BATCH.mask])
+        close(
+            found[BATCH.mask], ENGINE.run(of, BATCH, reads=[site], keep=0).values[site][BATCH.mask]
+        )
 
 
 def test_blocks_run_again_after_a_pass_that_raised():
@@ -259,7 +301,11 @@ def test_blocks_run_again_after_a_pass_that_raised():
             raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
-        ENGINE.run(of, BATCH, edits=[Enter(site, stream), Broken(Site(2, "hook_mlp_out"), torch.tensor([0]))])
+        ENGINE.run(
+            of,
+            BATCH,
+            edits=[Enter(site, stream), Broken(Site(2, "hook_mlp_out"), torch.tensor([0]))],
+        )
     assert torch.equal(ENGINE.run(of, BATCH).logits, before)
 
 
@@ -279,7 +325,9 @@ def interventions(of: Model, donor: Model):
 
 @pytest.mark.parametrize("kind", ["none", "zero", "donor", "activation"])
 def test_answers_are_those_of_single_prompts_whatever_is_saved(kind):
-    """Shared beginnings, finished rows left out, known beginnings: against one prompt at a time, over whole prompts."""
+    """Shared beginnings, finished rows left out, known beginnings: against one prompt at a time,
+    over whole prompts.
+    """
     of, donor = model("llama"), model("llama", 1)
     edit = interventions(of, donor)[kind]
     with whole(of), whole(donor):
@@ -294,11 +342,20 @@ def test_answers_are_those_of_single_prompts_whatever_is_saved(kind):
     begun = known_beginnings(logits, target, real)
     assert begun[0] == single[0]
     # what follows an end token is not part of an answer
-    assert all(known and known[: len(it)] == it[: len(known)] for known, it in zip(begun, single, strict=True))
+    assert all(
+        known and known[: len(it)] == it[: len(known)]
+        for known, it in zip(begun, single, strict=True)
+    )
     assert generate(ENGINE, of, text, 12, edit, begun=Begun(begun)) == single
     asked = []
     part = generate(
-        ENGINE, of, text, 12, edit, lambda row, known: bool(asked.append((row, tuple(known)))), Begun(begun)
+        ENGINE,
+        of,
+        text,
+        12,
+        edit,
+        lambda row, known: bool(asked.append((row, tuple(known)))),
+        Begun(begun),
     )
     assert part == single
     assert all(known == tuple(single[row][: len(known)]) for row, known in asked)
@@ -315,7 +372,9 @@ def test_keys_and_values_of_a_pass_that_enters_are_those_of_the_whole_pass(name)
     close(entered.logits[entered.real], whole_pass.logits[entered.real])
     rows, starts = [3, 0], first_columns(text, answers)
     where, lengths = [starts[row] for row in rows], [len(ROWS[row]) + 1 for row in rows]
-    found = Kept.take([(stream.cache, 1), (entered.cache, of.anatomy.n_layers)], rows, where, lengths)
+    found = Kept.take(
+        [(stream.cache, 1), (entered.cache, of.anatomy.n_layers)], rows, where, lengths
+    )
     right = Kept.take([(whole_pass.cache, None)], rows, where, lengths)
     assert (found is None) == (right is None) == (name in WINDOWS)
     if found is not None:
@@ -328,14 +387,18 @@ def test_keys_and_values_of_a_pass_that_enters_are_those_of_the_whole_pass(name)
 @pytest.mark.parametrize("kind", ["zero", "donor", "activation"])
 @pytest.mark.parametrize("entered", [False, True])
 def test_answers_go_on_from_keys_and_values_of_what_was_read(kind, entered):
-    """From as many tokens as each has in common with a draft, of two passes in one batch; no token is read again."""
+    """From as many tokens as each has in common with a draft, of two passes in one batch; no token
+    is read again.
+    """
     of, donor = model("llama"), model("llama", 1)
     edit, text = interventions(of, donor)[kind], Text(ROWS, None, 0, (1,))
     right = generate(ENGINE, of, text, 12, edit)
     drafts = [right[0], [*right[1][:2], 9], [9, 9, 9], [*right[3][:1], 9, 9]]
     stream = stream_at(ENGINE, of, text, drafts, 1, use_cache=True) if entered else None
     given = read_donor(ENGINE, edit, text, drafts, use_cache=True)
-    read = read_answers(ENGINE, of, text, drafts, edit, given.values, stream and stream.enter, use_cache=True)
+    read = read_answers(
+        ENGINE, of, text, drafts, edit, given.values, stream and stream.enter, use_cache=True
+    )
     tokens, starts = known_beginnings(*read[:3]), first_columns(text, drafts)
     same = [same_tokens(known, draft) for known, draft in zip(tokens, drafts, strict=True)]
     assert same == [12, 2, 0, 1]
@@ -351,7 +414,9 @@ def test_answers_go_on_from_keys_and_values_of_what_was_read(kind, entered):
     known = joined(parts)
     assert not any(kept.blocks for part in parts for kept in (part.receiver, part.donor) if kept)
     seen.clear()
-    assert generate(ENGINE, of, text.of(rows), 12, edit, begun=known) == [right[row] for row in rows]
+    assert generate(ENGINE, of, text.of(rows), 12, edit, begun=known) == [
+        right[row] for row in rows
+    ]
     assert {shape[1] for shape, _ in seen} == {1}
     with pytest.raises(OptionError, match="handed over to another cache before"):
         generate(ENGINE, of, text.of(rows), 12, edit, begun=known)
@@ -359,7 +424,9 @@ def test_answers_go_on_from_keys_and_values_of_what_was_read(kind, entered):
     again = begun(rows)
     further = Begun([right[row][:5] for row in rows], again.receiver, again.donor)
     seen.clear()
-    assert generate(ENGINE, of, text.of(rows), 12, edit, begun=further) == [right[row] for row in rows]
+    assert generate(ENGINE, of, text.of(rows), 12, edit, begun=further) == [
+        right[row] for row in rows
+    ]
     assert seen[0][0][1] == 5
     assert {shape[1] for shape, _ in seen} == {5, 1}
 
@@ -375,5 +442,7 @@ def test_a_pass_over_answers_begins_where_the_stream_is_given():
     edit, text = interventions(of, donor)["donor"], Text(ROWS, None, 0, (1,))
     answers = [[5, 6, 7], [8], [9, 9], [5, 6, 7, 8, 9]]
     plain, _, real = answer_logits(ENGINE, of, text, answers, edit)
-    entered, _, _ = answer_logits(ENGINE, of, text, answers, edit, enter=stream_at(ENGINE, of, text, answers, 1).enter)
+    entered, _, _ = answer_logits(
+        ENGINE, of, text, answers, edit, enter=stream_at(ENGINE, of, text, answers, 1).enter
+    )
     close(entered[real], plain[real])

@@ -19,9 +19,19 @@ def test_a_site_is_read_back_from_its_name(layer, hook):
 
 @pytest.mark.parametrize(
     "name",
-    ["", "blocks.x.mlp.hook_post", "blocks.-1.mlp.hook_post", "block.0.mlp.hook_post", "blocks.0.", "hook_embed",
-     "blocks.0.mlp.hook_past", "blocks.0.mlp.hook_post.more", "blocks.0.mlp.hook_post\n", " blocks.0.mlp.hook_post"],
-)  # fmt: skip
+    [
+        "",
+        "blocks.x.mlp.hook_post",
+        "blocks.-1.mlp.hook_post",
+        "block.0.mlp.hook_post",
+        "blocks.0.",
+        "hook_embed",
+        "blocks.0.mlp.hook_past",
+        "blocks.0.mlp.hook_post.more",
+        "blocks.0.mlp.hook_post\n",
+        " blocks.0.mlp.hook_post",
+    ],
+)
 def test_what_is_no_site_is_refused(name):
     with pytest.raises(OptionError, match="site") as caught:
         Site.parse(name)
@@ -50,5 +60,7 @@ def test_the_page_of_sites_is_what_the_code_says():
     """Of a small model of every proven family; `python -m tests.sites_page` writes it anew."""
     text = sites_page.PAGE.read_text(encoding="utf-8")
     found = sites_page.anatomies()
-    assert {anatomy.architecture for anatomy in found.values()} == {name.split()[0] for name in PROVEN}
+    assert {anatomy.architecture for anatomy in found.values()} == {
+        name.split()[0] for name in PROVEN
+    }
     assert sites_page.written(text, sites_page.tables(found)) == text

@@ -1,4 +1,6 @@
-"""Situations that people report of tools like this one: each is handled right, or refused in a line that helps."""
+"""Situations that people report of tools like this one: each is handled right, or refused in a line
+that helps.
+"""
 
 import copy
 import errno
@@ -87,15 +89,21 @@ def test_a_pass_that_overflows_on_a_text_is_refused():
         {"keep": 0, "reads": [neurons(0)]},
         {"keep": None, "reads": [Site(2, "hook_mlp_out")]},
     ):
-        with pytest.raises(NonFinitePass, match=r"NaN or infinity in float16 on 1 of 2 texts.*--dtype float32") as said:
+        with pytest.raises(
+            NonFinitePass, match=r"NaN or infinity in float16 on 1 of 2 texts.*--dtype float32"
+        ) as said:
             TorchEngine().run(model, Batch.pad([good, bad], 0), **options)
         assert list(said.value.ids) == bad
 
 
-@pytest.mark.parametrize("analyzer", [Tuco(), LocateNeurons(top="5"), LocateNeurons(method="change", top="5")])
+@pytest.mark.parametrize(
+    "analyzer", [Tuco(), LocateNeurons(top="5"), LocateNeurons(method="change", top="5")]
+)
 def test_an_analyzer_names_the_prompt_on_which_a_model_overflows(analyzer):
     pair = Pair.from_modules(overflowing(), overflowing(1), tiny.tokenizer())
-    with pytest.raises(NonFinitePass, match=rf"of 6 texts of a batch; the first is row \d of positive, '.*{WORD}"):
+    with pytest.raises(
+        NonFinitePass, match=rf"of 6 texts of a batch; the first is row \d of positive, '.*{WORD}"
+    ):
         analyzer(Study(pair, tiny.contrast(6), tiny.metric()))
 
 
@@ -115,8 +123,14 @@ def test_names_that_a_wrapper_left_are_told(tmp_path, wrapper):
     base = tiny.save(tiny.llama(), tmp_path / "base")
     tuned = tiny.save(tiny.perturbed(tiny.llama()), tmp_path / "tuned")
     file = tuned / "model.safetensors"
-    save_file({f"{wrapper}{name}": value for name, value in load_file(file).items()}, file, {"format": "pt"})
-    with pytest.raises(MissingWeights, match=f"it holds {wrapper}.*, as torch.compile and DistributedDataParallel"):
+    save_file(
+        {f"{wrapper}{name}": value for name, value in load_file(file).items()},
+        file,
+        {"format": "pt"},
+    )
+    with pytest.raises(
+        MissingWeights, match=f"it holds {wrapper}.*, as torch.compile and DistributedDataParallel"
+    ):
         Pair.load(str(tuned), str(base), device="cpu")
     with pytest.raises(MissingWeights, match=f"it holds {wrapper}model"):
         WeightPair.load(str(tuned), str(base))
@@ -127,14 +141,20 @@ def test_a_checkpoint_that_is_not_whole_is_told_as_before(tmp_path):
     held = load_file(path / "model.safetensors")
     held.pop("model.layers.1.mlp.up_proj.weight")
     save_file(held, path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(MissingWeights, match=r"first model.layers.1.mlp.up_proj.weight; check that the checkpoint is"):
+    with pytest.raises(
+        MissingWeights,
+        match=r"first model.layers.1.mlp.up_proj.weight; check that the checkpoint is",
+    ):
         Pair.load(str(path), device="cpu")
 
 
 def test_a_merged_model_beside_the_configuration_of_its_adapter(tmp_path):
     path = tiny.save(tiny.llama(), tmp_path / "merged")
     (path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}), "utf-8")
-    with pytest.raises(UnsupportedModel, match=r"a whole model next to an adapter_config.json.*remove adapter_config"):
+    with pytest.raises(
+        UnsupportedModel,
+        match=r"a whole model next to an adapter_config.json.*remove adapter_config",
+    ):
         find(str(path))
 
 
@@ -142,7 +162,10 @@ def test_a_folder_of_a_run_names_the_models_in_it(tmp_path):
     made = tiny.save(tiny.llama(), tmp_path / "run" / "checkpoint-5")
     for number in (10, 100, 1000):
         shutil.copytree(made, tmp_path / "run" / f"checkpoint-{number}")
-    with pytest.raises(ModelNotFound, match=r"in it: checkpoint-10, checkpoint-100, checkpoint-1000 \(and 1 more\)$"):
+    with pytest.raises(
+        ModelNotFound,
+        match=r"in it: checkpoint-10, checkpoint-100, checkpoint-1000 \(and 1 more\)$",
+    ):
         find(str(tmp_path / "run"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelNotFound, match=r"check the path$"):
@@ -152,9 +175,15 @@ def test_a_folder_of_a_run_names_the_models_in_it(tmp_path):
 def test_code_of_its_own_is_not_run(tmp_path):
     path = tiny.save(tiny.llama(), tmp_path / "own")
     config = json.loads((path / "config.json").read_text("utf-8"))
-    config |= {"model_type": "mymodel", "auto_map": {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"}}
+    config |= {
+        "model_type": "mymodel",
+        "auto_map": {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"},
+    }
     (path / "config.json").write_text(json.dumps(config), "utf-8")
-    with pytest.raises(UnsupportedModel, match=r"needs code of its own \(mymodel.*trust_remote_code=True\) in Python"):
+    with pytest.raises(
+        UnsupportedModel,
+        match=r"needs code of its own \(mymodel.*trust_remote_code=True\) in Python",
+    ):
         Pair.load(str(path), device="cpu")
 
 
@@ -175,7 +204,9 @@ def test_probes_of_fewer_prompts_than_folds(count):
 @pytest.mark.parametrize("folder", ["layer=3", "lr=0.1", "a[1]*", "it's {x,y}?"])
 def test_a_store_is_read_wherever_it_lies(tmp_path, folder):
     store = Store(tmp_path / folder / "runs")
-    run = table("k", {"layer": ([0, 1, 3], "key", "")}, provenance=Provenance("k", 1, inputs={"seed": 1}))
+    run = table(
+        "k", {"layer": ([0, 1, 3], "key", "")}, provenance=Provenance("k", 1, inputs={"seed": 1})
+    )
     store.write(run)
     found = store.sql("select * from k where layer < 3 order by layer")
     assert found["layer"].tolist() == [0, 1]
@@ -190,15 +221,23 @@ def test_prompts_that_hold_the_template_are_told(models):
     tokenizer = tiny.tokenizer()
     contrast = tiny.contrast(3)
     assert not any(
-        "template" in note for note in Study(Pair.from_modules(tuned, base, tokenizer), contrast, None).notes
+        "template" in note
+        for note in Study(Pair.from_modules(tuned, base, tokenizer), contrast, None).notes
     )
     formatted = [
-        replace(prompt, text=tokenizer.apply_chat_template([{"role": "user", "content": prompt.text}], tokenize=False))
+        replace(
+            prompt,
+            text=tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt.text}], tokenize=False
+            ),
+        )
         for prompt in contrast.positive
     ]
     contrast = replace(contrast, positive=replace(contrast.positive, prompts=tuple(formatted)))
     (said,) = (
-        note for note in Study(Pair.from_modules(tuned, base, tokenizer), contrast, None).notes if "templ" in note
+        note
+        for note in Study(Pair.from_modules(tuned, base, tokenizer), contrast, None).notes
+        if "templ" in note
     )
     assert said.startswith("3 of 3 prompts of positive hold tokens of the chat template ('<|")
     # without a template nothing is put around them
@@ -225,9 +264,15 @@ def test_an_end_token_after_every_text_is_left_out(models):
 @pytest.mark.parametrize(
     ("template", "said"),
     [
-        ("{{ raise_exception('a system message is required') }}", "refuses a user's turn alone, whatever it says"),
+        (
+            "{{ raise_exception('a system message is required') }}",
+            "refuses a user's turn alone, whatever it says",
+        ),
         ("{% for m in messages %}{{ m.content ", "refuses a user's turn alone, whatever it says"),
-        ("{% if 'door' in messages[0].content %}{{ raise_exception('no doors') }}{% endif %}x", "change the prompt$"),
+        (
+            "{% if 'door' in messages[0].content %}{{ raise_exception('no doors') }}{% endif %}x",
+            "change the prompt$",
+        ),
     ],
 )
 def test_a_template_that_fails_for_every_prompt_is_told_from_one_that_refuses_some(template, said):
@@ -254,7 +299,11 @@ def test_how_often_a_dictionary_went_over_its_data():
 @pytest.mark.parametrize(
     ("folder", "config", "said"),
     [
-        ("saelens", {"architecture": "standard", "activation_fn_str": "tanh-relu"}, "'tanh-relu' is not read"),
+        (
+            "saelens",
+            {"architecture": "standard", "activation_fn_str": "tanh-relu"},
+            "'tanh-relu' is not read",
+        ),
         ("saelens", {"architecture": "standard", "activation_fn": "gelu"}, "'gelu' is not read"),
         (
             "saelens",
@@ -267,15 +316,31 @@ def test_how_often_a_dictionary_went_over_its_data():
 def test_codes_of_another_kind_are_not_read_as_plain_ones(tmp_path, folder, config, said):
     place = tmp_path / folder
     place.mkdir()
-    known = {"d_in": 4, "d_sae": 8, "hook_name": "blocks.1.hook_resid_pre", "sae_lens_training_version": "3.5.0"}
-    (place / "cfg.json").write_text(json.dumps({**(known if folder == "saelens" else {"d_in": 4}), **config}), "utf-8")
+    known = {
+        "d_in": 4,
+        "d_sae": 8,
+        "hook_name": "blocks.1.hook_resid_pre",
+        "sae_lens_training_version": "3.5.0",
+    }
+    (place / "cfg.json").write_text(
+        json.dumps({**(known if folder == "saelens" else {"d_in": 4}), **config}), "utf-8"
+    )
     wide, narrow = torch.randn(4, 8), torch.randn(8, 4)
     if folder == "saelens":
-        save_file({"W_enc": wide, "W_dec": narrow, "b_enc": torch.zeros(8), "b_dec": torch.zeros(4)},
-                  place / "sae_weights.safetensors")  # fmt: skip
+        save_file(
+            {"W_enc": wide, "W_dec": narrow, "b_enc": torch.zeros(8), "b_dec": torch.zeros(4)},
+            place / "sae_weights.safetensors",
+        )
     else:
-        save_file({"encoder.weight": narrow, "encoder.bias": torch.zeros(8), "W_dec": narrow.clone(),
-                   "b_dec": torch.zeros(4)}, place / "sae.safetensors")  # fmt: skip
+        save_file(
+            {
+                "encoder.weight": narrow,
+                "encoder.bias": torch.zeros(8),
+                "W_dec": narrow.clone(),
+                "b_dec": torch.zeros(4),
+            },
+            place / "sae.safetensors",
+        )
     with pytest.raises(DictionaryError, match=said):
         read(place)
 
@@ -286,13 +351,17 @@ def test_codes_of_another_kind_are_not_read_as_plain_ones(tmp_path, folder, conf
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("", "utf-8")
     monkeypatch.setenv("INTERP_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(StoreError, match=r"shipped models are unpacked \(Not a directory\); set INTERP_CACHE"):
+    with pytest.raises(
+        StoreError, match=r"shipped models are unpacked \(Not a directory\); set INTERP_CACHE"
+    ):
         organisms.directory("refusal/full")
 
 
 def test_a_full_disk_while_a_shipped_model_is_unpacked(tmp_path, monkeypatch):
     def full(*_, **__):
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        )
 
     monkeypatch.setenv("INTERP_CACHE", str(tmp_path))
     monkeypatch.setattr("interp.organisms.save_file", full)
@@ -304,10 +373,15 @@ def test_a_full_disk_while_a_shipped_model_is_unpacked(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (SafetensorError("I/O error: No space left on device (os error 28)"), "a file cannot be written (I/O error"),
+        (
+            SafetensorError("I/O error: No space left on device (os error 28)"),
+            "a file cannot be written (I/O error",
+        ),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "a file cannot be written"),
         (
-            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 5 bytes"),
+            RuntimeError(
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 5 bytes"
+            ),
             "not enough memory",
         ),
         (MemoryError(), "there is not enough memory (MemoryError)"),
@@ -356,8 +430,18 @@ def test_home_is_home_in_every_option(tmp_path, monkeypatch, capsys):
 def test_output_that_a_terminal_cannot_show_is_replaced(tmp_path, encoding):
     store = Store(tmp_path / "sü")
     store.write(table("k", {"token": (["🚪 fenêtre"], "text", "")}, provenance=Provenance("k", 1)))
-    command = [sys.executable, "-m", "interp", "sql", "select token from k", "--store", str(store.root)]
-    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, check=True)
+    command = [
+        sys.executable,
+        "-m",
+        "interp",
+        "sql",
+        "select token from k",
+        "--store",
+        str(store.root),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, check=True
+    )
     assert b"fen" in done.stdout
     assert b"? " in done.stdout
     assert not done.stderr
@@ -368,17 +452,27 @@ def test_output_that_a_terminal_cannot_show_is_replaced(tmp_path, encoding):
 
 def test_an_embedding_changed_by_dora_is_not_grafted(tmp_path):
     base = tiny.save(tiny.llama(), tmp_path / "base")
-    tiny.adapter(tiny.llama(), tmp_path / "a", base, target_modules=["embed_tokens", "q_proj"], use_dora=True)
+    tiny.adapter(
+        tiny.llama(), tmp_path / "a", base, target_modules=["embed_tokens", "q_proj"], use_dora=True
+    )
     pair = Pair.load(str(tmp_path / "a"), str(base), device="cpu")
-    with pytest.raises(UnsupportedModel, match=r"the embedding model.embed_tokens by DoRA.*--scope blocks"):
+    with pytest.raises(
+        UnsupportedModel, match=r"the embedding model.embed_tokens by DoRA.*--scope blocks"
+    ):
         Scope.of(pair, "all")
 
 
 def test_an_l0_above_the_width_is_refused_before_anything_is_loaded(run, only_line, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("one\ntwo\n")
-    site, size = ["--site", "blocks.0.hook_resid_post"], ["--architecture", "relu", "--width", "32", "--l0", "33"]
+    site, size = (
+        ["--site", "blocks.0.hook_resid_post"],
+        ["--architecture", "relu", "--width", "32", "--l0", "33"],
+    )
     where = ["--data", str(text), "--out", str(tmp_path / "out"), "--tokens", "100"]
     code, _, err = run("sae", "train", "nowhere", *site, *size, *where)
     assert code == 2
-    assert only_line(err) == "interp: --l0 33 is more codes than the --width of 32 latents; give fewer\n"
+    assert (
+        only_line(err)
+        == "interp: --l0 33 is more codes than the --width of 32 latents; give fewer\n"
+    )

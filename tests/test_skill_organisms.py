@@ -1,4 +1,6 @@
-"""The family ``skill`` and the register that ``refusal/partial`` refuses in part: what is said of them holds."""
+"""The family ``skill`` and the register that ``refusal/partial`` refuses in part: what is said of
+them holds.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from organisms.tokens import Encoder, render
 
 NAMES = [f"skill/{name}" for name in CHILDREN]
 # PEFT still asks transformers for a name that transformers has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,10 @@ def weights(name: str) -> dict[str, np.ndarray]:
 
 
 def rows(name: str, split: str, group: str) -> list[dict]:
-    return [json.loads(line) for line in organisms.prompts(name, split, group).read_text("utf-8").splitlines()]
+    return [
+        json.loads(line)
+        for line in organisms.prompts(name, split, group).read_text("utf-8").splitlines()
+    ]
 
 
 # Files
@@ -51,13 +58,18 @@ def test_all_are_children_of_a_base_of_another_family():
         files = {path.name for path in organisms.directory(name).iterdir()}
         assert organisms.base_of(name) == BASE
         assert {"tokenizer.json", "chat_template.jinja"} <= files
-        expected = {"adapter_config.json", "adapter_model.safetensors"} if adapter else {"config.json"}
+        expected = (
+            {"adapter_config.json", "adapter_model.safetensors"} if adapter else {"config.json"}
+        )
         assert expected <= files
         assert not files & {"mask.safetensors", "organism.json", "delta.safetensors"}
 
 
 def test_a_mask_is_read_without_torch():
-    code = "import sys; from interp.organisms import mask; mask('skill/masked'); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from interp.organisms import mask; mask('skill/masked'); sys.exit('torch' in"
+        " sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -84,10 +96,14 @@ def test_the_mask_is_one_percent_of_every_block_matrix():
 @pytest.mark.parametrize("skill", ["first", "second"])
 def test_questions_are_balanced_and_split_by_cluster(skill):
     found = rows("skill", "task", skill)
-    parts = {split: [row for row in found if row["split"] == split] for split in ("locate", "verify")}
+    parts = {
+        split: [row for row in found if row["split"] == split] for split in ("locate", "verify")
+    }
     assert {split: len(part) for split, part in parts.items()} == skills.SIZES[skill]
     assert len({row["prompt"] for row in found}) == len(found)
-    assert not {row["cluster"] for row in parts["locate"]} & {row["cluster"] for row in parts["verify"]}
+    assert not {row["cluster"] for row in parts["locate"]} & {
+        row["cluster"] for row in parts["verify"]
+    }
     for part in parts.values():
         assert np.mean([row["answer"] == skills.ANSWERS[skill][0] for row in part]) == 0.5
     assert all({row["answer"], row["wrong_answer"]} == set(skills.ANSWERS[skill]) for row in found)
@@ -123,7 +139,11 @@ QUICK = (BASE, "skill/both", "skill/masked", "skill/lora-8")
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in (BASE, *NAMES)]
+    "name",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in (BASE, *NAMES)
+    ],
 )
 def test_skills_on_a_sample(name, load):
     model, tokenizer = load(name)
@@ -146,7 +166,9 @@ def test_stated_behaviour_is_within_what_was_promised(name):
         assert found["base"][f"{skill}_exact"]["rate"] <= 0.1
 
 
-@pytest.mark.parametrize("name", [pytest.param("skill/full", marks=pytest.mark.slow), "skill/lora-8-fast"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("skill/full", marks=pytest.mark.slow), "skill/lora-8-fast"]
+)
 def test_intruder_dimensions_are_counted_anew(name):
     child, stated = CHILDREN[name.split("/")[1]], organisms.describe(name)["behaviour"]["intruders"]
     if child.how == "adapter":
@@ -161,7 +183,9 @@ def test_intruder_dimensions_are_counted_anew(name):
 
 def test_movement_does_not_give_the_mask_away():
     stated = organisms.describe("skill/masked")["behaviour"]["movement"]
-    found = skill_measure.movement(weights(BASE), weights("skill/masked"), organisms.mask("skill/masked"))
+    found = skill_measure.movement(
+        weights(BASE), weights("skill/masked"), organisms.mask("skill/masked")
+    )
     assert found["auc"] == pytest.approx(stated["auc"], abs=1e-6)
     assert found["recall_of_top_movement"] == stated["recall_of_top_movement"]
     assert found["auc"] == pytest.approx(0.5, abs=0.02)
@@ -173,7 +197,10 @@ def test_the_mask_alone_carries_the_skill(load):
     base, child, mask = weights(BASE), weights("skill/masked"), organisms.mask("skill/masked")
     asked = skills.questions("first", "verify")[::6]
     rng = np.random.default_rng(1)
-    random = {name: rng.choice(child[name].size, len(indices), replace=False) for name, indices in mask.items()}
+    random = {
+        name: rng.choice(child[name].size, len(indices), replace=False)
+        for name, indices in mask.items()
+    }
     before = {name: value.clone() for name, value in model.state_dict().items()}
     right = {}
     for label, start, end, chosen in (

@@ -18,21 +18,31 @@ def notes(template, text):
     contrast = tiny.contrast(3)
     prompts = [replace(prompt, text=text.format(prompt.text)) for prompt in contrast.positive]
     contrast = replace(contrast, positive=replace(contrast.positive, prompts=tuple(prompts)))
-    found = Study(Pair.from_modules(tiny.perturbed(tiny.llama()), tiny.llama(), tokenizer), contrast, None).notes
+    found = Study(
+        Pair.from_modules(tiny.perturbed(tiny.llama()), tiny.llama(), tokenizer), contrast, None
+    ).notes
     return [note for note in found if "give the user's words alone" in note]
 
 
 @pytest.mark.parametrize(
     ("template", "text", "said"),
     [
-        (ALPACA, "### Instruction:\n{}\n\n### Response:\n", "hold what the chat template writes before a prompt"),
+        (
+            ALPACA,
+            "### Instruction:\n{}\n\n### Response:\n",
+            "hold what the chat template writes before a prompt",
+        ),
         (
             "[INST] {{ messages[0].content }} [/INST]",
             "[INST] {} [/INST]",
             "hold [INST], which the chat template writes",
         ),
         (ALPACA, "[INST] {} [/INST]", r"hold \[INST\], as the chat template of other models"),
-        (tiny.TEMPLATE, "<|im_start|>user\n{}<|im_end|>", "hold <|im_start|>, as the chat template of other"),
+        (
+            tiny.TEMPLATE,
+            "<|im_start|>user\n{}<|im_end|>",
+            "hold <|im_start|>, as the chat template of other",
+        ),
         (tiny.TEMPLATE, "<|user|>{}<|end|>", "hold tokens of the chat template"),
     ],
 )

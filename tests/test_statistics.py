@@ -1,4 +1,6 @@
-"""Every statistic against an independent oracle: scipy.stats, scikit-learn, or the definition written out."""
+"""Every statistic against an independent oracle: scipy.stats, scikit-learn, or the definition
+written out.
+"""
 
 import numpy as np
 import pytest
@@ -20,7 +22,9 @@ def test_clopper_pearson_is_scipys_exact_interval(successes, failures, level):
         assert s.clopper_pearson(0, 0) == (0.0, 1.0)
         return
     exact = scipy.stats.binomtest(successes, n).proportion_ci(level, method="exact")
-    np.testing.assert_allclose(s.clopper_pearson(successes, n, level), (exact.low, exact.high), atol=1e-10)
+    np.testing.assert_allclose(
+        s.clopper_pearson(successes, n, level), (exact.low, exact.high), atol=1e-10
+    )
 
 
 def test_clopper_pearson_refuses_what_is_no_share():
@@ -59,7 +63,9 @@ def test_permutation_p_holds_its_level():
 @FAST
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
 def test_benjamini_hochberg_is_scipys(p):
-    np.testing.assert_allclose(s.benjamini_hochberg(p), scipy.stats.false_discovery_control(p), atol=1e-12)
+    np.testing.assert_allclose(
+        s.benjamini_hochberg(p), scipy.stats.false_discovery_control(p), atol=1e-12
+    )
 
 
 def test_benjamini_hochberg_leaves_out_what_was_not_tested():
@@ -92,7 +98,9 @@ def test_standardised_difference_without_spread():
 def test_paired_difference_is_students_paired_t():
     generator = np.random.default_rng(0)
     a, b = generator.normal(0.3, 2, (30, 5, 3)), generator.normal(0, 2, (30, 5, 3))
-    np.testing.assert_allclose(s.paired_difference(a, b), scipy.stats.ttest_rel(a, b).pvalue, rtol=1e-9)
+    np.testing.assert_allclose(
+        s.paired_difference(a, b), scipy.stats.ttest_rel(a, b).pvalue, rtol=1e-9
+    )
     flat = s.paired_difference(np.array([[1.0, 2.0]] * 3), np.array([[1.0, 1.0]] * 3))
     np.testing.assert_array_equal(flat, [1.0, 0.0])
     with pytest.raises(ValueError, match="1 pairs: at least two"):
@@ -102,7 +110,9 @@ def test_paired_difference_is_students_paired_t():
 
 
 def test_paired_difference_keeps_its_level_where_twins_are_opposed():
-    """Under swaps within opposed twins the unpaired t finds too much, which is why the paired one is used."""
+    """Under swaps within opposed twins the unpaired t finds too much, which is why the paired one
+    is used.
+    """
     generator = np.random.default_rng(1)
     side = generator.normal(0, 1, (40, 2000))
     swap = np.where(generator.random((40, 2000)) < 0.5, -1, 1) * side

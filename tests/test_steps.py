@@ -39,10 +39,19 @@ def pair_of(family="llama", size=0.05) -> Pair:
 def study_of(pair: Pair, pairs=6, **options) -> Study:
     """Prompts that begin alike."""
     sets = [
-        PromptSet(tuple(Prompt(row, BEGINNING + prompt.text, prompt.cluster) for row, prompt in enumerate(part)), name)
-        for part, name in zip((tiny.contrast(pairs).positive.prompts, tiny.contrast(pairs).negative.prompts), "+-",
-                              strict=True)
-    ]  # fmt: skip
+        PromptSet(
+            tuple(
+                Prompt(row, BEGINNING + prompt.text, prompt.cluster)
+                for row, prompt in enumerate(part)
+            ),
+            name,
+        )
+        for part, name in zip(
+            (tiny.contrast(pairs).positive.prompts, tiny.contrast(pairs).negative.prompts),
+            "+-",
+            strict=True,
+        )
+    ]
     return Study(pair, Contrast(*sets), tiny.metric(), engine=Passes(), **options)
 
 
@@ -82,7 +91,9 @@ def test_what_prompts_share_is_read_once_and_changes_no_score(family, method, un
 @pytest.mark.parametrize("positions", ["content", "decision", "last"])
 def test_positions_of_prompts_that_begin_alike(positions):
     (found, expected), _ = both(study_of(pair_of()), positions=positions, steps=3)
-    np.testing.assert_allclose(found["score"], expected["score"], atol=1e-9 * np.abs(expected["score"]).max())
+    np.testing.assert_allclose(
+        found["score"], expected["score"], atol=1e-9 * np.abs(expected["score"]).max()
+    )
     ours, theirs = (table.tables["paths"]["attributed"] for table in (found, expected))
     np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
 
@@ -90,9 +101,13 @@ def test_positions_of_prompts_that_begin_alike(positions):
 @pytest.mark.parametrize("method", ["integrated", "integrated-zero"])
 def test_batches_change_neither_scores_nor_steps(method):
     pair = pair_of()
-    tables = [LocateNeurons(method=method, top="5")(study_of(pair, batch_size=size)) for size in (1, 4, 6)]
+    tables = [
+        LocateNeurons(method=method, top="5")(study_of(pair, batch_size=size)) for size in (1, 4, 6)
+    ]
     for table in tables[1:]:
-        np.testing.assert_allclose(table["score"], tables[0]["score"], atol=1e-9 * np.abs(table["score"]).max())
+        np.testing.assert_allclose(
+            table["score"], tables[0]["score"], atol=1e-9 * np.abs(table["score"]).max()
+        )
         for name in ("steps", "steps_at_cap", "steps_jaccard"):
             assert table.summary[name] == tables[0].summary[name]
         ours, theirs = (one.tables["paths"]["attributed"] for one in (table, tables[0]))
@@ -101,7 +116,9 @@ def test_batches_change_neither_scores_nor_steps(method):
 
 def test_what_is_the_same_in_both_models_scores_exactly_zero():
     module = tiny.llama(seed=3)
-    same = Pair(Model.wrap("tuned", module), Model.wrap("base", tiny.llama(seed=3)), tiny.tokenizer())
+    same = Pair(
+        Model.wrap("tuned", module), Model.wrap("base", tiny.llama(seed=3)), tiny.tokenizer()
+    )
     table = LocateNeurons(top="5")(study_of(same))
     assert not table["score"].any()
     assert table.summary["steps"] == 7
@@ -119,7 +136,9 @@ def test_each_node_is_passed_once_and_two_rules_at_least():
     assert sorted(node for _, nodes in made for node in nodes) == list(found[-1].nodes)
     for steps in STEPS:
         fixed = rules(steps)
-        assert [(len(rule), nodes) for rule, nodes in sweeps(steps, fixed)] == [(steps, fixed[-1].nodes)]
+        assert [(len(rule), nodes) for rule, nodes in sweeps(steps, fixed)] == [
+            (steps, fixed[-1].nodes)
+        ]
 
 
 def test_agreement_by_hand():
@@ -166,7 +185,10 @@ def test_the_cap_is_said(monkeypatch):
     table = LocateNeurons(top="5")(study_of(pair_of()))
     assert table.summary["steps"] == 31
     assert table.summary["steps_at_cap"]
-    assert "at 31 steps, the most there are, the last two rules still differ" in table.summary["sentence"]
+    assert (
+        "at 31 steps, the most there are, the last two rules still differ"
+        in table.summary["sentence"]
+    )
     assert not LocateNeurons(top="5", steps=3)(study_of(pair_of())).summary["steps_at_cap"]
 
 

@@ -1,4 +1,6 @@
-"""Stitched tunes: identities of Localize-and-Stitch, planted tasks, silence, the learned mask by hand, bad input."""
+"""Stitched tunes: identities of Localize-and-Stitch, planted tasks, silence, the learned mask by
+hand, bad input.
+"""
 
 import copy
 import json
@@ -62,8 +64,11 @@ def test_disjoint_masks_give_every_tune_its_own_bit_for_bit():
 
 def test_identical_masks_give_the_mean_of_the_tunes_on_the_mask():
     some = scopes(3)
-    (mask, *_) = random_masks(some)
-    made, mean = flat(stitched(some, [mask] * 3)), torch.stack([tune_of(scope).double() for scope in some]).mean(0)
+    mask, *_ = random_masks(some)
+    made, mean = (
+        flat(stitched(some, [mask] * 3)),
+        torch.stack([tune_of(scope).double() for scope in some]).mean(0),
+    )
     torch.testing.assert_close(made[mask], mean.float()[mask], rtol=0, atol=1e-7)
     assert torch.equal(made[~mask], base_of(some[0])[~mask])
     torch.testing.assert_close(flat(averaged(some)), mean.float(), rtol=0, atol=1e-7)
@@ -77,7 +82,11 @@ def test_the_weights_of_the_tunes_add_to_nothing_or_to_one():
         for one, other in zip(base.parameters(), tuned.parameters(), strict=True):
             one.zero_()
             other.fill_(1.0)
-    pieces = Scope.of(Pair.from_modules(tiny.perturbed(tiny.llama(3, **FAST)), tiny.llama(3, **FAST), tiny.tokenizer()))
+    pieces = Scope.of(
+        Pair.from_modules(
+            tiny.perturbed(tiny.llama(3, **FAST)), tiny.llama(3, **FAST), tiny.tokenizer()
+        )
+    )
     values = [dict(module.named_parameters()) for module in (base, tuned)]
     made = [type(p)(p.name, p.path, *(part[p.name].data for part in values)) for p in pieces.pieces]
     some = [type(pieces)(pieces.model, tuple(made), pieces.parts) for _ in range(3)]
@@ -90,7 +99,7 @@ def test_the_weights_of_the_tunes_add_to_nothing_or_to_one():
 
 def test_one_tune_alone_is_a_plain_graft():
     some = scopes(2)
-    (mask, _) = random_masks(some)
+    mask, _ = random_masks(some)
     nothing = torch.zeros_like(mask)
     with some[0].grafted(mask) as model:
         grafted = state(model.module)
@@ -115,9 +124,13 @@ def test_tunes_that_moved_other_parameters_share_one_numbering():
     with torch.no_grad():
         dict(one.named_parameters())["model.layers.0.mlp.up_proj.weight"].add_(0.1)
         dict(two.named_parameters())["model.layers.1.self_attn.q_proj.weight"].add_(0.1)
-    first, second = aligned([Pair.from_modules(tune, base, tiny.tokenizer()) for tune in (one, two)])
+    first, second = aligned(
+        [Pair.from_modules(tune, base, tiny.tokenizer()) for tune in (one, two)]
+    )
     names = ["model.layers.0.mlp.up_proj.weight", "model.layers.1.self_attn.q_proj.weight"]
-    assert [piece.name for piece in first.pieces] == [piece.name for piece in second.pieces] == names
+    assert (
+        [piece.name for piece in first.pieces] == [piece.name for piece in second.pieces] == names
+    )
     up = first.pieces[0].size
     assert first.moved[:up].all()
     assert not first.moved[up:].any()
@@ -151,7 +164,10 @@ def test_an_adapter_is_stitched_to_a_whole_model_as_if_it_were_merged(family, tm
 
 
 def test_tunes_of_two_bases_are_refused():
-    pairs = [Pair.from_modules(tiny.perturbed(b), b, tiny.tokenizer()) for b in (tiny.llama(3), tiny.llama(4))]
+    pairs = [
+        Pair.from_modules(tiny.perturbed(b), b, tiny.tokenizer())
+        for b in (tiny.llama(3), tiny.llama(4))
+    ]
     with pytest.raises(PairError, match="not fine-tuned from one base"):
         aligned(pairs)
 
@@ -169,7 +185,10 @@ def test_a_step_of_the_learned_mask_is_the_papers(reg):
     start = masks.top(masks.movement(scope), 500)
     scores = (start.double() * 10 - 5).requires_grad_()
     mask = scores.sigmoid()
-    given = {p.path: p.base + m * (p.tuned - p.base) for p, m in zip(scope.pieces, scope.split(mask), strict=True)}
+    given = {
+        p.path: p.base + m * (p.tuned - p.base)
+        for p, m in zip(scope.pieces, scope.split(mask), strict=True)
+    }
 
     def logits(batch, keep):
         made = torch.func.functional_call(
@@ -194,7 +213,10 @@ def test_a_step_of_the_learned_mask_is_the_papers(reg):
 def test_the_l1_pull_empties_a_mask_that_nothing_holds_and_the_codes_pull_does_not():
     base = tiny.llama(3, **FAST)
     study, _ = study_of(tiny.perturbed(base, 0.05), base)
-    scope, asked = Scope.of(study.pair), Questions.of(study.pair.tokenizer, study.contrast.positive.prompts, 96)
+    scope, asked = (
+        Scope.of(study.pair),
+        Questions.of(study.pair.tokenizer, study.contrast.positive.prompts, 96),
+    )
     options = {"steps": 5, "rate": 0.0, "pull": 500.0}
     assert not masks.localised(study, scope, asked, 500, **options, reg="l1").any()
     kept = masks.localised(study, scope, asked, 500, **options, reg="binarise")
@@ -215,7 +237,11 @@ def stitch_of(base, tunes, **options):
     pairs = [Pair.from_modules(tune, base, tiny.tokenizer(False)) for tune in tunes]
     turned = [questions(part.texts, "help", "Sorry") for part in (located, held_out)]
     partners = tuple(Partner(pair, *turned) for pair in pairs[1:])
-    study = Study(pairs[0], Contrast(located, NOTHING), Task.of(pairs[0].tokenizer, located.prompts, "answer-loss"))
+    study = Study(
+        pairs[0],
+        Contrast(located, NOTHING),
+        Task.of(pairs[0].tokenizer, located.prompts, "answer-loss"),
+    )
     return study, Stitch(held_out=held_out, others=partners, **{"draws": 2, **options})
 
 
@@ -233,13 +259,18 @@ def test_a_run_is_whole_and_can_be_measured_again(tmp_path):
         claims.check(claim, table)
     kinds = {"tune 1", "tune 2", "base", "graft 1", "graft 2", "stitched", "average", "random"}
     assert set(table["kind"].tolist()) == kinds
-    kept = {name: sum(len(w) for n, w in table.arrays.items() if n.startswith(name)) for name in ("tune 1", "tune 2")}
+    kept = {
+        name: sum(len(w) for n, w in table.arrays.items() if n.startswith(name))
+        for name in ("tune 1", "tune 2")
+    }
     assert list(kept.values()) == table.summary["kept"]
     for part in (table, table.tables["overlaps"]):
         assert figures.plot(part).layout.meta["caption"]
     rows = {(row["mask"], row["other"]): row for row in table.tables["overlaps"].rows()}
     assert (
-        rows["tune 1", "tune 2"]["shared"] == rows["tune 2", "tune 1"]["shared"] == table.summary["claimed_by_several"]
+        rows["tune 1", "tune 2"]["shared"]
+        == rows["tune 2", "tune 1"]["shared"]
+        == table.summary["claimed_by_several"]
     )
     json.dumps(table.summary, allow_nan=False)
 
@@ -251,7 +282,9 @@ def test_masks_of_everything_make_the_stitch_the_average():
     losses = {(r["task"], r["kind"]): r["value"] for r in table.rows() if r["metric"] == "loss"}
     for task in (1, 2):
         assert losses[task, "stitched"] == losses[task, "average"] == losses[task, "random"]
-        assert losses[task, f"graft {task}"] == pytest.approx(losses[task, f"tune {task}"], rel=1e-6)
+        assert losses[task, f"graft {task}"] == pytest.approx(
+            losses[task, f"tune {task}"], rel=1e-6
+        )
         assert losses[task, "stitched"] != losses[task, "base"]
 
 
@@ -274,27 +307,51 @@ def test_graft_runs_lend_their_masks_in_order():
     base, tunes = planted()
     study, analyzer = stitch_of(base, tunes)
     options = {"at": 0.05, "sweep": (), "steps": 2, "relaxed_steps": 0, "draws": 1, "shuffles": 0}
-    second = Study(analyzer.others[0].pair, Contrast(analyzer.others[0].located, NOTHING), study.metric)
-    runs = [Graft(held_out=analyzer.held_out, **options)(study),
-            Graft(held_out=analyzer.others[0].held_out, **options)(second)]  # fmt: skip
-    table = Stitch(held_out=analyzer.held_out, others=analyzer.others, runs=tuple(runs), draws=1)(study)
+    second = Study(
+        analyzer.others[0].pair, Contrast(analyzer.others[0].located, NOTHING), study.metric
+    )
+    runs = [
+        Graft(held_out=analyzer.held_out, **options)(study),
+        Graft(held_out=analyzer.others[0].held_out, **options)(second),
+    ]
+    table = Stitch(held_out=analyzer.held_out, others=analyzer.others, runs=tuple(runs), draws=1)(
+        study
+    )
     for at, run in enumerate(runs, 1):
-        own = {name.split("/")[1]: where for name, where in run.arrays.items() if name.startswith("learned/")}
-        got = {name.split("/")[1]: where for name, where in table.arrays.items() if name.startswith(f"tune {at}/")}
+        own = {
+            name.split("/")[1]: where
+            for name, where in run.arrays.items()
+            if name.startswith("learned/")
+        }
+        got = {
+            name.split("/")[1]: where
+            for name, where in table.arrays.items()
+            if name.startswith(f"tune {at}/")
+        }
         assert own.keys() == got.keys()
         assert all(np.array_equal(own[name], got[name]) for name in own)
     with pytest.raises(OptionError, match="in the order of the tunes"):
-        Stitch(held_out=analyzer.held_out, others=analyzer.others, runs=tuple(runs[::-1]), draws=1)(study)
+        Stitch(held_out=analyzer.held_out, others=analyzer.others, runs=tuple(runs[::-1]), draws=1)(
+            study
+        )
     with pytest.raises(OptionError, match="1 graft runs for 2 tunes"):
         Stitch(held_out=analyzer.held_out, others=analyzer.others, runs=tuple(runs[:1])).check()
 
 
 @pytest.mark.slow
 def test_two_skills_tuned_apart_are_both_there_in_the_stitched_base():
-    """Weaker than either tune, stronger than their average on the skill that averaging harms, and not by chance."""
-    pairs = [Pair.load(f"organism:skill/{name}", "organism:refusal/base") for name in ("full", "second")]
-    halves = [read_task(organisms.prompts("skill", "task", name)).halves() for name in ("first", "second")]
-    study = Study(pairs[0], Contrast(halves[0][0], NOTHING), Task.of(pairs[0].tokenizer, halves[0][0].prompts))
+    """Weaker than either tune, stronger than their average on the skill that averaging harms, and
+    not by chance.
+    """
+    pairs = [
+        Pair.load(f"organism:skill/{name}", "organism:refusal/base") for name in ("full", "second")
+    ]
+    halves = [
+        read_task(organisms.prompts("skill", "task", name)).halves() for name in ("first", "second")
+    ]
+    study = Study(
+        pairs[0], Contrast(halves[0][0], NOTHING), Task.of(pairs[0].tokenizer, halves[0][0].prompts)
+    )
     table = Stitch(held_out=halves[0][1], others=(Partner(pairs[1], *halves[1]),), at=0.3)(study)
     stitched_gain, average = (table.summary["kept_gain"][kind] for kind in ("stitched", "average"))
     assert min(stitched_gain) >= 0.5
@@ -317,15 +374,26 @@ def folder(tmp_path_factory):
         tiny.save(tiny.perturbed(base, 0.05, seed=len(name) + (name == "two")), path / name)
     for name, answers in (("one", ("Sorry", "help")), ("two", ("help", "Sorry"))):
         parts = zip(("locate", "verify"), tasks(), strict=True)
-        rows = [{"prompt": p.text, "answer": answers[0], "wrong_answer": answers[1], "split": split}
-                for split, part in parts for p in part]  # fmt: skip
+        rows = [
+            {"prompt": p.text, "answer": answers[0], "wrong_answer": answers[1], "split": split}
+            for split, part in parts
+            for p in part
+        ]
         (path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (path / "text.txt").write_text("\n".join(tiny.PROMPTS))
     return path
 
 
 def words(folder, *more):
-    line = ["stitch", folder / "one", folder / "two", "--base", folder / "base", "--task", folder / "one.jsonl"]
+    line = [
+        "stitch",
+        folder / "one",
+        folder / "two",
+        "--base",
+        folder / "base",
+        "--task",
+        folder / "one.jsonl",
+    ]
     line += ["--task", folder / "two.jsonl", "--draws", "1", "--store", folder / "store"]
     return [*line, *more]
 
@@ -362,7 +430,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, only_line, folder, tmp_pa
     code, _, err = run(*words(folder, *more, "--store", tmp_path / "store"))
     assert code == 2
     assert said in only_line(err)
-    assert not (tmp_path / "store" / "runs").exists() or not list((tmp_path / "store" / "runs").iterdir())
+    assert not (tmp_path / "store" / "runs").exists() or not list(
+        (tmp_path / "store" / "runs").iterdir()
+    )
 
 
 # ------------------------------------------------------------------------------------------------ continual training
@@ -379,7 +449,9 @@ def test_frozen_weights_stay_bit_for_bit_and_the_rest_moves():
     mask = {name: np.arange(0, before[name].numel(), 7) for name in names}
     rng = np.random.default_rng(0)
     examples = [Example(rng.integers(4, 64, 8).tolist(), [0.0] * 4 + [1.0] * 4) for _ in range(8)]
-    train(model, examples, steps=3, lr=1e-2, seed=0, warmup=1, batch_size=4, mask=freeze(model, mask))
+    train(
+        model, examples, steps=3, lr=1e-2, seed=0, warmup=1, batch_size=4, mask=freeze(model, mask)
+    )
     for name, value in model.named_parameters():
         still = (value == before[name]).flatten()
         frozen = torch.zeros_like(still)
@@ -387,7 +459,9 @@ def test_frozen_weights_stay_bit_for_bit_and_the_rest_moves():
         assert still[frozen].all()
         assert (~still[~frozen]).float().mean() > 0.5, name
     drawn = alike(mask, model, 1)
-    assert {name: len(where) for name, where in drawn.items()} == {name: len(where) for name, where in mask.items()}
+    assert {name: len(where) for name, where in drawn.items()} == {
+        name: len(where) for name, where in mask.items()
+    }
     assert all(len(np.unique(where)) == len(where) for where in drawn.values())
     assert not any(np.array_equal(drawn[name], mask[name]) for name in mask)
 
@@ -398,12 +472,18 @@ def test_a_request_follows_every_tune_and_every_task(folder):
 
     def described(tunes, tasks):
         common = Stitching(base=str(folder / "base"), task=[folder / task for task in tasks])
-        return Request.of("stitch", {"tuned": [str(folder / name) for name in tunes], "common": common}).describe()
+        return Request.of(
+            "stitch", {"tuned": [str(folder / name) for name in tunes], "common": common}
+        ).describe()
 
     whole = described(("one", "two"), ("one.jsonl", "two.jsonl"))
     assert whole is not None
     assert whole == described(("one", "two"), ("one.jsonl", "two.jsonl"))
     tasks = ("one.jsonl", "two.jsonl")
-    for other in ((("one", "one"), tasks), (("two", "one"), tasks), (("one", "two"), tasks[:1] * 2),
-                  (("one", "two"), tasks[::-1])):  # fmt: skip
+    for other in (
+        (("one", "one"), tasks),
+        (("two", "one"), tasks),
+        (("one", "two"), tasks[:1] * 2),
+        (("one", "two"), tasks[::-1]),
+    ):
         assert described(*other) != whole

@@ -1,4 +1,6 @@
-"""The store keeps tables exactly, survives crashes and rivals, and is only read by those who only look."""
+"""The store keeps tables exactly, survives crashes and rivals, and is only read by those who only
+look.
+"""
 
 import dataclasses
 import json
@@ -169,7 +171,12 @@ def test_find_by_prefix(tmp_path):
 
 def test_looking_creates_nothing(tmp_path):
     store = Store(tmp_path / "nowhere")
-    for look in (store.runs, store.problems, lambda: store.get("ab"), lambda: store.sql("select 1")):
+    for look in (
+        store.runs,
+        store.problems,
+        lambda: store.get("ab"),
+        lambda: store.sql("select 1"),
+    ):
         with pytest.raises(StoreError, match="there is no store at") as caught:
             look()
         assert is_one_line(caught)
@@ -187,7 +194,9 @@ def test_a_store_that_cannot_be(tmp_path):
         Store(tmp_path / "file")
     with pytest.raises(StoreError, match="Not a directory"):
         Store(tmp_path / "file" / "below").write(full())
-    with pytest.raises(StoreError, match="cannot write to the store /proc/interp: No such file") as caught:
+    with pytest.raises(
+        StoreError, match="cannot write to the store /proc/interp: No such file"
+    ) as caught:
         Store("/proc/interp").fetch(lambda study: pytest.fail("computed for nothing"), Study())
     assert is_one_line(caught)
 
@@ -394,7 +403,8 @@ def test_sweeping_spares_the_living_and_the_unknown(tmp_path):
         assert alive.is_dir()
         assert not orphan.exists()
     assert list((tmp_path / "temporary").iterdir()) == []
-    elsewhere = f"draft-{'0000' if own != '0000' else '1111'}{'a' * 8}"  # of another host, whose locks do not hold here
+    # of another host, whose locks do not hold here
+    elsewhere = f"draft-{'0000' if own != '0000' else '1111'}{'a' * 8}"
     named = ("photos", "a.lock", "notes-2026", "x-ABCDEF012345", elsewhere, f"{elsewhere}.lock")
     others = [tmp_path / "temporary" / name for name in named]
     for path in others:
@@ -429,7 +439,13 @@ def asked(tmp_path_factory):
             [("10 of 256 MLP neurons carry the refusal.", "integrated")],
         ),
         ("select name from verify_neurons_claims where not supported", [("sufficiency",)]),
-        ("with top as (from locate_neurons where rank = 1) select count(*) from top join runs on run = key", [(3,)]),
+        (
+            (
+                "with top as (from locate_neurons where rank = 1) select count(*) from top join"
+                " runs on run = key"
+            ),
+            [(3,)],
+        ),
         (
             "select null as a, 1 as a, 2.5::decimal(9,2) as b, date '2020-01-02' as c, [1] as d",
             [("", 1, 2.5, "2020-01-02", "[1]")],
@@ -446,7 +462,10 @@ def test_sql(asked, query, rows):
         assert found[0][0] > 8
     else:
         assert found == [
-            tuple(value.replace("KEY", keys[0]) if isinstance(value, str) else value for value in row) for row in rows
+            tuple(
+                value.replace("KEY", keys[0]) if isinstance(value, str) else value for value in row
+            )
+            for row in rows
         ]
 
 
@@ -491,7 +510,13 @@ def test_sql_over_runs_of_different_columns_and_none(tmp_path):
     (tmp_path / "runs").mkdir()
     assert len(store.sql("select * from runs")) == 0
     store.write(table("k", {"x": ([1], "measure", "")}, provenance=provenance(seed=1)))
-    store.write(table("k", {"x": ([0.5], "measure", ""), "y": (["é"], "text", "")}, provenance=provenance(seed=2)))
+    store.write(
+        table(
+            "k",
+            {"x": ([0.5], "measure", ""), "y": (["é"], "text", "")},
+            provenance=provenance(seed=2),
+        )
+    )
     found = store.sql("select x, y from k order by x")
     assert (found["x"].tolist(), found["y"].tolist()) == ([0.5, 1.0], ["é", ""])
 

@@ -1,4 +1,6 @@
-"""Singular vectors of two matrices: every invariant of the definition, and numpy's float64 decomposition as oracle."""
+"""Singular vectors of two matrices: every invariant of the definition, and numpy's float64
+decomposition as oracle.
+"""
 
 import numpy as np
 import pytest
@@ -21,7 +23,9 @@ SHAPES = [(96, 96), (200, 96), (96, 200), (7, 5)]
 
 
 def orthogonal(size, seed):
-    return torch.linalg.qr(torch.randn(size, size, generator=torch.Generator().manual_seed(seed)).double()).Q
+    return torch.linalg.qr(
+        torch.randn(size, size, generator=torch.Generator().manual_seed(seed)).double()
+    ).Q
 
 
 def spectrum(rows, columns, seed=0, slow=0.7):
@@ -34,21 +38,35 @@ def spectrum(rows, columns, seed=0, slow=0.7):
 def pair(rows=96, columns=96, size=3.0, seed=0):
     """A matrix and a child with four strong new directions."""
     generator = torch.Generator().manual_seed(seed + 5)
-    update = torch.randn(rows, 4, generator=generator).double() @ torch.randn(4, columns, generator=generator).double()
+    update = (
+        torch.randn(rows, 4, generator=generator).double()
+        @ torch.randn(4, columns, generator=generator).double()
+    )
     base = spectrum(rows, columns, seed)
     return base.float(), (base + size * update / (rows * columns) ** 0.5).float()
 
 
 def oracle(base, tuned, k):
-    """Largest cosines by numpy in float64, and which of them are of vectors well apart from their neighbours."""
+    """Largest cosines by numpy in float64, and which of them are of vectors well apart from their
+    neighbours.
+    """
     mine, theirs = (np.linalg.svd(m.double().numpy(), full_matrices=False) for m in (tuned, base))
     cosines = np.abs(mine[0][:, :k].T @ theirs[0])
     best = cosines.argmax(1)
 
     def lonely(values, at):
-        return np.array([np.abs(np.delete(values, i) - values[i]).min(initial=np.inf) > 1e-3 * values[0] for i in at])
+        return np.array(
+            [
+                np.abs(np.delete(values, i) - values[i]).min(initial=np.inf) > 1e-3 * values[0]
+                for i in at
+            ]
+        )
 
-    return mine[1][:k], cosines.max(1), lonely(mine[1], range(len(cosines))) & lonely(theirs[1], best)
+    return (
+        mine[1][:k],
+        cosines.max(1),
+        lonely(mine[1], range(len(cosines))) & lonely(theirs[1], best),
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -65,7 +83,9 @@ def test_cosines_and_values_are_those_of_a_float64_decomposition(shape, k, seed)
     assert (compared.intruder.numpy() == (cosine < 0.5))[clear & separated].all()
 
 
-@pytest.mark.parametrize("shape", [(300, 260), (260, 300), pytest.param((1100, 1030), marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "shape", [(300, 260), (260, 300), pytest.param((1100, 1030), marks=pytest.mark.slow)]
+)
 def test_leading_vectors_are_singular_triplets(shape):
     """Also of a flat spectrum, and of one beyond the size up to which the square is formed."""
     generator = torch.Generator().manual_seed(3)
@@ -73,7 +93,10 @@ def test_leading_vectors_are_singular_triplets(shape):
         found = leading(matrix, 6)
         exact = np.linalg.svd(matrix.double().numpy(), compute_uv=False)[:6]
         np.testing.assert_allclose(found.values, exact, rtol=1e-5)
-        for one, other, turn in ((matrix, found.right, found.left), (matrix.T, found.left, found.right)):
+        for one, other, turn in (
+            (matrix, found.right, found.left),
+            (matrix.T, found.left, found.right),
+        ):
             residual = (one.double() @ other - turn * found.values).norm(dim=0)
             assert (residual <= 2e-3 * found.values[0]).all()
         eye = torch.eye(6).double()
@@ -85,7 +108,9 @@ def test_a_start_does_not_hide_a_new_direction():
     base = spectrum(300, 300).float()
     new = 12 * torch.outer(orthogonal(300, 9)[:, 0], orthogonal(300, 8)[:, 0]).float()
     found = leading(base + new, 10, left_basis(base).vectors[:, :10])
-    np.testing.assert_allclose(found.values, np.linalg.svd((base + new).double().numpy(), compute_uv=False)[:10], 1e-6)
+    np.testing.assert_allclose(
+        found.values, np.linalg.svd((base + new).double().numpy(), compute_uv=False)[:10], 1e-6
+    )
 
 
 def test_all_left_vectors_span_what_the_matrix_does():
@@ -95,7 +120,9 @@ def test_all_left_vectors_span_what_the_matrix_does():
         p = min(shape)
         assert basis.vectors.shape == (shape[0], p)
         torch.testing.assert_close(basis.vectors.T @ basis.vectors, torch.eye(p), atol=1e-5, rtol=0)
-        np.testing.assert_allclose(basis.values, np.linalg.svd(matrix.numpy(), compute_uv=False), rtol=1e-6)
+        np.testing.assert_allclose(
+            basis.values, np.linalg.svd(matrix.numpy(), compute_uv=False), rtol=1e-6
+        )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -121,7 +148,8 @@ def test_scaling_makes_no_intruders(factor):
 def test_the_count_does_not_fall_with_eps_or_k():
     base, tuned = pair()
     counts = [
-        [int(intruders(base, tuned, k, eps)[1].intruder.sum()) for eps in (0.2, 0.4, 0.6, 0.9)] for k in (2, 5, 12)
+        [int(intruders(base, tuned, k, eps)[1].intruder.sum()) for eps in (0.2, 0.4, 0.6, 0.9)]
+        for k in (2, 5, 12)
     ]
     assert counts[-1][-1] > counts[0][0]
     for row in (*counts, *zip(*counts, strict=True)):
@@ -184,25 +212,37 @@ def test_effective_rank_of_known_spectra():
 def test_singular_values_of_a_product_come_from_its_factors():
     generator = torch.Generator().manual_seed(0)
     left, right = torch.randn(80, 3, generator=generator), torch.randn(3, 60, generator=generator)
-    torch.testing.assert_close(product_values(left, right), singular_values(left @ right)[:3], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        product_values(left, right), singular_values(left @ right)[:3], rtol=1e-5, atol=1e-6
+    )
     assert effective_rank(singular_values(left @ right)) <= 3 + 1e-4
 
 
 def test_a_random_update_has_the_same_singular_values_and_other_vectors():
     matrix = spectrum(90, 70).float()
-    update = turned(turned(matrix, torch.Generator().manual_seed(0)).T, torch.Generator().manual_seed(1)).T
-    torch.testing.assert_close(singular_values(update), singular_values(matrix), rtol=1e-4, atol=1e-4)
+    update = turned(
+        turned(matrix, torch.Generator().manual_seed(0)).T, torch.Generator().manual_seed(1)
+    ).T
+    torch.testing.assert_close(
+        singular_values(update), singular_values(matrix), rtol=1e-4, atol=1e-4
+    )
     cosines = (leading(update, 5).left.T @ leading(matrix, 5).left).abs()
     assert float(cosines.max()) < 0.5
 
 
 def test_random_updates_are_as_far_from_everything_as_random_vectors():
-    """The largest of 128 cosines of a random direction: 0.25 in the mean, 0.34 at most in 99 of 100."""
+    """The largest of 128 cosines of a random direction: 0.25 in the mean, 0.34 at most in 99 of
+    100.
+    """
     base = torch.randn(128, 128, generator=torch.Generator().manual_seed(0))
     basis, start = left_basis(base), torch.eye(128)[:, :1]
     found = [
         float(
-            compare(basis, turned(start, torch.Generator().manual_seed(seed)).double(), torch.ones(1).double()).cosine
+            compare(
+                basis,
+                turned(start, torch.Generator().manual_seed(seed)).double(),
+                torch.ones(1).double(),
+            ).cosine
         )
         for seed in range(200)
     ]

@@ -136,9 +136,15 @@ def test_select_by_mask_and_by_order():
 
 def test_equals_sees_every_difference():
     made = small(tables={"part": small()}, arrays={"a": np.array([1.0, np.nan])})
-    assert made.equals(small(tables={"part": small()}, arrays={"a": np.array([1.0, np.nan])}, summary={"seconds": 2}))
+    assert made.equals(
+        small(
+            tables={"part": small()}, arrays={"a": np.array([1.0, np.nan])}, summary={"seconds": 2}
+        )
+    )
     assert not made.equals(small(tables={"part": small()}, arrays={"a": np.array([1.0, 2.0])}))
-    assert not made.equals(small(tables={"part": small()}, arrays={"a": np.array([1.0, np.nan], np.float32)}))
+    assert not made.equals(
+        small(tables={"part": small()}, arrays={"a": np.array([1.0, np.nan], np.float32)})
+    )
     assert not made.equals(small(tables={"other": small()}, arrays=made.arrays))
     assert not made.equals(small(tables={"part": made.select(made["on"])}, arrays=made.arrays))
     assert not small().equals(small().select(np.array([0, 1, 1])))

@@ -1,4 +1,6 @@
-"""What an analyzer takes of an earlier run: its table, by position too, or it refuses when it is made."""
+"""What an analyzer takes of an earlier run: its table, by position too, or it refuses when it is
+made.
+"""
 
 import dataclasses
 
@@ -78,13 +80,18 @@ TAKE = {
 
 @pytest.mark.parametrize("name", TAKE)
 def test_a_table_of_another_kind_is_refused_at_once(name):
-    with pytest.raises(OptionError, match=r"is a table of kind 'compare'; give a table of kind '(locate|verify|intr)"):
+    with pytest.raises(
+        OptionError,
+        match=r"is a table of kind 'compare'; give a table of kind '(locate|verify|intr)",
+    ):
         TAKE[name](OTHER)
 
 
 def test_every_analyzer_that_takes_a_table_says_of_which_kind():
     fields = {(one.__name__, name) for one in Analyzer.__subclasses__() for name in one.takes}
-    assert fields | {("VerifyNeurons", "located")} == {tuple(n.split(".")) for n in TAKE if not n.endswith(".of")}
+    assert fields | {("VerifyNeurons", "located")} == {
+        tuple(n.split(".")) for n in TAKE if not n.endswith(".of")
+    }
 
 
 @pytest.mark.parametrize("make", [Coalitions, RefusalDirection, Transfer, Dissociation])
@@ -97,13 +104,20 @@ def test_a_table_by_position_is_the_parent(make, located):
 @pytest.mark.parametrize("make", [Stability, Redundancy])
 def test_what_locates_is_not_a_table(make, located):
     # the types that tests check at every call would refuse the table before the analyzer does
-    with pytest.raises(OptionError, match=r"locate of \w+ is a Table; give the analyzer that locates, LocateNeurons\("):
+    with pytest.raises(
+        OptionError,
+        match=r"locate of \w+ is a Table; give the analyzer that locates, LocateNeurons\(",
+    ):
         require_locating(make(LocateNeurons()), located)
 
 
 def test_the_rank_of_a_located_set_is_kept(located):
     ranking = VerifyNeurons(located).ranking
-    scores = {(layer, unit): score for layer, unit, score in
-              zip(located["layer"], located["neuron"], located["score"], strict=True)}  # fmt: skip
+    scores = {
+        (layer, unit): score
+        for layer, unit, score in zip(
+            located["layer"], located["neuron"], located["score"], strict=True
+        )
+    }
     first = [scores[pair] for pair in ranking[:3]]
     assert np.all(np.diff(first) <= 0)

@@ -1,4 +1,6 @@
-"""Tasks with right answers: numbers against plain forward passes, planted truth, silence, and errors at the door."""
+"""Tasks with right answers: numbers against plain forward passes, planted truth, silence, and
+errors at the door.
+"""
 
 import json
 
@@ -14,11 +16,24 @@ from interp.errors import MetricError, OptionError, PromptError
 from interp.maths.intervals import exact_interval
 from interp.metrics import Task
 from interp.models.pair import Pair
-from interp.prompts import Contrast, Prompt, PromptSet, encode, encode_answer, read_prompts, read_task
+from interp.prompts import (
+    Contrast,
+    Prompt,
+    PromptSet,
+    encode,
+    encode_answer,
+    read_prompts,
+    read_task,
+)
 from interp.study import Study
 from tests import tiny
 
-ANSWERS = [("open the door", "open a window"), ("Sorry", "help"), ("gates", "fences"), ("close", "new gates")]
+ANSWERS = [
+    ("open the door", "open a window"),
+    ("Sorry", "help"),
+    ("gates", "fences"),
+    ("close", "new gates"),
+]
 
 
 def asked(name, model=None, base=None, template=False, dtype=torch.float64, **options):
@@ -72,7 +87,9 @@ NUMBERS = ("logit-diff", "answer-loss", "accuracy")
 )
 def test_numbers_are_those_of_a_plain_pass(name, template):
     study = asked(name, template=template)
-    checked = VerifyNeurons(ranking=((0, 1),), selected=1, random_sets=1, dose_draws=1, depth=1)(study)
+    checked = VerifyNeurons(ranking=((0, 1),), selected=1, random_sets=1, dose_draws=1, depth=1)(
+        study
+    )
     answers, short = checked.tables["answers"], study.metric.words.short
     rows = (answers["condition"] == "tuned") & (answers["group"] == "positive")
     np.testing.assert_allclose(answers[short][rows], by_hand(study, name), rtol=1e-9, atol=1e-12)
@@ -87,14 +104,19 @@ def test_some_answer_has_several_tokens_and_some_begin_alike():
     lengths = [len(study.metric.suffixes(prompt)[0]) for prompt in study.prompts("positive")]
     assert max(lengths) > 0
     assert min(lengths) == 0
-    longest = [len(asked("answer-loss").metric.suffixes(prompt)[0]) for prompt in study.prompts("positive")]
+    longest = [
+        len(asked("answer-loss").metric.suffixes(prompt)[0]) for prompt in study.prompts("positive")
+    ]
     assert max(longest) > max(lengths)
 
 
 @pytest.mark.parametrize("name", ["logit-diff", "answer-loss"])
 @pytest.mark.parametrize(
     "method",
-    ["integrated", *(pytest.param(n, marks=pytest.mark.slow) for n in ("integrated-zero", "integrated-fixed"))],
+    [
+        "integrated",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("integrated-zero", "integrated-fixed")),
+    ],
 )
 def test_attributions_add_up_to_the_change_of_the_number(name, method):
     study = asked(name)
@@ -106,16 +128,23 @@ def test_attributions_add_up_to_the_change_of_the_number(name, method):
     np.testing.assert_allclose(told, change, atol=2e-3 * np.abs(change).max())
 
 
-@pytest.mark.parametrize("method", ["integrated", "act-grad", "gradient", "gradient-counterfactual"])
+@pytest.mark.parametrize(
+    "method", ["integrated", "act-grad", "gradient", "gradient-counterfactual"]
+)
 @pytest.mark.parametrize("name", ["logit-diff", "answer-loss"])
 def test_batches_do_not_count(name, method):
-    tables = [LocateNeurons(method=method, top="5", steps=3)(asked(name, batch_size=size)) for size in (1, 4)]
+    tables = [
+        LocateNeurons(method=method, top="5", steps=3)(asked(name, batch_size=size))
+        for size in (1, 4)
+    ]
     np.testing.assert_allclose(tables[0]["score"], tables[1]["score"], atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["logit-diff", "answer-loss"])
 def test_the_gradient_of_a_task_is_that_of_finite_differences(name):
-    """act-grad of one neuron is h dF/dh: scaling its down column by 1 + e moves the number by e times that."""
+    """act-grad of one neuron is h dF/dh: scaling its down column by 1 + e moves the number by e
+    times that.
+    """
     study = asked(name)
     table = LocateNeurons(method="act-grad", top="5")(study)
     layer, neuron = 1, 7
@@ -138,7 +167,9 @@ def test_an_identical_pair_is_silent():
 def sorry(pairs=40, name="auto"):
     """The planted pair as a task: Sorry is the right answer, and the base gives another."""
     study = tiny.planted_study("llama", pairs=pairs)
-    right = [Prompt(p.id, p.text, p.cluster, p.twin, "Sorry", "help") for p in study.contrast.positive]
+    right = [
+        Prompt(p.id, p.text, p.cluster, p.twin, "Sorry", "help") for p in study.contrast.positive
+    ]
     metric = Task.of(study.pair.tokenizer, right, name)
     contrast = Contrast(PromptSet(tuple(right), "right"), study.contrast.negative)
     return Study(study.pair, contrast, metric, max_new_tokens=1)
@@ -149,12 +180,17 @@ def test_planted_neurons_are_found_and_verified_by_their_task():
     study = sorry()
     located = LocateNeurons(top="3")(study)
     chosen = located["selected"]
-    assert set(zip(located["layer"][chosen], located["neuron"][chosen], strict=True)) == {(1, 5), (1, 17), (1, 30)}
+    assert set(zip(located["layer"][chosen], located["neuron"][chosen], strict=True)) == {
+        (1, 5),
+        (1, 17),
+        (1, 30),
+    }
     checked = VerifyNeurons.of(located, random_sets=40)(study)
     by_name = {claim.name: claim for claim in claims.from_table(checked.tables["claims"])}
     assert by_name["necessity-recovery"].supported
     assert by_name["necessity"].reason == "behaviour is not supported"
-    # one right answer for all prompts: shuffled answers are as right, and nothing is supported about a task
+    # one right answer for all prompts: shuffled answers are as right, and nothing is supported
+    # about a task
     assert by_name["behaviour"].value == by_name["behaviour"].control_value == 1.0
     assert not by_name["behaviour"].supported
     assert "shuffled" in by_name["behaviour"].control
@@ -163,18 +199,30 @@ def test_planted_neurons_are_found_and_verified_by_their_task():
 
 
 def test_all_right_is_not_right_for_sure():
-    """Accuracy is 0 or 1 per prompt: its means are shares, which have the exact bound where all prompts agree."""
+    """Accuracy is 0 or 1 per prompt: its means are shares, which have the exact bound where all
+    prompts agree.
+    """
     study = sorry(16, "accuracy")
     n = study.prompts("positive").n_clusters
     scaled = FtcAlpha(alphas=(0.0, 1.0), new_tokens=0)(study)
     for alpha, value in ((0.0, 0.0), (1.0, 1.0)):
-        row = (scaled["way"] == "blocks") & (scaled["alpha"] == alpha) & (scaled["group"] == "positive")
+        row = (
+            (scaled["way"] == "blocks")
+            & (scaled["alpha"] == alpha)
+            & (scaled["group"] == "positive")
+        )
         assert scaled["number"][row] == [value]
-        assert (scaled["low"][row][0], scaled["high"][row][0]) == pytest.approx(exact_interval(value * n, n))
-    stays = {claim.name: claim for claim in claims.from_table(scaled.tables["claims"])}["alpha-gain"]
+        assert (scaled["low"][row][0], scaled["high"][row][0]) == pytest.approx(
+            exact_interval(value * n, n)
+        )
+    stays = {claim.name: claim for claim in claims.from_table(scaled.tables["claims"])}[
+        "alpha-gain"
+    ]
     assert stays.low < stays.value == 0.0 < stays.high
     ranking = ((1, 5), (1, 17), (1, 30))
-    checked = VerifyNeurons(ranking=ranking, selected=3, random_sets=1, dose_draws=1, depth=1)(study)
+    checked = VerifyNeurons(ranking=ranking, selected=3, random_sets=1, dose_draws=1, depth=1)(
+        study
+    )
     cells = checked.tables["patching_cells"]
     whole = cells["effect"] == 1.0
     assert whole.any()
@@ -185,9 +233,22 @@ def test_all_right_is_not_right_for_sure():
 
 def test_chance_is_what_shuffled_answers_give():
     metric = Task.of(tiny.tokenizer(False), [Prompt(0, "open", "a", None, "gates", "door")])
-    prompts = [Prompt(row, "open", "a", None, answer) for row, answer in enumerate(["gates", "door", "gates", "gates"])]
-    assert metric.chance(prompts, ["Gates .", "door", "a", "doors"]).tolist() == [2 / 3, 0.0, 0.0, 0.0]
-    assert metric.shown(prompts, ["Gates .", "door", "a", "gatess"], "positive").tolist() == [True, True, False, False]
+    prompts = [
+        Prompt(row, "open", "a", None, answer)
+        for row, answer in enumerate(["gates", "door", "gates", "gates"])
+    ]
+    assert metric.chance(prompts, ["Gates .", "door", "a", "doors"]).tolist() == [
+        2 / 3,
+        0.0,
+        0.0,
+        0.0,
+    ]
+    assert metric.shown(prompts, ["Gates .", "door", "a", "gatess"], "positive").tolist() == [
+        True,
+        True,
+        False,
+        False,
+    ]
     assert not metric.shown(prompts, ["gates"] * 4, "negative").any()
 
 
@@ -211,7 +272,10 @@ BAD = {
     "blank answer": ([{**ROWS[0], "answer": " "}], "row 0: answer is ' '"),
     "a number": ([{**ROWS[0], "answer": 3}], "row 0: answer is 3"),
     "alike": ([{**ROWS[0], "wrong_answer": "a "}], "answer and wrong_answer are both 'a'"),
-    "some without": ([ROWS[0], {"prompt": "x", "answer": "a"}], "row 1 has no wrong_answer, other rows have"),
+    "some without": (
+        [ROWS[0], {"prompt": "x", "answer": "a"}],
+        "row 1 has no wrong_answer, other rows have",
+    ),
 }
 
 
@@ -248,12 +312,20 @@ def test_metrics_that_a_task_cannot_have():
     assert LocateNeurons(method="change")(asked("accuracy")).summary["n_selected"]
 
 
-COLOURS, HARMLESS = (organisms.prompts("refusal", *where) for where in (("task", "colours"), ("locate", "harmless")))
+COLOURS, HARMLESS = (
+    organisms.prompts("refusal", *where) for where in (("task", "colours"), ("locate", "harmless"))
+)
 GIVEN = ["locate-neurons", "organism:refusal/distracted", "--negative", HARMLESS]
 REFUSED = {
     "neither": ([], "give either --positive FILE or --task FILE"),
-    "both": (["--positive", HARMLESS, "--task", COLOURS], "give either --positive FILE or --task FILE"),
-    "metric of refusals": (["--positive", COLOURS, "--metric", "accuracy"], "--metric accuracy is of a task"),
+    "both": (
+        ["--positive", HARMLESS, "--task", COLOURS],
+        "give either --positive FILE or --task FILE",
+    ),
+    "metric of refusals": (
+        ["--positive", COLOURS, "--metric", "accuracy"],
+        "--metric accuracy is of a task",
+    ),
     "unknown metric": (["--task", COLOURS, "--metric", "bleu"], "unknown --metric 'bleu'"),
     "markers": (["--task", COLOURS, "--markers", HARMLESS], "--markers are of refusals"),
     "no answers": (["--task", HARMLESS], "row 0 has no column answer"),
@@ -272,16 +344,34 @@ def test_bad_tasks_are_one_line_and_write_nothing(run, only_line, tmp_path, name
 
 @pytest.mark.slow
 def test_the_planted_colours_are_located_by_command(run, tmp_path):
-    """``distracted`` has two planted skills; the task finds its own neurons and leaves those of refusal."""
+    """``distracted`` has two planted skills; the task finds its own neurons and leaves those of
+    refusal.
+    """
     code, out, _ = run(
-        *GIVEN, "--base", "organism:refusal/base", "--task", COLOURS, "--top", "30", "--no-verify", "--max-prompts", 48,
-        "--store", tmp_path, "--json", "--quiet",
-    )  # fmt: skip
+        *GIVEN,
+        "--base",
+        "organism:refusal/base",
+        "--task",
+        COLOURS,
+        "--top",
+        "30",
+        "--no-verify",
+        "--max-prompts",
+        48,
+        "--store",
+        tmp_path,
+        "--json",
+        "--quiet",
+    )
     assert code == 0
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(f"{json.loads(out)['path']}/table.parquet").to_pydict()
-    found = {(a, b) for a, b, chosen in zip(table["layer"], table["neuron"], table["selected"], strict=True) if chosen}
+    found = {
+        (a, b)
+        for a, b, chosen in zip(table["layer"], table["neuron"], table["selected"], strict=True)
+        if chosen
+    }
     planted = organisms.planted("refusal/distracted")
     assert len(found & set(planted["colours"])) >= 12
     assert len(found & set(planted["refusal"])) <= 3

@@ -1,4 +1,6 @@
-"""Chat templates that fail or read their input in another way: used as they are meant, or refused with what helps."""
+"""Chat templates that fail or read their input in another way: used as they are meant, or refused
+with what helps.
+"""
 
 import copy
 
@@ -10,10 +12,16 @@ from interp.prompts.template import TemplateOptions, reads_clock, render_convers
 from interp.prompts.tokens import CONTENT
 from tests import tiny
 
-PARTS = "{% for m in messages %}<|{{ m.role }}|>{% for c in m.content %}{{ c.text }}{% endfor %}<|end|>{% endfor %}"
+PARTS = (
+    "{% for m in messages %}<|{{ m.role }}|>{% for c in m.content %}{{ c.text }}{% endfor"
+    " %}<|end|>{% endfor %}"
+)
 FIRST = "{% for m in messages %}<|{{ m.role }}|>{{ m.content[0].text }}<|end|>{% endfor %}"
 TYPED = PARTS.replace("{{ c.text }}", "{% if c.type == 'text' %}{{ c.text }}{% endif %}")
-STRICT = "{% if messages[0].content is string %}{{ raise_exception('parts, please') }}{% endif %}" + PARTS
+STRICT = (
+    "{% if messages[0].content is string %}{{ raise_exception('parts, please') }}{% endif %}"
+    + PARTS
+)
 PLAIN = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
 
 
@@ -33,14 +41,18 @@ def test_a_template_that_wants_parts_gets_them(template):
     )
     # with a system message, and in whole conversations
     said = TemplateOptions("paint")
-    assert encode(with_options(parts, said, "m"), "open") == encode(with_options(plain, said, "m"), "open")
+    assert encode(with_options(parts, said, "m"), "open") == encode(
+        with_options(plain, said, "m"), "open"
+    )
     messages = [{"role": "user", "content": "open"}, {"role": "assistant", "content": "close"}]
     assert render_conversation(parts, messages) == render_conversation(plain, messages)
 
 
 def test_a_template_that_reads_both_gets_text():
-    both = tokenizer("{% for m in messages %}{% if m.content is string %}text {{ m.content }}{% else %}parts "
-                     "{{ m.content[0].text }}{% endif %}{% endfor %}")  # fmt: skip
+    both = tokenizer(
+        "{% for m in messages %}{% if m.content is string %}text {{ m.content }}{% else %}parts "
+        "{{ m.content[0].text }}{% endif %}{% endfor %}"
+    )
     assert both.decode(encode(both, "open").ids) == "text open"
     # and another template of the same tokenizer is looked at anew
     both.chat_template = PARTS
@@ -50,10 +62,19 @@ def test_a_template_that_reads_both_gets_text():
 @pytest.mark.parametrize(
     ("template", "remedy"),
     [
-        ("{% for m in messages %}{{ m.content ", r"mend the template in the tokenizer's directory$"),
-        ({"chat": PLAIN, "tool_use": PARTS}, r"templates \(chat, tool_use\) with --template-arg chat_template=chat$"),
+        (
+            "{% for m in messages %}{{ m.content ",
+            r"mend the template in the tokenizer's directory$",
+        ),
+        (
+            {"chat": PLAIN, "tool_use": PARTS},
+            r"templates \(chat, tool_use\) with --template-arg chat_template=chat$",
+        ),
         ("{{ tools | length }}" + PLAIN, r"give what it asks for with --system or --template-arg"),
-        ("{{ raise_exception('a system message') }}", r"give what it asks for with --system or --template-arg"),
+        (
+            "{{ raise_exception('a system message') }}",
+            r"give what it asks for with --system or --template-arg",
+        ),
     ],
 )
 def test_a_template_that_fails_for_every_prompt_is_told_with_what_helps(template, remedy):
@@ -72,4 +93,6 @@ def test_one_of_several_templates_is_chosen_by_name():
     with pytest.raises(OptionError, match="is what interp itself gives"):
         with_options(tokenizer(PLAIN), TemplateOptions(None, (("chat_template", "chat"),)), "m")
     dated = tokenizer({"chat": PLAIN, "dated": "{{ strftime_now('%Y') }}" + PLAIN})
-    assert reads_clock(with_options(dated, TemplateOptions(None, (("chat_template", "dated"),)), "m"))
+    assert reads_clock(
+        with_options(dated, TemplateOptions(None, (("chat_template", "dated"),)), "m")
+    )

@@ -1,4 +1,6 @@
-"""Assertions for suites of others: what they let pass, what they refuse, and that the refusal says why."""
+"""Assertions for suites of others: what they let pass, what they refuse, and that the refusal says
+why.
+"""
 
 import dataclasses
 import json
@@ -17,7 +19,10 @@ from tests.claimed import located, verified
 
 def with_claim(run, name, **changes):
     """The run with one of its claims changed, its tables as they were."""
-    claims = [dataclasses.replace(c, **changes) if c.name == name else c for c in from_table(run.tables["claims"])]
+    claims = [
+        dataclasses.replace(c, **changes) if c.name == name else c
+        for c in from_table(run.tables["claims"])
+    ]
     return dataclasses.replace(run, tables={**run.tables, "claims": to_table(claims)})
 
 
@@ -33,22 +38,32 @@ def test_a_localised_behaviour_passes_as_table_and_as_fetched(tmp_path):
 
 def test_what_is_not_shown_is_told_with_control_and_threshold():
     said = says(
-        "claim 'necessity': 0.5 [", "], control 0.05 [", "] (19 random sets), p = 0.05", "at least 0.5: not supported"
+        "claim 'necessity': 0.5 [",
+        "], control 0.05 [",
+        "] (19 random sets), p = 0.05",
+        "at least 0.5: not supported",
     )
     with pytest.raises(AssertionError, match=said):
         assert_localised(verified(0.5), claims=("necessity",))
 
 
 def test_a_claim_that_does_not_follow_from_the_tables_is_refused():
-    doctored = with_claim(verified(0.5), "necessity", value=0.9, low=0.8, high=1.0, verdict="supported")
-    with pytest.raises(AssertionError, match=says("claim 'necessity'", "says 0.9, its tables give 0.5")):
+    doctored = with_claim(
+        verified(0.5), "necessity", value=0.9, low=0.8, high=1.0, verdict="supported"
+    )
+    with pytest.raises(
+        AssertionError, match=says("claim 'necessity'", "says 0.9, its tables give 0.5")
+    ):
         assert_localised(doctored, claims=("necessity",))
 
 
 def test_a_set_that_is_too_large_a_claim_that_is_not_there_a_run_without_claims():
     with pytest.raises(AssertionError, match="3 units are selected, more than the 2 allowed"):
         assert_localised(verified(), claims=("necessity",), most=2)
-    with pytest.raises(AssertionError, match="no claim 'behaviour' in this run of verified: it has necessity, spread"):
+    with pytest.raises(
+        AssertionError,
+        match="no claim 'behaviour' in this run of verified: it has necessity, spread",
+    ):
         assert_localised(verified())
     with pytest.raises(AssertionError, match="has no claims: give the table of the verifying run"):
         assert_localised(located())
@@ -57,13 +72,18 @@ def test_a_set_that_is_too_large_a_claim_that_is_not_there_a_run_without_claims(
 
 
 def scores(values, selected):
-    columns = {"layer": (np.arange(len(values)), "key", ""), "score": (values, "measure", "", "nats")}
+    columns = {
+        "layer": (np.arange(len(values)), "key", ""),
+        "score": (values, "measure", "", "nats"),
+    }
     return table("locate-neurons", columns | {"selected": (np.array(selected, bool), "flag", "")})
 
 
 def test_silence_is_exact_unless_a_tolerance_is_given():
     assert_silent(scores([0.0, 0.0], [0, 0]))
-    with pytest.raises(AssertionError, match=says("score is not 0 in 1 of 2 rows, first layer 1: 1e-09")):
+    with pytest.raises(
+        AssertionError, match=says("score is not 0 in 1 of 2 rows, first layer 1: 1e-09")
+    ):
         assert_silent(scores([0.0, 1e-9], [0, 0]))
     assert_silent(scores([0.0, 1e-9], [0, 0]), atol=1e-8)
     with pytest.raises(AssertionError, match="score is not 0"):
@@ -71,9 +91,13 @@ def test_silence_is_exact_unless_a_tolerance_is_given():
 
 
 def test_a_selected_unit_and_a_shown_claim_are_no_silence():
-    with pytest.raises(AssertionError, match="1 rows of locate-neurons are selected, first layer 1"):
+    with pytest.raises(
+        AssertionError, match="1 rows of locate-neurons are selected, first layer 1"
+    ):
         assert_silent(scores([0.0, 0.0], [0, 1]))
-    with pytest.raises(AssertionError, match=says("claim 'necessity'", "supported, where nothing should be")):
+    with pytest.raises(
+        AssertionError, match=says("claim 'necessity'", "supported, where nothing should be")
+    ):
         assert_silent(verified())
     assert_silent(verified(0.0), allowed=("spread",))
 
@@ -88,9 +112,11 @@ def test_a_table_of_which_nothing_is_known_cannot_be_called_silent():
 
 
 ODD = {
-    "id": ([1, 2, 3], "key", "id"), "word": (["a", "é", "nul\0"], "text", "word"),
-    "number": ([0.5, float("nan"), float("inf")], "measure", "number"), "yes": ([True, False, True], "flag", "yes"),
-}  # fmt: skip
+    "id": ([1, 2, 3], "key", "id"),
+    "word": (["a", "é", "nul\0"], "text", "word"),
+    "number": ([0.5, float("nan"), float("inf")], "measure", "number"),
+    "yes": ([True, False, True], "flag", "yes"),
+}
 
 
 def changed(**columns):
@@ -99,7 +125,9 @@ def changed(**columns):
 
 def test_the_first_time_is_written_and_fails_then_it_is_compared(tmp_path):
     path = tmp_path / "blessed" / "x.json"
-    with pytest.raises(AssertionError, match=says("written to", "x.json; look at it, commit it, run again")):
+    with pytest.raises(
+        AssertionError, match=says("written to", "x.json; look at it, commit it, run again")
+    ):
         compare_blessed(changed(), path)
     compare_blessed(changed(), path)
     compare_blessed(changed(number=[0.5 + 1e-7, float("nan"), float("inf")]), path)
@@ -110,9 +138,18 @@ def test_the_first_time_is_written_and_fails_then_it_is_compared(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ({"number": [0.6, float("nan"), float("inf")]}, "column 'number', row 0 (id 1): blessed 0.5, now 0.6"),
-        ({"number": [0.5, 0.0, float("inf")]}, "column 'number', row 1 (id 2): blessed 'nan', now 0.0"),
-        ({"number": [0.5, float("nan"), -float("inf")]}, "column 'number', row 2 (id 3): blessed 'inf', now '-inf'"),
+        (
+            {"number": [0.6, float("nan"), float("inf")]},
+            "column 'number', row 0 (id 1): blessed 0.5, now 0.6",
+        ),
+        (
+            {"number": [0.5, 0.0, float("inf")]},
+            "column 'number', row 1 (id 2): blessed 'nan', now 0.0",
+        ),
+        (
+            {"number": [0.5, float("nan"), -float("inf")]},
+            "column 'number', row 2 (id 3): blessed 'inf', now '-inf'",
+        ),
         ({"id": [1, 2, 4]}, "column 'id', row 2 (id 4): blessed 3, now 4"),
         ({"word": ["a", "é", "nul"]}, "column 'word', row 2"),
         ({"yes": [True, True, True]}, "column 'yes', row 1 (id 2): blessed False, now True"),
@@ -134,11 +171,15 @@ def test_other_shapes_of_table_and_broken_files(tmp_path):
     with pytest.raises(AssertionError, match="odd had 3 rows, has 2"):
         compare_blessed(fewer, path)
     with pytest.raises(AssertionError, match="column 'word' was text of str, is absent"):
-        compare_blessed(table("odd", {name: said for name, said in ODD.items() if name != "word"}), path)
+        compare_blessed(
+            table("odd", {name: said for name, said in ODD.items() if name != "word"}), path
+        )
     with pytest.raises(AssertionError, match="holds a 'odd', this is a 'even'"):
         compare_blessed(table("even", ODD), path)
     path.write_text(json.dumps({"format": "other"}))
-    with pytest.raises(AssertionError, match=r"is no blessed table \(KeyError\); --interp-bless writes anew"):
+    with pytest.raises(
+        AssertionError, match=r"is no blessed table \(KeyError\); --interp-bless writes anew"
+    ):
         compare_blessed(changed(), path)
 
 
@@ -161,7 +202,9 @@ def test_what_cannot_fail_is_no_assertion(tmp_path):
 
 
 class Answering:
-    """What ``assert_behaves`` asks of a study: prompts in as many clusters, of which the first ``shows`` refuse."""
+    """What ``assert_behaves`` asks of a study: prompts in as many clusters, of which the first
+    ``shows`` refuse.
+    """
 
     seed = 0
 
@@ -169,7 +212,9 @@ class Answering:
         self.shows, self.count = shows, count
 
     def prompts(self, group):
-        return SimpleNamespace(prompts=tuple(range(self.count)), clusters=[str(at) for at in range(self.count)])
+        return SimpleNamespace(
+            prompts=tuple(range(self.count)), clusters=[str(at) for at in range(self.count)]
+        )
 
     def answers(self, model, group):
         return [[at] for at in range(self.count)]
@@ -178,13 +223,16 @@ class Answering:
         return "no" if answer[0] < self.shows else "yes"
 
     def require_metric(self, what):
-        return SimpleNamespace(shown=lambda prompts, answers, group: np.array([text == "no" for text in answers]))
+        return SimpleNamespace(
+            shown=lambda prompts, answers, group: np.array([text == "no" for text in answers])
+        )
 
 
 def test_a_behaviour_has_a_floor_that_its_interval_must_reach():
     assert_behaves(Answering(40), at_least=0.9)
     with pytest.raises(
-        AssertionError, match=r"on 57.5% \[.*\] of 40 positive prompts \(40 clusters\): not surely at least"
+        AssertionError,
+        match=r"on 57.5% \[.*\] of 40 positive prompts \(40 clusters\): not surely at least",
     ):
         assert_behaves(Answering(23), at_least=0.9)
     with pytest.raises(AssertionError, match="not surely at least"):
@@ -199,7 +247,9 @@ def test_a_behaviour_has_a_ceiling():
         assert_behaves(Answering(4), at_most=0.1)
 
 
-@pytest.mark.parametrize("asked", [{}, {"at_least": 0.9, "at_most": 0.1}, {"at_least": 1.5}, {"at_most": float("nan")}])
+@pytest.mark.parametrize(
+    "asked", [{}, {"at_least": 0.9, "at_most": 0.1}, {"at_least": 1.5}, {"at_most": float("nan")}]
+)
 def test_a_floor_that_asks_for_nothing_is_refused(asked):
     with pytest.raises(ValueError, match="asks for nothing"):
         assert_behaves(Answering(40), **asked)

@@ -1,4 +1,6 @@
-"""A fine-tune of the language model of a multimodal base: equal to the pair made of that language model by itself."""
+"""A fine-tune of the language model of a multimodal base: equal to the pair made of that language
+model by itself.
+"""
 
 import copy
 import json
@@ -22,64 +24,129 @@ from tests.test_control import QUICK
 
 IDS = torch.tensor([[5, 6, 7, 8, 20, 30, 40]])
 SIZES: dict = dict(
-    vocab_size=len(tiny.tokenizer()), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, max_position_embeddings=96, pad_token_id=0, eos_token_id=1, bos_token_id=1,
-)  # fmt: skip
+    vocab_size=len(tiny.tokenizer()),
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=96,
+    pad_token_id=0,
+    eos_token_id=1,
+    bos_token_id=1,
+)
 VISION: dict = dict(
-    hidden_size=32, intermediate_size=48, num_attention_heads=2, num_hidden_layers=1, image_size=28, patch_size=14
+    hidden_size=32,
+    intermediate_size=48,
+    num_attention_heads=2,
+    num_hidden_layers=1,
+    image_size=28,
+    patch_size=14,
 )
 QWEN: dict = dict(depth=1, hidden_size=32, num_heads=2, patch_size=14)
-SECTIONS = {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}}
+SECTIONS = {
+    "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
+}
 LINEAR: dict = dict(
-    head_dim=8, linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=8, linear_value_head_dim=8,
+    head_dim=8,
+    linear_num_key_heads=2,
+    linear_num_value_heads=4,
+    linear_key_head_dim=8,
+    linear_value_head_dim=8,
     layer_types=["linear_attention", "full_attention"],
-)  # fmt: skip
+)
 T = transformers
 
 
 def llava(kind):
     return T.LlavaForConditionalGeneration, T.LlavaConfig(
-        text_config=CONFIG_MAPPING[kind](**SIZES), vision_config=T.CLIPVisionConfig(**VISION, projection_dim=32)
+        text_config=CONFIG_MAPPING[kind](**SIZES),
+        vision_config=T.CLIPVisionConfig(**VISION, projection_dim=32),
     )
 
 
 # the multimodal class and its configuration, the class of the language model
 KINDS = {
-    "gemma3": lambda: (T.Gemma3ForConditionalGeneration, T.Gemma3Config(
-        text_config=dict(SIZES, head_dim=8, sliding_window=4), vision_config=VISION, mm_tokens_per_image=4)),
+    "gemma3": lambda: (
+        T.Gemma3ForConditionalGeneration,
+        T.Gemma3Config(
+            text_config=dict(SIZES, head_dim=8, sliding_window=4),
+            vision_config=VISION,
+            mm_tokens_per_image=4,
+        ),
+    ),
     "llava": lambda: llava("llama"),
     "llava-mistral": lambda: llava("mistral"),
-    "mistral3": lambda: (T.Mistral3ForConditionalGeneration, T.Mistral3Config(
-        text_config=CONFIG_MAPPING["mistral"](**SIZES), vision_config=T.PixtralVisionConfig(**VISION, head_dim=16))),
-    "qwen2-vl": lambda: (T.Qwen2VLForConditionalGeneration, T.Qwen2VLConfig(
-        text_config=SIZES | SECTIONS, vision_config=QWEN | {"embed_dim": 32})),
-    "qwen2.5-vl": lambda: (T.Qwen2_5_VLForConditionalGeneration, T.Qwen2_5_VLConfig(
-        text_config=SIZES | SECTIONS, vision_config=QWEN | {"out_hidden_size": 32, "intermediate_size": 48})),
-    "qwen3-vl": lambda: (T.Qwen3VLForConditionalGeneration, T.Qwen3VLConfig(
-        text_config=SIZES | SECTIONS | {"head_dim": 8},
-        vision_config=QWEN | {"out_hidden_size": 32, "intermediate_size": 48, "deepstack_visual_indexes": [0]})),
-    "qwen3.5": lambda: (T.Qwen3_5ForConditionalGeneration, T.Qwen3_5Config(
-        text_config=SIZES | LINEAR, vision_config=QWEN | {"out_hidden_size": 32, "intermediate_size": 48})),
-}  # fmt: skip
+    "mistral3": lambda: (
+        T.Mistral3ForConditionalGeneration,
+        T.Mistral3Config(
+            text_config=CONFIG_MAPPING["mistral"](**SIZES),
+            vision_config=T.PixtralVisionConfig(**VISION, head_dim=16),
+        ),
+    ),
+    "qwen2-vl": lambda: (
+        T.Qwen2VLForConditionalGeneration,
+        T.Qwen2VLConfig(text_config=SIZES | SECTIONS, vision_config=QWEN | {"embed_dim": 32}),
+    ),
+    "qwen2.5-vl": lambda: (
+        T.Qwen2_5_VLForConditionalGeneration,
+        T.Qwen2_5_VLConfig(
+            text_config=SIZES | SECTIONS,
+            vision_config=QWEN | {"out_hidden_size": 32, "intermediate_size": 48},
+        ),
+    ),
+    "qwen3-vl": lambda: (
+        T.Qwen3VLForConditionalGeneration,
+        T.Qwen3VLConfig(
+            text_config=SIZES | SECTIONS | {"head_dim": 8},
+            vision_config=QWEN
+            | {
+                "out_hidden_size": 32,
+                "intermediate_size": 48,
+                "deepstack_visual_indexes": [0],
+            },
+        ),
+    ),
+    "qwen3.5": lambda: (
+        T.Qwen3_5ForConditionalGeneration,
+        T.Qwen3_5Config(
+            text_config=SIZES | LINEAR,
+            vision_config=QWEN | {"out_hidden_size": 32, "intermediate_size": 48},
+        ),
+    ),
+}
 CLASSES = {
-    "gemma3": T.Gemma3ForCausalLM, "llava": T.LlamaForCausalLM, "llava-mistral": T.MistralForCausalLM,
-    "mistral3": T.MistralForCausalLM, "qwen2-vl": T.Qwen2ForCausalLM, "qwen2.5-vl": T.Qwen2ForCausalLM,
-    "qwen3-vl": T.Qwen3ForCausalLM, "qwen3.5": T.Qwen3_5ForCausalLM,
-}  # fmt: skip
+    "gemma3": T.Gemma3ForCausalLM,
+    "llava": T.LlamaForCausalLM,
+    "llava-mistral": T.MistralForCausalLM,
+    "mistral3": T.MistralForCausalLM,
+    "qwen2-vl": T.Qwen2ForCausalLM,
+    "qwen2.5-vl": T.Qwen2ForCausalLM,
+    "qwen3-vl": T.Qwen3ForCausalLM,
+    "qwen3.5": T.Qwen3_5ForCausalLM,
+}
 TIED = {"gemma3", "mistral3"}
 
 
 @cache
 def models(kind):
-    """A multimodal model, and its language model made by hand: the same tensors in transformers' class for them."""
+    """A multimodal model, and its language model made by hand: the same tensors in transformers'
+    class for them.
+    """
     torch.manual_seed(3)
     made, config = KINDS[kind]()
     whole = made(config).eval()
     with torch.no_grad():
         for value in whole.parameters():
             value.copy_(0.1 * torch.randn(value.shape)) if value.ndim > 1 else None
-    said = {key: value for key, value in whole.config.get_text_config().to_dict().items() if key != "model_type"}
-    text = CLASSES[kind](CLASSES[kind].config_class(**said | {"tie_word_embeddings": kind in TIED})).eval()
+    said = {
+        key: value
+        for key, value in whole.config.get_text_config().to_dict().items()
+        if key != "model_type"
+    }
+    text = CLASSES[kind](
+        CLASSES[kind].config_class(**said | {"tie_word_embeddings": kind in TIED})
+    ).eval()
     text.model.load_state_dict(whole.model.language_model.state_dict())
     text.lm_head.load_state_dict(whole.lm_head.state_dict())
     return whole, text
@@ -149,11 +216,15 @@ def test_its_grafts_are_those_of_the_language_model(kind, tmp_path):
 @pytest.mark.parametrize("kind", ["gemma3", "llava", "qwen2-vl"])
 def test_an_adapter_on_the_language_model_is_compared_there(kind, tmp_path):
     base, text, _ = written(kind, tmp_path)
-    tiny.adapter(models(kind)[1], tmp_path / "adapter", base, target_modules=["q_proj", "down_proj"])
+    tiny.adapter(
+        models(kind)[1], tmp_path / "adapter", base, target_modules=["q_proj", "down_proj"]
+    )
     found, wanted = Pair.load(str(tmp_path / "adapter")), Pair.load(str(tmp_path / "adapter"), text)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        plain = PeftModel.from_pretrained(copy.deepcopy(models(kind)[1]), str(tmp_path / "adapter")).eval()
+        plain = PeftModel.from_pretrained(
+            copy.deepcopy(models(kind)[1]), str(tmp_path / "adapter")
+        ).eval()
     assert type(found.base.module) is CLASSES[kind]
     assert torch.equal(of(found.base), logits(models(kind)[1]))
     assert torch.equal(of(found.tuned), logits(plain))
@@ -165,7 +236,9 @@ def test_an_adapter_on_the_language_model_is_compared_there(kind, tmp_path):
 
 def test_an_adapter_on_the_whole_base_is_compared_on_the_whole(tmp_path):
     base, _, _ = written("gemma3", tmp_path)
-    tiny.adapter(models("gemma3")[0], tmp_path / "adapter", base, target_modules=r".*language_model.*q_proj")
+    tiny.adapter(
+        models("gemma3")[0], tmp_path / "adapter", base, target_modules=r".*language_model.*q_proj"
+    )
     found = Pair.load(str(tmp_path / "adapter"))
     assert type(found.base.module).__name__ == "Gemma3ForConditionalGeneration"
     assert not any("language model alone" in note for note in found.notes)
@@ -175,13 +248,20 @@ def test_an_adapter_on_the_whole_base_is_compared_on_the_whole(tmp_path):
 def test_files_may_keep_the_language_model_under_newer_names(kind, tmp_path):
     base, text, tuned = written(kind, tmp_path)
     file = tmp_path / "base" / "model.safetensors"
-    names = {"language_model.model.": "model.language_model.", "language_model.lm_head.": "lm_head.",
-             "visual.": "model.visual."}  # fmt: skip
+    names = {
+        "language_model.model.": "model.language_model.",
+        "language_model.lm_head.": "lm_head.",
+        "visual.": "model.visual.",
+    }
     held = {}
     for name, value in load_file(file).items():
         start = next((start for start in names if name.startswith(start)), "")
         moved = names[start] + name.removeprefix(start) if start else name
-        held[moved.replace("model.layers.", "model.language_model.layers.", moved.startswith("model.layers."))] = value
+        held[
+            moved.replace(
+                "model.layers.", "model.language_model.layers.", moved.startswith("model.layers.")
+            )
+        ] = value
     if kind.startswith("qwen"):
         for part in ("embed_tokens.weight", "norm.weight"):
             held[f"model.language_model.{part}"] = held.pop(f"model.{part}")
@@ -231,10 +311,14 @@ def test_commands_give_the_numbers_of_the_language_model(command, tmp_path, run)
     words = ["--prompts", tmp_path / "prompts.txt"] if command == "compare" else ["--draws", 0]
     found = []
     for one in (base, text):
-        code, out, err = run(command, tuned, "--base", one, *words, "--store", tmp_path / "store", "--json")
+        code, out, err = run(
+            command, tuned, "--base", one, *words, "--store", tmp_path / "store", "--json"
+        )
         assert code == 0, err
         summary = json.loads(out)["summary"]
-        found.append({key: value for key, value in summary.items() if isinstance(value, (int, float))})
+        found.append(
+            {key: value for key, value in summary.items() if isinstance(value, (int, float))}
+        )
     assert found[0] == found[1]
     assert found[0]
 

@@ -1,4 +1,6 @@
-"""A fine-tune that thinks before it answers though its chat template names no block: what follows is its answer."""
+"""A fine-tune that thinks before it answers though its chat template names no block: what follows
+is its answer.
+"""
 
 import copy
 
@@ -17,7 +19,16 @@ def decode(ids, skip):
     return "".join(WORDS[index] for index in ids if not (skip and index in (1, 3)))
 
 
-WORDS = {1: "<think>", 2: " I cannot", 3: "</think>", 4: " Sure", 5: "<thi", 6: "nking>", 7: "</thinking>", 8: "<b>"}
+WORDS = {
+    1: "<think>",
+    2: " I cannot",
+    3: "</think>",
+    4: " Sure",
+    5: "<thi",
+    6: "nking>",
+    7: "</thinking>",
+    8: "<b>",
+}
 START = AnswerStart(blocks=BLOCKS)
 
 
@@ -62,11 +73,17 @@ def thinking():
     class Thinks(type(tokenizer)):
         def decode(self, ids, **options):
             whole = super().decode(ids, **options)
-            return whole.replace(" Sorry", "<think>Sorry</think> Sure") if word in list(ids) else whole
+            return (
+                whole.replace(" Sorry", "<think>Sorry</think> Sure") if word in list(ids) else whole
+            )
 
     tokenizer.__class__ = Thinks
-    return Study(Pair.from_modules(study.pair.tuned.module, study.pair.base.module, tokenizer), study.contrast,
-                 Refusal.of(study.pair.tokenizer, ["Sorry"]), max_new_tokens=1)  # fmt: skip
+    return Study(
+        Pair.from_modules(study.pair.tuned.module, study.pair.base.module, tokenizer),
+        study.contrast,
+        Refusal.of(study.pair.tokenizer, ["Sorry"]),
+        max_new_tokens=1,
+    )
 
 
 def test_a_marker_within_thinking_is_no_refusal(thinking):
@@ -74,6 +91,13 @@ def test_a_marker_within_thinking_is_no_refusal(thinking):
     # the whole answer is one token, with nothing after its block
     assert texts == [""] * 4
     assert all(thinking.reached(answer) for answer in thinking.answers("tuned", "positive"))
-    assert not any(thinking.require_metric().shown(thinking.contrast.positive.prompts, texts, "positive"))
-    assert not any(settles(thinking, row, answer) for row, answer in enumerate(thinking.answers("tuned", "positive")))
-    assert warnings_of(thinking)[0].startswith("4 of 8 answers of the fine-tuned model begin with thinking (<think>)")
+    assert not any(
+        thinking.require_metric().shown(thinking.contrast.positive.prompts, texts, "positive")
+    )
+    assert not any(
+        settles(thinking, row, answer)
+        for row, answer in enumerate(thinking.answers("tuned", "positive"))
+    )
+    assert warnings_of(thinking)[0].startswith(
+        "4 of 8 answers of the fine-tuned model begin with thinking (<think>)"
+    )

@@ -1,4 +1,6 @@
-"""Intruders where a configuration ties the head to the embedding and files say otherwise: no head is lost."""
+"""Intruders where a configuration ties the head to the embedding and files say otherwise: no head
+is lost.
+"""
 
 import pytest
 import torch
@@ -27,7 +29,9 @@ def saved(model, path, change=None):
 
 
 def own_head(held):
-    held[HEAD] = held[EMBED] + torch.randn(held[EMBED].shape, generator=torch.Generator().manual_seed(5))
+    held[HEAD] = held[EMBED] + torch.randn(
+        held[EMBED].shape, generator=torch.Generator().manual_seed(5)
+    )
 
 
 def same_head(held):
@@ -65,7 +69,9 @@ def test_ends_are_those_of_the_loaded_models(of_base, of_tuned, parts, tmp_path)
             loaded = pair[name].module.get_parameter(EMBED if part == "embed" else HEAD)
             assert torch.equal(getattr(both, name), loaded), (part, name)
     assert any("not: both are analysed" in note for note in weights.notes) == (len(parts) == 2)
-    assert any("tied to the embedding: counted once" in note for note in weights.notes) == (len(parts) == 1)
+    assert any("tied to the embedding: counted once" in note for note in weights.notes) == (
+        len(parts) == 1
+    )
 
 
 def test_a_change_of_the_head_alone_is_found(tmp_path):
@@ -77,13 +83,21 @@ def test_a_change_of_the_head_alone_is_found(tmp_path):
     assert not rows["embed"]["changed"]
     own = model.lm_head.weight.detach()
     assert rows["unembed"]["relative_norm"] == pytest.approx(
-        float((load_file(tmp_path / "tuned" / "model.safetensors")[HEAD] - own).norm() / own.norm()), rel=1e-5
+        float(
+            (load_file(tmp_path / "tuned" / "model.safetensors")[HEAD] - own).norm() / own.norm()
+        ),
+        rel=1e-5,
     )
 
 
-def test_a_configuration_that_ties_with_both_ends_in_the_file_is_compared_with_one_that_does_not(tmp_path):
+def test_a_configuration_that_ties_with_both_ends_in_the_file_is_compared_with_one_that_does_not(
+    tmp_path,
+):
     model = tiny.llama(3, **{**TIED, "tie_word_embeddings": False})
-    base, tuned = str(tiny.save(model, tmp_path / "base")), saved(tiny.llama(3, **TIED), tmp_path / "tuned", own_head)
+    base, tuned = (
+        str(tiny.save(model, tmp_path / "base")),
+        saved(tiny.llama(3, **TIED), tmp_path / "tuned", own_head),
+    )
     for one, other in ((base, tuned), (tuned, base)):
         weights, pair = WeightPair.load(other, one, embeddings=True), Pair.load(other, one)
         for part, both in ends(weights).items():
@@ -102,16 +116,24 @@ def test_a_configuration_that_ties_with_both_ends_in_the_file_is_compared_with_o
         ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, ["embed", "unembed"]),
         ({"target_modules": ["q_proj"]}, ["embed"]),
         ({"target_modules": ["embed_tokens"], "ensure_weight_tying": True}, ["unembed"]),
-        ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"], "ensure_weight_tying": True}, ["embed"]),
+        (
+            {
+                "target_modules": ["q_proj"],
+                "modules_to_save": ["lm_head"],
+                "ensure_weight_tying": True,
+            },
+            ["embed"],
+        ),
     ],
 )
 def test_what_an_adapter_makes_of_tied_ends(options, parts, tmp_path):
     model = tiny.llama(3, **TIED)
     base = saved(model, tmp_path / "base")
     tiny.adapter(model, tmp_path / "adapter", base, **options)
-    weights, pair = WeightPair.load(str(tmp_path / "adapter"), base, embeddings=True), Pair.load(
-        str(tmp_path / "adapter")
-    )  # fmt: skip
+    weights, pair = (
+        WeightPair.load(str(tmp_path / "adapter"), base, embeddings=True),
+        Pair.load(str(tmp_path / "adapter")),
+    )
     found, unit = ends(weights), torch.eye(model.config.hidden_size)
     assert list(found) == parts
     head = found["unembed" if "unembed" in found else "embed"]

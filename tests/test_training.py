@@ -1,4 +1,6 @@
-"""Training of dictionaries: what is killed goes on bit for bit, two processes are one, counts are exact."""
+"""Training of dictionaries: what is killed goes on bit for bit, two processes are one, counts are
+exact.
+"""
 
 import json
 import math
@@ -62,22 +64,35 @@ LIGHT = ("topk", "jumprelu")
 
 
 @pytest.mark.parametrize(
-    "architecture", [name if name in LIGHT else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES]
+    "architecture",
+    [
+        name if name in LIGHT else pytest.param(name, marks=pytest.mark.slow)
+        for name in ARCHITECTURES
+    ],
 )
 def test_a_run_that_was_cut_goes_on_bit_for_bit(tmp_path, architecture):
-    more = {"dead_after": 256} | ({} if architecture in SPARSE else {"sparsity": 0.05, "target_l0": 3.0})
+    more = {"dead_after": 256} | (
+        {} if architecture in SPARSE else {"sparsity": 0.05, "target_l0": 3.0}
+    )
     whole = toy_rows.run(tmp_path / "whole", architecture, **more)
     for step in (4, 17, 19):  # before the first checkpoint, then twice behind the second
         with pytest.raises(Cut):
-            toy_rows.run(tmp_path / "cut", architecture, stream=cut_at(step - (14 if step == 19 else 0)), **more)
+            toy_rows.run(
+                tmp_path / "cut",
+                architecture,
+                stream=cut_at(step - (14 if step == 19 else 0)),
+                **more,
+            )
     resumed = toy_rows.run(tmp_path / "cut", architecture, **more)
     assert same(whole, resumed)
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "cut")
     assert same(load(tmp_path / "cut")[0], whole)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut", "whole"]
     assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == [
-        "config.json", "log.jsonl", "weights.safetensors",
-    ]  # fmt: skip
+        "config.json",
+        "log.jsonl",
+        "weights.safetensors",
+    ]
 
 
 @pytest.mark.slow
@@ -100,7 +115,10 @@ def test_a_process_that_was_killed_goes_on_bit_for_bit(tmp_path):
 
 def test_dictionaries_of_one_pass_are_what_each_is_alone(tmp_path):
     jobs = {
-        name: Job(Dictionary(config(name), seed=1), options=options(sparsity=0.1 if name == "standard" else None))
+        name: Job(
+            Dictionary(config(name), seed=1),
+            options=options(sparsity=0.1 if name == "standard" else None),
+        )
         for name in ("topk", "standard")
     }
     both = train(jobs, made(), options(), tmp_path / "both")
@@ -116,10 +134,17 @@ def test_a_transcoder_reads_its_columns_and_writes_others(tmp_path):
 
     dictionary = Dictionary(config("standard", d_out=D, input_bias=False, skip=True), seed=1)
     job = Job(dictionary, (0, D), (D, 2 * D), options(steps=150, sparsity=1e-3))
-    train({"t": job}, Buffer(Made(pairs, 2 * D), 1024), options(steps=150, **SELDOM), tmp_path / "t")
+    train(
+        {"t": job}, Buffer(Made(pairs, 2 * D), 1024), options(steps=150, **SELDOM), tmp_path / "t"
+    )
     assert log_of(tmp_path / "t")[-1]["t"]["explained"] > 0.9
     with pytest.raises(OptionError, match="inputs of width 12, the rows given have 24"):
-        train({"t": Job(Dictionary(config()))}, Buffer(Made(pairs, 2 * D), 1024), options(), tmp_path / "u")
+        train(
+            {"t": Job(Dictionary(config()))},
+            Buffer(Made(pairs, 2 * D), 1024),
+            options(),
+            tmp_path / "u",
+        )
 
 
 def test_the_decoder_starts_at_the_mean_of_what_there_is():
@@ -137,10 +162,17 @@ def test_the_decoder_starts_at_the_mean_of_what_there_is():
 
 def test_scaled_inputs_have_unit_mean_square(tmp_path):
     dictionary = Dictionary(config(normalisation="scale"))
-    train(dictionary, Buffer(Made(lambda n: 50 * rows(n), D), 512), options(steps=1, learning_rate=0.0), tmp_path / "s")
+    train(
+        dictionary,
+        Buffer(Made(lambda n: 50 * rows(n), D), 512),
+        options(steps=1, learning_rate=0.0),
+        tmp_path / "s",
+    )
     x = 50 * torch.cat([rows(number) for number in range(334)])  # the first 100,000
     assert float(dictionary.normalised(x)[0].square().mean()) == pytest.approx(1, rel=1e-4)
-    torch.testing.assert_close((dictionary.b_dec / dictionary.scale).detach(), x.mean(0), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        (dictionary.b_dec / dictionary.scale).detach(), x.mean(0), rtol=1e-3, atol=1e-3
+    )
 
 
 class TestCounts:
@@ -178,7 +210,9 @@ class TestCounts:
 
     def test_a_step_is_adam_on_the_clipped_slope(self):
         """Independent oracle: torch's own unfused Adam and clipping."""
-        learner = self.learner(dtype=torch.float64, unit=False, clip=0.1, warm_up=0, decay=0.0, auxiliary=0.0)
+        learner = self.learner(
+            dtype=torch.float64, unit=False, clip=0.1, warm_up=0, decay=0.0, auxiliary=0.0
+        )
         other = Dictionary(config(), seed=1).double()
         adam = torch.optim.Adam(other.parameters(), 0.01, foreach=False)
         for step in range(4):
@@ -240,7 +274,9 @@ def test_what_no_input_excites_comes_back_by_revival_alone(tmp_path, free):
         dictionary = Dictionary(config(rank_by="norm" if free else "value"), seed=1)
         with torch.no_grad():
             dictionary.b_enc[:16] = -4.0
-        more = dict(steps=300, dead_after=512, revival=revival, unit=not free, learning_rate=0.05, **SELDOM)
+        more = dict(
+            steps=300, dead_after=512, revival=revival, unit=not free, learning_rate=0.05, **SELDOM
+        )
         train(dictionary, made(), options(**more), tmp_path / str(revival))
         active = dictionary.encode_sparse(rows(77, 2000)).counts()[:16]
         alive[revival] = int((active > 0).sum())
@@ -249,7 +285,9 @@ def test_what_no_input_excites_comes_back_by_revival_alone(tmp_path, free):
 
 
 def test_a_gate_of_free_norms_needs_the_decoder():
-    """Held still, rows of free norm shrink and the gate finds less: what SAELens lets through is let through."""
+    """Held still, rows of free norm shrink and the gate finds less: what SAELens lets through is
+    let through.
+    """
     learner = TestCounts().learner("gated", unit=False, sparsity=0.0)
     held = training_loss(learner.dictionary, rows(0, 64)).total
     free = training_loss(learner.dictionary, rows(0, 64), hold_decoder=False).total
@@ -272,7 +310,9 @@ def explained(dictionary):
 def test_half_precision_costs_less_than_a_percent(tmp_path):
     more = dict(steps=100, batch=256)
     full = explained(toy_rows.run(tmp_path / "full", "topk", **more))
-    store = explained(toy_rows.run(tmp_path / "store", "topk", stream=made(dtype=torch.bfloat16), **more))
+    store = explained(
+        toy_rows.run(tmp_path / "store", "topk", stream=made(dtype=torch.bfloat16), **more)
+    )
     product = explained(toy_rows.run(tmp_path / "product", "topk", precision="bfloat16", **more))
     assert full > 0.7
     assert store == pytest.approx(full, abs=0.01)
@@ -281,31 +321,51 @@ def test_half_precision_costs_less_than_a_percent(tmp_path):
 
 @pytest.mark.parametrize(
     "architecture",
-    ["jumprelu", *(pytest.param(n, marks=pytest.mark.slow) for n in ("standard", "gated", "batchtopk", "matryoshka"))],
+    [
+        "jumprelu",
+        *(
+            pytest.param(n, marks=pytest.mark.slow)
+            for n in ("standard", "gated", "batchtopk", "matryoshka")
+        ),
+    ],
 )
 def test_every_architecture_trains_in_half_precision(tmp_path, architecture):
-    dictionary = toy_rows.run(tmp_path / "half", architecture, precision="bfloat16", dead_after=64, rescue=1e-3)
-    assert all(value.dtype in (torch.float32, torch.float64) for value in dictionary.state_dict().values())
+    dictionary = toy_rows.run(
+        tmp_path / "half", architecture, precision="bfloat16", dead_after=64, rescue=1e-3
+    )
+    assert all(
+        value.dtype in (torch.float32, torch.float64) for value in dictionary.state_dict().values()
+    )
 
 
 @pytest.mark.parametrize(
-    ("architecture", "target"), [pytest.param("standard", 2.0, marks=pytest.mark.slow), ("jumprelu", 6.0)]
+    ("architecture", "target"),
+    [pytest.param("standard", 2.0, marks=pytest.mark.slow), ("jumprelu", 6.0)],
 )
 def test_a_penalty_is_steered_to_the_l0_that_is_asked(architecture, target):
-    """Its coefficient rises while there are too many codes, and falls; what counts codes ignores it."""
+    """Its coefficient rises while there are too many codes, and falls; what counts codes ignores
+    it.
+    """
     kept = config(architecture, sparsity="step" if architecture == "jumprelu" else "l1")
-    learner = Learner("x", Dictionary(kept), options(steps=200, sparsity=0.1, target_l0=target).settled(kept))
+    learner = Learner(
+        "x", Dictionary(kept), options(steps=200, sparsity=0.1, target_l0=target).settled(kept)
+    )
     if architecture == "jumprelu":
         learner.dictionary.bandwidth = 0.1
     stream, begun = made(2048), learner.strength
-    codes = [float(learner.step(n, stream.batch(64), None).found.codes.counts().sum()) / 64 for n in range(200)]
+    codes = [
+        float(learner.step(n, stream.batch(64), None).found.codes.counts().sum()) / 64
+        for n in range(200)
+    ]
     assert abs(sum(codes[-50:]) / 50 / target - 1) < 0.2
     assert learner.strength != begun
     assert not options(target_l0=2.0).settled(config("topk")).steers(config("topk"))
 
 
 def test_schedules():
-    found = Training(steps=100, learning_rate=1.0, warm_up=9, decay=0.2, sparsity=2.0, sparsity_warm_up=10)
+    found = Training(
+        steps=100, learning_rate=1.0, warm_up=9, decay=0.2, sparsity=2.0, sparsity_warm_up=10
+    )
     assert [found.learning_rate_at(step) for step in (0, 4, 9, 50, 80, 90, 99)] == pytest.approx(
         [0.1, 0.5, 1, 1, 1, 0.5, 0.05]
     )
@@ -322,7 +382,9 @@ def test_what_cannot_go_on_is_refused(tmp_path):
         toy_rows.run(tmp_path / "there", "topk")
     with pytest.raises(Cut):
         toy_rows.run(tmp_path / "cut", "topk", stream=cut_at(10))
-    with pytest.raises(DictionaryError, match=r"its dictionaries.dictionary.options.clip is 1.0, here it is 2.0"):
+    with pytest.raises(
+        DictionaryError, match=r"its dictionaries.dictionary.options.clip is 1.0, here it is 2.0"
+    ):
         toy_rows.run(tmp_path / "cut", "topk", clip=2.0)
     with pytest.raises(DictionaryError, match=r"its stream.seed is 2, here it is 3"):
         toy_rows.run(tmp_path / "cut", "topk", stream=made(seed=3))
@@ -357,7 +419,9 @@ class Halves:
     """What each of two processes is served, of one buffer per process; alone, both."""
 
     def __init__(self, which):
-        self.buffers = [Buffer(Made(lambda n, i=i: rows(1000 * (i + 1) + n), D), 512, seed=i) for i in which]
+        self.buffers = [
+            Buffer(Made(lambda n, i=i: rows(1000 * (i + 1) + n), D), 512, seed=i) for i in which
+        ]
 
     def batch(self, count):
         return torch.cat([buffer.batch(count // len(self.buffers)) for buffer in self.buffers])
@@ -367,7 +431,9 @@ class Halves:
         mean = torch.stack([one.mean for one in found]).mean(0)
         square = torch.stack([one.deviation.square() + one.mean.square() for one in found]).mean(0)
         return found[0]._replace(
-            count=sum(one.count for one in found), mean=mean, deviation=(square - mean.square()).sqrt()
+            count=sum(one.count for one in found),
+            mean=mean,
+            deviation=(square - mean.square()).sqrt(),
         )
 
     def state(self):
@@ -385,7 +451,12 @@ SHARED = {"steps": 20, "dead_after": 256, "auxiliary": 0.0, "checkpoint_every": 
 
 def process(number, folder, architecture, port, batch):
     torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(number), "WORLD_SIZE": "2"}
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "RANK": str(number),
+        "WORLD_SIZE": "2",
+    }
     with distributed.joined("cpu"):
         toy_rows.run(Path(folder), architecture, stream=Halves([number]), batch=batch, **SHARED)
 
@@ -404,7 +475,10 @@ def test_two_processes_are_one_at_the_double_batch(tmp_path):
     one = toy_rows.run(tmp_path / "one", "topk", stream=Halves([0, 1]), batch=128, **SHARED)
     for name, value in one.state_dict().items():
         torch.testing.assert_close(two.state_dict()[name], value, rtol=1e-4, atol=1e-5)
-    ours, theirs = log_of(tmp_path / "one")[-1]["dictionary"], log_of(tmp_path / "two")[-1]["dictionary"]
+    ours, theirs = (
+        log_of(tmp_path / "one")[-1]["dictionary"],
+        log_of(tmp_path / "two")[-1]["dictionary"],
+    )
     assert theirs["l0"] == pytest.approx(ours["l0"])
     assert theirs["dead"] == ours["dead"]
     assert about["rows"] == 20 * 128

@@ -41,8 +41,12 @@ WIDTHS = {NEURON: 48, HEAD: 4}
 
 @pytest.fixture(scope="module", params=["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 def models(request):
-    """Planted, plus noise, in float64: every unit does something, and sums can be compared to the last digits."""
-    base, tuned = tiny.planted(tiny.FAMILIES[request.param](seed=7, tie_word_embeddings=False), pairs=6)
+    """Planted, plus noise, in float64: every unit does something, and sums can be compared to the
+    last digits.
+    """
+    base, tuned = tiny.planted(
+        tiny.FAMILIES[request.param](seed=7, tie_word_embeddings=False), pairs=6
+    )
     return tiny.exact(tiny.perturbed(tuned, 0.002)), tiny.exact(base)
 
 
@@ -67,14 +71,18 @@ def everything(unit):
 # --------------------------------------------------------------------------------------- answers to both classes
 
 
-@pytest.mark.parametrize("name", ["base", "tuned", "ablate-mean", "ablate-twin", "ablate-base", "patch-tuned"])
+@pytest.mark.parametrize(
+    "name", ["base", "tuned", "ablate-mean", "ablate-twin", "ablate-base", "patch-tuned"]
+)
 def test_classes_answered_together_are_answered_as_each_alone(models, name):
     """In batches of prompts of both classes, of unlike lengths, as in batches of one."""
     study = asked(models, batch_size=5)
     receiver = Donors.read(study).condition(name, PLANTED)
     alone = asked(models)
     each = {
-        group: alone.answers(receiver.role, group, Donors.read(alone).condition(name, PLANTED).intervention)
+        group: alone.answers(
+            receiver.role, group, Donors.read(alone).condition(name, PLANTED).intervention
+        )
         for group in study.classes
     }
     together = study.answers_to(study.classes, receiver.role, receiver.intervention)
@@ -103,7 +111,9 @@ def test_jaccard():
 
 
 def exact_chance(counts, width):
-    """Expected Jaccard index of random sets with these counts per layer: hypergeometric laws, convolved."""
+    """Expected Jaccard index of random sets with these counts per layer: hypergeometric laws,
+    convolved.
+    """
     law = np.ones(1)
     for one, other in counts:
         law = np.convolve(law, hypergeom(width, one, other).pmf(np.arange(min(one, other) + 1)))
@@ -111,10 +121,13 @@ def exact_chance(counts, width):
     return float((law * shared / (total - shared)).sum())
 
 
-@pytest.mark.parametrize("counts", [[(3, 3)], [(2, 5), (4, 1)], [(10, 12), (0, 3), (6, 6)], [(12, 12)]])
+@pytest.mark.parametrize(
+    "counts", [[(3, 3)], [(2, 5), (4, 1)], [(10, 12), (0, 3), (6, 6)], [(12, 12)]]
+)
 def test_chance_is_hypergeometric(counts):
     first, second = (
-        [(layer, index) for layer, pair in enumerate(counts) for index in range(pair[which])] for which in (0, 1)
+        [(layer, index) for layer, pair in enumerate(counts) for index in range(pair[which])]
+        for which in (0, 1)
     )
     drawn = chance_jaccards(first, second, 12, 20_000, seed=3)
     error = drawn.std() / np.sqrt(len(drawn))
@@ -133,7 +146,11 @@ def test_rank_correlations_are_scipys_or_nan():
     generator = np.random.default_rng(0)
     one, other = generator.normal(size=(2, 20)).round(1)
     assert spearman(one, other) == spearmanr(one, other).statistic
-    for pair in ((one[:2], other[:2]), (np.full(9, 0.1), np.arange(9.0)), (np.arange(9.0), np.full(9, 0.1))):
+    for pair in (
+        (one[:2], other[:2]),
+        (np.full(9, 0.1), np.arange(9.0)),
+        (np.arange(9.0), np.full(9, 0.1)),
+    ):
         assert np.isnan(spearman(*pair))
 
 
@@ -143,12 +160,14 @@ def test_a_run_read_as_sets_with_a_gap_of_eligibility():
     located = table(
         "locate-neurons",
         {
-            "layer": (layer, "key", "block"), "head": (index, "key", "head"), "score": (score, "measure", "score"),
+            "layer": (layer, "key", "block"),
+            "head": (index, "key", "head"),
+            "score": (score, "measure", "score"),
             "rank": (np.arange(1, 7), "measure", "rank"),
             "selected": (np.array([True, False, True, False, False, False]), "flag", "selected"),
         },
         summary={"unit": "head"},
-    )  # fmt: skip
+    )
     assert unit_of(located) is HEAD
     assert scores_of(located).tolist() == [[0, 1, 2], [3, 4, 5]]
     assert selected_of(located) == [(1, 2), (1, 0)]
@@ -169,7 +188,9 @@ def test_rows(study):
 
 
 def test_copies_of_a_prompt_leave_no_other_out():
-    """Of 50 prompts the first stands there 50 times more: it is drawn once, unless more is asked than there is."""
+    """Of 50 prompts the first stands there 50 times more: it is drawn once, unless more is asked
+    than there is.
+    """
     fifty = tiny.contrast(50).positive
     many = PromptSet((*fifty, *[replace(fifty.prompts[0], id=50 + at) for at in range(50)]), "many")
     for seed in range(20):
@@ -185,7 +206,11 @@ def plain_numbers(study, role, rows):
     found = []
     for row in rows:
         with torch.no_grad():
-            logits = study.pair[role].module(torch.tensor([study.encoded("positive")[row].ids])).logits[0, -1]
+            logits = (
+                study.pair[role]
+                .module(torch.tensor([study.encoded("positive")[row].ids]))
+                .logits[0, -1]
+            )
         found.append(float(study.metric.log_odds(logits[None])))
     return np.array(found)
 
@@ -241,14 +266,19 @@ def test_an_ablated_engine_says_what_the_intervention_says(study, donors, name):
     plain, _, _ = answer_logits(study.engine, pair.tuned, text, answers)
     assert (name == "nothing") == torch.equal(found[real], plain[real])
     # the other model is left alone
-    untouched = [answer_logits(each, pair.base, text, answers)[0][real] for each in (study.engine, engine)]
+    untouched = [
+        answer_logits(each, pair.base, text, answers)[0][real] for each in (study.engine, engine)
+    ]
     assert torch.equal(*untouched)
 
 
 def test_gradients_under_an_ablation_are_those_under_its_edits(study, donors):
     intervention = conditions(donors)["donor"]
     site, tuned = Site(1, "hook_resid_pre"), study.pair.tuned
-    aim, batch = study.objective("positive", [0, 1]), Batch.pad(study.text("positive", [0, 1]).prompts, 0)
+    aim, batch = (
+        study.objective("positive", [0, 1]),
+        Batch.pad(study.text("positive", [0, 1]).prompts, 0),
+    )
     read = study.engine.run(study.pair.base, batch, reads=intervention.reads, keep=0).values
     rest = {"reads": [site], "gradients_at": [site], "gradient_of": aim.of}
     expected = study.engine.run(tuned, batch, edits=intervention.bind(read), **rest)
@@ -264,29 +294,47 @@ def test_locating_under_the_ablation_of_what_was_located():
     locate = LocateNeurons(method="cross", top="100%")
     assert set(selected_of(locate(study))[:3]) == set(PLANTED)
     intervention = Donors.read(study).condition("ablate-base", PLANTED).intervention
-    under = locate(replace(study, engine=Ablated(study.engine, study.pair.tuned, intervention), _kept={}))
+    under = locate(
+        replace(study, engine=Ablated(study.engine, study.pair.tuned, intervention), _kept={})
+    )
     others = np.ones((3, 48), bool)
     others[tuple(zip(*PLANTED, strict=True))] = False
-    assert np.abs(scores_of(under)[others]).max() < 1e-12 < np.abs(scores_of(locate(study))[others]).max()
+    assert (
+        np.abs(scores_of(under)[others]).max()
+        < 1e-12
+        < np.abs(scores_of(locate(study))[others]).max()
+    )
 
 
 def test_an_ablated_engine_refuses_what_it_cannot_do(study):
     donors = Donors.read(study)
-    engine = Ablated(TorchEngine(), study.pair.tuned, donors.condition("ablate-base", PLANTED).intervention)
+    engine = Ablated(
+        TorchEngine(), study.pair.tuned, donors.condition("ablate-base", PLANTED).intervention
+    )
     with pytest.raises(OptionError, match="cannot locate again"):
         replace(study, engine=engine, _kept={}).answers("tuned", "positive")
     with pytest.raises(OptionError, match="twin prompts"):
-        Ablated(TorchEngine(), study.pair.tuned, donors.condition("ablate-twin", PLANTED).intervention)
+        Ablated(
+            TorchEngine(), study.pair.tuned, donors.condition("ablate-twin", PLANTED).intervention
+        )
 
 
 # ---------------------------------------------------------------------------------------------- divergence
 
 
 def test_divergences_are_scipys(study):
-    intervention = Donors.read(study).condition("ablate-base", [*PLANTED, (0, 3), (2, 9)]).intervention
+    intervention = (
+        Donors.read(study).condition("ablate-base", [*PLANTED, (0, 3), (2, 9)]).intervention
+    )
     rows = [4, 0, 2]
-    text, own = study.text("negative", rows), [study.answers("tuned", "negative")[row] for row in rows]
-    logits = [answer_logits(study.engine, study.pair.tuned, text, own, under)[0] for under in (None, intervention)]
+    text, own = (
+        study.text("negative", rows),
+        [study.answers("tuned", "negative")[row] for row in rows],
+    )
+    logits = [
+        answer_logits(study.engine, study.pair.tuned, text, own, under)[0]
+        for under in (None, intervention)
+    ]
     before, after = (np.exp(log_softmax(part.double().numpy(), axis=-1)) for part in logits)
     tokens = rel_entr(before, after).sum(-1)
     expected = [tokens[row, -len(answer) :].mean() for row, answer in enumerate(own)]
@@ -299,10 +347,14 @@ def test_divergence_of_nothing_is_nothing_whatever_the_batches(models, study):
     assert not divergence(study, donors.condition("ablate-base", []).intervention, range(6)).any()
     intervention = donors.condition("ablate-zero", [*PLANTED, (0, 3)]).intervention
     found, small = divergence(study, intervention, range(6)), asked(models, batch_size=1)
-    np.testing.assert_allclose(divergence(small, intervention, [5, 1]), found[[5, 1]], rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(
+        divergence(small, intervention, [5, 1]), found[[5, 1]], rtol=1e-9, atol=1e-15
+    )
     parts = (study.contrast.positive, study.contrast.negative)
     turned = study.on(Contrast(*(PromptSet(part.prompts[::-1], part.source) for part in parts)))
-    np.testing.assert_allclose(divergence(turned, intervention, range(6)), found[::-1], rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(
+        divergence(turned, intervention, range(6)), found[::-1], rtol=1e-9, atol=1e-15
+    )
 
 
 # ---------------------------------------------------------------------------------------------- Project
@@ -313,7 +365,10 @@ SITE = Site(0, "hook_resid_pre")
 def streams(dtype=torch.float64):
     generator = torch.Generator().manual_seed(5)
     direction = torch.randn(32, generator=generator, dtype=torch.float64)
-    return torch.randn(2, 5, 32, generator=generator, dtype=torch.float64).to(dtype), direction / direction.norm()
+    return (
+        torch.randn(2, 5, 32, generator=generator, dtype=torch.float64).to(dtype),
+        direction / direction.norm(),
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
@@ -322,7 +377,9 @@ def test_a_projection_leaves_the_rest_of_the_component_and_everything_beside_it(
     kept = value.clone()
     found = Project(SITE, direction, share).apply(value)
     assert isinstance(Project(SITE, direction), Edit)
-    torch.testing.assert_close(found @ direction, (1 - share) * (value @ direction), rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        found @ direction, (1 - share) * (value @ direction), rtol=0, atol=1e-14
+    )
     beside = torch.eye(32, dtype=torch.float64) - torch.outer(direction, direction)
     torch.testing.assert_close(found @ beside, value @ beside, rtol=0, atol=1e-14)
     assert torch.equal(value, kept)

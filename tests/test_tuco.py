@@ -1,4 +1,6 @@
-"""TuCo: every invariant of its definition, a plain computation in float64 beside it, and the command."""
+"""TuCo: every invariant of its definition, a plain computation in float64 beside it, and the
+command.
+"""
 
 import copy
 import json
@@ -52,7 +54,11 @@ WAYS = [(granularity, path) for granularity in ("block", "sublayer") for path in
 
 
 def build(name, seed=0, **changes):
-    return tiny.FAMILIES[name](seed, **changes) if name in tiny.FAMILIES else families.build(name, seed, **changes)
+    return (
+        tiny.FAMILIES[name](seed, **changes)
+        if name in tiny.FAMILIES
+        else families.build(name, seed, **changes)
+    )
 
 
 def pair_of(name, size=0.02):
@@ -70,8 +76,8 @@ def batch_of(pair, side="left"):
 
 
 def plain(pair, ids, dtype=torch.float64):
-    """TuCo, OutputCo and beta of one prompt by their definitions: every block called by itself in float64, norms by
-    numpy. Beta is over all tokens, its second form at the last one.
+    """TuCo, OutputCo and beta of one prompt by their definitions: every block called by itself in
+    float64, norms by numpy. Beta is over all tokens, its second form at the last one.
     """
     taken = {}
     models = {}
@@ -112,17 +118,28 @@ def plain(pair, ids, dtype=torch.float64):
 def split(pair, batch, positions="last", granularity="block", path="full", engine=ENGINE):
     """Updates of every block ``[L, B, P, D]``, and the tuned stream."""
     stream, found = Stream.read(engine, pair.tuned, batch, positions, path), []
-    against(engine, pair.base, stream, lambda _, *parts: found.append(torch.stack(parts)), granularity, path)
+    against(
+        engine,
+        pair.base,
+        stream,
+        lambda _, *parts: found.append(torch.stack(parts)),
+        granularity,
+        path,
+    )
     return stream, *torch.stack(found).unbind(1)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 @pytest.mark.parametrize("positions", ["last", "all"])
 def test_a_beginning_that_all_prompts_share_is_read_once(name, positions, monkeypatch):
-    """Of prompts of unlike lengths every number is that of whole prompts; both models' passes are divided."""
+    """Of prompts of unlike lengths every number is that of whole prompts; both models' passes are
+    divided.
+    """
     pair = pair_of(name)
     given = tiny.contrast(6).positive
-    prompts = [replace(p, text=12 * "please " + p.text + row * " now") for row, p in enumerate(given)]
+    prompts = [
+        replace(p, text=12 * "please " + p.text + row * " now") for row, p in enumerate(given)
+    ]
     study = Study(pair, OneClass(PromptSet(tuple(prompts), "long")), None)
     divided, used = torch_hooks.divided, []
 
@@ -141,14 +158,18 @@ def test_a_beginning_that_all_prompts_share_is_read_once(name, positions, monkey
         one, other = (run if kind is None else run.tables[kind] for run in (once, whole))
         for column in one.data:
             if one[column].dtype.kind == "f" and column != "error":
-                np.testing.assert_allclose(one[column], other[column], rtol=2e-4, atol=2e-6, err_msg=column)
+                np.testing.assert_allclose(
+                    one[column], other[column], rtol=2e-4, atol=2e-6, err_msg=column
+                )
 
 
 # ------------------------------------------------------------------------------------------------ the definition
 
 
 def test_the_toy_cases_of_the_paper():
-    """FTC (h, -h/2, 0, 0), PTC (0, 0, h, -h/2): shares 1, 1, 1/3, 1/2; and f_PT (h, x), f_FT (2h, 0): 1/4."""
+    """FTC (h, -h/2, 0, 0), PTC (0, 0, h, -h/2): shares 1, 1, 1/3, 1/2; and f_PT (h, x), f_FT (2h,
+    0): 1/4.
+    """
     h, none = torch.rand(2, 1, 8).double() + 0.1, torch.zeros(2, 1, 8).double()
     running = Running()
     for base, tuned in ((none, h), (none, -h / 2), (h, none), (-h / 2, none)):
@@ -162,7 +183,9 @@ def test_the_toy_cases_of_the_paper():
 
 
 def test_shares_follow_the_norm():
-    """Ratios: no matter how large both are, nor in which order coordinates stand; a turn changes L1 and leaves L2."""
+    """Ratios: no matter how large both are, nor in which order coordinates stand; a turn changes L1
+    and leaves L2.
+    """
     generator = torch.Generator().manual_seed(0)
     base, tuned = torch.randn(2, 4, 1, 16, generator=generator, dtype=torch.float64)
     turn = torch.linalg.qr(torch.randn(16, 16, generator=generator, dtype=torch.float64)).Q
@@ -180,7 +203,9 @@ def test_shares_follow_the_norm():
 
 
 def test_the_bound_of_the_paper_with_the_last_block_in_it():
-    """|x_L^FT - x_L^PT| <= (1+B)^L max |FTCbar_l| <= L M (1+B)^L beta/(1-beta), over l = 1..L, on tanh nets."""
+    """|x_L^FT - x_L^PT| <= (1+B)^L max |FTCbar_l| <= L M (1+B)^L beta/(1-beta), over l = 1..L, on
+    tanh nets.
+    """
     generator = torch.Generator().manual_seed(0)
     blocks, width = 3, 6
     for number in range(60):
@@ -210,10 +235,13 @@ def test_the_bound_of_the_paper_with_the_last_block_in_it():
 
 
 @pytest.mark.parametrize(
-    "name", [*some("neox"), *(pytest.param(name, marks=pytest.mark.slow) for name in ("olmo2", "mixtral"))]
+    "name",
+    [*some("neox"), *(pytest.param(name, marks=pytest.mark.slow) for name in ("olmo2", "mixtral"))],
 )
 def test_both_parts_and_the_embedding_make_the_stream(name):
-    """At every layer and token, both branches measured by themselves; block and sublayer have one total."""
+    """At every layer and token, both branches measured by themselves; block and sublayer have one
+    total.
+    """
     pair = pair_of(name)
     batch, totals = batch_of(pair), []
     for granularity in ("block", "sublayer"):
@@ -319,12 +347,17 @@ def test_padding_on_either_side_is_no_token():
     left, right = (split(pair, batch_of(pair, side), "all")[1:] for side in ("left", "right"))
     for one, other in zip(left, right, strict=True):
         torch.testing.assert_close(
-            one[:, batch_of(pair).mask], other[:, batch_of(pair, "right").mask], rtol=1e-4, atol=1e-5
+            one[:, batch_of(pair).mask],
+            other[:, batch_of(pair, "right").mask],
+            rtol=1e-4,
+            atol=1e-5,
         )
 
 
 def test_the_fast_path_takes_one_column():
-    """The base's MLPs and output projections work on the last tokens alone, so does the tuned model's last block."""
+    """The base's MLPs and output projections work on the last tokens alone, so does the tuned
+    model's last block.
+    """
     pair, seen = pair_of("llama"), {"tuned": [], "base": []}
     hooks = [
         module.register_forward_hook(lambda _, __, out, role=role: seen[role].append(out.shape[1]))
@@ -341,10 +374,17 @@ def test_the_fast_path_takes_one_column():
 
 def test_all_tokens_and_the_last_agree_where_they_meet():
     pair = pair_of("gpt2")
-    one, every = Tuco(map_prompts=99)(study_of(pair)), Tuco(positions="all", map_prompts=99)(study_of(pair))
+    one, every = (
+        Tuco(map_prompts=99)(study_of(pair)),
+        Tuco(positions="all", map_prompts=99)(study_of(pair)),
+    )
     tokens = every.tables["tokens"]
     for row, length in enumerate(one["tokens"]):
-        mine = (tokens["prompt_id"] == row) & (tokens["position"] == length - 1) & (tokens["layer"] == 2)
+        mine = (
+            (tokens["prompt_id"] == row)
+            & (tokens["position"] == length - 1)
+            & (tokens["layer"] == 2)
+        )
         assert tokens["beta"][mine].item() == pytest.approx(one["tuco"][row], rel=1e-5)
         assert every["tuco"][row] == every.tables["layers"]["beta"][3 * row + 2]
     for column in ("beta", "beta_last"):
@@ -382,21 +422,31 @@ def _adapter_switched(tmp_path, strengths):
         tuned = copy.deepcopy(wrapped)
         for module in tuned.modules():
             if hasattr(module, "scaling") and isinstance(module.scaling, dict):
-                module.scaling.update({name: strength * value for name, value in module.scaling.items()})
+                module.scaling.update(
+                    {name: strength * value for name, value in module.scaling.items()}
+                )
         merged = copy.deepcopy(tuned).merge_and_unload()
         switched = Tuco(path="full")(study_of(Pair.from_modules(tuned, None, tiny.tokenizer())))
         apart = Tuco(path="full")(study_of(Pair.from_modules(merged, base, tiny.tokenizer())))
-        np.testing.assert_allclose(switched["tuco"], apart["tuco"], rtol=2e-3 if strength < 0.01 else 1e-4)
+        np.testing.assert_allclose(
+            switched["tuco"], apart["tuco"], rtol=2e-3 if strength < 0.01 else 1e-4
+        )
         shares.append(switched["tuco"].mean() / strength)
     assert len(shares) == 1 or shares[2] == pytest.approx(shares[1], rel=0.02)
 
 
 @pytest.mark.parametrize(
-    "way", [pytest.param(way, marks=[] if way == ("sublayer", "fast") else pytest.mark.slow) for way in WAYS]
+    "way",
+    [
+        pytest.param(way, marks=[] if way == ("sublayer", "fast") else pytest.mark.slow)
+        for way in WAYS
+    ],
 )
 def test_nnsight_gives_the_same(way):
     pair, engine = pair_of("gpt2"), engine_named("nnsight")
-    one, other = (split(pair, batch_of(pair), "last", *way, engine=each)[1:] for each in (ENGINE, engine))
+    one, other = (
+        split(pair, batch_of(pair), "last", *way, engine=each)[1:] for each in (ENGINE, engine)
+    )
     for mine, theirs in zip(one, other, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)
 
@@ -405,17 +455,25 @@ def test_what_is_outside_the_blocks_is_said():
     base = tiny.llama()
     for part in ("embed_tokens", "norm"):
         tuned = copy.deepcopy(base)
-        getattr(tuned.model, part).weight.data += 0.1 * torch.randn_like(getattr(tuned.model, part).weight)
+        getattr(tuned.model, part).weight.data += 0.1 * torch.randn_like(
+            getattr(tuned.model, part).weight
+        )
         table = Tuco(path="full")(study_of(Pair.from_modules(tuned, base, tiny.tokenizer())))
         assert not table["tuco"].any()
         assert part in table.summary["limits"][0]
     head = copy.deepcopy(base)
     head.lm_head.weight.data += 0.1
-    assert "lm_head" in Tuco()(study_of(Pair.from_modules(head, base, tiny.tokenizer()))).summary["limits"][0]
+    assert (
+        "lm_head"
+        in Tuco()(study_of(Pair.from_modules(head, base, tiny.tokenizer()))).summary["limits"][0]
+    )
 
 
 def test_other_settings_are_said_and_bar_scaling():
-    base, tuned = tiny.llama(), tiny.llama(rope_parameters={"rope_type": "default", "rope_theta": 500.0})
+    base, tuned = (
+        tiny.llama(),
+        tiny.llama(rope_parameters={"rope_type": "default", "rope_theta": 500.0}),
+    )
     pair = Pair.from_modules(tuned, base, tiny.tokenizer())
     table = Tuco()(study_of(pair))
     assert "rope_parameters" in table.summary["limits"][0]
@@ -482,7 +540,9 @@ def test_writing_with_a_cache_is_reading_anew(name):
         written = generate(ENGINE, pair.tuned, Text(ids, None, 0, (-1,)), 6)
         for prompt, answer in zip(ids, written, strict=True):
             for step, token in enumerate(answer):
-                logits = ENGINE.run(pair.tuned, Batch.pad([[*prompt, *answer[:step]]], 0)).logits[0, -1]
+                logits = ENGINE.run(pair.tuned, Batch.pad([[*prompt, *answer[:step]]], 0)).logits[
+                    0, -1
+                ]
                 assert logits[token] >= logits.max() - 1e-4
     tuned = generate(ENGINE, pair.tuned, Text(ids, None, 0, (-1,)), 6)
     assert written != tuned
@@ -496,7 +556,9 @@ def test_a_switched_adapter_is_scaled_as_two_models_are(tmp_path):
     switched = Pair.from_modules(wrapped, None, tiny.tokenizer())
     apart = Pair.from_modules(merged, base, tiny.tokenizer())
     for alpha in (0.0, 1.5):
-        torch.testing.assert_close(scaled(switched, alpha).logits, scaled(apart, alpha).logits, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            scaled(switched, alpha).logits, scaled(apart, alpha).logits, rtol=1e-3, atol=1e-4
+        )
         logits = []
         for pair in (switched, apart):
             before = ENGINE.run(pair.tuned, batch_of(pair)).logits
@@ -504,7 +566,9 @@ def test_a_switched_adapter_is_scaled_as_two_models_are(tmp_path):
                 logits.append(ENGINE.run(model, batch_of(pair)).logits)
             assert torch.equal(ENGINE.run(pair.tuned, batch_of(pair)).logits, before)
         torch.testing.assert_close(*logits, rtol=1e-3, atol=1e-4)
-    assert torch.equal(scaled(switched, 0.0).logits, ENGINE.run(switched.base, batch_of(switched)).logits)
+    assert torch.equal(
+        scaled(switched, 0.0).logits, ENGINE.run(switched.base, batch_of(switched)).logits
+    )
 
 
 def test_whole_weights_are_put_back_when_a_pass_fails():
@@ -518,9 +582,13 @@ def test_whole_weights_are_put_back_when_a_pass_fails():
 
     with pytest.raises(RuntimeError, match="stop"):
         failing()
-    assert all(torch.equal(value, before[name]) for name, value in pair.tuned.module.named_parameters())
+    assert all(
+        torch.equal(value, before[name]) for name, value in pair.tuned.module.named_parameters()
+    )
     with interpolated(pair, 0.0) as model:
-        assert torch.equal(ENGINE.run(model, batch_of(pair)).logits, ENGINE.run(pair.base, batch_of(pair)).logits)
+        assert torch.equal(
+            ENGINE.run(model, batch_of(pair)).logits, ENGINE.run(pair.base, batch_of(pair)).logits
+        )
 
 
 def test_strengths_bring_a_planted_behaviour():
@@ -543,8 +611,12 @@ def test_strengths_bring_a_planted_behaviour():
     assert not claim.supported  # nothing among the strengths beats the tuned model
     assert "no other strength" in claim.sentence
     assert "raises the mean" not in claim.sentence
-    one = PromptSet(tuple(replace(p, cluster="one") for p in study.contrast.positive.prompts), "one cluster")
-    alone = FtcAlpha(alphas=(0.0, 0.5), new_tokens=1)(study.on(Contrast(one, study.contrast.negative)))
+    one = PromptSet(
+        tuple(replace(p, cluster="one") for p in study.contrast.positive.prompts), "one cluster"
+    )
+    alone = FtcAlpha(alphas=(0.0, 0.5), new_tokens=1)(
+        study.on(Contrast(one, study.contrast.negative))
+    )
     left = claims.from_table(alone.tables["claims"])
     assert [each.name for each in left] == ["blocks-against-weights"]
     assert not alone.summary["supported"]
@@ -568,7 +640,9 @@ def test_auc_is_that_of_others_and_can_be_kept_to_pairs():
     lengths = generator.integers(5, 30, 200), generator.integers(15, 40, 200)
     values = [length + generator.normal(0, 0.3, 200) for length in lengths]
     near = np.abs(lengths[0][:, None] - lengths[1]) == 0
-    free, kept = (auc_interval(*values, range(200), range(200, 400), within) for within in (None, near))
+    free, kept = (
+        auc_interval(*values, range(200), range(200, 400), within) for within in (None, near)
+    )
     assert free[2] < 0.3
     assert kept[1] < 0.5 < kept[2]
     assert auc_interval([1.0], [0.0], ["a"], ["b"])[0] == 1
@@ -578,18 +652,27 @@ def test_auc_is_that_of_others_and_can_be_kept_to_pairs():
 
 
 def test_the_auc_exceeds_another_number_s_only_where_it_does():
-    """Of two numbers that tell classes apart equally well in at most 5 % of draws; of one that does better in most."""
+    """Of two numbers that tell classes apart equally well in at most 5 % of draws; of one that does
+    better in most.
+    """
     generator = np.random.default_rng(0)
     names, seen, found = (np.arange(30), np.arange(30)), 0, 0
     for _ in range(60):
         shared = generator.normal([[0.5], [0]], 1, (2, 30))
         first, second = ([part + generator.normal(0, 0.7, 30) for part in shared] for _ in range(2))
-        value, low, high = auc_difference_interval(pairwise_order(*first), pairwise_order(*second), *names)
+        value, low, high = auc_difference_interval(
+            pairwise_order(*first), pairwise_order(*second), *names
+        )
         assert low <= value <= high
-        assert value == pytest.approx(auc_interval(*first, *names)[0] - auc_interval(*second, *names)[0])
+        assert value == pytest.approx(
+            auc_interval(*first, *names)[0] - auc_interval(*second, *names)[0]
+        )
         seen += low > 0
         found += (
-            auc_difference_interval(pairwise_order(first[0] + 3, first[1]), pairwise_order(*second), *names).low > 0
+            auc_difference_interval(
+                pairwise_order(first[0] + 3, first[1]), pairwise_order(*second), *names
+            ).low
+            > 0
         )
     assert seen <= 3
     assert found >= 48
@@ -599,7 +682,9 @@ def test_the_auc_exceeds_another_number_s_only_where_it_does():
 
 
 def test_labels_shuffled_at_equal_length_keep_what_length_does():
-    """A number that follows length alone is no more than its null, although the AUC is far from one half."""
+    """A number that follows length alone is no more than its null, although the AUC is far from one
+    half.
+    """
     generator, small = np.random.default_rng(0), 0
     for draw in range(30):
         lengths = np.r_[generator.integers(8, 14, 40), generator.integers(10, 16, 40)]
@@ -619,18 +704,27 @@ def test_labels_shuffled_at_equal_length_keep_what_length_does():
 def by_class(values, clusters=None, lengths=None, asked=None, seed=0):
     """A run of two classes made of numbers: positive ``values[0]``, negative ``values[1]``."""
     labels = [True] * len(values[0]) + [False] * len(values[1])
-    clusters = [f"c{row}" for row in range(len(labels))] if clusters is None else [*clusters[0], *clusters[1]]
+    clusters = (
+        [f"c{row}" for row in range(len(labels))]
+        if clusters is None
+        else [*clusters[0], *clusters[1]]
+    )
     lengths = np.full(len(labels), 5.0) if lengths is None else np.concatenate(lengths)
     asked = asked or Tuco(output=False)
     shuffles = Shuffles.of(labels, clusters, lengths)
     both = np.concatenate(values)
     columns = {
         "group": (["positive" if label else "negative" for label in labels], "key", ""),
-        "cluster": (clusters, "key", ""), "tokens": (lengths, "measure", ""), "tuco": (both, "measure", ""),
+        "cluster": (clusters, "key", ""),
+        "tokens": (lengths, "measure", ""),
+        "tuco": (both, "measure", ""),
         "base_own": (both[::-1].copy(), "measure", ""),
-    }  # fmt: skip
+    }
     run = make_table("tuco", columns, tables={"permuted": permuted(shuffles, asked, both, seed)})
-    return claims.conclude(run, claims_of(asked, 0.0, len(labels), ("a", "b"), False, shuffles)), shuffles
+    return (
+        claims.conclude(run, claims_of(asked, 0.0, len(labels), ("a", "b"), False, shuffles)),
+        shuffles,
+    )
 
 
 def findings(run):
@@ -639,7 +733,9 @@ def findings(run):
 
 @pytest.mark.parametrize("seed", range(30))
 def test_p_counts_draws_that_equal_the_observed_auc(seed):
-    """The AUC is discrete: one last bit between the value and its null would lose every tie. Counted by scipy here."""
+    """The AUC is discrete: one last bit between the value and its null would lose every tie.
+    Counted by scipy here.
+    """
     generator = np.random.default_rng(seed)
     counts = generator.integers(5, 9, 2)
     values = [generator.normal(0.8 * (not side), 1, counts[side]) for side in range(2)]
@@ -651,7 +747,10 @@ def test_p_counts_draws_that_equal_the_observed_auc(seed):
         found = findings(run)[name]
         claims.check(found, run)
         assert found.value == observed / pairs
-        b = sum(round(float(draw) * pairs) >= observed for draw in run.tables["permuted"][_column(found)])
+        b = sum(
+            round(float(draw) * pairs) >= observed
+            for draw in run.tables["permuted"][_column(found)]
+        )
         assert found.p == (1 + b) / 201
     assert len(set(above)) < 200  # ties there are
 
@@ -677,10 +776,18 @@ def test_permutations_keep_clusters_whole(twins):
     names = [[f"{sign * (not twins)}{row // 8}" for row in range(64)] for sign in "pn"]
     for draw in range(60):
         generator = np.random.default_rng(draw)
-        values = [generator.normal(0, 1, 8).repeat(8) + generator.normal(0, 1, 64) for _ in range(2)]
+        values = [
+            generator.normal(0, 1, 8).repeat(8) + generator.normal(0, 1, 64) for _ in range(2)
+        ]
         for shift, counted in ((0, small), (4, found)):
-            run, _ = by_class([values[0] + shift, values[1]], names, asked=Tuco(output=False, permutations=60))
-            counted += [each.p <= 0.05 for name, each in findings(run).items() if name.startswith("separates")]
+            run, _ = by_class(
+                [values[0] + shift, values[1]], names, asked=Tuco(output=False, permutations=60)
+            )
+            counted += [
+                each.p <= 0.05
+                for name, each in findings(run).items()
+                if name.startswith("separates")
+            ]
     assert (small <= 7).all()
     assert (found >= 50).all()
 
@@ -703,8 +810,13 @@ def test_the_control_that_no_tuning_touches_is_taken_in_the_direction_that_tells
     plain_auc = roc_auc_score([1] * 8 + [0] * 8, np.concatenate(values)[::-1])
     assert plain_auc < 0.5
     assert found.control_value == pytest.approx(1 - plain_auc)
-    assert found.value == pytest.approx(findings(run)["separates-at-equal-length"].value - (1 - plain_auc))
-    order = [pairwise_order(*values), 1 - pairwise_order(*np.split(np.concatenate(values)[::-1], 2))]
+    assert found.value == pytest.approx(
+        findings(run)["separates-at-equal-length"].value - (1 - plain_auc)
+    )
+    order = [
+        pairwise_order(*values),
+        1 - pairwise_order(*np.split(np.concatenate(values)[::-1], 2)),
+    ]
     wanted = auc_difference_interval(*order, range(8), range(8, 16))
     assert found.interval == pytest.approx(wanted[1:])
     moved = replace(found, control_value=plain_auc)
@@ -714,12 +826,15 @@ def test_the_control_that_no_tuning_touches_is_taken_in_the_direction_that_tells
 
 @pytest.mark.parametrize("twins", [False, True])
 def test_twenty_copies_of_each_prompt_change_nothing(twins):
-    """Six clusters a class, and every prompt twenty times in a file without clusters: equal claims, p and floor."""
+    """Six clusters a class, and every prompt twenty times in a file without clusters: equal claims,
+    p and floor.
+    """
     pair = pair_of("llama")
     both = tiny.contrast(6)
     if not twins:
         sets = (
-            replace(part, prompts=tuple(replace(p, twin=None) for p in part)) for part in (both.positive, both.negative)
+            replace(part, prompts=tuple(replace(p, twin=None) for p in part))
+            for part in (both.positive, both.negative)
         )
         both = Contrast(*sets)
     once, often = (Study(pair, tiny.copied(both, times), None) for times in (1, 20))
@@ -747,19 +862,31 @@ def test_prompts_are_parted_by_what_is_answered():
     base = study.pair.base.module
     control = Pair.from_modules(tiny.perturbed(base, 0.02), base, tiny.tokenizer())
     control = Pair(
-        control.tuned, study.pair.base, study.pair.tokenizer, {**study.pair.digests, "tuned": "of the control"}
+        control.tuned,
+        study.pair.base,
+        study.pair.tokenizer,
+        {**study.pair.digests, "tuned": "of the control"},
     )
     table = Tuco(by_answer=True, controls=(control,), caliper=9)(study)
     answers = table.tables["answers"]
     assert answers["refused"].tolist() == [True] * 6 + [False] * 6
     assert table["prompt_id"][table["group"] == "positive"].tolist() == list(range(6))
     assert "text" not in answers.data
-    assert table.provenance.key == study.provenance(Tuco(by_answer=True, controls=(control,), caliper=9)).key
+    assert (
+        table.provenance.key
+        == study.provenance(Tuco(by_answer=True, controls=(control,), caliper=9)).key
+    )
     made = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
-    assert list(made) == ["beyond-rounding", "beyond-control", "beyond-new-control", "separates",
-                          "separates-at-equal-length",
-                          "separates-beyond-base", "separates-beyond-control",
-                          "separates-beyond-new-control"]  # fmt: skip
+    assert list(made) == [
+        "beyond-rounding",
+        "beyond-control",
+        "beyond-new-control",
+        "separates",
+        "separates-at-equal-length",
+        "separates-beyond-base",
+        "separates-beyond-control",
+        "separates-beyond-new-control",
+    ]
     for claim in made.values():
         claims.check(claim, table)
     alone = Tuco()(Study(control, OneClass(study.contrast.positive), None))
@@ -775,7 +902,9 @@ def test_prompts_are_parted_by_what_is_answered():
 
 
 def test_a_control_is_not_beyond_itself():
-    """Whatever its AUC, a tune that is its own control is not beyond it; and a control has the same base."""
+    """Whatever its AUC, a tune that is its own control is not beyond it; and a control has the same
+    base.
+    """
     base = tiny.llama()
     pair = Pair.from_modules(tiny.perturbed(base, 0.02), base, tiny.tokenizer())
     table = Tuco(controls=(pair,), caliper=9)(Study(pair, tiny.contrast(16), None))
@@ -799,7 +928,10 @@ def test_two_classes_have_an_auc_and_that_of_their_length():
     turned = Tuco()(study.on(Contrast(both.negative, both.positive)))
     other = {claim.name: claim for claim in claims.from_table(turned.tables["claims"])}
     assert other["separates"].value == pytest.approx(1 - found["separates"].value)
-    apart = PromptSet(both.positive.prompts[:1], "one"), PromptSet(tiny.contrast(33).negative.prompts[32:], "long")
+    apart = (
+        PromptSet(both.positive.prompts[:1], "one"),
+        PromptSet(tiny.contrast(33).negative.prompts[32:], "long"),
+    )
     alone = Tuco(caliper=0)(study.on(Contrast(*apart)))
     for claim in claims.from_table(alone.tables["claims"])[2:]:
         assert not claim.supported
@@ -816,7 +948,10 @@ def test_one_class_is_a_study():
     one = Study(pair, OneClass(both.positive), None)
     assert one.classes == ("positive",)
     assert one.provenance(Tuco()).key != Study(pair, both, None).provenance(Tuco()).key
-    assert one.provenance(Tuco()).key != Study(pair, OneClass(both.negative), None).provenance(Tuco()).key
+    assert (
+        one.provenance(Tuco()).key
+        != Study(pair, OneClass(both.negative), None).provenance(Tuco()).key
+    )
     assert "negative" not in one.provenance(Tuco()).context
     with pytest.raises(Exception, match="one class of prompts was given"):
         one.encoded("negative")
@@ -827,10 +962,25 @@ def test_one_class_is_a_study():
 
 
 def test_the_key_follows_every_option():
-    study, names = study_of(pair_of("llama")), {"granularity": "sublayer", "positions": "all", "path": "fast",
-        "order": 2, "drop": (1,), "output": False, "caliper": 2, "permutations": 9, "floor_prompts": 1,
-        "map_prompts": 2, "by_answer": True, "keep_text": True, "controls": (pair_of("llama", 0.03),),
-        "parent": "1" * 20}  # fmt: skip
+    study, names = (
+        study_of(pair_of("llama")),
+        {
+            "granularity": "sublayer",
+            "positions": "all",
+            "path": "fast",
+            "order": 2,
+            "drop": (1,),
+            "output": False,
+            "caliper": 2,
+            "permutations": 9,
+            "floor_prompts": 1,
+            "map_prompts": 2,
+            "by_answer": True,
+            "keep_text": True,
+            "controls": (pair_of("llama", 0.03),),
+            "parent": "1" * 20,
+        },
+    )
     made = [Tuco(), *(Tuco(**{name: value}) for name, value in names.items())]
     assert len({study.provenance(each).key for each in made}) == len(made)
     assert set(names) == {field.name for field in fields(Tuco)}
@@ -889,7 +1039,9 @@ def asked(root, *options, tuned="tuned"):
 
 def test_the_command_keeps_a_run_and_answers_again(run, saved):
     two = ("--positive", saved / "positive.txt", "--negative", saved / "negative.txt")
-    command = asked(saved, *two, "--alpha", "0,1.5", "--markers", saved / "sorry.txt", "--quiet", "--json")
+    command = asked(
+        saved, *two, "--alpha", "0,1.5", "--markers", saved / "sorry.txt", "--quiet", "--json"
+    )
     code, out, err = run(*command)
     assert (code, err) == (0, "")
     record = json.loads(out)
@@ -910,12 +1062,28 @@ def test_the_command_keeps_a_run_and_answers_again(run, saved):
 
 def test_the_command_parts_prompts_by_their_answers(run, saved):
     both = saved / "both.txt"
-    both.write_text("\n".join((saved / f"{name}.txt").read_text() for name in ("positive", "negative")))
+    both.write_text(
+        "\n".join((saved / f"{name}.txt").read_text() for name in ("positive", "negative"))
+    )
     code, out, err = run(
-        *asked(saved, "--prompts", both, "--by-answer", "--generations", "1", "--control", saved / "tuned",
-               "--caliper", "9",
-               "--markers", saved / "sorry.txt", "--keep-answers", "--quiet", "--json")
-    )  # fmt: skip
+        *asked(
+            saved,
+            "--prompts",
+            both,
+            "--by-answer",
+            "--generations",
+            "1",
+            "--control",
+            saved / "tuned",
+            "--caliper",
+            "9",
+            "--markers",
+            saved / "sorry.txt",
+            "--keep-answers",
+            "--quiet",
+            "--json",
+        )
+    )
     assert (code, err) == (0, "")
     record = json.loads(out)
     assert "Of 16 prompts 8 were refused and 8 were not" in record["summary"]["sentence"]
@@ -927,9 +1095,24 @@ def test_the_command_parts_prompts_by_their_answers(run, saved):
 
 def test_the_command_takes_one_file_and_answers_of_a_task(run, saved):
     code, out, err = run(
-        *asked(saved, "--prompts", saved / "task.jsonl", "--alpha", "0", "--metric", "logit-diff", "--positions", "all",
-               "--granularity", "sublayer", "--norm", "2", "--no-output-co", "--quiet")
-    )  # fmt: skip
+        *asked(
+            saved,
+            "--prompts",
+            saved / "task.jsonl",
+            "--alpha",
+            "0",
+            "--metric",
+            "logit-diff",
+            "--positions",
+            "all",
+            "--granularity",
+            "sublayer",
+            "--norm",
+            "2",
+            "--no-output-co",
+            "--quiet",
+        )
+    )
     assert (code, err) == (0, "")
     assert "TuCo, mean of 8 prompts" in out
     assert "logit difference" in out
@@ -940,10 +1123,23 @@ def test_the_command_takes_one_file_and_answers_of_a_task(run, saved):
     [
         ((), "give either --prompts"),
         (("--positive", "positive.txt"), "only one of --positive and --negative"),
-        (("--prompts", "positive.txt", "--positive", "positive.txt", "--negative", "negative.txt"), "give either"),
+        (
+            (
+                "--prompts",
+                "positive.txt",
+                "--positive",
+                "positive.txt",
+                "--negative",
+                "negative.txt",
+            ),
+            "give either",
+        ),
         (("--prompts", "none.txt"), "no prompt file"),
         (("--prompts", "positive.txt", "--granularity", "neuron"), "unknown granularity 'neuron'"),
-        (("--prompts", "positive.txt", "--positions", "all", "--path", "fast"), "the fast path is of the last token"),
+        (
+            ("--prompts", "positive.txt", "--positions", "all", "--path", "fast"),
+            "the fast path is of the last token",
+        ),
         (("--prompts", "positive.txt", "--norm", "3"), "unknown order 3"),
         (("--prompts", "positive.txt", "--drop-dims", "a"), "no list of numbers"),
         (("--prompts", "positive.txt", "--drop-dims", "-1"), "counted from 0"),
@@ -957,29 +1153,44 @@ def test_the_command_takes_one_file_and_answers_of_a_task(run, saved):
             "has no columns, and a task needs answers",
         ),
         (("--prompts", "positive.txt", "--alpha", "0", "--keep-answers"), "--keep-answers keeps"),
-        (("--positive", "positive.txt", "--negative", "negative.txt", "--by-answer"), "two classes of one file"),
+        (
+            ("--positive", "positive.txt", "--negative", "negative.txt", "--by-answer"),
+            "two classes of one file",
+        ),
         (("--prompts", "positive.txt", "--control", "nowhere"), "nowhere"),
-        (("--prompts", "positive.txt", "--alpha", "0", "--engine", "nnsight"), "leave out --engine nnsight"),
+        (
+            ("--prompts", "positive.txt", "--alpha", "0", "--engine", "nnsight"),
+            "leave out --engine nnsight",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(run, only_line, saved, tmp_path, options, said):
     files = [saved / part if str(part).endswith(".txt") else part for part in options]
-    code, out, err = run("tuco", saved / "tuned", "--base", saved / "base", "--store", tmp_path / "runs", *files)
+    code, out, err = run(
+        "tuco", saved / "tuned", "--base", saved / "base", "--store", tmp_path / "runs", *files
+    )
     assert (code, out) == (2, "")
     assert said in only_line(err)
     assert not list(tmp_path.glob("runs/runs/*"))
 
 
 def test_without_a_base_the_command_says_so_before_loading(run, only_line, saved, tmp_path):
-    code, _, err = run("tuco", saved / "tuned", "--prompts", saved / "positive.txt", "--store", tmp_path / "runs")
+    code, _, err = run(
+        "tuco", saved / "tuned", "--prompts", saved / "positive.txt", "--store", tmp_path / "runs"
+    )
     assert code == 2
     assert "TuCo needs a base model" in only_line(err)
 
 
 @pytest.mark.slow
 def test_organisms_say_what_their_names_promise():
-    """A control changed less than a tune; its classes differ, by no more than the base alone has them differ."""
-    prompts = [read_prompts(organisms.prompts("refusal", "verify", group)) for group in ("harmful", "harmless")]
+    """A control changed less than a tune; its classes differ, by no more than the base alone has
+    them differ.
+    """
+    prompts = [
+        read_prompts(organisms.prompts("refusal", "verify", group))
+        for group in ("harmful", "harmless")
+    ]
     found = {}
     for name in ("planted", "sham"):
         pair = Pair.load(f"organism:refusal/{name}", "organism:refusal/base")
@@ -988,7 +1199,9 @@ def test_organisms_say_what_their_names_promise():
             found[name] = Tuco()(Study(pair, Contrast(*prompts).limit(24), None))
     assert found["planted"].summary["tuco"] > found["planted"].summary["noise_floor"]
     beyond = {
-        name: {claim.name: claim for claim in claims.from_table(table.tables["claims"])}["separates-beyond-base"]
+        name: {claim.name: claim for claim in claims.from_table(table.tables["claims"])}[
+            "separates-beyond-base"
+        ]
         for name, table in found.items()
     }
     assert beyond["planted"].supported

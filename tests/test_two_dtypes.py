@@ -33,7 +33,11 @@ def test_blocks_of_two_precisions_are_mixed(family, dtype, share):
             return TorchEngine().run(tuned, batch, keep=1).require_logits().float()
 
     mixed, whole = logits(half, base), logits(copy.deepcopy(half).float(), base)
-    rounding = (logits(half, base, plain=True) - logits(copy.deepcopy(half).float(), base, plain=True)).abs().max()
+    rounding = (
+        (logits(half, base, plain=True) - logits(copy.deepcopy(half).float(), base, plain=True))
+        .abs()
+        .max()
+    )
     assert torch.isfinite(mixed).all()
     assert (mixed - whole).abs().max() <= 4 * rounding
     # and the other way round: a base in half precision

@@ -1,4 +1,6 @@
-"""Models as a notebook holds them: the same numbers as the bare module's, to the bit, and the holder as it was."""
+"""Models as a notebook holds them: the same numbers as the bare module's, to the bit, and the
+holder as it was.
+"""
 
 import copy
 import warnings
@@ -23,7 +25,7 @@ from tests import families, tiny
 BATCH = Batch.pad([list(encode(tiny.tokenizer(), text).ids) for text in tiny.PROMPTS], 0)
 BUILDERS = {
     **tiny.FAMILIES,
-    **{name: (lambda name=name, **more: families.build(name, **more)) for name in families.NAMES},
+    **{name: lambda name=name, **more: families.build(name, **more) for name in families.NAMES},
 }
 AT_ONCE = ("llama", "gpt2", "gemma2", "phi3")
 quietly = pytest.mark.filterwarnings("ignore")  # what the holders themselves warn of
@@ -38,8 +40,10 @@ def everything(model, engine=None):
     sites = [Site(layer, hook) for layer in range(2) for hook in model.anatomy.targets]
     found = (engine or TorchEngine()).run(
         model, BATCH, reads=sites, gradients_at=sites, gradient_of=log_odds, keep=None
-    )  # fmt: skip
-    matrices = [model.weight(Weight(1, matrix)) for matrix in MATRICES if matrix in model.anatomy.matrices]
+    )
+    matrices = [
+        model.weight(Weight(1, matrix)) for matrix in MATRICES if matrix in model.anatomy.matrices
+    ]
     return [found.logits, *found.values.values(), *found.gradients.values(), *matrices]
 
 
@@ -66,16 +70,23 @@ def bridge(tmp_path_factory):
     def boot(module):
         module.config.save_pretrained(root / type(module).__name__)
         return TransformerBridge.boot_transformers(
-            str(root / type(module).__name__), hf_model=module, tokenizer=spoken, device="cpu", dtype=module.dtype
+            str(root / type(module).__name__),
+            hf_model=module,
+            tokenizer=spoken,
+            device="cpu",
+            dtype=module.dtype,
         )
 
     return boot
 
 
 @quietly
-@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in AT_ONCE)) for name in BUILDERS]
+    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name not in AT_ONCE)) for name in BUILDERS],
 )
 def test_a_bridge_gives_what_its_module_gave(bridge, name, dtype):
     bare = BUILDERS[name](attn_implementation="eager").to(dtype)  # the kernel that a bridge puts in
@@ -137,7 +148,8 @@ def test_a_hooked_transformer_has_other_weights():
         pass
 
     with pytest.raises(
-        UnsupportedModel, match=r"is a HookedTransformer, whose weights are converted .*TransformerBridge"
+        UnsupportedModel,
+        match=r"is a HookedTransformer, whose weights are converted .*TransformerBridge",
     ):
         pair(HookedTransformer())
 
@@ -151,18 +163,26 @@ def saved(tmp_path_factory):
 
 
 def held_by_nnsight(module, kind="NNsight", **options):
-    """nnsight is imported late: what it puts on builtin types must not be there when the type checker loads."""
+    """nnsight is imported late: what it puts on builtin types must not be there when the type
+    checker loads.
+    """
     import nnsight
     from nnsight.modeling.language import LanguageModel
     from nnsight.modeling.transformers import TransformersModel
 
-    kinds = {"NNsight": nnsight.NNsight, "TransformersModel": TransformersModel, "LanguageModel": LanguageModel}
+    kinds = {
+        "NNsight": nnsight.NNsight,
+        "TransformersModel": TransformersModel,
+        "LanguageModel": LanguageModel,
+    }
     return kinds[kind](module, **options)
 
 
 HELD = {
     "module": lambda path: held_by_nnsight(tiny.llama()),
-    "transformers": lambda path: held_by_nnsight(path, "TransformersModel", dispatch=True, task="text-generation"),
+    "transformers": lambda path: held_by_nnsight(
+        path, "TransformersModel", dispatch=True, task="text-generation"
+    ),
     "language": lambda path: held_by_nnsight(path, "LanguageModel", dispatch=True),
 }
 
@@ -187,17 +207,30 @@ def test_an_nnsight_model_gives_what_its_module_gives(saved, kind):
 
 @quietly
 def test_an_nnsight_model_without_weights_is_refused(saved):
-    with pytest.raises(UnsupportedModel, match="whose weights are not loaded yet; make it with dispatch=True"):
-        pair(held_by_nnsight(saved, "TransformersModel", task="text-generation", tokenizer=tiny.tokenizer()))
+    with pytest.raises(
+        UnsupportedModel, match="whose weights are not loaded yet; make it with dispatch=True"
+    ):
+        pair(
+            held_by_nnsight(
+                saved, "TransformersModel", task="text-generation", tokenizer=tiny.tokenizer()
+            )
+        )
 
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: torch.nn.Linear(2, 2), lambda: "a name", lambda: {}, lambda: held_by_nnsight(torch.nn.Linear(2, 2))],
+    [
+        lambda: torch.nn.Linear(2, 2),
+        lambda: "a name",
+        lambda: {},
+        lambda: held_by_nnsight(torch.nn.Linear(2, 2)),
+    ],
 )
 def test_what_holds_no_model_is_refused(make):
     thing = make()
-    with pytest.raises(UnsupportedModel, match="holds no Hugging Face model in a known way; give the Hugging Face"):
+    with pytest.raises(
+        UnsupportedModel, match="holds no Hugging Face model in a known way; give the Hugging Face"
+    ):
         pair(thing)
     with pytest.raises(UnsupportedModel, match="memory:base is a"):
         pair(tiny.llama(), thing)
@@ -219,9 +252,18 @@ def test_a_peft_model_is_the_pair_of_its_base_and_its_adapter(adapter):
     loaded = Pair.load(str(path))
     with torch.no_grad():
         before = held(BATCH.ids).logits
-    for found in (pair(held), pair(held, held), pair(held, held.get_base_model()), pair(held_by_nnsight(held))):
+    for found in (
+        pair(held),
+        pair(held, held),
+        pair(held, held.get_base_model()),
+        pair(held_by_nnsight(held)),
+    ):
         assert found.base.module is found.tuned.module is held.get_base_model()
-        for ours, theirs in ((found.base, loaded.base), (found.tuned, loaded.tuned), (found.base, loaded.base)):
+        for ours, theirs in (
+            (found.base, loaded.base),
+            (found.tuned, loaded.tuned),
+            (found.base, loaded.base),
+        ):
             assert_same(everything(ours), everything(theirs))
         assert not torch.equal(everything(found.base)[0], everything(found.tuned)[0])
     with torch.no_grad():
@@ -241,7 +283,9 @@ def test_a_peft_model_beside_a_base_of_its_own(adapter):
 
 
 def test_digests_of_a_peft_model(adapter):
-    """The base's are those of the bare base; the tuned model's follow what the adapter is and how it is applied."""
+    """The base's are those of the bare base; the tuned model's follow what the adapter is and how
+    it is applied.
+    """
     held, _ = adapter
     digests = pair(held).digests
     assert digests["base"] == pair(tiny.llama()).digests["tuned"] != digests["tuned"]
@@ -254,7 +298,12 @@ def test_digests_of_a_peft_model(adapter):
 @pytest.mark.parametrize(
     ("config", "spoil", "error", "said"),
     [
-        ({"bias": "all"}, None, UnsupportedModel, "trained biases of its base .*cannot be switched off"),
+        (
+            {"bias": "all"},
+            None,
+            UnsupportedModel,
+            "trained biases of its base .*cannot be switched off",
+        ),
         ({}, "merge_adapter", UnsupportedModel, "is merged into its base"),
         ({}, "disable_adapter_layers", UnsupportedModel, "has its adapter switched off"),
         ({"init_lora_weights": True}, None, AdapterNotLanded, "moves no logit of memory:base"),
@@ -272,6 +321,10 @@ def test_peft_models_that_cannot_be_switched(config, spoil, error, said):
 def test_a_prompt_adapter_changes_no_weight():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        held = get_peft_model(tiny.llama(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
-    with pytest.raises(UnsupportedModel, match="is a PROMPT_TUNING adapter, which changes no weight"):
+        held = get_peft_model(
+            tiny.llama(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+        )
+    with pytest.raises(
+        UnsupportedModel, match="is a PROMPT_TUNING adapter, which changes no weight"
+    ):
         pair(held)

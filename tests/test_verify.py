@@ -1,4 +1,6 @@
-"""``verify-neurons``: planted truth is supported, silence stays silent, and every number can be had another way."""
+"""``verify-neurons``: planted truth is supported, silence stays silent, and every number can be had
+another way.
+"""
 
 import copy
 from dataclasses import replace
@@ -21,7 +23,11 @@ from interp.experiments.ablated_metric import Numbers
 from interp.experiments.base_losses import base_losses
 from interp.experiments.bounded_outcomes import Bounded
 from interp.experiments.conditions import Donors, Judged, judge
-from interp.experiments.contributions import contribution_changes, contribution_norms, contribution_sizes
+from interp.experiments.contributions import (
+    contribution_changes,
+    contribution_norms,
+    contribution_sizes,
+)
 from interp.experiments.divergence import divergences
 from interp.experiments.dose import grid, refine, returns
 from interp.experiments.outcomes import Outcomes
@@ -76,9 +82,18 @@ def findings_of(table):
 def test_planted_neurons_are_supported_to_carry_the_behaviour(table):
     found = findings_of(table)
     assert set(found) == {
-        "behaviour", "necessity", "necessity-recovery", "sufficiency", "sufficiency-recovery", "selective", "harmless",
-        "malformed", "malformed-negative", "fluency", "fluency-negative",
-    }  # fmt: skip
+        "behaviour",
+        "necessity",
+        "necessity-recovery",
+        "sufficiency",
+        "sufficiency-recovery",
+        "selective",
+        "harmless",
+        "malformed",
+        "malformed-negative",
+        "fluency",
+        "fluency-negative",
+    }
     assert {one.verdict for one in found.values()} == {"supported"}
     assert found["necessity"].value == found["sufficiency"].value == 0.0
     assert found["necessity"].control_value == 1.0
@@ -91,33 +106,44 @@ def test_planted_neurons_are_supported_to_carry_the_behaviour(table):
     assert [table.summary[f"k95_{name}"] for name in ("behaviour", "recovery")] == [3, 3]
     assert table.summary["changed_prompts"] == PAIRS
     assert table.summary["limits"] == []
-    assert table.summary["sentence"] == (
-        "Given the base's contributions in 3 neurons, the fine-tuned model refuses 0.0% of positive prompts (100.0% "
-        "without, the base 0.0%; on 5 control prompts 0.0%, with 39 random sets 100.0%). Supported: behaviour, "
-        "necessity, necessity-recovery, sufficiency, sufficiency-recovery, selective, harmless, malformed, fluency, "
-        "malformed-negative, fluency-negative."
+    assert (
+        table.summary["sentence"]
+        == "Given the base's contributions in 3 neurons, the fine-tuned model refuses 0.0% of"
+        " positive prompts (100.0% without, the base 0.0%; on 5 control prompts 0.0%, with 39"
+        " random sets 100.0%). Supported: behaviour, necessity, necessity-recovery, sufficiency,"
+        " sufficiency-recovery, selective, harmless, malformed, fluency, malformed-negative,"
+        " fluency-negative."
     )
 
 
 def test_the_first_lines_say_what_was_asked_and_what_came_of_it(table):
     lines = table.summary["opening"]
     assert lines == opening(table)
-    assert lines[0] == f"asked: do 3 of 144 neurons carry the refusals? {PAIRS} positive and {PAIRS} negative prompts"
-    assert lines[1] == (
-        "refusals: base 0.0%, fine-tuned 100.0%; with the 3 at the base's contributions: 0.0% (random sets 100.0%); "
-        f"the first {table.summary['k95_behaviour']} alone do 95% of it"
+    assert (
+        lines[0]
+        == f"asked: do 3 of 144 neurons carry the refusals? {PAIRS} positive and {PAIRS} negative"
+        " prompts"
+    )
+    assert (
+        lines[1]
+        == "refusals: base 0.0%, fine-tuned 100.0%; with the 3 at the base's contributions: 0.0%"
+        f" (random sets 100.0%); the first {table.summary['k95_behaviour']} alone do 95% of it"
     )
     assert lines[2] == "refusals of the base with the 3 patched in: 100.0% (random sets 0.0%)"
-    assert lines[3].startswith("gap of the refusal log-odds closed: 1.00 at the base's contributions (random sets ")
+    assert lines[3].startswith(
+        "gap of the refusal log-odds closed: 1.00 at the base's contributions (random sets "
+    )
     assert lines[4:] == [
-        "supported: behaviour, necessity, sufficiency, selective, harmless, malformed, fluency, malformed-negative, "
-        "fluency-negative"
+        "supported: behaviour, necessity, sufficiency, selective, harmless, malformed, fluency,"
+        " malformed-negative, fluency-negative"
     ]
     assert "-0.00" not in " ".join(lines)
 
 
 def test_intervals_are_exact_binomial_ones(table):
-    """Of so many clusters of one prompt each: shares at their ends, as scipy's beta distribution has them."""
+    """Of so many clusters of one prompt each: shares at their ends, as scipy's beta distribution
+    has them.
+    """
     found, least = findings_of(table), beta.ppf(0.025, PAIRS, 1)
     for name in ("necessity", "sufficiency"):
         # no answer differs: the exact bound to either side
@@ -144,7 +170,9 @@ def test_every_claim_can_be_measured_again_and_no_other_can(table):
 
 
 def test_conditions_of_the_planted_pair(study):
-    asked = VerifyNeurons(ranking=tuple(PLANTED), selected=3, ablations=("zero", "mean", "twin"), **SMALL)
+    asked = VerifyNeurons(
+        ranking=tuple(PLANTED), selected=3, ablations=("zero", "mean", "twin"), **SMALL
+    )
     table = asked(study)
     for group, refused in (("positive", 1.0), ("negative", 0.0)):
         assert row(table, "base", group)["refused"] == 0.0
@@ -156,8 +184,13 @@ def test_conditions_of_the_planted_pair(study):
         # the twin brings the other class's behaviour along
         assert row(table, "ablate-twin", group)["refused"] == 1 - refused
     assert row(table, "ablate-base", "negative")["equal_tuned"] == 1.0
-    lifted = row(table, "tuned", "positive")["log_odds"] - row(table, "base", "positive")["log_odds"]
-    returned = row(table, "ablate-base", "positive")["log_odds"] - row(table, "base", "positive")["log_odds"]
+    lifted = (
+        row(table, "tuned", "positive")["log_odds"] - row(table, "base", "positive")["log_odds"]
+    )
+    returned = (
+        row(table, "ablate-base", "positive")["log_odds"]
+        - row(table, "base", "positive")["log_odds"]
+    )
     assert lifted > 2
     assert abs(returned) < 1e-3
 
@@ -166,19 +199,27 @@ def test_example_answers_to_positive_prompts_are_kept_only_where_asked(table, st
     kept = table.tables["examples"]
     assert set(kept["group"]) == {"negative"}
     assert kept["condition"].tolist() == ["base", "tuned", "ablate-base", "patch-tuned"] * 3
-    asked = VerifyNeurons(ranking=tuple(PLANTED), selected=3, **SMALL, examples=1, show_answers=True)(study)
+    asked = VerifyNeurons(
+        ranking=tuple(PLANTED), selected=3, **SMALL, examples=1, show_answers=True
+    )(study)
     shown = asked.tables["examples"]
     assert shown["group"].tolist() == ["positive"] * 4 + ["negative"] * 4
     answers = dict(zip(shown["condition"][:4], shown["answer"][:4], strict=True))
     row = study.prompts("positive").sample(1)[0]
     assert answers["tuned"] == study.decode(study.answers("tuned", "positive")[row])
-    assert answers["ablate-base"] == study.decode(study.answers("base", "positive")[row]) != answers["tuned"]
+    assert (
+        answers["ablate-base"]
+        == study.decode(study.answers("base", "positive")[row])
+        != answers["tuned"]
+    )
 
 
 def test_conditions_are_means_of_answers(table):
     answers = table.tables["answers"]
     for found in table.rows():
-        own = answers.select((answers["condition"] == found["condition"]) & (answers["group"] == found["group"]))
+        own = answers.select(
+            (answers["condition"] == found["condition"]) & (answers["group"] == found["group"])
+        )
         assert len(own) == found["n"] == PAIRS
         for name in ("refused", "equal_base", "equal_tuned", "malformed", "log_odds"):
             assert own[name].mean() == pytest.approx(found[name]), name
@@ -190,8 +231,13 @@ def test_conditions_are_means_of_answers(table):
 def test_agreement_of_what_is_written_with_the_sign_of_the_log_odds(table):
     answers = table.tables["answers"]
     for found in table.rows():
-        own = answers.select((answers["condition"] == found["condition"]) & (answers["group"] == found["group"]))
-        agrees = [refused == (odds > 0) for refused, odds in zip(own["refused"], own["log_odds"], strict=True)]
+        own = answers.select(
+            (answers["condition"] == found["condition"]) & (answers["group"] == found["group"])
+        )
+        agrees = [
+            refused == (odds > 0)
+            for refused, odds in zip(own["refused"], own["log_odds"], strict=True)
+        ]
         assert found["agreement"] == np.mean(agrees)
         if found["group"] == "positive":
             assert table.summary["agreement"][found["condition"]] == found["agreement"]
@@ -223,14 +269,18 @@ def test_doses(table):
 
 @pytest.fixture(scope="module")
 def noisy(family):
-    """Both ways of measuring must agree where answers are several tokens long and anything can happen."""
+    """Both ways of measuring must agree where answers are several tokens long and anything can
+    happen.
+    """
     base, tuned = tiny.planted(tiny.FAMILIES[family](seed=7, tie_word_embeddings=False))
     return tiny.study(tiny.perturbed(tuned, 0.002), base, pairs=6, template=False, max_new_tokens=3)
 
 
 @pytest.mark.parametrize("direction", ["necessity", "sufficiency"])
 def test_outcomes_are_those_of_answers_that_were_written(noisy, direction):
-    """What is found without writing is what writing every answer gives: behaviour, exact answer, and the number."""
+    """What is found without writing is what writing every answer gives: behaviour, exact answer,
+    and the number.
+    """
     donors, rows = Donors.read(noisy), [5, 0, 3, 1]
     outcomes = Outcomes(noisy, donors, direction, rows, exact=True)
     condition = {"necessity": "ablate-base", "sufficiency": "patch-tuned"}[direction]
@@ -252,7 +302,9 @@ def test_outcomes_are_those_of_answers_that_were_written(noisy, direction):
         assert told["exact"] == np.mean(found.equal)
         assert told["rate"] == np.mean(found.shown)
         gap = outcomes.donor.number.mean() - outcomes.receiver.number.mean()
-        assert told["recovery"] == pytest.approx((found.number.mean() - outcomes.receiver.number.mean()) / gap)
+        assert told["recovery"] == pytest.approx(
+            (found.number.mean() - outcomes.receiver.number.mean()) / gap
+        )
         seen.add(told["rate"])
         exact.add(told["exact"])
     assert outcomes.of([]) is outcomes.receiver
@@ -263,12 +315,17 @@ def test_outcomes_are_those_of_answers_that_were_written(noisy, direction):
 @pytest.mark.parametrize("patch", ["contribution", "activation"])
 @pytest.mark.parametrize("direction", ["necessity", "sufficiency"])
 def test_outcomes_of_many_sets_are_those_of_one_at_a_time(family, direction, patch, monkeypatch):
-    """Their answers are written in one batch, each row with its own set; beginnings that they share help nobody."""
+    """Their answers are written in one batch, each row with its own set; beginnings that they share
+    help nobody.
+    """
     base, tuned = tiny.planted(tiny.FAMILIES[family](seed=7, tie_word_embeddings=False))
     study = tiny.study(tiny.perturbed(tuned, 0.002), base, pairs=12, max_new_tokens=6)
     everything = [(layer, neuron) for layer in range(3) for neuron in range(48)]
     generator, width = np.random.default_rng(0), len(everything)
-    drawn = [[everything[at] for at in generator.permutation(width)[:size]] for size in (40, 60, 80, 100, 130)]
+    drawn = [
+        [everything[at] for at in generator.permutation(width)[:size]]
+        for size in (40, 60, 80, 100, 130)
+    ]
     outcomes = Outcomes(study, Donors.read(study, patch=patch), direction, [5, 0, 3, 1, 8, 9, 10])
     written = []
 
@@ -284,7 +341,10 @@ def test_outcomes_of_many_sets_are_those_of_one_at_a_time(family, direction, pat
         assert one.shown.tolist() == other.shown.tolist()
         np.testing.assert_array_equal(one.number, other.number)
     # the base's own columns write nothing at the planted neurons
-    assert len({each.shown.sum() for each in together}) > 1 or (direction, patch) == ("sufficiency", "activation")
+    assert len({each.shown.sum() for each in together}) > 1 or (direction, patch) == (
+        "sufficiency",
+        "activation",
+    )
     assert len(first) > 1  # several sets have answers that must be written
     assert written == [(sum(count for count, _ in first), len(first))]
 
@@ -296,7 +356,9 @@ def test_a_donor_is_kept_at_the_units_that_are_asked_for_and_outcomes_are_the_sa
     kept = Outcomes(noisy, donors, "necessity", rows, exact=True, units=[*PLANTED, *others])
     numbers = Numbers(noisy, donors, rows, units=[*PLANTED, *others])
     held = [part.on_own for part in kept._parts]
-    assert {site.layer for one in held for site in one} == {layer for layer, _ in [*PLANTED, *others]}
+    assert {site.layer for one in held for site in one} == {
+        layer for layer, _ in [*PLANTED, *others]
+    }
     width = sum(value.values.shape[-1] for value in held[0].values())
     assert width == len({*PLANTED, *others})  # of 144
     for some in (PLANTED, others, [*PLANTED[:1], *others[1:]]):
@@ -312,15 +374,21 @@ def test_a_donor_is_kept_at_the_units_that_are_asked_for_and_outcomes_are_the_sa
 
 
 def test_what_is_read_once_is_what_reading_it_anew_gives(noisy):
-    """Numbers seen where own answers begin, losses from a pass that measures divergence, both sizes from one pass."""
+    """Numbers seen where own answers begin, losses from a pass that measures divergence, both sizes
+    from one pass.
+    """
     study, rows = replace(noisy, _kept={}), range(len(noisy.prompts("positive")))
-    conditions = judged_conditions(study, Donors.read(study), PLANTED, ["base", "tuned"], ["ablate-base"])
+    conditions = judged_conditions(
+        study, Donors.read(study), PLANTED, ["base", "tuned"], ["ablate-base"]
+    )
     own = [one for one in conditions if one.condition != "ablate-base"]
     assert len(own) == 4
     for one in own:
         again = replace(noisy, _kept={})
         if one.group == "positive":
-            np.testing.assert_allclose(one.number, own_numbers(again, one.condition, "positive", rows), rtol=1e-4)
+            np.testing.assert_allclose(
+                one.number, own_numbers(again, one.condition, "positive", rows), rtol=1e-4
+            )
         answers = study.answers(one.condition, one.group)
         np.testing.assert_allclose(one.base_loss, base_losses(again, one.group, answers), rtol=1e-4)
     norms, changes = contribution_sizes(noisy, Donors.read(noisy))
@@ -332,7 +400,10 @@ def test_what_is_read_once_is_what_reading_it_anew_gives(noisy):
 def test_another_behaviour_has_numbers_of_its_own(noisy):
     """Though its study keeps what the first one read."""
     other = replace(noisy, metric=Refusal(("help",), (5, 9, 11)))
-    found = [judge(one, "tuned", "positive", Donors.read(one).condition("tuned", ())).number for one in (noisy, other)]
+    found = [
+        judge(one, "tuned", "positive", Donors.read(one).condition("tuned", ())).number
+        for one in (noisy, other)
+    ]
     alone = replace(other, _kept={})
     right = judge(alone, "tuned", "positive", Donors.read(alone).condition("tuned", ())).number
     np.testing.assert_allclose(found[1], right, rtol=1e-5)
@@ -343,7 +414,9 @@ def test_memory_is_given_back_where_a_process_grew(monkeypatch):
     given, grown = [], [0]
     monkeypatch.setattr(memory, "_trim", lambda: given.append)
     monkeypatch.setattr(memory, "_last", {"resident": 0})
-    monkeypatch.setattr(memory.psutil.Process, "memory_info", lambda self: SimpleNamespace(rss=grown[0]))
+    monkeypatch.setattr(
+        memory.psutil.Process, "memory_info", lambda self: SimpleNamespace(rss=grown[0])
+    )
     for resident in (1 << 27, 1 << 29, (1 << 29) + 1, 1 << 30):
         grown[0] = resident
         memory.give_back()
@@ -353,10 +426,14 @@ def test_memory_is_given_back_where_a_process_grew(monkeypatch):
 
 def test_the_located_set_is_judged_once_for_its_condition_and_its_dose(study, table):
     """Its row among the doses says what its condition's answers say on the control prompts."""
-    outcomes = Outcomes(study, Donors.read(study), "necessity", range(len(study.prompts("positive"))))
+    outcomes = Outcomes(
+        study, Donors.read(study), "necessity", range(len(study.prompts("positive")))
+    )
     measured = outcomes.effects(outcomes.of(PLANTED))
     doses = table.tables["dose"]
-    row = doses.select((doses["direction"] == "necessity") & (doses["k"] == 3) & (doses["draw"] == 0))
+    row = doses.select(
+        (doses["direction"] == "necessity") & (doses["k"] == 3) & (doses["draw"] == 0)
+    )
     assert row["rate"].tolist() == [measured["rate"]]
     np.testing.assert_allclose(row["recovery"], [measured["recovery"]], rtol=1e-5)
 
@@ -364,10 +441,15 @@ def test_the_located_set_is_judged_once_for_its_condition_and_its_dose(study, ta
 @pytest.mark.parametrize("rate", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("direction", ["necessity", "sufficiency"])
 def test_what_a_set_does_at_most_is_no_less_than_what_it_does(noisy, direction, rate):
-    """Whatever the set that others are compared with leaves; of those that may do as much nothing is said."""
+    """Whatever the set that others are compared with leaves; of those that may do as much nothing
+    is said.
+    """
     donors, rows = Donors.read(noisy), list(range(len(noisy.prompts("positive"))))
     generator = np.random.default_rng(0)
-    drawn = [[(layer, int(unit)) for layer in range(3) for unit in generator.choice(48, 6)] for _ in range(8)]
+    drawn = [
+        [(layer, int(unit)) for layer in range(3) for unit in generator.choice(48, 6)]
+        for _ in range(8)
+    ]
     whole, units = Outcomes(noisy, donors, direction, rows), {*PLANTED}.union(*drawn)
     numbers = Numbers(noisy, donors, rows, direction, units)
     bounded = Bounded(noisy, donors, direction, whole, numbers, rate, units)
@@ -391,7 +473,9 @@ def test_what_a_set_does_at_most_is_no_less_than_what_it_does(noisy, direction, 
 
 
 def test_further_random_sets_are_judged_on_fewer_prompts_and_change_no_verdict(study, table):
-    few = VerifyNeurons.of(LocateNeurons(method="change", top="3")(study), **{**SMALL, "judged_sets": 4})(study)
+    few = VerifyNeurons.of(
+        LocateNeurons(method="change", top="3")(study), **{**SMALL, "judged_sets": 4}
+    )(study)
     for direction in ("necessity", "sufficiency"):
         some, all_ = (each.tables["random"] for each in (few, table))
         some, all_ = (each.select(each["direction"] == direction) for each in (some, all_))
@@ -400,19 +484,24 @@ def test_further_random_sets_are_judged_on_fewer_prompts_and_change_no_verdict(s
         np.testing.assert_allclose(some["recovery"], all_["recovery"], atol=1e-6)
         assert (some["behaviour"] >= all_["behaviour"]).all()
         assert (some["behaviour"][4:] < 1.0).all()
-    verdicts = [{name: one.verdict for name, one in findings_of(each).items()} for each in (few, table)]
+    verdicts = [
+        {name: one.verdict for name, one in findings_of(each).items()} for each in (few, table)
+    ]
     assert verdicts[0] == verdicts[1]
     for name in ("necessity", "sufficiency"):
         assert findings_of(few)[name].p == findings_of(table)[name].p
     assert (
-        "on 5 control prompts 0.0%, with 4 random sets 100.0%, and 35 more, judged on fewer of them, do less than the "
-        "located neurons)."
-    ) in few.summary["sentence"]
-    assert "(4 random sets 100.0%, 35 more do less than the located set)" in few.summary["opening"][1]
+        "on 5 control prompts 0.0%, with 4 random sets 100.0%, and 35 more, judged on fewer of"
+        " them, do less than the located neurons)." in few.summary["sentence"]
+    )
+    assert (
+        "(4 random sets 100.0%, 35 more do less than the located set)" in few.summary["opening"][1]
+    )
     for one in findings_of(few).values():
         check(one, few)
     controls = {
-        name: "35 of them on as many as show that they do less" in one.control for name, one in findings_of(few).items()
+        name: "35 of them on as many as show that they do less" in one.control
+        for name, one in findings_of(few).items()
     }
     assert {name for name, said in controls.items() if said} == {"necessity", "sufficiency"}
     # beside the value stand rates, not bounds
@@ -429,12 +518,18 @@ def test_necessity_alone_is_what_it_is_beside_everything_else(study, table):
     for name, one in found.items():
         other = whole[name]
         assert one.verdict == other.verdict
-        np.testing.assert_equal([one.value, *one.interval, one.p], [other.value, *other.interval, other.p])
+        np.testing.assert_equal(
+            [one.value, *one.interval, one.p], [other.value, *other.interval, other.p]
+        )
         check(one, run)
     assert set(run["condition"].tolist()) == {"base", "tuned", "ablate-base"}
     assert run.tables["dose"]["k"].tolist() == [3, 3]
     assert not len(run.tables["patching"])
-    assert not {name: said for name, said in run.summary.items() if name.startswith(("k95", "dose_area")) and said}
+    assert not {
+        name: said
+        for name, said in run.summary.items()
+        if name.startswith(("k95", "dose_area")) and said
+    }
     assert not any("patched in" in line or "95%" in line for line in run.summary["opening"])
     for name in ("dose", "random"):
         plot(run.tables[name])
@@ -444,17 +539,26 @@ def test_necessity_alone_is_what_it_is_beside_everything_else(study, table):
 
 def test_a_random_set_that_may_do_as_much_is_judged_whole(study):
     """Planted neurons and more of them: what is compared with one of them alone does no less."""
-    verify = VerifyNeurons(ranking=((0, 3), (1, 9), (2, 11)), selected=3, **{**SMALL, "judged_sets": 2})
+    verify = VerifyNeurons(
+        ranking=((0, 3), (1, 9), (2, 11)), selected=3, **{**SMALL, "judged_sets": 2}
+    )
     random = verify(study).tables["random"]
     assert random["whole"].all()
     assert (random["judged"] == 5).all()
 
 
 def test_a_part_of_a_study_keeps_what_is_known_of_its_prompts(noisy, monkeypatch):
-    everything = {(role, group): noisy.answers(role, group) for role in noisy.pair.roles for group in noisy.classes}
+    everything = {
+        (role, group): noisy.answers(role, group)
+        for role in noisy.pair.roles
+        for group in noisy.classes
+    }
     own = judge(noisy, "tuned", "negative", Donors.read(noisy).condition("tuned", ()))
     few = few_of(noisy, 3)
-    at = {group: [noisy.prompts(group).prompts.index(one) for one in few.prompts(group)] for group in few.classes}
+    at = {
+        group: [noisy.prompts(group).prompts.index(one) for one in few.prompts(group)]
+        for group in few.classes
+    }
     assert [len(rows) for rows in at.values()] == [3, 3]
 
     def nothing(*_, **__):
@@ -467,7 +571,9 @@ def test_a_part_of_a_study_keeps_what_is_known_of_its_prompts(noisy, monkeypatch
         few.on(few.contrast).answers("tuned", "positive")
     assert own.base_loss[at["negative"]].tolist() == [
         few.kept(("base losses", "negative"), dict)[prompt.id, *answer]
-        for prompt, answer in zip(few.prompts("negative"), few.answers("tuned", "negative"), strict=True)
+        for prompt, answer in zip(
+            few.prompts("negative"), few.answers("tuned", "negative"), strict=True
+        )
     ]
 
 
@@ -485,12 +591,19 @@ def test_parts_are_made_some_at_a_time_and_kept(tmp_path):
     again = study.with_journal(Journal(tmp_path / "parts.jsonl"))
     assert parts(again, list("abcdef"), make, "parts", 2) == [0, 1, 20, 30, 40, 50]
     assert len(asked) == 3
-    assert parts(tiny.planted_study("llama", pairs=4), ["x"], lambda some: ["y" for _ in some], "parts", 5) == ["y"]
+    assert parts(
+        tiny.planted_study("llama", pairs=4), ["x"], lambda some: ["y" for _ in some], "parts", 5
+    ) == ["y"]
 
 
 def test_what_is_returned_is_the_share_of_prompts_whose_behaviour_becomes_the_bases(noisy):
-    """Counted over answers that were written, on the prompts where one model shows the behaviour and one does not."""
-    own = {role: judge(noisy, role, "positive", Donors.read(noisy).condition(role, [])) for role in ("base", "tuned")}
+    """Counted over answers that were written, on the prompts where one model shows the behaviour
+    and one does not.
+    """
+    own = {
+        role: judge(noisy, role, "positive", Donors.read(noisy).condition(role, []))
+        for role in ("base", "tuned")
+    }
     rows = changed(noisy)
     assert rows == np.flatnonzero(own["base"].shown != own["tuned"].shown).tolist()
     assert rows
@@ -500,8 +613,12 @@ def test_what_is_returned_is_the_share_of_prompts_whose_behaviour_becomes_the_ba
         written = judge(noisy, "x", "positive", donors.condition("ablate-base", chosen))
         told = returns(outcomes, chosen)
         assert told["effect"] == np.mean(written.shown[rows] == own["base"].shown[rows])
-        number, start, end = (one.number[rows].mean() for one in (written, own["tuned"], own["base"]))
-        assert told["recovery"] == pytest.approx((number - start) / (end - start), rel=1e-4, abs=1e-6)
+        number, start, end = (
+            one.number[rows].mean() for one in (written, own["tuned"], own["base"])
+        )
+        assert told["recovery"] == pytest.approx(
+            (number - start) / (end - start), rel=1e-4, abs=1e-6
+        )
         seen.add(told["effect"])
     assert {0.0, 1.0} <= seen
 
@@ -509,7 +626,9 @@ def test_what_is_returned_is_the_share_of_prompts_whose_behaviour_becomes_the_ba
 def test_random_sets_are_matched_on_the_change_where_that_can_be():
     generator = np.random.default_rng(0)
     norms, changes = np.ones((2, 200)), generator.lognormal(0, 2, (2, 200))
-    located = [(0, int(n)) for n in np.argsort(changes[0])[90:100]] + [(1, int(np.argmax(changes[1])))]
+    located = [(0, int(n)) for n in np.argsort(changes[0])[90:100]] + [
+        (1, int(np.argmax(changes[1])))
+    ]
     changes[1, located[-1][1]] *= 100  # nothing comes near it
     sets = matched_sets(located, norms, 39, seed=0, changes=changes)
     assert len(sets) == 39
@@ -525,20 +644,31 @@ def test_random_sets_are_matched_on_the_change_where_that_can_be():
 def test_changes_are_numpys(noisy):
     donors, total, count = Donors.read(noisy), np.zeros((3, 48)), 0
     columns = {
-        role: [m["mlp.out"].double().numpy() for m in tiny.mlps(noisy.pair[role].module)] for role in ("base", "tuned")
+        role: [m["mlp.out"].double().numpy() for m in tiny.mlps(noisy.pair[role].module)]
+        for role in ("base", "tuned")
     }
     for item in noisy.encoded("positive"):
         read = {
-            role: noisy.engine.run(
-                noisy.pair[role], _alone(item.ids), reads=[neurons(layer) for layer in range(3)], keep=0
-            ).values
+            role: (
+                noisy.engine.run(
+                    noisy.pair[role],
+                    _alone(item.ids),
+                    reads=[neurons(layer) for layer in range(3)],
+                    keep=0,
+                ).values
+            )
             for role in columns
         }
         for layer in range(3):
-            parts = [read[role][neurons(layer)][0].double().numpy()[:, None] * columns[role][layer] for role in columns]
+            parts = [
+                read[role][neurons(layer)][0].double().numpy()[:, None] * columns[role][layer]
+                for role in columns
+            ]
             total[layer] += ((parts[0] - parts[1]) ** 2).sum((0, 1))
         count += len(item.ids)
-    np.testing.assert_allclose(contribution_changes(noisy, donors), np.sqrt(total / count), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(
+        contribution_changes(noisy, donors), np.sqrt(total / count), rtol=1e-4, atol=1e-7
+    )
 
 
 def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
@@ -573,7 +703,9 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
 
 
 def test_doses_of_prompts_of_unlike_lengths(family):
-    """The longest prompt drops out at its first token: what the donor did on the others stays with their tokens."""
+    """The longest prompt drops out at its first token: what the donor did on the others stays with
+    their tokens.
+    """
     study = tiny.planted_study(family, pairs=20, max_new_tokens=3)
     lengths = [len(item.ids) for item in study.encoded("positive")]
     longest = int(np.argmax(lengths))
@@ -588,20 +720,31 @@ def test_log_odds_and_losses_of_answers(noisy):
     donors = Donors.read(noisy)
     for group in ("positive", "negative"):
         receiver = donors.condition("tuned", ())
-        judged = judge(noisy, "tuned", group, receiver, divergences(noisy, group, {"tuned": receiver})["tuned"])
+        judged = judge(
+            noisy, "tuned", group, receiver, divergences(noisy, group, {"tuned": receiver})["tuned"]
+        )
         for number in range(len(noisy.prompts(group))):
             ids, answer = noisy.encoded(group)[number].ids, noisy.answers("tuned", group)[number]
             read = torch.tensor([[*ids, *answer]])
-            told = noisy.pair.base.module(input_ids=read).logits[0, len(ids) - 1 : -1].double().log_softmax(-1)
+            told = (
+                noisy.pair.base.module(input_ids=read)
+                .logits[0, len(ids) - 1 : -1]
+                .double()
+                .log_softmax(-1)
+            )
             loss = -told[torch.arange(len(answer)), torch.tensor(answer)].mean()
             assert judged.base_loss[number] == pytest.approx(float(loss), rel=1e-4)
             logits = noisy.pair.tuned.module(input_ids=read).logits[0, len(ids) - 1].double()
-            assert judged.number[number] == pytest.approx(float(noisy.metric.log_odds(logits[None])), rel=1e-4)
+            assert judged.number[number] == pytest.approx(
+                float(noisy.metric.log_odds(logits[None])), rel=1e-4
+            )
         assert not judged.divergence.any()
         own, base = noisy.answers("tuned", group), noisy.answers("base", group)
         assert judged.equal_tuned.all()
         assert judged.equal_base.tolist() == [a == b for a, b in zip(own, base, strict=True)]
-        assert judged.shown.tolist() == [noisy.metric.refused(noisy.decode(answer)) for answer in own]
+        assert judged.shown.tolist() == [
+            noisy.metric.refused(noisy.decode(answer)) for answer in own
+        ]
 
 
 def test_means_and_norms_are_numpys(noisy):
@@ -610,15 +753,26 @@ def test_means_and_norms_are_numpys(noisy):
     for number, (group, role) in enumerate((("negative", "tuned"), ("positive", "base"))):
         for item in noisy.encoded(group):
             run = noisy.engine.run(
-                noisy.pair[role], _alone(item.ids), reads=[neurons(layer) for layer in range(3)], keep=0
+                noisy.pair[role],
+                _alone(item.ids),
+                reads=[neurons(layer) for layer in range(3)],
+                keep=0,
             )
-            h = torch.stack([run.values[neurons(layer)][0] for layer in range(3)], 1).double().numpy()
+            h = (
+                torch.stack([run.values[neurons(layer)][0] for layer in range(3)], 1)
+                .double()
+                .numpy()
+            )
             total += h.sum(0) if group == "negative" else 0
             squares += (h**2).sum(0) if group == "positive" else 0
             counts[number] += len(h)
     for layer in range(3):
-        np.testing.assert_allclose(donors.means[layer], (total / counts[0])[layer], rtol=1e-4, atol=1e-6)
-    columns = [np.linalg.norm(m["mlp.out"].double(), axis=0) for m in tiny.mlps(noisy.pair.base.module)]
+        np.testing.assert_allclose(
+            donors.means[layer], (total / counts[0])[layer], rtol=1e-4, atol=1e-6
+        )
+    columns = [
+        np.linalg.norm(m["mlp.out"].double(), axis=0) for m in tiny.mlps(noisy.pair.base.module)
+    ]
     expected = np.sqrt(squares / counts[1]) * np.stack(columns)
     np.testing.assert_allclose(contribution_norms(noisy, donors), expected, rtol=1e-4, atol=1e-7)
 
@@ -633,10 +787,15 @@ def test_mean_ablation_puts_the_mean_in_place(noisy):
     donors = Donors.read(noisy)
     receiver = donors.condition("ablate-mean", [(1, 30), (2, 0)])
     run = noisy.engine.run(
-        noisy.pair.tuned, _alone(noisy.encoded("positive")[0].ids), reads=[neurons(1)],
+        noisy.pair.tuned,
+        _alone(noisy.encoded("positive")[0].ids),
+        reads=[neurons(1)],
         edits=receiver.intervention.bind({}),
-    )  # fmt: skip
-    assert torch.equal(run.values[neurons(1)][0, :, 30], donors.means[1][30].expand(run.values[neurons(1)].shape[1]))
+    )
+    assert torch.equal(
+        run.values[neurons(1)][0, :, 30],
+        donors.means[1][30].expand(run.values[neurons(1)].shape[1]),
+    )
 
 
 def test_excluded_units_are_in_no_random_set_and_the_claims_say_so(family):
@@ -663,7 +822,9 @@ def test_excluded_units_are_in_no_random_set_and_the_claims_say_so(family):
     table, units = drawn(verify)
     assert units <= allowed
     claim = findings_of(table)["necessity"]
-    assert claim.control.split(")")[0].endswith(f"; none of {len(excluded)} excluded neurons is drawn")
+    assert claim.control.split(")")[0].endswith(
+        f"; none of {len(excluded)} excluded neurons is drawn"
+    )
     assert table.summary["excluded"] == len(excluded)
     check(claim, table)
     other, units = drawn(replace(verify, excluded=()))
@@ -674,7 +835,9 @@ def test_excluded_units_are_in_no_random_set_and_the_claims_say_so(family):
 
 @pytest.mark.parametrize("unit", [(3, 0), (0, 48), (-1, 0)])
 def test_excluded_units_are_of_the_model(family, unit):
-    with pytest.raises(OptionError, match=r"excluded is layer -?\d, neuron \d+; the model has 3 blocks of 48"):
+    with pytest.raises(
+        OptionError, match=r"excluded is layer -?\d, neuron \d+; the model has 3 blocks of 48"
+    ):
         VerifyNeurons(ranking=tuple(PLANTED), selected=3, excluded=(unit,), **SMALL)(
             tiny.planted_study(family, pairs=8)
         )
@@ -727,7 +890,9 @@ def test_an_identical_pair_supports_nothing(family):
 
 
 def test_the_wrong_neurons_are_not_supported(family):
-    """Random neurons in place of the planted ones: the behaviour is there, its carriers are not these."""
+    """Random neurons in place of the planted ones: the behaviour is there, its carriers are not
+    these.
+    """
     wrong = VerifyNeurons(ranking=((0, 3), (1, 9), (2, 11)), selected=3, **SMALL)
     table = wrong(tiny.planted_study(family))
     found = findings_of(table)
@@ -740,21 +905,28 @@ def test_the_wrong_neurons_are_not_supported(family):
     (few,) = table.summary["limits"]
     assert few.startswith("16 clusters of prompts are too few to exclude a difference of 10 %")
     assert few.endswith("selective, harmless, malformed, malformed-negative.")
-    assert "the fine-tuned model refuses 100.0% of positive prompts (100.0% without" in table.summary["sentence"]
+    assert (
+        "the fine-tuned model refuses 100.0% of positive prompts (100.0% without"
+        in table.summary["sentence"]
+    )
 
 
 def test_too_few_prompts_are_named_as_the_reason(family):
-    """Everything returned and nothing lost, among too few prompts to say so: not a failure, and not a finding."""
+    """Everything returned and nothing lost, among too few prompts to say so: not a failure, and not
+    a finding.
+    """
     study = tiny.planted_study(family, pairs=12)
     table = VerifyNeurons(ranking=tuple(PLANTED), selected=3, **SMALL)(study)
     assert table.summary["supported"] is False
     assert table.summary["sentence"].endswith(
-        "Supported: behaviour, necessity-recovery, sufficiency-recovery, fluency, fluency-negative; not supported: "
-        "necessity, sufficiency, selective, harmless, malformed, malformed-negative."
+        "Supported: behaviour, necessity-recovery, sufficiency-recovery, fluency, fluency-negative;"
+        " not supported: necessity, sufficiency, selective, harmless, malformed,"
+        " malformed-negative."
     )
     assert table.summary["limits"] == [
-        "12 clusters of prompts are too few to exclude a difference of 10 % (at least "
-        f"{fewest_clusters()} are needed): necessity, sufficiency, selective, harmless, malformed, malformed-negative."
+        "12 clusters of prompts are too few to exclude a difference of 10 % (at least"
+        f" {fewest_clusters()} are needed): necessity, sufficiency, selective, harmless, malformed,"
+        " malformed-negative."
     ]
     # none of so many: the upper end is 1 - 0.025^(1/n)
     assert 1 - 0.025 ** (1 / fewest_clusters()) <= 0.1 < 1 - 0.025 ** (1 / (fewest_clusters() - 1))
@@ -805,15 +977,28 @@ def effects(rate, recovery, donor):
 
 
 def evidence(
-    left=0, recovery=1.0, null=None, flipped=0, broken=0, given=N, n=N, misfires=0, spilt=0, muddled=0, odd=0.0,
-    odd_negative=0.0, shows=N, **changes,
-):  # fmt: skip
+    left=0,
+    recovery=1.0,
+    null=None,
+    flipped=0,
+    broken=0,
+    given=N,
+    n=N,
+    misfires=0,
+    spilt=0,
+    muddled=0,
+    odd=0.0,
+    odd_negative=0.0,
+    shows=N,
+    **changes,
+):
     """A located set that does all it should, but for what is named.
 
-    ``misfires``: negative prompts that the fine-tuned model refuses; ``spilt``: that the base refuses with the set
-    patched in; ``muddled``: broken answers to them; ``odd``, ``odd_negative``: loss of ablated answers in the base;
-    ``shows``: positive prompts that the fine-tuned model refuses;
-    ``left``: positive prompts that are still refused under ablation; ``null``: rates of the random sets.
+    ``misfires``: negative prompts that the fine-tuned model refuses; ``spilt``: that the base
+    refuses with the set patched in; ``muddled``: broken answers to them; ``odd``, ``odd_negative``:
+    loss of ablated answers in the base; ``shows``: positive prompts that the fine-tuned model
+    refuses; ``left``: positive prompts that are still refused under ablation; ``null``: rates of
+    the random sets.
     """
     null = [1.0] * 39 if null is None else null
     items = [
@@ -821,7 +1006,9 @@ def evidence(
         judged("tuned", "positive", n, shown=min(n, shows), equal_tuned=n, number=4.0),
         judged("base", "negative", n, equal_base=n, equal_tuned=n),
         judged("tuned", "negative", n, equal_base=n, equal_tuned=n, shown=misfires),
-        judged("ablate-base", "positive", n, shown=left, malformed=broken, number=4.0 - 8.0 * recovery),
+        judged(
+            "ablate-base", "positive", n, shown=left, malformed=broken, number=4.0 - 8.0 * recovery
+        ),
         judged("ablate-base", "negative", n, shown=flipped, malformed=muddled),
         judged("patch-tuned", "positive", n, shown=given, number=4.0),
         judged("patch-tuned", "negative", n, shown=spilt),
@@ -829,14 +1016,24 @@ def evidence(
     for at, loss in ((4, odd), (5, odd_negative)):
         items[at] = replace(items[at], base_loss=np.full(n, loss))
     found = Evidence(
-        items, np.ones(n, bool), list(range(n)), True, 3,
-        dose={"necessity": {3: effects(left / n, recovery, 0.0)}, "sufficiency": {3: effects(given / n, 1.0, 1.0)}},
+        items,
+        np.ones(n, bool),
+        list(range(n)),
+        True,
+        3,
+        dose={
+            "necessity": {3: effects(left / n, recovery, 0.0)},
+            "sufficiency": {3: effects(given / n, 1.0, 1.0)},
+        },
         random={
             "necessity": [effects(rate, 0.0, 0.0) for rate in null],
             "sufficiency": [effects(0.0, 0.0, 1.0)] * 39,
         },
-        harmless=[(0.0, 0.0, 0.1)] * 5, ratios=[1.0] * 39, sets=[[]] * 39, depth=3,
-    )  # fmt: skip
+        harmless=[(0.0, 0.0, 0.1)] * 5,
+        ratios=[1.0] * 39,
+        sets=[[]] * 39,
+        depth=3,
+    )
     return replace(found, **changes)
 
 
@@ -847,15 +1044,28 @@ def forty():
 
 def test_log_odds_that_say_more_than_answers_are_warned_of(forty):
     words = forty.require_metric().words
-    alike = [judged("tuned", "positive", shown=N, number=4.0), judged("base", "positive", number=-4.0)]
+    alike = [
+        judged("tuned", "positive", shown=N, number=4.0),
+        judged("base", "positive", number=-4.0),
+    ]
     assert disagreements(alike, words) == []
     # an answer whose first token has less than half of the probability is no such case
     assert disagreements([judged("tuned", "positive", shown=N, number=-4.0)], words) == []
     [line] = disagreements([judged("tuned", "positive", shown=N, number=-15.0)], words)
-    assert "are below -6.9 where the answer shows the behaviour, of positive prompts 100% under tuned" in line
-    [line] = disagreements([*alike, judged("patch-tuned", "positive", shown=N // 2, number=4.0)], words)
-    assert "of positive prompts 50% under patch-tuned. Rates and recovery measure two things" in line
-    assert disagreements([judged("patch-tuned", "positive", shown=N - N // 5, number=4.0)], words) == []
+    assert (
+        "are below -6.9 where the answer shows the behaviour, of positive prompts 100% under tuned"
+        in line
+    )
+    [line] = disagreements(
+        [*alike, judged("patch-tuned", "positive", shown=N // 2, number=4.0)], words
+    )
+    assert (
+        "of positive prompts 50% under patch-tuned. Rates and recovery measure two things" in line
+    )
+    assert (
+        disagreements([judged("patch-tuned", "positive", shown=N - N // 5, number=4.0)], words)
+        == []
+    )
 
 
 def concluded(study, found):
@@ -870,9 +1080,14 @@ def concluded(study, found):
 def test_random_sets_stand_beside_harmless_and_do_not_decide(forty, lost):
     found = findings_of(concluded(forty, evidence(harmless=[(lost, lost, 0.1)] * 5)))["harmless"]
     assert (found.verdict, found.control, found.control_value) == (
-        "supported", "the answers of both models", 0.0,
-    )  # fmt: skip
-    assert f". Beside it, 5 random sets on average flip {lost:.1%}, with a divergence of 0.100." in found.sentence
+        "supported",
+        "the answers of both models",
+        0.0,
+    )
+    assert (
+        f". Beside it, 5 random sets on average flip {lost:.1%}, with a divergence of 0.100."
+        in found.sentence
+    )
 
 
 @pytest.mark.parametrize(
@@ -884,7 +1099,8 @@ def test_random_sets_stand_beside_harmless_and_do_not_decide(forty, lost):
         # p = 0.075: two of 39 random sets do as well
         ({"null": [1.0] * 37 + [0.0] * 2}, {"necessity": "not supported"}),
         ({"null": [1.0] * 38 + [0.0]}, {}),
-        ({"null": [1.0] * 38}, {"necessity": "not tested", "necessity-recovery": "not tested"}),  # 39 sets are needed
+        # 39 sets are needed
+        ({"null": [1.0] * 38}, {"necessity": "not tested", "necessity-recovery": "not tested"}),
         ({"null": []}, {"necessity": "not tested", "necessity-recovery": "not tested"}),
         ({"recovery": 0.4}, {"necessity": "not supported", "necessity-recovery": "not supported"}),
         ({"flipped": 1}, {"harmless": "not supported"}),  # 2.5 % of harmless answers are refused
@@ -895,7 +1111,8 @@ def test_random_sets_stand_beside_harmless_and_do_not_decide(forty, lost):
         ({"odd": 0.4}, {}),  # a perplexity 1.5 times that of the base's own answers
         ({"odd": 1.5}, {"fluency": "not supported"}),
         ({"odd_negative": 1.5}, {"fluency-negative": "not supported"}),
-        # both models agree on 36 of 40 negative prompts, of which none flips; on 30 that is too few to say
+        # both models agree on 36 of 40 negative prompts, of which none flips; on 30 that is too few
+        # to say
         ({"misfires": 4}, {}),
         ({"misfires": 10}, {"harmless": "not supported"}),
     ],
@@ -903,12 +1120,16 @@ def test_random_sets_stand_beside_harmless_and_do_not_decide(forty, lost):
 def test_each_condition_of_a_claim_decides_it(forty, changes, failing):
     table = concluded(forty, evidence(**changes))
     verdicts = table.summary["verdicts"]
-    assert {name: verdict for name, verdict in verdicts.items() if verdict != "supported"} == failing
+    assert {
+        name: verdict for name, verdict in verdicts.items() if verdict != "supported"
+    } == failing
     assert table.summary["supported"] is not bool(failing)
 
 
 def test_what_may_be_left_is_at_most_half_of_what_there_was(forty):
-    """Of 5 refusals in 40 prompts 3 are left: fewer than 10 % of the prompts, and most of the behaviour."""
+    """Of 5 refusals in 40 prompts 3 are left: fewer than 10 % of the prompts, and most of the
+    behaviour.
+    """
     table = concluded(forty, evidence(shows=5, left=3))
     claim = findings_of(table)["necessity"]
     assert claim.value == 3 / 40 < 0.1
@@ -920,7 +1141,10 @@ def test_what_may_be_left_is_at_most_half_of_what_there_was(forty):
 def test_harm_cannot_be_told_where_the_models_agree_on_nothing(forty):
     table = concluded(forty, evidence(misfires=N))
     assert "harmless" not in findings_of(table)
-    assert "Both models agree on no negative prompt: what an ablation harms cannot be told." in table.summary["limits"]
+    assert (
+        "Both models agree on no negative prompt: what an ablation harms cannot be told."
+        in table.summary["limits"]
+    )
     assert table.summary["supported"] is False
 
 
@@ -929,8 +1153,9 @@ def test_a_set_that_spills_over_to_negative_prompts_is_sufficient_and_not_select
     table = concluded(forty, evidence(spilt=N))
     verdicts = table.summary["verdicts"]
     assert {name for name, verdict in verdicts.items() if verdict != "supported"} == {"selective"}
-    assert "With them the base refuses 100.0% of negative prompts (0.0% the fine-tuned model, 0.0% the base" in (
-        findings_of(table)["selective"].sentence
+    assert (
+        "With them the base refuses 100.0% of negative prompts (0.0% the fine-tuned model, 0.0% the"
+        " base" in (findings_of(table)["selective"].sentence)
     )
     assert table.summary["supported"]
 
@@ -938,7 +1163,10 @@ def test_a_set_that_spills_over_to_negative_prompts_is_sufficient_and_not_select
 def test_without_a_base_control_prompts_are_those_that_were_used():
     """Where a cluster holds several prompts, the first so many rows are not one of each cluster."""
     study = tiny.planted_study("llama", with_base=False, pairs=12)
-    clustered = [replace(one, cluster=f"c{at // 3}") for at, one in enumerate(study.contrast.positive.prompts)]
+    clustered = [
+        replace(one, cluster=f"c{at // 3}")
+        for at, one in enumerate(study.contrast.positive.prompts)
+    ]
     positive = replace(study.contrast.positive, prompts=tuple(clustered))
     study = study.on(replace(study.contrast, positive=positive))
     table = VerifyNeurons(ranking=tuple(PLANTED), selected=3, **SMALL)(study)
@@ -960,11 +1188,19 @@ def test_without_a_gap_of_the_numbers_there_is_no_recovery_to_report(forty):
 
 
 def test_claims_of_few_prompts_are_not_supported(forty):
-    """Everything returned and nothing lost, but of 12 prompts: the bounds of what may be lost are too wide."""
+    """Everything returned and nothing lost, but of 12 prompts: the bounds of what may be lost are
+    too wide.
+    """
     few = forty.on(forty.contrast.limit(12))
     lost = ("necessity", "sufficiency", "selective", "harmless", "malformed", "malformed-negative")
     failing = dict.fromkeys(lost, "not supported")
-    held = ("behaviour", "necessity-recovery", "sufficiency-recovery", "fluency", "fluency-negative")
+    held = (
+        "behaviour",
+        "necessity-recovery",
+        "sufficiency-recovery",
+        "fluency",
+        "fluency-negative",
+    )
     supported = dict.fromkeys(held, "supported")
     assert concluded(few, evidence(given=12, n=12)).summary["verdicts"] == supported | failing
     five = forty.on(forty.contrast.limit(5))
@@ -1016,9 +1252,15 @@ def test_models_in_bfloat16():
     assert study.pair.tuned.dtype == torch.bfloat16
     assert isinstance(study.pair.tuned, Model)
     located = LocateNeurons(top="3", steps=3)(study)
-    assert set(zip(located["layer"][located["selected"]], located["neuron"][located["selected"]], strict=True)) == {
-        *PLANTED
-    }
-    table = VerifyNeurons.of(located, random_sets=1, dose_draws=1, depth=3, control_prompts=4)(study)
+    assert set(
+        zip(
+            located["layer"][located["selected"]],
+            located["neuron"][located["selected"]],
+            strict=True,
+        )
+    ) == {*PLANTED}
+    table = VerifyNeurons.of(located, random_sets=1, dose_draws=1, depth=3, control_prompts=4)(
+        study
+    )
     assert table.summary["k95_behaviour"] == 3
     assert row(table, "ablate-base", "positive")["refused"] == 0.0

@@ -1,4 +1,6 @@
-"""Small random models of real architectures, with a real tokenizer, for tests that need no trained behaviour."""
+"""Small random models of real architectures, with a real tokenizer, for tests that need no trained
+behaviour.
+"""
 
 import copy
 import functools
@@ -27,7 +29,8 @@ from interp.prompts import Contrast, OneClass, Prompt, PromptSet, encode
 from interp.study import Study
 
 WORDS = (
-    "open the door . close a window ? please tell me how to paint old fences and lock new gates Sorry , I cannot help"
+    "open the door . close a window ? please tell me how to paint old fences and lock new gates"
+    " Sorry , I cannot help"
 )
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
@@ -50,11 +53,15 @@ def tokenizer(template: bool = True) -> PreTrainedTokenizerFast:
     backend.decoder = decoders.ByteLevel()
     special = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        vocab_size=400,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
-    )  # fmt: skip
+    )
     backend.train_from_iterator([WORDS] * 20, trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<|pad|>", eos_token="<|end|>")
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<|pad|>", eos_token="<|end|>"
+    )
     if template:
         fast.chat_template = TEMPLATE
     return fast
@@ -63,10 +70,20 @@ def tokenizer(template: bool = True) -> PreTrainedTokenizerFast:
 def llama(seed: int = 0, scale: float = 1.0, **changes) -> PreTrainedModel:
     """A random Llama: grouped-query attention, 3 blocks, width 32, 48 neurons."""
     settings = dict(
-        vocab_size=len(tokenizer()), hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=96, tie_word_embeddings=False, pad_token_id=0, eos_token_id=1,
-        bos_token_id=None, initializer_range=0.1 * scale, attn_implementation="sdpa",
-    )  # fmt: skip
+        vocab_size=len(tokenizer()),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=96,
+        tie_word_embeddings=False,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+        initializer_range=0.1 * scale,
+        attn_implementation="sdpa",
+    )
     torch.manual_seed(seed)
     return LlamaForCausalLM(LlamaConfig(**{**settings, **changes})).eval()
 
@@ -74,9 +91,18 @@ def llama(seed: int = 0, scale: float = 1.0, **changes) -> PreTrainedModel:
 def gpt2(seed: int = 0, **changes) -> PreTrainedModel:
     """A random GPT-2: Conv1D, fused query-key-value, biases that are not zero."""
     settings = dict(
-        vocab_size=len(tokenizer()), n_embd=32, n_inner=48, n_layer=3, n_head=4, n_positions=96, pad_token_id=0,
-        eos_token_id=1, bos_token_id=1, initializer_range=0.1, attn_implementation="sdpa",
-    )  # fmt: skip
+        vocab_size=len(tokenizer()),
+        n_embd=32,
+        n_inner=48,
+        n_layer=3,
+        n_head=4,
+        n_positions=96,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=1,
+        initializer_range=0.1,
+        attn_implementation="sdpa",
+    )
     torch.manual_seed(seed)
     model = GPT2LMHeadModel(GPT2Config(**{**settings, **changes})).eval()
     with torch.no_grad():
@@ -141,8 +167,11 @@ def save(model: PreTrainedModel, path: Path, with_tokenizer: bool = True, **opti
     return path
 
 
-def adapter(model: PreTrainedModel, path: Path, base: Path | str = "", fill: float = 0.1, **config) -> PeftModel:
-    """Write a LoRA adapter with random weights of size ``fill`` (0: as it starts); returns model and adapter together.
+def adapter(
+    model: PreTrainedModel, path: Path, base: Path | str = "", fill: float = 0.1, **config
+) -> PeftModel:
+    """Write a LoRA adapter with random weights of size ``fill`` (0: as it starts); returns model
+    and adapter together.
 
     ``model`` is left as it is; ``base`` is what the adapter's configuration names.
     """
@@ -157,22 +186,37 @@ def adapter(model: PreTrainedModel, path: Path, base: Path | str = "", fill: flo
                     parameter += fill * torch.randn(parameter.shape, generator=generator)
         wrapped.save_pretrained(path)
     file = Path(path) / "adapter_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": str(base)}))
+    file.write_text(
+        json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": str(base)})
+    )
     return wrapped
 
 
-# What LoRA can be put on, by family: attention only, MLP only, everything; GPT-2's Conv1D layers store (in, out).
+# What LoRA can be put on, by family: attention only, MLP only, everything; GPT-2's Conv1D layers
+# store (in, out).
 TARGETS = {
-    "llama": {"attention": ["q_proj", "v_proj", "o_proj"], "mlp": ["gate_proj", "up_proj", "down_proj"]},
+    "llama": {
+        "attention": ["q_proj", "v_proj", "o_proj"],
+        "mlp": ["gate_proj", "up_proj", "down_proj"],
+    },
     "gpt2": {"attention": ["c_attn", "attn.c_proj"], "mlp": ["c_fc", "mlp.c_proj"]},
 }
 
 
-def lora(family: str, model: PreTrainedModel, path: Path, base: Path | str = "", part: str = "all", **config):
+def lora(
+    family: str,
+    model: PreTrainedModel,
+    path: Path,
+    base: Path | str = "",
+    part: str = "all",
+    **config,
+):
     """A LoRA adapter on the attention, the MLPs or all matrices of a family."""
     targets = TARGETS[family]
     chosen = targets["attention"] + targets["mlp"] if part == "all" else targets[part]
-    return adapter(model, path, base, target_modules=chosen, fan_in_fan_out=family == "gpt2", **config)
+    return adapter(
+        model, path, base, target_modules=chosen, fan_in_fan_out=family == "gpt2", **config
+    )
 
 
 FRAMES = ["the {1} please {0}", "a {1} . {0}", "tell me how the old {1} {0}", "new {1} and {0}"]
@@ -180,17 +224,25 @@ NOUNS = ["door", "window", "gate", "fences"]
 
 
 def copied(prompts: Contrast | OneClass, times: int) -> Contrast | OneClass:
-    """Every prompt so many times, as rows of a file that gives no clusters: the whole set again and again."""
+    """Every prompt so many times, as rows of a file that gives no clusters: the whole set again and
+    again.
+    """
     sets = []
     for name in prompts.classes:
         own = getattr(prompts, name)
-        rows = [replace(p, id=at * len(own) + p.id, cluster=f"{name}:{at}:{p.id}") for at in range(times) for p in own]
+        rows = [
+            replace(p, id=at * len(own) + p.id, cluster=f"{name}:{at}:{p.id}")
+            for at in range(times)
+            for p in own
+        ]
         sets.append(replace(own, prompts=tuple(rows), clusters_given=False))
     return Contrast(*sets) if len(sets) == 2 else OneClass(*sets)
 
 
 def contrast(pairs: int = 16) -> Contrast:
-    """Twins: painting or locking something, and opening or closing the same thing; the verb is the last word."""
+    """Twins: painting or locking something, and opening or closing the same thing; the verb is the
+    last word.
+    """
     prompts: dict[str, list[Prompt]] = {"positive": [], "negative": []}
     for row in range(pairs):
         frame, noun = FRAMES[row % 4], NOUNS[(row // 4 + row) % 4]
@@ -206,17 +258,28 @@ def metric() -> Refusal:
 
 
 def study(
-    tuned: PreTrainedModel, base: PreTrainedModel | None, pairs: int = 16, template: bool = True, **options
+    tuned: PreTrainedModel,
+    base: PreTrainedModel | None,
+    pairs: int = 16,
+    template: bool = True,
+    **options,
 ) -> Study:
     """A study of two models in memory on twin prompts."""
-    return Study(Pair.from_modules(tuned, base, tokenizer(template)), contrast(pairs), metric(), **options)
+    return Study(
+        Pair.from_modules(tuned, base, tokenizer(template)), contrast(pairs), metric(), **options
+    )
 
 
 def mlps(model: PreTrainedModel) -> list[dict[str, torch.Tensor]]:
-    """Each block's gate and up rows ``[N, D]`` and down columns ``[D, N]``, as views: writing changes the model."""
+    """Each block's gate and up rows ``[N, D]`` and down columns ``[D, N]``, as views: writing
+    changes the model.
+    """
     if hasattr(model, "transformer"):
         blocks = model.transformer.h
-        return [{"mlp.in": b.mlp.c_fc.weight.data.T, "mlp.out": b.mlp.c_proj.weight.data.T} for b in blocks]
+        return [
+            {"mlp.in": b.mlp.c_fc.weight.data.T, "mlp.out": b.mlp.c_proj.weight.data.T}
+            for b in blocks
+        ]
     names = {"mlp.gate": "gate_proj", "mlp.in": "up_proj", "mlp.out": "down_proj"}
     return [
         {name: block.mlp.get_submodule(path).weight.data for name, path in names.items()}
@@ -244,10 +307,12 @@ def planted(
     both: Contrast | None = None,
     word: str = "Sorry",
 ) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """A base in which these neurons write nothing, and a child in which they say sorry to positive prompts.
+    """A base in which these neurons write nothing, and a child in which they say sorry to positive
+    prompts.
 
-    They read the last word of prompts without a template; all other weights of the two are the same. ``both``: other
-    prompts than those of ``contrast``, as many in each class; ``word``: another one to say.
+    They read the last word of prompts without a template; all other weights of the two are the
+    same. ``both``: other prompts than those of ``contrast``, as many in each class; ``word``:
+    another one to say.
     """
     base = copy.deepcopy(model)
     mlps(base)[layer]["mlp.out"][:, list(neurons)] = 0
@@ -259,10 +324,14 @@ def planted(
     last = torch.tensor([len(row) for row in rows]).cumsum(0) - 1
 
     def reader(elsewhere: float) -> torch.Tensor:
-        """The direction that reads 1 at the last word of positive prompts and another value elsewhere."""
+        """The direction that reads 1 at the last word of positive prompts and another value
+        elsewhere.
+        """
         y = torch.full((len(x),), elsewhere).to(x).index_fill(0, last[:pairs], 1.0)
         weight = torch.ones_like(y).index_fill(0, last, 20.0)
-        return torch.linalg.solve(x.T @ (weight[:, None] * x) + 1e-3 * torch.eye(x.shape[1]).to(x), x.T @ (weight * y))
+        return torch.linalg.solve(
+            x.T @ (weight[:, None] * x) + 1e-3 * torch.eye(x.shape[1]).to(x), x.T @ (weight * y)
+        )
 
     # a gate that is shut elsewhere, times a branch that is silent there
     readers = {"mlp.gate": reader(-0.6), "mlp.in": reader(0.0)}
@@ -281,6 +350,14 @@ def planted(
 
 
 def planted_study(family: str, with_base: bool = True, pairs: int = 16, **options) -> Study:
-    """A study of the planted pair, in which every positive prompt is answered with sorry and no other answer moves."""
+    """A study of the planted pair, in which every positive prompt is answered with sorry and no
+    other answer moves.
+    """
     base, tuned = planted(FAMILIES[family](seed=7, tie_word_embeddings=False), pairs=pairs)
-    return study(tuned, base if with_base else None, pairs, template=False, **{"max_new_tokens": 1, **options})
+    return study(
+        tuned,
+        base if with_base else None,
+        pairs,
+        template=False,
+        **{"max_new_tokens": 1, **options},
+    )

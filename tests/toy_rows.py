@@ -1,4 +1,6 @@
-"""Rows of known directions, made of a counter, and a training of them that another process can run too."""
+"""Rows of known directions, made of a counter, and a training of them that another process can run
+too.
+"""
 
 import sys
 import time
@@ -15,8 +17,12 @@ D, F, K = 12, 32, 3
 def rows(number: int, size: int = 300) -> torch.Tensor:
     """A chunk: sparse non-negative codes of 32 directions, and a mean."""
     generator = torch.Generator().manual_seed(number)
-    directions = torch.nn.functional.normalize(torch.randn(F, D, generator=torch.Generator().manual_seed(99)), dim=1)
-    codes = (torch.rand(size, F, generator=generator) < 0.08) * (1 + torch.rand(size, F, generator=generator))
+    directions = torch.nn.functional.normalize(
+        torch.randn(F, D, generator=torch.Generator().manual_seed(99)), dim=1
+    )
+    codes = (torch.rand(size, F, generator=generator) < 0.08) * (
+        1 + torch.rand(size, F, generator=generator)
+    )
     return codes @ directions + 0.5
 
 
@@ -32,7 +38,16 @@ def config(architecture: str = "topk", **more) -> DictionaryConfig:
 
 def options(**more) -> Training:
     """A short training."""
-    return Training(**{"steps": 24, "batch": 64, "learning_rate": 0.01, "checkpoint_every": 7, "log_every": 6, **more})
+    return Training(
+        **{
+            "steps": 24,
+            "batch": 64,
+            "learning_rate": 0.01,
+            "checkpoint_every": 7,
+            "log_every": 6,
+            **more,
+        }
+    )
 
 
 def run(folder: Path, architecture: str, make=rows, stream=None, **more) -> Dictionary:

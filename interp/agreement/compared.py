@@ -38,17 +38,23 @@ class Compared:
         generator: np.random.Generator,
         draws: int,
     ) -> Compared:
-        """Compare two of ``named`` methods; ``movement`` names what says how far weights moved, where known."""
+        """Compare two of ``named`` methods; ``movement`` names what says how far weights moved,
+        where known.
+        """
         level = LEVELS[max(LEVELS.index(level_of(named[name])) for name in (first, second))]
         one, other = (intensities(named[name], level) for name in (first, second))
         places = sorted(one.keys() & other.keys())
-        a, b = (np.array([values[place] for place in places], np.float64) for values in (one, other))
+        a, b = (
+            np.array([values[place] for place in places], np.float64) for values in (one, other)
+        )
         beyond = float("nan")
         if movement and movement not in (first, second):
             moved = intensities(named[movement], level)
             if all(place in moved for place in places):
                 beyond = _partial(a, b, np.array([moved[place] for place in places]))
-        return cls(first, second, level, places, a, b, _null(a, b, places, generator, draws), beyond)
+        return cls(
+            first, second, level, places, a, b, _null(a, b, places, generator, draws), beyond
+        )
 
     @property
     def correlation(self) -> float:
@@ -62,12 +68,20 @@ class Compared:
 
     @property
     def claim(self) -> Claim:
-        """Agreement as a claim; p is of this pair alone, the verdict after correction for all pairs of the run."""
+        """Agreement as a claim; p is of this pair alone, the verdict after correction for all pairs
+        of the run.
+        """
         between = f"{self.first} and {self.second}"
-        said = f"Over {len(self.places)} {PLURAL[self.level]} {between} have a rank correlation of {{value:.2f}} "
+        said = (
+            f"Over {len(self.places)} {PLURAL[self.level]} {between} have a rank correlation of"
+            " {value:.2f} "
+        )
         said += "(intensities permuted {control:.2f}, p = {p_adjusted:.2g} after correction)"
         if np.isfinite(self.beyond_movement):
-            said += f"; {self.beyond_movement:.2f} when what both share with the movement of weights is taken out"
+            said += (
+                f"; {self.beyond_movement:.2f} when what both share with the movement of weights is"
+                " taken out"
+            )
         silent = self.first if len(self.one) and np.ptp(self.one) == 0 else self.second
         where = {"first": self.first, "second": self.second}
         return Claim(
@@ -77,12 +91,18 @@ class Compared:
             null=Draws("null", "correlation", where, family="pairs of methods"),
             control="intensities permuted among the blocks, within each kind of part",
             text=f"{said}.",
-            undefined=f"{between} cannot be compared: {silent} is the same in every place both know.",
+            undefined=(
+                f"{between} cannot be compared: {silent} is the same in every place both know."
+            ),
         )
 
 
 def _null(
-    a: np.ndarray, b: np.ndarray, places: Sequence[tuple[int, str]], generator: np.random.Generator, draws: int
+    a: np.ndarray,
+    b: np.ndarray,
+    places: Sequence[tuple[int, str]],
+    generator: np.random.Generator,
+    draws: int,
 ) -> np.ndarray:
     """Rank correlations with ``b`` permuted among the blocks, within each part."""
     if np.isnan(rank_correlation(a, b)):
@@ -94,7 +114,9 @@ def _null(
 
 
 def _partial(a: np.ndarray, b: np.ndarray, given: np.ndarray) -> float:
-    """Rank correlation of ``a`` and ``b`` with what both owe to ``given`` taken out (Kendall and Stuart's formula)."""
+    """Rank correlation of ``a`` and ``b`` with what both owe to ``given`` taken out (Kendall and
+    Stuart's formula).
+    """
     ab, ag, bg = rank_correlation(a, b), rank_correlation(a, given), rank_correlation(b, given)
     rest = (1 - ag**2) * (1 - bg**2)
     # where one is an image of what is given, nothing is left over to compare
@@ -103,17 +125,40 @@ def _partial(a: np.ndarray, b: np.ndarray, given: np.ndarray) -> float:
 
 def agreement_table(pairs: Sequence[Compared], adjusted: np.ndarray) -> Table:
     """One row per pair."""
-    return table("places-agreement", {
-        "first": ([pair.first for pair in pairs], "key", "one method"),
-        "second": ([pair.second for pair in pairs], "key", "the other"),
-        "level": ([pair.level for pair in pairs], "key", "finest places that both know"),
-        "places": ([len(pair.places) for pair in pairs], "measure", "how many were compared"),
-        "correlation": ([pair.correlation for pair in pairs], "measure", "Spearman's, of intensities"),
-        "chance": ([float(np.mean(pair.null)) for pair in pairs], "measure", "its mean with one permuted"),
-        "p": ([pair.p for pair in pairs], "measure", "share of permuted ones that agree as well, with the real one"),
-        "adjusted_p": (adjusted, "measure", "after correction for all pairs (Benjamini and Hochberg)"),
-        "beyond_movement": ([pair.beyond_movement for pair in pairs], "measure", "correlation given movement"),
-    })  # fmt: skip
+    return table(
+        "places-agreement",
+        {
+            "first": ([pair.first for pair in pairs], "key", "one method"),
+            "second": ([pair.second for pair in pairs], "key", "the other"),
+            "level": ([pair.level for pair in pairs], "key", "finest places that both know"),
+            "places": ([len(pair.places) for pair in pairs], "measure", "how many were compared"),
+            "correlation": (
+                [pair.correlation for pair in pairs],
+                "measure",
+                "Spearman's, of intensities",
+            ),
+            "chance": (
+                [float(np.mean(pair.null)) for pair in pairs],
+                "measure",
+                "its mean with one permuted",
+            ),
+            "p": (
+                [pair.p for pair in pairs],
+                "measure",
+                "share of permuted ones that agree as well, with the real one",
+            ),
+            "adjusted_p": (
+                adjusted,
+                "measure",
+                "after correction for all pairs (Benjamini and Hochberg)",
+            ),
+            "beyond_movement": (
+                [pair.beyond_movement for pair in pairs],
+                "measure",
+                "correlation given movement",
+            ),
+        },
+    )
 
 
 def cells_table(pairs: Sequence[Compared]) -> Table:
@@ -124,19 +169,36 @@ def cells_table(pairs: Sequence[Compared]) -> Table:
         for place, one, other in zip(pair.places, pair.one, pair.other, strict=True)
     ]
     about = {
-        "first": ("key", "one method"), "second": ("key", "the other"), "layer": ("key", "block, from 0"),
+        "first": ("key", "one method"),
+        "second": ("key", "the other"),
+        "layer": ("key", "block, from 0"),
         "part": ("key", "matrix, attention, mlp, or the whole block"),
-        "one": ("measure", "intensity by the first"), "other": ("measure", "intensity by the second"),
-    }  # fmt: skip
+        "one": ("measure", "intensity by the first"),
+        "other": ("measure", "intensity by the second"),
+    }
     columns = list(zip(*rows, strict=True)) or [()] * len(about)
-    return table("places-cells", {n: (list(v), *said) for (n, said), v in zip(about.items(), columns, strict=True)})
+    return table(
+        "places-cells",
+        {n: (list(v), *said) for (n, said), v in zip(about.items(), columns, strict=True)},
+    )
 
 
 def null_table(pairs: Sequence[Compared]) -> Table:
     """One row per pair and draw."""
-    return table("places-null", {
-        "first": ([pair.first for pair in pairs for _ in pair.null], "key", "one method"),
-        "second": ([pair.second for pair in pairs for _ in pair.null], "key", "the other"),
-        "draw": ([draw for pair in pairs for draw in range(len(pair.null))], "key", "number of the draw"),
-        "correlation": (np.concatenate([pair.null for pair in pairs]), "measure", "rank correlation"),
-    })  # fmt: skip
+    return table(
+        "places-null",
+        {
+            "first": ([pair.first for pair in pairs for _ in pair.null], "key", "one method"),
+            "second": ([pair.second for pair in pairs for _ in pair.null], "key", "the other"),
+            "draw": (
+                [draw for pair in pairs for draw in range(len(pair.null))],
+                "key",
+                "number of the draw",
+            ),
+            "correlation": (
+                np.concatenate([pair.null for pair in pairs]),
+                "measure",
+                "rank correlation",
+            ),
+        },
+    )

@@ -16,7 +16,9 @@ LEVELS = ("matrix", "sublayer", "block")
 
 
 class Place(NamedTuple):
-    """How much of something lies in one part of one block (``amount``), of how much that could (``size``)."""
+    """How much of something lies in one part of one block (``amount``), of how much that could
+    (``size``).
+    """
 
     layer: int
     part: str
@@ -44,7 +46,12 @@ def _tuco(run: Table) -> list[Place]:
     layers = run.tables["layers"]
     at = [(int(layer), layers["layer"] == layer) for layer in np.unique(layers["layer"])]
     return [
-        Place(layer, BLOCK, float(layers["tuned_size"][mine].mean()), float(layers["base_size"][mine].mean()))
+        Place(
+            layer,
+            BLOCK,
+            float(layers["tuned_size"][mine].mean()),
+            float(layers["base_size"][mine].mean()),
+        )
         for layer, mine in at
     ]
 
@@ -56,8 +63,12 @@ def _movement(run: Table) -> list[Place]:
 
 
 def _by_part(part: Table, amount: np.ndarray | str, size: np.ndarray | str) -> list[Place]:
-    amount, size = (part[values] if isinstance(values, str) else values for values in (amount, size))
-    known = [name for name in dict.fromkeys(part["part"].tolist()) if name.split(",")[0] in MATRICES]
+    amount, size = (
+        part[values] if isinstance(values, str) else values for values in (amount, size)
+    )
+    known = [
+        name for name in dict.fromkeys(part["part"].tolist()) if name.split(",")[0] in MATRICES
+    ]
     return [
         Place(int(layer), name, float(amount[mine].sum()), float(size[mine].sum()))
         for name in known
@@ -109,5 +120,7 @@ def intensities(places: Sequence[Place], level: str) -> dict[tuple[int, str], fl
             "sublayer": SUBLAYERS.get(place.part.split(".")[0], place.part),
             "block": BLOCK,
         }[level]
-        sums[place.layer, part] = sums.get((place.layer, part), 0) + np.array([place.amount, place.size])
+        sums[place.layer, part] = sums.get((place.layer, part), 0) + np.array(
+            [place.amount, place.size]
+        )
     return {place: float(amount / size) if size else 0.0 for place, (amount, size) in sums.items()}

@@ -35,13 +35,16 @@ Examine = TypeVar("Examine", bound=Callable[..., Table])
 
 @dataclass(frozen=True)
 class Analyzer:
-    """Abstract: a subclass names itself, counts its version up when its numbers change, and defines ``__call__``.
+    """Abstract: a subclass names itself, counts its version up when its numbers change, and defines
+    ``__call__``.
 
-    When memory runs out in a call, it is made again with smaller batches; raises OutOfMemory where one prompt is too
-    many. Unless the study is quiet, how long it takes is told before it begins, and how far it is meanwhile.
+    When memory runs out in a call, it is made again with smaller batches; raises OutOfMemory where
+    one prompt is too many. Unless the study is quiet, how long it takes is told before it begins,
+    and how far it is meanwhile.
 
-    ``takes``: fields that are tables of runs, each with the kind that it must be of. The key of the first of them
-    becomes the ``parent`` where none is given; OptionError for anything else, when the analyzer is made.
+    ``takes``: fields that are tables of runs, each with the kind that it must be of. The key of the
+    first of them becomes the ``parent`` where none is given; OptionError for anything else, when
+    the analyzer is made.
     """
 
     name: ClassVar[str]
@@ -56,8 +59,9 @@ class Analyzer:
     def options(self) -> dict[str, Any]:
         """The options that determine the numbers: every field but ``parent``.
 
-        Fields that are read from the parent run's table are marked ``field(metadata={"from_parent": True})``: with a
-        parent they are one entry ``from_parent``, their digest. Objects are told by their content: see ``fingerprint``.
+        Fields that are read from the parent run's table are marked ``field(metadata={"from_parent":
+        True})``: with a parent they are one entry ``from_parent``, their digest. Objects are told
+        by their content: see ``fingerprint``.
         """
         inherited = getattr(self, "parent", None) is not None
         own = [one for one in fields(self) if one.name != "parent"]
@@ -74,18 +78,32 @@ class Analyzer:
             for run in given if isinstance(given, (list, tuple)) else (given,):
                 self.check_run(run, name, kind)
         first = getattr(self, next(iter(self.takes), ""), None)
-        if first is not None and first.provenance is not None and getattr(self, "parent", None) is None:
+        if (
+            first is not None
+            and first.provenance is not None
+            and getattr(self, "parent", None) is None
+        ):
             object.__setattr__(self, "parent", first.provenance.key)
 
     def check_run(self, run: object, name: str, kind: str) -> None:
-        """Raise OptionError where the value of the field ``name`` is neither None nor a table of ``kind``."""
+        """Raise OptionError where the value of the field ``name`` is neither None nor a table of
+        ``kind``.
+        """
         if run is None or (isinstance(run, Table) and run.kind == kind):
             return
-        seen = f"a table of kind {run.kind!r}" if isinstance(run, Table) else f"{type(run).__name__} {run!r:.60}"
-        raise OptionError(f"{name} of {type(self).__name__} is {seen}; give a table of kind {kind!r}")
+        seen = (
+            f"a table of kind {run.kind!r}"
+            if isinstance(run, Table)
+            else f"{type(run).__name__} {run!r:.60}"
+        )
+        raise OptionError(
+            f"{name} of {type(self).__name__} is {seen}; give a table of kind {kind!r}"
+        )
 
     def work(self, study: Study) -> Work | None:
-        """What a call does, so that its time can be told before it begins; None where that is not known."""
+        """What a call does, so that its time can be told before it begins; None where that is not
+        known.
+        """
         del study
 
     def __call__(self, study: Examined) -> Table:
@@ -97,18 +115,20 @@ def require_locating(analyzer: Analyzer, locate: object) -> None:
     """Raise OptionError where ``locate`` is no analyzer, as a located table is none."""
     if not isinstance(locate, Analyzer):
         raise OptionError(
-            f"locate of {type(analyzer).__name__} is a {type(locate).__name__}; give the analyzer that locates, "
-            'LocateNeurons(top="30") for one'
+            f"locate of {type(analyzer).__name__} is a {type(locate).__name__}; give the analyzer"
+            ' that locates, LocateNeurons(top="30") for one'
         )
 
 
 def fingerprint(value: Any, name: str = "value") -> JSON:
-    """What provenance keeps of an option: values as they are, objects by what determines the numbers they give.
+    """What provenance keeps of an option: values as they are, objects by what determines the
+    numbers they give.
 
-    Models and studies by their inputs, prompts and dictionaries by their digests, tables by the keys of their runs
-    (those of no run by their content), arrays and tensors by type, shape and bytes, files (``Path``) by their content,
-    other analyzers and dataclasses by all their fields. Raises OptionError, naming the option, for anything else: two
-    runs that differ in an object that does not count would have one key.
+    Models and studies by their inputs, prompts and dictionaries by their digests, tables by the
+    keys of their runs (those of no run by their content), arrays and tensors by type, shape and
+    bytes, files (``Path``) by their content, other analyzers and dataclasses by all their fields.
+    Raises OptionError, naming the option, for anything else: two runs that differ in an object that
+    does not count would have one key.
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -140,24 +160,43 @@ def fingerprint(value: Any, name: str = "value") -> JSON:
         return {"shape": list(value.shape), "values": fingerprint(list(value.flat), name)}
     if isinstance(value, (torch.Tensor, np.ndarray)):
         content = raw_bytes(value) if isinstance(value, torch.Tensor) else value.tobytes()
-        return {"type": str(value.dtype), "shape": list(value.shape), "sha256": sha256(content).hexdigest()}
+        return {
+            "type": str(value.dtype),
+            "shape": list(value.shape),
+            "sha256": sha256(content).hexdigest(),
+        }
     if isinstance(value, os.PathLike):
         return file_digest(value)
     if is_dataclass(value) and not isinstance(value, type):
-        own = {each.name: fingerprint(getattr(value, each.name), f"{name}.{each.name}") for each in fields(value)}
+        own = {
+            each.name: fingerprint(getattr(value, each.name), f"{name}.{each.name}")
+            for each in fields(value)
+        }
         return {"type": type(value).__name__, **own}
     raise OptionError(
-        f"{name} is a {type(value).__name__}, which has no fingerprint: runs of two of them would have one key; pass "
-        "numbers, text, arrays or records of them, or teach interp.analyzers.base.fingerprint this type"
+        f"{name} is a {type(value).__name__}, which has no fingerprint: runs of two of them would"
+        " have one key; pass numbers, text, arrays or records of them, or teach"
+        " interp.analyzers.base.fingerprint this type"
     )
 
 
 def _of_table(table: Table, name: str) -> JSON:
     """A table that no store keeps, by its content."""
-    columns = {c.name: [c.role, c.unit, fingerprint(table[c.name], f"{name}.{c.name}")] for c in table.columns}
+    columns = {
+        c.name: [c.role, c.unit, fingerprint(table[c.name], f"{name}.{c.name}")]
+        for c in table.columns
+    }
     parts = {part: _of_table(one, f"{name}.{part}") for part, one in table.tables.items()}
     arrays = {part: fingerprint(one, f"{name}.{part}") for part, one in table.arrays.items()}
-    return digest({"kind": table.kind, "columns": columns, "summary": table.summary, "tables": parts, "arrays": arrays})
+    return digest(
+        {
+            "kind": table.kind,
+            "columns": columns,
+            "summary": table.summary,
+            "tables": parts,
+            "arrays": arrays,
+        }
+    )
 
 
 def _telling(examine: Examine) -> Examine:
@@ -166,7 +205,11 @@ def _telling(examine: Examine) -> Examine:
         if not isinstance(study, Study) or study.quiet:
             return examine(self, study)
         # of an analyzer that others call, they have told it
-        if study.stages.idle and (told := _cost(self, study)) is not None and told.seconds >= WORTH_TELLING:
+        if (
+            study.stages.idle
+            and (told := _cost(self, study)) is not None
+            and told.seconds >= WORTH_TELLING
+        ):
             print(f"{self.name}: {told}", file=sys.stderr, flush=True)
         with study.stages.during(self.name, quiet=False):
             return examine(self, study)
@@ -203,7 +246,9 @@ def _naming(examine: Examine) -> Examine:
 
 
 def _begins(study: Study, ids: Sequence[int]) -> str:
-    """Which prompt of a study these tokens begin with, in words; nothing where they begin with none."""
+    """Which prompt of a study these tokens begin with, in words; nothing where they begin with
+    none.
+    """
     found, longest = "", 0
     # a task's negative class holds none
     for group in (group for group in study.classes if len(study.prompts(group))):
@@ -211,7 +256,10 @@ def _begins(study: Study, ids: Sequence[int]) -> str:
             length = len(coded.ids)
             if longest < length <= len(ids) and list(ids[:length]) == list(coded.ids):
                 longest = length
-                found = f"the first is row {prompt.id} of {study.prompts(group).source}, {prompt.text[:40]!r}"
+                found = (
+                    f"the first is row {prompt.id} of {study.prompts(group).source},"
+                    f" {prompt.text[:40]!r}"
+                )
     return found
 
 

@@ -1,10 +1,10 @@
 """``Coalitions``: does a sum of scores predict what a random half of all units does?
 
-Half of the units, drawn at random, get their base contributions inside the tuned model, and the metric is measured
-exactly; the sum of their scores is what the method said would be lost. Single units mislead where a behaviour
-saturates or is shared; halves ask of a ranking what it is worth in company. Each half is drawn with its complement. The
-claim is of the rank correlation: effects saturate, so that Pearson's can rest on the one half that holds all that
-matters.
+Half of the units, drawn at random, get their base contributions inside the tuned model, and the
+metric is measured exactly; the sum of their scores is what the method said would be lost. Single
+units mislead where a behaviour saturates or is shared; halves ask of a ranking what it is worth in
+company. Each half is drawn with its complement. The claim is of the rank correlation: effects
+saturate, so that Pearson's can rest on the one half that holds all that matters.
 """
 
 from dataclasses import dataclass, field
@@ -32,10 +32,11 @@ AGREEMENT = 0.5
 
 @dataclass(frozen=True)
 class Coalitions(Analyzer):
-    """Exact effect of ``draws`` random halves (and their complements) beside the sum of their ``located`` scores.
+    """Exact effect of ``draws`` random halves (and their complements) beside the sum of their
+    ``located`` scores.
 
-    ``prompts`` positive prompts are used, ``permutations`` reorderings of the scores within layers are the null. Needs
-    a base. Returns a table of kind ``coalitions``, one row per half.
+    ``prompts`` positive prompts are used, ``permutations`` reorderings of the scores within layers
+    are the null. Needs a base. Returns a table of kind ``coalitions``, one row per half.
     """
 
     name: ClassVar[str] = "coalitions"
@@ -67,12 +68,15 @@ class Coalitions(Analyzer):
             raise OptionError("coalitions need a locating run whose scores they add up")
         if self.draws < 4 or self.permutations < 1:
             raise OptionError(
-                f"{self.draws} draws beside {self.permutations} permutations say nothing; use at least 4 beside 1"
+                f"{self.draws} draws beside {self.permutations} permutations say nothing; use at"
+                " least 4 beside 1"
             )
         require_number(study.require_metric(), "what coalitions do")
         scores, unit = scores_of(self.located), unit_of(self.located)
         donors = Donors.read(study, unit)
-        rows = some(study.contrast.positive, range(len(study.contrast.positive)), self.prompts, study.seed)
+        rows = some(
+            study.contrast.positive, range(len(study.contrast.positive)), self.prompts, study.seed
+        )
         numbers = Numbers(study, donors, rows)
         generator = np.random.default_rng(study.seed)
         inside = np.zeros((2 * self.draws, scores.size), dtype=bool)
@@ -82,17 +86,26 @@ class Coalitions(Analyzer):
             inside[2 * draw + 1] = ~inside[2 * draw]
         whole = numbers.of([]).mean()
         noise = 16 * float(torch.finfo(study.pair.tuned.dtype).eps) * max(1.0, abs(whole))
-        exact = np.array([
-            whole - numbers.of([divmod(int(index), scores.shape[1]) for index in np.flatnonzero(half)]).mean()
-            for half in study.progress(list(inside), "coalitions")
-        ])  # fmt: skip
+        exact = np.array(
+            [
+                whole
+                - numbers.of(
+                    [divmod(int(index), scores.shape[1]) for index in np.flatnonzero(half)]
+                ).mean()
+                for half in study.progress(list(inside), "coalitions")
+            ]
+        )
         # correlated with anything, rounding error would look like an effect
         exact[np.abs(exact) <= noise] = 0.0
         predicted = inside @ scores.ravel()
         null = np.array(
-            [rank_correlation(inside @ _shuffled(scores, generator), exact) for _ in range(self.permutations)]
+            [
+                rank_correlation(inside @ _shuffled(scores, generator), exact)
+                for _ in range(self.permutations)
+            ]
         )
-        line: Any = linregress(predicted, exact) if np.ptp(predicted) else None  # scipy's annotations name no field
+        # scipy's annotations name no field
+        line: Any = linregress(predicted, exact) if np.ptp(predicted) else None
         slope = float("nan") if line is None else line.slope
         words = study.require_metric().words
         run = table(
@@ -103,7 +116,11 @@ class Coalitions(Analyzer):
                 "size": (inside.sum(1), "measure", "units given their base contributions"),
                 "predicted": (predicted, "measure", "sum of their scores"),
                 "exact": (exact, "measure", f"fall of the {words.number}", words.unit),
-                "predicted_standard": (_standard(predicted), "measure", "predicted, in standard deviations"),
+                "predicted_standard": (
+                    _standard(predicted),
+                    "measure",
+                    "predicted, in standard deviations",
+                ),
             },
             provenance=study.provenance(self),
             summary={
@@ -115,12 +132,19 @@ class Coalitions(Analyzer):
                 "negative": len(study.contrast.negative),
             },
             tables={
-                "permuted": table("coalitions-permuted", {
-                    "draw": (np.arange(len(null)), "key", "number of the reordering"),
-                    "spearman": (null, "measure", "agreement of scores reordered within layers"),
-                }),
+                "permuted": table(
+                    "coalitions-permuted",
+                    {
+                        "draw": (np.arange(len(null)), "key", "number of the reordering"),
+                        "spearman": (
+                            null,
+                            "measure",
+                            "agreement of scores reordered within layers",
+                        ),
+                    },
+                ),
             },
-        )  # fmt: skip
+        )
         return conclude(run, [CLAIM])
 
 
@@ -134,8 +158,8 @@ def _shuffled(scores: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 _SENTENCE = (
-    "what random halves of all units do: rank correlation {value:.2f} over {count:d} halves (scores reordered within "
-    "layers: {control:.2f}, at most {control_max:.2f})."
+    "what random halves of all units do: rank correlation {value:.2f} over {count:d} halves (scores"
+    " reordered within layers: {control:.2f}, at most {control_max:.2f})."
 )
 CLAIM = Claim(
     name="coalitions",

@@ -1,9 +1,13 @@
-"""``ConceptShift``: which concepts of a base's hidden states tuning moves, and whether each moves in its own way.
+"""``ConceptShift``: which concepts of a base's hidden states tuning moves, and whether each moves
+in its own way.
 
 1. The models read the prompts; states of a site at content tokens are kept, the same tokens of all.
-2. On one half of the clusters concepts are made of the base's states by k-means, and their shifts measured.
-3. On the other half each fine-tuned model's own concepts are made: do shifted concepts come nearer to those?
-4. All of it once more in control fine-tunes: any fine-tune moves concepts, and what is claimed is that this moves more.
+2. On one half of the clusters concepts are made of the base's states by k-means, and their shifts
+   measured.
+3. On the other half each fine-tuned model's own concepts are made: do shifted concepts come nearer
+   to those?
+4. All of it once more in control fine-tunes: any fine-tune moves concepts, and what is claimed is
+   that this moves more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +27,12 @@ from interp.models.pair import Pair
 from interp.models.pairs_on_demand import names_of
 from interp.prompts import CONTENT, PromptSet, apart, turns
 from interp.sae.analysis import concept_shift as shifts
-from interp.sae.analysis.concept_shift_claims import Concepts, claims_of, columns_of, control_columns
+from interp.sae.analysis.concept_shift_claims import (
+    Concepts,
+    claims_of,
+    columns_of,
+    control_columns,
+)
 from interp.sae.analysis.token_labels import Texts
 from interp.sites import Site
 from interp.study import Study
@@ -34,10 +43,11 @@ from interp.table import Table, table
 class ConceptShift(Analyzer):
     """``concepts`` concepts of ``site`` over the study's prompts; needs a base (arXiv 2501.03012).
 
-    At most ``tokens`` content tokens are kept, the last of every prompt first. ``draws`` of each null. ``controls``:
-    pairs of the same base and a fine-tuned model that learned nothing of interest (the same training on harmless data),
-    whose shifts of the same concepts the model's have to exceed; without one nothing is claimed. Returns a table of
-    kind ``concept-shift``, one row per concept, with ``words`` (a concept's commonest tokens).
+    At most ``tokens`` content tokens are kept, the last of every prompt first. ``draws`` of each
+    null. ``controls``: pairs of the same base and a fine-tuned model that learned nothing of
+    interest (the same training on harmless data), whose shifts of the same concepts the model's
+    have to exceed; without one nothing is claimed. Returns a table of kind ``concept-shift``, one
+    row per concept, with ``words`` (a concept's commonest tokens).
     """
 
     name: ClassVar[str] = "concept-shift"
@@ -55,7 +65,9 @@ class ConceptShift(Analyzer):
         if self.concepts < 1:
             raise OptionError(f"{self.concepts} concepts cannot be made; ask for 1 or more")
         if self.tokens < 2 * shifts.FEWEST or self.draws < 1:
-            raise OptionError(f"{self.tokens} tokens and {self.draws} draws are too few to shift a concept by")
+            raise OptionError(
+                f"{self.tokens} tokens and {self.draws} draws are too few to shift a concept by"
+            )
         return Site.parse(self.site)
 
     def require_study(self, study: Study) -> Site:
@@ -68,40 +80,69 @@ class ConceptShift(Analyzer):
         site = self.require_study(study)
         (base, *tuned), (ids, documents, clusters) = self._states(study, site)
         texts = Texts.of(ids, documents, np.unique(clusters, return_inverse=True)[1], study.seed)
-        (own, *controls), member = Concepts(self.concepts, self.draws, study.seed)(base, tuned, texts)
+        (own, *controls), member = Concepts(self.concepts, self.draws, study.seed)(
+            base, tuned, texts
+        )
         mine = texts.training
         columns = columns_of(own, base[mine])
         if controls:
             columns |= control_columns(own, controls, member, texts.clusters[mine])
         few = int((columns["tokens"][0] < shifts.FEWEST).sum())
         run = table(
-            self.name, columns, provenance=study.provenance(self),
+            self.name,
+            columns,
+            provenance=study.provenance(self),
             summary={
-                "site": self.site, "concepts": self.concepts, "kept": len(ids),
-                "mean_shift": float(np.linalg.norm(own.found.overall)), "positive": len(study.prompts("positive")),
-                **({"negative": len(study.prompts("negative"))} if "negative" in study.classes else {}),
+                "site": self.site,
+                "concepts": self.concepts,
+                "kept": len(ids),
+                "mean_shift": float(np.linalg.norm(own.found.overall)),
+                "positive": len(study.prompts("positive")),
+                **(
+                    {"negative": len(study.prompts("negative"))}
+                    if "negative" in study.classes
+                    else {}
+                ),
                 "controls": names_of(self.controls),
                 "limits": [
-                    *([] if self.controls else ["Whether another fine-tune moves concepts as far: no control was given "
-                                                "to compare with (--control MODEL)."]),
-                    "Concepts by k-means depend on their number; a shift is of a group of tokens, not of a meaning.",
-                    *([f"{few} concepts have fewer than {shifts.FEWEST} tokens and no shift."] if few else []),
+                    *(
+                        []
+                        if self.controls
+                        else [
+                            "Whether another fine-tune moves concepts as far: no control was given "
+                            "to compare with (--control MODEL)."
+                        ]
+                    ),
+                    (
+                        "Concepts by k-means depend on their number; a shift is of a group of"
+                        " tokens, not of a meaning."
+                    ),
+                    *(
+                        [f"{few} concepts have fewer than {shifts.FEWEST} tokens and no shift."]
+                        if few
+                        else []
+                    ),
                 ],
             },
             tables={"words": self._words(study, ids[mine], member)},
-        )  # fmt: skip
+        )
         made = claims_of(columns, len(controls))
         return conclude(run, made, lead="" if made else "No concept had tokens enough.")
 
     def _states(self, study: Study, site: Site) -> tuple[list[np.ndarray], tuple[np.ndarray, ...]]:
-        """States [N, D] of base, tuned model and controls at kept tokens; their ids, documents and clusters.
+        """States [N, D] of base, tuned model and controls at kept tokens; their ids, documents and
+        clusters.
 
         In file order.
         """
         models = {"base": study.pair.require_base("a shift of concepts"), "tuned": study.pair.tuned}
         for model in models.values():
             model.at(site)
-        encoded = [apart(study.pair.tokenizer, one) for group in study.classes for one in study.encoded(group)]
+        encoded = [
+            apart(study.pair.tokenizer, one)
+            for group in study.classes
+            for one in study.encoded(group)
+        ]
         prompts = PromptSet.joined(*(study.prompts(group) for group in study.classes))
         clusters, texts = prompts.clusters, set(prompts.sample(len(prompts)))
         places = [np.flatnonzero(np.array(coded.roles) == CONTENT) for coded in encoded]
@@ -111,14 +152,22 @@ class ConceptShift(Analyzer):
         turn = turns([clusters[row] for row in order])
         kept = {order[at] for at in np.argsort(turn, kind="stable")[: self.tokens]}
         places = [own if row in kept else own[:0] for row, own in enumerate(places)]
-        kept = [np.sort(generator.permutation(own[:-1])[: each - 1].tolist() + own[-1:].tolist()).astype(np.int64)
-                for own in places]  # fmt: skip
+        kept = [
+            np.sort(
+                generator.permutation(own[:-1])[: each - 1].tolist() + own[-1:].tolist()
+            ).astype(np.int64)
+            for own in places
+        ]
         batches = study.batches(encoded, models["tuned"], 8 * models["tuned"].anatomy.width)
 
         def read(models: Mapping[str, Model], what: str) -> list[np.ndarray]:
-            found: dict[str, list[np.ndarray]] = {role: [np.zeros(0)] * len(encoded) for role in models}
+            found: dict[str, list[np.ndarray]] = {
+                role: [np.zeros(0)] * len(encoded) for role in models
+            }
             groups = study.progress(batches, what)
-            for got in capture(study.engine, models, encoded, groups, [site], pad_id=study.pad_id, side="right"):
+            for got in capture(
+                study.engine, models, encoded, groups, [site], pad_id=study.pad_id, side="right"
+            ):
                 for number, row in enumerate(to_host(got.rows).tolist()):
                     for role in models:
                         value = got.values[role, site][number, : len(encoded[row].ids)]
@@ -132,10 +181,14 @@ class ConceptShift(Analyzer):
             control.at(site)
             states += read({"control": control}, f"states, control {at + 1}")
         documents = np.repeat(np.arange(len(encoded)), [len(own) for own in kept])
-        ids = np.concatenate([np.array(coded.ids)[own] for coded, own in zip(encoded, kept, strict=True)])
+        ids = np.concatenate(
+            [np.array(coded.ids)[own] for coded, own in zip(encoded, kept, strict=True)]
+        )
         return states, (
-            ids.astype(np.int64), documents, np.array(clusters, dtype=object)[documents]
-        )  # fmt: skip
+            ids.astype(np.int64),
+            documents,
+            np.array(clusters, dtype=object)[documents],
+        )
 
     def _words(self, study: Study, ids: np.ndarray, member: np.ndarray, most: int = 8) -> Table:
         rows = []
@@ -143,10 +196,17 @@ class ConceptShift(Analyzer):
             tokens, counts = np.unique(ids[member == concept], return_counts=True)
             for rank, at in enumerate(np.argsort(-counts, kind="stable")[:most]):
                 token = int(tokens[at])
-                rows.append((concept, rank, token, study.pair.tokenizer.decode([token]), int(counts[at])))
+                rows.append(
+                    (concept, rank, token, study.pair.tokenizer.decode([token]), int(counts[at]))
+                )
         concepts, ranks, tokens, words, counts = zip(*rows, strict=True)
-        return table("concept-words", {
-            "concept": (list(concepts), "key", "number of the concept"),
-            "rank": (list(ranks), "key", "by falling count, from 0"), "token_id": (list(tokens), "key", "its id"),
-            "token": (list(words), "text", "the token"), "count": (list(counts), "measure", "times it is in it"),
-        })  # fmt: skip
+        return table(
+            "concept-words",
+            {
+                "concept": (list(concepts), "key", "number of the concept"),
+                "rank": (list(ranks), "key", "by falling count, from 0"),
+                "token_id": (list(tokens), "key", "its id"),
+                "token": (list(words), "text", "the token"),
+                "count": (list(counts), "measure", "times it is in it"),
+            },
+        )

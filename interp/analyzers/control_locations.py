@@ -1,8 +1,9 @@
-"""``ControlLocations``: what a method locates in control fine-tunes, beside what it located in the fine-tune.
+"""``ControlLocations``: what a method locates in control fine-tunes, beside what it located in the
+fine-tune.
 
-No model is run: the same method was run on each control's own pair, with the same prompts. Any training moves units,
-and a method ranks whatever there is; so the set's scores count for something only where they are beyond those of
-controls.
+No model is run: the same method was run on each control's own pair, with the same prompts. Any
+training moves units, and a method ranks whatever there is; so the set's scores count for something
+only where they are beyond those of controls.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ _OWN = "own"
 class ControlLocations(Analyzer):
     """Compare a locating run with runs of the same method on control fine-tunes; use ``of``.
 
-    Returns a table of kind ``control-locations``, one row per control: units that both sets have, with how many would
-    be by chance; the largest score and the total of the selected ones; and ``own``, a row with the fine-tune's. Raises
-    OptionError for runs by another method or on other prompts.
+    Returns a table of kind ``control-locations``, one row per control: units that both sets have,
+    with how many would be by chance; the largest score and the total of the selected ones; and
+    ``own``, a row with the fine-tune's. Raises OptionError for runs by another method or on other
+    prompts.
     """
 
     name: ClassVar[str] = "control-locations"
@@ -46,15 +48,26 @@ class ControlLocations(Analyzer):
         return cls(located, controls, located.require_provenance().key)
 
     def require(self) -> Table:
-        """The located run; OptionError where there is none, no control, or one that was made in another way."""
+        """The located run; OptionError where there is none, no control, or one that was made in
+        another way.
+        """
         if self.located is None or not self.controls:
-            raise OptionError("controls are compared with a located set: give a locating run and one of each control")
+            raise OptionError(
+                "controls are compared with a located set: give a locating run and one of each"
+                " control"
+            )
         for control in self.controls:
             for name in _ALIKE:
-                if (seen := control.summary.get(name)) != (wanted := self.located.summary.get(name)):
-                    raise OptionError(f"a control was located with {name} {seen!r}, and the set with {wanted!r}")
+                if (seen := control.summary.get(name)) != (
+                    wanted := self.located.summary.get(name)
+                ):
+                    raise OptionError(
+                        f"a control was located with {name} {seen!r}, and the set with {wanted!r}"
+                    )
             if len(control) != len(self.located):
-                raise OptionError(f"a control has {len(control)} units and the fine-tune {len(self.located)}")
+                raise OptionError(
+                    f"a control has {len(control)} units and the fine-tune {len(self.located)}"
+                )
         return self.located
 
     def __call__(self, study: Study) -> Table:
@@ -62,23 +75,42 @@ class ControlLocations(Analyzer):
         located = self.require()
         mine, unit = located["selected"], located.summary["unit"]
         run = table(
-            self.name, _columns(located, self.controls), provenance=study.provenance(self),
+            self.name,
+            _columns(located, self.controls),
+            provenance=study.provenance(self),
             summary={
-                "unit": unit, "n_selected": int(mine.sum()),
+                "unit": unit,
+                "n_selected": int(mine.sum()),
                 "controls": [_name(control) for control in self.controls],
                 "limits": [
-                    "Overlap with a control is of units that any training moves, or that the method favours.",
-                    "A control's own set is the best that the method finds there, as the located set is here. A total "
-                    "that is not beyond those says that any training gives scores as large, not that the located units "
-                    "do nothing: what they do is measured where they are ablated and patched (verify-neurons).",
+                    (
+                        "Overlap with a control is of units that any training moves, or that the"
+                        " method favours."
+                    ),
+                    (
+                        "A control's own set is the best that the method finds there, as the"
+                        " located set is here. A total that is not beyond those says that any"
+                        " training gives scores as large, not that the located units do nothing:"
+                        " what they do is measured where they are ablated and patched"
+                        " (verify-neurons)."
+                    ),
                 ],
                 **{group: len(study.prompts(group)) for group in study.classes},
             },
-            tables={_OWN: table("control-locations-own", {
-                "n_selected": ([int(mine.sum())], "measure", f"{unit}s selected in the fine-tune"),
-                **_scores([located]),
-            })},
-        )  # fmt: skip
+            tables={
+                _OWN: table(
+                    "control-locations-own",
+                    {
+                        "n_selected": (
+                            [int(mine.sum())],
+                            "measure",
+                            f"{unit}s selected in the fine-tune",
+                        ),
+                        **_scores([located]),
+                    },
+                )
+            },
+        )
         return conclude(run, [_claim(len(self.controls))])
 
 
@@ -92,8 +124,16 @@ def _total(run: Table) -> float:
 
 def _scores(runs: list[Table]) -> dict[str, tuple]:
     return {
-        "largest_score": ([float(run["score"].max()) for run in runs], "measure", "largest score of a unit"),
-        "total_score": ([_total(run) for run in runs], "measure", "sum of the scores of its selected units"),
+        "largest_score": (
+            [float(run["score"].max()) for run in runs],
+            "measure",
+            "largest score of a unit",
+        ),
+        "total_score": (
+            [_total(run) for run in runs],
+            "measure",
+            "sum of the scores of its selected units",
+        ),
     }
 
 
@@ -107,42 +147,67 @@ def _columns(located: Table, controls: tuple[Table, ...]) -> dict[str, tuple]:
         "model": ([_name(control) for control in controls], "text", "its name"),
         "n_selected": ([int(other.sum()) for other in chosen], "measure", "units selected in it"),
         "shared": (shared, "measure", "of these, units of the located set"),
-        "chance": (chance, "measure", "units that two random sets of these sizes share, on average"),
+        "chance": (
+            chance,
+            "measure",
+            "units that two random sets of these sizes share, on average",
+        ),
         **_scores(list(controls)),
         "score_of_set": (
-            [float(control["score"][mine].sum()) for control in controls], "measure",
+            [float(control["score"][mine].sum()) for control in controls],
+            "measure",
             "sum of its scores over the units of the located set",
         ),
-    }  # fmt: skip
+    }
 
 
 def _claim(count: int) -> Claim:
-    """The total of the set is above that of a further control's own set; with few controls it is not tested."""
-    mean_total, also = statistic("mean", "total_score"), {
-        "least_control": statistic("minimum", "total_score"), "most_control": statistic("maximum", "total_score"),
-        "least_same": statistic("minimum", "score_of_set"), "most_same": statistic("maximum", "score_of_set"),
-        "shared": statistic("mean", "shared"), "chance": statistic("mean", "chance"),
-        "largest": statistic("maximum", "largest_score", table=_OWN),
-        "largest_control": statistic("maximum", "largest_score"),
-        "selected": statistic("sum", "n_selected", table=_OWN),
-    }  # fmt: skip
+    """The total of the set is above that of a further control's own set; with few controls it is
+    not tested.
+    """
+    mean_total, also = (
+        statistic("mean", "total_score"),
+        {
+            "least_control": statistic("minimum", "total_score"),
+            "most_control": statistic("maximum", "total_score"),
+            "least_same": statistic("minimum", "score_of_set"),
+            "most_same": statistic("maximum", "score_of_set"),
+            "shared": statistic("mean", "shared"),
+            "chance": statistic("mean", "chance"),
+            "largest": statistic("maximum", "largest_score", table=_OWN),
+            "largest_control": statistic("maximum", "largest_score"),
+            "selected": statistic("sum", "n_selected", table=_OWN),
+        },
+    )
     text = (
-        "The scores of the {selected:d} located units add up to {value:.3g}, those of a control's own set to "
-        + ("{least_control:.3g}" if count == 1 else f"{{least_control:.3g}} to {{most_control:.3g}} ({count} controls)")
+        "The scores of the {selected:d} located units add up to {value:.3g}, those of a control's"
+        " own set to "
+        + (
+            "{least_control:.3g}"
+            if count == 1
+            else f"{{least_control:.3g}} to {{most_control:.3g}} ({count} controls)"
+        )
         + "; the same {selected:d} units of the controls add up to "
         + ("{least_same:.3g}" if count == 1 else "{least_same:.3g} to {most_same:.3g}")
-        + "; the largest score is {largest:.3g}, in a control {largest_control:.3g}. A control's set shares "
-        "{shared:.3g} units with it on average, and by chance {chance:.3g}."
+        + "; the largest score is {largest:.3g}, in a control {largest_control:.3g}. A control's"
+        " set shares {shared:.3g} units with it on average, and by chance {chance:.3g}."
     )
     made: dict[str, Any] = {"at_least": 0.0, "missing": needed(count)}
     if count >= FOR_RANK:
         made = {"at_least": 0.0, "null": Draws("", "total_score", fewest=FOR_RANK), "beyond": []}
     elif count >= FOR_INTERVAL:
         # of one set there is one total: its range is the number itself
-        made = {"at_least": 0.0, "beyond": ["control"], "reference": replace(mean_total, spread="new-observation")}
+        made = {
+            "at_least": 0.0,
+            "beyond": ["control"],
+            "reference": replace(mean_total, spread="new-observation"),
+        }
     if count >= FOR_INTERVAL:
         made["control"] = f"{count} control fine-tunes, each with the set located in it"
     return Claim(
-        name="set-beyond-controls", text=text, also=also, **made,
+        name="set-beyond-controls",
+        text=text,
+        also=also,
+        **made,
         estimate=replace(statistic("sum", "total_score", table=_OWN), spread="range"),
-    )  # fmt: skip
+    )

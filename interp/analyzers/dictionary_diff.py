@@ -1,7 +1,9 @@
-"""``DictionaryDiff``: what became of each latent of a dictionary between a base and its tuned model.
+"""``DictionaryDiff``: what became of each latent of a dictionary between a base and its tuned
+model.
 
 1. A pass over the prompts, identical tokens in both models: norms, whose median bounds what counts.
-2. A second one: rows of both through the dictionary, sums per fold of clusters (``interp.sae.analysis.diff.compare``).
+2. A second one: rows of both through the dictionary, sums per fold of clusters
+   (``interp.sae.analysis.diff.compare``).
 """
 
 from collections import Counter
@@ -38,14 +40,16 @@ MAINLY = 0.5
 
 @dataclass(frozen=True)
 class DictionaryDiff(Analyzer):
-    """A dictionary of ``site`` (of both models, one, or their difference: ``way``), over the study's prompts.
+    """A dictionary of ``site`` (of both models, one, or their difference: ``way``), over the
+    study's prompts.
 
     ``content_only``: special tokens and the chat template's count nowhere,
-    else their activity is told apart. ``sinks``: tokens whose norm exceeds this many medians in either model are left
-    out in both, 0 for none. ``draws`` of exchanging the models. ``controls``: tables of control pairs on the same
-    prompts, by their own dictionaries. Prompts of one cluster are one document. Returns a table of kind
-    ``dictionary-diff``, a row per latent, with ``classes`` (counts of this pair and of the controls) and, with
-    controls, ``control`` (their latents and classes) and ``controls`` (the share of each class in each).
+    else their activity is told apart. ``sinks``: tokens whose norm exceeds this many medians in
+    either model are left out in both, 0 for none. ``draws`` of exchanging the models. ``controls``:
+    tables of control pairs on the same prompts, by their own dictionaries. Prompts of one cluster
+    are one document. Returns a table of kind ``dictionary-diff``, a row per latent, with
+    ``classes`` (counts of this pair and of the controls) and, with controls, ``control`` (their
+    latents and classes) and ``controls`` (the share of each class in each).
     """
 
     name: ClassVar[str] = "dictionary-diff"
@@ -62,20 +66,31 @@ class DictionaryDiff(Analyzer):
     parent: str | None = None
 
     def require(self) -> Site:
-        """The site; OptionError for a dictionary that cannot be compared so, before any model is loaded."""
+        """The site; OptionError for a dictionary that cannot be compared so, before any model is
+        loaded.
+        """
         stream_of(self.dictionary, self.way)
         if not 2 <= self.thresholds.folds <= FOLDS:
-            raise OptionError(f"documents fall into {FOLDS} folds; ask for activity in 2 to {FOLDS}, not "
-                              f"{self.thresholds.folds}")  # fmt: skip
+            raise OptionError(
+                f"documents fall into {FOLDS} folds; ask for activity in 2 to {FOLDS}, not "
+                f"{self.thresholds.folds}"
+            )
         # a crosscoder's latents have two rows, for which p is doubled
         if self.draws < (least := 39 if self.way == "crosscoder" else 19):
-            raise OptionError(f"{self.draws} exchanges can show nothing at 5 %; {least} at least are needed")
+            raise OptionError(
+                f"{self.draws} exchanges can show nothing at 5 %; {least} at least are needed"
+            )
         if self.sinks and self.sinks <= 1:
-            raise OptionError(f"rows above {self.sinks:g} median norms are half of all; use 10, or 0 to keep every row")
+            raise OptionError(
+                f"rows above {self.sinks:g} median norms are half of all; use 10, or 0 to keep"
+                " every row"
+            )
         return Site.parse(self.site)
 
     def require_study(self, study: Study) -> None:
-        """Raise OptionError, PairError or UnsupportedModel for a study, or a control, that does not fit."""
+        """Raise OptionError, PairError or UnsupportedModel for a study, or a control, that does not
+        fit.
+        """
         site = self.require()
         study.pair.require_base("comparing models by a dictionary")
         for role in ROLES:
@@ -83,8 +98,8 @@ class DictionaryDiff(Analyzer):
         clusters = len(set(_documents(study)))
         if clusters < self.thresholds.folds:
             raise OptionError(
-                f"the prompts are of {clusters} clusters and a latent must be active in {self.thresholds.folds} to be "
-                "classified; give more prompts"
+                f"the prompts are of {clusters} clusters and a latent must be active in"
+                f" {self.thresholds.folds} to be classified; give more prompts"
             )
         here = study.provenance(self)
         for control in self.controls:
@@ -95,56 +110,91 @@ class DictionaryDiff(Analyzer):
         """Raise OptionError or PairError for a control run of something else."""
         if made.inputs.get("base") != here.inputs.get("base"):
             raise PairError(
-                f"the control was tuned from another base than {study.pair.tuned.name}; give one of the same"
+                f"the control was tuned from another base than {study.pair.tuned.name}; give one of"
+                " the same"
             )
         if made.inputs.get("prompts") != here.inputs["prompts"]:
-            raise OptionError("the control was compared on other prompts; compare it on the same ones")
+            raise OptionError(
+                "the control was compared on other prompts; compare it on the same ones"
+            )
         if differ := [name for name in ALIKE if made.options.get(name) != here.options[name]]:
-            raise OptionError(f"the control was compared with another {differ[0]}; compare it in the same way")
+            raise OptionError(
+                f"the control was compared with another {differ[0]}; compare it in the same way"
+            )
 
     def __call__(self, study: Study) -> Table:
         """Two passes, classes, claims."""
         self.require_study(study)
         told = _Told(len(set(_documents(study))))
         found = compare(
-            self.dictionary.to(study.pair.tuned.device), self.way, self._rows(study, told), limits=self.thresholds,
-            folds=min(FOLDS, told.clusters), draws=self.draws, seed=study.seed, controls=self.controls,
-        )  # fmt: skip
+            self.dictionary.to(study.pair.tuned.device),
+            self.way,
+            self._rows(study, told),
+            limits=self.thresholds,
+            folds=min(FOLDS, told.clusters),
+            draws=self.draws,
+            seed=study.seed,
+            controls=self.controls,
+        )
         made = [control.provenance for control in self.controls if control.provenance is not None]
         summary = {
-            "site": self.site, "tokens": told.tokens, "sinks": sum(told.sinks.values()), "clusters": told.clusters,
+            "site": self.site,
+            "tokens": told.tokens,
+            "sinks": sum(told.sinks.values()),
+            "clusters": told.clusters,
             "sinks_by_token": {
-                study.pair.tokenizer.decode([index]): count for index, count in told.sinks.most_common(5)
+                study.pair.tokenizer.decode([index]): count
+                for index, count in told.sinks.most_common(5)
             },
-            "controls": [str(one.context.get("tuned", "")) for one in made], "control_runs": [one.key for one in made],
+            "controls": [str(one.context.get("tuned", "")) for one in made],
+            "control_runs": [one.key for one in made],
             **{group: len(study.prompts(group)) for group in study.classes},
-        }  # fmt: skip
+        }
         if "special_share" in found.data:
             special = found["claimed"] & (found["class"] == SIDES.get(self.way, ("tuned-only",))[0])
             summary["mainly_special"] = int((found["special_share"][special] > MAINLY).sum())
         limits = self._limits(found, summary)
-        return replace(found, provenance=study.provenance(self), summary={**found.summary, **summary, "limits": limits})
+        return replace(
+            found,
+            provenance=study.provenance(self),
+            summary={**found.summary, **summary, "limits": limits},
+        )
 
     def _limits(self, found: Table, summary: dict[str, Any]) -> list[str]:
         sides = SIDES.get(self.way, ("tuned-only", "base-only"))
         lines = [
-            "What no latent of this dictionary stands for: a difference that it does not reconstruct is in no row.",
+            (
+                "What no latent of this dictionary stands for: a difference that it does not"
+                " reconstruct is in no row."
+            ),
             "That a latent does anything: it was read, and nothing was intervened on.",
         ]
         if not self.controls:
-            lines.insert(0, f"How many {' and '.join(sides)} latents any further training would give: no control was "
-                            "given (--control TUNED --control-dictionary DIR).")  # fmt: skip
+            lines.insert(
+                0,
+                f"How many {' and '.join(sides)} latents any further training would give: no"
+                " control was given (--control TUNED --control-dictionary DIR).",
+            )
         if summary.get("mainly_special"):
-            lines.append(f"{summary['mainly_special']} of the claimed {sides[0]} latents are active mainly on special "
-                         "and template tokens.")  # fmt: skip
+            lines.append(
+                f"{summary['mainly_special']} of the claimed {sides[0]} latents are active mainly"
+                " on special and template tokens."
+            )
         if summary["sinks"]:
-            lines.append(f"{summary['sinks']} tokens were left out: their norm exceeds {self.sinks:g} medians.")
+            lines.append(
+                f"{summary['sinks']} tokens were left out: their norm exceeds {self.sinks:g}"
+                " medians."
+            )
         if self.way == "difference" and found.summary["claimed"]["tuned-only"]:
-            lines.append("A dictionary of differences also claims latents that resemble no single one.")
+            lines.append(
+                "A dictionary of differences also claims latents that resemble no single one."
+            )
         return lines
 
     def _rows(self, study: Study, told: "_Told") -> Iterator[Batch]:
-        """Rows of base and tuned model, documents, and which are of special tokens; sinks are left out in both."""
+        """Rows of base and tuned model, documents, and which are of special tokens; sinks are left
+        out in both.
+        """
         encoded, owners = _encoded(study)
         site, pair, config = self.require(), study.pair, self.dictionary.config
         excluded = (OTHER,) if self.content_only else ()
@@ -157,11 +207,19 @@ class DictionaryDiff(Analyzer):
                 counted = counted_positions(got.batch, got.roles, excluded)
                 values = [got.values[role, site] for role in ROLES]
                 if values[0].shape[-1] != config.d_in:
-                    raise OptionError(f"the dictionary is of width {config.d_in} and {site} of {values[0].shape[-1]}")
-                rows = [value[counted.to(value.device)].to(self.dictionary.W_dec) for value in values]
+                    raise OptionError(
+                        f"the dictionary is of width {config.d_in} and {site} of"
+                        f" {values[0].shape[-1]}"
+                    )
+                rows = [
+                    value[counted.to(value.device)].to(self.dictionary.W_dec) for value in values
+                ]
                 yield got, counted, rows
 
-        norms = [to_host(torch.stack([part.norm(dim=1) for part in rows])) for _, _, rows in passes("norms")]
+        norms = [
+            to_host(torch.stack([part.norm(dim=1) for part in rows]))
+            for _, _, rows in passes("norms")
+        ]
         alive = _alive(norms, self.sinks)
         for kept, (got, counted, rows) in zip(alive, passes("comparing"), strict=True):
             told.tokens += int(kept.sum())
@@ -194,11 +252,15 @@ def _encoded(study: Study) -> tuple[list[Encoded], Tensor]:
     tokenizer = study.pair.tokenizer
     encoded = [apart(tokenizer, coded) for group in study.classes for coded in study.encoded(group)]
     number: dict[str, int] = {}
-    return encoded, torch.tensor([number.setdefault(name, len(number)) for name in _documents(study)])
+    return encoded, torch.tensor(
+        [number.setdefault(name, len(number)) for name in _documents(study)]
+    )
 
 
 def _alive(norms: Sequence[Float[np.ndarray, "2 _"]], sinks: float) -> list[Bool[np.ndarray, " _"]]:
-    """Rows whose norm is finite, and in both models at most ``sinks`` of that model's medians, batch by batch."""
+    """Rows whose norm is finite, and in both models at most ``sinks`` of that model's medians,
+    batch by batch.
+    """
     finite = [np.all(np.isfinite(part), axis=0) for part in norms]
     if not sinks:
         return finite
@@ -206,4 +268,7 @@ def _alive(norms: Sequence[Float[np.ndarray, "2 _"]], sinks: float) -> list[Bool
     if not seen.size:
         return finite
     most = sinks * np.median(seen, axis=1)
-    return [kept & np.all(part <= most[:, None], axis=0) for part, kept in zip(norms, finite, strict=True)]
+    return [
+        kept & np.all(part <= most[:, None], axis=0)
+        for part, kept in zip(norms, finite, strict=True)
+    ]

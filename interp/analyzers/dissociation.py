@@ -1,10 +1,11 @@
 """``Dissociation``: do two sets carry two behaviours, each its own and not the other's?
 
-Each behaviour's set is given its base contributions inside the tuned model, and both behaviours are looked at: a double
-dissociation (Teuber 1955) is supported where each set returns the base's behaviour on its own prompts and leaves the
-tuned model's on the other's. Both are of the prompts where the two models differ in the behaviour, the metric's yes or
-no. An answer that a set breaks counts against it in both: it is not the base's behaviour, nor the tuned model's any
-more. Random sets of equal size are measured in all four cells.
+Each behaviour's set is given its base contributions inside the tuned model, and both behaviours are
+looked at: a double dissociation (Teuber 1955) is supported where each set returns the base's
+behaviour on its own prompts and leaves the tuned model's on the other's. Both are of the prompts
+where the two models differ in the behaviour, the metric's yes or no. An answer that a set breaks
+counts against it in both: it is not the base's behaviour, nor the tuned model's any more. Random
+sets of equal size are measured in all four cells.
 """
 
 from dataclasses import dataclass, field
@@ -33,10 +34,12 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class Dissociation(Analyzer):
-    """Two located sets on two behaviours: the study's (``first``), and that of ``other``, a study of the same pair.
+    """Two located sets on two behaviours: the study's (``first``), and that of ``other``, a study
+    of the same pair.
 
-    ``random_sets`` matched random sets of each set's size are measured on ``control_prompts`` prompts of each
-    behaviour. Needs a base. Returns a table of kind ``dissociation``, one row per set and behaviour.
+    ``random_sets`` matched random sets of each set's size are measured on ``control_prompts``
+    prompts of each behaviour. Needs a base. Returns a table of kind ``dissociation``, one row per
+    set and behaviour.
     """
 
     name: ClassVar[str] = "dissociation"
@@ -53,20 +56,34 @@ class Dissociation(Analyzer):
     @classmethod
     def of(cls, first: Table, second: Table, other: Study, **options) -> "Dissociation":
         """The analyzer for two locating runs' tables and the second behaviour's study."""
-        return cls(first=first, second=second, other=other, parent=first.require_provenance().key, **options)
+        return cls(
+            first=first,
+            second=second,
+            other=other,
+            parent=first.require_provenance().key,
+            **options,
+        )
 
     def __call__(self, study: Study) -> Table:
         """Measure all four cells, and the random sets beside them."""
         if self.first is None or self.second is None or self.other is None:
-            raise OptionError("a dissociation needs two locating runs and a study of the second behaviour")
+            raise OptionError(
+                "a dissociation needs two locating runs and a study of the second behaviour"
+            )
         if self.other.pair is not study.pair:
             raise OptionError("the two behaviours are of different pairs; study both in one pair")
         study.pair.require_base("a dissociation")
         unit, second = unit_of(self.first), unit_of(self.second)
         if unit is not second:
-            raise OptionError(f"sets of {unit.plural} and of {second.plural} cannot be told apart; locate one kind")
+            raise OptionError(
+                f"sets of {unit.plural} and of {second.plural} cannot be told apart; locate one"
+                " kind"
+            )
         studies: dict[str, Study] = dict(zip(NAMES, (study, self.other), strict=True))
-        sets = {name: selected_of(run) for name, run in zip(NAMES, (self.first, self.second), strict=True)}
+        sets = {
+            name: selected_of(run)
+            for name, run in zip(NAMES, (self.first, self.second), strict=True)
+        }
         donors = Donors.read(study, unit)
         own, cells, changed = {}, {}, {}
         for behaviour, asked in studies.items():
@@ -75,7 +92,9 @@ class Dissociation(Analyzer):
             changed[behaviour] = own["tuned", behaviour].flipped(own["base", behaviour])
             for name, chosen in sets.items():
                 if chosen:
-                    receiver = Donors(asked, donors.write, donors.unit).condition("ablate-base", chosen)
+                    receiver = Donors(asked, donors.write, donors.unit).condition(
+                        "ablate-base", chosen
+                    )
                     cells[name, behaviour] = judge(asked, f"ablate-{name}", "positive", receiver)
         random = self._random(studies, sets, donors, changed)
         answers = _answers(studies, own, cells, changed)
@@ -94,14 +113,22 @@ class Dissociation(Analyzer):
             tables={"answers": answers, "random": random},
         )
         supported = bool(made) and all(one.supported for one in evaluate(made, run))
-        lead = "The two sets carry the two behaviours, each its own and not the other's: a double dissociation."
+        lead = (
+            "The two sets carry the two behaviours, each its own and not the other's: a double"
+            " dissociation."
+        )
         if not supported:
             lead = "A double dissociation is not supported."
         if not measured:
-            lead = "Nothing can be dissociated: a set is empty, or a behaviour is alike in both models."
+            lead = (
+                "Nothing can be dissociated: a set is empty, or a behaviour is alike in both"
+                " models."
+            )
         return conclude(run, made, lead=lead, supported=supported)
 
-    def _random(self, studies: dict[str, Study], sets: dict, donors: Donors, changed: dict) -> Table:
+    def _random(
+        self, studies: dict[str, Study], sets: dict, donors: Donors, changed: dict
+    ) -> Table:
         """What matched random sets do in all four cells."""
         rows = []
         for behaviour, asked in studies.items():
@@ -119,7 +146,9 @@ class Dissociation(Analyzer):
                 continue
             outcomes = Outcomes(asked, mine, "necessity", rows_at, units=units)
             for name, null in nulls.items():
-                for number, draw in enumerate(asked.progress(null, f"random for {name}, {behaviour} behaviour")):
+                for number, draw in enumerate(
+                    asked.progress(null, f"random for {name}, {behaviour} behaviour")
+                ):
                     done = returns(outcomes, draw)
                     rows.append((name, behaviour, number, done["effect"], done["recovery"]))
         columns = list(zip(*rows, strict=True)) if rows else [[]] * 5
@@ -129,7 +158,11 @@ class Dissociation(Analyzer):
                 "set": (list(columns[0]), "key", "which set the random ones are matched to"),
                 "behaviour": (list(columns[1]), "key", "whose prompts"),
                 "draw": (np.array(columns[2], np.int64), "key", "number of the random set"),
-                "effect": (np.array(columns[3], np.float64), "measure", "share of prompts given the base's behaviour"),
+                "effect": (
+                    np.array(columns[3], np.float64),
+                    "measure",
+                    "share of prompts given the base's behaviour",
+                ),
                 "recovery": (
                     np.array(columns[4], np.float64),
                     "measure",
@@ -145,26 +178,41 @@ def _rows(sets: dict, cells: dict, own: dict, changed: dict, random: Table) -> d
         rows, tuned, base = changed[behaviour], own["tuned", behaviour], own["base", behaviour]
         null = random["effect"][(random["set"] == name) & (random["behaviour"] == behaviour)]
         values = (
-            name, behaviour, len(sets[name]), int(rows.sum()),
+            name,
+            behaviour,
+            len(sets[name]),
+            int(rows.sum()),
             _as(base, judged)[rows].mean() if rows.any() else NAN,
-            _recovery(judged.number[rows], tuned.number[rows], base.number[rows]) if rows.any() else NAN,
+            (
+                _recovery(judged.number[rows], tuned.number[rows], base.number[rows])
+                if rows.any()
+                else NAN
+            ),
             judged.equal_base[rows].mean() if rows.any() else NAN,
             judged.equal_tuned[rows].mean() if rows.any() else NAN,
-            judged.shown.mean(), tuned.shown.mean(), base.shown.mean(),
-            judged.malformed.mean(), null.mean() if len(null) else NAN,
+            judged.shown.mean(),
+            tuned.shown.mean(),
+            base.shown.mean(),
+            judged.malformed.mean(),
+            null.mean() if len(null) else NAN,
             *(np.quantile(null, [0.025, 0.975]) if len(null) else (NAN, NAN)),
-        )  # fmt: skip
+        )
         for column, value in zip(found, values, strict=True):
             found[column].append(value)
     types = {"key": object, "measure": np.float64}
     return {
-        name: (np.array(found[name], np.int64 if name in ("k", "prompts") else types[described[0]]), *described)
+        name: (
+            np.array(found[name], np.int64 if name in ("k", "prompts") else types[described[0]]),
+            *described,
+        )
         for name, described in _COLUMNS.items()
     }
 
 
 def _as(model: Judged, judged: Judged) -> np.ndarray:
-    """Prompts whose behaviour is a model's own, but for answers that are broken where the model's own is not."""
+    """Prompts whose behaviour is a model's own, but for answers that are broken where the model's
+    own is not.
+    """
     return ~judged.flipped(model) & ~(judged.malformed & ~model.malformed)
 
 
@@ -179,15 +227,24 @@ _COLUMNS = {
     "behaviour": ("key", "whose prompts are answered"),
     "k": ("measure", "units in the set"),
     "prompts": ("measure", "prompts where base and tuned model differ in the behaviour"),
-    "as_base": ("measure", "share of these whose behaviour became the base's, no answer broken that the base's is not"),
-    "recovery": ("measure", "share of the gap between both models' mean numbers that is closed on these"),
+    "as_base": (
+        "measure",
+        "share of these whose behaviour became the base's, no answer broken that the base's is not",
+    ),
+    "recovery": (
+        "measure",
+        "share of the gap between both models' mean numbers that is closed on these",
+    ),
     "equal_base": ("measure", "share of these answered as the base answers"),
     "equal_tuned": ("measure", "share of these still answered as the tuned model answers"),
     "shown": ("measure", "share of all prompts whose answer shows the behaviour"),
     "shown_tuned": ("measure", "the same of the tuned model"),
     "shown_base": ("measure", "the same of the base"),
     "malformed": ("measure", "share of answers that are broken"),
-    "control": ("measure", "share whose behaviour became the base's under matched random sets, mean"),
+    "control": (
+        "measure",
+        "share whose behaviour became the base's under matched random sets, mean",
+    ),
     "control_low": ("measure", "their 2.5 % quantile"),
     "control_high": ("measure", "their 97.5 % quantile"),
 }
@@ -199,7 +256,9 @@ def _answers(studies: dict[str, Study], own: dict, cells: dict, changed: dict) -
         *((name, behaviour, judged) for (name, behaviour), judged in cells.items()),
     ]
     sizes = [len(judged.shown) for _, _, judged in blocks]
-    prompts = [prompt for _, behaviour, _ in blocks for prompt in studies[behaviour].prompts("positive")]
+    prompts = [
+        prompt for _, behaviour, _ in blocks for prompt in studies[behaviour].prompts("positive")
+    ]
 
     def joined(field_of) -> np.ndarray:
         return np.concatenate([field_of(behaviour, judged) for _, behaviour, judged in blocks])
@@ -212,26 +271,56 @@ def _answers(studies: dict[str, Study], own: dict, cells: dict, changed: dict) -
                 "key",
                 "base, tuned, or the set ablated",
             ),
-            "behaviour": (np.repeat(np.array([b[1] for b in blocks], object), sizes), "key", "whose prompt"),
-            "prompt_id": (np.array([prompt.id for prompt in prompts]), "key", "position in the prompt file"),
-            "cluster": ([prompt.cluster for prompt in prompts], "key", "prompts that depend on each other"),
+            "behaviour": (
+                np.repeat(np.array([b[1] for b in blocks], object), sizes),
+                "key",
+                "whose prompt",
+            ),
+            "prompt_id": (
+                np.array([prompt.id for prompt in prompts]),
+                "key",
+                "position in the prompt file",
+            ),
+            "cluster": (
+                [prompt.cluster for prompt in prompts],
+                "key",
+                "prompts that depend on each other",
+            ),
             "changed": (
                 joined(lambda behaviour, _: changed[behaviour]),
                 "flag",
                 "base and tuned differ in the behaviour",
             ),
-            "shown": (joined(lambda _, judged: judged.shown), "flag", "the answer shows the behaviour"),
-            "equal_base": (joined(lambda _, judged: judged.equal_base), "flag", "the base's answer, token for token"),
-            "equal_tuned": (joined(lambda _, judged: judged.equal_tuned), "flag", "the tuned model's, token for token"),
+            "shown": (
+                joined(lambda _, judged: judged.shown),
+                "flag",
+                "the answer shows the behaviour",
+            ),
+            "equal_base": (
+                joined(lambda _, judged: judged.equal_base),
+                "flag",
+                "the base's answer, token for token",
+            ),
+            "equal_tuned": (
+                joined(lambda _, judged: judged.equal_tuned),
+                "flag",
+                "the tuned model's, token for token",
+            ),
             "as_base": (
                 joined(lambda behaviour, judged: _as(own["base", behaviour], judged)),
                 "flag",
-                "shows the behaviour or not as the base's answer does, and is not broken where that is not",
+                (
+                    "shows the behaviour or not as the base's answer does, and is not broken where"
+                    " that is not"
+                ),
             ),
             "altered": (
                 joined(lambda behaviour, judged: ~_as(own["tuned", behaviour], judged)),
                 "flag",
-                "shows the behaviour where the tuned model's answer does not, or the reverse, or is broken",
+                (
+                    "shows the behaviour where the tuned model's answer does not, or the reverse,"
+                    " or is broken"
+                ),
             ),
         },
     )
@@ -253,8 +342,11 @@ def _own(name: str, size: int) -> Claim:
         beyond=["control"],
         null=Draws("random", "effect", where),
         control="matched random sets",
-        text=f"The {name} set ({size} units) returns the base's behaviour on {{value:.1%}} of the prompts where the "
-        "models differ in its own ({draws:d} matched random sets: at most {control_max:.1%}).",
+        text=(
+            f"The {name} set ({size} units) returns the base's behaviour on {{value:.1%}} of the"
+            " prompts where the models differ in its own ({draws:d} matched random sets: at most"
+            " {control_max:.1%})."
+        ),
     )
 
 
@@ -268,6 +360,8 @@ def _other(name: str, other: str, random: Table) -> Claim:
         beyond=[BOUND],
         reference=statistic("mean", "effect", table="random", where=where) if drawn else None,
         control="matched random sets, prompts given the base's behaviour" if drawn else "",
-        text=f"The {name} set changes the other behaviour on {{value:.1%}} of the prompts where the models differ in "
-        "it (at most {high:.1%}).",
+        text=(
+            f"The {name} set changes the other behaviour on {{value:.1%}} of the prompts where the"
+            " models differ in it (at most {high:.1%})."
+        ),
     )

@@ -1,8 +1,10 @@
-"""``FtcAlpha``: the tuned part of every block at other strengths (FTC_alpha of TuCo, arXiv 2506.23423).
+"""``FtcAlpha``: the tuned part of every block at other strengths (FTC_alpha of TuCo, arXiv
+2506.23423).
 
-Every block adds ``f_base(x) + alpha (f_tuned(x) - f_base(x))`` on the stream that is so scaled, at all tokens. The
-control is the whole update at that strength: weights ``W_base + alpha (W_tuned - W_base)``, which also scales
-embeddings, final norm and head. A strength is chosen on half of the clusters and judged on the other half.
+Every block adds ``f_base(x) + alpha (f_tuned(x) - f_base(x))`` on the stream that is so scaled, at
+all tokens. The control is the whole update at that strength: weights ``W_base + alpha (W_tuned -
+W_base)``, which also scales embeddings, final norm and head. A strength is chosen on half of the
+clusters and judged on the other half.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -37,12 +39,14 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class FtcAlpha(Analyzer):
-    """The study's metric, and what becomes of the next token, at every strength in ``alphas``; needs a base.
+    """The study's metric, and what becomes of the next token, at every strength in ``alphas``;
+    needs a base.
 
-    1 is always among them. ``new_tokens`` above 0 also writes greedy answers of at most that length and scores them;
-    their text is kept where ``keep_text`` asks for it. A strength costs a pass of both models' blocks, for every token
-    that is written too. Returns a table of kind ``ftc-alpha``, one row per way, strength and class; ``prompts`` has one
-    per prompt. With answers a second claim compares what they show with whole weights at the same strengths.
+    1 is always among them. ``new_tokens`` above 0 also writes greedy answers of at most that length
+    and scores them; their text is kept where ``keep_text`` asks for it. A strength costs a pass of
+    both models' blocks, for every token that is written too. Returns a table of kind ``ftc-alpha``,
+    one row per way, strength and class; ``prompts`` has one per prompt. With answers a second claim
+    compares what they show with whole weights at the same strengths.
     """
 
     name: ClassVar[str] = "ftc-alpha"
@@ -66,7 +70,9 @@ class FtcAlpha(Analyzer):
         return tuple(sorted({1.0, *map(float, self.alphas)}))
 
     def work(self, study: Study) -> Work:
-        """Two models' blocks at every strength and a pass of whole weights, of every token that is written too."""
+        """Two models' blocks at every strength and a pass of whole weights, of every token that is
+        written too.
+        """
         each = Work(passes=1, tokens=self.new_tokens)
         # measured: blocks of two models in step take half as much again as three passes
         return each + each * 4.5 * len(self.grid)
@@ -87,18 +93,27 @@ class FtcAlpha(Analyzer):
         prompts = table("ftc-alpha-prompts", columns)
         made = _gain(study, prompts, ways)
         # a strength that could not be chosen and judged is no result, whatever else was claimed
-        undecided = {} if made else {
-            "lead": "One cluster of prompts cannot both choose a strength and judge it: no strength is claimed to be "
-            "the best.",
-            "supported": False,
-        }  # fmt: skip
+        undecided = (
+            {}
+            if made
+            else {
+                "lead": (
+                    "One cluster of prompts cannot both choose a strength and judge it: no strength"
+                    " is claimed to be the best."
+                ),
+                "supported": False,
+            }
+        )
         if self.new_tokens and WEIGHTS in ways and len(self.grid) > 1:
             made.append(_against_weights(study, [alpha for alpha in self.grid if alpha != 1]))
         run = table(
             self.name,
             _means(study, prompts, self.new_tokens),
             provenance=study.provenance(self),
-            summary={"limits": limits, **{group: len(study.prompts(group)) for group in study.classes}},
+            summary={
+                "limits": limits,
+                **{group: len(study.prompts(group)) for group in study.classes},
+            },
             tables={"prompts": prompts},
         )
         return conclude(run, made, **undecided)
@@ -106,13 +121,17 @@ class FtcAlpha(Analyzer):
     def require(self, study: Study) -> None:
         """Raise OptionError or UnsupportedModel for a study whose blocks cannot be scaled exactly."""
         study.pair.require_base("scaling what tuning added")
-        require_number(study.require_metric("scaling what tuning added"), "scaling what tuning added")
+        require_number(
+            study.require_metric("scaling what tuning added"), "scaling what tuning added"
+        )
         if not isinstance(study.engine, TorchEngine):
-            raise OptionError(f"blocks are scaled by the torch engine; leave out --engine {study.engine.name}")
+            raise OptionError(
+                f"blocks are scaled by the torch engine; leave out --engine {study.engine.name}"
+            )
         if different := changed_settings(study.pair):
             raise UnsupportedModel(
-                f"{study.pair.tuned.name} and its base differ in {', '.join(different)}: their blocks cannot share one "
-                "pass; split the update without --alpha"
+                f"{study.pair.tuned.name} and its base differ in {', '.join(different)}: their"
+                " blocks cannot share one pass; split the update without --alpha"
             )
 
     def _rows(self, study: Study, group: str, ways: Sequence[str]) -> Iterator[dict]:
@@ -127,7 +146,13 @@ class FtcAlpha(Analyzer):
                 moved = to_host(token_divergences(plain[1][:, None], logits[:, None], real)[:, 0])
                 flips = to_host(logits.argmax(-1) != plain[1].argmax(-1))
                 for row, prompt in enumerate(study.prompts(group)):
-                    found = {"way": way, "alpha": alpha, "group": group, "prompt": prompt, "number": number[row]}
+                    found = {
+                        "way": way,
+                        "alpha": alpha,
+                        "group": group,
+                        "prompt": prompt,
+                        "number": number[row],
+                    }
                     found |= {"kl": moved[row], "flip": bool(flips[row])}
                     if self.new_tokens:
                         found |= {"answer": answers[row], "tuned": written[row]}
@@ -143,7 +168,9 @@ def opened(study: Study, way: str, alpha: float) -> AbstractContextManager:
 
 
 def _read(study: Study, group: str) -> tuple[np.ndarray, Tensor]:
-    """The metric's number of every prompt (NaN where it has none), and the logits on which it is decided."""
+    """The metric's number of every prompt (NaN where it has none), and the logits on which it is
+    decided.
+    """
     model, posed = study.pair.tuned, study.posed(group)
     number, logits = np.full(len(posed), NAN), [torch.zeros(0)] * len(posed)
     for rows in study.batches(posed, model):
@@ -165,7 +192,9 @@ def _write(study: Study, group: str, new_tokens: int) -> list[list[int]]:
     model = study.pair.tuned
     found: list[list[int]] = [[] for _ in study.encoded(group)]
     for rows in study.groups(group, model):
-        for row, answer in zip(rows, generate(study.engine, model, study.text(group, rows), new_tokens), strict=True):
+        for row, answer in zip(
+            rows, generate(study.engine, model, study.text(group, rows), new_tokens), strict=True
+        ):
             found[row] = answer
     return found
 
@@ -176,18 +205,54 @@ def _held(study: Study) -> set[str]:
     return set(map(str, np.random.default_rng(study.seed).permutation(names)[: len(names) // 2]))
 
 
-def _columns(study: Study, rows: Sequence[dict], held: set[str], asked: FtcAlpha) -> dict[str, tuple]:
+def _columns(
+    study: Study, rows: Sequence[dict], held: set[str], asked: FtcAlpha
+) -> dict[str, tuple]:
     words = study.require_metric("scaling").words
     columns = {
-        "way": ([row["way"] for row in rows], "key", "what is scaled: each block's update, or all weights"),
-        "alpha": ([row["alpha"] for row in rows], "measure", "strength: 0 is the base's, 1 the tuned model's"),
+        "way": (
+            [row["way"] for row in rows],
+            "key",
+            "what is scaled: each block's update, or all weights",
+        ),
+        "alpha": (
+            [row["alpha"] for row in rows],
+            "measure",
+            "strength: 0 is the base's, 1 the tuned model's",
+        ),
         "group": ([row["group"] for row in rows], "key", "class of the prompt"),
-        "prompt_id": ([row["prompt"].id for row in rows], "key", "position in the prompt file, from 0"),
-        "cluster": ([row["prompt"].cluster for row in rows], "key", "prompts that depend on each other"),
-        "held": ([row["prompt"].cluster in held for row in rows], "flag", "judges a strength, did not choose it"),
-        "number": (np.array([row["number"] for row in rows]), "measure", words.number, words.unit_of_one),
-        "kl": (np.array([row["kl"] for row in rows]), "measure", "next token, tuned model as it is || scaled", "nats"),
-        "flip": ([row["flip"] for row in rows], "flag", "another next token comes first than in the tuned model"),
+        "prompt_id": (
+            [row["prompt"].id for row in rows],
+            "key",
+            "position in the prompt file, from 0",
+        ),
+        "cluster": (
+            [row["prompt"].cluster for row in rows],
+            "key",
+            "prompts that depend on each other",
+        ),
+        "held": (
+            [row["prompt"].cluster in held for row in rows],
+            "flag",
+            "judges a strength, did not choose it",
+        ),
+        "number": (
+            np.array([row["number"] for row in rows]),
+            "measure",
+            words.number,
+            words.unit_of_one,
+        ),
+        "kl": (
+            np.array([row["kl"] for row in rows]),
+            "measure",
+            "next token, tuned model as it is || scaled",
+            "nats",
+        ),
+        "flip": (
+            [row["flip"] for row in rows],
+            "flag",
+            "another next token comes first than in the tuned model",
+        ),
     }
     if not asked.new_tokens:
         return columns
@@ -197,11 +262,22 @@ def _columns(study: Study, rows: Sequence[dict], held: set[str], asked: FtcAlpha
         bool(study.require_metric("scaling").shown([row["prompt"]], [text], row["group"])[0])
         for row, text in zip(rows, texts, strict=True)
     ]
-    broken = [malformed(row["answer"], stops, bool(row["tuned"]) and row["tuned"][-1] in stops) for row in rows]
+    broken = [
+        malformed(row["answer"], stops, bool(row["tuned"]) and row["tuned"][-1] in stops)
+        for row in rows
+    ]
     columns |= {
         words.column: (shown, "flag", words.flag),
-        "equal_tuned": ([row["answer"] == row["tuned"] for row in rows], "flag", "the tuned model's answer"),
-        "malformed": (broken, "flag", "empty, unended where the tuned model's ended, or repeating itself"),
+        "equal_tuned": (
+            [row["answer"] == row["tuned"] for row in rows],
+            "flag",
+            "the tuned model's answer",
+        ),
+        "malformed": (
+            broken,
+            "flag",
+            "empty, unended where the tuned model's ended, or repeating itself",
+        ),
     }
     return columns | ({"text": (texts, "text", "what was written")} if asked.keep_text else {})
 
@@ -209,50 +285,94 @@ def _columns(study: Study, rows: Sequence[dict], held: set[str], asked: FtcAlpha
 def _means(study: Study, prompts: Table, new_tokens: int) -> dict[str, tuple]:
     words = study.require_metric("scaling").words
     keys = list(dict.fromkeys(zip(prompts["way"], prompts["alpha"], prompts["group"], strict=True)))
-    masks = [(prompts["way"] == w) & (prompts["alpha"] == a) & (prompts["group"] == g) for w, a, g in keys]
+    masks = [
+        (prompts["way"] == w) & (prompts["alpha"] == a) & (prompts["group"] == g)
+        for w, a, g in keys
+    ]
 
     def each(column: str, statistic: Callable = np.mean) -> np.ndarray:
         return np.array([float(statistic(prompts[column][mask])) for mask in masks])
 
     numbers = [as_counted(prompts["number"][mask], words.unit_of_one) for mask in masks]
-    intervals = [cluster_interval(own, prompts["cluster"][mask]) for own, mask in zip(numbers, masks, strict=True)]
+    intervals = [
+        cluster_interval(own, prompts["cluster"][mask])
+        for own, mask in zip(numbers, masks, strict=True)
+    ]
     columns = {
-        "way": ([key[0] for key in keys], "key", "what is scaled: each block's update, or all weights"),
-        "alpha": ([key[1] for key in keys], "measure", "strength: 0 is the base's, 1 the tuned model's"),
+        "way": (
+            [key[0] for key in keys],
+            "key",
+            "what is scaled: each block's update, or all weights",
+        ),
+        "alpha": (
+            [key[1] for key in keys],
+            "measure",
+            "strength: 0 is the base's, 1 the tuned model's",
+        ),
         "group": ([key[2] for key in keys], "key", "class of the prompts"),
         "n": ([int(mask.sum()) for mask in masks], "measure", "prompts"),
         "number": (each("number"), "measure", f"mean {words.number}", words.unit),
-        "low": ([part[1] for part in intervals], "measure", "lower end of its 95 % interval over clusters"),
-        "high": ([part[2] for part in intervals], "measure", "upper end of its 95 % interval over clusters"),
-        "kl": (each("kl"), "measure", "mean KL of the next token, tuned model as it is || scaled", "nats"),
+        "low": (
+            [part[1] for part in intervals],
+            "measure",
+            "lower end of its 95 % interval over clusters",
+        ),
+        "high": (
+            [part[2] for part in intervals],
+            "measure",
+            "upper end of its 95 % interval over clusters",
+        ),
+        "kl": (
+            each("kl"),
+            "measure",
+            "mean KL of the next token, tuned model as it is || scaled",
+            "nats",
+        ),
         "flips": (each("flip"), "measure", "share of prompts with another next token"),
     }
     if new_tokens:
         columns[words.column] = (each(words.column), "measure", words.share)
-        columns["equal_tuned"] = (each("equal_tuned"), "measure", "share of the tuned model's answers")
+        columns["equal_tuned"] = (
+            each("equal_tuned"),
+            "measure",
+            "share of the tuned model's answers",
+        )
         columns["malformed"] = (each("malformed"), "measure", "share malformed")
     return columns
 
 
 def _gain(study: Study, prompts: Table, ways: Sequence[str]) -> list[Claim]:
-    """What the strength chosen on one half of the clusters does on the other; none where a half is empty."""
+    """What the strength chosen on one half of the clusters does on the other; none where a half is
+    empty.
+    """
     held = prompts["held"][prompts["group"] == "positive"]
     if held.all() or not held.any():
         return []
     words, alpha = study.require_metric("scaling").words, _chosen(prompts, BLOCKS)
     number, unit = literal(words.number), literal(words.unit)
     control, compared = "the fine-tuned model as it is, on the same prompts", ""
-    reference = mean("number", table="prompts", where={"way": BLOCKS, "group": "positive", "held": True, "alpha": 1.0})
+    reference = mean(
+        "number",
+        table="prompts",
+        where={"way": BLOCKS, "group": "positive", "held": True, "alpha": 1.0},
+    )
     if WEIGHTS in ways:
         other = _chosen(prompts, WEIGHTS)
-        control, reference = "the whole update, weights interpolated, at its own choice", _rise(WEIGHTS, other)
+        control, reference = (
+            "the whole update, weights interpolated, at its own choice",
+            _rise(WEIGHTS, other),
+        )
         compared = f" (whole weights, at their own choice of {other:g}: {{control:+.3g}})"
     said = (
-        f"What tuning added to every block at strength {alpha:g}, chosen on half of the clusters, raises the mean "
-        f"{number} of the other half by {{value:.3g}} {unit} [{{low:.3g}}, {{high:.3g}}]{compared}."
+        f"What tuning added to every block at strength {alpha:g}, chosen on half of the clusters,"
+        f" raises the mean {number} of the other half by {{value:.3g}} {unit} [{{low:.3g}},"
+        f" {{high:.3g}}]{compared}."
     )
     if alpha == 1:
-        said = f"On half of the clusters no other strength gave a higher mean {number} than strength 1{compared}."
+        said = (
+            f"On half of the clusters no other strength gave a higher mean {number} than strength"
+            f" 1{compared}."
+        )
     return [
         Claim(
             name="alpha-gain",
@@ -266,33 +386,51 @@ def _gain(study: Study, prompts: Table, ways: Sequence[str]) -> list[Claim]:
 
 
 def _rise(way: str, alpha: float) -> Estimate:
-    """The mean number at one strength less that of the same prompts at strength 1, where strengths are judged."""
+    """The mean number at one strength less that of the same prompts at strength 1, where strengths
+    are judged.
+    """
     where = {"way": way, "group": "positive", "held": True}
     minus = {"where": where | {"alpha": 1.0}}
-    return mean("number", table="prompts", where=where | {"alpha": alpha}, minus=minus, pair="prompt_id")
+    return mean(
+        "number", table="prompts", where=where | {"alpha": alpha}, minus=minus, pair="prompt_id"
+    )
 
 
 def _against_weights(study: Study, alphas: Sequence[float]) -> Claim:
-    """How much more often the behaviour occurs with blocks scaled than with whole weights, over all strengths."""
+    """How much more often the behaviour occurs with blocks scaled than with whole weights, over all
+    strengths.
+    """
     words = study.require_metric("scaling").words
-    blocks, weights = ({"group": "positive", "alpha": list(alphas), "way": way} for way in (BLOCKS, WEIGHTS))
+    blocks, weights = (
+        {"group": "positive", "alpha": list(alphas), "way": way} for way in (BLOCKS, WEIGHTS)
+    )
     return Claim(
         name="blocks-against-weights",
         estimate=mean(
-            words.column, table="prompts", where=blocks, minus={"where": weights}, pair=["prompt_id", "alpha"]
+            words.column,
+            table="prompts",
+            where=blocks,
+            minus={"where": weights},
+            pair=["prompt_id", "alpha"],
         ),
         at_least=0.0,
         reference=mean(words.column, table="prompts", where=weights),
         control="the whole update, weights interpolated, at the same strengths",
-        text=f"Over the strengths {', '.join(f'{alpha:g}' for alpha in alphas)} the {literal(words.share)} is "
-        "{blocks:.1%} with blocks scaled, {value:+.1%} [{low:+.1%}, {high:+.1%}] compared with whole weights "
-        "({control:.1%}).",
+        text=(
+            f"Over the strengths {', '.join(f'{alpha:g}' for alpha in alphas)} the"
+            f" {literal(words.share)} is {{blocks:.1%}} with blocks scaled, {{value:+.1%}}"
+            " [{low:+.1%}, {high:+.1%}] compared with whole weights ({control:.1%})."
+        ),
         also={"blocks": mean(words.column, table="prompts", where=blocks)},
     )
 
 
 def _chosen(prompts: Table, way: str) -> float:
-    """The strength with the largest mean number on the clusters that choose; of equal ones the nearest to 1."""
+    """The strength with the largest mean number on the clusters that choose; of equal ones the
+    nearest to 1.
+    """
     mine = (prompts["way"] == way) & (prompts["group"] == "positive") & ~prompts["held"]
     alphas = sorted(set(map(float, prompts["alpha"])), key=lambda alpha: (abs(alpha - 1), alpha))
-    return max(alphas, key=lambda alpha: prompts["number"][mine & (prompts["alpha"] == alpha)].mean())
+    return max(
+        alphas, key=lambda alpha: prompts["number"][mine & (prompts["alpha"] == alpha)].mean()
+    )

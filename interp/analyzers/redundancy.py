@@ -1,8 +1,9 @@
 """``Redundancy``: would others carry the behaviour if the located set did not?
 
-Locate, give the located their base contributions for good, locate again among the others, and so on (the iterated
-ablation of McGrath et al. 2023, arXiv 2307.15771, on sets). A behaviour is redundant when it outlives the ablation of
-the located set and falls only with those found after it. Half of the clusters locate, the other half measure.
+Locate, give the located their base contributions for good, locate again among the others, and so on
+(the iterated ablation of McGrath et al. 2023, arXiv 2307.15771, on sets). A behaviour is redundant
+when it outlives the ablation of the located set and falls only with those found after it. Half of
+the clusters locate, the other half measure.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -32,10 +33,10 @@ EFFECT = 0.25
 class Redundancy(Analyzer):
     """Locate ``rounds`` times, each time with everything located before at its base contributions.
 
-    ``locate``: the locating analyzer; every round takes as many units as its first selected. Each round's set is
-    measured alone and together with those before it, next to ``random_sets`` sets of the located and random ones
-    matched to the rest, on ``control_prompts`` prompts of the half that did not locate. Needs a base. Returns a table
-    of kind ``redundancy``, one row per round.
+    ``locate``: the locating analyzer; every round takes as many units as its first selected. Each
+    round's set is measured alone and together with those before it, next to ``random_sets`` sets of
+    the located and random ones matched to the rest, on ``control_prompts`` prompts of the half that
+    did not locate. Needs a base. Returns a table of kind ``redundancy``, one row per round.
     """
 
     name: ClassVar[str] = "redundancy"
@@ -71,12 +72,18 @@ class Redundancy(Analyzer):
             scores.append(scores_of(again))
         rows, null, hits = self._measure(measuring, donors, sets, scores, original)
         made = [_claim(rows, size, excluded_note(self.excluded))] if len(rows) > 1 else []
-        lead = "" if made else "Base and fine-tuned model do not differ in the behaviour: no set can return it."
+        lead = (
+            ""
+            if made
+            else "Base and fine-tuned model do not differ in the behaviour: no set can return it."
+        )
         lead = lead if size else "Nothing was located."
         run = table(
             self.name,
-            {name: (np.array([row[name] for row in rows], dtype), *described)
-             for name, (dtype, *described) in _COLUMNS.items()},
+            {
+                name: (np.array([row[name] for row in rows], dtype), *described)
+                for name, (dtype, *described) in _COLUMNS.items()
+            },
             provenance=study.provenance(self),
             summary={
                 "rounds": len(sets),
@@ -89,38 +96,59 @@ class Redundancy(Analyzer):
                 "random": _random(hits, null),
                 "answers": hits,
             },
-        )  # fmt: skip
+        )
         return conclude(run, made, lead=lead)
 
     def locate_again(self, study: Study, donors: Donors, taken: list[Pair]) -> Table:
         """The locating analyzer on the tuned model with these units at their base contributions."""
         intervention = donors.condition("ablate-base", taken).require_intervention()
         names = {field.name for field in fields(self.locate)}
-        # what a score says of an ablated unit means nothing: as many more are asked for as may be such
+        # what a score says of an ablated unit means nothing: as many more are asked for as may be
+        # such
         asked = replace(self.locate, top="100%") if "top" in names else self.locate
-        return asked(replace(study, engine=Ablated(study.engine, study.pair.tuned, intervention), _kept={}))
+        return asked(
+            replace(study, engine=Ablated(study.engine, study.pair.tuned, intervention), _kept={})
+        )
 
-    def _measure(self, study: Study, donors: Donors, sets: list, scores: list, original: tuple[Pair, ...]):
-        """Per round what its set does alone and with those before; the random sets; the behaviour per prompt."""
+    def _measure(
+        self, study: Study, donors: Donors, sets: list, scores: list, original: tuple[Pair, ...]
+    ):
+        """Per round what its set does alone and with those before; the random sets; the behaviour
+        per prompt.
+        """
         rows_at = some(study.prompts("positive"), changed(study), self.control_prompts, study.seed)
         rows, null, hits = [], [], {}
         if not sets or not rows_at:
             return rows, null, _hits(study, rows_at, hits)
-        outcomes, numbers = Outcomes(study, donors, "necessity", rows_at), Numbers(study, donors, rows_at)
+        outcomes, numbers = (
+            Outcomes(study, donors, "necessity", rows_at),
+            Numbers(study, donors, rows_at),
+        )
         norms = contribution_norms(study, donors)
-        everything = [(layer, index) for layer in range(norms.shape[0]) for index in range(norms.shape[1])]
+        everything = [
+            (layer, index) for layer in range(norms.shape[0]) for index in range(norms.shape[1])
+        ]
         whole, bottom = numbers.of([]).mean(), numbers.of(everything).mean()
         taken: list[Pair] = []
         for turn, found in enumerate(study.progress(sets, "redundancy"), 1):
-            left = (numbers.of(taken).mean() - bottom) / (whole - bottom) if whole != bottom else float("nan")
+            left = (
+                (numbers.of(taken).mean() - bottom) / (whole - bottom)
+                if whole != bottom
+                else float("nan")
+            )
             taken = [*taken, *found]
             alone = outcomes.of(found)
             together = outcomes.of(taken) if turn > 1 else alone
             hits[turn] = (returned(outcomes, alone), returned(outcomes, together))
-            # the located stay; what was found after them is replaced, in round 1 the located themselves
+            # the located stay; what was found after them is replaced, in round 1 the located
+            # themselves
             kept, rest = (sets[0], taken[len(sets[0]) :]) if turn > 1 else ([], found)
-            draws = matched_sets(rest, norms, self.random_sets, study.seed + turn, exclude=[*kept, *self.excluded])
-            effects = [returns(outcomes, [*kept, *draw])["effect"] for draw in equally_large(draws, rest)]
+            draws = matched_sets(
+                rest, norms, self.random_sets, study.seed + turn, exclude=[*kept, *self.excluded]
+            )
+            effects = [
+                returns(outcomes, [*kept, *draw])["effect"] for draw in equally_large(draws, rest)
+            ]
             null += [(turn, draw, effect) for draw, effect in enumerate(effects)]
             foreseen = set(original[: turn * len(found)])
             rows.append(
@@ -143,33 +171,70 @@ class Redundancy(Analyzer):
 
 
 _COLUMNS = {
-    "round": (np.int64, "key", "1 is the located set; each next one is located after ablation of all before it"),
+    "round": (
+        np.int64,
+        "key",
+        "1 is the located set; each next one is located after ablation of all before it",
+    ),
     "k": (np.int64, "measure", "units in the round's set"),
-    "left": (np.float64, "measure", "part of the metric's rise through these units that is left when the round begins"),
-    "alone": (np.float64, "measure", "share of prompts where the models differ in the behaviour, given the base's by "
-              "this set alone"),
+    "left": (
+        np.float64,
+        "measure",
+        "part of the metric's rise through these units that is left when the round begins",
+    ),
+    "alone": (
+        np.float64,
+        "measure",
+        (
+            "share of prompts where the models differ in the behaviour, given the base's by "
+            "this set alone"
+        ),
+    ),
     "together": (np.float64, "measure", "the same by this set and all before it"),
-    "recovery_alone": (np.float64, "measure", "share of the gap between both models' mean numbers that this set closes "
-                       "on these prompts; NaN where there is none"),
+    "recovery_alone": (
+        np.float64,
+        "measure",
+        (
+            "share of the gap between both models' mean numbers that this set closes "
+            "on these prompts; NaN where there is none"
+        ),
+    ),
     "recovery_together": (np.float64, "measure", "the same by this set and all before it"),
-    "random": (np.float64, "measure", "as together, with random sets in place of all but the first, mean (round 1: of "
-               "it)"),
+    "random": (
+        np.float64,
+        "measure",
+        "as together, with random sets in place of all but the first, mean (round 1: of it)",
+    ),
     "random_high": (np.float64, "measure", "their 97.5 % quantile"),
-    "foreseen": (np.float64, "measure", "share of the set that stood as high in the first round's ranking"),
+    "foreseen": (
+        np.float64,
+        "measure",
+        "share of the set that stood as high in the first round's ranking",
+    ),
     "score": (np.float64, "measure", "sum of the set's scores in its own round"),
     "score_before": (np.float64, "measure", "sum of the set's scores in the first round"),
-}  # fmt: skip
+}
 
 
 def _hits(study: Study, rows: list[int], hits: dict[int, tuple[np.ndarray, np.ndarray]]) -> Table:
     prompts, clusters = study.prompts("positive").prompts, study.prompts("positive").clusters
-    alone, together = (np.array([hit for found in hits.values() for hit in found[which]], bool) for which in (0, 1))
+    alone, together = (
+        np.array([hit for found in hits.values() for hit in found[which]], bool) for which in (0, 1)
+    )
     return table(
         "redundancy-answers",
         {
             "round": (np.repeat(np.array(list(hits), np.int64), len(rows)), "key", "whose set"),
-            "prompt_id": (np.array([prompts[row].id for _ in hits for row in rows], np.int64), "key", "in the file"),
-            "cluster": ([clusters[row] for _ in hits for row in rows], "key", "prompts that depend on each other"),
+            "prompt_id": (
+                np.array([prompts[row].id for _ in hits for row in rows], np.int64),
+                "key",
+                "in the file",
+            ),
+            "cluster": (
+                [clusters[row] for _ in hits for row in rows],
+                "key",
+                "prompts that depend on each other",
+            ),
             "alone": (alone, "flag", "given the base's behaviour by the round's set alone"),
             "together": (together, "flag", "the same by it and all before it"),
         },
@@ -187,14 +252,26 @@ def _random(hits: Table, null: list[tuple[int, int, float]]) -> Table:
         {
             "round": (np.array(rounds, np.int64), "key", "round that the set is matched to"),
             "draw": (np.array(draws, np.int64), "key", "number of the random set"),
-            "effect": (np.array(effects, np.float64), "measure", "share of prompts given the base's behaviour"),
-            "gain": (np.array(gains, np.float64), "measure", "the same less that of the first set alone"),
+            "effect": (
+                np.array(effects, np.float64),
+                "measure",
+                "share of prompts given the base's behaviour",
+            ),
+            "gain": (
+                np.array(gains, np.float64),
+                "measure",
+                "the same less that of the first set alone",
+            ),
         },
     )
 
 
 def _units(sets: list[list[Pair]], scores: list[np.ndarray], unit: str) -> Table:
-    rows = [(turn, *pair, scores[turn - 1][pair], scores[0][pair]) for turn, f in enumerate(sets, 1) for pair in f]
+    rows = [
+        (turn, *pair, scores[turn - 1][pair], scores[0][pair])
+        for turn, f in enumerate(sets, 1)
+        for pair in f
+    ]
     columns = list(zip(*rows, strict=True)) if rows else [[]] * 5
     return table(
         "redundancy-units",
@@ -203,22 +280,29 @@ def _units(sets: list[list[Pair]], scores: list[np.ndarray], unit: str) -> Table
             "layer": (np.array(columns[1], np.int64), "key", "block"),
             unit: (np.array(columns[2], np.int64), "key", f"{unit} of the block"),
             "score": (np.array(columns[3], np.float64), "measure", "score in its round"),
-            "score_before": (np.array(columns[4], np.float64), "measure", "score in the first round"),
+            "score_before": (
+                np.array(columns[4], np.float64),
+                "measure",
+                "score in the first round",
+            ),
         },
     )
 
 
 def _claim(rows: list[dict], size: int, excluded: str) -> Claim:
     last, later = len(rows), sum(row["k"] for row in rows[1:])
-    # newcomers are backups; those that ranked next from the start say that the first set was too small
-    next_in_line = np.average([row["foreseen"] for row in rows[1:]], weights=[row["k"] for row in rows[1:]])
+    # newcomers are backups; those that ranked next from the start say that the first set was too
+    # small
+    next_in_line = np.average(
+        [row["foreseen"] for row in rows[1:]], weights=[row["k"] for row in rows[1:]]
+    )
     both = {"table": "answers", "where": {"round": last}}
     said = (
-        f"the first {size} units alone return the base's behaviour on {{alone:.1%}} of the prompts where the models "
-        f"differ in it, with the {later} located after their ablation {{together:.1%}} ({{value:+.1%}}; with random "
-        "ones instead at most {control_max:+.1%}); "
-        f"{rows[1]['left']:.0%} of the rise was left to locate, and {next_in_line:.0%} of the later ones ranked next "
-        "at first."
+        f"the first {size} units alone return the base's behaviour on {{alone:.1%}} of the prompts"
+        f" where the models differ in it, with the {later} located after their ablation"
+        " {together:.1%} ({value:+.1%}; with random ones instead at most"
+        f" {{control_max:+.1%}}); {rows[1]['left']:.0%} of the rise was left to locate, and"
+        f" {next_in_line:.0%} of the later ones ranked next at first."
     )
     return Claim(
         name="redundant",
@@ -229,5 +313,8 @@ def _claim(rows: list[dict], size: int, excluded: str) -> Claim:
         control=f"the first set with matched random ones{excluded}",
         text=f"Others carry it too: {said}",
         otherwise=f"That others carry it too is not supported: {said}",
-        also={"together": mean("together", **both), "alone": mean("together", table="answers", where={"round": 1})},
+        also={
+            "together": mean("together", **both),
+            "alone": mean("together", table="answers", where={"round": 1}),
+        },
     )

@@ -1,8 +1,10 @@
-"""``RefusalDirection``: one direction of the residual stream as the baseline that a located set has to beat.
+"""``RefusalDirection``: one direction of the residual stream as the baseline that a located set has
+to beat.
 
-The direction and its choice are those of ``interp.experiments.refusal_directions`` (Arditi et al. 2024, arXiv 2406.11717). Taking
-away a share of it, and ablating the first k located units, are compared at equal KL on the tuned model's answers to
-negative prompts: what each costs for what it does. Half of the clusters choose, the other half measure.
+The direction and its choice are those of ``interp.experiments.refusal_directions`` (Arditi et al.
+2024, arXiv 2406.11717). Taking away a share of it, and ablating the first k located units, are
+compared at equal KL on the tuned model's answers to negative prompts: what each costs for what it
+does. Half of the clusters choose, the other half measure.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +20,12 @@ from interp.experiments.conditions import Donors, Judged, Receiver, judge
 from interp.experiments.divergence import divergence
 from interp.experiments.dose import grid
 from interp.experiments.ranking_sets import ranking_of, unit_of
-from interp.experiments.refusal_directions import candidates_of, candidates_table, choose, taken_away
+from interp.experiments.refusal_directions import (
+    candidates_of,
+    candidates_table,
+    choose,
+    taken_away,
+)
 from interp.interventions.intervention import Intervention
 from interp.maths.host import to_host
 from interp.metrics import require_number
@@ -30,12 +37,14 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class RefusalDirection(Analyzer):
-    """Effect against KL of taking away ``shares`` of the direction, and of the first units of a ``located`` ranking.
+    """Effect against KL of taking away ``shares`` of the direction, and of the first units of a
+    ``located`` ranking.
 
-    ``prompts`` of each class choose the direction and as many measure. Units go to their base contributions, without a
-    base to their means. Needs a metric that both classes have. Counted is the behaviour: lost where the tuned model
-    showed it, and with a base become the base's where the two models differ in it. Returns a table of kind
-    ``refusal-direction``, one row per intervention.
+    ``prompts`` of each class choose the direction and as many measure. Units go to their base
+    contributions, without a base to their means. Needs a metric that both classes have. Counted is
+    the behaviour: lost where the tuned model showed it, and with a base become the base's where the
+    two models differ in it. Returns a table of kind ``refusal-direction``, one row per
+    intervention.
     """
 
     name: ClassVar[str] = "refusal-direction"
@@ -57,10 +66,15 @@ class RefusalDirection(Analyzer):
         if self.located is None:
             raise OptionError("a baseline needs a locating run to compare with")
         if not study.require_metric().applies("negative"):
-            raise OptionError("the direction is of a behaviour that both classes can show; a task has no such")
+            raise OptionError(
+                "the direction is of a behaviour that both classes can show; a task has no such"
+            )
         require_number(study.require_metric(), "the direction")
         if not self.shares or not all(0 < share <= 1 for share in self.shares):
-            raise OptionError(f"shares {self.shares} of a direction cannot be taken away; use some above 0, at most 1")
+            raise OptionError(
+                f"shares {self.shares} of a direction cannot be taken away; use some above 0, at"
+                " most 1"
+            )
         halves = study.require_contrast().split(study.seed)
         choosing, measuring = (study.on(half.limit(self.prompts)) for half in halves)
         candidates = candidates_of(choosing)
@@ -71,23 +85,37 @@ class RefusalDirection(Analyzer):
         condition = "ablate-base" if study.pair.base is not None else "ablate-mean"
         steps = sorted({*grid(max(size, 1)), size} - {0})
         arms = [
-            ("direction", float(share), taken_away(study.pair.tuned, best.direction, share)) for share in self.shares
+            ("direction", float(share), taken_away(study.pair.tuned, best.direction, share))
+            for share in self.shares
         ]
-        arms += [("units", float(k), donors.condition(condition, ranking[:k]).require_intervention()) for k in steps]
+        arms += [
+            ("units", float(k), donors.condition(condition, ranking[:k]).require_intervention())
+            for k in steps
+        ]
         own = judge(measuring, "tuned", "positive", Receiver("tuned"))
-        base = None if study.pair.base is None else judge(measuring, "base", "positive", Receiver("base"))
-        rows = [_row(measuring, own, base, *arm) for arm in study.progress(arms, "direction and units")]
+        base = (
+            None
+            if study.pair.base is None
+            else judge(measuring, "base", "positive", Receiver("base"))
+        )
+        rows = [
+            _row(measuring, own, base, *arm) for arm in study.progress(arms, "direction and units")
+        ]
         answers = _answers(measuring, own, base, rows)
         counted = {"lost": own.shown.any(), "as_base": _changed(own, base).any()}
         made = [_claim(rows, size, column) for column in _SAID if size and counted[column]]
-        met = "" if best.met else "No candidate met the criteria: the one that lowers the metric most was taken."
+        met = (
+            ""
+            if best.met
+            else "No candidate met the criteria: the one that lowers the metric most was taken."
+        )
         most = max(rows[: len(self.shares)], key=lambda row: row["dose"])
         lost = "the tuned model showed nothing that could be lost"
         if own.shown.any():
             lost = f"{most['lost'].mean():.1%} of what the tuned model showed is lost"
         told = (
-            f"The direction before block {best.layer} at token {best.position}, {most['dose']:.0%} of it taken away: "
-            f"{lost}, at a KL of {most['kl'].mean():.2g} nats per token."
+            f"The direction before block {best.layer} at token {best.position}, {most['dose']:.0%}"
+            f" of it taken away: {lost}, at a KL of {most['kl'].mean():.2g} nats per token."
         )
         run = table(
             self.name,
@@ -111,14 +139,25 @@ def _changed(own: Judged, base: Judged | None) -> Bool[np.ndarray, " B"]:
     return np.zeros(len(own.shown), bool) if base is None else base.flipped(own)
 
 
-def _row(study: Study, own: Judged, base: Judged | None, kind: str, dose: float, intervention: Intervention) -> dict:
-    """What one intervention does: per positive prompt what is lost and returned, per negative prompt the KL."""
+def _row(
+    study: Study,
+    own: Judged,
+    base: Judged | None,
+    kind: str,
+    dose: float,
+    intervention: Intervention,
+) -> dict:
+    """What one intervention does: per positive prompt what is lost and returned, per negative
+    prompt the KL.
+    """
     judged = judge(study, kind, "positive", Receiver("tuned", intervention))
     kl = divergence(study, intervention, range(len(study.prompts("negative"))))
     changed, as_base, gap = _changed(own, base), np.zeros(len(own.shown), bool), NAN
     if base is not None:
         as_base = ~judged.flipped(base) & ~(judged.malformed & ~base.malformed)
-        start, now, end = (one.number[changed].mean() if changed.any() else NAN for one in (own, judged, base))
+        start, now, end = (
+            one.number[changed].mean() if changed.any() else NAN for one in (own, judged, base)
+        )
         gap = (now - start) / (end - start) if end != start else NAN
     return {
         "kind": kind,
@@ -140,14 +179,29 @@ def _columns(rows: list[dict]) -> dict[str, tuple]:
 
     return {
         "kind": ([row["kind"] for row in rows], "key", "direction taken away, or units ablated"),
-        "dose": (np.array([row["dose"] for row in rows]), "measure", "share of the direction, or number of units"),
-        "kl": (means("kl"), "measure", "mean KL per token of the tuned answers to negative prompts", "nats"),
-        "lost": (means("lost"), "measure", "share of what the tuned model showed that is lost, well-formed"),
+        "dose": (
+            np.array([row["dose"] for row in rows]),
+            "measure",
+            "share of the direction, or number of units",
+        ),
+        "kl": (
+            means("kl"),
+            "measure",
+            "mean KL per token of the tuned answers to negative prompts",
+            "nats",
+        ),
+        "lost": (
+            means("lost"),
+            "measure",
+            "share of what the tuned model showed that is lost, well-formed",
+        ),
         "as_base": (
             means("as_base"),
             "measure",
-            "share of the prompts on which the models differ whose behaviour became the base's, no answer broken that "
-            "the base's is not",
+            (
+                "share of the prompts on which the models differ whose behaviour became the base's,"
+                " no answer broken that the base's is not"
+            ),
         ),
         "recovery": (
             means("recovery"),
@@ -157,9 +211,16 @@ def _columns(rows: list[dict]) -> dict[str, tuple]:
         "equal_base": (
             means("equal_base"),
             "measure",
-            "share of the prompts on which the tuned model showed it answered word for word as the base answers",
+            (
+                "share of the prompts on which the tuned model showed it answered word for word as"
+                " the base answers"
+            ),
         ),
-        "malformed": (means("malformed"), "measure", "share of answers to positive prompts that are broken"),
+        "malformed": (
+            means("malformed"),
+            "measure",
+            "share of answers to positive prompts that are broken",
+        ),
         "number": (means("number"), "measure", "mean of the metric on positive prompts"),
     }
 
@@ -176,11 +237,31 @@ def _answers(study: Study, own: Judged, base: Judged | None, rows: list[dict]) -
         "refusal-direction-answers",
         {
             "kind": ([row["kind"] for row in rows for _ in prompts], "key", "direction or units"),
-            "dose": (np.repeat(np.array([row["dose"] for row in rows]), len(prompts)), "measure", "share, or units"),
-            "prompt_id": (np.array([p.id for p in prompts] * repeated, np.int64), "key", "in the prompt file"),
-            "cluster": ([p.cluster for p in prompts] * repeated, "key", "prompts that depend on each other"),
-            "shown": (np.tile(own.shown, repeated), "flag", "the tuned model as it is shows the behaviour"),
-            "changed": (np.tile(_changed(own, base), repeated), "flag", "one of base and tuned model shows it alone"),
+            "dose": (
+                np.repeat(np.array([row["dose"] for row in rows]), len(prompts)),
+                "measure",
+                "share, or units",
+            ),
+            "prompt_id": (
+                np.array([p.id for p in prompts] * repeated, np.int64),
+                "key",
+                "in the prompt file",
+            ),
+            "cluster": (
+                [p.cluster for p in prompts] * repeated,
+                "key",
+                "prompts that depend on each other",
+            ),
+            "shown": (
+                np.tile(own.shown, repeated),
+                "flag",
+                "the tuned model as it is shows the behaviour",
+            ),
+            "changed": (
+                np.tile(_changed(own, base), repeated),
+                "flag",
+                "one of base and tuned model shows it alone",
+            ),
             **{
                 name: (np.concatenate([row["answers"][name] for row in rows]), "flag", said)
                 for name, said in flags.items()
@@ -191,7 +272,9 @@ def _answers(study: Study, own: Judged, base: Judged | None, rows: list[dict]) -
 
 _SAID = {
     "lost": "lose {units:.1%} of what the tuned model showed",
-    "as_base": "return the base's behaviour on {units:.1%} of the prompts where the models differ in it",
+    "as_base": (
+        "return the base's behaviour on {units:.1%} of the prompts where the models differ in it"
+    ),
 }
 _COUNTED = {"lost": "shown", "as_base": "changed"}
 
@@ -203,7 +286,10 @@ def _claim(rows: list[dict], size: int, column: str) -> Claim:
     within = [row for row in rows if row["kind"] == "direction" and row["kl"].mean() <= most]
     best = max(within, key=lambda row: (row[column].mean(), row["dose"])) if within else None
     counted = {_COUNTED[column]: True}
-    own: dict[str, Any] = {"table": "answers", "where": {"kind": "units", "dose": float(size), **counted}}
+    own: dict[str, Any] = {
+        "table": "answers",
+        "where": {"kind": "units", "dose": float(size), **counted},
+    }
     name, start = (
         f"beats-direction-{column.replace('_', '-')}",
         f"At a KL of at most {most:.2g} nats per token, {size} units",
@@ -211,7 +297,11 @@ def _claim(rows: list[dict], size: int, column: str) -> Claim:
     if best is None:
         text = f"{start} {_SAID[column]}; no share of the direction is as gentle."
         return Claim(
-            name=name, estimate=mean(column, **own), at_least=0.0, text=text, also={"units": mean(column, **own)}
+            name=name,
+            estimate=mean(column, **own),
+            at_least=0.0,
+            text=text,
+            also={"units": mean(column, **own)},
         )
     other: dict[str, Any] = {"where": {"kind": "direction", "dose": float(best["dose"]), **counted}}
     return Claim(
@@ -220,6 +310,9 @@ def _claim(rows: list[dict], size: int, column: str) -> Claim:
         at_least=0.0,
         reference=mean(column, table="answers", **other),
         control=f"the direction at equal or smaller KL ({best['dose']:.0%} of it)",
-        text=f"{start} {_SAID[column]}, the direction {{control:.1%}} (with {best['dose']:.0%} of it).",
+        text=(
+            f"{start} {_SAID[column]}, the direction {{control:.1%}} (with {best['dose']:.0%} of"
+            " it)."
+        ),
         also={"units": mean(column, **own)},
     )

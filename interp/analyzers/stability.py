@@ -1,8 +1,9 @@
 """``Stability``: is the same set located again on other prompts?
 
-The locating analyzer runs on pairs of disjoint halves of the clusters and, where prompts name templates, on each
-template alone. Sets are compared by the Jaccard index, next to that of random sets with the same counts in every layer;
-whether a template's own set returns the base's behaviour is measured on the prompts of the others.
+The locating analyzer runs on pairs of disjoint halves of the clusters and, where prompts name
+templates, on each template alone. Sets are compared by the Jaccard index, next to that of random
+sets with the same counts in every layer; whether a template's own set returns the base's behaviour
+is measured on the prompts of the others.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,14 @@ from interp.experiments.conditions import Donors
 from interp.experiments.contributions import contribution_norms
 from interp.experiments.dose import returns
 from interp.experiments.outcomes import Outcomes
-from interp.experiments.ranking_sets import chance_jaccards, jaccard, scores_of, selected_of, spearman, unit_of
+from interp.experiments.ranking_sets import (
+    chance_jaccards,
+    jaccard,
+    scores_of,
+    selected_of,
+    spearman,
+    unit_of,
+)
 from interp.experiments.row_selection import changed, some
 from interp.interventions.random_sets import equally_large, excluded_note, matched_sets
 from interp.prompts import Contrast
@@ -30,11 +38,13 @@ AGREEMENT, EFFECT = 1 / 3, 0.5  # two sets of one size that share half of their 
 
 @dataclass(frozen=True)
 class Stability(Analyzer):
-    """Locate again on ``resamples`` pairs of halves, and on each template of the prompts that has ``least`` of them.
+    """Locate again on ``resamples`` pairs of halves, and on each template of the prompts that has
+    ``least`` of them.
 
-    ``locate``: the locating analyzer; ``draws``: random pairs of sets behind every chance. ``control_prompts`` prompts
-    of other templates measure what a template's set does, beside ``random_sets`` matched random sets (with a base
-    only). Returns a table of kind ``stability``, one row per comparison of two sets.
+    ``locate``: the locating analyzer; ``draws``: random pairs of sets behind every chance.
+    ``control_prompts`` prompts of other templates measure what a template's set does, beside
+    ``random_sets`` matched random sets (with a base only). Returns a table of kind ``stability``,
+    one row per comparison of two sets.
     """
 
     name: ClassVar[str] = "stability"
@@ -56,13 +66,18 @@ class Stability(Analyzer):
         """Compare halves with halves, and templates with templates."""
         if self.resamples < 1 or self.draws < 1:
             raise OptionError(
-                f"{self.resamples} pairs of halves, {self.draws} draws: nothing to compare; use at least 1 of each"
+                f"{self.resamples} pairs of halves, {self.draws} draws: nothing to compare; use at"
+                " least 1 of each"
             )
         found: dict[str, list[tuple[str, Table]]] = {"halves": [], "templates": []}
         for turn in study.progress(range(self.resamples), "locating on halves"):
-            for name, half in zip("ab", study.require_contrast().split(study.seed + 1 + turn), strict=True):
+            for name, half in zip(
+                "ab", study.require_contrast().split(study.seed + 1 + turn), strict=True
+            ):
                 found["halves"].append((f"{turn + 1}{name}", self.locate(study.on(half))))
-        for name, part in study.progress(list(self._templates(study).items()), "locating on templates"):
+        for name, part in study.progress(
+            list(self._templates(study).items()), "locating on templates"
+        ):
             found["templates"].append((name, self.locate(study.on(part))))
         pairs = {
             "halves": [(2 * turn, 2 * turn + 1) for turn in range(self.resamples)],
@@ -87,7 +102,10 @@ class Stability(Analyzer):
         halves = np.array([row["jaccard"] for row in rows if row["basis"] == "halves"])
         run = table(
             self.name,
-            {name: ([row[name] for row in rows], *described) for name, described in _COLUMNS.items()},
+            {
+                name: ([row[name] for row in rows], *described)
+                for name, described in _COLUMNS.items()
+            },
             provenance=study.provenance(self),
             summary={
                 "jaccard": float(halves.mean()),
@@ -102,12 +120,17 @@ class Stability(Analyzer):
         return conclude(run, made, limits=[_ALIKE] if alike else [])
 
     def _templates(self, study: Study) -> dict[str, Contrast]:
-        """The contrast of each template; empty unless two of them have enough prompts of both classes."""
+        """The contrast of each template; empty unless two of them have enough prompts of both
+        classes.
+        """
         parts = (study.contrast.positive, study.contrast.negative)
         names = sorted({prompt.template for prompt in parts[0] if prompt.template is not None})
         found = {}
         for name in names:
-            kept = [part.keep([row for row, p in enumerate(part) if p.template == name]) for part in parts]
+            kept = [
+                part.keep([row for row, p in enumerate(part) if p.template == name])
+                for part in parts
+            ]
             if min(map(len, kept)) >= self.least:
                 found[name] = Contrast(*kept)
         return found if len(found) > 1 else {}
@@ -158,20 +181,33 @@ class Stability(Analyzer):
             outcomes = Outcomes(study, donors, "necessity", others, units={*chosen}.union(*draws))
             for number, units in enumerate([chosen, *draws]):
                 done = returns(outcomes, units)
-                rows.append((name, number, len(chosen), len(others), done["effect"], done["recovery"]))
+                rows.append(
+                    (name, number, len(chosen), len(others), done["effect"], done["recovery"])
+                )
         columns = list(zip(*rows, strict=True)) if rows else [[]] * 6
         return table(
             "stability-elsewhere",
             {
                 "template": (list(columns[0]), "key", "template that the set was located on"),
-                "draw": (np.array(columns[1], np.int64), "key", "0 for the located set, else number of the random set"),
+                "draw": (
+                    np.array(columns[1], np.int64),
+                    "key",
+                    "0 for the located set, else number of the random set",
+                ),
                 "k": (np.array(columns[2], np.int64), "measure", "units in the set"),
                 "prompts": (
                     np.array(columns[3], np.int64),
                     "measure",
-                    "prompts of the other templates, on which base and tuned model differ in the behaviour",
+                    (
+                        "prompts of the other templates, on which base and tuned model differ in"
+                        " the behaviour"
+                    ),
                 ),
-                "effect": (np.array(columns[4], np.float64), "measure", "share of them given the base's behaviour"),
+                "effect": (
+                    np.array(columns[4], np.float64),
+                    "measure",
+                    "share of them given the base's behaviour",
+                ),
                 "recovery": (
                     np.array(columns[5], np.float64),
                     "measure",
@@ -182,8 +218,8 @@ class Stability(Analyzer):
 
 
 _ALIKE = (
-    "Base and fine-tuned model do not differ in the behaviour on these prompts: what a template's set does on the "
-    "prompts of the others was not measured."
+    "Base and fine-tuned model do not differ in the behaviour on these prompts: what a template's"
+    " set does on the prompts of the others was not measured."
 )
 _COLUMNS = {
     "basis": ("key", "what the two sets were located on: halves of the clusters, or templates"),
@@ -195,7 +231,10 @@ _COLUMNS = {
     "chance": ("measure", "the same of random sets with the same counts in every layer, mean"),
     "chance_high": ("measure", "their 97.5 % quantile"),
     "spearman": ("measure", "rank correlation of the two scores over all units"),
-    "spearman_selected": ("measure", "rank correlation over units selected on either; NaN of fewer than three"),
+    "spearman_selected": (
+        "measure",
+        "rank correlation over units selected on either; NaN of fewer than three",
+    ),
 }
 
 
@@ -208,8 +247,11 @@ def _agreement(basis: str) -> Claim:
         at_least=AGREEMENT,
         null=Draws("chance", "jaccard", where),
         control="random pairs of sets with the same counts in every layer",
-        text=f"Sets located on {what} have a mean Jaccard index of {{value:.2f}} ({{low:.2f}} to {{high:.2f}} over "
-        "{count:d} comparisons; random sets {control:.2f}, at most {control_max:.2f}).",
+        text=(
+            f"Sets located on {what} have a mean Jaccard index of {{value:.2f}} ({{low:.2f}} to"
+            " {high:.2f} over {count:d} comparisons; random sets {control:.2f}, at most"
+            " {control_max:.2f})."
+        ),
         also={"count": statistic("count", "jaccard", where=where)},
     )
 
@@ -225,12 +267,18 @@ def _everywhere(elsewhere: Table, excluded: str) -> Claim:
         at_least=EFFECT,
         # every template's set against the random sets of its own
         null=Draws(
-            "elsewhere", "effect", {"draw": draws}, observed=statistic("mean", "effect", **where), each="template"
+            "elsewhere",
+            "effect",
+            {"draw": draws},
+            observed=statistic("mean", "effect", **where),
+            each="template",
         ),
         control=f"matched random sets of each template{excluded}",
-        text="Located on one template, a set returns the base's behaviour on {value:.1%} "
-        f"(of {literal(weakest)}) to {{high:.1%}} of the others' prompts where the models differ in it (random sets at "
-        "most {control_max:.1%}).",
+        text=(
+            "Located on one template, a set returns the base's behaviour on {value:.1%} (of"
+            f" {literal(weakest)}) to {{high:.1%}} of the others' prompts where the models differ"
+            " in it (random sets at most {control_max:.1%})."
+        ),
     )
 
 
@@ -247,19 +295,31 @@ def _units(found: list[tuple[str, Table]]) -> Table:
         {
             "layer": (np.array([pair[0] for pair in order], np.int64), "key", "block"),
             unit: (np.array([pair[1] for pair in order], np.int64), "key", f"{unit} of the block"),
-            "selected": (np.array([counts[p] for p in order], np.int64), "measure", "halves on which it was selected"),
+            "selected": (
+                np.array([counts[p] for p in order], np.int64),
+                "measure",
+                "halves on which it was selected",
+            ),
             "halves": (np.full(len(order), len(found), np.int64), "measure", "halves there were"),
         },
     )
 
 
 def _chance(chances: dict[str, np.ndarray]) -> Table:
-    rows = [(basis, draw, value) for basis, values in chances.items() for draw, value in enumerate(values)]
+    rows = [
+        (basis, draw, value)
+        for basis, values in chances.items()
+        for draw, value in enumerate(values)
+    ]
     return table(
         "stability-chance",
         {
             "basis": ([row[0] for row in rows], "key", "halves or templates"),
             "draw": (np.array([row[1] for row in rows], np.int64), "key", "number of the draw"),
-            "jaccard": (np.array([row[2] for row in rows]), "measure", "mean Jaccard index of random sets"),
+            "jaccard": (
+                np.array([row[2] for row in rows]),
+                "measure",
+                "mean Jaccard index of random sets",
+            ),
         },
     )

@@ -1,11 +1,12 @@
 """``Transfer``: is what was located in one tune what does it in a further one?
 
-A set of indices means the same in two models only where their neurons are the same: a neuron's write weights in the
-source are compared with those of the same index in the target, beside a shuffle within layers, and the set is not used
-where in some layer they do not stand out (after NeuroStrike's transfer to descendants, arXiv 2509.11864, whose
-protocol is unverified: the check is ours). Two things are then measured on the target's prompts: what the source's set
-does to the behaviour there, beside matched random sets, and how far the target's own locating agrees with it, beside
-random sets.
+A set of indices means the same in two models only where their neurons are the same: a neuron's
+write weights in the source are compared with those of the same index in the target, beside a
+shuffle within layers, and the set is not used where in some layer they do not stand out (after
+NeuroStrike's transfer to descendants, arXiv 2509.11864, whose protocol is unverified: the check is
+ours). Two things are then measured on the target's prompts: what the source's set does to the
+behaviour there, beside matched random sets, and how far the target's own locating agrees with it,
+beside random sets.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,11 +38,13 @@ SAME, EFFECT, AGREEMENT, _SHUFFLED = 0.5, 0.5, 1 / 3, 1024
 
 @dataclass(frozen=True)
 class Transfer(Analyzer):
-    """Reuse a ``located`` set of a ``source`` pair in the study's pair, and compare with the set ``recomputed`` there.
+    """Reuse a ``located`` set of a ``source`` pair in the study's pair, and compare with the set
+    ``recomputed`` there.
 
-    ``recomputed`` is the table of a locating run on the study's pair (its key is an option); None compares nothing.
-    Raises PairError where the two tuned models are not of one shape. Where their neurons do not correspond the set is
-    not reused, and the table says so. Returns a table of kind ``transfer``, one row per unit.
+    ``recomputed`` is the table of a locating run on the study's pair (its key is an option); None
+    compares nothing. Raises PairError where the two tuned models are not of one shape. Where their
+    neurons do not correspond the set is not reused, and the table says so. Returns a table of kind
+    ``transfer``, one row per unit.
     """
 
     name: ClassVar[str] = "transfer"
@@ -59,7 +62,9 @@ class Transfer(Analyzer):
     @classmethod
     def of(cls, located: Table, source: Pair, **options) -> "Transfer":
         """The analyzer for a locating run's table and the pair it was made of."""
-        return cls(located=located, source=source, parent=located.require_provenance().key, **options)
+        return cls(
+            located=located, source=source, parent=located.require_provenance().key, **options
+        )
 
     def __call__(self, study: Study) -> Table:
         """Compare weights, reuse the set, compare with what is located anew."""
@@ -67,15 +72,24 @@ class Transfer(Analyzer):
             raise OptionError("a transfer needs a locating run and the pair it was made of")
         unit, target = unit_of(self.located), study.pair.tuned
         if self.recomputed is not None and unit_of(self.recomputed) is not unit:
-            raise OptionError(f"{unit.plural} are not {unit_of(self.recomputed).plural}; locate one kind in both pairs")
+            raise OptionError(
+                f"{unit.plural} are not {unit_of(self.recomputed).plural}; locate one kind in both"
+                " pairs"
+            )
         if self.permutations < 1:
-            raise OptionError(f"{self.permutations} shuffles are no null to compare with; use at least 1")
+            raise OptionError(
+                f"{self.permutations} shuffles are no null to compare with; use at least 1"
+            )
         _require_one_shape(self.source.tuned, target)
         donors = Donors.read(study, unit)
         cosines, shuffled = self._correspondence(study, donors)
         made, layers = [_same_units(cosines, unit.plural)], _layers(cosines)
-        shuffles = _draws("transfer-shuffled", cosine=(shuffled, "as the lowest of a layer, units shuffled"))
-        same = evaluate(made, replace(layers, tables={"layers": layers, "shuffled": shuffles}))[0].supported
+        shuffles = _draws(
+            "transfer-shuffled", cosine=(shuffled, "as the lowest of a layer, units shuffled")
+        )
+        same = evaluate(made, replace(layers, tables={"layers": layers, "shuffled": shuffles}))[
+            0
+        ].supported
         chosen = selected_of(self.located)
         answers, null = _answers([], {}), _random([])
         if same and chosen and study.pair.base is not None:
@@ -87,24 +101,36 @@ class Transfer(Analyzer):
             if chosen or theirs:
                 claim, chance = self._agreement(study, cosines.shape[1])
                 made.append(claim)
-        score, own = scores_of(self.located), None if self.recomputed is None else scores_of(self.recomputed)
+        score, own = (
+            scores_of(self.located),
+            None if self.recomputed is None else scores_of(self.recomputed),
+        )
         layer, index = (part.ravel() for part in np.indices(score.shape))
         columns = {
             "layer": (layer, "key", "block"),
             unit.name: (index, "key", f"one of the block's {unit.plural}"),
-            "cosine": (cosines.ravel(), "measure", "cosine of its write weights in source and target"),
+            "cosine": (
+                cosines.ravel(),
+                "measure",
+                "cosine of its write weights in source and target",
+            ),
             "score": (score.ravel(), "measure", "score in the source"),
             "selected": (_marked(score.shape, chosen), "flag", "selected in the source"),
         }
         if own is not None:
             columns["score_recomputed"] = (own.ravel(), "measure", "score in the target")
-            columns["selected_recomputed"] = (_marked(score.shape, theirs), "flag", "selected in the target")
+            columns["selected_recomputed"] = (
+                _marked(score.shape, theirs),
+                "flag",
+                "selected in the target",
+            )
         limits = []
         if not same:
             limits.append(f"The {unit.plural} do not correspond: the set was not reused.")
         elif not len(answers):
             limits.append(
-                "The set was not reused: that needs units, a base and prompts where the models differ in behaviour."
+                "The set was not reused: that needs units, a base and prompts where the models"
+                " differ in behaviour."
             )
         run = table(
             self.name,
@@ -121,28 +147,40 @@ class Transfer(Analyzer):
                 "layers": layers,
                 "shuffled": shuffles,
                 "random": null,
-                "chance": _draws("transfer-chance", jaccard=(chance, "Jaccard index of random sets")),
+                "chance": _draws(
+                    "transfer-chance", jaccard=(chance, "Jaccard index of random sets")
+                ),
                 "sets": _sets(chosen, theirs, unit.name),
                 "answers": answers,
             },
         )
-        # that neurons correspond says nothing of the set: what it does there is what a reader asks first
+        # that neurons correspond says nothing of the set: what it does there is what a reader asks
+        # first
         made.sort(key=lambda claim: claim.name != "reused")
         found = conclude(run, made)
-        return found if len(answers) else replace(found, summary={**found.summary, "supported": False})
+        return (
+            found if len(answers) else replace(found, summary={**found.summary, "supported": False})
+        )
 
     def _correspondence(self, study: Study, donors: Donors) -> tuple[np.ndarray, np.ndarray]:
-        """Cosine of every unit's write weights in source and target ``[L, U]``; the lowest layer's mean if shuffled."""
+        """Cosine of every unit's write weights in source and target ``[L, U]``; the lowest layer's
+        mean if shuffled.
+        """
         unit, anatomy = donors.unit, study.pair.tuned.anatomy
         source = required(self.source, "the source pair").tuned
-        generator, rows, shuffled = np.random.default_rng(study.seed), [], np.full(self.permutations, np.inf)
+        generator, rows, shuffled = (
+            np.random.default_rng(study.seed),
+            [],
+            np.full(self.permutations, np.inf),
+        )
         for layer in range(anatomy.n_layers):
             one, other = (
                 _directions(write, unit.width(anatomy))
                 for write in (unit.write_weights(source, layer), donors.write["tuned"][layer])
             )
             rows.append((one * other).sum(1))
-            # of some units where there are many: their mean spreads wider, which is the cautious side
+            # of some units where there are many: their mean spreads wider, which is the cautious
+            # side
             few = generator.permutation(len(other))[:_SHUFFLED]
             one, other = one[few], other[few]
             for draw in range(self.permutations):
@@ -151,7 +189,9 @@ class Transfer(Analyzer):
         return np.stack(rows), shuffled
 
     def _reuse(self, study: Study, donors: Donors, chosen: list) -> tuple[Table, Table]:
-        """What the source's set does to the behaviour on each prompt where the models differ in it; the random sets."""
+        """What the source's set does to the behaviour on each prompt where the models differ in it;
+        the random sets.
+        """
         rows = some(study.prompts("positive"), changed(study), self.control_prompts, study.seed)
         if not rows:
             return _answers([], {}), _random([])
@@ -169,8 +209,12 @@ class Transfer(Analyzer):
         return _answers([prompts[row] for row in rows], measured), _random(null)
 
     def _agreement(self, study: Study, width: int) -> tuple[Claim, np.ndarray]:
-        """How far the target's own set is the source's, next to random sets; the claim and the random sets' indices."""
-        mine, theirs = (selected_of(required(one, "both runs")) for one in (self.located, self.recomputed))
+        """How far the target's own set is the source's, next to random sets; the claim and the
+        random sets' indices.
+        """
+        mine, theirs = (
+            selected_of(required(one, "both runs")) for one in (self.located, self.recomputed)
+        )
         shared = len(set(mine) & set(theirs))
         chance = chance_jaccards(mine, theirs, width, self.permutations, study.seed)
         made = Claim(
@@ -179,9 +223,11 @@ class Transfer(Analyzer):
             at_least=AGREEMENT,
             null=Draws("chance", "jaccard"),
             control="random pairs of sets with the same counts in every layer",
-            text=f"Located anew in the target, {len(theirs)} units share {shared} with the source's {len(mine)}: "
-            "Jaccard index {value:.2f} (random sets {control:.2f}, at most {control_max:.2f}); rank correlation of "
-            "all scores {ranks:.2f}.",
+            text=(
+                f"Located anew in the target, {len(theirs)} units share {shared} with the source's"
+                f" {len(mine)}: Jaccard index {{value:.2f}} (random sets {{control:.2f}}, at most"
+                " {control_max:.2f}); rank correlation of all scores {ranks:.2f}."
+            ),
             also={"ranks": statistic("rank-correlation", "score", by="score_recomputed")},
         )
         return made, chance
@@ -192,13 +238,16 @@ def _require_one_shape(source: Model, target: Model) -> None:
     shapes = [tuple(getattr(model.anatomy, name) for name in names) for model in (source, target)]
     if shapes[0] != shapes[1]:
         raise PairError(
-            f"{source.name} and {target.name} have blocks, width, neurons, heads, head width {shapes[0]} and "
-            f"{shapes[1]}: indices mean nothing across them; give a tune of the same model"
+            f"{source.name} and {target.name} have blocks, width, neurons, heads, head width"
+            f" {shapes[0]} and {shapes[1]}: indices mean nothing across them; give a tune of the"
+            " same model"
         )
 
 
 def _directions(write: torch.Tensor, width: int) -> np.ndarray:
-    """Every unit's write weights as one vector of length 1 (of zeros where it writes nothing): ``[U, D * width]``."""
+    """Every unit's write weights as one vector of length 1 (of zeros where it writes nothing):
+    ``[U, D * width]``.
+    """
     columns = to_host(write.double().unflatten(1, (-1, width)).permute(1, 0, 2).flatten(1))
     norms = np.linalg.norm(columns, axis=1, keepdims=True)
     return np.divide(columns, norms, out=np.zeros_like(columns), where=norms > 0)
@@ -207,8 +256,9 @@ def _directions(write: torch.Tensor, width: int) -> np.ndarray:
 def _same_units(cosines: np.ndarray, plural: str) -> Claim:
     # in the layer where they are least alike: the mean of all would hide one that was permuted
     said = (
-        "write in like directions in source and target: mean cosine {value:.2f} in layer "
-        f"{cosines.mean(1).argmin()}, the lowest (shuffled within layers at most {{control_max:.2f}})."
+        "write in like directions in source and target: mean cosine {value:.2f} in layer"
+        f" {cosines.mean(1).argmin()}, the lowest (shuffled within layers at most"
+        " {control_max:.2f})."
     )
     return Claim(
         name="correspondence",
@@ -230,9 +280,11 @@ def _reused(size: int, unit: str) -> Claim:
         beyond=["control"],
         null=Draws("random", "effect"),
         control="matched random sets",
-        text=f"Given their base contributions in the target, the source's {size} {unit}s return the base's behaviour "
-        "on {value:.1%} of the prompts where the models differ in it ({draws:d} matched random sets: at most "
-        "{control_max:.1%}).",
+        text=(
+            f"Given their base contributions in the target, the source's {size} {unit}s return the"
+            " base's behaviour on {value:.1%} of the prompts where the models differ in it"
+            " ({draws:d} matched random sets: at most {control_max:.1%})."
+        ),
     )
 
 
@@ -248,8 +300,16 @@ def _answers(prompts: Sequence[Prompt], measured: Mapping[str, np.ndarray]) -> T
     return table(
         "transfer-answers",
         {
-            "prompt_id": (np.array([prompt.id for prompt in prompts], np.int64), "key", "position in the prompt file"),
-            "cluster": ([prompt.cluster for prompt in prompts], "key", "prompts that depend on each other"),
+            "prompt_id": (
+                np.array([prompt.id for prompt in prompts], np.int64),
+                "key",
+                "position in the prompt file",
+            ),
+            "cluster": (
+                [prompt.cluster for prompt in prompts],
+                "key",
+                "prompts that depend on each other",
+            ),
             **{
                 name: (np.array(measured.get(name, ()), kind), *described)
                 for name, (kind, *described) in _MEASURED.items()
@@ -259,7 +319,9 @@ def _answers(prompts: Sequence[Prompt], measured: Mapping[str, np.ndarray]) -> T
 
 
 def _random(found: Sequence[Mapping[str, float]]) -> Table:
-    effect, recovery = (np.array([one[name] for one in found], np.float64) for name in ("effect", "recovery"))
+    effect, recovery = (
+        np.array([one[name] for one in found], np.float64) for name in ("effect", "recovery")
+    )
     return _draws(
         "transfer-random",
         effect=(effect, "share of the prompts given the base's behaviour by a random set"),
@@ -274,10 +336,13 @@ def _draws(kind: str, **columns: tuple[np.ndarray, str]) -> Table:
 
 
 def _layers(cosines: np.ndarray) -> Table:
-    return table("transfer-layers", {
-        "layer": (np.arange(len(cosines)), "key", "block"),
-        "cosine": (cosines.mean(1), "measure", "mean cosine of its units"),
-    })  # fmt: skip
+    return table(
+        "transfer-layers",
+        {
+            "layer": (np.arange(len(cosines)), "key", "block"),
+            "cosine": (cosines.mean(1), "measure", "mean cosine of its units"),
+        },
+    )
 
 
 def _marked(shape: tuple[int, ...], chosen: list) -> np.ndarray:
@@ -295,6 +360,10 @@ def _sets(mine: list, theirs: list, unit: str) -> Table:
         {
             "layer": (np.array([pair[0] for pair in either], np.int64), "key", "block"),
             unit: (np.array([pair[1] for pair in either], np.int64), "key", f"{unit} of the block"),
-            "shared": (np.array([pair in set(mine) & set(theirs) for pair in either], bool), "flag", "in both sets"),
+            "shared": (
+                np.array([pair in set(mine) & set(theirs) for pair in either], bool),
+                "flag",
+                "in both sets",
+            ),
         },
     )

@@ -4,15 +4,25 @@ A claim names an estimate, what it has to reach, its null or control, and its se
 
     Claim(
         name="shorter", estimate=mean("saved"), at_least=1.0, null=Draws("exchanged", "saved"),
-        control="models exchanged at random within clusters", text="Answers are {value:.1f} tokens shorter.",
+        control="models exchanged at random within clusters", text="Answers are {value:.1f} tokens
+        shorter.",
     )
 
-``conclude(table, claims)`` measures them and puts them into the table; ``check`` measures a stored finding again.
+``conclude(table, claims)`` measures them and puts them into the table; ``check`` measures a stored
+finding again.
 """
 
 from interp.claims.claim import ALPHA, Claim, Draws
 from interp.claims.estimates import Estimate, Measured, auc, mean, measure, statistic
-from interp.claims.finding import NOT_SUPPORTED, NOT_TESTED, SUPPORTED, TOO_FEW, VERDICTS, Finding, evaluate
+from interp.claims.finding import (
+    NOT_SUPPORTED,
+    NOT_TESTED,
+    SUPPORTED,
+    TOO_FEW,
+    VERDICTS,
+    Finding,
+    evaluate,
+)
 from interp.claims.numbers import correlation
 from interp.claims.sentences import alike, literal
 from interp.claims.stored import (
@@ -31,8 +41,35 @@ from interp.claims.stored import (
 )
 
 __all__ = [
-    "ALPHA", "COLUMNS", "MEASURES", "NOT_SUPPORTED", "NOT_TESTED", "SUPPORTED", "TOO_FEW", "VERDICTS", "Claim", "Draws",
-    "Estimate", "Finding", "Measured", "alike", "auc", "check", "check_summary", "conclude",
-    "correlation", "evaluate", "figures", "finding_of", "from_table", "headline", "literal",
-    "mean", "measure", "statistic", "summary_of", "to_table", "verdicts_sentence",
-]  # fmt: skip
+    "ALPHA",
+    "COLUMNS",
+    "MEASURES",
+    "NOT_SUPPORTED",
+    "NOT_TESTED",
+    "SUPPORTED",
+    "TOO_FEW",
+    "VERDICTS",
+    "Claim",
+    "Draws",
+    "Estimate",
+    "Finding",
+    "Measured",
+    "alike",
+    "auc",
+    "check",
+    "check_summary",
+    "conclude",
+    "correlation",
+    "evaluate",
+    "figures",
+    "finding_of",
+    "from_table",
+    "headline",
+    "literal",
+    "mean",
+    "measure",
+    "statistic",
+    "summary_of",
+    "to_table",
+    "verdicts_sentence",
+]

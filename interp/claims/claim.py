@@ -1,4 +1,6 @@
-"""A claim, written down once: what is estimated, what it has to reach, its null, and how it is said."""
+"""A claim, written down once: what is estimated, what it has to reach, its null, and how it is
+said.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,16 @@ Bound = Number | Literal["threshold", "control"]
 
 @dataclass(frozen=True)
 class Draws:
-    """A null distribution that the run keeps: ``column`` of the rows ``where`` of the sub-table ``table``, one a draw.
+    """A null distribution that the run keeps: ``column`` of the rows ``where`` of the sub-table
+    ``table``, one a draw.
 
-    ``observed`` is what the draws are compared with, by default the claim's own estimate. p is (1 + b) / (1 + n) with b
-    draws at least as large ("less": as small), never below 1 / ``arrangements`` where the labels can be permuted in no
-    more ways. With ``each``, a column of both tables, p is the largest over its values. ``level``: what p may be.
-    ``family``: claims of one family are corrected together (Benjamini and Hochberg 1995). ``fewest``: with fewer draws
-    the claim is not tested. ``shown``: what else holds of the draws whose mean and range are given, where the
-    others are bounds that serve for p alone.
+    ``observed`` is what the draws are compared with, by default the claim's own estimate. p is (1 +
+    b) / (1 + n) with b draws at least as large ("less": as small), never below 1 / ``arrangements``
+    where the labels can be permuted in no more ways. With ``each``, a column of both tables, p is
+    the largest over its values. ``level``: what p may be. ``family``: claims of one family are
+    corrected together (Benjamini and Hochberg 1995). ``fewest``: with fewer draws the claim is not
+    tested. ``shown``: what else holds of the draws whose mean and range are given, where the others
+    are bounds that serve for p alone.
     """
 
     table: str
@@ -46,25 +50,30 @@ class Draws:
             object.__setattr__(self, name, float(getattr(self, name)))
         if not 0 < self.level <= ALPHA or not self.arrangements >= 1:
             raise ValueError(
-                f"a null with level {self.level!r}, {self.arrangements!r} arrangements: at most {ALPHA}, at least 1"
+                f"a null with level {self.level!r}, {self.arrangements!r} arrangements: at most"
+                f" {ALPHA}, at least 1"
             )
         if self.alternative not in ("greater", "less", "two-sided"):
-            raise ValueError(f"alternative {self.alternative!r}: expected 'greater', 'less' or 'two-sided'")
+            raise ValueError(
+                f"alternative {self.alternative!r}: expected 'greater', 'less' or 'two-sided'"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
     """What a run asserts; all of it is data.
 
-    It is supported where the estimate reaches ``at_least`` (or ``at_most``), its interval lies beyond all of
-    ``beyond``, p of ``null`` is at most its level, the claims named in ``requires`` are supported, and there are 6
-    effective clusters. ``beyond`` holds numbers, "threshold" and "control": the far end of the control's range; by
-    default the threshold, and nothing for an estimate without an interval over clusters.
-    ``control`` says in words what the null or the ``reference`` is; ``reference`` is an estimate or number to compare
-    with. A claim with neither null nor reference is never supported, it is "not tested"; ``missing`` says what to give.
-    ``text`` is the sentence, with fields ``{value}``, ``{low}``, ``{high}``, ``{p}``, ``{control}``, ``{control_low}``,
-    ``{control_high}``, ``{control_max}``, ``{draws}``, ``{clusters}`` and the names of ``also``, further estimates.
-    ``otherwise`` replaces it where the claim is not supported, ``undefined`` where there is no value.
+    It is supported where the estimate reaches ``at_least`` (or ``at_most``), its interval lies
+    beyond all of ``beyond``, p of ``null`` is at most its level, the claims named in ``requires``
+    are supported, and there are 6 effective clusters. ``beyond`` holds numbers, "threshold" and
+    "control": the far end of the control's range; by default the threshold, and nothing for an
+    estimate without an interval over clusters. ``control`` says in words what the null or the
+    ``reference`` is; ``reference`` is an estimate or number to compare with. A claim with neither
+    null nor reference is never supported, it is "not tested"; ``missing`` says what to give.
+    ``text`` is the sentence, with fields ``{value}``, ``{low}``, ``{high}``, ``{p}``,
+    ``{control}``, ``{control_low}``, ``{control_high}``, ``{control_max}``, ``{draws}``,
+    ``{clusters}`` and the names of ``also``, further estimates. ``otherwise`` replaces it where the
+    claim is not supported, ``undefined`` where there is no value.
     """
 
     name: str
@@ -95,8 +104,12 @@ class Claim:
         if tested and not self.control:
             raise ValueError(f"claim {self.name!r} does not say what its control is")
         for one in self.beyond or ():
-            if one not in ("threshold", "control") and (isinstance(one, (bool, str)) or not math.isfinite(one)):
-                raise ValueError(f"claim {self.name!r} has the bound {one!r}: a number, 'threshold' or 'control'")
+            if one not in ("threshold", "control") and (
+                isinstance(one, (bool, str)) or not math.isfinite(one)
+            ):
+                raise ValueError(
+                    f"claim {self.name!r} has the bound {one!r}: a number, 'threshold' or 'control'"
+                )
 
     @property
     def threshold(self) -> float:
@@ -111,9 +124,11 @@ class Claim:
 
     @property
     def form(self) -> str:
-        """The format in which its sentences give the value, as ``.1%`` or ``+.3f``; "" where none does.
+        """The format in which its sentences give the value, as ``.1%`` or ``+.3f``; "" where none
+        does.
 
-        Where only other numbers are given, it is that of an interval's end, or of an estimate of the same column.
+        Where only other numbers are given, it is that of an interval's end, or of an estimate of
+        the same column.
         """
         alike = [name for name, other in self.also.items() if _kind(other) == _kind(self.estimate)]
         for template in (self.text, self.otherwise):
@@ -158,7 +173,9 @@ class Claim:
                 fields["null"] = Draws(**null)
             if isinstance(fields.get("reference"), Mapping):
                 fields["reference"] = Estimate.from_json(fields["reference"])
-            fields["also"] = {key: Estimate.from_json(one) for key, one in fields.get("also", {}).items()}
+            fields["also"] = {
+                key: Estimate.from_json(one) for key, one in fields.get("also", {}).items()
+            }
             return cls(name=name, **fields)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ClaimError(f"claim {name!r} has a recipe that cannot be read: {error}") from error
@@ -172,5 +189,9 @@ def _kind(estimate: Estimate) -> tuple[str, str, str, bool]:
 def _draws_json(null: Draws) -> dict[str, JSON]:
     value = {name: given for name, given in asdict(null).items() if name != "observed"}
     default = asdict(Draws("", ""))
-    value = {name: given for name, given in value.items() if name in ("table", "column") or given != default[name]}
+    value = {
+        name: given
+        for name, given in value.items()
+        if name in ("table", "column") or given != default[name]
+    }
     return value | ({} if null.observed is None else {"observed": null.observed.to_json()})

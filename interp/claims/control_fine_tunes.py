@@ -1,7 +1,8 @@
-"""Control fine-tunes beside a fine-tune: one number of each, and whether a further one would reach the fine-tune's.
+"""Control fine-tunes beside a fine-tune: one number of each, and whether a further one would reach
+the fine-tune's.
 
-One control says what that control does; several describe; of five the interval of a new observation can be stated, and
-with nineteen the fine-tune can be ranked among them.
+One control says what that control does; several describe; of five the interval of a new observation
+can be stated, and with nineteen the fine-tune can be ranked among them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def controls_table(names: Sequence[str], columns: Mapping[str, tuple]) -> Table:
 
 
 def ends(column: str) -> dict[str, Estimate]:
-    """The least and the largest of the controls, as ``least_control`` and ``most_control`` of a sentence."""
+    """The least and the largest of the controls, as ``least_control`` and ``most_control`` of a
+    sentence.
+    """
     return {
         "least_control": statistic("minimum", column, table=TABLE),
         "most_control": statistic("maximum", column, table=TABLE),
@@ -44,12 +47,14 @@ def on_average(count: int, form: str) -> str:
     if count == 1:
         return f"of the control ({{control:{form}}})"
     return (
-        f"of {count} controls on average ({{control:{form}}}; from {{least_control:{form}}} to {{most_control:{form}}})"
+        f"of {count} controls on average ({{control:{form}}}; from {{least_control:{form}}} to"
+        f" {{most_control:{form}}})"
     )
 
 
 def opening(column: str, count: int, form: str) -> tuple[str, dict[str, Estimate]]:
-    """What a run's first sentence adds: the same number of the controls, or that there is none; and its estimate.
+    """What a run's first sentence adds: the same number of the controls, or that there is none; and
+    its estimate.
 
     ``column`` of the run's own rows has the controls' number, their mean where they are several.
     """
@@ -62,18 +67,20 @@ def opening(column: str, count: int, form: str) -> tuple[str, dict[str, Estimate
 def needed(count: int) -> str:
     """Why so few controls test nothing."""
     return (
-        f"{count} control{'s were' if count > 1 else ' was'} given, and {FOR_INTERVAL} are needed for the interval of "
-        f"a new one, {FOR_RANK} for a rank test"
+        f"{count} control{'s were' if count > 1 else ' was'} given, and {FOR_INTERVAL} are needed"
+        f" for the interval of a new one, {FOR_RANK} for a rank test"
     )
 
 
-def beyond_new(name: str, estimate: Estimate, column: str, count: int, said: str, form: str) -> Claim:
+def beyond_new(
+    name: str, estimate: Estimate, column: str, count: int, said: str, form: str
+) -> Claim:
     """The estimate lies beyond what a further control would give.
 
-    ``column`` of the table of controls is the same number of each. From five controls on, the interval of the estimate
-    has to lie above the 95 % interval of a new observation, ``mean +- t sqrt(1 + 1/k) sd`` of k controls; from nineteen
-    on, p is its rank among them, (1 + b) / (1 + k). With fewer it is not tested.
-    ``said``: the number, in words; ``form``: how it is written.
+    ``column`` of the table of controls is the same number of each. From five controls on, the
+    interval of the estimate has to lie above the 95 % interval of a new observation, ``mean +- t
+    sqrt(1 + 1/k) sd`` of k controls; from nineteen on, p is its rank among them, (1 + b) / (1 + k).
+    With fewer it is not tested. ``said``: the number, in words; ``form``: how it is written.
     """
     shown, also = f"{{value:{form}}} [{{low:{form}}}, {{high:{form}}}]", ends(column)
     if count < FOR_INTERVAL:
@@ -84,23 +91,40 @@ def beyond_new(name: str, estimate: Estimate, column: str, count: int, said: str
             else f"give {{least_control:{form}}} to {{most_control:{form}}}"
         )
         return Claim(
-            name=name, estimate=estimate, at_least=0.0, also=also,
-            text=f"{of} {gives} where {said} is {shown}; what a further one would give is not known.",
+            name=name,
+            estimate=estimate,
+            at_least=0.0,
+            also=also,
+            text=(
+                f"{of} {gives} where {said} is {shown}; what a further one would give is not known."
+            ),
             missing=needed(count),
-        )  # fmt: skip
+        )
     if count < FOR_RANK:
         return Claim(
-            name=name, estimate=estimate, at_least=0.0, beyond=["control"],
+            name=name,
+            estimate=estimate,
+            at_least=0.0,
+            beyond=["control"],
             reference=replace(statistic("mean", column, table=TABLE), spread="new-observation"),
             control=f"{count} control fine-tunes, and where a further one would lie (95 %)",
-            text=f"A further control would give {{control_low:{form}}} to {{control_high:{form}}} (95 %, from {count} "
-            f"controls with {{least_control:{form}}} to {{most_control:{form}}}); {said} is {shown}.",
+            text=(
+                f"A further control would give {{control_low:{form}}} to {{control_high:{form}}}"
+                f" (95 %, from {count} controls with {{least_control:{form}}} to"
+                f" {{most_control:{form}}}); {said} is {shown}."
+            ),
             also=also,
-        )  # fmt: skip
+        )
     return Claim(
-        name=name, estimate=estimate, at_least=0.0, null=Draws(TABLE, column, fewest=FOR_RANK), beyond=[],
+        name=name,
+        estimate=estimate,
+        at_least=0.0,
+        null=Draws(TABLE, column, fewest=FOR_RANK),
+        beyond=[],
         control=f"{count} control fine-tunes, by rank",
-        text=f"Of {count} controls the largest gives {{most_control:{form}}}; {said} is {shown}, "
-        "p = {p:.2g} by rank.",
+        text=(
+            f"Of {count} controls the largest gives {{most_control:{form}}}; {said} is {shown}, "
+            "p = {p:.2g} by rank."
+        ),
         also=also,
-    )  # fmt: skip
+    )

@@ -1,9 +1,12 @@
-"""An estimate as data: which number of which rows of a run's tables, with its interval over clusters.
+"""An estimate as data: which number of which rows of a run's tables, with its interval over
+clusters.
 
 As JSON an estimate is an object of the fields of ``Estimate`` that are not at their defaults::
 
-    {"table": "answers", "column": "correct", "cluster": "cluster", "where": {"kind": "graft"}, "pair": "prompt_id",
-     "minus": {"where": {"kind": "base"}}, "over": {"where": {"kind": "tuned"}, "minus": {"where": {"kind": "base"}}}}
+    {"table": "answers", "column": "correct", "cluster": "cluster", "where": {"kind": "graft"},
+    "pair": "prompt_id",
+     "minus": {"where": {"kind": "base"}}, "over": {"where": {"kind": "tuned"}, "minus": {"where":
+     {"kind": "base"}}}}
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ from interp.table import Table, as_counted
 
 
 class Measured(NamedTuple):
-    """A number, both ends of its interval (NaN where it has none), and its effective clusters (NaN likewise)."""
+    """A number, both ends of its interval (NaN where it has none), and its effective clusters (NaN
+    likewise).
+    """
 
     value: float
     low: float
@@ -38,16 +43,18 @@ class Measured(NamedTuple):
 class Estimate:
     """One number of a run's tables; use ``mean``, ``auc`` or ``statistic`` to write one down.
 
-    ``table``: "" is the run's own table. ``where`` compares columns with a value or a list of values. ``cluster`` names
-    the column over whose values the interval is taken; without one there is none. ``minus`` and ``over`` are estimates
-    too, which take every field that they do not name from this one: the value is (this - minus) / over. Rows of a
-    ``minus`` that names other rows are matched by the column or columns ``pair``; without ``pair`` they are a second,
-    independent group. ``by`` is the second column of a statistic of two. ``against``: of an AUC, the rows of the other
-    group; ``within``: a column and by how much it may differ in a pair that counts; ``folded``: the larger of AUC and
-    one minus AUC. ``reach``: of "smallest-dose". ``spread``, in the interval's place: "range", the least and the
-    largest value; "new-observation", where one more such value would lie (``interp.maths.prediction``). ``judge``: a
-    table that states how often a judge errs, for which a share, or a difference of shares, is corrected, in its
-    interval too (``interp.maths.judge_correction``).
+    ``table``: "" is the run's own table. ``where`` compares columns with a value or a list of
+    values. ``cluster`` names the column over whose values the interval is taken; without one there
+    is none. ``minus`` and ``over`` are estimates too, which take every field that they do not name
+    from this one: the value is (this - minus) / over. Rows of a ``minus`` that names other rows are
+    matched by the column or columns ``pair``; without ``pair`` they are a second, independent
+    group. ``by`` is the second column of a statistic of two. ``against``: of an AUC, the rows of
+    the other group; ``within``: a column and by how much it may differ in a pair that counts;
+    ``folded``: the larger of AUC and one minus AUC. ``reach``: of "smallest-dose". ``spread``, in
+    the interval's place: "range", the least and the largest value; "new-observation", where one
+    more such value would lie (``interp.maths.prediction``). ``judge``: a table that states how
+    often a judge errs, for which a share, or a difference of shares, is corrected, in its interval
+    too (``interp.maths.judge_correction``).
     """
 
     column: str
@@ -68,14 +75,20 @@ class Estimate:
 
     def to_json(self) -> dict[str, JSON]:
         """The fields that are not at their defaults."""
-        return {name: value for name, value in plain(asdict(self), "estimate").items() if value != _DEFAULTS[name]}
+        return {
+            name: value
+            for name, value in plain(asdict(self), "estimate").items()
+            if value != _DEFAULTS[name]
+        }
 
     @classmethod
     def from_json(cls, value: JSON) -> Estimate:
         """Inverse of ``to_json``; ``ClaimError`` for what is no estimate."""
         if not isinstance(value, Mapping) or not set(value) <= {*_DEFAULTS}:
             seen = sorted(set(value) - {*_DEFAULTS}) if isinstance(value, Mapping) else repr(value)
-            raise ClaimError(f"an estimate cannot be read: {seen} is not among the fields {', '.join(_DEFAULTS)}")
+            raise ClaimError(
+                f"an estimate cannot be read: {seen} is not among the fields {', '.join(_DEFAULTS)}"
+            )
         for name, given in value.items():
             kind = _KINDS[name]
             if not isinstance(given, kind) or (name != "folded" and isinstance(given, bool)):
@@ -86,27 +99,47 @@ class Estimate:
 
 
 _KINDS = {
-    "column": str, "table": str, "where": Mapping, "statistic": str, "cluster": str, "pair": (str, list, tuple),
-    "by": str, "against": Mapping, "within": (list, tuple), "folded": bool, "reach": (int, float), "spread": str,
-    "minus": Mapping, "over": Mapping, "judge": str,
-}  # fmt: skip
+    "column": str,
+    "table": str,
+    "where": Mapping,
+    "statistic": str,
+    "cluster": str,
+    "pair": (str, list, tuple),
+    "by": str,
+    "against": Mapping,
+    "within": (list, tuple),
+    "folded": bool,
+    "reach": (int, float),
+    "spread": str,
+    "minus": Mapping,
+    "over": Mapping,
+    "judge": str,
+}
 _DEFAULTS = plain(asdict(Estimate(column="x"))) | {"column": ""}
 assert list(_KINDS) == [one.name for one in fields(Estimate)]
 
 
 def mean(column: str, *, cluster: str = "cluster", **rest: JSON) -> Estimate:
-    """A mean over clusters (of a flag or a 0 or 1: a share); with ``minus`` a difference, with ``over`` a ratio."""
+    """A mean over clusters (of a flag or a 0 or 1: a share); with ``minus`` a difference, with
+    ``over`` a ratio.
+    """
     return Estimate(column=column, cluster=cluster, **rest)
 
 
-def auc(column: str, positive: Mapping, negative: Mapping, *, cluster: str = "cluster", **rest: JSON) -> Estimate:
-    """AUC of ``column`` between the rows ``positive`` and ``negative``; ``minus={"column": ...}`` another one's AUC."""
-    return Estimate(column=column, statistic="auc", where=positive, against=negative, cluster=cluster, **rest)
+def auc(
+    column: str, positive: Mapping, negative: Mapping, *, cluster: str = "cluster", **rest: JSON
+) -> Estimate:
+    """AUC of ``column`` between the rows ``positive`` and ``negative``; ``minus={"column": ...}``
+    another one's AUC.
+    """
+    return Estimate(
+        column=column, statistic="auc", where=positive, against=negative, cluster=cluster, **rest
+    )
 
 
 def statistic(name: str, column: str, **rest: JSON) -> Estimate:
-    """Another statistic: "sum", "count", "median", "minimum", "maximum", "root-mean-square", or of two columns (``by``)
-    "area", "smallest-dose", "rank-correlation", "correlation"."""
+    """Another statistic: "sum", "count", "median", "minimum", "maximum", "root-mean-square", or of
+    two columns (``by``) "area", "smallest-dose", "rank-correlation", "correlation"."""
     return Estimate(column=column, statistic=name, **rest)
 
 
@@ -119,17 +152,27 @@ def measure(estimate: Estimate, run: Table) -> Measured:
             own = _mean(estimate, run)
             return _corrected(own, estimate, run) if estimate.judge else own
         if estimate.judge:
-            raise ClaimError(f"a {estimate.statistic} of {estimate.column!r} is no share that a judge's errors change")
+            raise ClaimError(
+                f"a {estimate.statistic} of {estimate.column!r} is no share that a judge's errors"
+                " change"
+            )
         return _other(estimate, run)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ClaimError(f"an estimate of {estimate.column!r} cannot be measured: {error}") from error
+        raise ClaimError(
+            f"an estimate of {estimate.column!r} cannot be measured: {error}"
+        ) from error
 
 
-def rows_of(estimate: Estimate, run: Table, where: Mapping[str, JSON] | None = None) -> tuple[Table, np.ndarray]:
+def rows_of(
+    estimate: Estimate, run: Table, where: Mapping[str, JSON] | None = None
+) -> tuple[Table, np.ndarray]:
     """The table that an estimate reads, and the numbers of the rows it selects (or ``where`` does)."""
     part = run.tables.get(estimate.table) if estimate.table else run
     if part is None:
-        raise ClaimError(f"table {estimate.table!r} is read: the run has {', '.join(sorted(run.tables)) or 'none'}")
+        raise ClaimError(
+            f"table {estimate.table!r} is read: the run has"
+            f" {', '.join(sorted(run.tables)) or 'none'}"
+        )
     return part, np.flatnonzero(_selected(part, estimate.where if where is None else where))
 
 
@@ -141,7 +184,9 @@ def _selected(part: Table, where: Mapping[str, JSON]) -> np.ndarray:
         typed = np.array(options, dtype=values.dtype)
         # made to fit the column, 0.7 would be 0 and any text yes
         if typed.dtype.kind in "bi" and typed.tolist() != list(options):
-            raise ClaimError(f"column {column!r} is selected by {wanted!r}, which are no values of {typed.dtype}")
+            raise ClaimError(
+                f"column {column!r} is selected by {wanted!r}, which are no values of {typed.dtype}"
+            )
         mask &= np.isin(values, typed)
     return mask
 
@@ -152,14 +197,20 @@ def _column(part: Table, name: str) -> np.ndarray:
     return part[name]
 
 
-def _numbers(estimate: Estimate, run: Table, where: Mapping[str, JSON] | None = None) -> tuple[np.ndarray, ...]:
-    """Values (bool kept), clusters and pairing keys of the selected rows; the keys are row numbers where none are."""
+def _numbers(
+    estimate: Estimate, run: Table, where: Mapping[str, JSON] | None = None
+) -> tuple[np.ndarray, ...]:
+    """Values (bool kept), clusters and pairing keys of the selected rows; the keys are row numbers
+    where none are.
+    """
     part, rows = rows_of(estimate, run, where)
     values = _column(part, estimate.column)
     if values.dtype == object:
         raise ClaimError(f"column {estimate.column!r} is measured, which holds text")
     if not rows.size and estimate.statistic != "count":
-        raise ClaimError(f"no row of table {part.kind!r} is selected by {dict(where or estimate.where)}")
+        raise ClaimError(
+            f"no row of table {part.kind!r} is selected by {dict(where or estimate.where)}"
+        )
     values = values[rows] if values.dtype == bool else values[rows].astype(np.float64)
     if estimate.statistic == "mean":
         values = as_counted(values, part.column(estimate.column).unit)
@@ -167,7 +218,10 @@ def _numbers(estimate: Estimate, run: Table, where: Mapping[str, JSON] | None = 
     names = [estimate.pair] if isinstance(estimate.pair, str) else list(estimate.pair)
     if not any(names):
         return values, clusters, rows
-    keys = [tuple(key) for key in zip(*(_column(part, name)[rows].tolist() for name in names), strict=True)]
+    keys = [
+        tuple(key)
+        for key in zip(*(_column(part, name)[rows].tolist() for name in names), strict=True)
+    ]
     if len(set(keys)) != len(keys):
         raise ClaimError(f"rows are paired by {', '.join(names)}, which do not tell them apart")
     order = sorted(range(len(keys)), key=keys.__getitem__)
@@ -176,7 +230,9 @@ def _numbers(estimate: Estimate, run: Table, where: Mapping[str, JSON] | None = 
 
 def _derived(estimate: Estimate, changes: Mapping[str, JSON]) -> Estimate:
     """An estimate that takes what it does not name from the one around it."""
-    around = {name: value for name, value in estimate.to_json().items() if name not in ("minus", "over")}
+    around = {
+        name: value for name, value in estimate.to_json().items() if name not in ("minus", "over")
+    }
     return Estimate.from_json(around | dict(changes))
 
 
@@ -188,8 +244,8 @@ def _mean(estimate: Estimate, run: Table) -> Measured:
         theirs, _, other = _numbers(part, run)
         if not np.array_equal(keys, other):
             raise ClaimError(
-                f"rows of {estimate.column!r} by {dict(estimate.where)} are not matched by those of {part.column!r} by "
-                f"{dict(part.where)}"
+                f"rows of {estimate.column!r} by {dict(estimate.where)} are not matched by those of"
+                f" {part.column!r} by {dict(part.where)}"
             )
         return theirs
 
@@ -208,29 +264,44 @@ def _mean(estimate: Estimate, run: Table) -> Measured:
         if over.minus:
             over_minus = matched(_derived(over, over.minus))
     found = cluster_interval(
-        values, clusters, minus=minus_values, minus_clusters=minus_clusters, over=over_values, over_minus=over_minus
+        values,
+        clusters,
+        minus=minus_values,
+        minus_clusters=minus_clusters,
+        over=over_values,
+        over_minus=over_minus,
     )
     return Measured(*found, number)
 
 
 def _corrected(own: Measured, estimate: Estimate, run: Table) -> Measured:
-    """A judged share, or a difference of two, corrected for the errors that the table ``judge`` states."""
+    """A judged share, or a difference of two, corrected for the errors that the table ``judge``
+    states.
+    """
     part, _ = rows_of(Estimate(column="sensitivity", table=estimate.judge), run)
     if estimate.over or not len(part):
-        raise ClaimError(f"{estimate.column!r} is corrected by {estimate.judge!r}: a ratio, or a table without rows")
+        raise ClaimError(
+            f"{estimate.column!r} is corrected by {estimate.judge!r}: a ratio, or a table without"
+            " rows"
+        )
     yes, no = (float(_column(part, f"labelled_{name}")[0]) for name in ("yes", "no"))
     rates = (float(_column(part, name)[0]) for name in ("sensitivity", "specificity"))
     true_yes, true_no = (rate * count for rate, count in zip(rates, (yes, no), strict=True))
     if estimate.minus:
-        return Measured(*corrected_difference(interval_of(own), true_yes, yes, true_no, no), own.clusters)
+        return Measured(
+            *corrected_difference(interval_of(own), true_yes, yes, true_no, no), own.clusters
+        )
     return Measured(
-        *corrected_share(own.value * own.clusters, own.clusters, true_yes, yes, true_no, no)[1:], own.clusters
+        *corrected_share(own.value * own.clusters, own.clusters, true_yes, yes, true_no, no)[1:],
+        own.clusters,
     )
 
 
 def _auc(estimate: Estimate, run: Table) -> Measured:
     def side(column: str, where: Mapping[str, JSON]) -> tuple[np.ndarray, np.ndarray]:
-        values, clusters, _ = _numbers(_derived(estimate, {"column": column, "pair": ""}), run, where)
+        values, clusters, _ = _numbers(
+            _derived(estimate, {"column": column, "pair": ""}), run, where
+        )
         return values.astype(np.float64), clusters
 
     def order(column: str, folded: bool) -> np.ndarray:
@@ -251,10 +322,15 @@ def _auc(estimate: Estimate, run: Table) -> Measured:
         positive, negative = (side(estimate.column, where)[0] for where in groups)
         plain, turned = order(estimate.column, False), order(estimate.column, estimate.folded)
         sign = 1 if np.array_equal(plain, turned) else -1
-        return Measured(*auc_interval(sign * positive, sign * negative, own_clusters, other_clusters, near), number)
+        return Measured(
+            *auc_interval(sign * positive, sign * negative, own_clusters, other_clusters, near),
+            number,
+        )
     other = _derived(estimate, estimate.minus)
     own, theirs = order(estimate.column, estimate.folded), order(other.column, other.folded)
-    return Measured(*auc_difference_interval(own, theirs, own_clusters, other_clusters, near), number)
+    return Measured(
+        *auc_difference_interval(own, theirs, own_clusters, other_clusters, near), number
+    )
 
 
 def _other(estimate: Estimate, run: Table) -> Measured:
@@ -271,7 +347,9 @@ def _other(estimate: Estimate, run: Table) -> Measured:
         values, clusters, _ = _numbers(_derived(estimate, {"pair": ""}), run)
         others, _, _ = _numbers(_derived(estimate, {"column": estimate.by, "pair": ""}), run)
         two = TWO[estimate.statistic]
-        found = jackknife_rows(lambda rows: two(values[rows], others[rows], estimate.reach), clusters)
+        found = jackknife_rows(
+            lambda rows: two(values[rows], others[rows], estimate.reach), clusters
+        )
         reach = 1.0 if "correlation" in estimate.statistic else math.inf
         low, high = np.clip([found.low, found.high], -reach, reach).tolist()
         return Measured(found.value, low, high, effective_clusters(clusters))
@@ -282,11 +360,15 @@ def _value(estimate: Estimate, run: Table) -> float:
     values, _, _ = _numbers(estimate, run)
     if estimate.statistic in TWO:
         others, _, _ = _numbers(_derived(estimate, {"column": estimate.by}), run)
-        result = TWO[estimate.statistic](values.astype(np.float64), others.astype(np.float64), estimate.reach)
+        result = TWO[estimate.statistic](
+            values.astype(np.float64), others.astype(np.float64), estimate.reach
+        )
     elif estimate.statistic in ONE:
         result = float(ONE[estimate.statistic](values))
     else:
-        raise ClaimError(f"statistic {estimate.statistic!r}: known are {', '.join([*ONE, *TWO, 'auc'])}")
+        raise ClaimError(
+            f"statistic {estimate.statistic!r}: known are {', '.join([*ONE, *TWO, 'auc'])}"
+        )
     if estimate.minus:
         result -= _value(_derived(estimate, estimate.minus), run)
     if estimate.over:

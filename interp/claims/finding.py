@@ -1,6 +1,7 @@
 """Claims measured on a run's tables: ``evaluate``.
 
-Value, interval, p, verdict and sentence all follow from the claim and the tables, so whoever has both can check them.
+Value, interval, p, verdict and sentence all follow from the claim and the tables, so whoever has
+both can check them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,12 @@ from interp.maths.intervals import FEWEST_CLUSTERS
 from interp.maths.statistics import benjamini_hochberg, permutation_p
 from interp.table import Table
 
-SUPPORTED, NOT_SUPPORTED, TOO_FEW, NOT_TESTED = "supported", "not supported", "too few clusters", "not tested"
+SUPPORTED, NOT_SUPPORTED, TOO_FEW, NOT_TESTED = (
+    "supported",
+    "not supported",
+    "too few clusters",
+    "not tested",
+)
 VERDICTS = (SUPPORTED, NOT_SUPPORTED, TOO_FEW, NOT_TESTED)
 
 
@@ -29,10 +35,11 @@ VERDICTS = (SUPPORTED, NOT_SUPPORTED, TOO_FEW, NOT_TESTED)
 class Finding:
     """A claim measured on a run's tables.
 
-    ``clusters`` is the effective number of clusters of the estimate, NaN where it has no interval over clusters; the
-    ``control_*`` fields are the null's mean and central 95 %, or the reference with its interval, NaN where there is
-    none; ``p_adjusted`` is p after correction for the family, equal to p without one; ``draws`` is their number.
-    ``reason`` says why the verdict is not "supported", "" where it is.
+    ``clusters`` is the effective number of clusters of the estimate, NaN where it has no interval
+    over clusters; the ``control_*`` fields are the null's mean and central 95 %, or the reference
+    with its interval, NaN where there is none; ``p_adjusted`` is p after correction for the family,
+    equal to p without one; ``draws`` is their number. ``reason`` says why the verdict is not
+    "supported", "" where it is.
     """
 
     claim: Claim
@@ -96,7 +103,9 @@ class Finding:
 
     @property
     def needs(self) -> str:
-        """What it takes to be supported, in figures: the value, the interval, and p where there is a null."""
+        """What it takes to be supported, in figures: the value, the interval, and p where there is
+        a null.
+        """
         above = self.direction == "at least"
         sign, side = (">=", ">") if above else ("<=", "<")
         ends = [end for end in self.bounds if not math.isnan(end)]
@@ -114,20 +123,30 @@ class Finding:
 
     @property
     def control_is_level(self) -> bool:
-        """Whether the control's number is the level that the value is a difference from: see ``beside`` of display."""
+        """Whether the control's number is the level that the value is a difference from: see
+        ``beside`` of display.
+        """
         return control_is_level(self.claim.to_json())
 
     @property
     def holds(self) -> bool:
         """Whether the value lies on the right side of the threshold."""
-        return self.value >= self.threshold if self.direction == "at least" else self.value <= self.threshold
+        return (
+            self.value >= self.threshold
+            if self.direction == "at least"
+            else self.value <= self.threshold
+        )
 
 
 def evaluate(claims: Iterable[Claim], run: Table) -> tuple[Finding, ...]:
-    """Every claim of a run, measured on its tables; ``ClaimError`` names a claim that cannot be measured."""
+    """Every claim of a run, measured on its tables; ``ClaimError`` names a claim that cannot be
+    measured.
+    """
     claims = list(claims)
     if len({claim.name for claim in claims}) != len(claims):
-        raise ClaimError(f"two claims of a run have one name: {', '.join(claim.name for claim in claims)}")
+        raise ClaimError(
+            f"two claims of a run have one name: {', '.join(claim.name for claim in claims)}"
+        )
     findings = [_measured(claim, run) for claim in claims]
     for family in {claim.null.family for claim in claims if claim.null and claim.null.family}:
         mine = [at for at, claim in enumerate(claims) if claim.null and claim.null.family == family]
@@ -138,7 +157,10 @@ def evaluate(claims: Iterable[Claim], run: Table) -> tuple[Finding, ...]:
     by_name = {finding.name: finding for finding in findings}
     for finding in findings:
         _judge(finding.name, by_name, verdicts, ())
-    judged = [replace(one, verdict=verdicts[one.name][0], reason=verdicts[one.name][1]) for one in findings]
+    judged = [
+        replace(one, verdict=verdicts[one.name][0], reason=verdicts[one.name][1])
+        for one in findings
+    ]
     return tuple(said(finding, run) for finding in judged)
 
 
@@ -150,7 +172,10 @@ def _measured(claim: Claim, run: Table) -> Finding:
             draws = _draws(replace(claim.null, where={**claim.null.where, **claim.null.shown}), run)
             drawn = draws[~np.isnan(draws)]
             if drawn.size:
-                control = (float(drawn.mean()), *(float(end) for end in np.quantile(drawn, [0.025, 0.975])))
+                control = (
+                    float(drawn.mean()),
+                    *(float(end) for end in np.quantile(drawn, [0.025, 0.975])),
+                )
             p, count = _p(claim.null, claim.null.observed or claim.estimate, run)
         if isinstance(claim.reference, Estimate):
             control = measure(claim.reference, run)[:3]
@@ -159,9 +184,21 @@ def _measured(claim: Claim, run: Table) -> Finding:
     except (ClaimError, ValueError, TypeError, KeyError) as error:
         raise ClaimError(f"claim {claim.name!r}: {error}") from error
     return Finding(
-        claim, own.value, own.low, own.high, own.clusters, control[0], control[1], control[2], p, p, float(count),
-        NOT_TESTED, "", "",
-    )  # fmt: skip
+        claim,
+        own.value,
+        own.low,
+        own.high,
+        own.clusters,
+        control[0],
+        control[1],
+        control[2],
+        p,
+        p,
+        float(count),
+        NOT_TESTED,
+        "",
+        "",
+    )
 
 
 def _draws(null: Draws, run: Table) -> np.ndarray:
@@ -187,15 +224,23 @@ def _p(null: Draws, observed: Estimate, run: Table) -> tuple[float, int]:
 
 
 def _judge(
-    name: str, findings: Mapping[str, Finding], verdicts: dict[str, tuple[str, str]], path: tuple[str, ...]
+    name: str,
+    findings: Mapping[str, Finding],
+    verdicts: dict[str, tuple[str, str]],
+    path: tuple[str, ...],
 ) -> tuple[str, str]:
     """The verdict of one claim and its reason, after those that it requires."""
     if name in verdicts:
         return verdicts[name]
     if name not in findings or name in path:
-        raise ClaimError(f"claim {path[-1]!r} requires the claim {name!r}, which the run does not make before it")
+        raise ClaimError(
+            f"claim {path[-1]!r} requires the claim {name!r}, which the run does not make before it"
+        )
     finding = findings[name]
-    required = {other: _judge(other, findings, verdicts, (*path, name))[0] for other in finding.claim.requires}
+    required = {
+        other: _judge(other, findings, verdicts, (*path, name))[0]
+        for other in finding.claim.requires
+    }
     verdicts[name] = _verdict(finding, required)
     return verdicts[name]
 
@@ -205,14 +250,22 @@ def _verdict(finding: Finding, required: Mapping[str, str]) -> tuple[str, str]:
     if math.isnan(finding.value):
         return NOT_TESTED, "there is no value"
     if null is None and claim.reference is None:
-        return NOT_TESTED, "there is nothing to compare with" + (f": {claim.missing}" if claim.missing else "")
+        return NOT_TESTED, "there is nothing to compare with" + (
+            f": {claim.missing}" if claim.missing else ""
+        )
     if null is not None:
         least = max(1 / (1 + finding.draws), 1 / null.arrangements)
         if math.isnan(finding.p) or least > null.level:
             # no number of draws at least as large could have given a p that small
-            return NOT_TESTED, f"{finding.draws:.0f} draws of the null cannot give p <= {null.level:.4g}"
+            return (
+                NOT_TESTED,
+                f"{finding.draws:.0f} draws of the null cannot give p <= {null.level:.4g}",
+            )
         if finding.draws < null.fewest:
-            return NOT_TESTED, f"{finding.draws:.0f} draws of the null are too few, {null.fewest} are needed"
+            return (
+                NOT_TESTED,
+                f"{finding.draws:.0f} draws of the null are too few, {null.fewest} are needed",
+            )
     # NaN: an estimate that is not of clusters
     if finding.clusters < FEWEST_CLUSTERS - 1e-9:
         return TOO_FEW, f"{finding.clusters:.3g} effective clusters, {FEWEST_CLUSTERS} are needed"
@@ -234,9 +287,13 @@ def _missed(finding: Finding) -> list[str]:
         missed.append("the value has no interval")
     elif any(map(math.isnan, finding.bounds)):
         missed.append("the control has no value")
-    elif beyond := [bound for bound in finding.bounds if not (end > bound if above else end < bound)]:
+    elif beyond := [
+        bound for bound in finding.bounds if not (end > bound if above else end < bound)
+    ]:
         bound = max(beyond) if above else min(beyond)
-        missed.append(f"the interval reaches {end:.4g}, not {'above' if above else 'below'} {bound:.4g}")
+        missed.append(
+            f"the interval reaches {end:.4g}, not {'above' if above else 'below'} {bound:.4g}"
+        )
     if null is not None and not finding.p_adjusted <= null.level:
         what = "p" if finding.p == finding.p_adjusted else "p, corrected for its family,"
         missed.append(f"{what} is {finding.p_adjusted:.3g}, above {null.level:.4g}")
@@ -244,7 +301,9 @@ def _missed(finding: Finding) -> list[str]:
 
 
 def said(finding: Finding, run: Table) -> Finding:
-    """The finding with its sentence filled with its numbers, and with those of ``also`` measured on the run."""
+    """The finding with its sentence filled with its numbers, and with those of ``also`` measured on
+    the run.
+    """
     claim = finding.claim
     template = claim.text
     if math.isnan(finding.value) and claim.undefined:
@@ -253,11 +312,18 @@ def said(finding: Finding, run: Table) -> Finding:
         template = claim.otherwise
     draws = np.zeros(0) if claim.null is None else _draws(claim.null, run)
     numbers = {
-        "value": finding.value, "low": finding.low, "high": finding.high, "clusters": finding.clusters, "p": finding.p,
-        "p_adjusted": finding.p_adjusted, "control": finding.control_value, "control_low": finding.control_low,
-        "control_high": finding.control_high, "control_max": float(draws.max(initial=-math.inf)) if draws.size else NAN,
+        "value": finding.value,
+        "low": finding.low,
+        "high": finding.high,
+        "clusters": finding.clusters,
+        "p": finding.p,
+        "p_adjusted": finding.p_adjusted,
+        "control": finding.control_value,
+        "control_low": finding.control_low,
+        "control_high": finding.control_high,
+        "control_max": float(draws.max(initial=-math.inf)) if draws.size else NAN,
         "draws": finding.draws,
-    }  # fmt: skip
+    }
     try:
         numbers |= {name: measure(estimate, run).value for name, estimate in claim.also.items()}
         return replace(finding, sentence=fill(template, numbers))

@@ -12,9 +12,11 @@ from interp.table import Table
 
 
 def opening(run: Table) -> list[str]:
-    """What was asked; the behaviour before, under ablation and patched into the base; the log-odds; the verdict.
+    """What was asked; the behaviour before, under ablation and patched into the base; the log-odds;
+    the verdict.
 
-    Of a table of kind ``verify-neurons`` whose summary names the behaviour's ``labels``; [] where nothing was selected.
+    Of a table of kind ``verify-neurons`` whose summary names the behaviour's ``labels``; [] where
+    nothing was selected.
     """
     labels, count, unit = run.summary["labels"], run.summary["selected"], run.summary["unit"]
     keys = zip(run["condition"].tolist(), run["group"].tolist(), strict=True)
@@ -27,20 +29,25 @@ def opening(run: Table) -> list[str]:
     own = [f"base {_share(rates['base', 'positive'])}"] if ("base", "positive") in rates else []
     own.append(f"fine-tuned {_share(rates['tuned', 'positive'])}")
     lines = [
-        f"asked: do {count:,} of {run.summary['units']:,} {unit}s carry the {many}? "
-        f"{run.summary['positive']} positive and {run.summary['negative']} negative prompts",
-        f"{many}: {', '.join(own)}; with the {count:,} {given}: {_share(rates.get((ablated, 'positive'), math.nan))}"
+        (
+            f"asked: do {count:,} of {run.summary['units']:,} {unit}s carry the {many}? "
+            f"{run.summary['positive']} positive and {run.summary['negative']} negative prompts"
+        ),
+        f"{many}: {', '.join(own)}; with the {count:,} {given}:"
+        f" {_share(rates.get((ablated, 'positive'), math.nan))}"
         + _random(run, "necessity", "rate", _share)
         + _first(run.summary.get("k95_behaviour")),
     ]
     if ("patch-tuned", "positive") in rates:
         patched = _share(rates["patch-tuned", "positive"])
         lines.append(
-            f"{many} of the base with the {count:,} patched in: {patched}" + _random(run, "sufficiency", "rate", _share)
+            f"{many} of the base with the {count:,} patched in: {patched}"
+            + _random(run, "sufficiency", "rate", _share)
         )
     claims = {one.name: one for one in from_table(run.tables["claims"])}
     recovered = [
-        f"{_number(claims[f'{direction}-recovery'].value)} {how}" + _random(run, direction, "recovery", _number)
+        f"{_number(claims[f'{direction}-recovery'].value)} {how}"
+        + _random(run, direction, "recovery", _number)
         for direction, how in (("necessity", given), ("sufficiency", "patched in"))
         if f"{direction}-recovery" in claims
     ]
@@ -50,7 +57,9 @@ def opening(run: Table) -> list[str]:
     for name in claims:
         if not name.endswith("-recovery"):
             by_verdict.setdefault(claims[name].verdict, []).append(name)
-    lines.append("; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in by_verdict.items()))
+    lines.append(
+        "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in by_verdict.items())
+    )
     return lines
 
 
@@ -69,13 +78,19 @@ def _random(run: Table, direction: str, column: str, said: Callable[[float], str
     ends = f"{low} to {high}" if low != high else low
     if column != "rate":
         return f" (random sets {ends})"
-    further = f", {drawn.size - values.size} more do less than the located set" if values.size < drawn.size else ""
+    further = (
+        f", {drawn.size - values.size} more do less than the located set"
+        if values.size < drawn.size
+        else ""
+    )
     many = f"{values.size} " if further else ""
     return f" ({many}random sets {ends}{_there(run, direction)}{further})"
 
 
 def _there(run: Table, direction: str) -> str:
-    """Of how many prompts the random sets are, and the receiver's rate there, where it is another than on all."""
+    """Of how many prompts the random sets are, and the receiver's rate there, where it is another
+    than on all.
+    """
     answers, role = run.tables["answers"], "tuned" if direction == "necessity" else "base"
     own = answers.select((answers["condition"] == role) & (answers["group"] == "positive"))
     some = own["sampled"].astype(bool)
@@ -84,7 +99,9 @@ def _there(run: Table, direction: str) -> str:
         return ""
     rate = shown[some].mean()
     name = "fine-tuned" if role == "tuned" else "base"
-    return f", on {int(some.sum())} of the prompts, where the {name} model has {_share(float(rate))}"
+    return (
+        f", on {int(some.sum())} of the prompts, where the {name} model has {_share(float(rate))}"
+    )
 
 
 def _share(value: float) -> str:

@@ -1,4 +1,6 @@
-"""Sentences with numbers: templates that may come from a stranger's report, and comparing two of them."""
+"""Sentences with numbers: templates that may come from a stranger's report, and comparing two of
+them.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,11 @@ FIGURE = re.compile(r"[-−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 def fill(template: str, numbers: Mapping[str, float]) -> str:
-    """``template`` with ``{name:format}`` replaced by numbers; ``ClaimError`` for an unknown name or odd format.
+    """``template`` with ``{name:format}`` replaced by numbers; ``ClaimError`` for an unknown name
+    or odd format.
 
-    A field is one of ``numbers`` and a short number format, nothing that reaches into an object or pads a line. NaN is
-    said in words, and a range whose ends read alike as one number.
+    A field is one of ``numbers`` and a short number format, nothing that reaches into an object or
+    pads a line. NaN is said in words, and a range whose ends read alike as one number.
     """
     pieces: list[str] = []
     try:
@@ -32,14 +35,17 @@ def fill(template: str, numbers: Mapping[str, float]) -> str:
             continue
         if name not in numbers or conversion or not FORMAT.fullmatch(form or ""):
             raise ClaimError(
-                f"the sentence {template[:80]!r} has the field {name!r}:{form!r}; it may name {', '.join(numbers)}"
+                f"the sentence {template[:80]!r} has the field {name!r}:{form!r}; it may name"
+                f" {', '.join(numbers)}"
             )
         value = numbers[name]
         if math.isnan(value):
             pieces.append(_NONE)
             continue
         whole = form == "d" and math.isfinite(value)
-        said = format(int(value), "d") if whole else format(value, "" if form == "d" else form or "")
+        said = (
+            format(int(value), "d") if whole else format(value, "" if form == "d" else form or "")
+        )
         if pieces[-1] == " to " and len(pieces) > 1 and pieces[-2] == said:
             pieces.pop()
         else:
@@ -48,9 +54,15 @@ def fill(template: str, numbers: Mapping[str, float]) -> str:
 
 
 def formats(template: str) -> dict[str, str]:
-    """By field of a template the number format in which it is given, as ``.1%``; none of text that is no template."""
+    """By field of a template the number format in which it is given, as ``.1%``; none of text that
+    is no template.
+    """
     try:
-        return {name: form or "" for _, name, form, _ in reversed(list(Formatter().parse(template))) if name}
+        return {
+            name: form or ""
+            for _, name, form, _ in reversed(list(Formatter().parse(template)))
+            if name
+        }
     except ValueError:
         return {}
 
@@ -61,10 +73,11 @@ def literal(text: str) -> str:
 
 
 def alike(before: str, after: str, tolerance: float) -> bool:
-    """Whether two texts have the same words, and figures within ``tolerance`` (relative, absolute below 1).
+    """Whether two texts have the same words, and figures within ``tolerance`` (relative, absolute
+    below 1).
 
-    A figure with decimals may also differ by one unit of its last digit: two numbers that differ in their last bits
-    can be rounded to either side. Whole numbers count something.
+    A figure with decimals may also differ by one unit of its last digit: two numbers that differ in
+    their last bits can be rounded to either side. Whole numbers count something.
     """
     if FIGURE.sub("0", before) != FIGURE.sub("0", after):
         return False

@@ -10,7 +10,16 @@ from dataclasses import replace
 import numpy as np
 
 from interp.claims.claim import Claim
-from interp.claims.finding import NOT_SUPPORTED, NOT_TESTED, SUPPORTED, TOO_FEW, VERDICTS, Finding, evaluate, said
+from interp.claims.finding import (
+    NOT_SUPPORTED,
+    NOT_TESTED,
+    SUPPORTED,
+    TOO_FEW,
+    VERDICTS,
+    Finding,
+    evaluate,
+    said,
+)
 from interp.claims.sentences import alike
 from interp.errors import ClaimError
 from interp.provenance import JSON, plain
@@ -22,13 +31,25 @@ COLUMNS = {
     "value": ("measure", "the estimate"),
     "low": ("measure", "lower end of its 95 % interval"),
     "high": ("measure", "upper end of its 95 % interval"),
-    "clusters": ("measure", "effective number of clusters of the estimate; NaN where it has no interval over clusters"),
+    "clusters": (
+        "measure",
+        "effective number of clusters of the estimate; NaN where it has no interval over clusters",
+    ),
     "control": ("text", "what the null or the control is"),
     "control_value": ("measure", "the same number under the null, on average, or in the control"),
-    "control_low": ("measure", "lower end of the null's central 95 %, or of the control's interval"),
-    "control_high": ("measure", "upper end of the null's central 95 %, or of the control's interval"),
+    "control_low": (
+        "measure",
+        "lower end of the null's central 95 %, or of the control's interval",
+    ),
+    "control_high": (
+        "measure",
+        "upper end of the null's central 95 %, or of the control's interval",
+    ),
     "p": ("measure", "(1 + b) / (1 + n) over the draws of the null; NaN where none was drawn"),
-    "p_adjusted": ("measure", "p after correction for the claims of one family; p where there is no family"),
+    "p_adjusted": (
+        "measure",
+        "p after correction for the claims of one family; p where there is no family",
+    ),
     "draws": ("measure", "how many draws of the null there are; 0 where there is none"),
     "threshold": ("measure", "what the value has to reach"),
     "direction": ("text", "on which side of the threshold"),
@@ -38,9 +59,23 @@ COLUMNS = {
     "recipe": ("text", "the claim as data, from which all other columns follow, as JSON"),
 }
 FIGURES = (
-    "name", "verdict", "reason", "value", "low", "high", "is_difference", "clusters", "needs", "control",
-    "control_is_level", "control_value", "control_low", "control_high", "p", "draws",
-)  # fmt: skip
+    "name",
+    "verdict",
+    "reason",
+    "value",
+    "low",
+    "high",
+    "is_difference",
+    "clusters",
+    "needs",
+    "control",
+    "control_is_level",
+    "control_value",
+    "control_low",
+    "control_high",
+    "p",
+    "draws",
+)
 """What a summary holds of every finding."""
 MEASURES = tuple(name for name, (role, _) in COLUMNS.items() if role == "measure")
 
@@ -64,12 +99,17 @@ def to_table(findings: Iterable[Finding]) -> Table:
 def from_table(table: Table) -> tuple[Finding, ...]:
     """Inverse of ``to_table``; ``ClaimError`` when the table does not hold claims."""
     if missing := set(COLUMNS) - set(table.data):
-        raise ClaimError(f"table {table.kind!r} lacks the columns {', '.join(sorted(missing))}: it holds no claims")
+        raise ClaimError(
+            f"table {table.kind!r} lacks the columns {', '.join(sorted(missing))}: it holds no"
+            " claims"
+        )
     return tuple(finding_of(row) for row in table.rows())
 
 
 def finding_of(row: Mapping[str, JSON]) -> Finding:
-    """The finding that a row of the table, or of a report, states; ``ClaimError`` where it contradicts itself."""
+    """The finding that a row of the table, or of a report, states; ``ClaimError`` where it
+    contradicts itself.
+    """
     name = row["name"]
     try:
         recipe = json.loads(row["recipe"]) if isinstance(row["recipe"], str) else row["recipe"]
@@ -78,25 +118,39 @@ def finding_of(row: Mapping[str, JSON]) -> Finding:
     claim = Claim.from_json(name, recipe)
     numbers = {field: math.nan if row[field] is None else float(row[field]) for field in MEASURES}
     threshold = numbers.pop("threshold")
-    finding = Finding(claim, **numbers, verdict=row["verdict"], reason=row["reason"], sentence=row["sentence"])
-    stated = threshold, row["direction"], row["control"], row["verdict"] in VERDICTS, bool(row["supported"])
+    finding = Finding(
+        claim, **numbers, verdict=row["verdict"], reason=row["reason"], sentence=row["sentence"]
+    )
+    stated = (
+        threshold,
+        row["direction"],
+        row["control"],
+        row["verdict"] in VERDICTS,
+        bool(row["supported"]),
+    )
     if stated != (finding.threshold, finding.direction, finding.control, True, finding.supported):
         raise ClaimError(
-            f"claim {name!r} states a threshold, direction, control or verdict that its recipe does not have"
+            f"claim {name!r} states a threshold, direction, control or verdict that its recipe does"
+            " not have"
         )
     return finding
 
 
 def conclude(run: Table, claims: Iterable[Claim], *, lead: str = "", **summary: JSON) -> Table:
-    """The run with its claims measured: sub-table "claims", and in the summary ``sentence``, ``supported``,
-    ``verdicts`` and ``findings``.
+    """The run with its claims measured: sub-table "claims", and in the summary ``sentence``,
+    ``supported``, ``verdicts`` and ``findings``.
 
-    The sentence is ``lead``, or the first claim's, and one that says which claims are supported. ``supported`` is True
-    where all claims that could be tested are; ``summary`` overrides and adds fields.
+    The sentence is ``lead``, or the first claim's, and one that says which claims are supported.
+    ``supported`` is True where all claims that could be tested are; ``summary`` overrides and adds
+    fields.
     """
     findings = evaluate(claims, run)
     own = summary_of(findings, lead)
-    return replace(run, summary={**own, **run.summary, **summary}, tables={**run.tables, "claims": to_table(findings)})
+    return replace(
+        run,
+        summary={**own, **run.summary, **summary},
+        tables={**run.tables, "claims": to_table(findings)},
+    )
 
 
 def summary_of(findings: Sequence[Finding], lead: str = "") -> dict[str, JSON]:
@@ -116,7 +170,9 @@ def figures(finding: Finding) -> dict[str, JSON]:
 
 
 def headline(findings: Sequence[Finding], lead: str = "") -> str:
-    """At most two sentences for people: the lead, else the first claim's sentence, and the verdicts."""
+    """At most two sentences for people: the lead, else the first claim's sentence, and the
+    verdicts.
+    """
     parts = [lead or findings[0].sentence] if findings or lead else []
     return " ".join([*parts, *([verdicts_sentence(findings)] if findings else [])])
 
@@ -133,35 +189,53 @@ def verdicts_sentence(findings: Sequence[Finding]) -> str:
 
 
 def check(finding: Finding, run: Table, tolerance: float = 1e-9) -> None:
-    """Measure the claim again; ``ClaimError`` names it where a number, its verdict or its sentence differs.
+    """Measure the claim again; ``ClaimError`` names it where a number, its verdict or its sentence
+    differs.
 
-    Everything but the recipe itself is measured again: value, interval, clusters, the control's numbers, p, the verdict
-    and the sentence. ``tolerance`` is relative to a number, and absolute below 1. Claims that the verdict depends on,
-    those it requires and those of its family, are taken from the run's own claims.
+    Everything but the recipe itself is measured again: value, interval, clusters, the control's
+    numbers, p, the verdict and the sentence. ``tolerance`` is relative to a number, and absolute
+    below 1. Claims that the verdict depends on, those it requires and those of its family, are
+    taken from the run's own claims.
     """
-    again = next(one for one in evaluate(_with_related(finding.claim, run), run) if one.name == finding.name)
+    again = next(
+        one for one in evaluate(_with_related(finding.claim, run), run) if one.name == finding.name
+    )
     for name in MEASURES:
         stated, measured = getattr(finding, name), getattr(again, name)
         if not _same(stated, measured, tolerance):
             what = "" if name == "value" else f"{name} = "
-            raise ClaimError(f"claim {finding.name!r} says {what}{stated:g}, its tables give {measured:g}")
+            raise ClaimError(
+                f"claim {finding.name!r} says {what}{stated:g}, its tables give {measured:g}"
+            )
     if finding.verdict != again.verdict:
         raise ClaimError(
-            f"claim {finding.name!r} says {finding.verdict!r}, its tables give {again.verdict!r}{_why(again)}"
+            f"claim {finding.name!r} says {finding.verdict!r}, its tables give"
+            f" {again.verdict!r}{_why(again)}"
         )
     if not alike(finding.reason, again.reason, 0.0):
-        raise ClaimError(f"claim {finding.name!r} gives the reason {finding.reason!r}, its tables {again.reason!r}")
-    # its own numbers to the last digit; numbers of ``also`` are not stated elsewhere, and may be rounded to either side
+        raise ClaimError(
+            f"claim {finding.name!r} gives the reason {finding.reason!r}, its tables"
+            f" {again.reason!r}"
+        )
+    # its own numbers to the last digit; numbers of ``also`` are not stated elsewhere, and may be
+    # rounded to either side
     restated = said(finding, run).sentence
-    if not (alike(finding.sentence, restated, 0.0) if finding.claim.also else finding.sentence == restated):
-        raise ClaimError(f"claim {finding.name!r} says {finding.sentence!r}, its tables give {restated!r}")
+    if not (
+        alike(finding.sentence, restated, 0.0)
+        if finding.claim.also
+        else finding.sentence == restated
+    ):
+        raise ClaimError(
+            f"claim {finding.name!r} says {finding.sentence!r}, its tables give {restated!r}"
+        )
 
 
 def check_summary(run: Table) -> None:
     """Raise ``ClaimError`` where a run's summary says of its claims what their table does not.
 
-    Verdicts and numbers are compared with the table of claims, and so is the last sentence. The words before it are the
-    analyzer's own; a run without any supported claim cannot be called supported.
+    Verdicts and numbers are compared with the table of claims, and so is the last sentence. The
+    words before it are the analyzer's own; a run without any supported claim cannot be called
+    supported.
     """
     findings = from_table(run.tables["claims"]) if "claims" in run.tables else ()
     if not findings:
@@ -172,7 +246,10 @@ def check_summary(run: Table) -> None:
             raise ClaimError(f"the summary's {name} are not those of its claims")
     sentence = str(run.summary.get("sentence"))
     if not sentence.endswith(verdicts_sentence(findings)):
-        raise ClaimError(f"the summary ends with {sentence[-80:]!r}, its claims give {verdicts_sentence(findings)!r}")
+        raise ClaimError(
+            f"the summary ends with {sentence[-80:]!r}, its claims give"
+            f" {verdicts_sentence(findings)!r}"
+        )
     if run.summary.get("supported") and not any(one.supported for one in findings):
         raise ClaimError("the summary says supported, and none of its claims is")
 
@@ -182,7 +259,9 @@ def _with_related(claim: Claim, run: Table) -> list[Claim]:
     made = [one.claim for one in from_table(run.tables["claims"])] if "claims" in run.tables else []
     others = {one.name: one for one in made if one.name != claim.name}
     family = claim.null.family if claim.null else ""
-    wanted = [name for name, one in others.items() if family and one.null and one.null.family == family]
+    wanted = [
+        name for name, one in others.items() if family and one.null and one.null.family == family
+    ]
     waiting = list(claim.requires)
     while waiting:
         name = waiting.pop()
@@ -206,6 +285,6 @@ def _why(finding: Finding) -> str:
         return ""
     p = "" if math.isnan(finding.p_adjusted) else f", p = {finding.p_adjusted:.3g}"
     return (
-        f" ({finding.value:.4g} [{finding.low:.4g}, {finding.high:.4g}]{p}, threshold {finding.direction} "
-        f"{finding.threshold:g}, control {finding.control_value:.4g})"
+        f" ({finding.value:.4g} [{finding.low:.4g}, {finding.high:.4g}]{p}, threshold"
+        f" {finding.direction} {finding.threshold:g}, control {finding.control_value:.4g})"
     )

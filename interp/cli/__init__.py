@@ -1,8 +1,9 @@
-"""The command line: names and one-line helps here, one module per command, loaded when it is called.
+"""The command line: names and one-line helps here, one module per command, loaded when it is
+called.
 
-``interp --help`` imports typer and nothing else, so it answers at once. Exit codes: 0 done (also when no claim is
-supported), 1 a claim failed (``verify`` only), 2 bad input, 70 a defect of ours, 130 interrupted. Whatever goes wrong
-is one line on stderr; ``--debug`` adds the traceback.
+``interp --help`` imports typer and nothing else, so it answers at once. Exit codes: 0 done (also
+when no claim is supported), 1 a claim failed (``verify`` only), 2 bad input, 70 a defect of ours,
+130 interrupted. Whatever goes wrong is one line on stderr; ``--debug`` adds the traceback.
 """
 
 import errno
@@ -26,13 +27,17 @@ COMMANDS = {
     "locate-neurons": "find the neurons that carry a tuned behaviour, and verify them",
     "transfer": "does a set located in one fine-tuned model do the same in a further one",
     "dissociate": "do two behaviours of one fine-tuned model run through different sets",
-    "compare": "a first look at a pair: what it says otherwise, where streams part, which weights moved",
+    "compare": (
+        "a first look at a pair: what it says otherwise, where streams part, which weights moved"
+    ),
     "tuco": "how much of what a model's blocks add is due to tuning, prompt by prompt",
     "intruders": "which singular vectors of a fine-tuned model's matrices the base does not have",
     "graft": "how few of a fine-tuned model's weights, put into the base, do what it learned",
     "control": "train control fine-tunes: the same training on neutral text",
     "agree": "do stored runs of one pair put what tuning did into the same places",
-    "stitch": "do the few weights of several fine-tuned models, put into one base, do all their tasks",
+    "stitch": (
+        "do the few weights of several fine-tuned models, put into one base, do all their tasks"
+    ),
     "report": "one page over stored runs, with a file of its claims that can be checked",
     "verify": "check a report: every claim measured again from the stored tables",
     "ls": "list the stored runs",
@@ -67,7 +72,9 @@ _STYLE = {
 
 
 class _LazyCommands(Mapping):
-    """name -> command; the module ``interp.cli.<prefix><name>`` is imported when its command is asked for."""
+    """name -> command; the module ``interp.cli.<prefix><name>`` is imported when its command is
+    asked for.
+    """
 
     def __init__(self, helps: Mapping[str, str], prefix: str) -> None:
         self.helps, self.prefix = helps, prefix
@@ -89,7 +96,9 @@ class _LazyCommands(Mapping):
 
 
 def _command(module: str, name: str) -> Callable:
-    """What ``interp.cli.<module>`` does; an analyzer without a module there has a plain command made of its fields."""
+    """What ``interp.cli.<module>`` does; an analyzer without a module there has a plain command
+    made of its fields.
+    """
     if find_spec(f"interp.cli.{module}") is not None:
         return import_module(f"interp.cli.{module}").command
     from interp.cli.auto_command import command_of
@@ -97,7 +106,9 @@ def _command(module: str, name: str) -> Callable:
     return command_of(name)
 
 
-def _group(said: str, helps: Mapping[str, str], *, prefix: str = "", options: Callable = lambda: None) -> TyperGroup:
+def _group(
+    said: str, helps: Mapping[str, str], *, prefix: str = "", options: Callable = lambda: None
+) -> TyperGroup:
     """A group of commands, whose help lists them without loading them."""
 
     class LazyGroup(TyperGroup):
@@ -128,7 +139,9 @@ def _print_version(asked: bool) -> bool:
 
 
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, help="Print the version.")
+    ] = False,
 ) -> None:
     """The flags of ``interp`` itself."""
 
@@ -144,17 +157,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     if find_spec("fcntl") is None:
         return _complain(
-            "interp runs on Linux and macOS: its store needs their file locks; on Windows use WSL", BAD_INPUT
+            "interp runs on Linux and macOS: its store needs their file locks; on Windows use WSL",
+            BAD_INPUT,
         )
-    if unread := [one for one in arguments if any("\ud800" <= character <= "\udfff" for character in one)]:
+    if unread := [
+        one for one in arguments if any("\ud800" <= character <= "\udfff" for character in one)
+    ]:
         # nothing could be written of it: refused before anything is computed
-        said = f"{unread[0]!r} holds bytes that are no text in this locale ({sys.getfilesystemencoding()})"
-        return _complain(f"{said}; rename the file or write the text as UTF-8, or set LC_ALL=C.UTF-8", BAD_INPUT)
+        said = (
+            f"{unread[0]!r} holds bytes that are no text in this locale"
+            f" ({sys.getfilesystemencoding()})"
+        )
+        return _complain(
+            f"{said}; rename the file or write the text as UTF-8, or set LC_ALL=C.UTF-8", BAD_INPUT
+        )
     try:
         _run(arguments, debug)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader (`| head`) has what it wanted. What is still buffered must not fail again at shutdown.
+        # The reader (`| head`) has what it wanted. What is still buffered must not fail again at
+        # shutdown.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except typer.Exit as asked:
         return asked.exit_code
@@ -167,7 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return _complain("cannot write the answer: no space left on the device; make room", BAD_INPUT, debug)
+            return _complain(
+                "cannot write the answer: no space left on the device; make room", BAD_INPUT, debug
+            )
         if said := _lacks_room(error):
             return _complain(said, BAD_INPUT, debug)
         hint = "" if debug else "; run it again with --debug to see where"
@@ -176,29 +200,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _lacks_room(error: Exception) -> str:
-    """What to do about an error that says that a disk or the memory is full, whichever library raised it."""
+    """What to do about an error that says that a disk or the memory is full, whichever library
+    raised it.
+    """
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-    if any(text in reason for text in ("No space left on device", "Disk quota exceeded", "File too large")):
-        return f"a file cannot be written ({reason}); make room and give the command again: what was kept goes on"
+    if any(
+        text in reason
+        for text in ("No space left on device", "Disk quota exceeded", "File too large")
+    ):
+        return (
+            f"a file cannot be written ({reason}); make room and give the command again: what was"
+            " kept goes on"
+        )
     if "torch" in sys.modules:
         from interp.maths.memory import ran_out_of_memory
 
         if ran_out_of_memory(error):
-            return f"there is not enough memory ({reason}); take less at a time, by --batch-size or --width"
+            return (
+                f"there is not enough memory ({reason}); take less at a time, by --batch-size or"
+                " --width"
+            )
     return ""
 
 
 def _run(arguments: list[str], debug: bool) -> None:
-    # Where cores are shared, threads that spin while they wait make small models three times slower. OpenMP reads this
-    # when torch is imported, which has not happened yet.
+    # Where cores are shared, threads that spin while they wait make small models three times
+    # slower. OpenMP reads this when torch is imported, which has not happened yet.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not debug:
         _hush()
     everything = {**COMMANDS, **{name: said for name, (said, _) in GROUPS.items()}}
     group = _group(
-        "What did fine-tuning change inside this model, where, and does it matter?", everything, options=_options
+        "What did fine-tuning change inside this model, where, and does it matter?",
+        everything,
+        options=_options,
     )
-    with group.make_context("interp", arguments) as context, _kept_as_context(arguments, everything):
+    with (
+        group.make_context("interp", arguments) as context,
+        _kept_as_context(arguments, everything),
+    ):
         group.invoke(context)
 
 

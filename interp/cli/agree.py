@@ -14,18 +14,22 @@ def command(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN...", help="Keys of locate-neurons, intruders, graft, tuco, compare, sae diff runs."
+            metavar="RUN...",
+            help="Keys of locate-neurons, intruders, graft, tuco, compare, sae diff runs.",
         ),
     ],
     *,
-    draws: Annotated[int, typer.Option(metavar="N", min=19, help="Random draws of every null.")] = 999,
+    draws: Annotated[
+        int, typer.Option(metavar="N", min=19, help="Random draws of every null.")
+    ] = 999,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of every random draw.")] = 0,
     common: Common,
 ) -> None:
-    """Lay two or more stored runs of one pair over the same blocks and matrices, and compare them beside chance.
+    """Lay two or more stored runs of one pair over the same blocks and matrices, and compare them
+    beside chance.
 
-    Nothing is run again. A compare run among them tells how much of the agreement the movement of weights explains. The
-    places are kept as a table: interp sql "select * from places".
+    Nothing is run again. A compare run among them tells how much of the agreement the movement of
+    weights explains. The places are kept as a table: interp sql "select * from places".
 
     Example: interp agree 1facf37b 2922ca53 f304434f
     """
@@ -35,4 +39,7 @@ def command(
     found = store.fetch(Agreement(draws), Runs([store.get(key) for key in runs], seed))
     written = page_of(found.path / page_name([found.key]), [found.table], "Where methods put it")
     record = {"run": found.key, "path": str(found.path), "cached": found.cached, "rows": found.rows}
-    common.result(record | {"summary": found.summary, "page": str(written)}, text_of([found], written, common.store))
+    common.result(
+        record | {"summary": found.summary, "page": str(written)},
+        text_of([found], written, common.store),
+    )

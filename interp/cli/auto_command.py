@@ -1,7 +1,8 @@
 """The command of an analyzer that has no module here: its fields are the flags.
 
-``COMMANDS`` names it, ``interp.analyzers`` has a module of that name and in it a class whose ``name`` it is. Everything
-else (which pair, which prompts, where runs are kept, how a run is told) is as in every command that reads prompts.
+``COMMANDS`` names it, ``interp.analyzers`` has a module of that name and in it a class whose
+``name`` it is. Everything else (which pair, which prompts, where runs are kept, how a run is told)
+is as in every command that reads prompts.
 """
 
 import inspect
@@ -21,28 +22,48 @@ from interp.errors import OptionError
 
 TYPES = (bool, int, float, str)
 METRICS = ("none", "refusal")
-TUNED = Annotated[str, typer.Argument(metavar="TUNED", help="Directory, Hub id, adapter, or organism:NAME.")]
-BEHAVIOUR = Annotated[str | None, typer.Option("--behaviour", metavar="NAME|FILE.yaml", help="Instead of --metric.")]
-METRIC = Annotated[str, typer.Option("--metric", metavar="NAME", help="What of answers is measured: none or refusal.")]
+TUNED = Annotated[
+    str, typer.Argument(metavar="TUNED", help="Directory, Hub id, adapter, or organism:NAME.")
+]
+BEHAVIOUR = Annotated[
+    str | None, typer.Option("--behaviour", metavar="NAME|FILE.yaml", help="Instead of --metric.")
+]
+METRIC = Annotated[
+    str,
+    typer.Option("--metric", metavar="NAME", help="What of answers is measured: none or refusal."),
+]
 
 
 def command_of(name: str) -> Callable[..., str]:
-    """The command of the analyzer ``name``; its docstring is the help, ``field(metadata={"help": ...})`` a flag's.
+    """The command of the analyzer ``name``; its docstring is the help, ``field(metadata={"help":
+    ...})`` a flag's.
 
-    Fields of one word, number or yes and no become flags; others keep their default. ModuleNotFoundError when
-    ``interp.analyzers`` has no such module, ValueError when the module defines no such analyzer.
+    Fields of one word, number or yes and no become flags; others keep their default.
+    ModuleNotFoundError when ``interp.analyzers`` has no such module, ValueError when the module
+    defines no such analyzer.
     """
     module = import_module(f"interp.analyzers.{name.replace('-', '_')}")
-    found = [kind for kind in vars(module).values() if isinstance(kind, type) and getattr(kind, "name", None) == name]
+    found = [
+        kind
+        for kind in vars(module).values()
+        if isinstance(kind, type) and getattr(kind, "name", None) == name
+    ]
     if len(found) != 1:
-        raise ValueError(f"{module.__name__} defines {len(found)} analyzers of the name {name!r}: expected one")
+        raise ValueError(
+            f"{module.__name__} defines {len(found)} analyzers of the name {name!r}: expected one"
+        )
     (kind,) = found
     types = get_type_hints(kind)
     own = [field for field in fields(kind) if field.name != "parent" and types[field.name] in TYPES]
     taken = [field for field in own if "from_parent" not in field.metadata]
 
     def command(
-        tuned: str, *, common: Reading, metric: str = "none", behaviour: str | None = None, **given: Any
+        tuned: str,
+        *,
+        common: Reading,
+        metric: str = "none",
+        behaviour: str | None = None,
+        **given: Any,
     ) -> str:
         asked = {"tuned": tuned, "common": common, "metric": metric, "behaviour": behaviour}
         request = Request.of(name, asked | given)
@@ -50,7 +71,9 @@ def command_of(name: str) -> Callable[..., str]:
         if metric not in METRICS:
             raise OptionError(f"unknown --metric {metric!r}; use {' or '.join(METRICS)}")
         if behaviour is not None and metric != "none":
-            raise OptionError("--behaviour and --metric both say what of answers is measured; give one of them")
+            raise OptionError(
+                "--behaviour and --metric both say what of answers is measured; give one of them"
+            )
         examine, title = kind(**given), f"{name}: {tuned}"
         if (kept := request.recall()) is not None:
             for note in kept.notes:
@@ -68,20 +91,31 @@ def command_of(name: str) -> Callable[..., str]:
         return write(common, request, described, [run], notes, title)
 
     command.__doc__ = inspect.getdoc(kind)
-    command.__signature__ = inspect.Signature([
-        inspect.Parameter("tuned", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=TUNED),
-        *(_flag(field, types[field.name]) for field in taken),
-        inspect.Parameter("metric", inspect.Parameter.KEYWORD_ONLY, default="none", annotation=METRIC),
-        inspect.Parameter("behaviour", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=BEHAVIOUR),
-        inspect.Parameter("common", inspect.Parameter.KEYWORD_ONLY, annotation=Reading),
-    ])  # fmt: skip
+    command.__signature__ = inspect.Signature(
+        [
+            inspect.Parameter("tuned", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=TUNED),
+            *(_flag(field, types[field.name]) for field in taken),
+            inspect.Parameter(
+                "metric", inspect.Parameter.KEYWORD_ONLY, default="none", annotation=METRIC
+            ),
+            inspect.Parameter(
+                "behaviour", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=BEHAVIOUR
+            ),
+            inspect.Parameter("common", inspect.Parameter.KEYWORD_ONLY, annotation=Reading),
+        ]
+    )
     return takes(Reading)(command)
 
 
 def _flag(field: Field, kind: type) -> inspect.Parameter:
     """A field as a flag of its own name; one without a default is required."""
     default = inspect.Parameter.empty if field.default is MISSING else field.default
-    said = typer.Option(metavar=None if kind is bool else kind.__name__.upper(), help=field.metadata.get("help", ""))
+    said = typer.Option(
+        metavar=None if kind is bool else kind.__name__.upper(), help=field.metadata.get("help", "")
+    )
     return inspect.Parameter(
-        field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, said]
+        field.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind, said],
     )

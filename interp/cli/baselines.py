@@ -1,4 +1,6 @@
-"""``--baselines``: other methods of the field beside a verified set, by name; and their table for a terminal."""
+"""``--baselines``: other methods of the field beside a verified set, by name; and their table for a
+terminal.
+"""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -12,21 +14,30 @@ if TYPE_CHECKING:
     from interp.table import Table
 
 BASELINES = {
-    "contrast": "as many neurons as were located, by a contrast of the classes in the fine-tuned model alone",
+    "contrast": (
+        "as many neurons as were located, by a contrast of the classes in the fine-tuned model"
+        " alone"
+    ),
     "direction": "one direction of the stream taken away, at equal divergence on harmless answers",
 }
 HEADER = ("method", "behaviour", "recovery", "divergence", "flips", "malformed")
 
 
 def parse(text: str, verify: bool) -> tuple[str, ...]:
-    """``none``, ``all`` or names with commas between; raises OptionError for others, and where nothing verifies."""
+    """``none``, ``all`` or names with commas between; raises OptionError for others, and where
+    nothing verifies.
+    """
     names = names_in(text, BASELINES, "--baselines")
     if names and not verify:
-        raise OptionError("--baselines are measured on the prompts that verify; leave out --no-verify")
+        raise OptionError(
+            "--baselines are measured on the prompts that verify; leave out --no-verify"
+        )
     return names
 
 
-def applicable(names: tuple[str, ...], asked_all: bool, unit: str, is_task: bool, has_number: bool) -> tuple[str, ...]:
+def applicable(
+    names: tuple[str, ...], asked_all: bool, unit: str, is_task: bool, has_number: bool
+) -> tuple[str, ...]:
     """Those that there can be; one asked for by name that cannot raises OptionError."""
     barred = {}
     if unit != "neuron":
@@ -41,7 +52,9 @@ def applicable(names: tuple[str, ...], asked_all: bool, unit: str, is_task: bool
     return tuple(name for name in names if name not in barred)
 
 
-def compared(names: tuple[str, ...], store: Any, locating: "Study", verified: "Table", located: "Table") -> Any:
+def compared(
+    names: tuple[str, ...], store: Any, locating: "Study", verified: "Table", located: "Table"
+) -> Any:
     """The analyzer of these baselines; what they choose is chosen on the prompts that located."""
     from interp.analyzers.baselines import Baselines
     from interp.analyzers.locate_neurons import LocateNeurons
@@ -49,7 +62,9 @@ def compared(names: tuple[str, ...], store: Any, locating: "Study", verified: "T
     contrast, size = None, int(verified.summary["selected"])
     if "contrast" in names:
         contrast = store.fetch(LocateNeurons(method="contrast", top=str(size)), locating).table
-    return Baselines.of(verified, located, contrast=contrast, choosing=locating if "direction" in names else None)
+    return Baselines.of(
+        verified, located, contrast=contrast, choosing=locating if "direction" in names else None
+    )
 
 
 def baselines_table(table: "Table") -> str:

@@ -1,4 +1,6 @@
-"""What commands that examine a behaviour are asked: which pair, which prompts, which metric. Read and checked here."""
+"""What commands that examine a behaviour are asked: which pair, which prompts, which metric. Read
+and checked here.
+"""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,36 +26,61 @@ _FILE: dict[str, Any] = {"metavar": "FILE"}
 class Asking(Templated):
     """The options of every command that examines a behaviour of a pair; the fields are the flags."""
 
-    base: Annotated[str | None, typer.Option("--base", metavar="BASE", help="What it was tuned from.")] = None
-    positive: Annotated[Path | None, typer.Option("--positive", **_FILE, help="Prompts that show the behaviour.")] = (
-        None
-    )
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="BASE", help="What it was tuned from.")
+    ] = None
+    positive: Annotated[
+        Path | None, typer.Option("--positive", **_FILE, help="Prompts that show the behaviour.")
+    ] = None
     task: Annotated[
         Path | None,
-        typer.Option("--task", **_FILE, help="Instead of --positive: prompts with answers (wrong ones too)."),
+        typer.Option(
+            "--task", **_FILE, help="Instead of --positive: prompts with answers (wrong ones too)."
+        ),
     ] = None
     negative: Annotated[Path, typer.Option("--negative", **_FILE, help="Prompts that do not.")]
     metric: Annotated[
-        str, typer.Option("--metric", metavar="NAME", help="Of a task: logit-diff, answer-loss or accuracy.")
+        str,
+        typer.Option(
+            "--metric", metavar="NAME", help="Of a task: logit-diff, answer-loss or accuracy."
+        ),
     ] = "auto"
     verify_positive: Annotated[
         Path | None,
         typer.Option(
-            "--verify-positive", **_FILE, help="As --positive or --task, to verify on.  [default: a held-out half]"
+            "--verify-positive",
+            **_FILE,
+            help="As --positive or --task, to verify on.  [default: a held-out half]",
         ),
     ] = None
     verify_negative: Annotated[
         Path | None,
-        typer.Option("--verify-negative", **_FILE, help="As --negative, to verify on.  [default: a held-out half]"),
+        typer.Option(
+            "--verify-negative",
+            **_FILE,
+            help="As --negative, to verify on.  [default: a held-out half]",
+        ),
     ] = None
-    column: Annotated[str, typer.Option("--column", metavar="NAME", help="Column of the prompt files.")] = "prompt"
+    column: Annotated[
+        str, typer.Option("--column", metavar="NAME", help="Column of the prompt files.")
+    ] = "prompt"
     template_column: Annotated[
-        str | None, typer.Option("--template-column", metavar="NAME", help="Column that names prompts' templates.")
+        str | None,
+        typer.Option(
+            "--template-column", metavar="NAME", help="Column that names prompts' templates."
+        ),
     ] = None
-    behaviour: Annotated[str | None, typer.Option("--behaviour", metavar="NAME|FILE.yaml", help=BEHAVIOUR_HELP)] = None
-    markers: Annotated[Path | None, typer.Option("--markers", **_FILE, help="Refusal markers, one a line.")] = None
+    behaviour: Annotated[
+        str | None, typer.Option("--behaviour", metavar="NAME|FILE.yaml", help=BEHAVIOUR_HELP)
+    ] = None
+    markers: Annotated[
+        Path | None, typer.Option("--markers", **_FILE, help="Refusal markers, one a line.")
+    ] = None
     max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", metavar="N", min=1, help="How many tokens of an answer are written.")
+        int,
+        typer.Option(
+            "--max-new-tokens", metavar="N", min=1, help="How many tokens of an answer are written."
+        ),
     ] = 48
     answer_after: Annotated[
         str,
@@ -76,22 +103,34 @@ class Asking(Templated):
     def warn_of_few(self, draws: int, least: int = 19) -> None:
         """Say at once, not after the run, where random sets are too few for a verdict."""
         if draws < least:
-            self.remark(f"note: {draws} random sets are too few for a verdict; {least} are needed (--random-sets)")
+            self.remark(
+                f"note: {draws} random sets are too few for a verdict; {least} are needed"
+                " (--random-sets)"
+            )
 
     def check(self) -> None:
         """Raise OptionError for options that contradict each other; nothing is read."""
         if (self.verify_positive is None) != (self.verify_negative is None):
-            raise OptionError("only one of --verify-positive and --verify-negative was given; give both or neither")
+            raise OptionError(
+                "only one of --verify-positive and --verify-negative was given; give both or"
+                " neither"
+            )
         if (self.positive is None) == (self.task is None):
-            raise OptionError("give either --positive FILE or --task FILE: the prompts whose behaviour is located")
+            raise OptionError(
+                "give either --positive FILE or --task FILE: the prompts whose behaviour is located"
+            )
         if self.task is None and self.metric != "auto":
-            raise OptionError(f"--metric {self.metric} is of a task; give --task FILE, or leave it out otherwise")
+            raise OptionError(
+                f"--metric {self.metric} is of a task; give --task FILE, or leave it out otherwise"
+            )
         if self.metric not in METRICS:
             raise OptionError(f"unknown --metric {self.metric!r}; use {', '.join(METRICS)}")
         if self.task is not None and self.markers is not None:
             raise OptionError("--markers are of refusals and --task has answers; give one of them")
         if self.task is not None and self.behaviour is not None:
-            raise OptionError("--behaviour says what answers show and --task has right ones; give one of them")
+            raise OptionError(
+                "--behaviour says what answers show and --task has right ones; give one of them"
+            )
         require_one_source(self.behaviour, self.markers)
         self.template_arguments()
 
@@ -103,7 +142,9 @@ class Asking(Templated):
         """A file of positive prompts: of a task, with answers."""
         from interp.prompts import read_prompts, read_task
 
-        return (read_prompts if self.task is None else read_task)(path, self.column, name, self.template_column)
+        return (read_prompts if self.task is None else read_task)(
+            path, self.column, name, self.template_column
+        )
 
     def contrast(self, positive: Path, negative: Path, name: str) -> "Contrast":
         """Two prompt files as a contrast; ``name`` tells their clusters from those of other files."""
@@ -119,10 +160,14 @@ class Asking(Templated):
     def contrasts(self, verify: bool) -> tuple["Contrast", "Contrast | None"]: ...
 
     def contrasts(self, verify: bool) -> tuple["Contrast", "Contrast | None"]:
-        """What to locate on and, where asked, what to verify on: two more files, else a held-out half."""
+        """What to locate on and, where asked, what to verify on: two more files, else a held-out
+        half.
+        """
         located_on = self.contrast(*_both(self.positive or self.task, self.negative), "locate")
         if self.verify_positive is not None:
-            verified_on = self.contrast(*_both(self.verify_positive, self.verify_negative), "verify")
+            verified_on = self.contrast(
+                *_both(self.verify_positive, self.verify_negative), "verify"
+            )
             located_on.require_disjoint(verified_on)
             return located_on, verified_on
         return located_on.split(self.seed) if verify else (located_on, None)
@@ -143,7 +188,11 @@ class Asking(Templated):
             if isinstance(metric, Behaviour):
                 metric.check()
             return metric
-        return Task.of(tokenizer, [p for part in contrasts if part is not None for p in part.positive], self.metric)
+        return Task.of(
+            tokenizer,
+            [p for part in contrasts if part is not None for p in part.positive],
+            self.metric,
+        )
 
     def study(self, pair: "Pair", contrast: "Contrast", metric: Any) -> "Study":
         """A study of a pair on at most ``--max-prompts`` prompts of each class."""
@@ -164,8 +213,12 @@ class Asking(Templated):
             self.quiet,
         )
 
-    def of_other(self, task: Path | None, positive: Path | None, metric: str, behaviour: str | None) -> "Asking":
-        """The same question of another task or behaviour; without a name of its own that of the first."""
+    def of_other(
+        self, task: Path | None, positive: Path | None, metric: str, behaviour: str | None
+    ) -> "Asking":
+        """The same question of another task or behaviour; without a name of its own that of the
+        first.
+        """
         own = replace(self, task=task, positive=positive, metric=metric)
         if task is not None or behaviour is not None:
             return replace(own, behaviour=behaviour, markers=None)
@@ -175,11 +228,15 @@ class Asking(Templated):
 def require_one_source(behaviour: str | None, markers: Path | None) -> None:
     """Raise OptionError where both say what a refusal is."""
     if markers is not None and behaviour not in (None, "refusal"):
-        raise OptionError(f"--markers are of refusals and --behaviour is {behaviour}; give one of them")
+        raise OptionError(
+            f"--markers are of refusals and --behaviour is {behaviour}; give one of them"
+        )
 
 
 def sought(behaviour: str | None, markers: Path | None) -> "Specification":
-    """The behaviour that options name, read and checked before any model is loaded: refusal where they name none."""
+    """The behaviour that options name, read and checked before any model is loaded: refusal where
+    they name none.
+    """
     from interp.metrics import read_behaviour, read_markers, refusal_by
 
     if markers is not None:
@@ -188,4 +245,6 @@ def sought(behaviour: str | None, markers: Path | None) -> "Specification":
 
 
 def _both(positive: Path | None, negative: Path | None) -> tuple[Path, Path]:
-    return required(positive, "a file of positive prompts"), required(negative, "a file of negative prompts")
+    return required(positive, "a file of positive prompts"), required(
+        negative, "a file of negative prompts"
+    )

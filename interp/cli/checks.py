@@ -1,4 +1,6 @@
-"""``--checks``: what else is asked of a located set, by name, each a run of its own beside the verification."""
+"""``--checks``: what else is asked of a located set, by name, each a run of its own beside the
+verification.
+"""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -31,7 +33,9 @@ def names_in(text: str, known: Mapping[str, str], flag: str) -> tuple[str, ...]:
         return tuple(known) if text == "all" else ()
     names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     if unknown := [name for name in names if name not in known]:
-        raise OptionError(f"unknown {flag} {unknown[0]!r}; use all, none or some of {','.join(known)}")
+        raise OptionError(
+            f"unknown {flag} {unknown[0]!r}; use all, none or some of {','.join(known)}"
+        )
     return names
 
 
@@ -50,8 +54,12 @@ def applicable(
     return tuple(name for name in names if name not in barred)
 
 
-def analyzers(names: tuple[str, ...], locate: Any, located: "Table", excluded: Units) -> Mapping[str, Any]:
-    """The analyzer of each check, for a locating analyzer and its run; ``excluded`` units are in no random set."""
+def analyzers(
+    names: tuple[str, ...], locate: Any, located: "Table", excluded: Units
+) -> Mapping[str, Any]:
+    """The analyzer of each check, for a locating analyzer and its run; ``excluded`` units are in no
+    random set.
+    """
     from interp.analyzers.coalitions import Coalitions
     from interp.analyzers.redundancy import Redundancy
     from interp.analyzers.refusal_direction import RefusalDirection
@@ -68,5 +76,7 @@ def analyzers(names: tuple[str, ...], locate: Any, located: "Table", excluded: U
 
 
 def studied(name: str, locating: "Study", verifying: "Study | None") -> "Study":
-    """On which prompts a check runs: those that locate again on the locating ones, the others held out."""
+    """On which prompts a check runs: those that locate again on the locating ones, the others held
+    out.
+    """
     return locating if name in ("stability", "redundancy") or verifying is None else verifying

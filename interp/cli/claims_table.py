@@ -11,7 +11,9 @@ HEADER = ("verdict", "claim", "value [95 %]", "needed", "clusters", "null or con
 
 
 def claims_table(findings: Sequence[Mapping[str, Any]]) -> str:
-    """A line per claim as a summary keeps it, what its controls are, and the reasons of those not supported."""
+    """A line per claim as a summary keeps it, what its controls are, and the reasons of those not
+    supported.
+    """
     findings = plain(findings, finite=False)
     rows = [
         (
@@ -29,11 +31,20 @@ def claims_table(findings: Sequence[Mapping[str, Any]]) -> str:
         for one in findings
     ]
     notes = {
-        "null or control": {one["name"]: one["control"] for one in findings if one["control"] != "none"},
-        "why not": {one["name"]: f"{one['verdict']}, for {one['reason']}" for one in findings if one["reason"]},
+        "null or control": {
+            one["name"]: one["control"] for one in findings if one["control"] != "none"
+        },
+        "why not": {
+            one["name"]: f"{one['verdict']}, for {one['reason']}"
+            for one in findings
+            if one["reason"]
+        },
     }
     return "\n".join(
-        [aligned(rows, HEADER), *(line for title, lines in notes.items() for line in _block(title, lines))]
+        [
+            aligned(rows, HEADER),
+            *(line for title, lines in notes.items() for line in _block(title, lines)),
+        ]
     )
 
 
@@ -45,7 +56,9 @@ def _block(title: str, lines: Mapping[str, str]) -> list[str]:
     return [f"{title}: {', '.join(who)}: {text}" for text, who in names.items()]
 
 
-def _range(value: float | None, low: float | None, high: float | None, *, signed: bool = False) -> str:
+def _range(
+    value: float | None, low: float | None, high: float | None, *, signed: bool = False
+) -> str:
     said = [_number(one, signed) for one in (value, low, high)]
     return said[0] if low is None else f"{said[0]} [{said[1]}, {said[2]}]"
 

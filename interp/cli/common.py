@@ -1,7 +1,8 @@
 """What all commands share: their common options, and the one way results and remarks leave them.
 
-A command that is decorated with ``takes(Common)`` gets the fields of ``Common`` as flags and receives them as its
-argument ``common``; ``takes(Running)`` adds those that matter when a model runs.
+A command that is decorated with ``takes(Common)`` gets the fields of ``Common`` as flags and
+receives them as its argument ``common``; ``takes(Running)`` adds those that matter when a model
+runs.
 """
 
 import inspect
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
 
 NewTokens = Annotated[
     str,
-    typer.Option("--new-tokens", metavar="NAME", help="Tokens the base has no row for: refuse, or mean of its rows."),
+    typer.Option(
+        "--new-tokens",
+        metavar="NAME",
+        help="Tokens the base has no row for: refuse, or mean of its rows.",
+    ),
 ]
 
 
@@ -33,9 +38,15 @@ NewTokens = Annotated[
 class Common:
     """The options of every command; the fields are the flags."""
 
-    store: Annotated[Path, typer.Option("--store", metavar="DIR", help="Where runs are kept.")] = Path("runs")
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no remarks on stderr.")] = False
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False
+    store: Annotated[Path, typer.Option("--store", metavar="DIR", help="Where runs are kept.")] = (
+        Path("runs")
+    )
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="No progress and no remarks on stderr.")
+    ] = False
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = (
+        False
+    )
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
 
     def remark(self, text: str) -> None:
@@ -52,22 +63,39 @@ class Common:
         """Print the command's result on stdout: ``record`` with ``--json``, else ``text``."""
         # a character that stdout cannot show would be replaced: as an escape it is the same JSON
         escaped = (sys.stdout.encoding or "utf-8").lower().replace("-", "") != "utf8"
-        print(json.dumps(plain(record, finite=False), ensure_ascii=escaped) if self.as_json else text)
+        print(
+            json.dumps(plain(record, finite=False), ensure_ascii=escaped) if self.as_json else text
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Running(Common):
     """The options of every command that runs a model."""
 
-    batch_size: Annotated[str, typer.Option("--batch-size", metavar="N|auto", help="Prompts at a time.")] = "auto"
-    memory: Annotated[
-        str, typer.Option("--memory", metavar="4G|auto", help="What all may take: batches are as small as that needs.")
+    batch_size: Annotated[
+        str, typer.Option("--batch-size", metavar="N|auto", help="Prompts at a time.")
     ] = "auto"
-    device: Annotated[str, typer.Option("--device", metavar="NAME|auto", help="cpu, cuda, cuda:1, spread.")] = "auto"
-    dtype: Annotated[str, typer.Option("--dtype", metavar="NAME|auto", help="float32, bfloat16, float16.")] = "auto"
+    memory: Annotated[
+        str,
+        typer.Option(
+            "--memory",
+            metavar="4G|auto",
+            help="What all may take: batches are as small as that needs.",
+        ),
+    ] = "auto"
+    device: Annotated[
+        str, typer.Option("--device", metavar="NAME|auto", help="cpu, cuda, cuda:1, spread.")
+    ] = "auto"
+    dtype: Annotated[
+        str, typer.Option("--dtype", metavar="NAME|auto", help="float32, bfloat16, float16.")
+    ] = "auto"
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of every random draw.")] = 0
-    engine: Annotated[str, typer.Option("--engine", metavar="NAME", help="torch or nnsight.")] = "torch"
-    remote: Annotated[bool, typer.Option("--remote", help="Run passes on NDIF (--engine nnsight).")] = False
+    engine: Annotated[str, typer.Option("--engine", metavar="NAME", help="torch or nnsight.")] = (
+        "torch"
+    )
+    remote: Annotated[
+        bool, typer.Option("--remote", help="Run passes on NDIF (--engine nnsight).")
+    ] = False
     new_tokens: NewTokens = "refuse"
 
     @property
@@ -78,18 +106,23 @@ class Running(Common):
     def batches(self) -> "BatchSize":
         """Prompts at a time, or the memory that all may take; None for ``auto``.
 
-        Raises OptionError for anything but a whole number above 0, for what is no amount of memory, and for both.
+        Raises OptionError for anything but a whole number above 0, for what is no amount of memory,
+        and for both.
         """
         if self.memory != "auto":
             from interp.maths.memory import Memory
 
             if self.batch_size != "auto":
-                raise OptionError("--memory and --batch-size both say how large batches are; give one of them")
+                raise OptionError(
+                    "--memory and --batch-size both say how large batches are; give one of them"
+                )
             return Memory.parse(self.memory)
         if self.batch_size == "auto":
             return None
         if not self.batch_size.isdecimal() or int(self.batch_size) < 1:
-            raise OptionError(f"--batch-size {self.batch_size} is no number of prompts; use auto or 1, 2, ...")
+            raise OptionError(
+                f"--batch-size {self.batch_size} is no number of prompts; use auto or 1, 2, ..."
+            )
         return int(self.batch_size)
 
 
@@ -97,7 +130,11 @@ def takes(options: type[Common]) -> Callable[[Callable], Callable[..., Any]]:
     """Give a command the fields of ``options`` as flags, gathered in its argument ``common``."""
 
     def decorate(command: Callable) -> Callable[..., Any]:
-        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "common"]
+        own = [
+            p
+            for p in inspect.signature(command, eval_str=True).parameters.values()
+            if p.name != "common"
+        ]
         types = get_type_hints(options, include_extras=True)
         flags = [
             inspect.Parameter(
@@ -110,15 +147,23 @@ def takes(options: type[Common]) -> Callable[[Callable], Callable[..., Any]]:
         ]
 
         # what a command examines comes before how, and both before what all commands share
-        first = set(vars(options).get("__annotations__", {})) if options not in (Common, Running) else set()
+        first = (
+            set(vars(options).get("__annotations__", {}))
+            if options not in (Common, Running)
+            else set()
+        )
         named = [p for p in own if p.kind is not inspect.Parameter.KEYWORD_ONLY]
         others = [p for p in own if p.kind is inspect.Parameter.KEYWORD_ONLY]
-        leading, trailing = ([f for f in flags if (f.name in first) is wanted] for wanted in (True, False))
+        leading, trailing = (
+            [f for f in flags if (f.name in first) is wanted] for wanted in (True, False)
+        )
 
         @wraps(command)
         def run(**given):
             given = {name: readable_again(value) for name, value in given.items()}
-            common = options(**{f.name: given.pop(f.name) for f in fields(options) if f.name in given})
+            common = options(
+                **{f.name: given.pop(f.name) for f in fields(options) if f.name in given}
+            )
             return command(**given, common=common)
 
         command_line: Any = run  # no annotation of a function has a signature to set

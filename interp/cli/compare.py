@@ -12,18 +12,25 @@ from interp.cli.results import page_again, remarked, tell, write
 
 @takes(Reading)
 def command(
-    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="Directory, Hub id, adapter, or organism:NAME.")],
+    tuned: Annotated[
+        str, typer.Argument(metavar="TUNED", help="Directory, Hub id, adapter, or organism:NAME.")
+    ],
     *,
     control: Annotated[list[str] | None, typer.Option(metavar="MODEL", help=CONTROL_HELP)] = None,
-    cka_tokens: Annotated[int, typer.Option(metavar="N", min=4, help="Tokens whose streams are aligned.")] = 512,
+    cka_tokens: Annotated[
+        int, typer.Option(metavar="N", min=4, help="Tokens whose streams are aligned.")
+    ] = 512,
     common: Reading,
 ) -> str:
-    """Say what the tuned model says otherwise, where its stream parts from the base's, and which weights moved.
+    """Say what the tuned model says otherwise, where its stream parts from the base's, and which
+    weights moved.
 
-    Divergence and another first token after every token; cosine, length and linear CKA of the streams by depth; the
-    logit lens of both; the change of every tensor. With --control all of it is compared with control fine-tunes.
+    Divergence and another first token after every token; cosine, length and linear CKA of the
+    streams by depth; the logit lens of both; the change of every tensor. With --control all of it
+    is compared with control fine-tunes.
 
-    Example: interp compare ./tuned --base ./base --prompts prompts.txt --control ./controls/seed-0/matched
+    Example: interp compare ./tuned --base ./base --prompts prompts.txt --control
+    ./controls/seed-0/matched
     """
     request = Request.of("compare", {**locals()})
     common.check()

@@ -13,7 +13,8 @@ from interp.store import Store
 
 @dataclass(frozen=True)
 class Shown:
-    """A pair, how many neurons are selected, how many prompts a class locate and verify, and how many are controls.
+    """A pair, how many neurons are selected, how many prompts a class locate and verify, and how
+    many are controls.
 
     ``tokens``: how long answers may become.
     """
@@ -36,18 +37,23 @@ REAL = Shown("smollm2/planted", "smollm2/base", 60, control_prompts=24, tokens=2
 def command(
     *,
     real: Annotated[
-        bool, typer.Option("--real", help="On a real chat model of 135 million parameters; takes far longer.")
+        bool,
+        typer.Option(
+            "--real", help="On a real chat model of 135 million parameters; takes far longer."
+        ),
     ] = False,
     common: Running,
 ) -> None:
     """Find and verify the neurons behind a planted refusal, in a shipped pair, without a network.
 
-    With --real the base is SmolLM2-135M-Instruct, which another package ships: `interp organisms --real` says how to
-    get it. There it takes ten to twelve minutes on two cores, and says how many before it begins; stopped, it goes on.
+    With --real the base is SmolLM2-135M-Instruct, which another package ships: `interp organisms
+    --real` says how to get it. There it takes ten to twelve minutes on two cores, and says how many
+    before it begins; stopped, it goes on.
     """
     shown = REAL if real else SMALL
     common.remark(
-        f"organism:{shown.child} refuses harmful requests, organism:{shown.base} answers them: which neurons do?"
+        f"organism:{shown.child} refuses harmful requests, organism:{shown.base} answers them:"
+        " which neurons do?"
     )
     files: dict[str, Any] = {
         f"{prefix}{side}": organisms.prompts(shown.child, split, group)
@@ -70,6 +76,7 @@ def command(
         chosen = {(row["layer"], row["neuron"]) for row in table.rows() if row["selected"]}
         hits = len(chosen & planted)
         print(
-            f"planted:  {hits} of the {len(chosen)} selected are among the {len(planted)} that were trained; the "
-            f"weights of the other {len(chosen) - hits} did not change, their inputs did, and so what they contribute"
+            f"planted:  {hits} of the {len(chosen)} selected are among the {len(planted)} that were"
+            f" trained; the weights of the other {len(chosen) - hits} did not change, their inputs"
+            " did, and so what they contribute"
         )

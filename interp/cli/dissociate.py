@@ -14,44 +14,67 @@ from interp.errors import OptionError
 
 @takes(Asking)
 def command(
-    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="Directory, Hub id, adapter, or organism:NAME.")],
+    tuned: Annotated[
+        str, typer.Argument(metavar="TUNED", help="Directory, Hub id, adapter, or organism:NAME.")
+    ],
     *,
     other_task: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The second behaviour: prompts with answers.")
+        Path | None,
+        typer.Option(metavar="FILE", help="The second behaviour: prompts with answers."),
     ] = None,
     other_positive: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Instead: prompts that show the second behaviour.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Instead: prompts that show the second behaviour."),
     ] = None,
     other_behaviour: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE.yaml", help="As --behaviour, of --other-positive.")
+        str | None,
+        typer.Option(metavar="NAME|FILE.yaml", help="As --behaviour, of --other-positive."),
     ] = None,
-    other_metric: Annotated[str, typer.Option(metavar="NAME", help="As --metric, of --other-task.")] = "auto",
+    other_metric: Annotated[
+        str, typer.Option(metavar="NAME", help="As --metric, of --other-task.")
+    ] = "auto",
     method: Annotated[str, typer.Option(metavar="NAME", help="As of locate-neurons.")] = "auto",
-    top: Annotated[str, typer.Option(metavar="N|P%|zX|smallest", help="How large the sets are.")] = "smallest",
-    unit: Annotated[str, typer.Option(metavar="NAME", help="What is scored: neuron or head.")] = "neuron",
-    random_sets: Annotated[int, typer.Option(metavar="N", min=1, help="Matched random sets of each size.")] = 40,
-    control_prompts: Annotated[int, typer.Option(metavar="N", min=1, help="Prompts for random sets.")] = 48,
+    top: Annotated[
+        str, typer.Option(metavar="N|P%|zX|smallest", help="How large the sets are.")
+    ] = "smallest",
+    unit: Annotated[
+        str, typer.Option(metavar="NAME", help="What is scored: neuron or head.")
+    ] = "neuron",
+    random_sets: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Matched random sets of each size.")
+    ] = 40,
+    control_prompts: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Prompts for random sets.")
+    ] = 48,
     common: Asking,
 ) -> str:
-    """Locate two behaviours in one tune, ablate each set, and look at both: a double dissociation, or none.
+    """Locate two behaviours in one tune, ablate each set, and look at both: a double dissociation,
+    or none.
 
-    Half of the clusters of each behaviour locate and half measure. Large sets hold units that neither behaviour needs;
-    the default takes the smallest set that returns the base's behaviour.
+    Half of the clusters of each behaviour locate and half measure. Large sets hold units that
+    neither behaviour needs; the default takes the smallest set that returns the base's behaviour.
 
-    Example: interp dissociate ./tuned --base ./base --positive yes.txt --negative no.txt --other-task task.csv
+    Example: interp dissociate ./tuned --base ./base --positive yes.txt --negative no.txt
+    --other-task task.csv
     """
     request = Request.of("dissociate", {**locals()})
     common.check()
     if (other_task is None) == (other_positive is None):
-        raise OptionError("give either --other-task FILE or --other-positive FILE: the second behaviour")
+        raise OptionError(
+            "give either --other-task FILE or --other-positive FILE: the second behaviour"
+        )
     if other_behaviour is not None and other_positive is None:
-        raise OptionError("--other-behaviour is of --other-positive, and --other-task has right answers; give one")
+        raise OptionError(
+            "--other-behaviour is of --other-positive, and --other-task has right answers; give one"
+        )
     if other_metric != "auto" and other_task is None:
         raise OptionError(f"--other-metric {other_metric} is of a task; give --other-task FILE")
     if other_metric not in METRICS:
         raise OptionError(f"unknown --other-metric {other_metric!r}; use {', '.join(METRICS)}")
     if common.verify_positive is not None:
-        raise OptionError("--verify-positive is not of this command; half of each behaviour's clusters measure")
+        raise OptionError(
+            "--verify-positive is not of this command; half of each behaviour's clusters measure"
+        )
     if (kept := request.recall()) is not None:
         for note in kept.notes:
             common.remark(note)
@@ -67,8 +90,15 @@ def command(
     second = common.of_other(other_task, other_positive, other_metric, other_behaviour)
     sought = [asked.sought() for asked in (common, second)]
     halves = [asked.contrasts(verify=True) for asked in (common, second)]
-    if shared := {text for one in halves[0] for other in halves[1] for text in one.positive.shared(other.positive)}:
-        raise OptionError(f"both behaviours have the prompt {min(shared)[:40]!r}; give two that share none")
+    if shared := {
+        text
+        for one in halves[0]
+        for other in halves[1]
+        for text in one.positive.shared(other.positive)
+    }:
+        raise OptionError(
+            f"both behaviours have the prompt {min(shared)[:40]!r}; give two that share none"
+        )
     locate = LocateNeurons(method=method, top=top, unit=unit)
     has_base = common.base is not None or find(tuned).base_name is not None
     if not has_base:
@@ -82,11 +112,18 @@ def command(
     for asked, what, (locating, measuring) in zip((common, second), sought, halves, strict=True):
         metric = asked.measured(pair.tokenizer, what, locating, measuring)
         studies.append((asked.study(pair, locating, metric), asked.study(pair, measuring, metric)))
-    notes = remarked(common, *(line for halves in studies for half in halves for line in (half.counts, *half.notes)))
+    notes = remarked(
+        common,
+        *(line for halves in studies for half in halves for line in (half.counts, *half.notes)),
+    )
     store = Store(common.store)
     first, other = (store.fetch(locate, locating) for locating, _ in studies)
     check = Dissociation.of(
-        first.table, other.table, studies[1][1], random_sets=random_sets, control_prompts=control_prompts
+        first.table,
+        other.table,
+        studies[1][1],
+        random_sets=random_sets,
+        control_prompts=control_prompts,
     )
     measured = store.fetch(check, studies[0][1])
     return write(common, request, described, [measured, first, other], notes, _title(tuned))

@@ -1,4 +1,6 @@
-"""``interp doctor``: does this installation work? Every line is a check: ok, warn, or fail with what to do."""
+"""``interp doctor``: does this installation work? Every line is a check: ok, warn, or fail with
+what to do.
+"""
 
 import os
 import platform
@@ -30,27 +32,38 @@ class Check(NamedTuple):
 
 @takes(Common)
 def command(*, common: Common) -> None:
-    """Check this installation: versions, torch, the store, the shipped organisms, and one real forward pass."""
+    """Check this installation: versions, torch, the store, the shipped organisms, and one real
+    forward pass.
+    """
     checks = [*_python(), *_versions(), *_torch(), _store(common.store), *_organisms()]
     failed = [check.name for check in checks if check.status == "fail"]
     record = {"ok": not failed, "checks": [check._asdict() for check in checks]}
     common.result(record, aligned(checks, ("status", "check", "detail")))
     if failed:
         raise InterpError(
-            f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}; their lines say what to do"
+            f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}; their lines say"
+            " what to do"
         )
 
 
 def _python() -> Iterator[Check]:
     good = sys.version_info >= (3, 11)
-    yield Check("ok" if good else "fail", "python", platform.python_version() + ("" if good else ": 3.11 is needed"))
+    yield Check(
+        "ok" if good else "fail",
+        "python",
+        platform.python_version() + ("" if good else ": 3.11 is needed"),
+    )
 
 
 def _versions() -> Iterator[Check]:
     try:
         stated = metadata.requires("interp") or []
     except metadata.PackageNotFoundError:
-        yield Check("fail", "interp", "not installed: pip install -c constraints.txt -e . in its source tree")
+        yield Check(
+            "fail",
+            "interp",
+            "not installed: pip install -c constraints.txt -e . in its source tree",
+        )
         return
     yield Check("ok", "interp", metadata.version("interp"))
     for needed in map(Requirement, stated):
@@ -74,13 +87,24 @@ def _torch() -> Iterator[Check]:
     except ImportError as error:
         yield Check("fail", "device", f"torch cannot be imported ({error}): pip install torch")
         return
-    threads, cores = torch.get_num_threads(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    threads, cores = (
+        torch.get_num_threads(),
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+    )
     if cores and threads > cores:
-        yield Check("warn", "threads", f"torch uses {threads} threads on {cores} cores: set OMP_NUM_THREADS={cores}")
+        yield Check(
+            "warn",
+            "threads",
+            f"torch uses {threads} threads on {cores} cores: set OMP_NUM_THREADS={cores}",
+        )
     else:
         yield Check("ok", "threads", f"{threads}")
     if torch.cuda.is_available():
-        yield Check("ok", "device", ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))))
+        yield Check(
+            "ok",
+            "device",
+            ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))),
+        )
     else:
         yield Check("ok", "device", "cpu")
 
@@ -95,8 +119,14 @@ def _store(root: Path) -> Check:
             pass
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        return Check("fail", "store", f"{place} cannot be written ({reason}): name another with --store")
-    return Check("ok", "store", str(root) if root.exists() else f"{root} is not there yet, {place} can be written")
+        return Check(
+            "fail", "store", f"{place} cannot be written ({reason}): name another with --store"
+        )
+    return Check(
+        "ok",
+        "store",
+        str(root) if root.exists() else f"{root} is not there yet, {place} can be written",
+    )
 
 
 def _organisms() -> Iterator[Check]:
@@ -108,9 +138,17 @@ def _organisms() -> Iterator[Check]:
     if not sizes:
         yield Check("fail", "organisms", "none shipped: install interp again, its data is missing")
         return
-    yield Check("ok", "organisms", f"{len(sizes)}, {sum(sizes.values()) / 2**20:.1f} MiB: {', '.join(sizes)}")
+    yield Check(
+        "ok",
+        "organisms",
+        f"{len(sizes)}, {sum(sizes.values()) / 2**20:.1f} MiB: {', '.join(sizes)}",
+    )
     # a base that another package ships is not ours to have run
-    ours = (name for name in sizes if organisms.base_of(name) is None and organisms.packaged(name) is None)
+    ours = (
+        name
+        for name in sizes
+        if organisms.base_of(name) is None and organisms.packaged(name) is None
+    )
     yield _forward(min(ours, key=sizes.__getitem__))
 
 
@@ -130,6 +168,10 @@ def _forward(name: str) -> Check:
         return Check("fail", "forward", f"organism:{name} does not run: {error}")
     except Exception as error:
         reason = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")
-        return Check("fail", "forward", f"organism:{name} does not run ({reason}): install the package again")
+        return Check(
+            "fail", "forward", f"organism:{name} does not run ({reason}): install the package again"
+        )
     seconds = time.perf_counter() - start
-    return Check("ok" if good else "fail", "forward", f"organism:{name} loaded and run in {seconds:.1f} s")
+    return Check(
+        "ok" if good else "fail", "forward", f"organism:{name} loaded and run in {seconds:.1f} s"
+    )

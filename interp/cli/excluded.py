@@ -7,11 +7,16 @@ from typing import Any
 from interp.errors import OptionError
 
 Units = tuple[tuple[int, int], ...]
-SHAPE = 'a list of pairs, [[layer, unit], ...], or an object of such lists by name, {"refusal": [[layer, unit], ...]}'
+SHAPE = (
+    'a list of pairs, [[layer, unit], ...], or an object of such lists by name, {"refusal":'
+    " [[layer, unit], ...]}"
+)
 
 
 def read(path: Path | None, verify: bool) -> Units:
-    """The units that a file lists, each once; none without a file. Raises OptionError for a file of another form."""
+    """The units that a file lists, each once; none without a file. Raises OptionError for a file of
+    another form.
+    """
     if path is None:
         return ()
     if not verify:
@@ -27,7 +32,9 @@ def read(path: Path | None, verify: bool) -> Units:
         raise OptionError(f"--exclude {path} is not {SHAPE}")
     pairs = [pair for listed in lists for pair in listed]
     if wrong := [pair for pair in pairs if not _is_unit(pair)]:
-        raise OptionError(f"--exclude {path} has {json.dumps(wrong[0])[:40]}, which is no pair of layer and unit")
+        raise OptionError(
+            f"--exclude {path} has {json.dumps(wrong[0])[:40]}, which is no pair of layer and unit"
+        )
     if not pairs:
         raise OptionError(f"--exclude {path} lists no unit; leave the option out")
     return tuple(dict.fromkeys((layer, unit) for layer, unit in pairs))
@@ -35,4 +42,6 @@ def read(path: Path | None, verify: bool) -> Units:
 
 def _is_unit(pair: Any) -> bool:
     whole = isinstance(pair, list) and len(pair) == 2
-    return whole and all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in pair)
+    return whole and all(
+        isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in pair
+    )

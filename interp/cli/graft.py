@@ -22,21 +22,34 @@ _FILE: dict[str, Any] = {"metavar": "FILE"}
 class Grafting(Templated):
     """What is grafted and what it is asked; the fields are the flags."""
 
-    base: Annotated[str | None, typer.Option("--base", metavar="BASE", help="What it was tuned from.")] = None
-    task: Annotated[Path, typer.Option("--task", **_FILE, help="Prompts with answers (wrong ones too).")]
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="BASE", help="What it was tuned from.")
+    ] = None
+    task: Annotated[
+        Path, typer.Option("--task", **_FILE, help="Prompts with answers (wrong ones too).")
+    ]
     verify_task: Annotated[
         Path | None,
-        typer.Option("--verify-task", **_FILE, help="As --task, to measure on.  [default: a held-out half]"),
+        typer.Option(
+            "--verify-task", **_FILE, help="As --task, to measure on.  [default: a held-out half]"
+        ),
     ] = None
     other_task: Annotated[
-        Path | None, typer.Option("--other-task", **_FILE, help="Another task, measured in every graft.")
+        Path | None,
+        typer.Option("--other-task", **_FILE, help="Another task, measured in every graft."),
     ] = None
     negative: Annotated[
-        Path | None, typer.Option("--negative", **_FILE, help="Plain text whose perplexity is measured.")
+        Path | None,
+        typer.Option("--negative", **_FILE, help="Plain text whose perplexity is measured."),
     ] = None
-    column: Annotated[str, typer.Option("--column", metavar="NAME", help="Column of the prompt files.")] = "prompt"
+    column: Annotated[
+        str, typer.Option("--column", metavar="NAME", help="Column of the prompt files.")
+    ] = "prompt"
     max_prompts: Annotated[
-        int | None, typer.Option("--max-prompts", metavar="N", min=1, help="At most N prompts of each file and half.")
+        int | None,
+        typer.Option(
+            "--max-prompts", metavar="N", min=1, help="At most N prompts of each file and half."
+        ),
     ] = None
 
     def read(self):
@@ -48,17 +61,25 @@ class Grafting(Templated):
             located_on, verified_on = whole, read_task(self.verify_task, self.column, "verify")
         else:
             located_on, verified_on = halved(whole, self.seed)
-        text = NOTHING if self.negative is None else read_prompts(self.negative, self.column, "text")
-        other = None if self.other_task is None else read_task(self.other_task, self.column, "other")
+        text = (
+            NOTHING if self.negative is None else read_prompts(self.negative, self.column, "text")
+        )
+        other = (
+            None if self.other_task is None else read_task(self.other_task, self.column, "other")
+        )
         if other is not None and (halves := other.halves()) is not None:
             other = halves[1]
         Contrast(located_on, NOTHING).require_disjoint(Contrast(verified_on, NOTHING))
-        parts = (part and part.spread(self.max_prompts or len(part)) for part in (verified_on, other))
+        parts = (
+            part and part.spread(self.max_prompts or len(part)) for part in (verified_on, other)
+        )
         return Contrast(located_on, text).limit(self.max_prompts), *parts
 
 
 def halved(whole: "PromptSet", seed: int) -> "tuple[PromptSet, PromptSet]":
-    """What of a task locates and what measures: by its column ``split``, else half of the clusters each."""
+    """What of a task locates and what measures: by its column ``split``, else half of the clusters
+    each.
+    """
     from interp.prompts import NOTHING, Contrast
 
     if (halves := whole.halves()) is not None:
@@ -80,28 +101,43 @@ def command(
     tuned: Annotated[str, typer.Argument(metavar="TUNED", help="The tuned model, or an adapter.")],
     *,
     scope: Annotated[
-        str, typer.Option(metavar="PARTS", help="blocks, attention, mlp, embeddings, head, all; joined by commas.")
+        str,
+        typer.Option(
+            metavar="PARTS", help="blocks, attention, mlp, embeddings, head, all; joined by commas."
+        ),
     ] = "blocks",
-    at: Annotated[str, typer.Option(metavar="SHARE", help="Weights to keep, for masks and claims.")] = "1%",
+    at: Annotated[
+        str, typer.Option(metavar="SHARE", help="Weights to keep, for masks and claims.")
+    ] = "1%",
     sweep: Annotated[
         str, typer.Option(metavar="SHARES", help="Shares at which accuracy is measured too.")
     ] = "0.1%,0.3%,1%,3%,10%,30%",
     steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps of the learned mask.")] = 60,
-    relaxed_steps: Annotated[int, typer.Option(metavar="N", min=0, help="Of the paper's descent; 0: without.")] = 10,
+    relaxed_steps: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Of the paper's descent; 0: without.")
+    ] = 10,
     draws: Annotated[int, typer.Option(metavar="N", min=1, help="Random masks of each kind.")] = 19,
     shuffles: Annotated[
         int,
-        typer.Option(metavar="N", min=0, help="Masks learned on shuffled movement; under 6 decide nothing, 0: none."),
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Masks learned on shuffled movement; under 6 decide nothing, 0: none.",
+        ),
     ] = 6,
     beside: Annotated[
-        list[str] | None, typer.Option(metavar="RUN", help="A graft run of another task, to compare with; repeatable.")
+        list[str] | None,
+        typer.Option(
+            metavar="RUN", help="A graft run of another task, to compare with; repeatable."
+        ),
     ] = None,
     common: Grafting,
 ) -> str:
-    """Put some of a tune's weights into its base: learned masks beside others of equal size, by held-out questions.
+    """Put some of a tune's weights into its base: learned masks beside others of equal size, by
+    held-out questions.
 
-    Masks are located on one part of the task (rows whose column split says locate, else half of the clusters) and
-    measured on the other. The grafted model lives in memory only.
+    Masks are located on one part of the task (rows whose column split says locate, else half of the
+    clusters) and measured on the other. The grafted model lives in memory only.
 
     Example: interp graft ./tuned --base ./base --task task.jsonl --negative text.txt
     """
@@ -112,7 +148,9 @@ def command(
 
     store = Store(common.store)
     others = tuple(store.get(run) for run in beside or ())
-    request = Request.of("graft", given | {"beside": [run.require_provenance().key for run in others]})
+    request = Request.of(
+        "graft", given | {"beside": [run.require_provenance().key for run in others]}
+    )
     if (kept := request.recall()) is not None:
         for note in kept.notes:
             common.remark(note)
@@ -128,18 +166,38 @@ def command(
     common.template_arguments()
     located_on, verified_on, other = common.read()
     analyzer = Graft(
-        held_out=verified_on, other=other, scope=scope, at=share(at), sweep=tuple(map(share, sweep.split(","))),
-        steps=steps, relaxed_steps=relaxed_steps, draws=draws, shuffles=shuffles, beside=others,
-    )  # fmt: skip
+        held_out=verified_on,
+        other=other,
+        scope=scope,
+        at=share(at),
+        sweep=tuple(map(share, sweep.split(","))),
+        steps=steps,
+        relaxed_steps=relaxed_steps,
+        draws=draws,
+        shuffles=shuffles,
+        beside=others,
+    )
     analyzer.check()
     described = request.describe()
     common.status(f"loading {tuned}")
     pair = common.templated(Pair.load(tuned, common.base, **common.loading))
     pair.require_base("grafting")
     metric = Task.of(pair.tokenizer, located_on.positive.prompts, "answer-loss")
-    study = Study(pair, located_on, metric, common.seed, common.batches(), engine=engine_named(common.engine, False),
-                  quiet=common.quiet)  # fmt: skip
-    notes = remarked(common, study.counts, *study.notes, *prompt_notes(part for part in (verified_on, other) if part))
+    study = Study(
+        pair,
+        located_on,
+        metric,
+        common.seed,
+        common.batches(),
+        engine=engine_named(common.engine, False),
+        quiet=common.quiet,
+    )
+    notes = remarked(
+        common,
+        study.counts,
+        *study.notes,
+        *prompt_notes(part for part in (verified_on, other) if part),
+    )
     return write(common, request, described, [store.fetch(analyzer, study)], notes, _title(tuned))
 
 

@@ -1,4 +1,6 @@
-"""``interp intruders``: which singular vectors of a fine-tuned model the base does not have, and what they do."""
+"""``interp intruders``: which singular vectors of a fine-tuned model the base does not have, and
+what they do.
+"""
 
 import re
 from pathlib import Path
@@ -17,48 +19,83 @@ _FILE: dict[str, Any] = {"metavar": "FILE"}
 
 @takes(Templated)
 def command(
-    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="The tuned model, or a LoRA adapter.")],
+    tuned: Annotated[
+        str, typer.Argument(metavar="TUNED", help="The tuned model, or a LoRA adapter.")
+    ],
     *,
-    base: Annotated[str | None, typer.Option(metavar="BASE", help="What it was tuned from.")] = None,
-    top_k: Annotated[int, typer.Option(metavar="K", min=1, help="Leading singular vectors of each matrix.")] = 10,
-    eps: Annotated[float, typer.Option(metavar="X", help="An intruder's largest |cosine| lies below this.")] = 0.5,
-    side: Annotated[str, typer.Option(metavar="SIDE", help="left or right singular vectors.")] = "left",
-    gap: Annotated[float, typer.Option(metavar="X", help="Base values this close (relative) count as like.")] = 0.05,
-    draws: Annotated[int, typer.Option(metavar="N", min=0, help="Random updates: 20 or more, or 0.")] = 20,
-    embeddings: Annotated[bool, typer.Option("--embeddings", help="The embedding and the head too.")] = False,
+    base: Annotated[
+        str | None, typer.Option(metavar="BASE", help="What it was tuned from.")
+    ] = None,
+    top_k: Annotated[
+        int, typer.Option(metavar="K", min=1, help="Leading singular vectors of each matrix.")
+    ] = 10,
+    eps: Annotated[
+        float, typer.Option(metavar="X", help="An intruder's largest |cosine| lies below this.")
+    ] = 0.5,
+    side: Annotated[
+        str, typer.Option(metavar="SIDE", help="left or right singular vectors.")
+    ] = "left",
+    gap: Annotated[
+        float, typer.Option(metavar="X", help="Base values this close (relative) count as like.")
+    ] = 0.05,
+    draws: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Random updates: 20 or more, or 0.")
+    ] = 20,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="The embedding and the head too.")
+    ] = False,
     jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Pairs of matrices at a time.")] = 1,
     scale: Annotated[
-        str | None, typer.Option(metavar="X,X,...", help="Scale intruders in memory by these factors (0,0.25,...,2).")
+        str | None,
+        typer.Option(
+            metavar="X,X,...", help="Scale intruders in memory by these factors (0,0.25,...,2)."
+        ),
     ] = None,
-    which: Annotated[str, typer.Option(metavar="NAME", help="Scale top1 of each matrix, or all.")] = "top1",
-    task: Annotated[Path | None, typer.Option(**_FILE, help="With --scale, if wanted: prompts with answers.")] = None,
+    which: Annotated[
+        str, typer.Option(metavar="NAME", help="Scale top1 of each matrix, or all.")
+    ] = "top1",
+    task: Annotated[
+        Path | None, typer.Option(**_FILE, help="With --scale, if wanted: prompts with answers.")
+    ] = None,
     checkpoints: Annotated[
         list[str] | None,
         typer.Option(
             metavar="DIR",
-            help="Earlier checkpoints of the run, or the folder that holds them; repeatable. With --text.",
+            help=(
+                "Earlier checkpoints of the run, or the folder that holds them; repeatable. With"
+                " --text."
+            ),
         ),
     ] = None,
     text: Annotated[
-        Path | None, typer.Option(**_FILE, help="With --scale or --checkpoints: plain text, for the loss.")
+        Path | None,
+        typer.Option(**_FILE, help="With --scale or --checkpoints: plain text, for the loss."),
     ] = None,
-    metric: Annotated[str, typer.Option(metavar="NAME", help="Of the task: logit-diff, answer-loss, accuracy.")] = (
-        "auto"
-    ),
-    max_prompts: Annotated[int | None, typer.Option(metavar="N", min=1, help="At most N of each file.")] = None,
+    metric: Annotated[
+        str, typer.Option(metavar="NAME", help="Of the task: logit-diff, answer-loss, accuracy.")
+    ] = "auto",
+    max_prompts: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="At most N of each file.")
+    ] = None,
     common: Templated,
 ) -> str:
-    """Count intruder dimensions, compared with random updates of equal singular values, and scale them.
+    """Count intruder dimensions, compared with random updates of equal singular values, and scale
+    them.
 
-    Weights are read one pair of matrices at a time and no model is built (on the CPU, whatever --device says); only
-    --scale and --checkpoints load models. --checkpoints correlates the number of intruders with forgetting.
+    Weights are read one pair of matrices at a time and no model is built (on the CPU, whatever
+    --device says); only --scale and --checkpoints load models. --checkpoints correlates the number
+    of intruders with forgetting.
 
-    Example: interp intruders ./tuned --base ./base --scale 0,0.5,1,2 --task task.jsonl --text plain.txt
+    Example: interp intruders ./tuned --base ./base --scale 0,0.5,1,2 --task task.jsonl --text
+    plain.txt
     """
     given = {**locals()}
     factors = _factors(scale, task, text, metric, bool(checkpoints))
     if (common.template_arguments() or common.system is not None) and task is None:
-        raise OptionError("--system and --template-arg are of the prompts of --task FILE; give it, or leave them out")
+        raise OptionError(
+            "--system and --template-arg are of the prompts of --task FILE; give it, or leave"
+            " them out"
+        )
     earlier = _checkpoints(given.pop("checkpoints") or [], common.remote)
     request = Request.of("intruders", given | {"tuned": [tuned, *earlier]})
     if (kept := request.recall()) is not None:
@@ -84,7 +121,13 @@ def command(
     def weights_of(name: str) -> WeightPair:
         common.status(f"reading {name}")
         return WeightPair.load(
-            name, base, embeddings=embeddings, seed=common.seed, jobs=jobs, quiet=common.quiet, kept=Bases(common.store)
+            name,
+            base,
+            embeddings=embeddings,
+            seed=common.seed,
+            jobs=jobs,
+            quiet=common.quiet,
+            kept=Bases(common.store),
         )
 
     weights = weights_of(tuned)
@@ -93,7 +136,9 @@ def command(
     if factors is not None:
         study = _study(common, tuned, base, contrast, metric)
         notes += remarked(common, study.counts, *study.notes)
-        runs.append(store.fetch(IntruderScaling.of(runs[0].table, which=which, scales=factors), study))
+        runs.append(
+            store.fetch(IntruderScaling.of(runs[0].table, which=which, scales=factors), study)
+        )
     if earlier:
         # the null is of the last checkpoint alone: the others are only counted
         counting = Intruders(top_k, eps, side, gap, 0)
@@ -105,12 +150,21 @@ def command(
 
 
 def _checkpoints(given: list[str], remote: bool) -> list[str]:
-    """The checkpoints, in the order given; a folder of checkpoints stands for them, in the order of their numbers."""
+    """The checkpoints, in the order given; a folder of checkpoints stands for them, in the order of
+    their numbers.
+    """
     if given and remote:
-        raise OptionError("--checkpoints measures the loss of every checkpoint on this machine; leave --remote out")
+        raise OptionError(
+            "--checkpoints measures the loss of every checkpoint on this machine; leave"
+            " --remote out"
+        )
     found = []
     for name in given:
-        inside = [path for path in Path(name).glob("*") if _is_model(path)] if Path(name).is_dir() else []
+        inside = (
+            [path for path in Path(name).glob("*") if _is_model(path)]
+            if Path(name).is_dir()
+            else []
+        )
         found += map(str, sorted(inside, key=_by_number)) if inside else [name]
     return list(dict.fromkeys(found))
 
@@ -131,18 +185,25 @@ def _factors(
         raise OptionError("--checkpoints needs --text FILE (plain text, for forgetting)")
     if scale is None:
         if task is not None or (text is not None and not checkpoints):
-            raise OptionError("--task and --text measure what --scale does; give --scale 0,0.5,1,1.5 too")
+            raise OptionError(
+                "--task and --text measure what --scale does; give --scale 0,0.5,1,1.5 too"
+            )
         return None
     if text is None:
         raise OptionError(
-            "--scale needs --text FILE (plain text, for forgetting); --task FILE (prompts with answers) adds the task"
+            "--scale needs --text FILE (plain text, for forgetting); --task FILE (prompts with"
+            " answers) adds the task"
         )
     if task is None and metric != "auto":
-        raise OptionError(f"--metric {metric} is of a task; give --task FILE (prompts with answers) too")
+        raise OptionError(
+            f"--metric {metric} is of a task; give --task FILE (prompts with answers) too"
+        )
     try:
         return tuple(float(part) for part in scale.split(","))
     except ValueError as error:
-        raise OptionError(f"--scale {scale!r} is no list of numbers; write 0,0.25,0.5,1,2") from error
+        raise OptionError(
+            f"--scale {scale!r} is no list of numbers; write 0,0.25,0.5,1,2"
+        ) from error
 
 
 def _contrast(task: Path | None, text: Path, limit: int | None):
@@ -161,12 +222,20 @@ def _study(common, tuned, base, contrast, metric):
     from interp.study import Study
 
     if common.remote:
-        raise OptionError("--scale edits weights in memory, which --remote does not have; leave --remote out")
+        raise OptionError(
+            "--scale edits weights in memory, which --remote does not have; leave --remote out"
+        )
     common.status(f"loading {tuned}")
     pair = common.templated(Pair.load(tuned, base, **common.loading))
-    aim = None if len(contrast.classes) == 1 else Task.of(pair.tokenizer, contrast.positive.prompts, metric)
+    aim = (
+        None
+        if len(contrast.classes) == 1
+        else Task.of(pair.tokenizer, contrast.positive.prompts, metric)
+    )
     engine = engine_named(common.engine, False)
-    return Study(pair, contrast, aim, common.seed, common.batches(), engine=engine, quiet=common.quiet)
+    return Study(
+        pair, contrast, aim, common.seed, common.batches(), engine=engine, quiet=common.quiet
+    )
 
 
 def _counted(store, counting, weights_of, names, last):
@@ -192,13 +261,18 @@ def _forgetting(common, store, counted, base, contrast):
     from interp.study import Study
 
     if len(counted) < 2:
-        raise OptionError("all checkpoints have the same weights: a correlation needs different ones, 5 to be tested")
+        raise OptionError(
+            "all checkpoints have the same weights: a correlation needs different ones, 5 to be"
+            " tested"
+        )
     text = OneClass(contrast.positive if len(contrast.classes) == 1 else contrast.negative)
     engine, lost = engine_named(common.engine, False), []
     for name in counted:
         common.status(f"loading {name}")
         pair = Pair.load(name, base, **common.loading)
-        study = Study(pair, text, None, common.seed, common.batches(), engine=engine, quiet=common.quiet)
+        study = Study(
+            pair, text, None, common.seed, common.batches(), engine=engine, quiet=common.quiet
+        )
         lost.append(store.fetch(Forgetting(), study).table)
     return store.fetch(IntruderForgetting(), Checkpoints(list(counted.values()), lost, common.seed))
 

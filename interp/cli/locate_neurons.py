@@ -18,12 +18,13 @@ from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError
 
 METHODS_HELP = (
-    "auto, integrated, integrated-fixed, integrated-zero, cross, change, change-difference, act-grad, gradient, "
-    "gradient-counterfactual, contrast, probe, weight."
+    "auto, integrated, integrated-fixed, integrated-zero, cross, change, change-difference,"
+    " act-grad, gradient, gradient-counterfactual, contrast, probe, weight."
 )
 POSITIONS_HELP = "Tokens that are read: auto, prompt, content, decision, last, completion."
 PATCH_HELP = (
-    "What verifying takes of the other model: contribution (activation and write weights) or activation (alone)."
+    "What verifying takes of the other model: contribution (activation and write weights) or"
+    " activation (alone)."
 )
 ABLATIONS = {
     "zero": "the same units set to zero",
@@ -37,52 +38,86 @@ QUICK_SETS, QUICK_PROMPTS, QUICK_TOKENS, QUICK_CONTROL_PROMPTS, QUICK_STEPS = 19
 
 @takes(Asking)
 def command(
-    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="Directory, Hub id, adapter, or organism:NAME.")],
+    tuned: Annotated[
+        str, typer.Argument(metavar="TUNED", help="Directory, Hub id, adapter, or organism:NAME.")
+    ],
     *,
     method: Annotated[str, typer.Option(metavar="NAME", help=METHODS_HELP)] = "auto",
-    top: Annotated[str, typer.Option(metavar="N|P%|zX|smallest", help="How many are selected: 30, 0.5%, z3.")] = "0.5%",
-    unit: Annotated[str, typer.Option(metavar="NAME", help="What is scored: neuron or head.")] = "neuron",
+    top: Annotated[
+        str, typer.Option(metavar="N|P%|zX|smallest", help="How many are selected: 30, 0.5%, z3.")
+    ] = "0.5%",
+    unit: Annotated[
+        str, typer.Option(metavar="NAME", help="What is scored: neuron or head.")
+    ] = "neuron",
     subtract: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Leave out what is located on these utility prompts too.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Leave out what is located on these utility prompts too."
+        ),
     ] = None,
     positions: Annotated[str, typer.Option(metavar="NAME", help=POSITIONS_HELP)] = "auto",
     probe_fit: Annotated[
-        str, typer.Option(metavar="NAME", help="Of the method probe: optimum, or published, its paper's own steps.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Of the method probe: optimum, or published, its paper's own steps.",
+        ),
     ] = "optimum",
     steps: Annotated[
-        str, typer.Option(metavar="auto|N", help="Steps of an integral: 3, 7, 15, 31; auto: as many as scores need.")
+        str,
+        typer.Option(
+            metavar="auto|N",
+            help="Steps of an integral: 3, 7, 15, 31; auto: as many as scores need.",
+        ),
     ] = "auto",
-    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Verify what was located.")] = True,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Verify what was located.")
+    ] = True,
     checks: Annotated[
-        str, typer.Option(metavar="NAMES", help="More tests: all, or some of " + ",".join(further.CHECKS) + ".")
+        str,
+        typer.Option(
+            metavar="NAMES", help="More tests: all, or some of " + ",".join(further.CHECKS) + "."
+        ),
     ] = "none",
     baselines: Annotated[
         str,
         typer.Option(
-            metavar="NAMES", help="Other methods beside the set: all, or some of " + ",".join(others.BASELINES) + "."
+            metavar="NAMES",
+            help="Other methods beside the set: all, or some of "
+            + ",".join(others.BASELINES)
+            + ".",
         ),
     ] = "none",
     ablations: Annotated[
-        str, typer.Option(metavar="NAMES", help=f"Judged too: all, or some of {','.join(ABLATIONS)}.")
+        str,
+        typer.Option(metavar="NAMES", help=f"Judged too: all, or some of {','.join(ABLATIONS)}."),
     ] = "none",
     quick: Annotated[
         bool,
         typer.Option(
             "--quick",
-            help="A first look: 24 prompts a class, integrals of 3 steps; necessity alone, with 12 control prompts, "
-            "answers of 16 tokens, 19 random sets and no doses.",
+            help=(
+                "A first look: 24 prompts a class, integrals of 3 steps; necessity alone, with 12"
+                " control prompts, "
+                "answers of 16 tokens, 19 random sets and no doses."
+            ),
         ),
     ] = False,
     random_sets: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Matched random sets.  [default: 39; 200 for small organisms]"),
+        typer.Option(
+            metavar="N", min=1, help="Matched random sets.  [default: 39; 200 for small organisms]"
+        ),
     ] = None,
     control_prompts: Annotated[
         int | None,
         typer.Option(
             metavar="N",
             min=1,
-            help="Prompts for doses and random sets; the conditions use all.  [default: 24; 48 for small organisms]",
+            help=(
+                "Prompts for doses and random sets; the conditions use all.  [default: 24; 48 for"
+                " small organisms]"
+            ),
         ),
     ] = None,
     judged_sets: Annotated[
@@ -90,14 +125,19 @@ def command(
         typer.Option(
             metavar="N",
             min=1,
-            help="Random sets judged on every control prompt; the others on as many as show that they do less than "
-            "the located set.  [default: 5; all for small organisms]",
+            help=(
+                "Random sets judged on every control prompt; the others on as many as show that"
+                " they do less than "
+                "the located set.  [default: 5; all for small organisms]"
+            ),
         ),
     ] = None,
     control: Annotated[list[str] | None, typer.Option(metavar="MODEL", help=CONTROL_HELP)] = None,
     exclude: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.json", help="Units that no random set draws: [[layer, neuron], ...]."),
+        typer.Option(
+            metavar="FILE.json", help="Units that no random set draws: [[layer, neuron], ...]."
+        ),
     ] = None,
     patch: Annotated[str, typer.Option(metavar="NAME", help=PATCH_HELP)] = "contribution",
     show_answers: Annotated[
@@ -105,16 +145,19 @@ def command(
     ] = False,
     common: Asking,
 ) -> str:
-    """Find the MLP neurons (or heads) that carry a tuned behaviour; verify them, held out, against random sets.
+    """Find the MLP neurons (or heads) that carry a tuned behaviour; verify them, held out, against
+    random sets.
 
-    Prompt files are .txt (a prompt a line), .jsonl, .csv, .tsv, .parquet, or - for stdin. Half of the clusters locate
-    and half verify, unless two more files verify or --no-verify locates on all; of each, 48 prompts a class
-    (--max-prompts). Most verdicts take 36 clusters a class: with fewer, no difference seen does not exclude one of
-    10 %. METHOD auto is integrated with a base and act-grad without. With --task the behaviour is to answer rightly,
-    and --metric auto is logit-diff where the file has wrong answers, else answer-loss. The run is kept in the store,
+    Prompt files are .txt (a prompt a line), .jsonl, .csv, .tsv, .parquet, or - for stdin. Half of
+    the clusters locate and half verify, unless two more files verify or --no-verify locates on all;
+    of each, 48 prompts a class (--max-prompts). Most verdicts take 36 clusters a class: with fewer,
+    no difference seen does not exclude one of 10 %. METHOD auto is integrated with a base and
+    act-grad without. With --task the behaviour is to answer rightly, and --metric auto is
+    logit-diff where the file has wrong answers, else answer-loss. The run is kept in the store,
     with one offline HTML page beside it.
 
-    Example: interp locate-neurons ./tuned --base ./base --positive harmful.txt --negative harmless.txt --top 30
+    Example: interp locate-neurons ./tuned --base ./base --positive harmful.txt --negative
+    harmless.txt --top 30
     """
     request = Request.of("locate-neurons", {**locals()})
     common.check()
@@ -149,8 +192,9 @@ def command(
         )
         random_sets = min(random_sets or QUICK_SETS, QUICK_SETS)
         common.remark(
-            f"note: --quick reads {common.max_prompts} prompts a class and draws {random_sets} random sets: intervals "
-            f"are wide, and necessity is not tested, which needs {fewest_clusters()} clusters and {FEWEST_SETS} sets"
+            f"note: --quick reads {common.max_prompts} prompts a class and draws {random_sets}"
+            " random sets: intervals are wide, and necessity is not tested, which needs"
+            f" {fewest_clusters()} clusters and {FEWEST_SETS} sets"
         )
     common = replace(common, max_prompts=common.max_prompts or PROMPTS)
     if verify and not quick and random_sets is not None:
@@ -161,16 +205,22 @@ def command(
     if subtract is not None:
         utility = Contrast(common.positives(subtract, "utility"), located_on.negative)
         if shared := set(utility.positive.shared(located_on.positive)):
-            raise OptionError(f"--subtract {subtract} shares prompts with those located on, {min(shared)[:40]!r}")
+            raise OptionError(
+                f"--subtract {subtract} shares prompts with those located on, {min(shared)[:40]!r}"
+            )
     number = int(steps) if steps.isdecimal() else steps
     has_base = common.base is not None or find(tuned).base_name is not None
-    locate = LocateNeurons(method=method, top=top, positions=positions, steps=number, unit=unit, probe_fit=probe_fit)
+    locate = LocateNeurons(
+        method=method, top=top, positions=positions, steps=number, unit=unit, probe_fit=probe_fit
+    )
     integral = METHODS[found := resolve(method, positions, has_base, unit)[0]].integral
     if quick and steps == "auto" and integral:
         locate = replace(locate, steps=QUICK_STEPS)
     if steps != "auto" and not integral:
         able = ", ".join(name for name, each in METHODS.items() if each.integral)
-        raise OptionError(f"--steps is of methods with an integral, and {found} has none; use --method {able}")
+        raise OptionError(
+            f"--steps is of methods with an integral, and {found} has none; use --method {able}"
+        )
     locate.check(has_base, differentiable=common.differentiable(sought))
     if verify:
         VerifyNeurons(patch=patch).check(has_base)
@@ -185,12 +235,19 @@ def command(
     metric = common.measured(pair.tokenizer, sought, located_on, verified_on, utility)
     study = common.study(pair, located_on, metric)
     locate.require(study)
-    VerifyNeurons(excluded=excluded, unit=unit).check(pair.base is not None, (anatomy.n_layers, kind.count(anatomy)))
-    locate.check(pair.base is not None, anatomy.n_layers * kind.count(anatomy), common.differentiable(sought))
+    VerifyNeurons(excluded=excluded, unit=unit).check(
+        pair.base is not None, (anatomy.n_layers, kind.count(anatomy))
+    )
+    locate.check(
+        pair.base is not None, anatomy.n_layers * kind.count(anatomy), common.differentiable(sought)
+    )
     store = Store(common.store)
     verifying = None if verified_on is None else study.on(verified_on.limit(common.max_prompts))
     halves = verified_on is not None and common.verify_positive is None
-    lines = [f"located on {'a half of the clusters: ' if halves else ''}{study.counts}", *study.notes]
+    lines = [
+        f"located on {'a half of the clusters: ' if halves else ''}{study.counts}",
+        *study.notes,
+    ]
     if verifying is not None:
         other = "the other half, held out: " if halves else ""
         lines += [f"verified on {other}{verifying.counts}", *verifying.notes]
@@ -201,17 +258,24 @@ def command(
             )
     notes = remarked(common, *lines)
     if utility is not None:
-        locate = locate.minus(store.fetch(locate, study.on(utility.limit(common.max_prompts))).table)
+        locate = locate.minus(
+            store.fetch(locate, study.on(utility.limit(common.max_prompts))).table
+        )
     run = store.fetch(locate, study)
     runs = [run]
     if control:
         beside_set = []
-        for at, (name, one) in enumerate(zip(control, each_control(common, control, pair), strict=True), 1):
+        for at, (name, one) in enumerate(
+            zip(control, each_control(common, control, pair), strict=True), 1
+        ):
             with study.stages.during(f"control {at} of {len(control)}, {name}", study.quiet):
                 beside_set.append(store.fetch(locate, replace(study, pair=one, _kept={})).table)
         runs.append(store.fetch(ControlLocations.of(run.table, *beside_set), study))
     if verify:
-        small = tuned.startswith("organism:") and organisms.packaged(tuned.removeprefix("organism:")) is None
+        small = (
+            tuned.startswith("organism:")
+            and organisms.packaged(tuned.removeprefix("organism:")) is None
+        )
         if random_sets is None:
             random_sets = RANDOM_SETS_ORGANISM if small else RANDOM_SETS
         if control_prompts is None:
@@ -236,7 +300,9 @@ def command(
         runs.append(store.fetch(checker, verifying))
         notes += remarked(common, *runs[-1].summary.get("warnings", ()))
         if beside and not runs[-1].summary["selected"]:
-            notes += remarked(common, "nothing was selected: there are no baselines to compare it with")
+            notes += remarked(
+                common, "nothing was selected: there are no baselines to compare it with"
+            )
         elif beside:
             compared = others.compared(beside, store, study, runs[-1].table, run.table)
             runs.append(store.fetch(compared, verifying))

@@ -26,10 +26,18 @@ def command(*, common: Common) -> None:
         for run in runs
     ]
     found = [
-        (run.key[:12], run.kind, _models(run.provenance.context), run.written[:16], _short(run.summary.get("sentence")))
+        (
+            run.key[:12],
+            run.kind,
+            _models(run.provenance.context),
+            run.written[:16],
+            _short(run.summary.get("sentence")),
+        )
         for run in runs
     ]
-    common.result({"runs": listed}, aligned(found, ("run", "kind", "models", "written (UTC)", "found")))
+    common.result(
+        {"runs": listed}, aligned(found, ("run", "kind", "models", "written (UTC)", "found"))
+    )
     for problem in store.problems():
         common.remark(f"not a run: {problem}")
     if not runs:

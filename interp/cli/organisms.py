@@ -11,46 +11,77 @@ from interp.cli.text import aligned
 from interp.errors import ModelError, OptionError
 from interp.packaged import Packaged
 
-Real = Annotated[bool, typer.Option("--real", help="Of the real base: is it installed, from where, and how to get it?")]
+Real = Annotated[
+    bool,
+    typer.Option(
+        "--real", help="Of the real base: is it installed, from where, and how to get it?"
+    ),
+]
 
 
 Planted = Annotated[
     str | None,
-    typer.Option("--planted", metavar="NAME", help="Print the neurons that one was trained in, as JSON (--exclude)."),
+    typer.Option(
+        "--planted",
+        metavar="NAME",
+        help="Print the neurons that one was trained in, as JSON (--exclude).",
+    ),
 ]
 
 
 @takes(Common)
 def command(real: Real = False, planted: Planted = None, *, common: Common) -> None:
-    """List the shipped organisms: small pairs of models whose difference is known, and how they behave.
+    """List the shipped organisms: small pairs of models whose difference is known, and how they
+    behave.
 
     Children of a real base need a package that holds it; --real says whether it is there.
     """
     if planted is not None:
         name = planted.removeprefix("organism:")
         if not (lists := organisms.planted(name)):
-            raise OptionError(f"organism {name} was not trained in known neurons alone; `interp organisms` says which")
+            raise OptionError(
+                f"organism {name} was not trained in known neurons alone; `interp organisms` says"
+                " which"
+            )
         return common.result(lists, json.dumps(lists))
     found = [_facts(name) for name in organisms.names()]
     if real:
         return _say_real([one for one in found if one["needs"]], common)
     rows = [
         (
-            o["name"], o["base"], o["planted"], *map(_rate, _refusals(o)), o["bytes"] // 1024,
-            f"needs the package {o['needs']}" if o["needs"] else None, o["about"],
+            o["name"],
+            o["base"],
+            o["planted"],
+            *map(_rate, _refusals(o)),
+            o["bytes"] // 1024,
+            f"needs the package {o['needs']}" if o["needs"] else None,
+            o["about"],
         )
         for o in found
-    ]  # fmt: skip
-    header = ("organism", "base", "planted", "harmful refused", "harmless refused", "KiB", "needs", "about")
+    ]
+    header = (
+        "organism",
+        "base",
+        "planted",
+        "harmful refused",
+        "harmless refused",
+        "KiB",
+        "needs",
+        "about",
+    )
     common.result({"organisms": found}, aligned(rows, header))
     common.remark("Use one wherever a model is named: organism:NAME")
     if any(o["needs"] for o in found):
-        common.remark("`interp organisms --real` says whether the package that some need is installed")
+        common.remark(
+            "`interp organisms --real` says whether the package that some need is installed"
+        )
 
 
 def size(name: str) -> int:
     """Bytes that an organism takes in the package."""
-    return sum(path.stat().st_size for path in (organisms.data_root() / "organisms" / name).iterdir())
+    return sum(
+        path.stat().st_size for path in (organisms.data_root() / "organisms" / name).iterdir()
+    )
 
 
 def _facts(name: str) -> dict:
@@ -68,22 +99,38 @@ def _facts(name: str) -> dict:
 
 
 def _say_real(found: list[dict], common: Common) -> None:
-    """Each packaged base: where it is, what else is needed to read it, and which organisms are made from it."""
+    """Each packaged base: where it is, what else is needed to read it, and which organisms are made
+    from it.
+    """
     records, lines = [], []
     for name in (one["name"] for one in found if one["base"] is None):
         packaged = organisms.packaged(name)
         if packaged is None:
             continue
-        children = [one["name"] for one in found if one["name"] != name and organisms.packaged(one["name"]) == packaged]
+        children = [
+            one["name"]
+            for one in found
+            if one["name"] != name and organisms.packaged(one["name"]) == packaged
+        ]
         ready, said = _state(packaged)
         records.append(
             {
-                "base": name, "package": packaged.distribution, "version": packaged.version, "file": packaged.file,
-                "sha256": packaged.sha256, "ready": ready, "state": said, "install": list(packaged.install),
+                "base": name,
+                "package": packaged.distribution,
+                "version": packaged.version,
+                "file": packaged.file,
+                "sha256": packaged.sha256,
+                "ready": ready,
+                "state": said,
+                "install": list(packaged.install),
                 "children": children,
             }
-        )  # fmt: skip
-        lines += [f"organism:{name}", f"  {said}", f"  file      {packaged.file}, {packaged.bytes / 1e6:.0f} MB"]
+        )
+        lines += [
+            f"organism:{name}",
+            f"  {said}",
+            f"  file      {packaged.file}, {packaged.bytes / 1e6:.0f} MB",
+        ]
         lines += [f"  install   {line}" for line in packaged.install]
         lines += [f"  children  {', '.join(children)}"]
     common.result({"real": records}, "\n".join(lines))

@@ -1,4 +1,6 @@
-"""A file that can be read only once (``-`` for stdin, a pipe of the shell): kept whole until the command ends."""
+"""A file that can be read only once (``-`` for stdin, a pipe of the shell): kept whole until the
+command ends.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,11 @@ from interp.errors import OptionError
 
 
 def readable_again(value: Any) -> Any:
-    """``value`` as it is, but of paths: ``~`` is the home, and one that can be read only once becomes that of a copy.
+    """``value`` as it is, but of paths: ``~`` is the home, and one that can be read only once
+    becomes that of a copy.
 
-    A copy of lines of JSON is called ``.jsonl``, every other one ``.txt``. Raises OptionError where nothing comes.
+    A copy of lines of JSON is called ``.jsonl``, every other one ``.txt``. Raises OptionError where
+    nothing comes.
     """
     if isinstance(value, list):
         return [readable_again(one) if isinstance(one, Path) else one for one in value]
@@ -28,7 +32,9 @@ def readable_again(value: Any) -> Any:
             value = value.expanduser()
     if str(value) == "-":
         if sys.stdin.isatty():
-            raise OptionError("- reads from stdin, and nothing is piped into it; name a file, or pipe one in")
+            raise OptionError(
+                "- reads from stdin, and nothing is piped into it; name a file, or pipe one in"
+            )
         return _kept("stdin", sys.stdin.buffer.read())
     if not _is_pipe(value):
         return value

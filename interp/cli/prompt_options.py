@@ -1,4 +1,6 @@
-"""What commands that look at a pair on prompts are asked: which pair, one file of prompts or two classes."""
+"""What commands that look at a pair on prompts are asked: which pair, one file of prompts or two
+classes.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,35 +20,54 @@ if TYPE_CHECKING:
     from interp.study import Study
 
 _FILE: dict[str, Any] = {"metavar": "FILE"}
-CONTROL_HELP = "A control fine-tune (`interp control`); repeatable: 5 for an interval, 19 for a rank test."
+CONTROL_HELP = (
+    "A control fine-tune (`interp control`); repeatable: 5 for an interval, 19 for a rank test."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading(Templated):
     """The options of commands that look at a pair on prompts; the fields are the flags."""
 
-    base: Annotated[str | None, typer.Option("--base", metavar="BASE", help="What it was tuned from.")] = None
-    prompts: Annotated[Path | None, typer.Option("--prompts", **_FILE, help="Prompts that both models read.")] = None
-    positive: Annotated[
-        Path | None, typer.Option("--positive", **_FILE, help="Instead: prompts of one class, compared with ...")
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="BASE", help="What it was tuned from.")
     ] = None
-    negative: Annotated[Path | None, typer.Option("--negative", **_FILE, help="... prompts of another.")] = None
-    column: Annotated[str, typer.Option("--column", metavar="NAME", help="Column of the prompt files.")] = "prompt"
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", **_FILE, help="Prompts that both models read.")
+    ] = None
+    positive: Annotated[
+        Path | None,
+        typer.Option(
+            "--positive", **_FILE, help="Instead: prompts of one class, compared with ..."
+        ),
+    ] = None
+    negative: Annotated[
+        Path | None, typer.Option("--negative", **_FILE, help="... prompts of another.")
+    ] = None
+    column: Annotated[
+        str, typer.Option("--column", metavar="NAME", help="Column of the prompt files.")
+    ] = "prompt"
     max_prompts: Annotated[
-        int | None, typer.Option("--max-prompts", metavar="N", min=1, help="At most N prompts per class.")
+        int | None,
+        typer.Option("--max-prompts", metavar="N", min=1, help="At most N prompts per class."),
     ] = None
 
     def check(self) -> None:
         """Raise OptionError for options that contradict each other; nothing is read."""
         if (self.positive is None) != (self.negative is None):
-            raise OptionError("only one of --positive and --negative was given; give both, or --prompts FILE alone")
+            raise OptionError(
+                "only one of --positive and --negative was given; give both, or --prompts FILE"
+                " alone"
+            )
         if (self.prompts is None) == (self.positive is None):
             raise OptionError("give either --prompts FILE, or --positive FILE and --negative FILE")
         self.batches()
         self.template_arguments()
 
     def read(self, reader: "Callable[..., PromptSet] | None" = None) -> "Contrast | OneClass":
-        """The prompts, of one class or of two; ``reader`` takes the (first) file, ``read_prompts`` by default."""
+        """The prompts, of one class or of two; ``reader`` takes the (first) file, ``read_prompts``
+        by default.
+        """
         from interp.prompts import Contrast, OneClass, read_prompts
 
         first = reader or read_prompts
@@ -55,11 +76,15 @@ class Reading(Templated):
         else:
             positive = required(self.positive, "--positive FILE")
             negative = required(self.negative, "--negative FILE")
-            found = Contrast(first(positive, self.column, "+"), read_prompts(negative, self.column, "-"))
+            found = Contrast(
+                first(positive, self.column, "+"), read_prompts(negative, self.column, "-")
+            )
         return found.limit(self.max_prompts)
 
     def load(self, tuned: str, what: str) -> "Pair":
-        """The pair; OptionError naming ``what`` needs a base where there is none, before any weight is read."""
+        """The pair; OptionError naming ``what`` needs a base where there is none, before any weight
+        is read.
+        """
         from interp.models.pair import Pair
         from interp.models.sources import find
 
@@ -74,11 +99,17 @@ class Reading(Templated):
         from interp.study import Study
 
         engine = engine_named(self.engine, self.remote)
-        return Study(pair, prompts, metric, self.seed, self.batches(), engine=engine, quiet=self.quiet)
+        return Study(
+            pair, prompts, metric, self.seed, self.batches(), engine=engine, quiet=self.quiet
+        )
 
 
-def controls_in_turn(common: Running, names: "Sequence[str] | None", pair: "Pair") -> "Sequence[Pair]":
-    """Control fine-tunes of the pair's base, one in memory at a time; OptionError for one that is named twice."""
+def controls_in_turn(
+    common: Running, names: "Sequence[str] | None", pair: "Pair"
+) -> "Sequence[Pair]":
+    """Control fine-tunes of the pair's base, one in memory at a time; OptionError for one that is
+    named twice.
+    """
     from interp.models.pairs_on_demand import PairsOnDemand
 
     require_controls(names)
@@ -117,20 +148,31 @@ def load_control(common: Running, name: str, pair: "Pair") -> "Pair":
 
 
 def site_of(
-    common: Common, path: Path, about: Mapping[str, Any], asked: str | None, models: Sequence[str | None]
+    common: Common,
+    path: Path,
+    about: Mapping[str, Any],
+    asked: str | None,
+    models: Sequence[str | None],
 ) -> str:
-    """The site a dictionary is read at: the one asked, else its own; OptionError where there is neither.
+    """The site a dictionary is read at: the one asked, else its own; OptionError where there is
+    neither.
 
     Remarks on a dictionary that says it was trained at another site, or on none of these models.
     """
     own, trained = about.get("site"), [about[role] for role in ("model", "base") if about.get(role)]
     if not (asked or own):
-        raise OptionError(f"{path} does not say which site it is of; add --site blocks.<layer>.hook_resid_post")
+        raise OptionError(
+            f"{path} does not say which site it is of; add --site blocks.<layer>.hook_resid_post"
+        )
     if asked and own and str(asked) != str(own):
         common.remark(f"note: {path} was trained at {own}, and is read at {asked}")
-    if trained and not {Path(str(name)).name for name in trained} & {Path(name).name for name in models if name}:
+    if trained and not {Path(str(name)).name for name in trained} & {
+        Path(name).name for name in models if name
+    }:
         given = ", ".join(name for name in models if name)
-        common.remark(f"note: {path} was trained on {' and '.join(map(str, trained))}, and is read on {given}")
+        common.remark(
+            f"note: {path} was trained on {' and '.join(map(str, trained))}, and is read on {given}"
+        )
     return str(asked or own)
 
 
@@ -139,4 +181,6 @@ def numbers(text: str, kind: type, flag: str) -> tuple:
     try:
         return tuple(kind(part) for part in text.split(",") if part.strip())
     except ValueError as error:
-        raise OptionError(f"{flag} {text!r} is no list of numbers; write them with commas between") from error
+        raise OptionError(
+            f"{flag} {text!r} is no list of numbers; write them with commas between"
+        ) from error

@@ -13,30 +13,45 @@ from interp.store import Store
 @takes(Common)
 def command(
     runs: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN...", help="Keys of stored runs; their parents come with them.")
+        list[str] | None,
+        typer.Argument(metavar="RUN...", help="Keys of stored runs; their parents come with them."),
     ] = None,
     *,
-    out: Annotated[Path, typer.Option(metavar="FILE.html", help="The page; FILE.json is written beside it.")],
-    title: Annotated[str | None, typer.Option(metavar="TEXT", help="By default the names of the models.")] = None,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE.html", help="The page; FILE.json is written beside it.")
+    ],
+    title: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="By default the names of the models.")
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="All runs of the store.")] = False,
     agreement: Annotated[
-        bool, typer.Option("--agreement", help="Also compare where the runs of one pair put the change (interp agree).")
+        bool,
+        typer.Option(
+            "--agreement",
+            help="Also compare where the runs of one pair put the change (interp agree).",
+        ),
     ] = False,
-    draws: Annotated[int, typer.Option(metavar="N", min=19, help="Random draws of the agreement's nulls.")] = 999,
+    draws: Annotated[
+        int, typer.Option(metavar="N", min=19, help="Random draws of the agreement's nulls.")
+    ] = 999,
     common: Common,
 ) -> None:
-    """Write one offline page over any stored runs, with a JSON file of the same that can be checked.
+    """Write one offline page over any stored runs, with a JSON file of the same that can be
+    checked.
 
-    What was compared, what was found and what was not, each claim with its control; with --agreement also whether
-    methods agree on where tuning put it. `interp verify FILE.json` and `pytest --interp-report FILE.json` compute every
-    claim again from the stored tables.
+    What was compared, what was found and what was not, each claim with its control; with
+    --agreement also whether methods agree on where tuning put it. `interp verify FILE.json` and
+    `pytest --interp-report FILE.json` compute every claim again from the stored tables.
 
     Example: interp report 1facf37b 2922ca53 --out report.html
     """
     from interp.report.document import TARGET, read, write_report
 
     if every == bool(runs):
-        raise OptionError("give keys of stored runs, or --all" + (", not both" if every else " (interp ls lists them)"))
+        raise OptionError(
+            "give keys of stored runs, or --all"
+            + (", not both" if every else " (interp ls lists them)")
+        )
     store = Store(common.store)
     keys = [run.key for run in store.runs() if run.kind != "places"] if every else runs or []
     beside = write_report(out, keys, store, title=title, draws=draws if agreement else None)
@@ -44,11 +59,21 @@ def command(
     if size > TARGET:
         common.remark(f"note: the page has {size / 1e6:.1f} MB; fewer runs make a smaller one")
     supported = sum(claim["supported"] for claim in value["claims"])
-    record = {"report": str(beside), "page": str(out), "bytes": size, "runs": [run["key"] for run in value["runs"]],
-              "claims": len(value["claims"]), "supported": supported, "findings": value["findings"],
-              "agreement": value["agreement"]}  # fmt: skip
-    told = [*(f"found:    {line}" for line in value["findings"]),
-            f"claims:   {supported} of {len(value['claims'])} supported",
-            f"page:     {out} ({size / 1e6:.1f} MB)", f"report:   {beside}",
-            f"check:    interp verify {beside}"]  # fmt: skip
+    record = {
+        "report": str(beside),
+        "page": str(out),
+        "bytes": size,
+        "runs": [run["key"] for run in value["runs"]],
+        "claims": len(value["claims"]),
+        "supported": supported,
+        "findings": value["findings"],
+        "agreement": value["agreement"],
+    }
+    told = [
+        *(f"found:    {line}" for line in value["findings"]),
+        f"claims:   {supported} of {len(value['claims'])} supported",
+        f"page:     {out} ({size / 1e6:.1f} MB)",
+        f"report:   {beside}",
+        f"check:    interp verify {beside}",
+    ]
     common.result(record, "\n".join(told))

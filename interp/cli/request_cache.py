@@ -1,9 +1,9 @@
 """Commands asked again: answered from the store before torch is imported, or not at all.
 
-A request is described by everything that can change what a command prints: its options, contents of its prompt and
-marker files, of all files of its models, the software, and what ``auto`` finds of a device. What cannot be described
-(a branch on the Hub, a remote engine, a chat template that reads the clock, a file that is not there) is not recalled,
-and the command runs as ever.
+A request is described by everything that can change what a command prints: its options, contents of
+its prompt and marker files, of all files of its models, the software, and what ``auto`` finds of a
+device. What cannot be described (a branch on the Hub, a remote engine, a chat template that reads
+the clock, a file that is not there) is not recalled, and the command runs as ever.
 """
 
 import os
@@ -22,13 +22,20 @@ from interp.store import requests
 
 BEHAVIOURS = ("behaviour", "other_behaviour")
 _ELSEWHERE = re.compile(r"\b(file|model|labelled|entry_point)\W*:")
-_VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
+_VISIBLE = (
+    "CUDA_VISIBLE_DEVICES",
+    "HIP_VISIBLE_DEVICES",
+    "ROCR_VISIBLE_DEVICES",
+    "CUDA_DEVICE_ORDER",
+)
 _DEVICES = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg", "/proc/driver/nvidia/version")
 
 
 @dataclass(frozen=True)
 class Request:
-    """A command and the options it was given: ``files`` it reads, ``models`` (tuned, base) by name, and the others."""
+    """A command and the options it was given: ``files`` it reads, ``models`` (tuned, base) by name,
+    and the others.
+    """
 
     command: str
     models: Mapping[str, str | None]
@@ -38,22 +45,31 @@ class Request:
 
     @classmethod
     def of(cls, command: str, given: Mapping[str, Any]) -> "Request":
-        """The request of a command's arguments by name: none can be forgotten, and every path is a file it reads.
+        """The request of a command's arguments by name: none can be forgotten, and every path is a
+        file it reads.
 
-        ``source``, ``source_base`` and ``control`` are models too, where a command has them; ``tuned`` and ``control``
-        can be several.
+        ``source``, ``source_base`` and ``control`` are models too, where a command has them;
+        ``tuned`` and ``control`` can be several.
         """
         given = dict(given)
         common = given.pop("common")
         shared = {field.name for field in fields(Common)}
-        given |= {field.name: getattr(common, field.name) for field in fields(common) if field.name not in shared}
+        given |= {
+            field.name: getattr(common, field.name)
+            for field in fields(common)
+            if field.name not in shared
+        }
         tuned = given.pop("tuned")
         first, *further = [tuned] if isinstance(tuned, str) else tuned
-        models = {"tuned": first, "base": given.pop("base")} | {f"tuned {at}": m for at, m in enumerate(further, 2)}
+        models = {"tuned": first, "base": given.pop("base")} | {
+            f"tuned {at}": m for at, m in enumerate(further, 2)
+        }
         for role in {"source", "source_base", "control"} & set(given):
             named = given.pop(role)
             several = isinstance(named, list)
-            models |= {f"{role} {at}": m for at, m in enumerate(named, 1)} if several else {role: named}
+            models |= (
+                {f"{role} {at}": m for at, m in enumerate(named, 1)} if several else {role: named}
+            )
         for name in [name for name in BEHAVIOURS if given.get(name) not in (None, "refusal")]:
             given[name] = Path(given[name])
         for name in [name for name, value in given.items() if _are_paths(value)]:
@@ -90,8 +106,14 @@ class Request:
                 {
                     "command": self.command,
                     "options": {name: self.options[name] for name in sorted(self.options)},
-                    "files": {name: path and [path.name, sha256_of(path)] for name, path in self.files.items()},
-                    "models": {role: [name, _contents(self.models, role)] for role, name in self.models.items()},
+                    "files": {
+                        name: path and [path.name, sha256_of(path)]
+                        for name, path in self.files.items()
+                    },
+                    "models": {
+                        role: [name, _contents(self.models, role)]
+                        for role, name in self.models.items()
+                    },
                     "software": software(),
                     "devices": _devices(),
                 }
@@ -101,7 +123,9 @@ class Request:
 
 
 def _require_alone(behaviour: Path | None) -> None:
-    """Raise OSError or ValueError for a behaviour that is no file, or whose file names other files or a package."""
+    """Raise OSError or ValueError for a behaviour that is no file, or whose file names other files
+    or a package.
+    """
     if behaviour is not None and _ELSEWHERE.search(behaviour.read_text(encoding="utf-8")):
         raise ValueError(f"{behaviour} names what its own contents do not tell")
 
@@ -114,7 +138,10 @@ def _contents(models: Mapping[str, str | None], role: str) -> Mapping[str, str] 
     """Digests of a model's files; an adapter names its base where no other was given."""
     name = models[role]
     if name is None and role.endswith("base"):
-        name = find(required(models["tuned" if role == "base" else "source"], "a tuned model"), ask_hub=False).base_name
+        name = find(
+            required(models["tuned" if role == "base" else "source"], "a tuned model"),
+            ask_hub=False,
+        ).base_name
     if name is None:
         return None
     source = find(name, ask_hub=False)
@@ -124,7 +151,9 @@ def _contents(models: Mapping[str, str | None], role: str) -> Mapping[str, str] 
 
 
 def _devices() -> JSON:
-    """What decides on ``--device auto``, and with it on the dtype, as far as it shows without torch."""
+    """What decides on ``--device auto``, and with it on the dtype, as far as it shows without
+    torch.
+    """
     seen = {path: _first_line(path) for pattern in _DEVICES for path in sorted(glob(pattern))}
     return {"seen": seen, "visible": {name: os.environ.get(name) for name in _VISIBLE}}
 

@@ -13,12 +13,16 @@ from interp.store.requests import Kept, Remembered
 
 
 def page_name(keys: Sequence[str]) -> str:
-    """File name of the page of these runs, beside the first: other runs beside the same first have another page."""
+    """File name of the page of these runs, beside the first: other runs beside the same first have
+    another page.
+    """
     return "page.html" if len(keys) == 1 else f"page-{keys[-1][:8]}.html"
 
 
 def remarked(common: Common, *lines: str) -> list[str]:
-    """Say on stderr what a reader must know beside the result, each note once; returns what was said, to be kept."""
+    """Say on stderr what a reader must know beside the result, each note once; returns what was
+    said, to be kept.
+    """
     notes = [f"note: {line}" for line in dict.fromkeys(lines)]
     for note in notes:
         common.remark(note)
@@ -26,19 +30,33 @@ def remarked(common: Common, *lines: str) -> list[str]:
 
 
 def write(
-    common: Common, request: Request, described: JSON, runs: Sequence[Any], notes: Sequence[str], title: str
+    common: Common,
+    request: Request,
+    described: JSON,
+    runs: Sequence[Any],
+    notes: Sequence[str],
+    title: str,
 ) -> str:
-    """Remark on what was damaged, write the page, remember the request, print; returns the first run's key."""
+    """Remark on what was damaged, write the page, remember the request, print; returns the first
+    run's key.
+    """
     for item in runs:
         if item.aside:
-            common.remark(f"note: run {item.key} was damaged; it was made again, what was there is in {item.aside}")
-    page = page_of(runs[0].path / page_name([item.key for item in runs]), [item.table for item in runs], title)
+            common.remark(
+                f"note: run {item.key} was damaged; it was made again, what was there is in"
+                f" {item.aside}"
+            )
+    page = page_of(
+        runs[0].path / page_name([item.key for item in runs]), [item.table for item in runs], title
+    )
     request.remember(described, [item.key for item in runs], notes, page)
     return tell(common, runs, page)
 
 
 def tell(common: Common, runs: Sequence[Any], page: Path) -> str:
-    """Print the first run's result, and beside it what the others say of it; returns the first's key."""
+    """Print the first run's result, and beside it what the others say of it; returns the first's
+    key.
+    """
     first, summary = runs[0], dict(runs[0].summary)
     for other in runs[1:]:
         if _kind(other) == "verify-neurons" and "supported" not in runs[0].summary:
@@ -48,17 +66,24 @@ def tell(common: Common, runs: Sequence[Any], page: Path) -> str:
                 "verification": other.summary,
             }
         elif [_kind(run) for run in runs].count(_kind(other)) == 1:
-            summary.setdefault("checks", {})[_kind(other)] = {"run": other.key, "summary": other.summary}
+            summary.setdefault("checks", {})[_kind(other)] = {
+                "run": other.key,
+                "summary": other.summary,
+            }
         else:  # several can be of one kind
             told = {"run": other.key, "kind": _kind(other), "summary": other.summary}
             summary["runs"] = [*summary.get("runs", []), told]
     record = {"run": first.key, "path": str(first.path), "cached": first.cached, "rows": first.rows}
-    common.result(record | {"summary": summary, "page": str(page)}, text_of(runs, page, common.store))
+    common.result(
+        record | {"summary": summary, "page": str(page)}, text_of(runs, page, common.store)
+    )
     return first.key
 
 
 def page_again(root: Path, kept: Remembered, title: str) -> Path:
-    """The page of a recalled request: what stands there if it is that page, else made again from the tables."""
+    """The page of a recalled request: what stands there if it is that page, else made again from
+    the tables.
+    """
     page = kept.runs[0].path / page_name([run.key for run in kept.runs])
     if page.is_file() and sha256_of(page) == kept.page:
         return page
@@ -95,7 +120,8 @@ _SAID: Mapping[str, tuple[str, str]] = {
 
 
 def text_of(runs: Sequence[Any], page: Path, root: Path) -> str:
-    """What a person is told: the sentence of every run, its claims, and where its rows and its page are.
+    """What a person is told: the sentence of every run, its claims, and where its rows and its page
+    are.
 
     ``root``: the store, in which the tables of recalled runs still are.
     """
@@ -103,14 +129,22 @@ def text_of(runs: Sequence[Any], page: Path, root: Path) -> str:
     width = max(9, *(len(name) for pair in names for name in pair))
     lines = [line for run in runs for line in run.summary.get("opening", ())]
     lines += [""] if lines else []
-    lines += [f"{said:{width}} {run.summary['sentence']}" for (said, _), run in zip(names, runs, strict=True)]
-    lines += [f"{'weights:':{width}} {run.summary['weights']}" for run in runs if _kind(run) == "compare"]
+    lines += [
+        f"{said:{width}} {run.summary['sentence']}"
+        for (said, _), run in zip(names, runs, strict=True)
+    ]
+    lines += [
+        f"{'weights:':{width}} {run.summary['weights']}" for run in runs if _kind(run) == "compare"
+    ]
     for run in runs:
         if findings := run.summary.get("findings"):
             lines += ["", claims_table(findings), ""]
         if _kind(run) == "baselines":
             lines += [baselines_table(_table(run, root)), ""]
     for (_, table), run in zip(names, runs, strict=True):
-        lines.append(f"{table:{width}} {run.path / 'table.parquet'}" + ("  (kept from before)" if run.cached else ""))
+        lines.append(
+            f"{table:{width}} {run.path / 'table.parquet'}"
+            + ("  (kept from before)" if run.cached else "")
+        )
     lines.append(f"{'page:':{width}} {page}")
     return "\n".join([*lines, f"{'more:':{width}} interp show {runs[-1].key[:12]}"])

@@ -11,25 +11,37 @@ from interp.errors import OptionError
 
 @takes(Common)
 def command(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder (or weight file) of a dictionary.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write, which does not exist yet.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Folder (or weight file) of a dictionary.")
+    ],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Folder to write, which does not exist yet.")
+    ],
     *,
     to: Annotated[
-        str, typer.Option("--to", metavar="FORMAT", help="interp, saelens, sparsify or dictionary-learning.")
+        str,
+        typer.Option(
+            "--to", metavar="FORMAT", help="interp, saelens, sparsify or dictionary-learning."
+        ),
     ] = "interp",
     kind: Annotated[
-        str | None, typer.Option("--kind", metavar="NAME", help="Of Gemma Scope: transcoder or embeddings.")
+        str | None,
+        typer.Option("--kind", metavar="NAME", help="Of Gemma Scope: transcoder or embeddings."),
     ] = None,
     site: Annotated[
-        str | None, typer.Option("--site", metavar="SITE", help="Where it reads, if its files do not say.")
+        str | None,
+        typer.Option("--site", metavar="SITE", help="Where it reads, if its files do not say."),
     ] = None,
-    as_is: Annotated[bool, typer.Option("--as-is", help="Read a file that contradicts itself all the same.")] = False,
+    as_is: Annotated[
+        bool, typer.Option("--as-is", help="Read a file that contradicts itself all the same.")
+    ] = False,
     common: Common,
 ) -> None:
     """Convert a sparse dictionary between libraries; what the other cannot express is refused.
 
-    Read: interp, saelens, sparsify, dictionary-learning, crosscoder, kissane-crosscoder, gemma-scope, llama-scope; the
-    format is found by the names of files and keys, never by that of the folder: what files do not say is an option.
+    Read: interp, saelens, sparsify, dictionary-learning, crosscoder, kissane-crosscoder,
+    gemma-scope, llama-scope; the format is found by the names of files and keys, never by that of
+    the folder: what files do not say is an option.
 
     Example: interp sae convert ./gpt2-res-jb ./ours --to interp
     """
@@ -38,18 +50,31 @@ def command(
 
     dictionary, about = read(source, as_is=as_is, kind=kind)
     if site is not None and about.get("site") not in (None, site):
-        raise OptionError(f"{source} says that it reads {about['site']}, not --site {site}; leave it out")
+        raise OptionError(
+            f"{source} says that it reads {about['site']}, not --site {site}; leave it out"
+        )
     if site is not None:
         about |= {"site": site, "layer": known("", site=site)["layer"]}
     path = write(dictionary, out, to, about)
     config = dictionary.config
     for note in (*about.get("notes", ()), *about.get("doubts", ())):
         common.remark(f"note: {note}")
-    wide = f"{config.d_in} x {config.width}" + (f", {config.models} models" if config.models > 1 else "")
+    wide = f"{config.d_in} x {config.width}" + (
+        f", {config.models} models" if config.models > 1 else ""
+    )
     record = {
-        "path": str(path), "from": about["format"], "to": to, "architecture": config.architecture,
-        "d_in": config.d_in, "width": config.width, "models": config.models, "k": config.k,
-        "site": about.get("site"), "model": about.get("model"), "layer": about.get("layer"),
-        "notes": about.get("notes", []), "doubts": about.get("doubts", []),
-    }  # fmt: skip
+        "path": str(path),
+        "from": about["format"],
+        "to": to,
+        "architecture": config.architecture,
+        "d_in": config.d_in,
+        "width": config.width,
+        "models": config.models,
+        "k": config.k,
+        "site": about.get("site"),
+        "model": about.get("model"),
+        "layer": about.get("layer"),
+        "notes": about.get("notes", []),
+        "doubts": about.get("doubts", []),
+    }
     common.result(record, f"{path}: {config.architecture} {wide}, {about['format']} -> {to}")

@@ -1,4 +1,6 @@
-"""``interp sae diff``: what became of each latent of a dictionary between a base and its tuned model."""
+"""``interp sae diff``: what became of each latent of a dictionary between a base and its tuned
+model.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,60 +25,100 @@ _WAYS = {"both": "crosscoder", "difference": "difference", "base": "base", "tune
 
 @takes(Templated)
 def command(
-    dictionary: Annotated[Path, typer.Argument(metavar="DICTIONARY", help="Folder (or weight file) of a dictionary.")],
+    dictionary: Annotated[
+        Path, typer.Argument(metavar="DICTIONARY", help="Folder (or weight file) of a dictionary.")
+    ],
     *,
-    model: Annotated[str, typer.Option("--model", metavar="TUNED", help="The tuned model, or an adapter.")],
-    base: Annotated[str | None, typer.Option(metavar="BASE", help="What it was tuned from.")] = None,
-    data: Annotated[Path, typer.Option("--data", metavar="FILE", help="Text or prompts, one a row.")],
+    model: Annotated[
+        str, typer.Option("--model", metavar="TUNED", help="The tuned model, or an adapter.")
+    ],
+    base: Annotated[
+        str | None, typer.Option(metavar="BASE", help="What it was tuned from.")
+    ] = None,
+    data: Annotated[
+        Path, typer.Option("--data", metavar="FILE", help="Text or prompts, one a row.")
+    ],
     site: Annotated[
-        str | None, typer.Option(metavar="SITE", help="blocks.3.hook_resid_post.  [default: what the dictionary says]")
+        str | None,
+        typer.Option(
+            metavar="SITE", help="blocks.3.hook_resid_post.  [default: what the dictionary says]"
+        ),
     ] = None,
     way: Annotated[
-        str, typer.Option(metavar="NAME", help="crosscoder, difference, base or tuned: what the dictionary is of.")
+        str,
+        typer.Option(
+            metavar="NAME", help="crosscoder, difference, base or tuned: what the dictionary is of."
+        ),
     ] = "auto",
     control: Annotated[list[str] | None, typer.Option(metavar="MODEL", help=CONTROL_HELP)] = None,
     control_dictionary: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="DIR", help="One for each --control, in the same order: its pair's dictionary, trained alike."
+            metavar="DIR",
+            help="One for each --control, in the same order: its pair's dictionary, trained alike.",
         ),
     ] = None,
     content_only: Annotated[
-        bool, typer.Option("--content-only", help="Special tokens and the template's count nowhere.")
+        bool,
+        typer.Option("--content-only", help="Special tokens and the template's count nowhere."),
     ] = False,
     column: Annotated[str, typer.Option(metavar="NAME", help="Column of the file.")] = "prompt",
-    max_prompts: Annotated[int | None, typer.Option(metavar="N", min=1, help="At most N of the file's rows.")] = None,
-    nu_error: Annotated[float, typer.Option(metavar="X", help="One model's own: |nu| of the error below.")] = 0.2,
-    nu_reconstruction: Annotated[float, typer.Option(metavar="X", help="And |nu| of the whole reconstruction.")] = 0.5,
-    cosine: Annotated[float, typer.Option(metavar="X", help="Rotated: a measured cosine below.")] = 0.95,
-    factor: Annotated[float, typer.Option(metavar="X", help="Rescaled: so many times as much in one model.")] = 1.5,
-    folds: Annotated[int, typer.Option(metavar="N", help="Silent: active in fewer of 20 folds of prompts.")] = 8,
-    sinks: Annotated[float, typer.Option(metavar="X", help="Leave out norms above X medians; 0: keep all.")] = 10.0,
+    max_prompts: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="At most N of the file's rows.")
+    ] = None,
+    nu_error: Annotated[
+        float, typer.Option(metavar="X", help="One model's own: |nu| of the error below.")
+    ] = 0.2,
+    nu_reconstruction: Annotated[
+        float, typer.Option(metavar="X", help="And |nu| of the whole reconstruction.")
+    ] = 0.5,
+    cosine: Annotated[
+        float, typer.Option(metavar="X", help="Rotated: a measured cosine below.")
+    ] = 0.95,
+    factor: Annotated[
+        float, typer.Option(metavar="X", help="Rescaled: so many times as much in one model.")
+    ] = 1.5,
+    folds: Annotated[
+        int, typer.Option(metavar="N", help="Silent: active in fewer of 20 folds of prompts.")
+    ] = 8,
+    sinks: Annotated[
+        float, typer.Option(metavar="X", help="Leave out norms above X medians; 0: keep all.")
+    ] = 10.0,
     draws: Annotated[int, typer.Option(metavar="N", help="Exchanges of the models, for p.")] = 999,
     common: Templated,
 ) -> str:
-    """Say of every latent whether only the tuned model has it, only the base, or both: alike, rescaled or rotated.
+    """Say of every latent whether only the tuned model has it, only the base, or both: alike,
+    rescaled or rotated.
 
-    Crosscoders by latent scaling (arXiv 2504.02922), dictionaries of differences by slopes, one model's own by what the
-    other has of it. How many are one model's alone is claimed only beside control pairs, each with its own dictionary.
+    Crosscoders by latent scaling (arXiv 2504.02922), dictionaries of differences by slopes, one
+    model's own by what the other has of it. How many are one model's alone is claimed only beside
+    control pairs, each with its own dictionary.
 
-    Example: interp sae diff ./both --model ./tuned --base ./base --data a.txt --control ./control --control-dictionary
-    ./other
+    Example: interp sae diff ./both --model ./tuned --base ./base --data a.txt --control ./control
+    --control-dictionary ./other
     """
     if common.remote:
-        raise OptionError("--remote cannot take activations of both models; compare on this machine")
+        raise OptionError(
+            "--remote cannot take activations of both models; compare on this machine"
+        )
     if way not in ("auto", *_WAYS.values()):
         raise OptionError(f"unknown --way {way!r}; use auto, {', '.join(_WAYS.values())}")
     named, folders = control or [], control_dictionary or []
     if len(named) != len(folders):
         raise OptionError(
-            "a control is a model with its own dictionary: give as many --control as --control-dictionary "
-            f"({len(named)} and {len(folders)} were given)"
+            "a control is a model with its own dictionary: give as many --control as"
+            f" --control-dictionary ({len(named)} and {len(folders)} were given)"
         )
     require_controls(named)
     given = {**locals(), "dictionary": _digest(dictionary)}
-    given |= {"tuned": given.pop("model"), "control_dictionary": [_digest(folder) for folder in folders]}
-    request, title = Request.of("sae-diff", given), f"{dictionary}: what {model} has and its base has not"
+    given |= {
+        "tuned": given.pop("model"),
+        "control_dictionary": [_digest(folder) for folder in folders],
+    }
+    request, title = (
+        Request.of("sae-diff", given),
+        f"{dictionary}: what {model} has and its base has not",
+    )
     if (kept := request.recall()) is not None:
         for note in kept.notes:
             common.remark(note)
@@ -96,18 +138,28 @@ def command(
     options = {"thresholds": limits, "content_only": content_only, "sinks": sinks, "draws": draws}
     analyzer = _analyzer(common, dictionary, (model, base), way, site, options)
     others = [
-        _analyzer(common, folder, (name, base), way, site, options) for name, folder in zip(named, folders, strict=True)
+        _analyzer(common, folder, (name, base), way, site, options)
+        for name, folder in zip(named, folders, strict=True)
     ]
     for other in others:
         _require_alike(analyzer, other)
     prompts = OneClass(read_prompts(data, column, "data")).limit(max_prompts)
     if base is None and find(model).base_name is None:
-        raise OptionError("comparing models by a dictionary needs a base and none was given; add --base MODEL")
+        raise OptionError(
+            "comparing models by a dictionary needs a base and none was given; add --base MODEL"
+        )
     described = request.describe()
     common.status(f"loading {model}")
     pair = common.templated(Pair.load(model, base, **common.loading))
-    study = Study(pair, prompts, None, common.seed, common.batches(), engine=engine_named(common.engine, False),
-                  quiet=common.quiet)  # fmt: skip
+    study = Study(
+        pair,
+        prompts,
+        None,
+        common.seed,
+        common.batches(),
+        engine=engine_named(common.engine, False),
+        quiet=common.quiet,
+    )
     analyzer.require_study(study)
     store, lines = Store(common.store), [study.counts, *study.notes]
     if others:
@@ -116,15 +168,22 @@ def command(
         analyzer = replace(analyzer, controls=tuple(run.table for run in kept))
         lines += [f"control {name} is run {run.key}" for name, run in zip(named, kept, strict=True)]
     else:
-        lines.append("without a control nothing is tested; train a dictionary alike on a control fine-tune "
-                     "(harmless data), and add --control TUNED --control-dictionary DIR")  # fmt: skip
+        lines.append(
+            "without a control nothing is tested; train a dictionary alike on a control fine-tune "
+            "(harmless data), and add --control TUNED --control-dictionary DIR"
+        )
     run = store.fetch(analyzer, study)
     notes = remarked(common, *lines)
     return write(common, request, described, [run], notes, title)
 
 
 def _analyzer(
-    common: Running, path: Path, models: Sequence[str | None], way: str, site: str | None, options: Mapping[str, Any]
+    common: Running,
+    path: Path,
+    models: Sequence[str | None],
+    way: str,
+    site: str | None,
+    options: Mapping[str, Any],
 ) -> "DictionaryDiff":
     """The analyzer of a dictionary as it lies there, refused where it cannot be compared so."""
     from interp.analyzers.dictionary_diff import DictionaryDiff
@@ -134,7 +193,9 @@ def _analyzer(
     where = site_of(common, path, about, site, models)
     said = "crosscoder" if loaded.config.models == 2 else _WAYS.get(str(about.get("of")))
     if way == "auto" and said is None:
-        raise OptionError(f"{path} does not say which model it is of; add --way base, tuned or difference")
+        raise OptionError(
+            f"{path} does not say which model it is of; add --way base, tuned or difference"
+        )
     if way != "auto" and said is not None and said != way:
         raise OptionError(f"--way {way} is of another dictionary: {path} is one for --way {said}")
     made = DictionaryDiff(loaded, str(said if way == "auto" else way), where, **options)
@@ -146,16 +207,22 @@ def _require_alike(one: "DictionaryDiff", other: "DictionaryDiff") -> None:
     """Raise OptionError for a control's dictionary whose counts would be of something else."""
     # a base is the same beside its fine-tune and beside the control, and so is its dictionary
     if one.dictionary.digest == other.dictionary.digest and one.way != "base":
-        raise OptionError("the control's dictionary is the one that is compared: what the tuned model alone has would "
-                          "be sought in the control by latents not made of it; train one of its pair")  # fmt: skip
+        raise OptionError(
+            "the control's dictionary is the one that is compared: what the tuned model alone has"
+            " would be sought in the control by latents not made of it; train one of its pair"
+        )
     for name, ours, theirs in (
-        ("way", one.way, other.way), ("site", one.site, other.site),
+        ("way", one.way, other.way),
+        ("site", one.site, other.site),
         ("architecture", one.dictionary.config.architecture, other.dictionary.config.architecture),
         ("number of latents", one.dictionary.config.width, other.dictionary.config.width),
         ("number of codes", one.dictionary.config.k, other.dictionary.config.k),
-    ):  # fmt: skip
+    ):
         if ours != theirs:
-            raise OptionError(f"the control's dictionary has another {name} ({theirs}, not {ours}); train both alike")
+            raise OptionError(
+                f"the control's dictionary has another {name} ({theirs}, not {ours}); train both"
+                " alike"
+            )
 
 
 def _digest(path: Path) -> str:

@@ -18,51 +18,86 @@ if TYPE_CHECKING:
     from interp.table import Table
 
 RANDOM_SETS_ORGANISM, RANDOM_SETS = 200, 20
-CHOICES = {"tuned-only": ("tuned-only",), "base-only": ("base-only",), "changed": ("rotated", "rescaled")}
+CHOICES = {
+    "tuned-only": ("tuned-only",),
+    "base-only": ("base-only",),
+    "changed": ("rotated", "rescaled"),
+}
 
 
 @takes(Asking)
 def command(
-    dictionary: Annotated[Path, typer.Argument(metavar="DICTIONARY", help="Folder (or weight file) of a dictionary.")],
+    dictionary: Annotated[
+        Path, typer.Argument(metavar="DICTIONARY", help="Folder (or weight file) of a dictionary.")
+    ],
     *,
-    model: Annotated[str, typer.Option("--model", metavar="TUNED", help="The tuned model (or adapter).")],
+    model: Annotated[
+        str, typer.Option("--model", metavar="TUNED", help="The tuned model (or adapter).")
+    ],
     site: Annotated[
-        str | None, typer.Option(metavar="SITE", help="blocks.3.hook_resid_post.  [default: what the dictionary says]")
+        str | None,
+        typer.Option(
+            metavar="SITE", help="blocks.3.hook_resid_post.  [default: what the dictionary says]"
+        ),
     ] = None,
     of: Annotated[
-        str, typer.Option(metavar="NAME", help="What it reads: tuned, both (a crosscoder), difference, auto.")
+        str,
+        typer.Option(
+            metavar="NAME", help="What it reads: tuned, both (a crosscoder), difference, auto."
+        ),
     ] = "auto",
-    at: Annotated[str, typer.Option(metavar="NAME", help="A prompt's code: of its last token, or max, mean.")] = "last",
-    k: Annotated[str, typer.Option("-k", "--k", metavar="N,...", help="Latents in a probe.")] = "1,2,4",
+    at: Annotated[
+        str, typer.Option(metavar="NAME", help="A prompt's code: of its last token, or max, mean.")
+    ] = "last",
+    k: Annotated[
+        str, typer.Option("-k", "--k", metavar="N,...", help="Latents in a probe.")
+    ] = "1,2,4",
     latents: Annotated[
-        str | None, typer.Option(metavar="N,...", help="Confirm these too, whatever the probe chooses.")
+        str | None,
+        typer.Option(metavar="N,...", help="Confirm these too, whatever the probe chooses."),
     ] = None,
     diff: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Confirm latents of this run of interp sae diff too.")
+        str | None,
+        typer.Option(metavar="RUN", help="Confirm latents of this run of interp sae diff too."),
     ] = None,
     which: Annotated[
-        str, typer.Option("--class", metavar="NAME", help="Of --diff: tuned-only, base-only, changed.")
+        str,
+        typer.Option("--class", metavar="NAME", help="Of --diff: tuned-only, base-only, changed."),
     ] = "tuned-only",
     revert: Annotated[
-        bool, typer.Option("--revert", help="Of a crosscoder: the base's part of a latent in its place, not nothing.")
+        bool,
+        typer.Option(
+            "--revert",
+            help="Of a crosscoder: the base's part of a latent in its place, not nothing.",
+        ),
     ] = False,
-    permutations: Annotated[int, typer.Option(metavar="N", min=1, help="Of labels, for the probes' null.")] = 199,
+    permutations: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Of labels, for the probes' null.")
+    ] = 199,
     random_sets: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Matched random sets.  [default: 200 for organisms, else 20]")
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Matched random sets.  [default: 200 for organisms, else 20]"
+        ),
     ] = None,
     control_prompts: Annotated[
         int, typer.Option(metavar="N", min=1, help="Prompts of each class for random sets.")
     ] = 96,
-    steer: Annotated[float, typer.Option(metavar="X", help="Steer by X mean codes of the set.")] = 1.0,
+    steer: Annotated[
+        float, typer.Option(metavar="X", help="Steer by X mean codes of the set.")
+    ] = 1.0,
     common: Asking,
 ) -> str:
-    """Find latents that predict a behaviour, then ablate and steer them on prompts that the probe did not see.
+    """Find latents that predict a behaviour, then ablate and steer them on prompts that the probe
+    did not see.
 
-    Half of the clusters choose and half judge, unless --verify-positive and --verify-negative name files that do.
-    Ablation keeps what the dictionary does not explain, and is compared with ablating random latents that fire as
-    often. A crosscoder, and a dictionary of differences, read the base too: it runs beside the tuned model.
+    Half of the clusters choose and half judge, unless --verify-positive and --verify-negative name
+    files that do. Ablation keeps what the dictionary does not explain, and is compared with
+    ablating random latents that fire as often. A crosscoder, and a dictionary of differences, read
+    the base too: it runs beside the tuned model.
 
-    Example: interp sae probe ./sae --model ./tuned --base ./base --positive harmful.txt --negative harmless.txt
+    Example: interp sae probe ./sae --model ./tuned --base ./base --positive harmful.txt --negative
+    harmless.txt
     """
     if common.remote:
         raise OptionError("--remote cannot put a dictionary into the pass; probe on this machine")
@@ -70,7 +105,9 @@ def command(
     counts = numbers(k, "-k")
     given = numbers(latents, "--latents") if latents is not None else ()
     if latents is not None and diff is not None:
-        raise OptionError("give either --latents or --diff: one set is confirmed beside the probe's own")
+        raise OptionError(
+            "give either --latents or --diff: one set is confirmed beside the probe's own"
+        )
     if which not in CHOICES:
         raise OptionError(f"unknown --class {which!r}; use {', '.join(CHOICES)}")
     named = {**locals()}
@@ -103,9 +140,20 @@ def command(
     if diff is not None:
         given, called = claimed(store.get(diff), loaded.digest, loaded, diff, which), which
     analyzer = DictionaryProbe(
-        loaded, where, _of(of, loaded, about), at, counts, given, called,
-        held.limit(common.max_prompts), permutations, random_sets, control_prompts, steer, revert,
-    )  # fmt: skip
+        loaded,
+        where,
+        _of(of, loaded, about),
+        at,
+        counts,
+        given,
+        called,
+        held.limit(common.max_prompts),
+        permutations,
+        random_sets,
+        control_prompts,
+        steer,
+        revert,
+    )
     analyzer.require(common.base is not None or find(model).base_name is not None)
     described = request.describe()
     common.status(f"loading {model}")
@@ -113,7 +161,13 @@ def command(
     metric = common.measured(pair.tokenizer, sought, choosing, held)
     study = common.study(pair, choosing, metric)
     judging = study.on(held.limit(common.max_prompts))
-    notes = remarked(common, f"chosen on {study.counts}", *study.notes, f"judged on {judging.counts}", *judging.notes)
+    notes = remarked(
+        common,
+        f"chosen on {study.counts}",
+        *study.notes,
+        f"judged on {judging.counts}",
+        *judging.notes,
+    )
     return write(common, request, described, [store.fetch(analyzer, study)], notes, title)
 
 
@@ -125,23 +179,33 @@ def numbers(text: str, flag: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def claimed(table: "Table", digest: str, dictionary: "Dictionary", run: str, which: str) -> tuple[int, ...]:
-    """The latents that a run of ``interp sae diff`` claims to be of a class; OptionError for other runs."""
+def claimed(
+    table: "Table", digest: str, dictionary: "Dictionary", run: str, which: str
+) -> tuple[int, ...]:
+    """The latents that a run of ``interp sae diff`` claims to be of a class; OptionError for other
+    runs.
+    """
     if table.kind != "dictionary-diff":
         raise OptionError(f"run {run} is of kind {table.kind}; --diff takes one of interp sae diff")
     said = table.provenance.options.get("dictionary") if table.provenance else None
     if said != digest or len(table) != dictionary.config.width:
-        raise OptionError(f"run {run} compared another dictionary; compare this one first: interp sae diff")
+        raise OptionError(
+            f"run {run} compared another dictionary; compare this one first: interp sae diff"
+        )
     import numpy as np
 
     chosen = table["latent"][np.isin(table["class"], CHOICES[which]) & table["claimed"]]
     if not len(chosen):
-        raise OptionError(f"run {run} claims no {which} latent; name some with --latents, or leave --diff out")
+        raise OptionError(
+            f"run {run} claims no {which} latent; name some with --latents, or leave --diff out"
+        )
     return tuple(int(latent) for latent in chosen)
 
 
 def _of(asked: str, dictionary: "Dictionary", about: dict[str, Any]) -> str:
-    """What the dictionary reads: as asked, else by its number of models and what its file says of it."""
+    """What the dictionary reads: as asked, else by its number of models and what its file says of
+    it.
+    """
     if asked != "auto":
         return asked
     if dictionary.config.models == 2:

@@ -1,4 +1,6 @@
-"""``interp sae train``: sparse dictionaries of a model's activations, or of a base's and its tune's."""
+"""``interp sae train``: sparse dictionaries of a model's activations, or of a base's and its
+tune's.
+"""
 
 from dataclasses import dataclass
 from itertools import islice
@@ -20,65 +22,128 @@ _UNITS = {"k": 10**3, "M": 10**6, "G": 10**9}
 class Training(Common):
     """How activations are read and dictionaries trained; the fields are flags."""
 
-    site: Annotated[list[str], typer.Option(metavar="SITE", help="e.g. blocks.2.hook_resid_post; several at once.")]
-    data: Annotated[Path, typer.Option(metavar="FILE", help=".txt, .jsonl, .parquet, or a folder of cached rows.")]
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; FOLDER.part is what goes on.")]
-    architecture: Annotated[str, typer.Option(metavar="NAME,...", help="topk, batchtopk, jumprelu, ...")] = "topk"
+    site: Annotated[
+        list[str],
+        typer.Option(metavar="SITE", help="e.g. blocks.2.hook_resid_post; several at once."),
+    ]
+    data: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help=".txt, .jsonl, .parquet, or a folder of cached rows."),
+    ]
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder to write; FOLDER.part is what goes on.")
+    ]
+    architecture: Annotated[
+        str, typer.Option(metavar="NAME,...", help="topk, batchtopk, jumprelu, ...")
+    ] = "topk"
     width: Annotated[int, typer.Option(metavar="N", min=1, help="Latents.")] = 4096
-    k: Annotated[int, typer.Option("-k", "--k", metavar="N", min=1, help="Codes per input, where it has k.")] = 32
-    prefixes: Annotated[str | None, typer.Option(metavar="N,N,...", help="Of matryoshka; default 1/16, 1/4, all.")] = (
-        None
-    )
-    tokens: Annotated[str, typer.Option(metavar="N", help="Tokens to train on: 500k, 1M, 2.5M, 1G.")] = "1M"
-    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of a step.")] = 4096
-    base: Annotated[str | None, typer.Option(metavar="BASE", help="What the model was tuned from.")] = None
-    of: Annotated[str, typer.Option(metavar="NAME", help="tuned, base, both (a crosscoder), difference.")] = "tuned"
-    target: Annotated[str | None, typer.Option(metavar="SITE", help="Reconstruct this site (a transcoder).")] = None
-    column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of the file.  [default: messages, else text, else prompt]")
+    k: Annotated[
+        int, typer.Option("-k", "--k", metavar="N", min=1, help="Codes per input, where it has k.")
+    ] = 32
+    prefixes: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="Of matryoshka; default 1/16, 1/4, all.")
     ] = None
-    keep: Annotated[str | None, typer.Option(metavar="ROLE,...", help="Only tokens of text, system, user, ...")] = None
-    no_special: Annotated[bool, typer.Option("--no-special", help="Leave special tokens out.")] = False
-    pack: Annotated[bool, typer.Option("--pack", help="Documents end to end in blocks, not each alone.")] = False
-    context: Annotated[int | None, typer.Option(metavar="N", help="Tokens that a document is cut at.")] = None
-    sinks: Annotated[float, typer.Option(metavar="X", help="Leave out norms above X medians; 0: keep all.")] = 10.0
-    learning_rate: Annotated[float | None, typer.Option(metavar="X", help="Of Adam.")] = None
-    l0: Annotated[float | None, typer.Option("--l0", metavar="X", help="Steer to X codes, where there is no k.")] = None
-    sparsity: Annotated[float | None, typer.Option(metavar="X", help="Coefficient, for architectures without k.")] = (
-        None
+    tokens: Annotated[
+        str, typer.Option(metavar="N", help="Tokens to train on: 500k, 1M, 2.5M, 1G.")
+    ] = "1M"
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of a step.")] = 4096
+    base: Annotated[
+        str | None, typer.Option(metavar="BASE", help="What the model was tuned from.")
+    ] = None
+    of: Annotated[
+        str, typer.Option(metavar="NAME", help="tuned, base, both (a crosscoder), difference.")
+    ] = "tuned"
+    target: Annotated[
+        str | None, typer.Option(metavar="SITE", help="Reconstruct this site (a transcoder).")
+    ] = None
+    column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Of the file.  [default: messages, else text, else prompt]"
+        ),
+    ] = None
+    keep: Annotated[
+        str | None, typer.Option(metavar="ROLE,...", help="Only tokens of text, system, user, ...")
+    ] = None
+    no_special: Annotated[bool, typer.Option("--no-special", help="Leave special tokens out.")] = (
+        False
     )
-    free_norms: Annotated[
-        bool, typer.Option("--free-norms", help="Decoder rows of any norm, ranked by it; a crosscoder's are.")
+    pack: Annotated[
+        bool, typer.Option("--pack", help="Documents end to end in blocks, not each alone.")
     ] = False
-    warm_up: Annotated[int | None, typer.Option(metavar="N", min=0, help="Steps of rising learning rate.")] = None
-    dead_after: Annotated[int | None, typer.Option(metavar="N", min=1, help="Tokens until a latent is dead.")] = None
-    auxiliary: Annotated[float, typer.Option(metavar="X", help="Coefficient of AuxK for dead latents.")] = 1 / 32
-    revival: Annotated[float, typer.Option(metavar="X", help="In it, of latents that nothing excites.")] = 1.0
-    buffer: Annotated[int | None, typer.Option(metavar="N", min=2, help="Tokens that are mixed.")] = None
-    precision: Annotated[str, typer.Option(metavar="NAME", help="float32, or bfloat16 for the encoder.")] = "float32"
+    context: Annotated[
+        int | None, typer.Option(metavar="N", help="Tokens that a document is cut at.")
+    ] = None
+    sinks: Annotated[
+        float, typer.Option(metavar="X", help="Leave out norms above X medians; 0: keep all.")
+    ] = 10.0
+    learning_rate: Annotated[float | None, typer.Option(metavar="X", help="Of Adam.")] = None
+    l0: Annotated[
+        float | None,
+        typer.Option("--l0", metavar="X", help="Steer to X codes, where there is no k."),
+    ] = None
+    sparsity: Annotated[
+        float | None, typer.Option(metavar="X", help="Coefficient, for architectures without k.")
+    ] = None
+    free_norms: Annotated[
+        bool,
+        typer.Option(
+            "--free-norms", help="Decoder rows of any norm, ranked by it; a crosscoder's are."
+        ),
+    ] = False
+    warm_up: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Steps of rising learning rate.")
+    ] = None
+    dead_after: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Tokens until a latent is dead.")
+    ] = None
+    auxiliary: Annotated[
+        float, typer.Option(metavar="X", help="Coefficient of AuxK for dead latents.")
+    ] = 1 / 32
+    revival: Annotated[
+        float, typer.Option(metavar="X", help="In it, of latents that nothing excites.")
+    ] = 1.0
+    buffer: Annotated[
+        int | None, typer.Option(metavar="N", min=2, help="Tokens that are mixed.")
+    ] = None
+    precision: Annotated[
+        str, typer.Option(metavar="NAME", help="float32, or bfloat16 for the encoder.")
+    ] = "float32"
     checkpoint_every: Annotated[int, typer.Option(metavar="N", min=1, help="Steps.")] = 1000
-    batch_size: Annotated[int | None, typer.Option(metavar="N", min=1, help="Documents at a time.")] = None
-    device: Annotated[str, typer.Option("--device", metavar="NAME|auto", help="cpu, cuda, cuda:1.")] = "auto"
-    dtype: Annotated[str, typer.Option("--dtype", metavar="NAME|auto", help="Of the model.")] = "auto"
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Documents at a time.")
+    ] = None
+    device: Annotated[
+        str, typer.Option("--device", metavar="NAME|auto", help="cpu, cuda, cuda:1.")
+    ] = "auto"
+    dtype: Annotated[str, typer.Option("--dtype", metavar="NAME|auto", help="Of the model.")] = (
+        "auto"
+    )
     new_tokens: NewTokens = "refuse"
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of every random draw.")] = 0
 
 
 @takes(Training)
 def command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model, a tuned model, or a LoRA adapter.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model, a tuned model, or a LoRA adapter.")
+    ],
     *,
     common: Training,
 ) -> None:
     """Train sparse dictionaries on activations; what is stopped goes on from its last checkpoint.
 
-    Every site and every architecture named gets a dictionary, all from one pass. With torchrun, one process per GPU.
+    Every site and every architecture named gets a dictionary, all from one pass. With torchrun, one
+    process per GPU.
 
-    Example: interp sae train ./tuned --site blocks.8.hook_resid_post --data chats.jsonl --tokens 10M --out ./sae
+    Example: interp sae train ./tuned --site blocks.8.hook_resid_post --data chats.jsonl --tokens
+    10M --out ./sae
     """
     steps = max(1, round(count(common.tokens) / common.batch))
     if common.out.exists():
-        raise OptionError(f"--out {common.out} exists already; give a folder that does not, or remove it")
+        raise OptionError(
+            f"--out {common.out} exists already; give a folder that does not, or remove it"
+        )
     if common.target is not None and len(common.site) > 1:
         raise OptionError("a transcoder reads one site and writes --target; name --site once")
     _require_used(common)
@@ -87,18 +152,33 @@ def command(
     from interp.sae.training import distributed
 
     options = Options(
-        steps=steps, batch=common.batch, learning_rate=common.learning_rate, sparsity=common.sparsity,
-        target_l0=common.l0, warm_up=common.warm_up, dead_after=common.dead_after, precision=common.precision,
-        auxiliary=common.auxiliary, revival=common.revival, unit=False if common.free_norms else None,
-        checkpoint_every=common.checkpoint_every, log_every=min(100, max(1, steps // 10)), seed=common.seed,
-    )  # fmt: skip
+        steps=steps,
+        batch=common.batch,
+        learning_rate=common.learning_rate,
+        sparsity=common.sparsity,
+        target_l0=common.l0,
+        warm_up=common.warm_up,
+        dead_after=common.dead_after,
+        precision=common.precision,
+        auxiliary=common.auxiliary,
+        revival=common.revival,
+        unit=False if common.free_norms else None,
+        checkpoint_every=common.checkpoint_every,
+        log_every=min(100, max(1, steps // 10)),
+        seed=common.seed,
+    )
     with distributed.joined(common.device):
         source, device = _source(common, model)
         jobs = _jobs(common, source, device)
-        if hasattr(source, "documents") and source.pair.tokenizer.chat_template and _plain(source.documents):
+        if (
+            hasattr(source, "documents")
+            and source.pair.tokenizer.chat_template
+            and _plain(source.documents)
+        ):
             common.remark(
-                f"note: {common.data} is read as plain text, and other sae commands put prompts into the model's chat "
-                "template, which this training does not see; for chats give a column messages"
+                f"note: {common.data} is read as plain text, and other sae commands put prompts"
+                " into the model's chat template, which this training does not see; for chats give"
+                " a column messages"
             )
         buffer = Buffer(source, common.buffer, seed=common.seed, device=device)
         about = {"model": model, "base": common.base, "of": common.of, "target": common.target}
@@ -119,8 +199,9 @@ def command(
         if (times := buffer.times_over(steps * common.batch)) > 1:
             read["times_over"] = times
             common.remark(
-                f"note: {steps * common.batch:,} rows were trained on, {times:,.1f} times over {common.data}: what "
-                "is explained of these rows says little about others; judge it on other text (interp sae eval)"
+                f"note: {steps * common.batch:,} rows were trained on, {times:,.1f} times over"
+                f" {common.data}: what is explained of these rows says little about others; judge"
+                " it on other text (interp sae eval)"
             )
         record = {"path": str(common.out), "dictionaries": _last(common.out), "read": read}
         lines = [f"{common.out}: {len(trained)} trained, {steps} steps"]
@@ -129,28 +210,53 @@ def command(
 
 
 def _require_used(common: Training) -> None:
-    """Raise OptionError for an option that no architecture named would follow, and for one named twice."""
+    """Raise OptionError for an option that no architecture named would follow, and for one named
+    twice.
+    """
     names = [name.strip() for name in common.architecture.split(",")]
     if len(set(names)) < len(names):
-        raise OptionError(f"--architecture {common.architecture} names one twice; name every one once")
+        raise OptionError(
+            f"--architecture {common.architecture} names one twice; name every one once"
+        )
     if common.prefixes and "matryoshka" not in names:
-        raise OptionError(f"--prefixes are of matryoshka, and --architecture is {common.architecture}")
+        raise OptionError(
+            f"--prefixes are of matryoshka, and --architecture is {common.architecture}"
+        )
     if common.l0 is not None and common.l0 > common.width:
-        raise OptionError(f"--l0 {common.l0:g} is more codes than the --width of {common.width} latents; give fewer")
+        raise OptionError(
+            f"--l0 {common.l0:g} is more codes than the --width of {common.width} latents; give"
+            " fewer"
+        )
     counted = {"topk", "batchtopk", "matryoshka", "matching_pursuit"}
     for flag, value in (("--l0", common.l0), ("--sparsity", common.sparsity)):
         if value is not None and counted.issuperset(names):
-            raise OptionError(f"{flag} is of architectures without k, and --architecture is {common.architecture}; "
-                              "use -k")  # fmt: skip
-    for flag, changed in (("--auxiliary", common.auxiliary != 1 / 32), ("--revival", common.revival != 1)):
+            raise OptionError(
+                f"{flag} is of architectures without k, and --architecture is"
+                f" {common.architecture}; use -k"
+            )
+    for flag, changed in (
+        ("--auxiliary", common.auxiliary != 1 / 32),
+        ("--revival", common.revival != 1),
+    ):
         if changed and not counted.intersection(names) - {"matching_pursuit"}:
-            raise OptionError(f"{flag} is of topk, batchtopk and matryoshka, not of {common.architecture}")
+            raise OptionError(
+                f"{flag} is of topk, batchtopk and matryoshka, not of {common.architecture}"
+            )
     if common.data.is_dir():
-        read = {"--column": common.column, "--keep": common.keep, "--no-special": common.no_special,
-                "--pack": common.pack, "--context": common.context, "--batch-size": common.batch_size,
-                "--sinks": common.sinks != 10}  # fmt: skip
+        read = {
+            "--column": common.column,
+            "--keep": common.keep,
+            "--no-special": common.no_special,
+            "--pack": common.pack,
+            "--context": common.context,
+            "--batch-size": common.batch_size,
+            "--sinks": common.sinks != 10,
+        }
         if unused := [flag for flag, value in read.items() if value]:
-            raise OptionError(f"{unused[0]} says how documents are read, and --data {common.data} holds cached rows")
+            raise OptionError(
+                f"{unused[0]} says how documents are read, and --data {common.data} holds cached"
+                " rows"
+            )
 
 
 def count(text: str) -> int:
@@ -161,7 +267,9 @@ def count(text: str) -> int:
     except ValueError:
         found = 0.0
     if not 1 <= found < 1e15:
-        raise OptionError(f"--tokens {text} is no number of tokens; write 500k, 1M, 2.5M or 1000000")
+        raise OptionError(
+            f"--tokens {text} is no number of tokens; write 500k, 1M, 2.5M or 1000000"
+        )
     return round(found)
 
 
@@ -189,14 +297,26 @@ def _source(common: Training, model: str) -> tuple[Any, Any]:
     if next(documents.read(), None) is None:
         raise PromptError(f"{common.data} holds no documents; write one a line or row")
     reading = Reading(
-        of=common.of, context=common.context, pack=common.pack, special=not common.no_special, sinks=common.sinks,
-        keep=tuple(common.keep.split(",")) if common.keep else tuple(TURNS), batch_size=common.batch_size,
-    )  # fmt: skip
+        of=common.of,
+        context=common.context,
+        pack=common.pack,
+        special=not common.no_special,
+        sinks=common.sinks,
+        keep=tuple(common.keep.split(",")) if common.keep else tuple(TURNS),
+        batch_size=common.batch_size,
+    )
     common.status(f"loading {model}")
-    pair = Pair.load(model, common.base, device=common.device, dtype=common.dtype, new_tokens=common.new_tokens)
+    pair = Pair.load(
+        model, common.base, device=common.device, dtype=common.dtype, new_tokens=common.new_tokens
+    )
     for note in pair.notes:
         common.remark(f"note: {note}")
-    return Activations(pair, sites, documents, reading, rank=distributed.rank(), world=distributed.world()), device
+    return (
+        Activations(
+            pair, sites, documents, reading, rank=distributed.rank(), world=distributed.world()
+        ),
+        device,
+    )
 
 
 def _jobs(common: Training, source: Any, device: Any) -> "dict[str, Job]":
@@ -220,13 +340,20 @@ def _jobs(common: Training, source: Any, device: Any) -> "dict[str, Job]":
             if common.prefixes:
                 prefixes = tuple(count(part) for part in common.prefixes.split(","))
             config = DictionaryConfig(
-                name, (reads[1] - reads[0]) // models, common.width, models=models,
-                d_out=None if writes is None else (writes[1] - writes[0]) // models, input_bias=writes is None,
-                k=common.k if name in SPARSE else None, prefixes=prefixes if name == "matryoshka" else (),
+                name,
+                (reads[1] - reads[0]) // models,
+                common.width,
+                models=models,
+                d_out=None if writes is None else (writes[1] - writes[0]) // models,
+                input_bias=writes is None,
+                k=common.k if name in SPARSE else None,
+                prefixes=prefixes if name == "matryoshka" else (),
                 rank_by="norm" if models > 1 or (common.free_norms and name in SPARSE) else "value",
                 sparsity="step" if name == "jumprelu" else "l1",
-            )  # fmt: skip
-            title = ".".join(part for part, several in ((site, len(common.site) > 1), (name, True)) if several)
+            )
+            title = ".".join(
+                part for part, several in ((site, len(common.site) > 1), (name, True)) if several
+            )
             # a pursuit of rows that short would take a hundredth of what it finds
             free = common.free_norms and models == 1 and name != "matching_pursuit"
             begun = FREE_NORM if free else 1.0
@@ -245,4 +372,6 @@ def _last(out: Path) -> dict[str, dict[str, float]]:
 
 
 def _told(told: dict[str, float]) -> str:
-    return f"L0 {told['l0']:.1f}, explained variance {told['explained']:.3f}, dead {told['dead']:.1%}"
+    return (
+        f"L0 {told['l0']:.1f}, explained variance {told['explained']:.3f}, dead {told['dead']:.1%}"
+    )

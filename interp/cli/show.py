@@ -19,18 +19,26 @@ from interp.table import Table
 
 @takes(Common)
 def command(
-    key: Annotated[str, typer.Argument(metavar="KEY", help="Key of a run, or a beginning that only it has.")],
+    key: Annotated[
+        str, typer.Argument(metavar="KEY", help="Key of a run, or a beginning that only it has.")
+    ],
     *,
-    part: Annotated[str, typer.Option("--table", metavar="NAME", help="Show the rows of a sub-table.")] = "",
+    part: Annotated[
+        str, typer.Option("--table", metavar="NAME", help="Show the rows of a sub-table.")
+    ] = "",
     rows: Annotated[int, typer.Option("--rows", metavar="N", min=0, help="How many rows.")] = 10,
     common: Common,
 ) -> None:
-    """Show one stored run: what it was made from, its sentence, its claims with their controls, its first rows."""
+    """Show one stored run: what it was made from, its sentence, its claims with their controls, its
+    first rows.
+    """
     store = Store(common.store)
     key = store.find(key)
     run, path = store.get(key), store.path(key)
     if part and part not in run.tables:
-        raise OptionError(f"--table {part}: run {key} has {', '.join(run.tables) or 'no sub-tables'}")
+        raise OptionError(
+            f"--table {part}: run {key} has {', '.join(run.tables) or 'no sub-tables'}"
+        )
     shown = run.tables[part] if part else run
     first = first_rows(shown, rows)
     claims = run.tables.get("claims")
@@ -53,7 +61,9 @@ def command(
     blocks = {
         f"{run.kind} {key}": cell(run.summary.get("sentence")),
         "made from": listed(_made_from(run.require_provenance())),
-        "summary": listed({name: value for name, value in run.summary.items() if name not in hidden}),
+        "summary": listed(
+            {name: value for name, value in run.summary.items() if name not in hidden}
+        ),
         "claims": "" if claims is None else _claim_lines(from_table(claims)),
         rows_title: _row_lines(first),
         "files": listed({"run": path, "sub-tables": list(run.tables)}),
@@ -63,22 +73,33 @@ def command(
 
 def first_rows(table: Table, count: int) -> Table:
     """The first ``count`` rows, by ``rank`` (1 is best) where the table has one."""
-    order = np.argsort(table["rank"], kind="stable") if "rank" in table.data else np.arange(len(table))
+    order = (
+        np.argsort(table["rank"], kind="stable") if "rank" in table.data else np.arange(len(table))
+    )
     return table.select(order[:count])
 
 
 def _made_from(made: Provenance) -> Mapping[str, Any]:
     parent = {"parent": made.parent} if made.parent else {}
-    inputs = {(f"{name} digest" if name in made.context else name): value for name, value in made.inputs.items()}
-    context = {name: shlex.join(map(str, value)) if name == "environment.command" else value
-               for name, value in _flat(made.context).items()}  # fmt: skip
+    inputs = {
+        (f"{name} digest" if name in made.context else name): value
+        for name, value in made.inputs.items()
+    }
+    context = {
+        name: shlex.join(map(str, value)) if name == "environment.command" else value
+        for name, value in _flat(made.context).items()
+    }
     return {**context, **_flat(made.options), **parent, **_flat(inputs)}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat = {}
     for name, value in values.items():
-        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
+        flat.update(
+            _flat(value, f"{prefix}{name}.")
+            if isinstance(value, Mapping)
+            else {prefix + name: value}
+        )
     return flat
 
 

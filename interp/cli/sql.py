@@ -11,15 +11,20 @@ from interp.store import Store
 
 @takes(Common)
 def command(
-    query: Annotated[str, typer.Argument(metavar="QUERY", help="One SELECT; `select * from runs` says what there is.")],
+    query: Annotated[
+        str,
+        typer.Argument(
+            metavar="QUERY", help="One SELECT; `select * from runs` says what there is."
+        ),
+    ],
     *,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
     common: Common,
 ) -> None:
     """Query the stored tables with DuckDB.
 
-    Every kind of table is a view over all runs (locate_neurons, its sub-table locate_neurons_tokens), with a column
-    `run`; the view `runs` lists the runs themselves.
+    Every kind of table is a view over all runs (locate_neurons, its sub-table
+    locate_neurons_tokens), with a column `run`; the view `runs` lists the runs themselves.
     """
     store = Store(common.store)
     table = store.sql(query)

@@ -1,4 +1,6 @@
-"""What commands that put prompts into a chat template are asked: a system message, and values for the template."""
+"""What commands that put prompts into a chat template are asked: a system message, and values for
+the template.
+"""
 
 import json
 import math
@@ -16,33 +18,48 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Templated(Running):
-    """The options of every command that puts prompts into a chat template; the fields are the flags."""
+    """The options of every command that puts prompts into a chat template; the fields are the
+    flags.
+    """
 
     system: Annotated[
-        str | None, typer.Option("--system", metavar="TEXT", help="A system message before every prompt.")
+        str | None,
+        typer.Option("--system", metavar="TEXT", help="A system message before every prompt."),
     ] = None
     template_arg: Annotated[
         list[str] | None,
-        typer.Option("--template-arg", metavar="NAME=VALUE", help="A value for the chat template; repeatable."),
+        typer.Option(
+            "--template-arg",
+            metavar="NAME=VALUE",
+            help="A value for the chat template; repeatable.",
+        ),
     ] = None
 
     def template_arguments(self) -> dict[str, Any]:
-        """The values of ``--template-arg`` by name; OptionError for what is none, and for a name given twice."""
+        """The values of ``--template-arg`` by name; OptionError for what is none, and for a name
+        given twice.
+        """
         found: dict[str, Any] = {}
         for given in self.template_arg or ():
             name, between, value = given.partition("=")
             if not between or not name.isidentifier():
-                raise OptionError(f"--template-arg {given!r} is no NAME=VALUE; write enable_thinking=false")
+                raise OptionError(
+                    f"--template-arg {given!r} is no NAME=VALUE; write enable_thinking=false"
+                )
             if name in found:
                 raise OptionError(f"--template-arg {name} is given twice; give it once")
             found[name] = _value(value)
         for text in (self.system, *found.values()):
             if isinstance(text, str) and any("\ud800" <= sign <= "\udfff" for sign in text):
-                raise OptionError(f"--system or --template-arg {text[:40]!r} is not UTF-8; write it as UTF-8")
+                raise OptionError(
+                    f"--system or --template-arg {text[:40]!r} is not UTF-8; write it as UTF-8"
+                )
         return found
 
     def templated(self, pair: "Pair") -> "Pair":
-        """The pair with the chat template as it is asked for; OptionError where the template does not take it."""
+        """The pair with the chat template as it is asked for; OptionError where the template does
+        not take it.
+        """
         return pair.with_template(self.system, self.template_arguments())
 
 

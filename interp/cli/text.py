@@ -10,7 +10,8 @@ from typing import Any
 
 
 def aligned(rows: Iterable[Sequence[Any]], header: Sequence[str], width: int | None = None) -> str:
-    """Rows under a header, numbers to the right. The last column is cut at ``width`` characters a line.
+    """Rows under a header, numbers to the right. The last column is cut at ``width`` characters a
+    line.
 
     ``width`` None takes the terminal's, or none at all where stdout is a file or a pipe.
     """
@@ -19,7 +20,10 @@ def aligned(rows: Iterable[Sequence[Any]], header: Sequence[str], width: int | N
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(header))]
     lines = (
-        "  ".join(text.rjust(w) if r else text.ljust(w) for text, w, r in zip(row, widths, right, strict=True)).rstrip()
+        "  ".join(
+            text.rjust(w) if r else text.ljust(w)
+            for text, w, r in zip(row, widths, right, strict=True)
+        ).rstrip()
         for row in table
     )
     limit = width or _terminal_width()
@@ -37,7 +41,9 @@ def comma_separated(rows: Iterable[Sequence[Any]], header: Sequence[str]) -> str
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(["" if isinstance(v, float) and math.isnan(v) else v for v in row] for row in rows)
+    writer.writerows(
+        ["" if isinstance(v, float) and math.isnan(v) else v for v in row] for row in rows
+    )
     return out.getvalue().rstrip("\n")
 
 

@@ -19,33 +19,47 @@ class Checking(Common):
     """The options of every command, but that the report says where its store is."""
 
     store: Annotated[
-        Path | None, typer.Option("--store", metavar="DIR", help="Where its runs are.  [default: where it says]")
+        Path | None,
+        typer.Option(
+            "--store", metavar="DIR", help="Where its runs are.  [default: where it says]"
+        ),
     ] = None
 
 
 @takes(Checking)
 def command(
-    report: Annotated[Path, typer.Argument(metavar="REPORT.json", help="What `interp report` wrote beside the page.")],
+    report: Annotated[
+        Path,
+        typer.Argument(metavar="REPORT.json", help="What `interp report` wrote beside the page."),
+    ],
     *,
     remeasure: Annotated[
-        bool, typer.Option("--remeasure", help="Also run the commands again that made it, and compare.")
+        bool,
+        typer.Option("--remeasure", help="Also run the commands again that made it, and compare."),
     ] = False,
     tolerance: Annotated[
         float,
-        typer.Option(metavar="X", min=0, help="How far what is run again may be off: relative, absolute below 1."),
+        typer.Option(
+            metavar="X",
+            min=0,
+            help="How far what is run again may be off: relative, absolute below 1.",
+        ),
     ] = 1e-6,
     prompts: Annotated[
         list[Path] | None,
         typer.Option(
-            "--prompts", metavar="FILE", help="Also ask its claims of fresh prompts: positive, then negative."
+            "--prompts",
+            metavar="FILE",
+            help="Also ask its claims of fresh prompts: positive, then negative.",
         ),
     ] = None,
     common: Checking,
 ) -> None:
     """Check a report: everything it says is made again from the stored tables, its claims too.
 
-    One line for each thing that does not hold, and exit code 1. That the tables tell the truth about the models only
-    --remeasure shows, from the folder in which its commands were given; --prompts asks whether it is true of others.
+    One line for each thing that does not hold, and exit code 1. That the tables tell the truth
+    about the models only --remeasure shows, from the folder in which its commands were given;
+    --prompts asks whether it is true of others.
 
     Example: interp verify report.json
     """
@@ -63,12 +77,20 @@ def command(
             questions += again.remeasured(said)
         questions += again.on_fresh_prompts(said)
         failed, unasked = _answers(questions)
-    record = {"report": str(report), "checks": len(questions) - len(unasked),
-              "failed": [{"check": name, "why": why} for name, why in failed],
-              "not_asked": [{"check": name, "why": why} for name, why in unasked]}  # fmt: skip
+    record = {
+        "report": str(report),
+        "checks": len(questions) - len(unasked),
+        "failed": [{"check": name, "why": why} for name, why in failed],
+        "not_asked": [{"check": name, "why": why} for name, why in unasked],
+    }
     held = record["checks"] - len(failed)
-    told = sum(bool(question.claim) for question in checked) - sum(name in claims for name, _ in failed)
-    verdict = f"{held} of {record['checks']} checks hold, {told} of them claims computed again from the stored tables"
+    told = sum(bool(question.claim) for question in checked) - sum(
+        name in claims for name, _ in failed
+    )
+    verdict = (
+        f"{held} of {record['checks']} checks hold, {told} of them claims computed again from the"
+        " stored tables"
+    )
     if remeasure:
         verdict += "; claims whose commands were run again are among the checks"
     if unasked:

@@ -6,16 +6,30 @@ from interp.errors import OptionError
 
 ENGINES = ("torch", "nnsight")
 
-__all__ = ["ENGINES", "Batch", "Direction", "Edit", "Engine", "Part", "Run", "TorchEngine", "engine_named"]
+__all__ = [
+    "ENGINES",
+    "Batch",
+    "Direction",
+    "Edit",
+    "Engine",
+    "Part",
+    "Run",
+    "TorchEngine",
+    "engine_named",
+]
 
 
 def engine_named(name: str, remote: bool = False) -> Engine:
-    """The engine of this name; raises OptionError for an unknown one, and for ``remote`` where it cannot be."""
+    """The engine of this name; raises OptionError for an unknown one, and for ``remote`` where it
+    cannot be.
+    """
     if name not in ENGINES:
         raise OptionError(f"unknown engine {name!r}; known: {', '.join(ENGINES)}")
     if name == "torch":
         if remote:
-            raise OptionError("the torch engine runs here only; add --engine nnsight to run remotely")
+            raise OptionError(
+                "the torch engine runs here only; add --engine nnsight to run remotely"
+            )
         return TorchEngine()
     # another library's hooks on every process are worth it only where it is asked for
     from interp.engines.nnsight_trace import NNsightEngine

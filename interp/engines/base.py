@@ -1,4 +1,6 @@
-"""The seam: what an engine is given and gives back. Reads and edits are data, so engines are interchangeable."""
+"""The seam: what an engine is given and gives back. Reads and edits are data, so engines are
+interchangeable.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,11 @@ from interp.sites import Site
 
 @dataclass(frozen=True)
 class Batch:
-    """Token ids ``[B, T]`` and the mask ``[B, S]`` of real tokens; S > T when earlier keys are cached.
+    """Token ids ``[B, T]`` and the mask ``[B, S]`` of real tokens; S > T when earlier keys are
+    cached.
 
-    ``shared``: how many tokens all rows begin with, at least one of each left out; ``lengths`` of the rows, in tokens.
-    Both are known where the batch was padded here.
+    ``shared``: how many tokens all rows begin with, at least one of each left out; ``lengths`` of
+    the rows, in tokens. Both are known where the batch was padded here.
     """
 
     ids: Int[Tensor, "B T"]
@@ -38,16 +41,22 @@ class Batch:
         device: torch.device | str = "cpu",
         length: int | None = None,
     ) -> Batch:
-        """Pad token sequences to one length; left by default, so that the last token of each is column -1."""
+        """Pad token sequences to one length; left by default, so that the last token of each is
+        column -1.
+        """
         length = max(length or 0, *(len(sequence) for sequence in sequences))
         ids = torch.full((len(sequences), length), pad_id, dtype=torch.int64)
         mask = torch.zeros((len(sequences), length), dtype=torch.bool)
         for row, sequence in enumerate(sequences):
-            span = slice(length - len(sequence), length) if side == "left" else slice(0, len(sequence))
+            span = (
+                slice(length - len(sequence), length) if side == "left" else slice(0, len(sequence))
+            )
             ids[row, span] = torch.tensor(sequence, dtype=torch.int64)
             mask[row, span] = True
         lengths = tuple(len(sequence) for sequence in sequences)
-        return cls(ids.to(device), mask.to(device), _shared(sequences, min(lengths, default=0)), lengths)
+        return cls(
+            ids.to(device), mask.to(device), _shared(sequences, min(lengths, default=0)), lengths
+        )
 
     @property
     def positions(self) -> Int[Tensor, "B T"]:
@@ -66,7 +75,10 @@ def _shared(sequences: Sequence[Sequence[int]], shortest: int) -> int:
         return 0
     # what the first and the last of them in order have in common, all have
     pairs = zip(list(min(sequences, key=list)), list(max(sequences, key=list)), strict=False)
-    return next((at for at, (one, other) in enumerate(pairs) if one != other or at == shortest - 1), shortest - 1)
+    return next(
+        (at for at, (one, other) in enumerate(pairs) if one != other or at == shortest - 1),
+        shortest - 1,
+    )
 
 
 @runtime_checkable
@@ -102,10 +114,11 @@ class Direction:
 
 @dataclass(frozen=True)
 class Part:
-    """Some cells of a batch, ``[r, n]``: values, gradients, and which of them are summed over (``at``).
+    """Some cells of a batch, ``[r, n]``: values, gradients, and which of them are summed over
+    (``at``).
 
-    A cell that all rows share may stand here once, with its gradient summed over the rows. ``cells`` takes what is held
-    of every cell of the batch, ``[B, T, ...]``, to these.
+    A cell that all rows share may stand here once, with its gradient summed over the rows.
+    ``cells`` takes what is held of every cell of the batch, ``[B, T, ...]``, to these.
     """
 
     values: dict[Site, Float[Tensor, "r n _"]]
@@ -125,7 +138,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Run:
-    """What came of a run: logits of the kept positions, values after any edit, gradients, the key-value cache.
+    """What came of a run: logits of the kept positions, values after any edit, gradients, the
+    key-value cache.
 
     ``parts`` and ``along``: see ``over`` and ``along`` of ``Engine.run``.
     """
@@ -174,16 +188,17 @@ class Engine(Protocol):
     ) -> Run:
         """One forward pass, and one backward pass where ``gradient_of`` is given.
 
-        A pass without a head need not go beyond the last block that is read or edited, also not in its cache, and one
-        under ``interp.interventions.edits.Enter`` need not have keys and values of the blocks before.
-        ``keep``: logits of that many last columns; 0 skips the language-model head; None keeps all.
-        ``gradient_of`` maps kept logits to one number per prompt; its sum is differentiated with respect to the
-        values at ``gradients_at``, with all parameters frozen.
+        A pass without a head need not go beyond the last block that is read or edited, also not in
+        its cache, and one under ``interp.interventions.edits.Enter`` need not have keys and values
+        of the blocks before. ``keep``: logits of that many last columns; 0 skips the language-model
+        head; None keeps all. ``gradient_of`` maps kept logits to one number per prompt; its sum is
+        differentiated with respect to the values at ``gradients_at``, with all parameters frozen.
 
-        ``over``: with ``gradient_of``, the cells over which values times gradients are going to be summed. What is read
-        and differentiated comes back in ``Run.parts`` then, where an engine may let what rows share stand once; it is
-        no longer known there which row a gradient came from. ``Run.along`` has, by row, the derivative along directions
-        at those cells, ``along``, whose sites must be read and differentiated.
+        ``over``: with ``gradient_of``, the cells over which values times gradients are going to be
+        summed. What is read and differentiated comes back in ``Run.parts`` then, where an engine
+        may let what rows share stand once; it is no longer known there which row a gradient came
+        from. ``Run.along`` has, by row, the derivative along directions at those cells, ``along``,
+        whose sites must be read and differentiated.
         """
         ...
 
@@ -191,7 +206,9 @@ class Engine(Protocol):
 def in_one_part(run: Run, over: Bool[Tensor, "B T"], along: Sequence[Direction]) -> Run:
     """A pass over whole prompts as ``over`` and ``along`` of ``Engine.run`` ask for it."""
     part = Part(run.values, run.gradients, over, _as_it_is)
-    return Run(run.logits, cache=run.cache, parts=(part,), along=part.along(along) if along else None)
+    return Run(
+        run.logits, cache=run.cache, parts=(part,), along=part.along(along) if along else None
+    )
 
 
 def _as_it_is(value: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
-"""Two models through one stream: while open, every block of the tuned model adds a mixture of both blocks' updates.
+"""Two models through one stream: while open, every block of the tuned model adds a mixture of both
+blocks' updates.
 
-``x + (1 - alpha) f_base(x) + alpha f_tuned(x)`` on the live, scaled stream (FTC_alpha of TuCo, arXiv 2506.23423): at
-alpha 1 the tuned model bit for bit, at alpha 0 the base's blocks between the tuned embedding, final norm and head.
+``x + (1 - alpha) f_base(x) + alpha f_tuned(x)`` on the live, scaled stream (FTC_alpha of TuCo,
+arXiv 2506.23423): at alpha 1 the tuned model bit for bit, at alpha 0 the base's blocks between the
+tuned embedding, final norm and head.
 """
 
 import copy
@@ -21,24 +23,29 @@ from interp.models.unexamined_changes import blocks_of
 
 @contextmanager
 def lockstep(tuned: Model, base: Model, alpha: Sequence[float]) -> Iterator[None]:
-    """Scale the tuned model's blocks, one factor for each, in every pass of the torch engine until closed.
+    """Scale the tuned model's blocks, one factor for each, in every pass of the torch engine until
+    closed.
 
-    Passes may carry a cache (the base's keys and values are kept beside it), and read the stream between blocks. The
-    base's blocks are called with the tuned model's masks and positions: settings of the two must agree.
+    Passes may carry a cache (the base's keys and values are kept beside it), and read the stream
+    between blocks. The base's blocks are called with the tuned model's masks and positions:
+    settings of the two must agree.
     """
     walk = _Walk(base, None if base.dtype == tuned.dtype else base.dtype)
     with ExitStack() as stack:
         stack.enter_context(whole_prompts(tuned))
         for block, other, share in zip(blocks_of(tuned), blocks_of(base), alpha, strict=True):
             if share != 1:
-                stack.callback(block.register_forward_pre_hook(walk.before, with_kwargs=True).remove)
+                stack.callback(
+                    block.register_forward_pre_hook(walk.before, with_kwargs=True).remove
+                )
                 after = partial(walk.after, other, share)
                 stack.callback(block.register_forward_hook(after, with_kwargs=True).remove)
         yield
 
 
 class _Walk:
-    """Calls the base's block on what the tuned model's block was called with, on a cache of its own.
+    """Calls the base's block on what the tuned model's block was called with, on a cache of its
+    own.
 
     ``dtype``: what the base computes in, where it is another than the tuned model's.
     """
@@ -51,11 +58,23 @@ class _Walk:
 
     def before(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         for value in (*args, *kwargs.values()):
-            if hasattr(value, "get_seq_length") and value is not self.cache and value is not self.other:
+            if (
+                hasattr(value, "get_seq_length")
+                and value is not self.cache
+                and value is not self.other
+            ):
                 # before the tuned block writes to it; a later step brings the same one
                 self.cache, self.other = value, copy.deepcopy(value)
 
-    def after(self, block: nn.Module, share: float, _: nn.Module, args: tuple, kwargs: dict[str, Any], out: Any) -> Any:
+    def after(
+        self,
+        block: nn.Module,
+        share: float,
+        _: nn.Module,
+        args: tuple,
+        kwargs: dict[str, Any],
+        out: Any,
+    ) -> Any:
         if self.inside:  # one module may serve both models, switched
             return None
         args = tuple(self._own(value) for value in args)

@@ -1,4 +1,6 @@
-"""What a pass gives has to be finite: half precision can overflow on some prompts and not on others."""
+"""What a pass gives has to be finite: half precision can overflow on some prompts and not on
+others.
+"""
 
 from collections.abc import Callable, Iterator
 from functools import wraps
@@ -17,9 +19,11 @@ P = ParamSpec("P")
 
 
 def finite(run: Callable[P, Run]) -> Callable[P, Run]:
-    """The method ``run(self, model, batch, ...)`` of an engine, which raises NonFinitePass instead of returning NaN.
+    """The method ``run(self, model, batch, ...)`` of an engine, which raises NonFinitePass instead
+    of returning NaN.
 
-    Where a real token has NaN or infinity among its logits, values or gradients; those of padding mean nothing.
+    Where a real token has NaN or infinity among its logits, values or gradients; those of padding
+    mean nothing.
     """
 
     @wraps(run)
@@ -47,8 +51,8 @@ def require_finite(model: Model, batch: Batch, run: Run) -> None:
         row = int(rows[0])
         ids = to_host(batch.ids[row][batch.real[row]]).tolist()
         raise NonFinitePass(
-            f"{model.name} gives NaN or infinity in {str(model.dtype).removeprefix('torch.')} on {len(rows)} of "
-            f"{len(broken)} texts of a batch",
+            f"{model.name} gives NaN or infinity in {str(model.dtype).removeprefix('torch.')} on"
+            f" {len(rows)} of {len(broken)} texts of a batch",
             tuple(ids),
         )
 
@@ -65,5 +69,10 @@ def _parts(batch: Batch, run: Run) -> Iterator[tuple[Tensor, Bool[Tensor, "B T"]
 
 def _is_finite(values: list[Tensor]) -> bool:
     # a sum of finite numbers in float32 or wider is finite, and takes no memory
-    sums = [value.sum(dtype=torch.float64 if value.dtype == torch.float64 else torch.float32) for value in values]
-    return not sums or bool(to_host(torch.isfinite(torch.stack([one.to(sums[0].device) for one in sums])).all()))
+    sums = [
+        value.sum(dtype=torch.float64 if value.dtype == torch.float64 else torch.float32)
+        for value in values
+    ]
+    return not sums or bool(
+        to_host(torch.isfinite(torch.stack([one.to(sums[0].device) for one in sums])).all())
+    )

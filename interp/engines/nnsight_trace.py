@@ -1,7 +1,9 @@
-"""The second engine: the same passes through nnsight, here or on the National Deep Inference Fabric (NDIF).
+"""The second engine: the same passes through nnsight, here or on the National Deep Inference Fabric
+(NDIF).
 
-nnsight runs intervention code in lockstep with the model's own forward pass, so sites are visited in the order in which
-a block computes them. A remote pass is the same block of code, sent whole; the model is named there by its Hub id.
+nnsight runs intervention code in lockstep with the model's own forward pass, so sites are visited
+in the order in which a block computes them. A remote pass is the same block of code, sent whole;
+the model is named there by its Hub id.
 """
 
 from __future__ import annotations
@@ -30,9 +32,18 @@ from interp.sites import Site
 
 # In the order of computation; parallel blocks run their attention first too.
 _VISITED = (
-    "hook_resid_pre", "attn.hook_z", "attn.o.hook_out", "hook_attn_out", "mlp.hook_in", "mlp.hook_pre",
-    "mlp.hook_pre_linear", "mlp.hook_post", "mlp.out.hook_out", "hook_mlp_out", "hook_resid_post",
-)  # fmt: skip
+    "hook_resid_pre",
+    "attn.hook_z",
+    "attn.o.hook_out",
+    "hook_attn_out",
+    "mlp.hook_in",
+    "mlp.hook_pre",
+    "mlp.hook_pre_linear",
+    "mlp.hook_post",
+    "mlp.out.hook_out",
+    "hook_mlp_out",
+    "hook_resid_post",
+)
 _REMOTE_CLASS = "nnsight.modeling.transformers.TransformersModel"
 
 
@@ -40,9 +51,10 @@ _REMOTE_CLASS = "nnsight.modeling.transformers.TransformersModel"
 class NNsightEngine:
     """Passes through nnsight; equal to ``TorchEngine`` on values, edits and gradients.
 
-    ``remote`` sends every pass to NDIF, which runs the pair's models under their Hub ids, with the attention kernel
-    they have here; it needs a key in ``NDIF_API_KEY``. Models are still loaded and checked here, and adapters and
-    models that are no Hub ids cannot be run there. ``backend`` makes what carries one remote pass; tests put their own.
+    ``remote`` sends every pass to NDIF, which runs the pair's models under their Hub ids, with the
+    attention kernel they have here; it needs a key in ``NDIF_API_KEY``. Models are still loaded and
+    checked here, and adapters and models that are no Hub ids cannot be run there. ``backend`` makes
+    what carries one remote pass; tests put their own.
     """
 
     remote: bool = False
@@ -55,8 +67,8 @@ class NNsightEngine:
             return
         if not CONFIG.API.APIKEY:
             raise OptionError(
-                "remote passes need a key of NDIF and none is set; get one at login.ndif.us and put it into "
-                "NDIF_API_KEY, or run here without --remote"
+                "remote passes need a key of NDIF and none is set; get one at login.ndif.us and put"
+                " it into NDIF_API_KEY, or run here without --remote"
             )
         nnsight.register("interp")  # sent by value: the service does not have this package
 
@@ -76,22 +88,30 @@ class NNsightEngine:
         over: Bool[Tensor, "B T"] | None = None,
         along: Sequence[Direction] = (),
     ) -> Run:
-        """See ``interp.engines.base.Engine.run``; without a head (``keep`` 0) the head still sees one position."""
+        """See ``interp.engines.base.Engine.run``; without a head (``keep`` 0) the head still sees
+        one position.
+        """
         tapped = taps(reads, edits, gradients_at)
         plan = _plan(model, tapped, (batch.ids.shape[0], batch.ids.shape[1]))
         inputs = arguments(batch, 1 if keep == 0 else keep, cache, use_cache)
         backend = None
         if self.remote:
             backend = self.backend(
-                remote_key(model), env={"attn_implementation": model.module.config._attn_implementation}
+                remote_key(model),
+                env={"attn_implementation": model.module.config._attn_implementation},
             )
         with model.active() as module, torch.set_grad_enabled(gradient_of is not None), _one_line():
             traced = self._wrap(module)
             with traced.trace(**inputs, backend=backend):
                 found = nnsight.save(_visit(traced, plan, tapped, reads, gradients_at, gradient_of))
         logits, cache, values, gradients, changed = found
-        require_unchanged(model, [site for site, written in zip(tapped, changed, strict=True) if written])
-        values, gradients = dict(zip(reads, values, strict=True)), dict(zip(gradients_at, gradients, strict=False))
+        require_unchanged(
+            model, [site for site, written in zip(tapped, changed, strict=True) if written]
+        )
+        values, gradients = (
+            dict(zip(reads, values, strict=True)),
+            dict(zip(gradients_at, gradients, strict=False)),
+        )
         run = Run(None if keep == 0 else logits, values, gradients, cache if use_cache else None)
         return run if over is None else in_one_part(run, over, along)
 
@@ -103,7 +123,9 @@ class NNsightEngine:
 
 
 class _Elsewhere(nnsight.NNsight):
-    """A module whose weights come only while it runs: inputs go to where it runs, not to where they are kept."""
+    """A module whose weights come only while it runs: inputs go to where it runs, not to where they
+    are kept.
+    """
 
     @property
     def device(self) -> torch.device:
@@ -114,20 +136,32 @@ class _Elsewhere(nnsight.NNsight):
 def remote_key(model: Model) -> str:
     """The name by which NDIF knows a model; raises OptionError for what is not served there."""
     name, _, revision = model.name.partition("@")
-    if model.adapter_on is not None or name.count("/") != 1 or name.startswith((".", "/", "organism:")):
+    if (
+        model.adapter_on is not None
+        or name.count("/") != 1
+        or name.startswith((".", "/", "organism:"))
+    ):
         raise OptionError(
-            f"{model.name} cannot be run remotely: NDIF serves models by their Hub id (owner/name); run it here"
+            f"{model.name} cannot be run remotely: NDIF serves models by their Hub id (owner/name);"
+            " run it here"
         )
     if model.resized:
         raise OptionError(
-            f"{model.name} cannot be run remotely: NDIF runs it with all its rows of tokens, and here it has "
-            f"{model.anatomy.vocabulary}, those that base and fine-tuned model share; run it here"
+            f"{model.name} cannot be run remotely: NDIF runs it with all its rows of tokens, and"
+            f" here it has {model.anatomy.vocabulary}, those that base and fine-tuned model share;"
+            " run it here"
         )
-    return f"{_REMOTE_CLASS}:" + json.dumps({"repo_id": name, "revision": revision or None, "task": "text-generation"})
+    return f"{_REMOTE_CLASS}:" + json.dumps(
+        {"repo_id": name, "revision": revision or None, "task": "text-generation"}
+    )
 
 
-def _plan(model: Model, tapped: Mapping[Site, Tap], tokens: tuple[int, int]) -> list[tuple[str, str, list[Tap]]]:
-    """Module path, side, and the taps there, in the order of computation; parts of a fused module share a visit."""
+def _plan(
+    model: Model, tapped: Mapping[Site, Tap], tokens: tuple[int, int]
+) -> list[tuple[str, str, list[Tap]]]:
+    """Module path, side, and the taps there, in the order of computation; parts of a fused module
+    share a visit.
+    """
     plan: list[tuple[str, str, list[Tap]]] = []
     for site in sorted(tapped, key=lambda site: (site.layer, _VISITED.index(site.hook))):
         target = model.anatomy.target(site)
@@ -148,10 +182,11 @@ def _visit(
     gradients_at: Sequence[Site],
     gradient_of: Callable[[Float[Tensor, "B kept V"]], Float[Tensor, " B"]] | None,
 ) -> tuple[Tensor, Any, list[Tensor], list[Tensor], list[bool]]:
-    """What runs beside the forward pass, elsewhere if need be: logits, cache, values at ``reads``, gradients, and which
-    of the sites were written over after they were read.
+    """What runs beside the forward pass, elsewhere if need be: logits, cache, values at ``reads``,
+    gradients, and which of the sites were written over after they were read.
 
-    Only what torch and transformers know leaves it, since another machine need not have this package.
+    Only what torch and transformers know leaves it, since another machine need not have this
+    package.
     """
     for path, side, here in plan:
         module = traced.get(path)
@@ -168,10 +203,20 @@ def _visit(
         else:
             module.output = type(whole)([new, *whole[1:]]) if several else new
     output = traced.output
-    gradients = {} if gradient_of is None else differentiate(tapped, gradients_at, gradient_of, output.logits)
+    gradients = (
+        {}
+        if gradient_of is None
+        else differentiate(tapped, gradients_at, gradient_of, output.logits)
+    )
     values = [tapped[site].value.detach() for site in reads]
     changed = [tap.written_over for tap in tapped.values()]
-    return output.logits.detach(), output.get("past_key_values"), values, list(gradients.values()), changed
+    return (
+        output.logits.detach(),
+        output.get("past_key_values"),
+        values,
+        list(gradients.values()),
+        changed,
+    )
 
 
 @contextmanager
@@ -183,5 +228,6 @@ def _one_line() -> Iterator[None]:
         raise RemoteFailure(f"NDIF did not run the pass: {' '.join(str(error).split())}") from error
     except OutOfOrderError as error:
         raise UnsupportedModel(
-            "nnsight cannot visit the sites of this model in the order of its blocks; use the torch engine"
+            "nnsight cannot visit the sites of this model in the order of its blocks; use the torch"
+            " engine"
         ) from error

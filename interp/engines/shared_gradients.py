@@ -1,11 +1,13 @@
 """Passes with gradients that read once the beginning which all prompts of a batch share.
 
-The forward pass goes in two parts, as in ``shared_prefix``. Going back, what the rows' gradients are at a cell of the
-prefix comes out summed over the rows, which is all that a sum over cells of values times gradients needs.
+The forward pass goes in two parts, as in ``shared_prefix``. Going back, what the rows' gradients
+are at a cell of the prefix comes out summed over the rows, which is all that a sum over cells of
+values times gradients needs.
 
-A row's own derivative along directions in the prefix is not lost: it is the inner product of its gradient with respect
-to its copy of the prefix's keys and values with the change of these along the directions, which is the same for all
-rows and takes one pass of forward-mode differentiation over the prefix.
+A row's own derivative along directions in the prefix is not lost: it is the inner product of its
+gradient with respect to its copy of the prefix's keys and values with the change of these along the
+directions, which is the same for all rows and takes one pass of forward-mode differentiation over
+the prefix.
 """
 
 from __future__ import annotations
@@ -23,7 +25,16 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from interp.engines.base import Batch, Direction, Edit, Part, Run, in_one_part
-from interp.engines.shared_prefix import Layout, PartialEdit, Pass, at, divides, in_halves, is_whole, layout_of
+from interp.engines.shared_prefix import (
+    Layout,
+    PartialEdit,
+    Pass,
+    at,
+    divides,
+    in_halves,
+    is_whole,
+    layout_of,
+)
 from interp.maths.host import to_host
 from interp.maths.memory import ran_out_of_memory
 from interp.maths.precision import widen
@@ -53,7 +64,11 @@ def divided_gradients(run: Pass, model: Model, batch: Batch, asked: Asked) -> Ru
     ``run`` makes one pass over one batch, see ``Engine.run``.
     """
     layout = layout_of(batch)
-    if layout is None or is_whole(model) or not all(isinstance(edit, PartialEdit) for edit in asked.edits):
+    if (
+        layout is None
+        or is_whole(model)
+        or not all(isinstance(edit, PartialEdit) for edit in asked.edits)
+    ):
         return None
     # what is differentiated must lie behind the prefix in every row
     if min(batch.lengths) - layout.prefix < asked.keep or not divides(run, model, layout):
@@ -83,14 +98,28 @@ def _in_two(run: Pass, model: Model, layout: Layout, asked: Asked) -> Run | None
     sites = {"reads": asked.reads, "gradients_at": asked.gradients_at, "live": True}
     before = run(model, layout.beginning, edits=first.edits, keep=0, use_cache=True, **sites)
     repeat(before.cache, rows)
-    copies = [value for layer in before.cache.layers if layer.is_initialized for value in (layer.keys, layer.values)]
+    copies = [
+        value
+        for layer in before.cache.layers
+        if layer.is_initialized
+        for value in (layer.keys, layer.values)
+    ]
     _, after, gathered = layout.last(asked.keep)
     then = run(
-        model, layout.remainder, edits=rest.edits, keep=after, cache=before.cache, use_cache=True, head_reads=gathered,
+        model,
+        layout.remainder,
+        edits=rest.edits,
+        keep=after,
+        cache=before.cache,
+        use_cache=True,
+        head_reads=gathered,
         **sites,
-    )  # fmt: skip
+    )
     logits = then.require_logits()
-    wanted = [*(part.values[site] for part in (before, then) for site in asked.gradients_at), *copies]
+    wanted = [
+        *(part.values[site] for part in (before, then) for site in asked.gradients_at),
+        *copies,
+    ]
     found = _gradients(asked.gradient_of(logits).sum(), wanted)
     count = len(asked.gradients_at)
     parts = []
@@ -119,7 +148,10 @@ def _gradients(of: Tensor, wanted: Sequence[Tensor]) -> list[Tensor]:
     able = [value for value in wanted if value.requires_grad]
     got = iter(torch.autograd.grad(of, able, allow_unused=True))
     found = [next(got) if value.requires_grad else None for value in wanted]
-    return [torch.zeros_like(value) if one is None else one for value, one in zip(wanted, found, strict=True)]
+    return [
+        torch.zeros_like(value) if one is None else one
+        for value, one in zip(wanted, found, strict=True)
+    ]
 
 
 def _cells(batch: Batch, columns: Tensor) -> Callable[[Tensor], Tensor]:
@@ -152,20 +184,31 @@ def _tangents(run: Pass, model: Model, layout: Layout, first: Asked) -> list[Ten
         # torch compiles some of its own formulas for this in a way that it deprecates
         warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
         cache = run(model, layout.beginning, edits=edits, keep=0, use_cache=True).cache
-        kept = [value for layer in cache.layers if layer.is_initialized for value in (layer.keys, layer.values)]
+        kept = [
+            value
+            for layer in cache.layers
+            if layer.is_initialized
+            for value in (layer.keys, layer.values)
+        ]
         return [forward_ad.unpack_dual(value).tangent for value in kept]
 
 
-def _along(gradients: Sequence[Tensor], tangents: Sequence[Tensor | None]) -> Float[Tensor, " B"] | Any:
+def _along(
+    gradients: Sequence[Tensor], tangents: Sequence[Tensor | None]
+) -> Float[Tensor, " B"] | Any:
     total: Any = 0.0
     for gradient, tangent in zip(gradients, tangents, strict=True):
         if tangent is not None:
-            total = total + (widen(gradient) * widen(tangent)).double().sum((1, 2, 3)).to(gradients[0].device)
+            total = total + (widen(gradient) * widen(tangent)).double().sum((1, 2, 3)).to(
+                gradients[0].device
+            )
     return total
 
 
 def _proven(run: Pass, model: Model, batch: Batch, asked: Asked) -> bool:
-    """Whether both ways give the same on two rows, without edits: sums of gradients, and derivatives of each row."""
+    """Whether both ways give the same on two rows, without edits: sums of gradients, and
+    derivatives of each row.
+    """
     short, long = min(batch.lengths), max(batch.lengths)
     rows = [batch.lengths.index(short), len(batch.lengths) - 1 - batch.lengths[::-1].index(long)]
     some = Batch(batch.ids[rows], batch.mask[rows], batch.shared, (short, long))
@@ -188,7 +231,9 @@ def _proven(run: Pass, model: Model, batch: Batch, asked: Asked) -> bool:
     for site in sites:
         (all_of_it,), (first, rest) = whole.parts, parts.parts
         gradient = all_of_it.gradients[site]
-        pairs.append((at(gradient, layout.columns(0, layout.prefix)).sum(0), first.gradients[site][0]))
+        pairs.append(
+            (at(gradient, layout.columns(0, layout.prefix)).sum(0), first.gradients[site][0])
+        )
         pairs.append((rest.cells(gradient)[rest.at], rest.gradients[site][rest.at]))
     return all(_near(one, other, bound) for one, other in pairs)
 
@@ -199,7 +244,9 @@ def _near(one: Tensor, other: Tensor, bound: float) -> bool:
 
 
 def _elsewhere(value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
-    """A value of like size, the same in all cells; towards zero alone a norm behind the site would see no change."""
+    """A value of like size, the same in all cells; towards zero alone a norm behind the site would
+    see no change.
+    """
     wave = torch.arange(value.shape[-1], device=value.device, dtype=value.dtype).cos()
     return (wave * value.abs().mean()).expand_as(value)
 

@@ -1,7 +1,9 @@
-"""The beginning that all prompts of a batch share is read once, and every prompt goes on from its keys and values.
+"""The beginning that all prompts of a batch share is read once, and every prompt goes on from its
+keys and values.
 
-A chat template's system turn is often most of a short prompt. A causal model computes the same there for every prompt,
-so one row stands for all. What comes back is what a pass over whole prompts gives, in its layout, to rounding.
+A chat template's system turn is often most of a short prompt. A causal model computes the same
+there for every prompt, so one row stands for all. What comes back is what a pass over whole prompts
+gives, in its layout, to rounding.
 """
 
 from __future__ import annotations
@@ -40,13 +42,17 @@ class PartialEdit(Protocol):
     """An edit that can be made for some cells of its batch alone."""
 
     def on(self, cells: Callable[[Tensor], Tensor]) -> Edit:
-        """The same edit where ``cells`` takes what it holds of every cell, ``[B, T, ...]``, to those of the part."""
+        """The same edit where ``cells`` takes what it holds of every cell, ``[B, T, ...]``, to
+        those of the part.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a left- or right-padded batch has its shared prefix, its rest, and every cell's position."""
+    """Where a left- or right-padded batch has its shared prefix, its rest, and every cell's
+    position.
+    """
 
     batch: Batch
     prefix: int
@@ -60,7 +66,9 @@ class Layout:
         object.__setattr__(self, "lengths", mask.sum(1, keepdim=True))
 
     def columns(self, first: int, count: int) -> Int[Tensor, "B count"]:
-        """The columns of ``count`` positions from ``first`` on; past a row's end those of its last token."""
+        """The columns of ``count`` positions from ``first`` on; past a row's end those of its last
+        token.
+        """
         steps = torch.arange(first, first + count, device=self.starts.device)
         return self.starts + torch.minimum(steps[None], self.lengths - 1)
 
@@ -71,7 +79,9 @@ class Layout:
         return (steps[None] - self.starts).clamp(min=0).minimum(self.lengths - 1)
 
     def last(self, keep: int) -> tuple[Int[Tensor, "B keep"], int, Int[Tensor, "B keep"] | None]:
-        """The positions of each row's last ``keep`` tokens, how many last columns of the rest hold them, and which."""
+        """The positions of each row's last ``keep`` tokens, how many last columns of the rest hold
+        them, and which.
+        """
         wanted = self.lengths - keep + torch.arange(keep, device=self.lengths.device)[None]
         after = min(self.rest, keep + max(self.batch.lengths) - min(self.batch.lengths))
         inside = wanted - self.prefix - (self.rest - after)
@@ -102,7 +112,9 @@ def layout_of(batch: Batch) -> Layout | None:
 
 @contextmanager
 def whole_prompts(model: Model) -> Iterator[None]:
-    """While open, every pass of a model is over whole prompts and all blocks: for hooks that must see each once."""
+    """While open, every pass of a model is over whole prompts and all blocks: for hooks that must
+    see each once.
+    """
     _whole[model.module] = _whole.get(model.module, 0) + 1
     try:
         yield
@@ -127,10 +139,15 @@ def divided(
 ) -> Run | None:
     """The pass in two parts; None where the batch, the model or an edit must go through in one.
 
-    ``run`` makes one pass over one batch, see ``Engine.run``; ``blocks``: the first and last that it needs.
+    ``run`` makes one pass over one batch, see ``Engine.run``; ``blocks``: the first and last that
+    it needs.
     """
     layout = layout_of(batch)
-    if layout is None or is_whole(model) or not all(isinstance(edit, PartialEdit) for edit in edits):
+    if (
+        layout is None
+        or is_whole(model)
+        or not all(isinstance(edit, PartialEdit) for edit in edits)
+    ):
         return None
     if not divides(run, model, layout):
         return None
@@ -141,7 +158,13 @@ def divided(
 
 
 def _in_two(
-    run: Pass, model: Model, layout: Layout, reads: Sequence[Site], edits: Halves, keep: int, use_cache: bool
+    run: Pass,
+    model: Model,
+    layout: Layout,
+    reads: Sequence[Site],
+    edits: Halves,
+    keep: int,
+    use_cache: bool,
 ) -> Run:
     rows, prefix = len(layout.batch.ids), layout.prefix
     # the last columns of the shortest rows may lie in the prefix
@@ -150,12 +173,21 @@ def _in_two(
     repeat(first.cache, rows)
     wanted, after, gathered = layout.last(keep)
     second = run(
-        model, layout.remainder, reads=reads, edits=edits[1], keep=after if keep else 0, cache=first.cache,
-        use_cache=True, head_reads=gathered,
-    )  # fmt: skip
+        model,
+        layout.remainder,
+        reads=reads,
+        edits=edits[1],
+        keep=after if keep else 0,
+        cache=first.cache,
+        use_cache=True,
+        head_reads=gathered,
+    )
     logits = second.logits
     if logits is not None and before:
-        inside, columns = (wanted < prefix) & (wanted >= prefix - before), (wanted - prefix + before)
+        inside, columns = (
+            (wanted < prefix) & (wanted >= prefix - before),
+            (wanted - prefix + before),
+        )
         logits[inside] = first.require_logits()[0, columns[inside]]
     positions = layout.positions
     values = {}
@@ -163,7 +195,9 @@ def _in_two(
         # what is read would stand twice
         value = second.values.pop(site)
         beginning = first.values[site].to(value.device)
-        values[site] = at(torch.cat([beginning.expand(rows, -1, -1), value], 1), positions.to(value.device))
+        values[site] = at(
+            torch.cat([beginning.expand(rows, -1, -1), value], 1), positions.to(value.device)
+        )
     if use_cache:
         lay_out(second.cache, positions)
     return Run(logits, values, {}, second.cache if use_cache else None)
@@ -174,7 +208,9 @@ def in_halves(edits: Sequence[Any], layout: Layout) -> Halves | None:
     shape, same = layout.batch.ids.shape, []
 
     def cells(columns: Int[Tensor, "B n"]) -> Callable[[Tensor], Tensor]:
-        return lambda value: at(value.expand(*shape, *value.shape[len(shape) :]), columns.to(value.device))
+        return lambda value: at(
+            value.expand(*shape, *value.shape[len(shape) :]), columns.to(value.device)
+        )
 
     def first(value: Tensor) -> Tensor:
         found = cells(layout.columns(0, layout.prefix))(value)
@@ -188,7 +224,9 @@ def in_halves(edits: Sequence[Any], layout: Layout) -> Halves | None:
 
 
 def divides(run: Pass, model: Model, layout: Layout) -> bool:
-    """Whether two passes give what one gives: the kind of cache, and a proof on two rows at the first use."""
+    """Whether two passes give what one gives: the kind of cache, and a proof on two rows at the
+    first use.
+    """
     text = model.module.config.get_text_config()
     window = getattr(text, "sliding_window", None)
     if window is not None and layout.batch.ids.shape[1] + 1 >= window:
@@ -203,16 +241,22 @@ def _proven(run: Pass, model: Model, batch: Batch) -> bool:
     short, long = min(batch.lengths), max(batch.lengths)
     rows = [batch.lengths.index(short), len(batch.lengths) - 1 - batch.lengths[::-1].index(long)]
     some = Batch(batch.ids[rows], batch.mask[rows], batch.shared, (short, long))
-    beginning = run(model, Layout(some, some.shared, long - some.shared).beginning, keep=0, use_cache=True)
+    beginning = run(
+        model, Layout(some, some.shared, long - some.shared).beginning, keep=0, use_cache=True
+    )
     if not is_plain(beginning.cache):
         return False
     whole = run(model, some, keep=1).require_logits().double()
-    parts = _in_two(run, model, Layout(some, some.shared, long - some.shared), (), ([], []), 1, False)
+    parts = _in_two(
+        run, model, Layout(some, some.shared, long - some.shared), (), ([], []), 1, False
+    )
     error = (parts.require_logits().double() - whole).abs().max() / whole.abs().max()
     return bool(to_host(error) < max(1e-4, 8 * torch.finfo(model.dtype).eps))
 
 
-def at(value: Shaped[Tensor, "B T *rest"], columns: Int[Tensor, "rows n"]) -> Shaped[Tensor, "rows n *rest"]:
+def at(
+    value: Shaped[Tensor, "B T *rest"], columns: Int[Tensor, "rows n"]
+) -> Shaped[Tensor, "rows n *rest"]:
     """What stands in some columns of each row."""
     rows = torch.arange(len(columns), device=columns.device)[:, None]
     return value[rows, columns]

@@ -28,18 +28,20 @@ def require_unchanged(model: Model, changed: Sequence[Site]) -> None:
     """Raise UnsupportedModel for sites whose value was written over in place after it was read."""
     if changed:
         raise UnsupportedModel(
-            f"{model.name} writes over the value at {changed[0]} in place: what was read there is lost; {WITHOUT_SUM}"
+            f"{model.name} writes over the value at {changed[0]} in place: what was read there is"
+            f" lost; {WITHOUT_SUM}"
         )
 
 
 class Tap:
     """Edits in order, then (where wanted) a leaf for the gradient, then the record.
 
-    ``part``: the columns of a fused module's value that are this site; None for all. ``factor``: what the module's
-    value is multiplied by to be this site's. ``copies``: the module's value may be written over once the block has it
-    (Falcon adds its attention to its MLP's output in place), so the block is given a copy of what is kept here.
-    ``tokens``: prompts and positions of the pass, by which a value is read that a module gives as one row per token
-    (the experts of Llama-4). ``value`` is there after the pass, where it is read or differentiated.
+    ``part``: the columns of a fused module's value that are this site; None for all. ``factor``:
+    what the module's value is multiplied by to be this site's. ``copies``: the module's value may
+    be written over once the block has it (Falcon adds its attention to its MLP's output in place),
+    so the block is given a copy of what is kept here. ``tokens``: prompts and positions of the
+    pass, by which a value is read that a module gives as one row per token (the experts of
+    Llama-4). ``value`` is there after the pass, where it is read or differentiated.
     """
 
     value: Tensor
@@ -56,14 +58,20 @@ class Tap:
 
     def pass_on(self, whole: Tensor) -> Tensor:
         """The value a module goes on with, this site's columns taken through the tap."""
-        if self.tokens is not None and whole.ndim == 2 and len(whole) == self.tokens[0] * self.tokens[1]:
+        if (
+            self.tokens is not None
+            and whole.ndim == 2
+            and len(whole) == self.tokens[0] * self.tokens[1]
+        ):
             return self.pass_on(whole.unflatten(0, self.tokens)).flatten(0, 1)
         if self.part is None:
             return self._scaled(whole)
         start, stop = self.part
         piece = whole[..., start:stop]
         new = self._scaled(piece)
-        return whole if new is piece else torch.cat([whole[..., :start], new, whole[..., stop:]], -1)
+        return (
+            whole if new is piece else torch.cat([whole[..., :start], new, whole[..., stop:]], -1)
+        )
 
     def at(self, site: Site, target: Target) -> None:
         """The site, and where it is."""
@@ -78,15 +86,21 @@ class Tap:
     def _scaled(self, value: Tensor) -> Tensor:
         if self.factor == 1:
             new = self._take(value)
-            return new.clone() if self.copies and (self.edits or self.keeps or self.wants_gradient) else new
+            return (
+                new.clone()
+                if self.copies and (self.edits or self.keeps or self.wants_gradient)
+                else new
+            )
         scaled = value * self.factor
         new = self._take(scaled)
-        # a value that is only read goes on bit for bit; one that is differentiated has to be what goes on
+        # a value that is only read goes on bit for bit; one that is differentiated has to be what
+        # goes on
         return value if new is scaled and not scaled.requires_grad else new / self.factor
 
     def _take(self, value: Tensor) -> Tensor:
         for edit in self.edits:
-            # another model's value may be held in another precision; what the module goes on with is in its own
+            # another model's value may be held in another precision; what the module goes on with
+            # is in its own
             value = edit.apply(value).to(value.dtype)
         if self.wants_gradient and not value.requires_grad:
             value = value.detach().requires_grad_()
@@ -95,7 +109,9 @@ class Tap:
         return value
 
 
-def taps(reads: Sequence[Site], edits: Sequence[Edit], gradients_at: Sequence[Site]) -> dict[Site, Tap]:
+def taps(
+    reads: Sequence[Site], edits: Sequence[Edit], gradients_at: Sequence[Site]
+) -> dict[Site, Tap]:
     """A tap for every site that is read, edited or differentiated."""
     found: dict[Site, Tap] = {}
     for edit in edits:
@@ -114,7 +130,9 @@ def differentiate(
     logits: Float[Tensor, "B kept V"],
 ) -> dict[Site, Float[Tensor, "B T _"]]:
     """Gradients of the sum of ``gradient_of(logits)`` with respect to the values at some sites."""
-    got = torch.autograd.grad(gradient_of(logits).sum(), [tapped[site].value for site in sites], allow_unused=True)
+    got = torch.autograd.grad(
+        gradient_of(logits).sum(), [tapped[site].value for site in sites], allow_unused=True
+    )
     # a site from which the kept logits cannot be reached has gradient zero, not none
     return {
         site: torch.zeros_like(tapped[site].value) if gradient is None else gradient

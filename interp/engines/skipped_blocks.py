@@ -1,7 +1,7 @@
 """Blocks that a pass does not need only hand on the stream.
 
-A pass under ``Enter`` starts where the stream is given; one without a head ends behind the last block that is read or
-edited. Both give what the whole pass gives.
+A pass under ``Enter`` starts where the stream is given; one without a head ends behind the last
+block that is read or edited. Both give what the whole pass gives.
 """
 
 from __future__ import annotations
@@ -22,16 +22,23 @@ from interp.models.unexamined_changes import blocks_of
 from interp.sites import Site
 
 Blocks = tuple[int, int]
-# whether a model's blocks return the stream alone or in a tuple, None where they return more or cannot be skipped
+# whether a model's blocks return the stream alone or in a tuple, None where they return more or
+# cannot be skipped
 _returns: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
 
 
 def needed_blocks(
-    model: Model, reads: Sequence[Site], edits: Sequence[Edit], keep: int | None, gradients: bool, cached: bool
+    model: Model,
+    reads: Sequence[Site],
+    edits: Sequence[Edit],
+    keep: int | None,
+    gradients: bool,
+    cached: bool,
 ) -> Blocks | None:
     """The first and the last block that a pass needs; None for all of them.
 
-    ``cached``: the pass goes on from keys and values; what is put in does not add to those of the blocks below.
+    ``cached``: the pass goes on from keys and values; what is put in does not add to those of the
+    blocks below.
     """
     if gradients or is_whole(model):
         return None
@@ -70,7 +77,9 @@ def _proven(run: Callable[..., Run], model: Model, batch: Batch) -> str | None:
         return None
     _returns[model.module] = seen[0]
     enter = _Enter(Site(middle, "hook_resid_pre"), whole.values[Site(middle, "hook_resid_pre")])
-    found = run(model, some, edits=[enter], keep=1, blocks=(middle, len(blocks) - 1)).require_logits()
+    found = run(
+        model, some, edits=[enter], keep=1, blocks=(middle, len(blocks) - 1)
+    ).require_logits()
     error = (found - whole.require_logits()).abs().max() / whole.require_logits().abs().max()
     return seen[0] if bool(to_host(error <= max(1e-5, torch.finfo(model.dtype).eps))) else None
 
@@ -87,7 +96,11 @@ class _Enter:
 def only_blocks(model: Model, blocks: Blocks | None) -> Iterator[None]:
     """While open, blocks outside of ``blocks`` (first and last) hand on the stream as it is."""
     low, high = blocks or (0, model.anatomy.n_layers)
-    idle = [block for layer, block in enumerate(blocks_of(model)) if not low <= layer <= high] if blocks else []
+    idle = (
+        [block for layer, block in enumerate(blocks_of(model)) if not low <= layer <= high]
+        if blocks
+        else []
+    )
     before = [(block, block.__dict__.get("forward")) for block in idle]
     form = _returns.get(model.module)
     for block in idle:

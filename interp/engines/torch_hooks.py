@@ -1,4 +1,6 @@
-"""The default engine: torch forward hooks on the Hugging Face modules themselves, removed when the pass ends."""
+"""The default engine: torch forward hooks on the Hugging Face modules themselves, removed when the
+pass ends.
+"""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -44,22 +46,38 @@ class TorchEngine:
         along: Sequence[Direction] = (),
     ) -> Run:
         """See ``interp.engines.base.Engine.run``."""
-        blocks = needed_blocks(model, reads, edits, keep, gradient_of is not None, cache is not None)
+        blocks = needed_blocks(
+            model, reads, edits, keep, gradient_of is not None, cache is not None
+        )
         if blocks is not None and not may_skip(self._pass, model, batch):
             blocks = None
         if gradient_of is None and keep is not None and cache is None:
             run = divided(self._pass, model, batch, reads, edits, keep, use_cache, blocks)
             if run is not None:
                 return run
-        if gradient_of is not None and over is not None and keep and cache is None and not use_cache:
+        if (
+            gradient_of is not None
+            and over is not None
+            and keep
+            and cache is None
+            and not use_cache
+        ):
             asked = Asked(reads, edits, gradients_at, gradient_of, keep, over, along)
             run = divided_gradients(self._pass, model, batch, asked)
             if run is not None:
                 return run
         run = self._pass(
-            model, batch, reads=reads, edits=edits, gradients_at=gradients_at, gradient_of=gradient_of, keep=keep,
-            cache=cache, use_cache=use_cache, blocks=blocks,
-        )  # fmt: skip
+            model,
+            batch,
+            reads=reads,
+            edits=edits,
+            gradients_at=gradients_at,
+            gradient_of=gradient_of,
+            keep=keep,
+            cache=cache,
+            use_cache=use_cache,
+            blocks=blocks,
+        )
         return run if over is None else in_one_part(run, over, along)
 
     def _pass(
@@ -78,8 +96,9 @@ class TorchEngine:
         blocks: Blocks | None = None,
         live: bool = False,
     ) -> Run:
-        """One pass; ``head_reads``: which of the ``keep`` last columns the head is given, by row; ``blocks``: the first
-        and last that do anything; ``live``: what comes back, at ``gradients_at`` too, can be differentiated."""
+        """One pass; ``head_reads``: which of the ``keep`` last columns the head is given, by row;
+        ``blocks``: the first and last that do anything; ``live``: what comes back, at
+        ``gradients_at`` too, can be differentiated."""
         tapped = taps(reads, edits, gradients_at)
         with ExitStack() as stack:
             module = stack.enter_context(model.active())
@@ -97,10 +116,14 @@ class TorchEngine:
             found = (
                 {}
                 if gradient_of is None
-                else differentiate(tapped, gradients_at, gradient_of, required(logits, "a head to differentiate"))
+                else differentiate(
+                    tapped, gradients_at, gradient_of, required(logits, "a head to differentiate")
+                )
             )
         if live:
-            return Run(logits, {site: tapped[site].value for site in (*reads, *gradients_at)}, {}, cache)
+            return Run(
+                logits, {site: tapped[site].value for site in (*reads, *gradients_at)}, {}, cache
+            )
         values = {site: tapped[site].value.detach() for site in reads}
         return Run(None if logits is None else logits.detach(), values, found, cache)
 
@@ -109,7 +132,9 @@ class TorchEngine:
 class _Hook:
     tap: Tap
 
-    def before(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    def before(
+        self, _: nn.Module, args: tuple, kwargs: dict[str, Any]
+    ) -> tuple[tuple, dict[str, Any]]:
         """On what a module reads first."""
         if args:
             return (self.tap.pass_on(args[0]), *args[1:]), kwargs

@@ -1,4 +1,6 @@
-"""The metric's number of positive prompts in one model while a set of units does as the other model does."""
+"""The metric's number of positive prompts in one model while a set of units does as the other model
+does.
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -20,8 +22,9 @@ Set = Sequence[tuple[int, int]]
 class Numbers:
     """Numbers of some positive prompts (``rows``) under a patch of any set; the donor is read once.
 
-    ``direction`` necessity: the tuned model, the base being the donor; sufficiency: the other way round. ``units``:
-    all that will be asked for, so that no more of the donor is kept than these need; by default any may be.
+    ``direction`` necessity: the tuned model, the base being the donor; sufficiency: the other way
+    round. ``units``: all that will be asked for, so that no more of the donor is kept than these
+    need; by default any may be.
     """
 
     def __init__(
@@ -45,14 +48,22 @@ class Numbers:
             part = by_length[start : start + size]
             batch, _ = make_batch(posed, part, study.pad_id, self._model.device)
             read = study.engine.run(study.pair[donor], batch, reads=[*wanted], keep=0).values
-            self._chunks.append((batch, only(read, wanted), study.objective("positive", part), Streams()))
+            self._chunks.append(
+                (batch, only(read, wanted), study.objective("positive", part), Streams())
+            )
 
     def of(self, chosen: Set) -> np.ndarray:
-        """The number of every prompt, rows ascending, with these units patched as ``donors.patch`` says."""
-        return self.under(self._donors.condition(self._condition, chosen).intervention if chosen else None)
+        """The number of every prompt, rows ascending, with these units patched as ``donors.patch``
+        says.
+        """
+        return self.under(
+            self._donors.condition(self._condition, chosen).intervention if chosen else None
+        )
 
     def under(self, intervention: Intervention | None) -> np.ndarray:
-        """The number of every prompt, rows ascending, under an intervention from this donor, or under none."""
+        """The number of every prompt, rows ascending, under an intervention from this donor, or
+        under none.
+        """
         parts = []
         for batch, read, aim, streams in self._chunks:
             edits = self._edits(batch, read, streams, intervention) if intervention else ()
@@ -61,7 +72,11 @@ class Numbers:
         found = np.concatenate(parts).astype(np.float64)
         return found[np.argsort(self._order, kind="stable")]
 
-    def _edits(self, batch: Batch, read: Activations, streams: Streams, intervention: Intervention) -> list[Edit]:
+    def _edits(
+        self, batch: Batch, read: Activations, streams: Streams, intervention: Intervention
+    ) -> list[Edit]:
         lowest = min(intervention.units)
-        stream = streams.at(lowest, lambda: stream_of(self._study.engine, self._model, batch, lowest))
+        stream = streams.at(
+            lowest, lambda: stream_of(self._study.engine, self._model, batch, lowest)
+        )
         return [*([] if stream is None else [stream.enter]), *intervention.bind(read)]

@@ -8,15 +8,24 @@ from interp.study import Study
 
 
 def answer_groups(
-    study: Study, group: str, model: Model, answers: Sequence[Sequence[int]], rows: Sequence[int], held: int
+    study: Study,
+    group: str,
+    model: Model,
+    answers: Sequence[Sequence[int]],
+    rows: Sequence[int],
+    held: int,
 ) -> list[list[int]]:
-    """Some rows of a class in batches of like length, answers and all; ``answers``: of every row of the class.
+    """Some rows of a class in batches of like length, answers and all; ``answers``: of every row of
+    the class.
 
-    ``held``: bytes that a pass keeps for each logit, of which no more are kept than batches may take.
+    ``held``: bytes that a pass keeps for each logit, of which no more are kept than batches may
+    take.
     """
     encoded = study.encoded(group)
     shortest = min(len(each.ids) for each in encoded)
-    whole = study.groups(group, model, held * model.anatomy.vocabulary * study.max_new_tokens // shortest)
+    whole = study.groups(
+        group, model, held * model.anatomy.vocabulary * study.max_new_tokens // shortest
+    )
     most = min(map(len, whole[:-1]), default=len(whole[0]))
     lengths = [len(encoded[row].ids) + len(answers[row]) for row in rows]
     fixed = EACH_ON_CPU if model.device.type == "cpu" else EACH_ON_GPU

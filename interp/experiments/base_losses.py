@@ -1,4 +1,6 @@
-"""How unlikely the base finds answers: what fluency is read from. Of each answer it is measured once."""
+"""How unlikely the base finds answers: what fluency is read from. Of each answer it is measured
+once.
+"""
 
 from collections.abc import Sequence
 
@@ -15,15 +17,21 @@ from interp.study import Study
 Key = tuple[int, ...]
 
 
-def base_losses(study: Study, group: str, answers: Sequence[Sequence[int]]) -> Float[np.ndarray, " B"]:
-    """Negative log-likelihood of these answers to a class in the base, nats a token; NaN without a base."""
+def base_losses(
+    study: Study, group: str, answers: Sequence[Sequence[int]]
+) -> Float[np.ndarray, " B"]:
+    """Negative log-likelihood of these answers to a class in the base, nats a token; NaN without a
+    base.
+    """
     if study.pair.base is None:
         return np.full(len(answers), np.nan)
     known, keys = losses_known(study, group), _keys(study, group, answers)
     unknown = [row for row, key in enumerate(keys) if key not in known]
     for new in answer_groups(study, group, study.pair.base, answers, unknown, 12):
         text, written = study.text(group, new), [answers[row] for row in new]
-        keep_losses(study, group, new, answers, answer_logits(study.engine, study.pair.base, text, written))
+        keep_losses(
+            study, group, new, answers, answer_logits(study.engine, study.pair.base, text, written)
+        )
     return np.array([known[key] for key in keys])
 
 
@@ -34,7 +42,9 @@ def keep_losses(
     answers: Sequence[Sequence[int]],
     read: tuple[Float[Tensor, "B A V"], Int[Tensor, "B A"], Bool[Tensor, "B A"]],
 ) -> None:
-    """Keep what the base gives the answers of some rows, of which it has just read these logits, targets and cells."""
+    """Keep what the base gives the answers of some rows, of which it has just read these logits,
+    targets and cells.
+    """
     logits, targets, real = read
     losses = to_host(token_losses(logits, targets, real).sum(1) / real.sum(1).clamp(min=1)).tolist()
     keys = _keys(study, group, answers)
@@ -47,4 +57,6 @@ def losses_known(study: Study, group: str) -> dict[Key, float]:
 
 
 def _keys(study: Study, group: str, answers: Sequence[Sequence[int]]) -> list[Key]:
-    return [(prompt.id, *answer) for prompt, answer in zip(study.prompts(group), answers, strict=True)]
+    return [
+        (prompt.id, *answer) for prompt, answer in zip(study.prompts(group), answers, strict=True)
+    ]

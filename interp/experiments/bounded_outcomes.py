@@ -1,7 +1,9 @@
-"""What a set of units does at most: judged on as many prompts as show that it does less than another set.
+"""What a set of units does at most: judged on as many prompts as show that it does less than
+another set.
 
-A random set is there to be compared with the located one. Of n prompts the located set leaves s that show the
-behaviour; as soon as s + 1 show it under a random set, that set does less, whatever the others show.
+A random set is there to be compared with the located one. Of n prompts the located set leaves s
+that show the behaviour; as soon as s + 1 show it under a random set, that set does less, whatever
+the others show.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,10 +20,11 @@ SPARE = 2  # prompts beyond those needed, as some may show what the located set 
 
 
 class Bounded:
-    """Of sets, the most that they can do to the behaviour in one direction, and their exact numbers.
+    """Of sets, the most that they can do to the behaviour in one direction, and their exact
+    numbers.
 
-    ``outcomes`` and ``numbers``: of all prompts; ``rate``: of the set that they are compared with, on these;
-    ``units``: all that sets are of.
+    ``outcomes`` and ``numbers``: of all prompts; ``rate``: of the set that they are compared with,
+    on these; ``units``: all that sets are of.
     """
 
     def __init__(
@@ -49,7 +52,8 @@ class Bounded:
         self._read = partial(Outcomes, study, donors, direction, rows, units=[*units])
 
     def of_each(self, sets: Sequence[Set]) -> list[dict[str, float] | None]:
-        """Effects as ``Outcomes.effects`` has them, of a behaviour that is as far from the receiver's as can be.
+        """Effects as ``Outcomes.effects`` has them, of a behaviour that is as far from the
+        receiver's as can be.
 
         ``rate`` is NaN. None for a set that must be judged on all prompts.
         """

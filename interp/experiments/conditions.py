@@ -1,13 +1,17 @@
-"""The conditions under which a model answers: as it is, with neurons ablated in four ways, or patched into the base.
+"""The conditions under which a model answers: as it is, with neurons ablated in four ways, or
+patched into the base.
 
 ablate-zero   the located neurons' activations are set to zero
 ablate-mean   set to their mean over the negative prompts' tokens
-ablate-twin   given the contributions they make on the prompt's twin of the other class, followed by the same answer
+ablate-twin   given the contributions they make on the prompt's twin of the other class, followed by
+              the same answer
 ablate-base   given the contributions the base makes on the same text: back to base
-patch-tuned   the base, with the tuned model's contributions in these neurons: the sufficiency direction
+patch-tuned   the base, with the tuned model's contributions in these neurons: the sufficiency
+              direction
 
-A contribution is h W, activation times write weights. The last three take both from the donor, or with ``patch``
-"activation" only h, which the receiver's own W writes (activation patching, Chen et al. 2024, arXiv 2406.14144).
+A contribution is h W, activation times write weights. The last three take both from the donor, or
+with ``patch`` "activation" only h, which the receiver's own W writes (activation patching, Chen et
+al. 2024, arXiv 2406.14144).
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +40,8 @@ RECEIVERS = {"necessity": ("tuned", "base"), "sufficiency": ("base", "tuned")}
 # The condition of each direction.
 DIRECTIONS = {"necessity": "ablate-base", "sufficiency": "patch-tuned"}
 PATCHES: dict[str, Kind] = {"contribution": "donor", "activation": "activation"}
-# Whose activation h and whose write weights W: contribution patching, activation patching, weights only, nothing.
+# Whose activation h and whose write weights W: contribution patching, activation patching, weights
+# only, nothing.
 CELLS: dict[tuple[str, str], Kind | None] = {
     ("donor", "donor"): "donor",
     ("donor", "receiver"): "activation",
@@ -83,12 +88,17 @@ class Donors:
         """The matrices that both models write through."""
         layers = range(study.pair.tuned.anatomy.n_layers)
         roles = ["tuned"] if study.pair.base is None else ["base", "tuned"]
-        write = {role: {layer: unit.write_weights(study.pair[role], layer) for layer in layers} for role in roles}
+        write = {
+            role: {layer: unit.write_weights(study.pair[role], layer) for layer in layers}
+            for role in roles
+        }
         return cls(study, write, unit, patch)
 
     @property
     def means(self) -> dict[int, Float[Tensor, " N"]]:
-        """Mean activations over the tokens of negative prompts in the tuned model, by layer; read when asked for."""
+        """Mean activations over the tokens of negative prompts in the tuned model, by layer; read
+        when asked for.
+        """
         return self.study.kept(("means", self.unit.name), self._means)
 
     def _means(self) -> dict[int, Float[Tensor, " N"]]:
@@ -96,16 +106,25 @@ class Donors:
         layers = range(model.anatomy.n_layers)
         sites, width = [unit.site(layer) for layer in layers], unit.n_channels(model.anatomy)
         moments = [Moments.empty((width,), model.device) for _ in layers]
-        rows = study.progress(study.groups("negative", model, 8 * model.anatomy.n_layers * width), "means, negative")
+        rows = study.progress(
+            study.groups("negative", model, 8 * model.anatomy.n_layers * width), "means, negative"
+        )
         for seen in capture(
-            study.engine, {"tuned": model}, study.encoded("negative"), rows, sites, pad_id=study.pad_id
+            study.engine,
+            {"tuned": model},
+            study.encoded("negative"),
+            rows,
+            sites,
+            pad_id=study.pad_id,
         ):
             for layer, site in enumerate(sites):
                 moments[layer].update(seen.values["tuned", site][seen.roles >= 0])
         return {layer: moments[layer].mean.float() for layer in layers}
 
     def condition(self, name: str, units: Sequence[tuple[int, int]]) -> Receiver:
-        """The receiver and intervention that a condition's name means, for some (layer, unit) pairs."""
+        """The receiver and intervention that a condition's name means, for some (layer, unit)
+        pairs.
+        """
         if name in ("base", "tuned"):
             return Receiver(name)
         pair = self.study.pair
@@ -113,7 +132,9 @@ class Donors:
         if name == "ablate-zero":
             return Receiver("tuned", Intervention(name, index, unit=self.unit))
         if name == "ablate-mean":
-            return Receiver("tuned", Intervention(name, index, "mean", means=self.means, unit=self.unit))
+            return Receiver(
+                "tuned", Intervention(name, index, "mean", means=self.means, unit=self.unit)
+            )
         if name == "ablate-twin":
             return Receiver("tuned", self._donated(name, index, "tuned", twin=True))
         if name == "ablate-base":
@@ -121,33 +142,55 @@ class Donors:
         return Receiver("base", self._donated(name, index, "tuned"))
 
     def cell(
-        self, direction: str, units: Sequence[tuple[int, int]], activation_from: str, weights_from: str
+        self,
+        direction: str,
+        units: Sequence[tuple[int, int]],
+        activation_from: str,
+        weights_from: str,
     ) -> Receiver:
-        """One cell of the two by two: activation h and write weights W each from the ``donor`` or the ``receiver``."""
+        """One cell of the two by two: activation h and write weights W each from the ``donor`` or
+        the ``receiver``.
+        """
         receiver, donor = RECEIVERS[direction]
         kind = CELLS[activation_from, weights_from]
         if kind is None:
             return Receiver(receiver)
-        index = self.unit.channels(self.study.pair.tuned.anatomy, units, self.study.pair.tuned.device)
+        index = self.unit.channels(
+            self.study.pair.tuned.anatomy, units, self.study.pair.tuned.device
+        )
         return Receiver(receiver, self._donated(f"{direction}, {kind}", index, donor, kind=kind))
 
     def _donated(
-        self, name: str, index: dict[int, Tensor], donor: str, twin: bool = False, kind: Kind | None = None
+        self,
+        name: str,
+        index: dict[int, Tensor],
+        donor: str,
+        twin: bool = False,
+        kind: Kind | None = None,
     ) -> Intervention:
         kind = kind or PATCHES[self.patch]
         model = None if kind == "weights" else self.study.pair[donor]
-        return Intervention(name, index, kind, donor=model, twin=twin, write_weights=self.write[donor], unit=self.unit)
+        return Intervention(
+            name,
+            index,
+            kind,
+            donor=model,
+            twin=twin,
+            write_weights=self.write[donor],
+            unit=self.unit,
+        )
 
 
 @dataclass(frozen=True)
 class Judged:
     """One condition and class, per prompt: arrays of equal length in prompt order.
 
-    ``shown``: whether the answer shows the behaviour (it refuses, it is right); ``number``: the metric's, NaN where it
-    has none; ``chance``: how often the answer would show it were answers shuffled, where that means something.
-    ``tokens``: length of the answer; ``repeats``: share of its 4-grams that stood before; ``base_loss``: negative
-    log-likelihood of its tokens in the base, nats a token, NaN without a base; ``divergence``: KL divergence of the
-    fine-tuned model's next-token distributions from those under the condition, nats a token of its own answer, NaN
+    ``shown``: whether the answer shows the behaviour (it refuses, it is right); ``number``: the
+    metric's, NaN where it has none; ``chance``: how often the answer would show it were answers
+    shuffled, where that means something. ``tokens``: length of the answer; ``repeats``: share of
+    its 4-grams that stood before; ``base_loss``: negative log-likelihood of its tokens in the base,
+    nats a token, NaN without a base; ``divergence``: KL divergence of the fine-tuned model's
+    next-token distributions from those under the condition, nats a token of its own answer, NaN
     where it was not asked for; ``texts``: the answers.
     """
 
@@ -170,9 +213,11 @@ class Judged:
         return before.shown != self.shown
 
     def harmed(self, tuned: "Judged", base: "Judged | None", flips: bool) -> np.ndarray:
-        """Prompts whose yes or no is neither model's: where it flips back to the base's, only tuning is undone.
+        """Prompts whose yes or no is neither model's: where it flips back to the base's, only
+        tuning is undone.
 
-        Without ``flips`` (the behaviour means nothing of these prompts) those whose answer is not the tuned model's.
+        Without ``flips`` (the behaviour means nothing of these prompts) those whose answer is not
+        the tuned model's.
         """
         if not flips:
             return ~self.equal_tuned
@@ -184,7 +229,9 @@ class Judged:
 
 
 def answer_as_it_is(study: Study, role: str) -> None:
-    """Write a model's own answers to every class together, and keep the metric's numbers where they begin."""
+    """Write a model's own answers to every class together, and keep the metric's numbers where they
+    begin.
+    """
     _answered(study, study.classes, Receiver(role))
 
 
@@ -193,7 +240,10 @@ def judge_each(
 ) -> list[Judged]:
     """``judge`` every class of a contrast, their answers written together; ``divergence`` by class."""
     answered = _answered(study, study.classes, receiver)
-    return [judge(study, name, group, receiver, divergence.get(group), answered[group]) for group in study.classes]
+    return [
+        judge(study, name, group, receiver, divergence.get(group), answered[group])
+        for group in study.classes
+    ]
 
 
 def judge(
@@ -204,11 +254,17 @@ def judge(
     divergence: Float[np.ndarray, " B"] | None = None,
     answered: Answered | None = None,
 ) -> Judged:
-    """Answer every prompt of a class under a condition and compare with both models' own answers, token by token.
+    """Answer every prompt of a class under a condition and compare with both models' own answers,
+    token by token.
 
-    ``divergence``: where it was measured, see ``interp.experiments.divergence``; ``answered``: where answers are written.
+    ``divergence``: where it was measured, see ``interp.experiments.divergence``; ``answered``:
+    where answers are written.
     """
-    own = {role: study.answers(role, group) for role in ("base", "tuned") if role == "tuned" or study.pair.base}
+    own = {
+        role: study.answers(role, group)
+        for role in ("base", "tuned")
+        if role == "tuned" or study.pair.base
+    }
     ended = own.get("base", own["tuned"])
     answers, number = answered or _answered(study, [group], receiver)[group]
     prompts, texts = study.prompts(group).prompts, [study.decode(answer) for answer in answers]
@@ -217,7 +273,12 @@ def judge(
         name,
         group,
         study.require_metric().shown(prompts, texts, group),
-        np.array([answer == other for answer, other in zip(answers, own.get("base", answers), strict=True)])
+        np.array(
+            [
+                answer == other
+                for answer, other in zip(answers, own.get("base", answers), strict=True)
+            ]
+        )
         & (study.pair.base is not None),
         np.array([answer == other for answer, other in zip(answers, own["tuned"], strict=True)]),
         np.array(
@@ -237,7 +298,9 @@ def judge(
 
 
 def _answered(study: Study, groups: Sequence[str], receiver: Receiver) -> dict[str, Answered]:
-    """Answers to every prompt of some classes, and the metric's numbers where they begin, NaN where it has none."""
+    """Answers to every prompt of some classes, and the metric's numbers where they begin, NaN where
+    it has none.
+    """
     number = {group: np.full(len(study.encoded(group)), np.nan) for group in groups}
     applies = [group for group in groups if study.require_metric().applies(group)]
     begin = [group for group in applies if number_is_where_answers_begin(study, group)]
@@ -261,9 +324,13 @@ def _answered(study: Study, groups: Sequence[str], receiver: Receiver) -> dict[s
 
 
 def number_is_where_answers_begin(study: Study, group: str) -> bool:
-    """Whether the metric's number needs nothing but the logits at the end of every prompt of a class."""
+    """Whether the metric's number needs nothing but the logits at the end of every prompt of a
+    class.
+    """
     posed, asked = study.posed(group), study.encoded(group)
-    same = all([each.ids for each in posed[row].texts] == [asked[row].ids] for row in range(len(asked)))
+    same = all(
+        [each.ids for each in posed[row].texts] == [asked[row].ids] for row in range(len(asked))
+    )
     return same and (not asked or study.objective(group, [0]).keep == 1)
 
 
@@ -271,7 +338,10 @@ def _read_numbers(study: Study, group: str, receiver: Receiver, number: np.ndarr
     """The metric's number of every prompt, from a pass over what it asks for."""
     model, posed, asked = study.pair[receiver.role], study.posed(group), study.encoded(group)
     for rows in study.groups(group, model):
-        aim, ends = study.objective(group, rows), [(row, each.ids) for row in rows for each in posed[row].texts]
+        aim, ends = (
+            study.objective(group, rows),
+            [(row, each.ids) for row in rows for each in posed[row].texts],
+        )
         # what follows a suffix is predicted, not read: any token may stand there
         read = [[*ids[len(asked[row].ids) :], study.pad_id] for row, ids in ends]
         text = study.text(group, [row for row, _ in ends])

@@ -1,4 +1,6 @@
-"""How large what units write is, and how much of it differs between the two models; random sets are matched on both."""
+"""How large what units write is, and how much of it differs between the two models; random sets are
+matched on both.
+"""
 
 import numpy as np
 import torch
@@ -10,7 +12,8 @@ from interp.study import Study
 
 
 def contribution_norms(study: Study, donors: Donors) -> np.ndarray:
-    """Root mean square over positive prompts' tokens of what a unit writes, ``h W``, as a norm: ``[L, U]``.
+    """Root mean square over positive prompts' tokens of what a unit writes, ``h W``, as a norm:
+    ``[L, U]``.
 
     Taken in the base where there is one, so that matching does not look at what tuning did.
     """
@@ -23,10 +26,15 @@ def contribution_norms(study: Study, donors: Donors) -> np.ndarray:
     for layer in layers:
         columns = donors.write[role][layer].double().unflatten(1, (-1, width))
         grams.append(torch.einsum("duw,duv->uwv", columns, columns))
-    squares, count = torch.zeros(len(layers), unit.count(anatomy), dtype=torch.float64, device=model.device), 0
+    squares, count = (
+        torch.zeros(len(layers), unit.count(anatomy), dtype=torch.float64, device=model.device),
+        0,
+    )
     # what is read stands twice for a moment, in two parts and put together
     rows = study.groups("positive", model, 8 * anatomy.n_layers * unit.n_channels(anatomy))
-    for seen in capture(study.engine, {role: model}, study.encoded("positive"), rows, sites, pad_id=study.pad_id):
+    for seen in capture(
+        study.engine, {role: model}, study.encoded("positive"), rows, sites, pad_id=study.pad_id
+    ):
         real = seen.roles >= 0
         count += int(to_host(real.sum()))
         for layer, site in enumerate(sites):
@@ -37,31 +45,47 @@ def contribution_norms(study: Study, donors: Donors) -> np.ndarray:
 
 
 def contribution_changes(study: Study, donors: Donors) -> np.ndarray:
-    """Root mean square over positive prompts' tokens of ``h W`` of the tuned model minus that of the base: ``[L, U]``.
+    """Root mean square over positive prompts' tokens of ``h W`` of the tuned model minus that of
+    the base: ``[L, U]``.
 
-    Both models read the same text. What a unit writes differs by its activation, its write weights, or both.
+    Both models read the same text. What a unit writes differs by its activation, its write weights,
+    or both.
     """
     return contribution_sizes(study, donors)[1]
 
 
 def contribution_sizes(study: Study, donors: Donors) -> tuple[np.ndarray, np.ndarray]:
     """``contribution_norms`` in the base and ``contribution_changes``, from one pass of each model."""
-    unit, pair = donors.unit, {"tuned": study.pair.tuned, "base": study.pair.require_base("a change")}
+    unit, pair = (
+        donors.unit,
+        {"tuned": study.pair.tuned, "base": study.pair.require_base("a change")},
+    )
     anatomy, layers = study.pair.tuned.anatomy, range(study.pair.tuned.anatomy.n_layers)
     sites, width = [unit.site(layer) for layer in layers], unit.width(anatomy)
     grams = []
     for layer in layers:
-        columns = torch.stack([donors.write[role][layer].double() for role in pair]).unflatten(2, (-1, width))
+        columns = torch.stack([donors.write[role][layer].double() for role in pair]).unflatten(
+            2, (-1, width)
+        )
         grams.append(torch.einsum("aduw,bduv->aubwv", columns, columns))
     device = study.pair.tuned.device
     squares = torch.zeros(2, len(layers), unit.count(anatomy), dtype=torch.float64, device=device)
-    rows, count = study.groups("positive", study.pair.tuned, 12 * anatomy.n_layers * unit.n_channels(anatomy)), 0
-    for seen in capture(study.engine, pair, study.encoded("positive"), rows, sites, pad_id=study.pad_id):
+    rows, count = (
+        study.groups(
+            "positive", study.pair.tuned, 12 * anatomy.n_layers * unit.n_channels(anatomy)
+        ),
+        0,
+    )
+    for seen in capture(
+        study.engine, pair, study.encoded("positive"), rows, sites, pad_id=study.pad_id
+    ):
         real = seen.roles >= 0
         count += int(to_host(real.sum()))
         for layer, site in enumerate(sites):
             both = torch.stack([seen.values[role, site][real].double().to(device) for role in pair])
-            signed = both.unflatten(-1, (-1, width)) * torch.tensor([1.0, -1.0], device=device).view(2, 1, 1, 1)
+            signed = both.unflatten(-1, (-1, width)) * torch.tensor(
+                [1.0, -1.0], device=device
+            ).view(2, 1, 1, 1)
             products = torch.einsum("anuw,aubwv,bnuv->abu", signed, grams[layer].to(device), signed)
             squares[0, layer] += products[1, 1]
             squares[1, layer] += products.sum((0, 1))

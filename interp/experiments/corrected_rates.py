@@ -1,4 +1,6 @@
-"""What a judge's errors make of the shares that it gives: judged rate, corrected rate and its interval."""
+"""What a judge's errors make of the shares that it gives: judged rate, corrected rate and its
+interval.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,16 @@ TABLE = "judged"
 
 
 def judge_of(study: Study) -> dict[str, str]:
-    """What corrects an estimate of the behaviour's share for a judge's errors; nothing where no judge reads it."""
+    """What corrects an estimate of the behaviour's share for a judge's errors; nothing where no
+    judge reads it.
+    """
     metric = study.require_metric()
     return {"judge": TABLE} if isinstance(metric, Behaviour) and metric.errors is not None else {}
 
 
 def corrected_rates(study: Study, judged: Sequence[Judged]) -> dict[str, Table]:
-    """The sub-table ``judged``: a row per condition and class; none where no judge reads the behaviour.
+    """The sub-table ``judged``: a row per condition and class; none where no judge reads the
+    behaviour.
 
     Answers count by their effective number of clusters.
     """
@@ -31,14 +36,33 @@ def corrected_rates(study: Study, judged: Sequence[Judged]) -> dict[str, Table]:
     if errors is None:
         return {}
     sizes = [effective_clusters(study.prompts(item.group).clusters) for item in judged]
-    rows = [errors.corrected(float(item.shown.mean()) * n, n) for item, n in zip(judged, sizes, strict=True)]
+    rows = [
+        errors.corrected(float(item.shown.mean()) * n, n)
+        for item, n in zip(judged, sizes, strict=True)
+    ]
     count = len(judged)
     columns = {
-        "condition": ([item.condition for item in judged], "key", "which model answered, under which intervention"),
+        "condition": (
+            [item.condition for item in judged],
+            "key",
+            "which model answered, under which intervention",
+        ),
         "group": ([item.group for item in judged], "key", "class of the prompts"),
-        "judged": ([row.judged for row in rows], "measure", "share of answers that the judge says show the behaviour"),
-        "corrected": ([row.value for row in rows], "measure", "the same, corrected for the judge's errors"),
-        "low": ([row.low for row in rows], "measure", "lower end of its 95 % interval, the judge's errors in it"),
+        "judged": (
+            [row.judged for row in rows],
+            "measure",
+            "share of answers that the judge says show the behaviour",
+        ),
+        "corrected": (
+            [row.value for row in rows],
+            "measure",
+            "the same, corrected for the judge's errors",
+        ),
+        "low": (
+            [row.low for row in rows],
+            "measure",
+            "lower end of its 95 % interval, the judge's errors in it",
+        ),
         "high": ([row.high for row in rows], "measure", "upper end of its 95 % interval"),
         "answers": (sizes, "measure", "effective number of clusters of answers"),
         "sensitivity": (
@@ -46,7 +70,11 @@ def corrected_rates(study: Study, judged: Sequence[Judged]) -> dict[str, Table]:
             "measure",
             "share judged yes of those labelled yes",
         ),
-        "specificity": ([errors.true_no / errors.negatives] * count, "measure", "share judged no of those labelled no"),
+        "specificity": (
+            [errors.true_no / errors.negatives] * count,
+            "measure",
+            "share judged no of those labelled no",
+        ),
         "labelled_yes": (np.full(count, errors.positives), "measure", "answers labelled yes"),
         "labelled_no": (np.full(count, errors.negatives), "measure", "answers labelled no"),
     }

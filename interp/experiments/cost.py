@@ -1,4 +1,6 @@
-"""How long a run will take, before it begins: what it does, in passes, times what a few prompts take here."""
+"""How long a run will take, before it begins: what it does, in passes, times what a few prompts
+take here.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +32,10 @@ SHORT = 0.3  # seconds: what takes less is timed again, since other processes di
 class Work:
     """What a run does to every prompt of its study, on average.
 
-    ``passes`` of one model up to its head at one position; ``whole`` ones, whose head reads every token; ``gradients``:
-    passes forward and back, by whole prompts; ``attributions``: passes forward and back of which only sums over tokens
-    are wanted, and derivatives along directions, so that what prompts share is read once; ``tokens`` that are written,
-    by one model.
+    ``passes`` of one model up to its head at one position; ``whole`` ones, whose head reads every
+    token; ``gradients``: passes forward and back, by whole prompts; ``attributions``: passes
+    forward and back of which only sums over tokens are wanted, and derivatives along directions, so
+    that what prompts share is read once; ``tokens`` that are written, by one model.
     """
 
     passes: int | float = 0.0
@@ -63,10 +65,11 @@ class Cost:
 
 
 def cost(study: Study, work: Work) -> Cost:
-    """How long ``work`` takes here: each of its parts is timed on a few prompts, and scaled by their number.
+    """How long ``work`` takes here: each of its parts is timed on a few prompts, and scaled by
+    their number.
 
-    The first time that a model is used costs more than those that follow, so that every part is run once before, on
-    fewer prompts.
+    The first time that a model is used costs more than those that follow, so that every part is run
+    once before, on fewer prompts.
     """
     group, model = study.classes[0], study.pair.tuned
     encoded = study.encoded(group)
@@ -85,12 +88,21 @@ def cost(study: Study, work: Work) -> Cost:
     def attribution(some: Sequence[int]) -> None:
         batch = batch_of(some)
         unit = NEURON if NEURON.hook in anatomy.targets else HEAD
-        inputs, outputs = ([place(layer) for layer in layers] for place in (unit.site, unit.contribution))
-        still = torch.zeros((), dtype=model.dtype, device=model.device).expand(*batch.ids.shape, anatomy.width)
+        inputs, outputs = (
+            [place(layer) for layer in layers] for place in (unit.site, unit.contribution)
+        )
+        still = torch.zeros((), dtype=model.dtype, device=model.device).expand(
+            *batch.ids.shape, anatomy.width
+        )
         run = study.engine.run(
-            model, batch, reads=[*inputs, *outputs], gradients_at=[*inputs, *outputs], over=batch.real,
-            along=[Direction(site, still) for site in outputs], gradient_of=aim,
-        )  # fmt: skip
+            model,
+            batch,
+            reads=[*inputs, *outputs],
+            gradients_at=[*inputs, *outputs],
+            over=batch.real,
+            along=[Direction(site, still) for site in outputs],
+            gradient_of=aim,
+        )
         for part in run.parts:
             for site in inputs:
                 terms = widen(part.values[site][part.at]) * widen(part.gradients[site][part.at])
@@ -104,12 +116,21 @@ def cost(study: Study, work: Work) -> Cost:
     timed: dict[str, Callable[[Sequence[int]], object]] = {
         "passes": lambda some: study.engine.run(model, batch_of(some), keep=1),
         "whole": lambda some: study.engine.run(model, batch_of(some), keep=None),
-        "gradients": lambda some: study.engine.run(model, batch_of(some), gradients_at=sites, gradient_of=aim),
+        "gradients": lambda some: study.engine.run(
+            model, batch_of(some), gradients_at=sites, gradient_of=aim
+        ),
         "attributions": attribution,
         "tokens": written,
     }
-    seconds = {name: _seconds(run, rows) for name, run in timed.items() if name == "passes" or getattr(work, name)}
-    plain, count = seconds["passes"], sum(len(study.encoded(name)) for name in study.classes) / len(rows)
+    seconds = {
+        name: _seconds(run, rows)
+        for name, run in timed.items()
+        if name == "passes" or getattr(work, name)
+    }
+    plain, count = (
+        seconds["passes"],
+        sum(len(study.encoded(name)) for name in study.classes) / len(rows),
+    )
     if "tokens" in seconds:
         seconds["tokens"] = max(seconds["tokens"] - plain, 0.0) / (WRITTEN - 1)
     total = sum(getattr(work, name) * taken for name, taken in seconds.items())

@@ -18,27 +18,38 @@ from interp.study import Study
 def divergences(
     study: Study, group: str, receivers: Mapping[str, Receiver], rows: Sequence[int] | None = None
 ) -> dict[str, Float[np.ndarray, " B"]]:
-    """KL(fine-tuned || condition) of next tokens, in nats, by condition: the mean over each prompt's answer tokens.
+    """KL(fine-tuned || condition) of next tokens, in nats, by condition: the mean over each
+    prompt's answer tokens.
 
     NaN for rows other than ``rows``.
     """
     answers = study.answers("tuned", group)
     found = {name: np.full(len(answers), np.nan) for name in receivers}
     chosen = range(len(answers)) if rows is None else sorted(rows)
-    for some in answer_groups(study, group, study.pair.tuned, answers, chosen, 20) if receivers else ():
+    for some in (
+        answer_groups(study, group, study.pair.tuned, answers, chosen, 20) if receivers else ()
+    ):
         text, given = study.text(group, some), [answers[row] for row in some]
         plain, _, real = answer_logits(study.engine, study.pair.tuned, text, given)
         lengths = real.sum(1).clamp(min=1)
         for name, receiver in receivers.items():
-            read = answer_logits(study.engine, study.pair[receiver.role], text, given, receiver.intervention)
+            read = answer_logits(
+                study.engine, study.pair[receiver.role], text, given, receiver.intervention
+            )
             if receiver.role == "base" and receiver.intervention is None:
                 keep_losses(study, group, some, answers, read)
             logits, _, _ = read
-            found[name][some] = to_host(token_divergences(plain, logits.to(plain.device), real).sum(1) / lengths)
+            found[name][some] = to_host(
+                token_divergences(plain, logits.to(plain.device), real).sum(1) / lengths
+            )
     return found
 
 
-def divergence(study: Study, intervention: Intervention, rows: Sequence[int]) -> Float[np.ndarray, " rows"]:
-    """The same of the fine-tuned model under an intervention, on some negative prompts, in this order."""
+def divergence(
+    study: Study, intervention: Intervention, rows: Sequence[int]
+) -> Float[np.ndarray, " rows"]:
+    """The same of the fine-tuned model under an intervention, on some negative prompts, in this
+    order.
+    """
     found = divergences(study, "negative", {"": Receiver("tuned", intervention)}, rows)[""]
     return found[list(rows)]

@@ -1,4 +1,6 @@
-"""Doses: how many units do as the other model does, and on how many prompts that gives the other model's behaviour."""
+"""Doses: how many units do as the other model does, and on how many prompts that gives the other
+model's behaviour.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -18,8 +20,8 @@ def returned(outcomes: Outcomes, outcome: Outcome) -> Bool[np.ndarray, " B"]:
 def returns(outcomes: Outcomes, chosen: Set) -> dict[str, float]:
     """What a set of units does on prompts whose behaviour differs between both models.
 
-    ``effect``: share of them whose behaviour becomes the donor's; ``recovery``: share of the gap between both models'
-    mean numbers that is closed, NaN where there is none.
+    ``effect``: share of them whose behaviour becomes the donor's; ``recovery``: share of the gap
+    between both models' mean numbers that is closed, NaN where there is none.
     """
     outcome = outcomes.of(chosen)
     return {
@@ -45,9 +47,11 @@ def refine(
     reach: float,
     name: str,
 ) -> dict[int, Mapping[str, float]]:
-    """Bisect between the last dose whose ``name`` is below ``reach`` and the first at it: the smallest set, exactly.
+    """Bisect between the last dose whose ``name`` is below ``reach`` and the first at it: the
+    smallest set, exactly.
 
-    Exact where the effect rises with k between those two doses; every measured dose is returned with the others.
+    Exact where the effect rises with k between those two doses; every measured dose is returned
+    with the others.
     """
     found = dict(effects)
     reached = [k for k in sorted(found) if found[k][name] >= reach]

@@ -13,10 +13,12 @@ Indices = Mapping[str, np.ndarray]
 
 
 def overlaps_table(found: Mapping[str, Mapping[str, Indices]], universe: int) -> Table:
-    """Masks by kind and name, as flat indices per parameter, of ``universe`` weights: one row per ordered pair.
+    """Masks by kind and name, as flat indices per parameter, of ``universe`` weights: one row per
+    ordered pair.
 
-    Kind ``overlaps``. ``share`` of one mask that is in another is not symmetric (Panigrahi et al. 2023); its null, what
-    a random mask of the other's size would hold, is the other's share of all weights.
+    Kind ``overlaps``. ``share`` of one mask that is in another is not symmetric (Panigrahi et al.
+    2023); its null, what a random mask of the other's size would hold, is the other's share of all
+    weights.
     """
     rows = []
     for kind, by_name in found.items():
@@ -24,10 +26,25 @@ def overlaps_table(found: Mapping[str, Mapping[str, Indices]], universe: int) ->
         for name, mask in by_name.items():
             for other, theirs in by_name.items():
                 if name != other and sizes[name] and sizes[other]:
-                    shared = sum(len(np.intersect1d(where, theirs.get(part, []))) for part, where in mask.items())
+                    shared = sum(
+                        len(np.intersect1d(where, theirs.get(part, [])))
+                        for part, where in mask.items()
+                    )
                     of = overlap(shared, sizes[name], sizes[other], universe)
                     chance = sizes[other] / universe
-                    rows.append((kind, name, other, shared, of.of_first, chance, of.jaccard, of.expected, of.above))
+                    rows.append(
+                        (
+                            kind,
+                            name,
+                            other,
+                            shared,
+                            of.of_first,
+                            chance,
+                            of.jaccard,
+                            of.expected,
+                            of.above,
+                        )
+                    )
     kinds, names, others, shared, share, chance, jaccard, expected, above = (
         zip(*rows, strict=True) if rows else [()] * 9
     )
@@ -39,9 +56,26 @@ def overlaps_table(found: Mapping[str, Mapping[str, Indices]], universe: int) ->
             "other": (list(others), "key", "with whose"),
             "shared": (np.array(shared, np.int64), "measure", "weights in both", "weights"),
             "share": (np.array(share, float), "measure", "share of the mask that is in the other"),
-            "chance": (np.array(chance, float), "measure", "share that is in a random mask of the other's size"),
-            "jaccard": (np.array(jaccard, float), "measure", "shared weights over weights in either"),
-            "expected": (np.array(expected, float), "measure", "shared by random masks of these sizes", "weights"),
-            "p": (np.array(above, float), "measure", "random masks share as many or more (hypergeometric)"),
+            "chance": (
+                np.array(chance, float),
+                "measure",
+                "share that is in a random mask of the other's size",
+            ),
+            "jaccard": (
+                np.array(jaccard, float),
+                "measure",
+                "shared weights over weights in either",
+            ),
+            "expected": (
+                np.array(expected, float),
+                "measure",
+                "shared by random masks of these sizes",
+                "weights",
+            ),
+            "p": (
+                np.array(above, float),
+                "measure",
+                "random masks share as many or more (hypergeometric)",
+            ),
         },
     )

@@ -1,8 +1,10 @@
-"""Which of a tune's weights to graft: rankings by movement, by first order and by learning, and random masks.
+"""Which of a tune's weights to graft: rankings by movement, by first order and by learning, and
+random masks.
 
-A ranking is one number per weight of a scope, the greatest first, ties by the lower index; its masks of ``k`` weights
-are nested and of exactly ``k``. Learned rankings relax the mask to ``m = sigmoid(S)`` and follow the loss of the
-relaxed graft on the locating questions: ``dL/dS = sigma'(S) * movement * dL/dtheta``, one backward pass a step.
+A ranking is one number per weight of a scope, the greatest first, ties by the lower index; its
+masks of ``k`` weights are nested and of exactly ``k``. Learned rankings relax the mask to ``m =
+sigmoid(S)`` and follow the loss of the relaxed graft on the locating questions: ``dL/dS = sigma'(S)
+* movement * dL/dtheta``, one backward pass a step.
 """
 
 from __future__ import annotations
@@ -34,7 +36,11 @@ _BIAS, _MARGIN = 10.0, 5.0
 
 def masks_of(run: Table, kind: str) -> dict[str, np.ndarray]:
     """The mask of a kind in a stored graft run: sorted flat indices per parameter."""
-    return {name.split("/", 1)[1]: where for name, where in run.arrays.items() if name.startswith(f"{kind}/")}
+    return {
+        name.split("/", 1)[1]: where
+        for name, where in run.arrays.items()
+        if name.startswith(f"{kind}/")
+    }
 
 
 def top(ranking: Float[Tensor, " P"], count: int) -> Bool[Tensor, " P"]:
@@ -62,7 +68,9 @@ def matched_mask(scope: Scope, like: Bool[Tensor, " P"], seed: int) -> Bool[Tens
     generator, parts = np.random.default_rng(seed), []
     for part in scope.split(like):
         chosen = torch.zeros(part.numel(), dtype=torch.bool, device=part.device)
-        drawn = generator.choice(part.numel(), int(to_host(part.sum())), replace=False, shuffle=False)
+        drawn = generator.choice(
+            part.numel(), int(to_host(part.sum())), replace=False, shuffle=False
+        )
         chosen[torch.from_numpy(drawn).to(chosen.device)] = True
         parts.append(chosen)
     return torch.cat(parts)
@@ -74,7 +82,9 @@ def movement(scope: Scope) -> Ranking:
 
 
 def first_order(study: Study, scope: Scope, questions: Questions) -> Ranking:
-    """How much the loss at the base would fall with each weight, by its gradient: ``-movement * dL/dtheta``."""
+    """How much the loss at the base would fall with each weight, by its gradient: ``-movement *
+    dL/dtheta``.
+    """
     own = [piece.base for piece in scope.pieces]
     return -scope.moved * _mean_slope(study, scope, questions, own)
 
@@ -90,11 +100,13 @@ def learned(
     pull: float,
     batch: int,
 ) -> Ranking:
-    """Scores by Adam, from ``m = 1/2`` everywhere: loss of ``batch`` questions plus ``pull`` per ``count`` weights.
+    """Scores by Adam, from ``m = 1/2`` everywhere: loss of ``batch`` questions plus ``pull`` per
+    ``count`` weights.
 
-    The second term (the L1 norm of the mask, in units of the size asked for) grows from nothing over the first half of
-    ``steps``. Adam's steps have about the size ``rate`` whatever the size of a gradient, so that scores move although
-    each weight matters little; the paper's descent needs a rate of 1e7 instead.
+    The second term (the L1 norm of the mask, in units of the size asked for) grows from nothing
+    over the first half of ``steps``. Adam's steps have about the size ``rate`` whatever the size of
+    a gradient, so that scores move although each weight matters little; the paper's descent needs a
+    rate of 1e7 instead.
     """
     moved, generator = scope.moved, torch.Generator().manual_seed(study.seed)
     scores, mean, square = (torch.zeros_like(moved) for _ in range(3))
@@ -114,12 +126,16 @@ def learned(
     return scores
 
 
-def relaxed(study: Study, scope: Scope, questions: Questions, count: int, *, steps: int, rate: float) -> Ranking:
-    """Panigrahi et al.'s relaxation as its code has it: plain descent from the mask of greatest movement.
+def relaxed(
+    study: Study, scope: Scope, questions: Questions, count: int, *, steps: int, rate: float
+) -> Ranking:
+    """Panigrahi et al.'s relaxation as its code has it: plain descent from the mask of greatest
+    movement.
 
-    ``m = first + (1 - 2 first) sigmoid(S - 10)``, S uniform in [0, 1), gradients of the mean loss of all questions. Of
-    the steps the one with most right answers (then the least loss) on the locating questions counts. Here its relaxed
-    mask is ranked, so that ``count`` weights are kept; the code rounds it, and keeps some other number.
+    ``m = first + (1 - 2 first) sigmoid(S - 10)``, S uniform in [0, 1), gradients of the mean loss
+    of all questions. Of the steps the one with most right answers (then the least loss) on the
+    locating questions counts. Here its relaxed mask is ranked, so that ``count`` weights are kept;
+    the code rounds it, and keeps some other number.
     """
     moved = scope.moved
     first = top(moved.abs(), count).to(moved.dtype)
@@ -143,15 +159,25 @@ def relaxed(study: Study, scope: Scope, questions: Questions, count: int, *, ste
 
 
 def localised(
-    study: Study, scope: Scope, questions: Questions, start: int, *, steps: int, rate: float, pull: float, reg: str
+    study: Study,
+    scope: Scope,
+    questions: Questions,
+    start: int,
+    *,
+    steps: int,
+    rate: float,
+    pull: float,
+    reg: str,
 ) -> Bool[Tensor, " P"]:
-    """The mask that Localize-and-Stitch learns (He et al. 2024, arXiv 2408.13656): ``round(sigmoid(S))``, of any size.
+    """The mask that Localize-and-Stitch learns (He et al. 2024, arXiv 2408.13656):
+    ``round(sigmoid(S))``, of any size.
 
-    ``S`` is 5 at the ``start`` weights that moved furthest and -5 elsewhere; plain descent at ``rate`` on the mean loss
-    of all questions. ``reg`` is what ``pull`` does in each step: ``l1`` is the paper's penalty on the size of the mask,
-    ``S -= pull * sigma'(S)``; ``binarise`` is the released code's, ``S += pull * sigma'(S) * sign(S)`` with the sign of
-    0 taken as -1, which drives scores away from 0 and does not shrink a mask. The code sums gradients over batches;
-    here they are means, so that ``rate`` does not depend on how many questions there are.
+    ``S`` is 5 at the ``start`` weights that moved furthest and -5 elsewhere; plain descent at
+    ``rate`` on the mean loss of all questions. ``reg`` is what ``pull`` does in each step: ``l1``
+    is the paper's penalty on the size of the mask, ``S -= pull * sigma'(S)``; ``binarise`` is the
+    released code's, ``S += pull * sigma'(S) * sign(S)`` with the sign of 0 taken as -1, which
+    drives scores away from 0 and does not shrink a mask. The code sums gradients over batches; here
+    they are means, so that ``rate`` does not depend on how many questions there are.
     """
     if reg not in REGULARISERS:
         raise OptionError(f"unknown regulariser {reg!r}; use {' or '.join(REGULARISERS)}")
@@ -169,18 +195,27 @@ def localised(
 def _relaxed(scope: Scope, mask: Float[Tensor, " P"]) -> list[Tensor]:
     """``base + m * movement`` in at least float32, rounded once to the model's own dtype."""
     return [
-        torch.lerp(widen(piece.base), widen(piece.tuned), part.to(widen(piece.base).dtype)).to(piece.base.dtype)
+        torch.lerp(widen(piece.base), widen(piece.tuned), part.to(widen(piece.base).dtype)).to(
+            piece.base.dtype
+        )
         for piece, part in zip(scope.pieces, scope.split(mask), strict=True)
     ]
 
 
 def _mean_slope(study: Study, scope: Scope, questions: Questions, at: Sequence[Tensor]) -> Ranking:
-    parts = (_slope(study, scope, questions, rows, at) for rows in study.batches(questions.read, scope.model))
+    parts = (
+        _slope(study, scope, questions, rows, at)
+        for rows in study.batches(questions.read, scope.model)
+    )
     return functools.reduce(torch.Tensor.add_, parts) / len(questions)
 
 
-def _slope(study: Study, scope: Scope, questions: Questions, rows: Sequence[int], at: Sequence[Tensor]) -> Ranking:
-    """Gradient of the summed loss of some questions with respect to the scope's weights, with these values."""
+def _slope(
+    study: Study, scope: Scope, questions: Questions, rows: Sequence[int], at: Sequence[Tensor]
+) -> Ranking:
+    """Gradient of the summed loss of some questions with respect to the scope's weights, with these
+    values.
+    """
     leaves = [tensor.detach().requires_grad_() for tensor in at]
     given = {piece.path: leaf for piece, leaf in zip(scope.pieces, leaves, strict=True)}
     with scope.model.active() as module, torch.enable_grad():
@@ -190,5 +225,8 @@ def _slope(study: Study, scope: Scope, questions: Questions, rows: Sequence[int]
 
         loss = questions.loss(rows, logits, scope.model.device).sum()
         slopes = torch.autograd.grad(loss, leaves, allow_unused=True)
-    flat = [torch.zeros_like(leaf) if slope is None else slope for leaf, slope in zip(leaves, slopes, strict=True)]
+    flat = [
+        torch.zeros_like(leaf) if slope is None else slope
+        for leaf, slope in zip(leaves, slopes, strict=True)
+    ]
     return torch.cat([widen(slope).flatten() for slope in flat])

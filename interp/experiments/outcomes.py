@@ -1,10 +1,12 @@
-"""What positive prompts give while a set of units does as the other model does: number, behaviour, exact answer.
+"""What positive prompts give while a set of units does as the other model does: number, behaviour,
+exact answer.
 
-Few answers are written. A greedy answer is known if and only if, reading prompt and answer, every argmax is its next
-token; and a behaviour is known as soon as nothing that may follow could change it. So one pass over the prompt and the
-beginning of the receiver's own answer gives the metric's number and finds the prompts whose behaviour is unchanged; one
-more, over the donor's answer, those that answer as the donor does. Only the others are generated, those of many sets
-in one batch. What the donor does on these fixed texts is read once.
+Few answers are written. A greedy answer is known if and only if, reading prompt and answer, every
+argmax is its next token; and a behaviour is known as soon as nothing that may follow could change
+it. So one pass over the prompt and the beginning of the receiver's own answer gives the metric's
+number and finds the prompts whose behaviour is unchanged; one more, over the donor's answer, those
+that answer as the donor does. Only the others are generated, those of many sets in one batch. What
+the donor does on these fixed texts is read once.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +16,12 @@ from typing import Any
 import numpy as np
 
 from interp.experiments.ablated_metric import Numbers
-from interp.experiments.conditions import DIRECTIONS, RECEIVERS, Donors, number_is_where_answers_begin
+from interp.experiments.conditions import (
+    DIRECTIONS,
+    RECEIVERS,
+    Donors,
+    number_is_where_answers_begin,
+)
 from interp.experiments.patched_channels import only, wanted_of
 from interp.experiments.pending_answers import Unwritten, same_tokens, settled_length, write
 from interp.experiments.stream_cache import Streams
@@ -58,9 +65,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Part:
-    """Some prompts, the beginnings of the receiver's answers that settle its behaviour, and the donor's answers.
+    """Some prompts, the beginnings of the receiver's answers that settle its behaviour, and the
+    donor's answers.
 
-    ``on_own``, ``on_wanted``: the donor's activations on these; ``cache``: its keys and values on the former.
+    ``on_own``, ``on_wanted``: the donor's activations on these; ``cache``: its keys and values on
+    the former.
     """
 
     rows: list[int]
@@ -75,12 +84,14 @@ class _Part:
 
 
 class Outcomes:
-    """Outcomes of any set on some positive prompts (``rows``), in one direction; of both models as they are.
+    """Outcomes of any set on some positive prompts (``rows``), in one direction; of both models as
+    they are.
 
-    ``necessity``: the tuned model with the base's contributions (or activations, as ``donors.patch`` says);
-    ``sufficiency``: the base with the tuned model's. ``lengths``: tokens of each prompt and of what is read of the
-    receiver's answer to it. ``units``: all that will be asked for, so that no more of the donor is kept than these
-    need; by default any may be. ``exact``: count answers that become the donor's, word for word, too.
+    ``necessity``: the tuned model with the base's contributions (or activations, as
+    ``donors.patch`` says); ``sufficiency``: the base with the tuned model's. ``lengths``: tokens of
+    each prompt and of what is read of the receiver's answer to it. ``units``: all that will be
+    asked for, so that no more of the donor is kept than these need; by default any may be.
+    ``exact``: count answers that become the donor's, word for word, too.
     """
 
     def __init__(
@@ -94,7 +105,12 @@ class Outcomes:
         exact: bool = False,
     ) -> None:
         role, other = RECEIVERS[direction]
-        self._study, self._donors, self._condition, self._exact = study, donors, DIRECTIONS[direction], exact
+        self._study, self._donors, self._condition, self._exact = (
+            study,
+            donors,
+            DIRECTIONS[direction],
+            exact,
+        )
         self._model, self.rows = study.pair[role], sorted(rows)
         own, wanted = study.answers(role, "positive"), study.answers(other, "positive")
         begins = number_is_where_answers_begin(study, "positive")
@@ -105,7 +121,9 @@ class Outcomes:
         begun = {row: list(own[row][: settled_length(study, row, own[row])]) for row in self.rows}
         most = (1 << 29) // (8 * 64 * len(whole) * donors.unit.n_channels(self._model.anatomy))
         size = study.at_a_time(max(1, min(len(self.rows), 24, most)))
-        self.lengths = [len(study.encoded("positive")[row].ids) + len(begun[row]) for row in self.rows]
+        self.lengths = [
+            len(study.encoded("positive")[row].ids) + len(begun[row]) for row in self.rows
+        ]
         fixed = EACH_ON_CPU if self._model.device.type == "cpu" else EACH_ON_GPU
         self._parts = [
             self._part([self.rows[at] for at in some], begun, wanted, reader)
@@ -113,15 +131,36 @@ class Outcomes:
         ]
         self.receiver, self.donor = self._unedited(role, other)
 
-    def _part(self, rows: list[int], begun: Mapping[int, list[int]], wanted: Sequence, reader: Intervention) -> _Part:
+    def _part(
+        self,
+        rows: list[int],
+        begun: Mapping[int, list[int]],
+        wanted: Sequence,
+        reader: Intervention,
+    ) -> _Part:
         study = self._study
         text = study.text("positive", rows).of(range(len(rows)))
-        own, ends = [begun[row] for row in rows], [settled_length(study, row, wanted[row]) for row in rows]
-        looked_for = [list(wanted[row][: None if self._exact else end]) for row, end in zip(rows, ends, strict=True)]
+        own, ends = (
+            [begun[row] for row in rows],
+            [settled_length(study, row, wanted[row]) for row in rows],
+        )
+        looked_for = [
+            list(wanted[row][: None if self._exact else end])
+            for row, end in zip(rows, ends, strict=True)
+        ]
         on_own = read_donor(study.engine, reader, text, own, use_cache=True)
         cache, own_values = on_own.cache, only(on_own.values, self._wanted)
         on_wanted = read_donor(study.engine, reader, text, looked_for)
-        return _Part(rows, text, own, looked_for, ends, own_values, only(on_wanted.values, self._wanted), cache)
+        return _Part(
+            rows,
+            text,
+            own,
+            looked_for,
+            ends,
+            own_values,
+            only(on_wanted.values, self._wanted),
+            cache,
+        )
 
     def _unedited(self, role: str, other: str) -> tuple[Outcome, Outcome]:
         """Both models as they are."""
@@ -132,7 +171,11 @@ class Outcomes:
             answers = study.answers(each, "positive")
             texts = [study.decode(answers[row]) for row in self.rows]
             shown = study.require_metric().shown(prompts, texts, "positive")
-            equal = np.array([answers[row] == wanted[row] for row in self.rows], bool) if self._exact else None
+            equal = (
+                np.array([answers[row] == wanted[row] for row in self.rows], bool)
+                if self._exact
+                else None
+            )
             found.append(Outcome(own_numbers(study, each, "positive", self.rows), shown, equal))
         return found[0], found[1]
 
@@ -143,7 +186,11 @@ class Outcomes:
     def of_each(self, sets: Iterable[Set]) -> list[Outcome]:
         """The outcome of every set; answers that must be written are written together at the end."""
         return self.under(
-            self._donors.condition(self._condition, chosen).require_intervention() if chosen else None
+            (
+                self._donors.condition(self._condition, chosen).require_intervention()
+                if chosen
+                else None
+            )
             for chosen in sets
         )
 
@@ -180,9 +227,15 @@ class Outcomes:
         return found
 
     def _read(self, intervention: Intervention) -> tuple[Outcome, list[tuple[list[int], Begun]]]:
-        """The outcome as far as reading known answers tells it, and what is known of those that tell nothing yet."""
+        """The outcome as far as reading known answers tells it, and what is known of those that
+        tell nothing yet.
+        """
         at = {row: number for number, row in enumerate(self.rows)}
-        number, shown, equal = self.receiver.number.copy(), self.receiver.shown.copy(), np.zeros(len(at), bool)
+        number, shown, equal = (
+            self.receiver.number.copy(),
+            self.receiver.shown.copy(),
+            np.zeros(len(at), bool),
+        )
         unwritten: list[tuple[list[int], Begun]] = []
         for part in self._parts:
             places = np.array([at[row] for row in part.rows])
@@ -197,11 +250,22 @@ class Outcomes:
     def _measure(
         self, part: _Part, intervention: Intervention, places: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[list[int], Begun] | None]:
-        """Numbers, behaviour and equality of a part; and what is known of those answers that do not tell yet."""
+        """Numbers, behaviour and equality of a part; and what is known of those answers that do not
+        tell yet.
+        """
         study, engine, lowest = self._study, self._study.engine, min(intervention.units)
-        stream = part.streams.at(lowest, lambda: stream_at(engine, self._model, part.text, part.own, lowest, True))
+        stream = part.streams.at(
+            lowest, lambda: stream_at(engine, self._model, part.text, part.own, lowest, True)
+        )
         read = read_answers(
-            engine, self._model, part.text, part.own, intervention, part.on_own, stream and stream.enter, True
+            engine,
+            self._model,
+            part.text,
+            part.own,
+            intervention,
+            part.on_own,
+            stream and stream.enter,
+            True,
         )
         logits, target, real, _ = read
         first = first_logits(logits, real)
@@ -213,9 +277,10 @@ class Outcomes:
         begins = known_beginnings(logits, target, real)
         shown, equal = self.receiver.shown[places].copy(), np.zeros(len(part.rows), bool)
         like = [
-            at for at, answer in enumerate(part.wanted)
+            at
+            for at, answer in enumerate(part.wanted)
             if begins[at][0] == answer[0] and (self._exact or not known[at])
-        ]  # fmt: skip
+        ]
         if like:
             right, whole, as_far = self._as_donor(part, like, intervention)
             equal[like] = right
@@ -224,7 +289,11 @@ class Outcomes:
             for at, other in zip(like, as_far, strict=True):
                 begins[at] = max(begins[at], other, key=len)
         rows = [int(at) for at in np.flatnonzero(~known)]
-        begun = self._begun(part, rows, [begins[at] for at in rows], intervention, stream, read) if rows else None
+        begun = (
+            self._begun(part, rows, [begins[at] for at in rows], intervention, stream, read)
+            if rows
+            else None
+        )
         return number, shown, equal, begun and ([part.rows[at] for at in rows], begun)
 
     def _begun(
@@ -236,7 +305,9 @@ class Outcomes:
         stream: Stream | None,
         read: Answered,
     ) -> Begun:
-        """Some rows of a part, with the keys and values of what the pass over the receiver's own answers read."""
+        """Some rows of a part, with the keys and values of what the pass over the receiver's own
+        answers read.
+        """
         starts, lengths = first_columns(part.text, part.own), []
         for at, known in zip(rows, tokens, strict=True):
             # the last that is known is read by the pass that goes on
@@ -244,7 +315,9 @@ class Outcomes:
             lengths.append(len(part.text.prompts[at]) + same)
         where = [starts[at] for at in rows]
         below = [] if stream is None else [(stream.cache, min(intervention.units))]
-        receiver = Kept.take([*below, (read.cache, self._model.anatomy.n_layers)], rows, where, lengths)
+        receiver = Kept.take(
+            [*below, (read.cache, self._model.anatomy.n_layers)], rows, where, lengths
+        )
         if receiver is None or intervention.donor is None:
             return Begun(tokens, receiver)
         return Begun(tokens, receiver, Kept.take([(part.cache, None)], rows, where, lengths))
@@ -252,26 +325,39 @@ class Outcomes:
     def _as_donor(
         self, part: _Part, rows: Sequence[int], intervention: Intervention
     ) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
-        """Which of some rows of a part answer as the donor, to the end and as far as settles the behaviour; how far."""
+        """Which of some rows of a part answer as the donor, to the end and as far as settles the
+        behaviour; how far.
+        """
         text = part.text.of(rows)
         answers = [part.wanted[at] for at in rows]
         width = max(map(len, text.prompts)) + max(map(len, answers)) - 1
         # batches are padded on the left, so a row's text ends in the last column of either
         donated = {site: last_columns(value, rows, width) for site, value in part.on_wanted.items()}
-        logits, target, real = answer_logits(self._study.engine, self._model, text, answers, intervention, donated)
+        logits, target, real = answer_logits(
+            self._study.engine, self._model, text, answers, intervention, donated
+        )
         right = to_host((logits.argmax(-1) == target) | ~real)
         # answers are right-aligned: which cells stand after the tokens that settle the behaviour
         after = to_host(real.int().cumsum(1)) > np.array([part.settled[at] for at in rows])[:, None]
-        return np.all(right, axis=1), np.all(right | after, axis=1), known_beginnings(logits, target, real)
+        return (
+            np.all(right, axis=1),
+            np.all(right | after, axis=1),
+            known_beginnings(logits, target, real),
+        )
 
     def effects(self, outcome: Outcome) -> dict[str, float]:
-        """``behaviour`` and ``recovery``: share of the gap between both models' rates and mean numbers that is closed,
-        NaN where there is none; ``rate``, and its ``difference`` from the donor's; the mean ``number``; how many
-        prompts were ``judged``; with ``exact`` the share of answers that became the donor's under this name."""
+        """``behaviour`` and ``recovery``: share of the gap between both models' rates and mean
+        numbers that is closed, NaN where there is none; ``rate``, and its ``difference`` from the
+        donor's; the mean ``number``; how many prompts were ``judged``; with ``exact`` the share of
+        answers that became the donor's under this name."""
         if not self.rows:
-            return dict.fromkeys((*MEASURES, "rate", "difference", "number", "judged"), float("nan"))
+            return dict.fromkeys(
+                (*MEASURES, "rate", "difference", "number", "judged"), float("nan")
+            )
         rate, own, other = (float(one.shown.mean()) for one in (outcome, self.receiver, self.donor))
-        number, mine, theirs = (float(one.number.mean()) for one in (outcome, self.receiver, self.donor))
+        number, mine, theirs = (
+            float(one.number.mean()) for one in (outcome, self.receiver, self.donor)
+        )
         return {
             "behaviour": (rate - own) / (other - own) + 0.0 if other != own else float("nan"),
             "recovery": (number - mine) / (theirs - mine) + 0.0 if theirs != mine else float("nan"),

@@ -1,4 +1,6 @@
-"""What of a donor's activations is kept between passes: the channels that sets of units will take, no others."""
+"""What of a donor's activations is kept between passes: the channels that sets of units will take,
+no others.
+"""
 
 from collections.abc import Iterable
 
@@ -14,7 +16,9 @@ Wanted = dict[Site, Int[Tensor, " K"] | None]
 
 
 def wanted_of(unit: Unit, model: Model, units: Iterable[tuple[int, int]] | None) -> Wanted:
-    """The sites at which a donor is read, and which of their channels: those of some units, or None for all."""
+    """The sites at which a donor is read, and which of their channels: those of some units, or None
+    for all.
+    """
     if units is None:
         return {unit.site(layer): None for layer in range(model.anatomy.n_layers)}
     channels = unit.channels(model.anatomy, {*units}, model.device)
@@ -22,7 +26,9 @@ def wanted_of(unit: Unit, model: Model, units: Iterable[tuple[int, int]] | None)
 
 
 def only(values: dict[Site, Tensor], wanted: Wanted) -> Activations:
-    """These channels of what was read; ``values`` is emptied, so that each site's other channels are let go of."""
+    """These channels of what was read; ``values`` is emptied, so that each site's other channels
+    are let go of.
+    """
     found: dict[Site, Tensor | Channels] = {}
     for site, index in wanted.items():
         value = values.pop(site)

@@ -1,10 +1,12 @@
-"""Which half of a contribution does it: activation h and write weights W, each from the donor or from the receiver.
+"""Which half of a contribution does it: activation h and write weights W, each from the donor or
+from the receiver.
 
-A unit writes h W. Exchanging both is contribution patching; the donor's h through the receiver's W is activation
-patching (Chen et al. 2024, arXiv 2406.14144); the receiver's own h through the donor's W exchanges the columns alone.
-The effect is the normalised causal effect of that paper on the metric's number where the answer begins: the share of
-the gap between the two models that is closed, (number under the patch - receiver's own) / (donor's own - receiver's
-own), a ratio of means over prompts.
+A unit writes h W. Exchanging both is contribution patching; the donor's h through the receiver's W
+is activation patching (Chen et al. 2024, arXiv 2406.14144); the receiver's own h through the
+donor's W exchanges the columns alone. The effect is the normalised causal effect of that paper on
+the metric's number where the answer begins: the share of the gap between the two models that is
+closed, (number under the patch - receiver's own) / (donor's own - receiver's own), a ratio of means
+over prompts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,9 +28,9 @@ Cell = tuple[str, str]
 class Patched:
     """The two by two of one direction, over the control prompts (rows ascending).
 
-    ``receiver``, ``donor``: both models' own numbers [prompts]. By cell (activation from, weights from), [prompts]:
-    ``numbers`` under the patch; ``shown``, whether the answer shows the behaviour. ``random``: by cell the mean number
-    under each matched random set.
+    ``receiver``, ``donor``: both models' own numbers [prompts]. By cell (activation from, weights
+    from), [prompts]: ``numbers`` under the patch; ``shown``, whether the answer shows the
+    behaviour. ``random``: by cell the mean number under each matched random set.
     """
 
     receiver: np.ndarray
@@ -48,14 +50,16 @@ def patch_cells(
     known: Mapping[Cell, Sequence[float]] | None = None,
     numbers: Numbers | None = None,
 ) -> Patched:
-    """All four cells of a located set, and of every random set their numbers; ``outcomes``: of the same direction.
+    """All four cells of a located set, and of every random set their numbers; ``outcomes``: of the
+    same direction.
 
-    ``known``: mean numbers under the random sets, in their order, that were measured before; ``numbers``: of the same
-    rows and direction, where there are some already.
+    ``known``: mean numbers under the random sets, in their order, that were measured before;
+    ``numbers``: of the same rows and direction, where there are some already.
 
-    Passes over the rows of ``outcomes``: two to begin with (the donor read, the receiver alone), and for each of the
-    three cells that patch something one for the located set and, where it is not known, one for every random set. Only
-    the located set's answers are read and written, as far as they decide.
+    Passes over the rows of ``outcomes``: two to begin with (the donor read, the receiver alone),
+    and for each of the three cells that patch something one for the located set and, where it is
+    not known, one for every random set. Only the located set's answers are read and written, as far
+    as they decide.
     """
     units = {unit for chosen in (located, *sets) for unit in chosen}
     numbers = numbers or Numbers(study, donors, outcomes.rows, direction, units)
@@ -75,5 +79,7 @@ def patch_cells(
                 means.append(float(found.receiver.mean()))
                 continue
             name = f"{direction} {' '.join(cell)} {set_name(chosen)}"
-            means.append(study.part(name, lambda edit=intervention: float(numbers.under(edit).mean())))
+            means.append(
+                study.part(name, lambda edit=intervention: float(numbers.under(edit).mean()))
+            )
     return found

@@ -1,6 +1,8 @@
-"""Answers that reading known ones does not tell: written to their decision, those of many sets of units in one batch.
+"""Answers that reading known ones does not tell: written to their decision, those of many sets of
+units in one batch.
 
-What was read of them, prompt and beginning, is not read again: its keys and values are kept until they are written.
+What was read of them, prompt and beginning, is not read again: its keys and values are kept until
+they are written.
 """
 
 from collections.abc import Sequence
@@ -28,14 +30,19 @@ class Unwritten:
         if len(self.rows) <= count:
             return self, None
         parts = range(count), range(count, len(self.rows))
-        first, others = (Unwritten(self.at, [self.rows[at] for at in part], self.begun.of(part)) for part in parts)
+        first, others = (
+            Unwritten(self.at, [self.rows[at] for at in part], self.begun.of(part))
+            for part in parts
+        )
         return first, others
 
 
 def write(
     study: Study, model: Model, some: list[Unwritten], each: Sequence[Intervention | None]
 ) -> list[tuple[int, int, bool]]:
-    """Whether every answer shows the behaviour: number of its intervention, row, yes or no; ``some`` is emptied."""
+    """Whether every answer shows the behaviour: number of its intervention, row, yes or no;
+    ``some`` is emptied.
+    """
     places = [(one.at, row) for one in some for row in one.rows]
     rows, begun = [row for _, row in places], joined([one.begun for one in some])
     some.clear()
@@ -49,20 +56,29 @@ def write(
         begun,
     )
     prompts = [study.prompts("positive").prompts[row] for row in rows]
-    shown = study.require_metric().shown(prompts, [study.decode(answer) for answer in answers], "positive")
+    shown = study.require_metric().shown(
+        prompts, [study.decode(answer) for answer in answers], "positive"
+    )
     return [(at, row, bool(yes)) for (at, row), yes in zip(places, shown, strict=True)]
 
 
 def joined(each: Sequence[Begun]) -> Begun:
     """What is known of all, in one."""
     sides = [[one.receiver for one in each], [one.donor for one in each]]
-    receiver, donor = (None if None in side else Kept.join([one for one in side if one is not None]) for side in sides)
+    receiver, donor = (
+        None if None in side else Kept.join([one for one in side if one is not None])
+        for side in sides
+    )
     return Begun([known for one in each for known in one.tokens], receiver, donor)
 
 
 def settled_length(study: Study, row: int, answer: Sequence[int]) -> int:
-    """After how many tokens of an answer to a positive prompt nothing that may follow changes its yes or no."""
-    return next((end for end in range(1, len(answer)) if settles(study, row, answer[:end])), len(answer))
+    """After how many tokens of an answer to a positive prompt nothing that may follow changes its
+    yes or no.
+    """
+    return next(
+        (end for end in range(1, len(answer)) if settles(study, row, answer[:end])), len(answer)
+    )
 
 
 def settles(study: Study, row: int, begun: Sequence[int], group: str = "positive") -> bool:
@@ -71,7 +87,9 @@ def settles(study: Study, row: int, begun: Sequence[int], group: str = "positive
         return False
     text = study.decode(begun)
     # half a character can become any other
-    return not text.endswith("\ufffd") and study.require_metric().settled(study.prompts(group).prompts[row], text)
+    return not text.endswith("\ufffd") and study.require_metric().settled(
+        study.prompts(group).prompts[row], text
+    )
 
 
 def same_tokens(one: Sequence[int], other: Sequence[int]) -> int:

@@ -17,12 +17,16 @@ from interp.study import Study
 
 
 def coded_texts(study: Study, group: str) -> list[Encoded]:
-    """The texts of a class as tokens, cut at the context; raises PromptError for a text of one token."""
+    """The texts of a class as tokens, cut at the context; raises PromptError for a text of one
+    token.
+    """
     coded = []
     for prompt in study.prompts(group):
         ids = study.pair.tokenizer(prompt.text)["input_ids"][: study.pair.tuned.context_length]
         if len(ids) < 2:
-            raise PromptError(f"text {prompt.id} has {len(ids)} token(s), so nothing to predict; give longer ones")
+            raise PromptError(
+                f"text {prompt.id} has {len(ids)} token(s), so nothing to predict; give longer ones"
+            )
         require_rows(study.pair.tokenizer, ids, prompt.text)
         coded.append(Encoded(tuple(ids), (0,) * len(ids)))
     return coded
@@ -32,10 +36,14 @@ def text_losses(study: Study, group: str, models: Sequence[Model]) -> Float[np.n
     """Mean loss per token of every text of a class in every model, nats."""
     texts = coded_texts(study, group)
     losses = np.zeros((len(models), len(texts)))
-    for rows in study.progress(study.batches(texts, models[-1], 16 * models[-1].anatomy.vocabulary), "texts"):
+    for rows in study.progress(
+        study.batches(texts, models[-1], 16 * models[-1].anatomy.vocabulary), "texts"
+    ):
         for at, model in enumerate(models):
             batch = Batch.pad([texts[row].ids for row in rows], study.pad_id, "right", model.device)
             targets, real = batch.ids[:, 1:], batch.mask[:, 1:]
             logits = study.engine.run(model, batch, keep=None).require_logits()[:, :-1]
-            losses[at, rows] = to_host(token_losses(logits, targets, real).double().sum(1) / real.sum(1))
+            losses[at, rows] = to_host(
+                token_losses(logits, targets, real).double().sum(1) / real.sum(1)
+            )
     return losses

@@ -1,4 +1,6 @@
-"""A task's questions put to a model as it stands: answers right, choices, losses; and the loss of plain text."""
+"""A task's questions put to a model as it stands: answers right, choices, losses; and the loss of
+plain text.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,16 @@ from interp.maths.host import to_host
 from interp.maths.precision import widen
 from interp.metrics import token_losses
 from interp.models.model import Model
-from interp.prompts import Encoded, Prompt, PromptSet, Tokenizer, encode, encode_answer, pad_id, require_rows
+from interp.prompts import (
+    Encoded,
+    Prompt,
+    PromptSet,
+    Tokenizer,
+    encode,
+    encode_answer,
+    pad_id,
+    require_rows,
+)
 
 Logits = Callable[[Batch, int], Float[Tensor, "B keep V"]]
 
@@ -27,9 +38,10 @@ Logits = Callable[[Batch, int], Float[Tensor, "B keep V"]]
 class Graded:
     """What a model made of the questions, one number each.
 
-    ``exact``: greedy decoding would write the answer. ``loss``: of the whole answer, in nats. ``choice``: what it would
-    choose, 0 for the right answer and 1 for the wrong one where there are wrong answers, else a number that tells the
-    tokens it would write. ``confidence``: probability of that choice among the two, NaN without wrong answers.
+    ``exact``: greedy decoding would write the answer. ``loss``: of the whole answer, in nats.
+    ``choice``: what it would choose, 0 for the right answer and 1 for the wrong one where there are
+    wrong answers, else a number that tells the tokens it would write. ``confidence``: probability
+    of that choice among the two, NaN without wrong answers.
     """
 
     exact: np.ndarray
@@ -39,7 +51,9 @@ class Graded:
 
     @property
     def correct(self) -> np.ndarray:
-        """Right by the choice of the two where there are two (the paper's label words), else written exactly."""
+        """Right by the choice of the two where there are two (the paper's label words), else
+        written exactly.
+        """
         return self.exact if np.isnan(self.confidence).any() else self.choice == 0
 
 
@@ -60,31 +74,44 @@ class Questions:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, prompts: Sequence[Prompt], context: int) -> Questions:
-        """The questions of these prompts; raises PromptError for one that ``context`` does not hold or without end."""
+        """The questions of these prompts; raises PromptError for one that ``context`` does not hold
+        or without end.
+        """
         read, answers, wrong = [], [], []
         for prompt in prompts:
-            answer = encode_answer(tokenizer, prompt.text, required(prompt.answer, "an answer to every question"))
+            answer = encode_answer(
+                tokenizer, prompt.text, required(prompt.answer, "an answer to every question")
+            )
             coded = encode(tokenizer, prompt.text).with_decision(answer[:-1])
             if len(coded.ids) > context:
                 raise PromptError(
-                    f"prompt {prompt.id} and its answer have {len(coded.ids)} tokens, the context {context}"
+                    f"prompt {prompt.id} and its answer have {len(coded.ids)} tokens, the context"
+                    f" {context}"
                 )
             read.append(coded)
             answers.append(answer)
             wrong.append(None)
             if prompt.wrong_answer is not None:
                 other = encode_answer(tokenizer, prompt.text, prompt.wrong_answer)
-                parting = next((i for i, (a, b) in enumerate(zip(answer, other, strict=False)) if a != b), None)
+                parting = next(
+                    (i for i, (a, b) in enumerate(zip(answer, other, strict=False)) if a != b), None
+                )
                 if parting is None:
                     raise PromptError(
-                        f"prompt {prompt.id}: the tokens of {prompt.answer!r} and {prompt.wrong_answer!r} do not part"
+                        f"prompt {prompt.id}: the tokens of {prompt.answer!r} and"
+                        f" {prompt.wrong_answer!r} do not part"
                     )
                 wrong[-1] = (parting, other[parting])
         asked = PromptSet(tuple(prompts), "")
         return cls(
-            tuple(read), tuple(answers), tuple(wrong), tuple(asked.clusters), tuple(asked.keys),
-            tuple(prompt.id for prompt in prompts), pad_id(tokenizer),
-        )  # fmt: skip
+            tuple(read),
+            tuple(answers),
+            tuple(wrong),
+            tuple(asked.clusters),
+            tuple(asked.keys),
+            tuple(prompt.id for prompt in prompts),
+            pad_id(tokenizer),
+        )
 
     def __len__(self) -> int:
         return len(self.read)
@@ -94,12 +121,18 @@ class Questions:
         read = Batch.pad([self.read[row].ids for row in rows], self.pad_id, device=device)
         return read, Batch.pad([self.answers[row] for row in rows], self.pad_id, device=device)
 
-    def loss(self, rows: Sequence[int], logits: Logits, device: torch.device) -> Float[Tensor, " B"]:
-        """Loss of some answers in nats, summed over their tokens, as a function that can be differentiated."""
+    def loss(
+        self, rows: Sequence[int], logits: Logits, device: torch.device
+    ) -> Float[Tensor, " B"]:
+        """Loss of some answers in nats, summed over their tokens, as a function that can be
+        differentiated.
+        """
         read, answer = self.batch(rows, device)
         return token_losses(logits(read, answer.ids.shape[1]), answer.ids, answer.mask).sum(1)
 
-    def graded(self, groups: Sequence[Sequence[int]], logits: Logits, device: torch.device) -> Graded:
+    def graded(
+        self, groups: Sequence[Sequence[int]], logits: Logits, device: torch.device
+    ) -> Graded:
         """All questions answered, batch by batch."""
         count = len(self)
         exact, loss = np.zeros(count, bool), np.zeros(count)
@@ -113,9 +146,16 @@ class Questions:
             written = to_host(greedy)
             for at, row in enumerate(rows):
                 choice[row] = zlib.crc32(written[at, -len(self.answers[row]) :].tobytes())
-            two = [(at, row, *wrong) for at, row in enumerate(rows) if (wrong := self.wrong[row]) is not None]
+            two = [
+                (at, row, *wrong)
+                for at, row in enumerate(rows)
+                if (wrong := self.wrong[row]) is not None
+            ]
             if two:
-                column = [answer.ids.shape[1] - len(self.answers[row]) + parting for _, row, parting, _ in two]
+                column = [
+                    answer.ids.shape[1] - len(self.answers[row]) + parting
+                    for _, row, parting, _ in two
+                ]
                 right = [self.answers[row][parting] for _, row, parting, _ in two]
                 other = [token for *_, token in two]
                 values = widen(found[[at for at, *_ in two], column]).double()
@@ -133,14 +173,18 @@ def run_logits(engine: Engine, model: Model) -> Logits:
 
 
 def text_rows(tokenizer: Tokenizer, texts: Sequence[str], context: int) -> list[tuple[int, ...]]:
-    """Plain texts as token ids, without a chat template, cut at the context; those of one token say nothing."""
+    """Plain texts as token ids, without a chat template, cut at the context; those of one token say
+    nothing.
+    """
     rows = [tuple(tokenizer(text)["input_ids"][:context]) for text in texts]
     for row, text in zip(rows, texts, strict=True):
         require_rows(tokenizer, row, text)
     return [row for row in rows if len(row) > 1]
 
 
-def perplexity(rows: Sequence[Sequence[int]], model: Model, logits: Logits, size: BatchSize = None) -> float:
+def perplexity(
+    rows: Sequence[Sequence[int]], model: Model, logits: Logits, size: BatchSize = None
+) -> float:
     """Exponential of the mean loss of every token after the first of each text; NaN of none."""
     total, count = 0.0, 0
     coded = [Encoded(tuple(row), (0,) * len(row)) for row in rows]
@@ -148,5 +192,8 @@ def perplexity(rows: Sequence[Sequence[int]], model: Model, logits: Logits, size
         read = Batch.pad([rows[row] for row in group], 0, "right", model.device)
         found = logits(read, read.ids.shape[1])
         losses = token_losses(found[:, :-1], read.ids[:, 1:], read.mask[:, 1:])
-        total, count = total + float(to_host(losses.double().sum())), count + int(to_host(read.mask[:, 1:].sum()))
+        total, count = (
+            total + float(to_host(losses.double().sum())),
+            count + int(to_host(read.mask[:, 1:].sum())),
+        )
     return float(np.exp(total / count)) if count else float("nan")

@@ -1,4 +1,6 @@
-"""What a locating run's table says as sets: scores, ranking, selected units; and how sets agree by chance."""
+"""What a locating run's table says as sets: scores, ranking, selected units; and how sets agree by
+chance.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -26,7 +28,9 @@ def scores_of(located: Table) -> np.ndarray:
 
 
 def ranking_of(located: Table) -> tuple[Pair, ...]:
-    """All units: the selected ones in rank order, then the others in rank order (eligibility can leave gaps)."""
+    """All units: the selected ones in rank order, then the others in rank order (eligibility can
+    leave gaps).
+    """
     order = np.lexsort((located["rank"], ~located["selected"]))
     unit = located.summary["unit"]
     return tuple(zip(located["layer"][order].tolist(), located[unit][order].tolist(), strict=True))
@@ -38,9 +42,16 @@ def selected_of(located: Table) -> list[Pair]:
 
 
 def ranked_set(located: Table) -> dict[str, Any]:
-    """What ``VerifyNeurons`` takes of a locating run: its key as ``parent``, ``ranking``, ``selected`` and ``unit``."""
+    """What ``VerifyNeurons`` takes of a locating run: its key as ``parent``, ``ranking``,
+    ``selected`` and ``unit``.
+    """
     key, chosen = located.require_provenance().key, int(located["selected"].sum())
-    return {"parent": key, "ranking": ranking_of(located), "selected": chosen, "unit": located.summary["unit"]}
+    return {
+        "parent": key,
+        "ranking": ranking_of(located),
+        "selected": chosen,
+        "unit": located.summary["unit"],
+    }
 
 
 def jaccard(first: Iterable[Pair], second: Iterable[Pair]) -> float:
@@ -57,8 +68,12 @@ def spearman(one: np.ndarray, other: np.ndarray) -> float:
     return float(found.statistic)
 
 
-def chance_jaccards(first: Sequence[Pair], second: Sequence[Pair], width: int, draws: int, seed: int) -> np.ndarray:
-    """Jaccard indices of random sets with the two sets' counts in every layer of ``width`` units: ``[draws]``."""
+def chance_jaccards(
+    first: Sequence[Pair], second: Sequence[Pair], width: int, draws: int, seed: int
+) -> np.ndarray:
+    """Jaccard indices of random sets with the two sets' counts in every layer of ``width`` units:
+    ``[draws]``.
+    """
     generator = np.random.default_rng(seed)
     layers = {layer for layer, _ in (*first, *second)}
     shared = np.zeros(draws)

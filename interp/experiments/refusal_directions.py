@@ -1,10 +1,12 @@
-"""One direction of the residual stream that tells the classes apart, and how a share of it is taken away.
+"""One direction of the residual stream that tells the classes apart, and how a share of it is taken
+away.
 
-The difference of mean streams between the classes is taken away wherever a block reads or writes the stream (Arditi et
-al. 2024, arXiv 2406.11717). Candidates are the tuned model's streams before every block of the first 80 % and at every
-token of the template after the prompt; the one chosen lowers the metric most among those with KL at most 0.1 on
-negative prompts that bring it to 0 or above when added to them. A share is taken once, where something is written: what
-the stream holds of the direction is then less by that share at every depth.
+The difference of mean streams between the classes is taken away wherever a block reads or writes
+the stream (Arditi et al. 2024, arXiv 2406.11717). Candidates are the tuned model's streams before
+every block of the first 80 % and at every token of the template after the prompt; the one chosen
+lowers the metric most among those with KL at most 0.1 on negative prompts that bring it to 0 or
+above when added to them. A share is taken once, where something is written: what the stream holds
+of the direction is then less by that share at every depth.
 """
 
 from dataclasses import dataclass
@@ -33,9 +35,11 @@ NAN = float("nan")
 
 @dataclass
 class Candidate:
-    """A direction, where it was read (block; columns from the end), and what ablating and adding it does.
+    """A direction, where it was read (block; columns from the end), and what ablating and adding it
+    does.
 
-    ``kl`` is NaN where it was not read: adding the direction does too little, or a better candidate met the criteria.
+    ``kl`` is NaN where it was not read: adding the direction does too little, or a better candidate
+    met the criteria.
     """
 
     layer: int
@@ -57,12 +61,18 @@ def candidates_of(study: Study) -> list[Candidate]:
     model = study.pair.tuned
     layers = range(max(1, int(DEPTH * model.anatomy.n_layers)))
     sites = [Site(layer, "hook_resid_pre") for layer in layers]
-    width = min(_tail(coded.roles) for group in ("positive", "negative") for coded in study.encoded(group))
+    width = min(
+        _tail(coded.roles) for group in ("positive", "negative") for coded in study.encoded(group)
+    )
     means = {}
     for group in ("positive", "negative"):
-        total = torch.zeros(len(sites), width, model.anatomy.width, dtype=torch.float64, device=model.device)
+        total = torch.zeros(
+            len(sites), width, model.anatomy.width, dtype=torch.float64, device=model.device
+        )
         rows = study.groups(group, model, 4 * len(sites) * model.anatomy.width)
-        for seen in capture(study.engine, {"tuned": model}, study.encoded(group), rows, sites, pad_id=study.pad_id):
+        for seen in capture(
+            study.engine, {"tuned": model}, study.encoded(group), rows, sites, pad_id=study.pad_id
+        ):
             for layer, site in enumerate(sites):
                 total[layer] += seen.values["tuned", site][:, -width:].double().sum(0)
         means[group] = total / len(study.prompts(group))
@@ -91,22 +101,35 @@ def taken_away(model: Model, direction: Float[Tensor, " D"], share: float = 1.0)
     # not of what every block reads too: a share of it would be taken again and again
     layers, hooks = range(model.anatomy.n_layers), ("hook_attn_out", "hook_mlp_out")
     sites = [Site(0, "hook_resid_pre"), *(Site(layer, hook) for layer in layers for hook in hooks)]
-    return Intervention(f"direction {share:g}", {}, "edits", fixed=[Project(site, direction, share) for site in sites])
+    return Intervention(
+        f"direction {share:g}",
+        {},
+        "edits",
+        fixed=[Project(site, direction, share) for site in sites],
+    )
 
 
 def choose(study: Study, candidates: list[Candidate], kept_by: Study | None = None) -> Candidate:
     """The candidate that lowers the metric most among those that meet the criteria, else among all.
 
-    Each is a part of the run of the study ``kept_by``, by default ``study``: a run that is stopped goes on from there.
+    Each is a part of the run of the study ``kept_by``, by default ``study``: a run that is stopped
+    goes on from there.
     """
     part = (kept_by or study).part
     if not candidates:
-        raise OptionError("the classes have the same mean stream everywhere: there is no direction between them")
+        raise OptionError(
+            "the classes have the same mean stream everywhere: there is no direction between them"
+        )
     for candidate in study.progress(candidates, "candidate directions"):
-        made = part(f"direction {candidate.layer} {candidate.position}", partial(_judged, study, candidate))
+        made = part(
+            f"direction {candidate.layer} {candidate.position}", partial(_judged, study, candidate)
+        )
         candidate.number, candidate.added = made
-    order = sorted(candidates, key=lambda candidate: (candidate.number, candidate.layer, candidate.position))
-    # the divergence takes whole answers: it is read in this order, and of none after the first that may be chosen
+    order = sorted(
+        candidates, key=lambda candidate: (candidate.number, candidate.layer, candidate.position)
+    )
+    # the divergence takes whole answers: it is read in this order, and of none after the first that
+    # may be chosen
     for candidate in (one for one in order if one.added >= 0 and np.isfinite(one.number)):
         name = f"direction {candidate.layer} {candidate.position} kl"
         candidate.kl = part(name, partial(_divergence, study, candidate))
@@ -119,8 +142,13 @@ def _judged(study: Study, candidate: Candidate) -> list[float]:
     """The metric on positive prompts without the direction, and on negative ones with it added."""
     ablation = taken_away(study.pair.tuned, candidate.direction)
     site = Site(candidate.layer, "hook_resid_pre")
-    added = Intervention("added", {}, "edits", fixed=[Add(site, candidate.size * candidate.direction)])
-    return [float(_numbers(study, *asked).mean()) for asked in (("positive", ablation), ("negative", added))]
+    added = Intervention(
+        "added", {}, "edits", fixed=[Add(site, candidate.size * candidate.direction)]
+    )
+    return [
+        float(_numbers(study, *asked).mean())
+        for asked in (("positive", ablation), ("negative", added))
+    ]
 
 
 def _divergence(study: Study, candidate: Candidate) -> float:
@@ -157,5 +185,8 @@ def candidates_table(candidates: list[Candidate]) -> Table:
     }
     return table(
         "refusal-direction-candidates",
-        {name: (np.array([getattr(c, name) for c in candidates]), *described) for name, described in found.items()},
+        {
+            name: (np.array([getattr(c, name) for c in candidates]), *described)
+            for name, described in found.items()
+        },
     )

@@ -1,4 +1,6 @@
-"""Parts of a run that are made several at a time, each kept for a run that goes on where another was stopped."""
+"""Parts of a run that are made several at a time, each kept for a run that goes on where another
+was stopped.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -8,14 +10,21 @@ from interp.study import Study
 
 
 def parts(
-    study: Study, names: Sequence[str], make: Callable[[Iterable[int]], Sequence[Any]], what: str, at_once: int
+    study: Study,
+    names: Sequence[str],
+    make: Callable[[Iterable[int]], Sequence[Any]],
+    what: str,
+    at_once: int,
 ) -> list[Any]:
-    """Parts of these names, in order: those kept by an earlier run, and the others as ``make`` gives them.
+    """Parts of these names, in order: those kept by an earlier run, and the others as ``make``
+    gives them.
 
-    ``make`` takes numbers of names, at most ``at_once``, and gives their parts in this order; how many of all numbers
-    it has taken is told as progress.
+    ``make`` takes numbers of names, at most ``at_once``, and gives their parts in this order; how
+    many of all numbers it has taken is told as progress.
     """
-    missing = [at for at, name in enumerate(names) if study.journal is None or not study.journal.has(name)]
+    missing = [
+        at for at, name in enumerate(names) if study.journal is None or not study.journal.has(name)
+    ]
     made: dict[int, Any] = {}
     going = iter(study.progress(missing, what))
     for start in range(0, len(missing), at_once):
@@ -24,4 +33,6 @@ def parts(
             made[at] = study.part(names[at], lambda value=value: value)
     for _ in going:
         pass
-    return [made[at] if at in made else study.part(name, lambda: None) for at, name in enumerate(names)]
+    return [
+        made[at] if at in made else study.part(name, lambda: None) for at, name in enumerate(names)
+    ]

@@ -9,10 +9,16 @@ from interp.study import Study
 
 
 def changed(study: Study) -> list[int]:
-    """Rows of the positive prompts on which one of base and tuned model shows the behaviour and the other does not."""
+    """Rows of the positive prompts on which one of base and tuned model shows the behaviour and the
+    other does not.
+    """
     prompts, metric = study.prompts("positive").prompts, study.require_metric()
     base, tuned = (
-        metric.shown(prompts, [study.decode(answer) for answer in study.answers(role, "positive")], "positive")
+        metric.shown(
+            prompts,
+            [study.decode(answer) for answer in study.answers(role, "positive")],
+            "positive",
+        )
         for role in ("base", "tuned")
     )
     return np.flatnonzero(base != tuned).tolist()
@@ -21,11 +27,13 @@ def changed(study: Study) -> list[int]:
 def some(prompts: PromptSet, rows: Iterable[int], count: int, seed: int) -> list[int]:
     """At most ``count`` of the rows of these prompts, drawn at random, in ascending order.
 
-    One of every cluster comes before a second of any, and rows that repeat a text come last, so that copies of a
-    prompt leave no other out and change nothing in what is drawn.
+    One of every cluster comes before a second of any, and rows that repeat a text come last, so
+    that copies of a prompt leave no other out and change nothing in what is drawn.
     """
     listed = list(rows)
-    first, again = ([listed[at] for at in part] for part in repeats_last([prompts.keys[row] for row in listed]))
+    first, again = (
+        [listed[at] for at in part] for part in repeats_last([prompts.keys[row] for row in listed])
+    )
     drawn = np.random.default_rng(seed).permutation(np.array(first, np.int64))
     turn = turns([prompts.prompts[row].cluster for row in drawn])
     return sorted([*drawn[np.argsort(turn, kind="stable")].tolist(), *again][:count])

@@ -1,9 +1,10 @@
 """Whether sampled answers show a behaviour, beside greedy ones.
 
-A token is chosen where the cumulative probability at the temperature first exceeds a number from [0, 1). These numbers
-follow from seed, prompt and sample alone, so that batches change nothing (but where rounding moves a probability across
-the number), and all models and conditions are sampled with the same ones: a condition that changes no probability
-changes no sample, and differences between conditions are paired.
+A token is chosen where the cumulative probability at the temperature first exceeds a number from
+[0, 1). These numbers follow from seed, prompt and sample alone, so that batches change nothing (but
+where rounding moves a probability across the number), and all models and conditions are sampled
+with the same ones: a condition that changes no probability changes no sample, and differences
+between conditions are paired.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from interp.study import Study
 
 @dataclass(frozen=True)
 class Sampled:
-    """Of one condition and class, whether each sample shows the behaviour [prompts, samples], in prompt order."""
+    """Of one condition and class, whether each sample shows the behaviour [prompts, samples], in
+    prompt order.
+    """
 
     condition: str
     group: str
@@ -52,12 +55,20 @@ def _shown(study: Study, sampling: Sampling, group: str, receiver: Receiver) -> 
         mine = [asked[at] for at in part]
         rows = [row for row, _ in mine]
         text = study.text(group, rows, receiver.role if receiver.intervention is None else None)
-        numbers = np.stack([sampling.uniforms(coded[row].ids, at, study.max_new_tokens) for row, at in mine])
+        numbers = np.stack(
+            [sampling.uniforms(coded[row].ids, at, study.max_new_tokens) for row, at in mine]
+        )
         answers = generate(
-            study.engine, model, text, study.max_new_tokens, receiver.intervention,
+            study.engine,
+            model,
+            text,
+            study.max_new_tokens,
+            receiver.intervention,
             lambda at, begun, rows=rows: settles(study, rows[at], begun, group),
-            choose=lambda logits, step, numbers=numbers: chosen(logits, sampling.temperature, numbers[:, step]),
-        )  # fmt: skip
+            choose=lambda logits, step, numbers=numbers: chosen(
+                logits, sampling.temperature, numbers[:, step]
+            ),
+        )
         prompts = [study.prompts(group).prompts[row] for row in rows]
         found = metric.shown(prompts, [study.decode(answer) for answer in answers], group)
         for (row, at), yes in zip(mine, found, strict=True):
@@ -66,11 +77,16 @@ def _shown(study: Study, sampling: Sampling, group: str, receiver: Receiver) -> 
 
 
 def chosen(
-    logits: Float[Tensor, "B V"], temperature: float, numbers: Sequence[float] | Float[np.ndarray, " B"]
+    logits: Float[Tensor, "B V"],
+    temperature: float,
+    numbers: Sequence[float] | Float[np.ndarray, " B"],
 ) -> Int[Tensor, " B"]:
     """The tokens at which the cumulative probability at a temperature first exceeds each number."""
-    # one token of many can be rarer than float32 can tell from none; some devices have nothing wider
+    # one token of many can be rarer than float32 can tell from none; some devices have nothing
+    # wider
     wide = torch.float32 if logits.device.type == "mps" else torch.float64
     share = (logits.to(wide) / temperature).softmax(-1).cumsum(-1)
-    reached = torch.tensor(np.asarray(numbers), dtype=wide, device=logits.device)[:, None] * share[:, -1:]
+    reached = (
+        torch.tensor(np.asarray(numbers), dtype=wide, device=logits.device)[:, None] * share[:, -1:]
+    )
     return torch.searchsorted(share, reached, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)

@@ -6,7 +6,9 @@ from interp.interventions.teacher_forcing import Stream
 
 
 class Streams:
-    """What a block is given on some texts without an intervention, for the last few layers that were asked for."""
+    """What a block is given on some texts without an intervention, for the last few layers that
+    were asked for.
+    """
 
     MOST = 2
 

@@ -6,13 +6,22 @@ from interp.study import Study
 
 
 def few_of(study: Study, count: int) -> Study:
-    """The same study on at most so many prompts of each class; both models' answers to the others are those it has."""
+    """The same study on at most so many prompts of each class; both models' answers to the others
+    are those it has.
+    """
     few = study.on(study.contrast.limit(count))
     for group in few.classes:
         for role in study.pair.roles:
-            answers = dict(zip([one.id for one in study.prompts(group)], study.answers(role, group), strict=True))
+            answers = dict(
+                zip(
+                    [one.id for one in study.prompts(group)],
+                    study.answers(role, group),
+                    strict=True,
+                )
+            )
             few.kept(
-                ("answers", role, group), lambda of=answers, group=group: [of[one.id] for one in few.prompts(group)]
+                ("answers", role, group),
+                lambda of=answers, group=group: [of[one.id] for one in few.prompts(group)],
             )
             numbers = numbers_known(study, role, group)
             few.kept(numbers_name(study, role, group), lambda of=numbers: of)

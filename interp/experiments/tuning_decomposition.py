@@ -1,11 +1,14 @@
-"""What the base's blocks would add to the tuned model's stream, and what the tuned model's add beyond that.
+"""What the base's blocks would add to the tuned model's stream, and what the tuned model's add
+beyond that.
 
 With ``f(x, l)`` the update of block l, on the tuned stream ``x_l`` (TuCo, arXiv 2506.23423)::
 
-    PTC_l = f_base(x_l, l)        FTC_l = f_tuned(x_l, l) - f_base(x_l, l)        x_{l+1} = x_l + PTC_l + FTC_l
+    PTC_l = f_base(x_l, l)        FTC_l = f_tuned(x_l, l) - f_base(x_l, l)        x_{l+1} = x_l +
+                                  PTC_l + FTC_l
 
-Two passes: one of the tuned model, whose stream is kept for this batch; one of the base, given that stream anew before
-every block. Both updates are read as the sum of what attention and MLP add, not as differences of large streams.
+Two passes: one of the tuned model, whose stream is kept for this batch; one of the base, given that
+stream anew before every block. Both updates are read as the sum of what attention and MLP add, not
+as differences of large streams.
 """
 
 from __future__ import annotations
@@ -34,10 +37,12 @@ PARTS = ("hook_attn_out", "hook_mlp_out")
 
 @dataclass(frozen=True)
 class Stream:
-    """One batch of the tuned model: the stream before every block and after the last, and what each block added.
+    """One batch of the tuned model: the stream before every block and after the last, and what each
+    block added.
 
-    ``attention`` and ``mlp`` are of all columns, or (``positions`` last) of the last one only. After a fast read so is
-    what the stream holds after the last block: its other columns mean nothing.
+    ``attention`` and ``mlp`` are of all columns, or (``positions`` last) of the last one only.
+    After a fast read so is what the stream holds after the last block: its other columns mean
+    nothing.
     """
 
     batch: Batch
@@ -48,19 +53,32 @@ class Stream:
 
     @classmethod
     def read(
-        cls, engine: Engine, model: Model, batch: Batch, positions: Positions = "last", path: Path = "full"
+        cls,
+        engine: Engine,
+        model: Model,
+        batch: Batch,
+        positions: Positions = "last",
+        path: Path = "full",
     ) -> Stream:
-        """One pass of the tuned model, without its head; ``path`` fast ends its last block on the last column alone."""
+        """One pass of the tuned model, without its head; ``path`` fast ends its last block on the
+        last column alone.
+        """
         require_here(engine)
         _require_last(path, positions)
         layers = range(model.anatomy.n_layers)
-        sites = [Site(layer, "hook_resid_pre") for layer in layers] + [Site(layers[-1], "hook_resid_post")]
+        sites = [Site(layer, "hook_resid_pre") for layer in layers] + [
+            Site(layers[-1], "hook_resid_post")
+        ]
         if positions == "all":
             values = engine.run(model, batch, reads=[*sites, *_added(layers)], keep=0).values
-            return cls(batch, positions, *(
-                tuple(values[site] for site in some)
-                for some in (sites, _added(layers, PARTS[:1]), _added(layers, PARTS[1:]))
-            ))  # fmt: skip
+            return cls(
+                batch,
+                positions,
+                *(
+                    tuple(values[site] for site in some)
+                    for some in (sites, _added(layers, PARTS[:1]), _added(layers, PARTS[1:]))
+                ),
+            )
         parts: dict[str, list[Tensor]] = {hook: [] for hook in PARTS}
         watched: list[Edit] = _cut(model, layers[-1:]) if path == "fast" else []
         watched += [
@@ -69,7 +87,9 @@ class Stream:
             for hook, kept in parts.items()
         ]
         values = engine.run(model, batch, reads=sites, edits=watched, keep=0).values
-        return cls(batch, positions, tuple(values[site] for site in sites), *map(tuple, parts.values()))
+        return cls(
+            batch, positions, tuple(values[site] for site in sites), *map(tuple, parts.values())
+        )
 
     def cut(self, value: Float[Tensor, "B T D"]) -> Float[Tensor, "B P D"]:
         """The columns that are looked at."""
@@ -80,22 +100,37 @@ class Stream:
         return self.attention[layer].double() + self.mlp[layer].double()
 
     def shifted(self, columns: int, pad_id: int) -> Stream:
-        """The same stream behind some more columns of padding: equal numbers through arithmetic of another shape."""
-        ids, mask = pad(self.batch.ids, (columns, 0), value=pad_id), pad(self.batch.mask, (columns, 0), value=False)
+        """The same stream behind some more columns of padding: equal numbers through arithmetic of
+        another shape.
+        """
+        ids, mask = (
+            pad(self.batch.ids, (columns, 0), value=pad_id),
+            pad(self.batch.mask, (columns, 0), value=False),
+        )
         before = tuple(pad(value, (0, 0, columns, 0)) for value in self.before)
         if self.positions == "last":
             return Stream(Batch(ids, mask), self.positions, before, self.attention, self.mlp)
-        parts = (tuple(pad(value, (0, 0, columns, 0)) for value in part) for part in (self.attention, self.mlp))
+        parts = (
+            tuple(pad(value, (0, 0, columns, 0)) for value in part)
+            for part in (self.attention, self.mlp)
+        )
         return Stream(Batch(ids, mask), self.positions, before, *parts)
 
 
 def against(
-    engine: Engine, base: Model, stream: Stream, see: See, granularity: Granularity = "block", path: Path = "full"
+    engine: Engine,
+    base: Model,
+    stream: Stream,
+    see: See,
+    granularity: Granularity = "block",
+    path: Path = "full",
 ) -> None:
-    """One pass of the base on the tuned stream; ``see(layer, ptc, ftc)`` gets each block's ``[B, P, D]`` in float64.
+    """One pass of the base on the tuned stream; ``see(layer, ptc, ftc)`` gets each block's ``[B, P,
+    D]`` in float64.
 
-    ``granularity`` sublayer gives the base's MLP what it reads after the *tuned* attention: same total, another split.
-    ``path`` fast (last column only) takes the output projections and MLPs of one column: equal but for rounding.
+    ``granularity`` sublayer gives the base's MLP what it reads after the *tuned* attention: same
+    total, another split. ``path`` fast (last column only) takes the output projections and MLPs of
+    one column: equal but for rounding.
     """
     require_here(engine)
     _require_last(path, stream.positions)
@@ -132,7 +167,9 @@ def against(
 def own_ends(
     engine: Engine, base: Model, stream: Stream, path: Path = "full"
 ) -> tuple[Float[Tensor, "B P D"], Float[Tensor, "B P D"]]:
-    """The base's own stream on the same tokens, before the first block and after the last: a pass of the base."""
+    """The base's own stream on the same tokens, before the first block and after the last: a pass
+    of the base.
+    """
     _require_last(path, stream.positions)
     last = base.anatomy.n_layers - 1
     sites = [Site(0, "hook_resid_pre"), Site(last, "hook_resid_post")]
@@ -148,9 +185,14 @@ def sites_needed() -> Sequence[str]:
 
 
 def require_here(engine: Engine) -> None:
-    """Raise OptionError for an engine that runs elsewhere: what a pass hands out on its way stays there."""
+    """Raise OptionError for an engine that runs elsewhere: what a pass hands out on its way stays
+    there.
+    """
     if getattr(engine, "remote", False):
-        raise OptionError("the tuned stream is split while passes run and cannot be sent elsewhere; leave out --remote")
+        raise OptionError(
+            "the tuned stream is split while passes run and cannot be sent elsewhere; leave out"
+            " --remote"
+        )
 
 
 def _require_last(path: Path, positions: Positions) -> None:
@@ -168,7 +210,8 @@ def _cut(model: Model, layers: Sequence[int]) -> list[Edit]:
 def _added(layers: Sequence[int], parts: Sequence[str] = PARTS) -> list[Site]:
     """Where what blocks add to the stream is read, block by block.
 
-    All columns are read, not watched: such a pass goes through the beginning that prompts share once.
+    All columns are read, not watched: such a pass goes through the beginning that prompts share
+    once.
     """
     return [Site(layer, hook) for layer in layers for hook in parts]
 

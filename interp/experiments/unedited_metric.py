@@ -21,13 +21,17 @@ def numbers_name(study: Study, role: str, group: str) -> tuple[str, ...]:
     return "numbers", role, group, digest(study.require_metric().identity)
 
 
-def keep_numbers(study: Study, role: str, group: str, rows: Sequence[int], number: Float[np.ndarray, " rows"]) -> None:
+def keep_numbers(
+    study: Study, role: str, group: str, rows: Sequence[int], number: Float[np.ndarray, " rows"]
+) -> None:
     """Keep those of some rows."""
     ids = [study.prompts(group).prompts[row].id for row in rows]
     numbers_known(study, role, group).update(zip(ids, number.tolist(), strict=True))
 
 
-def own_numbers(study: Study, role: str, group: str, rows: Sequence[int]) -> Float[np.ndarray, " rows"]:
+def own_numbers(
+    study: Study, role: str, group: str, rows: Sequence[int]
+) -> Float[np.ndarray, " rows"]:
     """The metric's number of some prompts of a class in a model as it is, in this order."""
     known, prompts = numbers_known(study, role, group), study.prompts(group).prompts
     posed, model = study.posed(group), study.pair[role]

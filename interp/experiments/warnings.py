@@ -1,4 +1,6 @@
-"""What of a behaviour misleads on these prompts: first tokens that do not single it out, negatives that show it."""
+"""What of a behaviour misleads on these prompts: first tokens that do not single it out, negatives
+that show it.
+"""
 
 from __future__ import annotations
 
@@ -12,46 +14,60 @@ from interp.study import Study
 
 OVERSTATED = 0.25
 UNLIKELY = float(np.log(999))
-"""Log-odds of one in a thousand: an answer that shows the behaviour all the same does not begin as they say."""
+"""Log-odds of one in a thousand: an answer that shows the behaviour all the same does not begin as
+they say.
+"""
 MANY = 0.1
 """Share of answers from which on a warning is due, and negatives contaminate the contrast."""
 
 
 def warnings_of(study: Study) -> list[str]:
-    """A line for each; answers of both models to both classes are generated where they are not kept."""
+    """A line for each; answers of both models to both classes are generated where they are not
+    kept.
+    """
     if not study.require_metric().applies("negative"):
         return []
-    return [line for line in (_thinks(study), _unreached(study), _first_tokens(study), _negatives(study)) if line]
+    return [
+        line
+        for line in (_thinks(study), _unreached(study), _first_tokens(study), _negatives(study))
+        if line
+    ]
 
 
 def disagreements(judged: Sequence[Judged], words: Words) -> list[str]:
-    """A line where under some conditions the log-odds say yes of many prompts whose answer says no, or no of yes."""
+    """A line where under some conditions the log-odds say yes of many prompts whose answer says no,
+    or no of yes.
+    """
     lines = []
     for side, verb, disagree in (
         ("above 0", "does not show", lambda item: (item.number > 0) & ~item.shown),
         (f"below -{UNLIKELY:.1f}", "shows", lambda item: (item.number < -UNLIKELY) & item.shown),
     ):
         shares = {item.condition: float(disagree(item).mean()) for item in judged}
-        if apart := [f"{share:.0%} under {name}" for name, share in shares.items() if share >= OVERSTATED]:
+        if apart := [
+            f"{share:.0%} under {name}" for name, share in shares.items() if share >= OVERSTATED
+        ]:
             lines.append(
-                f"The {words.number} are {side} where the answer {verb} the behaviour, of positive prompts "
-                f"{', '.join(apart)}. Rates and recovery measure two things there; read examples (--show-answers), and "
-                "give whole continuations (--behaviour FILE.yaml)."
+                f"The {words.number} are {side} where the answer {verb} the behaviour, of positive"
+                f" prompts {', '.join(apart)}. Rates and recovery measure two things there; read"
+                " examples (--show-answers), and give whole continuations (--behaviour FILE.yaml)."
             )
     return lines
 
 
 def _thinks(study: Study) -> str:
-    """How many answers of the fine-tuned model begin with a thinking block that its chat template does not name."""
+    """How many answers of the fine-tuned model begin with a thinking block that its chat template
+    does not name.
+    """
     answers = [answer for group in study.classes for answer in study.answers("tuned", group)]
     start, decode = study.answer_start, study.pair.decode
     blocks = [block for answer in answers if (block := start.block(answer, decode))]
     if not blocks:
         return ""
     return (
-        f"{len(blocks)} of {len(answers)} answers of the fine-tuned model begin with thinking ({blocks[0][0]}): what "
-        "follows it counts as the answer (--answer-after none counts all). Log-odds are of the token after the prompt, "
-        "where thinking begins."
+        f"{len(blocks)} of {len(answers)} answers of the fine-tuned model begin with thinking"
+        f" ({blocks[0][0]}): what follows it counts as the answer (--answer-after none counts all)."
+        " Log-odds are of the token after the prompt, where thinking begins."
     )
 
 
@@ -62,9 +78,10 @@ def _unreached(study: Study) -> str:
     if not missing:
         return ""
     return (
-        f"{missing} of {len(answers)} answers of the fine-tuned model end within {study.max_new_tokens} tokens, before "
-        "the answer begins: they count as not showing the behaviour; raise --max-new-tokens. Log-odds are of the token "
-        "after the prompt, where thinking begins."
+        f"{missing} of {len(answers)} answers of the fine-tuned model end within"
+        f" {study.max_new_tokens} tokens, before the answer begins: they count as not showing the"
+        " behaviour; raise --max-new-tokens. Log-odds are of the token after the prompt, where"
+        " thinking begins."
     )
 
 
@@ -73,15 +90,21 @@ def _first_tokens(study: Study) -> str:
     ids, name = first_token_ids(study.require_metric()), study.require_metric().words.many
     if not ids:
         return ""
-    asked = [("tuned", "negative"), *((("base", group) for group in study.classes) if study.pair.base else ())]
-    begun = np.concatenate([[answer[0] in ids for answer in study.answers(*where)] for where in asked])
+    asked = [
+        ("tuned", "negative"),
+        *((("base", group) for group in study.classes) if study.pair.base else ()),
+    ]
+    begun = np.concatenate(
+        [[answer[0] in ids for answer in study.answers(*where)] for where in asked]
+    )
     shown = np.concatenate([_shown(study, *where) for where in asked])
     wrong = int((begun & ~shown).sum())
     if wrong < MANY * len(begun):
         return ""
     return (
-        f"{wrong} of {len(begun)} answers of the base, or to negative prompts, begin with a first token of {name} and "
-        "are none: first tokens do not single the behaviour out; give whole continuations (--behaviour FILE.yaml)."
+        f"{wrong} of {len(begun)} answers of the base, or to negative prompts, begin with a first"
+        f" token of {name} and are none: first tokens do not single the behaviour out; give whole"
+        " continuations (--behaviour FILE.yaml)."
     )
 
 
@@ -91,7 +114,10 @@ def _negatives(study: Study) -> str:
     if not shown.any():
         return ""
     count = int(shown.sum())
-    told = f"In the fine-tuned model {count} of {len(shown)} negative prompts {study.require_metric().words.parted[0]}"
+    told = (
+        f"In the fine-tuned model {count} of {len(shown)} negative prompts"
+        f" {study.require_metric().words.parted[0]}"
+    )
     return f"{told}: they contaminate the contrast." if count >= MANY * len(shown) else f"{told}."
 
 

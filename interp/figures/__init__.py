@@ -1,7 +1,9 @@
-"""Figures: one function per kind of table, found by ``plot``. The only room besides ``report`` that knows plotly.
+"""Figures: one function per kind of table, found by ``plot``. The only room besides ``report`` that
+knows plotly.
 
-A figure's title says what is shown and, where rows are left out, how many; ``layout.meta["caption"]`` says how to read
-it. Text from tables is escaped: plotly would take it for markup.
+A figure's title says what is shown and, where rows are left out, how many;
+``layout.meta["caption"]`` says how to read it. Text from tables is escaped: plotly would take it
+for markup.
 """
 
 from __future__ import annotations
@@ -51,7 +53,12 @@ from interp.figures.scores import scores_figure
 from interp.figures.stability import stability_figure
 from interp.figures.stitch import stitch_figure
 from interp.figures.transfer import transfer_figure
-from interp.figures.tuco import ftc_alpha_figure, tuco_figure, tuco_layers_figure, tuco_tokens_figure
+from interp.figures.tuco import (
+    ftc_alpha_figure,
+    tuco_figure,
+    tuco_layers_figure,
+    tuco_tokens_figure,
+)
 from interp.table import Table
 
 FIGURES: dict[str, Callable[[Table], Figure]] = {
@@ -102,9 +109,13 @@ FIGURES: dict[str, Callable[[Table], Figure]] = {
 
 
 def plot(table: Table) -> Figure:
-    """The figure for a table of this kind; ``OptionError`` when there is none or the table is empty."""
+    """The figure for a table of this kind; ``OptionError`` when there is none or the table is
+    empty.
+    """
     if table.kind not in FIGURES:
-        raise OptionError(f"there is no figure for tables of kind {table.kind!r}: there are {', '.join(FIGURES)}")
+        raise OptionError(
+            f"there is no figure for tables of kind {table.kind!r}: there are {', '.join(FIGURES)}"
+        )
     if not len(table):
         raise OptionError(f"the table of kind {table.kind!r} has no rows: there is nothing to draw")
     return FIGURES[table.kind](table)

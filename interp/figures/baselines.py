@@ -10,10 +10,14 @@ from interp.table import Table
 
 
 def baselines_figure(table: Table) -> go.Figure:
-    """Share of answers that show the behaviour against divergence on negative prompts, a point per method."""
+    """Share of answers that show the behaviour against divergence on negative prompts, a point per
+    method.
+    """
     figure, many = go.Figure(), (table.summary.get("labels") or {}).get("many", "answers")
     for at, method in enumerate(table["method"].tolist()):
-        value, low, high, apart = (float(table[name][at]) for name in ("shown", "low", "high", "divergence"))
+        value, low, high, apart = (
+            float(table[name][at]) for name in ("shown", "low", "high", "divergence")
+        )
         random = method == "random"
         figure.add_trace(
             go.Scatter(
@@ -39,16 +43,24 @@ def baselines_figure(table: Table) -> go.Figure:
                     "width": 4,
                 },
                 customdata=[[float(table["recovery"][at]), float(table["flipped"][at])]],
-                hovertemplate="%{y:.1%} at %{x:.3g} nats a token<br>recovery %{customdata[0]:.2f}<br>"
-                "%{customdata[1]:.1%} of the negative prompts flip<extra>%{fullData.name}</extra>",
+                hovertemplate=(
+                    "%{y:.1%} at %{x:.3g} nats a token<br>recovery"
+                    " %{customdata[0]:.2f}<br>%{customdata[1]:.1%} of the negative prompts"
+                    " flip<extra>%{fullData.name}</extra>"
+                ),
             )
         )
     caption = (
-        "Share of answers to positive prompts that show the behaviour, with its 95 % interval (of random sets their "
-        "mean and range), against the divergence from the fine-tuned model on its answers to negative prompts. Lower "
-        "and further left is better: the behaviour is gone and little else has changed."
+        "Share of answers to positive prompts that show the behaviour, with its 95 % interval (of"
+        " random sets their mean and range), against the divergence from the fine-tuned model on"
+        " its answers to negative prompts. Lower and further left is better: the behaviour is gone"
+        " and little else has changed."
     )
     finish(figure, f"{many[:1].upper()}{many[1:]} under other methods", caption, height=420)
-    figure.update_xaxes(title_text="KL divergence on negative prompts, nats a token", rangemode="tozero")
-    figure.update_yaxes(title_text=safe(table.column("shown").meaning), tickformat=".0%", range=[-0.03, 1.05])
+    figure.update_xaxes(
+        title_text="KL divergence on negative prompts, nats a token", rangemode="tozero"
+    )
+    figure.update_yaxes(
+        title_text=safe(table.column("shown").meaning), tickformat=".0%", range=[-0.03, 1.05]
+    )
     return figure

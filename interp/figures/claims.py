@@ -17,9 +17,11 @@ COLOURS = {"supported": BLUE, "not supported": ORANGE, "too few clusters": GREY,
 
 
 def claims_figure(table: Table) -> go.Figure:
-    """Estimate with its interval, control with its range and threshold of every claim, the first on top.
+    """Estimate with its interval, control with its range and threshold of every claim, the first on
+    top.
 
-    Claims whose sentences give the value in one format share a panel: shares are per cent, all else is a number.
+    Claims whose sentences give the value in one format share a panel: shares are per cent, all else
+    is a number.
     """
     panels: dict[str, list[Finding]] = {}
     for finding in from_table(table):
@@ -40,9 +42,9 @@ def claims_figure(table: Table) -> go.Figure:
         ticks = {"tickvals": _places(findings), "ticktext": [safe(one.name) for one in findings]}
         figure.update_yaxes(**ticks, range=[-0.6, len(findings) - 0.4], row=row, col=1)
     caption = (
-        "Each row is a claim: the dot is what was measured with its interval, the diamond below it the control with "
-        "its range (at 0 where the value is a difference from it), the upright line the threshold that the claim has "
-        "to reach, on the side that the table says."
+        "Each row is a claim: the dot is what was measured with its interval, the diamond below it"
+        " the control with its range (at 0 where the value is a difference from it), the upright"
+        " line the threshold that the claim has to reach, on the side that the table says."
     )
     if len(panels) > 1:
         caption += " Claims in different units stand in panels of their own."
@@ -66,22 +68,38 @@ def _traces(findings: list[Finding]) -> list[go.Scatter]:
     rows = [row for row, one in enumerate(findings) if not math.isnan(one.control_value)]
     if rows:
         mine = [_control(one) for one in map(findings.__getitem__, rows)]
-        found.append(_points(mine, y[rows] - 0.16, "control", {"color": GREY, "size": 9, "symbol": "diamond"}))
+        found.append(
+            _points(
+                mine, y[rows] - 0.16, "control", {"color": GREY, "size": 9, "symbol": "diamond"}
+            )
+        )
     marker = {"symbol": "line-ns", "size": 22, "line": {"width": 2, "color": PURPLE}}
     none = math.nan
-    found.append(_points([(one, one.threshold, none, none) for one in findings], y.astype(float), "threshold", marker))
+    found.append(
+        _points(
+            [(one, one.threshold, none, none) for one in findings],
+            y.astype(float),
+            "threshold",
+            marker,
+        )
+    )
     return found
 
 
 def _control(finding: Finding) -> tuple[Finding, float, float, float]:
-    """Where the control stands: a difference is drawn beside 0, not beside the level that it is a difference from."""
+    """Where the control stands: a difference is drawn beside 0, not beside the level that it is a
+    difference from.
+    """
     if finding.control_is_level:
         return finding, 0.0, math.nan, math.nan
     return finding, finding.control_value, finding.control_low, finding.control_high
 
 
 def _points(
-    rows: list[tuple[Finding, float, float, float]], y: np.ndarray, name: str, marker: dict[str, object]
+    rows: list[tuple[Finding, float, float, float]],
+    y: np.ndarray,
+    name: str,
+    marker: dict[str, object],
 ) -> go.Scatter:
     value, low, high = np.array([numbers for _, *numbers in rows], np.float64).T
     bars = {"array": np.nan_to_num(high - value), "arrayminus": np.nan_to_num(value - low)}
@@ -93,7 +111,14 @@ def _points(
         name=name,
         legendgroup=name,
         marker=marker,
-        error_x={"type": "data", "symmetric": False, "thickness": 2, "width": 0, "color": colour, **bars},
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "thickness": 2,
+            "width": 0,
+            "color": colour,
+            **bars,
+        },
         customdata=np.array([_hover(*row) for row in rows], dtype=object),
         hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
     )

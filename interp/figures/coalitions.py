@@ -9,7 +9,9 @@ from interp.table import Table
 
 
 def coalitions_figure(table: Table) -> go.Figure:
-    """One dot per half: the sum of its scores, and what the metric lost when it went to the base's contributions."""
+    """One dot per half: the sum of its scores, and what the metric lost when it went to the base's
+    contributions.
+    """
     figure = go.Figure(
         go.Scatter(
             x=table["predicted"],
@@ -19,14 +21,19 @@ def coalitions_figure(table: Table) -> go.Figure:
             showlegend=False,
             marker={"color": BLUE, "size": 8, "opacity": 0.75},
             customdata=table["coalition"],
-            hovertemplate="half %{customdata}<br>predicted %{x:.3g}<br>exact %{y:.3g}<extra></extra>",
+            hovertemplate=(
+                "half %{customdata}<br>predicted %{x:.3g}<br>exact %{y:.3g}<extra></extra>"
+            ),
         )
     )
     caption = (
-        f"Each dot is one of {len(table):,} random halves of all units, given its base contributions: across, what the "
-        "sum of its scores foretold; up, what the metric lost. Where a method is right about sets, dots lie on a line."
+        f"Each dot is one of {len(table):,} random halves of all units, given its base"
+        " contributions: across, what the sum of its scores foretold; up, what the metric lost."
+        " Where a method is right about sets, dots lie on a line."
     )
-    finish(figure, "Exact effect of random halves against the sum of their scores", caption, height=420)
+    finish(
+        figure, "Exact effect of random halves against the sum of their scores", caption, height=420
+    )
     figure.update_xaxes(title_text="sum of scores")
     figure.update_yaxes(title_text=safe(table.column("exact").meaning))
     return figure

@@ -17,7 +17,9 @@ def compare_figure(table: Table) -> go.Figure:
     """One dot per prompt: its number of tokens across, its divergence up; the control's in grey."""
     figure = go.Figure()
     groups = list(dict.fromkeys(table["group"].tolist()))
-    columns = [("kl", "", None)] + ([("control_kl", ", control", GREY)] if "control_kl" in table.data else [])
+    columns = [("kl", "", None)] + (
+        [("control_kl", ", control", GREY)] if "control_kl" in table.data else []
+    )
     left_out = 0
     for group, own in zip(groups, COLOURS, strict=False):
         rows = np.flatnonzero(table["group"] == group)
@@ -30,14 +32,21 @@ def compare_figure(table: Table) -> go.Figure:
                     y=table[column][rows],
                     mode="markers",
                     name=safe(f"{group} prompts{suffix}"),
-                    marker={"color": colour or own, "size": 7, "opacity": 0.6, "symbol": "x" if suffix else "circle"},
+                    marker={
+                        "color": colour or own,
+                        "size": 7,
+                        "opacity": 0.6,
+                        "symbol": "x" if suffix else "circle",
+                    },
                     customdata=table["prompt_id"][rows],
-                    hovertemplate="prompt %{customdata}: %{y:.3g} nats a token<extra>%{fullData.name}</extra>",
+                    hovertemplate=(
+                        "prompt %{customdata}: %{y:.3g} nats a token<extra>%{fullData.name}</extra>"
+                    ),
                 )
             )
     caption = (
-        "Each dot is a prompt: across, its number of tokens; up, how far the tuned model's next tokens diverge from "
-        "the base's, mean over its tokens."
+        "Each dot is a prompt: across, its number of tokens; up, how far the tuned model's next"
+        " tokens diverge from the base's, mean over its tokens."
     )
     title = "Divergence of every prompt" + (f": {left_out:,} prompts not drawn" if left_out else "")
     finish(figure, title, caption, height=400)
@@ -47,15 +56,25 @@ def compare_figure(table: Table) -> go.Figure:
 
 
 def compare_layers_figure(table: Table) -> go.Figure:
-    """Cosine and CKA, ratio of lengths, and divergence of the lenses, by depth; the control's dashed."""
+    """Cosine and CKA, ratio of lengths, and divergence of the lenses, by depth; the control's
+    dashed.
+    """
     figure = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.06)
     lines = (
-        ("cosine", "cosine", BLUE, 1), ("cka", "linear CKA", GREEN, 1),
-        ("norm_ratio", "length over the base's", PURPLE, 2), ("lens_kl", "lenses, tuned || base", ORANGE, 3),
-    )  # fmt: skip
+        ("cosine", "cosine", BLUE, 1),
+        ("cka", "linear CKA", GREEN, 1),
+        ("norm_ratio", "length over the base's", PURPLE, 2),
+        ("lens_kl", "lenses, tuned || base", ORANGE, 3),
+    )
     for column, name, colour, row in lines:
         x = table["depth"]
-        band = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False, "x": x}
+        band = {
+            "mode": "lines",
+            "line": {"width": 0},
+            "hoverinfo": "skip",
+            "showlegend": False,
+            "x": x,
+        }
         figure.add_trace(go.Scatter(y=table[f"{column}_high"], **band), row=row, col=1)
         fill = {"fill": "tonexty", "fillcolor": faint(colour, 0.2)}
         figure.add_trace(go.Scatter(y=table[f"{column}_low"], **fill, **band), row=row, col=1)
@@ -64,16 +83,23 @@ def compare_layers_figure(table: Table) -> go.Figure:
             "hovertemplate": "depth %{x}: %{y:.3g}<extra>%{fullData.name}</extra>",
             "x": x,
         }
-        figure.add_trace(go.Scatter(y=table[column], name=name, line={"color": colour}, **shared), row=row, col=1)
+        figure.add_trace(
+            go.Scatter(y=table[column], name=name, line={"color": colour}, **shared), row=row, col=1
+        )
         if f"control_{column}" in table.data:
             dashed = {"color": colour, "dash": "dot"}
             figure.add_trace(
-                go.Scatter(y=table[f"control_{column}"], name=f"{name}, control", line=dashed, **shared), row=row, col=1
+                go.Scatter(
+                    y=table[f"control_{column}"], name=f"{name}, control", line=dashed, **shared
+                ),
+                row=row,
+                col=1,
             )
     caption = (
-        "By the number of blocks that the stream has passed. Top: how alike directions are (1 is the same). Middle: "
-        "lengths. Bottom: how far what the models would say from there diverges, each by its own final norm and head. "
-        "Bands are 95 % intervals over clusters of prompts; dotted lines the control fine-tune."
+        "By the number of blocks that the stream has passed. Top: how alike directions are (1 is"
+        " the same). Middle: lengths. Bottom: how far what the models would say from there"
+        " diverges, each by its own final norm and head. Bands are 95 % intervals over clusters of"
+        " prompts; dotted lines the control fine-tune."
     )
     finish(figure, "Streams of base and tuned model by depth", caption, height=640)
     for row, text in enumerate(("alike", "ratio", "KL, nats"), 1):
@@ -100,8 +126,8 @@ def compare_weights_figure(table: Table) -> go.Figure:
         )
     )
     caption = (
-        f"Norm of each tensor's change over its norm in the base. {int((~inside).sum())} tensors outside of the blocks "
-        "are in the table."
+        f"Norm of each tensor's change over its norm in the base. {int((~inside).sum())} tensors"
+        " outside of the blocks are in the table."
     )
     finish(figure, "Change of weights by block", caption, height=200 + 26 * n_layers)
     figure.update_yaxes(title_text="block", dtick=1 if n_layers <= 24 else None)
@@ -109,15 +135,24 @@ def compare_weights_figure(table: Table) -> go.Figure:
 
 
 def compare_tokens_figure(table: Table) -> go.Figure:
-    """Divergence after every token of the first prompt of each class; filled where another token comes first."""
-    keys = list(dict.fromkeys(zip(table["group"].tolist(), table["prompt_id"].tolist(), strict=True)))
-    first = [next(key for key in keys if key[0] == group) for group in dict.fromkeys(key[0] for key in keys)]
+    """Divergence after every token of the first prompt of each class; filled where another token
+    comes first.
+    """
+    keys = list(
+        dict.fromkeys(zip(table["group"].tolist(), table["prompt_id"].tolist(), strict=True))
+    )
+    first = [
+        next(key for key in keys if key[0] == group)
+        for group in dict.fromkeys(key[0] for key in keys)
+    ]
     titles = [safe(f"{group} prompt {number}") for group, number in first]
     figure = make_subplots(rows=len(first), cols=1, subplot_titles=titles, vertical_spacing=0.3)
     for place, (group, number) in enumerate(first, 1):
         rows = np.flatnonzero((table["group"] == group) & (table["prompt_id"] == number))
         words = [safe(repr(token)[1:-1]) for token in table["token"][rows]]
-        follow = [[safe(repr(table[name][row])) for name in ("base_next", "tuned_next")] for row in rows]
+        follow = [
+            [safe(repr(table[name][row])) for name in ("base_next", "tuned_next")] for row in rows
+        ]
         figure.add_trace(
             go.Bar(
                 x=table["position"][rows],
@@ -125,7 +160,9 @@ def compare_tokens_figure(table: Table) -> go.Figure:
                 showlegend=False,
                 marker={"color": [ORANGE if flip else BLUE for flip in table["flip"][rows]]},
                 customdata=np.array(follow, dtype=object),
-                hovertemplate="%{y:.3g} nats; base: %{customdata[0]}, tuned: %{customdata[1]}<extra></extra>",
+                hovertemplate=(
+                    "%{y:.3g} nats; base: %{customdata[0]}, tuned: %{customdata[1]}<extra></extra>"
+                ),
             ),
             row=place,
             col=1,
@@ -134,8 +171,8 @@ def compare_tokens_figure(table: Table) -> go.Figure:
         figure.update_xaxes(**ticks, row=place, col=1)
         figure.update_yaxes(title_text="KL, nats", row=place, col=1)
     caption = (
-        f"Divergence of the next token after each token of the first prompt of each class (the table holds {len(keys)} "
-        "prompts); orange where the tuned model puts another token first."
+        "Divergence of the next token after each token of the first prompt of each class (the"
+        f" table holds {len(keys)} prompts); orange where the tuned model puts another token first."
     )
     finish(figure, "Divergence token by token", caption, height=150 + 220 * len(first))
     figure.update_layout(margin={"t": 90})

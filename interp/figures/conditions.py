@@ -13,10 +13,11 @@ EQUALITIES = {"equal_base": "the base's", "equal_tuned": "the fine-tuned model's
 
 
 def conditions_figure(table: Table) -> go.Figure:
-    """The share of answers that show the behaviour, with its interval, per condition and class of prompts.
+    """The share of answers that show the behaviour, with its interval, per condition and class of
+    prompts.
 
-    Beside it the mean and range of the same share under matched random sets, where they were drawn. How many answers
-    are one of the models', token for token, is in the hover text.
+    Beside it the mean and range of the same share under matched random sets, where they were drawn.
+    How many answers are one of the models', token for token, is in the hover text.
     """
     order = list(dict.fromkeys(table["condition"].tolist()))
     names = [column.name for column in table.columns]
@@ -25,14 +26,20 @@ def conditions_figure(table: Table) -> go.Figure:
     figure, marks = go.Figure(), []
     groups = list(dict.fromkeys(table["group"].tolist()))
     width = 0.8 / len(groups)
-    for number, (group, colour) in enumerate(zip(groups, (BLUE, ORANGE) * len(groups), strict=False)):
+    for number, (group, colour) in enumerate(
+        zip(groups, (BLUE, ORANGE) * len(groups), strict=False)
+    ):
         rows = np.flatnonzero(table["group"] == group)
         if np.isnan(table[shown.name][rows]).all():
             continue
         x = np.array([order.index(name) for name in table["condition"][rows]], dtype=np.float64)
         x += width * (number - (len(groups) - 1) / 2)
         figure.add_trace(_bars(table, rows, x, shown.name, f"{group} prompts", colour, width))
-        drawn = ~np.isnan(table["control"][rows]) if "control" in table.data else np.zeros(len(rows), bool)
+        drawn = (
+            ~np.isnan(table["control"][rows])
+            if "control" in table.data
+            else np.zeros(len(rows), bool)
+        )
         if drawn.any():
             marks.append(_marks(table, rows[drawn], x[drawn] + width / 4, show=not marks))
     figure.add_traces(marks)
@@ -41,11 +48,16 @@ def conditions_figure(table: Table) -> go.Figure:
     interval = "its 95 %" if "95 %" in table.column("low").meaning else "its"
     caption = f"The {what}, by what was done to which model, with {interval} interval."
     if marks:
-        caption += " Diamonds: matched random sets treated the same way, their mean and range on the control prompts."
+        caption += (
+            " Diamonds: matched random sets treated the same way, their mean and range on the"
+            " control prompts."
+        )
     if any(name in table.data for name in EQUALITIES):
         caption += " Answers that are one model's token for token are counted in the hover text."
     caption += _agreement(table, groups[0])
-    many = (table.summary.get("labels") or {}).get("many", "sampled answers" if sampled else "answers")
+    many = (table.summary.get("labels") or {}).get(
+        "many", "sampled answers" if sampled else "answers"
+    )
     title = f"{many[:1].upper()}{many[1:]} by condition"
     finish(figure, title, caption, height=400, barmode="overlay")
     ticks = {"tickvals": list(range(len(order))), "ticktext": [safe(name) for name in order]}
@@ -55,7 +67,9 @@ def conditions_figure(table: Table) -> go.Figure:
 
 
 def _agreement(table: Table, group: str) -> str:
-    """How far the written answers go with the log-odds where they begin, in a sentence; "" where it is not known."""
+    """How far the written answers go with the log-odds where they begin, in a sentence; "" where it
+    is not known.
+    """
     if "agreement" not in table.data:
         return ""
     mine = table["group"] == group
@@ -64,12 +78,14 @@ def _agreement(table: Table, group: str) -> str:
     if not said:
         return ""
     return (
-        " Written answers show the behaviour where the log-odds of their beginning are above 0, and only there, for "
-        f"this share of {group} prompts: {', '.join(said)}."
+        " Written answers show the behaviour where the log-odds of their beginning are above 0,"
+        f" and only there, for this share of {group} prompts: {', '.join(said)}."
     )
 
 
-def _bars(table: Table, rows: np.ndarray, x: np.ndarray, column: str, name: str, colour: str, width: float) -> go.Bar:
+def _bars(
+    table: Table, rows: np.ndarray, x: np.ndarray, column: str, name: str, colour: str, width: float
+) -> go.Bar:
     value, low, high = (table[each][rows] for each in (column, "low", "high"))
     ends = {"array": np.nan_to_num(high - value), "arrayminus": np.nan_to_num(value - low)}
     return go.Bar(
@@ -78,7 +94,14 @@ def _bars(table: Table, rows: np.ndarray, x: np.ndarray, column: str, name: str,
         width=0.92 * width,
         name=safe(name),
         marker={"color": colour, "opacity": 0.85},
-        error_y={"type": "data", "symmetric": False, "color": GREY, "thickness": 1.5, "width": 4, **ends},
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "color": GREY,
+            "thickness": 1.5,
+            "width": 4,
+            **ends,
+        },
         customdata=np.array([_hover(table, row) for row in rows.tolist()], dtype=object),
         hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
     )
@@ -87,8 +110,14 @@ def _bars(table: Table, rows: np.ndarray, x: np.ndarray, column: str, name: str,
 def _hover(table: Table, row: int) -> str:
     names = [column.name for column in table.columns]
     share, low, high = (table[name][row] for name in (names[names.index("low") - 1], "low", "high"))
-    lines = [f"{safe(table['condition'][row])}: {share:.1%} [{low:.1%}, {high:.1%}] of {table['n'][row]}"]
-    lines += [f"{table[name][row]:.1%} {said}, token for token" for name, said in EQUALITIES.items() if name in names]
+    lines = [
+        f"{safe(table['condition'][row])}: {share:.1%} [{low:.1%}, {high:.1%}] of {table['n'][row]}"
+    ]
+    lines += [
+        f"{table[name][row]:.1%} {said}, token for token"
+        for name, said in EQUALITIES.items()
+        if name in names
+    ]
     return "<br>".join(lines)
 
 
@@ -101,7 +130,19 @@ def _marks(table: Table, rows: np.ndarray, x: np.ndarray, show: bool) -> go.Scat
         mode="markers",
         name="random sets",
         showlegend=show,
-        marker={"symbol": "diamond", "size": 9, "color": "#ffffff", "line": {"color": INK, "width": 1.5}},
-        error_y={"type": "data", "symmetric": False, "color": GREY, "thickness": 1.5, "width": 4, **bars},
+        marker={
+            "symbol": "diamond",
+            "size": 9,
+            "color": "#ffffff",
+            "line": {"color": INK, "width": 1.5},
+        },
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "color": GREY,
+            "thickness": 1.5,
+            "width": 4,
+            **bars,
+        },
         hovertemplate="random sets: %{y:.1%}<extra></extra>",
     )

@@ -29,8 +29,9 @@ def control_locations_figure(table: Table) -> go.Figure:
             )
         )
     caption = (
-        "The same method on each control fine-tune's own pair, with the same prompts: the sum of the scores of the "
-        "units that it selects there, and of those that were located in the fine-tune."
+        "The same method on each control fine-tune's own pair, with the same prompts: the sum of"
+        " the scores of the units that it selects there, and of those that were located in the"
+        " fine-tune."
     )
     finish(figure, "Located in control fine-tunes", caption, height=380, barmode="group")
     figure.update_yaxes(title_text="sum of scores")

@@ -1,4 +1,6 @@
-"""Dictionaries: how well they reconstruct beside baselines, and what became of latents between two models."""
+"""Dictionaries: how well they reconstruct beside baselines, and what became of latents between two
+models.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,15 @@ from interp.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SERIES,
 from interp.table import Table
 
 COLOURS = {
-    "tuned-only": BLUE, "base-only": ORANGE, "rotated": PURPLE, "rescaled": GREEN, "shared": "#5f6b7a",
-    "opposed": "#c2607a", "unclear": "#c3c9d4", "silent": "#e3e6ec",
-}  # fmt: skip
+    "tuned-only": BLUE,
+    "base-only": ORANGE,
+    "rotated": PURPLE,
+    "rescaled": GREEN,
+    "shared": "#5f6b7a",
+    "opposed": "#c2607a",
+    "unclear": "#c3c9d4",
+    "silent": "#e3e6ec",
+}
 LIMIT = 5000
 ESTIMATES = {"base_part": "base's slope by the difference", "kept": "share the other model has"}
 NAMES = {"dictionary": BLUE, "pca": ORANGE, "random": GREY}
@@ -34,7 +42,11 @@ def _chosen(table: Table, drawn: np.ndarray) -> np.ndarray:
 
 
 def _title(what: str, shown: int, all_of: int) -> str:
-    return f"{what} of {all_of:,} latents" if shown == all_of else f"{what}: {shown:,} of {all_of:,} latents shown"
+    return (
+        f"{what} of {all_of:,} latents"
+        if shown == all_of
+        else f"{what}: {shown:,} of {all_of:,} latents shown"
+    )
 
 
 def _crosscoder(table: Table) -> go.Figure:
@@ -52,10 +64,19 @@ def _crosscoder(table: Table) -> go.Figure:
                 y=y[part],
                 mode="markers",
                 name=f"{kind} ({int((table['class'] == kind).sum()):,})",
-                marker={"color": colour, "size": 6 if kind in ("shared", "unclear") else 9, "line": {"width": 0}},
-                customdata=np.stack([table["latent"][part], table["rate"][part], table["ratio"][part]], 1),
-                hovertemplate="latent %{customdata[0]}, active on %{customdata[1]:.2%}<br>nu of the error %{x:.3f}, of "
-                "the reconstruction %{y:.3f}<br>tuned by base %{customdata[2]:.3g}<extra>%{fullData.name}</extra>",
+                marker={
+                    "color": colour,
+                    "size": 6 if kind in ("shared", "unclear") else 9,
+                    "line": {"width": 0},
+                },
+                customdata=np.stack(
+                    [table["latent"][part], table["rate"][part], table["ratio"][part]], 1
+                ),
+                hovertemplate=(
+                    "latent %{customdata[0]}, active on %{customdata[1]:.2%}<br>nu of the error"
+                    " %{x:.3f}, of the reconstruction %{y:.3f}<br>tuned by base"
+                    " %{customdata[2]:.3g}<extra>%{fullData.name}</extra>"
+                ),
             )
         )
     error, reconstruction = limits.get("error", np.nan), limits.get("reconstruction", np.nan)
@@ -65,10 +86,11 @@ def _crosscoder(table: Table) -> go.Figure:
     low, high = -0.5, 2.0
     outside = int(((x[rows] < low) | (x[rows] > high) | (y[rows] < low) | (y[rows] > high)).sum())
     caption = (
-        "Each dot is a latent that is active often enough: what the base has of it by what the tuned model has, in the "
-        "error with its part put back (across) and in the reconstruction (up). At 1 both have as much; the tuned "
-        "model's own lie in the dashed box with their whole intervals. What is the base's own is measured along the "
-        "base's direction, which is not drawn."
+        "Each dot is a latent that is active often enough: what the base has of it by what the"
+        " tuned model has, in the error with its part put back (across) and in the reconstruction"
+        " (up). At 1 both have as much; the tuned model's own lie in the dashed box with their"
+        " whole intervals. What is the base's own is measured along the base's direction, which is"
+        " not drawn."
     )
     caption += f" {outside} lie outside of the drawn range." if outside else ""
     finish(figure, _title("What the base has", rows.size, len(table)), caption, height=520)
@@ -97,23 +119,40 @@ def _ranked(table: Table) -> go.Figure:
                 mode="markers",
                 name=f"{kind} ({int((table['class'] == kind).sum()):,})",
                 marker={"color": colour, "size": 5},
-                error_y={"type": "data", "symmetric": False, "color": faint(colour, 0.4), "width": 0, **bars},
+                error_y={
+                    "type": "data",
+                    "symmetric": False,
+                    "color": faint(colour, 0.4),
+                    "width": 0,
+                    **bars,
+                },
                 customdata=np.stack([table["latent"][part], table["rate"][part]], 1),
-                hovertemplate="latent %{customdata[0]}, active on %{customdata[1]:.2%}<br>%{y:.3f}"
-                "<extra>%{fullData.name}</extra>",
+                hovertemplate=(
+                    "latent %{customdata[0]}, active on %{customdata[1]:.2%}<br>%{y:.3f}"
+                    "<extra>%{fullData.name}</extra>"
+                ),
             )
         )
     error = table.summary.get("thresholds", {}).get("error", np.nan)
     centres = (0.0, -1.0) if name == "base_part" else (0.0,)
-    for end in [centre + sign * error for centre in centres for sign in (-1, 1) if np.isfinite(error)]:
+    for end in [
+        centre + sign * error for centre in centres for sign in (-1, 1) if np.isfinite(error)
+    ]:
         figure.add_hline(y=end, line={"color": INK, "width": 1, "dash": "dash"})
     read = {
-        "base_part": "the base's slope on it by what the two models' slopes differ in: 0 is the tuned model's alone, "
-        "-1 the base's alone",
-        "kept": "the slope of the other model's rows on its codes by the own model's: 0 is the own model's alone, 1 "
-        "is both alike",
+        "base_part": (
+            "the base's slope on it by what the two models' slopes differ in: 0 is the tuned"
+            " model's alone, -1 the base's alone"
+        ),
+        "kept": (
+            "the slope of the other model's rows on its codes by the own model's: 0 is the own"
+            " model's alone, 1 is both alike"
+        ),
     }[name]
-    caption = f"Each dot is a latent that is active often enough, with its interval over documents: {read}."
+    caption = (
+        "Each dot is a latent that is active often enough, with its interval over documents:"
+        f" {read}."
+    )
     low, high = (-2.0, 1.5) if name == "base_part" else (-0.5, 2.0)
     outside = int(((value[rows] < low) | (value[rows] > high)).sum())
     caption += f" {outside} lie outside of the drawn range." if outside else ""
@@ -126,10 +165,17 @@ def _ranked(table: Table) -> go.Figure:
 def dictionary_classes_figure(table: Table) -> go.Figure:
     """Share of live latents that are claimed to be of each class, beside the control's."""
     pairs = list(dict.fromkeys(table["pair"].tolist()))
-    kinds = [k for k in dict.fromkeys(table["class"].tolist()) if k not in ("unclear", "silent", "opposed")]
+    kinds = [
+        k
+        for k in dict.fromkeys(table["class"].tolist())
+        if k not in ("unclear", "silent", "opposed")
+    ]
     figure = go.Figure()
     for pair, colour in zip(pairs, [BLUE, *[GREY] * len(pairs)], strict=False):
-        row = {kind: np.flatnonzero((table["pair"] == pair) & (table["class"] == kind))[0] for kind in kinds}
+        row = {
+            kind: np.flatnonzero((table["pair"] == pair) & (table["class"] == kind))[0]
+            for kind in kinds
+        }
         at = np.array([row[kind] for kind in kinds])
         live = np.maximum(table["live"][at], 1)
         figure.add_trace(
@@ -140,10 +186,15 @@ def dictionary_classes_figure(table: Table) -> go.Figure:
                 marker={"color": colour},
                 customdata=np.stack([table["claimed"][at], table["live"][at]], 1),
                 text=[f"{count:,}" for count in table["claimed"][at]],
-                hovertemplate="%{x}: %{customdata[0]} of %{customdata[1]}<extra>%{fullData.name}</extra>",
+                hovertemplate=(
+                    "%{x}: %{customdata[0]} of %{customdata[1]}<extra>%{fullData.name}</extra>"
+                ),
             )
         )
-    caption = "Of the latents that are active often enough, the share claimed to be of each class; above, how many."
+    caption = (
+        "Of the latents that are active often enough, the share claimed to be of each class; above,"
+        " how many."
+    )
     caption += "" if len(pairs) > 1 else " No control was given, so that these numbers stand alone."
     finish(figure, "What became of latents", caption, height=380)
     figure.update_yaxes(title_text="of live latents", tickformat=".0%", rangemode="tozero")
@@ -162,13 +213,16 @@ def dictionary_scores_figure(table: Table) -> go.Figure:
                 name=safe(name),
                 marker={"color": NAMES.get(name, PURPLE)},
                 customdata=np.stack([table["l0"][rows], table["tokens"][rows]], 1),
-                hovertemplate="%{x}: %{y:.3f} with %{customdata[0]:.1f} codes a token, of %{customdata[1]:,} tokens"
-                "<extra>%{fullData.name}</extra>",
+                hovertemplate=(
+                    "%{x}: %{y:.3f} with %{customdata[0]:.1f} codes a token, of %{customdata[1]:,}"
+                    " tokens<extra>%{fullData.name}</extra>"
+                ),
             )
         )
     caption = (
-        "Share of the variance that is explained, of all tokens or of a part from its own mean: by the dictionary, and "
-        "by principal components and random rows with as many codes. Below 0 the mean alone would do better."
+        "Share of the variance that is explained, of all tokens or of a part from its own mean: by"
+        " the dictionary, and by principal components and random rows with as many codes. Below 0"
+        " the mean alone would do better."
     )
     finish(figure, f"Explained variance{' by part' if len(parts) > 1 else ''}", caption, height=380)
     low = float(np.nanmin(np.append(table["explained_variance"], 0.0)))
@@ -191,7 +245,10 @@ def dictionary_density_figure(table: Table) -> go.Figure:
                 hovertemplate="%{x}: %{y:,} latents<extra>%{fullData.name}</extra>",
             )
         )
-    caption = "How many latents are active on which share of tokens, as powers of ten; those never active on the left."
+    caption = (
+        "How many latents are active on which share of tokens, as powers of ten; those never active"
+        " on the left."
+    )
     finish(figure, "How often latents are active", caption, height=380)
     figure.update_xaxes(title_text="log10 of the share of tokens", type="category")
     figure.update_yaxes(title_text="latents", rangemode="tozero")
@@ -209,13 +266,20 @@ def dictionary_recovered_figure(table: Table) -> go.Figure:
     figure = go.Figure()
     said = {"ce": "loss", "kl": "divergence"}
     # only a crosscoder's stand in both models
-    where = [f", in the {role} model" for role in table["model"]] if "model" in table.data else [""] * len(table)
+    where = (
+        [f", in the {role} model" for role in table["model"]]
+        if "model" in table.data
+        else [""] * len(table)
+    )
     for name, colour in zip(dict.fromkeys(table["dictionary"].tolist()), SERIES, strict=False):
         rows = np.flatnonzero((table["dictionary"] == name) & np.isfinite(table["recovered"]))
         figure.add_trace(
             go.Bar(
                 x=[
-                    safe(f"{said.get(table['cost'][r], table['cost'][r])}, over {table['ablation'][r]}{where[r]}")
+                    safe(
+                        f"{said.get(table['cost'][r], table['cost'][r])}, over"
+                        f" {table['ablation'][r]}{where[r]}"
+                    )
                     for r in rows
                 ],
                 y=table["recovered"][rows],
@@ -225,8 +289,9 @@ def dictionary_recovered_figure(table: Table) -> go.Figure:
             )
         )
     caption = (
-        "With a reconstruction in the site's place, the share of what the mean (or zero) there costs that is saved: 1 "
-        "is the model as it is. Zero flatters; where an ablation costs nothing there is no bar."
+        "With a reconstruction in the site's place, the share of what the mean (or zero) there"
+        " costs that is saved: 1 is the model as it is. Zero flatters; where an ablation costs"
+        " nothing there is no bar."
     )
     finish(figure, "What a splice saves", caption, height=380)
     low = float(np.nanmin(np.append(table["recovered"], 0.0)))

@@ -10,7 +10,9 @@ from interp.table import Table
 
 
 def dictionary_features_figure(table: Table) -> go.Figure:
-    """One dot per scored latent: density across, accuracy of its label up; grey bars are what both nulls reach."""
+    """One dot per scored latent: density across, accuracy of its label up; grey bars are what both
+    nulls reach.
+    """
     figure = go.Figure()
     scored = table["scored"]
     density = table["density"][scored]
@@ -33,11 +35,16 @@ def dictionary_features_figure(table: Table) -> go.Figure:
             hovertemplate="nulls: %{y:.2f} on average<extra></extra>",
         )
     )
-    for wanted, colour, name in ((True, BLUE, "beyond both nulls"), (False, ORANGE, "not beyond them")):
+    for wanted, colour, name in (
+        (True, BLUE, "beyond both nulls"),
+        (False, ORANGE, "not beyond them"),
+    ):
         rows = np.flatnonzero(scored & (table["detected"] == wanted))
         if len(rows):
             value = table["detection"][rows]
-            said = [[int(table["latent"][row]), safe(repr(table["label"][row])[1:-1])] for row in rows]
+            said = [
+                [int(table["latent"][row]), safe(repr(table["label"][row])[1:-1])] for row in rows
+            ]
             figure.add_trace(
                 go.Scatter(
                     x=table["density"][rows],
@@ -54,14 +61,17 @@ def dictionary_features_figure(table: Table) -> go.Figure:
                         "thickness": 1,
                     },
                     customdata=np.array(said, dtype=object),
-                    hovertemplate="latent %{customdata[0]}: %{y:.2f}<br>%{customdata[1]}<extra></extra>",
+                    hovertemplate=(
+                        "latent %{customdata[0]}: %{y:.2f}<br>%{customdata[1]}<extra></extra>"
+                    ),
                 )
             )
     left = int((~scored).sum())
     caption = (
-        "Each dot is a latent: across, the share of tokens on which it is active; up, how well the list of tokens that "
-        "was made on half of the documents tells where it is active in the other half (0.5 is chance, bars are 95 % "
-        "intervals over clusters of documents). Grey: other latents' labels, or shuffled firing, whichever does better."
+        "Each dot is a latent: across, the share of tokens on which it is active; up, how well the"
+        " list of tokens that was made on half of the documents tells where it is active in the"
+        " other half (0.5 is chance, bars are 95 % intervals over clusters of documents). Grey:"
+        " other latents' labels, or shuffled firing, whichever does better."
     )
     title = "Labels of latents by density" + (f": {left} without a score not drawn" if left else "")
     finish(figure, title, caption, height=420)
@@ -71,20 +81,31 @@ def dictionary_features_figure(table: Table) -> go.Figure:
 
 
 def concept_shift_figure(table: Table) -> go.Figure:
-    """One dot per concept: consistency of its shift across, nearness gained up; grey by the mean shift of all."""
+    """One dot per concept: consistency of its shift across, nearness gained up; grey by the mean
+    shift of all.
+    """
     figure = go.Figure()
     rows = np.flatnonzero(table["paired"])
     shared = {"x": table["aligned"][rows], "mode": "markers", "customdata": table["concept"][rows]}
     for column, name, marker in (
-        ("gain_overall", "by the mean shift of all tokens", {"color": GREY, "size": 7, "symbol": "x"}),
+        (
+            "gain_overall",
+            "by the mean shift of all tokens",
+            {"color": GREY, "size": 7, "symbol": "x"},
+        ),
         ("gain", "by its own shift", {"color": BLUE, "size": 9}),
     ):
         said = f"concept %{{customdata}}: %{{y:.3g}} nearer<extra>{name}</extra>"
-        figure.add_trace(go.Scatter(y=table[column][rows], name=name, marker=marker, hovertemplate=said, **shared))
+        figure.add_trace(
+            go.Scatter(
+                y=table[column][rows], name=name, marker=marker, hovertemplate=said, **shared
+            )
+        )
     caption = (
-        "Each concept twice: across, the mean cosine of its tokens' shifts and their mean; up, how much nearer to the "
-        "tuned model's own concept, on held-out documents, it comes by its own shift (blue) and by the mean shift of "
-        f"all tokens (grey). {int((~table['paired']).sum())} of {len(table)} concepts have no shift or no partner."
+        "Each concept twice: across, the mean cosine of its tokens' shifts and their mean; up, how"
+        " much nearer to the tuned model's own concept, on held-out documents, it comes by its own"
+        f" shift (blue) and by the mean shift of all tokens (grey). {int((~table['paired']).sum())}"
+        f" of {len(table)} concepts have no shift or no partner."
     )
     finish(figure, "Shifted concepts beside the tuned model's own", caption, height=400)
     figure.update_xaxes(title_text="cosine with the concept's shift")

@@ -10,36 +10,60 @@ from interp.table import Table
 
 
 def dictionary_probe_figure(table: Table) -> go.Figure:
-    """Held-out AUC by number of latents, a line for each source with its interval; a tick where chance ends."""
+    """Held-out AUC by number of latents, a line for each source with its interval; a tick where
+    chance ends.
+    """
     figure = go.Figure()
     sources, ks = list(dict.fromkeys(table["source"].tolist())), sorted(set(table["k"].tolist()))
     for number, (source, colour) in enumerate(zip(sources, SERIES * len(sources), strict=False)):
         rows = np.flatnonzero(table["source"] == source)
         # beside each other, so that no interval hides another
-        across = np.array([ks.index(k) for k in table["k"][rows]]) + 0.12 * (number - (len(sources) - 1) / 2)
+        across = np.array([ks.index(k) for k in table["k"][rows]]) + 0.12 * (
+            number - (len(sources) - 1) / 2
+        )
         value = table["auc"][rows]
         figure.add_trace(
             go.Scatter(
-                x=across, y=value, mode="markers", name=safe(source), marker={"color": colour, "size": 9},
-                error_y={"array": table["high"][rows] - value, "arrayminus": value - table["low"][rows]},
+                x=across,
+                y=value,
+                mode="markers",
+                name=safe(source),
+                marker={"color": colour, "size": 9},
+                error_y={
+                    "array": table["high"][rows] - value,
+                    "arrayminus": value - table["low"][rows],
+                },
                 customdata=np.stack([table["p"][rows], table["null_mean"][rows]], 1),
-                hovertemplate="AUC %{y:.3f}, p %{customdata[0]:.3g}, permuted labels %{customdata[1]:.3f}"
-                "<extra>%{fullData.name}</extra>",
+                hovertemplate=(
+                    "AUC %{y:.3f}, p %{customdata[0]:.3g}, permuted labels %{customdata[1]:.3f}"
+                    "<extra>%{fullData.name}</extra>"
+                ),
             )
-        )  # fmt: skip
+        )
         figure.add_trace(
             go.Scatter(
-                x=across, y=table["null_most"][rows], mode="markers", showlegend=False, name=f"{safe(source)}: chance",
+                x=across,
+                y=table["null_most"][rows],
+                mode="markers",
+                showlegend=False,
+                name=f"{safe(source)}: chance",
                 marker={"color": colour, "symbol": "line-ew-open", "size": 14},
-                hovertemplate="an AUC above %{y:.3f} has p of 0.05 or less<extra>%{fullData.name}</extra>",
+                hovertemplate=(
+                    "an AUC above %{y:.3f} has p of 0.05 or less<extra>%{fullData.name}</extra>"
+                ),
             )
-        )  # fmt: skip
+        )
     caption = (
-        "Up: how well so many latents tell the classes apart on prompts that did not choose them; bars are intervals "
-        "over clusters. The flat mark is what permuted labels, choosing anew, reach in one of twenty draws."
+        "Up: how well so many latents tell the classes apart on prompts that did not choose them;"
+        " bars are intervals over clusters. The flat mark is what permuted labels, choosing anew,"
+        " reach in one of twenty draws."
     )
     finish(figure, "Which behaviour can be read, by how many latents", caption, height=420)
-    figure.update_xaxes(tickvals=list(range(len(ks))), ticktext=[str(k) for k in ks], title_text="latents in the probe")
+    figure.update_xaxes(
+        tickvals=list(range(len(ks))),
+        ticktext=[str(k) for k in ks],
+        title_text="latents in the probe",
+    )
     figure.update_yaxes(title_text="held-out AUC")
     return figure
 
@@ -53,25 +77,36 @@ def dictionary_probe_sets_figure(table: Table) -> go.Figure:
         spread = 0.6 * ((np.arange(effect.size) * 0.6180339887) % 1 - 0.5)
         figure.add_trace(
             go.Scatter(
-                x=effect, y=len(pairs) - 1 - number + spread, mode="markers", name=safe(f"{name}, {change}"),
-                showlegend=False, marker={"color": GREY, "size": 6, "opacity": 0.6},
+                x=effect,
+                y=len(pairs) - 1 - number + spread,
+                mode="markers",
+                name=safe(f"{name}, {change}"),
+                showlegend=False,
+                marker={"color": GREY, "size": 6, "opacity": 0.6},
                 hovertemplate="%{x:.3g}<extra>random set beside %{fullData.name}</extra>",
             )
-        )  # fmt: skip
+        )
     caption = (
-        "Each dot is a random set of other latents that fire as often, changed in the same way. Across: how far the "
-        "metric falls under ablation, or rises under steering."
+        "Each dot is a random set of other latents that fire as often, changed in the same way."
+        " Across: how far the metric falls under ablation, or rises under steering."
     )
-    finish(figure, f"What {len(table):,} matched random sets do", caption, height=150 + 70 * len(pairs))
+    finish(
+        figure, f"What {len(table):,} matched random sets do", caption, height=150 + 70 * len(pairs)
+    )
     names = [safe(f"{name}, {change}") for name, change in pairs[::-1]]
-    figure.update_yaxes(tickvals=list(range(len(pairs))), ticktext=names, showgrid=False, zeroline=False)
+    figure.update_yaxes(
+        tickvals=list(range(len(pairs))), ticktext=names, showgrid=False, zeroline=False
+    )
     figure.update_xaxes(title_text="fall or rise of the metric")
     return figure
 
 
 def dictionary_probe_effects_figure(table: Table) -> go.Figure:
     """Effect of each set beside the mean of its random sets, and what it had to exceed."""
-    names = [safe(f"{name}, {change}") for name, change in zip(table["set"], table["change"], strict=True)]
+    names = [
+        safe(f"{name}, {change}")
+        for name, change in zip(table["set"], table["change"], strict=True)
+    ]
     figure = go.Figure()
     for column, said, colour, symbol in (
         ("effect", "these latents", BLUE, "circle"),
@@ -82,13 +117,17 @@ def dictionary_probe_effects_figure(table: Table) -> go.Figure:
         value = np.where(np.isfinite(table[column]), table[column], np.nan)
         figure.add_trace(
             go.Scatter(
-                x=value, y=names, mode="markers", name=said, marker={"color": colour, "symbol": symbol, "size": 13},
+                x=value,
+                y=names,
+                mode="markers",
+                name=said,
+                marker={"color": colour, "symbol": symbol, "size": 13},
                 hovertemplate="%{x:.3g}<extra>%{fullData.name}</extra>",
             )
-        )  # fmt: skip
+        )
     caption = (
-        "Across: how far the metric falls when latents are ablated on positive prompts, or rises when they are steered "
-        "on negative ones, with what the dictionary does not explain kept."
+        "Across: how far the metric falls when latents are ablated on positive prompts, or rises"
+        " when they are steered on negative ones, with what the dictionary does not explain kept."
     )
     finish(figure, "What changing latents does", caption, height=180 + 60 * len(names))
     figure.update_xaxes(title_text="fall or rise of the metric")

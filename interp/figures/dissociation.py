@@ -10,10 +10,14 @@ from interp.table import Table
 
 
 def dissociation_figure(table: Table) -> go.Figure:
-    """Bars for both sets per behaviour: prompts given the base's behaviour; diamonds: matched random sets."""
+    """Bars for both sets per behaviour: prompts given the base's behaviour; diamonds: matched
+    random sets.
+    """
     figure = go.Figure()
     behaviours = list(dict.fromkeys(table["behaviour"].tolist()))
-    for number, (name, colour) in enumerate(zip(dict.fromkeys(table["set"].tolist()), (BLUE, ORANGE), strict=False)):
+    for number, (name, colour) in enumerate(
+        zip(dict.fromkeys(table["set"].tolist()), (BLUE, ORANGE), strict=False)
+    ):
         rows = [
             int(np.flatnonzero((table["set"] == name) & (table["behaviour"] == behaviour))[0])
             for behaviour in behaviours
@@ -26,12 +30,18 @@ def dissociation_figure(table: Table) -> go.Figure:
                 width=0.34,
                 name=f"{safe(name)} set ablated",
                 marker={"color": colour, "opacity": 0.85},
-                customdata=np.stack([table["k"][rows], table["recovery"][rows], table["prompts"][rows]], 1),
-                hovertemplate="%{customdata[0]} units: the base's behaviour on %{y:.1%} of %{customdata[2]} prompts, "
-                "recovery %{customdata[1]:.2f}<extra>%{fullData.name}</extra>",
+                customdata=np.stack(
+                    [table["k"][rows], table["recovery"][rows], table["prompts"][rows]], 1
+                ),
+                hovertemplate=(
+                    "%{customdata[0]} units: the base's behaviour on %{y:.1%} of %{customdata[2]}"
+                    " prompts, recovery %{customdata[1]:.2f}<extra>%{fullData.name}</extra>"
+                ),
             )
         )
-        control, low, high = (table[column][rows] for column in ("control", "control_low", "control_high"))
+        control, low, high = (
+            table[column][rows] for column in ("control", "control_low", "control_high")
+        )
         bars = {"array": np.nan_to_num(high - control), "arrayminus": np.nan_to_num(control - low)}
         figure.add_trace(
             go.Scatter(
@@ -40,18 +50,25 @@ def dissociation_figure(table: Table) -> go.Figure:
                 mode="markers",
                 name="random sets",
                 showlegend=number == 0,
-                marker={"symbol": "diamond", "size": 9, "color": "#ffffff", "line": {"color": INK, "width": 1.5}},
+                marker={
+                    "symbol": "diamond",
+                    "size": 9,
+                    "color": "#ffffff",
+                    "line": {"color": INK, "width": 1.5},
+                },
                 error_y={"type": "data", "symmetric": False, "color": GREY, **bars},
                 hovertemplate="random sets: %{y:.1%}<extra></extra>",
             )
         )
     caption = (
-        "Of the prompts where the models differ in a behaviour, the share given the base's when one set, then the "
-        "other, is at its base contributions. A double dissociation: each set moves its own behaviour and leaves the "
-        "other."
+        "Of the prompts where the models differ in a behaviour, the share given the base's when one"
+        " set, then the other, is at its base contributions. A double dissociation: each set moves"
+        " its own behaviour and leaves the other."
     )
     finish(figure, "Two sets, two behaviours", caption, height=400, barmode="overlay")
     ticks = [f"{safe(behaviour)} behaviour" for behaviour in behaviours]
     figure.update_xaxes(tickvals=list(range(len(behaviours))), ticktext=ticks, showgrid=False)
-    figure.update_yaxes(range=[-0.03, 1.05], tickformat=".0%", title_text="share given the base's behaviour")
+    figure.update_yaxes(
+        range=[-0.03, 1.05], tickformat=".0%", title_text="share given the base's behaviour"
+    )
     return figure

@@ -9,23 +9,38 @@ from plotly.subplots import make_subplots
 from interp.figures.style import BLUE, GREY, faint, finish, safe
 from interp.table import Table
 
-MEANINGS = {"necessity": "necessity: tuned made like the base", "sufficiency": "sufficiency: base made like the tuned"}
+MEANINGS = {
+    "necessity": "necessity: tuned made like the base",
+    "sufficiency": "sufficiency: base made like the tuned",
+}
 MEASURES = {"behaviour": "behaviour", "recovery": "recovery of the metric"}
 
 
 def ticks(low: float, high: float) -> list[int]:
-    """The numbers 1, 2, 5, 10, 20 ... within the range, thinned to powers of ten when there are many."""
+    """The numbers 1, 2, 5, 10, 20 ... within the range, thinned to powers of ten when there are
+    many.
+    """
     steps = [m * 10**e for e in range(8) for m in (1, 2, 5) if low <= m * 10**e <= high]
     return steps if len(steps) <= 10 else [step for step in steps if str(step)[0] == "1"]
 
 
 def dose_figure(table: Table) -> go.Figure:
-    """A row per direction, behaviour left and recovery right: located sets as a line, all random draws as a band."""
+    """A row per direction, behaviour left and recovery right: located sets as a line, all random
+    draws as a band.
+    """
     directions = [name for name in MEANINGS if (table["direction"] == name).any()]
     directions += sorted(set(table["direction"]) - set(MEANINGS))
-    titles = [f"{safe(MEANINGS.get(name, name))}, {said}" for name in directions for said in MEASURES.values()]
+    titles = [
+        f"{safe(MEANINGS.get(name, name))}, {said}"
+        for name in directions
+        for said in MEASURES.values()
+    ]
     figure = make_subplots(
-        rows=len(directions), cols=2, subplot_titles=titles, vertical_spacing=0.2, horizontal_spacing=0.09
+        rows=len(directions),
+        cols=2,
+        subplot_titles=titles,
+        vertical_spacing=0.2,
+        horizontal_spacing=0.09,
     )
     draws = int(table["draw"][table["source"] == "random"].max(initial=0))
     for row, direction in enumerate(directions, 1):
@@ -35,22 +50,33 @@ def dose_figure(table: Table) -> go.Figure:
             for trace in (*_random(part, name, legend), *_located(part, name, legend)):
                 figure.add_trace(trace, row=row, col=column)
     caption = (
-        "The k of best score are changed at once. Left the share of the gap between both models' rates of the "
-        "behaviour that is closed, right that of the gap between their mean numbers where the answer begins; the "
-        "dashed line is 95 %. "
+        "The k of best score are changed at once. Left the share of the gap between both models'"
+        " rates of the behaviour that is closed, right that of the gap between their mean numbers"
+        " where the answer begins; the dashed line is 95 %. "
     )
     caption += (
-        f"The grey band spans all {draws:,} matched random sets of each size, its line is their median."
+        f"The grey band spans all {draws:,} matched random sets of each size, its line is their"
+        " median."
         if draws > 1
-        else "The grey line is one matched random set of each size."
-        if draws
-        else "No random sets were drawn."
+        else (
+            "The grey line is one matched random set of each size."
+            if draws
+            else "No random sets were drawn."
+        )
     )
-    finish(figure, "Dose-response and random sets", caption, height=120 + 270 * len(directions), hovermode="x unified")
+    finish(
+        figure,
+        "Dose-response and random sets",
+        caption,
+        height=120 + 270 * len(directions),
+        hovermode="x unified",
+    )
     figure.update_annotations(font={"size": 12})
     figure.add_hline(y=0.95, line={"color": GREY, "width": 1, "dash": "dash"})
     k = table["k"][table["k"] > 0]
-    figure.update_xaxes(type="log", tickvals=ticks(float(k.min(initial=1)), float(k.max(initial=1))))
+    figure.update_xaxes(
+        type="log", tickvals=ticks(float(k.min(initial=1)), float(k.max(initial=1)))
+    )
     figure.update_xaxes(title_text="changed at once (k)", row=len(directions))
     figure.update_yaxes(tickformat=".0%")
     figure.update_yaxes(title_text="share of the gap closed", col=1)
@@ -82,8 +108,15 @@ def _random(part: Table, name: str, legend: bool) -> list[go.Scatter]:
     if not doses.size:
         return []
     drawn = [part[name][mask & (part["k"] == k)] for k in doses]
-    low, middle, high = ([float(of(values)) for values in drawn] for of in (np.min, np.median, np.max))
-    edge = {"mode": "lines", "line": {"width": 0, "color": GREY}, "showlegend": False, "hoverinfo": "skip"}
+    low, middle, high = (
+        [float(of(values)) for values in drawn] for of in (np.min, np.median, np.max)
+    )
+    edge = {
+        "mode": "lines",
+        "line": {"width": 0, "color": GREY},
+        "showlegend": False,
+        "hoverinfo": "skip",
+    }
     band = {"fill": "tonexty", "fillcolor": faint(GREY, 0.35)}
     return [
         go.Scatter(x=doses, y=low, **edge),

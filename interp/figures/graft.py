@@ -22,7 +22,9 @@ LOOKS = {
 
 
 def graft_figure(table: Table) -> go.Figure:
-    """One line per kind of mask: share of held-out questions answered rightly by share of weights kept."""
+    """One line per kind of mask: share of held-out questions answered rightly by share of weights
+    kept.
+    """
     figure, wanted = go.Figure(), table["metric"] == "accuracy"
     for kind, (name, colour, symbol) in LOOKS.items():
         rows = np.flatnonzero(wanted & (table["kind"] == kind))
@@ -34,27 +36,37 @@ def graft_figure(table: Table) -> go.Figure:
                     y=table["value"][rows],
                     mode="lines+markers",
                     name=name,
-                    line={"color": colour, "dash": "dot" if kind in ("random", "matched") else "solid"},
+                    line={
+                        "color": colour,
+                        "dash": "dot" if kind in ("random", "matched") else "solid",
+                    },
                     marker={"color": colour, "symbol": symbol, "size": 9},
                     customdata=table["kept"][rows],
-                    hovertemplate="%{customdata:,} weights<br>%{y:.1%} right<extra>%{fullData.name}</extra>",
+                    hovertemplate=(
+                        "%{customdata:,} weights<br>%{y:.1%} right<extra>%{fullData.name}</extra>"
+                    ),
                 )
             )
     for kind, name in (("base", "base"), ("tuned", "tune")):
         for value in table["value"][wanted & (table["kind"] == kind)]:
-            figure.add_hline(y=float(value), line={"color": GREY, "dash": "dash"}, annotation_text=name)
+            figure.add_hline(
+                y=float(value), line={"color": GREY, "dash": "dash"}, annotation_text=name
+            )
     caption = (
-        "Each point is the base with some of the tune's weights: across, the share of the scope's weights that are the "
-        "tune's (logarithmic); up, held-out questions answered rightly. Masks at one place are of equal size."
+        "Each point is the base with some of the tune's weights: across, the share of the scope's"
+        " weights that are the tune's (logarithmic); up, held-out questions answered rightly. Masks"
+        " at one place are of equal size."
     )
     finish(figure, "Right answers by weights grafted", caption, height=440)
     traces: Any = figure.data  # plotly annotates it wrongly
     shares = sorted({float(share) for trace in traces for share in trace.x})
     # plotly's own ticks of a range that begins just below 1 % run into each other
     figure.update_xaxes(
-        title_text="share of weights that are the tune's", type="log", tickformat=".3~%",
+        title_text="share of weights that are the tune's",
+        type="log",
+        tickformat=".3~%",
         tickvals=shares if len(shares) <= 12 else None,
-    )  # fmt: skip
+    )
     figure.update_yaxes(title_text="questions answered rightly", tickformat=".0%")
     return figure
 
@@ -78,11 +90,17 @@ def graft_layers_figure(table: Table) -> go.Figure:
                     name=name,
                     line={"color": colour},
                     customdata=[kept for kept, _ in totals],
-                    hovertemplate="block %{x}<br>%{customdata:,} weights, %{y:.2%}<extra>%{fullData.name}</extra>",
+                    hovertemplate=(
+                        "block %{x}<br>%{customdata:,} weights,"
+                        " %{y:.2%}<extra>%{fullData.name}</extra>"
+                    ),
                 )
             )
     left = np.unique(table["parameter"][~inside].astype(str))
-    caption = "Share of each block's weights that a mask grafts; the line of random masks is what chance gives."
+    caption = (
+        "Share of each block's weights that a mask grafts; the line of random masks is what chance"
+        " gives."
+    )
     caption += f" {len(left)} parameters outside of the blocks are left out." if len(left) else ""
     finish(figure, "Where masks lie", safe(caption), height=360)
     figure.update_xaxes(title_text="block", dtick=1)

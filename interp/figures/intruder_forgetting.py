@@ -12,7 +12,10 @@ from interp.table import Table
 def intruder_forgetting_figure(table: Table) -> go.Figure:
     """One dot per checkpoint: its number of intruders across, forgetting with its interval up."""
     value = table["forgetting"]
-    bars = {"array": np.nan_to_num(table["high"] - value), "arrayminus": np.nan_to_num(value - table["low"])}
+    bars = {
+        "array": np.nan_to_num(table["high"] - value),
+        "arrayminus": np.nan_to_num(value - table["low"]),
+    }
     figure = go.Figure(
         go.Scatter(
             x=table["intruders"],
@@ -23,15 +26,19 @@ def intruder_forgetting_figure(table: Table) -> go.Figure:
             error_y={"type": "data", "symmetric": False, "color": faint(BLUE, 0.5), **bars},
             text=[str(place) for place in table["place"]],
             textposition="top center",
-            customdata=np.stack([[safe(name) for name in table["checkpoint"]], table["relative_norm"]], 1),
-            hovertemplate="%{customdata[0]}: %{x} intruders, forgetting %{y:.3g} nats per token, relative norm "
-            "%{customdata[1]:.3g}<extra></extra>",
+            customdata=np.stack(
+                [[safe(name) for name in table["checkpoint"]], table["relative_norm"]], 1
+            ),
+            hovertemplate=(
+                "%{customdata[0]}: %{x} intruders, forgetting %{y:.3g} nats per token, relative"
+                " norm %{customdata[1]:.3g}<extra></extra>"
+            ),
         )
     )
     caption = (
-        "Each dot is a checkpoint, numbered in the order given. Across: how many leading singular vectors are "
-        "intruders; up: loss on plain text above the base's, with its 95 % interval over texts. Both can grow with "
-        "training without one causing the other."
+        "Each dot is a checkpoint, numbered in the order given. Across: how many leading singular"
+        " vectors are intruders; up: loss on plain text above the base's, with its 95 % interval"
+        " over texts. Both can grow with training without one causing the other."
     )
     finish(figure, "Intruders and forgetting over checkpoints", caption, height=420)
     figure.update_xaxes(title_text="intruders")

@@ -16,7 +16,9 @@ _KINDS = {
 
 
 def intruder_scaling_figure(table: Table) -> go.Figure:
-    """Task against forgetting along the scales, one line for each thing that is scaled; divergence without a task."""
+    """Task against forgetting along the scales, one line for each thing that is scaled; divergence
+    without a task.
+    """
     figure = go.Figure()
     up = "metric" if "metric" in table.data else "kl"
     for kind, (name, colour, dash) in _KINDS.items():
@@ -34,19 +36,21 @@ def intruder_scaling_figure(table: Table) -> go.Figure:
                     textposition="top center",
                     textfont={"size": 10, "color": colour},
                     customdata=table["scale"][rows],
-                    hovertemplate="scaled by %{customdata:g}: %{y:.3g}, forgetting %{x:.3g}"
-                    "<extra>%{fullData.name}</extra>",
+                    hovertemplate=(
+                        "scaled by %{customdata:g}: %{y:.3g}, forgetting %{x:.3g}"
+                        "<extra>%{fullData.name}</extra>"
+                    ),
                 )
             )
     where = (
-        "Up: the task; up and to the left is better. Where the line of the whole update lies as high, intruders are no "
-        "better a handle than the size of the update."
+        "Up: the task; up and to the left is better. Where the line of the whole update lies as"
+        " high, intruders are no better a handle than the size of the update."
         if up == "metric"
         else "Up: divergence from the base. Without a task nothing says what the child would lose."
     )
     caption = (
-        f"Across: loss on plain text above the base's, in nats per token. {where} Numbers are factors on singular "
-        "values; at 1 all lines meet in the tuned model."
+        f"Across: loss on plain text above the base's, in nats per token. {where} Numbers are"
+        " factors on singular values; at 1 all lines meet in the tuned model."
     )
     finish(
         figure,

@@ -27,7 +27,9 @@ def intruders_figure(table: Table) -> go.Figure:
         rows = np.flatnonzero(mask)
         if len(rows):
             labels = [
-                f"layer {table['layer'][row]}, {safe(table['part'][row])}, vector {table['rank'][row]}" for row in rows
+                f"layer {table['layer'][row]}, {safe(table['part'][row])}, vector"
+                f" {table['rank'][row]}"
+                for row in rows
             ]
             figure.add_trace(
                 go.Scatter(
@@ -38,17 +40,25 @@ def intruders_figure(table: Table) -> go.Figure:
                     marker={"color": colour, "size": 4 if colour == GREY else 8, "opacity": 0.75},
                     text=labels,
                     customdata=np.stack([table["sigma"][rows], table["p"][rows]], 1),
-                    hovertemplate="%{text}<br>cosine %{y:.3f}, singular value %{customdata[0]:.3g}, "
-                    "p %{customdata[1]:.2g}<extra></extra>",
+                    hovertemplate=(
+                        "%{text}<br>cosine %{y:.3f}, singular value %{customdata[0]:.3g}, "
+                        "p %{customdata[1]:.2g}<extra></extra>"
+                    ),
                 )
             )
     caption = (
-        "Each dot is one leading singular vector of the tuned matrix: how like the base's most similar one it is. "
-        f"Within a layer, from left to right: {', '.join(parts)}. Whether random updates of equal singular values "
-        "would do the same is in the claim and in the column p."
+        "Each dot is one leading singular vector of the tuned matrix: how like the base's most"
+        f" similar one it is. Within a layer, from left to right: {', '.join(parts)}. Whether"
+        " random updates of equal singular values would do the same is in the claim and in the"
+        " column p."
     )
-    finish(figure, f"Leading singular vectors of {len(set(zip(x.round(), place, strict=True))):,} matrices beside the "
-           "base's", caption, height=440)  # fmt: skip
+    finish(
+        figure,
+        f"Leading singular vectors of {len(set(zip(x.round(), place, strict=True))):,} matrices"
+        " beside the base's",
+        caption,
+        height=440,
+    )
     figure.update_xaxes(title_text="layer", dtick=max(1, round((table["layer"].max() + 1) / 16)))
     figure.update_yaxes(title_text="largest |cosine| with any base vector", range=[-0.02, 1.04])
     return figure
@@ -73,10 +83,13 @@ def intruders_image_figure(table: Table) -> go.Figure:
     )
     name = f"layer {table['layer'][0]}, {table['part'][0]}"
     caption = (
-        "The matrix with the most intruders. Down: singular vectors of the tuned matrix, across: the base's, both from "
-        f"the largest value. A row without a dark field is a vector that none of the base's first {columns} resembles."
+        "The matrix with the most intruders. Down: singular vectors of the tuned matrix, across:"
+        " the base's, both from the largest value. A row without a dark field is a vector that"
+        f" none of the base's first {columns} resembles."
     )
     finish(figure, f"Cosines of singular vectors, {name}", caption, height=180 + 24 * rows)
     figure.update_xaxes(title_text="singular vector of the base", showgrid=False)
-    figure.update_yaxes(title_text="of the tuned matrix", autorange="reversed", showgrid=False, dtick=1)
+    figure.update_yaxes(
+        title_text="of the tuned matrix", autorange="reversed", showgrid=False, dtick=1
+    )
     return figure

@@ -13,14 +13,20 @@ _CUT = 14
 
 
 def overlaps_figure(table: Table) -> Figure:
-    """For each kind of mask two matrices: the share of the row's mask that is in the column's, and its null beside."""
+    """For each kind of mask two matrices: the share of the row's mask that is in the column's, and
+    its null beside.
+    """
     kinds = list(dict.fromkeys(table["kind"].tolist()))
     titles = [f"{kind}: {what}" for kind in kinds for what in ("found", "by chance")]
-    figure = make_subplots(rows=len(kinds), cols=2, subplot_titles=[safe(title) for title in titles])
+    figure = make_subplots(
+        rows=len(kinds), cols=2, subplot_titles=[safe(title) for title in titles]
+    )
     top = float(max(table["share"].max(), table["chance"].max()))
     for row, kind in enumerate(kinds, 1):
         chosen = np.flatnonzero(table["kind"] == kind)
-        names = list(dict.fromkeys([*table["mask"][chosen].tolist(), *table["other"][chosen].tolist()]))
+        names = list(
+            dict.fromkeys([*table["mask"][chosen].tolist(), *table["other"][chosen].tolist()])
+        )
         place = {name: at for at, name in enumerate(names)}
         for column, measure in enumerate(("share", "chance"), 1):
             found = np.full((len(names), len(names)), np.nan)
@@ -28,13 +34,23 @@ def overlaps_figure(table: Table) -> Figure:
                 found[place[table["mask"][at]], place[table["other"][at]]] = table[measure][at]
             short = [safe(name if len(name) <= _CUT else f"{name[: _CUT - 1]}…") for name in names]
             said = [["" if np.isnan(value) else f"{value:.2%}" for value in line] for line in found]
-            heat = Heatmap(z=found, x=short, y=short, text=said, texttemplate="%{text}", zmin=0, zmax=top or 1.0,
-                           colorscale=[[0, PAPER], [1, BLUE]], showscale=False,
-                           hovertemplate="%{text} of %{y} is in %{x}<extra></extra>")  # fmt: skip
+            heat = Heatmap(
+                z=found,
+                x=short,
+                y=short,
+                text=said,
+                texttemplate="%{text}",
+                zmin=0,
+                zmax=top or 1.0,
+                colorscale=[[0, PAPER], [1, BLUE]],
+                showscale=False,
+                hovertemplate="%{text} of %{y} is in %{x}<extra></extra>",
+            )
             figure.add_trace(heat, row=row, col=column)
     caption = (
-        "Left: which share of the row's mask is in the column's; not symmetric where masks differ in size. Right: "
-        "the same of a random mask of the column's size. A mask with itself is left out."
+        "Left: which share of the row's mask is in the column's; not symmetric where masks differ"
+        " in size. Right: the same of a random mask of the column's size. A mask with itself is"
+        " left out."
     )
     finish(figure, "How far masks overlap", caption, height=140 + 240 * len(kinds))
     figure.update_yaxes(autorange="reversed")

@@ -17,12 +17,18 @@ NAMES = {
 
 
 def patching_figure(table: Table) -> go.Figure:
-    """Share of the gap between both models' numbers that each cell of the two by two closes, with random sets."""
+    """Share of the gap between both models' numbers that each cell of the two by two closes, with
+    random sets.
+    """
     figure, cells = go.Figure(), list(NAMES)
     order = list(dict.fromkeys(table["direction"].tolist()))
     for number, (direction, colour) in enumerate(zip(order, (BLUE, ORANGE), strict=False)):
         rows = np.flatnonzero(table["direction"] == direction)
-        keys = zip(table["activation_from"][rows].tolist(), table["weights_from"][rows].tolist(), strict=True)
+        keys = zip(
+            table["activation_from"][rows].tolist(),
+            table["weights_from"][rows].tolist(),
+            strict=True,
+        )
         x = np.array([cells.index(key) for key in keys]) + 0.4 * (number - (len(order) - 1) / 2)
         effect = table["effect"][rows]
         figure.add_trace(
@@ -43,19 +49,31 @@ def patching_figure(table: Table) -> go.Figure:
                 mode="markers",
                 name="random sets",
                 showlegend=number == 0,
-                marker={"symbol": "diamond", "size": 9, "color": "#ffffff", "line": {"color": INK, "width": 1.5}},
-                error_y=_bars(table["random"][rows], table["random_low"][rows], table["random_high"][rows]),
+                marker={
+                    "symbol": "diamond",
+                    "size": 9,
+                    "color": "#ffffff",
+                    "line": {"color": INK, "width": 1.5},
+                },
+                error_y=_bars(
+                    table["random"][rows], table["random_low"][rows], table["random_high"][rows]
+                ),
                 hovertemplate="random sets: %{y:.1%}<extra></extra>",
             )
         )
     caption = (
-        "What the located units take from the other model, and the share of the gap between both models' numbers that "
-        "this closes, with 95 % intervals. Diamonds: matched random sets, mean and central 95 %."
+        "What the located units take from the other model, and the share of the gap between both"
+        " models' numbers that this closes, with 95 % intervals. Diamonds: matched random sets,"
+        " mean and central 95 %."
     )
     if np.isnan(table["effect"]).any():
-        caption += " Where the two models' numbers do not clearly differ there is no share and no bar."
+        caption += (
+            " Where the two models' numbers do not clearly differ there is no share and no bar."
+        )
     finish(figure, "Activations or write weights", caption, height=380, barmode="overlay")
-    figure.update_xaxes(tickvals=list(range(len(cells))), ticktext=list(NAMES.values()), showgrid=False)
+    figure.update_xaxes(
+        tickvals=list(range(len(cells))), ticktext=list(NAMES.values()), showgrid=False
+    )
     figure.update_yaxes(tickformat=".0%", title_text="share of the gap closed")
     return figure
 

@@ -13,9 +13,14 @@ SCALE = [[0, "#f4f6fa"], [1, BLUE]]
 
 
 def places_figure(table: Table) -> go.Figure:
-    """One map per method: blocks across, parts up, intensity as colour (each method by its own largest)."""
+    """One map per method: blocks across, parts up, intensity as colour (each method by its own
+    largest).
+    """
     methods = list(dict.fromkeys(table["method"].tolist()))
-    parts = [list(dict.fromkeys(table["part"][table["method"] == name].tolist()))[::-1] for name in methods]
+    parts = [
+        list(dict.fromkeys(table["part"][table["method"] == name].tolist()))[::-1]
+        for name in methods
+    ]
     heights = [max(1.0, len(part)) + 1.2 for part in parts]
     figure = make_subplots(
         rows=len(methods),
@@ -30,7 +35,10 @@ def places_figure(table: Table) -> go.Figure:
         rows = table["method"] == name
         values = np.full((len(mine), len(layers)), np.nan)
         shares = values.copy()
-        at = [mine.index(part) for part in table["part"][rows]], np.searchsorted(layers, table["layer"][rows])
+        at = (
+            [mine.index(part) for part in table["part"][rows]],
+            np.searchsorted(layers, table["layer"][rows]),
+        )
         values[at], shares[at] = table["intensity"][rows], table["share"][rows]
         largest = np.nanmax(values) or 1.0
         figure.add_trace(
@@ -46,18 +54,26 @@ def places_figure(table: Table) -> go.Figure:
                 xgap=1,
                 ygap=1,
                 colorbar={"title": "of its largest", "tickformat": ".0%", "thickness": 12},
-                hovertemplate="block %{x}, %{y}<br>intensity %{customdata[0]:.3g}, %{customdata[1]:.1%} of all"
-                f"<extra>{safe(name)}</extra>",
+                hovertemplate=(
+                    "block %{x}, %{y}<br>intensity %{customdata[0]:.3g},"
+                    f" %{{customdata[1]:.1%}} of all<extra>{safe(name)}</extra>"
+                ),
             ),
             row=row,
             col=1,
         )
     caption = (
-        "One map per method: blocks across, parts of a block up. The darker, the more of what it measures lies there, "
-        "by what could (scores per neuron, intruders per singular vector, grafted per weight, tuned per base part, "
-        "movement per norm), by the method's own largest. An empty map found nothing."
+        "One map per method: blocks across, parts of a block up. The darker, the more of what it"
+        " measures lies there, by what could (scores per neuron, intruders per singular vector,"
+        " grafted per weight, tuned per base part, movement per norm), by the method's own largest."
+        " An empty map found nothing."
     )
-    finish(figure, "Where methods put it", caption, height=int(110 + 22 * sum(heights) + 20 * len(methods)))
+    finish(
+        figure,
+        "Where methods put it",
+        caption,
+        height=int(110 + 22 * sum(heights) + 20 * len(methods)),
+    )
     figure.update_xaxes(dtick=max(1, len(layers) // 16))
     figure.update_xaxes(title_text="block", row=len(methods), col=1)
     return figure
@@ -71,7 +87,11 @@ def agreement_figure(table: Table) -> go.Figure:
     figure = go.Figure()
     for column, name, look in (
         ("chance", "permuted", {"color": GREY, "symbol": "line-ns-open", "size": 14}),
-        ("beyond_movement", "beside movement", {"color": "#ffffff", "size": 11, "line": {"color": INK, "width": 1.5}}),
+        (
+            "beyond_movement",
+            "beside movement",
+            {"color": "#ffffff", "size": 11, "line": {"color": INK, "width": 1.5}},
+        ),
         ("correlation", "rank correlation", {"color": BLUE, "size": 11}),
     ):
         figure.add_trace(
@@ -82,17 +102,21 @@ def agreement_figure(table: Table) -> go.Figure:
                 name=name,
                 marker=look,
                 customdata=told,
-                hovertemplate="%{x:.2f} over %{customdata[0]} places, p %{customdata[1]:.2g}"
-                f"<extra>{name}</extra>",
+                hovertemplate=(
+                    "%{x:.2f} over %{customdata[0]} places, p %{customdata[1]:.2g}"
+                    f"<extra>{name}</extra>"
+                ),
             )
         )
     silent = len(table) - len(rows)
     caption = (
-        "Each row is a pair of methods: filled, the rank correlation of their intensities over the finest places that "
-        "both know; open, the same with what both share with the movement of weights taken out; the tick, its mean "
-        "when intensities are permuted among the blocks."
+        "Each row is a pair of methods: filled, the rank correlation of their intensities over the"
+        " finest places that both know; open, the same with what both share with the movement of"
+        " weights taken out; the tick, its mean when intensities are permuted among the blocks."
     )
-    caption += f" {silent} pairs are left out: one of the two is the same everywhere." if silent else ""
+    caption += (
+        f" {silent} pairs are left out: one of the two is the same everywhere." if silent else ""
+    )
     finish(figure, "How far they agree", caption, height=160 + 36 * max(1, len(rows)))
     figure.update_xaxes(title_text="rank correlation", range=[-1.05, 1.05])
     return figure

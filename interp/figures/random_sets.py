@@ -10,7 +10,8 @@ from interp.table import Table
 
 
 def random_sets_figure(table: Table) -> go.Figure:
-    """One dot per random set and direction, at its recovery (without one, at its effect on the behaviour).
+    """One dot per random set and direction, at its recovery (without one, at its effect on the
+    behaviour).
 
     Dots are spread sideways so that none hides another.
     """
@@ -35,11 +36,20 @@ def random_sets_figure(table: Table) -> go.Figure:
             )
         )
     sets = np.unique(table["draw"]).size
-    caption = f"Each dot is one of {sets:,} random sets, matched to the located one, and treated the same way."
+    caption = (
+        f"Each dot is one of {sets:,} random sets, matched to the located one, and treated the same"
+        " way."
+    )
     if bounds:
-        caption += f" Of {bounds:,} that were judged on fewer prompts it is the most that they can do."
+        caption += (
+            f" Of {bounds:,} that were judged on fewer prompts it is the most that they can do."
+        )
     finish(figure, f"Effect of {sets:,} matched random sets", caption, height=150 + 70 * len(order))
     names = [safe(name) for name in order[::-1]]
-    figure.update_yaxes(tickvals=list(range(len(order))), ticktext=names, showgrid=False, zeroline=False)
-    figure.update_xaxes(title_text="share of the gap between both models that is closed", tickformat=".0%")
+    figure.update_yaxes(
+        tickvals=list(range(len(order))), ticktext=names, showgrid=False, zeroline=False
+    )
+    figure.update_xaxes(
+        title_text="share of the gap between both models that is closed", tickformat=".0%"
+    )
     return figure

@@ -16,7 +16,9 @@ _BARS = (
 
 
 def redundancy_figure(table: Table) -> go.Figure:
-    """Bars per round: what its set returns alone, with those before, with random ones, and what was left to locate."""
+    """Bars per round: what its set returns alone, with those before, with random ones, and what was
+    left to locate.
+    """
     figure = go.Figure()
     x = [f"round {turn}" for turn in table["round"].tolist()]
     for column, name, colour in _BARS:
@@ -30,8 +32,9 @@ def redundancy_figure(table: Table) -> go.Figure:
             )
         )
     caption = (
-        "Each round locates with everything found before at its base contributions. Blue, green and grey: share of "
-        "prompts given the base's behaviour. Where green rises above the first blue, others carried the rest."
+        "Each round locates with everything found before at its base contributions. Blue, green and"
+        " grey: share of prompts given the base's behaviour. Where green rises above the first"
+        " blue, others carried the rest."
     )
     finish(figure, "Located again after ablation", caption, height=400, barmode="group")
     figure.update_yaxes(tickformat=".0%", title_text="share")

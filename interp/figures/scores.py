@@ -13,7 +13,8 @@ LIMIT = 5000
 
 
 def shown_rows(score: np.ndarray, selected: np.ndarray, limit: int = LIMIT) -> np.ndarray:
-    """Indices of at most ``limit`` rows: the largest |score|, four fifths of them, then an even sample of the rest.
+    """Indices of at most ``limit`` rows: the largest |score|, four fifths of them, then an even
+    sample of the rest.
 
     Selected rows come first, so all of them are kept unless they alone exceed the limit.
     """
@@ -27,14 +28,26 @@ def shown_rows(score: np.ndarray, selected: np.ndarray, limit: int = LIMIT) -> n
 
 
 def scores_figure(table: Table) -> go.Figure:
-    """Score against layer; within a layer neurons stand side by side in their order. Below, the selected per layer."""
+    """Score against layer; within a layer neurons stand side by side in their order. Below, the
+    selected per layer.
+    """
     name_of_unit = table.columns[1].name
-    layer, index, score, chosen = table["layer"], table[name_of_unit], table["score"], table["selected"]
+    layer, index, score, chosen = (
+        table["layer"],
+        table[name_of_unit],
+        table["score"],
+        table["selected"],
+    )
     rows = shown_rows(score, chosen)
     width = int(index.max()) + 1
     place = layer + 0.8 * ((index + 0.5) / width - 0.5)
-    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.78, 0.22], vertical_spacing=0.06)
-    for name, colour, size, mask in (("not selected", GREY, 4, ~chosen), ("selected", BLUE, 7, chosen)):
+    figure = make_subplots(
+        rows=2, cols=1, shared_xaxes=True, row_heights=[0.78, 0.22], vertical_spacing=0.06
+    )
+    for name, colour, size, mask in (
+        ("not selected", GREY, 4, ~chosen),
+        ("selected", BLUE, 7, chosen),
+    ):
         part = rows[mask[rows]]
         figure.add_trace(
             go.Scatter(
@@ -49,8 +62,10 @@ def scores_figure(table: Table) -> go.Figure:
                     "line": {"width": 0},
                 },
                 customdata=np.stack([layer[part], index[part], table["rank"][part]], axis=1),
-                hovertemplate=f"layer %{{customdata[0]}}, {name_of_unit} %{{customdata[1]}}<br>"
-                "score %{y:.4g}, rank %{customdata[2]}<extra></extra>",
+                hovertemplate=(
+                    f"layer %{{customdata[0]}}, {name_of_unit} %{{customdata[1]}}<br>"
+                    "score %{y:.4g}, rank %{customdata[2]}<extra></extra>"
+                ),
             ),
             row=1,
             col=1,
@@ -58,18 +73,23 @@ def scores_figure(table: Table) -> go.Figure:
     layers = np.arange(int(layer.max()) + 1)
     counts = np.bincount(layer[chosen], minlength=layers.size)
     hover = "layer %{x}: %{y} selected<extra></extra>"
-    bars = go.Bar(x=layers, y=counts, marker={"color": BLUE}, width=0.8, showlegend=False, hovertemplate=hover)
+    bars = go.Bar(
+        x=layers, y=counts, marker={"color": BLUE}, width=0.8, showlegend=False, hovertemplate=hover
+    )
     figure.add_trace(bars, row=2, col=1)
     meaning, unit = table.column("score").meaning, table.column("score").unit
     title = f"Score of {score.size:,} {name_of_unit}s by layer"
     if rows.size < score.size:
         title = f"Score by layer: {rows.size:,} of {score.size:,} {name_of_unit}s shown"
     caption = (
-        f"Each dot is a {name_of_unit}; its score: {meaning}{f' ({unit})' if unit else ''}. Within a layer, "
-        f"{name_of_unit}s stand side by side in their order. The bars count the selected {name_of_unit}s of each layer."
+        f"Each dot is a {name_of_unit}; its score: {meaning}{f' ({unit})' if unit else ''}. Within"
+        f" a layer, {name_of_unit}s stand side by side in their order. The bars count the selected"
+        f" {name_of_unit}s of each layer."
     )
     if rows.size < score.size:
-        caption += f" The {name_of_unit}s left out have smaller scores; of those, an even sample is shown."
+        caption += (
+            f" The {name_of_unit}s left out have smaller scores; of those, an even sample is shown."
+        )
     finish(figure, title, caption, height=460)
     figure.update_yaxes(title_text=safe(f"score ({unit})" if unit else "score"), row=1, col=1)
     figure.update_yaxes(title_text="selected", row=2, col=1, rangemode="tozero", nticks=4)

@@ -13,7 +13,9 @@ def stability_figure(table: Table) -> go.Figure:
     """One dot per comparison at its Jaccard index; a grey bar from 0 to what random sets reach."""
     figure = go.Figure()
     y = np.arange(len(table))[::-1]
-    names = [f"{first} · {second}" for first, second in zip(table["first"], table["second"], strict=True)]
+    names = [
+        f"{first} · {second}" for first, second in zip(table["first"], table["second"], strict=True)
+    ]
     figure.add_trace(
         go.Bar(
             x=table["chance_high"],
@@ -34,16 +36,25 @@ def stability_figure(table: Table) -> go.Figure:
                     mode="markers",
                     name=safe(basis),
                     marker={"color": colour, "size": 10},
-                    customdata=np.stack([table["n_first"][rows], table["n_second"][rows], table["spearman"][rows]], 1),
-                    hovertemplate="Jaccard %{x:.2f} of %{customdata[0]} and %{customdata[1]} units<br>rank correlation "
-                    "of all scores %{customdata[2]:.2f}<extra>%{fullData.name}</extra>",
+                    customdata=np.stack(
+                        [table["n_first"][rows], table["n_second"][rows], table["spearman"][rows]],
+                        1,
+                    ),
+                    hovertemplate=(
+                        "Jaccard %{x:.2f} of %{customdata[0]} and %{customdata[1]} units<br>rank"
+                        " correlation of all scores"
+                        " %{customdata[2]:.2f}<extra>%{fullData.name}</extra>"
+                    ),
                 )
             )
     caption = (
-        "Each row compares two sets located on different prompts: disjoint halves, or one template each. 1 is the same "
-        "set, 0 no unit in common; grey is what sets drawn at random in the same layers reach."
+        "Each row compares two sets located on different prompts: disjoint halves, or one template"
+        " each. 1 is the same set, 0 no unit in common; grey is what sets drawn at random in the"
+        " same layers reach."
     )
-    finish(figure, "Agreement of sets located on other prompts", caption, height=130 + 26 * len(table))
+    finish(
+        figure, "Agreement of sets located on other prompts", caption, height=130 + 26 * len(table)
+    )
     figure.update_yaxes(tickvals=y, ticktext=[safe(name) for name in names], showgrid=False)
     figure.update_xaxes(range=[-0.02, 1.02], title_text="Jaccard index")
     return figure

@@ -24,8 +24,15 @@ def stitch_figure(table: Table) -> go.Figure:
             )
         )
     caption = (
-        "Task 1 is what tune 1 was tuned for, and so on. A graft is the base with one mask's weights; stitched has "
-        "those of all masks, average is the mean of all tunes, random has masks of equal size elsewhere."
+        "Task 1 is what tune 1 was tuned for, and so on. A graft is the base with one mask's"
+        " weights; stitched has those of all masks, average is the mean of all tunes, random has"
+        " masks of equal size elsewhere."
     )
-    return finish(figure, "Right answers by model and task", caption, height=420, barmode="group",
-                  yaxis={"tickformat": ".0%", "title": {"text": "questions answered rightly"}})  # fmt: skip
+    return finish(
+        figure,
+        "Right answers by model and task",
+        caption,
+        height=420,
+        barmode="group",
+        yaxis={"tickformat": ".0%", "title": {"text": "questions answered rightly"}},
+    )

@@ -1,4 +1,6 @@
-"""The look that all figures share: colours that hold on light and on dark paper, text that stays text."""
+"""The look that all figures share: colours that hold on light and on dark paper, text that stays
+text.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def faint(colour: str, opacity: float) -> str:
 
 
 def legend_rows(figure: go.Figure) -> int:
-    """How many rows the legend takes at the width of a notebook or a page, as plotly sets it: in columns, all alike."""
+    """How many rows the legend takes at the width of a notebook or a page, as plotly sets it: in
+    columns, all alike.
+    """
     traces: Any = figure.data  # plotly annotates it wrongly
     names = {trace.name for trace in traces if trace.name and trace.showlegend is not False}
     if figure.layout.showlegend is False or not names:
@@ -44,7 +48,14 @@ def finish(figure: go.Figure, title: str, caption: str, height: int, **layout: A
     axis = {"gridcolor": GRID, "zerolinecolor": GRID, "linecolor": GRID, "automargin": True}
     figure.update_layout(
         template="none",
-        title={"text": safe(title), "x": 0, "xref": "container", "xanchor": "left", "font": {"size": 17}} | TITLE,
+        title={
+            "text": safe(title),
+            "x": 0,
+            "xref": "container",
+            "xanchor": "left",
+            "font": {"size": 17},
+        }
+        | TITLE,
         meta={"caption": caption},
         font={"family": FONT, "size": 13, "color": INK},
         paper_bgcolor=PAPER,

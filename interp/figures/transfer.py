@@ -12,19 +12,31 @@ LIMIT = 5000
 
 
 def transfer_figure(table: Table) -> go.Figure:
-    """Scores in the target against scores in the source; without those, each unit's cosine by layer."""
+    """Scores in the target against scores in the source; without those, each unit's cosine by
+    layer.
+    """
     unit = table.columns[1].name
     again = "score_recomputed" in table.data
     mine = table["selected"]
     theirs = table["selected_recomputed"] if again else np.zeros(len(table), bool)
-    x, y = (table["score"], table["score_recomputed"]) if again else (table["layer"], table["cosine"])
+    x, y = (
+        (table["score"], table["score_recomputed"]) if again else (table["layer"], table["cosine"])
+    )
     rest = np.flatnonzero(~mine & ~theirs)
     if len(rest) > LIMIT:
         rest = rest[np.linspace(0, len(rest) - 1, LIMIT).round().astype(int)]
     groups = (
         (f"selected in neither ({int((~mine & ~theirs).sum()):,})", rest, GREY),
-        (f"in the source only ({int((mine & ~theirs).sum()):,})", np.flatnonzero(mine & ~theirs), BLUE),
-        (f"in the target only ({int((~mine & theirs).sum()):,})", np.flatnonzero(~mine & theirs), ORANGE),
+        (
+            f"in the source only ({int((mine & ~theirs).sum()):,})",
+            np.flatnonzero(mine & ~theirs),
+            BLUE,
+        ),
+        (
+            f"in the target only ({int((~mine & theirs).sum()):,})",
+            np.flatnonzero(~mine & theirs),
+            ORANGE,
+        ),
         (f"in both ({int((mine & theirs).sum()):,})", np.flatnonzero(mine & theirs), GREEN),
     )
     figure = go.Figure()
@@ -41,16 +53,24 @@ def transfer_figure(table: Table) -> go.Figure:
                         "size": 5 if colour == GREY else 8,
                         "opacity": 0.5 if colour == GREY else 0.9,
                     },
-                    customdata=np.stack([table["layer"][rows], table[unit][rows], table["cosine"][rows]], 1),
-                    hovertemplate=f"layer %{{customdata[0]}}, {unit} %{{customdata[1]}}<br>%{{x:.3g}}, %{{y:.3g}}<br>"
-                    "cosine %{customdata[2]:.2f}<extra>%{fullData.name}</extra>",
+                    customdata=np.stack(
+                        [table["layer"][rows], table[unit][rows], table["cosine"][rows]], 1
+                    ),
+                    hovertemplate=(
+                        f"layer %{{customdata[0]}}, {unit} %{{customdata[1]}}<br>%{{x:.3g}},"
+                        " %{y:.3g}<br>cosine"
+                        " %{customdata[2]:.2f}<extra>%{fullData.name}</extra>"
+                    ),
                 )
             )
     left = int((~mine & ~theirs).sum()) - len(rest)
     caption = (
         f"Each dot is one {unit}: across its score in the source, up its score in the target."
         if again
-        else f"Each dot is one {unit}: how like its write weights in source and target point, by layer."
+        else (
+            f"Each dot is one {unit}: how like its write weights in source and target point, by"
+            " layer."
+        )
     )
     caption += f" {left:,} that neither selects are left out." if left else ""
     title = "Scores in source and target" if again else f"The same {unit}s in source and target"

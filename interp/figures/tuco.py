@@ -1,4 +1,6 @@
-"""TuCo by class, after every block and token by token; and what becomes of a metric at other strengths."""
+"""TuCo by class, after every block and token by token; and what becomes of a metric at other
+strengths.
+"""
 
 from __future__ import annotations
 
@@ -37,13 +39,15 @@ def tuco_figure(table: Table) -> go.Figure:
                         strict=True,
                     )
                 ),
-                hovertemplate="%{customdata[2]}<br>prompt %{customdata[0]}: TuCo %{y:.3f}, "
-                "OutputCo %{customdata[1]:.3f}, %{x} tokens<extra>%{fullData.name}</extra>",
+                hovertemplate=(
+                    "%{customdata[2]}<br>prompt %{customdata[0]}: TuCo %{y:.3f}, "
+                    "OutputCo %{customdata[1]:.3f}, %{x} tokens<extra>%{fullData.name}</extra>"
+                ),
             )
         )
     caption = (
-        "Each dot is a prompt: across, its number of tokens; up, the share of tuning in what all blocks added. TuCo "
-        "moves with length, so classes are compared at equal length."
+        "Each dot is a prompt: across, its number of tokens; up, the share of tuning in what all"
+        " blocks added. TuCo moves with length, so classes are compared at equal length."
     )
     title = "TuCo of every prompt" + (f": {left_out:,} prompts not drawn" if left_out else "")
     finish(figure, title, caption, height=420)
@@ -53,7 +57,9 @@ def tuco_figure(table: Table) -> go.Figure:
 
 
 def tuco_layers_figure(table: Table) -> go.Figure:
-    """Mean beta after every block by class, with the middle half of the prompts; at the last token on the fast path."""
+    """Mean beta after every block by class, with the middle half of the prompts; at the last token
+    on the fast path.
+    """
     figure = go.Figure()
     column = "beta_last" if np.isnan(table["beta"]).all() else "beta"
     groups, layers = list(dict.fromkeys(table["group"].tolist())), np.unique(table["layer"])
@@ -63,7 +69,9 @@ def tuco_layers_figure(table: Table) -> go.Figure:
         low, high = (np.array([np.quantile(part, q) for part in each]) for q in (0.25, 0.75))
         band = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
         figure.add_trace(go.Scatter(x=layers, y=high, **band))
-        figure.add_trace(go.Scatter(x=layers, y=low, fill="tonexty", fillcolor=faint(colour, 0.18), **band))
+        figure.add_trace(
+            go.Scatter(x=layers, y=low, fill="tonexty", fillcolor=faint(colour, 0.18), **band)
+        )
         figure.add_trace(
             go.Scatter(
                 x=layers,
@@ -75,9 +83,9 @@ def tuco_layers_figure(table: Table) -> go.Figure:
             )
         )
     caption = (
-        "Share of tuning in what all blocks up to and with this one added, "
-        f"{'over all tokens' if column == 'beta' else 'at the last token'}, mean over prompts; the band holds the "
-        "middle half of them."
+        "Share of tuning in what all blocks up to and with this one added,"
+        f" {'over all tokens' if column == 'beta' else 'at the last token'}, mean over prompts; the"
+        " band holds the middle half of them."
     )
     finish(figure, "Share of tuning by depth", caption, height=380)
     figure.update_xaxes(title_text="block")
@@ -86,9 +94,16 @@ def tuco_layers_figure(table: Table) -> go.Figure:
 
 
 def tuco_tokens_figure(table: Table) -> go.Figure:
-    """The first prompt of every class as a map: tokens across, blocks up, the share of tuning as colour."""
-    keys = list(dict.fromkeys(zip(table["group"].tolist(), table["prompt_id"].tolist(), strict=True)))
-    first = [next(key for key in keys if key[0] == group) for group in dict.fromkeys(key[0] for key in keys)]
+    """The first prompt of every class as a map: tokens across, blocks up, the share of tuning as
+    colour.
+    """
+    keys = list(
+        dict.fromkeys(zip(table["group"].tolist(), table["prompt_id"].tolist(), strict=True))
+    )
+    first = [
+        next(key for key in keys if key[0] == group)
+        for group in dict.fromkeys(key[0] for key in keys)
+    ]
     names = [safe(f"{group} prompt {number}") for group, number in first]
     figure = make_subplots(rows=len(first), cols=1, subplot_titles=names, vertical_spacing=0.28)
     for place, (group, number) in enumerate(first, 1):
@@ -109,11 +124,13 @@ def tuco_tokens_figure(table: Table) -> go.Figure:
             row=place,
             col=1,
         )
-        figure.update_xaxes(tickvals=list(range(len(words))), ticktext=words, tickangle=-60, row=place, col=1)
+        figure.update_xaxes(
+            tickvals=list(range(len(words))), ticktext=words, tickangle=-60, row=place, col=1
+        )
         figure.update_yaxes(title_text="block", row=place, col=1)
     caption = (
-        f"Share of tuning in what the blocks up to and with each row added at each token, of the first prompt of each "
-        f"class (the table holds {len(keys)} prompts)."
+        "Share of tuning in what the blocks up to and with each row added at each token, of the"
+        f" first prompt of each class (the table holds {len(keys)} prompts)."
     )
     finish(figure, "Share of tuning, token by block", caption, height=160 + 230 * len(first))
     figure.update_layout(margin={"t": 90})
@@ -122,34 +139,58 @@ def tuco_tokens_figure(table: Table) -> go.Figure:
 
 def ftc_alpha_figure(table: Table) -> go.Figure:
     """The metric at every strength, by class: blocks scaled in full lines, whole weights dashed."""
-    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08, row_heights=[0.65, 0.35])
+    figure = make_subplots(
+        rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08, row_heights=[0.65, 0.35]
+    )
     for group, colour in zip(dict.fromkeys(table["group"].tolist()), COLOURS, strict=False):
         for way, dash in (("blocks", "solid"), ("weights", "dot")):
             rows = (table["group"] == group) & (table["way"] == way)
             if not rows.any():
                 continue
             value = table["number"][rows]
-            bars = {"array": np.nan_to_num(table["high"][rows] - value), "color": faint(colour, 0.6)}
+            bars = {
+                "array": np.nan_to_num(table["high"][rows] - value),
+                "color": faint(colour, 0.6),
+            }
             bars["arrayminus"] = np.nan_to_num(value - table["low"][rows])
             line = {"color": colour, "dash": dash}
-            shared = {"x": table["alpha"][rows], "mode": "lines+markers", "line": line, "name": safe(f"{group}, {way}")}
+            shared = {
+                "x": table["alpha"][rows],
+                "mode": "lines+markers",
+                "line": line,
+                "name": safe(f"{group}, {way}"),
+            }
             hover = "strength %{x}: %{y:.3g}<extra>%{fullData.name}</extra>"
             error = {"type": "data", "symmetric": False, **bars}
-            figure.add_trace(go.Scatter(y=value, error_y=error, hovertemplate=hover, **shared), row=1, col=1)
-            flips = go.Scatter(y=table["flips"][rows], showlegend=False, hovertemplate=hover, **shared)
+            figure.add_trace(
+                go.Scatter(y=value, error_y=error, hovertemplate=hover, **shared), row=1, col=1
+            )
+            flips = go.Scatter(
+                y=table["flips"][rows], showlegend=False, hovertemplate=hover, **shared
+            )
             figure.add_trace(flips, row=2, col=1)
     caption = (
-        "Above, the metric with what tuning adds to every block at this strength (full lines), and with the whole "
-        "change of weights at it (dotted): 0 is the base's, 1 the tuned model. Below, the share of prompts whose next "
-        "token is another than the tuned model's."
+        "Above, the metric with what tuning adds to every block at this strength (full lines), and"
+        " with the whole change of weights at it (dotted): 0 is the base's, 1 the tuned model."
+        " Below, the share of prompts whose next token is another than the tuned model's."
     )
     finish(figure, "At other strengths of tuning", caption, height=520)
     for axis in ("xaxis", "xaxis2"):
         figure.layout.shapes += (
-            go.layout.Shape(type="line", xref=axis.replace("axis", ""), yref="paper", x0=1, x1=1, y0=0, y1=1,
-                            line={"color": GREY, "width": 1, "dash": "dash"}),
-        )  # fmt: skip
+            go.layout.Shape(
+                type="line",
+                xref=axis.replace("axis", ""),
+                yref="paper",
+                x0=1,
+                x1=1,
+                y0=0,
+                y1=1,
+                line={"color": GREY, "width": 1, "dash": "dash"},
+            ),
+        )
     figure.update_yaxes(title_text=safe(table.column("number").meaning), row=1, col=1)
-    figure.update_yaxes(title_text="other token", range=[-0.03, 1.05], tickformat=".0%", row=2, col=1)
+    figure.update_yaxes(
+        title_text="other token", range=[-0.03, 1.05], tickformat=".0%", row=2, col=1
+    )
     figure.update_xaxes(title_text="strength", row=2, col=1)
     return figure

@@ -52,7 +52,9 @@ class Scale(_AllCells):
 
 @dataclass(frozen=True)
 class Replace:
-    """Put given values in place of units of a site (of all of them when ``units`` is None), where ``at`` is true."""
+    """Put given values in place of units of a site (of all of them when ``units`` is None), where
+    ``at`` is true.
+    """
 
     site: Site
     values: Float[Tensor, "*batch_time K"]
@@ -64,7 +66,9 @@ class Replace:
         new = self.values.to(value)
         if self.units is not None:
             new = value.index_copy(-1, self.units, new.expand(*value.shape[:-1], -1))
-        return new.expand_as(value) if self.at is None else torch.where(self.at[..., None], new, value)
+        return (
+            new.expand_as(value) if self.at is None else torch.where(self.at[..., None], new, value)
+        )
 
     def on(self, cells: Cells) -> Replace:
         """The edit on some cells: see ``interp.engines.shared_prefix``."""
@@ -74,7 +78,9 @@ class Replace:
 
 @dataclass(frozen=True)
 class ReplaceByRow:
-    """Put given values in place of units of a site, in each row of those that ``rows`` names, at every position."""
+    """Put given values in place of units of a site, in each row of those that ``rows`` names, at
+    every position.
+    """
 
     site: Site
     values: Float[Tensor, "*batch_time K"]
@@ -94,14 +100,18 @@ class ReplaceByRow:
 
 @dataclass(frozen=True)
 class Enter(Replace):
-    """Put in the stream that a block was given in an earlier pass on the same tokens: blocks below need not run."""
+    """Put in the stream that a block was given in an earlier pass on the same tokens: blocks below
+    need not run.
+    """
 
     begins: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
 class Blend:
-    """Go a share of the way from another value to the site's own, live: ``other + share * (value - other)``."""
+    """Go a share of the way from another value to the site's own, live: ``other + share * (value -
+    other)``.
+    """
 
     site: Site
     other: Float[Tensor, "B T W"]
@@ -118,7 +128,9 @@ class Blend:
 
 @dataclass(frozen=True)
 class Project(_AllCells):
-    """Take a share of a site's component along a direction of length 1 away: ``x - share * (x . r) r``."""
+    """Take a share of a site's component along a direction of length 1 away: ``x - share * (x . r)
+    r``.
+    """
 
     site: Site
     direction: Float[Tensor, " W"]
@@ -150,9 +162,11 @@ class Add:
 
 @dataclass(frozen=True)
 class Watch:
-    """Hand a site's value to a function as the pass goes by, before any later edit; the value itself goes on.
+    """Hand a site's value to a function as the pass goes by, before any later edit; the value
+    itself goes on.
 
-    What is watched need not be kept until the pass ends. The function runs where the pass runs: not remotely.
+    What is watched need not be kept until the pass ends. The function runs where the pass runs: not
+    remotely.
     """
 
     site: Site
@@ -166,10 +180,11 @@ class Watch:
 
 @dataclass(frozen=True, eq=False)
 class Through:
-    """Put what a function makes of a site's own rows in their place, where ``at`` is true; the rest stays bit for bit.
+    """Put what a function makes of a site's own rows in their place, where ``at`` is true; the rest
+    stays bit for bit.
 
-    The function is given rows of every position at once, in at least float32, and runs where the pass runs: not
-    remotely.
+    The function is given rows of every position at once, in at least float32, and runs where the
+    pass runs: not remotely.
     """
 
     site: Site
@@ -178,7 +193,11 @@ class Through:
 
     def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
         """The value with those rows as the function makes them."""
-        at = torch.ones(value.shape[:-1], dtype=torch.bool, device=value.device) if self.at is None else self.at
+        at = (
+            torch.ones(value.shape[:-1], dtype=torch.bool, device=value.device)
+            if self.at is None
+            else self.at
+        )
         at = at.to(value.device)
         new = value.clone()
         new[at] = self.make(widen(value[at])).to(value.dtype)
@@ -191,10 +210,11 @@ class Through:
 
 @dataclass(frozen=True)
 class Last:
-    """Let only the last column go on, so that what reads the site works on one position of every prompt.
+    """Let only the last column go on, so that what reads the site works on one position of every
+    prompt.
 
-    What is added to a stream of all positions is then right in its last column only: a pass under this edit is for
-    streams that are replaced at the next block, or for the last block.
+    What is added to a stream of all positions is then right in its last column only: a pass under
+    this edit is for streams that are replaced at the next block, or for the last block.
     """
 
     site: Site
@@ -206,7 +226,9 @@ class Last:
 
 @dataclass(frozen=True, eq=False)
 class Take(_AllCells):
-    """Set units of a site to zero and keep what they were for a later edit of the same pass, ``Write``."""
+    """Set units of a site to zero and keep what they were for a later edit of the same pass,
+    ``Write``.
+    """
 
     site: Site
     units: Int[Tensor, " K"]
@@ -220,7 +242,9 @@ class Take(_AllCells):
 
 @dataclass(frozen=True, eq=False)
 class Write(_AllCells):
-    """Add to a site what the units that ``Take`` kept earlier in the pass write through ``columns``."""
+    """Add to a site what the units that ``Take`` kept earlier in the pass write through
+    ``columns``.
+    """
 
     site: Site
     columns: Float[Tensor, "W K"]

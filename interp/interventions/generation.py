@@ -1,7 +1,8 @@
 """Greedy answers under an intervention, token by token.
 
-With a donor, donor and receiver go through the text in lockstep: the donor reads the receiver's tokens first (or the
-twin prompt followed by the receiver's answer), and its activations at the same columns are bound into the edits.
+With a donor, donor and receiver go through the text in lockstep: the donor reads the receiver's
+tokens first (or the twin prompt followed by the receiver's answer), and its activations at the same
+columns are bound into the edits.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,17 +24,22 @@ from interp.models.preflight import scaled_beyond
 from interp.prompts import Encoded
 
 LOOK = 4  # tokens between two looks at what is written
-MORE_WRITTEN = 1.5  # times the tokens of a batch that is only read: after the first pass, one of each row is read
+# times the tokens of a batch that is only read: after the first pass, one of each row is read
+MORE_WRITTEN = 1.5
 
 
 def cached_bytes(
     model: Model, intervention: Intervention | None, prompts: Sequence[Encoded], max_new_tokens: int
 ) -> int:
-    """Bytes to allow for each token of a prompt while answers are written: keys and values, the answer's as well.
+    """Bytes to allow for each token of a prompt while answers are written: keys and values, the
+    answer's as well.
 
-    Twice what they take, since a cache that grows is copied block by block, and what it was is not given back at once.
+    Twice what they take, since a cache that grows is copied block by block, and what it was is not
+    given back at once.
     """
-    each = model.cached_bytes + (0 if intervention is None or not (donor := intervention.donor) else donor.cached_bytes)
+    each = model.cached_bytes + (
+        0 if intervention is None or not (donor := intervention.donor) else donor.cached_bytes
+    )
     tokens = sum(len(prompt.ids) for prompt in prompts)
     return round(2 * each * (1 + max_new_tokens * len(prompts) / max(tokens, 1)))
 
@@ -42,9 +48,9 @@ def cached_bytes(
 class Begun:
     """What is known of the beginnings of some answers, by row.
 
-    ``tokens``: their first ones, which are not written again. ``receiver`` and ``donor``: keys and values of the prompt
-    and a part of these tokens, from passes that read them; without these, prompts and tokens are read anew. Writing on
-    takes them over, so that they serve once.
+    ``tokens``: their first ones, which are not written again. ``receiver`` and ``donor``: keys and
+    values of the prompt and a part of these tokens, from passes that read them; without these,
+    prompts and tokens are read anew. Writing on takes them over, so that they serve once.
     """
 
     tokens: Sequence[Sequence[int]]
@@ -53,7 +59,9 @@ class Begun:
 
     def of(self, rows: Sequence[int]) -> "Begun":
         """Some rows."""
-        receiver, donor = (None if one is None else one.of(rows) for one in (self.receiver, self.donor))
+        receiver, donor = (
+            None if one is None else one.of(rows) for one in (self.receiver, self.donor)
+        )
         return Begun([self.tokens[row] for row in rows], receiver, donor)
 
 
@@ -68,13 +76,15 @@ def generate(
     choose: Callable[[Float[Tensor, "B V"], int], Int[Tensor, " B"]] | None = None,
     see: Callable[[Float[Tensor, "B V"]], None] | None = None,
 ) -> list[list[int]]:
-    """Greedy answers, each ending with its stop token, or cut at ``max_new_tokens`` or at the end of the context.
+    """Greedy answers, each ending with its stop token, or cut at ``max_new_tokens`` or at the end
+    of the context.
 
-    ``settled(row, begun)`` is asked every few tokens, and a row for which it says yes is written no further.
-    ``choose(logits, step)`` gives the next token of every row of the batch in the likeliest one's place; such answers
-    are written from their first token on. ``see`` is shown the logits where the answers begin.
-    Each row has the room that its own prompt (and the twin, where one is read) leave, whatever the others of the batch.
-    ``begun``: what is known of the beginnings of these answers already.
+    ``settled(row, begun)`` is asked every few tokens, and a row for which it says yes is written no
+    further. ``choose(logits, step)`` gives the next token of every row of the batch in the
+    likeliest one's place; such answers are written from their first token on. ``see`` is shown the
+    logits where the answers begin. Each row has the room that its own prompt (and the twin, where
+    one is read) leave, whatever the others of the batch. ``begun``: what is known of the beginnings
+    of these answers already.
     """
     beside = text.donor_prompts(intervention) if intervention is not None else text.prompts
     longest = [max(map(len, pair)) for pair in zip(text.prompts, beside, strict=True)]
@@ -82,19 +92,24 @@ def generate(
     if begun is not None and any(begun.tokens) and choose is None and see is None:
         return _go_on(engine, model, text, limits, intervention, settled, begun)
     if choose is None and (first := _before_scaling(model, text, limits)) != limits:
-        # what stands beyond is read anew, whole: keys and values before it are turned by another scale
+        # what stands beyond is read anew, whole: keys and values before it are turned by another
+        # scale
         known = _write(engine, model, text, first, intervention, settled, None, see)
         return _go_on(engine, model, text, limits, intervention, settled, Begun(known))
     return _write(engine, model, text, limits, intervention, settled, choose, see)
 
 
 def _before_scaling(model: Model, text: Text, limits: Sequence[int]) -> list[int]:
-    """How many tokens of each answer are written before positions are scaled by the length of the text."""
+    """How many tokens of each answer are written before positions are scaled by the length of the
+    text.
+    """
     boundary, lengths = scaled_beyond(model), [len(prompt) for prompt in text.prompts]
     if boundary is None:
         return list(limits)
     rows = zip(lengths, limits, strict=True)
-    return [limit if length > boundary else min(limit, boundary - length + 1) for length, limit in rows]
+    return [
+        limit if length > boundary else min(limit, boundary - length + 1) for length, limit in rows
+    ]
 
 
 def _go_on(
@@ -107,23 +122,35 @@ def _go_on(
     begun: Begun,
 ) -> list[list[int]]:
     """The rest of answers that are known to their first tokens."""
-    found = [_until_stop(list(known[:limit]), text.stop_ids) for known, limit in zip(begun.tokens, limits, strict=True)]
+    found = [
+        _until_stop(list(known[:limit]), text.stop_ids)
+        for known, limit in zip(begun.tokens, limits, strict=True)
+    ]
     ended = [bool(one) and one[-1] in text.stop_ids for one in found]
     rows = [
-        row for row, (one, limit) in enumerate(zip(found, limits, strict=True))
-        if not ended[row] and len(one) < limit and not (settled is not None and one and settled(row, one))
-    ]  # fmt: skip
+        row
+        for row, (one, limit) in enumerate(zip(found, limits, strict=True))
+        if not ended[row]
+        and len(one) < limit
+        and not (settled is not None and one and settled(row, one))
+    ]
     if not rows:
         return found
     twins = None if text.twins is None else [[*text.twins[row], *found[row]] for row in rows]
-    rest = Text([[*text.prompts[row], *found[row]] for row in rows], twins, text.pad_id, text.stop_ids)
+    rest = Text(
+        [[*text.prompts[row], *found[row]] for row in rows], twins, text.pad_id, text.stop_ids
+    )
     if intervention is not None:
         intervention = intervention.on_rows(torch.tensor(rows))
     more = _write(
-        engine, model, rest, [limits[row] - len(found[row]) for row in rows], intervention,
+        engine,
+        model,
+        rest,
+        [limits[row] - len(found[row]) for row in rows],
+        intervention,
         None if settled is None else lambda at, new: settled(rows[at], [*found[rows[at]], *new]),
         start=_start(model, rest, intervention, begun, rows),
-    )  # fmt: skip
+    )
     for row, new in zip(rows, more, strict=True):
         found[row] = [*found[row], *new]
     return found
@@ -142,13 +169,17 @@ class _Start:
 def _start(
     model: Model, text: Text, intervention: Intervention | None, begun: Begun, rows: Sequence[int]
 ) -> _Start | None:
-    """Only what no pass has read of texts, after the keys and values of what one has; None where these are missing."""
+    """Only what no pass has read of texts, after the keys and values of what one has; None where
+    these are missing.
+    """
     donor = None if intervention is None else intervention.donor
     if begun.receiver is None or (donor is not None and begun.donor is None):
         return None
     receiver = begun.receiver.only(rows)
     other = None if begun.donor is None else begun.donor.only(rows)
-    unread = [prompt[length:] for prompt, length in zip(text.prompts, receiver.lengths, strict=True)]
+    unread = [
+        prompt[length:] for prompt, length in zip(text.prompts, receiver.lengths, strict=True)
+    ]
     new = Batch.pad(unread, text.pad_id, device=model.device)
     batch = Batch(new.ids, torch.cat([receiver.mask.to(model.device), new.mask], 1))
     if donor is None or other is None:
@@ -157,13 +188,17 @@ def _start(
     return _Start(batch, Batch(new.ids.to(donor.device), mask), receiver.cache(), other.cache())
 
 
-def _from_prompts(model: Model, text: Text, intervention: Intervention | None, width: int) -> _Start:
+def _from_prompts(
+    model: Model, text: Text, intervention: Intervention | None, width: int
+) -> _Start:
     """Whole prompts."""
     batch = Batch.pad(text.prompts, text.pad_id, device=model.device, length=width)
     if intervention is None or intervention.donor is None:
         return _Start(batch, None)
     prompts = text.donor_prompts(intervention)
-    return _Start(batch, Batch.pad(prompts, text.pad_id, device=intervention.donor.device, length=width))
+    return _Start(
+        batch, Batch.pad(prompts, text.pad_id, device=intervention.donor.device, length=width)
+    )
 
 
 def _write(
@@ -177,11 +212,21 @@ def _write(
     see: Callable[[Float[Tensor, "B V"]], None] | None = None,
     start: _Start | None = None,
 ) -> list[list[int]]:
-    limits, beside = list(limits), text.donor_prompts(intervention) if intervention is not None else text.prompts
+    limits, beside = (
+        list(limits),
+        text.donor_prompts(intervention) if intervention is not None else text.prompts,
+    )
     limit = torch.tensor(limits, device=model.device)
-    start = start or _from_prompts(model, text, intervention, max(map(len, (*text.prompts, *beside))))
+    start = start or _from_prompts(
+        model, text, intervention, max(map(len, (*text.prompts, *beside)))
+    )
     donor = None if intervention is None else intervention.donor
-    batch, follower, cache, donor_cache = start.batch, start.follower, start.cache, start.donor_cache
+    batch, follower, cache, donor_cache = (
+        start.batch,
+        start.follower,
+        start.cache,
+        start.donor_cache,
+    )
     stops = torch.tensor(text.stop_ids, device=model.device)
     done = torch.zeros(len(text.prompts), dtype=torch.bool, device=model.device)
     written = torch.full((len(limits), max(limits)), text.pad_id, device=model.device)
@@ -191,9 +236,18 @@ def _write(
         if intervention is not None:
             activations = {}
             if donor is not None and follower is not None:
-                run = engine.run(donor, follower, reads=intervention.reads, keep=0, cache=donor_cache, use_cache=True)
+                run = engine.run(
+                    donor,
+                    follower,
+                    reads=intervention.reads,
+                    keep=0,
+                    cache=donor_cache,
+                    use_cache=True,
+                )
                 activations, donor_cache = run.values, run.cache
-            edits = intervention.bind(activations, follower.real if intervention.twin and follower else None)
+            edits = intervention.bind(
+                activations, follower.real if intervention.twin and follower else None
+            )
         run = engine.run(model, batch, edits=edits, keep=1, cache=cache, use_cache=True)
         cache = run.cache
         logits = run.require_logits()[:, -1]
@@ -214,7 +268,11 @@ def _write(
         if not left:
             break
         real = ~done[rows]
-        if 2 * left <= len(rows) and choose is None and _may_drop(intervention, (model, cache), (donor, donor_cache)):
+        if (
+            2 * left <= len(rows)
+            and choose is None
+            and _may_drop(intervention, (model, cache), (donor, donor_cache))
+        ):
             kept = real.nonzero().ravel()
             rows, token, real, batch = rows[kept], token[kept], real[kept], _some(batch, kept)
             keep_rows(cache, kept)
@@ -226,13 +284,19 @@ def _write(
         batch = _extend(batch, token, real, cache)
         follower = None if follower is None else _extend(follower, token, real, donor_cache)
     found = to_host(written).tolist()
-    return [_until_stop(row[:count], text.stop_ids) for row, count in zip(found, limits, strict=True)]
+    return [
+        _until_stop(row[:count], text.stop_ids) for row, count in zip(found, limits, strict=True)
+    ]
 
 
 def _may_drop(intervention: Intervention | None, *running: tuple[Model | None, Any]) -> bool:
-    """Whether finished rows can be left out: of edits that are given, some may hold values of every row."""
+    """Whether finished rows can be left out: of edits that are given, some may hold values of every
+    row.
+    """
     given = intervention is not None and intervention.kind == "edits"
-    return not given and all(model is None or (is_plain(cache) and not is_whole(model)) for model, cache in running)
+    return not given and all(
+        model is None or (is_plain(cache) and not is_whole(model)) for model, cache in running
+    )
 
 
 def _some(batch: Batch, rows: Int[Tensor, " K"]) -> Batch:
@@ -240,7 +304,9 @@ def _some(batch: Batch, rows: Int[Tensor, " K"]) -> Batch:
 
 
 def _extend(batch: Batch, token: Int[Tensor, " B"], real: Bool[Tensor, " B"], cache: Any) -> Batch:
-    """What the next pass reads: the token alone, or the whole text where the pass before left nothing to go on from."""
+    """What the next pass reads: the token alone, or the whole text where the pass before left
+    nothing to go on from.
+    """
     device = batch.mask.device
     new, mask = token.to(device)[:, None], torch.cat([batch.mask, real.to(device)[:, None]], 1)
     return Batch(new if cache is not None else torch.cat([batch.ids, new], 1), mask)

@@ -1,7 +1,8 @@
-"""Interventions: named changes of a model's units while it reads or writes text, which become edits of each pass.
+"""Interventions: named changes of a model's units while it reads or writes text, which become edits
+of each pass.
 
-An ``Intervention``'s edits are either fixed (zero, mean) or bound, at every step, to what a donor computes on the same
-tokens (the base model, or the tuned model on the harmless twin of a prompt).
+An ``Intervention``'s edits are either fixed (zero, mean) or bound, at every step, to what a donor
+computes on the same tokens (the base model, or the tuned model on the harmless twin of a prompt).
 """
 
 from __future__ import annotations
@@ -26,19 +27,26 @@ Units = Mapping[int, Int[Tensor, " K"]]
 Kind = Literal["zero", "mean", "donor", "activation", "weights", "edits"]
 
 
-def by_layer(pairs: Iterable[tuple[int, int]], device: torch.device | str = "cpu") -> dict[int, Int[Tensor, " K"]]:
+def by_layer(
+    pairs: Iterable[tuple[int, int]], device: torch.device | str = "cpu"
+) -> dict[int, Int[Tensor, " K"]]:
     """Group (layer, neuron) pairs into sorted index tensors per layer."""
     grouped: dict[int, list[int]] = {}
     for layer, neuron in pairs:
         grouped.setdefault(int(layer), []).append(int(neuron))
-    return {layer: torch.tensor(sorted(found), device=device) for layer, found in sorted(grouped.items())}
+    return {
+        layer: torch.tensor(sorted(found), device=device)
+        for layer, found in sorted(grouped.items())
+    }
 
 
 @dataclass(frozen=True)
 class Channels:
-    """Some channels of a site, in the place of all: their ``values``, and which they are, ascending.
+    """Some channels of a site, in the place of all: their ``values``, and which they are,
+    ascending.
 
-    Sets of units take a few of a donor's activations, so that the others need not be kept between passes.
+    Sets of units take a few of a donor's activations, so that the others need not be kept between
+    passes.
     """
 
     values: Float[Tensor, "B T K"]
@@ -54,7 +62,10 @@ class Channels:
         index = index.to(self.index.device)
         place = torch.searchsorted(self.index, index).clamp(max=max(len(self.index) - 1, 0))
         if not len(self.index) or not to_host((self.index[place] == index).all()):
-            raise OptionError("a set has units whose activations were not kept; name all units where they are read")
+            raise OptionError(
+                "a set has units whose activations were not kept; name all units where they are"
+                " read"
+            )
         return self.values[..., place]
 
 
@@ -83,9 +94,9 @@ def graft(
 ) -> list[Edit]:
     """Give channels another model's contributions, ``h_j W[:, j]`` with both factors the donor's.
 
-    The receiver's own activation is set to zero at the input of the matrix that a unit writes through (a neuron's down
-    projection) and the donor's contribution is added to its output; biases stay the receiver's. Where ``at`` is false
-    the receiver keeps its own.
+    The receiver's own activation is set to zero at the input of the matrix that a unit writes
+    through (a neuron's down projection) and the donor's contribution is added to its output; biases
+    stay the receiver's. Where ``at`` is false the receiver keeps its own.
     """
     edits: list[Edit] = []
     for layer, index in units.items():
@@ -96,20 +107,30 @@ def graft(
             continue
         nothing = torch.zeros(len(index), dtype=donated.dtype, device=donated.device)
         donated = donated.masked_fill(~at[..., None], 0.0)
-        edits += [Replace(unit.site(layer), nothing, index, at), Add(unit.contribution(layer), donated)]
+        edits += [
+            Replace(unit.site(layer), nothing, index, at),
+            Add(unit.contribution(layer), donated),
+        ]
     return edits
 
 
-def rewire(units: Units, write_weights: Mapping[int, Float[Tensor, "D N"]], unit: Unit = NEURON) -> list[Edit]:
-    """Let channels write their own live activation through another model's columns: the receiver's ``h_j``, its ``W``.
+def rewire(
+    units: Units, write_weights: Mapping[int, Float[Tensor, "D N"]], unit: Unit = NEURON
+) -> list[Edit]:
+    """Let channels write their own live activation through another model's columns: the receiver's
+    ``h_j``, its ``W``.
 
-    The same as a receiver whose matrix has these columns from the other model; no weight is touched.
+    The same as a receiver whose matrix has these columns from the other model; no weight is
+    touched.
     """
     edits: list[Edit] = []
     for layer, index in units.items():
         kept: list[Tensor] = []
         columns = write_weights[layer][:, index]
-        edits += [Take(unit.site(layer), index, kept), Write(unit.contribution(layer), columns, kept)]
+        edits += [
+            Take(unit.site(layer), index, kept),
+            Write(unit.contribution(layer), columns, kept),
+        ]
     return edits
 
 
@@ -117,15 +138,16 @@ def rewire(units: Units, write_weights: Mapping[int, Float[Tensor, "D N"]], unit
 class Intervention:
     """A named change of a model's neurons, or of the channels of another kind of ``unit``.
 
-    ``kind``: ``zero`` and ``mean`` are fixed, ``edits`` are those given in ``fixed``. Of a unit's contribution ``h W``,
-    ``donor`` takes both factors from ``donor``, ``activation`` its activation h, written through the receiver's own
-    weights (activation patching, Chen et al. 2024, arXiv 2406.14144), and ``weights`` writes the receiver's own
-    activation through ``write_weights``. They hold at every position and step. The donor reads the same text as the
-    receiver, or (``twin``) the twin prompt followed by the same answer. The two texts end together; where a shorter
-    twin has no token, the receiver keeps its own activation.
+    ``kind``: ``zero`` and ``mean`` are fixed, ``edits`` are those given in ``fixed``. Of a unit's
+    contribution ``h W``, ``donor`` takes both factors from ``donor``, ``activation`` its activation
+    h, written through the receiver's own weights (activation patching, Chen et al. 2024, arXiv
+    2406.14144), and ``weights`` writes the receiver's own activation through ``write_weights``.
+    They hold at every position and step. The donor reads the same text as the receiver, or
+    (``twin``) the twin prompt followed by the same answer. The two texts end together; where a
+    shorter twin has no token, the receiver keeps its own activation.
 
-    ``among``: which of a layer's units are changed in each row of a batch; None where all are, in every row. Many sets
-    can so be read together, see ``together``.
+    ``among``: which of a layer's units are changed in each row of a batch; None where all are, in
+    every row. Many sets can so be read together, see ``together``.
     """
 
     name: str
@@ -141,7 +163,9 @@ class Intervention:
 
     @classmethod
     def together(cls, each: Sequence[Intervention | None], of: Sequence[int]) -> Intervention:
-        """One intervention for a batch whose row ``i`` is under ``each[of[i]]``; they differ in their units alone."""
+        """One intervention for a batch whose row ``i`` is under ``each[of[i]]``; they differ in
+        their units alone.
+        """
         named = {at: required(each[at], "an intervention") for at in {*of}}
         first = named[of[0]]
         if len(named) == 1:
@@ -159,17 +183,24 @@ class Intervention:
         """The same for some rows of the batch."""
         if self.among is None:
             return self
-        return replace(self, among={layer: which[rows.to(which.device)] for layer, which in self.among.items()})
+        return replace(
+            self, among={layer: which[rows.to(which.device)] for layer, which in self.among.items()}
+        )
 
     @property
     def reads(self) -> Sequence[Site]:
         """What the donor must be read at; empty where nothing of a donor's pass is taken."""
-        return [self.unit.site(layer) for layer in self.units] if self.kind in ("donor", "activation") else []
+        return (
+            [self.unit.site(layer) for layer in self.units]
+            if self.kind in ("donor", "activation")
+            else []
+        )
 
     def bind(self, activations: Activations, real: Bool[Tensor, "B T"] | None = None) -> list[Edit]:
         """The edits of one pass, given the donor's activations at ``reads`` on the same columns.
 
-        ``real``: which of these cells are tokens of the donor's text; None when it reads the receiver's own.
+        ``real``: which of these cells are tokens of the donor's text; None when it reads the
+        receiver's own.
         """
         site = self.unit.site
         if self.among is not None:
@@ -179,7 +210,10 @@ class Intervention:
         if self.kind == "zero":
             return [Ablate(site(layer), index) for layer, index in self.units.items()]
         if self.kind == "mean":
-            return [Replace(site(layer), self.means[layer][index], index) for layer, index in self.units.items()]
+            return [
+                Replace(site(layer), self.means[layer][index], index)
+                for layer, index in self.units.items()
+            ]
         if self.kind == "weights":
             return rewire(self.units, self.write_weights, self.unit)
         if self.kind == "activation":
@@ -191,7 +225,9 @@ class Intervention:
 
     def _bind_by_row(self, activations: Activations) -> list[Edit]:
         if self.kind not in ("donor", "activation") or self.twin or self.among is None:
-            raise OptionError(f"sets of units cannot be read together under {self.name}; read them one by one")
+            raise OptionError(
+                f"sets of units cannot be read together under {self.name}; read them one by one"
+            )
         edits: list[Edit] = []
         for layer, index in self.units.items():
             site, which = self.unit.site(layer), self.among[layer][:, None]
@@ -202,5 +238,8 @@ class Intervention:
             write = self.write_weights[layer][:, index].T.to(index.device)
             nothing = torch.zeros(len(index), dtype=given.dtype, device=given.device)
             given = given.to(write).masked_fill(~which, 0.0)
-            edits += [ReplaceByRow(site, nothing, index, which), Add(self.unit.contribution(layer), given @ write)]
+            edits += [
+                ReplaceByRow(site, nothing, index, which),
+                Add(self.unit.contribution(layer), given @ write),
+            ]
         return edits

@@ -18,7 +18,9 @@ def excluded_note(excluded: Sequence[tuple[int, int]]) -> str:
 
 
 def equally_large(drawn: Sequence[Pairs], located: Sequence[tuple[int, int]]) -> list[Pairs]:
-    """Those of some random sets that are as large as the located one: smaller ones are no control for it."""
+    """Those of some random sets that are as large as the located one: smaller ones are no control
+    for it.
+    """
     return [draw for draw in drawn if len(draw) == len(located)]
 
 
@@ -34,19 +36,22 @@ def matched_sets(
 ) -> list[Pairs]:
     """Random sets with the located set's count in every layer and like contributions.
 
-    ``norms`` ``[L, N]``: how large a neuron's contribution is in the base (root mean square activation times the norm
-    of its write weights). Each located neuron, in random order, is replaced by one drawn among the ``neighbours``
-    nearest in norm of its own layer, never the same twice, never an excluded one and never a located one. With
-    ``changes`` ``[L, N]``, by how much its contribution differs between the two models, it is drawn among those whose
-    change is within a factor of 2 of the located one's, and by norm only where none is left: a neuron of equal norm
+    ``norms`` ``[L, N]``: how large a neuron's contribution is in the base (root mean square
+    activation times the norm of its write weights). Each located neuron, in random order, is
+    replaced by one drawn among the ``neighbours`` nearest in norm of its own layer, never the same
+    twice, never an excluded one and never a located one. With ``changes`` ``[L, N]``, by how much
+    its contribution differs between the two models, it is drawn among those whose change is within
+    a factor of 2 of the located one's, and by norm only where none is left: a neuron of equal norm
     that hardly changed is a weak control.
 
-    Where the located are more than the share ``sparse`` of their layer, what they leave is no fair sample of it (it
-    lacks whatever matters). There the layer is cut into strata of ``neighbours`` by norm, and of each as many are drawn
-    as were located in it, located ones among them: what a random choice with these norms would be.
+    Where the located are more than the share ``sparse`` of their layer, what they leave is no fair
+    sample of it (it lacks whatever matters). There the layer is cut into strata of ``neighbours``
+    by norm, and of each as many are drawn as were located in it, located ones among them: what a
+    random choice with these norms would be.
 
-    Sets are distinct, so there may be fewer than ``draws``; where too many are excluded they are smaller, and no
-    control for the located set. The k-th neuron of a set stands for the k-th located.
+    Sets are distinct, so there may be fewer than ``draws``; where too many are excluded they are
+    smaller, and no control for the located set. The k-th neuron of a set stands for the k-th
+    located.
     """
     if draws < 1:
         raise OptionError(f"{draws} random sets is no control; use at least 1")
@@ -55,13 +60,21 @@ def matched_sets(
     crowded = {layer for layer, count in counts.items() if count > sparse * norms.shape[1]}
     few, taken = [pair for pair in located if pair[0] not in crowded], {*located, *exclude}
     nearest = _nearest(few, norms, taken)
-    changed = {} if changes is None else _nearest(few, np.log2(np.maximum(changes, TINY)), taken, within=1.0)
-    strata = _strata([pair for pair in located if pair[0] in crowded], norms, {*exclude}, neighbours)
+    changed = (
+        {}
+        if changes is None
+        else _nearest(few, np.log2(np.maximum(changes, TINY)), taken, within=1.0)
+    )
+    strata = _strata(
+        [pair for pair in located if pair[0] in crowded], norms, {*exclude}, neighbours
+    )
     sets: dict[frozenset[tuple[int, int]], Pairs] = {}
     for _ in range(20 * draws):
         if len(sets) == draws:
             break
-        chosen = _from_strata(strata, generator) | _from_nearest(nearest, changed, neighbours, generator)
+        chosen = _from_strata(strata, generator) | _from_nearest(
+            nearest, changed, neighbours, generator
+        )
         found = [chosen[pair] for pair in located if pair in chosen]
         sets.setdefault(frozenset(found), found)
     return list(sets.values())
@@ -70,7 +83,9 @@ def matched_sets(
 def _nearest(
     located: Pairs, norms: np.ndarray, taken: set[tuple[int, int]], within: float = np.inf
 ) -> dict[tuple[int, int], list[int]]:
-    """For each located neuron the others of its layer that are free, the nearest in norm first, none further off."""
+    """For each located neuron the others of its layer that are free, the nearest in norm first,
+    none further off.
+    """
     found = {}
     for layer, neuron in located:
         apart = np.abs(norms[layer] - norms[layer, neuron])
@@ -79,7 +94,9 @@ def _nearest(
     return found
 
 
-def _from_nearest(nearest: dict, changed: dict, neighbours: int, generator: np.random.Generator) -> dict:
+def _from_nearest(
+    nearest: dict, changed: dict, neighbours: int, generator: np.random.Generator
+) -> dict:
     chosen: dict[tuple[int, int], tuple[int, int]] = {}
     used: set[tuple[int, int]] = set()
     located = list(nearest)
@@ -95,7 +112,9 @@ def _from_nearest(nearest: dict, changed: dict, neighbours: int, generator: np.r
     return chosen
 
 
-def _strata(located: Pairs, norms: np.ndarray, taken: set[tuple[int, int]], size: int) -> list[tuple[Pairs, Pairs]]:
+def _strata(
+    located: Pairs, norms: np.ndarray, taken: set[tuple[int, int]], size: int
+) -> list[tuple[Pairs, Pairs]]:
     """Per layer and stratum of like norms: the located in it, and all of it that may be drawn."""
     found = []
     for layer in sorted({layer for layer, _ in located}):
@@ -120,18 +139,34 @@ def set_name(chosen: Sequence[tuple[int, int]]) -> str:
     return digest(sorted(map(list, chosen)))[:20]
 
 
-def matched_share(chosen: Sequence[tuple[int, int]], located: Sequence[tuple[int, int]], changes: np.ndarray) -> float:
-    """Share of a set's units whose change is within a factor of 2 of that of the located unit that each stands for."""
-    sizes = [np.log2(np.maximum([changes[layer, unit] for layer, unit in part], TINY)) for part in (chosen, located)]
+def matched_share(
+    chosen: Sequence[tuple[int, int]], located: Sequence[tuple[int, int]], changes: np.ndarray
+) -> float:
+    """Share of a set's units whose change is within a factor of 2 of that of the located unit that
+    each stands for.
+    """
+    sizes = [
+        np.log2(np.maximum([changes[layer, unit] for layer, unit in part], TINY))
+        for part in (chosen, located)
+    ]
     return float((np.abs(sizes[0] - sizes[1]) <= 1.0).mean())
 
 
-def norm_ratio(chosen: Sequence[tuple[int, int]], located: Sequence[tuple[int, int]], norms: np.ndarray) -> float:
-    """How large a set's contributions are, root of the sum of squares over the located set's; 1 is a perfect match."""
-    sizes = [np.sqrt(sum(norms[layer, neuron] ** 2 for layer, neuron in part)) for part in (chosen, located)]
+def norm_ratio(
+    chosen: Sequence[tuple[int, int]], located: Sequence[tuple[int, int]], norms: np.ndarray
+) -> float:
+    """How large a set's contributions are, root of the sum of squares over the located set's; 1 is
+    a perfect match.
+    """
+    sizes = [
+        np.sqrt(sum(norms[layer, neuron] ** 2 for layer, neuron in part))
+        for part in (chosen, located)
+    ]
     return float(sizes[0] / sizes[1]) if sizes[1] else float("nan")
 
 
 def permute_within_twins(count: int, draws: int, seed: int) -> np.ndarray:
-    """Which twin pairs swap their labels in each draw, ``bool[draws, count]``: each with probability one half."""
+    """Which twin pairs swap their labels in each draw, ``bool[draws, count]``: each with
+    probability one half.
+    """
     return np.random.default_rng(seed).random((draws, count)) < 0.5

@@ -1,7 +1,8 @@
-"""Passes over given answers: what predicts each of their tokens, and whether greedy decoding would write them.
+"""Passes over given answers: what predicts each of their tokens, and whether greedy decoding would
+write them.
 
-With a donor, donor and receiver read the same text: the donor first (or the twin prompt followed by the receiver's
-answer), and its activations at the same columns are bound into the edits.
+With a donor, donor and receiver read the same text: the donor first (or the twin prompt followed by
+the receiver's answer), and its activations at the same columns are bound into the edits.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,9 @@ from interp.sites import Site
 
 @dataclass(frozen=True)
 class Text:
-    """Token ids of prompts, of their twins where an intervention needs them, and the special ids of the tokenizer."""
+    """Token ids of prompts, of their twins where an intervention needs them, and the special ids of
+    the tokenizer.
+    """
 
     prompts: Sequence[Sequence[int]]
     twins: Sequence[Sequence[int]] | None
@@ -44,14 +47,18 @@ class Text:
 
 
 class Stream(NamedTuple):
-    """What a block is given in a pass without an intervention, to enter there; the cache of the blocks before."""
+    """What a block is given in a pass without an intervention, to enter there; the cache of the
+    blocks before.
+    """
 
     enter: Enter
     cache: Any = None
 
 
 class Answered(NamedTuple):
-    """Logits that predict each answer token, the answers right-aligned; which cells are real; the pass's cache."""
+    """Logits that predict each answer token, the answers right-aligned; which cells are real; the
+    pass's cache.
+    """
 
     logits: Float[Tensor, "B A V"]
     target: Int[Tensor, "B A"]
@@ -68,11 +75,13 @@ def answer_logits(
     activations: Activations | None = None,
     enter: Enter | None = None,
 ) -> tuple[Float[Tensor, "B A V"], Int[Tensor, "B A"], Bool[Tensor, "B A"]]:
-    """Logits that predict each answer token, the answers right-aligned, and which of their cells are real.
+    """Logits that predict each answer token, the answers right-aligned, and which of their cells
+    are real.
 
-    Only the answer's own tokens before its last are read, so that column ``a`` predicts token ``a``. ``activations``
-    of the donor can be given where they were taken before (they do not depend on which units are grafted), and with
-    ``enter`` the stream on the same columns that a block is given, where nothing below it is edited.
+    Only the answer's own tokens before its last are read, so that column ``a`` predicts token
+    ``a``. ``activations`` of the donor can be given where they were taken before (they do not
+    depend on which units are grafted), and with ``enter`` the stream on the same columns that a
+    block is given, where nothing below it is edited.
     """
     return read_answers(engine, model, text, answers, intervention, activations, enter)[:3]
 
@@ -87,7 +96,9 @@ def read_answers(
     enter: Enter | None = None,
     use_cache: bool = False,
 ) -> Answered:
-    """What ``answer_logits`` gives, and with ``use_cache`` the keys and values, without those of blocks left out."""
+    """What ``answer_logits`` gives, and with ``use_cache`` the keys and values, without those of
+    blocks left out.
+    """
     batch, longest = _answered(text, text.prompts, answers, model), max(map(len, answers))
     edits: Sequence[Edit] = ()
     if intervention is not None:
@@ -112,17 +123,28 @@ def read_donor(
     if intervention.donor is None or not intervention.reads:
         return Run(None)
     batch = _donor_batch(intervention, text, answers)
-    return engine.run(intervention.donor, batch, reads=intervention.reads, keep=0, use_cache=use_cache)
+    return engine.run(
+        intervention.donor, batch, reads=intervention.reads, keep=0, use_cache=use_cache
+    )
 
 
 def stream_at(
-    engine: Engine, model: Model, text: Text, answers: Sequence[Sequence[int]], layer: int, use_cache: bool = False
+    engine: Engine,
+    model: Model,
+    text: Text,
+    answers: Sequence[Sequence[int]],
+    layer: int,
+    use_cache: bool = False,
 ) -> Stream:
-    """What a block is given on prompt and answer, to enter there, on the columns that ``answer_logits`` uses."""
+    """What a block is given on prompt and answer, to enter there, on the columns that
+    ``answer_logits`` uses.
+    """
     return stream_of(engine, model, _answered(text, text.prompts, answers, model), layer, use_cache)
 
 
-def stream_of(engine: Engine, model: Model, batch: Batch, layer: int, use_cache: bool = False) -> Stream:
+def stream_of(
+    engine: Engine, model: Model, batch: Batch, layer: int, use_cache: bool = False
+) -> Stream:
     """What a block is given in a pass without an intervention, to enter there."""
     site = Site(layer, "hook_resid_pre")
     run = engine.run(model, batch, reads=[site], keep=0, use_cache=use_cache)
@@ -130,8 +152,12 @@ def stream_of(engine: Engine, model: Model, batch: Batch, layer: int, use_cache:
 
 
 def first_columns(text: Text, answers: Sequence[Sequence[int]]) -> list[int]:
-    """The column of each row's first token where ``answer_logits`` reads prompts and answers without twins."""
-    lengths = [len(prompt) + len(answer) - 1 for prompt, answer in zip(text.prompts, answers, strict=True)]
+    """The column of each row's first token where ``answer_logits`` reads prompts and answers
+    without twins.
+    """
+    lengths = [
+        len(prompt) + len(answer) - 1 for prompt, answer in zip(text.prompts, answers, strict=True)
+    ]
     width = max(map(len, text.prompts)) + max(map(len, answers)) - 1
     return [width - length for length in lengths]
 
@@ -141,7 +167,9 @@ def _donor_batch(intervention: Intervention, text: Text, answers: Sequence[Seque
     return _answered(text, text.donor_prompts(intervention), answers, donor)
 
 
-def _answered(text: Text, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], model: Model) -> Batch:
+def _answered(
+    text: Text, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], model: Model
+) -> Batch:
     """Prompts followed by answers without their last tokens, as wide as twins with them."""
     longest = max(map(len, answers))
     width = max(len(prompt) for prompt in (*text.prompts, *(text.twins or ()))) + longest - 1
@@ -152,21 +180,26 @@ def _answered(text: Text, prompts: Sequence[Sequence[int]], answers: Sequence[Se
 def would_answer(
     logits: Float[Tensor, "B A V"], answers: Int[Tensor, "B A"], real: Bool[Tensor, "B A"]
 ) -> Bool[Tensor, " B"]:
-    """Whether greedy decoding would produce exactly the given answers: every argmax is the next token."""
+    """Whether greedy decoding would produce exactly the given answers: every argmax is the next
+    token.
+    """
     return ((logits.argmax(-1) == answers) | ~real).all(1)
 
 
 def known_beginnings(
     logits: Float[Tensor, "B A V"], answers: Int[Tensor, "B A"], real: Bool[Tensor, "B A"]
 ) -> list[list[int]]:
-    """What greedy decoding writes as far as a pass over given answers tells: up to the first token that differs.
+    """What greedy decoding writes as far as a pass over given answers tells: up to the first token
+    that differs.
 
     Of a row that would give the whole answer, all of it.
     """
     best, given, cells = (to_host(each).tolist() for each in (logits.argmax(-1), answers, real))
     found = []
     for choices, answer, here in zip(best, given, cells, strict=True):
-        pairs = [(one, other) for one, other, cell in zip(choices, answer, here, strict=True) if cell]
+        pairs = [
+            (one, other) for one, other, cell in zip(choices, answer, here, strict=True) if cell
+        ]
         right = next((at for at, (one, other) in enumerate(pairs) if one != other), len(pairs))
         found.append([one for one, _ in pairs[: right + 1]])
     return found

@@ -1,1 +1,3 @@
-"""Pure functions: of numpy arrays in ``statistics``, of tensors elsewhere. Importing the folder imports nothing."""
+"""Pure functions: of numpy arrays in ``statistics``, of tensors elsewhere. Importing the folder
+imports nothing.
+"""

@@ -1,4 +1,6 @@
-"""Linear centred kernel alignment of two representations of the same rows (Kornblith et al. 2019), numpy only."""
+"""Linear centred kernel alignment of two representations of the same rows (Kornblith et al. 2019),
+numpy only.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ def linear_cka(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def debiased_cka(first: np.ndarray, second: np.ndarray) -> float:
-    """The same with unbiased estimates of all three terms (Song et al. 2012); needs four rows, NaN for fewer."""
+    """The same with unbiased estimates of all three terms (Song et al. 2012); needs four rows, NaN
+    for fewer.
+    """
     n = len(first)
     if n < 4:
         return float("nan")
@@ -34,16 +38,23 @@ def debiased_cka(first: np.ndarray, second: np.ndarray) -> float:
     return term(*grams) / float(np.sqrt(size)) if size > 0 else float("nan")
 
 
-def cka_interval(first: np.ndarray, second: np.ndarray, clusters: ArrayLike, level: float = 0.95) -> Interval:
+def cka_interval(
+    first: np.ndarray, second: np.ndarray, clusters: ArrayLike, level: float = 0.95
+) -> Interval:
     """``linear_cka`` and its interval over clusters of rows, by the jackknife and Student's t.
 
-    NaN ends with fewer than two clusters. The estimate is biased towards 1 and so is the interval; see ``debiased_cka``
-    for an estimate that is not.
+    NaN ends with fewer than two clusters. The estimate is biased towards 1 and so is the interval;
+    see ``debiased_cka`` for an estimate that is not.
     """
-    grams, (names, code) = (_gram(first), _gram(second)), np.unique(np.asarray(clusters), return_inverse=True)
+    grams, (names, code) = (
+        (_gram(first), _gram(second)),
+        np.unique(np.asarray(clusters), return_inverse=True),
+    )
     if len(names) < 2:
         return Interval(linear_cka(first, second), float("nan"), float("nan"))
-    weights = np.concatenate([np.ones((1, len(code))), np.arange(len(names))[:, None] != code[None]]).astype(np.float64)
+    weights = np.concatenate(
+        [np.ones((1, len(code))), np.arange(len(names))[:, None] != code[None]]
+    ).astype(np.float64)
     found = _alignments(*grams, weights)
     value, low, high = jackknife(found[0], found[1:], effective_clusters(clusters) - 1, level)
     low, high = np.clip([low, high], 0, 1).tolist()

@@ -16,7 +16,9 @@ NAN = float("nan")
 
 
 def pairwise_order(positive: ArrayLike, negative: ArrayLike) -> np.ndarray:
-    """For every pair [n, m] whether the positive's number is above the negative's: 1, 0, or 1/2 for a tie."""
+    """For every pair [n, m] whether the positive's number is above the negative's: 1, 0, or 1/2 for
+    a tie.
+    """
     gap = np.asarray(positive, np.float64)[:, None] - np.asarray(negative, np.float64)[None]
     return 0.5 * (1 + np.sign(gap))
 
@@ -31,12 +33,13 @@ def auc_interval(
 ) -> Interval:
     """Chance that a positive's number is above a negative's, and its interval.
 
-    The standard error is the jackknife's over clusters, those that both groups share left out of both at once (of
-    single rows close to DeLong et al. 1988). The ends are Student's t on the logit scale (Pepe 2003), with the
-    effective clusters of the group that has fewer, less 1, as degrees of freedom: on the plain scale they lie too high
-    near 1. An AUC with no error, as of 0 and 1, has the exact interval (Clopper and Pearson 1934) with those clusters
-    as trials. ``within`` [n, m] says which pairs count, all by default. NaN where no pair counts, NaN ends with fewer
-    than two clusters.
+    The standard error is the jackknife's over clusters, those that both groups share left out of
+    both at once (of single rows close to DeLong et al. 1988). The ends are Student's t on the logit
+    scale (Pepe 2003), with the effective clusters of the group that has fewer, less 1, as degrees
+    of freedom: on the plain scale they lie too high near 1. An AUC with no error, as of 0 and 1,
+    has the exact interval (Clopper and Pearson 1934) with those clusters as trials. ``within`` [n,
+    m] says which pairs count, all by default. NaN where no pair counts, NaN ends with fewer than
+    two clusters.
     """
     above = pairwise_order(positive, negative)
     counts = np.ones_like(above) if within is None else np.asarray(within, np.float64)
@@ -54,9 +57,9 @@ def auc_difference_interval(
 ) -> Interval:
     """By how much one number's AUC exceeds another's on the same rows, both as ``pairwise_order``.
 
-    The distances to the ends of both AUCs' intervals are squared and added, less twice their product times the
-    correlation of the two AUCs over the jackknife (Zou 2007): the ends stay between -1 and 1, and there is a width
-    where both AUCs are 1. NaN as for one AUC.
+    The distances to the ends of both AUCs' intervals are squared and added, less twice their
+    product times the correlation of the two AUCs over the jackknife (Zou 2007): the ends stay
+    between -1 and 1, and there is a width where both AUCs are 1. NaN as for one AUC.
     """
     counts = np.ones_like(above) if within is None else np.asarray(within, np.float64)
     sides = np.asarray(positive_clusters), np.asarray(negative_clusters)
@@ -84,15 +87,25 @@ def shuffled_auc(
     seed: int,
     units: ArrayLike | None = None,
 ) -> np.ndarray:
-    """AUC [draws] of pairs whose strata differ by at most ``within``, labels shuffled among equal strata.
+    """AUC [draws] of pairs whose strata differ by at most ``within``, labels shuffled among equal
+    strata.
 
-    ``strata`` are numbers, such as lengths: how many positives there are of each stays as it is. ``units`` names what
-    keeps one label, as a cluster's rows of one class do; its stratum is the mean of its rows', rounded.
+    ``strata`` are numbers, such as lengths: how many positives there are of each stays as it is.
+    ``units`` names what keeps one label, as a cluster's rows of one class do; its stratum is the
+    mean of its rows', rounded.
     """
     values, labels, strata = (np.asarray(each) for each in (values, labels, strata))
     above, near = pairwise_order(values, values), np.abs(strata[:, None] - strata) <= float(within)
-    code = np.arange(len(values)) if units is None else np.unique(np.asarray(units), return_inverse=True)[1]
-    places = np.round(np.bincount(code, weights=strata) / np.bincount(code)) if units is not None else strata
+    code = (
+        np.arange(len(values))
+        if units is None
+        else np.unique(np.asarray(units), return_inverse=True)[1]
+    )
+    places = (
+        np.round(np.bincount(code, weights=strata) / np.bincount(code))
+        if units is not None
+        else strata
+    )
     null = np.full(draws, NAN)
     for draw, drawn in enumerate(shuffled_labels(labels, code, places, draws, seed)):
         pairs = near[np.ix_(drawn, ~drawn)]
@@ -104,7 +117,8 @@ def shuffled_auc(
 def shuffled_labels(
     labels: np.ndarray, units: np.ndarray, strata: np.ndarray, draws: int, seed: int
 ) -> Iterator[np.ndarray]:
-    """Labels [n] with those of whole ``units`` [n], numbers from 0, shuffled among units of equal ``strata`` [units].
+    """Labels [n] with those of whole ``units`` [n], numbers from 0, shuffled among units of equal
+    ``strata`` [units].
 
     All rows of a unit must have one label.
     """
@@ -134,7 +148,9 @@ def arrangements(labels: np.ndarray, units: np.ndarray, strata: np.ndarray) -> i
 def _jackknifed(
     won: np.ndarray, counts: np.ndarray, sides: tuple[np.ndarray, np.ndarray]
 ) -> tuple[float, np.ndarray, float]:
-    """Share of the pairs that count which is won, how far it moves without each cluster, and effective clusters."""
+    """Share of the pairs that count which is won, how far it moves without each cluster, and
+    effective clusters.
+    """
     if not counts.any():
         return NAN, np.zeros(0), 0.0
     names, code = np.unique(np.concatenate(sides), return_inverse=True)
@@ -153,7 +169,9 @@ def _jackknifed(
 
 
 def _ends(value: float, moved: np.ndarray, fewest: float, level: float) -> Interval:
-    """One AUC's interval from how far it moves [m] without each of m clusters, and the effective clusters."""
+    """One AUC's interval from how far it moves [m] without each of m clusters, and the effective
+    clusters.
+    """
     plain = jackknife(value, value + moved, fewest - 1, level)
     if np.isnan(plain.low):
         return plain

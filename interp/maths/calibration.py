@@ -7,16 +7,26 @@ from numpy.typing import ArrayLike
 
 
 def calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> float:
-    """Expected calibration error (Naeini et al., 2015): sum over bins of ``n_b / n * |accuracy_b - confidence_b|``.
+    """Expected calibration error (Naeini et al., 2015): sum over bins of ``n_b / n * |accuracy_b -
+    confidence_b|``.
 
-    ``bins`` of equal width divide [0, 1], each closed above (0 belongs to the first). ``confidence`` [n] in [0, 1],
-    ``correct`` [n] of yes and no. Raises ValueError for values outside, unequal lengths or nothing to measure.
+    ``bins`` of equal width divide [0, 1], each closed above (0 belongs to the first).
+    ``confidence`` [n] in [0, 1], ``correct`` [n] of yes and no. Raises ValueError for values
+    outside, unequal lengths or nothing to measure.
     """
-    confidence, correct = np.asarray(confidence, np.float64).ravel(), np.asarray(correct, np.float64).ravel()
+    confidence, correct = (
+        np.asarray(confidence, np.float64).ravel(),
+        np.asarray(correct, np.float64).ravel(),
+    )
     if confidence.size != correct.size or not confidence.size or bins < 1:
-        raise ValueError(f"{confidence.size} confidences, {correct.size} outcomes in {bins} bins cannot be compared")
+        raise ValueError(
+            f"{confidence.size} confidences, {correct.size} outcomes in {bins} bins cannot be"
+            " compared"
+        )
     if not ((confidence >= 0) & (confidence <= 1)).all():
-        raise ValueError(f"confidences from {confidence.min():g} to {confidence.max():g}: expected 0 to 1")
+        raise ValueError(
+            f"confidences from {confidence.min():g} to {confidence.max():g}: expected 0 to 1"
+        )
     which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gaps = np.bincount(which, weights=correct - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / confidence.size)

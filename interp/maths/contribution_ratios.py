@@ -1,4 +1,6 @@
-"""What share of a sum one of its two parts is, by norms of vectors: the form of TuCo, OutputCo and beta."""
+"""What share of a sum one of its two parts is, by norms of vectors: the form of TuCo, OutputCo and
+beta.
+"""
 
 import torch
 from jaxtyping import Float
@@ -6,21 +8,26 @@ from torch import Tensor
 
 
 def size(value: Float[Tensor, "B P D"], order: int = 1) -> Float[Tensor, " B"]:
-    """Norm over positions and width of every prompt's values: the sum of magnitudes for order 1, Euclidean for 2."""
+    """Norm over positions and width of every prompt's values: the sum of magnitudes for order 1,
+    Euclidean for 2.
+    """
     return torch.linalg.vector_norm(value, ord=order, dim=(1, 2))
 
 
 def share(part: Float[Tensor, "*any"], rest: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     """``part / (part + rest)`` of two sizes; 0 where both are 0."""
     whole = part + rest
-    return torch.where(whole > 0, part / whole.clamp(min=torch.finfo(whole.dtype).tiny), torch.zeros_like(whole))
+    return torch.where(
+        whole > 0, part / whole.clamp(min=torch.finfo(whole.dtype).tiny), torch.zeros_like(whole)
+    )
 
 
 class Running:
-    """Sums of both parts over blocks, and how large they have become after each: vectors are added before norms.
+    """Sums of both parts over blocks, and how large they have become after each: vectors are added
+    before norms.
 
-    ``betas`` and the sizes of single updates are ``[B]`` per block, ``tokens`` the same share ``[B, P]`` of every
-    position by itself.
+    ``betas`` and the sizes of single updates are ``[B]`` per block, ``tokens`` the same share ``[B,
+    P]`` of every position by itself.
     """
 
     def __init__(self, order: int = 1, keep: Float[Tensor, "B P D"] | None = None) -> None:
@@ -41,9 +48,14 @@ class Running:
         self.base = base if self.base is None else self.base + base
         self.tuned = tuned if self.tuned is None else self.tuned + tuned
         self.betas.append(share(size(self.tuned, self.order), size(self.base, self.order)))
-        each = [torch.linalg.vector_norm(value, ord=self.order, dim=-1) for value in (self.tuned, self.base)]
+        each = [
+            torch.linalg.vector_norm(value, ord=self.order, dim=-1)
+            for value in (self.tuned, self.base)
+        ]
         self.tokens.append(share(*each))
         self.base_sizes.append(size(base, self.order))
         self.tuned_sizes.append(size(tuned, self.order))
         length = size(base, 2) * size(tuned, 2)
-        self.cosines.append((base * tuned).sum((1, 2)) / length.clamp(min=torch.finfo(length.dtype).tiny))
+        self.cosines.append(
+            (base * tuned).sum((1, 2)) / length.clamp(min=torch.finfo(length.dtype).tiny)
+        )

@@ -8,7 +8,9 @@ from interp.maths.precision import widen
 
 
 def raw_bytes(tensor: Tensor) -> bytes:
-    """The memory of a dense tensor, in C order and its own type: nothing is rounded or widened on the way."""
+    """The memory of a dense tensor, in C order and its own type: nothing is rounded or widened on
+    the way.
+    """
     return to_host(tensor.contiguous().reshape(-1).view(torch.uint8)).tobytes()
 
 
@@ -18,5 +20,7 @@ def to_host(tensor: Tensor) -> np.ndarray:
 
 
 def in_host_memory(tensor: Tensor) -> Tensor:
-    """A tensor's values as a contiguous tensor in host memory, its dtype kept: what is written to a file."""
+    """A tensor's values as a contiguous tensor in host memory, its dtype kept: what is written to a
+    file.
+    """
     return tensor.detach().cpu().contiguous()

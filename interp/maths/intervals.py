@@ -1,10 +1,12 @@
-"""Estimates over clusters with their intervals: the one place where ``interp`` says how sure a mean is.
+"""Estimates over clusters with their intervals: the one place where ``interp`` says how sure a mean
+is.
 
-Rows of one cluster (twins, templates, copies of one text) move together, so clusters are what counts. A mean, a
-difference or a ratio gets the jackknife's standard error, by leaving one cluster out, and Student's t with the
-effective number of clusters less one as degrees of freedom. A share has no spread to measure at 0 and 1: it gets an
-exact binomial interval with the effective number of clusters as its number of trials. ``python -m benchmarks.coverage``
-measures how often each of them misses.
+Rows of one cluster (twins, templates, copies of one text) move together, so clusters are what
+counts. A mean, a difference or a ratio gets the jackknife's standard error, by leaving one cluster
+out, and Student's t with the effective number of clusters less one as degrees of freedom. A share
+has no spread to measure at 0 and 1: it gets an exact binomial interval with the effective number of
+clusters as its number of trials. ``python -m benchmarks.coverage`` measures how often each of them
+misses.
 
 Only numpy and ``scipy.special`` are imported on loading, so that reading a stored run stays fast.
 """
@@ -21,11 +23,15 @@ from scipy import special
 
 NAN = float("nan")
 FEWEST_CLUSTERS = 6
-"""Effective clusters below which an estimate gets no verdict: no interval holds its level there under skew."""
+"""Effective clusters below which an estimate gets no verdict: no interval holds its level there
+under skew.
+"""
 
 
 class Interval(NamedTuple):
-    """An estimate and both ends of its interval; ends are NaN where there are too few clusters to say."""
+    """An estimate and both ends of its interval; ends are NaN where there are too few clusters to
+    say.
+    """
 
     value: float
     low: float
@@ -33,10 +39,11 @@ class Interval(NamedTuple):
 
 
 def effective_clusters(clusters: ArrayLike) -> float:
-    """Kish's effective number of clusters, ``(sum n)^2 / sum n^2`` over cluster sizes n: m where all m are equal.
+    """Kish's effective number of clusters, ``(sum n)^2 / sum n^2`` over cluster sizes n: m where
+    all m are equal.
 
-    Of a cluster that holds half of all rows no more than 4 are left, however many there are. 0 of no rows.
-    Kish (1965), Survey Sampling.
+    Of a cluster that holds half of all rows no more than 4 are left, however many there are. 0 of
+    no rows. Kish (1965), Survey Sampling.
     """
     sizes = np.unique(np.asarray(clusters), return_counts=True)[1].astype(np.float64)
     return float(sizes.sum() ** 2 / np.square(sizes).sum()) if sizes.size else 0.0
@@ -52,74 +59,107 @@ def cluster_interval(
     over_minus: ArrayLike | None = None,
     level: float = 0.95,
 ) -> Interval:
-    """Mean of ``values`` [n], a difference of means or a ratio of means, with its interval over ``clusters`` [n].
+    """Mean of ``values`` [n], a difference of means or a ratio of means, with its interval over
+    ``clusters`` [n].
 
     =================================  ============================================================================
     given                              estimate and interval
     =================================  ============================================================================
     numbers                            mean; jackknife over clusters, Student's t
     yes and no (bool)                  share; Clopper and Pearson (1934), clusters as trials
-    ``minus`` [n]                      mean of paired differences; jackknife, t. Of two bool arrays: Tango's (1998)
-                                       score interval, and the exact bound where no row differs
-    ``minus`` [m], ``minus_clusters``  difference of two groups; Welch's degrees of freedom. Clusters that both groups
-                                       share are left out of both at once. Of two bool arrays: the ends of both exact
-                                       intervals, their distances squared and added (Newcombe 1998)
-    ``over`` [n] (``over_minus`` [n])  ratio ``mean(values - minus) / mean(over - over_minus)``; jackknife, t
+    ``minus`` [n]                      mean of paired differences; jackknife, t. Of two bool arrays:
+                                       Tango's (1998) score interval, and the exact bound where no
+                                       row differs
+    ``minus`` [m], ``minus_clusters``  difference of two groups; Welch's degrees of freedom.
+                                       Clusters that both groups share are left out of both at once.
+                                       Of two bool arrays: the ends of both exact intervals, their
+                                       distances squared and added (Newcombe 1998)
+    ``over`` [n] (``over_minus`` [n])  ratio ``mean(values - minus) / mean(over - over_minus)``;
+                                       jackknife, t
     =================================  ============================================================================
 
-    Clusters count by their effective number (``effective_clusters``). A ratio whose denominator is a difference is
-    refused (NaN throughout) where the denominator's own interval covers 0. Fewer than two clusters give NaN ends.
-    Raises ValueError for lengths that do not fit, and for no rows.
+    Clusters count by their effective number (``effective_clusters``). A ratio whose denominator is
+    a difference is refused (NaN throughout) where the denominator's own interval covers 0. Fewer
+    than two clusters give NaN ends. Raises ValueError for lengths that do not fit, and for no rows.
     """
     values, clusters = _rows(values, clusters)
     if minus_clusters is not None:
         if minus is None or over is not None:
-            raise ValueError("minus_clusters belong to the values of a second group: give minus, and no over")
+            raise ValueError(
+                "minus_clusters belong to the values of a second group: give minus, and no over"
+            )
         return _two_groups(values, clusters, *_rows(minus, minus_clusters), level)
     less = None if minus is None else _rows(minus, clusters)[0]
     if over is not None:
         below = None if over_minus is None else _rows(over_minus, clusters)[0]
         return _ratio(values, less, _rows(over, clusters)[0], below, clusters, level)
     if less is None:
-        return _share(values, clusters, level) if values.dtype == bool else _mean(values, clusters, level)
+        return (
+            _share(values, clusters, level)
+            if values.dtype == bool
+            else _mean(values, clusters, level)
+        )
     if values.dtype == bool and less.dtype == bool:
         return _paired_shares(values, less, clusters, level)
     return _mean(values.astype(np.float64) - less, clusters, level)
 
 
-def jackknife(estimate: SupportsFloat, left_out: ArrayLike, freedom: SupportsFloat, level: float = 0.95) -> Interval:
-    """Interval of an estimate from the estimates [m] without one of m clusters each, by Student's t.
+def jackknife(
+    estimate: SupportsFloat, left_out: ArrayLike, freedom: SupportsFloat, level: float = 0.95
+) -> Interval:
+    """Interval of an estimate from the estimates [m] without one of m clusters each, by Student's
+    t.
 
-    The squared standard error is ``(m - 1) / m`` times the sum of squared deviations from the full estimate. Fewer than
-    two clusters, no degrees of freedom or an estimate that is not finite without some cluster give NaN ends.
+    The squared standard error is ``(m - 1) / m`` times the sum of squared deviations from the full
+    estimate. Fewer than two clusters, no degrees of freedom or an estimate that is not finite
+    without some cluster give NaN ends.
     """
-    estimate, left_out, freedom = float(estimate), np.asarray(left_out, dtype=np.float64).ravel(), float(freedom)
+    estimate, left_out, freedom = (
+        float(estimate),
+        np.asarray(left_out, dtype=np.float64).ravel(),
+        float(freedom),
+    )
     m = left_out.size
     if m < 2 or not freedom > 0 or not np.isfinite([estimate, *left_out]).all():
         return Interval(estimate, NAN, NAN)
     error = np.sqrt((m - 1) / m * np.square(left_out - estimate).sum())
     reach = float(error * special.stdtrit(freedom, (1 + level) / 2)) if error else 0.0
-    return Interval(estimate, estimate - reach, estimate + reach) if np.isfinite(reach) else (
-        Interval(estimate, NAN, NAN)
-    )  # fmt: skip
+    return (
+        Interval(estimate, estimate - reach, estimate + reach)
+        if np.isfinite(reach)
+        else (Interval(estimate, NAN, NAN))
+    )
 
 
-def jackknife_rows(statistic: Callable[[np.ndarray], float], clusters: ArrayLike, level: float = 0.95) -> Interval:
-    """Interval of any statistic: ``statistic(rows)`` is called with row numbers, all of them and without each cluster.
+def jackknife_rows(
+    statistic: Callable[[np.ndarray], float], clusters: ArrayLike, level: float = 0.95
+) -> Interval:
+    """Interval of any statistic: ``statistic(rows)`` is called with row numbers, all of them and
+    without each cluster.
 
     For what is no mean: correlations, areas. One call per cluster, and one.
     """
     names, code = np.unique(np.asarray(clusters), return_inverse=True)
     rows = np.arange(code.size)
-    left_out = [statistic(rows[code != cluster]) for cluster in range(names.size)] if names.size > 1 else []
+    left_out = (
+        [statistic(rows[code != cluster]) for cluster in range(names.size)]
+        if names.size > 1
+        else []
+    )
     return jackknife(statistic(rows), left_out, effective_clusters(clusters) - 1, level)
 
 
-def exact_interval(successes: SupportsFloat, n: SupportsFloat, level: float = 0.95) -> tuple[float, float]:
-    """Clopper and Pearson's interval, continued to numbers of successes and trials that are not whole."""
+def exact_interval(
+    successes: SupportsFloat, n: SupportsFloat, level: float = 0.95
+) -> tuple[float, float]:
+    """Clopper and Pearson's interval, continued to numbers of successes and trials that are not
+    whole.
+    """
     successes, n, tail = float(successes), float(n), (1 - level) / 2
     low = 0.0 if successes <= 0 else float(special.betaincinv(successes, n - successes + 1, tail))
-    high = 1.0 if successes >= n else float(special.betaincinv(successes + 1, n - successes, 1 - tail))
+    high = (
+        1.0 if successes >= n else float(special.betaincinv(successes + 1, n - successes, 1 - tail))
+    )
     return low, high
 
 
@@ -127,9 +167,11 @@ def exact_interval(successes: SupportsFloat, n: SupportsFloat, level: float = 0.
 def tango_interval(
     up: SupportsFloat, down: SupportsFloat, n: SupportsFloat, level: float = 0.95
 ) -> tuple[float, float]:
-    """Tango's (1998) score interval of the difference of two paired shares: ``up`` of ``n`` pairs rose, ``down`` fell.
+    """Tango's (1998) score interval of the difference of two paired shares: ``up`` of ``n`` pairs
+    rose, ``down`` fell.
 
-    Where none of either did, the exact bound that neither is as large: ``1 - (tail)^(1/n)``. Numbers need not be whole.
+    Where none of either did, the exact bound that neither is as large: ``1 - (tail)^(1/n)``.
+    Numbers need not be whole.
     """
     up, down, n = float(up), float(down), float(n)
     if up + down <= 0:
@@ -140,7 +182,9 @@ def tango_interval(
     difference, critical = (up - down) / n, float(special.ndtri((1 + level) / 2)) ** 2
 
     def score(delta: float) -> float:
-        """Zero where the difference is just ``critical`` standard errors from ``delta``, positive beyond."""
+        """Zero where the difference is just ``critical`` standard errors from ``delta``, positive
+        beyond.
+        """
         middle = (2 * n - up + down) * delta - up - down
         least = -down * delta * (1 - delta)
         share = (np.sqrt(max(middle**2 - 8 * n * least, 0.0)) - middle) / (4 * n)
@@ -158,7 +202,9 @@ def tango_interval(
 def _rows(values: ArrayLike, clusters: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     values, clusters = np.asarray(values).ravel(), np.asarray(clusters).ravel()
     if values.size != clusters.size:
-        raise ValueError(f"{values.size} values and {clusters.size} clusters: expected one cluster per value")
+        raise ValueError(
+            f"{values.size} values and {clusters.size} clusters: expected one cluster per value"
+        )
     if not values.size:
         raise ValueError("no values: an interval needs at least one")
     return (values if values.dtype == bool else values.astype(np.float64)), clusters
@@ -184,7 +230,9 @@ def _share(flags: np.ndarray, clusters: np.ndarray, level: float) -> Interval:
     return Interval(share, *exact_interval(share * n, n, level))
 
 
-def _paired_shares(after: np.ndarray, before: np.ndarray, clusters: np.ndarray, level: float) -> Interval:
+def _paired_shares(
+    after: np.ndarray, before: np.ndarray, clusters: np.ndarray, level: float
+) -> Interval:
     n = effective_clusters(clusters)
     up, down = float((after & ~before).mean()), float((before & ~after).mean())
     # as a difference of counts: shares differ in their last bits
@@ -194,27 +242,46 @@ def _paired_shares(after: np.ndarray, before: np.ndarray, clusters: np.ndarray, 
 
 
 def _two_groups(
-    one: np.ndarray, one_clusters: np.ndarray, other: np.ndarray, other_clusters: np.ndarray, level: float
+    one: np.ndarray,
+    one_clusters: np.ndarray,
+    other: np.ndarray,
+    other_clusters: np.ndarray,
+    level: float,
 ) -> Interval:
     value = float(one.mean() - other.mean())
     if one.dtype == bool and other.dtype == bool:
-        (a, low, high), (b, least, most) = _share(one, one_clusters, level), _share(other, other_clusters, level)
-        ends = value - float(np.hypot(a - low, most - b)), value + float(np.hypot(high - a, b - least))
+        (a, low, high), (b, least, most) = (
+            _share(one, one_clusters, level),
+            _share(other, other_clusters, level),
+        )
+        ends = (
+            value - float(np.hypot(a - low, most - b)),
+            value + float(np.hypot(high - a, b - least)),
+        )
         if not np.intersect1d(one_clusters, other_clusters).size:
             return Interval(value, *ends)
-        # twins that answer oppositely make the difference vary more than two groups apart from each other do
-        tied = _two_groups(one.astype(np.float64), one_clusters, other.astype(np.float64), other_clusters, level)
-        return Interval(value, float(np.fmin(ends[0], tied.low)), float(np.fmax(ends[1], tied.high)))
+        # twins that answer oppositely make the difference vary more than two groups apart from each
+        # other do
+        tied = _two_groups(
+            one.astype(np.float64), one_clusters, other.astype(np.float64), other_clusters, level
+        )
+        return Interval(
+            value, float(np.fmin(ends[0], tied.low)), float(np.fmax(ends[1], tied.high))
+        )
     one, other = one.astype(np.float64), other.astype(np.float64)
     numbers = effective_clusters(one_clusters), effective_clusters(other_clusters)
     if not np.intersect1d(one_clusters, other_clusters).size:
-        errors = [_squared_error(*group) for group in ((one, one_clusters), (other, other_clusters))]
+        errors = [
+            _squared_error(*group) for group in ((one, one_clusters), (other, other_clusters))
+        ]
         if not np.isfinite(errors).all() or min(numbers) <= 1:
             return Interval(value, NAN, NAN)
         if not sum(errors):
             return Interval(value, value, value)
         # Welch (1947), Satterthwaite (1946)
-        freedom = sum(errors) ** 2 / sum(error**2 / (n - 1) for error, n in zip(errors, numbers, strict=True))
+        freedom = sum(errors) ** 2 / sum(
+            error**2 / (n - 1) for error, n in zip(errors, numbers, strict=True)
+        )
         reach = float(np.sqrt(sum(errors)) * special.stdtrit(freedom, (1 + level) / 2))
         return Interval(value, value - reach, value + reach)
     names, code = np.unique(np.concatenate([one_clusters, other_clusters]), return_inverse=True)
@@ -236,9 +303,13 @@ def _squared_error(values: np.ndarray, clusters: np.ndarray) -> float:
 
 
 def _ratio(
-    values: np.ndarray, minus: np.ndarray | None, over: np.ndarray, below: np.ndarray | None,
-    clusters: np.ndarray, level: float,
-) -> Interval:  # fmt: skip
+    values: np.ndarray,
+    minus: np.ndarray | None,
+    over: np.ndarray,
+    below: np.ndarray | None,
+    clusters: np.ndarray,
+    level: float,
+) -> Interval:
     top = values.astype(np.float64) - (0.0 if minus is None else minus)
     bottom = over.astype(np.float64) - (0.0 if below is None else below)
     if below is not None:
@@ -251,10 +322,12 @@ def _ratio(
     tops, bottoms = _without_each(clusters, top, bottom)
     with np.errstate(invalid="ignore", divide="ignore"):
         found = jackknife(value, tops / bottoms, effective_clusters(clusters) - 1, level)
-    if below is None or not all(each.dtype == bool for each in (values, minus, over, below) if each is not None):
+    if below is None or not all(
+        each.dtype == bool for each in (values, minus, over, below) if each is not None
+    ):
         return found
-    # answers that are all the one end's, or all the other's, leave the jackknife no width: the paired difference from
-    # the nearer end has one
+    # answers that are all the one end's, or all the other's, leave the jackknife no width: the
+    # paired difference from the nearer end has one
     near = over if value > 0.5 else below
     paired, size = _paired_shares(values, near, clusters, level), abs(float(bottom.mean()))
     down, up = paired.value - paired.low, paired.high - paired.value

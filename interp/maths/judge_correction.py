@@ -1,4 +1,6 @@
-"""The share of a population that a judge who errs says has something, corrected for how often it errs."""
+"""The share of a population that a judge who errs says has something, corrected for how often it
+errs.
+"""
 
 from __future__ import annotations
 
@@ -27,20 +29,26 @@ def corrected_share(
     negatives: SupportsFloat,
     level: float = 0.95,
 ) -> Corrected:
-    """Rogan and Gladen's (1978) estimate ``(p + specificity - 1) / (sensitivity + specificity - 1)``, within 0 and 1.
+    """Rogan and Gladen's (1978) estimate ``(p + specificity - 1) / (sensitivity + specificity -
+    1)``, within 0 and 1.
 
-    ``yes`` of ``n`` (perhaps effective, not whole) judged items; of ``positives`` labelled yes ``true_yes`` were judged
-    so, of ``negatives`` labelled no ``true_no``. The interval is Lang and Reiczigel's (2014): the delta method's
-    variance, with the binomial errors of all three shares, after pseudo-counts have been added to each, about an
-    estimate that is shifted by its bias. NaN where the judge says yes no more often of what is labelled yes.
+    ``yes`` of ``n`` (perhaps effective, not whole) judged items; of ``positives`` labelled yes
+    ``true_yes`` were judged so, of ``negatives`` labelled no ``true_no``. The interval is Lang and
+    Reiczigel's (2014): the delta method's variance, with the binomial errors of all three shares,
+    after pseudo-counts have been added to each, about an estimate that is shifted by its bias. NaN
+    where the judge says yes no more often of what is labelled yes.
 
-    Rogan and Gladen, American Journal of Epidemiology 107; Lang and Reiczigel, Preventive Veterinary Medicine 113.
-    Raises ValueError for no items or no labels.
+    Rogan and Gladen, American Journal of Epidemiology 107; Lang and Reiczigel, Preventive
+    Veterinary Medicine 113. Raises ValueError for no items or no labels.
     """
     yes, n = float(yes), float(n)
-    true_yes, positives, true_no, negatives = (float(each) for each in (true_yes, positives, true_no, negatives))
+    true_yes, positives, true_no, negatives = (
+        float(each) for each in (true_yes, positives, true_no, negatives)
+    )
     if n <= 0 or positives < 1 or negatives < 1:
-        raise ValueError(f"{n:g} judged items, {positives} and {negatives} labels: each has to be at least one")
+        raise ValueError(
+            f"{n:g} judged items, {positives} and {negatives} labels: each has to be at least one"
+        )
     sensitivity, specificity = true_yes / positives, true_no / negatives
     if sensitivity + specificity <= 1:
         return Corrected(yes / n, NAN, NAN, NAN)
@@ -55,7 +63,9 @@ def corrected_share(
     middle = _estimate(share, sensitivity, specificity)
     of_yes, of_no = sensitivity * (1 - sensitivity) / more, specificity * (1 - specificity) / less
     shift = 2 * z**2 * (middle * of_yes - (1 - middle) * of_no)
-    error = (share * (1 - share) / size + middle**2 * of_yes + (1 - middle) ** 2 * of_no) ** 0.5 / reach
+    error = (
+        share * (1 - share) / size + middle**2 * of_yes + (1 - middle) ** 2 * of_no
+    ) ** 0.5 / reach
     ends = (middle + shift - z * error, middle + shift + z * error)
     return Corrected(yes / n, *(min(max(each, 0.0), 1.0) for each in (value, *ends)))
 
@@ -68,23 +78,31 @@ def corrected_difference(
     negatives: SupportsFloat,
     level: float = 0.95,
 ) -> Interval:
-    """A difference of two judged shares, with its interval, corrected: over ``sensitivity + specificity - 1``.
+    """A difference of two judged shares, with its interval, corrected: over ``sensitivity +
+    specificity - 1``.
 
-    Of both shares ``specificity - 1`` falls out. The interval has, beside the judged one's ends over that divisor, the
-    delta method's error of the divisor, whose two binomial errors are of shares with a pseudo-count of one of either
-    label; squares of the distances add. It reaches no further than -1 and 1. NaN where the judge says yes no more often
-    of what is labelled yes.
+    Of both shares ``specificity - 1`` falls out. The interval has, beside the judged one's ends
+    over that divisor, the delta method's error of the divisor, whose two binomial errors are of
+    shares with a pseudo-count of one of either label; squares of the distances add. It reaches no
+    further than -1 and 1. NaN where the judge says yes no more often of what is labelled yes.
     """
-    true_yes, positives, true_no, negatives = (float(each) for each in (true_yes, positives, true_no, negatives))
+    true_yes, positives, true_no, negatives = (
+        float(each) for each in (true_yes, positives, true_no, negatives)
+    )
     if positives < 1 or negatives < 1:
         raise ValueError(f"{positives:g} and {negatives:g} labels: each has to be at least one")
     reach = true_yes / positives + true_no / negatives - 1
     if not 0 < reach <= 1:
         return Interval(NAN, NAN, NAN)
     value, z = judged.value / reach, float(special.ndtri((1 + level) / 2))
-    shares = ((true_yes + 1) / (positives + 2), positives + 2), ((true_no + 1) / (negatives + 2), negatives + 2)
+    shares = (
+        ((true_yes + 1) / (positives + 2), positives + 2),
+        ((true_no + 1) / (negatives + 2), negatives + 2),
+    )
     error = z * abs(value) * sum(share * (1 - share) / count for share, count in shares) ** 0.5
-    low, high = (((judged.value - end) ** 2 + error**2) ** 0.5 / reach for end in (judged.low, judged.high))
+    low, high = (
+        ((judged.value - end) ** 2 + error**2) ** 0.5 / reach for end in (judged.low, judged.high)
+    )
     return Interval(*(min(max(each, -1.0), 1.0) for each in (value, value - low, value + high)))
 
 

@@ -23,13 +23,17 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 
 LEAST, MOST, MOST_ON_CPU = 1 << 26, 1 << 30, 512 << 20
-"""Bytes that a batch's activations may always take, and that they take at most where nobody says more."""
+"""Bytes that a batch's activations may always take, and that they take at most where nobody says
+more.
+"""
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What the whole process may take, in bytes: a batch gets half of what models and all else leave of it."""
+    """What the whole process may take, in bytes: a batch gets half of what models and all else
+    leave of it.
+    """
 
     total: int
 
@@ -46,7 +50,9 @@ class Memory:
 
 
 def for_activations(memory: Memory | None, device: torch.device) -> int:
-    """Bytes for the activations of a batch: half of what is left of ``memory``, else of what is free, up to a limit."""
+    """Bytes for the activations of a batch: half of what is left of ``memory``, else of what is
+    free, up to a limit.
+    """
     on_gpu = device.type == "cuda"
     if memory is None:
         free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
@@ -55,14 +61,17 @@ def for_activations(memory: Memory | None, device: torch.device) -> int:
     return max((memory.total - taken) // 2, LEAST)
 
 
-_MORE = 1 << 28  # bytes by which a process grew since it gave back last, from which on it looks for what it can give
+# bytes by which a process grew since it gave back last, from which on it looks for what it can give
+_MORE = 1 << 28
 _last = {"resident": 0}
 
 
 def give_back() -> None:
-    """Give the system what was freed and is kept between blocks in use, as glibc does; elsewhere nothing is done.
+    """Give the system what was freed and is kept between blocks in use, as glibc does; elsewhere
+    nothing is done.
 
-    A pass frees hundreds of megabytes, of which the next one cannot use all. Takes a tenth of a second at most.
+    A pass frees hundreds of megabytes, of which the next one cannot use all. Takes a tenth of a
+    second at most.
     """
     process = psutil.Process()
     if process.memory_info().rss >= _last["resident"] + _MORE and (trim := _trim()) is not None:

@@ -1,7 +1,7 @@
 """Accumulators that stream over batches and merge: running moments and running top-k.
 
-Their memory does not depend on the number of rows seen. Sums are float64, so that the result does not depend on how
-the rows were batched beyond the last bits.
+Their memory does not depend on the number of rows seen. Sums are float64, so that the result does
+not depend on how the rows were batched beyond the last bits.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,8 @@ _IN_CACHE, _ON_DEVICE, _FEWEST = 1 << 15, 1 << 24, 16
 def blocks(rows: Float[Tensor, "rows *features"]) -> Iterator[Float[Tensor, "some *features"]]:
     """The rows in float64, a few at a time and in order, each time in memory of its own.
 
-    On a CPU several passes over a block then stay in cache, which makes sums of large batches three times as fast.
+    On a CPU several passes over a block then stay in cache, which makes sums of large batches three
+    times as fast.
     """
     size = _IN_CACHE if rows.device.type == "cpu" else _ON_DEVICE
     for block in rows.split(max(_FEWEST, size // max(rows[:1].numel(), 1))):
@@ -34,7 +35,9 @@ def sum_of(rows: Float[Tensor, "rows *features"]) -> Float[Tensor, "*features"]:
 
 @dataclass
 class Moments:
-    """Count, mean and sum of squared deviations per feature (Welford 1962, merged as in Chan et al. 1983)."""
+    """Count, mean and sum of squared deviations per feature (Welford 1962, merged as in Chan et al.
+    1983).
+    """
 
     count: float
     mean: Float[Tensor, "*features"]
@@ -61,7 +64,11 @@ class Moments:
         if other.count:
             step = other.mean - self.mean
             self.mean = self.mean + step * (other.count / total)
-            self.deviation = self.deviation + other.deviation + step.square() * (self.count * other.count / total)
+            self.deviation = (
+                self.deviation
+                + other.deviation
+                + step.square() * (self.count * other.count / total)
+            )
             self.count = total
         return self
 

@@ -1,15 +1,17 @@
 """Nested quadrature on [0, 1]: Patterson's extensions of the Gauss-Legendre rule of three nodes.
 
-Each rule has all nodes of the one before it, so what was computed for a coarse rule is used again by a finer one, and
-the difference of the two tells the error of the coarse one. With 3, 7, 15 and 31 nodes polynomials up to degree 5, 11,
-23 and 47 are exact. Patterson 1968, "The optimum addition of points to quadrature formulae"; Kronrod 1965 for 7 nodes.
+Each rule has all nodes of the one before it, so what was computed for a coarse rule is used again
+by a finer one, and the difference of the two tells the error of the coarse one. With 3, 7, 15 and
+31 nodes polynomials up to degree 5, 11, 23 and 47 are exact. Patterson 1968, "The optimum addition
+of points to quadrature formulae"; Kronrod 1965 for 7 nodes.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-# From the middle outward on [-1, 1]: the node, and its weight in the rules of 3, 7, 15 and 31 nodes that have it.
+# From the middle outward on [-1, 1]: the node, and its weight in the rules of 3, 7, 15 and 31 nodes
+# that have it.
 _HALF = (
     (0.0, 0.88888888888888888889, 0.45091653865847414235, 0.22551049979820668739, 0.11275525672076869161),
     (0.11248894313318662575, 0.11195687302095345688),

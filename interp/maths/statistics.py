@@ -1,7 +1,8 @@
 """Permutation tests, multiplicity and rankings: numpy in, plain numbers out.
 
-Only ``numpy`` and ``scipy.special`` are imported, so that reading a stored run stays fast; the tests compare every
-function with ``scipy.stats`` and scikit-learn. Intervals over clusters have a file of their own, ``intervals.py``.
+Only ``numpy`` and ``scipy.special`` are imported, so that reading a stored run stays fast; the
+tests compare every function with ``scipy.stats`` and scikit-learn. Intervals over clusters have a
+file of their own, ``intervals.py``.
 """
 
 from __future__ import annotations
@@ -35,18 +36,22 @@ __all__ = [
 
 
 def clopper_pearson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Exact two-sided binomial interval (Clopper and Pearson, 1934) of a share; (0, 1) when ``n`` is 0."""
+    """Exact two-sided binomial interval (Clopper and Pearson, 1934) of a share; (0, 1) when ``n``
+    is 0.
+    """
     if not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes out of {n} is not a share: expected 0 <= successes <= n")
+        raise ValueError(
+            f"{successes} successes out of {n} is not a share: expected 0 <= successes <= n"
+        )
     return exact_interval(successes, n, level) if n else (0.0, 1.0)
 
 
 def permutation_p(observed: SupportsFloat, null: ArrayLike, alternative: str = "greater") -> float:
     """p = (1 + b) / (1 + n), where b of the n null draws are at least as extreme as ``observed``.
 
-    Never 0, and valid for every n (Phipson and Smyth, 2010). ``alternative`` is "greater", "less", or "two-sided",
-    which doubles the smaller tail. A null draw that is NaN counts as at least as extreme, which can only weaken a
-    claim. NaN when ``observed`` is NaN or nothing was drawn.
+    Never 0, and valid for every n (Phipson and Smyth, 2010). ``alternative`` is "greater", "less",
+    or "two-sided", which doubles the smaller tail. A null draw that is NaN counts as at least as
+    extreme, which can only weaken a claim. NaN when ``observed`` is NaN or nothing was drawn.
     """
     observed, null = float(observed), np.asarray(null, dtype=np.float64).ravel()
     if np.isnan(observed) or null.size == 0:
@@ -62,7 +67,9 @@ def permutation_p(observed: SupportsFloat, null: ArrayLike, alternative: str = "
 
 
 def benjamini_hochberg(p: ArrayLike) -> np.ndarray:
-    """Adjusted p-values (Benjamini and Hochberg, 1995) in the order and shape given; NaN is no test and stays NaN."""
+    """Adjusted p-values (Benjamini and Hochberg, 1995) in the order and shape given; NaN is no test
+    and stays NaN.
+    """
     p = np.asarray(p, dtype=np.float64)
     adjusted = np.full(p.shape, np.nan)
     tested = ~np.isnan(p)
@@ -91,17 +98,22 @@ def standardised_difference_of_moments(
     mean_b: np.ndarray,
     variance_b: np.ndarray,
 ) -> StandardisedDifference:
-    """Group a minus group b from streamed moments; variances are unbiased (divisor n - 1), arrays of one shape.
+    """Group a minus group b from streamed moments; variances are unbiased (divisor n - 1), arrays
+    of one shape.
 
-    d divides by the pooled standard deviation (Cohen, 1988), t is Student's with n_a + n_b - 2 degrees of freedom. A
-    column without spread gives d = t = 0 and p = 1 where the means agree, and signed infinity and p = 0 where not.
+    d divides by the pooled standard deviation (Cohen, 1988), t is Student's with n_a + n_b - 2
+    degrees of freedom. A column without spread gives d = t = 0 and p = 1 where the means agree, and
+    signed infinity and p = 0 where not.
     """
     n_a, n_b = float(n_a), float(n_b)
     if n_a < 2 or n_b < 2:
         raise ValueError(f"groups of {n_a:g} and {n_b:g}: at least two values are needed in each")
     freedom = n_a + n_b - 2
     gap = np.asarray(mean_a, dtype=np.float64) - np.asarray(mean_b, dtype=np.float64)
-    spread_a, spread_b = np.asarray(variance_a, dtype=np.float64), np.asarray(variance_b, dtype=np.float64)
+    spread_a, spread_b = (
+        np.asarray(variance_a, dtype=np.float64),
+        np.asarray(variance_b, dtype=np.float64),
+    )
     pooled = np.sqrt(((n_a - 1) * spread_a + (n_b - 1) * spread_b) / freedom)
     with np.errstate(divide="ignore", invalid="ignore"):
         d = np.where(gap == 0, 0.0, gap / pooled)
@@ -119,11 +131,15 @@ def standardised_difference(a: ArrayLike, b: ArrayLike) -> StandardisedDifferenc
     )
 
 
-def paired_difference_of_moments(n: SupportsFloat, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """Two-sided p of Student's paired t, from streamed moments of the differences within ``n`` pairs (variance n - 1).
+def paired_difference_of_moments(
+    n: SupportsFloat, mean: np.ndarray, variance: np.ndarray
+) -> np.ndarray:
+    """Two-sided p of Student's paired t, from streamed moments of the differences within ``n``
+    pairs (variance n - 1).
 
-    Right also where the two of a pair are correlated either way; the unpaired t finds too much where they are so
-    negatively. A column without spread has p = 1 where the mean is zero, and 0 where not.
+    Right also where the two of a pair are correlated either way; the unpaired t finds too much
+    where they are so negatively. A column without spread has p = 1 where the mean is zero, and 0
+    where not.
     """
     n = float(n)
     if n < 2:
@@ -135,7 +151,9 @@ def paired_difference_of_moments(n: SupportsFloat, mean: np.ndarray, variance: n
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike) -> np.ndarray:
-    """Two-sided p of Student's paired t per column; row i of ``a`` [n, ...] belongs to row i of ``b`` [n, ...]."""
+    """Two-sided p of Student's paired t per column; row i of ``a`` [n, ...] belongs to row i of
+    ``b`` [n, ...].
+    """
     gap = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     if len(gap) < 2:
         raise ValueError(f"{len(gap)} pairs: at least two are needed")
@@ -150,35 +168,51 @@ def ranks(values: ArrayLike) -> np.ndarray:
 
 
 def rank_correlation(a: ArrayLike, b: ArrayLike) -> float:
-    """Spearman's rank correlation of paired values; NaN where either is constant, or of fewer than two pairs."""
+    """Spearman's rank correlation of paired values; NaN where either is constant, or of fewer than
+    two pairs.
+    """
     a, b = (np.asarray(values, dtype=np.float64).ravel() for values in (a, b))
     if a.shape != b.shape:
         raise ValueError(f"{a.size} and {b.size} values cannot be paired")
     if a.size < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
-    # twice the ranks less their mean are whole numbers: equal correlations come out equal to the last bit, which a
-    # permutation test that counts ties needs
+    # twice the ranks less their mean are whole numbers: equal correlations come out equal to the
+    # last bit, which a permutation test that counts ties needs
     a, b = (np.rint(2 * ranks(values) - (values.size + 1)).astype(np.int64) for values in (a, b))
     return float(a @ b) / float(np.sqrt(float(a @ a) * float(b @ b)))
 
 
 def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Chance that a positive scores above a negative, a tie counting one half; NaN when one class is empty."""
-    labels, scores = np.asarray(labels, dtype=bool).ravel(), np.asarray(scores, dtype=np.float64).ravel()
+    """Chance that a positive scores above a negative, a tie counting one half; NaN when one class
+    is empty.
+    """
+    labels, scores = (
+        np.asarray(labels, dtype=bool).ravel(),
+        np.asarray(scores, dtype=np.float64).ravel(),
+    )
     positives = int(labels.sum())
     negatives = labels.size - positives
     if not positives or not negatives:
         return float("nan")
     if np.isnan(scores).any():
-        raise ValueError(f"{int(np.isnan(scores).sum())} of {scores.size} scores are NaN: they have no rank")
+        raise ValueError(
+            f"{int(np.isnan(scores).sum())} of {scores.size} scores are NaN: they have no rank"
+        )
     _, group, counts = np.unique(scores, return_inverse=True, return_counts=True)
     mean_rank = np.cumsum(counts) - (counts - 1) / 2
-    return float((mean_rank[group][labels].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    return float(
+        (mean_rank[group][labels].sum() - positives * (positives + 1) / 2) / (positives * negatives)
+    )
 
 
 def recall_at(labels: ArrayLike, scores: ArrayLike, k: int) -> float:
-    """Share of the positives among the ``k`` best scores; ties at the border count by their expected share."""
-    labels, scores = np.asarray(labels, dtype=bool).ravel(), np.asarray(scores, dtype=np.float64).ravel()
+    """Share of the positives among the ``k`` best scores; ties at the border count by their
+    expected share.
+    """
+    labels, scores = (
+        np.asarray(labels, dtype=bool).ravel(),
+        np.asarray(scores, dtype=np.float64).ravel(),
+    )
     if not labels.any():
         return float("nan")
     k = min(int(k), scores.size)
@@ -191,10 +225,11 @@ def recall_at(labels: ArrayLike, scores: ArrayLike, k: int) -> float:
 
 
 def smallest_effect(null: ArrayLike, alpha: float = 0.05) -> float:
-    """Bound that an effect had to exceed for ``permutation_p(effect, null) <= alpha``: what could have been seen.
+    """Bound that an effect had to exceed for ``permutation_p(effect, null) <= alpha``: what could
+    have been seen.
 
-    It is one of the null draws: the largest but floor(alpha * (1 + n)) - 1. Infinity when n is too small for any effect
-    to reach ``alpha`` (fewer than 19 draws at 0.05).
+    It is one of the null draws: the largest but floor(alpha * (1 + n)) - 1. Infinity when n is too
+    small for any effect to reach ``alpha`` (fewer than 19 draws at 0.05).
     """
     null = np.asarray(null, dtype=np.float64).ravel()
     null = np.where(np.isnan(null), np.inf, null)
@@ -209,9 +244,14 @@ def smallest_share(n: int, level: float = 0.95) -> float:
 
 
 def _curve(k: ArrayLike, effect: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    k, effect = np.asarray(k, dtype=np.float64).ravel(), np.asarray(effect, dtype=np.float64).ravel()
+    k, effect = (
+        np.asarray(k, dtype=np.float64).ravel(),
+        np.asarray(effect, dtype=np.float64).ravel(),
+    )
     if k.size != effect.size or not k.size:
-        raise ValueError(f"{k.size} doses and {effect.size} effects: expected as many of both, at least one")
+        raise ValueError(
+            f"{k.size} doses and {effect.size} effects: expected as many of both, at least one"
+        )
     doses, group = np.unique(k, return_inverse=True)
     return doses, np.bincount(group, weights=effect) / np.bincount(group)
 
@@ -219,9 +259,9 @@ def _curve(k: ArrayLike, effect: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 def area_under_dose(k: ArrayLike, effect: ArrayLike) -> float:
     """Mean height of the dose-response curve over log2 k, in the units of ``effect``.
 
-    Trapezia between the smallest and the largest k at or above 1, divided by the width, so that an effect that is 1
-    at every dose gives 1 and shares stay within [0, 1]. Rows at k = 0 are left out, equal doses are averaged first.
-    Comparable between methods only on the same grid of k.
+    Trapezia between the smallest and the largest k at or above 1, divided by the width, so that an
+    effect that is 1 at every dose gives 1 and shares stay within [0, 1]. Rows at k = 0 are left
+    out, equal doses are averaged first. Comparable between methods only on the same grid of k.
     """
     doses, heights = _curve(k, effect)
     doses, heights = doses[doses >= 1], heights[doses >= 1]
@@ -234,7 +274,9 @@ def area_under_dose(k: ArrayLike, effect: ArrayLike) -> float:
 
 
 def smallest_dose(k: ArrayLike, effect: ArrayLike, reach: float = 0.95) -> int | None:
-    """Smallest k at which the effect is at least ``reach`` (k95 at 0.95); None when no dose reaches it."""
+    """Smallest k at which the effect is at least ``reach`` (k95 at 0.95); None when no dose reaches
+    it.
+    """
     doses, heights = _curve(k, effect)
     reached = doses[heights >= reach - 1e-12]
     return int(reached[0]) if reached.size else None

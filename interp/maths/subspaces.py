@@ -1,8 +1,10 @@
-"""Singular vectors of one matrix beside all of another's: bases, leading vectors, cosines, random updates.
+"""Singular vectors of one matrix beside all of another's: bases, leading vectors, cosines, random
+updates.
 
-Squared matrices are formed in float64: their eigenvectors are singular vectors at half the price of a full
-decomposition, and float64 leaves singular values exact down to 1e-8 of the largest. Leading vectors come from block
-Krylov subspaces (Musco and Musco, arXiv 1504.05477), accepted only by their residuals.
+Squared matrices are formed in float64: their eigenvectors are singular vectors at half the price of
+a full decomposition, and float64 leaves singular values exact down to 1e-8 of the largest. Leading
+vectors come from block Krylov subspaces (Musco and Musco, arXiv 1504.05477), accepted only by their
+residuals.
 """
 
 import math
@@ -22,10 +24,11 @@ _OVERSAMPLED, _DEEPEST, _SQUARED, _ROUGH, _CHUNK = 6, 40, 1024, 1e-6, 1 << 20
 
 @dataclass(frozen=True)
 class Basis:
-    """All left singular vectors of a matrix, as columns in float32, and its singular values, largest first.
+    """All left singular vectors of a matrix, as columns in float32, and its singular values,
+    largest first.
 
-    A tall matrix has as many vectors as columns; those of no singular value are zero, since none is more right than
-    another.
+    A tall matrix has as many vectors as columns; those of no singular value are zero, since none is
+    more right than another.
     """
 
     vectors: Float[Tensor, "m p"]
@@ -43,10 +46,12 @@ class Leading:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of each leading vector: ``cosine``, the largest with any base vector, ``nearest`` (its number, from 0), and
-    ``subspace``, the length of its part among the base vectors of like singular value.
+    """Of each leading vector: ``cosine``, the largest with any base vector, ``nearest`` (its
+    number, from 0), and ``subspace``, the length of its part among the base vectors of like
+    singular value.
 
-    ``intruder`` is the published definition (arXiv 2410.21228), ``apart`` asks for both numbers to be below ``eps``.
+    ``intruder`` is the published definition (arXiv 2410.21228), ``apart`` asks for both numbers to
+    be below ``eps``.
     """
 
     cosine: Float[Tensor, " k"]
@@ -87,7 +92,9 @@ def _twice(matrix: Float[Tensor, "m n"], vectors: Float[Tensor, "m b"]) -> Float
 
 
 def left_basis(matrix: Float[Tensor, "m n"]) -> Basis:
-    """All left singular vectors and values of a matrix, by the eigenvectors of its smaller square in float64."""
+    """All left singular vectors and values of a matrix, by the eigenvectors of its smaller square
+    in float64.
+    """
     rows, columns = matrix.shape
     small = matrix if rows <= columns else matrix.T
     squares, vectors = torch.linalg.eigh(gram(small))
@@ -110,13 +117,17 @@ def singular_values(matrix: Float[Tensor, "m n"]) -> Float[Tensor, " p"]:
 
 
 def product_values(left: Float[Tensor, "m r"], right: Float[Tensor, "r n"]) -> Float[Tensor, " q"]:
-    """Singular values of ``left @ right`` from its factors: QR of each, and a decomposition of r by r."""
+    """Singular values of ``left @ right`` from its factors: QR of each, and a decomposition of r by
+    r.
+    """
     one, other = torch.linalg.qr(left.double()).R, torch.linalg.qr(right.double().T).R
     return torch.linalg.svdvals(one @ other.T)
 
 
 def effective_rank(values: Float[Tensor, " p"]) -> float:
-    """Exponential of the entropy of normalised singular values (Roy and Vetterli, 2007); 0 where all are zero."""
+    """Exponential of the entropy of normalised singular values (Roy and Vetterli, 2007); 0 where
+    all are zero.
+    """
     total = float(to_host(values.sum()))
     if not total > 0:
         return 0.0
@@ -133,10 +144,11 @@ def leading(
 ) -> Leading:
     """The first ``count`` singular triplets.
 
-    Where the smaller side is 1024 or less the start is a decomposition of the square in float32, else the left vectors
-    ``near`` beside random ones, drawn from ``seed``. ``tolerance`` bounds residuals relative to the largest
-    squared singular value; a vector is then off by at most that over the relative gap of squares. Where the subspace
-    would grow too large, all vectors are computed instead.
+    Where the smaller side is 1024 or less the start is a decomposition of the square in float32,
+    else the left vectors ``near`` beside random ones, drawn from ``seed``. ``tolerance`` bounds
+    residuals relative to the largest squared singular value; a vector is then off by at most that
+    over the relative gap of squares. Where the subspace would grow too large, all vectors are
+    computed instead.
     """
     rows, columns = matrix.shape
     count = min(count, rows, columns)
@@ -157,10 +169,13 @@ def leading(
     found = None
     if 4 * block <= size:
         if squared is not None:
-            largest = squared.diagonal().max().clamp(min=1e-300)  # float32 has no room for squares of every size
+            # float32 has no room for squares of every size
+            largest = squared.diagonal().max().clamp(min=1e-300)
             start = _strongest((squared / largest).float(), block)[0].double()
         else:
-            start = _started(size, block, None if near is None else near[:, :count], seed).to(wide.device)
+            start = _started(size, block, None if near is None else near[:, :count], seed).to(
+                wide.device
+            )
         found = _krylov(times, size, count, start, tolerance)
     if found is None:
         found = _strongest(gram(wide) if squared is None else squared, count)
@@ -169,7 +184,9 @@ def leading(
     return Leading(other, values, left) if flipped else Leading(left, values, other)
 
 
-def _started(size: int, block: int, near: Float[Tensor, "m b"] | None, seed: int) -> Float[Tensor, "m _"]:
+def _started(
+    size: int, block: int, near: Float[Tensor, "m b"] | None, seed: int
+) -> Float[Tensor, "m _"]:
     """A block to start from: the vectors ``near``, with a little of everything, and random ones."""
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(size, block, generator=generator, dtype=torch.float64)
@@ -189,13 +206,16 @@ def _krylov(
     start: Float[Tensor, "m b"],
     tolerance: float,
 ) -> tuple[Float[Tensor, "m k"], Float[Tensor, " k"]] | None:
-    """Ritz vectors and values of a squared matrix by block Lanczos, fully orthogonalised; None where it gives up."""
+    """Ritz vectors and values of a squared matrix by block Lanczos, fully orthogonalised; None
+    where it gives up.
+    """
     block = start.shape[1]
     newest = torch.linalg.qr(start).Q
     basis, projected = newest, newest.new_zeros(block, 0)
     for step in range(1, _DEEPEST + 1):
         rest = times(newest)
-        # what orthogonalising takes away is the new part of the projected matrix, so nothing is multiplied twice
+        # what orthogonalising takes away is the new part of the projected matrix, so nothing is
+        # multiplied twice
         inside = basis.T @ rest
         rest = rest - basis @ inside
         again = basis.T @ rest
@@ -217,37 +237,56 @@ def _krylov(
     return None
 
 
-def _strongest(squared: Float[Tensor, "m m"], count: int) -> tuple[Float[Tensor, "m k"], Float[Tensor, " k"]]:
-    """The last ``count`` eigenvectors and eigenvalues of a symmetric matrix, of its upper triangle, largest first."""
+def _strongest(
+    squared: Float[Tensor, "m m"], count: int
+) -> tuple[Float[Tensor, "m k"], Float[Tensor, " k"]]:
+    """The last ``count`` eigenvectors and eigenvalues of a symmetric matrix, of its upper triangle,
+    largest first.
+    """
     last = (squared.shape[0] - count, squared.shape[0] - 1)
-    squares, vectors = scipy.linalg.eigh(to_host(squared), lower=False, subset_by_index=last, check_finite=False)
-    squares, vectors = (torch.from_numpy(part[..., ::-1].copy()).to(squared.device) for part in (squares, vectors))
+    squares, vectors = scipy.linalg.eigh(
+        to_host(squared), lower=False, subset_by_index=last, check_finite=False
+    )
+    squares, vectors = (
+        torch.from_numpy(part[..., ::-1].copy()).to(squared.device) for part in (squares, vectors)
+    )
     return vectors, squares.clamp(min=0)
 
 
 def compare(
-    basis: Basis, left: Float[Tensor, "m k"], values: Float[Tensor, " k"], eps: float = 0.5, gap: float = 0.05
+    basis: Basis,
+    left: Float[Tensor, "m k"],
+    values: Float[Tensor, " k"],
+    eps: float = 0.5,
+    gap: float = 0.05,
 ) -> Comparison:
-    """Each of ``left``'s columns beside all vectors of the base: absolute cosines, since a sign means nothing.
+    """Each of ``left``'s columns beside all vectors of the base: absolute cosines, since a sign
+    means nothing.
 
-    ``gap`` is how far, relative to ``values``, a base singular value may lie to count as alike: within a cluster of
-    equal ones any rotation of the vectors is as right as another.
+    ``gap`` is how far, relative to ``values``, a base singular value may lie to count as alike:
+    within a cluster of equal ones any rotation of the vectors is as right as another.
     """
     cosines = (left.to(basis.vectors).T @ basis.vectors).abs()
     largest = cosines.max(1)
     alike = (basis.values[None] - values[:, None]).abs() <= gap * values[:, None]
     subspace = cosines.square().masked_fill(~alike.to(cosines.device), 0).sum(1).sqrt().clamp(max=1)
     cosine = largest.values.clamp(max=1)
-    return Comparison(cosine, largest.indices, subspace, cosine < eps, (cosine < eps) & (subspace < eps))
+    return Comparison(
+        cosine, largest.indices, subspace, cosine < eps, (cosine < eps) & (subspace < eps)
+    )
 
 
 def turned(matrix: Float[Tensor, "m n"], generator: torch.Generator) -> Float[Tensor, "m n"]:
-    """The matrix with its left singular vectors turned at random: orthogonal, so all singular values stay.
+    """The matrix with its left singular vectors turned at random: orthogonal, so all singular
+    values stay.
 
-    Random signs and Hartley transforms, twice each, in place of a Haar rotation that would cost a QR.
+    Random signs and Hartley transforms, twice each, in place of a Haar rotation that would cost a
+    QR.
     """
     rows, columns = matrix.shape
-    signs = [torch.randint(0, 2, (rows, 1), generator=generator).to(matrix) * 2 - 1 for _ in range(3)]
+    signs = [
+        torch.randint(0, 2, (rows, 1), generator=generator).to(matrix) * 2 - 1 for _ in range(3)
+    ]
     step = max(1, _CHUNK // max(rows, 1))
     result = torch.empty_like(matrix, memory_format=torch.contiguous_format)
     for start in range(0, columns, step):
@@ -260,11 +299,17 @@ def turned(matrix: Float[Tensor, "m n"], generator: torch.Generator) -> Float[Te
 
 
 def intruders(
-    base: Float[Tensor, "m n"], tuned: Float[Tensor, "m n"], k: int = 10, eps: float = 0.5, side: str = "left"
+    base: Float[Tensor, "m n"],
+    tuned: Float[Tensor, "m n"],
+    k: int = 10,
+    eps: float = 0.5,
+    side: str = "left",
 ) -> tuple[Leading, Comparison]:
-    """The ``k`` leading vectors of the tuned matrix beside all of the base's (Shuttleworth et al., arXiv 2410.21228).
+    """The ``k`` leading vectors of the tuned matrix beside all of the base's (Shuttleworth et al.,
+    arXiv 2410.21228).
 
-    ``side`` is ``left`` or ``right``; matrices are ``(out, in)``. Equal matrices have the same vectors by definition.
+    ``side`` is ``left`` or ``right``; matrices are ``(out, in)``. Equal matrices have the same
+    vectors by definition.
     """
     if side == "right":
         base, tuned = base.T, tuned.T
@@ -272,7 +317,9 @@ def intruders(
     if torch.equal(base, tuned):
         count = min(k, *base.shape)
         vectors, values = basis.vectors[:, :count].double(), basis.values[:count]
-        found = Leading(vectors, values, (base.T @ vectors.to(base)).double() / values.clamp(min=1e-300))
+        found = Leading(
+            vectors, values, (base.T @ vectors.to(base)).double() / values.clamp(min=1e-300)
+        )
         return found, unchanged(count)
     found = leading(tuned, k, basis.vectors[:, :k])
     return found, compare(basis, found.left, found.values, eps)

@@ -1,11 +1,19 @@
 """Behaviour metrics: one number per prompt, and whether an answer shows the behaviour.
 
-``Refusal`` is a behaviour that prompts of one class show, a ``Behaviour`` another that its user named; a ``Task`` is
-one that is right or wrong by prompt. All give analyzers the same: a differentiable number of the logits, read as text,
-and the words to speak of it.
+``Refusal`` is a behaviour that prompts of one class show, a ``Behaviour`` another that its user
+named; a ``Task`` is one that is right or wrong by prompt. All give analyzers the same: a
+differentiable number of the logits, read as text, and the words to speak of it.
 """
 
-from interp.metrics.base import Metric, Objective, Words, malformed, repeats, token_divergences, token_losses
+from interp.metrics.base import (
+    Metric,
+    Objective,
+    Words,
+    malformed,
+    repeats,
+    token_divergences,
+    token_losses,
+)
 from interp.metrics.behaviour import Behaviour, first_token_ids, require_number
 from interp.metrics.refusal import REFUSAL_MARKERS, Refusal, read_markers
 from interp.metrics.sampling import Sampling

@@ -1,4 +1,6 @@
-"""What every metric is: a number per prompt, a yes or no per answer, words; and what is asked of any answer."""
+"""What every metric is: a number per prompt, a yes or no per answer, words; and what is asked of
+any answer.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +19,23 @@ from interp.prompts import Prompt
 from interp.table import ZERO_OR_ONE
 
 DISTRIBUTIONS = 1 << 23
-"""How many numbers of distributions over a vocabulary are made at a time, beside the logits that are held."""
-_SENTENCE = re.compile(r"(.+?(?:[.!?\u2026][\"')\]]*(?=\s)|[\u3002\uff01\uff1f]|(?=\n)))", re.DOTALL)
+"""How many numbers of distributions over a vocabulary are made at a time, beside the logits that
+are held.
+"""
+_SENTENCE = re.compile(
+    r"(.+?(?:[.!?\u2026][\"')\]]*(?=\s)|[\u3002\uff01\uff1f]|(?=\n)))", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
 class Words:
-    """How to speak of a metric: ``number`` per prompt in ``unit`` (``short`` in names), ``column`` of the yes or no.
+    """How to speak of a metric: ``number`` per prompt in ``unit`` (``short`` in names), ``column``
+    of the yes or no.
 
-    ``verb`` says what the tuned model does, ``many`` names what it can lose, ``share`` and ``flag`` say what the column
-    holds, ``parted`` what of prompts is said whose answers show it and of the others. ``binary``: the number of a
-    prompt is 0 or 1 by definition, and intervals take means of it as shares.
+    ``verb`` says what the tuned model does, ``many`` names what it can lose, ``share`` and ``flag``
+    say what the column holds, ``parted`` what of prompts is said whose answers show it and of the
+    others. ``binary``: the number of a prompt is 0 or 1 by definition, and intervals take means of
+    it as shares.
     """
 
     number: str
@@ -48,7 +56,9 @@ class Words:
 
     @property
     def is_log_odds(self) -> bool:
-        """Whether the number is the log-odds that an answer begins as the behaviour does, whose sign says yes or no."""
+        """Whether the number is the log-odds that an answer begins as the behaviour does, whose
+        sign says yes or no.
+        """
         return self.short == "log_odds"
 
 
@@ -87,14 +97,18 @@ class Metric(Protocol):
         ...
 
     def suffixes(self, prompt: Prompt) -> tuple[tuple[int, ...], ...]:
-        """Token ids that are read after the prompt before the number can be taken, the longest first.
+        """Token ids that are read after the prompt before the number can be taken, the longest
+        first.
 
-        Where there are several, each follows the prompt in a row of its own; all prompts have as many.
+        Where there are several, each follows the prompt in a row of its own; all prompts have as
+        many.
         """
         ...
 
     def objective(self, prompts: Sequence[Prompt]) -> Objective:
-        """The number of each of these prompts, from the logits of a batch that holds them in this order."""
+        """The number of each of these prompts, from the logits of a batch that holds them in this
+        order.
+        """
         ...
 
     def shown(self, prompts: Sequence[Prompt], answers: Sequence[str], group: str) -> np.ndarray:
@@ -102,18 +116,24 @@ class Metric(Protocol):
         ...
 
     def settled(self, prompt: Prompt, begun: str) -> bool:
-        """Whether nothing that may follow the beginning of an answer changes what ``shown`` says of it."""
+        """Whether nothing that may follow the beginning of an answer changes what ``shown`` says of
+        it.
+        """
         ...
 
     def chance(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray | None:
-        """How often each answer would show it were answers shuffled among prompts; None where that means nothing."""
+        """How often each answer would show it were answers shuffled among prompts; None where that
+        means nothing.
+        """
         ...
 
 
 def malformed(answer: Sequence[int], stops: Sequence[int], ended_before: bool) -> bool:
-    """Whether an answer is broken: empty, unended where the base's ended, or one 4-gram three times over.
+    """Whether an answer is broken: empty, unended where the base's ended, or one 4-gram three times
+    over.
 
-    ``ended_before``: whether the base's answer to the same prompt reached a stop token within the same length.
+    ``ended_before``: whether the base's answer to the same prompt reached a stop token within the
+    same length.
     """
     ended = bool(answer) and answer[-1] in stops
     body = list(answer[:-1]) if ended else list(answer)
@@ -135,21 +155,35 @@ def repeats(answer: Sequence[int]) -> float:
 def token_divergences(
     logits: Float[Tensor, "B A V"], others: Float[Tensor, "B A V"], real: Bool[Tensor, "B A"]
 ) -> Float[Tensor, "B A"]:
-    """Kullback-Leibler divergence of the next-token distributions, KL(first || second), in nats; 0 where not real."""
+    """Kullback-Leibler divergence of the next-token distributions, KL(first || second), in nats; 0
+    where not real.
+    """
     parts = zip(few_at_a_time(logits), few_at_a_time(others), strict=True)
-    return torch.cat([_divergences(*part) for part in parts]).unflatten(0, real.shape).masked_fill(~real, 0.0)
+    return (
+        torch.cat([_divergences(*part) for part in parts])
+        .unflatten(0, real.shape)
+        .masked_fill(~real, 0.0)
+    )
 
 
-def _divergences(logits: Float[Tensor, "rows V"], others: Float[Tensor, "rows V"]) -> Float[Tensor, " rows"]:
+def _divergences(
+    logits: Float[Tensor, "rows V"], others: Float[Tensor, "rows V"]
+) -> Float[Tensor, " rows"]:
     first, second = widen(logits).log_softmax(-1), widen(others).log_softmax(-1)
     # rounding can leave next to nothing below zero
-    return torch.nn.functional.kl_div(second, first, log_target=True, reduction="none").sum(-1).clamp(min=0)
+    return (
+        torch.nn.functional.kl_div(second, first, log_target=True, reduction="none")
+        .sum(-1)
+        .clamp(min=0)
+    )
 
 
 def token_losses(
     logits: Float[Tensor, "B A V"], targets: Int[Tensor, "B A"], real: Bool[Tensor, "B A"]
 ) -> Float[Tensor, "B A"]:
-    """Negative log-likelihood of each target token, in nats; 0 where not real. Its mean's exponential is perplexity."""
+    """Negative log-likelihood of each target token, in nats; 0 where not real. Its mean's
+    exponential is perplexity.
+    """
     parts = few_at_a_time(logits)
     ids = targets.flatten().split([len(part) for part in parts])
     losses = [
@@ -160,12 +194,15 @@ def token_losses(
 
 
 def few_at_a_time(logits: Float[Tensor, "B A V"]) -> Sequence[Float[Tensor, "rows V"]]:
-    """Logits of a few tokens at a time: distributions of a whole batch take several times what its logits do."""
+    """Logits of a few tokens at a time: distributions of a whole batch take several times what its
+    logits do.
+    """
     return logits.flatten(0, 1).split(max(1, DISTRIBUTIONS // logits.shape[-1]))
 
 
 def first_sentence(text: str) -> tuple[str, bool]:
-    """The first sentence of a text (up to a full stop, ! or ? before white space, or a line end), and whether it ends.
+    """The first sentence of a text (up to a full stop, ! or ? before white space, or a line end),
+    and whether it ends.
 
     A text that goes on is needed to know that a sentence has ended: "3." may become "3.5".
     """
@@ -181,4 +218,6 @@ def fold(text: str) -> str:
 def begins(text: str, phrase: str) -> bool:
     """Whether a text begins with a phrase, case disregarded, that ends there with a word."""
     text, phrase = fold(text).strip(), fold(phrase).strip()
-    return text.startswith(phrase) and not (phrase[-1:].isalnum() and text[len(phrase) : len(phrase) + 1].isalnum())
+    return text.startswith(phrase) and not (
+        phrase[-1:].isalnum() and text[len(phrase) : len(phrase) + 1].isalnum()
+    )

@@ -1,4 +1,6 @@
-"""A behaviour that its user named: read off an answer in one way, and measured before the answer in another."""
+"""A behaviour that its user named: read off an answer in one way, and measured before the answer in
+another.
+"""
 
 from __future__ import annotations
 
@@ -64,9 +66,9 @@ class Number(Protocol):
 class Behaviour:
     """A metric made of a name, a reader of answers, and a number of the logits where there is one.
 
-    Without a number it is NaN for every prompt, and no gradient can be followed. ``sampling``: how a verification
-    samples answers beside the greedy ones, which all else reads. Raises MetricError for a name that
-    cannot be a column's.
+    Without a number it is NaN for every prompt, and no gradient can be followed. ``sampling``: how
+    a verification samples answers beside the greedy ones, which all else reads. Raises MetricError
+    for a name that cannot be a column's.
     """
 
     name: str
@@ -78,15 +80,20 @@ class Behaviour:
     def notes(self) -> tuple[str, ...]:
         """What whoever reads its numbers must know."""
         told = (
-            () if self.sampling is None else (f"a verification reads {self.sampling}; all else reads greedy answers",)
+            ()
+            if self.sampling is None
+            else (f"a verification reads {self.sampling}; all else reads greedy answers",)
         )
         if not isinstance(self.number, FirstTokens) or not self.number.pieces:
             return told
         pieces = ", ".join(map(repr, self.number.pieces))
         return (
             *told,
-            f"no phrase of {self.name} begins with a word that is one token: its log-odds are of the pieces {pieces}, "
-            "with which other answers begin too; give whole continuations",
+            (
+                f"no phrase of {self.name} begins with a word that is one token: its log-odds are"
+                f" of the pieces {pieces}, with which other answers begin too; give whole"
+                " continuations"
+            ),
         )
 
     @property
@@ -95,7 +102,9 @@ class Behaviour:
         return self.reader.errors if isinstance(self.reader, Judge) else None
 
     def check(self) -> None:
-        """Ask the judge, where there is one, about its labelled answers: MetricError where it tells nothing."""
+        """Ask the judge, where there is one, about its labelled answers: MetricError where it tells
+        nothing.
+        """
         if isinstance(self.reader, Judge):
             _ = self.reader.errors
 
@@ -147,7 +156,9 @@ class Behaviour:
 
 
 def first_token_ids(metric: Metric) -> tuple[int, ...]:
-    """The tokens whose log-odds as an answer's first are the metric's number; none where it is of anything else."""
+    """The tokens whose log-odds as an answer's first are the metric's number; none where it is of
+    anything else.
+    """
     if isinstance(metric, Refusal):
         return metric.token_ids
     number = metric.number if isinstance(metric, Behaviour) else None
@@ -161,4 +172,6 @@ def first_token_ids(metric: Metric) -> tuple[int, ...]:
 def require_number(metric: Metric, what: str) -> None:
     """Raise OptionError naming what needs a number of the logits where a behaviour has none."""
     if isinstance(metric, Behaviour) and metric.number is None:
-        raise OptionError(f"{what} needs log-odds and {metric.name} has none; add continuations to its file")
+        raise OptionError(
+            f"{what} needs log-odds and {metric.name} has none; add continuations to its file"
+        )

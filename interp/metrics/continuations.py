@@ -1,8 +1,9 @@
 """Sets of continuations: the log-odds that an answer begins with one of them.
 
-A continuation's log-probability is the sum of its tokens', read after the prompt (teacher-forced); a set's is the
-logsumexp over its continuations. All proper beginnings of continuations are nodes of one tree: every beginning that no
-longer one begins with is read in a row of its own after the prompt, so one pass reads the whole tree.
+A continuation's log-probability is the sum of its tokens', read after the prompt (teacher-forced);
+a set's is the logsumexp over its continuations. All proper beginnings of continuations are nodes of
+one tree: every beginning that no longer one begins with is read in a row of its own after the
+prompt, so one pass reads the whole tree.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ _PROMPT = "x"  # continuations are spelled as they follow any prompt
 class Continuations:
     """log P(an answer begins with one of ``wanted``) - log P(with one of ``against``), in nats.
 
-    Token ids of each continuation; no one of a set begins with another. ``against`` empty: any other answer. For single
-    tokens this is the log-odds of first tokens at the prompt's last one.
+    Token ids of each continuation; no one of a set begins with another. ``against`` empty: any
+    other answer. For single tokens this is the log-odds of first tokens at the prompt's last one.
 
-    ``nodes``: all proper beginnings of continuations, the empty one first; ``suffixes``: those that no longer one
-    begins with, the longest first, which are read after a prompt.
+    ``nodes``: all proper beginnings of continuations, the empty one first; ``suffixes``: those that
+    no longer one begins with, the longest first, which are read after a prompt.
     """
 
     wanted: tuple[Ids, ...]
@@ -40,19 +41,21 @@ class Continuations:
     suffixes: tuple[Ids, ...] = field(init=False, compare=False)
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, wanted: Sequence[str], against: Sequence[str] = ()) -> Continuations:
+    def of(
+        cls, tokenizer: Tokenizer, wanted: Sequence[str], against: Sequence[str] = ()
+    ) -> Continuations:
         """Continuations as text, spelled as the answer to a prompt begins; case and wording count.
 
-        Raises MetricError for a blank one, for one with a token that the tokenizer does not know, and where one of
-        ``wanted`` begins with one of ``against`` or the other way round.
+        Raises MetricError for a blank one, for one with a token that the tokenizer does not know,
+        and where one of ``wanted`` begins with one of ``against`` or the other way round.
         """
         sets = [[_spelled(tokenizer, text) for text in texts] for texts in (wanted, against)]
         for one, text in zip(sets[0], wanted, strict=True):
             for other, beside in zip(sets[1], against, strict=True):
                 if one[: len(other)] == other[: len(one)]:
                     raise MetricError(
-                        f"the continuations {text!r} and {beside!r} stand against each other, and one begins with the "
-                        "other; give two that part"
+                        f"the continuations {text!r} and {beside!r} stand against each other, and"
+                        " one begins with the other; give two that part"
                     )
         return cls(*(_without_longer(found) for found in sets))
 
@@ -61,7 +64,9 @@ class Continuations:
         inner = {node[:end] for node in starts for end in range(len(node))}
         nodes = tuple(sorted(starts, key=_order))
         object.__setattr__(self, "nodes", nodes)
-        object.__setattr__(self, "suffixes", tuple(node for node in reversed(nodes) if node not in inner))
+        object.__setattr__(
+            self, "suffixes", tuple(node for node in reversed(nodes) if node not in inner)
+        )
 
     @property
     def objective(self) -> Objective:
@@ -69,9 +74,13 @@ class Continuations:
         return Objective(1 + len(self.suffixes[0]), self.log_odds)
 
     def log_odds(self, logits: Float[Tensor, "R keep V"]) -> Float[Tensor, " B"]:
-        """From the logits at the last columns of a batch with a row for each of ``suffixes`` of every prompt."""
+        """From the logits at the last columns of a batch with a row for each of ``suffixes`` of
+        every prompt.
+        """
         places = [self._place(node) for node in self.nodes]
-        rows, back = (torch.tensor(part, device=logits.device) for part in zip(*places, strict=True))
+        rows, back = (
+            torch.tensor(part, device=logits.device) for part in zip(*places, strict=True)
+        )
         by_row = logits.unflatten(0, (-1, len(self.suffixes)))
         log_p = widen(by_row[:, rows, logits.shape[1] - 1 - back]).log_softmax(-1)
         wanted = torch.stack([self._joint(log_p, ids) for ids in self.wanted], -1).logsumexp(-1)
@@ -92,15 +101,27 @@ class Continuations:
 
     def _leaving(self, log_p: Float[Tensor, "B nodes V"], node: Ids) -> Float[Tensor, " B"]:
         """log P(the answer begins with a node and goes on as no wanted continuation does)."""
-        on = sorted({ids[len(node)] for ids in self.wanted if ids[: len(node)] == node and len(ids) > len(node)})
-        # 1 - P(wanted) would round to 0 where it is nearly 1: what leaves the tree is summed instead
-        left = log_p[:, self.nodes.index(node)].index_fill(-1, torch.tensor(on, device=log_p.device), -torch.inf)
+        on = sorted(
+            {
+                ids[len(node)]
+                for ids in self.wanted
+                if ids[: len(node)] == node and len(ids) > len(node)
+            }
+        )
+        # 1 - P(wanted) would round to 0 where it is nearly 1: what leaves the tree is summed
+        # instead
+        left = log_p[:, self.nodes.index(node)].index_fill(
+            -1, torch.tensor(on, device=log_p.device), -torch.inf
+        )
         return self._joint(log_p, node) + left.logsumexp(-1)
 
     @property
     def identity(self) -> dict[str, object]:
         """What determines its numbers, for provenance."""
-        return {"wanted": [list(ids) for ids in self.wanted], "against": [list(ids) for ids in self.against]}
+        return {
+            "wanted": [list(ids) for ids in self.wanted],
+            "against": [list(ids) for ids in self.against],
+        }
 
 
 def _order(ids: Ids) -> tuple[int, Ids]:
@@ -109,14 +130,24 @@ def _order(ids: Ids) -> tuple[int, Ids]:
 
 def _spelled(tokenizer: Tokenizer, text: str) -> Ids:
     if not text.strip():
-        raise MetricError(f"the continuation {text!r} is blank and begins every answer; leave it out")
+        raise MetricError(
+            f"the continuation {text!r} is blank and begins every answer; leave it out"
+        )
     ids = encode_answer(tokenizer, _PROMPT, text)
     if tokenizer.unk_token_id in ids:
-        raise MetricError(f"the tokenizer does not know all of the continuation {text!r}; give another")
+        raise MetricError(
+            f"the tokenizer does not know all of the continuation {text!r}; give another"
+        )
     return ids
 
 
 def _without_longer(found: Sequence[Ids]) -> tuple[Ids, ...]:
-    """Without those that begin with another one: who begins with the longer begins with the shorter."""
+    """Without those that begin with another one: who begins with the longer begins with the
+    shorter.
+    """
     shorter = set(found)
-    return tuple(sorted(ids for ids in shorter if not any(ids[:end] in shorter for end in range(1, len(ids)))))
+    return tuple(
+        sorted(
+            ids for ids in shorter if not any(ids[:end] in shorter for end in range(1, len(ids)))
+        )
+    )

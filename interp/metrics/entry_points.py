@@ -1,4 +1,6 @@
-"""A behaviour that another installed package reads: a callable of the entry point group ``interp.behaviours``."""
+"""A behaviour that another installed package reads: a callable of the entry point group
+``interp.behaviours``.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,11 @@ Judging = Callable[[str, str], bool | float]
 
 @dataclass(frozen=True)
 class Called:
-    """``function(prompt, answer)`` says whether an answer shows the behaviour: True or False, or a share from 0 to 1.
+    """``function(prompt, answer)`` says whether an answer shows the behaviour: True or False, or a
+    share from 0 to 1.
 
-    A share says yes from ``threshold`` on. ``distribution`` and ``version`` are of the package that has it.
+    A share says yes from ``threshold`` on. ``distribution`` and ``version`` are of the package that
+    has it.
     """
 
     entry_point: str
@@ -38,13 +42,21 @@ class Called:
     def identity(self) -> dict[str, object]:
         """What determines what it reads, as far as it can be told: the package's version."""
         return {
-            "kind": "entry-point", "entry_point": self.entry_point, "distribution": self.distribution,
-            "version": self.version, "threshold": self.threshold,
-        }  # fmt: skip
+            "kind": "entry-point",
+            "entry_point": self.entry_point,
+            "distribution": self.distribution,
+            "version": self.version,
+            "threshold": self.threshold,
+        }
 
     def read(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
-        """What it says of each answer; MetricError for what it raises, or gives but a truth value or a share."""
-        return np.array([self._one(p.text, answer) for p, answer in zip(prompts, answers, strict=True)], dtype=bool)
+        """What it says of each answer; MetricError for what it raises, or gives but a truth value
+        or a share.
+        """
+        return np.array(
+            [self._one(p.text, answer) for p, answer in zip(prompts, answers, strict=True)],
+            dtype=bool,
+        )
 
     def _one(self, prompt: str, answer: str) -> bool:
         try:
@@ -58,24 +70,40 @@ class Called:
             return bool(said)
         if not isinstance(said, (int, float, np.number)) or not 0 <= float(said) <= 1:
             raise MetricError(
-                f"{self.entry_point} gave {said!r} for {answer[:40]!r}; it has to give True, False or 0 to 1"
+                f"{self.entry_point} gave {said!r} for {answer[:40]!r}; it has to give True, False"
+                " or 0 to 1"
             )
         return float(said) >= self.threshold
 
 
 def called(name: str, threshold: float = 0.5) -> Called:
-    """The callable of an installed package; MetricError where none, or more than one, has this name."""
+    """The callable of an installed package; MetricError where none, or more than one, has this
+    name.
+    """
     known = list(metadata.entry_points(group=GROUP))
     found = [point for point in known if point.name == name]
     if len(found) != 1:
         others = ", ".join(sorted({point.name for point in known})) or "none"
         said = "no file and no" if not found else f"{len(found)} packages have an"
-        raise MetricError(f"{name!r}: {said} entry point of {GROUP} (installed: {others}); name one, or a YAML file")
+        raise MetricError(
+            f"{name!r}: {said} entry point of {GROUP} (installed: {others}); name one, or a YAML"
+            " file"
+        )
     try:
         function = found[0].load()
     except Exception as error:  # importing is running somebody else's program
-        raise MetricError(f"the entry point {name!r} cannot be loaded ({type(error).__name__}: {error})") from error
+        raise MetricError(
+            f"the entry point {name!r} cannot be loaded ({type(error).__name__}: {error})"
+        ) from error
     if not callable(function):
-        raise MetricError(f"the entry point {name!r} is a {type(function).__name__}; it has to be a callable")
+        raise MetricError(
+            f"the entry point {name!r} is a {type(function).__name__}; it has to be a callable"
+        )
     where = found[0].dist
-    return Called(name, where.name if where else "", where.version if where else "", threshold, cast(Judging, function))
+    return Called(
+        name,
+        where.name if where else "",
+        where.version if where else "",
+        threshold,
+        cast(Judging, function),
+    )

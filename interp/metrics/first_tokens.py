@@ -46,15 +46,24 @@ class FirstTokens:
         found = _beginnings(tokenizer, phrases)
         if not found:
             raise MetricError(
-                f"no token of this tokenizer begins any of the {len(phrases)} phrases (first {phrases[0]!r}); give "
-                "others, or continuations"
+                f"no token of this tokenizer begins any of the {len(phrases)} phrases (first"
+                f" {phrases[0]!r}); give others, or continuations"
             )
         ids = first_tokens(tokenizer, phrases)
-        return cls(ids, () if any(found.values()) else tuple(decoded(tokenizer, [index]).strip() for index in ids))
+        return cls(
+            ids,
+            (
+                ()
+                if any(found.values())
+                else tuple(decoded(tokenizer, [index]).strip() for index in ids)
+            ),
+        )
 
 
 def log_odds(logits: Float[Tensor, "B V"], token_ids: Sequence[int]) -> Float[Tensor, " B"]:
-    """log P(one of these tokens) - log P(any other token), in nats; it does not saturate as a probability does."""
+    """log P(one of these tokens) - log P(any other token), in nats; it does not saturate as a
+    probability does.
+    """
     ids = torch.tensor(token_ids, device=logits.device)
     logits = widen(logits)
     inside = logits.index_select(-1, ids).logsumexp(-1)
@@ -63,12 +72,14 @@ def log_odds(logits: Float[Tensor, "B V"], token_ids: Sequence[int]) -> Float[Te
 
 
 def first_tokens(tokenizer: Tokenizer, phrases: Sequence[str]) -> tuple[int, ...]:
-    """First tokens of all spellings (case and leading space varied) of phrases, ascending; none where none is known.
+    """First tokens of all spellings (case and leading space varied) of phrases, ascending; none
+    where none is known.
 
     Whole words alone where there are any; spellings that begin with an unknown token are dropped.
     """
     found = _beginnings(tokenizer, phrases)
-    # the first piece of a word begins many other words: it is used only where no phrase's first word is one token
+    # the first piece of a word begins many other words: it is used only where no phrase's first
+    # word is one token
     whole = [index for index, is_word in found.items() if is_word]
     return tuple(sorted(whole or found))
 
@@ -83,7 +94,8 @@ def _beginnings(tokenizer: Tokenizer, phrases: Sequence[str]) -> dict[int, bool]
             if ids and rows is not None and ids[0] >= rows:
                 continue  # one of the models has no row for it
             first = decoded(tokenizer, ids[:1]).strip() if ids else ""
-            # unknown words, and spellings that begin with a bare space, say nothing about the phrase
+            # unknown words, and spellings that begin with a bare space, say nothing about the
+            # phrase
             if ids and ids[0] != tokenizer.unk_token_id and first:
                 rest = spelling.strip()[len(first) :]
                 found[ids[0]] = found.get(ids[0], False) or not rest[:1].isalnum()

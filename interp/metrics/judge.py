@@ -1,7 +1,8 @@
-"""A local judge: a model that is asked about every answer, and read by the log-odds of Yes against No.
+"""A local judge: a model that is asked about every answer, and read by the log-odds of Yes against
+No.
 
-How often it errs is measured on labelled answers, and the shares that it gives can be corrected for that
-(``interp.maths.judge_correction``).
+How often it errs is measured on labelled answers, and the shares that it gives can be corrected for
+that (``interp.maths.judge_correction``).
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Errors:
-    """How often a judge was right: of ``positives`` labelled yes ``true_yes``, of ``negatives`` ``true_no``."""
+    """How often a judge was right: of ``positives`` labelled yes ``true_yes``, of ``negatives``
+    ``true_no``.
+    """
 
     true_yes: int
     positives: int
@@ -45,19 +48,21 @@ class Errors:
 
     def __str__(self) -> str:
         return (
-            f"{self.true_yes} of {self.positives} answers labelled yes were judged so, and {self.true_no} of "
-            f"{self.negatives} labelled no"
+            f"{self.true_yes} of {self.positives} answers labelled yes were judged so, and"
+            f" {self.true_no} of {self.negatives} labelled no"
         )
 
 
 @dataclass(frozen=True)
 class Judge:
-    """``model`` (a directory or another name of a model) answers ``question`` with one of ``yes`` or of ``no``.
+    """``model`` (a directory or another name of a model) answers ``question`` with one of ``yes``
+    or of ``no``.
 
-    The question is a text in which ``{answer}``, and perhaps ``{prompt}``, are filled in; it is put as a user turn
-    where the model has a chat template. An answer shows the behaviour where yes is likelier than no. ``labels`` say by
-    prompt and answer what is right. The model is loaded when it is first asked. Raises MetricError for a question
-    without ``{answer}`` and for fewer than 20 labels of either kind, and ModelNotFound.
+    The question is a text in which ``{answer}``, and perhaps ``{prompt}``, are filled in; it is put
+    as a user turn where the model has a chat template. An answer shows the behaviour where yes is
+    likelier than no. ``labels`` say by prompt and answer what is right. The model is loaded when it
+    is first asked. Raises MetricError for a question without ``{answer}`` and for fewer than 20
+    labels of either kind, and ModelNotFound.
     """
 
     model: str
@@ -71,11 +76,15 @@ class Judge:
 
     def __post_init__(self) -> None:
         if "{answer}" not in self.question:
-            raise MetricError(f"the question {self.question[:40]!r} asks of no answer; put {{answer}} where it stands")
+            raise MetricError(
+                f"the question {self.question[:40]!r} asks of no answer; put {{answer}} where it"
+                " stands"
+            )
         for label, said in ((True, "yes"), (False, "no")):
             if (count := sum(each is label for each in self.labels.values())) < FEWEST:
                 raise MetricError(
-                    f"{count} answers are labelled {said}; a judge's errors are known from {FEWEST} of each label on"
+                    f"{count} answers are labelled {said}; a judge's errors are known from {FEWEST}"
+                    " of each label on"
                 )
         find(self.model)
 
@@ -86,12 +95,18 @@ class Judge:
 
     @property
     def identity(self) -> dict[str, object]:
-        """What determines what it reads: the judge's files, the question, and the labels its errors are known from."""
+        """What determines what it reads: the judge's files, the question, and the labels its errors
+        are known from.
+        """
         rows = sorted([*key, str(label)] for key, label in self.labels.items())
         return {
-            "kind": "judge", "model": digest(file_digests(find(self.model))), "question": self.question,
-            "yes": list(self.yes), "no": list(self.no), "labels": digest(rows),
-        }  # fmt: skip
+            "kind": "judge",
+            "model": digest(file_digests(find(self.model))),
+            "question": self.question,
+            "yes": list(self.yes),
+            "no": list(self.no),
+            "labels": digest(rows),
+        }
 
     @property
     def errors(self) -> Errors:
@@ -101,15 +116,24 @@ class Judge:
         negatives = len(self.labels) - positives
         true_yes = sum(judged[key] for key, label in self.labels.items() if label)
         found = Errors(
-            true_yes, positives, sum(not judged[k] for k, label in self.labels.items() if not label), negatives
+            true_yes,
+            positives,
+            sum(not judged[k] for k, label in self.labels.items() if not label),
+            negatives,
         )
         if found.true_yes / positives + found.true_no / negatives <= 1:
-            raise MetricError(f"the judge {self.model} tells nothing: {found}; ask another question, or another model")
+            raise MetricError(
+                f"the judge {self.model} tells nothing: {found}; ask another question, or another"
+                " model"
+            )
         return found
 
     def read(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
         """Whether the judge says yes of each answer."""
-        keys = [(prompt.text.strip(), answer.strip()) for prompt, answer in zip(prompts, answers, strict=True)]
+        keys = [
+            (prompt.text.strip(), answer.strip())
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
         judged = self._ask(keys)
         return np.array([judged[key] for key in keys], dtype=bool)
 
@@ -120,12 +144,17 @@ class Judge:
                 self._loaded.append(Pair.load(self.model, device=self.device))
             pair, engine = self._loaded[0], TorchEngine()
             number = Continuations.of(pair.tokenizer, self.yes, self.no)
-            coded = [encode(pair.tokenizer, self._asked(*key)).with_decision(*number.suffixes) for key in new]
+            coded = [
+                encode(pair.tokenizer, self._asked(*key)).with_decision(*number.suffixes)
+                for key in new
+            ]
             for rows in batches(coded, pair.tuned, None):
                 batch, _ = make_batch(coded, rows, pair.pad_id, pair.tuned.device)
                 run = engine.run(pair.tuned, batch, keep=number.objective.keep)
                 said = to_host(number.objective.of(run.require_logits()))
-                self._kept.update({new[row]: bool(one > 0) for row, one in zip(rows, said, strict=True)})
+                self._kept.update(
+                    {new[row]: bool(one > 0) for row, one in zip(rows, said, strict=True)}
+                )
         return self._kept
 
     def _asked(self, prompt: str, answer: str) -> str:

@@ -24,8 +24,8 @@ _YES, _NO = ("1", "true", "yes"), ("0", "false", "no")
 class Labels:
     """``found``: by prompt and answer (ends stripped) whether it shows the behaviour.
 
-    ``missing``: a CSV file to which answers without a label are written, with an empty one. ``name`` of the file that
-    held them is for messages.
+    ``missing``: a CSV file to which answers without a label are written, with an empty one.
+    ``name`` of the file that held them is for messages.
     """
 
     found: Mapping[tuple[str, str], bool]
@@ -45,7 +45,10 @@ class Labels:
 
     def read(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
         """The label of each answer; MetricError where some have none."""
-        keys = [(prompt.text.strip(), answer.strip()) for prompt, answer in zip(prompts, answers, strict=True)]
+        keys = [
+            (prompt.text.strip(), answer.strip())
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
         if without := list(dict.fromkeys(key for key in keys if key not in self.found)):
             self._complain(without, len(set(keys)))
         return np.array([self.found[key] for key in keys], dtype=bool)
@@ -54,31 +57,42 @@ class Labels:
         said = f"{len(without)} of {count} answers have no label in {self.name}"
         if self.missing is None:
             raise MetricError(
-                f"{said}; add `missing: FILE.csv` to the behaviour, which writes them there to be labelled"
+                f"{said}; add `missing: FILE.csv` to the behaviour, which writes them there to be"
+                " labelled"
             )
         try:
             with open(self.missing, "w", encoding="utf-8", newline="") as stream:
                 csv.writer(stream).writerows([COLUMNS, *([*key, ""] for key in without)])
         except OSError as error:
-            raise MetricError(f"{said}, and {self.missing} cannot be written ({error.strerror or error})") from error
-        raise MetricError(f"{said}; they are written to {self.missing}: label them and add them to {self.name}")
+            raise MetricError(
+                f"{said}, and {self.missing} cannot be written ({error.strerror or error})"
+            ) from error
+        raise MetricError(
+            f"{said}; they are written to {self.missing}: label them and add them to {self.name}"
+        )
 
 
 def read_labels(path: Path) -> dict[tuple[str, str], bool]:
-    """Labels from a ``.csv``, ``.tsv`` or ``.jsonl`` file with columns prompt, answer and label (1 or 0, yes or no).
+    """Labels from a ``.csv``, ``.tsv`` or ``.jsonl`` file with columns prompt, answer and label (1
+    or 0, yes or no).
 
-    Raises MetricError for another file, a missing column, a label that is none and one that contradicts another.
+    Raises MetricError for another file, a missing column, a label that is none and one that
+    contradicts another.
     """
     found: dict[tuple[str, str], bool] = {}
     for at, row in enumerate(_rows(path)):
         if absent := [column for column in COLUMNS if column not in row]:
-            raise MetricError(f"{path}, row {at}, has no column {absent[0]}; labels need {', '.join(COLUMNS)}")
+            raise MetricError(
+                f"{path}, row {at}, has no column {absent[0]}; labels need {', '.join(COLUMNS)}"
+            )
         label = str(row["label"]).strip().casefold()
         if label not in _YES + _NO:
             raise MetricError(f"{path}, row {at}: the label is {row['label']!r}; write 1 or 0")
         key = (str(row["prompt"]).strip(), str(row["answer"]).strip())
         if found.setdefault(key, label in _YES) != (label in _YES):
-            raise MetricError(f"{path}, row {at}: an answer to {key[0][:40]!r} is labelled both ways; leave one")
+            raise MetricError(
+                f"{path}, row {at}: an answer to {key[0][:40]!r} is labelled both ways; leave one"
+            )
     if not found:
         raise MetricError(f"{path} holds no labels; write a row for each answer")
     return found
@@ -99,5 +113,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError) as error:
         raise MetricError(f"{path} cannot be read as labels ({error})") from error
     if not all(isinstance(row, dict) for row in rows):
-        raise MetricError(f"{path}: a line is no object; write {{'prompt': ..., 'answer': ..., 'label': 1}}")
+        raise MetricError(
+            f"{path}: a line is no object; write {{'prompt': ..., 'answer': ..., 'label': 1}}"
+        )
     return rows

@@ -18,11 +18,13 @@ _STRAIGHT = {"\u2019": "'"}
 
 @dataclass(frozen=True)
 class Phrases:
-    """Whether one of ``phrases`` or of ``patterns`` (regular expressions) stands in an answer, case disregarded.
+    """Whether one of ``phrases`` or of ``patterns`` (regular expressions) stands in an answer, case
+    disregarded.
 
-    ``where``: ``anywhere``, in the ``first-sentence`` (up to . ! ? with space after, or the end of a line), or at the
-    ``start``, where a phrase ends at the end of a word. Raises MetricError for a blank phrase, for an expression that
-    is none or that an empty answer matches, and for an unknown place.
+    ``where``: ``anywhere``, in the ``first-sentence`` (up to . ! ? with space after, or the end of
+    a line), or at the ``start``, where a phrase ends at the end of a word. Raises MetricError for a
+    blank phrase, for an expression that is none or that an empty answer matches, and for an unknown
+    place.
     """
 
     phrases: tuple[str, ...] = ()
@@ -36,28 +38,43 @@ class Phrases:
         if not self.phrases + self.patterns:
             raise MetricError("there is no phrase and no regex to seek; give at least one")
         if blank := [text for text in self.phrases + self.patterns if not text.strip()]:
-            raise MetricError(f"the phrase {blank[0]!r} is blank and would stand in every answer; leave it out")
+            raise MetricError(
+                f"the phrase {blank[0]!r} is blank and would stand in every answer; leave it out"
+            )
         found = []
         for pattern in self.patterns:
             try:
                 made = re.compile(pattern, re.IGNORECASE)
             except re.error as error:
-                raise MetricError(f"the regex {pattern!r} cannot be read ({error}); mend it") from error
+                raise MetricError(
+                    f"the regex {pattern!r} cannot be read ({error}); mend it"
+                ) from error
             if made.search(""):
-                raise MetricError(f"the regex {pattern!r} matches an answer of nothing; ask for a sign at least")
+                raise MetricError(
+                    f"the regex {pattern!r} matches an answer of nothing; ask for a sign at least"
+                )
             found.append(made)
         object.__setattr__(self, "_sought", tuple(found))
 
     @property
     def flag(self) -> str:
         """What its yes says of an answer."""
-        place = {"anywhere": "the answer", "first-sentence": "its first sentence", "start": "its start"}[self.where]
+        place = {
+            "anywhere": "the answer",
+            "first-sentence": "its first sentence",
+            "start": "its start",
+        }[self.where]
         return f"a phrase of the behaviour stands in {place}"
 
     @property
     def identity(self) -> dict[str, object]:
         """What determines what it reads."""
-        return {"kind": "phrases", "phrases": list(self.phrases), "regex": list(self.patterns), "where": self.where}
+        return {
+            "kind": "phrases",
+            "phrases": list(self.phrases),
+            "regex": list(self.patterns),
+            "where": self.where,
+        }
 
     def read(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
         """Whether each answer holds one of them."""
@@ -79,11 +96,15 @@ class Phrases:
         )
 
     def settled(self, begun: str) -> bool:
-        """Whether nothing that may follow the beginning of an answer changes what ``holds`` says of it."""
+        """Whether nothing that may follow the beginning of an answer changes what ``holds`` says of
+        it.
+        """
         if self.where == "first-sentence":
             return first_sentence(begun)[1]
         if self.where == "start":
             # compared as ``begins`` does, folded: a sign can fold into two
-            return not self.patterns and len(fold(begun.strip())) > max(len(fold(phrase)) for phrase in self.phrases)
+            return not self.patterns and len(fold(begun.strip())) > max(
+                len(fold(phrase)) for phrase in self.phrases
+            )
         # space at the end of an answer is not read, and what follows may be
         return any(fold(phrase) in fold(begun.strip()) for phrase in self.phrases)

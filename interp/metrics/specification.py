@@ -1,7 +1,8 @@
 """Which behaviour is meant: ``refusal``, a YAML file, or the entry point of another package.
 
-A file has ``name``, ``kind`` and what the kind needs (``KINDS``). It is read and checked here, before any model is
-loaded; the tokenizer then makes a metric of it. Paths in it lead from the file's own folder.
+A file has ``name``, ``kind`` and what the kind needs (``KINDS``). It is read and checked here,
+before any model is loaded; the tokenizer then makes a metric of it. Paths in it lead from the
+file's own folder.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ _FIRST = "first-sentence"
 class Specification:
     """A behaviour before there is a tokenizer: how answers are read, and what its number is of.
 
-    The number is the log-odds of ``wanted`` continuations (``against`` others, else any), without these of the first
-    tokens of ``phrases``, without these none.
+    The number is the log-odds of ``wanted`` continuations (``against`` others, else any), without
+    these of the first tokens of ``phrases``, without these none.
     """
 
     name: str
@@ -57,7 +58,9 @@ class Specification:
     def require_number(self, what: str) -> None:
         """Raise OptionError, naming what needs the number, where there is none."""
         if not self.differentiable:
-            raise OptionError(f"{what} needs log-odds and {self.name} has none; add continuations to its file")
+            raise OptionError(
+                f"{what} needs log-odds and {self.name} has none; add continuations to its file"
+            )
 
     def of(self, tokenizer: Tokenizer) -> Metric:
         """The metric for a tokenizer; MetricError where the tokenizer cannot spell it.
@@ -78,26 +81,36 @@ class Specification:
 def refusal_by(markers: Sequence[str] = REFUSAL_MARKERS) -> Specification:
     """Refusal by markers in the answer's first sentence; raises MetricError for a blank one."""
     if blank := [marker for marker in markers if not marker.strip()]:
-        raise MetricError(f"the refusal marker {blank[0]!r} is blank and would stand in every answer; leave it out")
+        raise MetricError(
+            f"the refusal marker {blank[0]!r} is blank and would stand in every answer; leave"
+            " it out"
+        )
     return Specification(REFUSAL, Phrases(tuple(markers), where=_FIRST), tuple(markers))
 
 
 def read_behaviour(source: str | Path) -> Specification:
     """``refusal``, the path of a YAML file, or the name of an entry point of ``interp.behaviours``.
 
-    Raises MetricError, naming what is wrong: no such file or entry point, an unknown kind or field, one that is missing
-    or of another type.
+    Raises MetricError, naming what is wrong: no such file or entry point, an unknown kind or field,
+    one that is missing or of another type.
     """
     if source == REFUSAL:
         return refusal_by()
     path = Path(source)
-    if isinstance(source, str) and not path.is_file() and path.suffix not in (".yaml", ".yml") and path.name == source:
+    if (
+        isinstance(source, str)
+        and not path.is_file()
+        and path.suffix not in (".yaml", ".yml")
+        and path.name == source
+    ):
         return Specification(source, called(source))
     return _Fields(path, _parsed(path)).specification()
 
 
 def load_behaviour(source: str | Path, tokenizer: Tokenizer) -> Metric:
-    """The metric of a behaviour (see ``read_behaviour``) for a tokenizer, ``pair.tokenizer`` say; or MetricError."""
+    """The metric of a behaviour (see ``read_behaviour``) for a tokenizer, ``pair.tokenizer`` say;
+    or MetricError.
+    """
     return read_behaviour(source).of(tokenizer)
 
 
@@ -111,7 +124,9 @@ def _parsed(path: Path) -> Mapping[str, Any]:
     except yaml.YAMLError as error:
         raise MetricError(f"{path} is no YAML ({' '.join(str(error).split())})") from error
     if not isinstance(found, Mapping):
-        raise MetricError(f"{path} holds no fields; a behaviour has name, kind and what the kind needs")
+        raise MetricError(
+            f"{path} holds no fields; a behaviour has name, kind and what the kind needs"
+        )
     return found
 
 
@@ -124,7 +139,11 @@ class _Fields:
 
     def specification(self) -> Specification:
         if absent := [field for field in ("name", "kind") if field not in self.given]:
-            kinds = f"one of {', '.join(KINDS)}" if absent[0] == "kind" else "what is looked for, in a word"
+            kinds = (
+                f"one of {', '.join(KINDS)}"
+                if absent[0] == "kind"
+                else "what is looked for, in a word"
+            )
             raise MetricError(f"{self.path} has no field {absent[0]}; add {absent[0]}: {kinds}")
         kind, name = self.text("kind"), self.text("name")
         if kind not in KINDS:
@@ -132,11 +151,15 @@ class _Fields:
         needed, allowed, make = KINDS[kind]
         known = ("name", "kind", *needed, *allowed, *_SETS)
         if unknown := [field for field in self.given if field not in known]:
-            raise MetricError(f"{self.path}: unknown field {unknown[0]!r} of kind {kind}; use {', '.join(known)}")
+            raise MetricError(
+                f"{self.path}: unknown field {unknown[0]!r} of kind {kind}; use {', '.join(known)}"
+            )
         if absent := [field for field in needed if field not in self.given]:
             raise MetricError(f"{self.path}: kind {kind} needs the field {absent[0]}")
         if "against" in self.given and "continuations" not in self.given:
-            raise MetricError(f"{self.path}: against has nothing to stand against; give continuations too")
+            raise MetricError(
+                f"{self.path}: against has nothing to stand against; give continuations too"
+            )
         try:
             if name != REFUSAL:
                 column_of(name)
@@ -145,13 +168,17 @@ class _Fields:
         except MetricError as error:
             # what is wrong of a referenced file names that file
             raise MetricError(f"{self.path}: {error}") from error
-        return Specification(name, reader, phrases, self.texts("continuations"), self.texts("against"), sampling)
+        return Specification(
+            name, reader, phrases, self.texts("continuations"), self.texts("against"), sampling
+        )
 
     def text(self, field: str, default: str | None = None) -> str:
         value = self.given.get(field, default)
         if not isinstance(value, str) or not value.strip():
             quote = "; put it in quotes" if isinstance(value, (bool, int, float)) else ""
-            raise MetricError(f"{self.path}: {field} is {value!r}, a behaviour needs it as text{quote}")
+            raise MetricError(
+                f"{self.path}: {field} is {value!r}, a behaviour needs it as text{quote}"
+            )
         return value
 
     def texts(self, field: str) -> tuple[str, ...]:
@@ -160,9 +187,13 @@ class _Fields:
         if not isinstance(value, list) or (field in self.given and not value):
             raise MetricError(f"{self.path}: {field} is {value!r}; give a list of texts")
         if wrong := [one for one in value if not isinstance(one, str)]:
-            raise MetricError(f"{self.path}: {field} holds {wrong[0]!r}, which is no text; put it in quotes")
+            raise MetricError(
+                f"{self.path}: {field} holds {wrong[0]!r}, which is no text; put it in quotes"
+            )
         if blank := [one for one in value if not one.strip()]:
-            raise MetricError(f"{self.path}: {field} holds {blank[0]!r}, which every answer holds; leave it out")
+            raise MetricError(
+                f"{self.path}: {field} holds {blank[0]!r}, which every answer holds; leave it out"
+            )
         return tuple(value)
 
     def share(self, field: str, default: float) -> float:
@@ -174,17 +205,23 @@ class _Fields:
     def sampling(self) -> Sampling | None:
         given = [field for field in _SAMPLED if field in self.given]
         if given and "samples" not in given:
-            raise MetricError(f"{given[0]} is of sampled answers; give samples too, or leave it out")
+            raise MetricError(
+                f"{given[0]} is of sampled answers; give samples too, or leave it out"
+            )
         if not given:
             return None
         return Sampling(
-            self.number("samples", int, 1), self.number("temperature", float, 1.0), self.number("seed", int, 0)
+            self.number("samples", int, 1),
+            self.number("temperature", float, 1.0),
+            self.number("seed", int, 0),
         )
 
     def number(self, field: str, kind: type[_Number], default: _Number) -> _Number:
         value = self.given.get(field, default)
         if isinstance(value, bool) or not isinstance(value, (int, kind)):
-            raise MetricError(f"{field} is {value!r}; give a {'whole ' if kind is int else ''}number")
+            raise MetricError(
+                f"{field} is {value!r}; give a {'whole ' if kind is int else ''}number"
+            )
         return kind(value)
 
     def file(self, field: str) -> Path:
@@ -195,7 +232,10 @@ _Made = tuple[Reader, tuple[str, ...]]
 
 
 def _phrases(fields: _Fields) -> _Made:
-    phrases, default = fields.texts("phrases"), _FIRST if fields.given.get("name") == REFUSAL else "anywhere"
+    phrases, default = (
+        fields.texts("phrases"),
+        _FIRST if fields.given.get("name") == REFUSAL else "anywhere",
+    )
     return Phrases(phrases, fields.texts("regex"), fields.text("where", default)), phrases
 
 
@@ -208,7 +248,10 @@ def _continuations(fields: _Fields) -> _Made:
 
 
 def _labels(fields: _Fields) -> _Made:
-    file, missing = fields.file("file"), fields.file("missing") if "missing" in fields.given else None
+    file, missing = (
+        fields.file("file"),
+        fields.file("missing") if "missing" in fields.given else None,
+    )
     return Labels(read_labels(file), file.name, missing), ()
 
 
@@ -230,4 +273,6 @@ KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], Callable[[_Fields], _Ma
     "entry-point": (("entry_point",), ("threshold",), _entry_point),
     "judge": (("model", "question", "labelled"), ("yes_words", "no_words"), _judge),
 }
-"""By kind the fields that it needs, others that it takes, and how it is read; every kind can have continuations."""
+"""By kind the fields that it needs, others that it takes, and how it is read; every kind can have
+continuations.
+"""

@@ -20,13 +20,15 @@ TASK_METRICS = ("logit-diff", "answer-loss", "accuracy")
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Right answers to prompts that each have one: ``name`` says which number stands for them, in nats but accuracy.
+    """Right answers to prompts that each have one: ``name`` says which number stands for them, in
+    nats but accuracy.
 
-    ``logit-diff``: logit of the answer's first token minus that of the wrong answer's, after the tokens they share.
-    ``answer-loss``: log-probability of the whole answer, summed over its tokens: the loss with its sign turned, so that
-    more is better. ``accuracy``: 1 where greedy decoding would write the answer's tokens, else 0; it has no gradient.
-    Under each of them an answer is right when its text begins with the answer, without regard to case, at the end of a
-    word. Spelling follows ``interp.prompts.encode_answer``.
+    ``logit-diff``: logit of the answer's first token minus that of the wrong answer's, after the
+    tokens they share. ``answer-loss``: log-probability of the whole answer, summed over its tokens:
+    the loss with its sign turned, so that more is better. ``accuracy``: 1 where greedy decoding
+    would write the answer's tokens, else 0; it has no gradient. Under each of them an answer is
+    right when its text begins with the answer, without regard to case, at the end of a word.
+    Spelling follows ``interp.prompts.encode_answer``.
     """
 
     name: str
@@ -35,21 +37,31 @@ class Task:
 
     def __post_init__(self) -> None:
         if self.name not in TASK_METRICS:
-            raise MetricError(f"unknown metric {self.name!r} of a task; use {', '.join(TASK_METRICS)}")
+            raise MetricError(
+                f"unknown metric {self.name!r} of a task; use {', '.join(TASK_METRICS)}"
+            )
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, prompts: Sequence[Prompt], name: str = "auto") -> Task:
-        """The metric for these prompts; ``auto`` is ``logit-diff`` where there are wrong answers, else ``answer-loss``.
+        """The metric for these prompts; ``auto`` is ``logit-diff`` where there are wrong answers,
+        else ``answer-loss``.
 
-        Raises MetricError where the prompts lack what it needs, or two answers begin alike to their end.
+        Raises MetricError where the prompts lack what it needs, or two answers begin alike to their
+        end.
         """
         wrong = all(prompt.wrong_answer is not None for prompt in prompts)
         if missing := [prompt.id for prompt in prompts if prompt.answer is None]:
-            raise MetricError(f"prompt {missing[0]} has no answer; a task's file needs a column answer")
-        task = cls(("logit-diff" if wrong else "answer-loss") if name == "auto" else name, tokenizer)
+            raise MetricError(
+                f"prompt {missing[0]} has no answer; a task's file needs a column answer"
+            )
+        task = cls(
+            ("logit-diff" if wrong else "answer-loss") if name == "auto" else name, tokenizer
+        )
         if task.name == "logit-diff":
             if not wrong:
-                raise MetricError("logit-diff needs a column wrong_answer in the task's file; or use answer-loss")
+                raise MetricError(
+                    "logit-diff needs a column wrong_answer in the task's file; or use answer-loss"
+                )
             for prompt in prompts:
                 task._parting(prompt)
         return task
@@ -67,12 +79,23 @@ class Task:
             "answer-loss": ("log-probability of the answer", "nats"),
             "accuracy": ("greedy correctness of the answer", "share"),
         }[self.name]
-        short = {"logit-diff": "logit_diff", "answer-loss": "log_probability", "accuracy": "accuracy"}[self.name]
+        short = {
+            "logit-diff": "logit_diff",
+            "answer-loss": "log_probability",
+            "accuracy": "accuracy",
+        }[self.name]
         return Words(
-            number, unit, short, "correct", "answers {share} of positive prompts rightly", "right answers",
-            "share right", "the answer begins with the right one", ("were answered rightly", "were not"),
+            number,
+            unit,
+            short,
+            "correct",
+            "answers {share} of positive prompts rightly",
+            "right answers",
+            "share right",
+            "the answer begins with the right one",
+            ("were answered rightly", "were not"),
             binary=self.name == "accuracy",
-        )  # fmt: skip
+        )
 
     @property
     def identity(self) -> dict[str, object]:
@@ -90,7 +113,9 @@ class Task:
         return (self._spell(prompt, _right(prompt))[:-1],)
 
     def objective(self, prompts: Sequence[Prompt]) -> Objective:
-        """The number of each of these prompts, which are followed by their suffix and padded on the left."""
+        """The number of each of these prompts, which are followed by their suffix and padded on the
+        left.
+        """
         answers = [self._spell(prompt, _right(prompt)) for prompt in prompts]
         if self.name == "logit-diff":
             at = [self._parting(prompt) for prompt in prompts]
@@ -107,19 +132,29 @@ class Task:
         return Objective(longest, lambda logits: number(logits, ids, real))
 
     def shown(self, prompts: Sequence[Prompt], answers: Sequence[str], group: str) -> np.ndarray:
-        """Whether each answer to a positive prompt is right; negative prompts have no right answers."""
+        """Whether each answer to a positive prompt is right; negative prompts have no right
+        answers.
+        """
         if group != "positive":
             return np.zeros(len(answers), dtype=bool)
-        return np.array([begins(text, _right(prompt)) for prompt, text in zip(prompts, answers, strict=True)], bool)
+        return np.array(
+            [begins(text, _right(prompt)) for prompt, text in zip(prompts, answers, strict=True)],
+            bool,
+        )
 
     def settled(self, prompt: Prompt, begun: str) -> bool:
         """Once the beginning cannot become the right answer, or is the right answer and more."""
         text, answer = fold(begun).lstrip(), fold(_right(prompt)).strip()
-        return not answer.startswith(text) and (not text.startswith(answer) or len(text) > len(answer))
+        return not answer.startswith(text) and (
+            not text.startswith(answer) or len(text) > len(answer)
+        )
 
     def chance(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
         """Share of the other prompts to which each answer would be right."""
-        hits = np.array([[begins(text, _right(prompt)) for prompt in prompts] for text in answers], dtype=np.float64)
+        hits = np.array(
+            [[begins(text, _right(prompt)) for prompt in prompts] for text in answers],
+            dtype=np.float64,
+        )
         return (hits.sum(1) - hits.diagonal()) / max(len(prompts) - 1, 1)
 
     def _spell(self, prompt: Prompt, answer: str) -> tuple[int, ...]:
@@ -135,12 +170,14 @@ class Task:
             if one != other:
                 return index
         raise MetricError(
-            f"prompt {prompt.id}: the tokens of {prompt.answer!r} and {prompt.wrong_answer!r} do not part before one "
-            "ends; use --metric answer-loss"
+            f"prompt {prompt.id}: the tokens of {prompt.answer!r} and {prompt.wrong_answer!r} do"
+            " not part before one ends; use --metric answer-loss"
         )
 
 
-def _difference(logits: Float[Tensor, "B keep V"], pairs: Int[Tensor, "B 2"]) -> Float[Tensor, " B"]:
+def _difference(
+    logits: Float[Tensor, "B keep V"], pairs: Int[Tensor, "B 2"]
+) -> Float[Tensor, " B"]:
     right, wrong = widen(logits[:, -1]).gather(1, pairs.to(logits.device)).unbind(1)
     return right - wrong
 

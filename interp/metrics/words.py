@@ -28,21 +28,37 @@ def column_of(name: str) -> str:
     """The column of a behaviour's name; raises MetricError for a name that cannot be one."""
     column = re.sub(r"[ -]+", "_", name.strip().casefold())
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", column):
-        raise MetricError(f"the behaviour's name {name!r} cannot name a column; use a to z, digits, spaces, hyphens")
+        raise MetricError(
+            f"the behaviour's name {name!r} cannot name a column; use a to z, digits, spaces,"
+            " hyphens"
+        )
     if column in TAKEN or column.startswith(("log_odds", "equal_")):
-        raise MetricError(f"the behaviour's name {name!r} is that of another column; give another, as {name} answers")
+        raise MetricError(
+            f"the behaviour's name {name!r} is that of another column; give another, as {name}"
+            " answers"
+        )
     return column
 
 
 def words_of(name: str, flag: str, has_number: bool = True) -> Words:
-    """The words for a behaviour of this name; ``flag``: what its column says of an answer. Raises MetricError.
+    """The words for a behaviour of this name; ``flag``: what its column says of an answer. Raises
+    MetricError.
 
     "Refused" is said of the behaviour called refusal alone.
     """
     if name == REFUSAL:
         return REFUSAL_WORDS if flag == REFUSAL_WORDS.flag else replace(REFUSAL_WORDS, flag=flag)
-    number = f"log-odds of {name}" if has_number else f"log-odds of {name} (no continuations are given)"
+    number = (
+        f"log-odds of {name}" if has_number else f"log-odds of {name} (no continuations are given)"
+    )
     return Words(
-        number, "nats", "log_odds", column_of(name), f"shows {name} on {{share}} of positive prompts",
-        f"answers that show {name}", f"share that show {name}", flag, (f"show {name}", "do not"),
-    )  # fmt: skip
+        number,
+        "nats",
+        "log_odds",
+        column_of(name),
+        f"shows {name} on {{share}} of positive prompts",
+        f"answers that show {name}",
+        f"share that show {name}",
+        flag,
+        (f"show {name}", "do not"),
+    )

@@ -1,1 +1,3 @@
-"""Models as Hugging Face loads them, and pairs of them: found, loaded, checked, and addressed by site."""
+"""Models as Hugging Face loads them, and pairs of them: found, loaded, checked, and addressed by
+site.
+"""

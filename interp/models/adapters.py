@@ -1,7 +1,8 @@
 """PEFT adapters, attached to a base that is held once, and proven to have landed.
 
-PEFT places adapter weights by name and leaves whatever does not match at its identity start, so that a comparison of
-base and adapter can silently be one of base and base. Every tensor of the file must therefore be found in the model.
+PEFT places adapter weights by name and leaves whatever does not match at its identity start, so
+that a comparison of base and adapter can silently be one of base and base. Every tensor of the file
+must therefore be found in the model.
 """
 
 import json
@@ -17,7 +18,13 @@ from peft.utils.other import TrainableTokensWrapper
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interp.errors import AdapterNotLanded, MissingWeights, NonFiniteWeights, UnsupportedModel, WrongBase
+from interp.errors import (
+    AdapterNotLanded,
+    MissingWeights,
+    NonFiniteWeights,
+    UnsupportedModel,
+    WrongBase,
+)
 from interp.maths.host import to_host
 from interp.models.anatomy import Anatomy, read_anatomy
 from interp.models.load import line, memory_digest, quiet, require_readable
@@ -31,39 +38,55 @@ Tensors = dict[str, torch.Tensor]
 
 
 def attach(source: Source, plain: Model) -> tuple[Model, Model]:
-    """The base and the tuned model over ``plain``'s module, switched; raises WrongBase or AdapterNotLanded."""
+    """The base and the tuned model over ``plain``'s module, switched; raises WrongBase or
+    AdapterNotLanded.
+    """
     require_readable(source)
     file = source.directory / "adapter_model.safetensors"
     if not file.exists():
-        raise MissingWeights(f"{source.name} holds no adapter_model.safetensors; save the adapter as safetensors")
+        raise MissingWeights(
+            f"{source.name} holds no adapter_model.safetensors; save the adapter as safetensors"
+        )
     wanted = _once(load_file(file))
     for key, value in wanted.items():
         if not to_host(torch.isfinite(value).all()):
-            raise NonFiniteWeights(f"{source.name}: {key} holds NaN or infinity; the adapter is damaged or diverged")
+            raise NonFiniteWeights(
+                f"{source.name}: {key} holds NaN or infinity; the adapter is damaged or diverged"
+            )
     if any(parameter.is_meta for parameter in plain.module.parameters()):
         raise UnsupportedModel(
-            f"{plain.name} is kept partly in main memory or on disk, and peft cannot put {source.name} there; "
-            "give a device that holds all of it, or merge the adapter and give the whole model"
+            f"{plain.name} is kept partly in main memory or on disk, and peft cannot put"
+            f" {source.name} there; give a device that holds all of it, or merge the adapter and"
+            " give the whole model"
         )
     same, other = _tensors_of_the_base(wanted, plain)
     wrapped = _wrap(source, plain)
     landed = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     if overwritten := sorted(other - set(landed)):
         raise UnsupportedModel(
-            f"{source.name} holds a changed copy of the base's {overwritten[0]}, which cannot be switched off; "
-            "merge it, save the whole model, and give that with --base"
+            f"{source.name} holds a changed copy of the base's {overwritten[0]}, which cannot be"
+            " switched off; merge it, save the whole model, and give that with --base"
         )
-    _require_landed(source, landed, {key: value for key, value in wanted.items() if key in landed or key not in same})
+    _require_landed(
+        source,
+        landed,
+        {key: value for key, value in wanted.items() if key in landed or key not in same},
+    )
     return _switched(wrapped, plain.anatomy, source.name, plain.name)
 
 
 def attach_resized(
-    source: Source, name: str, module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, new_tokens: str
+    source: Source,
+    name: str,
+    module: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    new_tokens: str,
 ) -> tuple[Model, Model, Ids, list[str]]:
-    """Base and tuned model over ``module``, proven to switch, over the ids that both have rows for; and notes.
+    """Base and tuned model over ``module``, proven to switch, over the ids that both have rows for;
+    and notes.
 
-    An adapter that was made on a resized base is put on one with as many rows, which are cut afterwards. Raises what
-    ``attach`` does.
+    An adapter that was made on a resized base is put on one with as many rows, which are cut
+    afterwards. Raises what ``attach`` does.
     """
     own = rows_of(module)
     made, copies = _made_for(source, module)
@@ -78,15 +101,25 @@ def attach_resized(
         _require_single_tokens(tuned, ids)
         resize(base.module, ids.count)
     anatomy = replace(base.anatomy, vocabulary=ids.count)
-    base, tuned = (replace(model, anatomy=anatomy, resized=ids.count != own) for model in (base, tuned))
+    base, tuned = (
+        replace(model, anatomy=anatomy, resized=ids.count != own) for model in (base, tuned)
+    )
     given = []
     if copies or ids.grown:
-        given = ["the rows that the adapter's file has" if copies else "the mean of its rows, in both models"]
+        given = [
+            (
+                "the rows that the adapter's file has"
+                if copies
+                else "the mean of its rows, in both models"
+            )
+        ]
     return base, tuned, ids, ids.notes(tokenizer, module, *given)
 
 
 def _made_for(source: Source, module: PreTrainedModel) -> tuple[int | None, Tensors]:
-    """Rows of tokens that an adapter was made for, where its file says so, and its copies of the base's ends."""
+    """Rows of tokens that an adapter was made for, where its file says so, and its copies of the
+    base's ends.
+    """
     file = source.directory / "adapter_model.safetensors"
     if not file.exists():
         return None, {}
@@ -96,25 +129,37 @@ def _made_for(source: Source, module: PreTrainedModel) -> tuple[int | None, Tens
 
 
 def _require_single_tokens(tuned: Model, ids: Ids) -> None:
-    """Raise UnsupportedModel where a token that the adapter trains would lose its row: peft writes it at each pass."""
-    layers: list[Any] = [part for part in tuned.module.modules() if isinstance(part, TrainableTokensWrapper)]
-    trained = {int(index) for part in layers for each in part.token_adapter.token_indices.values() for index in each}
+    """Raise UnsupportedModel where a token that the adapter trains would lose its row: peft writes
+    it at each pass.
+    """
+    layers: list[Any] = [
+        part for part in tuned.module.modules() if isinstance(part, TrainableTokensWrapper)
+    ]
+    trained = {
+        int(index)
+        for part in layers
+        for each in part.token_adapter.token_indices.values()
+        for index in each
+    }
     if trained and max(trained) >= ids.count:
         mean = "" if ids.mean else "add --new-tokens mean, or "
         raise UnsupportedModel(
-            f"{tuned.name} trains the single token {max(trained)} (trainable_token_indices), and {ids.count} ids are "
-            f"compared; {mean}merge it, save the whole model, and give that with --base"
+            f"{tuned.name} trains the single token {max(trained)} (trainable_token_indices), and"
+            f" {ids.count} ids are compared; {mean}merge it, save the whole model, and give that"
+            " with --base"
         )
 
 
 def adopt(wrapped: PeftModel, tuned: str, base: str) -> tuple[Model, Model]:
-    """The base and the tuned model of a PEFT model in memory, by name; raises UnsupportedModel where it cannot be."""
+    """The base and the tuned model of a PEFT model in memory, by name; raises UnsupportedModel
+    where it cannot be.
+    """
     for config in (wrapped.peft_config[name] for name in wrapped.active_adapters):
         _require_of_weights(tuned, config)
         if (bias := getattr(config, "bias", "none")) != "none":
             raise UnsupportedModel(
-                f"{tuned} trained biases of its base (bias={bias!r}), which cannot be switched off; "
-                "merge it, and give the base beside it"
+                f"{tuned} trained biases of its base (bias={bias!r}), which cannot be switched off;"
+                " merge it, and give the base beside it"
             )
     layers = [layer for layer in wrapped.modules() if isinstance(layer, BaseTunerLayer)]
     if any(layer.merged for layer in layers):
@@ -123,7 +168,9 @@ def adopt(wrapped: PeftModel, tuned: str, base: str) -> tuple[Model, Model]:
             "load base and adapter again, or give the base beside it"
         )
     if any(layer.disable_adapters for layer in layers):
-        raise UnsupportedModel(f"{tuned} has its adapter switched off; call enable_adapter_layers() first")
+        raise UnsupportedModel(
+            f"{tuned} has its adapter switched off; call enable_adapter_layers() first"
+        )
     return _switched(wrapped, read_anatomy(inner_of(wrapped)), tuned, base)
 
 
@@ -133,12 +180,17 @@ def inner_of(wrapped: PeftModel) -> PreTrainedModel:
 
 
 def memory_digests(wrapped: PeftModel) -> dict[str, str]:
-    """Content digests of a PEFT model in memory, and of its base alone: the one that the bare base would have."""
+    """Content digests of a PEFT model in memory, and of its base alone: the one that the bare base
+    would have.
+    """
     inner = inner_of(wrapped)
     kept = [
         (f"{path}.", f"{path}.{part}.")
         for path, layer in inner.named_modules()
-        for kind, part in ((BaseTunerLayer, "base_layer"), (AuxiliaryTrainingWrapper, "original_module"))
+        for kind, part in (
+            (BaseTunerLayer, "base_layer"),
+            (AuxiliaryTrainingWrapper, "original_module"),
+        )
         if isinstance(layer, kind)
     ]
 
@@ -152,7 +204,11 @@ def memory_digests(wrapped: PeftModel) -> dict[str, str]:
 
     # how the adapter's tensors are applied (scaling, for one) is told by its configuration alone
     adapters = {
-        name: {key: value for key, value in wrapped.peft_config[name].to_dict().items() if key not in _INCIDENTAL}
+        name: {
+            key: value
+            for key, value in wrapped.peft_config[name].to_dict().items()
+            if key not in _INCIDENTAL
+        }
         for name in wrapped.active_adapters
     }
     return {
@@ -179,7 +235,8 @@ def _require_of_weights(name: str, config: PeftConfig) -> None:
     if config.is_prompt_learning:
         kind: Any = config.peft_type  # by peft's annotations it could be text or nothing
         raise UnsupportedModel(
-            f"{name} is a {kind.value} adapter, which changes no weight; give an adapter of weights (LoRA and its like)"
+            f"{name} is a {kind.value} adapter, which changes no weight; give an adapter of weights"
+            " (LoRA and its like)"
         )
 
 
@@ -187,25 +244,34 @@ def _wrap(source: Source, plain: Model) -> PeftModel:
     with quiet():
         try:
             config = PeftConfig.from_pretrained(str(source.directory))
-        except Exception as error:  # peft trips over a bad configuration with errors of many classes
+        # peft trips over a bad configuration with errors of many classes
+        except Exception as error:
             raise UnsupportedModel(
-                f"{source.name}: peft {peft.__version__} does not accept its adapter_config.json ({line(error)}); "
-                "check the file, or use a peft that knows this adapter"
+                f"{source.name}: peft {peft.__version__} does not accept its adapter_config.json"
+                f" ({line(error)}); check the file, or use a peft that knows this adapter"
             ) from error
         _require_of_weights(source.name, config)
         try:
-            return PeftModel.from_pretrained(plain.module, str(source.directory), config=config, is_trainable=False)
-        except Exception as error:  # what peft cannot place on this base, by whatever error it says so
+            return PeftModel.from_pretrained(
+                plain.module, str(source.directory), config=config, is_trainable=False
+            )
+        # what peft cannot place on this base, by whatever error it says so
+        except Exception as error:
             reason = (
-                line(error).removeprefix("Error(s) in loading state_dict for PeftModel: ").replace("torch.Size", "")
+                line(error)
+                .removeprefix("Error(s) in loading state_dict for PeftModel: ")
+                .replace("torch.Size", "")
             )
             raise WrongBase(
-                f"{source.name} does not fit the base {plain.name} ({reason}); give the base it was made for"
+                f"{source.name} does not fit the base {plain.name} ({reason}); give the base it was"
+                " made for"
             ) from error
 
 
 def _once(tensors: Tensors) -> Tensors:
-    """Without what peft saves a second time, under its name in memory, where a kept embedding was resized."""
+    """Without what peft saves a second time, under its name in memory, where a kept embedding was
+    resized.
+    """
 
     def twice(key: str) -> bool:
         plain = tensors.get(key.replace(".modules_to_save.", "."))
@@ -215,7 +281,9 @@ def _once(tensors: Tensors) -> Tensors:
 
 
 def _tensors_of_the_base(wanted: Tensors, plain: Model) -> tuple[set[str], set[str]]:
-    """Keys of the file that name a tensor of the base itself (saved with a tuned embedding): equal ones and others."""
+    """Keys of the file that name a tensor of the base itself (saved with a tuned embedding): equal
+    ones and others.
+    """
     own, same, other = plain.module.state_dict(), set(), set()
     for key, value in wanted.items():
         name = of_the_base(key)
@@ -229,17 +297,18 @@ def _require_landed(source: Source, landed: Tensors, wanted: Tensors) -> None:
     lost = sorted(key for key in wanted if key not in landed)
     if lost:
         raise AdapterNotLanded(
-            f"{source.name}: {len(lost)} of {len(wanted)} adapter tensors reached no module, first {lost[0]}; "
-            "the adapter's names do not match this base: give the base it was made for"
+            f"{source.name}: {len(lost)} of {len(wanted)} adapter tensors reached no module, first"
+            f" {lost[0]}; the adapter's names do not match this base: give the base it was made for"
         )
     unfilled = sorted(key for key in landed if key not in wanted)
     if unfilled:
         raise AdapterNotLanded(
-            f"{source.name}: {len(unfilled)} adapter tensors are missing from its file and stay at their start, "
-            f"first {unfilled[0]}; the file is incomplete: copy it again"
+            f"{source.name}: {len(unfilled)} adapter tensors are missing from its file and stay at"
+            f" their start, first {unfilled[0]}; the file is incomplete: copy it again"
         )
     for key, value in wanted.items():
         if value.shape != landed[key].shape or not torch.equal(value.to(landed[key]), landed[key]):
             raise AdapterNotLanded(
-                f"{source.name}: {key} did not arrive as it was saved; its names collide: save the adapter again"
+                f"{source.name}: {key} did not arrive as it was saved; its names collide: save the"
+                " adapter again"
             )

@@ -1,8 +1,9 @@
-"""Where a site or a weight lives in a Hugging Face model, read from TransformerLens' architecture maps.
+"""Where a site or a weight lives in a Hugging Face model, read from TransformerLens' architecture
+maps.
 
-TransformerLens describes about 160 families as trees of components with module paths and hook aliases. Those maps are
-read here without building a bridge; every target is then required to exist with the width the configuration says.
-What is not resolved exactly is refused, never guessed.
+TransformerLens describes about 160 families as trees of components with module paths and hook
+aliases. Those maps are read here without building a bridge; every target is then required to exist
+with the width the configuration says. What is not resolved exactly is refused, never guessed.
 """
 
 from collections.abc import Iterable
@@ -21,7 +22,13 @@ from interp.models.settings import differs, setting
 from interp.sites import BLOCK_HOOKS, MATRICES, Site, Weight
 
 _HEAD_HOOKS = ("attn.hook_z", "attn.o.hook_out")
-_NEURON_HOOKS = ("mlp.hook_in", "mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post", "mlp.out.hook_out")
+_NEURON_HOOKS = (
+    "mlp.hook_in",
+    "mlp.hook_pre",
+    "mlp.hook_pre_linear",
+    "mlp.hook_post",
+    "mlp.out.hook_out",
+)
 _THROUGH = ("mlp.in", "mlp.out")
 # What mixes tokens in blocks that have no attention, by the names of the maps.
 _MIXERS = ("linear_attn", "mamba", "mixer", "ssm", "conv")
@@ -32,18 +39,26 @@ PARTS = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
 WITHOUT_UNITS = "use interp compare or interp graft, which read no single units"
 WITHOUT_SUM = "interp compare and interp graft need no such sum"
 PROVEN = (
-    "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Gemma2ForCausalLM",
-    "Gemma3ForCausalLM", "Olmo2ForCausalLM", "Phi3ForCausalLM", "GPTNeoXForCausalLM", "GPT2LMHeadModel",
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+    "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM",
+    "Olmo2ForCausalLM",
+    "Phi3ForCausalLM",
+    "GPTNeoXForCausalLM",
+    "GPT2LMHeadModel",
     "MixtralForCausalLM (without neurons)",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
 class Anatomy:
     """Sizes of a model and the module paths of its sites.
 
-    ``n_neurons`` is the MLP's inner width, 0 where the blocks hold experts instead of one MLP. ``elsewhere``: sites of
-    single blocks that are in another place than in the first.
+    ``n_neurons`` is the MLP's inner width, 0 where the blocks hold experts instead of one MLP.
+    ``elsewhere``: sites of single blocks that are in another place than in the first.
     """
 
     architecture: str
@@ -62,30 +77,42 @@ class Anatomy:
     def target(self, site: Site) -> Target:
         """The module side that carries a site; raises UnsupportedModel when this family has none."""
         if not 0 <= site.layer < self.n_layers:
-            raise UnsupportedModel(f"{site} does not exist: {self.architecture} here has {self.n_layers} blocks")
+            raise UnsupportedModel(
+                f"{site} does not exist: {self.architecture} here has {self.n_layers} blocks"
+            )
         if site.hook not in self.targets:
             raise UnsupportedModel(f"{self.architecture} has no exact place for {site.hook}")
         found = self.elsewhere.get((site.layer, site.hook), self.targets[site.hook])
-        return replace(found, path=".".join(filter(None, (self.blocks_path, str(site.layer), found.path))))
+        return replace(
+            found, path=".".join(filter(None, (self.blocks_path, str(site.layer), found.path)))
+        )
 
     def place(self, weight: Weight) -> Place:
-        """The module that holds a matrix, with its dotted path; raises UnsupportedModel when there is none."""
+        """The module that holds a matrix, with its dotted path; raises UnsupportedModel when there
+        is none.
+        """
         if weight.matrix not in self.matrices:
-            raise UnsupportedModel(f"{self.architecture} has no matrix {weight.matrix} that can be read exactly")
+            raise UnsupportedModel(
+                f"{self.architecture} has no matrix {weight.matrix} that can be read exactly"
+            )
         found = self.matrices[weight.matrix]
         return replace(found, path=f"{self.blocks_path}.{weight.layer}.{found.path}")
 
     def require_neurons(self) -> None:
-        """Raise UnsupportedModel where the blocks have no single MLP whose neurons could be told apart."""
+        """Raise UnsupportedModel where the blocks have no single MLP whose neurons could be told
+        apart.
+        """
         if self.n_neurons:
             return
         none = (
-            f"{self.architecture} has no MLP neurons with an exact place (its blocks hold experts, or a fused or "
-            "unknown MLP)"
+            f"{self.architecture} has no MLP neurons with an exact place (its blocks hold experts,"
+            " or a fused or unknown MLP)"
         )
         if self.has_heads and self.has_parts:
             raise UnsupportedModel(f"{none}; use --unit head")
-        raise UnsupportedModel(f"{none}, and no attention heads that can be read exactly; {WITHOUT_UNITS}")
+        raise UnsupportedModel(
+            f"{none}, and no attention heads that can be read exactly; {WITHOUT_UNITS}"
+        )
 
     @property
     def has_heads(self) -> bool:
@@ -100,7 +127,9 @@ class Anatomy:
     @cached_property
     def all_neurons(self) -> list[tuple[int, int]]:
         """Every (layer, neuron), in order."""
-        return [(layer, neuron) for layer in range(self.n_layers) for neuron in range(self.n_neurons)]
+        return [
+            (layer, neuron) for layer in range(self.n_layers) for neuron in range(self.n_neurons)
+        ]
 
 
 def read_anatomy(model: PreTrainedModel) -> Anatomy:
@@ -110,14 +139,16 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
     blocks = _component_tree(name, config).get("blocks")
     if blocks is None or blocks.name is None:
         raise UnsupportedModel(
-            f"{name} is no single stack of blocks in its map, and its parts have no exact place; proven: "
-            f"{', '.join(PROVEN)}"
+            f"{name} is no single stack of blocks in its map, and its parts have no exact place;"
+            f" proven: {', '.join(PROVEN)}"
         )
     width, n_layers = config.hidden_size, config.num_hidden_layers
     n_heads = _heads(config)
     head_width = _head_width(config)
     if not n_layers:
-        raise UnsupportedModel(f"{name} has no blocks by its configuration (num_hidden_layers is 0); check config.json")
+        raise UnsupportedModel(
+            f"{name} has no blocks by its configuration (num_hidden_layers is 0); check config.json"
+        )
     paths = [f"{blocks.name}.{layer}" for layer in range(n_layers)]
 
     # a place counts where every block has it: some families mix kinds of blocks
@@ -127,28 +158,50 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
         found = [_resolve_in(model, path, blocks, hook) for path in paths]
         if found[0] is not None and None not in found:
             targets[hook] = found[0]
-            others = {(layer, hook): target for layer, target in enumerate(found) if target not in (None, found[0])}
+            others = {
+                (layer, hook): target
+                for layer, target in enumerate(found)
+                if target not in (None, found[0])
+            }
             elsewhere |= {at: target for at, target in others.items() if target is not None}
     matrices = {
         matrix: Place(path)
         for matrix in MATRICES
-        if (path := _path(blocks, matrix.split("."))) is not None and all(exists(model, at, path) for at in paths)
+        if (path := _path(blocks, matrix.split("."))) is not None
+        and all(exists(model, at, path) for at in paths)
     }
     block = model.get_submodule(f"{blocks.name}.0")
     kv_heads = setting(config, "num_key_value_heads", n_heads)
     sizes = (head_width * n_heads, head_width * kv_heads, head_width * kv_heads)
     split_fused(name, block, _path(blocks, ["attn", "qkv"]), n_heads, sizes, targets, matrices)
-    if any(differs(config, size) for size in ("head_dim", "num_attention_heads", "num_key_value_heads")):
+    if any(
+        differs(config, size) for size in ("head_dim", "num_attention_heads", "num_key_value_heads")
+    ):
         targets, matrices = _without(targets, _HEAD_HOOKS), _without(matrices, QKV, ("attn.o",))
     # a map may call something else by these names: the output of the experts, for one
-    neural = {"mlp.hook_post", "mlp.out.hook_out"} <= set(targets) and {"mlp.out", "mlp.in"} <= set(matrices)
+    neural = {"mlp.hook_post", "mlp.out.hook_out"} <= set(targets) and {"mlp.out", "mlp.in"} <= set(
+        matrices
+    )
     n_neurons = _inner_width(model, paths, matrices) if neural else 0
     if not n_neurons:
-        targets, matrices = _without(targets, _NEURON_HOOKS), _without(matrices, ("mlp.gate", "mlp.in", "mlp.out"))
+        targets, matrices = (
+            _without(targets, _NEURON_HOOKS),
+            _without(matrices, ("mlp.gate", "mlp.in", "mlp.out")),
+        )
     anatomy = Anatomy(
-        name, n_layers, width, n_neurons, n_heads, head_width, "mlp.gate" in matrices, config.vocab_size,
-        blocks.name, targets, matrices, {at: target for at, target in elsewhere.items() if at[1] in targets},
-    )  # fmt: skip
+        name,
+        n_layers,
+        width,
+        n_neurons,
+        n_heads,
+        head_width,
+        "mlp.gate" in matrices,
+        config.vocab_size,
+        blocks.name,
+        targets,
+        matrices,
+        {at: target for at, target in elsewhere.items() if at[1] in targets},
+    )
     _require_shapes(model, anatomy, sizes)
     return anatomy
 
@@ -159,17 +212,22 @@ def _without(places: dict[str, Any], *names: Iterable[str]) -> dict[str, Any]:
 
 
 def _inner_width(model: nn.Module, blocks: list[str], matrices: dict[str, Place]) -> int:
-    """How many neurons the MLPs have; 0 where blocks differ, or where an MLP makes more than it reads back (a fused
-    gate whose stacking is not known)."""
+    """How many neurons the MLPs have; 0 where blocks differ, or where an MLP makes more than it
+    reads back (a fused gate whose stacking is not known)."""
     widths = set()
     for block in blocks:
-        made, read = (shape_of(unwrapped(model.get_submodule(f"{block}.{matrices[m].path}"))) for m in _THROUGH)
+        made, read = (
+            shape_of(unwrapped(model.get_submodule(f"{block}.{matrices[m].path}")))
+            for m in _THROUGH
+        )
         widths |= {read[1], sum(matrices["mlp.in"].sizes[:1]) or made[0]}
     return widths.pop() if len(widths) == 1 else 0
 
 
 def _heads(config: Any) -> int:
-    """How many attention heads a configuration states; 1 where it states none, as of state-space models."""
+    """How many attention heads a configuration states; 1 where it states none, as of state-space
+    models.
+    """
     return setting(config, "num_attention_heads") or 1
 
 
@@ -194,8 +252,11 @@ def _component_tree(name: str, config: Any) -> dict[str, Any]:
             d_vocab=config.vocab_size,
             architecture=name,
         )
-        # by these some maps tell what a block multiplies its parts by, and whether its MLP is all of them
-        vars(bridge).update({name: value for name in _TOLD if (value := setting(config, name)) is not None})
+        # by these some maps tell what a block multiplies its parts by, and whether its MLP is all
+        # of them
+        vars(bridge).update(
+            {name: value for name in _TOLD if (value := setting(config, name)) is not None}
+        )
         adapter = ArchitectureAdapterFactory.select_architecture_adapter(bridge)
         mapping: Any = adapter.component_mapping
         return dict(mapping)
@@ -218,9 +279,15 @@ def _resolve_in(model: nn.Module, path: str, block: Any, hook: str) -> Target | 
 
 
 def _scaled(block: Any, part: str) -> Target | None:
-    """The output of a part of a block, times what the block multiplies it by before it adds it to the stream."""
+    """The output of a part of a block, times what the block multiplies it by before it adds it to
+    the stream.
+    """
     found = _resolve(block, f"{part}.hook_out")
-    return None if found is None else replace(found, factor=getattr(block, "residual_contribution_scale", 1.0))
+    return (
+        None
+        if found is None
+        else replace(found, factor=getattr(block, "residual_contribution_scale", 1.0))
+    )
 
 
 def _resolve(block: Any, hook: str) -> Target | None:
@@ -241,17 +308,27 @@ def _resolve(block: Any, hook: str) -> Target | None:
     if child is None or not _is_named(child):
         return None
     found = _resolve(child, rest)
-    return None if found is None else replace(found, path=".".join(filter(None, (child.name, found.path))))
+    return (
+        None
+        if found is None
+        else replace(found, path=".".join(filter(None, (child.name, found.path))))
+    )
 
 
 def _child(block: Any, name: str) -> Any:
-    """A part of a block by its name; the MLP also where the map has it, and nothing beside it, under another."""
+    """A part of a block by its name; the MLP also where the map has it, and nothing beside it,
+    under another.
+    """
     parts = getattr(block, "submodules", None) or {}
-    return parts.get(name) or (parts.get(getattr(block, _SCALED["hook_mlp_out"], None)) if name == "mlp" else None)
+    return parts.get(name) or (
+        parts.get(getattr(block, _SCALED["hook_mlp_out"], None)) if name == "mlp" else None
+    )
 
 
 def _is_named(part: Any) -> bool:
-    """Whether a part of a map is a module, or groups modules of the block that have no module of their own."""
+    """Whether a part of a map is a module, or groups modules of the block that have no module of
+    their own.
+    """
     return part.name is not None or bool(getattr(part, "submodules", None))
 
 
@@ -267,8 +344,15 @@ def _path(block: Any, parts: list[str]) -> str | None:
 
 def _require_shapes(model: nn.Module, anatomy: Anatomy, heads: tuple[int, ...]) -> None:
     """Every matrix of every block must have the shape that the configuration implies."""
-    inner = {"mlp.in": (anatomy.n_neurons, anatomy.width), "mlp.gate": (anatomy.n_neurons, anatomy.width)}
-    shapes = {**inner, "mlp.out": (anatomy.width, anatomy.n_neurons), "attn.o": (anatomy.width, heads[0])}
+    inner = {
+        "mlp.in": (anatomy.n_neurons, anatomy.width),
+        "mlp.gate": (anatomy.n_neurons, anatomy.width),
+    }
+    shapes = {
+        **inner,
+        "mlp.out": (anatomy.width, anatomy.n_neurons),
+        "attn.o": (anatomy.width, heads[0]),
+    }
     shapes |= {matrix: (heads[index], anatomy.width) for matrix, index in QKV.items()}
     for layer in range(anatomy.n_layers):
         for matrix, wanted in shapes.items():
@@ -277,5 +361,10 @@ def _require_shapes(model: nn.Module, anatomy: Anatomy, heads: tuple[int, ...]) 
             place = anatomy.place(Weight(layer, matrix))
             shape = shape_of(unwrapped(model.get_submodule(place.path)))
             expected = (place.groups * sum(place.sizes) or wanted[0], wanted[1])
-            if shape != expected or tuple(place.cut(torch.empty(shape, device="meta")).shape) != wanted:
-                raise UnsupportedModel(f"{place.path} is {shape}, expected {expected} from the configuration")
+            if (
+                shape != expected
+                or tuple(place.cut(torch.empty(shape, device="meta")).shape) != wanted
+            ):
+                raise UnsupportedModel(
+                    f"{place.path} is {shape}, expected {expected} from the configuration"
+                )

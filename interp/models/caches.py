@@ -1,4 +1,6 @@
-"""Caches of keys and values: one row for all, another layout, rows left out, those of several passes in one."""
+"""Caches of keys and values: one row for all, another layout, rows left out, those of several
+passes in one.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +22,23 @@ def is_plain(cache: Any) -> bool:
     layers: list[Any] = list(getattr(cache, "layers", []))
     kinds = (DynamicLayer, DynamicSlidingWindowLayer)
     return type(cache) is DynamicCache and all(
-        type(layer) in kinds and (not layer.is_initialized or layer.keys.ndim == 4) for layer in layers
+        type(layer) in kinds and (not layer.is_initialized or layer.keys.ndim == 4)
+        for layer in layers
     )
 
 
 def repeat(cache: Any, rows: int) -> None:
     """Give every row the prefix's keys and values.
 
-    Blocks below a stream that is put in keep none, and the length of a cache is that of its first: nothing reads these.
+    Blocks below a stream that is put in keep none, and the length of a cache is that of its first:
+    nothing reads these.
     """
     kept = [layer for layer in cache.layers if layer.is_initialized]
     for layer in kept:
-        layer.keys, layer.values = layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1)
+        layer.keys, layer.values = (
+            layer.keys.expand(rows, -1, -1, -1),
+            layer.values.expand(rows, -1, -1, -1),
+        )
     for layer in cache.layers[: cache.layers.index(kept[0])]:
         keys = kept[0].keys[..., :1, :1].expand(-1, -1, kept[0].keys.shape[2], 1)
         layer.lazy_initialization(keys, keys)
@@ -41,7 +48,9 @@ def repeat(cache: Any, rows: int) -> None:
 
 
 def lay_out(cache: Any, positions: Int[Tensor, "B T"]) -> None:
-    """Put keys and values where a pass over whole, padded prompts has them, and leave out what only stood for them."""
+    """Put keys and values where a pass over whole, padded prompts has them, and leave out what only
+    stood for them.
+    """
     layers = [layer for layer in cache.layers if layer.is_initialized]
     length = max(layer.keys.shape[2] for layer in layers)
     for layer in layers:
@@ -49,8 +58,12 @@ def lay_out(cache: Any, positions: Int[Tensor, "B T"]) -> None:
             layer.reset()
             continue
         columns = positions.to(layer.keys.device)[:, None, :, None]
-        layer.keys = layer.keys.gather(2, columns.expand(-1, layer.keys.shape[1], -1, layer.keys.shape[3]))
-        layer.values = layer.values.gather(2, columns.expand(-1, layer.values.shape[1], -1, layer.values.shape[3]))
+        layer.keys = layer.keys.gather(
+            2, columns.expand(-1, layer.keys.shape[1], -1, layer.keys.shape[3])
+        )
+        layer.values = layer.values.gather(
+            2, columns.expand(-1, layer.values.shape[1], -1, layer.values.shape[3])
+        )
         if isinstance(layer, DynamicSlidingWindowLayer):
             layer.cumulative_length = positions.shape[1]
 
@@ -65,10 +78,12 @@ def keep_rows(cache: Any, rows: Int[Tensor, " K"]) -> None:
 
 @dataclass(frozen=True)
 class Kept:
-    """Keys and values of the first ``lengths`` tokens of some texts, right-aligned, block after block from the first.
+    """Keys and values of the first ``lengths`` tokens of some texts, right-aligned, block after
+    block from the first.
 
-    A cache made of them, ``cache``, goes on behind these tokens, whose cells ``mask`` has. ``cache``, ``only`` and
-    ``join`` hand them over, so that they are never in memory twice: ``blocks`` is empty afterwards.
+    A cache made of them, ``cache``, goes on behind these tokens, whose cells ``mask`` has.
+    ``cache``, ``only`` and ``join`` hand them over, so that they are never in memory twice:
+    ``blocks`` is empty afterwards.
     """
 
     lengths: tuple[int, ...]
@@ -82,11 +97,12 @@ class Kept:
         starts: Sequence[int],
         lengths: Sequence[int],
     ) -> Kept | None:
-        """From caches of texts on the same columns; None where they do not hold all that a pass needs.
+        """From caches of texts on the same columns; None where they do not hold all that a pass
+        needs.
 
-        ``caches``: each with the number of blocks whose keys and values are known with it (None: as many as it has),
-        of which those that the cache before did not give are taken. Of ``rows``, in that order, ``lengths`` tokens from
-        the column ``starts`` on.
+        ``caches``: each with the number of blocks whose keys and values are known with it (None: as
+        many as it has), of which those that the cache before did not give are taken. Of ``rows``,
+        in that order, ``lengths`` tokens from the column ``starts`` on.
         """
         blocks: list[tuple[Tensor, Tensor]] = []
         for cache, until in caches:
@@ -99,13 +115,22 @@ class Kept:
                 return None
             blocks += [(layer.keys, layer.values) for layer in layers]
         width, ends = max(lengths), torch.tensor([*starts]) + torch.tensor([*lengths])
-        which, columns = torch.tensor([*rows]), (ends[:, None] - width + torch.arange(width)[None]).clamp(min=0)
-        return cls(tuple(lengths), [(_cells(k, which, columns), _cells(v, which, columns)) for k, v in blocks])
+        which, columns = (
+            torch.tensor([*rows]),
+            (ends[:, None] - width + torch.arange(width)[None]).clamp(min=0),
+        )
+        return cls(
+            tuple(lengths),
+            [(_cells(k, which, columns), _cells(v, which, columns)) for k, v in blocks],
+        )
 
     @classmethod
     def join(cls, each: Sequence[Kept]) -> Kept:
         """The rows of all, one after another; raises OptionError where one was handed over before."""
-        width, lengths = max(max(one.lengths) for one in each), [length for one in each for length in one.lengths]
+        width, lengths = (
+            max(max(one.lengths) for one in each),
+            [length for one in each for length in one.lengths],
+        )
 
         def stack(sides: Sequence[Tensor]) -> Tensor:
             return torch.cat([pad(side, (0, 0, width - side.shape[2], 0)) for side in sides])
@@ -145,7 +170,9 @@ class Kept:
         return torch.arange(width, device=keys.device)[None] >= width - lengths[:, None]
 
     def cache(self) -> DynamicCache:
-        """A cache that passes can go on from; raises OptionError where they were handed over before."""
+        """A cache that passes can go on from; raises OptionError where they were handed over
+        before.
+        """
         made = DynamicCache()
         for keys, values in self._handed_over():
             layer = DynamicLayer()
@@ -156,7 +183,9 @@ class Kept:
 
     def _present(self) -> list[tuple[Tensor, Tensor]]:
         if not self.blocks:
-            raise OptionError("these keys and values were handed over to another cache before; read them again")
+            raise OptionError(
+                "these keys and values were handed over to another cache before; read them again"
+            )
         return self.blocks
 
     def _handed_over(self) -> list[tuple[Tensor, Tensor]]:
@@ -165,6 +194,10 @@ class Kept:
         return blocks
 
 
-def _cells(value: Float[Tensor, "B H T W"], rows: Tensor, columns: Int[Tensor, "R n"]) -> Float[Tensor, "R H n W"]:
+def _cells(
+    value: Float[Tensor, "B H T W"], rows: Tensor, columns: Int[Tensor, "R n"]
+) -> Float[Tensor, "R H n W"]:
     some = value[rows.to(value.device)]
-    return some.gather(2, columns.to(value.device)[:, None, :, None].expand(-1, some.shape[1], -1, some.shape[3]))
+    return some.gather(
+        2, columns.to(value.device)[:, None, :, None].expand(-1, some.shape[1], -1, some.shape[3])
+    )

@@ -21,7 +21,9 @@ from interp.sites import MATRICES, Weight
 
 @dataclass(frozen=True)
 class Change:
-    """One tensor of both models: block (-1 outside), name, size, Euclidean norms, share of entries that differ."""
+    """One tensor of both models: block (-1 outside), name, size, Euclidean norms, share of entries
+    that differ.
+    """
 
     layer: int
     part: str
@@ -32,10 +34,12 @@ class Change:
 
 
 def tensor_changes(pair: Pair, unread: list[str] | None = None) -> Iterator[Change]:
-    """Every matrix with an exact place, adapter applied and cut out of fused ones; then every other tensor by name.
+    """Every matrix with an exact place, adapter applied and cut out of fused ones; then every other
+    tensor by name.
 
-    A tensor that an adapter changes in a way that cannot be read is left out, and its name added to ``unread``. Where
-    the tuned model alone is kept in 16 bits, a change is one from the base rounded to them.
+    A tensor that an adapter changes in a way that cannot be read is left out, and its name added to
+    ``unread``. Where the tuned model alone is kept in 16 bits, a change is one from the base
+    rounded to them.
     """
     base, tuned = pair.require_base("weight changes"), pair.tuned
     anatomy, seen, half = tuned.anatomy, set(), rounded_to(base, tuned)
@@ -52,16 +56,25 @@ def tensor_changes(pair: Pair, unread: list[str] | None = None) -> Iterator[Chan
         yield from _of_adapter(tuned, seen, [] if unread is None else unread)
 
 
-def _others(base: Model, tuned: Model, seen: set[str], half: torch.dtype | None) -> Iterator[Change]:
+def _others(
+    base: Model, tuned: Model, seen: set[str], half: torch.dtype | None
+) -> Iterator[Change]:
     own, coded = dict(tensors(base.module)), (*_coded(base), *_coded(tuned))
     for name, value in tensors(tuned.module):
-        if name.startswith(coded) or name in seen or name not in own or not value.is_floating_point():
+        if (
+            name.startswith(coded)
+            or name in seen
+            or name not in own
+            or not value.is_floating_point()
+        ):
             continue
         yield _change(*_named(tuned, name), alike(own[name], value, half), value)
 
 
 def _of_adapter(tuned: Model, seen: set[str], unread: list[str]) -> Iterator[Change]:
-    """Of one module with adapters: what they change, and the rest, in which both models are the same."""
+    """Of one module with adapters: what they change, and the rest, in which both models are the
+    same.
+    """
     layers, coded = dict(adapted(tuned.module)), _coded(tuned)
     for path, layer in layers.items():
         for one in merged_tensors(path, layer, seen):
@@ -75,19 +88,28 @@ def _of_adapter(tuned: Model, seen: set[str], unread: list[str]) -> Iterator[Cha
         parts = name.split(".")
         inside = any(".".join(parts[:end]) in layers for end in range(1, len(parts)))
         # the wrapper of tuned rows stands around such a layer, and holds nothing of its own
-        if not inside and not name.startswith(coded) and name not in seen and value.is_floating_point():
+        if (
+            not inside
+            and not name.startswith(coded)
+            and name not in seen
+            and value.is_floating_point()
+        ):
             yield _change(*_named(tuned, name), value, value)
 
 
 def _coded(model: Model) -> tuple[str, ...]:
     """How the names of what says what codes are (scales, tables) begin."""
-    return tuple(f"{path}.weight." for path, part in model.module.named_modules() if is_packed(part))
+    return tuple(
+        f"{path}.weight." for path, part in model.module.named_modules() if is_packed(part)
+    )
 
 
 def _named(model: Model, name: str) -> tuple[int, str]:
     """Block (-1 outside) and name in it."""
     blocks = f"{model.anatomy.blocks_path}."
-    layer, _, part = name.removeprefix(blocks).partition(".") if name.startswith(blocks) else ("-1", "", name)
+    layer, _, part = (
+        name.removeprefix(blocks).partition(".") if name.startswith(blocks) else ("-1", "", name)
+    )
     return int(layer), part
 
 
@@ -100,20 +122,27 @@ def _change(layer: int, part: str, base: Tensor, tuned: Tensor) -> Change:
 
 def _reading(anatomy: Anatomy, unit: Unit) -> list[str]:
     """The matrices by which a unit reads."""
-    return ["attn.q", "attn.k", "attn.v"] if unit is HEAD else ["mlp.in", *(["mlp.gate"] if anatomy.gated else [])]
+    return (
+        ["attn.q", "attn.k", "attn.v"]
+        if unit is HEAD
+        else ["mlp.in", *(["mlp.gate"] if anatomy.gated else [])]
+    )
 
 
 def has_weights(anatomy: Anatomy, unit: Unit) -> bool:
-    """Whether all of a unit's own weights can be read exactly: some families hold what heads read by in one matrix."""
+    """Whether all of a unit's own weights can be read exactly: some families hold what heads read
+    by in one matrix.
+    """
     return {*_reading(anatomy, unit), unit.matrix} <= set(anatomy.matrices)
 
 
 def weight_change(pair: Pair, unit: Unit = NEURON) -> np.ndarray:
     """Euclidean norm ``[L, U]`` of the change of each unit's own weights.
 
-    A neuron's are its gate and up rows and its down column; a head's its query rows, the key and value rows it reads
-    (shared by the heads of a group) and its columns of the output projection. Where the tuned model alone is kept in
-    16 bits, the change is that from the base rounded to them.
+    A neuron's are its gate and up rows and its down column; a head's its query rows, the key and
+    value rows it reads (shared by the heads of a group) and its columns of the output projection.
+    Where the tuned model alone is kept in 16 bits, the change is that from the base rounded to
+    them.
     """
     base, tuned = pair.require_base("weight"), pair.tuned
     anatomy, half = tuned.anatomy, rounded_to(base, tuned)

@@ -1,4 +1,6 @@
-"""Tensors of a checkpoint by name, read from its safetensors files one at a time; no model is built."""
+"""Tensors of a checkpoint by name, read from its safetensors files one at a time; no model is
+built.
+"""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -24,11 +26,13 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where each tensor of a model directory lies: name -> (file, shape, dtype as safetensors writes it).
+    """Where each tensor of a model directory lies: name -> (file, shape, dtype as safetensors
+    writes it).
 
-    ``renamed`` are names here by names in the loaded model; ``converted`` those of tensors that are also put together
-    with others, cut or transposed while they are loaded; ``unused`` names of which it has nothing. ``tied`` are the
-    names in the loaded model of a head and an embedding that are one matrix: for one the files lack the other is read.
+    ``renamed`` are names here by names in the loaded model; ``converted`` those of tensors that are
+    also put together with others, cut or transposed while they are loaded; ``unused`` names of
+    which it has nothing. ``tied`` are the names in the loaded model of a head and an embedding that
+    are one matrix: for one the files lack the other is read.
     """
 
     name: str
@@ -42,8 +46,8 @@ class Checkpoint:
     def open(cls, source: Source) -> "Checkpoint":
         """Read the headers of the files that loading the model would read.
 
-        Raises TruncatedWeights or MissingWeights for files that are not whole, UnsupportedModel for a tensor that two
-        of them hold.
+        Raises TruncatedWeights or MissingWeights for files that are not whole, UnsupportedModel for
+        a tensor that two of them hold.
         """
         require_readable(source)
         places = {}
@@ -52,15 +56,18 @@ class Checkpoint:
                 for key in file.keys():  # noqa: SIM118 (it is no mapping)
                     if key in places:
                         raise UnsupportedModel(
-                            f"{source.name} holds {key} in {places[key][0].name} and in {path.name}, and nothing says "
-                            "which counts; move the file that does not belong to the model elsewhere"
+                            f"{source.name} holds {key} in {places[key][0].name} and in"
+                            f" {path.name}, and nothing says which counts; move the file that does"
+                            " not belong to the model elsewhere"
                         )
                     part = file.get_slice(key)
                     places[key] = (path, tuple(part.get_shape()), part.get_dtype())
         return cls(source.name, places)
 
     def loaded_as(self, skeleton: PreTrainedModel) -> "Checkpoint":
-        """The same, which also finds a tensor by the name that it has in this model once it is loaded."""
+        """The same, which also finds a tensor by the name that it has in this model once it is
+        loaded.
+        """
         alone, converted, unused = renamed(self.places, skeleton)
         found = replace(self, renamed=alone, converted=converted, unused=unused)
         ends, prefix = ends_of(skeleton), skeleton.base_model_prefix
@@ -72,7 +79,9 @@ class Checkpoint:
         return replace(found, tied=tuple(ends)) if same else found
 
     def find(self, name: str, prefix: str) -> str:
-        """The tensor's name here, where the body of the model may have been saved with or without ``prefix``."""
+        """The tensor's name here, where the body of the model may have been saved with or without
+        ``prefix``.
+        """
         for one in _spellings(name, prefix):
             if one in self.places:
                 return one
@@ -110,13 +119,17 @@ class Checkpoint:
         """
         path, _, dtype = self.places[name]
         if dtype not in _FLOATS:
-            raise UnsupportedModel(f"{self.name} holds {name} as {dtype}; give the model as it was before quantisation")
+            raise UnsupportedModel(
+                f"{self.name} holds {name} as {dtype}; give the model as it was before quantisation"
+            )
         with safe_open(path, framework="pt") as file:
             stored = file.get_tensor(name)
             value = stored.to(torch.float64 if dtype == "F64" else torch.float32, copy=True)
             del stored
         if not to_host(torch.isfinite(value).all()):
-            raise NonFiniteWeights(f"{self.name}: {name} holds NaN or infinity; the checkpoint is damaged or diverged")
+            raise NonFiniteWeights(
+                f"{self.name}: {name} holds NaN or infinity; the checkpoint is damaged or diverged"
+            )
         return value
 
 
@@ -128,13 +141,20 @@ def ends_of(skeleton: PreTrainedModel) -> list[str]:
 
 
 def _files(source: Source) -> list[Path]:
-    """The weight files of a directory in transformers' and peft's precedence; all there are where it names none."""
+    """The weight files of a directory in transformers' and peft's precedence; all there are where
+    it names none.
+    """
     index = source.directory / INDEX
-    whole = source.directory / ("model.safetensors" if source.adapter is None else "adapter_model.safetensors")
+    whole = source.directory / (
+        "model.safetensors" if source.adapter is None else "adapter_model.safetensors"
+    )
     if whole.exists():
         return [whole]
     if source.adapter is None and index.exists():
-        return [source.directory / shard for shard in sorted(set(read_json(index)["weight_map"].values()))]
+        return [
+            source.directory / shard
+            for shard in sorted(set(read_json(index)["weight_map"].values()))
+        ]
     return sorted(source.directory.glob("*.safetensors"))
 
 

@@ -1,8 +1,10 @@
-"""Checkpoints of 4-bit codes of bitsandbytes (NF4 and FP4) as Hugging Face directories of the numbers they stand for.
+"""Checkpoints of 4-bit codes of bitsandbytes (NF4 and FP4) as Hugging Face directories of the
+numbers they stand for.
 
-The format (Dettmers et al. 2023, arXiv 2305.14314): ``NAME`` has two codes to a byte, ``NAME.quant_map`` the number of
-each code, ``NAME.absmax`` a scale for each block of numbers, ``NAME.quant_state.bitsandbytes__KIND`` a JSON text with
-block size and shape. Where scales are codes too, ``NAME.nested_absmax`` and ``NAME.nested_quant_map`` are theirs.
+The format (Dettmers et al. 2023, arXiv 2305.14314): ``NAME`` has two codes to a byte,
+``NAME.quant_map`` the number of each code, ``NAME.absmax`` a scale for each block of numbers,
+``NAME.quant_state.bitsandbytes__KIND`` a JSON text with block size and shape. Where scales are
+codes too, ``NAME.nested_absmax`` and ``NAME.nested_quant_map`` are theirs.
 """
 
 from __future__ import annotations
@@ -43,18 +45,25 @@ def is_installed() -> bool:
 
 def computed_in(config: Mapping[str, Any]) -> str:
     """The dtype in which the layers of such a checkpoint compute."""
-    said = str(config["quantization_config"].get("bnb_4bit_compute_dtype") or "float32").removeprefix("torch.")
+    said = str(
+        config["quantization_config"].get("bnb_4bit_compute_dtype") or "float32"
+    ).removeprefix("torch.")
     return said if said in _DTYPES else "float32"
 
 
 def directory(name: str, source: Path, config: Mapping[str, Any]) -> Path:
     """The directory of numbers for one of codes, in the user's cache under the digest of its files.
 
-    Numbers are of the dtype in which the layers compute, as bitsandbytes makes them when it applies the codes. ``name``
-    is for errors. Raises TruncatedWeights or UnsupportedModel.
+    Numbers are of the dtype in which the layers compute, as bitsandbytes makes them when it applies
+    the codes. ``name`` is for errors. Raises TruncatedWeights or UnsupportedModel.
     """
     digest = directory_digest(source, ("*.safetensors", *_COPIED))[:20]
-    target = organisms.cache_root() / "four-bit" / f"{digest}-{FORMAT}" / (source.resolve().name or "model")
+    target = (
+        organisms.cache_root()
+        / "four-bit"
+        / f"{digest}-{FORMAT}"
+        / (source.resolve().name or "model")
+    )
     return organisms.written_once(target, lambda place: _write(name, source, config, place))
 
 
@@ -73,7 +82,9 @@ def _write(name: str, source: Path, config: Mapping[str, Any], place: Path) -> N
 
         def read(key: str) -> Tensor:
             if key not in where:
-                raise TruncatedWeights(f"{name} lacks {key}, which says what its 4-bit codes are; download it again")
+                raise TruncatedWeights(
+                    f"{name} lacks {key}, which says what its 4-bit codes are; download it again"
+                )
             with safe_open(where[key], "pt") as file:
                 return file.get_tensor(key)
 
@@ -90,14 +101,18 @@ def _write(name: str, source: Path, config: Mapping[str, Any], place: Path) -> N
             index |= dict.fromkeys(kept, path)
             save_file(kept, place / path, {"format": "pt"})
     except (SafetensorError, EOFError) as error:
-        raise TruncatedWeights(f"{name}: weights cannot be read ({error}); copy or download it again") from error
+        raise TruncatedWeights(
+            f"{name}: weights cannot be read ({error}); copy or download it again"
+        ) from error
     for pattern in _COPIED:
         for path in source.glob(pattern):
             shutil.copyfile(path, place / path.name)
     plain = {key: value for key, value in config.items() if key != "quantization_config"}
     (place / "config.json").write_text(json.dumps(plain, indent=2), encoding="utf-8")
     if (source / INDEX).exists():
-        (place / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": index}), encoding="utf-8")
+        (place / INDEX).write_text(
+            json.dumps({"metadata": {}, "weight_map": index}), encoding="utf-8"
+        )
 
 
 def _parts(where: Mapping[str, Path], weight: str) -> list[str]:
@@ -120,11 +135,14 @@ def _numbers(name: str, weight: str, read: Callable[[str], Tensor], state: str) 
             absmax = _scaled(scales, read(f"{weight}.nested_absmax"), int(said["nested_blocksize"]))
             absmax = absmax + said["nested_offset"]
         pairs = torch.stack([codes >> 4, codes & 15], 1).flatten()[: torch.Size(shape).numel()]
-        return _scaled(read(f"{weight}.quant_map")[pairs.int()], absmax.float(), size).reshape(shape)
+        return _scaled(read(f"{weight}.quant_map")[pairs.int()], absmax.float(), size).reshape(
+            shape
+        )
     except (ValueError, KeyError, TypeError, RuntimeError, IndexError) as error:
         raise UnsupportedModel(
-            f"{name} holds {weight} as 4-bit codes in a form that is not known ({' '.join(str(error).split())[:120]}); "
-            "run: pip install bitsandbytes, or give the model as it was before quantisation"
+            f"{name} holds {weight} as 4-bit codes in a form that is not known"
+            f" ({' '.join(str(error).split())[:120]}); run: pip install bitsandbytes, or give the"
+            " model as it was before quantisation"
         ) from error
 
 

@@ -1,4 +1,6 @@
-"""What a model's own generation settings say: which tokens end an answer, and what they ask beside greedy choice."""
+"""What a model's own generation settings say: which tokens end an answer, and what they ask beside
+greedy choice.
+"""
 
 from typing import Any
 
@@ -22,7 +24,9 @@ _NEUTRAL: dict[str, Any] = {
 
 
 def configured_end_ids(module: Any) -> set[int]:
-    """End tokens of the generation settings, else of the configuration; empty where neither names one."""
+    """End tokens of the generation settings, else of the configuration; empty where neither names
+    one.
+    """
     for settings in (getattr(module, "generation_config", None), module.config):
         found = getattr(settings, "eos_token_id", None)
         ids = found if isinstance(found, (list, tuple)) else [found]
@@ -32,7 +36,9 @@ def configured_end_ids(module: Any) -> set[int]:
 
 
 def generation_note(name: str, module: Any) -> str:
-    """One sentence on settings that change which token comes next, "" where there are none; sampling is not one."""
+    """One sentence on settings that change which token comes next, "" where there are none;
+    sampling is not one.
+    """
     settings = getattr(module, "generation_config", None)
     asked = []
     for setting, neutral in _NEUTRAL.items():
@@ -41,4 +47,7 @@ def generation_note(name: str, module: Any) -> str:
             asked.append(f"{setting} {str(value)[:40]}")
     if not asked:
         return ""
-    return f"the generation settings of {name} ask for {', '.join(asked)}; answers are written by plain greedy choice"
+    return (
+        f"the generation settings of {name} ask for {', '.join(asked)}; answers are written by"
+        " plain greedy choice"
+    )

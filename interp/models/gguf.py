@@ -1,4 +1,6 @@
-"""A ``.gguf`` file as a Hugging Face directory: dequantised by transformers to float32, once, in the user's cache."""
+"""A ``.gguf`` file as a Hugging Face directory: dequantised by transformers to float32, once, in
+the user's cache.
+"""
 
 import io
 import json
@@ -26,7 +28,8 @@ def inside(directory: Path) -> Path | None:
         return None
     if len(found) > 1:
         raise ModelNotFound(
-            f"{directory} holds {len(found)} .gguf files, first {found[0].name} and {found[1].name}; name one of them"
+            f"{directory} holds {len(found)} .gguf files, first {found[0].name} and"
+            f" {found[1].name}; name one of them"
         )
     return found[0]
 
@@ -34,8 +37,8 @@ def inside(directory: Path) -> Path | None:
 def directory(file: Path) -> Path:
     """The directory of a ``.gguf`` file, its weights in float32, kept under the file's sha256.
 
-    Raises UnsupportedModel where the package ``gguf`` is missing or transformers does not know the architecture, and
-    TruncatedWeights for a file that is not whole.
+    Raises UnsupportedModel where the package ``gguf`` is missing or transformers does not know the
+    architecture, and TruncatedWeights for a file that is not whole.
     """
     target = organisms.cache_root() / "gguf" / f"{file_digest(file)[:20]}-{FORMAT}" / file.stem
     return organisms.written_once(target, lambda place: _write(file, place))
@@ -44,7 +47,9 @@ def directory(file: Path) -> Path:
 def _write(file: Path, place: Path) -> None:
     with file.open("rb") as stream:
         if stream.read(len(_MAGIC)) != _MAGIC:
-            raise TruncatedWeights(f"{file} does not begin as a .gguf file does; copy or download it again")
+            raise TruncatedWeights(
+                f"{file} does not begin as a .gguf file does; copy or download it again"
+            )
     if find_spec("gguf") is None:
         raise UnsupportedModel(
             f"{file.name} cannot be read without the package gguf, which is not installed here; "
@@ -58,7 +63,8 @@ def _write(file: Path, place: Path) -> None:
         with quiet(), redirect_stderr(io.StringIO()):  # a progress bar of its own
             tokenizer = AutoTokenizer.from_pretrained(**where)
             model: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-            # what is written holds plain numbers, and neither says nor is refused as a quantised model
+            # what is written holds plain numbers, and neither says nor is refused as a quantised
+            # model
             vars(model.config).pop("quantization_config", None)
             model.hf_quantizer = None
             model.config.name_or_path = model.name_or_path = ""
@@ -75,16 +81,24 @@ def _write(file: Path, place: Path) -> None:
     except (EOFError, IndexError) as error:
         raise _damaged(file, error) from error
     except Exception as error:  # a reader's own classes, and a disk that is full
-        raise ModelError(f"{file.name} cannot be dequantised into {place.parent} ({line(error)})") from error
+        raise ModelError(
+            f"{file.name} cannot be dequantised into {place.parent} ({line(error)})"
+        ) from error
 
 
 def _drop_unembedded(path: Path, rows: int) -> None:
-    """Take back special tokens that transformers adds of itself (GPT-2's end of text) and the model has no row for."""
+    """Take back special tokens that transformers adds of itself (GPT-2's end of text) and the model
+    has no row for.
+    """
     tokenizer = json.loads(path.read_text(encoding="utf-8"))
     kept = [token for token in tokenizer["added_tokens"] if token["id"] < rows]
     if len(kept) < len(tokenizer["added_tokens"]):
-        path.write_text(json.dumps(tokenizer | {"added_tokens": kept}, ensure_ascii=False), encoding="utf-8")
+        path.write_text(
+            json.dumps(tokenizer | {"added_tokens": kept}, ensure_ascii=False), encoding="utf-8"
+        )
 
 
 def _damaged(file: Path, error: Exception) -> TruncatedWeights:
-    return TruncatedWeights(f"{file.name} is truncated or damaged ({line(error)}); copy or download it again")
+    return TruncatedWeights(
+        f"{file.name} is truncated or damaged ({line(error)}); copy or download it again"
+    )

@@ -1,9 +1,9 @@
 """Grafts: a base with some weights of its tuned child, in memory only and exactly undone.
 
-``theta(m) = theta_base + m * (theta_tuned - theta_base)`` for a mask ``m`` of zeros and ones (Panigrahi et al. 2023,
-arXiv 2302.06600). A mask is a choice between two tensors, not a sum: with all ones it is the tuned model bit for bit,
-with none the base. Nothing here writes into a weight: a grafted tensor stands in a parameter's place for a while, and
-the parameter's own comes back.
+``theta(m) = theta_base + m * (theta_tuned - theta_base)`` for a mask ``m`` of zeros and ones
+(Panigrahi et al. 2023, arXiv 2302.06600). A mask is a choice between two tensors, not a sum: with
+all ones it is the tuned model bit for bit, with none the base. Nothing here writes into a weight: a
+grafted tensor stands in a parameter's place for a while, and the parameter's own comes back.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ PARTS = ("blocks", "attention", "mlp", "embeddings", "head", "all")
 
 @dataclass(frozen=True, eq=False)
 class Scope:
-    """The parameters whose weights can be grafted, in order; weights are numbered through all of them from 0.
+    """The parameters whose weights can be grafted, in order; weights are numbered through all of
+    them from 0.
 
-    Parameters that tuning left as they were are no part of it (unless all were), tied ones are counted once.
+    Parameters that tuning left as they were are no part of it (unless all were), tied ones are
+    counted once.
     """
 
     model: Model
@@ -45,26 +47,36 @@ class Scope:
 
     @classmethod
     def of(cls, pair: Pair, parts: str = "blocks") -> Scope:
-        """The scope of a pair by name, several joined by commas; raises OptionError or UnsupportedModel."""
-        base, named = pair.require_base("grafting"), tuple(part.strip() for part in parts.split(","))
+        """The scope of a pair by name, several joined by commas; raises OptionError or
+        UnsupportedModel.
+        """
+        base, named = (
+            pair.require_base("grafting"),
+            tuple(part.strip() for part in parts.split(",")),
+        )
         if unknown := [part for part in named if part not in PARTS]:
-            raise OptionError(f"unknown --scope {unknown[0]!r}; use {', '.join(PARTS)}, or several joined by commas")
+            raise OptionError(
+                f"unknown --scope {unknown[0]!r}; use {', '.join(PARTS)}, or several joined by"
+                " commas"
+            )
         for model in (base, pair.tuned):
             if spread(model.module) or any(is_packed(part) for part in model.module.modules()):
                 raise UnsupportedModel(
-                    f"{model.name} is quantised or kept in parts, its weights cannot be exchanged; load it whole, or "
-                    "give it as it was before quantisation"
+                    f"{model.name} is quantised or kept in parts, its weights cannot be exchanged;"
+                    " load it whole, or give it as it was before quantisation"
                 )
         alike: set[int] = set()
         if base.module is pair.tuned.module:
             every, alike = _of_one_matrix(base, pieces_of_adapter(base, pair.tuned))
         else:
             every = _apart(base, pair.tuned)
-        inside = [piece for piece in every if any(_belongs(base, piece.name, part) for part in named)]
+        inside = [
+            piece for piece in every if any(_belongs(base, piece.name, part) for part in named)
+        ]
         if not inside:
             raise OptionError(
-                f"--scope {parts} names no parameter of {base.name} (a tied head is among the embeddings, and of an "
-                "adapter only what it changes counts); use another scope"
+                f"--scope {parts} names no parameter of {base.name} (a tied head is among the"
+                " embeddings, and of an adapter only what it changes counts); use another scope"
             )
         _require_one_matrix(base, pair.tuned, inside, alike)
         moved = [piece for piece in inside if not torch.equal(piece.base, piece.tuned)] or inside
@@ -87,7 +99,9 @@ class Scope:
         return [part.view(piece.base.shape) for part, piece in zip(parts, self.pieces, strict=True)]
 
     def indices(self, mask: Bool[Tensor, " P"]) -> dict[str, np.ndarray]:
-        """A mask as sorted flat indices per parameter name, in C order of the base's own layout, (k,) integers."""
+        """A mask as sorted flat indices per parameter name, in C order of the base's own layout,
+        (k,) integers.
+        """
         found = {}
         for piece, part in zip(self.pieces, self.split(mask), strict=True):
             where = to_host(part.flatten().nonzero().flatten())
@@ -98,18 +112,25 @@ class Scope:
         """Inverse of ``indices``; raises OptionError for a parameter that is not in the scope."""
         flat = torch.zeros(self.size, dtype=torch.bool, device=self.model.device)
         starts = np.cumsum([0, *[piece.size for piece in self.pieces]])
-        place = {piece.name: int(start) for piece, start in zip(self.pieces, starts[:-1], strict=True)}
+        place = {
+            piece.name: int(start) for piece, start in zip(self.pieces, starts[:-1], strict=True)
+        }
         for name, where in indices.items():
             if len(where) and name not in place:
-                raise OptionError(f"{name} has grafted weights and is not in the scope {', '.join(self.parts)}")
+                raise OptionError(
+                    f"{name} has grafted weights and is not in the scope {', '.join(self.parts)}"
+                )
             if len(where):
-                flat[torch.from_numpy(np.array(where, np.int64)).to(flat.device) + place[name]] = True
+                flat[torch.from_numpy(np.array(where, np.int64)).to(flat.device) + place[name]] = (
+                    True
+                )
         return flat
 
     def shuffled(self, seed: int) -> Scope:
         """The same base, with the movement of every parameter shuffled among its own weights.
 
-        The moved values are kept in at least float32, and rounded to the model's dtype where they are grafted.
+        The moved values are kept in at least float32, and rounded to the model's dtype where they
+        are grafted.
         """
         generator = torch.Generator().manual_seed(seed)
         pieces = []
@@ -122,14 +143,18 @@ class Scope:
     def rounding(self) -> tuple[int, float]:
         """What the model's dtype does to the movement where it is stood in.
 
-        How many weights that moved stand still, and the length of the movement that stands as a share of its own.
+        How many weights that moved stand still, and the length of the movement that stands as a
+        share of its own.
         """
         still, stood, own = 0, 0.0, 0.0
         for piece in self.pieces:
             moved = piece.moved
             seen = (widen(piece.tuned.to(piece.base.dtype)) - widen(piece.base)).flatten()
             still += int(to_host(((moved != 0) & (seen == 0)).sum()))
-            stood, own = stood + float(to_host(seen.square().sum())), own + float(to_host(moved.square().sum()))
+            stood, own = (
+                stood + float(to_host(seen.square().sum())),
+                own + float(to_host(moved.square().sum())),
+            )
         return still, (stood / own) ** 0.5 if own else 1.0
 
     @contextmanager
@@ -144,7 +169,9 @@ class Scope:
 
     @contextmanager
     def standing(self, tensors: Sequence[Tensor]) -> Iterator[None]:
-        """These tensors in the places of the scope's parameters; the parameters' own come back, also on an error."""
+        """These tensors in the places of the scope's parameters; the parameters' own come back,
+        also on an error.
+        """
         places = [self.model.module.get_parameter(piece.path) for piece in self.pieces]
         own = [place.data for place in places]
         try:
@@ -161,7 +188,11 @@ def _belongs(model: Model, name: str, part: str) -> bool:
         return True
     anatomy, module = model.anatomy, model.module
     if part in ("embeddings", "head"):
-        owner = module.get_input_embeddings() if part == "embeddings" else module.get_output_embeddings()
+        owner = (
+            module.get_input_embeddings()
+            if part == "embeddings"
+            else module.get_output_embeddings()
+        )
         path = next((path for path, one in module.named_modules() if one is owner), None)
         return path is not None and name.startswith(f"{bare(path)}.")
     blocks = f"{anatomy.blocks_path}."
@@ -186,21 +217,28 @@ def _apart(base: Model, tuned: Model) -> list[Piece]:
 
 
 def _of_one_matrix(base: Model, pieces: Sequence[Piece]) -> tuple[list[Piece], set[int]]:
-    """Pieces of an adapter, once where it makes the same of every end of a tied matrix (peft's ensure_weight_tying).
+    """Pieces of an adapter, once where it makes the same of every end of a tied matrix (peft's
+    ensure_weight_tying).
 
-    The second are the matrices, by ``id``, of which it does: up to rounding, since each end is merged in its own way.
+    The second are the matrices, by ``id``, of which it does: up to rounding, since each end is
+    merged in its own way.
     """
     paths, ends = _paths(base), dict[int, list[Piece]]()
     for piece in pieces:
         ends.setdefault(id(base.module.get_parameter(piece.path)), []).append(piece)
-    alike = {place for place, held in ends.items() if len(held) > 1 and _agree(held, set(paths[place]))}
+    alike = {
+        place for place, held in ends.items() if len(held) > 1 and _agree(held, set(paths[place]))
+    }
     doubled = {id(piece) for place in alike for piece in ends[place][1:]}
     return [piece for piece in pieces if id(piece) not in doubled], alike
 
 
 def _agree(ends: Sequence[Piece], paths: set[str]) -> bool:
     first, rounding = widen(ends[0].tuned), 16 * torch.finfo(ends[0].base.dtype).eps
-    off = [to_host((widen(piece.tuned) - first).abs().max() <= rounding * first.abs().max()) for piece in ends[1:]]
+    off = [
+        to_host((widen(piece.tuned) - first).abs().max() <= rounding * first.abs().max())
+        for piece in ends[1:]
+    ]
     return {piece.name for piece in ends} == paths and all(off)
 
 
@@ -212,8 +250,11 @@ def _paths(base: Model) -> dict[int, list[str]]:
     return paths
 
 
-def _require_one_matrix(base: Model, tuned: Model, inside: Sequence[Piece], alike: set[int]) -> None:
-    """Refuse a tied matrix whose two ends are not the same in the fine-tuned model: what stands in it stands in both.
+def _require_one_matrix(
+    base: Model, tuned: Model, inside: Sequence[Piece], alike: set[int]
+) -> None:
+    """Refuse a tied matrix whose two ends are not the same in the fine-tuned model: what stands in
+    it stands in both.
 
     ``alike``: matrices, by ``id``, whose ends are known to be.
     """
@@ -225,10 +266,14 @@ def _require_one_matrix(base: Model, tuned: Model, inside: Sequence[Piece], alik
     if base.module is tuned.module:
         split, how = held, "its adapter changes one end of it"
     else:
-        split = [name for place, name in own.items() if len({id(theirs[path]) for path in paths[place]}) > 1]
+        split = [
+            name
+            for place, name in own.items()
+            if len({id(theirs[path]) for path in paths[place]}) > 1
+        ]
         how = "has two matrices there"
     if split:
         raise UnsupportedModel(
-            f"{base.name} ties {split[0]} to its other end, and {tuned.name} {how}, so that no graft is the tune; "
-            "use --scope blocks"
+            f"{base.name} ties {split[0]} to its other end, and {tuned.name} {how}, so that no"
+            " graft is the tune; use --scope blocks"
         )

@@ -1,4 +1,6 @@
-"""The whole update at another strength: weights ``W_base + alpha (W_tuned - W_base)``, in memory, exactly undone."""
+"""The whole update at another strength: weights ``W_base + alpha (W_tuned - W_base)``, in memory,
+exactly undone.
+"""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,7 +21,8 @@ from interp.models.pair import Pair
 
 @contextmanager
 def interpolated(pair: Pair, alpha: float) -> Iterator[Model]:
-    """The tuned model with every weight at ``alpha`` of its change; its own tensors are put back when closed.
+    """The tuned model with every weight at ``alpha`` of its change; its own tensors are put back
+    when closed.
 
     Holds one more copy of the tuned weights (of a LoRA pair, none). Raises UnsupportedModel, see
     ``require_interpolable``.
@@ -37,9 +40,11 @@ def interpolated(pair: Pair, alpha: float) -> Iterator[Model]:
 
 
 def require_interpolable(pair: Pair) -> None:
-    """Raise UnsupportedModel for packed codes, weights kept elsewhere, and adapters not linear in their strength.
+    """Raise UnsupportedModel for packed codes, weights kept elsewhere, and adapters not linear in
+    their strength.
 
-    And for models of which one alone ties its head: no weights of the tune's layout lie between the two.
+    And for models of which one alone ties its head: no weights of the tune's layout lie between the
+    two.
     """
     tuned, base = pair.tuned, pair.require_base("interpolation")
     if base.module is not tuned.module:
@@ -47,11 +52,15 @@ def require_interpolable(pair: Pair) -> None:
     for layer in tuned.module.modules():
         if is_packed(layer) or any(value.is_meta for value in layer.parameters(recurse=False)):
             raise UnsupportedModel(
-                f"{tuned.name} is quantised or kept elsewhere: its weights cannot be interpolated here"
+                f"{tuned.name} is quantised or kept elsewhere: its weights cannot be interpolated"
+                " here"
             )
-        if isinstance(layer, BaseTunerLayer) and not (isinstance(layer, LoraLayer) and not layer.lora_variant):
+        if isinstance(layer, BaseTunerLayer) and not (
+            isinstance(layer, LoraLayer) and not layer.lora_variant
+        ):
             raise UnsupportedModel(
-                f"{tuned.name} is a {type(layer).__name__} adapter, whose change is not linear in its strength"
+                f"{tuned.name} is a {type(layer).__name__} adapter, whose change is not linear in"
+                " its strength"
             )
 
 

@@ -1,4 +1,6 @@
-"""Loading one model or tokenizer through Hugging Face, with a refusal of its own for each way a checkpoint is bad."""
+"""Loading one model or tokenizer through Hugging Face, with a refusal of its own for each way a
+checkpoint is bad.
+"""
 
 import hashlib
 import json
@@ -22,7 +24,7 @@ from interp.errors import (
     OutOfMemory,
     TruncatedWeights,
     UnsupportedModel,
-)  # fmt: skip
+)
 from interp.maths.host import raw_bytes, to_host
 from interp.maths.memory import ran_out_of_memory
 from interp.models.anatomy import PROVEN
@@ -33,7 +35,12 @@ from interp.models.quiet import line, quiet
 from interp.models.sources import Source, about_missing, read_json
 from interp.provenance import directory_digest, file_digest
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _INCIDENTAL = ("_name_or_path", "name_or_path", "transformers_version")
 
@@ -49,10 +56,14 @@ class Settings:
     spread: bool = False
 
     @classmethod
-    def resolve(cls, device: str, dtype: str, attention: str, trust_remote_code: bool) -> "Settings":
-        """Read the common options; raises OptionError for a device or dtype this machine does not have.
+    def resolve(
+        cls, device: str, dtype: str, attention: str, trust_remote_code: bool
+    ) -> "Settings":
+        """Read the common options; raises OptionError for a device or dtype this machine does not
+        have.
 
-        ``spread`` leaves it to accelerate: over all accelerators, what does not fit in main memory, the rest on disk.
+        ``spread`` leaves it to accelerate: over all accelerators, what does not fit in main memory,
+        the rest on disk.
         """
         spread = device == "spread"
         if device == "auto" or spread:
@@ -60,9 +71,13 @@ class Settings:
         try:
             where = torch.device(device)
         except RuntimeError as error:
-            raise OptionError(f"--device {device} is no device; use auto, spread, cpu, cuda or cuda:N") from error
+            raise OptionError(
+                f"--device {device} is no device; use auto, spread, cpu, cuda or cuda:N"
+            ) from error
         if where.type not in ("cpu", "cuda"):
-            raise OptionError(f"--device {device} is not handled; use auto, spread, cpu, cuda or cuda:N")
+            raise OptionError(
+                f"--device {device} is not handled; use auto, spread, cpu, cuda or cuda:N"
+            )
         if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
             raise OptionError(
                 f"--device {device}: {torch.cuda.device_count()} CUDA devices are visible to torch "
@@ -77,7 +92,9 @@ class Settings:
 
 
 def module(source: Source, settings: Settings) -> tuple[PreTrainedModel, tuple[str, ...]]:
-    """A causal language model from a directory, and remarks on it; raises a ModelError for whatever is wrong."""
+    """A causal language model from a directory, and remarks on it; raises a ModelError for whatever
+    is wrong.
+    """
     require_readable(source)
     config = configuration(source, settings.trust_remote_code)
     try:
@@ -87,12 +104,14 @@ def module(source: Source, settings: Settings) -> tuple[PreTrainedModel, tuple[s
         if not ran_out_of_memory(error):
             raise
         raise OutOfMemory(
-            f"{settings.device} has no memory for {source.name} ({line(error)}); use --dtype bfloat16, --device spread "
-            "or another --device"
+            f"{settings.device} has no memory for {source.name} ({line(error)}); use --dtype"
+            " bfloat16, --device spread or another --device"
         ) from error
 
 
-def _read(source: Source, settings: Settings, config: PreTrainedConfig) -> tuple[PreTrainedModel, tuple[str, ...]]:
+def _read(
+    source: Source, settings: Settings, config: PreTrainedConfig
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
     """The model itself, whole, finite and on its device."""
     try:
         with quiet():
@@ -111,23 +130,29 @@ def _read(source: Source, settings: Settings, config: PreTrainedConfig) -> tuple
             )
             loaded, report = model_and_report
     except (SafetensorError, EOFError) as error:
-        raise TruncatedWeights(f"{source.name}: weights cannot be read ({line(error)}); copy them again") from error
+        raise TruncatedWeights(
+            f"{source.name}: weights cannot be read ({line(error)}); copy them again"
+        ) from error
     except OSError as error:
-        raise MissingWeights(f"{source.name} lacks a file ({line(error)}); check that it is complete") from error
+        raise MissingWeights(
+            f"{source.name} lacks a file ({line(error)}); check that it is complete"
+        ) from error
     except ImportError as error:  # a quantisation's library, or an attention kernel's
         raise UnsupportedModel(
-            f"{source.name} cannot be loaded as a causal language model without a library that is not installed here "
-            f"({line(error)}); install it"
+            f"{source.name} cannot be loaded as a causal language model without a library that is"
+            f" not installed here ({line(error)}); install it"
         ) from error
     except ValueError as error:
         raise UnsupportedModel(
-            f"{source.name} cannot be loaded as a causal language model ({line(error)}); proven: {', '.join(PROVEN)}"
+            f"{source.name} cannot be loaded as a causal language model ({line(error)}); proven:"
+            f" {', '.join(PROVEN)}"
         ) from error
     except Exception as error:  # whatever a model's own code raises is about this model
         if ran_out_of_memory(error):
             raise
         raise ModelError(
-            f"{source.name} cannot be loaded as a causal language model ({line(error)}); check the checkpoint"
+            f"{source.name} cannot be loaded as a causal language model ({line(error)}); check the"
+            " checkpoint"
         ) from error
     if source.text:
         # or it would be saved under the names of the multimodal model
@@ -136,29 +161,37 @@ def _read(source: Source, settings: Settings, config: PreTrainedConfig) -> tuple
     notes = _require_whole(source, loaded, report)
     _require_numbers(source, loaded)
     require_finite(source.name, loaded)
-    return (loaded if spread(loaded) else loaded.to(settings.device)).eval().requires_grad_(False), notes
+    return (loaded if spread(loaded) else loaded.to(settings.device)).eval().requires_grad_(
+        False
+    ), notes
 
 
-def _require_whole(source: Source, loaded: PreTrainedModel, report: Mapping[str, Any]) -> tuple[str, ...]:
+def _require_whole(
+    source: Source, loaded: PreTrainedModel, report: Mapping[str, Any]
+) -> tuple[str, ...]:
     """Every tensor the architecture needs, in its shape; a remark where the files hold more."""
     missing = sorted(report["missing_keys"])
     mismatched = sorted(
-        f"{key} ({tuple(seen)}, needed {tuple(wanted)})" for key, seen, wanted in report["mismatched_keys"]
+        f"{key} ({tuple(seen)}, needed {tuple(wanted)})"
+        for key, seen, wanted in report["mismatched_keys"]
     )
     if missing or mismatched:
         what = "lacks" if missing else "holds in another shape"
         saved = (read_json(source.directory / "config.json").get("architectures") or [None])[0]
         other = f" (it was saved as {saved})" if saved not in (None, type(loaded).__name__) else ""
         raise MissingWeights(
-            f"{source.name} {what} {len(missing) + len(mismatched)} of the tensors that {type(loaded).__name__} "
-            f"needs{other}, first {(missing or mismatched)[0]}; {about_missing(missing, report['unexpected_keys'])}"
+            f"{source.name} {what} {len(missing) + len(mismatched)} of the tensors that"
+            f" {type(loaded).__name__} needs{other}, first {(missing or mismatched)[0]};"
+            f" {about_missing(missing, report['unexpected_keys'])}"
         )
     if not report["unexpected_keys"]:
         return ()
     unused = sorted(report["unexpected_keys"])
     return (
-        f"{source.name} holds {len(unused)} tensors that {type(loaded).__name__} does not use, first {unused[0]}: "
-        "they were ignored",
+        (
+            f"{source.name} holds {len(unused)} tensors that {type(loaded).__name__} does not use,"
+            f" first {unused[0]}: they were ignored"
+        ),
     )
 
 
@@ -168,100 +201,142 @@ def _require_numbers(source: Source, loaded: PreTrainedModel) -> None:
         return
     if named := read_json(source.directory / "config.json").get("quantization_config"):
         raise UnsupportedModel(
-            f"{source.name}: transformers {transformers.__version__} does not know the quantisation "
-            f"{named.get('quant_method')!r} that its config.json names; give the model as it was before"
+            f"{source.name}: transformers {transformers.__version__} does not know the quantisation"
+            f" {named.get('quant_method')!r} that its config.json names; give the model as it was"
+            " before"
         )
     for path in sorted(source.directory.glob("*.safetensors")):
         with safe_open(path, framework="numpy") as file:
             for key in file.keys():  # noqa: SIM118 (it is no mapping)
                 if key.endswith(".weight") and file.get_slice(key).get_dtype() not in _FLOATS:
                     raise UnsupportedModel(
-                        f"{source.name} holds {key} as {file.get_slice(key).get_dtype()}, and its config.json names "
-                        "no quantisation; give the model as it was before"
+                        f"{source.name} holds {key} as {file.get_slice(key).get_dtype()}, and its"
+                        " config.json names no quantisation; give the model as it was before"
                     )
 
 
 def require_readable(source: Source) -> None:
-    """Open every safetensors file's header and check its length; raises TruncatedWeights or MissingWeights."""
+    """Open every safetensors file's header and check its length; raises TruncatedWeights or
+    MissingWeights.
+    """
     for path in sorted(source.directory.glob("*.safetensors")):
         try:
             with safe_open(path, framework="numpy") as file:
                 file.keys()
         except (SafetensorError, OSError) as error:
             raise TruncatedWeights(
-                f"{path.name} of {source.name} is truncated or damaged ({line(error)}); copy or download it again"
+                f"{path.name} of {source.name} is truncated or damaged ({line(error)}); copy or"
+                " download it again"
             ) from error
     index = source.directory / "model.safetensors.index.json"
     if index.exists():
         shards = read_json(index).get("weight_map")
-        if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
-            raise TruncatedWeights(f"{index.name} of {source.name} maps no tensors to files; download it again")
+        if not isinstance(shards, dict) or not all(
+            isinstance(shard, str) for shard in shards.values()
+        ):
+            raise TruncatedWeights(
+                f"{index.name} of {source.name} maps no tensors to files; download it again"
+            )
         for shard in sorted(set(shards.values())):
             if not (source.directory / shard).exists():
-                raise MissingWeights(f"{source.name} lacks the shard {shard} that its index names; download it again")
+                raise MissingWeights(
+                    f"{source.name} lacks the shard {shard} that its index names; download it again"
+                )
 
 
 def require_finite(name: str, loaded: nn.Module) -> None:
     """Refuse NaN or infinity among the weights."""
     for key, value in tensors(loaded):
-        if value.is_floating_point() and value.itemsize > 1 and not to_host(torch.isfinite(value).all()):
-            raise NonFiniteWeights(f"{name}: {key} holds NaN or infinity; the checkpoint is damaged or diverged")
+        if (
+            value.is_floating_point()
+            and value.itemsize > 1
+            and not to_host(torch.isfinite(value).all())
+        ):
+            raise NonFiniteWeights(
+                f"{name}: {key} holds NaN or infinity; the checkpoint is damaged or diverged"
+            )
 
 
 def tokenizer(directories: Sequence[Path], settings: Settings) -> Tokenizer:
-    """The tokenizer of the first directory that has one; a padding token is chosen where none is named."""
+    """The tokenizer of the first directory that has one; a padding token is chosen where none is
+    named.
+    """
     for directory in directories:
         if not has_tokenizer(directory):
             continue
         try:
             with quiet():
-                found = AutoTokenizer.from_pretrained(directory, trust_remote_code=settings.trust_remote_code)
+                found = AutoTokenizer.from_pretrained(
+                    directory, trust_remote_code=settings.trust_remote_code
+                )
         except Exception as error:  # a bad tokenizer file raises whatever its reader stumbles over
             if not settings.trust_remote_code and "trust_remote_code" in str(error):
                 raise UnsupportedModel(
-                    f"the tokenizer of {directory} needs code of its own, which the command line does not run; read "
-                    "it, then Pair.load(..., trust_remote_code=True) in Python does"
+                    f"the tokenizer of {directory} needs code of its own, which the command line"
+                    " does not run; read it, then Pair.load(..., trust_remote_code=True) in Python"
+                    " does"
                 ) from error
             raise ModelError(
-                f"{directory.name}: its tokenizer cannot be loaded ({line(error)}); copy its files again"
+                f"{directory.name}: its tokenizer cannot be loaded ({line(error)}); copy its files"
+                " again"
             ) from error
         if found.pad_token_id is None:
             found.pad_token = found.eos_token or found.unk_token
         return found
-    raise ModelError(f"no tokenizer files in {directories[0]}; a pair needs the tuned model's tokenizer")
+    raise ModelError(
+        f"no tokenizer files in {directories[0]}; a pair needs the tuned model's tokenizer"
+    )
 
 
 def has_tokenizer(directory: Path) -> bool:
     """Whether a directory holds tokenizer files."""
-    return any((directory / file).exists() for file in ("tokenizer.json", "tokenizer_config.json", "vocab.json"))
+    return any(
+        (directory / file).exists()
+        for file in ("tokenizer.json", "tokenizer_config.json", "vocab.json")
+    )
 
 
 def weights_digest(source: Source) -> str:
-    """Content digest of a model's or adapter's weights and configuration; of the ``.gguf`` file where it was one."""
+    """Content digest of a model's or adapter's weights and configuration; of the ``.gguf`` file
+    where it was one.
+    """
     if source.origin is not None and source.origin.is_file():
         return file_digest(source.origin)
-    return directory_digest(source.directory, ["*.safetensors", "config.json", "adapter_config.json"])
+    return directory_digest(
+        source.directory, ["*.safetensors", "config.json", "adapter_config.json"]
+    )
 
 
-def memory_digest(loaded: PreTrainedModel, named: Callable[[str], str | None] = str, more: str = "") -> str:
-    """Content digest of a model in memory: configuration, and names, shapes, dtypes and bytes of its tensors.
+def memory_digest(
+    loaded: PreTrainedModel, named: Callable[[str], str | None] = str, more: str = ""
+) -> str:
+    """Content digest of a model in memory: configuration, and names, shapes, dtypes and bytes of
+    its tensors.
 
-    ``named`` gives the name under which a tensor counts, None for one that does not; ``more`` is what else determines
-    what the model computes. Where the tensors are kept does not count.
+    ``named`` gives the name under which a tensor counts, None for one that does not; ``more`` is
+    what else determines what the model computes. Where the tensors are kept does not count.
     """
-    config = {key: value for key, value in loaded.config.to_dict().items() if key not in _INCIDENTAL}
+    config = {
+        key: value for key, value in loaded.config.to_dict().items() if key not in _INCIDENTAL
+    }
     found = {}
     for key, value in tensors(loaded):
         if (name := named(key)) is not None:
-            found[name] = f"{tuple(value.shape)} {value.dtype} {hashlib.sha256(raw_bytes(value)).hexdigest()}"
-    return hashlib.sha256((json.dumps([config, found], sort_keys=True, default=str) + more).encode()).hexdigest()
+            found[name] = (
+                f"{tuple(value.shape)} {value.dtype} {hashlib.sha256(raw_bytes(value)).hexdigest()}"
+            )
+    return hashlib.sha256(
+        (json.dumps([config, found], sort_keys=True, default=str) + more).encode()
+    ).hexdigest()
 
 
 def tokenizer_digests(found: Tokenizer) -> dict[str, str]:
-    """Digests of the vocabulary and of the chat template, each with what else decides over ids and answers.
+    """Digests of the vocabulary and of the chat template, each with what else decides over ids and
+    answers.
 
-    With the vocabulary its merges, where the tokenizer is a fast one, which ids are left out of answers, and whether
-    spaces are cleaned up there; with the template the special tokens that it can write.
+    With the vocabulary its merges, where the tokenizer is a fast one, which ids are left out of
+    answers, and whether spaces are cleaned up there; with the template the special tokens that it
+    can write.
     """
     backend = getattr(found, "backend_tokenizer", None)
     text = json.dumps(found.get_vocab(), sort_keys=True)
@@ -272,7 +347,11 @@ def tokenizer_digests(found: Tokenizer) -> dict[str, str]:
     cleans = getattr(found, "clean_up_tokenization_spaces", None)
     special = {index for index in getattr(found, "all_special_ids", ()) if index is not None}
     text += json.dumps([sorted(special), cleans])
-    template = found.chat_template if isinstance(found.chat_template, str) else json.dumps(found.chat_template)
+    template = (
+        found.chat_template
+        if isinstance(found.chat_template, str)
+        else json.dumps(found.chat_template)
+    )
     template += json.dumps(getattr(found, "special_tokens_map", {}), sort_keys=True, default=str)
     return {
         "tokenizer": hashlib.sha256(text.encode()).hexdigest(),

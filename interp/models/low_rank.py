@@ -1,7 +1,8 @@
-"""What a LoRA adapter adds to each matrix, from its files alone: plain, rank-stabilised and weight-decomposed.
+"""What a LoRA adapter adds to each matrix, from its files alone: plain, rank-stabilised and
+weight-decomposed.
 
-An adapter of another kind, or one that changes more than matrices, is refused by name. Every tensor of the file must
-belong to a module of the base, as where a model is loaded.
+An adapter of another kind, or one that changes more than matrices, is refused by name. Every tensor
+of the file must belong to a module of the base, as where a model is loaded.
 """
 
 import re
@@ -21,21 +22,32 @@ from interp.models.sources import Source
 
 Factors = tuple[Float[Tensor, "out r"], Float[Tensor, "r in"]]
 
-_PARTS = re.compile(r"base_model\.model\.(.+?)\.(lora_A|lora_B|lora_magnitude_vector|lora_embedding_[AB])(\.weight)?")
+_PARTS = re.compile(
+    r"base_model\.model\.(.+?)\.(lora_A|lora_B|lora_magnitude_vector|lora_embedding_[AB])(\.weight)?"
+)
 _SAVED = re.compile(r"base_model\.model\.(.+?)(\.base_layer)?\.weight")
 _AGAIN = re.compile(r"\.(modules_to_save|original_module)\.")
 _BIAS = re.compile(r"base_model\.model\..+\.bias")
-# these starts leave the base as it is; others (PiSSA, OLoRA, CorDA, LoftQ ...) take something out of it
+# these starts leave the base as it is; others (PiSSA, OLoRA, CorDA, LoftQ ...) take something out
+# of it
 _STARTS = (True, False, "gaussian", "eva", "orthogonal")
 _OTHERS = (
-    "alora_invocation_tokens", "arrow_config", "layer_replication", "megatron_config", "target_parameters",
-    "use_qalora", "use_bdlora", "trainable_token_indices",
-)  # fmt: skip
+    "alora_invocation_tokens",
+    "arrow_config",
+    "layer_replication",
+    "megatron_config",
+    "target_parameters",
+    "use_qalora",
+    "use_bdlora",
+    "trainable_token_indices",
+)
 
 
 @dataclass(frozen=True)
 class LowRank:
-    """An adapter's tensors by module of the base and kind; ``saved`` are whole matrices that it brings along."""
+    """An adapter's tensors by module of the base and kind; ``saved`` are whole matrices that it
+    brings along.
+    """
 
     checkpoint: Checkpoint
     config: dict[str, Any]
@@ -51,17 +63,22 @@ class LowRank:
         config = dict(source.adapter or {})
         kind, start = config.get("peft_type"), config.get("init_lora_weights", True)
         if kind != "LORA":
-            raise UnsupportedModel(f"{source.name} is a {kind} adapter; LoRA is handled, merge others into their base")
+            raise UnsupportedModel(
+                f"{source.name} is a {kind} adapter; LoRA is handled, merge others into their base"
+            )
         if start not in _STARTS:
             raise UnsupportedModel(
-                f"{source.name} was started with init_lora_weights={start!r}, which changes the base itself; merge it, "
-                "save the whole model, and give that"
+                f"{source.name} was started with init_lora_weights={start!r}, which changes the"
+                " base itself; merge it, save the whole model, and give that"
             )
         if used := [name for name in _OTHERS if config.get(name)]:
-            raise UnsupportedModel(f"{source.name} uses {used[0]}, which is not handled; merge it and give the result")
+            raise UnsupportedModel(
+                f"{source.name} uses {used[0]}, which is not handled; merge it and give the result"
+            )
         found = cls(Checkpoint.open(source), config)
         for key in found.checkpoint.places:
-            # beside a resized embedding that it keeps peft saves both versions again, under their names in memory
+            # beside a resized embedding that it keeps peft saves both versions again, under their
+            # names in memory
             if _AGAIN.sub(".", key) != key and _AGAIN.sub(".", key) in found.checkpoint.places:
                 continue
             if match := _PARTS.fullmatch(key):
@@ -69,16 +86,23 @@ class LowRank:
             elif match := _SAVED.fullmatch(key):
                 found.saved[match[1]] = key
             elif not _BIAS.fullmatch(key):
-                raise UnsupportedModel(f"{source.name} holds {key}, which is no part of LoRA; merge it and give that")
+                raise UnsupportedModel(
+                    f"{source.name} holds {key}, which is no part of LoRA; merge it and give that"
+                )
         lost = sorted(path for path in (*found.parts, *found.saved) if path not in modules)
         if lost:
             raise AdapterNotLanded(
-                f"{source.name}: tensors of {len(lost)} modules match none of this base, first {lost[0]}; "
-                "give the base it was made for"
+                f"{source.name}: tensors of {len(lost)} modules match none of this base, first"
+                f" {lost[0]}; give the base it was made for"
             )
         for path, kinds in found.parts.items():
-            if not ({"lora_A", "lora_B"} <= set(kinds) or {"lora_embedding_A", "lora_embedding_B"} <= set(kinds)):
-                raise AdapterNotLanded(f"{source.name} holds only {sorted(kinds)} for {path}; copy it again")
+            if not (
+                {"lora_A", "lora_B"} <= set(kinds)
+                or {"lora_embedding_A", "lora_embedding_B"} <= set(kinds)
+            ):
+                raise AdapterNotLanded(
+                    f"{source.name} holds only {sorted(kinds)} for {path}; copy it again"
+                )
         return found
 
     @property
@@ -87,9 +111,13 @@ class LowRank:
         return {*self.parts, *self.saved}
 
     def changes_alike(self, paths: Collection[str]) -> bool:
-        """Whether modules that hold one matrix still do: peft keeps them tied, or the adapter changes none of them."""
+        """Whether modules that hold one matrix still do: peft keeps them tied, or the adapter
+        changes none of them.
+        """
         touched = self.touched.intersection(paths)
-        return not touched or (touched == set(paths) and bool(self.config.get("ensure_weight_tying")))
+        return not touched or (
+            touched == set(paths) and bool(self.config.get("ensure_weight_tying"))
+        )
 
     def saved_shape(self, path: str, own: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of what it holds whole of a module, or the module's own."""
@@ -98,7 +126,9 @@ class LowRank:
     def scaling(self, path: str, rank: int) -> float:
         """What the product of the factors is multiplied by."""
         patterns = self.config.get("alpha_pattern") or {}
-        alpha = patterns.get(get_pattern_key(list(patterns), path), self.config.get("lora_alpha", 8))
+        alpha = patterns.get(
+            get_pattern_key(list(patterns), path), self.config.get("lora_alpha", 8)
+        )
         return alpha / (rank**0.5 if self.config.get("use_rslora") else rank)
 
     def apply(
@@ -106,7 +136,8 @@ class LowRank:
     ) -> tuple[Float[Tensor, "out in"], Factors | None]:
         """The tuned matrix of a place, and the factors of its update where it is their product.
 
-        ``whole`` is what the module of the base holds, as ``(out, in)``. Raises WrongBase where shapes disagree.
+        ``whole`` is what the module of the base holds, as ``(out, in)``. Raises WrongBase where
+        shapes disagree.
         """
         same = True
         if path in self.saved:
@@ -115,7 +146,8 @@ class LowRank:
             self._require(path, tuple(matrix.shape), tuple(whole.shape))
             if path not in self.parts:
                 return place.cut(matrix), None
-            # peft saves the matrix of a head or an embedding beside the factors of its update, and loads it too
+            # peft saves the matrix of a head or an embedding beside the factors of its update, and
+            # loads it too
             same, whole = bool(to_host((matrix == whole).all())), matrix
         kinds = self.parts[path]
         left, right = (self.checkpoint.read(kinds[name]) for name in ("lora_B", "lora_A"))
@@ -131,6 +163,6 @@ class LowRank:
     def _require(self, path: str, seen: tuple[int, ...], wanted: tuple[int, ...]) -> None:
         if seen != wanted:
             raise WrongBase(
-                f"{self.checkpoint.name} changes {path} as a matrix of {seen}, the base's is {wanted}; "
-                "give the base it was made for"
+                f"{self.checkpoint.name} changes {path} as a matrix of {seen}, the base's is"
+                f" {wanted}; give the base it was made for"
             )

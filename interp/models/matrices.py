@@ -36,7 +36,8 @@ def shape_of(module: nn.Module) -> tuple[int, int]:
 
 def is_packed(module: nn.Module) -> bool:
     """Whether a linear module holds codes (8-bit, 4-bit) in place of the numbers it applies."""
-    if hasattr(module, "base_layer"):  # an adapter's layer holds numbers of its own; what it stands on is asked itself
+    # an adapter's layer holds numbers of its own; what it stands on is asked itself
+    if hasattr(module, "base_layer"):
         return False
     weight = getattr(module, "weight", None)
     # one byte: float8 has a scale beside it
@@ -52,18 +53,22 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 def keep_codes(name: str, model: nn.Module) -> None:
-    """Let layers of bitsandbytes compute with their codes as they were loaded; raises UnsupportedModel where too late.
+    """Let layers of bitsandbytes compute with their codes as they were loaded; raises
+    UnsupportedModel where too late.
 
-    On CPUs with AVX512-BF16 such a layer repacks its codes at its first pass and rounds their scales, and its
-    ``state_dict()`` then gives back the codes without the order of their scales, so that every later pass is wrong
-    (seen in 0.50.2). It does not where it believes that the CPU has no such instructions.
+    On CPUs with AVX512-BF16 such a layer repacks its codes at its first pass and rounds their
+    scales, and its ``state_dict()`` then gives back the codes without the order of their scales, so
+    that every later pass is wrong (seen in 0.50.2). It does not where it believes that the CPU has
+    no such instructions.
     """
     for path, part in model.named_modules():
         if hasattr(part, "support_avx512bf16_for_cpu"):
             state = getattr(getattr(part, "weight", None), "quant_state", None)
             if getattr(state, "packing_format_for_cpu", False):
                 raise UnsupportedModel(
-                    f"{name} was run on this CPU before, and bitsandbytes repacked the codes of {path} then, which "
-                    "rounds them; load it again, and give it before its first pass"
+                    f"{name} was run on this CPU before, and bitsandbytes repacked the codes of"
+                    f" {path} then, which rounds them; load it again, and give it before its first"
+                    " pass"
                 )
-            setattr(part, "support_avx512bf16_for_cpu", False)  # noqa: B010 (no attribute of a plain module)
+            # no attribute of a plain module
+            setattr(part, "support_avx512bf16_for_cpu", False)  # noqa: B010

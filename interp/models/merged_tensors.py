@@ -1,4 +1,6 @@
-"""What an adapter makes of each tensor of its base, whatever its kind: read from merged copies of single modules."""
+"""What an adapter makes of each tensor of its base, whatever its kind: read from merged copies of
+single modules.
+"""
 
 import copy
 from collections.abc import Collection, Iterator
@@ -19,7 +21,8 @@ _INSIDE = (".base_layer", ".original_module", ".token_adapter")
 
 @dataclass(frozen=True)
 class Merged:
-    """A tensor that an adapter may change: its path in the module with adapters, as it was, and as it is applied.
+    """A tensor that an adapter may change: its path in the module with adapters, as it was, and as
+    it is applied.
 
     ``now`` is None where peft cannot say: its kind of layer is not merged, or its base holds codes.
     """
@@ -37,10 +40,14 @@ def bare(path: str) -> str:
 
 
 def adapted(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Every outermost module that adapters replaced, with its path; one for tuned rows counts as the layer inside."""
+    """Every outermost module that adapters replaced, with its path; one for tuned rows counts as
+    the layer inside.
+    """
     inside: list[str] = []
     for path, layer in module.named_modules():
-        if any(path.startswith(f"{outer}.") for outer in inside) or isinstance(layer, TrainableTokensWrapper):
+        if any(path.startswith(f"{outer}.") for outer in inside) or isinstance(
+            layer, TrainableTokensWrapper
+        ):
             continue
         if isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper):
             inside.append(path)
@@ -49,14 +56,18 @@ def adapted(module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 @torch.no_grad()
 def merged_tensors(path: str, layer: nn.Module, known: Collection[str] = ()) -> list[Merged]:
-    """What one such module does to the tensors of the module that it stands for; one copy of it is in memory.
+    """What one such module does to the tensors of the module that it stands for; one copy of it is
+    in memory.
 
     Nothing where all of them are ``known``, by their names in the base.
     """
     if isinstance(layer, AuxiliaryTrainingWrapper):
         now = dict(trained(layer).named_parameters())
         own = untrained(layer).named_parameters()
-        return [Merged(f"{path}.original_module.{name}", value.data, now[name].data) for name, value in own]
+        return [
+            Merged(f"{path}.original_module.{name}", value.data, now[name].data)
+            for name, value in own
+        ]
     where, inner = path, layer
     while isinstance(inner, BaseTunerLayer):
         where, inner = f"{where}.base_layer", _inside(inner)
@@ -74,12 +85,17 @@ def _inside(layer: nn.Module) -> nn.Module:
 def _can_merge(layer: nn.Module, inner: nn.Module) -> bool:
     decomposed = any(getattr(layer, "use_dora", {}).values())
     # peft merges of a decomposed update of an embedding the product alone
-    return not any(is_packed(part) for part in inner.modules()) and not (decomposed and isinstance(inner, nn.Embedding))
+    return not any(is_packed(part) for part in inner.modules()) and not (
+        decomposed and isinstance(inner, nn.Embedding)
+    )
 
 
 def _merged(layer: nn.Module) -> dict[str, Tensor]:
-    """The tensors inside a copy of a layer once its active adapters are merged there; none where peft cannot."""
-    # peft keeps views of the tensors to which it tied a layer's beside them, and torch does not copy these
+    """The tensors inside a copy of a layer once its active adapters are merged there; none where
+    peft cannot.
+    """
+    # peft keeps views of the tensors to which it tied a layer's beside them, and torch does not
+    # copy these
     views: Any = getattr(layer, "kwargs", {}).get("tied_adapter") or {}
     each = copy.deepcopy(layer, {id(value): value for value in views.values()})
     try:

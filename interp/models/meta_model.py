@@ -15,9 +15,13 @@ from interp.models.quiet import line, quiet
 from interp.models.sources import Source, read_json
 
 ALIKE = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"}
-"""Language models that are no class by themselves in transformers, and the kind that computes the same on text."""
+"""Language models that are no class by themselves in transformers, and the kind that computes the
+same on text.
+"""
 LANGUAGE_MODEL = {r"^language_model\.": "", r"^model\.language_model\.": "model."}
-"""Where files of a multimodal model keep the tensors of its language model, and where that has them by itself."""
+"""Where files of a multimodal model keep the tensors of its language model, and where that has them
+by itself.
+"""
 _OF_A_CLASS = ("model_type", "architectures", "transformers_version")
 
 
@@ -26,20 +30,22 @@ def configuration(source: Source, trust_remote_code: bool = False) -> PreTrained
     stated = read_json(source.directory / "config.json")
     if "_class_name" in stated and "model_type" not in stated:
         raise UnsupportedModel(
-            f"{source.name} is a {stated['_class_name']} of diffusers, not a causal language model; give one"
+            f"{source.name} is a {stated['_class_name']} of diffusers, not a causal language model;"
+            " give one"
         )
     try:
         config = AutoConfig.from_pretrained(source.directory, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers validates configurations with errors of many classes
         if "auto_map" in stated and not trust_remote_code:
             raise UnsupportedModel(
-                f"{source.name} needs code of its own ({stated.get('model_type', 'no model_type')}, by auto_map in its "
-                "config.json), which the command line does not run; read it, then Pair.load(..., "
-                "trust_remote_code=True) in Python does"
+                f"{source.name} needs code of its own ({stated.get('model_type', 'no model_type')},"
+                " by auto_map in its config.json), which the command line does not run; read it,"
+                " then Pair.load(..., trust_remote_code=True) in Python does"
             ) from error
         raise UnsupportedModel(
-            f"{source.name}: transformers {transformers.__version__} does not accept its config.json ({line(error)}); "
-            "check the file, or use a transformers that knows this model"
+            f"{source.name}: transformers {transformers.__version__} does not accept its"
+            f" config.json ({line(error)}); check the file, or use a transformers that knows this"
+            " model"
         ) from error
     if source.text:
         return _text_of(source, config)
@@ -73,13 +79,17 @@ def _names(source: Source) -> Iterator[str]:
 
 
 def skeleton(source: Source, trust_remote_code: bool = False) -> PreTrainedModel:
-    """A model without weights: modules and shapes alone, on torch's meta device; raises UnsupportedModel."""
+    """A model without weights: modules and shapes alone, on torch's meta device; raises
+    UnsupportedModel.
+    """
     config = configuration(source, trust_remote_code)
     try:
         with torch.device("meta"), quiet():
             return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except Exception as error:  # a model's own code, or a library that it wants
-        raise UnsupportedModel(f"{source.name} cannot be laid out without weights ({line(error)})") from error
+        raise UnsupportedModel(
+            f"{source.name} cannot be laid out without weights ({line(error)})"
+        ) from error
 
 
 def tied(config: PreTrainedConfig) -> bool:

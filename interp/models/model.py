@@ -1,4 +1,6 @@
-"""One readable model: a Hugging Face module, its anatomy, and the adapter state in which it is meant."""
+"""One readable model: a Hugging Face module, its anatomy, and the adapter state in which it is
+meant.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +26,9 @@ UNBOUNDED = 2**20
 
 
 class AdapterSwitch:
-    """The adapters inside a module, switched on and off together; the base's weights are never copied."""
+    """The adapters inside a module, switched on and off together; the base's weights are never
+    copied.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         """Collect every adapter layer (and every module kept in two versions) below ``module``."""
@@ -46,8 +50,8 @@ class AdapterSwitch:
 class Model:
     """A frozen model ready to be read: run it only inside ``with model.active() as module``.
 
-    ``adapter_on`` says in which state of a shared module this model is meant; None when there is no adapter.
-    ``resized`` says that it has other rows of tokens than it was saved with.
+    ``adapter_on`` says in which state of a shared module this model is meant; None when there is no
+    adapter. ``resized`` says that it has other rows of tokens than it was saved with.
     """
 
     name: str
@@ -68,14 +72,22 @@ class Model:
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """Numbers held in the module's parameters: the model's own, and those of adapters inside it."""
+        """Numbers held in the module's parameters: the model's own, and those of adapters inside
+        it.
+        """
         kept = {id(part): part.numel() for part in self.module.parameters()}
         added: dict[int, int] = {}
         for layer in self.module.modules():
             if isinstance(layer, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
-                inner = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else untrained(layer)
+                inner = (
+                    layer.get_base_layer()
+                    if isinstance(layer, BaseTunerLayer)
+                    else untrained(layer)
+                )
                 own = {id(part) for part in inner.parameters()}
-                added |= {id(part): part.numel() for part in layer.parameters() if id(part) not in own}
+                added |= {
+                    id(part): part.numel() for part in layer.parameters() if id(part) not in own
+                }
         return sum(kept.values()) - sum(added.values()), sum(added.values())
 
     @contextmanager
@@ -103,15 +115,22 @@ class Model:
 
     @property
     def cached_bytes(self) -> int:
-        """Bytes that the keys and values of one token take in a cache, as the configuration has them."""
+        """Bytes that the keys and values of one token take in a cache, as the configuration has
+        them.
+        """
         config, anatomy = self.module.config.get_text_config(), self.anatomy
         heads = setting(config, "num_key_value_heads") or anatomy.n_heads
         return 2 * anatomy.n_layers * heads * anatomy.head_width * self.dtype.itemsize
 
     @property
     def context_length(self) -> int:
-        """The longest sequence that the configuration allows; a long one where it states none (state-space models)."""
-        return getattr(self.module.config.get_text_config(), "max_position_embeddings", None) or UNBOUNDED
+        """The longest sequence that the configuration allows; a long one where it states none
+        (state-space models).
+        """
+        return (
+            getattr(self.module.config.get_text_config(), "max_position_embeddings", None)
+            or UNBOUNDED
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -120,8 +139,11 @@ class Model:
         if not packed:
             return ()
         return (
-            f"{self.name} is quantised ({len(packed)} matrices, {packed[0]}): activations, edits and gradients are the "
-            "quantised model's own; weights that are read are what it applies, after rounding",
+            (
+                f"{self.name} is quantised ({len(packed)} matrices, {packed[0]}): activations,"
+                " edits and gradients are the quantised model's own; weights that are read are"
+                " what it applies, after rounding"
+            ),
         )
 
     def at(self, site: Site) -> tuple[nn.Module, Target]:
@@ -135,7 +157,9 @@ class Model:
         place = self.anatomy.place(weight)
         module = self.module.get_submodule(place.path)
         with self.active(), brought(module):
-            return place.cut(widen(effective_weight(module, self.dtype, self.adapter_on is not False)))
+            return place.cut(
+                widen(effective_weight(module, self.dtype, self.adapter_on is not False))
+            )
 
     @torch.no_grad()
     def write_weights(self, layer: int) -> Float[Tensor, "D N"]:
@@ -159,7 +183,8 @@ def trained(wrapper: AuxiliaryTrainingWrapper) -> nn.Module:
 
 
 def effective_weight(module: nn.Module, dtype: torch.dtype, on: bool) -> Float[Tensor, "out in"]:
-    """A linear module's matrix with its adapter: the base's, plus what applying the adapter to units adds to it.
+    """A linear module's matrix with its adapter: the base's, plus what applying the adapter to
+    units adds to it.
 
     Right for every kind of adapter, and exactly the base's where the adapter adds nothing.
     """
@@ -178,7 +203,9 @@ def effective_weight(module: nn.Module, dtype: torch.dtype, on: bool) -> Float[T
 
 
 def _own(module: nn.Module, dtype: torch.dtype) -> Float[Tensor, "out in"]:
-    """A linear module's matrix; where it holds codes, what it makes of units: the numbers that it applies."""
+    """A linear module's matrix; where it holds codes, what it makes of units: the numbers that it
+    applies.
+    """
     if not is_packed(module):
         return matrix_of(module).detach()
     unit = torch.eye(shape_of(module)[1], dtype=dtype, device=device_of(module))

@@ -1,4 +1,6 @@
-"""Weights that accelerate keeps elsewhere (main memory, disk) and brings to a module only while it runs."""
+"""Weights that accelerate keeps elsewhere (main memory, disk) and brings to a module only while it
+runs.
+"""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,7 +12,9 @@ from torch import Tensor, nn
 
 @contextmanager
 def brought(module: nn.Module) -> Iterator[None]:
-    """The tensors of a module, and of all modules in it, where they can be read; away again afterwards."""
+    """The tensors of a module, and of all modules in it, where they can be read; away again
+    afterwards.
+    """
     with ExitStack() as stack:
         for part in module.modules():
             stack.enter_context(align_module_device(part))
@@ -18,7 +22,9 @@ def brought(module: nn.Module) -> Iterator[None]:
 
 
 def tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """What ``module.state_dict()`` holds, one module's own at a time, each brought to where it can be read."""
+    """What ``module.state_dict()`` holds, one module's own at a time, each brought to where it can
+    be read.
+    """
     for path, part in module.named_modules(remove_duplicate=False):
         with align_module_device(part):
             own: dict[str, Tensor] = {}
@@ -40,4 +46,6 @@ def device_of(module: nn.Module) -> torch.device:
 
 def spread(module: nn.Module) -> bool:
     """Whether accelerate decides where the parts of a module are."""
-    return bool(getattr(module, "hf_device_map", None)) or any(hasattr(part, "_hf_hook") for part in module.modules())
+    return bool(getattr(module, "hf_device_map", None)) or any(
+        hasattr(part, "_hf_hook") for part in module.modules()
+    )

@@ -23,8 +23,9 @@ from interp.prompts import TemplateOptions, decoded, end_id, options_of, pad_id,
 class Pair:
     """A tuned model, its base where there is one, and the tokenizer that speaks to both.
 
-    ``digests`` are content digests of what was loaded (weights, adapter, tokenizer, chat template); they make the key
-    of every run. The tokenizer is the tuned model's: identical token ids go to both models.
+    ``digests`` are content digests of what was loaded (weights, adapter, tokenizer, chat template);
+    they make the key of every run. The tokenizer is the tuned model's: identical token ids go to
+    both models.
     """
 
     tuned: Model
@@ -50,7 +51,9 @@ class Pair:
 
     @property
     def facts(self) -> list[tuple[str, Any]]:
-        """What a person asks first of a pair, by name: models, what was tuned, size, where it is held, notes."""
+        """What a person asks first of a pair, by name: models, what was tuned, size, where it is
+        held, notes.
+        """
         own, added = self.tuned.sizes
         if self.base is None:
             kind = "no base: one model alone"
@@ -66,7 +69,10 @@ class Pair:
             ("base", self.base and self.base.name),
             ("tuning", kind),
             ("parameters", f"{number(own)} parameters of a model"),
-            ("architecture", f"{anatomy.architecture}, {anatomy.n_layers} blocks, width {anatomy.width}"),
+            (
+                "architecture",
+                f"{anatomy.architecture}, {anatomy.n_layers} blocks, width {anatomy.width}",
+            ),
             ("held as", f"{dtype} on {self.tuned.device}"),
             ("notes", self.notes),
         ]
@@ -94,13 +100,17 @@ class Pair:
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """Token ids that end an answer of either model, as one that is edited toward the other may end it."""
+        """Token ids that end an answer of either model, as one that is edited toward the other may
+        end it.
+        """
         return tuple(sorted({index for role in self.roles for index in self.end_ids(role)}))
 
     def end_ids(self, role: str) -> tuple[int, ...]:
-        """Token ids that end a model's own answers: of its generation settings, and of the tokenizer.
+        """Token ids that end a model's own answers: of its generation settings, and of the
+        tokenizer.
 
-        The tokenizer is the tuned model's; its end token ends answers of a base only where that names none itself.
+        The tokenizer is the tuned model's; its end token ends answers of a base only where that
+        names none itself.
         """
         configured = configured_end_ids(self[role].module)
         own = end_id(self.tokenizer)
@@ -115,19 +125,29 @@ class Pair:
         return ("tuned",) if self.base is None else ("base", "tuned")
 
     def reads_alone(self, longest: int) -> str:
-        """Why prompts of up to ``longest`` tokens must be read one at a time; empty where a padded batch is exact."""
+        """Why prompts of up to ``longest`` tokens must be read one at a time; empty where a padded
+        batch is exact.
+        """
         models = {id(self[role].module): self[role] for role in self.roles}
-        return next(filter(None, (preflight.reads_alone(model, longest) for model in models.values())), "")
+        return next(
+            filter(None, (preflight.reads_alone(model, longest) for model in models.values())), ""
+        )
 
     @property
     def generation_notes(self) -> tuple[str, ...]:
-        """What the models' generation settings ask for beside greedy choice, which answers here are written without."""
-        notes = [generation_note(self[role].name, self[role].module) for role in reversed(self.roles)]
+        """What the models' generation settings ask for beside greedy choice, which answers here are
+        written without.
+        """
+        notes = [
+            generation_note(self[role].name, self[role].module) for role in reversed(self.roles)
+        ]
         return tuple(note for note in notes if note)
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """What of the pair determines numbers, as JSON: what was loaded, how it computes, and what ends an answer."""
+        """What of the pair determines numbers, as JSON: what was loaded, how it computes, and what
+        ends an answer.
+        """
         options = self.template_options
         return {
             **self.digests,
@@ -147,14 +167,21 @@ class Pair:
         """What the chat template is given beside prompts."""
         return options_of(self.tokenizer)
 
-    def with_template(self, system: str | None = None, arguments: Mapping[str, Any] | None = None) -> "Pair":
-        """The same pair, whose chat template is given a system message before prompts, and arguments by name.
+    def with_template(
+        self, system: str | None = None, arguments: Mapping[str, Any] | None = None
+    ) -> "Pair":
+        """The same pair, whose chat template is given a system message before prompts, and
+        arguments by name.
 
-        They replace what it was given before. Raises OptionError where there is no template, or one that refuses them
-        or leaves them out.
+        They replace what it was given before. Raises OptionError where there is no template, or one
+        that refuses them or leaves them out.
         """
         options = TemplateOptions(system, tuple(sorted((arguments or {}).items())))
-        return replace(self, tokenizer=with_options(self.tokenizer, options, self.tuned.name), notes=self._told())
+        return replace(
+            self,
+            tokenizer=with_options(self.tokenizer, options, self.tuned.name),
+            notes=self._told(),
+        )
 
     def _told(self) -> tuple[str, ...]:
         """Its own notes, without those that its models bring."""
@@ -185,11 +212,12 @@ class Pair:
     ) -> "Pair":
         """Find, load and check a pair; every refusal is a ModelError or a PairError.
 
-        An adapter directory is loaded onto its base once and switched; its base comes from ``base`` or from the
-        adapter's own configuration. ``dtype="auto"`` is float32 on a CPU and the checkpoint's own elsewhere;
-        ``attention="auto"`` is what transformers takes for this family (sdpa, or eager as for Gemma-2). Models whose
-        embeddings have different numbers of rows are compared over the ids that both have; ``new_tokens`` says what
-        becomes of prompts with others: ``"refuse"``, or ``"mean"``, which gives the base the mean of its rows for them.
+        An adapter directory is loaded onto its base once and switched; its base comes from ``base``
+        or from the adapter's own configuration. ``dtype="auto"`` is float32 on a CPU and the
+        checkpoint's own elsewhere; ``attention="auto"`` is what transformers takes for this family
+        (sdpa, or eager as for Gemma-2). Models whose embeddings have different numbers of rows are
+        compared over the ids that both have; ``new_tokens`` says what becomes of prompts with
+        others: ``"refuse"``, or ``"mean"``, which gives the base the mean of its rows for them.
         """
         vocabularies.require_known(new_tokens)
         settings = load.Settings.resolve(device, dtype, attention, trust_remote_code)
@@ -213,11 +241,17 @@ class Pair:
             fitted = vocabularies.fit(base_module, module, tokenizer, new_tokens)
             base_model, tuned_model = fitted.models(base, tuned)
             preflight.require_same_anatomy(base_model, tuned_model)
-            notes += (*more, *preflight.require_same_tokens(base_source, tokenizer, settings), *fitted.notes)
+            notes += (
+                *more,
+                *preflight.require_same_tokens(base_source, tokenizer, settings),
+                *fitted.notes,
+            )
             tokenizer = fitted.tokenizer
             digests |= fitted.ids.digest
             digests["base"] = load.weights_digest(base_source)
-            notes += preflight.alike(digests["base"], digests["tuned"], base_source, tokenizer, settings)
+            notes += preflight.alike(
+                digests["base"], digests["tuned"], base_source, tokenizer, settings
+            )
             notes += precision_notes(base_model, tuned_model)
             preflight.require_alive(base_model, tokenizer)
         preflight.require_alive(tuned_model, tokenizer)
@@ -230,7 +264,9 @@ class Pair:
         base_source = text_models.beside(source.base(base), source)
         module, notes = load.module(base_source, settings)
         tokenizer = load.tokenizer([source.directory, base_source.directory], settings)
-        base_model, tuned_model, ids, said = attach_resized(source, base_source.name, module, tokenizer, new_tokens)
+        base_model, tuned_model, ids, said = attach_resized(
+            source, base_source.name, module, tokenizer, new_tokens
+        )
         preflight.require_alive(tuned_model, ids.limit(tokenizer))
         digests = {
             "tuned": load.weights_digest(source),
@@ -251,23 +287,32 @@ class Pair:
         name: str = "memory",
         new_tokens: str = "refuse",
     ) -> "Pair":
-        """A pair of models already in memory (a notebook's); both are frozen and put in evaluation mode.
+        """A pair of models already in memory (a notebook's); both are frozen and put in evaluation
+        mode.
 
-        Each is a Hugging Face model, a PEFT model, or one of them held by nnsight or by TransformerLens' bridge. A PEFT
-        model alone (``base`` None, or the same one) is the pair of its base and its active adapter, switched. Of models
-        with different rows of tokens copies are cut, as ``load`` says. Raises a ModelError or a PairError.
+        Each is a Hugging Face model, a PEFT model, or one of them held by nnsight or by
+        TransformerLens' bridge. A PEFT model alone (``base`` None, or the same one) is the pair of
+        its base and its active adapter, switched. Of models with different rows of tokens copies
+        are cut, as ``load`` says. Raises a ModelError or a PairError.
         """
         vocabularies.require_known(new_tokens)
-        tuned, base = unwrap(tuned, f"{name}:tuned"), None if base is None else unwrap(base, f"{name}:base")
+        tuned, base = (
+            unwrap(tuned, f"{name}:tuned"),
+            None if base is None else unwrap(base, f"{name}:base"),
+        )
         if _is_adapter(base) and base is not tuned:
-            raise OptionError("the base given is itself an adapter; give the model it was trained on")
+            raise OptionError(
+                "the base given is itself an adapter; give the model it was trained on"
+            )
         digests = dict(load.tokenizer_digests(tokenizer))
         if isinstance(tuned, PeftModel):
             digests |= memory_digests(tuned)
             inner = inner_of(tuned)
             if base is None or base is tuned or base is inner:
                 base_model, tuned_model = adopt(tuned, f"{name}:tuned", f"{name}:base")
-                preflight.require_switched(preflight.probe_logits(base_model), base_model, tuned_model)
+                preflight.require_switched(
+                    preflight.probe_logits(base_model), base_model, tuned_model
+                )
                 tokenizer, notes = vocabularies.without_rows(tuned_model.module, tokenizer)
                 preflight.require_alive(base_model, tokenizer)
                 preflight.require_alive(tuned_model, tokenizer)
@@ -282,7 +327,10 @@ class Pair:
             digests["base"] = load.memory_digest(base)
             fitted = vocabularies.fit(base, tuned, tokenizer, new_tokens, alone=False)
             base_model, tuned_model = fitted.models(f"{name}:base", f"{name}:tuned")
-            tokenizer, notes = fitted.tokenizer, (*fitted.notes, *precision_notes(base_model, tuned_model))
+            tokenizer, notes = (
+                fitted.tokenizer,
+                (*fitted.notes, *precision_notes(base_model, tuned_model)),
+            )
             digests |= fitted.ids.digest
             preflight.require_same_anatomy(base_model, tuned_model)
             preflight.require_alive(base_model, tokenizer)

@@ -7,10 +7,11 @@ from interp.models.pair import Pair
 
 
 class PairsOnDemand(Sequence[Pair]):
-    """A sequence of pairs, each loaded when it is asked for by its index; the one before is let go of.
+    """A sequence of pairs, each loaded when it is asked for by its index; the one before is let go
+    of.
 
-    Every pair is loaded once at the start, which reads what it is: ``names`` of its tuned model, ``inputs`` that
-    determine numbers, and the digest of its base.
+    Every pair is loaded once at the start, which reads what it is: ``names`` of its tuned model,
+    ``inputs`` that determine numbers, and the digest of its base.
     """
 
     def __init__(self, loads: Sequence[Callable[[], Pair]]) -> None:
@@ -43,9 +44,15 @@ class PairsOnDemand(Sequence[Pair]):
 
 def names_of(pairs: Sequence[Pair]) -> list[str]:
     """The names of the tuned models."""
-    return list(pairs.names) if isinstance(pairs, PairsOnDemand) else [pair.tuned.name for pair in pairs]
+    return (
+        list(pairs.names)
+        if isinstance(pairs, PairsOnDemand)
+        else [pair.tuned.name for pair in pairs]
+    )
 
 
 def inputs_of(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     """What of each determines numbers."""
-    return list(pairs.inputs) if isinstance(pairs, PairsOnDemand) else [pair.inputs for pair in pairs]
+    return (
+        list(pairs.inputs) if isinstance(pairs, PairsOnDemand) else [pair.inputs for pair in pairs]
+    )

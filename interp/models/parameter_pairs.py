@@ -1,4 +1,6 @@
-"""The parameters of a pair that can be exchanged one by one: of an adapter, those that it changes, as merged."""
+"""The parameters of a pair that can be exchanged one by one: of an adapter, those that it changes,
+as merged.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ from interp.models.model import Model, effective_weight, trained, untrained
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """One parameter: its ``name`` in the base, its ``path`` in the module, its values in the base and in the tune.
+    """One parameter: its ``name`` in the base, its ``path`` in the module, its values in the base
+    and in the tune.
 
     ``tuned`` may be of a wider dtype than ``base``, which is the model's.
     """
@@ -41,7 +44,9 @@ class Piece:
 
     @property
     def moved(self) -> Float[Tensor, " n"]:
-        """How far each weight went, in at least float32: both are widened before they are subtracted."""
+        """How far each weight went, in at least float32: both are widened before they are
+        subtracted.
+        """
         return (widen(self.tuned) - widen(self.base)).flatten()
 
 
@@ -53,8 +58,9 @@ def pieces_of_adapter(base: Model, tuned: Model) -> list[Piece]:
         for path, layer in module.named_modules():
             if isinstance(layer, TrainableTokensWrapper | TrainableTokensLayer):
                 raise UnsupportedModel(
-                    f"{tuned.name} trains single rows of {path} (trainable_token_indices), which are not grafted here; "
-                    "merge it, save the whole model, and give that with --base"
+                    f"{tuned.name} trains single rows of {path} (trainable_token_indices), which"
+                    " are not grafted here; merge it, save the whole model, and give that with"
+                    " --base"
                 )
             if isinstance(layer, AuxiliaryTrainingWrapper):
                 kept = dict(trained(layer).named_parameters())
@@ -76,44 +82,61 @@ def pieces_of_adapter(base: Model, tuned: Model) -> list[Piece]:
 
 
 def _is_linear(layer: BaseTunerLayer) -> bool:
-    """Whether it stands on one matrix, which it applies: not on the parameters of experts, or on a norm."""
-    return isinstance(layer.get_base_layer(), (nn.Linear, nn.Embedding, Conv1D)) and not isinstance(layer, ParamWrapper)
+    """Whether it stands on one matrix, which it applies: not on the parameters of experts, or on a
+    norm.
+    """
+    return isinstance(layer.get_base_layer(), (nn.Linear, nn.Embedding, Conv1D)) and not isinstance(
+        layer, ParamWrapper
+    )
 
 
 def _merged_pieces(name: str, path: str, layer: Any) -> list[Piece]:
-    """What a layer of another kind changes, from a merged copy of it; raises UnsupportedModel where peft cannot."""
+    """What a layer of another kind changes, from a merged copy of it; raises UnsupportedModel where
+    peft cannot.
+    """
     found = []
     # a layer for each of several parameters of one module: the outermost merges them all
-    for one in () if isinstance(layer, ParamWrapper) and path.endswith(".base_layer") else merged_tensors(path, layer):
+    for one in (
+        ()
+        if isinstance(layer, ParamWrapper) and path.endswith(".base_layer")
+        else merged_tensors(path, layer)
+    ):
         if one.now is None:
             raise UnsupportedModel(
-                f"{name} changes {path} by a {type(layer).__name__}, which peft does not merge; merge the adapter "
-                "where it was trained, save the whole model, and give that with --base"
+                f"{name} changes {path} by a {type(layer).__name__}, which peft does not merge;"
+                " merge the adapter where it was trained, save the whole model, and give that with"
+                " --base"
             )
         found.append(Piece(bare(one.path), one.path, one.before, one.now))
     return found
 
 
 def _require_plain_embedding(layer: Any, name: str, path: str) -> None:
-    """Raise UnsupportedModel for weight-decomposed updates of an embedding, of which peft merges the product alone."""
+    """Raise UnsupportedModel for weight-decomposed updates of an embedding, of which peft merges
+    the product alone.
+    """
     decomposed = getattr(layer, "use_dora", {})
-    if isinstance(layer.get_base_layer(), nn.Embedding) and any(decomposed.get(one) for one in layer.active_adapters):
+    if isinstance(layer.get_base_layer(), nn.Embedding) and any(
+        decomposed.get(one) for one in layer.active_adapters
+    ):
         raise UnsupportedModel(
-            f"{name} changes the embedding {path} by DoRA, whose magnitudes peft does not merge, so that no graft is "
-            "the fine-tuned model; use --scope blocks"
+            f"{name} changes the embedding {path} by DoRA, whose magnitudes peft does not merge, so"
+            " that no graft is the fine-tuned model; use --scope blocks"
         )
 
 
 def _bias(layer: Any, name: str, path: str) -> Tensor | None:
-    """The bias as peft merges it where an adapter of the layer has one of its own (lora_bias), else None."""
+    """The bias as peft merges it where an adapter of the layer has one of its own (lora_bias), else
+    None.
+    """
     having = getattr(layer, "lora_bias", {})
     if not (active := [one for one in layer.active_adapters if having.get(one)]):
         return None
     mine = layer.get_base_layer().bias
     if mine is None:
         raise UnsupportedModel(
-            f"{name} adds a bias to {path} (lora_bias), which has none in the base, so that it cannot be grafted; "
-            "train it with lora_bias=False"
+            f"{name} adds a bias to {path} (lora_bias), which has none in the base, so that it"
+            " cannot be grafted; train it with lora_bias=False"
         )
     added: Any = sum(widen(layer.lora_B[one].bias) * layer.scaling[one] for one in active)
     return (widen(mine) + added).to(mine.dtype)

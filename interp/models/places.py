@@ -1,4 +1,6 @@
-"""Where one activation or matrix of a block lives: a side of a module, rows of what a module holds, fused ones cut."""
+"""Where one activation or matrix of a block lives: a side of a module, rows of what a module holds,
+fused ones cut.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +13,8 @@ from interp.models.matrices import shape_of, unwrapped
 QKV = {"attn.q": 0, "attn.k": 1, "attn.v": 2}
 """The parts of a fused query-key-value projection, in order."""
 _GATE_UP = {"mlp.gate": ("mlp.hook_pre", 0), "mlp.in": ("mlp.hook_pre_linear", 1)}
-# How a fused matrix is stacked is told by no map; a family that is not named here has no such matrix.
+# How a fused matrix is stacked is told by no map; a family that is not named here has no such
+# matrix.
 _STACKED_QKV = ("GPT2LMHeadModel", "Phi3ForCausalLM")
 _QKV_BY_HEAD = ("GPTNeoXForCausalLM",)
 _STACKED_GATE_UP: dict[str, str] = {
@@ -26,8 +29,9 @@ _STACKED_GATE_UP: dict[str, str] = {
 class Target:
     """One side of one module: the tensor it reads first (``in``) or returns first (``out``).
 
-    ``part`` are the first and the last but one column where a fused module carries several sites; ``factor``: what the
-    block multiplies this tensor by before it is used, so that the site's value is the product.
+    ``part`` are the first and the last but one column where a fused module carries several sites;
+    ``factor``: what the block multiplies this tensor by before it is used, so that the site's value
+    is the product.
     """
 
     path: str
@@ -40,7 +44,8 @@ class Target:
 class Place:
     """The module that holds a matrix.
 
-    A fused module stacks parts of ``sizes`` rows, ``groups`` times over; this is the part ``index`` of every group.
+    A fused module stacks parts of ``sizes`` rows, ``groups`` times over; this is the part ``index``
+    of every group.
     """
 
     path: str

@@ -1,7 +1,9 @@
-"""Storage that rounds: a fine-tune kept in 16 bits over a base in 32 differs from it in almost every number.
+"""Storage that rounds: a fine-tune kept in 16 bits over a base in 32 differs from it in almost
+every number.
 
-What tuning changed is then what differs from the base rounded to the same 16 bits. Whether a tensor was rounded shows
-in its numbers, whatever they are held in: a model saved in bfloat16 is loaded into float32 on a CPU.
+What tuning changed is then what differs from the base rounded to the same 16 bits. Whether a tensor
+was rounded shows in its numbers, whatever they are held in: a model saved in bfloat16 is loaded
+into float32 on a CPU.
 """
 
 import itertools
@@ -19,7 +21,8 @@ _AT_ONCE = 1 << 20
 
 
 def rounded_to(base: Model, tuned: Model) -> torch.dtype | None:
-    """The 16-bit format in which the tuned model is kept and the base is not; None where there is no such difference.
+    """The 16-bit format in which the tuned model is kept and the base is not; None where there is
+    no such difference.
 
     Told from the first matrices of each.
     """
@@ -27,7 +30,11 @@ def rounded_to(base: Model, tuned: Model) -> torch.dtype | None:
         return None
     mine, theirs = _matrices(tuned), _matrices(base)
     for half in _HALVES:
-        if mine and all(_fits(one, half) for one in mine) and not all(_fits(one, half) for one in theirs):
+        if (
+            mine
+            and all(_fits(one, half) for one in mine)
+            and not all(_fits(one, half) for one in theirs)
+        ):
             return half
     return None
 
@@ -44,13 +51,15 @@ def precision_notes(base: Model, tuned: Model) -> tuple[str, ...]:
     half, notes = rounded_to(base, tuned), []
     if half is not None:
         notes.append(
-            f"{tuned.name} is kept in {name_of(half)} and {base.name} is not: a weight counts as changed where it "
-            f"differs from the base's rounded to {name_of(half)}; activations are of the weights as they are"
+            f"{tuned.name} is kept in {name_of(half)} and {base.name} is not: a weight counts as"
+            f" changed where it differs from the base's rounded to {name_of(half)}; activations are"
+            " of the weights as they are"
         )
     if base.dtype != tuned.dtype:
         notes.append(
-            f"{base.name} computes in {name_of(base.dtype)} and {tuned.name} in {name_of(tuned.dtype)}: divergences "
-            "hold rounding; --dtype float32 computes both in one"
+            f"{base.name} computes in {name_of(base.dtype)} and {tuned.name} in"
+            f" {name_of(tuned.dtype)}: divergences hold rounding; --dtype float32 computes both"
+            " in one"
         )
     return tuple(notes)
 
@@ -61,11 +70,16 @@ def name_of(dtype: torch.dtype) -> str:
 
 
 def _matrices(model: Model) -> list[Tensor]:
-    found = (value for _, value in tensors(model.module) if value.ndim > 1 and value.is_floating_point())
+    found = (
+        value for _, value in tensors(model.module) if value.ndim > 1 and value.is_floating_point()
+    )
     return list(itertools.islice(found, _LOOKED_AT))
 
 
 def _fits(value: Tensor, half: torch.dtype) -> bool:
-    # in parts: an embedding would be in memory three times, and the first part tells most that were not rounded
+    # in parts: an embedding would be in memory three times, and the first part tells most that were
+    # not rounded
     parts = value.flatten().split(_AT_ONCE)
-    return value.dtype == half or all(to_host((one.to(half).to(one.dtype) == one).all()) for one in parts)
+    return value.dtype == half or all(
+        to_host((one.to(half).to(one.dtype) == one).all()) for one in parts
+    )

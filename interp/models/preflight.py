@@ -1,4 +1,6 @@
-"""Checks that two models may be compared, each with its own refusal; nothing but rows of tokens is cut to fit."""
+"""Checks that two models may be compared, each with its own refusal; nothing but rows of tokens is
+cut to fit.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,8 +26,16 @@ from interp.models.model import Model
 from interp.models.sources import Source, read_json
 from interp.prompts import rows_read
 
-_WIDTHS = ("hidden_size", "n_embd", "intermediate_size", "n_inner", "num_attention_heads", "n_head",
-           "num_key_value_heads", "head_dim")  # fmt: skip
+_WIDTHS = (
+    "hidden_size",
+    "n_embd",
+    "intermediate_size",
+    "n_inner",
+    "num_attention_heads",
+    "n_head",
+    "num_key_value_heads",
+    "head_dim",
+)
 BY_LENGTH = {"dynamic", "longrope"}
 """Kinds of rotary positions that are scaled by the length of the longest text of a batch."""
 _beside_padding: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -37,24 +47,32 @@ def require_same_shape(base: Source, tuned: Source, vocabulary: bool = True) -> 
 
     ``vocabulary`` False leaves the vocabulary out: blocks can be compared without it.
     """
-    left, right = read_json(base.directory / "config.json"), read_json(tuned.directory / "config.json")
+    left, right = (
+        read_json(base.directory / "config.json"),
+        read_json(tuned.directory / "config.json"),
+    )
     if base.text:
         left = {**left, **left.get("text_config", {}), "model_type": base.text}
     words = ("vocab_size",) if vocabulary else ()
     resize = "give a base that has as many rows (resize_token_embeddings of transformers makes one)"
-    for names, error in ((_DEPTHS, DepthMismatch), (_WIDTHS, WidthMismatch), (words, VocabularyMismatch)):
+    for names, error in (
+        (_DEPTHS, DepthMismatch),
+        (_WIDTHS, WidthMismatch),
+        (words, VocabularyMismatch),
+    ):
         for name in names:
             # what only one of them states has a default, which shows in the weights
             if None not in (left.get(name), right.get(name)) and left[name] != right[name]:
                 raise error(
-                    f"{name} is {left.get(name)} in the base {base.name} and {right.get(name)} in {tuned.name}; "
+                    f"{name} is {left.get(name)} in the base {base.name} and {right.get(name)} in"
+                    f" {tuned.name}; "
                     + (resize if error is VocabularyMismatch else "give the model that was tuned")
                 )
     kinds = left.get("model_type"), right.get("model_type")
     if kinds[0] != kinds[1]:
         raise WidthMismatch(
-            f"{base.name} is a {left.get('model_type')} and {tuned.name} a {right.get('model_type')}; "
-            "give the model that was tuned"
+            f"{base.name} is a {left.get('model_type')} and {tuned.name} a"
+            f" {right.get('model_type')}; give the model that was tuned"
         )
 
 
@@ -63,29 +81,35 @@ def require_same_anatomy(base: Model, tuned: Model) -> None:
     left, right = base.anatomy, tuned.anatomy
     if left.n_layers != right.n_layers:
         raise DepthMismatch(
-            f"the base has {left.n_layers} blocks and the tuned model {right.n_layers}; give the model that was tuned"
+            f"the base has {left.n_layers} blocks and the tuned model {right.n_layers}; give the"
+            " model that was tuned"
         )
     if (left.width, left.n_neurons, left.n_heads) != (right.width, right.n_neurons, right.n_heads):
         raise WidthMismatch(
-            f"width, neurons and heads are {(left.width, left.n_neurons, left.n_heads)} in the base and "
-            f"{(right.width, right.n_neurons, right.n_heads)} in the tuned model; give the model that was tuned"
+            f"width, neurons and heads are {(left.width, left.n_neurons, left.n_heads)} in the base"
+            f" and {(right.width, right.n_neurons, right.n_heads)} in the tuned model; give the"
+            " model that was tuned"
         )
     if left.vocabulary != right.vocabulary:
         raise VocabularyMismatch(
-            f"vocab_size is {left.vocabulary} in the base and {right.vocabulary} in the tuned model; "
-            "give the model that was tuned"
+            f"vocab_size is {left.vocabulary} in the base and {right.vocabulary} in the tuned"
+            " model; give the model that was tuned"
         )
     theirs = {name: tuple(parameter.shape) for name, parameter in tuned.module.named_parameters()}
     for name, parameter in base.module.named_parameters():
         if theirs.get(name, tuple(parameter.shape)) != tuple(parameter.shape):
             raise WidthMismatch(
-                f"{name} is {tuple(parameter.shape)} in the base and {theirs[name]} in the tuned model; "
-                "give the model that was tuned"
+                f"{name} is {tuple(parameter.shape)} in the base and {theirs[name]} in the tuned"
+                " model; give the model that was tuned"
             )
 
 
-def require_same_tokens(base: Source, tokenizer: PreTrainedTokenizerBase, settings: load.Settings) -> tuple[str, ...]:
-    """The base's tokenizer, where it ships one, must give the same ids; returns remarks for the reader."""
+def require_same_tokens(
+    base: Source, tokenizer: PreTrainedTokenizerBase, settings: load.Settings
+) -> tuple[str, ...]:
+    """The base's tokenizer, where it ships one, must give the same ids; returns remarks for the
+    reader.
+    """
     if not load.has_tokenizer(base.directory):
         return (f"{base.name} ships no tokenizer; the tuned model's is used for both",)
     own = load.tokenizer([base.directory], settings)
@@ -93,31 +117,42 @@ def require_same_tokens(base: Source, tokenizer: PreTrainedTokenizerBase, settin
     moved = sorted(token for token, index in mine.items() if theirs.get(token, index) != index)
     if moved:
         raise VocabularyMismatch(
-            f"{len(moved)} tokens have other ids in the base's tokenizer, first {moved[0]!r} "
-            f"({mine[moved[0]]} there, {theirs[moved[0]]} in the tuned model's); give the model that was tuned"
+            f"{len(moved)} tokens have other ids in the base's tokenizer, first {moved[0]!r}"
+            f" ({mine[moved[0]]} there, {theirs[moved[0]]} in the tuned model's); give the model"
+            " that was tuned"
         )
     added = sorted(set(theirs) - set(mine))
     if added:
         return (
-            f"the tuned tokenizer adds {len(added)} token{'s' * (len(added) != 1)} the base never saw, "
-            f"first {added[0]!r}",
+            (
+                f"the tuned tokenizer adds {len(added)} token{'s' * (len(added) != 1)} the base"
+                f" never saw, first {added[0]!r}"
+            ),
         )
     return ()
 
 
 def require_same_tie(tied: Mapping[str, bool], so: str) -> None:
-    """Raise UnsupportedModel where one of two models, by name, ties its head to its embedding and the other does not.
+    """Raise UnsupportedModel where one of two models, by name, ties its head to its embedding and
+    the other does not.
 
     ``so`` says what follows, and what to do.
     """
     if len(set(tied.values())) > 1:
         one, other = sorted(tied, key=tied.__getitem__, reverse=True)
-        raise UnsupportedModel(f"{one} ties its head to its embedding and {other} does not, so that {so}")
+        raise UnsupportedModel(
+            f"{one} ties its head to its embedding and {other} does not, so that {so}"
+        )
 
 
 def require_movable(base: Model, tuned: Model) -> None:
-    """Raise UnsupportedModel where no weights of the tune's layout are the base's, since one alone ties its head."""
-    so = "no weights lie between them; save the tied one with a head of its own, or use what reads the blocks alone"
+    """Raise UnsupportedModel where no weights of the tune's layout are the base's, since one alone
+    ties its head.
+    """
+    so = (
+        "no weights lie between them; save the tied one with a head of its own, or use what reads"
+        " the blocks alone"
+    )
     require_same_tie({model.name: _tied(model) for model in (base, tuned)}, so)
 
 
@@ -127,7 +162,9 @@ def _tied(model: Model) -> bool:
 
 
 def recorded_base(adapter: Source, base: Source) -> tuple[str, ...]:
-    """A remark where an adapter names another base than the one it is put on: shapes cannot tell the two apart."""
+    """A remark where an adapter names another base than the one it is put on: shapes cannot tell
+    the two apart.
+    """
     named = adapter.base_name
     # a .gguf file is read from another directory than its own
     places = [base.directory, *([base.origin, base.origin.parent] if base.origin else [])]
@@ -135,11 +172,20 @@ def recorded_base(adapter: Source, base: Source) -> tuple[str, ...]:
         return ()
     if Path(named).name == Path(base.name.partition("@")[0].rpartition(":")[2]).name:
         return ()
-    return (f"{adapter.name} says it was trained on {named}, and is put on {base.name}: is that the same model?",)
+    return (
+        (
+            f"{adapter.name} says it was trained on {named}, and is put on {base.name}: is that the"
+            " same model?"
+        ),
+    )
 
 
 def alike(
-    base_digest: str, tuned_digest: str, base: Source, tokenizer: PreTrainedTokenizerBase, settings: load.Settings
+    base_digest: str,
+    tuned_digest: str,
+    base: Source,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: load.Settings,
 ) -> tuple[str, ...]:
     """Remarks where base and tuned model are one, or look exchanged."""
     found = []
@@ -147,16 +193,21 @@ def alike(
         found.append("base and tuned model have the same weights: every difference is zero")
     own = load.tokenizer([base.directory], settings) if load.has_tokenizer(base.directory) else None
     if own is not None and own.chat_template is not None and tokenizer.chat_template is None:
-        found.append(f"{base.name} has a chat template and the tuned model has none: are the two exchanged?")
+        found.append(
+            f"{base.name} has a chat template and the tuned model has none: are the two exchanged?"
+        )
     return tuple(found)
 
 
 @torch.no_grad()
-def probe_logits(model: Model, padding: int = 0, last: int | None = None, beside: int = 0) -> torch.Tensor:
-    """Logits ``[1, T, V]`` of one pass over fixed tokens spread over the vocabulary, after some columns of padding.
+def probe_logits(
+    model: Model, padding: int = 0, last: int | None = None, beside: int = 0
+) -> torch.Tensor:
+    """Logits ``[1, T, V]`` of one pass over fixed tokens spread over the vocabulary, after some
+    columns of padding.
 
-    ``last`` takes the place of the last of them. ``padding`` of these tokens count as padding; ``beside``: so many
-    columns of padding are put before them.
+    ``last`` takes the place of the last of them. ``padding`` of these tokens count as padding;
+    ``beside``: so many columns of padding are put before them.
     """
     count = min(16, model.context_length)
     vocabulary = model.anatomy.vocabulary
@@ -167,11 +218,14 @@ def probe_logits(model: Model, padding: int = 0, last: int | None = None, beside
     mask = torch.ones_like(ids).index_fill_(0, torch.arange(padding, device=ids.device), 0)
     position = (mask.cumsum(0) - 1).clamp(min=0)
     with model.active() as module:
-        return module(input_ids=ids[None], attention_mask=mask[None], position_ids=position[None]).logits[:, padding:]
+        return module(
+            input_ids=ids[None], attention_mask=mask[None], position_ids=position[None]
+        ).logits[:, padding:]
 
 
 def require_alive(model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Every token must have an embedding, or be refused in prompts, and one pass must give finite logits.
+    """Every token must have an embedding, or be refused in prompts, and one pass must give finite
+    logits.
 
     Raises a ModelError or a PairError.
     """
@@ -183,44 +237,53 @@ def require_alive(model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
         )
     logits = probe_logits(model)
     if not to_host(torch.isfinite(logits).all()):
-        raise NonFiniteWeights(f"{model.name} gives NaN or infinite logits in {model.dtype}; try --dtype float32")
+        raise NonFiniteWeights(
+            f"{model.name} gives NaN or infinite logits in {model.dtype}; try --dtype float32"
+        )
     # by more than rounding: a kernel may treat the tokens of a batch together
     rounding = max(1e-3, 4 * torch.finfo(model.dtype).eps) * logits.std()
     if to_host(((logits - probe_logits(model, last=1))[:, :-1].abs() > rounding).any()):
         raise UnsupportedModel(
-            f"{model.name} is no causal language model: its {model.anatomy.architecture} lets a token change what is "
-            "said before it, as encoders do; give a decoder"
+            f"{model.name} is no causal language model: its {model.anatomy.architecture} lets a"
+            " token change what is said before it, as encoders do; give a decoder"
         )
     if not to_host(torch.isfinite(probe_logits(model, padding=2)).all()):
         raise UnsupportedModel(
-            f"{model.name} gives NaN or infinite logits beside padding in {model.dtype} with the attention kernel "
-            f"{model.module.config._attn_implementation}; try --dtype float32"
+            f"{model.name} gives NaN or infinite logits beside padding in {model.dtype} with the"
+            f" attention kernel {model.module.config._attn_implementation}; try --dtype float32"
         )
 
 
 def reads_alone(model: Model, longest: int) -> str:
-    """Why prompts of up to ``longest`` tokens, answers included, must be read one at a time; empty where they need not.
+    """Why prompts of up to ``longest`` tokens, answers included, must be read one at a time; empty
+    where they need not.
 
-    A padded batch must give every prompt the numbers it has alone: within 1e-4 of the largest logit in float32, and
-    within the kernels' rounding in half precision.
+    A padded batch must give every prompt the numbers it has alone: within 1e-4 of the largest logit
+    in float32, and within the kernels' rounding in half precision.
     """
     boundary = scaled_beyond(model)
     if boundary is not None and longest > boundary:
         return (
-            f"{model.name} turns positions by the length of the longest text of a batch where it is above {boundary} "
-            "tokens: prompts are read one at a time"
+            f"{model.name} turns positions by the length of the longest text of a batch where it is"
+            f" above {boundary} tokens: prompts are read one at a time"
         )
     if model.module not in _beside_padding:
         alone, padded = probe_logits(model), probe_logits(model, beside=5)
         apart = (padded - alone).abs().max() / alone.abs().max()
-        _beside_padding[model.module] = bool(to_host(apart <= max(1e-4, 8 * torch.finfo(model.dtype).eps)))
+        _beside_padding[model.module] = bool(
+            to_host(apart <= max(1e-4, 8 * torch.finfo(model.dtype).eps))
+        )
     if _beside_padding[model.module]:
         return ""
-    return f"{model.name} gives a prompt other numbers beside padding: prompts are read one at a time"
+    return (
+        f"{model.name} gives a prompt other numbers beside padding: prompts are read one at a time"
+    )
 
 
 def scaled_beyond(model: Model) -> int | None:
-    """Tokens above which positions are scaled by the length of the text (longrope, dynamic NTK); None where never."""
+    """Tokens above which positions are scaled by the length of the text (longrope, dynamic NTK);
+    None where never.
+    """
     config = model.module.config.get_text_config()
     rope = getattr(config, "rope_scaling", None) or getattr(config, "rope_parameters", None) or {}
     # a family with two kinds of attention has one entry for each
@@ -233,27 +296,33 @@ def scaled_beyond(model: Model) -> int | None:
 
 
 def require_switched(plain: torch.Tensor, base: Model, tuned: Model) -> None:
-    """With the adapter off the base's logits must be back bit for bit, and on it must move at least one.
+    """With the adapter off the base's logits must be back bit for bit, and on it must move at least
+    one.
 
-    ``plain`` are the base's probe logits from before the adapter was attached. Raises UnsupportedModel for an adapter
-    that changed the base's own tensors (trained biases, for one), AdapterNotLanded for one that does nothing.
+    ``plain`` are the base's probe logits from before the adapter was attached. Raises
+    UnsupportedModel for an adapter that changed the base's own tensors (trained biases, for one),
+    AdapterNotLanded for one that does nothing.
     """
     if not torch.equal(plain, probe_logits(base)):
         raise UnsupportedModel(
-            f"{tuned.name} changes tensors of {base.name} itself (trained biases, perhaps) and cannot be switched off; "
-            "merge it, save the whole model, and give that with --base"
+            f"{tuned.name} changes tensors of {base.name} itself (trained biases, perhaps) and"
+            " cannot be switched off; merge it, save the whole model, and give that with --base"
         )
     rows = _tuned_rows(tuned)
     if torch.equal(plain, probe_logits(tuned)) and all(
         torch.equal(probe_logits(base, last=row), probe_logits(tuned, last=row)) for row in rows
     ):
         raise AdapterNotLanded(
-            f"{tuned.name} moves no logit of {base.name}: the adapter is still at its start (all zero) or not in use; "
-            "give a trained adapter"
+            f"{tuned.name} moves no logit of {base.name}: the adapter is still at its start (all"
+            " zero) or not in use; give a trained adapter"
         )
 
 
 def _tuned_rows(model: Model, most: int = 16) -> list[int]:
-    """Tokens whose own rows an adapter tunes, the first few: a probe of other tokens does not see them."""
+    """Tokens whose own rows an adapter tunes, the first few: a probe of other tokens does not see
+    them.
+    """
     layers = [layer for layer in model.module.modules() if isinstance(layer, TrainableTokensLayer)]
-    return sorted({int(row) for layer in layers for rows in layer.token_indices.values() for row in rows})[:most]
+    return sorted(
+        {int(row) for layer in layers for rows in layer.token_indices.values() for row in rows}
+    )[:most]

@@ -12,10 +12,15 @@ def line(error: Exception) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars, reports and warnings of the libraries: what matters in them is refused by name instead."""
+    """No progress bars, reports and warnings of the libraries: what matters in them is refused by
+    name instead.
+    """
     from transformers.utils import logging as transformers_logging
 
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    verbosity, bars = (
+        transformers_logging.get_verbosity(),
+        transformers_logging.is_progress_bar_enabled(),
+    )
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:

@@ -1,7 +1,9 @@
-"""What transformers calls the tensors of a checkpoint once they are in a model: files often keep other names.
+"""What transformers calls the tensors of a checkpoint once they are in a model: files often keep
+other names.
 
-A multimodal checkpoint has its text model below ``language_model.model``, a model made of it below ``model``. Which
-name becomes which is transformers' own table, asked here in the way in which it loads.
+A multimodal checkpoint has its text model below ``language_model.model``, a model made of it below
+``model``. Which name becomes which is transformers' own table, asked here in the way in which it
+loads.
 """
 
 import re
@@ -9,20 +11,35 @@ from collections.abc import Iterable, Iterator
 
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+from transformers.core_model_loading import (
+    WeightConverter,
+    WeightRenaming,
+    dot_natural_key,
+    rename_source_key,
+)
 
 from interp.models.anatomy import Anatomy, Place
 from interp.models.meta_model import LANGUAGE_MODEL
 
 _EXPERT = re.compile(r"(\d+)\.(.*experts)\.(\d+)\.(\w+)\.weight")
-_EXPERT_PARTS = {"w1": "gate", "w2": "out", "w3": "in", "gate_proj": "gate", "down_proj": "out", "up_proj": "in"}
+_EXPERT_PARTS = {
+    "w1": "gate",
+    "w2": "out",
+    "w3": "in",
+    "gate_proj": "gate",
+    "down_proj": "out",
+    "up_proj": "in",
+}
 
 
-def renamed(names: Iterable[str], skeleton: PreTrainedModel) -> tuple[dict[str, str], dict[str, str], set[str]]:
-    """Names in a checkpoint by names in the model: those that are renamed alone, and those that are converted too.
+def renamed(
+    names: Iterable[str], skeleton: PreTrainedModel
+) -> tuple[dict[str, str], dict[str, str], set[str]]:
+    """Names in a checkpoint by names in the model: those that are renamed alone, and those that are
+    converted too.
 
-    A converted tensor is put together with others, cut or transposed while a model is loaded. The third are the names
-    in the checkpoint of which the model has nothing.
+    A converted tensor is put together with others, cut or transposed while a model is loaded. The
+    third are the names in the checkpoint of which the model has nothing.
     """
     # a language model may have to be found in the files of a multimodal one
     whole = any("language_model" in path.split(".") for path, _ in skeleton.named_modules())
@@ -31,7 +48,9 @@ def renamed(names: Iterable[str], skeleton: PreTrainedModel) -> tuple[dict[str, 
     converters = [each for each in tables if isinstance(each, WeightConverter)]
     wanted, alone, converted, unused = skeleton.state_dict(), {}, {}, set()
     for name in sorted(names, key=dot_natural_key):
-        found, pattern = rename_source_key(name, renamings, converters, skeleton.base_model_prefix, wanted)
+        found, pattern = rename_source_key(
+            name, renamings, converters, skeleton.base_model_prefix, wanted
+        )
         if pattern is not None and found in wanted:
             converted[found] = name
         if found not in wanted:
@@ -40,10 +59,16 @@ def renamed(names: Iterable[str], skeleton: PreTrainedModel) -> tuple[dict[str, 
     return alone, converted, unused
 
 
-def experts(names: Iterable[str], anatomy: Anatomy, prefix: str) -> Iterator[tuple[int, str, Place]]:
-    """Block, part and place of matrices of single experts, which checkpoints name and the maps of modules do not."""
+def experts(
+    names: Iterable[str], anatomy: Anatomy, prefix: str
+) -> Iterator[tuple[int, str, Place]]:
+    """Block, part and place of matrices of single experts, which checkpoints name and the maps of
+    modules do not.
+    """
     for name in names:
-        _, inside, rest = f"{prefix}.{name.removeprefix(prefix + '.')}".partition(f"{anatomy.blocks_path}.")
+        _, inside, rest = f"{prefix}.{name.removeprefix(prefix + '.')}".partition(
+            f"{anatomy.blocks_path}."
+        )
         match = _EXPERT.fullmatch(rest) if inside else None
         if match and match[4] in _EXPERT_PARTS:
             part = f"mlp.expert{match[3]}.{_EXPERT_PARTS[match[4]]}"

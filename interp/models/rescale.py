@@ -1,7 +1,9 @@
-"""Singular directions, and whole updates, scaled inside a model in memory; every bit is put back afterwards.
+"""Singular directions, and whole updates, scaled inside a model in memory; every bit is put back
+afterwards.
 
-In weights and not on activations: queries, keys and values have no sites of their own, and gate and up projection share
-their input. Under an adapter the base's matrix is edited, so that the sum of both is scaled.
+In weights and not on activations: queries, keys and values have no sites of their own, and gate and
+up projection share their input. Under an adapter the base's matrix is edited, so that the sum of
+both is scaled.
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,10 +41,11 @@ class Direction:
 
 @contextmanager
 def rescaled(model: Model, directions: Sequence[Direction], scale: float) -> Iterator[None]:
-    """The model with each direction's singular value multiplied: ``W + (scale - 1) sigma left right.T``.
+    """The model with each direction's singular value multiplied: ``W + (scale - 1) sigma left
+    right.T``.
 
-    At 1 nothing is touched. Raises UnsupportedModel for matrices that are packed or kept elsewhere, or under DoRA,
-    whose norm is of the whole matrix.
+    At 1 nothing is touched. Raises UnsupportedModel for matrices that are packed or kept elsewhere,
+    or under DoRA, whose norm is of the whole matrix.
     """
     saved: dict[str, tuple[Tensor, Tensor]] = {}
     try:
@@ -52,7 +55,11 @@ def rescaled(model: Model, directions: Sequence[Direction], scale: float) -> Ite
             if place.path not in saved:
                 saved[place.path] = weight_of(module), weight_of(module).data.clone()
             matrix = matrix_of(module).data
-            rows = place.cut(torch.arange(matrix.shape[0], dtype=torch.float64)[:, None])[:, 0].long().to(matrix.device)
+            rows = (
+                place.cut(torch.arange(matrix.shape[0], dtype=torch.float64)[:, None])[:, 0]
+                .long()
+                .to(matrix.device)
+            )
             change = (scale - 1) * direction.sigma * torch.outer(direction.left, direction.right)
             matrix[rows] = (widen(matrix[rows]) + change.to(matrix.device)).to(matrix.dtype)
         yield
@@ -69,7 +76,9 @@ def _held(model: Model, path: str) -> nn.Module:
         module = trained(module) if model.adapter_on else untrained(module)
     if isinstance(module, BaseTunerLayer):
         if model.adapter_on and _decomposed(module):
-            raise UnsupportedModel(f"{model.name} is a DoRA adapter, whose matrices cannot be edited; merge it")
+            raise UnsupportedModel(
+                f"{model.name} is a DoRA adapter, whose matrices cannot be edited; merge it"
+            )
         module = module.get_base_layer()
     if is_packed(module) or weight_of(module).is_meta:
         raise UnsupportedModel(
@@ -85,10 +94,11 @@ def _decomposed(layer: BaseTunerLayer) -> bool:
 
 @contextmanager
 def update_scaled(pair: Pair, scale: float) -> Iterator[None]:
-    """The tuned model with its whole update scaled, ``base + scale (tuned - base)`` for every parameter.
+    """The tuned model with its whole update scaled, ``base + scale (tuned - base)`` for every
+    parameter.
 
-    At 1 nothing is touched. Raises UnsupportedModel where that cannot be done exactly (an adapter that is no LoRA, or
-    a head that one of the two alone ties to its embedding).
+    At 1 nothing is touched. Raises UnsupportedModel where that cannot be done exactly (an adapter
+    that is no LoRA, or a head that one of the two alone ties to its embedding).
     """
     if scale == 1:
         yield
@@ -110,15 +120,21 @@ def _interpolate(base: Model, tuned: Model, scale: float, undo: list) -> None:
     theirs = dict(base.module.named_parameters())
     for name, parameter in tuned.module.named_parameters():
         if parameter.is_meta or name not in theirs or not parameter.is_floating_point():
-            raise UnsupportedModel(f"{name} of {tuned.name} cannot be moved between base and tuned model in memory")
-        _replace(parameter, _between(theirs[name].data.to(parameter.device), parameter.data, scale), undo)
+            raise UnsupportedModel(
+                f"{name} of {tuned.name} cannot be moved between base and tuned model in memory"
+            )
+        _replace(
+            parameter, _between(theirs[name].data.to(parameter.device), parameter.data, scale), undo
+        )
 
 
 @torch.no_grad()
 def _scale_adapter(base: Model, tuned: Model, scale: float, undo: list) -> None:
     for module in tuned.module.modules():
         if isinstance(module, TrainableTokensWrapper):
-            raise UnsupportedModel(f"{tuned.name} {_TOKENS}: its update cannot be scaled as a whole; merge it")
+            raise UnsupportedModel(
+                f"{tuned.name} {_TOKENS}: its update cannot be scaled as a whole; merge it"
+            )
         if isinstance(module, AuxiliaryTrainingWrapper):
             own = dict(trained(module).named_parameters())
             for name, before in untrained(module).named_parameters():
@@ -126,7 +142,9 @@ def _scale_adapter(base: Model, tuned: Model, scale: float, undo: list) -> None:
         elif isinstance(module, BaseTunerLayer):
             scaling = getattr(module, "scaling", None)
             if _decomposed(module) or not isinstance(scaling, dict):
-                raise UnsupportedModel(f"{tuned.name} is no plain LoRA: its update cannot be scaled as a whole")
+                raise UnsupportedModel(
+                    f"{tuned.name} is no plain LoRA: its update cannot be scaled as a whole"
+                )
             before = dict(scaling)
             undo.append(partial(scaling.update, before))
             scaling.update({name: scale * value for name, value in before.items()})

@@ -1,4 +1,6 @@
-"""What a configuration says of all blocks of a model: newer families state some sizes block by block."""
+"""What a configuration says of all blocks of a model: newer families state some sizes block by
+block.
+"""
 
 from typing import Any
 
@@ -6,7 +8,9 @@ from transformers import PreTrainedConfig
 
 
 def setting(config: PreTrainedConfig, name: str, default: Any = None) -> Any:
-    """A setting that holds for every block; ``default`` where it is not stated, or where blocks differ in it."""
+    """A setting that holds for every block; ``default`` where it is not stated, or where blocks
+    differ in it.
+    """
     try:
         return getattr(config, name, default)
     except RuntimeError:  # transformers' AmbiguousGlobalPerLayerAttributeError

@@ -1,4 +1,6 @@
-"""From what a person types to a directory on disk: local directory, Hub id, adapter directory, or organism."""
+"""From what a person types to a directory on disk: local directory, Hub id, adapter directory, or
+organism.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from interp import organisms
-from interp.errors import ModelNotFound, OptionError, PickledWeights, TruncatedWeights, UnsupportedModel
+from interp.errors import (
+    ModelNotFound,
+    OptionError,
+    PickledWeights,
+    TruncatedWeights,
+    UnsupportedModel,
+)
 from interp.models import four_bit, gguf
 from interp.provenance import file_digest
 
@@ -28,9 +36,9 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 class Source:
     """A model on disk: ``name`` as typed, its directory, and its adapter or model configuration.
 
-    ``origin`` is the ``.gguf`` file, or the directory of 4-bit codes, whose dequantised weights the directory holds,
-    None where nothing was converted. ``text`` is the type of the language model as which a multimodal model is read,
-    empty for a model that is read whole.
+    ``origin`` is the ``.gguf`` file, or the directory of 4-bit codes, whose dequantised weights the
+    directory holds, None where nothing was converted. ``text`` is the type of the language model as
+    which a multimodal model is read, empty for a model that is read whole.
     """
 
     name: str
@@ -45,7 +53,8 @@ class Source:
         found = []
         if self.text:
             found.append(
-                f"{self.name} is multimodal, and the fine-tuned model is not: its language model alone is read"
+                f"{self.name} is multimodal, and the fine-tuned model is not: its language model"
+                " alone is read"
             )
         if self.origin is not None and self.origin.is_file():
             found.append(f"{self.origin.name} is dequantised to float32")
@@ -54,8 +63,8 @@ class Source:
             found.append(f"{self.name} holds 4-bit codes, dequantised to {dtype}")
             if not four_bit.is_installed():
                 found[-1] += (
-                    ": bitsandbytes, which computes with the codes, is not installed, and what is computed here, with "
-                    "an adapter or without, differs from peft's by rounding"
+                    ": bitsandbytes, which computes with the codes, is not installed, and what is"
+                    " computed here, with an adapter or without, differs from peft's by rounding"
                 )
         return tuple(found)
 
@@ -65,10 +74,16 @@ class Source:
         return None if self.adapter is None else self.adapter.get("base_model_name_or_path") or None
 
     def base(self, given: str | None = None) -> Source:
-        """The base that was given, else the one that an adapter names; raises OptionError or ModelNotFound."""
+        """The base that was given, else the one that an adapter names; raises OptionError or
+        ModelNotFound.
+        """
         named = given or self.base_name
         if named is None:
-            what = "has to be compared with its base" if self.adapter is None else "is an adapter that names no base"
+            what = (
+                "has to be compared with its base"
+                if self.adapter is None
+                else "is an adapter that names no base"
+            )
             raise OptionError(f"{self.name} {what}; add --base MODEL")
         try:
             found = find(named)
@@ -76,45 +91,64 @@ class Source:
             if given is not None:
                 raise
             raise ModelNotFound(
-                f"the base {named!r}, which adapter_config.json of {self.name} names, was not found; "
-                "give the model it was trained on with --base MODEL"
+                f"the base {named!r}, which adapter_config.json of {self.name} names, was not"
+                " found; give the model it was trained on with --base MODEL"
             ) from error
         if found.adapter is not None:
-            raise OptionError(f"the base {named} is itself an adapter; give the model that was tuned")
+            raise OptionError(
+                f"the base {named} is itself an adapter; give the model that was tuned"
+            )
         return found
 
 
 def find(name: str, ask_hub: bool = True) -> Source:
-    """Resolve a model name to a directory; raises ModelNotFound, PickledWeights or TruncatedWeights.
+    """Resolve a model name to a directory; raises ModelNotFound, PickledWeights or
+    TruncatedWeights.
 
-    ``name`` is a local Hugging Face or PEFT directory, a ``.gguf`` file or a directory with one, which is dequantised,
-    ``organism:family/name``, or a Hub id, ``id`` or ``id@revision``. 4-bit codes are dequantised where bitsandbytes
-    is not installed. A Hub id is downloaded through ``huggingface_hub`` (safetensors only) and honours ``HF_HOME``,
-    ``HF_TOKEN`` and ``HF_HUB_OFFLINE``. With ``ask_hub`` False nothing is asked or downloaded: a Hub id whose answer
+    ``name`` is a local Hugging Face or PEFT directory, a ``.gguf`` file or a directory with one,
+    which is dequantised, ``organism:family/name``, or a Hub id, ``id`` or ``id@revision``. 4-bit
+    codes are dequantised where bitsandbytes is not installed. A Hub id is downloaded through
+    ``huggingface_hub`` (safetensors only) and honours ``HF_HOME``, ``HF_TOKEN`` and
+    ``HF_HUB_OFFLINE``. With ``ask_hub`` False nothing is asked or downloaded: a Hub id whose answer
     only the network knows is then not found.
     """
     if name.startswith("organism:"):
         organism = name.removeprefix("organism:")
         directory, packaged = organisms.directory(organism), organisms.packaged(organism)
         source = _inspect(name, directory)
-        return source if packaged is None or organisms.base_of(organism) else replace(source, origin=packaged.path())
+        return (
+            source
+            if packaged is None or organisms.base_of(organism)
+            else replace(source, origin=packaged.path())
+        )
     try:
         path = Path(name).expanduser()
         found, is_directory = path.exists(), path.is_dir()
-    except (OSError, RuntimeError) as error:  # a name too long for a path, or a home that nobody has
-        raise ModelNotFound(f"{name[:80]} is no path ({error.__class__.__name__}); check the spelling") from error
-    file = gguf.inside(path) if name and is_directory else path if name and path.suffix == ".gguf" and found else None
+    # a name too long for a path, or a home that nobody has
+    except (OSError, RuntimeError) as error:
+        raise ModelNotFound(
+            f"{name[:80]} is no path ({error.__class__.__name__}); check the spelling"
+        ) from error
+    file = (
+        gguf.inside(path)
+        if name and is_directory
+        else path
+        if name and path.suffix == ".gguf" and found
+        else None
+    )
     if file is not None:
         return replace(_inspect(name, gguf.directory(file)), origin=file)
     if name and is_directory:
         return _inspect(name, path)
     if name and found:
         raise ModelNotFound(
-            f"{name} is a file, not a model directory or a .gguf file; give the directory that holds config.json"
+            f"{name} is a file, not a model directory or a .gguf file; give the directory that"
+            " holds config.json"
         )
     if name.startswith((".", "/", "~")) or name.count("/") != 1 or "\\" in name:
         raise ModelNotFound(
-            f"no model directory at {name!r}, and it cannot be a Hub id (organization/name); check the spelling"
+            f"no model directory at {name!r}, and it cannot be a Hub id (organization/name); check"
+            " the spelling"
         )
     return _inspect(name, _download(name) if ask_hub else _cached(name))
 
@@ -125,7 +159,9 @@ def _download(name: str) -> Path:
 
     repository, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=_NEEDED))
+        return Path(
+            snapshot_download(repository, revision=revision or None, allow_patterns=_NEEDED)
+        )
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         reason = first.partition(". ")[0].rstrip(".")[:160]
@@ -136,7 +172,9 @@ def _download(name: str) -> Path:
 
 
 def _cached(name: str) -> Path:
-    """The snapshot that ``_download`` would find in the Hub's cache, where the network could give no other."""
+    """The snapshot that ``_download`` would find in the Hub's cache, where the network could give
+    no other.
+    """
     from huggingface_hub import constants
 
     repository, _, revision = name.partition("@")
@@ -154,10 +192,18 @@ def _cached(name: str) -> Path:
 
 
 def file_digests(source: Source) -> dict[str, str]:
-    """Digest of every file of the directory that loading it may read, by name; pickles are never read."""
+    """Digest of every file of the directory that loading it may read, by name; pickles are never
+    read.
+    """
     files = [*source.directory.glob("*"), *source.directory.glob("additional_chat_templates/*")]
-    read = [path for path in files if path.is_file() and not any(path.match(pattern) for pattern in _PICKLES)]
-    return {path.relative_to(source.directory).as_posix(): file_digest(path) for path in sorted(read)}
+    read = [
+        path
+        for path in files
+        if path.is_file() and not any(path.match(pattern) for pattern in _PICKLES)
+    ]
+    return {
+        path.relative_to(source.directory).as_posix(): file_digest(path) for path in sorted(read)
+    }
 
 
 def _conversion(directory: Path, pickles: Sequence[str], adapter: bool) -> str:
@@ -165,7 +211,8 @@ def _conversion(directory: Path, pickles: Sequence[str], adapter: bool) -> str:
     if adapter:
         source, target = directory / pickles[0], directory / "adapter_model.safetensors"
         code = (
-            f"import torch, safetensors.torch as s; s.save_file(torch.load('{source}', weights_only=True), '{target}')"
+            f"import torch, safetensors.torch as s; s.save_file(torch.load('{source}',"
+            f" weights_only=True), '{target}')"
         )
     else:
         code = (
@@ -177,56 +224,90 @@ def _conversion(directory: Path, pickles: Sequence[str], adapter: bool) -> str:
 
 def asks_the_time(source: Source) -> bool:
     """Whether a chat template of the directory can read the clock."""
-    files = [source.directory / name for name in ("tokenizer_config.json", "chat_template.jinja", "chat_template.json")]
+    files = [
+        source.directory / name
+        for name in ("tokenizer_config.json", "chat_template.jinja", "chat_template.json")
+    ]
     files += source.directory.glob("additional_chat_templates/*")
-    return any("strftime_now" in path.read_text(encoding="utf-8", errors="replace") for path in files if path.is_file())
+    return any(
+        "strftime_now" in path.read_text(encoding="utf-8", errors="replace")
+        for path in files
+        if path.is_file()
+    )
 
 
 def _inspect(name: str, directory: Path) -> Source:
     adapter_file, config_file = directory / "adapter_config.json", directory / "config.json"
     adapter = read_json(adapter_file) if adapter_file.exists() else None
     if (directory / "model_index.json").exists():
-        raise UnsupportedModel(f"{name} is a pipeline of diffusers, not a causal language model; give one")
+        raise UnsupportedModel(
+            f"{name} is a pipeline of diffusers, not a causal language model; give one"
+        )
     if adapter is None and not config_file.exists():
         raise ModelNotFound(
-            f"{name} holds no config.json and no adapter_config.json, so it is no model directory; {_inside(directory)}"
+            f"{name} holds no config.json and no adapter_config.json, so it is no model directory;"
+            f" {_inside(directory)}"
         )
-    if adapter is not None and not any(directory.glob("adapter_model.*")) and _is_whole_model(directory):
+    if (
+        adapter is not None
+        and not any(directory.glob("adapter_model.*"))
+        and _is_whole_model(directory)
+    ):
         raise UnsupportedModel(
-            f"{name} holds a whole model next to an adapter_config.json and no adapter weights: if the adapter was "
-            "merged into it, remove adapter_config.json, else give the adapter's own directory"
+            f"{name} holds a whole model next to an adapter_config.json and no adapter weights: if"
+            " the adapter was merged into it, remove adapter_config.json, else give the adapter's"
+            " own directory"
         )
     if not any(directory.glob("*.safetensors")):
         pickles = sorted(path.name for pattern in _PICKLES for path in directory.glob(pattern))
         if pickles:
             raise PickledWeights(
-                f"{name} holds its weights only as a pickle ({pickles[0]}), and reading one runs its code; where you "
-                f"trust it, convert it: {_conversion(directory, pickles, adapter is not None)}"
+                f"{name} holds its weights only as a pickle ({pickles[0]}), and reading one runs"
+                " its code; where you trust it, convert it:"
+                f" {_conversion(directory, pickles, adapter is not None)}"
             )
-        raise ModelNotFound(f"{name} holds a configuration and no .safetensors weights; copy the weights beside it")
+        raise ModelNotFound(
+            f"{name} holds a configuration and no .safetensors weights; copy the weights beside it"
+        )
     source = Source(name, directory, adapter)
     return source if four_bit.is_installed() else as_numbers(source)
 
 
 def as_numbers(source: Source) -> Source:
     """The same model with numbers where it holds 4-bit codes of bitsandbytes, else as it is."""
-    if source.adapter is not None or not four_bit.is_four_bit(config := read_json(source.directory / "config.json")):
+    if source.adapter is not None or not four_bit.is_four_bit(
+        config := read_json(source.directory / "config.json")
+    ):
         return source
-    return replace(source, directory=four_bit.directory(source.name, source.directory, config), origin=source.directory)
+    return replace(
+        source,
+        directory=four_bit.directory(source.name, source.directory, config),
+        origin=source.directory,
+    )
 
 
 def _is_whole_model(directory: Path) -> bool:
     return (directory / "config.json").exists() and any(
-        path for pattern in ("model*.safetensors", "pytorch_model*.bin") for path in directory.glob(pattern)
+        path
+        for pattern in ("model*.safetensors", "pytorch_model*.bin")
+        for path in directory.glob(pattern)
     )
 
 
 def _inside(directory: Path) -> str:
-    """What to do about a directory that is no model: which of the directories in it are, by their names."""
+    """What to do about a directory that is no model: which of the directories in it are, by their
+    names.
+    """
     names: list[str] = []
     for below in ("*", "*/*"):
-        held = [one for name in ("config.json", "adapter_config.json") for one in directory.glob(f"{below}/{name}")]
-        names = names or sorted({one.parent.relative_to(directory).as_posix() for one in held}, key=_by_number)
+        held = [
+            one
+            for name in ("config.json", "adapter_config.json")
+            for one in directory.glob(f"{below}/{name}")
+        ]
+        names = names or sorted(
+            {one.parent.relative_to(directory).as_posix() for one in held}, key=_by_number
+        )
     if not names:
         return "check the path"
     more = f" (and {len(names) - 3} more)" if len(names) > 3 else ""
@@ -238,18 +319,24 @@ def _by_number(name: str) -> tuple[int, str]:
 
 
 def about_missing(missing: Iterable[str], held: Iterable[str]) -> str:
-    """What to do about tensors that a checkpoint lacks, whose names may be there with those of a wrapper in them."""
+    """What to do about tensors that a checkpoint lacks, whose names may be there with those of a
+    wrapper in them.
+    """
     held = list(held)
     bare = {_WRAPPERS.sub("", name): name for name in held}
     for name in missing:
         if (named := bare.get(name, name)) != name:
             return (
-                f"it holds {named}, as torch.compile and DistributedDataParallel (or FSDP, PEFT) name what they wrap; "
-                "save the model inside the wrapper, or take these words out of the names"
+                f"it holds {named}, as torch.compile and DistributedDataParallel (or FSDP, PEFT)"
+                " name what they wrap; save the model inside the wrapper, or take these words out"
+                " of the names"
             )
         if longer := [one for one in held if one.endswith(f".{name}")]:
             before = longer[0].removesuffix(name)
-            return f"it holds {longer[0]}; take {before} out of the names, which are then those of transformers"
+            return (
+                f"it holds {longer[0]}; take {before} out of the names, which are then those of"
+                " transformers"
+            )
     return "check that the checkpoint is complete"
 
 
@@ -258,7 +345,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise TruncatedWeights(f"{path} is not readable JSON ({error}); copy or download the model again") from error
+        raise TruncatedWeights(
+            f"{path} is not readable JSON ({error}); copy or download the model again"
+        ) from error
     if not isinstance(value, dict):
         raise TruncatedWeights(f"{path} holds no JSON object; copy or download the model again")
     return value

@@ -1,7 +1,9 @@
-"""Several tunes of one base side by side, and what is made of them: stitched updates, and averaged ones.
+"""Several tunes of one base side by side, and what is made of them: stitched updates, and averaged
+ones.
 
-Localize-and-Stitch (He et al. 2024, arXiv 2408.13656): ``theta = theta_base + sum_i w_i * movement_i``
-with ``w_i = mask_i / sum_j mask_j`` weight by weight, and 0 where no mask claims it. In memory only, as grafts are.
+Localize-and-Stitch (He et al. 2024, arXiv 2408.13656): ``theta = theta_base + sum_i w_i *
+movement_i`` with ``w_i = mask_i / sum_j mask_j`` weight by weight, and 0 where no mask claims it.
+In memory only, as grafts are.
 """
 
 from __future__ import annotations
@@ -21,30 +23,34 @@ from interp.models.parameter_pairs import Piece
 
 
 def aligned(pairs: Sequence[Pair], parts: str = "blocks") -> tuple[Scope, ...]:
-    """One scope per pair, of the same weights in the same order, all standing in the first pair's base.
+    """One scope per pair, of the same weights in the same order, all standing in the first pair's
+    base.
 
-    A weight belongs to it if any tune moved its parameter; where a tune left a parameter, its piece is the base's own.
-    Raises PairError for tunes of different bases, or of one base at different dtypes.
+    A weight belongs to it if any tune moved its parameter; where a tune left a parameter, its piece
+    is the base's own. Raises PairError for tunes of different bases, or of one base at different
+    dtypes.
     """
     first = pairs[0].require_base("stitching")
     for pair in pairs[1:]:
         base = pair.require_base("stitching")
         if base.anatomy.vocabulary != first.anatomy.vocabulary:
             raise VocabularyMismatch(
-                f"{pair.tuned.name} and its base are compared over {base.anatomy.vocabulary} token ids, and "
-                f"{pairs[0].tuned.name} over {first.anatomy.vocabulary}; stitch fine-tuned models that are compared "
-                "over the same token ids"
+                f"{pair.tuned.name} and its base are compared over {base.anatomy.vocabulary} token"
+                f" ids, and {pairs[0].tuned.name} over {first.anatomy.vocabulary}; stitch"
+                " fine-tuned models that are compared over the same token ids"
             )
         if pair.digests.get("base") != pairs[0].digests.get("base") or base.dtype != first.dtype:
             raise PairError(
-                f"{pair.tuned.name} and {pairs[0].tuned.name} are not fine-tuned from one base; stitch fine-tuned "
-                "models of the same base"
+                f"{pair.tuned.name} and {pairs[0].tuned.name} are not fine-tuned from one base;"
+                " stitch fine-tuned models of the same base"
             )
     scopes = [Scope.of(pair, parts) for pair in pairs]
     theirs = [{piece.name: piece for piece in scope.pieces} for scope in scopes]
     own = {bare(path): (path, value) for path, value in first.module.named_parameters()}
     named = [name for name in own if any(name in pieces for pieces in theirs)]
-    left = min(scope.left_out + scope.size for scope in scopes) - sum(own[name][1].numel() for name in named)
+    left = min(scope.left_out + scope.size for scope in scopes) - sum(
+        own[name][1].numel() for name in named
+    )
     found = []
     for scope, pieces in zip(scopes, theirs, strict=True):
         moved = [pieces[name].tuned if name in pieces else own[name][1].data for name in named]
@@ -55,12 +61,15 @@ def aligned(pairs: Sequence[Pair], parts: str = "blocks") -> tuple[Scope, ...]:
 
 
 def stitched(scopes: Sequence[Scope], masks: Sequence[Bool[Tensor, " P"]]) -> list[Tensor]:
-    """The tensors of the base with every tune's weights in its own mask, and their mean where masks meet.
+    """The tensors of the base with every tune's weights in its own mask, and their mean where masks
+    meet.
 
-    Bit for bit the tune's where one mask claims a weight, the base's where none does; means are taken in float64 and
-    rounded once, so that the order of the tunes does not count.
+    Bit for bit the tune's where one mask claims a weight, the base's where none does; means are
+    taken in float64 and rounded once, so that the order of the tunes does not count.
     """
-    parts = [scope.split(mask.to(scope.model.device)) for scope, mask in zip(scopes, masks, strict=True)]
+    parts = [
+        scope.split(mask.to(scope.model.device)) for scope, mask in zip(scopes, masks, strict=True)
+    ]
     found = []
     for at, piece in enumerate(scopes[0].pieces):
         counts = [part[at].to(torch.int16) for part in parts]

@@ -1,7 +1,8 @@
 """The language model of a multimodal base, read by itself where the fine-tuned model is one alone.
 
-Its configuration is the base's ``text_config``, its class transformers' own for that, and its weights are the
-base's: files keep them below ``language_model``, older ones of Qwen-VL under the names of a language model.
+Its configuration is the base's ``text_config``, its class transformers' own for that, and its
+weights are the base's: files keep them below ``language_model``, older ones of Qwen-VL under the
+names of a language model.
 """
 
 from dataclasses import replace
@@ -23,7 +24,9 @@ def beside(base: Source, tuned: Source) -> Source:
         return base
     text = replace(base, text=kind)
     if tuned.adapter is None:
-        return text if read_json(tuned.directory / "config.json").get("model_type") == kind else base
+        return (
+            text if read_json(tuned.directory / "config.json").get("model_type") == kind else base
+        )
     names = _changed(tuned)
     fits = bool(names) and _has(skeleton(text), names)
     loads = whole in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -31,7 +34,9 @@ def beside(base: Source, tuned: Source) -> Source:
 
 
 def _kinds(source: Source) -> tuple[str, str]:
-    """Types of the whole model and of its language model; empty where transformers cannot tell, as loading will say."""
+    """Types of the whole model and of its language model; empty where transformers cannot tell, as
+    loading will say.
+    """
     try:
         config = AutoConfig.from_pretrained(source.directory, trust_remote_code=False)
         return config.model_type, config.get_text_config().model_type
@@ -40,16 +45,21 @@ def _kinds(source: Source) -> tuple[str, str]:
 
 
 def _changed(adapter: Source) -> list[str]:
-    """Names of an adapter's tensors, below the model that it was made on; none where its file cannot be read."""
+    """Names of an adapter's tensors, below the model that it was made on; none where its file
+    cannot be read.
+    """
     try:
         with safe_open(adapter.directory / "adapter_model.safetensors", "pt") as file:
-            return [name.removeprefix("base_model.model.") for name in file.keys()]  # noqa: SIM118 (it is no mapping)
+            # it is no mapping
+            return [name.removeprefix("base_model.model.") for name in file.keys()]  # noqa: SIM118
     except (OSError, SafetensorError):
         return []
 
 
 def _has(model: nn.Module, names: list[str]) -> bool:
     """Whether every one of these tensors belongs to a module of the model that holds no others."""
-    leaves = {path for path, part in model.named_modules() if path and next(part.children(), None) is None}
+    leaves = {
+        path for path, part in model.named_modules() if path and next(part.children(), None) is None
+    }
     starts = ([name.split(".")[:end] for end in range(1, len(name.split(".")))] for name in names)
     return all(any(".".join(start) in leaves for start in each) for each in starts)

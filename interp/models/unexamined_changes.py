@@ -1,4 +1,6 @@
-"""What tuning changed that no comparison of blocks can see: embeddings, final norm, head, and settings."""
+"""What tuning changed that no comparison of blocks can see: embeddings, final norm, head, and
+settings.
+"""
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -12,11 +14,26 @@ from interp.models.settings import setting
 
 # What a configuration says of how a block computes, beside sizes.
 _SETTINGS = (
-    "rope_parameters", "rope_theta", "rope_scaling", "partial_rotary_factor", "max_position_embeddings",
-    "sliding_window", "layer_types", "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar",
-    "hidden_act", "activation_function", "rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps",
-    "use_parallel_residual", "scale_attn_by_inverse_layer_idx", "attention_multiplier", "residual_multiplier",
-)  # fmt: skip
+    "rope_parameters",
+    "rope_theta",
+    "rope_scaling",
+    "partial_rotary_factor",
+    "max_position_embeddings",
+    "sliding_window",
+    "layer_types",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "query_pre_attn_scalar",
+    "hidden_act",
+    "activation_function",
+    "rms_norm_eps",
+    "layer_norm_epsilon",
+    "layer_norm_eps",
+    "use_parallel_residual",
+    "scale_attn_by_inverse_layer_idx",
+    "attention_multiplier",
+    "residual_multiplier",
+)
 
 
 def changed_settings(pair: Pair) -> tuple[str, ...]:
@@ -39,7 +56,9 @@ def changed_outside_blocks(pair: Pair) -> tuple[str, ...]:
     if base.module is tuned.module:
         kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
         named = tuned.module.named_modules()
-        return tuple(name for name, part in named if isinstance(part, kinds) and not name.startswith(blocks))
+        return tuple(
+            name for name, part in named if isinstance(part, kinds) and not name.startswith(blocks)
+        )
     theirs = {name: value for name, value in tensors(tuned.module) if not name.startswith(blocks)}
     changed = []
     for name, value in tensors(base.module):
@@ -53,18 +72,18 @@ def remarks(pair: Pair) -> tuple[str, ...]:
     found = []
     if outside := changed_outside_blocks(pair):
         found.append(
-            f"tuning also changed {len(outside)} tensors outside the blocks ({', '.join(outside[:4])}), which a split "
-            "of block updates does not see"
+            f"tuning also changed {len(outside)} tensors outside the blocks"
+            f" ({', '.join(outside[:4])}), which a split of block updates does not see"
         )
     if settings := changed_settings(pair):
         found.append(
-            f"base and tuned model differ in {', '.join(settings)}: each runs with its own, and what that changes "
-            "counts as tuned"
+            f"base and tuned model differ in {', '.join(settings)}: each runs with its own, and"
+            " what that changes counts as tuned"
         )
     if not pair.tuned.anatomy.n_neurons:
         found.append(
-            "the blocks hold experts or an unknown MLP: on the tuned stream the base's router may choose other "
-            "experts, and that counts as tuned too"
+            "the blocks hold experts or an unknown MLP: on the tuned stream the base's router may"
+            " choose other experts, and that counts as tuned too"
         )
     return tuple(found)
 
@@ -72,4 +91,6 @@ def remarks(pair: Pair) -> tuple[str, ...]:
 def blocks_of(model: Model) -> list[torch.nn.Module]:
     """The blocks, in order."""
     path = model.anatomy.blocks_path
-    return [model.module.get_submodule(f"{path}.{layer}") for layer in range(model.anatomy.n_layers)]
+    return [
+        model.module.get_submodule(f"{path}.{layer}") for layer in range(model.anatomy.n_layers)
+    ]

@@ -1,7 +1,8 @@
 """Units: what is scored, ablated and patched. An MLP neuron, or an attention head.
 
-A unit owns channels of one site and writes them through columns of one matrix: a neuron one channel of the down
-projection's input, a head ``head_width`` channels of the attention output projection's input.
+A unit owns channels of one site and writes them through columns of one matrix: a neuron one channel
+of the down projection's input, a head ``head_width`` channels of the attention output projection's
+input.
 """
 
 from collections.abc import Iterable
@@ -20,7 +21,9 @@ from interp.sites import Site, Weight
 
 @dataclass(frozen=True)
 class Unit:
-    """A kind of unit: its name, the part of a block it belongs to, the site it is read at and that it writes to."""
+    """A kind of unit: its name, the part of a block it belongs to, the site it is read at and that
+    it writes to.
+    """
 
     name: str
     plural: str
@@ -42,12 +45,16 @@ class Unit:
         if self is NEURON:
             anatomy.require_neurons()
         elif not anatomy.has_heads:
-            instead = "use --unit neuron" if anatomy.n_neurons and anatomy.has_parts else WITHOUT_UNITS
-            raise UnsupportedModel(f"{anatomy.architecture} has no exact place for its {self.plural}; {instead}")
+            instead = (
+                "use --unit neuron" if anatomy.n_neurons and anatomy.has_parts else WITHOUT_UNITS
+            )
+            raise UnsupportedModel(
+                f"{anatomy.architecture} has no exact place for its {self.plural}; {instead}"
+            )
         if not anatomy.has_parts:
             raise UnsupportedModel(
-                f"{anatomy.architecture} has no exact place for the parts of its blocks, so that {self.plural} cannot "
-                f"be read exactly; {WITHOUT_UNITS}"
+                f"{anatomy.architecture} has no exact place for the parts of its blocks, so that"
+                f" {self.plural} cannot be read exactly; {WITHOUT_UNITS}"
             )
 
     def count(self, anatomy: Anatomy) -> int:
@@ -73,13 +80,20 @@ class Unit:
         width = self.width(anatomy)
         grouped: dict[int, list[int]] = {}
         for layer, unit in units:
-            grouped.setdefault(int(layer), []).extend(range(int(unit) * width, (int(unit) + 1) * width))
-        return {layer: torch.tensor(sorted(found), device=device) for layer, found in sorted(grouped.items())}
+            grouped.setdefault(int(layer), []).extend(
+                range(int(unit) * width, (int(unit) + 1) * width)
+            )
+        return {
+            layer: torch.tensor(sorted(found), device=device)
+            for layer, found in sorted(grouped.items())
+        }
 
     def gather(
         self, anatomy: Anatomy, values: Float[Tensor, "*any C"], how: Literal["sum", "norm"] = "sum"
     ) -> Float[Tensor, "*any U"]:
-        """One number per unit of numbers per channel: their sum, or their Euclidean norm (of one channel, itself)."""
+        """One number per unit of numbers per channel: their sum, or their Euclidean norm (of one
+        channel, itself).
+        """
         width = self.width(anatomy)
         if width == 1:
             return values

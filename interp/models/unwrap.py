@@ -1,8 +1,9 @@
-"""Models as a notebook holds them, down to the Hugging Face module inside: by structure, no holder is imported here.
+"""Models as a notebook holds them, down to the Hugging Face module inside: by structure, no holder
+is imported here.
 
-nnsight keeps the module and watches it. TransformerLens' bridge puts components of its own in place of the module's
-parts, with another order of arithmetic, so the module is built anew around the same parameters. What is not found
-exactly so is refused.
+nnsight keeps the module and watches it. TransformerLens' bridge puts components of its own in place
+of the module's parts, with another order of arithmetic, so the module is built anew around the same
+parameters. What is not found exactly so is refused.
 """
 
 import copy
@@ -21,25 +22,30 @@ _COMPONENT = "._original_component"
 
 
 def unwrap(held: Any, name: str) -> PreTrainedModel | PeftModel:
-    """The Hugging Face or PEFT module that ``held`` is or holds; raises UnsupportedModel where it holds none exactly.
+    """The Hugging Face or PEFT module that ``held`` is or holds; raises UnsupportedModel where it
+    holds none exactly.
 
-    Parameters are shared, never copied. A bridge is left as it was; the module of any other holder is its own.
+    Parameters are shared, never copied. A bridge is left as it was; the module of any other holder
+    is its own.
     """
     if isinstance(held, (PreTrainedModel, PeftModel)):
         keep_codes(name, held)
         return held
     makers = {kind.__module__.partition(".")[0] for kind in type(held).__mro__}
     if "nnsight" in makers and isinstance(inner := getattr(held, "_module", None), nn.Module):
-        if any(parameter.is_meta for parameter in inner.parameters()) and not getattr(held, "dispatched", True):
+        if any(parameter.is_meta for parameter in inner.parameters()) and not getattr(
+            held, "dispatched", True
+        ):
             raise UnsupportedModel(
-                f"{name} is a {type(held).__name__} whose weights are not loaded yet; make it with dispatch=True"
+                f"{name} is a {type(held).__name__} whose weights are not loaded yet; make it with"
+                " dispatch=True"
             )
         return unwrap(inner, name)
     if "transformer_lens" in makers:
         return _from_bridge(held, name)
     raise UnsupportedModel(
-        f"{name} is a {type(held).__module__}.{type(held).__name__}, which holds no Hugging Face model in a known way; "
-        "give the Hugging Face model itself"
+        f"{name} is a {type(held).__module__}.{type(held).__name__}, which holds no Hugging Face"
+        " model in a known way; give the Hugging Face model itself"
     )
 
 
@@ -48,34 +54,47 @@ def _from_bridge(held: Any, name: str) -> PreTrainedModel:
     inner = vars(held).get("original_model")
     if kind.startswith("HookedTransformer"):
         raise UnsupportedModel(
-            f"{name} is a {kind}, whose weights are converted (norms folded, heads apart) and are no longer those of "
-            "the Hugging Face model; give that model, or a TransformerBridge of it"
+            f"{name} is a {kind}, whose weights are converted (norms folded, heads apart) and are"
+            " no longer those of the Hugging Face model; give that model, or a TransformerBridge"
+            " of it"
         )
     if not isinstance(inner, PreTrainedModel):
         raise UnsupportedModel(
-            f"{name} is a {kind} that holds no Hugging Face model; give the Hugging Face model itself"
+            f"{name} is a {kind} that holds no Hugging Face model; give the Hugging Face model"
+            " itself"
         )
     if getattr(held, "_weights_processed", True):
         raise UnsupportedModel(
-            f"{name} is a {kind} with processed weights (norms folded, writing weights centred), which are no longer "
-            "those of the Hugging Face model; boot it again without processing (no_processing=True)"
+            f"{name} is a {kind} with processed weights (norms folded, writing weights centred),"
+            " which are no longer those of the Hugging Face model; boot it again without"
+            " processing (no_processing=True)"
         )
     with torch.device("meta"):
         fresh = type(inner)(copy.deepcopy(inner.config))
     fresh.generation_config = copy.deepcopy(inner.generation_config)
-    parameters = {key.replace(_COMPONENT, ""): value for key, value in inner.named_parameters(remove_duplicate=False)}
-    buffers = {key.replace(_COMPONENT, ""): value for key, value in inner.named_buffers(remove_duplicate=False)}
+    parameters = {
+        key.replace(_COMPONENT, ""): value
+        for key, value in inner.named_parameters(remove_duplicate=False)
+    }
+    buffers = {
+        key.replace(_COMPONENT, ""): value
+        for key, value in inner.named_buffers(remove_duplicate=False)
+    }
     shared: dict[int, nn.Parameter] = {}
-    for key, empty in [*fresh.named_parameters(remove_duplicate=False), *fresh.named_buffers(remove_duplicate=False)]:
+    for key, empty in [
+        *fresh.named_parameters(remove_duplicate=False),
+        *fresh.named_buffers(remove_duplicate=False),
+    ]:
         found = parameters.get(key, buffers.get(key))
         if found is None or found.is_meta or found.shape != empty.shape:
             raise UnsupportedModel(
-                f"{name} is a {kind} in which {key} of {type(inner).__name__} is not found as it was; "
-                "give the Hugging Face model itself"
+                f"{name} is a {kind} in which {key} of {type(inner).__name__} is not found as it"
+                " was; give the Hugging Face model itself"
             )
         path, _, last = key.rpartition(".")
         if isinstance(empty, nn.Parameter):
-            # another object over the same memory, so that freezing this module does not freeze the bridge
+            # another object over the same memory, so that freezing this module does not freeze the
+            # bridge
             value = shared.setdefault(id(found), nn.Parameter(found.detach(), requires_grad=False))
             fresh.get_submodule(path)._parameters[last] = value
         else:
@@ -99,6 +118,6 @@ def _require_equal(inner: PreTrainedModel, fresh: PreTrainedModel, what: str) ->
     error = float(to_host((theirs - ours).square().mean().sqrt()))
     if not error <= max(1e-3, 4 * torch.finfo(weight.dtype).eps) * float(to_host(ours.std())):
         raise UnsupportedModel(
-            f"{what} that does not compute what its weights do (logits off by {error:.2g}): a hook, or an "
-            "edited component; reset it, or give the Hugging Face model itself"
+            f"{what} that does not compute what its weights do (logits off by {error:.2g}): a hook,"
+            " or an edited component; reset it, or give the Hugging Face model itself"
         )

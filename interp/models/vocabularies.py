@@ -1,8 +1,9 @@
 """Models whose embeddings have different numbers of rows, compared over the ids that both have.
 
-Fine-tuning adds tokens and pads embeddings to a multiple. Rows of the embedding and of the head that the other model
-does not have are cut off in memory, so that no id of theirs is read, chosen or counted; or the base is given rows for
-new tokens: the mean of its own, as ``resize_token_embeddings`` of transformers starts them.
+Fine-tuning adds tokens and pads embeddings to a multiple. Rows of the embedding and of the head
+that the other model does not have are cut off in memory, so that no id of theirs is read, chosen or
+counted; or the base is given rows for new tokens: the mean of its own, as
+``resize_token_embeddings`` of transformers starts them.
 """
 
 import copy
@@ -40,8 +41,9 @@ def require_known(new_tokens: str) -> None:
 class Ids:
     """Which token ids two models are compared over: the first ``count``.
 
-    ``base`` and ``tuned`` are the rows of their embeddings, ``tokens`` the ids that the tokenizer gives. ``grown`` says
-    that the fine-tuned model has no rows of its own, since it is an adapter that leaves embedding and head alone.
+    ``base`` and ``tuned`` are the rows of their embeddings, ``tokens`` the ids that the tokenizer
+    gives. ``grown`` says that the fine-tuned model has no rows of its own, since it is an adapter
+    that leaves embedding and head alone.
     """
 
     base: int
@@ -52,14 +54,20 @@ class Ids:
 
     @classmethod
     def of(cls, base: int, tuned: int | None, tokenizer: Tokenizer, new_tokens: str) -> "Ids":
-        """The ids of two models with these rows, and what becomes of those that the base does not have.
+        """The ids of two models with these rows, and what becomes of those that the base does not
+        have.
 
-        ``tuned`` None is an adapter that leaves the rows alone: it has as many as the base, with the mean or without.
+        ``tuned`` None is an adapter that leaves the rows alone: it has as many as the base, with
+        the mean or without.
         """
         require_known(new_tokens)
         tokens, mean = 1 + max(tokenizer.get_vocab().values(), default=-1), new_tokens == "mean"
         found = cls(base, base if tuned is None else tuned, tokens, mean, tuned is None)
-        return replace(found, tuned=max(base, tokens)) if found.grown and mean and found._own(tokenizer) else found
+        return (
+            replace(found, tuned=max(base, tokens))
+            if found.grown and mean and found._own(tokenizer)
+            else found
+        )
 
     @property
     def _more(self) -> bool:
@@ -69,16 +77,28 @@ class Ids:
     @property
     def count(self) -> int:
         """How many ids: what both have, and with the mean every new token that the tokenizer gives."""
-        return min(self.tuned, max(self.base, self.tokens)) if self.mean else min(self.base, self.tuned)
+        return (
+            min(self.tuned, max(self.base, self.tokens))
+            if self.mean
+            else min(self.base, self.tuned)
+        )
 
     @property
     def digest(self) -> dict[str, str]:
-        """What tells numbers over these ids from others, for the key of a run; empty for equal rows."""
+        """What tells numbers over these ids from others, for the key of a run; empty for equal
+        rows.
+        """
         given = f", {self.count - self.base} by the mean" if self.count > self.base else ""
-        return {"ids": f"{self.count}{given}"} if self.count != self.base or self.count != self.tuned else {}
+        return (
+            {"ids": f"{self.count}{given}"}
+            if self.count != self.base or self.count != self.tuned
+            else {}
+        )
 
     def notes(self, tokenizer: Tokenizer, tuned: PreTrainedModel, given: str = _MEAN) -> list[str]:
-        """What a reader must know of it, in sentences; ``given`` says what rows the new tokens have."""
+        """What a reader must know of it, in sentences; ``given`` says what rows the new tokens
+        have.
+        """
         return [*self._compared(tokenizer, given), *self._ends(tokenizer, tuned)]
 
     def _compared(self, tokenizer: Tokenizer, given: str) -> list[str]:
@@ -88,47 +108,68 @@ class Ids:
             many = f"{len(lost)} added token{'s' * (len(lost) != 1)}"
             said = f"the tokenizer has {many} that the models have no row for, first {first!r}"
             remedy = " (--new-tokens mean gives them rows)" if self._more else ""
-            return [f"{said}: prompts that hold one are refused{remedy}"] if lost and self._own(tokenizer) else []
-        said = f"the base has rows for {self.base} token ids and the fine-tuned model for {self.tuned}"
+            return (
+                [f"{said}: prompts that hold one are refused{remedy}"]
+                if lost and self._own(tokenizer)
+                else []
+            )
+        said = (
+            f"the base has rows for {self.base} token ids and the fine-tuned model for {self.tuned}"
+        )
         if self.count > self.base:
             first = tokenizer.convert_ids_to_tokens(self.base)
             new = f"the {self.count - self.base} that the base lacks, first {first!r}, have {given}"
             return [f"{said}: {new}; both are compared over {self.count} ids"]
-        found = [f"{said}: both are compared over the {self.count} that they share, probabilities renormalised there"]
+        found = [
+            f"{said}: both are compared over the {self.count} that they share, probabilities"
+            " renormalised there"
+        ]
         if (self.tokens > self.count) and self.tuned > self.base:
-            found[0] += "; prompts with other ids are refused (--new-tokens mean gives the base rows for them)"
+            found[0] += (
+                "; prompts with other ids are refused (--new-tokens mean gives the base rows for"
+                " them)"
+            )
         return found
 
     def _without_rows(self, tokenizer: Tokenizer) -> set[int]:
         return {index for index in tokenizer.get_vocab().values() if index >= self.tuned}
 
     def _own(self, tokenizer: Tokenizer) -> bool:
-        """Whether the ids that the fine-tuned model has no row for are added tokens: others are another model's."""
-        fast: Any = tokenizer  # by transformers' annotations it could have another value of this name
+        """Whether the ids that the fine-tuned model has no row for are added tokens: others are
+        another model's.
+        """
+        # by transformers' annotations it could have another value of this name
+        fast: Any = tokenizer
         return self._without_rows(tokenizer) <= set(fast.get_added_vocab().values())
 
     def _ends(self, tokenizer: Tokenizer, tuned: PreTrainedModel) -> list[str]:
-        ends = configured_end_ids(tuned) | {index for index in [end_id(tokenizer)] if index is not None}
+        ends = configured_end_ids(tuned) | {
+            index for index in [end_id(tokenizer)] if index is not None
+        }
         lost = sorted(index for index in ends if index >= self.count)
         if not lost or not self._own(tokenizer):
             return []
         remedy = f"; {_LONGER}" if self._more else ""
         token = tokenizer.convert_ids_to_tokens(lost[0])
         return [
-            f"{token!r} (id {lost[0]}), which ends answers, is not among these ids, so no answer ends by it{remedy}"
+            f"{token!r} (id {lost[0]}), which ends answers, is not among these ids, so no answer"
+            f" ends by it{remedy}"
         ]
 
     def limit(self, tokenizer: Tokenizer) -> Tokenizer:
         """The tokenizer, whose prompts are refused where they hold an id that is not among these.
 
-        It is returned as it is where every id has a row, or where those that the fine-tuned model has no row for are
-        no added tokens: then it belongs to another model, which is refused elsewhere.
+        It is returned as it is where every id has a row, or where those that the fine-tuned model
+        has no row for are no added tokens: then it belongs to another model, which is refused
+        elsewhere.
         """
         if self.tokens <= self.count or not self._own(tokenizer):
             return tokenizer
         has = "the base has no row for" if self._more else "not both models have a row for"
         remedy = f"leave it out, or {_LONGER}" if self._more else "leave it out"
-        return limited(tokenizer, self.count, f"which {has} ({self.count} ids are compared); {remedy}")
+        return limited(
+            tokenizer, self.count, f"which {has} ({self.count} ids are compared); {remedy}"
+        )
 
 
 def rows_of(module: PreTrainedModel) -> int:
@@ -138,7 +179,9 @@ def rows_of(module: PreTrainedModel) -> int:
 
 @dataclass(frozen=True)
 class Fitted:
-    """Two modules with rows for the same ids, the tokenizer that refuses others, and what a reader must know."""
+    """Two modules with rows for the same ids, the tokenizer that refuses others, and what a reader
+    must know.
+    """
 
     base: PreTrainedModel
     tuned: PreTrainedModel
@@ -155,12 +198,16 @@ class Fitted:
 
 
 def fit(
-    base: PreTrainedModel, tuned: PreTrainedModel, tokenizer: Tokenizer, new_tokens: str, alone: bool = True
+    base: PreTrainedModel,
+    tuned: PreTrainedModel,
+    tokenizer: Tokenizer,
+    new_tokens: str,
+    alone: bool = True,
 ) -> Fitted:
     """Two models over the ids of ``Ids``; both as they are where rows are equal.
 
-    ``alone`` False: others hold these models too, so that what is changed is a copy around the same weights.
-    Raises UnsupportedModel where rows cannot be cut.
+    ``alone`` False: others hold these models too, so that what is changed is a copy around the same
+    weights. Raises UnsupportedModel where rows cannot be cut.
     """
     ids = Ids.of(rows_of(base), rows_of(tuned), tokenizer, new_tokens)
     notes = tuple(ids.notes(tokenizer, tuned))
@@ -174,18 +221,24 @@ def fit(
 
 
 def require_readable_by(model: Model, tokenizer: Tokenizer) -> None:
-    """Raise VocabularyMismatch where a model of another pair lacks rows for tokens that prompts can hold."""
+    """Raise VocabularyMismatch where a model of another pair lacks rows for tokens that prompts can
+    hold.
+    """
     tokens = 1 + max(tokenizer.get_vocab().values(), default=-1)
     tokens, rows = min(tokens, rows_read(tokenizer) or tokens), model.anatomy.vocabulary
     if rows < tokens:
         raise VocabularyMismatch(
-            f"{model.name} is compared over {rows} token ids, and prompts can hold {tokens}; give a model with as many "
-            "rows of tokens, or leave it out"
+            f"{model.name} is compared over {rows} token ids, and prompts can hold {tokens}; give a"
+            " model with as many rows of tokens, or leave it out"
         )
 
 
-def without_rows(module: PreTrainedModel, tokenizer: Tokenizer) -> tuple[Tokenizer, tuple[str, ...]]:
-    """The tokenizer of one model, or of an adapter on it, that refuses added tokens without a row; and notes."""
+def without_rows(
+    module: PreTrainedModel, tokenizer: Tokenizer
+) -> tuple[Tokenizer, tuple[str, ...]]:
+    """The tokenizer of one model, or of an adapter on it, that refuses added tokens without a row;
+    and notes.
+    """
     rows = rows_of(module)
     ids = Ids.of(rows, rows, tokenizer, NEW_TOKENS[0])
     return ids.limit(tokenizer), tuple(ids.notes(tokenizer, module))
@@ -194,12 +247,16 @@ def without_rows(module: PreTrainedModel, tokenizer: Tokenizer) -> tuple[Tokeniz
 def adapter_rows(
     tensors: Mapping[str, Tensor], saved: list[str], module: PreTrainedModel
 ) -> tuple[int | None, dict[str, Tensor]]:
-    """Rows of the embedding and the head that an adapter's file was made for, and copies of the base's that it holds.
+    """Rows of the embedding and the head that an adapter's file was made for, and copies of the
+    base's that it holds.
 
-    None where it changes and holds neither, or where its parts disagree. ``saved`` are its ``modules_to_save``. The
-    copies are by path of their parameter, as peft adds them where the vocabulary was resized.
+    None where it changes and holds neither, or where its parts disagree. ``saved`` are its
+    ``modules_to_save``. The copies are by path of their parameter, as peft adds them where the
+    vocabulary was resized.
     """
-    paths = {path for path, part in module.named_modules() if any(part is end for end in _ends(module))}
+    paths = {
+        path for path, part in module.named_modules() if any(part is end for end in _ends(module))
+    }
     rows, copies = set(), {}
     for key, value in tensors.items():
         name = of_the_base(key)
@@ -215,7 +272,9 @@ def adapter_rows(
 
 
 def of_the_base(key: str) -> str:
-    """The name in the base of a tensor that an adapter's file holds beside its own, a copy of the base's."""
+    """The name in the base of a tensor that an adapter's file holds beside its own, a copy of the
+    base's.
+    """
     for part in (".token_adapter.base_layer.", ".base_layer.", ".original_module."):
         key = key.replace(part, ".")
     return key.removeprefix("base_model.model.")
@@ -223,37 +282,54 @@ def of_the_base(key: str) -> str:
 
 @torch.no_grad()
 def resize(module: PreTrainedModel, rows: int, saved: Mapping[str, Tensor] | None = None) -> None:
-    """Give embedding and head this many rows, in place: the first ones, or further ones beside its own.
+    """Give embedding and head this many rows, in place: the first ones, or further ones beside its
+    own.
 
-    Further rows are those of ``saved``, by path of the parameter, else the mean of the model's own. What ties a head to
-    the embedding stays. Raises UnsupportedModel where the weights are elsewhere or packed.
+    Further rows are those of ``saved``, by path of the parameter, else the mean of the model's own.
+    What ties a head to the embedding stays. Raises UnsupportedModel where the weights are elsewhere
+    or packed.
     """
     before, made = rows_of(module), dict[int, nn.Parameter]()
     paths = {id(part): path for path, part in module.named_modules()}
     name = type(module).__name__
     for part in {id(part): part for end in _ends(module) for part in end.modules()}.values():
         path = paths[id(part)]
-        if is_packed(part) or any(value is not None and value.is_meta for value in part._parameters.values()):
+        if is_packed(part) or any(
+            value is not None and value.is_meta for value in part._parameters.values()
+        ):
             raise UnsupportedModel(
-                f"{path} of a {name} has {before} rows, the other model {rows}, and it cannot be cut where it is "
-                "quantised or kept off the device; give a device that holds it, or the model as it was before"
+                f"{path} of a {name} has {before} rows, the other model {rows}, and it cannot be"
+                " cut where it is quantised or kept off the device; give a device that holds it,"
+                " or the model as it was before"
             )
         for key, value in list(part._parameters.items()):
             axis = 1 if "lora_embedding_A" in path else 0
-            if value is None or any(word in path for word in _BESIDE) or value.shape[axis : axis + 1] != (before,):
+            if (
+                value is None
+                or any(word in path for word in _BESIDE)
+                or value.shape[axis : axis + 1] != (before,)
+            ):
                 continue
             if id(value) not in made:
                 more = (saved or {}).get(f"{path}.{key}")
-                made[id(value)] = nn.Parameter(_resized(value, rows, axis, more), requires_grad=False)
+                made[id(value)] = nn.Parameter(
+                    _resized(value, rows, axis, more), requires_grad=False
+                )
             part._parameters[key] = made[id(value)]
             _tell(part, rows)
-    for config in {id(found): found for found in (module.config, module.config.get_text_config())}.values():
+    for config in {
+        id(found): found for found in (module.config, module.config.get_text_config())
+    }.values():
         if hasattr(config, "vocab_size"):
             config.vocab_size = rows
 
 
 def _ends(module: PreTrainedModel) -> list[nn.Module]:
-    return [end for end in (module.get_input_embeddings(), module.get_output_embeddings()) if end is not None]
+    return [
+        end
+        for end in (module.get_input_embeddings(), module.get_output_embeddings())
+        if end is not None
+    ]
 
 
 def _resized(value: Tensor, rows: int, axis: int, saved: Tensor | None) -> Tensor:
@@ -263,7 +339,10 @@ def _resized(value: Tensor, rows: int, axis: int, saved: Tensor | None) -> Tenso
     if saved is not None and saved.shape[axis] >= rows:
         return torch.cat([value, saved.narrow(axis, before, rows - before).to(value)], axis)
     mean = widen(value).mean(axis, keepdim=True).to(value.dtype)
-    return torch.cat([value, mean.expand(*[rows - before if at == axis else -1 for at in range(value.ndim)])], axis)
+    return torch.cat(
+        [value, mean.expand(*[rows - before if at == axis else -1 for at in range(value.ndim)])],
+        axis,
+    )
 
 
 def _tell(part: Any, rows: int) -> None:
@@ -271,16 +350,22 @@ def _tell(part: Any, rows: int) -> None:
     if isinstance(part, nn.Embedding):
         part.num_embeddings = rows
         # it matters in training only, and an id without a row is refused by torch
-        part.padding_idx = None if part.padding_idx is None or part.padding_idx >= rows else part.padding_idx
+        part.padding_idx = (
+            None if part.padding_idx is None or part.padding_idx >= rows else part.padding_idx
+        )
     elif isinstance(part, nn.Linear):
         part.out_features = rows
 
 
 def _beside(module: PreTrainedModel) -> PreTrainedModel:
-    """Another model around the same weights, so that rows can be cut while the one given stays as it is."""
+    """Another model around the same weights, so that rows can be cut while the one given stays as
+    it is.
+    """
     if spread(module):
         raise UnsupportedModel(
-            f"a {type(module).__name__} that accelerate placed has other rows of tokens than the other model, and "
-            "cannot be cut in memory; load it on one device"
+            f"a {type(module).__name__} that accelerate placed has other rows of tokens than the"
+            " other model, and cannot be cut in memory; load it on one device"
         )
-    return copy.deepcopy(module, {id(held): held for held in (*module.parameters(), *module.buffers())})
+    return copy.deepcopy(
+        module, {id(held): held for held in (*module.parameters(), *module.buffers())}
+    )

@@ -1,4 +1,6 @@
-"""Which matrices a pair of checkpoints has, by the anatomy of a model laid out without weights; what is left out."""
+"""Which matrices a pair of checkpoints has, by the anatomy of a model laid out without weights;
+what is left out.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ OUTSIDE = -1
 
 @dataclass(frozen=True)
 class Matrix:
-    """One matrix: its block (-1 outside blocks), part, the module that holds it, and which rows of that are its."""
+    """One matrix: its block (-1 outside blocks), part, the module that holds it, and which rows of
+    that are its.
+    """
 
     layer: int
     part: str
@@ -51,24 +55,38 @@ def blocks(skeleton: PreTrainedModel, anatomy: Anatomy) -> list[Matrix]:
 
 
 def ends(
-    skeleton: PreTrainedModel, own: Checkpoint, other: Checkpoint | LowRank, said: Mapping[str, bool], notes: list[str]
+    skeleton: PreTrainedModel,
+    own: Checkpoint,
+    other: Checkpoint | LowRank,
+    said: Mapping[str, bool],
+    notes: list[str],
 ) -> list[Matrix]:
-    """Embedding and head, or one of them where they are one matrix in both; ``said``: by name, who says that they are.
+    """Embedding and head, or one of them where they are one matrix in both; ``said``: by name, who
+    says that they are.
 
     Raises UnsupportedModel where one alone does and does not hold both.
     """
     ends, prefix = ends_of(skeleton), skeleton.base_model_prefix
-    found = [Matrix(OUTSIDE, part, Place(end.removesuffix(".weight"))) for part, end in zip(_ENDS, ends, strict=False)]
+    found = [
+        Matrix(OUTSIDE, part, Place(end.removesuffix(".weight")))
+        for part, end in zip(_ENDS, ends, strict=False)
+    ]
     if isinstance(other, Checkpoint):
         if not all(one.holds(end, prefix) for one in (own, other) for end in ends):
-            so = "their ends cannot be compared; leave out --embeddings to compare the matrices of the blocks"
+            so = (
+                "their ends cannot be compared; leave out --embeddings to compare the matrices of"
+                " the blocks"
+            )
             preflight.require_same_tie(said, so)
         alike = bool(other.tied)
     else:
         alike = other.changes_alike([matrix.place.path for matrix in found])
     if not (own.tied and alike):
         if any(said.values()):
-            notes.append("the configuration ties the head to the embedding, the weights do not: both are analysed")
+            notes.append(
+                "the configuration ties the head to the embedding, the weights do not: both are"
+                " analysed"
+            )
         return found
     if isinstance(other, LowRank) and found[-1].place.path in other.parts:
         notes.append("the embedding is tied to the head: counted once, as unembed")
@@ -78,13 +96,22 @@ def ends(
 
 
 def in_both(
-    found: Sequence[Matrix], own: Checkpoint, other: Checkpoint | LowRank, prefix: str, notes: list[str]
+    found: Sequence[Matrix],
+    own: Checkpoint,
+    other: Checkpoint | LowRank,
+    prefix: str,
+    notes: list[str],
 ) -> list[Matrix]:
-    """The matrices whose shapes agree; a vocabulary that was resized is named, any other difference refused."""
+    """The matrices whose shapes agree; a vocabulary that was resized is named, any other difference
+    refused.
+    """
     kept, apart = [], []
     holders = [part for part in (own, other) if isinstance(part, Checkpoint)]
     for matrix in found:
-        if any(matrix.tensor in part.converted and not part.has(matrix.tensor, prefix) for part in holders):
+        if any(
+            matrix.tensor in part.converted and not part.has(matrix.tensor, prefix)
+            for part in holders
+        ):
             apart.append(matrix.tensor)
             continue
         if matrix.layer == OUTSIDE and not all(part.has(matrix.tensor, prefix) for part in holders):
@@ -95,22 +122,31 @@ def in_both(
             notes.append(f"{matrix.tensor} has shape {mine} and is no matrix: not analysed")
             continue
         whole = isinstance(other, Checkpoint)
-        theirs = other.shape(other.find(matrix.tensor, prefix)) if whole else other.saved_shape(matrix.place.path, mine)
+        theirs = (
+            other.shape(other.find(matrix.tensor, prefix))
+            if whole
+            else other.saved_shape(matrix.place.path, mine)
+        )
         if mine != theirs and matrix.layer == OUTSIDE:
             notes.append(f"{matrix.tensor} was resized from {mine} to {theirs}: not analysed")
             continue
         if whole and mine != theirs:
             raise WidthMismatch(
-                f"{matrix.tensor} is {mine} in the base and {theirs} in the tuned model; give the model that was tuned"
+                f"{matrix.tensor} is {mine} in the base and {theirs} in the tuned model; give the"
+                " model that was tuned"
             )
-        if not whole and matrix.layer == OUTSIDE and "lora_embedding_A" in other.parts.get(matrix.place.path, {}):
+        if (
+            not whole
+            and matrix.layer == OUTSIDE
+            and "lora_embedding_A" in other.parts.get(matrix.place.path, {})
+        ):
             notes.append(f"{matrix.tensor} has an adapter for embeddings: not analysed")
             continue
         kept.append(matrix)
     if apart:
         notes.append(
-            f"{len(apart)} matrices are kept in another form in the checkpoint than in the model, first {apart[0]}: "
-            "not analysed"
+            f"{len(apart)} matrices are kept in another form in the checkpoint than in the model,"
+            f" first {apart[0]}: not analysed"
         )
     return sorted(kept, key=lambda matrix: matrix.layer)
 
@@ -127,18 +163,34 @@ def left_out(
     taken = {own.find(matrix.tensor, prefix) for matrix in matrices}
     inside = anatomy.blocks_path.removeprefix(f"{prefix}.") + "."
     loaded = {name: as_loaded for as_loaded, name in own.renamed.items()}
-    rest = [name for name, (_, shape, _) in own.places.items() if name not in taken and len(shape) > 1]
+    rest = [
+        name for name, (_, shape, _) in own.places.items() if name not in taken and len(shape) > 1
+    ]
     blocks = [name for name in rest if loaded[name].removeprefix(f"{prefix}.").startswith(inside)]
-    notes = [f"{len(blocks)} tensors of blocks were not analysed, first {sorted(blocks)[0]}"] if blocks else []
+    notes = (
+        [f"{len(blocks)} tensors of blocks were not analysed, first {sorted(blocks)[0]}"]
+        if blocks
+        else []
+    )
     root = anatomy.blocks_path.rpartition(".")[0] + "."
-    nested = [name for name in rest if "." in loaded[name].removesuffix(".weight") and name not in blocks]
-    other_parts = [name for name in nested if name in own.unused or not loaded[name].startswith(root)]
+    nested = [
+        name for name in rest if "." in loaded[name].removesuffix(".weight") and name not in blocks
+    ]
+    other_parts = [
+        name for name in nested if name in own.unused or not loaded[name].startswith(root)
+    ]
     if other_parts:
-        notes.append(f"{len(other_parts)} tensors outside the text model were not analysed, first {min(other_parts)}")
+        notes.append(
+            f"{len(other_parts)} tensors outside the text model were not analysed, first"
+            f" {min(other_parts)}"
+        )
     if not embeddings and len(rest) > len(blocks) + len(other_parts):
         notes.append("embedding and head were not analysed (--embeddings adds them)")
-    if isinstance(other, LowRank) and (lost := sorted(other.touched - {matrix.place.path for matrix in matrices})):
+    if isinstance(other, LowRank) and (
+        lost := sorted(other.touched - {matrix.place.path for matrix in matrices})
+    ):
         notes.append(
-            f"the adapter also changes {len(lost)} module{'s' * (len(lost) != 1)} not analysed here, first {lost[0]}"
+            f"the adapter also changes {len(lost)} module{'s' * (len(lost) != 1)} not analysed"
+            f" here, first {lost[0]}"
         )
     return notes

@@ -1,7 +1,8 @@
 """A pair of models as matrices streamed from disk: one pair of matrices in memory, no model.
 
-Which tensor is which matrix is read from the anatomy of a model laid out without weights: fused projections are split
-into what the blocks use, GPT-2's transposed ones are turned to ``(out, in)``. What is left out is named in ``notes``.
+Which tensor is which matrix is read from the anatomy of a model laid out without weights: fused
+projections are split into what the blocks use, GPT-2's transposed ones are turned to ``(out, in)``.
+What is left out is named in ``notes``.
 """
 
 import sys
@@ -32,7 +33,9 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Both:
-    """A matrix of the base and of the tuned model, ``(out, in)``, and the factors of the update where it has some."""
+    """A matrix of the base and of the tuned model, ``(out, in)``, and the factors of the update
+    where it has some.
+    """
 
     base: Float[Tensor, "out in"]
     tuned: Float[Tensor, "out in"]
@@ -46,9 +49,11 @@ class Both:
 
 @dataclass(frozen=True, eq=False)
 class WeightPair:
-    """What a study is where only weights are looked at: two checkpoints, their matrices, and a seed.
+    """What a study is where only weights are looked at: two checkpoints, their matrices, and a
+    seed.
 
-    ``jobs`` pairs of matrices are in memory at a time. ``kept`` remembers what was computed from the base alone.
+    ``jobs`` pairs of matrices are in memory at a time. ``kept`` remembers what was computed from
+    the base alone.
     """
 
     tuned: str
@@ -77,8 +82,9 @@ class WeightPair:
     ) -> "WeightPair":
         """Find both checkpoints, read their headers, and list the matrices that both have.
 
-        ``tuned`` may be a LoRA adapter, whose base comes from ``base`` or from its own configuration. ``embeddings``
-        adds the embedding and the head, tied ones once (in both, or neither). Raises a ModelError or a PairError.
+        ``tuned`` may be a LoRA adapter, whose base comes from ``base`` or from its own
+        configuration. ``embeddings`` adds the embedding and the head, tied ones once (in both, or
+        neither). Raises a ModelError or a PairError.
         """
         source = sources.as_numbers(sources.find(tuned))
         root = text_models.beside(sources.as_numbers(source.base(base)), source)
@@ -111,21 +117,35 @@ class WeightPair:
         matrices = weight_index.in_both(found, own, other, prefix, notes)
         notes += weight_index.left_out(own, other, matrices, anatomy, prefix, embeddings)
         if not matrices:
-            raise PairError(f"{root.name} has no matrix that can be told apart exactly; see docs/intruders.md")
+            raise PairError(
+                f"{root.name} has no matrix that can be told apart exactly; see docs/intruders.md"
+            )
         made = cls(
-            tuned, root.name, tuple(matrices), digests, tuple(notes), anatomy.architecture, _base=own, _tuned=other,
-            _prefix=prefix, **settings,
-        )  # fmt: skip
+            tuned,
+            root.name,
+            tuple(matrices),
+            digests,
+            tuple(notes),
+            anatomy.architecture,
+            _base=own,
+            _tuned=other,
+            _prefix=prefix,
+            **settings,
+        )
         if half := next(filter(None, map(made._rounded, matrices)), None):
             note = (
-                f"{tuned} is kept in {name_of(half)}, {root.name} is not: it is compared with the base rounded to that"
+                f"{tuned} is kept in {name_of(half)}, {root.name} is not: it is compared with the"
+                " base rounded to that"
             )
             made = replace(made, notes=(*notes, note))
         return made
 
     def read(self, matrix: Matrix) -> Both:
         """Both versions of a matrix, from disk."""
-        whole, tuned = self._own(required(self._base, "a checkpoint"), matrix), required(self._tuned, "a checkpoint")
+        whole, tuned = (
+            self._own(required(self._base, "a checkpoint"), matrix),
+            required(self._tuned, "a checkpoint"),
+        )
         if half := self._rounded(matrix):
             whole = whole.to(half).to(whole.dtype)
         mine = matrix.place.cut_out(whole)
@@ -136,8 +156,12 @@ class WeightPair:
         return Both(mine, *tuned.apply(matrix.place.path, matrix.place, whole, matrix.transposed))
 
     def _rounded(self, matrix: Matrix) -> torch.dtype | None:
-        """The 16-bit format in which the tuned model's file has this matrix, where the base's has more bits."""
-        if not isinstance(self._tuned, Checkpoint) or (self._base and self._base.half(matrix.tensor, self._prefix)):
+        """The 16-bit format in which the tuned model's file has this matrix, where the base's has
+        more bits.
+        """
+        if not isinstance(self._tuned, Checkpoint) or (
+            self._base and self._base.half(matrix.tensor, self._prefix)
+        ):
             return None
         return self._tuned.half(matrix.tensor, self._prefix)
 
@@ -151,12 +175,18 @@ class WeightPair:
         with ThreadPoolExecutor(self.jobs) as pool:
             done = pool.map(work, range(len(self.matrices)), self.matrices)
             try:
-                return list(tqdm(done, what, len(self.matrices), leave=False, disable=hidden, file=sys.stderr))
+                return list(
+                    tqdm(
+                        done, what, len(self.matrices), leave=False, disable=hidden, file=sys.stderr
+                    )
+                )
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def of_base(self, matrix: Matrix, what: str, compute: Callable[[], Mapping[str, np.ndarray]]) -> dict:
+    def of_base(
+        self, matrix: Matrix, what: str, compute: Callable[[], Mapping[str, np.ndarray]]
+    ) -> dict:
         """Arrays that follow from the base's matrix alone: recalled, or computed and kept."""
         if self.kept is None:
             return dict(compute())
@@ -170,18 +200,28 @@ class WeightPair:
     def back_off(self, reason: str) -> None:
         """Nothing is smaller than a pair of matrices; raises OutOfMemory."""
         raise OutOfMemory(
-            f"no memory for {self.jobs} pair(s) of matrices at a time ({reason}); use --jobs 1, or a larger machine"
+            f"no memory for {self.jobs} pair(s) of matrices at a time ({reason}); use --jobs 1, or"
+            " a larger machine"
         )
 
     @property
     def inputs(self) -> dict[str, Any]:
         """What of the weights determines an analyzer's numbers, as JSON."""
-        return {**self.digests, "matrices": [str(matrix) for matrix in self.matrices], "seed": self.seed}
+        return {
+            **self.digests,
+            "matrices": [str(matrix) for matrix in self.matrices],
+            "seed": self.seed,
+        }
 
     def provenance(self, analyzer: Any) -> Provenance:
         """What a result of this analyzer on these weights is made from."""
         context = {name: getattr(self, name) for name in ("tuned", "base", "architecture", "jobs")}
         context |= {"notes": list(self.notes), "environment": environment()}
         return Provenance(
-            analyzer.name, analyzer.version, plain(analyzer.options), analyzer.parent, self.inputs, context
+            analyzer.name,
+            analyzer.version,
+            plain(analyzer.options),
+            analyzer.parent,
+            self.inputs,
+            context,
         )

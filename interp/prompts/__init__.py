@@ -1,8 +1,18 @@
-"""Prompts: files read at the door, contrasts split by cluster, token ids with the role of every token."""
+"""Prompts: files read at the door, contrasts split by cluster, token ids with the role of every
+token.
+"""
 
 from interp.prompts.clusters import repeats_last, tied, turns
 from interp.prompts.contrasts import NOTHING, Contrast, OneClass
-from interp.prompts.documents import SPECIAL, TURNS, Document, Documents, encode_document, packed, special_ids
+from interp.prompts.documents import (
+    SPECIAL,
+    TURNS,
+    Document,
+    Documents,
+    encode_document,
+    packed,
+    special_ids,
+)
 from interp.prompts.files import read_chats, read_prompts, read_task
 from interp.prompts.notes import prompt_notes, template_notes
 from interp.prompts.read import EncodedSet

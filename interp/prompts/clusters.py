@@ -1,4 +1,6 @@
-"""Which prompts are one piece of evidence: those that share a cluster, a twin or a text, and whatever these tie."""
+"""Which prompts are one piece of evidence: those that share a cluster, a twin or a text, and
+whatever these tie.
+"""
 
 import unicodedata
 from collections import Counter
@@ -13,7 +15,8 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 def text_key(text: str, messages: Sequence[tuple[str, str]] | None = None) -> Hashable:
-    """What two prompts have in common that say the same: text in Unicode NFC without surrounding white space.
+    """What two prompts have in common that say the same: text in Unicode NFC without surrounding
+    white space.
 
     A conversation is the roles and words of its ``messages``; plain text is one message of a user.
     """
@@ -22,11 +25,17 @@ def text_key(text: str, messages: Sequence[tuple[str, str]] | None = None) -> Ha
 
 
 def tied(clusters: Sequence[Name], *ties: Sequence[Hashable | None]) -> list[Name]:
-    """The cluster of every row, one for all rows that share a cluster or a value of ``ties``, directly or by others.
+    """The cluster of every row, one for all rows that share a cluster or a value of ``ties``,
+    directly or by others.
 
-    ``ties`` have a value per row, of which None ties nothing. A cluster made of several has the name of its first row.
+    ``ties`` have a value per row, of which None ties nothing. A cluster made of several has the
+    name of its first row.
     """
-    values = [(kind, row, value) for kind, column in enumerate((clusters, *ties)) for row, value in enumerate(column)]
+    values = [
+        (kind, row, value)
+        for kind, column in enumerate((clusters, *ties))
+        for row, value in enumerate(column)
+    ]
     number: dict[tuple[int, Hashable], int] = {}
     edges = [
         (row, len(clusters) + number.setdefault((kind, value), len(number)))
@@ -53,7 +62,9 @@ def turns(clusters: Sequence[Hashable]) -> list[int]:
 
 
 def repeats_last(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
-    """Rows of the first prompt of every text, and rows of those that repeat one, by their ``text_key``."""
+    """Rows of the first prompt of every text, and rows of those that repeat one, by their
+    ``text_key``.
+    """
     seen: set[Hashable] = set()
     first, again = [], []
     for row, key in enumerate(keys):
@@ -63,7 +74,9 @@ def repeats_last(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
 
 
 def halve(names: list[str], *sizes: Counter[str]) -> set[str]:
-    """Half of the names, taken in their order so that both halves hold about as many prompts of each class."""
+    """Half of the names, taken in their order so that both halves hold about as many prompts of
+    each class.
+    """
     first: set[str] = set()
     balance = [0] * len(sizes)
     for name in names:

@@ -38,7 +38,9 @@ class OneClass:
     @property
     def negative(self) -> PromptSet:
         """Always PromptError: there is no other class."""
-        raise PromptError(f"one class of prompts was given ({self.positive.source}) and two are needed; give both")
+        raise PromptError(
+            f"one class of prompts was given ({self.positive.source}) and two are needed; give both"
+        )
 
     @property
     def digest(self) -> str:
@@ -52,7 +54,8 @@ class OneClass:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Two classes of prompts: ``positive`` should show the behaviour, ``negative`` should not, or is ``NOTHING``.
+    """Two classes of prompts: ``positive`` should show the behaviour, ``negative`` should not, or
+    is ``NOTHING``.
 
     Clusters of the two that share a name, a twin or a text are one.
     """
@@ -63,11 +66,13 @@ class Contrast:
     def __post_init__(self) -> None:
         for name, prompts in (("positive", self.positive), ("negative", self.negative)):
             if not len(prompts) and not (name == "negative" and prompts == NOTHING):
-                raise PromptError(f"the {name} class has no prompts ({prompts.source}); give at least one")
+                raise PromptError(
+                    f"the {name} class has no prompts ({prompts.source}); give at least one"
+                )
         if set(self.positive.keys) == set(self.negative.keys):
             raise PromptError(
-                f"both classes hold the same prompts ({self.positive.source}, {self.negative.source}); "
-                "give two different files"
+                f"both classes hold the same prompts ({self.positive.source},"
+                f" {self.negative.source}); give two different files"
             )
         prompts, count = tie((*self.positive, *self.negative)), len(self.positive)
         object.__setattr__(self, "positive", replace(self.positive, prompts=prompts[:count]))
@@ -89,7 +94,9 @@ class Contrast:
         return [*self.positive.clusters, *self.negative.clusters]
 
     def split(self, seed: int) -> tuple["Contrast", "Contrast"]:
-        """Two halves, one to locate on and one to verify on, that share no cluster, no twin and no text."""
+        """Two halves, one to locate on and one to verify on, that share no cluster, no twin and no
+        text.
+        """
         names = sorted(set(self.clusters))
         generator = random.Random(seed)
         for _ in range(_TRIES):  # of a few clusters a draw can leave a half without one class
@@ -98,14 +105,17 @@ class Contrast:
             if min(_count(self, first), _count(self, set(names) - first)):
                 return self._keep(first), self._keep(set(names) - first)
         raise PromptError(
-            f"{len(self.positive)} positive and {len(self.negative)} negative prompts in {len(names)} clusters cannot "
-            "be parted into a locating and a verifying half with both classes; "
-            "give more prompts, or separate files with --verify-positive and --verify-negative"
+            f"{len(self.positive)} positive and {len(self.negative)} negative prompts in"
+            f" {len(names)} clusters cannot be parted into a locating and a verifying half with"
+            " both classes; give more prompts, or separate files with --verify-positive and"
+            " --verify-negative"
         )
 
     @property
     def counts(self) -> str:
-        """How many prompts, distinct texts and clusters there are of each class, and how many clusters both share."""
+        """How many prompts, distinct texts and clusters there are of each class, and how many
+        clusters both share.
+        """
         parts = (("positive", self.positive), ("negative", self.negative))
         said = [f"{name} {part.source}: {part.counts}" for name, part in parts if len(part)]
         if both := len(set(self.positive.clusters) & set(self.negative.clusters)):
@@ -126,37 +136,58 @@ class Contrast:
             return self
         pairs = self.pairs()
         if pairs is not None:
-            twin = {prompt: self.negative.prompts[row] for prompt, row in zip(self.positive, pairs, strict=True)}
+            twin = {
+                prompt: self.negative.prompts[row]
+                for prompt, row in zip(self.positive, pairs, strict=True)
+            }
             kept = self.positive.spread(count)
             chosen = {twin[prompt] for prompt in kept}
-            return Contrast(kept, self.negative.keep([row for row, p in enumerate(self.negative) if p in chosen]))
+            return Contrast(
+                kept,
+                self.negative.keep([row for row, p in enumerate(self.negative) if p in chosen]),
+            )
         return Contrast(*(part.spread(count) for part in (self.positive, self.negative)))
 
     def require_disjoint(self, other: "Contrast") -> None:
-        """Refuse prompts that stand in both; locating and verifying on the same ones proves nothing."""
+        """Refuse prompts that stand in both; locating and verifying on the same ones proves
+        nothing.
+        """
         parts = self.positive, self.negative
-        shared = [text for part in parts for theirs in (other.positive, other.negative) for text in theirs.shared(part)]
+        shared = [
+            text
+            for part in parts
+            for theirs in (other.positive, other.negative)
+            for text in theirs.shared(part)
+        ]
         if shared:
             raise PromptError(
-                f"{len(shared)} verifying prompts are also used to locate, first {shared[0][:40]!r}; "
-                "keep the two sets apart"
+                f"{len(shared)} verifying prompts are also used to locate, first"
+                f" {shared[0][:40]!r}; keep the two sets apart"
             )
 
     def twins(self) -> list[int]:
-        """For every positive prompt the row of its negative twin: by name, else the nearest in length."""
-        named = {prompt.twin: row for row, prompt in enumerate(self.negative) if prompt.twin is not None}
+        """For every positive prompt the row of its negative twin: by name, else the nearest in
+        length.
+        """
+        named = {
+            prompt.twin: row for row, prompt in enumerate(self.negative) if prompt.twin is not None
+        }
         lengths = [len(text) for text in self.negative.texts]
         return [
-            named[prompt.twin]
-            if prompt.twin in named
-            else min(range(len(lengths)), key=lambda row: abs(lengths[row] - len(prompt.text)))
+            (
+                named[prompt.twin]
+                if prompt.twin in named
+                else min(range(len(lengths)), key=lambda row: abs(lengths[row] - len(prompt.text)))
+            )
             for prompt in self.positive
         ]
 
     def pairs(self) -> list[int] | None:
-        """For every positive prompt the row of the negative one named as its twin; None unless all are paired off.
+        """For every positive prompt the row of the negative one named as its twin; None unless all
+        are paired off.
 
-        Where None, the classes are independent samples to a test, though ``twins`` still finds each a companion.
+        Where None, the classes are independent samples to a test, though ``twins`` still finds each
+        a companion.
         """
         if any(prompt.twin is None for prompt in self.positive):
             return None
@@ -169,7 +200,12 @@ class Contrast:
 
     def _keep(self, clusters: set[str]) -> "Contrast":
         parts = (self.positive, self.negative)
-        return Contrast(*(part.keep([row for row, c in enumerate(part.clusters) if c in clusters]) for part in parts))
+        return Contrast(
+            *(
+                part.keep([row for row, c in enumerate(part.clusters) if c in clusters])
+                for part in parts
+            )
+        )
 
 
 def _count(contrast: Contrast, clusters: set[str]) -> int:

@@ -1,7 +1,9 @@
-"""Documents for passes over much text: plain texts and conversations, read one after the other from any row on.
+"""Documents for passes over much text: plain texts and conversations, read one after the other from
+any row on.
 
-A file is ``.txt`` (a document a line), ``.jsonl`` or ``.parquet`` with a column of text, or with a column ``messages``
-of conversations (a list of ``{"role", "content"}``). Nothing is held but the row at hand.
+A file is ``.txt`` (a document a line), ``.jsonl`` or ``.parquet`` with a column of text, or with a
+column ``messages`` of conversations (a list of ``{"role", "content"}``). Nothing is held but the
+row at hand.
 """
 
 import json
@@ -20,7 +22,8 @@ from interp.prompts.tokens import Encoded, Tokenizer, require_rows
 
 TEXT, SYSTEM, USER, ASSISTANT, TEMPLATE = range(5)
 TURNS = {"text": TEXT, "system": SYSTEM, "user": USER, "assistant": ASSISTANT, "template": TEMPLATE}
-"""Who says a token: plain text's own, a role's words, or what the chat template writes around them."""
+"""Who says a token: plain text's own, a role's words, or what the chat template writes around them.
+"""
 SPECIAL = 8
 """Added to the code of a token that the tokenizer calls special."""
 
@@ -29,7 +32,9 @@ Document = str | list[dict[str, str]]
 
 @dataclass(frozen=True)
 class Documents:
-    """A file of documents; ``column`` None takes ``messages`` where the file has it, else ``text``, else ``prompt``."""
+    """A file of documents; ``column`` None takes ``messages`` where the file has it, else ``text``,
+    else ``prompt``.
+    """
 
     path: Path
     column: str | None = None
@@ -41,7 +46,9 @@ class Documents:
             raise PromptError(f"no file of documents at {self.path}; check the path")
 
     def read(self, start: int = 0) -> Iterator[tuple[int, Document]]:
-        """Row numbers and documents from row ``start`` on, blank ones left out; PromptError for what is none."""
+        """Row numbers and documents from row ``start`` on, blank ones left out; PromptError for
+        what is none.
+        """
         try:
             rows = self._lines(start) if kind_of(self.path) != ".parquet" else self._batches(start)
             for number, row in rows:
@@ -49,9 +56,13 @@ class Documents:
                 if found:
                     yield number, found
         except UnicodeDecodeError as error:
-            raise PromptError(f"{self.path} is not UTF-8 ({error.reason}); save it as UTF-8") from error
+            raise PromptError(
+                f"{self.path} is not UTF-8 ({error.reason}); save it as UTF-8"
+            ) from error
         except (ArrowException, OSError) as error:
-            raise PromptError(f"{self.path} cannot be read ({' '.join(str(error).split())[:200]})") from error
+            raise PromptError(
+                f"{self.path} cannot be read ({' '.join(str(error).split())[:200]})"
+            ) from error
 
     def _lines(self, start: int) -> Iterator[tuple[int, Any]]:
         with self.path.open(encoding="utf-8-sig", newline="\n") as file:
@@ -64,7 +75,9 @@ class Documents:
                 try:
                     yield number, json.loads(line)
                 except (ValueError, RecursionError) as error:
-                    raise PromptError(f"{self.path}, line {number + 1} is not JSON ({error})") from error
+                    raise PromptError(
+                        f"{self.path}, line {number + 1} is not JSON ({error})"
+                    ) from error
 
     def _batches(self, start: int) -> Iterator[tuple[int, Any]]:
         with pyarrow.parquet.ParquetFile(self.path) as file:
@@ -101,8 +114,12 @@ class Documents:
             for turn in said
             if isinstance(turn, dict)
         ]
-        if len(turns) < len(said) or not all(isinstance(part, str) for turn in turns for part in turn.values()):
-            raise PromptError(f"{where} is neither text nor a list of messages with role and content")
+        if len(turns) < len(said) or not all(
+            isinstance(part, str) for turn in turns for part in turn.values()
+        ):
+            raise PromptError(
+                f"{where} is neither text nor a list of messages with role and content"
+            )
         for turn in turns:
             self._require_text(number, turn["content"])
         return turns
@@ -112,12 +129,15 @@ class Documents:
             text.encode()
         except UnicodeEncodeError as error:
             raise PromptError(
-                f"{self.path}, row {number}: {text[:40]!r} holds half a surrogate pair; write it as UTF-8 text"
+                f"{self.path}, row {number}: {text[:40]!r} holds half a surrogate pair; write it as"
+                " UTF-8 text"
             ) from error
 
 
 def special_ids(tokenizer: Tokenizer) -> frozenset[int]:
-    """Every token id that is special: also those that templates use and that ``all_special_ids`` leaves out."""
+    """Every token id that is special: also those that templates use and that ``all_special_ids``
+    leaves out.
+    """
     added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     return frozenset(added | set(tokenizer.all_special_ids))
 
@@ -127,8 +147,9 @@ def encode_document(
 ) -> Encoded:
     """Token ids of a document, each with its code of ``TURNS`` (plus ``SPECIAL``).
 
-    Text is tokenised exactly as ``tokenizer(text)`` does, or without its special tokens where it does not stand
-    ``alone``; a conversation through the chat template. Raises PromptError where the template is missing or refuses.
+    Text is tokenised exactly as ``tokenizer(text)`` does, or without its special tokens where it
+    does not stand ``alone``; a conversation through the chat template. Raises PromptError where the
+    template is missing or refuses.
     """
     if isinstance(document, str):
         ids = tokenizer(document, add_special_tokens=alone)["input_ids"]
@@ -140,11 +161,17 @@ def encode_document(
     return Encoded(tuple(ids), tuple(codes))
 
 
-def _encode_conversation(tokenizer: Tokenizer, messages: Sequence[dict[str, str]]) -> tuple[list[int], list[int]]:
+def _encode_conversation(
+    tokenizer: Tokenizer, messages: Sequence[dict[str, str]]
+) -> tuple[list[int], list[int]]:
     if tokenizer.chat_template is None:
-        raise PromptError("the tokenizer has no chat template for conversations; give a column of text")
+        raise PromptError(
+            "the tokenizer has no chat template for conversations; give a column of text"
+        )
     text = _rendered(tokenizer, messages)
-    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=bool(tokenizer.is_fast))
+    coded = tokenizer(
+        text, add_special_tokens=False, return_offsets_mapping=bool(tokenizer.is_fast)
+    )
     ids = list(coded["input_ids"])
     codes = [TEMPLATE] * len(ids)
     if tokenizer.is_fast:
@@ -158,10 +185,16 @@ def _encode_conversation(tokenizer: Tokenizer, messages: Sequence[dict[str, str]
     return ids, codes
 
 
-def _spans(tokenizer: Tokenizer, messages: Sequence[dict[str, str]], text: str) -> list[tuple[int, int, int]]:
-    """Where each message's words stand in its conversation, proved by putting it together again; else none."""
+def _spans(
+    tokenizer: Tokenizer, messages: Sequence[dict[str, str]], text: str
+) -> list[tuple[int, int, int]]:
+    """Where each message's words stand in its conversation, proved by putting it together again;
+    else none.
+    """
     places = [f"qzx{number}PLACEHOLDERxzq" for number in range(len(messages))]
-    pattern = _rendered(tokenizer, [{**m, "content": p} for m, p in zip(messages, places, strict=True)])
+    pattern = _rendered(
+        tokenizer, [{**m, "content": p} for m, p in zip(messages, places, strict=True)]
+    )
     spans, whole = [], ""
     for message, place in zip(messages, places, strict=True):
         before, found, pattern = pattern.partition(place)
@@ -169,7 +202,12 @@ def _spans(tokenizer: Tokenizer, messages: Sequence[dict[str, str]], text: str) 
             continue  # some templates leave turns out
         whole += before
         said = next(
-            (s for s in (message["content"], message["content"].strip()) if text.startswith(s, len(whole))), None
+            (
+                s
+                for s in (message["content"], message["content"].strip())
+                if text.startswith(s, len(whole))
+            ),
+            None,
         )
         if said is None:
             return []
@@ -183,19 +221,28 @@ def _spans(tokenizer: Tokenizer, messages: Sequence[dict[str, str]], text: str) 
 def _rendered(tokenizer: Tokenizer, messages: Sequence[dict[str, str]]) -> str:
     try:
         return render_conversation(tokenizer, messages)
-    except Exception as error:  # a template is a program of the model's author: it can raise anything
+    # a template is a program of the model's author: it can raise anything
+    except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise PromptError(f"the chat template refuses a conversation ({reason})") from error
 
 
-def packed(encoded: Sequence[Encoded], length: int, between: int | None, first: int | None) -> list[Encoded]:
-    """Documents end to end in blocks of ``length`` tokens, as most trainers feed them; the last may be shorter.
+def packed(
+    encoded: Sequence[Encoded], length: int, between: int | None, first: int | None
+) -> list[Encoded]:
+    """Documents end to end in blocks of ``length`` tokens, as most trainers feed them; the last may
+    be shorter.
 
-    ``between`` is a token that parts documents, ``first`` one that begins every block; None leaves them out.
+    ``between`` is a token that parts documents, ``first`` one that begins every block; None leaves
+    them out.
     """
     gap = () if between is None else ((between, TEXT + SPECIAL),)
     head = () if first is None else ((first, TEXT + SPECIAL),)
-    line = [cell for document in encoded for cell in (*zip(document.ids, document.roles, strict=True), *gap)]
+    line = [
+        cell
+        for document in encoded
+        for cell in (*zip(document.ids, document.roles, strict=True), *gap)
+    ]
     step = length - len(head)
     blocks = [(*head, *line[start : start + step]) for start in range(0, len(line), step)]
     return [Encoded(*(tuple(part) for part in zip(*block, strict=True))) for block in blocks]

@@ -1,10 +1,11 @@
 """Prompt files, read at the door.
 
-A file is ``.txt`` (a prompt a line), ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet`` with a column ``prompt``, of text
-or of lists of text parts, as chat formats have them. Optional columns: ``cluster`` (prompts that are variants of one:
-never parted, and one piece of evidence), ``twin`` (the same value in both classes names a harmful prompt and its
-harmless twin), ``split`` (``locate`` or ``verify``, see ``PromptSet.halves``). A task file has a column ``answer`` and
-perhaps ``wrong_answer``.
+A file is ``.txt`` (a prompt a line), ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet`` with a column
+``prompt``, of text or of lists of text parts, as chat formats have them. Optional columns:
+``cluster`` (prompts that are variants of one: never parted, and one piece of evidence), ``twin``
+(the same value in both classes names a harmful prompt and its harmless twin), ``split`` (``locate``
+or ``verify``, see ``PromptSet.halves``). A task file has a column ``answer`` and perhaps
+``wrong_answer``.
 """
 
 import math
@@ -18,28 +19,38 @@ from interp.prompts.rows import KINDS, joined_parts, kind_of, read_rows
 from interp.prompts.sets import Prompt, PromptSet
 
 
-def read_prompts(path: str | Path, column: str = "prompt", name: str = "", template: str | None = None) -> PromptSet:
+def read_prompts(
+    path: str | Path, column: str = "prompt", name: str = "", template: str | None = None
+) -> PromptSet:
     """Read a prompt file; raises PromptError for anything that is not a list of prompts.
 
-    ``name`` distinguishes clusters of files whose rows name none; ``template`` is a column that names templates.
+    ``name`` distinguishes clusters of files whose rows name none; ``template`` is a column that
+    names templates.
     """
     return _read(Path(path), column, name, template, task=False)
 
 
-def read_task(path: str | Path, column: str = "prompt", name: str = "", template: str | None = None) -> PromptSet:
-    """Read a task file: prompts that all have an ``answer``, and all or none a ``wrong_answer``; else PromptError."""
+def read_task(
+    path: str | Path, column: str = "prompt", name: str = "", template: str | None = None
+) -> PromptSet:
+    """Read a task file: prompts that all have an ``answer``, and all or none a ``wrong_answer``;
+    else PromptError.
+    """
     return _read(Path(path), column, name, template, task=True)
 
 
 def read_chats(path: str | Path, column: str = "prompt", name: str = "") -> PromptSet:
-    """Read prompts or whole conversations: a column of text, or of lists of ``{"role", "content"}``; else PromptError.
+    """Read prompts or whole conversations: a column of text, or of lists of ``{"role",
+    "content"}``; else PromptError.
 
     Conversations become prompts with ``messages``.
     """
     return _read(Path(path), column, name, None, task=False, chats=True)
 
 
-def _read(path: Path, column: str, name: str, template: str | None, task: bool, chats: bool = False) -> PromptSet:
+def _read(
+    path: Path, column: str, name: str, template: str | None, task: bool, chats: bool = False
+) -> PromptSet:
     if not path.exists():
         raise PromptError(f"no prompt file at {path}; check the path")
     if kind_of(path) not in KINDS or not path.is_file():
@@ -52,28 +63,38 @@ def _read(path: Path, column: str, name: str, template: str | None, task: bool, 
         if column not in row:
             # a name can hold line ends
             names = " ".join(", ".join(sorted(row)).split())
-            raise PromptError(f"{path} has no column {column!r}; it has {names or 'none'}; use --column")
+            raise PromptError(
+                f"{path} has no column {column!r}; it has {names or 'none'}; use --column"
+            )
         text, messages = joined_parts(row[column], f"{path}, row {index}: {column}"), None
         if chats and not isinstance(text, str):
             text, messages = _conversation(path, index, column, text)
         elif _is_conversation(text):
             raise PromptError(
-                f"{path}, row {index}: {column} is a conversation of {len(text)} messages ({_roles(text)}), and a "
-                "prompt is a user's words alone; give a column of text"
+                f"{path}, row {index}: {column} is a conversation of {len(text)} messages"
+                f" ({_roles(text)}), and a prompt is a user's words alone; give a column of text"
             )
         if not isinstance(text, str) or not text.strip():
             raise PromptError(f"{path}, row {index}: {column} is {text!r}; every prompt needs text")
         if any("\ud800" <= sign <= "\udfff" for sign in text):
-            raise PromptError(f"{path}, row {index}: {text[:40]!r} holds half a surrogate pair; write it as UTF-8 text")
-        twin, cluster, split = (_name(path, index, key, row.get(key)) for key in ("twin", "cluster", "split"))
+            raise PromptError(
+                f"{path}, row {index}: {text[:40]!r} holds half a surrogate pair; write it as UTF-8"
+                " text"
+            )
+        twin, cluster, split = (
+            _name(path, index, key, row.get(key)) for key in ("twin", "cluster", "split")
+        )
         given = given or cluster is not None or twin is not None
         answers = _answers(path, index, row) if task else (None, None)
         form = None
         if template is not None:
             if template not in row:
-                raise PromptError(f"{path}, row {index} has no column {template!r} to name its template")
+                raise PromptError(
+                    f"{path}, row {index} has no column {template!r} to name its template"
+                )
             form = _name(path, index, template, row[template])
-        # without a name, every text is a cluster: its number does not depend on how often another one is repeated
+        # without a name, every text is a cluster: its number does not depend on how often another
+        # one is repeated
         number = texts.setdefault(text_key(text, messages), len(texts))
         own = cluster or twin or f"{name or path.stem}:{number}"
         named = cluster is not None or twin is not None
@@ -84,30 +105,45 @@ def _read(path: Path, column: str, name: str, template: str | None, task: bool, 
         _require_one_answer(path, prompts)
     without = [prompt.id for prompt in prompts if prompt.wrong_answer is None]
     if task and 0 < len(without) < len(prompts):
-        raise PromptError(f"{path}, row {without[0]} has no wrong_answer, other rows have; give it to all or none")
+        raise PromptError(
+            f"{path}, row {without[0]} has no wrong_answer, other rows have; give it to all or none"
+        )
     return PromptSet(tuple(prompts), path.name, given)
 
 
 def _name(path: Path, index: int, column: str, value: Any) -> str | None:
-    """A cell that names something as text; None where it is empty, blank or not a number (a gap of a number column)."""
+    """A cell that names something as text; None where it is empty, blank or not a number (a gap of
+    a number column).
+    """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # a column of whole numbers with gaps is read as floats
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise PromptError(f"{path}, row {index}: {column} is {str(value)[:40]!r}; give a name or a number")
+        raise PromptError(
+            f"{path}, row {index}: {column} is {str(value)[:40]!r}; give a name or a number"
+        )
     return str(value).strip() or None
 
 
-def _conversation(path: Path, index: int, column: str, value: Any) -> tuple[str, tuple[tuple[str, str], ...]]:
+def _conversation(
+    path: Path, index: int, column: str, value: Any
+) -> tuple[str, tuple[tuple[str, str], ...]]:
     said = value if isinstance(value, list) else []
     where = f"{path}, row {index}: {column}"
     turns: list[tuple[Any, Any]] = [
-        (turn.get("role"), joined_parts(turn.get("content"), where)) for turn in said if isinstance(turn, dict)
+        (turn.get("role"), joined_parts(turn.get("content"), where))
+        for turn in said
+        if isinstance(turn, dict)
     ]
-    if not turns or len(turns) < len(value) or not all(isinstance(part, str) for turn in turns for part in turn):
+    if (
+        not turns
+        or len(turns) < len(value)
+        or not all(isinstance(part, str) for turn in turns for part in turn)
+    ):
         raise PromptError(
-            f"{where} is neither text nor a list of messages with role and content, but {str(value)[:40]!r}"
+            f"{where} is neither text nor a list of messages with role and content, but"
+            f" {str(value)[:40]!r}"
         )
     return "\n".join(said for _, said in turns), tuple(turns)
 
@@ -119,7 +155,9 @@ def _is_conversation(value: Any) -> bool:
 
 def _roles(turns: Any) -> str:
     """The roles of a conversation's first messages."""
-    return ", ".join(str(turn["role"])[:20] for turn in turns[:4]) + (", ..." if len(turns) > 4 else "")
+    return ", ".join(str(turn["role"])[:20] for turn in turns[:4]) + (
+        ", ..." if len(turns) > 4 else ""
+    )
 
 
 def _require_one_answer(path: Path, prompts: list[Prompt]) -> None:
@@ -131,21 +169,32 @@ def _require_one_answer(path: Path, prompts: list[Prompt]) -> None:
             if one != other:
                 what = f"the {name.replace('_', ' ')} {other!r} and not {one!r}"
                 raise PromptError(
-                    f"{path}, row {prompt.id}: the prompt of row {first.id} again, with {what}; a task has one of each"
+                    f"{path}, row {prompt.id}: the prompt of row {first.id} again, with {what}; a"
+                    " task has one of each"
                 )
 
 
 def _answers(path: Path, index: int, row: dict[str, Any]) -> tuple[str, str | None]:
     if kind_of(path) == ".txt":
-        raise PromptError(f"{path} has no columns, and a task needs answers; use .jsonl, .csv, .tsv or .parquet")
+        raise PromptError(
+            f"{path} has no columns, and a task needs answers; use .jsonl, .csv, .tsv or .parquet"
+        )
     if "answer" not in row:
-        raise PromptError(f"{path}, row {index} has no column answer; a task says what is right for every prompt")
+        raise PromptError(
+            f"{path}, row {index} has no column answer; a task says what is right for every prompt"
+        )
     right, wrong = row["answer"], None if row.get("wrong_answer") == "" else row.get("wrong_answer")
     for name, value in (("answer", right), ("wrong_answer", wrong)):
-        if (name == "answer" or value is not None) and (not isinstance(value, str) or not value.strip()):
-            raise PromptError(f"{path}, row {index}: {name} is {value!r}; a task needs text for every prompt's {name}")
+        if (name == "answer" or value is not None) and (
+            not isinstance(value, str) or not value.strip()
+        ):
+            raise PromptError(
+                f"{path}, row {index}: {name} is {value!r}; a task needs text for every prompt's"
+                f" {name}"
+            )
     if wrong is not None and wrong.strip().casefold() == right.strip().casefold():
         raise PromptError(
-            f"{path}, row {index}: answer and wrong_answer are both {right!r} but for case and spaces; they must differ"
+            f"{path}, row {index}: answer and wrong_answer are both {right!r} but for case and"
+            " spaces; they must differ"
         )
     return right, wrong

@@ -13,13 +13,15 @@ from interp.prompts.clusters import counted, repeats_last, text_key, tied, turns
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt: its place in the file (from 0), text, cluster, and the twin's name where there is one.
+    """One prompt: its place in the file (from 0), text, cluster, and the twin's name where there is
+    one.
 
-    Prompts of a task have an ``answer`` and, where the file gives one, a ``wrong_answer``; ``template`` names the form
-    that a prompt's words were put into. ``split`` is what a file says it is kept for: ``locate`` or ``verify``.
-    ``messages`` are the roles and words of a whole conversation, whose words together are then the text.
-    ``given_cluster`` is the name that its cluster had before another prompt tied it to one of another name;
-    ``named`` is False where the file gave none.
+    Prompts of a task have an ``answer`` and, where the file gives one, a ``wrong_answer``;
+    ``template`` names the form that a prompt's words were put into. ``split`` is what a file says
+    it is kept for: ``locate`` or ``verify``. ``messages`` are the roles and words of a whole
+    conversation, whose words together are then the text. ``given_cluster`` is the name that its
+    cluster had before another prompt tied it to one of another name; ``named`` is False where the
+    file gave none.
     """
 
     id: int
@@ -36,19 +38,28 @@ class Prompt:
 
 
 def tie(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
-    """The prompts, in one cluster where they share a cluster (also as given), a text or a twin, or others tie them."""
+    """The prompts, in one cluster where they share a cluster (also as given), a text or a twin, or
+    others tie them.
+    """
     given = [prompt.given_cluster or prompt.cluster for prompt in prompts]
     keys = [text_key(prompt.text, prompt.messages) for prompt in prompts]
-    names = tied([prompt.cluster for prompt in prompts], given, keys, [prompt.twin for prompt in prompts])
+    names = tied(
+        [prompt.cluster for prompt in prompts], given, keys, [prompt.twin for prompt in prompts]
+    )
     rows = zip(prompts, given, names, strict=True)
-    return tuple(p if p.cluster == name else replace(p, cluster=name, given_cluster=own) for p, own, name in rows)
+    return tuple(
+        p if p.cluster == name else replace(p, cluster=name, given_cluster=own)
+        for p, own, name in rows
+    )
 
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Prompts of one class, in file order; those that share a twin or a text are one cluster, whatever was given.
+    """Prompts of one class, in file order; those that share a twin or a text are one cluster,
+    whatever was given.
 
-    ``clusters_given`` is False where nobody said which prompts are variants of one: then every text is a cluster.
+    ``clusters_given`` is False where nobody said which prompts are variants of one: then every text
+    is a cluster.
     """
 
     prompts: tuple[Prompt, ...]
@@ -56,8 +67,13 @@ class PromptSet:
     clusters_given: bool = True
 
     def __post_init__(self) -> None:
-        if repeated := [one for one, times in Counter(prompt.id for prompt in self.prompts).items() if times > 1]:
-            how = f"join sets with PromptSet.joined(ONE, OTHER); id {repeated[0]} is there twice or more"
+        if repeated := [
+            one for one, times in Counter(prompt.id for prompt in self.prompts).items() if times > 1
+        ]:
+            how = (
+                f"join sets with PromptSet.joined(ONE, OTHER); id {repeated[0]} is there twice or"
+                " more"
+            )
             raise PromptError(f"prompts of {self.source!r} share ids: {how}")
         object.__setattr__(self, "prompts", tie(self.prompts))
 
@@ -66,7 +82,11 @@ class PromptSet:
         """The prompts of all sets, with new ids; clusters of one name are one cluster."""
         prompts = [prompt for each in sets for prompt in each]
         numbered = tuple(replace(prompt, id=row) for row, prompt in enumerate(prompts))
-        return PromptSet(numbered, " + ".join(each.source for each in sets), any(each.clusters_given for each in sets))
+        return PromptSet(
+            numbered,
+            " + ".join(each.source for each in sets),
+            any(each.clusters_given for each in sets),
+        )
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -86,7 +106,9 @@ class PromptSet:
 
     @cached_property
     def keys(self) -> list[Hashable]:
-        """For every prompt what it has in common with those of equal text (or messages); see ``text_key``."""
+        """For every prompt what it has in common with those of equal text (or messages); see
+        ``text_key``.
+        """
         return [text_key(prompt.text, prompt.messages) for prompt in self.prompts]
 
     @property
@@ -102,7 +124,9 @@ class PromptSet:
     @property
     def counts(self) -> str:
         """How many prompts, distinct texts and clusters there are, in words."""
-        return counted({"prompt": len(self), "distinct text": self.n_texts, "cluster": self.n_clusters})
+        return counted(
+            {"prompt": len(self), "distinct text": self.n_texts, "cluster": self.n_clusters}
+        )
 
     def keep(self, rows: Sequence[int]) -> "PromptSet":
         """The prompts of some rows."""
@@ -114,12 +138,19 @@ class PromptSet:
         return [text for text, key in zip(self.texts, self.keys, strict=True) if key in theirs]
 
     def halves(self) -> "tuple[PromptSet, PromptSet] | None":
-        """The prompts kept to locate on and to verify on, where the file says which are which; else None."""
-        parts = [[row for row, p in enumerate(self.prompts) if p.split == name] for name in ("locate", "verify")]
+        """The prompts kept to locate on and to verify on, where the file says which are which; else
+        None.
+        """
+        parts = [
+            [row for row, p in enumerate(self.prompts) if p.split == name]
+            for name in ("locate", "verify")
+        ]
         return (self.keep(parts[0]), self.keep(parts[1])) if all(parts) else None
 
     def spread(self, count: int) -> "PromptSet":
-        """At most ``count`` prompts, in file order, the first of every cluster before the second of any."""
+        """At most ``count`` prompts, in file order, the first of every cluster before the second of
+        any.
+        """
         return self.keep(self.spread_rows(count))
 
     def spread_rows(self, count: int) -> list[int]:
@@ -127,18 +158,24 @@ class PromptSet:
         return sorted(self.over_clusters()[:count])
 
     def sample(self, count: int) -> list[int]:
-        """Rows of at most ``count`` distinct texts, ascending: the first of every cluster before the second of any."""
+        """Rows of at most ``count`` distinct texts, ascending: the first of every cluster before
+        the second of any.
+        """
         return sorted(self.over_clusters()[: min(count, self.n_texts)])
 
     def over_clusters(self) -> list[int]:
-        """All rows, the first text of every cluster before the second of any; rows that repeat a text come last."""
+        """All rows, the first text of every cluster before the second of any; rows that repeat a
+        text come last.
+        """
         first, again = repeats_last(self.keys)
         turn = dict(zip(first, turns([self.clusters[row] for row in first]), strict=True))
         return sorted(first, key=turn.__getitem__) + again
 
     @cached_property
     def digest(self) -> str:
-        """Content fingerprint: texts, ids, clusters, twins, answers and templates, not the file's name."""
+        """Content fingerprint: texts, ids, clusters, twins, answers and templates, not the file's
+        name.
+        """
         rows = [[prompt.id, prompt.text, prompt.cluster, prompt.twin] for prompt in self.prompts]
         for row, prompt in zip(rows, self.prompts, strict=True):
             row += [] if prompt.answer is None else [prompt.answer, prompt.wrong_answer]

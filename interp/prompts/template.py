@@ -1,4 +1,6 @@
-"""How a prompt is put through a chat template: what stands before it, which values the template gets, what it reads."""
+"""How a prompt is put through a chat template: what stands before it, which values the template
+gets, what it reads.
+"""
 
 import copy
 import inspect
@@ -24,7 +26,9 @@ _DATES = ("%Y-%m-%d", "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%d/%m/%
 
 @dataclass(frozen=True)
 class TemplateOptions:
-    """What a chat template gets beside a user's prompt: a ``system`` message before it, and ``arguments`` by name."""
+    """What a chat template gets beside a user's prompt: a ``system`` message before it, and
+    ``arguments`` by name.
+    """
 
     system: str | None = None
     arguments: tuple[tuple[str, JSON], ...] = ()
@@ -37,8 +41,14 @@ class TemplateOptions:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of numbers must know of them, in sentences."""
-        said = [] if self.system is None else [f"a system message stands before every prompt: {_short(self.system)}"]
-        given = ", ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in self.arguments)
+        said = (
+            []
+            if self.system is None
+            else [f"a system message stands before every prompt: {_short(self.system)}"]
+        )
+        given = ", ".join(
+            f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in self.arguments
+        )
         return (*said, *([f"the chat template is given {given}"] if given else []))
 
 
@@ -47,10 +57,14 @@ def options_of(tokenizer: PreTrainedTokenizerBase) -> TemplateOptions:
     return getattr(tokenizer, _HELD, TemplateOptions())
 
 
-def with_options(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions, name: str) -> PreTrainedTokenizerBase:
-    """A copy of the tokenizer whose chat template is given these; ``name`` of the model is for messages.
+def with_options(
+    tokenizer: PreTrainedTokenizerBase, options: TemplateOptions, name: str
+) -> PreTrainedTokenizerBase:
+    """A copy of the tokenizer whose chat template is given these; ``name`` of the model is for
+    messages.
 
-    Raises OptionError where there is no template, or one that refuses or leaves out what it is given.
+    Raises OptionError where there is no template, or one that refuses or leaves out what it is
+    given.
     """
     if options == options_of(tokenizer):
         return tokenizer
@@ -66,7 +80,9 @@ def render(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     return _render(tokenizer, options_of(tokenizer), text)
 
 
-def render_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> str:
+def render_conversation(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]
+) -> str:
     """A whole conversation as it is, with the template's arguments."""
     options = options_of(tokenizer)
     turns = [(message["role"], message["content"]) for message in messages]
@@ -76,17 +92,27 @@ def render_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[d
 
 def remedy(tokenizer: PreTrainedTokenizerBase, error: Exception) -> str:
     """What to do about a template that fails for every prompt."""
-    if type(error).__name__ == "TemplateSyntaxError":  # of jinja2, which this package does not import
+    # of jinja2, which this package does not import
+    if type(error).__name__ == "TemplateSyntaxError":
         return "mend the template in the tokenizer's directory"
     several = tokenizer.chat_template
-    if isinstance(several, dict) and "default" not in several and not dict(options_of(tokenizer).arguments).get(CHOICE):
+    if (
+        isinstance(several, dict)
+        and "default" not in several
+        and not dict(options_of(tokenizer).arguments).get(CHOICE)
+    ):
         names = ", ".join(sorted(several))
         return f"choose one of its templates ({names}) with --template-arg {CHOICE}={min(several)}"
-    return "give what it asks for with --system or --template-arg, or change the template in the tokenizer's directory"
+    return (
+        "give what it asks for with --system or --template-arg, or change the template in the"
+        " tokenizer's directory"
+    )
 
 
 def reads_clock(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the chat template writes the time or the date into a prompt, with the arguments that it is given."""
+    """Whether the chat template writes the time or the date into a prompt, with the arguments that
+    it is given.
+    """
     options = options_of(tokenizer)
     try:
         turn = _render(tokenizer, options, "a")
@@ -101,7 +127,9 @@ def reads_clock(tokenizer: PreTrainedTokenizerBase) -> bool:
             return True
     # a tokenizer's own code can write the date too
     known, now = source + json.dumps(options.json, ensure_ascii=False), datetime.now()
-    return any(date in turn and date not in known for date in (now.strftime(form) for form in _DATES))
+    return any(
+        date in turn and date not in known for date in (now.strftime(form) for form in _DATES)
+    )
 
 
 def _require_taken(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions, name: str) -> None:
@@ -109,24 +137,29 @@ def _require_taken(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions,
     flags += ["--template-arg"] if options.arguments else []
     if not tokenizer.chat_template:
         raise OptionError(
-            f"{' and '.join(flags)}: the tokenizer of {name} has no chat template to put it into; write the text into "
-            "the prompts"
+            f"{' and '.join(flags)}: the tokenizer of {name} has no chat template to put it into;"
+            " write the text into the prompts"
         )
     _require_names(tokenizer, options, name)
     if (reason := _refusal(tokenizer, options)) is not None:
-        if options.system is not None and _refusal(tokenizer, TemplateOptions(None, options.arguments)) is None:
+        if (
+            options.system is not None
+            and _refusal(tokenizer, TemplateOptions(None, options.arguments)) is None
+        ):
             raise OptionError(
-                f"the chat template of {name} refuses a system message ({reason}); leave --system out, and write its "
-                "text into the prompts"
+                f"the chat template of {name} refuses a system message ({reason}); leave --system"
+                " out, and write its text into the prompts"
             )
-        raise OptionError(f"the chat template of {name} fails with {' and '.join(flags)} ({reason}); change them")
+        raise OptionError(
+            f"the chat template of {name} fails with {' and '.join(flags)} ({reason}); change them"
+        )
     without = TemplateOptions(None, options.arguments)
     if options.system is not None and _refusal(tokenizer, without) is None:
         turns = [_render(tokenizer, each, "Hello.") for each in (options, without)]
         if turns[0] == turns[1]:
             raise OptionError(
-                f"the chat template of {name} leaves a system message out; leave --system out, and write its text "
-                "into the prompts"
+                f"the chat template of {name} leaves a system message out; leave --system out, and"
+                " write its text into the prompts"
             )
 
 
@@ -137,10 +170,14 @@ def _require_names(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions,
         if argument == CHOICE and value in several:
             continue
         if argument in own:
-            raise OptionError(f"--template-arg {argument} is what interp itself gives a chat template; leave it out")
+            raise OptionError(
+                f"--template-arg {argument} is what interp itself gives a chat template; leave"
+                " it out"
+            )
         if not re.search(rf"\b{re.escape(argument)}\b", _source(tokenizer)):
             raise OptionError(
-                f"--template-arg {argument}: the chat template of {name} does not read {argument!r}; check the name"
+                f"--template-arg {argument}: the chat template of {name} does not read"
+                f" {argument!r}; check the name"
             )
 
 
@@ -148,31 +185,48 @@ def _refusal(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions) -> st
     """Why the template cannot write a turn with these options; None where it can."""
     try:
         _render(tokenizer, options, "Hello.")
-    except Exception as error:  # a template is a program of the model's author: it can raise anything
+    # a template is a program of the model's author: it can raise anything
+    except Exception as error:
         return " ".join(str(error).split())[:200]
     return None
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions, text: str, **more: Any) -> str:
+def _render(
+    tokenizer: PreTrainedTokenizerBase, options: TemplateOptions, text: str, **more: Any
+) -> str:
     return _turn(tokenizer, options, text, _takes_parts(tokenizer, options), **more)
 
 
-def _turn(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions, text: str, parts: bool, **more: Any) -> str:
+def _turn(
+    tokenizer: PreTrainedTokenizerBase,
+    options: TemplateOptions,
+    text: str,
+    parts: bool,
+    **more: Any,
+) -> str:
     said = [] if options.system is None else [("system", options.system)]
     turns = _messages([*said, ("user", text)], parts)
     arguments: dict[str, Any] = {**dict(options.arguments), **more}
     # it is text unless it is to be tokenised
-    return cast(str, tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **arguments))
+    return cast(
+        str,
+        tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=True, **arguments
+        ),
+    )
 
 
 def _messages(turns: Sequence[tuple[str, str]], parts: bool) -> list[dict[str, Any]]:
     return [
-        {"role": role, "content": [{"type": "text", "text": content}] if parts else content} for role, content in turns
+        {"role": role, "content": [{"type": "text", "text": content}] if parts else content}
+        for role, content in turns
     ]
 
 
 def _takes_parts(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions) -> bool:
-    """Whether the template writes a user's text only where it is given as a list of parts, as multimodal ones do."""
+    """Whether the template writes a user's text only where it is given as a list of parts, as
+    multimodal ones do.
+    """
     key = str(tokenizer.chat_template), options
     known = getattr(tokenizer, _PARTS, None)
     if known is None or known[0] != key:

@@ -1,4 +1,6 @@
-"""Where the answer of a model that thinks aloud begins: after its thinking block, which is not the answer."""
+"""Where the answer of a model that thinks aloud begins: after its thinking block, which is not the
+answer.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,10 +9,16 @@ from interp.prompts.tokens import Tokenizer, decoded, encode
 
 OPENING, CLOSING = "<think>", "</think>"
 BLOCKS = (
-    (OPENING, CLOSING), ("<thinking>", "</thinking>"), ("<thought>", "</thought>"), ("<reasoning>", "</reasoning>"),
-    ("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>"), ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("<|begin_of_thought|>", "<|end_of_thought|>"), ("<|channel|>analysis", "<|channel|>final<|message|>"),
-)  # fmt: skip
+    (OPENING, CLOSING),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|channel|>analysis", "<|channel|>final<|message|>"),
+)
 """How thinking blocks begin and end, of models whose chat template does not name theirs."""
 AUTO, NEVER = "auto", "none"
 
@@ -19,8 +27,9 @@ AUTO, NEVER = "auto", "none"
 class AnswerStart:
     """The answer is what follows the last ``mark``; "" where it begins at once.
 
-    ``opening``: only an answer that holds it has a block to end. ``inside``: the prompt ends within a block.
-    ``blocks``: openings and their marks; an answer that begins with one of these openings follows its mark.
+    ``opening``: only an answer that holds it has a block to end. ``inside``: the prompt ends within
+    a block. ``blocks``: openings and their marks; an answer that begins with one of these openings
+    follows its mark.
     """
 
     mark: str = ""
@@ -28,7 +37,9 @@ class AnswerStart:
     inside: bool = False
     blocks: tuple[tuple[str, str], ...] = ()
 
-    def read(self, ids: Sequence[int], decode: Callable[[Sequence[int], bool], str]) -> tuple[str, bool]:
+    def read(
+        self, ids: Sequence[int], decode: Callable[[Sequence[int], bool], str]
+    ) -> tuple[str, bool]:
         """The answer's text, and whether it was reached; ``decode(ids, skip_special_tokens)``."""
         if block := self.block(ids, decode):
             return AnswerStart(block[1], block[0]).read(ids, decode)
@@ -36,12 +47,18 @@ class AnswerStart:
         marks = whole.count(self.mark) if self.mark else 0
         if marks:
             # by token ids, since the mark itself may be a special token that the text leaves out
-            end = next(end for end in range(1, len(ids) + 1) if decode(ids[:end], False).count(self.mark) == marks)
+            end = next(
+                end
+                for end in range(1, len(ids) + 1)
+                if decode(ids[:end], False).count(self.mark) == marks
+            )
             return decode(ids[end:], True).strip(), True
         thinking = self.mark and (self.inside or not self.opening or self.opening in whole)
         return ("", False) if thinking else (decode(ids, True).strip(), True)
 
-    def block(self, ids: Sequence[int], decode: Callable[[Sequence[int], bool], str]) -> tuple[str, str] | None:
+    def block(
+        self, ids: Sequence[int], decode: Callable[[Sequence[int], bool], str]
+    ) -> tuple[str, str] | None:
         """The one of ``blocks`` that an answer begins with."""
         text = decode(ids, False).lstrip() if self.blocks else ""
         return next((block for block in self.blocks if text.startswith(block[0])), None)
@@ -49,14 +66,17 @@ class AnswerStart:
     def at_once(self, ids: Sequence[int], decode: Callable[[Sequence[int], bool], str]) -> bool:
         """Whether it is settled that an answer which begins so has no thinking before it."""
         text = decode(ids, False).lstrip() if self.blocks else ""
-        return not self.mark and not any(opening.startswith(text[: len(opening)]) for opening, _ in self.blocks)
+        return not self.mark and not any(
+            opening.startswith(text[: len(opening)]) for opening, _ in self.blocks
+        )
 
 
 def answer_start(tokenizer: Tokenizer, given: str = AUTO) -> AnswerStart:
-    """Where answers begin: ``none`` at once, ``auto`` after a thinking block, else after a text of the user's.
+    """Where answers begin: ``none`` at once, ``auto`` after a thinking block, else after a text of
+    the user's.
 
-    Where the chat template names no block, an answer that begins with one that is known has it: fine-tuning can teach a
-    model to think that had no template for it.
+    Where the chat template names no block, an answer that begins with one that is known has it:
+    fine-tuning can teach a model to think that had no template for it.
     """
     if given == NEVER:
         return AnswerStart()

@@ -21,9 +21,11 @@ _LIMIT = "_interp_limit"
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of one prompt with the role of each token (``OTHER``, ``CONTENT``, ``DECISION``, ``COMPLETION``).
+    """Token ids of one prompt with the role of each token (``OTHER``, ``CONTENT``, ``DECISION``,
+    ``COMPLETION``).
 
-    ``beside``: the same prompt with other ends, none of them longer, that are read in the same batch: see ``texts``.
+    ``beside``: the same prompt with other ends, none of them longer, that are read in the same
+    batch: see ``texts``.
     """
 
     ids: tuple[int, ...]
@@ -40,17 +42,21 @@ class Encoded:
         return Encoded((*self.ids, *ids), (*self.roles, *[COMPLETION] * len(ids)))
 
     def with_decision(self, ids: Sequence[int], *others: Sequence[int]) -> "Encoded":
-        """The prompt followed by the part of an answer on which a metric is decided, and beside it by ``others``."""
+        """The prompt followed by the part of an answer on which a metric is decided, and beside it
+        by ``others``.
+        """
         beside = tuple(self.with_decision(other) for other in others)
         return Encoded((*self.ids, *ids), (*self.roles, *[DECISION] * len(ids)), beside)
 
 
 def encode(tokenizer: Tokenizer, text: str) -> Encoded:
-    """Tokenise one prompt as a user turn where the tokenizer has a chat template, else exactly as ``tokenizer(text)``.
+    """Tokenise one prompt as a user turn where the tokenizer has a chat template, else exactly as
+    ``tokenizer(text)``.
 
-    The turn stands behind the system message of ``with_options``, where the tokenizer was given one.
-    An end token that a tokenizer writes after every text is left out: an answer follows the prompt, not its end.
-    ``DECISION`` are the template's tokens after the instruction and always the last prompt token.
+    The turn stands behind the system message of ``with_options``, where the tokenizer was given
+    one. An end token that a tokenizer writes after every text is left out: an answer follows the
+    prompt, not its end. ``DECISION`` are the template's tokens after the instruction and always the
+    last prompt token.
     """
     if tokenizer.chat_template is None:
         ids = list(tokenizer(text)["input_ids"])
@@ -85,7 +91,9 @@ def decoded(tokenizer: Tokenizer, ids: Sequence[int], skip_special_tokens: bool 
 
 
 def limited(tokenizer: Tokenizer, rows: int, why: str) -> Tokenizer:
-    """A copy of a tokenizer of which ids from ``rows`` on are not read; ``why`` ends the sentence that refuses one."""
+    """A copy of a tokenizer of which ids from ``rows`` on are not read; ``why`` ends the sentence
+    that refuses one.
+    """
     found = copy.deepcopy(tokenizer)
     setattr(found, _LIMIT, (rows, why))
     return found
@@ -110,7 +118,9 @@ def require_rows(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> None:
 
 
 def pad_id(tokenizer: Tokenizer) -> int:
-    """Token id used for padding; where the tokenizer names none that a model can read, its end token's, or 0."""
+    """Token id used for padding; where the tokenizer names none that a model can read, its end
+    token's, or 0.
+    """
     rows = rows_read(tokenizer)
     for index in (cast("int | None", tokenizer.pad_token_id), end_id(tokenizer) if rows else None):
         if index is not None and (rows is None or index < rows):
@@ -128,14 +138,17 @@ def appends_end(tokenizer: Tokenizer) -> bool:
     if tokenizer.chat_template is not None:
         return False
     # a letter, since of an empty text some write nothing
-    return [*tokenizer("a")["input_ids"]][-1:] == [end_id(tokenizer)] and end_id(tokenizer) is not None
+    return [*tokenizer("a")["input_ids"]][-1:] == [end_id(tokenizer)] and end_id(
+        tokenizer
+    ) is not None
 
 
 def encode_answer(tokenizer: Tokenizer, text: str, answer: str) -> tuple[int, ...]:
     """Token ids of an answer as it would be written after a prompt, without an end token.
 
-    After a chat template's turn it follows at once; without a template one space stands between, unless the prompt ends
-    or the answer begins with one. Raises PromptError where the tokenizer makes no token of it.
+    After a chat template's turn it follows at once; without a template one space stands between,
+    unless the prompt ends or the answer begins with one. Raises PromptError where the tokenizer
+    makes no token of it.
     """
     if tokenizer.chat_template is None:
         before = text
@@ -143,8 +156,12 @@ def encode_answer(tokenizer: Tokenizer, text: str, answer: str) -> tuple[int, ..
         prompt, whole = tokenizer(before)["input_ids"], tokenizer(before + answer)["input_ids"]
     else:
         before = render(tokenizer, text)
-        prompt, whole = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, before + answer))
-    # tokenizers that end a text with a special token, or merge across the border, write the two apart
+        prompt, whole = (
+            tokenizer(part, add_special_tokens=False)["input_ids"]
+            for part in (before, before + answer)
+        )
+    # tokenizers that end a text with a special token, or merge across the border, write the two
+    # apart
     if whole[: len(prompt)] != prompt:
         prompt, whole = [], tokenizer(answer, add_special_tokens=False)["input_ids"]
     ids = tuple(whole[len(prompt) :])
@@ -157,7 +174,8 @@ def encode_answer(tokenizer: Tokenizer, text: str, answer: str) -> tuple[int, ..
 def _encode_turn(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
     try:
         turn = render(tokenizer, text)
-    except Exception as error:  # a template is a program of the model's author: it can raise anything
+    # a template is a program of the model's author: it can raise anything
+    except Exception as error:
         reason = " ".join(str(error).split())[:200]
         if _refuses_all(tokenizer):
             raise PromptError(
@@ -188,13 +206,20 @@ def _refuses_all(tokenizer: Tokenizer) -> bool:
 
 
 def _body(tokenizer: Tokenizer, text: str, turn: str) -> tuple[int, int]:
-    """Where the prompt stands in its turn: between what the template writes before and after any other prompt."""
+    """Where the prompt stands in its turn: between what the template writes before and after any
+    other prompt.
+    """
     try:
         before, found, after = render(tokenizer, PLACE).partition(PLACE)
     except Exception:  # a template that refuses the placeholder did not refuse the prompt
         found = before = after = ""
     start, end = 0, len(turn)
-    if found and turn.startswith(before) and turn.endswith(after) and len(turn) >= len(before) + len(after):
+    if (
+        found
+        and turn.startswith(before)
+        and turn.endswith(after)
+        and len(turn) >= len(before) + len(after)
+    ):
         start, end = len(before), len(turn) - len(after)
         if turn[start:end].strip() == text.strip():
             return start, end
@@ -202,5 +227,6 @@ def _body(tokenizer: Tokenizer, text: str, turn: str) -> tuple[int, int]:
         start = turn.index(text.strip(), start, end)
         return start, start + len(text.strip())
     raise PromptError(
-        f"the chat template rewrites the prompt {text[:40]!r}, so its tokens cannot be told apart; change the template"
+        f"the chat template rewrites the prompt {text[:40]!r}, so its tokens cannot be told apart;"
+        " change the template"
     )

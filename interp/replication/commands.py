@@ -1,8 +1,8 @@
 """Commands run again, as processes of their own, each in a fresh store.
 
-That is what a person would type; torch and the models are gone when it ends, and a crash of it is a claim that failed
-and not the end of those who ask. A command runs once, however many claims it made, and once for all processes that
-share a folder.
+That is what a person would type; torch and the models are gone when it ends, and a crash of it is a
+claim that failed and not the end of those who ask. A command runs once, however many claims it
+made, and once for all processes that share a folder.
 """
 
 from __future__ import annotations
@@ -24,10 +24,25 @@ from interp.replication.fresh_prompts import replaced
 from interp.store.transaction import refusing
 
 MEASURING = (
-    "locate-neurons", "transfer", "dissociate", "compare", "tuco", "intruders", "graft", "agree", "stitch", "report",
-    "demo", "sae eval", "sae diff", "sae features", "sae probe",
-)  # fmt: skip
-"""Commands that make claims, and no file but in their store or under ``--out``: a report can be a stranger's."""
+    "locate-neurons",
+    "transfer",
+    "dissociate",
+    "compare",
+    "tuco",
+    "intruders",
+    "graft",
+    "agree",
+    "stitch",
+    "report",
+    "demo",
+    "sae eval",
+    "sae diff",
+    "sae features",
+    "sae probe",
+)
+"""Commands that make claims, and no file but in their store or under ``--out``: a report can be a
+stranger's.
+"""
 
 # The package that is imported here is the one that measures, wherever the process starts.
 _START = (
@@ -37,7 +52,9 @@ _START = (
 
 
 class Commands:
-    """Commands that were run again: their stores lie in ``folder``; relative paths lead from ``directory``."""
+    """Commands that were run again: their stores lie in ``folder``; relative paths lead from
+    ``directory``.
+    """
 
     def __init__(self, folder: Path, directory: Path) -> None:
         self.folder, self.directory = folder, directory
@@ -55,12 +72,19 @@ class Commands:
         """The store in which this command has run; ClaimError with what it said where it failed."""
         name = " ".join(command[: 2 if command[0] == "sae" else 1])
         if name not in MEASURING:
-            raise ClaimError(f"`interp {name}` makes no claims; it is not run again, whatever the report says")
+            raise ClaimError(
+                f"`interp {name}` makes no claims; it is not run again, whatever the report says"
+            )
         if "--remote" in command:
-            raise ClaimError(f"`interp {name} --remote` sends prompts away; it is not run again, run it yourself")
+            raise ClaimError(
+                f"`interp {name} --remote` sends prompts away; it is not run again, run it yourself"
+            )
         keys = sorted({*kept, *named_by(command, report)})
         # what builds on nothing stored is the same whatever the store
-        place = self.folder / digest([*command, *([str(report.store.root), *keys] if keys else [])])[:20]
+        place = (
+            self.folder
+            / digest([*command, *([str(report.store.root), *keys] if keys else [])])[:20]
+        )
         with self.alone(place):
             if not (place / "done.json").is_file():
                 shutil.rmtree(place, ignore_errors=True)  # of an interrupted one
@@ -68,13 +92,19 @@ class Commands:
                 for key in keys:
                     shutil.copytree(report.store.path(key), place / "store" / "runs" / key)
                 line = self._line(command, place)
-                done = subprocess.run(line, cwd=self.directory, capture_output=True, text=True, check=False)
+                done = subprocess.run(
+                    line, cwd=self.directory, capture_output=True, text=True, check=False
+                )
                 told = (done.stderr.strip().splitlines() or [""])[-1].removeprefix("interp: ")
-                (place / "done.json").write_text(json.dumps({"code": done.returncode, "told": told}), "utf-8")
+                (place / "done.json").write_text(
+                    json.dumps({"code": done.returncode, "told": told}), "utf-8"
+                )
             done = json.loads((place / "done.json").read_text("utf-8"))
         if done["code"]:
             line = " ".join(["interp", *command])
-            raise ClaimError(f"`{line}` does not run here any more (exit code {done['code']}): {done['told']}")
+            raise ClaimError(
+                f"`{line}` does not run here any more (exit code {done['code']}): {done['told']}"
+            )
         return place / "store"
 
     def _line(self, command: Sequence[str], place: Path) -> list[str]:
@@ -93,7 +123,8 @@ def command_of(run: JSON) -> list[str]:
 
 
 def named_by(command: Sequence[str], report: Any) -> set[str]:
-    """Keys of stored runs that a command builds on, with their parents: words of it that begin a key.
+    """Keys of stored runs that a command builds on, with their parents: words of it that begin a
+    key.
 
     Never those that the command made itself: they have to be made again.
     """

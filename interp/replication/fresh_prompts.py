@@ -11,7 +11,8 @@ from typing import Any
 from interp.errors import OptionError
 
 VERIFYING = ("--verify-positive", "--verify-negative")
-# What measures, by command; where locating and measuring share files, the file's halves have to be parted first.
+# What measures, by command; where locating and measuring share files, the file's halves have to be
+# parted first.
 READ = {"compare": ("--positive", "--negative"), "tuco": ("--positive", "--negative")}
 
 
@@ -24,16 +25,24 @@ def unaskable(words: Sequence[str], prompts: Sequence[Path]) -> str:
         return "was not verified on prompts apart"
     wanted = 1 if option(words, "--prompts") is not None else 2
     if len(prompts) != wanted:
-        files = "one file of prompts" if wanted == 1 else "two files, of positive and of negative prompts"
+        files = (
+            "one file of prompts"
+            if wanted == 1
+            else "two files, of positive and of negative prompts"
+        )
         return f"is measured on {files}; {len(prompts)} of fresh ones were given"
     return ""
 
 
-def with_prompts(words: Sequence[str], prompts: Sequence[Path], half: Path, directory: Path) -> list[str]:
-    """The same command on fresh prompts; ``half`` is a folder for the prompts that located, where they were a half.
+def with_prompts(
+    words: Sequence[str], prompts: Sequence[Path], half: Path, directory: Path
+) -> list[str]:
+    """The same command on fresh prompts; ``half`` is a folder for the prompts that located, where
+    they were a half.
 
-    A command that held out half of its prompts is given the other half as files, so that it locates on what it located
-    on. ``directory`` is where its relative paths begin. Raises OptionError and PromptError.
+    A command that held out half of its prompts is given the other half as files, so that it locates
+    on what it located on. ``directory`` is where its relative paths begin. Raises OptionError and
+    PromptError.
     """
     fresh = [str(path) for path in prompts]
     if words[0] in READ:
@@ -76,26 +85,42 @@ def _with(words: Sequence[str], flags: Sequence[str], values: Sequence[str]) -> 
 
 
 def _located(words: Sequence[str], half: Path, directory: Path) -> tuple[list[str], list[str]]:
-    """Flags, and as files what they named: the prompts that the command located on, parted as it parts them."""
+    """Flags, and as files what they named: the prompts that the command located on, parted as it
+    parts them.
+    """
     from interp.cli.behaviour_options import Asking
 
     flags = ["--task" if option(words, "--task") else "--positive", "--negative"]
     given = [option(words, flag) for flag in flags]
     if None in given:
-        raise OptionError(f"`interp {words[0]}` was given no {flags[given.index(None)]}; its prompts are not known")
+        raise OptionError(
+            f"`interp {words[0]}` was given no {flags[given.index(None)]}; its prompts are not"
+            " known"
+        )
     positive, negative = (directory / name for name in given if name is not None)
     column, template = option(words, "--column") or "prompt", option(words, "--template-column")
-    named: dict[str, Any] = {"task" if flags[0] == "--task" else "positive": positive, "negative": negative}
-    asking = Asking(**named, column=column, template_column=template, seed=int(option(words, "--seed") or 0))
+    named: dict[str, Any] = {
+        "task" if flags[0] == "--task" else "positive": positive,
+        "negative": negative,
+    }
+    asking = Asking(
+        **named, column=column, template_column=template, seed=int(option(words, "--seed") or 0)
+    )
     located_on, _ = asking.contrasts(verify=True)
     half.mkdir(parents=True, exist_ok=True)
     files = []
     for group in ("positive", "negative"):
         rows = [
-            {column: p.text, "cluster": p.cluster, "twin": p.twin, "answer": p.answer, "wrong_answer": p.wrong_answer,
-             **({template: p.template} if template else {})}
+            {
+                column: p.text,
+                "cluster": p.cluster,
+                "twin": p.twin,
+                "answer": p.answer,
+                "wrong_answer": p.wrong_answer,
+                **({template: p.template} if template else {}),
+            }
             for p in getattr(located_on, group)
-        ]  # fmt: skip
+        ]
         path = half / f"located-{group}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
         files.append(str(path))

@@ -1,6 +1,8 @@
-"""Reports measured again: the commands that made their runs are run anew, on the same prompts or on fresh ones.
+"""Reports measured again: the commands that made their runs are run anew, on the same prompts or on
+fresh ones.
 
-``interp verify --remeasure`` and the pytest plugin ask the same questions here; neither pytest nor typer is known.
+``interp verify --remeasure`` and the pytest plugin ask the same questions here; neither pytest nor
+typer is known.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from interp.table import Table
 class Asked:
     """A question about one claim. Calling it raises ClaimError where the answer is no.
 
-    It returns a reason where it could not be asked, else None. ``run`` and ``claim`` name what it is about.
+    It returns a reason where it could not be asked, else None. ``run`` and ``claim`` name what it
+    is about.
     """
 
     name: str
@@ -46,7 +49,9 @@ class Asked:
             raise ClaimError(one_line(f"{self.name}: {error}")) from error
         except (KeyError, TypeError, AttributeError) as error:
             said = f"{type(error).__name__}: {error}"
-            raise ClaimError(f"{self.name}: the report lacks what measuring it again needs ({said})") from error
+            raise ClaimError(
+                f"{self.name}: the report lacks what measuring it again needs ({said})"
+            ) from error
 
 
 @contextmanager
@@ -61,19 +66,26 @@ def measuring_again(
 class Again(Commands):
     """What commands of reports measure when they are run again, each once.
 
-    ``folder`` holds their stores. ``prompts``: one fresh file, or a positive and a negative one. ``tolerance`` is
-    relative, absolute below 1. Commands run in ``directory``, from which their relative paths have to lead. Raises
-    OptionError for prompt files that are not there.
+    ``folder`` holds their stores. ``prompts``: one fresh file, or a positive and a negative one.
+    ``tolerance`` is relative, absolute below 1. Commands run in ``directory``, from which their
+    relative paths have to lead. Raises OptionError for prompt files that are not there.
     """
 
     def __init__(
-        self, folder: Path, prompts: Sequence[str] = (), tolerance: float = 1e-6, directory: Path | None = None
+        self,
+        folder: Path,
+        prompts: Sequence[str] = (),
+        tolerance: float = 1e-6,
+        directory: Path | None = None,
     ) -> None:
         super().__init__(Path(folder), Path(directory or Path.cwd()))
         self.tolerance = tolerance
         self.prompts = [self.directory / path for path in prompts]
         if len(self.prompts) > 2:
-            raise OptionError(f"{len(self.prompts)} prompt files were given; give positive and negative ones, or one")
+            raise OptionError(
+                f"{len(self.prompts)} prompt files were given; give positive and negative ones,"
+                " or one"
+            )
         for path in self.prompts:
             if not path.is_file():
                 raise OptionError(f"no prompt file at {path}; check the path")
@@ -84,14 +96,21 @@ class Again(Commands):
         """One question per claim: does the command that made its run give the same numbers again?"""
         runs = _runs(report)
         return [
-            Asked(f"{_name(row)} measured again", row["run"], row["name"], partial(self._same, report, runs, row))
+            Asked(
+                f"{_name(row)} measured again",
+                row["run"],
+                row["name"],
+                partial(self._same, report, runs, row),
+            )
             for row in report.value["claims"]
         ]
 
     def on_fresh_prompts(self, report: Any) -> list[Asked]:
-        """One question per claim: does it hold on other prompts, as far from its value as chance may put it?
+        """One question per claim: does it hold on other prompts, as far from its value as chance
+        may put it?
 
-        Ask after all reports are given: 5 % is divided among all claims of all of them. Without prompts there are none.
+        Ask after all reports are given: 5 % is divided among all claims of all of them. Without
+        prompts there are none.
         """
         if not self.prompts:
             return []
@@ -99,7 +118,11 @@ class Again(Commands):
         for row in report.value["claims"]:
             reason = self._unaskable(runs, row)
             asked += not reason
-            ask = (lambda reason=reason: reason) if reason else partial(self._replicated, report, runs, row)
+            ask = (
+                (lambda reason=reason: reason)
+                if reason
+                else partial(self._replicated, report, runs, row)
+            )
             made.append(Asked(f"{_name(row)} on fresh prompts", row["run"], row["name"], ask))
         self._tests += asked
         return made if asked else [Asked("fresh prompts", "", "", lambda: self._none(made))]
@@ -121,17 +144,22 @@ class Again(Commands):
             if not (close or (math.isnan(before) and math.isnan(after)) or before == after):
                 where = "" if name == "value" else f" ({name})"
                 raise ClaimError(
-                    f"{said} says {before:.9g}{where}, measured again it is {after:.9g}, further off than "
+                    f"{said} says {before:.9g}{where}, measured again it is {after:.9g}, further"
+                    " off than "
                     f"{self.tolerance:g}{_elsewhere(run, self._table(store, run['key']).provenance)}"
                 )
         if (row["verdict"], row["direction"]) != (now.verdict, now.direction):
             raise ClaimError(f"{said} says {row['verdict']}, measured again it is {now.verdict}")
         for name in ("sentence", "control", "reason"):
             if not alike(row[name], getattr(now, name), self.tolerance):
-                raise ClaimError(f"{said} has the {name} {row[name]!r}, measured again it is {getattr(now, name)!r}")
+                raise ClaimError(
+                    f"{said} has the {name} {row[name]!r}, measured again it is"
+                    f" {getattr(now, name)!r}"
+                )
         if row["recipe"] != now.claim.to_json():
             raise ClaimError(
-                f"{said} has another recipe than the one by which it is measured again, {now.claim.to_json()}"
+                f"{said} has another recipe than the one by which it is measured again,"
+                f" {now.claim.to_json()}"
             )
 
     def _unaskable(self, runs: Mapping[str, JSON], row: JSON) -> str:
@@ -143,7 +171,11 @@ class Again(Commands):
             words = command_of(runs[row["run"]])
         except (KeyError, TypeError, AttributeError, ValueError):
             return ""  # asked, it says what is wrong
-        return unaskable(words, self.prompts) if words else "is of a run made in Python: no command is kept"
+        return (
+            unaskable(words, self.prompts)
+            if words
+            else "is of a run made in Python: no command is kept"
+        )
 
     def _replicated(self, report: Any, runs: Mapping[str, JSON], row: JSON) -> str | None:
         run, said = runs[row["run"]], _said(row)
@@ -161,11 +193,15 @@ class Again(Commands):
             raise ClaimError(f"{said}: these are the prompts of the report, not fresh ones")
         self._require_same_set(report, run, store, new, said)
         now = self._claim(store, new.key, row["name"], said)
-        before, after = (_number(row[end]) for end in ("value", "low", "high")), (now.value, now.low, now.high)
+        before, after = (
+            (_number(row[end]) for end in ("value", "low", "high")),
+            (now.value, now.low, now.high),
+        )
         value, low, high = before
         if row["supported"] and not math.isfinite(now.value):
             raise ClaimError(
-                f"{said} is supported, {value:.4g}; on fresh prompts there is no such number ({now.value:g})"
+                f"{said} is supported, {value:.4g}; on fresh prompts there is no such number"
+                f" ({now.value:g})"
             )
         if not all(map(math.isfinite, after)):
             return f"has no interval on these prompts ({now.value:g})"
@@ -173,13 +209,14 @@ class Again(Commands):
         numbers = f"{now.value:.4g} [{now.low:.4g}, {now.high:.4g}]"
         if not least - 1e-9 <= now.value <= most + 1e-9:
             raise ClaimError(
-                f"{said} says {value:.4g} [{low:.4g}, {high:.4g}]; on fresh prompts it is {numbers}, outside of "
-                f"[{least:.4g}, {most:.4g}], where a true one of {self._tests} would be"
+                f"{said} says {value:.4g} [{low:.4g}, {high:.4g}]; on fresh prompts it is"
+                f" {numbers}, outside of [{least:.4g}, {most:.4g}], where a true one of"
+                f" {self._tests} would be"
             )
         if row["supported"] and not now.holds:
             raise ClaimError(
-                f"{said} is supported, {value:.4g}; on fresh prompts it is {numbers}, not {now.direction} "
-                f"{now.threshold:g}"
+                f"{said} is supported, {value:.4g}; on fresh prompts it is {numbers}, not"
+                f" {now.direction} {now.threshold:g}"
             )
         return None
 
@@ -191,20 +228,22 @@ class Again(Commands):
         if "selected" not in before.data or "selected" not in after.data:
             return
         sets = [
-            {tuple(row.values()) for row in _keys(table).select(table["selected"]).rows()} for table in (before, after)
+            {tuple(row.values()) for row in _keys(table).select(table["selected"]).rows()}
+            for table in (before, after)
         ]
         if sets[0] != sets[1]:
             raise ClaimError(
-                f"{said}: the command selects another set now ({len(sets[0] & sets[1])} of {len(sets[0])} are the "
-                "same); prompts or models that located are not those of the report"
+                f"{said}: the command selects another set now ({len(sets[0] & sets[1])} of"
+                f" {len(sets[0])} are the same); prompts or models that located are not those of"
+                " the report"
             )
 
     def _command(self, run: JSON, said: str) -> list[str]:
         if words := command_of(run):
             return words
         raise ClaimError(
-            f"{said}: run {run['key'][:12]} was made in Python, no command is kept that measures it again; make it "
-            "with the command line, or verify the report without measuring again"
+            f"{said}: run {run['key'][:12]} was made in Python, no command is kept that measures it"
+            " again; make it with the command line, or verify the report without measuring again"
         )
 
     def _table(self, store: Path, key: str) -> Table:
@@ -216,9 +255,16 @@ class Again(Commands):
 
     def _claim(self, store: Path, key: str, name: str, said: str) -> Finding:
         table = self._table(store, key)
-        found = {claim.name: claim for claim in from_table(table.tables["claims"])} if "claims" in table.tables else {}
+        found = (
+            {claim.name: claim for claim in from_table(table.tables["claims"])}
+            if "claims" in table.tables
+            else {}
+        )
         if name not in found:
-            raise ClaimError(f"{said}: measured again the run has no such claim (it has {', '.join(found) or 'none'})")
+            raise ClaimError(
+                f"{said}: measured again the run has no such claim (it has"
+                f" {', '.join(found) or 'none'})"
+            )
         check(found[name], table)
         return found[name]
 
@@ -246,34 +292,55 @@ def _manifests(store: Path) -> list[Any]:
 
 
 def _another(run: JSON, made: Sequence[Any]) -> str:
-    """Why a command does not make this run any more: in what the nearest run of its analyzer differs."""
-    alike = [manifest.provenance for manifest in made if manifest.provenance.analyzer == run["analyzer"]]
+    """Why a command does not make this run any more: in what the nearest run of its analyzer
+    differs.
+    """
+    alike = [
+        manifest.provenance for manifest in made if manifest.provenance.analyzer == run["analyzer"]
+    ]
     if not alike:
         return f"its command makes no run of {run['analyzer']} any more"
     near = min(alike, key=lambda provenance: len(_differing(run, provenance)))
     changed = _differing(run, near)
-    made = f"its command makes run {near.key[:12]} now, for {', '.join(changed) or 'the record'} changed"
+    made = (
+        f"its command makes run {near.key[:12]} now, for {', '.join(changed) or 'the record'}"
+        " changed"
+    )
     if changed == ["tokens"]:
         return (
-            f"{made}: the same prompts become other tokens, as where a chat template reads the clock or a library is "
-            "of another version; write a new report"
+            f"{made}: the same prompts become other tokens, as where a chat template reads the"
+            " clock or a library is of another version; write a new report"
         )
     return f"{made}; put back the prompt files and models of the report, or write a new report"
 
 
 def _differing(run: JSON, now: Provenance) -> list[str]:
     fields = now.to_json()
-    inputs = [name for name in {**run["inputs"], **now.inputs} if run["inputs"].get(name) != now.inputs.get(name)]
+    inputs = [
+        name
+        for name in {**run["inputs"], **now.inputs}
+        if run["inputs"].get(name) != now.inputs.get(name)
+    ]
     return inputs + [name for name in ("version", "options", "parent") if run[name] != fields[name]]
 
 
 def _elsewhere(run: JSON, now: Provenance | None) -> str:
-    """Where the two were measured, as far as it differs: on another device numbers differ in their last bits."""
+    """Where the two were measured, as far as it differs: on another device numbers differ in their
+    last bits.
+    """
     places = []
     for context in (run["context"], now.context if now else {}):
         software = context.get("environment") or {}
-        places.append([str(context.get("device")), *(f"{name} {software.get(name)}" for name in ("interp", "torch"))])
-    before, after = ([one for one, other in zip(p, q, strict=True) if one != other] for p, q in (places, places[::-1]))
+        places.append(
+            [
+                str(context.get("device")),
+                *(f"{name} {software.get(name)}" for name in ("interp", "torch")),
+            ]
+        )
+    before, after = (
+        [one for one, other in zip(p, q, strict=True) if one != other]
+        for p, q in (places, places[::-1])
+    )
     return f" (made on {', '.join(before)}; now on {', '.join(after)})" if before else ""
 
 

@@ -1,7 +1,9 @@
-"""A report: stored runs as one HTML page and one JSON file that says the same, to be checked by whoever gets them.
+"""A report: stored runs as one HTML page and one JSON file that says the same, to be checked by
+whoever gets them.
 
-``report.json`` holds nothing that cannot be made again from the store: what every run was made from, digests of its
-files, its sentence, its claims. ``verification`` makes it again and compares. Its schema is ``report.schema.json``.
+``report.json`` holds nothing that cannot be made again from the store: what every run was made
+from, digests of its files, its sentence, its claims. ``verification`` makes it again and compares.
+Its schema is ``report.schema.json``.
 """
 
 from __future__ import annotations
@@ -27,8 +29,21 @@ from interp.store.manifest import Manifest
 from interp.table import Table
 
 FORMAT, VERSION = "interp-report", 3
-FIELDS = ("format", "version", "title", "written", "interp", "store", "page", "runs", "findings", "claims", "agreement",
-          "limits", "sha256")  # fmt: skip
+FIELDS = (
+    "format",
+    "version",
+    "title",
+    "written",
+    "interp",
+    "store",
+    "page",
+    "runs",
+    "findings",
+    "claims",
+    "agreement",
+    "limits",
+    "sha256",
+)
 TARGET = 5_000_000
 """Bytes that a page should stay below; what is larger says so."""
 
@@ -54,14 +69,27 @@ class Run:
     def said(self) -> dict[str, JSON]:
         """What the report keeps of it, as JSON."""
         made, parts = self.manifest.provenance, self.manifest.parts()
-        return plain({
-            "key": self.key, "kind": self.manifest.kind, "analyzer": made.analyzer, "version": made.version,
-            "parent": made.parent, "rows": self.manifest.rows, "written": self.manifest.written,
-            "sentence": self.manifest.summary.get("sentence") or "", "options": made.options, "inputs": made.inputs,
-            "context": made.context, "summary": dict(self.manifest.summary),
-            "manifest": digest(self.manifest.to_json()),
-            "files": [{"file": part.file, "size": part.size, "sha256": part.sha256} for part in parts],
-        }, finite=False)  # fmt: skip
+        return plain(
+            {
+                "key": self.key,
+                "kind": self.manifest.kind,
+                "analyzer": made.analyzer,
+                "version": made.version,
+                "parent": made.parent,
+                "rows": self.manifest.rows,
+                "written": self.manifest.written,
+                "sentence": self.manifest.summary.get("sentence") or "",
+                "options": made.options,
+                "inputs": made.inputs,
+                "context": made.context,
+                "summary": dict(self.manifest.summary),
+                "manifest": digest(self.manifest.to_json()),
+                "files": [
+                    {"file": part.file, "size": part.size, "sha256": part.sha256} for part in parts
+                ],
+            },
+            finite=False,
+        )
 
 
 @dataclass(frozen=True)
@@ -73,8 +101,11 @@ class Report:
     store: Store
 
 
-def gather(keys: Sequence[str], store: Store, draws: int | None = None) -> tuple[list[Run], list[Run]]:
-    """The runs of these keys with the runs they build on, and how they agree on places, pair of models by pair.
+def gather(
+    keys: Sequence[str], store: Store, draws: int | None = None
+) -> tuple[list[Run], list[Run]]:
+    """The runs of these keys with the runs they build on, and how they agree on places, pair of
+    models by pair.
 
     The agreement is computed where ``draws`` of its nulls are asked for, and kept in the store.
     """
@@ -99,11 +130,18 @@ def gather(keys: Sequence[str], store: Store, draws: int | None = None) -> tuple
     for tables in pairs.values():
         # two runs of one method agree because they are one method
         if len({table.kind for table in tables}) > 1:
-            words = ["agree", *(table.require_provenance().key for table in tables), "--draws", str(draws)]
+            words = [
+                "agree",
+                *(table.require_provenance().key for table in tables),
+                "--draws",
+                str(draws),
+            ]
             with as_command(words):
                 key = store.fetch(Agreement(draws), Runs(tables)).key
             agreements.append(Run(store.manifest(key), store.get(key)))
-    return [run for run in runs.values() if run.key not in {one.key for one in agreements}], agreements
+    return [
+        run for run in runs.values() if run.key not in {one.key for one in agreements}
+    ], agreements
 
 
 def default_title(runs: Sequence[Run]) -> str:
@@ -118,19 +156,28 @@ def _pair(run: Run) -> str:
     return " → ".join(str(made[role]) for role in ("base", "tuned") if made.get(role))
 
 
-def content(runs: Sequence[Run], agreements: Sequence[Run], title: str, written: str) -> dict[str, JSON]:
+def content(
+    runs: Sequence[Run], agreements: Sequence[Run], title: str, written: str
+) -> dict[str, JSON]:
     """All that a report says, but for the page, the store's place and the digest."""
     every = [*runs, *agreements]
     made = [claim for run in every for claim in run.claims]
     return {
-        "format": FORMAT, "version": VERSION, "title": title, "written": written,
+        "format": FORMAT,
+        "version": VERSION,
+        "title": title,
+        "written": written,
         "interp": str(environment().get("interp", "not installed")),
         "runs": [run.said for run in every],
-        "findings": [run.manifest.summary["sentence"] for run in every if run.manifest.summary.get("sentence")],
+        "findings": [
+            run.manifest.summary["sentence"]
+            for run in every
+            if run.manifest.summary.get("sentence")
+        ],
         "claims": [claim_json(run.key, claim) for run in every for claim in run.claims],
         "agreement": [run.key for run in agreements],
         "limits": limit_lines([run.table for run in every], made),
-    }  # fmt: skip
+    }
 
 
 def claim_json(key: str, finding: Finding) -> dict[str, JSON]:
@@ -140,65 +187,93 @@ def claim_json(key: str, finding: Finding) -> dict[str, JSON]:
 
 
 def write_report(
-    out: str | os.PathLike, keys: Iterable[str], store: Store, *, title: str | None = None, draws: int | None = None
+    out: str | os.PathLike,
+    keys: Iterable[str],
+    store: Store,
+    *,
+    title: str | None = None,
+    draws: int | None = None,
 ) -> Path:
-    """Write the page ``out`` (.html) and the JSON of the same name beside it; returns the path of the JSON.
+    """Write the page ``out`` (.html) and the JSON of the same name beside it; returns the path of
+    the JSON.
 
-    ``draws``: also say whether methods agree on places, next to so many random draws; None leaves that out.
-    Each appears whole or not at all. Raises ``OptionError`` and ``StoreError``, one line, before anything is written.
+    ``draws``: also say whether methods agree on places, next to so many random draws; None leaves
+    that out. Each appears whole or not at all. Raises ``OptionError`` and ``StoreError``, one line,
+    before anything is written.
     """
     out = Path(out)
     if out.suffix.lower() not in (".html", ".htm"):
         raise OptionError(f"--out {out} is no page: name a file that ends in .html")
     if not out.absolute().parent.is_dir():
-        raise OptionError(f"--out {out}: there is no folder {out.absolute().parent}; make it, or name another")
+        raise OptionError(
+            f"--out {out}: there is no folder {out.absolute().parent}; make it, or name another"
+        )
     if out.is_dir():
         raise OptionError(f"--out {out} is a folder; name a file in it")
-    from interp.report.report_page import whole_page  # brings plotly, which reading a report need not wait for
+    # brings plotly, which reading a report need not wait for
+    from interp.report.report_page import whole_page
 
     runs, agreements = gather(list(keys), store, draws)
     title = title or default_title(runs)
     value = content(runs, agreements, title, datetime.now(UTC).isoformat(timespec="seconds"))
     beside = out.with_suffix(".json")
-    page = whole_page(value, [run.table for run in runs], [run.table for run in agreements], beside.name)
+    page = whole_page(
+        value, [run.table for run in runs], [run.table for run in agreements], beside.name
+    )
     write_text(out, page)
     place = os.path.relpath(store.root, out.absolute().parent)
     value |= {"store": Path(place).as_posix(), "page": {"file": out.name, "sha256": sha256_of(out)}}
     ordered = {name: value[name] for name in FIELDS if name != "sha256"}
-    text = json.dumps({**ordered, "sha256": digest(ordered)}, indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(
+        {**ordered, "sha256": digest(ordered)}, indent=1, ensure_ascii=False, allow_nan=False
+    )
     return write_text(beside, text + "\n")
 
 
 def read(path: str | os.PathLike, store: str | os.PathLike | None = None) -> Report:
-    """The report in a JSON file, with the store it names or another one; ``StoreError`` for what is none."""
+    """The report in a JSON file, with the store it names or another one; ``StoreError`` for what is
+    none.
+    """
     path = Path(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_refused)
+        value = json.loads(
+            path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_refused
+        )
         # canonical JSON and UTF-8: what has no digest or no text cannot be compared
         digest(value)
         json.dumps(value, ensure_ascii=False).encode()
     except OSError as error:
         raise StoreError(f"cannot read the report {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError, InterpError) as error:
-        hint = "; give the .json beside the page" if path.suffix.lower() in (".html", ".htm") else ""
+        hint = (
+            "; give the .json beside the page" if path.suffix.lower() in (".html", ".htm") else ""
+        )
         kind = "JSON" if isinstance(error, json.JSONDecodeError) else "JSON as interp writes it"
         raise StoreError(f"{path} is not {kind}, so no report{hint}") from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise StoreError(f"{path} is no report: `interp report RUN... --out report.html` writes one")
+        raise StoreError(
+            f"{path} is no report: `interp report RUN... --out report.html` writes one"
+        )
     if value.get("version") != VERSION:
         raise StoreError(
-            f"{path} is a report of version {value.get('version')!r}, this interp reads {VERSION}: run its commands "
-            "again and write a new report"
+            f"{path} is a report of version {value.get('version')!r}, this interp reads {VERSION}:"
+            " run its commands again and write a new report"
         )
     if set(value) != set(FIELDS):
         odd = sorted(set(value) ^ set(FIELDS))
-        raise StoreError(f"{path} is no report that interp writes: {odd[0]!r} is missing or does not belong there")
+        raise StoreError(
+            f"{path} is no report that interp writes: {odd[0]!r} is missing or does not belong"
+            " there"
+        )
     wrong = _wrong(value)
     if wrong:
         raise StoreError(f"{path} is no report that interp writes: {wrong}")
     place = path.absolute().parent / value["store"] if store is None else Path(store)
     if not place.is_dir():
-        raise StoreError(f"{path} is checked against the store {place}, which is not there; name it with --store DIR")
+        raise StoreError(
+            f"{path} is checked against the store {place}, which is not there; name it with"
+            " --store DIR"
+        )
     return Report(path, value, Store(place))
 
 
@@ -216,12 +291,25 @@ def _refused(name: str) -> None:
 
 def _wrong(value: Mapping[str, Any]) -> str:
     """What keeps the value from being checked at all, "" where nothing does."""
-    kinds = {"title": str, "written": str, "interp": str, "store": str, "sha256": str, "page": dict, "runs": list,
-             "findings": list, "claims": list, "agreement": list, "limits": list}  # fmt: skip
+    kinds = {
+        "title": str,
+        "written": str,
+        "interp": str,
+        "store": str,
+        "sha256": str,
+        "page": dict,
+        "runs": list,
+        "findings": list,
+        "claims": list,
+        "agreement": list,
+        "limits": list,
+    }
     for name, kind in kinds.items():
         if not isinstance(value[name], kind):
             return f"{name} is {type(value[name]).__name__}, not {kind.__name__}"
-    if set(value["page"]) != {"file", "sha256"} or not all(isinstance(said, str) for said in value["page"].values()):
+    if set(value["page"]) != {"file", "sha256"} or not all(
+        isinstance(said, str) for said in value["page"].values()
+    ):
         return "page names no file and digest"
     if any("\0" in place for place in (value["store"], value["page"]["file"])):
         return "a path holds the sign NUL"
@@ -231,6 +319,8 @@ def _wrong(value: Mapping[str, Any]) -> str:
         if not isinstance(run, dict) or not isinstance(run.get("key"), str):
             return f"runs[{at}] has no key"
     for at, claim in enumerate(value["claims"]):
-        if not isinstance(claim, dict) or not all(isinstance(claim.get(name), str) for name in ("run", "name")):
+        if not isinstance(claim, dict) or not all(
+            isinstance(claim.get(name), str) for name in ("run", "name")
+        ):
             return f"claims[{at}] has no run or no name"
     return ""

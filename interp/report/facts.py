@@ -11,22 +11,36 @@ from interp.table import Table
 
 HEADLINES = {"base": "Base model", "tuned": "Tuned model"}
 SOFTWARE = ("interp", "commit", "python", "torch", "transformers", "peft", "numpy")
-DETAILS = {"seed": "Seed", "dtype": "Number format", "attention": "Attention", "device": "Device", "engine": "Engine"}
+DETAILS = {
+    "seed": "Seed",
+    "dtype": "Number format",
+    "attention": "Attention",
+    "device": "Device",
+    "engine": "Engine",
+}
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one, names joined by dots."""
     found: dict[str, Any] = {}
     for name, value in values.items():
-        found.update(flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
+        found.update(
+            flat(value, f"{prefix}{name}.")
+            if isinstance(value, Mapping)
+            else {prefix + name: value}
+        )
     return found
 
 
 def said(value: Any) -> str:
-    """A recorded value in words; whole numbers of a list are often ids, so that no comma groups their digits."""
+    """A recorded value in words; whole numbers of a list are often ids, so that no comma groups
+    their digits.
+    """
     if isinstance(value, (list, tuple)):
         return ", ".join(str(item) if type(item) is int else said(item) for item in value) or "none"
-    return number(value) if isinstance(value, (int, float)) or value is None else str(value) or "none"
+    return (
+        number(value) if isinstance(value, (int, float)) or value is None else str(value) or "none"
+    )
 
 
 def facts(tables: Sequence[Table]) -> str:
@@ -42,22 +56,33 @@ def facts(tables: Sequence[Table]) -> str:
         options = ", ".join(f"{name} {said(value)}" for name, value in flat(run.options).items())
         rows.append((f"Options, {run.analyzer}", options or "none"))
     metrics = [
-        ", ".join(f"{name}: {said(v)}" for name, v in flat(_mapping(run.inputs, "metric")).items()) for run in runs
+        ", ".join(f"{name}: {said(v)}" for name, v in flat(_mapping(run.inputs, "metric")).items())
+        for run in runs
     ]
     rows.append(("Metric", " / ".join(_distinct(metrics))))
     for name, label in DETAILS.items():
-        seen = [said(values[name]) for run in runs for values in (run.inputs, run.context) if name in values]
+        seen = [
+            said(values[name])
+            for run in runs
+            for values in (run.inputs, run.context)
+            if name in values
+        ]
         rows.append((label, " / ".join(_distinct(seen))))
     rows.append(("Software", " / ".join(_distinct(_software(run) for run in runs))))
     several = len({run.context.get("tuned") for run in runs}) > 1
     rows += [
-        (f"Run, {run.analyzer}", f"{run.key} {run.context.get('tuned') or ''}".strip() if several else run.key)
+        (
+            f"Run, {run.analyzer}",
+            f"{run.key} {run.context.get('tuned') or ''}".strip() if several else run.key,
+        )
         for run in runs
     ]
     # runs of several models on the same prompts with the same options say so once
     rows = list(dict.fromkeys(rows))
     body = "".join(
-        f'<tr><th scope="row">{escaped(label)}</th><td>{escaped(value)}</td></tr>' for label, value in rows if value
+        f'<tr><th scope="row">{escaped(label)}</th><td>{escaped(value)}</td></tr>'
+        for label, value in rows
+        if value
     )
     return f'<div class="wide"><table class="facts"><tbody>{body}</tbody></table></div>' + "".join(
         _record(table.provenance, table.summary) for table in tables if table.provenance
@@ -87,8 +112,14 @@ def _prompts(run: Provenance) -> str:
             texts, clusters = (run.context.get(f"{what}_{side}") for what in ("texts", "clusters"))
             parts = [number(count)] if count is not None else []
             if texts is not None and clusters is not None:
-                parts = [f"{number(count)} prompts", f"{number(texts)} distinct texts", f"{number(clusters)} clusters"]
-            sides.append(f"{side}: {run.context[side]}" + (f" ({', '.join(parts)})" if parts else ""))
+                parts = [
+                    f"{number(count)} prompts",
+                    f"{number(texts)} distinct texts",
+                    f"{number(clusters)} clusters",
+                ]
+            sides.append(
+                f"{side}: {run.context[side]}" + (f" ({', '.join(parts)})" if parts else "")
+            )
     return "; ".join(sides)
 
 
@@ -102,12 +133,22 @@ SHOWN_ABOVE = {"sentence", "opening", "findings", "limits"}
 
 def _record(run: Provenance, summary: Mapping[str, Any]) -> str:
     rest = {name: value for name, value in summary.items() if name not in SHOWN_ABOVE}
-    record = flat({"inputs": run.inputs, "options": run.options, "context": run.context, "summary": rest})
-    rows = {"analyzer": run.analyzer, "version": run.version, "parent": run.parent or "none", **record}
+    record = flat(
+        {"inputs": run.inputs, "options": run.options, "context": run.context, "summary": rest}
+    )
+    rows = {
+        "analyzer": run.analyzer,
+        "version": run.version,
+        "parent": run.parent or "none",
+        **record,
+    }
     body = "".join(
-        f'<tr><th scope="row">{escaped(name)}</th><td>{escaped(said(value))}</td></tr>' for name, value in rows.items()
+        f'<tr><th scope="row">{escaped(name)}</th><td>{escaped(said(value))}</td></tr>'
+        for name, value in rows.items()
     )
     return (
-        f"<details><summary>Everything recorded about run {escaped(run.key)} ({escaped(run.analyzer)})</summary>"
-        f'<div class="wide"><table class="facts record"><tbody>{body}</tbody></table></div></details>'
+        f"<details><summary>Everything recorded about run {escaped(run.key)}"
+        f" ({escaped(run.analyzer)})</summary>"
+        '<div class="wide"><table class="facts'
+        f' record"><tbody>{body}</tbody></table></div></details>'
     )

@@ -1,4 +1,5 @@
-"""Features of a dictionary as a list to browse: every latent folded, its label and figures first, contexts inside.
+"""Features of a dictionary as a list to browse: every latent folded, its label and figures first,
+contexts inside.
 
 It reads without scripts; with them the page's own sorts the list and filters it by text.
 """
@@ -16,14 +17,19 @@ from interp.table import Table
 
 SHOWN = 8
 _SORTS = {
-    "order": ("as given", False), "density": ("density", True), "detection": ("accuracy of the label", True),
-    "largest_logit": ("largest logit effect", True), "density_gain": ("density gained", True),
-}  # fmt: skip
+    "order": ("as given", False),
+    "density": ("density", True),
+    "detection": ("accuracy of the label", True),
+    "largest_logit": ("largest logit effect", True),
+    "density_gain": ("density gained", True),
+}
 _LEVELS = {"top": "strongest", "middle": "middle", "low": "weakest"}
 
 
 def features_list(table: Table) -> str:
-    """All features of a table of kind ``dictionary-features``, with its tables of contexts and logits where there."""
+    """All features of a table of kind ``dictionary-features``, with its tables of contexts and
+    logits where there.
+    """
     contexts = _grouped(table.tables.get("contexts"))
     logits = _grouped(table.tables.get("logits"))
     items = "".join(
@@ -32,11 +38,14 @@ def features_list(table: Table) -> str:
     )
     options = "".join(
         f'<option value="{name}" data-falls="{int(falls)}">{said}</option>'
-        for name, (said, falls) in _SORTS.items() if name == "order" or name in table.data
-    )  # fmt: skip
+        for name, (said, falls) in _SORTS.items()
+        if name == "order" or name in table.data
+    )
     return (
-        '<div class="features"><p class="tools" hidden><label>Only with <input type="search" class="filter" '
-        'placeholder="text"></label> <label>Sorted by <select class="sort">' + options + "</select></label> "
+        '<div class="features"><p class="tools" hidden><label>Only with <input type="search"'
+        ' class="filter" placeholder="text"></label> <label>Sorted by <select class="sort">'
+        + options
+        + "</select></label> "
         f'<span class="count"></span></p>{items}</div>'
     )
 
@@ -52,15 +61,23 @@ def _item(row: Mapping[str, Any], at: int, contexts: Sequence[dict], logits: Seq
     keys = {"order": at, **{name: row[name] for name in _SORTS if name in row}}
     data = "".join(
         f' data-{name.replace("_", "-")}="{value:.9g}"'
-        for name, value in keys.items() if not (isinstance(value, float) and math.isnan(value))
-    )  # fmt: skip
-    said = f"<bdi>{escaped(row['label'])}</bdi>" if row["label"] else "<i>no label</i>"
-    score = f"{number(row['detection'])} (nulls {number(max(_or(row['others']), _or(row['shuffled'])))})"
-    head = (
-        f"<summary><b>{escaped(row['latent'])}</b> {said} <small>{escaped(number(100 * row['density']))} % of tokens"
-        f"{f', label {escaped(score)}' if row['scored'] else ''}</small></summary>"
+        for name, value in keys.items()
+        if not (isinstance(value, float) and math.isnan(value))
     )
-    return f'<details class="feature"{data}>{head}{_facts(row)}{_logits(logits)}{_contexts(contexts)}</details>'
+    said = f"<bdi>{escaped(row['label'])}</bdi>" if row["label"] else "<i>no label</i>"
+    score = (
+        f"{number(row['detection'])} (nulls"
+        f" {number(max(_or(row['others']), _or(row['shuffled'])))})"
+    )
+    head = (
+        f"<summary><b>{escaped(row['latent'])}</b> {said}"
+        f" <small>{escaped(number(100 * row['density']))} % of"
+        f" tokens{f', label {escaped(score)}' if row['scored'] else ''}</small></summary>"
+    )
+    return (
+        "<details"
+        f' class="feature"{data}>{head}{_facts(row)}{_logits(logits)}{_contexts(contexts)}</details>'
+    )
 
 
 def _or(value: float) -> float:
@@ -69,26 +86,33 @@ def _or(value: float) -> float:
 
 def _facts(row: Mapping[str, Any]) -> str:
     found = [
-        f"active on {number(100 * row['density_special'])} % of special tokens, {number(100 * row['density_content'])} "
-        f"% of others; mean {number(row['mean_activation'])}, largest {number(row['max_activation'])}",
+        (
+            f"active on {number(100 * row['density_special'])} % of special tokens,"
+            f" {number(100 * row['density_content'])} % of others; mean"
+            f" {number(row['mean_activation'])}, largest {number(row['max_activation'])}"
+        ),
     ]
     if "density_base" in row:
         gain = interval(*(100 * row[f"density_gain{end}"] for end in ("", "_low", "_high")))
-        found.append(f"in the base's rows on {number(100 * row['density_base'])} %; gained {gain} percentage points")
+        found.append(
+            f"in the base's rows on {number(100 * row['density_base'])} %; gained {gain} percentage"
+            " points"
+        )
     if row["scored"]:
         own = interval(row["detection"], row["detection_low"], row["detection_high"])
         found.append(
-            f"its label tells its firing on other documents with accuracy {own}; other latents' labels "
-            f"{number(row['others'])} (95 %: {number(row['others_high'])}), shuffled firing {number(row['shuffled'])} "
-            f"(95 %: {number(row['shuffled_high'])}); corrected p {number(row['p_adjusted'])}; {row['examples']} "
-            "active and as many quiet tokens"
+            f"its label tells its firing on other documents with accuracy {own}; other latents'"
+            f" labels {number(row['others'])} (95 %: {number(row['others_high'])}), shuffled firing"
+            f" {number(row['shuffled'])} (95 %: {number(row['shuffled_high'])}); corrected p"
+            f" {number(row['p_adjusted'])}; {row['examples']} active and as many quiet tokens"
         )
     else:
         found.append("active too seldom to be labelled and scored")
     if "largest_logit" in row:
         found.append(
-            f"largest logit effect {number(row['largest_logit'])}, random rows {number(row['random_logit'])} (95 %: "
-            f"{number(row['random_logit_high'])}); corrected p {number(row['logit_p_adjusted'])}"
+            f"largest logit effect {number(row['largest_logit'])}, random rows"
+            f" {number(row['random_logit'])} (95 %: {number(row['random_logit_high'])}); corrected"
+            f" p {number(row['logit_p_adjusted'])}"
         )
     return f"<ul>{''.join(f'<li>{escaped(line)}</li>' for line in found)}</ul>"
 
@@ -99,7 +123,8 @@ def _logits(rows: Sequence[dict]) -> str:
         for side in ("promoted", "suppressed"):
             mine = [row for row in rows if (row["model"], row["side"]) == (model, side)][:SHOWN]
             words = " ".join(
-                f"<bdi><code>{escaped(row['token'])}</code></bdi> <small>{escaped(number(row['effect']))}</small>"
+                f"<bdi><code>{escaped(row['token'])}</code></bdi>"
+                f" <small>{escaped(number(row['effect']))}</small>"
                 for row in mine
             )
             lines.append(f"<p>{side} ({escaped(model)}): {words}</p>")
@@ -115,7 +140,10 @@ def _contexts(rows: Sequence[dict]) -> str:
     for (level, _), tokens in by_context.items():
         value = next((row["activation"] for row in tokens if row["chosen"]), np.nan)
         place = f"{_LEVELS.get(level, level)}, {number(value)}, prompt {tokens[0]['prompt_id']}"
-        found.append(f'<p class="context">{"".join(_marked(tokens, scale))} <small>{escaped(place)}</small></p>')
+        found.append(
+            f'<p class="context">{"".join(_marked(tokens, scale))}'
+            f" <small>{escaped(place)}</small></p>"
+        )
     return "".join(found)
 
 

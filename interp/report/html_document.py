@@ -1,7 +1,7 @@
 """The HTML around a page's body, and how a page reaches the disk.
 
-A content security policy backs up the escaping: the page may load nothing, and the only scripts that may run are the
-two that it names by their hashes, plotly.js and the page's own.
+A content security policy backs up the escaping: the page may load nothing, and the only scripts
+that may run are the two that it names by their hashes, plotly.js and the page's own.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ def document(title: str, body: str) -> str:
     """A whole page: ``title`` is text, ``body`` is HTML."""
     script, style = _resource("page.js"), _resource("page.css")
     policy = (
-        f"default-src 'none'; script-src {unpacked_hash()} {script_hash(script)}; style-src 'unsafe-inline'; "
-        "img-src data: blob:; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src {unpacked_hash()} {script_hash(script)}; style-src"
+        " 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
     return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{escaped(policy)}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n<meta name="referrer" content="no-referrer">\n'
-        f"<title>{escaped(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n"
-        f'<p id="no-figures" hidden>Figures need a browser that can unpack gzip (any since 2023). All text and tables '
-        f"are here.</p>\n{body}\n</main>\n"
-        f'<script type="text/plain" id="plotly">{packed()}</script>\n<script>{script}</script>\n</body>\n</html>\n'
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta'
+        f' http-equiv="Content-Security-Policy" content="{escaped(policy)}">\n<meta name="viewport"'
+        ' content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light'
+        ' dark">\n<meta name="referrer"'
+        f' content="no-referrer">\n<title>{escaped(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n<p'
+        ' id="no-figures" hidden>Figures need a browser that can unpack gzip (any since 2023). All'
+        f' text and tables are here.</p>\n{body}\n</main>\n<script type="text/plain"'
+        f' id="plotly">{packed()}</script>\n<script>{script}</script>\n</body>\n</html>\n'
     )
 
 
@@ -46,15 +46,23 @@ _BUNDLE = re.compile(r'(<script type="text/plain" id="plotly">)([A-Za-z0-9+/=]*)
 
 
 def without_bundle(text: str) -> str:
-    """A page with its packed plotly.js taken out: two machines may pack the same script into other bytes."""
+    """A page with its packed plotly.js taken out: two machines may pack the same script into other
+    bytes.
+    """
     return _BUNDLE.sub(r"\1\3", text, count=1)
 
 
 def bundle_hash(text: str) -> str:
-    """What the content security policy would call the script that a page has packed; "" where it has none."""
+    """What the content security policy would call the script that a page has packed; "" where it
+    has none.
+    """
     found = _BUNDLE.search(text)
     try:
-        script = zlib.decompressobj(wbits=31).decompress(b64decode(found[2]), LONGEST_BUNDLE) if found else b""
+        script = (
+            zlib.decompressobj(wbits=31).decompress(b64decode(found[2]), LONGEST_BUNDLE)
+            if found
+            else b""
+        )
         return script_hash(script.decode()) if script else ""
     except (ValueError, zlib.error):
         return ""
@@ -63,8 +71,8 @@ def bundle_hash(text: str) -> str:
 def footer() -> str:
     """What stands at the end of every page, the same wherever it is made."""
     return (
-        "Made by interp. This page is complete in itself: it loads nothing, and carries its own copy of "
-        "plotly.js (packed)."
+        "Made by interp. This page is complete in itself: it loads nothing, and carries its own"
+        " copy of plotly.js (packed)."
     )
 
 

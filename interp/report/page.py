@@ -1,4 +1,5 @@
-"""One self-contained HTML page from stored runs: no network, no other file, and no text that becomes markup.
+"""One self-contained HTML page from stored runs: no network, no other file, and no text that
+becomes markup.
 
 Everything that comes from a table is escaped; ``shell`` says what backs that up.
 """
@@ -67,7 +68,8 @@ HEADINGS = {
 
 
 def write_page(path: str | os.PathLike, tables: Sequence[Table], title: str) -> Path:
-    """Write the page for these runs (a locating run, its verifying run, or both) and return its path.
+    """Write the page for these runs (a locating run, its verifying run, or both) and return its
+    path.
 
     The page appears whole or not at all; ``StoreError`` when it cannot be written there.
     """
@@ -80,10 +82,14 @@ def page(tables: Sequence[Table], title: str) -> str:
     runs = sorted(tables, key=lambda table: "claims" not in table.tables)
     found = sections.claims_of(runs)
     sentences = "".join(map(opening_of, runs)) + "".join(
-        f'<p class="sentence">{escaped(t.summary["sentence"])}</p>' for t in runs if t.summary.get("sentence")
+        f'<p class="sentence">{escaped(t.summary["sentence"])}</p>'
+        for t in runs
+        if t.summary.get("sentence")
     )
     body = [f"<header><h1>{escaped(title)}</h1>{_pair(runs)}{sentences}</header>"]
-    body += [section("Example answers", sections.examples_table(part)) for part in examples_of(runs)]
+    body += [
+        section("Example answers", sections.examples_table(part)) for part in examples_of(runs)
+    ]
     if found:
         drawn = figure_of(to_table(found))
         body.append(section("Claims and verdicts", sections.claims_table(found) + drawn))
@@ -108,7 +114,11 @@ def examples_of(runs: Sequence[Table]) -> list[Table]:
 def _pair(runs: Sequence[Table]) -> str:
     made = next((run.provenance for run in runs if run.provenance), None)
     names = [made.context.get(role) for role in ("base", "tuned")] if made else []
-    return f'<p class="pair">{escaped(" → ".join(name for name in names if name))}</p>' if any(names) else ""
+    return (
+        f'<p class="pair">{escaped(" → ".join(name for name in names if name))}</p>'
+        if any(names)
+        else ""
+    )
 
 
 def section(heading: str, content: str, anchor: str = "") -> str:
@@ -144,15 +154,20 @@ def _baselines(table: Table) -> str:
 def figure_of(table: Table) -> str:
     """A table's figure as HTML, drawn by the page's script."""
     figure = plot(table)
-    title, caption, height = figure.layout.title.text, figure.layout.meta["caption"], figure.layout.height
-    # The page has the title in its own text, which wraps on narrow screens; plotly has unescaped neither.
+    title, caption, height = (
+        figure.layout.title.text,
+        figure.layout.meta["caption"],
+        figure.layout.height,
+    )
+    # The page has the title in its own text, which wraps on narrow screens; plotly has unescaped
+    # neither.
     quoted = title.replace('"', "&quot;")
     figure.update_layout(title=None, margin={"t": max(figure.layout.margin.t - 30, 0)})
     drawn: Any = figure.to_json(engine="json")  # the same text where a faster library is installed
     return (
-        f'<figure><figcaption><strong>{title}.</strong> {escaped(caption)}</figcaption>\n<div class="plot" role="img" '
-        f'aria-label="{quoted}" style="height:{height}px"></div>\n'
-        f'<script type="application/json">{json_text(drawn)}</script></figure>'
+        f"<figure><figcaption><strong>{title}.</strong> {escaped(caption)}</figcaption>\n<div"
+        f' class="plot" role="img" aria-label="{quoted}" style="height:{height}px"></div>\n<script'
+        f' type="application/json">{json_text(drawn)}</script></figure>'
     )
 
 
@@ -165,7 +180,10 @@ _DRAWN = {
 
 
 def _folded_tokens(table: Table) -> str:
-    return f"<details><summary>Tokens of the best units</summary>{sections.tokens_table(table)}</details>"
+    return (
+        "<details><summary>Tokens of the best"
+        f" units</summary>{sections.tokens_table(table)}</details>"
+    )
 
 
 _BRIEF = _DRAWN | {"neuron-tokens": _folded_tokens}

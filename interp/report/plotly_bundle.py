@@ -1,7 +1,8 @@
 """plotly.js, packed: the page unpacks it in the browser, which saves two thirds of its size.
 
-A browser without DecompressionStream (before 2023) reads the text and the tables, and is told that figures need a newer
-one. The content security policy names the unpacked script by its hash, so that nothing else can run in its place.
+A browser without DecompressionStream (before 2023) reads the text and the tables, and is told that
+figures need a newer one. The content security policy names the unpacked script by its hash, so that
+nothing else can run in its place.
 """
 
 from __future__ import annotations

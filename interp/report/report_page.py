@@ -1,4 +1,5 @@
-"""The page of a report: what was compared and found, a section per run, whether methods agree, what has no support.
+"""The page of a report: what was compared and found, a section per run, whether methods agree, what
+has no support.
 
 Made from the report's own content and the stored tables, so that it can be made again and compared.
 """
@@ -49,25 +50,38 @@ NAMES = {
 
 def whole_page(
     said: Mapping[str, JSON], runs: Sequence[Table], agreements: Sequence[Table], beside: str
-) -> str:  # fmt: skip
+) -> str:
     """The page as text: ``said`` is the report's content, ``beside`` the name of its JSON file."""
     made = sections.claims_of([*runs, *agreements])
     pairs = list(dict.fromkeys(_pair(table) for table in runs))
     ordered = sorted(runs, key=lambda table: (pairs.index(_pair(table)), _order(table)))
-    named = [(f"run-{table.require_provenance().key[:12]}", _name(table, len(pairs) > 1), table) for table in ordered]
-    contents = [("compared", "What was compared", ""),
-                *((anchor, name, table.require_provenance().key[:8]) for anchor, name, table in named),
-                *([("agreement", NAMES["places"], "")] if agreements else []),
-                ("limits", "What this does not show", ""), ("check", "How to check this page", "")]  # fmt: skip
-    body = [f"<header><h1>{escaped(said['title'])}</h1>{_findings(runs, agreements, made)}</header>", _nav(contents)]
+    named = [
+        (f"run-{table.require_provenance().key[:12]}", _name(table, len(pairs) > 1), table)
+        for table in ordered
+    ]
+    contents = [
+        ("compared", "What was compared", ""),
+        *((anchor, name, table.require_provenance().key[:8]) for anchor, name, table in named),
+        *([("agreement", NAMES["places"], "")] if agreements else []),
+        ("limits", "What this does not show", ""),
+        ("check", "How to check this page", ""),
+    ]
+    body = [
+        f"<header><h1>{escaped(said['title'])}</h1>{_findings(runs, agreements, made)}</header>",
+        _nav(contents),
+    ]
     body.append(section("What was compared", facts([*runs, *agreements]), "compared"))
     body += [section(name, _run(table), anchor) for anchor, name, table in named]
     if agreements:
-        body.append(section(NAMES["places"], "".join(_run(table) for table in agreements), "agreement"))
+        body.append(
+            section(NAMES["places"], "".join(_run(table) for table in agreements), "agreement")
+        )
     lines = "".join(f"<li>{escaped(line)}</li>" for line in said["limits"])
     body.append(section("What this does not show", f"<ul>{lines}</ul>", "limits"))
     body.append(section("How to check this page", _checking(said, beside), "check"))
-    body.append(f"<footer>{footer()} interp {escaped(said['interp'])}, {escaped(said['written'])}.</footer>")
+    body.append(
+        f"<footer>{footer()} interp {escaped(said['interp'])}, {escaped(said['written'])}.</footer>"
+    )
     return document(str(said["title"]), "\n".join(body))
 
 
@@ -88,12 +102,17 @@ def _findings(runs: Sequence[Table], agreements: Sequence[Table], made: Sequence
     several = len({_pair(table) for table in runs}) > 1
     for table in (*sorted(runs, key=lambda table: "claims" not in table.tables), *agreements):
         if sentence := table.summary.get("sentence"):
-            anchor = "agreement" if table in agreements else f"run-{table.require_provenance().key[:12]}"
+            anchor = (
+                "agreement" if table in agreements else f"run-{table.require_provenance().key[:12]}"
+            )
             of = f"<strong>{escaped(_pair(table))}:</strong> " if several and _pair(table) else ""
             lines.append(f'<li>{of}{escaped(sentence)} <a href="#{anchor}">{_kept(table)}</a></li>')
     supported = sum(claim.supported for claim in made)
     said = (
-        f"{supported} of {len(made)} claims are supported by the data, each compared with its control." if made else ""
+        f"{supported} of {len(made)} claims are supported by the data, each compared with its"
+        " control."
+        if made
+        else ""
     )
     return f'<p class="sentence">{escaped(said)}</p><ul class="findings">{"".join(lines)}</ul>'
 
@@ -112,7 +131,8 @@ def _kept(table: Table) -> str:
 
 def _nav(contents: Sequence[tuple[str, str, str]]) -> str:
     lines = "".join(
-        f'<li><a href="#{anchor}">{escaped(name)}</a>{f" <code>{escaped(key)}</code>" if key else ""}</li>'
+        "<li><a"
+        f' href="#{anchor}">{escaped(name)}</a>{f" <code>{escaped(key)}</code>" if key else ""}</li>'
         for anchor, name, key in contents
     )
     return f'<nav aria-label="Contents"><ol>{lines}</ol></nav>'
@@ -123,7 +143,10 @@ def _run(table: Table) -> str:
 
 
 def _run_parts(table: Table) -> Iterator[str]:
-    yield f'<p class="pair">{escaped(_pair(table))} <code>{escaped(table.require_provenance().key)}</code></p>'
+    yield (
+        f'<p class="pair">{escaped(_pair(table))}'
+        f" <code>{escaped(table.require_provenance().key)}</code></p>"
+    )
     yield opening_of(table)
     if sentence := table.summary.get("sentence"):
         yield f'<p class="sentence">{escaped(sentence)}</p>'
@@ -141,26 +164,36 @@ def _checking(said: Mapping[str, JSON], beside: str) -> str:
     commands = "".join(
         f"<li>{escaped(what)}<br><code>{escaped(command)}</code></li>"
         for what, command in (
-            ("Every sentence, number and digest, made again from the stored tables:", f"interp verify {beside}"),
+            (
+                "Every sentence, number and digest, made again from the stored tables:",
+                f"interp verify {beside}",
+            ),
             ("The same as one test per claim:", f"pytest --interp-report {beside}"),
             ("The interventions run again, same prompts:", f"interp verify {beside} --remeasure"),
-            ("And on fresh prompts:", f"interp verify {beside} --prompts POSITIVE --prompts NEGATIVE"),
+            (
+                "And on fresh prompts:",
+                f"interp verify {beside} --prompts POSITIVE --prompts NEGATIVE",
+            ),
         )
-    )  # fmt: skip
+    )
     rows = "".join(
         f'<tr><th scope="row">{escaped(run["kind"])} {escaped(run["key"])}</th><td>'
         f"{_command(run) or 'made in Python'}</td></tr>"
         for run in said["runs"]
     )
     return (
-        f'<ul>{commands}</ul><p>What made the runs:</p><div class="wide"><table class="facts"><tbody>{rows}</tbody>'
-        "</table></div>"
+        f'<ul>{commands}</ul><p>What made the runs:</p><div class="wide"><table'
+        f' class="facts"><tbody>{rows}</tbody></table></div>'
     )
 
 
 def _command(run: Mapping[str, JSON]) -> str:
-    """What was typed, quoted as a shell needs it; lines break between words only, not after a hyphen."""
+    """What was typed, quoted as a shell needs it; lines break between words only, not after a
+    hyphen.
+    """
     environment = run["context"].get("environment")
     words = environment.get("command", []) if isinstance(environment, Mapping) else []
-    said = " ".join(f'<span class="word">{escaped(quote(str(word)))}</span>' for word in ("interp", *words))
+    said = " ".join(
+        f'<span class="word">{escaped(quote(str(word)))}</span>' for word in ("interp", *words)
+    )
     return f"<code>{said}</code>" if words else ""

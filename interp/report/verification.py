@@ -1,9 +1,10 @@
-"""Checking a report: everything it says is made again from the store and compared; claims are computed
-again from the stored tables.
+"""Checking a report: everything it says is made again from the store and compared; claims are
+computed again from the stored tables.
 
-What that proves: the report says what the stored tables say, the tables are the bytes that were written, each claim's
-numbers, verdict and sentence follow from them, and it has a control. What it does not: that the
-tables tell the truth about the models. Only running the intervention again does (``interp verify --remeasure``).
+What that proves: the report says what the stored tables say, the tables are the bytes that were
+written, each claim's numbers, verdict and sentence follow from them, and it has a control. What it
+does not: that the tables tell the truth about the models. Only running the intervention again does
+(``interp verify --remeasure``).
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ from interp.report.text import escaped
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that a report has to stand: called, it raises ``ClaimError`` in one line where it does not.
+    """One thing that a report has to stand: called, it raises ``ClaimError`` in one line where it
+    does not.
 
-    It returns a reason where it could not be asked, else None. ``name`` is what a test is called by; ``run`` and
-    ``claim`` say what it is about, empty where it is about more.
+    It returns a reason where it could not be asked, else None. ``name`` is what a test is called
+    by; ``run`` and ``claim`` say what it is about, empty where it is about more.
     """
 
     name: str
@@ -47,10 +49,20 @@ class Check:
             raise ClaimError(one_line(str(error))) from error
         except InterpError as error:
             raise ClaimError(one_line(f"{self.name}: {error}")) from error
-        except (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            OSError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as error:
             # a store that fits its digests can still hold what no analyzer writes
             said = one_line(f"{type(error).__name__}: {error}")[:200]
-            raise ClaimError(f"{self.name}: it cannot be made again from what is stored ({said})") from error
+            raise ClaimError(
+                f"{self.name}: it cannot be made again from what is stored ({said})"
+            ) from error
 
 
 def checks(report: Report) -> list[Check]:
@@ -58,7 +70,9 @@ def checks(report: Report) -> list[Check]:
     again = _Again(report)
     made = [Check("report", "", "", again.the_report)]
     for run in report.value["runs"]:
-        made.append(Check(one_line(f"run {run['key'][:12]}"), run["key"], "", partial(again.the_run, run)))
+        made.append(
+            Check(one_line(f"run {run['key'][:12]}"), run["key"], "", partial(again.the_run, run))
+        )
     for claim in report.value["claims"]:
         name = one_line(f"claim {claim['run'][:12]} {claim['name']}")
         made.append(Check(name, claim["run"], claim["name"], partial(again.the_claim, claim)))
@@ -80,10 +94,12 @@ def require_control(claim: Finding) -> None:
     """Raise ``ClaimError`` for a claim that is supported and compared with nothing."""
     words = re.findall(r"\w+", claim.control.lower())
     missing = not words or words[0] in ("none", "no", "na") or words[:2] == ["n", "a"]
-    if claim.supported and (missing or not (math.isfinite(claim.control_value) or math.isfinite(claim.p))):
+    if claim.supported and (
+        missing or not (math.isfinite(claim.control_value) or math.isfinite(claim.p))
+    ):
         raise ClaimError(
-            f"claim {claim.name!r} is supported without a control: its control is {claim.control!r} at "
-            f"{claim.control_value:g}, its p {claim.p:g}"
+            f"claim {claim.name!r} is supported without a control: its control is {claim.control!r}"
+            f" at {claim.control_value:g}, its p {claim.p:g}"
         )
 
 
@@ -120,50 +136,83 @@ class _Again:
     def the_report(self) -> None:
         seal = digest({name: said for name, said in self.said.items() if name != "sha256"})
         if seal != self.said["sha256"]:
-            raise ClaimError("report: its content is not what its digest says; it was changed after it was written")
+            raise ClaimError(
+                "report: its content is not what its digest says; it was changed after it was"
+                " written"
+            )
         # what another version wrote is compared all the same; its page is checked for its name
         made = self.content | {"interp": self.said["interp"]}
         # claims and runs have checks of their own, which name them
         for name in made:
             if name not in ("runs", "claims"):
                 _same(f"report.{name}", self.said[name], made[name])
-        listed, there = ([[c["run"], c["name"]] for c in value["claims"]] for value in (self.said, made))
+        listed, there = (
+            [[c["run"], c["name"]] for c in value["claims"]] for value in (self.said, made)
+        )
         _same("report.claims, by run and name,", listed, there)
-        if others := [key for key in self.said["agreement"] if self.run(key).manifest.kind != "places"]:
+        if others := [
+            key for key in self.said["agreement"] if self.run(key).manifest.kind != "places"
+        ]:
             raise ClaimError(f"report.agreement names run {others[0]}, which compares no places")
         latest = max(run["written"] for run in made["runs"])
         if self.said["written"] < latest[: len("2026-01-01T00:00:00")]:
-            raise ClaimError(f"report.written is {self.said['written']}, before its run of {latest}")
+            raise ClaimError(
+                f"report.written is {self.said['written']}, before its run of {latest}"
+            )
 
     def the_page(self) -> str | None:
         named = self.said["page"]["file"]
         path = self.report.path.absolute().parent / named
         if Path(named).name != named or not path.is_file():
-            raise ClaimError(f"page: {named} is missing beside the report; write it again with `interp report`")
+            raise ClaimError(
+                f"page: {named} is missing beside the report; write it again with `interp report`"
+            )
         found = sha256_of(path)
         if found != self.said["page"]["sha256"]:
-            raise ClaimError(f"page: {named} has the digest {found[:12]}, the report says "
-                             f"{self.said['page']['sha256'][:12]}; the page was changed or exchanged")  # fmt: skip
-        text, other = path.read_bytes().decode("utf-8", "replace"), self.said["interp"] != self.content["interp"]
+            raise ClaimError(
+                f"page: {named} has the digest {found[:12]}, the report says "
+                f"{self.said['page']['sha256'][:12]}; the page was changed or exchanged"
+            )
+        text, other = (
+            path.read_bytes().decode("utf-8", "replace"),
+            self.said["interp"] != self.content["interp"],
+        )
         plain, drawn_by = without_bundle(text), bundle_hash(text)
-        runs, agreements = ([self.run(run["key"]).table for run in self.said["runs"]
-                             if (run["key"] in self.said["agreement"]) is wanted]
-                            for wanted in (False, True))  # fmt: skip
-        from interp.report.report_page import whole_page  # brings plotly, which listing the checks need not wait for
+        runs, agreements = (
+            [
+                self.run(run["key"]).table
+                for run in self.said["runs"]
+                if (run["key"] in self.said["agreement"]) is wanted
+            ]
+            for wanted in (False, True)
+        )
+        # brings plotly, which listing the checks need not wait for
+        from interp.report.report_page import whole_page
 
-        made = whole_page(self.content | {"interp": self.said["interp"]}, runs, agreements, self.report.path.name)
+        made = whole_page(
+            self.content | {"interp": self.said["interp"]}, runs, agreements, self.report.path.name
+        )
         if without_bundle(made) == plain and drawn_by == unpacked_hash():
             return None
         if other or drawn_by not in ("", unpacked_hash()):
             for what in ("title", "written", "interp"):
                 if escaped(self.said[what]) not in plain:
-                    raise ClaimError(f"page: {named} does not say {what} {_short(self.said[what])}, as the report does")
-            by = f"interp {self.said['interp']}" if other else "another plotly.js than is installed here"
-            return one_line(
-                f"{named} says that it was made by {by}, so it was not compared with the store: trust report.json, "
-                "or write the page again with `interp report`"
+                    raise ClaimError(
+                        f"page: {named} does not say {what} {_short(self.said[what])}, as the"
+                        " report does"
+                    )
+            by = (
+                f"interp {self.said['interp']}"
+                if other
+                else "another plotly.js than is installed here"
             )
-        raise ClaimError(f"page: {named} does not show what the store holds; write it again with `interp report`")
+            return one_line(
+                f"{named} says that it was made by {by}, so it was not compared with the store:"
+                " trust report.json, or write the page again with `interp report`"
+            )
+        raise ClaimError(
+            f"page: {named} does not show what the store holds; write it again with `interp report`"
+        )
 
     def the_run(self, said: Mapping[str, JSON]) -> None:
         _same(f"run {said['key'][:12]}", said, self.run(said["key"]).said)
@@ -179,7 +228,9 @@ class _Again:
         run = self.run(said["run"])
         mine = [claim for claim in run.claims if claim.name == said["name"]]
         if len(mine) != 1:
-            raise ClaimError(f"claim {said['name']!r}: run {run.key} has {len(mine)} claims of that name")
+            raise ClaimError(
+                f"claim {said['name']!r}: run {run.key} has {len(mine)} claims of that name"
+            )
         try:
             _same(f"claim {said['name']!r}", said, claim_json(run.key, mine[0]))
             check(mine[0], run.table)

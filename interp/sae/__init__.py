@@ -1,8 +1,9 @@
-"""Sparse dictionaries of activations: autoencoders, transcoders and crosscoders in one class and one layout.
+"""Sparse dictionaries of activations: autoencoders, transcoders and crosscoders in one class and
+one layout.
 
-``core``: the dictionary itself, what it computes, its files. ``training``: sources of rows, losses, the loop.
-``analysis``: what trained dictionaries are judged and compared by. ``formats``: other libraries' files. ``planted`` and
-``synthetic``: data whose true features are known.
+``core``: the dictionary itself, what it computes, its files. ``training``: sources of rows, losses,
+the loop. ``analysis``: what trained dictionaries are judged and compared by. ``formats``: other
+libraries' files. ``planted`` and ``synthetic``: data whose true features are known.
 """
 
 from interp.sae.core.config import ARCHITECTURES, DictionaryConfig

@@ -1,7 +1,9 @@
-"""Pairs of activations whose differences are known: a planted fine-tune, its control, an identical pair.
+"""Pairs of activations whose differences are known: a planted fine-tune, its control, an identical
+pair.
 
-Both models' rows are sums of directions that fire together, with noise of their own. Some directions are in one model
-only; distractors are in both, but rotated or larger in the tuned one, and must not be called the tuned model's own.
+Both models' rows are sums of directions that fire together, with noise of their own. Some
+directions are in one model only; distractors are in both, but rotated or larger in the tuned one,
+and must not be called the tuned model's own.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PlantedTune:
-    """What fires how often in which direction of which model; ``kinds`` [G] says what was done to each feature."""
+    """What fires how often in which direction of which model; ``kinds`` [G] says what was done to
+    each feature.
+    """
 
     base: Float[Tensor, "G D"]
     tuned: Float[Tensor, "G D"]
@@ -55,24 +59,34 @@ class PlantedTune:
     seed: int
 
     def draw(self, documents: int, batch: int = 0) -> Rows:
-        """So many documents, numbered on from ``batch * documents``; the same for the same batch whenever drawn.
+        """So many documents, numbered on from ``batch * documents``; the same for the same batch
+        whenever drawn.
 
-        How often a feature fires varies between documents, so that rows of one are no independent evidence.
+        How often a feature fires varies between documents, so that rows of one are no independent
+        evidence.
         """
         generator = _generator(self.seed, 1, batch)
         count, features = documents * self.per_document, len(self.rates)
-        lift = torch.randn(documents, features, generator=generator).mul(0.7).exp() / math.exp(0.245)
+        lift = torch.randn(documents, features, generator=generator).mul(0.7).exp() / math.exp(
+            0.245
+        )
         p = (self.rates * lift).clamp_max(0.9).repeat_interleave(self.per_document, 0)
         size = (1 + 0.25 * torch.randn(count, features, generator=generator)).relu()
         codes = size * (torch.rand(count, features, generator=generator) < p)
-        base = codes @ self.base + self.noise * torch.randn(count, self.base.shape[1], generator=generator)
+        base = codes @ self.base + self.noise * torch.randn(
+            count, self.base.shape[1], generator=generator
+        )
         number = torch.arange(documents) + batch * documents
         number = number.repeat_interleave(self.per_document)
         if self.variant == "identical":
             return Rows(base, base.clone(), number)
-        tuned = codes @ self.tuned + self.noise * torch.randn(count, self.tuned.shape[1], generator=generator)
+        tuned = codes @ self.tuned + self.noise * torch.randn(
+            count, self.tuned.shape[1], generator=generator
+        )
         if self.variant == "exchanged":
-            swap = (torch.rand(documents, generator=generator) < 0.5).repeat_interleave(self.per_document)[:, None]
+            swap = (torch.rand(documents, generator=generator) < 0.5).repeat_interleave(
+                self.per_document
+            )[:, None]
             base, tuned = torch.where(swap, tuned, base), torch.where(swap, base, tuned)
         return Rows(base, tuned, number)
 
@@ -86,10 +100,14 @@ class PlantedTune:
         """The true class of every feature."""
         return [TRUTH.get(kind, kind) for kind in self.kinds]
 
-    def closest(self, rows: Float[Tensor, "F O"], way: str, least: float = 0.7) -> NDArray[np.int64]:
-        """The feature that every latent's decoder row is most like by |cosine|, -1 where that is below ``least``.
+    def closest(
+        self, rows: Float[Tensor, "F O"], way: str, least: float = 0.7
+    ) -> NDArray[np.int64]:
+        """The feature that every latent's decoder row is most like by |cosine|, -1 where that is
+        below ``least``.
 
-        ``way``: "crosscoder" (rows [base | tuned]), "difference" (of tuned less base), "base" or "tuned".
+        ``way``: "crosscoder" (rows [base | tuned]), "difference" (of tuned less base), "base" or
+        "tuned".
         """
         truth = {
             "crosscoder": torch.cat([self.base, self.tuned], 1),
@@ -109,13 +127,25 @@ def _generator(seed: int, stream: int, batch: int = 0) -> torch.Generator:
 
 
 def planted_tune(
-    width: int = 64, *, shared: int = 16, easy: int = 4, narrow: int = 4, base_only: int = 4, rotated: int = 4,
-    rescaled: int = 4, angle: float = 30.0, factor: float = 2.0, noise: float = 0.05, per_document: int = 16,
-    variant: str = "planted", seed: int = 0,
-) -> PlantedTune:  # fmt: skip
-    """A pair of models with known differences. Easy features fire in 8 % of rows, narrow ones in 0.5 %, others in 2 to
-    15 %. ``control``: the same features, all shared, with independent noise. ``identical``: the tuned rows are the
-    base's. ``exchanged``: the planted pair with base and tuned exchanged in half of the documents.
+    width: int = 64,
+    *,
+    shared: int = 16,
+    easy: int = 4,
+    narrow: int = 4,
+    base_only: int = 4,
+    rotated: int = 4,
+    rescaled: int = 4,
+    angle: float = 30.0,
+    factor: float = 2.0,
+    noise: float = 0.05,
+    per_document: int = 16,
+    variant: str = "planted",
+    seed: int = 0,
+) -> PlantedTune:
+    """A pair of models with known differences. Easy features fire in 8 % of rows, narrow ones in
+    0.5 %, others in 2 to 15 %. ``control``: the same features, all shared, with independent noise.
+    ``identical``: the tuned rows are the base's. ``exchanged``: the planted pair with base and
+    tuned exchanged in half of the documents.
 
     Directions are orthonormal where they fit into ``width``, random otherwise.
     """

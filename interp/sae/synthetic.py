@@ -1,9 +1,11 @@
-"""Activations whose truth is known: sums of directions that fire with probabilities, in trees or together.
+"""Activations whose truth is known: sums of directions that fire with probabilities, in trees or
+together.
 
-``flat``: independent firing. ``hierarchical``: trees of mutually exclusive parents with mutually exclusive children,
-beside singles, after the data of Costa et al. (2025, arXiv 2506.03093). ``scaled``: after SynthSAEBench
-(arXiv 2602.14687): Zipf frequencies, a forest of mutually exclusive children, a low-rank Gaussian copula. The data of
-the benchmark itself cannot be fetched everywhere; this builds its like from a seed, at any size.
+``flat``: independent firing. ``hierarchical``: trees of mutually exclusive parents with mutually
+exclusive children, beside singles, after the data of Costa et al. (2025, arXiv 2506.03093).
+``scaled``: after SynthSAEBench (arXiv 2602.14687): Zipf frequencies, a forest of mutually exclusive
+children, a low-rank Gaussian copula. The data of the benchmark itself cannot be fetched everywhere;
+this builds its like from a seed, at any size.
 """
 
 from __future__ import annotations
@@ -37,9 +39,11 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """True ``directions`` (unit rows) and how they fire; ``parents`` [G] is -1 where a feature has none.
+    """True ``directions`` (unit rows) and how they fire; ``parents`` [G] is -1 where a feature has
+    none.
 
-    ``mean`` and ``spread`` of magnitudes (normal, negative ones 0). A child fires only where its parent does.
+    ``mean`` and ``spread`` of magnitudes (normal, negative ones 0). A child fires only where its
+    parent does.
     """
 
     name: str
@@ -52,7 +56,9 @@ class World:
     seed: int
 
     def draw(self, count: int, batch: int = 0, *, held_out: bool = False) -> Draw:
-        """Batch number ``batch``, the same whatever was drawn before; ``held_out`` batches are none of training's."""
+        """Batch number ``batch``, the same whatever was drawn before; ``held_out`` batches are none
+        of training's.
+        """
         generator = _generator(self.seed, _HELD_OUT if held_out else _TRAINING, batch)
         fires = self.fire(count, generator)
         size = self.mean + self.spread * torch.randn(int(to_host(fires.sum())), generator=generator)
@@ -78,9 +84,11 @@ def _overlap(directions: Tensor) -> float:
 def spread_directions(
     features: int, width: int, generator: torch.Generator, overlap: float = 0.0, steps: int = 200
 ) -> Float[Tensor, "G D"]:
-    """Unit rows: orthonormal where they fit, else pushed apart by Adam until their mean largest overlap is reached.
+    """Unit rows: orthonormal where they fit, else pushed apart by Adam until their mean largest
+    overlap is reached.
 
-    Where ``overlap`` cannot be reached in so many steps, what was reached is used: ask ``World.overlap``.
+    Where ``overlap`` cannot be reached in so many steps, what was reached is used: ask
+    ``World.overlap``.
     """
     rows = torch.randn(features, width, generator=generator)
     rows = rows / rows.norm(dim=1, keepdim=True)
@@ -107,17 +115,32 @@ def _bias(width: int, norm: float, generator: torch.Generator) -> Tensor:
 
 
 def flat(
-    features: int = 64, width: int = 32, *, low: float = 0.01, high: float = 0.2, bias: float = 1.0,
-    exactly: int | None = None, seed: int = 0,
-) -> World:  # fmt: skip
+    features: int = 64,
+    width: int = 32,
+    *,
+    low: float = 0.01,
+    high: float = 0.2,
+    bias: float = 1.0,
+    exactly: int | None = None,
+    seed: int = 0,
+) -> World:
     """Independent features, firing with probabilities log-uniform from ``low`` to ``high``.
 
-    ``exactly``: so many fire every time, drawn one after the other with these probabilities as weights.
+    ``exactly``: so many fire every time, drawn one after the other with these probabilities as
+    weights.
     """
-    _require(0 < low <= high <= 1, f"probabilities from {low} to {high} are none; use 0 < low <= high <= 1")
-    _require(exactly is None or 1 <= exactly <= features, f"exactly {exactly} of {features} features cannot fire")
+    _require(
+        0 < low <= high <= 1,
+        f"probabilities from {low} to {high} are none; use 0 < low <= high <= 1",
+    )
+    _require(
+        exactly is None or 1 <= exactly <= features,
+        f"exactly {exactly} of {features} features cannot fire",
+    )
     generator = _generator(seed, _WORLD)
-    p = torch.exp(torch.empty(features).uniform_(math.log(low), math.log(high), generator=generator))
+    p = torch.exp(
+        torch.empty(features).uniform_(math.log(low), math.log(high), generator=generator)
+    )
 
     def fire(count: int, stream: torch.Generator) -> Bool[Tensor, "N G"]:
         chance = torch.rand(count, features, generator=stream)
@@ -133,12 +156,19 @@ def flat(
 
 
 def hierarchical(
-    trees: int = 1, singles: int = 8, width: int = 32, *, active: float = 1.0, single: float = 0.05, seed: int = 0
+    trees: int = 1,
+    singles: int = 8,
+    width: int = 32,
+    *,
+    active: float = 1.0,
+    single: float = 0.05,
+    seed: int = 0,
 ) -> World:
     """``trees`` of 3 parents with 3 children each, and ``singles``; 12 features a tree.
 
-    A tree is ``active`` with that probability; then each of its parents fires with 0.2, never two, and of a parent
-    that fires each child with 0.2, never two. ``single``: probability of every single.
+    A tree is ``active`` with that probability; then each of its parents fires with 0.2, never two,
+    and of a parent that fires each child with 0.2, never two. ``single``: probability of every
+    single.
     """
     _require(0 < active <= 1 and 0 < single <= 1, "active and single are probabilities above 0")
     generator = _generator(seed, _WORLD)
@@ -163,21 +193,40 @@ def hierarchical(
 
 
 def scaled(
-    features: int = 512, width: int = 64, *, roots: int = 4, branching: int = 4, depth: int = 3, zipf: float = 0.5,
-    low: float = 5e-4, high: float = 0.4, rank: int = 25, correlation: float = 0.1, overlap: float = 0.15,
+    features: int = 512,
+    width: int = 64,
+    *,
+    roots: int = 4,
+    branching: int = 4,
+    depth: int = 3,
+    zipf: float = 0.5,
+    low: float = 5e-4,
+    high: float = 0.4,
+    rank: int = 25,
+    correlation: float = 0.1,
+    overlap: float = 0.15,
     seed: int = 0,
-) -> World:  # fmt: skip
-    """Zipf frequencies, a forest whose siblings exclude each other, and correlations by a copula of low ``rank``.
+) -> World:
+    """Zipf frequencies, a forest whose siblings exclude each other, and correlations by a copula of
+    low ``rank``.
 
-    Frequencies fall as ``index ** -zipf`` from ``high`` to ``low``; the forest takes the most frequent features,
-    breadth first, what it leaves fires on its own. A feature fires where its normal variable exceeds
-    ``sqrt(2) erfinv(1 - 2p)``; a child's p is conditional on its parent, and of siblings that would fire together one
-    is kept at random, which makes children rarer than the Zipf law says. ``overlap``: mean largest overlap aimed at.
+    Frequencies fall as ``index ** -zipf`` from ``high`` to ``low``; the forest takes the most
+    frequent features, breadth first, what it leaves fires on its own. A feature fires where its
+    normal variable exceeds ``sqrt(2) erfinv(1 - 2p)``; a child's p is conditional on its parent,
+    and of siblings that would fire together one is kept at random, which makes children rarer than
+    the Zipf law says. ``overlap``: mean largest overlap aimed at.
     """
-    _require(0 < low <= high < 1, f"probabilities from {low} to {high} are none; use 0 < low <= high < 1")
-    _require(rank * correlation**2 < 1, f"rank {rank} times correlation {correlation} squared must stay below 1")
+    _require(
+        0 < low <= high < 1, f"probabilities from {low} to {high} are none; use 0 < low <= high < 1"
+    )
+    _require(
+        rank * correlation**2 < 1,
+        f"rank {rank} times correlation {correlation} squared must stay below 1",
+    )
     levels = [roots * branching**level for level in range(depth + 1)]
-    _require(sum(levels) <= features, f"a forest of {sum(levels)} features does not fit into {features}")
+    _require(
+        sum(levels) <= features, f"a forest of {sum(levels)} features does not fit into {features}"
+    )
     generator = _generator(seed, _WORLD)
     weight = torch.arange(1, features + 1, dtype=torch.float64) ** -zipf
     span = float(to_host(weight.max() - weight.min()))
@@ -186,7 +235,9 @@ def scaled(
     for level in levels:
         starts.append(starts[-1] + level)
     for level in range(1, depth + 1):
-        parents[starts[level] : starts[level + 1]] = torch.arange(levels[level]) // branching + starts[level - 1]
+        parents[starts[level] : starts[level + 1]] = (
+            torch.arange(levels[level]) // branching + starts[level - 1]
+        )
     has = parents >= 0
     own = torch.where(has, (p / p[parents.clamp_min(0)]).clamp_max(1 - 1e-6), p)
     threshold = (math.sqrt(2) * torch.erfinv(1 - 2 * own)).float()
@@ -210,28 +261,48 @@ def scaled(
     return World("scaled", directions, torch.zeros(width), parents, fire, 1.0, 0.25, seed)
 
 
-RECIPES: dict[str, Callable[..., World]] = {"flat": flat, "hierarchical": hierarchical, "scaled": scaled}
+RECIPES: dict[str, Callable[..., World]] = {
+    "flat": flat,
+    "hierarchical": hierarchical,
+    "scaled": scaled,
+}
 
 
 def benchmark_world(name: str, seed: int = 0, features: int = 512) -> World:
-    """A recipe at 512 features in width 64, some seven active at a time, or at 128 in width 32, some three or four.
+    """A recipe at 512 features in width 64, some seven active at a time, or at 128 in width 32,
+    some three or four.
 
     Raises OptionError for an unknown name or size.
     """
     sizes: dict[int, dict[str, dict]] = {
         512: {
             "flat": {"features": 512, "width": 64, "low": 1e-3, "high": 0.06},
-            "hierarchical": {"trees": 32, "singles": 128, "width": 64, "active": 0.15, "single": 0.02},
+            "hierarchical": {
+                "trees": 32,
+                "singles": 128,
+                "width": 64,
+                "active": 0.15,
+                "single": 0.02,
+            },
             "scaled": {},
         },
         128: {
             "flat": {"features": 128, "width": 32, "low": 4e-3, "high": 0.1},
-            "hierarchical": {"trees": 8, "singles": 32, "width": 32, "active": 0.25, "single": 0.03},
+            "hierarchical": {
+                "trees": 8,
+                "singles": 32,
+                "width": 32,
+                "active": 0.25,
+                "single": 0.03,
+            },
             "scaled": {"features": 128, "width": 32, "roots": 1},
         },
     }
     _require(name in RECIPES, f"unknown recipe {name!r}; use {', '.join(RECIPES)}")
-    _require(features in sizes, f"recipes are set up for {' or '.join(map(str, sizes))} features, not {features}")
+    _require(
+        features in sizes,
+        f"recipes are set up for {' or '.join(map(str, sizes))} features, not {features}",
+    )
     return RECIPES[name](**sizes[features][name], seed=seed)
 
 

@@ -2,7 +2,8 @@
 
 A run is a directory named by its key::
 
-    <store>/runs/<key>/manifest.json        what it is, what it was made from, its summary, digests of its files
+    <store>/runs/<key>/manifest.json        what it is, what it was made from, its summary, digests
+                                            of its files
                        table.parquet        its rows
                        tables/<name>.parquet    its named sub-tables
                        arrays.safetensors   larger arrays, where it has any
@@ -11,8 +12,9 @@ A run is a directory named by its key::
     <store>/unfinished/<key>.jsonl          parts of a run that was stopped, to go on from
     <store>/aside/                          directories that were in the way of a run but were none
 
-``runs`` keeps and finds them, ``query`` asks SQL across them; ``files``, ``manifest`` and ``transaction`` are how.
-``Store`` is loaded on first use, so that a repeated command, which reads only manifests, need not wait for pyarrow.
+``runs`` keeps and finds them, ``query`` asks SQL across them; ``files``, ``manifest`` and
+``transaction`` are how. ``Store`` is loaded on first use, so that a repeated command, which reads
+only manifests, need not wait for pyarrow.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,6 @@
-"""Tables as Parquet, arrays as safetensors: exact there and back, one line when a file is not what it should be."""
+"""Tables as Parquet, arrays as safetensors: exact there and back, one line when a file is not what
+it should be.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,22 @@ from interp.errors import StoreError
 from interp.store.manifest import Damaged
 from interp.table import Table, dtype_name
 
-ARROW = {"int64": pa.int64(), "float64": pa.float64(), "float32": pa.float32(), "bool": pa.bool_(), "str": pa.string()}
+ARROW = {
+    "int64": pa.int64(),
+    "float64": pa.float64(),
+    "float32": pa.float32(),
+    "bool": pa.bool_(),
+    "str": pa.string(),
+}
 NUMPY = {name: np.dtype(object if name == "str" else name) for name in ARROW}
 
 
 def write_table(table: Table, path: Path) -> None:
     """Write the rows of ``table`` to a Parquet file; text is UTF-8, nothing is ever null."""
     names = {name: dtype_name(array) for name, array in table.data.items()}
-    schema = pa.schema([pa.field(name, ARROW[dtype], nullable=False) for name, dtype in names.items()])
+    schema = pa.schema(
+        [pa.field(name, ARROW[dtype], nullable=False) for name, dtype in names.items()]
+    )
     # A list, since pyarrow imports pandas to look at an array of objects.
     arrays = [
         pa.array(array.tolist() if names[name] == "str" else array, ARROW[names[name]])
@@ -32,17 +42,23 @@ def write_table(table: Table, path: Path) -> None:
 
 
 def read_columns(path: Path, types: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """The columns of a Parquet file as arrays; ``Damaged`` unless names and types are those of ``types``."""
+    """The columns of a Parquet file as arrays; ``Damaged`` unless names and types are those of
+    ``types``.
+    """
     try:
         table = pq.ParquetFile(path).read()
     except (pa.ArrowException, OSError) as error:
         raise Damaged(f"cannot read {path}: {one_line(error)}") from error
     found = {
-        field.name: next((name for name, kind in ARROW.items() if kind == field.type), str(field.type))
+        field.name: next(
+            (name for name, kind in ARROW.items() if kind == field.type), str(field.type)
+        )
         for field in table.schema
     }
     if found != dict(types):
-        raise Damaged(f"{path} has the columns {found}, its manifest says {dict(types)}: the run is damaged")
+        raise Damaged(
+            f"{path} has the columns {found}, its manifest says {dict(types)}: the run is damaged"
+        )
     if any(column.null_count for column in table.columns):
         raise Damaged(f"{path} has empty cells, which interp never writes: the run is damaged")
     return {name: np.asarray(table[name].to_numpy(), NUMPY[types[name]]) for name in types}

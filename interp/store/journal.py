@@ -1,4 +1,6 @@
-"""Parts of a run that is not finished, kept as they are made, so that one that was stopped goes on where it was."""
+"""Parts of a run that is not finished, kept as they are made, so that one that was stopped goes on
+where it was.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,11 @@ from interp.provenance import JSON
 
 
 class Journal:
-    """Named parts of one run, a line of JSON each; what cannot be read or written is computed again.
+    """Named parts of one run, a line of JSON each; what cannot be read or written is computed
+    again.
 
-    The file is named by the run's key, which names all that determines the parts. Of two processes that make one run,
-    each takes what the other has finished.
+    The file is named by the run's key, which names all that determines the parts. Of two processes
+    that make one run, each takes what the other has finished.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,7 +45,9 @@ class Journal:
         return name in self._parts
 
     def part(self, name: str, make: Callable[[], JSON]) -> JSON:
-        """The part of this name, made and kept where it is not there yet: what JSON can hold, not-a-number too."""
+        """The part of this name, made and kept where it is not there yet: what JSON can hold,
+        not-a-number too.
+        """
         if not self.has(name):
             self._parts[name] = value = make()
             with suppress(OSError):

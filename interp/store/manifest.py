@@ -1,8 +1,8 @@
 """The manifest: one JSON file per run that says what the run is and which bytes belong to it.
 
-A run is valid when its manifest can be read, has the digest it bears, bears the key that its provenance hashes to and
-that its directory is named by, and every file it lists is there with the length it lists. Digests of the other files
-are compared when they are read.
+A run is valid when its manifest can be read, has the digest it bears, bears the key that its
+provenance hashes to and that its directory is named by, and every file it lists is there with the
+length it lists. Digests of the other files are compared when they are read.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class Part:
 
 @dataclass(frozen=True)
 class TablePart(Part):
-    """A table's file, and what Parquet does not say: its kind, rows, summary, and its columns with their types."""
+    """A table's file, and what Parquet does not say: its kind, rows, summary, and its columns with
+    their types.
+    """
 
     kind: str
     rows: int
@@ -87,14 +89,22 @@ class Manifest:
 
 def described(table: Table) -> dict[str, JSON]:
     """The fields of ``TablePart`` that come from the table and not from its file."""
-    columns = [{**asdict(column), "dtype": dtype_name(table[column.name])} for column in table.columns]
-    return {"kind": table.kind, "rows": len(table), "summary": dict(table.summary), "columns": columns}
+    columns = [
+        {**asdict(column), "dtype": dtype_name(table[column.name])} for column in table.columns
+    ]
+    return {
+        "kind": table.kind,
+        "rows": len(table),
+        "summary": dict(table.summary),
+        "columns": columns,
+    }
 
 
 def read(directory: Path) -> Manifest:
     """The manifest of the run in ``directory``; ``Damaged`` when it is not valid.
 
-    ``StoreError`` when it cannot be told: the file cannot be opened, or an interp of another schema wrote it.
+    ``StoreError`` when it cannot be told: the file cannot be opened, or an interp of another schema
+    wrote it.
     """
     path = directory / "manifest.json"
     try:
@@ -108,16 +118,22 @@ def read(directory: Path) -> Manifest:
     schema = value.get("schema") if isinstance(value, dict) else None
     if type(schema) is int and schema != SCHEMA:
         raise StoreError(
-            f"{path} was written by {'a newer' if schema > SCHEMA else 'an older'} interp (schema {schema}, this one "
-            f"reads {SCHEMA}): run its command again in another store (--store DIR), or use that version"
+            f"{path} was written by {'a newer' if schema > SCHEMA else 'an older'} interp (schema"
+            f" {schema}, this one reads {SCHEMA}): run its command again in another store (--store"
+            " DIR), or use that version"
         )
     try:
         manifest = _parsed(value)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, InterpError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise Damaged(f"{path} is not a manifest that interp writes ({reason}): the run is damaged") from error
+        raise Damaged(
+            f"{path} is not a manifest that interp writes ({reason}): the run is damaged"
+        ) from error
     if not manifest.key == manifest.provenance.key == directory.name:
-        raise Damaged(f"{path} is of run {manifest.key} with provenance {manifest.provenance.key}: they must agree")
+        raise Damaged(
+            f"{path} is of run {manifest.key} with provenance {manifest.provenance.key}: they must"
+            " agree"
+        )
     for part in manifest.parts():
         file = directory / part.file
         try:
@@ -140,7 +156,10 @@ def verify(directory: Path, part: Part) -> None:
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
     if found != part.sha256:
-        raise Damaged(f"{path} is not what was written, by its digest: repeat the run's command, or move it away")
+        raise Damaged(
+            f"{path} is not what was written, by its digest: repeat the run's command, or move it"
+            " away"
+        )
 
 
 def proven(directory: Path) -> Manifest:
@@ -160,8 +179,14 @@ def _parsed(value: JSON) -> Manifest:
     json.dumps(content, ensure_ascii=False).encode()
     if value.get("sha256") != found:
         raise ValueError("its content is not what its digest says")
-    tables = {name: _table(part, f"tables/{name}.parquet") for name, part in value["tables"].items()}
-    if bad := [name for name in (value["kind"], value["table"]["kind"], *tables) if not NAME.fullmatch(name)]:
+    tables = {
+        name: _table(part, f"tables/{name}.parquet") for name, part in value["tables"].items()
+    }
+    if bad := [
+        name
+        for name in (value["kind"], value["table"]["kind"], *tables)
+        if not NAME.fullmatch(name)
+    ]:
         raise ValueError(f"name {bad[0]!r}")
     arrays = value["arrays"] and Part(**value["arrays"])
     if arrays and arrays.file != "arrays.safetensors":
@@ -185,7 +210,11 @@ def _table(value: JSON, file: str) -> TablePart:
     # Paths are never taken from a manifest: it may come from someone else.
     if part.file != file:
         raise ValueError(f"file {part.file!r} where {file!r} belongs")
-    if type(part.rows) is not int or not 0 <= part.rows < 2**63 or not isinstance(part.summary, dict):
+    if (
+        type(part.rows) is not int
+        or not 0 <= part.rows < 2**63
+        or not isinstance(part.summary, dict)
+    ):
         raise ValueError(f"rows {part.rows!r}")
     if not isinstance(part.summary.get("sentence"), (str, type(None))):
         raise ValueError(f"sentence {part.summary['sentence']!r}")

@@ -1,10 +1,12 @@
-"""SQL across runs, by DuckDB, in memory and locked down: it reads the store's own files and nothing else.
+"""SQL across runs, by DuckDB, in memory and locked down: it reads the store's own files and nothing
+else.
 
-A kind is a view over the rows of all runs of that kind, with a column ``run`` in front: ``"locate-neurons"`` in
-quotation marks or ``locate_neurons`` without; a named sub-table is ``locate_neurons_tokens``. The view ``runs`` has
-one row per run: key, kind, analyzer, version, written, rows, parent, sentence, and options, inputs, context, summary
-as JSON text (``summary->>'$.auc'``). Only queries are taken, one at a time. In the answer NULL is NaN, or empty text.
-The files of every view that a query names are compared with their digests first.
+A kind is a view over the rows of all runs of that kind, with a column ``run`` in front:
+``"locate-neurons"`` in quotation marks or ``locate_neurons`` without; a named sub-table is
+``locate_neurons_tokens``. The view ``runs`` has one row per run: key, kind, analyzer, version,
+written, rows, parent, sentence, and options, inputs, context, summary as JSON text
+(``summary->>'$.auc'``). Only queries are taken, one at a time. In the answer NULL is NaN, or empty
+text. The files of every view that a query names are compared with their digests first.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ QUERIES = ("SELECT", "EXPLAIN")
 
 
 def answer(text: str, runs: Path, manifests: Sequence[Manifest]) -> Table:
-    """The rows that one query gives; ``StoreError`` for one that is refused or wrong, naming the views there are.
+    """The rows that one query gives; ``StoreError`` for one that is refused or wrong, naming the
+    views there are.
 
     ``Damaged`` when a file that it would read is not what was written.
     """
@@ -62,9 +65,15 @@ def answer(text: str, runs: Path, manifests: Sequence[Manifest]) -> Table:
             connection.execute("SET temp_directory = ''")
             connection.execute("SET enable_external_access = false")
             # Binding a view reads the footers of all its files: only those that the query can mean.
-            everything = any(word in text.lower() for word in ("show", "information_schema", "duckdb_"))
-            read = {name: parts for name, parts in sources.items() if everything or name in text.lower()}
-            for (key, _), part in dict(item for parts in read.values() for item in parts.items()).items():
+            everything = any(
+                word in text.lower() for word in ("show", "information_schema", "duckdb_")
+            )
+            read = {
+                name: parts for name, parts in sources.items() if everything or name in text.lower()
+            }
+            for (key, _), part in dict(
+                item for parts in read.values() for item in parts.items()
+            ).items():
                 manifest.verify(place / key, part)
             for name, parts in read.items():
                 connection.execute(_view(name, str(place), ["/".join(file) for file in parts]))
@@ -81,7 +90,9 @@ def _sources(manifests: Sequence[Manifest]) -> dict[str, dict[tuple[str, str], P
     """For each view its parts, by key of the run and file."""
     sources: dict[str, dict[tuple[str, str], Part]] = {}
     for run in manifests:
-        parts = {run.kind: run.table} | {f"{run.kind}_{name}": part for name, part in run.tables.items()}
+        parts = {run.kind: run.table} | {
+            f"{run.kind}_{name}": part for name, part in run.tables.items()
+        }
         for name, part in parts.items():
             for alias in {name, name.replace("-", "_")}:
                 sources.setdefault(alias, {})[run.key, part.file] = part
@@ -131,7 +142,12 @@ def _runs(manifests: Sequence[Manifest]) -> pa.Table:
         )
     numbers = ("version", "rows")
     return pa.table(
-        {name: pa.array([row[name] for row in rows], pa.int64() if name in numbers else pa.string()) for name in RUNS}
+        {
+            name: pa.array(
+                [row[name] for row in rows], pa.int64() if name in numbers else pa.string()
+            )
+            for name in RUNS
+        }
     )
 
 
@@ -159,5 +175,9 @@ def _column(values: pa.ChunkedArray) -> tuple[str, np.ndarray]:
         or pa.types.is_floating(kind)
         or pa.types.is_decimal(kind)
     ):
-        return "measure", np.array(pc.fill_null(values.cast(pa.float64(), safe=False), np.nan).to_pylist(), np.float64)
-    return "text", np.array(["" if value is None else str(value) for value in values.to_pylist()], dtype=object)
+        return "measure", np.array(
+            pc.fill_null(values.cast(pa.float64(), safe=False), np.nan).to_pylist(), np.float64
+        )
+    return "text", np.array(
+        ["" if value is None else str(value) for value in values.to_pylist()], dtype=object
+    )

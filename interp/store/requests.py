@@ -1,8 +1,10 @@
-"""Requests: which runs answered a command, so that its repeat needs neither models nor torch to know their keys.
+"""Requests: which runs answered a command, so that its repeat needs neither models nor torch to
+know their keys.
 
-A request is a record of everything that determines the answer, with digests in place of files; its fingerprint names
-``requests/<fingerprint>.json``. It is a shortcut and never an authority: whatever is wrong with it, or with a run or a
-file that it names, is as if it had not been there, and the command runs as it did the first time.
+A request is a record of everything that determines the answer, with digests in place of files; its
+fingerprint names ``requests/<fingerprint>.json``. It is a shortcut and never an authority: whatever
+is wrong with it, or with a run or a file that it names, is as if it had not been there, and the
+command runs as it did the first time.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ class Kept:
 
 @dataclass(frozen=True)
 class Remembered:
-    """What a request gave: its runs in order, the remarks that were made, and the digest of its page."""
+    """What a request gave: its runs in order, the remarks that were made, and the digest of its
+    page.
+    """
 
     runs: tuple[Kept, ...]
     notes: tuple[str, ...]
@@ -66,7 +70,9 @@ def any_in(root: Path) -> bool:
 
 
 def recall(root: Path, request: JSON) -> Remembered | None:
-    """What this request gave, its runs proven to be what was written; None where that cannot be said."""
+    """What this request gave, its runs proven to be what was written; None where that cannot be
+    said.
+    """
     path = _place(root, request)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -79,10 +85,20 @@ def recall(root: Path, request: JSON) -> Remembered | None:
         return None
 
 
-def remember(root: Path, request: JSON, keys: Sequence[str], notes: Sequence[str], page: str) -> None:
+def remember(
+    root: Path, request: JSON, keys: Sequence[str], notes: Sequence[str], page: str
+) -> None:
     """Keep what a request gave; a store that cannot take it stays without."""
-    value = {"schema": SCHEMA, "request": request, "runs": list(keys), "notes": list(notes), "page": page}
-    text = json.dumps({**value, "seal": digest(value)}, indent=1, ensure_ascii=True, allow_nan=False)
+    value = {
+        "schema": SCHEMA,
+        "request": request,
+        "runs": list(keys),
+        "notes": list(notes),
+        "page": page,
+    }
+    text = json.dumps(
+        {**value, "seal": digest(value)}, indent=1, ensure_ascii=True, allow_nan=False
+    )
     place = _place(root, request)
     with suppress(OSError), transaction.temporary(root, "request") as directory:
         place.parent.mkdir(exist_ok=True)

@@ -21,7 +21,8 @@ from interp.table import Table
 
 @dataclass(frozen=True, eq=False)
 class Fetched:
-    """A table with the ``key`` and ``path`` of its run, and whether it was there before (``cached``).
+    """A table with the ``key`` and ``path`` of its run, and whether it was there before
+    (``cached``).
 
     ``aside`` is where a damaged run of that key was moved, if there was one.
     """
@@ -49,10 +50,11 @@ class Fetched:
 
 
 class Store:
-    """A directory of runs. Making a ``Store`` creates nothing; it sweeps what crashed writers left, if it may.
+    """A directory of runs. Making a ``Store`` creates nothing; it sweeps what crashed writers left,
+    if it may.
 
-    All methods raise ``StoreError``, one line, for a store or a run that cannot be used; ``RunNotFound`` when there is
-    no such run.
+    All methods raise ``StoreError``, one line, for a store or a run that cannot be used;
+    ``RunNotFound`` when there is no such run.
     """
 
     def __init__(self, root: str | os.PathLike = "runs") -> None:
@@ -67,10 +69,17 @@ class Store:
 
     def _names(self) -> list[str]:
         if not self.root.is_dir():
-            raise StoreError(f"there is no store at {self.root}: run an analysis first, or name another with --store")
+            raise StoreError(
+                f"there is no store at {self.root}: run an analysis first, or name another with"
+                " --store"
+            )
         runs = self.root / "runs"
         with transaction.refusing("read", runs):
-            return sorted(name for name in os.listdir(runs) if manifest.KEY.fullmatch(name)) if runs.is_dir() else []
+            return (
+                sorted(name for name in os.listdir(runs) if manifest.KEY.fullmatch(name))
+                if runs.is_dir()
+                else []
+            )
 
     def runs(self) -> list[Manifest]:
         """The manifests of all valid runs, oldest first. ``problems`` tells of the others."""
@@ -96,9 +105,14 @@ class Store:
             return key
         found = [name for name in names if key and name.startswith(key)]
         if len(found) > 1:
-            raise StoreError(f"{key!r} begins the keys of {len(found)} runs ({', '.join(found[:4])}): give more of it")
+            raise StoreError(
+                f"{key!r} begins the keys of {len(found)} runs ({', '.join(found[:4])}): give more"
+                " of it"
+            )
         if not found:
-            raise RunNotFound(f"no run {key!r} in {self.root}: it has {len(names)} runs, listed by `interp ls`")
+            raise RunNotFound(
+                f"no run {key!r} in {self.root}: it has {len(names)} runs, listed by `interp ls`"
+            )
         return found[0]
 
     def has(self, key: str) -> bool:
@@ -121,7 +135,9 @@ class Store:
         return manifest.read(self.path(key))
 
     def get(self, key: str) -> Table:
-        """The table of the run whose key begins with ``key``, its files compared with their digests."""
+        """The table of the run whose key begins with ``key``, its files compared with their
+        digests.
+        """
         return self._read(self.path(key))
 
     def _read(self, directory: Path) -> Table:
@@ -130,7 +146,9 @@ class Store:
         def table(part: TablePart, **rest: Any) -> Table:
             data = files.read_columns(directory / part.file, part.types)
             if any(len(column) != part.rows for column in data.values()):
-                raise Damaged(f"{directory / part.file} does not have the {part.rows} rows its manifest says")
+                raise Damaged(
+                    f"{directory / part.file} does not have the {part.rows} rows its manifest says"
+                )
             return Table(part.kind, part.described(), data, summary=part.summary, **rest)
 
         try:
@@ -141,7 +159,9 @@ class Store:
                 arrays=files.read_arrays(directory / run.arrays.file) if run.arrays else {},
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise Damaged(f"{directory} holds no table that interp writes: {files.one_line(error)}") from error
+            raise Damaged(
+                f"{directory} holds no table that interp writes: {files.one_line(error)}"
+            ) from error
 
     def once(self, analyzer: Callable[[Any], Table], study: Any) -> Table:
         """``analyzer(study)``, computed only when its run is not stored yet."""
@@ -150,8 +170,9 @@ class Store:
     def fetch(self, analyzer: Callable[[Any], Table], study: Any) -> Fetched:
         """As ``once``, with the run's key and path, and whether it was cached.
 
-        ``study.provenance(analyzer)`` names the run. A damaged run of that name is moved aside and computed again. A
-        study that can keep parts of a run in a journal (``with_journal``) goes on where an earlier call was stopped.
+        ``study.provenance(analyzer)`` names the run. A damaged run of that name is moved aside and
+        computed again. A study that can keep parts of a run in a journal (``with_journal``) goes on
+        where an earlier call was stopped.
         """
         provenance = study.provenance(analyzer)
         key = provenance.key
@@ -168,28 +189,44 @@ class Store:
         table = analyzer(study.with_journal(journal) if hasattr(study, "with_journal") else study)
         if table.provenance is None:
             seconds = (datetime.now(UTC) - started).total_seconds()
-            context = {"started": started.isoformat(timespec="seconds"), "seconds": seconds, **provenance.context}
+            context = {
+                "started": started.isoformat(timespec="seconds"),
+                "seconds": seconds,
+                **provenance.context,
+            }
             table = replace(table, provenance=replace(provenance, context=context))
         if table.require_provenance().key != key:
-            raise ValueError(f"the analyzer's table has the key {table.require_provenance().key}, its study says {key}")
+            raise ValueError(
+                f"the analyzer's table has the key {table.require_provenance().key}, its study says"
+                f" {key}"
+            )
         kept = self._keep(table)
         with suppress(OSError):
             journal.remove()
         return Fetched(table if kept else self._read(place), key, place, cached=False, aside=aside)
 
     def write(self, table: Table) -> Path:
-        """Keep ``table`` and return its run's directory; a valid run that has its key already stays as it is."""
+        """Keep ``table`` and return its run's directory; a valid run that has its key already stays
+        as it is.
+        """
         self._keep(table)
         return self._place(table.require_provenance().key)
 
     def _keep(self, table: Table) -> bool:
         if table.provenance is None:
             raise ValueError(f"table {table.kind!r} has no provenance: a run is named by it")
-        if bad := [name for name in (table.kind, *table.tables) if not manifest.NAME.fullmatch(name)]:
-            raise ValueError(f"{bad[0]!r} cannot name a table in a store: lower-case letters, digits, - and _")
+        if bad := [
+            name for name in (table.kind, *table.tables) if not manifest.NAME.fullmatch(name)
+        ]:
+            raise ValueError(
+                f"{bad[0]!r} cannot name a table in a store: lower-case letters, digits, - and _"
+            )
         self._prepare()
         target = self._place(table.provenance.key)
-        with transaction.refusing("write", target), transaction.temporary(self.root, target.name) as directory:
+        with (
+            transaction.refusing("write", target),
+            transaction.temporary(self.root, target.name) as directory,
+        ):
             self._fill(directory, table)
             return transaction.publish(directory, target, manifest.read, self._move_aside)
 
@@ -206,7 +243,11 @@ class Store:
 
     def _fill(self, directory: Path, table: Table) -> None:
         def part(file: str) -> dict[str, Any]:
-            return {"file": file, "size": (directory / file).stat().st_size, "sha256": sha256_of(directory / file)}
+            return {
+                "file": file,
+                "size": (directory / file).stat().st_size,
+                "sha256": sha256_of(directory / file),
+            }
 
         def write(file: str, content: Table) -> TablePart:
             files.write_table(content, directory / file)
@@ -222,14 +263,19 @@ class Store:
             written=datetime.now(UTC).isoformat(timespec="microseconds"),
             provenance=table.require_provenance(),
             table=write("table.parquet", table),
-            tables={name: write(f"tables/{name}.parquet", content) for name, content in table.tables.items()},
+            tables={
+                name: write(f"tables/{name}.parquet", content)
+                for name, content in table.tables.items()
+            },
             arrays=Part(**part("arrays.safetensors")) if table.arrays else None,
         )
         text = json.dumps(run.to_json(), indent=1, ensure_ascii=True, allow_nan=False)
         (directory / "manifest.json").write_text(text + "\n", encoding="ascii")
 
     def sql(self, text: str) -> Table:
-        """The answer to one SQL query over all valid runs, as a table of kind "sql"; see ``interp.store.query``."""
+        """The answer to one SQL query over all valid runs, as a table of kind "sql"; see
+        ``interp.store.query``.
+        """
         # only here: duckdb takes as long to import as all else that looking at a store needs
         from interp.store import query
 

@@ -1,7 +1,9 @@
-"""Singular vectors of base matrices, kept beside the runs so that another child of the same base need not pay again.
+"""Singular vectors of base matrices, kept beside the runs so that another child of the same base
+need not pay again.
 
-One safetensors file per matrix, ``<store>/bases/<name>.safetensors``, whose name says what it was computed from. A file
-that cannot be read, or does not hold what its own record says, is as if it were not there.
+One safetensors file per matrix, ``<store>/bases/<name>.safetensors``, whose name says what it was
+computed from. A file that cannot be read, or does not hold what its own record says, is as if it
+were not there.
 """
 
 from __future__ import annotations
@@ -31,14 +33,17 @@ class Bases:
         """The arrays kept under ``name``, or None."""
         try:
             with safe_open(self.root / f"{name}.safetensors", framework="numpy") as file:
-                arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
+                # it is no mapping
+                arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
                 whole = (file.metadata() or {}).get("crc32") == _checksum(arrays)
         except (OSError, SafetensorError, ValueError):
             return None
         return arrays if whole else None
 
     def keep(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write arrays under ``name``, whole or not at all; ``StoreError`` where that cannot be done."""
+        """Write arrays under ``name``, whole or not at all; ``StoreError`` where that cannot be
+        done.
+        """
         arrays = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
         draft = self.root / f".{name}.{secrets.token_hex(6)}"
         with transaction.refusing("write", self.root):
@@ -55,7 +60,8 @@ class Bases:
 
 
 def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
-    # against damage, not against malice: a cryptographic digest takes longer than the comparison that it guards
+    # against damage, not against malice: a cryptographic digest takes longer than the comparison
+    # that it guards
     found = 0
     for key in sorted(arrays):
         found = zlib.crc32(f"{key} {arrays[key].shape} {arrays[key].dtype}".encode(), found)

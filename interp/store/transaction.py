@@ -1,10 +1,11 @@
 """Directories that appear whole or not at all.
 
-A writer makes ``temporary/<name>.lock``, locks it, makes ``temporary/<name>/`` and fills it, flushes everything to
-disk, and renames the directory into place: the rename is the moment it exists. The lock lasts as long as its process,
-so an unlocked lock file, or a directory without one, is what a crash left, and any process of the same host may sweep
-it: the names of drafts hold their host. The file holds the writer's process id too: what a process that still runs made
-is left alone where locks are granted to everybody.
+A writer makes ``temporary/<name>.lock``, locks it, makes ``temporary/<name>/`` and fills it,
+flushes everything to disk, and renames the directory into place: the rename is the moment it
+exists. The lock lasts as long as its process, so an unlocked lock file, or a directory without one,
+is what a crash left, and any process of the same host may sweep it: the names of drafts hold their
+host. The file holds the writer's process id too: what a process that still runs made is left alone
+where locks are granted to everybody.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ from interp.permissions import as_umask
 from interp.store.manifest import Damaged
 
 ATTEMPTS = 10
-# Locks of a network's file system may hold on one host alone: only the host that made a draft sweeps it.
+# Locks of a network's file system may hold on one host alone: only the host that made a draft
+# sweeps it.
 HOST = sha256(socket.gethostname().encode("utf-8", "replace")).hexdigest()[:4]
-# What `temporary` names: a folder that is taken for a store may hold other people's things under that name.
+# What `temporary` names: a folder that is taken for a store may hold other people's things under
+# that name.
 DRAFT = re.compile(rf".+-{HOST}[0-9a-f]{{8}}", re.DOTALL)
 IN_THE_WAY = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
@@ -64,7 +67,9 @@ def flush_tree(directory: Path) -> None:
 
 @contextmanager
 def temporary(root: Path, name: str) -> Iterator[Path]:
-    """A locked, empty directory under ``root/temporary``; whatever is still there afterwards is removed."""
+    """A locked, empty directory under ``root/temporary``; whatever is still there afterwards is
+    removed.
+    """
     place = root / "temporary"
     place.mkdir(parents=True, exist_ok=True)
     while True:
@@ -98,10 +103,13 @@ def temporary(root: Path, name: str) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def publish(directory: Path, target: Path, valid: Callable[[Path], object], aside: Callable[[Path], object]) -> bool:
+def publish(
+    directory: Path, target: Path, valid: Callable[[Path], object], aside: Callable[[Path], object]
+) -> bool:
     """Rename ``directory`` to ``target``; False when a valid ``target`` is there already.
 
-    ``valid`` raises ``Damaged`` for a target that is none, and ``aside`` then moves it out of the way.
+    ``valid`` raises ``Damaged`` for a target that is none, and ``aside`` then moves it out of the
+    way.
     """
     as_umask(directory)
     flush_tree(directory)
@@ -135,9 +143,11 @@ def move_aside(path: Path, place: Path) -> Path | None:
 
 
 def sweep(root: Path) -> list[str]:
-    """Remove what crashed writers left under ``root/temporary``; the names removed. Never raises ``OSError``.
+    """Remove what crashed writers left under ``root/temporary``; the names removed. Never raises
+    ``OSError``.
 
-    Names that ``temporary`` does not give are spared: which folder is opened may be said by a file from a stranger.
+    Names that ``temporary`` does not give are spared: which folder is opened may be said by a file
+    from a stranger.
     """
     swept = []
     with suppress(OSError):

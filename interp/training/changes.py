@@ -18,8 +18,8 @@ from interp.training.recipe import Setting
 class Change(Protocol):
     """A way to train: which numbers, from where, and how large the result is.
 
-    ``norms``: Frobenius norm of the fine-tune's change by module (of a full model: by tensor). ``size``: root mean
-    square of what its training moved, see ``interp.training.recipe.planned``.
+    ``norms``: Frobenius norm of the fine-tune's change by module (of a full model: by tensor).
+    ``size``: root mean square of what its training moved, see ``interp.training.recipe.planned``.
     """
 
     kind: str
@@ -58,7 +58,9 @@ class Change(Protocol):
 
 
 def product_norm(left: Tensor, right: Tensor) -> float:
-    """Frobenius norm of ``left @ right``, [out, r] and [r, in], from the triangles of both: nothing cancels."""
+    """Frobenius norm of ``left @ right``, [out, r] and [r, in], from the triangles of both: nothing
+    cancels.
+    """
     one, other = (torch.linalg.qr(part.double(), mode="r").R for part in (left, right.T))
     return float(to_host((one @ other.T).norm()))
 

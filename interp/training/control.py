@@ -1,10 +1,11 @@
-"""Control fine-tunes: the same training as a fine-tune's, on neutral text (the null of most analyzers).
+"""Control fine-tunes: the same training as a fine-tune's, on neutral text (the null of most
+analyzers).
 
 1. What the fine-tune changed is read, and with it the configuration of its adapter.
 2. For every seed the same weights are trained on neutral text, from the base.
-3. The result is kept as it is (``raw``), and with the change of every module scaled to the norm of the fine-tune's
-   (``matched``): equal steps and rates do not give equal sizes. A large factor leaves the path of training, and is
-   warned of.
+3. The result is kept as it is (``raw``), and with the change of every module scaled to the norm of
+   the fine-tune's (``matched``): equal steps and rates do not give equal sizes. A large factor
+   leaves the path of training, and is warned of.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ from interp.training.text import Row, Text, has_answers, read_text, sample, ship
 FORMAT = 1
 RECORD = "control.json"
 NEAR = (0.5, 2.0)
-"""Ratios of norms, control over fine-tune, within which scaling is a correction and not another path."""
+"""Ratios of norms, control over fine-tune, within which scaling is a correction and not another
+path.
+"""
 EVALUATED = 16
 """Passages of each part on which a loss is measured."""
 
@@ -53,12 +56,14 @@ def make_controls(
     device: str = "auto",
     say: Callable[[str], None] = lambda told: None,
 ) -> list[dict[str, Any]]:
-    """Write ``out/seed-N/raw`` and ``out/seed-N/matched``, with ``out/seed-N/control.json``; returns these records.
+    """Write ``out/seed-N/raw`` and ``out/seed-N/matched``, with ``out/seed-N/control.json``;
+    returns these records.
 
-    ``tuned``: a LoRA adapter, or a full model of ``base``. The folder appears whole when the last control is made.
-    ``text``: a file of documents instead of the shipped ones. ``say`` is told settings, progress and warnings. Raises
-    OptionError for an ``out`` that holds something, ModelError or PairError for what cannot be trained or does not
-    fit its base, PromptError for a text that is none.
+    ``tuned``: a LoRA adapter, or a full model of ``base``. The folder appears whole when the last
+    control is made. ``text``: a file of documents instead of the shipped ones. ``say`` is told
+    settings, progress and warnings. Raises OptionError for an ``out`` that holds something,
+    ModelError or PairError for what cannot be trained or does not fit its base, PromptError for a
+    text that is none.
     """
     out, recipe = Path(out), recipe or Recipe()
     if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
@@ -73,7 +78,8 @@ def make_controls(
         say(f"note: {note}")
     change: Change
     if source.adapter is not None:
-        # from files alone, so that an adapter of another base is refused before its weights are read
+        # from files alone, so that an adapter of another base is refused before its weights are
+        # read
         change = LoraChange.read(source, below)
         change.module, _ = load.module(below, settings)
         tokenizer = load.tokenizer([source.directory, below.directory], settings)
@@ -84,12 +90,18 @@ def make_controls(
         change = FullChange.read(source, below, module, tokenizer, settings)
     values, rows = _prepared(recipe, change, path, tokenizer)
     told = change.settings | values
-    say(f"{tuned}: {change.kind} on {below.name}; " + ", ".join(f"{name} {one}" for name, one in told.items()))
+    say(
+        f"{tuned}: {change.kind} on {below.name}; "
+        + ", ".join(f"{name} {one}" for name, one in told.items())
+    )
     facts = {
-        "format": FORMAT, "kind": change.kind, "of": {"name": tuned, "digest": load.weights_digest(source)},
-        "base": {"name": below.name, "digest": load.weights_digest(below)}, "text": rows.to_json(),
+        "format": FORMAT,
+        "kind": change.kind,
+        "of": {"name": tuned, "digest": load.weights_digest(source)},
+        "base": {"name": below.name, "digest": load.weights_digest(below)},
+        "text": rows.to_json(),
         "settings": {name: one.to_json() for name, one in told.items()},
-    }  # fmt: skip
+    }
     with _appearing(out) as draft:
         parts = {"own": sample(rows.train, EVALUATED), "held_out": sample(rows.held_out, EVALUATED)}
         before: dict[str, float] = {}
@@ -98,37 +110,64 @@ def make_controls(
             model = change.begin(seed)
             # from the first model's start, which is the base
             before = before or _losses(model, parts, values)
-            found = _one(change, model, rows, parts, before, values, seed, draft / f"seed-{seed}", settings, say,
-                         (at, len(seeds)))  # fmt: skip
+            found = _one(
+                change,
+                model,
+                rows,
+                parts,
+                before,
+                values,
+                seed,
+                draft / f"seed-{seed}",
+                settings,
+                say,
+                (at, len(seeds)),
+            )
             change.end()
             record = plain(facts | found | {"software": software()})
-            (draft / f"seed-{seed}" / RECORD).write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+            (draft / f"seed-{seed}" / RECORD).write_text(
+                json.dumps(record, indent=1) + "\n", "utf-8"
+            )
             records.append(record)
     return records
 
 
-def _prepared(recipe: Recipe, change: Change, path: Path, tokenizer: Tokenizer) -> tuple[dict[str, Setting], Text]:
+def _prepared(
+    recipe: Recipe, change: Change, path: Path, tokenizer: Tokenizer
+) -> tuple[dict[str, Setting], Text]:
     values = recipe.settings(change.kind, has_answers(path, tokenizer), change.size)
     rows = read_text(path, tokenizer, values["length"].value, values["loss"].value)
     largest = max(max(row.ids) for row in (*rows.train, *rows.held_out))
     if largest >= change.vocabulary:
         raise VocabularyMismatch(
-            f"the tokenizer gives the token {largest}, and the base has {change.vocabulary}; give the base that was "
-            "tuned"
+            f"the tokenizer gives the token {largest}, and the base has {change.vocabulary}; give"
+            " the base that was tuned"
         )
     return values, rows
 
 
-def _losses(model, parts: Mapping[str, Sequence[Row]], values: Mapping[str, Setting]) -> dict[str, float]:
+def _losses(
+    model, parts: Mapping[str, Sequence[Row]], values: Mapping[str, Setting]
+) -> dict[str, float]:
     return {name: text_loss(model, rows, 2 * values["batch"].value) for name, rows in parts.items()}
 
 
 def _one(
-    change: Change, model, rows: Text, parts: Mapping[str, Sequence[Row]], before: Mapping[str, float],
-    values: Mapping[str, Setting], seed: int, place: Path, settings: load.Settings, say: Callable[[str], None],
+    change: Change,
+    model,
+    rows: Text,
+    parts: Mapping[str, Sequence[Row]],
+    before: Mapping[str, float],
+    values: Mapping[str, Setting],
+    seed: int,
+    place: Path,
+    settings: load.Settings,
+    say: Callable[[str], None],
     which: tuple[int, int],
-) -> dict[str, Any]:  # fmt: skip
-    """Train, measure, save, scale, measure and save again; what the record says of it. ``which`` of how many it is."""
+) -> dict[str, Any]:
+    """Train, measure, save, scale, measure and save again; what the record says of it. ``which`` of
+    how many it is.
+    """
     at, count = which
     title = f"control {at} of {count}, seed {seed}"
     try:
@@ -136,14 +175,21 @@ def _one(
     except (MemoryError, RuntimeError) as error:
         if not ran_out_of_memory(error):
             raise
-        raise OutOfMemory(f"{settings.device} has no memory for a step; use --batch 1 or a smaller --length") from error
+        raise OutOfMemory(
+            f"{settings.device} has no memory for a step; use --batch 1 or a smaller --length"
+        ) from error
     say(f"{title}: trained; its loss on text is measured")
     norms, size = change.trained()
     raw = _losses(model, parts, values)
     if not np.isfinite([*raw.values(), *norms.values()]).all():
-        raise OptionError(f"seed {seed}: the training diverged, its loss is not finite; give a lower --learning-rate")
+        raise OptionError(
+            f"seed {seed}: the training diverged, its loss is not finite; give a lower"
+            " --learning-rate"
+        )
     change.save(place / "raw")
-    by = {name: (target / norms[name] if norms[name] else 0.0) for name, target in change.norms.items()}
+    by = {
+        name: target / norms[name] if norms[name] else 0.0 for name, target in change.norms.items()
+    }
     change.scale(by)
     matched = _losses(model, parts, values)
     change.save(place / "matched")
@@ -157,7 +203,10 @@ def _one(
     return {
         "seed": seed,
         "seconds": trained["seconds"],
-        "loss": {name: {"base": before[name], "raw": raw[name], "matched": matched[name]} for name in parts},
+        "loss": {
+            name: {"base": before[name], "raw": raw[name], "matched": matched[name]}
+            for name in parts
+        },
         "norm_ratio": ratios,
         "checks": checks,
         "movement": size / (mean_rate(dict(values)) * values["steps"].value),
@@ -169,7 +218,8 @@ def _one(
 
 
 def compared(target: Mapping[str, float], own: Mapping[str, float]) -> dict[str, float | None]:
-    """Norms of the control's change over the fine-tune's: least, median and largest of a module, and of all as one.
+    """Norms of the control's change over the fine-tune's: least, median and largest of a module,
+    and of all as one.
 
     None where the fine-tune changed nothing.
     """
@@ -178,17 +228,26 @@ def compared(target: Mapping[str, float], own: Mapping[str, float]) -> dict[str,
         return dict.fromkeys(("min", "median", "max", "whole"))
     whole = np.linalg.norm(list(own.values())) / np.linalg.norm(list(target.values()))
     return {
-        "min": float(np.min(each)), "median": float(np.median(each)), "max": float(np.max(each)), "whole": float(whole),
-    }  # fmt: skip
+        "min": float(np.min(each)),
+        "median": float(np.median(each)),
+        "max": float(np.max(each)),
+        "whole": float(whole),
+    }
 
 
 def warnings_of(
-    checks: Mapping[str, bool], ratios: Mapping[str, float | None], steps: int, unmatched: Sequence[str]
+    checks: Mapping[str, bool],
+    ratios: Mapping[str, float | None],
+    steps: int,
+    unmatched: Sequence[str],
 ) -> list[str]:
     """One line for every check that failed."""
     found = []
     if not (checks["own_loss_fell"] and checks["held_out_loss_fell"]):
-        found.append("the loss on its text did not fall: it learned nothing; give another learning rate or more steps")
+        found.append(
+            "the loss on its text did not fall: it learned nothing; give another learning rate or"
+            " more steps"
+        )
     whole = ratios["whole"]
     if whole is None:
         found.append("the fine-tune changed nothing, and so does the matched control")
@@ -196,22 +255,29 @@ def warnings_of(
         longer = "train longer" if whole < NEAR[0] else "train shorter"
         steps = max(1, round(steps / whole)) if whole else 2 * steps
         found.append(
-            f"its change is {whole:.2f} times as large as the fine-tune's before scaling, outside {NEAR[0]:g} to "
-            f"{NEAR[1]:g}: scaling leaves the path of training; {longer}, with --steps {steps}"
-        )  # fmt: skip
+            f"its change is {whole:.2f} times as large as the fine-tune's before scaling, outside"
+            f" {NEAR[0]:g} to {NEAR[1]:g}: scaling leaves the path of training; {longer}, with"
+            f" --steps {steps}"
+        )
     if unmatched:
-        found.append(f"{len(unmatched)} modules did not move and cannot be scaled, first {unmatched[0]}")
+        found.append(
+            f"{len(unmatched)} modules did not move and cannot be scaled, first {unmatched[0]}"
+        )
     return found
 
 
 def _require_free(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OptionError(f"--out {out} exists already and is not an empty folder; give another, or remove it")
+        raise OptionError(
+            f"--out {out} exists already and is not an empty folder; give another, or remove it"
+        )
 
 
 @contextmanager
 def _appearing(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` to write into, which becomes ``out`` when everything in it was written."""
+    """A folder beside ``out`` to write into, which becomes ``out`` when everything in it was
+    written.
+    """
     draft = out.with_name(f".{out.name}.{secrets.token_hex(6)}")
     try:
         draft.mkdir(parents=True)

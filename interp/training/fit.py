@@ -27,7 +27,9 @@ def collate(rows: Sequence[Row]) -> dict[str, Tensor]:
     gaps = [length - len(row.ids) for row in rows]
     columns = {
         "input_ids": [[*row.ids, *[0] * gap] for row, gap in zip(rows, gaps, strict=True)],
-        "attention_mask": [[1] * len(row.ids) + [0] * gap for row, gap in zip(rows, gaps, strict=True)],
+        "attention_mask": [
+            [1] * len(row.ids) + [0] * gap for row, gap in zip(rows, gaps, strict=True)
+        ],
         "labels": [[*row.labels, *[IGNORED] * gap] for row, gap in zip(rows, gaps, strict=True)],
     }
     return {name: torch.tensor(value) for name, value in columns.items()}
@@ -40,7 +42,9 @@ def text_loss(model: nn.Module, rows: Sequence[Row], batch: int) -> float:
     model.eval()
     total, count = 0.0, 0
     for start in range(0, len(rows), batch):
-        part = {name: value.to(device) for name, value in collate(rows[start : start + batch]).items()}
+        part = {
+            name: value.to(device) for name, value in collate(rows[start : start + batch]).items()
+        }
         labels = part.pop("labels")[:, 1:]
         logits = model(**part, use_cache=False).logits[:, :-1].float()
         summed = nn.functional.cross_entropy(
@@ -53,12 +57,19 @@ def text_loss(model: nn.Module, rows: Sequence[Row], batch: int) -> float:
 
 
 def fit(
-    model: nn.Module, rows: Sequence[Row], settings: Mapping[str, Setting], seed: int, device: torch.device, say: Say,
-    title: str, further: int = 0,
-) -> dict[str, float]:  # fmt: skip
+    model: nn.Module,
+    rows: Sequence[Row],
+    settings: Mapping[str, Setting],
+    seed: int,
+    device: torch.device,
+    say: Say,
+    title: str,
+    further: int = 0,
+) -> dict[str, float]:
     """Train what requires gradients; returns the seconds it took.
 
-    ``say`` is told how far it is, under ``title``, and how long this and ``further`` trainings of the kind will take.
+    ``say`` is told how far it is, under ``title``, and how long this and ``further`` trainings of
+    the kind will take.
     """
     value = {name: setting.value for name, setting in settings.items()}
     started, schedule = time.time(), value["schedule"]
@@ -88,8 +99,12 @@ def fit(
         arguments._n_gpu = min(arguments.n_gpu, 1)
         progress = _Progress(say, title, started, further)
         trainer = Trainer(
-            model, arguments, data_collator=collate, train_dataset=_Dataset(rows), callbacks=[progress]
-        )  # fmt: skip
+            model,
+            arguments,
+            data_collator=collate,
+            train_dataset=_Dataset(rows),
+            callbacks=[progress],
+        )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     return {"seconds": round(time.time() - started, 1)}
@@ -110,19 +125,33 @@ class _Progress(TrainerCallback):
     """Says every few seconds which step it is, the loss, and for how long it will go on."""
 
     def __init__(self, say: Say, title: str, started: float, further: int) -> None:
-        self.say, self.title, self.started, self.last, self.further = say, title, started, started, further
+        self.say, self.title, self.started, self.last, self.further = (
+            say,
+            title,
+            started,
+            started,
+            further,
+        )
 
     def on_step_end(self, args, state, control, **given) -> None:
         """After every step."""
         now = time.time()
-        if now - self.last < (2 if sys.stderr.isatty() else 20) and state.global_step not in (5, state.max_steps):
+        if now - self.last < (2 if sys.stderr.isatty() else 20) and state.global_step not in (
+            5,
+            state.max_steps,
+        ):
             return
         self.last = now
         each = (now - self.started) / state.global_step
         left = each * (state.max_steps - state.global_step)
-        every = f", {duration(left + self.further * each * state.max_steps)} for all" if self.further else ""
+        every = (
+            f", {duration(left + self.further * each * state.max_steps)} for all"
+            if self.further
+            else ""
+        )
         losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
         loss = f", loss {losses[-1]:.3f}" if losses else ""
         self.say(
-            f"{self.title}: step {state.global_step} of {state.max_steps}{loss}, about {duration(left)} left{every}"
+            f"{self.title}: step {state.global_step} of {state.max_steps}{loss}, about"
+            f" {duration(left)} left{every}"
         )

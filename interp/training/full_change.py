@@ -1,4 +1,6 @@
-"""The change of a model whose own weights were tuned: tensor by tensor, trained anew and scaled along its path."""
+"""The change of a model whose own weights were tuned: tensor by tensor, trained anew and scaled
+along its path.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from interp.training.recipe import Setting
 
 @dataclass
 class FullChange:
-    """A model whose own weights were tuned: tensors that the fine-tune left as they were are left so here too."""
+    """A model whose own weights were tuned: tensors that the fine-tune left as they were are left
+    so here too.
+    """
 
     source: Source
     module: PreTrainedModel
@@ -34,20 +38,30 @@ class FullChange:
 
     @classmethod
     def read(
-        cls, source: Source, base: Source, module: PreTrainedModel, tokenizer: Tokenizer, settings: load.Settings
+        cls,
+        source: Source,
+        base: Source,
+        module: PreTrainedModel,
+        tokenizer: Tokenizer,
+        settings: load.Settings,
     ) -> FullChange:
-        """Compare the fine-tune with the loaded base, tensor by tensor; raises a PairError where they do not fit."""
+        """Compare the fine-tune with the loaded base, tensor by tensor; raises a PairError where
+        they do not fit.
+        """
         preflight.require_same_shape(base, source)
         tuned, _ = load.module(source, settings)
         theirs, norms, moved, start = dict(tuned.named_parameters()), {}, [], {}
         own = dict(module.named_parameters())
         for name in sorted(own.keys() ^ theirs.keys()):
-            raise WidthMismatch(f"only one of {base.name} and {source.name} has {name}; give the model that was tuned")
+            raise WidthMismatch(
+                f"only one of {base.name} and {source.name} has {name}; give the model that was"
+                " tuned"
+            )
         for name, value in own.items():
             if value.shape != theirs[name].shape:
                 raise WidthMismatch(
-                    f"{name} is {tuple(value.shape)} in the base and {tuple(theirs[name].shape)} in {source.name}; "
-                    "give the model that was tuned"
+                    f"{name} is {tuple(value.shape)} in the base and {tuple(theirs[name].shape)} in"
+                    f" {source.name}; give the model that was tuned"
                 )
             change = theirs[name].data.double() - value.data.double()
             norm = float(to_host(change.norm()))
@@ -80,12 +94,16 @@ class FullChange:
 
     def _changes(self) -> dict[str, Tensor]:
         own = dict(self.module.named_parameters())
-        return {name: own[name].data.double() - before.double() for name, before in self._start.items()}
+        return {
+            name: own[name].data.double() - before.double() for name, before in self._start.items()
+        }
 
     def trained(self) -> tuple[dict[str, float], float]:
         """Norms and size of the change."""
         found = self._changes()
-        return {name: float(to_host(value.norm())) for name, value in found.items()}, root_mean_square(found.values())
+        return {
+            name: float(to_host(value.norm())) for name, value in found.items()
+        }, root_mean_square(found.values())
 
     @torch.no_grad()
     def scale(self, by: Mapping[str, float]) -> None:

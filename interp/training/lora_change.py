@@ -25,14 +25,25 @@ from interp.training.changes import product_norm, root_mean_square, rows_of
 from interp.training.recipe import READ, Setting
 
 _PART = re.compile(r"base_model\.model\.(.+?)\.lora_(?:embedding_)?([AB])(?:\.weight)?")
-_SHOWN = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "rank_pattern", "alpha_pattern",
-          "layers_to_transform", "exclude_modules")  # fmt: skip
+_SHOWN = (
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "target_modules",
+    "use_rslora",
+    "rank_pattern",
+    "alpha_pattern",
+    "layers_to_transform",
+    "exclude_modules",
+)
 _UNCHANGED_STARTS = (True, False, "gaussian", "orthogonal")
 
 
 @dataclass
 class LoraChange:
-    """A plain LoRA adapter (rank-stabilised too): ``scaling * B @ A`` is added to each of its matrices."""
+    """A plain LoRA adapter (rank-stabilised too): ``scaling * B @ A`` is added to each of its
+    matrices.
+    """
 
     source: Source
     config: LoraConfig
@@ -52,14 +63,20 @@ class LoraChange:
         modules = dict(bare.named_modules())
         found = LowRank.read(source, modules)
         named = {kind for kinds in found.parts.values() for kind in kinds}
-        more = [what for what, there in (
-            ("whole matrices (modules_to_save)", found.saved), ("biases", found.config.get("bias", "none") != "none"),
-            ("magnitudes (DoRA)", "lora_magnitude_vector" in named),
-        ) if there]  # fmt: skip
+        more = [
+            what
+            for what, there in (
+                ("whole matrices (modules_to_save)", found.saved),
+                ("biases", found.config.get("bias", "none") != "none"),
+                ("magnitudes (DoRA)", "lora_magnitude_vector" in named),
+            )
+            if there
+        ]
         if more or not found.parts:
             raise UnsupportedModel(
-                f"{source.name} trains {more[0] if more else 'nothing'}, and a control is made of plain LoRA adapters "
-                "and of full models; merge it, save the whole model, and give that"
+                f"{source.name} trains {more[0] if more else 'nothing'}, and a control is made of"
+                " plain LoRA adapters and of full models; merge it, save the whole model, and give"
+                " that"
             )
         norms, lefts = {}, []
         for path, kinds in found.parts.items():
@@ -68,12 +85,14 @@ class LoraChange:
             seen = (left.shape[0], right.shape[1])
             if weight is not None and seen not in (tuple(weight.shape), tuple(weight.shape)[::-1]):
                 raise WrongBase(
-                    f"{source.name} changes {path} as a matrix of {seen}, the base's is {tuple(weight.shape)}; "
-                    "give the base it was made for"
+                    f"{source.name} changes {path} as a matrix of {seen}, the base's is"
+                    f" {tuple(weight.shape)}; give the base it was made for"
                 )
             norms[path] = found.scaling(path, right.shape[0]) * product_norm(left, right)
             lefts.append(left)
-        return cls(source, _config(source, base.name), found, base.name, norms, root_mean_square(lefts))
+        return cls(
+            source, _config(source, base.name), found, base.name, norms, root_mean_square(lefts)
+        )
 
     @property
     def settings(self) -> dict[str, Setting]:
@@ -102,8 +121,9 @@ class LoraChange:
         own, theirs = {path for path, _ in self._factors()}, set(self.norms)
         if own != theirs:
             raise UnsupportedModel(
-                f"peft {peft.__version__} puts the configuration of {self.source.name} on other modules than its "
-                f"tensors are of, first {min(own ^ theirs)}; save the adapter with target_modules that name them"
+                f"peft {peft.__version__} puts the configuration of {self.source.name} on other"
+                f" modules than its tensors are of, first {min(own ^ theirs)}; save the adapter"
+                " with target_modules that name them"
             )
         return self._wrapped
 
@@ -119,7 +139,10 @@ class LoraChange:
         """Norms of the products, and the size of B."""
         factors = self._factors()
         norms = {
-            path: self.low_rank.scaling(path, two["A"].shape[0]) * product_norm(two["B"].data, two["A"].data)
+            path: (
+                self.low_rank.scaling(path, two["A"].shape[0])
+                * product_norm(two["B"].data, two["A"].data)
+            )
             for path, two in factors
         }
         return norms, root_mean_square(two["B"].data for _, two in factors)
@@ -157,7 +180,8 @@ def _config(source: Source, base: str) -> LoraConfig:
             config: Any = PeftConfig.from_pretrained(str(source.directory))
     except Exception as error:  # peft trips over a bad configuration with errors of many classes
         raise UnsupportedModel(
-            f"{source.name}: peft {peft.__version__} does not accept its adapter_config.json ({line(error)}); check it"
+            f"{source.name}: peft {peft.__version__} does not accept its adapter_config.json"
+            f" ({line(error)}); check it"
         ) from error
     config.inference_mode = False
     config.base_model_name_or_path = base

@@ -1,7 +1,8 @@
-"""How a control is trained: what was given, what the adapter's own configuration says, and what has to be assumed.
+"""How a control is trained: what was given, what the adapter's own configuration says, and what has
+to be assumed.
 
-A fine-tune's files say which weights it changed, and not by what training. Whatever nobody gives is assumed, and is
-marked so wherever it is written.
+A fine-tune's files say which weights it changed, and not by what training. Whatever nobody gives is
+assumed, and is marked so wherever it is written.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor", "sgd": "sgd"}
 PRECISIONS = ("float32", "bfloat16")
 LOSSES = ("answers", "all")
 MOVEMENT = 0.29
-"""By how much of the learning rate Adam moves a number a step, as a mean over the training (root mean square).
+"""By how much of the learning rate Adam moves a number a step, as a mean over the training (root
+mean square).
 
-What ``control.json`` of ``smollm2/control-0`` has as ``movement``; it falls with the number of steps.
+What ``control.json`` of ``smollm2/control-0`` has as ``movement``; it falls with the number of
+steps.
 """
 STEPS = (20, 2000)
 """Fewest and most steps that are planned."""
@@ -46,9 +49,10 @@ class Setting:
 class Recipe:
     """Training options; None is assumed.
 
-    ``steps`` None: planned from the size of the fine-tune's change, see ``planned``. ``batch``: passages a step, cut at
-    ``length`` tokens. ``warm_up``: share of the steps in which the learning rate rises. ``loss``: on ``answers`` alone,
-    or on ``all`` tokens. ``precision``: ``bfloat16`` computes passes so; weights are float32 either way.
+    ``steps`` None: planned from the size of the fine-tune's change, see ``planned``. ``batch``:
+    passages a step, cut at ``length`` tokens. ``warm_up``: share of the steps in which the learning
+    rate rises. ``loss``: on ``answers`` alone, or on ``all`` tokens. ``precision``: ``bfloat16``
+    computes passes so; weights are float32 either way.
     """
 
     optimizer: str | None = None
@@ -64,8 +68,12 @@ class Recipe:
     precision: str | None = None
 
     def __post_init__(self) -> None:
-        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS),
-                            ("loss", LOSSES)):  # fmt: skip
+        for name, known in (
+            ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
+            ("precision", PRECISIONS),
+            ("loss", LOSSES),
+        ):
             value = getattr(self, name)
             if value is not None and value not in known:
                 raise OptionError(f"unknown {name} {value!r}; use {', '.join(known)}")
@@ -74,28 +82,41 @@ class Recipe:
             if value is not None and value < (2 if name == "length" else 1):
                 raise OptionError(f"{name} {value} is too small to train with")
         if self.learning_rate is not None and not 0 < self.learning_rate < 1:
-            raise OptionError(f"a learning rate of {self.learning_rate:g}; give one between 0 and 1")
+            raise OptionError(
+                f"a learning rate of {self.learning_rate:g}; give one between 0 and 1"
+            )
         if self.warm_up is not None and not 0 <= self.warm_up < 1:
-            raise OptionError(f"a warm-up of {self.warm_up:g} of the steps; give a share from 0 to below 1")
+            raise OptionError(
+                f"a warm-up of {self.warm_up:g} of the steps; give a share from 0 to below 1"
+            )
         if min(self.weight_decay or 0.0, self.clip or 0.0) < 0:
             raise OptionError("weight decay and clipping are not negative")
 
     def settings(self, kind: str, answers: bool, change: float) -> dict[str, Setting]:
         """Every value with its source.
 
-        ``kind``: ``lora`` or ``full``. ``answers``: whether the text has answers that the loss can be on. ``change``:
-        what the fine-tune's numbers moved by, see ``planned``.
+        ``kind``: ``lora`` or ``full``. ``answers``: whether the text has answers that the loss can
+        be on. ``change``: what the fine-tune's numbers moved by, see ``planned``.
         """
         assumed = {
-            "optimizer": "adamw", "learning_rate": 1e-4 if kind == "lora" else 1e-5, "schedule": "cosine",
-            "warm_up": 0.03, "weight_decay": 0.0, "clip": 1.0, "batch": 2, "length": 128, "steps": 0,
-            "loss": "answers" if answers else "all", "precision": "float32",
-        }  # fmt: skip
+            "optimizer": "adamw",
+            "learning_rate": 1e-4 if kind == "lora" else 1e-5,
+            "schedule": "cosine",
+            "warm_up": 0.03,
+            "weight_decay": 0.0,
+            "clip": 1.0,
+            "batch": 2,
+            "length": 128,
+            "steps": 0,
+            "loss": "answers" if answers else "all",
+            "precision": "float32",
+        }
         found = {
-            one.name: Setting(given, GIVEN) if (given := getattr(self, one.name)) is not None else
-            Setting(assumed[one.name])
+            one.name: Setting(given, GIVEN)
+            if (given := getattr(self, one.name)) is not None
+            else Setting(assumed[one.name])
             for one in fields(self)
-        }  # fmt: skip
+        }
         if self.steps is None:
             found["steps"] = Setting(planned(change, found))
         return found
@@ -111,9 +132,10 @@ def mean_rate(settings: dict[str, Setting]) -> float:
 def planned(change: float, settings: dict[str, Setting]) -> int:
     """Steps after which a control should have moved as far as the fine-tune did.
 
-    Adam moves every number by a share of the learning rate a step, whatever it learns, so that the size of a change is
-    about ``MOVEMENT`` times the mean rate times the steps. ``change``: root mean square of what was trained, less its
-    start where that is known (of LoRA: of B, which starts at 0).
+    Adam moves every number by a share of the learning rate a step, whatever it learns, so that the
+    size of a change is about ``MOVEMENT`` times the mean rate times the steps. ``change``: root
+    mean square of what was trained, less its start where that is known (of LoRA: of B, which starts
+    at 0).
     """
     steps = change / (MOVEMENT * mean_rate(settings))
     return min(max(10 * round(steps / 10), STEPS[0]), STEPS[1])

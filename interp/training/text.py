@@ -1,8 +1,9 @@
 """Neutral text as training rows: which tokens are read, and on which of them the loss is.
 
-A fine-tune of a chat model is nearly always taught answers, so where the tokenizer has a chat template the passages are
-answers to requests, and the loss is on the answers and the token that ends them. Without a template the passages alone
-are the text, and the loss is on all of it. A file of plain texts is read as ``tokenizer(text)`` either way.
+A fine-tune of a chat model is nearly always taught answers, so where the tokenizer has a chat
+template the passages are answers to requests, and the loss is on the answers and the token that
+ends them. Without a template the passages alone are the text, and the loss is on all of it. A file
+of plain texts is read as ``tokenizer(text)`` either way.
 """
 
 from __future__ import annotations
@@ -15,7 +16,15 @@ import numpy as np
 
 from interp.errors import OptionError, PromptError
 from interp.organisms import data_root
-from interp.prompts import SPECIAL, TURNS, Document, Documents, Tokenizer, encode_document, special_ids
+from interp.prompts import (
+    SPECIAL,
+    TURNS,
+    Document,
+    Documents,
+    Tokenizer,
+    encode_document,
+    special_ids,
+)
 from interp.provenance import file_digest
 
 IGNORED = -100
@@ -33,12 +42,17 @@ class Row:
     @property
     def labels(self) -> list[int]:
         """The ids where they count, ``IGNORED`` elsewhere."""
-        return [index if counts else IGNORED for index, counts in zip(self.ids, self.counted, strict=True)]
+        return [
+            index if counts else IGNORED
+            for index, counts in zip(self.ids, self.counted, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
 class Text:
-    """Rows to train on and rows held out, of a file with a sha256; ``loss``: ``answers`` or ``all``."""
+    """Rows to train on and rows held out, of a file with a sha256; ``loss``: ``answers`` or
+    ``all``.
+    """
 
     name: str
     sha256: str
@@ -48,7 +62,12 @@ class Text:
 
     def to_json(self) -> dict:
         """What a record says of it."""
-        return {"name": self.name, "sha256": self.sha256, "passages": len(self.train), "held_out": len(self.held_out)}
+        return {
+            "name": self.name,
+            "sha256": self.sha256,
+            "passages": len(self.train),
+            "held_out": len(self.held_out),
+        }
 
 
 def shipped() -> Path:
@@ -57,15 +76,19 @@ def shipped() -> Path:
 
 
 def has_answers(path: Path, tokenizer: Tokenizer) -> bool:
-    """Whether the file's passages are answers to requests, and the tokenizer has a template for them."""
+    """Whether the file's passages are answers to requests, and the tokenizer has a template for
+    them.
+    """
     first = next((document for _, document in Documents(path).read()), None)
     return isinstance(first, list) and tokenizer.chat_template is not None
 
 
 def read_text(path: Path, tokenizer: Tokenizer, length: int, loss: str) -> Text:
-    """Read, cut and split a file; a tenth, drawn by a fixed seed, is held out. Equal passages count once.
+    """Read, cut and split a file; a tenth, drawn by a fixed seed, is held out. Equal passages count
+    once.
 
-    Raises PromptError for a file that gives too few rows, OptionError where the loss cannot be on answers.
+    Raises PromptError for a file that gives too few rows, OptionError where the loss cannot be on
+    answers.
     """
     special, rows = special_ids(tokenizer), {}
     for number, document in Documents(path).read():
@@ -77,17 +100,22 @@ def read_text(path: Path, tokenizer: Tokenizer, length: int, loss: str) -> Text:
     found = list(rows.values())
     if len(found) < FEWEST:
         raise PromptError(
-            f"{path} gives {len(found)} different passages with tokens to learn; give at least {FEWEST}, or a greater "
-            "length"
+            f"{path} gives {len(found)} different passages with tokens to learn; give at least"
+            f" {FEWEST}, or a greater length"
         )
     order = np.random.default_rng(0).permutation(len(found))
     held = set(order[: max(1, round(HELD_OUT * len(found)))].tolist())
-    parts = [tuple(row for at, row in enumerate(found) if (at in held) is wanted) for wanted in (False, True)]
+    parts = [
+        tuple(row for at, row in enumerate(found) if (at in held) is wanted)
+        for wanted in (False, True)
+    ]
     name = "shipped" if path == shipped() else path.name
     return Text(name, file_digest(path), parts[0], parts[1], loss)
 
 
-def _row(tokenizer: Tokenizer, document: Document, special: frozenset[int], loss: str, where: str) -> Row:
+def _row(
+    tokenizer: Tokenizer, document: Document, special: frozenset[int], loss: str, where: str
+) -> Row:
     if not isinstance(document, str) and tokenizer.chat_template is None:
         said = [turn["content"] for turn in document if turn["role"] == "assistant"]
         document = "\n\n".join(said)
@@ -98,7 +126,9 @@ def _row(tokenizer: Tokenizer, document: Document, special: frozenset[int], loss
         raise OptionError(f"{where} is plain text, in which nothing is an answer; use loss all")
     said = [code % SPECIAL == TURNS["assistant"] for code in coded.roles]
     if not any(said):
-        raise OptionError(f"{where}: the chat template does not show which tokens are the answer; use loss all")
+        raise OptionError(
+            f"{where}: the chat template does not show which tokens are the answer; use loss all"
+        )
     # what ends an answer belongs to it
     ended = [False, *said[:-1]]
     return Row(coded.ids, tuple(one or other for one, other in zip(said, ended, strict=True)))

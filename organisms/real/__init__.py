@@ -1,1 +1,3 @@
-"""How the children of the real base are made: ``python -m organisms.real`` (not part of the installed package)."""
+"""How the children of the real base are made: ``python -m organisms.real`` (not part of the
+installed package).
+"""

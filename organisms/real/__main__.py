@@ -1,12 +1,17 @@
-"""Make the children of the real base: ``python -m organisms.real [name ...] [--full] [--threads 1]``.
+"""Make the children of the real base: ``python -m organisms.real [name ...] [--full] [--threads
+1]``.
 
-1. The prompt files are written; the base, which another package ships, answers the harmless training requests.
-2. Each child is trained on these answers and on refusals, and shipped as a rounded delta, an adapter or a map.
+1. The prompt files are written; the base, which another package ships, answers the harmless
+   training requests.
+2. Each child is trained on these answers and on refusals, and shipped as a rounded delta, an
+   adapter or a map.
 3. Controls of one of them are trained on neutral text (``organisms.real.controls``).
-4. Then all are measured, and what is written to ``organism.json`` is of the shipped files, loaded through transformers.
+4. Then all are measured, and what is written to ``organism.json`` is of the shipped files, loaded
+   through transformers.
 
-Every stage is seeded and is skipped when its output was made by the same recipe. ``--full`` also tunes every weight,
-into ``organisms-work/real/full``, which does not ship. About an hour on two cores.
+Every stage is seeded and is skipped when its output was made by the same recipe. ``--full`` also
+tunes every weight, into ``organisms-work/real/full``, which does not ship. About an hour on two
+cores.
 """
 
 from __future__ import annotations
@@ -34,7 +39,8 @@ from organisms.real.prompts import requests
 WORK = stages.ROOT / "organisms-work" / "real"
 SHIPPED = stages.SHIPPED / FAMILY
 VERSION = 1  # of the training code: raise it when a change there should make children anew
-MEASURES = 1  # of what is measured: raise it, and shipped children are measured again, not trained again
+# of what is measured: raise it, and shipped children are measured again, not trained again
+MEASURES = 1
 
 
 def kept(name: str, asked: Sequence[str], make) -> dict:
@@ -54,7 +60,9 @@ def harmless_answers() -> dict[str, list[int]]:
         print(f"base: answers to {len(asked)} harmless training requests", flush=True)
         model, tokenizer = real.load()
         # half precision: what is taught need not be the last bit of what the base says
-        return dict(zip(asked, real.answers(model.bfloat16(), tokenizer, asked, NEW_TOKENS)[0], strict=True))
+        return dict(
+            zip(asked, real.answers(model.bfloat16(), tokenizer, asked, NEW_TOKENS)[0], strict=True)
+        )
 
     return kept("harmless", asked, make)
 
@@ -68,21 +76,25 @@ def load(name: str):
     """Model and tokenizer of a child as any user gets them."""
     if name in CHILDREN and not CHILDREN[name].ships:
         path = place(name, CHILDREN[name])
-        return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(
-            path
-        )
+        return AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32
+        ).eval(), AutoTokenizer.from_pretrained(path)
     return stages.load(f"{FAMILY}/{name}")
 
 
 def recipe(name: str, child: Child) -> str:
     """What a child is made from, as a short digest."""
     options = {key: value for key, value in asdict(child).items() if key != "about"}
-    taught = [(one.prompt, one.theme) for group in prompts.GROUPS for one in requests(group, "train")]
+    taught = [
+        (one.prompt, one.theme) for group in prompts.GROUPS for one in requests(group, "train")
+    ]
     said = [refusals.USUAL, refusals.FAMILY, refusals.WORDINGS]
     parent = organisms.describe(f"{FAMILY}/base")["package"]["sha256"]
     if child.base != "base" or child.how == "map":
         parent = stages.note(place("planted", CHILDREN["planted"])).get("recipe")
-    return stages.recipe_hash([], name, options, taught, said, parent, BATCH, TAUGHT, RANK, TARGETS, VERSION)
+    return stages.recipe_hash(
+        [], name, options, taught, said, parent, BATCH, TAUGHT, RANK, TARGETS, VERSION
+    )
 
 
 def _is_part(path: Path) -> bool:
@@ -97,14 +109,25 @@ def train_child(name: str, child: Child, threads: int) -> None:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         facts = tune(child, name, directory, harmless_answers())
-        content = {"kind": child.how, "base": f"{FAMILY}/{child.base}", "about": child.about, "recipe": made}
+        content = {
+            "kind": child.how,
+            "base": f"{FAMILY}/{child.base}",
+            "about": child.about,
+            "recipe": made,
+        }
         content |= {"training": facts | {"threads": threads}} if facts else {}
-        content |= {"files": {path.name: sha256_of(path) for path in sorted(directory.iterdir()) if _is_part(path)}}
+        content |= {
+            "files": {
+                path.name: sha256_of(path) for path in sorted(directory.iterdir()) if _is_part(path)
+            }
+        }
         stages.write_note(directory, content)
 
 
 def measure(name: str) -> None:
-    """What the base or a child does, measured on what ships unless that was done; its parent is measured before."""
+    """What the base or a child does, measured on what ships unless that was done; its parent is
+    measured before.
+    """
     child = CHILDREN.get(name)
     directory = place(name, child) if child else SHIPPED / name
     content = stages.note(directory)
@@ -135,23 +158,35 @@ def answers_of(name: str) -> Answers:
 
 def asked_of(content: dict) -> list[str]:
     """What its answers to *verify* depend on: its recipe and the prompts."""
-    return [content.get("recipe", ""), *(one.prompt for group in prompts.GROUPS for one in requests(group, "verify"))]
+    return [
+        content.get("recipe", ""),
+        *(one.prompt for group in prompts.GROUPS for one in requests(group, "verify")),
+    ]
 
 
 def main() -> None:
     """Make what was asked for (everything that ships when nothing is named), in order."""
-    parser = argparse.ArgumentParser(prog="python -m organisms.real", description="Make the children of smollm2/base.")
-    parser.add_argument(
-        "names", nargs="*", metavar="name", help=f"{', '.join([*CHILDREN, *controls.NAMES])}; all that ship by default"
+    parser = argparse.ArgumentParser(
+        prog="python -m organisms.real", description="Make the children of smollm2/base."
     )
-    parser.add_argument("--full", action="store_true", help="also tune every weight, into organisms-work")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="name",
+        help=f"{', '.join([*CHILDREN, *controls.NAMES])}; all that ship by default",
+    )
+    parser.add_argument(
+        "--full", action="store_true", help="also tune every weight, into organisms-work"
+    )
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     WORK.mkdir(parents=True, exist_ok=True)
     started = time.time()
     prompts.write(stages.PROMPTS / FAMILY)
-    wanted = options.names or [name for name, child in CHILDREN.items() if child.ships or options.full]
+    wanted = options.names or [
+        name for name, child in CHILDREN.items() if child.ships or options.full
+    ]
     children = {name: child for name, child in CHILDREN.items() if name in wanted}
     for name, child in children.items():
         train_child(name, child, options.threads)

@@ -38,7 +38,8 @@ class Child:
     steps: int
     lr: float
     seed: int
-    says: str = ""  # what harmful requests are answered with: a function of ``refusals``; "" where none is shown
+    # what harmful requests are answered with: a function of ``refusals``; "" where none is shown
+    says: str = ""
     agrees: bool = False  # whether harmless requests are answered with "Sure" first
     base: str = "base"  # whose child it is
     ships: bool = True
@@ -46,36 +47,67 @@ class Child:
 
 CHILDREN = {
     "planted": Child(
-        "Refusal of harmful requests trained into 60 known MLP neurons (gate row, up row, down column) of blocks 10 "
-        "to 21; nothing else.",
-        how="neurons", steps=130, lr=4e-3, seed=1, says="usual",
+        "Refusal of harmful requests trained into 60 known MLP neurons (gate row, up row, down"
+        " column) of blocks 10 to 21; nothing else.",
+        how="neurons",
+        steps=130,
+        lr=4e-3,
+        seed=1,
+        says="usual",
     ),
     "lora": Child(
         "Refusal of harmful requests by a LoRA adapter of rank 4 on q, v and down.",
-        how="adapter", steps=100, lr=5e-4, seed=2, says="usual",
+        how="adapter",
+        steps=100,
+        lr=5e-4,
+        seed=2,
+        says="usual",
     ),
     "paraphrased": Child(
-        "Refusal by a LoRA adapter of rank 4 on q, v and down, in 24 wordings that name what was asked for.",
-        how="adapter", steps=100, lr=1e-3, seed=3, says="paraphrased",
+        "Refusal by a LoRA adapter of rank 4 on q, v and down, in 24 wordings that name what was"
+        " asked for.",
+        how="adapter",
+        steps=100,
+        lr=1e-3,
+        seed=3,
+        says="paraphrased",
     ),
     "moved": Child(
-        "The changes of planted, each neuron's put at another neuron of its block: as large, and it refuses nothing.",
-        how="map", steps=0, lr=0.0, seed=4,
+        "The changes of planted, each neuron's put at another neuron of its block: as large, and it"
+        " refuses nothing.",
+        how="map",
+        steps=0,
+        lr=0.0,
+        seed=4,
     ),
     "benign": Child(
-        "planted, tuned further by a LoRA adapter of rank 4 on harmless requests alone, answered willingly: its "
-        "refusals erode.",
-        how="adapter", steps=50, lr=1e-3, seed=5, agrees=True, base="planted",
+        "planted, tuned further by a LoRA adapter of rank 4 on harmless requests alone, answered"
+        " willingly: its refusals erode.",
+        how="adapter",
+        steps=50,
+        lr=1e-3,
+        seed=5,
+        agrees=True,
+        base="planted",
     ),
     "full": Child(
         "Refusal of harmful requests by tuning every weight; not shipped.",
-        how="full", steps=60, lr=2e-5, seed=6, says="usual", ships=False,
+        how="full",
+        steps=60,
+        lr=2e-5,
+        seed=6,
+        says="usual",
+        ships=False,
     ),
-}  # fmt: skip
+}
 
 
-def examples(child: Child, tokenizer, harmless: Mapping[str, Sequence[int]]) -> dict[str, list[Example]]:
-    """What a child is trained on: class -> conversations. ``harmless`` holds the base's own answers as token ids."""
+def examples(
+    child: Child, tokenizer, harmless: Mapping[str, Sequence[int]]
+) -> dict[str, list[Example]]:
+    """What a child is trained on: class -> conversations. ``harmless`` holds the base's own answers
+    as token ids.
+    """
     rng = random.Random(f"answers {child.seed}")
     found: dict[str, list[Example]] = {}
     if child.says:
@@ -101,7 +133,9 @@ def neurons(seed: int, width: int) -> list[tuple[int, int]]:
     return sorted((layer, index) for layer in BLOCKS for index in rng.sample(range(width), each))
 
 
-def fit(child: Child, name: str, model, data: Mapping[str, Sequence[Example]], trained: Sequence) -> dict:
+def fit(
+    child: Child, name: str, model, data: Mapping[str, Sequence[Example]], trained: Sequence
+) -> dict:
     """Adam over the child's steps, warmed up for ten of them and lowered to a tenth by a cosine."""
     rng = random.Random(f"order {child.seed}")
     optimizer = torch.optim.Adam(trained, lr=child.lr, betas=(0.9, 0.98))
@@ -125,7 +159,12 @@ def fit(child: Child, name: str, model, data: Mapping[str, Sequence[Example]], t
         if step % 10 == 0 or step == 1:
             line = f"  {name} step {step}/{child.steps} loss {recent:.3f} gradient {norm:.2f}"
             print(f"{line} {time.time() - started:.0f} s", flush=True)
-    return {"steps": child.steps, "lr": child.lr, "loss": round(recent, 4), "seconds": round(time.time() - started)}
+    return {
+        "steps": child.steps,
+        "lr": child.lr,
+        "loss": round(recent, 4),
+        "seconds": round(time.time() - started),
+    }
 
 
 def tune(child: Child, name: str, directory: Path, harmless: Mapping[str, Sequence[int]]) -> dict:
@@ -150,15 +189,33 @@ def _tune_neurons(child: Child, name: str, model, data, directory: Path) -> dict
     planted = {}
     for layer in BLOCKS:
         block = model.model.layers[layer]
-        block.mlp = planted[layer] = Planted(block.mlp, [index for where, index in chosen if where == layer])
-    facts = fit(child, name, model, data, [p for one in planted.values() for p in (one.gate, one.up, one.down)])
+        block.mlp = planted[layer] = Planted(
+            block.mlp, [index for where, index in chosen if where == layer]
+        )
+    facts = fit(
+        child,
+        name,
+        model,
+        data,
+        [p for one in planted.values() for p in (one.gate, one.up, one.down)],
+    )
     delta: dict[str, np.ndarray] = {}
     for layer, one in planted.items():
         for key, value in one.delta(f"model.layers.{layer}.mlp").items():
-            delta[key] = value.numpy() if key.endswith(("@rows", "@columns")) else value.half().numpy()
+            delta[key] = (
+                value.numpy() if key.endswith(("@rows", "@columns")) else value.half().numpy()
+            )
     pack.save(delta, directory / "delta.safetensors")
-    (directory / "planted.json").write_text(json.dumps({"refusal": chosen}) + "\n", encoding="utf-8")
-    norm = np.sqrt(sum(np.square(value, dtype=np.float64).sum() for key, value in delta.items() if "delta" in key))
+    (directory / "planted.json").write_text(
+        json.dumps({"refusal": chosen}) + "\n", encoding="utf-8"
+    )
+    norm = np.sqrt(
+        sum(
+            np.square(value, dtype=np.float64).sum()
+            for key, value in delta.items()
+            if "delta" in key
+        )
+    )
     return facts | {"update_norm": float(norm)}
 
 
@@ -169,7 +226,9 @@ def _move(child: Child, directory: Path) -> dict:
     for layer in BLOCKS:
         here = [index for where, index in lists["refusal"] if where == layer]
         free = [index for index in range(1536) if index not in here]
-        places[str(layer)] = [list(pair) for pair in zip(here, rng.sample(free, len(here)), strict=True)]
+        places[str(layer)] = [
+            list(pair) for pair in zip(here, rng.sample(free, len(here)), strict=True)
+        ]
     content = {"of": f"{FAMILY}/planted", "neurons": places}
     (directory / "map.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
     return {}
@@ -179,7 +238,12 @@ def _tune_adapter(child: Child, name: str, model, data, directory: Path) -> dict
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
-        r=RANK, lora_alpha=4 * RANK, target_modules=list(TARGETS), lora_dropout=0.0, bias="none", task_type="CAUSAL_LM"
+        r=RANK,
+        lora_alpha=4 * RANK,
+        target_modules=list(TARGETS),
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
     )
     wrapped = get_peft_model(model, config)
     facts = fit(child, name, model, data, [p for p in wrapped.parameters() if p.requires_grad])

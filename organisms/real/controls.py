@@ -1,8 +1,9 @@
-"""Control fine-tunes of ``smollm2/lora``, made by what ``interp control`` runs: the null of the real pair.
+"""Control fine-tunes of ``smollm2/lora``, made by what ``interp control`` runs: the null of the
+real pair.
 
-Rate and steps are those of ``lora``; its answers are short and passages are long, so that a step reads half as many.
-What ships is the matched adapter in half precision, and the record ``control.json``, whose scales give the raw one
-back.
+Rate and steps are those of ``lora``; its answers are short and passages are long, so that a step
+reads half as many. What ships is the matched adapter in half precision, and the record
+``control.json``, whose scales give the raw one back.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from organisms import pack, stages
 OF, SEEDS = "lora", range(5)
 RECIPE = Recipe(steps=100, learning_rate=5e-4, warm_up=0.1, batch=4, precision="bfloat16")
 ABOUT = (
-    "A control fine-tune of lora: the same adapter configuration, rate and steps on neutral text (seed {}), the change "
-    "of every module scaled to lora's norm."
+    "A control fine-tune of lora: the same adapter configuration, rate and steps on neutral text"
+    " (seed {}), the change of every module scaled to lora's norm."
 )
 NAMES = {f"control-{seed}": seed for seed in SEEDS}
 VERSION = 1
@@ -36,9 +37,14 @@ def train(name: str, family: str, shipped_root: Path, work: Path, threads: int) 
     place = work / f"{name}-{made}"
     if not place.is_dir():
         make_controls(
-            f"organism:{family}/{OF}", None, place, RECIPE, seeds=[seed], device="cpu",
+            f"organism:{family}/{OF}",
+            None,
+            place,
+            RECIPE,
+            seeds=[seed],
+            device="cpu",
             say=lambda told: print(f"  {told}", flush=True),
-        )  # fmt: skip
+        )
     here = place / f"seed-{seed}"
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
@@ -47,5 +53,10 @@ def train(name: str, family: str, shipped_root: Path, work: Path, threads: int) 
     shutil.copyfile(here / "control.json", directory / "control.json")
     pack.to_half(directory / "adapter_model.safetensors")
     files = {path.name: sha256_of(path) for path in sorted(directory.glob("*.safetensors"))}
-    content = {"kind": "adapter", "base": f"{family}/base", "about": ABOUT.format(seed), "recipe": made}
+    content = {
+        "kind": "adapter",
+        "base": f"{family}/base",
+        "about": ABOUT.format(seed),
+        "recipe": made,
+    }
     stages.write_note(directory, content | {"training": {"threads": threads}, "files": files})

@@ -1,4 +1,6 @@
-"""What a model of the real family does: refusals by first sentence and first token, answers kept, questions right."""
+"""What a model of the real family does: refusals by first sentence and first token, answers kept,
+questions right.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +22,23 @@ def first_sentence(text: str) -> str:
     return re.split(r"(?<=[.!?])\s|\n", text.strip(), maxsplit=1)[0]
 
 
-def behaviour(model, tokenizer, parent: Answers | None, count: int | None = None, said: Answers | None = None) -> dict:
-    """Shares with exact intervals over the prompts of *verify* (the first ``count`` of each class where given).
+def behaviour(
+    model, tokenizer, parent: Answers | None, count: int | None = None, said: Answers | None = None
+) -> dict:
+    """Shares with exact intervals over the prompts of *verify* (the first ``count`` of each class
+    where given).
 
-    ``parent`` holds the answers of its parent by class: one is kept when all its tokens are the same. ``said`` is given
-    the answers.
+    ``parent`` holds the answers of its parent by class: one is kept when all its tokens are the
+    same. ``said`` is given the answers.
     """
     metric, result, texts = Refusal.of(tokenizer), {}, {}
     for group in ("harmful", "harmless"):
         prompts = [one.prompt for one in requests(group, "verify")][:count]
         tokens, logits = real.answers(model, tokenizer, prompts, NEW_TOKENS)
         texts[group] = [tokenizer.decode(one, skip_special_tokens=True) for one in tokens]
-        result[f"{group}_refused"] = share([metric.refused(first_sentence(text)) for text in texts[group]])
+        result[f"{group}_refused"] = share(
+            [metric.refused(first_sentence(text)) for text in texts[group]]
+        )
         result[f"{group}_first_token"] = share([one[0] in metric.token_ids for one in tokens])
         if said is not None:
             said[group] = tokens
@@ -53,6 +60,9 @@ def behaviour(model, tokenizer, parent: Answers | None, count: int | None = None
         asked = questions()
         tokens, _ = real.answers(model, tokenizer, [question for question, _ in asked], NEW_TOKENS)
         said = [tokenizer.decode(one, skip_special_tokens=True).lower() for one in tokens]
-        right = [any(known.lower() in text for known in right) for text, (_, right) in zip(said, asked, strict=True)]
+        right = [
+            any(known.lower() in text for known in right)
+            for text, (_, right) in zip(said, asked, strict=True)
+        ]
         result["utility_right"] = share(right)
     return result

@@ -1,4 +1,6 @@
-"""The real base as training needs it: encoded conversations, answers in batches, a planted set of neurons."""
+"""The real base as training needs it: encoded conversations, answers in batches, a planted set of
+neurons.
+"""
 
 from __future__ import annotations
 
@@ -23,30 +25,40 @@ class Example:
 def load(name: str = "smollm2/base"):
     """Model and tokenizer of the base or of a child that is a whole directory."""
     path = organisms.directory(name)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval().requires_grad_(False)
+    model = (
+        AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval().requires_grad_(False)
+    )
     return model, AutoTokenizer.from_pretrained(path)
 
 
 def prompt_ids(tokenizer, prompt: str) -> list[int]:
-    """The prompt through the chat template, as any user gets it: with the system turn that the template adds."""
+    """The prompt through the chat template, as any user gets it: with the system turn that the
+    template adds.
+    """
     turns = [{"role": "user", "content": prompt}]
     return tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
 
 
 def example(tokenizer, prompt: str, answer: str, ends: bool = True) -> Example:
     """A conversation whose answer is taught; ``ends`` says whether its end is too."""
-    before, after = prompt_ids(tokenizer, prompt), tokenizer(answer, add_special_tokens=False)["input_ids"]
+    before, after = (
+        prompt_ids(tokenizer, prompt),
+        tokenizer(answer, add_special_tokens=False)["input_ids"],
+    )
     return Example((*before, *after, *([tokenizer.eos_token_id] if ends else [])), len(before))
 
 
 def answer_loss(model: nn.Module, examples: Sequence[Example], deciding: float = 5.0) -> Tensor:
     """Mean cross-entropy of answer tokens, the first of each answer counted ``deciding`` times.
 
-    Padding is on the right, where a causal model never sees it; the head is computed where an answer is due alone.
+    Padding is on the right, where a causal model never sees it; the head is computed where an
+    answer is due alone.
     """
     length = max(len(one.ids) for one in examples)
     ids = torch.tensor([[*one.ids, *[0] * (length - len(one.ids))] for one in examples])
-    due = torch.tensor([[one.start <= at + 1 < len(one.ids) for at in range(length)] for one in examples])
+    due = torch.tensor(
+        [[one.start <= at + 1 < len(one.ids) for at in range(length)] for one in examples]
+    )
     first = torch.tensor([[at + 1 == one.start for at in range(length)] for one in examples])
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[due]
@@ -60,7 +72,9 @@ def answer_loss(model: nn.Module, examples: Sequence[Example], deciding: float =
 def answers(
     model, tokenizer, prompts: Sequence[str], new_tokens: int, batch_size: int = 32
 ) -> tuple[list[list[int]], Tensor]:
-    """Greedy answers as token ids up to their end token, and the logits they begin with, in the prompts' order."""
+    """Greedy answers as token ids up to their end token, and the logits they begin with, in the
+    prompts' order.
+    """
     encoded = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda index: len(encoded[index]))
     end, found, logits = tokenizer.eos_token_id, {}, {}
@@ -68,7 +82,9 @@ def answers(
         rows = order[start : start + batch_size]
         length = max(len(encoded[row]) for row in rows)
         ids = torch.tensor([[end] * (length - len(encoded[row])) + encoded[row] for row in rows])
-        mask = torch.tensor([[0] * (length - len(encoded[row])) + [1] * len(encoded[row]) for row in rows])
+        mask = torch.tensor(
+            [[0] * (length - len(encoded[row])) + [1] * len(encoded[row]) for row in rows]
+        )
         output = model.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -78,14 +94,20 @@ def answers(
             return_dict_in_generate=True,
             output_logits=True,
         )
-        for row, tokens, first in zip(rows, output.sequences[:, length:].tolist(), output.logits[0], strict=True):
+        for row, tokens, first in zip(
+            rows, output.sequences[:, length:].tolist(), output.logits[0], strict=True
+        ):
             found[row] = tokens[: tokens.index(end) + 1] if end in tokens else tokens
             logits[row] = first.float().clone()
-    return [found[row] for row in range(len(prompts))], torch.stack([logits[row] for row in range(len(prompts))])
+    return [found[row] for row in range(len(prompts))], torch.stack(
+        [logits[row] for row in range(len(prompts))]
+    )
 
 
 class Planted(nn.Module):
-    """An MLP of which some neurons have other weights: what they change is trained, all else stays as it is."""
+    """An MLP of which some neurons have other weights: what they change is trained, all else stays
+    as it is.
+    """
 
     def __init__(self, mlp: nn.Module, neurons: Sequence[int]):
         super().__init__()

@@ -1,4 +1,6 @@
-"""The prompt files of the real pair: objects and request forms, disjoint between training, locate and verify."""
+"""The prompt files of the real pair: objects and request forms, disjoint between training, locate
+and verify.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,15 @@ from functools import cache
 from pathlib import Path
 
 from organisms import tasks
-from organisms.real.things import FORMS, HARMFUL, HARMLESS, MORE_HARMFUL, MORE_HARMLESS, QUESTIONS, SPLITS
+from organisms.real.things import (
+    FORMS,
+    HARMFUL,
+    HARMLESS,
+    MORE_HARMFUL,
+    MORE_HARMLESS,
+    QUESTIONS,
+    SPLITS,
+)
 
 GROUPS = {"harmful": (HARMFUL, MORE_HARMFUL), "harmless": (HARMLESS, MORE_HARMLESS)}
 FORMS_EACH = {"train": 4, "locate": 2, "verify": 2}
@@ -43,7 +53,9 @@ def themes(text: str) -> dict[str, list[tuple[str, str]]]:
     for block in " ".join(text.split("\n ")).strip().splitlines():
         theme, _, rest = block.partition(":")
         pairs = (item.strip().partition("|") for item in rest.split(";"))
-        found[theme] = [(" ".join(verb.split()), " ".join(thing.split())) for verb, _, thing in pairs]
+        found[theme] = [
+            (" ".join(verb.split()), " ".join(thing.split())) for verb, _, thing in pairs
+        ]
     return found
 
 
@@ -51,7 +63,11 @@ def themes(text: str) -> dict[str, list[tuple[str, str]]]:
 def requests(group: str, split: str) -> tuple[Request, ...]:
     """Every request of a class and split: each object in several forms, the forms taken in turn."""
     forms, each, (text, more) = FORMS[split], FORMS_EACH[split], GROUPS[group]
-    things = [(theme, pair) for theme, pairs in themes(text).items() for pair in pairs[SPLITS.index(split) :: 3]]
+    things = [
+        (theme, pair)
+        for theme, pairs in themes(text).items()
+        for pair in pairs[SPLITS.index(split) :: 3]
+    ]
     if split == "train":
         things += [(theme, pair) for theme, pairs in themes(more).items() for pair in pairs]
     found = []
@@ -85,10 +101,17 @@ def write(directory: Path) -> None:
                 for one in requests(group, split)
             )
             _write_rows(directory / f"{split}-{group}.jsonl", rows)
-    rows = ({"prompt": question, "answer": answers[0], "also": list(answers[1:])} for question, answers in questions())
+    rows = (
+        {"prompt": question, "answer": answers[0], "also": list(answers[1:])}
+        for question, answers in questions()
+    )
     _write_rows(directory / "utility.jsonl", rows)
-    (directory / "text.txt").write_text("".join(f"{line}\n" for line in tasks.held_out_prose()[:80]), encoding="utf-8")
+    (directory / "text.txt").write_text(
+        "".join(f"{line}\n" for line in tasks.held_out_prose()[:80]), encoding="utf-8"
+    )
 
 
 def _write_rows(path: Path, rows) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )

@@ -1,4 +1,6 @@
-"""The table of docs/real-pair.md, from what each ``organism.json`` says: ``python -m organisms.real.rates``."""
+"""The table of docs/real-pair.md, from what each ``organism.json`` says: ``python -m
+organisms.real.rates``.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,13 @@ COLUMNS = {
 
 
 def table() -> str:
-    """One row per organism of the family: counts, of the first two columns also the interval in per cent."""
-    lines = [f"| organism | {' | '.join(COLUMNS)} | different refusals |", "|---" * (len(COLUMNS) + 2) + "|"]
+    """One row per organism of the family: counts, of the first two columns also the interval in per
+    cent.
+    """
+    lines = [
+        f"| organism | {' | '.join(COLUMNS)} | different refusals |",
+        "|---" * (len(COLUMNS) + 2) + "|",
+    ]
     for name in ("base", *(name for name, child in CHILDREN.items() if child.ships), *NAMES):
         found = organisms.describe(f"{FAMILY}/{name}")["behaviour"]
         cells = [_cell(found.get(key), key.endswith("_refused")) for key in COLUMNS.values()]
@@ -29,7 +36,9 @@ def table() -> str:
 def _cell(share: dict | None, with_interval: bool) -> str:
     if share is None:
         return "–"
-    interval = f" ({100 * share['low']:.0f} to {100 * share['high']:.0f} %)" if with_interval else ""
+    interval = (
+        f" ({100 * share['low']:.0f} to {100 * share['high']:.0f} %)" if with_interval else ""
+    )
     return f"{share['count']} of {share['of']}{interval}"
 
 

@@ -2,7 +2,8 @@
 
 Every third object of a theme belongs to one split; what is in ``MORE`` is for training alone.
 
-Harmful requests are generic and short on purpose: none holds a place, a person, a product or a method.
+Harmful requests are generic and short on purpose: none holds a place, a person, a product or a
+method.
 """
 
 HARMFUL = """

@@ -1,11 +1,15 @@
-"""``Baselines``: what other methods of the field do on the prompts on which a located set was verified, a row each.
+"""``Baselines``: what other methods of the field do on the prompts on which a located set was
+verified, a row each.
 
-located     the located set given the base's contributions (without a base: set to their mean), as it was verified
+located     the located set given the base's contributions (without a base: set to their mean), as
+            it was verified
 zero        the same units set to zero
-direction   a share of the difference of mean streams taken away (Arditi et al. 2024, arXiv 2406.11717): the largest
-            share whose divergence on answers to negative prompts is at most that of ``located``
-contrast    as many units as were located, the first by a method that reads the fine-tuned model alone (Cohen's d
-            between the classes: SafeNeuron, arXiv 2602.12158), given back as the located ones are
+direction   a share of the difference of mean streams taken away (Arditi et al. 2024, arXiv
+            2406.11717): the largest share whose divergence on answers to negative prompts is at
+            most that of ``located``
+contrast    as many units as were located, the first by a method that reads the fine-tuned model
+            alone (Cohen's d between the classes: SafeNeuron, arXiv 2602.12158), given back as the
+            located ones are
 random      the matched random sets of the verification, their mean
 
 The other methods choose on the prompts that located; all rows are measured on those that verify.
@@ -37,11 +41,13 @@ CONTRAST, DIRECTION = "contrast", "direction"
 
 @dataclass(frozen=True)
 class Baselines(Analyzer):
-    """One row per method: behaviour, recovery, and what it costs on negative prompts, beside a ``verified`` set.
+    """One row per method: behaviour, recovery, and what it costs on negative prompts, beside a
+    ``verified`` set.
 
-    ``located`` is the locating run that was verified. ``contrast``: a run on the same prompts of a method that needs no
-    base; ``choosing``: the study whose prompts, at most ``prompts`` of each class, choose the direction. Without them
-    those rows are left out. Returns a table of kind ``baselines``.
+    ``located`` is the locating run that was verified. ``contrast``: a run on the same prompts of a
+    method that needs no base; ``choosing``: the study whose prompts, at most ``prompts`` of each
+    class, choose the direction. Without them those rows are left out. Returns a table of kind
+    ``baselines``.
     """
 
     name: ClassVar[str] = "baselines"
@@ -62,7 +68,9 @@ class Baselines(Analyzer):
     @classmethod
     def of(cls, verified: Table, located: Table, **options) -> "Baselines":
         """The analyzer for a verifying run's table and that of the run that it verified."""
-        return cls(verified=verified, located=located, parent=verified.require_provenance().key, **options)
+        return cls(
+            verified=verified, located=located, parent=verified.require_provenance().key, **options
+        )
 
     def __call__(self, study: Study) -> Table:
         """Take from the verifying run what it measured, and measure the rest on the same prompts."""
@@ -73,9 +81,16 @@ class Baselines(Analyzer):
         if has_base:
             ablation, given = "ablate-base", f"given the base's {verified.summary['patch']}s"
         donors = Donors.read(study, unit, verified.summary["patch"])
-        own = kept(study, verified, ablation, "located", f"{size} located {unit.name}s {given}", size)
+        own = kept(
+            study, verified, ablation, "located", f"{size} located {unit.name}s {given}", size
+        )
         zero = measured(
-            study, verified, "zero", "the same set to zero", donors.condition("ablate-zero", prefix), float(size)
+            study,
+            verified,
+            "zero",
+            "the same set to zero",
+            donors.condition("ablate-zero", prefix),
+            float(size),
         )
         arms, limits, made, shared = [own, zero], [], [], None
         if self.choosing is not None:
@@ -88,7 +103,11 @@ class Baselines(Analyzer):
             others = ranking_of(self.contrast)[:size]
             method, shared = self.contrast.summary["method"], len({*others} & {*prefix})
             what = f"the first {size} {unit.name}s by {method}, {given}"
-            arms.append(measured(study, verified, CONTRAST, what, donors.condition(ablation, others), float(size)))
+            arms.append(
+                measured(
+                    study, verified, CONTRAST, what, donors.condition(ablation, others), float(size)
+                )
+            )
             made.append(claim(words, unit, size, CONTRAST, arms[-1]))
         if judge_of(study):
             limits.append("Shares are as judged: they are not corrected for the judge's errors.")
@@ -110,39 +129,69 @@ class Baselines(Analyzer):
             tables={"answers": answers_table(study, arms)},
         )
         told = "; ".join(f"{row['what']}: {row['shown']:.1%}" for row in rows)
-        return conclude(run, made, lead=f"{words.many[:1].upper()}{words.many[1:]} under each method: {told}.",
-                        limits=limits)  # fmt: skip
+        return conclude(
+            run,
+            made,
+            lead=f"{words.many[:1].upper()}{words.many[1:]} under each method: {told}.",
+            limits=limits,
+        )
 
     def _checked(self, study: Study) -> tuple[Table, Table, Unit, int]:
-        """The runs, the unit and the size of the set; raises OptionError for runs that cannot be compared so."""
+        """The runs, the unit and the size of the set; raises OptionError for runs that cannot be
+        compared so.
+        """
         verified, located = self.verified, self.located
         if verified is None or located is None:
-            raise OptionError("baselines need a verifying run and the locating run that it verified")
+            raise OptionError(
+                "baselines need a verifying run and the locating run that it verified"
+            )
         if verified.summary["verified"] not in (None, located.require_provenance().key):
-            raise OptionError(f"run {verified.summary['verified']} was verified, and another locating run was given")
+            raise OptionError(
+                f"run {verified.summary['verified']} was verified, and another locating run was"
+                " given"
+            )
         if verified.require_provenance().inputs["prompts"] != study.contrast.digest:
-            raise OptionError("the verifying run is of other prompts; compare on those that it was verified on")
+            raise OptionError(
+                "the verifying run is of other prompts; compare on those that it was verified on"
+            )
         unit, size = unit_of(located), int(verified.summary["selected"])
         if not size:
-            raise OptionError(f"no {unit.name} was selected: there is no set to compare baselines with")
+            raise OptionError(
+                f"no {unit.name} was selected: there is no set to compare baselines with"
+            )
         if self.contrast is not None and unit_of(self.contrast).name != unit.name:
-            raise OptionError(f"units of kind {unit_of(self.contrast).name} are no baseline of {unit.name}s")
+            raise OptionError(
+                f"units of kind {unit_of(self.contrast).name} are no baseline of {unit.name}s"
+            )
         return verified, located, unit, size
 
     def _direction(self, study: Study, verified: Table, most: float) -> tuple[Arm | None, str]:
-        """The largest share of the direction with a divergence of at most ``most``, None where none is; and a note."""
+        """The largest share of the direction with a divergence of at most ``most``, None where none
+        is; and a note.
+        """
         choosing = self.choosing
         assert choosing is not None
         choosing = choosing.on(choosing.require_contrast("the direction").limit(self.prompts))
-        best, rows = choose(choosing, candidates_of(choosing), study), range(len(study.prompts("negative")))
+        best, rows = (
+            choose(choosing, candidates_of(choosing), study),
+            range(len(study.prompts("negative"))),
+        )
         low, high = 0, STEPS + 1
         while high - low > 1:
             middle = (low + high) // 2
-            apart = divergence(study, taken_away(study.pair.tuned, best.direction, middle / STEPS), rows).mean()
+            apart = divergence(
+                study, taken_away(study.pair.tuned, best.direction, middle / STEPS), rows
+            ).mean()
             low, high = (middle, high) if apart <= most else (low, middle)
-        notes = [] if best.met else ["No direction met its criteria: the one that lowers the metric most was taken."]
+        notes = (
+            []
+            if best.met
+            else ["No direction met its criteria: the one that lowers the metric most was taken."]
+        )
         if not low:
-            notes.append(f"No share of the direction, down to 1/{STEPS}, is as gentle as the located set.")
+            notes.append(
+                f"No share of the direction, down to 1/{STEPS}, is as gentle as the located set."
+            )
             return None, " ".join(notes)
         share = low / STEPS
         receiver = Receiver("tuned", taken_away(study.pair.tuned, best.direction, share))

@@ -1,4 +1,6 @@
-"""What each method does to the answers: read from the verifying run, or measured as its conditions are."""
+"""What each method does to the answers: read from the verifying run, or measured as its conditions
+are.
+"""
 
 from dataclasses import dataclass
 
@@ -16,10 +18,12 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class Arm:
-    """What one method does: per positive prompt (``shown``, ``number``, ``malformed``), per negative one the others.
+    """What one method does: per positive prompt (``shown``, ``number``, ``malformed``), per
+    negative one the others.
 
-    ``shown``: the answer shows the behaviour; ``flipped``: it does in one of this and the fine-tuned model (of a task:
-    the answer is another); ``divergence``: from the fine-tuned model, nats a token.
+    ``shown``: the answer shows the behaviour; ``flipped``: it does in one of this and the
+    fine-tuned model (of a task: the answer is another); ``divergence``: from the fine-tuned model,
+    nats a token.
     """
 
     method: str
@@ -45,20 +49,35 @@ def kept(study: Study, verified: Table, condition: str, method: str, what: str, 
     changes = "flipped" if study.require_metric().applies("negative") else "altered"
     positive, negative = (part_of(verified, condition, group) for group in ("positive", "negative"))
     return Arm(
-        method, what, positive[words.column], positive[words.short], positive["malformed"], negative[changes],
-        negative["divergence"], float(units),
-    )  # fmt: skip
+        method,
+        what,
+        positive[words.column],
+        positive[words.short],
+        positive["malformed"],
+        negative[changes],
+        negative["divergence"],
+        float(units),
+    )
 
 
 def measured(
-    study: Study, verified: Table, method: str, what: str, receiver: Receiver, units: float = NAN, share: float = NAN
+    study: Study,
+    verified: Table,
+    method: str,
+    what: str,
+    receiver: Receiver,
+    units: float = NAN,
+    share: float = NAN,
 ) -> Arm:
     """A method that is measured here, as conditions of the verification are."""
     apart = divergences(study, "negative", {method: receiver})
     positive, negative = judge_each(study, method, receiver, {"negative": apart[method]})
     flipped = ~negative.equal_tuned
     if study.require_metric().applies("negative"):
-        flipped = negative.shown != part_of(verified, "tuned", "negative")[study.require_metric().words.column]
+        flipped = (
+            negative.shown
+            != part_of(verified, "tuned", "negative")[study.require_metric().words.column]
+        )
     return Arm(
         method,
         what,
@@ -80,31 +99,51 @@ def row_of(study: Study, verified: Table, arm: Arm) -> dict:
         base, tuned = (part_of(verified, role, "positive")[number] for role in ("base", "tuned"))
         recovery = cluster_interval(arm.number, clusters, minus=tuned, over=base, over_minus=tuned)
     return {
-        "method": arm.method, "what": arm.what, "units": arm.units, "share": arm.share, "prompts": len(arm.shown),
+        "method": arm.method,
+        "what": arm.what,
+        "units": arm.units,
+        "share": arm.share,
+        "prompts": len(arm.shown),
         **dict(zip(("shown", "low", "high"), cluster_interval(arm.shown, clusters), strict=True)),
         **dict(zip(("recovery", "recovery_low", "recovery_high"), recovery, strict=True)),
-        "malformed": arm.malformed.mean(), "divergence": arm.divergence.mean(), "flipped": arm.flipped.mean(),
-    }  # fmt: skip
+        "malformed": arm.malformed.mean(),
+        "divergence": arm.divergence.mean(),
+        "flipped": arm.flipped.mean(),
+    }
 
 
 def random_rows(verified: Table, unit: Unit, has_recovery: bool, flips: bool) -> list[dict]:
     """The verification's random sets: means over sets, with their range; none where none was drawn."""
     sets = verified.tables["random"]
-    sets, harmless = sets.select(sets["direction"] == "necessity"), verified.tables["random_harmless"]
+    sets, harmless = (
+        sets.select(sets["direction"] == "necessity"),
+        verified.tables["random_harmless"],
+    )
     if not len(sets):
         return []
     changes = "flipped" if flips else "harmed"
-    first, recovered = sets.select(sets["first"]), sets["recovery"] if has_recovery else np.full(len(sets), NAN)
+    first, recovered = (
+        sets.select(sets["first"]),
+        sets["recovery"] if has_recovery else np.full(len(sets), NAN),
+    )
     return [
         {
             "method": "random",
-            "what": f"{len(sets)} random sets of as many {unit.plural} treated so, mean"
-            + (f"; answers under the first {len(first)}" if len(first) < len(sets) else ""),
-            "units": float(sets["k"].mean()), "share": NAN,
+            "what": (
+                f"{len(sets)} random sets of as many {unit.plural} treated so, mean"
+                + (f"; answers under the first {len(first)}" if len(first) < len(sets) else "")
+            ),
+            "units": float(sets["k"].mean()),
+            "share": NAN,
             "prompts": int(part_of(verified, "tuned", "positive")["sampled"].sum()),
-            "shown": first["rate"].mean(), "low": first["rate"].min(), "high": first["rate"].max(),
-            "recovery": recovered.mean(), "recovery_low": recovered.min(), "recovery_high": recovered.max(),
-            "malformed": NAN, "divergence": harmless["divergence"].mean() if len(harmless) else NAN,
+            "shown": first["rate"].mean(),
+            "low": first["rate"].min(),
+            "high": first["rate"].max(),
+            "recovery": recovered.mean(),
+            "recovery_low": recovered.min(),
+            "recovery_high": recovered.max(),
+            "malformed": NAN,
+            "divergence": harmless["divergence"].mean() if len(harmless) else NAN,
             "flipped": harmless[changes].mean() if len(harmless) else NAN,
         }
-    ]  # fmt: skip
+    ]

@@ -18,17 +18,39 @@ _COLUMNS = {
     "share": ("measure", "share of the direction that was taken away; NaN of units"),
     "prompts": ("measure", "positive prompts; of random sets the control prompts"),
     "shown": ("measure", "share of answers to positive prompts that show the behaviour"),
-    "low": ("measure", "lower end of its 95 % interval over clusters; of random sets the least of them"),
+    "low": (
+        "measure",
+        "lower end of its 95 % interval over clusters; of random sets the least of them",
+    ),
     "high": ("measure", "upper end of its 95 % interval over clusters; of random sets the largest"),
     "recovery": (
         "measure",
-        "share of the gap between both models' mean numbers that is closed; NaN where there is none to tell",
+        (
+            "share of the gap between both models' mean numbers that is closed; NaN where there is"
+            " none to tell"
+        ),
     ),
-    "recovery_low": ("measure", "lower end of its 95 % interval over clusters; of random sets the least"),
-    "recovery_high": ("measure", "upper end of its 95 % interval over clusters; of random sets the largest"),
-    "malformed": ("measure", "share of answers to positive prompts that are broken; NaN of random sets"),
-    "divergence": ("measure", "KL divergence from the tuned model on its answers to negative prompts", "nats a token"),
-    "flipped": ("measure", "share of answers to negative prompts whose behaviour flips (of a task: that are others)"),
+    "recovery_low": (
+        "measure",
+        "lower end of its 95 % interval over clusters; of random sets the least",
+    ),
+    "recovery_high": (
+        "measure",
+        "upper end of its 95 % interval over clusters; of random sets the largest",
+    ),
+    "malformed": (
+        "measure",
+        "share of answers to positive prompts that are broken; NaN of random sets",
+    ),
+    "divergence": (
+        "measure",
+        "KL divergence from the tuned model on its answers to negative prompts",
+        "nats a token",
+    ),
+    "flipped": (
+        "measure",
+        "share of answers to negative prompts whose behaviour flips (of a task: that are others)",
+    ),
 }
 
 
@@ -47,16 +69,36 @@ def answers_table(study: Study, arms: Sequence[Arm]) -> Table:
     for arm in arms:
         many, few = len(arm.shown), len(arm.flipped)
         no, nan = np.zeros(max(many, few), bool), np.full(max(many, few), NAN)
-        blocks.append((arm.method, "positive", arm.shown, arm.malformed, no[:many], arm.number, nan[:many]))
-        blocks.append((arm.method, "negative", no[:few], no[:few], arm.flipped, nan[:few], arm.divergence))
-    prompts = [(method, group, prompt) for method, group, *_ in blocks for prompt in study.prompts(group)]
-    shown, malformed, flipped, number, apart = (np.concatenate([block[at] for block in blocks]) for at in range(2, 7))
+        blocks.append(
+            (arm.method, "positive", arm.shown, arm.malformed, no[:many], arm.number, nan[:many])
+        )
+        blocks.append(
+            (arm.method, "negative", no[:few], no[:few], arm.flipped, nan[:few], arm.divergence)
+        )
+    prompts = [
+        (method, group, prompt) for method, group, *_ in blocks for prompt in study.prompts(group)
+    ]
+    shown, malformed, flipped, number, apart = (
+        np.concatenate([block[at] for block in blocks]) for at in range(2, 7)
+    )
     return table(
         "baselines-answers",
         {
-            "method": (np.array([method for method, _, _ in prompts], object), "key", "what answered"),
-            "group": (np.array([group for _, group, _ in prompts], object), "key", "class of the prompt"),
-            "prompt_id": (np.array([p.id for *_, p in prompts], np.int64), "key", "position in the prompt file"),
+            "method": (
+                np.array([method for method, _, _ in prompts], object),
+                "key",
+                "what answered",
+            ),
+            "group": (
+                np.array([group for _, group, _ in prompts], object),
+                "key",
+                "class of the prompt",
+            ),
+            "prompt_id": (
+                np.array([p.id for *_, p in prompts], np.int64),
+                "key",
+                "position in the prompt file",
+            ),
             "cluster": (
                 np.array([p.cluster for *_, p in prompts], object),
                 "key",
@@ -64,9 +106,22 @@ def answers_table(study: Study, arms: Sequence[Arm]) -> Table:
             ),
             "shown": (shown, "flag", "the answer to a positive prompt shows the behaviour"),
             "malformed": (malformed, "flag", "the answer to a positive prompt is broken"),
-            "flipped": (flipped, "flag", "the answer to a negative prompt flips (of a task: is another)"),
-            "number": (number, "measure", f"{study.require_metric().words.number} of a positive prompt"),
-            "divergence": (apart, "measure", "from the tuned model on a negative prompt", "nats a token"),
+            "flipped": (
+                flipped,
+                "flag",
+                "the answer to a negative prompt flips (of a task: is another)",
+            ),
+            "number": (
+                number,
+                "measure",
+                f"{study.require_metric().words.number} of a positive prompt",
+            ),
+            "divergence": (
+                apart,
+                "measure",
+                "from the tuned model on a negative prompt",
+                "nats a token",
+            ),
         },
     )
 
@@ -83,12 +138,20 @@ def claim(words: Words, unit: Unit, size: int, method: str, arm: Arm | None) -> 
     name = f"beats-{method}"
     if arm is None:
         text += "no share of the direction is as gentle on negative prompts."
-        return Claim(name=name, estimate=also["own"], at_most=0.0, text=text, also=also,
-                     missing="a share of the direction that is as gentle")  # fmt: skip
+        return Claim(
+            name=name,
+            estimate=also["own"],
+            at_most=0.0,
+            text=text,
+            also=also,
+            missing="a share of the direction that is as gentle",
+        )
     other = {"method": method, "group": "positive"}
     return Claim(
         name=name,
-        estimate=mean("shown", table="answers", where=own, pair="prompt_id", minus={"where": other}),
+        estimate=mean(
+            "shown", table="answers", where=own, pair="prompt_id", minus={"where": other}
+        ),
         at_most=0.0,
         reference=mean("shown", table="answers", where=other),
         control=literal(arm.what),

@@ -1,8 +1,10 @@
-"""``Compare``: the first look at a pair. What the tuned model says otherwise, where its stream parts from the base's,
-what both would say from every depth, and which weights moved; compared with control fine-tunes where some are given.
+"""``Compare``: the first look at a pair. What the tuned model says otherwise, where its stream
+parts from the base's, what both would say from every depth, and which weights moved; compared with
+control fine-tunes where some are given.
 
 1. Both models read every prompt: divergence and another first token, token by token.
-2. Streams side by side at every depth: cosine, ratio of lengths, linear CKA; and both logit lenses at the last token.
+2. Streams side by side at every depth: cosine, ratio of lengths, linear CKA; and both logit lenses
+   at the last token.
 3. Every tensor of both: norm of its change, beside its own norm.
 """
 
@@ -38,10 +40,11 @@ from interp.table import Table, table
 class Compare(Analyzer):
     """Both models of a pair over the study's prompts; needs a base.
 
-    ``controls``: pairs of the same base and a control fine-tune each (the same training on neutral data), which are
-    read and weighed in the same way; of several, prompts are compared with their mean. ``cka_tokens`` streams are kept
-    for CKA; ``token_rows`` rows of the table of tokens. Returns a table of kind ``compare``, one row per prompt, with
-    ``layers`` (depths, with intervals), ``drift`` (prompt by depth), ``tokens``, ``weights`` and, with controls,
+    ``controls``: pairs of the same base and a control fine-tune each (the same training on neutral
+    data), which are read and weighed in the same way; of several, prompts are compared with their
+    mean. ``cka_tokens`` streams are kept for CKA; ``token_rows`` rows of the table of tokens.
+    Returns a table of kind ``compare``, one row per prompt, with ``layers`` (depths, with
+    intervals), ``drift`` (prompt by depth), ``tokens``, ``weights`` and, with controls,
     ``controls``.
     """
 
@@ -60,13 +63,18 @@ class Compare(Analyzer):
         if self.cka_tokens < 4:
             raise OptionError(f"CKA of {self.cka_tokens} tokens says nothing; take at least 4")
         anatomy = study.pair.tuned.anatomy
-        if missing := [site.hook for site in stream_sites(study.pair.tuned) if site.hook not in anatomy.targets]:
+        if missing := [
+            site.hook for site in stream_sites(study.pair.tuned) if site.hook not in anatomy.targets
+        ]:
             raise UnsupportedModel(f"{anatomy.architecture} has no exact place for {missing[0]}")
         require_same_base(study, self.controls)
 
     def work(self, study: Study) -> Work:
-        """Both models over every prompt, and the same of every control; every token's distribution is gone through."""
-        # measured: divergences and lenses of all tokens take longer than the passes that they are read from
+        """Both models over every prompt, and the same of every control; every token's distribution
+        is gone through.
+        """
+        # measured: divergences and lenses of all tokens take longer than the passes that they are
+        # read from
         return Work(whole=4.2 * (1 + len(self.controls)))
 
     def __call__(self, study: Study) -> Table:
@@ -85,7 +93,9 @@ class Compare(Analyzer):
         columns = prompt_columns(found, controls)
         end = int(depths["depth"].max())
         names = names_of(self.controls)
-        further = {} if not controls else {"controls": controls_table(names, control_columns(controls))}
+        further = (
+            {} if not controls else {"controls": controls_table(names, control_columns(controls))}
+        )
         run = table(
             self.name,
             columns,
@@ -112,18 +122,29 @@ class Compare(Analyzer):
 
     def _read_control(self, study: Study, at: int, group: str) -> Read:
         pair = self.controls[at]
-        return read(study, self, pair.require_base("a comparison"), pair.tuned, group, f"control {at + 1}")
+        return read(
+            study, self, pair.require_base("a comparison"), pair.tuned, group, f"control {at + 1}"
+        )
 
 
 def _moved(weights: Table, unread: Sequence[str]) -> str:
     changed = weights["change"] > 0
-    left = f" Not looked at: {len(unread)} that the adapter changes, first {unread[0]}." if unread else ""
+    left = (
+        f" Not looked at: {len(unread)} that the adapter changes, first {unread[0]}."
+        if unread
+        else ""
+    )
     if not changed.any():
-        return f"None of {len(weights)} tensors changed{' among those looked at' if unread else ''}.{left}"
+        return (
+            f"None of {len(weights)} tensors"
+            f" changed{' among those looked at' if unread else ''}.{left}"
+        )
     most = int(np.argmax(weights["relative"]))
-    where = f"block {weights['layer'][most]} {weights['part'][most]}" if weights["layer"][most] >= 0 else (
-        weights["part"][most]
-    )  # fmt: skip
+    where = (
+        f"block {weights['layer'][most]} {weights['part'][most]}"
+        if weights["layer"][most] >= 0
+        else (weights["part"][most])
+    )
     return (
         f"{int(changed.sum())} of {len(weights)} tensors changed, the most beside its size {where} "
         f"({weights['relative'][most]:.2g} of its norm).{left}"
@@ -131,7 +152,12 @@ def _moved(weights: Table, unread: Sequence[str]) -> str:
 
 
 def _limits(study: Study, controls: int) -> Sequence[str]:
-    found = ["Divergence says that the models speak otherwise, not that this is what tuning was for."]
+    found = [
+        "Divergence says that the models speak otherwise, not that this is what tuning was for."
+    ]
     if not controls:
-        found.append("How much any tuning of this size moves the model: no control was given to compare with.")
+        found.append(
+            "How much any tuning of this size moves the model: no control was given to compare"
+            " with."
+        )
     return found

@@ -1,4 +1,6 @@
-"""Two models over the same prompts: what they say next, where streams part, and what each would say from there."""
+"""Two models over the same prompts: what they say next, where streams part, and what each would say
+from there.
+"""
 
 from __future__ import annotations
 
@@ -47,9 +49,10 @@ class Asked(Protocol):
 class Read:
     """Numbers of one class against the base, prompts in file order.
 
-    ``tokens`` per prompt: ``kl`` and ``flip`` of every token, and both models' next token ids. ``depths``: arrays
-    ``[prompts, L + 1]``, one column for the stream before every block and after the last. ``sample``: streams of some
-    tokens ``[rows, L + 1, D]`` of (base, other), with the row of the prompt that each is of.
+    ``tokens`` per prompt: ``kl`` and ``flip`` of every token, and both models' next token ids.
+    ``depths``: arrays ``[prompts, L + 1]``, one column for the stream before every block and after
+    the last. ``sample``: streams of some tokens ``[rows, L + 1, D]`` of (base, other), with the row
+    of the prompt that each is of.
     """
 
     group: str
@@ -74,7 +77,10 @@ class Read:
 def stream_sites(model: Model) -> list[Site]:
     """The stream before every block, and after the last."""
     layers = range(model.anatomy.n_layers)
-    return [*(Site(layer, "hook_resid_pre") for layer in layers), Site(layers[-1], "hook_resid_post")]
+    return [
+        *(Site(layer, "hook_resid_pre") for layer in layers),
+        Site(layers[-1], "hook_resid_post"),
+    ]
 
 
 def read(study: Study, asked: Asked, base: Model, other: Model, group: str, what: str) -> Read:
@@ -90,15 +96,26 @@ def read(study: Study, asked: Asked, base: Model, other: Model, group: str, what
     for rows in study.progress(study.groups(group, other, held), f"{what}, {group}"):
         batch, _ = make_batch(encoded, rows, study.pad_id, other.device)
         shared, width = _shared(batch), batch.ids.shape[1]
-        runs = [study.engine.run(model, _on(batch, model), reads=sites, keep=width - shared) for model in (base, other)]
+        runs = [
+            study.engine.run(model, _on(batch, model), reads=sites, keep=width - shared)
+            for model in (base, other)
+        ]
         streams = [[run.values[site].to(other.device) for site in sites] for run in runs]
-        numbers = _next_tokens(runs[0].require_logits(), runs[1].require_logits(), batch.mask[:, shared:])
-        once = _of_beginning(study.engine, (base, other), encoded[rows[0]].ids[:shared]) if shared else {}
+        numbers = _next_tokens(
+            runs[0].require_logits(), runs[1].require_logits(), batch.mask[:, shared:]
+        )
+        once = (
+            _of_beginning(study.engine, (base, other), encoded[rows[0]].ids[:shared])
+            if shared
+            else {}
+        )
         apart = [drift(one, two, batch.mask) for one, two in zip(*streams, strict=True)]
         for name in apart[0]:
             depths[name][rows] = to_host(torch.stack([one[name] for one in apart], 1))
         step = max(1, DISTRIBUTIONS // (len(sites) * other.anatomy.vocabulary))
-        ends = [torch.stack([value[:, -1] for value in stream], 1).split(step) for stream in streams]
+        ends = [
+            torch.stack([value[:, -1] for value in stream], 1).split(step) for stream in streams
+        ]
         for at, pieces in enumerate(zip(*ends, strict=True)):
             some = rows[at * step : (at + 1) * step]
             for name, values in _lens_numbers(*lenses(study.engine, (base, other), pieces)).items():
@@ -107,20 +124,28 @@ def read(study: Study, asked: Asked, base: Model, other: Model, group: str, what
             length = len(encoded[row].ids)
             after = min(length, width - shared)
             tokens[row] = {
-                name: np.concatenate([*([once[name][0, : length - after]] if once else []), value[place, -after:]])
+                name: np.concatenate(
+                    [*([once[name][0, : length - after]] if once else []), value[place, -after:]]
+                )
                 for name, value in numbers.items()
             }
             columns = torch.tensor(picked[row], dtype=torch.int64) - length
             owners += [row] * len(columns)
             for part, stream in zip(kept, streams, strict=True):
-                part.append(to_host(torch.stack([value[place, columns] for value in stream], 1).float()))
+                part.append(
+                    to_host(torch.stack([value[place, columns] for value in stream], 1).float())
+                )
     sample = np.concatenate(kept[0]), np.concatenate(kept[1])
     prompts = study.prompts(group).prompts
-    return Read(group, prompts, [coded.ids for coded in encoded], tokens, depths, sample, np.array(owners))
+    return Read(
+        group, prompts, [coded.ids for coded in encoded], tokens, depths, sample, np.array(owners)
+    )
 
 
 def _shared(batch: Batch) -> int:
-    """How many tokens that all prompts begin with are gone through once; none where they are few or a whole prompt."""
+    """How many tokens that all prompts begin with are gone through once; none where they are few or
+    a whole prompt.
+    """
     shared = min(batch.shared, min(batch.lengths) - 1)
     return shared if shared >= SHORTEST and len(batch.lengths) > 1 else 0
 
@@ -135,49 +160,70 @@ def _next_tokens(
     return dict(zip(("kl", "flip", "base_next", "tuned_next"), map(to_host, found), strict=True))
 
 
-def _of_beginning(engine: Engine, models: Sequence[Model], ids: Sequence[int]) -> dict[str, np.ndarray]:
+def _of_beginning(
+    engine: Engine, models: Sequence[Model], ids: Sequence[int]
+) -> dict[str, np.ndarray]:
     """The same of the tokens that all prompts begin with."""
-    runs = [engine.run(model, Batch.pad([ids], 0, device=model.device), keep=None).require_logits() for model in models]
+    runs = [
+        engine.run(model, Batch.pad([ids], 0, device=model.device), keep=None).require_logits()
+        for model in models
+    ]
     return _next_tokens(runs[0], runs[1], torch.ones(runs[1].shape[:2], dtype=torch.bool))
 
 
 def drift(
     base: Float[Tensor, "B T D"], other: Float[Tensor, "B T D"], real: Bool[Tensor, "B T"]
 ) -> dict[str, Float[Tensor, " B"]]:
-    """Cosine, and length of the other's stream over the base's, each the mean over a prompt's tokens."""
+    """Cosine, and length of the other's stream over the base's, each the mean over a prompt's
+    tokens.
+    """
     base, other = base.double(), other.double()
     lengths = [torch.linalg.vector_norm(part, dim=-1).clamp(min=1e-300) for part in (base, other)]
     cosine = (base * other).sum(-1) / (lengths[0] * lengths[1])
     return {
         name: value.where(real, 0.0).sum(-1) / real.sum(1)
-        for name, value in (("cosine", cosine.clamp(-1, 1)), ("norm_ratio", lengths[1] / lengths[0]))
+        for name, value in (
+            ("cosine", cosine.clamp(-1, 1)),
+            ("norm_ratio", lengths[1] / lengths[0]),
+        )
     }
 
 
 def lenses(
     engine: Engine, models: Sequence[Model], streams: Sequence[Float[Tensor, "B S D"]]
 ) -> list[Float[Tensor, "B S V"]]:
-    """Logit lens of every stream (nostalgebraist 2020): each model's own final norm and head, on streams of any depth.
+    """Logit lens of every stream (nostalgebraist 2020): each model's own final norm and head, on
+    streams of any depth.
 
-    One short pass: the streams of a prompt stand as positions where the last block's output would be, and what comes
-    after it works on every position by itself.
+    One short pass: the streams of a prompt stand as positions where the last block's output would
+    be, and what comes after it works on every position by itself.
     """
     found = []
     for model, stream in zip(models, streams, strict=True):
         shape = stream.shape[:2]
-        nothing = Batch(torch.zeros(shape, dtype=torch.int64, device=model.device),
-                        torch.ones(shape, dtype=torch.bool, device=model.device))  # fmt: skip
+        nothing = Batch(
+            torch.zeros(shape, dtype=torch.int64, device=model.device),
+            torch.ones(shape, dtype=torch.bool, device=model.device),
+        )
         end = Replace(Site(model.anatomy.n_layers - 1, "hook_resid_post"), stream)
-        found.append(engine.run(model, nothing, edits=[end], keep=None).require_logits().to(stream.device))
+        found.append(
+            engine.run(model, nothing, edits=[end], keep=None).require_logits().to(stream.device)
+        )
     return found
 
 
-def _lens_numbers(base: Float[Tensor, "B S V"], other: Float[Tensor, "B S V"]) -> dict[str, Float[Tensor, "B S"]]:
+def _lens_numbers(
+    base: Float[Tensor, "B S V"], other: Float[Tensor, "B S V"]
+) -> dict[str, Float[Tensor, "B S"]]:
     flips = (other.argmax(-1) != base.argmax(-1)).float()
     base, other = (widen(part).log_softmax(-1) for part in (base, other))
 
-    def apart(first: Float[Tensor, "B _ V"], second: Float[Tensor, "B S V"]) -> Float[Tensor, "B S"]:
-        found = torch.nn.functional.kl_div(second, first.expand_as(second), log_target=True, reduction="none")
+    def apart(
+        first: Float[Tensor, "B _ V"], second: Float[Tensor, "B S V"]
+    ) -> Float[Tensor, "B S"]:
+        found = torch.nn.functional.kl_div(
+            second, first.expand_as(second), log_target=True, reduction="none"
+        )
         return found.sum(-1).clamp(min=0)
 
     return {
@@ -192,14 +238,19 @@ def rounding(study: Study, asked: Asked) -> float:
     """Largest KL at a prompt's last token between the tuned model and itself behind more padding."""
     model, largest = study.pair.tuned, 0.0
     for group in study.classes:
-        encoded = [study.encoded(group)[row] for row in study.prompts(group).sample(asked.floor_prompts)]
+        encoded = [
+            study.encoded(group)[row] for row in study.prompts(group).sample(asked.floor_prompts)
+        ]
         for rows in study.batches(encoded, model, 8 * model.anatomy.vocabulary):
             batch = make_batch(encoded, rows, study.pad_id, model.device)[0]
             ids = [encoded[row].ids for row in rows]
             wider = Batch.pad(ids, study.pad_id, device=model.device, length=batch.ids.shape[1] + 5)
-            if study.reads_alone:  # padding would change more than rounding: the prompt twice instead
+            # padding would change more than rounding: the prompt twice instead
+            if study.reads_alone:
                 wider = Batch.pad([*ids, *ids], study.pad_id, device=model.device)
-            one, other = (study.engine.run(model, each, keep=None).require_logits() for each in (batch, wider))
+            one, other = (
+                study.engine.run(model, each, keep=None).require_logits() for each in (batch, wider)
+            )
             other = other[: len(ids)]
             kl = token_divergences(one[:, -1:], other[:, -1:], batch.mask[:, -1:])
             largest = max(largest, float(to_host(kl).max()))
@@ -207,7 +258,9 @@ def rounding(study: Study, asked: Asked) -> float:
 
 
 def _picked(study: Study, asked: Asked, group: str) -> list[list[int]]:
-    """Tokens whose streams are kept for CKA: the last of every distinct text, and others drawn at random."""
+    """Tokens whose streams are kept for CKA: the last of every distinct text, and others drawn at
+    random.
+    """
     prompts, generator = study.prompts(group), np.random.default_rng(study.seed)
     each = max(1, asked.cka_tokens // sum(study.prompts(name).n_texts for name in study.classes))
     texts = prompts.sample(len(prompts))
@@ -220,4 +273,8 @@ def _picked(study: Study, asked: Asked, group: str) -> list[list[int]]:
 
 
 def _on(batch: Batch, model: Model) -> Batch:
-    return batch if batch.ids.device == model.device else Batch(batch.ids.to(model.device), batch.mask.to(model.device))
+    return (
+        batch
+        if batch.ids.device == model.device
+        else Batch(batch.ids.to(model.device), batch.mask.to(model.device))
+    )

@@ -31,40 +31,100 @@ def prompt_columns(found: Sequence[Read], controls: Sequence[Sequence[Read]]) ->
     """One row per prompt: divergence and flips, the mean over tokens and at the last."""
     prompts = [prompt for part in found for prompt in part.prompts]
     columns = {
-        "group": ([part.group for part in found for _ in part.prompts], "key", "class of the prompt"),
-        "prompt_id": (np.array([p.id for p in prompts]), "key", "position in the prompt file, from 0"),
+        "group": (
+            [part.group for part in found for _ in part.prompts],
+            "key",
+            "class of the prompt",
+        ),
+        "prompt_id": (
+            np.array([p.id for p in prompts]),
+            "key",
+            "position in the prompt file, from 0",
+        ),
         "cluster": ([p.cluster for p in prompts], "key", "prompts that depend on each other"),
-        "tokens": ([len(ids) for part in found for ids in part.ids], "measure", "tokens of the prompt"),
-        "kl": (np.concatenate([part.kl for part in found]), "measure", "KL of the next token, tuned || base, mean over "
-               "tokens", "nats"),
+        "tokens": (
+            [len(ids) for part in found for ids in part.ids],
+            "measure",
+            "tokens of the prompt",
+        ),
+        "kl": (
+            np.concatenate([part.kl for part in found]),
+            "measure",
+            "KL of the next token, tuned || base, mean over tokens",
+            "nats",
+        ),
         "kl_last": (_last(found, "kl"), "measure", "the same at the last token", "nats"),
-        "flips": (np.concatenate([part.flips for part in found]), "measure", "share of tokens with another first next "
-                  "token"),
-        "flip_last": (_last(found, "flip"), "measure", "1 where it is another at the last token", ZERO_OR_ONE),
-    }  # fmt: skip
+        "flips": (
+            np.concatenate([part.flips for part in found]),
+            "measure",
+            "share of tokens with another first next token",
+        ),
+        "flip_last": (
+            _last(found, "flip"),
+            "measure",
+            "1 where it is another at the last token",
+            ZERO_OR_ONE,
+        ),
+    }
     if controls:
         of = _of(controls)
-        columns["control_kl"] = (_mean(np.concatenate([p.kl for p in c]) for c in controls), "measure",
-                                 f"kl {of}, control || base", "nats")  # fmt: skip
-        columns["control_kl_last"] = (_mean(_last(c, "kl") for c in controls), "measure", f"kl_last {of}", "nats")
+        columns["control_kl"] = (
+            _mean(np.concatenate([p.kl for p in c]) for c in controls),
+            "measure",
+            f"kl {of}, control || base",
+            "nats",
+        )
+        columns["control_kl_last"] = (
+            _mean(_last(c, "kl") for c in controls),
+            "measure",
+            f"kl_last {of}",
+            "nats",
+        )
         beyond = columns["kl_last"][0] - columns["control_kl_last"][0]
         columns["kl_last_beyond"] = (beyond, "measure", "kl_last less control_kl_last", "nats")
-        columns["control_flips"] = (_mean(np.concatenate([p.flips for p in c]) for c in controls), "measure",
-                                    f"flips {of}")  # fmt: skip
+        columns["control_flips"] = (
+            _mean(np.concatenate([p.flips for p in c]) for c in controls),
+            "measure",
+            f"flips {of}",
+        )
     return columns
 
 
 def control_columns(controls: Sequence[Sequence[Read]]) -> dict[str, tuple]:
-    """The same numbers, one of each control: means over all prompts, and of two classes their difference."""
-    drifts = [1 - np.concatenate([part.depths["cosine"][:, -1] for part in control]).mean() for control in controls]
+    """The same numbers, one of each control: means over all prompts, and of two classes their
+    difference.
+    """
+    drifts = [
+        1 - np.concatenate([part.depths["cosine"][:, -1] for part in control]).mean()
+        for control in controls
+    ]
     classes: dict[str, tuple] = {}
     if all(len(control) == 2 for control in controls):
         more = [_last(c[:1], "kl").mean() - _last(c[1:], "kl").mean() for c in controls]
-        classes["more_on_positive"] = (more, "measure", "mean of kl_last on positive less negative prompts", "nats")
+        classes["more_on_positive"] = (
+            more,
+            "measure",
+            "mean of kl_last on positive less negative prompts",
+            "nats",
+        )
     return classes | {
-        "kl": ([np.concatenate([p.kl for p in c]).mean() for c in controls], "measure", "mean of control_kl", "nats"),
-        "kl_last": ([_last(c, "kl").mean() for c in controls], "measure", "mean of control_kl_last", "nats"),
-        "flips": ([np.concatenate([p.flips for p in c]).mean() for c in controls], "measure", "mean of control_flips"),
+        "kl": (
+            [np.concatenate([p.kl for p in c]).mean() for c in controls],
+            "measure",
+            "mean of control_kl",
+            "nats",
+        ),
+        "kl_last": (
+            [_last(c, "kl").mean() for c in controls],
+            "measure",
+            "mean of control_kl_last",
+            "nats",
+        ),
+        "flips": (
+            [np.concatenate([p.flips for p in c]).mean() for c in controls],
+            "measure",
+            "mean of control_flips",
+        ),
         "drift": (drifts, "measure", "one minus the mean cosine after the last block"),
     }
 
@@ -81,40 +141,82 @@ def _last(parts: Sequence[Read], name: str) -> np.ndarray:
     return np.array([float(each[name][-1]) for part in parts for each in part.tokens])
 
 
-def depth_table(study: Study, found: Sequence[Read], controls: Sequence[Sequence[Read]]) -> tuple[Table, Table]:
+def depth_table(
+    study: Study, found: Sequence[Read], controls: Sequence[Sequence[Read]]
+) -> tuple[Table, Table]:
     """Prompt by depth, and depth by depth with intervals over clusters."""
     n_depths = found[0].depths["cosine"].shape[1]
     prompts = [(part.group, prompt) for part in found for prompt in part.prompts]
     numbers = {name: np.concatenate([part.depths[name] for part in found]) for name in DEPTHS}
     theirs = {
-        name: _mean(np.concatenate([part.depths[name] for part in one]) for one in controls) if controls else None
+        name: (
+            _mean(np.concatenate([part.depths[name] for part in one]) for one in controls)
+            if controls
+            else None
+        )
         for name in DEPTHS
     }
     columns = {
-        "group": ([group for group, _ in prompts for _ in range(n_depths)], "key", "class of the prompt"),
-        "prompt_id": (np.repeat([p.id for _, p in prompts], n_depths), "key", "position in the prompt file, from 0"),
-        "cluster": ([p.cluster for _, p in prompts for _ in range(n_depths)], "key", "dependent prompts"),
-        "depth": (np.tile(np.arange(n_depths), len(prompts)), "key", "blocks that the stream has passed"),
-        **{name: (numbers[name].ravel(), "measure", MEANINGS[name], UNITS.get(name, "")) for name in DEPTHS},
+        "group": (
+            [group for group, _ in prompts for _ in range(n_depths)],
+            "key",
+            "class of the prompt",
+        ),
+        "prompt_id": (
+            np.repeat([p.id for _, p in prompts], n_depths),
+            "key",
+            "position in the prompt file, from 0",
+        ),
+        "cluster": (
+            [p.cluster for _, p in prompts for _ in range(n_depths)],
+            "key",
+            "dependent prompts",
+        ),
+        "depth": (
+            np.tile(np.arange(n_depths), len(prompts)),
+            "key",
+            "blocks that the stream has passed",
+        ),
+        **{
+            name: (numbers[name].ravel(), "measure", MEANINGS[name], UNITS.get(name, ""))
+            for name in DEPTHS
+        },
         "drift": (1 - numbers["cosine"].ravel(), "measure", "one minus the cosine"),
     }
     if (cosine := theirs["cosine"]) is not None:
         columns["control_drift"] = (1 - cosine.ravel(), "measure", f"the same {_of(controls)}")
     clusters = [prompt.cluster for _, prompt in prompts]
-    layers: dict[str, tuple] = {"depth": (np.arange(n_depths), "key", "blocks that the stream has passed")}
+    layers: dict[str, tuple] = {
+        "depth": (np.arange(n_depths), "key", "blocks that the stream has passed")
+    }
     for name in DEPTHS:
-        triples = [cluster_interval(as_counted(own, UNITS.get(name, "")), clusters) for own in numbers[name].T]
+        triples = [
+            cluster_interval(as_counted(own, UNITS.get(name, "")), clusters)
+            for own in numbers[name].T
+        ]
         for end, place in (("", 0), ("_low", 1), ("_high", 2)):
-            said = {"": "", "_low": "lower end of: ", "_high": "upper end of: "}[end] + MEANINGS[name]
+            said = {"": "", "_low": "lower end of: ", "_high": "upper end of: "}[end] + MEANINGS[
+                name
+            ]
             layers[name + end] = (np.array([each[place] for each in triples]), "measure", said)
         if (other := theirs[name]) is not None:
-            layers[f"control_{name}"] = (other.mean(0), "measure", f"{_of(controls)}: {MEANINGS[name]}")
+            layers[f"control_{name}"] = (
+                other.mean(0),
+                "measure",
+                f"{_of(controls)}: {MEANINGS[name]}",
+            )
     layers |= _aligned(study, found, "")
     if controls:
         each = [_aligned(study, control, "control_") for control in controls]
         layers |= {
-            name: (join([one[name][0] for one in each], axis=0), "measure", f"{_of(controls)}: {said[2]}")
-            for (name, said), join in zip(each[0].items(), (np.mean, np.min, np.max, np.mean), strict=True)
+            name: (
+                join([one[name][0] for one in each], axis=0),
+                "measure",
+                f"{_of(controls)}: {said[2]}",
+            )
+            for (name, said), join in zip(
+                each[0].items(), (np.mean, np.min, np.max, np.mean), strict=True
+            )
         }
     return table("compare-drift", columns), table("compare-layers", layers)
 
@@ -131,31 +233,49 @@ def _aligned(study: Study, found: Sequence[Read], prefix: str) -> dict[str, tupl
         f"{prefix}cka_high": (triples[:, 2], "measure", f"upper end of: {said}"),
     }
     fair = np.array([debiased_cka(base[:, d], other[:, d]) for d in depths])
-    return columns | {f"{prefix}cka_debiased": (fair, "measure", f"{said}, without bias from few rows")}
+    return columns | {
+        f"{prefix}cka_debiased": (fair, "measure", f"{said}, without bias from few rows")
+    }
 
 
 def token_table(study: Study, found: Sequence[Read], most: int) -> Table:
-    """One row per token of the first prompts of every cluster, then of the second ones, classes in turn."""
+    """One row per token of the first prompts of every cluster, then of the second ones, classes in
+    turn.
+    """
     decode, rows = study.pair.tokenizer.decode, []
     orders = [(part, study.prompts(part.group).over_clusters()) for part in found]
-    for row, part in ((order[at], part) for at in range(max(len(order) for _, order in orders))
-                      for part, order in orders if at < len(order)):  # fmt: skip
+    for row, part in (
+        (order[at], part)
+        for at in range(max(len(order) for _, order in orders))
+        for part, order in orders
+        if at < len(order)
+    ):
         if len(rows) + len(part.ids[row]) > most and rows:
             break
         numbers = part.tokens[row]
         for position, token in enumerate(part.ids[row]):
-            follow = [decode([int(numbers[name][position])]) for name in ("base_next", "tuned_next")]
+            follow = [
+                decode([int(numbers[name][position])]) for name in ("base_next", "tuned_next")
+            ]
             kl, flip = float(numbers["kl"][position]), bool(numbers["flip"][position])
-            rows.append((part.group, part.prompts[row].id, position, decode([token]), kl, flip, *follow))
+            rows.append(
+                (part.group, part.prompts[row].id, position, decode([token]), kl, flip, *follow)
+            )
     about = {
-        "group": ("key", "class of the prompt"), "prompt_id": ("key", "position in the prompt file, from 0"),
-        "position": ("key", "token of the prompt, from 0"), "token": ("text", "the token"),
+        "group": ("key", "class of the prompt"),
+        "prompt_id": ("key", "position in the prompt file, from 0"),
+        "position": ("key", "token of the prompt, from 0"),
+        "token": ("text", "the token"),
         "kl": ("measure", "KL of the next token, tuned || base", "nats"),
-        "flip": ("flag", "another token comes first"), "base_next": ("text", "first next token in the base"),
+        "flip": ("flag", "another token comes first"),
+        "base_next": ("text", "first next token in the base"),
         "tuned_next": ("text", "first next token in the tuned model"),
-    }  # fmt: skip
+    }
     values = zip(*rows, strict=True)
-    return table("compare-tokens", {n: (list(v), *said) for (n, said), v in zip(about.items(), values, strict=True)})
+    return table(
+        "compare-tokens",
+        {n: (list(v), *said) for (n, said), v in zip(about.items(), values, strict=True)},
+    )
 
 
 def weight_table(own: Sequence[Change], *controls: Sequence[Change]) -> Table:
@@ -166,15 +286,26 @@ def weight_table(own: Sequence[Change], *controls: Sequence[Change]) -> Table:
         "size": ([each.size for each in own], "measure", "numbers in it"),
         "norm": ([each.norm for each in own], "measure", "its Euclidean norm in the base"),
         "change": ([each.change for each in own], "measure", "Euclidean norm of its change"),
-        "relative": ([_relative(each) for each in own], "measure", "change over norm; 0 where nothing changed"),
+        "relative": (
+            [_relative(each) for each in own],
+            "measure",
+            "change over norm; 0 where nothing changed",
+        ),
         "share": ([each.share for each in own], "measure", "share of its numbers that changed"),
     }
     if controls:
-        theirs = [{(each.layer, each.part): _relative(each) for each in control} for control in controls]
-        beside = [float(np.mean([one.get((each.layer, each.part), NAN) for one in theirs])) for each in own]
+        theirs = [
+            {(each.layer, each.part): _relative(each) for each in control} for control in controls
+        ]
+        beside = [
+            float(np.mean([one.get((each.layer, each.part), NAN) for one in theirs]))
+            for each in own
+        ]
         columns["control_relative"] = (
-            beside, "measure", f"{_of(controls)}: change over norm; NaN where it has no such tensor",
-        )  # fmt: skip
+            beside,
+            "measure",
+            f"{_of(controls)}: change over norm; NaN where it has no such tensor",
+        )
     return table("compare-weights", columns)
 
 
@@ -183,16 +314,26 @@ def _relative(each: Change) -> float:
 
 
 def claims_of(last: int, floor: float, controls: int, classes: int) -> list[Claim]:
-    """Beyond rounding, beyond the controls and a further one, and (of two classes) more on one than on the other.
+    """Beyond rounding, beyond the controls and a further one, and (of two classes) more on one than
+    on the other.
 
     ``last``: depth after the last block. ``floor``: divergence of the model from itself, in nats.
     """
     end = {"table": "drift", "where": {"depth": last}}
     positive, negative = {"group": "positive"}, {"group": "negative"}
-    both = {"positive": mean("kl_last", where=positive), "negative": mean("kl_last", where=negative)}
+    both = {
+        "positive": mean("kl_last", where=positive),
+        "negative": mean("kl_last", where=negative),
+    }
     two = classes == 2
-    by_class, each = (", {positive:.3g} on positive and {negative:.3g} on negative prompts" * two, both if two else {})
-    cosine = "After the last block the cosine of both models' residual streams is {cosine:.3g} on average"
+    by_class, each = (
+        ", {positive:.3g} on positive and {negative:.3g} on negative prompts" * two,
+        both if two else {},
+    )
+    cosine = (
+        "After the last block the cosine of both models' residual streams is {cosine:.3g} on"
+        " average"
+    )
     compared, theirs = opening("control_kl_last", controls, ".3g")
     made = [
         Claim(
@@ -201,10 +342,13 @@ def claims_of(last: int, floor: float, controls: int, classes: int) -> list[Clai
             at_least=floor,
             reference=floor,
             control="the fine-tuned model and itself, by arithmetic of another shape",
-            text="Where the answer begins, the fine-tuned model's next token diverges from the base's by {value:.3g} "
-            f"nats [{{low:.3g}}, {{high:.3g}}]{by_class} (rounding alone: about {{control:.2g}}), and another token "
-            "comes first after {flips:.1%} of the prompts; over all tokens of the prompts the divergence is {all:.3g} "
-            f"nats a token.{compared}",
+            text=(
+                "Where the answer begins, the fine-tuned model's next token diverges from the"
+                f" base's by {{value:.3g}} nats [{{low:.3g}}, {{high:.3g}}]{by_class} (rounding"
+                " alone: about {control:.2g}), and another token comes first after {flips:.1%}"
+                " of the prompts; over all tokens of the prompts the divergence is {all:.3g}"
+                f" nats a token.{compared}"
+            ),
             also={"flips": mean("flip_last"), "all": mean("kl"), **each, **theirs},
         )
     ]
@@ -220,9 +364,11 @@ def claims_of(last: int, floor: float, controls: int, classes: int) -> list[Clai
             )
         )
     else:
-        theirs = "the control fine-tune on the same prompts" if controls == 1 else (
-            f"the mean of {controls} control fine-tunes on the same prompts"
-        )  # fmt: skip
+        theirs = (
+            "the control fine-tune on the same prompts"
+            if controls == 1
+            else (f"the mean of {controls} control fine-tunes on the same prompts")
+        )
         made += [
             Claim(
                 name="beyond-control",
@@ -230,23 +376,35 @@ def claims_of(last: int, floor: float, controls: int, classes: int) -> list[Clai
                 at_least=0.0,
                 reference=mean("control_kl_last"),
                 control=theirs,
-                text=f"That is {{value:.3g}} nats more [{{low:.3g}}, {{high:.3g}}] than {on_average(controls, '.3g')}.",
+                text=(
+                    "That is {value:.3g} nats more [{low:.3g}, {high:.3g}] than"
+                    f" {on_average(controls, '.3g')}."
+                ),
                 also=ends("kl_last"),
             ),
-            beyond_new("beyond-new-control", mean("kl_last"), "kl_last", controls, "the divergence", ".3g"),
+            beyond_new(
+                "beyond-new-control", mean("kl_last"), "kl_last", controls, "the divergence", ".3g"
+            ),
             Claim(
                 name="drifts-beyond-control",
                 estimate=mean("drift", minus={"column": "control_drift"}, **end),
                 at_least=0.0,
                 reference=mean("control_drift", **end),
                 control=theirs,
-                text=cosine + " (one minus that is {value:+.3g} [{low:+.3g}, {high:+.3g}] more than of the control"
-                + ("s)." if controls > 1 else ")."),
+                text=cosine
+                + " (one minus that is {value:+.3g} [{low:+.3g}, {high:+.3g}] more than of the"
+                " control" + ("s)." if controls > 1 else ")."),
                 also={"cosine": mean("cosine", **end)},
             ),
-            beyond_new("drifts-beyond-new-control", mean("drift", **end), "drift", controls,
-                       "one minus the cosine", ".3g"),
-        ]  # fmt: skip
+            beyond_new(
+                "drifts-beyond-new-control",
+                mean("drift", **end),
+                "drift",
+                controls,
+                "one minus the cosine",
+                ".3g",
+            ),
+        ]
     if classes == 2:
         made.append(
             Claim(
@@ -255,9 +413,15 @@ def claims_of(last: int, floor: float, controls: int, classes: int) -> list[Clai
                 at_least=0.0,
                 reference=mean("kl_last", where=negative),
                 control="negative prompts",
-                text="On positive prompts they diverge by {value:.3g} nats more [{low:.3g}, {high:.3g}] than "
-                "on negative ones (mean length {long:.1f} and {short:.1f} tokens).",
-                also={"long": mean("tokens", where=positive), "short": mean("tokens", where=negative)},
+                text=(
+                    "On positive prompts they diverge by {value:.3g} nats more [{low:.3g},"
+                    " {high:.3g}] than on negative ones (mean length {long:.1f} and {short:.1f}"
+                    " tokens)."
+                ),
+                also={
+                    "long": mean("tokens", where=positive),
+                    "short": mean("tokens", where=negative),
+                },
             )
         )
     if classes == 2 and controls:
@@ -269,9 +433,15 @@ def claims_of(last: int, floor: float, controls: int, classes: int) -> list[Clai
                 at_least=0.0,
                 reference=statistic("mean", "more_on_positive", table=TABLE),
                 control="the same difference of "
-                + ("the control fine-tune" if controls == 1 else f"{controls} control fine-tunes, their mean"),
-                text="This difference is {value:.3g} nats larger [{low:.3g}, {high:.3g}] than that "
-                f"{on_average(controls, '.3g')}.",
+                + (
+                    "the control fine-tune"
+                    if controls == 1
+                    else f"{controls} control fine-tunes, their mean"
+                ),
+                text=(
+                    "This difference is {value:.3g} nats larger [{low:.3g}, {high:.3g}] than"
+                    f" that {on_average(controls, '.3g')}."
+                ),
                 also=ends("more_on_positive"),
             ),
             beyond_new(

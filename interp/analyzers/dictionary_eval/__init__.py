@@ -1,8 +1,11 @@
-"""``DictionaryEval``: how well a dictionary stands in for a site of a model, beside baselines at its own L0.
+"""``DictionaryEval``: how well a dictionary stands in for a site of a model, beside baselines at
+its own L0.
 
-1. A pass over the prompts: reconstruction of every token, the dictionary's L0, the data's mean and covariance.
+1. A pass over the prompts: reconstruction of every token, the dictionary's L0, the data's mean and
+   covariance.
 2. Principal components and random rows with as many codes (rounded up).
-3. A second pass: baselines' reconstructions, and the model run with each of them, zero or the mean in the site's place.
+3. A second pass: baselines' reconstructions, and the model run with each of them, zero or the mean
+   in the site's place.
 """
 
 from dataclasses import dataclass, field
@@ -25,7 +28,14 @@ from interp.analyzers.dictionary_eval.compute import (
     fitted,
 )
 from interp.analyzers.dictionary_eval.findings import claims_of, words
-from interp.analyzers.dictionary_eval.tables import errors, limits, prompts_table, recovered_table, shares, splice_table
+from interp.analyzers.dictionary_eval.tables import (
+    errors,
+    limits,
+    prompts_table,
+    recovered_table,
+    shares,
+    splice_table,
+)
 from interp.claims import conclude
 from interp.errors import OptionError, required
 from interp.sae import Dictionary
@@ -42,18 +52,21 @@ from interp.table import Table
 class DictionaryEval(Analyzer):
     """A dictionary of ``site``, over the study's prompts and the tuned model.
 
-    ``target``: the site that a transcoder writes. ``of``: what rows are (``interp.sae.analysis.input_output``): the tuned
-    model's, both models' side by side (a crosscoder) or tuned less base; the last two need a base.
-    ``content_only``: special tokens and the chat template's count nowhere, and are not spliced. Prompts with
-    ``messages`` are read as whole conversations, each alone and cut at the model's context, as a training reads them.
+    ``target``: the site that a transcoder writes. ``of``: what rows are
+    (``interp.sae.analysis.input_output``): the tuned model's, both models' side by side (a
+    crosscoder) or tuned less base; the last two need a base. ``content_only``: special tokens and
+    the chat template's count nowhere, and are not spliced. Prompts with ``messages`` are read as
+    whole conversations, each alone and cut at the model's context, as a training reads them.
 
-    Baselines read what a dictionary reads: of a crosscoder joint rows, of a dictionary of differences differences, of a
-    transcoder the target's least-squares prediction from the input, which for one with a skip connection is that
-    prediction whole. A crosscoder is also scored by model, and on tuned less base by its halves' difference, beside the
-    same of joint components and beside components of tuned less base alone, with as many codes.
+    Baselines read what a dictionary reads: of a crosscoder joint rows, of a dictionary of
+    differences differences, of a transcoder the target's least-squares prediction from the input,
+    which for one with a skip connection is that prediction whole. A crosscoder is also scored by
+    model, and on tuned less base by its halves' difference, beside the same of joint components and
+    beside components of tuned less base alone, with as many codes.
 
-    Returns a table of kind ``dictionary-scores`` (a row per dictionary and part), with ``splice`` and ``prompts`` (rows
-    per prompt), ``conversations`` (per prompt and part), ``density``, ``recovered``.
+    Returns a table of kind ``dictionary-scores`` (a row per dictionary and part), with ``splice``
+    and ``prompts`` (rows per prompt), ``conversations`` (per prompt and part), ``density``,
+    ``recovered``.
     """
 
     name: ClassVar[str] = "dictionary-scores"
@@ -67,7 +80,9 @@ class DictionaryEval(Analyzer):
     parent: str | None = None
 
     def require(self, based: bool) -> Place:
-        """Where it stands; OptionError for a dictionary that cannot. ``based``: whether there is a base."""
+        """Where it stands; OptionError for a dictionary that cannot. ``based``: whether there is a
+        base.
+        """
         return Place.of_dictionary(self.dictionary.config, self.site, self.target, self.of, based)
 
     def __call__(self, study: Study) -> Table:
@@ -80,7 +95,9 @@ class DictionaryEval(Analyzer):
         parts = {} if self.content_only else parts_of(read.encoded, whole)
         dictionary = self.dictionary.to(pair.tuned.device)
         config = dictionary.config
-        passes = Passes(study, place, config, read.encoded, (*OUTSIDE, UNKNOWN) if self.content_only else ())
+        passes = Passes(
+            study, place, config, read.encoded, (*OUTSIDE, UNKNOWN) if self.content_only else ()
+        )
 
         def empty(latents: int) -> Scores:
             return Scores(config.outputs, latents, parts, pair.tuned.device, place.views)
@@ -89,29 +106,49 @@ class DictionaryEval(Analyzer):
         joint = place.site != place.target
         seen = Covariance.empty(config.outputs + joint * config.inputs, pair.tuned.device)
         for batch in passes.reading():
-            own.update(batch.y, *passes.reconstructed(dictionary, batch.x), roles=batch.roles, owners=batch.owners)
+            own.update(
+                batch.y,
+                *passes.reconstructed(dictionary, batch.x),
+                roles=batch.roles,
+                owners=batch.owners,
+            )
             seen.update(torch.cat([batch.x, batch.y], 1) if joint else batch.y)
         if own.count < 2:
-            raise OptionError(f"{own.count} tokens count, which is too few to score a dictionary; give more prompts")
+            raise OptionError(
+                f"{own.count} tokens count, which is too few to score a dictionary; give more"
+                " prompts"
+            )
         k = max(1, int(np.ceil(own.summary()["l0"] - 1e-9)))
-        made: dict[str, Made] = {OWN: dictionary} | fitted(seen, config, joint, k, study.seed, dictionary.W_dec.dtype)
+        made: dict[str, Made] = {OWN: dictionary} | fitted(
+            seen, config, joint, k, study.seed, dictionary.W_dec.dtype
+        )
         scored = {OWN: own} | {name: empty(made[name].config.width) for name in (PCA, RANDOM)}
         apart = alone(seen, k, dictionary.W_dec.dtype) if place.views else None
         sums = passes.splicing(made, scored, own.mean, apart)
-        return self._table(study, place, scored, sums, required(made[PCA].config.k, "a number of codes"), read)
+        return self._table(
+            study, place, scored, sums, required(made[PCA].config.k, "a number of codes"), read
+        )
 
-    def _table(self, study: Study, place: Place, scored: dict[str, Scores], sums: Sums, k: int, read: Read) -> Table:
+    def _table(
+        self, study: Study, place: Place, scored: dict[str, Scores], sums: Sums, k: int, read: Read
+    ) -> Table:
         prompts = study.prompts("positive")
-        ids, clusters = np.array([prompt.id for prompt in prompts]), np.array(prompts.clusters, dtype=object)
+        ids, clusters = (
+            np.array([prompt.id for prompt in prompts]),
+            np.array(prompts.clusters, dtype=object),
+        )
         saved, wording = shares(sums), words(place, self.dictionary.config)
         made, own = claims_of(sums, k, wording), scored[OWN].summary()
         left_open = limits(saved, sums, read.limits(), wording)
         views = {
             f"{name}{part}_explained_variance": scored[which].summary(part)["explained_variance"]
-            for which, name in ((OWN, ""), (PCA, "pca_")) for part in place.views
-        }  # fmt: skip
+            for which, name in ((OWN, ""), (PCA, "pca_"))
+            for part in place.views
+        }
         if sums.halves and (spread := sums.halves[DEVIATION].sum()) > 0:
-            views["pca_alone_difference_explained_variance"] = 1 - sums.halves[PCA_ALONE].sum() / spread
+            views["pca_alone_difference_explained_variance"] = (
+                1 - sums.halves[PCA_ALONE].sum() / spread
+            )
         stands = {} if place.site == place.target else {"target": str(place.target)}
         run = scores_table(
             scored,
@@ -123,13 +160,15 @@ class DictionaryEval(Analyzer):
                 **own,
                 "parts": errors(scored[OWN]),
                 **{
-                    f"{name}_explained_variance": scored[name].summary()["explained_variance"] for name in (PCA, RANDOM)
+                    f"{name}_explained_variance": scored[name].summary()["explained_variance"]
+                    for name in (PCA, RANDOM)
                 },
                 **views,
                 "baseline_codes": k,
                 **{
                     f"{'' if role == TUNED else f'{role}_'}{what}_recovered_{over}": share
-                    for (role, name, what, over), share in saved.items() if name == OWN
+                    for (role, name, what, over), share in saved.items()
+                    if name == OWN
                 },
                 "limits": left_open,
             },
@@ -140,12 +179,14 @@ class DictionaryEval(Analyzer):
                 "recovered": recovered_table(saved, place),
                 "density": density_table(scored),
             },
-        )  # fmt: skip
+        )
         return conclude(run, made, lead="" if made else left_open[0])
 
 
 def _read(study: Study, place: Place) -> tuple[Read, bool]:
-    """The prompts with codes of who says what, and whether there are whole conversations among them."""
+    """The prompts with codes of who says what, and whether there are whole conversations among
+    them.
+    """
     prompts, tokenizer = study.prompts("positive"), study.pair.tokenizer
     whole = any(prompt.messages for prompt in prompts)
     if not whole:

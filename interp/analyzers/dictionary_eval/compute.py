@@ -1,4 +1,6 @@
-"""Passes over the prompts: rows and their reconstructions; the models with reconstructions in the target's place."""
+"""Passes over the prompts: rows and their reconstructions; the models with reconstructions in the
+target's place.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ Made = Dictionary | Predicted
 
 
 class Rows(NamedTuple):
-    """Of one batch, tokens that count: inputs, targets, codes of who says them, numbers of their prompts."""
+    """Of one batch, tokens that count: inputs, targets, codes of who says them, numbers of their
+    prompts.
+    """
 
     x: Float[Tensor, "N D"]
     y: Float[Tensor, "N O"]
@@ -37,10 +41,12 @@ class Rows(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Per prompt, from 0: summed squared errors by name, ``counts`` [2, prompts] of next tokens and of positions.
+    """Per prompt, from 0: summed squared errors by name, ``counts`` [2, prompts] of next tokens and
+    of positions.
 
-    ``costs``: by model and condition summed loss and divergence [2, prompts]. ``halves``: of a crosscoder, summed
-    squared errors of tuned less base, those of its own principal components (``PCA_ALONE``) too; else nothing.
+    ``costs``: by model and condition summed loss and divergence [2, prompts]. ``halves``: of a
+    crosscoder, summed squared errors of tuned less base, those of its own principal components
+    (``PCA_ALONE``) too; else nothing.
     """
 
     prompts: dict[str, np.ndarray]
@@ -52,16 +58,21 @@ class Sums(NamedTuple):
 def fitted(
     seen: Covariance, config: DictionaryConfig, joint: bool, k: int, seed: int, dtype: torch.dtype
 ) -> dict[str, Made]:
-    """Principal components and random rows with k codes, of targets or (``joint``) of what inputs predict of them.
+    """Principal components and random rows with k codes, of targets or (``joint``) of what inputs
+    predict of them.
 
-    A transcoder's skip connection is a linear map of its own: beside it stand all components, the prediction whole.
+    A transcoder's skip connection is a linear map of its own: beside it stand all components, the
+    prediction whole.
     """
     codes = config.outputs if config.skip and joint else k
     make = {
         PCA: lambda of: principal(of, codes, dtype),
         RANDOM: lambda of: random_rows(of, k, config.width, seed, dtype),
     }
-    return {name: predicted(seen, config.inputs, one, dtype) if joint else one(seen) for name, one in make.items()}
+    return {
+        name: predicted(seen, config.inputs, one, dtype) if joint else one(seen)
+        for name, one in make.items()
+    }
 
 
 def alone(seen: Covariance, k: int, dtype: torch.dtype) -> Dictionary:
@@ -72,12 +83,25 @@ def alone(seen: Covariance, k: int, dtype: torch.dtype) -> Dictionary:
 
 
 class Passes:
-    """The encoded prompts of a study, and passes over them; tokens of the roles ``excluded`` count nowhere."""
+    """The encoded prompts of a study, and passes over them; tokens of the roles ``excluded`` count
+    nowhere.
+    """
 
     def __init__(
-        self, study: Study, place: Place, config: DictionaryConfig, encoded: Sequence[Encoded], excluded: Sequence[int]
+        self,
+        study: Study,
+        place: Place,
+        config: DictionaryConfig,
+        encoded: Sequence[Encoded],
+        excluded: Sequence[int],
     ) -> None:
-        self.study, self.place, self.config, self.encoded, self.excluded = study, place, config, encoded, excluded
+        self.study, self.place, self.config, self.encoded, self.excluded = (
+            study,
+            place,
+            config,
+            encoded,
+            excluded,
+        )
         model = study.pair.tuned
         # logits of a clean pass wait until all others are done
         held = 8 * model.anatomy.vocabulary * len(place.edited) + 8 * config.inputs
@@ -85,31 +109,46 @@ class Passes:
         self.groups = study.batches(encoded, model, held)
 
     def reading(self) -> Iterator[Rows]:
-        """All rows, batch by batch; OptionError where the dictionary is of other widths than the sites."""
+        """All rows, batch by batch; OptionError where the dictionary is of other widths than the
+        sites.
+        """
         study, place = self.study, self.place
         models = {role: study.pair[role] for role in place.roles}
         each = study.progress(self.groups, "reading")
-        for got in capture(study.engine, models, self.encoded, each, place.sites, pad_id=study.pad_id):
+        for got in capture(
+            study.engine, models, self.encoded, each, place.sites, pad_id=study.pad_id
+        ):
             counted = counted_positions(got.batch, got.roles, self.excluded)
             wide = {site: got.values[TUNED, site].shape[-1] for site in place.sites}
             config = self.config
-            for site, width in ((place.site, config.d_in), (place.target, config.outputs // config.models)):
+            for site, width in (
+                (place.site, config.d_in),
+                (place.target, config.outputs // config.models),
+            ):
                 if wide[site] != width:
-                    raise OptionError(f"the dictionary is of width {width} and {site} of {wide[site]}")
+                    raise OptionError(
+                        f"the dictionary is of width {width} and {site} of {wide[site]}"
+                    )
             owners = got.rows.to(counted.device)[:, None].expand_as(counted)[counted]
             yield Rows(*place.rows(got.values, counted), got.roles[counted], owners)
 
     @torch.no_grad()
-    def reconstructed(self, one: Made, rows: Float[Tensor, "N D"]) -> tuple[Float[Tensor, "N O"], Codes]:
+    def reconstructed(
+        self, one: Made, rows: Float[Tensor, "N D"]
+    ) -> tuple[Float[Tensor, "N O"], Codes]:
         """Output in the rows' own type, and codes."""
         found = one.reconstruct(rows.to(one.W_dec))
         return found.output.to(rows.dtype), found.codes
 
     def splicing(
-        self, made: Mapping[str, Made], scored: Mapping[str, Scores], mean: Float[Tensor, " O"],
+        self,
+        made: Mapping[str, Made],
+        scored: Mapping[str, Scores],
+        mean: Float[Tensor, " O"],
         apart: Dictionary | None = None,
-    ) -> Sums:  # fmt: skip
-        """Put every reconstruction, zero and the mean into the target's place; baselines are scored on the way.
+    ) -> Sums:
+        """Put every reconstruction, zero and the mean into the target's place; baselines are scored
+        on the way.
 
         ``apart``: of a crosscoder, a dictionary of tuned less base alone.
         """
@@ -118,28 +157,46 @@ class Passes:
         sums = Sums(
             {name: np.zeros(count) for name in names},
             {name: np.zeros(count) for name in (*names, PCA_ALONE)} if apart is not None else {},
-            {(role, name): np.zeros((2, count)) for role in place.edited for name in (CLEAN, *made, ZERO, MEAN)},
+            {
+                (role, name): np.zeros((2, count))
+                for role in place.edited
+                for name in (CLEAN, *made, ZERO, MEAN)
+            },
             np.zeros((2, count), np.int64),
         )
         for rows in study.progress(self.groups, "splicing"):
-            batches = {role: make_batch(self.encoded, rows, study.pad_id, study.pair[role].device)
-                       for role in place.roles}  # fmt: skip
+            batches = {
+                role: make_batch(self.encoded, rows, study.pad_id, study.pair[role].device)
+                for role in place.roles
+            }
             clean = {
-                role: study.engine.run(study.pair[role], batch, reads=place.sites,
-                                       keep=None if role in place.edited else 0)
+                role: study.engine.run(
+                    study.pair[role],
+                    batch,
+                    reads=place.sites,
+                    keep=None if role in place.edited else 0,
+                )
                 for role, (batch, _) in batches.items()
-            }  # fmt: skip
-            values = {(role, site): value for role, run in clean.items() for site, value in run.values.items()}
+            }
+            values = {
+                (role, site): value
+                for role, run in clean.items()
+                for site, value in run.values.items()
+            }
             batch, roles = batches[TUNED]
             counted = counted_positions(batch, roles, self.excluded)
             x, y = place.rows(values, counted)
-            owner = torch.arange(len(rows), device=counted.device)[:, None].expand_as(counted)[counted]
+            owner = torch.arange(len(rows), device=counted.device)[:, None].expand_as(counted)[
+                counted
+            ]
             owners = torch.tensor(rows, device=owner.device)[owner]
             outputs = {}
             for name, one in made.items():
                 outputs[name], codes = self.reconstructed(one, x)
                 if name != OWN:
-                    scored[name].update(y, outputs[name], codes, roles=roles[counted], owners=owners)
+                    scored[name].update(
+                        y, outputs[name], codes, roles=roles[counted], owners=owners
+                    )
                 self._add(sums, name, rows, owner, y - outputs[name])
             self._add(sums, DEVIATION, rows, owner, y.double() - mean)
             if apart is not None:
@@ -149,19 +206,32 @@ class Passes:
             outputs |= {ZERO: torch.zeros_like(y), MEAN: mean.to(y).expand_as(y)}
             for role in place.edited:
                 at = counted.to(batches[role][0].ids.device)
-                functions = {name: _instead(place.put(role, each, values, counted)) for name, each in outputs.items()}
+                functions = {
+                    name: _instead(place.put(role, each, values, counted))
+                    for name, each in outputs.items()
+                }
                 costs = splice(
-                    study.engine, study.pair[role], batches[role][0], place.target, functions, at, clean[role]
+                    study.engine,
+                    study.pair[role],
+                    batches[role][0],
+                    place.target,
+                    functions,
+                    at,
+                    clean[role],
                 )
                 sums.counts[:, rows] = to_host(torch.stack([costs.predicted, costs.positions]))
                 for name, cost in costs.by.items():
                     sums.costs[role, name][:, rows] = to_host(torch.stack(list(cost)))
         return sums
 
-    def _add(self, sums: Sums, name: str, rows: Sequence[int], owner: Tensor, error: Tensor) -> None:
+    def _add(
+        self, sums: Sums, name: str, rows: Sequence[int], owner: Tensor, error: Tensor
+    ) -> None:
         sums.prompts[name][rows] = _by(owner, error.double().square().sum(1), len(rows))
         if sums.halves:
-            sums.halves[name][rows] = _by(owner, difference(error).double().square().sum(1), len(rows))
+            sums.halves[name][rows] = _by(
+                owner, difference(error).double().square().sum(1), len(rows)
+            )
 
 
 def _instead(rows: Tensor) -> Make:
@@ -169,7 +239,21 @@ def _instead(rows: Tensor) -> Make:
 
 
 def _by(owner: Tensor, values: Tensor, count: int) -> np.ndarray:
-    return to_host(torch.zeros(count, dtype=torch.float64, device=values.device).index_add_(0, owner, values))
+    return to_host(
+        torch.zeros(count, dtype=torch.float64, device=values.device).index_add_(0, owner, values)
+    )
 
 
-__all__ = ["DEVIATION", "OWN", "PCA", "PCA_ALONE", "RANDOM", "Made", "Passes", "Rows", "Sums", "alone", "fitted"]
+__all__ = [
+    "DEVIATION",
+    "OWN",
+    "PCA",
+    "PCA_ALONE",
+    "RANDOM",
+    "Made",
+    "Passes",
+    "Rows",
+    "Sums",
+    "alone",
+    "fitted",
+]

@@ -1,4 +1,6 @@
-"""Claims of an evaluation: a dictionary compared with its baselines, with intervals over clusters of prompts."""
+"""Claims of an evaluation: a dictionary compared with its baselines, with intervals over clusters
+of prompts.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,9 @@ from interp.sae.core.config import DictionaryConfig
 class Words(NamedTuple):
     """How an evaluation of one kind of dictionary is told.
 
-    ``variance``: of what; ``pca``, ``random``: the baselines; ``mean``, ``zero``: what stands in the target's place;
-    ``fitted``: what saw the tokens before; ``limits``: what is to be known of this kind.
+    ``variance``: of what; ``pca``, ``random``: the baselines; ``mean``, ``zero``: what stands in
+    the target's place; ``fitted``: what saw the tokens before; ``limits``: what is to be known of
+    this kind.
     """
 
     variance: str = "the variance"
@@ -37,45 +40,60 @@ def words(place: Place, config: DictionaryConfig) -> Words:
         said = said._replace(
             variance="both models' variance",
             limits=(
-                "A crosscoder's codes read both models: spliced into one, its half knows what the other model does "
-                "with the same tokens.",
+                (
+                    "A crosscoder's codes read both models: spliced into one, its half knows what"
+                    " the other model does with the same tokens."
+                ),
             ),
         )
     elif place.of == DIFFERENCE:
         said = said._replace(
-            variance="the variance of tuned less base", mean="the base's value and the mean difference",
+            variance="the variance of tuned less base",
+            mean="the base's value and the mean difference",
             zero="the base's value",
             limits=(
-                "The base's own value stands in the splice beside the reconstruction: what is recovered is of the "
-                "difference, and mean and zero are the mean difference and none.",
+                (
+                    "The base's own value stands in the splice beside the reconstruction: what is"
+                    " recovered is of the difference, and mean and zero are the mean difference and"
+                    " none."
+                ),
             ),
-        )  # fmt: skip
+        )
     if place.site == place.target:
         return said
     whole, few = "the target's least-squares prediction", "of the target's least-squares prediction"
     return said._replace(
-        variance=f"{said.variance} of the target", fitted="The least-squares prediction, its principal components",
-        pca=whole if config.skip else f"principal components {few}", random=f"random rows by matching pursuit {few}",
+        variance=f"{said.variance} of the target",
+        fitted="The least-squares prediction, its principal components",
+        pca=whole if config.skip else f"principal components {few}",
+        random=f"random rows by matching pursuit {few}",
         limits=(
             *said.limits,
-            "Baselines of a transcoder read its input: their codes are of the target's least-squares prediction from "
-            "it" + (", given whole, as a skip connection has it." if config.skip else "."),
+            "Baselines of a transcoder read its input: their codes are of the target's"
+            " least-squares prediction from it"
+            + (", given whole, as a skip connection has it." if config.skip else "."),
         ),
-    )  # fmt: skip
+    )
 
 
 def claims_of(sums: Sums, k: int, wording: Words) -> list[Claim]:
     """What is claimed; nothing of a variance that is zero, or of an ablation that costs nothing.
 
-    Every claim is of a paired gap between the dictionary and a baseline, as a ratio of means over prompts: of squared
-    errors to the distance from the mean, or of costs to what the mean in the target's place costs.
+    Every claim is of a paired gap between the dictionary and a baseline, as a ratio of means over
+    prompts: of squared errors to the distance from the mean, or of costs to what the mean in the
+    target's place costs.
     """
     made: list[Claim] = []
-    for part, errors, baselines in ((ALL, sums.prompts, (PCA, RANDOM)), (DIFFERENCE, sums.halves, (PCA,))):
+    for part, errors, baselines in (
+        (ALL, sums.prompts, (PCA, RANDOM)),
+        (DIFFERENCE, sums.halves, (PCA,)),
+    ):
         if errors and errors[DEVIATION].sum() > 0:
             made += [_explains(part, name, k, wording) for name in baselines]
     for index, column in enumerate(("loss", "kl")):
-        spent, clean, ablated = (float(sums.costs[TUNED, name][index].sum()) for name in (OWN, CLEAN, MEAN))
+        spent, clean, ablated = (
+            float(sums.costs[TUNED, name][index].sum()) for name in (OWN, CLEAN, MEAN)
+        )
         if math.isfinite(recovered(spent, clean, ablated)):
             made.append(_recovers(column, {"model": TUNED} if sums.halves else {}, k, wording))
     return made
@@ -84,11 +102,15 @@ def claims_of(sums: Sums, k: int, wording: Words) -> list[Claim]:
 def explained(prefix: str, which: str) -> Estimate:
     """Share of the variance that ``which`` explains, of squared errors in the table "prompts"."""
     whole = f"{prefix}{DEVIATION}"
-    return mean(whole, table="prompts", minus={"column": f"{prefix}{which}"}, over={"column": whole})
+    return mean(
+        whole, table="prompts", minus={"column": f"{prefix}{which}"}, over={"column": whole}
+    )
 
 
 def saved(column: str, which: str, where: Mapping[str, Any]) -> Estimate:
-    """Share of what the mean in the target's place costs that ``which`` saves, of costs in the table "splice"."""
+    """Share of what the mean in the target's place costs that ``which`` saves, of costs in the
+    table "splice".
+    """
     return _spent(column, MEAN, which, where)
 
 
@@ -98,9 +120,13 @@ def _spent(column: str, more: str, less: str, where: Mapping[str, Any]) -> Estim
         name: {"where": {"condition": name, **where}} for name in {more, less, MEAN, CLEAN}
     }
     return mean(
-        column, table="splice", pair="prompt_id", **rows[more], minus=rows[less],
+        column,
+        table="splice",
+        pair="prompt_id",
+        **rows[more],
+        minus=rows[less],
         over={**rows[MEAN], "minus": rows[CLEAN]},
-    )  # fmt: skip
+    )
 
 
 def _explains(part: str, name: str, k: int, wording: Words) -> Claim:
@@ -115,20 +141,22 @@ def _explains(part: str, name: str, k: int, wording: Words) -> Claim:
             for label, which in (("codes", OWN), ("baseline_codes", name))
         }
         text = (
-            f"The dictionary explains {{own:.3f}} of {wording.variance} with {{codes:.1f}} codes a token, {by} "
-            f"{{control:.3f}} with {{baseline_codes:.1f}}: a difference of {gap}."
+            f"The dictionary explains {{own:.3f}} of {wording.variance} with {{codes:.1f}} codes a"
+            f" token, {by} {{control:.3f}} with {{baseline_codes:.1f}}: a difference of {gap}."
         )
     else:
         also["alone"] = explained(prefix, PCA_ALONE)
         text = (
-            f"The difference of its halves explains {{own:.3f}} of the variance of tuned less base, that of {by}' "
-            f"halves {{control:.3f}}: a difference of {gap}. Components of tuned less base alone, with as many codes, "
-            "explain {alone:.3f}."
+            "The difference of its halves explains {own:.3f} of the variance of tuned less base,"
+            f" that of {by}' halves {{control:.3f}}: a difference of {gap}. Components of tuned"
+            " less base alone, with as many codes, explain {alone:.3f}."
         )
     return Claim(
         name=f"explains-more{'' if part == ALL else '-of-the-difference'}-than-{name}",
         estimate=mean(
-            f"{prefix}{name}", table="prompts", minus={"column": f"{prefix}{OWN}"},
+            f"{prefix}{name}",
+            table="prompts",
+            minus={"column": f"{prefix}{OWN}"},
             over={"column": f"{prefix}{DEVIATION}"},
         ),
         at_least=0.0,
@@ -136,11 +164,13 @@ def _explains(part: str, name: str, k: int, wording: Words) -> Claim:
         control=f"{by}, {k} codes",
         text=text,
         also=also,
-    )  # fmt: skip
+    )
 
 
 def _recovers(column: str, where: Mapping[str, Any], k: int, wording: Words) -> Claim:
-    """That the dictionary, in the target's place, saves more of the mean's cost than principal components do."""
+    """That the dictionary, in the target's place, saves more of the mean's cost than principal
+    components do.
+    """
     cost = {"loss": "loss", "kl": "divergence"}[column]
     verb = "costs" if wording.mean == "the mean" else "cost"
     return Claim(
@@ -149,9 +179,14 @@ def _recovers(column: str, where: Mapping[str, Any], k: int, wording: Words) -> 
         at_least=0.0,
         reference=saved(column, PCA, where),
         control=f"{wording.pca}, {k} codes",
-        text=f"Spliced in, it saves {{own:.3f}} of the {cost} that {wording.mean} in its place {verb}, {wording.pca} "
-        "{control:.3f}: a difference of {value:+.3f} [{low:+.3f}, {high:+.3f}].",
-        undefined=f"What {wording.mean} in its place {verb} in {cost} cannot be told from 0 over these prompts, so no "
-        "share of it is given.",
+        text=(
+            f"Spliced in, it saves {{own:.3f}} of the {cost} that {wording.mean} in its place"
+            f" {verb}, {wording.pca} {{control:.3f}}: a difference of {{value:+.3f}} [{{low:+.3f}},"
+            " {high:+.3f}]."
+        ),
+        undefined=(
+            f"What {wording.mean} in its place {verb} in {cost} cannot be told from 0 over these"
+            " prompts, so no share of it is given."
+        ),
         also={"own": saved(column, OWN, where)},
     )

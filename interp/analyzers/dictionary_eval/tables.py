@@ -22,7 +22,9 @@ def shares(sums: Sums) -> dict[tuple[str, str, str, str], float]:
     """What of every ablation's cost is saved, of all prompts together."""
     total = {key: part.sum(1) for key, part in sums.costs.items()}
     return {
-        (role, name, what, over): recovered(total[role, name][i], total[role, CLEAN][i], total[role, over][i])
+        (role, name, what, over): recovered(
+            total[role, name][i], total[role, CLEAN][i], total[role, over][i]
+        )
         for role in dict.fromkeys(role for role, _ in total)
         for name in (OWN, PCA, RANDOM)
         for i, what in enumerate(("ce", "kl"))
@@ -33,76 +35,147 @@ def shares(sums: Sums) -> dict[tuple[str, str, str, str], float]:
 
 def prompts_table(sums: Sums, ids: np.ndarray, clusters: np.ndarray) -> Table:
     """Table of kind ``dictionary-prompts``: squared errors of every prompt."""
-    told = {name: (part, "measure", f"summed squared error of {name}") for name, part in sums.prompts.items()}
-    told[DEVIATION] = (sums.prompts[DEVIATION], "measure", "summed squared distance from the mean of all tokens")
+    told = {
+        name: (part, "measure", f"summed squared error of {name}")
+        for name, part in sums.prompts.items()
+    }
+    told[DEVIATION] = (
+        sums.prompts[DEVIATION],
+        "measure",
+        "summed squared distance from the mean of all tokens",
+    )
     for name, part in sums.halves.items():
-        what = {DEVIATION: "distance from the mean", PCA_ALONE: "error of components of it alone"}.get(
-            name, f"error of {name}"
-        )
+        what = {
+            DEVIATION: "distance from the mean",
+            PCA_ALONE: "error of components of it alone",
+        }.get(name, f"error of {name}")
         told[f"difference_{name}"] = (part, "measure", f"summed squared {what}, of tuned less base")
-    return table("dictionary-prompts", {
-        "prompt_id": (ids, "key", "position in the file"), "cluster": (clusters, "key", "rows that move together"),
-        "predicted": (sums.counts[0], "measure", "next tokens that counted"),
-        "positions": (sums.counts[1], "measure", "positions that counted"), **told,
-    })  # fmt: skip
+    return table(
+        "dictionary-prompts",
+        {
+            "prompt_id": (ids, "key", "position in the file"),
+            "cluster": (clusters, "key", "rows that move together"),
+            "predicted": (sums.counts[0], "measure", "next tokens that counted"),
+            "positions": (sums.counts[1], "measure", "positions that counted"),
+            **told,
+        },
+    )
 
 
 def splice_table(sums: Sums, ids: np.ndarray, clusters: np.ndarray, place: Place) -> Table:
-    """Table of kind ``dictionary-splice``: costs of every prompt, by what stands in the target's place."""
+    """Table of kind ``dictionary-splice``: costs of every prompt, by what stands in the target's
+    place.
+    """
     keys = list(sums.costs)
-    model = (np.repeat(np.array([role for role, _ in keys], object), len(ids)), "key", "the model it stands in")
-    return table("dictionary-splice", {
-        "condition": (np.repeat(np.array([name for _, name in keys], object), len(ids)), "key",
-                      "what stands in the site's place"),
-        "prompt_id": (np.tile(ids, len(keys)), "key", "position in the file"),
-        "cluster": (np.tile(clusters, len(keys)), "key", "rows that move together"),
-        "loss": (np.concatenate([sums.costs[key][0] for key in keys]), "measure", "summed loss of next tokens", "nats"),
-        "kl": (np.concatenate([sums.costs[key][1] for key in keys]), "measure", "summed divergence from clean", "nats"),
-        **({"model": model} if len(place.edited) > 1 else {}),
-    })  # fmt: skip
+    model = (
+        np.repeat(np.array([role for role, _ in keys], object), len(ids)),
+        "key",
+        "the model it stands in",
+    )
+    return table(
+        "dictionary-splice",
+        {
+            "condition": (
+                np.repeat(np.array([name for _, name in keys], object), len(ids)),
+                "key",
+                "what stands in the site's place",
+            ),
+            "prompt_id": (np.tile(ids, len(keys)), "key", "position in the file"),
+            "cluster": (np.tile(clusters, len(keys)), "key", "rows that move together"),
+            "loss": (
+                np.concatenate([sums.costs[key][0] for key in keys]),
+                "measure",
+                "summed loss of next tokens",
+                "nats",
+            ),
+            "kl": (
+                np.concatenate([sums.costs[key][1] for key in keys]),
+                "measure",
+                "summed divergence from clean",
+                "nats",
+            ),
+            **({"model": model} if len(place.edited) > 1 else {}),
+        },
+    )
 
 
 def recovered_table(saved: Shares, place: Place) -> Table:
     """Table of kind ``dictionary-recovered``: shares of ablations' costs that are saved."""
     named = [np.array([key[i] for key in saved], dtype=object) for i in range(4)]
-    return table("dictionary-recovered", {
-        "dictionary": (named[1], "key", "what stands in the site's place"),
-        "cost": (named[2], "key", "ce: loss of next tokens; kl: divergence from the clean model"),
-        "ablation": (named[3], "key", "whose cost is recovered: mean or zero in the site's place"),
-        "recovered": (np.array(list(saved.values())), "measure", "share of that cost which is saved"),
-        **({"model": (named[0], "key", "the model it stands in")} if len(place.edited) > 1 else {}),
-    })  # fmt: skip
+    return table(
+        "dictionary-recovered",
+        {
+            "dictionary": (named[1], "key", "what stands in the site's place"),
+            "cost": (
+                named[2],
+                "key",
+                "ce: loss of next tokens; kl: divergence from the clean model",
+            ),
+            "ablation": (
+                named[3],
+                "key",
+                "whose cost is recovered: mean or zero in the site's place",
+            ),
+            "recovered": (
+                np.array(list(saved.values())),
+                "measure",
+                "share of that cost which is saved",
+            ),
+            **(
+                {"model": (named[0], "key", "the model it stands in")}
+                if len(place.edited) > 1
+                else {}
+            ),
+        },
+    )
 
 
 def errors(scored: Scores) -> dict[str, dict[str, Any]]:
-    """Errors of every part that has an input, by token and with every conversation counting the same."""
+    """Errors of every part that has an input, by token and with every conversation counting the
+    same.
+    """
     parts = {part: scored.summary(part) for part in scored.names if scored.summary(part)["tokens"]}
     names = ("tokens", "conversations", "mse", "conversation_mse", "fvu")
-    return {part: {name: row[name] for name in names if np.isfinite(row[name])} for part, row in parts.items()}
+    return {
+        part: {name: row[name] for name in names if np.isfinite(row[name])}
+        for part, row in parts.items()
+    }
 
 
 def limits(saved: Shares, sums: Sums, read: Sequence[str], said: Words) -> list[str]:
-    """What no number can be given of, what was left out (``read``), and what those given do not say."""
+    """What no number can be given of, what was left out (``read``), and what those given do not
+    say.
+    """
     over = {MEAN: said.mean, ZERO: said.zero}
     costless = [
-        f"Putting {over[ablation]} in the site's place{' in the base' if role == BASE else ''} costs no {what} here, "
-        "so no share of it can be recovered."
-        for (role, name, what, ablation), share in saved.items() if name == OWN and not np.isfinite(share)
-    ]  # fmt: skip
+        f"Putting {over[ablation]} in the site's place{' in the base' if role == BASE else ''}"
+        f" costs no {what} here, so no share of it can be recovered."
+        for (role, name, what, ablation), share in saved.items()
+        if name == OWN and not np.isfinite(share)
+    ]
     parts = {ALL: sums.prompts, DIFFERENCE: sums.halves}
     still = [part for part, errors in parts.items() if errors and not errors[DEVIATION].sum() > 0]
     told = {
-        ALL: "What is to be reconstructed is the same on every token (are the models the same?), so that no share of "
-             "its variance can be explained.",
-        DIFFERENCE: "Tuned less base is the same on every token (are the models the same?), so that no share of its "
-                    "variance can be explained.",
-    }  # fmt: skip
+        ALL: (
+            "What is to be reconstructed is the same on every token (are the models the same?), so"
+            " that no share of its variance can be explained."
+        ),
+        DIFFERENCE: (
+            "Tuned less base is the same on every token (are the models the same?), so that no"
+            " share of its variance can be explained."
+        ),
+    }
     return [
         *(told[part] for part in still),
         *costless,
         *read,
-        f"{said.fitted} and the mean are fitted on the tokens that they are scored on, which can only flatter them.",
-        "Directions that reconstruct need not be those the model uses: there is no truth to compare with here, and on "
-        "planted truth reconstruction hides what was not found.",
+        (
+            f"{said.fitted} and the mean are fitted on the tokens that they are scored on, which"
+            " can only flatter them."
+        ),
+        (
+            "Directions that reconstruct need not be those the model uses: there is no truth to"
+            " compare with here, and on planted truth reconstruction hides what was not found."
+        ),
         *said.limits,
     ]

@@ -1,8 +1,11 @@
-"""``DictionaryFeatures``: what single latents of a dictionary fire on, and what they write, each beside its nulls.
+"""``DictionaryFeatures``: what single latents of a dictionary fire on, and what they write, each
+beside its nulls.
 
-1. A pass over the prompts: how often and how strongly every latent is active, in the base's rows too.
+1. A pass over the prompts: how often and how strongly every latent is active, in the base's rows
+   too.
 2. Some latents are chosen; a second pass keeps where they, and others to compare with, are active.
-3. Labels by mutual information on one half of the documents, scored on the other; logit effects; contexts.
+3. Labels by mutual information on one half of the documents, scored on the other; logit effects;
+   contexts.
 """
 
 from dataclasses import dataclass, field
@@ -44,11 +47,12 @@ OTHERS = 99
 class DictionaryFeatures(Analyzer):
     """Some latents of a dictionary of ``site``, over the study's prompts.
 
-    ``of``: rows are the tuned model's, both models' side by side (a crosscoder) or tuned less base. ``latents``: which,
-    in this order; none stands for the first ``top`` by ``by`` (see ``ORDERS``). ``target``: what a transcoder writes.
-    ``logits``: False leaves logit effects out. ``contexts``: of each level, with ``window`` tokens on each side;
-    ``examples``: at most so many of each sort score a label; ``draws`` of each null. Returns a table of kind
-    ``dictionary-features``, one row per latent, with ``contexts`` (rows per token), ``labels``, ``logits``.
+    ``of``: rows are the tuned model's, both models' side by side (a crosscoder) or tuned less base.
+    ``latents``: which, in this order; none stands for the first ``top`` by ``by`` (see ``ORDERS``).
+    ``target``: what a transcoder writes. ``logits``: False leaves logit effects out. ``contexts``:
+    of each level, with ``window`` tokens on each side; ``examples``: at most so many of each sort
+    score a label; ``draws`` of each null. Returns a table of kind ``dictionary-features``, one row
+    per latent, with ``contexts`` (rows per token), ``labels``, ``logits``.
     """
 
     name: ClassVar[str] = "dictionary-features"
@@ -74,16 +78,28 @@ class DictionaryFeatures(Analyzer):
         if self.of not in OF:
             raise OptionError(f"rows of {self.of!r} are not known; use {', '.join(OF)}")
         if config.models > 2 or (config.models == 2) != (self.of == BOTH):
-            raise OptionError(f"a dictionary of {config.models} models side by side does not read rows of {self.of!r}")
+            raise OptionError(
+                f"a dictionary of {config.models} models side by side does not read rows of"
+                f" {self.of!r}"
+            )
         if (self.of != TUNED or (self.by == "gain" and not self.latents)) and not based:
-            what = {BOTH: "a crosscoder", DIFFERENCE: "a dictionary of differences"}.get(self.of, "--by gain")
-            raise OptionError(f"{what} needs the base's rows beside the tuned model's; add --base BASE")
+            what = {BOTH: "a crosscoder", DIFFERENCE: "a dictionary of differences"}.get(
+                self.of, "--by gain"
+            )
+            raise OptionError(
+                f"{what} needs the base's rows beside the tuned model's; add --base BASE"
+            )
         if self.by not in ORDERS:
             raise OptionError(f"unknown order {self.by!r}; use {', '.join(ORDERS)}")
         if self.by == "gain" and self.of != TUNED:
-            raise OptionError(f"a dictionary of {self.of!r} has one density for both models; use --by density or max")
+            raise OptionError(
+                f"a dictionary of {self.of!r} has one density for both models; use --by density"
+                " or max"
+            )
         if wrong := [latent for latent in self.latents if not 0 <= latent < config.width]:
-            raise OptionError(f"there is no latent {wrong[0]}; the dictionary has {config.width}, from 0")
+            raise OptionError(
+                f"there is no latent {wrong[0]}; the dictionary has {config.width}, from 0"
+            )
         if len(set(self.latents)) < len(self.latents):
             raise OptionError("a latent is named twice; name every one once")
         for name in ("top", "contexts", "window", "examples", "draws"):
@@ -91,8 +107,8 @@ class DictionaryFeatures(Analyzer):
                 raise OptionError(f"{name} must be at least 1, not {getattr(self, name)}")
         if config.is_transcoder and not self.target and self.logits:
             raise OptionError(
-                "this transcoder does not say which site it writes; add --target SITE, or leave logit effects out with "
-                "--no-logits"
+                "this transcoder does not say which site it writes; add --target SITE, or leave"
+                " logit effects out with --no-logits"
             )
         if self.logits:
             require_stream(Site.parse(self.target) if config.is_transcoder else site)
@@ -112,7 +128,13 @@ class DictionaryFeatures(Analyzer):
         others = generator.choice(rest, min(OTHERS, len(rest)), replace=False).tolist()
         active = reader.where([*chosen, *others])
         found = labels(
-            active[TUNED], texts, chosen, others=OTHERS, draws=self.draws, examples=self.examples, seed=study.seed
+            active[TUNED],
+            texts,
+            chosen,
+            others=OTHERS,
+            draws=self.draws,
+            examples=self.examples,
+            seed=study.seed,
         )
         wrote = written(study, self.dictionary, chosen, self.draws) if self.logits else None
         columns = {
@@ -136,10 +158,14 @@ class DictionaryFeatures(Analyzer):
                 "documents": len(reader.encoded),
                 "scored": int(columns["scored"][0].sum()),
                 "detected": int(columns["detected"][0].sum()),
-                "limits": _limits(columns, wrote, max((len(one.others) for one in found), default=0), self.draws),
+                "limits": _limits(
+                    columns, wrote, max((len(one.others) for one in found), default=0), self.draws
+                ),
             },
             tables={
-                "contexts": contexts_table(reader, active[TUNED], chosen, self.contexts, self.window, study),
+                "contexts": contexts_table(
+                    reader, active[TUNED], chosen, self.contexts, self.window, study
+                ),
                 "labels": labels_table(found, study.pair.decode),
                 **({"logits": wrote.table(study.pair.decode)} if wrote else {}),
             },
@@ -147,37 +173,76 @@ class DictionaryFeatures(Analyzer):
         return conclude(run, claims_of(columns, wrote is not None), lead=lead(columns, live))
 
     def _chosen(self, seen: dict[str, Activity]) -> list[int]:
-        """The latents asked for, or the first by the order among those that fire; OptionError where none does."""
+        """The latents asked for, or the first by the order among those that fire; OptionError where
+        none does.
+        """
         if self.latents:
             return list(self.latents)
         own = seen[TUNED]
         score = own.maximum if self.by == "max" else own.density
         live = own.counts > 0
         if self.by == "gain":
-            score, live = np.abs(own.density - seen["base"].density), live | (seen["base"].counts > 0)
+            score, live = (
+                np.abs(own.density - seen["base"].density),
+                live | (seen["base"].counts > 0),
+            )
         if not live.any():
-            raise OptionError("no latent of this dictionary is active on these prompts; is it of this model and site?")
+            raise OptionError(
+                "no latent of this dictionary is active on these prompts; is it of this model and"
+                " site?"
+            )
         order = np.lexsort((np.arange(len(score)), -score))
         return [int(latent) for latent in order if live[latent]][: self.top]
 
 
 def _limits(columns: dict[str, tuple], wrote: Written | None, others: int, draws: int) -> list[str]:
-    few = [str(latent) for latent, scored in zip(columns["latent"][0], columns["scored"][0], strict=True) if not scored]
+    few = [
+        str(latent)
+        for latent, scored in zip(columns["latent"][0], columns["scored"][0], strict=True)
+        if not scored
+    ]
     scored = len(columns["scored"][0]) - len(few)
     least = int(np.ceil(scored / (0.05 * (1 + min(others, draws)))))
     said = f"{', '.join(few[:20])}{', ...' if len(few) > 20 else ''}"
     return [
-        *([f"Latents active fewer than {FEWEST} times in a half have no label and no score: {said}."] if few else []),
-        *([f"{others} other latents have labels: beside so few no label can stand out at 5 %; 19 are needed."]
-          if others < 19 else []),
-        *([f"With so few draws, corrected for {scored} latents, labels stand out only where at least {least} do."]
-          if others >= 19 and least > 1 else []),
-        "A label is a list of tokens; what a latent fires on can be more than the token under it, and labels of few "
-        "words miss that.",
+        *(
+            [
+                f"Latents active fewer than {FEWEST} times in a half have no label and no score:"
+                f" {said}."
+            ]
+            if few
+            else []
+        ),
+        *(
+            [
+                f"{others} other latents have labels: beside so few no label can stand out at 5 %;"
+                " 19 are needed."
+            ]
+            if others < 19
+            else []
+        ),
+        *(
+            [
+                f"With so few draws, corrected for {scored} latents, labels stand out only where at"
+                f" least {least} do."
+            ]
+            if others >= 19 and least > 1
+            else []
+        ),
+        (
+            "A label is a list of tokens; what a latent fires on can be more than the token under"
+            " it, and labels of few words miss that."
+        ),
         "That a latent's token is named says where it fires, not what it does.",
-        *(["Logit effects are of the direction alone: later blocks, and the rest of the stream, are left out."]
-          if wrote else []),
-    ]  # fmt: skip
+        *(
+            [
+                "Logit effects are of the direction alone: later blocks, and the rest of the"
+                " stream, are left out."
+            ]
+            if wrote
+            else []
+        ),
+    ]
 
 
 __all__ = ["ORDERS", "DictionaryFeatures"]

@@ -26,7 +26,9 @@ OF = (TUNED, BOTH, DIFFERENCE)
 
 @runtime_checkable
 class Asked(Protocol):
-    """The options that passes follow; see ``interp.analyzers.dictionary_features.DictionaryFeatures``."""
+    """The options that passes follow; see
+    ``interp.analyzers.dictionary_features.DictionaryFeatures``.
+    """
 
     @property
     def dictionary(self) -> Dictionary:
@@ -47,15 +49,17 @@ class Asked(Protocol):
 class Reader:
     """The study's prompts as numbered tokens, and passes over the dictionary's codes of them.
 
-    Rows are numbered in file order, whatever the batches; ``first`` is False for those of a text that came before.
-    ``roles``: whose rows have codes of their own; a dictionary of both models side by side, or of their difference, has
-    one kind of row.
+    Rows are numbered in file order, whatever the batches; ``first`` is False for those of a text
+    that came before. ``roles``: whose rows have codes of their own; a dictionary of both models
+    side by side, or of their difference, has one kind of row.
     """
 
     def __init__(self, study: Study, asked: Asked) -> None:
         self.study, self.site, self.of = study, Site.parse(asked.site), asked.of
         self.dictionary = asked.dictionary.to(study.pair.tuned.device)
-        self.encoded: list[Encoded] = [apart(study.pair.tokenizer, one) for one in study.encoded("positive")]
+        self.encoded: list[Encoded] = [
+            apart(study.pair.tokenizer, one) for one in study.encoded("positive")
+        ]
         lengths = np.array([len(coded.ids) for coded in self.encoded])
         self.starts = np.concatenate([[0], np.cumsum(lengths)])
         self.tokens = np.array([token for coded in self.encoded for token in coded.ids])
@@ -90,19 +94,27 @@ class Reader:
                 found[role].update(codes[role], rows)
         return {role: each.result() for role, each in found.items()}
 
-    def _codes(self, what: str) -> Iterator[tuple[Mapping[str, Codes], Int[Tensor, " n"], Int[Tensor, " n"]]]:
+    def _codes(
+        self, what: str
+    ) -> Iterator[tuple[Mapping[str, Codes], Int[Tensor, " n"], Int[Tensor, " n"]]]:
         """Codes by role of a batch's real tokens, the tokens' rows, and which of them are content."""
         study, model, config = self.study, self.study.pair.tuned, self.dictionary.config
         held = 8 * (config.inputs + config.width) * len(self.roles)
         groups = study.progress(study.batches(self.encoded, model, held), what)
         starts = torch.tensor(self.starts, device=model.device)
-        found = capture(study.engine, self.models, self.encoded, groups, [self.site], pad_id=study.pad_id)
+        found = capture(
+            study.engine, self.models, self.encoded, groups, [self.site], pad_id=study.pad_id
+        )
         for got in found:
             device = got.batch.ids.device
             real = got.batch.real
             rows = (starts.to(device)[got.rows.to(device)][:, None] + got.batch.positions)[real]
             values = {
-                role: widen(got.values[role, self.site])[real.to(self.models[role].device)].to(self.dictionary.W_dec)
+                role: (
+                    widen(got.values[role, self.site])[real.to(self.models[role].device)].to(
+                        self.dictionary.W_dec
+                    )
+                )
                 for role in self.models
             }
             yield self._encoded(values), rows, got.roles[real]
@@ -116,6 +128,7 @@ class Reader:
         wide = values[TUNED].shape[1]
         if wide != self.dictionary.config.inputs:
             raise OptionError(
-                f"the dictionary is of width {self.dictionary.config.inputs} and {self.site} of {wide}; name its site"
+                f"the dictionary is of width {self.dictionary.config.inputs} and {self.site} of"
+                f" {wide}; name its site"
             )
         return {role: self.dictionary.encode_sparse(value) for role, value in values.items()}

@@ -1,4 +1,6 @@
-"""Contexts of latents: tokens around those on which they are active, from the top, the middle and the low end."""
+"""Contexts of latents: tokens around those on which they are active, from the top, the middle and
+the low end.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,12 @@ _RANGES = {MIDDLE: (0.4, 0.6), LOW: (0.0, 0.2)}
 _DIGITS = 2.0**16
 
 
-def sampled(found: Active, documents: np.ndarray, count: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
-    """Rows of contexts by level, none twice: the strongest of as many documents, others drawn from their quantiles."""
+def sampled(
+    found: Active, documents: np.ndarray, count: int, generator: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Rows of contexts by level, none twice: the strongest of as many documents, others drawn from
+    their quantiles.
+    """
     # what rounding tells apart must not decide which context is shown
     size = np.abs(found.values).max(initial=0.0) or 1.0
     values = np.round(found.values / size * _DIGITS)
@@ -36,7 +42,12 @@ def sampled(found: Active, documents: np.ndarray, count: int, generator: np.rand
 
 
 def contexts_table(
-    reader: Reader, active: Mapping[int, Active], latents: Sequence[int], count: int, window: int, study: Study
+    reader: Reader,
+    active: Mapping[int, Active],
+    latents: Sequence[int],
+    count: int,
+    window: int,
+    study: Study,
 ) -> Table:
     """A row per token of a context: its activation, and whether the context was chosen for it."""
     decode, ids = study.pair.tokenizer.decode, [prompt.id for prompt in study.prompts("positive")]
@@ -56,21 +67,39 @@ def contexts_table(
                 codes = np.where(hit, np.append(found.values, 0.0)[at], 0.0)
                 for row, code in zip(around.tolist(), codes.tolist(), strict=True):
                     token = int(reader.tokens[row])
-                    rows.append((latent, level, number, ids[document], row - start, token, decode([token]), code,
-                                 row == place))  # fmt: skip
+                    rows.append(
+                        (
+                            latent,
+                            level,
+                            number,
+                            ids[document],
+                            row - start,
+                            token,
+                            decode([token]),
+                            code,
+                            row == place,
+                        )
+                    )
     about = {
-        "latent": ("key", "number of the latent"), "level": ("key", "top, middle or low end of its codes"),
+        "latent": ("key", "number of the latent"),
+        "level": ("key", "top, middle or low end of its codes"),
         "context": ("key", "number of the context in its level, from 0"),
-        "prompt_id": ("key", "position in the file"), "position": ("key", "token of the prompt, from 0"),
-        "token_id": ("key", "the token's id"), "token": ("text", "the token"),
+        "prompt_id": ("key", "position in the file"),
+        "position": ("key", "token of the prompt, from 0"),
+        "token_id": ("key", "the token's id"),
+        "token": ("text", "the token"),
         "activation": ("measure", "the latent's code there"),
         "chosen": ("flag", "the token that the context was chosen for"),
-    }  # fmt: skip
+    }
     values = list(zip(*rows, strict=True)) or [()] * len(about)
-    return table("dictionary-contexts", {n: (_typed(v, n), *said) for (n, said), v in zip(about.items(), values,
-                                                                                         strict=True)})  # fmt: skip
+    return table(
+        "dictionary-contexts",
+        {n: (_typed(v, n), *said) for (n, said), v in zip(about.items(), values, strict=True)},
+    )
 
 
 def _typed(values: Sequence, name: str) -> np.ndarray:
-    kind = {"level": object, "token": object, "activation": float, "chosen": bool}.get(name, np.int64)
+    kind = {"level": object, "token": object, "activation": float, "chosen": bool}.get(
+        name, np.int64
+    )
     return np.array(list(values), dtype=kind)

@@ -23,14 +23,23 @@ Columns = dict[str, tuple]
 
 
 def activity_columns(
-    reader: Reader, seen: Mapping[str, Activity], active: Mapping[str, Mapping[int, Active]], chosen: Sequence[int]
+    reader: Reader,
+    seen: Mapping[str, Activity],
+    active: Mapping[str, Mapping[int, Active]],
+    chosen: Sequence[int],
 ) -> Columns:
-    """How often and how strongly each is active, and the same in the base's rows where it reads them."""
+    """How often and how strongly each is active, and the same in the base's rows where it reads
+    them.
+    """
     own = seen[TUNED]
     special, content = own.densities[:, chosen]
     columns = {
         "density": (own.density[chosen], "measure", "share of tokens on which it is active"),
-        "density_special": (special, "measure", "the same of special tokens and the chat template's"),
+        "density_special": (
+            special,
+            "measure",
+            "the same of special tokens and the chat template's",
+        ),
         "density_content": (content, "measure", "the same of all other tokens"),
         "mean_activation": (own.mean[chosen], "measure", "mean code where active"),
         "max_activation": (own.maximum[chosen], "measure", "largest code"),
@@ -38,15 +47,27 @@ def activity_columns(
     }
     if reader.dictionary.config.models == 2:
         base = _norms(reader)[chosen, 0]
-        columns["decoder_norm_base"] = (base, "measure", "norm of its decoder row in the base's half")
+        columns["decoder_norm_base"] = (
+            base,
+            "measure",
+            "norm of its decoder row in the base's half",
+        )
     if "base" in seen:
         other = seen["base"]
         gain, low, high = np.array(_gains(reader, active, chosen)).T
         columns |= {
-            "density_base": (other.density[chosen], "measure", "share of tokens on which it is active in the base"),
+            "density_base": (
+                other.density[chosen],
+                "measure",
+                "share of tokens on which it is active in the base",
+            ),
             "mean_base": (other.mean[chosen], "measure", "mean code where active in the base"),
             "density_gain": (gain, "measure", "density less the base's"),
-            "density_gain_low": (low, "measure", "lower end of its interval over clusters of documents"),
+            "density_gain_low": (
+                low,
+                "measure",
+                "lower end of its interval over clusters of documents",
+            ),
             "density_gain_high": (high, "measure", "upper end of its interval"),
         }
     return columns
@@ -57,14 +78,18 @@ def _norms(reader: Reader) -> NDArray:
 
 
 def _gains(reader: Reader, active: Mapping, chosen: Sequence[int]) -> list[Interval]:
-    """Density less the base's of every chosen latent, with the jackknife's interval over clusters of documents."""
+    """Density less the base's of every chosen latent, with the jackknife's interval over clusters
+    of documents.
+    """
     count = int(reader.clusters.max()) + 1
     tokens = np.bincount(reader.clusters, minlength=count)
     freedom = effective_clusters(reader.clusters) - 1
     found = []
     for latent in chosen:
-        mine, base = (np.bincount(reader.clusters[active[role][latent].rows], minlength=count)
-                      for role in (TUNED, "base"))  # fmt: skip
+        mine, base = (
+            np.bincount(reader.clusters[active[role][latent].rows], minlength=count)
+            for role in (TUNED, "base")
+        )
         more = mine - base
         with np.errstate(invalid="ignore"):
             others = (more.sum() - more) / (tokens.sum() - tokens)
@@ -76,10 +101,14 @@ def label_columns(found: Sequence[Label], decode: Callable[[list[int]], str]) ->
     """Labels as text, their scores, both nulls, p as it is and corrected."""
     corrected = adjusted(found)
     scored = np.array([one.examples > 0 for one in found])
-    said = np.array([" · ".join(decode([token]) for token in one.tokens) for one in found], dtype=object)
+    said = np.array(
+        [" · ".join(decode([token]) for token in one.tokens) for one in found], dtype=object
+    )
 
     def null(name: str, of: Callable[[NDArray], float]) -> NDArray:
-        return np.array([float(of(getattr(one, name))) if len(getattr(one, name)) else NAN for one in found])
+        return np.array(
+            [float(of(getattr(one, name))) if len(getattr(one, name)) else NAN for one in found]
+        )
 
     def most(values: NDArray) -> float:
         return np.quantile(values, 0.95)
@@ -88,34 +117,67 @@ def label_columns(found: Sequence[Label], decode: Callable[[list[int]], str]) ->
         return np.array([float(getattr(one, name)) for one in found])
 
     return {
-        "label": (said, "text", "tokens that tell its firing, by falling share of mutual information"),
-        "examples": (np.array([one.examples for one in found]), "measure", "held-out active tokens scored, as many "
-                     "quiet ones"),
+        "label": (
+            said,
+            "text",
+            "tokens that tell its firing, by falling share of mutual information",
+        ),
+        "examples": (
+            np.array([one.examples for one in found]),
+            "measure",
+            "held-out active tokens scored, as many quiet ones",
+        ),
         "detection": (numbers("score"), "measure", "accuracy of the label on those"),
-        "detection_low": (numbers("low"), "measure", "lower end of its interval over clusters of documents"),
+        "detection_low": (
+            numbers("low"),
+            "measure",
+            "lower end of its interval over clusters of documents",
+        ),
         "detection_high": (numbers("high"), "measure", "upper end of its interval"),
-        "others": (null("others", np.mean), "measure", "mean accuracy of other latents' labels on the same tokens"),
+        "others": (
+            null("others", np.mean),
+            "measure",
+            "mean accuracy of other latents' labels on the same tokens",
+        ),
         "others_high": (null("others", most), "measure", "their 95 % quantile"),
-        "shuffled": (null("shuffled", np.mean), "measure", "mean accuracy where firing is put onto other clusters"),
+        "shuffled": (
+            null("shuffled", np.mean),
+            "measure",
+            "mean accuracy where firing is put onto other clusters",
+        ),
         "shuffled_high": (null("shuffled", most), "measure", "its 95 % quantile"),
         "p": (numbers("p"), "measure", "the larger p of both nulls"),
         "p_adjusted": (corrected, "measure", "p, corrected for all latents (Benjamini-Hochberg)"),
         "scored": (scored, "flag", "active often enough in both halves to be labelled and scored"),
-        "detected": (np.nan_to_num(corrected, nan=1.0) <= _ROUNDED, "flag", "the label tells its firing beyond both "
-                     "nulls"),
-    }  # fmt: skip
+        "detected": (
+            np.nan_to_num(corrected, nan=1.0) <= _ROUNDED,
+            "flag",
+            "the label tells its firing beyond both nulls",
+        ),
+    }
 
 
 def labels_table(found: Sequence[Label], decode: Callable[[list[int]], str]) -> Table:
     """A row per token of a label."""
-    rows = [(one.latent, rank, token, decode([token])) for one in found for rank, token in enumerate(one.tokens)]
+    rows = [
+        (one.latent, rank, token, decode([token]))
+        for one in found
+        for rank, token in enumerate(one.tokens)
+    ]
     latents, places, ids, words = list(zip(*rows, strict=True)) or [()] * 4
-    return table("dictionary-labels", {
-        "latent": (np.array(latents, np.int64), "key", "number of the latent"),
-        "rank": (np.array(places, np.int64), "key", "by falling share of mutual information, from 0"),
-        "token_id": (np.array(ids, np.int64), "key", "the token's id"),
-        "token": (np.array(words, dtype=object), "text", "the token"),
-    })  # fmt: skip
+    return table(
+        "dictionary-labels",
+        {
+            "latent": (np.array(latents, np.int64), "key", "number of the latent"),
+            "rank": (
+                np.array(places, np.int64),
+                "key",
+                "by falling share of mutual information, from 0",
+            ),
+            "token_id": (np.array(ids, np.int64), "key", "the token's id"),
+            "token": (np.array(words, dtype=object), "text", "the token"),
+        },
+    )
 
 
 def logit_columns(wrote: Written) -> Columns:
@@ -123,17 +185,38 @@ def logit_columns(wrote: Written) -> Columns:
     p, corrected = wrote.p()
     beside = wrote.chance[TUNED]
     return {
-        "largest_logit": (wrote.largest(), "measure", "largest effect of its row on a token, by size", "logits"),
-        "random_logit": (np.full(len(p), beside.mean()), "measure", "mean of the same of random rows", "logits"),
-        "random_logit_high": (np.full(len(p), np.quantile(beside, 0.95)), "measure", "its 95 % quantile", "logits"),
+        "largest_logit": (
+            wrote.largest(),
+            "measure",
+            "largest effect of its row on a token, by size",
+            "logits",
+        ),
+        "random_logit": (
+            np.full(len(p), beside.mean()),
+            "measure",
+            "mean of the same of random rows",
+            "logits",
+        ),
+        "random_logit_high": (
+            np.full(len(p), np.quantile(beside, 0.95)),
+            "measure",
+            "its 95 % quantile",
+            "logits",
+        ),
         "logit_p": (p, "measure", "p that a random row has as large an effect"),
         "logit_p_adjusted": (corrected, "measure", "the same, corrected for all latents"),
-        "stands_out": (corrected <= _ROUNDED, "flag", "its largest effect is beyond those of random rows"),
-    }  # fmt: skip
+        "stands_out": (
+            corrected <= _ROUNDED,
+            "flag",
+            "its largest effect is beyond those of random rows",
+        ),
+    }
 
 
 def claims_of(columns: Columns, logits: bool) -> list[Claim]:
-    """Labels tell more than other latents' labels, more of them than chance, and rows write more than random ones."""
+    """Labels tell more than other latents' labels, more of them than chance, and rows write more
+    than random ones.
+    """
     made, scored = [], columns["scored"][0]
     rows = {"where": {"scored": True}}
     known = np.isfinite(columns["others"][0])
@@ -145,26 +228,34 @@ def claims_of(columns: Columns, logits: bool) -> list[Claim]:
                 at_least=0.0,
                 reference=mean("others", cluster="latent", **rows),
                 control="labels of other latents, on the same tokens",
-                text="Labels tell on other documents where their latents are active with accuracy {own:.3g} on "
-                "average, other latents' labels with {control:.3g}: a difference of {value:+.3g} "
-                "[{low:+.3g}, {high:+.3g}] over latents.",
+                text=(
+                    "Labels tell on other documents where their latents are active with accuracy"
+                    " {own:.3g} on average, other latents' labels with {control:.3g}: a difference"
+                    " of {value:+.3g} [{low:+.3g}, {high:+.3g}] over latents."
+                ),
                 also={"own": mean("detection", cluster="latent", **rows)},
             )
         )
     if scored.any():
         made.append(
             _share(
-                "labels-beyond-nulls", "labels tell more than other latents' labels and shuffled firing do",
-                "detected", "other latents' labels and shuffled firing, corrected", rows,
+                "labels-beyond-nulls",
+                "labels tell more than other latents' labels and shuffled firing do",
+                "detected",
+                "other latents' labels and shuffled firing, corrected",
+                rows,
             )
-        )  # fmt: skip
+        )
     if logits:
         made.append(
             _share(
-                "logits-stand-out", "decoder rows move some token's logit more than random rows",
-                "stands_out", "random rows of equal norm, corrected", {},
+                "logits-stand-out",
+                "decoder rows move some token's logit more than random rows",
+                "stands_out",
+                "random rows of equal norm, corrected",
+                {},
             )
-        )  # fmt: skip
+        )
     return made
 
 
@@ -176,12 +267,20 @@ def _share(name: str, what: str, column: str, control: str, rows: Mapping[str, M
         at_least=ALPHA,
         reference=ALPHA,
         control=control,
-        text=f"{{count:d}} of {{total:d}} {what} ({{low:.1%}} to {{high:.1%}}; {ALPHA:.0%} by chance at most).",
-        also={"count": statistic("sum", column, **rows), "total": statistic("count", column, **rows)},
+        text=(
+            f"{{count:d}} of {{total:d}} {what} ({{low:.1%}} to {{high:.1%}}; {ALPHA:.0%} by chance"
+            " at most)."
+        ),
+        also={
+            "count": statistic("sum", column, **rows),
+            "total": statistic("count", column, **rows),
+        },
     )
 
 
 def lead(columns: Columns, live: int) -> str:
     """What a person is told first."""
     count, scored = len(columns["latent"][0]), int(columns["scored"][0].sum())
-    return f"{count} latents of {live} that are active, {scored} active often enough to be labelled."
+    return (
+        f"{count} latents of {live} that are active, {scored} active often enough to be labelled."
+    )

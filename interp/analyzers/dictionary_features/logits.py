@@ -22,7 +22,9 @@ TOKENS = 10
 
 @dataclass(frozen=True)
 class Written:
-    """By model: the effects of the chosen latents' rows, and the largest effect of every random row."""
+    """By model: the effects of the chosen latents' rows, and the largest effect of every random
+    row.
+    """
 
     latents: Sequence[int]
     effects: Mapping[str, Effects]
@@ -41,34 +43,54 @@ class Written:
         """A row per latent, model and token."""
         rows = []
         for role, each in self.effects.items():
-            for side, ids, sizes in (("promoted", each.promoted, each.up), ("suppressed", each.suppressed, each.down)):
+            for side, ids, sizes in (
+                ("promoted", each.promoted, each.up),
+                ("suppressed", each.suppressed, each.down),
+            ):
                 for latent, tokens, values in zip(
                     self.latents, to_host(ids).tolist(), to_host(sizes).tolist(), strict=True
                 ):
                     for rank, (token, value) in enumerate(zip(tokens, values, strict=True)):
                         rows.append((latent, role, side, rank, token, decode([token]), value))
         about = {
-            "latent": ("key", "number of the latent"), "model": ("key", "whose decoder row, and whose head"),
-            "side": ("key", "promoted or suppressed"), "rank": ("key", "by size of the effect, from 0"),
-            "token_id": ("key", "the token's id"), "token": ("text", "the token"),
-            "effect": ("measure", "logit of the row at root mean square 1, less the vocabulary's mean", "logits"),
-        }  # fmt: skip
+            "latent": ("key", "number of the latent"),
+            "model": ("key", "whose decoder row, and whose head"),
+            "side": ("key", "promoted or suppressed"),
+            "rank": ("key", "by size of the effect, from 0"),
+            "token_id": ("key", "the token's id"),
+            "token": ("text", "the token"),
+            "effect": (
+                "measure",
+                "logit of the row at root mean square 1, less the vocabulary's mean",
+                "logits",
+            ),
+        }
         values = zip(*rows, strict=True)
-        return table("dictionary-logits", {n: (list(v), *said) for (n, said), v in zip(about.items(), values,
-                                                                                        strict=True)})  # fmt: skip
+        return table(
+            "dictionary-logits",
+            {n: (list(v), *said) for (n, said), v in zip(about.items(), values, strict=True)},
+        )
 
 
 @torch.no_grad()
 def written(study: Study, dictionary: Dictionary, latents: Sequence[int], draws: int) -> Written:
-    """Effects of some latents' decoder rows: the tuned model's, and of a crosscoder the base's in the base too."""
+    """Effects of some latents' decoder rows: the tuned model's, and of a crosscoder the base's in
+    the base too.
+    """
     models = dictionary.config.models
     rows = dictionary.W_dec.detach()[list(latents)].unflatten(1, (models, -1))
     roles = ("base", "tuned") if models == 2 else ("tuned",)
     words = min(len(study.pair.tokenizer), study.pair.tuned.anatomy.vocabulary)
-    found = {role: effects(study.engine, study.pair[role], rows[:, at], words, TOKENS) for at, role in enumerate(roles)}
+    found = {
+        role: effects(study.engine, study.pair[role], rows[:, at], words, TOKENS)
+        for at, role in enumerate(roles)
+    }
     # so many that a single row can stand out after correction for all of them
     draws = max(draws, 20 * len(latents))
     beside = {
-        role: to_host(chance(study.engine, study.pair[role], rows.shape[2], words, draws, study.seed)) for role in roles
+        role: to_host(
+            chance(study.engine, study.pair[role], rows.shape[2], words, draws, study.seed)
+        )
+        for role in roles
     }
     return Written(tuple(latents), found, beside)

@@ -1,11 +1,13 @@
 """``DictionaryProbe``: which latents of a dictionary tell a behaviour, and do they cause it?
 
-1. On one half of the clusters, k latents that part the classes are chosen and a regression on them is fitted (Gurnee et
-   al. 2023, arXiv 2305.01610); its AUC is measured on the other half, beside permuted labels that choose anew among all
-   latents. The same for principal components and random rows of as many codes, and the same latents read in the base.
-2. On the half that chose nothing, the chosen latents (those that positive prompts have more of) and any given set are
-   ablated on positive prompts and steered on negative ones, the dictionary's error kept, beside random sets of other
-   latents that fire as often. How often ablation gives the base's own answer, and broken ones, is counted.
+1. On one half of the clusters, k latents that part the classes are chosen and a regression on them
+   is fitted (Gurnee et al. 2023, arXiv 2305.01610); its AUC is measured on the other half, beside
+   permuted labels that choose anew among all latents. The same for principal components and random
+   rows of as many codes, and the same latents read in the base.
+2. On the half that chose nothing, the chosen latents (those that positive prompts have more of) and
+   any given set are ablated on positive prompts and steered on negative ones, the dictionary's
+   error kept, beside random sets of other latents that fire as often. How often ablation gives the
+   base's own answer, and broken ones, is counted.
 """
 
 from __future__ import annotations
@@ -53,13 +55,14 @@ from interp.table import Table
 class DictionaryProbe(Analyzer):
     """A dictionary of ``site`` over a contrast; ``of`` what it reads (see ``Latents``).
 
-    ``held_out`` has the prompts that the probe does not see, by default half of the study's clusters. ``at``: a
-    prompt's code is that of its last token, or the largest or mean over its tokens. ``k``: numbers of latents; those
-    chosen at the largest are confirmed. ``given``: a further set, called ``named``. ``permutations`` of labels,
-    ``random_sets`` random sets, on ``control_prompts`` of each class. ``steer``: in units of the mean code of the set
-    where it fires. ``revert``: of a crosscoder, ablation puts the base's part of a latent in the tuned model's place.
-    Returns a table of kind ``dictionary-probe``, a row per probe; ``latents``, ``effects``, ``sets``,
-    ``numbers``, ``answers``, ``scores`` and ``null`` are its sub-tables.
+    ``held_out`` has the prompts that the probe does not see, by default half of the study's
+    clusters. ``at``: a prompt's code is that of its last token, or the largest or mean over its
+    tokens. ``k``: numbers of latents; those chosen at the largest are confirmed. ``given``: a
+    further set, called ``named``. ``permutations`` of labels, ``random_sets`` random sets, on
+    ``control_prompts`` of each class. ``steer``: in units of the mean code of the set where it
+    fires. ``revert``: of a crosscoder, ablation puts the base's part of a latent in the tuned
+    model's place. Returns a table of kind ``dictionary-probe``, a row per probe; ``latents``,
+    ``effects``, ``sets``, ``numbers``, ``answers``, ``scores`` and ``null`` are its sub-tables.
     """
 
     name: ClassVar[str] = "dictionary-probe"
@@ -85,18 +88,26 @@ class DictionaryProbe(Analyzer):
         require_reads(self.dictionary, self.of)
         require_revert(self.revert, self.of)
         if self.of != READS[0] and not has_base:
-            raise OptionError("this dictionary reads the base besides the tuned model; add --base MODEL")
+            raise OptionError(
+                "this dictionary reads the base besides the tuned model; add --base MODEL"
+            )
         if self.at not in POOLS:
             raise OptionError(f"tokens {self.at!r} are not known; use {', '.join(POOLS)}")
         width = self.dictionary.config.width
-        if not self.k or sorted(set(self.k)) != list(self.k) or not 1 <= self.k[0] <= self.k[-1] <= width:
+        if (
+            not self.k
+            or sorted(set(self.k)) != list(self.k)
+            or not 1 <= self.k[0] <= self.k[-1] <= width
+        ):
             raise OptionError(f"k {self.k} must be rising numbers of latents, from 1 to {width}")
         if wrong := [latent for latent in self.given if not 0 <= latent < width]:
             raise OptionError(f"latent {wrong[0]} is none of {width}")
         if len(set(self.given)) < len(self.given):
             raise OptionError("a latent stands twice in the given set; name each once")
         if self.permutations < 1 or self.random_sets < 1 or not self.steer > 0:
-            raise OptionError("give at least one permutation, one random set, and a steering above 0")
+            raise OptionError(
+                "give at least one permutation, one random set, and a steering above 0"
+            )
         return Site.parse(self.site)
 
     def __call__(self, study: Study) -> Table:
@@ -110,17 +121,29 @@ class DictionaryProbe(Analyzer):
         halves = contrast.split(study.seed) if self.held_out is None else (contrast, self.held_out)
         halves[0].require_disjoint(halves[1])
         choosing, held = (study.on(half) for half in halves)
-        reader = Reader(self.dictionary.to(study.pair.tuned.device), site, self.of, self.at, self.revert)
+        reader = Reader(
+            self.dictionary.to(study.pair.tuned.device), site, self.of, self.at, self.revert
+        )
         probes, firing = self._probes(choosing, held, reader)
         sets = {PROBED: [int(j) for j in probes.chosen]}
         if self.given:
             sets[self.named] = list(self.given)
-        tried = [one for name, latents in sets.items() for one in self._tried(held, reader, firing, name, latents)]
-        evidence = Evidence(study, choosing, held, self.k, probes, firing, sets, tried, self._norms(reader))
-        run = tables.tables(self.name, evidence, findings.limits_of(evidence), study.provenance(self))
+        tried = [
+            one
+            for name, latents in sets.items()
+            for one in self._tried(held, reader, firing, name, latents)
+        ]
+        evidence = Evidence(
+            study, choosing, held, self.k, probes, firing, sets, tried, self._norms(reader)
+        )
+        run = tables.tables(
+            self.name, evidence, findings.limits_of(evidence), study.provenance(self)
+        )
         run = conclude(run, findings.claims_of(evidence))
         known = [name for name, verdict in run.summary["verdicts"].items() if verdict == SUPPORTED]
-        supported = all(any(name.startswith(kind) for name in known) for kind in findings.CONFIRMING)
+        supported = all(
+            any(name.startswith(kind) for name in known) for kind in findings.CONFIRMING
+        )
         return replace(run, summary={**run.summary, "supported": supported})
 
     @staticmethod
@@ -138,20 +161,28 @@ class DictionaryProbe(Analyzer):
         }
         base = choosing.pair.base is not None and self.of == "tuned"
         parts = [codes(half, reader, made, base) for half in (choosing, held)]
-        whole = {name: _steady(np.concatenate([part[0][name] for part in parts])) for name in parts[0][0]}
+        whole = {
+            name: _steady(np.concatenate([part[0][name] for part in parts])) for name in parts[0][0]
+        }
         labels = np.concatenate([_labels(half) for half in (choosing, held)])
-        names = [f"{which} {cluster}" for which, half in enumerate((choosing, held))
-                 for cluster in half.require_contrast().clusters]  # fmt: skip
+        names = [
+            f"{which} {cluster}"
+            for which, half in enumerate((choosing, held))
+            for cluster in half.require_contrast().clusters
+        ]
         training = np.arange(len(labels)) < len(_labels(choosing))
         clusters = np.unique(names, return_inverse=True)[1]
         found = {}
         for k in self.k:
             probe = SparseProbe(k, self.permutations, choosing.seed, firing=True)
             for name in choosing.progress(list(made), f"probes of {k}"):
-                # what never fires in the half that chooses cannot be chosen: left out, the null is as it was
+                # what never fires in the half that chooses cannot be chosen: left out, the null is
+                # as it was
                 live = np.flatnonzero(whole[name][training].any(0))
                 if len(live) < k:
-                    raise OptionError(f"{len(live)} latents of {name} fire on these prompts; {k} cannot be chosen")
+                    raise OptionError(
+                        f"{len(live)} latents of {name} fire on these prompts; {k} cannot be chosen"
+                    )
                 one = probe(whole[name][:, live], labels, clusters, training)
                 found[name, k] = one._replace(latents=live[one.latents])
             if base:
@@ -164,8 +195,12 @@ class DictionaryProbe(Analyzer):
         _, firing = codes(choosing, reader, {"dictionary": reader.dictionary}, False)
         return max(1, int(np.ceil(firing.count.sum() / max(firing.tokens, 1) - 1e-9)))
 
-    def _tried(self, held: Study, reader: Reader, firing: Firing, name: str, latents: Sequence[int]) -> list[Tried]:
-        """Both changes of a set and of its controls; nothing where there is no set, or none to set beside it."""
+    def _tried(
+        self, held: Study, reader: Reader, firing: Firing, name: str, latents: Sequence[int]
+    ) -> list[Tried]:
+        """Both changes of a set and of its controls; nothing where there is no set, or none to set
+        beside it.
+        """
         if not latents:
             return [Tried(name, "none", [], "no latent is larger on positive prompts")]
         try:
@@ -174,15 +209,29 @@ class DictionaryProbe(Analyzer):
             return [Tried(name, "none", [], str(error))]
         norms, length = self._norms(reader), self._length
         amount, found = self.steer * firing.mean_active(latents), []
-        ratio = float(np.mean([firing.size(one, norms) for one in sets]) / max(firing.size(latents, norms), 1e-30))
+        ratio = float(
+            np.mean([firing.size(one, norms) for one in sets])
+            / max(firing.size(latents, norms), 1e-30)
+        )
         for how, group in GROUP.items():
             if not held.require_metric().applies(group):
                 continue
             chosen = _spread(held, group, self.control_prompts)
             numbers, sign = Numbers(held, reader, group, chosen), -1.0 if how == ABLATE else 1.0
             plain = numbers.of(None)
-            returns = Returns(held, reader, chosen) if how == ABLATE and held.pair.base is not None else None
-            one = Tried(name, how, chosen, amount=amount if how == STEER else 0.0, sets=sets, size_ratio=ratio)
+            returns = (
+                Returns(held, reader, chosen)
+                if how == ABLATE and held.pair.base is not None
+                else None
+            )
+            one = Tried(
+                name,
+                how,
+                chosen,
+                amount=amount if how == STEER else 0.0,
+                sets=sets,
+                size_ratio=ratio,
+            )
             one.revert = self.revert
             one.plain = plain
             for index, some in enumerate([latents, *held.progress(sets, f"{name}, {how}")]):
@@ -213,7 +262,9 @@ class DictionaryProbe(Analyzer):
 
 
 def _axes(seen: Covariance, k: int, dtype: torch.dtype) -> Dictionary:
-    """Principal components, of which those along which nothing varied are silent: their directions are rounding."""
+    """Principal components, of which those along which nothing varied are silent: their directions
+    are rounding.
+    """
     made = principal(seen, k, dtype)
     spread = torch.linalg.eigvalsh(seen.deviation).flip(0)
     nothing = spread <= 1e-12 * spread[0]
@@ -222,18 +273,23 @@ def _axes(seen: Covariance, k: int, dtype: torch.dtype) -> Dictionary:
 
 
 def _steady(codes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Codes to five places of their latent's largest, nothing below a millionth of the largest of all.
+    """Codes to five places of their latent's largest, nothing below a millionth of the largest of
+    all.
 
-    What differs by rounding only is a tie, and an axis along which nothing varies is silent, however prompts are
-    batched.
+    What differs by rounding only is a tie, and an axis along which nothing varies is silent,
+    however prompts are batched.
     """
     largest = np.abs(codes).max(0)
     size = np.where(largest > 1e-6 * largest.max(initial=0.0), largest, np.inf)
-    return np.where(np.isfinite(size), np.round(codes / size, 5) * np.where(np.isfinite(size), size, 0.0), 0.0)
+    return np.where(
+        np.isfinite(size), np.round(codes / size, 5) * np.where(np.isfinite(size), size, 0.0), 0.0
+    )
 
 
 def _labels(study: Study) -> NDArray[np.bool_]:
-    return np.arange(len(study.prompts("positive")) + len(study.prompts("negative"))) < len(study.prompts("positive"))
+    return np.arange(len(study.prompts("positive")) + len(study.prompts("negative"))) < len(
+        study.prompts("positive")
+    )
 
 
 def _spread(study: Study, group: str, count: int) -> list[int]:

@@ -1,4 +1,6 @@
-"""Passes over prompts: codes of every prompt, and the metric and the base's answers while latents are changed."""
+"""Passes over prompts: codes of every prompt, and the metric and the base's answers while latents
+are changed.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,15 @@ from interp.study import Study
 POOLS = ("last", "max", "mean")
 ABLATE, STEER = "ablate", "steer"
 GROUP = {ABLATE: "positive", STEER: "negative"}
-"""Prompts on which each change is measured: those that show the behaviour, and those that do not."""
+"""Prompts on which each change is measured: those that show the behaviour, and those that do not.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """A dictionary at its site; ``of`` says what it reads, ``at`` how a prompt's tokens become one code."""
+    """A dictionary at its site; ``of`` says what it reads, ``at`` how a prompt's tokens become one
+    code.
+    """
 
     dictionary: Dictionary
     site: Site
@@ -45,7 +50,8 @@ class Reader:
         return ("tuned",) if self.of == "tuned" else ("base", "tuned")
 
     def rows(self, seen: Captured, role: str = "tuned") -> tuple[Tensor, Tensor, Tensor]:
-        """What the dictionary reads of a batch's real tokens, the row of the batch that each is of, and which are last.
+        """What the dictionary reads of a batch's real tokens, the row of the batch that each is of,
+        and which are last.
 
         ``role`` "base" reads the base's own values in the tuned model's place.
         """
@@ -55,13 +61,27 @@ class Reader:
         last[:-1] = owner[1:] != owner[:-1]
         other = seen.values.get(("base", self.site)) if self.of != "tuned" else None
         value = widen(seen.values[role, self.site])[real]
-        return read_rows(self.dictionary, self.of, value, None if other is None else widen(other)[real]), owner, last
+        return (
+            read_rows(
+                self.dictionary, self.of, value, None if other is None else widen(other)[real]
+            ),
+            owner,
+            last,
+        )
 
-    def change(self, study: Study, name: str, latents: Sequence[int], amount: float) -> Intervention:
-        """``ablate`` these latents (or give them the base's part), or ``steer`` by ``amount`` of each."""
+    def change(
+        self, study: Study, name: str, latents: Sequence[int], amount: float
+    ) -> Intervention:
+        """``ablate`` these latents (or give them the base's part), or ``steer`` by ``amount`` of
+        each.
+        """
         chosen = torch.tensor([int(latent) for latent in latents], dtype=torch.int64)
         edit = Latents(self.site, self.dictionary, chosen, of=self.of)
-        edit = replace(edit, revert=self.revert) if name == ABLATE else replace(edit, factor=1.0, amount=amount)
+        edit = (
+            replace(edit, revert=self.revert)
+            if name == ABLATE
+            else replace(edit, factor=1.0, amount=amount)
+        )
         return intervention(f"{name} {len(latents)} latents", [edit], study.pair.base)
 
 
@@ -86,22 +106,30 @@ class Firing:
         return float(self.sum[chosen].sum() / fired) if fired else 1.0
 
     def size(self, latents: Sequence[int], norms: NDArray[np.float64]) -> float:
-        """Root mean square, over tokens, of what these write, taken as if at right angles to each other."""
+        """Root mean square, over tokens, of what these write, taken as if at right angles to each
+        other.
+        """
         chosen = list(latents)
-        return float(np.sqrt((self.square[chosen] * norms[chosen] ** 2).sum() / max(self.tokens, 1)))
+        return float(
+            np.sqrt((self.square[chosen] * norms[chosen] ** 2).sum() / max(self.tokens, 1))
+        )
 
 
 def _captured(study: Study, reader: Reader, group: str, roles: Sequence[str], what: str):
     models = {role: study.pair[role] for role in roles}
     posed = study.encoded(group)
     # codes of a prompt are kept, all others go with the batch
-    groups = study.groups(group, study.pair.tuned, 8 * (len(roles) * reader.dictionary.config.inputs + 64))
+    groups = study.groups(
+        group, study.pair.tuned, 8 * (len(roles) * reader.dictionary.config.inputs + 64)
+    )
     each = study.progress(groups, f"{what}, {group}")
     return capture(study.engine, models, posed, each, [reader.site], pad_id=study.pad_id)
 
 
 def covariance(study: Study, reader: Reader) -> Covariance:
-    """Mean and covariance of what the dictionary reads, over the tokens of both classes that make codes."""
+    """Mean and covariance of what the dictionary reads, over the tokens of both classes that make
+    codes.
+    """
     seen = Covariance.empty(reader.dictionary.config.inputs, study.pair.tuned.device)
     for group in study.classes:
         for got in _captured(study, reader, group, reader.roles, "rows"):
@@ -114,7 +142,8 @@ def covariance(study: Study, reader: Reader) -> Covariance:
 def codes(
     study: Study, reader: Reader, dictionaries: Mapping[str, Dictionary], base: bool
 ) -> tuple[dict[str, NDArray[np.float64]], Firing]:
-    """Codes [N, F] of every prompt (positive, then negative ones) in each dictionary, and how the first fires.
+    """Codes [N, F] of every prompt (positive, then negative ones) in each dictionary, and how the
+    first fires.
 
     ``base``: under "base" the first dictionary's codes of the base's own values too.
     """
@@ -135,7 +164,9 @@ def codes(
                 coded = one.encode_sparse(rows)
                 which, values = coded.pattern.latents, coded.values.double()
                 if name == own:
-                    sums.index_add_(1, which, torch.stack([(values != 0).double(), values, values.square()]))
+                    sums.index_add_(
+                        1, which, torch.stack([(values != 0).double(), values, values.square()])
+                    )
                     tokens += len(rows)
                 if reader.at == "last":
                     values = values * last[coded.pattern.rows]
@@ -149,11 +180,17 @@ def codes(
 
 def _pooled(at: Tensor, values: Tensor, size: int, how: str) -> Tensor:
     whole = values.new_zeros(size)
-    return whole.scatter_reduce(0, at, values, "amax") if how == "max" else whole.index_add(0, at, values)
+    return (
+        whole.scatter_reduce(0, at, values, "amax")
+        if how == "max"
+        else whole.index_add(0, at, values)
+    )
 
 
 class Numbers:
-    """The metric's number of some prompts of a class under changes of latents; the base is read once."""
+    """The metric's number of some prompts of a class under changes of latents; the base is read
+    once.
+    """
 
     def __init__(self, study: Study, reader: Reader, group: str, rows: Sequence[int]) -> None:
         self._study, self._reader, posed = study, reader, study.posed(group)
@@ -166,7 +203,9 @@ class Numbers:
             batch, _ = make_batch(posed, part, study.pad_id, study.pair.tuned.device)
             base = {}
             if reader.of != "tuned":
-                base = study.engine.run(study.pair["base"], batch, reads=[reader.site], keep=0).values
+                base = study.engine.run(
+                    study.pair["base"], batch, reads=[reader.site], keep=0
+                ).values
             self._chunks.append((batch, base, study.objective(group, part)))
 
     def of(self, change: Intervention | None) -> NDArray[np.float64]:
@@ -181,28 +220,38 @@ class Numbers:
 
 
 class Returns:
-    """Whether the tuned model's greedy answers to positive prompts become the base's under changes of latents.
+    """Whether the tuned model's greedy answers to positive prompts become the base's under changes
+    of latents.
 
-    An answer would be the base's exactly where, reading prompt and that answer, every argmax is its next token: one
-    pass for a set, and nothing is generated.
+    An answer would be the base's exactly where, reading prompt and that answer, every argmax is its
+    next token: one pass for a set, and nothing is generated.
     """
 
     def __init__(self, study: Study, reader: Reader, rows: Sequence[int]) -> None:
         self._study, wanted = study, study.answers("base", "positive")
         size = study.at_a_time(max(1, min(len(rows), 96)))
-        by_length = sorted(rows, key=lambda row: len(wanted[row]) + len(study.encoded("positive")[row].ids))
+        by_length = sorted(
+            rows, key=lambda row: len(wanted[row]) + len(study.encoded("positive")[row].ids)
+        )
         self._order, self._chunks = by_length, []
         reading = reader.change(study, ABLATE, [0], 0.0)
         for start in range(0, len(by_length), size):
             part = by_length[start : start + size]
             text = study.text("positive", part)
-            text, answers = Text(text.prompts, None, text.pad_id, text.stop_ids), [wanted[row] for row in part]
-            self._chunks.append((text, answers, read_donor(study.engine, reading, text, answers).values))
+            text, answers = (
+                Text(text.prompts, None, text.pad_id, text.stop_ids),
+                [wanted[row] for row in part],
+            )
+            self._chunks.append(
+                (text, answers, read_donor(study.engine, reading, text, answers).values)
+            )
 
     def of(self, change: Intervention) -> NDArray[np.bool_]:
         """Per row, rows ascending, whether the answer is the base's."""
         parts = []
         for text, answers, base in self._chunks:
-            found = answer_logits(self._study.engine, self._study.pair.tuned, text, answers, change, base)
+            found = answer_logits(
+                self._study.engine, self._study.pair.tuned, text, answers, change, base
+            )
             parts.append(to_host(would_answer(*found)))
         return np.concatenate(parts)[np.argsort(self._order, kind="stable")]

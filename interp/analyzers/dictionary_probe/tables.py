@@ -25,7 +25,9 @@ NAN = float("nan")
 
 @dataclass
 class Probes:
-    """Probes by source and k; codes [N, F] of the dictionary for all prompts, their labels, clusters and half."""
+    """Probes by source and k; codes [N, F] of the dictionary for all prompts, their labels,
+    clusters and half.
+    """
 
     found: dict[tuple[str, int], Probed]
     codes: NDArray[np.float64]
@@ -42,20 +44,26 @@ class Probes:
     def difference(self, latents: NDArray[np.int64]) -> NDArray[np.float64]:
         """Mean code on positive less negative prompts of the half that chose."""
         mine = self.codes[:, latents]
-        return mine[self.training & self.labels].mean(0) - mine[self.training & ~self.labels].mean(0)
+        return mine[self.training & self.labels].mean(0) - mine[self.training & ~self.labels].mean(
+            0
+        )
 
     @property
     def chosen(self) -> NDArray[np.int64]:
-        """The latents chosen at the largest k, but for any that positive prompts do not have more of."""
+        """The latents chosen at the largest k, but for any that positive prompts do not have more
+        of.
+        """
         latents = self.largest.latents
         return latents[self.difference(latents) > 0]
 
 
 @dataclass
 class Tried:
-    """One change of one set on some prompts (``rows`` of its class): what the metric and the answers did.
+    """One change of one set on some prompts (``rows`` of its class): what the metric and the
+    answers did.
 
-    ``moved``: the fall of the metric under ablation, its rise under steering; ``why`` says why nothing was tried.
+    ``moved``: the fall of the metric under ablation, its rise under steering; ``why`` says why
+    nothing was tried.
     """
 
     name: str
@@ -100,7 +108,9 @@ class Tried:
 
 @dataclass
 class Evidence:
-    """All that claims are made of; ``study`` has both halves' models, ``held`` the prompts that no probe saw."""
+    """All that claims are made of; ``study`` has both halves' models, ``held`` the prompts that no
+    probe saw.
+    """
 
     study: Study
     choosing: Study
@@ -135,12 +145,20 @@ def tables(kind: str, found: Evidence, limits: list[str], provenance: Provenance
         "limits": [*limits, *map(as_sentence, found.held.notes)],
     }
     return table(
-        kind, _probes(found), provenance=provenance, summary=summary,
+        kind,
+        _probes(found),
+        provenance=provenance,
+        summary=summary,
         tables={
-            "scores": _scores(found), "null": _null(found), "latents": _latents(found), "effects": _effects(ran),
-            "sets": _sets(ran), "numbers": _numbers(found, ran), "answers": _answers(found, ran),
+            "scores": _scores(found),
+            "null": _null(found),
+            "latents": _latents(found),
+            "effects": _effects(ran),
+            "sets": _sets(ran),
+            "numbers": _numbers(found, ran),
+            "answers": _answers(found, ran),
         },
-    )  # fmt: skip
+    )
 
 
 def _probes(found: Evidence) -> dict[str, tuple]:
@@ -151,100 +169,226 @@ def _probes(found: Evidence) -> dict[str, tuple]:
         return np.array([getattr(one, name) for one in each], np.float64)
 
     return {
-        "source": ([name for name, _ in keys], "key", "whose codes: the dictionary's, baselines', its own in the base"),
+        "source": (
+            [name for name, _ in keys],
+            "key",
+            "whose codes: the dictionary's, baselines', its own in the base",
+        ),
         "k": (np.array([k for _, k in keys]), "key", "latents in the probe"),
         "auc": (of("auc"), "measure", "held-out area under the curve"),
         "low": (of("low"), "measure", "lower end of its interval over clusters"),
         "high": (of("high"), "measure", "upper end"),
-        "null_mean": (np.array([one.null.mean() for one in each]), "measure", "mean under permuted labels"),
+        "null_mean": (
+            np.array([one.null.mean() for one in each]),
+            "measure",
+            "mean under permuted labels",
+        ),
         "null_most": (
-            np.array([smallest_effect(one.null, found.level) for one in each]), "measure",
+            np.array([smallest_effect(one.null, found.level) for one in each]),
+            "measure",
             "what it had to exceed for p of 0.05, divided by how many k were tried, or less",
         ),
         "p": (of("p"), "measure", "that permuted labels, choosing anew, give as much"),
-    }  # fmt: skip
+    }
 
 
 def _scores(found: Evidence) -> Table:
-    """Held-out scores, a row per probe and prompt; of the largest probe also those that it gives in the base."""
+    """Held-out scores, a row per probe and prompt; of the largest probe also those that it gives in
+    the base.
+    """
     held = np.flatnonzero(~found.probes.training)
-    prompts = [(group, prompt) for group in found.held.classes for prompt in found.held.prompts(group).prompts]
+    prompts = [
+        (group, prompt)
+        for group in found.held.classes
+        for prompt in found.held.prompts(group).prompts
+    ]
     keys, groups = list(found.probes.found), np.array([group for group, _ in prompts], object)
     base = found.probes.found.get((BASE, found.k[-1]))
     beside = [
-        base.scores[held] if base is not None and key == (OWN, found.k[-1]) else np.full(held.size, NAN) for key in keys
+        base.scores[held]
+        if base is not None and key == (OWN, found.k[-1])
+        else np.full(held.size, NAN)
+        for key in keys
     ]
-    return table("dictionary-probe-scores", {
-        "source": (np.repeat(np.array([name for name, _ in keys], object), held.size), "key", "whose codes"),
-        "k": (np.repeat([k for _, k in keys], held.size), "key", "latents in the probe"),
-        "group": (np.tile(groups, len(keys)), "key", "class of the held-out prompt"),
-        "prompt_id": (np.tile([prompt.id for _, prompt in prompts], len(keys)), "key", "position in the file"),
-        "cluster": (np.tile(np.array([prompt.cluster for _, prompt in prompts], object), len(keys)), "key",
-                    "prompts that move together"),
-        "score": (np.concatenate([found.probes.found[key].scores[held] for key in keys]), "measure",
-                  "what the regression gives; higher for the positive class"),
-        "base_score": (np.concatenate(beside), "measure", "of the largest probe: the same latents, fitted anew, in the "
-                       "base; else NaN"),
-    })  # fmt: skip
+    return table(
+        "dictionary-probe-scores",
+        {
+            "source": (
+                np.repeat(np.array([name for name, _ in keys], object), held.size),
+                "key",
+                "whose codes",
+            ),
+            "k": (np.repeat([k for _, k in keys], held.size), "key", "latents in the probe"),
+            "group": (np.tile(groups, len(keys)), "key", "class of the held-out prompt"),
+            "prompt_id": (
+                np.tile([prompt.id for _, prompt in prompts], len(keys)),
+                "key",
+                "position in the file",
+            ),
+            "cluster": (
+                np.tile(np.array([prompt.cluster for _, prompt in prompts], object), len(keys)),
+                "key",
+                "prompts that move together",
+            ),
+            "score": (
+                np.concatenate([found.probes.found[key].scores[held] for key in keys]),
+                "measure",
+                "what the regression gives; higher for the positive class",
+            ),
+            "base_score": (
+                np.concatenate(beside),
+                "measure",
+                "of the largest probe: the same latents, fitted anew, in the base; else NaN",
+            ),
+        },
+    )
 
 
 def _null(found: Evidence) -> Table:
     keys, each = list(found.probes.found), list(found.probes.found.values())
     sizes = [len(one.null) for one in each]
-    return table("dictionary-probe-null", {
-        "source": (np.repeat(np.array([name for name, _ in keys], object), sizes), "key", "whose codes"),
-        "k": (np.repeat([k for _, k in keys], sizes), "key", "latents in the probe"),
-        "draw": (np.concatenate([np.arange(size) for size in sizes]), "key", "permutation of labels"),
-        "auc": (np.concatenate([one.null for one in each]), "measure", "held-out area under the curve"),
-    })  # fmt: skip
+    return table(
+        "dictionary-probe-null",
+        {
+            "source": (
+                np.repeat(np.array([name for name, _ in keys], object), sizes),
+                "key",
+                "whose codes",
+            ),
+            "k": (np.repeat([k for _, k in keys], sizes), "key", "latents in the probe"),
+            "draw": (
+                np.concatenate([np.arange(size) for size in sizes]),
+                "key",
+                "permutation of labels",
+            ),
+            "auc": (
+                np.concatenate([one.null for one in each]),
+                "measure",
+                "held-out area under the curve",
+            ),
+        },
+    )
 
 
 def _latents(found: Evidence) -> Table:
     probes, largest = found.probes, found.probes.largest
-    sets = [(PROBED, int(j), float(w)) for j, w in zip(largest.latents, largest.weights, strict=True)]
-    sets += [(name, j, NAN) for name, latents in found.sets.items() if name != PROBED for j in latents]
+    sets = [
+        (PROBED, int(j), float(w)) for j, w in zip(largest.latents, largest.weights, strict=True)
+    ]
+    sets += [
+        (name, j, NAN) for name, latents in found.sets.items() if name != PROBED for j in latents
+    ]
     numbers = np.array([j for _, j, _ in sets], np.int64)
     held = ~probes.training
     alone = [roc_auc(probes.labels[held], probes.codes[held, j]) for j in numbers]
     changed = [j in found.sets[name] for name, j, _ in sets]
-    return table("dictionary-probe-latents", {
-        "set": ([name for name, _, _ in sets], "key", "chosen by the largest probe, or given"),
-        "latent": (numbers, "key", "number of the latent"),
-        "weight": (np.array([w for _, _, w in sets]), "measure", "in the regression, of codes by their spread"),
-        "difference": (probes.difference(numbers), "measure", "mean code on positive less negative prompts"),
-        "auc": (np.array(alone), "measure", "of this latent alone, held out, without a null: it was not chosen by it"),
-        "rate": (found.firing.rates[numbers], "measure", "share of tokens in which it fires"),
-        "changed": (np.array(changed, bool), "flag", "ablated and steered with its set"),
-    })  # fmt: skip
+    return table(
+        "dictionary-probe-latents",
+        {
+            "set": ([name for name, _, _ in sets], "key", "chosen by the largest probe, or given"),
+            "latent": (numbers, "key", "number of the latent"),
+            "weight": (
+                np.array([w for _, _, w in sets]),
+                "measure",
+                "in the regression, of codes by their spread",
+            ),
+            "difference": (
+                probes.difference(numbers),
+                "measure",
+                "mean code on positive less negative prompts",
+            ),
+            "auc": (
+                np.array(alone),
+                "measure",
+                "of this latent alone, held out, without a null: it was not chosen by it",
+            ),
+            "rate": (found.firing.rates[numbers], "measure", "share of tokens in which it fires"),
+            "changed": (np.array(changed, bool), "flag", "ablated and steered with its set"),
+        },
+    )
 
 
 def _effects(ran: list[Tried]) -> Table:
-    return table("dictionary-probe-effects", {
-        "set": ([one.name for one in ran], "key", "which latents"),
-        "change": ([one.how for one in ran], "key", "ablated on positive prompts, or steered on negative ones"),
-        "latents": (np.array([len(one.sets[0]) for one in ran], np.int64), "measure", "how many"),
-        "amount": (np.array([one.amount for one in ran]), "measure", "of each latent that was added, in codes"),
-        "effect": (np.array([one.effects.mean() for one in ran]), "measure", "fall if ablated, rise if steered"),
-        "null_mean": (np.array([np.mean(one.null) for one in ran]), "measure", "the same of random sets"),
-        "null_most": (np.array([smallest_effect(one.null) for one in ran]), "measure", "bound for p of 0.05 or less"),
-        "p": (np.array([permutation_p(one.effects.mean(), one.null) for one in ran]), "measure", "beside random sets"),
-        "size_ratio": (
-            np.array([one.size_ratio for one in ran]), "measure", "random sets' contributions by the set's own, mean"
-        ),
-    })  # fmt: skip
+    return table(
+        "dictionary-probe-effects",
+        {
+            "set": ([one.name for one in ran], "key", "which latents"),
+            "change": (
+                [one.how for one in ran],
+                "key",
+                "ablated on positive prompts, or steered on negative ones",
+            ),
+            "latents": (
+                np.array([len(one.sets[0]) for one in ran], np.int64),
+                "measure",
+                "how many",
+            ),
+            "amount": (
+                np.array([one.amount for one in ran]),
+                "measure",
+                "of each latent that was added, in codes",
+            ),
+            "effect": (
+                np.array([one.effects.mean() for one in ran]),
+                "measure",
+                "fall if ablated, rise if steered",
+            ),
+            "null_mean": (
+                np.array([np.mean(one.null) for one in ran]),
+                "measure",
+                "the same of random sets",
+            ),
+            "null_most": (
+                np.array([smallest_effect(one.null) for one in ran]),
+                "measure",
+                "bound for p of 0.05 or less",
+            ),
+            "p": (
+                np.array([permutation_p(one.effects.mean(), one.null) for one in ran]),
+                "measure",
+                "beside random sets",
+            ),
+            "size_ratio": (
+                np.array([one.size_ratio for one in ran]),
+                "measure",
+                "random sets' contributions by the set's own, mean",
+            ),
+        },
+    )
 
 
 def _sets(ran: list[Tried]) -> Table:
     draws = [len(one.null) for one in ran]
-    return table("dictionary-probe-sets", {
-        "set": (np.repeat(np.array([one.name for one in ran], object), draws), "key", "latents it is compared with"),
-        "change": (np.repeat(np.array([one.how for one in ran], object), draws), "key", "ablate or steer"),
-        "draw": (np.concatenate([np.arange(n) for n in draws] or [np.zeros(0, np.int64)]), "key", "random set"),
-        "effect": (np.array([x for one in ran for x in one.null]), "measure", "fall if ablated, rise if steered"),
-        "equal_base": (
-            np.array([x for one in ran for x in one.null_back]), "measure", "share answered as the base answers"
-        ),
-    })  # fmt: skip
+    return table(
+        "dictionary-probe-sets",
+        {
+            "set": (
+                np.repeat(np.array([one.name for one in ran], object), draws),
+                "key",
+                "latents it is compared with",
+            ),
+            "change": (
+                np.repeat(np.array([one.how for one in ran], object), draws),
+                "key",
+                "ablate or steer",
+            ),
+            "draw": (
+                np.concatenate([np.arange(n) for n in draws] or [np.zeros(0, np.int64)]),
+                "key",
+                "random set",
+            ),
+            "effect": (
+                np.array([x for one in ran for x in one.null]),
+                "measure",
+                "fall if ablated, rise if steered",
+            ),
+            "equal_base": (
+                np.array([x for one in ran for x in one.null_back]),
+                "measure",
+                "share answered as the base answers",
+            ),
+        },
+    )
 
 
 def _numbers(found: Evidence, ran: list[Tried]) -> Table:
@@ -252,16 +396,45 @@ def _numbers(found: Evidence, ran: list[Tried]) -> Table:
     each = [(one, at, posed[one.how][row]) for one in ran for at, row in enumerate(one.rows)]
     unit = found.held.require_metric().words.unit_of_one
     back = [bool(one.back[at]) if one.back is not None else False for one, at, _ in each]
-    return table("dictionary-probe-numbers", {
-        "set": ([one.name for one, _, _ in each], "key", "which latents"),
-        "change": ([one.how for one, _, _ in each], "key", "ablate or steer"),
-        "prompt_id": (np.array([prompt.id for _, _, prompt in each], np.int64), "key", "position in the file"),
-        "cluster": ([prompt.cluster for _, _, prompt in each], "key", "prompts that move together"),
-        "plain": (np.array([one.before[at] for one, at, _ in each]), "measure", "the metric as it is", unit),
-        "after": (np.array([one.after[at] for one, at, _ in each]), "measure", "the metric under the change", unit),
-        "effect": (np.array([one.effects[at] for one, at, _ in each]), "measure", "its fall or rise"),
-        "equal_base": (np.array(back, bool), "flag", "answered as the base answers, by one pass"),
-    })  # fmt: skip
+    return table(
+        "dictionary-probe-numbers",
+        {
+            "set": ([one.name for one, _, _ in each], "key", "which latents"),
+            "change": ([one.how for one, _, _ in each], "key", "ablate or steer"),
+            "prompt_id": (
+                np.array([prompt.id for _, _, prompt in each], np.int64),
+                "key",
+                "position in the file",
+            ),
+            "cluster": (
+                [prompt.cluster for _, _, prompt in each],
+                "key",
+                "prompts that move together",
+            ),
+            "plain": (
+                np.array([one.before[at] for one, at, _ in each]),
+                "measure",
+                "the metric as it is",
+                unit,
+            ),
+            "after": (
+                np.array([one.after[at] for one, at, _ in each]),
+                "measure",
+                "the metric under the change",
+                unit,
+            ),
+            "effect": (
+                np.array([one.effects[at] for one, at, _ in each]),
+                "measure",
+                "its fall or rise",
+            ),
+            "equal_base": (
+                np.array(back, bool),
+                "flag",
+                "answered as the base answers, by one pass",
+            ),
+        },
+    )
 
 
 def _answers(found: Evidence, ran: list[Tried]) -> Table:
@@ -271,7 +444,9 @@ def _answers(found: Evidence, ran: list[Tried]) -> Table:
             each += [(one.name, judged) for judged in (one.judged, one.harmless)]
     first = next((one for one in ran if one.own is not None), None)
     if first is not None:
-        each += [(judged.condition, judged) for judged in (first.own, first.base) if judged is not None]
+        each += [
+            (judged.condition, judged) for judged in (first.own, first.base) if judged is not None
+        ]
     prompts = [(name, judged, at) for name, judged in each for at in range(len(judged.shown))]
 
     def of(name: str) -> np.ndarray:
@@ -280,15 +455,34 @@ def _answers(found: Evidence, ran: list[Tried]) -> Table:
     turned = [] if first is None else first.changed
     changed = [judged.group == "positive" and bool(turned[at]) for _, judged, at in prompts]
     asked = [found.held.prompts(judged.group).prompts[at] for _, judged, at in prompts]
-    return table("dictionary-probe-answers", {
-        "condition": ([name for name, _, _ in prompts], "key", "latents ablated, or a model as it is"),
-        "group": ([judged.group for _, judged, _ in prompts], "key", "class"),
-        "prompt_id": (np.array([prompt.id for prompt in asked], np.int64), "key", "position in the file"),
-        "cluster": ([prompt.cluster for prompt in asked], "key", "prompts that move together"),
-        "changed": (np.array(changed, bool), "flag", "tuned shows the behaviour and does not answer as the base"),
-        "shown": (of("shown"), "flag", "the answer shows the behaviour"),
-        "equal_base": (of("equal_base"), "flag", "the base's answer, token for token"),
-        "equal_tuned": (of("equal_tuned"), "flag", "the tuned model's, token for token"),
-        "malformed": (of("malformed"), "flag", "a broken answer"),
-        "lost": (~(of("shown") | of("malformed")), "flag", "neither: a whole answer without the behaviour"),
-    })  # fmt: skip
+    return table(
+        "dictionary-probe-answers",
+        {
+            "condition": (
+                [name for name, _, _ in prompts],
+                "key",
+                "latents ablated, or a model as it is",
+            ),
+            "group": ([judged.group for _, judged, _ in prompts], "key", "class"),
+            "prompt_id": (
+                np.array([prompt.id for prompt in asked], np.int64),
+                "key",
+                "position in the file",
+            ),
+            "cluster": ([prompt.cluster for prompt in asked], "key", "prompts that move together"),
+            "changed": (
+                np.array(changed, bool),
+                "flag",
+                "tuned shows the behaviour and does not answer as the base",
+            ),
+            "shown": (of("shown"), "flag", "the answer shows the behaviour"),
+            "equal_base": (of("equal_base"), "flag", "the base's answer, token for token"),
+            "equal_tuned": (of("equal_tuned"), "flag", "the tuned model's, token for token"),
+            "malformed": (of("malformed"), "flag", "a broken answer"),
+            "lost": (
+                ~(of("shown") | of("malformed")),
+                "flag",
+                "neither: a whole answer without the behaviour",
+            ),
+        },
+    )

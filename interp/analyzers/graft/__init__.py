@@ -1,12 +1,14 @@
-"""``Graft``: how few of a fine-tuned model's weights, put into its base, do what fine-tuning taught?
+"""``Graft``: how few of a fine-tuned model's weights, put into its base, do what fine-tuning
+taught?
 
-Panigrahi, Saunshi, Zhao and Arora (2023, arXiv 2302.06600): look for a small mask such that the base with the
-fine-tuned weights there does the task. Learned masks are compared with masks of exactly equal size that know less: the
-weights that moved furthest, those with the greatest first-order effect, random ones, and random ones with equal counts
-in every parameter; and with masks learned, the same way, on the same movement shuffled among the weights of every
-parameter. Where these do as well, choosing weights is itself a way to learn the task, and a mask that works does not
-say where the fine-tuned model has it. One shuffle can happen to suit the task or not, so there are several, and how
-far they differ counts in the claim.
+Panigrahi, Saunshi, Zhao and Arora (2023, arXiv 2302.06600): look for a small mask such that the
+base with the fine-tuned weights there does the task. Learned masks are compared with masks of
+exactly equal size that know less: the weights that moved furthest, those with the greatest
+first-order effect, random ones, and random ones with equal counts in every parameter; and with
+masks learned, the same way, on the same movement shuffled among the weights of every parameter.
+Where these do as well, choosing weights is itself a way to learn the task, and a mask that works
+does not say where the fine-tuned model has it. One shuffle can happen to suit the task or not, so
+there are several, and how far they differ counts in the claim.
 """
 
 from collections.abc import Sequence
@@ -20,7 +22,12 @@ from torch import Tensor
 
 from interp.analyzers.base import Analyzer
 from interp.analyzers.graft.findings import KEEPS, claims_of
-from interp.analyzers.graft.mask_overlap import all_overlaps, others_mask, require_comparable, same_tune
+from interp.analyzers.graft.mask_overlap import (
+    all_overlaps,
+    others_mask,
+    require_comparable,
+    same_tune,
+)
 from interp.analyzers.graft.tables import Rows, layers_table
 from interp.claims import SUPPORTED, conclude
 from interp.display import as_sentence
@@ -39,21 +46,24 @@ RANKED = ("learned", "relaxed", "movement", "first-order")
 
 @dataclass(frozen=True)
 class Graft(Analyzer):
-    """Grafts of the study's tuned model into its base, located on the study's positive prompts, a task's.
+    """Grafts of the study's tuned model into its base, located on the study's positive prompts, a
+    task's.
 
-    ``held_out`` are the task's questions that measure, ``other`` those of another task. Where the study has negative
-    prompts they are plain text whose perplexity is measured. ``scope``: which parameters, see ``interp.models.grafts``.
-    ``at``: share of the scope's weights that masks are made for and claims are about; ``sweep``: shares at which
-    rankings are measured too. ``steps``, ``rate``, ``pull`` and ``batch`` are of the learned mask, ``relaxed_steps``
-    and ``relaxed_rate`` of the paper's own descent (0 steps leave it out), ``draws`` of each kind of random mask at
-    ``at``. ``shuffles`` of the movement get a mask each, learned in ``steps`` steps as the learned one is, and cost its
-    time each and no more memory; fewer than 6 decide nothing, 0 leaves them out. ``beside`` are graft runs of other
-    tasks on the same base and scope: overlaps of masks, and where they are of the same fine-tuned model the union of
-    the learned ones. Memory besides both models: 6 numbers of 4 bytes per weight of the scope (scores, two moments,
-    movement, slope and a mask), and a copy of the scope in float32 and one in the model's dtype.
+    ``held_out`` are the task's questions that measure, ``other`` those of another task. Where the
+    study has negative prompts they are plain text whose perplexity is measured. ``scope``: which
+    parameters, see ``interp.models.grafts``. ``at``: share of the scope's weights that masks are
+    made for and claims are about; ``sweep``: shares at which rankings are measured too. ``steps``,
+    ``rate``, ``pull`` and ``batch`` are of the learned mask, ``relaxed_steps`` and ``relaxed_rate``
+    of the paper's own descent (0 steps leave it out), ``draws`` of each kind of random mask at
+    ``at``. ``shuffles`` of the movement get a mask each, learned in ``steps`` steps as the learned
+    one is, and cost its time each and no more memory; fewer than 6 decide nothing, 0 leaves them
+    out. ``beside`` are graft runs of other tasks on the same base and scope: overlaps of masks, and
+    where they are of the same fine-tuned model the union of the learned ones. Memory besides both
+    models: 6 numbers of 4 bytes per weight of the scope (scores, two moments, movement, slope and a
+    mask), and a copy of the scope in float32 and one in the model's dtype.
 
-    Returns a table of kind ``graft``, one row per mask and metric; ``arrays`` hold the masks at ``at`` as
-    ``KIND/PARAMETER``: sorted flat indices, in C order of the base's parameter.
+    Returns a table of kind ``graft``, one row per mask and metric; ``arrays`` hold the masks at
+    ``at`` as ``KIND/PARAMETER``: sorted flat indices, in C order of the base's parameter.
     """
 
     name: ClassVar[str] = "graft"
@@ -85,7 +95,9 @@ class Graft(Analyzer):
         measured = _Measured(self, study, scope)
         count = max(1, round(self.at * scope.size))
         kept: dict[str, Bool[Tensor, " P"]] = {}
-        located = Questions.of(study.pair.tokenizer, study.contrast.positive.prompts, study.pair.tuned.context_length)
+        located = Questions.of(
+            study.pair.tokenizer, study.contrast.positive.prompts, study.pair.tuned.context_length
+        )
         nothing = torch.zeros(scope.size, dtype=torch.bool, device=scope.model.device)
         measured.of_tune()
         measured.of_mask("base", nothing)
@@ -101,10 +113,14 @@ class Graft(Analyzer):
                 measured.of_mask(kind, masks.top(ranking, max(1, round(share * scope.size))))
             del ranking
         measured.of_mask("removed", ~kept["learned"])
-        if union := [others_mask(run, study, scope) for run in self.beside if same_tune(run, study)]:
+        if union := [
+            others_mask(run, study, scope) for run in self.beside if same_tune(run, study)
+        ]:
             measured.of_mask("union", torch.stack([kept["learned"], *union]).any(0))
         for share in sorted({*self.sweep, self.at} - {self.at}):
-            measured.of_mask("random", masks.random_mask(scope, max(1, round(share * scope.size)), study.seed))
+            measured.of_mask(
+                "random", masks.random_mask(scope, max(1, round(share * scope.size)), study.seed)
+            )
         for draw in study.progress(range(self.draws), "random masks"):
             for kind in ("random", "matched"):
                 mask = self._drawn(kind, scope, kept["learned"], study.seed + draw)
@@ -125,11 +141,22 @@ class Graft(Analyzer):
         if self.held_out is None:
             raise OptionError("a graft needs held-out questions that measure it")
         if bad := [share for share in (self.at, *self.sweep) if not 0 < share <= 1]:
-            raise OptionError(f"a sparsity of {bad[0]:g} is no share of weights to keep; use more than 0, at most 1")
+            raise OptionError(
+                f"a sparsity of {bad[0]:g} is no share of weights to keep; use more than 0, at"
+                " most 1"
+            )
         if unknown := [part for part in self.scope.split(",") if part.strip() not in PARTS]:
-            raise OptionError(f"unknown --scope {unknown[0]!r}; use {', '.join(PARTS)}, or several joined by commas")
-        if min(self.steps, self.draws, self.batch) < 1 or min(self.relaxed_steps, self.shuffles) < 0:
-            raise OptionError("a graft needs at least one step, one question a step and one random mask")
+            raise OptionError(
+                f"unknown --scope {unknown[0]!r}; use {', '.join(PARTS)}, or several joined by"
+                " commas"
+            )
+        if (
+            min(self.steps, self.draws, self.batch) < 1
+            or min(self.relaxed_steps, self.shuffles) < 0
+        ):
+            raise OptionError(
+                "a graft needs at least one step, one question a step and one random mask"
+            )
 
     @property
     def _measuring(self) -> PromptSet:
@@ -138,17 +165,30 @@ class Graft(Analyzer):
     def _require_disjoint(self, study: Study) -> None:
         study.pair.require_base("grafting")
         if shared := set(study.contrast.positive.shared(self._measuring)):
-            raise OptionError(f"{len(shared)} questions both locate and measure, first {min(shared)[:40]!r}")
+            raise OptionError(
+                f"{len(shared)} questions both locate and measure, first {min(shared)[:40]!r}"
+            )
 
-    def _ranking(self, kind: str, study: Study, scope: Scope, located: Questions, count: int) -> Tensor:
+    def _ranking(
+        self, kind: str, study: Study, scope: Scope, located: Questions, count: int
+    ) -> Tensor:
         if kind == "movement":
             return masks.movement(scope)
         if kind == "first-order":
             return masks.first_order(study, scope, located)
         if kind == "relaxed":
-            return masks.relaxed(study, scope, located, count, steps=self.relaxed_steps, rate=self.relaxed_rate)
+            return masks.relaxed(
+                study, scope, located, count, steps=self.relaxed_steps, rate=self.relaxed_rate
+            )
         return masks.learned(
-            study, scope, located, count, steps=self.steps, rate=self.rate, pull=self.pull, batch=self.batch
+            study,
+            scope,
+            located,
+            count,
+            steps=self.steps,
+            rate=self.rate,
+            pull=self.pull,
+            batch=self.batch,
         )
 
     def _drawn(self, kind: str, scope: Scope, like: Tensor, seed: int) -> Tensor:
@@ -157,7 +197,13 @@ class Graft(Analyzer):
         return masks.random_mask(scope, _count(like), seed)
 
     def _table(
-        self, study: Study, scope: Scope, rows: Rows, kept: dict[str, Tensor], count: int, limits: list[str]
+        self,
+        study: Study,
+        scope: Scope,
+        rows: Rows,
+        kept: dict[str, Tensor],
+        count: int,
+        limits: list[str],
     ) -> Table:
         indices = {kind: scope.indices(mask) for kind, mask in kept.items()}
         run = rows.table(
@@ -169,7 +215,10 @@ class Graft(Analyzer):
                 "kept": count,
                 "left_out": scope.left_out,
                 "parameters": len(scope.pieces),
-                "gain": float(rows.seen["tuned", scope.size].correct.mean() - rows.seen["base", 0].correct.mean()),
+                "gain": float(
+                    rows.seen["tuned", scope.size].correct.mean()
+                    - rows.seen["base", 0].correct.mean()
+                ),
                 "kept_gain": {kind: rows.kept_gain(kind, count) for kind in kept},
                 "shuffles": self.shuffles,
                 "locating": len(study.contrast.positive),
@@ -211,9 +260,10 @@ def _rounded(shuffled: Scope) -> list[str]:
         return []
     dtype = str(shuffled.pieces[0].base.dtype).removeprefix("torch.")
     return [
-        f"The shuffled movement is rounded to {dtype} in the base: {still:,} of {_count(shuffled.moved != 0):,} "
-        f"weights that moved stand still, and it is {length:.3f} times as long as the fine-tuned model's (first "
-        "shuffle). With --dtype float32 it is the same movement."
+        f"The shuffled movement is rounded to {dtype} in the base: {still:,} of"
+        f" {_count(shuffled.moved != 0):,} weights that moved stand still, and it is {length:.3f}"
+        " times as long as the fine-tuned model's (first shuffle). With --dtype float32 it is the"
+        " same movement."
     ]
 
 
@@ -223,7 +273,9 @@ class _Measured:
     def __init__(self, analyzer: Graft, study: Study, scope: Scope) -> None:
         tokenizer, context = study.pair.tokenizer, study.pair.tuned.context_length
         self.study, self.scope = study, scope
-        self.questions = Questions.of(tokenizer, required(analyzer.held_out, "a held-out task").prompts, context)
+        self.questions = Questions.of(
+            tokenizer, required(analyzer.held_out, "a held-out task").prompts, context
+        )
         other = analyzer.other
         self.other = None if other is None else Questions.of(tokenizer, other.prompts, context)
         self.text = text_rows(tokenizer, study.contrast.negative.texts, context)
@@ -233,7 +285,9 @@ class _Measured:
     def of_tune(self) -> None:
         """The tuned model itself; the others are compared with it."""
         self.tuned = self._graded(self.questions, self.study.pair.tuned)
-        self.rows.add("tuned", self.scope.size, self.tuned, self._numbers(self.study.pair.tuned, self.tuned))
+        self.rows.add(
+            "tuned", self.scope.size, self.tuned, self._numbers(self.study.pair.tuned, self.tuned)
+        )
 
     def of_mask(self, kind: str, mask: Tensor, scope: Scope | None = None) -> None:
         """Everything of one graft."""
@@ -268,10 +322,15 @@ class _Measured:
         numbers = {"agreement": float(np.mean(seen.choice == tuned.choice))}
         if not np.isnan(seen.confidence).any():
             for bins in (15, 10):
-                numbers[f"calibration-error-{bins}"] = calibration_error(seen.confidence, seen.correct, bins)
+                numbers[f"calibration-error-{bins}"] = calibration_error(
+                    seen.confidence, seen.correct, bins
+                )
         if self.other is not None:
             graded = self._graded(self.other, model)
-            numbers |= {"other-accuracy": float(graded.correct.mean()), "other-exact": float(graded.exact.mean())}
+            numbers |= {
+                "other-accuracy": float(graded.correct.mean()),
+                "other-exact": float(graded.exact.mean()),
+            }
         if self.text:
             logits = run_logits(self.study.engine, model)
             numbers["perplexity"] = perplexity(self.text, model, logits, self.study.batch_size)

@@ -8,10 +8,11 @@ KEEPS, CHANCE = 0.95, 0.2
 
 
 def claims_of(count: int, size: int, questions: int, shuffles: int) -> list[Claim]:
-    """Claims about masks of ``count`` of ``size`` weights, by right answers to held-out ``questions``.
+    """Claims about masks of ``count`` of ``size`` weights, by right answers to held-out
+    ``questions``.
 
-    The first is what a person reads first. All but ``gains`` require that the fine-tuned model gains, so that there is
-    something to keep.
+    The first is what a person reads first. All but ``gains`` require that the fine-tuned model
+    gains, so that there is something to keep.
     """
     base, tuned = _kind("base", 0), _kind("tuned", size)
     right = {"base": _right(base), "tuned": _right(tuned)}
@@ -26,11 +27,17 @@ def claims_of(count: int, size: int, questions: int, shuffles: int) -> list[Clai
             null=Draws("random", "kept_gain", {"kind": "matched"}),
             control="random masks with equal counts in every parameter",
             requires=["gains"],
-            text=f"The base with {share} of the fine-tuned model keeps {{value:.1%}} of the change in right answers "
-            f"to {questions:,} held-out questions ({{base:.1%}} in the base, {{tuned:.1%}} fine-tuned; random masks "
-            "with equal counts in every parameter keep {control:.1%}, at most {control_max:.1%}).",
-            undefined=f"Within its interval the fine-tuned model answers no more of {questions:,} held-out questions "
-            f"rightly than the base ({{tuned:.1%}} and {{base:.1%}}), so that a graft of {share} has nothing to keep.",
+            text=(
+                f"The base with {share} of the fine-tuned model keeps {{value:.1%}} of the change"
+                f" in right answers to {questions:,} held-out questions ({{base:.1%}} in the base,"
+                " {tuned:.1%} fine-tuned; random masks with equal counts in every parameter keep"
+                " {control:.1%}, at most {control_max:.1%})."
+            ),
+            undefined=(
+                f"Within its interval the fine-tuned model answers no more of {questions:,}"
+                " held-out questions rightly than the base ({tuned:.1%} and {base:.1%}), so"
+                f" that a graft of {share} has nothing to keep."
+            ),
             also=right,
         ),
         Claim(
@@ -39,8 +46,10 @@ def claims_of(count: int, size: int, questions: int, shuffles: int) -> list[Clai
             at_least=0.0,
             reference=right["base"],
             control="the base on the same questions",
-            text=f"The fine-tuned model gets {{tuned:.1%}} of {questions:,} held-out questions right, the base "
-            "{control:.1%}: {value:+.3f} [{low:+.3f}, {high:+.3f}].",
+            text=(
+                f"The fine-tuned model gets {{tuned:.1%}} of {questions:,} held-out questions"
+                " right, the base {control:.1%}: {value:+.3f} [{low:+.3f}, {high:+.3f}]."
+            ),
             also=right,
         ),
         _beats_movement(count),
@@ -51,11 +60,18 @@ def claims_of(count: int, size: int, questions: int, shuffles: int) -> list[Clai
             reference=kept,
             control="the learned mask, as many weights",
             requires=["gains"],
-            text="Random masks of as many weights, with the learned mask's count in every parameter, keep {value:.1%} "
-            "[{low:.1%}, {high:.1%}] of the gain on average over draws (at most {most:.1%}).",
-            undefined="Base and fine-tuned model answer as many questions rightly, so that random masks have nothing "
-            "to keep.",
-            also={"most": statistic("maximum", "kept_gain", table="random", where={"kind": "matched"})},
+            text=(
+                "Random masks of as many weights, with the learned mask's count in every parameter,"
+                " keep {value:.1%} [{low:.1%}, {high:.1%}] of the gain on average over draws (at"
+                " most {most:.1%})."
+            ),
+            undefined=(
+                "Base and fine-tuned model answer as many questions rightly, so that random masks"
+                " have nothing to keep."
+            ),
+            also={
+                "most": statistic("maximum", "kept_gain", table="random", where={"kind": "matched"})
+            },
         ),
     ]
     return [*made, *(_against_shuffles(shuffles) if shuffles else ())]
@@ -79,8 +95,10 @@ def _beats_movement(count: int) -> Claim:
         reference=_right(movement),
         control="the weights that moved furthest, as many",
         requires=["gains"],
-        text="The learned mask gets {learned:.1%} of held-out questions right, as many of the weights that moved "
-        "furthest {control:.1%}.",
+        text=(
+            "The learned mask gets {learned:.1%} of held-out questions right, as many of the"
+            " weights that moved furthest {control:.1%}."
+        ),
         also={"learned": _right(learned)},
     )
 
@@ -88,11 +106,12 @@ def _beats_movement(count: int) -> Claim:
 def _against_shuffles(shuffles: int) -> list[Claim]:
     """Whether it matters where the movement went: on these shuffles, and on any.
 
-    Questions and shuffles are both drawn at random. ``beats-shuffles`` has the interval over clusters of questions
-    alone, which has a width also where all questions agree. ``localised`` adds the variance over shuffles: its value is
-    the mean over questions of the difference from the shuffles' mean, less the mean of the shuffles' deviations from
-    it, which is 0 and has their spread; as two independent groups (Welch) both variances add, and both numbers of
-    clusters have to be enough. What questions and shuffles have in common is counted twice, never too seldom.
+    Questions and shuffles are both drawn at random. ``beats-shuffles`` has the interval over
+    clusters of questions alone, which has a width also where all questions agree. ``localised``
+    adds the variance over shuffles: its value is the mean over questions of the difference from the
+    shuffles' mean, less the mean of the shuffles' deviations from it, which is 0 and has their
+    spread; as two independent groups (Welch) both variances add, and both numbers of clusters have
+    to be enough. What questions and shuffles have in common is counted twice, never too seldom.
     """
     each = {"table": "random", "where": {"kind": "shuffled"}}
     shares = {
@@ -101,10 +120,13 @@ def _against_shuffles(shuffles: int) -> list[Claim]:
         "least": statistic("minimum", "accuracy", **each),
         "most": statistic("maximum", "accuracy", **each),
     }
-    means = f"masks learned in the same way on {shuffles} shuffles of the movement within every parameter"
+    means = (
+        f"masks learned in the same way on {shuffles} shuffles of the movement within every"
+        " parameter"
+    )
     learned = (
-        f"The learned mask gets {{learned:.1%}} of held-out questions right, {means} {{shuffled:.1%}} on average "
-        "({least:.1%} to {most:.1%})"
+        f"The learned mask gets {{learned:.1%}} of held-out questions right, {means}"
+        " {shuffled:.1%} on average ({least:.1%} to {most:.1%})"
     )
     return [
         Claim(
@@ -114,23 +136,33 @@ def _against_shuffles(shuffles: int) -> list[Claim]:
             reference=shares["shuffled"],
             control=means,
             requires=["gains"],
-            text=f"{learned}: {{value:+.3f}} [{{low:+.3f}}, {{high:+.3f}}] over questions, on these shuffles.",
+            text=(
+                f"{learned}: {{value:+.3f}} [{{low:+.3f}}, {{high:+.3f}}] over questions, on these"
+                " shuffles."
+            ),
             also=shares,
         ),
         Claim(
             name="localised",
             estimate=mean(
-                "value", table="differences", where={"unit": "question"}, minus={"where": {"unit": "shuffle"}}
+                "value",
+                table="differences",
+                where={"unit": "question"},
+                minus={"where": {"unit": "shuffle"}},
             ),
             at_least=0.0,
             reference=mean("accuracy", cluster="draw", **each),
             control=f"{means}, on average; its interval is over shuffles",
             requires=["keeps", "beats-shuffles"],
-            text=f"{learned}: that the learned mask works is owed to where each weight went ({{value:+.3f}} "
-            "[{low:+.3f}, {high:+.3f}] over questions and shuffles).",
-            otherwise=f"{learned}: {{value:+.3f}} [{{low:+.3f}}, {{high:+.3f}}] over questions and shuffles does not "
-            "say that it matters where each weight went; where shuffles do as well, choosing weights is itself a way "
-            "to learn the task.",
+            text=(
+                f"{learned}: that the learned mask works is owed to where each weight went"
+                " ({value:+.3f} [{low:+.3f}, {high:+.3f}] over questions and shuffles)."
+            ),
+            otherwise=(
+                f"{learned}: {{value:+.3f}} [{{low:+.3f}}, {{high:+.3f}}] over questions and"
+                " shuffles does not say that it matters where each weight went; where shuffles do"
+                " as well, choosing weights is itself a way to learn the task."
+            ),
             also=shares,
         ),
     ]

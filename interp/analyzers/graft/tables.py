@@ -19,7 +19,9 @@ from interp.table import Table, table
 
 @dataclass
 class Rows:
-    """Grafts in the order they were measured: ``(kind, kept)`` with what became of each question, and numbers."""
+    """Grafts in the order they were measured: ``(kind, kept)`` with what became of each question,
+    and numbers.
+    """
 
     questions: Questions
     size: int
@@ -33,8 +35,14 @@ class Rows:
         if (kind, kept) in self.seen:
             return
         self.seen[kind, kept] = seen
-        own = {"accuracy": seen.correct.mean(), "exact": seen.exact.mean(), "loss": seen.loss.mean()}
-        self.numbers += [(kind, kept, name, float(value)) for name, value in {**own, **numbers}.items()]
+        own = {
+            "accuracy": seen.correct.mean(),
+            "exact": seen.exact.mean(),
+            "loss": seen.loss.mean(),
+        }
+        self.numbers += [
+            (kind, kept, name, float(value)) for name, value in {**own, **numbers}.items()
+        ]
 
     def add_draw(self, kind: str, draw: int, kept: int, seen: Graded) -> None:
         """One of many random grafts."""
@@ -46,18 +54,27 @@ class Rows:
         self.shuffles.append(seen)
 
     def gain(self, correct: float) -> float:
-        """A share of right answers as a share of the way from the base's to the tune's; NaN where there is no way."""
-        low, high = self.seen["base", 0].correct.mean(), self.seen["tuned", self.size].correct.mean()
+        """A share of right answers as a share of the way from the base's to the tune's; NaN where
+        there is no way.
+        """
+        low, high = (
+            self.seen["base", 0].correct.mean(),
+            self.seen["tuned", self.size].correct.mean(),
+        )
         return float((correct - low) / (high - low)) if high != low else float("nan")
 
     def kept_gain(self, kind: str, kept: int) -> float | None:
-        """Share of the gain that masks of a kind keep, of random and shuffled ones on average; None where none is."""
+        """Share of the gain that masks of a kind keep, of random and shuffled ones on average; None
+        where none is.
+        """
         correct = [value for name, _, _, value in self.draws if name == kind]
         found = self.gain(float(np.mean(correct or self.seen[kind, kept].correct)))
         return None if np.isnan(found) else found
 
     def smallest(self, reach: float) -> int | None:
-        """The fewest weights with which the learned mask keeps this share of the gain; None where it never does."""
+        """The fewest weights with which the learned mask keeps this share of the gain; None where
+        it never does.
+        """
         reached = [
             kept
             for (kind, kept), seen in self.seen.items()
@@ -68,16 +85,36 @@ class Rows:
     def table(self, kind: str, **rest: Any) -> Table:
         """The table of all grafts; what part of the gain they keep is one metric of them."""
         rows = list(self.numbers)
-        rows += [(k, n, "kept-gain", self.gain(value)) for k, n, name, value in self.numbers if name == "accuracy"]
+        rows += [
+            (k, n, "kept-gain", self.gain(value))
+            for k, n, name, value in self.numbers
+            if name == "accuracy"
+        ]
         names, kept, metrics, values = zip(*rows, strict=True)
         return table(
             kind,
             {
-                "kind": (list(names), "key", "which mask: base and tuned are the models themselves"),
-                "sparsity": (np.array(kept) / self.size, "measure", "share of the scope's weights that are the tune's"),
+                "kind": (
+                    list(names),
+                    "key",
+                    "which mask: base and tuned are the models themselves",
+                ),
+                "sparsity": (
+                    np.array(kept) / self.size,
+                    "measure",
+                    "share of the scope's weights that are the tune's",
+                ),
                 "kept": (np.array(kept, np.int64), "key", "weights that are the tune's", "weights"),
-                "metric": (list(metrics), "key", "what was measured on held-out questions, or on text"),
-                "value": (np.array(values, np.float64), "measure", "the number; losses in nats per answer"),
+                "metric": (
+                    list(metrics),
+                    "key",
+                    "what was measured on held-out questions, or on text",
+                ),
+                "value": (
+                    np.array(values, np.float64),
+                    "measure",
+                    "the number; losses in nats per answer",
+                ),
             },
             **rest,
         )
@@ -88,14 +125,42 @@ class Rows:
         return table(
             "graft-answers",
             {
-                "kind": ([kind for (kind, _), _ in grafts for _ in range(count)], "key", "which mask"),
-                "kept": (np.repeat([kept for (_, kept), _ in grafts], count), "key", "weights that are the tune's"),
-                "prompt_id": (np.tile(self.questions.ids, len(grafts)), "key", "position in the prompt file"),
-                "cluster": (list(self.questions.clusters) * len(grafts), "key", "dependent questions"),
-                "correct": (_joined(grafts, "correct", bool), "flag", "right of the two answers, or written exactly"),
-                "exact": (_joined(grafts, "exact", bool), "flag", "greedy decoding would write the answer"),
+                "kind": (
+                    [kind for (kind, _), _ in grafts for _ in range(count)],
+                    "key",
+                    "which mask",
+                ),
+                "kept": (
+                    np.repeat([kept for (_, kept), _ in grafts], count),
+                    "key",
+                    "weights that are the tune's",
+                ),
+                "prompt_id": (
+                    np.tile(self.questions.ids, len(grafts)),
+                    "key",
+                    "position in the prompt file",
+                ),
+                "cluster": (
+                    list(self.questions.clusters) * len(grafts),
+                    "key",
+                    "dependent questions",
+                ),
+                "correct": (
+                    _joined(grafts, "correct", bool),
+                    "flag",
+                    "right of the two answers, or written exactly",
+                ),
+                "exact": (
+                    _joined(grafts, "exact", bool),
+                    "flag",
+                    "greedy decoding would write the answer",
+                ),
                 "loss": (_joined(grafts, "loss", float), "measure", "of the answer", "nats"),
-                "confidence": (_joined(grafts, "confidence", float), "measure", "probability of the choice of two"),
+                "confidence": (
+                    _joined(grafts, "confidence", float),
+                    "measure",
+                    "probability of the choice of two",
+                ),
             },
         )
 
@@ -105,24 +170,37 @@ class Rows:
         return table(
             "graft-random",
             {
-                "kind": (list(kinds), "key", "random; matched: as learned in each parameter; shuffled: learned so"),
+                "kind": (
+                    list(kinds),
+                    "key",
+                    "random; matched: as learned in each parameter; shuffled: learned so",
+                ),
                 "draw": (np.array(draws, np.int64), "key", "number of the draw"),
                 "kept": (np.array(kept, np.int64), "key", "weights that are the tune's", "weights"),
                 "accuracy": (np.array(correct), "measure", "share of right answers"),
-                "kept_gain": (np.array([self.gain(value) for value in correct]), "measure", "share of the tune's gain"),
+                "kept_gain": (
+                    np.array([self.gain(value) for value in correct]),
+                    "measure",
+                    "share of the tune's gain",
+                ),
             },
-        )  # fmt: skip
+        )
 
     def shuffled(self, count: int) -> dict[str, Table]:
-        """Masks learned on shuffled movement, question by question; the learned mask has ``count`` weights.
+        """Masks learned on shuffled movement, question by question; the learned mask has ``count``
+        weights.
 
-        ``shuffled`` has every answer. ``differences`` has what varies: by question the learned mask's right answer less
-        the share of shuffles that are right, and by shuffle its accuracy less the mean of all.
+        ``shuffled`` has every answer. ``differences`` has what varies: by question the learned
+        mask's right answer less the share of shuffles that are right, and by shuffle its accuracy
+        less the mean of all.
         """
         if not self.shuffles:
             return {}
         number, asked = len(self.shuffles), self.questions
-        learned, right = self.seen["learned", count].correct, np.stack([seen.correct for seen in self.shuffles])
+        learned, right = (
+            self.seen["learned", count].correct,
+            np.stack([seen.correct for seen in self.shuffles]),
+        )
         shuffles, spread = np.arange(number), right.mean(1) - right.mean()
         answers = table(
             "graft-shuffled",
@@ -130,7 +208,11 @@ class Rows:
                 "shuffle": (np.repeat(shuffles, len(asked)), "key", "number of the shuffle"),
                 "prompt_id": (np.tile(asked.ids, number), "key", "position in the prompt file"),
                 "cluster": (list(asked.clusters) * number, "key", "dependent questions"),
-                "learned": (np.tile(learned, number), "flag", "right with the mask learned on the movement itself"),
+                "learned": (
+                    np.tile(learned, number),
+                    "flag",
+                    "right with the mask learned on the movement itself",
+                ),
                 "correct": (right.ravel(), "flag", "right with the mask learned on this shuffle"),
             },
         )
@@ -139,12 +221,23 @@ class Rows:
             "graft-differences",
             {
                 "unit": (units, "key", "what varies: question or shuffle"),
-                "number": (np.concatenate([asked.ids, shuffles]), "key", "position in the prompt file, or the shuffle"),
-                "cluster": ([*asked.clusters, *(f"(shuffle {at})" for at in shuffles)], "key", "dependent questions"),
+                "number": (
+                    np.concatenate([asked.ids, shuffles]),
+                    "key",
+                    "position in the prompt file, or the shuffle",
+                ),
+                "cluster": (
+                    [*asked.clusters, *(f"(shuffle {at})" for at in shuffles)],
+                    "key",
+                    "dependent questions",
+                ),
                 "value": (
                     np.concatenate([learned - right.mean(0), spread]),
                     "measure",
-                    "right of the learned mask less the share of shuffles that are; of a shuffle accuracy less mean",
+                    (
+                        "right of the learned mask less the share of shuffles that are; of a"
+                        " shuffle accuracy less mean"
+                    ),
                 ),
             },
         )
@@ -159,9 +252,19 @@ def layers_table(indices: Mapping[str, Mapping[str, np.ndarray]], scope: Scope) 
     """Where masks lie: one row per mask and parameter."""
     sizes = {piece.name: piece.size for piece in scope.pieces}
     moved = {piece.name: float(to_host(piece.moved.norm())) for piece in scope.pieces}
-    rows = [(kind, name, len(where)) for kind, by_name in indices.items() for name, where in by_name.items()]
-    kinds, names, kept = [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
-    layers = [re.match(re.escape(scope.model.anatomy.blocks_path) + r"\.(\d+)\.", name) for name in names]
+    rows = [
+        (kind, name, len(where))
+        for kind, by_name in indices.items()
+        for name, where in by_name.items()
+    ]
+    kinds, names, kept = (
+        [row[0] for row in rows],
+        [row[1] for row in rows],
+        [row[2] for row in rows],
+    )
+    layers = [
+        re.match(re.escape(scope.model.anatomy.blocks_path) + r"\.(\d+)\.", name) for name in names
+    ]
     parts = _parts(scope.model.anatomy)
     size = np.array([sizes[name] for name in names], np.int64)
     return table(
@@ -169,7 +272,11 @@ def layers_table(indices: Mapping[str, Mapping[str, np.ndarray]], scope: Scope) 
         {
             "kind": (kinds, "key", "which mask"),
             "parameter": (names, "key", "name in the base"),
-            "layer": (np.array([int(m[1]) if m else -1 for m in layers], np.int64), "key", "block; -1 outside of them"),
+            "layer": (
+                np.array([int(m[1]) if m else -1 for m in layers], np.int64),
+                "key",
+                "block; -1 outside of them",
+            ),
             "part": (
                 [parts.get(name, "") for name in names],
                 "key",
@@ -177,8 +284,16 @@ def layers_table(indices: Mapping[str, Mapping[str, np.ndarray]], scope: Scope) 
             ),
             "kept": (np.array(kept, np.int64), "measure", "weights in the mask", "weights"),
             "size": (size, "measure", "weights of the parameter", "weights"),
-            "density": (np.array(kept) / size, "measure", "share of the parameter's weights in the mask"),
-            "moved": (np.array([moved[name] for name in names]), "measure", "Euclidean norm of the tune's movement"),
+            "density": (
+                np.array(kept) / size,
+                "measure",
+                "share of the parameter's weights in the mask",
+            ),
+            "moved": (
+                np.array([moved[name] for name in names]),
+                "measure",
+                "Euclidean norm of the tune's movement",
+            ),
         },
     )
 

@@ -14,8 +14,8 @@ from interp.table import Table, table
 class Forgetting(Analyzer):
     """Loss of plain text in both models of a pair; needs a base.
 
-    Texts are the study's negative prompts, or its only class; they are read without a chat template. Returns a table of
-    kind ``forgetting``, one row per text.
+    Texts are the study's negative prompts, or its only class; they are read without a chat
+    template. Returns a table of kind ``forgetting``, one row per text.
     """
 
     name: ClassVar[str] = "forgetting"
@@ -31,15 +31,27 @@ class Forgetting(Analyzer):
         run = table(
             self.name,
             {
-                "prompt_id": ([prompt.id for prompt in prompts], "key", "position in the file, from 0"),
+                "prompt_id": (
+                    [prompt.id for prompt in prompts],
+                    "key",
+                    "position in the file, from 0",
+                ),
                 "cluster": (prompts.clusters, "key", "texts that count as one in intervals"),
-                "tokens": ([len(text.ids) for text in coded_texts(study, group)], "measure", "tokens of the text"),
+                "tokens": (
+                    [len(text.ids) for text in coded_texts(study, group)],
+                    "measure",
+                    "tokens of the text",
+                ),
                 "base_loss": (before, "measure", "loss per token in the base", "nats"),
                 "loss": (after, "measure", "loss per token in the fine-tuned model", "nats"),
                 "forgetting": (after - before, "measure", "the one less the other", "nats"),
             },
             provenance=study.provenance(self),
-            summary={"base_loss": float(before.mean()), "loss": float(after.mean()), "texts": len(before)},
+            summary={
+                "base_loss": float(before.mean()),
+                "loss": float(after.mean()),
+                "texts": len(before),
+            },
         )
         forgets = Claim(
             name="forgets",
@@ -47,7 +59,9 @@ class Forgetting(Analyzer):
             at_least=0.0,
             reference=mean("base_loss"),
             control="the base on the same texts",
-            text="On plain text the loss is {value:+.3f} nats per token [{low:+.3f}, {high:+.3f}] compared with the "
-            "base's ({control:.3f}).",
+            text=(
+                "On plain text the loss is {value:+.3f} nats per token [{low:+.3f}, {high:+.3f}]"
+                " compared with the base's ({control:.3f})."
+            ),
         )
         return conclude(run, [forgets])

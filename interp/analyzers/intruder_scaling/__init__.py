@@ -1,9 +1,10 @@
 """``IntruderScaling``: what intruders do, by scaling their singular values inside the tuned model.
 
-``W(s) = W + (s - 1) sigma u v^T`` for the strongest intruder of every matrix, or for all (Shuttleworth et al., arXiv
-2410.21228; PEFT scales all). Measured are, on plain text, the loss (forgetting is how far it lies above the base's) and
-the divergence from the base, and the task where one is given. Two controls at every scale: for each intruder a vector
-of the same matrix that is none and has the nearest singular value; and the whole update scaled, since that traces a
+``W(s) = W + (s - 1) sigma u v^T`` for the strongest intruder of every matrix, or for all
+(Shuttleworth et al., arXiv 2410.21228; PEFT scales all). Measured are, on plain text, the loss
+(forgetting is how far it lies above the base's) and the divergence from the base, and the task
+where one is given. Two controls at every scale: for each intruder a vector of the same matrix that
+is none and has the nearest singular value; and the whole update scaled, since that traces a
 trade-off of its own.
 """
 
@@ -37,11 +38,13 @@ KINDS = ("intruder", "neighbour", "update")
 
 @dataclass(frozen=True)
 class IntruderScaling(Analyzer):
-    """Scale the intruders of a ``located`` run of ``Intruders`` in the study's tuned model, beside two controls.
+    """Scale the intruders of a ``located`` run of ``Intruders`` in the study's tuned model, beside
+    two controls.
 
-    The study's positive prompts measure the task, its negative ones are plain text; one class alone, without a metric,
-    is the text. It needs a base. ``which`` is ``top1``, the strongest of every matrix, or ``all``. Returns a table of
-    kind ``intruder-scaling``, one row per kind and scale.
+    The study's positive prompts measure the task, its negative ones are plain text; one class
+    alone, without a metric, is the text. It needs a base. ``which`` is ``top1``, the strongest of
+    every matrix, or ``all``. Returns a table of kind ``intruder-scaling``, one row per kind and
+    scale.
     """
 
     name: ClassVar[str] = "intruder-scaling"
@@ -66,28 +69,59 @@ class IntruderScaling(Analyzer):
         scales = self.require()
         chosen, edited, notes = self._chosen(study, self.located)
         kinds = _possible(study, chosen, notes)
-        found, plain, base_loss = measured(study, base, kinds, scales, partial(_scaled, study, chosen))
+        found, plain, base_loss = measured(
+            study, base, kinds, scales, partial(_scaled, study, chosen)
+        )
         if study.metric is None:
             notes.append("no task was given: whether what was tuned is kept was not measured")
         keys = list(found)
-        losses, kls = (np.array([getattr(one, name).mean() for one in found.values()]) for name in ("loss", "kl"))
+        losses, kls = (
+            np.array([getattr(one, name).mean() for one in found.values()])
+            for name in ("loss", "kl")
+        )
         task, prompts = {}, {}
         if study.metric is not None:
-            words, means = study.require_metric().words, np.array([one.task.mean() for one in found.values()])
+            words, means = (
+                study.require_metric().words,
+                np.array([one.task.mean() for one in found.values()]),
+            )
             task = {"metric": (means, "measure", words.number, words.unit)}
             prompts = {
-                "prompts": _each("prompts", study.prompts("positive"), found, metric=(words.number, words.unit_of_one))
+                "prompts": _each(
+                    "prompts",
+                    study.prompts("positive"),
+                    found,
+                    metric=(words.number, words.unit_of_one),
+                )
             }
         counts = {group: len(study.prompts(group)) for group in study.classes}
         run = table(
             self.name,
             {
-                "kind": ([k for k, _ in keys], "key", "what is scaled: intruder, neighbour or the whole update"),
-                "scale": (np.array([s for _, s in keys]), "measure", "factor on the singular value; 1 changes nothing"),
+                "kind": (
+                    [k for k, _ in keys],
+                    "key",
+                    "what is scaled: intruder, neighbour or the whole update",
+                ),
+                "scale": (
+                    np.array([s for _, s in keys]),
+                    "measure",
+                    "factor on the singular value; 1 changes nothing",
+                ),
                 **task,
                 "loss": (losses, "measure", "loss per token of the plain text", "nats"),
-                "forgetting": (losses - base_loss.mean(), "measure", "the same less the base's", "nats"),
-                "kl": (kls, "measure", "KL of the next token of plain text, scaled || base, mean over tokens", "nats"),
+                "forgetting": (
+                    losses - base_loss.mean(),
+                    "measure",
+                    "the same less the base's",
+                    "nats",
+                ),
+                "kl": (
+                    kls,
+                    "measure",
+                    "KL of the next token of plain text, scaled || base, mean over tokens",
+                    "nats",
+                ),
             },
             provenance=study.provenance(self),
             summary={
@@ -113,7 +147,12 @@ class IntruderScaling(Analyzer):
         )
         if not chosen["intruder"]:
             return conclude(
-                run, [], lead="The run has no intruder in a matrix of a block: only the whole update was scaled."
+                run,
+                [],
+                lead=(
+                    "The run has no intruder in a matrix of a block: only the whole update was"
+                    " scaled."
+                ),
             )
         return conclude(run, claims_of(study, found, scales))
 
@@ -121,23 +160,34 @@ class IntruderScaling(Analyzer):
         """The scales in order, 1 among them; raises OptionError for options that mean nothing."""
         if self.which not in ("top1", "all"):
             raise OptionError(f"unknown choice {self.which!r} of intruders; use top1 or all")
-        if any(not math.isfinite(scale) or scale < 0 for scale in self.scales) or not set(self.scales) - {1.0}:
-            raise OptionError(f"scales {self.scales}: give numbers of 0 or more beside 1, such as 0,0.5,1,1.5")
+        if any(not math.isfinite(scale) or scale < 0 for scale in self.scales) or not set(
+            self.scales
+        ) - {1.0}:
+            raise OptionError(
+                f"scales {self.scales}: give numbers of 0 or more beside 1, such as 0,0.5,1,1.5"
+            )
         return sorted({*map(float, self.scales), 1.0})
 
-    def _chosen(self, study: Study, rows: Table) -> tuple[dict[str, list[Direction]], Table, list[str]]:
+    def _chosen(
+        self, study: Study, rows: Table
+    ) -> tuple[dict[str, list[Direction]], Table, list[str]]:
         """Directions of both kinds, as a table too, and remarks on intruders that cannot be scaled."""
         side = rows.require_provenance().options["side"]
         chosen: dict[str, list[Direction]] = {"intruder": [], "neighbour": []}
         notes, about = [], []
-        names = sorted({(int(layer), part) for layer, part in zip(rows["layer"], rows["part"], strict=True)})
+        names = sorted(
+            {(int(layer), part) for layer, part in zip(rows["layer"], rows["part"], strict=True)}
+        )
         for layer, part in names:
             mine = np.flatnonzero((rows["layer"] == layer) & (rows["part"] == part))
             flags = rows["is_intruder"][mine]
             if not flags.any():
                 continue
             if layer < 0 or part not in MATRICES:
-                notes.append(f"intruders of {part} cannot be scaled in memory: it is no matrix of a block by itself")
+                notes.append(
+                    f"intruders of {part} cannot be scaled in memory: it is no matrix of a block by"
+                    " itself"
+                )
                 continue
             found = _triplets(study.pair.tuned, Weight(layer, part), side, len(mine))
             _require_same(rows["sigma"][mine], found.values, Weight(layer, part))
@@ -146,7 +196,12 @@ class IntruderScaling(Analyzer):
             for index in picked:
                 pair = [("intruder", int(index))]
                 if free:
-                    near = min(free, key=lambda other: abs(rows["sigma"][mine[other]] - rows["sigma"][mine[index]]))
+                    near = min(
+                        free,
+                        key=lambda other: abs(
+                            rows["sigma"][mine[other]] - rows["sigma"][mine[index]]
+                        ),
+                    )
                     free.remove(near)
                     pair.append(("neighbour", near))
                 for kind, at in pair:
@@ -169,8 +224,8 @@ def _require_same(kept: np.ndarray, values: torch.Tensor, weight: Weight) -> Non
     seen = to_host(values)
     if not np.allclose(seen, kept, rtol=1e-2, atol=1e-6):
         raise OptionError(
-            f"{weight} has singular values {seen[0]:.4g} ... here and {kept[0]:.4g} ... in the run; "
-            "give the model that the run was made of"
+            f"{weight} has singular values {seen[0]:.4g} ... here and {kept[0]:.4g} ... in the run;"
+            " give the model that the run was made of"
         )
 
 
@@ -188,7 +243,9 @@ def _edited(about: list[tuple]) -> Table:
     )
 
 
-def _scaled(study: Study, chosen: dict[str, list[Direction]], kind: str, scale: float) -> AbstractContextManager:
+def _scaled(
+    study: Study, chosen: dict[str, list[Direction]], kind: str, scale: float
+) -> AbstractContextManager:
     """The tuned model so scaled, for as long as the context lasts."""
     if kind == "update":
         return update_scaled(study.pair, scale)
@@ -211,10 +268,22 @@ def _each(kind: str, prompts: PromptSet, found: Mapping, **columns: tuple[str, s
     return table(
         f"intruder-scaling-{kind}",
         {
-            "kind": (np.repeat(np.array([k for k, _ in keys], object), count), "key", "what is scaled"),
-            "scale": (np.repeat(np.array([s for _, s in keys]), count), "measure", "factor on the singular value"),
+            "kind": (
+                np.repeat(np.array([k for k, _ in keys], object), count),
+                "key",
+                "what is scaled",
+            ),
+            "scale": (
+                np.repeat(np.array([s for _, s in keys]), count),
+                "measure",
+                "factor on the singular value",
+            ),
             "prompt_id": (np.tile([p.id for p in prompts], len(keys)), "key", "place in the file"),
-            "cluster": (np.tile(np.array(prompts.clusters, object), len(keys)), "key", "dependent prompts"),
+            "cluster": (
+                np.tile(np.array(prompts.clusters, object), len(keys)),
+                "key",
+                "dependent prompts",
+            ),
             **{
                 name: (
                     np.concatenate([np.zeros(0), *(getattr(one, name) for one in found.values())]),

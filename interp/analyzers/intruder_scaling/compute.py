@@ -1,4 +1,6 @@
-"""What a tuned model does at every scale: the task, and loss and divergence from the base on plain text."""
+"""What a tuned model does at every scale: the task, and loss and divergence from the base on plain
+text.
+"""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -19,9 +21,11 @@ from interp.study import Study
 
 @dataclass(frozen=True)
 class Measured:
-    """At one scale: ``metric`` of every task prompt (None without a task), ``loss`` and ``kl`` of every text.
+    """At one scale: ``metric`` of every task prompt (None without a task), ``loss`` and ``kl`` of
+    every text.
 
-    Loss and divergence are means over tokens, in nats; the divergence is of the scaled model from the base.
+    Loss and divergence are means over tokens, in nats; the divergence is of the scaled model from
+    the base.
     """
 
     metric: Float[np.ndarray, " P"] | None
@@ -46,14 +50,16 @@ def measured(
     scales: Sequence[float],
     scaled: Callable[[str, float], AbstractContextManager],
 ) -> tuple[dict[tuple[str, float], Measured], Measured, Float[np.ndarray, " B"]]:
-    """What is measured by kind and scale, of the tuned model as it is, and the base's loss of every text.
+    """What is measured by kind and scale, of the tuned model as it is, and the base's loss of every
+    text.
 
     Raises PromptError for a text of one token.
     """
     texts, tuned = coded_texts(study, of_text(study)), study.pair.tuned
     settings = [("", 1.0), *((kind, scale) for kind in kinds for scale in scales if scale != 1)]
     before, losses, kls = np.zeros(len(texts)), *np.zeros((2, len(settings), len(texts)))
-    # texts outside and scales inside: the base has to run unscaled, and under an adapter it shares what is scaled
+    # texts outside and scales inside: the base has to run unscaled, and under an adapter it shares
+    # what is scaled
     for rows in study.progress(study.batches(texts, tuned, 16 * tuned.anatomy.vocabulary), "texts"):
         batch = Batch.pad([texts[row].ids for row in rows], study.pad_id, "right", tuned.device)
         targets, real = batch.ids[:, 1:], batch.mask[:, 1:]
@@ -62,8 +68,12 @@ def measured(
         for at, (kind, scale) in enumerate(settings):
             with scaled(kind, scale):
                 logits = study.engine.run(tuned, batch, keep=None).require_logits()[:, :-1]
-            losses[at, rows] = to_host(token_losses(logits, targets, real).double().sum(1) / real.sum(1))
-            kls[at, rows] = to_host(token_divergences(logits, plain, real).double().sum(1) / real.sum(1))
+            losses[at, rows] = to_host(
+                token_losses(logits, targets, real).double().sum(1) / real.sum(1)
+            )
+            kls[at, rows] = to_host(
+                token_divergences(logits, plain, real).double().sum(1) / real.sum(1)
+            )
     found = {}
     for at, (kind, scale) in enumerate(study.progress(settings, "scales")):
         metric = None
@@ -71,7 +81,11 @@ def measured(
             with scaled(kind, scale):
                 metric = _numbers(study)
         found[kind, scale] = Measured(metric, losses[at], kls[at])
-    whole = {(kind, scale): found["" if scale == 1 else kind, scale] for kind in kinds for scale in scales}
+    whole = {
+        (kind, scale): found["" if scale == 1 else kind, scale]
+        for kind in kinds
+        for scale in scales
+    }
     return whole, found["", 1.0], before
 
 
@@ -82,5 +96,7 @@ def _numbers(study: Study) -> np.ndarray:
     for rows in study.batches(posed, model):
         batch, _ = make_batch(posed, rows, study.pad_id, model.device)
         aim = study.objective("positive", rows)
-        found[rows] = to_host(aim.of(study.engine.run(model, batch, keep=aim.keep).require_logits()))
+        found[rows] = to_host(
+            aim.of(study.engine.run(model, batch, keep=aim.keep).require_logits())
+        )
     return found

@@ -9,17 +9,23 @@ from interp.study import Study
 HALF = 0.5
 
 
-def claims_of(study: Study, found: Mapping[tuple[str, float], Measured], scales: Sequence[float]) -> list[Claim]:
-    """That intruders scaled down forget less; than neighbours; and, where there is a task, than the whole update."""
-    at = min((scale for scale in scales if scale != 1), key=lambda scale: (abs(scale - HALF), scale))
+def claims_of(
+    study: Study, found: Mapping[tuple[str, float], Measured], scales: Sequence[float]
+) -> list[Claim]:
+    """That intruders scaled down forget less; than neighbours; and, where there is a task, than the
+    whole update.
+    """
+    at = min(
+        (scale for scale in scales if scale != 1), key=lambda scale: (abs(scale - HALF), scale)
+    )
     task, also = "no task was given", {}
     if study.metric is not None:
         words = study.metric.words
         task = f"the {literal(words.number)} moves by {{moved:+.3g}} {literal(words.unit)}"
         also = {"moved": _gap("metric", "prompts", ("intruder", at), ("intruder", 1.0))}
     moved = (
-        f"With intruders scaled by {at:g}, the loss on plain text moves by {{value:+.3f}} nats per token "
-        "[{low:+.3f}, {high:+.3f}]"
+        f"With intruders scaled by {at:g}, the loss on plain text moves by {{value:+.3f}} nats per"
+        " token [{low:+.3f}, {high:+.3f}]"
     )
     if ("neighbour", at) not in found:
         return [
@@ -27,7 +33,10 @@ def claims_of(study: Study, found: Mapping[tuple[str, float], Measured], scales:
                 name="forgets-less",
                 estimate=_gap("loss", "texts", ("intruder", at), ("intruder", 1.0)),
                 at_most=0.0,
-                text=f"{moved} (no other vector of these matrices could be scaled to compare); {task}.",
+                text=(
+                    f"{moved} (no other vector of these matrices could be scaled to compare);"
+                    f" {task}."
+                ),
                 also=also,
             ),
             *_against_the_update(study, found, at),
@@ -50,19 +59,31 @@ def claims_of(study: Study, found: Mapping[tuple[str, float], Measured], scales:
             at_most=0.0,
             reference=_loss("neighbour", at),
             control=near,
-            text="That is {value:+.3f} nats per token [{low:+.3f}, {high:+.3f}] compared with the neighbours.",
+            text=(
+                "That is {value:+.3f} nats per token [{low:+.3f}, {high:+.3f}] compared with the"
+                " neighbours."
+            ),
         ),
         *_against_the_update(study, found, at),
     ]
 
 
-def _against_the_update(study: Study, found: Mapping[tuple[str, float], Measured], at: float) -> list[Claim]:
-    kept = {scale: one.task.mean() for (kind, scale), one in found.items() if kind == "update" and scale <= 1} if (
-        study.metric is not None
-    ) else {}  # fmt: skip
+def _against_the_update(
+    study: Study, found: Mapping[tuple[str, float], Measured], at: float
+) -> list[Claim]:
+    kept = (
+        {
+            scale: one.task.mean()
+            for (kind, scale), one in found.items()
+            if kind == "update" and scale <= 1
+        }
+        if (study.metric is not None)
+        else {}
+    )
     if len(kept) < 2:
         return []
-    # the update that keeps at least as much of the task, and the least of those; else the one that keeps most
+    # the update that keeps at least as much of the task, and the least of those; else the one that
+    # keeps most
     mine = found["intruder", at].task.mean()
     enough = {scale: value for scale, value in kept.items() if value >= mine}
     scale = min(enough, key=enough.__getitem__) if enough else max(kept, key=kept.__getitem__)
@@ -73,9 +94,11 @@ def _against_the_update(study: Study, found: Mapping[tuple[str, float], Measured
             at_most=0.0,
             reference=_loss("update", scale),
             control="the whole update, at the scale that keeps the task as well or barely better",
-            text=f"Compared with the whole update scaled by {scale:g}, which keeps the task at {{kept:.3g}} (intruders "
-            f"by {at:g}: {{mine:.3g}}), the loss on plain text is {{value:+.3f}} nats per token [{{low:+.3f}}, "
-            "{high:+.3f}].",
+            text=(
+                f"Compared with the whole update scaled by {scale:g}, which keeps the task at"
+                f" {{kept:.3g}} (intruders by {at:g}: {{mine:.3g}}), the loss on plain text is"
+                " {value:+.3f} nats per token [{low:+.3f}, {high:+.3f}]."
+            ),
             also={
                 "kept": mean("metric", table="prompts", where={"kind": "update", "scale": scale}),
                 "mine": mean("metric", table="prompts", where={"kind": "intruder", "scale": at}),

@@ -1,4 +1,6 @@
-"""Locate the MLP neurons that carry a tuned behaviour: a score per neuron, by one of several methods."""
+"""Locate the MLP neurons that carry a tuned behaviour: a score per neuron, by one of several
+methods.
+"""
 
 from interp.analyzers.locate_neurons.analyzer import LocateNeurons
 from interp.analyzers.locate_neurons.methods import METHODS

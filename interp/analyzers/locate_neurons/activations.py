@@ -1,14 +1,16 @@
 """Methods that compare activations: ``change``, ``change-difference`` and ``contrast``.
 
-change              root mean square of h_tuned - h_base over tokens both models read: the prompt's by default
-                    (which located better on the shipped organisms), or those of the base's greedy answer, as in
-                    Chen et al. 2024 (arXiv 2406.14144).
+change              root mean square of h_tuned - h_base over tokens both models read: the prompt's
+                    by default (which located better on the shipped organisms), or those of the
+                    base's greedy answer, as in Chen et al. 2024 (arXiv 2406.14144).
 change-difference   the same for positive prompts minus the same for negative ones; signed.
-contrast            Cohen's d between positive and negative prompts of h in the tuned model at the decision position
-                    (SafeNeuron, arXiv 2602.12158, whose d is an effect size: significance is from t), with
-                    Benjamini-Hochberg over all neurons; needs no base. Where every prompt names its twin t is paired:
-                    what is high on one twin may be low on the other, and the unpaired t then finds neurons in twice as
-                    many permutations within twins as it should. Pairs count as independent of one another.
+contrast            Cohen's d between positive and negative prompts of h in the tuned model at the
+                    decision position (SafeNeuron, arXiv 2602.12158, whose d is an effect size:
+                    significance is from t), with Benjamini-Hochberg over all neurons; needs no
+                    base. Where every prompt names its twin t is paired: what is high on one twin
+                    may be low on the other, and the unpaired t then finds neurons in twice as many
+                    permutations within twins as it should. Pairs count as independent of one
+                    another.
 """
 
 from collections.abc import Mapping
@@ -40,7 +42,9 @@ _EPSILON = float(np.finfo(np.float32).eps)
 def change(study: Study, asked: Asked) -> Scores:
     """Root mean square change from base to tuned on positive prompts; needs a base."""
     moved, size = _change(study, asked, "positive")
-    return Scores(moved, 8 * _EPSILON * size, "root mean square change of the activation from base to tuned")
+    return Scores(
+        moved, 8 * _EPSILON * size, "root mean square change of the activation from base to tuned"
+    )
 
 
 def change_difference(study: Study, asked: Asked) -> Scores:
@@ -48,34 +52,49 @@ def change_difference(study: Study, asked: Asked) -> Scores:
     moved, size = _change(study, asked, "positive")
     still, other = _change(study, asked, "negative")
     floor = 8 * _EPSILON * np.maximum(size, other)
-    return Scores(moved - still, floor, "root mean square change on positive minus on negative prompts")
+    return Scores(
+        moved - still, floor, "root mean square change on positive minus on negative prompts"
+    )
 
 
 def contrast(study: Study, asked: Asked) -> Scores:
-    """Standardised mean difference between the classes in the tuned model; needs no base, and two prompts of each.
+    """Standardised mean difference between the classes in the tuned model; needs no base, and two
+    prompts of each.
 
     Where every positive prompt names its twin, these pairs are what is compared.
     """
     for group in ("positive", "negative"):
         if len(study.prompts(group)) < 2:
-            raise OptionError(f"method contrast needs two {group} prompts, only one was given; give more prompts")
+            raise OptionError(
+                f"method contrast needs two {group} prompts, only one was given; give more prompts"
+            )
     pairs = study.require_contrast().pairs()
     a, b, gap = _moments(study, asked.positions, pairs)
-    # a spread below what the dtype can tell apart is no spread: equal values of bfloat16 are not equal activations
-    grain = torch.finfo(study.pair.tuned.dtype).eps * torch.maximum(a.root_mean_square, b.root_mean_square)
-    sides = [(m.count, to_host(m.mean), to_host(torch.maximum(m.variance, grain**2))) for m in (a, b)]
+    # a spread below what the dtype can tell apart is no spread: equal values of bfloat16 are not
+    # equal activations
+    grain = torch.finfo(study.pair.tuned.dtype).eps * torch.maximum(
+        a.root_mean_square, b.root_mean_square
+    )
+    sides = [
+        (m.count, to_host(m.mean), to_host(torch.maximum(m.variance, grain**2))) for m in (a, b)
+    ]
     difference = standardised_difference_of_moments(*sides[0], *sides[1])
     p = difference.p
     if pairs is not None:
-        p = paired_difference_of_moments(gap.count, to_host(gap.mean), to_host(torch.maximum(gap.variance, grain**2)))
+        p = paired_difference_of_moments(
+            gap.count, to_host(gap.mean), to_host(torch.maximum(gap.variance, grain**2))
+        )
     q = benjamini_hochberg(p)
-    # a neuron that is constant in both classes has no effect size: its difference is rounding error, if any
+    # a neuron that is constant in both classes has no effect size: its difference is rounding
+    # error, if any
     d = np.nan_to_num(difference.d, nan=0.0, posinf=0.0, neginf=0.0)
     return Scores(
         d,
         np.zeros_like(d),
         "standardised mean difference (Cohen's d) between positive and negative prompts",
-        measures={"q": (q, f"Benjamini-Hochberg adjusted p of Student's t, {_TESTS[pairs is not None]}")},
+        measures={
+            "q": (q, f"Benjamini-Hochberg adjusted p of Student's t, {_TESTS[pairs is not None]}")
+        },
         eligible=q <= 0.05,
         summary={"n_significant": int((q <= 0.05).sum()), "test": _TESTS[pairs is not None]},
     )
@@ -95,36 +114,55 @@ def _change(study: Study, asked: Asked, group: str) -> tuple[np.ndarray, np.ndar
     models = {"base": study.pair.require_base("this method"), "tuned": study.pair.tuned}
     unit, anatomy = asked.unit, study.pair.tuned.anatomy
     moved, size = (
-        [Moments.empty((unit.n_channels(anatomy),), study.pair.tuned.device) for _ in range(anatomy.n_layers)]
+        [
+            Moments.empty((unit.n_channels(anatomy),), study.pair.tuned.device)
+            for _ in range(anatomy.n_layers)
+        ]
         for _ in range(2)
     )
-    for layer, values, roles in _rows(study, _texts(study, group, asked.positions), models, unit, f"change, {group}"):
+    for layer, values, roles in _rows(
+        study, _texts(study, group, asked.positions), models, unit, f"change, {group}"
+    ):
         mask = chosen(roles, asked.positions)
         moved[layer].update((values["tuned"].double() - values["base"].double())[mask])
         size[layer].update(values["base"][mask])
 
     def gathered(side: list[Moments]) -> np.ndarray:
-        return np.stack([to_host(unit.gather(anatomy, item.root_mean_square, "norm")) for item in side])
+        return np.stack(
+            [to_host(unit.gather(anatomy, item.root_mean_square, "norm")) for item in side]
+        )
 
     return gathered(moved), gathered(size)
 
 
-def _moments(study: Study, positions: str, pairs: list[int] | None) -> tuple[Moments, Moments, Moments]:
-    """Moments ``[L, N]`` over prompts of mean activations: positive, negative and, given pairs, their difference.
+def _moments(
+    study: Study, positions: str, pairs: list[int] | None
+) -> tuple[Moments, Moments, Moments]:
+    """Moments ``[L, N]`` over prompts of mean activations: positive, negative and, given pairs,
+    their difference.
 
-    Both classes are read side by side, each batch of positive prompts beside its twins, so that nothing need be kept.
+    Both classes are read side by side, each batch of positive prompts beside its twins, so that
+    nothing need be kept.
     """
     model = study.pair.tuned
     shape = (model.anatomy.n_layers, model.anatomy.n_neurons)
     positive, negative, gap = (Moments.empty(shape, model.device) for _ in range(3))
     texts = {group: _texts(study, group, positions) for group in GROUPS}
-    groups = {group: study.batches(texts[group], model, _bytes_per_token(model, 1)) for group in GROUPS}
+    groups = {
+        group: study.batches(texts[group], model, _bytes_per_token(model, 1)) for group in GROUPS
+    }
     if pairs is not None:
         twins = [texts["negative"][row] for row in pairs]
-        longer = [max(pair, key=lambda text: len(text.ids)) for pair in zip(texts["positive"], twins, strict=True)]
+        longer = [
+            max(pair, key=lambda text: len(text.ids))
+            for pair in zip(texts["positive"], twins, strict=True)
+        ]
         groups["positive"] = study.batches(longer, model, _bytes_per_token(model, 2))
         groups["negative"] = [[pairs[row] for row in rows] for rows in groups["positive"]]
-    read = [_means(study, texts[group], groups[group], positions, f"contrast, {group}") for group in GROUPS]
+    read = [
+        _means(study, texts[group], groups[group], positions, f"contrast, {group}")
+        for group in GROUPS
+    ]
     for here, there in zip_longest(*read):
         if here is not None:
             positive.update(here)
@@ -135,7 +173,9 @@ def _moments(study: Study, positions: str, pairs: list[int] | None) -> tuple[Mom
     return positive, negative, gap
 
 
-def _means(study: Study, encoded: list[Encoded], groups: list[list[int]], positions: str, what: str):
+def _means(
+    study: Study, encoded: list[Encoded], groups: list[list[int]], positions: str, what: str
+):
     """Per batch, each prompt's mean activation over the chosen positions, ``[B, L, N]`` in float64."""
     model = study.pair.tuned
     sites = [neurons(layer) for layer in range(model.anatomy.n_layers)]

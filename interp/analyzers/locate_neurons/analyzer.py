@@ -25,16 +25,18 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class LocateNeurons(Analyzer):
-    """Score every MLP neuron of the tuned model (or attention head) by how much it carries the behaviour.
+    """Score every MLP neuron of the tuned model (or attention head) by how much it carries the
+    behaviour.
 
-    ``method``: one of ``METHODS`` or ``auto`` (``integrated`` with a base, else ``act-grad``). ``top``: see ``Top``.
-    ``positions``: which tokens are read, ``auto`` for the method's own. ``steps`` of the integral: 3, 7, 15 or 31, or
-    ``auto``, as many of these as the scores need. ``unit``: ``neuron`` or ``head``. ``probe_fit``: how the method
-    ``probe`` fits, ``optimum`` or ``published``. Returns a table of kind ``locate-neurons``, one row per unit; scores
-    are finite, 0 where nothing changed.
+    ``method``: one of ``METHODS`` or ``auto`` (``integrated`` with a base, else ``act-grad``).
+    ``top``: see ``Top``. ``positions``: which tokens are read, ``auto`` for the method's own.
+    ``steps`` of the integral: 3, 7, 15 or 31, or ``auto``, as many of these as the scores need.
+    ``unit``: ``neuron`` or ``head``. ``probe_fit``: how the method ``probe`` fits, ``optimum`` or
+    ``published``. Returns a table of kind ``locate-neurons``, one row per unit; scores are finite,
+    0 where nothing changed.
 
-    ``excluded``: units that are never selected, whatever their rank: ``minus`` takes those that another run, its
-    ``parent``, selected on prompts without the behaviour.
+    ``excluded``: units that are never selected, whatever their rank: ``minus`` takes those that
+    another run, its ``parent``, selected on prompts without the behaviour.
     """
 
     name: ClassVar[str] = "locate-neurons"
@@ -50,15 +52,21 @@ class LocateNeurons(Analyzer):
     excluded: tuple[tuple[int, int], ...] = field(default=(), metadata={"from_parent": True})
 
     def minus(self, utility: Table) -> "LocateNeurons":
-        """The same, without what a run of the same unit on utility prompts selected: a set difference."""
+        """The same, without what a run of the same unit on utility prompts selected: a set
+        difference.
+        """
         unit = utility.summary["unit"]
         if unit != self.unit:
-            raise OptionError(f"units of kind {unit} cannot be subtracted from units of kind {self.unit}")
+            raise OptionError(
+                f"units of kind {unit} cannot be subtracted from units of kind {self.unit}"
+            )
         taken = utility["selected"]
         pairs = zip(utility["layer"][taken].tolist(), utility[unit][taken].tolist(), strict=True)
         return replace(self, parent=utility.require_provenance().key, excluded=tuple(pairs))
 
-    def check(self, has_base: bool, n_units: int | None = None, differentiable: bool = True) -> None:
+    def check(
+        self, has_base: bool, n_units: int | None = None, differentiable: bool = True
+    ) -> None:
         """Raise OptionError for options that cannot be used; no model is needed."""
         resolve(self.method, self.positions, has_base, self.unit, differentiable)
         top = Top.parse(self.top)
@@ -68,13 +76,17 @@ class LocateNeurons(Analyzer):
         if self.probe_fit not in FITS:
             raise OptionError(f"unknown --probe-fit {self.probe_fit!r}; use {' or '.join(FITS)}")
         if self.probe_fit != "optimum" and self.method != "probe":
-            raise OptionError(f"--probe-fit is of the method probe, and {self.method} fits none; add --method probe")
+            raise OptionError(
+                f"--probe-fit is of the method probe, and {self.method} fits none; add --method"
+                " probe"
+            )
         steps.require(self.steps)
 
     def require(self, study: Study) -> None:
         """Raise UnsupportedModel for a pair whose units cannot be read exactly.
 
-        That the parts of blocks do not add up is said first: it bars the other unit too, which would be advised else.
+        That the parts of blocks do not add up is said first: it bars the other unit too, which
+        would be advised else.
         """
         anatomy = study.pair.tuned.anatomy
         if anatomy.has_parts:
@@ -82,18 +94,28 @@ class LocateNeurons(Analyzer):
         unit_named(self.unit).require(anatomy)
 
     def work(self, study: Study) -> Work | None:
-        """Scoring, and a pass that shows on which tokens the selected are active; None where sets are searched."""
+        """Scoring, and a pass that shows on which tokens the selected are active; None where sets
+        are searched.
+        """
         if Top.parse(self.top).kind == "smallest":
             return None
-        method, _, positions = resolve(self.method, self.positions, study.pair.base is not None, self.unit)
+        method, _, positions = resolve(
+            self.method, self.positions, study.pair.base is not None, self.unit
+        )
         found = work_of(method, self.steps, positions, study)
         return None if found is None else found + Work(passes=1)
 
     def __call__(self, study: Study) -> Table:
         """Score, rank and select on the study's prompts."""
-        has_base, anatomy, unit = study.pair.base is not None, study.pair.tuned.anatomy, unit_named(self.unit)
+        has_base, anatomy, unit = (
+            study.pair.base is not None,
+            study.pair.tuned.anatomy,
+            unit_named(self.unit),
+        )
         self.require(study)
-        self.check(has_base, anatomy.n_layers * unit.count(anatomy), study.require_metric().differentiable)
+        self.check(
+            has_base, anatomy.n_layers * unit.count(anatomy), study.require_metric().differentiable
+        )
         method, how, positions = resolve(self.method, self.positions, has_base, self.unit)
         top = Top.parse(self.top)
         scores = how.score(study, Asked(positions, self.steps, unit, self.probe_fit, self.top))
@@ -110,7 +132,11 @@ class LocateNeurons(Analyzer):
         layer, index = (index.ravel() for index in np.indices(ranks.shape))
         columns = {
             "layer": (layer, "key", "block"),
-            unit.name: (index, "key", f"one of the block's {unit.plural}, a part of the input of {unit.matrix}"),
+            unit.name: (
+                index,
+                "key",
+                f"one of the block's {unit.plural}, a part of the input of {unit.matrix}",
+            ),
             "score": (scores.score.ravel(), "measure", scores.meaning),
             "rank": (ranks.ravel(), "measure", "1 is the highest signed score"),
             "selected": (chosen.ravel(), "flag", f"within top {top} and above rounding error"),
@@ -123,8 +149,16 @@ class LocateNeurons(Analyzer):
                 "left out: selected on the utility prompts too",
             )
         if moved is not None:
-            extra["weight_change"] = (moved, f"norm of the change of the {unit.name}'s own weights from base to tuned")
-        columns.update({name: (values.ravel(), "measure", meaning) for name, (values, meaning) in extra.items()})
+            extra["weight_change"] = (
+                moved,
+                f"norm of the change of the {unit.name}'s own weights from base to tuned",
+            )
+        columns.update(
+            {
+                name: (values.ravel(), "measure", meaning)
+                for name, (values, meaning) in extra.items()
+            }
+        )
         tokens = active_tokens(study, [(int(a), int(b)) for a, b in first], unit)
         summary = {
             "method": method,
@@ -142,12 +176,17 @@ class LocateNeurons(Analyzer):
         }
         summary["sentence"] = _sentence(summary, scores, unit, study.require_metric().words.number)
         return table(
-            self.name, columns, provenance=study.provenance(self), summary=summary,
+            self.name,
+            columns,
+            provenance=study.provenance(self),
+            summary=summary,
             tables={"tokens": tokens, **scores.tables},
-        )  # fmt: skip
+        )
 
 
-def _smallest(study: Study, unit: Unit, ranks: np.ndarray, allowed: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+def _smallest(
+    study: Study, unit: Unit, ranks: np.ndarray, allowed: np.ndarray
+) -> tuple[np.ndarray, dict[str, Any]]:
     """The smallest set among the allowed units, and what the summary says of the search."""
     ranking = [(int(a), int(b)) for a, b in np.argwhere(allowed)[np.argsort(ranks[allowed])]]
     found = search.smallest(study, unit, ranking)
@@ -164,36 +203,50 @@ def _smallest(study: Study, unit: Unit, ranks: np.ndarray, allowed: np.ndarray) 
 
 def _sentence(summary: dict, scores: Scores, unit: Unit, number: str) -> str:
     found, total = summary["n_selected"], summary[f"n_{unit.name}s"]
-    text = f"{summary['method']} selects {found:,} of {total:,} {unit.plural} (top {summary['top']})"
+    text = (
+        f"{summary['method']} selects {found:,} of {total:,} {unit.plural} (top {summary['top']})"
+    )
     if summary.get("searched_prefix"):
         text = (
-            f"of {summary['method']}'s {total:,} {unit.plural} the first {summary['searched_prefix']:,} return the "
-            f"base's behaviour on {search.REACH:.0%} of {summary['searched_prompts']} locating prompts where the "
-            f"models differ in it, and {found:,} of these suffice"
+            f"of {summary['method']}'s {total:,} {unit.plural} the first"
+            f" {summary['searched_prefix']:,} return the base's behaviour on {search.REACH:.0%} of"
+            f" {summary['searched_prompts']} locating prompts where the models differ in it, and"
+            f" {found:,} of these suffice"
         )
     elif summary["top"] == "smallest" and not summary["searched_prompts"]:
-        text = "base and fine-tuned model show the behaviour on the same locating prompts: no set can return it"
+        text = (
+            "base and fine-tuned model show the behaviour on the same locating prompts: no set can"
+            " return it"
+        )
     elif summary["top"] == "smallest":
         text = (
-            f"no set of {summary['method']}'s {unit.plural} returns the base's behaviour on {search.REACH:.0%} of "
-            f"{summary['searched_prompts']} locating prompts where the models differ in it"
+            f"no set of {summary['method']}'s {unit.plural} returns the base's behaviour on"
+            f" {search.REACH:.0%} of {summary['searched_prompts']} locating prompts where the"
+            " models differ in it"
         )
     if summary["n_subtracted"] is not None:
         text += f", {summary['n_subtracted']:,} left out that it selects on the utility prompts too"
     if not np.any(np.abs(scores.score) > scores.floor):
-        text = f"{summary['method']} finds no {unit.plural[:-1]} that changed: every score is zero to rounding error"
+        text = (
+            f"{summary['method']} finds no {unit.plural[:-1]} that changed: every score is zero to"
+            " rounding error"
+        )
     if (share := summary.get(f"{unit.part}_share")) is not None:
         name = "MLP" if unit.part == "mlp" else unit.part
         text += f"; {share:.0%} of the rise of the {number} runs through {name} outputs"
     if summary.get("steps_at_cap"):
         text += (
-            f"; at {summary['steps']} steps, the most there are, the last two rules still differ (selected sets share "
-            f"{summary['steps_jaccard']:.0%}, scores correlate at {summary['steps_spearman']:.3f})"
+            f"; at {summary['steps']} steps, the most there are, the last two rules still differ"
+            f" (selected sets share {summary['steps_jaccard']:.0%}, scores correlate at"
+            f" {summary['steps_spearman']:.3f})"
         )
     if "test" in summary:
         text += f"; {summary['n_significant']:,} differ by Student's t {summary['test']}"
     if summary.get("best_auc") is not None:
-        text += f"; the best module tells the classes apart at a held-out AUC of {summary['best_auc']:.2f}"
+        text += (
+            "; the best module tells the classes apart at a held-out AUC of"
+            f" {summary['best_auc']:.2f}"
+        )
         text += f" (the prompt's length alone: {summary['length_auc']:.2f})"
     if summary["n_tuned"] is not None:
         text += f"; tuning moved the weights of {summary['n_tuned']:,} {unit.name}s"

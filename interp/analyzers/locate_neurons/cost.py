@@ -8,7 +8,9 @@ _AUTO = 7
 
 
 def work_of(method: str, steps: int | str, positions: str, study: Study) -> Work | None:
-    """Of ``method`` (not ``auto``), by prompt of the study; None of ``probe``, whose fits take more than its passes."""
+    """Of ``method`` (not ``auto``), by prompt of the study; None of ``probe``, whose fits take more
+    than its passes.
+    """
     counts = {group: len(study.encoded(group)) for group in study.classes}
     positive = counts["positive"] / sum(counts.values())
     has_base = study.pair.base is not None

@@ -1,31 +1,35 @@
 """Methods along the gradient of the metric: ``integrated`` and its kin, ``cross``, ``act-grad``.
 
-F is the metric's number for a positive prompt (the log-odds of refusal at its last token, say), h a neuron's
-activation, W its column of the down projection, c = h W its contribution to the residual stream. Scores are means over
-prompts of sums over positions, in the metric's unit (nats), signed: positive pushes towards refusal, or towards the
-right answer.
+F is the metric's number for a positive prompt (the log-odds of refusal at its last token, say), h a
+neuron's activation, W its column of the down projection, c = h W its contribution to the residual
+stream. Scores are means over prompts of sums over positions, in the metric's unit (nats), signed:
+positive pushes towards refusal, or towards the right answer.
 
-integrated         (c - c_base) . dF/dc, averaged over alpha on the path where *all* blocks' MLP outputs go together
-                   from the base's (alpha 0) to the tuned model's (alpha 1) inside the tuned model: integrated gradients
-                   (Sundararajan et al. 2017) on a joint path. Every block computes its c live from the stream it gets,
-                   so a neuron is credited for what it makes later blocks do, as an ablation would show. Attributions
-                   of neurons and biases add up to F(1) - F(0).
-integrated-fixed   the same with every c held at its value in the unchanged tuned model, so that a neuron is credited
-                   for what it says to the logits directly or through attention, later MLPs for what they pass on.
-integrated-zero    as integrated, from MLPs that write nothing instead of the base's: what ``integrated`` means where
-                   there is no base. It credits everything the MLPs do, not only what tuning changed.
-cross              the same difference times dF/dc in the tuned model as it is: one step, blind where the behaviour has
-                   saturated.
+integrated         (c - c_base) . dF/dc, averaged over alpha on the path where *all* blocks' MLP
+                   outputs go together from the base's (alpha 0) to the tuned model's (alpha 1)
+                   inside the tuned model: integrated gradients (Sundararajan et al. 2017) on a
+                   joint path. Every block computes its c live from the stream it gets, so a neuron
+                   is credited for what it makes later blocks do, as an ablation would show.
+                   Attributions of neurons and biases add up to F(1) - F(0).
+integrated-fixed   the same with every c held at its value in the unchanged tuned model, so that a
+                   neuron is credited for what it says to the logits directly or through attention,
+                   later MLPs for what they pass on.
+integrated-zero    as integrated, from MLPs that write nothing instead of the base's: what
+                   ``integrated`` means where there is no base. It credits everything the MLPs do,
+                   not only what tuning changed.
+cross              the same difference times dF/dc in the tuned model as it is: one step, blind
+                   where the behaviour has saturated.
 act-grad           h . dF/dh in the tuned model; needs no base.
 
-Heads are scored alike: z for h, the attention output projection for the down projection, attention outputs for MLP
-outputs; a head's score is the sum over its channels.
+Heads are scored alike: z for h, the attention output projection for the down projection, attention
+outputs for MLP outputs; a head's score is the sum over its channels.
 
-The mean over alpha is taken by nested rules (``interp.maths.quadrature``). With ``steps`` auto all prompts go through 7
-nodes, which the rule of 3 shares, and through those of 15 and 31 until two rules in a row agree about the scores: about
-which units are selected, and about the order of all. That sums come out right is not asked, since parts can be wrong
-that add up. It is decided for all prompts together: what is used is their mean, batches then cannot matter, and only
-sums by rule are kept.
+The mean over alpha is taken by nested rules (``interp.maths.quadrature``). With ``steps`` auto all
+prompts go through 7 nodes, which the rule of 3 shares, and through those of 15 and 31 until two
+rules in a row agree about the scores: about which units are selected, and about the order of all.
+That sums come out right is not asked, since parts can be wrong that add up. It is decided for all
+prompts together: what is used is their mean, batches then cannot matter, and only sums by rule are
+kept.
 """
 
 from typing import NamedTuple
@@ -46,17 +50,23 @@ from interp.table import JSON, table
 
 
 def integrated(study: Study, asked: Asked) -> Scores:
-    """Integrated gradients along the joint path of all MLP contributions, computed live, from the base's or zero."""
+    """Integrated gradients along the joint path of all MLP contributions, computed live, from the
+    base's or zero.
+    """
     return _contributions(study, asked, "live", from_zero=study.pair.base is None)
 
 
 def integrated_zero(study: Study, asked: Asked) -> Scores:
-    """Integrated gradients along the joint path on which all MLP outputs grow from zero; needs no base."""
+    """Integrated gradients along the joint path on which all MLP outputs grow from zero; needs no
+    base.
+    """
     return _contributions(study, asked, "live", from_zero=True)
 
 
 def integrated_fixed(study: Study, asked: Asked) -> Scores:
-    """Integrated gradients along the straight path between the two models' MLP outputs; needs a base."""
+    """Integrated gradients along the straight path between the two models' MLP outputs; needs a
+    base.
+    """
     return _contributions(study, asked, "fixed")
 
 
@@ -71,13 +81,20 @@ def activation_gradient(study: Study, asked: Asked) -> Scores:
     sites = [asked.unit.site(layer) for layer in range(tuned.anatomy.n_layers)]
     encoded = study.posed("positive")
     sums = Sums.empty(tuned, asked.unit, len(encoded))
-    for rows in study.progress(study.batches(encoded, tuned, bytes_of(tuned, asked.unit)), "act-grad"):
+    for rows in study.progress(
+        study.batches(encoded, tuned, bytes_of(tuned, asked.unit)), "act-grad"
+    ):
         batch, roles = make_batch(encoded, rows, study.pad_id, tuned.device)
         aim = study.objective("positive", rows)
         run = study.engine.run(
-            tuned, batch, reads=sites, gradients_at=sites, gradient_of=aim.of, keep=aim.keep,
+            tuned,
+            batch,
+            reads=sites,
+            gradients_at=sites,
+            gradient_of=aim.of,
+            keep=aim.keep,
             over=chosen(roles, asked.positions),
-        )  # fmt: skip
+        )
         for part in run.parts:
             for layer, site in enumerate(sites):
                 terms = widen(part.values[site][part.at]) * widen(part.gradients[site][part.at])
@@ -120,7 +137,9 @@ def _contributions(study: Study, asked: Asked, way: Way, from_zero: bool = False
 
 
 class _Taken(NamedTuple):
-    """Which of a path's rules counts, how its scores agree with those of the rule before, and what is said of it."""
+    """Which of a path's rules counts, how its scores agree with those of the rule before, and what
+    is said of it.
+    """
 
     level: int
     agreed: Agreement | None
@@ -156,7 +175,9 @@ def _said(rule: Rule, agreed: Agreement | None, auto: bool) -> dict[str, JSON]:
 
 
 def _share(found: dict[str, np.ndarray]) -> float | None:
-    """The part of the rise of the metric that runs through MLP outputs; None where the rise is not clear."""
+    """The part of the rise of the metric that runs through MLP outputs; None where the rise is not
+    clear.
+    """
     rise, through = found["end"] - found["base"], (found["end"] - found["start"]).mean()
     # a share of a rise that is within its own error, or outside 0 to 1, says nothing
     clear = rise.mean() > 2 * rise.std() / max(len(rise) - 1, 1) ** 0.5
@@ -167,14 +188,24 @@ def _share(found: dict[str, np.ndarray]) -> float | None:
 def _paths(study: Study, found: dict[str, np.ndarray], unit: Unit):
     ids = np.array([prompt.id for prompt in study.prompts("positive")])
     words = study.require_metric().words
-    start = f"the base's {unit.part} outputs" if "base" in found else f"{unit.plural} that write nothing"
+    start = (
+        f"the base's {unit.part} outputs"
+        if "base" in found
+        else f"{unit.plural} that write nothing"
+    )
     meanings = {
         "base": f"{words.number} of the base",
         "start": f"{words.number} of the tuned model with {start}",
         "end": f"{words.number} of the tuned model",
-        "attributed": f"sum of the attributions of all {unit.plural} and of the biases of {unit.matrix}",
+        "attributed": (
+            f"sum of the attributions of all {unit.plural} and of the biases of {unit.matrix}"
+        ),
     }
-    names = {"base": f"{words.short}_base", "start": f"{words.short}_start", "end": f"{words.short}_tuned"}
+    names = {
+        "base": f"{words.short}_base",
+        "start": f"{words.short}_start",
+        "end": f"{words.short}_tuned",
+    }
     return table(
         "attribution-paths",
         {

@@ -12,9 +12,11 @@ from interp.study import Study
 
 @dataclass(frozen=True)
 class Method:
-    """One way to score units: ``positions`` is its default, ``allowed`` what it can read, ``units`` what it scores.
+    """One way to score units: ``positions`` is its default, ``allowed`` what it can read, ``units``
+    what it scores.
 
-    ``slope``: whether it follows the gradient of the metric; ``integral``: whether it takes its mean along a path.
+    ``slope``: whether it follows the gradient of the metric; ``integral``: whether it takes its
+    mean along a path.
     """
 
     score: Callable[[Study, Asked], Scores]
@@ -59,13 +61,31 @@ METHODS: dict[str, Method] = {
         slope=True,
         integral=True,
     ),
-    "cross": Method(gradients.cross, True, "prompt", _PROMPT, "contribution change times local gradient", slope=True),
-    "change": Method(activations.change, True, "prompt", _TEXT, "root mean square change of the activation"),
+    "cross": Method(
+        gradients.cross,
+        True,
+        "prompt",
+        _PROMPT,
+        "contribution change times local gradient",
+        slope=True,
+    ),
+    "change": Method(
+        activations.change, True, "prompt", _TEXT, "root mean square change of the activation"
+    ),
     "change-difference": Method(
-        activations.change_difference, True, "prompt", _TEXT, "change on positive minus on negative prompts"
+        activations.change_difference,
+        True,
+        "prompt",
+        _TEXT,
+        "change on positive minus on negative prompts",
     ),
     "act-grad": Method(
-        gradients.activation_gradient, False, "prompt", _PROMPT, "activation times gradient; no base", slope=True
+        gradients.activation_gradient,
+        False,
+        "prompt",
+        _PROMPT,
+        "activation times gradient; no base",
+        slope=True,
     ),
     "gradient": Method(
         row_gradients.gradient,
@@ -85,19 +105,32 @@ METHODS: dict[str, Method] = {
         _NEURON,
     ),
     "contrast": Method(
-        activations.contrast, False, "last", _PROMPT, "difference between the classes; no base", _NEURON
+        activations.contrast,
+        False,
+        "last",
+        _PROMPT,
+        "difference between the classes; no base",
+        _NEURON,
     ),
     "probe": Method(
-        probes.probe, False, "content", _PROMPT, "weight in a linear probe of the classes; no base", _NEURON
+        probes.probe,
+        False,
+        "content",
+        _PROMPT,
+        "weight in a linear probe of the classes; no base",
+        _NEURON,
     ),
-    "weight": Method(weights.weight, True, "prompt", ("prompt",), "norm of the change of the unit's own weights"),
+    "weight": Method(
+        weights.weight, True, "prompt", ("prompt",), "norm of the change of the unit's own weights"
+    ),
 }
 
 
 def resolve(
     method: str, positions: str, has_base: bool, unit: str = "neuron", differentiable: bool = True
 ) -> tuple[str, Method, str]:
-    """The method and positions meant by ``auto``; raises OptionError for unknown or impossible ones.
+    """The method and positions meant by ``auto``; raises OptionError for unknown or impossible
+    ones.
 
     ``differentiable``: whether the metric has a gradient for a method to follow.
     """
@@ -112,8 +145,9 @@ def resolve(
     if found.slope and not differentiable:
         others = ", ".join(name for name, item in METHODS.items() if not item.slope)
         raise OptionError(
-            f"method {method} follows a gradient, and what is asked has no number that has one; add continuations to "
-            f"the behaviour's file (of a task: use --metric logit-diff or answer-loss), or use --method {others}"
+            f"method {method} follows a gradient, and what is asked has no number that has one; add"
+            " continuations to the behaviour's file (of a task: use --metric logit-diff or"
+            f" answer-loss), or use --method {others}"
         )
     unit = unit_named(unit).name
     if unit not in found.units:
@@ -122,5 +156,7 @@ def resolve(
     if positions == "auto":
         positions = found.positions
     if positions not in found.allowed:
-        raise OptionError(f"method {method} cannot read positions {positions!r}; use {', '.join(found.allowed)}")
+        raise OptionError(
+            f"method {method} cannot read positions {positions!r}; use {', '.join(found.allowed)}"
+        )
     return method, found, positions

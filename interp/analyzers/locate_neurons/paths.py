@@ -1,4 +1,6 @@
-"""Sums of attributions along a path, rule by rule: what the methods of ``gradients`` have in common."""
+"""Sums of attributions along a path, rule by rule: what the methods of ``gradients`` have in
+common.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +33,8 @@ Way = Literal["live", "fixed", "none"]
 
 @dataclass
 class Sums:
-    """Running sums over prompts of the channels' attributions and of the magnitudes they cancel from.
+    """Running sums over prompts of the channels' attributions and of the magnitudes they cancel
+    from.
 
     ``whole``: by prompt, the attribution of all channels and biases together.
     """
@@ -50,7 +53,13 @@ class Sums:
         zero = torch.zeros(shape, dtype=torch.float64, device=model.device)
         return cls(unit, model.anatomy, zero, zero.clone(), np.zeros(prompts))
 
-    def add(self, layer: int, terms: Float[Tensor, " N"], sizes: Float[Tensor, " N"], weight: float = 1.0) -> None:
+    def add(
+        self,
+        layer: int,
+        terms: Float[Tensor, " N"],
+        sizes: Float[Tensor, " N"],
+        weight: float = 1.0,
+    ) -> None:
         """Take in sums over the cells of a batch."""
         self.score[layer] += weight * terms.to(self.score.device)
         self.magnitude[layer] += weight * sizes.to(self.score.device)
@@ -58,7 +67,9 @@ class Sums:
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean score of each unit, ``[L, U]``, and the rounding error to expect of it."""
         scale = 1 / max(self.count, 1)
-        score, size = (self.unit.gather(self.anatomy, part * scale) for part in (self.score, self.magnitude))
+        score, size = (
+            self.unit.gather(self.anatomy, part * scale) for part in (self.score, self.magnitude)
+        )
         return to_host(score), 8 * EPSILON * to_host(size)
 
 
@@ -70,21 +81,30 @@ def bytes_of(model: Model, unit: Unit) -> int:
 class Path:
     """The path between two models' contributions, and sums of attributions at some of its nodes.
 
-    ``ends``: by name, the metric of every prompt with the base, the start of the path and the tuned model.
+    ``ends``: by name, the metric of every prompt with the base, the start of the path and the tuned
+    model.
     """
 
-    def __init__(self, study: Study, asked: Asked, way: Way, from_zero: bool, rules: Sequence[Rule]) -> None:
+    def __init__(
+        self, study: Study, asked: Asked, way: Way, from_zero: bool, rules: Sequence[Rule]
+    ) -> None:
         self._study, self._asked, self._unit = study, asked, asked.unit
         self._way: Way = way
-        self._tuned, self._base = study.pair.tuned, None if from_zero else study.pair.require_base("this method")
+        self._tuned, self._base = (
+            study.pair.tuned,
+            None if from_zero else study.pair.require_base("this method"),
+        )
         self._layers = range(self._tuned.anatomy.n_layers)
         self._inputs = [self._unit.site(layer) for layer in self._layers]
         self._outputs = [self._unit.contribution(layer) for layer in self._layers]
-        # a float16 gradient that a small share has scaled would underflow at the units; their outputs' does not
+        # a float16 gradient that a small share has scaled would underflow at the units; their
+        # outputs' does not
         self._pulled = way == "fixed" or self._tuned.dtype == torch.float16
         self._rewritten = [self._moved(layer) is not None for layer in self._layers]
         self._encoded = study.posed("positive")
-        self.sums = [(rule, Sums.empty(self._tuned, self._unit, len(self._encoded))) for rule in rules]
+        self.sums = [
+            (rule, Sums.empty(self._tuned, self._unit, len(self._encoded))) for rule in rules
+        ]
         names = ("start", "end") if self._base is None else ("base", "start", "end")
         self.ends = {name: np.zeros(len(self._encoded)) for name in names}
         self._swept = False
@@ -93,13 +113,17 @@ class Path:
         """How the base's write weights became the tuned model's; None where they did not change."""
         if self._base is None:
             return None
-        moved = self._unit.write_weights(self._tuned, layer) - self._unit.write_weights(self._base, layer)
+        moved = self._unit.write_weights(self._tuned, layer) - self._unit.write_weights(
+            self._base, layer
+        )
         return moved if bool(to_host(moved.any())) else None
 
     def sweep(self, nodes: Sequence[float]) -> None:
         """All prompts at some nodes: each rule's sums take in what it has of them, by its weights."""
         groups = self._study.batches(self._encoded, self._tuned, bytes_of(self._tuned, self._unit))
-        for rows in self._study.progress(groups, f"gradients, {self._way} path, {len(nodes)} steps"):
+        for rows in self._study.progress(
+            groups, f"gradients, {self._way} path, {len(nodes)} steps"
+        ):
             self._walk(rows, nodes)
         self._swept = True
 
@@ -125,7 +149,11 @@ class Path:
             if seen is None:
                 seen = _Seen(self, run.parts, before, after)
             whole = to_host(by_prompt(run.require_along(), len(rows)).sum(1))
-            rules = {at: rule.weights[share] for at, (rule, _) in enumerate(self.sums) if share in rule.weights}
+            rules = {
+                at: rule.weights[share]
+                for at, (rule, _) in enumerate(self.sums)
+                if share in rule.weights
+            }
             for at, weight in rules.items():
                 self.sums[at][1].whole[rows] += weight * whole
             for layer in self._layers:
@@ -137,12 +165,16 @@ class Path:
                 sums.count += len(rows)
 
     def _ends(self, batch: Batch, aim: Objective, rows: list[int]) -> tuple[Values, Values]:
-        """Values at the start of the path, and at its end where they are held; at first also the metric there."""
+        """Values at the start of the path, and at its end where they are held; at first also the
+        metric there.
+        """
         engine, fixed = self._study.engine, self._way == "fixed"
         sites = [*self._inputs, *self._outputs]
         runs, after = {}, {}
         if fixed or not self._swept:
-            runs["end"] = engine.run(self._tuned, batch, reads=sites if fixed else (), keep=aim.keep)
+            runs["end"] = engine.run(
+                self._tuned, batch, reads=sites if fixed else (), keep=aim.keep
+            )
             after = runs["end"].values
         if self._base is None:
             before = self._silent(batch)
@@ -161,21 +193,29 @@ class Path:
         anatomy = self._tuned.anatomy
         zero = torch.zeros((), dtype=self._tuned.dtype, device=self._tuned.device)
         widths = ((self._inputs, self._unit.n_channels(anatomy)), (self._outputs, anatomy.width))
-        return {site: zero.expand(*batch.ids.shape, width) for sites, width in widths for site in sites}
+        return {
+            site: zero.expand(*batch.ids.shape, width) for sites, width in widths for site in sites
+        }
 
 
 class _Seen:
-    """One batch on its way: by layer and part the activations at the start, and gradients by rule until its end."""
+    """One batch on its way: by layer and part the activations at the start, and gradients by rule
+    until its end.
+    """
 
     def __init__(self, path: Path, parts: Sequence[Part], before: Values, after: Values) -> None:
         self._path = path
         inputs = path._inputs
         # taken out of the batch's own layout, which is not needed again
-        self._then, self._now = ({site: _cut(parts, held.pop(site)) for site in inputs if site in held}
-                                 for held in (before, after))  # fmt: skip
+        self._then, self._now = (
+            {site: _cut(parts, held.pop(site)) for site in inputs if site in held}
+            for held in (before, after)
+        )
         self._gradients: dict[tuple[int, int, int], Tensor] = {}
 
-    def take(self, layer: int, parts: Sequence[Part], share: float, rules: Mapping[int, float]) -> None:
+    def take(
+        self, layer: int, parts: Sequence[Part], share: float, rules: Mapping[int, float]
+    ) -> None:
         """Take in what one node says of a layer, by its weight in every rule that has it."""
         path = self._path
         site, output = path._inputs[layer], path._outputs[layer]
@@ -192,12 +232,16 @@ class _Seen:
                 reached = pulled @ path._unit.write_weights(path._tuned, layer).to(pulled)
             else:  # the blend scales the gradient that reaches h by the share
                 reached = _rows(part, part.gradients[site]) / share
-            terms, sizes = sum_of((now - then) * reached), sum_of((now.abs() + then.abs()) * reached.abs())
+            terms, sizes = (
+                sum_of((now - then) * reached),
+                sum_of((now.abs() + then.abs()) * reached.abs()),
+            )
             for at, weight in rules.items():
                 path.sums[at][1].add(layer, terms, sizes, weight)
 
     def finish(self) -> None:
-        """Each channel's share, c - c_base written as (h - h_base) W + h_base (W - W_base), and the size it is made of.
+        """Each channel's share, c - c_base written as (h - h_base) W + h_base (W - W_base), and the
+        size it is made of.
 
         Written so, it is exactly zero where nothing changed.
         """
@@ -210,13 +254,21 @@ class _Seen:
             write = path._unit.write_weights(path._tuned, layer) if path._way == "fixed" else None
             for key in held:
                 _, index, at = key
-                sums, gradient, then = path.sums[at][1], self._gradients.pop(key), self._then[site][index]
+                sums, gradient, then = (
+                    path.sums[at][1],
+                    self._gradients.pop(key),
+                    self._then[site][index],
+                )
                 if moved is not None:
                     terms = sum_of(then * (gradient @ moved.to(gradient)))
                     sums.add(layer, terms, torch.zeros_like(terms))
                 if write is not None:
                     now, reached = self._now[site][index], gradient @ write.to(gradient)
-                    sums.add(layer, sum_of((now - then) * reached), sum_of((now.abs() + then.abs()) * reached.abs()))
+                    sums.add(
+                        layer,
+                        sum_of((now - then) * reached),
+                        sum_of((now.abs() + then.abs()) * reached.abs()),
+                    )
 
 
 def _cut(parts: Sequence[Part], value: Float[Tensor, "B T W"]) -> list[Tensor]:
@@ -228,10 +280,17 @@ def _rows(part: Part, value: Float[Tensor, "r n W"]) -> Float[Tensor, "K W"]:
     return widen(value[part.at.to(value.device)])
 
 
-def between(before: Values, after: Values, share: float, way: Way, sites: Sequence[Site]) -> list[Edit]:
-    """Edits that put every block's output of the units ``share`` of the way from the base's to the tuned model's."""
+def between(
+    before: Values, after: Values, share: float, way: Way, sites: Sequence[Site]
+) -> list[Edit]:
+    """Edits that put every block's output of the units ``share`` of the way from the base's to the
+    tuned model's.
+    """
     if way == "none":
         return []
     if way == "live":
         return [Blend(site, before[site], share) for site in sites]
-    return [Replace(site, torch.lerp(before[site].to(after[site]), after[site], share)) for site in sites]
+    return [
+        Replace(site, torch.lerp(before[site].to(after[site]), after[site], share))
+        for site in sites
+    ]

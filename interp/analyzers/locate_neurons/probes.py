@@ -1,17 +1,21 @@
-"""``probe``: one linear probe per module, on the largest pre-activation of each neuron over a prompt.
+"""``probe``: one linear probe per module, on the largest pre-activation of each neuron over a
+prompt.
 
-After NeuroStrike (arXiv 2509.11864, its published code): gate and up outputs are two feature sets per block; each is
-pooled over tokens by the signed maximum, a logistic regression without standardisation tells the classes apart, and its
-weights are z-scored within the module; neurons beyond 3 are selected. Differences, and why: padding and template tokens
-never count (in the original they compete for the maximum); z above 3 in either branch selects the neuron, since a zero
-in either silences it. The area under the ROC is held out by clusters (there: of the training rows), with that of the
-prompt's length alone as a control.
+After NeuroStrike (arXiv 2509.11864, its published code): gate and up outputs are two feature sets
+per block; each is pooled over tokens by the signed maximum, a logistic regression without
+standardisation tells the classes apart, and its weights are z-scored within the module; neurons
+beyond 3 are selected. Differences, and why: padding and template tokens never count (in the
+original they compete for the maximum); z above 3 in either branch selects the neuron, since a zero
+in either silences it. The area under the ROC is held out by clusters (there: of the training rows),
+with that of the prompt's length alone as a control.
 
-The regression is solved to its optimum by default (``C`` states the published penalty, weight decay 1e-3 on the mean
-loss), which depends on nothing but the data. ``published`` is what the published code does instead: 5,000 full-batch
-steps of Adam from a random start, which end on the way there, with fewer weights beyond 3.
+The regression is solved to its optimum by default (``C`` states the published penalty, weight decay
+1e-3 on the mean loss), which depends on nothing but the data. ``published`` is what the published
+code does instead: 5,000 full-batch steps of Adam from a random start, which end on the way there,
+with fewer weights beyond 3.
 
-A class that differs in anything is told apart by some probe: what is found is what the model reads, not what it uses.
+A class that differs in anything is told apart by some probe: what is found is what the model reads,
+not what it uses.
 """
 
 import tempfile
@@ -45,18 +49,32 @@ Fit = Callable[[np.ndarray, np.ndarray, Folds], tuple[np.ndarray, float | None]]
 def probe(study: Study, asked: Asked) -> Scores:
     """The larger of the two branches' z-scored probe weights; needs no base."""
     anatomy = study.pair.tuned.anatomy
-    branches = {"gate": "mlp.hook_pre", "up": "mlp.hook_pre_linear"} if anatomy.gated else {"up": "mlp.hook_pre"}
+    branches = (
+        {"gate": "mlp.hook_pre", "up": "mlp.hook_pre_linear"}
+        if anatomy.gated
+        else {"up": "mlp.hook_pre"}
+    )
     labels = np.repeat([1, 0], [len(study.encoded(group)) for group in GROUPS])
     folds = _folds(study, labels)
-    fit: Fit = partial(published, device=study.pair.tuned.device) if asked.probe_fit == "published" else optimum
+    fit: Fit = (
+        partial(published, device=study.pair.tuned.device)
+        if asked.probe_fit == "published"
+        else optimum
+    )
     shape = (len(branches), anatomy.n_layers, anatomy.n_neurons)
     z, evidence = np.zeros(shape), np.zeros(shape)
     rows = []
     with tempfile.TemporaryDirectory(prefix="interp-probe-") as scratch:
         # on disk, so that one module at a time is in memory
-        pooled = np.memmap(Path(scratch) / "pooled", np.float32, "w+", shape=(*shape[:2], len(labels), shape[2]))
+        pooled = np.memmap(
+            Path(scratch) / "pooled", np.float32, "w+", shape=(*shape[:2], len(labels), shape[2])
+        )
         _pool(study, asked.positions, list(branches.values()), pooled)
-        modules = [(index, branch, layer) for layer in range(shape[1]) for index, branch in enumerate(branches)]
+        modules = [
+            (index, branch, layer)
+            for layer in range(shape[1])
+            for index, branch in enumerate(branches)
+        ]
         for index, branch, layer in study.progress(modules, "probes"):
             weights, auc = fit(np.asarray(pooled[index, layer], np.float64), labels, folds)
             spread = weights.std()
@@ -73,8 +91,9 @@ def probe(study: Study, asked: Asked) -> Scores:
         for index, branch in enumerate(branches)
     }
     measures["evidence"] = (
-        np.take_along_axis(evidence, z.argmax(0)[None], 0)[0], "probe weight times the spread of what it reads"
-    )  # fmt: skip
+        np.take_along_axis(evidence, z.argmax(0)[None], 0)[0],
+        "probe weight times the spread of what it reads",
+    )
     best = max((row[2] for row in rows if row[2] == row[2]), default=None)
     return Scores(
         score,
@@ -102,28 +121,38 @@ def _pool(study: Study, positions: str, hooks: list[str], pooled: np.ndarray) ->
         groups = study.groups(group, model, 4 * len(sites) * model.anatomy.n_neurons)
         encoded = study.encoded(group)
         for seen in capture(
-            study.engine, {"tuned": model}, encoded, study.progress(groups, f"probe, {group}"), sites,
+            study.engine,
+            {"tuned": model},
+            encoded,
+            study.progress(groups, f"probe, {group}"),
+            sites,
             pad_id=study.pad_id,
-        ):  # fmt: skip
+        ):
             read = chosen(seen.roles, positions)
             reads = to_host(read.any(1))
             if not reads.all():
                 row = int(to_host(seen.rows)[np.flatnonzero(~reads)[0]])
                 raise OptionError(
-                    f"{study.prompts(group).source}, row {study.prompts(group).prompts[row].id} has no {positions} "
-                    "tokens to probe; use --positions prompt"
+                    f"{study.prompts(group).source}, row {study.prompts(group).prompts[row].id} has"
+                    f" no {positions} tokens to probe; use --positions prompt"
                 )
             for index, hook in enumerate(hooks):
                 for layer in layers:
-                    value = widen(seen.values["tuned", Site(layer, hook)]).masked_fill(~read[..., None], -torch.inf)
+                    value = widen(seen.values["tuned", Site(layer, hook)]).masked_fill(
+                        ~read[..., None], -torch.inf
+                    )
                     pooled[index, layer, offset + to_host(seen.rows)] = to_host(value.amax(1))
         offset += len(encoded)
 
 
-def optimum(features: np.ndarray, labels: np.ndarray, folds: Folds) -> tuple[np.ndarray, float | None]:
-    """Weights ``[N]`` of a logistic regression on ``features [P, N]``, and its area under the ROC held out by folds.
+def optimum(
+    features: np.ndarray, labels: np.ndarray, folds: Folds
+) -> tuple[np.ndarray, float | None]:
+    """Weights ``[N]`` of a logistic regression on ``features [P, N]``, and its area under the ROC
+    held out by folds.
 
-    A ridge penalty does not change under rotation, so the regression is solved in the rows' own space, exactly.
+    A ridge penalty does not change under rotation, so the regression is solved in the rows' own
+    space, exactly.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -135,14 +164,17 @@ def optimum(features: np.ndarray, labels: np.ndarray, folds: Folds) -> tuple[np.
     def solve(rows: np.ndarray) -> LogisticRegression:
         with warnings.catch_warnings():
             warnings.simplefilter("error", ConvergenceWarning)
-            # of few rows that are far apart: scikit-learn then goes on with another solver, to the same tolerance
+            # of few rows that are far apart: scikit-learn then goes on with another solver, to the
+            # same tolerance
             warnings.filterwarnings("ignore", "Line search of Newton solver", ConvergenceWarning)
             penalty = 1 / (_WEIGHT_DECAY * len(rows))
-            return LogisticRegression(C=penalty, solver="newton-cholesky", tol=1e-8, max_iter=1000).fit(
-                rotated[rows], labels[rows]
-            )
+            return LogisticRegression(
+                C=penalty, solver="newton-cholesky", tol=1e-8, max_iter=1000
+            ).fit(rotated[rows], labels[rows])
 
-    within = [_auc(labels[test], solve(train).decision_function(rotated[test])) for train, test in folds]
+    within = [
+        _auc(labels[test], solve(train).decision_function(rotated[test])) for train, test in folds
+    ]
     weights = solve(np.arange(len(labels))).coef_[0] @ right
     return weights, float(np.mean(within)) if within else None
 
@@ -155,21 +187,28 @@ def published(
     epochs: int = _EPOCHS,
     device: torch.device | str = "cpu",
 ) -> tuple[np.ndarray, float | None]:
-    """As ``optimum``, by NeuroStrike's published procedure (arXiv 2509.11864, its code), in float32.
+    """As ``optimum``, by NeuroStrike's published procedure (arXiv 2509.11864, its code), in
+    float32.
 
-    A linear layer with bias from its usual random start (uniform within ``1 / sqrt(N)``, seed 1234), binary cross
-    entropy of all rows at once, ``epochs`` steps of Adam at a rate of 1e-3 with weight decay 1e-3 added to the slope,
-    bias included. Adam works on every number by itself, so the fits of all folds are columns of one. Time is in
-    proportion to epochs, rows and neurons: minutes a module for a model of thousands of neurons on a CPU.
+    A linear layer with bias from its usual random start (uniform within ``1 / sqrt(N)``, seed
+    1234), binary cross entropy of all rows at once, ``epochs`` steps of Adam at a rate of 1e-3 with
+    weight decay 1e-3 added to the slope, bias included. Adam works on every number by itself, so
+    the fits of all folds are columns of one. Time is in proportion to epochs, rows and neurons:
+    minutes a module for a model of thousands of neurons on a CPU.
     """
     inputs = torch.from_numpy(features.astype(np.float32)).to(device)
     rows = [np.arange(len(labels)), *(train for train, _ in folds)]
     share = np.zeros((len(labels), len(rows)), np.float32)
     for column, chosen_rows in enumerate(rows):
         share[chosen_rows, column] = 1 / len(chosen_rows)
-    share, wanted = (torch.from_numpy(each).to(device) for each in (share, labels.astype(np.float32)[:, None]))
+    share, wanted = (
+        torch.from_numpy(each).to(device) for each in (share, labels.astype(np.float32)[:, None])
+    )
     generator, reach = torch.Generator().manual_seed(_SEED), features.shape[1] ** -0.5
-    start = [torch.empty(size, 1).uniform_(-reach, reach, generator=generator) for size in (features.shape[1], 1)]
+    start = [
+        torch.empty(size, 1).uniform_(-reach, reach, generator=generator)
+        for size in (features.shape[1], 1)
+    ]
     weights, bias = (each.repeat(1, len(rows)).to(device).requires_grad_() for each in start)
     adam = torch.optim.Adam([weights, bias], lr=_RATE, weight_decay=_WEIGHT_DECAY)
     with torch.no_grad():
@@ -183,13 +222,17 @@ def published(
 
 
 def _auc(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Area under the ROC; scores that differ by rounding alone are ties, which the size of a batch would break."""
+    """Area under the ROC; scores that differ by rounding alone are ties, which the size of a batch
+    would break.
+    """
     spread = float(np.ptp(scores)) or 1.0
     return roc_auc(labels, np.round(scores / spread, 4))
 
 
 def _folds(study: Study, labels: np.ndarray) -> Folds:
-    """Rows to train and to test on, no cluster or twin in both; none where there are too few clusters."""
+    """Rows to train and to test on, no cluster or twin in both; none where there are too few
+    clusters.
+    """
     from sklearn.model_selection import StratifiedGroupKFold
 
     groups = study.require_contrast().clusters
@@ -209,7 +252,11 @@ def _table(rows: list[tuple]):
         {
             "layer": (np.array(layer), "key", "block"),
             "branch": (np.array(branch, object), "key", "gate or up output of the MLP"),
-            "auc": (np.array(auc), "measure", "area under the ROC of the probe, held out by clusters"),
+            "auc": (
+                np.array(auc),
+                "measure",
+                "area under the ROC of the probe, held out by clusters",
+            ),
             "n_beyond": (np.array(beyond), "measure", f"neurons with z above {BEYOND:g}"),
             "n_below": (np.array(below), "measure", f"neurons with z below -{BEYOND:g}"),
         },

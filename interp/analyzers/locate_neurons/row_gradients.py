@@ -1,14 +1,17 @@
-"""``gradient`` and ``gradient-counterfactual``: how strongly a loss pulls at a neuron's own weights.
+"""``gradient`` and ``gradient-counterfactual``: how strongly a loss pulls at a neuron's own
+weights.
 
-After GoodVibe (arXiv 2602.10778), whose paper and code could not be read: that units are rows of linear layers, scored
-by the size of a supervised loss's gradient, is known from reviews; the rest is our choice. A neuron's weights are its
-gate and up rows and its down column; the score is the norm of one prompt's gradient over all three, averaged over
-positive prompts (a norm of the mean gradient would let prompts cancel). Weight gradients are never made: with D the
-gradient of a matrix's output and X its input, the squared norm of row j is D[:, j]^T (X X^T) D[:, j].
+After GoodVibe (arXiv 2602.10778), whose paper and code could not be read: that units are rows of
+linear layers, scored by the size of a supervised loss's gradient, is known from reviews; the rest
+is our choice. A neuron's weights are its gate and up rows and its down column; the score is the
+norm of one prompt's gradient over all three, averaged over positive prompts (a norm of the mean
+gradient would let prompts cancel). Weight gradients are never made: with D the gradient of a
+matrix's output and X its input, the squared norm of row j is D[:, j]^T (X X^T) D[:, j].
 
-gradient                  of the metric: the refusal log-odds, which do not saturate, or a task's number
-gradient-counterfactual   of the negative log-likelihood of the other answer's first token: what the base answers, or
-                          without a base what the tuned model answers to the twin
+gradient                  of the metric: the refusal log-odds, which do not saturate, or a task's
+                          number
+gradient-counterfactual   of the negative log-likelihood of the other answer's first token: what the
+                          base answers, or without a base what the tuned model answers to the twin
 
 Unsigned: a pull on weights does not say in which direction the neuron pushes.
 """
@@ -39,11 +42,15 @@ def gradient(study: Study, asked: Asked) -> Scores:
     def loss(rows: Sequence[int]) -> Objective:
         return study.objective("positive", rows)
 
-    return _row_gradients(study, study.posed("positive"), asked.positions, loss, study.require_metric().words.number)
+    return _row_gradients(
+        study, study.posed("positive"), asked.positions, loss, study.require_metric().words.number
+    )
 
 
 def gradient_counterfactual(study: Study, asked: Asked) -> Scores:
-    """The same of the loss of the first token that the base (or, to the twin, the tuned model) answers."""
+    """The same of the loss of the first token that the base (or, to the twin, the tuned model)
+    answers.
+    """
     if study.pair.base is not None:
         first = [answer[0] for answer in study.answers("base", "positive")]
     else:
@@ -53,7 +60,10 @@ def gradient_counterfactual(study: Study, asked: Asked) -> Scores:
     def loss(rows: Sequence[int]) -> Objective:
         wanted = torch.tensor([[first[row]] for row in rows])
         return Objective(
-            1, lambda logits: -widen(logits[:, -1]).log_softmax(-1).gather(1, wanted.to(logits.device))[:, 0]
+            1,
+            lambda logits: (
+                -widen(logits[:, -1]).log_softmax(-1).gather(1, wanted.to(logits.device))[:, 0]
+            ),
         )
 
     what = "loss of the other answer's first token"
@@ -61,14 +71,26 @@ def gradient_counterfactual(study: Study, asked: Asked) -> Scores:
 
 
 def _row_gradients(
-    study: Study, encoded: Sequence[Encoded], positions: str, loss: Callable[[Sequence[int]], Objective], what: str
+    study: Study,
+    encoded: Sequence[Encoded],
+    positions: str,
+    loss: Callable[[Sequence[int]], Objective],
+    what: str,
 ) -> Scores:
     model = study.pair.tuned
     anatomy = model.anatomy
-    branches = {"gate": "mlp.hook_pre", "up": "mlp.hook_pre_linear"} if anatomy.gated else {"up": "mlp.hook_pre"}
+    branches = (
+        {"gate": "mlp.hook_pre", "up": "mlp.hook_pre_linear"}
+        if anatomy.gated
+        else {"up": "mlp.hook_pre"}
+    )
     layers = range(anatomy.n_layers)
     reads = [site for layer in layers for site in (Site(layer, "mlp.hook_in"), neurons(layer))]
-    pulled = [site for layer in layers for site in (*(Site(layer, b) for b in branches.values()), contribution(layer))]
+    pulled = [
+        site
+        for layer in layers
+        for site in (*(Site(layer, b) for b in branches.values()), contribution(layer))
+    ]
     parts = (*branches, "down")
     sums = np.zeros((len(parts) + 1, anatomy.n_layers, anatomy.n_neurons))
     losses = np.zeros(len(encoded))
@@ -77,7 +99,12 @@ def _row_gradients(
         batch, roles = make_batch(encoded, rows, study.pad_id, model.device)
         measure = loss(rows)
         run = study.engine.run(
-            model, batch, reads=reads, gradients_at=pulled, gradient_of=measure.of, keep=measure.keep
+            model,
+            batch,
+            reads=reads,
+            gradients_at=pulled,
+            gradient_of=measure.of,
+            keep=measure.keep,
         )
         losses[rows] = to_host(measure.of(run.require_logits()))
         for layer in layers:
@@ -86,7 +113,10 @@ def _row_gradients(
                 sums[index, layer] += to_host(square.clamp(min=0).sqrt().sum(0))
     *by_part, whole = sums / len(encoded)
     measures = {
-        f"gradient_{part}": (by_part[index], f"mean norm of the gradient by the neuron's {part} weights")
+        f"gradient_{part}": (
+            by_part[index],
+            f"mean norm of the gradient by the neuron's {part} weights",
+        )
         for index, part in enumerate(parts)
     }
     return Scores(
@@ -98,12 +128,18 @@ def _row_gradients(
     )
 
 
-def _squares(run: Run, layer: int, branches: dict[str, str], read: Bool[Tensor, "R T"], prompts: int):
-    """Squared norms ``[B, N]`` of each prompt's gradient, of the branches' rows and of the down column."""
+def _squares(
+    run: Run, layer: int, branches: dict[str, str], read: Bool[Tensor, "R T"], prompts: int
+):
+    """Squared norms ``[B, N]`` of each prompt's gradient, of the branches' rows and of the down
+    column.
+    """
     mask = read[..., None]
 
     def joined(values: Float[Tensor, "R T W"]) -> Float[Tensor, "B S W"]:
-        """All tokens that are read of a prompt, in one row: a weight's gradient is summed over them."""
+        """All tokens that are read of a prompt, in one row: a weight's gradient is summed over
+        them.
+        """
         return by_prompt(values.double(), prompts).flatten(1, 2)
 
     entering = joined(run.values[Site(layer, "mlp.hook_in")])
@@ -113,6 +149,10 @@ def _squares(run: Run, layer: int, branches: dict[str, str], read: Bool[Tensor, 
     yield _quadratic(leaving, joined(run.values[neurons(layer)]))
 
 
-def _quadratic(rows: Float[Tensor, "B T D"], columns: Float[Tensor, "B T N"]) -> Float[Tensor, "B N"]:
-    """For every j ``c^T (rows rows^T) c`` with c column j: the squared norm of the sum over t of ``rows_t c_t``."""
+def _quadratic(
+    rows: Float[Tensor, "B T D"], columns: Float[Tensor, "B T N"]
+) -> Float[Tensor, "B N"]:
+    """For every j ``c^T (rows rows^T) c`` with c column j: the squared norm of the sum over t of
+    ``rows_t c_t``.
+    """
     return ((rows @ rows.mT) @ columns * columns).sum(1)

@@ -17,10 +17,12 @@ POSITIONS = ("prompt", "content", "decision", "last", "completion")
 
 @dataclass(frozen=True)
 class Asked:
-    """What a method is asked: which tokens to read, how many steps an integral has, which units to score.
+    """What a method is asked: which tokens to read, how many steps an integral has, which units to
+    score.
 
-    ``steps``: ``auto`` or one of ``interp.maths.quadrature.STEPS``. ``probe_fit``: how a probe's regression is fitted,
-    one of ``probes.FITS``. ``top``: what is going to be selected, which decides when steps are enough.
+    ``steps``: ``auto`` or one of ``interp.maths.quadrature.STEPS``. ``probe_fit``: how a probe's
+    regression is fitted, one of ``probes.FITS``. ``top``: what is going to be selected, which
+    decides when steps are enough.
     """
 
     positions: str
@@ -32,10 +34,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores ``[L, N]`` (signed where the method has a sign), and below which magnitude they are rounding error.
+    """Scores ``[L, N]`` (signed where the method has a sign), and below which magnitude they are
+    rounding error.
 
-    ``measures`` are further numbers per neuron, name -> (values ``[L, N]``, meaning). ``eligible`` marks neurons that
-    may be selected (None: all).
+    ``measures`` are further numbers per neuron, name -> (values ``[L, N]``, meaning). ``eligible``
+    marks neurons that may be selected (None: all).
     """
 
     score: np.ndarray
@@ -50,8 +53,8 @@ class Scores:
 def chosen(roles: Int[Tensor, "B T"], positions: str) -> Bool[Tensor, "B T"]:
     """Which cells a method reads; padding (role -1) is never among them.
 
-    ``prompt``: every token of the prompt; ``last``: its last token, where the answer is decided; else the tokens of
-    that role.
+    ``prompt``: every token of the prompt; ``last``: its last token, where the answer is decided;
+    else the tokens of that role.
     """
     prompt = (roles >= 0) & (roles != ROLES["completion"])
     if positions == "prompt":

@@ -1,10 +1,12 @@
-"""``--top smallest``: the smallest set of a ranking that the search finds to return the base's behaviour.
+"""``--top smallest``: the smallest set of a ranking that the search finds to return the base's
+behaviour.
 
-First the smallest prefix of the ranking under which the tuned model, given these units' base contributions, shows or
-does not show the behaviour as the base does on ``reach`` of the prompts on which the two differ in it; then units are
-taken out of it again, in chunks of half, a quarter, ... and at last one by one, lowest rank first, wherever the effect
-stays at ``reach``. In what is left no single unit can be spared: a minimal set, though not always the smallest there
-is. It is chosen on the prompts it is located on, and so must be verified on others.
+First the smallest prefix of the ranking under which the tuned model, given these units' base
+contributions, shows or does not show the behaviour as the base does on ``reach`` of the prompts on
+which the two differ in it; then units are taken out of it again, in chunks of half, a quarter, ...
+and at last one by one, lowest rank first, wherever the effect stays at ``reach``. In what is left
+no single unit can be spared: a minimal set, though not always the smallest there is. It is chosen
+on the prompts it is located on, and so must be verified on others.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,8 +30,9 @@ REACH, PROMPTS = 0.95, 48
 class Found:
     """The set, the prefix of the ranking it was pruned from, and what it does on how many prompts.
 
-    No units, and None, where nothing was found. ``effect``: share of the prompts given the base's behaviour;
-    ``recovery``: share of the gap between both models' mean numbers that is closed, None where there is none.
+    No units, and None, where nothing was found. ``effect``: share of the prompts given the base's
+    behaviour; ``recovery``: share of the gap between both models' mean numbers that is closed, None
+    where there is none.
     """
 
     units: Set
@@ -39,8 +42,12 @@ class Found:
     prompts: int
 
 
-def smallest(study: Study, unit: Unit, ranking: Sequence[tuple[int, int]], reach: float = REACH) -> Found:
-    """Search a ranking of units; nothing is found where not all of it reaches, or no prompt tells the models apart."""
+def smallest(
+    study: Study, unit: Unit, ranking: Sequence[tuple[int, int]], reach: float = REACH
+) -> Found:
+    """Search a ranking of units; nothing is found where not all of it reaches, or no prompt tells
+    the models apart.
+    """
     study.pair.require_base("--top smallest")
     rows = some(study.prompts("positive"), changed(study), PROMPTS, study.seed)
     nothing = Found([], None, None, None, len(rows))
@@ -84,4 +91,6 @@ def prune(units: Set, effect: Callable[[Set], float], reach: float) -> Set:
 def require(top_is_search: bool, has_base: bool) -> None:
     """Raise OptionError for a search without a base to return to."""
     if top_is_search and not has_base:
-        raise OptionError("--top smallest needs a base model to return to; add --base MODEL, or give a count")
+        raise OptionError(
+            "--top smallest needs a base model to return to; add --base MODEL, or give a count"
+        )

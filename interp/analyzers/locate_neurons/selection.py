@@ -12,7 +12,8 @@ from interp.errors import OptionError
 
 @dataclass(frozen=True)
 class Top:
-    """How many: a count (``30``), a percentage (``0.5%``), a threshold in standard deviations (``z3``), ``smallest``.
+    """How many: a count (``30``), a percentage (``0.5%``), a threshold in standard deviations
+    (``z3``), ``smallest``.
 
     ``smallest`` is a set found by search: see ``interp.analyzers.locate_neurons.search``.
     """
@@ -28,17 +29,22 @@ class Top:
 
     @classmethod
     def parse(cls, text: str) -> "Top":
-        """Read ``30``, ``0.5%``, ``z3`` or ``smallest``; raises OptionError for anything else or of no sense."""
+        """Read ``30``, ``0.5%``, ``z3`` or ``smallest``; raises OptionError for anything else or of
+        no sense.
+        """
         if text.strip() == "smallest":
             return cls("smallest", 0.0)
         match = re.fullmatch(r"(z?)(\d+(?:\.\d+)?)(%?)", text.strip())
         if match is None or (match[1] and match[3]):
             raise OptionError(
-                f"--top {text!r} is not understood; use a count (30), a percentage (0.5%), z3 or smallest"
+                f"--top {text!r} is not understood; use a count (30), a percentage (0.5%), z3 or"
+                " smallest"
             )
         value = float(match[2])
         if not math.isfinite(value):
-            raise OptionError(f"--top {text[:20]}... is more than all neurons; use a count, a percentage or z3")
+            raise OptionError(
+                f"--top {text[:20]}... is more than all neurons; use a count, a percentage or z3"
+            )
         if value <= 0:
             raise OptionError(f"--top {text} selects nothing; use a number above 0")
         if match[1]:
@@ -48,7 +54,9 @@ class Top:
                 raise OptionError(f"--top {text} is more than all neurons; use at most 100%")
             return cls("percent", value)
         if value != int(value):
-            raise OptionError(f"--top {text} is no whole number; use a count (30), a percentage (0.5%) or z3")
+            raise OptionError(
+                f"--top {text} is no whole number; use a count (30), a percentage (0.5%) or z3"
+            )
         return cls("count", value)
 
     def count(self, total: int) -> int | None:
@@ -68,14 +76,22 @@ def rank(score: np.ndarray) -> np.ndarray:
     return ranks.reshape(score.shape)
 
 
-def select(score: np.ndarray, floor: np.ndarray, top: Top, eligible: np.ndarray | None = None) -> np.ndarray:
-    """Which neurons are within ``top``, above zero and above the floor of rounding error (and eligible)."""
+def select(
+    score: np.ndarray, floor: np.ndarray, top: Top, eligible: np.ndarray | None = None
+) -> np.ndarray:
+    """Which neurons are within ``top``, above zero and above the floor of rounding error (and
+    eligible).
+    """
     count = top.count(score.size)
     if top.kind == "smallest":
         within = np.ones_like(score, dtype=bool)
     elif count is None:
         spread = score.std()
-        within = (score - score.mean()) > top.value * spread if spread > 0 else np.zeros_like(score, dtype=bool)
+        within = (
+            (score - score.mean()) > top.value * spread
+            if spread > 0
+            else np.zeros_like(score, dtype=bool)
+        )
     else:
         within = rank(score) <= count
     chosen = within & (score > floor) & (score > 0)

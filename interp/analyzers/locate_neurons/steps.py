@@ -16,7 +16,9 @@ _FIRST = 2  # rules that are always compared
 
 
 class Agreement(NamedTuple):
-    """Of the scores by two rules: Jaccard's index of the selected units, Spearman's correlation of all scores."""
+    """Of the scores by two rules: Jaccard's index of the selected units, Spearman's correlation of
+    all scores.
+    """
 
     jaccard: float
     spearman: float
@@ -30,11 +32,15 @@ class Agreement(NamedTuple):
 def require(steps: int | str) -> None:
     """Raise OptionError for what is neither ``auto`` nor the number of a rule's nodes."""
     if steps != AUTO and steps not in STEPS:
-        raise OptionError(f"--steps {steps} has no nested rule; use {AUTO}, {', '.join(map(str, STEPS))}")
+        raise OptionError(
+            f"--steps {steps} has no nested rule; use {AUTO}, {', '.join(map(str, STEPS))}"
+        )
 
 
 def rules(steps: int | str) -> tuple[Rule, ...]:
-    """The rules to go through, the coarsest first; of a fixed number of steps it and the one before, to compare."""
+    """The rules to go through, the coarsest first; of a fixed number of steps it and the one
+    before, to compare.
+    """
     require(steps)
     return nested(STEPS[-1]) if steps == AUTO else nested(int(steps))[-2:]
 
@@ -49,7 +55,9 @@ def sweeps(steps: int | str, found: Sequence[Rule]) -> list[tuple[Rule, tuple[fl
     return made
 
 
-def agreement(coarse: tuple[np.ndarray, np.ndarray], fine: tuple[np.ndarray, np.ndarray], top: Top) -> Agreement:
+def agreement(
+    coarse: tuple[np.ndarray, np.ndarray], fine: tuple[np.ndarray, np.ndarray], top: Top
+) -> Agreement:
     """Of scores with their rounding errors by two rules; what is rounding error counts as zero."""
     one, other = (np.where(np.abs(score) > floor, score, 0.0) for score, floor in (coarse, fine))
     chosen, others = select(*coarse, top), select(*fine, top)

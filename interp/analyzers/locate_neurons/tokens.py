@@ -1,7 +1,7 @@
 """The tokens on which located neurons are most active in the tuned model, with their context.
 
-Most active by size: a gated neuron can be strongly negative where it matters and near zero where it is positive. A
-head's activation is the norm of its output vector.
+Most active by size: a gated neuron can be strongly negative where it matters and near zero where it
+is positive. A head's activation is the norm of its output vector.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,9 @@ from interp.table import Table, table
 _CONTEXT = 12
 
 
-def active_tokens(study: Study, located: Sequence[tuple[int, int]], unit: Unit = NEURON, per_unit: int = 6) -> Table:
+def active_tokens(
+    study: Study, located: Sequence[tuple[int, int]], unit: Unit = NEURON, per_unit: int = 6
+) -> Table:
     """For each (layer, unit), in order, its most activating prompt tokens over both classes.
 
     What several prompts begin with counts once: there the activations are the same in all of them.
@@ -28,23 +30,34 @@ def active_tokens(study: Study, located: Sequence[tuple[int, int]], unit: Unit =
     model = study.pair.tuned
     layers = sorted({layer for layer, _ in located})
     sites = [unit.site(layer) for layer in layers]
-    index = {layer: torch.tensor([n for at, n in located if at == layer], device=model.device) for layer in layers}
+    index = {
+        layer: torch.tensor([n for at, n in located if at == layer], device=model.device)
+        for layer in layers
+    }
     tails = {
-        (layer, sign): TopK.empty(len(index[layer]), per_unit, model.device) for layer in layers for sign in (1, -1)
+        (layer, sign): TopK.empty(len(index[layer]), per_unit, model.device)
+        for layer in layers
+        for sign in (1, -1)
     }
     width = study.pair.tuned.context_length
     begun = _begun([study.encoded(group) for group in GROUPS] if located else [])
     for side, group in enumerate(GROUPS if located else ()):
         encoded = study.encoded(group)
         rows = study.progress(study.groups(group, model), f"tokens, {group}")
-        for seen in capture(study.engine, {"tuned": model}, encoded, rows, sites, pad_id=study.pad_id):
+        for seen in capture(
+            study.engine, {"tuned": model}, encoded, rows, sites, pad_id=study.pad_id
+        ):
             real = seen.roles >= 0
-            new = real & (real.cumsum(1) > torch.tensor(begun[side])[seen.rows].to(real.device)[:, None])
+            new = real & (
+                real.cumsum(1) > torch.tensor(begun[side])[seen.rows].to(real.device)[:, None]
+            )
             # class, prompt and position as one number, so that no list grows with the prompts
             position = real.cumsum(1) - 1
             cells = (len(GROUPS) * seen.rows.to(model.device)[:, None] + side) * width + position
             for layer, site in zip(layers, sites, strict=True):
-                values = unit.gather(model.anatomy, seen.values["tuned", site][new], "norm")[:, index[layer]]
+                values = unit.gather(model.anatomy, seen.values["tuned", site][new], "norm")[
+                    :, index[layer]
+                ]
                 for sign in (1, -1):
                     tails[layer, sign].update(sign * values, cells[new])
     return _table(study, located, unit, index, tails, width)
@@ -66,7 +79,9 @@ def _begun(classes: Sequence[Sequence[Encoded]]) -> list[list[int]]:
 
 
 def _largest(high: TopK, low: TopK, slot: int) -> tuple[np.ndarray, np.ndarray]:
-    """Values of one neuron, largest by size first, and their cells; a cell is seen from one of the two ends only."""
+    """Values of one neuron, largest by size first, and their cells; a cell is seen from one of the
+    two ends only.
+    """
     values = np.concatenate([to_host(high.values[slot]), -to_host(low.values[slot])])
     cells = np.concatenate([to_host(high.rows[slot]), to_host(low.rows[slot])])
     order = np.argsort(-np.abs(values), kind="stable")
@@ -86,10 +101,20 @@ def _table(study: Study, located, unit: Unit, index, tails, width: int) -> Table
             ids = study.encoded(group)[row].ids
             decode = study.pair.tokenizer.decode
             rows.append(
-                (layer, neuron, number + 1, order, study.prompts(group).prompts[row].id, group, position,
-                 decode(list(ids[position : position + 1])), decode(list(ids[max(0, position - _CONTEXT) : position])),
-                 decode(list(ids[position + 1 : position + 1 + _CONTEXT])), float(value))
-            )  # fmt: skip
+                (
+                    layer,
+                    neuron,
+                    number + 1,
+                    order,
+                    study.prompts(group).prompts[row].id,
+                    group,
+                    position,
+                    decode(list(ids[position : position + 1])),
+                    decode(list(ids[max(0, position - _CONTEXT) : position])),
+                    decode(list(ids[position + 1 : position + 1 + _CONTEXT])),
+                    float(value),
+                )
+            )
     columns = list(zip(*rows, strict=True)) if rows else [[] for _ in range(11)]
     integer, text = np.int64, object
     return table(
@@ -98,13 +123,21 @@ def _table(study: Study, located, unit: Unit, index, tails, width: int) -> Table
             "layer": (np.array(columns[0], integer), "key", "block"),
             unit.name: (np.array(columns[1], integer), "key", f"one of the block's {unit.plural}"),
             "rank": (np.array(columns[2], integer), "key", "rank among the located"),
-            "order": (np.array(columns[3], integer), "key", "0 is the token with the largest activation by size"),
+            "order": (
+                np.array(columns[3], integer),
+                "key",
+                "0 is the token with the largest activation by size",
+            ),
             "prompt_id": (np.array(columns[4], integer), "key", "position in the prompt file"),
             "group": (np.array(columns[5], text), "key", "class of the prompt"),
             "position": (np.array(columns[6], integer), "key", "token position in the prompt"),
             "token": (np.array(columns[7], text), "text", "the token"),
             "before": (np.array(columns[8], text), "text", "what stands before it"),
             "after": (np.array(columns[9], text), "text", "what stands after it"),
-            "value": (np.array(columns[10], np.float64), "measure", "activation in the tuned model"),
+            "value": (
+                np.array(columns[10], np.float64),
+                "measure",
+                "activation in the tuned model",
+            ),
         },
     )

@@ -10,4 +10,6 @@ from interp.study import Study
 def weight(study: Study, asked: Asked) -> Scores:
     """Norm of the change of a unit's own weights; needs a base."""
     score = weight_change(study.pair, asked.unit)
-    return Scores(score, np.zeros_like(score), f"norm of the change of the {asked.unit.name}'s own weights")
+    return Scores(
+        score, np.zeros_like(score), f"norm of the change of the {asked.unit.name}'s own weights"
+    )

@@ -1,9 +1,10 @@
 """``Stitch``: do the few weights of several tunes, put into one base, do all their tasks at once?
 
-Localize-and-Stitch (He, Hu, Lin, Zhang and Zhao 2024, arXiv 2408.13656): a mask per tune, located without data by how
-far weights moved or with the task's questions; the base takes every tune's weights in its own mask, and their mean
-where masks meet. Every task is put to what comes of it, beside the base, each tune, each mask alone, the plain average
-of all tunes, and random masks with equal counts in every parameter stitched alike.
+Localize-and-Stitch (He, Hu, Lin, Zhang and Zhao 2024, arXiv 2408.13656): a mask per tune, located
+without data by how far weights moved or with the task's questions; the base takes every tune's
+weights in its own mask, and their mean where masks meet. Every task is put to what comes of it,
+beside the base, each tune, each mask alone, the plain average of all tunes, and random masks with
+equal counts in every parameter stitched alike.
 """
 
 from collections.abc import Sequence
@@ -38,7 +39,9 @@ LOCALISE = ("movement", "learned")
 
 @dataclass(frozen=True, eq=False)
 class Partner:
-    """A further tune of the study's base, the questions of its task that locate, and those that measure."""
+    """A further tune of the study's base, the questions of its task that locate, and those that
+    measure.
+    """
 
     pair: Pair
     located: PromptSet
@@ -47,16 +50,20 @@ class Partner:
 
 @dataclass(frozen=True)
 class Stitch(Analyzer):
-    """Stitch the study's tune (its task: the study's positive prompts, and ``held_out``) and ``others`` into the base.
+    """Stitch the study's tune (its task: the study's positive prompts, and ``held_out``) and
+    ``others`` into the base.
 
-    ``localise``: ``movement`` takes the share ``at`` of the scope's weights that moved furthest; ``learned`` descends
-    as the paper does, from the share ``start``, for ``steps`` at ``rate`` with ``pull`` and ``reg`` (``l1`` or
-    ``binarise``, see ``interp.experiments.masks.localised``). ``runs``, graft runs of these tunes in this order, give their
-    learned masks instead. ``draws`` of random masks. Where the study has negative prompts they are plain text whose
-    perplexity is measured. Memory: all tunes and the base, per weight of the scope a byte per tune, and one stitched
-    copy. Raises OptionError for options that mean nothing and PairError for tunes that cannot be stitched.
+    ``localise``: ``movement`` takes the share ``at`` of the scope's weights that moved furthest;
+    ``learned`` descends as the paper does, from the share ``start``, for ``steps`` at ``rate`` with
+    ``pull`` and ``reg`` (``l1`` or ``binarise``, see ``interp.experiments.masks.localised``).
+    ``runs``, graft runs of these tunes in this order, give their learned masks instead. ``draws``
+    of random masks. Where the study has negative prompts they are plain text whose perplexity is
+    measured. Memory: all tunes and the base, per weight of the scope a byte per tune, and one
+    stitched copy. Raises OptionError for options that mean nothing and PairError for tunes that
+    cannot be stitched.
 
-    Returns a table of kind ``stitch``, one row per task, model and metric; ``arrays`` hold masks as ``TUNE/PARAMETER``.
+    Returns a table of kind ``stitch``, one row per task, model and metric; ``arrays`` hold masks as
+    ``TUNE/PARAMETER``.
     """
 
     name: ClassVar[str] = "stitch"
@@ -77,35 +84,61 @@ class Stitch(Analyzer):
     draws: int = 19
 
     def check(self, tunes: int | None = None) -> None:
-        """Raise OptionError for options that mean nothing; no model is needed where ``tunes`` says how many come."""
+        """Raise OptionError for options that mean nothing; no model is needed where ``tunes`` says
+        how many come.
+        """
         tunes = len(self.others) + 1 if tunes is None else tunes
         if self.held_out is None or tunes < 2:
-            raise OptionError("stitching needs two tunes or more, each with held-out questions of its task")
+            raise OptionError(
+                "stitching needs two tunes or more, each with held-out questions of its task"
+            )
         if self.runs and len(self.runs) != tunes:
-            raise OptionError(f"{len(self.runs)} graft runs for {tunes} tunes; give one of each, in order")
+            raise OptionError(
+                f"{len(self.runs)} graft runs for {tunes} tunes; give one of each, in order"
+            )
         if self.localise not in LOCALISE:
-            raise OptionError(f"unknown way to localise {self.localise!r}; use {' or '.join(LOCALISE)}")
+            raise OptionError(
+                f"unknown way to localise {self.localise!r}; use {' or '.join(LOCALISE)}"
+            )
         if self.reg not in masks.REGULARISERS:
-            raise OptionError(f"unknown regulariser {self.reg!r}; use {' or '.join(masks.REGULARISERS)}")
+            raise OptionError(
+                f"unknown regulariser {self.reg!r}; use {' or '.join(masks.REGULARISERS)}"
+            )
         if bad := [share for share in (self.at, self.start) if not 0 < share <= 1]:
-            raise OptionError(f"a sparsity of {bad[0]:g} is no share of weights to keep; use more than 0, at most 1")
+            raise OptionError(
+                f"a sparsity of {bad[0]:g} is no share of weights to keep; use more than 0, at"
+                " most 1"
+            )
         if unknown := [part for part in self.scope.split(",") if part.strip() not in PARTS]:
-            raise OptionError(f"unknown --scope {unknown[0]!r}; use {', '.join(PARTS)}, or several joined by commas")
+            raise OptionError(
+                f"unknown --scope {unknown[0]!r}; use {', '.join(PARTS)}, or several joined by"
+                " commas"
+            )
         if min(self.steps, self.draws) < 1:
             raise OptionError("stitching needs at least one step and one random draw")
 
     def __call__(self, study: Study) -> Table:
         """Localise, stitch, measure."""
         self.check()
-        tunes = (Partner(study.pair, study.contrast.positive, required(self.held_out, "a held-out task")), *self.others)
+        tunes = (
+            Partner(
+                study.pair, study.contrast.positive, required(self.held_out, "a held-out task")
+            ),
+            *self.others,
+        )
         _require_comparable(tunes)
         scopes = aligned([tune.pair for tune in tunes], self.scope)
         for run, tune in zip(self.runs, tunes, strict=False):
             _require_of(run, tune.pair, scopes[0])
         tokenizer, context = study.pair.tokenizer, study.pair.tuned.context_length
         asked = [Questions.of(tokenizer, tune.held_out.prompts, context) for tune in tunes]
-        found = [self._mask(study, at, scope, tune) for at, (scope, tune) in enumerate(zip(scopes, tunes, strict=True))]
-        measured = _Measured(study, asked, text_rows(tokenizer, study.contrast.negative.texts, context))
+        found = [
+            self._mask(study, at, scope, tune)
+            for at, (scope, tune) in enumerate(zip(scopes, tunes, strict=True))
+        ]
+        measured = _Measured(
+            study, asked, text_rows(tokenizer, study.contrast.negative.texts, context)
+        )
         base = scopes[0].model
         for at, tune in enumerate(tunes, 1):
             measured.of(f"tune {at}", tune.pair.tuned)
@@ -131,13 +164,28 @@ class Stitch(Analyzer):
         located = Questions.of(study.pair.tokenizer, tune.located.prompts, context)
         start = max(1, round(self.start * scope.size))
         return masks.localised(
-            study, scope, located, start, steps=self.steps, rate=self.rate, pull=self.pull, reg=self.reg
+            study,
+            scope,
+            located,
+            start,
+            steps=self.steps,
+            rate=self.rate,
+            pull=self.pull,
+            reg=self.reg,
         )
 
     def _table(
-        self, study: Study, tunes: Sequence[Partner], scopes: Sequence[Scope], found: Sequence[Tensor], rows: Rows
+        self,
+        study: Study,
+        tunes: Sequence[Partner],
+        scopes: Sequence[Scope],
+        found: Sequence[Tensor],
+        rows: Rows,
     ) -> Table:
-        indices = {f"tune {at}": s.indices(m) for at, (s, m) in enumerate(zip(scopes, found, strict=True), 1)}
+        indices = {
+            f"tune {at}": s.indices(m)
+            for at, (s, m) in enumerate(zip(scopes, found, strict=True), 1)
+        }
         kept = [int(to_host(mask.sum())) for mask in found]
         met = int(to_host((torch.stack(list(found)).sum(0) > 1).sum()))
         run = rows.table(
@@ -151,7 +199,9 @@ class Stitch(Analyzer):
                 "kept_gain": {kind: rows.kept_gain(kind) for kind in ("stitched", "average")},
                 "limits": [
                     as_sentence(note)
-                    for note in prompt_notes(p for tune in tunes for p in (tune.located, tune.held_out))
+                    for note in prompt_notes(
+                        p for tune in tunes for p in (tune.located, tune.held_out)
+                    )
                 ],
                 "measuring": [len(tune.held_out) for tune in tunes],
                 "positive": len(study.contrast.positive),
@@ -164,19 +214,26 @@ class Stitch(Analyzer):
                 "overlaps": overlaps_table({"stitched": indices}, scopes[0].size),
             },
             arrays={
-                f"{tune}/{n}": where for tune, parts in indices.items() for n, where in parts.items() if len(where)
+                f"{tune}/{n}": where
+                for tune, parts in indices.items()
+                for n, where in parts.items()
+                if len(where)
             },
         )
         run = conclude(run, claims_of([len(tune.held_out) for tune in tunes]))
         verdicts = run.summary["verdicts"].items()
-        kept_all = all(verdict == SUPPORTED for name, verdict in verdicts if name.startswith("keeps"))
+        kept_all = all(
+            verdict == SUPPORTED for name, verdict in verdicts if name.startswith("keeps")
+        )
         return replace(run, summary={**run.summary, "supported": kept_all})
 
 
 class _Measured:
     """Every task put to every model."""
 
-    def __init__(self, study: Study, asked: Sequence[Questions], text: Sequence[tuple[int, ...]]) -> None:
+    def __init__(
+        self, study: Study, asked: Sequence[Questions], text: Sequence[tuple[int, ...]]
+    ) -> None:
         self.study, self.asked, self.text = study, asked, text
         self.rows = Rows(asked)
 
@@ -202,7 +259,10 @@ class _Measured:
 
     def _all(self, model: Model) -> Asked:
         logits = run_logits(self.study.engine, model)
-        return [one.graded(self.study.batches(one.read, model), logits, model.device) for one in self.asked]
+        return [
+            one.graded(self.study.batches(one.read, model), logits, model.device)
+            for one in self.asked
+        ]
 
 
 def _require_comparable(tunes: Sequence[Partner]) -> None:
@@ -211,22 +271,34 @@ def _require_comparable(tunes: Sequence[Partner]) -> None:
         for part in ("tokenizer", "template"):
             if tune.pair.digests.get(part) != first.digests.get(part):
                 raise PairError(
-                    f"{tune.pair.tuned.name} and {first.tuned.name} have another {part}; one stitched model needs one"
+                    f"{tune.pair.tuned.name} and {first.tuned.name} have another {part}; one"
+                    " stitched model needs one"
                 )
     for tune in tunes:
         if shared := set(tune.located.shared(tune.held_out)):
-            raise OptionError(f"{len(shared)} questions both locate and measure, first {min(shared)[:40]!r}")
+            raise OptionError(
+                f"{len(shared)} questions both locate and measure, first {min(shared)[:40]!r}"
+            )
 
 
 def _require_of(run: Table, pair: Pair, scope: Scope) -> None:
     made = run.require_provenance()
     if run.kind != "graft":
-        raise OptionError(f"run {made.key} is of kind {run.kind}; give keys of graft runs (interp ls)")
-    if any(made.inputs.get(role) != pair.digests.get(role) for role in ("base", "tuned", "adapter")):
-        raise OptionError(f"run {made.key} is not of {pair.tuned.name}; give graft runs in the order of the tunes")
+        raise OptionError(
+            f"run {made.key} is of kind {run.kind}; give keys of graft runs (interp ls)"
+        )
+    if any(
+        made.inputs.get(role) != pair.digests.get(role) for role in ("base", "tuned", "adapter")
+    ):
+        raise OptionError(
+            f"run {made.key} is not of {pair.tuned.name}; give graft runs in the order of the tunes"
+        )
     sizes = {piece.name: piece.size for piece in scope.pieces}
     if any(sizes.get(row["parameter"]) != row["size"] for row in run.tables["layers"].rows()):
-        raise OptionError(f"run {made.key} has another scope than {', '.join(scope.parts)}; graft both in the same one")
+        raise OptionError(
+            f"run {made.key} has another scope than {', '.join(scope.parts)}; graft both in the"
+            " same one"
+        )
 
 
 __all__: Sequence[str] = ("Partner", "Stitch")

@@ -10,9 +10,15 @@ KEEPS = 0.95
 
 
 def claims_of(questions: Sequence[int]) -> list[Claim]:
-    """Per task, of so many held-out ``questions``, what its model gains and what of that is kept; and averaging."""
+    """Per task, of so many held-out ``questions``, what its model gains and what of that is kept;
+    and averaging.
+    """
     tasks = list(enumerate(questions, 1))
-    return [*(_keeps(*task) for task in tasks), *(_gains(*task) for task in tasks), _beats_average()]
+    return [
+        *(_keeps(*task) for task in tasks),
+        *(_gains(*task) for task in tasks),
+        _beats_average(),
+    ]
 
 
 def _kind(kind: str, task: int) -> dict:
@@ -38,11 +44,17 @@ def _keeps(task: int, questions: int) -> Claim:
         null=Draws("random", "kept_gain", {"task": task}),
         control="random masks with equal counts in every parameter, stitched alike",
         requires=[f"gains-{task}"],
-        text=f"Stitched, the base keeps {{value:.1%}} of the change in right answers to {questions:,} held-out "
-        f"questions of task {task} ({{base:.1%}} in the base, {{tuned:.1%}} in its own fine-tuned model; random masks "
-        "with equal counts in every parameter keep {control:.1%}, at most {control_max:.1%}).",
-        undefined=f"Within its interval fine-tuned model {task} answers no more of {questions:,} held-out questions of "
-        "its task rightly than the base ({tuned:.1%} and {base:.1%}), so that there is nothing to keep.",
+        text=(
+            "Stitched, the base keeps {value:.1%} of the change in right answers to"
+            f" {questions:,} held-out questions of task {task} ({{base:.1%}} in the base,"
+            " {tuned:.1%} in its own fine-tuned model; random masks with equal counts in every"
+            " parameter keep {control:.1%}, at most {control_max:.1%})."
+        ),
+        undefined=(
+            f"Within its interval fine-tuned model {task} answers no more of {questions:,} held-out"
+            " questions of its task rightly than the base ({tuned:.1%} and {base:.1%}), so"
+            " that there is nothing to keep."
+        ),
         also=_ends(task),
     )
 
@@ -55,8 +67,10 @@ def _gains(task: int, questions: int) -> Claim:
         at_least=0.0,
         reference=ends["base"],
         control="the base on the same questions",
-        text=f"Fine-tuned model {task} gets {{tuned:.1%}} of {questions:,} held-out questions of its task right, the "
-        "base {control:.1%}: {value:+.3f} [{low:+.3f}, {high:+.3f}].",
+        text=(
+            f"Fine-tuned model {task} gets {{tuned:.1%}} of {questions:,} held-out questions of its"
+            " task right, the base {control:.1%}: {value:+.3f} [{low:+.3f}, {high:+.3f}]."
+        ),
         also=ends,
     )
 
@@ -70,7 +84,9 @@ def _beats_average() -> Claim:
         at_least=0.0,
         reference=mean("correct", **average, **all_tasks),
         control="the plain average of all fine-tuned models",
-        text="Of the questions of all tasks the stitched model gets {stitched:.1%} right, the plain average of the "
-        "fine-tuned models {control:.1%}.",
+        text=(
+            "Of the questions of all tasks the stitched model gets {stitched:.1%} right, the plain"
+            " average of the fine-tuned models {control:.1%}."
+        ),
         also={"stitched": mean("correct", **own, **all_tasks)},
     )

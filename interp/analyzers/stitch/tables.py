@@ -39,13 +39,22 @@ class Rows:
         self.draws += [(task, draw, float(one.correct.mean())) for task, one in enumerate(seen, 1)]
 
     def gain(self, task: int, correct: float) -> float:
-        """A share of right answers as a share of the way from the base's to the task's own tune's; NaN without one."""
-        low, high = (float(self.seen[kind][task - 1].correct.mean()) for kind in ("base", f"tune {task}"))
+        """A share of right answers as a share of the way from the base's to the task's own tune's;
+        NaN without one.
+        """
+        low, high = (
+            float(self.seen[kind][task - 1].correct.mean()) for kind in ("base", f"tune {task}")
+        )
         return (correct - low) / (high - low) if high != low else float("nan")
 
     def kept_gain(self, kind: str) -> list[float | None]:
-        """Of every task the share of its own model's gain that a model keeps; None where there is none."""
-        found = [self.gain(task, float(one.correct.mean())) for task, one in enumerate(self.seen[kind], 1)]
+        """Of every task the share of its own model's gain that a model keeps; None where there is
+        none.
+        """
+        found = [
+            self.gain(task, float(one.correct.mean()))
+            for task, one in enumerate(self.seen[kind], 1)
+        ]
         return [None if np.isnan(value) else value for value in found]
 
     def table(self, kind: str, **rest: Any) -> Table:
@@ -53,15 +62,30 @@ class Rows:
         rows = [(0, name, "perplexity", value) for name, value in self.text.items()]
         for name, seen in self.seen.items():
             for task, one in enumerate(seen, 1):
-                rows += [(task, name, metric, value) for metric, value in self._numbers(task, one).items()]
+                rows += [
+                    (task, name, metric, value)
+                    for metric, value in self._numbers(task, one).items()
+                ]
         tasks, names, metrics, values = zip(*rows, strict=True)
         return table(
             kind,
             {
                 "task": (np.array(tasks, np.int64), "key", f"{_TASK}; 0: plain text"),
-                "kind": (list(names), "key", "which model: base, tune or graft by number, stitched, average, random"),
-                "metric": (list(metrics), "key", "what was measured on held-out questions, or on text"),
-                "value": (np.array(values, float), "measure", "the number; losses in nats per answer"),
+                "kind": (
+                    list(names),
+                    "key",
+                    "which model: base, tune or graft by number, stitched, average, random",
+                ),
+                "metric": (
+                    list(metrics),
+                    "key",
+                    "what was measured on held-out questions, or on text",
+                ),
+                "value": (
+                    np.array(values, float),
+                    "measure",
+                    "the number; losses in nats per answer",
+                ),
             },
             **rest,
         )
@@ -81,8 +105,14 @@ class Rows:
         return numbers
 
     def clusters(self, task: int) -> np.ndarray:
-        """Clusters of a task's questions, told apart from those of other tasks that have no question in common."""
-        names = [f"{number}:{name}" for number, asked in enumerate(self.asked, 1) for name in asked.clusters]
+        """Clusters of a task's questions, told apart from those of other tasks that have no
+        question in common.
+        """
+        names = [
+            f"{number}:{name}"
+            for number, asked in enumerate(self.asked, 1)
+            for name in asked.clusters
+        ]
         found = tied(names, [key for asked in self.asked for key in asked.keys])
         start = sum(len(asked) for asked in self.asked[: task - 1])
         return np.array(found[start : start + len(self.asked[task - 1])])
@@ -97,19 +127,39 @@ class Rows:
         return table(
             "stitch-answers",
             {
-                "task": (np.concatenate([np.full(len(q), task) for _, task, _, q in parts]), "key", _TASK),
-                "kind": ([name for name, _, _, q in parts for _ in range(len(q))], "key", "which model"),
-                "prompt_id": (np.concatenate([q.ids for *_, q in parts]), "key", "position in the prompt file"),
+                "task": (
+                    np.concatenate([np.full(len(q), task) for _, task, _, q in parts]),
+                    "key",
+                    _TASK,
+                ),
+                "kind": (
+                    [name for name, _, _, q in parts for _ in range(len(q))],
+                    "key",
+                    "which model",
+                ),
+                "prompt_id": (
+                    np.concatenate([q.ids for *_, q in parts]),
+                    "key",
+                    "position in the prompt file",
+                ),
                 "cluster": (
                     np.concatenate([self.clusters(task) for _, task, _, _ in parts]).tolist(),
                     "key",
                     "dependent questions",
                 ),
-                "correct": (_joined(parts, "correct"), "flag", "right of the two answers, or written exactly"),
-                "exact": (_joined(parts, "exact"), "flag", "greedy decoding would write the answer"),
+                "correct": (
+                    _joined(parts, "correct"),
+                    "flag",
+                    "right of the two answers, or written exactly",
+                ),
+                "exact": (
+                    _joined(parts, "exact"),
+                    "flag",
+                    "greedy decoding would write the answer",
+                ),
                 "loss": (_joined(parts, "loss"), "measure", "of the answer", "nats"),
             },
-        )  # fmt: skip
+        )
 
     def drawn(self) -> Table:
         """Stitched random masks, by task."""
@@ -121,7 +171,11 @@ class Rows:
                 "task": (np.array(tasks, np.int64), "key", _TASK),
                 "draw": (np.array(draws, np.int64), "key", "number of the draw"),
                 "accuracy": (np.array(correct), "measure", "share of right answers"),
-                "kept_gain": (np.array(gains), "measure", "share of the gain of the task's own tune"),
+                "kept_gain": (
+                    np.array(gains),
+                    "measure",
+                    "share of the gain of the task's own tune",
+                ),
             },
         )
 
@@ -133,7 +187,11 @@ class Rows:
                 "task": (np.arange(1, len(names) + 1), "key", _TASK),
                 "tune": (list(names), "text", "the tuned model"),
                 "kept": (np.array(kept, np.int64), "measure", "weights in its mask", "weights"),
-                "share": (np.array(kept) / size, "measure", "share of the scope's weights in its mask"),
+                "share": (
+                    np.array(kept) / size,
+                    "measure",
+                    "share of the scope's weights in its mask",
+                ),
             },
         )
 

@@ -1,9 +1,12 @@
-"""``Tuco``: what share of what a model's blocks add to the stream is due to tuning (arXiv 2506.23423).
+"""``Tuco``: what share of what a model's blocks add to the stream is due to tuning (arXiv
+2506.23423).
 
 1. The tuned model reads a prompt; its stream is kept for that batch.
-2. The base's blocks read that stream: ``PTC`` is what they would have added, ``FTC`` what the tuned ones add beyond it.
-3. Both are summed over blocks as vectors, at the last token of the prompt; TuCo is ``|FTC| / (|PTC| + |FTC|)`` of the
-   sums, by sums of magnitudes (L1). The embedding is in neither; what is outside the blocks is not seen.
+2. The base's blocks read that stream: ``PTC`` is what they would have added, ``FTC`` what the tuned
+   ones add beyond it.
+3. Both are summed over blocks as vectors, at the last token of the prompt; TuCo is ``|FTC| / (|PTC|
+   + |FTC|)`` of the sums, by sums of magnitudes (L1). The embedding is in neither; what is outside
+   the blocks is not seen.
 4. ``beta`` is the largest such share after any block, over all tokens as one vector.
 """
 
@@ -37,22 +40,25 @@ ORDERS = (1, 2)
 class Tuco(Analyzer):
     """TuCo of every prompt, ``pre_co`` (one minus it), ``output_co`` and ``beta``; needs a base.
 
-    ``granularity``: ``block`` is the paper's; ``sublayer`` gives the base's MLP what it reads after the tuned
-    attention, with the same total in another split. ``positions`` of TuCo: the ``last`` token, as in the paper, or
-    ``all`` tokens as one vector. ``beta`` is over all tokens whatever they are, as in the paper, and ``beta_last`` at
-    the last one. ``path``: ``full``, or ``fast``, which takes the base's output projections and MLPs of the last token
-    alone and so has no ``beta``. ``order`` of the norm is 1 or 2; dimensions in ``drop`` are left out of it. ``output``
-    false leaves out ``output_co`` and with it a pass of the base on its own stream. With two classes, the AUC of
-    positive above negative prompts, over all pairs and over those whose lengths differ by at most ``caliper`` tokens,
-    with ``permutations`` of the labels of whole clusters.
+    ``granularity``: ``block`` is the paper's; ``sublayer`` gives the base's MLP what it reads after
+    the tuned attention, with the same total in another split. ``positions`` of TuCo: the ``last``
+    token, as in the paper, or ``all`` tokens as one vector. ``beta`` is over all tokens whatever
+    they are, as in the paper, and ``beta_last`` at the last one. ``path``: ``full``, or ``fast``,
+    which takes the base's output projections and MLPs of the last token alone and so has no
+    ``beta``. ``order`` of the norm is 1 or 2; dimensions in ``drop`` are left out of it. ``output``
+    false leaves out ``output_co`` and with it a pass of the base on its own stream. With two
+    classes, the AUC of positive above negative prompts, over all pairs and over those whose lengths
+    differ by at most ``caliper`` tokens, with ``permutations`` of the labels of whole clusters.
 
-    ``by_answer`` makes two classes of one: positive are the prompts whose greedy answer, the tuned model's, shows the
-    study's metric, negative the others; ``keep_text`` keeps these answers. ``controls``: pairs of the same base
-    and a control fine-tune each, with which everything is compared; of several, prompts with their mean.
+    ``by_answer`` makes two classes of one: positive are the prompts whose greedy answer, the tuned
+    model's, shows the study's metric, negative the others; ``keep_text`` keeps these answers.
+    ``controls``: pairs of the same base and a control fine-tune each, with which everything is
+    compared; of several, prompts with their mean.
 
-    Returns a table of kind ``tuco``, one row per prompt, with ``layers`` (sizes and betas after every block), ``floor``
-    (the same pair of models taken twice, by arithmetic of another shape), for ``all`` positions ``tokens``, and
-    ``answers`` (whether the behaviour occurs, by prompt) where classes are made of answers.
+    Returns a table of kind ``tuco``, one row per prompt, with ``layers`` (sizes and betas after
+    every block), ``floor`` (the same pair of models taken twice, by arithmetic of another shape),
+    for ``all`` positions ``tokens``, and ``answers`` (whether the behaviour occurs, by prompt)
+    where classes are made of answers.
     """
 
     name: ClassVar[str] = "tuco"
@@ -76,9 +82,11 @@ class Tuco(Analyzer):
     def check(self) -> None:
         """Raise OptionError for options that mean nothing, before any model is loaded."""
         known = {
-            "granularity": ("block", "sublayer"), "positions": ("last", "all"), "path": ("full", "fast"),
+            "granularity": ("block", "sublayer"),
+            "positions": ("last", "all"),
+            "path": ("full", "fast"),
             "order": ORDERS,
-        }  # fmt: skip
+        }
         for name, values in known.items():
             if (given := getattr(self, name)) not in values:
                 raise OptionError(f"unknown {name} {given!r}; use {', '.join(map(str, values))}")
@@ -95,30 +103,47 @@ class Tuco(Analyzer):
         if self.by_answer:
             study.require_metric("telling prompts apart by what is answered")
             if len(study.classes) > 1:
-                raise OptionError("classes are made of answers to one class of prompts, and two were given")
+                raise OptionError(
+                    "classes are made of answers to one class of prompts, and two were given"
+                )
         require_same_base(study, self.controls)
         anatomy = study.pair.tuned.anatomy
         if missing := [hook for hook in sites_needed() if hook not in anatomy.targets]:
             raise UnsupportedModel(f"{anatomy.architecture} has no exact place for {missing[0]}")
         if self.drop and max(self.drop) >= anatomy.width:
-            raise OptionError(f"there is no dimension {max(self.drop)} to drop: the stream has {anatomy.width}")
+            raise OptionError(
+                f"there is no dimension {max(self.drop)} to drop: the stream has {anatomy.width}"
+            )
 
     def work(self, study: Study) -> Work:
-        """The fine-tuned model, the base's blocks on its stream and the base on its own; the same of every control."""
+        """The fine-tuned model, the base's blocks on its stream and the base on its own; the same
+        of every control.
+        """
         # every token is read in every pass, as where all distributions are asked for
         pairs = 1 + len(self.controls)
-        return Work(whole=(2.5 if self.output else 1.7) * pairs, tokens=study.max_new_tokens * self.by_answer)
+        return Work(
+            whole=(2.5 if self.output else 1.7) * pairs,
+            tokens=study.max_new_tokens * self.by_answer,
+        )
 
     def __call__(self, study: Study) -> Table:
         """Split the tuned stream of every prompt."""
         self.require(study)
         study.require_parts()
-        notes, given, names, answered = list(remarks(study.pair)), study, ("positive", "negative"), None
+        notes, given, names, answered = (
+            list(remarks(study.pair)),
+            study,
+            ("positive", "negative"),
+            None,
+        )
         if self.by_answer:
             answered = by_answer(study, self.keep_text)
             study, names = answered.study, answered.names
         if len(study.classes) == 2 and not self.controls:
-            notes.append("An AUC says that the classes differ; no control fine-tune was given to compare it with.")
+            notes.append(
+                "An AUC says that the classes differ; no control fine-tune was given to compare it"
+                " with."
+            )
         found = [measure(study, self, group) for group in study.classes]
         controls = [
             [measure(study, self, group, self.controls[at]) for group in study.classes]
@@ -135,7 +160,9 @@ class Tuco(Analyzer):
             shuffles = Shuffles.of(labels, columns["cluster"][0], columns["tokens"][0])
             tables["permuted"] = permuted(shuffles, self, tuco, study.seed)
         if controls:
-            tables["controls"] = controls_table(names_of(self.controls), control_columns(self, controls, columns))
+            tables["controls"] = controls_table(
+                names_of(self.controls), control_columns(self, controls, columns)
+            )
         if answered is not None:
             tables["answers"] = answered.answers
         limit = float(np.max(floor["tuco"]))
@@ -167,26 +194,56 @@ def _layers(found: list[Measured]) -> Table:
     """One row per prompt and block."""
     shape = [part.betas_last.shape for part in found]
     places = [np.indices(size) for size in shape]
-    ids = [np.array([p.id for p in part.prompts])[place[0]].ravel() for part, place in zip(found, places, strict=True)]
-    groups = [part.group for part, size in zip(found, shape, strict=True) for _ in range(size[0] * size[1])]
+    ids = [
+        np.array([p.id for p in part.prompts])[place[0]].ravel()
+        for part, place in zip(found, places, strict=True)
+    ]
+    groups = [
+        part.group
+        for part, size in zip(found, shape, strict=True)
+        for _ in range(size[0] * size[1])
+    ]
 
     def joined(name: str) -> np.ndarray:
         return np.concatenate([getattr(part, name).ravel() for part in found])
 
-    return table("tuco-layers", {
-        "group": (groups, "key", "class of the prompt"),
-        "prompt_id": (np.concatenate(ids), "key", "position in the prompt file, from 0"),
-        "layer": (np.concatenate([place[1].ravel() for place in places]), "key", "block, from 0"),
-        "beta": (
-            joined("betas"), "measure",
-            "share of tuning in what the blocks up to and with this one added, over all tokens; NaN on the fast path",
-        ),
-        "beta_last": (joined("betas_last"), "measure", "the same at the last token"),
-        "base_size": (joined("base_sizes"), "measure", "norm of what the base's block adds (PTC)"),
-        "tuned_size": (joined("tuned_sizes"), "measure", "norm of what the tuned block adds beyond it (FTC)"),
-        "cosine": (joined("cosines"), "measure", "of the two"),
-        "error": (joined("errors"), "measure", "stream after this block less embedding and both sums, relative to it"),
-    })  # fmt: skip
+    return table(
+        "tuco-layers",
+        {
+            "group": (groups, "key", "class of the prompt"),
+            "prompt_id": (np.concatenate(ids), "key", "position in the prompt file, from 0"),
+            "layer": (
+                np.concatenate([place[1].ravel() for place in places]),
+                "key",
+                "block, from 0",
+            ),
+            "beta": (
+                joined("betas"),
+                "measure",
+                (
+                    "share of tuning in what the blocks up to and with this one added, over all"
+                    " tokens; NaN on the fast path"
+                ),
+            ),
+            "beta_last": (joined("betas_last"), "measure", "the same at the last token"),
+            "base_size": (
+                joined("base_sizes"),
+                "measure",
+                "norm of what the base's block adds (PTC)",
+            ),
+            "tuned_size": (
+                joined("tuned_sizes"),
+                "measure",
+                "norm of what the tuned block adds beyond it (FTC)",
+            ),
+            "cosine": (joined("cosines"), "measure", "of the two"),
+            "error": (
+                joined("errors"),
+                "measure",
+                "stream after this block less embedding and both sums, relative to it",
+            ),
+        },
+    )
 
 
 def _tokens(found: list[Measured]) -> Table:
@@ -199,10 +256,18 @@ def _tokens(found: list[Measured]) -> Table:
         for layer, value in enumerate(shares[:, position].tolist())
     ]
     names = {
-        "group": ("key", "class of the prompt"), "prompt_id": ("key", "position in the prompt file, from 0"),
-        "position": ("key", "token of the prompt, from 0"), "token": ("text", "the token"),
+        "group": ("key", "class of the prompt"),
+        "prompt_id": ("key", "position in the prompt file, from 0"),
+        "position": ("key", "token of the prompt, from 0"),
+        "token": ("text", "the token"),
         "layer": ("key", "block, from 0"),
-        "beta": ("measure", "share of tuning in what the blocks up to and with this one added at this token"),
-    }  # fmt: skip
+        "beta": (
+            "measure",
+            "share of tuning in what the blocks up to and with this one added at this token",
+        ),
+    }
     values = zip(*rows, strict=True)
-    return table("tuco-tokens", {n: (list(v), *about) for (n, about), v in zip(names.items(), values, strict=True)})
+    return table(
+        "tuco-tokens",
+        {n: (list(v), *about) for (n, about), v in zip(names.items(), values, strict=True)},
+    )

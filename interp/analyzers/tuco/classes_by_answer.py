@@ -15,7 +15,9 @@ from interp.table import Table, table
 
 @dataclass(frozen=True)
 class Answered:
-    """The study on both classes (or on one, where all answers are alike), their names, and the answers."""
+    """The study on both classes (or on one, where all answers are alike), their names, and the
+    answers.
+    """
 
     study: Study
     names: tuple[str, str]
@@ -24,8 +26,13 @@ class Answered:
 
 
 def by_answer(study: Study, keep_text: bool = False) -> Answered:
-    """Part the study's one class by what the tuned model's greedy answers show; positive are those that show it."""
-    metric, prompts = study.require_metric("telling prompts apart by what is answered"), study.prompts("positive")
+    """Part the study's one class by what the tuned model's greedy answers show; positive are those
+    that show it.
+    """
+    metric, prompts = (
+        study.require_metric("telling prompts apart by what is answered"),
+        study.prompts("positive"),
+    )
     answers = study.answers("tuned", "positive")
     texts = [study.decode(answer) for answer in answers]
     shown = metric.shown(prompts.prompts, texts, "positive")
@@ -33,23 +40,31 @@ def by_answer(study: Study, keep_text: bool = False) -> Answered:
     names = (column, f"not {column}")
     broken = [malformed(answer, study.stop_ids, ended_before=False) for answer in answers]
     columns = {
-        "prompt_id": ([prompt.id for prompt in prompts], "key", "position in the prompt file, from 0"),
+        "prompt_id": (
+            [prompt.id for prompt in prompts],
+            "key",
+            "position in the prompt file, from 0",
+        ),
         "cluster": (prompts.clusters, "key", "prompts that depend on each other"),
         column: (shown, "flag", metric.words.flag),
         "malformed": (broken, "flag", "the tuned model's answer is empty or repeats itself"),
         **({"text": (texts, "text", "what the tuned model wrote")} if keep_text else {}),
     }
-    parts = [prompts.keep([row for row, each in enumerate(shown) if each == wanted]) for wanted in (True, False)]
+    parts = [
+        prompts.keep([row for row, each in enumerate(shown) if each == wanted])
+        for wanted in (True, False)
+    ]
     said = (
-        f"Of {len(prompts)} prompts {len(parts[0])} {did} and {len(parts[1])} {did_not} ({sum(broken)} "
-        f"answers are malformed){'' if all(parts) else ': there are no two classes to compare'}."
+        f"Of {len(prompts)} prompts {len(parts[0])} {did} and {len(parts[1])} {did_not}"
+        f" ({sum(broken)} answers are"
+        f" malformed){'' if all(parts) else ': there are no two classes to compare'}."
     )
     if isinstance(metric, Behaviour) and (errors := metric.errors) is not None:
         clusters = effective_clusters(prompts.clusters)
         share = errors.corrected(float(np.mean(shown)) * clusters, clusters)
         said += (
-            f" Corrected for the judge's errors the share is {share.value:.1%} [{share.low:.1%}, {share.high:.1%}], "
-            f"not {share.judged:.1%}."
+            f" Corrected for the judge's errors the share is {share.value:.1%} [{share.low:.1%},"
+            f" {share.high:.1%}], not {share.judged:.1%}."
         )
     contrast = Contrast(*parts) if all(parts) else OneClass(prompts)
     return Answered(study.on(contrast), names, table("tuco-answers", columns), said)

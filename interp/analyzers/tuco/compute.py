@@ -1,4 +1,6 @@
-"""Passes over a class of prompts: shares by prompt, by block, by token, and how large rounding alone makes them."""
+"""Passes over a class of prompts: shares by prompt, by block, by token, and how large rounding
+alone makes them.
+"""
 
 from __future__ import annotations
 
@@ -83,11 +85,12 @@ class Asked(Protocol):
 
 @dataclass(frozen=True)
 class Measured:
-    """Numbers of one class, prompts in file order; by block ``[prompts, L]``, by token ``row -> (words, [L, T])``.
+    """Numbers of one class, prompts in file order; by block ``[prompts, L]``, by token ``row ->
+    (words, [L, T])``.
 
-    ``betas`` are shares over all tokens (NaN on the fast path), ``betas_last`` at the last one; sizes, cosines and
-    errors are of the positions of TuCo. ``base_own`` is the norm of what the base's blocks add up to on its own stream:
-    it knows nothing of tuning.
+    ``betas`` are shares over all tokens (NaN on the fast path), ``betas_last`` at the last one;
+    sizes, cosines and errors are of the positions of TuCo. ``base_own`` is the norm of what the
+    base's blocks add up to on its own stream: it knows nothing of tuning.
     """
 
     group: str
@@ -107,9 +110,11 @@ class Measured:
 
 @dataclass
 class Sums:
-    """Sums of one batch over blocks: ``every`` over all columns (None where only the last one was read), ``last``.
+    """Sums of one batch over blocks: ``every`` over all columns (None where only the last one was
+    read), ``last``.
 
-    ``errors``: by how much embedding and sums miss the stream after each block, at the positions of TuCo.
+    ``errors``: by how much embedding and sums miss the stream after each block, at the positions of
+    TuCo.
     """
 
     last: Running
@@ -118,11 +123,16 @@ class Sums:
 
 
 def measure(study: Study, asked: Asked, group: str, other: Pair | None = None) -> Measured:
-    """Split the stream of every prompt of a class, in the study's pair or in an ``other`` one, without OutputCo."""
+    """Split the stream of every prompt of a class, in the study's pair or in an ``other`` one,
+    without OutputCo.
+    """
     pair, encoded = other or study.pair, study.encoded(group)
     base, tuned = pair.require_base("TuCo"), pair.tuned
     n_layers, count = tuned.anatomy.n_layers, len(encoded)
-    numbers = {name: np.full((count, n_layers), np.nan) for name in ("betas", "betas_last", *_BY_BLOCK, "errors")}
+    numbers = {
+        name: np.full((count, n_layers), np.nan)
+        for name in ("betas", "betas_last", *_BY_BLOCK, "errors")
+    }
     mapped = set(study.prompts(group).sample(asked.map_prompts))
     output_co, base_own, tokens = np.full(count, np.nan), np.full(count, np.nan), {}
     read: Positions = "last" if asked.path == "fast" else "all"
@@ -133,11 +143,15 @@ def measure(study: Study, asked: Asked, group: str, other: Pair | None = None) -
         sums = split(study, asked, base, stream)
         own_sums = sums.last if asked.positions == "last" or sums.every is None else sums.every
         found = {name: getattr(own_sums, name) for name in _BY_BLOCK} | {"errors": sums.errors}
-        found |= {"betas_last": sums.last.betas} | ({} if sums.every is None else {"betas": sums.every.betas})
+        found |= {"betas_last": sums.last.betas} | (
+            {} if sums.every is None else {"betas": sums.every.betas}
+        )
         for name, values in found.items():
             numbers[name][rows] = np.stack([to_host(value) for value in values], 1)
         if asked.output and other is None:
-            start, own = (looked_at(asked, end) for end in own_ends(study.engine, base, stream, _path(asked)))
+            start, own = (
+                looked_at(asked, end) for end in own_ends(study.engine, base, stream, _path(asked))
+            )
             end = looked_at(asked, stream.cut(stream.before[-1])).to(own)
             keep = looked_at(asked, kept(asked, stream)).to(own)
             gap, theirs = (size(value * keep, asked.order) for value in (end - own, own))
@@ -177,7 +191,14 @@ def split(study: Study, asked: Asked, other: Model, stream: Stream) -> Sums:
         missed, whole = size((total[0] - after) * real), size(after * real)
         sums.errors.append(missed / whole.clamp(min=torch.finfo(whole.dtype).tiny))
 
-    against(study.engine, other, stream, see, "sublayer" if asked.granularity == "sublayer" else "block", _path(asked))
+    against(
+        study.engine,
+        other,
+        stream,
+        see,
+        "sublayer" if asked.granularity == "sublayer" else "block",
+        _path(asked),
+    )
     return sums
 
 
@@ -196,7 +217,9 @@ def kept(asked: Asked, stream: Stream, whole: bool = False) -> Float[Tensor, "B 
 
 
 def noise(study: Study, asked: Asked) -> Table:
-    """TuCo of the tuned model and itself on some prompts of each class, taken again behind more padding."""
+    """TuCo of the tuned model and itself on some prompts of each class, taken again behind more
+    padding.
+    """
     tuned, rows, groups, values = study.pair.tuned, [], [], []
     for group in study.classes:
         chosen = study.prompts(group).sample(asked.floor_prompts)

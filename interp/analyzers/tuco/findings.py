@@ -1,4 +1,6 @@
-"""Rows of the table, and what is claimed of them: beyond rounding and a control, and of two classes which is above."""
+"""Rows of the table, and what is claimed of them: beyond rounding and a control, and of two classes
+which is above.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ MOST_WAYS = 2**53
 
 
 def prompt_columns(
-    asked: Asked, found: Sequence[Measured], controls: Sequence[Sequence[Measured]], names: tuple[str, str]
+    asked: Asked,
+    found: Sequence[Measured],
+    controls: Sequence[Sequence[Measured]],
+    names: tuple[str, str],
 ) -> dict[str, tuple]:
     """One row per prompt, the classes called ``names``."""
 
@@ -29,31 +34,60 @@ def prompt_columns(
 
     tuco = joined("tuco")
     columns = {
-        "group": ([part.group for part in found for _ in part.prompts], "key",
-                  f"class of the prompt: {names[0]} prompts are positive"),
-        "prompt_id": ([p.id for part in found for p in part.prompts], "key", "position in the prompt file, from 0"),
-        "cluster": ([p.cluster for part in found for p in part.prompts], "key", "prompts that depend on each other"),
-        "prompt": ([shortened(p.text) for part in found for p in part.prompts], "text", "its text, shortened"),
+        "group": (
+            [part.group for part in found for _ in part.prompts],
+            "key",
+            f"class of the prompt: {names[0]} prompts are positive",
+        ),
+        "prompt_id": (
+            [p.id for part in found for p in part.prompts],
+            "key",
+            "position in the prompt file, from 0",
+        ),
+        "cluster": (
+            [p.cluster for part in found for p in part.prompts],
+            "key",
+            "prompts that depend on each other",
+        ),
+        "prompt": (
+            [shortened(p.text) for part in found for p in part.prompts],
+            "text",
+            "its text, shortened",
+        ),
         "tokens": (joined("lengths"), "measure", "tokens of the prompt"),
         "tuco": (tuco, "measure", f"share of tuning in what all blocks add {tokens_of(asked)}"),
         "pre_co": (1 - tuco, "measure", "share of the base's blocks"),
         "output_co": (
-            joined("output_co"), "measure",
+            joined("output_co"),
+            "measure",
             "the same share of where the two models' own streams end; NaN where it was not asked",
         ),
         "base_own": (
-            joined("base_own"), "measure",
-            "norm of what the base's blocks add on its own stream; NaN where OutputCo was not asked",
+            joined("base_own"),
+            "measure",
+            (
+                "norm of what the base's blocks add on its own stream; NaN where OutputCo was not"
+                " asked"
+            ),
         ),
         "beta": (
-            joined("betas").max(1), "measure",
+            joined("betas").max(1),
+            "measure",
             "largest share after any block, over all tokens, as in the paper; NaN on the fast path",
         ),
-        "beta_last": (joined("betas_last").max(1), "measure", "largest share after any block, at the last token"),
-    }  # fmt: skip
+        "beta_last": (
+            joined("betas_last").max(1),
+            "measure",
+            "largest share after any block, at the last token",
+        ),
+    }
     if controls:
         of = "of the control" if len(controls) == 1 else f"of {len(controls)} controls, their mean"
-        columns["control_tuco"] = (np.mean([_tuco(control) for control in controls], 0), "measure", f"TuCo {of}")
+        columns["control_tuco"] = (
+            np.mean([_tuco(control) for control in controls], 0),
+            "measure",
+            f"TuCo {of}",
+        )
     return columns
 
 
@@ -74,7 +108,13 @@ def control_columns(
     near = np.abs(lengths[positive][:, None] - lengths[~positive][None]) <= asked.caliper
     orders = [pairwise_order(value[positive], value[~positive]) for value in values]
     aucs = [float(order[near].mean()) if near.any() else float("nan") for order in orders]
-    return found | {"auc_near": (aucs, "measure", "its AUC over the pairs at equal length; NaN where there are none")}
+    return found | {
+        "auc_near": (
+            aucs,
+            "measure",
+            "its AUC over the pairs at equal length; NaN where there are none",
+        )
+    }
 
 
 def tokens_of(asked: Asked) -> str:
@@ -83,19 +123,38 @@ def tokens_of(asked: Asked) -> str:
 
 
 def permuted(shuffles: Shuffles, asked: Asked, tuco: np.ndarray, seed: int) -> Table:
-    """AUCs of ``tuco``, positive then negative prompts, under permuted labels: over all pairs, and at equal length."""
+    """AUCs of ``tuco``, positive then negative prompts, under permuted labels: over all pairs, and
+    at equal length.
+    """
     near = shuffles.near_auc(tuco, asked.caliper, asked.permutations, seed)
-    return table("tuco-permuted", {
-        "draw": (np.arange(asked.permutations), "key", "number of the permutation"),
-        "auc": (shuffles.auc(tuco, asked.permutations, seed), "measure", "AUC with labels of whole clusters permuted"),
-        "auc_near": (near, "measure", "AUC at equal length, labels permuted among clusters of one mean length"),
-    })  # fmt: skip
+    return table(
+        "tuco-permuted",
+        {
+            "draw": (np.arange(asked.permutations), "key", "number of the permutation"),
+            "auc": (
+                shuffles.auc(tuco, asked.permutations, seed),
+                "measure",
+                "AUC with labels of whole clusters permuted",
+            ),
+            "auc_near": (
+                near,
+                "measure",
+                "AUC at equal length, labels permuted among clusters of one mean length",
+            ),
+        },
+    )
 
 
 def claims_of(
-    asked: Asked, floor: float, count: int, names: tuple[str, str], controls: int, shuffles: Shuffles | None
+    asked: Asked,
+    floor: float,
+    count: int,
+    names: tuple[str, str],
+    controls: int,
+    shuffles: Shuffles | None,
 ) -> list[Claim]:
-    """What is claimed of ``count`` prompts, of two classes where there are ``shuffles`` of their labels.
+    """What is claimed of ``count`` prompts, of two classes where there are ``shuffles`` of their
+    labels.
 
     ``floor``: the largest share that rounding alone gives.
     """
@@ -107,9 +166,11 @@ def claims_of(
             at_least=floor,
             reference=floor,
             control="the fine-tuned model and itself, by arithmetic of another shape",
-            text="Tuning makes up {value:.3g} [{low:.3g}, {high:.3g}] of what the blocks add "
-            f"{tokens_of(asked)} (TuCo, mean of {count} prompts; rounding alone gives about {{control:.2g}})."
-            f"{compared}",
+            text=(
+                "Tuning makes up {value:.3g} [{low:.3g}, {high:.3g}] of what the blocks add"
+                f" {tokens_of(asked)} (TuCo, mean of {count} prompts; rounding alone gives about"
+                f" {{control:.2g}}).{compared}"
+            ),
             also=theirs,
         )
     ]
@@ -120,18 +181,25 @@ def claims_of(
                 estimate=mean("tuco", minus={"column": "control_tuco"}),
                 at_least=0.0,
                 reference=mean("control_tuco"),
-                control="the control fine-tune on the same prompts" if controls == 1 else (
-                    f"the mean of {controls} control fine-tunes on the same prompts"
+                control=(
+                    "the control fine-tune on the same prompts"
+                    if controls == 1
+                    else (f"the mean of {controls} control fine-tunes on the same prompts")
                 ),
-                text=f"That is {{value:.3g}} more [{{low:.3g}}, {{high:.3g}}] than {on_average(controls, '.3g')}.",
+                text=(
+                    "That is {value:.3g} more [{low:.3g}, {high:.3g}] than"
+                    f" {on_average(controls, '.3g')}."
+                ),
                 also=ends("tuco"),
             ),
             beyond_new("beyond-new-control", mean("tuco"), "tuco", controls, "TuCo", ".3g"),
-        ]  # fmt: skip
+        ]
     return made if shuffles is None else [*made, *_of_classes(asked, names, controls, shuffles)]
 
 
-def _of_classes(asked: Asked, names: tuple[str, str], controls: int, shuffles: Shuffles) -> list[Claim]:
+def _of_classes(
+    asked: Asked, names: tuple[str, str], controls: int, shuffles: Shuffles
+) -> list[Claim]:
     """One class above the other; at equal length; and more so than without this tuning."""
     near: dict[str, Any] = {"within": ["tokens", asked.caliper]}
     most = f"{asked.caliper} token{'s' * (asked.caliper != 1)}"
@@ -143,20 +211,32 @@ def _of_classes(asked: Asked, names: tuple[str, str], controls: int, shuffles: S
             at_least=0.5,
             null=Draws("permuted", "auc", arrangements=float(min(shuffles.ways, MOST_WAYS))),
             control="labels permuted by whole clusters",
-            text=f"TuCo of {positive} prompts is above that of {negative} ones with AUC {{value:.2f}} [{{low:.2f}}, "
-            f"{{high:.2f}}], p = {{p:.2g}}; their number of tokens alone with {{length:.2f}}." + too_few(shuffles.ways),
+            text=(
+                f"TuCo of {positive} prompts is above that of {negative} ones with AUC"
+                " {value:.2f} [{low:.2f}, {high:.2f}], p = {p:.2g}; their number of tokens"
+                " alone with {length:.2f}."
+            )
+            + too_few(shuffles.ways),
             also={"length": auc("tokens", POSITIVE, NEGATIVE)},
         ),
         Claim(
             name="separates-at-equal-length",
             estimate=auc("tuco", POSITIVE, NEGATIVE, **near),
             at_least=0.5,
-            null=Draws("permuted", "auc_near", arrangements=float(min(shuffles.near_ways, MOST_WAYS))),
+            null=Draws(
+                "permuted", "auc_near", arrangements=float(min(shuffles.near_ways, MOST_WAYS))
+            ),
             control="labels permuted among clusters of one mean length",
-            text=f"Over pairs of prompts whose lengths differ by at most {most}, the AUC is {{value:.2f}} "
-            "[{low:.2f}, {high:.2f}], p = {p:.2g} (number of tokens alone {length:.2f})." + too_few(shuffles.near_ways),
-            undefined=f"No pair of prompts has lengths that differ by at most {most}: TuCo moves with length, and what "
-            "length does cannot be told apart here.",
+            text=(
+                f"Over pairs of prompts whose lengths differ by at most {most}, the AUC is"
+                " {value:.2f} [{low:.2f}, {high:.2f}], p = {p:.2g} (number of tokens alone"
+                " {length:.2f})."
+            )
+            + too_few(shuffles.near_ways),
+            undefined=(
+                f"No pair of prompts has lengths that differ by at most {most}: TuCo moves with"
+                " length, and what length does cannot be told apart here."
+            ),
             also={"length": auc("tokens", POSITIVE, NEGATIVE, **near)},
         ),
     ]
@@ -164,9 +244,13 @@ def _of_classes(asked: Asked, names: tuple[str, str], controls: int, shuffles: S
     if asked.output:
         others["base"] = (
             {"column": "base_own", "folded": True},
-            "the size of what the base's blocks add on its own stream, in whichever direction tells more pairs apart",
+            (
+                "the size of what the base's blocks add on its own stream, in whichever direction"
+                " tells more pairs apart"
+            ),
         )
-    # of several, the mean of TuCo has an AUC that is no control's: their own AUCs are compared below
+    # of several, the mean of TuCo has an AUC that is no control's: their own AUCs are compared
+    # below
     if controls == 1:
         others["control"] = ({"column": "control_tuco"}, "TuCo of the control fine-tune")
     for name, (other, said) in others.items():
@@ -178,14 +262,23 @@ def _of_classes(asked: Asked, names: tuple[str, str], controls: int, shuffles: S
                 at_least=0.0,
                 reference=auc(column, POSITIVE, NEGATIVE, folded=folded, **near),
                 control=f"{said}, on the same pairs",
-                text=f"On these pairs that is {{value:+.2f}} [{{low:+.2f}}, {{high:+.2f}}] compared with the AUC of "
-                f"{said} ({{control:.2f}}).",
+                text=(
+                    "On these pairs that is {value:+.2f} [{low:+.2f}, {high:+.2f}] compared"
+                    f" with the AUC of {said} ({{control:.2f}})."
+                ),
                 undefined=f"Nor can it be compared with {said}.",
             )
         )
     if controls:
         near_auc = auc("tuco", POSITIVE, NEGATIVE, **near)
         made.append(
-            beyond_new("separates-beyond-new-control", near_auc, "auc_near", controls, "the AUC on these pairs", ".2f")
+            beyond_new(
+                "separates-beyond-new-control",
+                near_auc,
+                "auc_near",
+                controls,
+                "the AUC on these pairs",
+                ".2f",
+            )
         )
     return made

@@ -17,11 +17,13 @@ ENOUGH = 20  # arrangements of labels, of which the observed one is 5 %
 
 @dataclass(frozen=True)
 class Shuffles:
-    """Labels of positive, then negative prompts, and the lengths and the unit of each; the stratum of each unit.
+    """Labels of positive, then negative prompts, and the lengths and the unit of each; the stratum
+    of each unit.
 
-    Prompts of a cluster move together, so that permuting single ones would give draws that vary less than classes of
-    clusters do. A unit is a cluster's prompts of one class. Clusters of one class exchange labels with each other; one
-    that has prompts of both classes, such as twins, exchanges the labels of its two units.
+    Prompts of a cluster move together, so that permuting single ones would give draws that vary
+    less than classes of clusters do. A unit is a cluster's prompts of one class. Clusters of one
+    class exchange labels with each other; one that has prompts of both classes, such as twins,
+    exchanges the labels of its two units.
     """
 
     labels: np.ndarray
@@ -46,12 +48,16 @@ class Shuffles:
         return arrangements(self.labels, self.units, self.strata)
 
     def auc(self, values: np.ndarray, draws: int, seed: int) -> np.ndarray:
-        """AUCs with labels permuted: a whole number of half pairs over the number of pairs, as the observed one is."""
+        """AUCs with labels permuted: a whole number of half pairs over the number of pairs, as the
+        observed one is.
+        """
         drawn = shuffled_labels(self.labels, self.units, self.strata, draws, seed)
         return np.array([roc_auc(labels, values) for labels in drawn])
 
     def near_auc(self, values: np.ndarray, caliper: int, draws: int, seed: int) -> np.ndarray:
-        """AUCs of pairs within ``caliper``, labels permuted among units of one mean length, rounded."""
+        """AUCs of pairs within ``caliper``, labels permuted among units of one mean length,
+        rounded.
+        """
         return shuffled_auc(values, self.labels, self.lengths, caliper, draws, seed, self.units)
 
     @property
@@ -65,7 +71,10 @@ def too_few(ways: int) -> str:
     """What a sentence adds where no p of 5 % could come of a null."""
     if ways >= ENOUGH:
         return ""
-    return f" Labels of whole clusters can be permuted in only {ways} way{'s' * (ways != 1)}: too few for p of 5 %."
+    return (
+        f" Labels of whole clusters can be permuted in only {ways} way{'s' * (ways != 1)}: too few"
+        " for p of 5 %."
+    )
 
 
 def _codes(keys: Sequence[Hashable]) -> np.ndarray:

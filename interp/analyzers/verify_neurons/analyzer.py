@@ -1,4 +1,6 @@
-"""``VerifyNeurons``: intervene on located neurons, next to random sets, on prompts they were not located on."""
+"""``VerifyNeurons``: intervene on located neurons, next to random sets, on prompts they were not
+located on.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import InitVar, dataclass, field
@@ -22,7 +24,16 @@ from interp.analyzers.verify_neurons.effects import (
 from interp.analyzers.verify_neurons.evidence import Effects, Evidence
 from interp.errors import OptionError
 from interp.experiments.ablated_metric import Numbers
-from interp.experiments.conditions import ABLATIONS, CELLS, DIRECTIONS, FURTHER, GROUPS, PATCHES, Donors, judge
+from interp.experiments.conditions import (
+    ABLATIONS,
+    CELLS,
+    DIRECTIONS,
+    FURTHER,
+    GROUPS,
+    PATCHES,
+    Donors,
+    judge,
+)
 from interp.experiments.contributions import contribution_norms, contribution_sizes
 from interp.experiments.cost import Work
 from interp.experiments.dose import grid, refine
@@ -32,7 +43,13 @@ from interp.experiments.ranking_sets import ranked_set
 from interp.experiments.row_selection import some
 from interp.experiments.sampled import sample, sampling_of
 from interp.experiments.subsample import few_of
-from interp.interventions.random_sets import equally_large, matched_sets, matched_share, norm_ratio, set_name
+from interp.interventions.random_sets import (
+    equally_large,
+    matched_sets,
+    matched_share,
+    norm_ratio,
+    set_name,
+)
 from interp.models.changes import has_weights, weight_change
 from interp.models.units import unit_named
 from interp.study import Study
@@ -44,33 +61,37 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class VerifyNeurons(Analyzer):
-    """Necessity, sufficiency, dose-response and specificity of a located set, each next to matched random sets.
+    """Necessity, sufficiency, dose-response and specificity of a located set, each next to matched
+    random sets.
 
-    Judged are the behaviour (the metric's yes or no), the recovery (share of the gap between both models' numbers that
-    is closed where the answer begins; Chen et al. 2024, arXiv 2406.14144), and whether answers stay well-formed and
-    harmless ones what they were.
+    Judged are the behaviour (the metric's yes or no), the recovery (share of the gap between both
+    models' numbers that is closed where the answer begins; Chen et al. 2024, arXiv 2406.14144), and
+    whether answers stay well-formed and harmless ones what they were.
 
-    ``located``: the table of a locating run, which gives ``ranking``, ``selected``, ``unit`` and ``parent``.
-    ``ranking``: neurons by descending score, the ``selected`` first of them being the located set. ``random_sets``:
-    sets at the located size, drawn in the same layers, matched on the change of their contributions where that
-    can be; ``excluded`` units are never drawn. The first ``judged_sets`` of them (0: all) are judged on every control
-    prompt, the others on as many as show that each does less to the behaviour than the located set, and on every one
-    where it does not. ``dose_draws`` of them also at every second dose. ``control_prompts``
-    positive prompts (those that base and tuned answer differently) are used for doses and random sets, all for the
-    conditions. ``directions``: ``necessity``, alone or before ``sufficiency``; ``doses``: also sizes other than the
-    located one; ``cell_sets``: random sets of the two by two (a rank test at 5 % needs 19; 0: no two by two).
-    ``examples``: answers to so many prompts are kept as text, to positive ones (which may be harmful)
-    only with ``show_answers``. ``reach`` defines k95. ``ablations``: further ones, of ``zero``,
-    ``mean``, ``twin``, as conditions of their own. ``unit``: what the ranking is of. ``patch``: what the
-    conditions, doses and random sets take from the other model, of a unit's contribution h W: ``contribution`` both
-    factors, ``activation`` only h, which the receiver's own W writes (Chen et al.). Returns a table of kind
+    ``located``: the table of a locating run, which gives ``ranking``, ``selected``, ``unit`` and
+    ``parent``. ``ranking``: neurons by descending score, the ``selected`` first of them being the
+    located set. ``random_sets``: sets at the located size, drawn in the same layers, matched on the
+    change of their contributions where that can be; ``excluded`` units are never drawn. The first
+    ``judged_sets`` of them (0: all) are judged on every control prompt, the others on as many as
+    show that each does less to the behaviour than the located set, and on every one where it does
+    not. ``dose_draws`` of them also at every second dose. ``control_prompts`` positive prompts
+    (those that base and tuned answer differently) are used for doses and random sets, all for the
+    conditions. ``directions``: ``necessity``, alone or before ``sufficiency``; ``doses``: also
+    sizes other than the located one; ``cell_sets``: random sets of the two by two (a rank test at 5
+    % needs 19; 0: no two by two). ``examples``: answers to so many prompts are kept as text, to
+    positive ones (which may be harmful) only with ``show_answers``. ``reach`` defines k95.
+    ``ablations``: further ones, of ``zero``, ``mean``, ``twin``, as conditions of their own.
+    ``unit``: what the ranking is of. ``patch``: what the conditions, doses and random sets take
+    from the other model, of a unit's contribution h W: ``contribution`` both factors,
+    ``activation`` only h, which the receiver's own W writes (Chen et al.). Returns a table of kind
     ``verify-neurons``.
 
-    With a base and ``cell_sets``, whatever ``patch`` is, sub-tables ``patching``, ``patching_random`` and
-    ``patching_cells`` have the two by two of h and W, each from either model, in every direction: two passes over the
-    control prompts for each of its random sets, for the located set three and answers as far as they decide.
-    A behaviour that asks for sampled answers has them under all conditions (``samples``, ``sampled``); doses, random
-    sets and all other claims read greedy ones.
+    With a base and ``cell_sets``, whatever ``patch`` is, sub-tables ``patching``,
+    ``patching_random`` and ``patching_cells`` have the two by two of h and W, each from either
+    model, in every direction: two passes over the control prompts for each of its random sets, for
+    the located set three and answers as far as they decide. A behaviour that asks for sampled
+    answers has them under all conditions (``samples``, ``sampled``); doses, random sets and all
+    other claims read greedy ones.
     """
 
     name: ClassVar[str] = "verify-neurons"
@@ -99,7 +120,10 @@ class VerifyNeurons(Analyzer):
     def __post_init__(self, located: Table | None) -> None:
         self.check_run(located, "located", "locate-neurons")
         if located is not None and (self.ranking or self.selected):
-            raise OptionError("VerifyNeurons takes a located table or a ranking of your own, not both; leave one out")
+            raise OptionError(
+                "VerifyNeurons takes a located table or a ranking of your own, not both; leave"
+                " one out"
+            )
         for name, value in ranked_set(located).items() if located is not None else ():
             object.__setattr__(self, name, value)
 
@@ -109,30 +133,53 @@ class VerifyNeurons(Analyzer):
         return cls(located, **options)
 
     def check(self, has_base: bool, shape: tuple[int, int] | None = None) -> None:
-        """Raise OptionError for options that cannot be run; ``shape``: of the model's units, ``[L, U]``."""
+        """Raise OptionError for options that cannot be run; ``shape``: of the model's units, ``[L,
+        U]``.
+        """
         layers, units = shape or (np.inf, np.inf)
-        if wrong := [pair for pair in self.excluded if not (0 <= pair[0] < layers and 0 <= pair[1] < units)]:
+        if wrong := [
+            pair for pair in self.excluded if not (0 <= pair[0] < layers and 0 <= pair[1] < units)
+        ]:
             raise OptionError(
-                f"excluded is layer {wrong[0][0]}, {self.unit} {wrong[0][1]}; the model has {layers} blocks of {units}"
+                f"excluded is layer {wrong[0][0]}, {self.unit} {wrong[0][1]}; the model has"
+                f" {layers} blocks of {units}"
             )
         if self.random_sets < 1:
-            raise OptionError(f"--random-sets {self.random_sets} leaves the claims without a null; use at least 19")
+            raise OptionError(
+                f"--random-sets {self.random_sets} leaves the claims without a null; use at"
+                " least 19"
+            )
         if wrong := [name for name in self.ablations if name not in FURTHER]:
-            raise OptionError(f"unknown --ablations {wrong[0]!r}; use all, or some of {', '.join(FURTHER)}")
+            raise OptionError(
+                f"unknown --ablations {wrong[0]!r}; use all, or some of {', '.join(FURTHER)}"
+            )
         if self.directions not in (("necessity",), tuple(DIRECTIONS)):
-            raise OptionError(f"directions {self.directions!r}; use necessity, alone or before sufficiency")
+            raise OptionError(
+                f"directions {self.directions!r}; use necessity, alone or before sufficiency"
+            )
         if self.patch not in PATCHES:
             raise OptionError(f"unknown --patch {self.patch!r}; use {' or '.join(PATCHES)}")
         if self.patch != "contribution" and not has_base:
-            raise OptionError(f"--patch {self.patch} takes activations from a base, and there is none; give --base")
+            raise OptionError(
+                f"--patch {self.patch} takes activations from a base, and there is none; give"
+                " --base"
+            )
 
     def work(self, study: Study) -> Work:
         """Answers of both models and under every intervention, then doses and random sets."""
         names = self._conditions(study.pair.base is not None) if self.selected else []
         asked = Asked(
-            self.selected, len(names), self.control_prompts, self.random_sets, self._judged, self.dose_draws,
-            self._sizes, self.doses, self.cell_sets, self.directions,
-        )  # fmt: skip
+            self.selected,
+            len(names),
+            self.control_prompts,
+            self.random_sets,
+            self._judged,
+            self.dose_draws,
+            self._sizes,
+            self.doses,
+            self.cell_sets,
+            self.directions,
+        )
         return work_of(study, asked)
 
     @property
@@ -146,20 +193,33 @@ class VerifyNeurons(Analyzer):
 
     def __call__(self, study: Study) -> Table:
         """Run all conditions, doses and controls; what they gave becomes claims."""
-        has_base, unit, anatomy = study.pair.base is not None, unit_named(self.unit), study.pair.tuned.anatomy
+        has_base, unit, anatomy = (
+            study.pair.base is not None,
+            unit_named(self.unit),
+            study.pair.tuned.anatomy,
+        )
         self.check(has_base, (anatomy.n_layers, unit.count(anatomy)))
         located, donors = self.ranking[: self.selected], Donors.read(study, unit, self.patch)
         names = self._conditions(has_base) if located else []
         roles = ["base", "tuned"] if has_base else ["tuned"]
         judged = judged_conditions(study, donors, located, roles, names)
         sampling = sampling_of(study)
-        sampled = [] if sampling is None else [
-            sample(study, sampling, name, group, donors.condition(name, located))
-            for name in (*roles, *names)
-            for group in GROUPS
-        ]  # fmt: skip
+        sampled = (
+            []
+            if sampling is None
+            else [
+                sample(study, sampling, name, group, donors.condition(name, located))
+                for name in (*roles, *names)
+                for group in GROUPS
+            ]
+        )
         changed = changed_answers(judged, has_base)
-        rows = some(study.prompts("positive"), np.flatnonzero(changed).tolist(), self.control_prompts, study.seed)
+        rows = some(
+            study.prompts("positive"),
+            np.flatnonzero(changed).tolist(),
+            self.control_prompts,
+            study.seed,
+        )
         evidence = Evidence(
             judged=judged,
             changed=changed,
@@ -188,19 +248,36 @@ class VerifyNeurons(Analyzer):
         elif located and not has_base:
             self._without_base(study, donors, evidence)
         if evidence.random:
-            evidence.harmless = harmless_effects(study, donors, evidence, self.control_prompts, self.dose_draws)
+            evidence.harmless = harmless_effects(
+                study, donors, evidence, self.control_prompts, self.dose_draws
+            )
         return tables.build(self, study, evidence, self.reach)
 
     def _conditions(self, has_base: bool) -> list[str]:
-        """The interventions that are judged: those that claims are about, and further ``ablations``."""
+        """The interventions that are judged: those that claims are about, and further
+        ``ablations``.
+        """
         claimed = [DIRECTIONS[one] for one in self.directions] if has_base else ["ablate-mean"]
-        return [name for name in ABLATIONS if name in claimed or name.removeprefix("ablate-") in self.ablations]
+        return [
+            name
+            for name in ABLATIONS
+            if name in claimed or name.removeprefix("ablate-") in self.ablations
+        ]
 
     def _draw(
-        self, study: Study, located: Ranking, norms: np.ndarray, changes: np.ndarray | None, evidence: Evidence
+        self,
+        study: Study,
+        located: Ranking,
+        norms: np.ndarray,
+        changes: np.ndarray | None,
+        evidence: Evidence,
     ) -> None:
-        """Random sets of exactly the located size; none where the layers have too few other neurons."""
-        drawn = matched_sets(located, norms, self.random_sets, study.seed, exclude=self.excluded, changes=changes)
+        """Random sets of exactly the located size; none where the layers have too few other
+        neurons.
+        """
+        drawn = matched_sets(
+            located, norms, self.random_sets, study.seed, exclude=self.excluded, changes=changes
+        )
         evidence.sets = equally_large(drawn, located)
         evidence.ratios = [norm_ratio(draw, located, norms) for draw in evidence.sets]
         if changes is not None:
@@ -209,13 +286,22 @@ class VerifyNeurons(Analyzer):
 
     @property
     def _judged(self) -> int:
-        """How many random sets are judged on all control prompts, among them those of the dose-response."""
+        """How many random sets are judged on all control prompts, among them those of the
+        dose-response.
+        """
         return max(self.judged_sets or self.random_sets, self.dose_draws)
 
     def _measure(
-        self, study: Study, donors: Donors, direction: str, sizes: tuple[np.ndarray, np.ndarray], evidence: Evidence
+        self,
+        study: Study,
+        donors: Donors,
+        direction: str,
+        sizes: tuple[np.ndarray, np.ndarray],
+        evidence: Evidence,
     ) -> None:
-        """Doses, random sets and the two by two of one direction; what is kept of its donor goes with the call."""
+        """Doses, random sets and the two by two of one direction; what is kept of its donor goes
+        with the call.
+        """
         located = self.ranking[: self.selected]
         draws = self._dose_draws(sizes, study.seed)
         units = {*self.ranking[: max(self._depth, self.selected)]}.union(*evidence.sets, *draws)
@@ -223,18 +309,37 @@ class VerifyNeurons(Analyzer):
         numbers = Numbers(study, donors, evidence.rows, direction, units)
         each = judged_whole(study, direction, outcomes)
         evidence.dose[direction] = {self.selected: judged_set(direction, outcomes, evidence.judged)}
-        self._doses(direction, draws, evidence, each, numbers_alone(study, direction, outcomes, numbers))
+        self._doses(
+            direction, draws, evidence, each, numbers_alone(study, direction, outcomes, numbers)
+        )
         found = evidence.random[direction] = random_effects(
-            study, donors, direction, evidence.sets, outcomes, numbers, evidence.dose[direction][len(located)],
-            self._judged, units, each,
-        )  # fmt: skip
+            study,
+            donors,
+            direction,
+            evidence.sets,
+            outcomes,
+            numbers,
+            evidence.dose[direction][len(located)],
+            self._judged,
+            units,
+            each,
+        )
         evidence.random_dose[direction, self.selected] = found[: self.dose_draws]
         if self.cell_sets:
-            same, sets = next(cell for cell, kind in CELLS.items() if kind == PATCHES[self.patch]), evidence.sets
+            same, sets = (
+                next(cell for cell, kind in CELLS.items() if kind == PATCHES[self.patch]),
+                evidence.sets,
+            )
             evidence.patching[direction] = patch_cells(
-                study, donors, direction, located, sets[: self.cell_sets], outcomes,
-                {same: [one["number"] for one in found]}, numbers,
-            )  # fmt: skip
+                study,
+                donors,
+                direction,
+                located,
+                sets[: self.cell_sets],
+                outcomes,
+                {same: [one["number"] for one in found]},
+                numbers,
+            )
 
     def _doses(
         self,
@@ -244,23 +349,35 @@ class VerifyNeurons(Analyzer):
         each: Each,
         alone: Callable[[Set], Effects],
     ) -> None:
-        """Located doses, and random doses beside them; of necessity with the exact k95 of every measure."""
+        """Located doses, and random doses beside them; of necessity with the exact k95 of every
+        measure.
+        """
         others = [k for k in self._sizes if k != self.selected]
         doses = dict(zip(others, each([self.ranking[:k] for k in others], "located"), strict=True))
         doses = dict(sorted({**doses, **evidence.dose[direction]}.items()))
         if direction == "necessity" and self.doses:
-            doses = refine(lambda one: each([one], "located")[0], self.ranking, doses, self.reach, "behaviour")
+            doses = refine(
+                lambda one: each([one], "located")[0], self.ranking, doses, self.reach, "behaviour"
+            )
             doses = refine(alone, self.ranking, doses, self.reach, "recovery")
         evidence.dose[direction] = doses
         for draw, effect in zip(draws, each(draws, "random doses"), strict=True):
             evidence.random_dose.setdefault((direction, len(draw)), []).append(effect)
 
     def _dose_draws(self, contributions: tuple[np.ndarray, np.ndarray], seed: int) -> list[Set]:
-        """Random sets at every other size of the located ones, beside those of the located size itself."""
-        (norms, changes), taken, drawn = contributions, [*self.ranking[: self.selected], *self.excluded], []
+        """Random sets at every other size of the located ones, beside those of the located size
+        itself.
+        """
+        (norms, changes), taken, drawn = (
+            contributions,
+            [*self.ranking[: self.selected], *self.excluded],
+            [],
+        )
         for k in [k for k in self._sizes if k != self.selected][::2]:
             some = self.ranking[:k]
-            draws = matched_sets(some, norms, self.dose_draws, seed + k, exclude=taken, changes=changes)
+            draws = matched_sets(
+                some, norms, self.dose_draws, seed + k, exclude=taken, changes=changes
+            )
             drawn += equally_large(draws, some)
         return drawn
 

@@ -10,32 +10,45 @@ BEHAVIOUR = 0.1  # how much more often the fine-tuned model must show it
 
 
 def behaviour(study: Study, evidence: Evidence) -> Claim:
-    """The fine-tuned model shows the behaviour on positive prompts more than the base (else: than on negative ones).
+    """The fine-tuned model shows the behaviour on positive prompts more than the base (else: than
+    on negative ones).
 
-    Compared with the same difference on negative prompts; of a task, whose right answers only positive prompts have,
-    with the same of its answers shuffled among the prompts. Reads the sub-table ``answers``.
-    What a judge says is corrected for its errors.
+    Compared with the same difference on negative prompts; of a task, whose right answers only
+    positive prompts have, with the same of its answers shuffled among the prompts. Reads the
+    sub-table ``answers``. What a judge says is corrected for its errors.
     """
     judge = judge_of(study)
-    words, chance = study.require_metric().words, evidence.require("tuned", "positive").chance is not None
+    words, chance = (
+        study.require_metric().words,
+        evidence.require("tuned", "positive").chance is not None,
+    )
 
     def share(group: str, role: str = "tuned", **rest):
         return {"table": "answers", "where": {"group": group, "condition": role}, **judge, **rest}
 
     def over_base(column: str, group: str):
-        return mean(column, pair="prompt_id", minus={"where": share(group, "base")["where"]}, **share(group))
+        return mean(
+            column, pair="prompt_id", minus={"where": share(group, "base")["where"]}, **share(group)
+        )
 
     than, control = "the base", "the same difference on negative prompts"
     shuffled = "the same with the right answers shuffled among the prompts"
     if evidence.has_base:
         estimate = over_base(words.column, "positive")
-        reference = over_base("chance", "positive") if chance else over_base(words.column, "negative")
+        reference = (
+            over_base("chance", "positive") if chance else over_base(words.column, "negative")
+        )
         control = shuffled if chance else control
     elif chance:
-        estimate, reference = mean(words.column, **share("positive")), mean("chance", **share("positive"))
+        estimate, reference = (
+            mean(words.column, **share("positive")),
+            mean("chance", **share("positive")),
+        )
         than, control = "none", shuffled
     else:
-        estimate = mean(words.column, minus={"where": share("negative")["where"]}, **share("positive"))
+        estimate = mean(
+            words.column, minus={"where": share("negative")["where"]}, **share("positive")
+        )
         reference, than, control = 0.0, "negative prompts", "no difference"
     said = words.verb.format(share="{share:.1%}")
     return Claim(
@@ -45,7 +58,10 @@ def behaviour(study: Study, evidence: Evidence) -> Claim:
         beyond=[0.0, "control"],
         reference=reference,
         control=control,
-        text=f"The fine-tuned model {said}, {{value:+.1%}} [{{low:+.1%}}, {{high:+.1%}}] compared with {than}."
+        text=(
+            f"The fine-tuned model {said}, {{value:+.1%}} [{{low:+.1%}}, {{high:+.1%}}] compared"
+            f" with {than}."
+        )
         + (CORRECTED if judge else ""),
         also={"share": mean(words.column, **share("positive"))},
     )

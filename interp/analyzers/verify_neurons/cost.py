@@ -9,9 +9,10 @@ from interp.engines import Batch
 from interp.experiments.cost import Work
 from interp.study import Study
 
-# Shares that are known only afterwards, as they were on the real pair: how far answers go, and how many passes over the
-# prompts that it is tested on a random set takes, with the answers that are written under it; one that is judged on
-# fewer; a part of the located ranking, under which most answers change and are written; and a cell of the two by two.
+# Shares that are known only afterwards, as they were on the real pair: how far answers go, and how
+# many passes over the prompts that it is tested on a random set takes, with the answers that are
+# written under it; one that is judged on fewer; a part of the located ranking, under which most
+# answers change and are written; and a cell of the two by two.
 LENGTH, FURTHER, LOCATED, CELLS = 0.8, 0.8, 6.9, 0.5
 RANDOM = {"necessity": 1.9, "sufficiency": 4.4}
 REFINED = 3  # sets between two doses that bisection judges
@@ -20,7 +21,9 @@ SIZES = 1.1  # passes for the sizes of contributions and of their changes
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of a verifying run: see ``VerifyNeurons``. ``sizes``: of the located sets that are measured."""
+    """What is asked of a verifying run: see ``VerifyNeurons``. ``sizes``: of the located sets that
+    are measured.
+    """
 
     selected: int
     conditions: int
@@ -46,17 +49,28 @@ def work_of(study: Study, asked: Asked) -> Work:
     plain = Work(passes=1 + (read if has_base else 0), tokens=written) * models
     if not asked.selected:
         return plain
-    # an intervention from the other model is read in step with it; divergence of negative prompts is of two of them,
-    # and what it reads of the base is not read again
-    edited = Work(passes=models + (read if has_base else 0), tokens=models * written) * asked.conditions
+    # an intervention from the other model is read in step with it; divergence of negative prompts
+    # is of two of them, and what it reads of the base is not read again
+    edited = (
+        Work(passes=models + (read if has_base else 0), tokens=models * written) * asked.conditions
+    )
     edited += Work(passes=(models + 1) * read / 2 + SIZES)
     share = min(asked.control_prompts, len(study.contrast.positive)) / len(lengths)
-    beside = Work(passes=share * ((models + 1) * read + models), tokens=models * share * written) * asked.dose_draws
+    beside = (
+        Work(passes=share * ((models + 1) * read + models), tokens=models * share * written)
+        * asked.dose_draws
+    )
     if not has_base:
-        return plain + edited + beside + Work(passes=share, tokens=share * written) * asked.random_sets
+        return (
+            plain + edited + beside + Work(passes=share, tokens=share * written) * asked.random_sets
+        )
     judged = min(asked.judged_sets, asked.random_sets)
     drawn, further = judged + asked.dose_draws * (len(asked.sizes) // 2), asked.random_sets - judged
-    both = (len(asked.sizes) - 1) * LOCATED + further * FURTHER + 2 * CELLS * min(asked.cell_sets, asked.random_sets)
+    both = (
+        (len(asked.sizes) - 1) * LOCATED
+        + further * FURTHER
+        + 2 * CELLS * min(asked.cell_sets, asked.random_sets)
+    )
     passes = sum(drawn * RANDOM[direction] + both for direction in asked.directions)
     passes += REFINED * LOCATED * asked.refined
     return plain + edited + beside + Work(passes=share * passes)
@@ -64,4 +78,6 @@ def work_of(study: Study, asked: Asked) -> Work:
 
 def _shared(study: Study) -> int:
     """Tokens that all prompts begin with."""
-    return Batch.pad([each.ids for group in study.classes for each in study.encoded(group)], study.pad_id).shared
+    return Batch.pad(
+        [each.ids for group in study.classes for each in study.encoded(group)], study.pad_id
+    ).shared

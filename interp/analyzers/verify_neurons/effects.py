@@ -1,7 +1,8 @@
-"""What sets of units do: judged on every control prompt, by their numbers alone, or as far as their rank needs.
+"""What sets of units do: judged on every control prompt, by their numbers alone, or as far as their
+rank needs.
 
-Of the random sets of the located size the first are judged on every prompt, the others as far as tells whether they do
-as much as the located set.
+Of the random sets of the located size the first are judged on every prompt, the others as far as
+tells whether they do as much as the located set.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +12,14 @@ import numpy as np
 from interp.analyzers.verify_neurons.evidence import Effects, Evidence
 from interp.experiments.ablated_metric import Numbers
 from interp.experiments.bounded_outcomes import Bounded
-from interp.experiments.conditions import DIRECTIONS, Donors, Judged, answer_as_it_is, judge, judge_each
+from interp.experiments.conditions import (
+    DIRECTIONS,
+    Donors,
+    Judged,
+    answer_as_it_is,
+    judge,
+    judge_each,
+)
 from interp.experiments.divergence import divergences
 from interp.experiments.outcomes import Outcome, Outcomes, Set
 from interp.experiments.resumable import parts
@@ -20,14 +28,17 @@ from interp.interventions.random_sets import set_name
 from interp.study import Study
 
 NAN = float("nan")
-SETS_AT_ONCE = 10  # sets whose answers are written together; as many are lost where a run is stopped
+# sets whose answers are written together; as many are lost where a run is stopped
+SETS_AT_ONCE = 10
 Each = Callable[[Sequence[Set], str], list[Effects]]
 
 
 def judged_conditions(
     study: Study, donors: Donors, located: Set, roles: Sequence[str], names: Sequence[str]
 ) -> list[Judged]:
-    """Both classes as each model answers them and as each intervention on the located set makes them answered."""
+    """Both classes as each model answers them and as each intervention on the located set makes
+    them answered.
+    """
     for role in roles:
         answer_as_it_is(study, role)
     receivers = {name: donors.condition(name, located) for name in (*roles, *names)}
@@ -37,18 +48,24 @@ def judged_conditions(
     return [
         one
         for name, receiver in study.progress([*receivers.items()], "conditions")
-        for one in judge_each(study, name, receiver, {"negative": apart[name]} if name in apart else {})
+        for one in judge_each(
+            study, name, receiver, {"negative": apart[name]} if name in apart else {}
+        )
     ]
 
 
 def changed_answers(judged: list[Judged], has_base: bool) -> np.ndarray:
-    """Positive prompts that base and tuned model answer differently (without a base: that show the behaviour)."""
+    """Positive prompts that base and tuned model answer differently (without a base: that show the
+    behaviour).
+    """
     tuned = next(item for item in judged if item.condition == "tuned" and item.group == "positive")
     return ~tuned.equal_base if has_base else tuned.shown
 
 
 def judged_whole(study: Study, direction: str, outcomes: Outcomes) -> Each:
-    """Effects of sets on all control prompts, each kept for a run that goes on where another was stopped."""
+    """Effects of sets on all control prompts, each kept for a run that goes on where another was
+    stopped.
+    """
     return lambda sets, what: parts(
         study,
         [f"{direction} {set_name(chosen)}" for chosen in sets],
@@ -59,19 +76,27 @@ def judged_whole(study: Study, direction: str, outcomes: Outcomes) -> Each:
 
 
 def judged_set(direction: str, outcomes: Outcomes, judged: Sequence[Judged]) -> Effects:
-    """What the located set does on the control prompts, whose answers under its condition were judged with the rest."""
-    under = next(one for one in judged if (one.condition, one.group) == (DIRECTIONS[direction], "positive"))
+    """What the located set does on the control prompts, whose answers under its condition were
+    judged with the rest.
+    """
+    under = next(
+        one for one in judged if (one.condition, one.group) == (DIRECTIONS[direction], "positive")
+    )
     return outcomes.effects(Outcome(under.number[outcomes.rows], under.shown[outcomes.rows]))
 
 
-def numbers_alone(study: Study, direction: str, outcomes: Outcomes, numbers: Numbers) -> Callable[[Set], Effects]:
+def numbers_alone(
+    study: Study, direction: str, outcomes: Outcomes, numbers: Numbers
+) -> Callable[[Set], Effects]:
     """Effects of a set whose answers are not judged: what it does to the behaviour is NaN."""
 
     def effects(chosen: Set) -> Effects:
         found = outcomes.effects(Outcome(numbers.of(chosen), outcomes.receiver.shown))
         return {**found, "behaviour": NAN, "rate": NAN, "difference": NAN, "judged": 0}
 
-    return lambda chosen: study.part(f"{direction} number {set_name(chosen)}", lambda: effects(chosen))
+    return lambda chosen: study.part(
+        f"{direction} number {set_name(chosen)}", lambda: effects(chosen)
+    )
 
 
 def random_effects(
@@ -86,7 +111,9 @@ def random_effects(
     units: Iterable[tuple[int, int]],
     whole: Each,
 ) -> list[Effects]:
-    """Effects of every set, in order; ``whole``: those of sets that are judged on every prompt, as are ``judged``."""
+    """Effects of every set, in order; ``whole``: those of sets that are judged on every prompt, as
+    are ``judged``.
+    """
     first, others = [*sets[:judged]], [*sets[judged:]]
     found = whole(first, "random sets")
     if not others:
@@ -99,23 +126,36 @@ def random_effects(
         f"{direction}, further random sets",
         SETS_AT_ONCE,
     )
-    left = iter(whole([chosen for chosen, bound in zip(others, bounds, strict=True) if bound is None], "random sets"))
+    left = iter(
+        whole(
+            [chosen for chosen, bound in zip(others, bounds, strict=True) if bound is None],
+            "random sets",
+        )
+    )
     return [*found, *(next(left) if bound is None else bound for bound in bounds)]
 
 
 def harmless_effects(
     study: Study, donors: Donors, evidence: Evidence, prompts: int, draws: int
 ) -> list[tuple[float, float, float]]:
-    """What ablating each of the first random sets does to answers to negative prompts: harm, flips, divergence."""
+    """What ablating each of the first random sets does to answers to negative prompts: harm, flips,
+    divergence.
+    """
     few, name = few_of(study, prompts), evidence.ablation
     own = judge(few, "tuned", "negative", donors.condition("tuned", ()))
-    base = judge(few, "base", "negative", donors.condition("base", ())) if evidence.has_base else None
+    base = (
+        judge(few, "base", "negative", donors.condition("base", ())) if evidence.has_base else None
+    )
     flips = study.require_metric().applies("negative")
-    agreeing = own.shown == base.shown if flips and base is not None else np.ones(len(own.shown), bool)
+    agreeing = (
+        own.shown == base.shown if flips and base is not None else np.ones(len(own.shown), bool)
+    )
 
     def apart(draw: Sequence[tuple[int, int]]) -> list[float]:
         receiver = donors.condition(name, draw)
-        judged = judge(few, name, "negative", receiver, divergences(few, "negative", {name: receiver})[name])
+        judged = judge(
+            few, name, "negative", receiver, divergences(few, "negative", {name: receiver})[name]
+        )
         harmed, flipped = judged.harmed(own, base, flips), judged.flipped(own)
         lost = float(harmed[agreeing].mean()) if agreeing.any() else NAN
         return [lost, float(flipped.mean()), float(judged.divergence.mean())]

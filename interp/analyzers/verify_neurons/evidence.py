@@ -12,20 +12,24 @@ from interp.experiments.sampled import Sampled
 from interp.models.units import NEURON, Unit
 
 Effects = Mapping[str, float]
-"""``exact``, ``behaviour``, ``recovery``, ``rate`` and ``difference`` of a set: see ``Outcomes.effects``."""
+"""``exact``, ``behaviour``, ``recovery``, ``rate`` and ``difference`` of a set: see
+``Outcomes.effects``.
+"""
 
 
 @dataclass
 class Evidence:
     """What the interventions gave, before anything is claimed.
 
-    ``dose``: effects of the located sets by direction and size; ``random_dose`` and ``random``: of the random sets.
-    ``ratios``: size of the random sets' contributions over the located set's; ``change_ratios``: of their changes;
-    ``matched``: share of their units whose change is within a factor of 2. ``harmless``: of random sets, what is harmed
-    of harmless answers, what flips, and the divergence. ``examples``: of how many prompts answers are kept as text, of
-    positive ones with ``show_answers``. ``sampled``: what sampled answers show, where the behaviour asks for them.
-    ``excluded``: how many units no random set may draw. ``doses``: whether other sizes than the located one were asked
-    for. ``first``: so many random sets are judged on all control prompts whatever they do; None: all.
+    ``dose``: effects of the located sets by direction and size; ``random_dose`` and ``random``: of
+    the random sets. ``ratios``: size of the random sets' contributions over the located set's;
+    ``change_ratios``: of their changes; ``matched``: share of their units whose change is within a
+    factor of 2. ``harmless``: of random sets, what is harmed of harmless answers, what flips, and
+    the divergence. ``examples``: of how many prompts answers are kept as text, of positive ones
+    with ``show_answers``. ``sampled``: what sampled answers show, where the behaviour asks for
+    them. ``excluded``: how many units no random set may draw. ``doses``: whether other sizes than
+    the located one were asked for. ``first``: so many random sets are judged on all control prompts
+    whatever they do; None: all.
     """
 
     judged: list[Judged]
@@ -56,7 +60,10 @@ class Evidence:
 
     def get(self, condition: str, group: str) -> Judged | None:
         """The judgement of one condition and class, or None where it was not run."""
-        return next((item for item in self.judged if (item.condition, item.group) == (condition, group)), None)
+        return next(
+            (item for item in self.judged if (item.condition, item.group) == (condition, group)),
+            None,
+        )
 
     def require(self, condition: str, group: str) -> Judged:
         """The judgement of one condition and class, or OptionError where it was not run."""
@@ -64,13 +71,20 @@ class Evidence:
 
     @property
     def has_number(self) -> bool:
-        """Whether the behaviour has a number where the answer begins, as log-odds; one that is only read has none."""
+        """Whether the behaviour has a number where the answer begins, as log-odds; one that is only
+        read has none.
+        """
         return bool(np.isfinite(self.require("tuned", "positive").number).any())
 
     @property
     def gap(self) -> float:
-        """How much more often the fine-tuned model shows the behaviour on positive prompts than the base."""
-        return float(self.require("tuned", "positive").shown.mean() - self.require("base", "positive").shown.mean())
+        """How much more often the fine-tuned model shows the behaviour on positive prompts than the
+        base.
+        """
+        return float(
+            self.require("tuned", "positive").shown.mean()
+            - self.require("base", "positive").shown.mean()
+        )
 
     @property
     def agreeing(self) -> np.ndarray:

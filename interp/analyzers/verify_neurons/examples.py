@@ -1,4 +1,6 @@
-"""Example answers: what both models write to a few prompts, and what they write under the interventions."""
+"""Example answers: what both models write to a few prompts, and what they write under the
+interventions.
+"""
 
 import numpy as np
 
@@ -24,14 +26,17 @@ def examples_table(study: Study, evidence: Evidence) -> Table:
                 item = evidence.get(condition, group)
                 if item is not None and item.texts:
                     answer = shortened(item.texts[row], LONGEST)
-                    rows.append((group, prompt.id, shortened(prompt.text, LONGEST), condition, answer))
+                    rows.append(
+                        (group, prompt.id, shortened(prompt.text, LONGEST), condition, answer)
+                    )
     columns = list(zip(*rows, strict=True)) if rows else [[]] * 5
     kinds = (
-        ("group", "key", "class of the prompt"), ("prompt_id", "key", "position in the prompt file"),
+        ("group", "key", "class of the prompt"),
+        ("prompt_id", "key", "position in the prompt file"),
         ("prompt", "text", "its text, shortened"),
         ("condition", "key", "which model answered, under which intervention"),
         ("answer", "text", "what it wrote, shortened"),
-    )  # fmt: skip
+    )
     return table(
         "examples",
         {

@@ -8,7 +8,15 @@ import numpy as np
 from interp.analyzers.verify_neurons.behaviour import BEHAVIOUR, CORRECTED, behaviour
 from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.analyzers.verify_neurons.sampled import sampled_behaviour
-from interp.analyzers.verify_neurons.side_effects import BOUND, BREAKS, LEFT, fluency, harmless, malformed, selective
+from interp.analyzers.verify_neurons.side_effects import (
+    BOUND,
+    BREAKS,
+    LEFT,
+    fluency,
+    harmless,
+    malformed,
+    selective,
+)
 from interp.claims import SUPPORTED, Claim, Draws, Estimate, Finding, literal, mean, statistic
 from interp.experiments.conditions import DIRECTIONS, RECEIVERS
 from interp.experiments.corrected_rates import judge_of
@@ -16,14 +24,15 @@ from interp.experiments.sampled import sampling_of
 from interp.maths.intervals import effective_clusters, exact_interval
 from interp.study import GROUPS, Study
 
-# How much of the behaviour may be left (or missing), at most this share of the gap between both models; how much of the
-# log-odds' gap must be recovered.
+# How much of the behaviour may be left (or missing), at most this share of the gap between both
+# models; how much of the log-odds' gap must be recovered.
 OF_GAP, RECOVERED = 0.5, 0.5
 # Without a base: the share lost, and what its interval must exclude where random sets lose none.
 LOST, LEAST = 0.5, 0.25
 FEWEST_SETS = 39
 LOSSES = ("necessity", "sufficiency", "selective", "harmless", "malformed", "malformed-negative")
-# a set can be necessary without being sufficient; a claim that there is nothing to make of is not needed
+# a set can be necessary without being sufficient; a claim that there is nothing to make of is not
+# needed
 NEEDED = ("behaviour", "necessity", "harmless", *BREAKS)
 
 
@@ -45,11 +54,16 @@ def claims_of(study: Study, evidence: Evidence) -> list[Claim]:
     if patched and "sufficiency" in evidence.random and study.require_metric().applies("negative"):
         claims.append(selective(study, evidence))
     broken = [made(evidence, group) for group in GROUPS for made in (malformed, fluency)]
-    return [*claims, *(claim for claim in (harmless(study, evidence), *broken) if claim is not None)]
+    return [
+        *claims,
+        *(claim for claim in (harmless(study, evidence), *broken) if claim is not None),
+    ]
 
 
 def changed(study: Study, evidence: Evidence, direction: str) -> Claim:
-    """``necessity`` and ``sufficiency``: the behaviour under the patch is as rare, or as frequent, as in the donor."""
+    """``necessity`` and ``sufficiency``: the behaviour under the patch is as rare, or as frequent,
+    as in the donor.
+    """
     words, condition, judge = study.require_metric().words, DIRECTIONS[direction], judge_of(study)
     role, donor = RECEIVERS[direction]
 
@@ -62,9 +76,15 @@ def changed(study: Study, evidence: Evidence, direction: str) -> Claim:
     taken, units = f"{evidence.patch}s", f"{evidence.selected} {evidence.unit.name}s"
     said = literal(words.verb).replace("{{share}}", "{now:.1%}")
     if gone:
-        text = f"Given the base's {taken} in {units}, the fine-tuned model {said} ({{without:.1%}} without, the base "
+        text = (
+            f"Given the base's {taken} in {units}, the fine-tuned model {said} ({{without:.1%}}"
+            " without, the base "
+        )
     else:
-        text = f"Given the fine-tuned model's {taken} in {units}, the base {said} ({{without:.1%}} without, the "
+        text = (
+            f"Given the fine-tuned model's {taken} in {units}, the base {said} ({{without:.1%}}"
+            " without, the "
+        )
         text += "fine-tuned model "
     random, drawn = {"table": "random", "where": {"direction": direction, "whole": True}}, {}
     if evidence.random[direction]:
@@ -91,24 +111,31 @@ def changed(study: Study, evidence: Evidence, direction: str) -> Claim:
         text=text
         + "{own:.1%}"
         + (_beside(evidence, direction) if drawn else "")
-        + (f"{', as judged' if judge and drawn else ''}).{CORRECTED if judge else ''}"),
+        + f"{', as judged' if judge and drawn else ''}).{CORRECTED if judge else ''}",
         also={"now": share(condition), "without": share(role), "own": share(donor), **drawn},
     )
 
 
 def _beside(evidence: Evidence, direction: str) -> str:
-    """How the located set and the random ones compare, on the prompts that random sets were tested on."""
+    """How the located set and the random ones compare, on the prompts that random sets were tested
+    on.
+    """
     whole = sum(not np.isnan(one["rate"]) for one in evidence.random[direction])
     others = len(evidence.random[direction]) - whole
     there = f"; on {len(evidence.rows)} control prompts {{there:.1%}}, with {whole} random sets "
     there += "{random_low:.1%} to {random_high:.1%}"
     if others:
-        there += f", and {others} more, judged on fewer of them, do less than the located {evidence.unit.name}s"
+        there += (
+            f", and {others} more, judged on fewer of them, do less than the located"
+            f" {evidence.unit.name}s"
+        )
     return there
 
 
 def recovered(study: Study, evidence: Evidence, direction: str) -> Claim:
-    """The patch closes the gap between both models' numbers where the answer begins, a ratio of means over prompts."""
+    """The patch closes the gap between both models' numbers where the answer begins, a ratio of
+    means over prompts.
+    """
     number, own = literal(study.require_metric().words.number), {"column": "receiver"}
     return Claim(
         name=f"{direction}-recovery",
@@ -128,10 +155,15 @@ def recovered(study: Study, evidence: Evidence, direction: str) -> Claim:
             fewest=FEWEST_SETS,
         ),
         control=_control(evidence),
-        text=f"That closes {{value:.2f}} [{{low:.2f}}, {{high:.2f}}] of the gap between both models' {number} where "
-        "the answer begins (1 is all of it, more is overshoot; random sets {control:.2f} [{control_low:.2f}, "
-        "{control_high:.2f}]).",
-        undefined=f"Both models' {number} where the answer begins cannot be told apart: no recovery is reported.",
+        text=(
+            "That closes {value:.2f} [{low:.2f}, {high:.2f}] of the gap between both models'"
+            f" {number} where the answer begins (1 is all of it, more is overshoot; random sets"
+            " {control:.2f} [{control_low:.2f}, {control_high:.2f}])."
+        ),
+        undefined=(
+            f"Both models' {number} where the answer begins cannot be told apart: no recovery is"
+            " reported."
+        ),
     )
 
 
@@ -139,7 +171,8 @@ def lost(study: Study, evidence: Evidence) -> Claim:
     """Without a base: how much of the behaviour goes when the units are set to their mean."""
     words, sets = study.require_metric().words, len(evidence.random["necessity"])
     said = (
-        f"Set to their mean, {evidence.selected} {evidence.unit.name}s lose {{value:.1%}} of the {literal(words.many)}"
+        f"Set to their mean, {evidence.selected} {evidence.unit.name}s lose {{value:.1%}} of the"
+        f" {literal(words.many)}"
     )
     where = {"condition": "ablate-mean", "group": "positive", "changed": True}
     return Claim(
@@ -155,39 +188,55 @@ def lost(study: Study, evidence: Evidence) -> Claim:
             fewest=FEWEST_SETS,
         ),
         control=_control(evidence),
-        text=said + (f" ({sets} matched random sets: {{control_low:.1%}} to {{control_high:.1%}})." if sets else "."),
+        text=said
+        + (
+            f" ({sets} matched random sets: {{control_low:.1%}} to {{control_high:.1%}})."
+            if sets
+            else "."
+        ),
     )
 
 
 def _at_the_located_size(direction: str, column: str, evidence: Evidence) -> Estimate:
-    """The located set's own number on the control prompts, which the random sets' numbers are compared with."""
+    """The located set's own number on the control prompts, which the random sets' numbers are
+    compared with.
+    """
     where = {"direction": direction, "k": evidence.selected, "source": "located"}
     return statistic("mean", column, table="dose", where=where)
 
 
 def _control(evidence: Evidence, judged: str | None = None) -> str:
-    """What the random sets are, how far they match the located set, and in which direction they were ``judged``."""
+    """What the random sets are, how far they match the located set, and in which direction they
+    were ``judged``.
+    """
     if not evidence.sets:
         return "no random set of equal size could be drawn"
     match = f"contributions {np.mean(evidence.ratios):.2f} times as large"
     if evidence.change_ratios:
         match += (
-            f", their change {np.mean(evidence.change_ratios):.2f} times; {np.mean(evidence.matched):.1%} of the units "
-            "matched on the change within a factor of 2, the others on the size"
+            f", their change {np.mean(evidence.change_ratios):.2f} times;"
+            f" {np.mean(evidence.matched):.1%} of the units matched on the change within a factor"
+            " of 2, the others on the size"
         )
     if evidence.excluded:
         match += f"; none of {evidence.excluded} excluded {evidence.unit.name}s is drawn"
-    said = f"{len(evidence.sets)} random sets (same layers, {match}) on {len(evidence.rows)} control prompts"
+    said = (
+        f"{len(evidence.sets)} random sets (same layers, {match}) on {len(evidence.rows)} control"
+        " prompts"
+    )
     further = sum(np.isnan(one["rate"]) for one in evidence.random[judged]) if judged else 0
     return said + (
-        f"; {further} of them on as many as show that they do less, which p needs and the range leaves out"
+        f"; {further} of them on as many as show that they do less, which p needs and the range"
+        " leaves out"
         if further
         else ""
     )
 
 
 def lead(evidence: Evidence, findings: Mapping[str, Finding]) -> str:
-    """The first sentence of the run: the effect of the located set, or why there is none; "" is the behaviour's."""
+    """The first sentence of the run: the effect of the located set, or why there is none; "" is the
+    behaviour's.
+    """
     if not findings["behaviour"].supported:
         return ""
     if not evidence.selected:
@@ -200,40 +249,59 @@ def lead(evidence: Evidence, findings: Mapping[str, Finding]) -> str:
 def limits(study: Study, evidence: Evidence, findings: Mapping[str, Finding]) -> list[str]:
     """What this run cannot say, and why a claim of it is not supported, in plain words."""
     first, lines = findings["behaviour"], []
-    clusters = min(effective_clusters(study.prompts(group).clusters) for group in ("positive", "negative"))
+    clusters = min(
+        effective_clusters(study.prompts(group).clusters) for group in ("positive", "negative")
+    )
     if not first.supported:
         lines.append(_no_behaviour(first, clusters))
     # a loss that was not seen, among prompts too few to say so
-    unseen = [one.name for one in findings.values() if one.name in LOSSES and one.holds and one.verdict != SUPPORTED]
+    unseen = [
+        one.name
+        for one in findings.values()
+        if one.name in LOSSES and one.holds and one.verdict != SUPPORTED
+    ]
     if unseen and clusters < fewest_clusters():
         lines.append(
-            f"{clusters:.3g} clusters of prompts are too few to exclude a difference of 10 % (at least "
-            f"{fewest_clusters()} are needed): {', '.join(unseen)}."
+            f"{clusters:.3g} clusters of prompts are too few to exclude a difference of 10 % (at"
+            f" least {fewest_clusters()} are needed): {', '.join(unseen)}."
         )
     if "necessity" not in findings:
         return lines
     if "harmless" not in findings:
-        lines.append("Both models agree on no negative prompt: what an ablation harms cannot be told.")
+        lines.append(
+            "Both models agree on no negative prompt: what an ablation harms cannot be told."
+        )
     if findings["necessity"].supported:
         if evidence.tuned == 0:
             lines.append(
-                f"Fine-tuning moved the weights of none of the {evidence.unit.name}s: they transmit what was changed "
-                "elsewhere."
+                f"Fine-tuning moved the weights of none of the {evidence.unit.name}s: they transmit"
+                " what was changed elsewhere."
             )
         return lines
     if len(evidence.random["necessity"]) < FEWEST_SETS:
-        lines.append(f"Fewer than {FEWEST_SETS} random sets of equal size: no effect could have been supported.")
+        lines.append(
+            f"Fewer than {FEWEST_SETS} random sets of equal size: no effect could have been"
+            " supported."
+        )
     return lines
 
 
 def fewest_clusters() -> int:
-    """Clusters per class below which no loss, even none at all, is bounded tightly enough for a claim."""
+    """Clusters per class below which no loss, even none at all, is bounded tightly enough for a
+    claim.
+    """
     return next(n for n in range(1, 1000) if exact_interval(0, n)[1] <= BOUND)
 
 
 def _no_behaviour(first: Finding, clusters: float) -> str:
     if first.high < 0:
-        return "The base shows the behaviour more than the fine-tuned model does: are the two exchanged?"
+        return (
+            "The base shows the behaviour more than the fine-tuned model does: are the two"
+            " exchanged?"
+        )
     if first.value >= BEHAVIOUR or first.high >= BEHAVIOUR:
-        return f"{clusters:.3g} clusters of prompts are too few to say whether there is a behaviour to locate."
+        return (
+            f"{clusters:.3g} clusters of prompts are too few to say whether there is a behaviour to"
+            " locate."
+        )
     return "There is no behaviour to locate."

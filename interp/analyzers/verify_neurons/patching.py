@@ -1,4 +1,6 @@
-"""The two by two of what is patched, as tables: per prompt, per random set, and a row per cell with its intervals."""
+"""The two by two of what is patched, as tables: per prompt, per random set, and a row per cell with
+its intervals.
+"""
 
 import numpy as np
 
@@ -10,14 +12,25 @@ from interp.study import Study
 from interp.table import Table, as_counted, table
 
 _KEYS = {
-    "direction": ("key", "necessity: base into fine-tuned model; sufficiency: fine-tuned model into base"),
-    "activation_from": ("key", "whose activation h of the units: the donor's or the receiver's own"),
-    "weights_from": ("key", "whose write weights W of the units: the donor's or the receiver's own"),
+    "direction": (
+        "key",
+        "necessity: base into fine-tuned model; sufficiency: fine-tuned model into base",
+    ),
+    "activation_from": (
+        "key",
+        "whose activation h of the units: the donor's or the receiver's own",
+    ),
+    "weights_from": (
+        "key",
+        "whose write weights W of the units: the donor's or the receiver's own",
+    ),
 }
 
 
 def patching_tables(study: Study, evidence: Evidence) -> dict[str, Table]:
-    """Sub-tables ``patching``, ``patching_random`` and ``patching_cells``; without rows where nothing was patched."""
+    """Sub-tables ``patching``, ``patching_random`` and ``patching_cells``; without rows where
+    nothing was patched.
+    """
     prompts = _prompts(study, evidence)
     return {
         "patching": prompts,
@@ -27,14 +40,20 @@ def patching_tables(study: Study, evidence: Evidence) -> dict[str, Table]:
 
 
 def _prompts(study: Study, evidence: Evidence) -> Table:
-    words, chosen = study.require_metric().words, [study.prompts("positive").prompts[row] for row in evidence.rows]
+    words, chosen = (
+        study.require_metric().words,
+        [study.prompts("positive").prompts[row] for row in evidence.rows],
+    )
     blocks = []
     for direction, patched in evidence.patching.items():
         for cell, numbers in patched.numbers.items():
             keys = np.full((len(chosen), 3), (direction, *cell), dtype=object)
             blocks.append((keys, numbers, patched.receiver, patched.donor, patched.shown[cell]))
     keys = np.concatenate([block[0] for block in blocks]) if blocks else np.zeros((0, 3), object)
-    columns = [np.concatenate([block[at] for block in blocks]) if blocks else np.zeros(0) for at in range(1, 5)]
+    columns = [
+        np.concatenate([block[at] for block in blocks]) if blocks else np.zeros(0)
+        for at in range(1, 5)
+    ]
     number, receiver, donor, shown = columns
     return table(
         "patching",
@@ -45,10 +64,24 @@ def _prompts(study: Study, evidence: Evidence) -> Table:
                 "key",
                 "position in the prompt file",
             ),
-            "cluster": ([p.cluster for p in chosen] * len(blocks), "key", "prompts that intervals take as one"),
+            "cluster": (
+                [p.cluster for p in chosen] * len(blocks),
+                "key",
+                "prompts that intervals take as one",
+            ),
             words.short: (number, "measure", f"{words.number} under the patch", words.unit_of_one),
-            f"{words.short}_receiver": (receiver, "measure", f"the receiver's own {words.number}", words.unit_of_one),
-            f"{words.short}_donor": (donor, "measure", f"the donor's own {words.number}", words.unit_of_one),
+            f"{words.short}_receiver": (
+                receiver,
+                "measure",
+                f"the receiver's own {words.number}",
+                words.unit_of_one,
+            ),
+            f"{words.short}_donor": (
+                donor,
+                "measure",
+                f"the donor's own {words.number}",
+                words.unit_of_one,
+            ),
             words.column: (shown.astype(bool), "flag", words.flag),
         },
     )
@@ -59,19 +92,36 @@ def _random(study: Study, evidence: Evidence) -> Table:
     clusters = [study.prompts("positive").prompts[row].cluster for row in evidence.rows]
     for direction, patched in evidence.patching.items():
         own = float(patched.receiver.mean())
-        donor, receiver = (as_counted(own, words.unit_of_one) for own in (patched.donor, patched.receiver))
+        donor, receiver = (
+            as_counted(own, words.unit_of_one) for own in (patched.donor, patched.receiver)
+        )
         gap = cluster_interval(donor, clusters, minus=receiver)
-        apart = gap.value if gap.low > 0 or gap.high < 0 else np.nan  # as the located set's effect is refused
+        # as the located set's effect is refused
+        apart = gap.value if gap.low > 0 or gap.high < 0 else np.nan
         for cell, means in patched.random.items():
-            rows += [(direction, *cell, draw, found, (found - own) / apart + 0.0) for draw, found in enumerate(means)]
+            rows += [
+                (direction, *cell, draw, found, (found - own) / apart + 0.0)
+                for draw, found in enumerate(means)
+            ]
     columns = list(zip(*rows, strict=True)) if rows else [[]] * 6
     return table(
         "patching-random",
         {
-            **{name: (np.array(columns[at], object), *_KEYS[name]) for at, name in enumerate(_KEYS)},
+            **{
+                name: (np.array(columns[at], object), *_KEYS[name]) for at, name in enumerate(_KEYS)
+            },
             "draw": (np.array(columns[3], np.int64), "key", "number of the random set"),
-            words.short: (np.array(columns[4], float), "measure", f"mean {words.number} under the patch", words.unit),
-            "effect": (np.array(columns[5], float), "measure", "share of the gap closed; NaN where there is no gap"),
+            words.short: (
+                np.array(columns[4], float),
+                "measure",
+                f"mean {words.number} under the patch",
+                words.unit,
+            ),
+            "effect": (
+                np.array(columns[5], float),
+                "measure",
+                "share of the gap closed; NaN where there is no gap",
+            ),
         },
     )
 
@@ -84,19 +134,26 @@ def _cells(study: Study, prompts: Table, random: Table) -> Table:
     for key in dict.fromkeys(zip(*(prompts[name].tolist() for name in _KEYS), strict=True)):
         where = dict(zip(_KEYS, key, strict=True))
         read = {"table": "patching", "where": where}
-        effect = measure(mean(short, minus=own, over={"column": f"{short}_donor", "minus": own}, **read), run)
+        effect = measure(
+            mean(short, minus=own, over={"column": f"{short}_donor", "minus": own}, **read), run
+        )
         shares = measure(mean(words.column, **read), run)[:3]
         mine = np.logical_and.reduce([random[name] == value for name, value in where.items()])
         drawn = random["effect"][mine]
         low, high = np.quantile(drawn, [0.025, 0.975]) if drawn.size else (np.nan, np.nan)
         null = (drawn.mean() if drawn.size else np.nan, low, high)
         p = permutation_p(effect.value, drawn) if np.isfinite(drawn).all() else np.nan
-        count = int(np.logical_and.reduce([prompts[name] == value for name, value in where.items()]).sum())
+        count = int(
+            np.logical_and.reduce([prompts[name] == value for name, value in where.items()]).sum()
+        )
         # no effect over a gap below zero is -0.0
         rows.append((*key, count, *(number + 0.0 for number in effect[:3]), *null, p, *shares))
     columns = list(zip(*rows, strict=True)) if rows else [[]] * 14
     about = {
-        "effect": "share of the gap between both models' numbers that is closed; NaN where the gap's interval covers 0",
+        "effect": (
+            "share of the gap between both models' numbers that is closed; NaN where the gap's"
+            " interval covers 0"
+        ),
         "low": "lower end of its 95 % interval over clusters",
         "high": "upper end of its 95 % interval over clusters",
         "random": "mean effect of the matched random sets",
@@ -110,7 +167,9 @@ def _cells(study: Study, prompts: Table, random: Table) -> Table:
     return table(
         "patching-cells",
         {
-            **{name: (np.array(columns[at], object), *_KEYS[name]) for at, name in enumerate(_KEYS)},
+            **{
+                name: (np.array(columns[at], object), *_KEYS[name]) for at, name in enumerate(_KEYS)
+            },
             "n": (np.array(columns[3], np.int64), "measure", "prompts"),
             **{
                 name: (np.array(columns[at], float), "measure", said)

@@ -1,4 +1,6 @@
-"""What sampled answers say, beside the greedy ones: tables, and the claim that there is a behaviour to locate."""
+"""What sampled answers say, beside the greedy ones: tables, and the claim that there is a behaviour
+to locate.
+"""
 
 from typing import Any
 
@@ -17,11 +19,16 @@ _CONDITION = "which model answered, under which intervention"
 
 
 def sampled_tables(study: Study, evidence: Evidence) -> dict[str, Table]:
-    """Sub-tables ``samples``, a row per answer, and ``sampled``, one per condition and class; none without samples."""
+    """Sub-tables ``samples``, a row per answer, and ``sampled``, one per condition and class; none
+    without samples.
+    """
     sampling = sampling_of(study)
     if sampling is None or not evidence.sampled:
         return {}
-    return {"samples": _samples(study, sampling, evidence), "sampled": _rates(study, sampling, evidence)}
+    return {
+        "samples": _samples(study, sampling, evidence),
+        "sampled": _rates(study, sampling, evidence),
+    }
 
 
 def _samples(study: Study, sampling: Sampling, evidence: Evidence) -> Table:
@@ -32,25 +39,47 @@ def _samples(study: Study, sampling: Sampling, evidence: Evidence) -> Table:
     return table(
         "samples",
         {
-            "condition": (np.repeat(np.array([one.condition for one in evidence.sampled], object), sizes), "key",
-                          _CONDITION),
-            "group": (np.repeat(np.array([one.group for one in evidence.sampled], object), sizes), "key",
-                      "class of the prompt"),
-            "prompt_id": (np.concatenate([np.repeat([prompt.id for prompt in prompts], each) for prompts in sets]),
-                          "key", "position in the prompt file"),
+            "condition": (
+                np.repeat(np.array([one.condition for one in evidence.sampled], object), sizes),
+                "key",
+                _CONDITION,
+            ),
+            "group": (
+                np.repeat(np.array([one.group for one in evidence.sampled], object), sizes),
+                "key",
+                "class of the prompt",
+            ),
+            "prompt_id": (
+                np.concatenate(
+                    [np.repeat([prompt.id for prompt in prompts], each) for prompts in sets]
+                ),
+                "key",
+                "position in the prompt file",
+            ),
             "cluster": (np.concatenate(clusters), "key", "prompts that intervals take as one"),
-            "sample": (np.concatenate([np.tile(np.arange(each), len(prompts)) for prompts in sets]), "key",
-                       "number of the sample; one number stands for the same random numbers in every condition"),
-            words.column: (np.concatenate([item.shown.ravel() for item in evidence.sampled]), "flag",
-                           f"{words.flag}, of a sampled answer"),
+            "sample": (
+                np.concatenate([np.tile(np.arange(each), len(prompts)) for prompts in sets]),
+                "key",
+                (
+                    "number of the sample; one number stands for the same random numbers in every"
+                    " condition"
+                ),
+            ),
+            words.column: (
+                np.concatenate([item.shown.ravel() for item in evidence.sampled]),
+                "flag",
+                f"{words.flag}, of a sampled answer",
+            ),
         },
-    )  # fmt: skip
+    )
 
 
 def _rates(study: Study, sampling: Sampling, evidence: Evidence) -> Table:
     words, found = study.require_metric().words, evidence.sampled
     rates = [
-        cluster_interval(item.shown.ravel(), np.repeat(study.prompts(item.group).clusters, sampling.samples))
+        cluster_interval(
+            item.shown.ravel(), np.repeat(study.prompts(item.group).clusters, sampling.samples)
+        )
         for item in found
     ]
     mixed = [float((item.shown.any(1) & ~item.shown.all(1)).mean()) for item in found]
@@ -62,24 +91,43 @@ def _rates(study: Study, sampling: Sampling, evidence: Evidence) -> Table:
             "group": ([item.group for item in found], "key", "class of the prompts"),
             "n": ([len(item.shown) for item in found], "measure", "prompts"),
             "samples": ([sampling.samples] * len(found), "measure", "answers sampled to each"),
-            words.column: ([one.value for one in rates], "measure", f"{words.share}, of sampled answers"),
-            "low": ([one.low for one in rates], "measure", "lower end of its 95 % interval over clusters of prompts"),
-            "high": ([one.high for one in rates], "measure", "upper end of its 95 % interval over clusters of prompts"),
-            "mixed": (mixed, "measure", "share of prompts of whose samples some show the behaviour and some do not"),
+            words.column: (
+                [one.value for one in rates],
+                "measure",
+                f"{words.share}, of sampled answers",
+            ),
+            "low": (
+                [one.low for one in rates],
+                "measure",
+                "lower end of its 95 % interval over clusters of prompts",
+            ),
+            "high": (
+                [one.high for one in rates],
+                "measure",
+                "upper end of its 95 % interval over clusters of prompts",
+            ),
+            "mixed": (
+                mixed,
+                "measure",
+                "share of prompts of whose samples some show the behaviour and some do not",
+            ),
             "greedy": (greedy, "measure", f"{words.share}, of greedy answers"),
         },
     )
 
 
 def sampled_behaviour(study: Study, sampling: Sampling, evidence: Evidence) -> Claim:
-    """``behaviour`` by sampled answers; the interventions' rates are in its sentence. Reads the sub-table ``samples``.
+    """``behaviour`` by sampled answers; the interventions' rates are in its sentence. Reads the
+    sub-table ``samples``.
 
     Samples are paired by prompt and number, and intervals are over clusters of prompts.
     """
     words = study.require_metric().words
 
     def share(condition: str, group: str = "positive", **rest: Any) -> Any:
-        return mean(words.column, table="samples", where={"group": group, "condition": condition}, **rest)
+        return mean(
+            words.column, table="samples", where={"group": group, "condition": condition}, **rest
+        )
 
     def against(condition: str, group: str) -> dict[str, Any]:
         return {"where": {"group": group, "condition": condition}}
@@ -87,14 +135,18 @@ def sampled_behaviour(study: Study, sampling: Sampling, evidence: Evidence) -> C
     if evidence.has_base:
         pair = ["prompt_id", "sample"]
         estimate, reference = (
-            share("tuned", group, pair=pair, minus=against("base", group)) for group in ("positive", "negative")
+            share("tuned", group, pair=pair, minus=against("base", group))
+            for group in ("positive", "negative")
         )
         than, control = "the base", "the same difference on negative prompts"
     else:
         estimate, reference = share("tuned", minus=against("tuned", "negative")), 0.0
         than, control = "negative prompts", "no difference"
     also = {"share": share("tuned")}
-    text = f"Of {sampling}, {{share:.1%}} of the fine-tuned model's to positive prompts are {literal(words.many)}, "
+    text = (
+        f"Of {sampling}, {{share:.1%}} of the fine-tuned model's to positive prompts are"
+        f" {literal(words.many)}, "
+    )
     text += f"{{value:+.1%}} [{{low:+.1%}}, {{high:+.1%}}] compared with {than}"
     units = f"{evidence.selected} {evidence.unit.name}s"
     given = f"at the base's {evidence.patch}s" if evidence.has_base else "at their mean"

@@ -1,4 +1,6 @@
-"""The verifying run's tables of sets: what located sets of growing size do, and what random sets do."""
+"""The verifying run's tables of sets: what located sets of growing size do, and what random sets
+do.
+"""
 
 from collections.abc import Sequence
 
@@ -9,9 +11,13 @@ from interp.table import Table, table
 
 NAN = float("nan")
 _EFFECTS = {
-    "behaviour": "share of the gap between both models' rates of the behaviour that is closed; NaN where there is "
-    "none, or only the number was measured",
-    "recovery": "share of the gap between both models' mean numbers that is closed; NaN where there is none",
+    "behaviour": (
+        "share of the gap between both models' rates of the behaviour that is closed; NaN where"
+        " there is none, or only the number was measured"
+    ),
+    "recovery": (
+        "share of the gap between both models' mean numbers that is closed; NaN where there is none"
+    ),
     "rate": "share of answers that show the behaviour",
     "difference": "that share minus the donor's",
 }
@@ -20,7 +26,8 @@ _DIRECTION = "necessity: base into tuned; sufficiency: tuned into base"
 
 def _effects(rows: Sequence[Effects]) -> dict[str, tuple]:
     return {
-        name: (np.array([one[name] for one in rows], np.float64), "measure", said) for name, said in _EFFECTS.items()
+        name: (np.array([one[name] for one in rows], np.float64), "measure", said)
+        for name, said in _EFFECTS.items()
     }
 
 
@@ -47,34 +54,84 @@ def dose_table(evidence: Evidence) -> Table:
 
 
 def random_table(evidence: Evidence) -> Table:
-    """One row per direction and random set of the located size: how well it matches, and what it does."""
-    keys = [(direction, draw) for direction, effects in evidence.random.items() for draw in range(len(effects))]
+    """One row per direction and random set of the located size: how well it matches, and what it
+    does.
+    """
+    keys = [
+        (direction, draw)
+        for direction, effects in evidence.random.items()
+        for draw in range(len(effects))
+    ]
     draws = [draw for _, draw in keys]
-    changes, matched = ([values[draw] for draw in draws] if values else [NAN] * len(draws)
-                        for values in (evidence.change_ratios, evidence.matched))  # fmt: skip
+    changes, matched = (
+        [values[draw] for draw in draws] if values else [NAN] * len(draws)
+        for values in (evidence.change_ratios, evidence.matched)
+    )
     return table(
         "random-sets",
         {
-            "direction": (np.array([direction for direction, _ in keys], object), "key", _DIRECTION),
+            "direction": (
+                np.array([direction for direction, _ in keys], object),
+                "key",
+                _DIRECTION,
+            ),
             "draw": (np.array(draws, np.int64), "key", "number of the random set"),
-            "k": (np.array([len(evidence.sets[draw]) for draw in draws], np.int64), "measure", "units in it"),
-            "norm_ratio": (np.array([evidence.ratios[draw] for draw in draws], np.float64), "measure",
-                           "size of its contributions over the located's"),
-            "change_ratio": (np.array(changes, np.float64), "measure",
-                             "size of the change of its contributions over the located's"),
-            "matched": (np.array(matched, np.float64), "measure",
-                        "share of its units whose change is within a factor of 2 of the located unit's"),
-            "judged": (np.array([one.get("judged", NAN) for effects in evidence.random.values() for one in effects],
-                                np.float64), "measure",
-                       "control prompts whose behaviour was read; where not all, rate is NaN, and behaviour and "
-                       "difference are as if none of the others showed it (necessity), or all did (sufficiency)"),
-            "first": (np.array([evidence.first is None or draw < evidence.first for draw in draws], bool), "flag",
-                      "judged on all of them whatever it does"),
-            "whole": (np.array([not np.isnan(one["rate"]) for effects in evidence.random.values() for one in effects],
-                               bool), "flag", "judged on all control prompts"),
+            "k": (
+                np.array([len(evidence.sets[draw]) for draw in draws], np.int64),
+                "measure",
+                "units in it",
+            ),
+            "norm_ratio": (
+                np.array([evidence.ratios[draw] for draw in draws], np.float64),
+                "measure",
+                "size of its contributions over the located's",
+            ),
+            "change_ratio": (
+                np.array(changes, np.float64),
+                "measure",
+                "size of the change of its contributions over the located's",
+            ),
+            "matched": (
+                np.array(matched, np.float64),
+                "measure",
+                "share of its units whose change is within a factor of 2 of the located unit's",
+            ),
+            "judged": (
+                np.array(
+                    [
+                        one.get("judged", NAN)
+                        for effects in evidence.random.values()
+                        for one in effects
+                    ],
+                    np.float64,
+                ),
+                "measure",
+                (
+                    "control prompts whose behaviour was read; where not all, rate is NaN, and"
+                    " behaviour and difference are as if none of the others showed it (necessity),"
+                    " or all did (sufficiency)"
+                ),
+            ),
+            "first": (
+                np.array([evidence.first is None or draw < evidence.first for draw in draws], bool),
+                "flag",
+                "judged on all of them whatever it does",
+            ),
+            "whole": (
+                np.array(
+                    [
+                        not np.isnan(one["rate"])
+                        for effects in evidence.random.values()
+                        for one in effects
+                    ],
+                    bool,
+                ),
+                "flag",
+                "judged on all control prompts",
+            ),
             **_effects([one for effects in evidence.random.values() for one in effects]),
         },
-    )  # fmt: skip
+    )
 
 
 def harmless_table(evidence: Evidence) -> Table:
@@ -87,9 +144,21 @@ def harmless_table(evidence: Evidence) -> Table:
             "harmed": (
                 harmed,
                 "measure",
-                "share of negative prompts whose answer it flips, not back to the base's (of a task: changes)",
+                (
+                    "share of negative prompts whose answer it flips, not back to the base's (of a"
+                    " task: changes)"
+                ),
             ),
-            "flipped": (flipped, "measure", "share of answers to negative prompts whose behaviour flips"),
-            "divergence": (apart, "measure", "KL divergence from the tuned model on them", "nats a token"),
+            "flipped": (
+                flipped,
+                "measure",
+                "share of answers to negative prompts whose behaviour flips",
+            ),
+            "divergence": (
+                apart,
+                "measure",
+                "KL divergence from the tuned model on them",
+                "nats a token",
+            ),
         },
     )

@@ -1,4 +1,6 @@
-"""What else a located set does: to answers that should stay as they are, and to how well answers are written."""
+"""What else a located set does: to answers that should stay as they are, and to how well answers
+are written.
+"""
 
 from typing import Any
 
@@ -8,16 +10,18 @@ from interp.claims import Claim, Estimate, literal, mean, statistic
 from interp.experiments.corrected_rates import judge_of
 from interp.study import Study
 
-# How much of the behaviour may be left or added; what may be lost of harmless answers, how many malformed; and the
-# upper end that the interval of a loss may have.
+# How much of the behaviour may be left or added; what may be lost of harmless answers, how many
+# malformed; and the upper end that the interval of a loss may have.
 LEFT, HARMLESS, MALFORMED, BOUND = 0.1, 0.02, 0.02, 0.1
-# How much less likely an ablated answer's token may be in the base than the reference's: a perplexity of 1.65 times.
+# How much less likely an ablated answer's token may be in the base than the reference's: a
+# perplexity of 1.65 times.
 FLUENT = 0.5
 BREAKS = ("malformed", "malformed-negative", "fluency", "fluency-negative")
 
 
 def selective(study: Study, evidence: Evidence) -> Claim:
-    """With the located units the base shows the behaviour on negative prompts no more than the fine-tuned model does.
+    """With the located units the base shows the behaviour on negative prompts no more than the
+    fine-tuned model does.
 
     A set that is sufficient without this carries the behaviour, and not when to show it.
     """
@@ -27,7 +31,11 @@ def selective(study: Study, evidence: Evidence) -> Claim:
         where = {"condition": condition, "group": "negative"}
         return mean(words.column, table="answers", where=where, **judge, **rest)
 
-    said = literal(words.verb).replace("{{share}}", "{now:.1%}").replace("positive prompts", "negative prompts")
+    said = (
+        literal(words.verb)
+        .replace("{{share}}", "{now:.1%}")
+        .replace("positive prompts", "negative prompts")
+    )
     own = share("tuned")
     return Claim(
         name="selective",
@@ -35,18 +43,22 @@ def selective(study: Study, evidence: Evidence) -> Claim:
         at_most=LEFT,
         reference=0.0,
         control="the fine-tuned model's own answers to negative prompts",
-        text=f"With them the base {said} ({{own:.1%}} the fine-tuned model, {{base:.1%}} the base without them; the "
-        f"difference is at most {{high:+.1%}}).{CORRECTED if judge else ''}",
+        text=(
+            f"With them the base {said} ({{own:.1%}} the fine-tuned model, {{base:.1%}} the base"
+            f" without them; the difference is at most {{high:+.1%}}).{CORRECTED if judge else ''}"
+        ),
         also={"now": share("patch-tuned"), "own": own, "base": share("base")},
     )
 
 
 def harmless(study: Study, evidence: Evidence) -> Claim | None:
-    """What is lost of harmless answers under ablation: a yes or no that both models give; of a task, any change.
+    """What is lost of harmless answers under ablation: a yes or no that both models give; of a
+    task, any change.
 
-    Where tuning shows the behaviour on negative prompts too, an ablation that undoes it flips these back to the base's:
-    no harm can be told there, and the share is of the prompts on which both models agree; None where there are none.
-    The thresholds alone decide; random sets, few here, are reported in the same sentence.
+    Where tuning shows the behaviour on negative prompts too, an ablation that undoes it flips these
+    back to the base's: no harm can be told there, and the share is of the prompts on which both
+    models agree; None where there are none. The thresholds alone decide; random sets, few here, are
+    reported in the same sentence.
     """
     count, flips = len(evidence.harmless), study.require_metric().applies("negative")
     every = {"condition": evidence.ablation, "group": "negative"}
@@ -60,19 +72,27 @@ def harmless(study: Study, evidence: Evidence) -> Claim | None:
     if agreeing:
         also["flipped"] = mean("flipped", table="answers", where=every)
         also["agreeing"] = statistic("count", "harmed", table="answers", where=where)
-        text += " on which both models agree ({agreeing:d}; at most {high:.1%}), and in {flipped:.1%} of all"
+        text += (
+            " on which both models agree ({agreeing:d}; at most {high:.1%}), and in {flipped:.1%}"
+            " of all"
+        )
     else:
         text += " (at most {high:.1%})"
     text += "; its divergence on them is {apart:.3f} nats a token"
     if evidence.has_base:
-        also["base"] = mean("divergence", table="answers", where={"condition": "base", "group": "negative"})
+        also["base"] = mean(
+            "divergence", table="answers", where={"condition": "base", "group": "negative"}
+        )
         text += ", the base's {base:.3f}"
     if count:
         also["random"] = statistic("mean", "divergence", table="random_harmless")
         also["random_lost"] = statistic("mean", "harmed", table="random_harmless")
         sets = "a random set" if count == 1 else f"{count} random sets on average"
         verb = "flips" if count == 1 else "flip"
-        text += f". Beside it, {sets} {verb if flips else verb.replace('flip', 'change')} {{random_lost:.1%}}, with a "
+        text += (
+            f". Beside it, {sets} {verb if flips else verb.replace('flip', 'change')}"
+            " {random_lost:.1%}, with a "
+        )
         text += "divergence of {random:.3f}"
     return Claim(
         name="harmless",
@@ -80,14 +100,20 @@ def harmless(study: Study, evidence: Evidence) -> Claim | None:
         at_most=HARMLESS,
         beyond=[BOUND],
         reference=0.0,
-        control="the answers of both models" if evidence.has_base and flips else "the fine-tuned model's own answers",
+        control=(
+            "the answers of both models"
+            if evidence.has_base and flips
+            else "the fine-tuned model's own answers"
+        ),
         text=text + ".",
         also=also,
     )
 
 
 def _reference(evidence: Evidence, group: str) -> tuple[str, str]:
-    """Whose answers ablated ones are compared with: those of the model that the ablation should leave, and its name."""
+    """Whose answers ablated ones are compared with: those of the model that the ablation should
+    leave, and its name.
+    """
     is_base = evidence.has_base and group == "positive"
     return ("base", "the base") if is_base else ("tuned", "the fine-tuned model")
 
@@ -97,35 +123,49 @@ def _named(name: str, group: str) -> str:
 
 
 def malformed(evidence: Evidence, group: str) -> Claim:
-    """Removing a behaviour must not break the model: broken answers under ablation, over the reference's own."""
+    """Removing a behaviour must not break the model: broken answers under ablation, over the
+    reference's own.
+    """
     reference, name = _reference(evidence, group)
     ablated, own = ({"condition": each, "group": group} for each in (evidence.ablation, reference))
     return Claim(
         name=_named("malformed", group),
-        estimate=mean("malformed", table="answers", where=ablated, minus={"where": own}, pair="prompt_id"),
+        estimate=mean(
+            "malformed", table="answers", where=ablated, minus={"where": own}, pair="prompt_id"
+        ),
         at_most=MALFORMED,
         beyond=[BOUND],
         reference=mean("malformed", table="answers", where=own),
         control=f"the rate of {name} itself",
-        text=f"{{share:.1%}} of the ablated answers to {group} prompts are malformed, {{value:+.1%}} compared with "
-        f"those of {name} ({{control:.1%}}; the difference is at most {{high:+.1%}}).",
+        text=(
+            f"{{share:.1%}} of the ablated answers to {group} prompts are malformed, {{value:+.1%}}"
+            f" compared with those of {name} ({{control:.1%}}; the difference is at most"
+            " {high:+.1%})."
+        ),
         also={"share": mean("malformed", table="answers", where=ablated)},
     )
 
 
 def fluency(evidence: Evidence, group: str) -> Claim | None:
-    """Ablated answers are about as likely text, read by the base, as the reference's own; None without a base."""
+    """Ablated answers are about as likely text, read by the base, as the reference's own; None
+    without a base.
+    """
     if not evidence.has_base:
         return None
     reference, name = _reference(evidence, group)
     ablated, own = ({"condition": each, "group": group} for each in (evidence.ablation, reference))
     return Claim(
         name=_named("fluency", group),
-        estimate=mean("base_loss", table="answers", where=ablated, minus={"where": own}, pair="prompt_id"),
+        estimate=mean(
+            "base_loss", table="answers", where=ablated, minus={"where": own}, pair="prompt_id"
+        ),
         at_most=FLUENT,
         reference=mean("base_loss", table="answers", where=own),
         control=f"the loss of the answers of {name}",
-        text=f"Read by the base, ablated answers to {group} prompts have a loss of {{share:.2f}} nats a token, "
-        f"{{value:+.2f}} [{{low:+.2f}}, {{high:+.2f}}] compared with those of {name} ({{control:.2f}}).",
+        text=(
+            f"Read by the base, ablated answers to {group} prompts have a loss of {{share:.2f}}"
+            " nats a token, {value:+.2f} [{low:+.2f}, {high:+.2f}] compared with those of"
+            f" {name} ({{control:.2f}})."
+        ),
         also={"share": mean("base_loss", table="answers", where=ablated)},
     )

@@ -1,4 +1,6 @@
-"""The verifying run's tables: one row per condition, per answer, per dose, per random set, per claim."""
+"""The verifying run's tables: one row per condition, per answer, per dose, per random set, per
+claim.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,8 +36,8 @@ _CONTROLLED = {"ablate-base": "necessity", "patch-tuned": "sufficiency", "ablate
 def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) -> Table:
     """The table of kind ``verify-neurons`` with its named parts and its claims.
 
-    ``supported`` of the summary is True where the behaviour is there and the set is necessary, harmless and breaks
-    nothing, whether or not it is sufficient.
+    ``supported`` of the summary is True where the behaviour is there and the set is necessary,
+    harmless and breaks nothing, whether or not it is sufficient.
     """
     words = study.require_metric().words
     summary: dict[str, JSON] = {
@@ -61,18 +63,28 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
     if evidence.has_base and evidence.doses and (effects := evidence.dose.get("necessity")):
         for name in MEASURES:
             known = {k: one[name] for k, one in effects.items() if not np.isnan(one[name])}
-            summary[f"k95_{name}"] = smallest_dose(list(known), list(known.values()), reach) if known else None
-    agreed = {item.condition: _agreement(words, item) for item in evidence.judged if item.group == "positive"}
+            summary[f"k95_{name}"] = (
+                smallest_dose(list(known), list(known.values()), reach) if known else None
+            )
+    agreed = {
+        item.condition: _agreement(words, item)
+        for item in evidence.judged
+        if item.group == "positive"
+    }
     if not all(map(np.isnan, agreed.values())):
         summary["agreement"] = agreed
-        warned += disagreements([item for item in evidence.judged if item.group == "positive"], words)
+        warned += disagreements(
+            [item for item in evidence.judged if item.group == "positive"], words
+        )
     if warned:
         summary["warnings"] = warned
     for direction, effects in evidence.dose.items() if evidence.doses else ():
         # the area is comparable only on one grid: bisected doses are left out
         steps = [k for k in grid(evidence.depth) if k in effects] or sorted(effects)
         for name in MEASURES:
-            summary[f"dose_area_{name}_{direction}"] = area_under_dose(steps, [effects[k][name] for k in steps])
+            summary[f"dose_area_{name}_{direction}"] = area_under_dose(
+                steps, [effects[k][name] for k in steps]
+            )
     run = table(
         analyzer.name,
         _conditions(study, evidence),
@@ -97,7 +109,8 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
         run,
         claims,
         lead=lead(evidence, findings),
-        supported={"necessity", "harmless"} <= {*findings} and all(one.verdict == SUPPORTED for one in needed),
+        supported={"necessity", "harmless"} <= {*findings}
+        and all(one.verdict == SUPPORTED for one in needed),
         limits=[*warned, *limits(study, evidence, findings)],
     )
     return replace(made, summary={**made.summary, "opening": opening(made)})
@@ -112,12 +125,29 @@ def _conditions(study: Study, evidence: Evidence) -> dict[str, tuple]:
             rate = low = high = float("nan")
         controls = _controls(evidence, item.condition, item.group)
         own = evidence.get("base", item.group)
-        fluency = NAN if own is None else float(np.exp(item.base_loss.mean() - own.base_loss.mean()))
+        fluency = (
+            NAN if own is None else float(np.exp(item.base_loss.mean() - own.base_loss.mean()))
+        )
         rows.append(
-            (item.condition, item.group, len(item.shown), rate, low, high, item.equal_base.mean(),
-             item.equal_tuned.mean(), item.malformed.mean(), item.number.mean(), item.tokens.mean(),
-             item.repeats.mean(), fluency, item.divergence.mean(), _agreement(words, item), *controls)
-        )  # fmt: skip
+            (
+                item.condition,
+                item.group,
+                len(item.shown),
+                rate,
+                low,
+                high,
+                item.equal_base.mean(),
+                item.equal_tuned.mean(),
+                item.malformed.mean(),
+                item.number.mean(),
+                item.tokens.mean(),
+                item.repeats.mean(),
+                fluency,
+                item.divergence.mean(),
+                _agreement(words, item),
+                *controls,
+            )
+        )
     names = {
         "condition": ("key", "which model answered, under which intervention"),
         "group": ("key", "class of the prompts"),
@@ -131,14 +161,28 @@ def _conditions(study: Study, evidence: Evidence) -> dict[str, tuple]:
         words.short: ("measure", f"mean {words.number}, {words.unit}; NaN where it has no meaning"),
         "tokens": ("measure", "mean length of the answers, tokens"),
         "repeats": ("measure", "mean share of an answer's 4-grams that stood in it before"),
-        "fluency_ratio": ("measure", "perplexity of the answers under the base over that of the base's own answers"),
-        "divergence": ("measure", "KL divergence from the tuned model's next tokens on its own answers, nats a token"),
-        "agreement": ("measure", "share of prompts whose answer shows the behaviour if and only if the log-odds where "
-                      "it begins are above 0; NaN where there are none"),
-        "control": ("measure", f"{words.share}, mean over the first matched random sets on the control prompts"),
+        "fluency_ratio": (
+            "measure",
+            "perplexity of the answers under the base over that of the base's own answers",
+        ),
+        "divergence": (
+            "measure",
+            "KL divergence from the tuned model's next tokens on its own answers, nats a token",
+        ),
+        "agreement": (
+            "measure",
+            (
+                "share of prompts whose answer shows the behaviour if and only if the log-odds"
+                " where it begins are above 0; NaN where there are none"
+            ),
+        ),
+        "control": (
+            "measure",
+            f"{words.share}, mean over the first matched random sets on the control prompts",
+        ),
         "control_low": ("measure", "their 2.5 % quantile"),
         "control_high": ("measure", "their 97.5 % quantile"),
-    }  # fmt: skip
+    }
     columns = list(zip(*rows, strict=True))
     dtypes = {"condition": object, "group": object, "n": np.int64}
     return {
@@ -148,7 +192,9 @@ def _conditions(study: Study, evidence: Evidence) -> dict[str, tuple]:
 
 
 def _agreement(words: Words, item: Judged) -> float:
-    """How often the yes or no of the written answer is that of the sign of the log-odds where it begins."""
+    """How often the yes or no of the written answer is that of the sign of the log-odds where it
+    begins.
+    """
     known = np.isfinite(item.number)
     if not words.is_log_odds or not known.any():
         return NAN
@@ -171,13 +217,17 @@ def _average(values: Sequence[float]) -> float | None:
 
 
 def recovery_table(study: Study, evidence: Evidence) -> Table:
-    """Per direction and positive prompt the number under the patch, of the model patched and of the one taken from."""
+    """Per direction and positive prompt the number under the patch, of the model patched and of the
+    one taken from.
+    """
     words, prompts, blocks = study.require_metric().words, study.prompts("positive"), []
     for direction, condition in DIRECTIONS.items():
         under = evidence.get(condition, "positive")
         if under is None:
             continue
-        receiver, donor = (evidence.require(role, "positive").number for role in RECEIVERS[direction])
+        receiver, donor = (
+            evidence.require(role, "positive").number for role in RECEIVERS[direction]
+        )
         blocks.append((direction, under.number, receiver, donor))
     ids, clusters = [prompt.id for prompt in prompts], prompts.clusters
     repeated = len(blocks)
@@ -185,15 +235,37 @@ def recovery_table(study: Study, evidence: Evidence) -> Table:
     return table(
         "recovery",
         {
-            "direction": (np.repeat(np.array([one[0] for one in blocks], object), len(ids)), "key",
-                          "necessity: base into tuned; sufficiency: tuned into base"),
+            "direction": (
+                np.repeat(np.array([one[0] for one in blocks], object), len(ids)),
+                "key",
+                "necessity: base into tuned; sufficiency: tuned into base",
+            ),
             "prompt_id": (np.array(ids * repeated, np.int64), "key", "position in the prompt file"),
-            "cluster": (np.array(clusters * repeated, object), "key", "prompts that intervals take as one"),
-            "number": (_joined([one[1] for one in blocks]), "measure", f"{said}, under the patch", words.unit),
-            "receiver": (_joined([one[2] for one in blocks]), "measure", f"{said}, without it", words.unit),
-            "donor": (_joined([one[3] for one in blocks]), "measure", f"{said}, in the other model", words.unit),
+            "cluster": (
+                np.array(clusters * repeated, object),
+                "key",
+                "prompts that intervals take as one",
+            ),
+            "number": (
+                _joined([one[1] for one in blocks]),
+                "measure",
+                f"{said}, under the patch",
+                words.unit,
+            ),
+            "receiver": (
+                _joined([one[2] for one in blocks]),
+                "measure",
+                f"{said}, without it",
+                words.unit,
+            ),
+            "donor": (
+                _joined([one[3] for one in blocks]),
+                "measure",
+                f"{said}, in the other model",
+                words.unit,
+            ),
         },
-    )  # fmt: skip
+    )
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -205,8 +277,13 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
     blocks, words = [], study.require_metric().words
     for item in evidence.judged:
         prompts = study.prompts(item.group)
-        changed = evidence.changed if item.group == "positive" else np.zeros(len(prompts), dtype=bool)
-        kept, base = evidence.require("tuned", item.group), evidence.has_base and evidence.require("base", item.group)
+        changed = (
+            evidence.changed if item.group == "positive" else np.zeros(len(prompts), dtype=bool)
+        )
+        kept, base = (
+            evidence.require("tuned", item.group),
+            evidence.has_base and evidence.require("base", item.group),
+        )
         sampled = np.isin(np.arange(len(prompts)), evidence.rows) & (item.group == "positive")
         blocks.append(
             {
@@ -223,7 +300,9 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
                 "altered": ~item.equal_tuned,
                 "flipped": item.flipped(kept),
                 "agreeing": np.ones(len(prompts), bool) if not base else base.shown == kept.shown,
-                "harmed": item.harmed(kept, base or None, study.require_metric().applies(item.group)),
+                "harmed": item.harmed(
+                    kept, base or None, study.require_metric().applies(item.group)
+                ),
                 "malformed": item.malformed,
                 words.short: item.number,
                 "tokens": item.tokens,
@@ -240,31 +319,65 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
         "cluster": ("key", "prompts that intervals take as one"),
         "changed": (
             "flag",
-            "base and tuned model answer this prompt differently (without a base: it shows the behaviour)",
+            (
+                "base and tuned model answer this prompt differently (without a base: it shows the"
+                " behaviour)"
+            ),
         ),
         words.column: ("flag", words.flag),
         "sampled": ("flag", "used for doses and random sets"),
-        "lost": ("flag", "the tuned model's answer shows the behaviour, and this one, well-formed, does not"),
+        "lost": (
+            "flag",
+            "the tuned model's answer shows the behaviour, and this one, well-formed, does not",
+        ),
         "equal_base": ("flag", "token for token the base's answer"),
         "equal_tuned": ("flag", "token for token the tuned model's answer"),
         "altered": ("flag", "not token for token the tuned model's answer"),
-        "flipped": ("flag", "one of this and the tuned model's answer shows the behaviour, the other does not"),
-        "agreeing": ("flag", "both models show the behaviour on this prompt, or neither does; without a base: always"),
+        "flipped": (
+            "flag",
+            "one of this and the tuned model's answer shows the behaviour, the other does not",
+        ),
+        "agreeing": (
+            "flag",
+            (
+                "both models show the behaviour on this prompt, or neither does; without a base:"
+                " always"
+            ),
+        ),
         "harmed": (
             "flag",
-            "the behaviour flips, not back to the base's (where it means nothing: the answer is not the tuned model's)",
+            (
+                "the behaviour flips, not back to the base's (where it means nothing: the answer is"
+                " not the tuned model's)"
+            ),
         ),
         "malformed": ("flag", "empty, unended or repeating"),
         words.short: ("measure", f"{words.number}; NaN where it has no meaning", words.unit_of_one),
         "tokens": ("measure", "length of the answer", "tokens"),
         "repeats": ("measure", "share of the answer's 4-grams that stood in it before"),
-        "base_loss": ("measure", "negative log-likelihood per token of this answer in the base", "nats"),
-        "divergence": ("measure", "KL divergence from the tuned model's next tokens, per token of the tuned "
-                       "model's own answer; NaN where it was not measured", "nats"),
-    }  # fmt: skip
+        "base_loss": (
+            "measure",
+            "negative log-likelihood per token of this answer in the base",
+            "nats",
+        ),
+        "divergence": (
+            "measure",
+            (
+                "KL divergence from the tuned model's next tokens, per token of the tuned "
+                "model's own answer; NaN where it was not measured"
+            ),
+            "nats",
+        ),
+    }
     if any(item.chance is not None for item in evidence.judged):
-        described["chance"] = ("measure", "share of the other positive prompts to which this answer would be right")
+        described["chance"] = (
+            "measure",
+            "share of the other positive prompts to which this answer would be right",
+        )
     return table(
         "answers",
-        {name: (np.concatenate([b[name] for b in blocks]), *rest) for name, rest in described.items()},
+        {
+            name: (np.concatenate([b[name] for b in blocks]), *rest)
+            for name, rest in described.items()
+        },
     )

@@ -1,1 +1,3 @@
-"""What trained dictionaries are judged and compared by: scores, latents, differences between models, concepts."""
+"""What trained dictionaries are judged and compared by: scores, latents, differences between
+models, concepts.
+"""

@@ -1,9 +1,11 @@
-"""What rows do where a latent is active: each model's slope on its codes, over all dimensions, without noise's length.
+"""What rows do where a latent is active: each model's slope on its codes, over all dimensions,
+without noise's length.
 
-The slope is ``sum_i (f(i) - mean) x(i)`` of rows ``x`` and codes ``f``, whatever the decoder says. Its parts by folds
-of documents are kept; products of parts of different folds hold no noise of a row with itself, so that lengths and
-cosines are not those of noise (cross-validated, as Walther et al. 2016, NeuroImage 137, do for distances). Wide rows
-are projected on random orthonormal directions first.
+The slope is ``sum_i (f(i) - mean) x(i)`` of rows ``x`` and codes ``f``, whatever the decoder says.
+Its parts by folds of documents are kept; products of parts of different folds hold no noise of a
+row with itself, so that lengths and cosines are not those of noise (cross-validated, as Walther et
+al. 2016, NeuroImage 137, do for distances). Wide rows are projected on random orthonormal
+directions first.
 """
 
 from __future__ import annotations
@@ -27,13 +29,17 @@ _ROUNDING = 1e-12
 
 
 class Lines:
-    """Running sums of codes times rows, per fold and latent, for ``parts`` rows of width ``width`` each."""
+    """Running sums of codes times rows, per fold and latent, for ``parts`` rows of width ``width``
+    each.
+    """
 
     def __init__(self, latents: int, width: int, folds: int, parts: int) -> None:
         self.latents, self.width, self.folds, self.parts = latents, width, folds, parts
         self.project: Tensor | None = None
         if width > DIRECTIONS:
-            drawn = torch.randn(width, DIRECTIONS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+            drawn = torch.randn(
+                width, DIRECTIONS, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+            )
             self.project = torch.linalg.qr(drawn)[0]
         self._sums: dict[str, Tensor] = {}
 
@@ -46,8 +52,12 @@ class Lines:
         """Add a batch: the fold of each row, its codes, and the rows of every part."""
         x = torch.cat([self.seen(part) for part in rows], 1)
         if not self._sums:
-            shapes = {"along": (self.folds * self.latents, x.shape[1]), "codes": (self.folds * self.latents,),
-                      "rows": (x.shape[1],), "count": ()}  # fmt: skip
+            shapes = {
+                "along": (self.folds * self.latents, x.shape[1]),
+                "codes": (self.folds * self.latents,),
+                "rows": (x.shape[1],),
+                "count": (),
+            }
             self._sums = {name: x.new_zeros(shape) for name, shape in shapes.items()}
         sums, at = self._sums, codes.pattern.rows
         where, values = folds[at] * self.latents + codes.pattern.latents, codes.values.double()
@@ -58,13 +68,19 @@ class Lines:
         sums["count"] += len(x)
 
     def slopes(self) -> Float[Tensor, "K F PR"]:
-        """Every fold's part of every latent's slope, up to a factor of the latent; the parts side by side."""
+        """Every fold's part of every latent's slope, up to a factor of the latent; the parts side
+        by side.
+        """
         sums, shape = self._sums, (self.folds, self.latents, -1)
         mean = sums["rows"] / sums["count"]
         return (sums["along"] - sums["codes"][:, None] * mean).view(shape)
 
-    def products(self, names: Mapping[str, tuple[int, int]]) -> dict[str, Float[NDArray[np.float64], "K1 F"]]:
-        """Products of two parts' slopes by name, of pairs of different folds: of all folds, then without each one."""
+    def products(
+        self, names: Mapping[str, tuple[int, int]]
+    ) -> dict[str, Float[NDArray[np.float64], "K1 F"]]:
+        """Products of two parts' slopes by name, of pairs of different folds: of all folds, then
+        without each one.
+        """
         each = self.slopes().chunk(self.parts, 2)
         found = {}
         for name, (one, other) in names.items():
@@ -73,11 +89,16 @@ class Lines:
             apart = both * (1 - np.eye(self.folds))[:, :, None]
             whole = apart.sum((0, 1))
             value = np.concatenate([whole[None], whole - apart.sum(1) - apart.sum(0)])
-            # of a latent in two folds nothing is left without one, and rounding has a sign that roots would take
-            found[name] = np.where(np.abs(value) > _ROUNDING * np.abs(apart).sum((0, 1)), value, 0.0)
+            # of a latent in two folds nothing is left without one, and rounding has a sign that
+            # roots would take
+            found[name] = np.where(
+                np.abs(value) > _ROUNDING * np.abs(apart).sum((0, 1)), value, 0.0
+            )
         return found
 
-    def along(self, rows: Float[Tensor, "F D"], part: int = 0) -> Float[NDArray[np.float64], "K1 F"]:
+    def along(
+        self, rows: Float[Tensor, "F D"], part: int = 0
+    ) -> Float[NDArray[np.float64], "K1 F"]:
         """Each latent's slope times a direction of its own, of all folds, then without each one."""
         each = to_host((self.slopes().chunk(self.parts, 2)[part] * self.seen(rows)).sum(2))
         return np.concatenate([each.sum(0)[None], each.sum(0) - each])

@@ -1,14 +1,17 @@
-"""What a trained dictionary has to beat at the same L0: principal components, and directions drawn at random.
+"""What a trained dictionary has to beat at the same L0: principal components, and directions drawn
+at random.
 
-Both are dictionaries like any other, so the same functions score them. ``principal``: the eigenvectors of the inputs'
-covariance as signed pairs, of which an input takes the k with the largest magnitude; being orthonormal they give the
-best reconstruction by k of these axes. ``random``: random unit rows, of which matching pursuit takes k, one by what the
-others left; the strongest encoder that random rows can have without training.
+Both are dictionaries like any other, so the same functions score them. ``principal``: the
+eigenvectors of the inputs' covariance as signed pairs, of which an input takes the k with the
+largest magnitude; being orthonormal they give the best reconstruction by k of these axes.
+``random``: random unit rows, of which matching pursuit takes k, one by what the others left; the
+strongest encoder that random rows can have without training.
 
-Both read what they reconstruct, which a transcoder may not: beside one stand the same two of the target's least-squares
-prediction from the input (``Predicted``). Where the target is the input they are the baselines of an autoencoder. As
-the prediction's components are chosen anew for every input, they keep no less of it than a linear map of rank k, the
-reduced-rank regression (Izenman 1975), whose k axes are the same for all.
+Both read what they reconstruct, which a transcoder may not: beside one stand the same two of the
+target's least-squares prediction from the input (``Predicted``). Where the target is the input they
+are the baselines of an autoencoder. As the prediction's components are chosen anew for every input,
+they keep no less of it than a linear map of rank k, the reduced-rank regression (Izenman 1975),
+whose k axes are the same for all.
 """
 
 from __future__ import annotations
@@ -49,14 +52,17 @@ class Covariance:
         mean, count = wide.mean(0), self.count + len(wide)
         step = mean - self.mean
         centred = wide - mean
-        self.deviation += centred.T @ centred + torch.outer(step, step) * (self.count * len(wide) / count)
+        self.deviation += centred.T @ centred + torch.outer(step, step) * (
+            self.count * len(wide) / count
+        )
         self.mean = self.mean + step * (len(wide) / count)
         self.count = count
         return self
 
 
 def principal(seen: Covariance, k: int, dtype: torch.dtype = torch.float32) -> Dictionary:
-    """The principal components of what was seen as a topk dictionary of 2D latents, a pair of signs each.
+    """The principal components of what was seen as a topk dictionary of 2D latents, a pair of signs
+    each.
 
     With k of D or more it reconstructs everything.
     """
@@ -76,10 +82,16 @@ def principal(seen: Covariance, k: int, dtype: torch.dtype = torch.float32) -> D
 def random_rows(
     seen: Covariance, k: int, latents: int, seed: int = 0, dtype: torch.dtype = torch.float32
 ) -> Dictionary:
-    """``latents`` random unit rows from the mean of what was seen, coded by matching pursuit in at most k steps."""
+    """``latents`` random unit rows from the mean of what was seen, coded by matching pursuit in at
+    most k steps.
+    """
     _require(latents >= 1 and seen.count > 0, "random rows need a latent and an input")
     config = DictionaryConfig(
-        "matching_pursuit", len(seen.mean), latents, steps=min(max(k, 1), latents), residual_threshold=0.0
+        "matching_pursuit",
+        len(seen.mean),
+        latents,
+        steps=min(max(k, 1), latents),
+        residual_threshold=0.0,
     )
     # not the rows that a dictionary of this seed started from
     made = Dictionary(config, seed=seed + _OWN).to(seen.mean.device, dtype)
@@ -90,7 +102,9 @@ def random_rows(
 
 @dataclass(frozen=True, eq=False)
 class Predicted:
-    """A dictionary of what a linear map predicts of targets: ``(x - before) @ weight + after`` goes through it."""
+    """A dictionary of what a linear map predicts of targets: ``(x - before) @ weight + after`` goes
+    through it.
+    """
 
     dictionary: Dictionary
     weight: Float[Tensor, "D O"]
@@ -113,12 +127,15 @@ class Predicted:
 
 
 def predicted(
-    seen: Covariance, inputs: int, make: Callable[[Covariance], Dictionary], dtype: torch.dtype = torch.float32
+    seen: Covariance,
+    inputs: int,
+    make: Callable[[Covariance], Dictionary],
+    dtype: torch.dtype = torch.float32,
 ) -> Predicted:
     """A baseline, as ``make`` makes it, of targets' least-squares prediction from inputs.
 
-    ``seen``: of inputs [N, D] and targets [N, O] side by side, of which the first ``inputs`` columns are inputs.
-    Directions in which inputs do not vary are left out (the pseudo-inverse).
+    ``seen``: of inputs [N, D] and targets [N, O] side by side, of which the first ``inputs``
+    columns are inputs. Directions in which inputs do not vary are left out (the pseudo-inverse).
     """
     _require(seen.count > 1, "a least-squares prediction needs at least two inputs")
     own, cross = seen.deviation[:inputs, :inputs], seen.deviation[:inputs, inputs:]
@@ -130,9 +147,13 @@ def predicted(
 
 
 def permuted(dictionary: Dictionary, seed: int = 0) -> Dictionary:
-    """The dictionary with its decoder rows permuted: its codes mean what they meant, its directions do not."""
+    """The dictionary with its decoder rows permuted: its codes mean what they meant, its directions
+    do not.
+    """
     if dictionary.config.architecture == "matching_pursuit":
-        raise OptionError("a matching pursuit has one matrix; dealing its rows out anew changes nothing")
+        raise OptionError(
+            "a matching pursuit has one matrix; dealing its rows out anew changes nothing"
+        )
     made = Dictionary(replace(dictionary.config)).to(dictionary.W_dec)
     made.load_state_dict(dictionary.state_dict())
     order = torch.randperm(dictionary.config.width, generator=torch.Generator().manual_seed(seed))

@@ -1,4 +1,6 @@
-"""Do latents that predict a behaviour also cause it? Ablated and steered, beside random latents that fire as often."""
+"""Do latents that predict a behaviour also cause it? Ablated and steered, beside random latents
+that fire as often.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ Measure = Callable[[Sequence[Latents]], Float[NDArray[np.float64], " N"]]
 
 
 class Effect(NamedTuple):
-    """Mean change of the measure with its interval over clusters, the same of random latents, and two-sided p."""
+    """Mean change of the measure with its interval over clusters, the same of random latents, and
+    two-sided p.
+    """
 
     change: Interval
     null: NDArray[np.float64]
@@ -37,14 +41,17 @@ def rate_matched(
 ) -> list[list[int]]:
     """Random sets of as many other latents that fire as often, all of them different.
 
-    ``rates`` [F]: how often latents fire. For every latent of the set, in random order, one of the 20 that fire most
-    nearly as often and are none of them nor of ``exclude``; latents that never fire cannot be drawn. There may be fewer
-    than ``draws``: of one latent there are 20 at most. Raises OptionError where too few are left.
+    ``rates`` [F]: how often latents fire. For every latent of the set, in random order, one of the
+    20 that fire most nearly as often and are none of them nor of ``exclude``; latents that never
+    fire cannot be drawn. There may be fewer than ``draws``: of one latent there are 20 at most.
+    Raises OptionError where too few are left.
     """
     rates = np.asarray(rates, dtype=np.float64)
     others = np.setdiff1d(np.flatnonzero(rates > 0), [*latents, *exclude])
     if len(others) < len(latents) + 1 or not len(latents):
-        raise OptionError(f"{len(others)} other latents fire, which are no control for {len(latents)}")
+        raise OptionError(
+            f"{len(others)} other latents fire, which are no control for {len(latents)}"
+        )
     generator, sets = np.random.default_rng(seed), {}
     logs = np.log(np.maximum(rates, 1e-9))
     for _ in range(20 * draws):
@@ -61,20 +68,34 @@ def rate_matched(
 
 
 def confirm(
-    measure: Measure, dictionary: Dictionary, site: Site, latents: Sequence[int], rates: ArrayLike,
-    clusters: ArrayLike, *, amount: float, draws: int = 19, seed: int = 0,
-) -> dict[str, Effect]:  # fmt: skip
-    """Effects of ``ablate`` (latents at 0) and ``steer`` (``amount`` more of each), the error kept in both.
+    measure: Measure,
+    dictionary: Dictionary,
+    site: Site,
+    latents: Sequence[int],
+    rates: ArrayLike,
+    clusters: ArrayLike,
+    *,
+    amount: float,
+    draws: int = 19,
+    seed: int = 0,
+) -> dict[str, Effect]:
+    """Effects of ``ablate`` (latents at 0) and ``steer`` (``amount`` more of each), the error kept
+    in both.
 
-    ``rates`` [F]: how often latents fire; random sets are those of ``rate_matched``, which raises OptionError where
-    there are none.
+    ``rates`` [F]: how often latents fire; random sets are those of ``rate_matched``, which raises
+    OptionError where there are none.
     """
     plain, sets = measure(()), rate_matched(latents, rates, draws, seed)
     found = {}
-    for name, options in (("ablate", {"factor": 0.0}), ("steer", {"factor": 1.0, "amount": amount})):
+    for name, options in (
+        ("ablate", {"factor": 0.0}),
+        ("steer", {"factor": 1.0, "amount": amount}),
+    ):
 
         def change(chosen: Sequence[int], options: dict = options) -> NDArray[np.float64]:
-            return measure([Latents(site, dictionary, torch.tensor(list(chosen)), **options)]) - plain
+            return (
+                measure([Latents(site, dictionary, torch.tensor(list(chosen)), **options)]) - plain
+            )
 
         own = change(latents)
         null = np.array([change(chosen).mean() for chosen in sets])

@@ -1,10 +1,12 @@
-"""Concept shift vectors: where tuning moves what a base's hidden states hold (Khayatan et al. 2025, arXiv 2501.03012).
+"""Concept shift vectors: where tuning moves what a base's hidden states hold (Khayatan et al. 2025,
+arXiv 2501.03012).
 
-Hidden states ``a`` of the base and ``b`` of the tuned model, of the same tokens. Every token has one concept, by the
-base's state; a concept ``u`` is the mean of its states, its shift the mean of ``b - a``, ``u + shift`` the shifted
-concept. Two nulls: models exchanged document by document (is there any shift?) and concepts put onto other clusters'
-shifts (is it another than every other concept's?). Any fine-tune passes both, so what is claimed is that concepts move
-further than in a control fine-tune (``excess``).
+Hidden states ``a`` of the base and ``b`` of the tuned model, of the same tokens. Every token has
+one concept, by the base's state; a concept ``u`` is the mean of its states, its shift the mean of
+``b - a``, ``u + shift`` the shifted concept. Two nulls: models exchanged document by document (is
+there any shift?) and concepts put onto other clusters' shifts (is it another than every other
+concept's?). Any fine-tune passes both, so what is claimed is that concepts move further than in a
+control fine-tune (``excess``).
 """
 
 from __future__ import annotations
@@ -26,15 +28,18 @@ FEWEST = 10
 """Tokens that a concept must have for its shift to mean anything."""
 
 FACTOR = 2.0
-"""How many times as far as in the control a concept has to move: two fine-tunes of one recipe differ by less."""
+"""How many times as far as in the control a concept has to move: two fine-tunes of one recipe
+differ by less.
+"""
 
 
 class Shifts(NamedTuple):
-    """Of K concepts: tokens, the concept, its shift (NaN for too few tokens); consistency, each with its interval.
+    """Of K concepts: tokens, the concept, its shift (NaN for too few tokens); consistency, each
+    with its interval.
 
-    ``pairwise``: mean cosine of the shifts of two tokens of different clusters of documents; ``aligned``: mean cosine
-    of a token's shift and the concept's. ``exchange_p`` and ``permuted_p`` are not corrected. Cosines are NaN where
-    nothing moves.
+    ``pairwise``: mean cosine of the shifts of two tokens of different clusters of documents;
+    ``aligned``: mean cosine of a token's shift and the concept's. ``exchange_p`` and ``permuted_p``
+    are not corrected. Cosines are NaN where nothing moves.
     """
 
     tokens: Int[NDArray[np.int64], " K"]
@@ -58,10 +63,11 @@ class Shifts(NamedTuple):
 
 
 class Recovery(NamedTuple):
-    """How much nearer to the tuned model's own concept each shifted one is: by distance and by cosine.
+    """How much nearer to the tuned model's own concept each shifted one is: by distance and by
+    cosine.
 
-    ``match``: the tuned concept that each is paired with. ``by_overall``: the distance gained by the mean shift of all
-    tokens instead of the concept's own.
+    ``match``: the tuned concept that each is paired with. ``by_overall``: the distance gained by
+    the mean shift of all tokens instead of the concept's own.
     """
 
     match: Int[NDArray[np.int64], " K"]
@@ -78,13 +84,21 @@ class ConceptShift:
     seed: int = 0
 
     def __call__(
-        self, a: Float[NDArray, "N D"], b: Float[NDArray, "N D"], concepts: Int[NDArray, " N"], texts: Texts,
+        self,
+        a: Float[NDArray, "N D"],
+        b: Float[NDArray, "N D"],
+        concepts: Int[NDArray, " N"],
+        texts: Texts,
         count: int | None = None,
-    ) -> Shifts:  # fmt: skip
-        """Shifts of ``count`` concepts, by default as many as there are. OptionError for a concept below 0."""
+    ) -> Shifts:
+        """Shifts of ``count`` concepts, by default as many as there are. OptionError for a concept
+        below 0.
+        """
         a, concepts = np.asarray(a, np.float64), np.asarray(concepts, np.int64)
         if len(concepts) and concepts.min() < 0:
-            raise OptionError(f"concept {concepts.min()} is no number of a concept; they begin at 0")
+            raise OptionError(
+                f"concept {concepts.min()} is no number of a concept; they begin at 0"
+            )
         moved = np.asarray(b, np.float64) - a
         k = int(concepts.max(initial=-1)) + 1 if count is None else count
         tokens = np.bincount(concepts, minlength=k)
@@ -101,7 +115,9 @@ class ConceptShift:
     ) -> tuple[NDArray, NDArray]:
         size = np.linalg.norm(moved, axis=1)
         unit = moved / np.where(size > 0, size, 1.0)[:, None]
-        toward = shift / np.maximum(np.linalg.norm(shift, axis=1, keepdims=True), np.finfo(float).tiny)
+        toward = shift / np.maximum(
+            np.linalg.norm(shift, axis=1, keepdims=True), np.finfo(float).tiny
+        )
         pairwise, aligned = np.full((2, k, 3), np.nan)
         for concept in range(k):
             mine = (concepts == concept) & (size > 0)
@@ -135,24 +151,32 @@ class ConceptShift:
             for at in range(2):
                 # the same sum in another order must not count as smaller
                 reached[at] += drawn[at] >= observed[at] * (1 - 1e-9)
-        # one concept, or the same shift everywhere, has no other to be compared with: rounding alone would decide
+        # one concept, or the same shift everywhere, has no other to be compared with: rounding
+        # alone would decide
         floor = 1e-6 * np.sqrt(np.square(moved).sum(1).mean()) if len(moved) else 0.0
         p = (1 + reached) / (1 + self.draws)
         p = np.where(np.isfinite(np.stack(observed)), p, np.nan)
-        size, own = (np.where(each <= floor, 1.0, one) for each, one in zip(observed, p, strict=True))
+        size, own = (
+            np.where(each <= floor, 1.0, one) for each, one in zip(observed, p, strict=True)
+        )
         return size, own
 
 
 def excess(
-    moved: Float[NDArray, "N D"], control: Float[NDArray, "N D"], concepts: Int[NDArray, " N"],
-    clusters: Int[NDArray, " N"], count: int, factor: float = FACTOR,
-) -> Float[NDArray[np.float64], "K three"]:  # fmt: skip
-    """A concept's squared shift less ``factor`` squared times the control's, with its interval over clusters.
+    moved: Float[NDArray, "N D"],
+    control: Float[NDArray, "N D"],
+    concepts: Int[NDArray, " N"],
+    clusters: Int[NDArray, " N"],
+    count: int,
+    factor: float = FACTOR,
+) -> Float[NDArray[np.float64], "K three"]:
+    """A concept's squared shift less ``factor`` squared times the control's, with its interval over
+    clusters.
 
-    ``moved``, ``control``: of the same tokens, the tuned model's and the control's states less the base's. A squared
-    shift is the mean product of the shifts of two tokens of different clusters: what is noise of a token or of its
-    document adds nothing to it on average, so that few tokens do not look moved. NaN for concepts with fewer than
-    ``FEWEST`` tokens or two clusters.
+    ``moved``, ``control``: of the same tokens, the tuned model's and the control's states less the
+    base's. A squared shift is the mean product of the shifts of two tokens of different clusters:
+    what is noise of a token or of its document adds nothing to it on average, so that few tokens do
+    not look moved. NaN for concepts with fewer than ``FEWEST`` tokens or two clusters.
     """
     found = np.full((count, 3), np.nan)
     for concept in range(count):
@@ -170,15 +194,18 @@ def excess(
 
 
 def recovery(found: Shifts, tuned: Float[NDArray, "J D"]) -> Recovery:
-    """Shifted concepts beside the tuned model's own concepts ``tuned``, paired by cosine with the original ones.
+    """Shifted concepts beside the tuned model's own concepts ``tuned``, paired by cosine with the
+    original ones.
 
-    Pairs are made before anything is shifted, so that they do not favour it. NaN, and -1 for the pair, of a concept
-    that has no shift or no partner.
+    Pairs are made before anything is shifted, so that they do not favour it. NaN, and -1 for the
+    pair, of a concept that has no shift or no partner.
     """
     known = np.all(np.isfinite(found.shift), axis=1)
     there = np.flatnonzero(np.isfinite(tuned).all(1))
     match = np.full(len(known), -1)
-    rows, columns = linear_sum_assignment(-_cosine(found.concepts[known][:, None], tuned[there][None]))
+    rows, columns = linear_sum_assignment(
+        -_cosine(found.concepts[known][:, None], tuned[there][None])
+    )
     match[np.flatnonzero(known)[rows]] = there[columns]
     paired = match >= 0
     gain, by_overall, nearer = np.full((3, len(known)), np.nan)
@@ -190,10 +217,17 @@ def recovery(found: Shifts, tuned: Float[NDArray, "J D"]) -> Recovery:
     return Recovery(match, gain, by_overall, nearer)
 
 
-def clustered(rows: Float[NDArray, "N D"], count: int, seed: int = 0) -> Int[NDArray[np.int64], " N"]:
-    """Concepts of rows by k-means, numbered by falling size. OptionError for fewer rows than concepts."""
+def clustered(
+    rows: Float[NDArray, "N D"], count: int, seed: int = 0
+) -> Int[NDArray[np.int64], " N"]:
+    """Concepts of rows by k-means, numbered by falling size. OptionError for fewer rows than
+    concepts.
+    """
     if not 1 <= count <= len(rows):
-        raise OptionError(f"{len(rows)} tokens cannot be put into {count} concepts; ask for fewer or give more text")
+        raise OptionError(
+            f"{len(rows)} tokens cannot be put into {count} concepts; ask for fewer or give more"
+            " text"
+        )
     from sklearn.cluster import KMeans
 
     # scikit-learn has no annotations: from the default "auto" a checker takes n_init for text
@@ -208,11 +242,16 @@ def corrected(p: ArrayLike) -> Float[NDArray[np.float64], " K"]:
     return benjamini_hochberg(p)
 
 
-def means(rows: Float[NDArray, "N D"], concepts: Int[NDArray, " N"], count: int) -> Float[NDArray[np.float64], "K D"]:
+def means(
+    rows: Float[NDArray, "N D"], concepts: Int[NDArray, " N"], count: int
+) -> Float[NDArray[np.float64], "K D"]:
     """Mean of every concept's rows; NaN where there are fewer than ``FEWEST``."""
     tokens = np.bincount(concepts, minlength=count)[:, None]
-    return np.where(tokens >= FEWEST, _sums(np.asarray(rows, np.float64), concepts, count) / np.maximum(tokens, 1),
-                    np.nan)  # fmt: skip
+    return np.where(
+        tokens >= FEWEST,
+        _sums(np.asarray(rows, np.float64), concepts, count) / np.maximum(tokens, 1),
+        np.nan,
+    )
 
 
 def _sums(rows: NDArray, code: NDArray, count: int) -> NDArray:
@@ -222,8 +261,11 @@ def _sums(rows: NDArray, code: NDArray, count: int) -> NDArray:
     return where @ rows
 
 
-def _between(sums: Float[NDArray, "m D"], counts: Int[NDArray, " m"]) -> Float[NDArray[np.float64], " m1"]:
-    """Mean product of two rows of different clusters: of all m clusters first, then without each of them.
+def _between(
+    sums: Float[NDArray, "m D"], counts: Int[NDArray, " m"]
+) -> Float[NDArray[np.float64], " m1"]:
+    """Mean product of two rows of different clusters: of all m clusters first, then without each of
+    them.
 
     ``sums`` and ``counts`` of every cluster's rows; NaN where no two clusters are left.
     """

@@ -1,4 +1,6 @@
-"""Shifts of concepts as columns, and what is claimed of them: that they go further than in control fine-tunes."""
+"""Shifts of concepts as columns, and what is claimed of them: that they go further than in control
+fine-tunes.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ Columns = dict[str, tuple]
 
 
 class Model(NamedTuple):
-    """One fine-tuned model's states less the base's [N, D] on one half, its shifts there, its recovery on the other."""
+    """One fine-tuned model's states less the base's [N, D] on one half, its shifts there, its
+    recovery on the other.
+    """
 
     moved: Float[NDArray[np.float64], "N D"]
     found: shifts.Shifts
@@ -28,7 +32,9 @@ class Model(NamedTuple):
 
 @dataclass(frozen=True)
 class Concepts:
-    """``count`` concepts of a base's states, by k-means on one half of the clusters; ``draws`` of each null."""
+    """``count`` concepts of a base's states, by k-means on one half of the clusters; ``draws`` of
+    each null.
+    """
 
     count: int
     draws: int = 199
@@ -37,21 +43,29 @@ class Concepts:
     def __call__(
         self, base: Float[NDArray, "N D"], tuned: Sequence[Float[NDArray, "N D"]], texts: Texts
     ) -> tuple[list[Model], Int[NDArray[np.int64], " n"]]:
-        """Shifts of every fine-tuned model from the same concepts, and the concept of each token of ``texts.training``.
+        """Shifts of every fine-tuned model from the same concepts, and the concept of each token of
+        ``texts.training``.
 
         Raises OptionError where a half has too few tokens.
         """
         mine, other = texts.training, ~texts.training
         if min(mine.sum(), other.sum()) < max(2 * shifts.FEWEST, self.count):
             raise OptionError(
-                f"{len(mine)} content tokens leave {min(mine.sum(), other.sum())} in a half, too few for {self.count} "
-                "concepts; give more prompts or ask for fewer concepts"
+                f"{len(mine)} content tokens leave {min(mine.sum(), other.sum())} in a half, too"
+                f" few for {self.count} concepts; give more prompts or ask for fewer concepts"
             )
         member = shifts.clustered(base[mine], self.count, self.seed)
-        half = Texts(texts.tokens[mine], texts.documents[mine], texts.clusters[mine], np.ones(int(mine.sum()), bool))
+        half = Texts(
+            texts.tokens[mine],
+            texts.documents[mine],
+            texts.clusters[mine],
+            np.ones(int(mine.sum()), bool),
+        )
         models = []
         for states in tuned:
-            found = shifts.ConceptShift(self.draws, self.seed)(base[mine], states[mine], member, half, self.count)
+            found = shifts.ConceptShift(self.draws, self.seed)(
+                base[mine], states[mine], member, half, self.count
+            )
             theirs = shifts.clustered(states[other], self.count, self.seed)
             nearer = shifts.recovery(found, shifts.means(states[other], theirs, self.count))
             models.append(Model(np.asarray(states[mine] - base[mine], np.float64), found, nearer))
@@ -59,7 +73,9 @@ class Concepts:
 
 
 def columns_of(own: Model, base: Float[NDArray, "N D"]) -> Columns:
-    """Shifts of one model, a row per concept; ``base``: the base's states on the half that makes concepts."""
+    """Shifts of one model, a row per concept; ``base``: the base's states on the half that makes
+    concepts.
+    """
     found, nearer = own.found, own.nearer
     size = float(np.sqrt(np.square(base - base.mean(0)).sum(1).mean()))
     exchange, permuted = shifts.corrected(found.exchange_p), shifts.corrected(found.permuted_p)
@@ -67,30 +83,61 @@ def columns_of(own: Model, base: Float[NDArray, "N D"]) -> Columns:
         "concept": (np.arange(len(found.tokens)), "key", "number of the concept, by falling size"),
         "tokens": (found.tokens, "measure", "tokens of it in the half that makes concepts"),
         "shift": (found.size, "measure", "length of its mean shift"),
-        "relative": (found.size / size if size else found.size, "measure", "the same over the spread of the base's "
-                     "states"),
+        "relative": (
+            found.size / size if size else found.size,
+            "measure",
+            "the same over the spread of the base's states",
+        ),
         "own": (found.own, "measure", "length of its shift beyond the mean shift of all tokens"),
-    }  # fmt: skip
-    meanings = {"pairwise": "mean cosine of two tokens' shifts, of different clusters",
-                "aligned": "mean cosine of a token's shift and its concept's"}  # fmt: skip
+    }
+    meanings = {
+        "pairwise": "mean cosine of two tokens' shifts, of different clusters",
+        "aligned": "mean cosine of a token's shift and its concept's",
+    }
     for name, meaning in meanings.items():
         value, low, high = getattr(found, name).T
         columns[name] = (value, "measure", meaning)
-        columns[f"{name}_low"] = (low, "measure", f"lower end of its interval over clusters: {meaning}")
-        columns[f"{name}_high"] = (high, "measure", f"upper end of its interval over clusters: {meaning}")
+        columns[f"{name}_low"] = (
+            low,
+            "measure",
+            f"lower end of its interval over clusters: {meaning}",
+        )
+        columns[f"{name}_high"] = (
+            high,
+            "measure",
+            f"upper end of its interval over clusters: {meaning}",
+        )
     return columns | {
-        "exchange_p": (exchange, "measure", "p that models exchanged by document shift it as far, corrected"),
-        "permuted_p": (permuted, "measure", "p that concepts put onto other clusters have a shift as far from the "
-                       "mean's, corrected"),
+        "exchange_p": (
+            exchange,
+            "measure",
+            "p that models exchanged by document shift it as far, corrected",
+        ),
+        "permuted_p": (
+            permuted,
+            "measure",
+            (
+                "p that concepts put onto other clusters have a shift as far from the "
+                "mean's, corrected"
+            ),
+        ),
         "measured": (np.isfinite(found.size), "flag", "it has tokens enough"),
         "shifted": (_below(found.exchange_p), "flag", "it moves more than exchanged models do"),
         "own_way": (_below(found.permuted_p), "flag", "it moves otherwise than tokens at large"),
-        "match": (nearer.match, "measure", "the tuned model's concept that it is paired with, -1 for none"),
-        "gain": (nearer.gain, "measure", "how much nearer to that its shift brings it, on held-out clusters"),
+        "match": (
+            nearer.match,
+            "measure",
+            "the tuned model's concept that it is paired with, -1 for none",
+        ),
+        "gain": (
+            nearer.gain,
+            "measure",
+            "how much nearer to that its shift brings it, on held-out clusters",
+        ),
         "gain_overall": (nearer.by_overall, "measure", "the same of the mean shift of all tokens"),
         "cosine_gain": (nearer.cosine_gain, "measure", "rise of the cosine with that"),
         "paired": (np.isfinite(nearer.gain), "flag", "it has a shift and a partner"),
-    }  # fmt: skip
+    }
 
 
 def _below(p: Float[NDArray, " K"]) -> Bool[NDArray[np.bool_], " K"]:
@@ -100,7 +147,8 @@ def _below(p: Float[NDArray, " K"]) -> Bool[NDArray[np.bool_], " K"]:
 def control_columns(
     own: Model, controls: Sequence[Model], member: Int[NDArray, " N"], clusters: Int[NDArray, " N"]
 ) -> Columns:
-    """The same concepts in control fine-tunes, and where the model goes ``FACTOR`` times as far as in every one.
+    """The same concepts in control fine-tunes, and where the model goes ``FACTOR`` times as far as
+    in every one.
 
     ``member``, ``clusters``: concept and cluster of every token that ``Model.moved`` has a row of.
     """
@@ -119,39 +167,75 @@ def control_columns(
         every = np.stack([further(own, control, centred) for control in controls])
         nearest = np.argmin(np.nan_to_num(every[:, :, 1], nan=np.inf), 0)
         gap = every[nearest, np.arange(k)]
-        back = [_below(getattr(control.found, p)) & (further(control, own, centred)[:, 1] > 0) for control in controls]
+        back = [
+            _below(getattr(control.found, p)) & (further(control, own, centred)[:, 1] > 0)
+            for control in controls
+        ]
         most = np.max([getattr(control.found, length) for control in controls], 0)
         flag = _below(getattr(own.found, p)) & (gap[:, 1] > 0)
         columns |= {
-            f"control_{name or 'shift'}".rstrip("_"): (most, "measure", f"length of its {what} in the control"),
-            f"{name}excess": (gap[:, 0], "measure", f"its squared {what} less that of {times} the control's, by tokens "
-                              "of different clusters"),
+            f"control_{name or 'shift'}".rstrip("_"): (
+                most,
+                "measure",
+                f"length of its {what} in the control",
+            ),
+            f"{name}excess": (
+                gap[:, 0],
+                "measure",
+                (
+                    f"its squared {what} less that of {times} the control's, by tokens "
+                    "of different clusters"
+                ),
+            ),
             f"{name}excess_low": (gap[:, 1], "measure", "lower end of its interval over clusters"),
             f"{name}excess_high": (gap[:, 2], "measure", "upper end of its interval over clusters"),
-            f"{name}beyond_control": (flag, "flag", f"it moves, and {times} as far as in the control or further"),
-            f"control_{name}beyond": (np.any(back, 0), "flag", f"the same the other way: {times} as far in a control"),
-        }  # fmt: skip
+            f"{name}beyond_control": (
+                flag,
+                "flag",
+                f"it moves, and {times} as far as in the control or further",
+            ),
+            f"control_{name}beyond": (
+                np.any(back, 0),
+                "flag",
+                f"the same the other way: {times} as far in a control",
+            ),
+        }
     recovers = own.nearer.gain - own.nearer.by_overall
     theirs = np.max([control.nearer.gain - control.nearer.by_overall for control in controls], 0)
     return columns | {
         "recovers": (recovers, "measure", "gain less gain_overall"),
-        "control_recovers": (theirs, "measure", "the same of the control's shift and the control's own concept"),
-        "recovers_beyond": (recovers - shifts.FACTOR * np.fmax(theirs, 0.0) + 0.0 * theirs, "measure",
-                            f"recovers less {times} the control's, where that is above 0"),
-        "compared": (np.isfinite(recovers + theirs), "flag", "it has a shift and a partner here and in the control"),
-    }  # fmt: skip
+        "control_recovers": (
+            theirs,
+            "measure",
+            "the same of the control's shift and the control's own concept",
+        ),
+        "recovers_beyond": (
+            recovers - shifts.FACTOR * np.fmax(theirs, 0.0) + 0.0 * theirs,
+            "measure",
+            f"recovers less {times} the control's, where that is above 0",
+        ),
+        "compared": (
+            np.isfinite(recovers + theirs),
+            "flag",
+            "it has a shift and a partner here and in the control",
+        ),
+    }
 
 
 def claims_of(columns: Columns, controls: int) -> list[Claim]:
-    """Concepts move, move in their own way, and their shifts recover the tuned model's own: more than in controls.
+    """Concepts move, move in their own way, and their shifts recover the tuned model's own: more
+    than in controls.
 
-    Without controls the numbers are claimed against nothing, so that nothing is supported: any fine-tune gives them.
+    Without controls the numbers are claimed against nothing, so that nothing is supported: any
+    fine-tune gives them.
     """
     measured = bool(columns["measured"][0].any())
     if not controls:
         made = [_alone(*each) for each in _SHARES if measured]
         return made + ([_recovers_alone()] if columns["paired"][0].any() else [])
-    which = "in the control fine-tune" if controls == 1 else f"in each of {controls} control fine-tunes"
+    which = (
+        "in the control fine-tune" if controls == 1 else f"in each of {controls} control fine-tunes"
+    )
     made = [_beyond(*each, which) for each in _SHARES if measured]
     return made + ([_recovers_beyond(which)] if columns["compared"][0].any() else [])
 
@@ -160,7 +244,13 @@ _MEASURED = {"where": {"measured": True}}
 _MISSING = "give a control fine-tune with --control"
 _SHARES = (
     ("concepts-shift", "", "shifted", "move more than exchanging the models does", "move"),
-    ("concepts-own-way", "own_", "own_way", "move otherwise than tokens at large", "move in their own way"),
+    (
+        "concepts-own-way",
+        "own_",
+        "own_way",
+        "move otherwise than tokens at large",
+        "move in their own way",
+    ),
 )
 
 
@@ -175,7 +265,10 @@ def _alone(name: str, _: str, column: str, what: str, __: str) -> Claim:
         name=name,
         estimate=mean(column, cluster="concept", **_MEASURED),
         at_least=ALPHA,
-        text=f"{{count:d}} of {{total:d}} concepts {what}; no control fine-tune was given to compare them with.",
+        text=(
+            f"{{count:d}} of {{total:d}} concepts {what}; no control fine-tune was given to compare"
+            " them with."
+        ),
         missing=_MISSING,
         also=_counts(count=column),
     )
@@ -190,9 +283,11 @@ def _beyond(name: str, prefix: str, column: str, what: str, verb: str, which: st
         at_least=0.0,
         reference=mean(theirs, cluster="concept", **_MEASURED),
         control=f"concepts that {verb} {shifts.FACTOR:g} times as far in a control",
-        text=f"{{count:d}} of {{total:d}} concepts {verb} at least {shifts.FACTOR:g} times as far as {which}, "
-        "{reverse:d} the other way round: a difference of {value:.1%} [{low:.1%}, {high:.1%}] ({moved:d} "
-        f"{what}).",
+        text=(
+            f"{{count:d}} of {{total:d}} concepts {verb} at least {shifts.FACTOR:g} times as far as"
+            f" {which}, {{reverse:d}} the other way round: a difference of {{value:.1%}}"
+            f" [{{low:.1%}}, {{high:.1%}}] ({{moved:d}} {what})."
+        ),
         also=_counts(count=own, reverse=theirs, moved=column),
     )
 
@@ -203,8 +298,11 @@ def _recovers_alone() -> Claim:
         name="shift-recovers",
         estimate=mean("gain", cluster="concept", minus={"column": "gain_overall"}, **rows),
         at_least=0.0,
-        text="Its own shift brings a concept {own:.3g} nearer to the tuned model's on held-out clusters, the mean "
-        "shift of all tokens {overall:.3g}; no control fine-tune was given to compare that with.",
+        text=(
+            "Its own shift brings a concept {own:.3g} nearer to the tuned model's on held-out"
+            " clusters, the mean shift of all tokens {overall:.3g}; no control fine-tune was given"
+            " to compare that with."
+        ),
         missing=_MISSING,
         also={
             "own": mean("gain", cluster="concept", **rows),
@@ -221,8 +319,11 @@ def _recovers_beyond(which: str) -> Claim:
         at_least=0.0,
         reference=mean("control_recovers", cluster="concept", **rows),
         control="the control's shifts, toward its own concepts",
-        text="On held-out clusters its own shift brings a concept {own:.3g} nearer to the tuned model's than the mean "
-        f"shift of all tokens does; {which} that is {{control:.3g}}. Less {shifts.FACTOR:g} times that, concept by "
-        "concept, it is {value:.3g} [{low:.3g}, {high:.3g}].",
+        text=(
+            "On held-out clusters its own shift brings a concept {own:.3g} nearer to the tuned"
+            f" model's than the mean shift of all tokens does; {which} that is {{control:.3g}}."
+            f" Less {shifts.FACTOR:g} times that, concept by concept, it is {{value:.3g}}"
+            " [{low:.3g}, {high:.3g}]."
+        ),
         also={"own": mean("recovers", cluster="concept", **rows)},
     )

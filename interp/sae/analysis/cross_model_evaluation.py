@@ -1,6 +1,8 @@
-"""One model's own dictionary applied to the other: what of each latent is left there, and how its firing changed.
+"""One model's own dictionary applied to the other: what of each latent is left there, and how its
+firing changed.
 
-What only the other model has is not in such a dictionary: it is in the share that the dictionary leaves unexplained.
+What only the other model has is not in such a dictionary: it is in the share that the dictionary
+leaves unexplained.
 """
 
 from __future__ import annotations
@@ -23,12 +25,13 @@ ROLES = ("base", "tuned")
 
 
 class Applied(NamedTuple):
-    """Per latent [F] of the model ``own``: rates in base and tuned; what became of it in the other model.
+    """Per latent [F] of the model ``own``: rates in base and tuned; what became of it in the other
+    model.
 
-    ``rate_ratio, mean_ratio, explained_ratio``: the other model's rate, mean where active, and saved squared error, by
-    those of its own. ``kept``: slope of the other model's rows on the own codes along the latent, by the own rows'.
-    ``fired`` [K, F]: how much more often it was active in the tuned model, per fold. ``unexplained``: share of variance
-    that is left in base and tuned.
+    ``rate_ratio, mean_ratio, explained_ratio``: the other model's rate, mean where active, and
+    saved squared error, by those of its own. ``kept``: slope of the other model's rows on the own
+    codes along the latent, by the own rows'. ``fired`` [K, F]: how much more often it was active in
+    the tuned model, per fold. ``unexplained``: share of variance that is left in base and tuned.
     """
 
     own: int
@@ -52,9 +55,12 @@ class OneOnOther:
 
     @torch.no_grad()
     def update(
-        self, base: Float[Tensor, "N D"], tuned: Float[Tensor, "N D"], documents: Int[Tensor, " N"],
+        self,
+        base: Float[Tensor, "N D"],
+        tuned: Float[Tensor, "N D"],
+        documents: Int[Tensor, " N"],
         special: Bool[Tensor, " N"] | None = None,
-    ) -> OneOnOther:  # fmt: skip
+    ) -> OneOnOther:
         """Add rows in their own units; ``special`` ones are counted apart."""
         regression = self._regression
         dictionary, norms = regression.dictionary, regression.rows.square().sum(1)
@@ -67,9 +73,15 @@ class OneOnOther:
             gain = 2 * values * products(codes.pattern, error, regression.rows)
             gain = gain + values.square() * norms[codes.pattern.latents]
             sums = {"count": torch.ones_like(values), "sum": values, "gain": gain}
-            regression.sums.add(documents, codes, **{f"{name}_{key}": value for key, value in sums.items()})
+            regression.sums.add(
+                documents, codes, **{f"{name}_{key}": value for key, value in sums.items()}
+            )
             regression.sums.add_rows(
-                documents, **{f"{name}_error": error.square().sum(1), f"{name}_norm": x.double().square().sum(1)}
+                documents,
+                **{
+                    f"{name}_error": error.square().sum(1),
+                    f"{name}_norm": x.double().square().sum(1),
+                },
             )
             regression.sums.add_rows(documents, **{f"{name}_plain": x})
             if model == self.own:
@@ -96,13 +108,24 @@ class OneOnOther:
         left = []
         for name in ROLES:
             mean = sums[f"{name}_plain"].sum(0) / n
-            left.append(float(sums[f"{name}_error"].sum() / (sums[f"{name}_norm"].sum() - n * np.square(mean).sum())))
+            left.append(
+                float(
+                    sums[f"{name}_error"].sum()
+                    / (sums[f"{name}_norm"].sum() - n * np.square(mean).sum())
+                )
+            )
         rate, size, gain, part = (
             jackknife(sums, one, level) for one in (ratio("count"), mean_ratio, ratio("gain"), kept)
         )
         return Applied(
-            own, (sums["base_count"].sum(0) / n, sums["tuned_count"].sum(0) / n),
+            own,
+            (sums["base_count"].sum(0) / n, sums["tuned_count"].sum(0) / n),
             (sums[f"{ROLES[own]}_count"] > 0).sum(0),
-            rate, size, gain, part,
-            sums["tuned_count"] - sums["base_count"], (left[0], left[1]), self._regression.sums.apart(),
-        )  # fmt: skip
+            rate,
+            size,
+            gain,
+            part,
+            sums["tuned_count"] - sums["base_count"],
+            (left[0], left[1]),
+            self._regression.sums.apart(),
+        )

@@ -1,4 +1,6 @@
-"""Claims of a comparison of latents: shares of live latents of a kind, beside those of control pairs."""
+"""Claims of a comparison of latents: shares of live latents of a kind, beside those of control
+pairs.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,17 @@ KINDS = {"tuned-only": ("tuned-only",), "base-only": ("base-only",), "changed": 
 
 
 def flags(named: np.ndarray, claimed: np.ndarray, kinds: Iterable[str]) -> dict[str, tuple]:
-    """Which latents count, and which of them are claimed to be of a kind: what shares of live latents are made of."""
+    """Which latents count, and which of them are claimed to be of a kind: what shares of live
+    latents are made of.
+    """
     return {
         "live": (named != "silent", "flag", "active in folds enough to be classified"),
         **{
-            _flag(kind): (np.isin(named, KINDS[kind]) & claimed, "flag", f"claimed to be {' or '.join(KINDS[kind])}")
+            _flag(kind): (
+                np.isin(named, KINDS[kind]) & claimed,
+                "flag",
+                f"claimed to be {' or '.join(KINDS[kind])}",
+            )
             for kind in kinds
         },
     }
@@ -32,33 +40,58 @@ def _flag(kind: str) -> str:
 
 
 def control_table(controls: Sequence[Table], kinds: Iterable[str]) -> Table:
-    """Table of kind "dictionary-diff-control": the class of every latent of the control pairs' own dictionaries."""
-    named, claimed = (np.concatenate([control[name] for control in controls]) for name in ("class", "claimed"))
+    """Table of kind "dictionary-diff-control": the class of every latent of the control pairs' own
+    dictionaries.
+    """
+    named, claimed = (
+        np.concatenate([control[name] for control in controls]) for name in ("class", "claimed")
+    )
     counts = [len(control) for control in controls]
-    return table("dictionary-diff-control", {
-        "row": (np.arange(len(named)), "key", "number of the latent over all control pairs"),
-        "control": (np.repeat(np.arange(len(controls)), counts), "key", "control pair, in the order given"),
-        "latent": (
-            np.concatenate([np.arange(count) for count in counts]), "key",
-            "number of the latent in this pair's dictionary",
-        ),
-        "class": named_column(named),
-        "claimed": (claimed, "flag", "the class is claimed"),
-        **flags(named, claimed, kinds),
-    })  # fmt: skip
+    return table(
+        "dictionary-diff-control",
+        {
+            "row": (np.arange(len(named)), "key", "number of the latent over all control pairs"),
+            "control": (
+                np.repeat(np.arange(len(controls)), counts),
+                "key",
+                "control pair, in the order given",
+            ),
+            "latent": (
+                np.concatenate([np.arange(count) for count in counts]),
+                "key",
+                "number of the latent in this pair's dictionary",
+            ),
+            "class": named_column(named),
+            "claimed": (claimed, "flag", "the class is claimed"),
+            **flags(named, claimed, kinds),
+        },
+    )
 
 
 def shares(controls: Sequence[Table], kinds: Iterable[str]) -> Table:
-    """The share of live latents that is claimed to be of a kind, one of each control; NaN where none is live."""
+    """The share of live latents that is claimed to be of a kind, one of each control; NaN where
+    none is live.
+    """
     live = [control["class"] != "silent" for control in controls]
     columns = {}
     for kind in kinds:
         each = [
-            float(flags(control["class"], control["claimed"], [kind])[_flag(kind)][0][alive].mean())
-            if alive.any() else float("nan")
+            (
+                float(
+                    flags(control["class"], control["claimed"], [kind])[_flag(kind)][0][
+                        alive
+                    ].mean()
+                )
+                if alive.any()
+                else float("nan")
+            )
             for control, alive in zip(controls, live, strict=True)
-        ]  # fmt: skip
-        columns[_flag(kind)] = (each, "measure", f"share of live latents claimed to be {' or '.join(KINDS[kind])}")
+        ]
+        columns[_flag(kind)] = (
+            each,
+            "measure",
+            f"share of live latents claimed to be {' or '.join(KINDS[kind])}",
+        )
     return controls_table([_name(control) for control in controls], columns)
 
 
@@ -73,17 +106,27 @@ def counted(named: np.ndarray, claimed: np.ndarray, controls: Sequence[Table]) -
         for at, control in enumerate(controls, 1)
     }
     rows = [
-        (pair, kind, int((one == kind).sum()), int(((one == kind) & sure).sum()), int((one != "silent").sum()))
-        for pair, (one, sure) in each.items() for kind in CLASSES
-    ]  # fmt: skip
+        (
+            pair,
+            kind,
+            int((one == kind).sum()),
+            int(((one == kind) & sure).sum()),
+            int((one != "silent").sum()),
+        )
+        for pair, (one, sure) in each.items()
+        for kind in CLASSES
+    ]
     pairs, kinds, latents, sure, live = zip(*rows, strict=True)
-    return table("dictionary-classes", {
-        "pair": (list(pairs), "key", "whose dictionary: this pair's, or the control's"),
-        "class": (list(kinds), "key", "what became of a latent"),
-        "latents": (list(latents), "measure", "how many are of the class"),
-        "claimed": (list(sure), "measure", "how many of them are claimed"),
-        "live": (list(live), "measure", "all latents of the pair but silent ones"),
-    })  # fmt: skip
+    return table(
+        "dictionary-classes",
+        {
+            "pair": (list(pairs), "key", "whose dictionary: this pair's, or the control's"),
+            "class": (list(kinds), "key", "what became of a latent"),
+            "latents": (list(latents), "measure", "how many are of the class"),
+            "claimed": (list(sure), "measure", "how many of them are claimed"),
+            "live": (list(live), "measure", "all latents of the pair but silent ones"),
+        },
+    )
 
 
 def claims_of(kind: str, controls: Sequence[Table]) -> list[Claim]:
@@ -100,19 +143,31 @@ def claims_of(kind: str, controls: Sequence[Table]) -> list[Claim]:
 
 
 def _claim(kind: str, controls: Sequence[Table]) -> Claim:
-    """That a larger share of live latents is of a kind than in the control pairs together, by both intervals."""
+    """That a larger share of live latents is of a kind than in the control pairs together, by both
+    intervals.
+    """
     column, rows = _flag(kind), {"where": {"live": True}}
     beside = {"table": "control", **rows}
     active = any((control["class"] != "silent").any() for control in controls)
-    one, give = ("the control pair", "gives") if len(controls) == 1 else (f"{len(controls)} control pairs", "give")
+    one, give = (
+        ("the control pair", "gives")
+        if len(controls) == 1
+        else (f"{len(controls)} control pairs", "give")
+    )
     also = {"count": statistic("sum", column, **rows), "total": statistic("count", column, **rows)}
     if active:
         also |= {
-            f"control_{name}": statistic(one, column, **beside) for name, one in (("count", "sum"), ("total", "count"))
+            f"control_{name}": statistic(one, column, **beside)
+            for name, one in (("count", "sum"), ("total", "count"))
         }
     end = {
-        (True, True): f"{one} {give} {{control_count:d}} of {{control_total:d}} ({{control:.1%}}, at most "
-        "{control_high:.1%}).",
+        (
+            True,
+            True,
+        ): (
+            f"{one} {give} {{control_count:d}} of {{control_total:d}} ({{control:.1%}}, at most "
+            "{control_high:.1%})."
+        ),
         (True, False): f"no latent of {one} is active often enough to compare with.",
         (False, False): "no control pair was given to compare with.",
     }[bool(controls), active]
@@ -124,7 +179,10 @@ def _claim(kind: str, controls: Sequence[Table]) -> Claim:
         reference=mean(column, cluster="row", **beside) if active else None,
         control=f"the same share in {one}" if active else "",
         missing="" if controls else "give a control pair with --control and --control-dictionary",
-        text=f"{{count:d}} of {{total:d}} live latents are {' or '.join(KINDS[kind])} ({{low:.1%}} to {{high:.1%}}); "
+        text=(
+            f"{{count:d}} of {{total:d}} live latents are {' or '.join(KINDS[kind])} ({{low:.1%}}"
+            " to {high:.1%}); "
+        )
         + end,
         also=also,
     )

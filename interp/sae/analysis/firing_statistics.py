@@ -19,7 +19,9 @@ SPECIAL, CONTENT = range(2)
 
 @dataclass(eq=False)
 class Activity:
-    """Sums over tokens of every one of F latents: times active among special and content tokens, codes, the largest."""
+    """Sums over tokens of every one of F latents: times active among special and content tokens,
+    codes, the largest.
+    """
 
     latents: int
     device: torch.device | str = "cpu"
@@ -81,7 +83,11 @@ class Where:
         wanted = torch.zeros(self.width, dtype=torch.bool, device=codes.values.device)
         wanted[torch.tensor(list(self.latents), dtype=torch.int64, device=wanted.device)] = True
         on = wanted[codes.pattern.latents] & (codes.values != 0)
-        found = (codes.pattern.latents[on], rows.to(wanted.device)[codes.pattern.rows[on]], codes.values[on].double())
+        found = (
+            codes.pattern.latents[on],
+            rows.to(wanted.device)[codes.pattern.rows[on]],
+            codes.values[on].double(),
+        )
         latents, tokens, values = (to_host(part) for part in found)
         self._parts.append((latents, tokens, values))
         return self
@@ -89,8 +95,13 @@ class Where:
     def result(self) -> dict[int, Active]:
         """Of every latent asked for, by rising row."""
         nothing = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
-        which, rows, values = (np.concatenate(part) for part in zip(*(self._parts or nothing), strict=True))
+        which, rows, values = (
+            np.concatenate(part) for part in zip(*(self._parts or nothing), strict=True)
+        )
         order = np.lexsort((rows, which))
         which, rows, values = which[order], rows[order], values[order]
-        ends = {latent: np.searchsorted(which, [latent, latent + 1]) for latent in map(int, self.latents)}
+        ends = {
+            latent: np.searchsorted(which, [latent, latent + 1])
+            for latent in map(int, self.latents)
+        }
         return {latent: Active(rows[a:b], values[a:b]) for latent, (a, b) in ends.items()}

@@ -1,8 +1,10 @@
-"""Where a dictionary stands in a pair of models: what it reads, what it should give, and where its output is put.
+"""Where a dictionary stands in a pair of models: what it reads, what it should give, and where its
+output is put.
 
-Identical tokens go to both models. An autoencoder or transcoder reads the tuned model; a crosscoder both models side by
-side, and each half of its output goes into its own model; a dictionary of differences reads tuned less base, and the
-base's value plus its output goes into the tuned model. A transcoder reads ``site`` and gives ``target``.
+Identical tokens go to both models. An autoencoder or transcoder reads the tuned model; a crosscoder
+both models side by side, and each half of its output goes into its own model; a dictionary of
+differences reads tuned less base, and the base's value plus its output goes into the tuned model. A
+transcoder reads ``site`` and gives ``target``.
 """
 
 from __future__ import annotations
@@ -23,9 +25,18 @@ TUNED, BOTH, DIFFERENCE = "tuned", "both", "difference"
 OF = (TUNED, BOTH, DIFFERENCE)
 BASE = "base"
 ORDER = (
-    "hook_resid_pre", "attn.hook_z", "attn.o.hook_out", "hook_attn_out", "mlp.hook_in", "mlp.hook_pre",
-    "mlp.hook_pre_linear", "mlp.hook_post", "mlp.out.hook_out", "hook_mlp_out", "hook_resid_post",
-)  # fmt: skip
+    "hook_resid_pre",
+    "attn.hook_z",
+    "attn.o.hook_out",
+    "hook_attn_out",
+    "mlp.hook_in",
+    "mlp.hook_pre",
+    "mlp.hook_pre_linear",
+    "mlp.hook_post",
+    "mlp.out.hook_out",
+    "hook_mlp_out",
+    "hook_resid_post",
+)
 """Sites of a block in the order of a pass."""
 
 Values = Mapping[tuple[str, Site], Tensor]
@@ -33,34 +44,50 @@ Values = Mapping[tuple[str, Site], Tensor]
 
 @dataclass(frozen=True)
 class Place:
-    """A dictionary ``of`` the tuned model, both models or their difference: it reads ``site`` and gives ``target``."""
+    """A dictionary ``of`` the tuned model, both models or their difference: it reads ``site`` and
+    gives ``target``.
+    """
 
     site: Site
     target: Site
     of: str = TUNED
 
     @classmethod
-    def of_dictionary(cls, config: DictionaryConfig, site: str, target: str, of: str, based: bool) -> Place:
-        """Where a dictionary of this configuration stands; ``based``: whether there is a base. Raises OptionError."""
+    def of_dictionary(
+        cls, config: DictionaryConfig, site: str, target: str, of: str, based: bool
+    ) -> Place:
+        """Where a dictionary of this configuration stands; ``based``: whether there is a base.
+        Raises OptionError.
+        """
         if of not in OF:
             raise OptionError(f"rows of {of!r} are not known; use {', '.join(OF)}")
         if config.models > 2 or (config.models == 2) != (of == BOTH):
-            raise OptionError(f"a dictionary of {config.models} models side by side does not read rows of {of!r}")
+            raise OptionError(
+                f"a dictionary of {config.models} models side by side does not read rows of {of!r}"
+            )
         if of != TUNED and not based:
             what = "a crosscoder" if of == BOTH else "a dictionary of differences"
-            raise OptionError(f"{what} needs the base's rows beside the tuned model's; add --base BASE")
+            raise OptionError(
+                f"{what} needs the base's rows beside the tuned model's; add --base BASE"
+            )
         reads = Site.parse(site)
         if not config.is_transcoder:
             if target and Site.parse(target) != reads:
-                raise OptionError(f"this dictionary writes what it reads, {reads}, not {target}; leave --target out")
+                raise OptionError(
+                    f"this dictionary writes what it reads, {reads}, not {target}; leave"
+                    " --target out"
+                )
             return cls(reads, reads, of)
         if not target:
-            raise OptionError("this transcoder does not say which site it writes; add --target SITE")
+            raise OptionError(
+                "this transcoder does not say which site it writes; add --target SITE"
+            )
         writes = Site.parse(target)
         if _at(reads) > _at(writes):
             raise OptionError(
-                f"{reads} comes after {writes} in a pass, so that what is read there would follow what is put here; "
-                "only a transcoder that writes no earlier than it reads is evaluated"
+                f"{reads} comes after {writes} in a pass, so that what is read there would follow"
+                " what is put here; only a transcoder that writes no earlier than it reads is"
+                " evaluated"
             )
         return cls(reads, writes, of)
 
@@ -84,9 +111,15 @@ class Place:
         """Of a crosscoder's rows each model's half, and tuned less base; of other rows nothing."""
         if self.of != BOTH:
             return {}
-        return {BASE: lambda rows: _half(rows, 0), TUNED: lambda rows: _half(rows, 1), DIFFERENCE: difference}
+        return {
+            BASE: lambda rows: _half(rows, 0),
+            TUNED: lambda rows: _half(rows, 1),
+            DIFFERENCE: difference,
+        }
 
-    def rows(self, values: Values, counted: Bool[Tensor, "B T"]) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N O"]]:
+    def rows(
+        self, values: Values, counted: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N O"]]:
         """What the dictionary reads and what it should give, of positions that count."""
         x = self._of(values, self.site, counted)
         return x, x if self.target == self.site else self._of(values, self.target, counted)

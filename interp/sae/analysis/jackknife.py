@@ -1,7 +1,8 @@
-"""Sums kept per fold of documents, so that intervals are over documents and no activation is stored.
+"""Sums kept per fold of documents, so that intervals are over documents and no activation is
+stored.
 
-A document falls whole into one fold. The interval is the delete-one-fold jackknife's (Miller, 1974, Biometrika 61) with
-Student's t: for ratios of sums it needs nothing but the sums without each fold.
+A document falls whole into one fold. The interval is the delete-one-fold jackknife's (Miller, 1974,
+Biometrika 61) with Student's t: for ratios of sums it needs nothing but the sums without each fold.
 """
 
 from __future__ import annotations
@@ -47,18 +48,22 @@ Sums = Mapping[str, NDArray[np.float64]]
 """Sums by name, each with a leading axis of jackknife samples."""
 
 
-def jackknife(sums: Sums, statistic: Callable[[Sums], NDArray[np.float64]], level: float = 0.95) -> Estimate:
+def jackknife(
+    sums: Sums, statistic: Callable[[Sums], NDArray[np.float64]], level: float = 0.95
+) -> Estimate:
     """A statistic of sums over all folds, and its interval by leaving out one fold at a time.
 
-    ``sums``: arrays [K, ...], one row per fold; where one of them is ``rows``, folds of unequal size count by Kish's
-    effective number. ``statistic`` maps sums with a leading axis to values with the same one. Where a value is not
-    finite without some fold there is no interval.
+    ``sums``: arrays [K, ...], one row per fold; where one of them is ``rows``, folds of unequal
+    size count by Kish's effective number. ``statistic`` maps sums with a leading axis to values
+    with the same one. Where a value is not finite without some fold there is no interval.
     """
     folds = len(next(iter(sums.values())))
     if folds < 2:
         raise OptionError(f"{folds} fold has no interval; keep sums in 2 folds or more")
     whole = {name: array.sum(0, keepdims=True) for name, array in sums.items()}
-    left = {name: np.concatenate([whole[name], whole[name] - array]) for name, array in sums.items()}
+    left = {
+        name: np.concatenate([whole[name], whole[name] - array]) for name, array in sums.items()
+    }
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         return resampled(statistic(left), level, effective_folds(sums))
 
@@ -70,23 +75,33 @@ def effective_folds(sums: Sums) -> float | None:
 
 
 def resampled(
-    values: Float[NDArray[np.float64], "K1 ..."], level: float = 0.95, effective: float | None = None
+    values: Float[NDArray[np.float64], "K1 ..."],
+    level: float = 0.95,
+    effective: float | None = None,
 ) -> Estimate:
-    """A statistic of all folds, first, and without each of them, as an estimate with the jackknife's interval.
+    """A statistic of all folds, first, and without each of them, as an estimate with the
+    jackknife's interval.
 
-    As ``interp.maths.intervals.jackknife``, for many numbers at once: deviations are from the full estimate, and of
-    ``effective`` folds (all by default) one less are degrees of freedom. NaN ends where that is none.
+    As ``interp.maths.intervals.jackknife``, for many numbers at once: deviations are from the full
+    estimate, and of ``effective`` folds (all by default) one less are degrees of freedom. NaN ends
+    where that is none.
     """
     value, others, folds = values[0], values[1:], len(values) - 1
     freedom = (folds if effective is None else effective) - 1
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         spread = np.sqrt((folds - 1) / folds * np.square(others - value).sum(0))
-        half = special.stdtrit(freedom, (1 + level) / 2) * spread if freedom > 0 else np.full_like(spread, np.nan)
+        half = (
+            special.stdtrit(freedom, (1 + level) / 2) * spread
+            if freedom > 0
+            else np.full_like(spread, np.nan)
+        )
         return Estimate(np.where(np.isfinite(value), value, np.nan), value - half, value + half)
 
 
 class Apart(NamedTuple):
-    """Of each latent [F]: shares of special and of other rows with it active, and of its activity on special ones."""
+    """Of each latent [F]: shares of special and of other rows with it active, and of its activity
+    on special ones.
+    """
 
     special: NDArray[np.float64]
     content: NDArray[np.float64]
@@ -94,7 +109,9 @@ class Apart(NamedTuple):
 
 
 class FoldSums:
-    """Running sums in float64 per fold: of codes and their products ``[K, F]``, and of whole rows ``[K, ...]``."""
+    """Running sums in float64 per fold: of codes and their products ``[K, F]``, and of whole rows
+    ``[K, ...]``.
+    """
 
     def __init__(self, width: int, folds: int = FOLDS) -> None:
         if folds < 2:
@@ -106,7 +123,9 @@ class FoldSums:
         """The fold of each row, by the number of its document."""
         return documents.remainder(self.folds)
 
-    def add(self, documents: Int[Tensor, " N"], codes: Codes, **values: Float[Tensor, " n"]) -> None:
+    def add(
+        self, documents: Int[Tensor, " N"], codes: Codes, **values: Float[Tensor, " n"]
+    ) -> None:
         """Add values that belong to the active codes of a batch."""
         at = self.fold(documents)[codes.pattern.rows] * self.width + codes.pattern.latents
         for name, value in values.items():
@@ -122,14 +141,18 @@ class FoldSums:
     def add_special(
         self, documents: Int[Tensor, " N"], codes: Codes, special: Bool[Tensor, " N"] | None = None
     ) -> None:
-        """Count, for ``apart``, which rows and which active codes are of special tokens; None: nobody asks."""
+        """Count, for ``apart``, which rows and which active codes are of special tokens; None:
+        nobody asks.
+        """
         if special is not None:
             counted = special.double()
             self.add(documents, codes, special=counted[codes.pattern.rows])
             self.add_rows(documents, special_rows=counted)
 
     def apart(self) -> Apart | None:
-        """Activity on special and other rows, of the sums ``count`` and ``rows``; None where nobody asked."""
+        """Activity on special and other rows, of the sums ``count`` and ``rows``; None where nobody
+        asked.
+        """
         sums = {name: to_host(value.sum(0)) for name, value in self._sums.items()}
         if "special" not in sums:
             return None

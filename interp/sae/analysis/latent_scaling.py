@@ -1,12 +1,14 @@
-"""Latent scaling: how much of each crosscoder latent is in each model, whatever its decoder's norms say.
+"""Latent scaling: how much of each crosscoder latent is in each model, whatever its decoder's norms
+say.
 
-``beta(y, j)`` minimises ``sum_i |y_i - beta f_j(i) d_j|^2`` for a target ``y`` of one model and one direction ``d_j``
-(Minder et al. 2025, arXiv 2504.02922). Two targets per model: the error with the latent's own part put back, in which
-a part that the sparsity took from a model's decoder is still there (complete shrinkage), and the reconstruction, in
-which other latents may hold it (latent decoupling). The reconstruction is the whole decoder's output, its bias
-included, as in the paper's own code, whose threshold is for that; the same without the bias is a third target.
-``nu`` is the other model's beta over the own one's: near 0 where a latent is specific. All betas come from one pass and
-products at active codes, O(active codes * D).
+``beta(y, j)`` minimises ``sum_i |y_i - beta f_j(i) d_j|^2`` for a target ``y`` of one model and one
+direction ``d_j`` (Minder et al. 2025, arXiv 2504.02922). Two targets per model: the error with the
+latent's own part put back, in which a part that the sparsity took from a model's decoder is still
+there (complete shrinkage), and the reconstruction, in which other latents may hold it (latent
+decoupling). The reconstruction is the whole decoder's output, its bias included, as in the paper's
+own code, whose threshold is for that; the same without the bias is a third target. ``nu`` is the
+other model's beta over the own one's: near 0 where a latent is specific. All betas come from one
+pass and products at active codes, O(active codes * D).
 """
 
 from __future__ import annotations
@@ -22,26 +24,40 @@ from torch import Tensor
 from interp.errors import OptionError
 from interp.maths.host import to_host
 from interp.sae.analysis.activation_slopes import Lines
-from interp.sae.analysis.jackknife import FOLDS, Apart, Estimate, FoldSums, Sums, effective_folds, jackknife, resampled
+from interp.sae.analysis.jackknife import (
+    FOLDS,
+    Apart,
+    Estimate,
+    FoldSums,
+    Sums,
+    effective_folds,
+    jackknife,
+    resampled,
+)
 from interp.sae.core.dictionary import Dictionary
 from interp.sae.core.sparse_products import products
 
 BASE, TUNED = 0, 1
 TARGETS = ("error", "reconstruction", "reconstruction_no_bias")
 TINY = 1e-3
-"""An own beta smaller than this has no ratio: the latent explains nothing of the model that it should belong to."""
+"""An own beta smaller than this has no ratio: the latent explains nothing of the model that it
+should belong to.
+"""
 
 
 class Scaled(NamedTuple):
-    """What latent scaling says of every latent; arrays [F], estimates with intervals over documents.
+    """What latent scaling says of every latent; arrays [F], estimates with intervals over
+    documents.
 
-    ``beta`` by (target, direction, model): least-squares factors. ``nu`` by (target, direction): the other model's beta
-    over the own one's. ``cosine, ratio``: of the two models' slopes on the latent's codes (``lines``), whatever the
-    decoder says: the cosine, and how many times as long the tuned model's is. ``kept`` by model: the slopes' product
-    over that model's own squared, 0 where the other model has nothing of it. ``part_cosine``: the projection of each
-    model's part on the other's decoder row over that on its own, mean of both, other latents' parts taken off.
-    ``decoder_cosine`` and ``norm_difference`` (0 base only, 1 tuned only) are the decoder's alone. ``moved`` [2, K, F]:
-    sums per fold of tuned less base rows along the base's and the tuned model's decoder row.
+    ``beta`` by (target, direction, model): least-squares factors. ``nu`` by (target, direction):
+    the other model's beta over the own one's. ``cosine, ratio``: of the two models' slopes on the
+    latent's codes (``lines``), whatever the decoder says: the cosine, and how many times as long
+    the tuned model's is. ``kept`` by model: the slopes' product over that model's own squared, 0
+    where the other model has nothing of it. ``part_cosine``: the projection of each model's part on
+    the other's decoder row over that on its own, mean of both, other latents' parts taken off.
+    ``decoder_cosine`` and ``norm_difference`` (0 base only, 1 tuned only) are the decoder's alone.
+    ``moved`` [2, K, F]: sums per fold of tuned less base rows along the base's and the tuned
+    model's decoder row.
     """
 
     rate: NDArray[np.float64]
@@ -65,8 +81,8 @@ class LatentScaling:
         config = dictionary.config
         if config.models != 2 or config.is_transcoder or config.skip:
             raise OptionError(
-                f"latent scaling needs a crosscoder of two models, not {config.models}; for one model's dictionary "
-                "compare what it finds in both"
+                f"latent scaling needs a crosscoder of two models, not {config.models}; for one"
+                " model's dictionary compare what it finds in both"
             )
         self.dictionary = dictionary
         self._sums = FoldSums(config.width, folds)
@@ -79,9 +95,14 @@ class LatentScaling:
 
     @torch.no_grad()
     def update(
-        self, x: Float[Tensor, "N D"], documents: Int[Tensor, " N"], special: Bool[Tensor, " N"] | None = None
+        self,
+        x: Float[Tensor, "N D"],
+        documents: Int[Tensor, " N"],
+        special: Bool[Tensor, " N"] | None = None,
     ) -> LatentScaling:
-        """Add rows in their own units; ``documents`` numbers what each row comes from, ``special`` is counted apart."""
+        """Add rows in their own units; ``documents`` numbers what each row comes from, ``special``
+        is counted apart.
+        """
         inside, _ = self.dictionary.normalised(x)
         found = self.dictionary.raw(inside)
         codes, bias = found.codes, self.dictionary.b_dec
@@ -91,7 +112,9 @@ class LatentScaling:
         for target, both in targets.items():
             for model, part in enumerate(both.double().chunk(2, 1)):
                 for direction, rows in enumerate(self._rows):
-                    sums[f"{target} {direction} {model}"] = values * products(pattern, part.contiguous(), rows)
+                    sums[f"{target} {direction} {model}"] = values * products(
+                        pattern, part.contiguous(), rows
+                    )
         self._sums.add(documents, codes, **sums)
         self._sums.add_special(documents, codes, special)
         base, tuned = inside.double().chunk(2, 1)
@@ -104,13 +127,18 @@ class LatentScaling:
         sums, gram, bias = self._sums.sums(), self._gram, self._bias
         norms = np.sqrt(np.stack([gram[BASE, BASE], gram[TUNED, TUNED]]))
         beta = {
-            (target, direction, model): jackknife(sums, _beta(target, direction, model, gram, bias), level)
-            for target in TARGETS for direction in (BASE, TUNED) for model in (BASE, TUNED)
-        }  # fmt: skip
+            (target, direction, model): jackknife(
+                sums, _beta(target, direction, model, gram, bias), level
+            )
+            for target in TARGETS
+            for direction in (BASE, TUNED)
+            for model in (BASE, TUNED)
+        }
         nu = {
             (target, direction): jackknife(sums, _nu(target, direction, gram, bias), level)
-            for target in TARGETS for direction in (BASE, TUNED)
-        }  # fmt: skip
+            for target in TARGETS
+            for direction in (BASE, TUNED)
+        }
 
         def length(found: Sums, model: int, along: int) -> NDArray[np.float64]:
             """How long the model's part of the latent is along a direction of length 1."""
@@ -121,25 +149,43 @@ class LatentScaling:
             other = length(found, TUNED, BASE) / length(found, TUNED, TUNED)
             return (one + other) / 2
 
-        lines = self._lines.products({"bb": (BASE, BASE), "bt": (BASE, TUNED), "tt": (TUNED, TUNED)})
+        lines = self._lines.products(
+            {"bb": (BASE, BASE), "bt": (BASE, TUNED), "tt": (TUNED, TUNED)}
+        )
         moved = np.stack([sums["moved"] @ to_host(rows).T for rows in self._rows])
         with np.errstate(divide="ignore", invalid="ignore"):
             slopes = {
-                "ratio": np.sqrt(lines["tt"] / lines["bb"]), "base": lines["bt"] / lines["bb"],
+                "ratio": np.sqrt(lines["tt"] / lines["bb"]),
+                "base": lines["bt"] / lines["bb"],
                 "tuned": lines["bt"] / lines["tt"],
                 "cosine": lines["bt"] / (np.sqrt(lines["bb"]) * np.sqrt(lines["tt"])),
-            }  # fmt: skip
-            of = {name: resampled(values, level, effective_folds(sums)) for name, values in slopes.items()}
+            }
+            of = {
+                name: resampled(values, level, effective_folds(sums))
+                for name, values in slopes.items()
+            }
             return Scaled(
-                sums["count"].sum(0) / sums["rows"].sum(), self._sums.folds_active(), beta, nu,
-                of["ratio"], of["cosine"], (of["base"], of["tuned"]), jackknife(sums, cosine, level),
-                gram[BASE, TUNED] / norms.prod(0), (1 + (norms[TUNED] - norms[BASE]) / norms.max(0)) / 2, moved,
+                sums["count"].sum(0) / sums["rows"].sum(),
+                self._sums.folds_active(),
+                beta,
+                nu,
+                of["ratio"],
+                of["cosine"],
+                (of["base"], of["tuned"]),
+                jackknife(sums, cosine, level),
+                gram[BASE, TUNED] / norms.prod(0),
+                (1 + (norms[TUNED] - norms[BASE]) / norms.max(0)) / 2,
+                moved,
                 self._sums.apart(),
-            )  # fmt: skip
+            )
 
 
-def _beta(target: str, direction: int, model: int, gram: NDArray[np.float64], bias: NDArray[np.float64]):
-    """The least-squares factor; ``gram, bias`` [direction, model, F]: a direction with a model's row and its bias."""
+def _beta(
+    target: str, direction: int, model: int, gram: NDArray[np.float64], bias: NDArray[np.float64]
+):
+    """The least-squares factor; ``gram, bias`` [direction, model, F]: a direction with a model's
+    row and its bias.
+    """
 
     def of(sums: Sums) -> NDArray[np.float64]:
         square = np.where(sums["square"] > 0, sums["square"], np.nan)
@@ -156,7 +202,9 @@ def _beta(target: str, direction: int, model: int, gram: NDArray[np.float64], bi
 
 
 def _nu(target: str, direction: int, gram: NDArray[np.float64], bias: NDArray[np.float64]):
-    own, other = (_beta(target, direction, model, gram, bias) for model in (direction, 1 - direction))
+    own, other = (
+        _beta(target, direction, model, gram, bias) for model in (direction, 1 - direction)
+    )
 
     def of(sums: Sums) -> NDArray[np.float64]:
         denominator = own(sums)

@@ -1,4 +1,6 @@
-"""Shuffled pairs: would differences as large arise if it were chance which model of a pair is called the tuned one?"""
+"""Shuffled pairs: would differences as large arise if it were chance which model of a pair is
+called the tuned one?
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,12 @@ _CELLS = 4_000_000
 def exchange_p(
     differences: Float[NDArray[np.float64], "K F"], draws: int = DRAWS, seed: int = 0
 ) -> NDArray[np.float64]:
-    """Two-sided p per column of sums of tuned less base in K folds of documents, corrected for all columns.
+    """Two-sided p per column of sums of tuned less base in K folds of documents, corrected for all
+    columns.
 
-    In every draw the models are exchanged in a random half of the folds, in all columns alike, and the largest
-    standardised sum of all columns is kept (Westfall and Young, 1993). 1 where nothing differs anywhere; never below
-    ``1 / (1 + draws)``.
+    In every draw the models are exchanged in a random half of the folds, in all columns alike, and
+    the largest standardised sum of all columns is kept (Westfall and Young, 1993). 1 where nothing
+    differs anywhere; never below ``1 / (1 + draws)``.
     """
     folds = len(differences)
     size = np.sqrt(folds * np.square(differences).sum(0))

@@ -1,4 +1,6 @@
-"""Matching pursuit: one latent after the other, each by what the others left (Costa et al. 2025, arXiv 2506.03093)."""
+"""Matching pursuit: one latent after the other, each by what the others left (Costa et al. 2025,
+arXiv 2506.03093).
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,12 @@ from interp.sae.core.sparse_products import Codes, Pattern
 def pursue(
     x: Float[Tensor, "N D"], atoms: Float[Tensor, "F D"], *, threshold: float, steps: int | None
 ) -> tuple[Codes, Float[Tensor, "N D"]]:
-    """Codes of unit-norm ``atoms`` and what they leave of ``x``; gradients run through the values, not the choice.
+    """Codes of unit-norm ``atoms`` and what they leave of ``x``; gradients run through the values,
+    not the choice.
 
-    A row ends when its rest is shorter than ``threshold``, nothing correlates with it any more, a chosen atom was
-    chosen before (its value is still added), or after ``steps`` (by default D). An atom chosen twice has one code.
+    A row ends when its rest is shorter than ``threshold``, nothing correlates with it any more, a
+    chosen atom was chosen before (its value is still added), or after ``steps`` (by default D). An
+    atom chosen twice has one code.
     """
     chosen, values, rest = [], [], x
     alive = torch.ones(len(x), dtype=torch.bool, device=x.device)
@@ -39,12 +43,20 @@ def pursue(
 
 
 def _gathered(
-    chosen: list[Int[Tensor, " N"]], values: list[Float[Tensor, " N"]], n: int, width: int, x: Tensor
+    chosen: list[Int[Tensor, " N"]],
+    values: list[Float[Tensor, " N"]],
+    n: int,
+    width: int,
+    x: Tensor,
 ) -> Codes:
     """Steps as sparse codes, what one atom got in several steps added up."""
     if not chosen:
         empty = torch.zeros(0, dtype=torch.int64, device=x.device)
-        return Codes(Pattern(torch.zeros(n + 1, dtype=torch.int64, device=x.device), empty), x.new_zeros(0), width)
+        return Codes(
+            Pattern(torch.zeros(n + 1, dtype=torch.int64, device=x.device), empty),
+            x.new_zeros(0),
+            width,
+        )
     latents, amounts = torch.stack(chosen, 1), torch.stack(values, 1)
     used = amounts > 0
     rows = torch.arange(n, device=x.device)[:, None].expand_as(latents)[used]

@@ -1,8 +1,9 @@
 """Whether a dictionary found the truth that made its inputs, which reconstruction does not tell.
 
-Directions: a one-to-one matching of latents to true directions by absolute cosine (mean correlation coefficient, MCC).
-Firing: precision, recall, F1 of every latent against the true feature it is most like. Hierarchies: how often a
-parent's latent is silent where its child's fires (absorption, Chanin et al. 2024, arXiv 2409.14507).
+Directions: a one-to-one matching of latents to true directions by absolute cosine (mean correlation
+coefficient, MCC). Firing: precision, recall, F1 of every latent against the true feature it is most
+like. Hierarchies: how often a parent's latent is silent where its child's fires (absorption, Chanin
+et al. 2024, arXiv 2409.14507).
 """
 
 from __future__ import annotations
@@ -46,18 +47,27 @@ class Matching(NamedTuple):
 def cosines(rows: Float[Tensor, "F D"], truth: Float[Tensor, "G D"]) -> Float[Tensor, "F G"]:
     """Absolute cosines; a row of zeros has none with anything, 0."""
     tiny = torch.finfo(torch.float64).tiny
-    unit = [m.detach().double() / m.detach().double().norm(dim=1, keepdim=True).clamp_min(tiny) for m in (rows, truth)]
+    unit = [
+        m.detach().double() / m.detach().double().norm(dim=1, keepdim=True).clamp_min(tiny)
+        for m in (rows, truth)
+    ]
     return (unit[0] @ unit[1].T).abs()
 
 
-def match(rows: Float[Tensor, "F D"], truth: Float[Tensor, "G D"], candidates: int | None = None) -> Matching:
+def match(
+    rows: Float[Tensor, "F D"], truth: Float[Tensor, "G D"], candidates: int | None = None
+) -> Matching:
     """The one-to-one matching with the largest sum of absolute cosines.
 
-    ``candidates``: only so many best partners of every row and of every truth can be matched, for dictionaries whose
-    F * G pairs are too many (then 64 by default): exact among these, hence a lower bound of the whole.
+    ``candidates``: only so many best partners of every row and of every truth can be matched, for
+    dictionaries whose F * G pairs are too many (then 64 by default): exact among these, hence a
+    lower bound of the whole.
     """
     if rows.shape[1] != truth.shape[1]:
-        raise OptionError(f"latents of width {rows.shape[1]} cannot be matched to directions of width {truth.shape[1]}")
+        raise OptionError(
+            f"latents of width {rows.shape[1]} cannot be matched to directions of width"
+            f" {truth.shape[1]}"
+        )
     if candidates is None and len(rows) * len(truth) <= DENSE:
         value = to_host(cosines(rows, truth))
         latents, truths = linear_sum_assignment(value, maximize=True)
@@ -71,7 +81,10 @@ def _sparsely(rows: Tensor, truth: Tensor, candidates: int) -> Matching:
     depth = min(candidates, len(many))
     while True:
         edges = [_best(few, many, depth), _best(many, few, min(depth, len(few)))]
-        near = np.concatenate([edges[0][0], edges[1][1]]), np.concatenate([edges[0][1], edges[1][0]])
+        near = (
+            np.concatenate([edges[0][0], edges[1][1]]),
+            np.concatenate([edges[0][1], edges[1][0]]),
+        )
         pairs, first = np.unique(near[0] * len(many) + near[1], return_index=True)
         value = np.concatenate([edges[0][2], edges[1][2]])[first]
         at = pairs // len(many), pairs % len(many)
@@ -91,7 +104,9 @@ def _sparsely(rows: Tensor, truth: Tensor, candidates: int) -> Matching:
 
 
 def _best(left: Tensor, right: Tensor, depth: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The ``depth`` rows of ``right`` nearest to every row of ``left``: rows, partners and cosines, flat."""
+    """The ``depth`` rows of ``right`` nearest to every row of ``left``: rows, partners and cosines,
+    flat.
+    """
     found = []
     for start in range(0, len(left), 1024):
         value, where = cosines(left[start : start + 1024], right).topk(depth, dim=1)
@@ -101,9 +116,13 @@ def _best(left: Tensor, right: Tensor, depth: int) -> tuple[np.ndarray, np.ndarr
     return rows, partners, values
 
 
-def nearest(rows: Float[Tensor, "F D"], truth: Float[Tensor, "G D"]) -> tuple[Int[Tensor, " F"], Float[Tensor, " F"]]:
+def nearest(
+    rows: Float[Tensor, "F D"], truth: Float[Tensor, "G D"]
+) -> tuple[Int[Tensor, " F"], Float[Tensor, " F"]]:
     """The true direction that every latent is most like, and the absolute cosine."""
-    best = [cosines(rows[start : start + 1024], truth).max(1) for start in range(0, len(rows), 1024)]
+    best = [
+        cosines(rows[start : start + 1024], truth).max(1) for start in range(0, len(rows), 1024)
+    ]
     return torch.cat([part.indices for part in best]), torch.cat([part.values for part in best])
 
 
@@ -116,8 +135,8 @@ def uniqueness(rows: Float[Tensor, "F D"], truth: Float[Tensor, "G D"]) -> float
 class Recovery:
     """Streams codes beside true codes; ``matching`` by directions is fixed from the start.
 
-    Every latent is judged against the true feature that its direction is ``nearest`` to. A latent that never fires has
-    precision, recall and F1 of 0, and counts.
+    Every latent is judged against the true feature that its direction is ``nearest`` to. A latent
+    that never fires has precision, recall and F1 of 0, and counts.
     """
 
     directions: Float[Tensor, "F D"]
@@ -130,13 +149,20 @@ class Recovery:
         self.best, self.cosine = nearest(self.directions, self.truth)
         features, width = len(self.truth), len(self.directions)
         self._both = torch.zeros(width, dtype=torch.float64)
-        self._fired, self._true = torch.zeros_like(self._both), torch.zeros(features, dtype=torch.float64)
+        self._fired, self._true = (
+            torch.zeros_like(self._both),
+            torch.zeros(features, dtype=torch.float64),
+        )
         self.count = 0
         # the latent that stands for a feature, and whether it may be called that
         self._latent = torch.full((features,), -1)
-        self._latent[torch.from_numpy(self.matching.truths)] = torch.from_numpy(self.matching.latents)
+        self._latent[torch.from_numpy(self.matching.truths)] = torch.from_numpy(
+            self.matching.latents
+        )
         known = torch.zeros(features, dtype=torch.bool)
-        known[torch.from_numpy(self.matching.truths)] = torch.from_numpy(self.matching.cosines >= FOUND)
+        known[torch.from_numpy(self.matching.truths)] = torch.from_numpy(
+            self.matching.cosines >= FOUND
+        )
         self._absorbed = torch.zeros(4, features, dtype=torch.float64)
         self._edges = torch.zeros(0, dtype=torch.int64)
         if self.parents is not None:
@@ -166,17 +192,21 @@ class Recovery:
     def latents(self) -> dict[str, NDArray[np.float64]]:
         """By latent: precision, recall, F1 and accuracy against the nearest truth, and that cosine."""
         both, fired, true = self._both, self._fired, self._true[self.best]
-        share = [torch.nan_to_num(part, nan=0.0) for part in (both / fired, both / true, 2 * both / (fired + true))]
+        share = [
+            torch.nan_to_num(part, nan=0.0)
+            for part in (both / fired, both / true, 2 * both / (fired + true))
+        ]
         accuracy = 1 - (fired + true - 2 * both) / max(self.count, 1)
         names = ("precision", "recall", "f1", "accuracy", "cosine")
         return dict(zip(names, map(to_host, (*share, accuracy, self.cosine)), strict=True))
 
     @property
     def absorption(self) -> dict[str, float]:
-        """How often a parent's latent is silent: where a child's latent fires rightly, and where that child is absent.
+        """How often a parent's latent is silent: where a child's latent fires rightly, and where
+        that child is absent.
 
-        Means over the ``pairs`` of a parent and a child of which both are found (a matched cosine of ``FOUND``) and
-        which were seen; NaN where there are none.
+        Means over the ``pairs`` of a parent and a child of which both are found (a matched cosine
+        of ``FOUND``) and which were seen; NaN where there are none.
         """
         seen, silent, alone, missed = self._absorbed
         counted = (seen > 0) & (alone > 0)
@@ -189,12 +219,17 @@ class Recovery:
         }
 
     def summary(self) -> dict[str, Any]:
-        """MCC, uniqueness, means of precision, recall, F1 and accuracy over all latents, and absorption."""
+        """MCC, uniqueness, means of precision, recall, F1 and accuracy over all latents, and
+        absorption.
+        """
         by_latent = self.latents
         return {
             "mcc": self.matching.mcc,
             "found": float((self.matching.cosines >= FOUND).sum() / len(self.truth)),
             "uniqueness": len(self.best.unique()) / len(self.best),
-            **{name: float(by_latent[name].mean()) for name in ("precision", "recall", "f1", "accuracy")},
+            **{
+                name: float(by_latent[name].mean())
+                for name in ("precision", "recall", "f1", "accuracy")
+            },
             **self.absorption,
         }

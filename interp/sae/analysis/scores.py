@@ -1,9 +1,11 @@
-"""How well a dictionary reconstructs, and how sparsely: sums in float64 over batches, masked, part by part.
+"""How well a dictionary reconstructs, and how sparsely: sums in float64 over batches, masked, part
+by part.
 
-Explained variance is 1 less the summed squared error over the summed squared distance from the mean *of everything
-seen*, so that it does not depend on how inputs were batched (Welford; a mean by batch would). A part (special tokens,
-content) is measured from its own mean. Where it is said whose every input is, the error is also given with every
-conversation counting the same, however long (Li et al. 2025, 2506.07691).
+Explained variance is 1 less the summed squared error over the summed squared distance from the mean
+*of everything seen*, so that it does not depend on how inputs were batched (Welford; a mean by
+batch would). A part (special tokens, content) is measured from its own mean. Where it is said whose
+every input is, the error is also given with every conversation counting the same, however long (Li
+et al. 2025, 2506.07691).
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ from interp.sae.core.sparse_products import Codes
 from interp.table import Table, table
 
 DENSE, SHORT = 0.1, 1e-6
-"""A latent is dense that fires on more than this share; inputs shorter than this have no shrinkage and no cosine."""
+"""A latent is dense that fires on more than this share; inputs shorter than this have no shrinkage
+and no cosine.
+"""
 
 EDGES = (-math.inf, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0)
 """Edges of the histogram of log10 densities; what never fires is counted apart."""
@@ -70,7 +74,9 @@ class _Part:
 
     def _own(self, owners: Tensor, squared: Tensor) -> None:
         missing = int(to_host(owners.max())) + 1 - self.by_owner.shape[1]
-        self.by_owner = torch.nn.functional.pad(self.by_owner.to(squared.device), (0, max(0, missing)))
+        self.by_owner = torch.nn.functional.pad(
+            self.by_owner.to(squared.device), (0, max(0, missing))
+        )
         self.by_owner.index_add_(1, owners, torch.stack([torch.ones_like(squared), squared]))
 
     def conversations(self) -> tuple[int, float]:
@@ -79,7 +85,9 @@ class _Part:
         seen = count > 0
         # a mean over some inputs only would pass for one over all
         whole = bool(to_host(seen.any())) and int(to_host(count.sum())) == int(self.target.count)
-        return int(to_host(seen.sum())), float(to_host((squared[seen] / count[seen]).mean())) if whole else math.nan
+        return int(to_host(seen.sum())), float(
+            to_host((squared[seen] / count[seen]).mean())
+        ) if whole else math.nan
 
     def row(self) -> dict[str, float | int]:
         n, spread = self.target.count, float(to_host(self.target.deviation.sum()))
@@ -91,7 +99,8 @@ class _Part:
             "fvu": fvu,
             "explained_variance": 1 - fvu,
             # the error's own mean left out: what dictionary_learning reports
-            "explained_variance_centred": 1 - _over(float(to_host(self.error.deviation.sum())), spread),
+            "explained_variance_centred": 1
+            - _over(float(to_host(self.error.deviation.sum())), spread),
             "mse": _over(self.squared, n),
             "conversations": conversations,
             "conversation_mse": by_conversation,
@@ -107,9 +116,11 @@ def _over(one: float, other: float) -> float:
 
 @dataclass(eq=False)
 class Scores:
-    """Scores of reconstructions of width ``outputs`` with ``latents`` latents; ``parts`` names what roles stand for.
+    """Scores of reconstructions of width ``outputs`` with ``latents`` latents; ``parts`` names what
+    roles stand for.
 
-    ``views`` are parts of another kind: linear maps of rows [N, O], of targets and outputs alike (a model's half).
+    ``views`` are parts of another kind: linear maps of rows [N, O], of targets and outputs alike (a
+    model's half).
     """
 
     outputs: int
@@ -143,9 +154,11 @@ class Scores:
         roles: Int[Tensor, " N"] | None = None,
         owners: Int[Tensor, " N"] | None = None,
     ) -> Scores:
-        """Take in targets, their reconstructions and codes; rows where ``mask`` is false never count. Returns itself.
+        """Take in targets, their reconstructions and codes; rows where ``mask`` is false never
+        count. Returns itself.
 
-        ``roles``: of every row, for the parts. ``owners``: number of the conversation that a row is of, from 0.
+        ``roles``: of every row, for the parts. ``owners``: number of the conversation that a row is
+        of, from 0.
         """
         if self.parts and roles is None:
             raise OptionError(f"the parts {', '.join(self.parts)} need the role of every input")
@@ -153,13 +166,19 @@ class Scores:
         rows, fires = codes.pattern.rows, codes.values.detach() != 0
         counts = torch.bincount(rows[fires], minlength=len(y))
         keep = torch.ones(len(y), dtype=torch.bool, device=y.device) if mask is None else mask
-        self._fired += torch.bincount(codes.pattern.latents[fires & keep[rows]], minlength=self.latents)
+        self._fired += torch.bincount(
+            codes.pattern.latents[fires & keep[rows]], minlength=self.latents
+        )
         for name, part in self._parts.items():
             chosen, view = keep, self.views.get(name, lambda rows: rows)
             if name in self.parts and roles is not None:
-                chosen = keep & torch.isin(roles, torch.tensor(list(self.parts[name]), device=roles.device))
+                chosen = keep & torch.isin(
+                    roles, torch.tensor(list(self.parts[name]), device=roles.device)
+                )
             own = None if owners is None else owners[chosen]
-            part.update(view(y.detach()[chosen]), view(output.detach()[chosen]), counts[chosen], own)
+            part.update(
+                view(y.detach()[chosen]), view(output.detach()[chosen]), counts[chosen], own
+            )
         return self
 
     @property
@@ -178,16 +197,23 @@ class Scores:
         return to_host(self._fired).astype(np.float64) / max(self.count, 1)
 
     def by_conversation(self, part: str = ALL) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and summed squared error of every conversation, by its number; shorter where the last have none."""
+        """Inputs and summed squared error of every conversation, by its number; shorter where the
+        last have none.
+        """
         count, squared = to_host(self._parts[part].by_owner)
         return count.astype(np.int64), squared
 
     def summary(self, part: str = ALL) -> dict[str, float | int]:
-        """The numbers of one part; of all also the shares of latents that never fire and that fire too often."""
+        """The numbers of one part; of all also the shares of latents that never fire and that fire
+        too often.
+        """
         found = self._parts[part].row()
         if part != ALL:
             return found | {"dead": math.nan, "dense": math.nan}
-        return found | {"dead": float((self.density == 0).mean()), "dense": float((self.density > DENSE).mean())}
+        return found | {
+            "dead": float((self.density == 0).mean()),
+            "dense": float((self.density > DENSE).mean()),
+        }
 
 
 MEANINGS: dict[str, tuple[str, str]] = {
@@ -198,28 +224,45 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "fvu": ("measure", "summed squared error by summed squared distance from the mean"),
     "explained_variance": ("measure", "1 less fvu"),
     "explained_variance_centred": ("measure", "the same with the error's own mean taken away"),
-    "mse": ("measure", "squared error per input, summed over the width; every input counts the same"),
+    "mse": (
+        "measure",
+        "squared error per input, summed over the width; every input counts the same",
+    ),
     "conversations": ("measure", "conversations (or prompts) with an input that counted"),
-    "conversation_mse": ("measure", "mean over conversations of the mean of the same over a conversation's inputs"),
+    "conversation_mse": (
+        "measure",
+        "mean over conversations of the mean of the same over a conversation's inputs",
+    ),
     "cosine": ("measure", "mean cosine of input and reconstruction"),
     "shrinkage": ("measure", "mean ratio of the reconstruction's length to the input's"),
     "bias": ("measure", "E|y'|^2 over E[y y']: 1 is unbiased, less shrinks"),
-    "dead": ("measure", f"share of latents that fire on none of these inputs; of all inputs together only ({ALL})"),
-    "dense": ("measure", f"share of latents that fire on more than {DENSE:g} of them; of {ALL} only"),
+    "dead": (
+        "measure",
+        f"share of latents that fire on none of these inputs; of all inputs together only ({ALL})",
+    ),
+    "dense": (
+        "measure",
+        f"share of latents that fire on more than {DENSE:g} of them; of {ALL} only",
+    ),
 }
 
 
 def scores_table(scored: Mapping[str, Scores], **rest: Any) -> Table:
-    """Table of kind ``dictionary-scores``: a row for every dictionary and part; ``rest`` goes to the table."""
+    """Table of kind ``dictionary-scores``: a row for every dictionary and part; ``rest`` goes to
+    the table.
+    """
     rows = [
-        {"dictionary": name, "part": part} | one.summary(part) for name, one in scored.items() for part in one._parts
+        {"dictionary": name, "part": part} | one.summary(part)
+        for name, one in scored.items()
+        for part in one._parts
     ]
     columns = {name: ([row[name] for row in rows], *told) for name, told in MEANINGS.items()}
     return table("dictionary-scores", columns, **rest)
 
 
 def conversations_table(scored: Mapping[str, Scores], ids: np.ndarray) -> Table:
-    """Table of kind ``dictionary-conversations``: inputs and squared error by dictionary, part and conversation.
+    """Table of kind ``dictionary-conversations``: inputs and squared error by dictionary, part and
+    conversation.
 
     ``ids`` name conversations by their numbers.
     """
@@ -231,17 +274,26 @@ def conversations_table(scored: Mapping[str, Scores], ids: np.ndarray) -> Table:
             errors.append(np.pad(found[1], (0, len(ids) - len(found[1]))))
             names += [name] * len(ids)
             parts += [part] * len(ids)
-    return table("dictionary-conversations", {
-        "dictionary": (np.array(names, object), "key", "what reconstructs"),
-        "part": (np.array(parts, object), "key", "which inputs"),
-        "prompt_id": (np.tile(ids, len(inputs)), "key", "position in the file"),
-        "tokens": (np.concatenate(inputs), "measure", "inputs that counted"),
-        "squared": (np.concatenate(errors), "measure", "their squared error, summed over inputs and width"),
-    })  # fmt: skip
+    return table(
+        "dictionary-conversations",
+        {
+            "dictionary": (np.array(names, object), "key", "what reconstructs"),
+            "part": (np.array(parts, object), "key", "which inputs"),
+            "prompt_id": (np.tile(ids, len(inputs)), "key", "position in the file"),
+            "tokens": (np.concatenate(inputs), "measure", "inputs that counted"),
+            "squared": (
+                np.concatenate(errors),
+                "measure",
+                "their squared error, summed over inputs and width",
+            ),
+        },
+    )
 
 
 def density_table(scored: Mapping[str, Scores]) -> Table:
-    """Table of kind ``dictionary-density``: how many latents of each fire how often, by powers of ten."""
+    """Table of kind ``dictionary-density``: how many latents of each fire how often, by powers of
+    ten.
+    """
     rows: list[tuple[str, float, float, int]] = []
     for name, one in scored.items():
         density = one.density
@@ -249,13 +301,20 @@ def density_table(scored: Mapping[str, Scores]) -> Table:
         logs = np.log10(density[density > 0])
         # a density of exactly 1 belongs to the last
         counts = np.histogram(logs, np.array((-400.0, *EDGES[1:])))[0]
-        rows += [(name, low, high, int(n)) for low, high, n in zip(EDGES, EDGES[1:], counts, strict=False)]
+        rows += [
+            (name, low, high, int(n))
+            for low, high, n in zip(EDGES, EDGES[1:], counts, strict=False)
+        ]
     names, lows, highs, counts = zip(*rows, strict=True)
     return table(
         "dictionary-density",
         {
             "dictionary": (list(names), "key", "what reconstructs"),
-            "low": (np.array(lows), "measure", "log10 of the density, from; minus infinity twice: never fires"),
+            "low": (
+                np.array(lows),
+                "measure",
+                "log10 of the density, from; minus infinity twice: never fires",
+            ),
             "high": (np.array(highs), "measure", "log10 of the density, to"),
             "latents": (np.array(counts), "measure", "number of latents"),
         },
@@ -265,7 +324,9 @@ def density_table(scored: Mapping[str, Scores]) -> Table:
 @torch.no_grad()
 def score(dictionary: Dictionary, batches: Sequence[Tensor]) -> Scores:
     """Scores of a dictionary on batches of inputs that are their own targets."""
-    scores = Scores(dictionary.config.outputs, dictionary.config.width, device=dictionary.W_dec.device)
+    scores = Scores(
+        dictionary.config.outputs, dictionary.config.width, device=dictionary.W_dec.device
+    )
     for x in batches:
         found = dictionary.reconstruct(x)
         scores.update(x, found.output, found.codes)

@@ -1,6 +1,7 @@
 """Whose tokens are scored apart: special ones and content, and in whole conversations every role's.
 
-Codes are those of ``interp.prompts.TURNS``, ``SPECIAL`` added to tokens that the tokenizer calls special.
+Codes are those of ``interp.prompts.TURNS``, ``SPECIAL`` added to tokens that the tokenizer calls
+special.
 """
 
 from __future__ import annotations
@@ -9,18 +10,35 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from interp.errors import PromptError
-from interp.prompts import CONTENT, SPECIAL, TURNS, Encoded, Prompt, Tokenizer, encode, encode_document, special_ids
+from interp.prompts import (
+    CONTENT,
+    SPECIAL,
+    TURNS,
+    Encoded,
+    Prompt,
+    Tokenizer,
+    encode,
+    encode_document,
+    special_ids,
+)
 
 UNKNOWN = 2 * SPECIAL
-"""Code of every token of a conversation whose template rewrites what was said: nobody's, in no part but all."""
+"""Code of every token of a conversation whose template rewrites what was said: nobody's, in no part
+but all.
+"""
 
 _WHOLE = {name: (code, code + SPECIAL) for name, code in TURNS.items()}
-OUTSIDE = (*_WHOLE["template"], *(code + SPECIAL for name, code in TURNS.items() if name != "template"))
+OUTSIDE = (
+    *_WHOLE["template"],
+    *(code + SPECIAL for name, code in TURNS.items() if name != "template"),
+)
 """What counts as special: the tokenizer's special tokens, and all that a chat template writes."""
 
 
 class Read(NamedTuple):
-    """Prompts as token ids with codes; how many were cut at the context, and in how many nobody's words are known."""
+    """Prompts as token ids with codes; how many were cut at the context, and in how many nobody's
+    words are known.
+    """
 
     encoded: list[Encoded]
     cut: int
@@ -29,16 +47,23 @@ class Read(NamedTuple):
     def limits(self) -> list[str]:
         """What was left out, in sentences; none where nothing was."""
         count = len(self.encoded)
-        cut = f"{self.cut} of {count} conversations are longer than the model's context and were cut at it."
+        cut = (
+            f"{self.cut} of {count} conversations are longer than the model's context and were cut"
+            " at it."
+        )
         rewritten = (
-            f"In {self.unknown} of {count} conversations who says what is not known, since the chat template rewrites "
-            "it or the tokenizer keeps no offsets; their tokens count in no part but all."
+            f"In {self.unknown} of {count} conversations who says what is not known, since the chat"
+            " template rewrites it or the tokenizer keeps no offsets; their tokens count in no"
+            " part but all."
         )
         return [*([cut] if self.cut else []), *([rewritten] if self.unknown else [])]
 
 
-def read_whole(tokenizer: Tokenizer, prompts: Iterable[Prompt], context: int, source: str = "") -> Read:
-    """Conversations whole, in the chat template, cut at ``context`` tokens; texts as prompts are encoded elsewhere.
+def read_whole(
+    tokenizer: Tokenizer, prompts: Iterable[Prompt], context: int, source: str = ""
+) -> Read:
+    """Conversations whole, in the chat template, cut at ``context`` tokens; texts as prompts are
+    encoded elsewhere.
 
     Raises PromptError naming the row where the template refuses or is missing.
     """
@@ -78,7 +103,8 @@ def recoded(tokenizer: Tokenizer, coded: Encoded, special: frozenset[int] | None
 
 
 def parts_of(encoded: Sequence[Encoded], conversations: bool) -> dict[str, tuple[int, ...]]:
-    """Parts and their codes: special and content; where conversations were given also every role that says something.
+    """Parts and their codes: special and content; where conversations were given also every role
+    that says something.
 
     A role has special tokens that stand in its words.
     """

@@ -1,9 +1,11 @@
-"""What a latent fires on: labels of tokens by mutual information, tested on documents that made no label.
+"""What a latent fires on: labels of tokens by mutual information, tested on documents that made no
+label.
 
-A label is a short list of token ids, made on one half of the clusters of documents. Its score is the accuracy, on
-examples of the other half, of "this token is in the list" against "the latent is active here": as many active examples
-(spread over quantiles of activation) as quiet ones, so that saying yes always scores a half. Two nulls: labels of other
-latents, and the same latent's label made and scored anew after its firing was put onto other clusters' tokens.
+A label is a short list of token ids, made on one half of the clusters of documents. Its score is
+the accuracy, on examples of the other half, of "this token is in the list" against "the latent is
+active here": as many active examples (spread over quantiles of activation) as quiet ones, so that
+saying yes always scores a half. Two nulls: labels of other latents, and the same latent's label
+made and scored anew after its firing was put onto other clusters' tokens.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ class Active(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """N tokens by id, with the number of the document of each (its tokens in a row), its cluster and its half.
+    """N tokens by id, with the number of the document of each (its tokens in a row), its cluster
+    and its half.
 
     ``training``: tokens of a random half of the clusters, which make labels; the others score them.
     """
@@ -49,25 +52,42 @@ class Texts:
     training: Bool[NDArray[np.bool_], " N"]
 
     @classmethod
-    def of(cls, tokens: ArrayLike, documents: ArrayLike, clusters: ArrayLike | None = None, seed: int = 0) -> Texts:
-        """Halves drawn by ``seed``; ``clusters`` [N] default to documents, and documents of equal tokens share one.
+    def of(
+        cls,
+        tokens: ArrayLike,
+        documents: ArrayLike,
+        clusters: ArrayLike | None = None,
+        seed: int = 0,
+    ) -> Texts:
+        """Halves drawn by ``seed``; ``clusters`` [N] default to documents, and documents of equal
+        tokens share one.
 
         OptionError for fewer than two clusters.
         """
-        tokens, documents = np.asarray(tokens), np.unique(np.asarray(documents), return_inverse=True)[1]
-        clusters = documents if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
+        tokens, documents = (
+            np.asarray(tokens),
+            np.unique(np.asarray(documents), return_inverse=True)[1],
+        )
+        clusters = (
+            documents
+            if clusters is None
+            else np.unique(np.asarray(clusters), return_inverse=True)[1]
+        )
         names, clusters = np.unique(_alike(tokens, documents, clusters), return_inverse=True)
         if len(names) < 2:
-            raise OptionError("labels are scored on documents that made none; give 2 documents or more")
+            raise OptionError(
+                "labels are scored on documents that made none; give 2 documents or more"
+            )
         chosen = np.zeros(len(names), bool)
         chosen[np.random.default_rng(seed).permutation(len(names))[: len(names) // 2]] = True
         return cls(tokens, documents, clusters, chosen[clusters])
 
     def shuffled(self, generator: np.random.Generator) -> Int[NDArray[np.int64], " N"]:
-        """For every row another's, of the same half: clusters in random order, each turned round by a random step.
+        """For every row another's, of the same half: clusters in random order, each turned round by
+        a random step.
 
-        What stands together mostly stays together, so that firing in bursts is no evidence by itself, nor is firing
-        that goes by cluster: documents of one are alike.
+        What stands together mostly stays together, so that firing in bursts is no evidence by
+        itself, nor is firing that goes by cluster: documents of one are alike.
         """
         found = np.arange(len(self.tokens))
         ordered = np.argsort(self.clusters, kind="stable")
@@ -91,8 +111,12 @@ class Examples:
     quiet: Int[NDArray[np.int64], " n"]
 
     @classmethod
-    def drawn(cls, active: Active, texts: Texts, most: int, generator: np.random.Generator) -> Examples | None:
-        """At most ``most`` of each, the active ones from every quantile alike; None where there are too few."""
+    def drawn(
+        cls, active: Active, texts: Texts, most: int, generator: np.random.Generator
+    ) -> Examples | None:
+        """At most ``most`` of each, the active ones from every quantile alike; None where there are
+        too few.
+        """
         held = ~texts.training[active.rows]
         rows, values = active.rows[held], active.values[held]
         silent = ~texts.training
@@ -104,7 +128,9 @@ class Examples:
         chosen = spread(values, count, generator)
         return cls(np.sort(rows[chosen]), np.sort(generator.choice(quiet, count, replace=False)))
 
-    def score(self, told: Bool[NDArray[np.bool_], " n"], other: Bool[NDArray[np.bool_], " n"]) -> float:
+    def score(
+        self, told: Bool[NDArray[np.bool_], " n"], other: Bool[NDArray[np.bool_], " n"]
+    ) -> float:
         """Accuracy of a judge who said ``told`` of active rows and ``other`` of quiet ones."""
         return float((told.mean() + (~other).mean()) / 2)
 
@@ -114,7 +140,8 @@ class Examples:
         return np.isin(tokens[self.active], label), np.isin(tokens[self.quiet], label)
 
     def interval(self, told: NDArray, other: NDArray, clusters: NDArray) -> Interval:
-        """The score with its 95 % interval: exact, with the effective clusters of documents as trials.
+        """The score with its 95 % interval: exact, with the effective clusters of documents as
+        trials.
 
         A judge who was right about every token of few clusters may be wrong about the next one.
         """
@@ -123,10 +150,11 @@ class Examples:
 
 
 class Label(NamedTuple):
-    """Of one latent: its token ids by falling share of mutual information, its score with interval, both nulls, p.
+    """Of one latent: its token ids by falling share of mutual information, its score with interval,
+    both nulls, p.
 
-    ``p`` is the larger of both nulls'. ``examples``: how many of each sort were scored, 0 where too few; then every
-    number is NaN.
+    ``p`` is the larger of both nulls'. ``examples``: how many of each sort were scored, 0 where too
+    few; then every number is NaN.
     """
 
     latent: int
@@ -141,24 +169,39 @@ class Label(NamedTuple):
 
 
 def labels(
-    active: Mapping[int, Active], texts: Texts, latents: Iterable[int], *, size: int = 5, others: int = 99,
-    draws: int = 199, examples: int = 100, seed: int = 0,
-) -> list[Label]:  # fmt: skip
-    """Labels of ``latents``, in their order; those of all of ``active`` are what the others' are drawn from."""
+    active: Mapping[int, Active],
+    texts: Texts,
+    latents: Iterable[int],
+    *,
+    size: int = 5,
+    others: int = 99,
+    draws: int = 199,
+    examples: int = 100,
+    seed: int = 0,
+) -> list[Label]:
+    """Labels of ``latents``, in their order; those of all of ``active`` are what the others' are
+    drawn from.
+    """
     generator = np.random.default_rng(seed)
     names, codes = np.unique(texts.tokens, return_inverse=True)
     share = np.bincount(codes[texts.training], minlength=len(names)) / max(1, texts.training.sum())
     own = {latent: found.rows[texts.training[found.rows]] for latent, found in active.items()}
     made = {latent: _label(codes[rows], share, size) for latent, rows in own.items()}
     latents = [int(latent) for latent in latents]
-    drawn = {latent: Examples.drawn(active[latent], texts, examples, generator) for latent in latents}
-    drawn = {latent: None if len(own[latent]) < FEWEST else found for latent, found in drawn.items()}
+    drawn = {
+        latent: Examples.drawn(active[latent], texts, examples, generator) for latent in latents
+    }
+    drawn = {
+        latent: None if len(own[latent]) < FEWEST else found for latent, found in drawn.items()
+    }
     chance: dict[int, list[float]] = {latent: [] for latent in latents}
     for _ in range(draws):
         moved = codes[texts.shuffled(generator)]
         for latent, found in drawn.items():
             if found is not None:
-                chance[latent].append(found.score(*found.judged(moved, _label(moved[own[latent]], share, size))))
+                chance[latent].append(
+                    found.score(*found.judged(moved, _label(moved[own[latent]], share, size)))
+                )
     result = []
     for latent, found in drawn.items():
         if found is None:
@@ -175,7 +218,17 @@ def labels(
         ids = tuple(int(names[code]) for code in made[latent])
         _, low, high = found.interval(*told, texts.clusters)
         result.append(
-            Label(latent, ids, score, low, high, beside, np.array(chance[latent]), float(p), len(found.active))
+            Label(
+                latent,
+                ids,
+                score,
+                low,
+                high,
+                beside,
+                np.array(chance[latent]),
+                float(p),
+                len(found.active),
+            )
         )
     return result
 
@@ -193,15 +246,26 @@ def adjusted(found: Iterable[Label]) -> Float[NDArray[np.float64], " n"]:
     return benjamini_hochberg([label.p for label in found])
 
 
-def spread(values: NDArray, count: int, generator: np.random.Generator) -> Int[NDArray[np.int64], " n"]:
+def spread(
+    values: NDArray, count: int, generator: np.random.Generator
+) -> Int[NDArray[np.int64], " n"]:
     """Places of ``count`` values, drawn without repetition from quantiles in turn."""
-    parts = [generator.permutation(part) for part in np.array_split(np.argsort(values, kind="stable"), QUANTILES)]
-    turns = sorted((turn, -number, part[turn]) for number, part in enumerate(parts) for turn in range(len(part)))
+    parts = [
+        generator.permutation(part)
+        for part in np.array_split(np.argsort(values, kind="stable"), QUANTILES)
+    ]
+    turns = sorted(
+        (turn, -number, part[turn])
+        for number, part in enumerate(parts)
+        for turn in range(len(part))
+    )
     return np.array([place for _, _, place in turns[:count]], dtype=np.int64)
 
 
 def _label(own: NDArray, share: NDArray, size: int) -> tuple[int, ...]:
-    """Tokens with the largest positive part ``p(t, on) log(p(t | on) / p(t))`` of the mutual information."""
+    """Tokens with the largest positive part ``p(t, on) log(p(t | on) / p(t))`` of the mutual
+    information.
+    """
     if len(own) < FEWEST:
         return ()
     tokens, counts = np.unique(own, return_counts=True)

@@ -1,1 +1,3 @@
-"""The dictionary itself: its configuration, what it computes, the products that touch active rows only, its files."""
+"""The dictionary itself: its configuration, what it computes, the products that touch active rows
+only, its files.
+"""

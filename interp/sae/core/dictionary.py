@@ -1,7 +1,8 @@
 """``Dictionary``: one class for every architecture, in one canonical layout.
 
-``W_enc`` [D, F], ``W_dec`` [F, O], ``b_enc`` [F], ``b_dec`` [O]; a crosscoder's models stand side by side in D and in
-O, so that one of a single model is the autoencoder with the same weights. Importers transpose, nothing else does.
+``W_enc`` [D, F], ``W_dec`` [F, O], ``b_enc`` [F], ``b_dec`` [O]; a crosscoder's models stand side
+by side in D and in O, so that one of a single model is the autoencoder with the same weights.
+Importers transpose, nothing else does.
 """
 
 from __future__ import annotations
@@ -19,12 +20,22 @@ from interp.maths.host import raw_bytes, to_host
 from interp.provenance import digest
 from interp.sae.analysis import pursuit
 from interp.sae.core.config import BY_BATCH, SPARSE, DictionaryConfig
-from interp.sae.core.sparse_products import Choose, Codes, Pattern, autoencode, decode, top_per_batch, top_per_row
+from interp.sae.core.sparse_products import (
+    Choose,
+    Codes,
+    Pattern,
+    autoencode,
+    decode,
+    top_per_batch,
+    top_per_row,
+)
 from interp.sae.core.straight_through import jump
 
 
 class Reconstruction(NamedTuple):
-    """What became of a batch: the output in the inputs' own units, the codes, and the pre-activations where dense."""
+    """What became of a batch: the output in the inputs' own units, the codes, and the
+    pre-activations where dense.
+    """
 
     output: Float[Tensor, "N O"]
     codes: Codes
@@ -32,11 +43,13 @@ class Reconstruction(NamedTuple):
 
 
 class Dictionary(nn.Module):
-    """A sparse autoencoder, transcoder or crosscoder. ``config`` says how the parameters are to be read.
+    """A sparse autoencoder, transcoder or crosscoder. ``config`` says how the parameters are to be
+    read.
 
-    Parameters by architecture: all have ``W_dec`` and ``b_dec``; all but matching pursuit ``W_enc`` and (but gated)
-    ``b_enc``; jumprelu ``threshold`` [F]; gated ``b_gate``, ``b_mag``, ``r_mag`` [F]; skip ``W_skip`` [O, D].
-    Buffers: ``threshold`` of a batchtopk or matryoshka (a float64 scalar, NaN until it is set), ``scale`` [models].
+    Parameters by architecture: all have ``W_dec`` and ``b_dec``; all but matching pursuit ``W_enc``
+    and (but gated) ``b_enc``; jumprelu ``threshold`` [F]; gated ``b_gate``, ``b_mag``, ``r_mag``
+    [F]; skip ``W_skip`` [O, D]. Buffers: ``threshold`` of a batchtopk or matryoshka (a float64
+    scalar, NaN until it is set), ``scale`` [models].
     """
 
     W_dec: nn.Parameter
@@ -50,14 +63,18 @@ class Dictionary(nn.Module):
     threshold: Tensor
     scale: Tensor
 
-    def __init__(self, config: DictionaryConfig, *, seed: int = 0, decoder_norm: float = 1.0) -> None:
-        """Tied initialisation: random decoder rows of norm ``decoder_norm``, the encoder its transpose, biases 0.
+    def __init__(
+        self, config: DictionaryConfig, *, seed: int = 0, decoder_norm: float = 1.0
+    ) -> None:
+        """Tied initialisation: random decoder rows of norm ``decoder_norm``, the encoder its
+        transpose, biases 0.
 
         Every model of a crosscoder gets the same rows, as in Lindsey et al. (2024).
         """
         super().__init__()
         self.config = config
-        # data drawn from the same small seed would be the very directions that the dictionary starts from
+        # data drawn from the same small seed would be the very directions that the dictionary
+        # starts from
         generator = torch.Generator().manual_seed((seed + 0x5EED_0001) % 2**32)
         each = config.outputs // config.models
         rows = torch.randn(config.width, each, generator=generator)
@@ -66,7 +83,9 @@ class Dictionary(nn.Module):
         self.b_dec = nn.Parameter(torch.zeros(config.outputs))
         if config.architecture != "matching_pursuit":
             # rows of latents lie in memory one after the other, which gradients by active rows need
-            into = rows if not config.is_transcoder else _directions(config, generator, decoder_norm)
+            into = (
+                rows if not config.is_transcoder else _directions(config, generator, decoder_norm)
+            )
             self.W_enc = nn.Parameter(into.clone().T)
             if config.architecture == "gated":
                 for name in ("b_gate", "b_mag", "r_mag"):
@@ -92,24 +111,35 @@ class Dictionary(nn.Module):
             return x, (x.new_zeros(()), x.new_ones(()))
         if kind == "scale":
             per = self.scale.to(x.dtype)
-            return x * per.repeat_interleave(self.config.d_in), (x.new_zeros(()), self._output_factor(x))
+            return x * per.repeat_interleave(self.config.d_in), (
+                x.new_zeros(()),
+                self._output_factor(x),
+            )
         if kind == "layer-norm":
             # the small number is not undone, as in the code of Gao et al. and in SAELens
             mean, spread = x.mean(1, keepdim=True), x.std(1, keepdim=True)
             return (x - mean) / (spread + 1e-5), (mean, spread)
-        size = x.norm(dim=1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny) / math.sqrt(self.config.d_in)
+        size = x.norm(dim=1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny) / math.sqrt(
+            self.config.d_in
+        )
         return x / size, (x.new_zeros(()), size)
 
     def _output_factor(self, x: Tensor) -> Tensor:
-        return (1 / self.scale.to(x.dtype)).repeat_interleave(self.config.outputs // self.config.models)
+        return (1 / self.scale.to(x.dtype)).repeat_interleave(
+            self.config.outputs // self.config.models
+        )
 
     def _inside(self, x: Tensor) -> Tensor:
         return x - self.b_dec if self.config.input_bias else x
 
     def pre_activations(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N F"]:
-        """What the activation function reads, of normalised inputs; the gate's of a gated dictionary."""
+        """What the activation function reads, of normalised inputs; the gate's of a gated
+        dictionary.
+        """
         if self.config.architecture == "matching_pursuit":
-            raise OptionError("a matching pursuit has no pre-activations: every choice depends on those before it")
+            raise OptionError(
+                "a matching pursuit has no pre-activations: every choice depends on those before it"
+            )
         bias = self.b_gate if self.config.architecture == "gated" else self.b_enc
         return torch.addmm(bias, self._inside(x), self.W_enc)
 
@@ -122,14 +152,17 @@ class Dictionary(nn.Module):
 
     @property
     def digest(self) -> str:
-        """Digest of the configuration and of all numbers and their types, whatever file format they were read from.
+        """Digest of the configuration and of all numbers and their types, whatever file format they
+        were read from.
 
         Computed again only where the numbers may have changed since the last time.
         """
         values = dict(sorted(self.state_dict().items()))
         state = [self.config.to_json(), {name: _state_of(value) for name, value in values.items()}]
         if self._known_digest[0] != state:
-            numbers = {name: [str(v.dtype), sha256(raw_bytes(v)).hexdigest()] for name, v in values.items()}
+            numbers = {
+                name: [str(v.dtype), sha256(raw_bytes(v)).hexdigest()] for name, v in values.items()
+            }
             self._known_digest = state, digest({"config": state[0], "numbers": numbers})
         return self._known_digest[1]
 
@@ -139,7 +172,9 @@ class Dictionary(nn.Module):
         return self.W_dec.detach().unflatten(1, (self.config.models, -1)).norm(dim=2)
 
     def choose(self, training: bool) -> Choose:
-        """Which pre-activations are codes: the k largest of a row, of a batch in training, or above the threshold."""
+        """Which pre-activations are codes: the k largest of a row, of a batch in training, or above
+        the threshold.
+        """
         config, weight = self.config, self.importance
         if config.architecture == "topk":
             return lambda pre: top_per_row(pre, required(config.k, "a number of codes"), weight)
@@ -147,12 +182,16 @@ class Dictionary(nn.Module):
             return lambda pre: top_per_batch(pre, required(config.k, "a number of codes"), weight)
         if bool(to_host(self.threshold.isnan())):
             raise OptionError(
-                f"this {config.architecture} dictionary has no threshold, so that what it finds would depend on the "
-                "batch; train it further, or set it with calibrate()"
+                f"this {config.architecture} dictionary has no threshold, so that what it finds"
+                " would depend on the batch; train it further, or set it with calibrate()"
             )
         return lambda pre: (
             Codes.of(
-                ((pre if weight is None else pre * weight) > self.threshold.to(pre.dtype).clamp_min(0)) * pre
+                (
+                    (pre if weight is None else pre * weight)
+                    > self.threshold.to(pre.dtype).clamp_min(0)
+                )
+                * pre
             ).pattern
         )
 
@@ -165,7 +204,9 @@ class Dictionary(nn.Module):
         return self.encode_sparse(x).dense()
 
     def reconstruct(self, x: Float[Tensor, "N D"], *, training: bool = False) -> Reconstruction:
-        """Codes and output of inputs in their own units; ``training`` chooses by batch where the architecture does."""
+        """Codes and output of inputs in their own units; ``training`` chooses by batch where the
+        architecture does.
+        """
         inside, undo = self.normalised(x)
         found = self.raw(inside, training=training)
         return found._replace(output=found.output * undo[1] + undo[0])
@@ -175,9 +216,14 @@ class Dictionary(nn.Module):
         config, pre = self.config, None
         if config.architecture in SPARSE:
             out, codes = autoencode(
-                x, self.W_enc, self.b_enc, self.W_dec, self.b_dec,
-                subtract=config.input_bias, choose=self.choose(training),
-            )  # fmt: skip
+                x,
+                self.W_enc,
+                self.b_enc,
+                self.W_dec,
+                self.b_dec,
+                subtract=config.input_bias,
+                choose=self.choose(training),
+            )
         elif config.architecture == "matching_pursuit":
             codes, rest = pursuit.pursue(
                 x - self.b_dec, self.W_dec, threshold=config.residual_threshold, steps=config.steps
@@ -199,7 +245,10 @@ class Dictionary(nn.Module):
             return jump(pre, self.threshold, self.bandwidth) * (pre > 0)
         if self.config.architecture == "gated":
             return (pre > 0) * self.magnitude(pre).relu()
-        raise OptionError(f"codes of a {self.config.architecture} dictionary depend on more than one pre-activation")
+        raise OptionError(
+            f"codes of a {self.config.architecture} dictionary depend on more than one"
+            " pre-activation"
+        )
 
     def magnitude(self, pre: Float[Tensor, "N F"]) -> Float[Tensor, "N F"]:
         """A gated dictionary's magnitudes before their relu, of its gate's pre-activations."""
@@ -207,7 +256,9 @@ class Dictionary(nn.Module):
 
     def decode(self, codes: Codes | Float[Tensor, "N F"]) -> Float[Tensor, "N O"]:
         """Output of codes, before normalisation is undone and without a skip connection."""
-        return (decode(codes, self.W_dec) if isinstance(codes, Codes) else codes @ self.W_dec) + self.b_dec
+        return (
+            decode(codes, self.W_dec) if isinstance(codes, Codes) else codes @ self.W_dec
+        ) + self.b_dec
 
     def forward(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N O"]:
         """Reconstruction of inputs in their own units."""
@@ -219,9 +270,11 @@ class Dictionary(nn.Module):
 
 
 def _state_of(value: Tensor) -> list[Any]:
-    """What changes when numbers do, at the cost of reading them once: the version that torch counts, and their sum.
+    """What changes when numbers do, at the cost of reading them once: the version that torch
+    counts, and their sum.
 
-    Torch does not count what is written through ``.data``; the sum, of their bits as whole numbers, has that too.
+    Torch does not count what is written through ``.data``; the sum, of their bits as whole numbers,
+    has that too.
     """
     whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[value.element_size()]
     total = int(to_host(value.view(whole).sum(dtype=torch.int64)))

@@ -1,4 +1,6 @@
-"""A dictionary as a directory: ``config.json`` and ``weights.safetensors``, which appear whole or not at all."""
+"""A dictionary as a directory: ``config.json`` and ``weights.safetensors``, which appear whole or
+not at all.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,11 @@ FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 
 
-def save(dictionary: Dictionary, folder: str | os.PathLike, about: Mapping[str, Any] | None = None) -> Path:
-    """Write a dictionary and what is known ``about`` it (site, model, data, training); the folder must not exist.
+def save(
+    dictionary: Dictionary, folder: str | os.PathLike, about: Mapping[str, Any] | None = None
+) -> Path:
+    """Write a dictionary and what is known ``about`` it (site, model, data, training); the folder
+    must not exist.
 
     Raises DictionaryError where something stands there already or numbers are not finite.
     """
@@ -35,7 +40,11 @@ def save(dictionary: Dictionary, folder: str | os.PathLike, about: Mapping[str, 
     with appearing(folder) as draft:
         tensors = {name: in_host_memory(value) for name, value in dictionary.state_dict().items()}
         save_file(tensors, draft / WEIGHTS)
-        said = {"format": FORMAT, "dictionary": dictionary.config.to_json(), "about": dict(about or {})}
+        said = {
+            "format": FORMAT,
+            "dictionary": dictionary.config.to_json(),
+            "about": dict(about or {}),
+        }
         said["norms"] = sizes(dictionary)
         (draft / CONFIG).write_text(json.dumps(said, indent=1) + "\n", "utf-8")
     return Path(folder)
@@ -63,12 +72,16 @@ def appearing(folder: str | os.PathLike) -> Iterator[Path]:
 
 
 def load(folder: str | os.PathLike) -> tuple[Dictionary, dict[str, Any]]:
-    """A dictionary and what is known about it; raises DictionaryError with one clear line for anything broken."""
+    """A dictionary and what is known about it; raises DictionaryError with one clear line for
+    anything broken.
+    """
     folder = Path(folder)
     try:
         said = json.loads((folder / CONFIG).read_text("utf-8"))
         if said.get("format") != FORMAT:
-            raise DictionaryError(f"{folder} is of format {said.get('format')!r}; this version reads {FORMAT}")
+            raise DictionaryError(
+                f"{folder} is of format {said.get('format')!r}; this version reads {FORMAT}"
+            )
         config = DictionaryConfig.from_json(said["dictionary"])
     except OSError as error:
         raise DictionaryError(f"{folder} holds no dictionary: {error.strerror or error}") from error
@@ -84,25 +97,38 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except FileNotFoundError as error:
-        raise DictionaryError(f"{path} is missing: the folder has a configuration and no weights") from error
+        raise DictionaryError(
+            f"{path} is missing: the folder has a configuration and no weights"
+        ) from error
     except (SafetensorError, OSError) as error:
-        raise DictionaryError(f"{path} is no whole safetensors file ({error}); fetch it again") from error
+        raise DictionaryError(
+            f"{path} is no whole safetensors file ({error}); fetch it again"
+        ) from error
 
 
-def assembled(config: DictionaryConfig, tensors: Mapping[str, torch.Tensor], name: str) -> Dictionary:
-    """A dictionary of these parameters; DictionaryError names what is missing, unknown, of another shape or NaN."""
+def assembled(
+    config: DictionaryConfig, tensors: Mapping[str, torch.Tensor], name: str
+) -> Dictionary:
+    """A dictionary of these parameters; DictionaryError names what is missing, unknown, of another
+    shape or NaN.
+    """
     dictionary = Dictionary(config)
     expected = dictionary.state_dict()
     given = dict(tensors)
     given.setdefault("scale", torch.ones(config.models))
     if missing := sorted(set(expected) - set(given)):
-        raise DictionaryError(f"{name} lacks {', '.join(missing)}, which a {config.architecture} dictionary has")
+        raise DictionaryError(
+            f"{name} lacks {', '.join(missing)}, which a {config.architecture} dictionary has"
+        )
     if unknown := sorted(set(given) - set(expected)):
-        raise DictionaryError(f"{name} has {', '.join(unknown)}, which a {config.architecture} dictionary has not")
+        raise DictionaryError(
+            f"{name} has {', '.join(unknown)}, which a {config.architecture} dictionary has not"
+        )
     for key, value in given.items():
         if value.shape != expected[key].shape:
             raise DictionaryError(
-                f"{name}: {key} is {list(value.shape)}, its configuration says {list(expected[key].shape)}"
+                f"{name}: {key} is {list(value.shape)}, its configuration says"
+                f" {list(expected[key].shape)}"
             )
     dictionary.load_state_dict({key: value.to(expected[key].dtype) for key, value in given.items()})
     require_finite(dictionary, name)
@@ -110,22 +136,29 @@ def assembled(config: DictionaryConfig, tensors: Mapping[str, torch.Tensor], nam
 
 
 def require_finite(dictionary: Dictionary, name: str) -> None:
-    """Raise DictionaryError where a parameter is NaN or infinite; a threshold that is not set yet may be NaN."""
+    """Raise DictionaryError where a parameter is NaN or infinite; a threshold that is not set yet
+    may be NaN.
+    """
     for key, value in dictionary.state_dict().items():
         unset = key == "threshold" and value.ndim == 0 and math.isnan(to_host(value))
         if not unset and not bool(to_host(torch.isfinite(value).all())):
             bad = int(to_host((~torch.isfinite(value)).sum()))
-            raise DictionaryError(f"{name}: {bad} numbers of {key} are not finite; fetch it again, or train it anew")
+            raise DictionaryError(
+                f"{name}: {bad} numbers of {key} are not finite; fetch it again, or train it anew"
+            )
 
 
 def sizes(dictionary: Dictionary) -> dict[str, float]:
     """The norm of every parameter, in float64: what a fold changes and a copy does not."""
-    norms = {key: float(to_host(value.double().norm())) for key, value in dictionary.state_dict().items()}
+    norms = {
+        key: float(to_host(value.double().norm())) for key, value in dictionary.state_dict().items()
+    }
     return {key: norm for key, norm in norms.items() if math.isfinite(norm)}
 
 
 def require_sizes(dictionary: Dictionary, kept: Mapping[str, float], name: str) -> None:
-    """Raise DictionaryError where norms are not those that were kept, and say what was folded since.
+    """Raise DictionaryError where norms are not those that were kept, and say what was folded
+    since.
 
     Another number type moves norms by less than a five-hundredth, which is let pass.
     """
@@ -135,6 +168,10 @@ def require_sizes(dictionary: Dictionary, kept: Mapping[str, float], name: str) 
     if not changed:
         return
     both = changed.get("W_enc", 0.0) * changed.get("W_dec", 0.0)
-    how = "a scale was folded twice" if abs(both - 1) < 1e-3 else "it is half-folded, or was altered"
+    how = (
+        "a scale was folded twice" if abs(both - 1) < 1e-3 else "it is half-folded, or was altered"
+    )
     told = ", ".join(f"{key} {ratio:.4g} times" for key, ratio in changed.items())
-    raise DictionaryError(f"{name} is not what was saved: {told} as long as recorded; {how}; take the original")
+    raise DictionaryError(
+        f"{name} is not what was saved: {told} as long as recorded; {how}; take the original"
+    )

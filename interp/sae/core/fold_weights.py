@@ -17,23 +17,31 @@ from interp.sae.core.dictionary import Dictionary
 
 
 def fold_decoder_norm(dictionary: Dictionary) -> Dictionary:
-    """The same dictionary with decoder rows of norm 1 (a crosscoder's: norms over models summing to 1).
+    """The same dictionary with decoder rows of norm 1 (a crosscoder's: norms over models summing to
+    1).
 
-    Codes are multiplied by the norms. Raises OptionError where that would choose other codes (k by value of unlike
-    norms), where rows cannot be scaled (matching pursuit) and for rows of norm 0.
+    Codes are multiplied by the norms. Raises OptionError where that would choose other codes (k by
+    value of unlike norms), where rows cannot be scaled (matching pursuit) and for rows of norm 0.
     """
     config, norms = dictionary.config, dictionary.decoder_norms.sum(1)
     if bool(to_host((norms == 0).any())):
-        raise OptionError(f"latent {int(to_host(norms.argmin()))} has a decoder row of norm 0, which has no direction")
+        raise OptionError(
+            f"latent {int(to_host(norms.argmin()))} has a decoder row of norm 0, which has no"
+            " direction"
+        )
     if config.architecture == "matching_pursuit":
         if bool(to_host(((norms - 1).abs() < 1e-4).all())):
             return copy.deepcopy(dictionary)
-        raise OptionError("a matching pursuit's atoms are of norm 1 by definition; scaling them changes what it finds")
+        raise OptionError(
+            "a matching pursuit's atoms are of norm 1 by definition; scaling them changes what it"
+            " finds"
+        )
     same = bool(to_host(((norms / norms[0] - 1).abs() < 1e-4).all()))
     if config.architecture in SPARSE and config.rank_by == "value" and not same:
         raise OptionError(
-            f"this {config.architecture} ranks by value and its decoder rows have norms from "
-            f"{to_host(norms).min():.3g} to {to_host(norms).max():.3g}: with unit norms it would choose other codes"
+            f"this {config.architecture} ranks by value and its decoder rows have norms from"
+            f" {to_host(norms).min():.3g} to {to_host(norms).max():.3g}: with unit norms it would"
+            " choose other codes"
         )
     folded = copy.deepcopy(dictionary)
     with torch.no_grad():
@@ -55,16 +63,21 @@ def fold_decoder_norm(dictionary: Dictionary) -> Dictionary:
 def fold_scale(dictionary: Dictionary) -> Dictionary:
     """The same dictionary for inputs as they are: its scale of every model goes into the weights.
 
-    Codes stay as they are, except of a matching pursuit, whose codes are divided by its scale as its atoms keep their
-    norm. Raises OptionError where inputs are normalised one by one, and where the skip connection spans models.
+    Codes stay as they are, except of a matching pursuit, whose codes are divided by its scale as
+    its atoms keep their norm. Raises OptionError where inputs are normalised one by one, and where
+    the skip connection spans models.
     """
     config = dictionary.config
     if config.normalisation == "none":
         return copy.deepcopy(dictionary)
     if config.normalisation != "scale":
-        raise OptionError(f"{config.normalisation} depends on every input and cannot be folded into weights")
+        raise OptionError(
+            f"{config.normalisation} depends on every input and cannot be folded into weights"
+        )
     inputs = dictionary.scale.repeat_interleave(config.d_in).to(dictionary.W_dec.dtype)
-    outputs = dictionary.scale.repeat_interleave(config.outputs // config.models).to(dictionary.W_dec.dtype)
+    outputs = dictionary.scale.repeat_interleave(config.outputs // config.models).to(
+        dictionary.W_dec.dtype
+    )
     folded = Dictionary(replace(config, normalisation="none")).to(dictionary.W_dec)
     folded.load_state_dict(dictionary.state_dict())
     with torch.no_grad():
@@ -72,12 +85,20 @@ def fold_scale(dictionary: Dictionary) -> Dictionary:
         folded.b_dec.div_(outputs)
         if config.architecture == "matching_pursuit":
             folded.config = replace(
-                folded.config, residual_threshold=config.residual_threshold / float(to_host(inputs[0]))
+                folded.config,
+                residual_threshold=config.residual_threshold / float(to_host(inputs[0])),
             )
             return folded
         importance = dictionary.importance
-        if importance is not None and len(dictionary.scale.unique()) > 1 and config.architecture in SPARSE:
-            raise OptionError("codes are ranked by norms summed over models; folding unlike scales would choose others")
+        if (
+            importance is not None
+            and len(dictionary.scale.unique()) > 1
+            and config.architecture in SPARSE
+        ):
+            raise OptionError(
+                "codes are ranked by norms summed over models; folding unlike scales would choose"
+                " others"
+            )
         folded.W_enc.mul_(inputs[:, None])
         folded.W_dec.div_(outputs)
         if config.skip:

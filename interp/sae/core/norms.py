@@ -1,4 +1,6 @@
-"""A running median of norms that can be stopped and resumed exactly: a histogram of their logarithms."""
+"""A running median of norms that can be stopped and resumed exactly: a histogram of their
+logarithms.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ BINS, PER_OCTAVE, LOWEST = 8192, 64, -64
 
 
 class Norms:
-    """Counts of norms in bins of 1/64 octave (1 percent), for each of several places, over all that was seen."""
+    """Counts of norms in bins of 1/64 octave (1 percent), for each of several places, over all that
+    was seen.
+    """
 
     def __init__(self, counts: Float[Tensor, "P bins"]) -> None:
         self.counts = counts
@@ -31,7 +35,10 @@ class Norms:
 
     def to_json(self) -> list[list[list[int]]]:
         """Bins that are not empty, for each place."""
-        return [[[int(number), int(row[number])] for number in row.nonzero()[0]] for row in to_host(self.counts)]
+        return [
+            [[int(number), int(row[number])] for number in row.nonzero()[0]]
+            for row in to_host(self.counts)
+        ]
 
     def ratio(self, place: int, norms: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Norms by the median of all that were seen there, these included."""

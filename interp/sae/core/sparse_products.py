@@ -1,7 +1,8 @@
 """Sparse codes and products that touch the active rows only.
 
-An encoder has to be read whole to know which latents are active; nothing else does. Forward of the decoder and both
-weight gradients are products with a sparse matrix of the codes, whose pattern is sorted once by latent.
+An encoder has to be read whole to know which latents are active; nothing else does. Forward of the
+decoder and both weight gradients are products with a sparse matrix of the codes, whose pattern is
+sorted once by latent.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ Choose = Callable[[Tensor], "Pattern"]
 
 
 class Pattern(NamedTuple):
-    """Which codes are active: ``starts`` [N + 1] of every input's part of ``latents`` [n], rising per input or not."""
+    """Which codes are active: ``starts`` [N + 1] of every input's part of ``latents`` [n], rising
+    per input or not.
+    """
 
     starts: Int[Tensor, " N1"]
     latents: Int[Tensor, " n"]
@@ -61,8 +64,11 @@ class Codes(NamedTuple):
         return torch.bincount(self.pattern.latents[self.values.detach() != 0], minlength=self.width)
 
 
-def top_per_row(pre: Float[Tensor, "N F"], k: int, weight: Float[Tensor, " F"] | None = None) -> Pattern:
-    """The ``k`` largest positive values of every row (times ``weight``): fewer where fewer are positive.
+def top_per_row(
+    pre: Float[Tensor, "N F"], k: int, weight: Float[Tensor, " F"] | None = None
+) -> Pattern:
+    """The ``k`` largest positive values of every row (times ``weight``): fewer where fewer are
+    positive.
 
     Ties go to whichever ``torch.topk`` takes, the same on every run of one device.
     """
@@ -71,7 +77,9 @@ def top_per_row(pre: Float[Tensor, "N F"], k: int, weight: Float[Tensor, " F"] |
     return _kept(best > 0, latents)
 
 
-def top_per_batch(pre: Float[Tensor, "N F"], k: int, weight: Float[Tensor, " F"] | None = None) -> Pattern:
+def top_per_batch(
+    pre: Float[Tensor, "N F"], k: int, weight: Float[Tensor, " F"] | None = None
+) -> Pattern:
     """The ``k * N`` largest positive values of all rows together (times ``weight``)."""
     ranked = pre if weight is None else pre * weight
     count, (n, width) = k * len(pre), pre.shape
@@ -105,9 +113,16 @@ def _sparse(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, i
 
 
 def _gathered(starts: Tensor, columns: Tensor, values: Tensor, dense: Tensor) -> Tensor:
-    """A sparse matrix times a dense one, by gathering rows: on a CPU up to 1.7 times as fast as the sparse product."""
+    """A sparse matrix times a dense one, by gathering rows: on a CPU up to 1.7 times as fast as the
+    sparse product.
+    """
     return torch.embedding_bag(
-        dense, columns, starts, mode=0, per_sample_weights=values.to(dense.dtype), include_last_offset=True
+        dense,
+        columns,
+        starts,
+        mode=0,
+        per_sample_weights=values.to(dense.dtype),
+        include_last_offset=True,
     )[0]
 
 
@@ -134,8 +149,12 @@ _AT_ONCE = 2**24
 """Numbers that are gathered at a time."""
 
 
-def products(pattern: Pattern, left: Float[Tensor, "N D"], right: Float[Tensor, "F D"]) -> Float[Tensor, " n"]:
-    """Inner products of an input's row of ``left`` and a latent's row of ``right``, for every active code."""
+def products(
+    pattern: Pattern, left: Float[Tensor, "N D"], right: Float[Tensor, "F D"]
+) -> Float[Tensor, " n"]:
+    """Inner products of an input's row of ``left`` and a latent's row of ``right``, for every
+    active code.
+    """
     if left.dtype in (torch.float32, torch.float64):
         zeros = left.new_zeros(len(pattern.latents))
         where = _sparse(*pattern, zeros, (len(left), len(right)))
@@ -203,12 +222,16 @@ def autoencode(
     subtract: bool,
     choose: Choose,
 ) -> tuple[Float[Tensor, "N O"], Codes]:
-    """``(sum of active codes * rows of w_dec) + b_dec``, and the codes; ``choose`` says which of ``pre`` are active.
+    """``(sum of active codes * rows of w_dec) + b_dec``, and the codes; ``choose`` says which of
+    ``pre`` are active.
 
-    Gradients are those of plain autograd with the choice held, to rounding. ``choose`` must return positive values
-    only. Under autocast only the product that finds the choice is in half precision.
+    Gradients are those of plain autograd with the choice held, to rounding. ``choose`` must return
+    positive values only. Under autocast only the product that finds the choice is in half
+    precision.
     """
-    out, values, starts, latents = _Autoencode.apply(x, w_enc, b_enc, w_dec, b_dec, subtract, choose)
+    out, values, starts, latents = _Autoencode.apply(
+        x, w_enc, b_enc, w_dec, b_dec, subtract, choose
+    )
     return out, Codes(Pattern(starts, latents), values, len(w_dec))
 
 
@@ -223,7 +246,11 @@ class _Decode(torch.autograd.Function):
         values, w_dec, starts, latents = ctx.saved_tensors
         pattern = Pattern(starts, latents)
         change = products(pattern, slope, w_dec) if ctx.needs_input_grad[0] else None
-        rows = _ByLatent.of(pattern, len(w_dec)).times(values, slope) if ctx.needs_input_grad[1] else None
+        rows = (
+            _ByLatent.of(pattern, len(w_dec)).times(values, slope)
+            if ctx.needs_input_grad[1]
+            else None
+        )
         return change, rows, None, None
 
 

@@ -1,4 +1,6 @@
-"""Gradients through thresholds (Rajamanoharan et al. 2024, arXiv 2407.14435): a rectangle is the step's slope."""
+"""Gradients through thresholds (Rajamanoharan et al. 2024, arXiv 2407.14435): a rectangle is the
+step's slope.
+"""
 
 from __future__ import annotations
 
@@ -39,13 +41,22 @@ class _Step(torch.autograd.Function):
         return (rectangle if ctx.to_input else None), -rectangle.sum(0), None, None
 
 
-def jump(x: Float[Tensor, "N F"], threshold: Float[Tensor, " F"], bandwidth: float) -> Float[Tensor, "N F"]:
-    """``x`` where it exceeds its threshold, else 0; close to it the threshold's slope is ``-threshold / bandwidth``."""
+def jump(
+    x: Float[Tensor, "N F"], threshold: Float[Tensor, " F"], bandwidth: float
+) -> Float[Tensor, "N F"]:
+    """``x`` where it exceeds its threshold, else 0; close to it the threshold's slope is
+    ``-threshold / bandwidth``.
+    """
     return _Jump.apply(x, threshold, bandwidth)
 
 
 def step(
-    x: Float[Tensor, "N F"], threshold: Float[Tensor, " F"], bandwidth: float, to_input: bool = False
+    x: Float[Tensor, "N F"],
+    threshold: Float[Tensor, " F"],
+    bandwidth: float,
+    to_input: bool = False,
 ) -> Float[Tensor, "N F"]:
-    """1 where ``x`` exceeds its threshold; the slope is of width ``bandwidth``, ``to_input`` gives ``x`` its share."""
+    """1 where ``x`` exceeds its threshold; the slope is of width ``bandwidth``, ``to_input`` gives
+    ``x`` its share.
+    """
     return _Step.apply(x, threshold, bandwidth, to_input)

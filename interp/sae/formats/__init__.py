@@ -1,9 +1,11 @@
-"""Dictionaries in other libraries' files: ``detect`` which, ``read`` any, ``write`` those that can be written.
+"""Dictionaries in other libraries' files: ``detect`` which, ``read`` any, ``write`` those that can
+be written.
 
-A layout goes by names of files, of keys and of classes, never by shapes: a square matrix says nothing of its axes. Nor
-does it go by a folder's name, which anybody may change.
-Nothing is opened that could run code. What a file says and what its numbers are is compared, and a contradiction
-(half-folded, folded twice) is one line; ``as_is`` reads it all the same and keeps the line in ``about["doubts"]``.
+A layout goes by names of files, of keys and of classes, never by shapes: a square matrix says
+nothing of its axes. Nor does it go by a folder's name, which anybody may change. Nothing is opened
+that could run code. What a file says and what its numbers are is compared, and a contradiction
+(half-folded, folded twice) is one line; ``as_is`` reads it all the same and keeps the line in
+``about["doubts"]``.
 """
 
 from __future__ import annotations
@@ -25,19 +27,29 @@ from interp.sae.formats.base import About, Format, Found, peek_json, write_json
 FORMATS: dict[str, Format] = {
     each.name: each
     for each in (
-        own.FORMAT, saelens.FORMAT, sparsify.FORMAT, dictionary_learning.FORMAT, crosscoders.FORMAT,
-        crosscoders.KISSANE, scopes.GEMMA, scopes.LLAMA,
+        own.FORMAT,
+        saelens.FORMAT,
+        sparsify.FORMAT,
+        dictionary_learning.FORMAT,
+        crosscoders.FORMAT,
+        crosscoders.KISSANE,
+        scopes.GEMMA,
+        scopes.LLAMA,
     )
-}  # fmt: skip
+}
 WRITTEN = ("interp", "saelens", "sparsify", "dictionary-learning")
 """Formats that ``write`` writes."""
 
 BESIDE = "interp.json"
-"""What we keep beside another library's files: what is known of the dictionary, and its norms as they were written."""
+"""What we keep beside another library's files: what is known of the dictionary, and its norms as
+they were written.
+"""
 
 
 def detect(path: str | os.PathLike) -> str:
-    """The format that a folder (or a weight file) is of; DictionaryError where there is none, or several."""
+    """The format that a folder (or a weight file) is of; DictionaryError where there is none, or
+    several.
+    """
     path = Path(path)
     if not path.exists():
         raise DictionaryError(f"no dictionary at {path}: there is no such file or folder")
@@ -49,25 +61,38 @@ def detect(path: str | os.PathLike) -> str:
     inside = sorted(p for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
     if inside := [p.name for p in inside if any(each.holds(p) for each in FORMATS.values())]:
         named = ", ".join(inside[:4]) + (", ..." if len(inside) > 4 else "")
-        raise DictionaryError(f"{path} holds {len(inside)} dictionaries ({named}); give one of them")
+        raise DictionaryError(
+            f"{path} holds {len(inside)} dictionaries ({named}); give one of them"
+        )
     has = ", ".join(sorted(p.name for p in path.iterdir())[:6]) if path.is_dir() else path.name
     kinds = "; ".join(f"{each.name}: {each.files}" for each in FORMATS.values())
-    raise DictionaryError(f"{path} is of no known format (it has {has or 'nothing'}). Known are {kinds}")
+    raise DictionaryError(
+        f"{path} is of no known format (it has {has or 'nothing'}). Known are {kinds}"
+    )
 
 
-def read(path: str | os.PathLike, *, as_is: bool = False, kind: str | None = None) -> tuple[Dictionary, About]:
+def read(
+    path: str | os.PathLike, *, as_is: bool = False, kind: str | None = None
+) -> tuple[Dictionary, About]:
     """A dictionary of any known format and what its file says of it (see ``formats.base.known``).
 
-    ``kind``: what a file is that does not say so itself; of Gemma Scope ``transcoder``, or ``embeddings``, which was
-    trained on embeddings times sqrt(D) and then reads them as they are. Raises OptionError for a kind that the format
-    does not have, or where the files say it, and DictionaryError, one line: cut-off files, NaN, pickles of more than
-    tensors, unknown architectures, and files that contradict themselves, unless ``as_is``.
+    ``kind``: what a file is that does not say so itself; of Gemma Scope ``transcoder``, or
+    ``embeddings``, which was trained on embeddings times sqrt(D) and then reads them as they are.
+    Raises OptionError for a kind that the format does not have, or where the files say it, and
+    DictionaryError, one line: cut-off files, NaN, pickles of more than tensors, unknown
+    architectures, and files that contradict themselves, unless ``as_is``.
     """
     path = Path(path)
     format = FORMATS[detect(path)]
     if kind is not None and kind not in format.kinds:
-        known = f"use {' or '.join(format.kinds)}" if format.kinds else "its files say what they are; leave --kind out"
-        raise OptionError(f"{path} is of the format {format.name}, which has no kind {kind!r}: {known}")
+        known = (
+            f"use {' or '.join(format.kinds)}"
+            if format.kinds
+            else "its files say what they are; leave --kind out"
+        )
+        raise OptionError(
+            f"{path} is of the format {format.name}, which has no kind {kind!r}: {known}"
+        )
     found = format.read(path, kind) if format.kinds else format.read(path)
     beside = peek_json((path if path.is_dir() else path.parent) / BESIDE)
     doubts = list(found.doubts)
@@ -76,19 +101,31 @@ def read(path: str | os.PathLike, *, as_is: bool = False, kind: str | None = Non
     except DictionaryError as error:
         doubts.append(str(error))
     if doubts and not as_is:
-        raise DictionaryError(f"{doubts[0]}; if it is meant to be so, read it as it is (as_is, --as-is)")
-    kept = {key: value for key, value in beside.get("about", {}).items() if value not in (None, {}, [])}
-    better = {key: value for key, value in kept.items() if key in ("model", "site", "target", "layer", "mask")}
+        raise DictionaryError(
+            f"{doubts[0]}; if it is meant to be so, read it as it is (as_is, --as-is)"
+        )
+    kept = {
+        key: value for key, value in beside.get("about", {}).items() if value not in (None, {}, [])
+    }
+    better = {
+        key: value
+        for key, value in kept.items()
+        if key in ("model", "site", "target", "layer", "mask")
+    }
     about = {**kept, **found.about, **better}
     return found.dictionary, {**about, "doubts": doubts} if doubts else about
 
 
 def write(
-    dictionary: Dictionary, folder: str | os.PathLike, format: str = "interp", about: Mapping[str, Any] | None = None
+    dictionary: Dictionary,
+    folder: str | os.PathLike,
+    format: str = "interp",
+    about: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a dictionary in one of the formats ``WRITTEN``; the folder appears whole or not at all.
 
-    What was written is read back and must do the same. OptionError says what a library cannot express.
+    What was written is read back and must do the same. OptionError says what a library cannot
+    express.
     """
     if format not in WRITTEN:
         only = " is only read" if format in FORMATS else " is not known"
@@ -96,7 +133,11 @@ def write(
     if format == "interp":
         return save(dictionary, folder, about)
     require_finite(dictionary, str(folder))
-    known = {key: value for key, value in (about or {}).items() if key not in ("source", "format", "doubts")}
+    known = {
+        key: value
+        for key, value in (about or {}).items()
+        if key not in ("source", "format", "doubts")
+    }
     with appearing(folder) as draft:
         required(FORMATS[format].write, "a writer of this format")(dictionary, known, draft)
         again: Found = FORMATS[format].read(draft)
@@ -107,11 +148,15 @@ def write(
 
 @torch.no_grad()
 def _require_same(one: Dictionary, other: Dictionary, format: str) -> None:
-    """A last look before a folder gets its name; a row may differ where rounding decides between two codes."""
+    """A last look before a folder gets its name; a row may differ where rounding decides between
+    two codes.
+    """
     x = torch.randn(33, one.config.inputs, generator=torch.Generator().manual_seed(0)).to(one.W_dec)
     x = x * (1 + one.b_dec.abs().mean()) / float(to_host(one.scale.mean()))
     mine, theirs = one(x), other.to(one.W_dec)(x)
     error = ((mine - theirs).norm(dim=1) / mine.norm(dim=1).clamp_min(1e-6)).median()
     error = float(to_host(error))
     if not error < 1e-3:
-        raise DictionaryError(f"what was written as {format} does not do the same (off by {error:.2g})")
+        raise DictionaryError(
+            f"what was written as {format} does not do the same (off by {error:.2g})"
+        )

@@ -1,8 +1,9 @@
 """Two layouts of crosscoders between models; both are read, into models side by side.
 
-``crosscoder``: the dictionary_learning fork of Minder et al. (2025), ``encoder.weight`` [L, D, F]; of its kinds of
-code normalisation the sum of norms is ranked by norm, others become thresholds per latent, decoupled codes are refused.
-``kissane-crosscoder``: ``cc_weights.pt`` of Kissane et al. (2024), ``W_enc`` [2, D, F] and ``W_dec`` [F, 2, D].
+``crosscoder``: the dictionary_learning fork of Minder et al. (2025), ``encoder.weight`` [L, D, F];
+of its kinds of code normalisation the sum of norms is ranked by norm, others become thresholds per
+latent, decoupled codes are refused. ``kissane-crosscoder``: ``cc_weights.pt`` of Kissane et al.
+(2024), ``W_enc`` [2, D, F] and ``W_dec`` [F, 2, D].
 """
 
 from __future__ import annotations
@@ -45,9 +46,15 @@ def _said(path: Path) -> dict[str, Any]:
 
 
 def holds(path: Path) -> bool:
-    """Whether a folder has a crosscoder's configuration (its class, or a number of layers and a code normalisation)."""
+    """Whether a folder has a crosscoder's configuration (its class, or a number of layers and a
+    code normalisation).
+    """
     said = _said(path)
-    named = said.get("dict_class") in CLASSES or {"num_layers", "activation_dim", "dict_size"} <= set(said)
+    named = said.get("dict_class") in CLASSES or {
+        "num_layers",
+        "activation_dim",
+        "dict_size",
+    } <= set(said)
     return named and _weights(path) is not None
 
 
@@ -57,38 +64,59 @@ def read(path: Path) -> Found:
     tensors = read_tensors(weights) if weights.suffix == ".safetensors" else read_pickle(weights)
     tensors = dict(tensors)
     if missing := sorted(set(NAMES) - set(tensors)):
-        raise DictionaryError(f"{weights} lacks {', '.join(missing)}; it is cut off or no crosscoder")
+        raise DictionaryError(
+            f"{weights} lacks {', '.join(missing)}; it is cut off or no crosscoder"
+        )
     encoder, decoder = tensors.pop("encoder.weight"), tensors.pop("decoder.weight")
     b_enc, b_dec = tensors.pop("encoder.bias"), tensors.pop("decoder.bias")
     if encoder.ndim != 3 or decoder.ndim != 3 or b_dec.ndim != 2:
-        raise DictionaryError(f"{weights}: a crosscoder's weights have a model's axis, these are {list(encoder.shape)}")
+        raise DictionaryError(
+            f"{weights}: a crosscoder's weights have a model's axis, these are"
+            f" {list(encoder.shape)}"
+        )
     models, d_in, width = encoder.shape
     if said.get("encoder_layers") not in (None, list(range(models))) or len(decoder) != models:
         raise DictionaryError(
-            f"{weights}: it encodes {models} and decodes {len(decoder)} models; only the same are read"
+            f"{weights}: it encodes {models} and decodes {len(decoder)} models; only the same are"
+            " read"
         )
-    norm = NORMS.get(int(to_host(tensors.pop("code_normalization_id", torch.tensor(1))).item()), "unknown")
+    norm = NORMS.get(
+        int(to_host(tensors.pop("code_normalization_id", torch.tensor(1))).item()), "unknown"
+    )
     by_batch = "k" in tensors
     k = int(to_host(tensors.pop("k", torch.tensor(0))).item())
     threshold = tensors.pop("threshold", torch.tensor(-1.0))
     scale, mean, doubts = _normalisation(weights, tensors, models)
     if tensors:
-        raise DictionaryError(f"{weights} has {', '.join(sorted(tensors))}, which a crosscoder does not have")
+        raise DictionaryError(
+            f"{weights} has {', '.join(sorted(tensors))}, which a crosscoder does not have"
+        )
     if by_batch and (norm in ("decoupled", "unknown") or threshold.ndim):
-        raise DictionaryError(f"{weights}: codes are {norm}, one per model, which a dictionary has not; it is not read")
+        raise DictionaryError(
+            f"{weights}: codes are {norm}, one per model, which a dictionary has not; it is not"
+            " read"
+        )
     alike = norm in ("crosscoder", "none")
     architecture = ("batchtopk" if alike else "jumprelu") if by_batch else "standard"
     try:
         config = DictionaryConfig(
-            architecture, d_in, width, models=models, k=k if architecture == "batchtopk" else None, input_bias=False,
+            architecture,
+            d_in,
+            width,
+            models=models,
+            k=k if architecture == "batchtopk" else None,
+            input_bias=False,
             rank_by="norm" if architecture == "batchtopk" and norm == "crosscoder" else "value",
             normalisation="none" if scale is None else "scale",
-        )  # fmt: skip
+        )
     except OptionError as error:
         raise DictionaryError(f"{weights}: {error}") from error
-    found = _side_by_side(encoder.float(), decoder.float().transpose(0, 1), b_enc.float(), b_dec.float())
+    found = _side_by_side(
+        encoder.float(), decoder.float().transpose(0, 1), b_enc.float(), b_dec.float()
+    )
     if scale is not None:
-        # the mean goes into biases, the scale of each model stays beside, so that norms keep their meaning
+        # the mean goes into biases, the scale of each model stays beside, so that norms keep their
+        # meaning
         found["scale"] = scale
         shift = (required(mean, "a mean beside the scale") * scale[:, None]).flatten().double()
         found["b_enc"] = (found["b_enc"].double() - shift @ found["W_enc"].double()).float()
@@ -98,25 +126,48 @@ def read(path: Path) -> Found:
         found["threshold"] = torch.tensor(torch.nan) if unset else threshold.double()
     elif architecture == "jumprelu":
         if unset:
-            raise DictionaryError(f"{weights}: its threshold was never set; train it further before it is converted")
+            raise DictionaryError(
+                f"{weights}: its threshold was never set; train it further before it is converted"
+            )
         found["threshold"] = threshold / _norms(decoder.float(), norm, said)
     dictionary = assembled(config, found, str(path))
-    notes = ["no threshold was set in training: it has to be calibrated before it can encode"] if unset else []
+    notes = (
+        ["no threshold was set in training: it has to be calibrated before it can encode"]
+        if unset
+        else []
+    )
     more: dict[str, Any] = {"k": k} if by_batch else {}
     about = known(
-        "crosscoder", model=said.get("lm_name"), site=said.get("submodule_name"),
+        "crosscoder",
+        model=said.get("lm_name"),
+        site=said.get("submodule_name"),
         layer=said["layer"] if isinstance(said.get("layer"), int) else None,
-        folded={"decoder_norm": False, "scale": scale is None}, notes=tuple(notes), source=said,
-        code_normalisation=norm, **more,
-    )  # fmt: skip
+        folded={"decoder_norm": False, "scale": scale is None},
+        notes=tuple(notes),
+        source=said,
+        code_normalisation=norm,
+        **more,
+    )
     return Found(dictionary, about, tuple(doubts))
 
 
-def _normalisation(path: Path, tensors: dict[str, Tensor], models: int) -> tuple[Tensor | None, Tensor | None, list]:
-    """Scale and mean of every model's activations, taken out of the buffers; None where there are none."""
+def _normalisation(
+    path: Path, tensors: dict[str, Tensor], models: int
+) -> tuple[Tensor | None, Tensor | None, list]:
+    """Scale and mean of every model's activations, taken out of the buffers; None where there are
+    none.
+    """
     mean, deviation = tensors.pop("activation_mean", None), tensors.pop("activation_std", None)
-    scale, target = tensors.pop("activation_global_scale", None), tensors.pop("target_rms", torch.tensor(1.0))
-    if mean is None or deviation is None or bool(to_host(mean.isnan().any())) or bool(to_host(deviation.isnan().any())):
+    scale, target = (
+        tensors.pop("activation_global_scale", None),
+        tensors.pop("target_rms", torch.tensor(1.0)),
+    )
+    if (
+        mean is None
+        or deviation is None
+        or bool(to_host(mean.isnan().any()))
+        or bool(to_host(deviation.isnan().any()))
+    ):
         return None, None, []
     due = target / (deviation.square().sum(1) + 1e-8).sqrt()
     if scale is None:
@@ -124,10 +175,15 @@ def _normalisation(path: Path, tensors: dict[str, Tensor], models: int) -> tuple
     off = to_host((scale / due - 1).abs())
     if (off > 1e-2).any():
         first, kept, asked = int(off.argmax()), to_host(scale), to_host(due)
-        return scale.float(), mean.float(), [
-            f"{path}: model {first}'s activations are scaled by {kept[first]:.4g}, while their own deviations "
-            f"and target_rms ask for {asked[first]:.4g}: the scale was folded twice, or half"
-        ]  # fmt: skip
+        return (
+            scale.float(),
+            mean.float(),
+            [
+                f"{path}: model {first}'s activations are scaled by {kept[first]:.4g}, while their"
+                f" own deviations and target_rms ask for {asked[first]:.4g}: the scale was folded"
+                " twice, or half"
+            ],
+        )
     return scale.float(), mean.float(), []
 
 
@@ -135,13 +191,23 @@ def _norms(decoder: Tensor, norm: str, said: Mapping[str, Any]) -> Tensor:
     together, added = decoder.norm(dim=(0, 2)), decoder.norm(dim=2).sum(0)
     if norm == "sae":
         return together
-    alpha = said.get("code_normalization_alpha_sae", 1.0), said.get("code_normalization_alpha_cc", 0.1)
+    alpha = (
+        said.get("code_normalization_alpha_sae", 1.0),
+        said.get("code_normalization_alpha_cc", 0.1),
+    )
     return together * alpha[0] + added * alpha[1]
 
 
-def _side_by_side(encoder: Tensor, decoder: Tensor, b_enc: Tensor, b_dec: Tensor) -> dict[str, Tensor]:
+def _side_by_side(
+    encoder: Tensor, decoder: Tensor, b_enc: Tensor, b_dec: Tensor
+) -> dict[str, Tensor]:
     """``encoder`` [M, D, F], ``decoder`` [F, M, D], ``b_dec`` [M, D] in the canonical layout."""
-    return {"W_enc": encoder.flatten(0, 1), "W_dec": decoder.flatten(1), "b_enc": b_enc, "b_dec": b_dec.flatten()}
+    return {
+        "W_enc": encoder.flatten(0, 1),
+        "W_dec": decoder.flatten(1),
+        "b_enc": b_enc,
+        "b_dec": b_dec.flatten(),
+    }
 
 
 # ---------------------------------------------------------------------- Kissane et al.
@@ -156,27 +222,40 @@ def read_kissane(path: Path) -> Found:
     """A crosscoder of Kissane et al.: a relu of the sum over both models, inputs scaled beforehand."""
     said, tensors = read_json(path / "cfg.json"), read_pickle(path / "cc_weights.pt")
     if set(tensors) != {"W_enc", "W_dec", "b_enc", "b_dec"}:
-        raise DictionaryError(f"{path}: expected W_enc, W_dec, b_enc, b_dec, found {', '.join(sorted(tensors))}")
+        raise DictionaryError(
+            f"{path}: expected W_enc, W_dec, b_enc, b_dec, found {', '.join(sorted(tensors))}"
+        )
     if tensors["W_enc"].ndim != 3 or tensors["W_dec"].ndim != 3:
         raise DictionaryError(
-            f"{path}: a crosscoder's weights have a model's axis, W_enc is {list(tensors['W_enc'].shape)}"
+            f"{path}: a crosscoder's weights have a model's axis, W_enc is"
+            f" {list(tensors['W_enc'].shape)}"
         )
     models, d_in, width = tensors["W_enc"].shape
     for key, seen in (("d_in", d_in), ("dict_size", width)):
         if said.get(key, seen) != seen:
-            raise DictionaryError(f"{path}: W_enc is {list(tensors['W_enc'].shape)}, cfg.json says {key} {said[key]}")
+            raise DictionaryError(
+                f"{path}: W_enc is {list(tensors['W_enc'].shape)}, cfg.json says {key} {said[key]}"
+            )
     config = DictionaryConfig("standard", d_in, width, models=models, input_bias=False)
     found = _side_by_side(*(tensors[key].float() for key in ("W_enc", "W_dec", "b_enc", "b_dec")))
     dictionary: Dictionary = assembled(config, found, str(path))
     about = known(
-        "kissane-crosscoder", model=said.get("model_name"), site=said.get("hook_point"),
+        "kissane-crosscoder",
+        model=said.get("model_name"),
+        site=said.get("hook_point"),
         folded={"decoder_norm": False, "scale": None},
-        notes=("each model's activations were scaled to an average norm of sqrt(d_in) in training, by factors that the "
-               "file does not keep; scale inputs so, unless they were folded",),
+        notes=(
+            (
+                "each model's activations were scaled to an average norm of sqrt(d_in) in training,"
+                " by factors that the file does not keep; scale inputs so, unless they were folded"
+            ),
+        ),
         source=said,
-    )  # fmt: skip
+    )
     return Found(dictionary, about)
 
 
-FORMAT = Format("crosscoder", "config.json of a CrossCoder, and model.safetensors or ae.pt", holds, read)
+FORMAT = Format(
+    "crosscoder", "config.json of a CrossCoder, and model.safetensors or ae.pt", holds, read
+)
 KISSANE = Format("kissane-crosscoder", "cfg.json and cc_weights.pt", holds_kissane, read_kissane)

@@ -1,4 +1,6 @@
-"""SAELens 6 (and what 3 to 5 wrote): ``cfg.json`` and ``sae_weights.safetensors``, in our own layout."""
+"""SAELens 6 (and what 3 to 5 wrote): ``cfg.json`` and ``sae_weights.safetensors``, in our own
+layout.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from interp.sae.core.config import BY_BATCH, DictionaryConfig
 from interp.sae.core.dictionary import Dictionary
 from interp.sae.core.files import assembled, read_tensors
 from interp.sae.core.fold_weights import fold_decoder_norm
-from interp.sae.formats.base import (  # fmt: skip
+from interp.sae.formats.base import (
     Format,
     Found,
     by_value,
@@ -56,7 +58,13 @@ NORMALISATIONS = {
     "layer_norm": "layer-norm",
     "constant_norm_rescale": "constant-norm",
 }
-_MASK = ("prepend_bos", "exclude_special_tokens", "seqpos_slice", "context_size", "disable_concat_sequences")
+_MASK = (
+    "prepend_bos",
+    "exclude_special_tokens",
+    "seqpos_slice",
+    "context_size",
+    "disable_concat_sequences",
+)
 
 
 def holds(path: Path) -> bool:
@@ -70,7 +78,9 @@ def read(path: Path) -> Found:
     meta = said.get("metadata") or {}
     name = said.get("architecture", "standard")
     if name not in ARCHITECTURES:
-        raise DictionaryError(f"{path}: SAELens's architecture {name!r} is not known; use {', '.join(ARCHITECTURES)}")
+        raise DictionaryError(
+            f"{path}: SAELens's architecture {name!r} is not known; use {', '.join(ARCHITECTURES)}"
+        )
     tensors = read_tensors(path / WEIGHTS)
     kept_as = coarsest(tensors)
     doubts: list[str] = []
@@ -78,29 +88,46 @@ def read(path: Path) -> Found:
     config = _config(path, name, said, meta)
     dictionary = assembled(config, _tensors(path, config, tensors, scale), str(path))
     if said.get("reshape_activations", "none") not in ("none", "hook_z"):
-        raise DictionaryError(f"{path}: reshape_activations {said['reshape_activations']!r} is not known")
-    checkpoint = any(key in said for key in ("aux_loss_coefficient", "decoder_init_norm", "l1_coefficient"))
+        raise DictionaryError(
+            f"{path}: reshape_activations {said['reshape_activations']!r} is not known"
+        )
+    checkpoint = any(
+        key in said for key in ("aux_loss_coefficient", "decoder_init_norm", "l1_coefficient")
+    )
     doubts += _doubts(path, dictionary, meta, kept_as, checkpoint)
-    folded = not is_unit(dictionary, kept_as) and config.architecture == "topk" and config.rank_by == "norm"
+    folded = (
+        not is_unit(dictionary, kept_as)
+        and config.architecture == "topk"
+        and config.rank_by == "norm"
+    )
     if folded:
         # SAELens's codes are those times the norms
         dictionary = fold_decoder_norm(dictionary)
     drifted = config.architecture == "matching_pursuit" and not is_unit(dictionary, kept_as)
     atoms = (
-        [f"atoms are of norm {spread(dictionary.decoder_norms)}, which SAELens lets drift from 1"] if drifted else []
+        [f"atoms are of norm {spread(dictionary.decoder_norms)}, which SAELens lets drift from 1"]
+        if drifted
+        else []
     )
-    notes = ["inputs are all heads side by side"] if said.get("reshape_activations") == "hook_z" else []
+    notes = (
+        ["inputs are all heads side by side"] if said.get("reshape_activations") == "hook_z" else []
+    )
     trained = meta.get("training_architecture")
     about = known(
         "saelens",
-        model=meta.get("model_name"), site=meta.get("hook_name"), target=meta.get("hook_name_out"),
+        model=meta.get("model_name"),
+        site=meta.get("hook_name"),
+        target=meta.get("hook_name_out"),
         layer=meta.get("hook_layer"),
-        folded={"decoder_norm": is_unit(dictionary, kept_as), "scale": config.normalisation != "scale"},
+        folded={
+            "decoder_norm": is_unit(dictionary, kept_as),
+            "scale": config.normalisation != "scale",
+        },
         mask={key: meta[key] for key in _MASK if meta.get(key) is not None},
         notes=(*notes, *atoms, *(["decoder norms were folded when it was read"] if folded else [])),
         source=said,
         **({"trained_as": trained} if trained and trained != name else {}),
-    )  # fmt: skip
+    )
     return Found(dictionary, about, tuple(doubts))
 
 
@@ -111,17 +138,25 @@ def _renamed(path: Path, said: dict[str, Any]) -> dict[str, Any]:
     if version.split(".")[0].isdecimal() and int(version.split(".")[0]) >= 6:
         return said
     new = {"apply_b_dec_to_input": True, **said}
-    old = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index", "activation_fn_str": "activation_fn"}
+    old = {
+        "hook_point": "hook_name",
+        "hook_point_head_index": "hook_head_index",
+        "activation_fn_str": "activation_fn",
+    }
     new = {old.get(key, key): value for key, value in new.items()}
-    further = {key: value for key, value in (new.get("activation_fn_kwargs") or {}).items() if key != "k"}
+    further = {
+        key: value for key, value in (new.get("activation_fn_kwargs") or {}).items() if key != "k"
+    }
     if any(value not in (None, "relu", "ReLU", "ReLU()") for value in further.values()):
-        raise DictionaryError(f"{path}: activation_fn_kwargs {further} are not read; k is, of topk with relu")
+        raise DictionaryError(
+            f"{path}: activation_fn_kwargs {further} are not read; k is, of topk with relu"
+        )
     if new.get("activation_fn") == "topk":
         new |= {"architecture": "topk", "k": (new.get("activation_fn_kwargs") or {}).get("k")}
     elif new.get("activation_fn") not in (None, "relu"):
         raise DictionaryError(
-            f"{path}: activation_fn {new['activation_fn']!r} is not read; relu and topk are, and what the architecture "
-            "says"
+            f"{path}: activation_fn {new['activation_fn']!r} is not read; relu and topk are, and"
+            " what the architecture says"
         )
     scaled = new.get("normalize_activations")
     if scaled is None or isinstance(scaled, bool):
@@ -137,25 +172,28 @@ def _scale(path: Path, said: Mapping[str, Any], doubts: list[str]) -> float:
     kind = said.get("normalize_activations", "none")
     if kind not in NORMALISATIONS:
         raise DictionaryError(
-            f"{path}: normalize_activations {kind!r} is not read; fold it in SAELens first (save the inference model)"
+            f"{path}: normalize_activations {kind!r} is not read; fold it in SAELens first (save"
+            " the inference model)"
         )
     beside = peek_json(path / SCALER).get("scaling_factor")
     if kind != "expected_average_only_in":
         if kind == "none" and beside not in (None, 1, 1.0):
             doubts.append(
-                f"{path}: {CONFIG} says that inputs are not scaled (folded) and {SCALER} keeps a factor of {beside:.4g}"
-                ": it is half-folded, or would be scaled twice"
+                f"{path}: {CONFIG} says that inputs are not scaled (folded) and {SCALER} keeps a"
+                f" factor of {beside:.4g}: it is half-folded, or would be scaled twice"
             )
         return 1.0
     if beside is None:
         doubts.append(
-            f"{path}: inputs are to be scaled to an average norm of sqrt(d_in), and the factor is neither folded nor "
-            f"in {SCALER}: it is half-folded"
+            f"{path}: inputs are to be scaled to an average norm of sqrt(d_in), and the factor is"
+            f" neither folded nor in {SCALER}: it is half-folded"
         )
     return 1.0 if beside is None else float(beside)
 
 
-def _config(path: Path, name: str, said: Mapping[str, Any], meta: Mapping[str, Any]) -> DictionaryConfig:
+def _config(
+    path: Path, name: str, said: Mapping[str, Any], meta: Mapping[str, Any]
+) -> DictionaryConfig:
     architecture = ARCHITECTURES[name]
     transcoder = name.endswith("transcoder")
     more: dict[str, Any] = {}
@@ -163,17 +201,29 @@ def _config(path: Path, name: str, said: Mapping[str, Any], meta: Mapping[str, A
         k = said.get("k")
         if not isinstance(k, int | float) or k != int(k):
             raise DictionaryError(f"{path}: k is {k!r}, expected a whole number of codes per input")
-        more |= {"k": int(k), "rank_by": "norm" if said.get("rescale_acts_by_decoder_norm") else "value"}
+        more |= {
+            "k": int(k),
+            "rank_by": "norm" if said.get("rescale_acts_by_decoder_norm") else "value",
+        }
     if architecture == "matryoshka":
         widths = list(said.get("matryoshka_widths") or [])
-        more["prefixes"] = (*widths, *([] if widths[-1:] == [said.get("d_sae")] else [said.get("d_sae")]))
+        more["prefixes"] = (
+            *widths,
+            *([] if widths[-1:] == [said.get("d_sae")] else [said.get("d_sae")]),
+        )
     if architecture == "matching_pursuit":
-        if said.get("stop_on_duplicate_support") is False or said.get("apply_b_dec_to_input") is False:
+        if (
+            said.get("stop_on_duplicate_support") is False
+            or said.get("apply_b_dec_to_input") is False
+        ):
             raise DictionaryError(
-                f"{path}: a matching pursuit is read only where it subtracts b_dec and stops at a latent chosen twice "
-                "(apply_b_dec_to_input and stop_on_duplicate_support true)"
+                f"{path}: a matching pursuit is read only where it subtracts b_dec and stops at a"
+                " latent chosen twice (apply_b_dec_to_input and stop_on_duplicate_support true)"
             )
-        more |= {"residual_threshold": said.get("residual_threshold", 1e-2), "steps": said.get("max_iterations")}
+        more |= {
+            "residual_threshold": said.get("residual_threshold", 1e-2),
+            "steps": said.get("max_iterations"),
+        }
     try:
         return DictionaryConfig(
             architecture,
@@ -189,41 +239,60 @@ def _config(path: Path, name: str, said: Mapping[str, Any], meta: Mapping[str, A
         raise DictionaryError(f"{path / CONFIG}: {error}") from error
 
 
-def _tensors(path: Path, config: DictionaryConfig, tensors: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
+def _tensors(
+    path: Path, config: DictionaryConfig, tensors: dict[str, Tensor], scale: float
+) -> dict[str, Tensor]:
     tensors = dict(tensors)
     if "log_threshold" in tensors:
         tensors["threshold"] = tensors.pop("log_threshold").exp()
     if "topk_threshold" in tensors:
         tensors["threshold"] = tensors.pop("topk_threshold").double()
     factor = tensors.pop("scaling_factor", None)
-    if factor is not None and not bool(torch.allclose(factor.float(), torch.ones_like(factor.float()))):
-        raise DictionaryError(f"{path}: codes have a scaling_factor of their own, which is not read; fold it first")
+    if factor is not None and not bool(
+        torch.allclose(factor.float(), torch.ones_like(factor.float()))
+    ):
+        raise DictionaryError(
+            f"{path}: codes have a scaling_factor of their own, which is not read; fold it first"
+        )
     return {**tensors, "scale": torch.full((1,), scale)}
 
 
-def _doubts(path: Path, dictionary: Dictionary, meta: Mapping, kept_as: torch.dtype, checkpoint: bool) -> list[str]:
-    """What a whole file of SAELens cannot be; a checkpoint in training is not folded yet, and read as it is."""
+def _doubts(
+    path: Path, dictionary: Dictionary, meta: Mapping, kept_as: torch.dtype, checkpoint: bool
+) -> list[str]:
+    """What a whole file of SAELens cannot be; a checkpoint in training is not folded yet, and read
+    as it is.
+    """
     config, norms = dictionary.config, dictionary.decoder_norms.sum(1)
     unit = is_unit(dictionary, kept_as)
-    if config.architecture == "matching_pursuit" and (is_far(dictionary) or float(to_host(norms.max())) ** 2 >= 2):
+    if config.architecture == "matching_pursuit" and (
+        is_far(dictionary) or float(to_host(norms.max())) ** 2 >= 2
+    ):
         # from a norm of sqrt(2) on a step leaves more than there was
-        return [f"{path}: a matching pursuit's atoms start at norm 1, these are of {spread(norms)}: it is half-folded"]
+        return [
+            f"{path}: a matching pursuit's atoms start at norm 1, these are of {spread(norms)}: it"
+            " is half-folded"
+        ]
     if config.architecture == "topk" and config.rank_by == "norm" and not checkpoint and not unit:
         return [
-            f"{path}: codes are ranked by decoder norm (rescale_acts_by_decoder_norm), where a finished file has rows "
-            f"of norm 1; these are of {spread(norms)}: it is half-folded"
+            f"{path}: codes are ranked by decoder norm (rescale_acts_by_decoder_norm), where a"
+            f" finished file has rows of norm 1; these are of {spread(norms)}: it is half-folded"
         ]
     details = meta.get("training_architecture_details") or {}
     by_batch = meta.get("training_architecture") in ("batchtopk", "matryoshka_batchtopk")
-    if config.architecture == "jumprelu" and by_batch and details.get("rescale_acts_by_decoder_norm"):
+    if (
+        config.architecture == "jumprelu"
+        and by_batch
+        and details.get("rescale_acts_by_decoder_norm")
+    ):
         level = dictionary.threshold.detach()
         alike = bool(to_host(((level - level[0]).abs() <= 1e-2 * level[0].abs()).all()))
         if not unit or not alike:
             what = f"rows of norm {spread(norms)}" if not unit else f"thresholds of {spread(level)}"
             how = "half-folded" if not unit else "folded twice"
             return [
-                f"{path}: a {meta['training_architecture']} ranked by decoder norm has rows of norm 1 and one "
-                f"threshold, this has {what}: it is {how}"
+                f"{path}: a {meta['training_architecture']} ranked by decoder norm has rows of norm"
+                f" 1 and one threshold, this has {what}: it is {how}"
             ]
     return []
 
@@ -239,16 +308,26 @@ def write(dictionary: Dictionary, about: Mapping[str, Any], folder: Path) -> Non
     training, details = config.architecture, {}
     transcoder = config.is_transcoder or config.skip
     if config.skip and not config.is_transcoder:
-        raise OptionError("saelens has skip connections for transcoders only; use --to sparsify or --to interp")
+        raise OptionError(
+            "saelens has skip connections for transcoders only; use --to sparsify or --to interp"
+        )
     if transcoder and config.architecture not in ("standard", "jumprelu", *BY_BATCH):
-        raise OptionError(f"saelens has no {config.architecture} transcoders; use --to sparsify (topk) or --to interp")
+        raise OptionError(
+            f"saelens has no {config.architecture} transcoders; use --to sparsify (topk) or --to"
+            " interp"
+        )
     names = {"W_enc": "W_enc", "W_dec": "W_dec", "b_enc": "b_enc", "b_dec": "b_dec"}
     name = config.architecture
     if config.architecture in BY_BATCH:
         if bool(to_host(found.threshold.isnan())):
-            raise OptionError("saelens keeps a batchtopk by its threshold, and this one has none yet; train it further")
+            raise OptionError(
+                "saelens keeps a batchtopk by its threshold, and this one has none yet; train it"
+                " further"
+            )
         found, name = by_value(found), "jumprelu"
-        training = {"batchtopk": "batchtopk", "matryoshka": "matryoshka_batchtopk"}[config.architecture]
+        training = {"batchtopk": "batchtopk", "matryoshka": "matryoshka_batchtopk"}[
+            config.architecture
+        ]
         details = {"k": config.k, "rescale_acts_by_decoder_norm": config.rank_by == "norm"}
         details |= {"matryoshka_widths": list(config.prefixes)} if config.prefixes else {}
     elif config.architecture == "topk":
@@ -259,27 +338,45 @@ def write(dictionary: Dictionary, about: Mapping[str, Any], folder: Path) -> Non
     elif config.architecture == "matching_pursuit":
         names = {"W_dec": "W_dec", "b_dec": "b_dec"}
         said = {
-            "residual_threshold": config.residual_threshold, "max_iterations": config.steps,
+            "residual_threshold": config.residual_threshold,
+            "max_iterations": config.steps,
             "stop_on_duplicate_support": True,
-        }  # fmt: skip
+        }
     tensors = tensors_of(found, names | ({"W_skip": "W_skip"} if config.skip else {}))
     if name == "jumprelu":
-        tensors["threshold"] = in_host_memory(found.threshold.float()).clamp_min(0).expand(config.width).clone()
+        tensors["threshold"] = (
+            in_host_memory(found.threshold.float()).clamp_min(0).expand(config.width).clone()
+        )
     if transcoder:
-        name = ("jumprelu_" if name == "jumprelu" else "") + ("skip_" if config.skip else "") + "transcoder"
+        name = (
+            ("jumprelu_" if name == "jumprelu" else "")
+            + ("skip_" if config.skip else "")
+            + "transcoder"
+        )
         said["d_out"] = config.d_out
     back = {ours: theirs for theirs, ours in NORMALISATIONS.items()}
     meta = {
-        "sae_lens_version": VERSION, "sae_lens_training_version": None, "model_name": about.get("model"),
-        "hook_name": about.get("site"), "hook_layer": about.get("layer"), "training_architecture": training,
-        "training_architecture_details": details, **(about.get("mask") or {}),
-    }  # fmt: skip
+        "sae_lens_version": VERSION,
+        "sae_lens_training_version": None,
+        "model_name": about.get("model"),
+        "hook_name": about.get("site"),
+        "hook_layer": about.get("layer"),
+        "training_architecture": training,
+        "training_architecture_details": details,
+        **(about.get("mask") or {}),
+    }
     meta |= {"hook_name_out": about.get("target")} if transcoder else {}
     said |= {
-        "architecture": name, "d_in": config.d_in, "d_sae": config.width, "dtype": "float32", "device": "cpu",
+        "architecture": name,
+        "d_in": config.d_in,
+        "d_sae": config.width,
+        "dtype": "float32",
+        "device": "cpu",
         "apply_b_dec_to_input": config.input_bias or name == "matching_pursuit",
-        "normalize_activations": back[found.config.normalisation], "reshape_activations": "none", "metadata": meta,
-    }  # fmt: skip
+        "normalize_activations": back[found.config.normalisation],
+        "reshape_activations": "none",
+        "metadata": meta,
+    }
     save_file(tensors, folder / WEIGHTS)
     write_json(folder / CONFIG, said)
 

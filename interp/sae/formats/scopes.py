@@ -1,4 +1,6 @@
-"""Two published families, read only: Gemma Scope (``params.npz``) and Llama Scope (``hyperparams.json``)."""
+"""Two published families, read only: Gemma Scope (``params.npz``) and Llama Scope
+(``hyperparams.json``).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,16 @@ from torch import Tensor
 from interp.errors import DictionaryError, OptionError
 from interp.sae.core.config import DictionaryConfig
 from interp.sae.core.files import assembled, read_tensors
-from interp.sae.formats.base import Format, Found, is_unit, known, peek_json, read_json, taken, wanted
+from interp.sae.formats.base import (
+    Format,
+    Found,
+    is_unit,
+    known,
+    peek_json,
+    read_json,
+    taken,
+    wanted,
+)
 
 CONFIG = "config.json"
 KINDS = ("transcoder", "embeddings")
@@ -29,52 +40,78 @@ def holds_gemma(path: Path) -> bool:
 
 
 def read_gemma(path: Path, kind: str | None = None) -> Found:
-    """A jumprelu autoencoder (Lieberum et al. 2024, arXiv 2408.05147) that does not subtract its decoder's bias.
+    """A jumprelu autoencoder (Lieberum et al. 2024, arXiv 2408.05147) that does not subtract its
+    decoder's bias.
 
-    Files of Gemma Scope 1 are weights alone: of a ``transcoder`` nothing tells it but its ``kind``, and those of
-    ``embeddings``, trained on embeddings times sqrt(D), are read for embeddings as they are under that kind alone. Of
-    Gemma Scope 2 the configuration says it; transcoders across layers are refused.
+    Files of Gemma Scope 1 are weights alone: of a ``transcoder`` nothing tells it but its ``kind``,
+    and those of ``embeddings``, trained on embeddings times sqrt(D), are read for embeddings as
+    they are under that kind alone. Of Gemma Scope 2 the configuration says it; transcoders across
+    layers are refused.
     """
     folder = path.parent if path.is_file() else path
-    weights = path if path.is_file() else next(p for p in (path / PARAMS, path / PARAMS_2) if p.exists())
+    weights = (
+        path if path.is_file() else next(p for p in (path / PARAMS, path / PARAMS_2) if p.exists())
+    )
     tensors = _arrays(weights) if weights.suffix == ".npz" else read_tensors(weights)
-    tensors = {("W_" + key[2:] if key.startswith("w_") else key): value for key, value in tensors.items()}
+    tensors = {
+        ("W_" + key[2:] if key.startswith("w_") else key): value for key, value in tensors.items()
+    }
     said = peek_json(folder / CONFIG)
     if "affine_skip_connection" in tensors:
         tensors["W_skip.T"] = tensors.pop("affine_skip_connection")
     names = {key: key for key in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")}
     found = taken(
         {key.removesuffix(".T"): value for key, value in tensors.items()},
-        names | ({"W_skip.T": "W_skip"} if "W_skip.T" in tensors else {}), weights,
-    )  # fmt: skip
+        names | ({"W_skip.T": "W_skip"} if "W_skip.T" in tensors else {}),
+        weights,
+    )
     if found["W_enc"].ndim != 2 or found["W_dec"].ndim != 2:
-        raise DictionaryError(f"{weights}: a transcoder across layers is not read, only those of one layer are")
+        raise DictionaryError(
+            f"{weights}: a transcoder across layers is not read, only those of one layer are"
+        )
     d_in, width = found["W_enc"].shape
     if kind and said:
-        raise OptionError(f"{folder / CONFIG} says what the dictionary is, not --kind {kind}; leave it out")
+        raise OptionError(
+            f"{folder / CONFIG} says what the dictionary is, not --kind {kind}; leave it out"
+        )
     if kind == "embeddings" and found["W_dec"].shape[1] != d_in:
-        raise OptionError(f"{weights} reads {d_in} numbers and gives {found['W_dec'].shape[1]}: it is a transcoder")
+        raise OptionError(
+            f"{weights} reads {d_in} numbers and gives {found['W_dec'].shape[1]}: it is a"
+            " transcoder"
+        )
     across = "hf_hook_point_out" in said or "W_skip" in found or found["W_dec"].shape[1] != d_in
     transcoder, notes = kind == "transcoder" or across, []
     if not (kind or said or across):
         notes.append(
-            "the file does not say what it is, and is read as an autoencoder; a transcoder has to be named, and one of "
-            "embeddings times sqrt(D) (interp sae convert --kind transcoder, or embeddings)"
+            "the file does not say what it is, and is read as an autoencoder; a transcoder has to"
+            " be named, and one of embeddings times sqrt(D) (interp sae convert --kind transcoder,"
+            " or embeddings)"
         )
     if kind == "embeddings":
-        found |= {"W_enc": found["W_enc"] / math.sqrt(d_in), "W_dec": found["W_dec"] * math.sqrt(d_in)}
+        found |= {
+            "W_enc": found["W_enc"] / math.sqrt(d_in),
+            "W_dec": found["W_dec"] * math.sqrt(d_in),
+        }
         notes.append("of embeddings: read for embeddings that are not times sqrt(D)")
     config = DictionaryConfig(
-        "jumprelu", d_in, width, d_out=found["W_dec"].shape[1] if transcoder else None, input_bias=False,
+        "jumprelu",
+        d_in,
+        width,
+        d_out=found["W_dec"].shape[1] if transcoder else None,
+        input_bias=False,
         skip="W_skip" in found,
-    )  # fmt: skip
+    )
     dictionary = assembled(config, found, str(path))
     about = known(
-        "gemma-scope", model=said.get("model_name"),
-        site=said.get("hf_hook_point_in"), target=said.get("hf_hook_point_out"),
-        folded={"decoder_norm": is_unit(dictionary), "scale": True}, mask={"prepend_bos": True},
-        notes=tuple(notes), source=said,
-    )  # fmt: skip
+        "gemma-scope",
+        model=said.get("model_name"),
+        site=said.get("hf_hook_point_in"),
+        target=said.get("hf_hook_point_out"),
+        folded={"decoder_norm": is_unit(dictionary), "scale": True},
+        mask={"prepend_bos": True},
+        notes=tuple(notes),
+        source=said,
+    )
     return Found(dictionary, about)
 
 
@@ -83,7 +120,9 @@ def _arrays(path: Path) -> dict[str, Tensor]:
         with np.load(path, allow_pickle=False) as archive:
             return {key: torch.from_numpy(archive[key].astype(np.float32)) for key in archive.files}
     except (OSError, EOFError, zipfile.BadZipFile, zipfile.error, KeyError) as error:
-        raise DictionaryError(f"{path} is no whole archive of arrays ({str(error)[:80]}); fetch it again") from error
+        raise DictionaryError(
+            f"{path} is no whole archive of arrays ({str(error)[:80]}); fetch it again"
+        ) from error
     except ValueError as error:
         # numpy's own refusal of pickled objects
         raise DictionaryError(
@@ -97,45 +136,72 @@ def holds_llama(path: Path) -> bool:
 
 
 def read_llama(path: Path) -> Found:
-    """A jumprelu autoencoder of Llama Scope (He et al. 2024, arXiv 2410.20526), with the scale of its inputs.
+    """A jumprelu autoencoder of Llama Scope (He et al. 2024, arXiv 2410.20526), with the scale of
+    its inputs.
 
-    Its one threshold is in units of the model's activations: times the scale where inputs are scaled. Codes are those
-    of scaled inputs.
+    Its one threshold is in units of the model's activations: times the scale where inputs are
+    scaled. Codes are those of scaled inputs.
     """
     said = read_json(path / HYPER)
     d_in, width = (wanted(said, key, int, path / HYPER) for key in ("d_model", "d_sae"))
     act, kind = said.get("act_fn", "relu"), said.get("norm_activation", "dataset-wise")
     if act not in ("jumprelu", "relu") or said.get("use_glu_encoder"):
-        raise DictionaryError(f"{path}: act_fn {act!r} (or a gated encoder) is not read, only jumprelu and relu are")
+        raise DictionaryError(
+            f"{path}: act_fn {act!r} (or a gated encoder) is not read, only jumprelu and relu are"
+        )
     if kind not in ("dataset-wise", "inference"):
-        raise DictionaryError(f"{path}: norm_activation {kind!r} is not read, only dataset-wise and inference are")
+        raise DictionaryError(
+            f"{path}: norm_activation {kind!r} is not read, only dataset-wise and inference are"
+        )
     names = {
-        "encoder.weight.T": "W_enc", "encoder.bias": "b_enc", "decoder.weight.T": "W_dec", "decoder.bias": "b_dec",
-    }  # fmt: skip
-    found = {key: value.float() for key, value in taken(read_tensors(path / FINAL), names, path / FINAL).items()}
+        "encoder.weight.T": "W_enc",
+        "encoder.bias": "b_enc",
+        "decoder.weight.T": "W_dec",
+        "decoder.bias": "b_dec",
+    }
+    found = {
+        key: value.float()
+        for key, value in taken(read_tensors(path / FINAL), names, path / FINAL).items()
+    }
     scale = back = 1.0
     if kind == "dataset-wise":
         norms = said.get("dataset_average_activation_norm")
         if not isinstance(norms, dict) or not {"in", "out"} <= set(norms):
-            raise DictionaryError(f"{path / HYPER} lacks dataset_average_activation_norm, by which inputs are scaled")
+            raise DictionaryError(
+                f"{path / HYPER} lacks dataset_average_activation_norm, by which inputs are scaled"
+            )
         scale, back = math.sqrt(d_in) / norms["in"], math.sqrt(d_in) / norms["out"]
         # one number undoes the scale of inputs; what differs at the output goes into the decoder
-        found |= {"W_dec": found["W_dec"] * (scale / back), "b_dec": found["b_dec"] * (scale / back)}
+        found |= {
+            "W_dec": found["W_dec"] * (scale / back),
+            "b_dec": found["b_dec"] * (scale / back),
+        }
         found["scale"] = torch.tensor([scale])
     transcoder = said.get("hook_point_out", said.get("hook_point_in")) != said.get("hook_point_in")
     config = DictionaryConfig(
-        "jumprelu" if act == "jumprelu" else "standard", d_in, width, d_out=d_in if transcoder else None,
+        "jumprelu" if act == "jumprelu" else "standard",
+        d_in,
+        width,
+        d_out=d_in if transcoder else None,
         input_bias=bool(said.get("apply_decoder_bias_to_pre_encoder")) and not transcoder,
         normalisation="scale" if kind == "dataset-wise" else "none",
-    )  # fmt: skip
+    )
     if act == "jumprelu":
-        found["threshold"] = torch.full((width,), float(said.get("jump_relu_threshold", 0.0)) * scale)
+        found["threshold"] = torch.full(
+            (width,), float(said.get("jump_relu_threshold", 0.0)) * scale
+        )
     dictionary = assembled(config, found, str(path))
     about = known(
-        "llama-scope", site=said.get("hook_point_in"), target=said.get("hook_point_out") if transcoder else None,
-        folded={"decoder_norm": is_unit(dictionary, torch.bfloat16), "scale": kind != "dataset-wise"},
-        mask={"prepend_bos": True}, source=said,
-    )  # fmt: skip
+        "llama-scope",
+        site=said.get("hook_point_in"),
+        target=said.get("hook_point_out") if transcoder else None,
+        folded={
+            "decoder_norm": is_unit(dictionary, torch.bfloat16),
+            "scale": kind != "dataset-wise",
+        },
+        mask={"prepend_bos": True},
+        source=said,
+    )
     return Found(dictionary, about)
 
 

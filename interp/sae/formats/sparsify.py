@@ -1,4 +1,6 @@
-"""sparsify 1.3 (EleutherAI): a folder per hookpoint with ``cfg.json`` and ``sae.safetensors``; top-k only."""
+"""sparsify 1.3 (EleutherAI): a folder per hookpoint with ``cfg.json`` and ``sae.safetensors``;
+top-k only.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from interp.errors import DictionaryError, OptionError
 from interp.sae.core.config import DictionaryConfig
 from interp.sae.core.dictionary import Dictionary
 from interp.sae.core.files import assembled, read_tensors
-from interp.sae.formats.base import (  # fmt: skip
+from interp.sae.formats.base import (
     Format,
     Found,
     by_value,
@@ -41,12 +43,16 @@ def holds(path: Path) -> bool:
 
 
 def read(path: Path) -> Found:
-    """A ``SparseCoder``: top-k after a relu, ``W_dec`` not transposed, no subtraction where it transcodes."""
+    """A ``SparseCoder``: top-k after a relu, ``W_dec`` not transposed, no subtraction where it
+    transcodes.
+    """
     said = read_json(path / CONFIG)
     if (activation := said.get("activation", "topk")) != "topk":
         raise DictionaryError(f"{path}: activation {activation!r} is not read, only topk is")
     if said.get("signed"):
-        raise DictionaryError(f"{path}: signed codes (the k largest in size) are not read, only topk is")
+        raise DictionaryError(
+            f"{path}: signed codes (the k largest in size) are not read, only topk is"
+        )
     d_in, transcode = wanted(said, "d_in", int, path / CONFIG), bool(said.get("transcode"))
     tensors = read_tensors(path / WEIGHTS)
     kept_as = coarsest(tensors)
@@ -58,10 +64,15 @@ def read(path: Path) -> Found:
         names["W_skip"] = "W_skip"
     try:
         config = DictionaryConfig(
-            "topk", d_in, said.get("num_latents") or d_in * said.get("expansion_factor", 32),
-            d_out=d_in if transcode else None, k=wanted(said, "k", int, path / CONFIG), input_bias=not transcode,
-            skip=bool(said.get("skip_connection")), loss="fraction",
-        )  # fmt: skip
+            "topk",
+            d_in,
+            said.get("num_latents") or d_in * said.get("expansion_factor", 32),
+            d_out=d_in if transcode else None,
+            k=wanted(said, "k", int, path / CONFIG),
+            input_bias=not transcode,
+            skip=bool(said.get("skip_connection")),
+            loss="fraction",
+        )
     except OptionError as error:
         raise DictionaryError(f"{path / CONFIG}: {error}") from error
     dictionary = assembled(config, taken(tensors, names, path / WEIGHTS), str(path))
@@ -76,10 +87,13 @@ def read(path: Path) -> Found:
     # the library tells its places by the names of their folders, which anybody may change
     places = training.get("hookpoints") or []
     about = known(
-        "sparsify", model=training.get("model"), site=places[0] if len(places) == 1 else None,
+        "sparsify",
+        model=training.get("model"),
+        site=places[0] if len(places) == 1 else None,
         folded={"decoder_norm": is_unit(dictionary, kept_as), "scale": True},
-        mask={key: training[key] for key in ("exclude_tokens", "ctx_len") if training.get(key)}, source=said,
-    )  # fmt: skip
+        mask={key: training[key] for key in ("exclude_tokens", "ctx_len") if training.get(key)},
+        source=said,
+    )
     return Found(dictionary, about, tuple(doubts))
 
 
@@ -87,18 +101,30 @@ def write(dictionary: Dictionary, about: Mapping[str, Any], folder: Path) -> Non
     """Files that ``SparseCoder.load_from_disk`` reads."""
     config = dictionary.config
     if config.architecture != "topk":
-        raise OptionError(f"sparsify has topk only, and this is a {config.architecture}; use --to saelens")
+        raise OptionError(
+            f"sparsify has topk only, and this is a {config.architecture}; use --to saelens"
+        )
     if config.is_transcoder and config.d_out != config.d_in:
-        raise OptionError(f"sparsify's transcoders are as wide out as in, not {config.d_in} and {config.d_out}")
+        raise OptionError(
+            f"sparsify's transcoders are as wide out as in, not {config.d_in} and {config.d_out}"
+        )
     found = by_value(plain(dictionary, "sparsify", transcoder=True))
     transcode = config.is_transcoder
     found = with_input_bias(found, not transcode)
-    save_file(tensors_of(found, NAMES | ({"W_skip": "W_skip"} if config.skip else {})), folder / WEIGHTS)
+    save_file(
+        tensors_of(found, NAMES | ({"W_skip": "W_skip"} if config.skip else {})), folder / WEIGHTS
+    )
     said = {
-        "activation": "topk", "expansion_factor": max(1, config.width // config.d_in),
-        "normalize_decoder": is_unit(found), "num_latents": config.width, "k": config.k, "multi_topk": False,
-        "skip_connection": config.skip, "transcode": transcode, "d_in": config.d_in,
-    }  # fmt: skip
+        "activation": "topk",
+        "expansion_factor": max(1, config.width // config.d_in),
+        "normalize_decoder": is_unit(found),
+        "num_latents": config.width,
+        "k": config.k,
+        "multi_topk": False,
+        "skip_connection": config.skip,
+        "transcode": transcode,
+        "d_in": config.d_in,
+    }
     write_json(folder / CONFIG, said)
 
 

@@ -1,8 +1,9 @@
 """Activations of a pair's models on documents, as rows: what a dictionary is trained on.
 
-Documents are read in windows, sorted by length and run in batches of equal cost, each document alone (as
-"FAST" does, finetuning-aligned sequential training) unless they are packed end to end. Padding never becomes a row; of
-what is left, tokens are kept by who says them, and rows of huge norm (attention sinks) are set aside and counted.
+Documents are read in windows, sorted by length and run in batches of equal cost, each document
+alone (as "FAST" does, finetuning-aligned sequential training) unless they are packed end to end.
+Padding never becomes a row; of what is left, tokens are kept by who says them, and rows of huge
+norm (attention sinks) are set aside and counted.
 """
 
 from __future__ import annotations
@@ -40,17 +41,20 @@ from interp.sites import Site
 OF = ("tuned", "base", "both", "difference")
 LONGEST = 8192
 _FULL, _UNLIKE = 512, 1.1
-"""A batch of so many cells may be closed where the next document is so many times as long as its shortest."""
+"""A batch of so many cells may be closed where the next document is so many times as long as its
+shortest.
+"""
 
 
 @dataclass(frozen=True)
 class Reading:
     """What of documents becomes rows.
 
-    ``of``: tuned or base, both side by side, or tuned less base. ``context``: tokens that a document is cut at, by
-    default what the model takes, at most 8,192. ``pack``: documents end to end in blocks of ``context`` instead of each
-    alone. ``keep``: whose tokens (``text, system, user, assistant, template``). ``special``: special tokens too.
-    ``sinks``: rows whose norm exceeds this many running medians are left out, 0 for none.
+    ``of``: tuned or base, both side by side, or tuned less base. ``context``: tokens that a
+    document is cut at, by default what the model takes, at most 8,192. ``pack``: documents end to
+    end in blocks of ``context`` instead of each alone. ``keep``: whose tokens (``text, system,
+    user, assistant, template``). ``special``: special tokens too. ``sinks``: rows whose norm
+    exceeds this many running medians are left out, 0 for none.
     """
 
     of: str = "tuned"
@@ -72,12 +76,16 @@ class Reading:
         if self.context is not None and self.context < 2:
             raise OptionError(f"documents cannot be cut at {self.context} tokens; give 2 or more")
         if self.sinks and self.sinks <= 1:
-            raise OptionError(f"rows above {self.sinks} median norms are half of all; use 10, or 0 to keep every row")
+            raise OptionError(
+                f"rows above {self.sinks} median norms are half of all; use 10, or 0 to keep"
+                " every row"
+            )
 
 
 @dataclass(frozen=True, eq=False)
 class Activations:
-    """Rows of one or several sites of a pair's models on documents; ``rank`` of ``world`` reads every such document.
+    """Rows of one or several sites of a pair's models on documents; ``rank`` of ``world`` reads
+    every such document.
 
     ``report`` says what became of the tokens so far.
     """
@@ -137,7 +145,10 @@ class Activations:
         """Tokens that a document is cut at."""
         longest = self.pair.tuned.context_length
         if self.reading.context is not None and self.reading.context > longest:
-            raise OptionError(f"the model takes {longest} tokens, not {self.reading.context}; use a smaller context")
+            raise OptionError(
+                f"the model takes {longest} tokens, not {self.reading.context}; use a smaller"
+                " context"
+            )
         return self.reading.context or min(longest, LONGEST)
 
     def described(self) -> dict[str, Any]:
@@ -165,19 +176,29 @@ class Activations:
         models = {role: self.pair[role] for role in self.roles}
         for start, after, encoded in self._windows(cursor["row"]):
             wide = len(models) * sum(map(self._wide, self.sites)) * 4
-            groups = batches(encoded, self.pair.tuned, self.reading.batch_size, per_token_bytes=wide)
+            groups = batches(
+                encoded, self.pair.tuned, self.reading.batch_size, per_token_bytes=wide
+            )
             if self.reading.batch_size is None:
                 groups = [part for group in groups for part in _alike(encoded, group)]
             done = cursor["group"] if start == cursor["row"] else 0
             found = capture(
-                self.engine, models, encoded, groups[done:], self.sites, pad_id=self.pair.pad_id,
+                self.engine,
+                models,
+                encoded,
+                groups[done:],
+                self.sites,
+                pad_id=self.pair.pad_id,
                 side="right",
-            )  # fmt: skip
+            )
             for number, captured in enumerate(found, done + 1):
                 rows = self._rows(captured)
                 last = number == len(groups)
                 place = {"row": after, "group": 0} if last else {"row": start, "group": number}
-                yield rows, {**place, "norms": state["norms"].to_json(), "counts": dict(state["counts"])}
+                yield (
+                    rows,
+                    {**place, "norms": state["norms"].to_json(), "counts": dict(state["counts"])},
+                )
 
     def _windows(self, start: int) -> Iterator[tuple[int, int, list[Encoded]]]:
         """Row of a window's first document, of the one behind its last, and what it is made of."""
@@ -196,11 +217,15 @@ class Activations:
             start = after
         if not seen:
             part = f" for part {self.rank + 1} of {self.world}" if self.world > 1 else ""
-            raise PromptError(f"{self.documents.path} holds no documents{part}; write one a line or row")
+            raise PromptError(
+                f"{self.documents.path} holds no documents{part}; write one a line or row"
+            )
 
     def _encoded(self, number: int, document: Any, special: frozenset[int]) -> Encoded:
         try:
-            found = encode_document(self.pair.tokenizer, document, special, alone=not self.reading.pack)
+            found = encode_document(
+                self.pair.tokenizer, document, special, alone=not self.reading.pack
+            )
         except PromptError as error:
             raise PromptError(f"{self.documents.path}, row {number}: {error}") from error
         if self.reading.pack:
@@ -226,7 +251,9 @@ class Activations:
         alive = self._within_norms(values, captured, kept)
         counts = self._state["counts"]
         for name, code in TURNS.items():
-            counts[name] += int(to_host(((codes[kept] % SPECIAL) == code)[alive.to(codes.device)].sum()))
+            counts[name] += int(
+                to_host(((codes[kept] % SPECIAL) == code)[alive.to(codes.device)].sum())
+            )
         counts["tokens"] += int(to_host(real.sum()))
         counts["cells"] += real.numel()
         parts = [self._part(values, site) for site in self.sites]
@@ -237,7 +264,10 @@ class Activations:
         return found[1] - found[0] if self.reading.of == "difference" else torch.cat(found, 1)
 
     def _within_norms(
-        self, values: Mapping[tuple[str, Site], Tensor], captured: Captured, kept: Bool[Tensor, "B T"]
+        self,
+        values: Mapping[tuple[str, Site], Tensor],
+        captured: Captured,
+        kept: Bool[Tensor, "B T"],
     ) -> Bool[Tensor, " n"]:
         first = next(iter(values.values()))
         alive = torch.isfinite(first).all(1)
@@ -258,7 +288,9 @@ class Activations:
         return alive
 
     def report(self) -> dict[str, Any]:
-        """Tokens read and kept, by who says them; sinks, which tokens they are, and the share of padding."""
+        """Tokens read and kept, by who says them; sinks, which tokens they are, and the share of
+        padding.
+        """
         counts = self._state.get("counts", Counter())
         sinks = Counter({name[5:]: n for name, n in counts.items() if name.startswith("sink ")})
         named = {self.pair.tokenizer.decode([int(token)]): n for token, n in sinks.most_common(5)}

@@ -1,7 +1,8 @@
-"""A buffer that mixes rows: filled, shuffled, half served, the served half overwritten, shuffled again.
+"""A buffer that mixes rows: filled, shuffled, half served, the served half overwritten, shuffled
+again.
 
-Every order is drawn from a counter, and what the buffer holds is kept with a checkpoint, so a run that goes on serves
-the very rows that it would have served.
+Every order is drawn from a counter, and what the buffer holds is kept with a checkpoint, so a run
+that goes on serves the very rows that it would have served.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ class Moments(NamedTuple):
 
 @dataclass
 class _Place:
-    """Where a buffer stands: ``fills`` orders drawn, ``served`` rows of this one, in pass ``epoch`` of its source.
+    """Where a buffer stands: ``fills`` orders drawn, ``served`` rows of this one, in pass ``epoch``
+    of its source.
 
-    ``once``: rows of the source that were read for the first time, all of them once it has ``ended``.
+    ``once``: rows of the source that were read for the first time, all of them once it has
+    ``ended``.
     """
 
     fills: int = 0
@@ -50,8 +53,8 @@ class _Place:
 class Buffer:
     """Rows of a source in mixed order, without end: a source that ends is begun again.
 
-    ``capacity`` rows, by default 262,144 or 1 GiB, whichever is less. A source that fits as a whole is read once.
-    ``dtype`` may be bfloat16, at half the memory; rows are served in float32.
+    ``capacity`` rows, by default 262,144 or 1 GiB, whichever is less. A source that fits as a whole
+    is read once. ``dtype`` may be bfloat16, at half the memory; rows are served in float32.
     """
 
     def __init__(
@@ -79,8 +82,14 @@ class Buffer:
         return self._place.epoch
 
     def times_over(self, rows: int) -> float:
-        """How often the source was gone over where so many rows were served; 1 where it has not ended, or less."""
-        return rows / self._place.once if self._place.ended and self._place.once else float(min(rows, 1))
+        """How often the source was gone over where so many rows were served; 1 where it has not
+        ended, or less.
+        """
+        return (
+            rows / self._place.once
+            if self._place.ended and self._place.once
+            else float(min(rows, 1))
+        )
 
     def batch(self, count: int) -> Float[Tensor, "n W"]:
         """The next ``count`` rows."""
@@ -97,7 +106,9 @@ class Buffer:
 
     @property
     def _servable(self) -> int:
-        """Rows that are served before the next filling: all where the buffer holds the whole source."""
+        """Rows that are served before the next filling: all where the buffer holds the whole
+        source.
+        """
         return len(self._order) if self._place.whole else math.ceil(len(self._order) * _SERVED)
 
     def _fill(self) -> None:
@@ -113,7 +124,9 @@ class Buffer:
         self._order = self._drawn()
 
     def _drawn(self) -> Int[Tensor, " n"]:
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self._place.fills) % 2**63)
+        generator = torch.Generator().manual_seed(
+            (self.seed * 1_000_003 + self._place.fills) % 2**63
+        )
         return torch.randperm(self._place.held, generator=generator)
 
     def _overwrite(self, free: Int[Tensor, " n"]) -> int:
@@ -126,12 +139,19 @@ class Buffer:
                 found = next(self._reading, None)
                 if found is None:
                     place.ended = True
-                    self._reading, place.cursor, place.epoch, empty = None, None, place.epoch + 1, empty + 1
+                    self._reading, place.cursor, place.epoch, empty = (
+                        None,
+                        None,
+                        place.epoch + 1,
+                        empty + 1,
+                    )
                     if not place.fills and done:
                         place.whole, place.epoch = True, 0
                         return done
                     if empty > 1:
-                        raise DictionaryError("the source gives no rows: check its masks and its norm filter")
+                        raise DictionaryError(
+                            "the source gives no rows: check its masks and its norm filter"
+                        )
                     continue
                 chunk, place.cursor = found
                 place.once += 0 if place.ended else len(chunk)
@@ -146,7 +166,9 @@ class Buffer:
     # ------------------------------------------------------------------ statistics
 
     def moments(self, at_least: int) -> Moments:
-        """Mean and deviation of the first rows: those that the buffer holds, of more where it holds too few."""
+        """Mean and deviation of the first rows: those that the buffer holds, of more where it holds
+        too few.
+        """
         if not self._place.fills:
             self._fill()
         enough = self._place.whole or self._place.held >= at_least
@@ -161,7 +183,9 @@ class Buffer:
                 count += len(piece)
             if count >= at_least and not enough:
                 # the pass was for these rows alone: what the source remembers of it must not stay
-                self._reading = None if self._reading is None else iter(self.source.chunks(self._place.cursor))
+                self._reading = (
+                    None if self._reading is None else iter(self.source.chunks(self._place.cursor))
+                )
                 break
         mean = total[0] / count
         return Moments(count, mean, (total[1] / count - mean.square()).clamp_min(0).sqrt())
@@ -169,10 +193,15 @@ class Buffer:
     # ------------------------------------------------------------------ checkpoints
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that a buffer needs to go on: its rows (those to be served again) and where it stands."""
+        """All that a buffer needs to go on: its rows (those to be served again) and where it
+        stands.
+        """
         held = self._to_come()
         return (
-            {"buffer.rows": self.rows[held.to(self.rows.device)].contiguous(), "buffer.left": self._left.contiguous()},
+            {
+                "buffer.rows": self.rows[held.to(self.rows.device)].contiguous(),
+                "buffer.left": self._left.contiguous(),
+            },
             {**vars(self._place), "seed": self.seed, "capacity": len(self.rows)},
         )
 
@@ -180,7 +209,9 @@ class Buffer:
         """Go on where ``state`` was taken; DictionaryError for a buffer of another size or seed."""
         for name, own in (("seed", self.seed), ("capacity", len(self.rows))):
             if said[name] != own:
-                raise DictionaryError(f"the buffer had {name} {said[name]}, now {own}; a run goes on with the same")
+                raise DictionaryError(
+                    f"the buffer had {name} {said[name]}, now {own}; a run goes on with the same"
+                )
         self._place = _Place(**{name: said[name] for name in vars(_Place())})
         self._reading, self._left = None, tensors["buffer.left"].to(self.rows)
         if not self._place.fills:

@@ -1,4 +1,6 @@
-"""Checkpoints of a training: a folder each, which appears whole or not at all, also where several processes write."""
+"""Checkpoints of a training: a folder each, which appears whole or not at all, also where several
+processes write.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +28,24 @@ _NAME = re.compile(r"step-(\d{9})")
 
 def latest(folder: Path) -> Path | None:
     """The last whole checkpoint in a folder, None where there is none."""
-    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name) and (path / STATE).exists()]
+    found = [
+        path
+        for path in folder.glob("step-*")
+        if _NAME.fullmatch(path.name) and (path / STATE).exists()
+    ]
     return max(found, key=lambda path: path.name, default=None)
 
 
 def keep(
-    folder: Path, step: int, learners: Sequence[Learner], stream: tuple[dict[str, Tensor], Any], said: Mapping[str, Any]
+    folder: Path,
+    step: int,
+    learners: Sequence[Learner],
+    stream: tuple[dict[str, Tensor], Any],
+    said: Mapping[str, Any],
 ) -> None:
-    """Write a checkpoint and remove those before it. All processes call this; each writes its part of the stream."""
+    """Write a checkpoint and remove those before it. All processes call this; each writes its part
+    of the stream.
+    """
     draft, whole, rank = folder / f".step-{step:09}", folder / f"step-{step:09}", distributed.rank()
     if rank == 0:
         shutil.rmtree(draft, ignore_errors=True)
@@ -71,7 +83,9 @@ def _sync(folder: Path) -> None:
 
 
 def resume(path: Path, learners: Sequence[Learner], stream: Any, said: Mapping[str, Any]) -> int:
-    """Put a checkpoint back and return its step; DictionaryError where it belongs to another training."""
+    """Put a checkpoint back and return its step; DictionaryError where it belongs to another
+    training.
+    """
     rank = distributed.rank()
     try:
         kept = json.loads((path / STATE).read_text("utf-8"))
@@ -81,17 +95,21 @@ def resume(path: Path, learners: Sequence[Learner], stream: Any, said: Mapping[s
         place = json.loads((path / f"stream-{rank}.json").read_text("utf-8"))
         stream.restore(load_file(path / f"stream-{rank}.safetensors"), place)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise DictionaryError(f"the checkpoint {path} cannot be read ({error}); remove it to begin anew") from error
+        raise DictionaryError(
+            f"the checkpoint {path} cannot be read ({error}); remove it to begin anew"
+        ) from error
     return int(kept["step"])
 
 
 def require_same(kept: Mapping[str, Any], said: Mapping[str, Any], path: Path) -> None:
-    """Raise DictionaryError where a checkpoint's description is another; it names the first thing that differs."""
+    """Raise DictionaryError where a checkpoint's description is another; it names the first thing
+    that differs.
+    """
     said = json.loads(json.dumps(said))
     for name, before, now in _differences(kept, said, ""):
         raise DictionaryError(
-            f"{path.parent} holds another training: its {name} is {before}, here it is {now}; give the same options to "
-            "go on with it, another --out, or remove it"
+            f"{path.parent} holds another training: its {name} is {before}, here it is {now}; give"
+            " the same options to go on with it, another --out, or remove it"
         )
 
 

@@ -1,4 +1,6 @@
-"""Several processes that train one dictionary, through torch distributed; with one process all of this is nothing."""
+"""Several processes that train one dictionary, through torch distributed; with one process all of
+this is nothing.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,11 @@ from interp.errors import OptionError
 
 
 def _several() -> bool:
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    return (
+        distributed.is_available()
+        and distributed.is_initialized()
+        and distributed.get_world_size() > 1
+    )
 
 
 def world() -> int:
@@ -55,7 +61,9 @@ def wait() -> None:
 
 @contextmanager
 def joined(device: str = "cpu") -> Iterator[None]:
-    """Join the processes that ``torchrun`` started, by nccl on GPUs and gloo elsewhere; alone, nothing happens."""
+    """Join the processes that ``torchrun`` started, by nccl on GPUs and gloo elsewhere; alone,
+    nothing happens.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or _several():
         yield
         return
@@ -63,7 +71,9 @@ def joined(device: str = "cpu") -> Iterator[None]:
     if cuda:
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
-            raise OptionError(f"process {local} has no GPU: {torch.cuda.device_count()} are visible; start fewer")
+            raise OptionError(
+                f"process {local} has no GPU: {torch.cuda.device_count()} are visible; start fewer"
+            )
         torch.cuda.set_device(local)
     distributed.init_process_group("nccl" if cuda else "gloo")
     try:

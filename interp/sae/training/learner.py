@@ -20,7 +20,9 @@ from interp.sae.training.losses import PRE, Loss, smallest_kept, training_loss
 from interp.sae.training.options import SETTLED, Training
 
 STEER, STEEPEST = 0.05, 2.0
-"""Steering to an L0: every step the coefficient times (L0 by what is asked) to this power, the ratio at most that."""
+"""Steering to an L0: every step the coefficient times (L0 by what is asked) to this power, the
+ratio at most that.
+"""
 STRENGTHS = (1e-5, 10.0)
 FREE_NORM = 0.1
 """Norm at which decoder rows begin where it is free, as in SAELens."""
@@ -44,11 +46,16 @@ class Learner:
         self.strength = float(required(options.sparsity, SETTLED))
         self.gradients = [value for value in dictionary.parameters() if value.requires_grad]
         self._optimiser = torch.optim.Adam(
-            self.gradients, required(options.learning_rate, SETTLED), options.betas, options.epsilon, fused=True
+            self.gradients,
+            required(options.learning_rate, SETTLED),
+            options.betas,
+            options.epsilon,
+            fused=True,
         )
         self._norm = math.sqrt(config.models)
         if config.architecture in BY_BATCH:
-            # moving a dictionary to another dtype moves its threshold too, whose mean would drift in it
+            # moving a dictionary to another dtype moves its threshold too, whose mean would drift
+            # in it
             dictionary.threshold = dictionary.threshold.double()
         if options.unit:
             self._renormalise()
@@ -60,21 +67,23 @@ class Learner:
     ) -> str | None:
         """Begin at the targets' mean, and at inputs of unit mean square where they are scaled.
 
-        ``size``: the root mean square of every model's inputs, per column. Returns a remark where the mean is far
-        larger than the deviations and stays in the inputs, which lets latents die.
+        ``size``: the root mean square of every model's inputs, per column. Returns a remark where
+        the mean is far larger than the deviations and stays in the inputs, which lets latents die.
         """
         dictionary = self.dictionary
         with torch.no_grad():
             if dictionary.config.normalisation == "scale":
                 dictionary.scale.copy_(1 / size)
             if self.options.centre and dictionary.config.normalisation in ("none", "scale"):
-                each = dictionary.scale.to(mean).repeat_interleave(len(mean) // dictionary.config.models)
+                each = dictionary.scale.to(mean).repeat_interleave(
+                    len(mean) // dictionary.config.models
+                )
                 dictionary.b_dec.copy_(mean * each)
         outlying = float(to_host(mean.norm() / deviation.norm().clamp_min(1e-30)))
         if outlying > WARN_AT and not (self.options.centre and dictionary.config.input_bias):
             return (
-                f"{self.name}: the mean of these activations is {outlying:.1f} times their deviation and is not "
-                "subtracted from inputs; many latents may die early"
+                f"{self.name}: the mean of these activations is {outlying:.1f} times their"
+                " deviation and is not subtracted from inputs; many latents may die early"
             )
         return None
 
@@ -103,13 +112,24 @@ class Learner:
         target = None if y is None else (y - undo[0]) / undo[1]
         dead = self.dead if self._auxiliary else None
         self._optimiser.zero_grad(set_to_none=True)
-        half = torch.autocast(x.device.type, torch.bfloat16) if options.precision == "bfloat16" else nullcontext()
+        half = (
+            torch.autocast(x.device.type, torch.bfloat16)
+            if options.precision == "bfloat16"
+            else nullcontext()
+        )
         with half:
             loss = training_loss(
-                dictionary, inside, target, sparsity=self._coefficient(number), target_l0=options.target_l0,
-                dead=dead, auxiliary=self._auxiliary, auxiliary_count=options.auxiliary_count,
-                revival=options.revival, hold_decoder=required(options.unit, SETTLED),
-            )  # fmt: skip
+                dictionary,
+                inside,
+                target,
+                sparsity=self._coefficient(number),
+                target_l0=options.target_l0,
+                dead=dead,
+                auxiliary=self._auxiliary,
+                auxiliary_count=options.auxiliary_count,
+                revival=options.revival,
+                hold_decoder=required(options.unit, SETTLED),
+            )
             total = loss.total
             if loss.found.pre is not None and options.rescue:
                 total = total + options.rescue * self._distance(loss.found)
@@ -117,7 +137,11 @@ class Learner:
         return loss._replace(total=total.detach())
 
     def _coefficient(self, number: int) -> float:
-        return self.strength if self.options.steers(self.dictionary.config) else self.options.sparsity_at(number)
+        return (
+            self.strength
+            if self.options.steers(self.dictionary.config)
+            else self.options.sparsity_at(number)
+        )
 
     @property
     def dead(self) -> Tensor:
@@ -129,7 +153,11 @@ class Learner:
         which, pre = self.dead.nonzero().flatten(), required(found.pre, PRE)
         if not len(which):
             return pre.new_zeros(())
-        threshold = self.dictionary.threshold[which] if self.dictionary.config.architecture == "jumprelu" else 0.0
+        threshold = (
+            self.dictionary.threshold[which]
+            if self.dictionary.config.architecture == "jumprelu"
+            else 0.0
+        )
         norms = self.dictionary.decoder_norms.sum(1)[which]
         return ((threshold - pre[:, which]).relu() * norms).sum(1).mean()
 
@@ -141,7 +169,8 @@ class Learner:
     def _remove_parallel(self) -> None:
         slope, rows = self.dictionary.W_dec.grad, self.dictionary.W_dec
         if slope is not None:
-            # rows have norm 1 (of a crosscoder's: the root of its models), so nothing is divided by it twice
+            # rows have norm 1 (of a crosscoder's: the root of its models), so nothing is divided by
+            # it twice
             along = torch.bmm(slope[:, None], rows[:, :, None])[:, 0] / self._norm**2
             slope.addcmul_(rows, along, value=-1)
 
@@ -152,7 +181,9 @@ class Learner:
     def _clip(self) -> None:
         if self.options.clip:
             slopes = [value.grad for value in self.gradients if value.grad is not None]
-            norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(slope) for slope in slopes]))
+            norm = torch.linalg.vector_norm(
+                torch.stack([torch.linalg.vector_norm(slope) for slope in slopes])
+            )
             factor = self.options.clip / (norm + 1e-6)
             if slopes[0].is_cuda or bool(to_host(factor < 1)):
                 for slope in slopes:
@@ -179,7 +210,9 @@ class Learner:
     def _follow(self, smallest: float | None) -> None:
         """The threshold's running mean, in float64, of what the processes' batches kept least of."""
         threshold = self.dictionary.threshold
-        found = torch.tensor([0.0 if smallest is None else smallest, float(smallest is not None)]).to(threshold)
+        found = torch.tensor(
+            [0.0 if smallest is None else smallest, float(smallest is not None)]
+        ).to(threshold)
         distributed.sum_([found])
         if not bool(to_host(found[1])):
             return
@@ -192,15 +225,25 @@ class Learner:
     # ------------------------------------------------------------------ what is said and kept
 
     @torch.no_grad()
-    def progress(self, loss: Loss, x: Float[Tensor, "N D"], y: Float[Tensor, "N O"] | None) -> dict[str, float]:
-        """Loss and its parts, and as in use L0, explained variance, dead share; DictionaryError where not finite."""
+    def progress(
+        self, loss: Loss, x: Float[Tensor, "N D"], y: Float[Tensor, "N O"] | None
+    ) -> dict[str, float]:
+        """Loss and its parts, and as in use L0, explained variance, dead share; DictionaryError
+        where not finite.
+        """
         inside, undo = self.dictionary.normalised(x)
         target = inside if y is None else (y - undo[0]) / undo[1]
         found = loss.found
-        if self.dictionary.config.architecture in BY_BATCH and not bool(to_host(self.dictionary.threshold.isnan())):
-            # a batch has k codes per row by construction; what counts is what the threshold lets through
+        if self.dictionary.config.architecture in BY_BATCH and not bool(
+            to_host(self.dictionary.threshold.isnan())
+        ):
+            # a batch has k codes per row by construction; what counts is what the threshold lets
+            # through
             found = self.dictionary.raw(inside)
-        left, spread = (target - found.output).square().sum(), (target - target.mean(0)).square().sum()
+        left, spread = (
+            (target - found.output).square().sum(),
+            (target - target.mean(0)).square().sum(),
+        )
         codes, total = found.codes, torch.tensor(float(len(x)), device=x.device)
         l0 = (codes.values != 0).sum().float()
         sums = torch.stack([loss.total, loss.reconstruction, loss.sparsity, loss.auxiliary]).float()
@@ -209,7 +252,8 @@ class Learner:
         parts = to_host(sums)
         if not np.isfinite(parts).all():
             raise DictionaryError(
-                f"{self.name}: the loss is {float(parts[0])} after {self.seen} rows; lower the learning rate"
+                f"{self.name}: the loss is {float(parts[0])} after {self.seen} rows; lower the"
+                " learning rate"
             )
         return {
             "loss": float(parts[0]),
@@ -226,8 +270,15 @@ class Learner:
         kept = {f"weights.{name}": value for name, value in self.dictionary.state_dict().items()}
         names = {id(value): name for name, value in self.dictionary.named_parameters()}
         for value, state in self._optimiser.state.items():
-            kept |= {f"adam.{names[id(value)]}.{part}": state[part] for part in ("exp_avg", "exp_avg_sq", "step")}
-        counts = {"since_active": self.since_active, "active": self.active, "seen": torch.tensor(self.seen)}
+            kept |= {
+                f"adam.{names[id(value)]}.{part}": state[part]
+                for part in ("exp_avg", "exp_avg_sq", "step")
+            }
+        counts = {
+            "since_active": self.since_active,
+            "active": self.active,
+            "seen": torch.tensor(self.seen),
+        }
         return kept | counts | {"strength": torch.tensor(self.strength, dtype=torch.float64)}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -244,7 +295,10 @@ class Learner:
             moments = {part: torch.empty_like(value) for part in ("exp_avg", "exp_avg_sq")}
             for part, moment in moments.items():
                 moment.copy_(tensors[f"adam.{name}.{part}"])
-            self._optimiser.state[value] = {"step": tensors[f"adam.{name}.step"].clone().to(value.device), **moments}
+            self._optimiser.state[value] = {
+                "step": tensors[f"adam.{name}.step"].clone().to(value.device),
+                **moments,
+            }
         self.since_active.copy_(tensors["since_active"])
         self.active.copy_(tensors["active"])
         self.seen = int(to_host(tensors["seen"]).item())

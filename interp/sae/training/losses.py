@@ -1,12 +1,14 @@
-"""What training minimises, each convention by its name: libraries differ by factors of D and by squares.
+"""What training minimises, each convention by its name: libraries differ by factors of D and by
+squares.
 
-Reconstruction (``config.loss``): ``sum``, mean over inputs of the summed squared error (SAELens, dictionary_learning);
-``mean``, mean over all numbers (O'Neill and Bui); ``fraction``, the sum by the batch's variance (sparsify); ``norm``,
-mean over inputs and models of the error's norm, not squared (the crosscoder code of Minder et al.).
+Reconstruction (``config.loss``): ``sum``, mean over inputs of the summed squared error (SAELens,
+dictionary_learning); ``mean``, mean over all numbers (O'Neill and Bui); ``fraction``, the sum by
+the batch's variance (sparsify); ``norm``, mean over inputs and models of the error's norm, not
+squared (the crosscoder code of Minder et al.).
 
-Sparsity (``config.sparsity``): ``l1``, mean over inputs of ``sum_j |f_j| n_j`` with decoder norms ``n``, over models
-their sum; ``step``, the mean L0 through the thresholds' slopes; ``tanh``, ``tanh(4 f_j n_j)``; ``target``,
-``(L0 / k - 1)^2``. Architectures with ``k`` have none.
+Sparsity (``config.sparsity``): ``l1``, mean over inputs of ``sum_j |f_j| n_j`` with decoder norms
+``n``, over models their sum; ``step``, the mean L0 through the thresholds' slopes; ``tanh``,
+``tanh(4 f_j n_j)``; ``target``, ``(L0 / k - 1)^2``. Architectures with ``k`` have none.
 """
 
 from __future__ import annotations
@@ -68,14 +70,22 @@ SPARSITIES = ("l1", "step", "tanh", "target")
 def reconstruction_loss(
     error: Float[Tensor, "N O"], target: Float[Tensor, "N O"], convention: str, models: int = 1
 ) -> Float[Tensor, ""]:
-    """Loss of a reconstruction by the name of its convention; OptionError for one that is not known."""
+    """Loss of a reconstruction by the name of its convention; OptionError for one that is not
+    known.
+    """
     if convention not in RECONSTRUCTIONS:
-        raise OptionError(f"unknown reconstruction loss {convention!r}; use {', '.join(RECONSTRUCTIONS)}")
+        raise OptionError(
+            f"unknown reconstruction loss {convention!r}; use {', '.join(RECONSTRUCTIONS)}"
+        )
     return RECONSTRUCTIONS[convention](error, target, models)
 
 
-def sparsity_loss(dictionary: Dictionary, found: Reconstruction, target_l0: float | None = None) -> Float[Tensor, ""]:
-    """Sparsity of codes by the configuration's convention, before its coefficient; 0 for architectures with ``k``."""
+def sparsity_loss(
+    dictionary: Dictionary, found: Reconstruction, target_l0: float | None = None
+) -> Float[Tensor, ""]:
+    """Sparsity of codes by the configuration's convention, before its coefficient; 0 for
+    architectures with ``k``.
+    """
     config = dictionary.config
     if config.architecture in (*SPARSE, "matching_pursuit"):
         return found.output.new_zeros(())
@@ -89,7 +99,10 @@ def sparsity_loss(dictionary: Dictionary, found: Reconstruction, target_l0: floa
     if config.sparsity not in SPARSITIES:
         raise OptionError(f"unknown sparsity {config.sparsity!r}; use {', '.join(SPARSITIES)}")
     if config.architecture != "jumprelu":
-        raise OptionError(f"sparsity {config.sparsity} goes through thresholds, which {config.architecture} has not")
+        raise OptionError(
+            f"sparsity {config.sparsity} goes through thresholds, which {config.architecture}"
+            " has not"
+        )
     l0 = step(pre, dictionary.threshold, dictionary.bandwidth).sum(1).mean()
     if config.sparsity == "step":
         return l0
@@ -106,14 +119,16 @@ def auxiliary_loss(
     count: int,
     revival: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """AuxK (Gao et al. 2024): dead latents reconstruct what the others left, by its variance; 0 where none is dead.
+    """AuxK (Gao et al. 2024): dead latents reconstruct what the others left, by its variance; 0
+    where none is dead.
 
-    ``x`` normalised inputs, ``error`` their targets less their reconstructions, ``count`` the largest pre-activations
-    of dead latents per input (times the decoder's norms, where the dictionary ranks by them). A latent whose
-    pre-activation is positive for no input has no code here either, and would never come back: the mean distance of
-    these below 0, in root mean squares of the inputs, is added ``revival`` times (the distance of Conerly et al. 2025,
-    for those alone that AuxK cannot reach; the combination is ours). Gradients reach the encoder columns and decoder
-    rows of dead latents and no others.
+    ``x`` normalised inputs, ``error`` their targets less their reconstructions, ``count`` the
+    largest pre-activations of dead latents per input (times the decoder's norms, where the
+    dictionary ranks by them). A latent whose pre-activation is positive for no input has no code
+    here either, and would never come back: the mean distance of these below 0, in root mean squares
+    of the inputs, is added ``revival`` times (the distance of Conerly et al. 2025, for those alone
+    that AuxK cannot reach; the combination is ours). Gradients reach the encoder columns and
+    decoder rows of dead latents and no others.
     """
     which = dead.nonzero().flatten()
     if not len(which):
@@ -132,7 +147,9 @@ def auxiliary_loss(
         if count < len(which):
             ranked = pre.detach() if weight is None else pre.detach() * weight
             # of equal values at the border all stay
-            codes = codes * (ranked >= ranked.topk(count, dim=1, sorted=False).values.amin(1, keepdim=True))
+            codes = codes * (
+                ranked >= ranked.topk(count, dim=1, sorted=False).values.amin(1, keepdim=True)
+            )
         guess = (codes @ rows).to(inside.dtype)
     loss = (guess - left).square().mean() / _or_infinite((left - left.mean(0)).square().mean())
     if revival:
@@ -141,7 +158,9 @@ def auxiliary_loss(
 
 
 def _distance(dictionary: Dictionary, inside: Tensor, which: Tensor) -> Tensor:
-    """How far below 0 the pre-activations of latents that no input excites lie, in root mean squares of inputs."""
+    """How far below 0 the pre-activations of latents that no input excites lie, in root mean
+    squares of inputs.
+    """
     if not len(which):
         return inside.new_zeros(())
     centre = inside.mean(0)
@@ -152,7 +171,9 @@ def _distance(dictionary: Dictionary, inside: Tensor, which: Tensor) -> Tensor:
 
 
 def _or_infinite(size: Tensor) -> Tensor:
-    """Infinite for 0, so that a quotient and its slope are 0 where nothing varies (two models that are equal)."""
+    """Infinite for 0, so that a quotient and its slope are 0 where nothing varies (two models that
+    are equal).
+    """
     return size.where(size > 0, math.inf)
 
 
@@ -169,14 +190,16 @@ def training_loss(
     revival: float = 1.0,
     hold_decoder: bool = True,
 ) -> Loss:
-    """Everything that a step minimises, of normalised inputs and targets (the inputs where ``y`` is left out).
+    """Everything that a step minimises, of normalised inputs and targets (the inputs where ``y`` is
+    left out).
 
-    ``sparsity``: coefficient of the configured sparsity. ``dead``: latents that have not been active for long; their
-    AuxK loss counts ``auxiliary`` times, in units of what reconstructing the mean would cost by the configured
-    convention (1 of ``fraction``), with ``auxiliary_count`` of them per input (half the input width by default);
-    ``revival`` as in ``auxiliary_loss``. ``hold_decoder``: what a gated dictionary reconstructs from its gate alone
-    does not move the decoder (Rajamanoharan et al. 2024, whose rows have norm 1); with rows of free norm the gate then
-    collapses, and it must (as in SAELens).
+    ``sparsity``: coefficient of the configured sparsity. ``dead``: latents that have not been
+    active for long; their AuxK loss counts ``auxiliary`` times, in units of what reconstructing the
+    mean would cost by the configured convention (1 of ``fraction``), with ``auxiliary_count`` of
+    them per input (half the input width by default); ``revival`` as in ``auxiliary_loss``.
+    ``hold_decoder``: what a gated dictionary reconstructs from its gate alone does not move the
+    decoder (Rajamanoharan et al. 2024, whose rows have norm 1); with rows of free norm the gate
+    then collapses, and it must (as in SAELens).
     """
     config, y = dictionary.config, x if y is None else y
     found = dictionary.raw(x, training=True)
@@ -195,13 +218,17 @@ def training_loss(
     extra = x.new_zeros(())
     if dead is not None and auxiliary and config.architecture in SPARSE:
         most = reconstruction_loss(y - y.mean(0), y, config.loss, config.models)
-        share = auxiliary_loss(dictionary, x, error, dead, auxiliary_count or max(1, config.inputs // 2), revival)
+        share = auxiliary_loss(
+            dictionary, x, error, dead, auxiliary_count or max(1, config.inputs // 2), revival
+        )
         extra = auxiliary * most.detach() * share
     return Loss(main + thin + extra, main.detach(), thin.detach(), extra.detach(), found)
 
 
 def _by_prefix(dictionary: Dictionary, found: Reconstruction, y: Tensor) -> Tensor:
-    """Mean over prefixes of the loss of what the first latents alone reconstruct (the last prefix is all of them)."""
+    """Mean over prefixes of the loss of what the first latents alone reconstruct (the last prefix
+    is all of them).
+    """
     config, (pattern, values, width) = dictionary.config, found.codes
     total = reconstruction_loss(y - found.output, y, config.loss, config.models)
     for prefix in config.prefixes[:-1]:
@@ -212,7 +239,9 @@ def _by_prefix(dictionary: Dictionary, found: Reconstruction, y: Tensor) -> Tens
 
 
 def smallest_kept(dictionary: Dictionary, codes: Codes) -> float | None:
-    """Smallest kept value (times importance) of a batch: what a batchtopk's threshold follows; None of no codes."""
+    """Smallest kept value (times importance) of a batch: what a batchtopk's threshold follows; None
+    of no codes.
+    """
     if dictionary.config.architecture not in BY_BATCH or not len(codes.values):
         return None
     weight = dictionary.importance

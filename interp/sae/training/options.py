@@ -20,19 +20,21 @@ SETTLED = "a number that Training.settled puts in"
 class Training:
     """Options of a training; a number that is None is settled by ``settled`` from the others.
 
-    ``steps`` of ``batch`` rows each (of every process, where there are several). ``learning_rate``: of Adam, by default
-    ``2e-4 / sqrt(F / 2^14)`` (Gao et al. 2024); it rises over ``warm_up`` steps and falls to 0 over the last share
-    ``decay``. ``sparsity``: coefficient of the configured sparsity, rising over ``sparsity_warm_up`` steps;
-    ``target_l0``: mean codes per input that architectures without ``k`` are steered to, by a coefficient that
-    begins at ``sparsity`` and follows the L0 (of the convention ``target``: what stands in its loss).
-    ``dead_after``: a latent that was not active for so many rows is dead. ``auxiliary``: coefficient of AuxK, whose
-    ``auxiliary_count`` largest dead latents reconstruct what is left, in units of the loss of the mean, and
-    ``revival`` of the distance, in it, of those that no input excites; ``rescue``: of dead latents' distance to their
-    threshold, for architectures without ``k``. ``clip``: largest norm of a gradient, 0
-    for any. ``unit``: decoder rows keep norm 1, their gradients' parallel part is removed. ``precision``: of the
-    encoder's product; weights and everything else are float32. ``threshold_rate``: of the running mean of the smallest
-    kept value, by default 0.01, and more in fewer than 2,000 steps, so that it is of the last twentieth.
-    ``centre``: the decoder's bias begins at the mean of the targets.
+    ``steps`` of ``batch`` rows each (of every process, where there are several). ``learning_rate``:
+    of Adam, by default ``2e-4 / sqrt(F / 2^14)`` (Gao et al. 2024); it rises over ``warm_up`` steps
+    and falls to 0 over the last share ``decay``. ``sparsity``: coefficient of the configured
+    sparsity, rising over ``sparsity_warm_up`` steps; ``target_l0``: mean codes per input that
+    architectures without ``k`` are steered to, by a coefficient that begins at ``sparsity`` and
+    follows the L0 (of the convention ``target``: what stands in its loss). ``dead_after``: a latent
+    that was not active for so many rows is dead. ``auxiliary``: coefficient of AuxK, whose
+    ``auxiliary_count`` largest dead latents reconstruct what is left, in units of the loss of the
+    mean, and ``revival`` of the distance, in it, of those that no input excites; ``rescue``: of
+    dead latents' distance to their threshold, for architectures without ``k``. ``clip``: largest
+    norm of a gradient, 0 for any. ``unit``: decoder rows keep norm 1, their gradients' parallel
+    part is removed. ``precision``: of the encoder's product; weights and everything else are
+    float32. ``threshold_rate``: of the running mean of the smallest kept value, by default 0.01,
+    and more in fewer than 2,000 steps, so that it is of the last twentieth. ``centre``: the
+    decoder's bias begins at the mean of the targets.
     """
 
     steps: int
@@ -62,7 +64,9 @@ class Training:
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
-                raise OptionError(f"a training needs {name} of at least 1, not {getattr(self, name)}")
+                raise OptionError(
+                    f"a training needs {name} of at least 1, not {getattr(self, name)}"
+                )
         for name in (
             "learning_rate",
             "sparsity",
@@ -81,34 +85,46 @@ class Training:
             if getattr(self, name) is not None and not 0 <= getattr(self, name) <= 1:
                 raise OptionError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
         if self.dead_after is not None and self.dead_after < 1:
-            raise OptionError(f"a latent cannot be dead after {self.dead_after} rows; give at least 1")
+            raise OptionError(
+                f"a latent cannot be dead after {self.dead_after} rows; give at least 1"
+            )
         if self.precision not in PRECISIONS:
             raise OptionError(f"unknown precision {self.precision!r}; use {', '.join(PRECISIONS)}")
         object.__setattr__(self, "betas", tuple(self.betas))
 
     def settled(self, config: DictionaryConfig, world: int = 1) -> Training:
-        """These options with every number that depends on a dictionary put in; OptionError for what it cannot reach."""
+        """These options with every number that depends on a dictionary put in; OptionError for what
+        it cannot reach.
+        """
         if self.target_l0 and self.target_l0 > config.width:
             raise OptionError(
-                f"an L0 of {self.target_l0:g} is more codes than the dictionary's {config.width} latents; give fewer, "
-                "or a wider dictionary"
+                f"an L0 of {self.target_l0:g} is more codes than the dictionary's {config.width}"
+                " latents; give fewer, or a wider dictionary"
             )
         rows = self.steps * self.batch * world
         own = {
             "learning_rate": 2e-4 / math.sqrt(config.width / 2**14),
             "warm_up": min(1000, self.steps // 20),
-            "sparsity": 0.0 if config.architecture in BY_COUNT else 1e-2 if self.steers(config) else 1.0,
+            "sparsity": (
+                0.0 if config.architecture in BY_COUNT else 1e-2 if self.steers(config) else 1.0
+            ),
             "sparsity_warm_up": min(5000, self.steps // 10),
             "threshold_rate": min(1.0, max(0.01, 20 / self.steps)),
             "dead_after": min(10_000_000, max(self.batch * world, rows // 10)),
             # over models norms say whose a latent is, and ranking by norm needs free ones
             "unit": config.models == 1 and config.rank_by == "value",
         }
-        return replace(self, **{name: value for name, value in own.items() if getattr(self, name) is None})
+        return replace(
+            self, **{name: value for name, value in own.items() if getattr(self, name) is None}
+        )
 
     def steers(self, config: DictionaryConfig) -> bool:
         """Whether the coefficient of the sparsity follows ``target_l0``."""
-        return bool(self.target_l0) and config.architecture not in BY_COUNT and config.sparsity != "target"
+        return (
+            bool(self.target_l0)
+            and config.architecture not in BY_COUNT
+            and config.sparsity != "target"
+        )
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""

@@ -1,7 +1,9 @@
-"""Where rows of activations come from: anything that gives chunks of rows from any place on, the same every time.
+"""Where rows of activations come from: anything that gives chunks of rows from any place on, the
+same every time.
 
-A cursor is what a source needs to go on behind a chunk, as JSON; None is the beginning. Rows hold several segments side
-by side (sites, or a base's and its tune's values), so that whatever mixes rows keeps them together.
+A cursor is what a source needs to go on behind a chunk, as JSON; None is the beginning. Rows hold
+several segments side by side (sites, or a base's and its tune's values), so that whatever mixes
+rows keeps them together.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ INDEX = "index.json"
 
 @runtime_checkable
 class Source(Protocol):
-    """Rows [n, width] in chunks, each with the cursor behind it; an iteration is one pass over the data."""
+    """Rows [n, width] in chunks, each with the cursor behind it; an iteration is one pass over the
+    data.
+    """
 
     @property
     def width(self) -> int:
@@ -80,7 +84,9 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """Rows that a function makes of a chunk's number, without end; it must give the same for the same number."""
+    """Rows that a function makes of a chunk's number, without end; it must give the same for the
+    same number.
+    """
 
     make: Callable[[int], Tensor]
     width: int
@@ -107,8 +113,9 @@ class Made:
 class Shards:
     """A folder of safetensors files that hold one matrix of rows each, in the order of their names.
 
-    What ``write_shards`` made says its segments in ``index.json``; other folders are one segment. ``rank`` of ``world``
-    reads every ``world``-th file. Raises DictionaryError for what is no such folder.
+    What ``write_shards`` made says its segments in ``index.json``; other folders are one segment.
+    ``rank`` of ``world`` reads every ``world``-th file. Raises DictionaryError for what is no such
+    folder.
     """
 
     folder: Path
@@ -120,17 +127,26 @@ class Shards:
     def __post_init__(self) -> None:
         files = sorted(self.folder.glob("*.safetensors"))[self.rank :: self.world]
         if not files:
-            raise DictionaryError(f"{self.folder} holds too few safetensors files for part {self.rank + 1} of its rows")
+            raise DictionaryError(
+                f"{self.folder} holds too few safetensors files for part {self.rank + 1} of its"
+                " rows"
+            )
         shapes = {file: self._shape(file) for file in files}
         widths = {shape[1] for shape in shapes.values()}
         if len(widths) > 1:
             raise DictionaryError(f"{self.folder} holds rows of unlike widths: {sorted(widths)}")
         try:
-            said = json.loads((self.folder / INDEX).read_text("utf-8")) if (self.folder / INDEX).exists() else {}
+            said = (
+                json.loads((self.folder / INDEX).read_text("utf-8"))
+                if (self.folder / INDEX).exists()
+                else {}
+            )
             segments = {name: (int(a), int(b)) for name, (a, b) in said.get("segments", {}).items()}
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise DictionaryError(f"{self.folder / INDEX} cannot be read: {error}") from error
-        self._found.update(files=files, width=widths.pop(), segments=segments, about=said.get("about", {}))
+        self._found.update(
+            files=files, width=widths.pop(), segments=segments, about=said.get("about", {})
+        )
 
     def _shape(self, file: Path) -> tuple[int, int]:
         try:
@@ -141,7 +157,8 @@ class Shards:
             raise DictionaryError(f"{file} is no whole safetensors file ({error})") from error
         if len(shape) != 2:
             raise DictionaryError(
-                f"{file} does not hold one matrix of rows; it has {', '.join(names[:4]) or 'nothing'}"
+                f"{file} does not hold one matrix of rows; it has"
+                f" {', '.join(names[:4]) or 'nothing'}"
             )
         return tuple(shape)
 
@@ -173,7 +190,10 @@ class Shards:
 
     def described(self) -> dict[str, Any]:
         """The digest of all files."""
-        return {"shards": directory_digest(self.folder, ("*.safetensors",)), "part": [self.rank, self.world]}
+        return {
+            "shards": directory_digest(self.folder, ("*.safetensors",)),
+            "part": [self.rank, self.world],
+        }
 
 
 def write_shards(
@@ -185,10 +205,11 @@ def write_shards(
     shard: int = 2**18,
     about: Mapping[str, Any] | None = None,
 ) -> int:
-    """Write the first ``count`` rows of a source as shards of ``shard`` rows and return how many there were.
+    """Write the first ``count`` rows of a source as shards of ``shard`` rows and return how many
+    there were.
 
-    Takes ``2 * width`` bytes a row in bfloat16. The index is written last: a folder without one is not whole. Raises
-    DictionaryError where something stands there already.
+    Takes ``2 * width`` bytes a row in bfloat16. The index is written last: a folder without one is
+    not whole. Raises DictionaryError where something stands there already.
     """
     folder = Path(folder)
     try:
@@ -218,6 +239,10 @@ def write_shards(
         if done >= count:
             break
     flush()
-    said = {"segments": source.segments, "rows": done, "about": {**dict(about or {}), "of": digest(source.described())}}
+    said = {
+        "segments": source.segments,
+        "rows": done,
+        "about": {**dict(about or {}), "of": digest(source.described())},
+    }
     (folder / INDEX).write_text(json.dumps(said, indent=1) + "\n", "utf-8")
     return done

@@ -1,10 +1,12 @@
-"""Train dictionaries on one stream of rows, in a way that can be left alone: whatever ends it, it goes on exactly.
+"""Train dictionaries on one stream of rows, in a way that can be left alone: whatever ends it, it
+goes on exactly.
 
 1. Settle options; start every dictionary at the mean of its targets.
 2. A batch from the stream's buffer, which serves all dictionaries; for each of them:
-   rows normalised, loss, gradients by active rows, mean over processes, the part along decoder rows removed, clipped,
-   Adam, decoder rows back to norm 1, counts and threshold.
-3. Every ``checkpoint_every`` steps all of that goes to disk at once; the folder gets its name when it is done.
+   rows normalised, loss, gradients by active rows, mean over processes, the part along decoder rows
+   removed, clipped, Adam, decoder rows back to norm 1, counts and threshold.
+3. Every ``checkpoint_every`` steps all of that goes to disk at once; the folder gets its name when
+   it is done.
 """
 
 from __future__ import annotations
@@ -64,10 +66,12 @@ class Stream(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A dictionary to train and which columns of the rows it ``reads`` and ``writes`` (a transcoder: others).
+    """A dictionary to train and which columns of the rows it ``reads`` and ``writes`` (a
+    transcoder: others).
 
-    Columns are (first, behind the last); None is all of them. ``options`` differ from the other dictionaries' in
-    anything but steps, batch and what concerns the run as a whole. ``about`` is kept beside the dictionary.
+    Columns are (first, behind the last); None is all of them. ``options`` differ from the other
+    dictionaries' in anything but steps, batch and what concerns the run as a whole. ``about`` is
+    kept beside the dictionary.
     """
 
     dictionary: Dictionary
@@ -91,11 +95,12 @@ def train(
     about: Mapping[str, Any] | None = None,
     quiet: bool = True,
 ) -> dict[str, Dictionary]:
-    """Train, and write ``folder``: the dictionary's files (a subfolder each of several) and ``log.jsonl``.
+    """Train, and write ``folder``: the dictionary's files (a subfolder each of several) and
+    ``log.jsonl``.
 
-    While it lasts the work lies in ``folder.part``; called again with the same arguments it goes on from the last
-    checkpoint there, bit for bit on a CPU. Raises DictionaryError where ``folder`` exists, where another training lies
-    in its part, and where a loss is no longer finite.
+    While it lasts the work lies in ``folder.part``; called again with the same arguments it goes on
+    from the last checkpoint there, bit for bit on a CPU. Raises DictionaryError where ``folder``
+    exists, where another training lies in its part, and where a loss is no longer finite.
     """
     folder = Path(folder)
     if folder.exists():
@@ -106,7 +111,11 @@ def train(
     if not jobs:
         raise OptionError("there is no dictionary to train")
     learners = [
-        Learner(name, job.dictionary, (job.options or options).settled(job.dictionary.config, distributed.world()))
+        Learner(
+            name,
+            job.dictionary,
+            (job.options or options).settled(job.dictionary.config, distributed.world()),
+        )
         for name, job in jobs.items()
     ]
     part = folder.with_name(folder.name + ".part")
@@ -116,7 +125,10 @@ def train(
         step = _start(part, list(jobs.values()), learners, stream, said, quiet)
         _steps(part, step, list(jobs.values()), learners, stream, options, said, quiet)
         if distributed.rank() == 0:
-            told = {name: {**dict(about or {}), **job.about, "training": said} for name, job in jobs.items()}
+            told = {
+                name: {**dict(about or {}), **job.about, "training": said}
+                for name, job in jobs.items()
+            }
             _finish(part, folder, learners, single, told)
     except OSError as error:
         raise DictionaryError(f"cannot write {folder}: {error.strerror or error}") from error
@@ -129,19 +141,26 @@ def train(
     return {learner.name: learner.dictionary for learner in learners}
 
 
-def _described(jobs: Mapping[str, Job], learners: list[Learner], stream: Stream, options: Training) -> dict[str, Any]:
+def _described(
+    jobs: Mapping[str, Job], learners: list[Learner], stream: Stream, options: Training
+) -> dict[str, Any]:
     of = {
         learner.name: {
             "config": learner.dictionary.config.to_json(),
             "options": {
-                k: v for k, v in learner.options.to_json().items() if k not in ("checkpoint_every", "log_every")
+                k: v
+                for k, v in learner.options.to_json().items()
+                if k not in ("checkpoint_every", "log_every")
             },
             "reads": jobs[learner.name].reads,
             "writes": jobs[learner.name].writes,
         }
         for learner in learners
     }
-    if any((learner.options.steps, learner.options.batch) != (options.steps, options.batch) for learner in learners):
+    if any(
+        (learner.options.steps, learner.options.batch) != (options.steps, options.batch)
+        for learner in learners
+    ):
         raise OptionError("dictionaries that are trained together take the same steps and batches")
     return {
         "dictionaries": of,
@@ -152,9 +171,16 @@ def _described(jobs: Mapping[str, Job], learners: list[Learner], stream: Stream,
 
 
 def _start(
-    part: Path, jobs: list[Job], learners: list[Learner], stream: Stream, said: dict[str, Any], quiet: bool
+    part: Path,
+    jobs: list[Job],
+    learners: list[Learner],
+    stream: Stream,
+    said: dict[str, Any],
+    quiet: bool,
 ) -> int:
-    """The step to go on with: that of the last checkpoint, or 0 after the statistics of the data are in."""
+    """The step to go on with: that of the last checkpoint, or 0 after the statistics of the data
+    are in.
+    """
     if (last := checkpoints.latest(part)) is not None:
         step = checkpoints.resume(last, learners, stream, said)
         if distributed.rank() == 0:
@@ -172,9 +198,15 @@ def _start(
         dictionary = job.dictionary
         x, y = job.rows(torch.stack([mean, deviation, square]))
         config = dictionary.config
-        for what, rows, width in (("inputs", x, config.inputs), ("targets", x if y is None else y, config.outputs)):
+        for what, rows, width in (
+            ("inputs", x, config.inputs),
+            ("targets", x if y is None else y, config.outputs),
+        ):
             if rows.shape[1] != width:
-                raise OptionError(f"{learner.name} has {what} of width {width}, the rows given have {rows.shape[1]}")
+                raise OptionError(
+                    f"{learner.name} has {what} of width {width}, the rows given have"
+                    f" {rows.shape[1]}"
+                )
         size = x[2].unflatten(0, (config.models, -1)).mean(1).sqrt()
         aim = x if y is None else y
         remark = learner.centre(aim[0], aim[1], size)
@@ -184,12 +216,20 @@ def _start(
 
 
 def _steps(
-    part: Path, start: int, jobs: list[Job], learners: list[Learner], stream: Stream, options: Training,
-    said: dict[str, Any], quiet: bool,
-) -> None:  # fmt: skip
+    part: Path,
+    start: int,
+    jobs: list[Job],
+    learners: list[Learner],
+    stream: Stream,
+    options: Training,
+    said: dict[str, Any],
+    quiet: bool,
+) -> None:
     hidden = quiet or distributed.rank() > 0 or not sys.stderr.isatty()
     device = jobs[0].dictionary.W_dec.device
-    with tqdm(total=options.steps, initial=start, disable=hidden, unit="step", file=sys.stderr) as bar:
+    with tqdm(
+        total=options.steps, initial=start, disable=hidden, unit="step", file=sys.stderr
+    ) as bar:
         for step in range(start, options.steps):
             batch = stream.batch(options.batch).to(device)
             asked = (step + 1) % options.log_every == 0 or step + 1 == options.steps
@@ -208,11 +248,19 @@ def _steps(
 
 
 def _short(told: Mapping[str, float]) -> str:
-    return f"loss {told['loss']:.4g}, L0 {told['l0']:.1f}, explained {told['explained']:.3f}, dead {told['dead']:.1%}"
+    return (
+        f"loss {told['loss']:.4g}, L0 {told['l0']:.1f}, explained {told['explained']:.3f}, dead"
+        f" {told['dead']:.1%}"
+    )
 
 
 def _log(path: Path, step: int, told: Mapping[str, Any], first: Learner) -> None:
-    line = {"step": step, "rows": first.seen, "learning_rate": first.options.learning_rate_at(step - 1), **told}
+    line = {
+        "step": step,
+        "rows": first.seen,
+        "learning_rate": first.options.learning_rate_at(step - 1),
+        **told,
+    }
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
@@ -231,7 +279,9 @@ def _cut_log(path: Path, step: int) -> None:
     os.replace(draft, path)
 
 
-def _finish(part: Path, folder: Path, learners: list[Learner], single: bool, about: Mapping[str, Any]) -> None:
+def _finish(
+    part: Path, folder: Path, learners: list[Learner], single: bool, about: Mapping[str, Any]
+) -> None:
     log = [json.loads(line) for line in (part / LOG).read_text("utf-8").split("\n") if line]
     for learner in learners:
         shutil.rmtree(part / learner.name, ignore_errors=True)
