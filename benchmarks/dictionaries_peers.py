@@ -30,10 +30,10 @@ def steered(strength: float, l0: float, wanted: float) -> float:
 def saelens(asked, data):
     """By ``SAETrainer`` from an iterator of batches."""
     import sae_lens as lens  # pyright: ignore[reportMissingImports]
-    from sae_lens.config import (
+    from sae_lens.config import (  # pyright: ignore[reportMissingImports]
         LoggingConfig,
         SAETrainerConfig,
-    )  # pyright: ignore[reportMissingImports]
+    )
     from sae_lens.training.sae_trainer import SAETrainer  # pyright: ignore[reportMissingImports]
 
     steps, batch, width = data.shape
@@ -94,11 +94,11 @@ def saelens(asked, data):
 
 def dictionary_learning(asked, data):
     """By its trainers' ``update``."""
-    from dictionary_learning.trainers import (
+    from dictionary_learning.trainers import (  # pyright: ignore[reportMissingImports]
         batch_top_k,
         matryoshka_batch_top_k,
         top_k,
-    )  # pyright: ignore[reportMissingImports]
+    )
 
     steps, _, width = data.shape
     latents, architecture = asked["latents"], asked["architecture"]
@@ -179,12 +179,12 @@ def sparsify(asked, data):
 
 def overcomplete(asked, data):
     """By its ``train_sae`` over the batches in order."""
-    from overcomplete.sae import (
+    from overcomplete.sae import (  # pyright: ignore[reportMissingImports]
         BatchTopKSAE,
         MpSAE,
         TopKSAE,
         train_sae,
-    )  # pyright: ignore[reportMissingImports]
+    )
 
     steps, _, width = data.shape
     k = max(1, round(asked["l0"]))

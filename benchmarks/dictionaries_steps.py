@@ -94,15 +94,15 @@ def sparsify():
 
 def saelens():
     """SAELens' own training step of a TopK at its defaults."""
-    from sae_lens import (
+    from sae_lens import (  # pyright: ignore[reportMissingImports]
         SAETrainer,
         TopKTrainingSAE,
         TopKTrainingSAEConfig,
-    )  # pyright: ignore[reportMissingImports]
-    from sae_lens.config import (
+    )
+    from sae_lens.config import (  # pyright: ignore[reportMissingImports]
         LoggingConfig,
         SAETrainerConfig,
-    )  # pyright: ignore[reportMissingImports]
+    )
 
     torch.manual_seed(0)
     sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=D, d_sae=F, k=K))
@@ -137,9 +137,9 @@ def saelens():
 
 def dictionary_learning():
     """dictionary_learning's TopKTrainer.update."""
-    from dictionary_learning.trainers.top_k import (
+    from dictionary_learning.trainers.top_k import (  # pyright: ignore[reportMissingImports]
         TopKTrainer,
-    )  # pyright: ignore[reportMissingImports]
+    )
 
     trainer = TopKTrainer(
         steps=10**6,

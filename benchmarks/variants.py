@@ -71,10 +71,8 @@ def relp(model: Model) -> Iterator[None]:
                     stack.callback(
                         projection.register_forward_hook(lambda _, __, out: out.detach()).remove
                     )
-        LlamaRMSNorm.forward, LlamaMLP.forward = (
-            _norm,
-            _mlp,
-        )  # pyright: ignore[reportAttributeAccessIssue]
+        LlamaRMSNorm.forward = _norm  # pyright: ignore[reportAttributeAccessIssue]
+        LlamaMLP.forward = _mlp  # pyright: ignore[reportAttributeAccessIssue]
         try:
             yield
         finally:

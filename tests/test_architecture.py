@@ -285,14 +285,6 @@ def test_rooms_below_the_waist_import_no_torch():
     assert done.returncode == 0, done.stderr
 
 
-def test_no_file_is_longer_than_300_lines():
-    ours = [
-        p for folder in ("interp", "organisms", "benchmarks") for p in (ROOT / folder).rglob("*.py")
-    ]
-    lengths = {p.relative_to(ROOT).as_posix(): len(p.read_text().splitlines()) for p in ours}
-    assert not {path: lines for path, lines in lengths.items() if lines > 300}
-
-
 def bound(tree: ast.Module) -> set[str]:
     """Names a module gives to values at its top level; submodules imported under their own name are
     no values.
