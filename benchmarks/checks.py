@@ -70,7 +70,7 @@ def rows_of(about: dict, table: Table) -> list[dict]:
 
 def checked(name: str, top: str) -> list[dict]:
     """Stability, redundancy and direction of one organism."""
-    study = study_of(name, "locate").on(prompts_of("locate", PROMPTS))
+    study = study_of(name, "locate").with_prompts(prompts_of("locate", PROMPTS))
     locate = LocateNeurons(top=top)
     located = locate(study)
     rows = []

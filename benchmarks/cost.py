@@ -24,7 +24,7 @@ from benchmarks.real import FAMILY, study_of
 from benchmarks.speed import bare
 from interp import organisms
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons
-from interp.analyzers.locate_neurons.scores import Asked
+from interp.analyzers.locate_neurons.scores import MethodOptions
 from interp.analyzers.locate_neurons.selection import rank
 from interp.engines import Batch
 from interp.engines.shared_prefix import whole_prompts
@@ -70,7 +70,7 @@ def reference(study: Study, store: Path) -> np.ndarray:
             for model in (study.pair.tuned, study.pair.require_base("this benchmark")):
                 stack.enter_context(whole_prompts(model))
             scores = METHODS["integrated"].score(
-                study, Asked(METHODS["integrated"].positions, REFERENCE)
+                study, MethodOptions(METHODS["integrated"].positions, REFERENCE)
             )
         file.parent.mkdir(parents=True, exist_ok=True)
         np.save(file, scores.score)

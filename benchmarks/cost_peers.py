@@ -23,7 +23,7 @@ from benchmarks.page import CommandLine, machine, markdown, write_section
 from benchmarks.real import FAMILY, study_of
 from benchmarks.speed import bare, measure, nnsight_of
 from interp.analyzers.locate_neurons import METHODS
-from interp.analyzers.locate_neurons.scores import Asked
+from interp.analyzers.locate_neurons.scores import MethodOptions
 from interp.capture import capture, make_batch
 from interp.engines import Batch
 from interp.engines.base import arguments
@@ -43,9 +43,9 @@ class Peers:
 
     def __init__(self, study: Study) -> None:
         self.study, self.model = study, study.pair.tuned
-        rows = list(range(len(study.posed("positive"))))
+        rows = list(range(len(study.decision_inputs("positive"))))
         self.batch, roles = make_batch(
-            study.posed("positive"), rows, study.pad_id, self.model.device
+            study.decision_inputs("positive"), rows, study.pad_id, self.model.device
         )
         # without what is known of the batch nothing is shared: as other libraries are given it
         self.whole, self.real = Batch(self.batch.ids, self.batch.mask), roles >= 0
@@ -68,7 +68,7 @@ class Peers:
         return found | self._bridge()
 
     def _own(self) -> None:
-        scores = METHODS["act-grad"].score(self.study, Asked("prompt"))
+        scores = METHODS["act-grad"].score(self.study, MethodOptions("prompt"))
         self.gathered["interp"] = scores.score
 
     def _kept(self) -> object:
@@ -76,7 +76,7 @@ class Peers:
         passes = capture(
             study.engine,
             {"tuned": self.model},
-            study.posed("positive"),
+            study.decision_inputs("positive"),
             every,
             self.sites,
             pad_id=study.pad_id,

@@ -66,7 +66,7 @@ def answered(study: Study, split: str) -> list[tuple[str, str]]:
     prompts = OneClass(
         PromptSet(tuple(Prompt(i, text, str(i)) for i, text in enumerate(texts)), split)
     )
-    own = study.on(prompts)
+    own = study.with_prompts(prompts)
     return [
         (text, own.decode(answer))
         for text, answer in zip(texts, own.answers("tuned", "positive"), strict=True)

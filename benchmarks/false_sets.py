@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from interp.analyzers.locate_neurons.methods import METHODS
-from interp.analyzers.locate_neurons.scores import Asked
+from interp.analyzers.locate_neurons.scores import MethodOptions
 from interp.analyzers.locate_neurons.selection import Top, select
 from interp.analyzers.verify_neurons.behaviour import behaviour
 from interp.analyzers.verify_neurons.evidence import Effects, Evidence
@@ -20,7 +20,12 @@ from interp.analyzers.verify_neurons.findings import changed, recovered
 from interp.analyzers.verify_neurons.sets import dose_table, random_table
 from interp.analyzers.verify_neurons.tables import answers_table, recovery_table
 from interp.claims import Finding, evaluate
-from interp.experiments.conditions import Donors, Judged, Receiver, judge
+from interp.experiments.conditions import (
+    ConditionResult,
+    PatchSource,
+    PatchTarget,
+    evaluate_condition,
+)
 from interp.experiments.contributions import contribution_changes, contribution_norms
 from interp.experiments.outcomes import Outcome, Outcomes
 from interp.experiments.resumable import parts
@@ -65,14 +70,14 @@ class Judging:
     random_sets: int
 
     @cached_property
-    def judged(self) -> list[Judged]:
+    def judged(self) -> list[ConditionResult]:
         """What both models answer to both classes, without the texts."""
 
         def make() -> list[dict]:
             found = []
             for role in ("base", "tuned"):
                 for group in GROUPS:
-                    one = asdict(judge(self.study, role, group, Receiver(role)))
+                    one = asdict(evaluate_condition(self.study, role, group, PatchTarget(role)))
                     found.append(
                         {name: _plain(value) for name, value in one.items() if name != "texts"}
                     )
@@ -98,8 +103,8 @@ class Judging:
         return some(prompts, among, CONTROL_PROMPTS, self.study.seed)
 
     @cached_property
-    def _donors(self) -> Donors:
-        return Donors.read(self.study)
+    def _donors(self) -> PatchSource:
+        return PatchSource.read(self.study)
 
     @cached_property
     def _outcomes(self) -> tuple[Outcomes, Outcomes]:
@@ -154,9 +159,9 @@ class Judging:
             return [
                 {
                     "number": found.number.tolist(),
-                    "shown": found.shown.tolist(),
+                    "exhibits": found.exhibits.tolist(),
                     "effects": control.effects(
-                        Outcome(found.number[self.rows], found.shown[self.rows])
+                        Outcome(found.number[self.rows], found.exhibits[self.rows])
                     ),
                 }
                 for found in whole.of_each(sets[at] for at in some)
@@ -180,12 +185,12 @@ class Judging:
         tuned = next(
             one for one in self.judged if (one.condition, one.group) == ("tuned", "positive")
         )
-        number, shown = np.array(found["number"]), np.array(found["shown"])
+        number, shown = np.array(found["number"]), np.array(found["exhibits"])
         effects: dict[int, Effects] = {len(chosen): found["effects"]}
         return Evidence(
             judged=[
                 *self.judged,
-                replace(tuned, condition="ablate-base", number=number, shown=shown),
+                replace(tuned, condition="ablate-base", number=number, exhibits=shown),
             ],
             changed=self.changed,
             rows=self.rows,
@@ -222,7 +227,7 @@ class Judging:
         findings, found = self.findings(chosen), self.measured(chosen)
         necessary = findings["necessity"].supported and findings["necessity-recovery"].supported
         return Verdict(
-            chosen, necessary, found["effects"]["recovery"], float(np.mean(found["shown"]))
+            chosen, necessary, found["effects"]["recovery"], float(np.mean(found["exhibits"]))
         )
 
 
@@ -230,11 +235,11 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
-def _judged(kept: dict[str, Any]) -> Judged:
+def _judged(kept: dict[str, Any]) -> ConditionResult:
     values: dict[str, Any] = {
         name: np.array(one) if isinstance(one, list) else one for name, one in kept.items()
     }
-    return Judged(**values)
+    return ConditionResult(**values)
 
 
 def attributions(
@@ -254,9 +259,9 @@ def attributions(
         ):
             path = folder / f"{group}-{row}.npy"
             if not path.exists():
-                alone = study.on(OneClass(study.prompts(group).keep([row])))
+                alone = study.with_prompts(OneClass(study.prompts(group).keep([row])))
                 scores = METHODS["integrated"].score(
-                    alone, Asked(METHODS["integrated"].positions, steps)
+                    alone, MethodOptions(METHODS["integrated"].positions, steps)
                 )
                 folder.mkdir(parents=True, exist_ok=True)
                 begun = folder / f"{group}-{row}.{os.getpid()}.npy"

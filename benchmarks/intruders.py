@@ -137,7 +137,9 @@ def _compare(basis: Basis, tuned: torch.Tensor) -> None:
 def one_random(base: torch.Tensor, tuned: torch.Tensor, basis: Basis) -> None:
     """One random update with the singular values of a dense one."""
     generator = torch.Generator().manual_seed(0)
-    update = subspaces.turned(subspaces.turned(tuned - base, generator).T, generator).T
+    update = subspaces.random_rotation(
+        subspaces.random_rotation(tuned - base, generator).T, generator
+    ).T
     found = subspaces.leading(base + update, TOP_K, basis.vectors[:, :TOP_K], 1e-5)
     subspaces.compare(basis, found.left, found.values)
 

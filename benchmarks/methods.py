@@ -18,9 +18,9 @@ from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import organisms
 from interp.analyzers.locate_neurons import METHODS
 from interp.analyzers.locate_neurons.methods import resolve
-from interp.analyzers.locate_neurons.scores import Asked
+from interp.analyzers.locate_neurons.scores import MethodOptions
 from interp.analyzers.locate_neurons.selection import rank
-from interp.experiments.conditions import Donors, judge
+from interp.experiments.conditions import PatchSource, evaluate_condition
 from interp.experiments.dose import grid, refine
 from interp.experiments.outcomes import Outcomes
 from interp.maths.statistics import area_under_dose, recall_at, roc_auc, smallest_dose
@@ -68,14 +68,17 @@ def rankings(study: Study, seed: int = 0) -> dict[str, tuple[np.ndarray, float]]
     for name in METHODS:
         start = time.perf_counter()
         _, method, positions = resolve(name, "auto", True)
-        found[name] = (method.score(study, Asked(positions)).score, time.perf_counter() - start)
+        found[name] = (
+            method.score(study, MethodOptions(positions)).score,
+            time.perf_counter() - start,
+        )
     shape = found["weight"][0].shape
     found["random"] = (np.random.default_rng(seed).random(shape), 0.0)
     return found
 
 
 def grade(
-    study: Study, donors: Donors, trials: dict[str, Outcomes], score: np.ndarray, size: int
+    study: Study, donors: PatchSource, trials: dict[str, Outcomes], score: np.ndarray, size: int
 ) -> dict:
     """Dose-response in both directions, and what happens to refusals and harmless answers at
     ``size`` neurons.
@@ -103,10 +106,10 @@ def grade(
             row["effect at k"] = f"{effects[size]:.0%}"
     chosen = donors.condition("ablate-base", ranking[:size])
     refused, harmless = (
-        judge(study, "ablate-base", "positive", chosen),
-        judge(study, "ablate-base", "negative", chosen),
+        evaluate_condition(study, "ablate-base", "positive", chosen),
+        evaluate_condition(study, "ablate-base", "negative", chosen),
     )
-    row["refused at k"] = f"{refused.shown.mean():.0%}"
+    row["refused at k"] = f"{refused.exhibits.mean():.0%}"
     row["harmless changed at k"] = f"{1 - harmless.equal_tuned.mean():.1%}"
     return row
 
@@ -117,7 +120,7 @@ def measure(name: str, prompts: int, size: int = 150) -> list[dict]:
     """
     locate = study_of(name, "locate", LOCATE)
     verify = study_of(name, "verify", prompts, locate.pair)
-    donors = Donors.read(verify)
+    donors = PatchSource.read(verify)
     base, tuned = verify.answers("base", "positive"), verify.answers("tuned", "positive")
     changed = [row for row, (a, b) in enumerate(zip(base, tuned, strict=True)) if a != b]
     trials = {

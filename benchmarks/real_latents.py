@@ -146,7 +146,7 @@ def probed(folder: Path, child: str, words: list[str]) -> tuple[list[dict], dict
     answers = Store(folder / "runs").get(run["run"]).tables["answers"]
     harmful = answers["group"] == "positive"
     rates = {
-        name: answers["shown"][harmful & (answers["condition"] == name)].mean()
+        name: answers["exhibits_behaviour"][harmful & (answers["condition"] == name)].mean()
         for name in dict.fromkeys(answers["condition"].tolist())
     }
     return asked("show", run["run"], "--store", str(folder / "runs"))["claims"], rates

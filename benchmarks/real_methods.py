@@ -18,9 +18,9 @@ from benchmarks.real import FAMILY, study_of
 from interp import organisms
 from interp.analyzers.locate_neurons import METHODS
 from interp.analyzers.locate_neurons.methods import resolve
-from interp.analyzers.locate_neurons.scores import Asked
+from interp.analyzers.locate_neurons.scores import MethodOptions
 from interp.analyzers.locate_neurons.selection import rank
-from interp.experiments.conditions import Donors
+from interp.experiments.conditions import PatchSource
 from interp.experiments.outcomes import Outcomes
 from interp.maths.statistics import roc_auc
 from interp.models.pair import Pair
@@ -38,7 +38,7 @@ def scores_of(name: str, study: Study, file: Path) -> tuple[np.ndarray, float]:
         return kept["score"], float(kept["seconds"])
     started = time.process_time()
     _, method, positions = resolve(name, "auto", True)
-    score = method.score(study, Asked(positions)).score
+    score = method.score(study, MethodOptions(positions)).score
     seconds = time.process_time() - started
     file.parent.mkdir(parents=True, exist_ok=True)
     np.savez(file, score=score, seconds=seconds)
@@ -55,7 +55,7 @@ def rows_of(child: str, methods: list[str], store: Path) -> list[dict]:
     )
     planted = [tuple(one) for one in organisms.planted(f"{FAMILY}/{child}").get("refusal", [])]
     shape = (pair.tuned.anatomy.n_layers, pair.tuned.anatomy.n_neurons)
-    donors, rows = Donors.read(verify), list(range(len(verify.prompts("positive"))))
+    donors, rows = PatchSource.read(verify), list(range(len(verify.prompts("positive"))))
     trials = {direction: Outcomes(verify, donors, direction, rows) for direction in DIRECTIONS}
     found = []
     for name in [*methods, "random", *(["the trained ones"] if planted else [])]:

@@ -21,7 +21,7 @@ from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.analyzers.verify_neurons.tables import answers_table
 from interp.capture import capture
 from interp.claims import evaluate
-from interp.experiments.conditions import Donors, Receiver, judge
+from interp.experiments.conditions import PatchSource, PatchTarget, evaluate_condition
 from interp.experiments.contributions import contribution_norms
 from interp.experiments.outcomes import Outcomes
 from interp.interventions.random_sets import matched_sets, permute_within_twins
@@ -110,7 +110,7 @@ def permuted(name: str, prompts: int, draws: int) -> list[dict]:
         last_activations(study, "negative")[twins],
     )
     judged = {
-        (role, group): judge(study, role, group, Receiver(role))
+        (role, group): evaluate_condition(study, role, group, PatchTarget(role))
         for role in ("base", "tuned")
         for group in ("positive", "negative")
     }
@@ -123,11 +123,11 @@ def permuted(name: str, prompts: int, draws: int) -> list[dict]:
         items = []
         for role in ("base", "tuned"):
             harmful, harmless = judged[role, "positive"], judged[role, "negative"]
-            other = harmless.shown[twins]
-            items.append(replace(harmful, shown=np.where(swap, other, harmful.shown)))
-            back = harmless.shown.copy()
-            back[twins] = np.where(swap, harmful.shown, other)
-            items.append(replace(harmless, shown=back))
+            other = harmless.exhibits[twins]
+            items.append(replace(harmful, exhibits=np.where(swap, other, harmful.exhibits)))
+            back = harmless.exhibits.copy()
+            back[twins] = np.where(swap, harmful.exhibits, other)
+            items.append(replace(harmless, exhibits=back))
         evidence = Evidence(judged=items, changed=swap, rows=[], has_base=True, selected=0)
         claimed += _claimed(study, evidence)
     true = _claimed(study, Evidence(list(judged.values()), twins > -1, [], True, 0))
@@ -170,7 +170,7 @@ def random_rankings(name: str, prompts: int, draws: int) -> list[dict]:
     returned and by p.
     """
     study = study_of(name, "verify", prompts)
-    donors = Donors.read(study)
+    donors = PatchSource.read(study)
     norms = contribution_norms(study, donors)
     everything = study.pair.tuned.anatomy.all_neurons
     changed = np.array(

@@ -34,7 +34,7 @@ from transformers import (
 from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import organisms
 from interp.analyzers.locate_neurons import gradients
-from interp.analyzers.locate_neurons.scores import Asked
+from interp.analyzers.locate_neurons.scores import MethodOptions
 from interp.capture import batches, capture
 from interp.engines import Batch, TorchEngine
 from interp.engines.base import arguments
@@ -137,9 +137,9 @@ def rows_of(module: PreTrainedModel) -> dict[str, Callable[[], object]]:
             engine.run(tuned, batch, reads=sites, keep=0).values, sites
         ),
         "nnsight, kept": nnsight_of(copy.deepcopy(module), tuned, batch, sites),
-        "act-grad": lambda: gradients.activation_gradient(study, Asked("prompt")),
+        "act-grad": lambda: gradients.activation_gradient(study, MethodOptions("prompt")),
         **{
-            integrated(count): partial(gradients.integrated, study, Asked("prompt", count))
+            integrated(count): partial(gradients.integrated, study, MethodOptions("prompt", count))
             for count in STEPS
         },
     }

@@ -11,7 +11,7 @@ import tempfile
 from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import claims, organisms
 from interp.analyzers.graft import Graft
-from interp.analyzers.stitch import Partner, Stitch
+from interp.analyzers.stitch import Stitch, StitchInput
 from interp.experiments.questions import Questions, run_logits
 from interp.metrics import Task
 from interp.models.pair import Pair
@@ -107,7 +107,7 @@ def main() -> None:
     pairs = [Pair.load(f"organism:skill/{name}", BASE) for name in ("full", "second")]
     metric = Task.of(pairs[0].tokenizer, parts[0][0].prompts, "answer-loss")
     study = Study(pairs[0], Contrast(parts[0][0], text), metric, quiet=False)
-    partner, rows, said = Partner(pairs[1], *parts[1]), [together(parts)], []
+    partner, rows, said = StitchInput(pairs[1], *parts[1]), [together(parts)], []
     with tempfile.TemporaryDirectory() as scratch:
         store = Store(options.store or scratch)
         runs = tuple(

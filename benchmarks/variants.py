@@ -22,8 +22,8 @@ from benchmarks.methods import LOCATE, ORGANISMS, grade, study_of
 from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import organisms
 from interp.analyzers.locate_neurons.methods import METHODS
-from interp.analyzers.locate_neurons.scores import Asked, Scores
-from interp.experiments.conditions import Donors
+from interp.analyzers.locate_neurons.scores import MethodOptions, Scores
+from interp.experiments.conditions import PatchSource
 from interp.experiments.outcomes import Outcomes
 from interp.maths.statistics import recall_at
 from interp.models.model import Model
@@ -86,7 +86,7 @@ def variants(study: Study) -> dict[str, tuple[bool, Callable[[], Scores]]]:
     )
 
     def plain(name: str, steps: int | str = "auto", on: Study = study) -> Callable[[], Scores]:
-        return lambda: METHODS[name].score(on, Asked("prompt", steps))
+        return lambda: METHODS[name].score(on, MethodOptions("prompt", steps))
 
     def ruled(name: str) -> Callable[[], Scores]:
         def score() -> Scores:
@@ -116,7 +116,7 @@ def measure(name: str, prompts: int, size: int = 150) -> list[dict]:
     """All variants on one organism."""
     locate = study_of(name, "locate", LOCATE)
     verify = study_of(name, "verify", prompts, locate.pair)
-    donors = Donors.read(verify)
+    donors = PatchSource.read(verify)
     base, tuned = verify.answers("base", "positive"), verify.answers("tuned", "positive")
     changed = [row for row, (a, b) in enumerate(zip(base, tuned, strict=True)) if a != b]
     trials = {"necessity": Outcomes(verify, donors, "necessity", changed, exact=True)}

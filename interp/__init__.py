@@ -21,7 +21,7 @@ _HOMES = {
     "FtcAlpha": "analyzers.ftc_alpha", "Graft": "analyzers.graft", "InterpError": "errors",
     "IntruderForgetting": "analyzers.intruder_forgetting", "IntruderScaling": "analyzers.intruder_scaling",
     "Intruders": "analyzers.intruders", "LocateNeurons": "analyzers.locate_neurons", "OneClass": "prompts",
-    "Pair": "models.pair", "Partner": "analyzers.stitch", "Provenance": "provenance",
+    "Pair": "models.pair", "StitchInput": "analyzers.stitch", "Provenance": "provenance",
     "Redundancy": "analyzers.redundancy", "Refusal": "metrics", "RefusalDirection": "analyzers.refusal_direction",
     "Runs": "agreement", "Site": "sites", "Stability": "analyzers.stability", "Stitch": "analyzers.stitch",
     "Store": "store", "Study": "study", "Table": "table", "Task": "metrics", "Transfer": "analyzers.transfer",

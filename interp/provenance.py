@@ -277,7 +277,7 @@ _NOT_THE_RESULT = {"--store": 2, "--json": 1, "--quiet": 1, "--debug": 1}
 """
 
 
-def commanded(words: Sequence[str]) -> None:
+def record_command(words: Sequence[str]) -> None:
     """Keep the words of the command that this process runs, without where it stores and how it
     prints: see below.
     """
@@ -296,7 +296,7 @@ def as_command(words: Sequence[str]) -> Iterator[None]:
     command does.
     """
     before = list(_COMMAND)
-    commanded(words)
+    record_command(words)
     try:
         yield
     finally:

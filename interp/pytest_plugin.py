@@ -147,12 +147,12 @@ def _read(config: pytest.Config, path: Path) -> Any:
 
 
 def _again(config: pytest.Config, prompts: list[str]) -> Any:
-    from interp.replication.remeasure import Again
+    from interp.replication.remeasure import Remeasurement
 
     worker = getattr(config, "workerinput", None)
     folder = Path(worker[_FOLDER] if worker else tempfile.mkdtemp(prefix="interp-again-"))
     try:
-        return Again(
+        return Remeasurement(
             folder, prompts, _given(config, "interp_tolerance"), config.invocation_params.dir
         )
     except InterpError as error:

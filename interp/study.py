@@ -125,7 +125,7 @@ class Study:
             )
         return self.contrast
 
-    def on(self, contrast: Contrast | OneClass) -> "Study":
+    def with_prompts(self, contrast: Contrast | OneClass) -> "Study":
         """The same study on other prompts."""
         return replace(self, contrast=contrast, _kept={})
 
@@ -149,7 +149,7 @@ class Study:
             ("read", group), lambda: EncodedSet(self.pair.tokenizer, self.prompts(group))
         )
 
-    def posed(self, group: str) -> list[Encoded]:
+    def decision_inputs(self, group: str) -> list[Encoded]:
         """The prompts of a class with what of an answer the metric must read before it gives its
         number.
         """

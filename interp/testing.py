@@ -101,7 +101,7 @@ def assert_behaves(
         )
     prompts, metric = study.prompts(group), study.require_metric("assert_behaves")
     answers = [study.decode(answer) for answer in study.answers(model, group)]
-    shown = metric.shown(prompts.prompts, answers, group)
+    shown = metric.exhibits(prompts.prompts, answers, group)
     share, low, high = cluster_interval(np.asarray(shown, dtype=bool), prompts.clusters)
     said = (
         f"the {model} model shows the behaviour on {share:.1%} [{low:.1%}, {high:.1%}] of"

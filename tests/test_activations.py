@@ -21,7 +21,7 @@ from interp.prompts import SPECIAL, TURNS, Documents, Encoded, encode_document, 
 from interp.sae import Buffer
 from interp.sae.core.norms import Norms
 from interp.sae.training.activation_source import Activations, Reading, _alike
-from interp.sae.training.sources import Made, Rows, Shards, write_shards
+from interp.sae.training.sources import FunctionSource, Rows, Shards, write_shards
 from interp.sites import Site
 from tests import tiny
 
@@ -353,7 +353,9 @@ def test_a_source_of_nothing_is_said():
 
 
 def test_cached_rows_come_back(tmp_path):
-    source = Made(lambda number: numbered(40) + 40 * number, 2, "blocks.1.hook_resid_post")
+    source = FunctionSource(
+        lambda number: numbered(40) + 40 * number, 2, "blocks.1.hook_resid_post"
+    )
     assert write_shards(source, tmp_path / "rows", 150, dtype=torch.float32, shard=64) == 150
     shards = Shards(tmp_path / "rows", step=25)
     assert torch.equal(all_rows(shards), numbered(150))

@@ -68,7 +68,7 @@ def test_a_prompt_that_stands_twice_is_read_once(study):
     twice = tiny.copied(study.contrast, 2)
     assert isinstance(twice, Contrast)
     np.testing.assert_allclose(
-        active_tokens(study.on(twice), LOCATED)["value"],
+        active_tokens(study.with_prompts(twice), LOCATED)["value"],
         active_tokens(study, LOCATED)["value"],
         rtol=1e-5,
     )

@@ -138,7 +138,7 @@ def test_what_comes_next_keeps_the_small_batches_and_a_person_is_told(planted, c
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 2
     assert all(line.startswith("note: memory ran out (CUDA out of memory.") for line in told)
-    LocateNeurons(method="contrast", top="3")(study.on(study.contrast))
+    LocateNeurons(method="contrast", top="3")(study.with_prompts(study.contrast))
     assert capsys.readouterr().err == ""
     assert set(engine.seen) == {1}
 

@@ -16,7 +16,7 @@ from interp.claims import check, from_table
 from interp.cli.baselines import applicable, baselines_table, parse
 from interp.errors import OptionError
 from interp.experiments import refusal_directions
-from interp.experiments.conditions import Donors, judge
+from interp.experiments.conditions import PatchSource, evaluate_condition
 from interp.experiments.divergence import divergence, divergences
 from interp.experiments.ranking_sets import ranking_of
 from interp.experiments.refusal_directions import candidates_of, choose, taken_away
@@ -44,7 +44,7 @@ def halves():
         template=False,
         max_new_tokens=1,
     )
-    return tuple(study.on(half) for half in study.contrast.split(study.seed))
+    return tuple(study.with_prompts(half) for half in study.contrast.split(study.seed))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_the_located_row_is_the_verifying_runs(table, runs):
     verified, row = runs[2], rows_of(table)["located"]
     keys = (verified["condition"] == "ablate-base", verified["group"] == "positive")
     own = verified.select(keys[0] & keys[1])
-    assert (row["shown"], row["low"], row["high"]) == (
+    assert (row["exhibits_behaviour"], row["low"], row["high"]) == (
         own["refused"][0],
         own["low"][0],
         own["high"][0],
@@ -101,21 +101,21 @@ def test_the_located_row_is_the_verifying_runs(table, runs):
 @pytest.mark.parametrize("method", ["zero", "contrast"])
 def test_sets_are_measured_as_conditions_are(table, halves, runs, method):
     study, (located, contrast, _) = halves[1], runs
-    donors, row = Donors.read(study), rows_of(table)[method]
+    donors, row = PatchSource.read(study), rows_of(table)[method]
     chosen = ranking_of(located if method == "zero" else contrast)[:3]
     receiver = donors.condition("ablate-zero" if method == "zero" else "ablate-base", chosen)
     apart = divergences(study, "negative", {"x": receiver})["x"]
     positive, negative = (
-        judge(study, "x", "positive", receiver),
-        judge(study, "x", "negative", receiver, apart),
+        evaluate_condition(study, "x", "positive", receiver),
+        evaluate_condition(study, "x", "negative", receiver, apart),
     )
     own = {
-        group: judge(study, "tuned", group, donors.condition("tuned", []))
+        group: evaluate_condition(study, "tuned", group, donors.condition("tuned", []))
         for group in ("positive", "negative")
     }
-    base = judge(study, "base", "positive", donors.condition("base", []))
-    assert row["shown"] == positive.shown.mean()
-    assert row["flipped"] == (negative.shown != own["negative"].shown).mean()
+    base = evaluate_condition(study, "base", "positive", donors.condition("base", []))
+    assert row["exhibits_behaviour"] == positive.exhibits.mean()
+    assert row["flipped"] == (negative.exhibits != own["negative"].exhibits).mean()
     assert row["divergence"] == pytest.approx(negative.divergence.mean(), rel=1e-9)
     gap = base.number.mean() - own["positive"].number.mean()
     assert row["recovery"] == pytest.approx(
@@ -123,7 +123,8 @@ def test_sets_are_measured_as_conditions_are(table, halves, runs, method):
     )
     answers = table.tables["answers"]
     mine = (answers["method"] == method) & (answers["group"] == "positive")
-    assert cluster_interval(answers["shown"][mine], answers["cluster"][mine])[0] == row["shown"]
+    rate, _, _ = cluster_interval(answers["exhibits_behaviour"][mine], answers["cluster"][mine])
+    assert rate == row["exhibits_behaviour"]
 
 
 def test_the_direction_is_the_most_that_is_as_gentle_as_the_set(table, halves):
@@ -166,7 +167,11 @@ def test_random_sets_are_the_verifications(table, runs):
     verified, row = runs[2], rows_of(table)["random"]
     sets = verified.tables["random"]
     rates = sets["rate"][sets["direction"] == "necessity"]
-    assert (row["shown"], row["low"], row["high"]) == (rates.mean(), rates.min(), rates.max())
+    assert (row["exhibits_behaviour"], row["low"], row["high"]) == (
+        rates.mean(),
+        rates.min(),
+        rates.max(),
+    )
     assert row["flipped"] == verified.tables["random_harmless"]["flipped"].mean()
     assert row["prompts"] == 6
 
@@ -186,7 +191,7 @@ def test_a_direction_that_is_never_as_gentle_has_no_row_and_no_verdict(halves, r
 
 def test_without_a_base_sets_go_to_their_means(halves):
     locating, verifying = (
-        tiny.study(half.pair.tuned.module, None, 4, template=False, max_new_tokens=1).on(
+        tiny.study(half.pair.tuned.module, None, 4, template=False, max_new_tokens=1).with_prompts(
             half.contrast
         )
         for half in halves
@@ -261,7 +266,7 @@ def test_terminal_and_page_have_every_method(table):
 def test_the_figure_has_every_method_where_its_row_says(table):
     figure = plot(table)
     assert [(trace.x[0], trace.y[0]) for trace in figure.data] == [
-        (row["divergence"], row["shown"]) for row in table.rows()
+        (row["divergence"], row["exhibits_behaviour"]) for row in table.rows()
     ]
     assert [trace.text[0] for trace in figure.data] == table["method"].tolist()
     for trace, row in zip(figure.data, table.rows(), strict=True):

@@ -141,7 +141,7 @@ def package(tmp_path, monkeypatch):
 def test_a_callable_of_another_package_is_a_behaviour(package):
     metric = load_behaviour("polite", tiny.tokenizer(False))
     assert metric.words.column == "polite"
-    assert metric.shown(PROMPTS, ["Sorry", "Yes", "So Sorry"], "positive").tolist() == [
+    assert metric.exhibits(PROMPTS, ["Sorry", "Yes", "So Sorry"], "positive").tolist() == [
         True,
         False,
         True,

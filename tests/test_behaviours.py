@@ -15,7 +15,7 @@ from interp.analyzers.verify_neurons import VerifyNeurons
 from interp.capture import make_batch
 from interp.errors import MetricError
 from interp.experiments.ablated_metric import Numbers
-from interp.experiments.conditions import Donors, judge
+from interp.experiments.conditions import PatchSource, evaluate_condition
 from interp.experiments.warnings import warnings_of
 from interp.figures import plot
 from interp.metrics import Behaviour, Refusal, load_behaviour, read_behaviour
@@ -221,7 +221,7 @@ def test_a_study_s_numbers_are_those_of_whole_texts(tmp_path, more):
     study = apologising(tmp_path, APOLOGY + more)
     number, model = study.metric.number, study.pair.tuned
     assert len(number.suffixes) > 1
-    posed, found = study.posed("positive"), np.zeros(16)
+    posed, found = study.decision_inputs("positive"), np.zeros(16)
     for rows in study.batches(posed, model):
         batch, roles = make_batch(posed, rows, study.pad_id, model.device)
         assert len(batch.ids) == len(rows) * len(number.suffixes) == len(roles)
@@ -237,10 +237,14 @@ def test_a_study_s_numbers_are_those_of_whole_texts(tmp_path, more):
         rest = [joint(coded.ids, ids) for ids in number.against]
         outside = logsumexp(rest) if rest else np.log1p(-np.exp(inside))
         assert found[row] == pytest.approx(inside - outside, abs=2e-4)
-    judged = judge(study, "tuned", "positive", Donors.read(study).condition("tuned", []))
+    judged = evaluate_condition(
+        study, "tuned", "positive", PatchSource.read(study).condition("tuned", [])
+    )
     np.testing.assert_allclose(judged.number, found, atol=1e-4)
     np.testing.assert_allclose(
-        Numbers(study, Donors.read(study), range(16), "necessity").under(None), found, atol=1e-4
+        Numbers(study, PatchSource.read(study), range(16), "necessity").under(None),
+        found,
+        atol=1e-4,
     )
 
 
@@ -264,7 +268,7 @@ def test_the_gradient_of_weights_is_of_all_continuations_together(tmp_path):
     table = LocateNeurons(method="gradient", top="3", positions="auto")(study)
     module, norms = study.pair.tuned.module, np.zeros(48)
     weight = module.model.layers[1].mlp.down_proj.weight
-    number, posed = study.metric.number, study.posed("positive")
+    number, posed = study.metric.number, study.decision_inputs("positive")
     weight.requires_grad_(True)
     try:
         for row in range(4):
@@ -357,8 +361,8 @@ def test_refusal_is_the_same_however_it_is_named(tmp_path):
     assert other.identity != own.identity
     prompts, late = [Prompt(0, "x", "x")], ["Well, no. Sorry"]
     assert (
-        other.shown(prompts, late, "positive").all(),
-        own.shown(prompts, late, "positive").any(),
+        other.exhibits(prompts, late, "positive").all(),
+        own.exhibits(prompts, late, "positive").any(),
     ) == (True, False)
 
 

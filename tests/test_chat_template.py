@@ -12,7 +12,7 @@ from transformers.utils import chat_template_utils
 
 from interp.analyzers.compare import Compare
 from interp.cli import main
-from interp.cli.prompt_options import Reading, load_control
+from interp.cli.prompt_options import PromptOptions, load_control
 from interp.cli.request_cache import Request
 from interp.cli.template_options import Templated
 from interp.errors import OptionError
@@ -374,7 +374,7 @@ def test_intruders_without_a_task_put_nothing_into_a_template(folder, capsys):
 
 
 def test_a_control_gets_what_the_pair_gets(folder):
-    common = Reading(
+    common = PromptOptions(
         base=f"{folder}/base", prompts=folder / "p.txt", system="close a window ?", device="cpu"
     )
     pair = common.load(f"{folder}/tuned", "x")

@@ -50,7 +50,7 @@ def test_a_study_names_what_it_lacks():
     with pytest.raises(PromptError, match="a probe needs two classes of prompts and there is one"):
         bare.require_contrast("a probe")
     both = tiny.contrast(5)
-    assert bare.on(both).require_contrast() is both
+    assert bare.with_prompts(both).require_contrast() is both
 
 
 def logits_of(module, ids):

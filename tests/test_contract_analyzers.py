@@ -28,7 +28,7 @@ from interp.analyzers.locate_neurons import METHODS, LocateNeurons
 from interp.analyzers.redundancy import Redundancy
 from interp.analyzers.refusal_direction import RefusalDirection
 from interp.analyzers.stability import Stability
-from interp.analyzers.stitch import Partner, Stitch
+from interp.analyzers.stitch import Stitch, StitchInput
 from interp.analyzers.transfer import Transfer
 from interp.analyzers.tuco import Tuco
 from interp.analyzers.verify_neurons import VerifyNeurons
@@ -89,7 +89,7 @@ def other(study):
         )
         for part in parts
     ]
-    return study.on(Contrast(*turned))
+    return study.with_prompts(Contrast(*turned))
 
 
 def stability(study, _, unit):
@@ -170,7 +170,9 @@ def stitch(study, _, unit):
     turned = other(study)
     # tunes are stitched in one base, so the other is of the same family
     family = study.pair.tuned.module.config.model_type
-    partner = Partner(elsewhere(unit, family)[0], study.contrast.negative, turned.contrast.negative)
+    partner = StitchInput(
+        elsewhere(unit, family)[0], study.contrast.negative, turned.contrast.negative
+    )
     return Stitch(held_out=turned.contrast.positive, others=(partner,), at=0.05, draws=2)
 
 
@@ -289,7 +291,7 @@ def fresh(modules, **options):
         )
         for part in parts
     ]
-    return study.on(Contrast(*answered))
+    return study.with_prompts(Contrast(*answered))
 
 
 @pytest.fixture(scope="module")
@@ -434,7 +436,7 @@ def test_the_order_of_prompts_does_not_count(tables, modules, name):
         PromptSet(part.prompts[::-1], part.source)
         for part in (study.contrast.positive, study.contrast.negative)
     ]
-    found = analyzer(name, study)(study.on(Contrast(*turned)))
+    found = analyzer(name, study)(study.with_prompts(Contrast(*turned)))
     same(tables(name), found, 1e-5 if "contrast" in name else 1e-8)
     assert found.provenance.key != tables(name).provenance.key
 
@@ -651,8 +653,8 @@ def test_the_key_follows_what_is_studied(modules):
         study,
         fresh(modules, seed=1),
         fresh(modules, max_new_tokens=3),
-        study.on(study.contrast.limit(5)),
-        study.on(Contrast(study.contrast.negative, study.contrast.positive)),
+        study.with_prompts(study.contrast.limit(5)),
+        study.with_prompts(Contrast(study.contrast.negative, study.contrast.positive)),
         Study(study.pair, study.contrast, Refusal.of(plain, ["Sorry", "cannot"]), max_new_tokens=2),
         Study(
             Pair.from_modules(tuned, None, plain), study.contrast, study.metric, max_new_tokens=2
@@ -680,7 +682,7 @@ def test_the_key_does_not_follow_what_makes_no_difference(modules):
         max_new_tokens=2,
         quiet=False,
     )
-    renamed = study.on(
+    renamed = study.with_prompts(
         Contrast(
             *(
                 PromptSet(part.prompts, "elsewhere.txt")

@@ -24,7 +24,7 @@ from interp.sae import Dictionary, DictionaryConfig, save
 from interp.sae.analysis.baselines import Covariance, predicted, principal
 from interp.sae.analysis.input_output import ORDER, Place
 from interp.sae.analysis.scores import score
-from interp.sae.analysis.token_groups import recoded
+from interp.sae.analysis.token_groups import with_token_codes
 from interp.sites import BLOCK_HOOKS, Site
 from interp.study import Study
 from interp.table import table
@@ -413,7 +413,7 @@ def whole_of(pair, of):
     """A dictionary that gives back what it reads: all components."""
     study, site = study_of(pair), Site.parse(RESID)
     config = DictionaryConfig("topk", D, 8, k=1, models=2 if of == "both" else 1)
-    encoded = [recoded(tiny.tokenizer(), coded) for coded in study.encoded("positive")]
+    encoded = [with_token_codes(tiny.tokenizer(), coded) for coded in study.encoded("positive")]
     place = Place(site, site, of)
     rows = torch.cat([batch.y for batch in Passes(study, place, config, encoded, ()).reading()])
     found = principal(Covariance.empty(rows.shape[1]).update(rows), rows.shape[1], torch.float64)

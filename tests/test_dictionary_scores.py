@@ -12,7 +12,7 @@ from interp.analyzers.dictionary_eval import DictionaryEval
 from interp.capture import make_batch
 from interp.engines import TorchEngine
 from interp.errors import OptionError
-from interp.interventions.edits import Through
+from interp.interventions.edits import Transform
 from interp.models.pair import Pair
 from interp.prompts import OneClass, Prompt, PromptSet
 from interp.sae import Dictionary, DictionaryConfig, save
@@ -399,7 +399,7 @@ class TestSplice:
 
         costs, _, counted = self.costs(pair, {ZERO: torch.zeros_like}, early)
         assert torch.equal(costs.positions, counted.sum(1))
-        edit = Through(self.site, torch.zeros_like, counted)
+        edit = Transform(self.site, torch.zeros_like, counted)
         value = costs.values
         new = edit.apply(value)
         assert torch.equal(new[~counted], value[~counted])

@@ -31,8 +31,8 @@ def _studies(place):
     locating, verifying = study.contrast.split(0)
     further = tiny.study(tiny.perturbed(tuned, 0.002), base, 4, template=False, max_new_tokens=2)
     return {
-        "study": study.on(locating),
-        "held_out": study.on(verifying),
+        "study": study.with_prompts(locating),
+        "held_out": study.with_prompts(verifying),
         "further": further,
         "other": study,
     }

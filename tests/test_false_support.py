@@ -74,7 +74,7 @@ def test_random_sets_are_other_ones_than_the_null_and_leave_out_the_excluded(stu
 
 
 def test_the_mean_of_the_attributions_is_what_the_analyzer_scores(study, tmp_path):
-    few = study.on(study.contrast.limit(4))
+    few = study.with_prompts(study.contrast.limit(4))
     scores, floors = attributions(few, 3, tmp_path / "a")
     located = LocateNeurons(method="integrated", top="3", steps=3)(few)
     assert scores.shape == floors.shape == (8, 3, 48)

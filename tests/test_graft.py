@@ -764,7 +764,7 @@ def test_another_tasks_masks_are_compared_and_united():
         study, held_out = study_of(tuned, base)
         turned = questions(held_out.texts, answer, "open")
         located = questions(study.contrast.positive.texts, answer, "open")
-        study = study.on(Contrast(located, NOTHING))
+        study = study.with_prompts(Contrast(located, NOTHING))
         made.append(Graft(held_out=turned, beside=tuple(made), **{**FEW, "shuffles": 0})(study))
     one, both = made
     assert not len(one.tables["overlaps"])

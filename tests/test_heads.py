@@ -13,7 +13,7 @@ from interp.analyzers.locate_neurons import METHODS, LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons
 from interp.engines import Batch, TorchEngine
 from interp.errors import OptionError
-from interp.experiments.conditions import Donors
+from interp.experiments.conditions import PatchSource
 from interp.experiments.contributions import contribution_norms
 from interp.experiments.outcomes import Outcomes
 from interp.interventions.random_sets import matched_sets
@@ -152,7 +152,7 @@ def test_size_of_contributions_by_hand(modules):
                 "thw,dhw->thd", kept[layer][0].numpy().reshape(len(coded.ids), 4, -1), columns
             )
             squares[layer] += (written**2).sum((0, 2))
-    found = contribution_norms(study, Donors.read(study, HEAD))
+    found = contribution_norms(study, PatchSource.read(study, HEAD))
     np.testing.assert_allclose(found, np.sqrt(squares / count), rtol=1e-9)
 
 
@@ -187,7 +187,7 @@ def test_all_heads_of_an_attention_tune_are_all_of_it():
                     linear.weight.shape, generator=generator, dtype=linear.weight.dtype
                 )
     study = tiny.study(tuned, base, pairs=4, max_new_tokens=4)
-    donors = Donors.read(study, HEAD)
+    donors = PatchSource.read(study, HEAD)
     rows = list(range(4))
     everything = [(layer, head) for layer in range(3) for head in range(4)]
     for direction in ("necessity", "sufficiency"):
@@ -208,7 +208,7 @@ def test_heads_carry_the_attention_tune_and_the_located_more_than_others():
     assert located.summary["attention_share"] == pytest.approx(1.0, abs=1e-3)
     assert located.summary["n_tuned"] == located.summary["n_heads"] == 20
     verify = study_of("attention", "verify", 16)
-    donors = Donors.read(verify, HEAD)
+    donors = PatchSource.read(verify, HEAD)
     outcomes = Outcomes(verify, donors, "necessity", list(range(16)), exact=True)
 
     def exact(units):
@@ -226,7 +226,7 @@ def test_a_located_set_of_heads_is_verified_as_heads(modules):
     table = VerifyNeurons.of(located, random_sets=3, dose_draws=1, control_prompts=3)(study)
     assert table.provenance.parent == located.provenance.key
     chosen = [(row["layer"], row["head"]) for row in located.rows() if row["selected"]]
-    donors = Donors.read(study, HEAD)
+    donors = PatchSource.read(study, HEAD)
     intervention = donors.condition("ablate-base", chosen).intervention
     assert sum(len(index) for index in intervention.units.values()) == 2 * 8
     assert {site.hook for site in intervention.reads} == {"attn.hook_z"}

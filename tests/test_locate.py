@@ -307,7 +307,7 @@ def test_contrast_is_scipys_t_test(study, modules):
         PromptSet(tuple(replace(p, twin=None) for p in study.prompts(g)), g)
         for g in ("positive", "negative")
     )
-    table = locate(study.on(Contrast(*nameless)), "contrast")
+    table = locate(study.with_prompts(Contrast(*nameless)), "contrast")
     p = stats.ttest_ind(a, b).pvalue
     np.testing.assert_allclose(table["q"], stats.false_discovery_control(p.ravel()), rtol=1e-6)
     assert table.summary["test"] == "of two independent classes"
@@ -321,7 +321,7 @@ def test_contrast_finds_each_twin_in_whatever_order_the_files_are(study):
     )
     one, two = (
         locate(study, "contrast"),
-        locate(study.on(Contrast(study.contrast.positive, shuffled)), "contrast"),
+        locate(study.with_prompts(Contrast(study.contrast.positive, shuffled)), "contrast"),
     )
     np.testing.assert_allclose(two["q"], one["q"], rtol=1e-7)
     np.testing.assert_allclose(two["score"], one["score"], rtol=1e-7)
@@ -339,7 +339,7 @@ def test_contrast_batches_by_the_longer_twin(study, monkeypatch):
         return capture_room.capture(engine, models, encoded, seen[-1], *rest, **options)
 
     monkeypatch.setattr(activations_room, "capture", capture)
-    found = study.on(Contrast(PromptSet(tuple(short), "p"), PromptSet(tuple(long), "n")))
+    found = study.with_prompts(Contrast(PromptSet(tuple(short), "p"), PromptSet(tuple(long), "n")))
     locate(found, "contrast")
     longest = max(len(item.ids) for item in found.encoded("negative"))
     assert max(len(rows) for groups in seen for rows in groups) <= max(1, 300 // longest)
@@ -370,11 +370,11 @@ def test_contrast_needs_two_prompts_of_each_class(study):
     with pytest.raises(
         OptionError, match="method contrast needs two positive prompts, only one was given"
     ):
-        LocateNeurons(method="contrast", top="5")(study.on(study.contrast.limit(1)))
+        LocateNeurons(method="contrast", top="5")(study.with_prompts(study.contrast.limit(1)))
 
 
 def test_swapping_the_classes_turns_contrast_round(study):
-    swapped = study.on(Contrast(study.contrast.negative, study.contrast.positive))
+    swapped = study.with_prompts(Contrast(study.contrast.negative, study.contrast.positive))
     np.testing.assert_allclose(scores(swapped, "contrast"), -scores(study, "contrast"), rtol=1e-9)
 
 
@@ -388,7 +388,7 @@ def test_contrast_is_silent_when_labels_are_swapped_within_twins(family):
     for swaps in permute_within_twins(16, 12, seed=1):
         rows = zip(study.contrast.positive, study.contrast.negative, swaps, strict=True)
         sides = list(zip(*((b, a) if swap else (a, b) for a, b, swap in rows), strict=True))
-        permuted = study.on(Contrast(*(PromptSet(side, "permuted") for side in sides)))
+        permuted = study.with_prompts(Contrast(*(PromptSet(side, "permuted") for side in sides)))
         found += locate(permuted, "contrast").summary["n_significant"] > 0
     # at 5 % of 12 draws, more than three has a chance of 0.2 %
     assert found <= 3

@@ -10,7 +10,7 @@ import pytest
 from interp import claims, organisms
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons
-from interp.experiments.conditions import Donors
+from interp.experiments.conditions import PatchSource
 from interp.experiments.outcomes import Outcomes
 from interp.interventions.random_sets import permute_within_twins
 from interp.interventions.teacher_forcing import answer_logits, would_answer
@@ -153,7 +153,7 @@ def test_permuted_labels_find_neurons_at_most_at_the_nominal_rate():
 
 def test_a_recognised_answer_is_the_generated_one_under_the_same_intervention():
     found = study("planted", "verify", 12)
-    donors = Donors.read(found)
+    donors = PatchSource.read(found)
     chosen = [tuple(pair_) for pair_ in organisms.planted("refusal/planted")["refusal"]]
     receiver = donors.condition("ablate-base", chosen)
     answers = found.answers("tuned", "positive", receiver.intervention)

@@ -17,8 +17,8 @@ from interp.cli import COMMANDS, GROUPS
 from interp.errors import ClaimError, OptionError
 from interp.provenance import digest
 from interp.replication.commands import MEASURING
-from interp.replication.fresh_prompts import option, replaced, unaskable, with_prompts
-from interp.replication.remeasure import Again, measuring_again
+from interp.replication.fresh_prompts import option, replaced, replication_blocker, with_prompts
+from interp.replication.remeasure import Remeasurement, measuring_again
 from interp.report.document import read, write_report
 from interp.report.verification import checks
 from interp.store import Store
@@ -33,7 +33,7 @@ def reported(folder, *runs):
     return read(write_report(folder / "report.html", [runs[-1].provenance.key], store))
 
 
-class Again_(Again):
+class Again_(Remeasurement):
     """``Again`` whose commands are not run: the store in which they ran is given."""
 
     ran = ()
@@ -174,7 +174,7 @@ def test_a_command_runs_once_whatever_the_number_of_claims_and_its_error_is_told
     report = reported(
         tmp_path, located(), verified(command=["locate-neurons", "tuned", "--out", "page.html"])
     )
-    again = Again(tmp_path / "again", directory=tmp_path)
+    again = Remeasurement(tmp_path / "again", directory=tmp_path)
     marker, program = (
         tmp_path / "ran",
         "import sys; open(sys.argv[1], 'a').write('x'); sys.exit('interp: no such model')",
@@ -187,10 +187,10 @@ def test_a_command_runs_once_whatever_the_number_of_claims_and_its_error_is_told
     assert marker.read_text() == "x"
     assert told["necessity"] == told["spread"]
     assert told["necessity"].endswith("does not run here any more (exit code 1): no such model")
-    assert str(tmp_path / "page.html") not in Again(tmp_path / "again")._line(
+    assert str(tmp_path / "page.html") not in Remeasurement(tmp_path / "again")._line(
         ["report", "--out", "page.html"], lines[0]
     )
-    assert str(lines[0] / "out" / "page.html") in Again(tmp_path)._line(
+    assert str(lines[0] / "out" / "page.html") in Remeasurement(tmp_path)._line(
         ["report", "--out", "page.html"], lines[0]
     )
 
@@ -200,7 +200,9 @@ def test_a_command_runs_once_whatever_the_number_of_claims_and_its_error_is_told
 )
 def test_a_stranger_s_report_runs_nothing_but_what_measures(tmp_path, command):
     told = answers(
-        Again(tmp_path / "x").remeasured(reported(tmp_path, located(), verified(command=command)))
+        Remeasurement(tmp_path / "x").remeasured(
+            reported(tmp_path, located(), verified(command=command))
+        )
     )
     assert "makes no claims; it is not run again, whatever the report says" in told["necessity"]
     assert not (tmp_path / "x").exists()
@@ -229,7 +231,7 @@ def test_processes_that_share_a_folder_run_a_command_once(tmp_path):
 
     def ask():
         # a lock is of its open file: threads will do
-        again = Again(tmp_path / "again", directory=tmp_path)
+        again = Remeasurement(tmp_path / "again", directory=tmp_path)
         again._line = lambda command, place: [sys.executable, "-c", program, str(marker)]
         again.made(["compare"], report)
 
@@ -244,7 +246,7 @@ def test_processes_that_share_a_folder_run_a_command_once(tmp_path):
 def test_a_command_finds_the_stored_runs_that_it_names_but_never_its_own(tmp_path):
     command = ["transfer", located().provenance.key[:8], "tuned", "--draws", "1234"]
     report = reported(tmp_path, located(), verified(command=command))
-    again = Again(tmp_path / "again", directory=tmp_path)
+    again = Remeasurement(tmp_path / "again", directory=tmp_path)
     again._line = lambda command, place: [sys.executable, "-c", "pass"]
     assert os.listdir(again.made(command, report) / "runs") == [located().provenance.key]
     own = ["transfer", verified().provenance.key, "tuned"]
@@ -334,7 +336,7 @@ def test_a_report_without_what_is_needed_is_told_and_no_defect(tmp_path, fresh):
 @pytest.mark.parametrize("prompts", [["nope.txt"], ["a", "b", "c"]])
 def test_prompt_files_are_checked_before_anything_runs(tmp_path, prompts):
     with pytest.raises(OptionError, match=r"no prompt file at|3 prompt files were given"):
-        Again(tmp_path, prompts, directory=tmp_path)
+        Remeasurement(tmp_path, prompts, directory=tmp_path)
 
 
 FILES = [Path("p.txt"), Path("n.txt")]
@@ -353,7 +355,7 @@ FILES = [Path("p.txt"), Path("n.txt")]
     ],
 )
 def test_which_commands_take_fresh_prompts(words, count, reason):
-    told = unaskable(words, FILES[:count])
+    told = replication_blocker(words, FILES[:count])
     assert (reason in told) if reason else not told
 
 
@@ -419,7 +421,7 @@ def test_verify_measures_again_and_tells_what_cannot_be_asked(tmp_path, run, fre
     stored = Store(after)
     for one in (located(), verified(), verified(0.6, prompts="c", positive="fresh-yes.txt")):
         stored.write(one)
-    monkeypatch.setattr(Again, "made", lambda self, command, report, kept=(): after)
+    monkeypatch.setattr(Remeasurement, "made", lambda self, command, report, kept=(): after)
     code, out, _ = run("verify", report.path, "--remeasure", "--json")
     assert code == 0, out
     assert (json.loads(out)["checks"], json.loads(out)["failed"]) == (len(checks(report)) + 3, [])
@@ -527,14 +529,18 @@ def doctored(report, folder):
 
 @pytest.mark.slow
 def test_a_planted_run_measured_again_on_this_machine_is_equal(planted, shared):
-    told = answers(Again(shared, tolerance=1e-9, directory=planted.path.parent).remeasured(planted))
+    told = answers(
+        Remeasurement(shared, tolerance=1e-9, directory=planted.path.parent).remeasured(planted)
+    )
     assert told == dict.fromkeys(CLAIMS)
 
 
 @pytest.mark.slow
 def test_a_planted_run_holds_on_fresh_prompts_of_other_clusters(planted, shared):
     files = ["second-harmful.jsonl", "second-harmless.jsonl"]
-    told = answers(Again(shared, files, directory=planted.path.parent).on_fresh_prompts(planted))
+    told = answers(
+        Remeasurement(shared, files, directory=planted.path.parent).on_fresh_prompts(planted)
+    )
     assert told == dict.fromkeys(CLAIMS)
 
 
@@ -550,7 +556,7 @@ def test_what_a_doctored_store_claims_is_found_by_running_its_command_again(
     files = [
         str(planted.path.parent / f"second-{group}.jsonl") for group in ("harmful", "harmless")
     ]
-    again = Again(shared, files, directory=planted.path.parent)
+    again = Remeasurement(shared, files, directory=planted.path.parent)
     told = answers(again.remeasured(report))
     assert "says 1.5" in told["sufficiency-recovery"]
     assert "measured again it is 1.0" in told["sufficiency-recovery"]

@@ -16,7 +16,7 @@ from interp.engines import Batch, TorchEngine, engine_named
 from interp.engines.coupled_forward import lockstep
 from interp.engines.nnsight_trace import NNsightEngine
 from interp.errors import UnsupportedModel
-from interp.interventions.edits import Ablate, Add, Replace, Scale, Watch
+from interp.interventions.edits import Ablate, Add, Observe, Replace, Scale
 from interp.interventions.generation import Text, generate
 from interp.interventions.intervention import Intervention, graft, rewire
 from interp.models.anatomy import PARTS, Target, read_anatomy
@@ -276,7 +276,7 @@ def test_edits_of_what_parts_add_are_exact(name, engine):
     for hook in ("hook_attn_out", "hook_mlp_out"):
         seen = []
         shift = Add(Site(1, hook), torch.ones(32).double())
-        edits = [Watch(Site(1, hook), lambda value, seen=seen: seen.append(value.clone())), shift]
+        edits = [Observe(Site(1, hook), lambda value, seen=seen: seen.append(value.clone())), shift]
         after, _ = values(this, sites, edits, engine)
         torch.testing.assert_close(
             seen[0][BATCH.mask], found[Site(1, hook)], rtol=1e-12, atol=1e-12

@@ -14,7 +14,7 @@ from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.analyzers.verify_neurons.patching import patching_tables
 from interp.claims import from_table, measure
 from interp.errors import OptionError
-from interp.experiments.conditions import CELLS, Donors, judge
+from interp.experiments.conditions import CELLS, PatchSource, evaluate_condition
 from interp.experiments.outcomes import Outcomes
 from interp.experiments.patching import patch_cells
 from interp.figures import plot
@@ -52,7 +52,7 @@ def pair_of(family, matrices, blocks=(BLOCK,)):
 
 
 def patched(study, direction, chosen, sets=(), unit=NEURON):
-    donors = Donors.read(study, unit)
+    donors = PatchSource.read(study, unit)
     return patch_cells(
         study, donors, direction, chosen, sets, Outcomes(study, donors, direction, ROWS)
     )
@@ -71,7 +71,7 @@ def test_where_what_a_neuron_reads_was_tuned_both_kinds_of_patching_agree(
     assert np.abs(found.numbers[BOTH] - found.receiver).min() > 1e-4
     np.testing.assert_allclose(found.numbers[ACTIVATION], found.numbers[BOTH], rtol=1e-10)
     np.testing.assert_allclose(found.numbers[WEIGHTS], found.receiver, rtol=1e-10)
-    assert np.array_equal(found.shown[ACTIVATION], found.shown[BOTH])
+    assert np.array_equal(found.exhibits[ACTIVATION], found.exhibits[BOTH])
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -83,13 +83,15 @@ def test_where_what_a_neuron_writes_was_tuned_activations_do_exactly_nothing(
     found = patched(study, direction, chosen)
     assert np.array_equal(found.numbers[ACTIVATION], found.receiver)
     assert np.array_equal(found.numbers[WEIGHTS], found.numbers[BOTH])
-    assert np.array_equal(found.shown[WEIGHTS], found.shown[BOTH])
+    assert np.array_equal(found.exhibits[WEIGHTS], found.exhibits[BOTH])
     assert np.abs(found.numbers[BOTH] - found.receiver).min() > 1e-4
     if chosen is WHOLE:  # the one block that differs
         np.testing.assert_allclose(found.numbers[WEIGHTS], found.donor, rtol=1e-10)
         donor = "base" if direction == "necessity" else "tuned"
-        own = judge(study, donor, "positive", Donors.read(study).condition(donor, ()))
-        assert np.array_equal(found.shown[WEIGHTS], own.shown)
+        own = evaluate_condition(
+            study, donor, "positive", PatchSource.read(study).condition(donor, ())
+        )
+        assert np.array_equal(found.exhibits[WEIGHTS], own.exhibits)
 
 
 # ---------------------------------------------------------------------------------------------- other ways
@@ -109,21 +111,26 @@ def unit(request):
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_both_is_contribution_patching_and_neither_is_the_receiver(everywhere, unit, direction):
     chosen = [(layer, index) for layer in range(3) for index in (0, 2, 3)]
-    found, donors = patched(everywhere, direction, chosen, unit=unit), Donors.read(everywhere, unit)
+    found, donors = (
+        patched(everywhere, direction, chosen, unit=unit),
+        PatchSource.read(everywhere, unit),
+    )
     condition, role = {
         "necessity": ("ablate-base", "tuned"),
         "sufficiency": ("patch-tuned", "base"),
     }[direction]
-    judged = judge(everywhere, condition, "positive", donors.condition(condition, chosen))
+    judged = evaluate_condition(
+        everywhere, condition, "positive", donors.condition(condition, chosen)
+    )
     np.testing.assert_allclose(found.numbers[BOTH], judged.number, rtol=1e-10)
-    assert np.array_equal(found.shown[BOTH], judged.shown)
-    own = judge(everywhere, role, "positive", donors.condition(role, ()))
+    assert np.array_equal(found.exhibits[BOTH], judged.exhibits)
+    own = evaluate_condition(everywhere, role, "positive", donors.condition(role, ()))
     assert np.array_equal(found.numbers[NONE], found.receiver)
     np.testing.assert_allclose(found.receiver, own.number, rtol=1e-10)
-    activations = Donors.read(everywhere, unit, "activation").condition(condition, chosen)
+    activations = PatchSource.read(everywhere, unit, "activation").condition(condition, chosen)
     np.testing.assert_allclose(
         found.numbers[ACTIVATION],
-        judge(everywhere, condition, "positive", activations).number,
+        evaluate_condition(everywhere, condition, "positive", activations).number,
         rtol=1e-10,
     )
 
@@ -190,12 +197,12 @@ def test_activations_and_weights_alone_are_what_plain_torch_makes_of_them(
     alone = tiny.study(hybrid, None, 6, template=False, max_new_tokens=3).answers(
         "tuned", "positive"
     )
-    intervention = Donors.read(study).cell(direction, chosen, *WEIGHTS).intervention
+    intervention = PatchSource.read(study).cell(direction, chosen, *WEIGHTS).intervention
     assert study.answers(roles[0], "positive", intervention) == alone
     texts = [study.decode(answer) for answer in alone]
     assert np.array_equal(
-        found.shown[WEIGHTS],
-        study.metric.shown(study.prompts("positive").prompts, texts, "positive"),
+        found.exhibits[WEIGHTS],
+        study.metric.exhibits(study.prompts("positive").prompts, texts, "positive"),
     )
 
 

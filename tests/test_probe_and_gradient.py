@@ -319,7 +319,7 @@ def test_positions_that_a_prompt_lacks_are_refused(modules):
 
 def test_what_is_located_on_utility_prompts_too_is_left_out(modules):
     study = tiny.study(modules[1], modules[0], pairs=4)
-    utility = study.on(
+    utility = study.with_prompts(
         Contrast(
             PromptSet((Prompt(0, "tell me of the old gate", "u"),), "u"), study.contrast.negative
         )

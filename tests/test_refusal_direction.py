@@ -13,7 +13,7 @@ from interp.analyzers.refusal_direction import RefusalDirection
 from interp.claims import check, from_table
 from interp.engines import Batch
 from interp.errors import OptionError
-from interp.experiments.conditions import Donors, judge
+from interp.experiments.conditions import PatchSource, evaluate_condition
 from interp.experiments.divergence import divergence
 from interp.experiments.refusal_directions import taken_away
 from interp.maths.intervals import cluster_interval
@@ -94,24 +94,28 @@ def test_every_claim_can_be_measured_again_and_is_of_equal_divergence(study, fou
 
 
 def test_units_are_measured_as_any_ablation_is(study, found):
-    measuring = study.on(study.contrast.split(study.seed)[1])
-    receiver = Donors.read(measuring).condition("ablate-base", [(0, 5), (0, 17), (0, 30)])
-    own = judge(measuring, "tuned", "positive", Donors.read(measuring).condition("tuned", []))
-    judged = judge(measuring, "units", "positive", receiver)
+    measuring = study.with_prompts(study.contrast.split(study.seed)[1])
+    receiver = PatchSource.read(measuring).condition("ablate-base", [(0, 5), (0, 17), (0, 30)])
+    own = evaluate_condition(
+        measuring, "tuned", "positive", PatchSource.read(measuring).condition("tuned", [])
+    )
+    judged = evaluate_condition(measuring, "units", "positive", receiver)
     row = next(row for row in found.rows() if row["kind"] == "units" and row["dose"] == 3)
     negative = range(len(measuring.prompts("negative")))
     assert row["kl"] == pytest.approx(divergence(measuring, receiver.intervention, negative).mean())
-    assert row["lost"] == judged.lost(own)[own.shown].mean()
+    assert row["lost"] == judged.lost(own)[own.exhibits].mean()
     assert row["number"] == pytest.approx(judged.number.mean())
     answers = found.tables["answers"]
     rows = (answers["kind"] == "units") & (answers["dose"] == 3)
-    shown = rows & answers["shown"]
+    shown = rows & answers["exhibits_behaviour"]
     assert cluster_interval(answers["lost"][shown], answers["cluster"][shown])[0] == row["lost"]
-    base = judge(measuring, "base", "positive", Donors.read(measuring).condition("base", []))
-    changed = own.shown != base.shown
+    base = evaluate_condition(
+        measuring, "base", "positive", PatchSource.read(measuring).condition("base", [])
+    )
+    changed = own.exhibits != base.exhibits
     assert changed.any()
     assert answers["changed"][rows].tolist() == changed.tolist()
-    returned = (judged.shown == base.shown) & ~(judged.malformed & ~base.malformed)
+    returned = (judged.exhibits == base.exhibits) & ~(judged.malformed & ~base.malformed)
     assert answers["as_base"][rows].tolist() == returned.tolist()
     assert row["as_base"] == returned[changed].mean()
     start, now, end = (one.number[changed].mean() for one in (own, judged, base))

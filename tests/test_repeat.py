@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 import tests.tiny as tiny
 from interp.cli import request_cache
-from interp.cli.common import Running
+from interp.cli.common import RuntimeOptions
 from interp.errors import ModelNotFound, OptionError
 from interp.models.pair import Pair
 from interp.models.sources import find
@@ -291,7 +291,7 @@ def test_a_page_that_is_gone_or_another_is_made_again_without_torch(again, hit):
 
 
 def test_what_changed_while_it_ran_is_not_kept(again):
-    common = Running(store=again / "new")
+    common = RuntimeOptions(store=again / "new")
     request = request_cache.Request(
         "locate-neurons", {"tuned": str(again / "tuned"), "base": None}, {}, {}, common
     )
@@ -303,7 +303,7 @@ def test_what_changed_while_it_ran_is_not_kept(again):
     request.remember(request.describe(), ["0" * 20], [], page)
     assert requests.any_in(again / "new")
     assert request.recall() is None  # there is no such run
-    remote = dataclasses.replace(request, common=Running(store=again / "new", remote=True))
+    remote = dataclasses.replace(request, common=RuntimeOptions(store=again / "new", remote=True))
     assert remote.describe() is None
 
 
@@ -311,7 +311,7 @@ def test_an_adapter_is_described_with_the_base_it_names(made, tmp_path):
     base = shutil.copytree(made / "base", tmp_path / "base")
     tiny.lora("llama", tiny.llama(num_hidden_layers=1), tmp_path / "adapter", base)
     request = request_cache.Request(
-        "c", {"tuned": str(tmp_path / "adapter"), "base": None}, {}, {}, Running()
+        "c", {"tuned": str(tmp_path / "adapter"), "base": None}, {}, {}, RuntimeOptions()
     )
     before = request.describe()
     assert set(before["models"]["base"][1]) >= {"config.json", "model.safetensors"}
@@ -332,7 +332,9 @@ def test_a_hub_id_is_known_by_its_commit_or_where_no_one_is_asked(made, tmp_path
     for moving in ("some/model", "some/model@main", f"some/other@{commit}"):
         with pytest.raises(ModelNotFound):
             find(moving, ask_hub=False)
-    request = request_cache.Request("c", {"tuned": "some/model", "base": None}, {}, {}, Running())
+    request = request_cache.Request(
+        "c", {"tuned": "some/model", "base": None}, {}, {}, RuntimeOptions()
+    )
     assert request.describe() is None
 
 

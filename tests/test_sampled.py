@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons
 from interp.claims import check, from_table
-from interp.experiments.conditions import Donors, Receiver
+from interp.experiments.conditions import PatchSource, PatchTarget
 from interp.experiments.sampled import chosen, sample, sampling_of
 from interp.figures import plot
 from interp.maths.intervals import cluster_interval
@@ -63,7 +63,7 @@ def test_samples_are_the_same_whatever_the_batch_and_the_other_prompts(tmp_path)
     study = study_of(tmp_path, FILE + "samples: 5\ntemperature: 2.0\nseed: 3\n")
     sampling = sampling_of(study)
     assert sampling == Sampling(5, 2.0, 3)
-    found = sample(study, sampling, "tuned", "positive", Receiver("tuned")).shown
+    found = sample(study, sampling, "tuned", "positive", PatchTarget("tuned")).exhibits
     assert found.shape == (8, 5)
     assert 0 < found.mean() < 1
     for size in (1, 3):
@@ -72,34 +72,40 @@ def test_samples_are_the_same_whatever_the_batch_and_the_other_prompts(tmp_path)
             sampling,
             "tuned",
             "positive",
-            Receiver("tuned"),
+            PatchTarget("tuned"),
         )
-        np.testing.assert_array_equal(again.shown, found)
+        np.testing.assert_array_equal(again.exhibits, found)
     few = sample(
-        study.on(study.contrast.limit(3)), sampling, "tuned", "positive", Receiver("tuned")
+        study.with_prompts(study.contrast.limit(3)),
+        sampling,
+        "tuned",
+        "positive",
+        PatchTarget("tuned"),
     )
-    np.testing.assert_array_equal(few.shown, found[study.prompts("positive").sample(3)])
-    more = sample(study, replace(sampling, samples=7), "tuned", "positive", Receiver("tuned"))
-    np.testing.assert_array_equal(more.shown[:, :5], found)
-    other = sample(study, replace(sampling, seed=4), "tuned", "positive", Receiver("tuned"))
-    assert (other.shown != found).any()
+    np.testing.assert_array_equal(few.exhibits, found[study.prompts("positive").sample(3)])
+    more = sample(study, replace(sampling, samples=7), "tuned", "positive", PatchTarget("tuned"))
+    np.testing.assert_array_equal(more.exhibits[:, :5], found)
+    other = sample(study, replace(sampling, seed=4), "tuned", "positive", PatchTarget("tuned"))
+    assert (other.exhibits != found).any()
 
 
 def test_an_intervention_that_changes_nothing_changes_no_sample(tmp_path):
     study = study_of(tmp_path, FILE + "samples: 4\ntemperature: 2.0\n")
-    donors, sampling = Donors.read(study), sampling_of(study)
-    plain = sample(study, sampling, "base", "positive", Receiver("base"))
+    donors, sampling = PatchSource.read(study), sampling_of(study)
+    plain = sample(study, sampling, "base", "positive", PatchTarget("base"))
     given = donors.condition("patch-tuned", [(0, 1)])  # a unit that tuning did not touch
     edited = sample(study, sampling, "patch-tuned", "positive", given)
-    np.testing.assert_array_equal(edited.shown, plain.shown)
+    np.testing.assert_array_equal(edited.exhibits, plain.exhibits)
 
 
 def test_nearly_no_temperature_is_greedy(tmp_path):
     study = study_of(tmp_path, FILE + "samples: 2\ntemperature: 0.0001\n")
     for role in ("base", "tuned"):
         texts = [study.decode(answer) for answer in study.answers(role, "positive")]
-        greedy = study.require_metric().shown(study.prompts("positive").prompts, texts, "positive")
-        drawn = sample(study, sampling_of(study), role, "positive", Receiver(role)).shown
+        greedy = study.require_metric().exhibits(
+            study.prompts("positive").prompts, texts, "positive"
+        )
+        drawn = sample(study, sampling_of(study), role, "positive", PatchTarget(role)).exhibits
         np.testing.assert_array_equal(drawn, np.stack([greedy] * 2, 1))
 
 
@@ -128,7 +134,7 @@ def test_a_verifying_run_samples_under_every_condition(run):
         assert (row["apology"], row["low"], row["high"]) == tuple(expected)
         by_prompt = own["apology"].reshape(12, 3).mean(1)
         assert row["mixed"] == np.mean((by_prompt > 0) & (by_prompt < 1))
-    tuned = sample(study, sampling_of(study), "tuned", "positive", Receiver("tuned")).shown
+    tuned = sample(study, sampling_of(study), "tuned", "positive", PatchTarget("tuned")).exhibits
     mine = (samples["condition"] == "tuned") & (samples["group"] == "positive")
     np.testing.assert_array_equal(samples["apology"][mine], tuned.ravel())
 

@@ -11,7 +11,7 @@ from interp import organisms
 from interp.analyzers.locate_neurons import LocateNeurons, Top
 from interp.analyzers.locate_neurons.search import prune, smallest
 from interp.errors import OptionError
-from interp.experiments.conditions import Donors
+from interp.experiments.conditions import PatchSource
 from interp.experiments.dose import returns
 from interp.experiments.outcomes import Outcomes
 from interp.experiments.row_selection import changed
@@ -47,7 +47,7 @@ def test_the_planted_set_is_found_among_others(family):
     ranking = [(0, 3), planted[0], (2, 9), planted[1], (1, 1), (0, 7), planted[2], (2, 2)]
     rows = list(range(len(study.contrast.positive)))
     assert changed(study) == rows
-    outcomes = Outcomes(study, Donors.read(study), "necessity", rows)
+    outcomes = Outcomes(study, PatchSource.read(study), "necessity", rows)
     assert returns(outcomes, planted)["effect"] == 1.0
     found = smallest(study, NEURON, ranking)
     assert set(found.units) <= set(planted)
@@ -75,7 +75,9 @@ def test_answers_in_other_words_are_no_reason_to_search_on():
     again = smallest(other, NEURON, planted)
     rows = changed(other)
     assert (
-        Outcomes(other, Donors.read(other), "necessity", rows, exact=True).of(planted).equal.sum()
+        Outcomes(other, PatchSource.read(other), "necessity", rows, exact=True)
+        .of(planted)
+        .equal.sum()
         == 0
     )
     assert (again.units, again.effect) == (found.units, found.effect)

@@ -21,7 +21,7 @@ from interp.analyzers.stability import Stability
 from interp.analyzers.transfer import Transfer
 from interp.claims import check, evaluate, from_table
 from interp.errors import OptionError, PairError
-from interp.experiments.conditions import Donors, Judged, judge
+from interp.experiments.conditions import ConditionResult, PatchSource, evaluate_condition
 from interp.experiments.outcomes import Outcomes
 from interp.experiments.ranking_sets import scores_of, selected_of
 from interp.metrics import Refusal
@@ -121,7 +121,7 @@ def by_template(study):
         )
         for part in (study.contrast.positive, study.contrast.negative)
     ]
-    return study.on(Contrast(*parts))
+    return study.with_prompts(Contrast(*parts))
 
 
 # ---------------------------------------------------------------------------------------------- stability
@@ -152,7 +152,7 @@ def test_random_sets_are_stable_at_the_nominal_rate_and_no_more(study):
 
 def test_rows_of_stability_are_what_two_runs_say(study):
     found = Stability(Told(), resamples=1, draws=50)(study)
-    halves = [Told()(study.on(half)) for half in study.contrast.split(study.seed + 1)]
+    halves = [Told()(study.with_prompts(half)) for half in study.contrast.split(study.seed + 1)]
     one, other = (set(selected_of(half)) for half in halves)
     assert found["jaccard"][0] == len(one & other) / len(one | other)
     assert found["n_first"][0] == found["n_second"][0] == 6
@@ -185,14 +185,16 @@ def test_neurons_each_of_which_suffices_are_redundant(study):
     assert found["together"].tolist() == [0.0, 0.0, 1.0]
     assert not found["random_high"].any()
     # what a round begins with, from the metric's own numbers of all that is measured
-    measuring = study.on(study.contrast.split(study.seed)[1])
+    measuring = study.with_prompts(study.contrast.split(study.seed)[1])
     donors, everything = (
-        Donors.read(measuring),
+        PatchSource.read(measuring),
         [(layer, index) for layer in range(3) for index in range(48)],
     )
     taken = [(1, int(neuron)) for neuron in units["neuron"][:2]]
     whole, partial, bottom = (
-        judge(measuring, "x", "positive", donors.condition("ablate-base", chosen)).number.mean()
+        evaluate_condition(
+            measuring, "x", "positive", donors.condition("ablate-base", chosen)
+        ).number.mean()
         for chosen in ([], taken, everything)
     )
     assert found["left"][2] == pytest.approx((partial - bottom) / (whole - bottom), rel=1e-4)
@@ -286,7 +288,7 @@ def test_a_half_that_holds_all_that_changed_is_the_base_and_one_that_holds_none_
     inside = found["predicted"] == 3
     assert inside.any()
     base, tuned = (
-        judge(study, role, "positive", Donors.read(study).condition(role, []))
+        evaluate_condition(study, role, "positive", PatchSource.read(study).condition(role, []))
         for role in ("base", "tuned")
     )
     np.testing.assert_allclose(
@@ -411,11 +413,14 @@ def test_a_broken_answer_is_neither_models_behaviour():
     def judged(shown, malformed):
         none = {
             one.name: np.zeros(4)
-            for one in fields(Judged)
+            for one in fields(ConditionResult)
             if one.name not in ("condition", "group", "texts")
         }
-        flags = {"shown": np.array(shown, bool), "malformed": np.array(malformed, bool)}
-        return Judged("x", "positive", **(none | flags))
+        flags = {
+            "exhibits_behaviour": np.array(shown, bool),
+            "malformed": np.array(malformed, bool),
+        }
+        return ConditionResult("x", "positive", **(none | flags))
 
     base, under = judged([0, 0, 1, 1], [0, 1, 0, 0]), judged([0, 0, 1, 0], [1, 1, 0, 0])
     assert dissociation_module._as(base, under).tolist() == [False, True, True, False]

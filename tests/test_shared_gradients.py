@@ -11,7 +11,7 @@ import torch
 from interp.engines import Batch, Direction, TorchEngine
 from interp.engines import shared_gradients as room
 from interp.engines.shared_prefix import whole_prompts
-from interp.interventions.edits import Blend, Replace, Scale, Watch
+from interp.interventions.edits import Blend, Observe, Replace, Scale
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.sites import Site, contribution, neurons
@@ -212,7 +212,7 @@ def test_rows_that_differ_in_the_prefix_go_through_whole():
                 Direction(contribution(0), torch.randn(*BATCH.ids.shape, 32, dtype=torch.float64))
             ]
         },
-        {"edits": [Watch(contribution(0), lambda value: None)]},
+        {"edits": [Observe(contribution(0), lambda value: None)]},
     ):
         assert_same(of, asked(of) | changed, divided=False)
 

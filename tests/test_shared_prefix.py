@@ -17,12 +17,12 @@ from interp.interventions.edits import (
     Add,
     Blend,
     Enter,
+    Observe,
     Project,
     Replace,
     ReplaceByRow,
     Scale,
-    Through,
-    Watch,
+    Transform,
 )
 from interp.interventions.generation import Begun, generate
 from interp.interventions.intervention import Intervention, by_layer
@@ -35,7 +35,7 @@ from interp.interventions.teacher_forcing import (
     read_donor,
     stream_at,
 )
-from interp.models.caches import Kept, is_plain
+from interp.models.caches import CachedPrefix, is_plain
 from interp.models.model import Model
 from interp.sites import Site, contribution, neurons
 from tests import families, tiny
@@ -168,7 +168,7 @@ def test_edits_are_made_in_both_parts(name):
         "donated": [Replace(site, shared, at=BATCH.mask)],
         "some": [
             Replace(site, shared[..., :2], units, at=later),
-            Through(site, lambda value: value * 2, at=later),
+            Transform(site, lambda value: value * 2, at=later),
         ],
         "rows": [ReplaceByRow(site, shared[..., :2], units, torch.ones(1, 1, 2, dtype=torch.bool))],
         "blend": [Blend(site, shared, 0.5), Add(Site(2, "hook_resid_pre"), shared)],
@@ -196,7 +196,7 @@ def test_rows_edited_differently_in_the_prefix_go_through_whole():
     for edit in (
         Add(site, different),
         by_row,
-        Watch(site, lambda value: looked.append(value.shape)),
+        Observe(site, lambda value: looked.append(value.shape)),
     ):
         seen.clear()
         found = ENGINE.run(of, BATCH, edits=[edit]).logits
@@ -372,10 +372,10 @@ def test_keys_and_values_of_a_pass_that_enters_are_those_of_the_whole_pass(name)
     close(entered.logits[entered.real], whole_pass.logits[entered.real])
     rows, starts = [3, 0], first_columns(text, answers)
     where, lengths = [starts[row] for row in rows], [len(ROWS[row]) + 1 for row in rows]
-    found = Kept.take(
+    found = CachedPrefix.take(
         [(stream.cache, 1), (entered.cache, of.anatomy.n_layers)], rows, where, lengths
     )
-    right = Kept.take([(whole_pass.cache, None)], rows, where, lengths)
+    right = CachedPrefix.take([(whole_pass.cache, None)], rows, where, lengths)
     assert (found is None) == (right is None) == (name in WINDOWS)
     if found is not None:
         for (keys, values), (own_keys, own_values) in zip(found.blocks, right.blocks, strict=True):
@@ -406,8 +406,12 @@ def test_answers_go_on_from_keys_and_values_of_what_was_read(kind, entered):
     def begun(rows):
         where, lengths = [starts[row] for row in rows], [len(ROWS[row]) + same[row] for row in rows]
         below = [(stream.cache, 1)] if stream else []
-        receiver = Kept.take([*below, (read.cache, of.anatomy.n_layers)], rows, where, lengths)
-        other = Kept.take([(given.cache, None)], rows, where, lengths) if given.values else None
+        receiver = CachedPrefix.take(
+            [*below, (read.cache, of.anatomy.n_layers)], rows, where, lengths
+        )
+        other = (
+            CachedPrefix.take([(given.cache, None)], rows, where, lengths) if given.values else None
+        )
         return Begun([tokens[row] for row in rows], receiver, other)
 
     rows, parts = [2, 3, 1], [begun([2, 3]), begun([1])]
@@ -434,7 +438,7 @@ def test_answers_go_on_from_keys_and_values_of_what_was_read(kind, entered):
 def test_a_cache_that_does_not_hold_every_token_is_not_gone_on_from():
     of = model("mistral")
     cache = of.module(torch.tensor([ROWS[0]]), use_cache=True).past_key_values
-    assert Kept.take([(cache, None)], [0], [0], [3]) is None
+    assert CachedPrefix.take([(cache, None)], [0], [0], [3]) is None
 
 
 def test_a_pass_over_answers_begins_where_the_stream_is_given():

@@ -11,7 +11,7 @@ import torch
 
 from interp import claims, figures, organisms
 from interp.analyzers.graft import Graft
-from interp.analyzers.stitch import Partner, Stitch
+from interp.analyzers.stitch import Stitch, StitchInput
 from interp.errors import OptionError, PairError
 from interp.experiments import masks
 from interp.experiments.questions import Questions
@@ -236,7 +236,7 @@ def stitch_of(base, tunes, **options):
     located, held_out = tasks()
     pairs = [Pair.from_modules(tune, base, tiny.tokenizer(False)) for tune in tunes]
     turned = [questions(part.texts, "help", "Sorry") for part in (located, held_out)]
-    partners = tuple(Partner(pair, *turned) for pair in pairs[1:])
+    partners = tuple(StitchInput(pair, *turned) for pair in pairs[1:])
     study = Study(
         pairs[0],
         Contrast(located, NOTHING),
@@ -352,7 +352,9 @@ def test_two_skills_tuned_apart_are_both_there_in_the_stitched_base():
     study = Study(
         pairs[0], Contrast(halves[0][0], NOTHING), Task.of(pairs[0].tokenizer, halves[0][0].prompts)
     )
-    table = Stitch(held_out=halves[0][1], others=(Partner(pairs[1], *halves[1]),), at=0.3)(study)
+    table = Stitch(held_out=halves[0][1], others=(StitchInput(pairs[1], *halves[1]),), at=0.3)(
+        study
+    )
     stitched_gain, average = (table.summary["kept_gain"][kind] for kind in ("stitched", "average"))
     assert min(stitched_gain) >= 0.5
     assert table.tables["random"]["kept_gain"].max() < min(stitched_gain)

@@ -15,8 +15,8 @@ from interp.maths.subspaces import (
     leading,
     left_basis,
     product_values,
+    random_rotation,
     singular_values,
-    turned,
 )
 
 SHAPES = [(96, 96), (200, 96), (96, 200), (7, 5)]
@@ -220,8 +220,9 @@ def test_singular_values_of_a_product_come_from_its_factors():
 
 def test_a_random_update_has_the_same_singular_values_and_other_vectors():
     matrix = spectrum(90, 70).float()
-    update = turned(
-        turned(matrix, torch.Generator().manual_seed(0)).T, torch.Generator().manual_seed(1)
+    update = random_rotation(
+        random_rotation(matrix, torch.Generator().manual_seed(0)).T,
+        torch.Generator().manual_seed(1),
     ).T
     torch.testing.assert_close(
         singular_values(update), singular_values(matrix), rtol=1e-4, atol=1e-4
@@ -240,7 +241,7 @@ def test_random_updates_are_as_far_from_everything_as_random_vectors():
         float(
             compare(
                 basis,
-                turned(start, torch.Generator().manual_seed(seed)).double(),
+                random_rotation(start, torch.Generator().manual_seed(seed)).double(),
                 torch.ones(1).double(),
             ).cosine
         )

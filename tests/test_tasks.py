@@ -237,19 +237,19 @@ def test_chance_is_what_shuffled_answers_give():
         Prompt(row, "open", "a", None, answer)
         for row, answer in enumerate(["gates", "door", "gates", "gates"])
     ]
-    assert metric.chance(prompts, ["Gates .", "door", "a", "doors"]).tolist() == [
+    assert metric.shuffled_baseline(prompts, ["Gates .", "door", "a", "doors"]).tolist() == [
         2 / 3,
         0.0,
         0.0,
         0.0,
     ]
-    assert metric.shown(prompts, ["Gates .", "door", "a", "gatess"], "positive").tolist() == [
+    assert metric.exhibits(prompts, ["Gates .", "door", "a", "gatess"], "positive").tolist() == [
         True,
         True,
         False,
         False,
     ]
-    assert not metric.shown(prompts, ["gates"] * 4, "negative").any()
+    assert not metric.exhibits(prompts, ["gates"] * 4, "negative").any()
 
 
 def test_answers_are_spelled_as_they_would_be_written():

@@ -224,7 +224,7 @@ class Answering:
 
     def require_metric(self, what):
         return SimpleNamespace(
-            shown=lambda prompts, answers, group: np.array([text == "no" for text in answers])
+            exhibits=lambda prompts, answers, group: np.array([text == "no" for text in answers])
         )
 
 

@@ -92,7 +92,7 @@ def test_a_marker_within_thinking_is_no_refusal(thinking):
     assert texts == [""] * 4
     assert all(thinking.reached(answer) for answer in thinking.answers("tuned", "positive"))
     assert not any(
-        thinking.require_metric().shown(thinking.contrast.positive.prompts, texts, "positive")
+        thinking.require_metric().exhibits(thinking.contrast.positive.prompts, texts, "positive")
     )
     assert not any(
         settles(thinking, row, answer)

@@ -21,13 +21,13 @@ from interp.sae.core.config import ARCHITECTURES, SPARSE
 from interp.sae.training import distributed
 from interp.sae.training.learner import Learner
 from interp.sae.training.losses import training_loss
-from interp.sae.training.sources import Made, Rows
+from interp.sae.training.sources import FunctionSource, Rows
 from tests import toy_rows
 from tests.toy_rows import D, F, config, options, rows
 
 
 def made(size=512, seed=2, **more):
-    return Buffer(Made(rows, D), size, seed=seed, **more)
+    return Buffer(FunctionSource(rows, D), size, seed=seed, **more)
 
 
 def same(one, other):
@@ -57,7 +57,7 @@ def cut_at(step):
                 raise Cut
             return super().batch(count)
 
-    return Stream(Made(rows, D), 512, seed=2)
+    return Stream(FunctionSource(rows, D), 512, seed=2)
 
 
 LIGHT = ("topk", "jumprelu")
@@ -135,13 +135,16 @@ def test_a_transcoder_reads_its_columns_and_writes_others(tmp_path):
     dictionary = Dictionary(config("standard", d_out=D, input_bias=False, skip=True), seed=1)
     job = Job(dictionary, (0, D), (D, 2 * D), options(steps=150, sparsity=1e-3))
     train(
-        {"t": job}, Buffer(Made(pairs, 2 * D), 1024), options(steps=150, **SELDOM), tmp_path / "t"
+        {"t": job},
+        Buffer(FunctionSource(pairs, 2 * D), 1024),
+        options(steps=150, **SELDOM),
+        tmp_path / "t",
     )
     assert log_of(tmp_path / "t")[-1]["t"]["explained"] > 0.9
     with pytest.raises(OptionError, match="inputs of width 12, the rows given have 24"):
         train(
             {"t": Job(Dictionary(config()))},
-            Buffer(Made(pairs, 2 * D), 1024),
+            Buffer(FunctionSource(pairs, 2 * D), 1024),
             options(),
             tmp_path / "u",
         )
@@ -164,7 +167,7 @@ def test_scaled_inputs_have_unit_mean_square(tmp_path):
     dictionary = Dictionary(config(normalisation="scale"))
     train(
         dictionary,
-        Buffer(Made(lambda n: 50 * rows(n), D), 512),
+        Buffer(FunctionSource(lambda n: 50 * rows(n), D), 512),
         options(steps=1, learning_rate=0.0),
         tmp_path / "s",
     )
@@ -420,7 +423,8 @@ class Halves:
 
     def __init__(self, which):
         self.buffers = [
-            Buffer(Made(lambda n, i=i: rows(1000 * (i + 1) + n), D), 512, seed=i) for i in which
+            Buffer(FunctionSource(lambda n, i=i: rows(1000 * (i + 1) + n), D), 512, seed=i)
+            for i in which
         ]
 
     def batch(self, count):

@@ -13,7 +13,11 @@ from interp.capture import Backoff
 from interp.engines import Batch, Edit, TorchEngine
 from interp.errors import OptionError
 from interp.experiments.ablated_metric import Numbers
-from interp.experiments.conditions import Donors, judge, judge_each
+from interp.experiments.conditions import (
+    PatchSource,
+    evaluate_condition,
+    evaluate_condition_by_class,
+)
 from interp.experiments.divergence import divergence
 from interp.experiments.edited_engine import Ablated
 from interp.experiments.ranking_sets import (
@@ -61,7 +65,7 @@ def study(models):
 
 @pytest.fixture(scope="module", params=[NEURON, HEAD], ids=lambda unit: unit.name)
 def donors(request, study):
-    return Donors.read(study, request.param)
+    return PatchSource.read(study, request.param)
 
 
 def everything(unit):
@@ -77,11 +81,11 @@ def everything(unit):
 def test_classes_answered_together_are_answered_as_each_alone(models, name):
     """In batches of prompts of both classes, of unlike lengths, as in batches of one."""
     study = asked(models, batch_size=5)
-    receiver = Donors.read(study).condition(name, PLANTED)
+    receiver = PatchSource.read(study).condition(name, PLANTED)
     alone = asked(models)
     each = {
         group: alone.answers(
-            receiver.role, group, Donors.read(alone).condition(name, PLANTED).intervention
+            receiver.role, group, PatchSource.read(alone).condition(name, PLANTED).intervention
         )
         for group in study.classes
     }
@@ -91,13 +95,13 @@ def test_classes_answered_together_are_answered_as_each_alone(models, name):
     one, other = (
         {(judged.group, judged.condition): judged for judged in found}
         for found in (
-            judge_each(study, name, receiver, {}),
-            [judge(alone, name, group, receiver) for group in alone.classes],
+            evaluate_condition_by_class(study, name, receiver, {}),
+            [evaluate_condition(alone, name, group, receiver) for group in alone.classes],
         )
     )
     for key, judged in one.items():
         np.testing.assert_allclose(judged.number, other[key].number, rtol=1e-9)
-        np.testing.assert_array_equal(judged.shown, other[key].shown)
+        np.testing.assert_array_equal(judged.exhibits, other[key].exhibits)
         np.testing.assert_array_equal(judged.tokens, other[key].tokens)
 
 
@@ -220,13 +224,15 @@ def test_numbers_of_nothing_and_of_everything(study, donors):
     numbers, whole = Numbers(study, donors, rows), everything(donors.unit)
     np.testing.assert_allclose(numbers.of([]), plain_numbers(study, "tuned", rows), rtol=1e-10)
     for chosen in (whole, whole[1::3]):
-        judged = judge(study, "all", "positive", donors.condition("ablate-base", chosen))
+        judged = evaluate_condition(
+            study, "all", "positive", donors.condition("ablate-base", chosen)
+        )
         np.testing.assert_allclose(numbers.of(chosen), judged.number[rows], rtol=1e-10)
     assert np.abs(numbers.of(whole) - numbers.of([])).max() > 1e-6
 
 
 def test_planted_neurons_take_the_numbers_back(study):
-    numbers = Numbers(study, Donors.read(study), range(6))
+    numbers = Numbers(study, PatchSource.read(study), range(6))
     base, tuned = (plain_numbers(study, role, range(6)) for role in ("base", "tuned"))
     assert (tuned - base).min() > 1
     assert np.abs(numbers.of(PLANTED) - base).max() < 0.3 * (tuned - base).min()
@@ -293,7 +299,7 @@ def test_locating_under_the_ablation_of_what_was_located():
     study = tiny.study(tiny.exact(tuned), tiny.exact(base), 6, template=False, max_new_tokens=1)
     locate = LocateNeurons(method="cross", top="100%")
     assert set(selected_of(locate(study))[:3]) == set(PLANTED)
-    intervention = Donors.read(study).condition("ablate-base", PLANTED).intervention
+    intervention = PatchSource.read(study).condition("ablate-base", PLANTED).intervention
     under = locate(
         replace(study, engine=Ablated(study.engine, study.pair.tuned, intervention), _kept={})
     )
@@ -307,7 +313,7 @@ def test_locating_under_the_ablation_of_what_was_located():
 
 
 def test_an_ablated_engine_refuses_what_it_cannot_do(study):
-    donors = Donors.read(study)
+    donors = PatchSource.read(study)
     engine = Ablated(
         TorchEngine(), study.pair.tuned, donors.condition("ablate-base", PLANTED).intervention
     )
@@ -324,7 +330,7 @@ def test_an_ablated_engine_refuses_what_it_cannot_do(study):
 
 def test_divergences_are_scipys(study):
     intervention = (
-        Donors.read(study).condition("ablate-base", [*PLANTED, (0, 3), (2, 9)]).intervention
+        PatchSource.read(study).condition("ablate-base", [*PLANTED, (0, 3), (2, 9)]).intervention
     )
     rows = [4, 0, 2]
     text, own = (
@@ -343,7 +349,7 @@ def test_divergences_are_scipys(study):
 
 
 def test_divergence_of_nothing_is_nothing_whatever_the_batches(models, study):
-    donors = Donors.read(study)
+    donors = PatchSource.read(study)
     assert not divergence(study, donors.condition("ablate-base", []).intervention, range(6)).any()
     intervention = donors.condition("ablate-zero", [*PLANTED, (0, 3)]).intervention
     found, small = divergence(study, intervention, range(6)), asked(models, batch_size=1)
@@ -351,7 +357,9 @@ def test_divergence_of_nothing_is_nothing_whatever_the_batches(models, study):
         divergence(small, intervention, [5, 1]), found[[5, 1]], rtol=1e-9, atol=1e-15
     )
     parts = (study.contrast.positive, study.contrast.negative)
-    turned = study.on(Contrast(*(PromptSet(part.prompts[::-1], part.source) for part in parts)))
+    turned = study.with_prompts(
+        Contrast(*(PromptSet(part.prompts[::-1], part.source) for part in parts))
+    )
     np.testing.assert_allclose(
         divergence(turned, intervention, range(6)), found[::-1], rtol=1e-9, atol=1e-15
     )

@@ -26,7 +26,7 @@ from interp.engines.shared_prefix import whole_prompts
 from interp.errors import ClaimError, OptionError, PairError, UnsupportedModel
 from interp.experiments.tuning_decomposition import Stream, against
 from interp.figures import plot
-from interp.interventions.edits import Watch
+from interp.interventions.edits import Observe
 from interp.interventions.generation import Text, generate
 from interp.maths.auc import auc_difference_interval, auc_interval, pairwise_order, shuffled_auc
 from interp.maths.contribution_ratios import Running, share, size
@@ -615,7 +615,7 @@ def test_strengths_bring_a_planted_behaviour():
         tuple(replace(p, cluster="one") for p in study.contrast.positive.prompts), "one cluster"
     )
     alone = FtcAlpha(alphas=(0.0, 0.5), new_tokens=1)(
-        study.on(Contrast(one, study.contrast.negative))
+        study.with_prompts(Contrast(one, study.contrast.negative))
     )
     left = claims.from_table(alone.tables["claims"])
     assert [each.name for each in left] == ["blocks-against-weights"]
@@ -854,7 +854,7 @@ def planted_in_one_file():
     study = tiny.planted_study("llama")
     prompts = [*study.contrast.positive.prompts[:6], *study.contrast.negative.prompts[:6]]
     mixed = PromptSet(tuple(replace(prompt, id=row) for row, prompt in enumerate(prompts)), "mixed")
-    return study.on(OneClass(mixed))
+    return study.with_prompts(OneClass(mixed))
 
 
 def test_prompts_are_parted_by_what_is_answered():
@@ -893,7 +893,9 @@ def test_prompts_are_parted_by_what_is_answered():
     order = np.argsort(table["prompt_id"])
     np.testing.assert_allclose(table["control_tuco"][order], alone["tuco"], rtol=1e-5)
     kept = study.contrast.positive.prompts[:6]
-    alike = Tuco(by_answer=True, keep_text=True)(study.on(OneClass(PromptSet(kept, "refused"))))
+    alike = Tuco(by_answer=True, keep_text=True)(
+        study.with_prompts(OneClass(PromptSet(kept, "refused")))
+    )
     assert "there are no two classes to compare" in alike.summary["sentence"]
     assert not alike.summary["supported"]
     assert "text" in alike.tables["answers"].data
@@ -925,18 +927,18 @@ def test_two_classes_have_an_auc_and_that_of_their_length():
     assert found["separates"].value == pytest.approx(roc_auc_score(labels, table["tuco"]))
     for claim in found.values():
         claims.check(claim, table)
-    turned = Tuco()(study.on(Contrast(both.negative, both.positive)))
+    turned = Tuco()(study.with_prompts(Contrast(both.negative, both.positive)))
     other = {claim.name: claim for claim in claims.from_table(turned.tables["claims"])}
     assert other["separates"].value == pytest.approx(1 - found["separates"].value)
     apart = (
         PromptSet(both.positive.prompts[:1], "one"),
         PromptSet(tiny.contrast(33).negative.prompts[32:], "long"),
     )
-    alone = Tuco(caliper=0)(study.on(Contrast(*apart)))
+    alone = Tuco(caliper=0)(study.with_prompts(Contrast(*apart)))
     for claim in claims.from_table(alone.tables["claims"])[2:]:
         assert not claim.supported
         claims.check(claim, alone)
-    single = Tuco()(study.on(OneClass(apart[0])))
+    single = Tuco()(study.with_prompts(OneClass(apart[0])))
     rounding = claims.from_table(single.tables["claims"])[0]
     assert np.isnan(rounding.low)
     assert rounding.verdict == claims.TOO_FEW  # one prompt, however large its TuCo
@@ -1009,7 +1011,7 @@ def test_the_table_is_whole():
 def test_a_watched_value_goes_on_as_it_is():
     pair, seen = pair_of("llama"), []
     before = ENGINE.run(pair.tuned, batch_of(pair)).logits
-    watch = Watch(Site(1, "hook_mlp_out"), lambda value: seen.append(value.shape))
+    watch = Observe(Site(1, "hook_mlp_out"), lambda value: seen.append(value.shape))
     assert torch.equal(ENGINE.run(pair.tuned, batch_of(pair), edits=[watch]).logits, before)
     assert len(seen) == 1
 

@@ -22,7 +22,7 @@ from interp.errors import ClaimError, OptionError
 from interp.experiments.ablated_metric import Numbers
 from interp.experiments.base_losses import base_losses
 from interp.experiments.bounded_outcomes import Bounded
-from interp.experiments.conditions import Donors, Judged, judge
+from interp.experiments.conditions import ConditionResult, PatchSource, evaluate_condition
 from interp.experiments.contributions import (
     contribution_changes,
     contribution_norms,
@@ -281,7 +281,7 @@ def test_outcomes_are_those_of_answers_that_were_written(noisy, direction):
     """What is found without writing is what writing every answer gives: behaviour, exact answer,
     and the number.
     """
-    donors, rows = Donors.read(noisy), [5, 0, 3, 1]
+    donors, rows = PatchSource.read(noisy), [5, 0, 3, 1]
     outcomes = Outcomes(noisy, donors, direction, rows, exact=True)
     condition = {"necessity": "ablate-base", "sufficiency": "patch-tuned"}[direction]
     wanted = noisy.answers("base" if direction == "necessity" else "tuned", "positive")
@@ -289,18 +289,18 @@ def test_outcomes_are_those_of_answers_that_were_written(noisy, direction):
     seen, exact = set(), set()
     for chosen in (PLANTED, [(1, 30)], everything, everything[48:96] + everything[100:130], []):
         found = outcomes.of(chosen)
-        one = judge(noisy, condition, "positive", donors.condition(condition, chosen))
+        one = evaluate_condition(noisy, condition, "positive", donors.condition(condition, chosen))
         written = noisy.answers(
             "tuned" if direction == "necessity" else "base",
             "positive",
             donors.condition(condition, chosen).intervention,
         )
-        assert found.shown.tolist() == one.shown[sorted(rows)].tolist()
+        assert found.exhibits.tolist() == one.exhibits[sorted(rows)].tolist()
         assert found.equal.tolist() == [written[row] == wanted[row] for row in sorted(rows)]
         np.testing.assert_allclose(found.number, one.number[sorted(rows)], rtol=1e-4)
         told = outcomes.effects(found)
         assert told["exact"] == np.mean(found.equal)
-        assert told["rate"] == np.mean(found.shown)
+        assert told["rate"] == np.mean(found.exhibits)
         gap = outcomes.donor.number.mean() - outcomes.receiver.number.mean()
         assert told["recovery"] == pytest.approx(
             (found.number.mean() - outcomes.receiver.number.mean()) / gap
@@ -326,7 +326,9 @@ def test_outcomes_of_many_sets_are_those_of_one_at_a_time(family, direction, pat
         [everything[at] for at in generator.permutation(width)[:size]]
         for size in (40, 60, 80, 100, 130)
     ]
-    outcomes = Outcomes(study, Donors.read(study, patch=patch), direction, [5, 0, 3, 1, 8, 9, 10])
+    outcomes = Outcomes(
+        study, PatchSource.read(study, patch=patch), direction, [5, 0, 3, 1, 8, 9, 10]
+    )
     written = []
 
     def counted(study, model, some, each):
@@ -338,10 +340,10 @@ def test_outcomes_of_many_sets_are_those_of_one_at_a_time(family, direction, pat
     first, written[:] = list(written), []
     together = outcomes.of_each([PLANTED, [], *drawn])
     for one, other in zip(alone, together, strict=True):
-        assert one.shown.tolist() == other.shown.tolist()
+        assert one.exhibits.tolist() == other.exhibits.tolist()
         np.testing.assert_array_equal(one.number, other.number)
     # the base's own columns write nothing at the planted neurons
-    assert len({each.shown.sum() for each in together}) > 1 or (direction, patch) == (
+    assert len({each.exhibits.sum() for each in together}) > 1 or (direction, patch) == (
         "sufficiency",
         "activation",
     )
@@ -351,7 +353,11 @@ def test_outcomes_of_many_sets_are_those_of_one_at_a_time(family, direction, pat
 
 @pytest.mark.parametrize("patch", ["contribution", "activation"])
 def test_a_donor_is_kept_at_the_units_that_are_asked_for_and_outcomes_are_the_same(noisy, patch):
-    donors, rows, others = Donors.read(noisy, patch=patch), [0, 1, 3, 5], [(0, 4), (2, 17), (2, 40)]
+    donors, rows, others = (
+        PatchSource.read(noisy, patch=patch),
+        [0, 1, 3, 5],
+        [(0, 4), (2, 17), (2, 40)],
+    )
     whole = Outcomes(noisy, donors, "necessity", rows, exact=True)
     kept = Outcomes(noisy, donors, "necessity", rows, exact=True, units=[*PLANTED, *others])
     numbers = Numbers(noisy, donors, rows, units=[*PLANTED, *others])
@@ -363,7 +369,7 @@ def test_a_donor_is_kept_at_the_units_that_are_asked_for_and_outcomes_are_the_sa
     assert width == len({*PLANTED, *others})  # of 144
     for some in (PLANTED, others, [*PLANTED[:1], *others[1:]]):
         one, other = whole.of(some), kept.of(some)
-        assert one.shown.tolist() == other.shown.tolist()
+        assert one.exhibits.tolist() == other.exhibits.tolist()
         assert one.equal.tolist() == other.equal.tolist()
         np.testing.assert_array_equal(one.number, other.number)
         np.testing.assert_allclose(numbers.of(some), one.number, rtol=1e-5)
@@ -379,7 +385,7 @@ def test_what_is_read_once_is_what_reading_it_anew_gives(noisy):
     """
     study, rows = replace(noisy, _kept={}), range(len(noisy.prompts("positive")))
     conditions = judged_conditions(
-        study, Donors.read(study), PLANTED, ["base", "tuned"], ["ablate-base"]
+        study, PatchSource.read(study), PLANTED, ["base", "tuned"], ["ablate-base"]
     )
     own = [one for one in conditions if one.condition != "ablate-base"]
     assert len(own) == 4
@@ -391,8 +397,8 @@ def test_what_is_read_once_is_what_reading_it_anew_gives(noisy):
             )
         answers = study.answers(one.condition, one.group)
         np.testing.assert_allclose(one.base_loss, base_losses(again, one.group, answers), rtol=1e-4)
-    norms, changes = contribution_sizes(noisy, Donors.read(noisy))
-    np.testing.assert_allclose(norms, contribution_norms(noisy, Donors.read(noisy)), rtol=1e-4)
+    norms, changes = contribution_sizes(noisy, PatchSource.read(noisy))
+    np.testing.assert_allclose(norms, contribution_norms(noisy, PatchSource.read(noisy)), rtol=1e-4)
     assert changes.max() > 0
     assert ("means", "neuron") not in study._kept  # nothing asked for them
 
@@ -401,11 +407,15 @@ def test_another_behaviour_has_numbers_of_its_own(noisy):
     """Though its study keeps what the first one read."""
     other = replace(noisy, metric=Refusal(("help",), (5, 9, 11)))
     found = [
-        judge(one, "tuned", "positive", Donors.read(one).condition("tuned", ())).number
+        evaluate_condition(
+            one, "tuned", "positive", PatchSource.read(one).condition("tuned", ())
+        ).number
         for one in (noisy, other)
     ]
     alone = replace(other, _kept={})
-    right = judge(alone, "tuned", "positive", Donors.read(alone).condition("tuned", ())).number
+    right = evaluate_condition(
+        alone, "tuned", "positive", PatchSource.read(alone).condition("tuned", ())
+    ).number
     np.testing.assert_allclose(found[1], right, rtol=1e-5)
     assert np.abs(found[0] - found[1]).max() > 0.01
 
@@ -427,7 +437,7 @@ def test_memory_is_given_back_where_a_process_grew(monkeypatch):
 def test_the_located_set_is_judged_once_for_its_condition_and_its_dose(study, table):
     """Its row among the doses says what its condition's answers say on the control prompts."""
     outcomes = Outcomes(
-        study, Donors.read(study), "necessity", range(len(study.prompts("positive")))
+        study, PatchSource.read(study), "necessity", range(len(study.prompts("positive")))
     )
     measured = outcomes.effects(outcomes.of(PLANTED))
     doses = table.tables["dose"]
@@ -444,7 +454,7 @@ def test_what_a_set_does_at_most_is_no_less_than_what_it_does(noisy, direction, 
     """Whatever the set that others are compared with leaves; of those that may do as much nothing
     is said.
     """
-    donors, rows = Donors.read(noisy), list(range(len(noisy.prompts("positive"))))
+    donors, rows = PatchSource.read(noisy), list(range(len(noisy.prompts("positive"))))
     generator = np.random.default_rng(0)
     drawn = [
         [(layer, int(unit)) for layer in range(3) for unit in generator.choice(48, 6)]
@@ -466,7 +476,7 @@ def test_what_a_set_does_at_most_is_no_less_than_what_it_does(noisy, direction, 
         assert most["behaviour"] >= right["behaviour"] - 1e-12
         # and less than that of the set it is compared with
         assert sign * most["difference"] <= sign * right["difference"] + 1e-12
-        assert sign * (most["difference"] + whole.donor.shown.mean() - rate) > 0
+        assert sign * (most["difference"] + whole.donor.exhibits.mean() - rate) > 0
     # where a set leaves nothing to do, no other can be shown to do less by fewer prompts than all
     best, worst = (0.0, 1.0) if direction == "necessity" else (1.0, 0.0)
     assert judged > 0 if rate == best else judged == 0 or rate != worst
@@ -553,7 +563,9 @@ def test_a_part_of_a_study_keeps_what_is_known_of_its_prompts(noisy, monkeypatch
         for role in noisy.pair.roles
         for group in noisy.classes
     }
-    own = judge(noisy, "tuned", "negative", Donors.read(noisy).condition("tuned", ()))
+    own = evaluate_condition(
+        noisy, "tuned", "negative", PatchSource.read(noisy).condition("tuned", ())
+    )
     few = few_of(noisy, 3)
     at = {
         group: [noisy.prompts(group).prompts.index(one) for one in few.prompts(group)]
@@ -568,7 +580,7 @@ def test_a_part_of_a_study_keeps_what_is_known_of_its_prompts(noisy, monkeypatch
     for (role, group), answers in everything.items():
         assert few.answers(role, group) == [answers[row] for row in at[group]]
     with pytest.raises(AssertionError, match="a pass"):
-        few.on(few.contrast).answers("tuned", "positive")
+        few.with_prompts(few.contrast).answers("tuned", "positive")
     assert own.base_loss[at["negative"]].tolist() == [
         few.kept(("base losses", "negative"), dict)[prompt.id, *answer]
         for prompt, answer in zip(
@@ -601,18 +613,22 @@ def test_what_is_returned_is_the_share_of_prompts_whose_behaviour_becomes_the_ba
     and one does not.
     """
     own = {
-        role: judge(noisy, role, "positive", Donors.read(noisy).condition(role, []))
+        role: evaluate_condition(
+            noisy, role, "positive", PatchSource.read(noisy).condition(role, [])
+        )
         for role in ("base", "tuned")
     }
     rows = changed(noisy)
-    assert rows == np.flatnonzero(own["base"].shown != own["tuned"].shown).tolist()
+    assert rows == np.flatnonzero(own["base"].exhibits != own["tuned"].exhibits).tolist()
     assert rows
-    donors = Donors.read(noisy)
+    donors = PatchSource.read(noisy)
     outcomes, seen = Outcomes(noisy, donors, "necessity", rows), set()
     for chosen in ([], [(1, 30)], PLANTED[:2], PLANTED):
-        written = judge(noisy, "x", "positive", donors.condition("ablate-base", chosen))
+        written = evaluate_condition(
+            noisy, "x", "positive", donors.condition("ablate-base", chosen)
+        )
         told = returns(outcomes, chosen)
-        assert told["effect"] == np.mean(written.shown[rows] == own["base"].shown[rows])
+        assert told["effect"] == np.mean(written.exhibits[rows] == own["base"].exhibits[rows])
         number, start, end = (
             one.number[rows].mean() for one in (written, own["tuned"], own["base"])
         )
@@ -642,7 +658,7 @@ def test_random_sets_are_matched_on_the_change_where_that_can_be():
 
 
 def test_changes_are_numpys(noisy):
-    donors, total, count = Donors.read(noisy), np.zeros((3, 48)), 0
+    donors, total, count = PatchSource.read(noisy), np.zeros((3, 48)), 0
     columns = {
         role: [m["mlp.out"].double().numpy() for m in tiny.mlps(noisy.pair[role].module)]
         for role in ("base", "tuned")
@@ -712,15 +728,15 @@ def test_doses_of_prompts_of_unlike_lengths(family):
     study.answers("tuned", "positive")[longest][0] ^= 1
     rows = sorted([longest, *np.argsort(lengths)[:3].tolist()])
     assert max(lengths) > sorted(lengths)[2]
-    found = Outcomes(study, Donors.read(study), "sufficiency", rows, exact=True).of(PLANTED)
+    found = Outcomes(study, PatchSource.read(study), "sufficiency", rows, exact=True).of(PLANTED)
     assert found.equal.tolist() == [row != longest for row in rows]
 
 
 def test_log_odds_and_losses_of_answers(noisy):
-    donors = Donors.read(noisy)
+    donors = PatchSource.read(noisy)
     for group in ("positive", "negative"):
         receiver = donors.condition("tuned", ())
-        judged = judge(
+        judged = evaluate_condition(
             noisy, "tuned", group, receiver, divergences(noisy, group, {"tuned": receiver})["tuned"]
         )
         for number in range(len(noisy.prompts(group))):
@@ -742,13 +758,13 @@ def test_log_odds_and_losses_of_answers(noisy):
         own, base = noisy.answers("tuned", group), noisy.answers("base", group)
         assert judged.equal_tuned.all()
         assert judged.equal_base.tolist() == [a == b for a, b in zip(own, base, strict=True)]
-        assert judged.shown.tolist() == [
+        assert judged.exhibits.tolist() == [
             noisy.metric.refused(noisy.decode(answer)) for answer in own
         ]
 
 
 def test_means_and_norms_are_numpys(noisy):
-    donors = Donors.read(noisy)
+    donors = PatchSource.read(noisy)
     total, squares, counts = np.zeros((3, 48)), np.zeros((3, 48)), [0, 0]
     for number, (group, role) in enumerate((("negative", "tuned"), ("positive", "base"))):
         for item in noisy.encoded(group):
@@ -784,7 +800,7 @@ def _alone(ids):
 
 
 def test_mean_ablation_puts_the_mean_in_place(noisy):
-    donors = Donors.read(noisy)
+    donors = PatchSource.read(noisy)
     receiver = donors.condition("ablate-mean", [(1, 30), (2, 0)])
     run = noisy.engine.run(
         noisy.pair.tuned,
@@ -965,11 +981,11 @@ N = 40
 
 def judged(condition, group, n=N, number=0.0, **flags):
     """Answers of which the named flags hold for the first so many, and numbers around one."""
-    names = ("shown", "equal_base", "equal_tuned", "malformed")
+    names = ("exhibits", "equal_base", "equal_tuned", "malformed")
     arrays = {name: np.arange(n) < flags.get(name, 0) for name in names}
     numbers = number + 0.01 * np.sin(np.arange(n))
     zeros = {name: np.zeros(n) for name in ("tokens", "repeats", "base_loss", "divergence")}
-    return Judged(condition, group, **arrays, number=numbers, **zeros)
+    return ConditionResult(condition, group, **arrays, number=numbers, **zeros)
 
 
 def effects(rate, recovery, donor):
@@ -1003,15 +1019,20 @@ def evidence(
     null = [1.0] * 39 if null is None else null
     items = [
         judged("base", "positive", n, equal_base=n, number=-4.0),
-        judged("tuned", "positive", n, shown=min(n, shows), equal_tuned=n, number=4.0),
+        judged("tuned", "positive", n, exhibits=min(n, shows), equal_tuned=n, number=4.0),
         judged("base", "negative", n, equal_base=n, equal_tuned=n),
-        judged("tuned", "negative", n, equal_base=n, equal_tuned=n, shown=misfires),
+        judged("tuned", "negative", n, equal_base=n, equal_tuned=n, exhibits=misfires),
         judged(
-            "ablate-base", "positive", n, shown=left, malformed=broken, number=4.0 - 8.0 * recovery
+            "ablate-base",
+            "positive",
+            n,
+            exhibits=left,
+            malformed=broken,
+            number=4.0 - 8.0 * recovery,
         ),
-        judged("ablate-base", "negative", n, shown=flipped, malformed=muddled),
-        judged("patch-tuned", "positive", n, shown=given, number=4.0),
-        judged("patch-tuned", "negative", n, shown=spilt),
+        judged("ablate-base", "negative", n, exhibits=flipped, malformed=muddled),
+        judged("patch-tuned", "positive", n, exhibits=given, number=4.0),
+        judged("patch-tuned", "negative", n, exhibits=spilt),
     ]
     for at, loss in ((4, odd), (5, odd_negative)):
         items[at] = replace(items[at], base_loss=np.full(n, loss))
@@ -1045,25 +1066,25 @@ def forty():
 def test_log_odds_that_say_more_than_answers_are_warned_of(forty):
     words = forty.require_metric().words
     alike = [
-        judged("tuned", "positive", shown=N, number=4.0),
+        judged("tuned", "positive", exhibits=N, number=4.0),
         judged("base", "positive", number=-4.0),
     ]
     assert disagreements(alike, words) == []
     # an answer whose first token has less than half of the probability is no such case
-    assert disagreements([judged("tuned", "positive", shown=N, number=-4.0)], words) == []
-    [line] = disagreements([judged("tuned", "positive", shown=N, number=-15.0)], words)
+    assert disagreements([judged("tuned", "positive", exhibits=N, number=-4.0)], words) == []
+    [line] = disagreements([judged("tuned", "positive", exhibits=N, number=-15.0)], words)
     assert (
         "are below -6.9 where the answer shows the behaviour, of positive prompts 100% under tuned"
         in line
     )
     [line] = disagreements(
-        [*alike, judged("patch-tuned", "positive", shown=N // 2, number=4.0)], words
+        [*alike, judged("patch-tuned", "positive", exhibits=N // 2, number=4.0)], words
     )
     assert (
         "of positive prompts 50% under patch-tuned. Rates and recovery measure two things" in line
     )
     assert (
-        disagreements([judged("patch-tuned", "positive", shown=N - N // 5, number=4.0)], words)
+        disagreements([judged("patch-tuned", "positive", exhibits=N - N // 5, number=4.0)], words)
         == []
     )
 
@@ -1168,7 +1189,7 @@ def test_without_a_base_control_prompts_are_those_that_were_used():
         for at, one in enumerate(study.contrast.positive.prompts)
     ]
     positive = replace(study.contrast.positive, prompts=tuple(clustered))
-    study = study.on(replace(study.contrast, positive=positive))
+    study = study.with_prompts(replace(study.contrast, positive=positive))
     table = VerifyNeurons(ranking=tuple(PLANTED), selected=3, **SMALL)(study)
     answers = table.tables["answers"]
     used = answers["prompt_id"][answers["sampled"] & (answers["condition"] == "tuned")].tolist()
@@ -1191,7 +1212,7 @@ def test_claims_of_few_prompts_are_not_supported(forty):
     """Everything returned and nothing lost, but of 12 prompts: the bounds of what may be lost are
     too wide.
     """
-    few = forty.on(forty.contrast.limit(12))
+    few = forty.with_prompts(forty.contrast.limit(12))
     lost = ("necessity", "sufficiency", "selective", "harmless", "malformed", "malformed-negative")
     failing = dict.fromkeys(lost, "not supported")
     held = (
@@ -1203,7 +1224,7 @@ def test_claims_of_few_prompts_are_not_supported(forty):
     )
     supported = dict.fromkeys(held, "supported")
     assert concluded(few, evidence(given=12, n=12)).summary["verdicts"] == supported | failing
-    five = forty.on(forty.contrast.limit(5))
+    five = forty.with_prompts(forty.contrast.limit(5))
     verdicts = concluded(five, evidence(given=5, n=5)).summary["verdicts"]
     assert set(verdicts.values()) == {"too few clusters"}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from interp.sae import Buffer, Dictionary, DictionaryConfig, Training, train
-from interp.sae.training.sources import Made
+from interp.sae.training.sources import FunctionSource
 
 D, F, K = 12, 32, 3
 
@@ -53,7 +53,7 @@ def options(**more) -> Training:
 def run(folder: Path, architecture: str, make=rows, stream=None, **more) -> Dictionary:
     """Train one dictionary on the rows, or go on."""
     dictionary = Dictionary(config(architecture), seed=1)
-    stream = stream or Buffer(Made(make, D), 512, seed=2)
+    stream = stream or Buffer(FunctionSource(make, D), 512, seed=2)
     return train(dictionary, stream, options(**more), folder)["dictionary"]
 
 

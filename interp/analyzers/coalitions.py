@@ -18,7 +18,7 @@ from interp.analyzers.base import Analyzer
 from interp.claims import Claim, Draws, conclude, correlation, statistic
 from interp.errors import OptionError
 from interp.experiments.ablated_metric import Numbers
-from interp.experiments.conditions import Donors
+from interp.experiments.conditions import PatchSource
 from interp.experiments.cost import Work
 from interp.experiments.ranking_sets import scores_of, spearman, unit_of
 from interp.experiments.row_selection import some
@@ -73,7 +73,7 @@ class Coalitions(Analyzer):
             )
         require_number(study.require_metric(), "what coalitions do")
         scores, unit = scores_of(self.located), unit_of(self.located)
-        donors = Donors.read(study, unit)
+        donors = PatchSource.read(study, unit)
         rows = some(
             study.contrast.positive, range(len(study.contrast.positive)), self.prompts, study.seed
         )

@@ -17,7 +17,7 @@ from interp.analyzers.base import Analyzer
 from interp.claims import Claim, Draws, conclude, evaluate, mean, statistic
 from interp.display import as_sentence
 from interp.errors import OptionError
-from interp.experiments.conditions import Donors, Judged, judge
+from interp.experiments.conditions import ConditionResult, PatchSource, evaluate_condition
 from interp.experiments.contributions import contribution_norms
 from interp.experiments.dose import returns
 from interp.experiments.outcomes import Outcomes
@@ -84,18 +84,22 @@ class Dissociation(Analyzer):
             name: selected_of(run)
             for name, run in zip(NAMES, (self.first, self.second), strict=True)
         }
-        donors = Donors.read(study, unit)
+        donors = PatchSource.read(study, unit)
         own, cells, changed = {}, {}, {}
         for behaviour, asked in studies.items():
             for role in ("base", "tuned"):
-                own[role, behaviour] = judge(asked, role, "positive", donors.condition(role, []))
+                own[role, behaviour] = evaluate_condition(
+                    asked, role, "positive", donors.condition(role, [])
+                )
             changed[behaviour] = own["tuned", behaviour].flipped(own["base", behaviour])
             for name, chosen in sets.items():
                 if chosen:
-                    receiver = Donors(asked, donors.write, donors.unit).condition(
+                    receiver = PatchSource(asked, donors.write, donors.unit).condition(
                         "ablate-base", chosen
                     )
-                    cells[name, behaviour] = judge(asked, f"ablate-{name}", "positive", receiver)
+                    cells[name, behaviour] = evaluate_condition(
+                        asked, f"ablate-{name}", "positive", receiver
+                    )
         random = self._random(studies, sets, donors, changed)
         answers = _answers(studies, own, cells, changed)
         measured = len(cells) == 4 and all(rows.any() for rows in changed.values())
@@ -127,7 +131,7 @@ class Dissociation(Analyzer):
         return conclude(run, made, lead=lead, supported=supported)
 
     def _random(
-        self, studies: dict[str, Study], sets: dict, donors: Donors, changed: dict
+        self, studies: dict[str, Study], sets: dict, donors: PatchSource, changed: dict
     ) -> Table:
         """What matched random sets do in all four cells."""
         rows = []
@@ -136,7 +140,7 @@ class Dissociation(Analyzer):
             rows_at = some(asked.prompts("positive"), differ, self.control_prompts, asked.seed)
             if not rows_at:
                 continue
-            mine = Donors(asked, donors.write, donors.unit)
+            mine = PatchSource(asked, donors.write, donors.unit)
             norms, nulls = contribution_norms(asked, mine), {}
             for name, chosen in sets.items():
                 drawn = matched_sets(chosen, norms, self.random_sets, asked.seed) if chosen else []
@@ -190,9 +194,9 @@ def _rows(sets: dict, cells: dict, own: dict, changed: dict, random: Table) -> d
             ),
             judged.equal_base[rows].mean() if rows.any() else NAN,
             judged.equal_tuned[rows].mean() if rows.any() else NAN,
-            judged.shown.mean(),
-            tuned.shown.mean(),
-            base.shown.mean(),
+            judged.exhibits.mean(),
+            tuned.exhibits.mean(),
+            base.exhibits.mean(),
             judged.malformed.mean(),
             null.mean() if len(null) else NAN,
             *(np.quantile(null, [0.025, 0.975]) if len(null) else (NAN, NAN)),
@@ -209,7 +213,7 @@ def _rows(sets: dict, cells: dict, own: dict, changed: dict, random: Table) -> d
     }
 
 
-def _as(model: Judged, judged: Judged) -> np.ndarray:
+def _as(model: ConditionResult, judged: ConditionResult) -> np.ndarray:
     """Prompts whose behaviour is a model's own, but for answers that are broken where the model's
     own is not.
     """
@@ -237,7 +241,7 @@ _COLUMNS = {
     ),
     "equal_base": ("measure", "share of these answered as the base answers"),
     "equal_tuned": ("measure", "share of these still answered as the tuned model answers"),
-    "shown": ("measure", "share of all prompts whose answer shows the behaviour"),
+    "exhibits_behaviour": ("measure", "share of all prompts whose answer shows the behaviour"),
     "shown_tuned": ("measure", "the same of the tuned model"),
     "shown_base": ("measure", "the same of the base"),
     "malformed": ("measure", "share of answers that are broken"),
@@ -251,11 +255,11 @@ _COLUMNS = {
 
 
 def _answers(studies: dict[str, Study], own: dict, cells: dict, changed: dict) -> Table:
-    blocks: list[tuple[str, str, Judged]] = [
+    blocks: list[tuple[str, str, ConditionResult]] = [
         *((role, behaviour, judged) for (role, behaviour), judged in own.items()),
         *((name, behaviour, judged) for (name, behaviour), judged in cells.items()),
     ]
-    sizes = [len(judged.shown) for _, _, judged in blocks]
+    sizes = [len(judged.exhibits) for _, _, judged in blocks]
     prompts = [
         prompt for _, behaviour, _ in blocks for prompt in studies[behaviour].prompts("positive")
     ]
@@ -291,8 +295,8 @@ def _answers(studies: dict[str, Study], own: dict, cells: dict, changed: dict) -
                 "flag",
                 "base and tuned differ in the behaviour",
             ),
-            "shown": (
-                joined(lambda _, judged: judged.shown),
+            "exhibits_behaviour": (
+                joined(lambda _, judged: judged.exhibits),
                 "flag",
                 "the answer shows the behaviour",
             ),

@@ -171,7 +171,7 @@ def _read(study: Study, group: str) -> tuple[np.ndarray, Tensor]:
     """The metric's number of every prompt (NaN where it has none), and the logits on which it is
     decided.
     """
-    model, posed = study.pair.tuned, study.posed(group)
+    model, posed = study.pair.tuned, study.decision_inputs(group)
     number, logits = np.full(len(posed), NAN), [torch.zeros(0)] * len(posed)
     for rows in study.batches(posed, model):
         batch, _ = make_batch(posed, rows, study.pad_id, model.device)
@@ -259,7 +259,7 @@ def _columns(
     stops = study.stop_ids
     texts = [study.decode(row["answer"]) for row in rows]
     shown = [
-        bool(study.require_metric("scaling").shown([row["prompt"]], [text], row["group"])[0])
+        bool(study.require_metric("scaling").exhibits([row["prompt"]], [text], row["group"])[0])
         for row, text in zip(rows, texts, strict=True)
     ]
     broken = [

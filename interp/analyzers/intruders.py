@@ -24,7 +24,7 @@ from interp.maths.host import to_host
 from interp.maths.statistics import permutation_p
 from interp.maths.subspaces import Basis
 from interp.models.low_rank import Factors
-from interp.models.weights import Both, Matrix, WeightPair
+from interp.models.weights import Matrix, MatrixPair, WeightPair
 from interp.table import Table, table
 
 SMALL, FEWEST_DRAWS, SHOWN_OF_BASE = 64, 20, 40
@@ -178,7 +178,7 @@ def _examine(
     both = study.read(matrix)
     if options.side == "right":
         swapped = None if both.factors is None else (both.factors[1].T, both.factors[0].T)
-        both = Both(both.base.T, both.tuned.T, swapped)
+        both = MatrixPair(both.base.T, both.tuned.T, swapped)
     count = min(options.top_k, *both.base.shape)
     basis, changed = None, both.changed
     if changed:
@@ -254,7 +254,7 @@ def _examine(
     }
 
 
-def _basis(study: WeightPair, matrix: Matrix, both: Both, side: str) -> Basis:
+def _basis(study: WeightPair, matrix: Matrix, both: MatrixPair, side: str) -> Basis:
     def compute() -> dict[str, np.ndarray]:
         made = subspaces.left_basis(both.base)
         return {"vectors": to_host(made.vectors), "values": to_host(made.values)}
@@ -289,10 +289,13 @@ def _drawn(
     generator = torch.Generator().manual_seed((seed * 1_000_003 + index) * 10_007 + draw)
     if isinstance(change, tuple):
         left, right = change
-        update = subspaces.turned(left, generator) @ subspaces.turned(right.T, generator).T
+        update = (
+            subspaces.random_rotation(left, generator)
+            @ subspaces.random_rotation(right.T, generator).T
+        )
     else:
-        update = subspaces.turned(change, generator)
-        update = subspaces.turned(update.T, generator).T
+        update = subspaces.random_rotation(change, generator)
+        update = subspaces.random_rotation(update.T, generator).T
     update += base
     count = min(options.top_k, *base.shape)
     # a looser tolerance than the real one's: a count needs no fourth digit

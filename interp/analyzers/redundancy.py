@@ -15,7 +15,7 @@ from interp.analyzers.base import Analyzer, require_locating
 from interp.claims import Claim, Draws, conclude, mean
 from interp.errors import OptionError
 from interp.experiments.ablated_metric import Numbers
-from interp.experiments.conditions import Donors
+from interp.experiments.conditions import PatchSource
 from interp.experiments.contributions import contribution_norms
 from interp.experiments.dose import returned, returns
 from interp.experiments.edited_engine import Ablated
@@ -58,10 +58,10 @@ class Redundancy(Analyzer):
         if self.rounds < 2:
             raise OptionError(f"{self.rounds} round locates nothing again; use at least 2")
         halves = study.require_contrast().split(study.seed)
-        locating, measuring = (study.on(half) for half in halves)
+        locating, measuring = (study.with_prompts(half) for half in halves)
         first = self.locate(locating)
         size, unit, original = int(first["selected"].sum()), unit_of(first), ranking_of(first)
-        donors = Donors.read(measuring, unit)
+        donors = PatchSource.read(measuring, unit)
         sets = [list(original[:size])] if size else []
         scores = [scores_of(first)]
         for _ in range(1, self.rounds if size else 1):
@@ -99,7 +99,7 @@ class Redundancy(Analyzer):
         )
         return conclude(run, made, lead=lead)
 
-    def locate_again(self, study: Study, donors: Donors, taken: list[Pair]) -> Table:
+    def locate_again(self, study: Study, donors: PatchSource, taken: list[Pair]) -> Table:
         """The locating analyzer on the tuned model with these units at their base contributions."""
         intervention = donors.condition("ablate-base", taken).require_intervention()
         names = {field.name for field in fields(self.locate)}
@@ -111,7 +111,12 @@ class Redundancy(Analyzer):
         )
 
     def _measure(
-        self, study: Study, donors: Donors, sets: list, scores: list, original: tuple[Pair, ...]
+        self,
+        study: Study,
+        donors: PatchSource,
+        sets: list,
+        scores: list,
+        original: tuple[Pair, ...],
     ):
         """Per round what its set does alone and with those before; the random sets; the behaviour
         per prompt.

@@ -16,7 +16,12 @@ from jaxtyping import Bool
 from interp.analyzers.base import Analyzer
 from interp.claims import Claim, conclude, mean
 from interp.errors import OptionError
-from interp.experiments.conditions import Donors, Judged, Receiver, judge
+from interp.experiments.conditions import (
+    ConditionResult,
+    PatchSource,
+    PatchTarget,
+    evaluate_condition,
+)
 from interp.experiments.divergence import divergence
 from interp.experiments.dose import grid
 from interp.experiments.ranking_sets import ranking_of, unit_of
@@ -76,12 +81,12 @@ class RefusalDirection(Analyzer):
                 " most 1"
             )
         halves = study.require_contrast().split(study.seed)
-        choosing, measuring = (study.on(half.limit(self.prompts)) for half in halves)
+        choosing, measuring = (study.with_prompts(half.limit(self.prompts)) for half in halves)
         candidates = candidates_of(choosing)
         best = choose(choosing, candidates)
         unit, ranking = unit_of(self.located), ranking_of(self.located)
         size = int(self.located["selected"].sum())
-        donors = Donors.read(measuring, unit)
+        donors = PatchSource.read(measuring, unit)
         condition = "ablate-base" if study.pair.base is not None else "ablate-mean"
         steps = sorted({*grid(max(size, 1)), size} - {0})
         arms = [
@@ -92,17 +97,17 @@ class RefusalDirection(Analyzer):
             ("units", float(k), donors.condition(condition, ranking[:k]).require_intervention())
             for k in steps
         ]
-        own = judge(measuring, "tuned", "positive", Receiver("tuned"))
+        own = evaluate_condition(measuring, "tuned", "positive", PatchTarget("tuned"))
         base = (
             None
             if study.pair.base is None
-            else judge(measuring, "base", "positive", Receiver("base"))
+            else evaluate_condition(measuring, "base", "positive", PatchTarget("base"))
         )
         rows = [
             _row(measuring, own, base, *arm) for arm in study.progress(arms, "direction and units")
         ]
         answers = _answers(measuring, own, base, rows)
-        counted = {"lost": own.shown.any(), "as_base": _changed(own, base).any()}
+        counted = {"lost": own.exhibits.any(), "as_base": _changed(own, base).any()}
         made = [_claim(rows, size, column) for column in _SAID if size and counted[column]]
         met = (
             ""
@@ -111,7 +116,7 @@ class RefusalDirection(Analyzer):
         )
         most = max(rows[: len(self.shares)], key=lambda row: row["dose"])
         lost = "the tuned model showed nothing that could be lost"
-        if own.shown.any():
+        if own.exhibits.any():
             lost = f"{most['lost'].mean():.1%} of what the tuned model showed is lost"
         told = (
             f"The direction before block {best.layer} at token {best.position}, {most['dose']:.0%}"
@@ -134,15 +139,15 @@ class RefusalDirection(Analyzer):
         return conclude(run, made, lead=told, limits=[met] if met else [])
 
 
-def _changed(own: Judged, base: Judged | None) -> Bool[np.ndarray, " B"]:
+def _changed(own: ConditionResult, base: ConditionResult | None) -> Bool[np.ndarray, " B"]:
     """On which prompts the behaviour of the two models differs; none without a base."""
-    return np.zeros(len(own.shown), bool) if base is None else base.flipped(own)
+    return np.zeros(len(own.exhibits), bool) if base is None else base.flipped(own)
 
 
 def _row(
     study: Study,
-    own: Judged,
-    base: Judged | None,
+    own: ConditionResult,
+    base: ConditionResult | None,
     kind: str,
     dose: float,
     intervention: Intervention,
@@ -150,9 +155,9 @@ def _row(
     """What one intervention does: per positive prompt what is lost and returned, per negative
     prompt the KL.
     """
-    judged = judge(study, kind, "positive", Receiver("tuned", intervention))
+    judged = evaluate_condition(study, kind, "positive", PatchTarget("tuned", intervention))
     kl = divergence(study, intervention, range(len(study.prompts("negative"))))
-    changed, as_base, gap = _changed(own, base), np.zeros(len(own.shown), bool), NAN
+    changed, as_base, gap = _changed(own, base), np.zeros(len(own.exhibits), bool), NAN
     if base is not None:
         as_base = ~judged.flipped(base) & ~(judged.malformed & ~base.malformed)
         start, now, end = (
@@ -163,10 +168,10 @@ def _row(
         "kind": kind,
         "dose": dose,
         "kl": kl,
-        "lost": judged.lost(own)[own.shown],
+        "lost": judged.lost(own)[own.exhibits],
         "as_base": as_base[changed],
         "recovery": np.array([gap]),
-        "equal_base": judged.equal_base[own.shown],
+        "equal_base": judged.equal_base[own.exhibits],
         "malformed": judged.malformed,
         "number": judged.number,
         "answers": {"lost": judged.lost(own), "as_base": as_base, "equal_base": judged.equal_base},
@@ -225,7 +230,9 @@ def _columns(rows: list[dict]) -> dict[str, tuple]:
     }
 
 
-def _answers(study: Study, own: Judged, base: Judged | None, rows: list[dict]) -> Table:
+def _answers(
+    study: Study, own: ConditionResult, base: ConditionResult | None, rows: list[dict]
+) -> Table:
     """One row per intervention and positive prompt."""
     prompts, repeated = study.prompts("positive").prompts, len(rows)
     flags = {
@@ -252,8 +259,8 @@ def _answers(study: Study, own: Judged, base: Judged | None, rows: list[dict]) -
                 "key",
                 "prompts that depend on each other",
             ),
-            "shown": (
-                np.tile(own.shown, repeated),
+            "exhibits_behaviour": (
+                np.tile(own.exhibits, repeated),
                 "flag",
                 "the tuned model as it is shows the behaviour",
             ),
@@ -276,7 +283,7 @@ _SAID = {
         "return the base's behaviour on {units:.1%} of the prompts where the models differ in it"
     ),
 }
-_COUNTED = {"lost": "shown", "as_base": "changed"}
+_COUNTED = {"lost": "exhibits_behaviour", "as_base": "changed"}
 
 
 def _claim(rows: list[dict], size: int, column: str) -> Claim:

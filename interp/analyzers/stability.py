@@ -15,7 +15,7 @@ import numpy as np
 from interp.analyzers.base import Analyzer, require_locating
 from interp.claims import Claim, Draws, conclude, literal, statistic
 from interp.errors import OptionError
-from interp.experiments.conditions import Donors
+from interp.experiments.conditions import PatchSource
 from interp.experiments.contributions import contribution_norms
 from interp.experiments.dose import returns
 from interp.experiments.outcomes import Outcomes
@@ -74,11 +74,11 @@ class Stability(Analyzer):
             for name, half in zip(
                 "ab", study.require_contrast().split(study.seed + 1 + turn), strict=True
             ):
-                found["halves"].append((f"{turn + 1}{name}", self.locate(study.on(half))))
+                found["halves"].append((f"{turn + 1}{name}", self.locate(study.with_prompts(half))))
         for name, part in study.progress(
             list(self._templates(study).items()), "locating on templates"
         ):
-            found["templates"].append((name, self.locate(study.on(part))))
+            found["templates"].append((name, self.locate(study.with_prompts(part))))
         pairs = {
             "halves": [(2 * turn, 2 * turn + 1) for turn in range(self.resamples)],
             "templates": list(combinations(range(len(found["templates"])), 2)),
@@ -161,7 +161,7 @@ class Stability(Analyzer):
         if not found or study.pair.base is None:
             return None
         unit = unit_of(found[0][1])
-        donors = Donors.read(study, unit)
+        donors = PatchSource.read(study, unit)
         norms = contribution_norms(study, donors)
         differ = changed(study)
         prompts = study.prompts("positive").prompts

@@ -19,7 +19,7 @@ import torch
 from interp.analyzers.base import Analyzer
 from interp.claims import Claim, Draws, conclude, evaluate, mean, statistic
 from interp.errors import OptionError, PairError, required
-from interp.experiments.conditions import Donors
+from interp.experiments.conditions import PatchSource
 from interp.experiments.contributions import contribution_norms
 from interp.experiments.dose import returned, returns
 from interp.experiments.outcomes import Outcomes
@@ -81,7 +81,7 @@ class Transfer(Analyzer):
                 f"{self.permutations} shuffles are no null to compare with; use at least 1"
             )
         _require_one_shape(self.source.tuned, target)
-        donors = Donors.read(study, unit)
+        donors = PatchSource.read(study, unit)
         cosines, shuffled = self._correspondence(study, donors)
         made, layers = [_same_units(cosines, unit.plural)], _layers(cosines)
         shuffles = _draws(
@@ -162,7 +162,7 @@ class Transfer(Analyzer):
             found if len(answers) else replace(found, summary={**found.summary, "supported": False})
         )
 
-    def _correspondence(self, study: Study, donors: Donors) -> tuple[np.ndarray, np.ndarray]:
+    def _correspondence(self, study: Study, donors: PatchSource) -> tuple[np.ndarray, np.ndarray]:
         """Cosine of every unit's write weights in source and target ``[L, U]``; the lowest layer's
         mean if shuffled.
         """
@@ -188,7 +188,7 @@ class Transfer(Analyzer):
                 shuffled[draw] = min(shuffled[draw], mean)
         return np.stack(rows), shuffled
 
-    def _reuse(self, study: Study, donors: Donors, chosen: list) -> tuple[Table, Table]:
+    def _reuse(self, study: Study, donors: PatchSource, chosen: list) -> tuple[Table, Table]:
         """What the source's set does to the behaviour on each prompt where the models differ in it;
         the random sets.
         """

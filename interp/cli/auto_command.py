@@ -15,7 +15,7 @@ import typer
 
 from interp.cli.behaviour_options import sought
 from interp.cli.common import takes
-from interp.cli.prompt_options import Reading
+from interp.cli.prompt_options import PromptOptions
 from interp.cli.request_cache import Request
 from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError
@@ -60,7 +60,7 @@ def command_of(name: str) -> Callable[..., str]:
     def command(
         tuned: str,
         *,
-        common: Reading,
+        common: PromptOptions,
         metric: str = "none",
         behaviour: str | None = None,
         **given: Any,
@@ -101,10 +101,10 @@ def command_of(name: str) -> Callable[..., str]:
             inspect.Parameter(
                 "behaviour", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=BEHAVIOUR
             ),
-            inspect.Parameter("common", inspect.Parameter.KEYWORD_ONLY, annotation=Reading),
+            inspect.Parameter("common", inspect.Parameter.KEYWORD_ONLY, annotation=PromptOptions),
         ]
     )
-    return takes(Reading)(command)
+    return takes(PromptOptions)(command)
 
 
 def _flag(field: Field, kind: type) -> inspect.Parameter:

@@ -76,7 +76,7 @@ def row_told(row: dict[str, Any]) -> tuple[str, ...]:
     """What is said of a method, under ``HEADER``."""
     return (
         row["what"],
-        _interval(row["shown"], row["low"], row["high"], ".1%"),
+        _interval(row["exhibits_behaviour"], row["low"], row["high"], ".1%"),
         _interval(row["recovery"], row["recovery_low"], row["recovery_high"], ".2f"),
         _number(row["divergence"], ".3g"),
         _number(row["flipped"], ".1%"),

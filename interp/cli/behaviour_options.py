@@ -23,7 +23,7 @@ _FILE: dict[str, Any] = {"metavar": "FILE"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asking(Templated):
+class BehaviourOptions(Templated):
     """The options of every command that examines a behaviour of a pair; the fields are the flags."""
 
     base: Annotated[
@@ -215,7 +215,7 @@ class Asking(Templated):
 
     def of_other(
         self, task: Path | None, positive: Path | None, metric: str, behaviour: str | None
-    ) -> "Asking":
+    ) -> "BehaviourOptions":
         """The same question of another task or behaviour; without a name of its own that of the
         first.
         """

@@ -69,7 +69,7 @@ class Common:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Running(Common):
+class RuntimeOptions(Common):
     """The options of every command that runs a model."""
 
     batch_size: Annotated[
@@ -149,7 +149,7 @@ def takes(options: type[Common]) -> Callable[[Callable], Callable[..., Any]]:
         # what a command examines comes before how, and both before what all commands share
         first = (
             set(vars(options).get("__annotations__", {}))
-            if options not in (Common, Running)
+            if options not in (Common, RuntimeOptions)
             else set()
         )
         named = [p for p in own if p.kind is not inspect.Parameter.KEYWORD_ONLY]

@@ -5,12 +5,12 @@ from typing import Annotated
 import typer
 
 from interp.cli.common import takes
-from interp.cli.prompt_options import CONTROL_HELP, Reading, controls_in_turn
+from interp.cli.prompt_options import CONTROL_HELP, PromptOptions, controls_in_turn
 from interp.cli.request_cache import Request
 from interp.cli.results import page_again, remarked, tell, write
 
 
-@takes(Reading)
+@takes(PromptOptions)
 def command(
     tuned: Annotated[
         str, typer.Argument(metavar="TUNED", help="Directory, Hub id, adapter, or organism:NAME.")
@@ -20,7 +20,7 @@ def command(
     cka_tokens: Annotated[
         int, typer.Option(metavar="N", min=4, help="Tokens whose streams are aligned.")
     ] = 512,
-    common: Reading,
+    common: PromptOptions,
 ) -> str:
     """Say what the tuned model says otherwise, where its stream parts from the base's, and which
     weights moved.

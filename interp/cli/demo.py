@@ -7,7 +7,7 @@ import typer
 
 from interp import organisms
 from interp.cli import locate_neurons
-from interp.cli.common import Running, takes
+from interp.cli.common import RuntimeOptions, takes
 from interp.store import Store
 
 
@@ -33,7 +33,7 @@ SMALL = Shown("refusal/planted", "refusal/base", 30)
 REAL = Shown("smollm2/planted", "smollm2/base", 60, control_prompts=24, tokens=24)
 
 
-@takes(Running)
+@takes(RuntimeOptions)
 def command(
     *,
     real: Annotated[
@@ -42,7 +42,7 @@ def command(
             "--real", help="On a real chat model of 135 million parameters; takes far longer."
         ),
     ] = False,
-    common: Running,
+    common: RuntimeOptions,
 ) -> None:
     """Find and verify the neurons behind a planted refusal, in a shipped pair, without a network.
 

@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
-from interp.cli.behaviour_options import METRICS, Asking
+from interp.cli.behaviour_options import METRICS, BehaviourOptions
 from interp.cli.common import takes
 from interp.cli.request_cache import Request
 from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError
 
 
-@takes(Asking)
+@takes(BehaviourOptions)
 def command(
     tuned: Annotated[
         str, typer.Argument(metavar="TUNED", help="Directory, Hub id, adapter, or organism:NAME.")
@@ -46,7 +46,7 @@ def command(
     control_prompts: Annotated[
         int, typer.Option(metavar="N", min=1, help="Prompts for random sets.")
     ] = 48,
-    common: Asking,
+    common: BehaviourOptions,
 ) -> str:
     """Locate two behaviours in one tune, ablate each set, and look at both: a double dissociation,
     or none.

@@ -10,7 +10,7 @@ from interp import organisms
 from interp.cli import baselines as others
 from interp.cli import checks as further
 from interp.cli import excluded as excluding
-from interp.cli.behaviour_options import Asking
+from interp.cli.behaviour_options import BehaviourOptions
 from interp.cli.common import takes
 from interp.cli.prompt_options import CONTROL_HELP, each_control, require_controls
 from interp.cli.request_cache import Request
@@ -36,7 +36,7 @@ CONTROL_PROMPTS_ORGANISM, CONTROL_PROMPTS, JUDGED_SETS = 48, 24, 5
 QUICK_SETS, QUICK_PROMPTS, QUICK_TOKENS, QUICK_CONTROL_PROMPTS, QUICK_STEPS = 19, 24, 16, 12, 3
 
 
-@takes(Asking)
+@takes(BehaviourOptions)
 def command(
     tuned: Annotated[
         str, typer.Argument(metavar="TUNED", help="Directory, Hub id, adapter, or organism:NAME.")
@@ -143,7 +143,7 @@ def command(
     show_answers: Annotated[
         bool, typer.Option("--show-answers", help="Keep example answers to positive prompts too.")
     ] = False,
-    common: Asking,
+    common: BehaviourOptions,
 ) -> str:
     """Find the MLP neurons (or heads) that carry a tuned behaviour; verify them, held out, against
     random sets.
@@ -242,7 +242,9 @@ def command(
         pair.base is not None, anatomy.n_layers * kind.count(anatomy), common.differentiable(sought)
     )
     store = Store(common.store)
-    verifying = None if verified_on is None else study.on(verified_on.limit(common.max_prompts))
+    verifying = (
+        None if verified_on is None else study.with_prompts(verified_on.limit(common.max_prompts))
+    )
     halves = verified_on is not None and common.verify_positive is None
     lines = [
         f"located on {'a half of the clusters: ' if halves else ''}{study.counts}",
@@ -259,7 +261,7 @@ def command(
     notes = remarked(common, *lines)
     if utility is not None:
         locate = locate.minus(
-            store.fetch(locate, study.on(utility.limit(common.max_prompts))).table
+            store.fetch(locate, study.with_prompts(utility.limit(common.max_prompts))).table
         )
     run = store.fetch(locate, study)
     runs = [run]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.common import Common, Running
+from interp.cli.common import Common, RuntimeOptions
 from interp.cli.template_options import Templated
 from interp.errors import OptionError, required
 
@@ -26,7 +26,7 @@ CONTROL_HELP = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(Templated):
+class PromptOptions(Templated):
     """The options of commands that look at a pair on prompts; the fields are the flags."""
 
     base: Annotated[
@@ -105,7 +105,7 @@ class Reading(Templated):
 
 
 def controls_in_turn(
-    common: Running, names: "Sequence[str] | None", pair: "Pair"
+    common: RuntimeOptions, names: "Sequence[str] | None", pair: "Pair"
 ) -> "Sequence[Pair]":
     """Control fine-tunes of the pair's base, one in memory at a time; OptionError for one that is
     named twice.
@@ -127,13 +127,15 @@ def require_controls(names: "Sequence[str] | None") -> None:
         find(name)
 
 
-def each_control(common: Running, names: "Sequence[str] | None", pair: "Pair") -> "Iterator[Pair]":
+def each_control(
+    common: RuntimeOptions, names: "Sequence[str] | None", pair: "Pair"
+) -> "Iterator[Pair]":
     """Control fine-tunes of the pair's base, each loaded when it is asked for."""
     for name in names or ():
         yield load_control(common, name, pair)
 
 
-def load_control(common: Running, name: str, pair: "Pair") -> "Pair":
+def load_control(common: RuntimeOptions, name: str, pair: "Pair") -> "Pair":
     """A control fine-tune of the pair's base, with what the pair's chat template is given.
 
     Raises VocabularyMismatch for one that cannot read the pair's prompts.

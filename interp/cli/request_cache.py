@@ -14,7 +14,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-from interp.cli.common import Common, Running
+from interp.cli.common import Common, RuntimeOptions
 from interp.errors import InterpError, required
 from interp.models.sources import asks_the_time, file_digests, find
 from interp.provenance import JSON, plain, sha256_of, software
@@ -41,7 +41,7 @@ class Request:
     models: Mapping[str, str | None]
     files: Mapping[str, Path | None]
     options: Mapping[str, Any]
-    common: Running
+    common: RuntimeOptions
 
     @classmethod
     def of(cls, command: str, given: Mapping[str, Any]) -> "Request":

@@ -9,7 +9,7 @@ from interp.cli.claims_table import claims_table
 from interp.cli.common import Common
 from interp.cli.request_cache import Request
 from interp.provenance import JSON, sha256_of
-from interp.store.requests import Kept, Remembered
+from interp.store.requests import Remembered, StoredRun
 
 
 def page_name(keys: Sequence[str]) -> str:
@@ -99,7 +99,7 @@ def _kind(run: Any) -> str:
 
 def _table(run: Any, root: Path) -> Any:
     """The table of a run, which of a recalled one is still in the store."""
-    if isinstance(run, Kept):
+    if isinstance(run, StoredRun):
         from interp.store import Store
 
         return Store(root).get(run.key)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.common import Running, takes
+from interp.cli.common import RuntimeOptions, takes
 from interp.cli.prompt_options import CONTROL_HELP, each_control, require_controls, site_of
 from interp.cli.request_cache import Request
 from interp.cli.results import page_again, remarked, tell, write
@@ -178,7 +178,7 @@ def command(
 
 
 def _analyzer(
-    common: Running,
+    common: RuntimeOptions,
     path: Path,
     models: Sequence[str | None],
     way: str,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from interp.cli.common import Running, takes
+from interp.cli.common import RuntimeOptions, takes
 from interp.cli.prompt_options import site_of
 from interp.cli.request_cache import Request
 from interp.cli.results import page_again, remarked, tell, write
@@ -15,7 +15,7 @@ from interp.errors import OptionError
 from interp.provenance import directory_digest, file_digest
 
 
-@takes(Running)
+@takes(RuntimeOptions)
 def command(
     dictionary: Annotated[
         Path, typer.Argument(metavar="DICTIONARY", help="Folder (or weight file) of a dictionary.")
@@ -52,7 +52,7 @@ def command(
         bool,
         typer.Option("--content-only", help="Special tokens and the template's count nowhere."),
     ] = False,
-    common: Running,
+    common: RuntimeOptions,
 ) -> str:
     """Score a sparse dictionary: L0, explained variance, dead and dense latents, loss and
     divergence recovered.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.behaviour_options import Asking
+from interp.cli.behaviour_options import BehaviourOptions
 from interp.cli.common import takes
 from interp.cli.prompt_options import site_of
 from interp.cli.request_cache import Request
@@ -25,7 +25,7 @@ CHOICES = {
 }
 
 
-@takes(Asking)
+@takes(BehaviourOptions)
 def command(
     dictionary: Annotated[
         Path, typer.Argument(metavar="DICTIONARY", help="Folder (or weight file) of a dictionary.")
@@ -86,7 +86,7 @@ def command(
     steer: Annotated[
         float, typer.Option(metavar="X", help="Steer by X mean codes of the set.")
     ] = 1.0,
-    common: Asking,
+    common: BehaviourOptions,
 ) -> str:
     """Find latents that predict a behaviour, then ablate and steer them on prompts that the probe
     did not see.
@@ -160,7 +160,7 @@ def command(
     pair = common.templated(Pair.load(model, common.base, **common.loading))
     metric = common.measured(pair.tokenizer, sought, choosing, held)
     study = common.study(pair, choosing, metric)
-    judging = study.on(held.limit(common.max_prompts))
+    judging = study.with_prompts(held.limit(common.max_prompts))
     notes = remarked(
         common,
         f"chosen on {study.counts}",

@@ -115,7 +115,7 @@ def command(
         for note in kept.notes:
             common.remark(note)
         return tell(common, kept.runs, page_again(common.store, kept, title))
-    from interp.analyzers.stitch import Partner, Stitch
+    from interp.analyzers.stitch import Stitch, StitchInput
     from interp.engines import engine_named
     from interp.metrics import Task
     from interp.prompts import Contrast, prompt_notes
@@ -138,7 +138,9 @@ def command(
     analyzer.check(len(tuned))
     described = request.describe()
     pairs = _load(tuned, common)
-    others = tuple(Partner(pair, *task) for pair, task in zip(pairs[1:], tasks[1:], strict=True))
+    others = tuple(
+        StitchInput(pair, *task) for pair, task in zip(pairs[1:], tasks[1:], strict=True)
+    )
     located = Contrast(tasks[0][0], text).limit(common.max_prompts)
     metric = Task.of(pairs[0].tokenizer, located.positive.prompts, "answer-loss")
     study = Study(

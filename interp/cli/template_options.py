@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.common import Running
+from interp.cli.common import RuntimeOptions
 from interp.errors import OptionError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Templated(Running):
+class Templated(RuntimeOptions):
     """The options of every command that puts prompts into a chat template; the fields are the
     flags.
     """

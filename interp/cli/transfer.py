@@ -4,14 +4,14 @@ from typing import Annotated
 
 import typer
 
-from interp.cli.behaviour_options import Asking
+from interp.cli.behaviour_options import BehaviourOptions
 from interp.cli.common import takes
 from interp.cli.request_cache import Request
 from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError, required
 
 
-@takes(Asking)
+@takes(BehaviourOptions)
 def command(
     run: Annotated[
         str, typer.Argument(metavar="RUN", help="Key of a locate-neurons run in the store.")
@@ -34,7 +34,7 @@ def command(
     control_prompts: Annotated[
         int, typer.Option(metavar="N", min=1, help="Prompts that measure the set.")
     ] = 48,
-    common: Asking,
+    common: BehaviourOptions,
 ) -> str:
     """Reuse the set of a stored run in a further fine-tuned model, and compare it with what is
     located there.
@@ -96,7 +96,7 @@ def command(
     study = common.study(
         pair, located_on, common.measured(pair.tokenizer, sought, located_on, verified_on)
     )
-    measuring = study.on(verified_on.limit(common.max_prompts))
+    measuring = study.with_prompts(verified_on.limit(common.max_prompts))
     lines = [
         f"located on {study.counts}",
         *study.notes,

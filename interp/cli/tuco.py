@@ -10,7 +10,7 @@ import typer
 
 from interp.cli.behaviour_options import BEHAVIOUR_HELP, require_one_source, sought
 from interp.cli.common import takes
-from interp.cli.prompt_options import CONTROL_HELP, Reading, controls_in_turn, numbers
+from interp.cli.prompt_options import CONTROL_HELP, PromptOptions, controls_in_turn, numbers
 from interp.cli.request_cache import Request
 from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError
@@ -19,7 +19,7 @@ ANSWER = 48  # tokens that an answer may have where none are asked
 METRICS = ("refusal", "logit-diff", "answer-loss", "accuracy")
 
 
-@takes(Reading)
+@takes(PromptOptions)
 def command(
     tuned: Annotated[
         str, typer.Argument(metavar="TUNED", help="Directory, Hub id, adapter, or organism:NAME.")
@@ -84,7 +84,7 @@ def command(
     keep_answers: Annotated[
         bool, typer.Option("--keep-answers", help="Keep the text of what was written.")
     ] = False,
-    common: Reading,
+    common: PromptOptions,
 ) -> str:
     """Split what the tuned model's blocks add into what the base's would have added there, and what
     tuning adds.

@@ -46,7 +46,7 @@ _known: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
-class Asked:
+class GradientRequest:
     """What a pass with gradients is asked for: see ``Engine.run``."""
 
     reads: Sequence[Site]
@@ -58,7 +58,7 @@ class Asked:
     along: Sequence[Direction]
 
 
-def divided_gradients(run: Pass, model: Model, batch: Batch, asked: Asked) -> Run | None:
+def divided_gradients(run: Pass, model: Model, batch: Batch, asked: GradientRequest) -> Run | None:
     """The pass in two parts; None where the batch, the model or an edit must go through in one.
 
     ``run`` makes one pass over one batch, see ``Engine.run``.
@@ -88,7 +88,7 @@ class _Over:
         return _Over(cells(self.at))
 
 
-def _in_two(run: Pass, model: Model, layout: Layout, asked: Asked) -> Run | None:
+def _in_two(run: Pass, model: Model, layout: Layout, asked: GradientRequest) -> Run | None:
     halves = in_halves([*asked.edits, *asked.along, _Over(asked.over)], layout)
     if halves is None:
         return None
@@ -138,7 +138,7 @@ def _in_two(run: Pass, model: Model, layout: Layout, asked: Asked) -> Run | None
     return Run(logits.detach(), parts=tuple(parts), along=totals)
 
 
-def _cut(asked: Asked, half: Sequence[Any]) -> Asked:
+def _cut(asked: GradientRequest, half: Sequence[Any]) -> GradientRequest:
     count = len(asked.edits)
     return replace(asked, edits=half[:count], along=half[count:-1], over=half[-1].at)
 
@@ -176,7 +176,9 @@ class _Push:
         return value + forward_ad.make_dual(torch.zeros_like(own), way.to(own.dtype))
 
 
-def _tangents(run: Pass, model: Model, layout: Layout, first: Asked) -> list[Tensor | None]:
+def _tangents(
+    run: Pass, model: Model, layout: Layout, first: GradientRequest
+) -> list[Tensor | None]:
     """How the prefix's keys and values, in order, change along all directions together."""
     edits: list[Edit] = [*first.edits, *(_Push(direction, first.over) for direction in first.along)]
     # the fused kernels of attention have no forward-mode derivative
@@ -205,7 +207,7 @@ def _along(
     return total
 
 
-def _proven(run: Pass, model: Model, batch: Batch, asked: Asked) -> bool:
+def _proven(run: Pass, model: Model, batch: Batch, asked: GradientRequest) -> bool:
     """Whether both ways give the same on two rows, without edits: sums of gradients, and
     derivatives of each row.
     """
@@ -219,7 +221,9 @@ def _proven(run: Pass, model: Model, batch: Batch, asked: Asked) -> bool:
     whole = in_one_part(whole, over, along)
     layout = Layout(some, some.shared, long - some.shared)
     try:
-        parts = _in_two(run, model, layout, Asked(sites, (), sites, _size, 1, over, along))
+        parts = _in_two(
+            run, model, layout, GradientRequest(sites, (), sites, _size, 1, over, along)
+        )
     except (NotImplementedError, RuntimeError) as error:
         if ran_out_of_memory(error):
             raise

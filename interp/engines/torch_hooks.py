@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from interp.engines.base import Batch, Direction, Edit, Run, arguments, in_one_part
 from interp.engines.finite import finite
-from interp.engines.shared_gradients import Asked, divided_gradients
+from interp.engines.shared_gradients import GradientRequest, divided_gradients
 from interp.engines.shared_prefix import divided
 from interp.engines.site_hooks import Tap, differentiate, require_unchanged, taps
 from interp.engines.skipped_blocks import Blocks, may_skip, needed_blocks, only_blocks
@@ -62,7 +62,7 @@ class TorchEngine:
             and cache is None
             and not use_cache
         ):
-            asked = Asked(reads, edits, gradients_at, gradient_of, keep, over, along)
+            asked = GradientRequest(reads, edits, gradients_at, gradient_of, keep, over, along)
             run = divided_gradients(self._pass, model, batch, asked)
             if run is not None:
                 return run

@@ -8,7 +8,7 @@ import numpy as np
 
 from interp.capture import make_batch
 from interp.engines import Batch, Edit
-from interp.experiments.conditions import DIRECTIONS, RECEIVERS, Donors
+from interp.experiments.conditions import DIRECTIONS, RECEIVERS, PatchSource
 from interp.experiments.patched_channels import only, wanted_of
 from interp.experiments.stream_cache import Streams
 from interp.interventions.intervention import Activations, Intervention
@@ -30,7 +30,7 @@ class Numbers:
     def __init__(
         self,
         study: Study,
-        donors: Donors,
+        donors: PatchSource,
         rows: Sequence[int],
         direction: str = "necessity",
         units: Iterable[tuple[int, int]] | None = None,
@@ -40,7 +40,7 @@ class Numbers:
         self._study, self._donors, self._model = study, donors, study.pair[receiver]
         self._condition = DIRECTIONS[direction]
         wanted = wanted_of(donors.unit, self._model, units)
-        posed = study.posed("positive")
+        posed = study.decision_inputs("positive")
         size = study.at_a_time(max(1, min(len(rows), 96)))
         by_length = sorted(rows, key=lambda row: len(posed[row].ids))
         self._order, self._chunks = by_length, []

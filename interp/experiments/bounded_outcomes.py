@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from interp.experiments.ablated_metric import Numbers
-from interp.experiments.conditions import Donors
+from interp.experiments.conditions import PatchSource
 from interp.experiments.outcomes import Outcome, Outcomes, Set
 from interp.study import Study
 
@@ -30,7 +30,7 @@ class Bounded:
     def __init__(
         self,
         study: Study,
-        donors: Donors,
+        donors: PatchSource,
         direction: str,
         outcomes: Outcomes,
         numbers: Numbers,
@@ -43,7 +43,7 @@ class Bounded:
         count = len(outcomes.rows)
         left = round(rate * count)
         self._needed = (left if self._telling else count - left) + 1
-        telling = np.flatnonzero(outcomes.receiver.shown == self._telling).tolist()
+        telling = np.flatnonzero(outcomes.receiver.exhibits == self._telling).tolist()
         # those that are decided first take the fewest tokens
         chosen = sorted(telling, key=lambda at: (outcomes.lengths[at], at))[: self._needed + SPARE]
         self.judged, self._some = len(chosen), None
@@ -62,7 +62,7 @@ class Bounded:
         self._some = self._some or self._read()
         found: list[dict[str, float] | None] = []
         for chosen, part in zip(sets, self._some.of_each(sets), strict=True):
-            known = int((part.shown == self._telling).sum())
+            known = int((part.exhibits == self._telling).sum())
             if known < self._needed:
                 found.append(None)
                 continue

@@ -53,7 +53,7 @@ ABLATIONS = ("ablate-zero", "ablate-mean", "ablate-twin", "ablate-base", "patch-
 
 
 @dataclass(frozen=True)
-class Receiver:
+class PatchTarget:
     """Which model answers, and under which intervention."""
 
     role: str
@@ -72,7 +72,7 @@ class Answered(NamedTuple):
 
 
 @dataclass
-class Donors:
+class PatchSource:
     """What the interventions draw on: write weights, read once; and what they take of a donor.
 
     ``patch``: ``contribution`` or ``activation``.
@@ -84,7 +84,7 @@ class Donors:
     patch: str = "contribution"
 
     @classmethod
-    def read(cls, study: Study, unit: Unit = NEURON, patch: str = "contribution") -> "Donors":
+    def read(cls, study: Study, unit: Unit = NEURON, patch: str = "contribution") -> "PatchSource":
         """The matrices that both models write through."""
         layers = range(study.pair.tuned.anatomy.n_layers)
         roles = ["tuned"] if study.pair.base is None else ["base", "tuned"]
@@ -121,25 +121,25 @@ class Donors:
                 moments[layer].update(seen.values["tuned", site][seen.roles >= 0])
         return {layer: moments[layer].mean.float() for layer in layers}
 
-    def condition(self, name: str, units: Sequence[tuple[int, int]]) -> Receiver:
+    def condition(self, name: str, units: Sequence[tuple[int, int]]) -> PatchTarget:
         """The receiver and intervention that a condition's name means, for some (layer, unit)
         pairs.
         """
         if name in ("base", "tuned"):
-            return Receiver(name)
+            return PatchTarget(name)
         pair = self.study.pair
         index = self.unit.channels(pair.tuned.anatomy, units, pair.tuned.device)
         if name == "ablate-zero":
-            return Receiver("tuned", Intervention(name, index, unit=self.unit))
+            return PatchTarget("tuned", Intervention(name, index, unit=self.unit))
         if name == "ablate-mean":
-            return Receiver(
+            return PatchTarget(
                 "tuned", Intervention(name, index, "mean", means=self.means, unit=self.unit)
             )
         if name == "ablate-twin":
-            return Receiver("tuned", self._donated(name, index, "tuned", twin=True))
+            return PatchTarget("tuned", self._donated(name, index, "tuned", twin=True))
         if name == "ablate-base":
-            return Receiver("tuned", self._donated(name, index, "base"))
-        return Receiver("base", self._donated(name, index, "tuned"))
+            return PatchTarget("tuned", self._donated(name, index, "base"))
+        return PatchTarget("base", self._donated(name, index, "tuned"))
 
     def cell(
         self,
@@ -147,18 +147,18 @@ class Donors:
         units: Sequence[tuple[int, int]],
         activation_from: str,
         weights_from: str,
-    ) -> Receiver:
+    ) -> PatchTarget:
         """One cell of the two by two: activation h and write weights W each from the ``donor`` or
         the ``receiver``.
         """
         receiver, donor = RECEIVERS[direction]
         kind = CELLS[activation_from, weights_from]
         if kind is None:
-            return Receiver(receiver)
+            return PatchTarget(receiver)
         index = self.unit.channels(
             self.study.pair.tuned.anatomy, units, self.study.pair.tuned.device
         )
-        return Receiver(receiver, self._donated(f"{direction}, {kind}", index, donor, kind=kind))
+        return PatchTarget(receiver, self._donated(f"{direction}, {kind}", index, donor, kind=kind))
 
     def _donated(
         self,
@@ -182,10 +182,10 @@ class Donors:
 
 
 @dataclass(frozen=True)
-class Judged:
+class ConditionResult:
     """One condition and class, per prompt: arrays of equal length in prompt order.
 
-    ``shown``: whether the answer shows the behaviour (it refuses, it is right); ``number``: the
+    ``exhibits``: whether the answer shows the behaviour (it refuses, it is right); ``number``: the
     metric's, NaN where it has none; ``chance``: how often the answer would show it were answers
     shuffled, where that means something. ``tokens``: length of the answer; ``repeats``: share of
     its 4-grams that stood before; ``base_loss``: negative log-likelihood of its tokens in the base,
@@ -196,7 +196,7 @@ class Judged:
 
     condition: str
     group: str
-    shown: np.ndarray
+    exhibits: np.ndarray
     equal_base: np.ndarray
     equal_tuned: np.ndarray
     malformed: np.ndarray
@@ -208,11 +208,13 @@ class Judged:
     chance: np.ndarray | None = None
     texts: Sequence[str] = ()
 
-    def flipped(self, before: "Judged") -> np.ndarray:
+    def flipped(self, before: "ConditionResult") -> np.ndarray:
         """Prompts whose answer shows the behaviour in one of the two and not in the other."""
-        return before.shown != self.shown
+        return before.exhibits != self.exhibits
 
-    def harmed(self, tuned: "Judged", base: "Judged | None", flips: bool) -> np.ndarray:
+    def harmed(
+        self, tuned: "ConditionResult", base: "ConditionResult | None", flips: bool
+    ) -> np.ndarray:
         """Prompts whose yes or no is neither model's: where it flips back to the base's, only
         tuning is undone.
 
@@ -223,37 +225,40 @@ class Judged:
             return ~self.equal_tuned
         return self.flipped(tuned) if base is None else self.flipped(tuned) & self.flipped(base)
 
-    def lost(self, before: "Judged") -> np.ndarray:
+    def lost(self, before: "ConditionResult") -> np.ndarray:
         """Prompts whose answer showed the behaviour before and, well-formed, does not here."""
-        return before.shown & ~self.shown & ~self.malformed
+        return before.exhibits & ~self.exhibits & ~self.malformed
 
 
 def answer_as_it_is(study: Study, role: str) -> None:
     """Write a model's own answers to every class together, and keep the metric's numbers where they
     begin.
     """
-    _answered(study, study.classes, Receiver(role))
+    _answered(study, study.classes, PatchTarget(role))
 
 
-def judge_each(
-    study: Study, name: str, receiver: Receiver, divergence: Mapping[str, Float[np.ndarray, " B"]]
-) -> list[Judged]:
+def evaluate_condition_by_class(
+    study: Study,
+    name: str,
+    receiver: PatchTarget,
+    divergence: Mapping[str, Float[np.ndarray, " B"]],
+) -> list[ConditionResult]:
     """``judge`` every class of a contrast, their answers written together; ``divergence`` by class."""
     answered = _answered(study, study.classes, receiver)
     return [
-        judge(study, name, group, receiver, divergence.get(group), answered[group])
+        evaluate_condition(study, name, group, receiver, divergence.get(group), answered[group])
         for group in study.classes
     ]
 
 
-def judge(
+def evaluate_condition(
     study: Study,
     name: str,
     group: str,
-    receiver: Receiver,
+    receiver: PatchTarget,
     divergence: Float[np.ndarray, " B"] | None = None,
     answered: Answered | None = None,
-) -> Judged:
+) -> ConditionResult:
     """Answer every prompt of a class under a condition and compare with both models' own answers,
     token by token.
 
@@ -269,10 +274,10 @@ def judge(
     answers, number = answered or _answered(study, [group], receiver)[group]
     prompts, texts = study.prompts(group).prompts, [study.decode(answer) for answer in answers]
     stops = study.stop_ids
-    return Judged(
+    return ConditionResult(
         name,
         group,
-        study.require_metric().shown(prompts, texts, group),
+        study.require_metric().exhibits(prompts, texts, group),
         np.array(
             [
                 answer == other
@@ -292,12 +297,12 @@ def judge(
         np.array([repeats(answer) for answer in answers]),
         base_losses(study, group, answers),
         np.full(len(answers), np.nan) if divergence is None else divergence,
-        study.require_metric().chance(prompts, texts) if group == "positive" else None,
+        study.require_metric().shuffled_baseline(prompts, texts) if group == "positive" else None,
         texts,
     )
 
 
-def _answered(study: Study, groups: Sequence[str], receiver: Receiver) -> dict[str, Answered]:
+def _answered(study: Study, groups: Sequence[str], receiver: PatchTarget) -> dict[str, Answered]:
     """Answers to every prompt of some classes, and the metric's numbers where they begin, NaN where
     it has none.
     """
@@ -327,16 +332,20 @@ def number_is_where_answers_begin(study: Study, group: str) -> bool:
     """Whether the metric's number needs nothing but the logits at the end of every prompt of a
     class.
     """
-    posed, asked = study.posed(group), study.encoded(group)
+    posed, asked = study.decision_inputs(group), study.encoded(group)
     same = all(
         [each.ids for each in posed[row].texts] == [asked[row].ids] for row in range(len(asked))
     )
     return same and (not asked or study.objective(group, [0]).keep == 1)
 
 
-def _read_numbers(study: Study, group: str, receiver: Receiver, number: np.ndarray) -> None:
+def _read_numbers(study: Study, group: str, receiver: PatchTarget, number: np.ndarray) -> None:
     """The metric's number of every prompt, from a pass over what it asks for."""
-    model, posed, asked = study.pair[receiver.role], study.posed(group), study.encoded(group)
+    model, posed, asked = (
+        study.pair[receiver.role],
+        study.decision_inputs(group),
+        study.encoded(group),
+    )
     for rows in study.groups(group, model):
         aim, ends = (
             study.objective(group, rows),
@@ -358,11 +367,11 @@ __all__ = [
     "NEEDS_BASE",
     "PATCHES",
     "RECEIVERS",
-    "Donors",
-    "Judged",
-    "Receiver",
+    "ConditionResult",
+    "PatchSource",
+    "PatchTarget",
     "answer_as_it_is",
-    "judge",
-    "judge_each",
+    "evaluate_condition",
+    "evaluate_condition_by_class",
     "number_is_where_answers_begin",
 ]

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 
 from interp.capture import capture
-from interp.experiments.conditions import Donors
+from interp.experiments.conditions import PatchSource
 from interp.maths.host import to_host
 from interp.study import Study
 
 
-def contribution_norms(study: Study, donors: Donors) -> np.ndarray:
+def contribution_norms(study: Study, donors: PatchSource) -> np.ndarray:
     """Root mean square over positive prompts' tokens of what a unit writes, ``h W``, as a norm:
     ``[L, U]``.
 
@@ -44,7 +44,7 @@ def contribution_norms(study: Study, donors: Donors) -> np.ndarray:
     return to_host((squares / count).sqrt())
 
 
-def contribution_changes(study: Study, donors: Donors) -> np.ndarray:
+def contribution_changes(study: Study, donors: PatchSource) -> np.ndarray:
     """Root mean square over positive prompts' tokens of ``h W`` of the tuned model minus that of
     the base: ``[L, U]``.
 
@@ -54,7 +54,7 @@ def contribution_changes(study: Study, donors: Donors) -> np.ndarray:
     return contribution_sizes(study, donors)[1]
 
 
-def contribution_sizes(study: Study, donors: Donors) -> tuple[np.ndarray, np.ndarray]:
+def contribution_sizes(study: Study, donors: PatchSource) -> tuple[np.ndarray, np.ndarray]:
     """``contribution_norms`` in the base and ``contribution_changes``, from one pass of each model."""
     unit, pair = (
         donors.unit,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from interp.experiments.conditions import Judged
+from interp.experiments.conditions import ConditionResult
 from interp.maths.intervals import effective_clusters
 from interp.metrics import Behaviour
 from interp.study import Study
@@ -25,7 +25,7 @@ def judge_of(study: Study) -> dict[str, str]:
     return {"judge": TABLE} if isinstance(metric, Behaviour) and metric.errors is not None else {}
 
 
-def corrected_rates(study: Study, judged: Sequence[Judged]) -> dict[str, Table]:
+def corrected_rates(study: Study, judged: Sequence[ConditionResult]) -> dict[str, Table]:
     """The sub-table ``judged``: a row per condition and class; none where no judge reads the
     behaviour.
 
@@ -37,7 +37,7 @@ def corrected_rates(study: Study, judged: Sequence[Judged]) -> dict[str, Table]:
         return {}
     sizes = [effective_clusters(study.prompts(item.group).clusters) for item in judged]
     rows = [
-        errors.corrected(float(item.shown.mean()) * n, n)
+        errors.corrected(float(item.exhibits.mean()) * n, n)
         for item, n in zip(judged, sizes, strict=True)
     ]
     count = len(judged)

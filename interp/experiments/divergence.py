@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from interp.experiments.answer_groups import answer_groups
 from interp.experiments.base_losses import keep_losses
-from interp.experiments.conditions import Receiver
+from interp.experiments.conditions import PatchTarget
 from interp.interventions.intervention import Intervention
 from interp.interventions.teacher_forcing import answer_logits
 from interp.maths.host import to_host
@@ -16,7 +16,10 @@ from interp.study import Study
 
 
 def divergences(
-    study: Study, group: str, receivers: Mapping[str, Receiver], rows: Sequence[int] | None = None
+    study: Study,
+    group: str,
+    receivers: Mapping[str, PatchTarget],
+    rows: Sequence[int] | None = None,
 ) -> dict[str, Float[np.ndarray, " B"]]:
     """KL(fine-tuned || condition) of next tokens, in nats, by condition: the mean over each
     prompt's answer tokens.
@@ -51,5 +54,5 @@ def divergence(
     """The same of the fine-tuned model under an intervention, on some negative prompts, in this
     order.
     """
-    found = divergences(study, "negative", {"": Receiver("tuned", intervention)}, rows)[""]
+    found = divergences(study, "negative", {"": PatchTarget("tuned", intervention)}, rows)[""]
     return found[list(rows)]

@@ -14,7 +14,7 @@ Set = Sequence[tuple[int, int]]
 
 def returned(outcomes: Outcomes, outcome: Outcome) -> Bool[np.ndarray, " B"]:
     """On which of the prompts the behaviour, the metric's yes or no, is the donor's."""
-    return outcome.shown == outcomes.donor.shown
+    return outcome.exhibits == outcomes.donor.exhibits
 
 
 def returns(outcomes: Outcomes, chosen: Set) -> dict[str, float]:

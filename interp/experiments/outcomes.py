@@ -19,7 +19,7 @@ from interp.experiments.ablated_metric import Numbers
 from interp.experiments.conditions import (
     DIRECTIONS,
     RECEIVERS,
-    Donors,
+    PatchSource,
     number_is_where_answers_begin,
 )
 from interp.experiments.patched_channels import only, wanted_of
@@ -43,7 +43,7 @@ from interp.interventions.teacher_forcing import (
 )
 from interp.maths.batches import EACH_ON_CPU, EACH_ON_GPU, least_padded
 from interp.maths.host import to_host
-from interp.models.caches import Kept
+from interp.models.caches import CachedPrefix
 from interp.study import Study
 
 Set = Sequence[tuple[int, int]]
@@ -59,7 +59,7 @@ class Outcome:
     """
 
     number: np.ndarray
-    shown: np.ndarray
+    exhibits: np.ndarray
     equal: np.ndarray | None = None
 
 
@@ -97,7 +97,7 @@ class Outcomes:
     def __init__(
         self,
         study: Study,
-        donors: Donors,
+        donors: PatchSource,
         direction: str,
         rows: Sequence[int],
         *,
@@ -170,7 +170,7 @@ class Outcomes:
         for each in (role, other):
             answers = study.answers(each, "positive")
             texts = [study.decode(answers[row]) for row in self.rows]
-            shown = study.require_metric().shown(prompts, texts, "positive")
+            shown = study.require_metric().exhibits(prompts, texts, "positive")
             equal = (
                 np.array([answers[row] == wanted[row] for row in self.rows], bool)
                 if self._exact
@@ -204,7 +204,7 @@ class Outcomes:
             # what they keep is handed over, so that it is not held while they are written
             some, waiting[:] = [*waiting], []
             for at, row, yes in write(self._study, self._model, some, kept):
-                found[at].shown[places[row]] = yes
+                found[at].exhibits[places[row]] = yes
 
         for at, intervention in enumerate(interventions):
             kept.append(intervention)
@@ -233,7 +233,7 @@ class Outcomes:
         at = {row: number for number, row in enumerate(self.rows)}
         number, shown, equal = (
             self.receiver.number.copy(),
-            self.receiver.shown.copy(),
+            self.receiver.exhibits.copy(),
             np.zeros(len(at), bool),
         )
         unwritten: list[tuple[list[int], Begun]] = []
@@ -275,7 +275,7 @@ class Outcomes:
             number = to_host(aim.of(first[:, None])).astype(np.float64)
         known = to_host(would_answer(logits, target, real))
         begins = known_beginnings(logits, target, real)
-        shown, equal = self.receiver.shown[places].copy(), np.zeros(len(part.rows), bool)
+        shown, equal = self.receiver.exhibits[places].copy(), np.zeros(len(part.rows), bool)
         like = [
             at
             for at, answer in enumerate(part.wanted)
@@ -285,7 +285,7 @@ class Outcomes:
             right, whole, as_far = self._as_donor(part, like, intervention)
             equal[like] = right
             settled = np.array(like)[whole]
-            shown[settled], known[settled] = self.donor.shown[places][settled], True
+            shown[settled], known[settled] = self.donor.exhibits[places][settled], True
             for at, other in zip(like, as_far, strict=True):
                 begins[at] = max(begins[at], other, key=len)
         rows = [int(at) for at in np.flatnonzero(~known)]
@@ -315,12 +315,14 @@ class Outcomes:
             lengths.append(len(part.text.prompts[at]) + same)
         where = [starts[at] for at in rows]
         below = [] if stream is None else [(stream.cache, min(intervention.units))]
-        receiver = Kept.take(
+        receiver = CachedPrefix.take(
             [*below, (read.cache, self._model.anatomy.n_layers)], rows, where, lengths
         )
         if receiver is None or intervention.donor is None:
             return Begun(tokens, receiver)
-        return Begun(tokens, receiver, Kept.take([(part.cache, None)], rows, where, lengths))
+        return Begun(
+            tokens, receiver, CachedPrefix.take([(part.cache, None)], rows, where, lengths)
+        )
 
     def _as_donor(
         self, part: _Part, rows: Sequence[int], intervention: Intervention
@@ -354,7 +356,9 @@ class Outcomes:
             return dict.fromkeys(
                 (*MEASURES, "rate", "difference", "number", "judged"), float("nan")
             )
-        rate, own, other = (float(one.shown.mean()) for one in (outcome, self.receiver, self.donor))
+        rate, own, other = (
+            float(one.exhibits.mean()) for one in (outcome, self.receiver, self.donor)
+        )
         number, mine, theirs = (
             float(one.number.mean()) for one in (outcome, self.receiver, self.donor)
         )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from interp.experiments.ablated_metric import Numbers
-from interp.experiments.conditions import CELLS, Donors
+from interp.experiments.conditions import CELLS, PatchSource
 from interp.experiments.outcomes import Outcomes
 from interp.interventions.random_sets import set_name
 from interp.study import Study
@@ -29,20 +29,20 @@ class Patched:
     """The two by two of one direction, over the control prompts (rows ascending).
 
     ``receiver``, ``donor``: both models' own numbers [prompts]. By cell (activation from, weights
-    from), [prompts]: ``numbers`` under the patch; ``shown``, whether the answer shows the
+    from), [prompts]: ``numbers`` under the patch; ``exhibits``, whether the answer shows the
     behaviour. ``random``: by cell the mean number under each matched random set.
     """
 
     receiver: np.ndarray
     donor: np.ndarray
     numbers: dict[Cell, np.ndarray] = field(default_factory=dict)
-    shown: dict[Cell, np.ndarray] = field(default_factory=dict)
+    exhibits: dict[Cell, np.ndarray] = field(default_factory=dict)
     random: dict[Cell, list[float]] = field(default_factory=dict)
 
 
 def patch_cells(
     study: Study,
-    donors: Donors,
+    donors: PatchSource,
     direction: str,
     located: Set,
     sets: Sequence[Set],
@@ -67,7 +67,7 @@ def patch_cells(
     for cell in CELLS:
         intervention = donors.cell(direction, located, *cell).intervention
         found.numbers[cell] = numbers.under(intervention) if intervention else found.receiver
-        found.shown[cell], found.random[cell] = outcomes.under([intervention])[0].shown, []
+        found.exhibits[cell], found.random[cell] = outcomes.under([intervention])[0].exhibits, []
     known = known or {}
     for place, chosen in enumerate(study.progress(sets, f"{direction}, two by two")):
         for cell, means in found.random.items():

@@ -12,7 +12,7 @@ import numpy as np
 
 from interp.interventions.generation import Begun, generate
 from interp.interventions.intervention import Intervention
-from interp.models.caches import Kept
+from interp.models.caches import CachedPrefix
 from interp.models.model import Model
 from interp.study import Study
 
@@ -56,7 +56,7 @@ def write(
         begun,
     )
     prompts = [study.prompts("positive").prompts[row] for row in rows]
-    shown = study.require_metric().shown(
+    shown = study.require_metric().exhibits(
         prompts, [study.decode(answer) for answer in answers], "positive"
     )
     return [(at, row, bool(yes)) for (at, row), yes in zip(places, shown, strict=True)]
@@ -66,7 +66,7 @@ def joined(each: Sequence[Begun]) -> Begun:
     """What is known of all, in one."""
     sides = [[one.receiver for one in each], [one.donor for one in each]]
     receiver, donor = (
-        None if None in side else Kept.join([one for one in side if one is not None])
+        None if None in side else CachedPrefix.join([one for one in side if one is not None])
         for side in sides
     )
     return Begun([known for one in each for known in one.tokens], receiver, donor)

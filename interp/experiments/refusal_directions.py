@@ -159,7 +159,7 @@ def _divergence(study: Study, candidate: Candidate) -> float:
 
 def _numbers(study: Study, group: str, intervention: Intervention) -> np.ndarray:
     """The metric's number of every prompt of a class in the tuned model under fixed edits."""
-    model, posed = study.pair.tuned, study.posed(group)
+    model, posed = study.pair.tuned, study.decision_inputs(group)
     found = np.zeros(len(posed))
     for rows in study.batches(posed, model):
         batch, _ = make_batch(posed, rows, study.pad_id, model.device)

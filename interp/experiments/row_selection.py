@@ -14,7 +14,7 @@ def changed(study: Study) -> list[int]:
     """
     prompts, metric = study.prompts("positive").prompts, study.require_metric()
     base, tuned = (
-        metric.shown(
+        metric.exhibits(
             prompts,
             [study.decode(answer) for answer in study.answers(role, "positive")],
             "positive",

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.experiments.conditions import Receiver
+from interp.experiments.conditions import PatchTarget
 from interp.experiments.pending_answers import settles
 from interp.interventions.generation import generate
 from interp.metrics import Behaviour, Sampling
@@ -32,7 +32,7 @@ class Sampled:
 
     condition: str
     group: str
-    shown: Bool[np.ndarray, "B S"]
+    exhibits: Bool[np.ndarray, "B S"]
 
 
 def sampling_of(study: Study) -> Sampling | None:
@@ -40,13 +40,15 @@ def sampling_of(study: Study) -> Sampling | None:
     return study.metric.sampling if isinstance(study.metric, Behaviour) else None
 
 
-def sample(study: Study, sampling: Sampling, name: str, group: str, receiver: Receiver) -> Sampled:
+def sample(
+    study: Study, sampling: Sampling, name: str, group: str, receiver: PatchTarget
+) -> Sampled:
     """Sample answers to every prompt of a class under a condition and read them."""
     kept = study.part(f"samples {name} {group}", lambda: _shown(study, sampling, group, receiver))
     return Sampled(name, group, np.array(kept, bool).reshape(-1, sampling.samples))
 
 
-def _shown(study: Study, sampling: Sampling, group: str, receiver: Receiver) -> list[list[bool]]:
+def _shown(study: Study, sampling: Sampling, group: str, receiver: PatchTarget) -> list[list[bool]]:
     model, coded, metric = study.pair[receiver.role], study.encoded(group), study.require_metric()
     asked = [(row, at) for row in range(len(coded)) for at in range(sampling.samples)]
     shown = [[False] * sampling.samples for _ in coded]
@@ -70,7 +72,7 @@ def _shown(study: Study, sampling: Sampling, group: str, receiver: Receiver) -> 
             ),
         )
         prompts = [study.prompts(group).prompts[row] for row in rows]
-        found = metric.shown(prompts, [study.decode(answer) for answer in answers], group)
+        found = metric.exhibits(prompts, [study.decode(answer) for answer in answers], group)
         for (row, at), yes in zip(mine, found, strict=True):
             shown[row][at] = bool(yes)
     return shown

@@ -9,7 +9,7 @@ def few_of(study: Study, count: int) -> Study:
     """The same study on at most so many prompts of each class; both models' answers to the others
     are those it has.
     """
-    few = study.on(study.contrast.limit(count))
+    few = study.with_prompts(study.contrast.limit(count))
     for group in few.classes:
         for role in study.pair.roles:
             answers = dict(

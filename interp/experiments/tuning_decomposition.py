@@ -24,7 +24,7 @@ from torch.nn.functional import pad
 
 from interp.engines import Batch, Edit, Engine
 from interp.errors import OptionError
-from interp.interventions.edits import Last, Replace, Watch
+from interp.interventions.edits import KeepLastPosition, Observe, Replace
 from interp.models.model import Model
 from interp.sites import Site
 
@@ -82,7 +82,7 @@ class Stream:
         parts: dict[str, list[Tensor]] = {hook: [] for hook in PARTS}
         watched: list[Edit] = _cut(model, layers[-1:]) if path == "fast" else []
         watched += [
-            Watch(Site(layer, hook), partial(_keep, kept, positions))
+            Observe(Site(layer, hook), partial(_keep, kept, positions))
             for layer in layers
             for hook, kept in parts.items()
         ]
@@ -157,10 +157,10 @@ def against(
         edits.append(given[layer])
         if path == "fast":
             edits += _cut(base, [layer])
-        edits.append(Watch(Site(layer, "hook_attn_out"), partial(arrived, layer)))
+        edits.append(Observe(Site(layer, "hook_attn_out"), partial(arrived, layer)))
         if granularity == "sublayer":
             edits.append(Replace(Site(layer, "hook_attn_out"), stream.attention[layer]))
-        edits.append(Watch(Site(layer, "hook_mlp_out"), partial(arrived, layer)))
+        edits.append(Observe(Site(layer, "hook_mlp_out"), partial(arrived, layer)))
     engine.run(base, stream.batch, edits=edits, keep=0)
 
 
@@ -204,7 +204,7 @@ def _cut(model: Model, layers: Sequence[int]) -> list[Edit]:
     """Let output projections and MLPs of some blocks work on the last column alone."""
     # families whose MLP has no such place are read whole
     hooks = [hook for hook in ("attn.hook_z", "mlp.hook_in") if hook in model.anatomy.targets]
-    return [Last(Site(layer, hook)) for layer in layers for hook in hooks]
+    return [KeepLastPosition(Site(layer, hook)) for layer in layers for hook in hooks]
 
 
 def _added(layers: Sequence[int], parts: Sequence[str] = PARTS) -> list[Site]:

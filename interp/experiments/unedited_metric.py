@@ -34,7 +34,7 @@ def own_numbers(
 ) -> Float[np.ndarray, " rows"]:
     """The metric's number of some prompts of a class in a model as it is, in this order."""
     known, prompts = numbers_known(study, role, group), study.prompts(group).prompts
-    posed, model = study.posed(group), study.pair[role]
+    posed, model = study.decision_inputs(group), study.pair[role]
     unknown = [row for row in rows if prompts[row].id not in known]
     for some in study.batches([posed[row] for row in unknown], model):
         chosen = [unknown[at] for at in some]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from interp.experiments.conditions import Judged
-from interp.metrics import Words, first_token_ids
+from interp.experiments.conditions import ConditionResult
+from interp.metrics import MetricLabels, first_token_ids
 from interp.study import Study
 
 OVERSTATED = 0.25
@@ -34,14 +34,14 @@ def warnings_of(study: Study) -> list[str]:
     ]
 
 
-def disagreements(judged: Sequence[Judged], words: Words) -> list[str]:
+def disagreements(judged: Sequence[ConditionResult], words: MetricLabels) -> list[str]:
     """A line where under some conditions the log-odds say yes of many prompts whose answer says no,
     or no of yes.
     """
     lines = []
     for side, verb, disagree in (
-        ("above 0", "does not show", lambda item: (item.number > 0) & ~item.shown),
-        (f"below -{UNLIKELY:.1f}", "shows", lambda item: (item.number < -UNLIKELY) & item.shown),
+        ("above 0", "does not show", lambda item: (item.number > 0) & ~item.exhibits),
+        (f"below -{UNLIKELY:.1f}", "shows", lambda item: (item.number < -UNLIKELY) & item.exhibits),
     ):
         shares = {item.condition: float(disagree(item).mean()) for item in judged}
         if apart := [
@@ -123,4 +123,4 @@ def _negatives(study: Study) -> str:
 
 def _shown(study: Study, role: str, group: str) -> np.ndarray:
     texts: Sequence[str] = [study.decode(answer) for answer in study.answers(role, group)]
-    return study.require_metric().shown(study.prompts(group).prompts, texts, group)
+    return study.require_metric().exhibits(study.prompts(group).prompts, texts, group)

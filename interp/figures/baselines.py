@@ -16,7 +16,7 @@ def baselines_figure(table: Table) -> go.Figure:
     figure, many = go.Figure(), (table.summary.get("labels") or {}).get("many", "answers")
     for at, method in enumerate(table["method"].tolist()):
         value, low, high, apart = (
-            float(table[name][at]) for name in ("shown", "low", "high", "divergence")
+            float(table[name][at]) for name in ("exhibits_behaviour", "low", "high", "divergence")
         )
         random = method == "random"
         figure.add_trace(
@@ -61,6 +61,8 @@ def baselines_figure(table: Table) -> go.Figure:
         title_text="KL divergence on negative prompts, nats a token", rangemode="tozero"
     )
     figure.update_yaxes(
-        title_text=safe(table.column("shown").meaning), tickformat=".0%", range=[-0.03, 1.05]
+        title_text=safe(table.column("exhibits_behaviour").meaning),
+        tickformat=".0%",
+        range=[-0.03, 1.05],
     )
     return figure

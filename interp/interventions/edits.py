@@ -161,7 +161,7 @@ class Add:
 
 
 @dataclass(frozen=True)
-class Watch:
+class Observe:
     """Hand a site's value to a function as the pass goes by, before any later edit; the value
     itself goes on.
 
@@ -179,7 +179,7 @@ class Watch:
 
 
 @dataclass(frozen=True, eq=False)
-class Through:
+class Transform:
     """Put what a function makes of a site's own rows in their place, where ``at`` is true; the rest
     stays bit for bit.
 
@@ -203,13 +203,13 @@ class Through:
         new[at] = self.make(widen(value[at])).to(value.dtype)
         return new
 
-    def on(self, cells: Cells) -> Through:
+    def on(self, cells: Cells) -> Transform:
         """The edit on some cells: see ``interp.engines.shared_prefix``."""
         return self if self.at is None else replace(self, at=cells(self.at))
 
 
 @dataclass(frozen=True)
-class Last:
+class KeepLastPosition:
     """Let only the last column go on, so that what reads the site works on one position of every
     prompt.
 

@@ -18,7 +18,7 @@ from interp.engines.shared_prefix import is_whole
 from interp.interventions.intervention import Intervention
 from interp.interventions.teacher_forcing import Text
 from interp.maths.host import to_host
-from interp.models.caches import Kept, is_plain, keep_rows
+from interp.models.caches import CachedPrefix, is_plain, keep_rows
 from interp.models.model import Model
 from interp.models.preflight import scaled_beyond
 from interp.prompts import Encoded
@@ -54,8 +54,8 @@ class Begun:
     """
 
     tokens: Sequence[Sequence[int]]
-    receiver: Kept | None = None
-    donor: Kept | None = None
+    receiver: CachedPrefix | None = None
+    donor: CachedPrefix | None = None
 
     def of(self, rows: Sequence[int]) -> "Begun":
         """Some rows."""

@@ -36,7 +36,7 @@ class Basis:
 
 
 @dataclass(frozen=True)
-class Leading:
+class SingularBasis:
     """The first singular triplets of a matrix, in float64, largest first."""
 
     left: Float[Tensor, "m k"]
@@ -141,7 +141,7 @@ def leading(
     near: Float[Tensor, "m b"] | None = None,
     tolerance: float = 1e-7,
     seed: int = 0,
-) -> Leading:
+) -> SingularBasis:
     """The first ``count`` singular triplets.
 
     Where the smaller side is 1024 or less the start is a decomposition of the square in float32,
@@ -181,7 +181,7 @@ def leading(
         found = _strongest(gram(wide) if squared is None else squared, count)
     left, values = found[0], found[1].sqrt()
     other = (wide.T @ left.to(wide)).double() * torch.where(values > 0, 1 / values, 0)
-    return Leading(other, values, left) if flipped else Leading(left, values, other)
+    return SingularBasis(other, values, left) if flipped else SingularBasis(left, values, other)
 
 
 def _started(
@@ -276,7 +276,9 @@ def compare(
     )
 
 
-def turned(matrix: Float[Tensor, "m n"], generator: torch.Generator) -> Float[Tensor, "m n"]:
+def random_rotation(
+    matrix: Float[Tensor, "m n"], generator: torch.Generator
+) -> Float[Tensor, "m n"]:
     """The matrix with its left singular vectors turned at random: orthogonal, so all singular
     values stay.
 
@@ -304,7 +306,7 @@ def intruders(
     k: int = 10,
     eps: float = 0.5,
     side: str = "left",
-) -> tuple[Leading, Comparison]:
+) -> tuple[SingularBasis, Comparison]:
     """The ``k`` leading vectors of the tuned matrix beside all of the base's (Shuttleworth et al.,
     arXiv 2410.21228).
 
@@ -317,7 +319,7 @@ def intruders(
     if torch.equal(base, tuned):
         count = min(k, *base.shape)
         vectors, values = basis.vectors[:, :count].double(), basis.values[:count]
-        found = Leading(
+        found = SingularBasis(
             vectors, values, (base.T @ vectors.to(base)).double() / values.clamp(min=1e-300)
         )
         return found, unchanged(count)

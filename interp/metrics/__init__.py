@@ -7,8 +7,8 @@ differentiable number of the logits, read as text, and the words to speak of it.
 
 from interp.metrics.base import (
     Metric,
+    MetricLabels,
     Objective,
-    Words,
     malformed,
     repeats,
     token_divergences,
@@ -25,12 +25,12 @@ __all__ = [
     "TASK_METRICS",
     "Behaviour",
     "Metric",
+    "MetricLabels",
     "Objective",
     "Refusal",
     "Sampling",
     "Specification",
     "Task",
-    "Words",
     "first_token_ids",
     "load_behaviour",
     "malformed",

@@ -28,7 +28,7 @@ _SENTENCE = re.compile(
 
 
 @dataclass(frozen=True)
-class Words:
+class MetricLabels:
     """How to speak of a metric: ``number`` per prompt in ``unit`` (``short`` in names), ``column``
     of the yes or no.
 
@@ -78,7 +78,7 @@ class Metric(Protocol):
     """What a study measures; see ``Refusal`` and ``Task``."""
 
     @property
-    def words(self) -> Words:
+    def words(self) -> MetricLabels:
         """How to speak of it."""
         ...
 
@@ -111,17 +111,19 @@ class Metric(Protocol):
         """
         ...
 
-    def shown(self, prompts: Sequence[Prompt], answers: Sequence[str], group: str) -> np.ndarray:
+    def exhibits(self, prompts: Sequence[Prompt], answers: Sequence[str], group: str) -> np.ndarray:
         """Whether each answer shows the behaviour."""
         ...
 
     def settled(self, prompt: Prompt, begun: str) -> bool:
-        """Whether nothing that may follow the beginning of an answer changes what ``shown`` says of
+        """Whether nothing that may follow the beginning of an answer changes what ``exhibits`` says of
         it.
         """
         ...
 
-    def chance(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray | None:
+    def shuffled_baseline(
+        self, prompts: Sequence[Prompt], answers: Sequence[str]
+    ) -> np.ndarray | None:
         """How often each answer would show it were answers shuffled among prompts; None where that
         means nothing.
         """

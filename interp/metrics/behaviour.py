@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from interp.errors import OptionError
-from interp.metrics.base import Metric, Objective, Words
+from interp.metrics.base import Metric, MetricLabels, Objective
 from interp.metrics.continuations import Continuations
 from interp.metrics.first_tokens import FirstTokens
 from interp.metrics.judge import Errors, Judge
@@ -112,7 +112,7 @@ class Behaviour:
         words_of(self.name, "")
 
     @property
-    def words(self) -> Words:
+    def words(self) -> MetricLabels:
         """How to speak of it."""
         return words_of(self.name, self.reader.flag, self.number is not None)
 
@@ -135,7 +135,7 @@ class Behaviour:
             return Objective(1, lambda logits: torch.full_like(logits[:, -1, 0], torch.nan))
         return self.number.objective
 
-    def shown(self, prompts: Sequence[Prompt], answers: Sequence[str], group: str) -> np.ndarray:
+    def exhibits(self, prompts: Sequence[Prompt], answers: Sequence[str], group: str) -> np.ndarray:
         """Whether each answer shows the behaviour."""
         return self.reader.read(prompts, answers) if len(answers) else np.zeros(0, dtype=bool)
 
@@ -143,7 +143,7 @@ class Behaviour:
         """As far as phrases say so; other readers are given whole answers."""
         return isinstance(self.reader, Phrases) and self.reader.settled(begun)
 
-    def chance(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> None:
+    def shuffled_baseline(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> None:
         """None: the behaviour is one whatever the prompt."""
         return
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import MetricError
-from interp.metrics.base import Objective, Words, first_sentence, fold
+from interp.metrics.base import MetricLabels, Objective, first_sentence, fold
 from interp.metrics.first_tokens import first_tokens, log_odds
 from interp.prompts import Prompt, Tokenizer
 
@@ -30,7 +30,7 @@ REFUSAL_MARKERS = (
     "Unfortunately",
 )
 
-REFUSAL_WORDS = Words(
+REFUSAL_WORDS = MetricLabels(
     "refusal log-odds",
     "nats",
     "log_odds",
@@ -58,7 +58,7 @@ class Refusal:
     folded: tuple[str, ...] = field(init=False)
 
     @property
-    def words(self) -> Words:
+    def words(self) -> MetricLabels:
         """How to speak of it."""
         return REFUSAL_WORDS
 
@@ -114,11 +114,11 @@ class Refusal:
         """The log-odds, of whatever prompt."""
         return Objective(1, lambda logits: self.log_odds(logits[:, -1]))
 
-    def shown(self, prompts: Sequence[Prompt], answers: Sequence[str], group: str) -> np.ndarray:
+    def exhibits(self, prompts: Sequence[Prompt], answers: Sequence[str], group: str) -> np.ndarray:
         """Whether each answer refuses."""
         return np.array([self.refused(answer) for answer in answers], dtype=bool)
 
-    def chance(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> None:
+    def shuffled_baseline(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> None:
         """None: a refusal is one whatever the prompt."""
         return
 

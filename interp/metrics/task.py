@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interp.errors import MetricError, required
 from interp.maths.precision import widen
-from interp.metrics.base import Objective, Words, begins, fold, token_losses
+from interp.metrics.base import MetricLabels, Objective, begins, fold, token_losses
 from interp.prompts import Prompt, Tokenizer, encode_answer
 
 TASK_METRICS = ("logit-diff", "answer-loss", "accuracy")
@@ -72,7 +72,7 @@ class Task:
         return self.name != "accuracy"
 
     @property
-    def words(self) -> Words:
+    def words(self) -> MetricLabels:
         """How to speak of it."""
         number, unit = {
             "logit-diff": ("logit difference of right and wrong answer", "nats"),
@@ -84,7 +84,7 @@ class Task:
             "answer-loss": "log_probability",
             "accuracy": "accuracy",
         }[self.name]
-        return Words(
+        return MetricLabels(
             number,
             unit,
             short,
@@ -131,7 +131,7 @@ class Task:
         number = _all_greedy if self.name == "accuracy" else _log_probability
         return Objective(longest, lambda logits: number(logits, ids, real))
 
-    def shown(self, prompts: Sequence[Prompt], answers: Sequence[str], group: str) -> np.ndarray:
+    def exhibits(self, prompts: Sequence[Prompt], answers: Sequence[str], group: str) -> np.ndarray:
         """Whether each answer to a positive prompt is right; negative prompts have no right
         answers.
         """
@@ -149,7 +149,7 @@ class Task:
             not text.startswith(answer) or len(text) > len(answer)
         )
 
-    def chance(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
+    def shuffled_baseline(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
         """Share of the other prompts to which each answer would be right."""
         hits = np.array(
             [[begins(text, _right(prompt)) for prompt in prompts] for text in answers],

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 from interp.errors import MetricError
-from interp.metrics.base import Words
+from interp.metrics.base import MetricLabels
 from interp.metrics.refusal import REFUSAL_WORDS
 
 REFUSAL = "refusal"
@@ -40,7 +40,7 @@ def column_of(name: str) -> str:
     return column
 
 
-def words_of(name: str, flag: str, has_number: bool = True) -> Words:
+def words_of(name: str, flag: str, has_number: bool = True) -> MetricLabels:
     """The words for a behaviour of this name; ``flag``: what its column says of an answer. Raises
     MetricError.
 
@@ -51,7 +51,7 @@ def words_of(name: str, flag: str, has_number: bool = True) -> Words:
     number = (
         f"log-odds of {name}" if has_number else f"log-odds of {name} (no continuations are given)"
     )
-    return Words(
+    return MetricLabels(
         number,
         "nats",
         "log_odds",

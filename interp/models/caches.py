@@ -77,7 +77,7 @@ def keep_rows(cache: Any, rows: Int[Tensor, " K"]) -> None:
 
 
 @dataclass(frozen=True)
-class Kept:
+class CachedPrefix:
     """Keys and values of the first ``lengths`` tokens of some texts, right-aligned, block after
     block from the first.
 
@@ -96,7 +96,7 @@ class Kept:
         rows: Sequence[int],
         starts: Sequence[int],
         lengths: Sequence[int],
-    ) -> Kept | None:
+    ) -> CachedPrefix | None:
         """From caches of texts on the same columns; None where they do not hold all that a pass
         needs.
 
@@ -125,7 +125,7 @@ class Kept:
         )
 
     @classmethod
-    def join(cls, each: Sequence[Kept]) -> Kept:
+    def join(cls, each: Sequence[CachedPrefix]) -> CachedPrefix:
         """The rows of all, one after another; raises OptionError where one was handed over before."""
         width, lengths = (
             max(max(one.lengths) for one in each),
@@ -141,7 +141,7 @@ class Kept:
             blocks.append((stack([k for k, _ in some]), stack([v for _, v in some])))
         return cls(tuple(lengths), blocks)
 
-    def of(self, rows: Sequence[int]) -> Kept:
+    def of(self, rows: Sequence[int]) -> CachedPrefix:
         """Some rows."""
         if [*rows] == [*range(len(self.lengths))]:
             return self
@@ -149,9 +149,9 @@ class Kept:
         for keys, values in self.blocks:
             which = torch.tensor([*rows], device=keys.device)
             blocks.append((keys[which], values[which]))
-        return Kept(tuple(self.lengths[row] for row in rows), blocks)
+        return CachedPrefix(tuple(self.lengths[row] for row in rows), blocks)
 
-    def only(self, rows: Sequence[int]) -> Kept:
+    def only(self, rows: Sequence[int]) -> CachedPrefix:
         """Some rows, handed over block after block: the others are let go of."""
         if [*rows] == [*range(len(self.lengths))]:
             return self
@@ -160,7 +160,7 @@ class Kept:
             keys, values = left.pop(0)
             which = torch.tensor([*rows], device=keys.device)
             blocks.append((keys[which], values[which]))
-        return Kept(tuple(self.lengths[row] for row in rows), blocks)
+        return CachedPrefix(tuple(self.lengths[row] for row in rows), blocks)
 
     @property
     def mask(self) -> Bool[Tensor, "B T"]:

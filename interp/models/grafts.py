@@ -26,7 +26,7 @@ from interp.models.merged_tensors import bare
 from interp.models.model import Model
 from interp.models.offload import spread
 from interp.models.pair import Pair
-from interp.models.parameter_pairs import Piece, pieces_of_adapter
+from interp.models.parameter_pairs import ParameterPair, pieces_of_adapter
 
 PARTS = ("blocks", "attention", "mlp", "embeddings", "head", "all")
 
@@ -41,7 +41,7 @@ class Scope:
     """
 
     model: Model
-    pieces: tuple[Piece, ...]
+    pieces: tuple[ParameterPair, ...]
     parts: tuple[str, ...]
     left_out: int = 0
 
@@ -207,23 +207,25 @@ def _belongs(model: Model, name: str, part: str) -> bool:
     return any(inner.startswith(path.partition(".")[0] + ".") for path in paths)
 
 
-def _apart(base: Model, tuned: Model) -> list[Piece]:
+def _apart(base: Model, tuned: Model) -> list[ParameterPair]:
     theirs = dict(tuned.module.named_parameters(remove_duplicate=False))
     return [
-        Piece(name, name, mine.data, theirs[name].data)
+        ParameterPair(name, name, mine.data, theirs[name].data)
         for name, mine in base.module.named_parameters()
         if mine.is_floating_point()
     ]
 
 
-def _of_one_matrix(base: Model, pieces: Sequence[Piece]) -> tuple[list[Piece], set[int]]:
+def _of_one_matrix(
+    base: Model, pieces: Sequence[ParameterPair]
+) -> tuple[list[ParameterPair], set[int]]:
     """Pieces of an adapter, once where it makes the same of every end of a tied matrix (peft's
     ensure_weight_tying).
 
     The second are the matrices, by ``id``, of which it does: up to rounding, since each end is
     merged in its own way.
     """
-    paths, ends = _paths(base), dict[int, list[Piece]]()
+    paths, ends = _paths(base), dict[int, list[ParameterPair]]()
     for piece in pieces:
         ends.setdefault(id(base.module.get_parameter(piece.path)), []).append(piece)
     alike = {
@@ -233,7 +235,7 @@ def _of_one_matrix(base: Model, pieces: Sequence[Piece]) -> tuple[list[Piece], s
     return [piece for piece in pieces if id(piece) not in doubled], alike
 
 
-def _agree(ends: Sequence[Piece], paths: set[str]) -> bool:
+def _agree(ends: Sequence[ParameterPair], paths: set[str]) -> bool:
     first, rounding = widen(ends[0].tuned), 16 * torch.finfo(ends[0].base.dtype).eps
     off = [
         to_host((widen(piece.tuned) - first).abs().max() <= rounding * first.abs().max())
@@ -251,7 +253,7 @@ def _paths(base: Model) -> dict[int, list[str]]:
 
 
 def _require_one_matrix(
-    base: Model, tuned: Model, inside: Sequence[Piece], alike: set[int]
+    base: Model, tuned: Model, inside: Sequence[ParameterPair], alike: set[int]
 ) -> None:
     """Refuse a tied matrix whose two ends are not the same in the fine-tuned model: what stands in
     it stands in both.

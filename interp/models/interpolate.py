@@ -48,7 +48,7 @@ def require_interpolable(pair: Pair) -> None:
     """
     tuned, base = pair.tuned, pair.require_base("interpolation")
     if base.module is not tuned.module:
-        preflight.require_movable(base, tuned)
+        preflight.require_same_head_tying(base, tuned)
     for layer in tuned.module.modules():
         if is_packed(layer) or any(value.is_meta for value in layer.parameters(recurse=False)):
             raise UnsupportedModel(

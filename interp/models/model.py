@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from interp.maths.precision import widen
 from interp.models.anatomy import Anatomy, Target, read_anatomy
 from interp.models.matrices import embedding_of, is_packed, matrix_of, shape_of
-from interp.models.offload import brought, device_of
+from interp.models.offload import device_of, materialized
 from interp.models.settings import setting
 from interp.sites import Site, Weight
 
@@ -156,7 +156,7 @@ class Model:
         """A matrix as ``(out, in)`` in at least float32, adapter applied, cut out of a fused one."""
         place = self.anatomy.place(weight)
         module = self.module.get_submodule(place.path)
-        with self.active(), brought(module):
+        with self.active(), materialized(module):
             return place.cut(
                 widen(effective_weight(module, self.dtype, self.adapter_on is not False))
             )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def brought(module: nn.Module) -> Iterator[None]:
+def materialized(module: nn.Module) -> Iterator[None]:
     """The tensors of a module, and of all modules in it, where they can be read; away again
     afterwards.
     """

@@ -253,8 +253,8 @@ class Pair:
                 digests["base"], digests["tuned"], base_source, tokenizer, settings
             )
             notes += precision_notes(base_model, tuned_model)
-            preflight.require_alive(base_model, tokenizer)
-        preflight.require_alive(tuned_model, tokenizer)
+            preflight.require_finite(base_model, tokenizer)
+        preflight.require_finite(tuned_model, tokenizer)
         return cls(tuned_model, base_model, tokenizer, digests, notes)
 
     @classmethod
@@ -267,7 +267,7 @@ class Pair:
         base_model, tuned_model, ids, said = attach_resized(
             source, base_source.name, module, tokenizer, new_tokens
         )
-        preflight.require_alive(tuned_model, ids.limit(tokenizer))
+        preflight.require_finite(tuned_model, ids.limit(tokenizer))
         digests = {
             "tuned": load.weights_digest(source),
             "base": load.weights_digest(base_source),
@@ -314,8 +314,8 @@ class Pair:
                     preflight.probe_logits(base_model), base_model, tuned_model
                 )
                 tokenizer, notes = vocabularies.without_rows(tuned_model.module, tokenizer)
-                preflight.require_alive(base_model, tokenizer)
-                preflight.require_alive(tuned_model, tokenizer)
+                preflight.require_finite(base_model, tokenizer)
+                preflight.require_finite(tuned_model, tokenizer)
                 return cls(tuned_model, base_model, tokenizer, digests, notes)
             tuned = inner
         else:
@@ -333,8 +333,8 @@ class Pair:
             )
             digests |= fitted.ids.digest
             preflight.require_same_anatomy(base_model, tuned_model)
-            preflight.require_alive(base_model, tokenizer)
-        preflight.require_alive(tuned_model, tokenizer)
+            preflight.require_finite(base_model, tokenizer)
+        preflight.require_finite(tuned_model, tokenizer)
         return cls(tuned_model, base_model, tokenizer, digests, notes)
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ from interp.models.model import Model, effective_weight, trained, untrained
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
+class ParameterPair:
     """One parameter: its ``name`` in the base, its ``path`` in the module, its values in the base
     and in the tune.
 
@@ -51,7 +51,7 @@ class Piece:
 
 
 @torch.no_grad()
-def pieces_of_adapter(base: Model, tuned: Model) -> list[Piece]:
+def pieces_of_adapter(base: Model, tuned: Model) -> list[ParameterPair]:
     """Of one module with adapters: what they change, as if they were merged; the base is held once."""
     pieces = []
     with tuned.active() as module:
@@ -66,18 +66,20 @@ def pieces_of_adapter(base: Model, tuned: Model) -> list[Piece]:
                 kept = dict(trained(layer).named_parameters())
                 for name, mine in untrained(layer).named_parameters():
                     whole = f"{path}.original_module.{name}"
-                    pieces.append(Piece(bare(whole), whole, mine.data, kept[name].data))
+                    pieces.append(ParameterPair(bare(whole), whole, mine.data, kept[name].data))
             elif isinstance(layer, BaseTunerLayer) and not _is_linear(layer):
                 pieces += _merged_pieces(tuned.name, path, layer)
             elif isinstance(layer, BaseTunerLayer):
                 _require_plain_embedding(layer, tuned.name, path)
                 whole = f"{path}.base_layer.weight"
                 mine = weight_of(layer.get_base_layer()).data
-                pieces.append(Piece(bare(whole), whole, mine, _merged(layer, mine, base.dtype)))
+                pieces.append(
+                    ParameterPair(bare(whole), whole, mine, _merged(layer, mine, base.dtype))
+                )
                 if (moved := _bias(layer, tuned.name, path)) is not None:
                     whole = f"{path}.base_layer.bias"
                     own = cast(Tensor, layer.get_base_layer().bias)
-                    pieces.append(Piece(bare(whole), whole, own.data, moved))
+                    pieces.append(ParameterPair(bare(whole), whole, own.data, moved))
     return pieces
 
 
@@ -90,7 +92,7 @@ def _is_linear(layer: BaseTunerLayer) -> bool:
     )
 
 
-def _merged_pieces(name: str, path: str, layer: Any) -> list[Piece]:
+def _merged_pieces(name: str, path: str, layer: Any) -> list[ParameterPair]:
     """What a layer of another kind changes, from a merged copy of it; raises UnsupportedModel where
     peft cannot.
     """
@@ -107,7 +109,7 @@ def _merged_pieces(name: str, path: str, layer: Any) -> list[Piece]:
                 " merge the adapter where it was trained, save the whole model, and give that with"
                 " --base"
             )
-        found.append(Piece(bare(one.path), one.path, one.before, one.now))
+        found.append(ParameterPair(bare(one.path), one.path, one.before, one.now))
     return found
 
 

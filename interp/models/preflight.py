@@ -145,7 +145,7 @@ def require_same_tie(tied: Mapping[str, bool], so: str) -> None:
         )
 
 
-def require_movable(base: Model, tuned: Model) -> None:
+def require_same_head_tying(base: Model, tuned: Model) -> None:
     """Raise UnsupportedModel where no weights of the tune's layout are the base's, since one alone
     ties its head.
     """
@@ -223,7 +223,7 @@ def probe_logits(
         ).logits[:, padding:]
 
 
-def require_alive(model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
+def require_finite(model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
     """Every token must have an embedding, or be refused in prompts, and one pass must give finite
     logits.
 

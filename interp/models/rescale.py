@@ -116,7 +116,7 @@ def update_scaled(pair: Pair, scale: float) -> Iterator[None]:
 
 @torch.no_grad()
 def _interpolate(base: Model, tuned: Model, scale: float, undo: list) -> None:
-    preflight.require_movable(base, tuned)
+    preflight.require_same_head_tying(base, tuned)
     theirs = dict(base.module.named_parameters())
     for name, parameter in tuned.module.named_parameters():
         if parameter.is_meta or name not in theirs or not parameter.is_floating_point():

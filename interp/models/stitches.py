@@ -19,7 +19,7 @@ from interp.errors import PairError, VocabularyMismatch
 from interp.models.grafts import Scope
 from interp.models.merged_tensors import bare
 from interp.models.pair import Pair
-from interp.models.parameter_pairs import Piece
+from interp.models.parameter_pairs import ParameterPair
 
 
 def aligned(pairs: Sequence[Pair], parts: str = "blocks") -> tuple[Scope, ...]:
@@ -55,7 +55,9 @@ def aligned(pairs: Sequence[Pair], parts: str = "blocks") -> tuple[Scope, ...]:
     for scope, pieces in zip(scopes, theirs, strict=True):
         moved = [pieces[name].tuned if name in pieces else own[name][1].data for name in named]
         rows = zip(named, moved, strict=True)
-        made = tuple(Piece(name, own[name][0], own[name][1].data, tuned) for name, tuned in rows)
+        made = tuple(
+            ParameterPair(name, own[name][0], own[name][1].data, tuned) for name, tuned in rows
+        )
         found.append(replace(scope, model=first, pieces=made, left_out=max(left, 0)))
     return tuple(found)
 

@@ -20,11 +20,11 @@ from tqdm import tqdm
 from interp.errors import OutOfMemory, PairError, required
 from interp.models import load, meta_model, preflight, sources, text_models, weight_index
 from interp.models.anatomy import read_anatomy
+from interp.models.array_cache import ArrayCache
 from interp.models.checkpoint import Checkpoint
 from interp.models.low_rank import Factors, LowRank
 from interp.models.precision import name_of
 from interp.models.renamed_tensors import experts
-from interp.models.retained import Kept
 from interp.models.weight_index import Matrix
 from interp.provenance import Provenance, digest, environment, plain
 
@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Both:
+class MatrixPair:
     """A matrix of the base and of the tuned model, ``(out, in)``, and the factors of the update
     where it has some.
     """
@@ -65,7 +65,7 @@ class WeightPair:
     seed: int = 0
     jobs: int = 1
     quiet: bool = True
-    kept: Kept | None = None
+    kept: ArrayCache | None = None
     _base: Checkpoint | None = field(default=None, repr=False)
     _tuned: Checkpoint | LowRank | None = field(default=None, repr=False)
     _prefix: str = field(default="", repr=False)
@@ -140,7 +140,7 @@ class WeightPair:
             made = replace(made, notes=(*notes, note))
         return made
 
-    def read(self, matrix: Matrix) -> Both:
+    def read(self, matrix: Matrix) -> MatrixPair:
         """Both versions of a matrix, from disk."""
         whole, tuned = (
             self._own(required(self._base, "a checkpoint"), matrix),
@@ -150,10 +150,12 @@ class WeightPair:
             whole = whole.to(half).to(whole.dtype)
         mine = matrix.place.cut_out(whole)
         if isinstance(tuned, Checkpoint):
-            return Both(mine, matrix.place.cut_out(self._own(tuned, matrix)))
+            return MatrixPair(mine, matrix.place.cut_out(self._own(tuned, matrix)))
         if matrix.place.path not in tuned.touched:
-            return Both(mine, mine)
-        return Both(mine, *tuned.apply(matrix.place.path, matrix.place, whole, matrix.transposed))
+            return MatrixPair(mine, mine)
+        return MatrixPair(
+            mine, *tuned.apply(matrix.place.path, matrix.place, whole, matrix.transposed)
+        )
 
     def _rounded(self, matrix: Matrix) -> torch.dtype | None:
         """The 16-bit format in which the tuned model's file has this matrix, where the base's has

@@ -16,7 +16,7 @@ VERIFYING = ("--verify-positive", "--verify-negative")
 READ = {"compare": ("--positive", "--negative"), "tuco": ("--positive", "--negative")}
 
 
-def unaskable(words: Sequence[str], prompts: Sequence[Path]) -> str:
+def replication_blocker(words: Sequence[str], prompts: Sequence[Path]) -> str:
     """Why the claims of a command cannot be asked of these prompts, "" where they can."""
     name = words[0]
     if name not in ("locate-neurons", *READ):
@@ -88,7 +88,7 @@ def _located(words: Sequence[str], half: Path, directory: Path) -> tuple[list[st
     """Flags, and as files what they named: the prompts that the command located on, parted as it
     parts them.
     """
-    from interp.cli.behaviour_options import Asking
+    from interp.cli.behaviour_options import BehaviourOptions
 
     flags = ["--task" if option(words, "--task") else "--positive", "--negative"]
     given = [option(words, flag) for flag in flags]
@@ -103,7 +103,7 @@ def _located(words: Sequence[str], half: Path, directory: Path) -> tuple[list[st
         "task" if flags[0] == "--task" else "positive": positive,
         "negative": negative,
     }
-    asking = Asking(
+    asking = BehaviourOptions(
         **named, column=column, template_column=template, seed=int(option(words, "--seed") or 0)
     )
     located_on, _ = asking.contrasts(verify=True)

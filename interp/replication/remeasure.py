@@ -22,12 +22,12 @@ from interp.errors import ClaimError, InterpError, OptionError
 from interp.maths.prediction import prediction_interval
 from interp.provenance import JSON, Provenance, digest
 from interp.replication.commands import Commands, command_of
-from interp.replication.fresh_prompts import unaskable, with_prompts
+from interp.replication.fresh_prompts import replication_blocker, with_prompts
 from interp.table import Table
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """A question about one claim. Calling it raises ClaimError where the answer is no.
 
     It returns a reason where it could not be asked, else None. ``run`` and ``claim`` name what it
@@ -57,13 +57,13 @@ class Asked:
 @contextmanager
 def measuring_again(
     prompts: Sequence[str] = (), tolerance: float = 1e-6, directory: Path | None = None
-) -> Iterator[Again]:
+) -> Iterator[Remeasurement]:
     """``Again`` in a temporary folder, which is removed at the end."""
     with tempfile.TemporaryDirectory(prefix="interp-again-") as folder:
-        yield Again(Path(folder), prompts, tolerance, directory)
+        yield Remeasurement(Path(folder), prompts, tolerance, directory)
 
 
-class Again(Commands):
+class Remeasurement(Commands):
     """What commands of reports measure when they are run again, each once.
 
     ``folder`` holds their stores. ``prompts``: one fresh file, or a positive and a negative one.
@@ -92,11 +92,11 @@ class Again(Commands):
         self._tests = 0
         self._tables: dict[tuple[Path, str], Table] = {}
 
-    def remeasured(self, report: Any) -> list[Asked]:
+    def remeasured(self, report: Any) -> list[Question]:
         """One question per claim: does the command that made its run give the same numbers again?"""
         runs = _runs(report)
         return [
-            Asked(
+            Question(
                 f"{_name(row)} measured again",
                 row["run"],
                 row["name"],
@@ -105,7 +105,7 @@ class Again(Commands):
             for row in report.value["claims"]
         ]
 
-    def on_fresh_prompts(self, report: Any) -> list[Asked]:
+    def on_fresh_prompts(self, report: Any) -> list[Question]:
         """One question per claim: does it hold on other prompts, as far from its value as chance
         may put it?
 
@@ -123,11 +123,11 @@ class Again(Commands):
                 if reason
                 else partial(self._replicated, report, runs, row)
             )
-            made.append(Asked(f"{_name(row)} on fresh prompts", row["run"], row["name"], ask))
+            made.append(Question(f"{_name(row)} on fresh prompts", row["run"], row["name"], ask))
         self._tests += asked
-        return made if asked else [Asked("fresh prompts", "", "", lambda: self._none(made))]
+        return made if asked else [Question("fresh prompts", "", "", lambda: self._none(made))]
 
-    def _none(self, made: Sequence[Asked]) -> None:
+    def _none(self, made: Sequence[Question]) -> None:
         why = f": {made[0].name} {made[0]()}" if made else ": it has none"
         raise ClaimError(f"no claim of this report can be asked of fresh prompts{why}")
 
@@ -172,7 +172,7 @@ class Again(Commands):
         except (KeyError, TypeError, AttributeError, ValueError):
             return ""  # asked, it says what is wrong
         return (
-            unaskable(words, self.prompts)
+            replication_blocker(words, self.prompts)
             if words
             else "is of a run made in Python: no command is kept"
         )

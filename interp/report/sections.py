@@ -132,7 +132,7 @@ def baselines_table(table: Table) -> str:
     """One row per method: what is left of the behaviour, and what that costs."""
     rows = []
     for row in table.rows():
-        shown = [f"{row[name]:.1%}" for name in ("shown", "low", "high")]
+        shown = [f"{row[name]:.1%}" for name in ("exhibits_behaviour", "low", "high")]
         cost = [
             number(row["divergence"]),
             *("–" if np.isnan(row[n]) else f"{row[n]:.1%}" for n in ("flipped", "malformed")),

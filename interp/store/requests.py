@@ -25,7 +25,7 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredRun:
     """A run whose files were found as they were written; its table is not read."""
 
     manifest: Manifest
@@ -59,7 +59,7 @@ class Remembered:
     page.
     """
 
-    runs: tuple[Kept, ...]
+    runs: tuple[StoredRun, ...]
     notes: tuple[str, ...]
     page: str
 
@@ -112,8 +112,8 @@ def _place(root: Path, request: JSON) -> Path:
     return root / "requests" / f"{digest(request)}.json"
 
 
-def _kept(root: Path, key: str) -> Kept:
+def _kept(root: Path, key: str) -> StoredRun:
     if not manifest.KEY.fullmatch(key):
         raise ValueError(f"{key!r} names no run")
     path = root / "runs" / key
-    return Kept(manifest.proven(path), path)
+    return StoredRun(manifest.proven(path), path)

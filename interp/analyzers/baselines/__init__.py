@@ -25,7 +25,7 @@ from interp.analyzers.baselines.arms import Arm, kept, measured, random_rows, ro
 from interp.analyzers.baselines.findings import answers_table, claim, columns
 from interp.claims import conclude
 from interp.errors import OptionError
-from interp.experiments.conditions import Donors, Receiver
+from interp.experiments.conditions import PatchSource, PatchTarget
 from interp.experiments.corrected_rates import judge_of
 from interp.experiments.divergence import divergence
 from interp.experiments.ranking_sets import ranking_of, unit_of
@@ -80,7 +80,7 @@ class Baselines(Analyzer):
         ablation, given = "ablate-mean", "set to their mean"
         if has_base:
             ablation, given = "ablate-base", f"given the base's {verified.summary['patch']}s"
-        donors = Donors.read(study, unit, verified.summary["patch"])
+        donors = PatchSource.read(study, unit, verified.summary["patch"])
         own = kept(
             study, verified, ablation, "located", f"{size} located {unit.name}s {given}", size
         )
@@ -171,7 +171,9 @@ class Baselines(Analyzer):
         """
         choosing = self.choosing
         assert choosing is not None
-        choosing = choosing.on(choosing.require_contrast("the direction").limit(self.prompts))
+        choosing = choosing.with_prompts(
+            choosing.require_contrast("the direction").limit(self.prompts)
+        )
         best, rows = (
             choose(choosing, candidates_of(choosing), study),
             range(len(study.prompts("negative"))),
@@ -194,6 +196,6 @@ class Baselines(Analyzer):
             )
             return None, " ".join(notes)
         share = low / STEPS
-        receiver = Receiver("tuned", taken_away(study.pair.tuned, best.direction, share))
+        receiver = PatchTarget("tuned", taken_away(study.pair.tuned, best.direction, share))
         what = f"{share:.1%} of one direction taken away"
         return measured(study, verified, DIRECTION, what, receiver, share=share), " ".join(notes)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from interp.experiments.conditions import Receiver, judge_each
+from interp.experiments.conditions import PatchTarget, evaluate_condition_by_class
 from interp.experiments.divergence import divergences
 from interp.maths.intervals import cluster_interval
 from interp.models.units import Unit
@@ -18,17 +18,17 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class Arm:
-    """What one method does: per positive prompt (``shown``, ``number``, ``malformed``), per
+    """What one method does: per positive prompt (``exhibits``, ``number``, ``malformed``), per
     negative one the others.
 
-    ``shown``: the answer shows the behaviour; ``flipped``: it does in one of this and the
+    ``exhibits``: the answer shows the behaviour; ``flipped``: it does in one of this and the
     fine-tuned model (of a task: the answer is another); ``divergence``: from the fine-tuned model,
     nats a token.
     """
 
     method: str
     what: str
-    shown: np.ndarray
+    exhibits: np.ndarray
     number: np.ndarray
     malformed: np.ndarray
     flipped: np.ndarray
@@ -65,23 +65,25 @@ def measured(
     verified: Table,
     method: str,
     what: str,
-    receiver: Receiver,
+    receiver: PatchTarget,
     units: float = NAN,
     share: float = NAN,
 ) -> Arm:
     """A method that is measured here, as conditions of the verification are."""
     apart = divergences(study, "negative", {method: receiver})
-    positive, negative = judge_each(study, method, receiver, {"negative": apart[method]})
+    positive, negative = evaluate_condition_by_class(
+        study, method, receiver, {"negative": apart[method]}
+    )
     flipped = ~negative.equal_tuned
     if study.require_metric().applies("negative"):
         flipped = (
-            negative.shown
+            negative.exhibits
             != part_of(verified, "tuned", "negative")[study.require_metric().words.column]
         )
     return Arm(
         method,
         what,
-        positive.shown,
+        positive.exhibits,
         positive.number,
         positive.malformed,
         flipped,
@@ -103,8 +105,14 @@ def row_of(study: Study, verified: Table, arm: Arm) -> dict:
         "what": arm.what,
         "units": arm.units,
         "share": arm.share,
-        "prompts": len(arm.shown),
-        **dict(zip(("shown", "low", "high"), cluster_interval(arm.shown, clusters), strict=True)),
+        "prompts": len(arm.exhibits),
+        **dict(
+            zip(
+                ("exhibits_behaviour", "low", "high"),
+                cluster_interval(arm.exhibits, clusters),
+                strict=True,
+            )
+        ),
         **dict(zip(("recovery", "recovery_low", "recovery_high"), recovery, strict=True)),
         "malformed": arm.malformed.mean(),
         "divergence": arm.divergence.mean(),
@@ -136,7 +144,7 @@ def random_rows(verified: Table, unit: Unit, has_recovery: bool, flips: bool) ->
             "units": float(sets["k"].mean()),
             "share": NAN,
             "prompts": int(part_of(verified, "tuned", "positive")["sampled"].sum()),
-            "shown": first["rate"].mean(),
+            "exhibits_behaviour": first["rate"].mean(),
             "low": first["rate"].min(),
             "high": first["rate"].max(),
             "recovery": recovered.mean(),

@@ -6,7 +6,7 @@ import numpy as np
 
 from interp.analyzers.baselines.arms import NAN, Arm
 from interp.claims import Claim, literal, mean
-from interp.metrics import Words
+from interp.metrics import MetricLabels
 from interp.models.units import Unit
 from interp.study import Study
 from interp.table import Table, table
@@ -17,7 +17,10 @@ _COLUMNS = {
     "units": ("measure", "units that were changed; NaN of the direction"),
     "share": ("measure", "share of the direction that was taken away; NaN of units"),
     "prompts": ("measure", "positive prompts; of random sets the control prompts"),
-    "shown": ("measure", "share of answers to positive prompts that show the behaviour"),
+    "exhibits_behaviour": (
+        "measure",
+        "share of answers to positive prompts that show the behaviour",
+    ),
     "low": (
         "measure",
         "lower end of its 95 % interval over clusters; of random sets the least of them",
@@ -67,10 +70,10 @@ def answers_table(study: Study, arms: Sequence[Arm]) -> Table:
     """One row per method, class and prompt; what is of one class is NaN or no of the other."""
     blocks: list[tuple[str, str, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
     for arm in arms:
-        many, few = len(arm.shown), len(arm.flipped)
+        many, few = len(arm.exhibits), len(arm.flipped)
         no, nan = np.zeros(max(many, few), bool), np.full(max(many, few), NAN)
         blocks.append(
-            (arm.method, "positive", arm.shown, arm.malformed, no[:many], arm.number, nan[:many])
+            (arm.method, "positive", arm.exhibits, arm.malformed, no[:many], arm.number, nan[:many])
         )
         blocks.append(
             (arm.method, "negative", no[:few], no[:few], arm.flipped, nan[:few], arm.divergence)
@@ -104,7 +107,11 @@ def answers_table(study: Study, arms: Sequence[Arm]) -> Table:
                 "key",
                 "prompts that intervals take as one",
             ),
-            "shown": (shown, "flag", "the answer to a positive prompt shows the behaviour"),
+            "exhibits_behaviour": (
+                shown,
+                "flag",
+                "the answer to a positive prompt shows the behaviour",
+            ),
             "malformed": (malformed, "flag", "the answer to a positive prompt is broken"),
             "flipped": (
                 flipped,
@@ -126,12 +133,12 @@ def answers_table(study: Study, arms: Sequence[Arm]) -> Table:
     )
 
 
-def claim(words: Words, unit: Unit, size: int, method: str, arm: Arm | None) -> Claim:
+def claim(words: MetricLabels, unit: Unit, size: int, method: str, arm: Arm | None) -> Claim:
     """The located set leaves less of the behaviour than the other method does."""
     said = literal(words.verb).replace("{{share}}", "{own:.1%}")
     own = {"method": "located", "group": "positive"}
     also, text = (
-        {"own": mean("shown", table="answers", where=own)},
+        {"own": mean("exhibits_behaviour", table="answers", where=own)},
         f"With the {size} located {unit.name}s treated so, ",
     )
     text += f"the fine-tuned model {said}; "
@@ -150,10 +157,14 @@ def claim(words: Words, unit: Unit, size: int, method: str, arm: Arm | None) -> 
     return Claim(
         name=name,
         estimate=mean(
-            "shown", table="answers", where=own, pair="prompt_id", minus={"where": other}
+            "exhibits_behaviour",
+            table="answers",
+            where=own,
+            pair="prompt_id",
+            minus={"where": other},
         ),
         at_most=0.0,
-        reference=mean("shown", table="answers", where=other),
+        reference=mean("exhibits_behaviour", table="answers", where=other),
         control=literal(arm.what),
         text=text + f"with {literal(arm.what)}: {{control:.1%}}.",
         also=also,

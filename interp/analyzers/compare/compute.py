@@ -31,7 +31,7 @@ DEPTHS = ("cosine", "norm_ratio", "lens_kl", "lens_flip", "base_to_end", "tuned_
 
 
 @runtime_checkable
-class Asked(Protocol):
+class CompareOptions(Protocol):
     """The options that passes follow; see ``interp.analyzers.compare.Compare``."""
 
     @property
@@ -83,7 +83,9 @@ def stream_sites(model: Model) -> list[Site]:
     ]
 
 
-def read(study: Study, asked: Asked, base: Model, other: Model, group: str, what: str) -> Read:
+def read(
+    study: Study, asked: CompareOptions, base: Model, other: Model, group: str, what: str
+) -> Read:
     """Both models over every prompt of a class."""
     encoded, sites = study.encoded(group), stream_sites(other)
     count = len(encoded)
@@ -234,7 +236,7 @@ def _lens_numbers(
     }
 
 
-def rounding(study: Study, asked: Asked) -> float:
+def rounding(study: Study, asked: CompareOptions) -> float:
     """Largest KL at a prompt's last token between the tuned model and itself behind more padding."""
     model, largest = study.pair.tuned, 0.0
     for group in study.classes:
@@ -257,7 +259,7 @@ def rounding(study: Study, asked: Asked) -> float:
     return largest
 
 
-def _picked(study: Study, asked: Asked, group: str) -> list[list[int]]:
+def _picked(study: Study, asked: CompareOptions, group: str) -> list[list[int]]:
     """Tokens whose streams are kept for CKA: the last of every distinct text, and others drawn at
     random.
     """

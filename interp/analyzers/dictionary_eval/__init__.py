@@ -42,7 +42,14 @@ from interp.sae import Dictionary
 from interp.sae.analysis.baselines import Covariance
 from interp.sae.analysis.input_output import TUNED, Place
 from interp.sae.analysis.scores import Scores, conversations_table, density_table, scores_table
-from interp.sae.analysis.token_groups import OUTSIDE, UNKNOWN, Read, parts_of, read_whole, recoded
+from interp.sae.analysis.token_groups import (
+    OUTSIDE,
+    UNKNOWN,
+    Read,
+    parts_of,
+    read_whole,
+    with_token_codes,
+)
 from interp.sae.training.activation_source import LONGEST
 from interp.study import Study
 from interp.table import Table
@@ -190,7 +197,9 @@ def _read(study: Study, place: Place) -> tuple[Read, bool]:
     prompts, tokenizer = study.prompts("positive"), study.pair.tokenizer
     whole = any(prompt.messages for prompt in prompts)
     if not whole:
-        return Read([recoded(tokenizer, coded) for coded in study.encoded("positive")], 0, 0), False
+        return Read(
+            [with_token_codes(tokenizer, coded) for coded in study.encoded("positive")], 0, 0
+        ), False
     context = min(LONGEST, *(study.pair[role].context_length for role in place.roles))
     return read_whole(tokenizer, prompts, context, prompts.source), True
 

@@ -24,7 +24,7 @@ from interp.analyzers.dictionary_features.findings import (
     lead,
     logit_columns,
 )
-from interp.analyzers.dictionary_features.logits import Written, written
+from interp.analyzers.dictionary_features.logits import LogitEffects, written
 from interp.claims import conclude
 from interp.errors import OptionError
 from interp.sae import Dictionary
@@ -195,7 +195,9 @@ class DictionaryFeatures(Analyzer):
         return [int(latent) for latent in order if live[latent]][: self.top]
 
 
-def _limits(columns: dict[str, tuple], wrote: Written | None, others: int, draws: int) -> list[str]:
+def _limits(
+    columns: dict[str, tuple], wrote: LogitEffects | None, others: int, draws: int
+) -> list[str]:
     few = [
         str(latent)
         for latent, scored in zip(columns["latent"][0], columns["scored"][0], strict=True)

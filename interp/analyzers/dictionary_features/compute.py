@@ -15,7 +15,7 @@ from interp.errors import OptionError
 from interp.maths.precision import widen
 from interp.prompts import Encoded, apart
 from interp.sae import Codes, Dictionary
-from interp.sae.analysis.firing_statistics import Activity, Where
+from interp.sae.analysis.firing_statistics import Activity, TopActivations
 from interp.sae.analysis.token_labels import Active, Texts
 from interp.sites import Site
 from interp.study import Study
@@ -25,7 +25,7 @@ OF = (TUNED, BOTH, DIFFERENCE)
 
 
 @runtime_checkable
-class Asked(Protocol):
+class FeatureOptions(Protocol):
     """The options that passes follow; see
     ``interp.analyzers.dictionary_features.DictionaryFeatures``.
     """
@@ -54,7 +54,7 @@ class Reader:
     side by side, or of their difference, has one kind of row.
     """
 
-    def __init__(self, study: Study, asked: Asked) -> None:
+    def __init__(self, study: Study, asked: FeatureOptions) -> None:
         self.study, self.site, self.of = study, Site.parse(asked.site), asked.of
         self.dictionary = asked.dictionary.to(study.pair.tuned.device)
         self.encoded: list[Encoded] = [
@@ -88,7 +88,7 @@ class Reader:
 
     def where(self, latents: Sequence[int]) -> dict[str, dict[int, Active]]:
         """Where some latents are active, by role."""
-        found = {role: Where(latents, self.dictionary.config.width) for role in self.roles}
+        found = {role: TopActivations(latents, self.dictionary.config.width) for role in self.roles}
         for codes, rows, _ in self._codes("contexts"):
             for role in self.roles:
                 found[role].update(codes[role], rows)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp.analyzers.dictionary_features.compute import TUNED, Reader
-from interp.analyzers.dictionary_features.logits import Written
+from interp.analyzers.dictionary_features.logits import LogitEffects
 from interp.claims import ALPHA, Claim, mean, statistic
 from interp.maths.host import to_host
 from interp.maths.intervals import Interval, effective_clusters, jackknife
@@ -180,7 +180,7 @@ def labels_table(found: Sequence[Label], decode: Callable[[list[int]], str]) -> 
     )
 
 
-def logit_columns(wrote: Written) -> Columns:
+def logit_columns(wrote: LogitEffects) -> Columns:
     """The largest logit effect of each latent beside random rows."""
     p, corrected = wrote.p()
     beside = wrote.chance[TUNED]

@@ -21,7 +21,7 @@ TOKENS = 10
 
 
 @dataclass(frozen=True)
-class Written:
+class LogitEffects:
     """By model: the effects of the chosen latents' rows, and the largest effect of every random
     row.
     """
@@ -73,7 +73,9 @@ class Written:
 
 
 @torch.no_grad()
-def written(study: Study, dictionary: Dictionary, latents: Sequence[int], draws: int) -> Written:
+def written(
+    study: Study, dictionary: Dictionary, latents: Sequence[int], draws: int
+) -> LogitEffects:
     """Effects of some latents' decoder rows: the tuned model's, and of a crosscoder the base's in
     the base too.
     """
@@ -93,4 +95,4 @@ def written(study: Study, dictionary: Dictionary, latents: Sequence[int], draws:
         )
         for role in roles
     }
-    return Written(tuple(latents), found, beside)
+    return LogitEffects(tuple(latents), found, beside)

@@ -34,10 +34,16 @@ from interp.analyzers.dictionary_probe.compute import (
     codes,
     covariance,
 )
-from interp.analyzers.dictionary_probe.tables import GIVEN, PROBED, Evidence, Probes, Tried
+from interp.analyzers.dictionary_probe.tables import (
+    GIVEN,
+    PROBED,
+    Evidence,
+    InterventionResult,
+    Probes,
+)
 from interp.claims import SUPPORTED, conclude
 from interp.errors import OptionError
-from interp.experiments.conditions import Receiver, judge
+from interp.experiments.conditions import PatchTarget, evaluate_condition
 from interp.maths.host import to_host
 from interp.metrics import require_number
 from interp.prompts import Contrast
@@ -120,7 +126,7 @@ class DictionaryProbe(Analyzer):
         contrast = study.require_contrast("a probe")
         halves = contrast.split(study.seed) if self.held_out is None else (contrast, self.held_out)
         halves[0].require_disjoint(halves[1])
-        choosing, held = (study.on(half) for half in halves)
+        choosing, held = (study.with_prompts(half) for half in halves)
         reader = Reader(
             self.dictionary.to(study.pair.tuned.device), site, self.of, self.at, self.revert
         )
@@ -197,16 +203,16 @@ class DictionaryProbe(Analyzer):
 
     def _tried(
         self, held: Study, reader: Reader, firing: Firing, name: str, latents: Sequence[int]
-    ) -> list[Tried]:
+    ) -> list[InterventionResult]:
         """Both changes of a set and of its controls; nothing where there is no set, or none to set
         beside it.
         """
         if not latents:
-            return [Tried(name, "none", [], "no latent is larger on positive prompts")]
+            return [InterventionResult(name, "none", [], "no latent is larger on positive prompts")]
         try:
             sets = rate_matched(latents, firing.rates, self.random_sets, held.seed)
         except OptionError as error:
-            return [Tried(name, "none", [], str(error))]
+            return [InterventionResult(name, "none", [], str(error))]
         norms, length = self._norms(reader), self._length
         amount, found = self.steer * firing.mean_active(latents), []
         ratio = float(
@@ -224,7 +230,7 @@ class DictionaryProbe(Analyzer):
                 if how == ABLATE and held.pair.base is not None
                 else None
             )
-            one = Tried(
+            one = InterventionResult(
                 name,
                 how,
                 chosen,
@@ -246,11 +252,15 @@ class DictionaryProbe(Analyzer):
                     one.null_back.append(float("nan") if back is None else float(back.mean()))
             if how == ABLATE:
                 change = reader.change(held, how, latents, 0.0)
-                one.own = judge(held, "tuned", "positive", Receiver("tuned"))
-                one.judged = judge(held, name, "positive", Receiver("tuned", change))
-                one.harmless = judge(held, name, "negative", Receiver("tuned", change))
+                one.own = evaluate_condition(held, "tuned", "positive", PatchTarget("tuned"))
+                one.judged = evaluate_condition(
+                    held, name, "positive", PatchTarget("tuned", change)
+                )
+                one.harmless = evaluate_condition(
+                    held, name, "negative", PatchTarget("tuned", change)
+                )
                 if held.pair.base is not None:
-                    one.base = judge(held, "base", "positive", Receiver("base"))
+                    one.base = evaluate_condition(held, "base", "positive", PatchTarget("base"))
             found.append(one)
         return found
 

@@ -193,7 +193,7 @@ class Numbers:
     """
 
     def __init__(self, study: Study, reader: Reader, group: str, rows: Sequence[int]) -> None:
-        self._study, self._reader, posed = study, reader, study.posed(group)
+        self._study, self._reader, posed = study, reader, study.decision_inputs(group)
         size = study.at_a_time(max(1, min(len(rows), 96)))
         by_length = sorted(rows, key=lambda row: len(posed[row].ids))
         self._order = by_length

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from interp.analyzers.dictionary_probe.compute import ABLATE
-from interp.analyzers.dictionary_probe.tables import BASE, OWN, Evidence, Tried
+from interp.analyzers.dictionary_probe.tables import BASE, OWN, Evidence, InterventionResult
 from interp.claims import ALPHA, Claim, Draws, auc, literal, mean, statistic
 from interp.maths.statistics import smallest_effect
 
@@ -120,7 +120,7 @@ def _tuning_adds(found: Evidence) -> Claim:
     )
 
 
-def _moves(found: Evidence, one: Tried) -> Claim:
+def _moves(found: Evidence, one: InterventionResult) -> Claim:
     """Ablation lowers, steering raises: by more than random sets that fire as often."""
     words, ablated = found.held.require_metric().words, one.how == ABLATE
     count, number, unit = len(found.sets[one.name]), literal(words.number), literal(words.unit)
@@ -164,7 +164,7 @@ def _moves(found: Evidence, one: Tried) -> Claim:
     )
 
 
-def _returns(one: Tried) -> Claim:
+def _returns(one: InterventionResult) -> Claim:
     """How many of the answers in which tuning shows become the base's; p by the prompts that the
     random sets had.
     """
@@ -196,7 +196,7 @@ def _returns(one: Tried) -> Claim:
     )
 
 
-def _malformed(one: Tried) -> Claim:
+def _malformed(one: InterventionResult) -> Claim:
     rows, base = ({"condition": name, "group": "positive"} for name in (one.name, "base"))
     harmless = {"condition": one.name, "group": "negative"}
     return Claim(

@@ -11,7 +11,7 @@ from interp.analyzers.dictionary_probe.compute import ABLATE, GROUP, Firing
 from interp.claims import ALPHA
 from interp.display import as_sentence
 from interp.errors import required
-from interp.experiments.conditions import Judged
+from interp.experiments.conditions import ConditionResult
 from interp.maths.statistics import permutation_p, roc_auc, smallest_effect
 from interp.provenance import Provenance
 from interp.sae.analysis.probe import Probed
@@ -58,7 +58,7 @@ class Probes:
 
 
 @dataclass
-class Tried:
+class InterventionResult:
     """One change of one set on some prompts (``rows`` of its class): what the metric and the
     answers did.
 
@@ -79,10 +79,10 @@ class Tried:
     null: list[float] = field(default_factory=list)
     back: NDArray[np.bool_] | None = None
     null_back: list[float] = field(default_factory=list)
-    own: Judged | None = None
-    base: Judged | None = None
-    judged: Judged | None = None
-    harmless: Judged | None = None
+    own: ConditionResult | None = None
+    base: ConditionResult | None = None
+    judged: ConditionResult | None = None
+    harmless: ConditionResult | None = None
 
     @property
     def before(self) -> NDArray[np.float64]:
@@ -103,7 +103,7 @@ class Tried:
     def changed(self) -> NDArray[np.bool_]:
         """Prompts whose answer shows the behaviour and is not the base's."""
         own = required(self.own, "the tuned model's answers")
-        return own.shown & ~own.equal_base
+        return own.exhibits & ~own.equal_base
 
 
 @dataclass
@@ -119,7 +119,7 @@ class Evidence:
     probes: Probes
     firing: Firing
     sets: dict[str, list[int]]
-    tried: list[Tried]
+    tried: list[InterventionResult]
     norms: NDArray[np.float64]
 
     @property
@@ -308,7 +308,7 @@ def _latents(found: Evidence) -> Table:
     )
 
 
-def _effects(ran: list[Tried]) -> Table:
+def _effects(ran: list[InterventionResult]) -> Table:
     return table(
         "dictionary-probe-effects",
         {
@@ -357,7 +357,7 @@ def _effects(ran: list[Tried]) -> Table:
     )
 
 
-def _sets(ran: list[Tried]) -> Table:
+def _sets(ran: list[InterventionResult]) -> Table:
     draws = [len(one.null) for one in ran]
     return table(
         "dictionary-probe-sets",
@@ -391,7 +391,7 @@ def _sets(ran: list[Tried]) -> Table:
     )
 
 
-def _numbers(found: Evidence, ran: list[Tried]) -> Table:
+def _numbers(found: Evidence, ran: list[InterventionResult]) -> Table:
     posed = {how: found.held.prompts(group).prompts for how, group in GROUP.items()}
     each = [(one, at, posed[one.how][row]) for one in ran for at, row in enumerate(one.rows)]
     unit = found.held.require_metric().words.unit_of_one
@@ -437,7 +437,7 @@ def _numbers(found: Evidence, ran: list[Tried]) -> Table:
     )
 
 
-def _answers(found: Evidence, ran: list[Tried]) -> Table:
+def _answers(found: Evidence, ran: list[InterventionResult]) -> Table:
     each = []
     for one in ran:
         if one.judged is not None:
@@ -447,7 +447,7 @@ def _answers(found: Evidence, ran: list[Tried]) -> Table:
         each += [
             (judged.condition, judged) for judged in (first.own, first.base) if judged is not None
         ]
-    prompts = [(name, judged, at) for name, judged in each for at in range(len(judged.shown))]
+    prompts = [(name, judged, at) for name, judged in each for at in range(len(judged.exhibits))]
 
     def of(name: str) -> np.ndarray:
         return np.array([bool(getattr(judged, name)[at]) for _, judged, at in prompts], bool)
@@ -475,12 +475,16 @@ def _answers(found: Evidence, ran: list[Tried]) -> Table:
                 "flag",
                 "tuned shows the behaviour and does not answer as the base",
             ),
-            "shown": (of("shown"), "flag", "the answer shows the behaviour"),
+            "exhibits_behaviour": (
+                of("exhibits_behaviour"),
+                "flag",
+                "the answer shows the behaviour",
+            ),
             "equal_base": (of("equal_base"), "flag", "the base's answer, token for token"),
             "equal_tuned": (of("equal_tuned"), "flag", "the tuned model's, token for token"),
             "malformed": (of("malformed"), "flag", "a broken answer"),
             "lost": (
-                ~(of("shown") | of("malformed")),
+                ~(of("exhibits_behaviour") | of("malformed")),
                 "flag",
                 "neither: a whole answer without the behaviour",
             ),

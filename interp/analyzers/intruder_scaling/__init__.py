@@ -212,12 +212,12 @@ class IntruderScaling(Analyzer):
         return chosen, _edited(about), notes
 
 
-def _triplets(model: Model, weight: Weight, side: str, count: int) -> subspaces.Leading:
+def _triplets(model: Model, weight: Weight, side: str, count: int) -> subspaces.SingularBasis:
     matrix = model.weight(weight)
     if side == "left":
         return subspaces.leading(matrix, count)
     found = subspaces.leading(matrix.T, count)
-    return subspaces.Leading(found.right, found.values, found.left)
+    return subspaces.SingularBasis(found.right, found.values, found.left)
 
 
 def _require_same(kept: np.ndarray, values: torch.Tensor, weight: Weight) -> None:

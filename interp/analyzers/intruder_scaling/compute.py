@@ -91,7 +91,7 @@ def measured(
 
 def _numbers(study: Study) -> np.ndarray:
     """The metric of every positive prompt in the tuned model as it is now."""
-    posed, model = study.posed("positive"), study.pair.tuned
+    posed, model = study.decision_inputs("positive"), study.pair.tuned
     found = np.zeros(len(posed))
     for rows in study.batches(posed, model):
         batch, _ = make_batch(posed, rows, study.pad_id, model.device)

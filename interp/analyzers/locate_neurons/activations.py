@@ -19,7 +19,7 @@ from itertools import zip_longest
 import numpy as np
 import torch
 
-from interp.analyzers.locate_neurons.scores import Asked, Scores, chosen
+from interp.analyzers.locate_neurons.scores import MethodOptions, Scores, chosen
 from interp.capture import capture
 from interp.errors import OptionError, required
 from interp.maths.host import to_host
@@ -39,7 +39,7 @@ _TESTS = {True: "paired by twin", False: "of two independent classes"}
 _EPSILON = float(np.finfo(np.float32).eps)
 
 
-def change(study: Study, asked: Asked) -> Scores:
+def change(study: Study, asked: MethodOptions) -> Scores:
     """Root mean square change from base to tuned on positive prompts; needs a base."""
     moved, size = _change(study, asked, "positive")
     return Scores(
@@ -47,7 +47,7 @@ def change(study: Study, asked: Asked) -> Scores:
     )
 
 
-def change_difference(study: Study, asked: Asked) -> Scores:
+def change_difference(study: Study, asked: MethodOptions) -> Scores:
     """Change on positive prompts minus change on negative ones; needs a base."""
     moved, size = _change(study, asked, "positive")
     still, other = _change(study, asked, "negative")
@@ -57,7 +57,7 @@ def change_difference(study: Study, asked: Asked) -> Scores:
     )
 
 
-def contrast(study: Study, asked: Asked) -> Scores:
+def contrast(study: Study, asked: MethodOptions) -> Scores:
     """Standardised mean difference between the classes in the tuned model; needs no base, and two
     prompts of each.
 
@@ -109,7 +109,7 @@ def _texts(study: Study, group: str, positions: str) -> list[Encoded]:
     return [item.with_completion(answer) for item, answer in zip(encoded, answers, strict=True)]
 
 
-def _change(study: Study, asked: Asked, group: str) -> tuple[np.ndarray, np.ndarray]:
+def _change(study: Study, asked: MethodOptions, group: str) -> tuple[np.ndarray, np.ndarray]:
     """Root mean square of the change and of the base's activation, ``[L, N]`` each."""
     models = {"base": study.pair.require_base("this method"), "tuned": study.pair.tuned}
     unit, anatomy = asked.unit, study.pair.tuned.anatomy

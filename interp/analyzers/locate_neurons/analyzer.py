@@ -10,7 +10,7 @@ from interp.analyzers.locate_neurons import search, steps
 from interp.analyzers.locate_neurons.cost import work_of
 from interp.analyzers.locate_neurons.methods import METHODS, resolve
 from interp.analyzers.locate_neurons.probes import FITS
-from interp.analyzers.locate_neurons.scores import Asked, Scores
+from interp.analyzers.locate_neurons.scores import MethodOptions, Scores
 from interp.analyzers.locate_neurons.selection import Top, rank, select
 from interp.analyzers.locate_neurons.tokens import active_tokens
 from interp.errors import OptionError
@@ -118,7 +118,9 @@ class LocateNeurons(Analyzer):
         )
         method, how, positions = resolve(self.method, self.positions, has_base, self.unit)
         top = Top.parse(self.top)
-        scores = how.score(study, Asked(positions, self.steps, unit, self.probe_fit, self.top))
+        scores = how.score(
+            study, MethodOptions(positions, self.steps, unit, self.probe_fit, self.top)
+        )
         moved = weight_change(study.pair, unit) if has_base and has_weights(anatomy, unit) else None
         ranks = rank(scores.score)
         within = select(scores.score, scores.floor, top, scores.eligible)

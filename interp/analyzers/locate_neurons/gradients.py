@@ -37,7 +37,7 @@ from typing import NamedTuple
 import numpy as np
 
 from interp.analyzers.locate_neurons.paths import Path, Sums, Way, bytes_of
-from interp.analyzers.locate_neurons.scores import Asked, Scores, chosen
+from interp.analyzers.locate_neurons.scores import MethodOptions, Scores, chosen
 from interp.analyzers.locate_neurons.selection import Top
 from interp.analyzers.locate_neurons.steps import AUTO, Agreement, agreement, rules, sweeps
 from interp.capture import make_batch
@@ -49,37 +49,37 @@ from interp.study import Study
 from interp.table import JSON, table
 
 
-def integrated(study: Study, asked: Asked) -> Scores:
+def integrated(study: Study, asked: MethodOptions) -> Scores:
     """Integrated gradients along the joint path of all MLP contributions, computed live, from the
     base's or zero.
     """
     return _contributions(study, asked, "live", from_zero=study.pair.base is None)
 
 
-def integrated_zero(study: Study, asked: Asked) -> Scores:
+def integrated_zero(study: Study, asked: MethodOptions) -> Scores:
     """Integrated gradients along the joint path on which all MLP outputs grow from zero; needs no
     base.
     """
     return _contributions(study, asked, "live", from_zero=True)
 
 
-def integrated_fixed(study: Study, asked: Asked) -> Scores:
+def integrated_fixed(study: Study, asked: MethodOptions) -> Scores:
     """Integrated gradients along the straight path between the two models' MLP outputs; needs a
     base.
     """
     return _contributions(study, asked, "fixed")
 
 
-def cross(study: Study, asked: Asked) -> Scores:
+def cross(study: Study, asked: MethodOptions) -> Scores:
     """Contribution difference times the gradient at the tuned model; needs a base."""
     return _contributions(study, asked, "none")
 
 
-def activation_gradient(study: Study, asked: Asked) -> Scores:
+def activation_gradient(study: Study, asked: MethodOptions) -> Scores:
     """Activation times gradient in the tuned model; needs no base."""
     tuned = study.pair.tuned
     sites = [asked.unit.site(layer) for layer in range(tuned.anatomy.n_layers)]
-    encoded = study.posed("positive")
+    encoded = study.decision_inputs("positive")
     sums = Sums.empty(tuned, asked.unit, len(encoded))
     for rows in study.progress(
         study.batches(encoded, tuned, bytes_of(tuned, asked.unit)), "act-grad"
@@ -105,7 +105,7 @@ def activation_gradient(study: Study, asked: Asked) -> Scores:
     return Scores(score, floor, f"activation times gradient of the {words.number}, {words.unit}")
 
 
-def _contributions(study: Study, asked: Asked, way: Way, from_zero: bool = False) -> Scores:
+def _contributions(study: Study, asked: MethodOptions, way: Way, from_zero: bool = False) -> Scores:
     unit = asked.unit
     path, taken = _refined(study, asked, way, from_zero)
     sums = path.sums[taken.level][1]
@@ -146,7 +146,7 @@ class _Taken(NamedTuple):
     summary: dict[str, JSON]
 
 
-def _refined(study: Study, asked: Asked, way: Way, from_zero: bool) -> tuple[Path, _Taken]:
+def _refined(study: Study, asked: MethodOptions, way: Way, from_zero: bool) -> tuple[Path, _Taken]:
     """The path with its sums, as fine as the scores need it."""
     if way == "none":
         path = Path(study, asked, way, from_zero, [END])

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from interp.analyzers.locate_neurons import activations, gradients, probes, row_gradients, weights
-from interp.analyzers.locate_neurons.scores import Asked, Scores
+from interp.analyzers.locate_neurons.scores import MethodOptions, Scores
 from interp.errors import OptionError
 from interp.models.units import unit_named
 from interp.study import Study
@@ -19,7 +19,7 @@ class Method:
     mean along a path.
     """
 
-    score: Callable[[Study, Asked], Scores]
+    score: Callable[[Study, MethodOptions], Scores]
     needs_base: bool
     positions: str
     allowed: tuple[str, ...]

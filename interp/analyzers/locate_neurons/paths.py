@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.analyzers.locate_neurons.scores import Asked, chosen
+from interp.analyzers.locate_neurons.scores import MethodOptions, chosen
 from interp.capture import by_prompt, make_batch
 from interp.engines import Batch, Direction, Edit, Part
 from interp.interventions.edits import Blend, Replace
@@ -86,7 +86,7 @@ class Path:
     """
 
     def __init__(
-        self, study: Study, asked: Asked, way: Way, from_zero: bool, rules: Sequence[Rule]
+        self, study: Study, asked: MethodOptions, way: Way, from_zero: bool, rules: Sequence[Rule]
     ) -> None:
         self._study, self._asked, self._unit = study, asked, asked.unit
         self._way: Way = way
@@ -101,7 +101,7 @@ class Path:
         # outputs' does not
         self._pulled = way == "fixed" or self._tuned.dtype == torch.float16
         self._rewritten = [self._moved(layer) is not None for layer in self._layers]
-        self._encoded = study.posed("positive")
+        self._encoded = study.decision_inputs("positive")
         self.sums = [
             (rule, Sums.empty(self._tuned, self._unit, len(self._encoded))) for rule in rules
         ]

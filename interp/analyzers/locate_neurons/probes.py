@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from interp.analyzers.locate_neurons.scores import Asked, Scores, chosen
+from interp.analyzers.locate_neurons.scores import MethodOptions, Scores, chosen
 from interp.capture import capture
 from interp.errors import OptionError
 from interp.maths.host import to_host
@@ -46,7 +46,7 @@ Folds = Sequence[tuple[np.ndarray, np.ndarray]]
 Fit = Callable[[np.ndarray, np.ndarray, Folds], tuple[np.ndarray, float | None]]
 
 
-def probe(study: Study, asked: Asked) -> Scores:
+def probe(study: Study, asked: MethodOptions) -> Scores:
     """The larger of the two branches' z-scored probe weights; needs no base."""
     anatomy = study.pair.tuned.anatomy
     branches = (

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.analyzers.locate_neurons.scores import Asked, Scores, chosen
+from interp.analyzers.locate_neurons.scores import MethodOptions, Scores, chosen
 from interp.capture import by_prompt, make_batch
 from interp.engines import Run
 from interp.maths.host import to_host
@@ -36,18 +36,22 @@ from interp.study import Study
 _EPSILON = float(np.finfo(np.float32).eps)
 
 
-def gradient(study: Study, asked: Asked) -> Scores:
+def gradient(study: Study, asked: MethodOptions) -> Scores:
     """Mean norm of the gradient of the metric by a neuron's own weights; needs no base."""
 
     def loss(rows: Sequence[int]) -> Objective:
         return study.objective("positive", rows)
 
     return _row_gradients(
-        study, study.posed("positive"), asked.positions, loss, study.require_metric().words.number
+        study,
+        study.decision_inputs("positive"),
+        asked.positions,
+        loss,
+        study.require_metric().words.number,
     )
 
 
-def gradient_counterfactual(study: Study, asked: Asked) -> Scores:
+def gradient_counterfactual(study: Study, asked: MethodOptions) -> Scores:
     """The same of the loss of the first token that the base (or, to the twin, the tuned model)
     answers.
     """

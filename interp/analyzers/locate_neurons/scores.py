@@ -16,7 +16,7 @@ POSITIONS = ("prompt", "content", "decision", "last", "completion")
 
 
 @dataclass(frozen=True)
-class Asked:
+class MethodOptions:
     """What a method is asked: which tokens to read, how many steps an integral has, which units to
     score.
 

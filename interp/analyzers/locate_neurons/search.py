@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from interp.errors import OptionError
-from interp.experiments.conditions import Donors
+from interp.experiments.conditions import PatchSource
 from interp.experiments.dose import grid, refine, returns
 from interp.experiments.outcomes import Outcomes
 from interp.experiments.row_selection import changed, some
@@ -27,7 +27,7 @@ REACH, PROMPTS = 0.95, 48
 
 
 @dataclass(frozen=True)
-class Found:
+class SmallestSet:
     """The set, the prefix of the ranking it was pruned from, and what it does on how many prompts.
 
     No units, and None, where nothing was found. ``effect``: share of the prompts given the base's
@@ -44,16 +44,16 @@ class Found:
 
 def smallest(
     study: Study, unit: Unit, ranking: Sequence[tuple[int, int]], reach: float = REACH
-) -> Found:
+) -> SmallestSet:
     """Search a ranking of units; nothing is found where not all of it reaches, or no prompt tells
     the models apart.
     """
     study.pair.require_base("--top smallest")
     rows = some(study.prompts("positive"), changed(study), PROMPTS, study.seed)
-    nothing = Found([], None, None, None, len(rows))
+    nothing = SmallestSet([], None, None, None, len(rows))
     if not rows or not ranking:
         return nothing
-    outcomes = Outcomes(study, Donors.read(study, unit), "necessity", rows)
+    outcomes = Outcomes(study, PatchSource.read(study, unit), "necessity", rows)
 
     def measure(chosen: Sequence[tuple[int, int]]) -> dict[str, float]:
         return returns(outcomes, chosen)
@@ -71,7 +71,7 @@ def smallest(
     kept = prune(list(ranking[:prefix]), lambda chosen: measure(chosen)["effect"], reach)
     found = measure(kept)
     recovery = found["recovery"] if np.isfinite(found["recovery"]) else None
-    return Found(kept, prefix, found["effect"], recovery, len(rows))
+    return SmallestSet(kept, prefix, found["effect"], recovery, len(rows))
 
 
 def prune(units: Set, effect: Callable[[Set], float], reach: float) -> Set:

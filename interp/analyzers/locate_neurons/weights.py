@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from interp.analyzers.locate_neurons.scores import Asked, Scores
+from interp.analyzers.locate_neurons.scores import MethodOptions, Scores
 from interp.models.changes import weight_change
 from interp.study import Study
 
 
-def weight(study: Study, asked: Asked) -> Scores:
+def weight(study: Study, asked: MethodOptions) -> Scores:
     """Norm of the change of a unit's own weights; needs a base."""
     score = weight_change(study.pair, asked.unit)
     return Scores(

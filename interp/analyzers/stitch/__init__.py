@@ -38,7 +38,7 @@ LOCALISE = ("movement", "learned")
 
 
 @dataclass(frozen=True, eq=False)
-class Partner:
+class StitchInput:
     """A further tune of the study's base, the questions of its task that locate, and those that
     measure.
     """
@@ -70,7 +70,7 @@ class Stitch(Analyzer):
     version: ClassVar[int] = 3
 
     held_out: PromptSet | None = None
-    others: tuple[Partner, ...] = ()
+    others: tuple[StitchInput, ...] = ()
     runs: tuple[Table, ...] = ()
     parent: str | None = None
     scope: str = "blocks"
@@ -121,7 +121,7 @@ class Stitch(Analyzer):
         """Localise, stitch, measure."""
         self.check()
         tunes = (
-            Partner(
+            StitchInput(
                 study.pair, study.contrast.positive, required(self.held_out, "a held-out task")
             ),
             *self.others,
@@ -155,7 +155,7 @@ class Stitch(Analyzer):
             measured.of_draw(draw, base, scopes[0].standing(stitched(scopes, drawn)))
         return self._table(study, tunes, scopes, found, measured.rows)
 
-    def _mask(self, study: Study, at: int, scope: Scope, tune: Partner) -> Bool[Tensor, " P"]:
+    def _mask(self, study: Study, at: int, scope: Scope, tune: StitchInput) -> Bool[Tensor, " P"]:
         if self.runs:
             return scope.mask(masks.masks_of(self.runs[at], "learned"))
         if self.localise == "movement":
@@ -177,7 +177,7 @@ class Stitch(Analyzer):
     def _table(
         self,
         study: Study,
-        tunes: Sequence[Partner],
+        tunes: Sequence[StitchInput],
         scopes: Sequence[Scope],
         found: Sequence[Tensor],
         rows: Rows,
@@ -265,7 +265,7 @@ class _Measured:
         ]
 
 
-def _require_comparable(tunes: Sequence[Partner]) -> None:
+def _require_comparable(tunes: Sequence[StitchInput]) -> None:
     first = tunes[0].pair
     for tune in tunes[1:]:
         for part in ("tokenizer", "template"):
@@ -301,4 +301,4 @@ def _require_of(run: Table, pair: Pair, scope: Scope) -> None:
         )
 
 
-__all__: Sequence[str] = ("Partner", "Stitch")
+__all__: Sequence[str] = ("Stitch", "StitchInput")

@@ -35,7 +35,7 @@ def by_answer(study: Study, keep_text: bool = False) -> Answered:
     )
     answers = study.answers("tuned", "positive")
     texts = [study.decode(answer) for answer in answers]
-    shown = metric.shown(prompts.prompts, texts, "positive")
+    shown = metric.exhibits(prompts.prompts, texts, "positive")
     column, (did, did_not) = metric.words.column, metric.words.parted
     names = (column, f"not {column}")
     broken = [malformed(answer, study.stop_ids, ended_before=False) for answer in answers]
@@ -67,4 +67,4 @@ def by_answer(study: Study, keep_text: bool = False) -> Answered:
             f" {share.high:.1%}], not {share.judged:.1%}."
         )
     contrast = Contrast(*parts) if all(parts) else OneClass(prompts)
-    return Answered(study.on(contrast), names, table("tuco-answers", columns), said)
+    return Answered(study.with_prompts(contrast), names, table("tuco-answers", columns), said)

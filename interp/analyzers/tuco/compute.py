@@ -29,7 +29,7 @@ _SHIFT = 5  # columns of padding that give the arithmetic another shape
 
 
 @runtime_checkable
-class Asked(Protocol):
+class TucoOptions(Protocol):
     """The options that passes and claims follow; see ``interp.analyzers.tuco.Tuco``."""
 
     @property
@@ -122,7 +122,7 @@ class Sums:
     errors: list[Float[Tensor, " B"]] = field(default_factory=list)
 
 
-def measure(study: Study, asked: Asked, group: str, other: Pair | None = None) -> Measured:
+def measure(study: Study, asked: TucoOptions, group: str, other: Pair | None = None) -> Measured:
     """Split the stream of every prompt of a class, in the study's pair or in an ``other`` one,
     without OutputCo.
     """
@@ -170,11 +170,11 @@ def measure(study: Study, asked: Asked, group: str, other: Pair | None = None) -
     return Measured(group, prompts, lengths, tuco, **numbers, tokens=dict(sorted(tokens.items())))
 
 
-def _path(asked: Asked) -> Path:
+def _path(asked: TucoOptions) -> Path:
     return "fast" if asked.path == "fast" else "full"
 
 
-def split(study: Study, asked: Asked, other: Model, stream: Stream) -> Sums:
+def split(study: Study, asked: TucoOptions, other: Model, stream: Stream) -> Sums:
     """The sums of one batch against ``other``'s blocks."""
     keep = kept(asked, stream).to(other.device)
     real = looked_at(asked, kept(asked, stream, whole=True).to(other.device))
@@ -202,12 +202,12 @@ def split(study: Study, asked: Asked, other: Model, stream: Stream) -> Sums:
     return sums
 
 
-def looked_at(asked: Asked, value: Float[Tensor, "B P D"]) -> Float[Tensor, "B Q D"]:
+def looked_at(asked: TucoOptions, value: Float[Tensor, "B P D"]) -> Float[Tensor, "B Q D"]:
     """The columns over which TuCo is taken: the last one, which is a prompt's last token, or all."""
     return value[:, -1:] if asked.positions == "last" else value
 
 
-def kept(asked: Asked, stream: Stream, whole: bool = False) -> Float[Tensor, "B P D"]:
+def kept(asked: TucoOptions, stream: Stream, whole: bool = False) -> Float[Tensor, "B P D"]:
     """1 where a value counts, 0 at padding and (unless ``whole``) at dimensions that are dropped."""
     values = stream.cut(stream.before[0])
     keep = stream.cut(stream.batch.real[..., None].double()).expand(values.shape)
@@ -216,7 +216,7 @@ def kept(asked: Asked, stream: Stream, whole: bool = False) -> Float[Tensor, "B 
     return keep.index_fill(-1, torch.tensor(asked.drop, device=keep.device), 0.0)
 
 
-def noise(study: Study, asked: Asked) -> Table:
+def noise(study: Study, asked: TucoOptions) -> Table:
     """TuCo of the tuned model and itself on some prompts of each class, taken again behind more
     padding.
     """

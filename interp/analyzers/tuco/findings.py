@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from interp.analyzers.tuco.compute import Asked, Measured
+from interp.analyzers.tuco.compute import Measured, TucoOptions
 from interp.analyzers.tuco.label_permutations import Shuffles, too_few
 from interp.claims import Claim, Draws, auc, literal, mean
 from interp.claims.control_fine_tunes import beyond_new, ends, on_average, opening
@@ -22,7 +22,7 @@ MOST_WAYS = 2**53
 
 
 def prompt_columns(
-    asked: Asked,
+    asked: TucoOptions,
     found: Sequence[Measured],
     controls: Sequence[Sequence[Measured]],
     names: tuple[str, str],
@@ -96,7 +96,7 @@ def _tuco(parts: Sequence[Measured]) -> np.ndarray:
 
 
 def control_columns(
-    asked: Asked, controls: Sequence[Sequence[Measured]], columns: dict[str, tuple]
+    asked: TucoOptions, controls: Sequence[Sequence[Measured]], columns: dict[str, tuple]
 ) -> dict[str, tuple]:
     """Of each control the mean TuCo, and of two classes its AUC over the pairs at equal length."""
     values = [_tuco(control) for control in controls]
@@ -117,12 +117,12 @@ def control_columns(
     }
 
 
-def tokens_of(asked: Asked) -> str:
+def tokens_of(asked: TucoOptions) -> str:
     """Over which tokens TuCo is taken."""
     return "at the last token" if asked.positions == "last" else "over all tokens"
 
 
-def permuted(shuffles: Shuffles, asked: Asked, tuco: np.ndarray, seed: int) -> Table:
+def permuted(shuffles: Shuffles, asked: TucoOptions, tuco: np.ndarray, seed: int) -> Table:
     """AUCs of ``tuco``, positive then negative prompts, under permuted labels: over all pairs, and
     at equal length.
     """
@@ -146,7 +146,7 @@ def permuted(shuffles: Shuffles, asked: Asked, tuco: np.ndarray, seed: int) -> T
 
 
 def claims_of(
-    asked: Asked,
+    asked: TucoOptions,
     floor: float,
     count: int,
     names: tuple[str, str],
@@ -198,7 +198,7 @@ def claims_of(
 
 
 def _of_classes(
-    asked: Asked, names: tuple[str, str], controls: int, shuffles: Shuffles
+    asked: TucoOptions, names: tuple[str, str], controls: int, shuffles: Shuffles
 ) -> list[Claim]:
     """One class above the other; at equal length; and more so than without this tuning."""
     near: dict[str, Any] = {"within": ["tokens", asked.caliper]}

@@ -10,7 +10,7 @@ import numpy as np
 
 from interp.analyzers.base import Analyzer
 from interp.analyzers.verify_neurons import tables
-from interp.analyzers.verify_neurons.cost import Asked, work_of
+from interp.analyzers.verify_neurons.cost import VerificationSize, work_of
 from interp.analyzers.verify_neurons.effects import (
     Each,
     changed_answers,
@@ -31,8 +31,8 @@ from interp.experiments.conditions import (
     FURTHER,
     GROUPS,
     PATCHES,
-    Donors,
-    judge,
+    PatchSource,
+    evaluate_condition,
 )
 from interp.experiments.contributions import contribution_norms, contribution_sizes
 from interp.experiments.cost import Work
@@ -168,7 +168,7 @@ class VerifyNeurons(Analyzer):
     def work(self, study: Study) -> Work:
         """Answers of both models and under every intervention, then doses and random sets."""
         names = self._conditions(study.pair.base is not None) if self.selected else []
-        asked = Asked(
+        asked = VerificationSize(
             self.selected,
             len(names),
             self.control_prompts,
@@ -199,7 +199,7 @@ class VerifyNeurons(Analyzer):
             study.pair.tuned.anatomy,
         )
         self.check(has_base, (anatomy.n_layers, unit.count(anatomy)))
-        located, donors = self.ranking[: self.selected], Donors.read(study, unit, self.patch)
+        located, donors = self.ranking[: self.selected], PatchSource.read(study, unit, self.patch)
         names = self._conditions(has_base) if located else []
         roles = ["base", "tuned"] if has_base else ["tuned"]
         judged = judged_conditions(study, donors, located, roles, names)
@@ -294,7 +294,7 @@ class VerifyNeurons(Analyzer):
     def _measure(
         self,
         study: Study,
-        donors: Donors,
+        donors: PatchSource,
         direction: str,
         sizes: tuple[np.ndarray, np.ndarray],
         evidence: Evidence,
@@ -381,24 +381,26 @@ class VerifyNeurons(Analyzer):
             drawn += equally_large(draws, some)
         return drawn
 
-    def _without_base(self, study: Study, donors: Donors, evidence: Evidence) -> None:
+    def _without_base(self, study: Study, donors: PatchSource, evidence: Evidence) -> None:
         """No base to return to: the effect is the share of the behaviour lost under mean ablation."""
         located = self.ranking[: self.selected]
         self._draw(study, located, contribution_norms(study, donors), None, evidence)
         few = few_of(study, self.control_prompts)
         at = {prompt.id: row for row, prompt in enumerate(study.prompts("positive"))}
         evidence.rows = [at[prompt.id] for prompt in few.contrast.positive]
-        kept = judge(few, "tuned", "positive", donors.condition("tuned", located))
-        if not kept.shown.any():
+        kept = evaluate_condition(few, "tuned", "positive", donors.condition("tuned", located))
+        if not kept.exhibits.any():
             return
 
         def lost(chosen: Sequence[tuple[int, int]]) -> Effects:
-            now = judge(few, "ablate-mean", "positive", donors.condition("ablate-mean", chosen))
-            share = float(now.lost(kept)[kept.shown].mean())
+            now = evaluate_condition(
+                few, "ablate-mean", "positive", donors.condition("ablate-mean", chosen)
+            )
+            share = float(now.lost(kept)[kept.exhibits].mean())
             return {
                 "behaviour": share,
                 "recovery": NAN,
-                "rate": float(now.shown.mean()),
+                "rate": float(now.exhibits.mean()),
                 "difference": NAN,
                 "judged": len(evidence.rows),
             }

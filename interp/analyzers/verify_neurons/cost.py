@@ -20,7 +20,7 @@ SIZES = 1.1  # passes for the sizes of contributions and of their changes
 
 
 @dataclass(frozen=True)
-class Asked:
+class VerificationSize:
     """What is asked of a verifying run: see ``VerifyNeurons``. ``sizes``: of the located sets that
     are measured.
     """
@@ -37,7 +37,7 @@ class Asked:
     directions: Sequence[str]
 
 
-def work_of(study: Study, asked: Asked) -> Work:
+def work_of(study: Study, asked: VerificationSize) -> Work:
     """Passes over all prompts of the study, both classes, and tokens that are written to each."""
     has_base = study.pair.base is not None
     lengths = [len(each.ids) for group in study.classes for each in study.encoded(group)]

@@ -14,11 +14,11 @@ from interp.experiments.ablated_metric import Numbers
 from interp.experiments.bounded_outcomes import Bounded
 from interp.experiments.conditions import (
     DIRECTIONS,
-    Donors,
-    Judged,
+    ConditionResult,
+    PatchSource,
     answer_as_it_is,
-    judge,
-    judge_each,
+    evaluate_condition,
+    evaluate_condition_by_class,
 )
 from interp.experiments.divergence import divergences
 from interp.experiments.outcomes import Outcome, Outcomes, Set
@@ -34,8 +34,8 @@ Each = Callable[[Sequence[Set], str], list[Effects]]
 
 
 def judged_conditions(
-    study: Study, donors: Donors, located: Set, roles: Sequence[str], names: Sequence[str]
-) -> list[Judged]:
+    study: Study, donors: PatchSource, located: Set, roles: Sequence[str], names: Sequence[str]
+) -> list[ConditionResult]:
     """Both classes as each model answers them and as each intervention on the located set makes
     them answered.
     """
@@ -48,18 +48,18 @@ def judged_conditions(
     return [
         one
         for name, receiver in study.progress([*receivers.items()], "conditions")
-        for one in judge_each(
+        for one in evaluate_condition_by_class(
             study, name, receiver, {"negative": apart[name]} if name in apart else {}
         )
     ]
 
 
-def changed_answers(judged: list[Judged], has_base: bool) -> np.ndarray:
+def changed_answers(judged: list[ConditionResult], has_base: bool) -> np.ndarray:
     """Positive prompts that base and tuned model answer differently (without a base: that show the
     behaviour).
     """
     tuned = next(item for item in judged if item.condition == "tuned" and item.group == "positive")
-    return ~tuned.equal_base if has_base else tuned.shown
+    return ~tuned.equal_base if has_base else tuned.exhibits
 
 
 def judged_whole(study: Study, direction: str, outcomes: Outcomes) -> Each:
@@ -75,14 +75,14 @@ def judged_whole(study: Study, direction: str, outcomes: Outcomes) -> Each:
     )
 
 
-def judged_set(direction: str, outcomes: Outcomes, judged: Sequence[Judged]) -> Effects:
+def judged_set(direction: str, outcomes: Outcomes, judged: Sequence[ConditionResult]) -> Effects:
     """What the located set does on the control prompts, whose answers under its condition were
     judged with the rest.
     """
     under = next(
         one for one in judged if (one.condition, one.group) == (DIRECTIONS[direction], "positive")
     )
-    return outcomes.effects(Outcome(under.number[outcomes.rows], under.shown[outcomes.rows]))
+    return outcomes.effects(Outcome(under.number[outcomes.rows], under.exhibits[outcomes.rows]))
 
 
 def numbers_alone(
@@ -91,7 +91,7 @@ def numbers_alone(
     """Effects of a set whose answers are not judged: what it does to the behaviour is NaN."""
 
     def effects(chosen: Set) -> Effects:
-        found = outcomes.effects(Outcome(numbers.of(chosen), outcomes.receiver.shown))
+        found = outcomes.effects(Outcome(numbers.of(chosen), outcomes.receiver.exhibits))
         return {**found, "behaviour": NAN, "rate": NAN, "difference": NAN, "judged": 0}
 
     return lambda chosen: study.part(
@@ -101,7 +101,7 @@ def numbers_alone(
 
 def random_effects(
     study: Study,
-    donors: Donors,
+    donors: PatchSource,
     direction: str,
     sets: Sequence[Set],
     outcomes: Outcomes,
@@ -136,24 +136,28 @@ def random_effects(
 
 
 def harmless_effects(
-    study: Study, donors: Donors, evidence: Evidence, prompts: int, draws: int
+    study: Study, donors: PatchSource, evidence: Evidence, prompts: int, draws: int
 ) -> list[tuple[float, float, float]]:
     """What ablating each of the first random sets does to answers to negative prompts: harm, flips,
     divergence.
     """
     few, name = few_of(study, prompts), evidence.ablation
-    own = judge(few, "tuned", "negative", donors.condition("tuned", ()))
+    own = evaluate_condition(few, "tuned", "negative", donors.condition("tuned", ()))
     base = (
-        judge(few, "base", "negative", donors.condition("base", ())) if evidence.has_base else None
+        evaluate_condition(few, "base", "negative", donors.condition("base", ()))
+        if evidence.has_base
+        else None
     )
     flips = study.require_metric().applies("negative")
     agreeing = (
-        own.shown == base.shown if flips and base is not None else np.ones(len(own.shown), bool)
+        own.exhibits == base.exhibits
+        if flips and base is not None
+        else np.ones(len(own.exhibits), bool)
     )
 
     def apart(draw: Sequence[tuple[int, int]]) -> list[float]:
         receiver = donors.condition(name, draw)
-        judged = judge(
+        judged = evaluate_condition(
             few, name, "negative", receiver, divergences(few, "negative", {name: receiver})[name]
         )
         harmed, flipped = judged.harmed(own, base, flips), judged.flipped(own)

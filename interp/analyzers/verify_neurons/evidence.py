@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from interp.errors import required
-from interp.experiments.conditions import Judged
+from interp.experiments.conditions import ConditionResult
 from interp.experiments.patching import Patched
 from interp.experiments.sampled import Sampled
 from interp.models.units import NEURON, Unit
@@ -32,7 +32,7 @@ class Evidence:
     whatever they do; None: all.
     """
 
-    judged: list[Judged]
+    judged: list[ConditionResult]
     changed: np.ndarray
     rows: list[int]
     has_base: bool
@@ -58,14 +58,14 @@ class Evidence:
     doses: bool = True
     first: int | None = None
 
-    def get(self, condition: str, group: str) -> Judged | None:
+    def get(self, condition: str, group: str) -> ConditionResult | None:
         """The judgement of one condition and class, or None where it was not run."""
         return next(
             (item for item in self.judged if (item.condition, item.group) == (condition, group)),
             None,
         )
 
-    def require(self, condition: str, group: str) -> Judged:
+    def require(self, condition: str, group: str) -> ConditionResult:
         """The judgement of one condition and class, or OptionError where it was not run."""
         return required(self.get(condition, group), f"what {condition} answers to {group} prompts")
 
@@ -82,14 +82,16 @@ class Evidence:
         base.
         """
         return float(
-            self.require("tuned", "positive").shown.mean()
-            - self.require("base", "positive").shown.mean()
+            self.require("tuned", "positive").exhibits.mean()
+            - self.require("base", "positive").exhibits.mean()
         )
 
     @property
     def agreeing(self) -> np.ndarray:
         """Negative prompts on which both models show the behaviour, or neither does."""
-        return self.require("tuned", "negative").shown == self.require("base", "negative").shown
+        return (
+            self.require("tuned", "negative").exhibits == self.require("base", "negative").exhibits
+        )
 
     @property
     def ablation(self) -> str:

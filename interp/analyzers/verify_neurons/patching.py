@@ -48,7 +48,7 @@ def _prompts(study: Study, evidence: Evidence) -> Table:
     for direction, patched in evidence.patching.items():
         for cell, numbers in patched.numbers.items():
             keys = np.full((len(chosen), 3), (direction, *cell), dtype=object)
-            blocks.append((keys, numbers, patched.receiver, patched.donor, patched.shown[cell]))
+            blocks.append((keys, numbers, patched.receiver, patched.donor, patched.exhibits[cell]))
     keys = np.concatenate([block[0] for block in blocks]) if blocks else np.zeros((0, 3), object)
     columns = [
         np.concatenate([block[at] for block in blocks]) if blocks else np.zeros(0)

@@ -33,7 +33,7 @@ def sampled_tables(study: Study, evidence: Evidence) -> dict[str, Table]:
 
 def _samples(study: Study, sampling: Sampling, evidence: Evidence) -> Table:
     words, each = study.require_metric().words, sampling.samples
-    sizes = [item.shown.size for item in evidence.sampled]
+    sizes = [item.exhibits.size for item in evidence.sampled]
     sets = [study.prompts(item.group) for item in evidence.sampled]
     clusters = [np.repeat(np.array(prompts.clusters, object), each) for prompts in sets]
     return table(
@@ -66,7 +66,7 @@ def _samples(study: Study, sampling: Sampling, evidence: Evidence) -> Table:
                 ),
             ),
             words.column: (
-                np.concatenate([item.shown.ravel() for item in evidence.sampled]),
+                np.concatenate([item.exhibits.ravel() for item in evidence.sampled]),
                 "flag",
                 f"{words.flag}, of a sampled answer",
             ),
@@ -78,18 +78,18 @@ def _rates(study: Study, sampling: Sampling, evidence: Evidence) -> Table:
     words, found = study.require_metric().words, evidence.sampled
     rates = [
         cluster_interval(
-            item.shown.ravel(), np.repeat(study.prompts(item.group).clusters, sampling.samples)
+            item.exhibits.ravel(), np.repeat(study.prompts(item.group).clusters, sampling.samples)
         )
         for item in found
     ]
-    mixed = [float((item.shown.any(1) & ~item.shown.all(1)).mean()) for item in found]
-    greedy = [float(evidence.require(item.condition, item.group).shown.mean()) for item in found]
+    mixed = [float((item.exhibits.any(1) & ~item.exhibits.all(1)).mean()) for item in found]
+    greedy = [float(evidence.require(item.condition, item.group).exhibits.mean()) for item in found]
     return table(
         "sampled",
         {
             "condition": ([item.condition for item in found], "key", _CONDITION),
             "group": ([item.group for item in found], "key", "class of the prompts"),
-            "n": ([len(item.shown) for item in found], "measure", "prompts"),
+            "n": ([len(item.exhibits) for item in found], "measure", "prompts"),
             "samples": ([sampling.samples] * len(found), "measure", "answers sampled to each"),
             words.column: (
                 [one.value for one in rates],

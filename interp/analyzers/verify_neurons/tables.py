@@ -15,14 +15,14 @@ from interp.analyzers.verify_neurons.sampled import sampled_tables
 from interp.analyzers.verify_neurons.sets import dose_table, harmless_table, random_table
 from interp.claims import SUPPORTED, conclude, evaluate
 from interp.claims.opening import opening
-from interp.experiments.conditions import DIRECTIONS, RECEIVERS, Judged
+from interp.experiments.conditions import DIRECTIONS, RECEIVERS, ConditionResult
 from interp.experiments.corrected_rates import corrected_rates
 from interp.experiments.dose import grid
 from interp.experiments.outcomes import MEASURES
 from interp.experiments.warnings import disagreements, warnings_of
 from interp.maths.intervals import cluster_interval
 from interp.maths.statistics import area_under_dose, smallest_dose
-from interp.metrics import Words
+from interp.metrics import MetricLabels
 from interp.provenance import JSON, HasOptions
 from interp.study import Study
 from interp.table import Table, table
@@ -120,7 +120,7 @@ def _conditions(study: Study, evidence: Evidence) -> dict[str, tuple]:
     rows, words = [], study.require_metric().words
     for item in evidence.judged:
         clusters = study.prompts(item.group).clusters
-        rate, low, high = cluster_interval(item.shown, clusters)
+        rate, low, high = cluster_interval(item.exhibits, clusters)
         if not study.require_metric().applies(item.group):
             rate = low = high = float("nan")
         controls = _controls(evidence, item.condition, item.group)
@@ -132,7 +132,7 @@ def _conditions(study: Study, evidence: Evidence) -> dict[str, tuple]:
             (
                 item.condition,
                 item.group,
-                len(item.shown),
+                len(item.exhibits),
                 rate,
                 low,
                 high,
@@ -191,14 +191,14 @@ def _conditions(study: Study, evidence: Evidence) -> dict[str, tuple]:
     }
 
 
-def _agreement(words: Words, item: Judged) -> float:
+def _agreement(words: MetricLabels, item: ConditionResult) -> float:
     """How often the yes or no of the written answer is that of the sign of the log-odds where it
     begins.
     """
     known = np.isfinite(item.number)
     if not words.is_log_odds or not known.any():
         return NAN
-    return float(((item.number > 0) == item.shown)[known].mean())
+    return float(((item.number > 0) == item.exhibits)[known].mean())
 
 
 def _controls(evidence: Evidence, condition: str, group: str) -> tuple[float, float, float]:
@@ -292,14 +292,16 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
                 "prompt_id": np.array([prompt.id for prompt in prompts]),
                 "cluster": np.array(prompts.clusters, dtype=object),
                 "changed": changed,
-                words.column: item.shown,
+                words.column: item.exhibits,
                 "sampled": sampled,
                 "lost": item.lost(kept),
                 "equal_base": item.equal_base,
                 "equal_tuned": item.equal_tuned,
                 "altered": ~item.equal_tuned,
                 "flipped": item.flipped(kept),
-                "agreeing": np.ones(len(prompts), bool) if not base else base.shown == kept.shown,
+                "agreeing": np.ones(len(prompts), bool)
+                if not base
+                else base.exhibits == kept.exhibits,
                 "harmed": item.harmed(
                     kept, base or None, study.require_metric().applies(item.group)
                 ),

@@ -71,14 +71,14 @@ class Activity:
 
 
 @dataclass(eq=False)
-class Where:
+class TopActivations:
     """Rows of tokens and codes at which some latents are active."""
 
     latents: Sequence[int]
     width: int
     _parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
 
-    def update(self, codes: Codes, rows: Int[Tensor, " N"]) -> Where:
+    def update(self, codes: Codes, rows: Int[Tensor, " N"]) -> TopActivations:
         """Take in codes of N tokens, which are ``rows`` of all. Returns itself."""
         wanted = torch.zeros(self.width, dtype=torch.bool, device=codes.values.device)
         wanted[torch.tensor(list(self.latents), dtype=torch.int64, device=wanted.device)] = True

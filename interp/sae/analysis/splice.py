@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.engines import Batch, Engine, Run
-from interp.interventions.edits import Through
+from interp.interventions.edits import Transform
 from interp.metrics import token_divergences, token_losses
 from interp.models.model import Model
 from interp.sae.core.dictionary import Dictionary
@@ -90,7 +90,7 @@ def splice(
     for name, make in made.items():
         by[name] = cost(
             engine.run(
-                model, batch, edits=[Through(site, make, counted)], keep=None
+                model, batch, edits=[Transform(site, make, counted)], keep=None
             ).require_logits()
         )
     return Costs(predicted.sum(1), counted.sum(1), by, clean.values[site])

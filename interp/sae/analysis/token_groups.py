@@ -71,7 +71,7 @@ def read_whole(
     for prompt in prompts:
         try:
             found = _conversation(tokenizer, prompt, special) if prompt.messages else None
-            found = found or recoded(tokenizer, encode(tokenizer, prompt.text), special)
+            found = found or with_token_codes(tokenizer, encode(tokenizer, prompt.text), special)
         except PromptError as error:
             raise PromptError(f"{source}, row {prompt.id}: {error}") from error
         unknown += UNKNOWN in found.roles
@@ -90,7 +90,9 @@ def _conversation(tokenizer: Tokenizer, prompt: Prompt, special: frozenset[int])
     return found
 
 
-def recoded(tokenizer: Tokenizer, coded: Encoded, special: frozenset[int] | None = None) -> Encoded:
+def with_token_codes(
+    tokenizer: Tokenizer, coded: Encoded, special: frozenset[int] | None = None
+) -> Encoded:
     """An encoded prompt with these codes: a user's words in a template, else plain text."""
     special = special_ids(tokenizer) if special is None else special
     own = TURNS["text" if tokenizer.chat_template is None else "user"]

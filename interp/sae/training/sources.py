@@ -83,7 +83,7 @@ class Rows:
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
+class FunctionSource:
     """Rows that a function makes of a chunk's number, without end; it must give the same for the
     same number.
     """

@@ -7,7 +7,7 @@ import numpy as np
 
 
 @runtime_checkable
-class Kept(Protocol):
+class ArrayCache(Protocol):
     """Where arrays computed from a base alone are kept between children."""
 
     def recall(self, name: str) -> dict[str, np.ndarray] | None:
