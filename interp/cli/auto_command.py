@@ -17,7 +17,7 @@ from interp.cli.behaviour_options import sought
 from interp.cli.common import takes
 from interp.cli.prompt_options import PromptOptions
 from interp.cli.request_cache import Request
-from interp.cli.results import page_again, remarked, tell, write
+from interp.cli.runner import Session, answer
 from interp.errors import OptionError
 
 TYPES = (bool, int, float, str)
@@ -74,21 +74,17 @@ def command_of(name: str) -> Callable[..., str]:
             raise OptionError(
                 "--behaviour and --metric both say what of answers is measured; give one of them"
             )
-        examine, title = kind(**given), f"{name}: {tuned}"
-        if (kept := request.recall()) is not None:
-            for note in kept.notes:
-                common.remark(note)
-            return tell(common, kept.runs, page_again(common.store, kept, title))
-        from interp.store import Store
+        analyzer = kind(**given)
 
-        looked_for = sought(behaviour, None) if behaviour or metric == "refusal" else None
-        prompts = common.read()
-        described, store = request.describe(), Store(common.store)
-        pair = common.load(tuned, name)
-        study = common.study(pair, prompts, looked_for and looked_for.of(pair.tokenizer))
-        run = store.fetch(examine, study)
-        notes = remarked(common, study.counts, *study.notes)
-        return write(common, request, described, [run], notes, title)
+        def compute(session: Session) -> list:
+            metric_of = sought(behaviour, None) if behaviour or metric == "refusal" else None
+            prompts = common.read()
+            pair = session.load(tuned, common.base, name)
+            study = session.study(pair, prompts, metric_of and metric_of.of(pair.tokenizer))
+            session.note(study.counts, *study.notes)
+            return [session.store.fetch(analyzer, study)]
+
+        return answer(request, f"{name}: {tuned}", compute)
 
     command.__doc__ = inspect.getdoc(kind)
     command.__signature__ = inspect.Signature(

@@ -7,7 +7,7 @@ import typer
 from interp.cli.common import takes
 from interp.cli.prompt_options import CONTROL_HELP, PromptOptions, controls_in_turn
 from interp.cli.request_cache import Request
-from interp.cli.results import page_again, remarked, tell, write
+from interp.cli.runner import Session, answer
 
 
 @takes(PromptOptions)
@@ -34,24 +34,16 @@ def command(
     """
     request = Request.of("compare", {**locals()})
     common.check()
-    if (kept := request.recall()) is not None:
-        for note in kept.notes:
-            common.remark(note)
-        return tell(common, kept.runs, page_again(common.store, kept, _title(tuned)))
-    from interp.analyzers.compare import Compare
-    from interp.store import Store
 
-    prompts = common.read()
-    described = request.describe()
-    store = Store(common.store)
-    pair = common.load(tuned, "a comparison")
-    controls = controls_in_turn(common, control, pair)
-    study, look = common.study(pair, prompts), Compare(controls, cka_tokens)
-    look.require(study)
-    notes = remarked(common, study.counts, *study.notes)
-    run = store.fetch(look, study)
-    return write(common, request, described, [run], notes, _title(tuned))
+    def compute(session: Session) -> list:
+        from interp.analyzers.compare import Compare
 
+        prompts = common.read()
+        pair = session.load(tuned, common.base, "a comparison")
+        analyzer = Compare(controls_in_turn(common, control, pair), cka_tokens)
+        study = session.study(pair, prompts)
+        analyzer.require(study)
+        session.note(study.counts, *study.notes)
+        return [session.store.fetch(analyzer, study)]
 
-def _title(tuned: str) -> str:
-    return f"A first look at {tuned}"
+    return answer(request, f"A first look at {tuned}", compute)

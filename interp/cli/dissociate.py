@@ -8,7 +8,7 @@ import typer
 from interp.cli.behaviour_options import METRICS, BehaviourOptions
 from interp.cli.common import takes
 from interp.cli.request_cache import Request
-from interp.cli.results import page_again, remarked, tell, write
+from interp.cli.runner import Session, answer
 from interp.errors import OptionError
 
 
@@ -75,58 +75,57 @@ def command(
         raise OptionError(
             "--verify-positive is not of this command; half of each behaviour's clusters measure"
         )
-    if (kept := request.recall()) is not None:
-        for note in kept.notes:
-            common.remark(note)
-        return tell(common, kept.runs, page_again(common.store, kept, _title(tuned)))
-    from interp.analyzers.dissociation import Dissociation
-    from interp.analyzers.locate_neurons import LocateNeurons
-    from interp.models.pair import Pair
-    from interp.models.sources import find
-    from interp.store import Store
 
-    common.batches()
-    common.warn_of_few(random_sets)
-    second = common.of_other(other_task, other_positive, other_metric, other_behaviour)
-    sought = [asked.sought() for asked in (common, second)]
-    halves = [asked.contrasts(verify=True) for asked in (common, second)]
-    if shared := {
-        text
-        for one in halves[0]
-        for other in halves[1]
-        for text in one.positive.shared(other.positive)
-    }:
-        raise OptionError(
-            f"both behaviours have the prompt {min(shared)[:40]!r}; give two that share none"
+    def compute(session: Session) -> list:
+        from interp.analyzers.dissociation import Dissociation
+        from interp.analyzers.locate_neurons import LocateNeurons
+        from interp.models.sources import find
+
+        common.batches()
+        common.warn_of_few(random_sets)
+        second = common.of_other(other_task, other_positive, other_metric, other_behaviour)
+        sought = [asked.sought() for asked in (common, second)]
+        halves = [asked.contrasts(verify=True) for asked in (common, second)]
+        if shared := {
+            text
+            for one in halves[0]
+            for other in halves[1]
+            for text in one.positive.shared(other.positive)
+        }:
+            raise OptionError(
+                f"both behaviours have the prompt {min(shared)[:40]!r}; give two that share none"
+            )
+        locate = LocateNeurons(method=method, top=top, unit=unit)
+        has_base = common.base is not None or find(tuned).base_name is not None
+        if not has_base:
+            raise OptionError("a dissociation needs a base model to return to; add --base MODEL")
+        for asked, what in zip((common, second), sought, strict=True):
+            locate.check(has_base, differentiable=asked.differentiable(what))
+        pair = session.load(tuned, common.base)
+        studies = []
+        for asked, what, (locating, measuring) in zip(
+            (common, second), sought, halves, strict=True
+        ):
+            metric = asked.measured(pair.tokenizer, what, locating, measuring)
+            studies.append(
+                (asked.study(pair, locating, metric), asked.study(pair, measuring, metric))
+            )
+        session.note(
+            *(line for halves in studies for half in halves for line in (half.counts, *half.notes)),
         )
-    locate = LocateNeurons(method=method, top=top, unit=unit)
-    has_base = common.base is not None or find(tuned).base_name is not None
-    if not has_base:
-        raise OptionError("a dissociation needs a base model to return to; add --base MODEL")
-    for asked, what in zip((common, second), sought, strict=True):
-        locate.check(has_base, differentiable=asked.differentiable(what))
-    described = request.describe()
-    common.status(f"loading {tuned}")
-    pair = common.templated(Pair.load(tuned, common.base, **common.loading))
-    studies = []
-    for asked, what, (locating, measuring) in zip((common, second), sought, halves, strict=True):
-        metric = asked.measured(pair.tokenizer, what, locating, measuring)
-        studies.append((asked.study(pair, locating, metric), asked.study(pair, measuring, metric)))
-    notes = remarked(
-        common,
-        *(line for halves in studies for half in halves for line in (half.counts, *half.notes)),
-    )
-    store = Store(common.store)
-    first, other = (store.fetch(locate, locating) for locating, _ in studies)
-    check = Dissociation.of(
-        first.table,
-        other.table,
-        studies[1][1],
-        random_sets=random_sets,
-        control_prompts=control_prompts,
-    )
-    measured = store.fetch(check, studies[0][1])
-    return write(common, request, described, [measured, first, other], notes, _title(tuned))
+        store = session.store
+        first, other = (store.fetch(locate, locating) for locating, _ in studies)
+        check = Dissociation.of(
+            first.table,
+            other.table,
+            studies[1][1],
+            random_sets=random_sets,
+            control_prompts=control_prompts,
+        )
+        measured = store.fetch(check, studies[0][1])
+        return [measured, first, other]
+
+    return answer(request, _title(tuned), compute)
 
 
 def _title(tuned: str) -> str:

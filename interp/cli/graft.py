@@ -8,7 +8,7 @@ import typer
 
 from interp.cli.common import takes
 from interp.cli.request_cache import Request
-from interp.cli.results import page_again, remarked, tell, write
+from interp.cli.runner import Session, answer
 from interp.cli.template_options import Templated
 from interp.errors import OptionError
 
@@ -151,54 +151,40 @@ def command(
     request = Request.of(
         "graft", given | {"beside": [run.require_provenance().key for run in others]}
     )
-    if (kept := request.recall()) is not None:
-        for note in kept.notes:
-            common.remark(note)
-        return tell(common, kept.runs, page_again(common.store, kept, _title(tuned)))
-    from interp.analyzers.graft import Graft
-    from interp.engines import engine_named
-    from interp.metrics import Task
-    from interp.models.pair import Pair
-    from interp.prompts import prompt_notes
-    from interp.study import Study
 
-    common.batches()
-    common.template_arguments()
-    located_on, verified_on, other = common.read()
-    analyzer = Graft(
-        held_out=verified_on,
-        other=other,
-        scope=scope,
-        at=share(at),
-        sweep=tuple(map(share, sweep.split(","))),
-        steps=steps,
-        relaxed_steps=relaxed_steps,
-        draws=draws,
-        shuffles=shuffles,
-        beside=others,
-    )
-    analyzer.check()
-    described = request.describe()
-    common.status(f"loading {tuned}")
-    pair = common.templated(Pair.load(tuned, common.base, **common.loading))
-    pair.require_base("grafting")
-    metric = Task.of(pair.tokenizer, located_on.positive.prompts, "answer-loss")
-    study = Study(
-        pair,
-        located_on,
-        metric,
-        common.seed,
-        common.batches(),
-        engine=engine_named(common.engine, False),
-        quiet=common.quiet,
-    )
-    notes = remarked(
-        common,
-        study.counts,
-        *study.notes,
-        *prompt_notes(part for part in (verified_on, other) if part),
-    )
-    return write(common, request, described, [store.fetch(analyzer, study)], notes, _title(tuned))
+    def compute(session: Session) -> list:
+        from interp.analyzers.graft import Graft
+        from interp.metrics import Task
+        from interp.prompts import prompt_notes
+
+        common.batches()
+        common.template_arguments()
+        located_on, verified_on, other = common.read()
+        analyzer = Graft(
+            held_out=verified_on,
+            other=other,
+            scope=scope,
+            at=share(at),
+            sweep=tuple(map(share, sweep.split(","))),
+            steps=steps,
+            relaxed_steps=relaxed_steps,
+            draws=draws,
+            shuffles=shuffles,
+            beside=others,
+        )
+        analyzer.check()
+        pair = session.load(tuned, common.base)
+        pair.require_base("grafting")
+        metric = Task.of(pair.tokenizer, located_on.positive.prompts, "answer-loss")
+        study = session.study(pair, located_on, metric)
+        session.note(
+            study.counts,
+            *study.notes,
+            *prompt_notes(part for part in (verified_on, other) if part),
+        )
+        return [store.fetch(analyzer, study)]
+
+    return answer(request, _title(tuned), compute)
 
 
 def _title(tuned: str) -> str:

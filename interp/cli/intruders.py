@@ -10,7 +10,7 @@ import typer
 
 from interp.cli.common import takes
 from interp.cli.request_cache import Request
-from interp.cli.results import page_again, remarked, tell, write
+from interp.cli.runner import Session, answer
 from interp.cli.template_options import Templated
 from interp.errors import OptionError
 
@@ -98,55 +98,54 @@ def command(
         )
     earlier = _checkpoints(given.pop("checkpoints") or [], common.remote)
     request = Request.of("intruders", given | {"tuned": [tuned, *earlier]})
-    if (kept := request.recall()) is not None:
-        for note in kept.notes:
-            common.remark(note)
-        return tell(common, kept.runs, page_again(common.store, kept, _title(tuned)))
-    from interp.analyzers.intruders import Intruders
-    from interp.models.weights import WeightPair
-    from interp.store import Store
-    from interp.store.svd_cache import Bases
 
-    common.batches()
-    analyzer = Intruders(top_k, eps, side, gap, draws)
-    analyzer.require()
-    if factors is not None:
-        from interp.analyzers.intruder_scaling import IntruderScaling
+    def compute(session: Session) -> list:
+        from interp.analyzers.intruders import Intruders
+        from interp.models.weights import WeightPair
+        from interp.store.svd_cache import Bases
 
-        IntruderScaling(which=which, scales=factors).require()
-    contrast = None if text is None else _contrast(task, text, max_prompts)
-    described = request.describe()
-    store = Store(common.store)
+        common.batches()
+        analyzer = Intruders(top_k, eps, side, gap, draws)
+        analyzer.require()
+        if factors is not None:
+            from interp.analyzers.intruder_scaling import IntruderScaling
 
-    def weights_of(name: str) -> WeightPair:
-        common.status(f"reading {name}")
-        return WeightPair.load(
-            name,
-            base,
-            embeddings=embeddings,
-            seed=common.seed,
-            jobs=jobs,
-            quiet=common.quiet,
-            kept=Bases(common.store),
-        )
+            IntruderScaling(which=which, scales=factors).require()
+        contrast = None if text is None else _contrast(task, text, max_prompts)
+        session.begin()
+        store = session.store
 
-    weights = weights_of(tuned)
-    notes = remarked(common, *weights.notes)
-    runs = [store.fetch(analyzer, weights)]
-    if factors is not None:
-        study = _study(common, tuned, base, contrast, metric)
-        notes += remarked(common, study.counts, *study.notes)
-        runs.append(
-            store.fetch(IntruderScaling.of(runs[0].table, which=which, scales=factors), study)
-        )
-    if earlier:
-        # the null is of the last checkpoint alone: the others are only counted
-        counting = Intruders(top_k, eps, side, gap, 0)
-        counted, twice = _counted(store, counting, weights_of, earlier, weights)
-        notes += remarked(common, *twice)
-        counted[tuned] = runs[0].table
-        runs.append(_forgetting(common, store, counted, base, contrast))
-    return write(common, request, described, runs, notes, _title(tuned))
+        def weights_of(name: str) -> WeightPair:
+            common.status(f"reading {name}")
+            return WeightPair.load(
+                name,
+                base,
+                embeddings=embeddings,
+                seed=common.seed,
+                jobs=jobs,
+                quiet=common.quiet,
+                kept=Bases(common.store),
+            )
+
+        weights = weights_of(tuned)
+        session.note(*weights.notes)
+        runs = [store.fetch(analyzer, weights)]
+        if factors is not None:
+            study = _study(common, tuned, base, contrast, metric)
+            session.note(study.counts, *study.notes)
+            runs.append(
+                store.fetch(IntruderScaling.of(runs[0].table, which=which, scales=factors), study)
+            )
+        if earlier:
+            # the null is of the last checkpoint alone: the others are only counted
+            counting = Intruders(top_k, eps, side, gap, 0)
+            counted, twice = _counted(store, counting, weights_of, earlier, weights)
+            session.note(*twice)
+            counted[tuned] = runs[0].table
+            runs.append(_forgetting(common, store, counted, base, contrast))
+        return runs
+
+    return answer(request, _title(tuned), compute)
 
 
 def _checkpoints(given: list[str], remote: bool) -> list[str]:

@@ -14,7 +14,7 @@ from interp.cli.behaviour_options import BehaviourOptions
 from interp.cli.common import takes
 from interp.cli.prompt_options import CONTROL_HELP, each_control, require_controls
 from interp.cli.request_cache import Request
-from interp.cli.results import page_again, remarked, tell, write
+from interp.cli.runner import Session, answer
 from interp.errors import OptionError
 
 METHODS_HELP = (
@@ -161,156 +161,171 @@ def command(
     """
     request = Request.of("locate-neurons", {**locals()})
     common.check()
-    asked, beside = further.parse(checks), others.parse(baselines, verify)
+    named_checks, named_methods = further.parse(checks), others.parse(baselines, verify)
     ablated = further.names_in(ablations, ABLATIONS, "--ablations")
     excluded = excluding.read(exclude, verify)
-    if (kept := request.recall()) is not None:
-        for note in kept.notes:
-            common.remark(note)
-        return tell(common, kept.runs, page_again(common.store, kept, _title(tuned)))
-    # torch is imported only now, so that help, usage errors and repeats answer at once
-    from interp.analyzers.control_locations import ControlLocations
-    from interp.analyzers.locate_neurons import METHODS, LocateNeurons
-    from interp.analyzers.locate_neurons.methods import resolve
-    from interp.analyzers.verify_neurons import FEWEST_SETS, VerifyNeurons, fewest_clusters
-    from interp.engines import engine_named
-    from interp.maths.intervals import FEWEST_CLUSTERS
-    from interp.models.pair import Pair
-    from interp.models.sources import find
-    from interp.models.units import unit_named
-    from interp.prompts import Contrast
-    from interp.store import Store
 
-    require_controls(control)
-    common.batches()
-    engine_named(common.engine, common.remote)
-    if quick:
-        common = replace(
-            common,
-            max_prompts=min(common.max_prompts or QUICK_PROMPTS, QUICK_PROMPTS),
-            max_new_tokens=min(common.max_new_tokens, QUICK_TOKENS),
+    def compute(session: Session) -> list:
+        # torch is imported only now, so that help, usage errors and repeats answer at once
+        from interp.analyzers.control_locations import ControlLocations
+        from interp.analyzers.locate_neurons import METHODS, LocateNeurons
+        from interp.analyzers.locate_neurons.methods import resolve
+        from interp.analyzers.verify_neurons import FEWEST_SETS, VerifyNeurons, fewest_clusters
+        from interp.engines import engine_named
+        from interp.maths.intervals import FEWEST_CLUSTERS
+        from interp.models.sources import find
+        from interp.models.units import unit_named
+        from interp.prompts import Contrast
+
+        require_controls(control)
+        common.batches()
+        engine_named(common.engine, common.remote)
+        options, n_random_sets = common, random_sets
+        if quick:
+            options = replace(
+                common,
+                max_prompts=min(common.max_prompts or QUICK_PROMPTS, QUICK_PROMPTS),
+                max_new_tokens=min(common.max_new_tokens, QUICK_TOKENS),
+            )
+            n_random_sets = min(random_sets or QUICK_SETS, QUICK_SETS)
+            common.remark(
+                f"note: --quick reads {options.max_prompts} prompts a class and draws"
+                f" {n_random_sets} random sets: intervals are wide, and necessity is not tested,"
+                f" which needs {fewest_clusters()} clusters and {FEWEST_SETS} sets"
+            )
+        options = replace(options, max_prompts=options.max_prompts or PROMPTS)
+        if verify and not quick and random_sets is not None:
+            common.warn_of_few(random_sets, FEWEST_SETS)
+        sought = options.sought()
+        located_on, verified_on = options.contrasts(verify)
+        utility = None
+        if subtract is not None:
+            utility = Contrast(options.positives(subtract, "utility"), located_on.negative)
+            if shared := set(utility.positive.shared(located_on.positive)):
+                raise OptionError(
+                    f"--subtract {subtract} shares prompts with those located on, {min(shared)[:40]!r}"
+                )
+        number = int(steps) if steps.isdecimal() else steps
+        has_base = options.base is not None or find(tuned).base_name is not None
+        locate = LocateNeurons(
+            method=method,
+            top=top,
+            positions=positions,
+            steps=number,
+            unit=unit,
+            probe_fit=probe_fit,
         )
-        random_sets = min(random_sets or QUICK_SETS, QUICK_SETS)
-        common.remark(
-            f"note: --quick reads {common.max_prompts} prompts a class and draws {random_sets}"
-            " random sets: intervals are wide, and necessity is not tested, which needs"
-            f" {fewest_clusters()} clusters and {FEWEST_SETS} sets"
-        )
-    common = replace(common, max_prompts=common.max_prompts or PROMPTS)
-    if verify and not quick and random_sets is not None:
-        common.warn_of_few(random_sets, FEWEST_SETS)
-    sought = common.sought()
-    located_on, verified_on = common.contrasts(verify)
-    utility = None
-    if subtract is not None:
-        utility = Contrast(common.positives(subtract, "utility"), located_on.negative)
-        if shared := set(utility.positive.shared(located_on.positive)):
+        integral = METHODS[found := resolve(method, positions, has_base, unit)[0]].integral
+        if quick and steps == "auto" and integral:
+            locate = replace(locate, steps=QUICK_STEPS)
+        if steps != "auto" and not integral:
+            able = ", ".join(name for name, each in METHODS.items() if each.integral)
             raise OptionError(
-                f"--subtract {subtract} shares prompts with those located on, {min(shared)[:40]!r}"
+                f"--steps is of methods with an integral, and {found} has none; use --method {able}"
             )
-    number = int(steps) if steps.isdecimal() else steps
-    has_base = common.base is not None or find(tuned).base_name is not None
-    locate = LocateNeurons(
-        method=method, top=top, positions=positions, steps=number, unit=unit, probe_fit=probe_fit
-    )
-    integral = METHODS[found := resolve(method, positions, has_base, unit)[0]].integral
-    if quick and steps == "auto" and integral:
-        locate = replace(locate, steps=QUICK_STEPS)
-    if steps != "auto" and not integral:
-        able = ", ".join(name for name, each in METHODS.items() if each.integral)
-        raise OptionError(
-            f"--steps is of methods with an integral, and {found} has none; use --method {able}"
+        locate.check(has_base, differentiable=options.differentiable(sought))
+        if verify:
+            VerifyNeurons(patch=patch).check(has_base)
+        is_task = options.task is not None
+        has_number = is_task or sought.differentiable
+        further_checks = further.applicable(
+            named_checks, checks == "all", has_base, is_task, has_number
         )
-    locate.check(has_base, differentiable=common.differentiable(sought))
-    if verify:
-        VerifyNeurons(patch=patch).check(has_base)
-    is_task = common.task is not None
-    has_number = is_task or sought.differentiable
-    asked = further.applicable(asked, checks == "all", has_base, is_task, has_number)
-    beside = others.applicable(beside, baselines == "all", unit, is_task, has_number)
-    described = request.describe()
-    common.status(f"loading {tuned}" + (f" and {common.base}" if common.base else ""))
-    pair = common.templated(Pair.load(tuned, common.base, **common.loading))
-    anatomy, kind = pair.tuned.anatomy, unit_named(unit)
-    metric = common.measured(pair.tokenizer, sought, located_on, verified_on, utility)
-    study = common.study(pair, located_on, metric)
-    locate.require(study)
-    VerifyNeurons(excluded=excluded, unit=unit).check(
-        pair.base is not None, (anatomy.n_layers, kind.count(anatomy))
-    )
-    locate.check(
-        pair.base is not None, anatomy.n_layers * kind.count(anatomy), common.differentiable(sought)
-    )
-    store = Store(common.store)
-    verifying = (
-        None if verified_on is None else study.with_prompts(verified_on.limit(common.max_prompts))
-    )
-    halves = verified_on is not None and common.verify_positive is None
-    lines = [
-        f"located on {'a half of the clusters: ' if halves else ''}{study.counts}",
-        *study.notes,
-    ]
-    if verifying is not None:
-        other = "the other half, held out: " if halves else ""
-        lines += [f"verified on {other}{verifying.counts}", *verifying.notes]
-        if (few := verifying.require_contrast("verifying").n_clusters) < fewest_clusters():
-            lines.append(
-                f"{few} clusters of prompts verify; claims of what is lost or added need "
-                f"{fewest_clusters()}, the others {FEWEST_CLUSTERS}"
+        compared_methods = others.applicable(
+            named_methods, baselines == "all", unit, is_task, has_number
+        )
+        pair = session.load(tuned, options.base)
+        anatomy, kind = pair.tuned.anatomy, unit_named(unit)
+        metric = options.measured(pair.tokenizer, sought, located_on, verified_on, utility)
+        study = options.study(pair, located_on, metric)
+        locate.require(study)
+        VerifyNeurons(excluded=excluded, unit=unit).check(
+            pair.base is not None, (anatomy.n_layers, kind.count(anatomy))
+        )
+        locate.check(
+            pair.base is not None,
+            anatomy.n_layers * kind.count(anatomy),
+            options.differentiable(sought),
+        )
+        store = session.store
+        verifying = (
+            None
+            if verified_on is None
+            else study.with_prompts(verified_on.limit(options.max_prompts))
+        )
+        halves = verified_on is not None and options.verify_positive is None
+        lines = [
+            f"located on {'a half of the clusters: ' if halves else ''}{study.counts}",
+            *study.notes,
+        ]
+        if verifying is not None:
+            other = "the other half, held out: " if halves else ""
+            lines += [f"verified on {other}{verifying.counts}", *verifying.notes]
+            if (few := verifying.require_contrast("verifying").n_clusters) < fewest_clusters():
+                lines.append(
+                    f"{few} clusters of prompts verify; claims of what is lost or added need "
+                    f"{fewest_clusters()}, the others {FEWEST_CLUSTERS}"
+                )
+        session.note(*lines)
+        if utility is not None:
+            locate = locate.minus(
+                store.fetch(locate, study.with_prompts(utility.limit(options.max_prompts))).table
             )
-    notes = remarked(common, *lines)
-    if utility is not None:
-        locate = locate.minus(
-            store.fetch(locate, study.with_prompts(utility.limit(common.max_prompts))).table
-        )
-    run = store.fetch(locate, study)
-    runs = [run]
-    if control:
-        beside_set = []
-        for at, (name, one) in enumerate(
-            zip(control, each_control(common, control, pair), strict=True), 1
-        ):
-            with study.stages.during(f"control {at} of {len(control)}, {name}", study.quiet):
-                beside_set.append(store.fetch(locate, replace(study, pair=one, _kept={})).table)
-        runs.append(store.fetch(ControlLocations.of(run.table, *beside_set), study))
-    if verify:
-        small = (
-            tuned.startswith("organism:")
-            and organisms.packaged(tuned.removeprefix("organism:")) is None
-        )
-        if random_sets is None:
-            random_sets = RANDOM_SETS_ORGANISM if small else RANDOM_SETS
-        if control_prompts is None:
-            control_prompts = CONTROL_PROMPTS_ORGANISM if small else CONTROL_PROMPTS
-            if quick:
-                control_prompts = QUICK_CONTROL_PROMPTS
-        size = int(run.table["selected"].sum())
-        checker = VerifyNeurons.of(
-            run.table,
-            random_sets=random_sets,
-            control_prompts=control_prompts,
-            judged_sets=judged_sets or (0 if small else JUDGED_SETS),
-            patch=patch,
-            show_answers=show_answers,
-            ablations=ablated,
-            excluded=excluded,
-            # at seven other sizes or more: beside the null they cost much again
-            dose_draws=5 if small else 1,
-            **({"directions": ("necessity",), "doses": False, "cell_sets": 0} if quick else {}),
-            depth=0 if small else size * (1 if quick else 2),
-        )
-        runs.append(store.fetch(checker, verifying))
-        notes += remarked(common, *runs[-1].summary.get("warnings", ()))
-        if beside and not runs[-1].summary["selected"]:
-            notes += remarked(
-                common, "nothing was selected: there are no baselines to compare it with"
+        run = store.fetch(locate, study)
+        runs = [run]
+        if control:
+            control_tables = []
+            for at, (name, one) in enumerate(
+                zip(control, each_control(common, control, pair), strict=True), 1
+            ):
+                with study.stages.during(f"control {at} of {len(control)}, {name}", study.quiet):
+                    control_tables.append(
+                        store.fetch(locate, replace(study, pair=one, _kept={})).table
+                    )
+            runs.append(store.fetch(ControlLocations.of(run.table, *control_tables), study))
+        if verify:
+            small = (
+                tuned.startswith("organism:")
+                and organisms.packaged(tuned.removeprefix("organism:")) is None
             )
-        elif beside:
-            compared = others.compared(beside, store, study, runs[-1].table, run.table)
-            runs.append(store.fetch(compared, verifying))
-    for name, analyzer in further.analyzers(asked, locate, run.table, excluded).items():
-        runs.append(store.fetch(analyzer, further.studied(name, study, verifying)))
-    return write(common, request, described, runs, notes, _title(tuned))
+            n_control_prompts = control_prompts or (
+                QUICK_CONTROL_PROMPTS
+                if quick
+                else CONTROL_PROMPTS_ORGANISM
+                if small
+                else CONTROL_PROMPTS
+            )
+            size = int(run.table["selected"].sum())
+            checker = VerifyNeurons.of(
+                run.table,
+                random_sets=n_random_sets or (RANDOM_SETS_ORGANISM if small else RANDOM_SETS),
+                control_prompts=n_control_prompts,
+                judged_sets=judged_sets or (0 if small else JUDGED_SETS),
+                patch=patch,
+                show_answers=show_answers,
+                ablations=ablated,
+                excluded=excluded,
+                # at seven other sizes or more: beside the null they cost much again
+                dose_draws=5 if small else 1,
+                **({"directions": ("necessity",), "doses": False, "cell_sets": 0} if quick else {}),
+                depth=0 if small else size * (1 if quick else 2),
+            )
+            runs.append(store.fetch(checker, verifying))
+            session.note(*runs[-1].summary.get("warnings", ()))
+            if compared_methods and not runs[-1].summary["selected"]:
+                session.note("nothing was selected: there are no baselines to compare it with")
+            elif compared_methods:
+                compared = others.compared(
+                    compared_methods, store, study, runs[-1].table, run.table
+                )
+                runs.append(store.fetch(compared, verifying))
+        for name, analyzer in further.analyzers(
+            further_checks, locate, run.table, excluded
+        ).items():
+            runs.append(store.fetch(analyzer, further.studied(name, study, verifying)))
+        return runs
+
+    return answer(request, _title(tuned), compute)
 
 
 def _title(tuned: str) -> str:

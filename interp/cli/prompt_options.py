@@ -17,7 +17,6 @@ from interp.errors import OptionError, required
 if TYPE_CHECKING:
     from interp.models.pair import Pair
     from interp.prompts import Contrast, OneClass, PromptSet
-    from interp.study import Study
 
 _FILE: dict[str, Any] = {"metavar": "FILE"}
 CONTROL_HELP = (
@@ -80,28 +79,6 @@ class PromptOptions(Templated):
                 first(positive, self.column, "+"), read_prompts(negative, self.column, "-")
             )
         return found.limit(self.max_prompts)
-
-    def load(self, tuned: str, what: str) -> "Pair":
-        """The pair; OptionError naming ``what`` needs a base where there is none, before any weight
-        is read.
-        """
-        from interp.models.pair import Pair
-        from interp.models.sources import find
-
-        if self.base is None and find(tuned).base_name is None:
-            raise OptionError(f"{what} needs a base model and none was given; add --base MODEL")
-        self.status(f"loading {tuned}")
-        return self.templated(Pair.load(tuned, self.base, **self.loading))
-
-    def study(self, pair: "Pair", prompts: "Contrast | OneClass", metric: Any = None) -> "Study":
-        """A study of a pair on these prompts."""
-        from interp.engines import engine_named
-        from interp.study import Study
-
-        engine = engine_named(self.engine, self.remote)
-        return Study(
-            pair, prompts, metric, self.seed, self.batches(), engine=engine, quiet=self.quiet
-        )
 
 
 def controls_in_turn(

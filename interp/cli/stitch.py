@@ -10,7 +10,7 @@ import typer
 from interp.cli.common import takes
 from interp.cli.graft import halved, share
 from interp.cli.request_cache import Request
-from interp.cli.results import page_again, remarked, tell, write
+from interp.cli.runner import Session, answer
 from interp.cli.template_options import Templated
 from interp.errors import OptionError
 
@@ -111,63 +111,45 @@ def command(
     runs = tuple(store.get(run) for run in mask or ())
     request = Request.of("stitch", given | {"mask": [run.require_provenance().key for run in runs]})
     title = f"Do they fit together? {', '.join(tuned)}"
-    if (kept := request.recall()) is not None:
-        for note in kept.notes:
-            common.remark(note)
-        return tell(common, kept.runs, page_again(common.store, kept, title))
-    from interp.analyzers.stitch import Stitch, StitchInput
-    from interp.engines import engine_named
-    from interp.metrics import Task
-    from interp.prompts import Contrast, prompt_notes
-    from interp.study import Study
 
-    common.batches()
-    common.template_arguments()
-    tasks, text = common.read()
-    analyzer = Stitch(
-        held_out=tasks[0][1],
-        runs=runs,
-        scope=scope,
-        localise=localise,
-        at=share(at),
-        start=share(start),
-        steps=steps,
-        reg=reg,
-        draws=draws,
-    )
-    analyzer.check(len(tuned))
-    described = request.describe()
-    pairs = _load(tuned, common)
-    others = tuple(
-        StitchInput(pair, *task) for pair, task in zip(pairs[1:], tasks[1:], strict=True)
-    )
-    located = Contrast(tasks[0][0], text).limit(common.max_prompts)
-    metric = Task.of(pairs[0].tokenizer, located.positive.prompts, "answer-loss")
-    study = Study(
-        pairs[0],
-        located,
-        metric,
-        common.seed,
-        common.batches(),
-        engine=engine_named(common.engine, False),
-        quiet=common.quiet,
-    )
-    read = [part for task in tasks for part in task]
-    notes = remarked(
-        common,
-        study.counts,
-        *(note for pair in pairs for note in pair.notes),
-        *study.notes,
-        *prompt_notes(read),
-    )
-    return write(
-        common,
-        request,
-        described,
-        [store.fetch(replace(analyzer, others=others), study)],
-        notes,
-        title,
-    )
+    def compute(session: Session) -> list:
+        from interp.analyzers.stitch import Stitch, StitchInput
+        from interp.metrics import Task
+        from interp.prompts import Contrast, prompt_notes
+
+        common.batches()
+        common.template_arguments()
+        tasks, text = common.read()
+        analyzer = Stitch(
+            held_out=tasks[0][1],
+            runs=runs,
+            scope=scope,
+            localise=localise,
+            at=share(at),
+            start=share(start),
+            steps=steps,
+            reg=reg,
+            draws=draws,
+        )
+        analyzer.check(len(tuned))
+        session.begin()
+        pairs = _load(tuned, common)
+        others = tuple(
+            StitchInput(pair, *task) for pair, task in zip(pairs[1:], tasks[1:], strict=True)
+        )
+        located = Contrast(tasks[0][0], text).limit(common.max_prompts)
+        metric = Task.of(pairs[0].tokenizer, located.positive.prompts, "answer-loss")
+        study = session.study(pairs[0], located, metric)
+        read = [part for task in tasks for part in task]
+        session.note(
+            study.counts,
+            *(note for pair in pairs for note in pair.notes),
+            *study.notes,
+            *prompt_notes(read),
+        )
+        return [store.fetch(replace(analyzer, others=others), study)]
+
+    return answer(request, title, compute)
 
 
 def _load(tuned: Sequence[str], common: Stitching) -> list:

@@ -7,7 +7,7 @@ import typer
 from interp.cli.behaviour_options import BehaviourOptions
 from interp.cli.common import takes
 from interp.cli.request_cache import Request
-from interp.cli.results import page_again, remarked, tell, write
+from interp.cli.runner import Session, answer
 from interp.errors import OptionError, required
 
 
@@ -64,66 +64,64 @@ def command(
     request = Request.of(
         "transfer", given | {"run": made.key, "source": source, "source_base": source_base}
     )
-    if (kept := request.recall()) is not None:
-        for note in kept.notes:
-            common.remark(note)
-        return tell(common, kept.runs, page_again(common.store, kept, _title(tuned)))
-    from interp.analyzers.locate_neurons import LocateNeurons
-    from interp.analyzers.transfer import Transfer
-    from interp.models.pair import Pair
 
-    common.batches()
-    common.warn_of_few(random_sets)
-    sought = common.sought()
-    located_on, verified_on = common.contrasts(verify=True)
-    options = {
-        name: value
-        for name, value in made.options.items()
-        if name not in ("excluded", "from_parent")
-    }
-    locate = LocateNeurons(**options)
-    described = request.describe()
-    common.status(f"loading {source}")
-    origin = Pair.load(required(source, "--source MODEL"), source_base, **common.loading)
-    for role in ("base", "tuned", "adapter"):
-        if (before := made.inputs.get(role)) != origin.digests.get(role) and before is not None:
-            raise OptionError(
-                f"{source} is not what run {run} was made of: its {role} changed; give --source"
-                " MODEL"
+    def compute(session: Session) -> list:
+        from interp.analyzers.locate_neurons import LocateNeurons
+        from interp.analyzers.transfer import Transfer
+        from interp.models.pair import Pair
+
+        common.batches()
+        common.warn_of_few(random_sets)
+        sought = common.sought()
+        located_on, verified_on = common.contrasts(verify=True)
+        options = {
+            name: value
+            for name, value in made.options.items()
+            if name not in ("excluded", "from_parent")
+        }
+        locate = LocateNeurons(**options)
+        session.begin()
+        origin = Pair.load(required(source, "--source MODEL"), source_base, **common.loading)
+        for role in ("base", "tuned", "adapter"):
+            if (before := made.inputs.get(role)) != origin.digests.get(role) and before is not None:
+                raise OptionError(
+                    f"{source} is not what run {run} was made of: its {role} changed; give --source"
+                    " MODEL"
+                )
+        pair = session.load(tuned, common.base)
+        study = common.study(
+            pair, located_on, common.measured(pair.tokenizer, sought, located_on, verified_on)
+        )
+        measuring = study.with_prompts(verified_on.limit(common.max_prompts))
+        lines = [
+            f"located on {study.counts}",
+            *study.notes,
+            f"measured on {measuring.counts}",
+            *measuring.notes,
+        ]
+        if made.parent or made.options.get("excluded"):
+            lines.append(
+                f"run {run} left out units that utility prompts locate too; what is located anew keeps"
+                " them"
             )
-    common.status(f"loading {tuned}")
-    pair = common.templated(Pair.load(tuned, common.base, **common.loading))
-    study = common.study(
-        pair, located_on, common.measured(pair.tokenizer, sought, located_on, verified_on)
-    )
-    measuring = study.with_prompts(verified_on.limit(common.max_prompts))
-    lines = [
-        f"located on {study.counts}",
-        *study.notes,
-        f"measured on {measuring.counts}",
-        *measuring.notes,
-    ]
-    if made.parent or made.options.get("excluded"):
-        lines.append(
-            f"run {run} left out units that utility prompts locate too; what is located anew keeps"
-            " them"
+        if made.inputs["prompts"] != study.contrast.digest:
+            lines.append(
+                f"run {run} located on other prompts than are located on here; see that none of them"
+                " measure"
+            )
+        session.note(*lines)
+        again = store.fetch(locate, study)
+        transfer = Transfer.of(
+            located,
+            origin,
+            recomputed=again.table,
+            random_sets=random_sets,
+            control_prompts=control_prompts,
         )
-    if made.inputs["prompts"] != study.contrast.digest:
-        lines.append(
-            f"run {run} located on other prompts than are located on here; see that none of them"
-            " measure"
-        )
-    notes = remarked(common, *lines)
-    again = store.fetch(locate, study)
-    transfer = Transfer.of(
-        located,
-        origin,
-        recomputed=again.table,
-        random_sets=random_sets,
-        control_prompts=control_prompts,
-    )
-    measured = store.fetch(transfer, measuring)
-    return write(common, request, described, [measured, again], notes, _title(tuned))
+        measured = store.fetch(transfer, measuring)
+        return [measured, again]
+
+    return answer(request, _title(tuned), compute)
 
 
 def _title(tuned: str) -> str:

@@ -12,7 +12,7 @@ from interp.cli.behaviour_options import BEHAVIOUR_HELP, require_one_source, sou
 from interp.cli.common import takes
 from interp.cli.prompt_options import CONTROL_HELP, PromptOptions, controls_in_turn, numbers
 from interp.cli.request_cache import Request
-from interp.cli.results import page_again, remarked, tell, write
+from interp.cli.runner import Session, answer
 from interp.errors import OptionError
 
 ANSWER = 48  # tokens that an answer may have where none are asked
@@ -121,64 +121,62 @@ def command(
         raise OptionError(
             "--keep-answers keeps what --generations writes; give a number of tokens with it"
         )
-    if (kept := request.recall()) is not None:
-        for note in kept.notes:
-            common.remark(note)
-        return tell(common, kept.runs, page_again(common.store, kept, _title(tuned)))
-    from interp.analyzers.ftc_alpha import FtcAlpha
-    from interp.analyzers.tuco import Tuco
-    from interp.metrics import Task
-    from interp.prompts import read_task
-    from interp.store import Store
 
-    drop = numbers(drop_dims, int, "--drop-dims")
-    split = Tuco(
-        granularity,
-        positions,
-        path,
-        norm,
-        drop,
-        output_co,
-        caliper,
-        by_answer=by_answer,
-        keep_text=by_answer and keep_answers,
-    )
-    split.check()
-    written = generations or ANSWER * by_answer
-    scaling = FtcAlpha(numbers(alpha, float, "--alpha"), written, keep_answers) if alpha else None
-    if scaling is not None:
-        scaling.check()
-    prompts = common.read(None if metric == "refusal" else read_task)
-    looked_for = sought(behaviour, markers)
-    if scaling is not None and metric == "refusal":
-        looked_for.require_number("--alpha")
-    described = request.describe()
-    store = Store(common.store)
-    pair = common.load(tuned, "TuCo")
-    of = None
-    if scaling is not None or by_answer:
-        of = (
-            looked_for.of(pair.tokenizer)
-            if metric == "refusal"
-            else Task.of(pair.tokenizer, prompts.positive.prompts, metric)
+    def compute(session: Session) -> list:
+        from interp.analyzers.ftc_alpha import FtcAlpha
+        from interp.analyzers.tuco import Tuco
+        from interp.metrics import Task
+        from interp.prompts import read_task
+
+        drop = numbers(drop_dims, int, "--drop-dims")
+        split = Tuco(
+            granularity,
+            positions,
+            path,
+            norm,
+            drop,
+            output_co,
+            caliper,
+            by_answer=by_answer,
+            keep_text=by_answer and keep_answers,
         )
-    split = replace(split, controls=controls_in_turn(common, control, pair))
-    asked = common.study(pair, prompts, of if by_answer else None)
-    if by_answer:
-        asked = replace(asked, max_new_tokens=written)
-    split.require(asked)
-    studies: list[tuple[Any, Any]] = [(split, asked)]
-    if scaling is not None:
-        studies.append((scaling, common.study(pair, prompts, of)))
-        scaling.require(studies[-1][1])
-    runs = [store.fetch(analyzer, study) for analyzer, study in studies]
-    notes = remarked(
-        common,
-        asked.counts,
-        *asked.notes,
-        *(line for run in runs for line in run.summary["limits"]),
-    )
-    return write(common, request, described, runs, notes, _title(tuned))
+        split.check()
+        written = generations or ANSWER * by_answer
+        scaling = (
+            FtcAlpha(numbers(alpha, float, "--alpha"), written, keep_answers) if alpha else None
+        )
+        if scaling is not None:
+            scaling.check()
+        prompts = common.read(None if metric == "refusal" else read_task)
+        looked_for = sought(behaviour, markers)
+        if scaling is not None and metric == "refusal":
+            looked_for.require_number("--alpha")
+        pair = session.load(tuned, common.base, "TuCo")
+        of = None
+        if scaling is not None or by_answer:
+            of = (
+                looked_for.of(pair.tokenizer)
+                if metric == "refusal"
+                else Task.of(pair.tokenizer, prompts.positive.prompts, metric)
+            )
+        split = replace(split, controls=controls_in_turn(common, control, pair))
+        asked = session.study(pair, prompts, of if by_answer else None)
+        if by_answer:
+            asked = replace(asked, max_new_tokens=written)
+        split.require(asked)
+        studies: list[tuple[Any, Any]] = [(split, asked)]
+        if scaling is not None:
+            studies.append((scaling, session.study(pair, prompts, of)))
+            scaling.require(studies[-1][1])
+        runs = [session.store.fetch(analyzer, study) for analyzer, study in studies]
+        session.note(
+            asked.counts,
+            *asked.notes,
+            *(line for run in runs for line in run.summary["limits"]),
+        )
+        return runs
+
+    return answer(request, _title(tuned), compute)
 
 
 def _title(tuned: str) -> str:
