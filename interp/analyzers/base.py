@@ -28,7 +28,7 @@ from interp.study import Study
 from interp.table import Table
 
 WORTH_TELLING = 5.0
-"""Seconds from which on it is told before how long a run takes."""
+"""Runs that take at least so many seconds print an estimate first."""
 Examined = Study | WeightPair
 Examine = TypeVar("Examine", bound=Callable[..., Table])
 
@@ -112,7 +112,7 @@ class Analyzer:
 
 
 def require_locating(analyzer: Analyzer, locate: object) -> None:
-    """Raise OptionError where ``locate`` is no analyzer, as a located table is none."""
+    """Raise OptionError where ``locate`` is not an analyzer (a located table is not one)."""
     if not isinstance(locate, Analyzer):
         raise OptionError(
             f"locate of {type(analyzer).__name__} is a {type(locate).__name__}; give the analyzer"
@@ -204,7 +204,7 @@ def _telling(examine: Examine) -> Examine:
     def call(self: Analyzer, study: Examined) -> Table:
         if not isinstance(study, Study) or study.quiet:
             return examine(self, study)
-        # of an analyzer that others call, they have told it
+        # an analyzer that another one calls prints nothing
         if (
             study.stages.idle
             and (told := _cost(self, study)) is not None

@@ -24,24 +24,22 @@ from typer.core import TyperGroup
 from interp.errors import InterpError
 
 COMMANDS = {
-    "locate-neurons": "find the neurons that carry a tuned behaviour, and verify them",
-    "transfer": "does a set located in one fine-tuned model do the same in a further one",
-    "dissociate": "do two behaviours of one fine-tuned model run through different sets",
-    "compare": (
-        "a first look at a pair: what it says otherwise, where streams part, which weights moved"
-    ),
-    "tuco": "how much of what a model's blocks add is due to tuning, prompt by prompt",
-    "intruders": "which singular vectors of a fine-tuned model's matrices the base does not have",
+    "locate-neurons": "find the neurons that carry a fine-tuned behaviour, and verify them",
+    "transfer": "does a set located in one fine-tuned model do the same in another one",
+    "dissociate": "do two behaviours of one fine-tuned model depend on different sets",
+    "compare": ("a first look at a pair: how outputs, residual streams and weights differ"),
+    "tuco": "how much of the blocks' contributions is due to fine-tuning, prompt by prompt",
+    "intruders": "which singular vectors of a fine-tuned model's matrices are not in the base",
     "graft": "how few of a fine-tuned model's weights, put into the base, do what it learned",
     "control": "train control fine-tunes: the same training on neutral text",
-    "agree": "do stored runs of one pair put what tuning did into the same places",
+    "agree": "do stored runs of one pair locate the change in the same layers and matrices",
     "stitch": (
         "do the few weights of several fine-tuned models, put into one base, do all their tasks"
     ),
     "report": "one page over stored runs, with a file of its claims that can be checked",
-    "verify": "check a report: every claim measured again from the stored tables",
+    "verify": "check a report: compute every claim again from the stored tables",
     "ls": "list the stored runs",
-    "show": "show one stored run: what it was made from, what it found",
+    "show": "show one stored run: its inputs and its results",
     "sql": "query the stored tables",
     "organisms": "list the shipped pairs of models with known differences",
     "doctor": "check this installation",
@@ -52,10 +50,10 @@ GROUPS = {
         "sparse dictionaries of activations: autoencoders, transcoders, crosscoders",
         {
             "train": "train dictionaries on activations of a model, or of a pair",
-            "eval": "how well a dictionary stands in for a site, beside baselines at equal L0",
-            "diff": "which latents only the tuned model has, or only the base, beside a control",
-            "features": "what single latents fire on and write, as a page to browse",
-            "probe": "which latents predict a behaviour, and does ablating them lower it",
+            "eval": "how well a dictionary reconstructs a site, compared with baselines at equal L0",
+            "diff": "which latents only the fine-tuned model has, or only the base, compared with a control",
+            "features": "what single latents fire on and what they write, as a page to browse",
+            "probe": "which latents predict a behaviour, and does ablating them reduce it",
             "convert": "read a dictionary of any known library, write it for another",
         },
     ),
@@ -165,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]:
         # nothing could be written of it: refused before anything is computed
         said = (
-            f"{unread[0]!r} holds bytes that are no text in this locale"
+            f"{unread[0]!r} holds bytes that are not text in this locale"
             f" ({sys.getfilesystemencoding()})"
         )
         return _complain(

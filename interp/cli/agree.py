@@ -1,4 +1,5 @@
-"""``interp agree``: do stored runs of one pair put what tuning did into the same places?"""
+"""``interp agree``: do stored runs of one pair locate the change in the same layers and matrices?
+"""
 
 from typing import Annotated
 
@@ -25,11 +26,11 @@ def command(
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of every random draw.")] = 0,
     common: Common,
 ) -> None:
-    """Lay two or more stored runs of one pair over the same blocks and matrices, and compare them
-    beside chance.
+    """Map two or more stored runs of one pair to the same blocks and matrices, and compare their
+    agreement with chance.
 
-    Nothing is run again. A compare run among them tells how much of the agreement the movement of
-    weights explains. The places are kept as a table: interp sql "select * from places".
+    No model is run. A compare run among them shows how much of the agreement the movement of
+    weights explains. The locations are kept as a table: interp sql "select * from places".
 
     Example: interp agree 1facf37b 2922ca53 f304434f
     """

@@ -1,5 +1,5 @@
-"""``--baselines``: other methods of the field beside a verified set, by name; and their table for a
-terminal.
+"""``--baselines``: other methods of the field that a verified set is compared with, and their table
+for a terminal.
 """
 
 import math
@@ -29,16 +29,14 @@ def parse(text: str, verify: bool) -> tuple[str, ...]:
     """
     names = names_in(text, BASELINES, "--baselines")
     if names and not verify:
-        raise OptionError(
-            "--baselines are measured on the prompts that verify; leave out --no-verify"
-        )
+        raise OptionError("--baselines are measured on the held-out prompts; leave out --no-verify")
     return names
 
 
 def applicable(
     names: tuple[str, ...], asked_all: bool, unit: str, is_task: bool, has_number: bool
 ) -> tuple[str, ...]:
-    """Those that there can be; one asked for by name that cannot raises OptionError."""
+    """The baselines that can be measured; raises OptionError for a named one that cannot."""
     barred = {}
     if unit != "neuron":
         barred["contrast"] = f"neurons, and units are of kind {unit}"
@@ -73,7 +71,7 @@ def baselines_table(table: "Table") -> str:
 
 
 def row_told(row: dict[str, Any]) -> tuple[str, ...]:
-    """What is said of a method, under ``HEADER``."""
+    """The cells of a method, under ``HEADER``."""
     return (
         row["what"],
         _interval(row["exhibits_behaviour"], row["low"], row["high"], ".1%"),

@@ -1,6 +1,4 @@
-"""What commands that examine a behaviour are asked: which pair, which prompts, which metric. Read
-and checked here.
-"""
+"""Options of commands that examine a behaviour: the pair, the prompts and the metric."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,14 +15,15 @@ if TYPE_CHECKING:
     from interp.prompts import Contrast
     from interp.study import Study
 
-BEHAVIOUR_HELP = "What is looked for: refusal, a YAML file, or an entry point.  [default: refusal]"
+BEHAVIOUR_HELP = "The behaviour: refusal, a YAML file, or an entry point.  [default: refusal]"
 METRICS = ("auto", "logit-diff", "answer-loss", "accuracy")
 _FILE: dict[str, Any] = {"metavar": "FILE"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class BehaviourOptions(Templated):
-    """The options of every command that examines a behaviour of a pair; the fields are the flags."""
+    """The options of every command that examines a behaviour of a pair; the fields are the flags.
+    """
 
     base: Annotated[
         str | None, typer.Option("--base", metavar="BASE", help="What it was tuned from.")
@@ -79,7 +78,7 @@ class BehaviourOptions(Templated):
     max_new_tokens: Annotated[
         int,
         typer.Option(
-            "--max-new-tokens", metavar="N", min=1, help="How many tokens of an answer are written."
+            "--max-new-tokens", metavar="N", min=1, help="Maximum length of an answer, in tokens."
         ),
     ] = 48
     answer_after: Annotated[
@@ -101,7 +100,7 @@ class BehaviourOptions(Templated):
     ] = None
 
     def warn_of_few(self, draws: int, least: int = 19) -> None:
-        """Say at once, not after the run, where random sets are too few for a verdict."""
+        """Print a note before the run where random sets are too few for a verdict."""
         if draws < least:
             self.remark(
                 f"note: {draws} random sets are too few for a verdict; {least} are needed"
@@ -121,16 +120,16 @@ class BehaviourOptions(Templated):
             )
         if self.task is None and self.metric != "auto":
             raise OptionError(
-                f"--metric {self.metric} is of a task; give --task FILE, or leave it out otherwise"
+                f"--metric {self.metric} needs a task; give --task FILE, or leave it out"
             )
         if self.metric not in METRICS:
             raise OptionError(f"unknown --metric {self.metric!r}; use {', '.join(METRICS)}")
         if self.task is not None and self.markers is not None:
-            raise OptionError("--markers are of refusals and --task has answers; give one of them")
-        if self.task is not None and self.behaviour is not None:
             raise OptionError(
-                "--behaviour says what answers show and --task has right ones; give one of them"
+                "--markers belong to refusals and --task has answers; give one of them"
             )
+        if self.task is not None and self.behaviour is not None:
+            raise OptionError("--behaviour and --task both define the behaviour; give one of them")
         require_one_source(self.behaviour, self.markers)
         self.template_arguments()
 
@@ -147,7 +146,8 @@ class BehaviourOptions(Templated):
         )
 
     def contrast(self, positive: Path, negative: Path, name: str) -> "Contrast":
-        """Two prompt files as a contrast; ``name`` tells their clusters from those of other files."""
+        """Two prompt files as a contrast; ``name`` tells their clusters from those of other files.
+        """
         from interp.prompts import Contrast, read_prompts
 
         other = read_prompts(negative, self.column, f"{name}-", self.template_column)
@@ -160,8 +160,8 @@ class BehaviourOptions(Templated):
     def contrasts(self, verify: bool) -> tuple["Contrast", "Contrast | None"]: ...
 
     def contrasts(self, verify: bool) -> tuple["Contrast", "Contrast | None"]:
-        """What to locate on and, where asked, what to verify on: two more files, else a held-out
-        half.
+        """The selection split and, with ``verify``, the held-out split: two more files, else half
+        of the clusters.
         """
         located_on = self.contrast(*_both(self.positive or self.task, self.negative), "locate")
         if self.verify_positive is not None:
@@ -173,7 +173,8 @@ class BehaviourOptions(Templated):
         return located_on.split(self.seed) if verify else (located_on, None)
 
     def sought(self) -> "Specification":
-        """The behaviour of ``--behaviour`` or of ``--markers``, else refusal by the default ones."""
+        """The behaviour of ``--behaviour`` or of ``--markers``, else refusal by the default ones.
+        """
         return sought(self.behaviour, self.markers)
 
     def measured(self, tokenizer: Any, sought: "Specification", *contrasts: "Contrast | None"):
@@ -216,8 +217,8 @@ class BehaviourOptions(Templated):
     def of_other(
         self, task: Path | None, positive: Path | None, metric: str, behaviour: str | None
     ) -> "BehaviourOptions":
-        """The same question of another task or behaviour; without a name of its own that of the
-        first.
+        """The same options for another task or behaviour; without a behaviour of its own, that of
+        the first.
         """
         own = replace(self, task=task, positive=positive, metric=metric)
         if task is not None or behaviour is not None:
@@ -226,7 +227,7 @@ class BehaviourOptions(Templated):
 
 
 def require_one_source(behaviour: str | None, markers: Path | None) -> None:
-    """Raise OptionError where both say what a refusal is."""
+    """Raise OptionError where both define a refusal."""
     if markers is not None and behaviour not in (None, "refusal"):
         raise OptionError(
             f"--markers are of refusals and --behaviour is {behaviour}; give one of them"

@@ -1,6 +1,4 @@
-"""``--checks``: what else is asked of a located set, by name, each a run of its own beside the
-verification.
-"""
+"""``--checks``: further tests of a located set, each a run of its own."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -42,7 +40,7 @@ def names_in(text: str, known: Mapping[str, str], flag: str) -> tuple[str, ...]:
 def applicable(
     names: tuple[str, ...], asked_all: bool, has_base: bool, is_task: bool, has_number: bool
 ) -> tuple[str, ...]:
-    """The checks that can be made; one asked for by name that cannot raises OptionError."""
+    """The checks that can be made; raises OptionError for a named one that cannot."""
     barred = {name: "a base to return to; add --base MODEL" for name in NEEDS_BASE if not has_base}
     if is_task:
         barred["direction"] = "a behaviour that both classes can show; a task has none"
@@ -76,7 +74,7 @@ def analyzers(
 
 
 def studied(name: str, locating: "Study", verifying: "Study | None") -> "Study":
-    """On which prompts a check runs: those that locate again on the locating ones, the others held
-    out.
+    """The prompts of a check: the selection split for those that locate again, else the held-out
+    split.
     """
     return locating if name in ("stability", "redundancy") or verifying is None else verifying

@@ -1,4 +1,4 @@
-"""What all commands share: their common options, and the one way results and remarks leave them.
+"""What all commands share: common options, and how results and remarks are printed.
 
 A command that is decorated with ``takes(Common)`` gets the fields of ``Common`` as flags and
 receives them as its argument ``common``; ``takes(Running)`` adds those that matter when a model
@@ -50,12 +50,12 @@ class Common:
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
 
     def remark(self, text: str) -> None:
-        """Say what is not the result: on stderr, unless ``--quiet``."""
+        """Print a remark on stderr, unless ``--quiet``."""
         if not self.quiet:
             print(text, file=sys.stderr, flush=True)
 
     def status(self, text: str) -> None:
-        """Say what is being done, to a person who waits: on a terminal only."""
+        """Print what is being done, on a terminal only."""
         if sys.stderr.isatty():
             self.remark(text)
 
@@ -80,7 +80,7 @@ class RuntimeOptions(Common):
         typer.Option(
             "--memory",
             metavar="4G|auto",
-            help="What all may take: batches are as small as that needs.",
+            help="Memory limit of the process; batches are made to fit.",
         ),
     ] = "auto"
     device: Annotated[
@@ -89,7 +89,7 @@ class RuntimeOptions(Common):
     dtype: Annotated[
         str, typer.Option("--dtype", metavar="NAME|auto", help="float32, bfloat16, float16.")
     ] = "auto"
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of every random draw.")] = 0
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 0
     engine: Annotated[str, typer.Option("--engine", metavar="NAME", help="torch or nnsight.")] = (
         "torch"
     )
@@ -121,7 +121,7 @@ class RuntimeOptions(Common):
             return None
         if not self.batch_size.isdecimal() or int(self.batch_size) < 1:
             raise OptionError(
-                f"--batch-size {self.batch_size} is no number of prompts; use auto or 1, 2, ..."
+                f"--batch-size {self.batch_size} is not a number of prompts; use auto or 1, 2, ..."
             )
         return int(self.batch_size)
 

@@ -18,12 +18,11 @@ def command(
     *,
     control: Annotated[list[str] | None, typer.Option(metavar="MODEL", help=CONTROL_HELP)] = None,
     cka_tokens: Annotated[
-        int, typer.Option(metavar="N", min=4, help="Tokens whose streams are aligned.")
+        int, typer.Option(metavar="N", min=4, help="Tokens in the CKA of the streams.")
     ] = 512,
     common: PromptOptions,
 ) -> str:
-    """Say what the tuned model says otherwise, where its stream parts from the base's, and which
-    weights moved.
+    """Compare a fine-tuned model with its base: next tokens, residual streams and weights.
 
     Divergence and another first token after every token; cosine, length and linear CKA of the
     streams by depth; the logit lens of both; the change of every tensor. With --control all of it

@@ -1,4 +1,6 @@
-"""``interp dissociate``: do two behaviours of one tune run through different sets?"""
+"""``interp dissociate``: do two behaviours of one fine-tuned model depend on different sets of
+units?
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -48,11 +50,12 @@ def command(
     ] = 48,
     common: BehaviourOptions,
 ) -> str:
-    """Locate two behaviours in one tune, ablate each set, and look at both: a double dissociation,
-    or none.
+    """Locate two behaviours in one fine-tuned model, ablate each set, and measure both: is there a
+    double dissociation?
 
-    Half of the clusters of each behaviour locate and half measure. Large sets hold units that
-    neither behaviour needs; the default takes the smallest set that returns the base's behaviour.
+    Half of the clusters of each behaviour locate, the other half measures. Large sets contain units
+    that neither behaviour needs; the default is the smallest set that restores the base's
+    behaviour.
 
     Example: interp dissociate ./tuned --base ./base --positive yes.txt --negative no.txt
     --other-task task.csv
@@ -65,15 +68,17 @@ def command(
         )
     if other_behaviour is not None and other_positive is None:
         raise OptionError(
-            "--other-behaviour is of --other-positive, and --other-task has right answers; give one"
+            "--other-behaviour belongs to --other-positive, and --other-task has right answers; give one"
         )
     if other_metric != "auto" and other_task is None:
-        raise OptionError(f"--other-metric {other_metric} is of a task; give --other-task FILE")
+        raise OptionError(
+            f"--other-metric {other_metric} belongs to a task; give --other-task FILE"
+        )
     if other_metric not in METRICS:
         raise OptionError(f"unknown --other-metric {other_metric!r}; use {', '.join(METRICS)}")
     if common.verify_positive is not None:
         raise OptionError(
-            "--verify-positive is not of this command; half of each behaviour's clusters measure"
+            "--verify-positive is not an option of this command; half of each behaviour's clusters measure"
         )
 
     def compute(session: Session) -> list:

@@ -26,14 +26,14 @@ def read(path: Path | None, verify: bool) -> Units:
     except OSError as error:
         raise OptionError(f"cannot read --exclude {path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise OptionError(f"--exclude {path} is no JSON; give {SHAPE}") from error
+        raise OptionError(f"--exclude {path} is not JSON; give {SHAPE}") from error
     lists = list(value.values()) if isinstance(value, dict) else [value]
     if not all(isinstance(listed, list) for listed in lists):
         raise OptionError(f"--exclude {path} is not {SHAPE}")
     pairs = [pair for listed in lists for pair in listed]
     if wrong := [pair for pair in pairs if not _is_unit(pair)]:
         raise OptionError(
-            f"--exclude {path} has {json.dumps(wrong[0])[:40]}, which is no pair of layer and unit"
+            f"--exclude {path} has {json.dumps(wrong[0])[:40]}, which is not a pair of layer and unit"
         )
     if not pairs:
         raise OptionError(f"--exclude {path} lists no unit; leave the option out")

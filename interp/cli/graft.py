@@ -1,4 +1,5 @@
-"""``interp graft``: how few of a tune's weights, put into the base, do what it learned?"""
+"""``interp graft``: how few of a fine-tuned model's weights, put into the base, do what it learned?
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ _FILE: dict[str, Any] = {"metavar": "FILE"}
 
 @dataclass(frozen=True, kw_only=True)
 class Grafting(Templated):
-    """What is grafted and what it is asked; the fields are the flags."""
+    """The options of ``interp graft``; the fields are the flags."""
 
     base: Annotated[
         str | None, typer.Option("--base", metavar="BASE", help="What it was tuned from.")
@@ -93,7 +94,7 @@ def share(text: str) -> float:
     try:
         return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
-        raise OptionError(f"{text!r} is no share of weights; use 1% or 0.01") from None
+        raise OptionError(f"{text!r} is not a share of weights; use 1% or 0.01") from None
 
 
 @takes(Grafting)
@@ -133,8 +134,8 @@ def command(
     ] = None,
     common: Grafting,
 ) -> str:
-    """Put some of a tune's weights into its base: learned masks beside others of equal size, by
-    held-out questions.
+    """Put some of a fine-tuned model's weights into its base, and compare learned masks with other
+    masks of equal size on held-out questions.
 
     Masks are located on one part of the task (rows whose column split says locate, else half of the
     clusters) and measured on the other. The grafted model lives in memory only.

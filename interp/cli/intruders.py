@@ -1,4 +1,4 @@
-"""``interp intruders``: which singular vectors of a fine-tuned model the base does not have, and
+"""``interp intruders``: which singular vectors of a fine-tuned model are not in the base, and
 what they do.
 """
 
@@ -201,12 +201,13 @@ def _factors(
         return tuple(float(part) for part in scale.split(","))
     except ValueError as error:
         raise OptionError(
-            f"--scale {scale!r} is no list of numbers; write 0,0.25,0.5,1,2"
+            f"--scale {scale!r} is not a list of numbers; write 0,0.25,0.5,1,2"
         ) from error
 
 
 def _contrast(task: Path | None, text: Path, limit: int | None):
-    """The task's prompts and the plain text, or the text alone, read before anything is computed."""
+    """The task's prompts and the plain text, or the text alone, read before anything is computed.
+    """
     from interp.prompts import Contrast, OneClass, read_prompts, read_task
 
     if task is None:
@@ -238,7 +239,8 @@ def _study(common, tuned, base, contrast, metric):
 
 
 def _counted(store, counting, weights_of, names, last):
-    """Runs of intruders by checkpoint, and remarks on checkpoints with the weights of another one."""
+    """Runs of intruders by checkpoint, and remarks on checkpoints with the weights of another one.
+    """
     counted, notes, seen = {}, [], {last.digests["tuned"]: last.tuned}
     for name in names:
         weights = weights_of(name)

@@ -21,7 +21,7 @@ METHODS_HELP = (
     "auto, integrated, integrated-fixed, integrated-zero, cross, change, change-difference,"
     " act-grad, gradient, gradient-counterfactual, contrast, probe, weight."
 )
-POSITIONS_HELP = "Tokens that are read: auto, prompt, content, decision, last, completion."
+POSITIONS_HELP = "Token positions that are read: auto, prompt, content, decision, last, completion."
 PATCH_HELP = (
     "What verifying takes of the other model: contribution (activation and write weights) or"
     " activation (alone)."
@@ -44,7 +44,8 @@ def command(
     *,
     method: Annotated[str, typer.Option(metavar="NAME", help=METHODS_HELP)] = "auto",
     top: Annotated[
-        str, typer.Option(metavar="N|P%|zX|smallest", help="How many are selected: 30, 0.5%, z3.")
+        str,
+        typer.Option(metavar="N|P%|zX|smallest", help="How many units are selected: 30, 0.5%, z3."),
     ] = "0.5%",
     unit: Annotated[
         str, typer.Option(metavar="NAME", help="What is scored: neuron or head.")
@@ -52,7 +53,7 @@ def command(
     subtract: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Leave out what is located on these utility prompts too."
+            metavar="FILE", help="Leave out units that are also located on these utility prompts."
         ),
     ] = None,
     positions: Annotated[str, typer.Option(metavar="NAME", help=POSITIONS_HELP)] = "auto",
@@ -71,7 +72,7 @@ def command(
         ),
     ] = "auto",
     verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Verify what was located.")
+        bool, typer.Option("--verify/--no-verify", help="Verify the located set.")
     ] = True,
     checks: Annotated[
         str,
@@ -83,14 +84,17 @@ def command(
         str,
         typer.Option(
             metavar="NAMES",
-            help="Other methods beside the set: all, or some of "
+            help="Compare the set with other methods: all, or some of "
             + ",".join(others.BASELINES)
             + ".",
         ),
     ] = "none",
     ablations: Annotated[
         str,
-        typer.Option(metavar="NAMES", help=f"Judged too: all, or some of {','.join(ABLATIONS)}."),
+        typer.Option(
+            metavar="NAMES",
+            help=f"Further ablations of the set: all, or some of {','.join(ABLATIONS)}.",
+        ),
     ] = "none",
     quick: Annotated[
         bool,
@@ -305,7 +309,7 @@ def command(
                 show_answers=show_answers,
                 ablations=ablated,
                 excluded=excluded,
-                # at seven other sizes or more: beside the null they cost much again
+                # at seven other sizes or more these cost as much as the null
                 dose_draws=5 if small else 1,
                 **({"directions": ("necessity",), "doses": False, "cell_sets": 0} if quick else {}),
                 depth=0 if small else size * (1 if quick else 2),
@@ -313,7 +317,7 @@ def command(
             runs.append(store.fetch(checker, verifying))
             session.note(*runs[-1].summary.get("warnings", ()))
             if compared_methods and not runs[-1].summary["selected"]:
-                session.note("nothing was selected: there are no baselines to compare it with")
+                session.note("nothing was selected: the baselines are left out")
             elif compared_methods:
                 compared = others.compared(
                     compared_methods, store, study, runs[-1].table, run.table

@@ -45,7 +45,7 @@ def command(*, common: Common) -> None:
 
 
 def _models(context: Mapping[str, Any]) -> str:
-    """What was compared, by name: base -> tuned."""
+    """The compared models: base -> tuned."""
     return " -> ".join(str(context[role]) for role in ("base", "tuned") if context.get(role))
 
 

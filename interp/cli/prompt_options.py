@@ -1,4 +1,4 @@
-"""What commands that look at a pair on prompts are asked: which pair, one file of prompts or two
+"""Options of commands that compare a pair on prompts: the pair, and one file of prompts or two
 classes.
 """
 
@@ -26,7 +26,7 @@ CONTROL_HELP = (
 
 @dataclass(frozen=True, kw_only=True)
 class PromptOptions(Templated):
-    """The options of commands that look at a pair on prompts; the fields are the flags."""
+    """The options of commands that compare a pair on prompts; the fields are the flags."""
 
     base: Annotated[
         str | None, typer.Option("--base", metavar="BASE", help="What it was tuned from.")
@@ -94,7 +94,8 @@ def controls_in_turn(
 
 
 def require_controls(names: "Sequence[str] | None") -> None:
-    """Raise OptionError for a control that is named twice, ModelNotFound for one that is not there."""
+    """Raise OptionError for a control that is named twice, ModelNotFound for one that is not there.
+    """
     from interp.models.sources import find
 
     names = names or ()
@@ -107,7 +108,7 @@ def require_controls(names: "Sequence[str] | None") -> None:
 def each_control(
     common: RuntimeOptions, names: "Sequence[str] | None", pair: "Pair"
 ) -> "Iterator[Pair]":
-    """Control fine-tunes of the pair's base, each loaded when it is asked for."""
+    """Control fine-tunes of the pair's base, each loaded when it is needed."""
     for name in names or ():
         yield load_control(common, name, pair)
 
@@ -133,10 +134,10 @@ def site_of(
     asked: str | None,
     models: Sequence[str | None],
 ) -> str:
-    """The site a dictionary is read at: the one asked, else its own; OptionError where there is
-    neither.
+    """The site a dictionary is read at: the requested one, else the one it records; OptionError
+    where there is neither.
 
-    Remarks on a dictionary that says it was trained at another site, or on none of these models.
+    Prints a note where the dictionary was trained at another site, or on another model.
     """
     own, trained = about.get("site"), [about[role] for role in ("model", "base") if about.get(role)]
     if not (asked or own):
@@ -161,5 +162,5 @@ def numbers(text: str, kind: type, flag: str) -> tuple:
         return tuple(kind(part) for part in text.split(",") if part.strip())
     except ValueError as error:
         raise OptionError(
-            f"{flag} {text!r} is no list of numbers; write them with commas between"
+            f"{flag} {text!r} is not a list of numbers; separate them by commas"
         ) from error

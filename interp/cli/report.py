@@ -18,7 +18,7 @@ def command(
     ] = None,
     *,
     out: Annotated[
-        Path, typer.Option(metavar="FILE.html", help="The page; FILE.json is written beside it.")
+        Path, typer.Option(metavar="FILE.html", help="The page; FILE.json is written next to it.")
     ],
     title: Annotated[
         str | None, typer.Option(metavar="TEXT", help="By default the names of the models.")
@@ -39,7 +39,7 @@ def command(
     """Write one offline page over any stored runs, with a JSON file of the same that can be
     checked.
 
-    What was compared, what was found and what was not, each claim with its control; with
+    What was compared, which claims are supported and which are not, each with its control; with
     --agreement also whether methods agree on where tuning put it. `interp verify FILE.json` and
     `pytest --interp-report FILE.json` compute every claim again from the stored tables.
 

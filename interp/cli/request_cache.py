@@ -1,4 +1,4 @@
-"""Commands asked again: answered from the store before torch is imported, or not at all.
+"""Repeated commands: answered from the store, before torch is imported, where nothing changed.
 
 A request is described by everything that can change what a command prints: its options, contents of
 its prompt and marker files, of all files of its models, the software, and what ``auto`` finds of a
@@ -80,7 +80,7 @@ class Request:
 
     @property
     def store(self) -> Path:
-        """The store it is asked of."""
+        """The store of the request."""
         return self.common.store.absolute()
 
     def recall(self) -> requests.Remembered | None:
@@ -96,7 +96,7 @@ class Request:
             requests.remember(self.store, before, keys, notes, sha256_of(page))
 
     def describe(self) -> JSON:
-        """The record whose digest is the fingerprint; None where it cannot be told."""
+        """The record whose digest is the fingerprint; None where it cannot be determined."""
         if self.common.remote:
             return None
         try:
@@ -123,8 +123,8 @@ class Request:
 
 
 def _require_alone(behaviour: Path | None) -> None:
-    """Raise OSError or ValueError for a behaviour that is no file, or whose file names other files
-    or a package.
+    """Raise OSError or ValueError for a behaviour that is not a file, or whose file names other
+    files or a package.
     """
     if behaviour is not None and _ELSEWHERE.search(behaviour.read_text(encoding="utf-8")):
         raise ValueError(f"{behaviour} names what its own contents do not tell")

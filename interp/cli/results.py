@@ -1,4 +1,4 @@
-"""How commands that keep runs end: what they print, and the page beside the first run."""
+"""What commands that keep runs print, and the page that is written next to the first run."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,8 +13,8 @@ from interp.store.requests import Remembered, StoredRun
 
 
 def page_name(keys: Sequence[str]) -> str:
-    """File name of the page of these runs, beside the first: other runs beside the same first have
-    another page.
+    """File name of the page of these runs, in the folder of the first: it depends on the last run
+    too.
     """
     return "page.html" if len(keys) == 1 else f"page-{keys[-1][:8]}.html"
 
@@ -54,8 +54,8 @@ def write(
 
 
 def tell(common: Common, runs: Sequence[Any], page: Path) -> str:
-    """Print the first run's result, and beside it what the others say of it; returns the first's
-    key.
+    """Print the first run's result together with the summaries of the other runs; returns the first
+    run's key.
     """
     first, summary = runs[0], dict(runs[0].summary)
     for other in runs[1:]:
@@ -81,8 +81,8 @@ def tell(common: Common, runs: Sequence[Any], page: Path) -> str:
 
 
 def page_again(root: Path, kept: Remembered, title: str) -> Path:
-    """The page of a recalled request: what stands there if it is that page, else made again from
-    the tables.
+    """The page of a recalled request: the file if it is unchanged, else written again from the
+    tables.
     """
     page = kept.runs[0].path / page_name([run.key for run in kept.runs])
     if page.is_file() and sha256_of(page) == kept.page:
@@ -120,8 +120,8 @@ _SAID: Mapping[str, tuple[str, str]] = {
 
 
 def text_of(runs: Sequence[Any], page: Path, root: Path) -> str:
-    """What a person is told: the sentence of every run, its claims, and where its rows and its page
-    are.
+    """The printed result: the sentence of every run, its claims, and the paths of its tables and
+    its page.
 
     ``root``: the store, in which the tables of recalled runs still are.
     """
@@ -144,7 +144,7 @@ def text_of(runs: Sequence[Any], page: Path, root: Path) -> str:
     for (_, table), run in zip(names, runs, strict=True):
         lines.append(
             f"{table:{width}} {run.path / 'table.parquet'}"
-            + ("  (kept from before)" if run.cached else "")
+            + ("  (from the store)" if run.cached else "")
         )
     lines.append(f"{'page:':{width}} {page}")
     return "\n".join([*lines, f"{'more:':{width}} interp show {runs[-1].key[:12]}"])

@@ -41,9 +41,7 @@ class Session:
         return Store(self.common.store)
 
     def note(self, *lines: str) -> None:
-        """Say on stderr what a reader must know besides the result, each note once; kept with the
-        request.
-        """
+        """Print notes on the result to stderr, each once; they are kept with the request."""
         notes = [f"note: {line}" for line in dict.fromkeys(lines)]
         for note in notes:
             self.common.remark(note)

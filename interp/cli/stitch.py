@@ -1,4 +1,6 @@
-"""``interp stitch``: do the few weights of several tunes, put into one base, do all their tasks?"""
+"""``interp stitch``: do a few weights of several fine-tuned models, put into one base, solve all
+their tasks?
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +19,7 @@ from interp.errors import OptionError
 
 @dataclass(frozen=True, kw_only=True)
 class Stitching(Templated):
-    """What is stitched and what it is asked; the fields are the flags."""
+    """The options of ``interp stitch``; the fields are the flags."""
 
     base: Annotated[
         str | None, typer.Option("--base", metavar="BASE", help="What all were tuned from.")
@@ -56,7 +58,8 @@ class Stitching(Templated):
 @takes(Stitching)
 def command(
     tuned: Annotated[
-        list[str], typer.Argument(metavar="TUNED...", help="Tunes of one base, or adapters.")
+        list[str],
+        typer.Argument(metavar="TUNED...", help="Fine-tuned models of one base, or adapters."),
     ],
     *,
     scope: Annotated[
@@ -88,14 +91,14 @@ def command(
             help="Instead: learned masks of graft runs, one per TUNED in order; repeatable.",
         ),
     ] = None,
-    draws: Annotated[int, typer.Option(metavar="N", min=1, help="Times random masks.")] = 19,
+    draws: Annotated[int, typer.Option(metavar="N", min=1, help="Number of random masks.")] = 19,
     common: Stitching,
 ) -> str:
-    """Put the weights of several tunes into one base, each in its own mask, and ask it all their
-    tasks.
+    """Put the weights of several fine-tuned models into one base, each within its own mask, and
+    test it on all their tasks.
 
-    Beside it stand the base, each tune, each mask alone, the plain average and random masks of
-    equal size. The stitched model lives in memory only.
+    It is compared with the base, each fine-tuned model, each mask alone, the plain average and
+    random masks of equal size. The stitched model exists in memory only.
 
     Example: interp stitch ./one ./two --base ./base --task one.jsonl --task two.jsonl --at 10%
     """
@@ -153,7 +156,8 @@ def command(
 
 
 def _load(tuned: Sequence[str], common: Stitching) -> list:
-    """All pairs; those that are whole models share the first one's base, so that it is held once."""
+    """All pairs; those that are whole models share the first one's base, so that it is held once.
+    """
     from interp.models.pair import Pair
 
     pairs = []

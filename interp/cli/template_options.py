@@ -1,4 +1,4 @@
-"""What commands that put prompts into a chat template are asked: a system message, and values for
+"""Options of commands that apply a chat template: a system message, and values for
 the template.
 """
 
@@ -44,7 +44,7 @@ class Templated(RuntimeOptions):
             name, between, value = given.partition("=")
             if not between or not name.isidentifier():
                 raise OptionError(
-                    f"--template-arg {given!r} is no NAME=VALUE; write enable_thinking=false"
+                    f"--template-arg {given!r} is not NAME=VALUE; write enable_thinking=false"
                 )
             if name in found:
                 raise OptionError(f"--template-arg {name} is given twice; give it once")

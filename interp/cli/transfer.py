@@ -1,4 +1,6 @@
-"""``interp transfer``: is a set located in one tune what does it in a further one?"""
+"""``interp transfer``: does a set located in one fine-tuned model carry the behaviour in another
+one?
+"""
 
 from typing import Annotated
 
@@ -17,7 +19,7 @@ def command(
         str, typer.Argument(metavar="RUN", help="Key of a locate-neurons run in the store.")
     ],
     tuned: Annotated[
-        str, typer.Argument(metavar="TUNED", help="A further fine-tune of the same model.")
+        str, typer.Argument(metavar="TUNED", help="Another fine-tuned model of the same base.")
     ],
     *,
     source: Annotated[

@@ -1,5 +1,5 @@
-"""``interp tuco``: how much of what a model's blocks add to the stream is due to tuning, prompt by
-prompt.
+"""``interp tuco``: how much of the blocks' contributions to the residual stream is due to
+fine-tuning.
 """
 
 from dataclasses import replace
@@ -15,7 +15,7 @@ from interp.cli.request_cache import Request
 from interp.cli.runner import Session, answer
 from interp.errors import OptionError
 
-ANSWER = 48  # tokens that an answer may have where none are asked
+ANSWER = 48  # length of answers where --generations is not given
 METRICS = ("refusal", "logit-diff", "answer-loss", "accuracy")
 
 
@@ -35,7 +35,7 @@ def command(
         str,
         typer.Option(
             metavar="NAME",
-            help="full, or fast: the last token alone, without beta over all tokens.",
+            help="full, or fast: the last token only, without beta over all tokens.",
         ),
     ] = "full",
     norm: Annotated[int, typer.Option(metavar="1|2", help="L1 as in the paper, or Euclidean.")] = 1,
@@ -54,19 +54,25 @@ def command(
     ] = False,
     control: Annotated[list[str] | None, typer.Option(metavar="MODEL", help=CONTROL_HELP)] = None,
     caliper: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Tokens that prompts of equal length differ.")
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Maximum length difference (tokens) for prompts to count as length-matched.",
+        ),
     ] = 1,
     alpha: Annotated[
         str,
         typer.Option(
-            metavar="A,A,...", help="Also scale what tuning added to every block by these."
+            metavar="A,A,...",
+            help="Also scale the part that fine-tuning added to every block by these.",
         ),
     ] = "",
     metric: Annotated[
         str,
         typer.Option(
             metavar="NAME",
-            help="Of --alpha and --by-answer: refusal, or logit-diff, answer-loss, accuracy.",
+            help="With --alpha or --by-answer: refusal, logit-diff, answer-loss or accuracy.",
         ),
     ] = "refusal",
     behaviour: Annotated[
@@ -78,21 +84,24 @@ def command(
     generations: Annotated[
         int,
         typer.Option(
-            metavar="N", min=0, help="Tokens to write: with --alpha, and --by-answer (48)."
+            metavar="N",
+            min=0,
+            help="Length of generated answers, with --alpha or --by-answer (48).",
         ),
     ] = 0,
     keep_answers: Annotated[
-        bool, typer.Option("--keep-answers", help="Keep the text of what was written.")
+        bool, typer.Option("--keep-answers", help="Keep the text of the answers.")
     ] = False,
     common: PromptOptions,
 ) -> str:
-    """Split what the tuned model's blocks add into what the base's would have added there, and what
-    tuning adds.
+    """Split the contributions of the fine-tuned model's blocks into the base's part and the part
+    that fine-tuning added.
 
-    TuCo (arXiv 2506.23423) is the tuned share at the last prompt token. With two classes of prompts
-    it says how well TuCo tells them apart, over all and at equal length; with --by-answer the
-    classes are prompts whose answer shows the behaviour, and the others. With --control all of it
-    is compared with control fine-tunes. With --alpha it also scales the tuned part.
+    TuCo (arXiv 2506.23423) is the share of the second part at the last prompt token. With two
+    classes of prompts, it measures how well TuCo separates them, over all prompts and at equal
+    length; with --by-answer the classes are prompts whose answer shows the behaviour, and the
+    others. With --control, everything is compared with control fine-tunes. With --alpha, the
+    fine-tuned part is also scaled.
 
     Example: interp tuco ./tuned --base ./base --prompts prompts.txt --alpha 0,0.5,1,1.25
     """
@@ -100,7 +109,7 @@ def command(
     common.check()
     if not (alpha or by_answer) and (generations or markers or behaviour or metric != "refusal"):
         raise OptionError(
-            "--metric, --behaviour, --markers and --generations are of --alpha and --by-answer;"
+            "--metric, --behaviour, --markers and --generations need --alpha or --by-answer;"
             " give one of them"
         )
     if by_answer and common.prompts is None:

@@ -1,4 +1,6 @@
-"""``interp verify``: does a report say what the store holds, and do its claims follow?"""
+"""``interp verify``: does a report agree with the stored tables, and do its claims follow from
+them?
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,7 +18,7 @@ FAILED = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Checking(Common):
-    """The options of every command, but that the report says where its store is."""
+    """The options of every command; the report names its store."""
 
     store: Annotated[
         Path | None,
@@ -30,19 +32,19 @@ class Checking(Common):
 def command(
     report: Annotated[
         Path,
-        typer.Argument(metavar="REPORT.json", help="What `interp report` wrote beside the page."),
+        typer.Argument(metavar="REPORT.json", help="The JSON file that `interp report` wrote."),
     ],
     *,
     remeasure: Annotated[
         bool,
-        typer.Option("--remeasure", help="Also run the commands again that made it, and compare."),
+        typer.Option("--remeasure", help="Also run its commands again, and compare."),
     ] = False,
     tolerance: Annotated[
         float,
         typer.Option(
             metavar="X",
             min=0,
-            help="How far what is run again may be off: relative, absolute below 1.",
+            help="Largest difference of a value measured again: relative, absolute below 1.",
         ),
     ] = 1e-6,
     prompts: Annotated[
@@ -50,16 +52,16 @@ def command(
         typer.Option(
             "--prompts",
             metavar="FILE",
-            help="Also ask its claims of fresh prompts: positive, then negative.",
+            help="Also test its claims on fresh prompts: positive, then negative.",
         ),
     ] = None,
     common: Checking,
 ) -> None:
-    """Check a report: everything it says is made again from the stored tables, its claims too.
+    """Check a report: everything in it is computed again from the stored tables, its claims too.
 
-    One line for each thing that does not hold, and exit code 1. That the tables tell the truth
-    about the models only --remeasure shows, from the folder in which its commands were given;
-    --prompts asks whether it is true of others.
+    Prints one line for each check that fails, and exits with code 1. Whether the tables are true
+    of the models is checked by --remeasure, run from the folder in which the commands were given;
+    --prompts tests the claims on other prompts.
 
     Example: interp verify report.json
     """
@@ -68,7 +70,7 @@ def command(
     from interp.report.verification import checks
 
     if not tolerance < math.inf:
-        raise OptionError(f"--tolerance {tolerance} is no tolerance; use 1e-6")
+        raise OptionError(f"--tolerance {tolerance} is not a tolerance; use 1e-6")
     said = read(report, common.store)
     with measuring_again([str(path) for path in prompts or []], tolerance) as again:
         checked = checks(said)
@@ -94,7 +96,7 @@ def command(
     if remeasure:
         verdict += "; claims whose commands were run again are among the checks"
     if unasked:
-        verdict += f"; {len(unasked)} could not be asked"
+        verdict += f"; {len(unasked)} could not be tested"
     lines = [why for _, why in failed] + [f"{name}: {why}" for name, why in unasked]
     common.result(record, "\n".join([*lines, verdict]))
     if failed:
@@ -102,7 +104,7 @@ def command(
 
 
 def _answers(questions: Sequence[Callable[[], str | None]]) -> tuple[list[Any], list[Any]]:
-    """Names and sentences of what failed, and of what could not be asked."""
+    """Names and sentences of what failed, and of what could not be tested."""
     failed, unasked = [], []
     for question in questions:
         try:

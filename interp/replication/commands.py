@@ -109,7 +109,7 @@ class Commands:
 
     def _line(self, command: Sequence[str], place: Path) -> list[str]:
         package = str(Path(__file__).resolve().parents[2])
-        # what a command writes beside its store must not fall upon what is there
+        # files that a command writes outside its store must not overwrite existing ones
         command = replaced(command, "--out", lambda name: str(place / "out" / Path(name).name))
         where = ["--store", str(place / "store"), "--json", "--quiet"]
         return [sys.executable, "-P", "-c", _START, package, *command, *where]

@@ -1,4 +1,4 @@
-"""A command's words with other prompts to measure on, and everything else as it was."""
+"""The words of a command with other prompts to measure on, and all else unchanged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ READ = {"compare": ("--positive", "--negative"), "tuco": ("--positive", "--negat
 
 
 def replication_blocker(words: Sequence[str], prompts: Sequence[Path]) -> str:
-    """Why the claims of a command cannot be asked of these prompts, "" where they can."""
+    """Why the claims of a command cannot be tested on these prompts; "" where they can."""
     name = words[0]
     if name not in ("locate-neurons", *READ):
         return f"is of `interp {name}`, which takes no other prompts to measure on"

@@ -93,7 +93,8 @@ class Remeasurement(Commands):
         self._tables: dict[tuple[Path, str], Table] = {}
 
     def remeasured(self, report: Any) -> list[Question]:
-        """One question per claim: does the command that made its run give the same numbers again?"""
+        """One question per claim: does the command that made its run give the same numbers again?
+        """
         runs = _runs(report)
         return [
             Question(
@@ -129,7 +130,7 @@ class Remeasurement(Commands):
 
     def _none(self, made: Sequence[Question]) -> None:
         why = f": {made[0].name} {made[0]()}" if made else ": it has none"
-        raise ClaimError(f"no claim of this report can be asked of fresh prompts{why}")
+        raise ClaimError(f"no claim of this report can be tested on fresh prompts{why}")
 
     def _same(self, report: Any, runs: Mapping[str, JSON], row: JSON) -> None:
         run, said = runs[row["run"]], _said(row)
@@ -165,7 +166,7 @@ class Remeasurement(Commands):
     def _unaskable(self, runs: Mapping[str, JSON], row: JSON) -> str:
         try:
             if row["recipe"]["estimate"].get("cluster") != "cluster":
-                return "is no estimate over prompts"
+                return "is not an estimate over prompts"
             if not all(math.isfinite(_number(row[end])) for end in ("value", "low", "high")):
                 return "has no interval"
             words = command_of(runs[row["run"]])
@@ -221,7 +222,7 @@ class Remeasurement(Commands):
         return None
 
     def _require_same_set(self, report: Any, run: JSON, store: Path, new: Any, said: str) -> None:
-        """What fresh prompts are asked of has to be what the report speaks of."""
+        """The set that is tested on fresh prompts has to be the set of the report."""
         if not run["parent"] or not new.provenance.parent:
             return
         before, after = report.store.get(run["parent"]), self._table(store, new.provenance.parent)
