@@ -1,5 +1,4 @@
-"""``interp agree``: do stored runs of one pair locate the change in the same layers and matrices?
-"""
+"""``interp agree``: do stored runs of one pair locate the change in the same layers and matrices?"""
 
 from typing import Annotated
 

@@ -22,8 +22,7 @@ _FILE: dict[str, Any] = {"metavar": "FILE"}
 
 @dataclass(frozen=True, kw_only=True)
 class BehaviourOptions(Templated):
-    """The options of every command that examines a behaviour of a pair; the fields are the flags.
-    """
+    """The options of every command that examines a behaviour of a pair; the fields are the flags."""
 
     base: Annotated[
         str | None, typer.Option("--base", metavar="BASE", help="What it was tuned from.")
@@ -146,8 +145,7 @@ class BehaviourOptions(Templated):
         )
 
     def contrast(self, positive: Path, negative: Path, name: str) -> "Contrast":
-        """Two prompt files as a contrast; ``name`` tells their clusters from those of other files.
-        """
+        """Two prompt files as a contrast; ``name`` tells their clusters from those of other files."""
         from interp.prompts import Contrast, read_prompts
 
         other = read_prompts(negative, self.column, f"{name}-", self.template_column)
@@ -173,8 +171,7 @@ class BehaviourOptions(Templated):
         return located_on.split(self.seed) if verify else (located_on, None)
 
     def sought(self) -> "Specification":
-        """The behaviour of ``--behaviour`` or of ``--markers``, else refusal by the default ones.
-        """
+        """The behaviour of ``--behaviour`` or of ``--markers``, else refusal by the default ones."""
         return sought(self.behaviour, self.markers)
 
     def measured(self, tokenizer: Any, sought: "Specification", *contrasts: "Contrast | None"):

@@ -1,5 +1,4 @@
-"""Claims for a terminal: a line each, with what it takes to be supported, and below why one is not.
-"""
+"""Claims for a terminal: a line each, with what it takes to be supported, and below why one is not."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,5 +1,4 @@
-"""``interp graft``: how few of a fine-tuned model's weights, put into the base, do what it learned?
-"""
+"""``interp graft``: how few of a fine-tuned model's weights, put into the base, do what it learned?"""
 
 from dataclasses import dataclass
 from pathlib import Path

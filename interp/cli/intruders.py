@@ -206,8 +206,7 @@ def _factors(
 
 
 def _contrast(task: Path | None, text: Path, limit: int | None):
-    """The task's prompts and the plain text, or the text alone, read before anything is computed.
-    """
+    """The task's prompts and the plain text, or the text alone, read before anything is computed."""
     from interp.prompts import Contrast, OneClass, read_prompts, read_task
 
     if task is None:
@@ -239,8 +238,7 @@ def _study(common, tuned, base, contrast, metric):
 
 
 def _counted(store, counting, weights_of, names, last):
-    """Runs of intruders by checkpoint, and remarks on checkpoints with the weights of another one.
-    """
+    """Runs of intruders by checkpoint, and remarks on checkpoints with the weights of another one."""
     counted, notes, seen = {}, [], {last.digests["tuned"]: last.tuned}
     for name in names:
         weights = weights_of(name)

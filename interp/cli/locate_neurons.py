@@ -23,8 +23,8 @@ METHODS_HELP = (
 )
 POSITIONS_HELP = "Token positions that are read: auto, prompt, content, decision, last, completion."
 PATCH_HELP = (
-    "What verifying takes of the other model: contribution (activation and write weights) or"
-    " activation (alone)."
+    "What verification patches in from the other model: contribution (activation and write weights)"
+    " or activation."
 )
 ABLATIONS = {
     "zero": "the same units set to zero",

@@ -94,8 +94,7 @@ def controls_in_turn(
 
 
 def require_controls(names: "Sequence[str] | None") -> None:
-    """Raise OptionError for a control that is named twice, ModelNotFound for one that is not there.
-    """
+    """Raise OptionError for a control that is named twice, ModelNotFound for one that is not there."""
     from interp.models.sources import find
 
     names = names or ()

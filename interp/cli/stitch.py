@@ -156,8 +156,7 @@ def command(
 
 
 def _load(tuned: Sequence[str], common: Stitching) -> list:
-    """All pairs; those that are whole models share the first one's base, so that it is held once.
-    """
+    """All pairs; those that are whole models share the first one's base, so that it is held once."""
     from interp.models.pair import Pair
 
     pairs = []

@@ -48,8 +48,7 @@ def comma_separated(rows: Iterable[Sequence[Any]], header: Sequence[str]) -> str
 
 
 def cell(value: Any) -> str:
-    """One value on one line: four significant digits, yes and no, control characters made visible.
-    """
+    """One value on one line: four significant digits, yes and no, control characters made visible."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, bool):

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from interp.errors import OptionError
 
@@ -88,7 +87,7 @@ def _located(words: Sequence[str], half: Path, directory: Path) -> tuple[list[st
     """Flags, and as files what they named: the prompts that the command located on, parted as it
     parts them.
     """
-    from interp.cli.behaviour_options import BehaviourOptions
+    from interp.prompts import Contrast, read_prompts, read_task
 
     flags = ["--task" if option(words, "--task") else "--positive", "--negative"]
     given = [option(words, flag) for flag in flags]
@@ -99,14 +98,12 @@ def _located(words: Sequence[str], half: Path, directory: Path) -> tuple[list[st
         )
     positive, negative = (directory / name for name in given if name is not None)
     column, template = option(words, "--column") or "prompt", option(words, "--template-column")
-    named: dict[str, Any] = {
-        "task" if flags[0] == "--task" else "positive": positive,
-        "negative": negative,
-    }
-    asking = BehaviourOptions(
-        **named, column=column, template_column=template, seed=int(option(words, "--seed") or 0)
+    read = read_task if flags[0] == "--task" else read_prompts
+    prompts = Contrast(
+        read(positive, column, "locate+", template),
+        read_prompts(negative, column, "locate-", template),
     )
-    located_on, _ = asking.contrasts(verify=True)
+    located_on, _ = prompts.split(int(option(words, "--seed") or 0))
     half.mkdir(parents=True, exist_ok=True)
     files = []
     for group in ("positive", "negative"):

@@ -93,8 +93,7 @@ class Remeasurement(Commands):
         self._tables: dict[tuple[Path, str], Table] = {}
 
     def remeasured(self, report: Any) -> list[Question]:
-        """One question per claim: does the command that made its run give the same numbers again?
-        """
+        """One question per claim: does the command that made its run give the same numbers again?"""
         runs = _runs(report)
         return [
             Question(
