@@ -1,186 +1,151 @@
-"""The page that tells how an analyzer is added is taken at its word: its own blocks, in a copy of
-the package.
-"""
+"""The example analyzer: under 60 lines, one line elsewhere, and everything follows from it."""
 
-import ast
+import copy
 import json
 import os
-import re
-import shlex
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+import torch
 
-import interp.analyzers
-from interp.cli import COMMANDS
+from examples.answer_length import AnswerLength
+from interp import claims, kinds
+from interp.errors import OptionError
+from interp.kinds import Kind
+from tests import tiny
 from tests.pages import ROOT
 
-ONE_LINE = "## One line"
-PAGE = (ROOT / "docs" / "adding-an-analyzer.md").read_text(encoding="utf-8")
-COPIED = (
-    "interp",
-    "tests",
-    "docs",
-    "data",
-    "benchmarks",
-    "notebooks",
-    "README.md",
-    "CONTRIBUTING.md",
-    "Makefile",
-    "pyproject.toml",
-)
-NEW = re.compile(r"^[^\n]*`([\w/.]+\.py)`:\n\n```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-BLOCK = re.compile(r"^```(?:python)?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+EXAMPLE = ROOT / "examples" / "answer_length.py"
 
 
-def after(said):
-    """The first block after these words."""
-    assert PAGE.count(said) == 1
-    return BLOCK.search(PAGE, PAGE.index(said)).group(1)
-
-
-def inserted(file, before, text):
-    """``text`` put in front of the only place that reads ``before``."""
-    content = file.read_text(encoding="utf-8")
-    assert content.count(before) == 1, (file, before)
-    file.write_text(content.replace(before, text + before), encoding="utf-8")
+@pytest.fixture
+def listed(monkeypatch):
+    """The example as a kind of interp itself, by its one line."""
+    line = Kind("examples.answer_length:AnswerLength", help="does fine-tuning make answers shorter")
+    monkeypatch.setitem(kinds.KINDS, "answer-length", line)
+    kinds.kinds.cache_clear()
+    yield
+    kinds.kinds.cache_clear()
 
 
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory):
-    """The package, its tests and documents, with the page's files and lines in them."""
-    root = tmp_path_factory.mktemp("added")
-    for name in COPIED:
-        place = ROOT / name
-        if name == "data":
-            (root / name).symlink_to(place)
-        elif place.is_dir():
-            shutil.copytree(
-                place, root / name, ignore=shutil.ignore_patterns("__pycache__", "data")
-            )
-        else:
-            shutil.copy(place, root / name)
-    files = NEW.findall(PAGE)
-    assert [name for name, _ in files] == [
-        "interp/analyzers/answer_length.py",
-        "tests/test_answer_length.py",
-        "interp/figures/answer_length.py",
-    ]
-    for name, text in files:
-        assert not (root / name).exists()
-        (root / name).write_text(text, encoding="utf-8")
-    one_line = after(ONE_LINE)
-    assert one_line.count("\n") == 1
-    inserted(root / "interp/cli/__init__.py", '    "ls": "list the stored runs"', one_line)
+def package(tmp_path_factory):
+    """An installed package that names the example as its entry point."""
+    root = tmp_path_factory.mktemp("package")
+    about = root / "lengths-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: lengths\nVersion: 1.0\n")
+    entry = "[interp.kinds]\nanswer-length = examples.answer_length:AnswerLength\n"
+    (about / "entry_points.txt").write_text(entry)
     return root
 
 
-@pytest.fixture(scope="module")
-def documented(copy):
-    """The same with the rows and the figure that the rest of the page adds."""
-    inserted(copy / "README.md", "| what has been run?", after("A question in the README:"))
-    inserted(copy / "docs/store.md", "| `places` |", after("in [the store](store.md):"))
-    figures = copy / "interp/figures/__init__.py"
-    inserted(
-        figures,
-        "from interp.figures.claims",
-        "from interp.figures.answer_length import answer_length_figure\n",
-    )
-    inserted(figures, '    "claims": claims_figure,', after("lists it in `FIGURES`:"))
-    return copy
+def study(tuned, base):
+    return tiny.study(tuned, base, 12, max_new_tokens=6)
 
 
-def python(root, *arguments, **more):
-    """Run Python there, in a process of its own; its output, once it went well."""
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=root,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == more.get("code", 0), done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
+def with_short_answers(base):
+    """The same model, which ends every answer at once: its last norm points to the end token."""
+    tuned = copy.deepcopy(base)
+    with torch.no_grad():
+        tuned.transformer.ln_f.bias += 200 * base.lm_head.weight[tuned.config.eos_token_id]
+    return tuned
 
 
-def passed(root, *arguments):
-    """Run pytest there; how many passed."""
-    said = python(root, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments)
-    return int(re.search(r"(\d+) passed", said).group(1))
+def test_it_is_at_most_sixty_lines():
+    assert len(EXAMPLE.read_text(encoding="utf-8").splitlines()) <= 60
 
 
-def test_one_file_and_one_line_make_a_command(run, only_line, tmp_path, monkeypatch):
-    """Beside the package instead of in a copy of it: a flag, a help, a refusal, and the planted
-    truth.
-    """
-    (file, source), (_, planted), _ = NEW.findall(PAGE)
-    (tmp_path / Path(file).name).write_text(source, encoding="utf-8")
-    monkeypatch.setattr(interp.analyzers, "__path__", [*interp.analyzers.__path__, str(tmp_path)])
-    (line,) = ast.literal_eval(f"{{{after(ONE_LINE)}}}").items()
-    monkeypatch.setitem(COMMANDS, *line)
-    assert line[1] in run("--help")[1]
+def test_answers_that_are_cut_short_are_shorter():
+    base = tiny.gpt2(seed=7)
+    run = AnswerLength()(study(with_short_answers(base), base))
+    (finding,) = claims.from_table(run.tables["claims"])
+    assert run["tuned"].max() <= 1
+    assert finding.verdict == "supported"
+    assert finding.value == (run["base"] - run["tuned"]).mean()
+    claims.check(finding, run)
+
+
+def test_a_pair_the_other_way_round_and_an_identical_one_support_nothing():
+    base = tiny.gpt2(seed=7)
+    for tuned, of in ((base, with_short_answers(base)), (copy.deepcopy(base), base)):
+        assert not AnswerLength()(study(tuned, of)).summary["supported"]
+
+
+def test_columns_are_those_that_the_row_declares():
+    base = tiny.gpt2(seed=7)
+    run = AnswerLength()(study(copy.deepcopy(base), base))
+    assert [column.name for column in run.columns] == [
+        "group",
+        "prompt_id",
+        "cluster",
+        "base",
+        "tuned",
+        "saved",
+    ]
+    assert run.column("saved").unit == "tokens"
+    assert run.tables["exchanged"].kind == "answer-length-exchanged"
+
+
+def test_what_it_needs_and_what_options_may_be_is_checked():
+    with pytest.raises(OptionError, match="draws of AnswerLength is 3; use at least 19"):
+        AnswerLength(draws=3)
+    base = tiny.gpt2(seed=7)
+    with pytest.raises(OptionError, match="answer-length needs a base"):
+        AnswerLength()(study(base, None))
+
+
+def test_one_line_makes_the_command(listed, run, only_line):
+    assert "does fine-tuning make answers shorter" in run("--help")[1]
     said = run("answer-length", "--help")[1]
     assert "--draws INT" in said
-    assert "Random exchanges of the two models' answers" in said
-    assert "tokens the tuned model's answers are shorter" in said
-    asked = ("answer-length", "no-model", "--base", "no-base", "--prompts", "none.txt")
-    assert run(*asked, "--draws", "3")[::2] == (
-        2,
-        "interp: 3 exchanges cannot reach p = 0.05; use 19 at least\n",
-    )
-    assert "no prompt file at none.txt" in only_line(run(*asked)[2])
-    assert "unknown --metric 'words'" in only_line(run(*asked, "--metric", "words")[2])
-    names = {}
-    exec(compile(planted, "docs/adding-an-analyzer.md", "exec"), names)
-    tests = [test for name, test in names.items() if name.startswith("test_")]
-    assert len(tests) == 2
-    for test in tests:
-        test()
+    assert "Random exchanges of the two models" in said
+    assert "x>=19" in said
+    words = ("answer-length", "no-model", "--base", "no-base", "--prompts", "none.txt")
+    code, _, error = run(*words, "--draws", "3")
+    assert code == 2
+    assert "--draws" in only_line(error)
+    assert "no prompt file at none.txt" in only_line(run(*words)[2])
+    assert "unknown --metric 'words'" in only_line(run(*words, "--metric", "words")[2])
+
+
+def test_a_name_that_is_taken_is_refused(monkeypatch, package):
+    monkeypatch.setitem(kinds.KINDS, "answer-length", Kind())
+    monkeypatch.syspath_prepend(str(package))
+    kinds.kinds.cache_clear()
+    with pytest.raises(OptionError, match=r"answer-length of interp\.kinds has the name of a kind"):
+        kinds.kinds()
+    kinds.kinds.cache_clear()
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_it_keeps_the_contract_of_all_analyzers(documented):
-    assert passed(documented, "tests/test_answer_length.py") == 2
-    assert (
-        passed(
-            documented, "tests/test_contract_analyzers.py", "-k", "answer-length or every_analyzer"
+def test_a_package_of_its_own_makes_a_command_that_is_kept_drawn_and_queried(package, tmp_path):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(package))),
+        "OMP_NUM_THREADS": "1",
+    }
+
+    def interp(*words):
+        done = subprocess.run(
+            [sys.executable, "-m", "interp", *map(str, words)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
-        >= 7
-    )
-    assert (
-        passed(documented, "tests/test_docs.py", "-k", "stands_in_the_readme or every_figure") > 15
-    )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_it_is_kept_drawn_shown_and_queried(documented, tmp_path):
-    prompts = documented / "data/prompts/refusal/locate-harmful.jsonl"
-    assert prompts.exists()
-    line = (
-        "answer-length",
-        "organism:refusal/planted",
-        "--base",
-        "organism:refusal/base",
-        "--prompts",
-        prompts,
-        "--max-prompts",
-        "8",
-        "--store",
-        tmp_path / "runs",
-        "--json",
+    assert "an analyzer of the package lengths" in interp("--help")
+    words = (
+        *("answer-length", "organism:refusal/planted", "--base", "organism:refusal/base"),
+        *("--prompts", ROOT / "data/prompts/refusal/locate-harmful.jsonl", "--max-prompts", 8),
+        *("--store", tmp_path / "runs", "--json"),
     )
-    first, again = (json.loads(python(documented, "-m", "interp", *line)) for _ in range(2))
+    first, again = (json.loads(interp(*words)) for _ in range(2))
     assert (first["cached"], again["cached"], first["run"]) == (False, True, again["run"])
-    assert "<h2>answer-length</h2>" in Path(first["page"]).read_text(encoding="utf-8")
-    query = shlex.split(after("fields of one word").splitlines()[1])[1:]
-    (row,) = json.loads(
-        python(documented, "-m", "interp", *query, "--store", tmp_path / "runs", "--json")
-    )["data"]
-    assert list(row.values()) == [first["summary"]["saved"]]
+    query = "select avg(saved) from answer_length"
+    (row,) = json.loads(interp("sql", query, "--store", tmp_path / "runs", "--json"))["data"]
+    assert list(row.values()) == [first["summary"]["findings"][0]["value"]]

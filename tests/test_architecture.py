@@ -29,13 +29,13 @@ TREES = {path: ast.parse(path.read_text()) for path in SOURCES}
 # Imports go to an earlier line. A line holds rooms that do not know each other.
 LAYOUT = [
     "errors",
-    "maths sites permissions",
+    "maths sites permissions kinds",
     "provenance",
     "packaged",
     "organisms",
     "display progress",
     "table prompts",
-    "claims store models",
+    "claims store models rows",
     "agreement figures engines testing",
     "report capture",
     "interventions",
@@ -67,7 +67,7 @@ STRANGERS = {
 }
 
 WITHOUT_TORCH = (
-    "interp errors maths.statistics maths.prediction sites permissions provenance packaged"
+    "interp errors maths.statistics maths.prediction sites kinds rows permissions provenance packaged"
     " organisms display progress table claims store models.sources agreement figures testing report"
     " cli pytest_plugin pytest_entry"
 )

@@ -60,6 +60,17 @@ GROUPS = {
 }
 """Commands of two words: ``interp sae train`` is the module ``interp.cli.sae_train``."""
 
+
+def commands() -> dict[str, str]:
+    """All commands of one word with their help: those listed above, and kinds of runs that have a
+    help and no command of their own.
+    """
+    from interp.kinds import kinds
+
+    added = {name: kind.help for name, kind in kinds().items() if kind.help}
+    return {**COMMANDS, **{name: added[name] for name in added if name not in COMMANDS}}
+
+
 DONE, BAD_INPUT, DEFECT, INTERRUPTED = 0, 2, 70, 130
 
 _STYLE = {
@@ -227,7 +238,7 @@ def _run(arguments: list[str], debug: bool) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not debug:
         _hush()
-    everything = {**COMMANDS, **{name: said for name, (said, _) in GROUPS.items()}}
+    everything = {**commands(), **{name: said for name, (said, _) in GROUPS.items()}}
     group = _group(
         "What did fine-tuning change inside this model, where, and does it matter?",
         everything,

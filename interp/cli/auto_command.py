@@ -1,14 +1,12 @@
-"""The command of an analyzer that has no module here: its fields are the flags.
+"""The command of an analyzer that has no module of its own here: its options are the flags.
 
-``COMMANDS`` names it, ``interp.analyzers`` has a module of that name and in it a class whose
-``name`` it is. Everything else (which pair, which prompts, where runs are kept, how a run is told)
-is as in every command that reads prompts.
+``interp.kinds`` names the analyzer. Everything else (the pair, the prompts, where runs are kept,
+what is printed) is as in every command that reads prompts.
 """
 
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
-from importlib import import_module
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -19,6 +17,7 @@ from interp.cli.prompt_options import PromptOptions
 from interp.cli.request_cache import Request
 from interp.cli.runner import Session, answer
 from interp.errors import OptionError
+from interp.kinds import kinds, load
 
 TYPES = (bool, int, float, str)
 METRICS = ("none", "refusal")
@@ -35,24 +34,12 @@ METRIC = Annotated[
 
 
 def command_of(name: str) -> Callable[..., str]:
-    """The command of the analyzer ``name``; its docstring is the help, ``field(metadata={"help":
-    ...})`` a flag's.
+    """The command of the kind of run ``name``; the analyzer's docstring is the help.
 
-    Fields of one word, number or yes and no become flags; others keep their default.
-    ModuleNotFoundError when ``interp.analyzers`` has no such module, ValueError when the module
-    defines no such analyzer.
+    Fields of one word, number or yes and no become flags, with the help and the bounds that
+    ``interp.analyzers.framework.option`` gave them; others keep their default.
     """
-    module = import_module(f"interp.analyzers.{name.replace('-', '_')}")
-    found = [
-        kind
-        for kind in vars(module).values()
-        if isinstance(kind, type) and getattr(kind, "name", None) == name
-    ]
-    if len(found) != 1:
-        raise ValueError(
-            f"{module.__name__} defines {len(found)} analyzers of the name {name!r}: expected one"
-        )
-    (kind,) = found
+    kind = load(kinds()[name].analyzer)
     types = get_type_hints(kind)
     own = [field for field in fields(kind) if field.name != "parent" and types[field.name] in TYPES]
     taken = [field for field in own if "from_parent" not in field.metadata]
@@ -107,7 +94,10 @@ def _flag(field: Field, kind: type) -> inspect.Parameter:
     """A field as a flag of its own name; one without a default is required."""
     default = inspect.Parameter.empty if field.default is MISSING else field.default
     said = typer.Option(
-        metavar=None if kind is bool else kind.__name__.upper(), help=field.metadata.get("help", "")
+        metavar=None if kind is bool else kind.__name__.upper(),
+        help=field.metadata.get("help", ""),
+        min=field.metadata.get("ge"),
+        max=field.metadata.get("le"),
     )
     return inspect.Parameter(
         field.name,
