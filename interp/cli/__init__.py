@@ -94,7 +94,9 @@ class _LazyCommands(Mapping):
         if name not in self.helps:
             raise KeyError(name)
         app = typer.Typer(**_STYLE)
-        app.command(name)(_command(self.prefix + name.replace("-", "_"), name))
+        from interp.cli.common import GroupedCommand
+
+        app.command(name, cls=GroupedCommand)(_command(self.prefix + name.replace("-", "_"), name))
         return typer.main.get_command(app)
 
     def __iter__(self) -> Iterator[str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, overload
 
 import typer
 
+from interp.cli.common import VERIFICATION
 from interp.cli.template_options import Templated
 from interp.errors import OptionError, required
 
@@ -48,6 +49,7 @@ class BehaviourOptions(Templated):
         typer.Option(
             "--verify-positive",
             **_FILE,
+            rich_help_panel=VERIFICATION,
             help="As --positive or --task, to verify on.  [default: a held-out half]",
         ),
     ] = None
@@ -56,6 +58,7 @@ class BehaviourOptions(Templated):
         typer.Option(
             "--verify-negative",
             **_FILE,
+            rich_help_panel=VERIFICATION,
             help="As --negative, to verify on.  [default: a held-out half]",
         ),
     ] = None

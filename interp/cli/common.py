@@ -12,9 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args, get_type_hints
 
 import typer
+from typer.core import TyperCommand
+from typer.models import OptionInfo
 
 from interp.cli.piped_files import readable_again
 from interp.errors import OptionError
@@ -34,9 +36,37 @@ NewTokens = Annotated[
 ]
 
 
+EXAMINED, METHOD, VERIFICATION = "What to examine", "Method", "Verification"
+RUNNING, OUTPUT = "How models are run", "Output"
+PANELS = (EXAMINED, METHOD, VERIFICATION, RUNNING, OUTPUT)
+"""Groups of options in a command's help, in this order."""
+
+
+class GroupedCommand(TyperCommand):
+    """A command whose help lists its options in groups, ``PANELS``."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Arguments first, then options by group; ``--help`` is the last of all."""
+        groups: dict[str, list] = {}
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                is_argument = parameter.param_type_name == "argument"
+                panel = getattr(parameter, "rich_help_panel", None) or OUTPUT
+                groups.setdefault("Arguments" if is_argument else panel, []).append(record)
+        for panel in ("Arguments", *PANELS):
+            if panel in groups:
+                with formatter.section(panel):
+                    formatter.write_dl(groups[panel])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """The options of every command; the fields are the flags."""
+    """The options of every command; the fields are the flags.
+
+    ``panel``: the group in which a command's help lists the fields that a class adds.
+    """
+
+    panel: ClassVar[str] = OUTPUT
 
     store: Annotated[Path, typer.Option("--store", metavar="DIR", help="Where runs are kept.")] = (
         Path("runs")
@@ -71,6 +101,8 @@ class Common:
 @dataclass(frozen=True, kw_only=True)
 class RuntimeOptions(Common):
     """The options of every command that runs a model."""
+
+    panel: ClassVar[str] = RUNNING
 
     batch_size: Annotated[
         str, typer.Option("--batch-size", metavar="N|auto", help="Prompts at a time.")
@@ -135,7 +167,16 @@ def takes(options: type[Common]) -> Callable[[Callable], Callable[..., Any]]:
             for p in inspect.signature(command, eval_str=True).parameters.values()
             if p.name != "common"
         ]
+        for parameter in own:
+            _set_panel(parameter.annotation, METHOD)
+        panels = {
+            name: vars(kind).get("panel", EXAMINED)
+            for kind in reversed(options.__mro__)
+            for name in vars(kind).get("__annotations__", {})
+        }
         types = get_type_hints(options, include_extras=True)
+        for name, annotation in types.items():
+            _set_panel(annotation, panels[name])
         flags = [
             inspect.Parameter(
                 f.name,
@@ -171,3 +212,10 @@ def takes(options: type[Common]) -> Callable[[Callable], Callable[..., Any]]:
         return command_line
 
     return decorate
+
+
+def _set_panel(annotation: Any, panel: str) -> None:
+    """Put an option into a group of the help, unless it names one itself."""
+    for part in get_args(annotation):
+        if isinstance(part, OptionInfo) and part.rich_help_panel is None:
+            part.rich_help_panel = panel

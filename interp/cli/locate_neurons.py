@@ -11,7 +11,7 @@ from interp.cli import baselines as others
 from interp.cli import checks as further
 from interp.cli import excluded as excluding
 from interp.cli.behaviour_options import BehaviourOptions
-from interp.cli.common import takes
+from interp.cli.common import VERIFICATION, takes
 from interp.cli.prompt_options import CONTROL_HELP, each_control, require_controls
 from interp.cli.request_cache import Request
 from interp.cli.runner import Session, answer
@@ -72,17 +72,23 @@ def command(
         ),
     ] = "auto",
     verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Verify the located set.")
+        bool,
+        typer.Option(
+            "--verify/--no-verify", rich_help_panel=VERIFICATION, help="Verify the located set."
+        ),
     ] = True,
     checks: Annotated[
         str,
         typer.Option(
-            metavar="NAMES", help="More tests: all, or some of " + ",".join(further.CHECKS) + "."
+            rich_help_panel=VERIFICATION,
+            metavar="NAMES",
+            help="More tests: all, or some of " + ",".join(further.CHECKS) + ".",
         ),
     ] = "none",
     baselines: Annotated[
         str,
         typer.Option(
+            rich_help_panel=VERIFICATION,
             metavar="NAMES",
             help="Compare the set with other methods: all, or some of "
             + ",".join(others.BASELINES)
@@ -92,6 +98,7 @@ def command(
     ablations: Annotated[
         str,
         typer.Option(
+            rich_help_panel=VERIFICATION,
             metavar="NAMES",
             help=f"Further ablations of the set: all, or some of {','.join(ABLATIONS)}.",
         ),
@@ -110,12 +117,16 @@ def command(
     random_sets: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="Matched random sets.  [default: 39; 200 for small organisms]"
+            rich_help_panel=VERIFICATION,
+            metavar="N",
+            min=1,
+            help="Matched random sets.  [default: 39; 200 for small organisms]",
         ),
     ] = None,
     control_prompts: Annotated[
         int | None,
         typer.Option(
+            rich_help_panel=VERIFICATION,
             metavar="N",
             min=1,
             help=(
@@ -127,6 +138,7 @@ def command(
     judged_sets: Annotated[
         int | None,
         typer.Option(
+            rich_help_panel=VERIFICATION,
             metavar="N",
             min=1,
             help=(
@@ -136,29 +148,41 @@ def command(
             ),
         ),
     ] = None,
-    control: Annotated[list[str] | None, typer.Option(metavar="MODEL", help=CONTROL_HELP)] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(rich_help_panel=VERIFICATION, metavar="MODEL", help=CONTROL_HELP),
+    ] = None,
     exclude: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE.json", help="Units that no random set draws: [[layer, neuron], ...]."
+            rich_help_panel=VERIFICATION,
+            metavar="FILE.json",
+            help="Units that no random set draws: [[layer, neuron], ...].",
         ),
     ] = None,
-    patch: Annotated[str, typer.Option(metavar="NAME", help=PATCH_HELP)] = "contribution",
+    patch: Annotated[
+        str, typer.Option(rich_help_panel=VERIFICATION, metavar="NAME", help=PATCH_HELP)
+    ] = "contribution",
     show_answers: Annotated[
-        bool, typer.Option("--show-answers", help="Keep example answers to positive prompts too.")
+        bool,
+        typer.Option(
+            "--show-answers",
+            rich_help_panel=VERIFICATION,
+            help="Keep example answers to positive prompts too.",
+        ),
     ] = False,
     common: BehaviourOptions,
 ) -> str:
-    """Find the MLP neurons (or heads) that carry a tuned behaviour; verify them, held out, against
-    random sets.
+    """Find the MLP neurons (or heads) that carry a fine-tuned behaviour, and verify them on held-out
+    prompts against random sets.
 
-    Prompt files are .txt (a prompt a line), .jsonl, .csv, .tsv, .parquet, or - for stdin. Half of
+    Prompt files are .txt (one prompt a line), .jsonl, .csv, .tsv, .parquet, or - for stdin. Half of
     the clusters locate and half verify, unless two more files verify or --no-verify locates on all;
-    of each, 48 prompts a class (--max-prompts). Most verdicts take 36 clusters a class: with fewer,
-    no difference seen does not exclude one of 10 %. METHOD auto is integrated with a base and
-    act-grad without. With --task the behaviour is to answer rightly, and --metric auto is
+    at most 48 prompts a class in each half (--max-prompts). Most verdicts need 36 clusters a class:
+    with fewer, a loss of 10 % cannot be excluded. --method auto is integrated with a base and
+    act-grad without one. With --task the behaviour is to answer correctly, and --metric auto is
     logit-diff where the file has wrong answers, else answer-loss. The run is kept in the store,
-    with one offline HTML page beside it.
+    with an offline HTML page.
 
     Example: interp locate-neurons ./tuned --base ./base --positive harmful.txt --negative
     harmless.txt --top 30
