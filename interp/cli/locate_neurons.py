@@ -302,13 +302,16 @@ def command(
         run = store.fetch(locate, study)
         runs = [run]
         if control:
+            # as many steps as the fine-tune's scores needed: a control's are only compared with them
+            n_steps = run.summary.get("steps")
+            alike = replace(locate, steps=n_steps) if locate.steps == "auto" and n_steps else locate
             control_tables = []
             for at, (name, one) in enumerate(
                 zip(control, each_control(common, control, pair), strict=True), 1
             ):
                 with study.stages.during(f"control {at} of {len(control)}, {name}", study.quiet):
                     control_tables.append(
-                        store.fetch(locate, replace(study, pair=one, _kept={})).table
+                        store.fetch(alike, replace(study, pair=one, _kept={})).table
                     )
             runs.append(store.fetch(ControlLocations.of(run.table, *control_tables), study))
         if verify:
