@@ -4,7 +4,7 @@ code gives.
 ::
 
     python -m tests.reference_runs write DIR
-    python -m tests.reference_runs compare OLD NEW [--numbers-only]
+    python -m tests.reference_runs compare OLD NEW [--numbers-only] [--names FILE.json]
 
 ``write`` makes small seeded runs, one after the other on the CPU, and writes one JSON file for each
 into the new folder ``DIR``: ``analyzers/NAME.json`` for analyzers on the tiny models of the tests,
@@ -851,29 +851,45 @@ def _commit() -> str:
 # ---------------------------------------------------------------------------------------------- compare
 
 
-def compare(old: Path, new: Path, numbers_only: bool) -> int:
+def renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """A JSON value whose keys and texts that are old names are the new ones."""
+    if isinstance(value, Mapping):
+        return {names.get(name, name): renamed(item, names) for name, item in value.items()}
+    if isinstance(value, list):
+        return [renamed(item, names) for item in value]
+    return names.get(value, value) if isinstance(value, str) else value
+
+
+def compare(old: Path, new: Path, numbers_only: bool, renames: Mapping[str, str]) -> int:
     """Print what differs between two folders; 0 when nothing does, 1 when something does, 2 when
-    one is no folder.
+    one is not such a folder. ``renames``: new names by old ones, of runs, tables, columns, fields.
     """
     for folder in (old, new):
         if not any(folder.glob("*/*.json")):
             print(f"{folder} has no runs: name what `write` wrote", file=sys.stderr)
             return 2
-    names = [
-        {str(path.relative_to(folder)) for path in folder.glob("*/*.json")} for folder in (old, new)
+    paths = [
+        {_name_of(path, folder, names): path for path in folder.glob("*/*.json")}
+        for folder, names in ((old, renames), (new, {}))
     ]
+    names = [set(side) for side in paths]
     differing = 0
     for name in sorted(names[0] | names[1]):
         if name not in names[0] or name not in names[1]:
             lines = ["the run appeared" if name in names[1] else "the run vanished"]
         else:
-            records = [json.loads((folder / name).read_text("utf-8")) for folder in (old, new)]
-            lines = run_differences(*records, numbers_only)
+            records = [json.loads(side[name].read_text("utf-8")) for side in paths]
+            lines = run_differences(renamed(records[0], renames), records[1], numbers_only)
         if lines:
             differing += 1
             print("\n  ".join([name, *lines]))
     print(f"{differing} of {len(names[0] | names[1])} runs differ")
     return int(bool(differing))
+
+
+def _name_of(path: Path, folder: Path, renames: Mapping[str, str]) -> str:
+    """A run by its folder and its name, as it is called now."""
+    return f"{path.relative_to(folder).parent}/{renames.get(path.stem, path.stem)}.json"
 
 
 def run_differences(old: Mapping, new: Mapping, numbers_only: bool) -> list[str]:
@@ -1050,10 +1066,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     comparing.add_argument("old", type=Path, metavar="OLD")
     comparing.add_argument("new", type=Path, metavar="NEW")
     comparing.add_argument("--numbers-only", action="store_true", help="leave out wording")
+    comparing.add_argument(
+        "--names", type=Path, metavar="FILE.json", help="new names by old ones, where some changed"
+    )
     chosen = parser.parse_args(arguments)
     if chosen.action == "write":
         return write(chosen.folder.resolve())
-    return compare(chosen.old, chosen.new, chosen.numbers_only)
+    renames = {} if chosen.names is None else json.loads(chosen.names.read_text("utf-8"))
+    return compare(chosen.old, chosen.new, chosen.numbers_only, renames)
 
 
 if __name__ == "__main__":
