@@ -8,6 +8,7 @@ import torch
 from scipy import stats
 
 from benchmarks.dictionaries_diff import STEPS, held_out, measure
+from benchmarks.worlds.planted_pair import VARIANTS, planted_tune
 from interp import claims
 from interp.errors import OptionError
 from interp.sae.analysis.activation_slopes import Lines
@@ -21,7 +22,6 @@ from interp.sae.analysis.model_swap_test import exchange_p
 from interp.sae.core.config import DictionaryConfig
 from interp.sae.core.dictionary import Dictionary
 from interp.sae.core.sparse_products import Codes
-from interp.sae.planted import VARIANTS, planted_tune
 from interp.table import table
 from tests.claim_makers import require_remeasured
 

@@ -14,7 +14,7 @@ import torch
 from scipy import stats
 
 from interp import claims
-from interp.analyzers.dictionary_features import DictionaryFeatures
+from interp.analyzers.sae_features import DictionaryFeatures
 from interp.engines import TorchEngine
 from interp.errors import OptionError
 from interp.figures import plot

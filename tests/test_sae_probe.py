@@ -13,7 +13,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from interp import claims
-from interp.analyzers.dictionary_probe import DictionaryProbe
+from interp.analyzers.sae_probe import DictionaryProbe
 from interp.cli import main
 from interp.cli.sae_probe import claimed
 from interp.engines import Batch, TorchEngine

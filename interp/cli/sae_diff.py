@@ -17,7 +17,7 @@ from interp.errors import OptionError
 from interp.provenance import directory_digest, file_digest
 
 if TYPE_CHECKING:
-    from interp.analyzers.dictionary_diff import DictionaryDiff
+    from interp.analyzers.sae_diff import DictionaryDiff
 
 _WAYS = {"both": "crosscoder", "difference": "difference", "base": "base", "tuned": "tuned"}
 """By what ``interp sae train --of`` made the dictionary of."""
@@ -186,7 +186,7 @@ def _analyzer(
     options: Mapping[str, Any],
 ) -> "DictionaryDiff":
     """The analyzer of a dictionary as it lies there, refused where it cannot be compared so."""
-    from interp.analyzers.dictionary_diff import DictionaryDiff
+    from interp.analyzers.sae_diff import DictionaryDiff
     from interp.sae.formats import read
 
     loaded, about = read(path)

@@ -76,7 +76,7 @@ def command(
         for note in kept.notes:
             common.remark(note)
         return tell(common, kept.runs, page_again(common.store, kept, title))
-    from interp.analyzers.dictionary_eval import DictionaryEval
+    from interp.analyzers.sae_eval import DictionaryEval
     from interp.engines import engine_named
     from interp.models.pair import Pair
     from interp.models.sources import find

@@ -177,7 +177,7 @@ def _claimed(run: Table) -> tuple[int, ...]:
 
 def _reading(path: Path, common: Features, run: Table | None) -> Any:
     """The analyzer; OptionError where the dictionary does not say its site, or is not the run's."""
-    from interp.analyzers.dictionary_features import DictionaryFeatures
+    from interp.analyzers.sae_features import DictionaryFeatures
     from interp.sae.formats import read
 
     dictionary, about = read(path)

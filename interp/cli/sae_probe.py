@@ -120,7 +120,7 @@ def command(
         for note in kept.notes:
             common.remark(note)
         return tell(common, kept.runs, page_again(common.store, kept, title))
-    from interp.analyzers.dictionary_probe import DictionaryProbe
+    from interp.analyzers.sae_probe import DictionaryProbe
     from interp.models.pair import Pair
     from interp.models.sources import find
     from interp.sae.formats import read

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from interp.errors import OptionError, required
 from interp.maths.host import raw_bytes, to_host
 from interp.provenance import digest
-from interp.sae.analysis import pursuit
+from interp.sae.core import matching_pursuit
 from interp.sae.core.config import BY_BATCH, SPARSE, DictionaryConfig
 from interp.sae.core.sparse_products import (
     Choose,
@@ -225,7 +225,7 @@ class Dictionary(nn.Module):
                 choose=self.choose(training),
             )
         elif config.architecture == "matching_pursuit":
-            codes, rest = pursuit.pursue(
+            codes, rest = matching_pursuit.pursue(
                 x - self.b_dec, self.W_dec, threshold=config.residual_threshold, steps=config.steps
             )
             out = x - rest

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from interp.analyzers.base import Analyzer
-from interp.analyzers.dictionary_eval.compute import (
+from interp.analyzers.sae_eval.compute import (
     DEVIATION,
     OWN,
     PCA,
@@ -27,8 +27,8 @@ from interp.analyzers.dictionary_eval.compute import (
     alone,
     fitted,
 )
-from interp.analyzers.dictionary_eval.findings import claims_of, words
-from interp.analyzers.dictionary_eval.tables import (
+from interp.analyzers.sae_eval.findings import claims_of, words
+from interp.analyzers.sae_eval.tables import (
     errors,
     limits,
     prompts_table,

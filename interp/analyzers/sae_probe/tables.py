@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.analyzers.dictionary_probe.compute import ABLATE, GROUP, Firing
+from interp.analyzers.sae_probe.compute import ABLATE, GROUP, Firing
 from interp.claims import ALPHA
 from interp.display import as_sentence
 from interp.errors import required

@@ -27,7 +27,7 @@ OF = (TUNED, BOTH, DIFFERENCE)
 @runtime_checkable
 class FeatureOptions(Protocol):
     """The options that passes follow; see
-    ``interp.analyzers.dictionary_features.DictionaryFeatures``.
+    ``interp.analyzers.sae_features.DictionaryFeatures``.
     """
 
     @property

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from interp.analyzers.dictionary_probe.compute import ABLATE
-from interp.analyzers.dictionary_probe.tables import BASE, OWN, Evidence, InterventionResult
+from interp.analyzers.sae_probe.compute import ABLATE
+from interp.analyzers.sae_probe.tables import BASE, OWN, Evidence, InterventionResult
 from interp.claims import ALPHA, Claim, Draws, auc, literal, mean, statistic
 from interp.maths.statistics import smallest_effect
 

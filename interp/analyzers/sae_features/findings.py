@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.analyzers.dictionary_features.compute import TUNED, Reader
-from interp.analyzers.dictionary_features.logits import LogitEffects
+from interp.analyzers.sae_features.compute import TUNED, Reader
+from interp.analyzers.sae_features.logits import LogitEffects
 from interp.claims import ALPHA, Claim, mean, statistic
 from interp.maths.host import to_host
 from interp.maths.intervals import Interval, effective_clusters, jackknife

@@ -14,9 +14,9 @@ from typing import ClassVar
 import numpy as np
 
 from interp.analyzers.base import Analyzer
-from interp.analyzers.dictionary_features.compute import BOTH, DIFFERENCE, OF, TUNED, Reader
-from interp.analyzers.dictionary_features.contexts import contexts_table
-from interp.analyzers.dictionary_features.findings import (
+from interp.analyzers.sae_features.compute import BOTH, DIFFERENCE, OF, TUNED, Reader
+from interp.analyzers.sae_features.contexts import contexts_table
+from interp.analyzers.sae_features.findings import (
     activity_columns,
     claims_of,
     label_columns,
@@ -24,7 +24,7 @@ from interp.analyzers.dictionary_features.findings import (
     lead,
     logit_columns,
 )
-from interp.analyzers.dictionary_features.logits import LogitEffects, written
+from interp.analyzers.sae_features.logits import LogitEffects, written
 from interp.claims import conclude
 from interp.errors import OptionError
 from interp.sae import Dictionary

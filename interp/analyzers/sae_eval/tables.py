@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from interp.analyzers.dictionary_eval.compute import DEVIATION, OWN, PCA, PCA_ALONE, RANDOM, Sums
-from interp.analyzers.dictionary_eval.findings import Words
+from interp.analyzers.sae_eval.compute import DEVIATION, OWN, PCA, PCA_ALONE, RANDOM, Sums
+from interp.analyzers.sae_eval.findings import Words
 from interp.sae.analysis.input_output import BASE, DIFFERENCE, Place
 from interp.sae.analysis.scores import ALL, Scores
 from interp.sae.analysis.splice import CLEAN, MEAN, ZERO, recovered

@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 
 from interp.analyzers.base import Analyzer
-from interp.analyzers.dictionary_probe import findings, tables
-from interp.analyzers.dictionary_probe.compute import (
+from interp.analyzers.sae_probe import findings, tables
+from interp.analyzers.sae_probe.compute import (
     ABLATE,
     GROUP,
     POOLS,
@@ -34,13 +34,7 @@ from interp.analyzers.dictionary_probe.compute import (
     codes,
     covariance,
 )
-from interp.analyzers.dictionary_probe.tables import (
-    GIVEN,
-    PROBED,
-    Evidence,
-    InterventionResult,
-    Probes,
-)
+from interp.analyzers.sae_probe.tables import GIVEN, PROBED, Evidence, InterventionResult, Probes
 from interp.claims import SUPPORTED, conclude
 from interp.errors import OptionError
 from interp.experiments.conditions import PatchTarget, evaluate_condition

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from interp.analyzers.dictionary_eval.compute import DEVIATION, OWN, PCA, PCA_ALONE, RANDOM, Sums
+from interp.analyzers.sae_eval.compute import DEVIATION, OWN, PCA, PCA_ALONE, RANDOM, Sums
 from interp.claims import Claim, Estimate, mean, statistic
 from interp.sae.analysis.input_output import BOTH, DIFFERENCE, TUNED, Place
 from interp.sae.analysis.scores import ALL

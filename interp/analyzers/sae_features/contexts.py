@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from interp.analyzers.dictionary_features.compute import Reader
+from interp.analyzers.sae_features.compute import Reader
 from interp.sae.analysis.token_labels import Active
 from interp.study import Study
 from interp.table import Table, table
