@@ -408,7 +408,7 @@ class TestPlanted:
             "class": (nothing, "text", "class"),
             "claimed": (np.ones(len(nothing), bool), "flag", "claimed"),
         }
-        control = table("dictionary-diff", columns, summary={"way": "crosscoder"})
+        control = table("sae-diff", columns, summary={"way": "crosscoder"})
         _, found = found_by("crosscoder", controls=(control,), easy=1, narrow=0)
         own = require_remeasured(found)["tuned-only"]
         assert own.supported

@@ -306,7 +306,7 @@ def run_of(errors, loss, kl, clusters):
         "splice": splice_table(sums, ids, clusters, place),
     }
     whole = table(
-        "dictionary-scores",
+        "sae-eval",
         {
             "dictionary": (["dictionary", "pca", "random"], "key", "which"),
             "part": (["all"] * 3, "key", "part"),

@@ -565,4 +565,4 @@ class TestCommand:
             "claimed": (np.array([True, True, True, False]), "flag", "x"),
             "rate": (np.array([0.1, 0.2, 0.3, 0.4]), "measure", "x"),
         }
-        assert _claimed(table("dictionary-diff", columns)) == (1, 0)
+        assert _claimed(table("sae-diff", columns)) == (1, 0)

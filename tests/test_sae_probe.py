@@ -390,7 +390,7 @@ def test_tuned_only_latents_come_of_a_run_of_the_same_dictionary(planted, pair):
         "claimed": (np.array([True, False] + [True] * 46), "flag", "c"),
     }
     made = study(pair).provenance(analyzer(planted))
-    run = table("dictionary-diff", columns, provenance=made)
+    run = table("sae-diff", columns, provenance=made)
     assert claimed(run, planted.digest, planted, "r", "tuned-only") == (0,)
     with pytest.raises(OptionError, match="claims no changed latent"):
         claimed(run, planted.digest, planted, "r", "changed")

@@ -47,12 +47,12 @@ class DictionaryDiff(Analyzer):
     else their activity is told apart. ``sinks``: tokens whose norm exceeds this many medians in
     either model are left out in both, 0 for none. ``draws`` of exchanging the models. ``controls``:
     tables of control pairs on the same prompts, by their own dictionaries. Prompts of one cluster
-    are one document. Returns a table of kind ``dictionary-diff``, a row per latent, with
+    are one document. Returns a table of kind ``sae-diff``, a row per latent, with
     ``classes`` (counts of this pair and of the controls) and, with controls, ``control`` (their
     latents and classes) and ``controls`` (the share of each class in each).
     """
 
-    name: ClassVar[str] = "dictionary-diff"
+    name: ClassVar[str] = "sae-diff"
     version: ClassVar[int] = 7
 
     dictionary: Dictionary = field(compare=False)

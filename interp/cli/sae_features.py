@@ -156,7 +156,7 @@ def _diff(common: Features) -> Table:
     from interp.store import Store
 
     found = Store(common.store).get(required(common.diff, "--diff RUN"))
-    if found.kind != "dictionary-diff":
+    if found.kind != "sae-diff":
         raise OptionError(
             f"run {common.diff} is of kind {found.kind}; give the key of a sae diff run (interp ls)"
         )

@@ -185,7 +185,7 @@ def claimed(
     """The latents that a run of ``interp sae diff`` claims to be of a class; OptionError for other
     runs.
     """
-    if table.kind != "dictionary-diff":
+    if table.kind != "sae-diff":
         raise OptionError(f"run {run} is of kind {table.kind}; --diff takes one of interp sae diff")
     said = table.provenance.options.get("dictionary") if table.provenance else None
     if said != digest or len(table) != dictionary.config.width:

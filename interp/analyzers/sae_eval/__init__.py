@@ -71,12 +71,12 @@ class DictionaryEval(Analyzer):
     model, and on tuned less base by its halves' difference, beside the same of joint components and
     beside components of tuned less base alone, with as many codes.
 
-    Returns a table of kind ``dictionary-scores`` (a row per dictionary and part), with ``splice``
+    Returns a table of kind ``sae-eval`` (a row per dictionary and part), with ``splice``
     and ``prompts`` (rows per prompt), ``conversations`` (per prompt and part), ``density``,
     ``recovered``.
     """
 
-    name: ClassVar[str] = "dictionary-scores"
+    name: ClassVar[str] = "sae-eval"
     version: ClassVar[int] = 3
 
     dictionary: Dictionary = field(compare=False)

@@ -34,7 +34,7 @@ def shares(sums: Sums) -> dict[tuple[str, str, str, str], float]:
 
 
 def prompts_table(sums: Sums, ids: np.ndarray, clusters: np.ndarray) -> Table:
-    """Table of kind ``dictionary-prompts``: squared errors of every prompt."""
+    """Table of kind ``sae-eval-prompts``: squared errors of every prompt."""
     told = {
         name: (part, "measure", f"summed squared error of {name}")
         for name, part in sums.prompts.items()
@@ -51,7 +51,7 @@ def prompts_table(sums: Sums, ids: np.ndarray, clusters: np.ndarray) -> Table:
         }.get(name, f"error of {name}")
         told[f"difference_{name}"] = (part, "measure", f"summed squared {what}, of tuned less base")
     return table(
-        "dictionary-prompts",
+        "sae-eval-prompts",
         {
             "prompt_id": (ids, "key", "position in the file"),
             "cluster": (clusters, "key", "rows that move together"),
@@ -63,7 +63,7 @@ def prompts_table(sums: Sums, ids: np.ndarray, clusters: np.ndarray) -> Table:
 
 
 def splice_table(sums: Sums, ids: np.ndarray, clusters: np.ndarray, place: Place) -> Table:
-    """Table of kind ``dictionary-splice``: costs of every prompt, by what stands in the target's
+    """Table of kind ``sae-eval-splice``: costs of every prompt, by what stands in the target's
     place.
     """
     keys = list(sums.costs)
@@ -73,7 +73,7 @@ def splice_table(sums: Sums, ids: np.ndarray, clusters: np.ndarray, place: Place
         "the model it stands in",
     )
     return table(
-        "dictionary-splice",
+        "sae-eval-splice",
         {
             "condition": (
                 np.repeat(np.array([name for _, name in keys], object), len(ids)),
@@ -100,10 +100,10 @@ def splice_table(sums: Sums, ids: np.ndarray, clusters: np.ndarray, place: Place
 
 
 def recovered_table(saved: Shares, place: Place) -> Table:
-    """Table of kind ``dictionary-recovered``: shares of ablations' costs that are saved."""
+    """Table of kind ``sae-eval-recovered``: shares of ablations' costs that are saved."""
     named = [np.array([key[i] for key in saved], dtype=object) for i in range(4)]
     return table(
-        "dictionary-recovered",
+        "sae-eval-recovered",
         {
             "dictionary": (named[1], "key", "what stands in the site's place"),
             "cost": (

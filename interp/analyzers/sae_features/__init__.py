@@ -51,11 +51,11 @@ class DictionaryFeatures(Analyzer):
     ``latents``: which, in this order; none stands for the first ``top`` by ``by`` (see ``ORDERS``).
     ``target``: what a transcoder writes. ``logits``: False leaves logit effects out. ``contexts``:
     of each level, with ``window`` tokens on each side; ``examples``: at most so many of each sort
-    score a label; ``draws`` of each null. Returns a table of kind ``dictionary-features``, one row
+    score a label; ``draws`` of each null. Returns a table of kind ``sae-features``, one row
     per latent, with ``contexts`` (rows per token), ``labels``, ``logits``.
     """
 
-    name: ClassVar[str] = "dictionary-features"
+    name: ClassVar[str] = "sae-features"
     version: ClassVar[int] = 3
 
     dictionary: Dictionary = field(compare=False)

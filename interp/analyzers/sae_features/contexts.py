@@ -93,7 +93,7 @@ def contexts_table(
     }
     values = list(zip(*rows, strict=True)) or [()] * len(about)
     return table(
-        "dictionary-contexts",
+        "sae-features-contexts",
         {n: (_typed(v, n), *said) for (n, said), v in zip(about.items(), values, strict=True)},
     )
 

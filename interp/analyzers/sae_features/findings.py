@@ -166,7 +166,7 @@ def labels_table(found: Sequence[Label], decode: Callable[[list[int]], str]) -> 
     ]
     latents, places, ids, words = list(zip(*rows, strict=True)) or [()] * 4
     return table(
-        "dictionary-labels",
+        "sae-features-labels",
         {
             "latent": (np.array(latents, np.int64), "key", "number of the latent"),
             "rank": (

@@ -67,7 +67,7 @@ class LogitEffects:
         }
         values = zip(*rows, strict=True)
         return table(
-            "dictionary-logits",
+            "sae-features-logits",
             {n: (list(v), *said) for (n, said), v in zip(about.items(), values, strict=True)},
         )
 

@@ -61,11 +61,11 @@ class DictionaryProbe(Analyzer):
     further set, called ``named``. ``permutations`` of labels, ``random_sets`` random sets, on
     ``control_prompts`` of each class. ``steer``: in units of the mean code of the set where it
     fires. ``revert``: of a crosscoder, ablation puts the base's part of a latent in the tuned
-    model's place. Returns a table of kind ``dictionary-probe``, a row per probe; ``latents``,
+    model's place. Returns a table of kind ``sae-probe``, a row per probe; ``latents``,
     ``effects``, ``sets``, ``numbers``, ``answers``, ``scores`` and ``null`` are its sub-tables.
     """
 
-    name: ClassVar[str] = "dictionary-probe"
+    name: ClassVar[str] = "sae-probe"
     version: ClassVar[int] = 8
 
     dictionary: Dictionary = field(compare=False)

@@ -211,7 +211,7 @@ def _scores(found: Evidence) -> Table:
         for key in keys
     ]
     return table(
-        "dictionary-probe-scores",
+        "sae-probe-scores",
         {
             "source": (
                 np.repeat(np.array([name for name, _ in keys], object), held.size),
@@ -248,7 +248,7 @@ def _null(found: Evidence) -> Table:
     keys, each = list(found.probes.found), list(found.probes.found.values())
     sizes = [len(one.null) for one in each]
     return table(
-        "dictionary-probe-null",
+        "sae-probe-null",
         {
             "source": (
                 np.repeat(np.array([name for name, _ in keys], object), sizes),
@@ -283,7 +283,7 @@ def _latents(found: Evidence) -> Table:
     alone = [roc_auc(probes.labels[held], probes.codes[held, j]) for j in numbers]
     changed = [j in found.sets[name] for name, j, _ in sets]
     return table(
-        "dictionary-probe-latents",
+        "sae-probe-latents",
         {
             "set": ([name for name, _, _ in sets], "key", "chosen by the largest probe, or given"),
             "latent": (numbers, "key", "number of the latent"),
@@ -310,7 +310,7 @@ def _latents(found: Evidence) -> Table:
 
 def _effects(ran: list[InterventionResult]) -> Table:
     return table(
-        "dictionary-probe-effects",
+        "sae-probe-effects",
         {
             "set": ([one.name for one in ran], "key", "which latents"),
             "change": (
@@ -360,7 +360,7 @@ def _effects(ran: list[InterventionResult]) -> Table:
 def _sets(ran: list[InterventionResult]) -> Table:
     draws = [len(one.null) for one in ran]
     return table(
-        "dictionary-probe-sets",
+        "sae-probe-sets",
         {
             "set": (
                 np.repeat(np.array([one.name for one in ran], object), draws),
@@ -397,7 +397,7 @@ def _numbers(found: Evidence, ran: list[InterventionResult]) -> Table:
     unit = found.held.require_metric().words.unit_of_one
     back = [bool(one.back[at]) if one.back is not None else False for one, at, _ in each]
     return table(
-        "dictionary-probe-numbers",
+        "sae-probe-numbers",
         {
             "set": ([one.name for one, _, _ in each], "key", "which latents"),
             "change": ([one.how for one, _, _ in each], "key", "ablate or steer"),
@@ -456,7 +456,7 @@ def _answers(found: Evidence, ran: list[InterventionResult]) -> Table:
     changed = [judged.group == "positive" and bool(turned[at]) for _, judged, at in prompts]
     asked = [found.held.prompts(judged.group).prompts[at] for _, judged, at in prompts]
     return table(
-        "dictionary-probe-answers",
+        "sae-probe-answers",
         {
             "condition": (
                 [name for name, _, _ in prompts],

@@ -46,7 +46,7 @@ WAYS = ("crosscoder", "difference", "base", "tuned")
 SIDES = {"base": ("base-only",), "tuned": ("tuned-only",)}
 """What one model's own dictionary can say is one model's alone; the other ways say both."""
 ALPHA = 0.05
-KIND = "dictionary-diff"
+KIND = "sae-diff"
 
 Batch = (
     tuple[Float[Tensor, "N D"], Float[Tensor, "N D"], Int[Tensor, " N"]]
@@ -84,7 +84,7 @@ def compare(
     seed: int = 0,
     controls: Sequence[Table] = (),
 ) -> Table:
-    """Table of kind "dictionary-diff", a row per latent; ``batches`` are (base rows, tuned rows,
+    """Table of kind "sae-diff", a row per latent; ``batches`` are (base rows, tuned rows,
     document numbers).
 
     A fourth part of every batch says which rows are of special tokens, whose activity is then

@@ -40,7 +40,7 @@ def _flag(kind: str) -> str:
 
 
 def control_table(controls: Sequence[Table], kinds: Iterable[str]) -> Table:
-    """Table of kind "dictionary-diff-control": the class of every latent of the control pairs' own
+    """Table of kind "sae-diff-control": the class of every latent of the control pairs' own
     dictionaries.
     """
     named, claimed = (
@@ -48,7 +48,7 @@ def control_table(controls: Sequence[Table], kinds: Iterable[str]) -> Table:
     )
     counts = [len(control) for control in controls]
     return table(
-        "dictionary-diff-control",
+        "sae-diff-control",
         {
             "row": (np.arange(len(named)), "key", "number of the latent over all control pairs"),
             "control": (
@@ -118,7 +118,7 @@ def counted(named: np.ndarray, claimed: np.ndarray, controls: Sequence[Table]) -
     ]
     pairs, kinds, latents, sure, live = zip(*rows, strict=True)
     return table(
-        "dictionary-classes",
+        "sae-diff-classes",
         {
             "pair": (list(pairs), "key", "whose dictionary: this pair's, or the control's"),
             "class": (list(kinds), "key", "what became of a latent"),

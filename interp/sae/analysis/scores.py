@@ -248,7 +248,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
 
 
 def scores_table(scored: Mapping[str, Scores], **rest: Any) -> Table:
-    """Table of kind ``dictionary-scores``: a row for every dictionary and part; ``rest`` goes to
+    """Table of kind ``sae-eval``: a row for every dictionary and part; ``rest`` goes to
     the table.
     """
     rows = [
@@ -257,11 +257,11 @@ def scores_table(scored: Mapping[str, Scores], **rest: Any) -> Table:
         for part in one._parts
     ]
     columns = {name: ([row[name] for row in rows], *told) for name, told in MEANINGS.items()}
-    return table("dictionary-scores", columns, **rest)
+    return table("sae-eval", columns, **rest)
 
 
 def conversations_table(scored: Mapping[str, Scores], ids: np.ndarray) -> Table:
-    """Table of kind ``dictionary-conversations``: inputs and squared error by dictionary, part and
+    """Table of kind ``sae-eval-conversations``: inputs and squared error by dictionary, part and
     conversation.
 
     ``ids`` name conversations by their numbers.
@@ -275,7 +275,7 @@ def conversations_table(scored: Mapping[str, Scores], ids: np.ndarray) -> Table:
             names += [name] * len(ids)
             parts += [part] * len(ids)
     return table(
-        "dictionary-conversations",
+        "sae-eval-conversations",
         {
             "dictionary": (np.array(names, object), "key", "what reconstructs"),
             "part": (np.array(parts, object), "key", "which inputs"),
@@ -291,7 +291,7 @@ def conversations_table(scored: Mapping[str, Scores], ids: np.ndarray) -> Table:
 
 
 def density_table(scored: Mapping[str, Scores]) -> Table:
-    """Table of kind ``dictionary-density``: how many latents of each fire how often, by powers of
+    """Table of kind ``sae-eval-density``: how many latents of each fire how often, by powers of
     ten.
     """
     rows: list[tuple[str, float, float, int]] = []
@@ -307,7 +307,7 @@ def density_table(scored: Mapping[str, Scores]) -> Table:
         ]
     names, lows, highs, counts = zip(*rows, strict=True)
     return table(
-        "dictionary-density",
+        "sae-eval-density",
         {
             "dictionary": (list(names), "key", "what reconstructs"),
             "low": (
