@@ -306,12 +306,12 @@ class TestLogits:
             planted.W_dec[5] = head[100] - head.mean(0)
         made = reading(planted)(study_of(model))
         row = next(row for row in made.rows() if row["latent"] == 5)
-        assert row["stands_out"]
+        assert row["beyond_random"]
         assert row["logit_p"] == 1 / (1 + 20 * LATENTS)
         logits = made.tables["logits"]
         first = (logits["latent"] == 5) & (logits["side"] == "promoted") & (logits["rank"] == 0)
         assert logits["token_id"][first].tolist() == [100]
-        assert made["stands_out"].sum() <= 2
+        assert made["beyond_random"].sum() <= 2
         beside = chance(TorchEngine(), study_of(model).pair.tuned, WIDE, len(head), 50)
         assert len(beside) == 50
         assert float(beside.max()) < row["largest_logit"]

@@ -205,7 +205,7 @@ def logit_columns(wrote: LogitEffects) -> Columns:
         ),
         "logit_p": (p, "measure", "p that a random row has as large an effect"),
         "logit_p_adjusted": (corrected, "measure", "the same, corrected for all latents"),
-        "stands_out": (
+        "beyond_random": (
             corrected <= _ROUNDED,
             "flag",
             "its largest effect is beyond those of random rows",
@@ -251,7 +251,7 @@ def claims_of(columns: Columns, logits: bool) -> list[Claim]:
             _share(
                 "logits-stand-out",
                 "decoder rows move some token's logit more than random rows",
-                "stands_out",
+                "beyond_random",
                 "random rows of equal norm, corrected",
                 {},
             )

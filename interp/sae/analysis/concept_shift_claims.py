@@ -123,7 +123,11 @@ def columns_of(own: Model, base: Float[NDArray, "N D"]) -> Columns:
         ),
         "measured": (np.isfinite(found.size), "flag", "it has tokens enough"),
         "shifted": (_below(found.exchange_p), "flag", "it moves more than exchanged models do"),
-        "own_way": (_below(found.permuted_p), "flag", "it moves otherwise than tokens at large"),
+        "moves_distinctly": (
+            _below(found.permuted_p),
+            "flag",
+            "it moves otherwise than tokens at large",
+        ),
         "match": (
             nearer.match,
             "measure",
@@ -247,7 +251,7 @@ _SHARES = (
     (
         "concepts-own-way",
         "own_",
-        "own_way",
+        "moves_distinctly",
         "move otherwise than tokens at large",
         "move in their own way",
     ),

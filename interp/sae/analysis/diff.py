@@ -308,7 +308,7 @@ def _applied(
             "measure",
             "p that exchanging the models makes it fire as unequally, corrected",
         ),
-        "fires_otherwise": (
+        "rate_differs": (
             p <= ALPHA,
             "flag",
             "fires more or less often than exchanged models would",
@@ -318,5 +318,5 @@ def _applied(
     return columns, {
         "unexplained_base": base,
         "unexplained_tuned": tuned,
-        "fires_otherwise": int((p <= ALPHA).sum()),
+        "rate_differs": int((p <= ALPHA).sum()),
     }
