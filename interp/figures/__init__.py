@@ -36,10 +36,9 @@ from interp.figures.places import agreement_figure, places_figure
 from interp.figures.random_sets import random_sets_figure
 from interp.figures.redundancy import redundancy_figure
 from interp.figures.refusal_direction import refusal_direction_figure
-from interp.figures.sae_diff import (
-    dictionary_classes_figure,
+from interp.figures.sae_diff import dictionary_classes_figure, dictionary_diff_figure
+from interp.figures.sae_eval import (
     dictionary_density_figure,
-    dictionary_diff_figure,
     dictionary_recovered_figure,
     dictionary_scores_figure,
 )

@@ -1,13 +1,11 @@
-"""Dictionaries: how well they reconstruct beside baselines, and what became of latents between two
-models.
-"""
+"""What became of a dictionary's latents between two models: figures of ``interp sae diff``."""
 
 from __future__ import annotations
 
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SERIES, faint, finish, safe
+from interp.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, faint, finish, safe
 from interp.table import Table
 
 COLOURS = {
@@ -22,7 +20,6 @@ COLOURS = {
 }
 LIMIT = 5000
 ESTIMATES = {"base_part": "base's slope by the difference", "kept": "share the other model has"}
-NAMES = {"dictionary": BLUE, "pca": ORANGE, "random": GREY}
 
 
 def dictionary_diff_figure(table: Table) -> go.Figure:
@@ -198,102 +195,4 @@ def dictionary_classes_figure(table: Table) -> go.Figure:
     caption += "" if len(pairs) > 1 else " No control was given, so that these numbers stand alone."
     finish(figure, "What became of latents", caption, height=380)
     figure.update_yaxes(title_text="of live latents", tickformat=".0%", rangemode="tozero")
-    return figure
-
-
-def dictionary_scores_figure(table: Table) -> go.Figure:
-    """Explained variance of the dictionary and of the baselines, by part of the tokens."""
-    parts, figure = list(dict.fromkeys(table["part"].tolist())), go.Figure()
-    for name in dict.fromkeys(table["dictionary"].tolist()):
-        rows = table["dictionary"] == name
-        figure.add_trace(
-            go.Bar(
-                x=[safe(part) for part in table["part"][rows]],
-                y=table["explained_variance"][rows],
-                name=safe(name),
-                marker={"color": NAMES.get(name, PURPLE)},
-                customdata=np.stack([table["l0"][rows], table["tokens"][rows]], 1),
-                hovertemplate=(
-                    "%{x}: %{y:.3f} with %{customdata[0]:.1f} codes a token, of %{customdata[1]:,}"
-                    " tokens<extra>%{fullData.name}</extra>"
-                ),
-            )
-        )
-    caption = (
-        "Share of the variance that is explained, of all tokens or of a part from its own mean: by"
-        " the dictionary, and by principal components and random rows with as many codes. Below 0"
-        " the mean alone would do better."
-    )
-    finish(figure, f"Explained variance{' by part' if len(parts) > 1 else ''}", caption, height=380)
-    low = float(np.nanmin(np.append(table["explained_variance"], 0.0)))
-    figure.update_yaxes(title_text="explained variance", range=[max(-1.0, 1.05 * low), 1.02])
-    return figure
-
-
-def dictionary_density_figure(table: Table) -> go.Figure:
-    """How many latents fire how often, by powers of ten; those that never do stand apart."""
-    figure = go.Figure()
-    for name in dict.fromkeys(table["dictionary"].tolist()):
-        rows = np.flatnonzero(table["dictionary"] == name)
-        labels = [_between(table["low"][row], table["high"][row]) for row in rows]
-        figure.add_trace(
-            go.Bar(
-                x=labels,
-                y=table["latents"][rows],
-                name=safe(name),
-                marker={"color": NAMES.get(name, PURPLE)},
-                hovertemplate="%{x}: %{y:,} latents<extra>%{fullData.name}</extra>",
-            )
-        )
-    caption = (
-        "How many latents are active on which share of tokens, as powers of ten; those never active"
-        " on the left."
-    )
-    finish(figure, "How often latents are active", caption, height=380)
-    figure.update_xaxes(title_text="log10 of the share of tokens", type="category")
-    figure.update_yaxes(title_text="latents", rangemode="tozero")
-    return figure
-
-
-def _between(low: float, high: float) -> str:
-    if np.isneginf(high):
-        return "never"
-    return f"below {high:g}" if np.isneginf(low) else f"{low:g} to {high:g}"
-
-
-def dictionary_recovered_figure(table: Table) -> go.Figure:
-    """What of an ablation's cost each reconstruction saves; what costs nothing has no bar."""
-    figure = go.Figure()
-    said = {"ce": "loss", "kl": "divergence"}
-    # only a crosscoder's stand in both models
-    where = (
-        [f", in the {role} model" for role in table["model"]]
-        if "model" in table.data
-        else [""] * len(table)
-    )
-    for name, colour in zip(dict.fromkeys(table["dictionary"].tolist()), SERIES, strict=False):
-        rows = np.flatnonzero((table["dictionary"] == name) & np.isfinite(table["recovered"]))
-        figure.add_trace(
-            go.Bar(
-                x=[
-                    safe(
-                        f"{said.get(table['cost'][r], table['cost'][r])}, over"
-                        f" {table['ablation'][r]}{where[r]}"
-                    )
-                    for r in rows
-                ],
-                y=table["recovered"][rows],
-                name=safe(name),
-                marker={"color": NAMES.get(name, colour)},
-                hovertemplate="%{x}: %{y:.3f}<extra>%{fullData.name}</extra>",
-            )
-        )
-    caption = (
-        "With a reconstruction in the site's place, the share of what the mean (or zero) there"
-        " costs that is saved: 1 is the model as it is. Zero flatters; where an ablation costs"
-        " nothing there is no bar."
-    )
-    finish(figure, "What a splice saves", caption, height=380)
-    low = float(np.nanmin(np.append(table["recovered"], 0.0)))
-    figure.update_yaxes(title_text="recovered", range=[max(-1.0, 1.05 * low), 1.02])
     return figure
