@@ -98,7 +98,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except FileNotFoundError as error:
         raise DictionaryError(
-            f"{path} is missing: the folder has a configuration and no weights"
+            f"{path} is missing: the folder has a configuration but no weights"
         ) from error
     except (SafetensorError, OSError) as error:
         raise DictionaryError(
