@@ -20,13 +20,13 @@ from interp.errors import DictionaryError, OptionError, required
 from interp.maths.host import to_host
 from interp.sae.core.dictionary import Dictionary
 from interp.sae.core.files import appearing, require_finite, require_sizes, save, sizes
-from interp.sae.formats import crosscoders, dictionary_learning, own, saelens, scopes, sparsify
-from interp.sae.formats.base import About, Format, Found, peek_json, write_json
+from interp.sae.formats import crosscoders, dictionary_learning, saelens, scopes, sparsify
+from interp.sae.formats.base import INTERP, About, Format, Found, peek_json, write_json
 
 FORMATS: dict[str, Format] = {
     each.name: each
     for each in (
-        own.FORMAT,
+        INTERP,
         saelens.FORMAT,
         sparsify.FORMAT,
         dictionary_learning.FORMAT,

@@ -18,6 +18,7 @@ from torch import Tensor
 from interp.errors import DictionaryError, OptionError
 from interp.maths.host import in_host_memory, to_host
 from interp.sae.core.dictionary import Dictionary
+from interp.sae.core.files import CONFIG, WEIGHTS, load
 from interp.sae.core.fold_weights import fold_decoder_norm, fold_scale
 
 About = dict[str, Any]
@@ -272,3 +273,21 @@ def tensors_of(dictionary: Dictionary, names: Mapping[str, str]) -> dict[str, Te
             (value.T if theirs.endswith(".T") else value).clone().contiguous()
         )
     return found
+
+
+# ---------------------------------------------------------------------- our own format
+
+
+def holds_interp(path: Path) -> bool:
+    """Whether a folder has our own format."""
+    config = peek_json(path / CONFIG)
+    return "dictionary" in config and "format" in config
+
+
+def read_interp(path: Path) -> Found:
+    """A dictionary in our own format, with its metadata."""
+    dictionary, about = load(path)
+    return Found(dictionary, {"format": "interp", **about})
+
+
+INTERP = Format("interp", f"{CONFIG} and {WEIGHTS}", holds_interp, read_interp)
