@@ -1,8 +1,9 @@
-"""``DictionaryDiff``: what became of each latent of a dictionary between a base and its tuned
+"""``DictionaryDiff``: what changed in each latent of a dictionary between a base and its tuned
 model.
 
-1. A pass over the prompts, identical tokens in both models: norms, whose median bounds what counts.
-2. A second one: rows of both through the dictionary, sums per fold of clusters
+1. A pass over the prompts, identical tokens in both models: norms, whose median limits which rows
+   are used.
+2. A second pass: rows of both models through the dictionary, sums per fold of clusters
    (``interp.sae.analysis.diff.compare``).
 """
 
@@ -35,21 +36,21 @@ from interp.table import Table
 ROLES = ("base", "tuned")
 ALIKE = ("way", "site", "thresholds", "content_only", "sinks")
 MAINLY = 0.5
-"""A latent is mainly of special tokens with more than this share of its activity there."""
+"""A latent is mainly special if more than this share of its active tokens is special."""
 
 
 @dataclass(frozen=True)
 class DictionaryDiff(Analyzer):
-    """A dictionary of ``site`` (of both models, one, or their difference: ``way``), over the
-    study's prompts.
+    """Compare two models by a dictionary of ``site`` (of both models, one, or their difference:
+    ``way``) on the study's prompts.
 
-    ``content_only``: special tokens and the chat template's count nowhere,
-    else their activity is told apart. ``sinks``: tokens whose norm exceeds this many medians in
-    either model are left out in both, 0 for none. ``draws`` of exchanging the models. ``controls``:
-    tables of control pairs on the same prompts, by their own dictionaries. Prompts of one cluster
-    are one document. Returns a table of kind ``sae-diff``, a row per latent, with
-    ``classes`` (counts of this pair and of the controls) and, with controls, ``control`` (their
-    latents and classes) and ``controls`` (the share of each class in each).
+    ``content_only``: ignore special tokens and those of the chat template; otherwise their activity
+    is reported separately. ``sinks``: tokens whose norm exceeds this many medians in either model
+    are left out in both, 0 keeps all. ``draws``: exchanges of the models for the null.
+    ``controls``: tables of control pairs on the same prompts, by their own dictionaries. Prompts of
+    one cluster count as one document. Returns a table of kind ``sae-diff``, a row per latent, with
+    ``classes`` (counts for this pair and the controls) and, with controls, ``control`` (their
+    latents and classes) and ``controls`` (share of each class per control).
     """
 
     name: ClassVar[str] = "sae-diff"
@@ -66,8 +67,8 @@ class DictionaryDiff(Analyzer):
     parent: str | None = None
 
     def require(self) -> Site:
-        """The site; OptionError for a dictionary that cannot be compared so, before any model is
-        loaded.
+        """The site; raises OptionError for a dictionary that does not fit the comparison, before
+        any model is loaded.
         """
         stream_of(self.dictionary, self.way)
         if not 2 <= self.thresholds.folds <= FOLDS:
@@ -88,7 +89,7 @@ class DictionaryDiff(Analyzer):
         return Site.parse(self.site)
 
     def require_study(self, study: Study) -> None:
-        """Raise OptionError, PairError or UnsupportedModel for a study, or a control, that does not
+        """Raise OptionError, PairError or UnsupportedModel for a study or a control that does not
         fit.
         """
         site = self.require()
@@ -107,7 +108,7 @@ class DictionaryDiff(Analyzer):
                 self._require_alike(control.provenance, here, study)
 
     def _require_alike(self, made: Provenance, here: Provenance, study: Study) -> None:
-        """Raise OptionError or PairError for a control run of something else."""
+        """Raise OptionError or PairError for a control run with other inputs or options."""
         if made.inputs.get("base") != here.inputs.get("base"):
             raise PairError(
                 f"the control was tuned from another base than {study.pair.tuned.name}; give one of"
@@ -123,7 +124,7 @@ class DictionaryDiff(Analyzer):
             )
 
     def __call__(self, study: Study) -> Table:
-        """Two passes, classes, claims."""
+        """Run both passes; return classes and claims."""
         self.require_study(study)
         told = _Told(len(set(_documents(study))))
         found = compare(
@@ -192,8 +193,8 @@ class DictionaryDiff(Analyzer):
         return lines
 
     def _rows(self, study: Study, told: "_Told") -> Iterator[Batch]:
-        """Rows of base and tuned model, documents, and which are of special tokens; sinks are left
-        out in both.
+        """Rows of base and tuned model, document numbers, and which rows are of special tokens;
+        attention sinks are left out in both models.
         """
         encoded, owners = _encoded(study)
         site, pair, config = self.require(), study.pair, self.dictionary.config
@@ -235,7 +236,7 @@ class DictionaryDiff(Analyzer):
 
 @dataclass
 class _Told:
-    """What became of the tokens."""
+    """Counts of clusters, tokens and attention sinks."""
 
     clusters: int
     tokens: int = 0
@@ -243,12 +244,12 @@ class _Told:
 
 
 def _documents(study: Study) -> list[str]:
-    """The cluster of every prompt, in order."""
+    """The cluster of each prompt, in order."""
     return [name for group in study.classes for name in study.prompts(group).clusters]
 
 
 def _encoded(study: Study) -> tuple[list[Encoded], Tensor]:
-    """All prompts, special tokens told apart, and the number of each one's cluster."""
+    """All prompts, with special tokens marked, and the cluster number of each."""
     tokenizer = study.pair.tokenizer
     encoded = [apart(tokenizer, coded) for group in study.classes for coded in study.encoded(group)]
     number: dict[str, int] = {}
@@ -258,9 +259,7 @@ def _encoded(study: Study) -> tuple[list[Encoded], Tensor]:
 
 
 def _alive(norms: Sequence[Float[np.ndarray, "2 _"]], sinks: float) -> list[Bool[np.ndarray, " _"]]:
-    """Rows whose norm is finite, and in both models at most ``sinks`` of that model's medians,
-    batch by batch.
-    """
+    """Per batch, a mask of rows with finite norms of at most ``sinks`` medians in both models."""
     finite = [np.all(np.isfinite(part), axis=0) for part in norms]
     if not sinks:
         return finite

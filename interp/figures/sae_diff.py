@@ -1,4 +1,4 @@
-"""What became of a dictionary's latents between two models: figures of ``interp sae diff``."""
+"""What changed in a dictionary's latents between two models: figures of ``interp sae diff``."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ ESTIMATES = {"base_part": "base's slope by the difference", "kept": "share the o
 
 
 def dictionary_diff_figure(table: Table) -> go.Figure:
-    """Of a crosscoder both nu of every live latent; else its estimate with interval, in order."""
+    """For a crosscoder both nu of each live latent; otherwise the estimate with its interval,
+    sorted.
+    """
     return _crosscoder(table) if "nu_error" in table.data else _ranked(table)
 
 
 def _chosen(table: Table, drawn: np.ndarray) -> np.ndarray:
-    """Rows to draw, at most ``LIMIT``: claimed ones of one model first, then an even sample."""
+    """Rows to draw, at most ``LIMIT``: latents claimed for one model first, then an even sample."""
     rows = np.flatnonzero(drawn)
     if rows.size <= LIMIT:
         return rows
@@ -160,7 +162,7 @@ def _ranked(table: Table) -> go.Figure:
 
 
 def dictionary_classes_figure(table: Table) -> go.Figure:
-    """Share of live latents that are claimed to be of each class, beside the control's."""
+    """Share of live latents claimed to be of each class, compared with the controls."""
     pairs = list(dict.fromkeys(table["pair"].tolist()))
     kinds = [
         k

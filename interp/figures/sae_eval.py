@@ -41,7 +41,7 @@ def dictionary_scores_figure(table: Table) -> go.Figure:
 
 
 def dictionary_density_figure(table: Table) -> go.Figure:
-    """How many latents fire how often, by powers of ten; those that never do stand apart."""
+    """Histogram of firing rates by powers of ten; latents that never fire have their own bar."""
     figure = go.Figure()
     for name in dict.fromkeys(table["dictionary"].tolist()):
         rows = np.flatnonzero(table["dictionary"] == name)
@@ -72,7 +72,9 @@ def _between(low: float, high: float) -> str:
 
 
 def dictionary_recovered_figure(table: Table) -> go.Figure:
-    """What of an ablation's cost each reconstruction saves; what costs nothing has no bar."""
+    """Share of an ablation's cost that each reconstruction recovers; ablations without cost have no
+    bar.
+    """
     figure = go.Figure()
     said = {"ce": "loss", "kl": "divergence"}
     # only a crosscoder's stand in both models

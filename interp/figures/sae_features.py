@@ -1,4 +1,4 @@
-"""How well labels of latents tell their firing, by density; and how far concepts shift."""
+"""Accuracy of latents' labels by density, and shifts of concepts."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from interp.table import Table
 
 
 def dictionary_features_figure(table: Table) -> go.Figure:
-    """One dot per scored latent: density across, accuracy of its label up; grey bars are what both
-    nulls reach.
+    """One dot per scored latent, accuracy of its label against density; grey bars show both
+    nulls.
     """
     figure = go.Figure()
     scored = table["scored"]
@@ -81,8 +81,8 @@ def dictionary_features_figure(table: Table) -> go.Figure:
 
 
 def concept_shift_figure(table: Table) -> go.Figure:
-    """One dot per concept: consistency of its shift across, nearness gained up; grey by the mean
-    shift of all.
+    """One dot per concept, distance gained against consistency of its shift; grey for the mean
+    shift of all tokens.
     """
     figure = go.Figure()
     rows = np.flatnonzero(table["paired"])

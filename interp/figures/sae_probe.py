@@ -1,4 +1,4 @@
-"""What latents tell of a behaviour, and what changing them does, beside the nulls of both."""
+"""Which behaviour latents predict, and effects of editing them, with the nulls of both."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from interp.table import Table
 
 
 def dictionary_probe_figure(table: Table) -> go.Figure:
-    """Held-out AUC by number of latents, a line for each source with its interval; a tick where
-    chance ends.
+    """Held-out AUC by number of latents and source, with intervals; a tick marks the limit of the
+    null.
     """
     figure = go.Figure()
     sources, ks = list(dict.fromkeys(table["source"].tolist())), sorted(set(table["k"].tolist()))
@@ -69,7 +69,7 @@ def dictionary_probe_figure(table: Table) -> go.Figure:
 
 
 def dictionary_probe_sets_figure(table: Table) -> go.Figure:
-    """A dot for every random set, at its effect, by set and change."""
+    """Effect of each random set, by set and edit."""
     figure = go.Figure()
     pairs = list(dict.fromkeys(zip(table["set"].tolist(), table["change"].tolist(), strict=True)))
     for number, (name, change) in enumerate(pairs):
@@ -102,7 +102,7 @@ def dictionary_probe_sets_figure(table: Table) -> go.Figure:
 
 
 def dictionary_probe_effects_figure(table: Table) -> go.Figure:
-    """Effect of each set beside the mean of its random sets, and what it had to exceed."""
+    """Effect of each set, the mean of its random sets, and the significance threshold."""
     names = [
         safe(f"{name}, {change}")
         for name, change in zip(table["set"], table["change"], strict=True)

@@ -17,11 +17,10 @@ from interp.sae.core.config import DictionaryConfig
 
 
 class Words(NamedTuple):
-    """How an evaluation of one kind of dictionary is told.
+    """Wording of an evaluation for one kind of dictionary.
 
-    ``variance``: of what; ``pca``, ``random``: the baselines; ``mean``, ``zero``: what stands in
-    the target's place; ``fitted``: what saw the tokens before; ``limits``: what is to be known of
-    this kind.
+    ``variance``: of what; ``pca``, ``random``: the baselines; ``mean``, ``zero``: the ablations;
+    ``fitted``: what was fitted on the evaluation tokens; ``limits``: limitations of this kind.
     """
 
     variance: str = "the variance"
@@ -34,7 +33,7 @@ class Words(NamedTuple):
 
 
 def words(place: Place, config: DictionaryConfig) -> Words:
-    """The words for a dictionary of this configuration that stands here."""
+    """The wording for a dictionary with this configuration and these inputs and outputs."""
     said = Words()
     if place.of == BOTH:
         said = said._replace(
@@ -77,11 +76,11 @@ def words(place: Place, config: DictionaryConfig) -> Words:
 
 
 def claims_of(sums: Sums, k: int, wording: Words) -> list[Claim]:
-    """What is claimed; nothing of a variance that is zero, or of an ablation that costs nothing.
+    """The claims; none about a variance of zero, or an ablation that has no cost.
 
-    Every claim is of a paired gap between the dictionary and a baseline, as a ratio of means over
-    prompts: of squared errors to the distance from the mean, or of costs to what the mean in the
-    target's place costs.
+    Every claim is about a paired difference between the dictionary and a baseline, as a ratio of
+    means over prompts: of squared errors to the squared distance from the mean, or of costs to the
+    cost of mean ablation.
     """
     made: list[Claim] = []
     for part, errors, baselines in (
@@ -100,7 +99,7 @@ def claims_of(sums: Sums, k: int, wording: Words) -> list[Claim]:
 
 
 def explained(prefix: str, which: str) -> Estimate:
-    """Share of the variance that ``which`` explains, of squared errors in the table "prompts"."""
+    """Share of the variance that ``which`` explains, from squared errors in the table "prompts"."""
     whole = f"{prefix}{DEVIATION}"
     return mean(
         whole, table="prompts", minus={"column": f"{prefix}{which}"}, over={"column": whole}
@@ -108,14 +107,16 @@ def explained(prefix: str, which: str) -> Estimate:
 
 
 def saved(column: str, which: str, where: Mapping[str, Any]) -> Estimate:
-    """Share of what the mean in the target's place costs that ``which`` saves, of costs in the
-    table "splice".
+    """Share of the cost of mean ablation that ``which`` avoids, from costs in the table
+    "splice".
     """
     return _spent(column, MEAN, which, where)
 
 
 def _spent(column: str, more: str, less: str, where: Mapping[str, Any]) -> Estimate:
-    """What ``more`` costs beyond ``less``, by what the mean costs beyond the clean pass."""
+    """Cost of ``more`` minus that of ``less``, divided by the cost of mean ablation (minus the
+    clean pass).
+    """
     rows: dict[str, dict[str, Any]] = {
         name: {"where": {"condition": name, **where}} for name in {more, less, MEAN, CLEAN}
     }
@@ -130,7 +131,7 @@ def _spent(column: str, more: str, less: str, where: Mapping[str, Any]) -> Estim
 
 
 def _explains(part: str, name: str, k: int, wording: Words) -> Claim:
-    """That the dictionary explains more of a part than a baseline does."""
+    """Claim that the dictionary explains more of a part than a baseline does."""
     prefix = "" if part == ALL else "difference_"
     by = wording.random if name == RANDOM else wording.pca
     gap = "{value:+.3f} [{low:+.3f}, {high:+.3f}]"
@@ -168,7 +169,7 @@ def _explains(part: str, name: str, k: int, wording: Words) -> Claim:
 
 
 def _recovers(column: str, where: Mapping[str, Any], k: int, wording: Words) -> Claim:
-    """That the dictionary, in the target's place, saves more of the mean's cost than principal
+    """Claim that the dictionary recovers more of the cost of mean ablation than principal
     components do.
     """
     cost = {"loss": "loss", "kl": "divergence"}[column]

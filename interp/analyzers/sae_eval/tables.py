@@ -1,4 +1,4 @@
-"""Tables of an evaluation beside its scores, and what it leaves open."""
+"""Sub-tables of an evaluation, and its limitations."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from interp.sae.analysis.splice import CLEAN, MEAN, ZERO, recovered
 from interp.table import Table, table
 
 Shares = Mapping[tuple[str, str, str, str], float]
-"""By model, dictionary, cost and ablation."""
+"""Recovered share by (model, dictionary, cost, ablation)."""
 
 
 def shares(sums: Sums) -> dict[tuple[str, str, str, str], float]:
-    """What of every ablation's cost is saved, of all prompts together."""
+    """Recovered share of each ablation's cost, over all prompts."""
     total = {key: part.sum(1) for key, part in sums.costs.items()}
     return {
         (role, name, what, over): recovered(
@@ -34,7 +34,7 @@ def shares(sums: Sums) -> dict[tuple[str, str, str, str], float]:
 
 
 def prompts_table(sums: Sums, ids: np.ndarray, clusters: np.ndarray) -> Table:
-    """Table of kind ``sae-eval-prompts``: squared errors of every prompt."""
+    """Table of kind ``sae-eval-prompts``: squared errors per prompt."""
     told = {
         name: (part, "measure", f"summed squared error of {name}")
         for name, part in sums.prompts.items()
@@ -63,9 +63,7 @@ def prompts_table(sums: Sums, ids: np.ndarray, clusters: np.ndarray) -> Table:
 
 
 def splice_table(sums: Sums, ids: np.ndarray, clusters: np.ndarray, place: Place) -> Table:
-    """Table of kind ``sae-eval-splice``: costs of every prompt, by what stands in the target's
-    place.
-    """
+    """Table of kind ``sae-eval-splice``: costs per prompt, by what replaces the target."""
     keys = list(sums.costs)
     model = (
         np.repeat(np.array([role for role, _ in keys], object), len(ids)),
@@ -100,7 +98,7 @@ def splice_table(sums: Sums, ids: np.ndarray, clusters: np.ndarray, place: Place
 
 
 def recovered_table(saved: Shares, place: Place) -> Table:
-    """Table of kind ``sae-eval-recovered``: shares of ablations' costs that are saved."""
+    """Table of kind ``sae-eval-recovered``: shares of ablations' costs that are recovered."""
     named = [np.array([key[i] for key in saved], dtype=object) for i in range(4)]
     return table(
         "sae-eval-recovered",
@@ -131,9 +129,7 @@ def recovered_table(saved: Shares, place: Place) -> Table:
 
 
 def errors(scored: Scores) -> dict[str, dict[str, Any]]:
-    """Errors of every part that has an input, by token and with every conversation counting the
-    same.
-    """
+    """Errors of every non-empty part, averaged per token and per conversation."""
     parts = {part: scored.summary(part) for part in scored.names if scored.summary(part)["tokens"]}
     names = ("tokens", "conversations", "mse", "conversation_mse", "fvu")
     return {
@@ -143,8 +139,8 @@ def errors(scored: Scores) -> dict[str, dict[str, Any]]:
 
 
 def limits(saved: Shares, sums: Sums, read: Sequence[str], said: Words) -> list[str]:
-    """What no number can be given of, what was left out (``read``), and what those given do not
-    say.
+    """Limitations: undefined numbers, prompts left out (``read``), and what the numbers do not
+    measure.
     """
     over = {MEAN: said.mean, ZERO: said.zero}
     costless = [

@@ -1,11 +1,12 @@
-"""``DictionaryFeatures``: what single latents of a dictionary fire on, and what they write, each
-beside its nulls.
+"""``DictionaryFeatures``: what single latents of a dictionary fire on, and their effects on logits,
+each with its nulls.
 
-1. A pass over the prompts: how often and how strongly every latent is active, in the base's rows
-   too.
-2. Some latents are chosen; a second pass keeps where they, and others to compare with, are active.
-3. Labels by mutual information on one half of the documents, scored on the other; logit effects;
-   contexts.
+1. A pass over the prompts: firing rates and activations of all latents, with a base also in its
+   activations.
+2. Some latents are selected; a second pass records where they, and other latents for comparison,
+   are active.
+3. Labels by mutual information on one half of the documents, scored on the other half; logit
+   effects; contexts.
 """
 
 from dataclasses import dataclass, field
@@ -45,14 +46,15 @@ OTHERS = 99
 
 @dataclass(frozen=True)
 class DictionaryFeatures(Analyzer):
-    """Some latents of a dictionary of ``site``, over the study's prompts.
+    """Describe some latents of a dictionary of ``site`` on the study's prompts.
 
-    ``of``: rows are the tuned model's, both models' side by side (a crosscoder) or tuned less base.
-    ``latents``: which, in this order; none stands for the first ``top`` by ``by`` (see ``ORDERS``).
-    ``target``: what a transcoder writes. ``logits``: False leaves logit effects out. ``contexts``:
-    of each level, with ``window`` tokens on each side; ``examples``: at most so many of each sort
-    score a label; ``draws`` of each null. Returns a table of kind ``sae-features``, one row
-    per latent, with ``contexts`` (rows per token), ``labels``, ``logits``.
+    ``of``: which model the rows are from: the tuned model, both models concatenated (a crosscoder)
+    or tuned minus base. ``latents``: which, in this order; if empty, the first ``top`` by ``by``
+    (see ``ORDERS``). ``target``: the site that a transcoder writes. ``logits``: whether to compute
+    logit effects. ``contexts``: number per activation level, with ``window`` tokens on each side.
+    ``examples``: at most this many active and quiet tokens score a label. ``draws`` of each null.
+    Returns a table of kind ``sae-features``, one row per latent, with ``contexts`` (rows per
+    token), ``labels``, ``logits``.
     """
 
     name: ClassVar[str] = "sae-features"
@@ -73,7 +75,9 @@ class DictionaryFeatures(Analyzer):
     parent: str | None = None
 
     def require(self, based: bool) -> Site:
-        """The site; OptionError for what cannot be read so. ``based``: whether there is a base."""
+        """The site; raises OptionError for options that do not fit. ``based``: whether there is a
+        base.
+        """
         config, site = self.dictionary.config, Site.parse(self.site)
         if self.of not in OF:
             raise OptionError(f"rows of {self.of!r} are not known; use {', '.join(OF)}")
@@ -115,7 +119,7 @@ class DictionaryFeatures(Analyzer):
         return site
 
     def __call__(self, study: Study) -> Table:
-        """Two passes, labels, logit effects, contexts."""
+        """Run both passes; return labels, logit effects, contexts and claims."""
         site = self.require(study.pair.base is not None)
         study.pair.tuned.at(site)
         reader = Reader(study, self)
@@ -173,7 +177,7 @@ class DictionaryFeatures(Analyzer):
         return conclude(run, claims_of(columns, wrote is not None), lead=lead(columns, live))
 
     def _chosen(self, seen: dict[str, Activity]) -> list[int]:
-        """The latents asked for, or the first by the order among those that fire; OptionError where
+        """The requested latents, or the first in order among those that fire; raises OptionError if
         none does.
         """
         if self.latents:

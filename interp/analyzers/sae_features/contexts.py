@@ -1,6 +1,4 @@
-"""Contexts of latents: tokens around those on which they are active, from the top, the middle and
-the low end.
-"""
+"""Contexts of latents: tokens around those on which they are most, moderately and weakly active."""
 
 from __future__ import annotations
 
@@ -21,8 +19,8 @@ _DIGITS = 2.0**16
 def sampled(
     found: Active, documents: np.ndarray, count: int, generator: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Rows of contexts by level, none twice: the strongest of as many documents, others drawn from
-    their quantiles.
+    """Token numbers of contexts by level, without repetition: the strongest of as many documents,
+    others sampled from their quantiles.
     """
     # what rounding tells apart must not decide which context is shown
     size = np.abs(found.values).max(initial=0.0) or 1.0
@@ -49,7 +47,7 @@ def contexts_table(
     window: int,
     study: Study,
 ) -> Table:
-    """A row per token of a context: its activation, and whether the context was chosen for it."""
+    """A row per token of a context: its activation, and whether the context was selected for it."""
     decode, ids = study.pair.tokenizer.decode, [prompt.id for prompt in study.prompts("positive")]
     rows = []
     for latent in latents:

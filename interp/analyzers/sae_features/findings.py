@@ -1,4 +1,4 @@
-"""Columns of the table of features, and what is claimed of them."""
+"""Columns of the table of features, and claims about them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from interp.table import Table, table
 
 NAN = float("nan")
 _ROUNDED = ALPHA * (1 + 1e-9)
-"""Correction of equal p is off by its last bit."""
+"""A tolerance for rounding: correction of equal p is off by the last bit."""
 Columns = dict[str, tuple]
 
 
@@ -28,9 +28,7 @@ def activity_columns(
     active: Mapping[str, Mapping[int, Active]],
     chosen: Sequence[int],
 ) -> Columns:
-    """How often and how strongly each is active, and the same in the base's rows where it reads
-    them.
-    """
+    """Firing rate and activation of each latent, and the same in the base if it is read."""
     own = seen[TUNED]
     special, content = own.densities[:, chosen]
     columns = {
@@ -78,8 +76,8 @@ def _norms(reader: Reader) -> NDArray:
 
 
 def _gains(reader: Reader, active: Mapping, chosen: Sequence[int]) -> list[Interval]:
-    """Density less the base's of every chosen latent, with the jackknife's interval over clusters
-    of documents.
+    """Density minus the base's for each selected latent, with the jackknife's interval over
+    clusters of documents.
     """
     count = int(reader.clusters.max()) + 1
     tokens = np.bincount(reader.clusters, minlength=count)
@@ -98,7 +96,7 @@ def _gains(reader: Reader, active: Mapping, chosen: Sequence[int]) -> list[Inter
 
 
 def label_columns(found: Sequence[Label], decode: Callable[[list[int]], str]) -> Columns:
-    """Labels as text, their scores, both nulls, p as it is and corrected."""
+    """Labels as text, their scores, both nulls, p and corrected p."""
     corrected = adjusted(found)
     scored = np.array([one.examples > 0 for one in found])
     said = np.array(
@@ -181,7 +179,7 @@ def labels_table(found: Sequence[Label], decode: Callable[[list[int]], str]) -> 
 
 
 def logit_columns(wrote: LogitEffects) -> Columns:
-    """The largest logit effect of each latent beside random rows."""
+    """The largest logit effect of each latent, compared with random rows."""
     p, corrected = wrote.p()
     beside = wrote.chance[TUNED]
     return {
@@ -214,8 +212,8 @@ def logit_columns(wrote: LogitEffects) -> Columns:
 
 
 def claims_of(columns: Columns, logits: bool) -> list[Claim]:
-    """Labels tell more than other latents' labels, more of them than chance, and rows write more
-    than random ones.
+    """Claims that labels are more accurate than other latents' labels, that more labels are than
+    expected by chance, and that decoder rows have larger logit effects than random rows.
     """
     made, scored = [], columns["scored"][0]
     rows = {"where": {"scored": True}}
@@ -260,7 +258,7 @@ def claims_of(columns: Columns, logits: bool) -> list[Claim]:
 
 
 def _share(name: str, what: str, column: str, control: str, rows: Mapping[str, Mapping]) -> Claim:
-    """That more latents stand out than the level at which single ones are tested lets through."""
+    """Claim that more latents are significant than the level of the single tests allows."""
     return Claim(
         name=name,
         estimate=mean(column, cluster="latent", **rows),
@@ -279,7 +277,7 @@ def _share(name: str, what: str, column: str, control: str, rows: Mapping[str, M
 
 
 def lead(columns: Columns, live: int) -> str:
-    """What a person is told first."""
+    """The first sentence of the report."""
     count, scored = len(columns["latent"][0]), int(columns["scored"][0].sum())
     return (
         f"{count} latents of {live} that are active, {scored} active often enough to be labelled."

@@ -1,4 +1,4 @@
-"""Logit effects of decoder rows, and how large those of random rows are."""
+"""Logit effects of decoder rows, compared with those of random rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOKENS = 10
 
 @dataclass(frozen=True)
 class LogitEffects:
-    """By model: the effects of the chosen latents' rows, and the largest effect of every random
+    """By model: effects of the selected latents' rows, and the largest effect of each random
     row.
     """
 
@@ -31,11 +31,13 @@ class LogitEffects:
     chance: Mapping[str, Float[NDArray, " n"]]
 
     def largest(self, role: str = "tuned") -> Float[NDArray, " n"]:
-        """The largest effect of each latent by size."""
+        """The largest absolute effect of each latent."""
         return to_host(self.effects[role].largest)
 
     def p(self, role: str = "tuned") -> tuple[NDArray, NDArray]:
-        """p of the largest effects beside random rows, and the same corrected for all latents."""
+        """p of the largest effects compared with random rows, and the same corrected for all
+        latents.
+        """
         found = np.array([permutation_p(one, self.chance[role]) for one in self.largest(role)])
         return found, benjamini_hochberg(found)
 
@@ -76,8 +78,8 @@ class LogitEffects:
 def written(
     study: Study, dictionary: Dictionary, latents: Sequence[int], draws: int
 ) -> LogitEffects:
-    """Effects of some latents' decoder rows: the tuned model's, and of a crosscoder the base's in
-    the base too.
+    """Effects of some latents' decoder rows in the tuned model; for a crosscoder also the base's
+    rows in the base.
     """
     models = dictionary.config.models
     rows = dictionary.W_dec.detach()[list(latents)].unflatten(1, (models, -1))

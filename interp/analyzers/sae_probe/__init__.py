@@ -1,13 +1,13 @@
-"""``DictionaryProbe``: which latents of a dictionary tell a behaviour, and do they cause it?
+"""``DictionaryProbe``: which latents of a dictionary predict a behaviour, and do they cause it?
 
-1. On one half of the clusters, k latents that part the classes are chosen and a regression on them
-   is fitted (Gurnee et al. 2023, arXiv 2305.01610); its AUC is measured on the other half, beside
-   permuted labels that choose anew among all latents. The same for principal components and random
-   rows of as many codes, and the same latents read in the base.
-2. On the half that chose nothing, the chosen latents (those that positive prompts have more of) and
-   any given set are ablated on positive prompts and steered on negative ones, the dictionary's
-   error kept, beside random sets of other latents that fire as often. How often ablation gives the
-   base's own answer, and broken ones, is counted.
+1. On the selection split, k latents that best separate the classes are selected and a regression on
+   them is fitted (Gurnee et al. 2023, arXiv 2305.01610). Its AUC is measured on the held-out split,
+   compared with permuted labels that repeat the selection among all latents. The same for principal
+   components and random rows with as many codes, and for the same latents read in the base.
+2. On the held-out split, the selected latents (those with larger codes on positive prompts) and any
+   given set are ablated on positive prompts and steered on negative ones, with the dictionary's
+   error kept, compared with random sets of other latents with similar firing rates. How often
+   ablation gives the base's answer, and how often a malformed one, is counted.
 """
 
 from __future__ import annotations
@@ -53,15 +53,16 @@ from interp.table import Table
 
 @dataclass(frozen=True)
 class DictionaryProbe(Analyzer):
-    """A dictionary of ``site`` over a contrast; ``of`` what it reads (see ``Latents``).
+    """Probe a dictionary of ``site`` with a contrast; ``of``: which model it reads (see
+    ``Latents``).
 
-    ``held_out`` has the prompts that the probe does not see, by default half of the study's
-    clusters. ``at``: a prompt's code is that of its last token, or the largest or mean over its
-    tokens. ``k``: numbers of latents; those chosen at the largest are confirmed. ``given``: a
-    further set, called ``named``. ``permutations`` of labels, ``random_sets`` random sets, on
-    ``control_prompts`` of each class. ``steer``: in units of the mean code of the set where it
-    fires. ``revert``: of a crosscoder, ablation puts the base's part of a latent in the tuned
-    model's place. Returns a table of kind ``sae-probe``, a row per probe; ``latents``,
+    ``held_out``: prompts of the held-out split, by default half of the study's clusters. ``at``: a
+    prompt's code is that of its last token, or the maximum or mean over its tokens. ``k``: numbers
+    of latents; those selected at the largest k are tested causally. ``given``: a further set to
+    test, reported as ``named``. ``permutations`` of labels and ``random_sets`` random sets, the
+    latter on ``control_prompts`` prompts of each class. ``steer``: in units of the mean code of the
+    set where it fires. ``revert`` (crosscoders): ablation replaces the tuned model's part of a
+    latent by the base's. Returns a table of kind ``sae-probe``, a row per probe; ``latents``,
     ``effects``, ``sets``, ``numbers``, ``answers``, ``scores`` and ``null`` are its sub-tables.
     """
 
@@ -84,7 +85,7 @@ class DictionaryProbe(Analyzer):
     parent: str | None = None
 
     def require(self, has_base: bool) -> Site:
-        """The site; OptionError for options that contradict each other or the dictionary."""
+        """The site; raises OptionError for options that contradict each other or the dictionary."""
         require_reads(self.dictionary, self.of)
         require_revert(self.revert, self.of)
         if self.of != READS[0] and not has_base:
@@ -111,7 +112,7 @@ class DictionaryProbe(Analyzer):
         return Site.parse(self.site)
 
     def __call__(self, study: Study) -> Table:
-        """Probe on one half, confirm on the other, state claims."""
+        """Probe on the selection split, test interventions on the held-out split, return claims."""
         site = self.require(study.pair.base is not None)
         require_number(study.require_metric("confirming latents"), "confirming latents")
         if len(study.classes) < 2 or not len(study.prompts("negative")):
@@ -191,15 +192,15 @@ class DictionaryProbe(Analyzer):
         return Probes(found, whole["dictionary"], labels, clusters, training, l0), parts[0][1]
 
     def _codes(self, choosing: Study, reader: Reader) -> int:
-        """Codes per token, rounded up: what baselines get."""
+        """Mean codes per token, rounded up; the baselines get as many."""
         _, firing = codes(choosing, reader, {"dictionary": reader.dictionary}, False)
         return max(1, int(np.ceil(firing.count.sum() / max(firing.tokens, 1) - 1e-9)))
 
     def _tried(
         self, held: Study, reader: Reader, firing: Firing, name: str, latents: Sequence[int]
     ) -> list[InterventionResult]:
-        """Both changes of a set and of its controls; nothing where there is no set, or none to set
-        beside it.
+        """Ablation and steering of a set and of its random sets; a result with a reason only if
+        there is no set or no control for it.
         """
         if not latents:
             return [InterventionResult(name, "none", [], "no latent is larger on positive prompts")]
@@ -260,14 +261,14 @@ class DictionaryProbe(Analyzer):
 
     @staticmethod
     def _length(reader: Reader, latents: Sequence[int]) -> float:
-        """Length of what steering by one of each adds: random sets are pushed as far."""
+        """Norm of what steering adds per unit of code; random sets are steered by the same norm."""
         width = reader.dictionary.config.outputs // reader.dictionary.config.models
         return float(to_host(reader.dictionary.W_dec[list(latents), -width:].sum(0).norm()))
 
 
 def _axes(seen: Covariance, k: int, dtype: torch.dtype) -> Dictionary:
-    """Principal components, of which those along which nothing varied are silent: their directions
-    are rounding.
+    """Principal components, with those of zero variance silenced, since their directions are
+    arbitrary.
     """
     made = principal(seen, k, dtype)
     spread = torch.linalg.eigvalsh(seen.deviation).flip(0)
@@ -277,11 +278,10 @@ def _axes(seen: Covariance, k: int, dtype: torch.dtype) -> Dictionary:
 
 
 def _steady(codes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Codes to five places of their latent's largest, nothing below a millionth of the largest of
-    all.
+    """Codes rounded to five digits of the latent's largest code; latents below a millionth of the
+    largest code overall are silent.
 
-    What differs by rounding only is a tie, and an axis along which nothing varies is silent,
-    however prompts are batched.
+    Codes that differ only by rounding become ties, independent of how prompts are batched.
     """
     largest = np.abs(codes).max(0)
     size = np.where(largest > 1e-6 * largest.max(initial=0.0), largest, np.inf)
@@ -297,5 +297,5 @@ def _labels(study: Study) -> NDArray[np.bool_]:
 
 
 def _spread(study: Study, group: str, count: int) -> list[int]:
-    """Rows of at most ``count`` prompts, of as many clusters as can be."""
+    """Indices of at most ``count`` prompts, from as many clusters as possible."""
     return study.prompts(group).spread_rows(count)

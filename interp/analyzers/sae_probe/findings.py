@@ -1,6 +1,4 @@
-"""From evidence to claims: what each is compared with, and the smallest effect that could have been
-seen.
-"""
+"""Claims about probes and interventions, with their nulls and minimum detectable effects."""
 
 from __future__ import annotations
 
@@ -12,17 +10,17 @@ from interp.claims import ALPHA, Claim, Draws, auc, literal, mean, statistic
 from interp.maths.statistics import smallest_effect
 
 EFFECT, LEAST, MALFORMED, BOUND = 0.5, 0.25, 0.02, 0.1
-"""Share of answers that have to return, what its interval has to exclude; broken answers, and their
-interval.
+"""Required share of answers that become the base's and what its interval has to exclude; malformed
+answers, and the bound of their interval.
 """
 SMALLEST = 0.01
-"""Of the unchanged number's size: what moves less is no effect, however sure that it is not 0."""
+"""Minimum effect as a share of the unedited metric, even if an effect is significant."""
 CONFIRMING = ("predicts", "ablation-lowers")
-"""The run supports its latents where a claim of each kind is supported."""
+"""The run is supported if a claim of each kind is supported."""
 
 
 def claims_of(found: Evidence) -> list[Claim]:
-    """Every claim with its estimate, its control and its threshold."""
+    """All claims, each with its estimate, control and threshold."""
     made = [_predicts(found, k) for k in found.k]
     if (BASE, found.k[-1]) in found.probes.found:
         made.append(_tuning_adds(found))
@@ -38,7 +36,7 @@ def claims_of(found: Evidence) -> list[Claim]:
 
 
 def limits_of(found: Evidence) -> list[str]:
-    """What was not done, and what the numbers do not say."""
+    """What was not measured, and limitations of the numbers."""
     untried = [one for one in found.tried if one.moved is None]
     return [
         *(f"Nothing was confirmed of the {one.name} latents: {one.why}." for one in untried),
@@ -95,7 +93,7 @@ def _predicts(found: Evidence, k: int) -> Claim:
 def _seen(
     null: list[float] | np.ndarray, unit: str, level: float = ALPHA, of: str = "random sets"
 ) -> str:
-    """The smallest effect that could have been seen, as a field, or how many draws could show one."""
+    """The minimum detectable effect, as a field, or the number of draws that would be needed."""
     if np.isfinite(smallest_effect(null, level)):
         return f" The smallest that could have been seen is {unit}."
     return (
@@ -121,7 +119,9 @@ def _tuning_adds(found: Evidence) -> Claim:
 
 
 def _moves(found: Evidence, one: InterventionResult) -> Claim:
-    """Ablation lowers, steering raises: by more than random sets that fire as often."""
+    """Ablation lowers or steering raises the metric, by more than random sets with similar firing
+    rates.
+    """
     words, ablated = found.held.require_metric().words, one.how == ABLATE
     count, number, unit = len(found.sets[one.name]), literal(words.number), literal(words.unit)
     verb = ("Giving the base's part to" if one.revert else "Ablating") if ablated else "Steering by"
@@ -165,8 +165,8 @@ def _moves(found: Evidence, one: InterventionResult) -> Claim:
 
 
 def _returns(one: InterventionResult) -> Claim:
-    """How many of the answers in which tuning shows become the base's; p by the prompts that the
-    random sets had.
+    """Share of changed answers that become the base's; p from the prompts on which random sets were
+    tested.
     """
     where, rows = (
         {"set": one.name, "change": one.how},

@@ -1,4 +1,4 @@
-"""What probing and confirming found, and its tables."""
+"""Results of probes and interventions, and their tables."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ NAN = float("nan")
 
 @dataclass
 class Probes:
-    """Probes by source and k; codes [N, F] of the dictionary for all prompts, their labels,
-    clusters and half.
+    """Probe results by source and k; codes [N, F] of the dictionary for all prompts, with labels,
+    clusters and split.
     """
 
     found: dict[tuple[str, int], Probed]
@@ -38,11 +38,11 @@ class Probes:
 
     @property
     def largest(self) -> Probed:
-        """The dictionary's probe with most latents."""
+        """The dictionary's probe with the most latents."""
         return self.found[OWN, max(k for name, k in self.found if name == OWN)]
 
     def difference(self, latents: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Mean code on positive less negative prompts of the half that chose."""
+        """Mean code on positive minus negative prompts of the selection split."""
         mine = self.codes[:, latents]
         return mine[self.training & self.labels].mean(0) - mine[self.training & ~self.labels].mean(
             0
@@ -50,20 +50,18 @@ class Probes:
 
     @property
     def chosen(self) -> NDArray[np.int64]:
-        """The latents chosen at the largest k, but for any that positive prompts do not have more
-        of.
-        """
+        """The latents selected at the largest k that have larger codes on positive prompts."""
         latents = self.largest.latents
         return latents[self.difference(latents) > 0]
 
 
 @dataclass
 class InterventionResult:
-    """One change of one set on some prompts (``rows`` of its class): what the metric and the
-    answers did.
+    """One edit of one set of latents on some prompts (``rows`` of its class): effects on the metric
+    and the answers.
 
-    ``moved``: the fall of the metric under ablation, its rise under steering; ``why`` says why
-    nothing was tried.
+    ``moved``: decrease of the metric under ablation, increase under steering. ``why``: reason if
+    nothing was measured.
     """
 
     name: str
@@ -86,30 +84,30 @@ class InterventionResult:
 
     @property
     def before(self) -> NDArray[np.float64]:
-        """``plain`` of a change that was tried."""
+        """``plain``, which must have been measured."""
         return required(self.plain, "a change that was tried")
 
     @property
     def effects(self) -> NDArray[np.float64]:
-        """``moved`` of a change that was tried."""
+        """``moved``, which must have been measured."""
         return required(self.moved, "a change that was tried")
 
     @property
     def after(self) -> NDArray[np.float64]:
-        """The metric under the change."""
+        """The metric under the edit."""
         return self.before - self.effects if self.how == ABLATE else self.before + self.effects
 
     @property
     def changed(self) -> NDArray[np.bool_]:
-        """Prompts whose answer shows the behaviour and is not the base's."""
+        """Prompts whose answer shows the behaviour and differs from the base's."""
         own = required(self.own, "the tuned model's answers")
         return own.exhibits & ~own.equal_base
 
 
 @dataclass
 class Evidence:
-    """All that claims are made of; ``study`` has both halves' models, ``held`` the prompts that no
-    probe saw.
+    """Everything that claims are based on; ``choosing`` is the selection split, ``held`` the
+    held-out split.
     """
 
     study: Study
@@ -124,12 +122,12 @@ class Evidence:
 
     @property
     def level(self) -> float:
-        """What p of one probe may be, of as many as there are."""
+        """Significance level of one probe, corrected for their number."""
         return ALPHA / len(self.k)
 
 
 def tables(kind: str, found: Evidence, limits: list[str], provenance: Provenance) -> Table:
-    """The table of probes with all others; claims are measured on these."""
+    """The table of probes with its sub-tables, on which claims are computed."""
     study, ran = found.study, [one for one in found.tried if one.moved is not None]
     effects = {f"{one.name} {one.how}": float(one.effects.mean()) for one in ran}
     summary = {
@@ -193,8 +191,8 @@ def _probes(found: Evidence) -> dict[str, tuple]:
 
 
 def _scores(found: Evidence) -> Table:
-    """Held-out scores, a row per probe and prompt; of the largest probe also those that it gives in
-    the base.
+    """Held-out scores, a row per probe and prompt; for the largest probe also the scores in the
+    base.
     """
     held = np.flatnonzero(~found.probes.training)
     prompts = [
