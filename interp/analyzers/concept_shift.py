@@ -64,10 +64,10 @@ class ConceptShift(Analyzer):
     def require(self) -> Site:
         """The site; raises OptionError for numbers out of range."""
         if self.concepts < 1:
-            raise OptionError(f"{self.concepts} concepts cannot be made; ask for 1 or more")
+            raise OptionError(f"the number of concepts must be at least 1, not {self.concepts}")
         if self.tokens < 2 * shifts.FEWEST or self.draws < 1:
             raise OptionError(
-                f"{self.tokens} tokens and {self.draws} draws are too few to shift a concept by"
+                f"{self.tokens} tokens and {self.draws} draws are too few to estimate a shift"
             )
         return Site.parse(self.site)
 
@@ -112,16 +112,20 @@ class ConceptShift(Analyzer):
                         []
                         if self.controls
                         else [
-                            "Whether another fine-tune moves concepts as far: no control was given "
-                            "to compare with (--control MODEL)."
+                            "Without a control fine-tune it is unknown whether any fine-tuning"
+                            " moves concepts as far "
+                            "(--control MODEL)."
                         ]
                     ),
                     (
-                        "Concepts by k-means depend on their number; a shift is of a group of"
-                        " tokens, not of a meaning."
+                        "Concepts found by k-means depend on their number; a shift is that of a"
+                        " group of tokens, which need not share a meaning."
                     ),
                     *(
-                        [f"{few} concepts have fewer than {shifts.FEWEST} tokens and no shift."]
+                        [
+                            f"{few} concepts have fewer than {shifts.FEWEST} tokens and"
+                            " therefore no shift."
+                        ]
                         if few
                         else []
                     ),
@@ -130,7 +134,7 @@ class ConceptShift(Analyzer):
             tables={"words": self._words(study, ids[mine], member)},
         )
         made = claims_of(columns, len(controls))
-        return conclude(run, made, lead="" if made else "No concept had tokens enough.")
+        return conclude(run, made, lead="" if made else "No concept had enough tokens.")
 
     def _states(self, study: Study, site: Site) -> tuple[list[np.ndarray], tuple[np.ndarray, ...]]:
         """States [N, D] of base, tuned model and controls at the used tokens, with token ids,
@@ -177,7 +181,7 @@ class ConceptShift(Analyzer):
 
         states = read(models, "states")
         for at in range(len(self.controls)):
-            # one control in memory at a time, where they are loaded on demand
+            # one control in memory at a time, if loaded on demand
             control = self.controls[at].tuned
             control.at(site)
             states += read({"control": control}, f"states, control {at + 1}")
@@ -205,9 +209,9 @@ class ConceptShift(Analyzer):
             "concept-words",
             {
                 "concept": (list(concepts), "key", "number of the concept"),
-                "rank": (list(ranks), "key", "by falling count, from 0"),
-                "token_id": (list(tokens), "key", "its id"),
+                "rank": (list(ranks), "key", "by decreasing count, from 0"),
+                "token_id": (list(tokens), "key", "token id"),
                 "token": (list(words), "text", "the token"),
-                "count": (list(counts), "measure", "times it is in it"),
+                "count": (list(counts), "measure", "number of times it occurs in the concept"),
             },
         )

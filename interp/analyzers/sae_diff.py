@@ -73,18 +73,17 @@ class DictionaryDiff(Analyzer):
         stream_of(self.dictionary, self.way)
         if not 2 <= self.thresholds.folds <= FOLDS:
             raise OptionError(
-                f"documents fall into {FOLDS} folds; ask for activity in 2 to {FOLDS}, not "
+                f"documents are split into {FOLDS} folds; require activity in 2 to {FOLDS} of"
+                " them, not "
                 f"{self.thresholds.folds}"
             )
-        # a crosscoder's latents have two rows, for which p is doubled
+        # a crosscoder's latents have two decoder rows, so p is doubled
         if self.draws < (least := 39 if self.way == "crosscoder" else 19):
-            raise OptionError(
-                f"{self.draws} exchanges can show nothing at 5 %; {least} at least are needed"
-            )
+            raise OptionError(f"{self.draws} draws cannot reach p = 0.05; use at least {least}")
         if self.sinks and self.sinks <= 1:
             raise OptionError(
-                f"rows above {self.sinks:g} median norms are half of all; use 10, or 0 to keep"
-                " every row"
+                f"a norm limit of {self.sinks:g} medians would remove about half of all rows;"
+                " use 10, or 0 to keep every row"
             )
         return Site.parse(self.site)
 
@@ -99,8 +98,8 @@ class DictionaryDiff(Analyzer):
         clusters = len(set(_documents(study)))
         if clusters < self.thresholds.folds:
             raise OptionError(
-                f"the prompts are of {clusters} clusters and a latent must be active in"
-                f" {self.thresholds.folds} to be classified; give more prompts"
+                f"the prompts have {clusters} clusters, but a latent must be active in"
+                f" {self.thresholds.folds} folds to be classified; give more prompts"
             )
         here = study.provenance(self)
         for control in self.controls:
@@ -111,16 +110,16 @@ class DictionaryDiff(Analyzer):
         """Raise OptionError or PairError for a control run with other inputs or options."""
         if made.inputs.get("base") != here.inputs.get("base"):
             raise PairError(
-                f"the control was tuned from another base than {study.pair.tuned.name}; give one of"
-                " the same"
+                f"the control was fine-tuned from another base than {study.pair.tuned.name};"
+                " give a control of the same base"
             )
         if made.inputs.get("prompts") != here.inputs["prompts"]:
             raise OptionError(
-                "the control was compared on other prompts; compare it on the same ones"
+                "the control was compared on other prompts; run it on the same prompts"
             )
         if differ := [name for name in ALIKE if made.options.get(name) != here.options[name]]:
             raise OptionError(
-                f"the control was compared with another {differ[0]}; compare it in the same way"
+                f"the control was compared with another {differ[0]}; run it with the same options"
             )
 
     def __call__(self, study: Study) -> Table:
@@ -164,31 +163,28 @@ class DictionaryDiff(Analyzer):
     def _limits(self, found: Table, summary: dict[str, Any]) -> list[str]:
         sides = SIDES.get(self.way, ("tuned-only", "base-only"))
         lines = [
-            (
-                "What no latent of this dictionary stands for: a difference that it does not"
-                " reconstruct is in no row."
-            ),
-            "That a latent does anything: it was read, and nothing was intervened on.",
+            ("Differences that this dictionary does not reconstruct are not in any row."),
+            "Latents were only read, without interventions; whether they have an effect was not"
+            " measured.",
         ]
         if not self.controls:
             lines.insert(
                 0,
-                f"How many {' and '.join(sides)} latents any further training would give: no"
-                " control was given (--control TUNED --control-dictionary DIR).",
+                f"Without a control it is unknown how many {' and '.join(sides)} latents any"
+                " further training would show (--control TUNED --control-dictionary DIR).",
             )
         if summary.get("mainly_special"):
             lines.append(
-                f"{summary['mainly_special']} of the claimed {sides[0]} latents are active mainly"
-                " on special and template tokens."
+                f"{summary['mainly_special']} of the claimed {sides[0]} latents are mainly"
+                " active on special and template tokens."
             )
         if summary["sinks"]:
             lines.append(
-                f"{summary['sinks']} tokens were left out: their norm exceeds {self.sinks:g}"
-                " medians."
+                f"{summary['sinks']} tokens with a norm above {self.sinks:g} medians were left out."
             )
         if self.way == "difference" and found.summary["claimed"]["tuned-only"]:
             lines.append(
-                "A dictionary of differences also claims latents that resemble no single one."
+                "A dictionary of differences can also claim latents that mix several features."
             )
         return lines
 
@@ -209,7 +205,7 @@ class DictionaryDiff(Analyzer):
                 values = [got.values[role, site] for role in ROLES]
                 if values[0].shape[-1] != config.d_in:
                     raise OptionError(
-                        f"the dictionary is of width {config.d_in} and {site} of"
+                        f"the dictionary has width {config.d_in} and {site} has"
                         f" {values[0].shape[-1]}"
                     )
                 rows = [

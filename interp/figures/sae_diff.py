@@ -19,7 +19,10 @@ COLOURS = {
     "silent": "#e3e6ec",
 }
 LIMIT = 5000
-ESTIMATES = {"base_part": "base's slope by the difference", "kept": "share the other model has"}
+ESTIMATES = {
+    "base_part": "base's slope / difference of slopes",
+    "kept": "other model's slope / own slope",
+}
 
 
 def dictionary_diff_figure(table: Table) -> go.Figure:
@@ -73,7 +76,7 @@ def _crosscoder(table: Table) -> go.Figure:
                 ),
                 hovertemplate=(
                     "latent %{customdata[0]}, active on %{customdata[1]:.2%}<br>nu of the error"
-                    " %{x:.3f}, of the reconstruction %{y:.3f}<br>tuned by base"
+                    " %{x:.3f}, of the reconstruction %{y:.3f}<br>tuned / base"
                     " %{customdata[2]:.3g}<extra>%{fullData.name}</extra>"
                 ),
             )
@@ -85,14 +88,14 @@ def _crosscoder(table: Table) -> go.Figure:
     low, high = -0.5, 2.0
     outside = int(((x[rows] < low) | (x[rows] > high) | (y[rows] < low) | (y[rows] > high)).sum())
     caption = (
-        "Each dot is a latent that is active often enough: what the base has of it by what the"
-        " tuned model has, in the error with its part put back (across) and in the reconstruction"
-        " (up). At 1 both have as much; the tuned model's own lie in the dashed box with their"
-        " whole intervals. What is the base's own is measured along the base's direction, which is"
-        " not drawn."
+        "Each dot is a latent that is active often enough: the base's part divided by the"
+        " tuned model's, in the error plus its contribution (x) and in the reconstruction"
+        " (y). At 1 both models have as much of it; tuned-only latents lie in the dashed"
+        " box with their entire intervals. Base-only latents are decided along the base's"
+        " direction, which is not drawn."
     )
-    caption += f" {outside} lie outside of the drawn range." if outside else ""
-    finish(figure, _title("What the base has", rows.size, len(table)), caption, height=520)
+    caption += f" {outside} are outside the plotted range." if outside else ""
+    finish(figure, _title("Presence in the base", rows.size, len(table)), caption, height=520)
     figure.update_xaxes(title_text="nu of the error", range=[low, high])
     figure.update_yaxes(title_text="nu of the reconstruction", range=[low, high])
     return figure
@@ -140,12 +143,12 @@ def _ranked(table: Table) -> go.Figure:
         figure.add_hline(y=end, line={"color": INK, "width": 1, "dash": "dash"})
     read = {
         "base_part": (
-            "the base's slope on it by what the two models' slopes differ in: 0 is the tuned"
-            " model's alone, -1 the base's alone"
+            "the base's slope on it divided by the difference of the models' slopes: 0 is tuned"
+            " only, -1 is base only"
         ),
         "kept": (
-            "the slope of the other model's rows on its codes by the own model's: 0 is the own"
-            " model's alone, 1 is both alike"
+            "the slope of the other model's activations on its codes divided by its own model's:"
+            " 0 is its own model only, 1 is equal in both"
         ),
     }[name]
     caption = (
@@ -154,9 +157,9 @@ def _ranked(table: Table) -> go.Figure:
     )
     low, high = (-2.0, 1.5) if name == "base_part" else (-0.5, 2.0)
     outside = int(((value[rows] < low) | (value[rows] > high)).sum())
-    caption += f" {outside} lie outside of the drawn range." if outside else ""
-    finish(figure, _title("What both models have", rows.size, len(table)), caption, height=460)
-    figure.update_xaxes(title_text="latents, in order", showgrid=False)
+    caption += f" {outside} are outside the plotted range." if outside else ""
+    finish(figure, _title("Presence in both models", rows.size, len(table)), caption, height=460)
+    figure.update_xaxes(title_text="latents, sorted", showgrid=False)
     figure.update_yaxes(title_text=safe(ESTIMATES[name]), range=[low, high])
     return figure
 
@@ -191,10 +194,10 @@ def dictionary_classes_figure(table: Table) -> go.Figure:
             )
         )
     caption = (
-        "Of the latents that are active often enough, the share claimed to be of each class; above,"
-        " how many."
+        "Share of the latents that are active often enough claimed to be of each class;"
+        " numbers above bars are counts."
     )
-    caption += "" if len(pairs) > 1 else " No control was given, so that these numbers stand alone."
-    finish(figure, "What became of latents", caption, height=380)
-    figure.update_yaxes(title_text="of live latents", tickformat=".0%", rangemode="tozero")
+    caption += "" if len(pairs) > 1 else " There is no control to compare with."
+    finish(figure, "Classes of latents", caption, height=380)
+    figure.update_yaxes(title_text="share of live latents", tickformat=".0%", rangemode="tozero")
     return figure

@@ -30,9 +30,9 @@ def dictionary_scores_figure(table: Table) -> go.Figure:
             )
         )
     caption = (
-        "Share of the variance that is explained, of all tokens or of a part from its own mean: by"
-        " the dictionary, and by principal components and random rows with as many codes. Below 0"
-        " the mean alone would do better."
+        "Explained share of the variance, over all tokens or over a part around its own"
+        " mean: by the dictionary, and by principal components and random rows with as"
+        " many codes. Below 0 the mean alone is better."
     )
     finish(figure, f"Explained variance{' by part' if len(parts) > 1 else ''}", caption, height=380)
     low = float(np.nanmin(np.append(table["explained_variance"], 0.0)))
@@ -56,10 +56,10 @@ def dictionary_density_figure(table: Table) -> go.Figure:
             )
         )
     caption = (
-        "How many latents are active on which share of tokens, as powers of ten; those never active"
-        " on the left."
+        "Number of latents by the share of tokens on which they are active, in powers of"
+        " ten; those never active on the left."
     )
-    finish(figure, "How often latents are active", caption, height=380)
+    finish(figure, "Firing rates of latents", caption, height=380)
     figure.update_xaxes(title_text="log10 of the share of tokens", type="category")
     figure.update_yaxes(title_text="latents", rangemode="tozero")
     return figure
@@ -77,7 +77,7 @@ def dictionary_recovered_figure(table: Table) -> go.Figure:
     """
     figure = go.Figure()
     said = {"ce": "loss", "kl": "divergence"}
-    # only a crosscoder's stand in both models
+    # only a crosscoder's output is spliced into both models
     where = (
         [f", in the {role} model" for role in table["model"]]
         if "model" in table.data
@@ -101,11 +101,11 @@ def dictionary_recovered_figure(table: Table) -> go.Figure:
             )
         )
     caption = (
-        "With a reconstruction in the site's place, the share of what the mean (or zero) there"
-        " costs that is saved: 1 is the model as it is. Zero flatters; where an ablation costs"
-        " nothing there is no bar."
+        "Share of the cost of mean (or zero) ablation that is recovered if the"
+        " reconstruction replaces the site's activation: 1 equals the unedited model. Zero"
+        " ablation gives higher shares; an ablation without cost has no bar."
     )
-    finish(figure, "What a splice saves", caption, height=380)
+    finish(figure, "Recovered share of an ablation's cost", caption, height=380)
     low = float(np.nanmin(np.append(table["recovered"], 0.0)))
     figure.update_yaxes(title_text="recovered", range=[max(-1.0, 1.05 * low), 1.02])
     return figure

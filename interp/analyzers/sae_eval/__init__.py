@@ -124,8 +124,7 @@ class DictionaryEval(Analyzer):
             seen.update(torch.cat([batch.x, batch.y], 1) if joint else batch.y)
         if own.count < 2:
             raise OptionError(
-                f"{own.count} tokens count, which is too few to score a dictionary; give more"
-                " prompts"
+                f"{own.count} tokens are too few to score a dictionary; give more prompts"
             )
         k = max(1, int(np.ceil(own.summary()["l0"] - 1e-9)))
         made: dict[str, Made] = {OWN: dictionary} | fitted(

@@ -101,7 +101,7 @@ class Passes:
             excluded,
         )
         model = study.pair.tuned
-        # logits of a clean pass wait until all others are done
+        # logits of the clean pass are kept until all other passes are done
         held = 8 * model.anatomy.vocabulary * len(place.edited) + 8 * config.inputs
         held += 8 * config.outputs if place.site != place.target else 0
         self.groups = study.batches(encoded, model, held)
@@ -125,7 +125,7 @@ class Passes:
             ):
                 if wide[site] != width:
                     raise OptionError(
-                        f"the dictionary is of width {width} and {site} of {wide[site]}"
+                        f"the dictionary has width {width} and {site} has {wide[site]}"
                     )
             owners = got.rows.to(counted.device)[:, None].expand_as(counted)[counted]
             yield Rows(*place.rows(got.values, counted), got.roles[counted], owners)

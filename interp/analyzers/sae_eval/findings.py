@@ -40,21 +40,21 @@ def words(place: Place, config: DictionaryConfig) -> Words:
             variance="both models' variance",
             limits=(
                 (
-                    "A crosscoder's codes read both models: spliced into one, its half knows what"
-                    " the other model does with the same tokens."
+                    "A crosscoder's codes depend on both models: its half spliced into one model"
+                    " contains information from the other model on the same tokens."
                 ),
             ),
         )
     elif place.of == DIFFERENCE:
         said = said._replace(
-            variance="the variance of tuned less base",
+            variance="the variance of tuned minus base",
             mean="the base's value and the mean difference",
             zero="the base's value",
             limits=(
                 (
-                    "The base's own value stands in the splice beside the reconstruction: what is"
-                    " recovered is of the difference, and mean and zero are the mean difference and"
-                    " none."
+                    "The splice contains the base's activation plus the reconstruction: the"
+                    " recovered share refers to the difference, and mean and zero ablation use"
+                    " the mean difference and no difference."
                 ),
             ),
         )
@@ -68,9 +68,9 @@ def words(place: Place, config: DictionaryConfig) -> Words:
         random=f"random rows by matching pursuit {few}",
         limits=(
             *said.limits,
-            "Baselines of a transcoder read its input: their codes are of the target's"
-            " least-squares prediction from it"
-            + (", given whole, as a skip connection has it." if config.skip else "."),
+            "Baselines of a transcoder read its input: their codes are of the least-squares"
+            " prediction of the target from it"
+            + ("; with a skip connection, the full prediction is used." if config.skip else "."),
         ),
     )
 
@@ -148,9 +148,9 @@ def _explains(part: str, name: str, k: int, wording: Words) -> Claim:
     else:
         also["alone"] = explained(prefix, PCA_ALONE)
         text = (
-            "The difference of its halves explains {own:.3f} of the variance of tuned less base,"
-            f" that of {by}' halves {{control:.3f}}: a difference of {gap}. Components of tuned"
-            " less base alone, with as many codes, explain {alone:.3f}."
+            "The difference of its halves explains {own:.3f} of the variance of tuned minus base,"
+            f" that of the halves of {by} {{control:.3f}}: a difference of {gap}. Components of"
+            " tuned minus base alone, with as many codes, explain {alone:.3f}."
         )
     return Claim(
         name=f"explains-more{'' if part == ALL else '-of-the-difference'}-than-{name}",
@@ -181,13 +181,13 @@ def _recovers(column: str, where: Mapping[str, Any], k: int, wording: Words) -> 
         reference=saved(column, PCA, where),
         control=f"{wording.pca}, {k} codes",
         text=(
-            f"Spliced in, it saves {{own:.3f}} of the {cost} that {wording.mean} in its place"
+            f"Spliced in, it recovers {{own:.3f}} of the {cost} that {wording.mean} in its place"
             f" {verb}, {wording.pca} {{control:.3f}}: a difference of {{value:+.3f}} [{{low:+.3f}},"
             " {high:+.3f}]."
         ),
         undefined=(
-            f"What {wording.mean} in its place {verb} in {cost} cannot be told from 0 over these"
-            " prompts, so no share of it is given."
+            f"The {cost} that {wording.mean} in its place {verb} does not differ significantly"
+            " from 0 on these prompts, so no share of it is given."
         ),
         also={"own": saved(column, OWN, where)},
     )

@@ -47,16 +47,20 @@ def prompts_table(sums: Sums, ids: np.ndarray, clusters: np.ndarray) -> Table:
     for name, part in sums.halves.items():
         what = {
             DEVIATION: "distance from the mean",
-            PCA_ALONE: "error of components of it alone",
+            PCA_ALONE: "error of components of tuned minus base alone",
         }.get(name, f"error of {name}")
-        told[f"difference_{name}"] = (part, "measure", f"summed squared {what}, of tuned less base")
+        told[f"difference_{name}"] = (
+            part,
+            "measure",
+            f"summed squared {what}, of tuned minus base",
+        )
     return table(
         "sae-eval-prompts",
         {
             "prompt_id": (ids, "key", "position in the file"),
-            "cluster": (clusters, "key", "rows that move together"),
-            "predicted": (sums.counts[0], "measure", "next tokens that counted"),
-            "positions": (sums.counts[1], "measure", "positions that counted"),
+            "cluster": (clusters, "key", "cluster of prompts"),
+            "predicted": (sums.counts[0], "measure", "number of next tokens"),
+            "positions": (sums.counts[1], "measure", "number of positions"),
             **told,
         },
     )
@@ -68,7 +72,7 @@ def splice_table(sums: Sums, ids: np.ndarray, clusters: np.ndarray, place: Place
     model = (
         np.repeat(np.array([role for role, _ in keys], object), len(ids)),
         "key",
-        "the model it stands in",
+        "the model in which the site is replaced",
     )
     return table(
         "sae-eval-splice",
@@ -76,10 +80,10 @@ def splice_table(sums: Sums, ids: np.ndarray, clusters: np.ndarray, place: Place
             "condition": (
                 np.repeat(np.array([name for _, name in keys], object), len(ids)),
                 "key",
-                "what stands in the site's place",
+                "replacement of the site's activation",
             ),
             "prompt_id": (np.tile(ids, len(keys)), "key", "position in the file"),
-            "cluster": (np.tile(clusters, len(keys)), "key", "rows that move together"),
+            "cluster": (np.tile(clusters, len(keys)), "key", "cluster of prompts"),
             "loss": (
                 np.concatenate([sums.costs[key][0] for key in keys]),
                 "measure",
@@ -89,7 +93,7 @@ def splice_table(sums: Sums, ids: np.ndarray, clusters: np.ndarray, place: Place
             "kl": (
                 np.concatenate([sums.costs[key][1] for key in keys]),
                 "measure",
-                "summed divergence from clean",
+                "summed divergence from the clean model",
                 "nats",
             ),
             **({"model": model} if len(place.edited) > 1 else {}),
@@ -103,7 +107,7 @@ def recovered_table(saved: Shares, place: Place) -> Table:
     return table(
         "sae-eval-recovered",
         {
-            "dictionary": (named[1], "key", "what stands in the site's place"),
+            "dictionary": (named[1], "key", "replacement of the site's activation"),
             "cost": (
                 named[2],
                 "key",
@@ -112,15 +116,15 @@ def recovered_table(saved: Shares, place: Place) -> Table:
             "ablation": (
                 named[3],
                 "key",
-                "whose cost is recovered: mean or zero in the site's place",
+                "the ablation: mean or zero at the site",
             ),
             "recovered": (
                 np.array(list(saved.values())),
                 "measure",
-                "share of that cost which is saved",
+                "share of the ablation's cost that is recovered",
             ),
             **(
-                {"model": (named[0], "key", "the model it stands in")}
+                {"model": (named[0], "key", "the model in which the site is replaced")}
                 if len(place.edited) > 1
                 else {}
             ),
@@ -144,8 +148,8 @@ def limits(saved: Shares, sums: Sums, read: Sequence[str], said: Words) -> list[
     """
     over = {MEAN: said.mean, ZERO: said.zero}
     costless = [
-        f"Putting {over[ablation]} in the site's place{' in the base' if role == BASE else ''}"
-        f" costs no {what} here, so no share of it can be recovered."
+        f"Replacing the site by {over[ablation]}{' in the base' if role == BASE else ''} costs"
+        f" no {what} here, so no share of it can be recovered."
         for (role, name, what, ablation), share in saved.items()
         if name == OWN and not np.isfinite(share)
     ]
@@ -153,12 +157,12 @@ def limits(saved: Shares, sums: Sums, read: Sequence[str], said: Words) -> list[
     still = [part for part, errors in parts.items() if errors and not errors[DEVIATION].sum() > 0]
     told = {
         ALL: (
-            "What is to be reconstructed is the same on every token (are the models the same?), so"
-            " that no share of its variance can be explained."
+            "The target is the same on every token (are the models identical?), so its variance"
+            " is 0."
         ),
         DIFFERENCE: (
-            "Tuned less base is the same on every token (are the models the same?), so that no"
-            " share of its variance can be explained."
+            "Tuned minus base is the same on every token (are the models identical?), so its"
+            " variance is 0."
         ),
     }
     return [
@@ -166,12 +170,13 @@ def limits(saved: Shares, sums: Sums, read: Sequence[str], said: Words) -> list[
         *costless,
         *read,
         (
-            f"{said.fitted} and the mean are fitted on the tokens that they are scored on, which"
-            " can only flatter them."
+            f"{said.fitted} and the mean are fitted on the tokens on which they are scored,"
+            " which favours them."
         ),
         (
-            "Directions that reconstruct need not be those the model uses: there is no truth to"
-            " compare with here, and on planted truth reconstruction hides what was not found."
+            "Directions that reconstruct well need not be those that the model uses. The true"
+            " features are unknown here, and on synthetic data good reconstruction can hide"
+            " missed features."
         ),
         *said.limits,
     ]

@@ -130,7 +130,7 @@ class Reader:
         wide = values[TUNED].shape[1]
         if wide != self.dictionary.config.inputs:
             raise OptionError(
-                f"the dictionary is of width {self.dictionary.config.inputs} and {self.site} of"
-                f" {wide}; name its site"
+                f"the dictionary has width {self.dictionary.config.inputs} and {self.site} has"
+                f" {wide}; give the dictionary's site"
             )
         return {role: self.dictionary.encode_sparse(value) for role, value in values.items()}

@@ -22,7 +22,7 @@ def sampled(
     """Token numbers of contexts by level, without repetition: the strongest of as many documents,
     others sampled from their quantiles.
     """
-    # what rounding tells apart must not decide which context is shown
+    # round, so that floating-point noise does not decide which contexts are selected
     size = np.abs(found.values).max(initial=0.0) or 1.0
     values = np.round(found.values / size * _DIGITS)
     order = np.lexsort((found.rows, -values))
@@ -53,7 +53,7 @@ def contexts_table(
     for latent in latents:
         found = active[latent]
         generator = np.random.default_rng([study.seed, latent])
-        first = reader.first[found.rows]  # a text that is repeated gives its contexts once
+        first = reader.first[found.rows]  # a repeated text contributes its contexts once
         once = Active(found.rows[first], found.values[first])
         for level, places in sampled(once, reader.documents, count, generator).items():
             for number, place in enumerate(places.tolist()):
@@ -80,14 +80,14 @@ def contexts_table(
                     )
     about = {
         "latent": ("key", "number of the latent"),
-        "level": ("key", "top, middle or low end of its codes"),
+        "level": ("key", "top, middle or low range of its codes"),
         "context": ("key", "number of the context in its level, from 0"),
         "prompt_id": ("key", "position in the file"),
-        "position": ("key", "token of the prompt, from 0"),
+        "position": ("key", "token position in the prompt, from 0"),
         "token_id": ("key", "the token's id"),
         "token": ("text", "the token"),
-        "activation": ("measure", "the latent's code there"),
-        "chosen": ("flag", "the token that the context was chosen for"),
+        "activation": ("measure", "the latent's code at the token"),
+        "chosen": ("flag", "the token for which the context was selected"),
     }
     values = list(zip(*rows, strict=True)) or [()] * len(about)
     return table(

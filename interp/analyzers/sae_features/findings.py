@@ -36,9 +36,9 @@ def activity_columns(
         "density_special": (
             special,
             "measure",
-            "the same of special tokens and the chat template's",
+            "the same among special tokens and those of the chat template",
         ),
-        "density_content": (content, "measure", "the same of all other tokens"),
+        "density_content": (content, "measure", "the same among all other tokens"),
         "mean_activation": (own.mean[chosen], "measure", "mean code where active"),
         "max_activation": (own.maximum[chosen], "measure", "largest code"),
         "decoder_norm": (_norms(reader)[chosen, -1], "measure", "norm of its decoder row"),
@@ -48,7 +48,7 @@ def activity_columns(
         columns["decoder_norm_base"] = (
             base,
             "measure",
-            "norm of its decoder row in the base's half",
+            "norm of the base's half of its decoder row",
         )
     if "base" in seen:
         other = seen["base"]
@@ -60,7 +60,7 @@ def activity_columns(
                 "share of tokens on which it is active in the base",
             ),
             "mean_base": (other.mean[chosen], "measure", "mean code where active in the base"),
-            "density_gain": (gain, "measure", "density less the base's"),
+            "density_gain": (gain, "measure", "density minus the base's"),
             "density_gain_low": (
                 low,
                 "measure",
@@ -118,12 +118,12 @@ def label_columns(found: Sequence[Label], decode: Callable[[list[int]], str]) ->
         "label": (
             said,
             "text",
-            "tokens that tell its firing, by falling share of mutual information",
+            "tokens that predict its firing, by decreasing share of mutual information",
         ),
         "examples": (
             np.array([one.examples for one in found]),
             "measure",
-            "held-out active tokens scored, as many quiet ones",
+            "held-out active tokens scored, with as many quiet ones",
         ),
         "detection": (numbers("score"), "measure", "accuracy of the label on those"),
         "detection_low": (
@@ -137,20 +137,24 @@ def label_columns(found: Sequence[Label], decode: Callable[[list[int]], str]) ->
             "measure",
             "mean accuracy of other latents' labels on the same tokens",
         ),
-        "others_high": (null("others", most), "measure", "their 95 % quantile"),
+        "others_high": (null("others", most), "measure", "95 % quantile of that"),
         "shuffled": (
             null("shuffled", np.mean),
             "measure",
-            "mean accuracy where firing is put onto other clusters",
+            "mean accuracy with firing moved to other clusters",
         ),
-        "shuffled_high": (null("shuffled", most), "measure", "its 95 % quantile"),
+        "shuffled_high": (null("shuffled", most), "measure", "95 % quantile of that"),
         "p": (numbers("p"), "measure", "the larger p of both nulls"),
         "p_adjusted": (corrected, "measure", "p, corrected for all latents (Benjamini-Hochberg)"),
-        "scored": (scored, "flag", "active often enough in both halves to be labelled and scored"),
+        "scored": (
+            scored,
+            "flag",
+            "active on enough tokens in both halves to be labelled and scored",
+        ),
         "detected": (
             np.nan_to_num(corrected, nan=1.0) <= _ROUNDED,
             "flag",
-            "the label tells its firing beyond both nulls",
+            "the label predicts its firing better than both nulls",
         ),
     }
 
@@ -170,7 +174,7 @@ def labels_table(found: Sequence[Label], decode: Callable[[list[int]], str]) -> 
             "rank": (
                 np.array(places, np.int64),
                 "key",
-                "by falling share of mutual information, from 0",
+                "by decreasing share of mutual information, from 0",
             ),
             "token_id": (np.array(ids, np.int64), "key", "the token's id"),
             "token": (np.array(words, dtype=object), "text", "the token"),
@@ -186,27 +190,27 @@ def logit_columns(wrote: LogitEffects) -> Columns:
         "largest_logit": (
             wrote.largest(),
             "measure",
-            "largest effect of its row on a token, by size",
+            "largest absolute effect of its decoder row on a token",
             "logits",
         ),
         "random_logit": (
             np.full(len(p), beside.mean()),
             "measure",
-            "mean of the same of random rows",
+            "mean of the same for random rows",
             "logits",
         ),
         "random_logit_high": (
             np.full(len(p), np.quantile(beside, 0.95)),
             "measure",
-            "its 95 % quantile",
+            "95 % quantile of that",
             "logits",
         ),
-        "logit_p": (p, "measure", "p that a random row has as large an effect"),
+        "logit_p": (p, "measure", "p of an effect as large from a random row"),
         "logit_p_adjusted": (corrected, "measure", "the same, corrected for all latents"),
         "beyond_random": (
             corrected <= _ROUNDED,
             "flag",
-            "its largest effect is beyond those of random rows",
+            "its largest effect exceeds those of random rows",
         ),
     }
 
@@ -227,8 +231,9 @@ def claims_of(columns: Columns, logits: bool) -> list[Claim]:
                 reference=mean("others", cluster="latent", **rows),
                 control="labels of other latents, on the same tokens",
                 text=(
-                    "Labels tell on other documents where their latents are active with accuracy"
-                    " {own:.3g} on average, other latents' labels with {control:.3g}: a difference"
+                    "Labels predict on held-out documents where their latents are active with"
+                    " mean accuracy {own:.3g}, other latents' labels with {control:.3g}: a"
+                    " difference"
                     " of {value:+.3g} [{low:+.3g}, {high:+.3g}] over latents."
                 ),
                 also={"own": mean("detection", cluster="latent", **rows)},
@@ -238,7 +243,7 @@ def claims_of(columns: Columns, logits: bool) -> list[Claim]:
         made.append(
             _share(
                 "labels-beyond-nulls",
-                "labels tell more than other latents' labels and shuffled firing do",
+                "labels are more accurate than other latents' labels and with shuffled firing",
                 "detected",
                 "other latents' labels and shuffled firing, corrected",
                 rows,
@@ -248,7 +253,7 @@ def claims_of(columns: Columns, logits: bool) -> list[Claim]:
         made.append(
             _share(
                 "logits-stand-out",
-                "decoder rows move some token's logit more than random rows",
+                "decoder rows change some token's logit more than random rows",
                 "beyond_random",
                 "random rows of equal norm, corrected",
                 {},
@@ -266,8 +271,8 @@ def _share(name: str, what: str, column: str, control: str, rows: Mapping[str, M
         reference=ALPHA,
         control=control,
         text=(
-            f"{{count:d}} of {{total:d}} {what} ({{low:.1%}} to {{high:.1%}}; {ALPHA:.0%} by chance"
-            " at most)."
+            f"{{count:d}} of {{total:d}} {what} ({{low:.1%}} to {{high:.1%}}; at most"
+            f" {ALPHA:.0%} expected by chance)."
         ),
         also={
             "count": statistic("sum", column, **rows),
@@ -279,6 +284,4 @@ def _share(name: str, what: str, column: str, control: str, rows: Mapping[str, M
 def lead(columns: Columns, live: int) -> str:
     """The first sentence of the report."""
     count, scored = len(columns["latent"][0]), int(columns["scored"][0].sum())
-    return (
-        f"{count} latents of {live} that are active, {scored} active often enough to be labelled."
-    )
+    return f"{count} of {live} active latents, {scored} of them active often enough to be labelled."

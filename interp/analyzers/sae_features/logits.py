@@ -56,14 +56,14 @@ class LogitEffects:
                         rows.append((latent, role, side, rank, token, decode([token]), value))
         about = {
             "latent": ("key", "number of the latent"),
-            "model": ("key", "whose decoder row, and whose head"),
+            "model": ("key", "model of the decoder row and of the unembedding"),
             "side": ("key", "promoted or suppressed"),
-            "rank": ("key", "by size of the effect, from 0"),
+            "rank": ("key", "by magnitude of the effect, from 0"),
             "token_id": ("key", "the token's id"),
             "token": ("text", "the token"),
             "effect": (
                 "measure",
-                "logit of the row at root mean square 1, less the vocabulary's mean",
+                "logit of the row at root mean square 1, minus the mean over the vocabulary",
                 "logits",
             ),
         }
@@ -89,7 +89,7 @@ def written(
         role: effects(study.engine, study.pair[role], rows[:, at], words, TOKENS)
         for at, role in enumerate(roles)
     }
-    # so many that a single row can stand out after correction for all of them
+    # enough that a single row can be significant after correction for all of them
     draws = max(draws, 20 * len(latents))
     beside = {
         role: to_host(

@@ -89,26 +89,26 @@ class DictionaryProbe(Analyzer):
         require_reads(self.dictionary, self.of)
         require_revert(self.revert, self.of)
         if self.of != READS[0] and not has_base:
-            raise OptionError(
-                "this dictionary reads the base besides the tuned model; add --base MODEL"
-            )
+            raise OptionError("this dictionary also reads the base; add --base MODEL")
         if self.at not in POOLS:
-            raise OptionError(f"tokens {self.at!r} are not known; use {', '.join(POOLS)}")
+            raise OptionError(f"unknown position {self.at!r}; use {', '.join(POOLS)}")
         width = self.dictionary.config.width
         if (
             not self.k
             or sorted(set(self.k)) != list(self.k)
             or not 1 <= self.k[0] <= self.k[-1] <= width
         ):
-            raise OptionError(f"k {self.k} must be rising numbers of latents, from 1 to {width}")
-        if wrong := [latent for latent in self.given if not 0 <= latent < width]:
-            raise OptionError(f"latent {wrong[0]} is none of {width}")
-        if len(set(self.given)) < len(self.given):
-            raise OptionError("a latent stands twice in the given set; name each once")
-        if self.permutations < 1 or self.random_sets < 1 or not self.steer > 0:
             raise OptionError(
-                "give at least one permutation, one random set, and a steering above 0"
+                f"k {self.k} must be increasing numbers of latents, from 1 to {width}"
             )
+        if wrong := [latent for latent in self.given if not 0 <= latent < width]:
+            raise OptionError(
+                f"there is no latent {wrong[0]}; the dictionary has {width}, numbered from 0"
+            )
+        if len(set(self.given)) < len(self.given):
+            raise OptionError("a latent is given twice; give each one once")
+        if self.permutations < 1 or self.random_sets < 1 or not self.steer > 0:
+            raise OptionError("permutations and random sets must be at least 1, and steer above 0")
         return Site.parse(self.site)
 
     def __call__(self, study: Study) -> Table:
@@ -116,7 +116,7 @@ class DictionaryProbe(Analyzer):
         site = self.require(study.pair.base is not None)
         require_number(study.require_metric("confirming latents"), "confirming latents")
         if len(study.classes) < 2 or not len(study.prompts("negative")):
-            raise OptionError("a probe tells two classes apart; give --negative FILE too")
+            raise OptionError("a probe needs two classes; give --negative FILE too")
         study.pair.tuned.at(site)
         contrast = study.require_contrast("a probe")
         halves = contrast.split(study.seed) if self.held_out is None else (contrast, self.held_out)
@@ -177,12 +177,13 @@ class DictionaryProbe(Analyzer):
         for k in self.k:
             probe = SparseProbe(k, self.permutations, choosing.seed, firing=True)
             for name in choosing.progress(list(made), f"probes of {k}"):
-                # what never fires in the half that chooses cannot be chosen: left out, the null is
-                # as it was
+                # latents that never fire in the selection split cannot be selected; leaving them
+                # out does not change the null
                 live = np.flatnonzero(whole[name][training].any(0))
                 if len(live) < k:
                     raise OptionError(
-                        f"{len(live)} latents of {name} fire on these prompts; {k} cannot be chosen"
+                        f"only {len(live)} latents of {name} fire on these prompts, too few to"
+                        f" select {k}"
                     )
                 one = probe(whole[name][:, live], labels, clusters, training)
                 found[name, k] = one._replace(latents=live[one.latents])
@@ -203,7 +204,11 @@ class DictionaryProbe(Analyzer):
         there is no set or no control for it.
         """
         if not latents:
-            return [InterventionResult(name, "none", [], "no latent is larger on positive prompts")]
+            return [
+                InterventionResult(
+                    name, "none", [], "no latent has larger codes on positive prompts"
+                )
+            ]
         try:
             sets = rate_matched(latents, firing.rates, self.random_sets, held.seed)
         except OptionError as error:

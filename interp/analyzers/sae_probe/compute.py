@@ -117,7 +117,7 @@ class Firing:
 def _captured(study: Study, reader: Reader, group: str, roles: Sequence[str], what: str):
     models = {role: study.pair[role] for role in roles}
     posed = study.encoded(group)
-    # codes of a prompt are kept, all others go with the batch
+    # only the codes per prompt are kept after a batch
     groups = study.groups(
         group, study.pair.tuned, 8 * (len(roles) * reader.dictionary.config.inputs + 64)
     )

@@ -39,16 +39,16 @@ def limits_of(found: Evidence) -> list[str]:
     """What was not measured, and limitations of the numbers."""
     untried = [one for one in found.tried if one.moved is None]
     return [
-        *(f"Nothing was confirmed of the {one.name} latents: {one.why}." for one in untried),
+        *(f"The {one.name} latents were not tested causally: {one.why}." for one in untried),
         *(
             []
             if found.held.require_metric().applies("negative")
-            else ["Nothing was steered: the metric is of positive prompts only."]
+            else ["Steering was not measured: the metric applies to positive prompts only."]
         ),
-        "Classes of prompts are what is predicted, whatever the model answers to each.",
+        "Probes predict the class of a prompt, not the model's answer.",
         (
-            "A latent that predicts can be a companion of what causes; ablation and steering are"
-            " the test of that, at every token of prompt and answer."
+            "A predictive latent may only be correlated with the cause; ablation and steering,"
+            " at every token of prompt and answer, test that."
         ),
     ]
 
@@ -61,14 +61,14 @@ def _predicts(found: Evidence, k: int) -> Claim:
     labels = {f"baseline_{at}": name for at, name in enumerate(baselines)}
     draws = len(found.probes.found[OWN, k].null)
     text = (
-        f"{k} latent{'s' * (k > 1)} tell{'s' * (k == 1)} the classes apart with a held-out AUC of"
+        f"{k} latent{'s' * (k > 1)} predict{'s' * (k == 1)} the class with a held-out AUC of"
         " {value:.3f} [{low:.3f}, {high:.3f}] (permuted labels {control_low:.3f} to"
         " {control_high:.3f}, "
         + "; ".join(f"{name} {{{label}:.3f}}" for label, name in labels.items())
         + ")."
     )
     seen = _seen(
-        found.probes.found[OWN, k].null, "an AUC above {smallest:.3f}", found.level, "permutations"
+        found.probes.found[OWN, k].null, "an AUC of {smallest:.3f}", found.level, "permutations"
     )
     return Claim(
         name=f"predicts-{k}",
@@ -77,7 +77,7 @@ def _predicts(found: Evidence, k: int) -> Claim:
         ),
         at_least=0.5,
         null=Draws("null", "auc", where, level=found.level),
-        control=f"{draws} permutations of labels, each choosing among all latents",
+        control=f"{draws} permutations of labels, each with selection among all latents",
         text=text,
         otherwise=text + seen,
         also={
@@ -95,10 +95,10 @@ def _seen(
 ) -> str:
     """The minimum detectable effect, as a field, or the number of draws that would be needed."""
     if np.isfinite(smallest_effect(null, level)):
-        return f" The smallest that could have been seen is {unit}."
+        return f" The minimum detectable effect is {unit}."
     return (
-        f" {len(null)} {of} can show nothing; {int(np.ceil(1 / level - 1e-9)) - 1} at least are"
-        " needed."
+        f" {len(null)} {of} are too few for a test; at least"
+        f" {int(np.ceil(1 / level - 1e-9)) - 1} are needed."
     )
 
 
@@ -110,9 +110,10 @@ def _tuning_adds(found: Evidence) -> Claim:
         estimate=auc("score", *groups, table="scores", minus={"column": "base_score"}),
         at_least=0.0,
         reference=auc("base_score", *groups, table="scores"),
-        control="the same latents, fitted anew, in the base",
+        control="the same latents, refitted, in the base",
         text=(
-            f"Read in the base, the same {k} give {{control:.3f}}: tuning adds {{value:+.3f}} "
+            f"Read in the base, the same {k} have an AUC of {{control:.3f}}: fine-tuning adds"
+            f" {{value:+.3f}} "
             "({low:+.3f} to {high:+.3f})."
         ),
     )
@@ -124,7 +125,7 @@ def _moves(found: Evidence, one: InterventionResult) -> Claim:
     """
     words, ablated = found.held.require_metric().words, one.how == ABLATE
     count, number, unit = len(found.sets[one.name]), literal(words.number), literal(words.unit)
-    verb = ("Giving the base's part to" if one.revert else "Ablating") if ablated else "Steering by"
+    verb = ("Reverting to the base" if one.revert else "Ablating") if ablated else "Steering by"
     least = SMALLEST * float(np.abs(one.before).mean())
     where = {"set": one.name, "change": one.how}
     size = (
@@ -152,14 +153,14 @@ def _moves(found: Evidence, one: InterventionResult) -> Claim:
         ),
         at_least=least,
         null=Draws("sets", "effect", where),
-        control=f"{len(one.null)} random sets of latents that fire as often"
-        + (size if ablated else ", pushed as far"),
+        control=f"{len(one.null)} random sets of latents with similar firing rates"
+        + (size if ablated else ", steered by the same norm"),
         text=text,
         otherwise=(
-            f"{text} More than {least:.2g} {unit} is required, {SMALLEST:.0%} of the unchanged"
-            " number."
+            f"{text} More than {least:.2g} {unit} is required, {SMALLEST:.0%} of the unedited"
+            " metric."
         )
-        + _seen(one.null, f"above {{smallest:.2f}} {unit}"),
+        + _seen(one.null, f"{{smallest:.2f}} {unit}"),
         also={"smallest": statistic("mean", "null_most", table="effects", where=where)},
     )
 
@@ -174,7 +175,7 @@ def _returns(one: InterventionResult) -> Claim:
     )
     observed = mean("equal_base", table="numbers", where=where)
     text = (
-        "Of {changed:d} answers in which tuning shows, {value:.1%} [{low:.1%}, {high:.1%}]"
+        "Of {changed:d} answers that fine-tuning changed, {value:.1%} [{low:.1%}, {high:.1%}]"
         " become the base's, token for token, and {lost:.1%} lose the behaviour (the base's"
         " answers under random sets: {control_low:.1%} to {control_high:.1%} on"
         f" {len(one.rows)} prompts, where these give {{observed:.1%}})."
@@ -187,7 +188,7 @@ def _returns(one: InterventionResult) -> Claim:
         null=Draws("sets", "equal_base", where, observed=observed),
         control=f"{len(one.null_back)} random sets on {len(one.rows)} prompts",
         text=text,
-        otherwise=f"{text} At least {EFFECT:.0%} are required, and more than random sets give.",
+        otherwise=f"{text} At least {EFFECT:.0%} are required, and more than with random sets.",
         also={
             "changed": statistic("count", "equal_base", table="answers", where=rows),
             "lost": statistic("mean", "lost", table="answers", where=rows),

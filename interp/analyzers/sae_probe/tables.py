@@ -85,12 +85,12 @@ class InterventionResult:
     @property
     def before(self) -> NDArray[np.float64]:
         """``plain``, which must have been measured."""
-        return required(self.plain, "a change that was tried")
+        return required(self.plain, "an intervention that was measured")
 
     @property
     def effects(self) -> NDArray[np.float64]:
         """``moved``, which must have been measured."""
-        return required(self.moved, "a change that was tried")
+        return required(self.moved, "an intervention that was measured")
 
     @property
     def after(self) -> NDArray[np.float64]:
@@ -170,9 +170,9 @@ def _probes(found: Evidence) -> dict[str, tuple]:
         "source": (
             [name for name, _ in keys],
             "key",
-            "whose codes: the dictionary's, baselines', its own in the base",
+            "source of codes: the dictionary, a baseline, or the dictionary in the base",
         ),
-        "k": (np.array([k for _, k in keys]), "key", "latents in the probe"),
+        "k": (np.array([k for _, k in keys]), "key", "number of latents in the probe"),
         "auc": (of("auc"), "measure", "held-out area under the curve"),
         "low": (of("low"), "measure", "lower end of its interval over clusters"),
         "high": (of("high"), "measure", "upper end"),
@@ -184,9 +184,9 @@ def _probes(found: Evidence) -> dict[str, tuple]:
         "null_most": (
             np.array([smallest_effect(one.null, found.level) for one in each]),
             "measure",
-            "what it had to exceed for p of 0.05, divided by how many k were tried, or less",
+            "threshold for significance at 0.05, corrected for the number of k",
         ),
-        "p": (of("p"), "measure", "that permuted labels, choosing anew, give as much"),
+        "p": (of("p"), "measure", "p from permuted labels, with selection repeated"),
     }
 
 
@@ -214,9 +214,13 @@ def _scores(found: Evidence) -> Table:
             "source": (
                 np.repeat(np.array([name for name, _ in keys], object), held.size),
                 "key",
-                "whose codes",
+                "source of codes",
             ),
-            "k": (np.repeat([k for _, k in keys], held.size), "key", "latents in the probe"),
+            "k": (
+                np.repeat([k for _, k in keys], held.size),
+                "key",
+                "number of latents in the probe",
+            ),
             "group": (np.tile(groups, len(keys)), "key", "class of the held-out prompt"),
             "prompt_id": (
                 np.tile([prompt.id for _, prompt in prompts], len(keys)),
@@ -226,17 +230,17 @@ def _scores(found: Evidence) -> Table:
             "cluster": (
                 np.tile(np.array([prompt.cluster for _, prompt in prompts], object), len(keys)),
                 "key",
-                "prompts that move together",
+                "cluster of prompts",
             ),
             "score": (
                 np.concatenate([found.probes.found[key].scores[held] for key in keys]),
                 "measure",
-                "what the regression gives; higher for the positive class",
+                "score of the regression; higher for the positive class",
             ),
             "base_score": (
                 np.concatenate(beside),
                 "measure",
-                "of the largest probe: the same latents, fitted anew, in the base; else NaN",
+                "for the largest probe, score with the same latents refitted in the base; else NaN",
             ),
         },
     )
@@ -251,9 +255,9 @@ def _null(found: Evidence) -> Table:
             "source": (
                 np.repeat(np.array([name for name, _ in keys], object), sizes),
                 "key",
-                "whose codes",
+                "source of codes",
             ),
-            "k": (np.repeat([k for _, k in keys], sizes), "key", "latents in the probe"),
+            "k": (np.repeat([k for _, k in keys], sizes), "key", "number of latents in the probe"),
             "draw": (
                 np.concatenate([np.arange(size) for size in sizes]),
                 "key",
@@ -283,25 +287,30 @@ def _latents(found: Evidence) -> Table:
     return table(
         "sae-probe-latents",
         {
-            "set": ([name for name, _, _ in sets], "key", "chosen by the largest probe, or given"),
+            "set": (
+                [name for name, _, _ in sets],
+                "key",
+                "selected by the largest probe, or given",
+            ),
             "latent": (numbers, "key", "number of the latent"),
             "weight": (
                 np.array([w for _, _, w in sets]),
                 "measure",
-                "in the regression, of codes by their spread",
+                "weight in the regression on standardised codes",
             ),
             "difference": (
                 probes.difference(numbers),
                 "measure",
-                "mean code on positive less negative prompts",
+                "mean code on positive minus negative prompts",
             ),
             "auc": (
                 np.array(alone),
                 "measure",
-                "of this latent alone, held out, without a null: it was not chosen by it",
+                "held-out AUC of this latent alone; it was not selected by this, so there is no"
+                " null",
             ),
-            "rate": (found.firing.rates[numbers], "measure", "share of tokens in which it fires"),
-            "changed": (np.array(changed, bool), "flag", "ablated and steered with its set"),
+            "rate": (found.firing.rates[numbers], "measure", "share of tokens on which it fires"),
+            "changed": (np.array(changed, bool), "flag", "included in the ablated and steered set"),
         },
     )
 
@@ -310,46 +319,46 @@ def _effects(ran: list[InterventionResult]) -> Table:
     return table(
         "sae-probe-effects",
         {
-            "set": ([one.name for one in ran], "key", "which latents"),
+            "set": ([one.name for one in ran], "key", "set of latents"),
             "change": (
                 [one.how for one in ran],
                 "key",
-                "ablated on positive prompts, or steered on negative ones",
+                "ablate (on positive prompts) or steer (on negative ones)",
             ),
             "latents": (
                 np.array([len(one.sets[0]) for one in ran], np.int64),
                 "measure",
-                "how many",
+                "number of latents",
             ),
             "amount": (
                 np.array([one.amount for one in ran]),
                 "measure",
-                "of each latent that was added, in codes",
+                "added to each latent, in units of codes",
             ),
             "effect": (
                 np.array([one.effects.mean() for one in ran]),
                 "measure",
-                "fall if ablated, rise if steered",
+                "decrease of the metric if ablated, increase if steered",
             ),
             "null_mean": (
                 np.array([np.mean(one.null) for one in ran]),
                 "measure",
-                "the same of random sets",
+                "mean of the same for random sets",
             ),
             "null_most": (
                 np.array([smallest_effect(one.null) for one in ran]),
                 "measure",
-                "bound for p of 0.05 or less",
+                "threshold for significance at 0.05",
             ),
             "p": (
                 np.array([permutation_p(one.effects.mean(), one.null) for one in ran]),
                 "measure",
-                "beside random sets",
+                "p from random sets",
             ),
             "size_ratio": (
                 np.array([one.size_ratio for one in ran]),
                 "measure",
-                "random sets' contributions by the set's own, mean",
+                "mean contribution of random sets divided by that of the set",
             ),
         },
     )
@@ -363,7 +372,7 @@ def _sets(ran: list[InterventionResult]) -> Table:
             "set": (
                 np.repeat(np.array([one.name for one in ran], object), draws),
                 "key",
-                "latents it is compared with",
+                "set that it is a control for",
             ),
             "change": (
                 np.repeat(np.array([one.how for one in ran], object), draws),
@@ -378,12 +387,12 @@ def _sets(ran: list[InterventionResult]) -> Table:
             "effect": (
                 np.array([x for one in ran for x in one.null]),
                 "measure",
-                "fall if ablated, rise if steered",
+                "decrease of the metric if ablated, increase if steered",
             ),
             "equal_base": (
                 np.array([x for one in ran for x in one.null_back]),
                 "measure",
-                "share answered as the base answers",
+                "share of answers equal to the base's",
             ),
         },
     )
@@ -397,7 +406,7 @@ def _numbers(found: Evidence, ran: list[InterventionResult]) -> Table:
     return table(
         "sae-probe-numbers",
         {
-            "set": ([one.name for one, _, _ in each], "key", "which latents"),
+            "set": ([one.name for one, _, _ in each], "key", "set of latents"),
             "change": ([one.how for one, _, _ in each], "key", "ablate or steer"),
             "prompt_id": (
                 np.array([prompt.id for _, _, prompt in each], np.int64),
@@ -407,29 +416,29 @@ def _numbers(found: Evidence, ran: list[InterventionResult]) -> Table:
             "cluster": (
                 [prompt.cluster for _, _, prompt in each],
                 "key",
-                "prompts that move together",
+                "cluster of prompts",
             ),
             "plain": (
                 np.array([one.before[at] for one, at, _ in each]),
                 "measure",
-                "the metric as it is",
+                "unedited metric",
                 unit,
             ),
             "after": (
                 np.array([one.after[at] for one, at, _ in each]),
                 "measure",
-                "the metric under the change",
+                "metric under the edit",
                 unit,
             ),
             "effect": (
                 np.array([one.effects[at] for one, at, _ in each]),
                 "measure",
-                "its fall or rise",
+                "decrease (ablate) or increase (steer) of the metric",
             ),
             "equal_base": (
                 np.array(back, bool),
                 "flag",
-                "answered as the base answers, by one pass",
+                "the answer equals the base's, by one pass",
             ),
         },
     )
@@ -459,32 +468,36 @@ def _answers(found: Evidence, ran: list[InterventionResult]) -> Table:
             "condition": (
                 [name for name, _, _ in prompts],
                 "key",
-                "latents ablated, or a model as it is",
+                "set of ablated latents, or an unedited model",
             ),
-            "group": ([judged.group for _, judged, _ in prompts], "key", "class"),
+            "group": ([judged.group for _, judged, _ in prompts], "key", "class of the prompt"),
             "prompt_id": (
                 np.array([prompt.id for prompt in asked], np.int64),
                 "key",
                 "position in the file",
             ),
-            "cluster": ([prompt.cluster for prompt in asked], "key", "prompts that move together"),
+            "cluster": ([prompt.cluster for prompt in asked], "key", "cluster of prompts"),
             "changed": (
                 np.array(changed, bool),
                 "flag",
-                "tuned shows the behaviour and does not answer as the base",
+                "the tuned model's answer shows the behaviour and differs from the base's",
             ),
             "exhibits_behaviour": (
                 of("exhibits_behaviour"),
                 "flag",
                 "the answer shows the behaviour",
             ),
-            "equal_base": (of("equal_base"), "flag", "the base's answer, token for token"),
-            "equal_tuned": (of("equal_tuned"), "flag", "the tuned model's, token for token"),
-            "malformed": (of("malformed"), "flag", "a broken answer"),
+            "equal_base": (of("equal_base"), "flag", "equal to the base's answer, token for token"),
+            "equal_tuned": (
+                of("equal_tuned"),
+                "flag",
+                "equal to the tuned model's answer, token for token",
+            ),
+            "malformed": (of("malformed"), "flag", "a malformed answer"),
             "lost": (
                 ~(of("exhibits_behaviour") | of("malformed")),
                 "flag",
-                "neither: a whole answer without the behaviour",
+                "a well-formed answer without the behaviour",
             ),
         },
     )

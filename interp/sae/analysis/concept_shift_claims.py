@@ -121,7 +121,7 @@ def columns_of(own: Model, base: Float[NDArray, "N D"]) -> Columns:
             permuted,
             "measure",
             (
-                "p of a shift as far from the mean shift with concepts assigned  "
+                "p of a shift as far from the mean shift with concepts assigned "
                 "to other clusters, corrected"
             ),
         ),
@@ -192,7 +192,7 @@ def control_columns(
                 "measure",
                 (
                     f"its squared {what} minus that of {times} the control's, from pairs of"
-                    " tokens  "
+                    " tokens "
                     "of different clusters"
                 ),
             ),
