@@ -223,7 +223,7 @@ class Activations:
         if not seen:
             part = f" for part {self.rank + 1} of {self.world}" if self.world > 1 else ""
             raise PromptError(
-                f"{self.documents.path} holds no documents{part}; write one a line or row"
+                f"{self.documents.path} contains no documents{part}; write one per line or row"
             )
 
     def _encoded(self, number: int, document: Any, special: frozenset[int]) -> Encoded:
