@@ -77,7 +77,7 @@ class Reading:
                 f"no tokens would be kept; name at least one role of {', '.join(TURNS)}"
             )
         if self.context is not None and self.context < 2:
-            raise OptionError(f"documents cannot be cut at {self.context} tokens; give 2 or more")
+            raise OptionError(f"the context must be at least 2 tokens, not {self.context}")
         if self.sinks and self.sinks <= 1:
             raise OptionError(
                 f"a norm limit of {self.sinks} medians would remove about half of all rows; use"
