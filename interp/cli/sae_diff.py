@@ -170,7 +170,7 @@ def command(
     else:
         lines.append(
             "without a control no claim is tested; train a dictionary in the same way on a"
-            " control fine-tune  "
+            " control fine-tune "
             "(neutral data), and add --control TUNED --control-dictionary DIR"
         )
     run = store.fetch(analyzer, study)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -389,7 +390,7 @@ def _sets(ran: list[InterventionResult]) -> Table:
                 "measure",
                 "decrease of the metric if ablated, increase if steered",
             ),
-            "equal_base": (
+            "matches_base": (
                 np.array([x for one in ran for x in one.null_back]),
                 "measure",
                 "share of answers equal to the base's",
@@ -435,7 +436,7 @@ def _numbers(found: Evidence, ran: list[InterventionResult]) -> Table:
                 "measure",
                 "decrease (ablate) or increase (steer) of the metric",
             ),
-            "equal_base": (
+            "matches_base": (
                 np.array(back, bool),
                 "flag",
                 "the answer equals the base's, by one pass",
@@ -456,8 +457,8 @@ def _answers(found: Evidence, ran: list[InterventionResult]) -> Table:
         ]
     prompts = [(name, judged, at) for name, judged in each for at in range(len(judged.exhibits))]
 
-    def of(name: str) -> np.ndarray:
-        return np.array([bool(getattr(judged, name)[at]) for _, judged, at in prompts], bool)
+    def flag(read: Callable[[ConditionResult], np.ndarray]) -> np.ndarray:
+        return np.array([bool(read(judged)[at]) for _, judged, at in prompts], bool)
 
     turned = [] if first is None else first.changed
     changed = [judged.group == "positive" and bool(turned[at]) for _, judged, at in prompts]
@@ -483,19 +484,23 @@ def _answers(found: Evidence, ran: list[InterventionResult]) -> Table:
                 "the tuned model's answer shows the behaviour and differs from the base's",
             ),
             "exhibits_behaviour": (
-                of("exhibits_behaviour"),
+                flag(lambda result: result.exhibits),
                 "flag",
                 "the answer shows the behaviour",
             ),
-            "equal_base": (of("equal_base"), "flag", "equal to the base's answer, token for token"),
-            "equal_tuned": (
-                of("equal_tuned"),
+            "matches_base": (
+                flag(lambda result: result.equal_base),
+                "flag",
+                "equal to the base's answer, token for token",
+            ),
+            "matches_tuned": (
+                flag(lambda result: result.equal_tuned),
                 "flag",
                 "equal to the tuned model's answer, token for token",
             ),
-            "malformed": (of("malformed"), "flag", "a malformed answer"),
+            "malformed": (flag(lambda result: result.malformed), "flag", "a malformed answer"),
             "lost": (
-                ~(of("exhibits_behaviour") | of("malformed")),
+                flag(lambda result: ~(result.exhibits | result.malformed)),
                 "flag",
                 "a well-formed answer without the behaviour",
             ),
