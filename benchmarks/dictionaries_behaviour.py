@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.dictionaries_organism import asked, chats
 from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import organisms
-from interp.analyzers.dictionary_probe import DictionaryProbe
+from interp.analyzers.sae_probe import DictionaryProbe
 from interp.capture import capture
 from interp.metrics import Refusal
 from interp.models.pair import Pair

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 
 from benchmarks.page import CommandLine, machine, markdown, write_section
+from benchmarks.worlds.planted_pair import NONE, PlantedTune, planted_tune
 from interp.maths.intervals import cluster_interval
 from interp.maths.statistics import clopper_pearson
 from interp.sae.analysis.diff import SIDES, compare
 from interp.sae.core.config import BY_BATCH, DictionaryConfig
 from interp.sae.core.dictionary import Dictionary
-from interp.sae.planted import NONE, PlantedTune, planted_tune
 from interp.sae.training.losses import smallest_kept, training_loss
 from interp.table import Table
 

@@ -31,11 +31,11 @@ import torch
 
 from benchmarks.dictionaries_training import Settings, config_of, fit
 from benchmarks.page import machine, markdown, write_section
+from benchmarks.worlds.synthetic import RECIPES, World, benchmark_world, rates
 from interp.sae import ARCHITECTURES, Codes
 from interp.sae.analysis.baselines import Covariance, permuted, principal, random_rows
 from interp.sae.analysis.recovery import Recovery
 from interp.sae.analysis.scores import Scores
-from interp.sae.synthetic import RECIPES, World, benchmark_world, rates
 
 HELD_OUT, HELD_OUT_BATCH = 20, 1024
 RATES, TUNING_SEED, TUNING_RECIPE, TUNING_PART = (5e-3, 1e-2, 2e-2), 100, "flat", 4

@@ -224,11 +224,11 @@ def analyzers(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield name, functools.partial(fixtures.of_contract, name)
     yield "intruders", fixtures.intruders
     yield "intruder-scaling", fixtures.intruder_scaling
-    yield "dictionary-diff control", fixtures.dictionary_diff
+    yield "sae-diff control", fixtures.dictionary_diff
     for kind in EVALUATED:
-        yield f"dictionary-eval {kind}", functools.partial(fixtures.dictionary_eval, kind)
-    yield "dictionary-features", fixtures.dictionary_features
-    yield "dictionary-probe", fixtures.dictionary_probe
+        yield f"sae-eval {kind}", functools.partial(fixtures.dictionary_eval, kind)
+    yield "sae-features", fixtures.dictionary_features
+    yield "sae-probe", fixtures.dictionary_probe
 
 
 # ---------------------------------------------------------------------------------------------- commands

@@ -335,9 +335,9 @@ def latents(layer, changed, live=40, site="hook_resid_post", number=0):
     }
     summary = {"site": f"blocks.{layer}.{site}", "live": live}
     return table(
-        "dictionary-diff",
+        "sae-diff",
         columns,
-        provenance=made("dictionary-diff", 100 * number + layer),
+        provenance=made("sae-diff", 100 * number + layer),
         summary=summary,
     )
 

@@ -253,7 +253,7 @@ def test_two_fine_tunes_of_one_recipe_are_told_apart_at_the_nominal_rate_at_most
         )
         # alone, everything that this fine-tune does would have been claimed
         assert run["shifted"].mean() > 0.9
-        assert run["own_way"].mean() > 0.5
+        assert run["moves_distinctly"].mean() > 0.5
         hits += [run.summary["verdicts"][name] == "supported" for name in BEYOND]
     assert (hits <= stats.binom.ppf(0.999, n, 0.025)).all(), hits / n
 
@@ -309,7 +309,7 @@ def test_an_analyzer_reads_the_same_tokens_of_both_and_finds_a_moved_stream():
     alone = ConceptShift("blocks.0.hook_resid_pre", 3)(study)
     assert alone.summary["mean_shift"] == pytest.approx(0.5 * 32**0.5)
     assert alone["shifted"][alone["measured"]].all()
-    assert not alone["own_way"].any()
+    assert not alone["moves_distinctly"].any()
     assert alone.summary["verdicts"]["concepts-shift"] == "not tested"
     assert "no control was given" in alone.summary["limits"][0]
     # beside another fine-tune that does as much it does not stand out, beside one that does little

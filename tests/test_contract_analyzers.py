@@ -20,13 +20,13 @@ from interp.analyzers.coalitions import Coalitions
 from interp.analyzers.compare import Compare
 from interp.analyzers.concept_shift import ConceptShift
 from interp.analyzers.control_locations import ControlLocations
-from interp.analyzers.dictionary_diff import DictionaryDiff
 from interp.analyzers.dissociation import Dissociation
 from interp.analyzers.ftc_alpha import FtcAlpha
 from interp.analyzers.graft import Graft
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons
 from interp.analyzers.redundancy import Redundancy
 from interp.analyzers.refusal_direction import RefusalDirection
+from interp.analyzers.sae_diff import DictionaryDiff
 from interp.analyzers.stability import Stability
 from interp.analyzers.stitch import Stitch, StitchInput
 from interp.analyzers.transfer import Transfer
@@ -202,7 +202,7 @@ ANALYZERS = {
     **{make.__name__.replace("_", "-"): (make, "", "neuron") for make in FURTHER},
     **{f"{make.__name__.replace('_', '-')} head": (make, "", "head") for make in FURTHER},
     **{make.__name__.replace("_", "-"): (make, "", "neuron") for make in OF_PAIRS},
-    **{f"dictionary-diff {way}": (dictionary_diff, way, "neuron") for way in WAYS},
+    **{f"sae-diff {way}": (dictionary_diff, way, "neuron") for way in WAYS},
 }
 # These read checkpoints on disk, not prompts, or take what was found there:
 # tests/test_intruders.py, tests/test_intruder_forgetting.py.
@@ -210,7 +210,7 @@ OF_WEIGHTS = {"intruders", "intruder_scaling", "intruder_forgetting"}
 # These are of a dictionary in one model, and an identical pair is no silence to them:
 # tests/test_dictionary_scores.py, tests/test_dictionary_eval.py, tests/test_sae_features.py,
 # tests/test_sae_probe.py.
-OF_ONE_MODEL = {"dictionary_eval", "dictionary_features", "dictionary_probe"}
+OF_ONE_MODEL = {"sae_eval", "sae_features", "sae_probe"}
 
 
 def unnamed(named):

@@ -12,9 +12,9 @@ import torch
 
 from interp.errors import DictionaryError, OptionError
 from interp.sae import DictionaryConfig, fold_decoder_norm, fold_scale, load, save
-from interp.sae.analysis.pursuit import pursue
 from interp.sae.core.config import ARCHITECTURES, BY_BATCH, SPARSE
 from interp.sae.core.dictionary import Dictionary
+from interp.sae.core.matching_pursuit import pursue
 from interp.sae.core.sparse_products import Codes, autoencode, top_per_batch, top_per_row
 from interp.sae.core.straight_through import jump, step
 from interp.sae.training.losses import RECONSTRUCTIONS, auxiliary_loss, training_loss

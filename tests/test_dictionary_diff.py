@@ -8,6 +8,7 @@ import torch
 from scipy import stats
 
 from benchmarks.dictionaries_diff import STEPS, held_out, measure
+from benchmarks.worlds.planted_pair import VARIANTS, planted_tune
 from interp import claims
 from interp.errors import OptionError
 from interp.sae.analysis.activation_slopes import Lines
@@ -21,7 +22,6 @@ from interp.sae.analysis.model_swap_test import exchange_p
 from interp.sae.core.config import DictionaryConfig
 from interp.sae.core.dictionary import Dictionary
 from interp.sae.core.sparse_products import Codes
-from interp.sae.planted import VARIANTS, planted_tune
 from interp.table import table
 from tests.claim_makers import require_remeasured
 
@@ -316,7 +316,7 @@ class TestPlanted:
         for kind, named in zip(pair.classes, found["class"], strict=True):
             assert named in said.get(kind, {kind}), (kind, named)
         lost = found["class"] == "base-only"
-        assert found["fires_otherwise"][lost].all()
+        assert found["rate_differs"][lost].all()
         assert (found["rate_tuned"][lost] < 1e-3).all()
         assert found.summary["unexplained_tuned"] > 2 * found.summary["unexplained_base"]
 
@@ -327,7 +327,7 @@ class TestPlanted:
             assert named in said.get(kind, {kind}), (kind, named)
         own = found["class"] == "tuned-only"
         assert found["claimed"][own].all()
-        assert found["fires_otherwise"][own].all()
+        assert found["rate_differs"][own].all()
         assert (found["rate_base"][own] < 1e-3).all()
         assert found.summary["unexplained_base"] > 1.5 * found.summary["unexplained_tuned"]
 
@@ -408,7 +408,7 @@ class TestPlanted:
             "class": (nothing, "text", "class"),
             "claimed": (np.ones(len(nothing), bool), "flag", "claimed"),
         }
-        control = table("dictionary-diff", columns, summary={"way": "crosscoder"})
+        control = table("sae-diff", columns, summary={"way": "crosscoder"})
         _, found = found_by("crosscoder", controls=(control,), easy=1, narrow=0)
         own = require_remeasured(found)["tuned-only"]
         assert own.supported

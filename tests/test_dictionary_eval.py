@@ -12,10 +12,10 @@ import torch
 from scipy import stats
 
 from interp import claims
-from interp.analyzers.dictionary_eval import DictionaryEval
-from interp.analyzers.dictionary_eval.compute import Passes, Sums
-from interp.analyzers.dictionary_eval.findings import claims_of, words
-from interp.analyzers.dictionary_eval.tables import prompts_table, splice_table
+from interp.analyzers.sae_eval import DictionaryEval
+from interp.analyzers.sae_eval.compute import Passes, Sums
+from interp.analyzers.sae_eval.findings import claims_of, words
+from interp.analyzers.sae_eval.tables import prompts_table, splice_table
 from interp.errors import OptionError
 from interp.figures import plot
 from interp.models.pair import Pair
@@ -306,7 +306,7 @@ def run_of(errors, loss, kl, clusters):
         "splice": splice_table(sums, ids, clusters, place),
     }
     whole = table(
-        "dictionary-scores",
+        "sae-eval",
         {
             "dictionary": (["dictionary", "pca", "random"], "key", "which"),
             "part": (["all"] * 3, "key", "part"),

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from benchmarks.dictionaries_diff import held_out
+from benchmarks.worlds.planted_pair import planted_tune
 from interp.sae.analysis.activation_slopes import DIRECTIONS, Lines
 from interp.sae.analysis.diff import compare
 from interp.sae.analysis.jackknife import resampled
 from interp.sae.core.sparse_products import Codes
-from interp.sae.planted import planted_tune
 from tests.test_dictionary_diff import known
 
 N, F, FOLDS = 400, 3, 5

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from benchmarks.dictionaries_training import Settings, config_of, fit
+from benchmarks.worlds.synthetic import benchmark_world, flat, hierarchical, rates, scaled
 from interp import claims
-from interp.analyzers.dictionary_eval import DictionaryEval
+from interp.analyzers.sae_eval import DictionaryEval
 from interp.capture import make_batch
 from interp.engines import TorchEngine
 from interp.errors import OptionError
@@ -20,7 +21,6 @@ from interp.sae.analysis.baselines import Covariance, permuted, principal, rando
 from interp.sae.analysis.recovery import Recovery, match, uniqueness
 from interp.sae.analysis.scores import Scores, density_table, score, scores_table
 from interp.sae.analysis.splice import ZERO, ablations, recovered, splice, through
-from interp.sae.synthetic import benchmark_world, flat, hierarchical, rates, scaled
 from interp.sites import Site
 from interp.study import Study
 from tests import tiny

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp.analyzers.dictionary_eval import DictionaryEval
+from interp.analyzers.sae_eval import DictionaryEval
 from interp.capture import make_batch
 from interp.engines import TorchEngine
 from interp.errors import PromptError

@@ -312,7 +312,7 @@ def differences(way, classes=("tuned-only", "shared", "unclear", "silent"), repe
         },
     }
     return table(
-        "dictionary-diff",
+        "sae-diff",
         columns,
         summary={"way": way, "thresholds": {"error": 0.2, "reconstruction": 0.5}},
     )
@@ -351,7 +351,7 @@ def test_dictionaries_stand_beside_their_baselines():
     names, parts = ["dictionary", "pca", "random"], ["all", "<b>content"]
     keys = [(name, part) for name in names for part in parts]
     made = table(
-        "dictionary-scores",
+        "sae-eval",
         {
             "dictionary": ([name for name, _ in keys], "key", "what"),
             "part": ([part for _, part in keys], "key", "which"),
@@ -369,7 +369,7 @@ def test_dictionaries_stand_beside_their_baselines():
     assert figure.data[0].x == ("all", "&lt;b&gt;content")
     assert figure.layout.yaxis.range[0] < -0.2
     density = table(
-        "dictionary-density",
+        "sae-eval-density",
         {
             "dictionary": (["dictionary"] * 3, "key", "what"),
             "latents": (np.array([3, 2, 1]), "measure", "how many"),
@@ -380,7 +380,7 @@ def test_dictionaries_stand_beside_their_baselines():
     (bars,) = plot(density).data
     assert (bars.x, bars.y.tolist()) == (("never", "below -7", "-1 to 0"), [3, 2, 1])
     recovered = table(
-        "dictionary-recovered",
+        "sae-eval-recovered",
         {
             "dictionary": (["dictionary", "dictionary"], "key", "what"),
             "cost": (["ce", "kl"], "key", "cost"),
@@ -391,7 +391,7 @@ def test_dictionaries_stand_beside_their_baselines():
     (bars,) = plot(recovered).data
     assert (bars.x, bars.y.tolist()) == (("divergence, over mean",), [0.8])
     counted = table(
-        "dictionary-classes",
+        "sae-diff-classes",
         {
             "pair": (["this pair", "control"], "key", "pair"),
             "class": (["tuned-only"] * 2, "key", "class"),

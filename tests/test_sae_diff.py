@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from interp import claims, organisms
-from interp.analyzers.dictionary_diff import DictionaryDiff
+from interp.analyzers.sae_diff import DictionaryDiff
 from interp.cli.common import Common
 from interp.cli.prompt_options import site_of
 from interp.errors import OptionError, PairError

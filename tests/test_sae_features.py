@@ -14,7 +14,7 @@ import torch
 from scipy import stats
 
 from interp import claims
-from interp.analyzers.dictionary_features import DictionaryFeatures
+from interp.analyzers.sae_features import DictionaryFeatures
 from interp.engines import TorchEngine
 from interp.errors import OptionError
 from interp.figures import plot
@@ -306,12 +306,12 @@ class TestLogits:
             planted.W_dec[5] = head[100] - head.mean(0)
         made = reading(planted)(study_of(model))
         row = next(row for row in made.rows() if row["latent"] == 5)
-        assert row["stands_out"]
+        assert row["beyond_random"]
         assert row["logit_p"] == 1 / (1 + 20 * LATENTS)
         logits = made.tables["logits"]
         first = (logits["latent"] == 5) & (logits["side"] == "promoted") & (logits["rank"] == 0)
         assert logits["token_id"][first].tolist() == [100]
-        assert made["stands_out"].sum() <= 2
+        assert made["beyond_random"].sum() <= 2
         beside = chance(TorchEngine(), study_of(model).pair.tuned, WIDE, len(head), 50)
         assert len(beside) == 50
         assert float(beside.max()) < row["largest_logit"]
@@ -565,4 +565,4 @@ class TestCommand:
             "claimed": (np.array([True, True, True, False]), "flag", "x"),
             "rate": (np.array([0.1, 0.2, 0.3, 0.4]), "measure", "x"),
         }
-        assert _claimed(table("dictionary-diff", columns)) == (1, 0)
+        assert _claimed(table("sae-diff", columns)) == (1, 0)

@@ -13,7 +13,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from interp import claims
-from interp.analyzers.dictionary_probe import DictionaryProbe
+from interp.analyzers.sae_probe import DictionaryProbe
 from interp.cli import main
 from interp.cli.sae_probe import claimed
 from interp.engines import Batch, TorchEngine
@@ -136,7 +136,7 @@ class TestPlanted:
         low, high = stats.t.interval(0.95, len(moved) - 1, moved.mean(), stats.sem(moved))
         np.testing.assert_allclose((one.value, one.low, one.high), (moved.mean(), low, high))
         answers = found.tables["answers"]
-        back = answers["equal_base"][(answers["condition"] == "probed") & answers["changed"]]
+        back = answers["matches_base"][(answers["condition"] == "probed") & answers["changed"]]
         exact = stats.binomtest(int(back.sum()), len(back)).proportion_ci()
         assert by_name["answers-equal-base-probed"].interval == pytest.approx(
             (exact.low, exact.high)
@@ -390,7 +390,7 @@ def test_tuned_only_latents_come_of_a_run_of_the_same_dictionary(planted, pair):
         "claimed": (np.array([True, False] + [True] * 46), "flag", "c"),
     }
     made = study(pair).provenance(analyzer(planted))
-    run = table("dictionary-diff", columns, provenance=made)
+    run = table("sae-diff", columns, provenance=made)
     assert claimed(run, planted.digest, planted, "r", "tuned-only") == (0,)
     with pytest.raises(OptionError, match="claims no changed latent"):
         claimed(run, planted.digest, planted, "r", "changed")

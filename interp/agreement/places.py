@@ -95,7 +95,7 @@ METHODS: dict[str, tuple[str, Callable[[Table], list[Place]]]] = {
     "graft": ("graft", _graft),
     "tuco": ("tuco", _tuco),
     "compare": ("movement", _movement),
-    "dictionary-diff": ("features", _features),
+    "sae-diff": ("features", _features),
 }
 """Kind of run -> what it is called here, and where it puts things."""
 

@@ -1,13 +1,13 @@
-"""``ConceptShift``: which concepts of a base's hidden states tuning moves, and whether each moves
-in its own way.
+"""``ConceptShift``: which concepts of a base's hidden states fine-tuning moves, and whether each
+moves distinctly.
 
-1. The models read the prompts; states of a site at content tokens are kept, the same tokens of all.
-2. On one half of the clusters concepts are made of the base's states by k-means, and their shifts
-   measured.
-3. On the other half each fine-tuned model's own concepts are made: do shifted concepts come nearer
-   to those?
-4. All of it once more in control fine-tunes: any fine-tune moves concepts, and what is claimed is
-   that this moves more.
+1. Hidden states of a site at content tokens are read in all models, at the same tokens.
+2. On one half of the clusters, concepts are k-means clusters of the base's states, and their shifts
+   are measured.
+3. On the other half, concepts of each fine-tuned model are found: are shifted concepts closer to
+   them?
+4. The same for control fine-tunes: any fine-tuning moves concepts, so the claim is that this model
+   moves them further.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,13 +41,14 @@ from interp.table import Table, table
 
 @dataclass(frozen=True)
 class ConceptShift(Analyzer):
-    """``concepts`` concepts of ``site`` over the study's prompts; needs a base (arXiv 2501.03012).
+    """Shifts of ``concepts`` concepts of ``site`` on the study's prompts; needs a base (arXiv
+    2501.03012).
 
-    At most ``tokens`` content tokens are kept, the last of every prompt first. ``draws`` of each
-    null. ``controls``: pairs of the same base and a fine-tuned model that learned nothing of
-    interest (the same training on harmless data), whose shifts of the same concepts the model's
-    have to exceed; without one nothing is claimed. Returns a table of kind ``concept-shift``, one
-    row per concept, with ``words`` (a concept's commonest tokens).
+    At most ``tokens`` content tokens are used, the last one of every prompt first. ``draws`` of
+    each null. ``controls``: pairs of the same base and a control fine-tune (same training on
+    neutral data), whose shifts the model's have to exceed; without one no claim is supported.
+    Returns a table of kind ``concept-shift``, one row per concept, with ``words`` (most frequent
+    tokens of a concept).
     """
 
     name: ClassVar[str] = "concept-shift"
@@ -61,22 +62,24 @@ class ConceptShift(Analyzer):
     parent: str | None = None
 
     def require(self) -> Site:
-        """The site; OptionError for numbers that mean nothing."""
+        """The site; raises OptionError for numbers out of range."""
         if self.concepts < 1:
-            raise OptionError(f"{self.concepts} concepts cannot be made; ask for 1 or more")
+            raise OptionError(f"the number of concepts must be at least 1, not {self.concepts}")
         if self.tokens < 2 * shifts.FEWEST or self.draws < 1:
             raise OptionError(
-                f"{self.tokens} tokens and {self.draws} draws are too few to shift a concept by"
+                f"{self.tokens} tokens and {self.draws} draws are too few to estimate a shift"
             )
         return Site.parse(self.site)
 
     def require_study(self, study: Study) -> Site:
-        """The site; raises PairError for a control of another base, OptionError as ``require``."""
+        """The site; raises PairError for a control of another base, OptionError as ``require``
+        does.
+        """
         require_same_base(study, self.controls)
         return self.require()
 
     def __call__(self, study: Study) -> Table:
-        """One pass, concepts, shifts, recovery; in every control too."""
+        """One pass over all models; concepts, shifts, recovery and claims."""
         site = self.require_study(study)
         (base, *tuned), (ids, documents, clusters) = self._states(study, site)
         texts = Texts.of(ids, documents, np.unique(clusters, return_inverse=True)[1], study.seed)
@@ -109,16 +112,20 @@ class ConceptShift(Analyzer):
                         []
                         if self.controls
                         else [
-                            "Whether another fine-tune moves concepts as far: no control was given "
-                            "to compare with (--control MODEL)."
+                            "Without a control fine-tune it is unknown whether any fine-tuning"
+                            " moves concepts as far "
+                            "(--control MODEL)."
                         ]
                     ),
                     (
-                        "Concepts by k-means depend on their number; a shift is of a group of"
-                        " tokens, not of a meaning."
+                        "Concepts found by k-means depend on their number; a shift is that of a"
+                        " group of tokens, which need not share a meaning."
                     ),
                     *(
-                        [f"{few} concepts have fewer than {shifts.FEWEST} tokens and no shift."]
+                        [
+                            f"{few} concepts have fewer than {shifts.FEWEST} tokens and"
+                            " therefore no shift."
+                        ]
                         if few
                         else []
                     ),
@@ -127,13 +134,11 @@ class ConceptShift(Analyzer):
             tables={"words": self._words(study, ids[mine], member)},
         )
         made = claims_of(columns, len(controls))
-        return conclude(run, made, lead="" if made else "No concept had tokens enough.")
+        return conclude(run, made, lead="" if made else "No concept had enough tokens.")
 
     def _states(self, study: Study, site: Site) -> tuple[list[np.ndarray], tuple[np.ndarray, ...]]:
-        """States [N, D] of base, tuned model and controls at kept tokens; their ids, documents and
-        clusters.
-
-        In file order.
+        """States [N, D] of base, tuned model and controls at the used tokens, with token ids,
+        documents and clusters, in file order.
         """
         models = {"base": study.pair.require_base("a shift of concepts"), "tuned": study.pair.tuned}
         for model in models.values():
@@ -176,7 +181,7 @@ class ConceptShift(Analyzer):
 
         states = read(models, "states")
         for at in range(len(self.controls)):
-            # one control in memory at a time, where they are loaded on demand
+            # one control in memory at a time, if loaded on demand
             control = self.controls[at].tuned
             control.at(site)
             states += read({"control": control}, f"states, control {at + 1}")
@@ -204,9 +209,9 @@ class ConceptShift(Analyzer):
             "concept-words",
             {
                 "concept": (list(concepts), "key", "number of the concept"),
-                "rank": (list(ranks), "key", "by falling count, from 0"),
-                "token_id": (list(tokens), "key", "its id"),
+                "rank": (list(ranks), "key", "by decreasing count, from 0"),
+                "token_id": (list(tokens), "key", "token id"),
                 "token": (list(words), "text", "the token"),
-                "count": (list(counts), "measure", "times it is in it"),
+                "count": (list(counts), "measure", "number of times it occurs in the concept"),
             },
         )

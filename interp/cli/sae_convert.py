@@ -1,4 +1,4 @@
-"""``interp sae convert``: a dictionary of any known library, written for another."""
+"""``interp sae convert``: convert a dictionary between libraries."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,22 +26,23 @@ def command(
     ] = "interp",
     kind: Annotated[
         str | None,
-        typer.Option("--kind", metavar="NAME", help="Of Gemma Scope: transcoder or embeddings."),
+        typer.Option("--kind", metavar="NAME", help="For Gemma Scope: transcoder or embeddings."),
     ] = None,
     site: Annotated[
         str | None,
-        typer.Option("--site", metavar="SITE", help="Where it reads, if its files do not say."),
+        typer.Option("--site", metavar="SITE", help="Site it reads, if its files do not state it."),
     ] = None,
     as_is: Annotated[
-        bool, typer.Option("--as-is", help="Read a file that contradicts itself all the same.")
+        bool, typer.Option("--as-is", help="Read files even if they contradict themselves.")
     ] = False,
     common: Common,
 ) -> None:
-    """Convert a sparse dictionary between libraries; what the other cannot express is refused.
+    """Convert a sparse dictionary between libraries; refused if the other library cannot express
+    it.
 
     Read: interp, saelens, sparsify, dictionary-learning, crosscoder, kissane-crosscoder,
-    gemma-scope, llama-scope; the format is found by the names of files and keys, never by that of
-    the folder: what files do not say is an option.
+    gemma-scope, llama-scope. The format is recognised by names of files and keys, not by the
+    folder's name; give as options what the files do not state.
 
     Example: interp sae convert ./gpt2-res-jb ./ours --to interp
     """
@@ -51,7 +52,8 @@ def command(
     dictionary, about = read(source, as_is=as_is, kind=kind)
     if site is not None and about.get("site") not in (None, site):
         raise OptionError(
-            f"{source} says that it reads {about['site']}, not --site {site}; leave it out"
+            f"the files of {source} say that it reads {about['site']}, not --site {site}; leave"
+            " --site out"
         )
     if site is not None:
         about |= {"site": site, "layer": known("", site=site)["layer"]}

@@ -1,4 +1,4 @@
-"""``interp sae diff``: what became of each latent of a dictionary between a base and its tuned
+"""``interp sae diff``: what changed in each latent of a dictionary between a base and its tuned
 model.
 """
 
@@ -17,10 +17,10 @@ from interp.errors import OptionError
 from interp.provenance import directory_digest, file_digest
 
 if TYPE_CHECKING:
-    from interp.analyzers.dictionary_diff import DictionaryDiff
+    from interp.analyzers.sae_diff import DictionaryDiff
 
 _WAYS = {"both": "crosscoder", "difference": "difference", "base": "base", "tuned": "tuned"}
-"""By what ``interp sae train --of`` made the dictionary of."""
+"""The comparison for each value of ``interp sae train --of``."""
 
 
 @takes(Templated)
@@ -30,10 +30,10 @@ def command(
     ],
     *,
     model: Annotated[
-        str, typer.Option("--model", metavar="TUNED", help="The tuned model, or an adapter.")
+        str, typer.Option("--model", metavar="TUNED", help="The fine-tuned model, or an adapter.")
     ],
     base: Annotated[
-        str | None, typer.Option(metavar="BASE", help="What it was tuned from.")
+        str | None, typer.Option(metavar="BASE", help="The base model it was fine-tuned from.")
     ] = None,
     data: Annotated[
         Path, typer.Option("--data", metavar="FILE", help="Text or prompts, one a row.")
@@ -41,13 +41,14 @@ def command(
     site: Annotated[
         str | None,
         typer.Option(
-            metavar="SITE", help="blocks.3.hook_resid_post.  [default: what the dictionary says]"
+            metavar="SITE", help="blocks.3.hook_resid_post.  [default: from the dictionary's files]"
         ),
     ] = None,
     way: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="crosscoder, difference, base or tuned: what the dictionary is of."
+            metavar="NAME",
+            help="Model that the dictionary reads: crosscoder, difference, base, tuned.",
         ),
     ] = "auto",
     control: Annotated[list[str] | None, typer.Option(metavar="MODEL", help=CONTROL_HELP)] = None,
@@ -55,59 +56,60 @@ def command(
         list[Path] | None,
         typer.Option(
             metavar="DIR",
-            help="One for each --control, in the same order: its pair's dictionary, trained alike.",
+            help="For each --control, in order: the dictionary of its pair, trained alike.",
         ),
     ] = None,
     content_only: Annotated[
         bool,
-        typer.Option("--content-only", help="Special tokens and the template's count nowhere."),
+        typer.Option("--content-only", help="Ignore special tokens and those of the template."),
     ] = False,
     column: Annotated[str, typer.Option(metavar="NAME", help="Column of the file.")] = "prompt",
     max_prompts: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="At most N of the file's rows.")
     ] = None,
     nu_error: Annotated[
-        float, typer.Option(metavar="X", help="One model's own: |nu| of the error below.")
+        float, typer.Option(metavar="X", help="Specific to a model: |nu| of the error below X.")
     ] = 0.2,
     nu_reconstruction: Annotated[
-        float, typer.Option(metavar="X", help="And |nu| of the whole reconstruction.")
+        float, typer.Option(metavar="X", help="Specific: also |nu| of the reconstruction below X.")
     ] = 0.5,
     cosine: Annotated[
-        float, typer.Option(metavar="X", help="Rotated: a measured cosine below.")
+        float, typer.Option(metavar="X", help="Rotated: both measured cosines below X.")
     ] = 0.95,
     factor: Annotated[
-        float, typer.Option(metavar="X", help="Rescaled: so many times as much in one model.")
+        float, typer.Option(metavar="X", help="Rescaled: X times as strong in one model.")
     ] = 1.5,
     folds: Annotated[
-        int, typer.Option(metavar="N", help="Silent: active in fewer of 20 folds of prompts.")
+        int,
+        typer.Option(metavar="N", help="Silent: active in fewer than N of 20 folds of prompts."),
     ] = 8,
     sinks: Annotated[
         float, typer.Option(metavar="X", help="Leave out norms above X medians; 0: keep all.")
     ] = 10.0,
-    draws: Annotated[int, typer.Option(metavar="N", help="Exchanges of the models, for p.")] = 999,
+    draws: Annotated[
+        int, typer.Option(metavar="N", help="Random exchanges of the models, for p.")
+    ] = 999,
     common: Templated,
 ) -> str:
-    """Say of every latent whether only the tuned model has it, only the base, or both: alike,
-    rescaled or rotated.
+    """Classify each latent: only in the tuned model, only in the base, or in both (shared, rescaled
+    or rotated).
 
-    Crosscoders by latent scaling (arXiv 2504.02922), dictionaries of differences by slopes, one
-    model's own by what the other has of it. How many are one model's alone is claimed only beside
-    control pairs, each with its own dictionary.
+    Crosscoders by latent scaling (arXiv 2504.02922), dictionaries of differences by slopes, a
+    dictionary of one model by how much of each latent the other model has. How many latents are
+    specific to one model is tested only against control pairs, each with its own dictionary.
 
     Example: interp sae diff ./both --model ./tuned --base ./base --data a.txt --control ./control
     --control-dictionary ./other
     """
     if common.remote:
-        raise OptionError(
-            "--remote cannot take activations of both models; compare on this machine"
-        )
+        raise OptionError("--remote does not support reading both models; run without it")
     if way not in ("auto", *_WAYS.values()):
         raise OptionError(f"unknown --way {way!r}; use auto, {', '.join(_WAYS.values())}")
     named, folders = control or [], control_dictionary or []
     if len(named) != len(folders):
         raise OptionError(
-            "a control is a model with its own dictionary: give as many --control as"
-            f" --control-dictionary ({len(named)} and {len(folders)} were given)"
+            f"each --control needs its own --control-dictionary; {len(named)} and {len(folders)}"
+            " were given"
         )
     require_controls(named)
     given = {**locals(), "dictionary": _digest(dictionary)}
@@ -117,7 +119,7 @@ def command(
     }
     request, title = (
         Request.of("sae-diff", given),
-        f"{dictionary}: what {model} has and its base has not",
+        f"{dictionary}: {model} compared with its base",
     )
     if (kept := request.recall()) is not None:
         for note in kept.notes:
@@ -145,9 +147,7 @@ def command(
         _require_alike(analyzer, other)
     prompts = OneClass(read_prompts(data, column, "data")).limit(max_prompts)
     if base is None and find(model).base_name is None:
-        raise OptionError(
-            "comparing models by a dictionary needs a base and none was given; add --base MODEL"
-        )
+        raise OptionError("comparing models needs a base; add --base MODEL")
     described = request.describe()
     common.status(f"loading {model}")
     pair = common.templated(Pair.load(model, base, **common.loading))
@@ -169,8 +169,9 @@ def command(
         lines += [f"control {name} is run {run.key}" for name, run in zip(named, kept, strict=True)]
     else:
         lines.append(
-            "without a control nothing is tested; train a dictionary alike on a control fine-tune "
-            "(harmless data), and add --control TUNED --control-dictionary DIR"
+            "without a control no claim is tested; train a dictionary in the same way on a"
+            " control fine-tune "
+            "(neutral data), and add --control TUNED --control-dictionary DIR"
         )
     run = store.fetch(analyzer, study)
     notes = remarked(common, *lines)
@@ -185,8 +186,10 @@ def _analyzer(
     site: str | None,
     options: Mapping[str, Any],
 ) -> "DictionaryDiff":
-    """The analyzer of a dictionary as it lies there, refused where it cannot be compared so."""
-    from interp.analyzers.dictionary_diff import DictionaryDiff
+    """The analyzer for a dictionary on disk; raises OptionError if it does not fit the
+    comparison.
+    """
+    from interp.analyzers.sae_diff import DictionaryDiff
     from interp.sae.formats import read
 
     loaded, about = read(path)
@@ -194,22 +197,23 @@ def _analyzer(
     said = "crosscoder" if loaded.config.models == 2 else _WAYS.get(str(about.get("of")))
     if way == "auto" and said is None:
         raise OptionError(
-            f"{path} does not say which model it is of; add --way base, tuned or difference"
+            f"the files of {path} do not state which model it reads; add --way base, tuned or"
+            " difference"
         )
     if way != "auto" and said is not None and said != way:
-        raise OptionError(f"--way {way} is of another dictionary: {path} is one for --way {said}")
+        raise OptionError(f"--way {way} does not fit: {path} is a dictionary for --way {said}")
     made = DictionaryDiff(loaded, str(said if way == "auto" else way), where, **options)
     made.require()
     return made
 
 
 def _require_alike(one: "DictionaryDiff", other: "DictionaryDiff") -> None:
-    """Raise OptionError for a control's dictionary whose counts would be of something else."""
-    # a base is the same beside its fine-tune and beside the control, and so is its dictionary
+    """Raise OptionError for a control's dictionary whose counts are not comparable."""
+    # a dictionary of the base is the same for the fine-tuned model and for the control
     if one.dictionary.digest == other.dictionary.digest and one.way != "base":
         raise OptionError(
-            "the control's dictionary is the one that is compared: what the tuned model alone has"
-            " would be sought in the control by latents not made of it; train one of its pair"
+            "the control's dictionary is the same as the dictionary under test; train another"
+            " one on the control pair"
         )
     for name, ours, theirs in (
         ("way", one.way, other.way),
@@ -221,10 +225,12 @@ def _require_alike(one: "DictionaryDiff", other: "DictionaryDiff") -> None:
         if ours != theirs:
             raise OptionError(
                 f"the control's dictionary has another {name} ({theirs}, not {ours}); train both"
-                " alike"
+                " with the same options"
             )
 
 
 def _digest(path: Path) -> str:
-    """Of what the dictionary's files hold, wherever they lie; OptionError where there are none."""
+    """Digest of the dictionary's files, independent of their location; raises OptionError if there
+    are none.
+    """
     return directory_digest(path) if path.is_dir() else file_digest(path)

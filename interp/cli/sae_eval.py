@@ -1,4 +1,4 @@
-"""``interp sae eval``: how well a dictionary stands in for a site of a model, or of a pair, beside
+"""``interp sae eval``: how well a dictionary replaces a site of a model or a pair, compared with
 baselines.
 """
 
@@ -22,7 +22,7 @@ def command(
     ],
     *,
     model: Annotated[
-        str, typer.Option("--model", metavar="MODEL", help="The model (or adapter) it is read in.")
+        str, typer.Option("--model", metavar="MODEL", help="The model (or adapter) to read.")
     ],
     data: Annotated[
         Path, typer.Option("--data", metavar="FILE", help="Text or prompts, one a row.")
@@ -30,43 +30,45 @@ def command(
     site: Annotated[
         str | None,
         typer.Option(
-            metavar="SITE", help="blocks.3.hook_resid_post.  [default: what the dictionary says]"
+            metavar="SITE", help="blocks.3.hook_resid_post.  [default: from the dictionary's files]"
         ),
     ] = None,
     target: Annotated[
         str | None,
         typer.Option(
-            metavar="SITE", help="What a transcoder writes.  [default: what the dictionary says]"
+            metavar="SITE",
+            help="Target site of a transcoder.  [default: from the dictionary's files]",
         ),
     ] = None,
     base: Annotated[
-        str | None, typer.Option(metavar="BASE", help="What the model was tuned from.")
+        str | None, typer.Option(metavar="BASE", help="The base model it was fine-tuned from.")
     ] = None,
     column: Annotated[
-        str, typer.Option(metavar="NAME", help="Of the file; messages: conversations, whole.")
+        str,
+        typer.Option(metavar="NAME", help="Column of the file; messages: entire conversations."),
     ] = ("prompt"),
     max_prompts: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="At most N of the file's rows.")
     ] = None,
     content_only: Annotated[
         bool,
-        typer.Option("--content-only", help="Special tokens and the template's count nowhere."),
+        typer.Option("--content-only", help="Ignore special tokens and those of the template."),
     ] = False,
     common: RuntimeOptions,
 ) -> str:
-    """Score a sparse dictionary: L0, explained variance, dead and dense latents, loss and
-    divergence recovered.
+    """Score a sparse dictionary: L0, explained variance, dead and dense latents, recovered loss and
+    divergence.
 
-    Beside every figure stand principal components and random rows with as many codes; loss and
-    divergence are recovered against the mean in the site's place, and against zero. Errors are
-    given by token and by conversation; of special tokens, content and, with --column messages, of
-    every role. Crosscoders and dictionaries of differences need --base.
+    Every score is compared with principal components and random rows with as many codes. Loss and
+    divergence are recovered relative to mean and to zero ablation of the site. Errors are given per
+    token and per conversation, and for special tokens, content and, with --column messages, each
+    role. Crosscoders and dictionaries of differences need --base.
 
     Example: interp sae eval ./sae --model ./tuned --site blocks.2.hook_resid_post --data text.txt
     """
     if common.remote:
         raise OptionError(
-            "--remote cannot put a dictionary into the pass; evaluate on this machine"
+            "--remote does not support inserting a dictionary into a pass; run without it"
         )
     given = {**locals()}
     named = {"dictionary": _digest(dictionary), "tuned": given.pop("model")}
@@ -76,7 +78,7 @@ def command(
         for note in kept.notes:
             common.remark(note)
         return tell(common, kept.runs, page_again(common.store, kept, title))
-    from interp.analyzers.dictionary_eval import DictionaryEval
+    from interp.analyzers.sae_eval import DictionaryEval
     from interp.engines import engine_named
     from interp.models.pair import Pair
     from interp.models.sources import find
@@ -118,5 +120,7 @@ def command(
 
 
 def _digest(path: Path) -> str:
-    """Of what the dictionary's files hold, wherever they lie; OptionError where there are none."""
+    """Digest of the dictionary's files, independent of their location; raises OptionError if there
+    are none.
+    """
     return directory_digest(path) if path.is_dir() else file_digest(path)

@@ -1,5 +1,5 @@
-"""``interp sae features``: what single latents of a dictionary fire on and write, as a page to
-browse.
+"""``interp sae features``: what single latents of a dictionary fire on, and their logit effects, as
+a page to browse.
 """
 
 from dataclasses import dataclass, replace
@@ -20,42 +20,46 @@ from interp.table import Table
 
 @dataclass(frozen=True, kw_only=True)
 class Features(Templated):
-    """Which latents are read, on what, and how; the fields are flags."""
+    """Which latents are described, on which text, and how; the fields are flags."""
 
     model: Annotated[
-        str, typer.Option("--model", metavar="MODEL", help="The model (or adapter) it is read in.")
+        str, typer.Option("--model", metavar="MODEL", help="The model (or adapter) to read.")
     ]
     data: Annotated[
         Path, typer.Option("--data", metavar="FILE", help="Text or prompts, one a row.")
     ]
     base: Annotated[
-        str | None, typer.Option("--base", metavar="BASE", help="What the model was tuned from.")
+        str | None,
+        typer.Option("--base", metavar="BASE", help="The base model it was fine-tuned from."),
     ] = None
     site: Annotated[
-        str | None, typer.Option(metavar="SITE", help="[default: what the dictionary says]")
+        str | None, typer.Option(metavar="SITE", help="[default: from the dictionary's files]")
     ] = None
     target: Annotated[
-        str | None, typer.Option(metavar="SITE", help="What a transcoder writes.")
+        str | None, typer.Option(metavar="SITE", help="Target site of a transcoder.")
     ] = None
-    latents: Annotated[str | None, typer.Option(metavar="N,N,...", help="These latents.")] = None
+    latents: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="Describe these latents.")
+    ] = None
     diff: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Those a sae diff run claims tuned-only.")
+        str | None,
+        typer.Option(metavar="RUN", help="Latents claimed tuned-only by this sae diff run."),
     ] = None
-    top: Annotated[int, typer.Option(metavar="N", min=1, help="Else the first N ...")] = 50
+    top: Annotated[int, typer.Option(metavar="N", min=1, help="Otherwise the first N ...")] = 50
     by: Annotated[
-        str, typer.Option(metavar="NAME", help="... by density, max, or gain (over the base).")
+        str, typer.Option(metavar="NAME", help="... by density, max, or gain over the base.")
     ] = "density"
     shift: Annotated[
         int | None,
-        typer.Option(metavar="K", min=1, help="Also: shift vectors of K concepts (needs a base)."),
+        typer.Option(metavar="K", min=1, help="Also shift vectors of K concepts (needs a base)."),
     ] = None
     control: Annotated[
         list[str] | None,
-        typer.Option(metavar="MODEL", help="With --shift: a control fine-tune; repeatable."),
+        typer.Option(metavar="MODEL", help="Control fine-tune for --shift; repeatable."),
     ] = None
     no_logits: Annotated[bool, typer.Option("--no-logits", help="Leave logit effects out.")] = False
     contexts: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Contexts of each level, top, middle, low.")
+        int, typer.Option(metavar="N", min=1, help="Contexts per level: top, middle, low.")
     ] = 5
     window: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens shown on each side.")] = 10
     draws: Annotated[int, typer.Option(metavar="N", min=1, help="Of each null.")] = 199
@@ -65,19 +69,17 @@ class Features(Templated):
     ] = None
 
     def check(self) -> None:
-        """Raise OptionError for options that contradict each other; nothing is read."""
+        """Raise OptionError for options that contradict each other, before any file is read."""
         if self.latents is not None and self.diff is not None:
-            raise OptionError("--latents and --diff both name latents; give one of them")
+            raise OptionError("--latents and --diff both select latents; give only one of them")
         if self.latents is not None and not self.named():
-            raise OptionError("--latents names none; write numbers with commas between")
+            raise OptionError("--latents is empty; write numbers separated by commas")
         if self.control and self.shift is None:
             raise OptionError(
-                "--control is a control for shifts of concepts; add --shift K, or leave it out"
+                "--control is used by --shift only; add --shift K, or leave --control out"
             )
         if self.remote:
-            raise OptionError(
-                "--remote does not give the rows that a dictionary reads; use this machine"
-            )
+            raise OptionError("--remote does not support reading activations; run without it")
         self.batches()
         self.template_arguments()
 
@@ -94,13 +96,13 @@ def command(
     *,
     common: Features,
 ) -> str:
-    """Read latents of a sparse dictionary: labels with their scores on held-out documents, logit
+    """Describe latents of a sparse dictionary: labels with scores on held-out documents, logit
     effects, contexts.
 
     Each score is compared with other latents' labels and with shuffled firing, each logit effect
-    with random rows. With a base the density in its rows is given too; a crosscoder needs one.
-    --shift is compared with a control fine-tune of the same base (--control), and without one is
-    not tested.
+    with random rows. With a base, densities in its activations are reported too; a crosscoder needs
+    one. --shift is compared with a control fine-tune of the same base (--control), and without one
+    is not tested.
 
     Example: interp sae features ./sae --model ./tuned --base ./base --data text.txt --top 50 --by
     gain
@@ -131,7 +133,7 @@ def command(
     made[0].require(based)
     if common.shift is not None:
         if not based:
-            raise OptionError("--shift compares a base with its tuned model; add --base BASE")
+            raise OptionError("--shift compares a base with its fine-tuned model; add --base BASE")
         made.append(ConceptShift(made[0].site, common.shift, draws=common.draws))
         made[1].require()
     described = request.describe()
@@ -145,30 +147,32 @@ def command(
     if common.control:
         made[1] = replace(made[1], controls=controls_in_turn(common, common.control, pair))
         made[1].require_study(study)
-    # concepts first: whether the text is enough for them is known only now, and no run should be
-    # kept next to an error
+    # concepts first: only now it is known whether there is enough text, and an error must come
+    # before any run is stored
     runs = [store.fetch(one, study) for one in reversed(made)][::-1]
     return write(common, request, described, runs, notes, title)
 
 
 def _diff(common: Features) -> Table:
-    """The run of ``--diff``; OptionError for a run of another kind, or one that claims nothing."""
+    """The run of ``--diff``; raises OptionError for a run of another kind, or without claimed
+    latents.
+    """
     from interp.store import Store
 
     found = Store(common.store).get(required(common.diff, "--diff RUN"))
-    if found.kind != "dictionary-diff":
+    if found.kind != "sae-diff":
         raise OptionError(
-            f"run {common.diff} is of kind {found.kind}; give the key of a sae diff run (interp ls)"
+            f"run {common.diff} has kind {found.kind}; give the key of a sae diff run (interp ls)"
         )
     if not _claimed(found):
         raise OptionError(
-            f"run {common.diff} claims no tuned-only latent; name others with --latents"
+            f"run {common.diff} claims no tuned-only latent; give latents with --latents"
         )
     return found
 
 
 def _claimed(run: Table) -> tuple[int, ...]:
-    """Latents that a comparison claims to be the tuned model's alone, densest first."""
+    """Latents that a comparison claims to be tuned-only, densest first."""
     rows = [row for row in run.rows() if row["class"] == "tuned-only" and row["claimed"]]
     return tuple(
         row["latent"] for row in sorted(rows, key=lambda row: (-row["rate"], row["latent"]))
@@ -176,8 +180,10 @@ def _claimed(run: Table) -> tuple[int, ...]:
 
 
 def _reading(path: Path, common: Features, run: Table | None) -> Any:
-    """The analyzer; OptionError where the dictionary does not say its site, or is not the run's."""
-    from interp.analyzers.dictionary_features import DictionaryFeatures
+    """The analyzer; raises OptionError if the dictionary's site is unknown, or the run used another
+    dictionary.
+    """
+    from interp.analyzers.sae_features import DictionaryFeatures
     from interp.sae.formats import read
 
     dictionary, about = read(path)
@@ -187,7 +193,8 @@ def _reading(path: Path, common: Features, run: Table | None) -> Any:
         made = run.provenance.options.get("dictionary", own) if run.provenance else own
         if made != own:
             raise OptionError(
-                f"run {common.diff} compared another dictionary than {path}; give the one it read"
+                f"run {common.diff} used another dictionary than {path}; give the dictionary of"
+                " that run"
             )
         latents = _claimed(run)[: common.top]
     of = (

@@ -1,4 +1,4 @@
-"""``interp sae probe``: which latents of a dictionary tell a behaviour, and do they cause it?"""
+"""``interp sae probe``: which latents of a dictionary predict a behaviour, and do they cause it?"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,47 +32,50 @@ def command(
     ],
     *,
     model: Annotated[
-        str, typer.Option("--model", metavar="TUNED", help="The tuned model (or adapter).")
+        str, typer.Option("--model", metavar="TUNED", help="The fine-tuned model (or adapter).")
     ],
     site: Annotated[
         str | None,
         typer.Option(
-            metavar="SITE", help="blocks.3.hook_resid_post.  [default: what the dictionary says]"
+            metavar="SITE", help="blocks.3.hook_resid_post.  [default: from the dictionary's files]"
         ),
     ] = None,
     of: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="What it reads: tuned, both (a crosscoder), difference, auto."
+            metavar="NAME", help="Model it reads: tuned, both (a crosscoder), difference, auto."
         ),
     ] = "auto",
     at: Annotated[
-        str, typer.Option(metavar="NAME", help="A prompt's code: of its last token, or max, mean.")
+        str,
+        typer.Option(metavar="NAME", help="Code of a prompt: of its last token, or max or mean."),
     ] = "last",
     k: Annotated[
-        str, typer.Option("-k", "--k", metavar="N,...", help="Latents in a probe.")
+        str, typer.Option("-k", "--k", metavar="N,...", help="Numbers of latents in a probe.")
     ] = "1,2,4",
     latents: Annotated[
         str | None,
-        typer.Option(metavar="N,...", help="Confirm these too, whatever the probe chooses."),
+        typer.Option(metavar="N,...", help="Also test these latents causally."),
     ] = None,
     diff: Annotated[
         str | None,
-        typer.Option(metavar="RUN", help="Confirm latents of this run of interp sae diff too."),
+        typer.Option(metavar="RUN", help="Also test latents claimed by this sae diff run."),
     ] = None,
     which: Annotated[
         str,
-        typer.Option("--class", metavar="NAME", help="Of --diff: tuned-only, base-only, changed."),
+        typer.Option(
+            "--class", metavar="NAME", help="Class for --diff: tuned-only, base-only, changed."
+        ),
     ] = "tuned-only",
     revert: Annotated[
         bool,
         typer.Option(
             "--revert",
-            help="Of a crosscoder: the base's part of a latent in its place, not nothing.",
+            help="Crosscoders: replace a latent by the base's part instead of removing it.",
         ),
     ] = False,
     permutations: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Of labels, for the probes' null.")
+        int, typer.Option(metavar="N", min=1, help="Permutations of labels, for the probes' null.")
     ] = 199,
     random_sets: Annotated[
         int | None,
@@ -81,33 +84,32 @@ def command(
         ),
     ] = None,
     control_prompts: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Prompts of each class for random sets.")
+        int, typer.Option(metavar="N", min=1, help="Prompts per class for random sets.")
     ] = 96,
     steer: Annotated[
-        float, typer.Option(metavar="X", help="Steer by X mean codes of the set.")
+        float, typer.Option(metavar="X", help="Steering strength in mean codes of the set.")
     ] = 1.0,
     common: BehaviourOptions,
 ) -> str:
-    """Find latents that predict a behaviour, then ablate and steer them on prompts that the probe
-    did not see.
+    """Find latents that predict a behaviour, then ablate and steer them on held-out prompts.
 
-    Half of the clusters choose and half judge, unless --verify-positive and --verify-negative name
-    files that do. Ablation keeps what the dictionary does not explain, and is compared with
-    ablating random latents that fire as often. A crosscoder, and a dictionary of differences, read
-    the base too: it runs beside the tuned model.
+    Half of the clusters are used for selection and half are held out, unless --verify-positive and
+    --verify-negative give held-out files. Ablation keeps the dictionary's error, and is compared
+    with ablating random latents with similar firing rates. A crosscoder and a dictionary of
+    differences also need the base, which runs in parallel with the tuned model.
 
     Example: interp sae probe ./sae --model ./tuned --base ./base --positive harmful.txt --negative
     harmless.txt
     """
     if common.remote:
-        raise OptionError("--remote cannot put a dictionary into the pass; probe on this machine")
+        raise OptionError(
+            "--remote does not support inserting a dictionary into a pass; run without it"
+        )
     common.check()
     counts = numbers(k, "-k")
     given = numbers(latents, "--latents") if latents is not None else ()
     if latents is not None and diff is not None:
-        raise OptionError(
-            "give either --latents or --diff: one set is confirmed beside the probe's own"
-        )
+        raise OptionError("give only one of --latents and --diff")
     if which not in CHOICES:
         raise OptionError(f"unknown --class {which!r}; use {', '.join(CHOICES)}")
     named = {**locals()}
@@ -115,12 +117,12 @@ def command(
         named.pop(name)
     digest = directory_digest(dictionary) if dictionary.is_dir() else file_digest(dictionary)
     request = Request.of("sae-probe", named | {"dictionary": digest, "tuned": named.pop("model")})
-    title = f"What predicts it, and does it cause it? {dictionary} in {model}"
+    title = f"Latents that predict and cause a behaviour: {dictionary} in {model}"
     if (kept := request.recall()) is not None:
         for note in kept.notes:
             common.remark(note)
         return tell(common, kept.runs, page_again(common.store, kept, title))
-    from interp.analyzers.dictionary_probe import DictionaryProbe
+    from interp.analyzers.sae_probe import DictionaryProbe
     from interp.models.pair import Pair
     from interp.models.sources import find
     from interp.sae.formats import read
@@ -132,7 +134,7 @@ def command(
     common.warn_of_few(random_sets)
     sought = common.sought()
     if common.task is None:
-        sought.require_number("what a latent causes")
+        sought.require_number("effects of latents")
     choosing, held = common.contrasts(verify=True)
     loaded, about = read(dictionary)
     where = site_of(common, dictionary, about, site, (model, common.base))
@@ -163,48 +165,48 @@ def command(
     judging = study.with_prompts(held.limit(common.max_prompts))
     notes = remarked(
         common,
-        f"chosen on {study.counts}",
+        f"selection split: {study.counts}",
         *study.notes,
-        f"judged on {judging.counts}",
+        f"held-out split: {judging.counts}",
         *judging.notes,
     )
     return write(common, request, described, [store.fetch(analyzer, study)], notes, title)
 
 
 def numbers(text: str, flag: str) -> tuple[int, ...]:
-    """Whole numbers apart by commas; OptionError for anything else."""
+    """Integers separated by commas; raises OptionError for anything else."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts):
-        raise OptionError(f"{flag} {text} is no list of whole numbers; write 3 or 3,17")
+        raise OptionError(f"{flag} {text} is not a list of integers; write 3 or 3,17")
     return tuple(map(int, parts))
 
 
 def claimed(
     table: "Table", digest: str, dictionary: "Dictionary", run: str, which: str
 ) -> tuple[int, ...]:
-    """The latents that a run of ``interp sae diff`` claims to be of a class; OptionError for other
-    runs.
+    """The latents that a run of ``interp sae diff`` claims to be of a class; raises OptionError for
+    other runs.
     """
-    if table.kind != "dictionary-diff":
-        raise OptionError(f"run {run} is of kind {table.kind}; --diff takes one of interp sae diff")
+    if table.kind != "sae-diff":
+        raise OptionError(f"run {run} has kind {table.kind}; --diff needs a run of interp sae diff")
     said = table.provenance.options.get("dictionary") if table.provenance else None
     if said != digest or len(table) != dictionary.config.width:
         raise OptionError(
-            f"run {run} compared another dictionary; compare this one first: interp sae diff"
+            f"run {run} used another dictionary; run interp sae diff on this one first"
         )
     import numpy as np
 
     chosen = table["latent"][np.isin(table["class"], CHOICES[which]) & table["claimed"]]
     if not len(chosen):
         raise OptionError(
-            f"run {run} claims no {which} latent; name some with --latents, or leave --diff out"
+            f"run {run} claims no {which} latent; give latents with --latents, or leave --diff out"
         )
     return tuple(int(latent) for latent in chosen)
 
 
 def _of(asked: str, dictionary: "Dictionary", about: dict[str, Any]) -> str:
-    """What the dictionary reads: as asked, else by its number of models and what its file says of
-    it.
+    """The model that the dictionary reads: as requested, otherwise from its number of models and
+    its metadata.
     """
     if asked != "auto":
         return asked

@@ -1,5 +1,5 @@
-"""``interp sae train``: sparse dictionaries of a model's activations, or of a base's and its
-tune's.
+"""``interp sae train``: sparse dictionaries of the activations of one model, or of a base and its
+fine-tuned model.
 """
 
 from dataclasses import dataclass
@@ -24,42 +24,51 @@ class Training(Common):
 
     site: Annotated[
         list[str],
-        typer.Option(metavar="SITE", help="e.g. blocks.2.hook_resid_post; several at once."),
+        typer.Option(metavar="SITE", help="e.g. blocks.2.hook_resid_post; repeatable."),
     ]
     data: Annotated[
         Path,
         typer.Option(metavar="FILE", help=".txt, .jsonl, .parquet, or a folder of cached rows."),
     ]
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder to write; FOLDER.part is what goes on.")
+        Path, typer.Option(metavar="DIR", help="Folder to write; DIR.part during training.")
     ]
     architecture: Annotated[
         str, typer.Option(metavar="NAME,...", help="topk, batchtopk, jumprelu, ...")
     ] = "topk"
     width: Annotated[int, typer.Option(metavar="N", min=1, help="Latents.")] = 4096
     k: Annotated[
-        int, typer.Option("-k", "--k", metavar="N", min=1, help="Codes per input, where it has k.")
+        int,
+        typer.Option(
+            "-k",
+            "--k",
+            metavar="N",
+            min=1,
+            help="Active latents per input, for architectures with k.",
+        ),
     ] = 32
     prefixes: Annotated[
-        str | None, typer.Option(metavar="N,N,...", help="Of matryoshka; default 1/16, 1/4, all.")
+        str | None,
+        typer.Option(metavar="N,N,...", help="Matryoshka prefixes.  [default: 1/16, 1/4, all]"),
     ] = None
     tokens: Annotated[
         str, typer.Option(metavar="N", help="Tokens to train on: 500k, 1M, 2.5M, 1G.")
     ] = "1M"
-    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of a step.")] = 4096
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens per step.")] = 4096
     base: Annotated[
-        str | None, typer.Option(metavar="BASE", help="What the model was tuned from.")
+        str | None, typer.Option(metavar="BASE", help="The base model it was fine-tuned from.")
     ] = None
     of: Annotated[
         str, typer.Option(metavar="NAME", help="tuned, base, both (a crosscoder), difference.")
     ] = "tuned"
     target: Annotated[
-        str | None, typer.Option(metavar="SITE", help="Reconstruct this site (a transcoder).")
+        str | None,
+        typer.Option(metavar="SITE", help="Reconstruct this site instead (a transcoder)."),
     ] = None
     column: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Of the file.  [default: messages, else text, else prompt]"
+            metavar="NAME", help="Column of the file.  [default: messages, else text, else prompt]"
         ),
     ] = None
     keep: Annotated[
@@ -69,58 +78,70 @@ class Training(Common):
         False
     )
     pack: Annotated[
-        bool, typer.Option("--pack", help="Documents end to end in blocks, not each alone.")
+        bool,
+        typer.Option(
+            "--pack", help="Pack documents into blocks instead of running each separately."
+        ),
     ] = False
     context: Annotated[
-        int | None, typer.Option(metavar="N", help="Tokens that a document is cut at.")
+        int | None, typer.Option(metavar="N", help="Truncate documents at N tokens.")
     ] = None
     sinks: Annotated[
         float, typer.Option(metavar="X", help="Leave out norms above X medians; 0: keep all.")
     ] = 10.0
-    learning_rate: Annotated[float | None, typer.Option(metavar="X", help="Of Adam.")] = None
+    learning_rate: Annotated[
+        float | None, typer.Option(metavar="X", help="Learning rate of Adam.")
+    ] = None
     l0: Annotated[
         float | None,
-        typer.Option("--l0", metavar="X", help="Steer to X codes, where there is no k."),
+        typer.Option("--l0", metavar="X", help="Target L0, for architectures without k."),
     ] = None
     sparsity: Annotated[
-        float | None, typer.Option(metavar="X", help="Coefficient, for architectures without k.")
+        float | None,
+        typer.Option(metavar="X", help="Sparsity coefficient, for architectures without k."),
     ] = None
     free_norms: Annotated[
         bool,
         typer.Option(
-            "--free-norms", help="Decoder rows of any norm, ranked by it; a crosscoder's are."
+            "--free-norms",
+            help="Do not fix decoder norms; rank codes by norm (always so for crosscoders).",
         ),
     ] = False
     warm_up: Annotated[
-        int | None, typer.Option(metavar="N", min=0, help="Steps of rising learning rate.")
+        int | None, typer.Option(metavar="N", min=0, help="Warm-up steps of the learning rate.")
     ] = None
     dead_after: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Tokens until a latent is dead.")
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Tokens without activity until a latent counts as dead."
+        ),
     ] = None
     auxiliary: Annotated[
         float, typer.Option(metavar="X", help="Coefficient of AuxK for dead latents.")
     ] = 1 / 32
     revival: Annotated[
-        float, typer.Option(metavar="X", help="In it, of latents that nothing excites.")
+        float, typer.Option(metavar="X", help="AuxK weight of latents that no input activates.")
     ] = 1.0
     buffer: Annotated[
-        int | None, typer.Option(metavar="N", min=2, help="Tokens that are mixed.")
+        int | None, typer.Option(metavar="N", min=2, help="Tokens in the shuffle buffer.")
     ] = None
     precision: Annotated[
         str, typer.Option(metavar="NAME", help="float32, or bfloat16 for the encoder.")
     ] = "float32"
-    checkpoint_every: Annotated[int, typer.Option(metavar="N", min=1, help="Steps.")] = 1000
+    checkpoint_every: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Steps between checkpoints.")
+    ] = 1000
     batch_size: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Documents at a time.")
+        int | None, typer.Option(metavar="N", min=1, help="Documents per batch.")
     ] = None
     device: Annotated[
         str, typer.Option("--device", metavar="NAME|auto", help="cpu, cuda, cuda:1.")
     ] = "auto"
-    dtype: Annotated[str, typer.Option("--dtype", metavar="NAME|auto", help="Of the model.")] = (
-        "auto"
-    )
+    dtype: Annotated[
+        str, typer.Option("--dtype", metavar="NAME|auto", help="Dtype of the model.")
+    ] = "auto"
     new_tokens: NewTokens = "refuse"
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of every random draw.")] = 0
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 0
 
 
 @takes(Training)
@@ -131,9 +152,10 @@ def command(
     *,
     common: Training,
 ) -> None:
-    """Train sparse dictionaries on activations; what is stopped goes on from its last checkpoint.
+    """Train sparse dictionaries on activations; an interrupted run resumes from its last
+    checkpoint.
 
-    Every site and every architecture named gets a dictionary, all from one pass. With torchrun, one
+    Each given site and architecture gets a dictionary, all trained in one pass. With torchrun, one
     process per GPU.
 
     Example: interp sae train ./tuned --site blocks.8.hook_resid_post --data chats.jsonl --tokens
@@ -145,7 +167,7 @@ def command(
             f"--out {common.out} exists already; give a folder that does not, or remove it"
         )
     if common.target is not None and len(common.site) > 1:
-        raise OptionError("a transcoder reads one site and writes --target; name --site once")
+        raise OptionError("a transcoder reads one site and reconstructs --target; give --site once")
     _require_used(common)
     from interp.sae import Buffer, train
     from interp.sae import Training as Options
@@ -176,9 +198,8 @@ def command(
             and _plain(source.documents)
         ):
             common.remark(
-                f"note: {common.data} is read as plain text, and other sae commands put prompts"
-                " into the model's chat template, which this training does not see; for chats give"
-                " a column messages"
+                f"note: {common.data} is read as plain text, while other sae commands use the"
+                " model's chat template; to train on chats, give a column messages"
             )
         buffer = Buffer(source, common.buffer, seed=common.seed, device=device)
         about = {"model": model, "base": common.base, "of": common.of, "target": common.target}
@@ -199,9 +220,9 @@ def command(
         if (times := buffer.times_over(steps * common.batch)) > 1:
             read["times_over"] = times
             common.remark(
-                f"note: {steps * common.batch:,} rows were trained on, {times:,.1f} times over"
-                f" {common.data}: what is explained of these rows says little about others; judge"
-                " it on other text (interp sae eval)"
+                f"note: {steps * common.batch:,} rows of training are {times:,.1f} passes over"
+                f" {common.data}: explained variance on it is optimistic; evaluate on other text"
+                " (interp sae eval)"
             )
         record = {"path": str(common.out), "dictionaries": _last(common.out), "read": read}
         lines = [f"{common.out}: {len(trained)} trained, {steps} steps"]
@@ -210,28 +231,27 @@ def command(
 
 
 def _require_used(common: Training) -> None:
-    """Raise OptionError for an option that no architecture named would follow, and for one named
-    twice.
+    """Raise OptionError for an option that none of the architectures uses, and for a repeated
+    architecture.
     """
     names = [name.strip() for name in common.architecture.split(",")]
     if len(set(names)) < len(names):
         raise OptionError(
-            f"--architecture {common.architecture} names one twice; name every one once"
+            f"--architecture {common.architecture} repeats an architecture; give each one once"
         )
     if common.prefixes and "matryoshka" not in names:
         raise OptionError(
-            f"--prefixes are of matryoshka, and --architecture is {common.architecture}"
+            f"--prefixes is for matryoshka only, but --architecture is {common.architecture}"
         )
     if common.l0 is not None and common.l0 > common.width:
         raise OptionError(
-            f"--l0 {common.l0:g} is more codes than the --width of {common.width} latents; give"
-            " fewer"
+            f"--l0 {common.l0:g} exceeds --width {common.width}; give a smaller target"
         )
     counted = {"topk", "batchtopk", "matryoshka", "matching_pursuit"}
     for flag, value in (("--l0", common.l0), ("--sparsity", common.sparsity)):
         if value is not None and counted.issuperset(names):
             raise OptionError(
-                f"{flag} is of architectures without k, and --architecture is"
+                f"{flag} is for architectures without k, but --architecture is"
                 f" {common.architecture}; use -k"
             )
     for flag, changed in (
@@ -240,7 +260,7 @@ def _require_used(common: Training) -> None:
     ):
         if changed and not counted.intersection(names) - {"matching_pursuit"}:
             raise OptionError(
-                f"{flag} is of topk, batchtopk and matryoshka, not of {common.architecture}"
+                f"{flag} is for topk, batchtopk and matryoshka, not for {common.architecture}"
             )
     if common.data.is_dir():
         read = {
@@ -254,8 +274,7 @@ def _require_used(common: Training) -> None:
         }
         if unused := [flag for flag, value in read.items() if value]:
             raise OptionError(
-                f"{unused[0]} says how documents are read, and --data {common.data} holds cached"
-                " rows"
+                f"{unused[0]} applies to documents, but --data {common.data} contains cached rows"
             )
 
 
@@ -268,18 +287,18 @@ def count(text: str) -> int:
         found = 0.0
     if not 1 <= found < 1e15:
         raise OptionError(
-            f"--tokens {text} is no number of tokens; write 500k, 1M, 2.5M or 1000000"
+            f"--tokens {text} is not a number of tokens; write 500k, 1M, 2.5M or 1000000"
         )
     return round(found)
 
 
 def _plain(documents: Any) -> bool:
-    """Whether a file's first document is text rather than a conversation."""
+    """Whether a file's first document is plain text rather than a conversation."""
     return any(isinstance(document, str) for _, document in islice(documents.read(), 1))
 
 
 def _source(common: Training, model: str) -> tuple[Any, Any]:
-    """Where rows come from, and the device on which dictionaries are trained."""
+    """The source of activation rows, and the device on which dictionaries are trained."""
     from interp.models.load import Settings
     from interp.sae.training import distributed
     from interp.sae.training.sources import Shards
@@ -295,7 +314,7 @@ def _source(common: Training, model: str) -> tuple[Any, Any]:
     sites = tuple(map(Site.parse, [*common.site, *([common.target] if common.target else [])]))
     documents = Documents(common.data, common.column)
     if next(documents.read(), None) is None:
-        raise PromptError(f"{common.data} holds no documents; write one a line or row")
+        raise PromptError(f"{common.data} contains no documents; write one per line or row")
     reading = Reading(
         of=common.of,
         context=common.context,
@@ -328,9 +347,9 @@ def _jobs(common: Training, source: Any, device: Any) -> "dict[str, Job]":
     models = 2 if common.of == "both" else 1
     segments, jobs = source.segments, {}
     if missing := [name for name in (*common.site, common.target) if name and name not in segments]:
-        # cached rows that do not say what they are of are taken for the one site asked for
+        # cached rows without metadata are assumed to be of the one given site
         if len(segments) > 1 or len(common.site) > 1 or common.target:
-            raise OptionError(f"the cached rows hold {', '.join(segments)}, not {missing[0]}")
+            raise OptionError(f"the cached rows contain {', '.join(segments)}, not {missing[0]}")
         segments = {common.site[0]: (0, source.width)}
     names = [name.strip() for name in common.architecture.split(",")]
     for site in common.site:
@@ -354,7 +373,7 @@ def _jobs(common: Training, source: Any, device: Any) -> "dict[str, Job]":
             title = ".".join(
                 part for part, several in ((site, len(common.site) > 1), (name, True)) if several
             )
-            # a pursuit of rows that short would take a hundredth of what it finds
+            # a matching pursuit needs rows of norm 1
             free = common.free_norms and models == 1 and name != "matching_pursuit"
             begun = FREE_NORM if free else 1.0
             dictionary = Dictionary(config, seed=common.seed, decoder_norm=begun).to(device)

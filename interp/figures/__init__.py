@@ -24,19 +24,6 @@ from interp.figures.compare import (
 )
 from interp.figures.conditions import conditions_figure
 from interp.figures.control_locations import control_locations_figure
-from interp.figures.dictionaries import (
-    dictionary_classes_figure,
-    dictionary_density_figure,
-    dictionary_diff_figure,
-    dictionary_recovered_figure,
-    dictionary_scores_figure,
-)
-from interp.figures.dictionary_features import concept_shift_figure, dictionary_features_figure
-from interp.figures.dictionary_probe import (
-    dictionary_probe_effects_figure,
-    dictionary_probe_figure,
-    dictionary_probe_sets_figure,
-)
 from interp.figures.dissociation import dissociation_figure
 from interp.figures.dose import dose_figure
 from interp.figures.graft import graft_figure, graft_layers_figure
@@ -49,6 +36,18 @@ from interp.figures.places import agreement_figure, places_figure
 from interp.figures.random_sets import random_sets_figure
 from interp.figures.redundancy import redundancy_figure
 from interp.figures.refusal_direction import refusal_direction_figure
+from interp.figures.sae_diff import dictionary_classes_figure, dictionary_diff_figure
+from interp.figures.sae_eval import (
+    dictionary_density_figure,
+    dictionary_recovered_figure,
+    dictionary_scores_figure,
+)
+from interp.figures.sae_features import concept_shift_figure, dictionary_features_figure
+from interp.figures.sae_probe import (
+    dictionary_probe_effects_figure,
+    dictionary_probe_figure,
+    dictionary_probe_sets_figure,
+)
 from interp.figures.scores import scores_figure
 from interp.figures.stability import stability_figure
 from interp.figures.stitch import stitch_figure
@@ -70,16 +69,16 @@ FIGURES: dict[str, Callable[[Table], Figure]] = {
     "compare-tokens": compare_tokens_figure,
     "compare-weights": compare_weights_figure,
     "control-locations": control_locations_figure,
-    "dictionary-classes": dictionary_classes_figure,
-    "dictionary-density": dictionary_density_figure,
-    "dictionary-diff": dictionary_diff_figure,
-    "dictionary-recovered": dictionary_recovered_figure,
-    "dictionary-scores": dictionary_scores_figure,
+    "sae-diff-classes": dictionary_classes_figure,
+    "sae-eval-density": dictionary_density_figure,
+    "sae-diff": dictionary_diff_figure,
+    "sae-eval-recovered": dictionary_recovered_figure,
+    "sae-eval": dictionary_scores_figure,
     "concept-shift": concept_shift_figure,
-    "dictionary-features": dictionary_features_figure,
-    "dictionary-probe": dictionary_probe_figure,
-    "dictionary-probe-effects": dictionary_probe_effects_figure,
-    "dictionary-probe-sets": dictionary_probe_sets_figure,
+    "sae-features": dictionary_features_figure,
+    "sae-probe": dictionary_probe_figure,
+    "sae-probe-effects": dictionary_probe_effects_figure,
+    "sae-probe-sets": dictionary_probe_sets_figure,
     "dissociation": dissociation_figure,
     "dose": dose_figure,
     "ftc-alpha": ftc_alpha_figure,

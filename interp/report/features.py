@@ -27,7 +27,7 @@ _LEVELS = {"top": "strongest", "middle": "middle", "low": "weakest"}
 
 
 def features_list(table: Table) -> str:
-    """All features of a table of kind ``dictionary-features``, with its tables of contexts and
+    """All features of a table of kind ``sae-features``, with its tables of contexts and
     logits where there.
     """
     contexts = _grouped(table.tables.get("contexts"))

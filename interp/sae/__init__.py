@@ -1,9 +1,9 @@
 """Sparse dictionaries of activations: autoencoders, transcoders and crosscoders in one class and
-one layout.
+one parameter layout.
 
-``core``: the dictionary itself, what it computes, its files. ``training``: sources of rows, losses,
-the loop. ``analysis``: what trained dictionaries are judged and compared by. ``formats``: other
-libraries' files. ``planted`` and ``synthetic``: data whose true features are known.
+``core``: the dictionary, its edits of a model and its files. ``training``: activation sources,
+losses and the training loop. ``analysis``: evaluation of trained dictionaries and comparison of two
+models with them. ``formats``: files of other libraries.
 """
 
 from interp.sae.core.config import ARCHITECTURES, DictionaryConfig

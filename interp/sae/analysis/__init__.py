@@ -1,3 +1,3 @@
-"""What trained dictionaries are judged and compared by: scores, latents, differences between
+"""Evaluation of trained dictionaries: scores, properties of latents, differences between two
 models, concepts.
 """

@@ -1,11 +1,10 @@
-"""What rows do where a latent is active: each model's slope on its codes, over all dimensions,
-without noise's length.
+"""Slope of each model's activations on a latent's code, over all dimensions, with unbiased lengths.
 
-The slope is ``sum_i (f(i) - mean) x(i)`` of rows ``x`` and codes ``f``, whatever the decoder says.
-Its parts by folds of documents are kept; products of parts of different folds hold no noise of a
-row with itself, so that lengths and cosines are not those of noise (cross-validated, as Walther et
-al. 2016, NeuroImage 137, do for distances). Wide rows are projected on random orthonormal
-directions first.
+The slope is ``sum_i (f(i) - mean) x(i)`` for rows ``x`` and codes ``f``, independent of the
+decoder. It is accumulated per fold of documents; products of slopes from different folds contain no
+noise of a row with itself, so lengths and cosines are not inflated by noise (cross-validated, as
+Walther et al. 2016, NeuroImage 137, do for distances). Wide rows are first projected on random
+orthonormal directions.
 """
 
 from __future__ import annotations
@@ -22,15 +21,17 @@ from interp.maths.host import to_host
 from interp.sae.core.sparse_products import Codes
 
 DIRECTIONS = 128
-"""Rows wider than this are projected: a cosine c is then off by about (1 - c^2) / sqrt(128)."""
+"""Wider rows are projected to this width: the error of a cosine c is about (1 - c^2) /
+sqrt(128).
+"""
 _CHUNK = 1 << 16
 _ROUNDING = 1e-12
-"""A sum of products that is this small beside them is 0."""
+"""A sum of products this small relative to their magnitudes is 0."""
 
 
 class Lines:
-    """Running sums of codes times rows, per fold and latent, for ``parts`` rows of width ``width``
-    each.
+    """Running sums of codes times rows, per fold and latent, for ``parts`` sets of rows of width
+    ``width`` each.
     """
 
     def __init__(self, latents: int, width: int, folds: int, parts: int) -> None:
@@ -44,12 +45,12 @@ class Lines:
         self._sums: dict[str, Tensor] = {}
 
     def seen(self, rows: Float[Tensor, "N D"]) -> Float[Tensor, "N R"]:
-        """Rows as they are compared: in float64, projected where they are wide."""
+        """Rows in float64, projected if they are wide."""
         rows = rows.double()
         return rows if self.project is None else rows @ self.project.to(rows.device)
 
     def add(self, folds: Int[Tensor, " N"], codes: Codes, *rows: Float[Tensor, "N D"]) -> None:
-        """Add a batch: the fold of each row, its codes, and the rows of every part."""
+        """Add a batch: the fold of each row, its codes, and the rows of each part."""
         x = torch.cat([self.seen(part) for part in rows], 1)
         if not self._sums:
             shapes = {
@@ -68,8 +69,8 @@ class Lines:
         sums["count"] += len(x)
 
     def slopes(self) -> Float[Tensor, "K F PR"]:
-        """Every fold's part of every latent's slope, up to a factor of the latent; the parts side
-        by side.
+        """Each fold's contribution to each latent's slope, up to a factor per latent; parts are
+        concatenated.
         """
         sums, shape = self._sums, (self.folds, self.latents, -1)
         mean = sums["rows"] / sums["count"]
@@ -78,8 +79,8 @@ class Lines:
     def products(
         self, names: Mapping[str, tuple[int, int]]
     ) -> dict[str, Float[NDArray[np.float64], "K1 F"]]:
-        """Products of two parts' slopes by name, of pairs of different folds: of all folds, then
-        without each one.
+        """Inner products of two parts' slopes by name, over pairs of different folds: with all
+        folds, then without each one.
         """
         each = self.slopes().chunk(self.parts, 2)
         found = {}
@@ -89,8 +90,8 @@ class Lines:
             apart = both * (1 - np.eye(self.folds))[:, :, None]
             whole = apart.sum((0, 1))
             value = np.concatenate([whole[None], whole - apart.sum(1) - apart.sum(0)])
-            # of a latent in two folds nothing is left without one, and rounding has a sign that
-            # roots would take
+            # without one of its two folds a latent has no pairs left: set rounding errors to 0
+            # before roots
             found[name] = np.where(
                 np.abs(value) > _ROUNDING * np.abs(apart).sum((0, 1)), value, 0.0
             )
@@ -99,6 +100,8 @@ class Lines:
     def along(
         self, rows: Float[Tensor, "F D"], part: int = 0
     ) -> Float[NDArray[np.float64], "K1 F"]:
-        """Each latent's slope times a direction of its own, of all folds, then without each one."""
+        """Inner product of each latent's slope with a given direction: with all folds, then without
+        each one.
+        """
         each = to_host((self.slopes().chunk(self.parts, 2)[part] * self.seen(rows)).sum(2))
         return np.concatenate([each.sum(0)[None], each.sum(0) - each])

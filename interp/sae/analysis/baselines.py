@@ -1,17 +1,14 @@
-"""What a trained dictionary has to beat at the same L0: principal components, and directions drawn
-at random.
+"""Baselines at the same L0 as a trained dictionary: principal components and random directions.
 
-Both are dictionaries like any other, so the same functions score them. ``principal``: the
-eigenvectors of the inputs' covariance as signed pairs, of which an input takes the k with the
-largest magnitude; being orthonormal they give the best reconstruction by k of these axes.
-``random``: random unit rows, of which matching pursuit takes k, one by what the others left; the
-strongest encoder that random rows can have without training.
+Both are dictionaries, so the same functions score them. ``principal``: eigenvectors of the inputs'
+covariance as pairs of opposite sign, of which the k with the largest magnitude are active; since
+they are orthonormal this is the best reconstruction by k of these axes. ``random``: random unit
+rows coded by matching pursuit, the strongest encoder for random rows that needs no training.
 
-Both read what they reconstruct, which a transcoder may not: beside one stand the same two of the
-target's least-squares prediction from the input (``Predicted``). Where the target is the input they
-are the baselines of an autoencoder. As the prediction's components are chosen anew for every input,
-they keep no less of it than a linear map of rank k, the reduced-rank regression (Izenman 1975),
-whose k axes are the same for all.
+A baseline of a transcoder reads the same input as the transcoder: it is fitted to the least-squares
+prediction of the target from the input (``Predicted``). Because its components are selected for
+each input, it retains at least as much of the prediction as reduced-rank regression of rank k
+(Izenman 1975), which uses the same k axes for all inputs.
 """
 
 from __future__ import annotations
@@ -32,7 +29,7 @@ _OWN = 0xBA5E
 
 @dataclass(eq=False)
 class Covariance:
-    """Mean and covariance of inputs, streamed in float64 (merged as in Chan et al. 1983)."""
+    """Mean and covariance of rows, accumulated in float64 (merged as in Chan et al. 1983)."""
 
     count: int
     mean: Float[Tensor, " D"]
@@ -40,12 +37,12 @@ class Covariance:
 
     @classmethod
     def empty(cls, width: int, device: torch.device | str = "cpu") -> Covariance:
-        """Of no inputs yet."""
+        """Statistics of no rows."""
         zero = torch.zeros(width, width, dtype=torch.float64, device=device)
         return cls(0, zero[0].clone(), zero)
 
     def update(self, rows: Float[Tensor, "N D"]) -> Covariance:
-        """Take in inputs; returns itself."""
+        """Add rows; returns itself."""
         if not len(rows):
             return self
         wide = rows.detach().double()
@@ -61,10 +58,9 @@ class Covariance:
 
 
 def principal(seen: Covariance, k: int, dtype: torch.dtype = torch.float32) -> Dictionary:
-    """The principal components of what was seen as a topk dictionary of 2D latents, a pair of signs
-    each.
+    """Principal components as a topk dictionary with 2D latents, two signs each.
 
-    With k of D or more it reconstructs everything.
+    With k of D or more the reconstruction is exact.
     """
     _require(seen.count > 1, "principal components need at least two inputs")
     width = len(seen.mean)
@@ -82,10 +78,10 @@ def principal(seen: Covariance, k: int, dtype: torch.dtype = torch.float32) -> D
 def random_rows(
     seen: Covariance, k: int, latents: int, seed: int = 0, dtype: torch.dtype = torch.float32
 ) -> Dictionary:
-    """``latents`` random unit rows from the mean of what was seen, coded by matching pursuit in at
-    most k steps.
+    """``latents`` random unit rows around the mean, coded by matching pursuit in at most k
+    steps.
     """
-    _require(latents >= 1 and seen.count > 0, "random rows need a latent and an input")
+    _require(latents >= 1 and seen.count > 0, "random rows need at least one latent and one input")
     config = DictionaryConfig(
         "matching_pursuit",
         len(seen.mean),
@@ -93,7 +89,7 @@ def random_rows(
         steps=min(max(k, 1), latents),
         residual_threshold=0.0,
     )
-    # not the rows that a dictionary of this seed started from
+    # an offset, so that rows differ from the initial rows of a dictionary with this seed
     made = Dictionary(config, seed=seed + _OWN).to(seen.mean.device, dtype)
     with torch.no_grad():
         made.b_dec.copy_(seen.mean)
@@ -102,8 +98,8 @@ def random_rows(
 
 @dataclass(frozen=True, eq=False)
 class Predicted:
-    """A dictionary of what a linear map predicts of targets: ``(x - before) @ weight + after`` goes
-    through it.
+    """A dictionary applied to a linear prediction of the target: inputs minus ``before``, times
+    ``weight``, plus ``after``.
     """
 
     dictionary: Dictionary
@@ -113,16 +109,16 @@ class Predicted:
 
     @property
     def W_dec(self) -> Float[Tensor, "F O"]:
-        """The dictionary's rows: inputs are given in their type, where they lie."""
+        """The dictionary's decoder rows, whose dtype and device inputs must have."""
         return self.dictionary.W_dec
 
     @property
     def config(self) -> DictionaryConfig:
-        """The dictionary's."""
+        """The dictionary's configuration."""
         return self.dictionary.config
 
     def reconstruct(self, x: Float[Tensor, "N D"]) -> Reconstruction:
-        """Codes of the prediction from inputs, and what the dictionary makes of them."""
+        """Codes and reconstruction of the prediction from inputs."""
         return self.dictionary.reconstruct((x - self.before) @ self.weight + self.after)
 
 
@@ -132,14 +128,14 @@ def predicted(
     make: Callable[[Covariance], Dictionary],
     dtype: torch.dtype = torch.float32,
 ) -> Predicted:
-    """A baseline, as ``make`` makes it, of targets' least-squares prediction from inputs.
+    """A baseline, built by ``make``, of the least-squares prediction of targets from inputs.
 
-    ``seen``: of inputs [N, D] and targets [N, O] side by side, of which the first ``inputs``
-    columns are inputs. Directions in which inputs do not vary are left out (the pseudo-inverse).
+    ``seen``: covariance of inputs [N, D] and targets [N, O] concatenated; the first ``inputs``
+    columns are inputs. Directions without variance in the inputs are left out (pseudo-inverse).
     """
     _require(seen.count > 1, "a least-squares prediction needs at least two inputs")
     own, cross = seen.deviation[:inputs, :inputs], seen.deviation[:inputs, inputs:]
-    # smaller variances than this are rounding of float32 inputs
+    # smaller variances are rounding errors of float32 inputs
     weight = torch.linalg.pinv(own, hermitian=True, rtol=1e-12) @ cross
     before, after = seen.mean[:inputs], seen.mean[inputs:]
     made = make(Covariance(seen.count, after, weight.T @ own @ weight))
@@ -147,13 +143,9 @@ def predicted(
 
 
 def permuted(dictionary: Dictionary, seed: int = 0) -> Dictionary:
-    """The dictionary with its decoder rows permuted: its codes mean what they meant, its directions
-    do not.
-    """
+    """The dictionary with permuted decoder rows: codes are unchanged, directions are wrong."""
     if dictionary.config.architecture == "matching_pursuit":
-        raise OptionError(
-            "a matching pursuit has one matrix; dealing its rows out anew changes nothing"
-        )
+        raise OptionError("a matching pursuit has one matrix; permuting its rows changes nothing")
     made = Dictionary(replace(dictionary.config)).to(dictionary.W_dec)
     made.load_state_dict(dictionary.state_dict())
     order = torch.randperm(dictionary.config.width, generator=torch.Generator().manual_seed(seed))

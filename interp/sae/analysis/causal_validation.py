@@ -1,5 +1,5 @@
-"""Do latents that predict a behaviour also cause it? Ablated and steered, beside random latents
-that fire as often.
+"""Do latents that predict a behaviour also cause it? Ablation and steering, compared with random
+latents of similar firing rates.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from interp.sae.core.edits import Latents
 from interp.sites import Site
 
 NEIGHBOURS = 20
-"""Of how many latents that fire most nearly as often one is drawn."""
+"""A control latent is drawn from this many latents with the most similar firing rates."""
 
 Measure = Callable[[Sequence[Latents]], Float[NDArray[np.float64], " N"]]
-"""One number per prompt under edits, none for the model as it is."""
+"""A function from edits to one value per prompt; no edits give the unedited model."""
 
 
 class Effect(NamedTuple):
-    """Mean change of the measure with its interval over clusters, the same of random latents, and
-    two-sided p.
+    """Mean change of the measure with its interval over clusters, mean changes under random sets of
+    latents, and a two-sided p.
     """
 
     change: Interval
@@ -39,18 +39,19 @@ class Effect(NamedTuple):
 def rate_matched(
     latents: Sequence[int], rates: ArrayLike, draws: int, seed: int = 0, exclude: Sequence[int] = ()
 ) -> list[list[int]]:
-    """Random sets of as many other latents that fire as often, all of them different.
+    """Distinct random sets of other latents with similar firing rates.
 
-    ``rates`` [F]: how often latents fire. For every latent of the set, in random order, one of the
-    20 that fire most nearly as often and are none of them nor of ``exclude``; latents that never
-    fire cannot be drawn. There may be fewer than ``draws``: of one latent there are 20 at most.
-    Raises OptionError where too few are left.
+    ``rates`` [F]: firing rates. For each latent of the set, in random order, one of the 20 unused
+    latents with the most similar rate is drawn, excluding ``latents`` and ``exclude``; latents that
+    never fire are not drawn. The result can be shorter than ``draws``: for a single latent there
+    are at most 20 sets. Raises OptionError if too few latents are available.
     """
     rates = np.asarray(rates, dtype=np.float64)
     others = np.setdiff1d(np.flatnonzero(rates > 0), [*latents, *exclude])
     if len(others) < len(latents) + 1 or not len(latents):
         raise OptionError(
-            f"{len(others)} other latents fire, which are no control for {len(latents)}"
+            f"{len(others)} other latents fire, which are too few to draw controls for"
+            f" {len(latents)}; use more prompts or fewer latents"
         )
     generator, sets = np.random.default_rng(seed), {}
     logs = np.log(np.maximum(rates, 1e-9))
@@ -79,11 +80,11 @@ def confirm(
     draws: int = 19,
     seed: int = 0,
 ) -> dict[str, Effect]:
-    """Effects of ``ablate`` (latents at 0) and ``steer`` (``amount`` more of each), the error kept
-    in both.
+    """Effects of ``ablate`` (latents set to 0) and ``steer`` (``amount`` added to each code); the
+    reconstruction error is kept.
 
-    ``rates`` [F]: how often latents fire; random sets are those of ``rate_matched``, which raises
-    OptionError where there are none.
+    ``rates`` [F]: firing rates; random sets come from ``rate_matched``, which raises OptionError if
+    there are none.
     """
     plain, sets = measure(()), rate_matched(latents, rates, draws, seed)
     found = {}

@@ -1,5 +1,5 @@
-"""What became of a latent between base and tuned model, claimed only where its whole interval says
-so.
+"""Classes of latents by what changed between base and tuned model, decided by entire confidence
+intervals.
 """
 
 from __future__ import annotations
@@ -18,26 +18,27 @@ CLASSES = {
     "tuned-only": "only the tuned model has it",
     "base-only": "only the base has it",
     "rotated": "both have it, in different directions",
-    "rescaled": "both have it in one direction, one of them more of it",
-    "shared": "both have it alike",
+    "rescaled": "both have it in the same direction, with different strength",
+    "shared": "both have it, with equal direction and strength",
     "opposed": (
-        "the base loses as much as the tuned model gains: a turned direction, or noise of both"
+        "the base loses as much as the tuned model gains: a rotated direction, or noise of both"
     ),
-    "unclear": "its interval lies on both sides of a threshold",
-    "silent": "active in too few folds of documents to say anything",
+    "unclear": "its interval contains a threshold",
+    "silent": "active in too few folds of documents to be classified",
 }
 HALF = 0.5**0.5
-"""The cosine whose square is a half."""
+"""The cosine whose square is 1/2."""
 CHANGED = ("rotated", "rescaled")
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Where classes begin. ``error``, ``reconstruction``: a latent is specific where ``|nu|`` of
-    that target is smaller (Minder et al. 2025: 0.2, and 0.5 of the reconstruction with the
-    decoder's bias). ``cosine``: rotated where both measured cosines are smaller. ``factor``:
-    rescaled where one model has that many times as much. ``folds``: with activity in fewer a latent
-    is silent.
+    """Thresholds of the classes.
+
+    ``error``, ``reconstruction``: a latent is specific to one model if ``|nu|`` of that target is
+    below this (Minder et al. 2025: 0.2, and 0.5 for the reconstruction with decoder bias).
+    ``cosine``: rotated if both measured cosines are below this. ``factor``: rescaled if the latent
+    is this many times as strong in one model. ``folds``: a latent active in fewer folds is silent.
     """
 
     error: float = 0.2
@@ -55,18 +56,18 @@ class Thresholds:
         ):
             raise OptionError(
                 f"thresholds error {self.error:g}, reconstruction {self.reconstruction:g}, cosine"
-                f" {self.cosine:g} lie between 0 and 1, factor {self.factor:g} above 1"
+                f" {self.cosine:g} must be between 0 and 1, factor {self.factor:g} above 1"
             )
 
 
 def of_crosscoder(found: Scaled, limits: Thresholds | None = None) -> NDArray[np.object_]:
-    """Class of every latent of a crosscoder by its latent scaling.
+    """Class of each latent of a crosscoder by latent scaling.
 
-    Specific to a model: both nu along its own decoder row lie below their thresholds and its own
-    beta above 0. In both: neither by its decoder row nor by its slope does either model have less
-    than ``error`` of the other's. Rotated: by the cosine of the models' slopes on its codes and by
-    that of their parts; one alone turns with what fires along (slopes), or with what of other
-    features a split latent's decoder rows hold (parts).
+    Specific to a model: both nu along its decoder row are below their thresholds and its own beta
+    is above 0. In both models: neither model has less than ``error`` of the other's part, both
+    along the decoder rows and by the slopes. Rotated: the cosine of the models' slopes on the codes
+    and the cosine of their parts are both low; each alone also changes with correlated features
+    (slopes) or with mixtures in the decoder rows of a split latent (parts).
     """
     limits = limits or Thresholds()
     specific, apart = {}, {}
@@ -96,8 +97,8 @@ def of_crosscoder(found: Scaled, limits: Thresholds | None = None) -> NDArray[np
 
 
 def by_norms(found: Scaled) -> NDArray[np.object_]:
-    """Class by the decoder's norms alone (Lindsey et al. 2024), which claims too much: for
-    comparison only.
+    """Class by the decoder norms alone (Lindsey et al. 2024), for comparison only: it finds too
+    many specific latents.
     """
     with np.errstate(invalid="ignore"):
         bins = [
@@ -111,12 +112,12 @@ def by_norms(found: Scaled) -> NDArray[np.object_]:
 
 
 def of_differences(found: Slopes, limits: Thresholds | None = None) -> NDArray[np.object_]:
-    """Class of every latent of a dictionary of differences, by what the base has of it where it is
+    """Class of each latent of a dictionary of differences, by the base's part where the latent is
     active.
 
-    Nothing is said of a latent whose row points along less than half of what the models differ in
-    where it fires (its squared cosine with that): what it stands for is another direction. There
-    are no shared latents; a turned direction and noise of both models look alike and are "opposed".
+    A latent is unclear if the squared cosine of its decoder row with the difference of the models'
+    slopes is below 1/2, since it then represents another direction. No latent is "shared". A
+    rotated direction and independent noise of both models cannot be told apart and are "opposed".
     """
     limits = limits or Thresholds()
     part, size = found.base_part, limits.error
@@ -131,8 +132,8 @@ def of_differences(found: Slopes, limits: Thresholds | None = None) -> NDArray[n
 
 
 def of_applied(found: Applied, limits: Thresholds | None = None) -> NDArray[np.object_]:
-    """Class of every latent of one model's dictionary by what of it the other has; never "only"
-    that other one's.
+    """Class of each latent of one model's dictionary by how much of it the other model has; never
+    "only" for that other model.
     """
     limits = limits or Thresholds()
     kept = found.kept

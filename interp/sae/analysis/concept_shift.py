@@ -1,12 +1,12 @@
-"""Concept shift vectors: where tuning moves what a base's hidden states hold (Khayatan et al. 2025,
-arXiv 2501.03012).
+"""Concept shift vectors: how fine-tuning moves concepts in a base's hidden states (Khayatan et al.
+2025, arXiv 2501.03012).
 
-Hidden states ``a`` of the base and ``b`` of the tuned model, of the same tokens. Every token has
-one concept, by the base's state; a concept ``u`` is the mean of its states, its shift the mean of
-``b - a``, ``u + shift`` the shifted concept. Two nulls: models exchanged document by document (is
-there any shift?) and concepts put onto other clusters' shifts (is it another than every other
-concept's?). Any fine-tune passes both, so what is claimed is that concepts move further than in a
-control fine-tune (``excess``).
+``a`` are hidden states of the base and ``b`` of the tuned model at the same tokens. Each token
+belongs to one concept, by the base's state. A concept ``u`` is the mean of its states, its shift is
+the mean of ``b - a``, and ``u + shift`` is the shifted concept. Two nulls: exchanging the models
+per document (is there a shift?), and assigning concepts to other clusters' shifts (does the shift
+differ from those of other concepts?). Any fine-tuning passes both, so the claims are that concepts
+move further than in a control fine-tune (``excess``).
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from interp.maths.statistics import benjamini_hochberg
 from interp.sae.analysis.token_labels import Texts
 
 FEWEST = 10
-"""Tokens that a concept must have for its shift to mean anything."""
+"""Minimum number of tokens of a concept."""
 
 FACTOR = 2.0
-"""How many times as far as in the control a concept has to move: two fine-tunes of one recipe
+"""A concept has to move this many times as far as in the control; two fine-tunes of one recipe
 differ by less.
 """
 
 
 class Shifts(NamedTuple):
-    """Of K concepts: tokens, the concept, its shift (NaN for too few tokens); consistency, each
-    with its interval.
+    """Shifts of K concepts; NaN for concepts with too few tokens, and cosines are NaN if nothing
+    moves.
 
-    ``pairwise``: mean cosine of the shifts of two tokens of different clusters of documents;
-    ``aligned``: mean cosine of a token's shift and the concept's. ``exchange_p`` and ``permuted_p``
-    are not corrected. Cosines are NaN where nothing moves.
+    ``pairwise``: mean cosine of the shifts of two tokens from different clusters of documents.
+    ``aligned``: mean cosine of a token's shift and its concept's. Both with intervals.
+    ``exchange_p`` and ``permuted_p`` are not corrected for multiplicity.
     """
 
     tokens: Int[NDArray[np.int64], " K"]
@@ -58,16 +58,16 @@ class Shifts(NamedTuple):
 
     @property
     def own(self) -> Float[NDArray[np.float64], " K"]:
-        """Length of what a concept's shift has beyond the mean shift of all tokens."""
+        """Length of each shift after subtracting the mean shift of all tokens."""
         return np.linalg.norm(self.shift - self.overall, axis=1)
 
 
 class Recovery(NamedTuple):
-    """How much nearer to the tuned model's own concept each shifted one is: by distance and by
+    """How much closer each shifted concept is to the tuned model's concept, by distance and by
     cosine.
 
-    ``match``: the tuned concept that each is paired with. ``by_overall``: the distance gained by
-    the mean shift of all tokens instead of the concept's own.
+    ``match``: the matched concept of the tuned model. ``by_overall``: distance gained by the mean
+    shift of all tokens instead of the concept's shift.
     """
 
     match: Int[NDArray[np.int64], " K"]
@@ -78,7 +78,7 @@ class Recovery(NamedTuple):
 
 @dataclass(frozen=True)
 class ConceptShift:
-    """Shifts of concepts [N] of 0 .. K-1 with ``draws`` of each null, of tokens in documents."""
+    """Estimates shifts of concepts, with ``draws`` draws of each null."""
 
     draws: int = 199
     seed: int = 0
@@ -91,14 +91,12 @@ class ConceptShift:
         texts: Texts,
         count: int | None = None,
     ) -> Shifts:
-        """Shifts of ``count`` concepts, by default as many as there are. OptionError for a concept
-        below 0.
+        """Shifts of ``count`` concepts (default: the largest in ``concepts`` [N], plus one). Raises
+        OptionError for a negative concept.
         """
         a, concepts = np.asarray(a, np.float64), np.asarray(concepts, np.int64)
         if len(concepts) and concepts.min() < 0:
-            raise OptionError(
-                f"concept {concepts.min()} is no number of a concept; they begin at 0"
-            )
+            raise OptionError(f"concept {concepts.min()} is negative; concepts are numbered from 0")
         moved = np.asarray(b, np.float64) - a
         k = int(concepts.max(initial=-1)) + 1 if count is None else count
         tokens = np.bincount(concepts, minlength=k)
@@ -149,10 +147,9 @@ class ConceptShift:
                 np.linalg.norm(_sums(moved, other, k) / over - overall, axis=1),
             )
             for at in range(2):
-                # the same sum in another order must not count as smaller
+                # a tolerance, so that an equal sum in another order does not count as smaller
                 reached[at] += drawn[at] >= observed[at] * (1 - 1e-9)
-        # one concept, or the same shift everywhere, has no other to be compared with: rounding
-        # alone would decide
+        # with one concept, or equal shifts everywhere, rounding alone would decide
         floor = 1e-6 * np.sqrt(np.square(moved).sum(1).mean()) if len(moved) else 0.0
         p = (1 + reached) / (1 + self.draws)
         p = np.where(np.isfinite(np.stack(observed)), p, np.nan)
@@ -170,13 +167,13 @@ def excess(
     count: int,
     factor: float = FACTOR,
 ) -> Float[NDArray[np.float64], "K three"]:
-    """A concept's squared shift less ``factor`` squared times the control's, with its interval over
-    clusters.
+    """Squared shift of each concept minus ``factor`` squared times the control's, with its interval
+    over clusters.
 
-    ``moved``, ``control``: of the same tokens, the tuned model's and the control's states less the
-    base's. A squared shift is the mean product of the shifts of two tokens of different clusters:
-    what is noise of a token or of its document adds nothing to it on average, so that few tokens do
-    not look moved. NaN for concepts with fewer than ``FEWEST`` tokens or two clusters.
+    ``moved``, ``control``: states minus the base's, of the tuned model and of the control at the
+    same tokens. A squared shift is the mean inner product of the shifts of two tokens from
+    different clusters, so noise of a token or a document does not bias it. NaN for concepts with
+    fewer than ``FEWEST`` tokens or two clusters.
     """
     found = np.full((count, 3), np.nan)
     for concept in range(count):
@@ -194,11 +191,11 @@ def excess(
 
 
 def recovery(found: Shifts, tuned: Float[NDArray, "J D"]) -> Recovery:
-    """Shifted concepts beside the tuned model's own concepts ``tuned``, paired by cosine with the
-    original ones.
+    """Compare shifted concepts with the tuned model's concepts ``tuned``, matched by cosine to the
+    original concepts.
 
-    Pairs are made before anything is shifted, so that they do not favour it. NaN, and -1 for the
-    pair, of a concept that has no shift or no partner.
+    Matching uses unshifted concepts, so it does not favour the shift. NaN, and match -1, for
+    concepts without a shift or a match.
     """
     known = np.all(np.isfinite(found.shift), axis=1)
     there = np.flatnonzero(np.isfinite(tuned).all(1))
@@ -220,17 +217,17 @@ def recovery(found: Shifts, tuned: Float[NDArray, "J D"]) -> Recovery:
 def clustered(
     rows: Float[NDArray, "N D"], count: int, seed: int = 0
 ) -> Int[NDArray[np.int64], " N"]:
-    """Concepts of rows by k-means, numbered by falling size. OptionError for fewer rows than
-    concepts.
+    """Concept of each row by k-means, numbered by decreasing size. Raises OptionError for fewer
+    rows than concepts.
     """
     if not 1 <= count <= len(rows):
         raise OptionError(
-            f"{len(rows)} tokens cannot be put into {count} concepts; ask for fewer or give more"
-            " text"
+            f"{len(rows)} tokens cannot be clustered into {count} concepts; use fewer concepts"
+            " or more text"
         )
     from sklearn.cluster import KMeans
 
-    # scikit-learn has no annotations: from the default "auto" a checker takes n_init for text
+    # scikit-learn has no annotations: a type checker infers str for n_init from its default "auto"
     settings: dict[str, Any] = {"n_init": 4, "random_state": seed}
     found = KMeans(count, **settings).fit_predict(np.asarray(rows, np.float64))
     order = np.argsort(-np.bincount(found, minlength=count), kind="stable")
@@ -245,7 +242,7 @@ def corrected(p: ArrayLike) -> Float[NDArray[np.float64], " K"]:
 def means(
     rows: Float[NDArray, "N D"], concepts: Int[NDArray, " N"], count: int
 ) -> Float[NDArray[np.float64], "K D"]:
-    """Mean of every concept's rows; NaN where there are fewer than ``FEWEST``."""
+    """Mean row of each concept; NaN with fewer than ``FEWEST`` rows."""
     tokens = np.bincount(concepts, minlength=count)[:, None]
     return np.where(
         tokens >= FEWEST,
@@ -264,10 +261,10 @@ def _sums(rows: NDArray, code: NDArray, count: int) -> NDArray:
 def _between(
     sums: Float[NDArray, "m D"], counts: Int[NDArray, " m"]
 ) -> Float[NDArray[np.float64], " m1"]:
-    """Mean product of two rows of different clusters: of all m clusters first, then without each of
-    them.
+    """Mean inner product of two rows from different clusters: with all m clusters, then without
+    each one.
 
-    ``sums`` and ``counts`` of every cluster's rows; NaN where no two clusters are left.
+    ``sums`` and ``counts`` per cluster; NaN if fewer than two clusters are left.
     """
     total, squares, n = sums.sum(0), np.square(sums).sum(1), counts.sum()
     inner = np.concatenate([[0.0], 2 * squares - 2 * sums @ total]) + total @ total - squares.sum()

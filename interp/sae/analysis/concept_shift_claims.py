@@ -1,4 +1,4 @@
-"""Shifts of concepts as columns, and what is claimed of them: that they go further than in control
+"""Columns of concept shifts, and the claims that concepts move further than in control
 fine-tunes.
 """
 
@@ -21,8 +21,8 @@ Columns = dict[str, tuple]
 
 
 class Model(NamedTuple):
-    """One fine-tuned model's states less the base's [N, D] on one half, its shifts there, its
-    recovery on the other.
+    """One fine-tuned model: its states minus the base's [N, D] on one half of the clusters, the
+    shifts there, and their recovery on the other half.
     """
 
     moved: Float[NDArray[np.float64], "N D"]
@@ -32,8 +32,8 @@ class Model(NamedTuple):
 
 @dataclass(frozen=True)
 class Concepts:
-    """``count`` concepts of a base's states, by k-means on one half of the clusters; ``draws`` of
-    each null.
+    """``count`` concepts of a base's states, by k-means on one half of the clusters, with ``draws``
+    draws of each null.
     """
 
     count: int
@@ -43,16 +43,16 @@ class Concepts:
     def __call__(
         self, base: Float[NDArray, "N D"], tuned: Sequence[Float[NDArray, "N D"]], texts: Texts
     ) -> tuple[list[Model], Int[NDArray[np.int64], " n"]]:
-        """Shifts of every fine-tuned model from the same concepts, and the concept of each token of
+        """Shifts of the same concepts in each fine-tuned model, and the concept of each token of
         ``texts.training``.
 
-        Raises OptionError where a half has too few tokens.
+        Raises OptionError if a half has too few tokens.
         """
         mine, other = texts.training, ~texts.training
         if min(mine.sum(), other.sum()) < max(2 * shifts.FEWEST, self.count):
             raise OptionError(
                 f"{len(mine)} content tokens leave {min(mine.sum(), other.sum())} in a half, too"
-                f" few for {self.count} concepts; give more prompts or ask for fewer concepts"
+                f" few for {self.count} concepts; give more prompts or use fewer concepts"
             )
         member = shifts.clustered(base[mine], self.count, self.seed)
         half = Texts(
@@ -73,26 +73,30 @@ class Concepts:
 
 
 def columns_of(own: Model, base: Float[NDArray, "N D"]) -> Columns:
-    """Shifts of one model, a row per concept; ``base``: the base's states on the half that makes
+    """Shifts of one model, a row per concept; ``base``: the base's states on the half that defines
     concepts.
     """
     found, nearer = own.found, own.nearer
     size = float(np.sqrt(np.square(base - base.mean(0)).sum(1).mean()))
     exchange, permuted = shifts.corrected(found.exchange_p), shifts.corrected(found.permuted_p)
     columns = {
-        "concept": (np.arange(len(found.tokens)), "key", "number of the concept, by falling size"),
-        "tokens": (found.tokens, "measure", "tokens of it in the half that makes concepts"),
+        "concept": (
+            np.arange(len(found.tokens)),
+            "key",
+            "number of the concept, by decreasing size",
+        ),
+        "tokens": (found.tokens, "measure", "its tokens in the half that defines concepts"),
         "shift": (found.size, "measure", "length of its mean shift"),
         "relative": (
             found.size / size if size else found.size,
             "measure",
-            "the same over the spread of the base's states",
+            "the same divided by the spread of the base's states",
         ),
-        "own": (found.own, "measure", "length of its shift beyond the mean shift of all tokens"),
+        "own": (found.own, "measure", "length of its shift minus the mean shift of all tokens"),
     }
     meanings = {
-        "pairwise": "mean cosine of two tokens' shifts, of different clusters",
-        "aligned": "mean cosine of a token's shift and its concept's",
+        "pairwise": "mean cosine of the shifts of two tokens from different clusters",
+        "aligned": "mean cosine of a token's shift and its concept's shift",
     }
     for name, meaning in meanings.items():
         value, low, high = getattr(found, name).T
@@ -111,32 +115,36 @@ def columns_of(own: Model, base: Float[NDArray, "N D"]) -> Columns:
         "exchange_p": (
             exchange,
             "measure",
-            "p that models exchanged by document shift it as far, corrected",
+            "p of a shift as long with models exchanged per document, corrected",
         ),
         "permuted_p": (
             permuted,
             "measure",
             (
-                "p that concepts put onto other clusters have a shift as far from the "
-                "mean's, corrected"
+                "p of a shift as far from the mean shift with concepts assigned "
+                "to other clusters, corrected"
             ),
         ),
-        "measured": (np.isfinite(found.size), "flag", "it has tokens enough"),
-        "shifted": (_below(found.exchange_p), "flag", "it moves more than exchanged models do"),
-        "own_way": (_below(found.permuted_p), "flag", "it moves otherwise than tokens at large"),
+        "measured": (np.isfinite(found.size), "flag", "it has enough tokens"),
+        "shifted": (_below(found.exchange_p), "flag", "it moves more than with exchanged models"),
+        "moves_distinctly": (
+            _below(found.permuted_p),
+            "flag",
+            "its shift differs from that of tokens in general",
+        ),
         "match": (
             nearer.match,
             "measure",
-            "the tuned model's concept that it is paired with, -1 for none",
+            "the tuned model's concept that it is matched with, -1 for none",
         ),
         "gain": (
             nearer.gain,
             "measure",
-            "how much nearer to that its shift brings it, on held-out clusters",
+            "how much closer its shift brings it to that, on held-out clusters",
         ),
-        "gain_overall": (nearer.by_overall, "measure", "the same of the mean shift of all tokens"),
-        "cosine_gain": (nearer.cosine_gain, "measure", "rise of the cosine with that"),
-        "paired": (np.isfinite(nearer.gain), "flag", "it has a shift and a partner"),
+        "gain_overall": (nearer.by_overall, "measure", "the same for the mean shift of all tokens"),
+        "cosine_gain": (nearer.cosine_gain, "measure", "increase of the cosine with that"),
+        "paired": (np.isfinite(nearer.gain), "flag", "it has a shift and a match"),
     }
 
 
@@ -147,10 +155,10 @@ def _below(p: Float[NDArray, " K"]) -> Bool[NDArray[np.bool_], " K"]:
 def control_columns(
     own: Model, controls: Sequence[Model], member: Int[NDArray, " N"], clusters: Int[NDArray, " N"]
 ) -> Columns:
-    """The same concepts in control fine-tunes, and where the model goes ``FACTOR`` times as far as
-    in every one.
+    """The same concepts in control fine-tunes, and whether the model moves them ``FACTOR`` times as
+    far as every control.
 
-    ``member``, ``clusters``: concept and cluster of every token that ``Model.moved`` has a row of.
+    ``member``, ``clusters``: concept and cluster of each token in ``Model.moved``.
     """
     k, times = len(own.found.tokens), f"{shifts.FACTOR:g} times"
 
@@ -161,9 +169,9 @@ def control_columns(
     columns: Columns = {}
     for name, centred, p, length, what in (
         ("", False, "exchange_p", "size", "mean shift"),
-        ("own_", True, "permuted_p", "own", "shift beyond the mean shift of all tokens"),
+        ("own_", True, "permuted_p", "own", "shift minus the mean shift of all tokens"),
     ):
-        # of several controls the one in which the concept goes furthest
+        # with several controls, use the one in which the concept moves furthest
         every = np.stack([further(own, control, centred) for control in controls])
         nearest = np.argmin(np.nan_to_num(every[:, :, 1], nan=np.inf), 0)
         gap = every[nearest, np.arange(k)]
@@ -183,7 +191,8 @@ def control_columns(
                 gap[:, 0],
                 "measure",
                 (
-                    f"its squared {what} less that of {times} the control's, by tokens "
+                    f"its squared {what} minus that of {times} the control's, from pairs of"
+                    " tokens "
                     "of different clusters"
                 ),
             ),
@@ -192,42 +201,42 @@ def control_columns(
             f"{name}beyond_control": (
                 flag,
                 "flag",
-                f"it moves, and {times} as far as in the control or further",
+                f"it moves, at least {times} as far as in the control",
             ),
             f"control_{name}beyond": (
                 np.any(back, 0),
                 "flag",
-                f"the same the other way: {times} as far in a control",
+                f"the reverse: {times} as far in a control",
             ),
         }
     recovers = own.nearer.gain - own.nearer.by_overall
     theirs = np.max([control.nearer.gain - control.nearer.by_overall for control in controls], 0)
     return columns | {
-        "recovers": (recovers, "measure", "gain less gain_overall"),
+        "recovers": (recovers, "measure", "gain minus gain_overall"),
         "control_recovers": (
             theirs,
             "measure",
-            "the same of the control's shift and the control's own concept",
+            "the same for the control's shift and the control's concept",
         ),
         "recovers_beyond": (
             recovers - shifts.FACTOR * np.fmax(theirs, 0.0) + 0.0 * theirs,
             "measure",
-            f"recovers less {times} the control's, where that is above 0",
+            f"recovers minus {times} the control's, if that is above 0",
         ),
         "compared": (
             np.isfinite(recovers + theirs),
             "flag",
-            "it has a shift and a partner here and in the control",
+            "it has a shift and a match here and in the control",
         ),
     }
 
 
 def claims_of(columns: Columns, controls: int) -> list[Claim]:
-    """Concepts move, move in their own way, and their shifts recover the tuned model's own: more
-    than in controls.
+    """Claims that concepts move, that they move distinctly, and that their shifts recover the tuned
+    model's concepts, each more than in the controls.
 
-    Without controls the numbers are claimed against nothing, so that nothing is supported: any
-    fine-tune gives them.
+    Without controls the claims have no reference and are never supported: any fine-tuning shows
+    such numbers.
     """
     measured = bool(columns["measured"][0].any())
     if not controls:
@@ -243,13 +252,13 @@ def claims_of(columns: Columns, controls: int) -> list[Claim]:
 _MEASURED = {"where": {"measured": True}}
 _MISSING = "give a control fine-tune with --control"
 _SHARES = (
-    ("concepts-shift", "", "shifted", "move more than exchanging the models does", "move"),
+    ("concepts-shift", "", "shifted", "move more than with exchanged models", "move"),
     (
         "concepts-own-way",
         "own_",
-        "own_way",
-        "move otherwise than tokens at large",
-        "move in their own way",
+        "moves_distinctly",
+        "move differently from tokens in general",
+        "move distinctly",
     ),
 )
 
@@ -266,8 +275,8 @@ def _alone(name: str, _: str, column: str, what: str, __: str) -> Claim:
         estimate=mean(column, cluster="concept", **_MEASURED),
         at_least=ALPHA,
         text=(
-            f"{{count:d}} of {{total:d}} concepts {what}; no control fine-tune was given to compare"
-            " them with."
+            f"{{count:d}} of {{total:d}} concepts {what}; there is no control fine-tune to"
+            " compare them with."
         ),
         missing=_MISSING,
         also=_counts(count=column),
@@ -275,7 +284,7 @@ def _alone(name: str, _: str, column: str, what: str, __: str) -> Claim:
 
 
 def _beyond(name: str, prefix: str, column: str, what: str, verb: str, which: str) -> Claim:
-    """More concepts go further than the control's than the other way round."""
+    """More concepts move further than in the control than the reverse."""
     own, theirs = f"{prefix}beyond_control", f"control_{prefix}beyond"
     return Claim(
         name=f"{name}-beyond-control",
@@ -285,7 +294,7 @@ def _beyond(name: str, prefix: str, column: str, what: str, verb: str, which: st
         control=f"concepts that {verb} {shifts.FACTOR:g} times as far in a control",
         text=(
             f"{{count:d}} of {{total:d}} concepts {verb} at least {shifts.FACTOR:g} times as far as"
-            f" {which}, {{reverse:d}} the other way round: a difference of {{value:.1%}}"
+            f" {which}, {{reverse:d}} the reverse: a difference of {{value:.1%}}"
             f" [{{low:.1%}}, {{high:.1%}}] ({{moved:d}} {what})."
         ),
         also=_counts(count=own, reverse=theirs, moved=column),
@@ -299,9 +308,9 @@ def _recovers_alone() -> Claim:
         estimate=mean("gain", cluster="concept", minus={"column": "gain_overall"}, **rows),
         at_least=0.0,
         text=(
-            "Its own shift brings a concept {own:.3g} nearer to the tuned model's on held-out"
-            " clusters, the mean shift of all tokens {overall:.3g}; no control fine-tune was given"
-            " to compare that with."
+            "A concept's own shift brings it {own:.3g} closer to the tuned model's on held-out"
+            " clusters, the mean shift of all tokens {overall:.3g}; there is no control"
+            " fine-tune to compare this with."
         ),
         missing=_MISSING,
         also={
@@ -318,11 +327,11 @@ def _recovers_beyond(which: str) -> Claim:
         estimate=mean("recovers_beyond", cluster="concept", **rows),
         at_least=0.0,
         reference=mean("control_recovers", cluster="concept", **rows),
-        control="the control's shifts, toward its own concepts",
+        control="the control's shifts, toward the control's concepts",
         text=(
             "On held-out clusters its own shift brings a concept {own:.3g} nearer to the tuned"
             f" model's than the mean shift of all tokens does; {which} that is {{control:.3g}}."
-            f" Less {shifts.FACTOR:g} times that, concept by concept, it is {{value:.3g}}"
+            f" Minus {shifts.FACTOR:g} times that, per concept, it is {{value:.3g}}"
             " [{low:.3g}, {high:.3g}]."
         ),
         also={"own": mean("recovers", cluster="concept", **rows)},

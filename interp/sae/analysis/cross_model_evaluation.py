@@ -1,8 +1,8 @@
-"""One model's own dictionary applied to the other: what of each latent is left there, and how its
+"""One model's dictionary applied to the other model: what remains of each latent, and how its
 firing changed.
 
-What only the other model has is not in such a dictionary: it is in the share that the dictionary
-leaves unexplained.
+Features that only the other model has are not in this dictionary; they are in the unexplained
+variance.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ ROLES = ("base", "tuned")
 
 
 class Applied(NamedTuple):
-    """Per latent [F] of the model ``own``: rates in base and tuned; what became of it in the other
-    model.
+    """Results per latent [F] of the dictionary of model ``own``: firing rates in base and tuned
+    model, and ratios of the other model to its own.
 
-    ``rate_ratio, mean_ratio, explained_ratio``: the other model's rate, mean where active, and
-    saved squared error, by those of its own. ``kept``: slope of the other model's rows on the own
-    codes along the latent, by the own rows'. ``fired`` [K, F]: how much more often it was active in
-    the tuned model, per fold. ``unexplained``: share of variance that is left in base and tuned.
+    ``rate_ratio, mean_ratio, explained_ratio``: firing rate, mean code where active, and explained
+    squared error, other model by own. ``kept``: slope of the other model's rows on the codes along
+    the decoder row, by the slope of its own rows. ``fired`` [K, F]: activations in the tuned model
+    minus those in the base, per fold. ``unexplained``: unexplained share of variance in base and
+    tuned model.
     """
 
     own: int
@@ -47,7 +48,9 @@ class Applied(NamedTuple):
 
 
 class OneOnOther:
-    """Streams rows of both models through the dictionary of one of them, ``own`` (0 base, 1 tuned)."""
+    """Accumulates rows of both models through the dictionary of one of them, ``own`` (0 base, 1
+    tuned).
+    """
 
     def __init__(self, dictionary: Dictionary, folds: int = FOLDS, own: int = BASE) -> None:
         self.own = own
@@ -61,7 +64,7 @@ class OneOnOther:
         documents: Int[Tensor, " N"],
         special: Bool[Tensor, " N"] | None = None,
     ) -> OneOnOther:
-        """Add rows in their own units; ``special`` ones are counted apart."""
+        """Add rows in their original units; activity on ``special`` rows is counted separately."""
         regression = self._regression
         dictionary, norms = regression.dictionary, regression.rows.square().sum(1)
         both = (base * regression.factor, tuned * regression.factor)
@@ -69,7 +72,7 @@ class OneOnOther:
             found = dictionary.raw(x)
             codes, error = found.codes, (x - found.output).double()
             values = codes.values.double()
-            # how much larger the squared error would be without the latent
+            # increase of the squared error without the latent
             gain = 2 * values * products(codes.pattern, error, regression.rows)
             gain = gain + values.square() * norms[codes.pattern.latents]
             sums = {"count": torch.ones_like(values), "sum": values, "gain": gain}
@@ -90,7 +93,7 @@ class OneOnOther:
         return self
 
     def result(self, level: float = 0.95) -> Applied:
-        """Changes and their intervals; NaN where a latent is silent in its own model."""
+        """Ratios with their intervals; NaN for latents that never fire in their own model."""
         sums, own, other = self._regression.found(), self.own, 1 - self.own
         here, there = (self._regression.slope(model) for model in (own, other))
 

@@ -1,10 +1,10 @@
-"""What became of each latent between a base and its tuned model, four ways, as one table with its
+"""What changed in each latent between a base and its tuned model: four comparisons, one table, with
 nulls.
 
-``crosscoder``: a dictionary of both models side by side, by latent scaling. ``difference``: a
-dictionary of tuned less base. ``base``: the base's own dictionary, applied to the tuned model.
-``tuned``: the tuned model's own, applied to the base. Nulls: models exchanged within pairs
-(``exchange``), and tables of control pairs, whose own dictionaries were made alike.
+``crosscoder``: a dictionary of both models, by latent scaling. ``difference``: a dictionary of
+tuned minus base. ``base``: the base's dictionary, applied to the tuned model. ``tuned``: the tuned
+model's dictionary, applied to the base. Nulls: exchanging the models within pairs (``exchange``),
+and tables of control pairs with dictionaries trained alike.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from interp.table import Table, table
 
 WAYS = ("crosscoder", "difference", "base", "tuned")
 SIDES = {"base": ("base-only",), "tuned": ("tuned-only",)}
-"""What one model's own dictionary can say is one model's alone; the other ways say both."""
+"""Classes of one model that a dictionary of one model can find; the other comparisons find both."""
 ALPHA = 0.05
-KIND = "dictionary-diff"
+KIND = "sae-diff"
 
 Batch = (
     tuple[Float[Tensor, "N D"], Float[Tensor, "N D"], Int[Tensor, " N"]]
@@ -62,14 +62,14 @@ _STREAMS = {
 
 
 def stream_of(dictionary: Dictionary, way: str, folds: int = FOLDS) -> Any:
-    """What takes in rows of both models; OptionError for an unknown way, or a dictionary that
-    cannot go it.
+    """The accumulator for a comparison; raises OptionError for an unknown comparison, or a
+    dictionary that does not fit it.
     """
     if way not in WAYS:
-        raise OptionError(f"unknown way to compare {way!r}; use {', '.join(WAYS)}")
+        raise OptionError(f"unknown comparison {way!r}; use {', '.join(WAYS)}")
     stream = _STREAMS[way](dictionary, folds)
     if dictionary.config.architecture in SPARSE:
-        dictionary.choose(training=False)  # refuses where there is no threshold
+        dictionary.choose(training=False)  # raises if there is no threshold
     return stream
 
 
@@ -84,22 +84,22 @@ def compare(
     seed: int = 0,
     controls: Sequence[Table] = (),
 ) -> Table:
-    """Table of kind "dictionary-diff", a row per latent; ``batches`` are (base rows, tuned rows,
-    document numbers).
+    """Table of kind "sae-diff", a row per latent; ``batches`` are (base rows, tuned rows, document
+    numbers).
 
-    A fourth part of every batch says which rows are of special tokens, whose activity is then
-    counted apart.
+    An optional fourth element of a batch marks special tokens, whose activity is then reported
+    separately.
 
-    A latent is ``claimed`` where its class is by its whole interval, and, for classes of one model
-    only, both models differ along its decoder row by more than exchanging them within pairs makes
-    them (p at most 0.05, corrected for all latents); a latent of one model's dictionary: in how
-    often it fires. ``controls``: tables of pairs that differ in nothing of interest, made in the
-    same way.
+    A latent is ``claimed`` if its class is decided by its entire interval and, for classes specific
+    to one model, the models differ along its decoder row by more than under exchange of the models
+    within pairs (p at most 0.05, corrected for all latents); for a dictionary of one model the test
+    is on firing counts. ``controls``: tables of control pairs from the same comparison.
     """
     stream, exact = stream_of(dictionary, way, folds), True
     if any(control.kind != KIND or control.summary.get("way") != way for control in controls):
         raise OptionError(
-            f"the control run is no {KIND} by {way}; compare the control pair in the same way first"
+            f"the control run is not a {KIND} run with comparison {way}; run the same comparison"
+            " on the control pair first"
         )
     limits = limits or Thresholds()
     for base, tuned, *rest in batches:
@@ -120,7 +120,8 @@ def compare(
         "claimed": (
             claimed,
             "flag",
-            "the class is claimed: whole interval, and where one-sided beyond exchange",
+            "the class is claimed: by its entire interval and, if specific to one model, beyond"
+            " exchanged models",
         ),
         **columns,
     }
@@ -143,7 +144,7 @@ def compare(
         parts["control"] = control_table(controls, kinds)
         parts[TABLE] = shares(controls, kinds)
     made = [claim for kind in kinds for claim in claims_of(kind, controls)] if live else []
-    lead = "" if live else f"None of {len(named)} latents is active often enough to say anything."
+    lead = "" if live else f"None of {len(named)} latents is active often enough to be classified."
     lead = "Both models' rows are equal, bit for bit." if exact else lead
     run = conclude(table(KIND, columns, summary=summary, tables=parts), made, lead=lead)
     return replace(
@@ -157,7 +158,7 @@ def _estimate(name: str, found: Estimate, meaning: str) -> dict[str, tuple]:
         f"{name}_low": (
             found.low,
             "measure",
-            f"lower end of the interval of {name}, over documents",
+            f"lower end of the interval of {name} over documents",
         ),
         f"{name}_high": (found.high, "measure", f"upper end of the interval of {name}"),
     }
@@ -180,7 +181,7 @@ def _apart(found: Apart | None) -> dict[str, tuple]:
         "special_share": (
             found.share,
             "measure",
-            "share of its activity that is on special and template tokens",
+            "share of its active tokens that are special or template tokens",
         ),
     }
 
@@ -189,7 +190,7 @@ _RATE = ("measure", "share of rows in which it is active")
 _FOLDS = ("measure", "folds of documents in which it is active")
 _P = (
     "measure",
-    "p that exchanging the models makes rows differ as much along it, corrected for all latents",
+    "p of a difference as large along it with exchanged models, corrected for all latents",
 )
 
 
@@ -205,12 +206,12 @@ def _crosscoder(
         **_estimate(
             "nu_error",
             found.nu["error", TUNED],
-            "base by tuned in the error with its part put back",
+            "base divided by tuned, in the error plus its contribution",
         ),
         **_estimate(
             "nu_reconstruction",
             found.nu["reconstruction", TUNED],
-            "base by tuned in the reconstruction",
+            "base divided by tuned, in the reconstruction",
         ),
         **_estimate(
             "nu_reconstruction_no_bias",
@@ -218,7 +219,9 @@ def _crosscoder(
             "the same without the decoder's bias",
         ),
         **_estimate(
-            "nu_error_base", found.nu["error", BASE], "tuned by base along the base's decoder row"
+            "nu_error_base",
+            found.nu["error", BASE],
+            "tuned divided by base along the base's decoder row",
         ),
         **_estimate(
             "nu_reconstruction_base",
@@ -231,7 +234,9 @@ def _crosscoder(
             "the same without the decoder's bias",
         ),
         **_estimate(
-            "ratio", found.ratio, "how many times as long the tuned model's slope on its codes is"
+            "ratio",
+            found.ratio,
+            "length of the tuned model's slope on its codes divided by the base's",
         ),
         **_estimate("cosine", found.cosine, "cosine of both models' slopes on its codes"),
         **_estimate(
@@ -241,7 +246,7 @@ def _crosscoder(
         "norm_difference": (
             found.norm_difference,
             "measure",
-            "of the decoder's norms: 0 base only, 1 tuned only",
+            "from decoder norms: 0 base only, 1 tuned only",
         ),
         "by_norms": (
             classes.by_norms(found),
@@ -263,12 +268,12 @@ def _difference(
         **_estimate(
             "base_part",
             found.base_part,
-            "slope of the base on it by what the models' slopes differ in",
+            "the base's slope on it divided by the difference of the models' slopes",
         ),
         **_estimate(
             "row_cosine",
             found.row_cosine,
-            "cosine of its row and what the models differ in where it fires",
+            "cosine of its decoder row and the models' difference where it fires",
         ),
         **_estimate("base_slope", found.slope[BASE], "slope of the base's rows on its codes"),
         **_estimate(
@@ -294,29 +299,33 @@ def _applied(
         ),
         "folds_active": (found.folds_active, *_FOLDS),
         **_estimate(
-            "kept", found.kept, f"slope of {theirs}'s rows on {mine}'s codes by {mine}'s own"
+            "kept",
+            found.kept,
+            f"slope of {theirs}'s rows on {mine}'s codes divided by that of {mine}'s rows",
         ),
-        **_estimate("rate_ratio", found.rate_ratio, f"rate in {theirs} by {mine}'s"),
-        **_estimate("mean_ratio", found.mean_ratio, f"mean code where active, {other} by {own}"),
+        **_estimate("rate_ratio", found.rate_ratio, f"rate in {theirs} divided by {mine}'s"),
+        **_estimate(
+            "mean_ratio", found.mean_ratio, f"mean code where active, {other} divided by {own}"
+        ),
         **_estimate(
             "explained_ratio",
             found.explained_ratio,
-            f"squared error that it saves, {other} by {own}",
+            f"squared error that it explains, {other} divided by {own}",
         ),
         "exchange_p": (
             p,
             "measure",
-            "p that exchanging the models makes it fire as unequally, corrected",
+            "p of firing counts as different with exchanged models, corrected",
         ),
-        "fires_otherwise": (
+        "rate_differs": (
             p <= ALPHA,
             "flag",
-            "fires more or less often than exchanged models would",
+            "firing rates differ by more than with exchanged models",
         ),
     }
     base, tuned = found.unexplained
     return columns, {
         "unexplained_base": base,
         "unexplained_tuned": tuned,
-        "fires_otherwise": int((p <= ALPHA).sum()),
+        "rate_differs": int((p <= ALPHA).sum()),
     }

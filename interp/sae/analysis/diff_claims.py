@@ -1,4 +1,4 @@
-"""Claims of a comparison of latents: shares of live latents of a kind, beside those of control
+"""Claims of a comparison of latents: shares of live latents by class, compared with control
 pairs.
 """
 
@@ -15,15 +15,13 @@ from interp.sae.analysis.classes import CHANGED, CLASSES
 from interp.table import Table, table
 
 KINDS = {"tuned-only": ("tuned-only",), "base-only": ("base-only",), "changed": CHANGED}
-"""What is claimed of a pair, and the classes that count for it."""
+"""The claims about a pair, and the classes that count for each."""
 
 
 def flags(named: np.ndarray, claimed: np.ndarray, kinds: Iterable[str]) -> dict[str, tuple]:
-    """Which latents count, and which of them are claimed to be of a kind: what shares of live
-    latents are made of.
-    """
+    """Flags of live latents, and of latents claimed to be of each kind."""
     return {
-        "live": (named != "silent", "flag", "active in folds enough to be classified"),
+        "live": (named != "silent", "flag", "active in enough folds to be classified"),
         **{
             _flag(kind): (
                 np.isin(named, KINDS[kind]) & claimed,
@@ -40,7 +38,7 @@ def _flag(kind: str) -> str:
 
 
 def control_table(controls: Sequence[Table], kinds: Iterable[str]) -> Table:
-    """Table of kind "dictionary-diff-control": the class of every latent of the control pairs' own
+    """Table of kind "sae-diff-control": the class of each latent of the control pairs'
     dictionaries.
     """
     named, claimed = (
@@ -48,13 +46,13 @@ def control_table(controls: Sequence[Table], kinds: Iterable[str]) -> Table:
     )
     counts = [len(control) for control in controls]
     return table(
-        "dictionary-diff-control",
+        "sae-diff-control",
         {
-            "row": (np.arange(len(named)), "key", "number of the latent over all control pairs"),
+            "row": (np.arange(len(named)), "key", "index of the latent over all control pairs"),
             "control": (
                 np.repeat(np.arange(len(controls)), counts),
                 "key",
-                "control pair, in the order given",
+                "number of the control pair, in the given order",
             ),
             "latent": (
                 np.concatenate([np.arange(count) for count in counts]),
@@ -69,9 +67,7 @@ def control_table(controls: Sequence[Table], kinds: Iterable[str]) -> Table:
 
 
 def shares(controls: Sequence[Table], kinds: Iterable[str]) -> Table:
-    """The share of live latents that is claimed to be of a kind, one of each control; NaN where
-    none is live.
-    """
+    """Share of live latents claimed to be of each kind, per control; NaN if no latent is live."""
     live = [control["class"] != "silent" for control in controls]
     columns = {}
     for kind in kinds:
@@ -100,7 +96,7 @@ def _name(control: Table) -> str:
 
 
 def counted(named: np.ndarray, claimed: np.ndarray, controls: Sequence[Table]) -> Table:
-    """Latents of every class, of this pair and of the controls."""
+    """Number of latents of each class, for this pair and the controls."""
     each = {"this pair": (named, claimed)} | {
         "control" if len(controls) == 1 else f"control {at}": (control["class"], control["claimed"])
         for at, control in enumerate(controls, 1)
@@ -118,33 +114,35 @@ def counted(named: np.ndarray, claimed: np.ndarray, controls: Sequence[Table]) -
     ]
     pairs, kinds, latents, sure, live = zip(*rows, strict=True)
     return table(
-        "dictionary-classes",
+        "sae-diff-classes",
         {
-            "pair": (list(pairs), "key", "whose dictionary: this pair's, or the control's"),
+            "pair": (list(pairs), "key", "whose dictionary: this pair's, or a control's"),
             "class": (list(kinds), "key", "what became of a latent"),
-            "latents": (list(latents), "measure", "how many are of the class"),
-            "claimed": (list(sure), "measure", "how many of them are claimed"),
-            "live": (list(live), "measure", "all latents of the pair but silent ones"),
+            "latents": (list(latents), "measure", "latents of the class"),
+            "claimed": (list(sure), "measure", "those of them that are claimed"),
+            "live": (list(live), "measure", "all latents of the pair except silent ones"),
         },
     )
 
 
 def claims_of(kind: str, controls: Sequence[Table]) -> list[Claim]:
-    """That more is of a kind than in the control pairs; of several, also than in a further one."""
+    """Claim that more latents are of a kind than in the control pairs; with several controls also
+    than in a new one.
+    """
     column = _flag(kind)
     own = mean(column, cluster="latent", where={"live": True})
     made = [_claim(kind, controls)]
     if len(controls) > 1 and all((control["class"] != "silent").any() for control in controls):
         said = f"the share of {' or '.join(KINDS[kind])} latents"
         further = beyond_new(f"{kind}-beyond-new-control", own, column, len(controls), said, ".1%")
-        # shares of few latents vary even where those of the controls are all 0
+        # shares of few latents vary even if those of the controls are all 0
         made.append(replace(further, requires=(kind,)))
     return made
 
 
 def _claim(kind: str, controls: Sequence[Table]) -> Claim:
-    """That a larger share of live latents is of a kind than in the control pairs together, by both
-    intervals.
+    """Claim that the share of live latents of a kind is larger than in the pooled control pairs, by
+    both intervals.
     """
     column, rows = _flag(kind), {"where": {"live": True}}
     beside = {"table": "control", **rows}
@@ -169,7 +167,7 @@ def _claim(kind: str, controls: Sequence[Table]) -> Claim:
             "{control_high:.1%})."
         ),
         (True, False): f"no latent of {one} is active often enough to compare with.",
-        (False, False): "no control pair was given to compare with.",
+        (False, False): "there is no control pair to compare with.",
     }[bool(controls), active]
     return Claim(
         name=kind,
@@ -189,5 +187,5 @@ def _claim(kind: str, controls: Sequence[Table]) -> Claim:
 
 
 def named_column(named: np.ndarray) -> tuple:
-    """The class of every latent, as a column that says what each means."""
+    """The column of classes, with the meaning of each class."""
     return (named, "text", "; ".join(f"{name}: {meaning}" for name, meaning in CLASSES.items()))

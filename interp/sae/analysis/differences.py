@@ -1,11 +1,11 @@
-"""A dictionary of differences (tuned less base): what each latent's direction does in both models
-where it is active.
+"""A dictionary of differences (tuned minus base): slopes of both models along each latent's decoder
+row.
 
-Both models' rows are regressed on the latent's codes along its decoder row, with an intercept. The
-two slopes differ by one where the latent reconstructs the difference, and say what it is: base 0, a
-part that only the tuned model has; base -1 and tuned 0, one that only the base has; both of one
-sign, more or less of what both have; -1/2 and 1/2, a direction turned into another, or noise of
-both models, which differences alone do not tell apart.
+Both models' rows are regressed on the latent's codes along its decoder row, with an intercept. If
+the latent reconstructs the difference, the slopes differ by one: base 0 means only the tuned model
+has the feature; base -1 and tuned 0, only the base has it; equal signs, a change in strength; -1/2
+and 1/2, a rotated direction or independent noise of both models, which differences cannot tell
+apart.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from interp.sae.core.sparse_products import Codes, products
 
 
 class Slopes(NamedTuple):
-    """Per latent [F]: its rate, both models' slopes, and ``base_part``, the base's slope by what
-    the two differ in.
+    """Results per latent [F]: firing rate, both models' slopes, their difference, and
+    ``base_part``, the base's slope divided by that difference.
 
-    ``row_cosine``: of the decoder row and the differences' slope over all dimensions; low where the
-    latent fires for a difference that its row does not point along. ``moved`` [K, F]: sums of tuned
-    less base rows per fold along the row.
+    ``row_cosine``: cosine of the decoder row and the slope of the differences over all dimensions;
+    low if the latent fires for a difference in another direction than its row. ``moved`` [K, F]:
+    sums of tuned minus base rows along the decoder row, per fold.
     """
 
     rate: NDArray[np.float64]
@@ -56,18 +56,18 @@ class Slopes(NamedTuple):
 
 
 class Regression:
-    """Sums of regressing rows of both models on codes along decoder rows, with an intercept."""
+    """Sums for regressing rows of both models on codes along decoder rows, with an intercept."""
 
     def __init__(self, dictionary: Dictionary, folds: int = FOLDS) -> None:
         config = dictionary.config
         if config.models != 1 or config.is_transcoder or config.skip:
             raise OptionError(
-                "this way of comparing needs an autoencoder of one site, no crosscoder or"
-                " transcoder"
+                "this comparison needs an autoencoder of one site, not a crosscoder or transcoder"
             )
         if config.normalisation not in ("none", "scale"):
             raise OptionError(
-                f"{config.normalisation} is undone per input; two models need one scale, or none"
+                f"{config.normalisation} is undone per input; to compare two models use scale or"
+                " none"
             )
         self.dictionary = dictionary
         self.factor = (
@@ -83,8 +83,8 @@ class Regression:
         documents: Tensor,
         special: Tensor | None = None,
     ) -> None:
-        """Add a batch's codes and both models' rows, in units of the encoder; ``special`` rows are
-        counted apart.
+        """Add a batch's codes and both models' rows, in the encoder's units; activity on
+        ``special`` rows is counted separately.
         """
         values = codes.values.double()
         along = [values * products(codes.pattern, part.double(), self.rows) for part in both]
@@ -106,7 +106,7 @@ class Regression:
         self.sums.add_special(documents, codes, special)
 
     def found(self) -> dict[str, NDArray[np.float64]]:
-        """Sums per fold, both models' row sums along decoder rows."""
+        """Sums per fold, with both models' row sums projected on decoder rows."""
         sums = self.sums.sums()
         rows = to_host(self.rows)
         for name in ("base_rows", "tuned_rows"):
@@ -114,7 +114,7 @@ class Regression:
         return sums
 
     def slope(self, model: int):
-        """The model's slope on a latent, of sums with a leading axis of jackknife samples."""
+        """A function from sums with a leading axis of jackknife samples to the model's slopes."""
         name, norms = ("base", "tuned")[model], to_host(self.rows.square().sum(1))
 
         def of(sums: Sums) -> NDArray[np.float64]:
@@ -127,7 +127,7 @@ class Regression:
 
 
 class DifferenceScaling:
-    """Streams rows of both models through a dictionary of their differences."""
+    """Accumulates rows of both models through a dictionary of their differences."""
 
     def __init__(self, dictionary: Dictionary, folds: int = FOLDS) -> None:
         self._regression = Regression(dictionary, folds)
@@ -141,7 +141,7 @@ class DifferenceScaling:
         documents: Int[Tensor, " N"],
         special: Bool[Tensor, " N"] | None = None,
     ) -> DifferenceScaling:
-        """Add rows in their own units; ``special`` ones are counted apart."""
+        """Add rows in their original units; activity on ``special`` rows is counted separately."""
         regression = self._regression
         codes = regression.dictionary.encode_sparse(tuned - base)
         regression.update(
@@ -151,7 +151,7 @@ class DifferenceScaling:
         return self
 
     def result(self, level: float = 0.95) -> Slopes:
-        """Slopes and what follows of them; NaN for latents that are never active."""
+        """Slopes and derived quantities; NaN for latents that never fire."""
         sums = self._regression.found()
         base, tuned = (self._regression.slope(model) for model in (BASE, TUNED))
 

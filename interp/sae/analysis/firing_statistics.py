@@ -1,4 +1,6 @@
-"""How often and how strongly latents fire, streamed over batches, and where some of them do."""
+"""Firing rates and activations of latents, accumulated over batches, and the positions at which
+some of them fire.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ SPECIAL, CONTENT = range(2)
 
 @dataclass(eq=False)
 class Activity:
-    """Sums over tokens of every one of F latents: times active among special and content tokens,
-    codes, the largest.
+    """Sums over tokens for each of F latents: number of active special and content tokens, sum of
+    codes, largest code.
     """
 
     latents: int
@@ -33,7 +35,7 @@ class Activity:
         self.largest = torch.zeros(self.latents, dtype=torch.float64, device=self.device)
 
     def update(self, codes: Codes, part: Int[Tensor, " N"]) -> Activity:
-        """Take in codes of N tokens, each ``SPECIAL`` or ``CONTENT``. Returns itself."""
+        """Add codes of N tokens, each ``SPECIAL`` or ``CONTENT``. Returns itself."""
         on = codes.values != 0
         latents, values = codes.pattern.latents[on], codes.values[on].double()
         place = part[codes.pattern.rows[on]] * self.latents + latents
@@ -45,7 +47,7 @@ class Activity:
 
     @property
     def counts(self) -> Int[np.ndarray, " F"]:
-        """Times that each latent is active."""
+        """Number of tokens on which each latent is active."""
         return to_host(self.fired.sum(0))
 
     @property
@@ -55,31 +57,31 @@ class Activity:
 
     @property
     def densities(self) -> Float[np.ndarray, "two F"]:
-        """The same of special and of content tokens; NaN where there are none."""
+        """The same among special and among content tokens; NaN if there are none."""
         tokens = to_host(self.tokens)[:, None]
         return np.where(tokens > 0, to_host(self.fired) / np.maximum(tokens, 1), np.nan)
 
     @property
     def mean(self) -> Float[np.ndarray, " F"]:
-        """Mean code where active; NaN of a latent that never is."""
+        """Mean code where active; NaN for a latent that never is."""
         return np.where(self.counts > 0, to_host(self.total) / np.maximum(self.counts, 1), np.nan)
 
     @property
     def maximum(self) -> Float[np.ndarray, " F"]:
-        """The largest code, 0 of a latent that is never active."""
+        """Largest code; 0 for a latent that is never active."""
         return to_host(self.largest)
 
 
 @dataclass(eq=False)
 class TopActivations:
-    """Rows of tokens and codes at which some latents are active."""
+    """Token positions and codes at which some latents are active."""
 
     latents: Sequence[int]
     width: int
     _parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
 
     def update(self, codes: Codes, rows: Int[Tensor, " N"]) -> TopActivations:
-        """Take in codes of N tokens, which are ``rows`` of all. Returns itself."""
+        """Add codes of N tokens, whose positions among all tokens are ``rows``. Returns itself."""
         wanted = torch.zeros(self.width, dtype=torch.bool, device=codes.values.device)
         wanted[torch.tensor(list(self.latents), dtype=torch.int64, device=wanted.device)] = True
         on = wanted[codes.pattern.latents] & (codes.values != 0)
@@ -93,7 +95,7 @@ class TopActivations:
         return self
 
     def result(self) -> dict[int, Active]:
-        """Of every latent asked for, by rising row."""
+        """Positions and codes of each requested latent, by increasing position."""
         nothing = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
         which, rows, values = (
             np.concatenate(part) for part in zip(*(self._parts or nothing), strict=True)

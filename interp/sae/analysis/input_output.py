@@ -1,10 +1,10 @@
-"""Where a dictionary stands in a pair of models: what it reads, what it should give, and where its
-output is put.
+"""What a dictionary reads in a pair of models, what it should reconstruct, and where its output is
+inserted.
 
-Identical tokens go to both models. An autoencoder or transcoder reads the tuned model; a crosscoder
-both models side by side, and each half of its output goes into its own model; a dictionary of
-differences reads tuned less base, and the base's value plus its output goes into the tuned model. A
-transcoder reads ``site`` and gives ``target``.
+Identical tokens go to both models. An autoencoder or transcoder reads the tuned model. A crosscoder
+reads both models concatenated, and each half of its output is inserted into its own model. A
+dictionary of differences reads tuned minus base, and the base's activation plus its output is
+inserted into the tuned model. A transcoder reads ``site`` and reconstructs ``target``.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ ORDER = (
     "hook_mlp_out",
     "hook_resid_post",
 )
-"""Sites of a block in the order of a pass."""
+"""Sites of a block in the order of the forward pass."""
 
 Values = Mapping[tuple[str, Site], Tensor]
 
 
 @dataclass(frozen=True)
 class Place:
-    """A dictionary ``of`` the tuned model, both models or their difference: it reads ``site`` and
-    gives ``target``.
+    """A dictionary ``of`` the tuned model, both models or their difference, which reads ``site``
+    and reconstructs ``target``.
     """
 
     site: Site
@@ -56,59 +56,57 @@ class Place:
     def of_dictionary(
         cls, config: DictionaryConfig, site: str, target: str, of: str, based: bool
     ) -> Place:
-        """Where a dictionary of this configuration stands; ``based``: whether there is a base.
-        Raises OptionError.
+        """Inputs and outputs of a dictionary with this configuration; ``based``: whether there is a
+        base. Raises OptionError.
         """
         if of not in OF:
-            raise OptionError(f"rows of {of!r} are not known; use {', '.join(OF)}")
+            raise OptionError(f"unknown model role {of!r}; use {', '.join(OF)}")
         if config.models > 2 or (config.models == 2) != (of == BOTH):
-            raise OptionError(
-                f"a dictionary of {config.models} models side by side does not read rows of {of!r}"
-            )
+            raise OptionError(f"a dictionary of {config.models} models cannot read {of!r}")
         if of != TUNED and not based:
             what = "a crosscoder" if of == BOTH else "a dictionary of differences"
-            raise OptionError(
-                f"{what} needs the base's rows beside the tuned model's; add --base BASE"
-            )
+            raise OptionError(f"{what} needs the base's activations too; add --base BASE")
         reads = Site.parse(site)
         if not config.is_transcoder:
             if target and Site.parse(target) != reads:
                 raise OptionError(
-                    f"this dictionary writes what it reads, {reads}, not {target}; leave"
-                    " --target out"
+                    f"this dictionary reconstructs the site it reads, {reads}, not {target};"
+                    " leave --target out"
                 )
             return cls(reads, reads, of)
         if not target:
             raise OptionError(
-                "this transcoder does not say which site it writes; add --target SITE"
+                "this transcoder's files do not name its target site; add --target SITE"
             )
         writes = Site.parse(target)
         if _at(reads) > _at(writes):
             raise OptionError(
-                f"{reads} comes after {writes} in a pass, so that what is read there would follow"
-                " what is put here; only a transcoder that writes no earlier than it reads is"
+                f"{reads} comes after {writes} in the forward pass, so the transcoder's output"
+                " would change its own input; only a target at or after the input site can be"
                 " evaluated"
             )
         return cls(reads, writes, of)
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """What is read of every model."""
+        """Sites to read in each model."""
         return tuple(dict.fromkeys((self.site, self.target)))
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """The models that are read, the tuned one last."""
+        """Models to read, the tuned one last."""
         return (TUNED,) if self.of == TUNED else (BASE, TUNED)
 
     @property
     def edited(self) -> tuple[str, ...]:
-        """The models into which the output is put, the tuned one first."""
+        """Models into which the output is inserted, the tuned one first."""
         return (TUNED, BASE) if self.of == BOTH else (TUNED,)
 
     @property
     def views(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        """Of a crosscoder's rows each model's half, and tuned less base; of other rows nothing."""
+        """For a crosscoder, maps from its rows to each model's half and to tuned minus base;
+        otherwise empty.
+        """
         if self.of != BOTH:
             return {}
         return {
@@ -120,7 +118,7 @@ class Place:
     def rows(
         self, values: Values, counted: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N O"]]:
-        """What the dictionary reads and what it should give, of positions that count."""
+        """Inputs and targets of the dictionary at the counted positions."""
         x = self._of(values, self.site, counted)
         return x, x if self.target == self.site else self._of(values, self.target, counted)
 
@@ -133,13 +131,15 @@ class Place:
 
     def _own(self, values: Values, role: str, site: Site, counted: Tensor) -> Tensor:
         value = values[role, site]
-        # in half precision a difference would lose what it is about
+        # in half precision a difference would lose its significant digits
         return widen(value)[counted.to(value.device)]
 
     def put(
         self, role: str, output: Float[Tensor, "N O"], values: Values, counted: Bool[Tensor, "B T"]
     ) -> Float[Tensor, "N W"]:
-        """What stands in the target's place in a model for this output, of positions that count."""
+        """Replacement of the target's activation in a model for this output, at the counted
+        positions.
+        """
         if self.of == BOTH:
             return _half(output, int(role == TUNED))
         if self.of == DIFFERENCE:
@@ -149,7 +149,7 @@ class Place:
 
 
 def difference(rows: Float[Tensor, "N both"]) -> Float[Tensor, "N W"]:
-    """Of rows of base and tuned model side by side, tuned less base."""
+    """Tuned minus base, from rows of both models concatenated."""
     return _half(rows, 1) - _half(rows, 0)
 
 

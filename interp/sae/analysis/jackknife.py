@@ -1,8 +1,7 @@
-"""Sums kept per fold of documents, so that intervals are over documents and no activation is
-stored.
+"""Sums per fold of documents, for intervals over documents without storing activations.
 
-A document falls whole into one fold. The interval is the delete-one-fold jackknife's (Miller, 1974,
-Biometrika 61) with Student's t: for ratios of sums it needs nothing but the sums without each fold.
+All of a document falls into one fold. Intervals are from the delete-one-fold jackknife (Miller,
+1974, Biometrika 61) with Student's t; for ratios of sums it needs only the sums without each fold.
 """
 
 from __future__ import annotations
@@ -25,22 +24,22 @@ FOLDS = 20
 
 
 class Estimate(NamedTuple):
-    """A number per latent and its interval; NaN where there is none."""
+    """A value per latent with its interval; NaN if undefined."""
 
     value: NDArray[np.float64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
 
     def above(self, threshold: float) -> NDArray[np.bool_]:
-        """Where the whole interval exceeds a threshold; never where it is NaN."""
+        """Whether the entire interval exceeds a threshold; False for NaN."""
         return self.low > threshold
 
     def below(self, threshold: float) -> NDArray[np.bool_]:
-        """Where the whole interval is less than a threshold; never where it is NaN."""
+        """Whether the entire interval is below a threshold; False for NaN."""
         return self.high < threshold
 
     def within(self, size: float, centre: float = 0.0) -> NDArray[np.bool_]:
-        """Where the whole interval is closer than ``size`` to ``centre``; never where it is NaN."""
+        """Whether the entire interval is closer than ``size`` to ``centre``; False for NaN."""
         return self.above(centre - size) & self.below(centre + size)
 
 
@@ -51,15 +50,15 @@ Sums = Mapping[str, NDArray[np.float64]]
 def jackknife(
     sums: Sums, statistic: Callable[[Sums], NDArray[np.float64]], level: float = 0.95
 ) -> Estimate:
-    """A statistic of sums over all folds, and its interval by leaving out one fold at a time.
+    """A statistic of sums over all folds, with its interval from leaving out one fold at a time.
 
-    ``sums``: arrays [K, ...], one row per fold; where one of them is ``rows``, folds of unequal
-    size count by Kish's effective number. ``statistic`` maps sums with a leading axis to values
-    with the same one. Where a value is not finite without some fold there is no interval.
+    ``sums``: arrays [K, ...], one row per fold; if one is named ``rows``, unequal fold sizes enter
+    by Kish's effective number of folds. ``statistic`` maps sums with a leading axis to values with
+    the same axis. The interval is NaN if a value without some fold is not finite.
     """
     folds = len(next(iter(sums.values())))
     if folds < 2:
-        raise OptionError(f"{folds} fold has no interval; keep sums in 2 folds or more")
+        raise OptionError(f"an interval needs 2 folds or more, not {folds}")
     whole = {name: array.sum(0, keepdims=True) for name, array in sums.items()}
     left = {
         name: np.concatenate([whole[name], whole[name] - array]) for name, array in sums.items()
@@ -69,7 +68,7 @@ def jackknife(
 
 
 def effective_folds(sums: Sums) -> float | None:
-    """Kish's effective number of folds by their rows; None where rows were not counted."""
+    """Kish's effective number of folds by number of rows; None if rows were not counted."""
     rows = sums.get("rows")
     return None if rows is None else float(rows.sum() ** 2 / np.square(rows).sum())
 
@@ -79,12 +78,12 @@ def resampled(
     level: float = 0.95,
     effective: float | None = None,
 ) -> Estimate:
-    """A statistic of all folds, first, and without each of them, as an estimate with the
-    jackknife's interval.
+    """An estimate with its jackknife interval, from a statistic of all folds (first) and without
+    each fold.
 
-    As ``interp.maths.intervals.jackknife``, for many numbers at once: deviations are from the full
-    estimate, and of ``effective`` folds (all by default) one less are degrees of freedom. NaN ends
-    where that is none.
+    As ``interp.maths.intervals.jackknife``, vectorised: deviations are from the full estimate, and
+    the degrees of freedom are ``effective`` folds (default: all) minus one. Interval ends are NaN
+    without degrees of freedom.
     """
     value, others, folds = values[0], values[1:], len(values) - 1
     freedom = (folds if effective is None else effective) - 1
@@ -99,8 +98,8 @@ def resampled(
 
 
 class Apart(NamedTuple):
-    """Of each latent [F]: shares of special and of other rows with it active, and of its activity
-    on special ones.
+    """Per latent [F]: firing rate on special and on other rows, and the share of its activity on
+    special rows.
     """
 
     special: NDArray[np.float64]
@@ -109,31 +108,31 @@ class Apart(NamedTuple):
 
 
 class FoldSums:
-    """Running sums in float64 per fold: of codes and their products ``[K, F]``, and of whole rows
+    """Running sums in float64 per fold: of values at active codes ``[K, F]`` and of row values
     ``[K, ...]``.
     """
 
     def __init__(self, width: int, folds: int = FOLDS) -> None:
         if folds < 2:
-            raise OptionError(f"{folds} fold has no interval; use 2 or more")
+            raise OptionError(f"an interval needs 2 folds or more, not {folds}")
         self.width, self.folds = width, folds
         self._sums: dict[str, Tensor] = {}
 
     def fold(self, documents: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
-        """The fold of each row, by the number of its document."""
+        """The fold of each row, by its document number."""
         return documents.remainder(self.folds)
 
     def add(
         self, documents: Int[Tensor, " N"], codes: Codes, **values: Float[Tensor, " n"]
     ) -> None:
-        """Add values that belong to the active codes of a batch."""
+        """Add values at the active codes of a batch."""
         at = self.fold(documents)[codes.pattern.rows] * self.width + codes.pattern.latents
         for name, value in values.items():
             total = self._sum(name, (self.width,), at.device)
             total.view(-1).index_add_(0, at, value.double())
 
     def add_rows(self, documents: Int[Tensor, " N"], **values: Float[Tensor, "N ..."]) -> None:
-        """Add values that belong to whole rows."""
+        """Add values per row."""
         for name, value in values.items():
             total = self._sum(name, tuple(value.shape[1:]), value.device)
             total.index_add_(0, self.fold(documents), value.double())
@@ -141,17 +140,15 @@ class FoldSums:
     def add_special(
         self, documents: Int[Tensor, " N"], codes: Codes, special: Bool[Tensor, " N"] | None = None
     ) -> None:
-        """Count, for ``apart``, which rows and which active codes are of special tokens; None:
-        nobody asks.
-        """
+        """Count special rows and active codes on them, for ``apart``; None counts nothing."""
         if special is not None:
             counted = special.double()
             self.add(documents, codes, special=counted[codes.pattern.rows])
             self.add_rows(documents, special_rows=counted)
 
     def apart(self) -> Apart | None:
-        """Activity on special and other rows, of the sums ``count`` and ``rows``; None where nobody
-        asked.
+        """Activity on special and on other rows, from the sums ``count`` and ``rows``; None if
+        special rows were not counted.
         """
         sums = {name: to_host(value.sum(0)) for name, value in self._sums.items()}
         if "special" not in sums:
@@ -167,11 +164,11 @@ class FoldSums:
         return self._sums[name]
 
     def sums(self) -> dict[str, NDArray[np.float64]]:
-        """All sums [K, ...]; raises OptionError before anything was added."""
+        """All sums [K, ...]; raises OptionError if nothing was added."""
         if not self._sums:
-            raise OptionError("no rows were given, so that there is nothing to compare")
+            raise OptionError("no rows were given; there is nothing to compare")
         return {name: to_host(value) for name, value in self._sums.items()}
 
     def folds_active(self) -> NDArray[np.int64]:
-        """In how many folds each latent is active, of the sum ``count``."""
+        """Number of folds in which each latent is active, from the sum ``count``."""
         return (self.sums()["count"] > 0).sum(0)

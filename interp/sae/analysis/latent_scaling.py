@@ -1,14 +1,14 @@
-"""Latent scaling: how much of each crosscoder latent is in each model, whatever its decoder's norms
-say.
+"""Latent scaling: how much of each crosscoder latent is present in each model, independent of
+decoder norms.
 
-``beta(y, j)`` minimises ``sum_i |y_i - beta f_j(i) d_j|^2`` for a target ``y`` of one model and one
-direction ``d_j`` (Minder et al. 2025, arXiv 2504.02922). Two targets per model: the error with the
-latent's own part put back, in which a part that the sparsity took from a model's decoder is still
-there (complete shrinkage), and the reconstruction, in which other latents may hold it (latent
-decoupling). The reconstruction is the whole decoder's output, its bias included, as in the paper's
-own code, whose threshold is for that; the same without the bias is a third target. ``nu`` is the
-other model's beta over the own one's: near 0 where a latent is specific. All betas come from one
-pass and products at active codes, O(active codes * D).
+``beta(y, j)`` minimises ``sum_i |y_i - beta f_j(i) d_j|^2`` for a target ``y`` of one model and a
+direction ``d_j`` (Minder et al. 2025, arXiv 2504.02922). There are two targets per model: the error
+plus the latent's own contribution, which still contains a part that sparsity removed from a model's
+decoder (complete shrinkage), and the reconstruction, in which other latents may contain it (latent
+decoupling). The reconstruction includes the decoder bias, as in the code of the paper, whose
+threshold assumes that; without the bias it is a third target. ``nu`` is the other model's beta
+divided by the model's own: near 0 if a latent is specific. All betas come from one pass, in
+O(active codes * D).
 """
 
 from __future__ import annotations
@@ -40,24 +40,23 @@ from interp.sae.core.sparse_products import products
 BASE, TUNED = 0, 1
 TARGETS = ("error", "reconstruction", "reconstruction_no_bias")
 TINY = 1e-3
-"""An own beta smaller than this has no ratio: the latent explains nothing of the model that it
-should belong to.
+"""If a model's own beta is smaller than this, its ratio is NaN: the latent explains nothing of that
+model.
 """
 
 
 class Scaled(NamedTuple):
-    """What latent scaling says of every latent; arrays [F], estimates with intervals over
-    documents.
+    """Results of latent scaling per latent; arrays [F], estimates with intervals over documents.
 
     ``beta`` by (target, direction, model): least-squares factors. ``nu`` by (target, direction):
-    the other model's beta over the own one's. ``cosine, ratio``: of the two models' slopes on the
-    latent's codes (``lines``), whatever the decoder says: the cosine, and how many times as long
-    the tuned model's is. ``kept`` by model: the slopes' product over that model's own squared, 0
-    where the other model has nothing of it. ``part_cosine``: the projection of each model's part on
-    the other's decoder row over that on its own, mean of both, other latents' parts taken off.
-    ``decoder_cosine`` and ``norm_difference`` (0 base only, 1 tuned only) are the decoder's alone.
-    ``moved`` [2, K, F]: sums per fold of tuned less base rows along the base's and the tuned
-    model's decoder row.
+    the other model's beta divided by the model's own. ``cosine, ratio``: cosine of the two models'
+    slopes on the codes (``activation_slopes``), and length of the tuned model's slope divided by
+    the base's. ``kept`` by model: inner product of the slopes divided by that model's squared
+    length; 0 if the other model has nothing of it. ``part_cosine``: projection of each model's part
+    on the other's decoder row divided by that on its own, averaged over both, with the
+    contributions of other latents removed. ``decoder_cosine`` and ``norm_difference`` (0 base only,
+    1 tuned only) depend on the decoder alone. ``moved`` [2, K, F]: sums per fold of tuned minus
+    base rows along the base's and the tuned model's decoder row.
     """
 
     rate: NDArray[np.float64]
@@ -75,14 +74,16 @@ class Scaled(NamedTuple):
 
 
 class LatentScaling:
-    """Streams rows ``[base | tuned]`` and documents; ``result`` gives the scaling of every latent."""
+    """Accumulates rows ``[base | tuned]`` with document numbers; ``result`` returns the scaling of
+    each latent.
+    """
 
     def __init__(self, dictionary: Dictionary, folds: int = FOLDS) -> None:
         config = dictionary.config
         if config.models != 2 or config.is_transcoder or config.skip:
             raise OptionError(
-                f"latent scaling needs a crosscoder of two models, not {config.models}; for one"
-                " model's dictionary compare what it finds in both"
+                f"latent scaling needs a crosscoder of two models, not {config.models}; for a"
+                " dictionary of one model use comparison base or tuned"
             )
         self.dictionary = dictionary
         self._sums = FoldSums(config.width, folds)
@@ -100,8 +101,8 @@ class LatentScaling:
         documents: Int[Tensor, " N"],
         special: Bool[Tensor, " N"] | None = None,
     ) -> LatentScaling:
-        """Add rows in their own units; ``documents`` numbers what each row comes from, ``special``
-        is counted apart.
+        """Add rows in their original units, with the document number of each row; activity on
+        ``special`` rows is counted separately.
         """
         inside, _ = self.dictionary.normalised(x)
         found = self.dictionary.raw(inside)
@@ -123,7 +124,7 @@ class LatentScaling:
         return self
 
     def result(self, level: float = 0.95) -> Scaled:
-        """Betas, their ratios and intervals; NaN, not 0, for a latent that was never active."""
+        """Betas, their ratios and intervals; NaN for a latent that was never active."""
         sums, gram, bias = self._sums.sums(), self._gram, self._bias
         norms = np.sqrt(np.stack([gram[BASE, BASE], gram[TUNED, TUNED]]))
         beta = {
@@ -141,7 +142,7 @@ class LatentScaling:
         }
 
         def length(found: Sums, model: int, along: int) -> NDArray[np.float64]:
-            """How long the model's part of the latent is along a direction of length 1."""
+            """Length of the model's part of the latent along a unit direction."""
             return _beta("error", along, model, gram, bias)(found) * norms[along]
 
         def cosine(found: Sums) -> NDArray[np.float64]:
@@ -183,8 +184,8 @@ class LatentScaling:
 def _beta(
     target: str, direction: int, model: int, gram: NDArray[np.float64], bias: NDArray[np.float64]
 ):
-    """The least-squares factor; ``gram, bias`` [direction, model, F]: a direction with a model's
-    row and its bias.
+    """A function from sums to least-squares factors; ``gram, bias`` [direction, model, F]: inner
+    products of a direction with a model's decoder row and bias.
     """
 
     def of(sums: Sums) -> NDArray[np.float64]:

@@ -1,5 +1,5 @@
-"""Shuffled pairs: would differences as large arise if it were chance which model of a pair is
-called the tuned one?
+"""A permutation test with exchanged models: could differences this large arise if the labels base
+and tuned were arbitrary?
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ _CELLS = 4_000_000
 def exchange_p(
     differences: Float[NDArray[np.float64], "K F"], draws: int = DRAWS, seed: int = 0
 ) -> NDArray[np.float64]:
-    """Two-sided p per column of sums of tuned less base in K folds of documents, corrected for all
-    columns.
+    """Two-sided p per column for sums of tuned minus base in K folds of documents, corrected for
+    all columns.
 
-    In every draw the models are exchanged in a random half of the folds, in all columns alike, and
-    the largest standardised sum of all columns is kept (Westfall and Young, 1993). 1 where nothing
-    differs anywhere; never below ``1 / (1 + draws)``.
+    Each draw exchanges the models in random folds, in all columns alike, and keeps the largest
+    standardised sum over columns (Westfall and Young, 1993). p is 1 in columns without any
+    difference, and at least ``1 / (1 + draws)``.
     """
     folds = len(differences)
     size = np.sqrt(folds * np.square(differences).sum(0))
@@ -37,7 +37,7 @@ def exchange_p(
         part = largest[start : start + chunk]
         signs = generator.choice((-1.0, 1.0), size=(part.size, folds))
         part[:] = np.abs(signs @ scaled).max(1)
-    # the same draw summed in another order must not count as smaller
+    # a tolerance, so that an equal sum in another order does not count as smaller
     reached = (largest[:, None] >= observed * (1 - 1e-12)).sum(0)
     p[moved] = (1 + reached) / (1 + draws)
     return p

@@ -1,9 +1,9 @@
-"""Which few latents tell a behaviour: a k-sparse probe, by held-out AUC beside the best of all
-latents by chance.
+"""k-sparse probes: which few latents predict a behaviour, by held-out AUC compared with permuted
+labels.
 
-k latents are chosen on one half of the clusters and a logistic regression is fitted there (Gurnee
-et al. 2023, arXiv 2305.01610); its AUC is measured on the other half. The best of many latents
-predicts anything a little: the null permutes labels and chooses anew among all latents, every time.
+k latents are selected and a logistic regression is fitted on one half of the clusters (Gurnee et
+al. 2023, arXiv 2305.01610); the AUC is measured on the other half. Selecting the best of many
+latents biases the result, so the null permutes labels and repeats the selection among all latents.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from interp.maths.intervals import effective_clusters
 from interp.maths.statistics import permutation_p, roc_auc, standardised_difference
 
 FEWEST = 8
-"""Clusters that a half must have."""
+"""Minimum number of clusters in each half."""
 
 
 class Probed(NamedTuple):
-    """The chosen ``latents`` (best first), held-out AUC with its interval over clusters, the null's
-    AUCs, and p.
+    """The selected ``latents`` (best first), held-out AUC with its interval over clusters, AUCs of
+    the null, and p.
 
-    ``scores`` [N] of all rows, of which those of the half that chose flatter; ``training`` [N] says
-    which those are.
+    ``scores`` [N] of all rows (optimistic on the selection half); ``training`` [N] marks the
+    selection half.
     """
 
     latents: NDArray[np.int64]
@@ -45,14 +45,14 @@ class Probed(NamedTuple):
 
 @dataclass(frozen=True)
 class SparseProbe:
-    """Options of a k-sparse probe: how many latents, draws of the null, seed of the split and the
+    """Options of a k-sparse probe: number of latents, draws of the null, seed of the split and the
     null.
 
-    ``firing``: only latents that are larger with the label are chosen, in the null too. The
-    regression is on codes by their spread, with half the squared length of its weights as the
-    penalty beside the mean loss times the effective number of sides of clusters, a side being the
-    rows of one class: scikit-learn's own strength where every row is a side of its own, as with
-    twins, and the same however often each prompt is there.
+    ``firing``: select only latents with larger codes for the positive label, in the null too. The
+    regression is on standardised codes, with an L2 penalty of half the squared weight norm next to
+    the mean loss times the effective number of cluster sides, where a side is the rows of one class
+    in a cluster. If every row is its own side, as with twins, this equals scikit-learn's default;
+    duplicated prompts do not change it.
     """
 
     k: int = 1
@@ -67,17 +67,17 @@ class SparseProbe:
         clusters: ArrayLike,
         training: ArrayLike | None = None,
     ) -> Probed:
-        """Probe codes [N, F] for labels [N]; rows of one cluster fall into one half.
+        """Probe codes [N, F] for labels [N]; all rows of a cluster are in one half.
 
-        ``training`` [N]: the rows that choose and fit, by default those of a random half of the
-        clusters. Labels are permuted within clusters that hold both (twins), else among whole
-        clusters. Raises OptionError where clusters are too few, a half has one class only, or a
-        cluster lies in both halves.
+        ``training`` [N]: rows for selection and fitting, by default a random half of the clusters.
+        Labels are permuted within clusters that have both (twins), otherwise among clusters. Raises
+        OptionError if there are too few clusters, a half has only one class, or a cluster is in
+        both halves.
         """
         codes, labels = np.asarray(codes, dtype=np.float64), np.asarray(labels, dtype=bool)
         names, clusters = np.unique(np.asarray(clusters), return_inverse=True)
         if not 1 <= self.k <= codes.shape[1]:
-            raise OptionError(f"{self.k} latents of {codes.shape[1]} cannot be chosen")
+            raise OptionError(f"cannot select {self.k} of {codes.shape[1]} latents")
         generator = np.random.default_rng(self.seed)
         if training is None:
             training = _half(labels, clusters, len(names), generator)
@@ -108,22 +108,21 @@ class SparseProbe:
         training: NDArray,
         ranks: bool = False,
     ) -> tuple[NDArray, NDArray, NDArray]:
-        """The k latents that part the training half best, weights of their regression, and scores
-        of all rows.
+        """The k latents that best separate the classes in the training half, their regression
+        weights, and scores of all rows.
 
-        ``ranks``: only the order of scores is wanted.
+        ``ranks``: only the order of scores is needed.
         """
-        # a permutation can leave one row of a class, or none: nothing parts it from the other
+        # a permutation can leave fewer than two rows of a class: no probe is fitted
         if np.bincount(labels[training], minlength=2).min() < 2:
             return np.zeros(0, np.int64), np.zeros(0), np.zeros(len(labels))
         d = standardised_difference(codes[training & labels], codes[training & ~labels]).d
-        # latents that fire on as many prompts have the same d but for rounding: the first of them,
-        # on every machine
+        # round, so that ties are broken by index on every machine
         d = np.round(np.nan_to_num(d), 8)
         latents = np.argsort(-(d if self.firing else np.abs(d)), kind="stable")[: self.k]
         chosen = codes[:, latents]
         if ranks and self.k == 1:
-            # a regression on one latent keeps its order, or turns it around
+            # a regression on one latent keeps or reverses its order
             sign = np.sign(d[latents])
             return latents, sign, (sign * chosen)[:, 0]
         from sklearn.linear_model import LogisticRegression
@@ -131,7 +130,8 @@ class SparseProbe:
         size = chosen[training].std(0)
         chosen = (chosen - chosen[training].mean(0)) / np.where(size > 0, size, 1.0)
         sides = effective_clusters(2 * clusters[training] + labels[training])
-        # scikit-learn weighs the penalty against the sum over rows, which copies of prompts add to
+        # scikit-learn weighs the penalty against the sum over rows, which grows with duplicated
+        # prompts
         fitted = LogisticRegression(C=sides / training.sum()).fit(
             chosen[training], labels[training]
         )
@@ -141,7 +141,7 @@ class SparseProbe:
 def _half(
     labels: NDArray, clusters: NDArray, count: int, generator: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """Rows of a random half of the clusters, of each class alike."""
+    """Rows of a random half of the clusters, balanced by class."""
     share = np.bincount(clusters, labels) / np.bincount(clusters)
     chosen = np.zeros(count, bool)
     for value in np.unique(share):
@@ -153,24 +153,24 @@ def _half(
 def _require(labels: NDArray, clusters: NDArray, training: NDArray, count: int) -> None:
     if shared := set(clusters[training]) & set(clusters[~training]):
         raise OptionError(
-            f"{len(shared)} clusters have prompts in both halves; a probe needs halves that share"
-            " none"
+            f"{len(shared)} clusters have prompts in both halves; the halves must not share"
+            " clusters"
         )
     for half in (training, ~training):
         held = len(np.unique(clusters[half]))
         if held < FEWEST or np.bincount(labels[half], minlength=2).min() < 2:
             raise OptionError(
-                f"{count} clusters of prompts leave a half with {held} of them, or with fewer than"
-                f" two prompts of a class; a probe needs {FEWEST} clusters in each half, and two"
-                " prompts of both classes"
+                f"{count} clusters of prompts leave a half with {held} of them, or with fewer"
+                f" than two prompts of a class; each half needs {FEWEST} clusters and two"
+                " prompts of each class"
             )
 
 
 def _permuted(
     labels: NDArray, clusters: NDArray, draws: int, generator: np.random.Generator
 ) -> Iterator[NDArray[np.bool_]]:
-    """Labels of whole clusters permuted; a cluster that has rows of both classes exchanges the
-    labels of its two.
+    """Labels permuted among clusters; in a cluster with both classes, the labels of its two sides
+    are exchanged.
     """
     share = np.bincount(clusters, labels) / np.bincount(clusters)
     units, first = np.unique(2 * clusters + labels, return_index=True)

@@ -1,9 +1,10 @@
-"""Whether a dictionary found the truth that made its inputs, which reconstruction does not tell.
+"""Whether a dictionary recovered the true features of synthetic data, which reconstruction does not
+measure.
 
 Directions: a one-to-one matching of latents to true directions by absolute cosine (mean correlation
-coefficient, MCC). Firing: precision, recall, F1 of every latent against the true feature it is most
-like. Hierarchies: how often a parent's latent is silent where its child's fires (absorption, Chanin
-et al. 2024, arXiv 2409.14507).
+coefficient, MCC). Firing: precision, recall and F1 of each latent against the most similar true
+feature. Hierarchies: how often a parent's latent is silent when its child's fires (absorption,
+Chanin et al. 2024, arXiv 2409.14507).
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from interp.maths.host import to_host
 from interp.sae.core.sparse_products import Codes
 
 DENSE = 2**24
-"""Pairs up to which all of them are candidates of the matching."""
+"""Largest number of pairs for which the matching considers all of them."""
 
 FOUND = 0.7
-"""Absolute cosine from which a true feature counts as found where its absorption is asked."""
+"""Absolute cosine from which a true feature counts as found, for absorption."""
 
 
 class Matching(NamedTuple):
-    """Pairs of a one-to-one matching: min(F, G) of them, by latent."""
+    """A one-to-one matching: min(F, G) pairs, ordered by latent."""
 
     latents: NDArray[np.int64]
     truths: NDArray[np.int64]
@@ -45,7 +46,7 @@ class Matching(NamedTuple):
 
 
 def cosines(rows: Float[Tensor, "F D"], truth: Float[Tensor, "G D"]) -> Float[Tensor, "F G"]:
-    """Absolute cosines; a row of zeros has none with anything, 0."""
+    """Absolute cosines; 0 for rows of zeros."""
     tiny = torch.finfo(torch.float64).tiny
     unit = [
         m.detach().double() / m.detach().double().norm(dim=1, keepdim=True).clamp_min(tiny)
@@ -59,13 +60,12 @@ def match(
 ) -> Matching:
     """The one-to-one matching with the largest sum of absolute cosines.
 
-    ``candidates``: only so many best partners of every row and of every truth can be matched, for
-    dictionaries whose F * G pairs are too many (then 64 by default): exact among these, hence a
-    lower bound of the whole.
+    ``candidates``: consider only this many best partners of each row and each true direction (64 by
+    default if there are too many pairs): exact among these, hence a lower bound.
     """
     if rows.shape[1] != truth.shape[1]:
         raise OptionError(
-            f"latents of width {rows.shape[1]} cannot be matched to directions of width"
+            f"latents of width {rows.shape[1]} cannot be matched with directions of width"
             f" {truth.shape[1]}"
         )
     if candidates is None and len(rows) * len(truth) <= DENSE:
@@ -88,11 +88,11 @@ def _sparsely(rows: Tensor, truth: Tensor, candidates: int) -> Matching:
         pairs, first = np.unique(near[0] * len(many) + near[1], return_index=True)
         value = np.concatenate([edges[0][2], edges[1][2]])[first]
         at = pairs // len(many), pairs % len(many)
-        # no weight may be zero: a sparse matrix takes it for no edge
+        # weights must not be zero: in a sparse matrix that is no edge
         graph = sparse.csr_array((2.0 - value, at), shape=(len(few), len(many)))
         try:
             chosen = min_weight_full_bipartite_matching(graph)
-        except ValueError:  # these candidates leave some of the few without a partner of their own
+        except ValueError:  # no full matching among these candidates
             if depth == len(many):
                 raise
             depth = min(2 * depth, len(many))
@@ -104,8 +104,8 @@ def _sparsely(rows: Tensor, truth: Tensor, candidates: int) -> Matching:
 
 
 def _best(left: Tensor, right: Tensor, depth: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The ``depth`` rows of ``right`` nearest to every row of ``left``: rows, partners and cosines,
-    flat.
+    """The ``depth`` nearest rows of ``right`` for each row of ``left``: rows, partners and cosines,
+    flattened.
     """
     found = []
     for start in range(0, len(left), 1024):
@@ -119,7 +119,7 @@ def _best(left: Tensor, right: Tensor, depth: int) -> tuple[np.ndarray, np.ndarr
 def nearest(
     rows: Float[Tensor, "F D"], truth: Float[Tensor, "G D"]
 ) -> tuple[Int[Tensor, " F"], Float[Tensor, " F"]]:
-    """The true direction that every latent is most like, and the absolute cosine."""
+    """The most similar true direction of each latent, and the absolute cosine."""
     best = [
         cosines(rows[start : start + 1024], truth).max(1) for start in range(0, len(rows), 1024)
     ]
@@ -127,16 +127,18 @@ def nearest(
 
 
 def uniqueness(rows: Float[Tensor, "F D"], truth: Float[Tensor, "G D"]) -> float:
-    """Share of distinct true directions among those that latents are most like."""
+    """Number of distinct true directions nearest to some latent, divided by the number of
+    latents.
+    """
     return len(nearest(rows, truth)[0].unique()) / len(rows)
 
 
 @dataclass(eq=False)
 class Recovery:
-    """Streams codes beside true codes; ``matching`` by directions is fixed from the start.
+    """Accumulates codes and true codes; ``matching`` depends on directions only.
 
-    Every latent is judged against the true feature that its direction is ``nearest`` to. A latent
-    that never fires has precision, recall and F1 of 0, and counts.
+    Each latent is compared with its ``nearest`` true feature. A latent that never fires has
+    precision, recall and F1 of 0.
     """
 
     directions: Float[Tensor, "F D"]
@@ -154,7 +156,7 @@ class Recovery:
             torch.zeros(features, dtype=torch.float64),
         )
         self.count = 0
-        # the latent that stands for a feature, and whether it may be called that
+        # the matched latent of each feature, and whether the feature counts as found
         self._latent = torch.full((features,), -1)
         self._latent[torch.from_numpy(self.matching.truths)] = torch.from_numpy(
             self.matching.latents
@@ -170,7 +172,7 @@ class Recovery:
             self._edges = child[known[child] & known[self.parents[child]]]
 
     def update(self, codes: Codes | Float[Tensor, "N F"], truth: Float[Tensor, "N G"]) -> Recovery:
-        """Take in codes and the true codes of the same inputs; returns itself."""
+        """Add codes and the true codes of the same inputs; returns itself."""
         dense = codes.dense() if isinstance(codes, Codes) else codes
         fires, real = dense.detach() != 0, truth > 0
         self.count += len(real)
@@ -190,7 +192,9 @@ class Recovery:
 
     @property
     def latents(self) -> dict[str, NDArray[np.float64]]:
-        """By latent: precision, recall, F1 and accuracy against the nearest truth, and that cosine."""
+        """Per latent: precision, recall, F1 and accuracy against the nearest true feature, and the
+        cosine with it.
+        """
         both, fired, true = self._both, self._fired, self._true[self.best]
         share = [
             torch.nan_to_num(part, nan=0.0)
@@ -202,11 +206,11 @@ class Recovery:
 
     @property
     def absorption(self) -> dict[str, float]:
-        """How often a parent's latent is silent: where a child's latent fires rightly, and where
-        that child is absent.
+        """How often a parent's latent is silent when the parent is active: with its child's latent
+        active too, and with the child absent.
 
-        Means over the ``pairs`` of a parent and a child of which both are found (a matched cosine
-        of ``FOUND``) and which were seen; NaN where there are none.
+        Means over ``pairs`` of parent and child that were both found (matched cosine of at least
+        ``FOUND``) and occurred; NaN if there are none.
         """
         seen, silent, alone, missed = self._absorbed
         counted = (seen > 0) & (alone > 0)
@@ -219,9 +223,7 @@ class Recovery:
         }
 
     def summary(self) -> dict[str, Any]:
-        """MCC, uniqueness, means of precision, recall, F1 and accuracy over all latents, and
-        absorption.
-        """
+        """MCC, uniqueness, mean precision, recall, F1 and accuracy over latents, and absorption."""
         by_latent = self.latents
         return {
             "mcc": self.matching.mcc,

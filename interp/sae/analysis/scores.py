@@ -1,11 +1,10 @@
-"""How well a dictionary reconstructs, and how sparsely: sums in float64 over batches, masked, part
-by part.
+"""Reconstruction and sparsity of a dictionary: masked float64 sums over batches, for subsets of
+tokens.
 
-Explained variance is 1 less the summed squared error over the summed squared distance from the mean
-*of everything seen*, so that it does not depend on how inputs were batched (Welford; a mean by
-batch would). A part (special tokens, content) is measured from its own mean. Where it is said whose
-every input is, the error is also given with every conversation counting the same, however long (Li
-et al. 2025, 2506.07691).
+Explained variance is 1 minus the summed squared error divided by the summed squared distance from
+the mean over all inputs (Welford), so it does not depend on batching. A subset (special tokens,
+content) is measured from its own mean. If the conversation of each input is given, the error is
+also averaged with equal weight per conversation (Li et al. 2025, 2506.07691).
 """
 
 from __future__ import annotations
@@ -28,19 +27,19 @@ from interp.sae.core.sparse_products import Codes
 from interp.table import Table, table
 
 DENSE, SHORT = 0.1, 1e-6
-"""A latent is dense that fires on more than this share; inputs shorter than this have no shrinkage
-and no cosine.
+"""A latent that fires on a larger share of inputs than ``DENSE`` is dense; shrinkage and cosine are
+undefined for inputs shorter than ``SHORT``.
 """
 
 EDGES = (-math.inf, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0)
-"""Edges of the histogram of log10 densities; what never fires is counted apart."""
+"""Bin edges of the histogram of log10 densities; latents that never fire are counted separately."""
 
 ALL = "all"
 
 
 @dataclass(eq=False)
 class _Part:
-    """Sums over the inputs of one part."""
+    """Sums over the inputs of one subset."""
 
     target: Moments
     error: Moments
@@ -65,7 +64,7 @@ class _Part:
         self.codes += float(to_host(counts.sum()))
         inner, size, made = (y * output).sum(1), y.norm(dim=1), output.norm(dim=1)
         long = size >= SHORT
-        # an output of zero has no direction; its cosine counts as 0
+        # the cosine of a zero output counts as 0
         self.cosine += float(to_host((inner / (size * made).clamp_min(SHORT**2))[long].sum()))
         self.shrinkage += float(to_host((made / size)[long].sum()))
         self.long += float(to_host(long.sum()))
@@ -80,10 +79,12 @@ class _Part:
         self.by_owner.index_add_(1, owners, torch.stack([torch.ones_like(squared), squared]))
 
     def conversations(self) -> tuple[int, float]:
-        """How many conversations have an input here, and the mean of their mean squared errors."""
+        """Number of conversations with an input here, and the mean over them of their mean squared
+        errors.
+        """
         count, squared = self.by_owner
         seen = count > 0
-        # a mean over some inputs only would pass for one over all
+        # undefined if only some inputs have a conversation
         whole = bool(to_host(seen.any())) and int(to_host(count.sum())) == int(self.target.count)
         return int(to_host(seen.sum())), float(
             to_host((squared[seen] / count[seen]).mean())
@@ -98,7 +99,7 @@ class _Part:
             "l0": _over(self.codes, n),
             "fvu": fvu,
             "explained_variance": 1 - fvu,
-            # the error's own mean left out: what dictionary_learning reports
+            # without the mean of the error, as dictionary_learning reports
             "explained_variance_centred": 1
             - _over(float(to_host(self.error.deviation.sum())), spread),
             "mse": _over(self.squared, n),
@@ -116,11 +117,11 @@ def _over(one: float, other: float) -> float:
 
 @dataclass(eq=False)
 class Scores:
-    """Scores of reconstructions of width ``outputs`` with ``latents`` latents; ``parts`` names what
-    roles stand for.
+    """Scores of reconstructions of width ``outputs`` with ``latents`` latents; ``parts`` maps names
+    of subsets to token roles.
 
-    ``views`` are parts of another kind: linear maps of rows [N, O], of targets and outputs alike (a
-    model's half).
+    ``views`` are subsets of another kind: linear maps of rows [N, O], applied to targets and
+    outputs (a model's half).
     """
 
     outputs: int
@@ -131,7 +132,7 @@ class Scores:
 
     def __post_init__(self) -> None:
         if ALL in self.parts:
-            raise OptionError(f"a part cannot be called {ALL!r}, which stands for all inputs")
+            raise OptionError(f"a part cannot be named {ALL!r}, which is reserved for all inputs")
         self._parts = {name: self._empty(self.outputs) for name in (ALL, *self.parts)}
         row = torch.zeros(1, self.outputs)
         self._parts |= {name: self._empty(view(row).shape[1]) for name, view in self.views.items()}
@@ -142,7 +143,7 @@ class Scores:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All parts and views but the whole."""
+        """All subsets and views except ``ALL``."""
         return tuple(name for name in self._parts if name != ALL)
 
     def update(
@@ -154,14 +155,14 @@ class Scores:
         roles: Int[Tensor, " N"] | None = None,
         owners: Int[Tensor, " N"] | None = None,
     ) -> Scores:
-        """Take in targets, their reconstructions and codes; rows where ``mask`` is false never
-        count. Returns itself.
+        """Add targets, their reconstructions and codes; rows where ``mask`` is False are ignored.
+        Returns itself.
 
-        ``roles``: of every row, for the parts. ``owners``: number of the conversation that a row is
-        of, from 0.
+        ``roles``: role of each row, for the subsets. ``owners``: conversation of each row, numbered
+        from 0.
         """
         if self.parts and roles is None:
-            raise OptionError(f"the parts {', '.join(self.parts)} need the role of every input")
+            raise OptionError(f"the parts {', '.join(self.parts)} need the roles of all inputs")
         codes = codes if isinstance(codes, Codes) else Codes.of(codes)
         rows, fires = codes.pattern.rows, codes.values.detach() != 0
         counts = torch.bincount(rows[fires], minlength=len(y))
@@ -183,30 +184,28 @@ class Scores:
 
     @property
     def count(self) -> int:
-        """Inputs that counted."""
+        """Number of inputs."""
         return int(self._parts[ALL].target.count)
 
     @property
     def mean(self) -> Float[Tensor, " O"]:
-        """Mean of all targets that counted."""
+        """Mean of all targets."""
         return self._parts[ALL].target.mean
 
     @property
     def density(self) -> np.ndarray:
-        """Share of inputs on which every latent fires."""
+        """Share of inputs on which each latent fires."""
         return to_host(self._fired).astype(np.float64) / max(self.count, 1)
 
     def by_conversation(self, part: str = ALL) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and summed squared error of every conversation, by its number; shorter where the
-        last have none.
+        """Number of inputs and summed squared error per conversation; shorter if the last
+        conversations have none.
         """
         count, squared = to_host(self._parts[part].by_owner)
         return count.astype(np.int64), squared
 
     def summary(self, part: str = ALL) -> dict[str, float | int]:
-        """The numbers of one part; of all also the shares of latents that never fire and that fire
-        too often.
-        """
+        """Scores of one subset; for ``ALL`` also the shares of dead and dense latents."""
         found = self._parts[part].row()
         if part != ALL:
             return found | {"dead": math.nan, "dense": math.nan}
@@ -217,39 +216,43 @@ class Scores:
 
 
 MEANINGS: dict[str, tuple[str, str]] = {
-    "dictionary": ("key", "what reconstructs: the dictionary, or a baseline at its L0"),
-    "part": ("key", "which inputs: all, or tokens of one kind, measured from their own mean"),
-    "tokens": ("measure", "inputs that counted"),
+    "dictionary": ("key", "the dictionary, or a baseline at its L0"),
+    "part": ("key", "subset of inputs: all, or tokens of one kind, measured from their own mean"),
+    "tokens": ("measure", "number of inputs"),
     "l0": ("measure", "active latents per input"),
-    "fvu": ("measure", "summed squared error by summed squared distance from the mean"),
-    "explained_variance": ("measure", "1 less fvu"),
-    "explained_variance_centred": ("measure", "the same with the error's own mean taken away"),
+    "fvu": (
+        "measure",
+        "fraction of variance unexplained: summed squared error divided by summed squared"
+        " distance from the mean",
+    ),
+    "explained_variance": ("measure", "1 minus fvu"),
+    "explained_variance_centred": ("measure", "the same with the mean of the error subtracted"),
     "mse": (
         "measure",
-        "squared error per input, summed over the width; every input counts the same",
+        "squared error per input, summed over the width, averaged over inputs",
     ),
-    "conversations": ("measure", "conversations (or prompts) with an input that counted"),
+    "conversations": ("measure", "conversations (or prompts) with at least one input"),
     "conversation_mse": (
         "measure",
-        "mean over conversations of the mean of the same over a conversation's inputs",
+        "the same, averaged per conversation, then over conversations",
     ),
     "cosine": ("measure", "mean cosine of input and reconstruction"),
-    "shrinkage": ("measure", "mean ratio of the reconstruction's length to the input's"),
-    "bias": ("measure", "E|y'|^2 over E[y y']: 1 is unbiased, less shrinks"),
+    "shrinkage": ("measure", "mean ratio of the reconstruction's norm to the input's"),
+    "bias": ("measure", "E|y'|^2 over E[y y']: 1 is unbiased, below 1 is shrinkage"),
     "dead": (
         "measure",
-        f"share of latents that fire on none of these inputs; of all inputs together only ({ALL})",
+        f"share of latents that fire on no input; only for part {ALL}",
     ),
     "dense": (
         "measure",
-        f"share of latents that fire on more than {DENSE:g} of them; of {ALL} only",
+        f"share of latents that fire on more than {DENSE:g} of inputs; only for part {ALL}",
     ),
 }
 
 
 def scores_table(scored: Mapping[str, Scores], **rest: Any) -> Table:
-    """Table of kind ``dictionary-scores``: a row for every dictionary and part; ``rest`` goes to
-    the table.
+    """Table of kind ``sae-eval``: a row per dictionary and subset; ``rest`` is passed to the
+    table.
     """
     rows = [
         {"dictionary": name, "part": part} | one.summary(part)
@@ -257,14 +260,14 @@ def scores_table(scored: Mapping[str, Scores], **rest: Any) -> Table:
         for part in one._parts
     ]
     columns = {name: ([row[name] for row in rows], *told) for name, told in MEANINGS.items()}
-    return table("dictionary-scores", columns, **rest)
+    return table("sae-eval", columns, **rest)
 
 
 def conversations_table(scored: Mapping[str, Scores], ids: np.ndarray) -> Table:
-    """Table of kind ``dictionary-conversations``: inputs and squared error by dictionary, part and
+    """Table of kind ``sae-eval-conversations``: inputs and squared error per dictionary, subset and
     conversation.
 
-    ``ids`` name conversations by their numbers.
+    ``ids``: identifiers of the conversations by number.
     """
     names, parts, inputs, errors = [], [], [], []
     for name, one in scored.items():
@@ -275,31 +278,31 @@ def conversations_table(scored: Mapping[str, Scores], ids: np.ndarray) -> Table:
             names += [name] * len(ids)
             parts += [part] * len(ids)
     return table(
-        "dictionary-conversations",
+        "sae-eval-conversations",
         {
-            "dictionary": (np.array(names, object), "key", "what reconstructs"),
-            "part": (np.array(parts, object), "key", "which inputs"),
+            "dictionary": (np.array(names, object), "key", "the dictionary, or a baseline"),
+            "part": (np.array(parts, object), "key", "subset of inputs"),
             "prompt_id": (np.tile(ids, len(inputs)), "key", "position in the file"),
-            "tokens": (np.concatenate(inputs), "measure", "inputs that counted"),
+            "tokens": (np.concatenate(inputs), "measure", "number of inputs"),
             "squared": (
                 np.concatenate(errors),
                 "measure",
-                "their squared error, summed over inputs and width",
+                "squared error, summed over inputs and width",
             ),
         },
     )
 
 
 def density_table(scored: Mapping[str, Scores]) -> Table:
-    """Table of kind ``dictionary-density``: how many latents of each fire how often, by powers of
-    ten.
+    """Table of kind ``sae-eval-density``: histogram of firing rates by powers of ten, per
+    dictionary.
     """
     rows: list[tuple[str, float, float, int]] = []
     for name, one in scored.items():
         density = one.density
         rows.append((name, -math.inf, -math.inf, int((density == 0).sum())))
         logs = np.log10(density[density > 0])
-        # a density of exactly 1 belongs to the last
+        # a density of exactly 1 is in the last bin
         counts = np.histogram(logs, np.array((-400.0, *EDGES[1:])))[0]
         rows += [
             (name, low, high, int(n))
@@ -307,15 +310,15 @@ def density_table(scored: Mapping[str, Scores]) -> Table:
         ]
     names, lows, highs, counts = zip(*rows, strict=True)
     return table(
-        "dictionary-density",
+        "sae-eval-density",
         {
-            "dictionary": (list(names), "key", "what reconstructs"),
+            "dictionary": (list(names), "key", "the dictionary, or a baseline"),
             "low": (
                 np.array(lows),
                 "measure",
-                "log10 of the density, from; minus infinity twice: never fires",
+                "lower edge of log10 density; minus infinity in both columns: never fires",
             ),
-            "high": (np.array(highs), "measure", "log10 of the density, to"),
+            "high": (np.array(highs), "measure", "upper edge of log10 density"),
             "latents": (np.array(counts), "measure", "number of latents"),
         },
     )
@@ -323,7 +326,7 @@ def density_table(scored: Mapping[str, Scores]) -> Table:
 
 @torch.no_grad()
 def score(dictionary: Dictionary, batches: Sequence[Tensor]) -> Scores:
-    """Scores of a dictionary on batches of inputs that are their own targets."""
+    """Scores of an autoencoder on batches of inputs."""
     scores = Scores(
         dictionary.config.outputs, dictionary.config.width, device=dictionary.W_dec.device
     )

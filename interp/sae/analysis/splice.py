@@ -1,10 +1,10 @@
-"""What a model loses when a site goes through a dictionary: loss and divergence, beside zero and
-mean ablation.
+"""Cost of replacing a site by a reconstruction: loss and divergence, compared with zero and mean
+ablation.
 
-The dictionary's output stands in for the site's value on the positions that count and nowhere else.
-*Recovered* is the share of what an ablation costs that the dictionary saves: ``(CE_ablated -
-CE_spliced) / (CE_ablated - CE_clean)`` and ``(KL_ablated - KL_spliced) / KL_ablated``. Against zero
-ablation these flatter (zero is far from all that the model ever saw), so both are given.
+The dictionary's output replaces the site's activation at the counted positions only. *Recovered* is
+the share of an ablation's cost that the dictionary avoids: ``(CE_ablated - CE_spliced) /
+(CE_ablated - CE_clean)`` and ``(KL_ablated - KL_spliced) / KL_ablated``. Zero ablation makes these
+look better (zero is far from anything the model has seen), so both are reported.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ CLEAN, ZERO, MEAN = "clean", "zero", "mean"
 
 
 class Cost(NamedTuple):
-    """Summed over a prompt's positions that count: cross-entropy of next tokens, divergence from
-    the clean pass.
+    """Sums over a prompt's counted positions: cross-entropy of next tokens, and KL divergence from
+    the unedited model.
     """
 
     loss: Float[Tensor, " B"]
@@ -39,8 +39,8 @@ class Cost(NamedTuple):
 
 
 class Costs(NamedTuple):
-    """Of one batch: how many next tokens and positions counted, and the costs of every condition,
-    ``clean`` too.
+    """For one batch: numbers of next tokens and positions counted, and the costs of each condition,
+    including ``clean``.
     """
 
     predicted: Int[Tensor, " B"]
@@ -50,12 +50,14 @@ class Costs(NamedTuple):
 
 
 def ablations(mean: Float[Tensor, " W"]) -> dict[str, Make]:
-    """Zero in place of a site's value, and its mean over the data."""
+    """Zero ablation and mean ablation of a site."""
     return {ZERO: torch.zeros_like, MEAN: lambda rows: mean.to(rows).expand_as(rows)}
 
 
 def through(dictionary: Dictionary) -> Make:
-    """A dictionary as what a splice puts in: its reconstruction in the inputs' own units."""
+    """A function that replaces activations by the dictionary's reconstruction, in the inputs'
+    units.
+    """
     return lambda rows: dictionary(rows.to(dictionary.W_dec)).to(rows.dtype)
 
 
@@ -69,11 +71,12 @@ def splice(
     counted: Bool[Tensor, "B T"],
     clean: Run | None = None,
 ) -> Costs:
-    """Costs of every function of ``made`` in place of a site's value, where ``counted`` is true.
+    """Costs of each function of ``made`` as replacement of a site's activation, where ``counted``
+    is true.
 
-    Divergence is taken at positions that count; loss of the next token there, where there is one.
-    ``clean``: the pass without them, with all logits and the site's value, where it has been made
-    already. Raises OptionError for a site that the model does not have.
+    Divergence is over counted positions, loss over the next tokens of those. ``clean``: an unedited
+    pass with all logits and the site's activation, if already available. Raises OptionError for a
+    site that the model does not have.
     """
     counted = counted & batch.real
     clean = engine.run(model, batch, reads=[site], keep=None) if clean is None else clean
@@ -97,9 +100,7 @@ def splice(
 
 
 def recovered(spliced: float, clean: float, ablated: float) -> float:
-    """Share of an ablation's cost that is saved; NaN where the ablation costs nothing, or does
-    good.
-    """
+    """Share of an ablation's cost that is avoided; NaN if the ablation has no cost."""
     lost = ablated - clean
     return (ablated - spliced) / lost if lost > 0 else math.nan
 
@@ -107,7 +108,7 @@ def recovered(spliced: float, clean: float, ablated: float) -> float:
 def counted_positions(
     batch: Batch, roles: Int[Tensor, "B T"], excluded: Sequence[int] = ()
 ) -> Bool[Tensor, "B T"]:
-    """Real tokens whose role is none of ``excluded``."""
+    """Non-padding tokens whose role is not in ``excluded``."""
     found = batch.real
     return (
         found & ~torch.isin(roles, torch.tensor(list(excluded), device=roles.device))

@@ -1,7 +1,7 @@
-"""Whose tokens are scored apart: special ones and content, and in whole conversations every role's.
+"""Groups of tokens that are scored separately: special and content tokens, and in conversations
+each role's.
 
-Codes are those of ``interp.prompts.TURNS``, ``SPECIAL`` added to tokens that the tokenizer calls
-special.
+Codes are those of ``interp.prompts.TURNS``, plus ``SPECIAL`` for the tokenizer's special tokens.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from interp.prompts import (
 )
 
 UNKNOWN = 2 * SPECIAL
-"""Code of every token of a conversation whose template rewrites what was said: nobody's, in no part
-but all.
+"""Code of all tokens of a conversation whose template rewrites the messages: they belong to no
+group except all.
 """
 
 _WHOLE = {name: (code, code + SPECIAL) for name, code in TURNS.items()}
@@ -32,12 +32,14 @@ OUTSIDE = (
     *_WHOLE["template"],
     *(code + SPECIAL for name, code in TURNS.items() if name != "template"),
 )
-"""What counts as special: the tokenizer's special tokens, and all that a chat template writes."""
+"""Codes that count as special: special tokens of the tokenizer, and everything that a chat template
+adds.
+"""
 
 
 class Read(NamedTuple):
-    """Prompts as token ids with codes; how many were cut at the context, and in how many nobody's
-    words are known.
+    """Encoded prompts with codes; how many were truncated at the context length, and in how many
+    the roles are unknown.
     """
 
     encoded: list[Encoded]
@@ -45,16 +47,16 @@ class Read(NamedTuple):
     unknown: int
 
     def limits(self) -> list[str]:
-        """What was left out, in sentences; none where nothing was."""
+        """Sentences about truncated prompts and unknown roles; empty if there are none."""
         count = len(self.encoded)
         cut = (
-            f"{self.cut} of {count} conversations are longer than the model's context and were cut"
-            " at it."
+            f"{self.cut} of {count} conversations are longer than the model's context and were"
+            " truncated."
         )
         rewritten = (
-            f"In {self.unknown} of {count} conversations who says what is not known, since the chat"
-            " template rewrites it or the tokenizer keeps no offsets; their tokens count in no"
-            " part but all."
+            f"In {self.unknown} of {count} conversations the role of each token is"
+            " unknown, since the chat template rewrites messages or the tokenizer has no"
+            " offsets; their tokens count only in part all."
         )
         return [*([cut] if self.cut else []), *([rewritten] if self.unknown else [])]
 
@@ -62,10 +64,10 @@ class Read(NamedTuple):
 def read_whole(
     tokenizer: Tokenizer, prompts: Iterable[Prompt], context: int, source: str = ""
 ) -> Read:
-    """Conversations whole, in the chat template, cut at ``context`` tokens; texts as prompts are
-    encoded elsewhere.
+    """Conversations in the chat template, truncated at ``context`` tokens; texts are encoded as
+    other prompts.
 
-    Raises PromptError naming the row where the template refuses or is missing.
+    Raises PromptError naming the row if the template is missing or refuses.
     """
     special, encoded, cut, unknown = special_ids(tokenizer), [], 0, 0
     for prompt in prompts:
@@ -84,7 +86,7 @@ def _conversation(tokenizer: Tokenizer, prompt: Prompt, special: frozenset[int])
     messages = [{"role": role, "content": said} for role, said in prompt.messages or ()]
     found = encode_document(tokenizer, messages, special)
     if not found.ids:
-        raise PromptError("the chat template makes no token of this conversation")
+        raise PromptError("the chat template returns no tokens for this conversation")
     if all(code % SPECIAL == TURNS["template"] for code in found.roles):
         return Encoded(found.ids, (UNKNOWN,) * len(found.ids))
     return found
@@ -93,7 +95,9 @@ def _conversation(tokenizer: Tokenizer, prompt: Prompt, special: frozenset[int])
 def with_token_codes(
     tokenizer: Tokenizer, coded: Encoded, special: frozenset[int] | None = None
 ) -> Encoded:
-    """An encoded prompt with these codes: a user's words in a template, else plain text."""
+    """An encoded prompt with these codes: a user message if there is a template, otherwise plain
+    text.
+    """
     special = special_ids(tokenizer) if special is None else special
     own = TURNS["text" if tokenizer.chat_template is None else "user"]
     outside = own if tokenizer.chat_template is None else TURNS["template"]
@@ -105,10 +109,9 @@ def with_token_codes(
 
 
 def parts_of(encoded: Sequence[Encoded], conversations: bool) -> dict[str, tuple[int, ...]]:
-    """Parts and their codes: special and content; where conversations were given also every role
-    that says something.
+    """Groups and their codes: special and content; for conversations also each role that occurs.
 
-    A role has special tokens that stand in its words.
+    A role includes special tokens within its messages.
     """
     content = tuple(code for codes in _WHOLE.values() for code in codes if code not in OUTSIDE)
     parts = {"special": OUTSIDE, "content": content}

@@ -1,11 +1,10 @@
-"""What a latent fires on: labels of tokens by mutual information, tested on documents that made no
-label.
+"""What a latent fires on: token labels by mutual information, tested on held-out documents.
 
-A label is a short list of token ids, made on one half of the clusters of documents. Its score is
-the accuracy, on examples of the other half, of "this token is in the list" against "the latent is
-active here": as many active examples (spread over quantiles of activation) as quiet ones, so that
-saying yes always scores a half. Two nulls: labels of other latents, and the same latent's label
-made and scored anew after its firing was put onto other clusters' tokens.
+A label is a short list of token ids, made on one half of the clusters of documents. Its score on
+the other half is the accuracy of "this token is in the list" as a prediction of "the latent is
+active here", on equally many active examples (stratified by quantiles of activation) and quiet
+ones, so a constant prediction scores 1/2. Two nulls: labels of other latents, and labels made and
+scored again after the latent's firing was moved to other clusters' tokens.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ from interp.maths.statistics import benjamini_hochberg, permutation_p
 from interp.prompts import tied
 
 FEWEST = 10
-"""Times that a latent must be active in each half to be labelled and scored."""
+"""Minimum number of active tokens in each half for a latent to be labelled and scored."""
 
 QUANTILES = 10
-"""Parts of equal size, by activation, from which examples are drawn alike."""
+"""Number of activation quantiles from which examples are drawn evenly."""
 NAN = float("nan")
 
 
 class Active(NamedTuple):
-    """Where a latent is active: rows of tokens, rising, and its codes there."""
+    """Positions of the tokens on which a latent is active, increasing, and its codes there."""
 
     rows: Int[NDArray[np.int64], " n"]
     values: Float[NDArray[np.float64], " n"]
@@ -40,10 +39,10 @@ class Active(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """N tokens by id, with the number of the document of each (its tokens in a row), its cluster
-    and its half.
+    """N tokens by id, with their document (contiguous), cluster and half.
 
-    ``training``: tokens of a random half of the clusters, which make labels; the others score them.
+    ``training``: tokens of a random half of the clusters, used to make labels; the others are used
+    to score them.
     """
 
     tokens: Int[NDArray[np.int64], " N"]
@@ -59,10 +58,10 @@ class Texts:
         clusters: ArrayLike | None = None,
         seed: int = 0,
     ) -> Texts:
-        """Halves drawn by ``seed``; ``clusters`` [N] default to documents, and documents of equal
-        tokens share one.
+        """Split into halves with ``seed``; ``clusters`` [N] default to documents, and documents
+        with equal tokens share a cluster.
 
-        OptionError for fewer than two clusters.
+        Raises OptionError for fewer than two clusters.
         """
         tokens, documents = (
             np.asarray(tokens),
@@ -75,19 +74,17 @@ class Texts:
         )
         names, clusters = np.unique(_alike(tokens, documents, clusters), return_inverse=True)
         if len(names) < 2:
-            raise OptionError(
-                "labels are scored on documents that made none; give 2 documents or more"
-            )
+            raise OptionError("labels are scored on held-out documents; give 2 documents or more")
         chosen = np.zeros(len(names), bool)
         chosen[np.random.default_rng(seed).permutation(len(names))[: len(names) // 2]] = True
         return cls(tokens, documents, clusters, chosen[clusters])
 
     def shuffled(self, generator: np.random.Generator) -> Int[NDArray[np.int64], " N"]:
-        """For every row another's, of the same half: clusters in random order, each turned round by
-        a random step.
+        """A permutation of positions within each half: clusters in random order, each rotated by a
+        random offset.
 
-        What stands together mostly stays together, so that firing in bursts is no evidence by
-        itself, nor is firing that goes by cluster: documents of one are alike.
+        Neighbouring tokens mostly stay neighbours, so neither bursts of firing nor firing by
+        cluster count as evidence.
         """
         found = np.arange(len(self.tokens))
         ordered = np.argsort(self.clusters, kind="stable")
@@ -105,7 +102,7 @@ class Texts:
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Held-out rows of one latent: ``active`` and as many ``quiet`` ones."""
+    """Held-out positions of one latent: ``active`` ones and as many ``quiet`` ones."""
 
     active: Int[NDArray[np.int64], " n"]
     quiet: Int[NDArray[np.int64], " n"]
@@ -114,7 +111,7 @@ class Examples:
     def drawn(
         cls, active: Active, texts: Texts, most: int, generator: np.random.Generator
     ) -> Examples | None:
-        """At most ``most`` of each, the active ones from every quantile alike; None where there are
+        """At most ``most`` of each, the active ones evenly from all quantiles; None if there are
         too few.
         """
         held = ~texts.training[active.rows]
@@ -131,30 +128,31 @@ class Examples:
     def score(
         self, told: Bool[NDArray[np.bool_], " n"], other: Bool[NDArray[np.bool_], " n"]
     ) -> float:
-        """Accuracy of a judge who said ``told`` of active rows and ``other`` of quiet ones."""
+        """Balanced accuracy of predictions ``told`` for active and ``other`` for quiet
+        positions.
+        """
         return float((told.mean() + (~other).mean()) / 2)
 
     def judged(self, tokens: NDArray, label: Iterable[int]) -> tuple[NDArray, NDArray]:
-        """What "this token is in the list" says of both."""
+        """Predictions of "this token is in the list" for active and for quiet positions."""
         label = np.fromiter(label, np.int64)
         return np.isin(tokens[self.active], label), np.isin(tokens[self.quiet], label)
 
     def interval(self, told: NDArray, other: NDArray, clusters: NDArray) -> Interval:
-        """The score with its 95 % interval: exact, with the effective clusters of documents as
-        trials.
+        """The score with its 95 % interval: exact, with the effective number of clusters as trials.
 
-        A judge who was right about every token of few clusters may be wrong about the next one.
+        Perfect accuracy on few clusters is therefore not certain.
         """
         both = np.concatenate([clusters[self.active], clusters[self.quiet]])
         return cluster_interval(np.concatenate([told, ~other]), both)
 
 
 class Label(NamedTuple):
-    """Of one latent: its token ids by falling share of mutual information, its score with interval,
-    both nulls, p.
+    """Label of one latent: token ids by decreasing share of mutual information, score with
+    interval, both nulls, p.
 
-    ``p`` is the larger of both nulls'. ``examples``: how many of each sort were scored, 0 where too
-    few; then every number is NaN.
+    ``p`` is the larger p of the two nulls. ``examples``: number of active (and of quiet) examples
+    scored; 0 if there were too few, and then all values are NaN.
     """
 
     latent: int
@@ -179,8 +177,8 @@ def labels(
     examples: int = 100,
     seed: int = 0,
 ) -> list[Label]:
-    """Labels of ``latents``, in their order; those of all of ``active`` are what the others' are
-    drawn from.
+    """Labels of ``latents``, in their order; labels of all latents of ``active`` serve as the null
+    of other labels.
     """
     generator = np.random.default_rng(seed)
     names, codes = np.unique(texts.tokens, return_inverse=True)
@@ -213,7 +211,7 @@ def labels(
         pool = [other for other in made if other != latent and made[other]]
         pool = generator.choice(pool, min(others, len(pool)), replace=False) if pool else []
         beside = np.array([found.score(*found.judged(codes, made[int(other)])) for other in pool])
-        # a permutation test of nothing drawn is no test: the other null alone remains
+        # without draws a permutation test has no p: use the other null alone
         p = np.fmax(permutation_p(score, beside), permutation_p(score, chance[latent]))
         ids = tuple(int(names[code]) for code in made[latent])
         _, low, high = found.interval(*told, texts.clusters)
@@ -234,7 +232,7 @@ def labels(
 
 
 def _alike(tokens: NDArray, documents: NDArray, clusters: NDArray) -> NDArray:
-    """The cluster of every token, those that have documents of equal tokens as one."""
+    """The cluster of each token, with clusters merged that contain documents of equal tokens."""
     order = np.argsort(documents, kind="stable")
     starts = np.flatnonzero(np.diff(documents[order], prepend=-1))
     own = [tokens[rows].tobytes() for rows in np.split(order, starts[1:])]
@@ -242,14 +240,14 @@ def _alike(tokens: NDArray, documents: NDArray, clusters: NDArray) -> NDArray:
 
 
 def adjusted(found: Iterable[Label]) -> Float[NDArray[np.float64], " n"]:
-    """p of labels, corrected for their number (Benjamini and Hochberg 1995)."""
+    """p of labels, corrected for multiplicity (Benjamini and Hochberg 1995)."""
     return benjamini_hochberg([label.p for label in found])
 
 
 def spread(
     values: NDArray, count: int, generator: np.random.Generator
 ) -> Int[NDArray[np.int64], " n"]:
-    """Places of ``count`` values, drawn without repetition from quantiles in turn."""
+    """Indices of ``count`` values, drawn without replacement from each quantile in turn."""
     parts = [
         generator.permutation(part)
         for part in np.array_split(np.argsort(values, kind="stable"), QUANTILES)
@@ -263,7 +261,7 @@ def spread(
 
 
 def _label(own: NDArray, share: NDArray, size: int) -> tuple[int, ...]:
-    """Tokens with the largest positive part ``p(t, on) log(p(t | on) / p(t))`` of the mutual
+    """Tokens with the largest positive term ``p(t, on) log(p(t | on) / p(t))`` of the mutual
     information.
     """
     if len(own) < FEWEST:
@@ -272,5 +270,5 @@ def _label(own: NDArray, share: NDArray, size: int) -> tuple[int, ...]:
     on, everywhere = counts / len(own), share[tokens]
     part = on * np.log(on / everywhere)
     best = np.argsort(-part, kind="stable")[:size]
-    # a token that is hardly commoner than elsewhere says nothing of the latent
+    # a token must be at least twice as frequent as elsewhere
     return tuple(int(tokens[at]) for at in best if part[at] > 0 and on[at] >= 2 * everywhere[at])

@@ -1,9 +1,9 @@
-"""What a decoder row says to the vocabulary: its direction through the model's own final norm and
-head.
+"""Effects of a decoder row on the logits: its direction through the model's final norm and
+unembedding.
 
-A row is put in the place of the last block's output at the size that the norm gives anyway (root
-mean square 1), the logits of nothing at all are subtracted, and the mean over the vocabulary: what
-is left are tokens that the direction promotes and suppresses, beside random rows.
+A row replaces the output of the last block, at root mean square 1. The logits of a zero vector and
+the mean over the vocabulary are subtracted, which leaves the tokens that the direction promotes and
+suppresses, compared with random rows.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from interp.models.model import Model
 from interp.sites import Site
 
 STREAM = ("hook_resid_pre", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
-"""Hooks of sites whose directions are the residual stream's own."""
+"""Hooks of sites that are written in the residual stream's basis."""
 
 _AT_ONCE = 32
 
 
 class Effects(NamedTuple):
-    """Of n rows the ``k`` tokens promoted most and suppressed most with their effects, and the
-    largest by size.
+    """For n rows: the ``k`` most promoted and most suppressed tokens with their effects, and the
+    largest absolute effect.
     """
 
     promoted: Int[Tensor, "n k"]
@@ -40,19 +40,19 @@ class Effects(NamedTuple):
 
 
 def require_stream(site: Site) -> None:
-    """OptionError for a site that is not written in the residual stream's own directions."""
+    """Raise OptionError for a site that is not in the residual stream's basis."""
     if site.hook not in STREAM:
         raise OptionError(
-            f"what is written at {site} does not lie in the residual stream, so that rows have no"
-            " effects on logits; leave them out with --no-logits"
+            f"{site} is not in the residual stream, so decoder rows have no direct effect on"
+            " logits; leave logit effects out with --no-logits"
         )
 
 
 def unembedded(
     engine: Engine, model: Model, rows: Float[Tensor, "n D"], words: int
 ) -> Iterator[Float[Tensor, "b V"]]:
-    """Logits of the first ``words`` tokens less their mean, of some rows at a time; a row of zeros
-    says nothing.
+    """Logits of the first ``words`` tokens minus their mean, for a few rows at a time; 0 for rows
+    of zeros.
     """
     end = Site(model.anatomy.n_layers - 1, "hook_resid_post")
     size = rows.double().square().mean(1, keepdim=True).sqrt()
@@ -88,6 +88,6 @@ def effects(
 def chance(
     engine: Engine, model: Model, width: int, words: int, draws: int, seed: int = 0
 ) -> Float[Tensor, " n"]:
-    """Largest effects of ``draws`` random rows; their norm is every row's."""
+    """Largest effects of ``draws`` random rows (the norm of a row does not matter)."""
     rows = torch.randn(draws, width, generator=torch.Generator().manual_seed(seed))
     return torch.cat([part.abs().amax(1) for part in unembedded(engine, model, rows, words)])

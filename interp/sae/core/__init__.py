@@ -1,3 +1,1 @@
-"""The dictionary itself: its configuration, what it computes, the products that touch active rows
-only, its files.
-"""
+"""The dictionary itself: configuration, forward pass, sparse products, edits and files."""

@@ -1,4 +1,4 @@
-"""What a dictionary is, as data: architecture, sizes, and every convention that changes its
+"""Configuration of a dictionary: architecture, sizes, and every convention that changes its
 numbers.
 """
 
@@ -16,48 +16,53 @@ ARCHITECTURES = {
         "pre where it exceeds a threshold per latent (Rajamanoharan et al. 2024, arXiv 2407.14435)"
     ),
     "gated": (
-        "a gate decides, a magnitude says how much (Rajamanoharan et al. 2024, arXiv 2404.16014)"
+        "a gate selects, a separate magnitude gives the value (Rajamanoharan et al. 2024, arXiv"
+        " 2404.16014)"
     ),
-    "topk": "the k largest of every input (Gao et al. 2024, arXiv 2406.04093)",
+    "topk": "the k largest codes of each input (Gao et al. 2024, arXiv 2406.04093)",
     "batchtopk": (
-        "the k * N largest of a batch in training, a threshold afterwards (Bussmann et al. 2024,"
+        "the k * N largest codes of a batch in training, a threshold afterwards (Bussmann et al."
+        " 2024,"
         " 2412.06410)"
     ),
     "matryoshka": (
-        "batchtopk whose first latents reconstruct alone (Bussmann et al. 2025, arXiv 2503.17547)"
+        "batchtopk whose leading latents also reconstruct by themselves (Bussmann et al. 2025,"
+        " arXiv 2503.17547)"
     ),
     "matching_pursuit": (
-        "one latent after the other, by what the others left (Costa et al. 2025, arXiv 2506.03093)"
+        "latents selected one at a time by the residual (Costa et al. 2025, arXiv 2506.03093)"
     ),
 }
 SPARSE = ("topk", "batchtopk", "matryoshka")
-"""Architectures with ``k`` codes an input, whose backward touches the active rows only."""
+"""Architectures with ``k`` active latents per input; their backward pass touches active rows only.
+"""
 
 BY_BATCH = ("batchtopk", "matryoshka")
-"""Architectures that need a threshold outside of training."""
+"""Architectures that choose codes over a batch in training and need a threshold afterwards."""
 
 NORMALISATIONS = {
     "none": "inputs as they are",
-    "scale": "inputs times one number per model",
-    "layer-norm": "each input less its mean by its standard deviation, undone at decoding",
-    "constant-norm": "each input to norm sqrt(d_in), undone at decoding",
+    "scale": "inputs times one factor per model",
+    "layer-norm": "each input minus its mean, divided by its standard deviation; undone at"
+    " decoding",
+    "constant-norm": "each input scaled to norm sqrt(d_in); undone at decoding",
 }
 RANKINGS = ("value", "norm")
 
 
 @dataclass(frozen=True)
 class DictionaryConfig:
-    """Everything that says how a dictionary's parameters are to be read.
+    """Everything needed to interpret the parameters of a dictionary.
 
-    ``d_in``: width of one model's input, ``width``: number of latents F, ``d_out``: width of one
-    model's target where that is another site (a transcoder). ``models``: how many models'
-    activations stand side by side (a crosscoder's axis). ``k``: codes per input. ``prefixes``: how
-    many first latents reconstruct alone (matryoshka), the last being ``width``. ``input_bias``: the
-    decoder's bias is subtracted from inputs. ``rank_by``: what the k are the largest of, "value" or
-    "norm" (value times the norm of its decoder row, over models the sum of norms). ``skip``: a
-    linear map of the input is added. ``residual_threshold`` and ``steps`` end a matching pursuit.
-    ``loss`` and ``sparsity`` name the convention that its coefficient is expressed in, see
-    ``losses``.
+    ``d_in``: width of one model's input. ``width``: number of latents F. ``d_out``: width of one
+    model's target if that is another site (a transcoder). ``models``: number of models whose
+    activations are concatenated (2 for a crosscoder). ``k``: active latents per input.
+    ``prefixes``: numbers of leading latents that also reconstruct by themselves (matryoshka); the
+    last is ``width``. ``input_bias``: whether the decoder bias is subtracted from inputs.
+    ``rank_by``: what the top k are ranked by, "value" or "norm" (value times the norm of its
+    decoder row, summed over models). ``skip``: whether a linear map of the input is added to the
+    output. ``residual_threshold`` and ``steps``: stopping criteria of a matching pursuit. ``loss``
+    and ``sparsity``: conventions of the training loss, see ``interp.sae.training.losses``.
     """
 
     architecture: str
@@ -98,14 +103,14 @@ class DictionaryConfig:
             rising = all(a < b for a, b in zip((0, *self.prefixes), self.prefixes, strict=False))
             if not self.prefixes or not rising or self.prefixes[-1] != self.width:
                 raise OptionError(
-                    f"matryoshka needs rising prefixes that end at its width {self.width}, not"
+                    f"matryoshka needs increasing prefixes that end at its width {self.width}, not"
                     f" {list(self.prefixes)}"
                 )
         elif self.prefixes:
-            raise OptionError(f"prefixes belong to matryoshka, not to {self.architecture}")
+            raise OptionError(f"prefixes are for matryoshka, not for {self.architecture}")
         if self.is_transcoder and self.input_bias:
             raise OptionError(
-                "a transcoder's output bias lies in another space than its inputs; use"
+                "a transcoder's output bias is in another space than its inputs; use"
                 " input_bias=False"
             )
         if self.architecture == "matching_pursuit" and (self.is_transcoder or self.skip):
@@ -116,18 +121,18 @@ class DictionaryConfig:
             self.models > 1 or self.is_transcoder
         ):
             raise OptionError(
-                f"{self.normalisation} is undone per input, which several sites do not have; use"
-                " scale"
+                f"{self.normalisation} is undone per input, which is undefined for several"
+                " sites; use scale"
             )
 
     @property
     def is_transcoder(self) -> bool:
-        """Whether targets are another site's activations."""
+        """Whether targets are activations of another site."""
         return self.d_out is not None
 
     @property
     def inputs(self) -> int:
-        """Width of an input row: all models' activations side by side."""
+        """Width of an input row: activations of all models concatenated."""
         return self.d_in * self.models
 
     @property

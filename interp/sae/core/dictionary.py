@@ -1,8 +1,8 @@
-"""``Dictionary``: one class for every architecture, in one canonical layout.
+"""``Dictionary``: one class for all architectures, in one parameter layout.
 
-``W_enc`` [D, F], ``W_dec`` [F, O], ``b_enc`` [F], ``b_dec`` [O]; a crosscoder's models stand side
-by side in D and in O, so that one of a single model is the autoencoder with the same weights.
-Importers transpose, nothing else does.
+``W_enc`` [D, F], ``W_dec`` [F, O], ``b_enc`` [F], ``b_dec`` [O]. A crosscoder concatenates its
+models along D and O, so a crosscoder of one model is an autoencoder with the same weights. Only
+importers transpose.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from interp.errors import OptionError, required
 from interp.maths.host import raw_bytes, to_host
 from interp.provenance import digest
-from interp.sae.analysis import pursuit
+from interp.sae.core import matching_pursuit
 from interp.sae.core.config import BY_BATCH, SPARSE, DictionaryConfig
 from interp.sae.core.sparse_products import (
     Choose,
     Codes,
-    Pattern,
     autoencode,
     decode,
     top_per_batch,
@@ -33,8 +32,8 @@ from interp.sae.core.straight_through import jump
 
 
 class Reconstruction(NamedTuple):
-    """What became of a batch: the output in the inputs' own units, the codes, and the
-    pre-activations where dense.
+    """Result of a forward pass: the output, in the units of the inputs, the codes, and dense
+    pre-activations where the architecture computes them.
     """
 
     output: Float[Tensor, "N O"]
@@ -43,13 +42,13 @@ class Reconstruction(NamedTuple):
 
 
 class Dictionary(nn.Module):
-    """A sparse autoencoder, transcoder or crosscoder. ``config`` says how the parameters are to be
-    read.
+    """A sparse autoencoder, transcoder or crosscoder; ``config`` says how to interpret the
+    parameters.
 
-    Parameters by architecture: all have ``W_dec`` and ``b_dec``; all but matching pursuit ``W_enc``
-    and (but gated) ``b_enc``; jumprelu ``threshold`` [F]; gated ``b_gate``, ``b_mag``, ``r_mag``
-    [F]; skip ``W_skip`` [O, D]. Buffers: ``threshold`` of a batchtopk or matryoshka (a float64
-    scalar, NaN until it is set), ``scale`` [models].
+    Parameters by architecture: all have ``W_dec`` and ``b_dec``; all but matching pursuit have
+    ``W_enc``, and ``b_enc`` unless gated; jumprelu has ``threshold`` [F]; gated has ``b_gate``,
+    ``b_mag``, ``r_mag`` [F]; a skip connection is ``W_skip`` [O, D]. Buffers: ``threshold`` of a
+    batchtopk or matryoshka (a float64 scalar, NaN until it is set), ``scale`` [models].
     """
 
     W_dec: nn.Parameter
@@ -66,15 +65,15 @@ class Dictionary(nn.Module):
     def __init__(
         self, config: DictionaryConfig, *, seed: int = 0, decoder_norm: float = 1.0
     ) -> None:
-        """Tied initialisation: random decoder rows of norm ``decoder_norm``, the encoder its
-        transpose, biases 0.
+        """Tied initialisation: random decoder rows of norm ``decoder_norm``, the encoder is their
+        transpose, biases are 0.
 
-        Every model of a crosscoder gets the same rows, as in Lindsey et al. (2024).
+        All models of a crosscoder start with the same rows, as in Lindsey et al. (2024).
         """
         super().__init__()
         self.config = config
-        # data drawn from the same small seed would be the very directions that the dictionary
-        # starts from
+        # an offset, so that data drawn with the same small seed does not equal the initial
+        # directions
         generator = torch.Generator().manual_seed((seed + 0x5EED_0001) % 2**32)
         each = config.outputs // config.models
         rows = torch.randn(config.width, each, generator=generator)
@@ -82,7 +81,7 @@ class Dictionary(nn.Module):
         self.W_dec = nn.Parameter(rows)
         self.b_dec = nn.Parameter(torch.zeros(config.outputs))
         if config.architecture != "matching_pursuit":
-            # rows of latents lie in memory one after the other, which gradients by active rows need
+            # the rows of latents are contiguous in memory, as gradients of active rows need
             into = (
                 rows if not config.is_transcoder else _directions(config, generator, decoder_norm)
             )
@@ -105,7 +104,7 @@ class Dictionary(nn.Module):
     # ------------------------------------------------------------------ inputs and outputs
 
     def normalised(self, x: Float[Tensor, "N D"]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Inputs as the encoder reads them, and the shift and factor that undo it."""
+        """Normalised inputs, and the shift and factor that undo the normalisation."""
         kind = self.config.normalisation
         if kind == "none":
             return x, (x.new_zeros(()), x.new_ones(()))
@@ -116,7 +115,7 @@ class Dictionary(nn.Module):
                 self._output_factor(x),
             )
         if kind == "layer-norm":
-            # the small number is not undone, as in the code of Gao et al. and in SAELens
+            # epsilon is not undone, as in the code of Gao et al. and in SAELens
             mean, spread = x.mean(1, keepdim=True), x.std(1, keepdim=True)
             return (x - mean) / (spread + 1e-5), (mean, spread)
         size = x.norm(dim=1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny) / math.sqrt(
@@ -133,12 +132,13 @@ class Dictionary(nn.Module):
         return x - self.b_dec if self.config.input_bias else x
 
     def pre_activations(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N F"]:
-        """What the activation function reads, of normalised inputs; the gate's of a gated
-        dictionary.
+        """Inputs of the activation function, from normalised inputs; for a gated dictionary those
+        of the gate.
         """
         if self.config.architecture == "matching_pursuit":
             raise OptionError(
-                "a matching pursuit has no pre-activations: every choice depends on those before it"
+                "a matching pursuit has no pre-activations: each selection depends on those"
+                " before it"
             )
         bias = self.b_gate if self.config.architecture == "gated" else self.b_enc
         return torch.addmm(bias, self._inside(x), self.W_enc)
@@ -147,15 +147,17 @@ class Dictionary(nn.Module):
 
     @property
     def importance(self) -> Float[Tensor, " F"] | None:
-        """What values are ranked times: the decoder's norms (summed over models), None by value."""
+        """Weights by which values are ranked: decoder norms summed over models; None if ranked by
+        value.
+        """
         return self.decoder_norms.sum(1) if self.config.rank_by == "norm" else None
 
     @property
     def digest(self) -> str:
-        """Digest of the configuration and of all numbers and their types, whatever file format they
-        were read from.
+        """Digest of the configuration and of all parameters with their dtypes; independent of the
+        file format.
 
-        Computed again only where the numbers may have changed since the last time.
+        Cached, and computed again when a parameter may have changed.
         """
         values = dict(sorted(self.state_dict().items()))
         state = [self.config.to_json(), {name: _state_of(value) for name, value in values.items()}]
@@ -168,12 +170,12 @@ class Dictionary(nn.Module):
 
     @property
     def decoder_norms(self) -> Float[Tensor, "F M"]:
-        """Norm of every latent's decoder row, for every model."""
+        """Norm of each latent's decoder row, per model."""
         return self.W_dec.detach().unflatten(1, (self.config.models, -1)).norm(dim=2)
 
     def choose(self, training: bool) -> Choose:
-        """Which pre-activations are codes: the k largest of a row, of a batch in training, or above
-        the threshold.
+        """A function from pre-activations to the active ones: the k largest of each row, the k
+        largest per input of a batch in training, or those above the threshold.
         """
         config, weight = self.config, self.importance
         if config.architecture == "topk":
@@ -182,8 +184,8 @@ class Dictionary(nn.Module):
             return lambda pre: top_per_batch(pre, required(config.k, "a number of codes"), weight)
         if bool(to_host(self.threshold.isnan())):
             raise OptionError(
-                f"this {config.architecture} dictionary has no threshold, so that what it finds"
-                " would depend on the batch; train it further, or set it with calibrate()"
+                f"this {config.architecture} dictionary has no threshold, so its codes would"
+                " depend on the batch; train it further"
             )
         return lambda pre: (
             Codes.of(
@@ -196,23 +198,23 @@ class Dictionary(nn.Module):
         )
 
     def encode_sparse(self, x: Float[Tensor, "N D"]) -> Codes:
-        """Codes of inputs in their own units."""
+        """Sparse codes of inputs in their original units."""
         return self.reconstruct(x).codes
 
     def encode(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N F"]:
-        """Codes of inputs in their own units, zeros included."""
+        """Dense codes of inputs in their original units."""
         return self.encode_sparse(x).dense()
 
     def reconstruct(self, x: Float[Tensor, "N D"], *, training: bool = False) -> Reconstruction:
-        """Codes and output of inputs in their own units; ``training`` chooses by batch where the
-        architecture does.
+        """Codes and output of inputs in their original units; ``training`` selects codes over the
+        batch where the architecture does so.
         """
         inside, undo = self.normalised(x)
         found = self.raw(inside, training=training)
         return found._replace(output=found.output * undo[1] + undo[0])
 
     def raw(self, x: Float[Tensor, "N D"], *, training: bool = False) -> Reconstruction:
-        """As ``reconstruct``, of inputs that are normalised already, the output normalised too."""
+        """As ``reconstruct``, for normalised inputs; the output is normalised too."""
         config, pre = self.config, None
         if config.architecture in SPARSE:
             out, codes = autoencode(
@@ -225,7 +227,7 @@ class Dictionary(nn.Module):
                 choose=self.choose(training),
             )
         elif config.architecture == "matching_pursuit":
-            codes, rest = pursuit.pursue(
+            codes, rest = matching_pursuit.pursue(
                 x - self.b_dec, self.W_dec, threshold=config.residual_threshold, steps=config.steps
             )
             out = x - rest
@@ -238,7 +240,7 @@ class Dictionary(nn.Module):
         return Reconstruction(out, codes, pre)
 
     def activated(self, pre: Float[Tensor, "N F"]) -> Float[Tensor, "N F"]:
-        """Dense codes of the pre-activations of a standard, jumprelu or gated dictionary."""
+        """Dense codes from pre-activations, for standard, jumprelu and gated dictionaries."""
         if self.config.architecture == "standard":
             return pre.relu()
         if self.config.architecture == "jumprelu":
@@ -251,30 +253,24 @@ class Dictionary(nn.Module):
         )
 
     def magnitude(self, pre: Float[Tensor, "N F"]) -> Float[Tensor, "N F"]:
-        """A gated dictionary's magnitudes before their relu, of its gate's pre-activations."""
+        """Magnitudes of a gated dictionary before their relu, from the gate's pre-activations."""
         return (pre - self.b_gate) * self.r_mag.exp() + self.b_mag
 
     def decode(self, codes: Codes | Float[Tensor, "N F"]) -> Float[Tensor, "N O"]:
-        """Output of codes, before normalisation is undone and without a skip connection."""
+        """Output from codes, before normalisation is undone and without a skip connection."""
         return (
             decode(codes, self.W_dec) if isinstance(codes, Codes) else codes @ self.W_dec
         ) + self.b_dec
 
     def forward(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N O"]:
-        """Reconstruction of inputs in their own units."""
+        """Reconstruction of inputs in their original units."""
         return self.reconstruct(x).output
-
-    def pattern_of(self, pre: Float[Tensor, "N F"]) -> Pattern:
-        """Which of these pre-activations are codes outside of training."""
-        return self.choose(training=False)(pre)
 
 
 def _state_of(value: Tensor) -> list[Any]:
-    """What changes when numbers do, at the cost of reading them once: the version that torch
-    counts, and their sum.
+    """A cheap fingerprint of a tensor: torch's version counter and a checksum.
 
-    Torch does not count what is written through ``.data``; the sum, of their bits as whole numbers,
-    has that too.
+    Torch does not count writes through ``.data``; the sum of the bits as integers detects those.
     """
     whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[value.element_size()]
     total = int(to_host(value.view(whole).sum(dtype=torch.int64)))

@@ -1,10 +1,10 @@
-"""Latents turned off, scaled or added inside a model, as an edit: only their part changes, the
-error stays in.
+"""Edits of a model by latents: ablate, scale or add latents, and leave everything else of the
+activation as it is.
 
-What a dictionary does not explain is never replaced by its reconstruction, so that an effect is the
-latents' own. A crosscoder and a dictionary of differences read the base's values on the same tokens
-besides; ``intervention`` has the base run beside the tuned model, on whole texts and token by token
-alike.
+Only the latents' contribution changes; the reconstruction error stays in, so effects are due to the
+latents. A crosscoder and a dictionary of differences also need the base's activations on the same
+tokens; ``intervention`` then runs the base in parallel with the tuned model, both on whole texts
+and in generation.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ from interp.sae.core.sparse_products import Codes
 from interp.sites import Site
 
 READS = ("tuned", "both", "difference")
-"""What a dictionary's codes are of: the site's own value, the base's and the tuned model's side by
-side, tuned less base."""
+"""What a dictionary reads: the tuned model's activations, those of base and tuned model
+concatenated, or tuned minus base.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class Latents:
-    """Add ``(factor - 1) f_j d_j + amount d_j`` of some latents to a site: factor 0 ablates, an
+    """Add ``(factor - 1) f_j d_j + amount d_j`` for some latents j at a site: factor 0 ablates, an
     amount steers.
 
-    ``amount`` is in units of codes. At factor 1 and amount 0 the value is left bit for bit. ``of``
-    is one of ``READS``; for the last two ``base`` has the base's values of the same cells, and of a
-    crosscoder's decoder rows only the tuned model's part is added. ``revert``: of a crosscoder, the
-    tuned model's part of each gives way to the base's, ``f_j (d_j^base - d_j^tuned)``, which undoes
-    what tuning did to the latent and leaves what it did not. Raises OptionError for a dictionary
-    that does not reconstruct this site.
+    ``amount`` is in units of codes. With factor 1 and amount 0 the activation is unchanged bit for
+    bit. ``of`` is one of ``READS``; for "both" and "difference", ``base`` holds the base's
+    activations at the same positions, and of a crosscoder's decoder rows only the tuned model's
+    half is added. ``revert`` (crosscoders): replace the tuned model's contribution of each latent
+    by the base's, ``f_j (d_j^base - d_j^tuned)``, which undoes what fine-tuning changed in the
+    latent. Raises OptionError for a dictionary that does not reconstruct this site.
     """
 
     site: Site
@@ -60,11 +61,13 @@ class Latents:
             latent for latent in to_host(self.latents).tolist() if not 0 <= latent < config.width
         ]
         if wrong:
-            raise OptionError(f"latent {wrong[0]} is none of {config.width}")
+            raise OptionError(
+                f"there is no latent {wrong[0]}; the dictionary has {config.width}, numbered from 0"
+            )
 
     @torch.no_grad()
     def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
-        """The value with these latents' part changed and everything else kept."""
+        """The activation with the contribution of these latents changed."""
         if self.factor == 1 and self.amount == 0 and not self.revert:
             return value
         dictionary, width = self.dictionary, value.shape[-1]
@@ -79,7 +82,7 @@ class Latents:
             part = torch.where(
                 chosen[pattern.latents], values * (-1.0 if self.revert else self.factor - 1), 0.0
             )
-            # a crosscoder's last columns are the tuned model's
+            # the last columns of a crosscoder are the tuned model's
             both = dictionary.decode(Codes(pattern, part, count)) - dictionary.b_dec
             change = both[:, -width:]
             if self.revert:
@@ -91,30 +94,31 @@ class Latents:
 
 
 def require_reads(dictionary: Dictionary, of: str) -> None:
-    """OptionError where codes ``of`` that kind are not this dictionary's, or it writes to another
-    site.
+    """Raise OptionError if the dictionary cannot read ``of``, or writes to another site than it
+    reads.
     """
     config = dictionary.config
     if of not in READS:
-        raise OptionError(f"codes of {of!r} are not known; use {', '.join(READS)}")
+        raise OptionError(f"unknown model role {of!r}; use {', '.join(READS)}")
     if config.is_transcoder or config.skip:
         raise OptionError(
-            "a transcoder reads one site and writes another; only dictionaries of one site are"
-            " edited"
+            "a transcoder reads one site and writes another; only dictionaries of one site can"
+            " be edited"
         )
     if (config.models == 2) != (of == "both") or config.models > 2:
         raise OptionError(
-            f"this dictionary is of {config.models} model{'s' * (config.models > 1)} and was read"
-            f" as of {of!r}; a crosscoder reads two models (both), any other one (tuned,"
-            " difference)"
+            f"this dictionary is of {config.models} model{'s' * (config.models > 1)} and cannot"
+            f" read {of!r}; a crosscoder of two models reads 'both', any other reads 'tuned' or"
+            " 'difference'"
         )
 
 
 def require_revert(revert: bool, of: str) -> None:
-    """OptionError where a latent has no base's part that could take the tuned model's place."""
+    """Raise OptionError if the dictionary has no decoder row of the base to revert to."""
     if revert and of != "both":
         raise OptionError(
-            f"only a crosscoder holds the base's part of a latent; this dictionary is of {of!r}"
+            "only a crosscoder has a decoder row of the base to revert to; this dictionary"
+            f" reads {of!r}"
         )
 
 
@@ -124,20 +128,20 @@ def read_rows(
     value: Float[Tensor, "*cells W"],
     base: Float[Tensor, "*cells W"] | None,
 ) -> Float[Tensor, "N D"]:
-    """What a dictionary reads, given the site's values in the tuned model and (but for "tuned") in
-    the base.
+    """Input rows of a dictionary from the site's activations in the tuned model and, unless it
+    reads "tuned", in the base.
     """
     width = value.shape[-1]
     if dictionary.config.d_in != width:
         raise OptionError(
-            f"the dictionary is of width {dictionary.config.d_in} and the site of {width}"
+            f"the dictionary has width {dictionary.config.d_in} and the site has {width}"
         )
     rows = value.reshape(-1, width).to(dictionary.W_dec)
     if of == "tuned":
         return rows
     if base is None:
         raise OptionError(
-            f"codes of {of!r} need the base's values on the same tokens, and none were given"
+            f"codes of {of!r} need the base's activations on the same tokens, and none were given"
         )
     other = base.reshape(-1, width).to(dictionary.W_dec)
     return torch.cat([other, rows], 1) if of == "both" else rows - other
@@ -145,13 +149,15 @@ def read_rows(
 
 @dataclass(frozen=True, eq=False)
 class _Beside(Intervention):
-    """Edits of latents whose codes need what the donor (the base) computes on the same tokens."""
+    """Edits of latents whose codes also need the base's (the donor's) activations on the same
+    tokens.
+    """
 
     edits: Sequence[Latents] = ()
 
     @property
     def reads(self) -> Sequence[Site]:
-        """Where the base is read."""
+        """Sites at which the base is read."""
         return list(dict.fromkeys(edit.site for edit in self.edits))
 
     def bind(
@@ -159,18 +165,16 @@ class _Beside(Intervention):
         activations: Mapping[Site, Float[Tensor, "B T N"]],
         real: Bool[Tensor, "B T"] | None = None,
     ) -> list[Edit]:
-        """The edits of one pass, given the base's values on the same columns."""
+        """The edits of one pass, given the base's activations at the same positions."""
         return [replace(edit, base=activations[edit.site]) for edit in self.edits]
 
 
 def intervention(name: str, edits: Sequence[Latents], base: Model | None = None) -> Intervention:
-    """Edits of latents as an intervention; raises OptionError where one needs ``base`` and there is
-    none.
+    """Edits of latents as an intervention; raises OptionError if one needs ``base`` and it is
+    None.
     """
     if all(edit.of == "tuned" for edit in edits):
         return Intervention(name, {}, "edits", fixed=list(edits))
     if base is None:
-        raise OptionError(
-            "this dictionary reads the base besides the tuned model; add --base MODEL"
-        )
+        raise OptionError("this dictionary also reads the base; add --base MODEL")
     return _Beside(name, {}, "donor", donor=base, edits=tuple(edits))

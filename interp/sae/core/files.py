@@ -1,5 +1,5 @@
-"""A dictionary as a directory: ``config.json`` and ``weights.safetensors``, which appear whole or
-not at all.
+"""Dictionaries on disk: a directory with ``config.json`` and ``weights.safetensors``, written
+atomically.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 def save(
     dictionary: Dictionary, folder: str | os.PathLike, about: Mapping[str, Any] | None = None
 ) -> Path:
-    """Write a dictionary and what is known ``about`` it (site, model, data, training); the folder
-    must not exist.
+    """Write a dictionary with metadata ``about`` it (site, model, data, training); the folder must
+    not exist.
 
-    Raises DictionaryError where something stands there already or numbers are not finite.
+    Raises DictionaryError if the folder exists or a parameter is not finite.
     """
     require_finite(dictionary, str(folder))
     with appearing(folder) as draft:
@@ -52,9 +52,9 @@ def save(
 
 @contextmanager
 def appearing(folder: str | os.PathLike) -> Iterator[Path]:
-    """A folder to write into, which takes its name only when everything in it was written.
+    """A temporary folder to write into, renamed to ``folder`` when the block ends without an error.
 
-    Raises DictionaryError where something has the name already, and for whatever the disk refuses.
+    Raises DictionaryError if ``folder`` exists, and for any error of the file system.
     """
     folder = Path(folder)
     if folder.exists():
@@ -72,19 +72,19 @@ def appearing(folder: str | os.PathLike) -> Iterator[Path]:
 
 
 def load(folder: str | os.PathLike) -> tuple[Dictionary, dict[str, Any]]:
-    """A dictionary and what is known about it; raises DictionaryError with one clear line for
-    anything broken.
-    """
+    """A dictionary and its metadata; raises a one-line DictionaryError for anything broken."""
     folder = Path(folder)
     try:
         said = json.loads((folder / CONFIG).read_text("utf-8"))
         if said.get("format") != FORMAT:
             raise DictionaryError(
-                f"{folder} is of format {said.get('format')!r}; this version reads {FORMAT}"
+                f"{folder} has format {said.get('format')!r}; this version reads format {FORMAT}"
             )
         config = DictionaryConfig.from_json(said["dictionary"])
     except OSError as error:
-        raise DictionaryError(f"{folder} holds no dictionary: {error.strerror or error}") from error
+        raise DictionaryError(
+            f"{folder} contains no dictionary: {error.strerror or error}"
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError, OptionError) as error:
         raise DictionaryError(f"{folder / CONFIG} cannot be read: {error}") from error
     dictionary = assembled(config, read_tensors(folder / WEIGHTS), str(folder))
@@ -93,24 +93,24 @@ def load(folder: str | os.PathLike) -> tuple[Dictionary, dict[str, Any]]:
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors file; DictionaryError for one that is missing or cut off."""
+    """All tensors of a safetensors file; raises DictionaryError if it is missing or truncated."""
     try:
         return load_file(path)
     except FileNotFoundError as error:
         raise DictionaryError(
-            f"{path} is missing: the folder has a configuration and no weights"
+            f"{path} is missing: the folder has a configuration but no weights"
         ) from error
     except (SafetensorError, OSError) as error:
         raise DictionaryError(
-            f"{path} is no whole safetensors file ({error}); fetch it again"
+            f"{path} is not a complete safetensors file ({error}); download it again"
         ) from error
 
 
 def assembled(
     config: DictionaryConfig, tensors: Mapping[str, torch.Tensor], name: str
 ) -> Dictionary:
-    """A dictionary of these parameters; DictionaryError names what is missing, unknown, of another
-    shape or NaN.
+    """A dictionary with these parameters; raises DictionaryError for missing, unknown, misshapen or
+    NaN parameters.
     """
     dictionary = Dictionary(config)
     expected = dictionary.state_dict()
@@ -122,7 +122,8 @@ def assembled(
         )
     if unknown := sorted(set(given) - set(expected)):
         raise DictionaryError(
-            f"{name} has {', '.join(unknown)}, which a {config.architecture} dictionary has not"
+            f"{name} has {', '.join(unknown)}, which a {config.architecture} dictionary does not"
+            " have"
         )
     for key, value in given.items():
         if value.shape != expected[key].shape:
@@ -136,20 +137,20 @@ def assembled(
 
 
 def require_finite(dictionary: Dictionary, name: str) -> None:
-    """Raise DictionaryError where a parameter is NaN or infinite; a threshold that is not set yet
-    may be NaN.
+    """Raise DictionaryError if a parameter is NaN or infinite; a threshold that is not set yet may
+    be NaN.
     """
     for key, value in dictionary.state_dict().items():
         unset = key == "threshold" and value.ndim == 0 and math.isnan(to_host(value))
         if not unset and not bool(to_host(torch.isfinite(value).all())):
             bad = int(to_host((~torch.isfinite(value)).sum()))
             raise DictionaryError(
-                f"{name}: {bad} numbers of {key} are not finite; fetch it again, or train it anew"
+                f"{name}: {bad} values of {key} are not finite; download it again, or retrain it"
             )
 
 
 def sizes(dictionary: Dictionary) -> dict[str, float]:
-    """The norm of every parameter, in float64: what a fold changes and a copy does not."""
+    """The norm of every parameter, in float64; folding a scale changes it, copying does not."""
     norms = {
         key: float(to_host(value.double().norm())) for key, value in dictionary.state_dict().items()
     }
@@ -157,10 +158,10 @@ def sizes(dictionary: Dictionary) -> dict[str, float]:
 
 
 def require_sizes(dictionary: Dictionary, kept: Mapping[str, float], name: str) -> None:
-    """Raise DictionaryError where norms are not those that were kept, and say what was folded
-    since.
+    """Raise DictionaryError if parameter norms differ from the recorded ones, and say what may have
+    been folded since.
 
-    Another number type moves norms by less than a five-hundredth, which is let pass.
+    Differences below 1/500 are accepted; conversion to another dtype causes those.
     """
     now = sizes(dictionary)
     ratios = {key: now[key] / kept[key] for key in sorted(set(now) & set(kept)) if kept[key]}
@@ -169,9 +170,9 @@ def require_sizes(dictionary: Dictionary, kept: Mapping[str, float], name: str) 
         return
     both = changed.get("W_enc", 0.0) * changed.get("W_dec", 0.0)
     how = (
-        "a scale was folded twice" if abs(both - 1) < 1e-3 else "it is half-folded, or was altered"
+        "a scale was folded twice" if abs(both - 1) < 1e-3 else "it is half-folded or was modified"
     )
     told = ", ".join(f"{key} {ratio:.4g} times" for key, ratio in changed.items())
     raise DictionaryError(
-        f"{name} is not what was saved: {told} as long as recorded; {how}; take the original"
+        f"{name} is not what was saved: {told} the recorded norm; {how}; use the original"
     )

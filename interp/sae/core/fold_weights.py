@@ -1,6 +1,6 @@
-"""Other parameters, same function: decoder norms and input scales moved into the weights.
+"""Equivalent parameters: decoder norms and input scales folded into the weights.
 
-Every fold is an identity up to rounding, or it is refused.
+Every fold leaves the function unchanged up to rounding, or is refused.
 """
 
 from __future__ import annotations
@@ -17,37 +17,35 @@ from interp.sae.core.dictionary import Dictionary
 
 
 def fold_decoder_norm(dictionary: Dictionary) -> Dictionary:
-    """The same dictionary with decoder rows of norm 1 (a crosscoder's: norms over models summing to
-    1).
+    """The same dictionary with decoder rows of norm 1 (for a crosscoder, norms that sum to 1 over
+    models).
 
-    Codes are multiplied by the norms. Raises OptionError where that would choose other codes (k by
-    value of unlike norms), where rows cannot be scaled (matching pursuit) and for rows of norm 0.
+    Codes are multiplied by the norms. Raises OptionError if that would select other codes (top k by
+    value with unequal norms), if rows cannot be scaled (matching pursuit), and for rows of norm 0.
     """
     config, norms = dictionary.config, dictionary.decoder_norms.sum(1)
     if bool(to_host((norms == 0).any())):
         raise OptionError(
-            f"latent {int(to_host(norms.argmin()))} has a decoder row of norm 0, which has no"
-            " direction"
+            f"latent {int(to_host(norms.argmin()))} has a decoder row of norm 0; remove it first"
         )
     if config.architecture == "matching_pursuit":
         if bool(to_host(((norms - 1).abs() < 1e-4).all())):
             return copy.deepcopy(dictionary)
         raise OptionError(
-            "a matching pursuit's atoms are of norm 1 by definition; scaling them changes what it"
-            " finds"
+            "a matching pursuit's atoms have norm 1 by definition; scaling them changes its codes"
         )
     same = bool(to_host(((norms / norms[0] - 1).abs() < 1e-4).all()))
     if config.architecture in SPARSE and config.rank_by == "value" and not same:
         raise OptionError(
             f"this {config.architecture} ranks by value and its decoder rows have norms from"
-            f" {to_host(norms).min():.3g} to {to_host(norms).max():.3g}: with unit norms it would"
-            " choose other codes"
+            f" {to_host(norms).min():.3g} to {to_host(norms).max():.3g}: with unit norms it"
+            " would select other codes"
         )
     folded = copy.deepcopy(dictionary)
     with torch.no_grad():
         folded.W_dec.div_(norms[:, None])
         if config.architecture == "gated":
-            # the gate's sign stays as it is; the magnitude is what is scaled
+            # the gate's sign is unchanged; the magnitude is scaled
             folded.r_mag.add_(norms.log())
             folded.b_mag.mul_(norms)
         else:
@@ -61,18 +59,18 @@ def fold_decoder_norm(dictionary: Dictionary) -> Dictionary:
 
 
 def fold_scale(dictionary: Dictionary) -> Dictionary:
-    """The same dictionary for inputs as they are: its scale of every model goes into the weights.
+    """The same dictionary for unscaled inputs: each model's input scale is folded into the weights.
 
-    Codes stay as they are, except of a matching pursuit, whose codes are divided by its scale as
-    its atoms keep their norm. Raises OptionError where inputs are normalised one by one, and where
-    the skip connection spans models.
+    Codes stay the same, except for a matching pursuit, whose codes are divided by the scale because
+    its atoms keep their norm. Raises OptionError if inputs are normalised individually, and if
+    ranking by norm would select other codes.
     """
     config = dictionary.config
     if config.normalisation == "none":
         return copy.deepcopy(dictionary)
     if config.normalisation != "scale":
         raise OptionError(
-            f"{config.normalisation} depends on every input and cannot be folded into weights"
+            f"{config.normalisation} is computed per input and cannot be folded into weights"
         )
     inputs = dictionary.scale.repeat_interleave(config.d_in).to(dictionary.W_dec.dtype)
     outputs = dictionary.scale.repeat_interleave(config.outputs // config.models).to(
@@ -96,8 +94,8 @@ def fold_scale(dictionary: Dictionary) -> Dictionary:
             and config.architecture in SPARSE
         ):
             raise OptionError(
-                "codes are ranked by norms summed over models; folding unlike scales would choose"
-                " others"
+                "codes are ranked by norms summed over models; folding unequal scales would"
+                " select other codes"
             )
         folded.W_enc.mul_(inputs[:, None])
         folded.W_dec.div_(outputs)

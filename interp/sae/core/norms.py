@@ -1,6 +1,4 @@
-"""A running median of norms that can be stopped and resumed exactly: a histogram of their
-logarithms.
-"""
+"""A running median of norms that can be saved and resumed exactly: a histogram of log norms."""
 
 from __future__ import annotations
 
@@ -16,8 +14,8 @@ BINS, PER_OCTAVE, LOWEST = 8192, 64, -64
 
 
 class Norms:
-    """Counts of norms in bins of 1/64 octave (1 percent), for each of several places, over all that
-    was seen.
+    """Histograms of norms in bins of 1/64 octave (1 percent), for several series (a site in a model
+    each).
     """
 
     def __init__(self, counts: Float[Tensor, "P bins"]) -> None:
@@ -25,7 +23,7 @@ class Norms:
 
     @classmethod
     def from_json(cls, value: Any, places: int) -> Norms:
-        """From what ``to_json`` gave; None for nothing seen yet."""
+        """Inverse of ``to_json``; None gives empty histograms."""
         counts = torch.zeros(places, BINS, dtype=torch.float64)
         norms: Any = value or ()
         for place, found in enumerate(norms):
@@ -34,21 +32,21 @@ class Norms:
         return cls(counts)
 
     def to_json(self) -> list[list[list[int]]]:
-        """Bins that are not empty, for each place."""
+        """Non-empty bins of each series."""
         return [
             [[int(number), int(row[number])] for number in row.nonzero()[0]]
             for row in to_host(self.counts)
         ]
 
     def ratio(self, place: int, norms: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """Norms by the median of all that were seen there, these included."""
+        """Norms divided by the median of all norms so far in that series, these included."""
         bins = ((norms.double().log2() - LOWEST) * PER_OCTAVE).nan_to_num(0.0, BINS - 1, 0.0).long()
         counted = torch.bincount(bins.clamp(0, BINS - 1), minlength=BINS)
         self.counts[place] += counted.to(self.counts)
         return norms / self.median(place)
 
     def median(self, place: int) -> float:
-        """Median norm of a place, to 1 percent; NaN where none was seen."""
+        """Median norm of a series, to 1 percent; NaN if there is none."""
         total = to_host(self.counts[place].cumsum(0))
         if not total[-1]:
             return float("nan")
@@ -56,5 +54,5 @@ class Norms:
         return float(2.0 ** ((number + 0.5) / PER_OCTAVE + LOWEST))
 
     def medians(self) -> list[float]:
-        """Of all places."""
+        """Medians of all series."""
         return [self.median(place) for place in range(len(self.counts))]

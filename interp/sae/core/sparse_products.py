@@ -1,8 +1,8 @@
-"""Sparse codes and products that touch the active rows only.
+"""Sparse codes, and products that touch active rows only.
 
-An encoder has to be read whole to know which latents are active; nothing else does. Forward of the
-decoder and both weight gradients are products with a sparse matrix of the codes, whose pattern is
-sorted once by latent.
+The encoder has to be evaluated in full to know which latents are active. The decoder's forward pass
+and both weight gradients are products with the sparse matrix of codes, whose pattern is sorted by
+latent once.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Choose = Callable[[Tensor], "Pattern"]
 
 
 class Pattern(NamedTuple):
-    """Which codes are active: ``starts`` [N + 1] of every input's part of ``latents`` [n], rising
-    per input or not.
+    """Which codes are active, in CSR layout: ``starts`` [N + 1] delimits each input's part of
+    ``latents`` [n]; the latents of an input need not be sorted.
     """
 
     starts: Int[Tensor, " N1"]
@@ -30,12 +30,12 @@ class Pattern(NamedTuple):
 
     @property
     def rows(self) -> Int[Tensor, " n"]:
-        """The input of every active code."""
+        """The input of each active code."""
         counts = self.starts.diff()
         return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
 
     def values(self, dense: Float[Tensor, "N F"]) -> Float[Tensor, " n"]:
-        """What a dense matrix holds there."""
+        """Values of a dense matrix at the active codes."""
         return dense[self.rows, self.latents]
 
 
@@ -47,30 +47,30 @@ class Codes(NamedTuple):
     width: int
 
     def dense(self) -> Float[Tensor, "N F"]:
-        """All codes, zeros included."""
+        """The codes as a dense matrix."""
         whole = self.values.new_zeros(len(self.pattern.starts) - 1, self.width)
         return whole.index_put((self.pattern.rows, self.pattern.latents), self.values)
 
     @classmethod
     def of(cls, dense: Float[Tensor, "N F"]) -> Codes:
-        """The codes of a dense matrix that are not zero."""
+        """The nonzero entries of a dense matrix of codes."""
         rows, latents = dense.nonzero(as_tuple=True)
         starts = torch.zeros(len(dense) + 1, dtype=torch.int64, device=dense.device)
         starts[1:] = torch.bincount(rows, minlength=len(dense)).cumsum(0)
         return cls(Pattern(starts, latents), dense[rows, latents], dense.shape[1])
 
     def counts(self) -> Int[Tensor, " F"]:
-        """How often each latent is active."""
+        """Number of inputs on which each latent is active."""
         return torch.bincount(self.pattern.latents[self.values.detach() != 0], minlength=self.width)
 
 
 def top_per_row(
     pre: Float[Tensor, "N F"], k: int, weight: Float[Tensor, " F"] | None = None
 ) -> Pattern:
-    """The ``k`` largest positive values of every row (times ``weight``): fewer where fewer are
+    """The ``k`` largest positive values of each row (times ``weight``); fewer if fewer are
     positive.
 
-    Ties go to whichever ``torch.topk`` takes, the same on every run of one device.
+    Ties are broken as ``torch.topk`` does, deterministically on a given device.
     """
     ranked = pre if weight is None else pre * weight
     best, latents = ranked.topk(k, dim=1, sorted=False)
@@ -80,10 +80,10 @@ def top_per_row(
 def top_per_batch(
     pre: Float[Tensor, "N F"], k: int, weight: Float[Tensor, " F"] | None = None
 ) -> Pattern:
-    """The ``k * N`` largest positive values of all rows together (times ``weight``)."""
+    """The ``k * N`` largest positive values over all rows (times ``weight``)."""
     ranked = pre if weight is None else pre * weight
     count, (n, width) = k * len(pre), pre.shape
-    # candidates of every row are enough unless one row gives all of its own
+    # the candidates suffice unless all candidates of some row are selected
     deep = min(width, 4 * k + 8)
     while True:
         best, latents = ranked.topk(deep, dim=1, sorted=False)
@@ -113,8 +113,8 @@ def _sparse(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, i
 
 
 def _gathered(starts: Tensor, columns: Tensor, values: Tensor, dense: Tensor) -> Tensor:
-    """A sparse matrix times a dense one, by gathering rows: on a CPU up to 1.7 times as fast as the
-    sparse product.
+    """A sparse times a dense matrix by gathering rows: up to 1.7 times faster than the sparse
+    product on a CPU.
     """
     return torch.embedding_bag(
         dense,
@@ -127,7 +127,7 @@ def _gathered(starts: Tensor, columns: Tensor, values: Tensor, dense: Tensor) ->
 
 
 class _ByLatent(NamedTuple):
-    """A pattern sorted by latent: the transposed sparse matrix's own."""
+    """A pattern sorted by latent: the transposed sparse matrix."""
 
     order: Tensor
     starts: Tensor
@@ -146,14 +146,14 @@ class _ByLatent(NamedTuple):
 
 
 _AT_ONCE = 2**24
-"""Numbers that are gathered at a time."""
+"""Largest number of values gathered at a time."""
 
 
 def products(
     pattern: Pattern, left: Float[Tensor, "N D"], right: Float[Tensor, "F D"]
 ) -> Float[Tensor, " n"]:
-    """Inner products of an input's row of ``left`` and a latent's row of ``right``, for every
-    active code.
+    """For each active code, the inner product of its input's row of ``left`` and its latent's row
+    of ``right``.
     """
     if left.dtype in (torch.float32, torch.float64):
         zeros = left.new_zeros(len(pattern.latents))
@@ -169,14 +169,14 @@ def products(
 
 
 class _Autoencode(torch.autograd.Function):
-    """Encode, choose, decode; gradients by active rows only. See ``autoencode``."""
+    """Encode, select, decode, with gradients for active rows only. See ``autoencode``."""
 
     @staticmethod
     def forward(ctx, x, w_enc, b_enc, w_dec, b_dec, subtract, choose):
         inside = x - b_dec if subtract else x
         pre = torch.addmm(b_enc, inside, w_enc)
         if pre.dtype != inside.dtype:
-            # under autocast: half precision chooses, and what it chose is computed again
+            # under autocast: select in half precision, then recompute the selected values
             pattern = choose(pre.to(inside.dtype))
             values = (products(pattern, inside, w_enc.T) + b_enc[pattern.latents]).clamp_min(0)
         else:
@@ -222,12 +222,12 @@ def autoencode(
     subtract: bool,
     choose: Choose,
 ) -> tuple[Float[Tensor, "N O"], Codes]:
-    """``(sum of active codes * rows of w_dec) + b_dec``, and the codes; ``choose`` says which of
-    ``pre`` are active.
+    """``(sum of active codes * rows of w_dec) + b_dec``, and the codes; ``choose`` selects the
+    active ones from the pre-activations.
 
-    Gradients are those of plain autograd with the choice held, to rounding. ``choose`` must return
-    positive values only. Under autocast only the product that finds the choice is in half
-    precision.
+    Gradients equal those of plain autograd with the selection held fixed, up to rounding.
+    ``choose`` must return positive values only. Under autocast only the product used for the
+    selection is in half precision.
     """
     out, values, starts, latents = _Autoencode.apply(
         x, w_enc, b_enc, w_dec, b_dec, subtract, choose
@@ -255,5 +255,5 @@ class _Decode(torch.autograd.Function):
 
 
 def decode(codes: Codes, w_dec: Float[Tensor, "F O"]) -> Float[Tensor, "N O"]:
-    """Sum of active codes times their rows, gradients by active rows only."""
+    """Sum of active codes times their decoder rows, with gradients for active rows only."""
     return _Decode.apply(codes.values, w_dec, *codes.pattern)

@@ -1,5 +1,5 @@
-"""Gradients through thresholds (Rajamanoharan et al. 2024, arXiv 2407.14435): a rectangle is the
-step's slope.
+"""Straight-through gradients of thresholds (Rajamanoharan et al. 2024, arXiv 2407.14435), with a
+rectangular kernel as the derivative of the step.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class _Step(torch.autograd.Function):
 def jump(
     x: Float[Tensor, "N F"], threshold: Float[Tensor, " F"], bandwidth: float
 ) -> Float[Tensor, "N F"]:
-    """``x`` where it exceeds its threshold, else 0; close to it the threshold's slope is
-    ``-threshold / bandwidth``.
+    """JumpReLU: ``x`` where it exceeds its threshold, else 0; within the bandwidth the gradient of
+    the threshold is ``-threshold / bandwidth``.
     """
     return _Jump.apply(x, threshold, bandwidth)
 
@@ -56,7 +56,7 @@ def step(
     bandwidth: float,
     to_input: bool = False,
 ) -> Float[Tensor, "N F"]:
-    """1 where ``x`` exceeds its threshold; the slope is of width ``bandwidth``, ``to_input`` gives
-    ``x`` its share.
+    """1 where ``x`` exceeds its threshold, else 0; the pseudo-derivative has width ``bandwidth``.
+    ``to_input`` also passes a gradient to ``x``.
     """
     return _Step.apply(x, threshold, bandwidth, to_input)

@@ -1,11 +1,10 @@
-"""Dictionaries in other libraries' files: ``detect`` which, ``read`` any, ``write`` those that can
-be written.
+"""Dictionaries in files of other libraries: ``detect`` the format, ``read`` any, ``write`` some.
 
-A layout goes by names of files, of keys and of classes, never by shapes: a square matrix says
-nothing of its axes. Nor does it go by a folder's name, which anybody may change. Nothing is opened
-that could run code. What a file says and what its numbers are is compared, and a contradiction
-(half-folded, folded twice) is one line; ``as_is`` reads it all the same and keeps the line in
-``about["doubts"]``.
+A format is recognised by names of files, keys and classes, never by shapes (a square matrix does
+not tell its axes) and never by the folder's name, which anybody may change. No file that could
+execute code is opened. What a file states is compared with its parameters, and a contradiction
+(half-folded, folded twice) is a one-line error; with ``as_is`` it is read anyway and the
+contradiction is kept in ``about["doubts"]``.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from interp.errors import DictionaryError, OptionError, required
 from interp.maths.host import to_host
 from interp.sae.core.dictionary import Dictionary
 from interp.sae.core.files import appearing, require_finite, require_sizes, save, sizes
-from interp.sae.formats import crosscoders, dictionary_learning, own, saelens, scopes, sparsify
-from interp.sae.formats.base import About, Format, Found, peek_json, write_json
+from interp.sae.formats import crosscoders, dictionary_learning, saelens, scopes, sparsify
+from interp.sae.formats.base import INTERP, About, Format, Found, peek_json, write_json
 
 FORMATS: dict[str, Format] = {
     each.name: each
     for each in (
-        own.FORMAT,
+        INTERP,
         saelens.FORMAT,
         sparsify.FORMAT,
         dictionary_learning.FORMAT,
@@ -38,49 +37,49 @@ FORMATS: dict[str, Format] = {
     )
 }
 WRITTEN = ("interp", "saelens", "sparsify", "dictionary-learning")
-"""Formats that ``write`` writes."""
+"""Formats that ``write`` supports."""
 
 BESIDE = "interp.json"
-"""What we keep beside another library's files: what is known of the dictionary, and its norms as
-they were written.
+"""A file that we add to another library's files: metadata of the dictionary, and its parameter
+norms when it was written.
 """
 
 
 def detect(path: str | os.PathLike) -> str:
-    """The format that a folder (or a weight file) is of; DictionaryError where there is none, or
-    several.
+    """The format of a folder (or a weight file); raises DictionaryError if it is unknown or
+    ambiguous.
     """
     path = Path(path)
     if not path.exists():
-        raise DictionaryError(f"no dictionary at {path}: there is no such file or folder")
+        raise DictionaryError(f"no dictionary at {path}: no such file or folder")
     found = [name for name, each in FORMATS.items() if each.holds(path)]
     if len(found) == 1:
         return found[0]
     if found:
-        raise DictionaryError(f"{path} holds files of {' and '.join(found)}; keep one of them")
+        raise DictionaryError(f"{path} contains files of {' and '.join(found)}; keep one of them")
     inside = sorted(p for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
     if inside := [p.name for p in inside if any(each.holds(p) for each in FORMATS.values())]:
         named = ", ".join(inside[:4]) + (", ..." if len(inside) > 4 else "")
         raise DictionaryError(
-            f"{path} holds {len(inside)} dictionaries ({named}); give one of them"
+            f"{path} contains {len(inside)} dictionaries ({named}); give one of them"
         )
     has = ", ".join(sorted(p.name for p in path.iterdir())[:6]) if path.is_dir() else path.name
     kinds = "; ".join(f"{each.name}: {each.files}" for each in FORMATS.values())
     raise DictionaryError(
-        f"{path} is of no known format (it has {has or 'nothing'}). Known are {kinds}"
+        f"{path} has no known format (it contains {has or 'nothing'}). Known formats: {kinds}"
     )
 
 
 def read(
     path: str | os.PathLike, *, as_is: bool = False, kind: str | None = None
 ) -> tuple[Dictionary, About]:
-    """A dictionary of any known format and what its file says of it (see ``formats.base.known``).
+    """A dictionary of any known format and its metadata (see ``formats.base.known``).
 
-    ``kind``: what a file is that does not say so itself; of Gemma Scope ``transcoder``, or
-    ``embeddings``, which was trained on embeddings times sqrt(D) and then reads them as they are.
-    Raises OptionError for a kind that the format does not have, or where the files say it, and
-    DictionaryError, one line: cut-off files, NaN, pickles of more than tensors, unknown
-    architectures, and files that contradict themselves, unless ``as_is``.
+    ``kind``: for formats whose files do not state it; for Gemma Scope ``transcoder``, or
+    ``embeddings``, which was trained on embeddings times sqrt(D) and is converted to read unscaled
+    ones. Raises OptionError for a kind that the format does not have or that the files already
+    state, and a one-line DictionaryError for truncated files, NaN, pickles of anything but tensors,
+    unknown architectures, and (unless ``as_is``) files that contradict themselves.
     """
     path = Path(path)
     format = FORMATS[detect(path)]
@@ -88,11 +87,9 @@ def read(
         known = (
             f"use {' or '.join(format.kinds)}"
             if format.kinds
-            else "its files say what they are; leave --kind out"
+            else "its files state what they are; leave --kind out"
         )
-        raise OptionError(
-            f"{path} is of the format {format.name}, which has no kind {kind!r}: {known}"
-        )
+        raise OptionError(f"{path} has format {format.name}, which has no kind {kind!r}: {known}")
     found = format.read(path, kind) if format.kinds else format.read(path)
     beside = peek_json((path if path.is_dir() else path.parent) / BESIDE)
     doubts = list(found.doubts)
@@ -102,7 +99,7 @@ def read(
         doubts.append(str(error))
     if doubts and not as_is:
         raise DictionaryError(
-            f"{doubts[0]}; if it is meant to be so, read it as it is (as_is, --as-is)"
+            f"{doubts[0]}; if this is intended, read it as it is (as_is, --as-is)"
         )
     kept = {
         key: value for key, value in beside.get("about", {}).items() if value not in (None, {}, [])
@@ -122,9 +119,9 @@ def write(
     format: str = "interp",
     about: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a dictionary in one of the formats ``WRITTEN``; the folder appears whole or not at all.
+    """Write a dictionary in one of the formats ``WRITTEN``; the folder appears only when complete.
 
-    What was written is read back and must do the same. OptionError says what a library cannot
+    What was written is read back and compared. Raises OptionError for what the library cannot
     express.
     """
     if format not in WRITTEN:
@@ -148,8 +145,8 @@ def write(
 
 @torch.no_grad()
 def _require_same(one: Dictionary, other: Dictionary, format: str) -> None:
-    """A last look before a folder gets its name; a row may differ where rounding decides between
-    two codes.
+    """Compare reconstructions of random inputs before the folder gets its name; single rows may
+    differ where rounding decides between two codes.
     """
     x = torch.randn(33, one.config.inputs, generator=torch.Generator().manual_seed(0)).to(one.W_dec)
     x = x * (1 + one.b_dec.abs().mean()) / float(to_host(one.scale.mean()))
@@ -158,5 +155,6 @@ def _require_same(one: Dictionary, other: Dictionary, format: str) -> None:
     error = float(to_host(error))
     if not error < 1e-3:
         raise DictionaryError(
-            f"what was written as {format} does not do the same (off by {error:.2g})"
+            f"the dictionary written as {format} does not reconstruct the same (relative error"
+            f" {error:.2g})"
         )

@@ -1,5 +1,5 @@
-"""What all formats share: how files are opened, what is known about a dictionary, what another
-library can express.
+"""What all formats share: opening files, metadata of a dictionary, conversion to what another
+library can express, and our own format.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from torch import Tensor
 from interp.errors import DictionaryError, OptionError
 from interp.maths.host import in_host_memory, to_host
 from interp.sae.core.dictionary import Dictionary
+from interp.sae.core.files import CONFIG, WEIGHTS, load
 from interp.sae.core.fold_weights import fold_decoder_norm, fold_scale
 
 About = dict[str, Any]
 
 
 class Found(NamedTuple):
-    """What a file holds; ``doubts`` are contradictions between what it says and what its numbers
-    are.
+    """A dictionary read from files, with metadata; ``doubts`` are contradictions between what the
+    files state and the parameters.
     """
 
     dictionary: Dictionary
@@ -34,12 +35,12 @@ class Found(NamedTuple):
 
 
 class Format(NamedTuple):
-    """One library's way to keep a dictionary.
+    """One library's file format.
 
-    ``holds``: whether a path is one, by names of files and of keys, never by shapes. ``read``: a
-    path to what it holds. ``write``: a dictionary and what is known about it into an empty folder;
-    None where the format is only read. ``kinds``: what a file may be that it does not say itself;
-    ``read`` takes the one that was named, or None, beside.
+    ``holds``: whether a path has this format, by names of files and keys. ``read``: reads a path.
+    ``write``: writes a dictionary and its metadata into an empty folder; None if the format is read
+    only. ``kinds``: what files may be without stating it; ``read`` then takes the requested kind,
+    or None, as second argument.
     """
 
     name: str
@@ -63,12 +64,12 @@ def known(
     source: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> About:
-    """What a file says about its dictionary, under the same names for every format.
+    """Metadata of a dictionary, under the same names for every format.
 
-    ``site``: where inputs are read, in the library's own words; ``target``: where targets are, for
-    a transcoder; ``layer``: the block's index, read off the site where it is not given. ``folded``:
-    whether ``decoder_norm`` and ``scale`` lie in the weights already (None: the format does not
-    say). ``mask``: which tokens it was trained without.
+    ``site``: where inputs are read, in the library's own notation. ``target``: where targets are
+    read, for a transcoder. ``layer``: index of the block, by default parsed from the site.
+    ``folded``: whether ``decoder_norm`` and ``scale`` are already folded into the weights (None:
+    unknown). ``mask``: which tokens were excluded in training.
     """
     if layer is None and site:
         found = re.search(r"(?:^|\.)(?:blocks|layers|h)\.(\d+)(?:\.|$)", site) or re.match(
@@ -93,22 +94,20 @@ def known(
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; DictionaryError for anything else."""
+    """A JSON object; raises DictionaryError for anything else."""
     try:
         value = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
-        raise DictionaryError(
-            f"{path} is missing: without its configuration weights cannot be read"
-        ) from error
+        raise DictionaryError(f"{path} is missing: weights cannot be read without it") from error
     except (OSError, ValueError) as error:
-        raise DictionaryError(f"{path} cannot be read ({error}); fetch it again") from error
+        raise DictionaryError(f"{path} cannot be read ({error}); download it again") from error
     if not isinstance(value, dict):
-        raise DictionaryError(f"{path} is no JSON object; fetch it again")
+        raise DictionaryError(f"{path} is not a JSON object; download it again")
     return value
 
 
 def peek_json(path: Path) -> dict[str, Any]:
-    """As ``read_json``; empty where there is none, to look at what a folder may be."""
+    """As ``read_json``, but empty if there is none; used to detect formats."""
     try:
         value = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
@@ -122,54 +121,54 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def wanted(said: Mapping[str, Any], name: str, kind: type, path: Path) -> Any:
-    """A field that a configuration must have, of this kind; DictionaryError otherwise."""
+    """A required field of a configuration, of this type; raises DictionaryError otherwise."""
     value = said.get(name)
     if isinstance(value, bool) or not isinstance(value, kind):
         raise DictionaryError(
-            f"{path}: {name} is {value!r}, expected {kind.__name__}; fetch the file again"
+            f"{path}: {name} is {value!r}, expected {kind.__name__}; download the file again"
         )
     return value
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
-    """Tensors of a file of ``torch.save``, opened so that it can run no code; DictionaryError for
+    """Tensors of a ``torch.save`` file, opened without executing code; raises DictionaryError for
     anything else.
     """
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise DictionaryError(
-            f"{path} is missing: the folder has a configuration and no weights"
+            f"{path} is missing: the folder has a configuration but no weights"
         ) from error
     except pickle.UnpicklingError as error:
         raise DictionaryError(
-            f"{path} is a pickle of more than tensors, which could run code, and is not opened; ask"
-            " for safetensors"
+            f"{path} is a pickle of more than tensors, which could run code, and is not opened;"
+            " use a safetensors file"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise DictionaryError(
-            f"{path} is no whole file of tensors ({str(error)[:80]}); fetch it again"
+            f"{path} is not a complete file of tensors ({str(error)[:80]}); download it again"
         ) from error
     if not isinstance(tensors, Mapping) or not all(
         isinstance(value, Tensor) for value in tensors.values()
     ):
         raise DictionaryError(
-            f"{path} holds other things than named tensors; give the file of a state_dict"
+            f"{path} contains more than named tensors; give the file of a state_dict"
         )
-    # a state that was saved from a compiled module
+    # keys of a state dict saved from a compiled module
     return {str(key).removeprefix("_orig_mod."): value for key, value in tensors.items()}
 
 
 def taken(tensors: Mapping[str, Tensor], names: Mapping[str, str], path: Path) -> dict[str, Tensor]:
-    """Tensors under our names; a name that ends in ``.T`` is transposed, which no other place does.
+    """Tensors under our names; a name ending in ``.T`` is transposed, which happens nowhere else.
 
-    ``names``: theirs to ours. DictionaryError names what the file lacks and what nobody asked for.
+    ``names``: their names to ours. Raises DictionaryError for missing and for unexpected tensors.
     """
     theirs = {name.removesuffix(".T"): ours for name, ours in names.items()}
     turned = {name.removesuffix(".T") for name in names if name.endswith(".T")}
     if missing := sorted(set(theirs) - set(tensors)):
         raise DictionaryError(
-            f"{path} lacks {', '.join(missing)}; it is cut off or of another architecture"
+            f"{path} lacks {', '.join(missing)}; it is truncated or has another architecture"
         )
     if unknown := sorted(set(tensors) - set(theirs)):
         raise DictionaryError(
@@ -181,61 +180,63 @@ def taken(tensors: Mapping[str, Tensor], names: Mapping[str, str], path: Path) -
 
 
 def spread(norms: Tensor) -> str:
-    """The range of some norms, in words."""
+    """The range of some norms as text."""
     return f"{float(to_host(norms.min())):.3g} to {float(to_host(norms.max())):.3g}"
 
 
 def coarsest(tensors: Mapping[str, Tensor]) -> torch.dtype:
-    """The least exact number type of a file."""
+    """The least precise floating-point dtype in a file."""
     kinds = [value.dtype for value in tensors.values() if value.is_floating_point()]
     return max(kinds, key=lambda kind: torch.finfo(kind).eps, default=torch.float32)
 
 
 def is_unit(dictionary: Dictionary, kept_as: torch.dtype = torch.float32) -> bool:
-    """Whether every decoder row is of norm 1, as exactly as the type that it was kept in can say."""
+    """Whether all decoder rows have norm 1, within the precision of the dtype they were stored
+    in.
+    """
     slack = 1e-3 if kept_as in (torch.float32, torch.float64) else 2e-2
     return bool(to_host(((dictionary.decoder_norms.sum(1) - 1).abs() < slack).all()))
 
 
 def is_far(dictionary: Dictionary) -> bool:
-    """Whether decoder rows that training keeps near norm 1 are of another norm altogether: a fifth
-    off, in the median.
+    """Whether decoder rows that training keeps near norm 1 have a clearly different norm: more than
+    a fifth off in the median.
 
-    Libraries that normalise before a step and not after, or at the start only, save rows that are
-    off by steps.
+    Libraries that normalise before a step but not after it, or only at initialisation, save rows
+    that are slightly off.
     """
     return not 0.8 < float(to_host(dictionary.decoder_norms.sum(1).median())) < 1.25
 
 
-# ---------------------------------------------------------------------- what is to be written
+# ---------------------------------------------------------------------- conversion for writing
 
 
 def plain(
     dictionary: Dictionary, library: str, *, per_input: bool = False, transcoder: bool = False
 ) -> Dictionary:
-    """The same dictionary as ``library`` could hold it: one model, its scale folded; OptionError
-    says what cannot be.
+    """The same dictionary as ``library`` can store it: one model, its scale folded; raises
+    OptionError for what it cannot express.
 
-    ``per_input``: the library normalises inputs one by one. ``transcoder``: it has transcoders.
+    ``per_input``: the library normalises inputs individually. ``transcoder``: it has transcoders.
     """
     config = dictionary.config
     if config.models > 1:
         raise OptionError(
-            f"{library} has no crosscoders, and this is one of {config.models} models; use --to"
-            " interp"
+            f"{library} has no crosscoders, and this is a crosscoder of {config.models} models;"
+            " use --to interp"
         )
     if (config.is_transcoder or config.skip) and not transcoder:
         raise OptionError(f"{library} has no transcoders and no skip connections; use --to interp")
     if config.normalisation in ("layer-norm", "constant-norm") and not per_input:
         raise OptionError(
-            f"{library} cannot normalise inputs one by one ({config.normalisation}), and that"
+            f"{library} cannot normalise inputs individually ({config.normalisation}), and that"
             " cannot be folded into weights; use --to saelens or --to interp"
         )
     return fold_scale(dictionary) if config.normalisation == "scale" else dictionary
 
 
 def by_value(dictionary: Dictionary) -> Dictionary:
-    """The same function ranked by value: with decoder rows of norm 1, both rankings are one."""
+    """The same function ranked by value: with decoder rows of norm 1 both rankings are equal."""
     if dictionary.config.rank_by == "value":
         return dictionary
     folded = fold_decoder_norm(dictionary)
@@ -244,8 +245,8 @@ def by_value(dictionary: Dictionary) -> Dictionary:
 
 
 def with_input_bias(dictionary: Dictionary, wanted: bool) -> Dictionary:
-    """The same function with or without subtraction of the decoder's bias, which moves into the
-    encoder's biases.
+    """The same function with or without subtracting the decoder bias from inputs; the difference is
+    folded into the encoder biases.
     """
     config = dictionary.config
     if config.input_bias == wanted or config.architecture == "matching_pursuit":
@@ -272,3 +273,21 @@ def tensors_of(dictionary: Dictionary, names: Mapping[str, str]) -> dict[str, Te
             (value.T if theirs.endswith(".T") else value).clone().contiguous()
         )
     return found
+
+
+# ---------------------------------------------------------------------- our own format
+
+
+def holds_interp(path: Path) -> bool:
+    """Whether a folder has our own format."""
+    config = peek_json(path / CONFIG)
+    return "dictionary" in config and "format" in config
+
+
+def read_interp(path: Path) -> Found:
+    """A dictionary in our own format, with its metadata."""
+    dictionary, about = load(path)
+    return Found(dictionary, {"format": "interp", **about})
+
+
+INTERP = Format("interp", f"{CONFIG} and {WEIGHTS}", holds_interp, read_interp)

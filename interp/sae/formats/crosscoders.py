@@ -1,8 +1,9 @@
-"""Two layouts of crosscoders between models; both are read, into models side by side.
+"""Two file formats of crosscoders between models, both read into one layout with models
+concatenated.
 
-``crosscoder``: the dictionary_learning fork of Minder et al. (2025), ``encoder.weight`` [L, D, F];
-of its kinds of code normalisation the sum of norms is ranked by norm, others become thresholds per
-latent, decoupled codes are refused. ``kissane-crosscoder``: ``cc_weights.pt`` of Kissane et al.
+``crosscoder``: the dictionary_learning fork of Minder et al. (2025), ``encoder.weight`` [L, D, F].
+Of its code normalisations, the sum of norms becomes ranking by norm, others become thresholds per
+latent, and decoupled codes are refused. ``kissane-crosscoder``: ``cc_weights.pt`` of Kissane et al.
 (2024), ``W_enc`` [2, D, F] and ``W_dec`` [F, 2, D].
 """
 
@@ -36,7 +37,7 @@ def _weights(path: Path) -> Path | None:
 
 
 def _said(path: Path) -> dict[str, Any]:
-    """Everything that the configurations beside the weights say, in one record."""
+    """The merged contents of all configuration files in the folder."""
     folder = path if path.is_dir() else path.parent
     merged: dict[str, Any] = {}
     for name in CONFIGS:
@@ -46,8 +47,8 @@ def _said(path: Path) -> dict[str, Any]:
 
 
 def holds(path: Path) -> bool:
-    """Whether a folder has a crosscoder's configuration (its class, or a number of layers and a
-    code normalisation).
+    """Whether a folder has the configuration of a crosscoder (its class, or a number of layers with
+    a code normalisation).
     """
     said = _said(path)
     named = said.get("dict_class") in CLASSES or {
@@ -59,26 +60,26 @@ def holds(path: Path) -> bool:
 
 
 def read(path: Path) -> Found:
-    """A crosscoder of the fork; model 0 is the base, model 1 the tune, where there are two."""
+    """A crosscoder of the fork; of two models, 0 is the base and 1 the fine-tuned model."""
     weights, said = required(_weights(path), "a file of weights"), _said(path)
     tensors = read_tensors(weights) if weights.suffix == ".safetensors" else read_pickle(weights)
     tensors = dict(tensors)
     if missing := sorted(set(NAMES) - set(tensors)):
         raise DictionaryError(
-            f"{weights} lacks {', '.join(missing)}; it is cut off or no crosscoder"
+            f"{weights} lacks {', '.join(missing)}; it is truncated or not a crosscoder"
         )
     encoder, decoder = tensors.pop("encoder.weight"), tensors.pop("decoder.weight")
     b_enc, b_dec = tensors.pop("encoder.bias"), tensors.pop("decoder.bias")
     if encoder.ndim != 3 or decoder.ndim != 3 or b_dec.ndim != 2:
         raise DictionaryError(
-            f"{weights}: a crosscoder's weights have a model's axis, these are"
-            f" {list(encoder.shape)}"
+            f"{weights}: a crosscoder's weights have an axis of models, but the encoder has"
+            f" shape {list(encoder.shape)}"
         )
     models, d_in, width = encoder.shape
     if said.get("encoder_layers") not in (None, list(range(models))) or len(decoder) != models:
         raise DictionaryError(
-            f"{weights}: it encodes {models} and decodes {len(decoder)} models; only the same are"
-            " read"
+            f"{weights}: it encodes {models} models and decodes {len(decoder)}; only equal"
+            " numbers are supported"
         )
     norm = NORMS.get(
         int(to_host(tensors.pop("code_normalization_id", torch.tensor(1))).item()), "unknown"
@@ -93,8 +94,7 @@ def read(path: Path) -> Found:
         )
     if by_batch and (norm in ("decoupled", "unknown") or threshold.ndim):
         raise DictionaryError(
-            f"{weights}: codes are {norm}, one per model, which a dictionary has not; it is not"
-            " read"
+            f"{weights}: its codes are {norm}, one per model, which is not supported"
         )
     alike = norm in ("crosscoder", "none")
     architecture = ("batchtopk" if alike else "jumprelu") if by_batch else "standard"
@@ -115,10 +115,10 @@ def read(path: Path) -> Found:
         encoder.float(), decoder.float().transpose(0, 1), b_enc.float(), b_dec.float()
     )
     if scale is not None:
-        # the mean goes into biases, the scale of each model stays beside, so that norms keep their
-        # meaning
+        # fold the mean into biases, but keep each model's scale, so that decoder norms stay
+        # comparable
         found["scale"] = scale
-        shift = (required(mean, "a mean beside the scale") * scale[:, None]).flatten().double()
+        shift = (required(mean, "a mean for the scale") * scale[:, None]).flatten().double()
         found["b_enc"] = (found["b_enc"].double() - shift @ found["W_enc"].double()).float()
         found["b_dec"] = (found["b_dec"].double() + shift).float()
     unset = by_batch and float(to_host(threshold)) < 0
@@ -127,12 +127,12 @@ def read(path: Path) -> Found:
     elif architecture == "jumprelu":
         if unset:
             raise DictionaryError(
-                f"{weights}: its threshold was never set; train it further before it is converted"
+                f"{weights}: its threshold was never set; train it further before converting it"
             )
         found["threshold"] = threshold / _norms(decoder.float(), norm, said)
     dictionary = assembled(config, found, str(path))
     notes = (
-        ["no threshold was set in training: it has to be calibrated before it can encode"]
+        ["no threshold was set in training; one has to be set before it can encode"]
         if unset
         else []
     )
@@ -154,7 +154,7 @@ def read(path: Path) -> Found:
 def _normalisation(
     path: Path, tensors: dict[str, Tensor], models: int
 ) -> tuple[Tensor | None, Tensor | None, list]:
-    """Scale and mean of every model's activations, taken out of the buffers; None where there are
+    """Scale and mean of each model's activations, removed from the buffers; None if there are
     none.
     """
     mean, deviation = tensors.pop("activation_mean", None), tensors.pop("activation_std", None)
@@ -179,9 +179,9 @@ def _normalisation(
             scale.float(),
             mean.float(),
             [
-                f"{path}: model {first}'s activations are scaled by {kept[first]:.4g}, while their"
-                f" own deviations and target_rms ask for {asked[first]:.4g}: the scale was folded"
-                " twice, or half"
+                f"{path}: model {first}'s activations are scaled by {kept[first]:.4g}, while"
+                f" their deviations and target_rms give {asked[first]:.4g}: the scale was folded"
+                " twice, or is half-folded"
             ],
         )
     return scale.float(), mean.float(), []
@@ -201,7 +201,7 @@ def _norms(decoder: Tensor, norm: str, said: Mapping[str, Any]) -> Tensor:
 def _side_by_side(
     encoder: Tensor, decoder: Tensor, b_enc: Tensor, b_dec: Tensor
 ) -> dict[str, Tensor]:
-    """``encoder`` [M, D, F], ``decoder`` [F, M, D], ``b_dec`` [M, D] in the canonical layout."""
+    """Convert ``encoder`` [M, D, F], ``decoder`` [F, M, D], ``b_dec`` [M, D] to our layout."""
     return {
         "W_enc": encoder.flatten(0, 1),
         "W_dec": decoder.flatten(1),
@@ -219,7 +219,9 @@ def holds_kissane(path: Path) -> bool:
 
 
 def read_kissane(path: Path) -> Found:
-    """A crosscoder of Kissane et al.: a relu of the sum over both models, inputs scaled beforehand."""
+    """A crosscoder of Kissane et al.: the relu of a sum over both models, for inputs scaled
+    beforehand.
+    """
     said, tensors = read_json(path / "cfg.json"), read_pickle(path / "cc_weights.pt")
     if set(tensors) != {"W_enc", "W_dec", "b_enc", "b_dec"}:
         raise DictionaryError(
@@ -227,7 +229,7 @@ def read_kissane(path: Path) -> Found:
         )
     if tensors["W_enc"].ndim != 3 or tensors["W_dec"].ndim != 3:
         raise DictionaryError(
-            f"{path}: a crosscoder's weights have a model's axis, W_enc is"
+            f"{path}: a crosscoder's weights have an axis of models, but W_enc has shape"
             f" {list(tensors['W_enc'].shape)}"
         )
     models, d_in, width = tensors["W_enc"].shape
@@ -246,8 +248,9 @@ def read_kissane(path: Path) -> Found:
         folded={"decoder_norm": False, "scale": None},
         notes=(
             (
-                "each model's activations were scaled to an average norm of sqrt(d_in) in training,"
-                " by factors that the file does not keep; scale inputs so, unless they were folded"
+                "in training each model's activations were scaled to an average norm of"
+                " sqrt(d_in), by factors that the file does not record; scale inputs likewise,"
+                " unless they were folded"
             ),
         ),
         source=said,

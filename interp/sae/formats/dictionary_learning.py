@@ -1,4 +1,6 @@
-"""dictionary_learning 0.1: ``config.json`` names one of seven classes, ``ae.pt`` is its state."""
+"""dictionary_learning 0.1: ``config.json`` names one of seven classes, ``ae.pt`` is its state
+dict.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,8 @@ _PLAIN = {key: key for key in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}
 
 
 class Kind(NamedTuple):
-    """One class: its architecture, the names of its parameters, whether it subtracts its decoder's
-    bias.
+    """One class: its architecture, its parameter names, and whether it subtracts its decoder bias
+    from inputs.
     """
 
     architecture: str
@@ -75,8 +77,8 @@ CLASSES = {
 
 
 def files(path: Path) -> tuple[Path, Path]:
-    """Configuration and weights of a folder, or of one checkpoint (``checkpoints/ae_100.pt``) in
-    it.
+    """Configuration and weights of a folder, or of one checkpoint in it
+    (``checkpoints/ae_100.pt``).
     """
     if path.suffix == ".pt":
         return (
@@ -86,17 +88,15 @@ def files(path: Path) -> tuple[Path, Path]:
 
 
 def holds(path: Path) -> bool:
-    """Whether a folder or a checkpoint is of this format: by the class that its configuration
-    names.
-    """
+    """Whether a folder or a checkpoint has this format, by the class named in its configuration."""
     config, weights = files(path)
     trainer = peek_json(config).get("trainer")
     return isinstance(trainer, dict) and trainer.get("dict_class") in CLASSES and weights.exists()
 
 
 def read(path: Path) -> Found:
-    """One of the seven classes; ``encode`` as the class does by default, thresholds where it uses
-    them.
+    """One of the seven classes; it encodes as the class does by default, with a threshold where the
+    class uses one.
     """
     config_path, weights = files(path)
     said = read_json(config_path)
@@ -105,7 +105,7 @@ def read(path: Path) -> Found:
     kind, tensors = CLASSES[name], read_pickle(weights)
     by_k = kind.architecture in SPARSE
     if by_k and "threshold" not in tensors:
-        # files of before there was one
+        # older files have no threshold
         tensors["threshold"] = torch.tensor(-1.0)
     if by_k and "k" not in tensors and isinstance(trainer.get("k"), int):
         tensors["k"] = torch.tensor(trainer["k"])
@@ -136,19 +136,15 @@ def read(path: Path) -> Found:
     unit, doubts = is_unit(dictionary, kept_as), []
     if by_k and not unit:
         doubts.append(
-            f"{path}: {name} keeps its decoder rows at norm 1, these are of"
+            f"{path}: {name} keeps its decoder rows at norm 1, these have norm"
             f" {spread(dictionary.decoder_norms)}: it is half-folded"
         )
     notes = []
     if kind.architecture in ("batchtopk", "matryoshka") and threshold < 0:
-        notes.append(
-            "no threshold was set in training: it has to be calibrated on activations before it can"
-            " encode"
-        )
+        notes.append("no threshold was set in training; one has to be set before it can encode")
     if kind.architecture == "topk" and threshold >= 0:
         notes.append(
-            f"a threshold of {threshold:.6g} is kept, which the library uses only when it is"
-            " asked to"
+            f"it has a threshold of {threshold:.6g}, which the library uses only on request"
         )
     layer = trainer.get("layer")
     about = known(
@@ -170,7 +166,7 @@ def read(path: Path) -> Found:
 
 
 def _sizes(trainer: Mapping[str, Any], found: Mapping[str, Tensor], path: Path) -> tuple[int, int]:
-    """Widths as the configuration says, else off the encoder, whose axes are known by name."""
+    """Widths from the configuration, else from the encoder, whose axes are known by name."""
     if found["W_enc"].ndim != 2:
         raise DictionaryError(f"{path}: the encoder has {found['W_enc'].ndim} axes, expected 2")
     d_in, width = found["W_enc"].shape
@@ -196,12 +192,13 @@ def write(dictionary: Dictionary, about: Mapping[str, Any], folder: Path) -> Non
             found = fold_decoder_norm(found)
         except OptionError as error:
             raise OptionError(
-                f"dictionary-learning's {name} has rows of norm 1; {error}; use --to saelens"
+                f"dictionary-learning's {name} needs decoder rows of norm 1; {error}; use --to"
+                " saelens"
             ) from error
     by_batch = config.architecture in ("batchtopk", "matryoshka")
     if by_batch and bool(to_host(found.threshold.isnan())):
         raise OptionError(
-            f"this {config.architecture} has no threshold yet, and {name} would let all codes pass;"
+            f"this {config.architecture} has no threshold yet, and {name} would keep all codes;"
             " train it further"
         )
     tensors = tensors_of(

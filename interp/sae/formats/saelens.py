@@ -1,5 +1,5 @@
-"""SAELens 6 (and what 3 to 5 wrote): ``cfg.json`` and ``sae_weights.safetensors``, in our own
-layout.
+"""SAELens 6 (and files of versions 3 to 5): ``cfg.json`` and ``sae_weights.safetensors``, in the
+same parameter layout as ours.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from interp.sae.formats.base import (
 
 CONFIG, WEIGHTS, SCALER = "cfg.json", "sae_weights.safetensors", "activation_scaler.json"
 VERSION = "6.54.12"
-"""What files are written for."""
+"""The SAELens version that files are written for."""
 
 ARCHITECTURES = {
     "standard": "standard",
@@ -68,7 +68,7 @@ _MASK = (
 
 
 def holds(path: Path) -> bool:
-    """Whether a folder is of this format."""
+    """Whether a folder has this format."""
     return (path / WEIGHTS).exists() and (path / CONFIG).exists()
 
 
@@ -79,7 +79,8 @@ def read(path: Path) -> Found:
     name = said.get("architecture", "standard")
     if name not in ARCHITECTURES:
         raise DictionaryError(
-            f"{path}: SAELens's architecture {name!r} is not known; use {', '.join(ARCHITECTURES)}"
+            f"{path}: unknown SAELens architecture {name!r}; supported are"
+            f" {', '.join(ARCHITECTURES)}"
         )
     tensors = read_tensors(path / WEIGHTS)
     kept_as = coarsest(tensors)
@@ -89,7 +90,7 @@ def read(path: Path) -> Found:
     dictionary = assembled(config, _tensors(path, config, tensors, scale), str(path))
     if said.get("reshape_activations", "none") not in ("none", "hook_z"):
         raise DictionaryError(
-            f"{path}: reshape_activations {said['reshape_activations']!r} is not known"
+            f"{path}: reshape_activations {said['reshape_activations']!r} is not supported"
         )
     checkpoint = any(
         key in said for key in ("aux_loss_coefficient", "decoder_init_norm", "l1_coefficient")
@@ -101,16 +102,19 @@ def read(path: Path) -> Found:
         and config.rank_by == "norm"
     )
     if folded:
-        # SAELens's codes are those times the norms
+        # SAELens multiplies codes by the norms
         dictionary = fold_decoder_norm(dictionary)
     drifted = config.architecture == "matching_pursuit" and not is_unit(dictionary, kept_as)
     atoms = (
-        [f"atoms are of norm {spread(dictionary.decoder_norms)}, which SAELens lets drift from 1"]
+        [
+            f"atoms have norm {spread(dictionary.decoder_norms)}, which SAELens allows to drift"
+            " from 1"
+        ]
         if drifted
         else []
     )
     notes = (
-        ["inputs are all heads side by side"] if said.get("reshape_activations") == "hook_z" else []
+        ["inputs are all heads concatenated"] if said.get("reshape_activations") == "hook_z" else []
     )
     trained = meta.get("training_architecture")
     about = known(
@@ -124,7 +128,7 @@ def read(path: Path) -> Found:
             "scale": config.normalisation != "scale",
         },
         mask={key: meta[key] for key in _MASK if meta.get(key) is not None},
-        notes=(*notes, *atoms, *(["decoder norms were folded when it was read"] if folded else [])),
+        notes=(*notes, *atoms, *(["decoder norms were folded on reading"] if folded else [])),
         source=said,
         **({"trained_as": trained} if trained and trained != name else {}),
     )
@@ -132,7 +136,7 @@ def read(path: Path) -> Found:
 
 
 def _renamed(path: Path, said: dict[str, Any]) -> dict[str, Any]:
-    """A configuration of versions 3 to 5 under the names of 6."""
+    """A configuration of versions 3 to 5 with the names of version 6."""
     meta = said.get("metadata") or {}
     version = str(said.get("sae_lens_version") or meta.get("sae_lens_version") or "0")
     if version.split(".")[0].isdecimal() and int(version.split(".")[0]) >= 6:
@@ -149,14 +153,14 @@ def _renamed(path: Path, said: dict[str, Any]) -> dict[str, Any]:
     }
     if any(value not in (None, "relu", "ReLU", "ReLU()") for value in further.values()):
         raise DictionaryError(
-            f"{path}: activation_fn_kwargs {further} are not read; k is, of topk with relu"
+            f"{path}: activation_fn_kwargs {further} are not supported, only k of topk with relu"
         )
     if new.get("activation_fn") == "topk":
         new |= {"architecture": "topk", "k": (new.get("activation_fn_kwargs") or {}).get("k")}
     elif new.get("activation_fn") not in (None, "relu"):
         raise DictionaryError(
-            f"{path}: activation_fn {new['activation_fn']!r} is not read; relu and topk are, and"
-            " what the architecture says"
+            f"{path}: activation_fn {new['activation_fn']!r} is not supported; use relu, topk or"
+            " a supported architecture"
         )
     scaled = new.get("normalize_activations")
     if scaled is None or isinstance(scaled, bool):
@@ -168,25 +172,25 @@ def _renamed(path: Path, said: dict[str, Any]) -> dict[str, Any]:
 
 
 def _scale(path: Path, said: Mapping[str, Any], doubts: list[str]) -> float:
-    """The factor of inputs, which a finished file has folded and a checkpoint keeps beside it."""
+    """The input scale: folded in a finished file, stored in a separate file in a checkpoint."""
     kind = said.get("normalize_activations", "none")
     if kind not in NORMALISATIONS:
         raise DictionaryError(
-            f"{path}: normalize_activations {kind!r} is not read; fold it in SAELens first (save"
-            " the inference model)"
+            f"{path}: normalize_activations {kind!r} is not supported; fold it in SAELens first"
+            " (save the inference model)"
         )
     beside = peek_json(path / SCALER).get("scaling_factor")
     if kind != "expected_average_only_in":
         if kind == "none" and beside not in (None, 1, 1.0):
             doubts.append(
-                f"{path}: {CONFIG} says that inputs are not scaled (folded) and {SCALER} keeps a"
+                f"{path}: {CONFIG} says that inputs are not scaled (folded), but {SCALER} has a"
                 f" factor of {beside:.4g}: it is half-folded, or would be scaled twice"
             )
         return 1.0
     if beside is None:
         doubts.append(
-            f"{path}: inputs are to be scaled to an average norm of sqrt(d_in), and the factor is"
-            f" neither folded nor in {SCALER}: it is half-folded"
+            f"{path}: inputs should be scaled to an average norm of sqrt(d_in), but the factor"
+            f" is neither folded nor in {SCALER}: it is half-folded"
         )
     return 1.0 if beside is None else float(beside)
 
@@ -217,8 +221,8 @@ def _config(
             or said.get("apply_b_dec_to_input") is False
         ):
             raise DictionaryError(
-                f"{path}: a matching pursuit is read only where it subtracts b_dec and stops at a"
-                " latent chosen twice (apply_b_dec_to_input and stop_on_duplicate_support true)"
+                f"{path}: a matching pursuit is supported only with apply_b_dec_to_input and"
+                " stop_on_duplicate_support true"
             )
         more |= {
             "residual_threshold": said.get("residual_threshold", 1e-2),
@@ -252,7 +256,7 @@ def _tensors(
         torch.allclose(factor.float(), torch.ones_like(factor.float()))
     ):
         raise DictionaryError(
-            f"{path}: codes have a scaling_factor of their own, which is not read; fold it first"
+            f"{path}: a separate scaling_factor of codes is not supported; fold it first"
         )
     return {**tensors, "scale": torch.full((1,), scale)}
 
@@ -260,23 +264,24 @@ def _tensors(
 def _doubts(
     path: Path, dictionary: Dictionary, meta: Mapping, kept_as: torch.dtype, checkpoint: bool
 ) -> list[str]:
-    """What a whole file of SAELens cannot be; a checkpoint in training is not folded yet, and read
-    as it is.
+    """Contradictions in a finished file; a training checkpoint is not folded yet and is read as it
+    is.
     """
     config, norms = dictionary.config, dictionary.decoder_norms.sum(1)
     unit = is_unit(dictionary, kept_as)
     if config.architecture == "matching_pursuit" and (
         is_far(dictionary) or float(to_host(norms.max())) ** 2 >= 2
     ):
-        # from a norm of sqrt(2) on a step leaves more than there was
+        # from a norm of sqrt(2) on a step increases the residual
         return [
-            f"{path}: a matching pursuit's atoms start at norm 1, these are of {spread(norms)}: it"
-            " is half-folded"
+            f"{path}: a matching pursuit's atoms start at norm 1, these have norm"
+            f" {spread(norms)}: it is half-folded"
         ]
     if config.architecture == "topk" and config.rank_by == "norm" and not checkpoint and not unit:
         return [
-            f"{path}: codes are ranked by decoder norm (rescale_acts_by_decoder_norm), where a"
-            f" finished file has rows of norm 1; these are of {spread(norms)}: it is half-folded"
+            f"{path}: codes are ranked by decoder norm (rescale_acts_by_decoder_norm), and a"
+            f" finished file then has rows of norm 1; these have norm {spread(norms)}: it is"
+            " half-folded"
         ]
     details = meta.get("training_architecture_details") or {}
     by_batch = meta.get("training_architecture") in ("batchtopk", "matryoshka_batchtopk")
@@ -291,8 +296,8 @@ def _doubts(
             what = f"rows of norm {spread(norms)}" if not unit else f"thresholds of {spread(level)}"
             how = "half-folded" if not unit else "folded twice"
             return [
-                f"{path}: a {meta['training_architecture']} ranked by decoder norm has rows of norm"
-                f" 1 and one threshold, this has {what}: it is {how}"
+                f"{path}: a {meta['training_architecture']} ranked by decoder norm has rows of"
+                f" norm 1 and a single threshold, this has {what}: it is {how}"
             ]
     return []
 
@@ -321,8 +326,8 @@ def write(dictionary: Dictionary, about: Mapping[str, Any], folder: Path) -> Non
     if config.architecture in BY_BATCH:
         if bool(to_host(found.threshold.isnan())):
             raise OptionError(
-                "saelens keeps a batchtopk by its threshold, and this one has none yet; train it"
-                " further"
+                "saelens stores a batchtopk with its threshold, and this one has none yet; train"
+                " it further"
             )
         found, name = by_value(found), "jumprelu"
         training = {"batchtopk": "batchtopk", "matryoshka": "matryoshka_batchtopk"}[

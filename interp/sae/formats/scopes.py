@@ -1,4 +1,4 @@
-"""Two published families, read only: Gemma Scope (``params.npz``) and Llama Scope
+"""Two published families of dictionaries, read only: Gemma Scope (``params.npz``) and Llama Scope
 (``hyperparams.json``).
 """
 
@@ -33,7 +33,7 @@ HYPER, FINAL = "hyperparams.json", Path("checkpoints") / "final.safetensors"
 
 
 def holds_gemma(path: Path) -> bool:
-    """Whether a path is Gemma Scope's archive, or a folder that has it."""
+    """Whether a path is Gemma Scope's archive, or a folder that contains it."""
     if path.is_file():
         return path.name in (PARAMS, PARAMS_2)
     return (path / PARAMS).exists() or (path / PARAMS_2).exists()
@@ -41,12 +41,12 @@ def holds_gemma(path: Path) -> bool:
 
 def read_gemma(path: Path, kind: str | None = None) -> Found:
     """A jumprelu autoencoder (Lieberum et al. 2024, arXiv 2408.05147) that does not subtract its
-    decoder's bias.
+    decoder bias.
 
-    Files of Gemma Scope 1 are weights alone: of a ``transcoder`` nothing tells it but its ``kind``,
-    and those of ``embeddings``, trained on embeddings times sqrt(D), are read for embeddings as
-    they are under that kind alone. Of Gemma Scope 2 the configuration says it; transcoders across
-    layers are refused.
+    Files of Gemma Scope 1 contain weights only: a ``transcoder`` has to be named by ``kind``, and
+    ``embeddings``, trained on embeddings times sqrt(D), are converted to read unscaled embeddings
+    only under that kind. Gemma Scope 2 states it in the configuration; transcoders across layers
+    are refused.
     """
     folder = path.parent if path.is_file() else path
     weights = (
@@ -67,32 +67,34 @@ def read_gemma(path: Path, kind: str | None = None) -> Found:
     )
     if found["W_enc"].ndim != 2 or found["W_dec"].ndim != 2:
         raise DictionaryError(
-            f"{weights}: a transcoder across layers is not read, only those of one layer are"
+            f"{weights}: transcoders across layers are not supported, only those of one layer"
         )
     d_in, width = found["W_enc"].shape
     if kind and said:
         raise OptionError(
-            f"{folder / CONFIG} says what the dictionary is, not --kind {kind}; leave it out"
+            f"{folder / CONFIG} already states what the dictionary is; leave --kind {kind} out"
         )
     if kind == "embeddings" and found["W_dec"].shape[1] != d_in:
         raise OptionError(
-            f"{weights} reads {d_in} numbers and gives {found['W_dec'].shape[1]}: it is a"
+            f"{weights} reads width {d_in} and writes width {found['W_dec'].shape[1]}: it is a"
             " transcoder"
         )
     across = "hf_hook_point_out" in said or "W_skip" in found or found["W_dec"].shape[1] != d_in
     transcoder, notes = kind == "transcoder" or across, []
     if not (kind or said or across):
         notes.append(
-            "the file does not say what it is, and is read as an autoencoder; a transcoder has to"
-            " be named, and one of embeddings times sqrt(D) (interp sae convert --kind transcoder,"
-            " or embeddings)"
+            "the file does not state what it is and is read as an autoencoder; for a transcoder,"
+            " or a dictionary of embeddings times sqrt(D), give interp sae convert --kind"
+            " transcoder or embeddings"
         )
     if kind == "embeddings":
         found |= {
             "W_enc": found["W_enc"] / math.sqrt(d_in),
             "W_dec": found["W_dec"] * math.sqrt(d_in),
         }
-        notes.append("of embeddings: read for embeddings that are not times sqrt(D)")
+        notes.append(
+            "of embeddings: converted to read embeddings that are not multiplied by sqrt(D)"
+        )
     config = DictionaryConfig(
         "jumprelu",
         d_in,
@@ -121,17 +123,18 @@ def _arrays(path: Path) -> dict[str, Tensor]:
             return {key: torch.from_numpy(archive[key].astype(np.float32)) for key in archive.files}
     except (OSError, EOFError, zipfile.BadZipFile, zipfile.error, KeyError) as error:
         raise DictionaryError(
-            f"{path} is no whole archive of arrays ({str(error)[:80]}); fetch it again"
+            f"{path} is not a complete archive of arrays ({str(error)[:80]}); download it again"
         ) from error
     except ValueError as error:
-        # numpy's own refusal of pickled objects
+        # numpy refuses pickled objects
         raise DictionaryError(
-            f"{path} holds pickled objects or a cut-off array and is not opened; fetch it again"
+            f"{path} contains pickled objects or a truncated array and is not opened; download"
+            " it again"
         ) from error
 
 
 def holds_llama(path: Path) -> bool:
-    """Whether a folder has Llama Scope's hyper-parameters and final checkpoint."""
+    """Whether a folder has Llama Scope's hyperparameters and final checkpoint."""
     return (path / HYPER).exists() and (path / FINAL).exists()
 
 
@@ -139,19 +142,19 @@ def read_llama(path: Path) -> Found:
     """A jumprelu autoencoder of Llama Scope (He et al. 2024, arXiv 2410.20526), with the scale of
     its inputs.
 
-    Its one threshold is in units of the model's activations: times the scale where inputs are
-    scaled. Codes are those of scaled inputs.
+    Its single threshold is in units of the model's activations, and is multiplied by the scale if
+    inputs are scaled. Codes are those of scaled inputs.
     """
     said = read_json(path / HYPER)
     d_in, width = (wanted(said, key, int, path / HYPER) for key in ("d_model", "d_sae"))
     act, kind = said.get("act_fn", "relu"), said.get("norm_activation", "dataset-wise")
     if act not in ("jumprelu", "relu") or said.get("use_glu_encoder"):
         raise DictionaryError(
-            f"{path}: act_fn {act!r} (or a gated encoder) is not read, only jumprelu and relu are"
+            f"{path}: act_fn {act!r} (or a gated encoder) is not supported, only jumprelu and relu"
         )
     if kind not in ("dataset-wise", "inference"):
         raise DictionaryError(
-            f"{path}: norm_activation {kind!r} is not read, only dataset-wise and inference are"
+            f"{path}: norm_activation {kind!r} is not supported, only dataset-wise and inference"
         )
     names = {
         "encoder.weight.T": "W_enc",
@@ -168,10 +171,10 @@ def read_llama(path: Path) -> Found:
         norms = said.get("dataset_average_activation_norm")
         if not isinstance(norms, dict) or not {"in", "out"} <= set(norms):
             raise DictionaryError(
-                f"{path / HYPER} lacks dataset_average_activation_norm, by which inputs are scaled"
+                f"{path / HYPER} lacks dataset_average_activation_norm, which scales inputs"
             )
         scale, back = math.sqrt(d_in) / norms["in"], math.sqrt(d_in) / norms["out"]
-        # one number undoes the scale of inputs; what differs at the output goes into the decoder
+        # the dictionary has one scale for inputs and outputs; fold the difference into the decoder
         found |= {
             "W_dec": found["W_dec"] * (scale / back),
             "b_dec": found["b_dec"] * (scale / back),

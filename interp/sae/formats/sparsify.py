@@ -38,27 +38,27 @@ NAMES = {"encoder.weight.T": "W_enc", "encoder.bias": "b_enc", "W_dec": "W_dec",
 
 
 def holds(path: Path) -> bool:
-    """Whether a folder is one hookpoint's."""
+    """Whether a folder is that of one hookpoint."""
     return (path / WEIGHTS).exists() and (path / CONFIG).exists()
 
 
 def read(path: Path) -> Found:
-    """A ``SparseCoder``: top-k after a relu, ``W_dec`` not transposed, no subtraction where it
-    transcodes.
+    """A ``SparseCoder``: top-k after a relu, ``W_dec`` not transposed, no input bias for a
+    transcoder.
     """
     said = read_json(path / CONFIG)
     if (activation := said.get("activation", "topk")) != "topk":
-        raise DictionaryError(f"{path}: activation {activation!r} is not read, only topk is")
+        raise DictionaryError(f"{path}: activation {activation!r} is not supported, only topk")
     if said.get("signed"):
         raise DictionaryError(
-            f"{path}: signed codes (the k largest in size) are not read, only topk is"
+            f"{path}: signed codes (the k largest in magnitude) are not supported, only topk"
         )
     d_in, transcode = wanted(said, "d_in", int, path / CONFIG), bool(said.get("transcode"))
     tensors = read_tensors(path / WEIGHTS)
     kept_as = coarsest(tensors)
     names = dict(NAMES)
     if "decoder.weight" in tensors:
-        # before 1.0 the decoder was a linear layer
+        # before version 1.0 the decoder was a linear layer
         names = {"decoder.weight.T" if key == "W_dec" else key: ours for key, ours in names.items()}
     if said.get("skip_connection"):
         names["W_skip"] = "W_skip"
@@ -77,14 +77,14 @@ def read(path: Path) -> Found:
         raise DictionaryError(f"{path / CONFIG}: {error}") from error
     dictionary = assembled(config, taken(tensors, names, path / WEIGHTS), str(path))
     doubts = []
-    # its trainer normalises rows before a step and saves after it
+    # its trainer normalises rows before a step and saves after the step
     if said.get("normalize_decoder", True) and not transcode and is_far(dictionary):
         doubts.append(
-            f"{path}: normalize_decoder says that decoder rows are of norm 1, these are of "
-            f"{spread(dictionary.decoder_norms)}: it is half-folded"
+            f"{path}: normalize_decoder says that decoder rows have norm 1, these have norm"
+            f" {spread(dictionary.decoder_norms)}: it is half-folded"
         )
     training = peek_json(path.parent / "config.json")
-    # the library tells its places by the names of their folders, which anybody may change
+    # the library identifies hookpoints by folder names, which anybody may change
     places = training.get("hookpoints") or []
     about = known(
         "sparsify",
@@ -102,11 +102,12 @@ def write(dictionary: Dictionary, about: Mapping[str, Any], folder: Path) -> Non
     config = dictionary.config
     if config.architecture != "topk":
         raise OptionError(
-            f"sparsify has topk only, and this is a {config.architecture}; use --to saelens"
+            f"sparsify supports topk only, and this is {config.architecture}; use --to saelens"
         )
     if config.is_transcoder and config.d_out != config.d_in:
         raise OptionError(
-            f"sparsify's transcoders are as wide out as in, not {config.d_in} and {config.d_out}"
+            f"sparsify's transcoders have equal input and output width, not {config.d_in} and"
+            f" {config.d_out}"
         )
     found = by_value(plain(dictionary, "sparsify", transcoder=True))
     transcode = config.is_transcoder

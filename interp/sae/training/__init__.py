@@ -1,3 +1,3 @@
-"""Training of dictionaries: sources of rows, losses, the learner of one step, the loop,
-checkpoints, processes.
+"""Training of dictionaries: sources of activations, losses, the training loop, checkpoints and
+distributed training.
 """

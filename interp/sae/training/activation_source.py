@@ -1,9 +1,9 @@
-"""Activations of a pair's models on documents, as rows: what a dictionary is trained on.
+"""Activations of a pair's models on documents, as rows to train a dictionary on.
 
-Documents are read in windows, sorted by length and run in batches of equal cost, each document
-alone (as "FAST" does, finetuning-aligned sequential training) unless they are packed end to end.
-Padding never becomes a row; of what is left, tokens are kept by who says them, and rows of huge
-norm (attention sinks) are set aside and counted.
+Documents are read in windows, sorted by length and run in batches of similar cost, each document in
+its own sequence (as in "FAST", finetuning-aligned sequential training) unless they are packed.
+Padding never becomes a row. Tokens are filtered by role, and rows of very large norm (attention
+sinks) are left out and counted.
 """
 
 from __future__ import annotations
@@ -41,20 +41,21 @@ from interp.sites import Site
 OF = ("tuned", "base", "both", "difference")
 LONGEST = 8192
 _FULL, _UNLIKE = 512, 1.1
-"""A batch of so many cells may be closed where the next document is so many times as long as its
-shortest.
+"""A batch with ``_FULL`` cells is closed when the next document is ``_UNLIKE`` times as long as its
+shortest one.
 """
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What of documents becomes rows.
+    """Which activations of the documents become rows.
 
-    ``of``: tuned or base, both side by side, or tuned less base. ``context``: tokens that a
-    document is cut at, by default what the model takes, at most 8,192. ``pack``: documents end to
-    end in blocks of ``context`` instead of each alone. ``keep``: whose tokens (``text, system,
-    user, assistant, template``). ``special``: special tokens too. ``sinks``: rows whose norm
-    exceeds this many running medians are left out, 0 for none.
+    ``of``: tuned, base, both (concatenated), or difference (tuned minus base). ``context``: maximum
+    tokens of a document, by default the context length of the model, at most 8,192. ``pack``:
+    concatenate documents into blocks of ``context`` tokens instead of running each separately.
+    ``keep``: roles whose tokens are used (``text, system, user, assistant, template``).
+    ``special``: whether special tokens are used. ``sinks``: rows whose norm exceeds this many
+    running medians are left out; 0 keeps all.
     """
 
     of: str = "tuned"
@@ -68,26 +69,28 @@ class Reading:
 
     def __post_init__(self) -> None:
         if self.of not in OF:
-            raise OptionError(f"activations of {self.of!r} are not known; use {', '.join(OF)}")
+            raise OptionError(f"unknown model role {self.of!r}; use {', '.join(OF)}")
         if unknown := sorted(set(self.keep) - set(TURNS)):
-            raise OptionError(f"unknown speaker {unknown[0]!r}; use {', '.join(TURNS)}")
+            raise OptionError(f"unknown role {unknown[0]!r}; use {', '.join(TURNS)}")
         if not self.keep:
-            raise OptionError(f"nobody's tokens would be kept; name some of {', '.join(TURNS)}")
+            raise OptionError(
+                f"no tokens would be kept; name at least one role of {', '.join(TURNS)}"
+            )
         if self.context is not None and self.context < 2:
-            raise OptionError(f"documents cannot be cut at {self.context} tokens; give 2 or more")
+            raise OptionError(f"the context must be at least 2 tokens, not {self.context}")
         if self.sinks and self.sinks <= 1:
             raise OptionError(
-                f"rows above {self.sinks} median norms are half of all; use 10, or 0 to keep"
-                " every row"
+                f"a norm limit of {self.sinks} medians would remove about half of all rows; use"
+                " 10, or 0 to keep every row"
             )
 
 
 @dataclass(frozen=True, eq=False)
 class Activations:
-    """Rows of one or several sites of a pair's models on documents; ``rank`` of ``world`` reads
-    every such document.
+    """Rows of one or several sites of a pair's models on documents; process ``rank`` of ``world``
+    reads every ``world``-th document.
 
-    ``report`` says what became of the tokens so far.
+    ``report`` gives counts of the tokens read so far.
     """
 
     pair: Pair
@@ -106,16 +109,16 @@ class Activations:
             for role in self.roles:
                 self.pair[role].at(site)
         if len(set(self.sites)) < len(self.sites) or not self.sites:
-            raise OptionError("name every site once, and at least one")
+            raise OptionError("name at least one site, and each site only once")
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """The models that run."""
+        """The models that are run."""
         return {"tuned": ("tuned",), "base": ("base",)}.get(self.reading.of, ("base", "tuned"))
 
     @property
     def models(self) -> int:
-        """How many models' values stand side by side in a segment."""
+        """Number of models whose activations are concatenated in a segment."""
         return 2 if self.reading.of == "both" else 1
 
     def _wide(self, site: Site) -> int:
@@ -128,12 +131,12 @@ class Activations:
 
     @property
     def width(self) -> int:
-        """Columns of a row."""
+        """Number of columns."""
         return sum(map(self._wide, self.sites))
 
     @property
     def segments(self) -> dict[str, tuple[int, int]]:
-        """A segment per site, in which base and tuned stand side by side where both are asked for."""
+        """Column range of each site; for "both" it holds base and tuned side by side."""
         found, at = {}, 0
         for site in self.sites:
             found[str(site)] = (at, at + self._wide(site))
@@ -142,17 +145,17 @@ class Activations:
 
     @property
     def context(self) -> int:
-        """Tokens that a document is cut at."""
+        """Maximum tokens of a document."""
         longest = self.pair.tuned.context_length
         if self.reading.context is not None and self.reading.context > longest:
             raise OptionError(
-                f"the model takes {longest} tokens, not {self.reading.context}; use a smaller"
-                " context"
+                f"the model's context length is {longest} tokens, not {self.reading.context};"
+                " use a smaller context"
             )
         return self.reading.context or min(longest, LONGEST)
 
     def described(self) -> dict[str, Any]:
-        """What determines the rows."""
+        """Everything that determines the rows."""
         kept = {name: getattr(self.reading, name) for name in Reading.__dataclass_fields__}
         return {
             "models": dict(self.pair.digests),
@@ -168,7 +171,7 @@ class Activations:
     # ------------------------------------------------------------------ rows
 
     def chunks(self, cursor: Any = None) -> Iterator[tuple[Tensor, Any]]:
-        """Rows batch by batch; what a batch leaves is the same wherever a pass began."""
+        """Rows batch by batch; the rows of a batch do not depend on where the pass started."""
         cursor = cursor or {"row": 0, "group": 0, "norms": None, "counts": {}}
         state = self._state
         state["norms"] = Norms.from_json(cursor["norms"], len(self.sites) * len(self.roles))
@@ -201,7 +204,9 @@ class Activations:
                 )
 
     def _windows(self, start: int) -> Iterator[tuple[int, int, list[Encoded]]]:
-        """Row of a window's first document, of the one behind its last, and what it is made of."""
+        """For each window: the row of its first document, the row after its last, and the encoded
+        documents.
+        """
         special = special_ids(self.pair.tokenizer)
         mine = (found for found in self.documents.read(start) if found[0] % self.world == self.rank)
         seen = start > 0
@@ -218,7 +223,7 @@ class Activations:
         if not seen:
             part = f" for part {self.rank + 1} of {self.world}" if self.world > 1 else ""
             raise PromptError(
-                f"{self.documents.path} holds no documents{part}; write one a line or row"
+                f"{self.documents.path} contains no documents{part}; write one per line or row"
             )
 
     def _encoded(self, number: int, document: Any, special: frozenset[int]) -> Encoded:
@@ -233,7 +238,7 @@ class Activations:
         return Encoded(found.ids[: self.context], found.roles[: self.context])
 
     def _first(self) -> int | None:
-        """The token with which the tokenizer begins a text, where it does."""
+        """The tokenizer's beginning-of-text token, if it adds one."""
         ids = self.pair.tokenizer("")["input_ids"]
         require_rows(self.pair.tokenizer, ids, "")
         return ids[0] if ids and ids[0] == self.pair.tokenizer.bos_token_id else None
@@ -288,8 +293,8 @@ class Activations:
         return alive
 
     def report(self) -> dict[str, Any]:
-        """Tokens read and kept, by who says them; sinks, which tokens they are, and the share of
-        padding.
+        """Tokens read, tokens kept by role, attention sinks with their most frequent tokens, and
+        the share of padding.
         """
         counts = self._state.get("counts", Counter())
         sinks = Counter({name[5:]: n for name, n in counts.items() if name.startswith("sink ")})
@@ -306,7 +311,7 @@ class Activations:
 
 
 def _alike(encoded: Sequence[Encoded], group: Sequence[int]) -> list[list[int]]:
-    """A batch in parts of similar length: padding costs a model as much as tokens do."""
+    """Split a batch into parts of similar length: padding costs as much as tokens do."""
     parts: list[list[int]] = [[]]
     for row in group:
         length, shortest = (len(encoded[at].ids) for at in (row, (parts[-1] or [row])[0]))

@@ -1,8 +1,7 @@
-"""A buffer that mixes rows: filled, shuffled, half served, the served half overwritten, shuffled
-again.
+"""A shuffle buffer: filled, shuffled, half of it served, the served half refilled, shuffled again.
 
-Every order is drawn from a counter, and what the buffer holds is kept with a checkpoint, so a run
-that goes on serves the very rows that it would have served.
+Every permutation is drawn from a counter, and the buffer's contents are saved with a checkpoint, so
+a resumed run serves exactly the same rows.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _SERVED = 0.5
 
 
 class Moments(NamedTuple):
-    """Of ``count`` rows: the mean and standard deviation of every column."""
+    """Number of rows, and the mean and standard deviation of every column."""
 
     count: int
     mean: Float[Tensor, " W"]
@@ -33,10 +32,10 @@ class Moments(NamedTuple):
 
 @dataclass
 class _Place:
-    """Where a buffer stands: ``fills`` orders drawn, ``served`` rows of this one, in pass ``epoch``
-    of its source.
+    """State of a buffer: ``fills`` permutations drawn, ``served`` rows of the current one, in pass
+    ``epoch`` over the source.
 
-    ``once``: rows of the source that were read for the first time, all of them once it has
+    ``once``: rows of the source read in its first pass; that is all of them once the pass has
     ``ended``.
     """
 
@@ -51,10 +50,10 @@ class _Place:
 
 
 class Buffer:
-    """Rows of a source in mixed order, without end: a source that ends is begun again.
+    """Rows of a source in shuffled order, without end: a source that ends is restarted.
 
-    ``capacity`` rows, by default 262,144 or 1 GiB, whichever is less. A source that fits as a whole
-    is read once. ``dtype`` may be bfloat16, at half the memory; rows are served in float32.
+    ``capacity`` rows, by default 262,144 or 1 GiB, whichever is less. A source that fits into the
+    buffer is read once. ``dtype`` may be bfloat16, for half the memory; rows are served in float32.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class Buffer:
         self.source, self.seed = source, seed
         size = capacity or max(1, min(ROWS, BYTES // (source.width * dtype.itemsize)))
         if size < 2:
-            raise OptionError(f"a buffer of {size} rows mixes nothing; give 2 or more")
+            raise OptionError(f"a buffer of {size} rows cannot shuffle; give 2 or more")
         self.rows = torch.zeros(size, source.width, dtype=dtype, device=device)
         self._order: Int[Tensor, " n"] = torch.zeros(0, dtype=torch.int64)
         self._left = torch.zeros(0, source.width, dtype=dtype, device=device)
@@ -78,12 +77,12 @@ class Buffer:
 
     @property
     def epoch(self) -> int:
-        """How many times the source was read to its end."""
+        """Number of complete passes over the source."""
         return self._place.epoch
 
     def times_over(self, rows: int) -> float:
-        """How often the source was gone over where so many rows were served; 1 where it has not
-        ended, or less.
+        """Number of passes over the source that so many served rows amount to; at most 1 if it has
+        not ended.
         """
         return (
             rows / self._place.once
@@ -106,7 +105,7 @@ class Buffer:
 
     @property
     def _servable(self) -> int:
-        """Rows that are served before the next filling: all where the buffer holds the whole
+        """Rows that are served before the next refill: all if the buffer holds the entire
         source.
         """
         return len(self._order) if self._place.whole else math.ceil(len(self._order) * _SERVED)
@@ -130,7 +129,9 @@ class Buffer:
         return torch.randperm(self._place.held, generator=generator)
 
     def _overwrite(self, free: Int[Tensor, " n"]) -> int:
-        """Put the next rows into free slots; fewer where the source ends during the first filling."""
+        """Write the next rows into free slots; returns fewer if the source ends during the first
+        fill.
+        """
         place, done, empty = self._place, 0, 0
         while done < len(free):
             if not len(self._left):
@@ -150,7 +151,7 @@ class Buffer:
                         return done
                     if empty > 1:
                         raise DictionaryError(
-                            "the source gives no rows: check its masks and its norm filter"
+                            "the source yields no rows; check its masks and its norm limit"
                         )
                     continue
                 chunk, place.cursor = found
@@ -166,8 +167,8 @@ class Buffer:
     # ------------------------------------------------------------------ statistics
 
     def moments(self, at_least: int) -> Moments:
-        """Mean and deviation of the first rows: those that the buffer holds, of more where it holds
-        too few.
+        """Mean and deviation of the first rows: those in the buffer, or more from the source if
+        these are too few.
         """
         if not self._place.fills:
             self._fill()
@@ -182,7 +183,7 @@ class Buffer:
                 total[1] += wide.square().sum(0)
                 count += len(piece)
             if count >= at_least and not enough:
-                # the pass was for these rows alone: what the source remembers of it must not stay
+                # restart the source: its state must not remember this extra pass
                 self._reading = (
                     None if self._reading is None else iter(self.source.chunks(self._place.cursor))
                 )
@@ -193,8 +194,8 @@ class Buffer:
     # ------------------------------------------------------------------ checkpoints
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that a buffer needs to go on: its rows (those to be served again) and where it
-        stands.
+        """Tensors and JSON from which a buffer is restored: the rows still to be served and its
+        position.
         """
         held = self._to_come()
         return (
@@ -206,11 +207,13 @@ class Buffer:
         )
 
     def restore(self, tensors: dict[str, Tensor], said: dict[str, Any]) -> None:
-        """Go on where ``state`` was taken; DictionaryError for a buffer of another size or seed."""
+        """Continue from ``state``; raises DictionaryError if the buffer has another size or
+        seed.
+        """
         for name, own in (("seed", self.seed), ("capacity", len(self.rows))):
             if said[name] != own:
                 raise DictionaryError(
-                    f"the buffer had {name} {said[name]}, now {own}; a run goes on with the same"
+                    f"the buffer had {name} {said[name]}, now {own}; resume with the same value"
                 )
         self._place = _Place(**{name: said[name] for name in vars(_Place())})
         self._reading, self._left = None, tensors["buffer.left"].to(self.rows)
@@ -223,5 +226,5 @@ class Buffer:
         return self._order if self._place.whole else self._order[self._place.served :]
 
     def described(self) -> dict[str, Any]:
-        """What determines the rows that are served."""
+        """Everything that determines the rows that are served."""
         return {"source": self.source.described(), "seed": self.seed, "capacity": len(self.rows)}

@@ -1,5 +1,5 @@
-"""Checkpoints of a training: a folder each, which appears whole or not at all, also where several
-processes write.
+"""Checkpoints of a training run: one folder each, written atomically, also with several
+processes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NAME = re.compile(r"step-(\d{9})")
 
 
 def latest(folder: Path) -> Path | None:
-    """The last whole checkpoint in a folder, None where there is none."""
+    """The last complete checkpoint in a folder, or None."""
     found = [
         path
         for path in folder.glob("step-*")
@@ -43,8 +43,8 @@ def keep(
     stream: tuple[dict[str, Tensor], Any],
     said: Mapping[str, Any],
 ) -> None:
-    """Write a checkpoint and remove those before it. All processes call this; each writes its part
-    of the stream.
+    """Write a checkpoint and remove earlier ones. All processes call this; each writes its part of
+    the stream.
     """
     draft, whole, rank = folder / f".step-{step:09}", folder / f"step-{step:09}", distributed.rank()
     if rank == 0:
@@ -76,15 +76,15 @@ def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """On the disk before the rename says that it is whole: power can go too."""
+    """Flush all files to disk before the folder is renamed, in case of a power failure."""
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
 
 
 def resume(path: Path, learners: Sequence[Learner], stream: Any, said: Mapping[str, Any]) -> int:
-    """Put a checkpoint back and return its step; DictionaryError where it belongs to another
-    training.
+    """Restore a checkpoint and return its step; raises DictionaryError if it belongs to another
+    run.
     """
     rank = distributed.rank()
     try:
@@ -96,20 +96,18 @@ def resume(path: Path, learners: Sequence[Learner], stream: Any, said: Mapping[s
         stream.restore(load_file(path / f"stream-{rank}.safetensors"), place)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise DictionaryError(
-            f"the checkpoint {path} cannot be read ({error}); remove it to begin anew"
+            f"the checkpoint {path} cannot be read ({error}); remove it to start again"
         ) from error
     return int(kept["step"])
 
 
 def require_same(kept: Mapping[str, Any], said: Mapping[str, Any], path: Path) -> None:
-    """Raise DictionaryError where a checkpoint's description is another; it names the first thing
-    that differs.
-    """
+    """Raise DictionaryError if a checkpoint's description differs, naming the first difference."""
     said = json.loads(json.dumps(said))
     for name, before, now in _differences(kept, said, ""):
         raise DictionaryError(
-            f"{path.parent} holds another training: its {name} is {before}, here it is {now}; give"
-            " the same options to go on with it, another --out, or remove it"
+            f"{path.parent} belongs to another run: its {name} is {before}, here it is {now};"
+            " give the same options to resume it, another --out, or remove it"
         )
 
 

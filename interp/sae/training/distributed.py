@@ -1,5 +1,5 @@
-"""Several processes that train one dictionary, through torch distributed; with one process all of
-this is nothing.
+"""Several processes that train one dictionary with torch.distributed; with one process every
+function here is a no-op.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ def _several() -> bool:
 
 
 def world() -> int:
-    """How many processes there are."""
+    """Number of processes."""
     return distributed.get_world_size() if _several() else 1
 
 
 def rank() -> int:
-    """Which of them this is, from 0."""
+    """Index of this process, from 0."""
     return distributed.get_rank() if _several() else 0
 
 
 def sum_(tensors: Sequence[Tensor]) -> None:
-    """Put the sum over processes into every tensor."""
+    """Replace each tensor by its sum over processes."""
     if _several():
         for tensor in tensors:
             distributed.all_reduce(tensor)
 
 
 def mean_(tensors: Sequence[Tensor]) -> None:
-    """Put the mean over processes into every tensor."""
+    """Replace each tensor by its mean over processes."""
     sum_(tensors)
     if _several():
         for tensor in tensors:
@@ -48,21 +48,21 @@ def mean_(tensors: Sequence[Tensor]) -> None:
 
 
 def min_(tensor: Tensor) -> None:
-    """Put the smallest over processes into a tensor."""
+    """Replace a tensor by its minimum over processes."""
     if _several():
         distributed.all_reduce(tensor, distributed.ReduceOp.MIN)
 
 
 def wait() -> None:
-    """Until all processes are here."""
+    """Barrier over all processes."""
     if _several():
         distributed.barrier()
 
 
 @contextmanager
 def joined(device: str = "cpu") -> Iterator[None]:
-    """Join the processes that ``torchrun`` started, by nccl on GPUs and gloo elsewhere; alone,
-    nothing happens.
+    """Join the process group that ``torchrun`` started (nccl on GPUs, else gloo); a no-op for a
+    single process.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or _several():
         yield
@@ -78,7 +78,7 @@ def joined(device: str = "cpu") -> Iterator[None]:
     distributed.init_process_group("nccl" if cuda else "gloo")
     try:
         yield
-        # a process that leaves while another still talks to it can be aborted
+        # a process that exits while another still communicates with it can be aborted
         wait()
     finally:
         distributed.destroy_process_group()

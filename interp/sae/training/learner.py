@@ -1,4 +1,6 @@
-"""One dictionary in training: a step, what it counts, and all of it as tensors to go on from."""
+"""One dictionary in training: the step, its statistics, and its state as tensors for
+checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +22,22 @@ from interp.sae.training.losses import PRE, Loss, smallest_kept, training_loss
 from interp.sae.training.options import SETTLED, Training
 
 STEER, STEEPEST = 0.05, 2.0
-"""Steering to an L0: every step the coefficient times (L0 by what is asked) to this power, the
-ratio at most that.
+"""Steering to a target L0: every step multiplies the coefficient by (L0 / target) to the power
+``STEER``; the ratio is clipped to ``STEEPEST``.
 """
 STRENGTHS = (1e-5, 10.0)
 FREE_NORM = 0.1
-"""Norm at which decoder rows begin where it is free, as in SAELens."""
+"""Initial norm of decoder rows whose norm is not fixed, as in SAELens."""
 WARN_AT = 5.0
-"""Norm of the mean by norm of the deviations from which latents are reported to die early."""
+"""Ratio of the mean's norm to the deviations' norm above which a warning about dead latents is
+given.
+"""
 
 
 class Learner:
-    """A dictionary, its optimiser and its counts; ``options`` must be settled."""
+    """A dictionary with its optimiser and counters; ``options`` must have all defaults filled in
+    (``Training.settled``).
+    """
 
     def __init__(self, name: str, dictionary: Dictionary, options: Training) -> None:
         self.name, self.dictionary, self.options = name, dictionary, options
@@ -54,21 +60,23 @@ class Learner:
         )
         self._norm = math.sqrt(config.models)
         if config.architecture in BY_BATCH:
-            # moving a dictionary to another dtype moves its threshold too, whose mean would drift
-            # in it
+            # moving a dictionary to another dtype also converts its threshold, whose running mean
+            # would drift
             dictionary.threshold = dictionary.threshold.double()
         if options.unit:
             self._renormalise()
 
-    # ------------------------------------------------------------------ the beginning
+    # ------------------------------------------------------------------ initialisation
 
     def centre(
         self, mean: Float[Tensor, " W"], deviation: Float[Tensor, " W"], size: Float[Tensor, " M"]
     ) -> str | None:
-        """Begin at the targets' mean, and at inputs of unit mean square where they are scaled.
+        """Initialise the decoder bias at the targets' mean, and the input scale for inputs of unit
+        mean square.
 
-        ``size``: the root mean square of every model's inputs, per column. Returns a remark where
-        the mean is far larger than the deviations and stays in the inputs, which lets latents die.
+        ``size``: root mean square of each model's inputs, per column. Returns a warning if the mean
+        is much larger than the deviations and is not subtracted from inputs, which can make latents
+        die.
         """
         dictionary = self.dictionary
         with torch.no_grad():
@@ -82,15 +90,15 @@ class Learner:
         outlying = float(to_host(mean.norm() / deviation.norm().clamp_min(1e-30)))
         if outlying > WARN_AT and not (self.options.centre and dictionary.config.input_bias):
             return (
-                f"{self.name}: the mean of these activations is {outlying:.1f} times their"
-                " deviation and is not subtracted from inputs; many latents may die early"
+                f"{self.name}: the norm of these activations' mean is {outlying:.1f} times"
+                " their deviation and is not subtracted from inputs; many latents may die early"
             )
         return None
 
-    # ------------------------------------------------------------------ a step
+    # ------------------------------------------------------------------ one step
 
     def step(self, number: int, x: Float[Tensor, "N D"], y: Float[Tensor, "N O"] | None) -> Loss:
-        """One step on a batch; returns its loss, of which nothing is differentiable any more."""
+        """One optimisation step on a batch; returns its detached loss."""
         loss = self._slopes(number, x, y)
         distributed.mean_([value.grad for value in self.gradients if value.grad is not None])
         with torch.no_grad():
@@ -145,11 +153,13 @@ class Learner:
 
     @property
     def dead(self) -> Tensor:
-        """Latents that were not active for ``dead_after`` rows."""
+        """Latents that have not been active for ``dead_after`` rows."""
         return self.since_active >= required(self.options.dead_after, SETTLED)
 
     def _distance(self, found: Reconstruction) -> Tensor:
-        """How far dead latents' pre-activations lie below their thresholds (Conerly et al. 2025)."""
+        """Mean distance of dead latents' pre-activations below their thresholds (Conerly et al.
+        2025).
+        """
         which, pre = self.dead.nonzero().flatten(), required(found.pre, PRE)
         if not len(which):
             return pre.new_zeros(())
@@ -162,15 +172,14 @@ class Learner:
         return ((threshold - pre[:, which]).relu() * norms).sum(1).mean()
 
     def _rows(self) -> Float[Tensor, "F 1"]:
-        """Squared norm of every decoder row."""
+        """Squared norm of each decoder row."""
         rows = self.dictionary.W_dec
         return torch.bmm(rows[:, None], rows[:, :, None])[:, 0]
 
     def _remove_parallel(self) -> None:
         slope, rows = self.dictionary.W_dec.grad, self.dictionary.W_dec
         if slope is not None:
-            # rows have norm 1 (of a crosscoder's: the root of its models), so nothing is divided by
-            # it twice
+            # rows have norm 1 (for a crosscoder the square root of its number of models)
             along = torch.bmm(slope[:, None], rows[:, :, None])[:, 0] / self._norm**2
             slope.addcmul_(rows, along, value=-1)
 
@@ -200,7 +209,7 @@ class Learner:
         distributed.min_(self.since_active)
         if self.options.steers(self.dictionary.config):
             ratio = (float(to_host(counts.sum())) / rows + 1e-3) / required(
-                self.options.target_l0, "a number of codes to reach"
+                self.options.target_l0, "a target L0"
             )
             self.strength *= min(max(ratio, 1 / STEEPEST), STEEPEST) ** STEER
             self.strength = min(max(self.strength, STRENGTHS[0]), STRENGTHS[1])
@@ -208,7 +217,9 @@ class Learner:
             self._follow(smallest_kept(self.dictionary, loss.found.codes))
 
     def _follow(self, smallest: float | None) -> None:
-        """The threshold's running mean, in float64, of what the processes' batches kept least of."""
+        """Update the threshold's running mean, in float64, with the smallest code selected in this
+        step (mean over processes).
+        """
         threshold = self.dictionary.threshold
         found = torch.tensor(
             [0.0 if smallest is None else smallest, float(smallest is not None)]
@@ -222,14 +233,14 @@ class Learner:
         else:
             threshold.lerp_(value, required(self.options.threshold_rate, SETTLED))
 
-    # ------------------------------------------------------------------ what is said and kept
+    # ------------------------------------------------------------------ reporting and checkpoints
 
     @torch.no_grad()
     def progress(
         self, loss: Loss, x: Float[Tensor, "N D"], y: Float[Tensor, "N O"] | None
     ) -> dict[str, float]:
-        """Loss and its parts, and as in use L0, explained variance, dead share; DictionaryError
-        where not finite.
+        """Loss terms, L0, explained variance and share of dead latents, with codes selected as at
+        inference; raises DictionaryError for a loss that is not finite.
         """
         inside, undo = self.dictionary.normalised(x)
         target = inside if y is None else (y - undo[0]) / undo[1]
@@ -237,8 +248,8 @@ class Learner:
         if self.dictionary.config.architecture in BY_BATCH and not bool(
             to_host(self.dictionary.threshold.isnan())
         ):
-            # a batch has k codes per row by construction; what counts is what the threshold lets
-            # through
+            # a batch has k codes per row by construction; report the codes above the threshold
+            # instead
             found = self.dictionary.raw(inside)
         left, spread = (
             (target - found.output).square().sum(),
@@ -266,7 +277,7 @@ class Learner:
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on, and counts."""
+        """All state that the next step depends on."""
         kept = {f"weights.{name}": value for name, value in self.dictionary.state_dict().items()}
         names = {id(value): name for name, value in self.dictionary.named_parameters()}
         for value, state in self._optimiser.state.items():
@@ -282,7 +293,7 @@ class Learner:
         return kept | counts | {"strength": torch.tensor(self.strength, dtype=torch.float64)}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Inverse of ``tensors``; DictionaryError for what belongs to another dictionary."""
+        """Inverse of ``tensors``; raises DictionaryError if they belong to another dictionary."""
         own: dict[str, Any] = dict(self.dictionary.state_dict())
         for name, value in own.items():
             found = tensors.get(f"weights.{name}")

@@ -1,14 +1,14 @@
-"""What training minimises, each convention by its name: libraries differ by factors of D and by
+"""Training losses, with each library's convention by name: they differ by factors of D and by
 squares.
 
-Reconstruction (``config.loss``): ``sum``, mean over inputs of the summed squared error (SAELens,
-dictionary_learning); ``mean``, mean over all numbers (O'Neill and Bui); ``fraction``, the sum by
-the batch's variance (sparsify); ``norm``, mean over inputs and models of the error's norm, not
-squared (the crosscoder code of Minder et al.).
+Reconstruction (``config.loss``): ``sum``, squared error summed over dimensions, mean over inputs
+(SAELens, dictionary_learning); ``mean``, mean over all entries (O'Neill and Bui); ``fraction``, the
+summed error divided by the variance of the batch (sparsify); ``norm``, norm of the error, not
+squared, mean over inputs and models (the crosscoder code of Minder et al.).
 
-Sparsity (``config.sparsity``): ``l1``, mean over inputs of ``sum_j |f_j| n_j`` with decoder norms
-``n``, over models their sum; ``step``, the mean L0 through the thresholds' slopes; ``tanh``,
-``tanh(4 f_j n_j)``; ``target``, ``(L0 / k - 1)^2``. Architectures with ``k`` have none.
+Sparsity (``config.sparsity``): ``l1``, ``sum_j |f_j| n_j`` with decoder norms ``n`` (summed over
+models), mean over inputs; ``step``, the mean L0 with straight-through gradients; ``tanh``, ``tanh(4
+f_j n_j)``; ``target``, ``(L0 / k - 1)^2``. Architectures with ``k`` have no sparsity loss.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from interp.sae.core.straight_through import step
 
 
 class Loss(NamedTuple):
-    """A training loss and its parts, each as it enters the total."""
+    """A training loss and its terms, each including its coefficient."""
 
     total: Float[Tensor, ""]
     reconstruction: Float[Tensor, ""]
@@ -62,17 +62,15 @@ RECONSTRUCTIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
     "norm": _norm,
 }
 _DENSE_FROM = 32
-"""A product by active rows is worth it where fewer than one code in so many is active."""
-PRE = "a number of every latent before it is cut off"
+"""The sparse product is used if fewer than one code in this many is active."""
+PRE = "dense pre-activations"
 SPARSITIES = ("l1", "step", "tanh", "target")
 
 
 def reconstruction_loss(
     error: Float[Tensor, "N O"], target: Float[Tensor, "N O"], convention: str, models: int = 1
 ) -> Float[Tensor, ""]:
-    """Loss of a reconstruction by the name of its convention; OptionError for one that is not
-    known.
-    """
+    """Reconstruction loss by the name of its convention; raises OptionError for an unknown one."""
     if convention not in RECONSTRUCTIONS:
         raise OptionError(
             f"unknown reconstruction loss {convention!r}; use {', '.join(RECONSTRUCTIONS)}"
@@ -83,8 +81,8 @@ def reconstruction_loss(
 def sparsity_loss(
     dictionary: Dictionary, found: Reconstruction, target_l0: float | None = None
 ) -> Float[Tensor, ""]:
-    """Sparsity of codes by the configuration's convention, before its coefficient; 0 for
-    architectures with ``k``.
+    """Sparsity loss by the configured convention, without its coefficient; 0 for architectures with
+    ``k``.
     """
     config = dictionary.config
     if config.architecture in (*SPARSE, "matching_pursuit"):
@@ -100,14 +98,14 @@ def sparsity_loss(
         raise OptionError(f"unknown sparsity {config.sparsity!r}; use {', '.join(SPARSITIES)}")
     if config.architecture != "jumprelu":
         raise OptionError(
-            f"sparsity {config.sparsity} goes through thresholds, which {config.architecture}"
-            " has not"
+            f"sparsity {config.sparsity} needs thresholds, which {config.architecture} does not"
+            " have"
         )
     l0 = step(pre, dictionary.threshold, dictionary.bandwidth).sum(1).mean()
     if config.sparsity == "step":
         return l0
     if not target_l0:
-        raise OptionError("sparsity target needs the number of codes that it is to reach")
+        raise OptionError("sparsity 'target' needs target_l0")
     return (l0 / target_l0 - 1) ** 2
 
 
@@ -119,16 +117,16 @@ def auxiliary_loss(
     count: int,
     revival: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """AuxK (Gao et al. 2024): dead latents reconstruct what the others left, by its variance; 0
-    where none is dead.
+    """AuxK (Gao et al. 2024): dead latents reconstruct the residual; relative to the residual's
+    variance, 0 if no latent is dead.
 
-    ``x`` normalised inputs, ``error`` their targets less their reconstructions, ``count`` the
-    largest pre-activations of dead latents per input (times the decoder's norms, where the
-    dictionary ranks by them). A latent whose pre-activation is positive for no input has no code
-    here either, and would never come back: the mean distance of these below 0, in root mean squares
-    of the inputs, is added ``revival`` times (the distance of Conerly et al. 2025, for those alone
-    that AuxK cannot reach; the combination is ours). Gradients reach the encoder columns and
-    decoder rows of dead latents and no others.
+    ``x``: normalised inputs. ``error``: targets minus reconstructions. ``count``: number of dead
+    latents used per input, those with the largest pre-activations (times decoder norms if the
+    dictionary ranks by them). A latent whose pre-activation is positive for no input gets no
+    gradient from AuxK; for these the mean distance of the pre-activation below 0, in root mean
+    squares of the inputs, is added with weight ``revival`` (the distance of Conerly et al. 2025;
+    the combination is ours). Only encoder columns and decoder rows of dead latents receive
+    gradients.
     """
     which = dead.nonzero().flatten()
     if not len(which):
@@ -146,7 +144,7 @@ def auxiliary_loss(
         codes = pre.relu()
         if count < len(which):
             ranked = pre.detach() if weight is None else pre.detach() * weight
-            # of equal values at the border all stay
+            # ties at the boundary are all kept
             codes = codes * (
                 ranked >= ranked.topk(count, dim=1, sorted=False).values.amin(1, keepdim=True)
             )
@@ -158,21 +156,21 @@ def auxiliary_loss(
 
 
 def _distance(dictionary: Dictionary, inside: Tensor, which: Tensor) -> Tensor:
-    """How far below 0 the pre-activations of latents that no input excites lie, in root mean
+    """Mean distance below 0 of the pre-activations of latents that no input activates, in root mean
     squares of inputs.
     """
     if not len(which):
         return inside.new_zeros(())
     centre = inside.mean(0)
-    # their mean over inputs is linear in them, so that no product over inputs is taken again
+    # the mean pre-activation is linear in the mean input, so one product suffices
     below = -(dictionary.b_enc[which] + centre @ dictionary.W_enc.T.index_select(0, which).T)
     size = (inside - centre).square().mean().sqrt()
     return (below * dictionary.decoder_norms.sum(1)[which]).mean() / _or_infinite(size)
 
 
 def _or_infinite(size: Tensor) -> Tensor:
-    """Infinite for 0, so that a quotient and its slope are 0 where nothing varies (two models that
-    are equal).
+    """Replace 0 by infinity, so that a quotient and its gradient are 0 if nothing varies (two equal
+    models).
     """
     return size.where(size > 0, math.inf)
 
@@ -190,16 +188,14 @@ def training_loss(
     revival: float = 1.0,
     hold_decoder: bool = True,
 ) -> Loss:
-    """Everything that a step minimises, of normalised inputs and targets (the inputs where ``y`` is
-    left out).
+    """The complete training loss, from normalised inputs and targets (by default the inputs).
 
-    ``sparsity``: coefficient of the configured sparsity. ``dead``: latents that have not been
-    active for long; their AuxK loss counts ``auxiliary`` times, in units of what reconstructing the
-    mean would cost by the configured convention (1 of ``fraction``), with ``auxiliary_count`` of
-    them per input (half the input width by default); ``revival`` as in ``auxiliary_loss``.
-    ``hold_decoder``: what a gated dictionary reconstructs from its gate alone does not move the
-    decoder (Rajamanoharan et al. 2024, whose rows have norm 1); with rows of free norm the gate
-    then collapses, and it must (as in SAELens).
+    ``sparsity``: coefficient of the configured sparsity loss. ``dead``: mask of dead latents.
+    ``auxiliary``: coefficient of their AuxK loss, in units of the loss of predicting the mean (1
+    for ``fraction``), with ``auxiliary_count`` latents per input (half the input width by default).
+    ``revival``: see ``auxiliary_loss``. ``hold_decoder``: the reconstruction from a gated
+    dictionary's gate does not train the decoder (Rajamanoharan et al. 2024, with decoder rows of
+    norm 1); with free norms it has to, else the gate collapses (as in SAELens).
     """
     config, y = dictionary.config, x if y is None else y
     found = dictionary.raw(x, training=True)
@@ -226,7 +222,7 @@ def training_loss(
 
 
 def _by_prefix(dictionary: Dictionary, found: Reconstruction, y: Tensor) -> Tensor:
-    """Mean over prefixes of the loss of what the first latents alone reconstruct (the last prefix
+    """Mean over prefixes of the reconstruction loss with the leading latents only (the last prefix
     is all of them).
     """
     config, (pattern, values, width) = dictionary.config, found.codes
@@ -239,8 +235,8 @@ def _by_prefix(dictionary: Dictionary, found: Reconstruction, y: Tensor) -> Tens
 
 
 def smallest_kept(dictionary: Dictionary, codes: Codes) -> float | None:
-    """Smallest kept value (times importance) of a batch: what a batchtopk's threshold follows; None
-    of no codes.
+    """Smallest selected value (times importance) of a batch, which the threshold of a batchtopk
+    follows; None without codes.
     """
     if dictionary.config.architecture not in BY_BATCH or not len(codes.values):
         return None

@@ -1,4 +1,4 @@
-"""How dictionaries are trained, as data."""
+"""Training options."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from interp.sae.core.config import SPARSE, DictionaryConfig
 
 PRECISIONS = ("float32", "bfloat16")
 BY_COUNT = (*SPARSE, "matching_pursuit")
-"""Architectures whose codes are counted, so that no penalty decides on how many there are."""
-SETTLED = "a number that Training.settled puts in"
+"""Architectures whose number of codes is set directly and not by a penalty."""
+SETTLED = "a value that Training.with_defaults fills in"
 
 
 @dataclass(frozen=True)
 class Training:
-    """Options of a training; a number that is None is settled by ``settled`` from the others.
+    """Options of a training run; ``settled`` fills in those that are None.
 
-    ``steps`` of ``batch`` rows each (of every process, where there are several). ``learning_rate``:
-    of Adam, by default ``2e-4 / sqrt(F / 2^14)`` (Gao et al. 2024); it rises over ``warm_up`` steps
-    and falls to 0 over the last share ``decay``. ``sparsity``: coefficient of the configured
-    sparsity, rising over ``sparsity_warm_up`` steps; ``target_l0``: mean codes per input that
-    architectures without ``k`` are steered to, by a coefficient that begins at ``sparsity`` and
-    follows the L0 (of the convention ``target``: what stands in its loss). ``dead_after``: a latent
-    that was not active for so many rows is dead. ``auxiliary``: coefficient of AuxK, whose
-    ``auxiliary_count`` largest dead latents reconstruct what is left, in units of the loss of the
-    mean, and ``revival`` of the distance, in it, of those that no input excites; ``rescue``: of
-    dead latents' distance to their threshold, for architectures without ``k``. ``clip``: largest
-    norm of a gradient, 0 for any. ``unit``: decoder rows keep norm 1, their gradients' parallel
-    part is removed. ``precision``: of the encoder's product; weights and everything else are
-    float32. ``threshold_rate``: of the running mean of the smallest kept value, by default 0.01,
-    and more in fewer than 2,000 steps, so that it is of the last twentieth. ``centre``: the
-    decoder's bias begins at the mean of the targets.
+    ``steps`` of ``batch`` rows each (per process). ``learning_rate``: of Adam, by default ``2e-4 /
+    sqrt(F / 2^14)`` (Gao et al. 2024); it increases over ``warm_up`` steps and decreases to 0 over
+    the last share ``decay``. ``sparsity``: coefficient of the configured sparsity loss, increasing
+    over ``sparsity_warm_up`` steps. ``target_l0``: mean number of codes per input to reach for
+    architectures without ``k``; the coefficient starts at ``sparsity`` and is adjusted to the
+    measured L0 (for the sparsity loss ``target`` it is the target in the loss). ``dead_after``:
+    number of rows without activity after which a latent is dead. ``auxiliary``: coefficient of
+    AuxK, in units of the loss of predicting the mean; ``auxiliary_count``: number of dead latents
+    used per input; ``revival``: weight of the distance term for dead latents that no input
+    activates. ``rescue``: coefficient of dead latents' distance to their threshold, for
+    architectures without ``k``. ``clip``: maximum gradient norm, 0 for no clipping. ``unit``: keep
+    decoder rows at norm 1 and remove the parallel part of their gradients. ``precision``: of the
+    encoder's matrix product; everything else is float32. ``threshold_rate``: rate of the running
+    mean of the smallest selected value, by default 0.01 and larger with fewer than 2,000 steps, so
+    that it covers the last twentieth. ``centre``: initialise the decoder bias at the mean of the
+    targets.
     """
 
     steps: int
@@ -65,7 +66,7 @@ class Training:
         for name in ("steps", "batch", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
                 raise OptionError(
-                    f"a training needs {name} of at least 1, not {getattr(self, name)}"
+                    f"a training run needs {name} of at least 1, not {getattr(self, name)}"
                 )
         for name in (
             "learning_rate",
@@ -83,23 +84,21 @@ class Training:
                 raise OptionError(f"{name} must be a number of at least 0, not {value}")
         for name in ("decay", "threshold_rate"):
             if getattr(self, name) is not None and not 0 <= getattr(self, name) <= 1:
-                raise OptionError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
+                raise OptionError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
         if self.dead_after is not None and self.dead_after < 1:
-            raise OptionError(
-                f"a latent cannot be dead after {self.dead_after} rows; give at least 1"
-            )
+            raise OptionError(f"dead_after must be at least 1 row, not {self.dead_after}")
         if self.precision not in PRECISIONS:
             raise OptionError(f"unknown precision {self.precision!r}; use {', '.join(PRECISIONS)}")
         object.__setattr__(self, "betas", tuple(self.betas))
 
     def settled(self, config: DictionaryConfig, world: int = 1) -> Training:
-        """These options with every number that depends on a dictionary put in; OptionError for what
+        """These options with defaults filled in for a dictionary; raises OptionError for an L0 that
         it cannot reach.
         """
         if self.target_l0 and self.target_l0 > config.width:
             raise OptionError(
-                f"an L0 of {self.target_l0:g} is more codes than the dictionary's {config.width}"
-                " latents; give fewer, or a wider dictionary"
+                f"a target L0 of {self.target_l0:g} exceeds the dictionary's {config.width}"
+                " latents; give a smaller one, or a wider dictionary"
             )
         rows = self.steps * self.batch * world
         own = {
@@ -111,7 +110,8 @@ class Training:
             "sparsity_warm_up": min(5000, self.steps // 10),
             "threshold_rate": min(1.0, max(0.01, 20 / self.steps)),
             "dead_after": min(10_000_000, max(self.batch * world, rows // 10)),
-            # over models norms say whose a latent is, and ranking by norm needs free ones
+            # a crosscoder's norms show which model has a latent, and ranking by norm needs free
+            # norms
             "unit": config.models == 1 and config.rank_by == "value",
         }
         return replace(
@@ -119,7 +119,7 @@ class Training:
         )
 
     def steers(self, config: DictionaryConfig) -> bool:
-        """Whether the coefficient of the sparsity follows ``target_l0``."""
+        """Whether the sparsity coefficient is adjusted to ``target_l0``."""
         return (
             bool(self.target_l0)
             and config.architecture not in BY_COUNT
@@ -127,7 +127,7 @@ class Training:
         )
 
     def learning_rate_at(self, step: int) -> float:
-        """Learning rate of a step, counted from 0."""
+        """Learning rate of a step, counting from 0."""
         rise = min(1.0, (step + 1) / (required(self.warm_up, SETTLED) + 1))
         falling = max(1, round(self.decay * self.steps))
         return (
@@ -137,7 +137,7 @@ class Training:
         )
 
     def sparsity_at(self, step: int) -> float:
-        """Coefficient of the sparsity at a step, counted from 0."""
+        """Sparsity coefficient at a step, counting from 0."""
         return required(self.sparsity, SETTLED) * min(
             1.0, step / self.sparsity_warm_up if self.sparsity_warm_up else 1.0
         )
@@ -148,7 +148,7 @@ class Training:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Training:
-        """Inverse of ``to_json``; OptionError names fields that this version does not know."""
+        """Inverse of ``to_json``; raises OptionError for fields that this version does not know."""
         if unknown := sorted(set(value) - {field.name for field in fields(cls)}):
             raise OptionError(f"these options have the unknown field {unknown[0]!r}")
         return cls(**{**value, "betas": tuple(value.get("betas", cls.betas))})

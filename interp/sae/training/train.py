@@ -1,12 +1,11 @@
-"""Train dictionaries on one stream of rows, in a way that can be left alone: whatever ends it, it
-goes on exactly.
+"""Train dictionaries on one stream of rows; an interrupted run resumes exactly.
 
-1. Settle options; start every dictionary at the mean of its targets.
-2. A batch from the stream's buffer, which serves all dictionaries; for each of them:
-   rows normalised, loss, gradients by active rows, mean over processes, the part along decoder rows
-   removed, clipped, Adam, decoder rows back to norm 1, counts and threshold.
-3. Every ``checkpoint_every`` steps all of that goes to disk at once; the folder gets its name when
-   it is done.
+1. Fill in option defaults; initialise each decoder bias at the mean of its targets.
+2. Take a batch from the stream, shared by all dictionaries. For each: normalise rows, compute the
+   loss and gradients of active rows, average over processes, remove the gradient parallel to
+   decoder rows, clip, take an Adam step, renormalise decoder rows, update counters and threshold.
+3. Every ``checkpoint_every`` steps, save all of that atomically. The folder gets its final name at
+   the end.
 """
 
 from __future__ import annotations
@@ -35,43 +34,43 @@ from interp.sae.training.learner import Learner
 from interp.sae.training.options import Training
 
 CENTRE_ROWS = 100_000
-"""Rows of which the mean is taken before the first step, where there are as many."""
+"""Rows used for the mean before the first step, if there are as many."""
 LOG = "log.jsonl"
 
 
 @runtime_checkable
 class Stream(Protocol):
-    """What serves batches and can be stopped and resumed; ``Buffer`` is one."""
+    """Serves batches and can be saved and resumed; ``Buffer`` is one."""
 
     def batch(self, count: int) -> Float[Tensor, "n W"]:
         """The next rows."""
         ...
 
     def moments(self, at_least: int) -> Moments:
-        """Mean and deviation of that many rows, or of what there is, without serving any."""
+        """Mean and deviation of at least that many rows if available, without serving any."""
         ...
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What ``restore`` needs."""
+        """State for ``restore``."""
         ...
 
     def restore(self, tensors: dict[str, Tensor], said: dict[str, Any]) -> None:
-        """Go on where ``state`` was taken."""
+        """Continue from ``state``."""
         ...
 
     def described(self) -> dict[str, Any]:
-        """What determines the rows."""
+        """Everything that determines the rows."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A dictionary to train and which columns of the rows it ``reads`` and ``writes`` (a
-    transcoder: others).
+    """A dictionary to train, the columns it ``reads``, and for a transcoder the columns it
+    ``writes``.
 
-    Columns are (first, behind the last); None is all of them. ``options`` differ from the other
-    dictionaries' in anything but steps, batch and what concerns the run as a whole. ``about`` is
-    kept beside the dictionary.
+    Columns are (first, end), end exclusive; None is all of them. ``options`` may differ from those
+    of other dictionaries except in steps, batch and settings of the whole run. ``about`` is
+    metadata saved with the dictionary.
     """
 
     dictionary: Dictionary
@@ -81,7 +80,7 @@ class Job:
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def rows(self, batch: Float[Tensor, "n W"]) -> tuple[Tensor, Tensor | None]:
-        """Inputs and targets; targets None where they are the inputs."""
+        """Inputs and targets; targets are None if they are the inputs."""
         x = batch if self.reads is None else batch[:, slice(*self.reads)]
         return x, None if self.writes is None else batch[:, slice(*self.writes)]
 
@@ -95,12 +94,12 @@ def train(
     about: Mapping[str, Any] | None = None,
     quiet: bool = True,
 ) -> dict[str, Dictionary]:
-    """Train, and write ``folder``: the dictionary's files (a subfolder each of several) and
-    ``log.jsonl``.
+    """Train, and write the dictionary's files and ``log.jsonl`` to ``folder`` (a subfolder per
+    dictionary if there are several).
 
-    While it lasts the work lies in ``folder.part``; called again with the same arguments it goes on
-    from the last checkpoint there, bit for bit on a CPU. Raises DictionaryError where ``folder``
-    exists, where another training lies in its part, and where a loss is no longer finite.
+    During training the files are in ``folder.part``; calling again with the same arguments resumes
+    from the last checkpoint there, bit for bit on a CPU. Raises DictionaryError if ``folder``
+    exists, if ``folder.part`` belongs to another run, and for a loss that is not finite.
     """
     folder = Path(folder)
     if folder.exists():
@@ -109,7 +108,7 @@ def train(
     named = {"dictionary": dictionaries} if single else dict(dictionaries)
     jobs = {name: job if isinstance(job, Job) else Job(job) for name, job in named.items()}
     if not jobs:
-        raise OptionError("there is no dictionary to train")
+        raise OptionError("no dictionary to train was given")
     learners = [
         Learner(
             name,
@@ -133,7 +132,7 @@ def train(
     except OSError as error:
         raise DictionaryError(f"cannot write {folder}: {error.strerror or error}") from error
     except InterpError:
-        # refused before there was anything to go on from: only an empty folder can be removed so
+        # refused before anything was written: rmdir removes an empty folder only
         with suppress(OSError):
             part.rmdir()
         raise
@@ -161,7 +160,9 @@ def _described(
         (learner.options.steps, learner.options.batch) != (options.steps, options.batch)
         for learner in learners
     ):
-        raise OptionError("dictionaries that are trained together take the same steps and batches")
+        raise OptionError(
+            "dictionaries that are trained together must have the same steps and batch"
+        )
     return {
         "dictionaries": of,
         "stream": stream.described(),
@@ -178,8 +179,8 @@ def _start(
     said: dict[str, Any],
     quiet: bool,
 ) -> int:
-    """The step to go on with: that of the last checkpoint, or 0 after the statistics of the data
-    are in.
+    """The first step to run: after the last checkpoint, or 0 once dictionaries are initialised from
+    the data's statistics.
     """
     if (last := checkpoints.latest(part)) is not None:
         step = checkpoints.resume(last, learners, stream, said)
@@ -204,7 +205,7 @@ def _start(
         ):
             if rows.shape[1] != width:
                 raise OptionError(
-                    f"{learner.name} has {what} of width {width}, the rows given have"
+                    f"{learner.name} has {what} of width {width}, but the given rows have width"
                     f" {rows.shape[1]}"
                 )
         size = x[2].unflatten(0, (config.models, -1)).mean(1).sqrt()
@@ -266,14 +267,14 @@ def _log(path: Path, step: int, told: Mapping[str, Any], first: Learner) -> None
 
 
 def _cut_log(path: Path, step: int) -> None:
-    """What was logged behind the checkpoint will be logged again."""
+    """Remove log lines after the checkpoint; these steps will be logged again."""
     lines = []
     for line in path.read_text("utf-8").split("\n") if path.exists() else ():
         try:
             if json.loads(line)["step"] <= step:
                 lines.append(line + "\n")
         except (ValueError, KeyError):
-            continue  # the line at which a process was killed
+            continue  # a line that was cut off when a process was killed
     draft = path.with_suffix(".draft")
     draft.write_text("".join(lines), "utf-8")
     os.replace(draft, path)
@@ -291,7 +292,7 @@ def _finish(
             for name in (WEIGHTS, CONFIG):
                 os.replace(part / learner.name / name, part / name)
             (part / learner.name).rmdir()
-    # the checkpoints go after the folder has its name: until then they are what a run goes on from
+    # remove the checkpoints only after the rename: until then a run resumes from them
     os.rename(part, folder)
     for path in folder.glob("*step-*"):
         shutil.rmtree(path, ignore_errors=True)

@@ -1,8 +1,9 @@
-"""``DictionaryDiff``: what became of each latent of a dictionary between a base and its tuned
+"""``DictionaryDiff``: what changed in each latent of a dictionary between a base and its tuned
 model.
 
-1. A pass over the prompts, identical tokens in both models: norms, whose median bounds what counts.
-2. A second one: rows of both through the dictionary, sums per fold of clusters
+1. A pass over the prompts, identical tokens in both models: norms, whose median limits which rows
+   are used.
+2. A second pass: rows of both models through the dictionary, sums per fold of clusters
    (``interp.sae.analysis.diff.compare``).
 """
 
@@ -35,24 +36,24 @@ from interp.table import Table
 ROLES = ("base", "tuned")
 ALIKE = ("way", "site", "thresholds", "content_only", "sinks")
 MAINLY = 0.5
-"""A latent is mainly of special tokens with more than this share of its activity there."""
+"""A latent is mainly special if more than this share of its active tokens is special."""
 
 
 @dataclass(frozen=True)
 class DictionaryDiff(Analyzer):
-    """A dictionary of ``site`` (of both models, one, or their difference: ``way``), over the
-    study's prompts.
+    """Compare two models by a dictionary of ``site`` (of both models, one, or their difference:
+    ``way``) on the study's prompts.
 
-    ``content_only``: special tokens and the chat template's count nowhere,
-    else their activity is told apart. ``sinks``: tokens whose norm exceeds this many medians in
-    either model are left out in both, 0 for none. ``draws`` of exchanging the models. ``controls``:
-    tables of control pairs on the same prompts, by their own dictionaries. Prompts of one cluster
-    are one document. Returns a table of kind ``dictionary-diff``, a row per latent, with
-    ``classes`` (counts of this pair and of the controls) and, with controls, ``control`` (their
-    latents and classes) and ``controls`` (the share of each class in each).
+    ``content_only``: ignore special tokens and those of the chat template; otherwise their activity
+    is reported separately. ``sinks``: tokens whose norm exceeds this many medians in either model
+    are left out in both, 0 keeps all. ``draws``: exchanges of the models for the null.
+    ``controls``: tables of control pairs on the same prompts, by their own dictionaries. Prompts of
+    one cluster count as one document. Returns a table of kind ``sae-diff``, a row per latent, with
+    ``classes`` (counts for this pair and the controls) and, with controls, ``control`` (their
+    latents and classes) and ``controls`` (share of each class per control).
     """
 
-    name: ClassVar[str] = "dictionary-diff"
+    name: ClassVar[str] = "sae-diff"
     version: ClassVar[int] = 7
 
     dictionary: Dictionary = field(compare=False)
@@ -66,29 +67,28 @@ class DictionaryDiff(Analyzer):
     parent: str | None = None
 
     def require(self) -> Site:
-        """The site; OptionError for a dictionary that cannot be compared so, before any model is
-        loaded.
+        """The site; raises OptionError for a dictionary that does not fit the comparison, before
+        any model is loaded.
         """
         stream_of(self.dictionary, self.way)
         if not 2 <= self.thresholds.folds <= FOLDS:
             raise OptionError(
-                f"documents fall into {FOLDS} folds; ask for activity in 2 to {FOLDS}, not "
+                f"documents are split into {FOLDS} folds; require activity in 2 to {FOLDS} of"
+                " them, not "
                 f"{self.thresholds.folds}"
             )
-        # a crosscoder's latents have two rows, for which p is doubled
+        # a crosscoder's latents have two decoder rows, so p is doubled
         if self.draws < (least := 39 if self.way == "crosscoder" else 19):
-            raise OptionError(
-                f"{self.draws} exchanges can show nothing at 5 %; {least} at least are needed"
-            )
+            raise OptionError(f"{self.draws} draws cannot reach p = 0.05; use at least {least}")
         if self.sinks and self.sinks <= 1:
             raise OptionError(
-                f"rows above {self.sinks:g} median norms are half of all; use 10, or 0 to keep"
-                " every row"
+                f"a norm limit of {self.sinks:g} medians would remove about half of all rows;"
+                " use 10, or 0 to keep every row"
             )
         return Site.parse(self.site)
 
     def require_study(self, study: Study) -> None:
-        """Raise OptionError, PairError or UnsupportedModel for a study, or a control, that does not
+        """Raise OptionError, PairError or UnsupportedModel for a study or a control that does not
         fit.
         """
         site = self.require()
@@ -98,8 +98,8 @@ class DictionaryDiff(Analyzer):
         clusters = len(set(_documents(study)))
         if clusters < self.thresholds.folds:
             raise OptionError(
-                f"the prompts are of {clusters} clusters and a latent must be active in"
-                f" {self.thresholds.folds} to be classified; give more prompts"
+                f"the prompts have {clusters} clusters, but a latent must be active in"
+                f" {self.thresholds.folds} folds to be classified; give more prompts"
             )
         here = study.provenance(self)
         for control in self.controls:
@@ -107,23 +107,23 @@ class DictionaryDiff(Analyzer):
                 self._require_alike(control.provenance, here, study)
 
     def _require_alike(self, made: Provenance, here: Provenance, study: Study) -> None:
-        """Raise OptionError or PairError for a control run of something else."""
+        """Raise OptionError or PairError for a control run with other inputs or options."""
         if made.inputs.get("base") != here.inputs.get("base"):
             raise PairError(
-                f"the control was tuned from another base than {study.pair.tuned.name}; give one of"
-                " the same"
+                f"the control was fine-tuned from another base than {study.pair.tuned.name};"
+                " give a control of the same base"
             )
         if made.inputs.get("prompts") != here.inputs["prompts"]:
             raise OptionError(
-                "the control was compared on other prompts; compare it on the same ones"
+                "the control was compared on other prompts; run it on the same prompts"
             )
         if differ := [name for name in ALIKE if made.options.get(name) != here.options[name]]:
             raise OptionError(
-                f"the control was compared with another {differ[0]}; compare it in the same way"
+                f"the control was compared with another {differ[0]}; run it with the same options"
             )
 
     def __call__(self, study: Study) -> Table:
-        """Two passes, classes, claims."""
+        """Run both passes; return classes and claims."""
         self.require_study(study)
         told = _Told(len(set(_documents(study))))
         found = compare(
@@ -163,37 +163,34 @@ class DictionaryDiff(Analyzer):
     def _limits(self, found: Table, summary: dict[str, Any]) -> list[str]:
         sides = SIDES.get(self.way, ("tuned-only", "base-only"))
         lines = [
-            (
-                "What no latent of this dictionary stands for: a difference that it does not"
-                " reconstruct is in no row."
-            ),
-            "That a latent does anything: it was read, and nothing was intervened on.",
+            ("Differences that this dictionary does not reconstruct are not in any row."),
+            "Latents were only read, without interventions; whether they have an effect was not"
+            " measured.",
         ]
         if not self.controls:
             lines.insert(
                 0,
-                f"How many {' and '.join(sides)} latents any further training would give: no"
-                " control was given (--control TUNED --control-dictionary DIR).",
+                f"Without a control it is unknown how many {' and '.join(sides)} latents any"
+                " further training would show (--control TUNED --control-dictionary DIR).",
             )
         if summary.get("mainly_special"):
             lines.append(
-                f"{summary['mainly_special']} of the claimed {sides[0]} latents are active mainly"
-                " on special and template tokens."
+                f"{summary['mainly_special']} of the claimed {sides[0]} latents are mainly"
+                " active on special and template tokens."
             )
         if summary["sinks"]:
             lines.append(
-                f"{summary['sinks']} tokens were left out: their norm exceeds {self.sinks:g}"
-                " medians."
+                f"{summary['sinks']} tokens with a norm above {self.sinks:g} medians were left out."
             )
         if self.way == "difference" and found.summary["claimed"]["tuned-only"]:
             lines.append(
-                "A dictionary of differences also claims latents that resemble no single one."
+                "A dictionary of differences can also claim latents that mix several features."
             )
         return lines
 
     def _rows(self, study: Study, told: "_Told") -> Iterator[Batch]:
-        """Rows of base and tuned model, documents, and which are of special tokens; sinks are left
-        out in both.
+        """Rows of base and tuned model, document numbers, and which rows are of special tokens;
+        attention sinks are left out in both models.
         """
         encoded, owners = _encoded(study)
         site, pair, config = self.require(), study.pair, self.dictionary.config
@@ -208,7 +205,7 @@ class DictionaryDiff(Analyzer):
                 values = [got.values[role, site] for role in ROLES]
                 if values[0].shape[-1] != config.d_in:
                     raise OptionError(
-                        f"the dictionary is of width {config.d_in} and {site} of"
+                        f"the dictionary has width {config.d_in} and {site} has"
                         f" {values[0].shape[-1]}"
                     )
                 rows = [
@@ -235,7 +232,7 @@ class DictionaryDiff(Analyzer):
 
 @dataclass
 class _Told:
-    """What became of the tokens."""
+    """Counts of clusters, tokens and attention sinks."""
 
     clusters: int
     tokens: int = 0
@@ -243,12 +240,12 @@ class _Told:
 
 
 def _documents(study: Study) -> list[str]:
-    """The cluster of every prompt, in order."""
+    """The cluster of each prompt, in order."""
     return [name for group in study.classes for name in study.prompts(group).clusters]
 
 
 def _encoded(study: Study) -> tuple[list[Encoded], Tensor]:
-    """All prompts, special tokens told apart, and the number of each one's cluster."""
+    """All prompts, with special tokens marked, and the cluster number of each."""
     tokenizer = study.pair.tokenizer
     encoded = [apart(tokenizer, coded) for group in study.classes for coded in study.encoded(group)]
     number: dict[str, int] = {}
@@ -258,9 +255,7 @@ def _encoded(study: Study) -> tuple[list[Encoded], Tensor]:
 
 
 def _alive(norms: Sequence[Float[np.ndarray, "2 _"]], sinks: float) -> list[Bool[np.ndarray, " _"]]:
-    """Rows whose norm is finite, and in both models at most ``sinks`` of that model's medians,
-    batch by batch.
-    """
+    """Per batch, a mask of rows with finite norms of at most ``sinks`` medians in both models."""
     finite = [np.all(np.isfinite(part), axis=0) for part in norms]
     if not sinks:
         return finite

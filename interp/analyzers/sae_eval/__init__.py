@@ -1,11 +1,11 @@
-"""``DictionaryEval``: how well a dictionary stands in for a site of a model, beside baselines at
-its own L0.
+"""``DictionaryEval``: how well a dictionary replaces a site of a model, compared with baselines at
+its L0.
 
-1. A pass over the prompts: reconstruction of every token, the dictionary's L0, the data's mean and
-   covariance.
-2. Principal components and random rows with as many codes (rounded up).
-3. A second pass: baselines' reconstructions, and the model run with each of them, zero or the mean
-   in the site's place.
+1. A pass over the prompts: reconstruction of all tokens, the dictionary's L0, mean and covariance
+   of the data.
+2. Fit principal components and random rows with as many codes (rounded up).
+3. A second pass: reconstructions by the baselines, and the model run with each reconstruction, zero
+   or the mean at the site.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from interp.analyzers.base import Analyzer
-from interp.analyzers.dictionary_eval.compute import (
+from interp.analyzers.sae_eval.compute import (
     DEVIATION,
     OWN,
     PCA,
@@ -27,8 +27,8 @@ from interp.analyzers.dictionary_eval.compute import (
     alone,
     fitted,
 )
-from interp.analyzers.dictionary_eval.findings import claims_of, words
-from interp.analyzers.dictionary_eval.tables import (
+from interp.analyzers.sae_eval.findings import claims_of, words
+from interp.analyzers.sae_eval.tables import (
     errors,
     limits,
     prompts_table,
@@ -57,26 +57,28 @@ from interp.table import Table
 
 @dataclass(frozen=True)
 class DictionaryEval(Analyzer):
-    """A dictionary of ``site``, over the study's prompts and the tuned model.
+    """Evaluate a dictionary of ``site`` on the study's prompts and the tuned model.
 
-    ``target``: the site that a transcoder writes. ``of``: what rows are
-    (``interp.sae.analysis.input_output``): the tuned model's, both models' side by side (a
-    crosscoder) or tuned less base; the last two need a base. ``content_only``: special tokens and
-    the chat template's count nowhere, and are not spliced. Prompts with ``messages`` are read as
-    whole conversations, each alone and cut at the model's context, as a training reads them.
+    ``target``: the site that a transcoder reconstructs. ``of``: which model the rows are from
+    (``interp.sae.analysis.input_output``): the tuned model, both models concatenated (a crosscoder)
+    or tuned minus base; the last two need a base. ``content_only``: ignore special tokens and those
+    of the chat template, and do not splice them. Prompts with ``messages`` are read as entire
+    conversations, each in its own sequence and truncated at the model's context length, as in
+    training.
 
-    Baselines read what a dictionary reads: of a crosscoder joint rows, of a dictionary of
-    differences differences, of a transcoder the target's least-squares prediction from the input,
-    which for one with a skip connection is that prediction whole. A crosscoder is also scored by
-    model, and on tuned less base by its halves' difference, beside the same of joint components and
-    beside components of tuned less base alone, with as many codes.
+    Baselines read the same input as the dictionary: for a crosscoder concatenated rows, for a
+    dictionary of differences the differences, for a transcoder the least-squares prediction of the
+    target from the input; for a transcoder with a skip connection the baseline is the full
+    prediction. A crosscoder is also scored per model, and on tuned minus base by the difference of
+    its halves, compared with the same from joint components and with components of tuned minus
+    base, with as many codes.
 
-    Returns a table of kind ``dictionary-scores`` (a row per dictionary and part), with ``splice``
-    and ``prompts`` (rows per prompt), ``conversations`` (per prompt and part), ``density``,
+    Returns a table of kind ``sae-eval`` (a row per dictionary and part), with ``splice`` and
+    ``prompts`` (rows per prompt), ``conversations`` (per prompt and part), ``density``,
     ``recovered``.
     """
 
-    name: ClassVar[str] = "dictionary-scores"
+    name: ClassVar[str] = "sae-eval"
     version: ClassVar[int] = 3
 
     dictionary: Dictionary = field(compare=False)
@@ -87,13 +89,13 @@ class DictionaryEval(Analyzer):
     parent: str | None = None
 
     def require(self, based: bool) -> Place:
-        """Where it stands; OptionError for a dictionary that cannot. ``based``: whether there is a
-        base.
+        """Inputs and outputs of the dictionary; raises OptionError if it cannot be evaluated.
+        ``based``: whether there is a base.
         """
         return Place.of_dictionary(self.dictionary.config, self.site, self.target, self.of, based)
 
     def __call__(self, study: Study) -> Table:
-        """Two passes, scores, claims."""
+        """Run both passes; return scores and claims."""
         place, pair = self.require(study.pair.base is not None), study.pair
         for role in place.roles:
             for site in place.sites:
@@ -122,8 +124,7 @@ class DictionaryEval(Analyzer):
             seen.update(torch.cat([batch.x, batch.y], 1) if joint else batch.y)
         if own.count < 2:
             raise OptionError(
-                f"{own.count} tokens count, which is too few to score a dictionary; give more"
-                " prompts"
+                f"{own.count} tokens are too few to score a dictionary; give more prompts"
             )
         k = max(1, int(np.ceil(own.summary()["l0"] - 1e-9)))
         made: dict[str, Made] = {OWN: dictionary} | fitted(
@@ -191,9 +192,7 @@ class DictionaryEval(Analyzer):
 
 
 def _read(study: Study, place: Place) -> tuple[Read, bool]:
-    """The prompts with codes of who says what, and whether there are whole conversations among
-    them.
-    """
+    """The prompts with role codes, and whether there are conversations among them."""
     prompts, tokenizer = study.prompts("positive"), study.pair.tokenizer
     whole = any(prompt.messages for prompt in prompts)
     if not whole:

@@ -1,4 +1,4 @@
-"""Logit effects of decoder rows, and how large those of random rows are."""
+"""Logit effects of decoder rows, compared with those of random rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOKENS = 10
 
 @dataclass(frozen=True)
 class LogitEffects:
-    """By model: the effects of the chosen latents' rows, and the largest effect of every random
+    """By model: effects of the selected latents' rows, and the largest effect of each random
     row.
     """
 
@@ -31,11 +31,13 @@ class LogitEffects:
     chance: Mapping[str, Float[NDArray, " n"]]
 
     def largest(self, role: str = "tuned") -> Float[NDArray, " n"]:
-        """The largest effect of each latent by size."""
+        """The largest absolute effect of each latent."""
         return to_host(self.effects[role].largest)
 
     def p(self, role: str = "tuned") -> tuple[NDArray, NDArray]:
-        """p of the largest effects beside random rows, and the same corrected for all latents."""
+        """p of the largest effects compared with random rows, and the same corrected for all
+        latents.
+        """
         found = np.array([permutation_p(one, self.chance[role]) for one in self.largest(role)])
         return found, benjamini_hochberg(found)
 
@@ -54,20 +56,20 @@ class LogitEffects:
                         rows.append((latent, role, side, rank, token, decode([token]), value))
         about = {
             "latent": ("key", "number of the latent"),
-            "model": ("key", "whose decoder row, and whose head"),
+            "model": ("key", "model of the decoder row and of the unembedding"),
             "side": ("key", "promoted or suppressed"),
-            "rank": ("key", "by size of the effect, from 0"),
+            "rank": ("key", "by magnitude of the effect, from 0"),
             "token_id": ("key", "the token's id"),
             "token": ("text", "the token"),
             "effect": (
                 "measure",
-                "logit of the row at root mean square 1, less the vocabulary's mean",
+                "logit of the row at root mean square 1, minus the mean over the vocabulary",
                 "logits",
             ),
         }
         values = zip(*rows, strict=True)
         return table(
-            "dictionary-logits",
+            "sae-features-logits",
             {n: (list(v), *said) for (n, said), v in zip(about.items(), values, strict=True)},
         )
 
@@ -76,8 +78,8 @@ class LogitEffects:
 def written(
     study: Study, dictionary: Dictionary, latents: Sequence[int], draws: int
 ) -> LogitEffects:
-    """Effects of some latents' decoder rows: the tuned model's, and of a crosscoder the base's in
-    the base too.
+    """Effects of some latents' decoder rows in the tuned model; for a crosscoder also the base's
+    rows in the base.
     """
     models = dictionary.config.models
     rows = dictionary.W_dec.detach()[list(latents)].unflatten(1, (models, -1))
@@ -87,7 +89,7 @@ def written(
         role: effects(study.engine, study.pair[role], rows[:, at], words, TOKENS)
         for at, role in enumerate(roles)
     }
-    # so many that a single row can stand out after correction for all of them
+    # enough that a single row can be significant after correction for all of them
     draws = max(draws, 20 * len(latents))
     beside = {
         role: to_host(

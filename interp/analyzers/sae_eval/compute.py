@@ -1,5 +1,5 @@
-"""Passes over the prompts: rows and their reconstructions; the models with reconstructions in the
-target's place.
+"""Passes over the prompts: activations and reconstructions, and the models with reconstructions in
+place of the target.
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ Made = Dictionary | Predicted
 
 
 class Rows(NamedTuple):
-    """Of one batch, tokens that count: inputs, targets, codes of who says them, numbers of their
-    prompts.
-    """
+    """Counted tokens of a batch: inputs, targets, role codes, prompt numbers."""
 
     x: Float[Tensor, "N D"]
     y: Float[Tensor, "N O"]
@@ -41,12 +39,12 @@ class Rows(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Per prompt, from 0: summed squared errors by name, ``counts`` [2, prompts] of next tokens and
-    of positions.
+    """Sums per prompt: squared errors by name, and ``counts`` [2, prompts] of next tokens and of
+    positions.
 
-    ``costs``: by model and condition summed loss and divergence [2, prompts]. ``halves``: of a
-    crosscoder, summed squared errors of tuned less base, those of its own principal components
-    (``PCA_ALONE``) too; else nothing.
+    ``costs``: by model and condition, summed loss and divergence [2, prompts]. ``halves``: for a
+    crosscoder, summed squared errors of tuned minus base, including those of its own principal
+    components (``PCA_ALONE``); otherwise empty.
     """
 
     prompts: dict[str, np.ndarray]
@@ -58,11 +56,11 @@ class Sums(NamedTuple):
 def fitted(
     seen: Covariance, config: DictionaryConfig, joint: bool, k: int, seed: int, dtype: torch.dtype
 ) -> dict[str, Made]:
-    """Principal components and random rows with k codes, of targets or (``joint``) of what inputs
-    predict of them.
+    """Principal components and random rows with k codes, of the targets or (``joint``) of their
+    prediction from inputs.
 
-    A transcoder's skip connection is a linear map of its own: beside it stand all components, the
-    prediction whole.
+    A transcoder's skip connection is a linear map; its baseline uses all components, which is the
+    full prediction.
     """
     codes = config.outputs if config.skip and joint else k
     make = {
@@ -76,16 +74,16 @@ def fitted(
 
 
 def alone(seen: Covariance, k: int, dtype: torch.dtype) -> Dictionary:
-    """Principal components with k codes of tuned less base, of what was seen of both side by side."""
+    """Principal components with k codes of tuned minus base, from the covariance of both models
+    concatenated.
+    """
     parts, half = seen.deviation.unflatten(0, (2, -1)).unflatten(2, (2, -1)), len(seen.mean) // 2
     spread = parts[1, :, 1] + parts[0, :, 0] - parts[0, :, 1] - parts[1, :, 0]
     return principal(Covariance(seen.count, seen.mean[half:] - seen.mean[:half], spread), k, dtype)
 
 
 class Passes:
-    """The encoded prompts of a study, and passes over them; tokens of the roles ``excluded`` count
-    nowhere.
-    """
+    """Passes over a study's encoded prompts; tokens with a role in ``excluded`` are ignored."""
 
     def __init__(
         self,
@@ -103,14 +101,14 @@ class Passes:
             excluded,
         )
         model = study.pair.tuned
-        # logits of a clean pass wait until all others are done
+        # logits of the clean pass are kept until all other passes are done
         held = 8 * model.anatomy.vocabulary * len(place.edited) + 8 * config.inputs
         held += 8 * config.outputs if place.site != place.target else 0
         self.groups = study.batches(encoded, model, held)
 
     def reading(self) -> Iterator[Rows]:
-        """All rows, batch by batch; OptionError where the dictionary is of other widths than the
-        sites.
+        """All rows, batch by batch; raises OptionError if the dictionary and the sites differ in
+        width.
         """
         study, place = self.study, self.place
         models = {role: study.pair[role] for role in place.roles}
@@ -127,7 +125,7 @@ class Passes:
             ):
                 if wide[site] != width:
                     raise OptionError(
-                        f"the dictionary is of width {width} and {site} of {wide[site]}"
+                        f"the dictionary has width {width} and {site} has {wide[site]}"
                     )
             owners = got.rows.to(counted.device)[:, None].expand_as(counted)[counted]
             yield Rows(*place.rows(got.values, counted), got.roles[counted], owners)
@@ -136,7 +134,7 @@ class Passes:
     def reconstructed(
         self, one: Made, rows: Float[Tensor, "N D"]
     ) -> tuple[Float[Tensor, "N O"], Codes]:
-        """Output in the rows' own type, and codes."""
+        """Output in the dtype of the rows, and codes."""
         found = one.reconstruct(rows.to(one.W_dec))
         return found.output.to(rows.dtype), found.codes
 
@@ -147,10 +145,10 @@ class Passes:
         mean: Float[Tensor, " O"],
         apart: Dictionary | None = None,
     ) -> Sums:
-        """Put every reconstruction, zero and the mean into the target's place; baselines are scored
-        on the way.
+        """Replace the target by each reconstruction, by zero and by the mean; also scores the
+        baselines.
 
-        ``apart``: of a crosscoder, a dictionary of tuned less base alone.
+        ``apart``: for a crosscoder, a dictionary of tuned minus base.
         """
         study, place, count = self.study, self.place, len(self.encoded)
         names = (DEVIATION, *made)

@@ -1,9 +1,9 @@
-"""Pairs of activations whose differences are known: a planted fine-tune, its control, an identical
-pair.
+"""Activations of a pair of models whose differences are known: a planted fine-tune, its control, an
+identical pair.
 
-Both models' rows are sums of directions that fire together, with noise of their own. Some
-directions are in one model only; distractors are in both, but rotated or larger in the tuned one,
-and must not be called the tuned model's own.
+Rows of both models are sums of directions that fire together, plus independent noise. Some
+directions exist in one model only. Distractors exist in both, but are rotated or larger in the
+tuned model, and must not be classified as tuned-only.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from interp.maths.host import to_host
 
 KINDS = ("shared", "easy", "narrow", "base-only", "rotated", "rescaled")
 TRUTH = {"easy": "tuned-only", "narrow": "tuned-only"}
-"""Class of a kind, where it is not the kind itself."""
+"""Class of a kind, if it is not the kind itself."""
 
 VARIANTS = ("planted", "control", "identical", "exchanged")
 NONE = "none"
-"""What a latent is that resembles nothing planted."""
+"""Kind of a latent that resembles no planted feature."""
 
 
 class Rows(NamedTuple):
-    """Rows of both models and the documents that they come from."""
+    """Rows of both models, and their document numbers."""
 
     base: Float[Tensor, "N D"]
     tuned: Float[Tensor, "N D"]
@@ -39,14 +39,14 @@ class Rows(NamedTuple):
 
     @property
     def both(self) -> Float[Tensor, "N D2"]:
-        """What a crosscoder reads: [base | tuned]."""
+        """The input of a crosscoder: [base | tuned]."""
         return torch.cat([self.base, self.tuned], 1)
 
 
 @dataclass(frozen=True, eq=False)
 class PlantedTune:
-    """What fires how often in which direction of which model; ``kinds`` [G] says what was done to
-    each feature.
+    """Directions of each feature in both models and their firing rates; ``kinds`` [G]: how each
+    feature was changed.
     """
 
     base: Float[Tensor, "G D"]
@@ -59,11 +59,10 @@ class PlantedTune:
     seed: int
 
     def draw(self, documents: int, batch: int = 0) -> Rows:
-        """So many documents, numbered on from ``batch * documents``; the same for the same batch
-        whenever drawn.
+        """Rows of some documents, numbered from ``batch * documents``; deterministic for each
+        batch.
 
-        How often a feature fires varies between documents, so that rows of one are no independent
-        evidence.
+        Firing rates vary between documents, so rows of one document are not independent.
         """
         generator = _generator(self.seed, 1, batch)
         count, features = documents * self.per_document, len(self.rates)
@@ -92,7 +91,7 @@ class PlantedTune:
 
     @property
     def active(self) -> float:
-        """How many features fire in a row on average."""
+        """Mean number of active features per row."""
         return float(to_host(self.rates.sum()))
 
     @property
@@ -103,10 +102,10 @@ class PlantedTune:
     def closest(
         self, rows: Float[Tensor, "F O"], way: str, least: float = 0.7
     ) -> NDArray[np.int64]:
-        """The feature that every latent's decoder row is most like by |cosine|, -1 where that is
-        below ``least``.
+        """The feature with the largest |cosine| to each latent's decoder row; -1 if it is below
+        ``least``.
 
-        ``way``: "crosscoder" (rows [base | tuned]), "difference" (of tuned less base), "base" or
+        ``way``: "crosscoder" (rows [base | tuned]), "difference" (tuned minus base), "base" or
         "tuned".
         """
         truth = {
@@ -144,10 +143,10 @@ def planted_tune(
 ) -> PlantedTune:
     """A pair of models with known differences. Easy features fire in 8 % of rows, narrow ones in
     0.5 %, others in 2 to 15 %. ``control``: the same features, all shared, with independent noise.
-    ``identical``: the tuned rows are the base's. ``exchanged``: the planted pair with base and
+    ``identical``: the tuned rows equal the base's. ``exchanged``: the planted pair with base and
     tuned exchanged in half of the documents.
 
-    Directions are orthonormal where they fit into ``width``, random otherwise.
+    Directions are orthonormal if ``width`` allows it, otherwise random.
     """
     if variant not in VARIANTS:
         raise OptionError(f"unknown variant {variant!r}; use {', '.join(VARIANTS)}")

@@ -1,6 +1,4 @@
-"""Contexts of latents: tokens around those on which they are active, from the top, the middle and
-the low end.
-"""
+"""Contexts of latents: tokens around those on which they are most, moderately and weakly active."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from interp.analyzers.dictionary_features.compute import Reader
+from interp.analyzers.sae_features.compute import Reader
 from interp.sae.analysis.token_labels import Active
 from interp.study import Study
 from interp.table import Table, table
@@ -21,10 +19,10 @@ _DIGITS = 2.0**16
 def sampled(
     found: Active, documents: np.ndarray, count: int, generator: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Rows of contexts by level, none twice: the strongest of as many documents, others drawn from
-    their quantiles.
+    """Token numbers of contexts by level, without repetition: the strongest of as many documents,
+    others sampled from their quantiles.
     """
-    # what rounding tells apart must not decide which context is shown
+    # round, so that floating-point noise does not decide which contexts are selected
     size = np.abs(found.values).max(initial=0.0) or 1.0
     values = np.round(found.values / size * _DIGITS)
     order = np.lexsort((found.rows, -values))
@@ -49,13 +47,13 @@ def contexts_table(
     window: int,
     study: Study,
 ) -> Table:
-    """A row per token of a context: its activation, and whether the context was chosen for it."""
+    """A row per token of a context: its activation, and whether the context was selected for it."""
     decode, ids = study.pair.tokenizer.decode, [prompt.id for prompt in study.prompts("positive")]
     rows = []
     for latent in latents:
         found = active[latent]
         generator = np.random.default_rng([study.seed, latent])
-        first = reader.first[found.rows]  # a text that is repeated gives its contexts once
+        first = reader.first[found.rows]  # a repeated text contributes its contexts once
         once = Active(found.rows[first], found.values[first])
         for level, places in sampled(once, reader.documents, count, generator).items():
             for number, place in enumerate(places.tolist()):
@@ -82,18 +80,18 @@ def contexts_table(
                     )
     about = {
         "latent": ("key", "number of the latent"),
-        "level": ("key", "top, middle or low end of its codes"),
+        "level": ("key", "top, middle or low range of its codes"),
         "context": ("key", "number of the context in its level, from 0"),
         "prompt_id": ("key", "position in the file"),
-        "position": ("key", "token of the prompt, from 0"),
+        "position": ("key", "token position in the prompt, from 0"),
         "token_id": ("key", "the token's id"),
         "token": ("text", "the token"),
-        "activation": ("measure", "the latent's code there"),
-        "chosen": ("flag", "the token that the context was chosen for"),
+        "activation": ("measure", "the latent's code at the token"),
+        "chosen": ("flag", "the token for which the context was selected"),
     }
     values = list(zip(*rows, strict=True)) or [()] * len(about)
     return table(
-        "dictionary-contexts",
+        "sae-features-contexts",
         {n: (_typed(v, n), *said) for (n, said), v in zip(about.items(), values, strict=True)},
     )
 

@@ -1,4 +1,4 @@
-"""Tables of an evaluation beside its scores, and what it leaves open."""
+"""Sub-tables of an evaluation, and its limitations."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from interp.analyzers.dictionary_eval.compute import DEVIATION, OWN, PCA, PCA_ALONE, RANDOM, Sums
-from interp.analyzers.dictionary_eval.findings import Words
+from interp.analyzers.sae_eval.compute import DEVIATION, OWN, PCA, PCA_ALONE, RANDOM, Sums
+from interp.analyzers.sae_eval.findings import Words
 from interp.sae.analysis.input_output import BASE, DIFFERENCE, Place
 from interp.sae.analysis.scores import ALL, Scores
 from interp.sae.analysis.splice import CLEAN, MEAN, ZERO, recovered
 from interp.table import Table, table
 
 Shares = Mapping[tuple[str, str, str, str], float]
-"""By model, dictionary, cost and ablation."""
+"""Recovered share by (model, dictionary, cost, ablation)."""
 
 
 def shares(sums: Sums) -> dict[tuple[str, str, str, str], float]:
-    """What of every ablation's cost is saved, of all prompts together."""
+    """Recovered share of each ablation's cost, over all prompts."""
     total = {key: part.sum(1) for key, part in sums.costs.items()}
     return {
         (role, name, what, over): recovered(
@@ -34,7 +34,7 @@ def shares(sums: Sums) -> dict[tuple[str, str, str, str], float]:
 
 
 def prompts_table(sums: Sums, ids: np.ndarray, clusters: np.ndarray) -> Table:
-    """Table of kind ``dictionary-prompts``: squared errors of every prompt."""
+    """Table of kind ``sae-eval-prompts``: squared errors per prompt."""
     told = {
         name: (part, "measure", f"summed squared error of {name}")
         for name, part in sums.prompts.items()
@@ -47,41 +47,43 @@ def prompts_table(sums: Sums, ids: np.ndarray, clusters: np.ndarray) -> Table:
     for name, part in sums.halves.items():
         what = {
             DEVIATION: "distance from the mean",
-            PCA_ALONE: "error of components of it alone",
+            PCA_ALONE: "error of components of tuned minus base alone",
         }.get(name, f"error of {name}")
-        told[f"difference_{name}"] = (part, "measure", f"summed squared {what}, of tuned less base")
+        told[f"difference_{name}"] = (
+            part,
+            "measure",
+            f"summed squared {what}, of tuned minus base",
+        )
     return table(
-        "dictionary-prompts",
+        "sae-eval-prompts",
         {
             "prompt_id": (ids, "key", "position in the file"),
-            "cluster": (clusters, "key", "rows that move together"),
-            "predicted": (sums.counts[0], "measure", "next tokens that counted"),
-            "positions": (sums.counts[1], "measure", "positions that counted"),
+            "cluster": (clusters, "key", "cluster of prompts"),
+            "predicted": (sums.counts[0], "measure", "number of next tokens"),
+            "positions": (sums.counts[1], "measure", "number of positions"),
             **told,
         },
     )
 
 
 def splice_table(sums: Sums, ids: np.ndarray, clusters: np.ndarray, place: Place) -> Table:
-    """Table of kind ``dictionary-splice``: costs of every prompt, by what stands in the target's
-    place.
-    """
+    """Table of kind ``sae-eval-splice``: costs per prompt, by what replaces the target."""
     keys = list(sums.costs)
     model = (
         np.repeat(np.array([role for role, _ in keys], object), len(ids)),
         "key",
-        "the model it stands in",
+        "the model in which the site is replaced",
     )
     return table(
-        "dictionary-splice",
+        "sae-eval-splice",
         {
             "condition": (
                 np.repeat(np.array([name for _, name in keys], object), len(ids)),
                 "key",
-                "what stands in the site's place",
+                "replacement of the site's activation",
             ),
             "prompt_id": (np.tile(ids, len(keys)), "key", "position in the file"),
-            "cluster": (np.tile(clusters, len(keys)), "key", "rows that move together"),
+            "cluster": (np.tile(clusters, len(keys)), "key", "cluster of prompts"),
             "loss": (
                 np.concatenate([sums.costs[key][0] for key in keys]),
                 "measure",
@@ -91,7 +93,7 @@ def splice_table(sums: Sums, ids: np.ndarray, clusters: np.ndarray, place: Place
             "kl": (
                 np.concatenate([sums.costs[key][1] for key in keys]),
                 "measure",
-                "summed divergence from clean",
+                "summed divergence from the clean model",
                 "nats",
             ),
             **({"model": model} if len(place.edited) > 1 else {}),
@@ -100,12 +102,12 @@ def splice_table(sums: Sums, ids: np.ndarray, clusters: np.ndarray, place: Place
 
 
 def recovered_table(saved: Shares, place: Place) -> Table:
-    """Table of kind ``dictionary-recovered``: shares of ablations' costs that are saved."""
+    """Table of kind ``sae-eval-recovered``: shares of ablations' costs that are recovered."""
     named = [np.array([key[i] for key in saved], dtype=object) for i in range(4)]
     return table(
-        "dictionary-recovered",
+        "sae-eval-recovered",
         {
-            "dictionary": (named[1], "key", "what stands in the site's place"),
+            "dictionary": (named[1], "key", "replacement of the site's activation"),
             "cost": (
                 named[2],
                 "key",
@@ -114,15 +116,15 @@ def recovered_table(saved: Shares, place: Place) -> Table:
             "ablation": (
                 named[3],
                 "key",
-                "whose cost is recovered: mean or zero in the site's place",
+                "the ablation: mean or zero at the site",
             ),
             "recovered": (
                 np.array(list(saved.values())),
                 "measure",
-                "share of that cost which is saved",
+                "share of the ablation's cost that is recovered",
             ),
             **(
-                {"model": (named[0], "key", "the model it stands in")}
+                {"model": (named[0], "key", "the model in which the site is replaced")}
                 if len(place.edited) > 1
                 else {}
             ),
@@ -131,9 +133,7 @@ def recovered_table(saved: Shares, place: Place) -> Table:
 
 
 def errors(scored: Scores) -> dict[str, dict[str, Any]]:
-    """Errors of every part that has an input, by token and with every conversation counting the
-    same.
-    """
+    """Errors of every non-empty part, averaged per token and per conversation."""
     parts = {part: scored.summary(part) for part in scored.names if scored.summary(part)["tokens"]}
     names = ("tokens", "conversations", "mse", "conversation_mse", "fvu")
     return {
@@ -143,13 +143,13 @@ def errors(scored: Scores) -> dict[str, dict[str, Any]]:
 
 
 def limits(saved: Shares, sums: Sums, read: Sequence[str], said: Words) -> list[str]:
-    """What no number can be given of, what was left out (``read``), and what those given do not
-    say.
+    """Limitations: undefined numbers, prompts left out (``read``), and what the numbers do not
+    measure.
     """
     over = {MEAN: said.mean, ZERO: said.zero}
     costless = [
-        f"Putting {over[ablation]} in the site's place{' in the base' if role == BASE else ''}"
-        f" costs no {what} here, so no share of it can be recovered."
+        f"Replacing the site by {over[ablation]}{' in the base' if role == BASE else ''} costs"
+        f" no {what} here, so no share of it can be recovered."
         for (role, name, what, ablation), share in saved.items()
         if name == OWN and not np.isfinite(share)
     ]
@@ -157,12 +157,12 @@ def limits(saved: Shares, sums: Sums, read: Sequence[str], said: Words) -> list[
     still = [part for part, errors in parts.items() if errors and not errors[DEVIATION].sum() > 0]
     told = {
         ALL: (
-            "What is to be reconstructed is the same on every token (are the models the same?), so"
-            " that no share of its variance can be explained."
+            "The target is the same on every token (are the models identical?), so its variance"
+            " is 0."
         ),
         DIFFERENCE: (
-            "Tuned less base is the same on every token (are the models the same?), so that no"
-            " share of its variance can be explained."
+            "Tuned minus base is the same on every token (are the models identical?), so its"
+            " variance is 0."
         ),
     }
     return [
@@ -170,12 +170,13 @@ def limits(saved: Shares, sums: Sums, read: Sequence[str], said: Words) -> list[
         *costless,
         *read,
         (
-            f"{said.fitted} and the mean are fitted on the tokens that they are scored on, which"
-            " can only flatter them."
+            f"{said.fitted} and the mean are fitted on the tokens on which they are scored,"
+            " which favours them."
         ),
         (
-            "Directions that reconstruct need not be those the model uses: there is no truth to"
-            " compare with here, and on planted truth reconstruction hides what was not found."
+            "Directions that reconstruct well need not be those that the model uses. The true"
+            " features are unknown here, and on synthetic data good reconstruction can hide"
+            " missed features."
         ),
         *said.limits,
     ]

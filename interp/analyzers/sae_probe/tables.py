@@ -1,13 +1,14 @@
-"""What probing and confirming found, and its tables."""
+"""Results of probes and interventions, and their tables."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.analyzers.dictionary_probe.compute import ABLATE, GROUP, Firing
+from interp.analyzers.sae_probe.compute import ABLATE, GROUP, Firing
 from interp.claims import ALPHA
 from interp.display import as_sentence
 from interp.errors import required
@@ -25,8 +26,8 @@ NAN = float("nan")
 
 @dataclass
 class Probes:
-    """Probes by source and k; codes [N, F] of the dictionary for all prompts, their labels,
-    clusters and half.
+    """Probe results by source and k; codes [N, F] of the dictionary for all prompts, with labels,
+    clusters and split.
     """
 
     found: dict[tuple[str, int], Probed]
@@ -38,11 +39,11 @@ class Probes:
 
     @property
     def largest(self) -> Probed:
-        """The dictionary's probe with most latents."""
+        """The dictionary's probe with the most latents."""
         return self.found[OWN, max(k for name, k in self.found if name == OWN)]
 
     def difference(self, latents: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Mean code on positive less negative prompts of the half that chose."""
+        """Mean code on positive minus negative prompts of the selection split."""
         mine = self.codes[:, latents]
         return mine[self.training & self.labels].mean(0) - mine[self.training & ~self.labels].mean(
             0
@@ -50,20 +51,18 @@ class Probes:
 
     @property
     def chosen(self) -> NDArray[np.int64]:
-        """The latents chosen at the largest k, but for any that positive prompts do not have more
-        of.
-        """
+        """The latents selected at the largest k that have larger codes on positive prompts."""
         latents = self.largest.latents
         return latents[self.difference(latents) > 0]
 
 
 @dataclass
 class InterventionResult:
-    """One change of one set on some prompts (``rows`` of its class): what the metric and the
-    answers did.
+    """One edit of one set of latents on some prompts (``rows`` of its class): effects on the metric
+    and the answers.
 
-    ``moved``: the fall of the metric under ablation, its rise under steering; ``why`` says why
-    nothing was tried.
+    ``moved``: decrease of the metric under ablation, increase under steering. ``why``: reason if
+    nothing was measured.
     """
 
     name: str
@@ -86,30 +85,30 @@ class InterventionResult:
 
     @property
     def before(self) -> NDArray[np.float64]:
-        """``plain`` of a change that was tried."""
-        return required(self.plain, "a change that was tried")
+        """``plain``, which must have been measured."""
+        return required(self.plain, "an intervention that was measured")
 
     @property
     def effects(self) -> NDArray[np.float64]:
-        """``moved`` of a change that was tried."""
-        return required(self.moved, "a change that was tried")
+        """``moved``, which must have been measured."""
+        return required(self.moved, "an intervention that was measured")
 
     @property
     def after(self) -> NDArray[np.float64]:
-        """The metric under the change."""
+        """The metric under the edit."""
         return self.before - self.effects if self.how == ABLATE else self.before + self.effects
 
     @property
     def changed(self) -> NDArray[np.bool_]:
-        """Prompts whose answer shows the behaviour and is not the base's."""
+        """Prompts whose answer shows the behaviour and differs from the base's."""
         own = required(self.own, "the tuned model's answers")
         return own.exhibits & ~own.equal_base
 
 
 @dataclass
 class Evidence:
-    """All that claims are made of; ``study`` has both halves' models, ``held`` the prompts that no
-    probe saw.
+    """Everything that claims are based on; ``choosing`` is the selection split, ``held`` the
+    held-out split.
     """
 
     study: Study
@@ -124,12 +123,12 @@ class Evidence:
 
     @property
     def level(self) -> float:
-        """What p of one probe may be, of as many as there are."""
+        """Significance level of one probe, corrected for their number."""
         return ALPHA / len(self.k)
 
 
 def tables(kind: str, found: Evidence, limits: list[str], provenance: Provenance) -> Table:
-    """The table of probes with all others; claims are measured on these."""
+    """The table of probes with its sub-tables, on which claims are computed."""
     study, ran = found.study, [one for one in found.tried if one.moved is not None]
     effects = {f"{one.name} {one.how}": float(one.effects.mean()) for one in ran}
     summary = {
@@ -172,9 +171,9 @@ def _probes(found: Evidence) -> dict[str, tuple]:
         "source": (
             [name for name, _ in keys],
             "key",
-            "whose codes: the dictionary's, baselines', its own in the base",
+            "source of codes: the dictionary, a baseline, or the dictionary in the base",
         ),
-        "k": (np.array([k for _, k in keys]), "key", "latents in the probe"),
+        "k": (np.array([k for _, k in keys]), "key", "number of latents in the probe"),
         "auc": (of("auc"), "measure", "held-out area under the curve"),
         "low": (of("low"), "measure", "lower end of its interval over clusters"),
         "high": (of("high"), "measure", "upper end"),
@@ -186,15 +185,15 @@ def _probes(found: Evidence) -> dict[str, tuple]:
         "null_most": (
             np.array([smallest_effect(one.null, found.level) for one in each]),
             "measure",
-            "what it had to exceed for p of 0.05, divided by how many k were tried, or less",
+            "threshold for significance at 0.05, corrected for the number of k",
         ),
-        "p": (of("p"), "measure", "that permuted labels, choosing anew, give as much"),
+        "p": (of("p"), "measure", "p from permuted labels, with selection repeated"),
     }
 
 
 def _scores(found: Evidence) -> Table:
-    """Held-out scores, a row per probe and prompt; of the largest probe also those that it gives in
-    the base.
+    """Held-out scores, a row per probe and prompt; for the largest probe also the scores in the
+    base.
     """
     held = np.flatnonzero(~found.probes.training)
     prompts = [
@@ -211,14 +210,18 @@ def _scores(found: Evidence) -> Table:
         for key in keys
     ]
     return table(
-        "dictionary-probe-scores",
+        "sae-probe-scores",
         {
             "source": (
                 np.repeat(np.array([name for name, _ in keys], object), held.size),
                 "key",
-                "whose codes",
+                "source of codes",
             ),
-            "k": (np.repeat([k for _, k in keys], held.size), "key", "latents in the probe"),
+            "k": (
+                np.repeat([k for _, k in keys], held.size),
+                "key",
+                "number of latents in the probe",
+            ),
             "group": (np.tile(groups, len(keys)), "key", "class of the held-out prompt"),
             "prompt_id": (
                 np.tile([prompt.id for _, prompt in prompts], len(keys)),
@@ -228,17 +231,17 @@ def _scores(found: Evidence) -> Table:
             "cluster": (
                 np.tile(np.array([prompt.cluster for _, prompt in prompts], object), len(keys)),
                 "key",
-                "prompts that move together",
+                "cluster of prompts",
             ),
             "score": (
                 np.concatenate([found.probes.found[key].scores[held] for key in keys]),
                 "measure",
-                "what the regression gives; higher for the positive class",
+                "score of the regression; higher for the positive class",
             ),
             "base_score": (
                 np.concatenate(beside),
                 "measure",
-                "of the largest probe: the same latents, fitted anew, in the base; else NaN",
+                "for the largest probe, score with the same latents refitted in the base; else NaN",
             ),
         },
     )
@@ -248,14 +251,14 @@ def _null(found: Evidence) -> Table:
     keys, each = list(found.probes.found), list(found.probes.found.values())
     sizes = [len(one.null) for one in each]
     return table(
-        "dictionary-probe-null",
+        "sae-probe-null",
         {
             "source": (
                 np.repeat(np.array([name for name, _ in keys], object), sizes),
                 "key",
-                "whose codes",
+                "source of codes",
             ),
-            "k": (np.repeat([k for _, k in keys], sizes), "key", "latents in the probe"),
+            "k": (np.repeat([k for _, k in keys], sizes), "key", "number of latents in the probe"),
             "draw": (
                 np.concatenate([np.arange(size) for size in sizes]),
                 "key",
@@ -283,75 +286,80 @@ def _latents(found: Evidence) -> Table:
     alone = [roc_auc(probes.labels[held], probes.codes[held, j]) for j in numbers]
     changed = [j in found.sets[name] for name, j, _ in sets]
     return table(
-        "dictionary-probe-latents",
+        "sae-probe-latents",
         {
-            "set": ([name for name, _, _ in sets], "key", "chosen by the largest probe, or given"),
+            "set": (
+                [name for name, _, _ in sets],
+                "key",
+                "selected by the largest probe, or given",
+            ),
             "latent": (numbers, "key", "number of the latent"),
             "weight": (
                 np.array([w for _, _, w in sets]),
                 "measure",
-                "in the regression, of codes by their spread",
+                "weight in the regression on standardised codes",
             ),
             "difference": (
                 probes.difference(numbers),
                 "measure",
-                "mean code on positive less negative prompts",
+                "mean code on positive minus negative prompts",
             ),
             "auc": (
                 np.array(alone),
                 "measure",
-                "of this latent alone, held out, without a null: it was not chosen by it",
+                "held-out AUC of this latent alone; it was not selected by this, so there is no"
+                " null",
             ),
-            "rate": (found.firing.rates[numbers], "measure", "share of tokens in which it fires"),
-            "changed": (np.array(changed, bool), "flag", "ablated and steered with its set"),
+            "rate": (found.firing.rates[numbers], "measure", "share of tokens on which it fires"),
+            "changed": (np.array(changed, bool), "flag", "included in the ablated and steered set"),
         },
     )
 
 
 def _effects(ran: list[InterventionResult]) -> Table:
     return table(
-        "dictionary-probe-effects",
+        "sae-probe-effects",
         {
-            "set": ([one.name for one in ran], "key", "which latents"),
+            "set": ([one.name for one in ran], "key", "set of latents"),
             "change": (
                 [one.how for one in ran],
                 "key",
-                "ablated on positive prompts, or steered on negative ones",
+                "ablate (on positive prompts) or steer (on negative ones)",
             ),
             "latents": (
                 np.array([len(one.sets[0]) for one in ran], np.int64),
                 "measure",
-                "how many",
+                "number of latents",
             ),
             "amount": (
                 np.array([one.amount for one in ran]),
                 "measure",
-                "of each latent that was added, in codes",
+                "added to each latent, in units of codes",
             ),
             "effect": (
                 np.array([one.effects.mean() for one in ran]),
                 "measure",
-                "fall if ablated, rise if steered",
+                "decrease of the metric if ablated, increase if steered",
             ),
             "null_mean": (
                 np.array([np.mean(one.null) for one in ran]),
                 "measure",
-                "the same of random sets",
+                "mean of the same for random sets",
             ),
             "null_most": (
                 np.array([smallest_effect(one.null) for one in ran]),
                 "measure",
-                "bound for p of 0.05 or less",
+                "threshold for significance at 0.05",
             ),
             "p": (
                 np.array([permutation_p(one.effects.mean(), one.null) for one in ran]),
                 "measure",
-                "beside random sets",
+                "p from random sets",
             ),
             "size_ratio": (
                 np.array([one.size_ratio for one in ran]),
                 "measure",
-                "random sets' contributions by the set's own, mean",
+                "mean contribution of random sets divided by that of the set",
             ),
         },
     )
@@ -360,12 +368,12 @@ def _effects(ran: list[InterventionResult]) -> Table:
 def _sets(ran: list[InterventionResult]) -> Table:
     draws = [len(one.null) for one in ran]
     return table(
-        "dictionary-probe-sets",
+        "sae-probe-sets",
         {
             "set": (
                 np.repeat(np.array([one.name for one in ran], object), draws),
                 "key",
-                "latents it is compared with",
+                "set that it is a control for",
             ),
             "change": (
                 np.repeat(np.array([one.how for one in ran], object), draws),
@@ -380,12 +388,12 @@ def _sets(ran: list[InterventionResult]) -> Table:
             "effect": (
                 np.array([x for one in ran for x in one.null]),
                 "measure",
-                "fall if ablated, rise if steered",
+                "decrease of the metric if ablated, increase if steered",
             ),
-            "equal_base": (
+            "matches_base": (
                 np.array([x for one in ran for x in one.null_back]),
                 "measure",
-                "share answered as the base answers",
+                "share of answers equal to the base's",
             ),
         },
     )
@@ -397,9 +405,9 @@ def _numbers(found: Evidence, ran: list[InterventionResult]) -> Table:
     unit = found.held.require_metric().words.unit_of_one
     back = [bool(one.back[at]) if one.back is not None else False for one, at, _ in each]
     return table(
-        "dictionary-probe-numbers",
+        "sae-probe-numbers",
         {
-            "set": ([one.name for one, _, _ in each], "key", "which latents"),
+            "set": ([one.name for one, _, _ in each], "key", "set of latents"),
             "change": ([one.how for one, _, _ in each], "key", "ablate or steer"),
             "prompt_id": (
                 np.array([prompt.id for _, _, prompt in each], np.int64),
@@ -409,29 +417,29 @@ def _numbers(found: Evidence, ran: list[InterventionResult]) -> Table:
             "cluster": (
                 [prompt.cluster for _, _, prompt in each],
                 "key",
-                "prompts that move together",
+                "cluster of prompts",
             ),
             "plain": (
                 np.array([one.before[at] for one, at, _ in each]),
                 "measure",
-                "the metric as it is",
+                "unedited metric",
                 unit,
             ),
             "after": (
                 np.array([one.after[at] for one, at, _ in each]),
                 "measure",
-                "the metric under the change",
+                "metric under the edit",
                 unit,
             ),
             "effect": (
                 np.array([one.effects[at] for one, at, _ in each]),
                 "measure",
-                "its fall or rise",
+                "decrease (ablate) or increase (steer) of the metric",
             ),
-            "equal_base": (
+            "matches_base": (
                 np.array(back, bool),
                 "flag",
-                "answered as the base answers, by one pass",
+                "the answer equals the base's, by one pass",
             ),
         },
     )
@@ -449,44 +457,52 @@ def _answers(found: Evidence, ran: list[InterventionResult]) -> Table:
         ]
     prompts = [(name, judged, at) for name, judged in each for at in range(len(judged.exhibits))]
 
-    def of(name: str) -> np.ndarray:
-        return np.array([bool(getattr(judged, name)[at]) for _, judged, at in prompts], bool)
+    def flag(read: Callable[[ConditionResult], np.ndarray]) -> np.ndarray:
+        return np.array([bool(read(judged)[at]) for _, judged, at in prompts], bool)
 
     turned = [] if first is None else first.changed
     changed = [judged.group == "positive" and bool(turned[at]) for _, judged, at in prompts]
     asked = [found.held.prompts(judged.group).prompts[at] for _, judged, at in prompts]
     return table(
-        "dictionary-probe-answers",
+        "sae-probe-answers",
         {
             "condition": (
                 [name for name, _, _ in prompts],
                 "key",
-                "latents ablated, or a model as it is",
+                "set of ablated latents, or an unedited model",
             ),
-            "group": ([judged.group for _, judged, _ in prompts], "key", "class"),
+            "group": ([judged.group for _, judged, _ in prompts], "key", "class of the prompt"),
             "prompt_id": (
                 np.array([prompt.id for prompt in asked], np.int64),
                 "key",
                 "position in the file",
             ),
-            "cluster": ([prompt.cluster for prompt in asked], "key", "prompts that move together"),
+            "cluster": ([prompt.cluster for prompt in asked], "key", "cluster of prompts"),
             "changed": (
                 np.array(changed, bool),
                 "flag",
-                "tuned shows the behaviour and does not answer as the base",
+                "the tuned model's answer shows the behaviour and differs from the base's",
             ),
             "exhibits_behaviour": (
-                of("exhibits_behaviour"),
+                flag(lambda result: result.exhibits),
                 "flag",
                 "the answer shows the behaviour",
             ),
-            "equal_base": (of("equal_base"), "flag", "the base's answer, token for token"),
-            "equal_tuned": (of("equal_tuned"), "flag", "the tuned model's, token for token"),
-            "malformed": (of("malformed"), "flag", "a broken answer"),
-            "lost": (
-                ~(of("exhibits_behaviour") | of("malformed")),
+            "matches_base": (
+                flag(lambda result: result.equal_base),
                 "flag",
-                "neither: a whole answer without the behaviour",
+                "equal to the base's answer, token for token",
+            ),
+            "matches_tuned": (
+                flag(lambda result: result.equal_tuned),
+                "flag",
+                "equal to the tuned model's answer, token for token",
+            ),
+            "malformed": (flag(lambda result: result.malformed), "flag", "a malformed answer"),
+            "lost": (
+                flag(lambda result: ~(result.exhibits | result.malformed)),
+                "flag",
+                "a well-formed answer without the behaviour",
             ),
         },
     )

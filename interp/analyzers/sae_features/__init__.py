@@ -1,11 +1,12 @@
-"""``DictionaryFeatures``: what single latents of a dictionary fire on, and what they write, each
-beside its nulls.
+"""``DictionaryFeatures``: what single latents of a dictionary fire on, and their effects on logits,
+each with its nulls.
 
-1. A pass over the prompts: how often and how strongly every latent is active, in the base's rows
-   too.
-2. Some latents are chosen; a second pass keeps where they, and others to compare with, are active.
-3. Labels by mutual information on one half of the documents, scored on the other; logit effects;
-   contexts.
+1. A pass over the prompts: firing rates and activations of all latents, with a base also in its
+   activations.
+2. Some latents are selected; a second pass records where they, and other latents for comparison,
+   are active.
+3. Labels by mutual information on one half of the documents, scored on the other half; logit
+   effects; contexts.
 """
 
 from dataclasses import dataclass, field
@@ -14,9 +15,9 @@ from typing import ClassVar
 import numpy as np
 
 from interp.analyzers.base import Analyzer
-from interp.analyzers.dictionary_features.compute import BOTH, DIFFERENCE, OF, TUNED, Reader
-from interp.analyzers.dictionary_features.contexts import contexts_table
-from interp.analyzers.dictionary_features.findings import (
+from interp.analyzers.sae_features.compute import BOTH, DIFFERENCE, OF, TUNED, Reader
+from interp.analyzers.sae_features.contexts import contexts_table
+from interp.analyzers.sae_features.findings import (
     activity_columns,
     claims_of,
     label_columns,
@@ -24,7 +25,7 @@ from interp.analyzers.dictionary_features.findings import (
     lead,
     logit_columns,
 )
-from interp.analyzers.dictionary_features.logits import LogitEffects, written
+from interp.analyzers.sae_features.logits import LogitEffects, written
 from interp.claims import conclude
 from interp.errors import OptionError
 from interp.sae import Dictionary
@@ -38,24 +39,25 @@ from interp.table import Table, table
 ORDERS = {
     "density": "share of tokens on which it is active",
     "max": "largest code",
-    "gain": "how much denser, or rarer, it is in the tuned model's rows than in the base's",
+    "gain": "absolute difference of its density in the tuned model and in the base",
 }
 OTHERS = 99
 
 
 @dataclass(frozen=True)
 class DictionaryFeatures(Analyzer):
-    """Some latents of a dictionary of ``site``, over the study's prompts.
+    """Describe some latents of a dictionary of ``site`` on the study's prompts.
 
-    ``of``: rows are the tuned model's, both models' side by side (a crosscoder) or tuned less base.
-    ``latents``: which, in this order; none stands for the first ``top`` by ``by`` (see ``ORDERS``).
-    ``target``: what a transcoder writes. ``logits``: False leaves logit effects out. ``contexts``:
-    of each level, with ``window`` tokens on each side; ``examples``: at most so many of each sort
-    score a label; ``draws`` of each null. Returns a table of kind ``dictionary-features``, one row
-    per latent, with ``contexts`` (rows per token), ``labels``, ``logits``.
+    ``of``: which model the rows are from: the tuned model, both models concatenated (a crosscoder)
+    or tuned minus base. ``latents``: which, in this order; if empty, the first ``top`` by ``by``
+    (see ``ORDERS``). ``target``: the site that a transcoder writes. ``logits``: whether to compute
+    logit effects. ``contexts``: number per activation level, with ``window`` tokens on each side.
+    ``examples``: at most this many active and quiet tokens score a label. ``draws`` of each null.
+    Returns a table of kind ``sae-features``, one row per latent, with ``contexts`` (rows per
+    token), ``labels``, ``logits``.
     """
 
-    name: ClassVar[str] = "dictionary-features"
+    name: ClassVar[str] = "sae-features"
     version: ClassVar[int] = 3
 
     dictionary: Dictionary = field(compare=False)
@@ -73,49 +75,46 @@ class DictionaryFeatures(Analyzer):
     parent: str | None = None
 
     def require(self, based: bool) -> Site:
-        """The site; OptionError for what cannot be read so. ``based``: whether there is a base."""
+        """The site; raises OptionError for options that do not fit. ``based``: whether there is a
+        base.
+        """
         config, site = self.dictionary.config, Site.parse(self.site)
         if self.of not in OF:
-            raise OptionError(f"rows of {self.of!r} are not known; use {', '.join(OF)}")
+            raise OptionError(f"unknown model role {self.of!r}; use {', '.join(OF)}")
         if config.models > 2 or (config.models == 2) != (self.of == BOTH):
-            raise OptionError(
-                f"a dictionary of {config.models} models side by side does not read rows of"
-                f" {self.of!r}"
-            )
+            raise OptionError(f"a dictionary of {config.models} models cannot read {self.of!r}")
         if (self.of != TUNED or (self.by == "gain" and not self.latents)) and not based:
             what = {BOTH: "a crosscoder", DIFFERENCE: "a dictionary of differences"}.get(
                 self.of, "--by gain"
             )
-            raise OptionError(
-                f"{what} needs the base's rows beside the tuned model's; add --base BASE"
-            )
+            raise OptionError(f"{what} needs the base's activations too; add --base BASE")
         if self.by not in ORDERS:
             raise OptionError(f"unknown order {self.by!r}; use {', '.join(ORDERS)}")
         if self.by == "gain" and self.of != TUNED:
             raise OptionError(
-                f"a dictionary of {self.of!r} has one density for both models; use --by density"
-                " or max"
+                f"a dictionary that reads {self.of!r} has the same density for both models; use"
+                " --by density or max"
             )
         if wrong := [latent for latent in self.latents if not 0 <= latent < config.width]:
             raise OptionError(
-                f"there is no latent {wrong[0]}; the dictionary has {config.width}, from 0"
+                f"there is no latent {wrong[0]}; the dictionary has {config.width}, numbered from 0"
             )
         if len(set(self.latents)) < len(self.latents):
-            raise OptionError("a latent is named twice; name every one once")
+            raise OptionError("a latent is given twice; give each one once")
         for name in ("top", "contexts", "window", "examples", "draws"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1, not {getattr(self, name)}")
         if config.is_transcoder and not self.target and self.logits:
             raise OptionError(
-                "this transcoder does not say which site it writes; add --target SITE, or leave"
-                " logit effects out with --no-logits"
+                "this transcoder's files do not name its target site; add --target SITE, or"
+                " leave logit effects out with --no-logits"
             )
         if self.logits:
             require_stream(Site.parse(self.target) if config.is_transcoder else site)
         return site
 
     def __call__(self, study: Study) -> Table:
-        """Two passes, labels, logit effects, contexts."""
+        """Run both passes; return labels, logit effects, contexts and claims."""
         site = self.require(study.pair.base is not None)
         study.pair.tuned.at(site)
         reader = Reader(study, self)
@@ -124,7 +123,7 @@ class DictionaryFeatures(Analyzer):
         chosen = self._chosen(seen)
         generator = np.random.default_rng(study.seed)
         rest = np.setdiff1d(np.flatnonzero(seen[TUNED].counts >= 2 * FEWEST), chosen)
-        # as many others as the null draws labels from, were every chosen latent without a label
+        # as many others as the null needs, even if no selected latent has a label
         others = generator.choice(rest, min(OTHERS, len(rest)), replace=False).tolist()
         active = reader.where([*chosen, *others])
         found = labels(
@@ -173,7 +172,7 @@ class DictionaryFeatures(Analyzer):
         return conclude(run, claims_of(columns, wrote is not None), lead=lead(columns, live))
 
     def _chosen(self, seen: dict[str, Activity]) -> list[int]:
-        """The latents asked for, or the first by the order among those that fire; OptionError where
+        """The requested latents, or the first in order among those that fire; raises OptionError if
         none does.
         """
         if self.latents:
@@ -188,8 +187,8 @@ class DictionaryFeatures(Analyzer):
             )
         if not live.any():
             raise OptionError(
-                "no latent of this dictionary is active on these prompts; is it of this model and"
-                " site?"
+                "no latent of this dictionary is active on these prompts; check that it belongs"
+                " to this model and site"
             )
         order = np.lexsort((np.arange(len(score)), -score))
         return [int(latent) for latent in order if live[latent]][: self.top]
@@ -209,37 +208,35 @@ def _limits(
     return [
         *(
             [
-                f"Latents active fewer than {FEWEST} times in a half have no label and no score:"
+                f"Latents with fewer than {FEWEST} active tokens in a half have no label and no"
+                " score:"
                 f" {said}."
             ]
             if few
             else []
         ),
         *(
-            [
-                f"{others} other latents have labels: beside so few no label can stand out at 5 %;"
-                " 19 are needed."
-            ]
+            [f"Only {others} other latents have labels, too few for p = 0.05; 19 are needed."]
             if others < 19
             else []
         ),
         *(
             [
-                f"With so few draws, corrected for {scored} latents, labels stand out only where at"
-                f" least {least} do."
+                f"With so few draws and correction for {scored} latents, labels are significant"
+                f" only if at least {least} are."
             ]
             if others >= 19 and least > 1
             else []
         ),
         (
-            "A label is a list of tokens; what a latent fires on can be more than the token under"
-            " it, and labels of few words miss that."
+            "A label is a list of tokens. A latent can depend on more than the current token,"
+            " which such labels miss."
         ),
-        "That a latent's token is named says where it fires, not what it does.",
+        "A label describes where a latent fires, not what it does.",
         *(
             [
-                "Logit effects are of the direction alone: later blocks, and the rest of the"
-                " stream, are left out."
+                "Logit effects are direct effects of the direction: later blocks and the rest of"
+                " the residual stream are ignored."
             ]
             if wrote
             else []

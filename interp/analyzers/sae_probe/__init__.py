@@ -1,13 +1,13 @@
-"""``DictionaryProbe``: which latents of a dictionary tell a behaviour, and do they cause it?
+"""``DictionaryProbe``: which latents of a dictionary predict a behaviour, and do they cause it?
 
-1. On one half of the clusters, k latents that part the classes are chosen and a regression on them
-   is fitted (Gurnee et al. 2023, arXiv 2305.01610); its AUC is measured on the other half, beside
-   permuted labels that choose anew among all latents. The same for principal components and random
-   rows of as many codes, and the same latents read in the base.
-2. On the half that chose nothing, the chosen latents (those that positive prompts have more of) and
-   any given set are ablated on positive prompts and steered on negative ones, the dictionary's
-   error kept, beside random sets of other latents that fire as often. How often ablation gives the
-   base's own answer, and broken ones, is counted.
+1. On the selection split, k latents that best separate the classes are selected and a regression on
+   them is fitted (Gurnee et al. 2023, arXiv 2305.01610). Its AUC is measured on the held-out split,
+   compared with permuted labels that repeat the selection among all latents. The same for principal
+   components and random rows with as many codes, and for the same latents read in the base.
+2. On the held-out split, the selected latents (those with larger codes on positive prompts) and any
+   given set are ablated on positive prompts and steered on negative ones, with the dictionary's
+   error kept, compared with random sets of other latents with similar firing rates. How often
+   ablation gives the base's answer, and how often a malformed one, is counted.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 
 from interp.analyzers.base import Analyzer
-from interp.analyzers.dictionary_probe import findings, tables
-from interp.analyzers.dictionary_probe.compute import (
+from interp.analyzers.sae_probe import findings, tables
+from interp.analyzers.sae_probe.compute import (
     ABLATE,
     GROUP,
     POOLS,
@@ -34,13 +34,7 @@ from interp.analyzers.dictionary_probe.compute import (
     codes,
     covariance,
 )
-from interp.analyzers.dictionary_probe.tables import (
-    GIVEN,
-    PROBED,
-    Evidence,
-    InterventionResult,
-    Probes,
-)
+from interp.analyzers.sae_probe.tables import GIVEN, PROBED, Evidence, InterventionResult, Probes
 from interp.claims import SUPPORTED, conclude
 from interp.errors import OptionError
 from interp.experiments.conditions import PatchTarget, evaluate_condition
@@ -59,19 +53,20 @@ from interp.table import Table
 
 @dataclass(frozen=True)
 class DictionaryProbe(Analyzer):
-    """A dictionary of ``site`` over a contrast; ``of`` what it reads (see ``Latents``).
+    """Probe a dictionary of ``site`` with a contrast; ``of``: which model it reads (see
+    ``Latents``).
 
-    ``held_out`` has the prompts that the probe does not see, by default half of the study's
-    clusters. ``at``: a prompt's code is that of its last token, or the largest or mean over its
-    tokens. ``k``: numbers of latents; those chosen at the largest are confirmed. ``given``: a
-    further set, called ``named``. ``permutations`` of labels, ``random_sets`` random sets, on
-    ``control_prompts`` of each class. ``steer``: in units of the mean code of the set where it
-    fires. ``revert``: of a crosscoder, ablation puts the base's part of a latent in the tuned
-    model's place. Returns a table of kind ``dictionary-probe``, a row per probe; ``latents``,
+    ``held_out``: prompts of the held-out split, by default half of the study's clusters. ``at``: a
+    prompt's code is that of its last token, or the maximum or mean over its tokens. ``k``: numbers
+    of latents; those selected at the largest k are tested causally. ``given``: a further set to
+    test, reported as ``named``. ``permutations`` of labels and ``random_sets`` random sets, the
+    latter on ``control_prompts`` prompts of each class. ``steer``: in units of the mean code of the
+    set where it fires. ``revert`` (crosscoders): ablation replaces the tuned model's part of a
+    latent by the base's. Returns a table of kind ``sae-probe``, a row per probe; ``latents``,
     ``effects``, ``sets``, ``numbers``, ``answers``, ``scores`` and ``null`` are its sub-tables.
     """
 
-    name: ClassVar[str] = "dictionary-probe"
+    name: ClassVar[str] = "sae-probe"
     version: ClassVar[int] = 8
 
     dictionary: Dictionary = field(compare=False)
@@ -90,38 +85,38 @@ class DictionaryProbe(Analyzer):
     parent: str | None = None
 
     def require(self, has_base: bool) -> Site:
-        """The site; OptionError for options that contradict each other or the dictionary."""
+        """The site; raises OptionError for options that contradict each other or the dictionary."""
         require_reads(self.dictionary, self.of)
         require_revert(self.revert, self.of)
         if self.of != READS[0] and not has_base:
-            raise OptionError(
-                "this dictionary reads the base besides the tuned model; add --base MODEL"
-            )
+            raise OptionError("this dictionary also reads the base; add --base MODEL")
         if self.at not in POOLS:
-            raise OptionError(f"tokens {self.at!r} are not known; use {', '.join(POOLS)}")
+            raise OptionError(f"unknown position {self.at!r}; use {', '.join(POOLS)}")
         width = self.dictionary.config.width
         if (
             not self.k
             or sorted(set(self.k)) != list(self.k)
             or not 1 <= self.k[0] <= self.k[-1] <= width
         ):
-            raise OptionError(f"k {self.k} must be rising numbers of latents, from 1 to {width}")
-        if wrong := [latent for latent in self.given if not 0 <= latent < width]:
-            raise OptionError(f"latent {wrong[0]} is none of {width}")
-        if len(set(self.given)) < len(self.given):
-            raise OptionError("a latent stands twice in the given set; name each once")
-        if self.permutations < 1 or self.random_sets < 1 or not self.steer > 0:
             raise OptionError(
-                "give at least one permutation, one random set, and a steering above 0"
+                f"k {self.k} must be increasing numbers of latents, from 1 to {width}"
             )
+        if wrong := [latent for latent in self.given if not 0 <= latent < width]:
+            raise OptionError(
+                f"there is no latent {wrong[0]}; the dictionary has {width}, numbered from 0"
+            )
+        if len(set(self.given)) < len(self.given):
+            raise OptionError("a latent is given twice; give each one once")
+        if self.permutations < 1 or self.random_sets < 1 or not self.steer > 0:
+            raise OptionError("permutations and random sets must be at least 1, and steer above 0")
         return Site.parse(self.site)
 
     def __call__(self, study: Study) -> Table:
-        """Probe on one half, confirm on the other, state claims."""
+        """Probe on the selection split, test interventions on the held-out split, return claims."""
         site = self.require(study.pair.base is not None)
         require_number(study.require_metric("confirming latents"), "confirming latents")
         if len(study.classes) < 2 or not len(study.prompts("negative")):
-            raise OptionError("a probe tells two classes apart; give --negative FILE too")
+            raise OptionError("a probe needs two classes; give --negative FILE too")
         study.pair.tuned.at(site)
         contrast = study.require_contrast("a probe")
         halves = contrast.split(study.seed) if self.held_out is None else (contrast, self.held_out)
@@ -182,12 +177,13 @@ class DictionaryProbe(Analyzer):
         for k in self.k:
             probe = SparseProbe(k, self.permutations, choosing.seed, firing=True)
             for name in choosing.progress(list(made), f"probes of {k}"):
-                # what never fires in the half that chooses cannot be chosen: left out, the null is
-                # as it was
+                # latents that never fire in the selection split cannot be selected; leaving them
+                # out does not change the null
                 live = np.flatnonzero(whole[name][training].any(0))
                 if len(live) < k:
                     raise OptionError(
-                        f"{len(live)} latents of {name} fire on these prompts; {k} cannot be chosen"
+                        f"only {len(live)} latents of {name} fire on these prompts, too few to"
+                        f" select {k}"
                     )
                 one = probe(whole[name][:, live], labels, clusters, training)
                 found[name, k] = one._replace(latents=live[one.latents])
@@ -197,18 +193,22 @@ class DictionaryProbe(Analyzer):
         return Probes(found, whole["dictionary"], labels, clusters, training, l0), parts[0][1]
 
     def _codes(self, choosing: Study, reader: Reader) -> int:
-        """Codes per token, rounded up: what baselines get."""
+        """Mean codes per token, rounded up; the baselines get as many."""
         _, firing = codes(choosing, reader, {"dictionary": reader.dictionary}, False)
         return max(1, int(np.ceil(firing.count.sum() / max(firing.tokens, 1) - 1e-9)))
 
     def _tried(
         self, held: Study, reader: Reader, firing: Firing, name: str, latents: Sequence[int]
     ) -> list[InterventionResult]:
-        """Both changes of a set and of its controls; nothing where there is no set, or none to set
-        beside it.
+        """Ablation and steering of a set and of its random sets; a result with a reason only if
+        there is no set or no control for it.
         """
         if not latents:
-            return [InterventionResult(name, "none", [], "no latent is larger on positive prompts")]
+            return [
+                InterventionResult(
+                    name, "none", [], "no latent has larger codes on positive prompts"
+                )
+            ]
         try:
             sets = rate_matched(latents, firing.rates, self.random_sets, held.seed)
         except OptionError as error:
@@ -266,14 +266,14 @@ class DictionaryProbe(Analyzer):
 
     @staticmethod
     def _length(reader: Reader, latents: Sequence[int]) -> float:
-        """Length of what steering by one of each adds: random sets are pushed as far."""
+        """Norm of what steering adds per unit of code; random sets are steered by the same norm."""
         width = reader.dictionary.config.outputs // reader.dictionary.config.models
         return float(to_host(reader.dictionary.W_dec[list(latents), -width:].sum(0).norm()))
 
 
 def _axes(seen: Covariance, k: int, dtype: torch.dtype) -> Dictionary:
-    """Principal components, of which those along which nothing varied are silent: their directions
-    are rounding.
+    """Principal components, with those of zero variance silenced, since their directions are
+    arbitrary.
     """
     made = principal(seen, k, dtype)
     spread = torch.linalg.eigvalsh(seen.deviation).flip(0)
@@ -283,11 +283,10 @@ def _axes(seen: Covariance, k: int, dtype: torch.dtype) -> Dictionary:
 
 
 def _steady(codes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Codes to five places of their latent's largest, nothing below a millionth of the largest of
-    all.
+    """Codes rounded to five digits of the latent's largest code; latents below a millionth of the
+    largest code overall are silent.
 
-    What differs by rounding only is a tie, and an axis along which nothing varies is silent,
-    however prompts are batched.
+    Codes that differ only by rounding become ties, independent of how prompts are batched.
     """
     largest = np.abs(codes).max(0)
     size = np.where(largest > 1e-6 * largest.max(initial=0.0), largest, np.inf)
@@ -303,5 +302,5 @@ def _labels(study: Study) -> NDArray[np.bool_]:
 
 
 def _spread(study: Study, group: str, count: int) -> list[int]:
-    """Rows of at most ``count`` prompts, of as many clusters as can be."""
+    """Indices of at most ``count`` prompts, from as many clusters as possible."""
     return study.prompts(group).spread_rows(count)

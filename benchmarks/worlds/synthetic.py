@@ -1,11 +1,11 @@
-"""Activations whose truth is known: sums of directions that fire with probabilities, in trees or
-together.
+"""Synthetic activations with known features: sums of directions that fire independently, in trees,
+or correlated.
 
 ``flat``: independent firing. ``hierarchical``: trees of mutually exclusive parents with mutually
-exclusive children, beside singles, after the data of Costa et al. (2025, arXiv 2506.03093).
+exclusive children, plus single features, after the data of Costa et al. (2025, arXiv 2506.03093).
 ``scaled``: after SynthSAEBench (arXiv 2602.14687): Zipf frequencies, a forest of mutually exclusive
-children, a low-rank Gaussian copula. The data of the benchmark itself cannot be fetched everywhere;
-this builds its like from a seed, at any size.
+children, a low-rank Gaussian copula. The data of that benchmark cannot be downloaded everywhere;
+this generates similar data from a seed, at any size.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from interp.maths.host import to_host
 
 Fire = Callable[[int, torch.Generator], Tensor]
 
-# streams of random numbers: what is drawn in one never depends on how much was drawn in another
+# independent streams of random numbers
 _WORLD, _TRAINING, _HELD_OUT = range(3)
 _OWN = 0xDA7A
 
@@ -39,11 +39,11 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """True ``directions`` (unit rows) and how they fire; ``parents`` [G] is -1 where a feature has
-    none.
+    """True ``directions`` (unit rows) and how they fire; ``parents`` [G] is -1 for features without
+    a parent.
 
-    ``mean`` and ``spread`` of magnitudes (normal, negative ones 0). A child fires only where its
-    parent does.
+    ``mean`` and ``spread``: of magnitudes (normal, clipped at 0). A child fires only if its parent
+    does.
     """
 
     name: str
@@ -56,8 +56,8 @@ class World:
     seed: int
 
     def draw(self, count: int, batch: int = 0, *, held_out: bool = False) -> Draw:
-        """Batch number ``batch``, the same whatever was drawn before; ``held_out`` batches are none
-        of training's.
+        """Batch number ``batch``, independent of other draws; ``held_out`` batches never occur in
+        training.
         """
         generator = _generator(self.seed, _HELD_OUT if held_out else _TRAINING, batch)
         fires = self.fire(count, generator)
@@ -67,7 +67,7 @@ class World:
 
     @property
     def overlap(self) -> float:
-        """Mean over features of the largest absolute cosine with another."""
+        """Mean over features of the largest absolute cosine with another feature."""
         return _overlap(self.directions)
 
 
@@ -84,11 +84,10 @@ def _overlap(directions: Tensor) -> float:
 def spread_directions(
     features: int, width: int, generator: torch.Generator, overlap: float = 0.0, steps: int = 200
 ) -> Float[Tensor, "G D"]:
-    """Unit rows: orthonormal where they fit, else pushed apart by Adam until their mean largest
+    """Unit rows: orthonormal if they fit, otherwise separated by Adam until their mean largest
     overlap is reached.
 
-    Where ``overlap`` cannot be reached in so many steps, what was reached is used: ask
-    ``World.overlap``.
+    If ``overlap`` is not reached in ``steps`` steps, the last rows are used; see ``World.overlap``.
     """
     rows = torch.randn(features, width, generator=generator)
     rows = rows / rows.norm(dim=1, keepdim=True)
@@ -124,14 +123,14 @@ def flat(
     exactly: int | None = None,
     seed: int = 0,
 ) -> World:
-    """Independent features, firing with probabilities log-uniform from ``low`` to ``high``.
+    """Independent features with firing probabilities log-uniform from ``low`` to ``high``.
 
-    ``exactly``: so many fire every time, drawn one after the other with these probabilities as
-    weights.
+    ``exactly``: this many features fire in every input, drawn without replacement with these
+    probabilities as weights.
     """
     _require(
         0 < low <= high <= 1,
-        f"probabilities from {low} to {high} are none; use 0 < low <= high <= 1",
+        f"probabilities from {low} to {high} are invalid; use 0 < low <= high <= 1",
     )
     _require(
         exactly is None or 1 <= exactly <= features,
@@ -164,11 +163,11 @@ def hierarchical(
     single: float = 0.05,
     seed: int = 0,
 ) -> World:
-    """``trees`` of 3 parents with 3 children each, and ``singles``; 12 features a tree.
+    """``trees`` of 3 parents with 3 children each (12 features), and ``singles`` single features.
 
-    A tree is ``active`` with that probability; then each of its parents fires with 0.2, never two,
-    and of a parent that fires each child with 0.2, never two. ``single``: probability of every
-    single.
+    A tree is active with probability ``active``; then each of its parents fires with probability
+    0.2, at most one, and if a parent fires each of its children with 0.2, at most one. ``single``:
+    firing probability of each single feature.
     """
     _require(0 < active <= 1 and 0 < single <= 1, "active and single are probabilities above 0")
     generator = _generator(seed, _WORLD)
@@ -207,17 +206,18 @@ def scaled(
     overlap: float = 0.15,
     seed: int = 0,
 ) -> World:
-    """Zipf frequencies, a forest whose siblings exclude each other, and correlations by a copula of
+    """Zipf frequencies, a forest with mutually exclusive siblings, and correlations by a copula of
     low ``rank``.
 
-    Frequencies fall as ``index ** -zipf`` from ``high`` to ``low``; the forest takes the most
-    frequent features, breadth first, what it leaves fires on its own. A feature fires where its
+    Frequencies decrease as ``index ** -zipf`` from ``high`` to ``low``. The forest consists of the
+    most frequent features, breadth first; the others fire on their own. A feature fires if its
     normal variable exceeds ``sqrt(2) erfinv(1 - 2p)``; a child's p is conditional on its parent,
-    and of siblings that would fire together one is kept at random, which makes children rarer than
-    the Zipf law says. ``overlap``: mean largest overlap aimed at.
+    and of several siblings that would fire a random one is kept, so children are rarer than the
+    Zipf law. ``overlap``: target of the mean largest overlap.
     """
     _require(
-        0 < low <= high < 1, f"probabilities from {low} to {high} are none; use 0 < low <= high < 1"
+        0 < low <= high < 1,
+        f"probabilities from {low} to {high} are invalid; use 0 < low <= high < 1",
     )
     _require(
         rank * correlation**2 < 1,
@@ -242,7 +242,7 @@ def scaled(
     own = torch.where(has, (p / p[parents.clamp_min(0)]).clamp_max(1 - 1e-6), p)
     threshold = (math.sqrt(2) * torch.erfinv(1 - 2 * own)).float()
     factor = torch.randn(features, rank, generator=generator) * correlation
-    # no feature may be all shared
+    # every feature keeps some variance of its own
     factor = factor * (0.99**0.5 / factor.norm(dim=1, keepdim=True)).clamp_max(1.0)
     rest = (1 - factor.square().sum(1)).sqrt()
 
@@ -269,8 +269,8 @@ RECIPES: dict[str, Callable[..., World]] = {
 
 
 def benchmark_world(name: str, seed: int = 0, features: int = 512) -> World:
-    """A recipe at 512 features in width 64, some seven active at a time, or at 128 in width 32,
-    some three or four.
+    """A recipe with 512 features in width 64, about seven active at a time, or 128 in width 32,
+    three or four active.
 
     Raises OptionError for an unknown name or size.
     """
@@ -301,7 +301,7 @@ def benchmark_world(name: str, seed: int = 0, features: int = 512) -> World:
     _require(name in RECIPES, f"unknown recipe {name!r}; use {', '.join(RECIPES)}")
     _require(
         features in sizes,
-        f"recipes are set up for {' or '.join(map(str, sizes))} features, not {features}",
+        f"recipes exist for {' or '.join(map(str, sizes))} features, not {features}",
     )
     return RECIPES[name](**sizes[features][name], seed=seed)
 
@@ -312,5 +312,5 @@ def _require(right: bool, message: str) -> None:
 
 
 def rates(world: World, count: int = 20_000) -> np.ndarray:
-    """How often every feature of a world fires, of ``count`` held-out draws."""
+    """Firing rate of each feature, over ``count`` held-out draws."""
     return to_host((world.draw(count, 2**20, held_out=True).codes > 0).double().mean(0))

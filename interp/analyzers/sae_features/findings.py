@@ -1,4 +1,4 @@
-"""Columns of the table of features, and what is claimed of them."""
+"""Columns of the table of features, and claims about them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.analyzers.dictionary_features.compute import TUNED, Reader
-from interp.analyzers.dictionary_features.logits import LogitEffects
+from interp.analyzers.sae_features.compute import TUNED, Reader
+from interp.analyzers.sae_features.logits import LogitEffects
 from interp.claims import ALPHA, Claim, mean, statistic
 from interp.maths.host import to_host
 from interp.maths.intervals import Interval, effective_clusters, jackknife
@@ -18,7 +18,7 @@ from interp.table import Table, table
 
 NAN = float("nan")
 _ROUNDED = ALPHA * (1 + 1e-9)
-"""Correction of equal p is off by its last bit."""
+"""A tolerance for rounding: correction of equal p is off by the last bit."""
 Columns = dict[str, tuple]
 
 
@@ -28,9 +28,7 @@ def activity_columns(
     active: Mapping[str, Mapping[int, Active]],
     chosen: Sequence[int],
 ) -> Columns:
-    """How often and how strongly each is active, and the same in the base's rows where it reads
-    them.
-    """
+    """Firing rate and activation of each latent, and the same in the base if it is read."""
     own = seen[TUNED]
     special, content = own.densities[:, chosen]
     columns = {
@@ -38,9 +36,9 @@ def activity_columns(
         "density_special": (
             special,
             "measure",
-            "the same of special tokens and the chat template's",
+            "the same among special tokens and those of the chat template",
         ),
-        "density_content": (content, "measure", "the same of all other tokens"),
+        "density_content": (content, "measure", "the same among all other tokens"),
         "mean_activation": (own.mean[chosen], "measure", "mean code where active"),
         "max_activation": (own.maximum[chosen], "measure", "largest code"),
         "decoder_norm": (_norms(reader)[chosen, -1], "measure", "norm of its decoder row"),
@@ -50,7 +48,7 @@ def activity_columns(
         columns["decoder_norm_base"] = (
             base,
             "measure",
-            "norm of its decoder row in the base's half",
+            "norm of the base's half of its decoder row",
         )
     if "base" in seen:
         other = seen["base"]
@@ -62,7 +60,7 @@ def activity_columns(
                 "share of tokens on which it is active in the base",
             ),
             "mean_base": (other.mean[chosen], "measure", "mean code where active in the base"),
-            "density_gain": (gain, "measure", "density less the base's"),
+            "density_gain": (gain, "measure", "density minus the base's"),
             "density_gain_low": (
                 low,
                 "measure",
@@ -78,8 +76,8 @@ def _norms(reader: Reader) -> NDArray:
 
 
 def _gains(reader: Reader, active: Mapping, chosen: Sequence[int]) -> list[Interval]:
-    """Density less the base's of every chosen latent, with the jackknife's interval over clusters
-    of documents.
+    """Density minus the base's for each selected latent, with the jackknife's interval over
+    clusters of documents.
     """
     count = int(reader.clusters.max()) + 1
     tokens = np.bincount(reader.clusters, minlength=count)
@@ -98,7 +96,7 @@ def _gains(reader: Reader, active: Mapping, chosen: Sequence[int]) -> list[Inter
 
 
 def label_columns(found: Sequence[Label], decode: Callable[[list[int]], str]) -> Columns:
-    """Labels as text, their scores, both nulls, p as it is and corrected."""
+    """Labels as text, their scores, both nulls, p and corrected p."""
     corrected = adjusted(found)
     scored = np.array([one.examples > 0 for one in found])
     said = np.array(
@@ -120,12 +118,12 @@ def label_columns(found: Sequence[Label], decode: Callable[[list[int]], str]) ->
         "label": (
             said,
             "text",
-            "tokens that tell its firing, by falling share of mutual information",
+            "tokens that predict its firing, by decreasing share of mutual information",
         ),
         "examples": (
             np.array([one.examples for one in found]),
             "measure",
-            "held-out active tokens scored, as many quiet ones",
+            "held-out active tokens scored, with as many quiet ones",
         ),
         "detection": (numbers("score"), "measure", "accuracy of the label on those"),
         "detection_low": (
@@ -139,20 +137,24 @@ def label_columns(found: Sequence[Label], decode: Callable[[list[int]], str]) ->
             "measure",
             "mean accuracy of other latents' labels on the same tokens",
         ),
-        "others_high": (null("others", most), "measure", "their 95 % quantile"),
+        "others_high": (null("others", most), "measure", "95 % quantile of that"),
         "shuffled": (
             null("shuffled", np.mean),
             "measure",
-            "mean accuracy where firing is put onto other clusters",
+            "mean accuracy with firing moved to other clusters",
         ),
-        "shuffled_high": (null("shuffled", most), "measure", "its 95 % quantile"),
+        "shuffled_high": (null("shuffled", most), "measure", "95 % quantile of that"),
         "p": (numbers("p"), "measure", "the larger p of both nulls"),
         "p_adjusted": (corrected, "measure", "p, corrected for all latents (Benjamini-Hochberg)"),
-        "scored": (scored, "flag", "active often enough in both halves to be labelled and scored"),
+        "scored": (
+            scored,
+            "flag",
+            "active on enough tokens in both halves to be labelled and scored",
+        ),
         "detected": (
             np.nan_to_num(corrected, nan=1.0) <= _ROUNDED,
             "flag",
-            "the label tells its firing beyond both nulls",
+            "the label predicts its firing better than both nulls",
         ),
     }
 
@@ -166,13 +168,13 @@ def labels_table(found: Sequence[Label], decode: Callable[[list[int]], str]) -> 
     ]
     latents, places, ids, words = list(zip(*rows, strict=True)) or [()] * 4
     return table(
-        "dictionary-labels",
+        "sae-features-labels",
         {
             "latent": (np.array(latents, np.int64), "key", "number of the latent"),
             "rank": (
                 np.array(places, np.int64),
                 "key",
-                "by falling share of mutual information, from 0",
+                "by decreasing share of mutual information, from 0",
             ),
             "token_id": (np.array(ids, np.int64), "key", "the token's id"),
             "token": (np.array(words, dtype=object), "text", "the token"),
@@ -181,41 +183,41 @@ def labels_table(found: Sequence[Label], decode: Callable[[list[int]], str]) -> 
 
 
 def logit_columns(wrote: LogitEffects) -> Columns:
-    """The largest logit effect of each latent beside random rows."""
+    """The largest logit effect of each latent, compared with random rows."""
     p, corrected = wrote.p()
     beside = wrote.chance[TUNED]
     return {
         "largest_logit": (
             wrote.largest(),
             "measure",
-            "largest effect of its row on a token, by size",
+            "largest absolute effect of its decoder row on a token",
             "logits",
         ),
         "random_logit": (
             np.full(len(p), beside.mean()),
             "measure",
-            "mean of the same of random rows",
+            "mean of the same for random rows",
             "logits",
         ),
         "random_logit_high": (
             np.full(len(p), np.quantile(beside, 0.95)),
             "measure",
-            "its 95 % quantile",
+            "95 % quantile of that",
             "logits",
         ),
-        "logit_p": (p, "measure", "p that a random row has as large an effect"),
+        "logit_p": (p, "measure", "p of an effect as large from a random row"),
         "logit_p_adjusted": (corrected, "measure", "the same, corrected for all latents"),
-        "stands_out": (
+        "beyond_random": (
             corrected <= _ROUNDED,
             "flag",
-            "its largest effect is beyond those of random rows",
+            "its largest effect exceeds those of random rows",
         ),
     }
 
 
 def claims_of(columns: Columns, logits: bool) -> list[Claim]:
-    """Labels tell more than other latents' labels, more of them than chance, and rows write more
-    than random ones.
+    """Claims that labels are more accurate than other latents' labels, that more labels are than
+    expected by chance, and that decoder rows have larger logit effects than random rows.
     """
     made, scored = [], columns["scored"][0]
     rows = {"where": {"scored": True}}
@@ -229,8 +231,9 @@ def claims_of(columns: Columns, logits: bool) -> list[Claim]:
                 reference=mean("others", cluster="latent", **rows),
                 control="labels of other latents, on the same tokens",
                 text=(
-                    "Labels tell on other documents where their latents are active with accuracy"
-                    " {own:.3g} on average, other latents' labels with {control:.3g}: a difference"
+                    "Labels predict on held-out documents where their latents are active with"
+                    " mean accuracy {own:.3g}, other latents' labels with {control:.3g}: a"
+                    " difference"
                     " of {value:+.3g} [{low:+.3g}, {high:+.3g}] over latents."
                 ),
                 also={"own": mean("detection", cluster="latent", **rows)},
@@ -240,7 +243,7 @@ def claims_of(columns: Columns, logits: bool) -> list[Claim]:
         made.append(
             _share(
                 "labels-beyond-nulls",
-                "labels tell more than other latents' labels and shuffled firing do",
+                "labels are more accurate than other latents' labels and with shuffled firing",
                 "detected",
                 "other latents' labels and shuffled firing, corrected",
                 rows,
@@ -250,8 +253,8 @@ def claims_of(columns: Columns, logits: bool) -> list[Claim]:
         made.append(
             _share(
                 "logits-stand-out",
-                "decoder rows move some token's logit more than random rows",
-                "stands_out",
+                "decoder rows change some token's logit more than random rows",
+                "beyond_random",
                 "random rows of equal norm, corrected",
                 {},
             )
@@ -260,7 +263,7 @@ def claims_of(columns: Columns, logits: bool) -> list[Claim]:
 
 
 def _share(name: str, what: str, column: str, control: str, rows: Mapping[str, Mapping]) -> Claim:
-    """That more latents stand out than the level at which single ones are tested lets through."""
+    """Claim that more latents are significant than the level of the single tests allows."""
     return Claim(
         name=name,
         estimate=mean(column, cluster="latent", **rows),
@@ -268,8 +271,8 @@ def _share(name: str, what: str, column: str, control: str, rows: Mapping[str, M
         reference=ALPHA,
         control=control,
         text=(
-            f"{{count:d}} of {{total:d}} {what} ({{low:.1%}} to {{high:.1%}}; {ALPHA:.0%} by chance"
-            " at most)."
+            f"{{count:d}} of {{total:d}} {what} ({{low:.1%}} to {{high:.1%}}; at most"
+            f" {ALPHA:.0%} expected by chance)."
         ),
         also={
             "count": statistic("sum", column, **rows),
@@ -279,8 +282,6 @@ def _share(name: str, what: str, column: str, control: str, rows: Mapping[str, M
 
 
 def lead(columns: Columns, live: int) -> str:
-    """What a person is told first."""
+    """The first sentence of the report."""
     count, scored = len(columns["latent"][0]), int(columns["scored"][0].sum())
-    return (
-        f"{count} latents of {live} that are active, {scored} active often enough to be labelled."
-    )
+    return f"{count} of {live} active latents, {scored} of them active often enough to be labelled."

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from interp.analyzers.dictionary_eval.compute import DEVIATION, OWN, PCA, PCA_ALONE, RANDOM, Sums
+from interp.analyzers.sae_eval.compute import DEVIATION, OWN, PCA, PCA_ALONE, RANDOM, Sums
 from interp.claims import Claim, Estimate, mean, statistic
 from interp.sae.analysis.input_output import BOTH, DIFFERENCE, TUNED, Place
 from interp.sae.analysis.scores import ALL
@@ -17,11 +17,10 @@ from interp.sae.core.config import DictionaryConfig
 
 
 class Words(NamedTuple):
-    """How an evaluation of one kind of dictionary is told.
+    """Wording of an evaluation for one kind of dictionary.
 
-    ``variance``: of what; ``pca``, ``random``: the baselines; ``mean``, ``zero``: what stands in
-    the target's place; ``fitted``: what saw the tokens before; ``limits``: what is to be known of
-    this kind.
+    ``variance``: of what; ``pca``, ``random``: the baselines; ``mean``, ``zero``: the ablations;
+    ``fitted``: what was fitted on the evaluation tokens; ``limits``: limitations of this kind.
     """
 
     variance: str = "the variance"
@@ -34,28 +33,28 @@ class Words(NamedTuple):
 
 
 def words(place: Place, config: DictionaryConfig) -> Words:
-    """The words for a dictionary of this configuration that stands here."""
+    """The wording for a dictionary with this configuration and these inputs and outputs."""
     said = Words()
     if place.of == BOTH:
         said = said._replace(
             variance="both models' variance",
             limits=(
                 (
-                    "A crosscoder's codes read both models: spliced into one, its half knows what"
-                    " the other model does with the same tokens."
+                    "A crosscoder's codes depend on both models: its half spliced into one model"
+                    " contains information from the other model on the same tokens."
                 ),
             ),
         )
     elif place.of == DIFFERENCE:
         said = said._replace(
-            variance="the variance of tuned less base",
+            variance="the variance of tuned minus base",
             mean="the base's value and the mean difference",
             zero="the base's value",
             limits=(
                 (
-                    "The base's own value stands in the splice beside the reconstruction: what is"
-                    " recovered is of the difference, and mean and zero are the mean difference and"
-                    " none."
+                    "The splice contains the base's activation plus the reconstruction: the"
+                    " recovered share refers to the difference, and mean and zero ablation use"
+                    " the mean difference and no difference."
                 ),
             ),
         )
@@ -69,19 +68,19 @@ def words(place: Place, config: DictionaryConfig) -> Words:
         random=f"random rows by matching pursuit {few}",
         limits=(
             *said.limits,
-            "Baselines of a transcoder read its input: their codes are of the target's"
-            " least-squares prediction from it"
-            + (", given whole, as a skip connection has it." if config.skip else "."),
+            "Baselines of a transcoder read its input: their codes are of the least-squares"
+            " prediction of the target from it"
+            + ("; with a skip connection, the full prediction is used." if config.skip else "."),
         ),
     )
 
 
 def claims_of(sums: Sums, k: int, wording: Words) -> list[Claim]:
-    """What is claimed; nothing of a variance that is zero, or of an ablation that costs nothing.
+    """The claims; none about a variance of zero, or an ablation that has no cost.
 
-    Every claim is of a paired gap between the dictionary and a baseline, as a ratio of means over
-    prompts: of squared errors to the distance from the mean, or of costs to what the mean in the
-    target's place costs.
+    Every claim is about a paired difference between the dictionary and a baseline, as a ratio of
+    means over prompts: of squared errors to the squared distance from the mean, or of costs to the
+    cost of mean ablation.
     """
     made: list[Claim] = []
     for part, errors, baselines in (
@@ -100,7 +99,7 @@ def claims_of(sums: Sums, k: int, wording: Words) -> list[Claim]:
 
 
 def explained(prefix: str, which: str) -> Estimate:
-    """Share of the variance that ``which`` explains, of squared errors in the table "prompts"."""
+    """Share of the variance that ``which`` explains, from squared errors in the table "prompts"."""
     whole = f"{prefix}{DEVIATION}"
     return mean(
         whole, table="prompts", minus={"column": f"{prefix}{which}"}, over={"column": whole}
@@ -108,14 +107,16 @@ def explained(prefix: str, which: str) -> Estimate:
 
 
 def saved(column: str, which: str, where: Mapping[str, Any]) -> Estimate:
-    """Share of what the mean in the target's place costs that ``which`` saves, of costs in the
-    table "splice".
+    """Share of the cost of mean ablation that ``which`` avoids, from costs in the table
+    "splice".
     """
     return _spent(column, MEAN, which, where)
 
 
 def _spent(column: str, more: str, less: str, where: Mapping[str, Any]) -> Estimate:
-    """What ``more`` costs beyond ``less``, by what the mean costs beyond the clean pass."""
+    """Cost of ``more`` minus that of ``less``, divided by the cost of mean ablation (minus the
+    clean pass).
+    """
     rows: dict[str, dict[str, Any]] = {
         name: {"where": {"condition": name, **where}} for name in {more, less, MEAN, CLEAN}
     }
@@ -130,7 +131,7 @@ def _spent(column: str, more: str, less: str, where: Mapping[str, Any]) -> Estim
 
 
 def _explains(part: str, name: str, k: int, wording: Words) -> Claim:
-    """That the dictionary explains more of a part than a baseline does."""
+    """Claim that the dictionary explains more of a part than a baseline does."""
     prefix = "" if part == ALL else "difference_"
     by = wording.random if name == RANDOM else wording.pca
     gap = "{value:+.3f} [{low:+.3f}, {high:+.3f}]"
@@ -147,9 +148,9 @@ def _explains(part: str, name: str, k: int, wording: Words) -> Claim:
     else:
         also["alone"] = explained(prefix, PCA_ALONE)
         text = (
-            "The difference of its halves explains {own:.3f} of the variance of tuned less base,"
-            f" that of {by}' halves {{control:.3f}}: a difference of {gap}. Components of tuned"
-            " less base alone, with as many codes, explain {alone:.3f}."
+            "The difference of its halves explains {own:.3f} of the variance of tuned minus base,"
+            f" that of the halves of {by} {{control:.3f}}: a difference of {gap}. Components of"
+            " tuned minus base alone, with as many codes, explain {alone:.3f}."
         )
     return Claim(
         name=f"explains-more{'' if part == ALL else '-of-the-difference'}-than-{name}",
@@ -168,7 +169,7 @@ def _explains(part: str, name: str, k: int, wording: Words) -> Claim:
 
 
 def _recovers(column: str, where: Mapping[str, Any], k: int, wording: Words) -> Claim:
-    """That the dictionary, in the target's place, saves more of the mean's cost than principal
+    """Claim that the dictionary recovers more of the cost of mean ablation than principal
     components do.
     """
     cost = {"loss": "loss", "kl": "divergence"}[column]
@@ -180,13 +181,13 @@ def _recovers(column: str, where: Mapping[str, Any], k: int, wording: Words) -> 
         reference=saved(column, PCA, where),
         control=f"{wording.pca}, {k} codes",
         text=(
-            f"Spliced in, it saves {{own:.3f}} of the {cost} that {wording.mean} in its place"
+            f"Spliced in, it recovers {{own:.3f}} of the {cost} that {wording.mean} in its place"
             f" {verb}, {wording.pca} {{control:.3f}}: a difference of {{value:+.3f}} [{{low:+.3f}},"
             " {high:+.3f}]."
         ),
         undefined=(
-            f"What {wording.mean} in its place {verb} in {cost} cannot be told from 0 over these"
-            " prompts, so no share of it is given."
+            f"The {cost} that {wording.mean} in its place {verb} does not differ significantly"
+            " from 0 on these prompts, so no share of it is given."
         ),
         also={"own": saved(column, OWN, where)},
     )

@@ -1,5 +1,5 @@
-"""Passes over prompts: codes of every prompt, and the metric and the base's answers while latents
-are changed.
+"""Passes over prompts: codes of each prompt, and the metric and the base's answers under edits of
+latents.
 """
 
 from __future__ import annotations
@@ -28,14 +28,13 @@ from interp.study import Study
 POOLS = ("last", "max", "mean")
 ABLATE, STEER = "ablate", "steer"
 GROUP = {ABLATE: "positive", STEER: "negative"}
-"""Prompts on which each change is measured: those that show the behaviour, and those that do not.
-"""
+"""Prompts on which each edit is measured: those that show the behaviour, and those that do not."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """A dictionary at its site; ``of`` says what it reads, ``at`` how a prompt's tokens become one
-    code.
+    """A dictionary at its site; ``of`` says which model it reads, ``at`` how the tokens of a prompt
+    are pooled.
     """
 
     dictionary: Dictionary
@@ -46,14 +45,14 @@ class Reader:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """The models that run to get its codes."""
+        """The models that run to compute its codes."""
         return ("tuned",) if self.of == "tuned" else ("base", "tuned")
 
     def rows(self, seen: Captured, role: str = "tuned") -> tuple[Tensor, Tensor, Tensor]:
-        """What the dictionary reads of a batch's real tokens, the row of the batch that each is of,
-        and which are last.
+        """Inputs of the dictionary for a batch's non-padding tokens, the batch row of each, and
+        which are last tokens.
 
-        ``role`` "base" reads the base's own values in the tuned model's place.
+        With ``role`` "base" the base's activations are read instead of the tuned model's.
         """
         real = seen.roles >= 0
         owner = torch.arange(len(real), device=real.device)[:, None].expand_as(real)[real]
@@ -72,8 +71,8 @@ class Reader:
     def change(
         self, study: Study, name: str, latents: Sequence[int], amount: float
     ) -> Intervention:
-        """``ablate`` these latents (or give them the base's part), or ``steer`` by ``amount`` of
-        each.
+        """``ablate`` these latents (or revert them to the base's part), or ``steer`` each by
+        ``amount``.
         """
         chosen = torch.tensor([int(latent) for latent in latents], dtype=torch.int64)
         edit = Latents(self.site, self.dictionary, chosen, of=self.of)
@@ -87,7 +86,7 @@ class Reader:
 
 @dataclass
 class Firing:
-    """Sums over tokens: how often latents fire, how much, and how long a vector they write."""
+    """Sums over tokens per latent: number of active tokens, codes, squared codes."""
 
     tokens: int
     count: NDArray[np.float64]
@@ -96,18 +95,18 @@ class Firing:
 
     @property
     def rates(self) -> NDArray[np.float64]:
-        """Share of tokens in which each fires."""
+        """Firing rate of each latent."""
         return self.count / max(self.tokens, 1)
 
     def mean_active(self, latents: Sequence[int]) -> float:
-        """Mean code of these where they fire; 1 where none does."""
+        """Mean code of these latents where they fire; 1 if none does."""
         chosen = list(latents)
         fired = self.count[chosen].sum()
         return float(self.sum[chosen].sum() / fired) if fired else 1.0
 
     def size(self, latents: Sequence[int], norms: NDArray[np.float64]) -> float:
-        """Root mean square, over tokens, of what these write, taken as if at right angles to each
-        other.
+        """Root mean square contribution of these latents per token, as if their directions were
+        orthogonal.
         """
         chosen = list(latents)
         return float(
@@ -118,7 +117,7 @@ class Firing:
 def _captured(study: Study, reader: Reader, group: str, roles: Sequence[str], what: str):
     models = {role: study.pair[role] for role in roles}
     posed = study.encoded(group)
-    # codes of a prompt are kept, all others go with the batch
+    # only the codes per prompt are kept after a batch
     groups = study.groups(
         group, study.pair.tuned, 8 * (len(roles) * reader.dictionary.config.inputs + 64)
     )
@@ -127,8 +126,8 @@ def _captured(study: Study, reader: Reader, group: str, roles: Sequence[str], wh
 
 
 def covariance(study: Study, reader: Reader) -> Covariance:
-    """Mean and covariance of what the dictionary reads, over the tokens of both classes that make
-    codes.
+    """Mean and covariance of the dictionary's inputs, over the tokens of both classes that are used
+    for codes.
     """
     seen = Covariance.empty(reader.dictionary.config.inputs, study.pair.tuned.device)
     for group in study.classes:
@@ -142,10 +141,10 @@ def covariance(study: Study, reader: Reader) -> Covariance:
 def codes(
     study: Study, reader: Reader, dictionaries: Mapping[str, Dictionary], base: bool
 ) -> tuple[dict[str, NDArray[np.float64]], Firing]:
-    """Codes [N, F] of every prompt (positive, then negative ones) in each dictionary, and how the
-    first fires.
+    """Codes [N, F] of each prompt (positive ones first) in each dictionary, and firing sums of the
+    first dictionary.
 
-    ``base``: under "base" the first dictionary's codes of the base's own values too.
+    ``base``: also the first dictionary's codes of the base's activations, under the name "base".
     """
     sizes = [len(study.prompts(group)) for group in study.classes]
     named = {**dictionaries, **({"base": reader.dictionary} if base else {})}
@@ -188,9 +187,7 @@ def _pooled(at: Tensor, values: Tensor, size: int, how: str) -> Tensor:
 
 
 class Numbers:
-    """The metric's number of some prompts of a class under changes of latents; the base is read
-    once.
-    """
+    """The metric of some prompts of a class under edits of latents; the base is read once."""
 
     def __init__(self, study: Study, reader: Reader, group: str, rows: Sequence[int]) -> None:
         self._study, self._reader, posed = study, reader, study.decision_inputs(group)
@@ -209,7 +206,7 @@ class Numbers:
             self._chunks.append((batch, base, study.objective(group, part)))
 
     def of(self, change: Intervention | None) -> NDArray[np.float64]:
-        """The number of every prompt, rows ascending."""
+        """The metric of each prompt, by increasing row."""
         parts = []
         for batch, base, aim in self._chunks:
             edits = change.bind(base) if change else ()
@@ -220,11 +217,11 @@ class Numbers:
 
 
 class Returns:
-    """Whether the tuned model's greedy answers to positive prompts become the base's under changes
-    of latents.
+    """Whether the tuned model's greedy answers to positive prompts equal the base's under edits of
+    latents.
 
-    An answer would be the base's exactly where, reading prompt and that answer, every argmax is its
-    next token: one pass for a set, and nothing is generated.
+    The answer equals the base's if, reading the prompt and that answer, the argmax at every
+    position is the next token; this takes one pass per set and no generation.
     """
 
     def __init__(self, study: Study, reader: Reader, rows: Sequence[int]) -> None:
@@ -247,7 +244,7 @@ class Returns:
             )
 
     def of(self, change: Intervention) -> NDArray[np.bool_]:
-        """Per row, rows ascending, whether the answer is the base's."""
+        """Whether the answer equals the base's, by increasing row."""
         parts = []
         for text, answers, base in self._chunks:
             found = answer_logits(

@@ -1,4 +1,6 @@
-"""Passes over the prompts: what every latent does, and where the chosen ones are active."""
+"""Passes over the prompts: statistics of all latents, and the tokens on which selected ones are
+active.
+"""
 
 from __future__ import annotations
 
@@ -26,32 +28,30 @@ OF = (TUNED, BOTH, DIFFERENCE)
 
 @runtime_checkable
 class FeatureOptions(Protocol):
-    """The options that passes follow; see
-    ``interp.analyzers.dictionary_features.DictionaryFeatures``.
-    """
+    """The options that passes need; see ``interp.analyzers.sae_features.DictionaryFeatures``."""
 
     @property
     def dictionary(self) -> Dictionary:
-        """Whose codes are read."""
+        """The dictionary."""
         ...
 
     @property
     def site(self) -> str:
-        """Where its rows are."""
+        """The site that it reads."""
         ...
 
     @property
     def of(self) -> str:
-        """What it reads."""
+        """The model that it reads."""
         ...
 
 
 class Reader:
-    """The study's prompts as numbered tokens, and passes over the dictionary's codes of them.
+    """The study's prompts as numbered tokens, and passes over a dictionary's codes of them.
 
-    Rows are numbered in file order, whatever the batches; ``first`` is False for those of a text
-    that came before. ``roles``: whose rows have codes of their own; a dictionary of both models
-    side by side, or of their difference, has one kind of row.
+    Tokens are numbered in file order, independent of batching; ``first`` is False for tokens of a
+    repeated text. ``roles``: the models that have codes of their own; a dictionary of both models
+    or of their difference has one set of codes.
     """
 
     def __init__(self, study: Study, asked: FeatureOptions) -> None:
@@ -74,11 +74,11 @@ class Reader:
         self.roles = tuple(self.models) if self.of == TUNED else (TUNED,)
 
     def texts(self, seed: int) -> Texts:
-        """The tokens in two halves of clusters."""
+        """The tokens, with clusters split into two halves."""
         return Texts.of(self.tokens, self.documents, self.clusters, seed)
 
     def activity(self) -> dict[str, Activity]:
-        """What every latent does, by role."""
+        """Firing statistics of all latents, by role."""
         device, width = self.dictionary.W_dec.device, self.dictionary.config.width
         found = {role: Activity(width, device) for role in self.roles}
         for codes, _, parts in self._codes("reading"):
@@ -87,7 +87,7 @@ class Reader:
         return found
 
     def where(self, latents: Sequence[int]) -> dict[str, dict[int, Active]]:
-        """Where some latents are active, by role."""
+        """Tokens on which some latents are active, by role."""
         found = {role: TopActivations(latents, self.dictionary.config.width) for role in self.roles}
         for codes, rows, _ in self._codes("contexts"):
             for role in self.roles:
@@ -97,7 +97,9 @@ class Reader:
     def _codes(
         self, what: str
     ) -> Iterator[tuple[Mapping[str, Codes], Int[Tensor, " n"], Int[Tensor, " n"]]]:
-        """Codes by role of a batch's real tokens, the tokens' rows, and which of them are content."""
+        """For each batch: codes by role of the non-padding tokens, the tokens' numbers, and which
+        of them are content.
+        """
         study, model, config = self.study, self.study.pair.tuned, self.dictionary.config
         held = 8 * (config.inputs + config.width) * len(self.roles)
         groups = study.progress(study.batches(self.encoded, model, held), what)
@@ -128,7 +130,7 @@ class Reader:
         wide = values[TUNED].shape[1]
         if wide != self.dictionary.config.inputs:
             raise OptionError(
-                f"the dictionary is of width {self.dictionary.config.inputs} and {self.site} of"
-                f" {wide}; name its site"
+                f"the dictionary has width {self.dictionary.config.inputs} and {self.site} has"
+                f" {wide}; give the dictionary's site"
             )
         return {role: self.dictionary.encode_sparse(value) for role, value in values.items()}

@@ -1,28 +1,26 @@
-"""From evidence to claims: what each is compared with, and the smallest effect that could have been
-seen.
-"""
+"""Claims about probes and interventions, with their nulls and minimum detectable effects."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from interp.analyzers.dictionary_probe.compute import ABLATE
-from interp.analyzers.dictionary_probe.tables import BASE, OWN, Evidence, InterventionResult
+from interp.analyzers.sae_probe.compute import ABLATE
+from interp.analyzers.sae_probe.tables import BASE, OWN, Evidence, InterventionResult
 from interp.claims import ALPHA, Claim, Draws, auc, literal, mean, statistic
 from interp.maths.statistics import smallest_effect
 
 EFFECT, LEAST, MALFORMED, BOUND = 0.5, 0.25, 0.02, 0.1
-"""Share of answers that have to return, what its interval has to exclude; broken answers, and their
-interval.
+"""Required share of answers that become the base's and what its interval has to exclude; malformed
+answers, and the bound of their interval.
 """
 SMALLEST = 0.01
-"""Of the unchanged number's size: what moves less is no effect, however sure that it is not 0."""
+"""Minimum effect as a share of the unedited metric, even if an effect is significant."""
 CONFIRMING = ("predicts", "ablation-lowers")
-"""The run supports its latents where a claim of each kind is supported."""
+"""The run is supported if a claim of each kind is supported."""
 
 
 def claims_of(found: Evidence) -> list[Claim]:
-    """Every claim with its estimate, its control and its threshold."""
+    """All claims, each with its estimate, control and threshold."""
     made = [_predicts(found, k) for k in found.k]
     if (BASE, found.k[-1]) in found.probes.found:
         made.append(_tuning_adds(found))
@@ -38,19 +36,19 @@ def claims_of(found: Evidence) -> list[Claim]:
 
 
 def limits_of(found: Evidence) -> list[str]:
-    """What was not done, and what the numbers do not say."""
+    """What was not measured, and limitations of the numbers."""
     untried = [one for one in found.tried if one.moved is None]
     return [
-        *(f"Nothing was confirmed of the {one.name} latents: {one.why}." for one in untried),
+        *(f"The {one.name} latents were not tested causally: {one.why}." for one in untried),
         *(
             []
             if found.held.require_metric().applies("negative")
-            else ["Nothing was steered: the metric is of positive prompts only."]
+            else ["Steering was not measured: the metric applies to positive prompts only."]
         ),
-        "Classes of prompts are what is predicted, whatever the model answers to each.",
+        "Probes predict the class of a prompt, not the model's answer.",
         (
-            "A latent that predicts can be a companion of what causes; ablation and steering are"
-            " the test of that, at every token of prompt and answer."
+            "A predictive latent may only be correlated with the cause; ablation and steering,"
+            " at every token of prompt and answer, test that."
         ),
     ]
 
@@ -63,14 +61,14 @@ def _predicts(found: Evidence, k: int) -> Claim:
     labels = {f"baseline_{at}": name for at, name in enumerate(baselines)}
     draws = len(found.probes.found[OWN, k].null)
     text = (
-        f"{k} latent{'s' * (k > 1)} tell{'s' * (k == 1)} the classes apart with a held-out AUC of"
+        f"{k} latent{'s' * (k > 1)} predict{'s' * (k == 1)} the class with a held-out AUC of"
         " {value:.3f} [{low:.3f}, {high:.3f}] (permuted labels {control_low:.3f} to"
         " {control_high:.3f}, "
         + "; ".join(f"{name} {{{label}:.3f}}" for label, name in labels.items())
         + ")."
     )
     seen = _seen(
-        found.probes.found[OWN, k].null, "an AUC above {smallest:.3f}", found.level, "permutations"
+        found.probes.found[OWN, k].null, "an AUC of {smallest:.3f}", found.level, "permutations"
     )
     return Claim(
         name=f"predicts-{k}",
@@ -79,7 +77,7 @@ def _predicts(found: Evidence, k: int) -> Claim:
         ),
         at_least=0.5,
         null=Draws("null", "auc", where, level=found.level),
-        control=f"{draws} permutations of labels, each choosing among all latents",
+        control=f"{draws} permutations of labels, each with selection among all latents",
         text=text,
         otherwise=text + seen,
         also={
@@ -95,12 +93,12 @@ def _predicts(found: Evidence, k: int) -> Claim:
 def _seen(
     null: list[float] | np.ndarray, unit: str, level: float = ALPHA, of: str = "random sets"
 ) -> str:
-    """The smallest effect that could have been seen, as a field, or how many draws could show one."""
+    """The minimum detectable effect, as a field, or the number of draws that would be needed."""
     if np.isfinite(smallest_effect(null, level)):
-        return f" The smallest that could have been seen is {unit}."
+        return f" The minimum detectable effect is {unit}."
     return (
-        f" {len(null)} {of} can show nothing; {int(np.ceil(1 / level - 1e-9)) - 1} at least are"
-        " needed."
+        f" {len(null)} {of} are too few for a test; at least"
+        f" {int(np.ceil(1 / level - 1e-9)) - 1} are needed."
     )
 
 
@@ -112,19 +110,22 @@ def _tuning_adds(found: Evidence) -> Claim:
         estimate=auc("score", *groups, table="scores", minus={"column": "base_score"}),
         at_least=0.0,
         reference=auc("base_score", *groups, table="scores"),
-        control="the same latents, fitted anew, in the base",
+        control="the same latents, refitted, in the base",
         text=(
-            f"Read in the base, the same {k} give {{control:.3f}}: tuning adds {{value:+.3f}} "
+            f"Read in the base, the same {k} have an AUC of {{control:.3f}}: fine-tuning adds"
+            f" {{value:+.3f}} "
             "({low:+.3f} to {high:+.3f})."
         ),
     )
 
 
 def _moves(found: Evidence, one: InterventionResult) -> Claim:
-    """Ablation lowers, steering raises: by more than random sets that fire as often."""
+    """Ablation lowers or steering raises the metric, by more than random sets with similar firing
+    rates.
+    """
     words, ablated = found.held.require_metric().words, one.how == ABLATE
     count, number, unit = len(found.sets[one.name]), literal(words.number), literal(words.unit)
-    verb = ("Giving the base's part to" if one.revert else "Ablating") if ablated else "Steering by"
+    verb = ("Reverting to the base" if one.revert else "Ablating") if ablated else "Steering by"
     least = SMALLEST * float(np.abs(one.before).mean())
     where = {"set": one.name, "change": one.how}
     size = (
@@ -152,44 +153,44 @@ def _moves(found: Evidence, one: InterventionResult) -> Claim:
         ),
         at_least=least,
         null=Draws("sets", "effect", where),
-        control=f"{len(one.null)} random sets of latents that fire as often"
-        + (size if ablated else ", pushed as far"),
+        control=f"{len(one.null)} random sets of latents with similar firing rates"
+        + (size if ablated else ", steered by the same norm"),
         text=text,
         otherwise=(
-            f"{text} More than {least:.2g} {unit} is required, {SMALLEST:.0%} of the unchanged"
-            " number."
+            f"{text} More than {least:.2g} {unit} is required, {SMALLEST:.0%} of the unedited"
+            " metric."
         )
-        + _seen(one.null, f"above {{smallest:.2f}} {unit}"),
+        + _seen(one.null, f"{{smallest:.2f}} {unit}"),
         also={"smallest": statistic("mean", "null_most", table="effects", where=where)},
     )
 
 
 def _returns(one: InterventionResult) -> Claim:
-    """How many of the answers in which tuning shows become the base's; p by the prompts that the
-    random sets had.
+    """Share of changed answers that become the base's; p from the prompts on which random sets were
+    tested.
     """
     where, rows = (
         {"set": one.name, "change": one.how},
         {"condition": one.name, "group": "positive", "changed": True},
     )
-    observed = mean("equal_base", table="numbers", where=where)
+    observed = mean("matches_base", table="numbers", where=where)
     text = (
-        "Of {changed:d} answers in which tuning shows, {value:.1%} [{low:.1%}, {high:.1%}]"
+        "Of {changed:d} answers that fine-tuning changed, {value:.1%} [{low:.1%}, {high:.1%}]"
         " become the base's, token for token, and {lost:.1%} lose the behaviour (the base's"
         " answers under random sets: {control_low:.1%} to {control_high:.1%} on"
         f" {len(one.rows)} prompts, where these give {{observed:.1%}})."
     )
     return Claim(
         name=f"answers-equal-base-{one.name}",
-        estimate=mean("equal_base", table="answers", where=rows),
+        estimate=mean("matches_base", table="answers", where=rows),
         at_least=EFFECT,
         beyond=["control", LEAST],
-        null=Draws("sets", "equal_base", where, observed=observed),
+        null=Draws("sets", "matches_base", where, observed=observed),
         control=f"{len(one.null_back)} random sets on {len(one.rows)} prompts",
         text=text,
-        otherwise=f"{text} At least {EFFECT:.0%} are required, and more than random sets give.",
+        otherwise=f"{text} At least {EFFECT:.0%} are required, and more than with random sets.",
         also={
-            "changed": statistic("count", "equal_base", table="answers", where=rows),
+            "changed": statistic("count", "matches_base", table="answers", where=rows),
             "lost": statistic("mean", "lost", table="answers", where=rows),
             "observed": observed,
         },
@@ -215,7 +216,7 @@ def _malformed(one: InterventionResult) -> Claim:
         ),
         also={
             "malformed": statistic("mean", "malformed", table="answers", where=rows),
-            "same": statistic("mean", "equal_tuned", table="answers", where=harmless),
+            "same": statistic("mean", "matches_tuned", table="answers", where=harmless),
         },
     )
 

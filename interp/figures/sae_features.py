@@ -1,4 +1,4 @@
-"""How well labels of latents tell their firing, by density; and how far concepts shift."""
+"""Accuracy of latents' labels by density, and shifts of concepts."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from interp.table import Table
 
 
 def dictionary_features_figure(table: Table) -> go.Figure:
-    """One dot per scored latent: density across, accuracy of its label up; grey bars are what both
-    nulls reach.
+    """One dot per scored latent, accuracy of its label against density; grey bars show both
+    nulls.
     """
     figure = go.Figure()
     scored = table["scored"]
@@ -68,12 +68,15 @@ def dictionary_features_figure(table: Table) -> go.Figure:
             )
     left = int((~scored).sum())
     caption = (
-        "Each dot is a latent: across, the share of tokens on which it is active; up, how well the"
-        " list of tokens that was made on half of the documents tells where it is active in the"
-        " other half (0.5 is chance, bars are 95 % intervals over clusters of documents). Grey:"
-        " other latents' labels, or shuffled firing, whichever does better."
+        "Each dot is a latent. x: share of tokens on which it is active. y: accuracy with"
+        " which its list of tokens, made on half of the documents, predicts where it is"
+        " active in the other half (0.5 is chance; bars are 95 % intervals over clusters"
+        " of documents). Grey: other latents' labels or shuffled firing, whichever is"
+        " higher."
     )
-    title = "Labels of latents by density" + (f": {left} without a score not drawn" if left else "")
+    title = "Labels of latents by density" + (
+        f": {left} without a score are not drawn" if left else ""
+    )
     finish(figure, title, caption, height=420)
     figure.update_xaxes(title_text="share of tokens", type="log")
     figure.update_yaxes(title_text="accuracy of the label", range=[0.3, 1.03])
@@ -81,8 +84,8 @@ def dictionary_features_figure(table: Table) -> go.Figure:
 
 
 def concept_shift_figure(table: Table) -> go.Figure:
-    """One dot per concept: consistency of its shift across, nearness gained up; grey by the mean
-    shift of all.
+    """One dot per concept, distance gained against consistency of its shift; grey for the mean
+    shift of all tokens.
     """
     figure = go.Figure()
     rows = np.flatnonzero(table["paired"])
@@ -95,19 +98,19 @@ def concept_shift_figure(table: Table) -> go.Figure:
         ),
         ("gain", "by its own shift", {"color": BLUE, "size": 9}),
     ):
-        said = f"concept %{{customdata}}: %{{y:.3g}} nearer<extra>{name}</extra>"
+        said = f"concept %{{customdata}}: %{{y:.3g}} closer<extra>{name}</extra>"
         figure.add_trace(
             go.Scatter(
                 y=table[column][rows], name=name, marker=marker, hovertemplate=said, **shared
             )
         )
     caption = (
-        "Each concept twice: across, the mean cosine of its tokens' shifts and their mean; up, how"
-        " much nearer to the tuned model's own concept, on held-out documents, it comes by its own"
-        f" shift (blue) and by the mean shift of all tokens (grey). {int((~table['paired']).sum())}"
-        f" of {len(table)} concepts have no shift or no partner."
+        "Each concept is drawn twice. x: mean cosine of its tokens' shifts with their mean. y:"
+        " how much closer to the tuned model's concept, on held-out documents, its own shift"
+        f" (blue) and the mean shift of all tokens (grey) bring it. {int((~table['paired']).sum())}"
+        f" of {len(table)} concepts have no shift or no match."
     )
-    finish(figure, "Shifted concepts beside the tuned model's own", caption, height=400)
+    finish(figure, "Shifted concepts compared with the tuned model's", caption, height=400)
     figure.update_xaxes(title_text="cosine with the concept's shift")
     figure.update_yaxes(title_text="distance gained")
     return figure

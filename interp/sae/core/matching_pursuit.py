@@ -1,5 +1,5 @@
-"""Matching pursuit: one latent after the other, each by what the others left (Costa et al. 2025,
-arXiv 2506.03093).
+"""Matching pursuit: select latents one at a time, each by the residual of those before it (Costa et
+al. 2025, arXiv 2506.03093).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from interp.sae.core.sparse_products import Codes, Pattern
 def pursue(
     x: Float[Tensor, "N D"], atoms: Float[Tensor, "F D"], *, threshold: float, steps: int | None
 ) -> tuple[Codes, Float[Tensor, "N D"]]:
-    """Codes of unit-norm ``atoms`` and what they leave of ``x``; gradients run through the values,
-    not the choice.
+    """Codes of ``x`` in unit-norm ``atoms``, and the residual; gradients flow through the values,
+    not through the selection.
 
-    A row ends when its rest is shorter than ``threshold``, nothing correlates with it any more, a
-    chosen atom was chosen before (its value is still added), or after ``steps`` (by default D). An
-    atom chosen twice has one code.
+    A row ends when its residual is shorter than ``threshold``, no atom has a positive correlation
+    with it, an atom was selected twice (its second value is still added), or after ``steps`` (by
+    default D). An atom selected twice has one code.
     """
     chosen, values, rest = [], [], x
     alive = torch.ones(len(x), dtype=torch.bool, device=x.device)
@@ -49,7 +49,7 @@ def _gathered(
     width: int,
     x: Tensor,
 ) -> Codes:
-    """Steps as sparse codes, what one atom got in several steps added up."""
+    """The steps as sparse codes; values of an atom selected in several steps are summed."""
     if not chosen:
         empty = torch.zeros(0, dtype=torch.int64, device=x.device)
         return Codes(

@@ -1,0 +1,1 @@
+"""Synthetic data whose true features are known."""
