@@ -1,4 +1,4 @@
-"""What was computed of a base alone, kept for its next child."""
+"""A cache for arrays computed from the base alone, reused for further fine-tuned models."""
 
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
@@ -8,12 +8,12 @@ import numpy as np
 
 @runtime_checkable
 class ArrayCache(Protocol):
-    """Where arrays computed from a base alone are kept between children."""
+    """Stores arrays computed from the base alone."""
 
     def recall(self, name: str) -> dict[str, np.ndarray] | None:
-        """The arrays of this name, if they are there."""
+        """The stored arrays of this name, or None."""
         ...
 
     def keep(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keep arrays under this name."""
+        """Store arrays under this name."""
         ...

@@ -1,6 +1,4 @@
-"""What a configuration says of all blocks of a model: newer families state some sizes block by
-block.
-"""
+"""Settings of a configuration that hold for all blocks: newer families state some sizes per block."""
 
 from typing import Any
 
@@ -8,9 +6,7 @@ from transformers import PreTrainedConfig
 
 
 def setting(config: PreTrainedConfig, name: str, default: Any = None) -> Any:
-    """A setting that holds for every block; ``default`` where it is not stated, or where blocks
-    differ in it.
-    """
+    """A setting that holds for every block; ``default`` if it is missing or differs between blocks."""
     try:
         return getattr(config, name, default)
     except RuntimeError:  # transformers' AmbiguousGlobalPerLayerAttributeError
