@@ -5,8 +5,8 @@ import copy
 import pytest
 
 from interp.metrics import Refusal
-from interp.models.generation import configured_end_ids, generation_note
 from interp.models.pair import Pair
+from interp.models.settings import configured_end_ids, generation_note
 from interp.prompts.thinking import BLOCKS, AnswerStart, answer_start
 from interp.study import Study
 from tests import tiny

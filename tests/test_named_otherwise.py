@@ -9,8 +9,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from interp.errors import MissingWeights, ModelNotFound, UnsupportedModel
-from interp.models.generation import generation_note
 from interp.models.pair import Pair
+from interp.models.settings import generation_note
 from interp.models.sources import find
 from interp.models.weights import WeightPair
 from tests import tiny

@@ -12,9 +12,9 @@ from interp.display import facts_html, number
 from interp.errors import OptionError
 from interp.models import load, preflight, sources, text_models, vocabularies
 from interp.models.adapters import adopt, attach_resized, inner_of, memory_digests
-from interp.models.generation import configured_end_ids, generation_note
 from interp.models.model import Model
 from interp.models.precision import name_of, precision_notes
+from interp.models.settings import configured_end_ids, generation_note
 from interp.models.unwrap import unwrap
 from interp.prompts import TemplateOptions, decoded, end_id, options_of, pad_id, with_options
 

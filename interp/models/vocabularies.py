@@ -18,10 +18,10 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from interp.errors import OptionError, UnsupportedModel, VocabularyMismatch
 from interp.maths.precision import widen
-from interp.models.generation import configured_end_ids
 from interp.models.matrices import embedding_of, is_packed
 from interp.models.model import Model
 from interp.models.offload import spread
+from interp.models.settings import configured_end_ids
 from interp.prompts import end_id, limited, rows_read
 
 NEW_TOKENS = ("refuse", "mean")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from tqdm import tqdm
 from interp.errors import OutOfMemory, PairError, required
 from interp.models import load, meta_model, preflight, sources, text_models, weight_index
 from interp.models.anatomy import read_anatomy
-from interp.models.array_cache import ArrayCache
 from interp.models.checkpoint import Checkpoint
 from interp.models.low_rank import Factors, LowRank
 from interp.models.precision import name_of
@@ -28,6 +27,19 @@ from interp.models.weight_index import Matrix
 from interp.provenance import Provenance, digest, environment, plain
 
 Result = TypeVar("Result")
+
+
+@runtime_checkable
+class ArrayCache(Protocol):
+    """Stores arrays computed from the base alone, for further fine-tuned models."""
+
+    def recall(self, name: str) -> dict[str, np.ndarray] | None:
+        """The stored arrays of this name, or None."""
+        ...
+
+    def keep(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Store arrays under this name."""
+        ...
 
 
 @dataclass(frozen=True)
