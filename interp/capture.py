@@ -1,7 +1,8 @@
-"""Passes over prompts through both models of a pair, batch by batch, for accumulators to take in.
+"""Passes over prompts through both models of a pair, batch by batch, to be streamed into
+accumulators.
 
-Prompts are sorted by length so that batches hold little padding; what is read comes back with the
-rows it belongs to, so no result depends on the order. Nothing is kept between batches.
+Prompts are sorted by length so that batches contain little padding. Values come back with the rows
+of the prompts they belong to, so no result depends on the order. Nothing is kept between batches.
 """
 
 import gc
@@ -24,16 +25,17 @@ from interp.sites import Site
 
 _TOKENS_ON_CPU, _TOKENS_ON_GPU = 4096, 16384
 BatchSize = int | Memory | None
-"""Prompts at a time, or what the process may take; None: as many as half of the free memory holds,
-up to 1 GiB (512 MiB on a CPU, where twice the weights and 1 GB is what a command should take)."""
+"""Prompts per batch, or the memory that the process may use. None: half of the free memory, at most
+1 GiB (512 MiB on a CPU, where a command should need no more than twice the weights plus 1 GB).
+"""
 
 
 @dataclass
 class Backoff:
-    """How small batches have become since memory ran out: halved ``halvings`` times, the
-    ``largest`` in prompts.
+    """How far batches were reduced after memory ran out.
 
-    ``alone``: why prompts are read one at a time in any case; empty where they are not.
+    They were halved ``halvings`` times; ``largest`` is the largest one since, in prompts.
+    ``alone``: why prompts are read one at a time regardless of memory; empty where they are not.
     """
 
     halvings: int = 0
@@ -41,13 +43,13 @@ class Backoff:
     alone: str = ""
 
     def cut(self, count: int) -> int:
-        """How many prompts to take at a time where ``count`` would have been."""
+        """The batch size to use where it would have been ``count``."""
         size = 1 if self.alone else max(1, count >> self.halvings)
         self.largest = max(self.largest, size)
         return size
 
     def halve(self) -> bool:
-        """From now on half as many prompts at a time; False when it was one at a time already."""
+        """Halve the batch size from now on; False if it was already one prompt."""
         possible = self.largest > 1
         self.halvings, self.largest = self.halvings + possible, 0
         gc.collect()  # a traceback can hold tensors in a cycle
@@ -57,8 +59,8 @@ class Backoff:
 
 @dataclass(frozen=True)
 class Captured:
-    """One batch: rows of the encoded prompts, their tokens and roles, and values by model role and
-    site.
+    """One batch: rows of the encoded prompts, their tokens and token roles, and activations by
+    model role and site.
     """
 
     rows: Int[Tensor, " B"]
@@ -68,9 +70,12 @@ class Captured:
     logits: Mapping[str, Float[Tensor, "B kept V"] | None]
 
     def require_logits(self, role: str) -> Float[Tensor, "B kept V"]:
-        """The logits of a model, or OptionError for a pass that was asked for none (``keep`` 0)."""
+        """The logits of a model, or OptionError if the pass computed none (``keep`` 0)."""
         if (found := self.logits[role]) is None:
-            raise OptionError("this pass kept no logits; ask for them with keep")
+            raise OptionError(
+                "this pass kept no logits; set keep to the number of last positions "
+                "whose logits are needed"
+            )
         return found
 
 
@@ -81,10 +86,10 @@ def batches(
     per_token_bytes: int = 0,
     times: float = 1.0,
 ) -> list[list[int]]:
-    """Rows grouped into batches of similar length: of so many prompts, else bounded by tokens and
-    by memory.
+    """Rows grouped into batches of similar length.
 
-    ``times`` as many tokens as usual, where memory allows.
+    A batch has ``batch_size`` prompts if that is a number; otherwise its tokens are limited by a
+    constant and by memory. ``times`` multiplies that constant.
     """
     order = sorted(range(len(encoded)), key=lambda row: len(encoded[row].ids))
     limit = int(times * (_TOKENS_ON_CPU if model.device.type == "cpu" else _TOKENS_ON_GPU))
@@ -113,7 +118,7 @@ def make_batch(
 ) -> tuple[Batch, Int[Tensor, "B T"]]:
     """The padded batch of some rows and the role of every cell (-1 on padding).
 
-    A row whose prompt is read with several ends has as many rows in the batch, one after the other
+    A prompt that is read with several continuations has as many consecutive rows in the batch
     (``Encoded.texts``).
     """
     texts = [text for row in rows for text in encoded[row].texts]
@@ -124,7 +129,7 @@ def make_batch(
 
 
 def by_prompt(values: Float[Tensor, "R *rest"], prompts: int) -> Float[Tensor, "B texts *rest"]:
-    """Rows of a batch as prompts, each with the texts that are read of it."""
+    """Rows of a batch grouped by prompt, each with all of its texts."""
     return values.unflatten(0, (prompts, -1))
 
 
@@ -140,10 +145,10 @@ def capture(
     edits: Sequence[Edit] = (),
     side: Literal["left", "right"] = "left",
 ) -> Iterator[Captured]:
-    """Run every batch through every model named in ``models`` and yield what was read.
+    """Run every batch through every model of ``models`` and yield what was read.
 
-    ``keep`` 0 skips the language-model head. With ``side="left"`` the last column is every prompt's
-    last token.
+    ``keep`` 0 skips the language-model head. With ``side="left"`` the last column is the last token
+    of every prompt.
     """
     for rows in groups:
         values: dict[tuple[str, Site], Tensor] = {}
@@ -158,16 +163,15 @@ def capture(
 
 
 def require_parts(engine: Engine, model: Model, encoded: Encoded) -> None:
-    """Prove on one prompt that what attention and MLP add is what makes a block's output; raises
-    UnsupportedModel.
+    """Check on one prompt that a block's output is its input plus what attention and MLP add.
 
-    A map of names can be right about paths and wrong about meaning: a family may scale what its
-    parts add.
+    An architecture map can have the right module paths and still be wrong about their meaning, for
+    example where a family scales what its parts add. Raises UnsupportedModel.
     """
     if not model.anatomy.has_parts:
         raise UnsupportedModel(
-            f"{model.anatomy.architecture} has no exact place for the parts of its blocks;"
-            f" {WITHOUT_UNITS}"
+            f"{model.anatomy.architecture} has no exact module for the parts of its blocks; "
+            f"{WITHOUT_UNITS}"
         )
     batch = Batch.pad([encoded.ids], 0, device=model.device)
     layers = range(model.anatomy.n_layers)
@@ -178,11 +182,11 @@ def require_parts(engine: Engine, model: Model, encoded: Encoded) -> None:
         before, attention, mlp, after = (found[Site(layer, part)].double() for part in PARTS)
         if not before.shape == attention.shape == mlp.shape == after.shape:
             raise UnsupportedModel(
-                f"{model.name}: block {layer} of {model.anatomy.architecture} gives"
-                f" {tuple(mlp.shape)} for its MLP and {tuple(after.shape)} for its output, not told"
-                f" apart by prompt and token; {WITHOUT_SUM}"
+                f"{model.name}: block {layer} of {model.anatomy.architecture} gives "
+                f"{tuple(mlp.shape)} for its MLP and {tuple(after.shape)} for its output, so values "
+                f"cannot be assigned to prompts and tokens; {WITHOUT_SUM}"
             )
-        # relative to what is added: a large stream must not hide a wrong part
+        # relative to the parts: a large residual stream must not hide an error
         size = float(
             to_host(torch.stack([part.square().mean().sqrt() for part in (attention, mlp)]).max())
         )
@@ -192,7 +196,7 @@ def require_parts(engine: Engine, model: Model, encoded: Encoded) -> None:
         error = float(to_host((before + attention + mlp - after).square().mean().sqrt()))
         if not error <= 1e-3 * size + 4 * rounding:
             raise UnsupportedModel(
-                f"{model.name}: block {layer} of {model.anatomy.architecture} is not the sum of its"
-                f" parts (off by {error:.2g}, parts of size {size:.2g}); a scaled or hidden branch"
-                f" is not handled; {WITHOUT_SUM}"
+                f"{model.name}: block {layer} of {model.anatomy.architecture} is not the sum of its "
+                f"parts (off by {error:.2g}, parts of size {size:.2g}); a scaled or hidden branch "
+                f"is not supported; {WITHOUT_SUM}"
             )

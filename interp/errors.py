@@ -1,8 +1,8 @@
-"""Every way interp refuses, as one tree.
+"""The exceptions of interp, as one tree.
 
-A message says what was wrong, the value seen, and what to do, in one line. The command line prints
-it on stderr and exits with 2; anything that is not an ``InterpError`` is a defect of ours and exits
-with 70.
+A message is one line: what was wrong, the value seen, and what to do. The command line prints it on
+stderr and exits with 2. Anything that is not an ``InterpError`` is a bug in interp and exits with
+70.
 
 InterpError
 ├── OptionError              an option that cannot be used as given
@@ -10,22 +10,23 @@ InterpError
 ├── MetricError              a metric this model or tokenizer cannot express
 ├── ModelError               a model that cannot be loaded
 │   ├── ModelNotFound        no such directory, organism or Hub id (or no network to ask)
-│   ├── UnsupportedModel     an architecture, or a part of one, that is not handled exactly
+│   ├── UnsupportedModel     an architecture, or a part of one, that is not supported exactly
 │   ├── MissingWeights       a checkpoint that lacks tensors the architecture needs
 │   ├── TruncatedWeights     a weight file that ends early or cannot be parsed
-│   ├── PickledWeights       weights that only a pickle holds
+│   ├── PickledWeights       weights that exist only as a pickle
 │   ├── NonFiniteWeights     NaN or infinity among the weights
-│   └── NonFinitePass        NaN or infinity in what a pass over some prompt gives
+│   └── NonFinitePass        NaN or infinity in the outputs of a forward or backward pass
 ├── PairError                two models that cannot be compared
 │   ├── VocabularyMismatch   different vocabularies or token ids
 │   ├── DepthMismatch        different numbers of blocks
 │   ├── WidthMismatch        different widths, heads or neurons
-│   ├── WrongBase            an adapter that was made for another base
-│   └── AdapterNotLanded     adapter tensors that reached no module, or moved no logit
-├── OutOfMemory              a memory that does not hold the pass of one prompt
+│   ├── WrongBase            an adapter that was trained on another base
+│   └── AdapterNotLanded     adapter tensors that matched no module, or changed no logit
+├── OutOfMemory              not enough memory for the model, or for a pass over one prompt
 ├── RemoteFailure            a pass that a remote service did not run
 ├── StoreError               an analysis store that cannot be read or written
 │   └── RunNotFound          no run with this key
+├── DictionaryError          files of a sparse autoencoder that cannot be read
 └── ClaimError               a claim that its stored tables do not support
 """
 
@@ -35,7 +36,7 @@ Value = TypeVar("Value")
 
 
 class InterpError(Exception):
-    """Base of every refusal; ``str(error)`` is one line for a person."""
+    """Base of all errors of interp; ``str(error)`` is one line for the user."""
 
     exit_code = 2
 
@@ -61,11 +62,11 @@ class ModelNotFound(ModelError):
 
 
 class UnsupportedModel(ModelError):
-    """An architecture, or a part of one, that is not handled exactly."""
+    """An architecture, or a part of one, that is not supported exactly."""
 
 
 class MissingWeights(ModelError):
-    """A checkpoint that lacks tensors which the architecture needs."""
+    """A checkpoint that lacks tensors the architecture needs."""
 
 
 class TruncatedWeights(ModelError):
@@ -73,7 +74,7 @@ class TruncatedWeights(ModelError):
 
 
 class PickledWeights(ModelError):
-    """Weights that only a pickle holds: refused, since reading one runs its code."""
+    """Weights that exist only as a pickle; refused, because reading a pickle runs code."""
 
 
 class NonFiniteWeights(ModelError):
@@ -81,10 +82,10 @@ class NonFiniteWeights(ModelError):
 
 
 class NonFinitePass(ModelError):
-    """NaN or infinity in what a pass gives; ``ids``: the tokens of the first text of the batch
-    where that is so.
+    """NaN or infinity in the outputs of a pass.
 
-    ``prompt``, where it is known: the prompt that the text begins with.
+    ``ids`` are the tokens of the first affected text of the batch; ``prompt``, where it is known,
+    is the prompt with which that text begins.
     """
 
     def __init__(self, said: str, ids: tuple[int, ...] = (), prompt: str = "") -> None:
@@ -100,27 +101,27 @@ class PairError(InterpError):
 
 
 class VocabularyMismatch(PairError):
-    """Base and tuned model do not share their vocabulary."""
+    """Base and fine-tuned model have different vocabularies."""
 
 
 class DepthMismatch(PairError):
-    """Base and tuned model differ in their number of blocks."""
+    """Base and fine-tuned model have different numbers of blocks."""
 
 
 class WidthMismatch(PairError):
-    """Base and tuned model differ in width, heads or neurons."""
+    """Base and fine-tuned model have different widths, heads or neurons."""
 
 
 class WrongBase(PairError):
-    """An adapter that was made for another base."""
+    """An adapter that was trained on another base."""
 
 
 class AdapterNotLanded(PairError):
-    """Adapter tensors that reached no module, or moved no logit."""
+    """Adapter tensors that matched no module, or changed no logit."""
 
 
 class OutOfMemory(InterpError):
-    """A memory that does not hold the model, or the pass of one prompt."""
+    """Not enough memory for the model, or for a pass over one prompt."""
 
 
 class RemoteFailure(InterpError):
@@ -136,7 +137,7 @@ class RunNotFound(StoreError):
 
 
 class DictionaryError(InterpError):
-    """A sparse dictionary's files that are broken, incomplete or of a format that is not known."""
+    """Files of a sparse autoencoder that are damaged, incomplete or of an unknown format."""
 
 
 class ClaimError(InterpError):
@@ -144,7 +145,7 @@ class ClaimError(InterpError):
 
 
 def required(value: Value | None, what: str) -> Value:
-    """``value``; OptionError naming what is missing where it is None."""
+    """``value``, or OptionError naming what is missing if it is None."""
     if value is None:
-        raise OptionError(f"{what} is needed here and there is none")
+        raise OptionError(f"{what} is required here and missing")
     return value

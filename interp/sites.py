@@ -1,9 +1,8 @@
-"""Addresses inside a model: ``Site`` for activations, ``Weight`` for matrices, in TransformerLens
-names.
+"""Addresses inside a model in TransformerLens names: ``Site`` for activations, ``Weight`` for
+matrices.
 
-A site is written as TransformerLens writes it, ``blocks.3.mlp.hook_post``. Only names are handled
-here: which module of a Hugging Face model carries a site is the business of
-``interp.models.anatomy``.
+A site is written as in TransformerLens, ``blocks.3.mlp.hook_post``. This module handles only the
+names; ``interp.models.anatomy`` finds the module of a Hugging Face model that computes a site.
 """
 
 import re
@@ -15,23 +14,24 @@ BLOCK_HOOKS: dict[str, str] = {
     "hook_resid_pre": "residual stream entering the block, width D",
     "hook_resid_post": "residual stream leaving the block, width D",
     "hook_attn_out": (
-        "what the attention (or what a block has in its place) adds to the residual stream, after a"
-        " post-norm or factor where there is one, width D"
+        "what attention (or the token mixer in its place) adds to the residual stream, after any "
+        "post-norm or scale factor, width D"
     ),
     "hook_mlp_out": (
-        "what the MLP adds to the residual stream, after a post-norm or factor where there is one,"
-        " width D"
+        "what the MLP adds to the residual stream, after any post-norm or scale factor, width D"
     ),
-    "mlp.hook_in": "what the MLP reads, width D",
+    "mlp.hook_in": "input of the MLP, width D",
     "mlp.hook_pre": "gate (or only) pre-activation of the MLP, width N",
     "mlp.hook_pre_linear": "linear (up) branch of a gated MLP, width N",
-    "mlp.hook_post": "MLP neurons: what the down projection reads, width N",
-    "mlp.out.hook_out": "down projection's output, before any post-norm or factor, width D",
+    "mlp.hook_post": "MLP neurons: input of the down projection, width N",
+    "mlp.out.hook_out": (
+        "output of the down projection, before any post-norm or scale factor, width D"
+    ),
     "attn.hook_z": (
-        "attention heads' outputs, what the output projection reads, width H * head width"
+        "outputs of the attention heads, input of the output projection, width H * head width"
     ),
     "attn.o.hook_out": (
-        "attention output projection's output, before any post-norm or factor, width D"
+        "output of the attention output projection, before any post-norm or scale factor, width D"
     ),
 }
 
@@ -78,7 +78,7 @@ class Site:
 
 @dataclass(frozen=True, order=True)
 class Weight:
-    """One matrix of one block, e.g. ``Weight(3, "mlp.out")``; always meant as ``(out, in)``."""
+    """One matrix of one block, e.g. ``Weight(3, "mlp.out")``; always in the layout ``(out, in)``."""
 
     layer: int
     matrix: str
@@ -97,5 +97,5 @@ def neurons(layer: int) -> Site:
 
 
 def contribution(layer: int) -> Site:
-    """The output of a block's down projection, to which each neuron adds ``h_j W_down[:, j]``."""
+    """The output of a block's down projection, to which neuron j adds ``h_j W_down[:, j]``."""
     return Site(layer, "mlp.out.hook_out")

@@ -264,7 +264,7 @@ def _names(names: Iterable[str]) -> str:
 
 
 def _reason(each: Outcome) -> str:
-    return f"- `{each.name}`: {each.refused.partition('; proven:')[0]}"
+    return f"- `{each.name}`: {each.refused.partition('; tested:')[0]}"
 
 
 def written(text: str, made: str) -> str:

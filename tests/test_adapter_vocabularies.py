@@ -83,7 +83,7 @@ def test_an_adapter_of_a_resized_base_is_compared_on_the_base(adapted):
 def test_with_the_mean_an_adapter_of_a_resized_base_reads_its_tokens(adapted):
     place, _, wrapped = adapted
     pair = Pair.load(str(place / "adapter"), str(place / "base"), device="cpu", new_tokens="mean")
-    assert any("have the rows that the adapter's file has" in note for note in pair.notes)
+    assert any("the rows stored in the adapter's file" in note for note in pair.notes)
     ids = list(encode(pair.tokenizer, f"open {NEW}").ids)
     assert ROWS in ids
     with pair.tuned.active() as module:

@@ -169,7 +169,9 @@ def test_a_model_that_memory_does_not_hold_is_one_clear_line(tmp_path, monkeypat
         raise error
 
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", fail)
-    with pytest.raises(OutOfMemory, match=r"cpu has no memory for .*model.*use --dtype bfloat16"):
+    with pytest.raises(
+        OutOfMemory, match=r"cpu has not enough memory for .*model.*use --dtype bfloat16"
+    ):
         Pair.load(str(tmp_path / "model"), device="cpu")
 
 

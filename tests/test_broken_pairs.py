@@ -197,7 +197,7 @@ BROKEN = {
     "token-ids": (
         beside_the_child(lambda b: moved_tokens(b.copy(b.base))),
         "VocabularyMismatch",
-        "2 tokens have other ids",
+        "2 tokens have different ids",
     ),
     "depth": (
         beside_the_child(lambda b: b.save(tiny.llama(num_hidden_layers=2))),
@@ -275,12 +275,12 @@ BROKEN = {
     "nan": (
         on_the_child(lambda b: b.weights(b.child, spoiled(float("nan")))),
         "NonFiniteWeights",
-        f"{UP} holds NaN or infinity",
+        f"{UP} contains NaN or infinity",
     ),
     "infinity-in-the-base": (
         beside_the_child(lambda b: b.weights(b.base, spoiled(float("inf")))),
         "NonFiniteWeights",
-        f"{UP} holds NaN or infinity",
+        f"{UP} contains NaN or infinity",
     ),
     "integers": (
         on_the_child(lambda b: b.weights(b.child, integers)),
@@ -290,12 +290,12 @@ BROKEN = {
     "unknown-quantisation": (
         on_the_child(lambda b: b.config(quantization_config={"quant_method": "novel"})),
         "UnsupportedModel",
-        "the quantisation 'novel' that its config.json names",
+        "the quantisation 'novel' of its config.json",
     ),
     "config-missing": (
         on_the_child(lambda b: write(b.copy(b.child), "config.json", None)),
         "ModelNotFound",
-        "holds no config.json",
+        "contains neither config.json",
     ),
     "config-broken": (
         on_the_child(lambda b: write(b.copy(b.child), "config.json", "{")),
@@ -331,7 +331,7 @@ BROKEN = {
     "adapter-that-moves-nothing": (
         on_its_base(lambda b: b.weights(b.adapter, zeros, "adapter_model.safetensors")),
         "AdapterNotLanded",
-        "moves no logit of",
+        "changes no logit of",
     ),
     "adapter-truncated": (
         on_its_base(lambda b: cut(b.copy(b.adapter), "adapter_model.safetensors")),
@@ -365,20 +365,20 @@ BROKEN = {
     "encoder": (
         beside_itself(bert),
         "UnsupportedModel",
-        "lets a token change what is said before it",
+        "a token changes the outputs at earlier positions",
     ),
     "encoder-decoder": (
         on_the_child(t5),
         "UnsupportedModel",
         "is of type t5, which has no causal language model",
     ),
-    "pipeline": (on_the_child(pipeline), "UnsupportedModel", "is a pipeline of diffusers"),
+    "pipeline": (on_the_child(pipeline), "UnsupportedModel", "is a diffusers pipeline"),
     "pipeline-part": (
         on_the_child(unet),
         "UnsupportedModel",
         "is a UNet2DConditionModel of diffusers",
     ),
-    "empty-directory": (on_the_child(empty), "ModelNotFound", "holds no config.json"),
+    "empty-directory": (on_the_child(empty), "ModelNotFound", "contains neither config.json"),
     "file": (
         on_the_child(lambda b: b.child / "config.json"),
         "ModelNotFound",
@@ -392,7 +392,7 @@ BROKEN = {
     "hub-without-network": (
         beside_the_child(lambda b: "someone/no-such"),
         "ModelNotFound",
-        "the Hub did not give it",
+        "the Hub did not provide it",
     ),
 }
 

@@ -182,7 +182,7 @@ def test_a_pair_is_shown(pair):
     for said in (
         f"{own:,} parameters",
         "float32 on cpu",
-        "two models with weights of their own",
+        "two models with separate weights",
         "LlamaForCausalLM",
     ):
         assert said in seen.text

@@ -102,12 +102,12 @@ def test_the_resolved_map_is_as_it_was(name):
 def test_experts_have_no_neurons_and_say_so():
     anatomy = model("mixtral").anatomy
     with pytest.raises(
-        UnsupportedModel, match=r"MixtralForCausalLM has no exact place for mlp\.hook_post"
+        UnsupportedModel, match=r"MixtralForCausalLM has no exact module for mlp\.hook_post"
     ):
         anatomy.target(neurons(0))
     study = tiny.study(families.build("mixtral"), families.build("mixtral", seed=1), 2)
     with pytest.raises(
-        UnsupportedModel, match="MixtralForCausalLM has no MLP neurons with an exact place"
+        UnsupportedModel, match="MixtralForCausalLM has no MLP neurons with an exact module"
     ):
         LocateNeurons(top="3")(study)
 
@@ -304,7 +304,8 @@ def test_a_kernel_that_gives_nan_beside_padding_is_refused(tmp_path):
     path = str(tiny.save(families.build("gemma2"), tmp_path / "m"))
     assert Pair.load(path).tuned.dtype == torch.float32
     with pytest.raises(
-        UnsupportedModel, match=r"NaN or infinite logits beside padding in torch\.float64 .*eager"
+        UnsupportedModel,
+        match=r"NaN or infinite logits in padded batches in torch\.float64 .*eager",
     ):
         Pair.load(path, dtype="float64")
 

@@ -45,7 +45,7 @@ def test_another_outcome_is_not_as_written():
         "LlamaForCausalLM", said=dict.fromkeys(families_page.COMMANDS, "yes"), batch="padded"
     )
     assert families_page.is_as_written(found, TEXT)
-    found.said["heads"] = "LlamaForCausalLM has no exact place for its attention heads"
+    found.said["heads"] = "LlamaForCausalLM has no exact module for its attention heads"
     assert not families_page.is_as_written(found, TEXT)
     found.said = {}
     found.refused = "LlamaForCausalLM is not an architecture with a known map"

@@ -228,13 +228,13 @@ DAMAGE = {
     "its table is missing": (lambda held: held.pop(f"{KEY}.quant_map"), "lacks .*quant_map"),
     "too few scales": (
         lambda held: held.update({f"{KEY}.absmax": held[f"{KEY}.absmax"][:5].clone()}),
-        "in a form that is not known",
+        "in an unknown format",
     ),
     "no JSON": (
         lambda held: held.update(
             {f"{KEY}.quant_state.bitsandbytes__nf4": torch.zeros(4, dtype=torch.uint8)}
         ),
-        "in a form that is not known",
+        "in an unknown format",
     ),
 }
 

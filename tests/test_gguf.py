@@ -117,7 +117,7 @@ def test_a_command_says_it(file, base, tmp_path, capsys):
 
 def test_what_cannot_be_read_is_one_line(file, tmp_path):
     (tmp_path / "no.gguf").write_bytes(b"PK\x03\x04 something else")
-    with pytest.raises(TruncatedWeights, match=r"does not begin as a \.gguf file does"):
+    with pytest.raises(TruncatedWeights, match=r"does not start like a \.gguf file"):
         sources.find(str(tmp_path / "no.gguf"))
     (tmp_path / "half.gguf").write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(TruncatedWeights, match=r"half\.gguf is truncated or damaged"):

@@ -250,7 +250,7 @@ def test_a_head_that_one_alone_ties_leaves_the_blocks(tied):
     for alpha in (0.0, 0.5):
         for way in (interpolated, update_scaled):
             with pytest.raises(
-                UnsupportedModel, match=r"ties its head.*reads the blocks alone"
+                UnsupportedModel, match=r"ties its head.*reads only the blocks"
             ) as caught:
                 way(pair, alpha).__enter__()
             assert "\n" not in str(caught.value)

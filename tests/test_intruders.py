@@ -721,7 +721,7 @@ def _cut(held):
 
 
 BROKEN = {
-    "nan": (_nan, NonFiniteWeights, "holds NaN"),
+    "nan": (_nan, NonFiniteWeights, "contains NaN"),
     "lost": (_lost, MissingWeights, r"lacks model\.layers\.0\.self_attn\.q_proj"),
     "codes": (_codes, UnsupportedModel, "quantisation"),
     "cut": (_cut, WidthMismatch, r"\(5, 96\) in the tuned model"),
@@ -756,7 +756,7 @@ def test_only_the_files_that_loading_reads_are_read(tmp_path, held):
     for name in ("consolidated", "model_old", "optimizer_ema"):
         save_file(stray, child / f"{name}.safetensors", {"format": "pt"})
     if held == "other":
-        with pytest.raises(UnsupportedModel, match="nothing says which counts") as caught:
+        with pytest.raises(UnsupportedModel, match="elsewhere") as caught:
             WeightPair.load(str(child), str(base))
         assert "\n" not in str(caught.value)
         return

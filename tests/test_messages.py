@@ -319,7 +319,9 @@ def test_a_state_space_model_writes_what_it_says():
 
 def test_a_model_of_several_stacks_is_refused_in_a_line():
     torch.manual_seed(0)
-    with pytest.raises(UnsupportedModel, match="HrmTextForCausalLM is no single stack of blocks"):
+    with pytest.raises(
+        UnsupportedModel, match="HrmTextForCausalLM is not a single stack of blocks"
+    ):
         read_anatomy(transformers.HrmTextForCausalLM(transformers.HrmTextConfig(**SIZES)))
 
 
@@ -363,7 +365,7 @@ def test_what_storage_rounded_does_not_count_as_tuned(tmp_path, kept):
         (1, 8),
         (1, 20),
     ]
-    said = [note for note in pair.notes if "a weight counts as changed where it differs" in note]
+    said = [note for note in pair.notes if "a weight counts as changed if it differs" in note]
     assert len(said) == (kept != torch.float32)
     weights = WeightPair.load(str(where[1]), str(where[0]))
     moved = {str(matrix) for matrix in weights.matrices if weights.read(matrix).changed}
@@ -393,7 +395,7 @@ def test_a_pair_of_two_dtypes_is_read_and_its_key_holds_both(tuned_in):
     assert (pair.inputs["dtype"], pair.inputs["base_dtype"]) == tuple(
         str(d)[6:] for d in (tuned_in, other)
     )
-    assert any("--dtype float32 computes both in one" in note for note in pair.notes)
+    assert any("use --dtype float32" in note for note in pair.notes)
     study = Study(pair, tiny.contrast(4), tiny.metric(), max_new_tokens=2)
     for analyzer in (
         LocateNeurons(top="3"),

@@ -43,7 +43,7 @@ def test_a_directory_gives_the_models_own_logits(tmp_path, family):
     assert same(logits(pair.tuned), logits(Model.wrap("x", tuned)))
     assert same(logits(pair.base), logits(Model.wrap("x", base)))
     assert pair.notes == (
-        f"{tmp_path / 'b'} ships no tokenizer; the tuned model's is used for both",
+        f"{tmp_path / 'b'} ships no tokenizer; the fine-tuned model's is used for both",
     )
     assert pair["base"] is pair.base
     assert pair["tuned"] is pair.tuned
@@ -58,10 +58,10 @@ def test_one_model_twice_and_models_that_look_exchanged_are_remarked(tmp_path):
     tiny.save(tiny.perturbed(base), chat)
     assert Pair.load(str(chat), str(plain)).notes == ()
     assert Pair.load(str(plain), str(plain)).notes == (
-        "base and tuned model have the same weights: every difference is zero",
+        "base and fine-tuned model have the same weights: every difference is zero",
     )
     assert Pair.load(str(plain), str(chat)).notes == (
-        f"{chat} has a chat template and the tuned model has none: are the two exchanged?",
+        f"{chat} has a chat template and the fine-tuned model has none: check that the two are not swapped",
     )
 
 
@@ -90,8 +90,8 @@ def test_the_attention_kernel_is_the_one_asked_for(tmp_path, attention):
     ("option", "said"),
     [
         ({"dtype": "int8"}, "--dtype int8 is unknown; use auto"),
-        ({"device": "gpu"}, "--device gpu is no device; use auto"),
-        ({"device": "mps"}, "--device mps is not handled; use auto"),
+        ({"device": "gpu"}, "--device gpu is unknown; use auto"),
+        ({"device": "mps"}, "--device mps is not supported; use auto"),
         ({"device": "cuda:77"}, "--device cuda:77: . CUDA devices are visible"),
     ],
 )
@@ -240,7 +240,7 @@ def test_what_a_family_lacks_is_refused():
         match=r"blocks\.9\.mlp\.hook_post does not exist: GPT2LMHeadModel here has 3",
     ):
         anatomy.target(Site(9, "mlp.hook_post"))
-    with pytest.raises(UnsupportedModel, match=r"has no exact place for mlp\.hook_pre_linear"):
+    with pytest.raises(UnsupportedModel, match=r"has no exact module for mlp\.hook_pre_linear"):
         anatomy.target(Site(0, "mlp.hook_pre_linear"))
     with pytest.raises(UnsupportedModel, match=r"has no matrix mlp\.gate"):
         anatomy.place(Weight(0, "mlp.gate"))

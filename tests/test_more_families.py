@@ -227,7 +227,7 @@ def test_units_write_what_their_projection_gives(name):
             )
     if NEURON not in FAMILIES[name][2]:
         with pytest.raises(
-            UnsupportedModel, match=r"has no MLP neurons with an exact place.*use --unit head"
+            UnsupportedModel, match=r"has no MLP neurons with an exact module.*use --unit head"
         ):
             this.anatomy.require_neurons()
 
@@ -457,7 +457,7 @@ def test_a_value_that_the_model_writes_over_is_no_reading():
     ENGINE.run(this, BATCH, reads=[Site(1, "mlp.hook_post"), Site(1, "hook_mlp_out")])
     for engine in (ENGINE, NNsightEngine()):
         with pytest.raises(
-            UnsupportedModel, match=r"writes over the value at blocks\.1\.mlp\.hook_pre in place"
+            UnsupportedModel, match=r"overwrites the value at blocks\.1\.mlp\.hook_pre in place"
         ):
             engine.run(this, BATCH, reads=[Site(1, "mlp.hook_pre")])
 

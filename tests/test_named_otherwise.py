@@ -9,8 +9,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from interp.errors import MissingWeights, ModelNotFound, UnsupportedModel
-from interp.models.generation import generation_note
 from interp.models.pair import Pair
+from interp.models.settings import generation_note
 from interp.models.sources import find
 from interp.models.weights import WeightPair
 from tests import tiny
@@ -41,7 +41,7 @@ def test_names_of_wrappers(tmp_path, wrapper):
     ):
         with pytest.raises(
             MissingWeights,
-            match=r"it holds .*, as torch.compile and .*FSDP, PEFT. name what they wrap",
+            match=r"it contains .*, named by a wrapper .torch.compile, .*; save the model inside",
         ):
             load()
 
@@ -56,7 +56,7 @@ def test_any_other_word_before_the_names_is_told(tmp_path):
         {"format": "pt"},
     )
     with pytest.raises(
-        MissingWeights, match=r"it holds actor\.net\.\S+; take actor\.net\. out of the names"
+        MissingWeights, match=r"it contains actor\.net\.\S+; remove actor\.net\. from the names"
     ):
         Pair.load(str(tuned), str(base), device="cpu")
 
@@ -73,7 +73,7 @@ def test_a_merged_pickle_beside_the_configuration_of_its_adapter(tmp_path):
     (path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}), "utf-8")
     with pytest.raises(
         UnsupportedModel,
-        match=r"a whole model next to an adapter_config.json.*remove adapter_config",
+        match=r"a complete model next to an adapter_config.json.*remove adapter_config",
     ):
         find(str(path))
 
@@ -91,7 +91,7 @@ def test_a_tokenizer_with_code_of_its_own(tmp_path):
     shutil.copytree(path, base)
     with pytest.raises(
         UnsupportedModel,
-        match=r"the tokenizer of .*own needs code of its own.*trust_remote_code=True",
+        match=r"the tokenizer of .*own needs its own Python code.*trust_remote_code=True",
     ):
         Pair.load(str(path), str(base), device="cpu")
 

@@ -138,7 +138,8 @@ def test_an_adapter_on_a_base_that_is_not_all_in_memory_is_refused(little_memory
     path = tiny.save(tiny.llama(), tmp_path / "base")
     tiny.lora("llama", tiny.llama(), tmp_path / "adapter", path)
     with pytest.raises(
-        UnsupportedModel, match="is kept partly in main memory or on disk, and peft cannot put"
+        UnsupportedModel,
+        match="is partly offloaded to main memory or disk, where peft cannot attach",
     ):
         Pair.load(str(tmp_path / "adapter"), device="spread")
     assert_same(

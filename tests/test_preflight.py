@@ -90,7 +90,7 @@ def test_a_tensor_is_missing(directory):
 
 def test_a_tensor_has_another_shape(directory):
     weights(directory, lambda found: found.update({UP: found[UP][:20].clone()}))
-    refused(MissingWeights, r"holds in another shape 1 .*\(20, 32\), needed \(48, 32\)", directory)
+    refused(MissingWeights, r"stores in another shape 1 .*\(20, 32\), needed \(48, 32\)", directory)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -99,7 +99,7 @@ def test_a_weight_is_not_finite(directory, value):
         found[UP][3, 4] = value
 
     weights(directory, spoil)
-    refused(NonFiniteWeights, f"{UP} holds NaN or infinity", directory)
+    refused(NonFiniteWeights, f"{UP} contains NaN or infinity", directory)
 
 
 def test_logits_are_not_finite(directory):
@@ -145,11 +145,11 @@ def test_a_missing_shard_and_a_damaged_index(tmp_path):
 
 def test_pickled_weights_only(directory):
     (directory / "model.safetensors").unlink()
-    refused(ModelNotFound, r"holds a configuration and no \.safetensors weights", directory)
+    refused(ModelNotFound, r"contains a configuration and no \.safetensors weights", directory)
     torch.save({}, directory / "pytorch_model.bin")
     refused(
         PickledWeights,
-        r"only as a pickle \(pytorch_model\.bin\), and reading one runs its code",
+        r"only as a pickle \(pytorch_model\.bin\), and reading a pickle runs code",
         directory,
     )
 
@@ -246,7 +246,7 @@ def test_a_hub_id_offline():
     start = time.monotonic()
     refused(
         ModelNotFound,
-        "someone/no-such-model is no local directory, and the Hub did not give it",
+        "someone/no-such-model is not a local directory, and the Hub did not provide it",
         "someone/no-such-model",
     )
     refused(
@@ -263,7 +263,7 @@ def test_a_hub_id_without_a_network(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     start = time.monotonic()
-    message = refused(ModelNotFound, "the Hub did not give it", "someone/no-such-model")
+    message = refused(ModelNotFound, "the Hub did not provide it", "someone/no-such-model")
     assert time.monotonic() - start < 20
     assert "Connect" in message or "refused" in message
 
@@ -343,7 +343,7 @@ def test_tokens_with_other_ids(tmp_path, llama):
     (other / "tokenizer.json").write_text(json.dumps(text))
     refused(
         VocabularyMismatch,
-        "2 tokens have other ids in the base's tokenizer, first 'a'",
+        "2 tokens have different ids in the base's tokenizer, first 'a'",
         llama,
         other,
     )
@@ -356,7 +356,7 @@ def test_tokens_that_were_added_in_tuning_are_remarked(tmp_path, llama):
     more.save_pretrained(tuned)
     base = tiny.save(tiny.llama(vocab_size=340), tmp_path / "b")
     assert (
-        "adds 1 token the base never saw, first '<|tool|>'"
+        "adds 1 token unknown to the base, first '<|tool|>'"
         in Pair.load(str(tuned), str(base)).notes[0]
     )
 

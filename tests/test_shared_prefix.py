@@ -422,7 +422,7 @@ def test_answers_go_on_from_keys_and_values_of_what_was_read(kind, entered):
         right[row] for row in rows
     ]
     assert {shape[1] for shape, _ in seen} == {1}
-    with pytest.raises(OptionError, match="handed over to another cache before"):
+    with pytest.raises(OptionError, match="already moved to another cache"):
         generate(ENGINE, of, text.of(rows), 12, edit, begun=known)
     # where more than one token is known that was not read, all of them are read at once
     again = begun(rows)

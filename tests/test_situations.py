@@ -129,7 +129,8 @@ def test_names_that_a_wrapper_left_are_told(tmp_path, wrapper):
         {"format": "pt"},
     )
     with pytest.raises(
-        MissingWeights, match=f"it holds {wrapper}.*, as torch.compile and DistributedDataParallel"
+        MissingWeights,
+        match=f"it holds {wrapper}.*, named by a wrapper .torch.compile, DistributedDataParallel",
     ):
         Pair.load(str(tuned), str(base), device="cpu")
     with pytest.raises(MissingWeights, match=f"it holds {wrapper}model"):
@@ -153,7 +154,7 @@ def test_a_merged_model_beside_the_configuration_of_its_adapter(tmp_path):
     (path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}), "utf-8")
     with pytest.raises(
         UnsupportedModel,
-        match=r"a whole model next to an adapter_config.json.*remove adapter_config",
+        match=r"a complete model next to an adapter_config.json.*remove adapter_config",
     ):
         find(str(path))
 
@@ -182,7 +183,7 @@ def test_code_of_its_own_is_not_run(tmp_path):
     (path / "config.json").write_text(json.dumps(config), "utf-8")
     with pytest.raises(
         UnsupportedModel,
-        match=r"needs code of its own \(mymodel.*trust_remote_code=True\) in Python",
+        match=r"needs its own Python code \(mymodel.*trust_remote_code=True\) in Python",
     ):
         Pair.load(str(path), device="cpu")
 

@@ -189,8 +189,8 @@ def test_a_text_only_fine_tune_is_compared_with_the_language_model_of_its_base(k
     own, theirs = (pair.base.module.state_dict() for pair in (found, wanted))
     assert own.keys() == theirs.keys()
     assert all(torch.equal(value, theirs[name]) for name, value in own.items())
-    assert sum("its language model alone is read" in note for note in found.notes) == 1
-    assert not any("language model alone" in note for note in wanted.notes)
+    assert sum("only its language model is used" in note for note in found.notes) == 1
+    assert not any("only its language model" in note for note in wanted.notes)
 
 
 def test_its_matrices_are_those_of_the_language_model(kind, tmp_path):
@@ -202,7 +202,7 @@ def test_its_matrices_are_those_of_the_language_model(kind, tmp_path):
         one, other = found.read(mine), wanted.read(theirs)
         assert torch.equal(one.base, other.base)
         assert torch.equal(one.tuned, other.tuned)
-    assert any("its language model alone is read" in note for note in found.notes)
+    assert any("only its language model is used" in note for note in found.notes)
     assert any("outside the text model were not analysed" in note for note in found.notes)
 
 
@@ -241,7 +241,7 @@ def test_an_adapter_on_the_whole_base_is_compared_on_the_whole(tmp_path):
     )
     found = Pair.load(str(tmp_path / "adapter"))
     assert type(found.base.module).__name__ == "Gemma3ForConditionalGeneration"
-    assert not any("language model alone" in note for note in found.notes)
+    assert not any("only its language model" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("kind", ["gemma3", "llava", "qwen2.5-vl"])

@@ -68,7 +68,7 @@ def test_ends_are_those_of_the_loaded_models(of_base, of_tuned, parts, tmp_path)
         for name in ("base", "tuned"):
             loaded = pair[name].module.get_parameter(EMBED if part == "embed" else HEAD)
             assert torch.equal(getattr(both, name), loaded), (part, name)
-    assert any("not: both are analysed" in note for note in weights.notes) == (len(parts) == 2)
+    assert any("both are analysed" in note for note in weights.notes) == (len(parts) == 2)
     assert any("tied to the embedding: counted once" in note for note in weights.notes) == (
         len(parts) == 1
     )

@@ -135,7 +135,7 @@ def test_what_a_bridge_has_changed_is_refused(bridge):
     plain.enable_compatibility_mode(no_processing=True)
     assert pair(plain).base is None
     plain.blocks[1].mlp.hook_out.add_hook(lambda value, hook: value * 1.1)
-    with pytest.raises(UnsupportedModel, match="does not compute what its weights do"):
+    with pytest.raises(UnsupportedModel, match="whose outputs do not follow from its weights"):
         pair(plain)
     plain.reset_hooks()
     assert pair(plain).base is None
@@ -229,7 +229,8 @@ def test_an_nnsight_model_without_weights_is_refused(saved):
 def test_what_holds_no_model_is_refused(make):
     thing = make()
     with pytest.raises(
-        UnsupportedModel, match="holds no Hugging Face model in a known way; give the Hugging Face"
+        UnsupportedModel,
+        match="contains no Hugging Face model in a known way; give the Hugging Face",
     ):
         pair(thing)
     with pytest.raises(UnsupportedModel, match="memory:base is a"):
@@ -306,7 +307,7 @@ def test_digests_of_a_peft_model(adapter):
         ),
         ({}, "merge_adapter", UnsupportedModel, "is merged into its base"),
         ({}, "disable_adapter_layers", UnsupportedModel, "has its adapter switched off"),
-        ({"init_lora_weights": True}, None, AdapterNotLanded, "moves no logit of memory:base"),
+        ({"init_lora_weights": True}, None, AdapterNotLanded, "changes no logit of memory:base"),
     ],
 )
 def test_peft_models_that_cannot_be_switched(config, spoil, error, said):

@@ -954,7 +954,7 @@ def test_models_that_were_exchanged_are_suspected(family):
     table = VerifyNeurons(ranking=tuple(PLANTED), selected=3, **SMALL)(
         Study(pair, study.contrast, study.metric, max_new_tokens=1)
     )
-    assert "are the two exchanged?" in table.summary["limits"][0]
+    assert "the two are not swapped" in table.summary["limits"][0]
     assert not findings_of(table)["behaviour"].supported
 
 

@@ -218,7 +218,7 @@ def test_a_tokenizer_with_an_unused_token_more_than_rows(models):
     pair = Pair.from_modules(models[1], models[0], tiny.added("[PAD]"))
     plain = Pair.from_modules(models[1], models[0], tiny.tokenizer(template=False))
     assert (
-        "1 added token that the models have no row for, first '[PAD]': prompts that hold one are"
+        "1 added token without an embedding row, first '[PAD]': prompts with one of these are"
         in pair.notes[0]
     )
     equal(Compare()(study(pair)), Compare()(study(plain)))
@@ -266,7 +266,7 @@ def test_a_control_that_cannot_read_the_prompts_is_refused(models):
     )
     control = Pair.from_modules(tiny.perturbed(models[0], seed=3), models[0], tiny.tokenizer())
     with pytest.raises(
-        VocabularyMismatch, match="is compared over 333 token ids, and prompts can hold 334"
+        VocabularyMismatch, match="is compared over 333 token ids, and prompts can contain 334"
     ):
         require_readable_by(control.tuned, pair.tokenizer)
     require_readable_by(
@@ -278,7 +278,7 @@ def test_a_control_that_cannot_read_the_prompts_is_refused(models):
 def test_what_would_run_all_rows_or_mix_ids_is_refused(models):
     pair = Pair.from_modules(tiny.resized(models[1], 384), models[0], tiny.tokenizer())
     with pytest.raises(
-        OptionError, match="NDIF runs it with all its rows of tokens, and here it has 333"
+        OptionError, match="NDIF runs it with its full vocabulary, and this comparison uses the 333"
     ):
         remote_key(replace(pair.tuned, name="someone/model"))
     other = Pair.from_modules(

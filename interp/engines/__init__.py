@@ -20,18 +20,18 @@ __all__ = [
 
 
 def engine_named(name: str, remote: bool = False) -> Engine:
-    """The engine of this name; raises OptionError for an unknown one, and for ``remote`` where it
-    cannot be.
+    """The engine of this name; raises OptionError for an unknown name, or if ``remote`` is not
+    supported.
     """
     if name not in ENGINES:
         raise OptionError(f"unknown engine {name!r}; known: {', '.join(ENGINES)}")
     if name == "torch":
         if remote:
             raise OptionError(
-                "the torch engine runs here only; add --engine nnsight to run remotely"
+                "the torch engine runs only on this machine; add --engine nnsight to run remotely"
             )
         return TorchEngine()
-    # another library's hooks on every process are worth it only where it is asked for
+    # nnsight patches libraries when it is imported, so it is imported only on request
     from interp.engines.nnsight_trace import NNsightEngine
 
     return NNsightEngine(remote)

@@ -1,4 +1,4 @@
-"""The seam: what an engine is given and gives back. Reads and edits are data, so engines are
+"""The interface of engines: their inputs and outputs. Reads and edits are data, so engines are
 interchangeable.
 """
 
@@ -20,11 +20,11 @@ from interp.sites import Site
 
 @dataclass(frozen=True)
 class Batch:
-    """Token ids ``[B, T]`` and the mask ``[B, S]`` of real tokens; S > T when earlier keys are
+    """Token ids ``[B, T]`` and the mask ``[B, S]`` of real tokens; S > T if earlier keys are
     cached.
 
-    ``shared``: how many tokens all rows begin with, at least one of each left out; ``lengths`` of
-    the rows, in tokens. Both are known where the batch was padded here.
+    ``shared``: length of the prefix that all rows have in common, leaving at least one token of
+    each row out. ``lengths``: tokens of each row. Both are known only for batches made by ``pad``.
     """
 
     ids: Int[Tensor, "B T"]
@@ -41,8 +41,8 @@ class Batch:
         device: torch.device | str = "cpu",
         length: int | None = None,
     ) -> Batch:
-        """Pad token sequences to one length; left by default, so that the last token of each is
-        column -1.
+        """Pad token sequences to one length; on the left by default, so that column -1 holds the
+        last tokens.
         """
         length = max(length or 0, *(len(sequence) for sequence in sequences))
         ids = torch.full((len(sequences), length), pad_id, dtype=torch.int64)
@@ -60,7 +60,7 @@ class Batch:
 
     @property
     def positions(self) -> Int[Tensor, "B T"]:
-        """Position of each token in its own sequence, whatever the padding; 0 on padding."""
+        """Position of each token in its own sequence, independent of padding; 0 on padding."""
         return (self.mask.long().cumsum(1) - 1).clamp(min=0)[:, -self.ids.shape[1] :]
 
     @property
@@ -70,10 +70,10 @@ class Batch:
 
 
 def _shared(sequences: Sequence[Sequence[int]], shortest: int) -> int:
-    """How many tokens, of all but the last of the shortest, are the same in all."""
+    """Length of the common prefix, at most all but the last token of the shortest sequence."""
     if shortest < 2:
         return 0
-    # what the first and the last of them in order have in common, all have
+    # the common prefix of the first and the last in sorted order is common to all
     pairs = zip(list(min(sequences, key=list)), list(max(sequences, key=list)), strict=False)
     return next(
         (at for at, (one, other) in enumerate(pairs) if one != other or at == shortest - 1),
@@ -83,7 +83,7 @@ def _shared(sequences: Sequence[Sequence[int]], shortest: int) -> int:
 
 @runtime_checkable
 class Edit(Protocol):
-    """A change to one site during a run; it must return a new tensor and leave its input as it was."""
+    """A change to one site during a run; it must return a new tensor and not modify its input."""
 
     @property
     def site(self) -> Site:
@@ -91,34 +91,36 @@ class Edit(Protocol):
         ...
 
     def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
-        """The value that the model goes on with."""
+        """The value with which the forward pass continues."""
         ...
 
 
 @dataclass(frozen=True)
 class Direction:
-    """At every cell of a site the way from another value to its own, ``(value - other) / share``."""
+    """At every cell of a site, the displacement from a reference value, ``(value - other) /
+    share``.
+    """
 
     site: Site
     other: Float[Tensor, "B T W"]
     share: float = 1.0
 
     def of(self, value: Float[Tensor, "r n W"]) -> Float[Tensor, "r n W"]:
-        """The direction where the site has this value."""
+        """The direction for this value of the site."""
         return (widen(value) - widen(self.other)) / self.share
 
     def on(self, cells: Callable[[Tensor], Tensor]) -> Direction:
-        """The direction at some cells: see ``interp.engines.shared_prefix``."""
+        """The direction restricted to some cells, see ``interp.engines.shared_prefix``."""
         return replace(self, other=cells(self.other))
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some cells of a batch, ``[r, n]``: values, gradients, and which of them are summed over
+    """Some cells of a batch, ``[r, n]``: values, gradients, and the mask of cells to sum over
     (``at``).
 
-    A cell that all rows share may stand here once, with its gradient summed over the rows.
-    ``cells`` takes what is held of every cell of the batch, ``[B, T, ...]``, to these.
+    A cell that is the same in all rows may be stored once, with its gradient summed over the rows.
+    ``cells`` selects these cells from a tensor over all cells of the batch, ``[B, T, ...]``.
     """
 
     values: dict[Site, Float[Tensor, "r n _"]]
@@ -127,7 +129,7 @@ class Part:
     cells: Callable[[Tensor], Tensor]
 
     def along(self, directions: Sequence[Direction]) -> Float[Tensor, " r"]:
-        """By row the sum of gradients times directions, in float64."""
+        """Sum of gradients times directions for each row, in float64."""
         total = torch.zeros(len(self.at), dtype=torch.float64, device=self.at.device)
         for each in directions:
             terms = widen(self.gradients[each.site]) * each.of(self.values[each.site])
@@ -138,8 +140,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Run:
-    """What came of a run: logits of the kept positions, values after any edit, gradients, the
-    key-value cache.
+    """Outputs of a run: logits of the kept positions, values after any edits, gradients, key-value
+    cache.
 
     ``parts`` and ``along``: see ``over`` and ``along`` of ``Engine.run``.
     """
@@ -152,13 +154,16 @@ class Run:
     along: Float[Tensor, " B"] | None = None
 
     def require_along(self) -> Float[Tensor, " B"]:
-        """The derivatives along directions, or OptionError for a run that was asked for none."""
+        """The directional derivatives, or OptionError if the run was given no directions."""
         return required(self.along, "directions to differentiate along")
 
     def require_logits(self) -> Float[Tensor, "B kept V"]:
-        """The logits, or OptionError for a run that was asked for none (``keep`` 0)."""
+        """The logits, or OptionError if the run computed none (``keep`` 0)."""
         if self.logits is None:
-            raise OptionError("this pass kept no logits; ask for them with keep")
+            raise OptionError(
+                "this pass kept no logits; set keep to the number of last positions "
+                "whose logits are needed"
+            )
         return self.logits
 
 
@@ -168,7 +173,7 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """The name by which a command and provenance know it."""
+        """Name of the engine on the command line and in provenance."""
         ...
 
     def run(
@@ -186,25 +191,26 @@ class Engine(Protocol):
         over: Bool[Tensor, "B T"] | None = None,
         along: Sequence[Direction] = (),
     ) -> Run:
-        """One forward pass, and one backward pass where ``gradient_of`` is given.
+        """One forward pass, and one backward pass if ``gradient_of`` is given.
 
-        A pass without a head need not go beyond the last block that is read or edited, also not in
-        its cache, and one under ``interp.interventions.edits.Enter`` need not have keys and values
-        of the blocks before. ``keep``: logits of that many last columns; 0 skips the language-model
-        head; None keeps all. ``gradient_of`` maps kept logits to one number per prompt; its sum is
-        differentiated with respect to the values at ``gradients_at``, with all parameters frozen.
+        ``keep``: number of last columns whose logits are returned; 0 skips the language-model head,
+        None keeps all. ``gradient_of`` maps these logits to one number per prompt; its sum is
+        differentiated with respect to the values at ``gradients_at``, with all parameters frozen. A
+        pass without a head may stop after the last block that is read or edited, and its cache then
+        ends there. A pass under ``interp.interventions.edits.Enter`` may leave out the keys and
+        values of earlier blocks.
 
-        ``over``: with ``gradient_of``, the cells over which values times gradients are going to be
-        summed. What is read and differentiated comes back in ``Run.parts`` then, where an engine
-        may let what rows share stand once; it is no longer known there which row a gradient came
-        from. ``Run.along`` has, by row, the derivative along directions at those cells, ``along``,
-        whose sites must be read and differentiated.
+        ``over``: with ``gradient_of``, the cells over which values times gradients will be summed.
+        Values and gradients are then returned in ``Run.parts``, where an engine may store cells
+        that all rows share only once, with gradients summed over rows. ``along``: directions at
+        sites that are read and differentiated; ``Run.along`` has the derivative along them over
+        those cells, by row.
         """
         ...
 
 
 def in_one_part(run: Run, over: Bool[Tensor, "B T"], along: Sequence[Direction]) -> Run:
-    """A pass over whole prompts as ``over`` and ``along`` of ``Engine.run`` ask for it."""
+    """A pass over whole prompts in the form that ``over`` and ``along`` of ``Engine.run`` request."""
     part = Part(run.values, run.gradients, over, _as_it_is)
     return Run(
         run.logits, cache=run.cache, parts=(part,), along=part.along(along) if along else None
@@ -216,7 +222,9 @@ def _as_it_is(value: Tensor) -> Tensor:
 
 
 def arguments(batch: Batch, keep: int | None, cache: Any, use_cache: bool) -> dict[str, Any]:
-    """What a Hugging Face model is called with; without a head (``keep`` 0) its base model is."""
+    """Keyword arguments for a Hugging Face model, or without a head (``keep`` 0) for its base
+    model.
+    """
     inputs = {
         "input_ids": batch.ids,
         "attention_mask": batch.mask.long(),

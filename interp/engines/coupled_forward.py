@@ -1,9 +1,8 @@
-"""Two models through one stream: while open, every block of the tuned model adds a mixture of both
-blocks' updates.
+"""One residual stream through two models: every block adds a mixture of both models' updates.
 
-``x + (1 - alpha) f_base(x) + alpha f_tuned(x)`` on the live, scaled stream (FTC_alpha of TuCo,
-arXiv 2506.23423): at alpha 1 the tuned model bit for bit, at alpha 0 the base's blocks between the
-tuned embedding, final norm and head.
+``x + (1 - alpha) f_base(x) + alpha f_tuned(x)`` on the scaled stream itself (FTC_alpha of TuCo,
+arXiv 2506.23423). At alpha 1 it is the fine-tuned model bit for bit; at alpha 0 the base's blocks
+between the fine-tuned embedding, final norm and head.
 """
 
 import copy
@@ -23,12 +22,11 @@ from interp.models.unexamined_changes import blocks_of
 
 @contextmanager
 def lockstep(tuned: Model, base: Model, alpha: Sequence[float]) -> Iterator[None]:
-    """Scale the tuned model's blocks, one factor for each, in every pass of the torch engine until
-    closed.
+    """Scale the fine-tuned model's blocks by ``alpha``, one factor per block, until closed.
 
-    Passes may carry a cache (the base's keys and values are kept beside it), and read the stream
-    between blocks. The base's blocks are called with the tuned model's masks and positions:
-    settings of the two must agree.
+    It affects every pass of the torch engine. Passes may use a cache (the base's keys and values
+    are cached separately) and read the stream between blocks. The base's blocks are called with the
+    fine-tuned model's masks and positions, so the settings of both models must agree.
     """
     walk = _Walk(base, None if base.dtype == tuned.dtype else base.dtype)
     with ExitStack() as stack:
@@ -44,10 +42,10 @@ def lockstep(tuned: Model, base: Model, alpha: Sequence[float]) -> Iterator[None
 
 
 class _Walk:
-    """Calls the base's block on what the tuned model's block was called with, on a cache of its
+    """Calls the base's block on the inputs of the fine-tuned model's block, with a cache of its
     own.
 
-    ``dtype``: what the base computes in, where it is another than the tuned model's.
+    ``dtype``: what the base computes in, if it differs from the fine-tuned model's.
     """
 
     def __init__(self, base: Model, dtype: torch.dtype | None) -> None:
@@ -63,7 +61,7 @@ class _Walk:
                 and value is not self.cache
                 and value is not self.other
             ):
-                # before the tuned block writes to it; a later step brings the same one
+                # copied before the fine-tuned block writes to it; later steps pass the same cache
                 self.cache, self.other = value, copy.deepcopy(value)
 
     def after(
@@ -75,7 +73,7 @@ class _Walk:
         kwargs: dict[str, Any],
         out: Any,
     ) -> Any:
-        if self.inside:  # one module may serve both models, switched
+        if self.inside:  # both models may share this module, with the adapter switched
             return None
         args = tuple(self._own(value) for value in args)
         kwargs = {name: self._own(value) for name, value in kwargs.items()}
@@ -96,12 +94,12 @@ class _Walk:
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
-    """Every tensor of numbers, masks and rotations of positions among them, in another precision."""
+    """Every floating-point tensor in another precision, including masks and rotary embeddings."""
     if isinstance(value, (tuple, list)):
         return type(value)(_cast(one, dtype) for one in value)
     if not isinstance(value, Tensor) or not value.is_floating_point():
         return value
-    # the least number of a mask is none of a narrower precision: a row of infinities has no softmax
+    # the lowest number of one precision overflows in a narrower one, and a row of -inf has no softmax
     least = value == torch.finfo(value.dtype).min
     return value.to(dtype).masked_fill(least, torch.finfo(dtype).min)
 

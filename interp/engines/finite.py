@@ -1,6 +1,4 @@
-"""What a pass gives has to be finite: half precision can overflow on some prompts and not on
-others.
-"""
+"""Outputs of a pass must be finite: half precision can overflow on some prompts and not on others."""
 
 from collections.abc import Callable, Iterator
 from functools import wraps
@@ -19,11 +17,10 @@ P = ParamSpec("P")
 
 
 def finite(run: Callable[P, Run]) -> Callable[P, Run]:
-    """The method ``run(self, model, batch, ...)`` of an engine, which raises NonFinitePass instead
-    of returning NaN.
+    """Wrap an engine's method ``run(self, model, batch, ...)``: NonFinitePass is raised instead of
+    returning NaN.
 
-    Where a real token has NaN or infinity among its logits, values or gradients; those of padding
-    mean nothing.
+    It checks logits, values and gradients at real tokens; those on padding are ignored.
     """
 
     @wraps(run)
@@ -38,13 +35,13 @@ def finite(run: Callable[P, Run]) -> Callable[P, Run]:
 
 
 def require_finite(model: Model, batch: Batch, run: Run) -> None:
-    """Raise NonFinitePass with the tokens of the first row that is not."""
+    """Raise NonFinitePass with the tokens of the first row that is not finite."""
     if _is_finite([value for value, _ in _parts(batch, run)]):
         return
     broken = torch.zeros(len(batch.ids), dtype=torch.bool, device=batch.mask.device)
     for value, real in _parts(batch, run):
         bad = ~torch.isfinite(value).flatten(2).all(-1).to(broken.device) & real
-        # of cells that all rows share there is one row
+        # cells shared by all rows are stored as one row
         broken |= bad.any(1) if len(bad) == len(broken) else bad.any()
     rows = to_host(broken).nonzero()[0]
     if len(rows):
@@ -58,7 +55,7 @@ def require_finite(model: Model, batch: Batch, run: Run) -> None:
 
 
 def _parts(batch: Batch, run: Run) -> Iterator[tuple[Tensor, Bool[Tensor, "B T"]]]:
-    """Everything that holds a number for every token, and which of these tokens are real."""
+    """Every output with one entry per token, and the mask of real tokens."""
     whole = [*run.values.values(), *run.gradients.values()]
     for value in [*([] if run.logits is None else [run.logits]), *whole]:
         yield value.detach(), batch.mask[:, -value.shape[1] :]
@@ -68,7 +65,7 @@ def _parts(batch: Batch, run: Run) -> Iterator[tuple[Tensor, Bool[Tensor, "B T"]
 
 
 def _is_finite(values: list[Tensor]) -> bool:
-    # a sum of finite numbers in float32 or wider is finite, and takes no memory
+    # sums in float32 or wider stay finite for finite values, and need no extra memory
     sums = [
         value.sum(dtype=torch.float64 if value.dtype == torch.float64 else torch.float32)
         for value in values

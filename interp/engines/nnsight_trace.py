@@ -1,9 +1,9 @@
-"""The second engine: the same passes through nnsight, here or on the National Deep Inference Fabric
-(NDIF).
+"""The second engine: the same passes through nnsight, locally or on the National Deep Inference
+Fabric (NDIF).
 
-nnsight runs intervention code in lockstep with the model's own forward pass, so sites are visited
-in the order in which a block computes them. A remote pass is the same block of code, sent whole;
-the model is named there by its Hub id.
+nnsight interleaves intervention code with the model's own forward pass, so sites are visited in the
+order in which a block computes them. For a remote pass the same code is sent to the service, which
+knows the model by its Hub id.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from interp.models.model import Model
 from interp.models.offload import device_of
 from interp.sites import Site
 
-# In the order of computation; parallel blocks run their attention first too.
+# In the order of computation; parallel blocks also run their attention first.
 _VISITED = (
     "hook_resid_pre",
     "attn.hook_z",
@@ -49,12 +49,12 @@ _REMOTE_CLASS = "nnsight.modeling.transformers.TransformersModel"
 
 @dataclass(frozen=True)
 class NNsightEngine:
-    """Passes through nnsight; equal to ``TorchEngine`` on values, edits and gradients.
+    """Passes through nnsight; values, edits and gradients equal those of ``TorchEngine``.
 
-    ``remote`` sends every pass to NDIF, which runs the pair's models under their Hub ids, with the
-    attention kernel they have here; it needs a key in ``NDIF_API_KEY``. Models are still loaded and
-    checked here, and adapters and models that are no Hub ids cannot be run there. ``backend`` makes
-    what carries one remote pass; tests put their own.
+    ``remote`` sends every pass to NDIF, which runs the pair's models by their Hub ids with the
+    local attention kernel; it needs a key in ``NDIF_API_KEY``. Models are still loaded and checked
+    locally. Adapters and models without a Hub id cannot be run remotely. ``backend`` makes the
+    object that sends one remote pass; tests replace it.
     """
 
     remote: bool = False
@@ -67,10 +67,10 @@ class NNsightEngine:
             return
         if not CONFIG.API.APIKEY:
             raise OptionError(
-                "remote passes need a key of NDIF and none is set; get one at login.ndif.us and put"
-                " it into NDIF_API_KEY, or run here without --remote"
+                "remote passes need an NDIF key and none is set; get one at login.ndif.us and put "
+                "it into NDIF_API_KEY, or run locally without --remote"
             )
-        nnsight.register("interp")  # sent by value: the service does not have this package
+        nnsight.register("interp")  # sent by value: this package is not installed at the service
 
     @finite
     def run(
@@ -88,8 +88,8 @@ class NNsightEngine:
         over: Bool[Tensor, "B T"] | None = None,
         along: Sequence[Direction] = (),
     ) -> Run:
-        """See ``interp.engines.base.Engine.run``; without a head (``keep`` 0) the head still sees
-        one position.
+        """See ``interp.engines.base.Engine.run``; with ``keep`` 0 the head still computes one
+        position.
         """
         tapped = taps(reads, edits, gradients_at)
         plan = _plan(model, tapped, (batch.ids.shape[0], batch.ids.shape[1]))
@@ -123,8 +123,8 @@ class NNsightEngine:
 
 
 class _Elsewhere(nnsight.NNsight):
-    """A module whose weights come only while it runs: inputs go to where it runs, not to where they
-    are kept.
+    """A module whose weights are loaded only while it runs: inputs go to the device on which it
+    runs, not to where the weights are stored.
     """
 
     @property
@@ -134,7 +134,7 @@ class _Elsewhere(nnsight.NNsight):
 
 
 def remote_key(model: Model) -> str:
-    """The name by which NDIF knows a model; raises OptionError for what is not served there."""
+    """The key of a model at NDIF; raises OptionError for a model that is not served there."""
     name, _, revision = model.name.partition("@")
     if (
         model.adapter_on is not None
@@ -142,14 +142,14 @@ def remote_key(model: Model) -> str:
         or name.startswith((".", "/", "organism:"))
     ):
         raise OptionError(
-            f"{model.name} cannot be run remotely: NDIF serves models by their Hub id (owner/name);"
-            " run it here"
+            f"{model.name} cannot be run remotely: NDIF serves models by their Hub id (owner/name); "
+            "run it locally"
         )
     if model.resized:
         raise OptionError(
-            f"{model.name} cannot be run remotely: NDIF runs it with all its rows of tokens, and"
-            f" here it has {model.anatomy.vocabulary}, those that base and fine-tuned model share;"
-            " run it here"
+            f"{model.name} cannot be run remotely: NDIF runs it with its full vocabulary, and this "
+            f"comparison uses the {model.anatomy.vocabulary} token ids that base and fine-tuned "
+            "model share; run it locally"
         )
     return f"{_REMOTE_CLASS}:" + json.dumps(
         {"repo_id": name, "revision": revision or None, "task": "text-generation"}
@@ -159,8 +159,8 @@ def remote_key(model: Model) -> str:
 def _plan(
     model: Model, tapped: Mapping[Site, Tap], tokens: tuple[int, int]
 ) -> list[tuple[str, str, list[Tap]]]:
-    """Module path, side, and the taps there, in the order of computation; parts of a fused module
-    share a visit.
+    """Module path, side and hooks for each visit, in the order of computation; sites of one fused
+    module share a visit.
     """
     plan: list[tuple[str, str, list[Tap]]] = []
     for site in sorted(tapped, key=lambda site: (site.layer, _VISITED.index(site.hook))):
@@ -182,11 +182,11 @@ def _visit(
     gradients_at: Sequence[Site],
     gradient_of: Callable[[Float[Tensor, "B kept V"]], Float[Tensor, " B"]] | None,
 ) -> tuple[Tensor, Any, list[Tensor], list[Tensor], list[bool]]:
-    """What runs beside the forward pass, elsewhere if need be: logits, cache, values at ``reads``,
-    gradients, and which of the sites were written over after they were read.
+    """The code that runs with the forward pass, possibly on another machine.
 
-    Only what torch and transformers know leaves it, since another machine need not have this
-    package.
+    Returns logits, cache, values at ``reads``, gradients, and for each site whether it was
+    overwritten after it was read. Only objects of torch and transformers are returned, because this
+    package need not be installed on the other machine.
     """
     for path, side, here in plan:
         module = traced.get(path)
@@ -221,7 +221,7 @@ def _visit(
 
 @contextmanager
 def _one_line() -> Iterator[None]:
-    """nnsight's refusals as ours."""
+    """Errors of nnsight as errors of interp."""
     try:
         yield
     except RemoteError as error:

@@ -1,13 +1,13 @@
-"""Passes with gradients that read once the beginning which all prompts of a batch share.
+"""Passes with gradients that process the prefix shared by all prompts of a batch only once.
 
-The forward pass goes in two parts, as in ``shared_prefix``. Going back, what the rows' gradients
-are at a cell of the prefix comes out summed over the rows, which is all that a sum over cells of
-values times gradients needs.
+The forward pass is split as in ``shared_prefix``. In the backward pass the gradients at a cell of
+the prefix come out summed over the rows, which is enough for sums over cells of values times
+gradients.
 
-A row's own derivative along directions in the prefix is not lost: it is the inner product of its
-gradient with respect to its copy of the prefix's keys and values with the change of these along the
-directions, which is the same for all rows and takes one pass of forward-mode differentiation over
-the prefix.
+A row's own derivative along directions in the prefix can still be computed: it is the inner product
+of the row's gradient with respect to its copy of the prefix's keys and values, and the change of
+these along the directions. That change is the same for all rows and takes one pass of forward-mode
+differentiation over the prefix.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _known: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class GradientRequest:
-    """What a pass with gradients is asked for: see ``Engine.run``."""
+    """The arguments of a pass with gradients, see ``Engine.run``."""
 
     reads: Sequence[Site]
     edits: Sequence[Any]
@@ -59,7 +59,7 @@ class GradientRequest:
 
 
 def divided_gradients(run: Pass, model: Model, batch: Batch, asked: GradientRequest) -> Run | None:
-    """The pass in two parts; None where the batch, the model or an edit must go through in one.
+    """The pass in two parts, or None if the batch, the model or an edit does not allow it.
 
     ``run`` makes one pass over one batch, see ``Engine.run``.
     """
@@ -70,7 +70,7 @@ def divided_gradients(run: Pass, model: Model, batch: Batch, asked: GradientRequ
         or not all(isinstance(edit, PartialEdit) for edit in asked.edits)
     ):
         return None
-    # what is differentiated must lie behind the prefix in every row
+    # the differentiated logits must come after the prefix in every row
     if min(batch.lengths) - layout.prefix < asked.keep or not divides(run, model, layout):
         return None
     if model.module not in _known:
@@ -80,7 +80,7 @@ def divided_gradients(run: Pass, model: Model, batch: Batch, asked: GradientRequ
 
 @dataclass(frozen=True)
 class _Over:
-    """Which cells are summed over, cut to a part as an edit is."""
+    """The mask of cells to sum over; it is split between the parts as an edit is."""
 
     at: Bool[Tensor, "B T"]
 
@@ -144,7 +144,7 @@ def _cut(asked: GradientRequest, half: Sequence[Any]) -> GradientRequest:
 
 
 def _gradients(of: Tensor, wanted: Sequence[Tensor]) -> list[Tensor]:
-    """Zero where a value has no part in it."""
+    """Gradients; zero for a value that the output does not depend on."""
     able = [value for value in wanted if value.requires_grad]
     got = iter(torch.autograd.grad(of, able, allow_unused=True))
     found = [next(got) if value.requires_grad else None for value in wanted]
@@ -161,7 +161,7 @@ def _cells(batch: Batch, columns: Tensor) -> Callable[[Tensor], Tensor]:
 
 @dataclass(frozen=True)
 class _Push:
-    """Move a site's value along a direction: an edit of a pass of forward-mode differentiation."""
+    """Moves a site's value along a direction, as an edit for forward-mode differentiation."""
 
     direction: Direction
     at: Bool[Tensor, "r n"]
@@ -179,11 +179,11 @@ class _Push:
 def _tangents(
     run: Pass, model: Model, layout: Layout, first: GradientRequest
 ) -> list[Tensor | None]:
-    """How the prefix's keys and values, in order, change along all directions together."""
+    """Derivatives of the prefix's keys and values, in order, along all directions together."""
     edits: list[Edit] = [*first.edits, *(_Push(direction, first.over) for direction in first.along)]
-    # the fused kernels of attention have no forward-mode derivative
+    # fused attention kernels have no forward-mode derivative
     with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
-        # torch compiles some of its own formulas for this in a way that it deprecates
+        # torch compiles some of its formulas for this with a deprecated function
         warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
         cache = run(model, layout.beginning, edits=edits, keep=0, use_cache=True).cache
         kept = [
@@ -208,8 +208,8 @@ def _along(
 
 
 def _proven(run: Pass, model: Model, batch: Batch, asked: GradientRequest) -> bool:
-    """Whether both ways give the same on two rows, without edits: sums of gradients, and
-    derivatives of each row.
+    """Whether split and whole passes agree on two rows without edits, in summed gradients and in
+    the derivatives of each row.
     """
     short, long = min(batch.lengths), max(batch.lengths)
     rows = [batch.lengths.index(short), len(batch.lengths) - 1 - batch.lengths[::-1].index(long)]
@@ -227,7 +227,7 @@ def _proven(run: Pass, model: Model, batch: Batch, asked: GradientRequest) -> bo
     except (NotImplementedError, RuntimeError) as error:
         if ran_out_of_memory(error):
             raise
-        return False  # a kernel of this model cannot be differentiated so
+        return False  # a kernel of this model does not support this differentiation
     if parts is None:
         return False
     bound = max(1e-4, 16 * torch.finfo(model.dtype).eps)
@@ -248,13 +248,13 @@ def _near(one: Tensor, other: Tensor, bound: float) -> bool:
 
 
 def _elsewhere(value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
-    """A value of like size, the same in all cells; towards zero alone a norm behind the site would
-    see no change.
+    """A reference value of similar size, the same in all cells; along the direction towards zero a
+    norm after the site would show no change.
     """
     wave = torch.arange(value.shape[-1], device=value.device, dtype=value.dtype).cos()
     return (wave * value.abs().mean()).expand_as(value)
 
 
 def _size(logits: Float[Tensor, "B kept V"]) -> Float[Tensor, " B"]:
-    """Something that every logit has a part in."""
+    """A function to which every logit contributes."""
     return widen(logits[:, -1]).square().mean(-1)

@@ -1,9 +1,9 @@
-"""The beginning that all prompts of a batch share is read once, and every prompt goes on from its
-keys and values.
+"""The prefix shared by all prompts of a batch is processed once, and every prompt continues from
+its keys and values.
 
-A chat template's system turn is often most of a short prompt. A causal model computes the same
-there for every prompt, so one row stands for all. What comes back is what a pass over whole prompts
-gives, in its layout, to rounding.
+The system turn of a chat template is often most of a short prompt. A causal model computes the same
+values there for every prompt, so one row is enough. Results equal those of a pass over whole
+prompts, in the same layout, up to rounding.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from interp.models.model import Model
 from interp.models.preflight import scaled_beyond
 from interp.sites import Site
 
-SHORTEST, LEAST_SAVED = (
-    8,
-    0.25,
-)  # tokens of a prefix, and share of a batch's tokens, from which on it is worth two passes
+SHORTEST = 8
+"""Minimum number of shared tokens for which a batch is split into two passes."""
+LEAST_SAVED = 0.25
+"""Minimum share of the batch's tokens that splitting must save."""
 _known: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 _whole: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
@@ -39,20 +39,18 @@ Halves = tuple[Sequence[Any], Sequence[Any]]
 
 @runtime_checkable
 class PartialEdit(Protocol):
-    """An edit that can be made for some cells of its batch alone."""
+    """An edit that can be restricted to some cells of its batch."""
 
     def on(self, cells: Callable[[Tensor], Tensor]) -> Edit:
-        """The same edit where ``cells`` takes what it holds of every cell, ``[B, T, ...]``, to
-        those of the part.
+        """The same edit for a part of the batch; ``cells`` selects that part of a tensor ``[B, T,
+        ...]``.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a left- or right-padded batch has its shared prefix, its rest, and every cell's
-    position.
-    """
+    """A padded batch divided into its shared prefix and the rest, with the position of every cell."""
 
     batch: Batch
     prefix: int
@@ -66,8 +64,8 @@ class Layout:
         object.__setattr__(self, "lengths", mask.sum(1, keepdim=True))
 
     def columns(self, first: int, count: int) -> Int[Tensor, "B count"]:
-        """The columns of ``count`` positions from ``first`` on; past a row's end those of its last
-        token.
+        """The columns of ``count`` positions from ``first`` on; past the end of a row, that of its
+        last token.
         """
         steps = torch.arange(first, first + count, device=self.starts.device)
         return self.starts + torch.minimum(steps[None], self.lengths - 1)
@@ -79,8 +77,8 @@ class Layout:
         return (steps[None] - self.starts).clamp(min=0).minimum(self.lengths - 1)
 
     def last(self, keep: int) -> tuple[Int[Tensor, "B keep"], int, Int[Tensor, "B keep"] | None]:
-        """The positions of each row's last ``keep`` tokens, how many last columns of the rest hold
-        them, and which.
+        """The positions of each row's last ``keep`` tokens, how many last columns of the rest
+        contain them, and which of those columns they are.
         """
         wanted = self.lengths - keep + torch.arange(keep, device=self.lengths.device)[None]
         after = min(self.rest, keep + max(self.batch.lengths) - min(self.batch.lengths))
@@ -89,20 +87,20 @@ class Layout:
 
     @property
     def beginning(self) -> Batch:
-        """The prefix, once."""
+        """The prefix as a batch of one row."""
         ids = at(self.batch.ids, self.columns(0, self.prefix)[:1])
         return Batch(ids, torch.ones_like(ids, dtype=torch.bool))
 
     @property
     def remainder(self) -> Batch:
-        """What follows it in every row, padded on the right: no padding stands between tokens."""
+        """The rest of every row, padded on the right so that tokens stay adjacent."""
         steps = torch.arange(self.prefix + self.rest, device=self.starts.device)
         mask = steps[None] < self.lengths
         return Batch(at(self.batch.ids, self.columns(self.prefix, self.rest)), mask)
 
 
 def layout_of(batch: Batch) -> Layout | None:
-    """How to divide a batch, None where that saves little."""
+    """How to split a batch; None if that saves little."""
     shared, lengths = batch.shared, batch.lengths
     saved = shared * (len(lengths) - 1)
     if shared < SHORTEST or saved < LEAST_SAVED * sum(lengths):
@@ -112,8 +110,8 @@ def layout_of(batch: Batch) -> Layout | None:
 
 @contextmanager
 def whole_prompts(model: Model) -> Iterator[None]:
-    """While open, every pass of a model is over whole prompts and all blocks: for hooks that must
-    see each once.
+    """While open, every pass of a model runs over whole prompts and all blocks, for hooks that must
+    see each of them once.
     """
     _whole[model.module] = _whole.get(model.module, 0) + 1
     try:
@@ -123,7 +121,7 @@ def whole_prompts(model: Model) -> Iterator[None]:
 
 
 def is_whole(model: Model) -> bool:
-    """Whether every pass of a model is over whole prompts and all blocks now."""
+    """Whether every pass of a model currently runs over whole prompts and all blocks."""
     return _whole.get(model.module, 0) > 0
 
 
@@ -137,10 +135,10 @@ def divided(
     use_cache: bool,
     blocks: tuple[int, int] | None = None,
 ) -> Run | None:
-    """The pass in two parts; None where the batch, the model or an edit must go through in one.
+    """The pass in two parts, or None if the batch, the model or an edit does not allow it.
 
-    ``run`` makes one pass over one batch, see ``Engine.run``; ``blocks``: the first and last that
-    it needs.
+    ``run`` makes one pass over one batch, see ``Engine.run``; ``blocks``: the first and last block
+    that it needs.
     """
     layout = layout_of(batch)
     if (
@@ -167,7 +165,7 @@ def _in_two(
     use_cache: bool,
 ) -> Run:
     rows, prefix = len(layout.batch.ids), layout.prefix
-    # the last columns of the shortest rows may lie in the prefix
+    # the last columns of the shortest rows may be in the prefix
     before = min(prefix, max(0, keep - (min(layout.batch.lengths) - prefix)))
     first = run(model, layout.beginning, reads=reads, edits=edits[0], keep=before, use_cache=True)
     repeat(first.cache, rows)
@@ -192,7 +190,7 @@ def _in_two(
     positions = layout.positions
     values = {}
     for site in dict.fromkeys(reads):
-        # what is read would stand twice
+        # pop, so that the value is not in memory twice
         value = second.values.pop(site)
         beginning = first.values[site].to(value.device)
         values[site] = at(
@@ -204,7 +202,7 @@ def _in_two(
 
 
 def in_halves(edits: Sequence[Any], layout: Layout) -> Halves | None:
-    """What is held of cells (edits, say) for both parts; None where rows differ in the prefix."""
+    """Edits (or other per-cell data) for both parts; None if rows differ in the prefix."""
     shape, same = layout.batch.ids.shape, []
 
     def cells(columns: Int[Tensor, "B n"]) -> Callable[[Tensor], Tensor]:
@@ -224,15 +222,15 @@ def in_halves(edits: Sequence[Any], layout: Layout) -> Halves | None:
 
 
 def divides(run: Pass, model: Model, layout: Layout) -> bool:
-    """Whether two passes give what one gives: the kind of cache, and a proof on two rows at the
-    first use.
+    """Whether two passes give the same result as one: the cache must be of a suitable kind, and two
+    rows are compared at the first use.
     """
     text = model.module.config.get_text_config()
     window = getattr(text, "sliding_window", None)
     if window is not None and layout.batch.ids.shape[1] + 1 >= window:
         return False
     if model.module not in _known:
-        # positions scaled by the length of the text: two passes would scale them by two lengths
+        # positions scaled by text length would be scaled differently in the two passes
         _known[model.module] = scaled_beyond(model) is None and _proven(run, model, layout.batch)
     return _known[model.module]
 
@@ -257,6 +255,6 @@ def _proven(run: Pass, model: Model, batch: Batch) -> bool:
 def at(
     value: Shaped[Tensor, "B T *rest"], columns: Int[Tensor, "rows n"]
 ) -> Shaped[Tensor, "rows n *rest"]:
-    """What stands in some columns of each row."""
+    """The values in some columns of each row."""
     rows = torch.arange(len(columns), device=columns.device)[:, None]
     return value[rows, columns]

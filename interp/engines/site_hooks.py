@@ -1,4 +1,4 @@
-"""What happens at one site during a pass, whichever engine brings the value there."""
+"""What happens at one site during a pass, independent of the engine."""
 
 from __future__ import annotations
 
@@ -15,33 +15,34 @@ from interp.models.model import Model
 from interp.models.places import Target
 from interp.sites import Site
 
-# What a block adds, or a projection gives that it adds: some add in place.
+# Outputs that a block adds to the residual stream; some families add in place.
 _ADDED = ("hook_attn_out", "hook_mlp_out", "attn.o.hook_out", "mlp.out.hook_out")
 
 
 def _version(value: Tensor) -> int:
-    """How often a value was written over; within ``torch.inference_mode`` nobody counts."""
+    """How often a tensor was modified in place; torch does not count in ``torch.inference_mode``."""
     return 0 if value.is_inference() else value._version
 
 
 def require_unchanged(model: Model, changed: Sequence[Site]) -> None:
-    """Raise UnsupportedModel for sites whose value was written over in place after it was read."""
+    """Raise UnsupportedModel for sites whose value was modified in place after it was read."""
     if changed:
         raise UnsupportedModel(
-            f"{model.name} writes over the value at {changed[0]} in place: what was read there is"
-            f" lost; {WITHOUT_SUM}"
+            f"{model.name} overwrites the value at {changed[0]} in place, so what was read there is "
+            f"lost; {WITHOUT_SUM}"
         )
 
 
 class Tap:
-    """Edits in order, then (where wanted) a leaf for the gradient, then the record.
+    """Applies the edits in order, then makes a leaf for the gradient if needed, then stores the
+    value.
 
-    ``part``: the columns of a fused module's value that are this site; None for all. ``factor``:
-    what the module's value is multiplied by to be this site's. ``copies``: the module's value may
-    be written over once the block has it (Falcon adds its attention to its MLP's output in place),
-    so the block is given a copy of what is kept here. ``tokens``: prompts and positions of the
-    pass, by which a value is read that a module gives as one row per token (the experts of
-    Llama-4). ``value`` is there after the pass, where it is read or differentiated.
+    ``part``: the columns of a fused module's value that belong to this site; None for all.
+    ``factor``: multiplies the module's value to give the site's. ``copies``: the block may
+    overwrite the module's value (Falcon adds its attention to its MLP's output in place), so the
+    block gets a copy. ``tokens``: prompts and positions of the pass, to reshape the value of a
+    module that returns one row per token (the experts of Llama-4). ``value`` is set after the pass
+    if the site is read or differentiated.
     """
 
     value: Tensor
@@ -57,7 +58,7 @@ class Tap:
         self.keeps = False
 
     def pass_on(self, whole: Tensor) -> Tensor:
-        """The value a module goes on with, this site's columns taken through the tap."""
+        """The module's value with this site's columns processed."""
         if (
             self.tokens is not None
             and whole.ndim == 2
@@ -74,13 +75,13 @@ class Tap:
         )
 
     def at(self, site: Site, target: Target) -> None:
-        """The site, and where it is."""
+        """Set the site and its location."""
         self.part, self.factor = target.part, target.factor
         self.copies = site.hook in _ADDED and target.side == "out"
 
     @property
     def written_over(self) -> bool:
-        """Whether the value that is kept was changed in place later in the pass."""
+        """Whether the stored value was modified in place later in the pass."""
         return self.keeps and hasattr(self, "value") and _version(self.value) != self._version
 
     def _scaled(self, value: Tensor) -> Tensor:
@@ -93,14 +94,13 @@ class Tap:
             )
         scaled = value * self.factor
         new = self._take(scaled)
-        # a value that is only read goes on bit for bit; one that is differentiated has to be what
-        # goes on
+        # a value that is only read is passed on unchanged, bit for bit; a differentiated value must
+        # itself be passed on
         return value if new is scaled and not scaled.requires_grad else new / self.factor
 
     def _take(self, value: Tensor) -> Tensor:
         for edit in self.edits:
-            # another model's value may be held in another precision; what the module goes on with
-            # is in its own
+            # a value from another model may have another precision; the module continues in its own
             value = edit.apply(value).to(value.dtype)
         if self.wants_gradient and not value.requires_grad:
             value = value.detach().requires_grad_()
@@ -112,7 +112,7 @@ class Tap:
 def taps(
     reads: Sequence[Site], edits: Sequence[Edit], gradients_at: Sequence[Site]
 ) -> dict[Site, Tap]:
-    """A tap for every site that is read, edited or differentiated."""
+    """One hook for every site that is read, edited or differentiated."""
     found: dict[Site, Tap] = {}
     for edit in edits:
         found.setdefault(edit.site, Tap()).edits.append(edit)
@@ -133,7 +133,7 @@ def differentiate(
     got = torch.autograd.grad(
         gradient_of(logits).sum(), [tapped[site].value for site in sites], allow_unused=True
     )
-    # a site from which the kept logits cannot be reached has gradient zero, not none
+    # a site that the kept logits do not depend on has gradient zero, not None
     return {
         site: torch.zeros_like(tapped[site].value) if gradient is None else gradient
         for site, gradient in zip(sites, got, strict=True)

@@ -1,7 +1,7 @@
-"""Blocks that a pass does not need only hand on the stream.
+"""Blocks that a pass does not need are skipped.
 
-A pass under ``Enter`` starts where the stream is given; one without a head ends behind the last
-block that is read or edited. Both give what the whole pass gives.
+A pass under ``Enter`` starts where the stream is given; one without a head ends after the last
+block that is read or edited. Results equal those of the whole pass.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from interp.models.unexamined_changes import blocks_of
 from interp.sites import Site
 
 Blocks = tuple[int, int]
-# whether a model's blocks return the stream alone or in a tuple, None where they return more or
-# cannot be skipped
+# whether a model's blocks return a tensor or a 1-tuple; None if they return more or cannot be
+# skipped
 _returns: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
 
 
@@ -37,8 +37,8 @@ def needed_blocks(
 ) -> Blocks | None:
     """The first and the last block that a pass needs; None for all of them.
 
-    ``cached``: the pass goes on from keys and values; what is put in does not add to those of the
-    blocks below.
+    ``cached``: the pass continues from keys and values, which an inserted stream does not extend
+    for the blocks below.
     """
     if gradients or is_whole(model):
         return None
@@ -51,7 +51,7 @@ def needed_blocks(
 
 
 def may_skip(run: Callable[..., Run], model: Model, batch: Batch) -> bool:
-    """Whether this model's blocks can be skipped: seen, and proven on one prompt, at the first use."""
+    """Whether blocks of this model can be skipped; checked on one prompt at the first use."""
     if model.module not in _returns:
         _returns[model.module] = None
         _returns[model.module] = _proven(run, model, batch)
@@ -94,7 +94,7 @@ class _Enter:
 
 @contextmanager
 def only_blocks(model: Model, blocks: Blocks | None) -> Iterator[None]:
-    """While open, blocks outside of ``blocks`` (first and last) hand on the stream as it is."""
+    """While open, blocks outside of ``blocks`` (first and last) return their input unchanged."""
     low, high = blocks or (0, model.anatomy.n_layers)
     idle = (
         [block for layer, block in enumerate(blocks_of(model)) if not low <= layer <= high]
@@ -115,7 +115,7 @@ def _restore(before: Iterable[tuple[nn.Module, Any]]) -> None:
     for block, own in before:
         if own is None:
             del block.forward
-        else:  # a library that moves weights has put its own there
+        else:  # accelerate replaces ``forward`` when it offloads weights
             block.forward = own
 
 

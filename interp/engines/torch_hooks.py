@@ -1,6 +1,4 @@
-"""The default engine: torch forward hooks on the Hugging Face modules themselves, removed when the
-pass ends.
-"""
+"""The default engine: torch forward hooks on the Hugging Face modules, removed when the pass ends."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -25,7 +23,7 @@ from interp.sites import Site
 
 @dataclass(frozen=True)
 class TorchEngine:
-    """Hooks registered for one pass and always removed, also when the pass raises."""
+    """Hooks are registered for one pass and always removed, also when the pass raises."""
 
     name: str = "torch"
 
@@ -96,9 +94,12 @@ class TorchEngine:
         blocks: Blocks | None = None,
         live: bool = False,
     ) -> Run:
-        """One pass; ``head_reads``: which of the ``keep`` last columns the head is given, by row;
-        ``blocks``: the first and last that do anything; ``live``: what comes back, at
-        ``gradients_at`` too, can be differentiated."""
+        """One pass.
+
+        ``head_reads``: which of the ``keep`` last columns go into the head, by row; ``blocks``: the
+        first and last block to run; ``live``: outputs, including values at ``gradients_at``, stay
+        differentiable.
+        """
         tapped = taps(reads, edits, gradients_at)
         with ExitStack() as stack:
             module = stack.enter_context(model.active())
@@ -135,13 +136,13 @@ class _Hook:
     def before(
         self, _: nn.Module, args: tuple, kwargs: dict[str, Any]
     ) -> tuple[tuple, dict[str, Any]]:
-        """On what a module reads first."""
+        """Applied to the first input of a module."""
         if args:
             return (self.tap.pass_on(args[0]), *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": self.tap.pass_on(kwargs["hidden_states"])}
 
     def after(self, _: nn.Module, __: tuple, output: Any) -> Any:
-        """On what a module returns first."""
+        """Applied to the first output of a module."""
         if isinstance(output, (tuple, list)):
             return type(output)([self.tap.pass_on(output[0]), *output[1:]])
         return self.tap.pass_on(output)
@@ -154,7 +155,7 @@ def _register(module: nn.Module, target: Target, tap: Tap) -> Any:
 
 
 def _pick(module: nn.Module, columns: Int[Tensor, "B kept"]) -> Any:
-    """Let the head read some columns only: logits of a whole vocabulary are large."""
+    """Restrict the head to some columns: logits over a whole vocabulary are large."""
 
     def before(_: nn.Module, args: tuple) -> tuple:
         (value,) = args
@@ -171,6 +172,6 @@ def _forward(
     inputs = arguments(batch, keep, cache, use_cache)
     called: Any = module.base_model if keep == 0 else module
     output = called(**inputs)
-    # a state-space model keeps no keys and values: what goes on from it reads whole texts again
+    # a state-space model has no key-value cache; later passes read whole texts again
     kept = getattr(output, "past_key_values", None) if use_cache else None
     return None if keep == 0 else output.logits, kept

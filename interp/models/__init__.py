@@ -1,3 +1,1 @@
-"""Models as Hugging Face loads them, and pairs of them: found, loaded, checked, and addressed by
-site.
-"""
+"""Hugging Face models and pairs of them: found, loaded, checked, and addressed by site."""

@@ -1,8 +1,8 @@
-"""PEFT adapters, attached to a base that is held once, and proven to have landed.
+"""PEFT adapters, attached to a base that is loaded once, with a check that all tensors were loaded.
 
-PEFT places adapter weights by name and leaves whatever does not match at its identity start, so
-that a comparison of base and adapter can silently be one of base and base. Every tensor of the file
-must therefore be found in the model.
+PEFT matches adapter weights by name and leaves unmatched ones at their identity initialisation, so
+a comparison of base and adapter can silently compare the base with itself. Therefore every tensor
+of the file must be found in the model.
 """
 
 import json
@@ -38,34 +38,36 @@ Tensors = dict[str, torch.Tensor]
 
 
 def attach(source: Source, plain: Model) -> tuple[Model, Model]:
-    """The base and the tuned model over ``plain``'s module, switched; raises WrongBase or
-    AdapterNotLanded.
+    """The base and the fine-tuned model over the module of ``plain``, with a switchable adapter.
+
+    Raises WrongBase or AdapterNotLanded.
     """
     require_readable(source)
     file = source.directory / "adapter_model.safetensors"
     if not file.exists():
         raise MissingWeights(
-            f"{source.name} holds no adapter_model.safetensors; save the adapter as safetensors"
+            f"{source.name} contains no adapter_model.safetensors; save the adapter as safetensors"
         )
     wanted = _once(load_file(file))
     for key, value in wanted.items():
         if not to_host(torch.isfinite(value).all()):
             raise NonFiniteWeights(
-                f"{source.name}: {key} holds NaN or infinity; the adapter is damaged or diverged"
+                f"{source.name}: {key} contains NaN or infinity; the adapter is damaged or its "
+                "training diverged"
             )
     if any(parameter.is_meta for parameter in plain.module.parameters()):
         raise UnsupportedModel(
-            f"{plain.name} is kept partly in main memory or on disk, and peft cannot put"
-            f" {source.name} there; give a device that holds all of it, or merge the adapter and"
-            " give the whole model"
+            f"{plain.name} is partly offloaded to main memory or disk, where peft cannot attach "
+            f"{source.name}; use a device with enough memory, or merge the adapter and give the "
+            "merged model"
         )
     same, other = _tensors_of_the_base(wanted, plain)
     wrapped = _wrap(source, plain)
     landed = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     if overwritten := sorted(other - set(landed)):
         raise UnsupportedModel(
-            f"{source.name} holds a changed copy of the base's {overwritten[0]}, which cannot be"
-            " switched off; merge it, save the whole model, and give that with --base"
+            f"{source.name} contains a changed copy of the base's {overwritten[0]}, which cannot be "
+            "switched off; merge it, save the merged model, and give that with --base"
         )
     _require_landed(
         source,
@@ -82,11 +84,11 @@ def attach_resized(
     tokenizer: PreTrainedTokenizerBase,
     new_tokens: str,
 ) -> tuple[Model, Model, Ids, list[str]]:
-    """Base and tuned model over ``module``, proven to switch, over the ids that both have rows for;
-    and notes.
+    """Base and fine-tuned model over ``module``, the token ids for which both have rows, and notes.
 
-    An adapter that was made on a resized base is put on one with as many rows, which are cut
-    afterwards. Raises what ``attach`` does.
+    Switching the adapter is checked. An adapter trained on a resized base is attached to a base
+    resized in the same way, and the extra rows are cut off afterwards. Raises the errors of
+    ``attach``.
     """
     own = rows_of(module)
     made, copies = _made_for(source, module)
@@ -108,17 +110,17 @@ def attach_resized(
     if copies or ids.grown:
         given = [
             (
-                "the rows that the adapter's file has"
+                "the rows stored in the adapter's file"
                 if copies
-                else "the mean of its rows, in both models"
+                else "the mean of the existing rows, in both models"
             )
         ]
     return base, tuned, ids, ids.notes(tokenizer, module, *given)
 
 
 def _made_for(source: Source, module: PreTrainedModel) -> tuple[int | None, Tensors]:
-    """Rows of tokens that an adapter was made for, where its file says so, and its copies of the
-    base's ends.
+    """Vocabulary rows for which an adapter was trained, if its file shows it, and its copies of the
+    base's embedding and head.
     """
     file = source.directory / "adapter_model.safetensors"
     if not file.exists():
@@ -129,8 +131,8 @@ def _made_for(source: Source, module: PreTrainedModel) -> tuple[int | None, Tens
 
 
 def _require_single_tokens(tuned: Model, ids: Ids) -> None:
-    """Raise UnsupportedModel where a token that the adapter trains would lose its row: peft writes
-    it at each pass.
+    """Raise UnsupportedModel if a token trained by the adapter would lose its row: peft writes that
+    row at each pass.
     """
     layers: list[Any] = [
         part for part in tuned.module.modules() if isinstance(part, TrainableTokensWrapper)
@@ -144,28 +146,28 @@ def _require_single_tokens(tuned: Model, ids: Ids) -> None:
     if trained and max(trained) >= ids.count:
         mean = "" if ids.mean else "add --new-tokens mean, or "
         raise UnsupportedModel(
-            f"{tuned.name} trains the single token {max(trained)} (trainable_token_indices), and"
-            f" {ids.count} ids are compared; {mean}merge it, save the whole model, and give that"
-            " with --base"
+            f"{tuned.name} trains the single token {max(trained)} (trainable_token_indices), and "
+            f"{ids.count} ids are compared; {mean}merge it, save the merged model, and give that "
+            "with --base"
         )
 
 
 def adopt(wrapped: PeftModel, tuned: str, base: str) -> tuple[Model, Model]:
-    """The base and the tuned model of a PEFT model in memory, by name; raises UnsupportedModel
-    where it cannot be.
+    """The base and the fine-tuned model of a PEFT model in memory; raises UnsupportedModel if it
+    cannot be switched.
     """
     for config in (wrapped.peft_config[name] for name in wrapped.active_adapters):
         _require_of_weights(tuned, config)
         if (bias := getattr(config, "bias", "none")) != "none":
             raise UnsupportedModel(
-                f"{tuned} trained biases of its base (bias={bias!r}), which cannot be switched off;"
-                " merge it, and give the base beside it"
+                f"{tuned} trained biases of its base (bias={bias!r}), which cannot be switched off; "
+                "merge it, and give the base separately"
             )
     layers = [layer for layer in wrapped.modules() if isinstance(layer, BaseTunerLayer)]
     if any(layer.merged for layer in layers):
         raise UnsupportedModel(
-            f"{tuned} is merged into its base, and taking it out again rounds the base's weights; "
-            "load base and adapter again, or give the base beside it"
+            f"{tuned} is merged into its base, and unmerging it rounds the base's weights; load "
+            "base and adapter again, or give the base separately"
         )
     if any(layer.disable_adapters for layer in layers):
         raise UnsupportedModel(
@@ -180,8 +182,8 @@ def inner_of(wrapped: PeftModel) -> PreTrainedModel:
 
 
 def memory_digests(wrapped: PeftModel) -> dict[str, str]:
-    """Content digests of a PEFT model in memory, and of its base alone: the one that the bare base
-    would have.
+    """Content digests of a PEFT model in memory and of its base; the latter equals the digest of
+    the bare base.
     """
     inner = inner_of(wrapped)
     kept = [
@@ -202,7 +204,8 @@ def memory_digests(wrapped: PeftModel) -> dict[str, str]:
                 return None
         return key
 
-    # how the adapter's tensors are applied (scaling, for one) is told by its configuration alone
+    # how the adapter's tensors are applied (scaling, for example) is known only from its
+    # configuration
     adapters = {
         name: {
             key: value
@@ -233,10 +236,10 @@ def _switched(wrapped: PeftModel, anatomy: Anatomy, tuned: str, base: str) -> tu
 
 def _require_of_weights(name: str, config: PeftConfig) -> None:
     if config.is_prompt_learning:
-        kind: Any = config.peft_type  # by peft's annotations it could be text or nothing
+        kind: Any = config.peft_type  # by peft's annotations it could be a string or None
         raise UnsupportedModel(
-            f"{name} is a {kind.value} adapter, which changes no weight; give an adapter of weights"
-            " (LoRA and its like)"
+            f"{name} is a {kind.value} adapter, which changes no weights; give an adapter that does "
+            "(such as LoRA)"
         )
 
 
@@ -244,18 +247,19 @@ def _wrap(source: Source, plain: Model) -> PeftModel:
     with quiet():
         try:
             config = PeftConfig.from_pretrained(str(source.directory))
-        # peft trips over a bad configuration with errors of many classes
+        # peft raises errors of many classes for a bad configuration
         except Exception as error:
             raise UnsupportedModel(
-                f"{source.name}: peft {peft.__version__} does not accept its adapter_config.json"
-                f" ({line(error)}); check the file, or use a peft that knows this adapter"
+                f"{source.name}: peft {peft.__version__} does not accept its adapter_config.json "
+                f"({line(error)}); check the file, or use a version of peft that supports this "
+                "adapter"
             ) from error
         _require_of_weights(source.name, config)
         try:
             return PeftModel.from_pretrained(
                 plain.module, str(source.directory), config=config, is_trainable=False
             )
-        # what peft cannot place on this base, by whatever error it says so
+        # peft raises errors of many classes if an adapter does not fit its base
         except Exception as error:
             reason = (
                 line(error)
@@ -263,14 +267,14 @@ def _wrap(source: Source, plain: Model) -> PeftModel:
                 .replace("torch.Size", "")
             )
             raise WrongBase(
-                f"{source.name} does not fit the base {plain.name} ({reason}); give the base it was"
-                " made for"
+                f"{source.name} does not fit the base {plain.name} ({reason}); give the base it was "
+                "trained on"
             ) from error
 
 
 def _once(tensors: Tensors) -> Tensors:
-    """Without what peft saves a second time, under its name in memory, where a kept embedding was
-    resized.
+    """Without the second copies that peft saves, under their names in memory, of a resized
+    embedding.
     """
 
     def twice(key: str) -> bool:
@@ -281,8 +285,8 @@ def _once(tensors: Tensors) -> Tensors:
 
 
 def _tensors_of_the_base(wanted: Tensors, plain: Model) -> tuple[set[str], set[str]]:
-    """Keys of the file that name a tensor of the base itself (saved with a tuned embedding): equal
-    ones and others.
+    """Keys of the file that are tensors of the base itself (saved with a trained embedding): equal
+    ones, and changed ones.
     """
     own, same, other = plain.module.state_dict(), set(), set()
     for key, value in wanted.items():
@@ -297,18 +301,19 @@ def _require_landed(source: Source, landed: Tensors, wanted: Tensors) -> None:
     lost = sorted(key for key in wanted if key not in landed)
     if lost:
         raise AdapterNotLanded(
-            f"{source.name}: {len(lost)} of {len(wanted)} adapter tensors reached no module, first"
-            f" {lost[0]}; the adapter's names do not match this base: give the base it was made for"
+            f"{source.name}: {len(lost)} of {len(wanted)} adapter tensors matched no module, first "
+            f"{lost[0]}; the adapter's names do not match this base: give the base it was trained "
+            "on"
         )
     unfilled = sorted(key for key in landed if key not in wanted)
     if unfilled:
         raise AdapterNotLanded(
-            f"{source.name}: {len(unfilled)} adapter tensors are missing from its file and stay at"
-            f" their start, first {unfilled[0]}; the file is incomplete: copy it again"
+            f"{source.name}: {len(unfilled)} adapter tensors are missing from its file and stay at "
+            f"their initial values, first {unfilled[0]}; the file is incomplete: copy it again"
         )
     for key, value in wanted.items():
         if value.shape != landed[key].shape or not torch.equal(value.to(landed[key]), landed[key]):
             raise AdapterNotLanded(
-                f"{source.name}: {key} did not arrive as it was saved; its names collide: save the"
-                " adapter again"
+                f"{source.name}: {key} was not loaded as it was saved, because names collide; save "
+                "the adapter again"
             )

@@ -1,9 +1,9 @@
-"""Where a site or a weight lives in a Hugging Face model, read from TransformerLens' architecture
-maps.
+"""Which module of a Hugging Face model computes a site or holds a weight, from TransformerLens'
+architecture maps.
 
 TransformerLens describes about 160 families as trees of components with module paths and hook
-aliases. Those maps are read here without building a bridge; every target is then required to exist
-with the width the configuration says. What is not resolved exactly is refused, never guessed.
+aliases. These maps are read here without building a bridge. Every module must then exist with the
+width that the configuration states. Whatever cannot be resolved exactly is an error.
 """
 
 from collections.abc import Iterable
@@ -30,14 +30,14 @@ _NEURON_HOOKS = (
     "mlp.out.hook_out",
 )
 _THROUGH = ("mlp.in", "mlp.out")
-# What mixes tokens in blocks that have no attention, by the names of the maps.
+# Token mixers of blocks without attention, as the maps name them.
 _MIXERS = ("linear_attn", "mamba", "mixer", "ssm", "conv")
 _TOLD = ("residual_multiplier", "num_local_experts")
 _SCALED = {"hook_attn_out": "scaled_attn_submodule", "hook_mlp_out": "scaled_mlp_submodule"}
 PARTS = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
-"""A block's input, what its attention and its MLP add, and its output."""
-WITHOUT_UNITS = "use interp compare or interp graft, which read no single units"
-WITHOUT_SUM = "interp compare and interp graft need no such sum"
+"""A block's input, the contributions of its attention and its MLP, and its output."""
+WITHOUT_UNITS = "use interp compare or interp graft, which do not need single units"
+WITHOUT_SUM = "interp compare and interp graft do not need it"
 PROVEN = (
     "LlamaForCausalLM",
     "MistralForCausalLM",
@@ -57,8 +57,8 @@ PROVEN = (
 class Anatomy:
     """Sizes of a model and the module paths of its sites.
 
-    ``n_neurons`` is the MLP's inner width, 0 where the blocks hold experts instead of one MLP.
-    ``elsewhere``: sites of single blocks that are in another place than in the first.
+    ``n_neurons`` is the MLP's inner width, 0 if the blocks contain experts instead of one MLP.
+    ``elsewhere``: locations of sites in single blocks that differ from the first block's.
     """
 
     architecture: str
@@ -75,21 +75,21 @@ class Anatomy:
     elsewhere: dict[tuple[int, str], Target] = field(default_factory=dict)
 
     def target(self, site: Site) -> Target:
-        """The module side that carries a site; raises UnsupportedModel when this family has none."""
+        """The module and side at which a site is; raises UnsupportedModel if the family has none."""
         if not 0 <= site.layer < self.n_layers:
             raise UnsupportedModel(
                 f"{site} does not exist: {self.architecture} here has {self.n_layers} blocks"
             )
         if site.hook not in self.targets:
-            raise UnsupportedModel(f"{self.architecture} has no exact place for {site.hook}")
+            raise UnsupportedModel(f"{self.architecture} has no exact module for {site.hook}")
         found = self.elsewhere.get((site.layer, site.hook), self.targets[site.hook])
         return replace(
             found, path=".".join(filter(None, (self.blocks_path, str(site.layer), found.path)))
         )
 
     def place(self, weight: Weight) -> Place:
-        """The module that holds a matrix, with its dotted path; raises UnsupportedModel when there
-        is none.
+        """The module that holds a matrix, with its dotted path; raises UnsupportedModel if there is
+        none.
         """
         if weight.matrix not in self.matrices:
             raise UnsupportedModel(
@@ -99,14 +99,12 @@ class Anatomy:
         return replace(found, path=f"{self.blocks_path}.{weight.layer}.{found.path}")
 
     def require_neurons(self) -> None:
-        """Raise UnsupportedModel where the blocks have no single MLP whose neurons could be told
-        apart.
-        """
+        """Raise UnsupportedModel if the blocks have no single MLP with identifiable neurons."""
         if self.n_neurons:
             return
         none = (
-            f"{self.architecture} has no MLP neurons with an exact place (its blocks hold experts,"
-            " or a fused or unknown MLP)"
+            f"{self.architecture} has no MLP neurons with an exact module (its blocks contain "
+            "experts, or a fused or unknown MLP)"
         )
         if self.has_heads and self.has_parts:
             raise UnsupportedModel(f"{none}; use --unit head")
@@ -116,12 +114,12 @@ class Anatomy:
 
     @property
     def has_heads(self) -> bool:
-        """Whether attention heads have an exact place."""
+        """Whether attention heads have an exact module."""
         return {"attn.hook_z", "attn.o.hook_out"} <= set(self.targets) and "attn.o" in self.matrices
 
     @property
     def has_parts(self) -> bool:
-        """Whether what attention and MLP add to a block's output has an exact place."""
+        """Whether the contributions of attention and MLP to a block's output have an exact module."""
         return set(PARTS) <= set(self.targets)
 
     @cached_property
@@ -133,14 +131,14 @@ class Anatomy:
 
 
 def read_anatomy(model: PreTrainedModel) -> Anatomy:
-    """Resolve a model's sites; raises UnsupportedModel where the map and the model disagree."""
+    """Locate all sites of a model; raises UnsupportedModel if the map and the model disagree."""
     config = model.config.get_text_config()
     name = type(model).__name__
     blocks = _component_tree(name, config).get("blocks")
     if blocks is None or blocks.name is None:
         raise UnsupportedModel(
-            f"{name} is no single stack of blocks in its map, and its parts have no exact place;"
-            f" proven: {', '.join(PROVEN)}"
+            f"{name} is not a single stack of blocks in its map, and its parts have no exact "
+            f"module; tested: {', '.join(PROVEN)}"
         )
     width, n_layers = config.hidden_size, config.num_hidden_layers
     n_heads = _heads(config)
@@ -151,7 +149,7 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
         )
     paths = [f"{blocks.name}.{layer}" for layer in range(n_layers)]
 
-    # a place counts where every block has it: some families mix kinds of blocks
+    # only locations that every block has are used: some families mix kinds of blocks
     targets: dict[str, Target] = {}
     elsewhere: dict[tuple[int, str], Target] = {}
     for hook in BLOCK_HOOKS:
@@ -178,7 +176,7 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
         differs(config, size) for size in ("head_dim", "num_attention_heads", "num_key_value_heads")
     ):
         targets, matrices = _without(targets, _HEAD_HOOKS), _without(matrices, QKV, ("attn.o",))
-    # a map may call something else by these names: the output of the experts, for one
+    # a map may use these names for something else, such as the output of the experts
     neural = {"mlp.hook_post", "mlp.out.hook_out"} <= set(targets) and {"mlp.out", "mlp.in"} <= set(
         matrices
     )
@@ -212,8 +210,9 @@ def _without(places: dict[str, Any], *names: Iterable[str]) -> dict[str, Any]:
 
 
 def _inner_width(model: nn.Module, blocks: list[str], matrices: dict[str, Place]) -> int:
-    """How many neurons the MLPs have; 0 where blocks differ, or where an MLP makes more than it
-    reads back (a fused gate whose stacking is not known)."""
+    """Number of neurons of the MLPs; 0 if blocks differ, or if an MLP computes more values than it
+    reads back (a fused gate whose layout is unknown).
+    """
     widths = set()
     for block in blocks:
         made, read = (
@@ -225,14 +224,14 @@ def _inner_width(model: nn.Module, blocks: list[str], matrices: dict[str, Place]
 
 
 def _heads(config: Any) -> int:
-    """How many attention heads a configuration states; 1 where it states none, as of state-space
+    """Number of attention heads in the configuration; 1 if it states none, as for state-space
     models.
     """
     return setting(config, "num_attention_heads") or 1
 
 
 def _head_width(config: Any) -> int:
-    """What a head writes; where queries and keys are compressed (MLA), they have another width."""
+    """Output width of a head; with compressed queries and keys (MLA) these have another width."""
     stated = setting(config, "v_head_dim") or setting(config, "head_dim")
     return stated or config.hidden_size // _heads(config)
 
@@ -252,8 +251,8 @@ def _component_tree(name: str, config: Any) -> dict[str, Any]:
             d_vocab=config.vocab_size,
             architecture=name,
         )
-        # by these some maps tell what a block multiplies its parts by, and whether its MLP is all
-        # of them
+        # some maps need these for the factor on a block's contributions, or to tell whether the MLP
+        # is one of several parts
         vars(bridge).update(
             {name: value for name in _TOLD if (value := setting(config, name)) is not None}
         )
@@ -262,12 +261,12 @@ def _component_tree(name: str, config: Any) -> dict[str, Any]:
         return dict(mapping)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UnsupportedModel(
-            f"{name} is not an architecture with a known map; proven: {', '.join(PROVEN)}"
+            f"{name} is not an architecture with a known map; tested: {', '.join(PROVEN)}"
         ) from error
 
 
 def _resolve_in(model: nn.Module, path: str, block: Any, hook: str) -> Target | None:
-    """Where one block has a site: by the map, or in what stands in the place of its attention."""
+    """Location of a site in one block: by the map, or at the token mixer in place of attention."""
     found = _resolve(block, hook)
     if found is not None and exists(model, path, found.path):
         return found
@@ -279,9 +278,7 @@ def _resolve_in(model: nn.Module, path: str, block: Any, hook: str) -> Target | 
 
 
 def _scaled(block: Any, part: str) -> Target | None:
-    """The output of a part of a block, times what the block multiplies it by before it adds it to
-    the stream.
-    """
+    """The output of a part of a block, with the factor applied before it is added to the stream."""
     found = _resolve(block, f"{part}.hook_out")
     return (
         None
@@ -291,9 +288,9 @@ def _scaled(block: Any, part: str) -> Target | None:
 
 
 def _resolve(block: Any, hook: str) -> Target | None:
-    """Follow hook aliases through the component tree until a module and a side are reached."""
+    """Follow hook aliases through the component tree to a module and a side."""
     if hook in ("hook_in", "hook_out"):
-        # what only groups others has no input and output
+        # a component that only groups others has no input and output
         return Target("", "in" if hook == "hook_in" else "out") if block.name is not None else None
     head, _, rest = hook.partition(".")
     if not rest:
@@ -316,9 +313,7 @@ def _resolve(block: Any, hook: str) -> Target | None:
 
 
 def _child(block: Any, name: str) -> Any:
-    """A part of a block by its name; the MLP also where the map has it, and nothing beside it,
-    under another.
-    """
+    """A part of a block by name; also the MLP if the map has it only under another name."""
     parts = getattr(block, "submodules", None) or {}
     return parts.get(name) or (
         parts.get(getattr(block, _SCALED["hook_mlp_out"], None)) if name == "mlp" else None
@@ -326,9 +321,7 @@ def _child(block: Any, name: str) -> Any:
 
 
 def _is_named(part: Any) -> bool:
-    """Whether a part of a map is a module, or groups modules of the block that have no module of
-    their own.
-    """
+    """Whether a part of a map is a module, or groups modules that have no common parent module."""
     return part.name is not None or bool(getattr(part, "submodules", None))
 
 
@@ -343,7 +336,7 @@ def _path(block: Any, parts: list[str]) -> str | None:
 
 
 def _require_shapes(model: nn.Module, anatomy: Anatomy, heads: tuple[int, ...]) -> None:
-    """Every matrix of every block must have the shape that the configuration implies."""
+    """Check that every matrix of every block has the shape implied by the configuration."""
     inner = {
         "mlp.in": (anatomy.n_neurons, anatomy.width),
         "mlp.gate": (anatomy.n_neurons, anatomy.width),

@@ -1,6 +1,4 @@
-"""Caches of keys and values: one row for all, another layout, rows left out, those of several
-passes in one.
-"""
+"""Operations on key-value caches: repeat one row, rearrange columns, drop rows, join several."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from interp.errors import OptionError
 
 
 def is_plain(cache: Any) -> bool:
-    """Whether all that a cache holds is keys and values by position."""
+    """Whether a cache contains only keys and values by position."""
     layers: list[Any] = list(getattr(cache, "layers", []))
     kinds = (DynamicLayer, DynamicSlidingWindowLayer)
     return type(cache) is DynamicCache and all(
@@ -28,10 +26,10 @@ def is_plain(cache: Any) -> bool:
 
 
 def repeat(cache: Any, rows: int) -> None:
-    """Give every row the prefix's keys and values.
+    """Repeat the prefix's keys and values for every row.
 
-    Blocks below a stream that is put in keep none, and the length of a cache is that of its first:
-    nothing reads these.
+    Blocks below an inserted stream have none, but the length of a cache is that of its first layer,
+    so they get placeholders that nothing reads.
     """
     kept = [layer for layer in cache.layers if layer.is_initialized]
     for layer in kept:
@@ -48,8 +46,8 @@ def repeat(cache: Any, rows: int) -> None:
 
 
 def lay_out(cache: Any, positions: Int[Tensor, "B T"]) -> None:
-    """Put keys and values where a pass over whole, padded prompts has them, and leave out what only
-    stood for them.
+    """Move keys and values to the columns they have in a pass over whole, padded prompts, and drop
+    placeholders.
     """
     layers = [layer for layer in cache.layers if layer.is_initialized]
     length = max(layer.keys.shape[2] for layer in layers)
@@ -69,7 +67,7 @@ def lay_out(cache: Any, positions: Int[Tensor, "B T"]) -> None:
 
 
 def keep_rows(cache: Any, rows: Int[Tensor, " K"]) -> None:
-    """Leave out all other rows, in place."""
+    """Drop all other rows, in place."""
     for layer in cache.layers:
         if layer.is_initialized:
             where = rows.to(layer.keys.device)
@@ -78,12 +76,11 @@ def keep_rows(cache: Any, rows: Int[Tensor, " K"]) -> None:
 
 @dataclass(frozen=True)
 class CachedPrefix:
-    """Keys and values of the first ``lengths`` tokens of some texts, right-aligned, block after
-    block from the first.
+    """Keys and values of the first ``lengths`` tokens of some texts, right-aligned, for each block.
 
-    A cache made of them, ``cache``, goes on behind these tokens, whose cells ``mask`` has.
-    ``cache``, ``only`` and ``join`` hand them over, so that they are never in memory twice:
-    ``blocks`` is empty afterwards.
+    ``cache`` makes a cache from which passes continue after these tokens; ``mask`` marks their
+    cells. ``cache``, ``only`` and ``join`` hand the tensors over, so that they are never in memory
+    twice: ``blocks`` is empty afterwards.
     """
 
     lengths: tuple[int, ...]
@@ -97,12 +94,11 @@ class CachedPrefix:
         starts: Sequence[int],
         lengths: Sequence[int],
     ) -> CachedPrefix | None:
-        """From caches of texts on the same columns; None where they do not hold all that a pass
-        needs.
+        """From caches of texts on the same columns; None if a pass needs more than they contain.
 
-        ``caches``: each with the number of blocks whose keys and values are known with it (None: as
-        many as it has), of which those that the cache before did not give are taken. Of ``rows``,
-        in that order, ``lengths`` tokens from the column ``starts`` on.
+        ``caches``: each with the number of blocks whose keys and values it provides (None: all of
+        its own), of which those not provided by earlier caches are used. For each of ``rows``, in
+        that order, it takes ``lengths`` tokens starting at the column ``starts``.
         """
         blocks: list[tuple[Tensor, Tensor]] = []
         for cache, until in caches:
@@ -126,7 +122,7 @@ class CachedPrefix:
 
     @classmethod
     def join(cls, each: Sequence[CachedPrefix]) -> CachedPrefix:
-        """The rows of all, one after another; raises OptionError where one was handed over before."""
+        """The rows of all, one after another; raises OptionError if one was already handed over."""
         width, lengths = (
             max(max(one.lengths) for one in each),
             [length for one in each for length in one.lengths],
@@ -142,7 +138,7 @@ class CachedPrefix:
         return cls(tuple(lengths), blocks)
 
     def of(self, rows: Sequence[int]) -> CachedPrefix:
-        """Some rows."""
+        """A selection of rows."""
         if [*rows] == [*range(len(self.lengths))]:
             return self
         blocks = []
@@ -152,7 +148,7 @@ class CachedPrefix:
         return CachedPrefix(tuple(self.lengths[row] for row in rows), blocks)
 
     def only(self, rows: Sequence[int]) -> CachedPrefix:
-        """Some rows, handed over block after block: the others are let go of."""
+        """A selection of rows, handed over block by block so that the others are freed."""
         if [*rows] == [*range(len(self.lengths))]:
             return self
         left, blocks = self._handed_over(), []
@@ -170,9 +166,7 @@ class CachedPrefix:
         return torch.arange(width, device=keys.device)[None] >= width - lengths[:, None]
 
     def cache(self) -> DynamicCache:
-        """A cache that passes can go on from; raises OptionError where they were handed over
-        before.
-        """
+        """A cache from which passes can continue; raises OptionError if it was already handed over."""
         made = DynamicCache()
         for keys, values in self._handed_over():
             layer = DynamicLayer()
@@ -184,7 +178,7 @@ class CachedPrefix:
     def _present(self) -> list[tuple[Tensor, Tensor]]:
         if not self.blocks:
             raise OptionError(
-                "these keys and values were handed over to another cache before; read them again"
+                "these keys and values were already moved to another cache; compute them again"
             )
         return self.blocks
 

@@ -1,4 +1,4 @@
-"""How far tuning moved a pair's weights: unit by unit, and tensor by tensor."""
+"""How much fine-tuning changed a pair's weights, by unit and by tensor."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ from interp.sites import MATRICES, Weight
 
 @dataclass(frozen=True)
 class Change:
-    """One tensor of both models: block (-1 outside), name, size, Euclidean norms, share of entries
-    that differ.
+    """One tensor of both models: block (-1 outside blocks), name, size, Euclidean norms of the base
+    and of the change, share of entries that differ.
     """
 
     layer: int
@@ -34,11 +34,11 @@ class Change:
 
 
 def tensor_changes(pair: Pair, unread: list[str] | None = None) -> Iterator[Change]:
-    """Every matrix with an exact place, adapter applied and cut out of fused ones; then every other
-    tensor by name.
+    """Changes of every matrix with a known location (adapter applied, fused ones split), then of
+    every other tensor by name.
 
-    A tensor that an adapter changes in a way that cannot be read is left out, and its name added to
-    ``unread``. Where the tuned model alone is kept in 16 bits, a change is one from the base
+    A tensor that an adapter changes in an unreadable way is left out and its name added to
+    ``unread``. If only the fine-tuned model is stored in 16 bits, it is compared with the base
     rounded to them.
     """
     base, tuned = pair.require_base("weight changes"), pair.tuned
@@ -72,9 +72,7 @@ def _others(
 
 
 def _of_adapter(tuned: Model, seen: set[str], unread: list[str]) -> Iterator[Change]:
-    """Of one module with adapters: what they change, and the rest, in which both models are the
-    same.
-    """
+    """For one module with adapters: the tensors they change, then the unchanged rest."""
     layers, coded = dict(adapted(tuned.module)), _coded(tuned)
     for path, layer in layers.items():
         for one in merged_tensors(path, layer, seen):
@@ -87,7 +85,7 @@ def _of_adapter(tuned: Model, seen: set[str], unread: list[str]) -> Iterator[Cha
     for name, value in tensors(tuned.module):
         parts = name.split(".")
         inside = any(".".join(parts[:end]) in layers for end in range(1, len(parts)))
-        # the wrapper of tuned rows stands around such a layer, and holds nothing of its own
+        # the wrapper of trained rows contains such a layer and no tensors of its own
         if (
             not inside
             and not name.startswith(coded)
@@ -98,14 +96,14 @@ def _of_adapter(tuned: Model, seen: set[str], unread: list[str]) -> Iterator[Cha
 
 
 def _coded(model: Model) -> tuple[str, ...]:
-    """How the names of what says what codes are (scales, tables) begin."""
+    """Name prefixes of the tensors that describe codes (scales, tables)."""
     return tuple(
         f"{path}.weight." for path, part in model.module.named_modules() if is_packed(part)
     )
 
 
 def _named(model: Model, name: str) -> tuple[int, str]:
-    """Block (-1 outside) and name in it."""
+    """Block (-1 outside blocks) and name within it."""
     blocks = f"{model.anatomy.blocks_path}."
     layer, _, part = (
         name.removeprefix(blocks).partition(".") if name.startswith(blocks) else ("-1", "", name)
@@ -121,7 +119,7 @@ def _change(layer: int, part: str, base: Tensor, tuned: Tensor) -> Change:
 
 
 def _reading(anatomy: Anatomy, unit: Unit) -> list[str]:
-    """The matrices by which a unit reads."""
+    """The matrices through which a unit reads."""
     return (
         ["attn.q", "attn.k", "attn.v"]
         if unit is HEAD
@@ -130,19 +128,19 @@ def _reading(anatomy: Anatomy, unit: Unit) -> list[str]:
 
 
 def has_weights(anatomy: Anatomy, unit: Unit) -> bool:
-    """Whether all of a unit's own weights can be read exactly: some families hold what heads read
-    by in one matrix.
+    """Whether all weights of a unit can be read exactly: some families store what heads read
+    through in one matrix.
     """
     return {*_reading(anatomy, unit), unit.matrix} <= set(anatomy.matrices)
 
 
 def weight_change(pair: Pair, unit: Unit = NEURON) -> np.ndarray:
-    """Euclidean norm ``[L, U]`` of the change of each unit's own weights.
+    """Euclidean norm ``[L, U]`` of the change of each unit's weights.
 
-    A neuron's are its gate and up rows and its down column; a head's its query rows, the key and
-    value rows it reads (shared by the heads of a group) and its columns of the output projection.
-    Where the tuned model alone is kept in 16 bits, the change is that from the base rounded to
-    them.
+    For a neuron these are its gate and up rows and its down column; for a head its query rows, the
+    key and value rows it uses (shared by a group of heads) and its columns of the output
+    projection. If only the fine-tuned model is stored in 16 bits, it is compared with the base
+    rounded to them.
     """
     base, tuned = pair.require_base("weight"), pair.tuned
     anatomy, half = tuned.anatomy, rounded_to(base, tuned)
@@ -155,7 +153,7 @@ def weight_change(pair: Pair, unit: Unit = NEURON) -> np.ndarray:
             squares = to_host(change.square().sum(0 if name == unit.matrix else 1))
             if unit is HEAD:
                 squares = squares.reshape(-1, anatomy.head_width).sum(1)
-            # one key-value head stands for every head of its group
+            # one key-value head counts for every head of its group
             total += np.repeat(squares, len(total) // len(squares))
         norms.append(np.sqrt(total))
     return np.stack(norms)

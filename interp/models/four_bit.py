@@ -1,10 +1,10 @@
-"""Checkpoints of 4-bit codes of bitsandbytes (NF4 and FP4) as Hugging Face directories of the
-numbers they stand for.
+"""4-bit bitsandbytes checkpoints (NF4 and FP4), converted to Hugging Face directories of plain
+numbers.
 
 The format (Dettmers et al. 2023, arXiv 2305.14314): ``NAME`` has two codes to a byte,
 ``NAME.quant_map`` the number of each code, ``NAME.absmax`` a scale for each block of numbers,
-``NAME.quant_state.bitsandbytes__KIND`` a JSON text with block size and shape. Where scales are
-codes too, ``NAME.nested_absmax`` and ``NAME.nested_quant_map`` are theirs.
+``NAME.quant_state.bitsandbytes__KIND`` a JSON text with block size and shape. If the scales are
+codes too, ``NAME.nested_absmax`` and ``NAME.nested_quant_map`` decode them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from interp import organisms
 from interp.errors import TruncatedWeights, UnsupportedModel
 from interp.provenance import directory_digest
 
-if TYPE_CHECKING:  # looking a model up needs no torch
+if TYPE_CHECKING:  # finding a model must not import torch
     from torch import Tensor
 
-FORMAT = 1  # of dequantised directories: raise it when the same files would give other ones
+FORMAT = (
+    1  # version of the dequantised directories; increase it when the same files give other weights
+)
 INDEX = "model.safetensors.index.json"
 _STATE = ".quant_state.bitsandbytes__"
 _COPIED = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
@@ -31,7 +33,7 @@ _DTYPES = ("float32", "bfloat16", "float16")
 
 
 def is_four_bit(config: Mapping[str, Any]) -> bool:
-    """Whether a ``config.json`` says that the weights beside it are 4-bit codes of bitsandbytes."""
+    """Whether a ``config.json`` declares 4-bit bitsandbytes weights."""
     said = config.get("quantization_config")
     if not isinstance(said, dict) or said.get("quant_method", "bitsandbytes") != "bitsandbytes":
         return False
@@ -39,7 +41,7 @@ def is_four_bit(config: Mapping[str, Any]) -> bool:
 
 
 def is_installed() -> bool:
-    """Whether the library that computes with the codes is there."""
+    """Whether bitsandbytes, which computes with the codes, is installed."""
     return find_spec("bitsandbytes") is not None
 
 
@@ -52,10 +54,10 @@ def computed_in(config: Mapping[str, Any]) -> str:
 
 
 def directory(name: str, source: Path, config: Mapping[str, Any]) -> Path:
-    """The directory of numbers for one of codes, in the user's cache under the digest of its files.
+    """The dequantised directory of a 4-bit one, in the user's cache under the digest of its files.
 
-    Numbers are of the dtype in which the layers compute, as bitsandbytes makes them when it applies
-    the codes. ``name`` is for errors. Raises TruncatedWeights or UnsupportedModel.
+    Numbers have the dtype in which the layers compute, as when bitsandbytes applies the codes.
+    ``name`` is used in errors. Raises TruncatedWeights or UnsupportedModel.
     """
     digest = directory_digest(source, ("*.safetensors", *_COPIED))[:20]
     target = (
@@ -83,7 +85,8 @@ def _write(name: str, source: Path, config: Mapping[str, Any], place: Path) -> N
         def read(key: str) -> Tensor:
             if key not in where:
                 raise TruncatedWeights(
-                    f"{name} lacks {key}, which says what its 4-bit codes are; download it again"
+                    f"{name} lacks {key}, which is needed to decode its 4-bit weights; download it "
+                    "again"
                 )
             with safe_open(where[key], "pt") as file:
                 return file.get_tensor(key)
@@ -121,7 +124,7 @@ def _parts(where: Mapping[str, Path], weight: str) -> list[str]:
 
 
 def _numbers(name: str, weight: str, read: Callable[[str], Tensor], state: str) -> Tensor:
-    """What the codes of one weight stand for, in float32 and in its shape."""
+    """The decoded values of one weight, in float32 and in its shape."""
     import torch
 
     from interp.maths.host import to_host
@@ -140,9 +143,9 @@ def _numbers(name: str, weight: str, read: Callable[[str], Tensor], state: str) 
         )
     except (ValueError, KeyError, TypeError, RuntimeError, IndexError) as error:
         raise UnsupportedModel(
-            f"{name} holds {weight} as 4-bit codes in a form that is not known"
-            f" ({' '.join(str(error).split())[:120]}); run: pip install bitsandbytes, or give the"
-            " model as it was before quantisation"
+            f"{name} stores {weight} as 4-bit codes in an unknown format "
+            f"({' '.join(str(error).split())[:120]}); run: pip install bitsandbytes, or give the "
+            "unquantised model"
         ) from error
 
 

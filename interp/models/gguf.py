@@ -1,4 +1,4 @@
-"""A ``.gguf`` file as a Hugging Face directory: dequantised by transformers to float32, once, in
+"""A ``.gguf`` file as a Hugging Face directory: dequantised to float32 by transformers, once, in
 the user's cache.
 """
 
@@ -14,31 +14,33 @@ from interp.errors import ModelError, ModelNotFound, TruncatedWeights, Unsupport
 from interp.models.quiet import line, quiet
 from interp.provenance import file_digest
 
-FORMAT = 1  # of dequantised directories: raise it when the same file would give other ones
+FORMAT = (
+    1  # version of the dequantised directories; increase it when the same file gives other weights
+)
 _MAGIC = b"GGUF"
 
 
 def inside(directory: Path) -> Path | None:
-    """The one ``.gguf`` file of a directory without safetensors, None where it has none.
+    """The ``.gguf`` file of a directory without safetensors; None if there is none.
 
-    Raises ModelNotFound where it has several: nothing says which is meant.
+    Raises ModelNotFound if there are several.
     """
     found = sorted(directory.glob("*.gguf"))
     if not found or any(directory.glob("*.safetensors")):
         return None
     if len(found) > 1:
         raise ModelNotFound(
-            f"{directory} holds {len(found)} .gguf files, first {found[0].name} and"
-            f" {found[1].name}; name one of them"
+            f"{directory} contains {len(found)} .gguf files, first {found[0].name} and "
+            f"{found[1].name}; give one of them"
         )
     return found[0]
 
 
 def directory(file: Path) -> Path:
-    """The directory of a ``.gguf`` file, its weights in float32, kept under the file's sha256.
+    """The directory of a ``.gguf`` file, with weights in float32, stored under the file's sha256.
 
-    Raises UnsupportedModel where the package ``gguf`` is missing or transformers does not know the
-    architecture, and TruncatedWeights for a file that is not whole.
+    Raises UnsupportedModel if the package ``gguf`` is missing or transformers does not support the
+    architecture, and TruncatedWeights for an incomplete file.
     """
     target = organisms.cache_root() / "gguf" / f"{file_digest(file)[:20]}-{FORMAT}" / file.stem
     return organisms.written_once(target, lambda place: _write(file, place))
@@ -48,7 +50,7 @@ def _write(file: Path, place: Path) -> None:
     with file.open("rb") as stream:
         if stream.read(len(_MAGIC)) != _MAGIC:
             raise TruncatedWeights(
-                f"{file} does not begin as a .gguf file does; copy or download it again"
+                f"{file} does not start like a .gguf file; copy or download it again"
             )
     if find_spec("gguf") is None:
         raise UnsupportedModel(
@@ -63,8 +65,7 @@ def _write(file: Path, place: Path) -> None:
         with quiet(), redirect_stderr(io.StringIO()):  # a progress bar of its own
             tokenizer = AutoTokenizer.from_pretrained(**where)
             model: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-            # what is written holds plain numbers, and neither says nor is refused as a quantised
-            # model
+            # the written model contains plain numbers and must not be declared as quantised
             vars(model.config).pop("quantization_config", None)
             model.hf_quantizer = None
             model.config.name_or_path = model.name_or_path = ""
@@ -75,19 +76,19 @@ def _write(file: Path, place: Path) -> None:
         if isinstance(error, ValueError) and "supported" not in str(error):
             raise _damaged(file, error) from error
         raise UnsupportedModel(
-            f"{file.name} is of a kind that transformers cannot dequantise ({line(error)}); "
-            "give the model as a Hugging Face directory"
+            f"transformers cannot dequantise {file.name} ({line(error)}); give the model as a "
+            "Hugging Face directory"
         ) from error
     except (EOFError, IndexError) as error:
         raise _damaged(file, error) from error
-    except Exception as error:  # a reader's own classes, and a disk that is full
+    except Exception as error:  # errors of the reader, or a full disk
         raise ModelError(
             f"{file.name} cannot be dequantised into {place.parent} ({line(error)})"
         ) from error
 
 
 def _drop_unembedded(path: Path, rows: int) -> None:
-    """Take back special tokens that transformers adds of itself (GPT-2's end of text) and the model
+    """Remove special tokens that transformers adds by itself (GPT-2's end of text) and the model
     has no row for.
     """
     tokenizer = json.loads(path.read_text(encoding="utf-8"))

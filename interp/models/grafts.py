@@ -1,9 +1,9 @@
-"""Grafts: a base with some weights of its tuned child, in memory only and exactly undone.
+"""Grafts: a base with some of the fine-tuned model's weights, in memory only and exactly undone.
 
 ``theta(m) = theta_base + m * (theta_tuned - theta_base)`` for a mask ``m`` of zeros and ones
-(Panigrahi et al. 2023, arXiv 2302.06600). A mask is a choice between two tensors, not a sum: with
-all ones it is the tuned model bit for bit, with none the base. Nothing here writes into a weight: a
-grafted tensor stands in a parameter's place for a while, and the parameter's own comes back.
+(Panigrahi et al. 2023, arXiv 2302.06600). A mask selects between two tensors instead of adding: a
+full mask gives the fine-tuned model bit for bit, an empty one the base. No weight is written to: a
+grafted tensor temporarily replaces a parameter's data, which is restored afterwards.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ PARTS = ("blocks", "attention", "mlp", "embeddings", "head", "all")
 
 @dataclass(frozen=True, eq=False)
 class Scope:
-    """The parameters whose weights can be grafted, in order; weights are numbered through all of
+    """The parameters whose weights can be grafted, in order; weights are numbered across all of
     them from 0.
 
-    Parameters that tuning left as they were are no part of it (unless all were), tied ones are
-    counted once.
+    Parameters that fine-tuning did not change are excluded (unless none changed), tied ones count
+    once.
     """
 
     model: Model
@@ -62,8 +62,8 @@ class Scope:
         for model in (base, pair.tuned):
             if spread(model.module) or any(is_packed(part) for part in model.module.modules()):
                 raise UnsupportedModel(
-                    f"{model.name} is quantised or kept in parts, its weights cannot be exchanged;"
-                    " load it whole, or give it as it was before quantisation"
+                    f"{model.name} is quantised or offloaded, so its weights cannot be exchanged; "
+                    "load it on one device, or give the unquantised model"
                 )
         alike: set[int] = set()
         if base.module is pair.tuned.module:
@@ -75,8 +75,8 @@ class Scope:
         ]
         if not inside:
             raise OptionError(
-                f"--scope {parts} names no parameter of {base.name} (a tied head is among the"
-                " embeddings, and of an adapter only what it changes counts); use another scope"
+                f"--scope {parts} matches no parameter of {base.name} (a tied head belongs to the "
+                "embeddings, and for an adapter only changed parameters count); use another scope"
             )
         _require_one_matrix(base, pair.tuned, inside, alike)
         moved = [piece for piece in inside if not torch.equal(piece.base, piece.tuned)] or inside
@@ -85,22 +85,22 @@ class Scope:
 
     @cached_property
     def size(self) -> int:
-        """How many weights there are."""
+        """Number of weights."""
         return sum(piece.size for piece in self.pieces)
 
     @property
     def moved(self) -> Float[Tensor, " P"]:
-        """How far each weight went."""
+        """Change of each weight."""
         return torch.cat([piece.moved for piece in self.pieces])
 
     def split(self, flat: Tensor) -> list[Tensor]:
-        """Numbers per weight ``[P]`` as one tensor per parameter, in its shape."""
+        """A flat tensor over all weights ``[P]`` as one tensor per parameter, in its shape."""
         parts = flat.split([piece.size for piece in self.pieces])
         return [part.view(piece.base.shape) for part, piece in zip(parts, self.pieces, strict=True)]
 
     def indices(self, mask: Bool[Tensor, " P"]) -> dict[str, np.ndarray]:
-        """A mask as sorted flat indices per parameter name, in C order of the base's own layout,
-        (k,) integers.
+        """A mask as sorted flat indices per parameter name, in C order of the base's layout, (k,)
+        integers.
         """
         found = {}
         for piece, part in zip(self.pieces, self.split(mask), strict=True):
@@ -109,7 +109,7 @@ class Scope:
         return found
 
     def mask(self, indices: Mapping[str, np.ndarray]) -> Bool[Tensor, " P"]:
-        """Inverse of ``indices``; raises OptionError for a parameter that is not in the scope."""
+        """Inverse of ``indices``; raises OptionError for a parameter outside the scope."""
         flat = torch.zeros(self.size, dtype=torch.bool, device=self.model.device)
         starts = np.cumsum([0, *[piece.size for piece in self.pieces]])
         place = {
@@ -118,7 +118,8 @@ class Scope:
         for name, where in indices.items():
             if len(where) and name not in place:
                 raise OptionError(
-                    f"{name} has grafted weights and is not in the scope {', '.join(self.parts)}"
+                    f"{name} has grafted weights and is not in the scope {', '.join(self.parts)}; "
+                    "use the scope of that mask"
                 )
             if len(where):
                 flat[torch.from_numpy(np.array(where, np.int64)).to(flat.device) + place[name]] = (
@@ -127,10 +128,9 @@ class Scope:
         return flat
 
     def shuffled(self, seed: int) -> Scope:
-        """The same base, with the movement of every parameter shuffled among its own weights.
+        """The same base, with each parameter's change permuted among its own weights.
 
-        The moved values are kept in at least float32, and rounded to the model's dtype where they
-        are grafted.
+        Shuffled values have at least float32, and are rounded to the model's dtype when grafted.
         """
         generator = torch.Generator().manual_seed(seed)
         pieces = []
@@ -141,10 +141,10 @@ class Scope:
         return replace(self, pieces=tuple(pieces))
 
     def rounding(self) -> tuple[int, float]:
-        """What the model's dtype does to the movement where it is stood in.
+        """Effect of the model's dtype on the grafted change.
 
-        How many weights that moved stand still, and the length of the movement that stands as a
-        share of its own.
+        Returns the number of changed weights that rounding leaves unchanged, and the norm of the
+        rounded change as a share of the exact one's.
         """
         still, stood, own = 0, 0.0, 0.0
         for piece in self.pieces:
@@ -159,7 +159,7 @@ class Scope:
 
     @contextmanager
     def grafted(self, mask: Bool[Tensor, " P"]) -> Iterator[Model]:
-        """The base with the tune's weights where the mask is true, for the time of the context."""
+        """The base with the fine-tuned weights where the mask is true, until closed."""
         chosen = [
             torch.where(part, piece.tuned.to(piece.base.dtype), piece.base)
             for part, piece in zip(self.split(mask.to(self.model.device)), self.pieces, strict=True)
@@ -169,8 +169,8 @@ class Scope:
 
     @contextmanager
     def standing(self, tensors: Sequence[Tensor]) -> Iterator[None]:
-        """These tensors in the places of the scope's parameters; the parameters' own come back,
-        also on an error.
+        """Replace the scope's parameters by these tensors; the originals are restored, also after
+        an error.
         """
         places = [self.model.module.get_parameter(piece.path) for piece in self.pieces]
         own = [place.data for place in places]
@@ -200,7 +200,7 @@ def _belongs(model: Model, name: str, part: str) -> bool:
         return False
     if part == "blocks":
         return True
-    # an MLP need not have a module of its own: in OPT its two matrices stand in the block
+    # an MLP need not have a module of its own: in OPT its two matrices belong to the block
     kind = "attn." if part == "attention" else "mlp."
     paths = [place.path for matrix, place in anatomy.matrices.items() if matrix.startswith(kind)]
     inner = name.removeprefix(blocks).partition(".")[2]
@@ -219,11 +219,11 @@ def _apart(base: Model, tuned: Model) -> list[ParameterPair]:
 def _of_one_matrix(
     base: Model, pieces: Sequence[ParameterPair]
 ) -> tuple[list[ParameterPair], set[int]]:
-    """Pieces of an adapter, once where it makes the same of every end of a tied matrix (peft's
-    ensure_weight_tying).
+    """Parameter pairs of an adapter, with the ends of a tied matrix counted once if the adapter
+    makes them equal (peft's ensure_weight_tying).
 
-    The second are the matrices, by ``id``, of which it does: up to rounding, since each end is
-    merged in its own way.
+    The second value contains these matrices, by ``id``. Ends are compared up to rounding, because
+    each is merged separately.
     """
     paths, ends = _paths(base), dict[int, list[ParameterPair]]()
     for piece in pieces:
@@ -245,7 +245,7 @@ def _agree(ends: Sequence[ParameterPair], paths: set[str]) -> bool:
 
 
 def _paths(base: Model) -> dict[int, list[str]]:
-    """Every name of each parameter, by its ``id``: a tied one has several."""
+    """All names of each parameter, by its ``id``; a tied one has several."""
     paths: dict[int, list[str]] = {}
     for path, value in base.module.named_parameters(remove_duplicate=False):
         paths.setdefault(id(value), []).append(bare(path))
@@ -255,10 +255,10 @@ def _paths(base: Model) -> dict[int, list[str]]:
 def _require_one_matrix(
     base: Model, tuned: Model, inside: Sequence[ParameterPair], alike: set[int]
 ) -> None:
-    """Refuse a tied matrix whose two ends are not the same in the fine-tuned model: what stands in
-    it stands in both.
+    """Raise UnsupportedModel for a tied matrix whose two ends differ in the fine-tuned model: a
+    graft would change both.
 
-    ``alike``: matrices, by ``id``, whose ends are known to be.
+    ``alike``: matrices, by ``id``, whose ends are known to be equal.
     """
     paths = _paths(base)
     places = {id(base.module.get_parameter(piece.path)): piece.name for piece in inside}
@@ -276,6 +276,6 @@ def _require_one_matrix(
         how = "has two matrices there"
     if split:
         raise UnsupportedModel(
-            f"{base.name} ties {split[0]} to its other end, and {tuned.name} {how}, so that no"
-            " graft is the tune; use --scope blocks"
+            f"{base.name} ties {split[0]} to its other end, and {tuned.name} {how}, so no graft can "
+            "equal the fine-tuned model; use --scope blocks"
         )

@@ -1,5 +1,5 @@
-"""The whole update at another strength: weights ``W_base + alpha (W_tuned - W_base)``, in memory,
-exactly undone.
+"""The whole update at another strength: weights ``W_base + alpha (W_tuned - W_base)``, in memory
+and exactly undone.
 """
 
 from collections.abc import Iterator
@@ -21,11 +21,11 @@ from interp.models.pair import Pair
 
 @contextmanager
 def interpolated(pair: Pair, alpha: float) -> Iterator[Model]:
-    """The tuned model with every weight at ``alpha`` of its change; its own tensors are put back
-    when closed.
+    """The fine-tuned model with ``alpha`` times its weight change; the original tensors are
+    restored when closed.
 
-    Holds one more copy of the tuned weights (of a LoRA pair, none). Raises UnsupportedModel, see
-    ``require_interpolable``.
+    Needs memory for one more copy of the fine-tuned weights (none for a LoRA pair). Raises
+    UnsupportedModel, see ``require_interpolable``.
     """
     require_interpolable(pair)
     tuned, base = pair.tuned, pair.require_base("interpolation")
@@ -40,11 +40,10 @@ def interpolated(pair: Pair, alpha: float) -> Iterator[Model]:
 
 
 def require_interpolable(pair: Pair) -> None:
-    """Raise UnsupportedModel for packed codes, weights kept elsewhere, and adapters not linear in
-    their strength.
+    """Raise UnsupportedModel for quantised or offloaded weights, and adapters not linear in their
+    scale.
 
-    And for models of which one alone ties its head: no weights of the tune's layout lie between the
-    two.
+    Also for models of which only one ties its head: there are no weights between the two.
     """
     tuned, base = pair.tuned, pair.require_base("interpolation")
     if base.module is not tuned.module:
@@ -52,15 +51,15 @@ def require_interpolable(pair: Pair) -> None:
     for layer in tuned.module.modules():
         if is_packed(layer) or any(value.is_meta for value in layer.parameters(recurse=False)):
             raise UnsupportedModel(
-                f"{tuned.name} is quantised or kept elsewhere: its weights cannot be interpolated"
-                " here"
+                f"{tuned.name} is quantised or offloaded, so its weights cannot be interpolated; "
+                "load the unquantised model on one device"
             )
         if isinstance(layer, BaseTunerLayer) and not (
             isinstance(layer, LoraLayer) and not layer.lora_variant
         ):
             raise UnsupportedModel(
-                f"{tuned.name} is a {type(layer).__name__} adapter, whose change is not linear in"
-                " its strength"
+                f"{tuned.name} is a {type(layer).__name__} adapter, whose change is not linear in "
+                "its scale; merge it and give the merged model"
             )
 
 

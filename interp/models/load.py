@@ -1,5 +1,5 @@
-"""Loading one model or tokenizer through Hugging Face, with a refusal of its own for each way a
-checkpoint is bad.
+"""Loading one model or tokenizer through Hugging Face, with a specific error for each defect of a
+checkpoint.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ _INCIDENTAL = ("_name_or_path", "name_or_path", "transformers_version")
 
 @dataclass(frozen=True)
 class Settings:
-    """Where and how models are loaded."""
+    """Device, dtype and other options with which models are loaded."""
 
     device: torch.device
     dtype: torch.dtype | str
@@ -59,11 +59,11 @@ class Settings:
     def resolve(
         cls, device: str, dtype: str, attention: str, trust_remote_code: bool
     ) -> "Settings":
-        """Read the common options; raises OptionError for a device or dtype this machine does not
-        have.
+        """Parse the common options; raises OptionError for a device or dtype that this machine does
+        not have.
 
-        ``spread`` leaves it to accelerate: over all accelerators, what does not fit in main memory,
-        the rest on disk.
+        ``spread`` lets accelerate place the weights: on all accelerators, then in main memory, then
+        on disk.
         """
         spread = device == "spread"
         if device == "auto" or spread:
@@ -72,11 +72,11 @@ class Settings:
             where = torch.device(device)
         except RuntimeError as error:
             raise OptionError(
-                f"--device {device} is no device; use auto, spread, cpu, cuda or cuda:N"
+                f"--device {device} is unknown; use auto, spread, cpu, cuda or cuda:N"
             ) from error
         if where.type not in ("cpu", "cuda"):
             raise OptionError(
-                f"--device {device} is not handled; use auto, spread, cpu, cuda or cuda:N"
+                f"--device {device} is not supported; use auto, spread, cpu, cuda or cuda:N"
             )
         if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
             raise OptionError(
@@ -92,8 +92,8 @@ class Settings:
 
 
 def module(source: Source, settings: Settings) -> tuple[PreTrainedModel, tuple[str, ...]]:
-    """A causal language model from a directory, and remarks on it; raises a ModelError for whatever
-    is wrong.
+    """A causal language model from a directory, and notes on it; raises a ModelError for any
+    defect.
     """
     require_readable(source)
     config = configuration(source, settings.trust_remote_code)
@@ -104,18 +104,18 @@ def module(source: Source, settings: Settings) -> tuple[PreTrainedModel, tuple[s
         if not ran_out_of_memory(error):
             raise
         raise OutOfMemory(
-            f"{settings.device} has no memory for {source.name} ({line(error)}); use --dtype"
-            " bfloat16, --device spread or another --device"
+            f"{settings.device} has not enough memory for {source.name} ({line(error)}); use "
+            "--dtype bfloat16, --device spread or another --device"
         ) from error
 
 
 def _read(
     source: Source, settings: Settings, config: PreTrainedConfig
 ) -> tuple[PreTrainedModel, tuple[str, ...]]:
-    """The model itself, whole, finite and on its device."""
+    """The model, complete, finite and on its device."""
     try:
         with quiet():
-            # with output_loading_info it is a model and a report, which its annotations do not say
+            # with output_loading_info a model and a report are returned, unlike the annotation
             model_and_report: Any = AutoModelForCausalLM.from_pretrained(
                 source.directory,
                 config=config,
@@ -124,7 +124,7 @@ def _read(
                 trust_remote_code=settings.trust_remote_code,
                 use_safetensors=True,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # refused below, by name
+                ignore_mismatched_sizes=True,  # reported below, by name
                 key_mapping=LANGUAGE_MODEL if source.text else None,
                 device_map="auto" if settings.spread else None,
             )
@@ -144,10 +144,10 @@ def _read(
         ) from error
     except ValueError as error:
         raise UnsupportedModel(
-            f"{source.name} cannot be loaded as a causal language model ({line(error)}); proven:"
-            f" {', '.join(PROVEN)}"
+            f"{source.name} cannot be loaded as a causal language model ({line(error)}); tested: "
+            f"{', '.join(PROVEN)}"
         ) from error
-    except Exception as error:  # whatever a model's own code raises is about this model
+    except Exception as error:  # the model's code may raise errors of any class
         if ran_out_of_memory(error):
             raise
         raise ModelError(
@@ -155,7 +155,7 @@ def _read(
             " checkpoint"
         ) from error
     if source.text:
-        # or it would be saved under the names of the multimodal model
+        # otherwise it would be saved under the names of the multimodal model
         vars(loaded).pop("_weight_conversions", None)
     keep_codes(source.name, loaded)
     notes = _require_whole(source, loaded, report)
@@ -169,14 +169,16 @@ def _read(
 def _require_whole(
     source: Source, loaded: PreTrainedModel, report: Mapping[str, Any]
 ) -> tuple[str, ...]:
-    """Every tensor the architecture needs, in its shape; a remark where the files hold more."""
+    """Every tensor that the architecture needs must exist in its shape; returns a note on unused
+    tensors.
+    """
     missing = sorted(report["missing_keys"])
     mismatched = sorted(
         f"{key} ({tuple(seen)}, needed {tuple(wanted)})"
         for key, seen, wanted in report["mismatched_keys"]
     )
     if missing or mismatched:
-        what = "lacks" if missing else "holds in another shape"
+        what = "lacks" if missing else "stores in another shape"
         saved = (read_json(source.directory / "config.json").get("architectures") or [None])[0]
         other = f" (it was saved as {saved})" if saved not in (None, type(loaded).__name__) else ""
         raise MissingWeights(
@@ -189,35 +191,36 @@ def _require_whole(
     unused = sorted(report["unexpected_keys"])
     return (
         (
-            f"{source.name} holds {len(unused)} tensors that {type(loaded).__name__} does not use,"
-            f" first {unused[0]}: they were ignored"
+            f"{source.name} contains {len(unused)} tensors that {type(loaded).__name__} does not "
+            f"use, first {unused[0]}: they were ignored"
         ),
     )
 
 
 def _require_numbers(source: Source, loaded: PreTrainedModel) -> None:
-    """Quantised weights without what says how are codes, not numbers, and would be read as numbers."""
+    """Refuse quantised weights without a known quantisation: their codes would be read as numbers."""
     if getattr(loaded, "hf_quantizer", None) is not None:
         return
     if named := read_json(source.directory / "config.json").get("quantization_config"):
         raise UnsupportedModel(
-            f"{source.name}: transformers {transformers.__version__} does not know the quantisation"
-            f" {named.get('quant_method')!r} that its config.json names; give the model as it was"
-            " before"
+            f"{source.name}: transformers {transformers.__version__} does not support the "
+            f"quantisation {named.get('quant_method')!r} of its config.json; give the unquantised "
+            "model"
         )
     for path in sorted(source.directory.glob("*.safetensors")):
         with safe_open(path, framework="numpy") as file:
-            for key in file.keys():  # noqa: SIM118 (it is no mapping)
+            for key in file.keys():  # noqa: SIM118 (not a mapping)
                 if key.endswith(".weight") and file.get_slice(key).get_dtype() not in _FLOATS:
                     raise UnsupportedModel(
-                        f"{source.name} holds {key} as {file.get_slice(key).get_dtype()}, and its"
-                        " config.json names no quantisation; give the model as it was before"
+                        f"{source.name} stores {key} as {file.get_slice(key).get_dtype()}, and its "
+                        "config.json names no quantisation; give the unquantised model"
                     )
 
 
 def require_readable(source: Source) -> None:
-    """Open every safetensors file's header and check its length; raises TruncatedWeights or
-    MissingWeights.
+    """Open the header of every safetensors file and check its length.
+
+    Raises TruncatedWeights or MissingWeights.
     """
     for path in sorted(source.directory.glob("*.safetensors")):
         try:
@@ -240,12 +243,12 @@ def require_readable(source: Source) -> None:
         for shard in sorted(set(shards.values())):
             if not (source.directory / shard).exists():
                 raise MissingWeights(
-                    f"{source.name} lacks the shard {shard} that its index names; download it again"
+                    f"{source.name} lacks the shard {shard} listed in its index; download it again"
                 )
 
 
 def require_finite(name: str, loaded: nn.Module) -> None:
-    """Refuse NaN or infinity among the weights."""
+    """Raise NonFiniteWeights for NaN or infinity among the weights."""
     for key, value in tensors(loaded):
         if (
             value.is_floating_point()
@@ -253,13 +256,14 @@ def require_finite(name: str, loaded: nn.Module) -> None:
             and not to_host(torch.isfinite(value).all())
         ):
             raise NonFiniteWeights(
-                f"{name}: {key} holds NaN or infinity; the checkpoint is damaged or diverged"
+                f"{name}: {key} contains NaN or infinity; the checkpoint is damaged or its training "
+                "diverged"
             )
 
 
 def tokenizer(directories: Sequence[Path], settings: Settings) -> Tokenizer:
-    """The tokenizer of the first directory that has one; a padding token is chosen where none is
-    named.
+    """The tokenizer of the first directory that has one, with a padding token chosen if none is
+    set.
     """
     for directory in directories:
         if not has_tokenizer(directory):
@@ -269,12 +273,12 @@ def tokenizer(directories: Sequence[Path], settings: Settings) -> Tokenizer:
                 found = AutoTokenizer.from_pretrained(
                     directory, trust_remote_code=settings.trust_remote_code
                 )
-        except Exception as error:  # a bad tokenizer file raises whatever its reader stumbles over
+        except Exception as error:  # a damaged tokenizer file may raise errors of any class
             if not settings.trust_remote_code and "trust_remote_code" in str(error):
                 raise UnsupportedModel(
-                    f"the tokenizer of {directory} needs code of its own, which the command line"
-                    " does not run; read it, then Pair.load(..., trust_remote_code=True) in Python"
-                    " does"
+                    f"the tokenizer of {directory} needs its own Python code, which the command "
+                    "line does not run; read that code, then use Pair.load(..., "
+                    "trust_remote_code=True) in Python"
                 ) from error
             raise ModelError(
                 f"{directory.name}: its tokenizer cannot be loaded ({line(error)}); copy its files"
@@ -284,12 +288,12 @@ def tokenizer(directories: Sequence[Path], settings: Settings) -> Tokenizer:
             found.pad_token = found.eos_token or found.unk_token
         return found
     raise ModelError(
-        f"no tokenizer files in {directories[0]}; a pair needs the tuned model's tokenizer"
+        f"no tokenizer files in {directories[0]}; copy the fine-tuned model's tokenizer there"
     )
 
 
 def has_tokenizer(directory: Path) -> bool:
-    """Whether a directory holds tokenizer files."""
+    """Whether a directory contains tokenizer files."""
     return any(
         (directory / file).exists()
         for file in ("tokenizer.json", "tokenizer_config.json", "vocab.json")
@@ -297,9 +301,7 @@ def has_tokenizer(directory: Path) -> bool:
 
 
 def weights_digest(source: Source) -> str:
-    """Content digest of a model's or adapter's weights and configuration; of the ``.gguf`` file
-    where it was one.
-    """
+    """Content digest of a model's or adapter's weights and configuration, or of its ``.gguf`` file."""
     if source.origin is not None and source.origin.is_file():
         return file_digest(source.origin)
     return directory_digest(
@@ -311,10 +313,11 @@ def memory_digest(
     loaded: PreTrainedModel, named: Callable[[str], str | None] = str, more: str = ""
 ) -> str:
     """Content digest of a model in memory: configuration, and names, shapes, dtypes and bytes of
-    its tensors.
+    tensors.
 
-    ``named`` gives the name under which a tensor counts, None for one that does not; ``more`` is
-    what else determines what the model computes. Where the tensors are kept does not count.
+    ``named`` maps a tensor's name to the one used in the digest, or None to exclude it; ``more`` is
+    anything else that determines what the model computes. The device of the tensors does not
+    matter.
     """
     config = {
         key: value for key, value in loaded.config.to_dict().items() if key not in _INCIDENTAL
@@ -331,17 +334,17 @@ def memory_digest(
 
 
 def tokenizer_digests(found: Tokenizer) -> dict[str, str]:
-    """Digests of the vocabulary and of the chat template, each with what else decides over ids and
-    answers.
+    """Digests of the vocabulary and of the chat template, each with other settings that affect ids
+    or answers.
 
-    With the vocabulary its merges, where the tokenizer is a fast one, which ids are left out of
-    answers, and whether spaces are cleaned up there; with the template the special tokens that it
-    can write.
+    The vocabulary includes its merges (of a fast tokenizer), the ids skipped in answers, and the
+    clean-up of spaces; the template includes the special tokens that it can write.
     """
     backend = getattr(found, "backend_tokenizer", None)
     text = json.dumps(found.get_vocab(), sort_keys=True)
     if backend is not None:
-        # the last call's padding and truncation linger in the backend; they are not the tokenizer's
+        # the backend remembers padding and truncation of the last call, which are not tokenizer
+        # settings
         parts = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
         text = json.dumps(parts, sort_keys=True)
     cleans = getattr(found, "clean_up_tokenization_spaces", None)

@@ -1,8 +1,8 @@
-"""What a LoRA adapter adds to each matrix, from its files alone: plain, rank-stabilised and
-weight-decomposed.
+"""The update of each matrix by a LoRA adapter, from its files alone: plain, rank-stabilised, or
+DoRA.
 
-An adapter of another kind, or one that changes more than matrices, is refused by name. Every tensor
-of the file must belong to a module of the base, as where a model is loaded.
+Other kinds of adapters, or ones that change more than matrices, raise an error that names the
+reason. Every tensor of the file must belong to a module of the base, as when a model is loaded.
 """
 
 import re
@@ -28,8 +28,7 @@ _PARTS = re.compile(
 _SAVED = re.compile(r"base_model\.model\.(.+?)(\.base_layer)?\.weight")
 _AGAIN = re.compile(r"\.(modules_to_save|original_module)\.")
 _BIAS = re.compile(r"base_model\.model\..+\.bias")
-# these starts leave the base as it is; others (PiSSA, OLoRA, CorDA, LoftQ ...) take something out
-# of it
+# these initialisations do not change the base; others (PiSSA, OLoRA, CorDA, LoftQ ...) do
 _STARTS = (True, False, "gaussian", "eva", "orthogonal")
 _OTHERS = (
     "alora_invocation_tokens",
@@ -45,8 +44,8 @@ _OTHERS = (
 
 @dataclass(frozen=True)
 class LowRank:
-    """An adapter's tensors by module of the base and kind; ``saved`` are whole matrices that it
-    brings along.
+    """An adapter's tensors by module of the base and kind; ``saved`` are complete matrices in its
+    file.
     """
 
     checkpoint: Checkpoint
@@ -56,7 +55,7 @@ class LowRank:
 
     @classmethod
     def read(cls, source: Source, modules: Collection[str]) -> "LowRank":
-        """Sort the adapter's tensors; raises UnsupportedModel or AdapterNotLanded.
+        """Group the adapter's tensors; raises UnsupportedModel or AdapterNotLanded.
 
         ``modules`` are the dotted paths of all modules of the base.
         """
@@ -64,21 +63,23 @@ class LowRank:
         kind, start = config.get("peft_type"), config.get("init_lora_weights", True)
         if kind != "LORA":
             raise UnsupportedModel(
-                f"{source.name} is a {kind} adapter; LoRA is handled, merge others into their base"
+                f"{source.name} is a {kind} adapter and only LoRA is supported; merge it into its "
+                "base"
             )
         if start not in _STARTS:
             raise UnsupportedModel(
-                f"{source.name} was started with init_lora_weights={start!r}, which changes the"
-                " base itself; merge it, save the whole model, and give that"
+                f"{source.name} was initialised with init_lora_weights={start!r}, which changes the "
+                "base itself; merge it, save the merged model, and give that"
             )
         if used := [name for name in _OTHERS if config.get(name)]:
             raise UnsupportedModel(
-                f"{source.name} uses {used[0]}, which is not handled; merge it and give the result"
+                f"{source.name} uses {used[0]}, which is not supported; merge it and give the "
+                "merged model"
             )
         found = cls(Checkpoint.open(source), config)
         for key in found.checkpoint.places:
-            # beside a resized embedding that it keeps peft saves both versions again, under their
-            # names in memory
+            # with a resized embedding peft saves both versions a second time, under their names in
+            # memory
             if _AGAIN.sub(".", key) != key and _AGAIN.sub(".", key) in found.checkpoint.places:
                 continue
             if match := _PARTS.fullmatch(key):
@@ -87,13 +88,14 @@ class LowRank:
                 found.saved[match[1]] = key
             elif not _BIAS.fullmatch(key):
                 raise UnsupportedModel(
-                    f"{source.name} holds {key}, which is no part of LoRA; merge it and give that"
+                    f"{source.name} contains {key}, which is not part of LoRA; merge it and give "
+                    "the merged model"
                 )
         lost = sorted(path for path in (*found.parts, *found.saved) if path not in modules)
         if lost:
             raise AdapterNotLanded(
-                f"{source.name}: tensors of {len(lost)} modules match none of this base, first"
-                f" {lost[0]}; give the base it was made for"
+                f"{source.name}: tensors of {len(lost)} modules match none of this base, first "
+                f"{lost[0]}; give the base it was trained on"
             )
         for path, kinds in found.parts.items():
             if not (
@@ -101,18 +103,18 @@ class LowRank:
                 or {"lora_embedding_A", "lora_embedding_B"} <= set(kinds)
             ):
                 raise AdapterNotLanded(
-                    f"{source.name} holds only {sorted(kinds)} for {path}; copy it again"
+                    f"{source.name} contains only {sorted(kinds)} for {path}; copy it again"
                 )
         return found
 
     @property
     def touched(self) -> set[str]:
-        """Modules whose matrix it changes."""
+        """Modules whose matrix the adapter changes."""
         return {*self.parts, *self.saved}
 
     def changes_alike(self, paths: Collection[str]) -> bool:
-        """Whether modules that hold one matrix still do: peft keeps them tied, or the adapter
-        changes none of them.
+        """Whether modules that share one matrix still do: peft keeps them tied, or the adapter
+        changes none.
         """
         touched = self.touched.intersection(paths)
         return not touched or (
@@ -120,11 +122,11 @@ class LowRank:
         )
 
     def saved_shape(self, path: str, own: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of what it holds whole of a module, or the module's own."""
+        """Shape of the complete matrix in the file, or the module's own."""
         return self.checkpoint.shape(self.saved[path]) if path in self.saved else own
 
     def scaling(self, path: str, rank: int) -> float:
-        """What the product of the factors is multiplied by."""
+        """The factor on the product of the low-rank factors."""
         patterns = self.config.get("alpha_pattern") or {}
         alpha = patterns.get(
             get_pattern_key(list(patterns), path), self.config.get("lora_alpha", 8)
@@ -134,10 +136,10 @@ class LowRank:
     def apply(
         self, path: str, place: Place, whole: Float[Tensor, "rows in"], transposed: bool
     ) -> tuple[Float[Tensor, "out in"], Factors | None]:
-        """The tuned matrix of a place, and the factors of its update where it is their product.
+        """The fine-tuned matrix, and the factors of its update if the update is their product.
 
-        ``whole`` is what the module of the base holds, as ``(out, in)``. Raises WrongBase where
-        shapes disagree.
+        ``whole`` is the matrix of the base's module, as ``(out, in)``. Raises WrongBase for other
+        shapes.
         """
         same = True
         if path in self.saved:
@@ -146,8 +148,8 @@ class LowRank:
             self._require(path, tuple(matrix.shape), tuple(whole.shape))
             if path not in self.parts:
                 return place.cut(matrix), None
-            # peft saves the matrix of a head or an embedding beside the factors of its update, and
-            # loads it too
+            # peft saves the matrix of a head or an embedding with the factors of its update, and
+            # loads both
             same, whole = bool(to_host((matrix == whole).all())), matrix
         kinds = self.parts[path]
         left, right = (self.checkpoint.read(kinds[name]) for name in ("lora_B", "lora_A"))
@@ -163,6 +165,6 @@ class LowRank:
     def _require(self, path: str, seen: tuple[int, ...], wanted: tuple[int, ...]) -> None:
         if seen != wanted:
             raise WrongBase(
-                f"{self.checkpoint.name} changes {path} as a matrix of {seen}, the base's is"
-                f" {wanted}; give the base it was made for"
+                f"{self.checkpoint.name} changes {path} with shape {seen}, the base's is {wanted}; "
+                "give the base it was trained on"
             )

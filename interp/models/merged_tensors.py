@@ -1,5 +1,5 @@
-"""What an adapter makes of each tensor of its base, whatever its kind: read from merged copies of
-single modules.
+"""Tensors of the base as changed by an adapter of any kind, computed from merged copies of single
+modules.
 """
 
 import copy
@@ -21,10 +21,10 @@ _INSIDE = (".base_layer", ".original_module", ".token_adapter")
 
 @dataclass(frozen=True)
 class Merged:
-    """A tensor that an adapter may change: its path in the module with adapters, as it was, and as
-    it is applied.
+    """A tensor that an adapter may change: its path in the module with adapters, before and after.
 
-    ``now`` is None where peft cannot say: its kind of layer is not merged, or its base holds codes.
+    ``now`` is None if peft cannot compute it: it does not merge this kind of layer, or the base
+    stores codes.
     """
 
     path: str
@@ -33,14 +33,14 @@ class Merged:
 
 
 def bare(path: str) -> str:
-    """A tensor's name in the base, of its path in a module that may carry adapters."""
+    """A tensor's name in the base, from its path in a module that may have adapters."""
     for inside in _INSIDE:
         path = path.replace(inside, "")
     return path
 
 
 def adapted(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Every outermost module that adapters replaced, with its path; one for tuned rows counts as
+    """Every outermost module replaced by adapters, with its path; wrappers of trained rows count as
     the layer inside.
     """
     inside: list[str] = []
@@ -56,10 +56,10 @@ def adapted(module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 @torch.no_grad()
 def merged_tensors(path: str, layer: nn.Module, known: Collection[str] = ()) -> list[Merged]:
-    """What one such module does to the tensors of the module that it stands for; one copy of it is
-    in memory.
+    """The changes of one such module to the tensors of the module it replaces; holds one copy in
+    memory.
 
-    Nothing where all of them are ``known``, by their names in the base.
+    Empty if all of them are in ``known``, by their names in the base.
     """
     if isinstance(layer, AuxiliaryTrainingWrapper):
         now = dict(trained(layer).named_parameters())
@@ -84,18 +84,17 @@ def _inside(layer: nn.Module) -> nn.Module:
 
 def _can_merge(layer: nn.Module, inner: nn.Module) -> bool:
     decomposed = any(getattr(layer, "use_dora", {}).values())
-    # peft merges of a decomposed update of an embedding the product alone
+    # for DoRA on an embedding peft merges only the product of the factors
     return not any(is_packed(part) for part in inner.modules()) and not (
         decomposed and isinstance(inner, nn.Embedding)
     )
 
 
 def _merged(layer: nn.Module) -> dict[str, Tensor]:
-    """The tensors inside a copy of a layer once its active adapters are merged there; none where
-    peft cannot.
+    """The tensors in a copy of a layer after merging its active adapters; empty if peft cannot
+    merge them.
     """
-    # peft keeps views of the tensors to which it tied a layer's beside them, and torch does not
-    # copy these
+    # peft keeps views of tied tensors in the layer, and torch cannot deep-copy views
     views: Any = getattr(layer, "kwargs", {}).get("tied_adapter") or {}
     each = copy.deepcopy(layer, {id(value): value for value in views.values()})
     try:
@@ -103,8 +102,8 @@ def _merged(layer: nn.Module) -> dict[str, Tensor]:
             while isinstance(each, BaseTunerLayer):
                 inside = _inside(each)
                 each.merge()
-                # an adapter of norms puts a module of its own in the place of the base's
+                # an adapter of norms replaces the base's module
                 each = inside if isinstance(inside, BaseTunerLayer) else _inside(each)
-    except Exception:  # peft says by errors of many classes that a kind of layer is not merged
+    except Exception:  # peft raises errors of many classes if a kind of layer cannot be merged
         return {}
     return {name: value.data for name, value in each.named_parameters()}

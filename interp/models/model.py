@@ -1,6 +1,4 @@
-"""One readable model: a Hugging Face module, its anatomy, and the adapter state in which it is
-meant.
-"""
+"""One model: a Hugging Face module, its anatomy, and the adapter state in which it is used."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +20,7 @@ from interp.models.settings import setting
 from interp.sites import Site, Weight
 
 UNBOUNDED = 2**20
-"""The context of a model that states none, in tokens."""
+"""Context length, in tokens, of a model that states none."""
 
 
 class AdapterSwitch:
@@ -31,7 +29,7 @@ class AdapterSwitch:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        """Collect every adapter layer (and every module kept in two versions) below ``module``."""
+        """Collect every adapter layer (and every module stored in two versions) below ``module``."""
         kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
         self._layers = [layer for layer in module.modules() if isinstance(layer, kinds)]
         self.on = True
@@ -48,10 +46,10 @@ class AdapterSwitch:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A frozen model ready to be read: run it only inside ``with model.active() as module``.
+    """A frozen model; run it only inside ``with model.active() as module``.
 
-    ``adapter_on`` says in which state of a shared module this model is meant; None when there is no
-    adapter. ``resized`` says that it has other rows of tokens than it was saved with.
+    ``adapter_on``: the adapter state of a shared module in which this model is used; None without
+    an adapter. ``resized``: its vocabulary has another number of rows than the saved model's.
     """
 
     name: str
@@ -72,9 +70,7 @@ class Model:
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """Numbers held in the module's parameters: the model's own, and those of adapters inside
-        it.
-        """
+        """Number of parameters: the model's own, and those of adapters inside it."""
         kept = {id(part): part.numel() for part in self.module.parameters()}
         added: dict[int, int] = {}
         for layer in self.module.modules():
@@ -92,7 +88,7 @@ class Model:
 
     @contextmanager
     def active(self) -> Iterator[PreTrainedModel]:
-        """The module in this model's adapter state; the previous state comes back afterwards."""
+        """The module in this model's adapter state; the previous state is restored afterwards."""
         if self.switch is None or self.adapter_on is None:
             yield self.module
             return
@@ -105,7 +101,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Device on which the token embedding runs, where input ids go."""
+        """Device of the token embedding, where input ids go."""
         return device_of(self.module.get_input_embeddings())
 
     @property
@@ -115,16 +111,14 @@ class Model:
 
     @property
     def cached_bytes(self) -> int:
-        """Bytes that the keys and values of one token take in a cache, as the configuration has
-        them.
-        """
+        """Bytes of one token's keys and values in a cache, according to the configuration."""
         config, anatomy = self.module.config.get_text_config(), self.anatomy
         heads = setting(config, "num_key_value_heads") or anatomy.n_heads
         return 2 * anatomy.n_layers * heads * anatomy.head_width * self.dtype.itemsize
 
     @property
     def context_length(self) -> int:
-        """The longest sequence that the configuration allows; a long one where it states none
+        """The longest sequence that the configuration allows; a large number if it states none
         (state-space models).
         """
         return (
@@ -134,26 +128,28 @@ class Model:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Remarks on what of this model is not exact."""
+        """Notes on what is not exact in this model."""
         packed = [type(part).__name__ for part in self.module.modules() if is_packed(part)]
         if not packed:
             return ()
         return (
             (
-                f"{self.name} is quantised ({len(packed)} matrices, {packed[0]}): activations,"
-                " edits and gradients are the quantised model's own; weights that are read are"
-                " what it applies, after rounding"
+                f"{self.name} is quantised ({len(packed)} matrices, {packed[0]}): activations, "
+                "edits and gradients are those of the quantised model; weights are its dequantised "
+                "ones"
             ),
         )
 
     def at(self, site: Site) -> tuple[nn.Module, Target]:
-        """The module that carries a site and which side of it."""
+        """The module and side at which a site is."""
         target = self.anatomy.target(site)
         return self.module.get_submodule(target.path), target
 
     @torch.no_grad()
     def weight(self, weight: Weight) -> Float[Tensor, "out in"]:
-        """A matrix as ``(out, in)`` in at least float32, adapter applied, cut out of a fused one."""
+        """A matrix as ``(out, in)`` in at least float32, with the adapter applied and fused ones
+        split.
+        """
         place = self.anatomy.place(weight)
         module = self.module.get_submodule(place.path)
         with self.active(), materialized(module):
@@ -163,30 +159,32 @@ class Model:
 
     @torch.no_grad()
     def write_weights(self, layer: int) -> Float[Tensor, "D N"]:
-        """The columns through which a block's neurons write: its down projection, adapter applied."""
+        """The down projection of a block, whose columns are the neurons' output weights; adapter
+        applied.
+        """
         return self.weight(Weight(layer, "mlp.out"))
 
 
 def untrained(wrapper: AuxiliaryTrainingWrapper) -> nn.Module:
-    """A module kept in several versions, as it was; peft's annotations leave its type open."""
+    """The original module of a wrapper that stores several versions."""
     return cast(nn.Module, wrapper.original_module)
 
 
 def versions(wrapper: AuxiliaryTrainingWrapper) -> nn.ModuleDict:
-    """What adapters made of a module that is kept in several versions, by their names."""
+    """The adapters' versions of a module, by adapter name."""
     return cast(nn.ModuleDict, wrapper.modules_to_save)
 
 
 def trained(wrapper: AuxiliaryTrainingWrapper) -> nn.Module:
-    """What the first active adapter made of it."""
+    """The first active adapter's version."""
     return versions(wrapper)[wrapper.active_adapters[0]]
 
 
 def effective_weight(module: nn.Module, dtype: torch.dtype, on: bool) -> Float[Tensor, "out in"]:
-    """A linear module's matrix with its adapter: the base's, plus what applying the adapter to
-    units adds to it.
+    """A linear module's matrix with its adapter: the base's matrix, plus the adapter's effect on
+    unit vectors.
 
-    Right for every kind of adapter, and exactly the base's where the adapter adds nothing.
+    Correct for every kind of adapter, and exactly the base's matrix where the adapter adds nothing.
     """
     if isinstance(module, AuxiliaryTrainingWrapper):
         return effective_weight(trained(module) if on else untrained(module), dtype, on)
@@ -203,7 +201,7 @@ def effective_weight(module: nn.Module, dtype: torch.dtype, on: bool) -> Float[T
 
 
 def _own(module: nn.Module, dtype: torch.dtype) -> Float[Tensor, "out in"]:
-    """A linear module's matrix; where it holds codes, what it makes of units: the numbers that it
+    """A linear module's matrix; from codes, its output for unit vectors, which is the matrix it
     applies.
     """
     if not is_packed(module):

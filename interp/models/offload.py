@@ -1,4 +1,4 @@
-"""Weights that accelerate keeps elsewhere (main memory, disk) and brings to a module only while it
+"""Weights that accelerate offloads (to main memory or disk) and loads into a module only while it
 runs.
 """
 
@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def materialized(module: nn.Module) -> Iterator[None]:
-    """The tensors of a module, and of all modules in it, where they can be read; away again
-    afterwards.
-    """
+    """Load the tensors of a module and its submodules; they are offloaded again afterwards."""
     with ExitStack() as stack:
         for part in module.modules():
             stack.enter_context(align_module_device(part))
@@ -22,9 +20,7 @@ def materialized(module: nn.Module) -> Iterator[None]:
 
 
 def tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """What ``module.state_dict()`` holds, one module's own at a time, each brought to where it can
-    be read.
-    """
+    """The entries of ``module.state_dict()``, one module at a time, each loaded if it is offloaded."""
     for path, part in module.named_modules(remove_duplicate=False):
         with align_module_device(part):
             own: dict[str, Tensor] = {}
@@ -33,7 +29,7 @@ def tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """The device on which a module runs, wherever its weights are kept."""
+    """The device on which a module runs, wherever its weights are stored."""
     weight = next(module.parameters())
     if not weight.is_meta:
         return weight.device
@@ -45,7 +41,7 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def spread(module: nn.Module) -> bool:
-    """Whether accelerate decides where the parts of a module are."""
+    """Whether accelerate controls where the parts of a module are."""
     return bool(getattr(module, "hf_device_map", None)) or any(
         hasattr(part, "_hf_hook") for part in module.modules()
     )

@@ -1,4 +1,4 @@
-"""A base and its tuned child, held so that they can be compared: loaded, checked, fingerprinted."""
+"""A base and its fine-tuned model, loaded, checked for comparability, and fingerprinted."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,20 +12,20 @@ from interp.display import facts_html, number
 from interp.errors import OptionError
 from interp.models import load, preflight, sources, text_models, vocabularies
 from interp.models.adapters import adopt, attach_resized, inner_of, memory_digests
-from interp.models.generation import configured_end_ids, generation_note
 from interp.models.model import Model
 from interp.models.precision import name_of, precision_notes
+from interp.models.settings import configured_end_ids, generation_note
 from interp.models.unwrap import unwrap
 from interp.prompts import TemplateOptions, decoded, end_id, options_of, pad_id, with_options
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """A tuned model, its base where there is one, and the tokenizer that speaks to both.
+    """A fine-tuned model, its base if there is one, and their tokenizer.
 
     ``digests`` are content digests of what was loaded (weights, adapter, tokenizer, chat template);
-    they make the key of every run. The tokenizer is the tuned model's: identical token ids go to
-    both models.
+    the key of every run depends on them. The tokenizer is the fine-tuned model's: both models get
+    identical token ids.
     """
 
     tuned: Model
@@ -51,16 +51,14 @@ class Pair:
 
     @property
     def facts(self) -> list[tuple[str, Any]]:
-        """What a person asks first of a pair, by name: models, what was tuned, size, where it is
-        held, notes.
-        """
+        """A summary of the pair, by name: models, kind of fine-tuning, size, device, notes."""
         own, added = self.tuned.sizes
         if self.base is None:
-            kind = "no base: one model alone"
+            kind = "no base: a single model"
         elif self.base.module is self.tuned.module:
-            kind = f"adapter of {number(added)} numbers, switched on and off over the base"
+            kind = f"adapter with {number(added)} parameters, switched on and off on the base"
         else:
-            kind = "full: two models with weights of their own"
+            kind = "full: two models with separate weights"
         anatomy, dtype = self.tuned.anatomy, name_of(self.tuned.dtype)
         if self.base is not None and self.base.dtype != self.tuned.dtype:
             dtype += f" (the base {name_of(self.base.dtype)})"
@@ -78,7 +76,7 @@ class Pair:
         ]
 
     def __getitem__(self, role: str) -> Model:
-        """``pair["base"]`` or ``pair["tuned"]``; raises OptionError when there is no base."""
+        """``pair["base"]`` or ``pair["tuned"]``; raises OptionError if there is no base."""
         if role == "base":
             return self.require_base("this")
         return self.tuned
@@ -91,7 +89,7 @@ class Pair:
 
     @property
     def pad_id(self) -> int:
-        """Token id used for padding; padding never counts."""
+        """Token id used for padding, which never counts."""
         return pad_id(self.tokenizer)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
@@ -100,17 +98,16 @@ class Pair:
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """Token ids that end an answer of either model, as one that is edited toward the other may
-        end it.
+        """Token ids that end an answer of either model; a model edited towards the other may use
+        either.
         """
         return tuple(sorted({index for role in self.roles for index in self.end_ids(role)}))
 
     def end_ids(self, role: str) -> tuple[int, ...]:
-        """Token ids that end a model's own answers: of its generation settings, and of the
-        tokenizer.
+        """Token ids that end a model's answers, from its generation settings and the tokenizer.
 
-        The tokenizer is the tuned model's; its end token ends answers of a base only where that
-        names none itself.
+        The tokenizer is the fine-tuned model's; its end token ends answers of a base only if the
+        base has none of its own.
         """
         configured = configured_end_ids(self[role].module)
         own = end_id(self.tokenizer)
@@ -121,12 +118,12 @@ class Pair:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """``base`` and ``tuned``, or ``tuned`` alone."""
+        """``base`` and ``tuned``, or only ``tuned``."""
         return ("tuned",) if self.base is None else ("base", "tuned")
 
     def reads_alone(self, longest: int) -> str:
-        """Why prompts of up to ``longest`` tokens must be read one at a time; empty where a padded
-        batch is exact.
+        """Why prompts of up to ``longest`` tokens must be read one at a time; empty if padded
+        batches are exact.
         """
         models = {id(self[role].module): self[role] for role in self.roles}
         return next(
@@ -135,8 +132,8 @@ class Pair:
 
     @property
     def generation_notes(self) -> tuple[str, ...]:
-        """What the models' generation settings ask for beside greedy choice, which answers here are
-        written without.
+        """Notes on the models' generation settings that differ from greedy decoding, which is used
+        here.
         """
         notes = [
             generation_note(self[role].name, self[role].module) for role in reversed(self.roles)
@@ -145,8 +142,8 @@ class Pair:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """What of the pair determines numbers, as JSON: what was loaded, how it computes, and what
-        ends an answer.
+        """The properties of the pair that determine results, as JSON: what was loaded, how it
+        computes, and what ends an answer.
         """
         options = self.template_options
         return {
@@ -164,17 +161,16 @@ class Pair:
 
     @property
     def template_options(self) -> TemplateOptions:
-        """What the chat template is given beside prompts."""
+        """Options passed to the chat template."""
         return options_of(self.tokenizer)
 
     def with_template(
         self, system: str | None = None, arguments: Mapping[str, Any] | None = None
     ) -> "Pair":
-        """The same pair, whose chat template is given a system message before prompts, and
-        arguments by name.
+        """The same pair with a system message and arguments for its chat template.
 
-        They replace what it was given before. Raises OptionError where there is no template, or one
-        that refuses them or leaves them out.
+        They replace earlier ones. Raises OptionError if there is no template, or if it rejects or
+        ignores them.
         """
         options = TemplateOptions(system, tuple(sorted((arguments or {}).items())))
         return replace(
@@ -184,18 +180,18 @@ class Pair:
         )
 
     def _told(self) -> tuple[str, ...]:
-        """Its own notes, without those that its models bring."""
+        """The pair's notes without those of its models."""
         own = {note for role in self.roles for note in self[role].notes}
         return tuple(note for note in self.notes if note not in own)
 
     def sharing(self, base: Model) -> "Pair":
-        """The same pair on an equal base that is held already, so that its own can be let go of."""
+        """The same pair on an equal base that is already loaded, so that its own can be freed."""
         self.require_base("sharing")
         return replace(self, base=base, notes=self._told())
 
     @property
     def identity(self) -> dict[str, str]:
-        """What was compared, by name."""
+        """Names of the compared models."""
         return {"tuned": self.tuned.name, "base": self.base.name if self.base else ""}
 
     @classmethod
@@ -210,14 +206,14 @@ class Pair:
         trust_remote_code: bool = False,
         new_tokens: str = "refuse",
     ) -> "Pair":
-        """Find, load and check a pair; every refusal is a ModelError or a PairError.
+        """Find, load and check a pair; errors are a ModelError or a PairError.
 
-        An adapter directory is loaded onto its base once and switched; its base comes from ``base``
-        or from the adapter's own configuration. ``dtype="auto"`` is float32 on a CPU and the
-        checkpoint's own elsewhere; ``attention="auto"`` is what transformers takes for this family
-        (sdpa, or eager as for Gemma-2). Models whose embeddings have different numbers of rows are
-        compared over the ids that both have; ``new_tokens`` says what becomes of prompts with
-        others: ``"refuse"``, or ``"mean"``, which gives the base the mean of its rows for them.
+        An adapter is attached to its base, which is loaded once and switched; the base is ``base``
+        or the one in the adapter's configuration. ``dtype="auto"`` is float32 on a CPU and the
+        checkpoint's own elsewhere; ``attention="auto"`` is transformers' default for the family
+        (sdpa, or eager as for Gemma-2). Models with different numbers of embedding rows are
+        compared over the ids that both have; ``new_tokens`` decides about prompts with other ids:
+        ``"refuse"``, or ``"mean"``, which gives the base the mean of its rows for them.
         """
         vocabularies.require_known(new_tokens)
         settings = load.Settings.resolve(device, dtype, attention, trust_remote_code)
@@ -235,7 +231,9 @@ class Pair:
         else:
             base_source = text_models.beside(sources.find(base), source)
             if base_source.adapter is not None:
-                raise OptionError(f"--base {base} is an adapter; give the model that was tuned")
+                raise OptionError(
+                    f"--base {base} is an adapter; give the model that was fine-tuned"
+                )
             preflight.require_same_shape(base_source, source, vocabulary=False)
             base_module, more = load.module(base_source, settings)
             fitted = vocabularies.fit(base_module, module, tokenizer, new_tokens)
@@ -287,13 +285,13 @@ class Pair:
         name: str = "memory",
         new_tokens: str = "refuse",
     ) -> "Pair":
-        """A pair of models already in memory (a notebook's); both are frozen and put in evaluation
-        mode.
+        """A pair of models already in memory (from a notebook); both are frozen and put in
+        evaluation mode.
 
-        Each is a Hugging Face model, a PEFT model, or one of them held by nnsight or by
-        TransformerLens' bridge. A PEFT model alone (``base`` None, or the same one) is the pair of
-        its base and its active adapter, switched. Of models with different rows of tokens copies
-        are cut, as ``load`` says. Raises a ModelError or a PairError.
+        Each is a Hugging Face model, a PEFT model, or one of these wrapped by nnsight or
+        TransformerLens' bridge. A single PEFT model (``base`` None, or the same object) is the pair
+        of its base and its active adapter, switched. If vocabularies differ in size, copies are
+        resized as in ``load``. Raises a ModelError or a PairError.
         """
         vocabularies.require_known(new_tokens)
         tuned, base = (
@@ -338,7 +336,7 @@ class Pair:
         return cls(tuned_model, base_model, tokenizer, digests, notes)
 
     def close(self) -> None:
-        """Let go of device memory after the pair is no longer used."""
+        """Free unused device memory when the pair is no longer used."""
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

@@ -1,4 +1,4 @@
-"""Pairs of which one is in memory at a time: control fine-tunes of one base can be many."""
+"""Pairs of which only one is in memory at a time, because there can be many control fine-tunes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, overload
@@ -7,11 +7,10 @@ from interp.models.pair import Pair
 
 
 class PairsOnDemand(Sequence[Pair]):
-    """A sequence of pairs, each loaded when it is asked for by its index; the one before is let go
-    of.
+    """A sequence of pairs, each loaded when it is indexed; the previous one is freed.
 
-    Every pair is loaded once at the start, which reads what it is: ``names`` of its tuned model,
-    ``inputs`` that determine numbers, and the digest of its base.
+    Every pair is loaded once at the start to record ``names`` of the fine-tuned models and
+    ``inputs``, the properties that determine results.
     """
 
     def __init__(self, loads: Sequence[Callable[[], Pair]]) -> None:
@@ -34,16 +33,16 @@ class PairsOnDemand(Sequence[Pair]):
 
     def __getitem__(self, index: int | slice) -> Pair | Sequence[Pair]:
         if isinstance(index, slice):
-            raise TypeError("pairs that are loaded on demand are taken one at a time")
+            raise TypeError("pairs loaded on demand cannot be sliced; index them one at a time")
         at = range(len(self))[index]
         if self._last is None or self._last[0] != at:
-            self._last = None  # before the next is loaded
+            self._last = None  # freed before the next is loaded
             self._last = at, self._loads[at]()
         return self._last[1]
 
 
 def names_of(pairs: Sequence[Pair]) -> list[str]:
-    """The names of the tuned models."""
+    """The names of the fine-tuned models."""
     return (
         list(pairs.names)
         if isinstance(pairs, PairsOnDemand)
@@ -52,7 +51,7 @@ def names_of(pairs: Sequence[Pair]) -> list[str]:
 
 
 def inputs_of(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
-    """What of each determines numbers."""
+    """The properties of each pair that determine results."""
     return (
         list(pairs.inputs) if isinstance(pairs, PairsOnDemand) else [pair.inputs for pair in pairs]
     )

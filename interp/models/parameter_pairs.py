@@ -1,5 +1,5 @@
-"""The parameters of a pair that can be exchanged one by one: of an adapter, those that it changes,
-as merged.
+"""Pairs of parameters of base and fine-tuned model; for an adapter, those that it changes, as
+merged.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from interp.models.model import Model, effective_weight, trained, untrained
 
 @dataclass(frozen=True, eq=False)
 class ParameterPair:
-    """One parameter: its ``name`` in the base, its ``path`` in the module, its values in the base
-    and in the tune.
+    """One parameter: its ``name`` in the base, its ``path`` in the module, its values in both
+    models.
 
-    ``tuned`` may be of a wider dtype than ``base``, which is the model's.
+    ``tuned`` may have a wider dtype than ``base``, which has the model's.
     """
 
     name: str
@@ -39,28 +39,26 @@ class ParameterPair:
 
     @property
     def size(self) -> int:
-        """How many weights it has."""
+        """Number of weights."""
         return self.base.numel()
 
     @property
     def moved(self) -> Float[Tensor, " n"]:
-        """How far each weight went, in at least float32: both are widened before they are
-        subtracted.
-        """
+        """Change of each weight, in at least float32: both are widened before the subtraction."""
         return (widen(self.tuned) - widen(self.base)).flatten()
 
 
 @torch.no_grad()
 def pieces_of_adapter(base: Model, tuned: Model) -> list[ParameterPair]:
-    """Of one module with adapters: what they change, as if they were merged; the base is held once."""
+    """The parameters changed by the adapters of one module, as if merged; the base is held once."""
     pieces = []
     with tuned.active() as module:
         for path, layer in module.named_modules():
             if isinstance(layer, TrainableTokensWrapper | TrainableTokensLayer):
                 raise UnsupportedModel(
-                    f"{tuned.name} trains single rows of {path} (trainable_token_indices), which"
-                    " are not grafted here; merge it, save the whole model, and give that with"
-                    " --base"
+                    f"{tuned.name} trains single rows of {path} (trainable_token_indices), for "
+                    "which grafts are not supported; merge it, save the merged model, and give "
+                    "that with --base"
                 )
             if isinstance(layer, AuxiliaryTrainingWrapper):
                 kept = dict(trained(layer).named_parameters())
@@ -84,20 +82,18 @@ def pieces_of_adapter(base: Model, tuned: Model) -> list[ParameterPair]:
 
 
 def _is_linear(layer: BaseTunerLayer) -> bool:
-    """Whether it stands on one matrix, which it applies: not on the parameters of experts, or on a
-    norm.
-    """
+    """Whether the adapter applies to one matrix, not to the parameters of experts or to a norm."""
     return isinstance(layer.get_base_layer(), (nn.Linear, nn.Embedding, Conv1D)) and not isinstance(
         layer, ParamWrapper
     )
 
 
 def _merged_pieces(name: str, path: str, layer: Any) -> list[ParameterPair]:
-    """What a layer of another kind changes, from a merged copy of it; raises UnsupportedModel where
-    peft cannot.
+    """The changes of a layer of another kind, from a merged copy; raises UnsupportedModel if peft
+    cannot merge it.
     """
     found = []
-    # a layer for each of several parameters of one module: the outermost merges them all
+    # with one layer for each of several parameters of a module, the outermost merges them all
     for one in (
         ()
         if isinstance(layer, ParamWrapper) and path.endswith(".base_layer")
@@ -105,40 +101,38 @@ def _merged_pieces(name: str, path: str, layer: Any) -> list[ParameterPair]:
     ):
         if one.now is None:
             raise UnsupportedModel(
-                f"{name} changes {path} by a {type(layer).__name__}, which peft does not merge;"
-                " merge the adapter where it was trained, save the whole model, and give that with"
-                " --base"
+                f"{name} changes {path} by a {type(layer).__name__}, which peft does not merge; "
+                "merge the adapter with the code that trained it, save the merged model, and give "
+                "that with --base"
             )
         found.append(ParameterPair(bare(one.path), one.path, one.before, one.now))
     return found
 
 
 def _require_plain_embedding(layer: Any, name: str, path: str) -> None:
-    """Raise UnsupportedModel for weight-decomposed updates of an embedding, of which peft merges
-    the product alone.
+    """Raise UnsupportedModel for DoRA on an embedding, of which peft merges only the product of the
+    factors.
     """
     decomposed = getattr(layer, "use_dora", {})
     if isinstance(layer.get_base_layer(), nn.Embedding) and any(
         decomposed.get(one) for one in layer.active_adapters
     ):
         raise UnsupportedModel(
-            f"{name} changes the embedding {path} by DoRA, whose magnitudes peft does not merge, so"
-            " that no graft is the fine-tuned model; use --scope blocks"
+            f"{name} changes the embedding {path} by DoRA, whose magnitudes peft does not merge, so "
+            "no graft can equal the fine-tuned model; use --scope blocks"
         )
 
 
 def _bias(layer: Any, name: str, path: str) -> Tensor | None:
-    """The bias as peft merges it where an adapter of the layer has one of its own (lora_bias), else
-    None.
-    """
+    """The merged bias if an adapter of the layer has its own (lora_bias), else None."""
     having = getattr(layer, "lora_bias", {})
     if not (active := [one for one in layer.active_adapters if having.get(one)]):
         return None
     mine = layer.get_base_layer().bias
     if mine is None:
         raise UnsupportedModel(
-            f"{name} adds a bias to {path} (lora_bias), which has none in the base, so that it"
-            " cannot be grafted; train it with lora_bias=False"
+            f"{name} adds a bias to {path} (lora_bias), which has none in the base, so it cannot be "
+            "grafted; train with lora_bias=False"
         )
     added: Any = sum(widen(layer.lora_B[one].bias) * layer.scaling[one] for one in active)
     return (widen(mine) + added).to(mine.dtype)

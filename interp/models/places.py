@@ -1,5 +1,5 @@
-"""Where one activation or matrix of a block lives: a side of a module, rows of what a module holds,
-fused ones cut.
+"""Locations of activations and matrices: the input or output of a module, or some rows of a fused
+one.
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,7 @@ from interp.models.matrices import shape_of, unwrapped
 QKV = {"attn.q": 0, "attn.k": 1, "attn.v": 2}
 """The parts of a fused query-key-value projection, in order."""
 _GATE_UP = {"mlp.gate": ("mlp.hook_pre", 0), "mlp.in": ("mlp.hook_pre_linear", 1)}
-# How a fused matrix is stacked is told by no map; a family that is not named here has no such
-# matrix.
+# The architecture maps do not describe the layout of fused matrices; other families have none.
 _STACKED_QKV = ("GPT2LMHeadModel", "Phi3ForCausalLM")
 _QKV_BY_HEAD = ("GPTNeoXForCausalLM",)
 _STACKED_GATE_UP: dict[str, str] = {
@@ -27,11 +26,10 @@ _STACKED_GATE_UP: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Target:
-    """One side of one module: the tensor it reads first (``in``) or returns first (``out``).
+    """The first input (``in``) or first output (``out``) of a module.
 
-    ``part`` are the first and the last but one column where a fused module carries several sites;
-    ``factor``: what the block multiplies this tensor by before it is used, so that the site's value
-    is the product.
+    ``part``: first column and end of the column range if a fused module carries several sites.
+    ``factor``: the block multiplies this tensor by it before use; the site's value is the product.
     """
 
     path: str
@@ -44,8 +42,8 @@ class Target:
 class Place:
     """The module that holds a matrix.
 
-    A fused module stacks parts of ``sizes`` rows, ``groups`` times over; this is the part ``index``
-    of every group.
+    A fused module stacks parts of ``sizes`` rows, repeated ``groups`` times; ``index`` is this
+    matrix's part in every group.
     """
 
     path: str
@@ -54,14 +52,14 @@ class Place:
     index: int = 0
 
     def cut(self, matrix: Float[Tensor, "rows in"]) -> Float[Tensor, "out in"]:
-        """This place's rows of what its module holds."""
+        """The rows of this matrix in the module's matrix."""
         if not self.sizes:
             return matrix
         parts = matrix.unflatten(0, (self.groups, sum(self.sizes))).split(self.sizes, 1)
         return parts[self.index].flatten(0, 1)
 
     def cut_out(self, matrix: Float[Tensor, "rows in"]) -> Float[Tensor, "out in"]:
-        """The same, in memory of its own: a view would keep the whole."""
+        """The same in separate memory: a view would keep the whole matrix alive."""
         part = self.cut(matrix)
         return part if part.shape == matrix.shape else part.clone()
 
@@ -75,7 +73,7 @@ def split_fused(
     targets: dict[str, Target],
     matrices: dict[str, Place],
 ) -> None:
-    """Add the parts of fused query-key-value and gate-up projections, where the stacking is known."""
+    """Add the parts of fused query-key-value and gate-up projections of known layout."""
     for matrix, index in QKV.items():
         if matrix in matrices and matrices[matrix].path != qkv:
             continue

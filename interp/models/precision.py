@@ -1,9 +1,9 @@
-"""Storage that rounds: a fine-tune kept in 16 bits over a base in 32 differs from it in almost
+"""Rounded storage: a fine-tuned model stored in 16 bits differs from its 32-bit base in almost
 every number.
 
-What tuning changed is then what differs from the base rounded to the same 16 bits. Whether a tensor
-was rounded shows in its numbers, whatever they are held in: a model saved in bfloat16 is loaded
-into float32 on a CPU.
+The change due to fine-tuning is then the difference from the base rounded to the same 16 bits.
+Whether a tensor was rounded is seen from its values, whatever its dtype: a model saved in bfloat16
+is loaded as float32 on a CPU.
 """
 
 import itertools
@@ -21,10 +21,10 @@ _AT_ONCE = 1 << 20
 
 
 def rounded_to(base: Model, tuned: Model) -> torch.dtype | None:
-    """The 16-bit format in which the tuned model is kept and the base is not; None where there is
-    no such difference.
+    """The 16-bit format in which the fine-tuned model is stored and the base is not; None without
+    such a difference.
 
-    Told from the first matrices of each.
+    It is determined from the first matrices of each model.
     """
     if base.module is tuned.module:
         return None
@@ -40,32 +40,32 @@ def rounded_to(base: Model, tuned: Model) -> torch.dtype | None:
 
 
 def alike(base: Tensor, tuned: Tensor, half: torch.dtype | None) -> Tensor:
-    """The base's tensor, rounded as the tuned model's was; as it is where that was not."""
+    """The base's tensor, rounded to ``half`` if the fine-tuned model's was."""
     if half is None or not base.is_floating_point() or not _fits(tuned, half):
         return base
     return base.to(half).to(base.dtype)
 
 
 def precision_notes(base: Model, tuned: Model) -> tuple[str, ...]:
-    """A remark where the two are kept, or computed, in unlike precision."""
+    """Notes if the two models are stored, or computed, in different precision."""
     half, notes = rounded_to(base, tuned), []
     if half is not None:
         notes.append(
-            f"{tuned.name} is kept in {name_of(half)} and {base.name} is not: a weight counts as"
-            f" changed where it differs from the base's rounded to {name_of(half)}; activations are"
-            " of the weights as they are"
+            f"{tuned.name} is stored in {name_of(half)} and {base.name} is not: a weight counts as "
+            f"changed if it differs from the base's rounded to {name_of(half)}; activations use the "
+            "unrounded weights"
         )
     if base.dtype != tuned.dtype:
         notes.append(
-            f"{base.name} computes in {name_of(base.dtype)} and {tuned.name} in"
-            f" {name_of(tuned.dtype)}: divergences hold rounding; --dtype float32 computes both"
-            " in one"
+            f"{base.name} computes in {name_of(base.dtype)} and {tuned.name} in "
+            f"{name_of(tuned.dtype)}: divergences include rounding errors; use --dtype float32 to "
+            "compute both in the same precision"
         )
     return tuple(notes)
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """Its name, without torch's."""
+    """Name of a dtype without the prefix "torch."."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -77,8 +77,8 @@ def _matrices(model: Model) -> list[Tensor]:
 
 
 def _fits(value: Tensor, half: torch.dtype) -> bool:
-    # in parts: an embedding would be in memory three times, and the first part tells most that were
-    # not rounded
+    # in parts, because an embedding would be in memory three times, and the first part usually
+    # decides
     parts = value.flatten().split(_AT_ONCE)
     return value.dtype == half or all(
         to_host((one.to(half).to(one.dtype) == one).all()) for one in parts

@@ -1,5 +1,5 @@
-"""Checks that two models may be compared, each with its own refusal; nothing but rows of tokens is
-cut to fit.
+"""Checks that two models can be compared, each with its own error; only vocabulary rows are
+adapted.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ _WIDTHS = (
     "head_dim",
 )
 BY_LENGTH = {"dynamic", "longrope"}
-"""Kinds of rotary positions that are scaled by the length of the longest text of a batch."""
+"""Kinds of rotary embeddings that are scaled by the length of the longest text of a batch."""
 _beside_padding: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 _DEPTHS = ("num_hidden_layers", "n_layer")
 
@@ -45,7 +45,7 @@ _DEPTHS = ("num_hidden_layers", "n_layer")
 def require_same_shape(base: Source, tuned: Source, vocabulary: bool = True) -> None:
     """Compare configurations before weights are read; raises Depth-, Width- or VocabularyMismatch.
 
-    ``vocabulary`` False leaves the vocabulary out: blocks can be compared without it.
+    ``vocabulary`` False ignores the vocabulary, which comparisons of blocks do not need.
     """
     left, right = (
         read_json(base.directory / "config.json"),
@@ -61,18 +61,22 @@ def require_same_shape(base: Source, tuned: Source, vocabulary: bool = True) -> 
         (words, VocabularyMismatch),
     ):
         for name in names:
-            # what only one of them states has a default, which shows in the weights
+            # a value that only one of them states has a default, which the weights will reveal
             if None not in (left.get(name), right.get(name)) and left[name] != right[name]:
                 raise error(
                     f"{name} is {left.get(name)} in the base {base.name} and {right.get(name)} in"
                     f" {tuned.name}; "
-                    + (resize if error is VocabularyMismatch else "give the model that was tuned")
+                    + (
+                        resize
+                        if error is VocabularyMismatch
+                        else "give the model that was fine-tuned"
+                    )
                 )
     kinds = left.get("model_type"), right.get("model_type")
     if kinds[0] != kinds[1]:
         raise WidthMismatch(
             f"{base.name} is a {left.get('model_type')} and {tuned.name} a"
-            f" {right.get('model_type')}; give the model that was tuned"
+            f" {right.get('model_type')}; give the model that was fine-tuned"
         )
 
 
@@ -81,77 +85,72 @@ def require_same_anatomy(base: Model, tuned: Model) -> None:
     left, right = base.anatomy, tuned.anatomy
     if left.n_layers != right.n_layers:
         raise DepthMismatch(
-            f"the base has {left.n_layers} blocks and the tuned model {right.n_layers}; give the"
-            " model that was tuned"
+            f"the base has {left.n_layers} blocks and the fine-tuned model {right.n_layers}; give the"
+            " model that was fine-tuned"
         )
     if (left.width, left.n_neurons, left.n_heads) != (right.width, right.n_neurons, right.n_heads):
         raise WidthMismatch(
             f"width, neurons and heads are {(left.width, left.n_neurons, left.n_heads)} in the base"
-            f" and {(right.width, right.n_neurons, right.n_heads)} in the tuned model; give the"
-            " model that was tuned"
+            f" and {(right.width, right.n_neurons, right.n_heads)} in the fine-tuned model; give the"
+            " model that was fine-tuned"
         )
     if left.vocabulary != right.vocabulary:
         raise VocabularyMismatch(
-            f"vocab_size is {left.vocabulary} in the base and {right.vocabulary} in the tuned"
-            " model; give the model that was tuned"
+            f"vocab_size is {left.vocabulary} in the base and {right.vocabulary} in the fine-tuned"
+            " model; give the model that was fine-tuned"
         )
     theirs = {name: tuple(parameter.shape) for name, parameter in tuned.module.named_parameters()}
     for name, parameter in base.module.named_parameters():
         if theirs.get(name, tuple(parameter.shape)) != tuple(parameter.shape):
             raise WidthMismatch(
-                f"{name} is {tuple(parameter.shape)} in the base and {theirs[name]} in the tuned"
-                " model; give the model that was tuned"
+                f"{name} is {tuple(parameter.shape)} in the base and {theirs[name]} in the fine-tuned"
+                " model; give the model that was fine-tuned"
             )
 
 
 def require_same_tokens(
     base: Source, tokenizer: PreTrainedTokenizerBase, settings: load.Settings
 ) -> tuple[str, ...]:
-    """The base's tokenizer, where it ships one, must give the same ids; returns remarks for the
-    reader.
-    """
+    """Check that the base's tokenizer, if it ships one, gives the same ids; returns notes."""
     if not load.has_tokenizer(base.directory):
-        return (f"{base.name} ships no tokenizer; the tuned model's is used for both",)
+        return (f"{base.name} ships no tokenizer; the fine-tuned model's is used for both",)
     own = load.tokenizer([base.directory], settings)
     mine, theirs = own.get_vocab(), tokenizer.get_vocab()
     moved = sorted(token for token, index in mine.items() if theirs.get(token, index) != index)
     if moved:
         raise VocabularyMismatch(
-            f"{len(moved)} tokens have other ids in the base's tokenizer, first {moved[0]!r}"
-            f" ({mine[moved[0]]} there, {theirs[moved[0]]} in the tuned model's); give the model"
-            " that was tuned"
+            f"{len(moved)} tokens have different ids in the base's tokenizer, first {moved[0]!r} "
+            f"({mine[moved[0]]} in the base's, {theirs[moved[0]]} in the fine-tuned model's); give "
+            "the model that was fine-tuned"
         )
     added = sorted(set(theirs) - set(mine))
     if added:
         return (
             (
-                f"the tuned tokenizer adds {len(added)} token{'s' * (len(added) != 1)} the base"
-                f" never saw, first {added[0]!r}"
+                f"the fine-tuned model's tokenizer adds {len(added)} token{'s' * (len(added) != 1)} "
+                f"unknown to the base, first {added[0]!r}"
             ),
         )
     return ()
 
 
 def require_same_tie(tied: Mapping[str, bool], so: str) -> None:
-    """Raise UnsupportedModel where one of two models, by name, ties its head to its embedding and
-    the other does not.
+    """Raise UnsupportedModel if only one of two models, by name, ties its head to its embedding.
 
-    ``so`` says what follows, and what to do.
+    ``so`` states the consequence and the remedy.
     """
     if len(set(tied.values())) > 1:
         one, other = sorted(tied, key=tied.__getitem__, reverse=True)
         raise UnsupportedModel(
-            f"{one} ties its head to its embedding and {other} does not, so that {so}"
+            f"{one} ties its head to its embedding and {other} does not, so {so}"
         )
 
 
 def require_same_head_tying(base: Model, tuned: Model) -> None:
-    """Raise UnsupportedModel where no weights of the tune's layout are the base's, since one alone
-    ties its head.
-    """
+    """Raise UnsupportedModel if only one model ties its head: no weights lie between the two then."""
     so = (
-        "no weights lie between them; save the tied one with a head of its own, or use what reads"
-        " the blocks alone"
+        "no weights lie between them; save the tied one with a separate head, or use a command "
+        "that reads only the blocks"
     )
     require_same_tie({model.name: _tied(model) for model in (base, tuned)}, so)
 
@@ -162,11 +161,11 @@ def _tied(model: Model) -> bool:
 
 
 def recorded_base(adapter: Source, base: Source) -> tuple[str, ...]:
-    """A remark where an adapter names another base than the one it is put on: shapes cannot tell
-    the two apart.
+    """A note if an adapter names another base than the one it is attached to: equal shapes are not
+    proof.
     """
     named = adapter.base_name
-    # a .gguf file is read from another directory than its own
+    # a .gguf file is read from a converted directory
     places = [base.directory, *([base.origin, base.origin.parent] if base.origin else [])]
     if named is None or Path(named).expanduser().resolve() in [place.resolve() for place in places]:
         return ()
@@ -174,8 +173,8 @@ def recorded_base(adapter: Source, base: Source) -> tuple[str, ...]:
         return ()
     return (
         (
-            f"{adapter.name} says it was trained on {named}, and is put on {base.name}: is that the"
-            " same model?"
+            f"{adapter.name} was trained on {named} by its configuration and is attached to "
+            f"{base.name}: check that they are the same model"
         ),
     )
 
@@ -187,14 +186,15 @@ def alike(
     tokenizer: PreTrainedTokenizerBase,
     settings: load.Settings,
 ) -> tuple[str, ...]:
-    """Remarks where base and tuned model are one, or look exchanged."""
+    """Notes if base and fine-tuned model are identical, or look swapped."""
     found = []
     if base_digest == tuned_digest:
-        found.append("base and tuned model have the same weights: every difference is zero")
+        found.append("base and fine-tuned model have the same weights: every difference is zero")
     own = load.tokenizer([base.directory], settings) if load.has_tokenizer(base.directory) else None
     if own is not None and own.chat_template is not None and tokenizer.chat_template is None:
         found.append(
-            f"{base.name} has a chat template and the tuned model has none: are the two exchanged?"
+            f"{base.name} has a chat template and the fine-tuned model has none: check that the two "
+            "are not swapped"
         )
     return tuple(found)
 
@@ -203,11 +203,10 @@ def alike(
 def probe_logits(
     model: Model, padding: int = 0, last: int | None = None, beside: int = 0
 ) -> torch.Tensor:
-    """Logits ``[1, T, V]`` of one pass over fixed tokens spread over the vocabulary, after some
-    columns of padding.
+    """Logits ``[1, T, V]`` of one pass over fixed tokens spread over the vocabulary.
 
-    ``last`` takes the place of the last of them. ``padding`` of these tokens count as padding;
-    ``beside``: so many columns of padding are put before them.
+    ``last`` replaces the last of these tokens. The first ``padding`` of them are masked as padding;
+    ``beside`` is the number of padding columns inserted before them.
     """
     count = min(16, model.context_length)
     vocabulary = model.anatomy.vocabulary
@@ -224,15 +223,15 @@ def probe_logits(
 
 
 def require_finite(model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Every token must have an embedding, or be refused in prompts, and one pass must give finite
-    logits.
+    """Check that every token has an embedding or is refused in prompts, that logits are finite, and
+    that the model is causal.
 
     Raises a ModelError or a PairError.
     """
     rows = embedding_of(model.module).shape[0]
     if len(tokenizer) > rows and rows_read(tokenizer) is None:
         raise VocabularyMismatch(
-            f"the tokenizer has {len(tokenizer)} tokens and {model.name} embeds {rows}; "
+            f"the tokenizer has {len(tokenizer)} tokens and {model.name} has {rows} embedding rows; "
             "give the tokenizer that belongs to the model"
         )
     logits = probe_logits(model)
@@ -240,32 +239,32 @@ def require_finite(model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
         raise NonFiniteWeights(
             f"{model.name} gives NaN or infinite logits in {model.dtype}; try --dtype float32"
         )
-    # by more than rounding: a kernel may treat the tokens of a batch together
+    # by more than rounding error, because kernels may process the tokens of a batch jointly
     rounding = max(1e-3, 4 * torch.finfo(model.dtype).eps) * logits.std()
     if to_host(((logits - probe_logits(model, last=1))[:, :-1].abs() > rounding).any()):
         raise UnsupportedModel(
-            f"{model.name} is no causal language model: its {model.anatomy.architecture} lets a"
-            " token change what is said before it, as encoders do; give a decoder"
+            f"{model.name} is not a causal language model: in its {model.anatomy.architecture} a "
+            "token changes the outputs at earlier positions, as in encoders; give a decoder"
         )
     if not to_host(torch.isfinite(probe_logits(model, padding=2)).all()):
         raise UnsupportedModel(
-            f"{model.name} gives NaN or infinite logits beside padding in {model.dtype} with the"
-            f" attention kernel {model.module.config._attn_implementation}; try --dtype float32"
+            f"{model.name} gives NaN or infinite logits in padded batches in {model.dtype} with the "
+            f"attention kernel {model.module.config._attn_implementation}; try --dtype float32"
         )
 
 
 def reads_alone(model: Model, longest: int) -> str:
     """Why prompts of up to ``longest`` tokens, answers included, must be read one at a time; empty
-    where they need not.
+    if they need not be.
 
-    A padded batch must give every prompt the numbers it has alone: within 1e-4 of the largest logit
-    in float32, and within the kernels' rounding in half precision.
+    A padded batch must give every prompt the same logits as alone: within 1e-4 of the largest logit
+    in float32, and within the kernels' rounding error in half precision.
     """
     boundary = scaled_beyond(model)
     if boundary is not None and longest > boundary:
         return (
-            f"{model.name} turns positions by the length of the longest text of a batch where it is"
-            f" above {boundary} tokens: prompts are read one at a time"
+            f"{model.name} scales rotary positions by the longest text of a batch above {boundary} "
+            "tokens: prompts are read one at a time"
         )
     if model.module not in _beside_padding:
         alone, padded = probe_logits(model), probe_logits(model, beside=5)
@@ -276,17 +275,18 @@ def reads_alone(model: Model, longest: int) -> str:
     if _beside_padding[model.module]:
         return ""
     return (
-        f"{model.name} gives a prompt other numbers beside padding: prompts are read one at a time"
+        f"{model.name} computes different logits for a prompt in a padded batch: prompts are read "
+        "one at a time"
     )
 
 
 def scaled_beyond(model: Model) -> int | None:
-    """Tokens above which positions are scaled by the length of the text (longrope, dynamic NTK);
-    None where never.
+    """Number of tokens above which positions are scaled by text length (longrope, dynamic NTK);
+    None if never.
     """
     config = model.module.config.get_text_config()
     rope = getattr(config, "rope_scaling", None) or getattr(config, "rope_parameters", None) or {}
-    # a family with two kinds of attention has one entry for each
+    # families with two kinds of attention have one entry for each
     each = [entry for entry in (rope, *rope.values()) if isinstance(entry, dict)]
     if not any(entry.get("rope_type", entry.get("type")) in BY_LENGTH for entry in each):
         return None
@@ -296,30 +296,30 @@ def scaled_beyond(model: Model) -> int | None:
 
 
 def require_switched(plain: torch.Tensor, base: Model, tuned: Model) -> None:
-    """With the adapter off the base's logits must be back bit for bit, and on it must move at least
-    one.
+    """Check that the adapter switches: off, the base's logits must return bit for bit; on, some
+    must differ.
 
     ``plain`` are the base's probe logits from before the adapter was attached. Raises
-    UnsupportedModel for an adapter that changed the base's own tensors (trained biases, for one),
-    AdapterNotLanded for one that does nothing.
+    UnsupportedModel if the adapter changed the base's own tensors (trained biases, for example),
+    AdapterNotLanded if it has no effect.
     """
     if not torch.equal(plain, probe_logits(base)):
         raise UnsupportedModel(
-            f"{tuned.name} changes tensors of {base.name} itself (trained biases, perhaps) and"
-            " cannot be switched off; merge it, save the whole model, and give that with --base"
+            f"{tuned.name} changes tensors of {base.name} itself (trained biases, perhaps) and "
+            "cannot be switched off; merge it, save the merged model, and give that with --base"
         )
     rows = _tuned_rows(tuned)
     if torch.equal(plain, probe_logits(tuned)) and all(
         torch.equal(probe_logits(base, last=row), probe_logits(tuned, last=row)) for row in rows
     ):
         raise AdapterNotLanded(
-            f"{tuned.name} moves no logit of {base.name}: the adapter is still at its start (all"
-            " zero) or not in use; give a trained adapter"
+            f"{tuned.name} changes no logit of {base.name}: the adapter is untrained (all zero) or "
+            "not active; give a trained adapter"
         )
 
 
 def _tuned_rows(model: Model, most: int = 16) -> list[int]:
-    """Tokens whose own rows an adapter tunes, the first few: a probe of other tokens does not see
+    """The first few tokens whose rows an adapter trains: a probe of other tokens does not show
     them.
     """
     layers = [layer for layer in model.module.modules() if isinstance(layer, TrainableTokensLayer)]

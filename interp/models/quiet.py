@@ -1,4 +1,4 @@
-"""What the libraries print, and what their errors say, kept out of the way."""
+"""Silencing of library output, and library errors as text."""
 
 import warnings
 from collections.abc import Iterator
@@ -6,14 +6,14 @@ from contextlib import contextmanager
 
 
 def line(error: Exception) -> str:
-    """What an error of a library says, as part of one line."""
+    """The message of a library's error, as part of one line."""
     return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars, reports and warnings of the libraries: what matters in them is refused by
-    name instead.
+    """Suppress the libraries' progress bars, reports and warnings; what matters in them is checked
+    separately.
     """
     from transformers.utils import logging as transformers_logging
 

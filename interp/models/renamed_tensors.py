@@ -1,9 +1,7 @@
-"""What transformers calls the tensors of a checkpoint once they are in a model: files often keep
-other names.
+"""Names of a checkpoint's tensors in the loaded model, which often differ from those in the files.
 
-A multimodal checkpoint has its text model below ``language_model.model``, a model made of it below
-``model``. Which name becomes which is transformers' own table, asked here in the way in which it
-loads.
+A multimodal checkpoint has its text model below ``language_model.model``, a model built from it
+below ``model``. The mapping is transformers' own table, applied as transformers does when loading.
 """
 
 import re
@@ -35,13 +33,13 @@ _EXPERT_PARTS = {
 def renamed(
     names: Iterable[str], skeleton: PreTrainedModel
 ) -> tuple[dict[str, str], dict[str, str], set[str]]:
-    """Names in a checkpoint by names in the model: those that are renamed alone, and those that are
-    converted too.
+    """Names in a checkpoint by names in the model: those that are only renamed, and those also
+    converted.
 
-    A converted tensor is put together with others, cut or transposed while a model is loaded. The
-    third are the names in the checkpoint of which the model has nothing.
+    A converted tensor is joined with others, split or transposed during loading. The third result
+    are names in the checkpoint that the model does not have.
     """
-    # a language model may have to be found in the files of a multimodal one
+    # the files may be those of a multimodal model that contains this language model
     whole = any("language_model" in path.split(".") for path, _ in skeleton.named_modules())
     tables = get_model_conversion_mapping(skeleton, None if whole else LANGUAGE_MODEL)
     renamings = [each for each in tables if isinstance(each, WeightRenaming)]
@@ -62,8 +60,8 @@ def renamed(
 def experts(
     names: Iterable[str], anatomy: Anatomy, prefix: str
 ) -> Iterator[tuple[int, str, Place]]:
-    """Block, part and place of matrices of single experts, which checkpoints name and the maps of
-    modules do not.
+    """Block, part and location of matrices of single experts, which checkpoints name and the
+    architecture maps do not.
     """
     for name in names:
         _, inside, rest = f"{prefix}.{name.removeprefix(prefix + '.')}".partition(

@@ -1,9 +1,9 @@
-"""Singular directions, and whole updates, scaled inside a model in memory; every bit is put back
+"""Scaling of singular directions, and of whole updates, in memory; every bit is restored
 afterwards.
 
-In weights and not on activations: queries, keys and values have no sites of their own, and gate and
-up projection share their input. Under an adapter the base's matrix is edited, so that the sum of
-both is scaled.
+Weights are scaled instead of activations, because queries, keys and values have no sites of their
+own, and gate and up projection share their input. Under an adapter the base's matrix is edited, so
+that the sum of both is scaled.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ _TOKENS = "trains single rows of a matrix (trainable_token_indices)"
 
 @dataclass(frozen=True)
 class Direction:
-    """A singular triplet of a matrix: ``sigma * left @ right.T`` is part of it."""
+    """A singular triplet of a matrix: ``sigma * left @ right.T`` is a term of it."""
 
     weight: Weight
     left: Float[Tensor, " out"]
@@ -44,8 +44,8 @@ def rescaled(model: Model, directions: Sequence[Direction], scale: float) -> Ite
     """The model with each direction's singular value multiplied: ``W + (scale - 1) sigma left
     right.T``.
 
-    At 1 nothing is touched. Raises UnsupportedModel for matrices that are packed or kept elsewhere,
-    or under DoRA, whose norm is of the whole matrix.
+    At 1 nothing is changed. Raises UnsupportedModel for quantised or offloaded matrices, and for
+    DoRA, whose norm depends on the whole matrix.
     """
     saved: dict[str, tuple[Tensor, Tensor]] = {}
     try:
@@ -71,19 +71,22 @@ def rescaled(model: Model, directions: Sequence[Direction], scale: float) -> Ite
 def _held(model: Model, path: str) -> nn.Module:
     module = model.module.get_submodule(path)
     if isinstance(module, TrainableTokensWrapper):
-        raise UnsupportedModel(f"{model.name} {_TOKENS}: {path} cannot be edited; merge it")
+        raise UnsupportedModel(
+            f"{model.name} {_TOKENS}, so {path} cannot be edited; merge the adapter"
+        )
     if isinstance(module, AuxiliaryTrainingWrapper):
         module = trained(module) if model.adapter_on else untrained(module)
     if isinstance(module, BaseTunerLayer):
         if model.adapter_on and _decomposed(module):
             raise UnsupportedModel(
-                f"{model.name} is a DoRA adapter, whose matrices cannot be edited; merge it"
+                f"{model.name} is a DoRA adapter, whose matrices cannot be edited; merge the "
+                "adapter"
             )
         module = module.get_base_layer()
     if is_packed(module) or weight_of(module).is_meta:
         raise UnsupportedModel(
-            f"{path} of {model.name} is quantised or kept elsewhere; give it as it was before, "
-            "or load it whole, to edit it"
+            f"{path} of {model.name} is quantised or offloaded and cannot be edited; give the "
+            "unquantised model, or load it on one device"
         )
     return module
 
@@ -94,11 +97,11 @@ def _decomposed(layer: BaseTunerLayer) -> bool:
 
 @contextmanager
 def update_scaled(pair: Pair, scale: float) -> Iterator[None]:
-    """The tuned model with its whole update scaled, ``base + scale (tuned - base)`` for every
+    """The fine-tuned model with its whole update scaled: ``base + scale (tuned - base)`` for every
     parameter.
 
-    At 1 nothing is touched. Raises UnsupportedModel where that cannot be done exactly (an adapter
-    that is no LoRA, or a head that one of the two alone ties to its embedding).
+    At 1 nothing is changed. Raises UnsupportedModel if that cannot be done exactly (an adapter
+    other than LoRA, or a head that only one of the two ties to its embedding).
     """
     if scale == 1:
         yield
@@ -121,7 +124,8 @@ def _interpolate(base: Model, tuned: Model, scale: float, undo: list) -> None:
     for name, parameter in tuned.module.named_parameters():
         if parameter.is_meta or name not in theirs or not parameter.is_floating_point():
             raise UnsupportedModel(
-                f"{name} of {tuned.name} cannot be moved between base and tuned model in memory"
+                f"{name} of {tuned.name} cannot be interpolated between base and fine-tuned model "
+                "in memory; load both on one device"
             )
         _replace(
             parameter, _between(theirs[name].data.to(parameter.device), parameter.data, scale), undo
@@ -133,7 +137,8 @@ def _scale_adapter(base: Model, tuned: Model, scale: float, undo: list) -> None:
     for module in tuned.module.modules():
         if isinstance(module, TrainableTokensWrapper):
             raise UnsupportedModel(
-                f"{tuned.name} {_TOKENS}: its update cannot be scaled as a whole; merge it"
+                f"{tuned.name} {_TOKENS}, so its update cannot be scaled as a whole; merge the "
+                "adapter"
             )
         if isinstance(module, AuxiliaryTrainingWrapper):
             own = dict(trained(module).named_parameters())
@@ -143,7 +148,8 @@ def _scale_adapter(base: Model, tuned: Model, scale: float, undo: list) -> None:
             scaling = getattr(module, "scaling", None)
             if _decomposed(module) or not isinstance(scaling, dict):
                 raise UnsupportedModel(
-                    f"{tuned.name} is no plain LoRA: its update cannot be scaled as a whole"
+                    f"{tuned.name} is not a plain LoRA adapter, so its update cannot be scaled as a "
+                    "whole; merge the adapter"
                 )
             before = dict(scaling)
             undo.append(partial(scaling.update, before))

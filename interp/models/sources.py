@@ -1,4 +1,4 @@
-"""From what a person types to a directory on disk: local directory, Hub id, adapter directory, or
+"""Resolve the name of a model to a directory: local directory, Hub id, adapter directory, or
 organism.
 """
 
@@ -34,11 +34,12 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Source:
-    """A model on disk: ``name`` as typed, its directory, and its adapter or model configuration.
+    """A model on disk: ``name`` as typed, its directory, and its adapter configuration if it is
+    one.
 
-    ``origin`` is the ``.gguf`` file, or the directory of 4-bit codes, whose dequantised weights the
-    directory holds, None where nothing was converted. ``text`` is the type of the language model as
-    which a multimodal model is read, empty for a model that is read whole.
+    ``origin`` is the ``.gguf`` file, or the directory of 4-bit codes, from which the directory was
+    dequantised; None if nothing was converted. ``text`` is the type of the language model as which
+    a multimodal model is loaded, empty otherwise.
     """
 
     name: str
@@ -49,40 +50,38 @@ class Source:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of results has to know of where the weights come from."""
+        """Notes on the origin of the weights that a reader of results needs."""
         found = []
         if self.text:
             found.append(
-                f"{self.name} is multimodal, and the fine-tuned model is not: its language model"
-                " alone is read"
+                f"{self.name} is multimodal and the fine-tuned model is not: only its language "
+                "model is used"
             )
         if self.origin is not None and self.origin.is_file():
             found.append(f"{self.origin.name} is dequantised to float32")
         elif self.origin is not None:
             dtype = four_bit.computed_in(read_json(self.origin / _CONFIG))
-            found.append(f"{self.name} holds 4-bit codes, dequantised to {dtype}")
+            found.append(f"{self.name} contains 4-bit codes, dequantised to {dtype}")
             if not four_bit.is_installed():
                 found[-1] += (
-                    ": bitsandbytes, which computes with the codes, is not installed, and what is"
-                    " computed here, with an adapter or without, differs from peft's by rounding"
+                    ": bitsandbytes, which computes with the codes, is not installed, so results "
+                    "differ from those of peft by rounding errors"
                 )
         return tuple(found)
 
     @property
     def base_name(self) -> str | None:
-        """The base that an adapter says it belongs to, or None."""
+        """The base named in an adapter's configuration, or None."""
         return None if self.adapter is None else self.adapter.get("base_model_name_or_path") or None
 
     def base(self, given: str | None = None) -> Source:
-        """The base that was given, else the one that an adapter names; raises OptionError or
-        ModelNotFound.
-        """
+        """The base ``given``, or the one an adapter names; raises OptionError or ModelNotFound."""
         named = given or self.base_name
         if named is None:
             what = (
                 "has to be compared with its base"
                 if self.adapter is None
-                else "is an adapter that names no base"
+                else "is an adapter whose configuration names no base"
             )
             raise OptionError(f"{self.name} {what}; add --base MODEL")
         try:
@@ -91,12 +90,12 @@ class Source:
             if given is not None:
                 raise
             raise ModelNotFound(
-                f"the base {named!r}, which adapter_config.json of {self.name} names, was not"
-                " found; give the model it was trained on with --base MODEL"
+                f"the base {named!r} named in adapter_config.json of {self.name} was not found; "
+                "give the model it was trained on with --base MODEL"
             ) from error
         if found.adapter is not None:
             raise OptionError(
-                f"the base {named} is itself an adapter; give the model that was tuned"
+                f"the base {named} is itself an adapter; give the model that was fine-tuned"
             )
         return found
 
@@ -105,12 +104,12 @@ def find(name: str, ask_hub: bool = True) -> Source:
     """Resolve a model name to a directory; raises ModelNotFound, PickledWeights or
     TruncatedWeights.
 
-    ``name`` is a local Hugging Face or PEFT directory, a ``.gguf`` file or a directory with one,
-    which is dequantised, ``organism:family/name``, or a Hub id, ``id`` or ``id@revision``. 4-bit
-    codes are dequantised where bitsandbytes is not installed. A Hub id is downloaded through
+    ``name`` is a local Hugging Face or PEFT directory, a ``.gguf`` file or a directory with one
+    (which is dequantised), ``organism:family/name``, or a Hub id, ``id`` or ``id@revision``. 4-bit
+    codes are dequantised if bitsandbytes is not installed. A Hub id is downloaded through
     ``huggingface_hub`` (safetensors only) and honours ``HF_HOME``, ``HF_TOKEN`` and
-    ``HF_HUB_OFFLINE``. With ``ask_hub`` False nothing is asked or downloaded: a Hub id whose answer
-    only the network knows is then not found.
+    ``HF_HUB_OFFLINE``. With ``ask_hub`` False nothing is downloaded: a Hub id that cannot be
+    resolved from the cache is then not found.
     """
     if name.startswith("organism:"):
         organism = name.removeprefix("organism:")
@@ -124,10 +123,10 @@ def find(name: str, ask_hub: bool = True) -> Source:
     try:
         path = Path(name).expanduser()
         found, is_directory = path.exists(), path.is_dir()
-    # a name too long for a path, or a home that nobody has
+    # the name is too long for a path, or names an unknown user's home
     except (OSError, RuntimeError) as error:
         raise ModelNotFound(
-            f"{name[:80]} is no path ({error.__class__.__name__}); check the spelling"
+            f"{name[:80]} is not a valid path ({error.__class__.__name__}); check the spelling"
         ) from error
     file = (
         gguf.inside(path)
@@ -142,8 +141,8 @@ def find(name: str, ask_hub: bool = True) -> Source:
         return _inspect(name, path)
     if name and found:
         raise ModelNotFound(
-            f"{name} is a file, not a model directory or a .gguf file; give the directory that"
-            " holds config.json"
+            f"{name} is a file, not a model directory or a .gguf file; give the directory that "
+            "contains config.json"
         )
     if name.startswith((".", "/", "~")) or name.count("/") != 1 or "\\" in name:
         raise ModelNotFound(
@@ -166,35 +165,36 @@ def _download(name: str) -> Path:
         first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         reason = first.partition(". ")[0].rstrip(".")[:160]
         raise ModelNotFound(
-            f"{name} is no local directory, and the Hub did not give it ({reason}); "
-            "check the spelling, the network, or HF_TOKEN"
+            f"{name} is not a local directory, and the Hub did not provide it ({reason}); check the "
+            "spelling, the network, or HF_TOKEN"
         ) from error
 
 
 def _cached(name: str) -> Path:
-    """The snapshot that ``_download`` would find in the Hub's cache, where the network could give
-    no other.
+    """The snapshot that ``_download`` would find in the Hub's cache, if the network could not
+    return another one.
     """
     from huggingface_hub import constants
 
     repository, _, revision = name.partition("@")
     folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
     commit = revision
-    # a branch moves: what it means now can be read off the disk only where nobody else is asked
+    # a branch can change, so its commit can be read from the disk only in offline mode
     if not _COMMIT.fullmatch(revision) and constants.is_offline_mode():
         try:
             commit = (folder / "refs" / (revision or "main")).read_text(encoding="utf-8").strip()
         except (OSError, ValueError):
             commit = ""
     if not _COMMIT.fullmatch(commit):
-        raise ModelNotFound(f"{name} is a Hub id whose revision only the network knows; ask it")
+        raise ModelNotFound(
+            f"{name} is a Hub id whose revision is not in the local cache; go "
+            "online, or give a full commit hash"
+        )
     return folder / "snapshots" / commit
 
 
 def file_digests(source: Source) -> dict[str, str]:
-    """Digest of every file of the directory that loading it may read, by name; pickles are never
-    read.
-    """
+    """Digest of every file of the directory that loading may read, by name; pickles are never read."""
     files = [*source.directory.glob("*"), *source.directory.glob("additional_chat_templates/*")]
     read = [
         path
@@ -207,7 +207,7 @@ def file_digests(source: Source) -> dict[str, str]:
 
 
 def _conversion(directory: Path, pickles: Sequence[str], adapter: bool) -> str:
-    """The command that writes weights of a pickle as safetensors, into the same directory."""
+    """A command that converts pickled weights to safetensors in the same directory."""
     if adapter:
         source, target = directory / pickles[0], directory / "adapter_model.safetensors"
         code = (
@@ -240,13 +240,11 @@ def _inspect(name: str, directory: Path) -> Source:
     adapter_file, config_file = directory / "adapter_config.json", directory / "config.json"
     adapter = read_json(adapter_file) if adapter_file.exists() else None
     if (directory / "model_index.json").exists():
-        raise UnsupportedModel(
-            f"{name} is a pipeline of diffusers, not a causal language model; give one"
-        )
+        raise UnsupportedModel(f"{name} is a diffusers pipeline; give a causal language model")
     if adapter is None and not config_file.exists():
         raise ModelNotFound(
-            f"{name} holds no config.json and no adapter_config.json, so it is no model directory;"
-            f" {_inside(directory)}"
+            f"{name} contains neither config.json nor adapter_config.json, so it is not a model "
+            f"directory; {_inside(directory)}"
         )
     if (
         adapter is not None
@@ -254,27 +252,27 @@ def _inspect(name: str, directory: Path) -> Source:
         and _is_whole_model(directory)
     ):
         raise UnsupportedModel(
-            f"{name} holds a whole model next to an adapter_config.json and no adapter weights: if"
-            " the adapter was merged into it, remove adapter_config.json, else give the adapter's"
-            " own directory"
+            f"{name} contains a complete model next to an adapter_config.json and no adapter "
+            "weights: if the adapter was merged into it, remove adapter_config.json, else give the "
+            "adapter's own directory"
         )
     if not any(directory.glob("*.safetensors")):
         pickles = sorted(path.name for pattern in _PICKLES for path in directory.glob(pattern))
         if pickles:
             raise PickledWeights(
-                f"{name} holds its weights only as a pickle ({pickles[0]}), and reading one runs"
-                " its code; where you trust it, convert it:"
-                f" {_conversion(directory, pickles, adapter is not None)}"
+                f"{name} contains its weights only as a pickle ({pickles[0]}), and reading a pickle "
+                "runs code; if you trust it, convert it: "
+                f"{_conversion(directory, pickles, adapter is not None)}"
             )
         raise ModelNotFound(
-            f"{name} holds a configuration and no .safetensors weights; copy the weights beside it"
+            f"{name} contains a configuration and no .safetensors weights; copy the weights there"
         )
     source = Source(name, directory, adapter)
     return source if four_bit.is_installed() else as_numbers(source)
 
 
 def as_numbers(source: Source) -> Source:
-    """The same model with numbers where it holds 4-bit codes of bitsandbytes, else as it is."""
+    """The same model dequantised if it contains 4-bit bitsandbytes codes, else unchanged."""
     if source.adapter is not None or not four_bit.is_four_bit(
         config := read_json(source.directory / "config.json")
     ):
@@ -295,8 +293,8 @@ def _is_whole_model(directory: Path) -> bool:
 
 
 def _inside(directory: Path) -> str:
-    """What to do about a directory that is no model: which of the directories in it are, by their
-    names.
+    """What to do about a directory that is not a model: the model directories in it, if there are
+    any.
     """
     names: list[str] = []
     for below in ("*", "*/*"):
@@ -319,29 +317,29 @@ def _by_number(name: str) -> tuple[int, str]:
 
 
 def about_missing(missing: Iterable[str], held: Iterable[str]) -> str:
-    """What to do about tensors that a checkpoint lacks, whose names may be there with those of a
-    wrapper in them.
+    """What to do about missing tensors; they may be present under the names that a wrapper gives
+    them.
     """
     held = list(held)
     bare = {_WRAPPERS.sub("", name): name for name in held}
     for name in missing:
         if (named := bare.get(name, name)) != name:
             return (
-                f"it holds {named}, as torch.compile and DistributedDataParallel (or FSDP, PEFT)"
-                " name what they wrap; save the model inside the wrapper, or take these words out"
-                " of the names"
+                f"it contains {named}, named by a wrapper (torch.compile, DistributedDataParallel, "
+                "FSDP or PEFT); save the model inside the wrapper, or remove these prefixes from "
+                "the names"
             )
         if longer := [one for one in held if one.endswith(f".{name}")]:
             before = longer[0].removesuffix(name)
             return (
-                f"it holds {longer[0]}; take {before} out of the names, which are then those of"
-                " transformers"
+                f"it contains {longer[0]}; remove {before} from the names to get those of "
+                "transformers"
             )
     return "check that the checkpoint is complete"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a model directory; raises TruncatedWeights when it cannot be parsed."""
+    """A JSON object from a model directory; raises TruncatedWeights if it cannot be parsed."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -349,5 +347,5 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} is not readable JSON ({error}); copy or download the model again"
         ) from error
     if not isinstance(value, dict):
-        raise TruncatedWeights(f"{path} holds no JSON object; copy or download the model again")
+        raise TruncatedWeights(f"{path} is not a JSON object; copy or download the model again")
     return value

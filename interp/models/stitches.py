@@ -1,9 +1,8 @@
-"""Several tunes of one base side by side, and what is made of them: stitched updates, and averaged
-ones.
+"""Several fine-tuned models of one base together: stitched updates, and averaged ones.
 
 Localize-and-Stitch (He et al. 2024, arXiv 2408.13656): ``theta = theta_base + sum_i w_i *
-movement_i`` with ``w_i = mask_i / sum_j mask_j`` weight by weight, and 0 where no mask claims it.
-In memory only, as grafts are.
+movement_i`` with ``w_i = mask_i / sum_j mask_j`` for each weight, and 0 where no mask includes it.
+In memory only, like grafts.
 """
 
 from __future__ import annotations
@@ -23,11 +22,10 @@ from interp.models.parameter_pairs import ParameterPair
 
 
 def aligned(pairs: Sequence[Pair], parts: str = "blocks") -> tuple[Scope, ...]:
-    """One scope per pair, of the same weights in the same order, all standing in the first pair's
-    base.
+    """One scope per pair, with the same weights in the same order, all in the first pair's base.
 
-    A weight belongs to it if any tune moved its parameter; where a tune left a parameter, its piece
-    is the base's own. Raises PairError for tunes of different bases, or of one base at different
+    A parameter is included if any of the models changed it; a model that did not change it gets the
+    base's values. Raises PairError for models of different bases, or of one base in different
     dtypes.
     """
     first = pairs[0].require_base("stitching")
@@ -63,11 +61,12 @@ def aligned(pairs: Sequence[Pair], parts: str = "blocks") -> tuple[Scope, ...]:
 
 
 def stitched(scopes: Sequence[Scope], masks: Sequence[Bool[Tensor, " P"]]) -> list[Tensor]:
-    """The tensors of the base with every tune's weights in its own mask, and their mean where masks
-    meet.
+    """The base's tensors with every fine-tuned model's weights in its own mask, and their mean
+    where masks overlap.
 
-    Bit for bit the tune's where one mask claims a weight, the base's where none does; means are
-    taken in float64 and rounded once, so that the order of the tunes does not count.
+    Equal to the fine-tuned model bit for bit where one mask includes a weight, to the base where
+    none does. Means are computed in float64 and rounded once, so that the order of the models does
+    not matter.
     """
     parts = [
         scope.split(mask.to(scope.model.device)) for scope, mask in zip(scopes, masks, strict=True)
@@ -87,6 +86,6 @@ def stitched(scopes: Sequence[Scope], masks: Sequence[Bool[Tensor, " P"]]) -> li
 
 
 def averaged(scopes: Sequence[Scope]) -> list[Tensor]:
-    """The plain mean of all tunes, weight by weight."""
+    """The mean of all fine-tuned models, weight by weight."""
     everything = torch.ones(scopes[0].size, dtype=torch.bool, device=scopes[0].model.device)
     return stitched(scopes, [everything] * len(scopes))

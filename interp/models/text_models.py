@@ -1,8 +1,9 @@
-"""The language model of a multimodal base, read by itself where the fine-tuned model is one alone.
+"""The language model of a multimodal base, for comparison with a fine-tuned model that has only
+text.
 
-Its configuration is the base's ``text_config``, its class transformers' own for that, and its
-weights are the base's: files keep them below ``language_model``, older ones of Qwen-VL under the
-names of a language model.
+Its configuration is the base's ``text_config``, its class is transformers' own for that, and its
+weights are the base's: files store them below ``language_model``, older ones of Qwen-VL under the
+names of a plain language model.
 """
 
 from dataclasses import replace
@@ -17,7 +18,7 @@ from interp.models.sources import Source, read_json
 
 
 def beside(base: Source, tuned: Source) -> Source:
-    """The base, read as its language model where that is what was tuned; else as it is."""
+    """The base as its language model if only that was fine-tuned; otherwise unchanged."""
     whole, kind = _kinds(base)
     kind = ALIKE.get(kind, kind)
     if kind == whole or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
@@ -34,30 +35,30 @@ def beside(base: Source, tuned: Source) -> Source:
 
 
 def _kinds(source: Source) -> tuple[str, str]:
-    """Types of the whole model and of its language model; empty where transformers cannot tell, as
-    loading will say.
+    """Types of the whole model and of its language model; empty if transformers cannot tell, which
+    loading will report.
     """
     try:
         config = AutoConfig.from_pretrained(source.directory, trust_remote_code=False)
         return config.model_type, config.get_text_config().model_type
-    except Exception:  # transformers validates configurations with errors of many classes
+    except Exception:  # transformers raises errors of many classes for a bad configuration
         return "", ""
 
 
 def _changed(adapter: Source) -> list[str]:
-    """Names of an adapter's tensors, below the model that it was made on; none where its file
-    cannot be read.
+    """Names of an adapter's tensors within the model it was trained on; empty if its file cannot be
+    read.
     """
     try:
         with safe_open(adapter.directory / "adapter_model.safetensors", "pt") as file:
-            # it is no mapping
+            # not a mapping
             return [name.removeprefix("base_model.model.") for name in file.keys()]  # noqa: SIM118
     except (OSError, SafetensorError):
         return []
 
 
 def _has(model: nn.Module, names: list[str]) -> bool:
-    """Whether every one of these tensors belongs to a module of the model that holds no others."""
+    """Whether each of these tensors belongs to a module of the model without submodules."""
     leaves = {
         path for path, part in model.named_modules() if path and next(part.children(), None) is None
     }

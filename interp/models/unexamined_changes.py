@@ -1,6 +1,4 @@
-"""What tuning changed that no comparison of blocks can see: embeddings, final norm, head, and
-settings.
-"""
+"""Changes that a comparison of blocks cannot see: embeddings, final norm, head, and settings."""
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -12,7 +10,7 @@ from interp.models.offload import tensors
 from interp.models.pair import Pair
 from interp.models.settings import setting
 
-# What a configuration says of how a block computes, beside sizes.
+# Settings of a configuration, other than sizes, that determine how a block computes.
 _SETTINGS = (
     "rope_parameters",
     "rope_theta",
@@ -37,7 +35,9 @@ _SETTINGS = (
 
 
 def changed_settings(pair: Pair) -> tuple[str, ...]:
-    """Names of settings of attention, positions and norms in which the two configurations differ."""
+    """Names of settings of attention, positions and norms that differ between the two
+    configurations.
+    """
     base = pair.require_base("settings")
     if base.module is pair.tuned.module:
         return ()
@@ -50,7 +50,7 @@ def _setting(config: PretrainedConfig, name: str) -> object:
 
 
 def changed_outside_blocks(pair: Pair) -> tuple[str, ...]:
-    """Names of tensors outside the blocks that tuning changed."""
+    """Names of tensors outside the blocks that fine-tuning changed."""
     base, tuned = pair.require_base("tensors outside the blocks"), pair.tuned
     blocks = f"{tuned.anatomy.blocks_path}."
     if base.module is tuned.module:
@@ -68,28 +68,29 @@ def changed_outside_blocks(pair: Pair) -> tuple[str, ...]:
 
 
 def remarks(pair: Pair) -> tuple[str, ...]:
-    """What a reader of numbers about blocks must be told of this pair, one line each."""
+    """Notes on this pair that a reader of numbers about blocks needs, one line each."""
     found = []
     if outside := changed_outside_blocks(pair):
         found.append(
-            f"tuning also changed {len(outside)} tensors outside the blocks"
-            f" ({', '.join(outside[:4])}), which a split of block updates does not see"
+            f"fine-tuning also changed {len(outside)} tensors outside the blocks "
+            f"({', '.join(outside[:4])}), which a decomposition of block updates does not include"
         )
     if settings := changed_settings(pair):
         found.append(
-            f"base and tuned model differ in {', '.join(settings)}: each runs with its own, and"
-            " what that changes counts as tuned"
+            f"base and fine-tuned model differ in {', '.join(settings)}: each uses its own, and the "
+            "effect counts as fine-tuning"
         )
     if not pair.tuned.anatomy.n_neurons:
         found.append(
-            "the blocks hold experts or an unknown MLP: on the tuned stream the base's router may"
-            " choose other experts, and that counts as tuned too"
+            "the blocks contain experts or an unknown MLP: on the fine-tuned model's residual "
+            "stream the base's router may choose other experts, and the effect counts as "
+            "fine-tuning"
         )
     return tuple(found)
 
 
 def blocks_of(model: Model) -> list[torch.nn.Module]:
-    """The blocks, in order."""
+    """The blocks of a model, in order."""
     path = model.anatomy.blocks_path
     return [
         model.module.get_submodule(f"{path}.{layer}") for layer in range(model.anatomy.n_layers)

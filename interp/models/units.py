@@ -1,8 +1,8 @@
-"""Units: what is scored, ablated and patched. An MLP neuron, or an attention head.
+"""Units that are scored, ablated and patched: MLP neurons or attention heads.
 
-A unit owns channels of one site and writes them through columns of one matrix: a neuron one channel
-of the down projection's input, a head ``head_width`` channels of the attention output projection's
-input.
+A unit owns channels of one site and writes them through columns of one matrix: a neuron has one
+channel of the down projection's input, a head has ``head_width`` channels of the attention output
+projection's input.
 """
 
 from collections.abc import Iterable
@@ -21,8 +21,8 @@ from interp.sites import Site, Weight
 
 @dataclass(frozen=True)
 class Unit:
-    """A kind of unit: its name, the part of a block it belongs to, the site it is read at and that
-    it writes to.
+    """A kind of unit: its name, its part of a block, the site of its activations and the site it
+    writes to.
     """
 
     name: str
@@ -33,15 +33,15 @@ class Unit:
     matrix: str
 
     def site(self, layer: int) -> Site:
-        """Where its activation is: the input of the matrix it writes through."""
+        """The site of its activations: the input of its output matrix."""
         return Site(layer, self.hook)
 
     def contribution(self, layer: int) -> Site:
-        """Where it writes: the output of that matrix."""
+        """The site it writes to: the output of that matrix."""
         return Site(layer, self.output)
 
     def require(self, anatomy: Anatomy) -> None:
-        """Raise UnsupportedModel where a family has no exact place for it."""
+        """Raise UnsupportedModel if a family has no exact module for it."""
         if self is NEURON:
             anatomy.require_neurons()
         elif not anatomy.has_heads:
@@ -49,12 +49,12 @@ class Unit:
                 "use --unit neuron" if anatomy.n_neurons and anatomy.has_parts else WITHOUT_UNITS
             )
             raise UnsupportedModel(
-                f"{anatomy.architecture} has no exact place for its {self.plural}; {instead}"
+                f"{anatomy.architecture} has no exact module for its {self.plural}; {instead}"
             )
         if not anatomy.has_parts:
             raise UnsupportedModel(
-                f"{anatomy.architecture} has no exact place for the parts of its blocks, so that"
-                f" {self.plural} cannot be read exactly; {WITHOUT_UNITS}"
+                f"{anatomy.architecture} has no exact module for the parts of its blocks, so "
+                f"{self.plural} cannot be read exactly; {WITHOUT_UNITS}"
             )
 
     def count(self, anatomy: Anatomy) -> int:
@@ -70,7 +70,7 @@ class Unit:
         return self.count(anatomy) * self.width(anatomy)
 
     def write_weights(self, model: Model, layer: int) -> Float[Tensor, "D C"]:
-        """The columns through which a block's units write, adapter applied."""
+        """The output weights of a block's units, as columns, with the adapter applied."""
         return model.weight(Weight(layer, self.matrix))
 
     def channels(
@@ -91,8 +91,8 @@ class Unit:
     def gather(
         self, anatomy: Anatomy, values: Float[Tensor, "*any C"], how: Literal["sum", "norm"] = "sum"
     ) -> Float[Tensor, "*any U"]:
-        """One number per unit of numbers per channel: their sum, or their Euclidean norm (of one
-        channel, itself).
+        """One number per unit from one per channel: the sum, or the Euclidean norm (for one
+        channel, the value itself).
         """
         width = self.width(anatomy)
         if width == 1:

@@ -1,9 +1,9 @@
-"""Models as a notebook holds them, down to the Hugging Face module inside: by structure, no holder
-is imported here.
+"""The Hugging Face module inside models of other libraries, recognised by structure without
+importing them.
 
-nnsight keeps the module and watches it. TransformerLens' bridge puts components of its own in place
-of the module's parts, with another order of arithmetic, so the module is built anew around the same
-parameters. What is not found exactly so is refused.
+nnsight keeps the module and traces it. TransformerLens' bridge replaces parts of the module by its
+own components, with another order of arithmetic, so the module is rebuilt around the same
+parameters. Anything that cannot be recovered exactly raises an error.
 """
 
 import copy
@@ -22,11 +22,11 @@ _COMPONENT = "._original_component"
 
 
 def unwrap(held: Any, name: str) -> PreTrainedModel | PeftModel:
-    """The Hugging Face or PEFT module that ``held`` is or holds; raises UnsupportedModel where it
-    holds none exactly.
+    """The Hugging Face or PEFT module that ``held`` is or contains; raises UnsupportedModel if it
+    contains none exactly.
 
-    Parameters are shared, never copied. A bridge is left as it was; the module of any other holder
-    is its own.
+    Parameters are shared, never copied. A bridge is left unchanged; from any other wrapper its own
+    module is returned.
     """
     if isinstance(held, (PreTrainedModel, PeftModel)):
         keep_codes(name, held)
@@ -44,8 +44,8 @@ def unwrap(held: Any, name: str) -> PreTrainedModel | PeftModel:
     if "transformer_lens" in makers:
         return _from_bridge(held, name)
     raise UnsupportedModel(
-        f"{name} is a {type(held).__module__}.{type(held).__name__}, which holds no Hugging Face"
-        " model in a known way; give the Hugging Face model itself"
+        f"{name} is a {type(held).__module__}.{type(held).__name__}, which contains no Hugging Face "
+        "model in a known way; give the Hugging Face model itself"
     )
 
 
@@ -54,14 +54,14 @@ def _from_bridge(held: Any, name: str) -> PreTrainedModel:
     inner = vars(held).get("original_model")
     if kind.startswith("HookedTransformer"):
         raise UnsupportedModel(
-            f"{name} is a {kind}, whose weights are converted (norms folded, heads apart) and are"
-            " no longer those of the Hugging Face model; give that model, or a TransformerBridge"
-            " of it"
+            f"{name} is a {kind}, whose weights are converted (norms folded, heads split) and are "
+            "no longer those of the Hugging Face model; give that model, or a TransformerBridge of "
+            "it"
         )
     if not isinstance(inner, PreTrainedModel):
         raise UnsupportedModel(
-            f"{name} is a {kind} that holds no Hugging Face model; give the Hugging Face model"
-            " itself"
+            f"{name} is a {kind} that contains no Hugging Face model; give the Hugging Face model "
+            "itself"
         )
     if getattr(held, "_weights_processed", True):
         raise UnsupportedModel(
@@ -88,13 +88,13 @@ def _from_bridge(held: Any, name: str) -> PreTrainedModel:
         found = parameters.get(key, buffers.get(key))
         if found is None or found.is_meta or found.shape != empty.shape:
             raise UnsupportedModel(
-                f"{name} is a {kind} in which {key} of {type(inner).__name__} is not found as it"
-                " was; give the Hugging Face model itself"
+                f"{name} is a {kind} in which {key} of {type(inner).__name__} is missing or "
+                "changed; give the Hugging Face model itself"
             )
         path, _, last = key.rpartition(".")
         if isinstance(empty, nn.Parameter):
-            # another object over the same memory, so that freezing this module does not freeze the
-            # bridge
+            # a separate Parameter over the same memory, so that freezing this module does not
+            # freeze the bridge
             value = shared.setdefault(id(found), nn.Parameter(found.detach(), requires_grad=False))
             fresh.get_submodule(path)._parameters[last] = value
         else:
@@ -106,7 +106,7 @@ def _from_bridge(held: Any, name: str) -> PreTrainedModel:
 
 @torch.no_grad()
 def _require_equal(inner: PreTrainedModel, fresh: PreTrainedModel, what: str) -> None:
-    """A hook, or a changed copy of a split projection, shows only in what the holder computes."""
+    """Compare the outputs of both: hooks and changed copies of a split projection show only there."""
     weight = embedding_of(fresh)
     ids = torch.arange(1, 1 + min(8, weight.shape[0] - 1), device=weight.device)[None]
     training = inner.training
@@ -118,6 +118,7 @@ def _require_equal(inner: PreTrainedModel, fresh: PreTrainedModel, what: str) ->
     error = float(to_host((theirs - ours).square().mean().sqrt()))
     if not error <= max(1e-3, 4 * torch.finfo(weight.dtype).eps) * float(to_host(ours.std())):
         raise UnsupportedModel(
-            f"{what} that does not compute what its weights do (logits off by {error:.2g}): a hook,"
-            " or an edited component; reset it, or give the Hugging Face model itself"
+            f"{what} whose outputs do not follow from its weights (logits differ by {error:.2g}), "
+            "because of a hook or an edited component; reset it, or give the Hugging Face model "
+            "itself"
         )

@@ -1,9 +1,9 @@
-"""Models whose embeddings have different numbers of rows, compared over the ids that both have.
+"""Models with different numbers of embedding rows, compared over the token ids that both have.
 
-Fine-tuning adds tokens and pads embeddings to a multiple. Rows of the embedding and of the head
-that the other model does not have are cut off in memory, so that no id of theirs is read, chosen or
-counted; or the base is given rows for new tokens: the mean of its own, as
-``resize_token_embeddings`` of transformers starts them.
+Fine-tuning adds tokens, and embeddings are padded to a multiple. Rows of embedding and head that
+the other model lacks are cut off in memory, so that their ids are never read, chosen or counted. Or
+the base is given rows for new tokens: the mean of its own rows, as ``resize_token_embeddings`` of
+transformers initialises them.
 """
 
 import copy
@@ -18,32 +18,32 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from interp.errors import OptionError, UnsupportedModel, VocabularyMismatch
 from interp.maths.precision import widen
-from interp.models.generation import configured_end_ids
 from interp.models.matrices import embedding_of, is_packed
 from interp.models.model import Model
 from interp.models.offload import spread
+from interp.models.settings import configured_end_ids
 from interp.prompts import end_id, limited, rows_read
 
 NEW_TOKENS = ("refuse", "mean")
 _LONGER = "add --new-tokens mean (in Python new_tokens='mean')"
-_MEAN = "the mean of its rows, as transformers' resizing gives them"
-# an adapter's matrices whose rows are not the vocabulary's
+_MEAN = "the mean of its rows, as in transformers' resizing"
+# matrices of an adapter whose rows are not vocabulary rows
 _BESIDE = ("lora_A", "lora_embedding_B", "trainable_tokens")
 
 
 def require_known(new_tokens: str) -> None:
-    """Raise OptionError for a treatment of new tokens that there is not."""
+    """Raise OptionError for an unknown treatment of new tokens."""
     if new_tokens not in NEW_TOKENS:
         raise OptionError(f"--new-tokens {new_tokens} is unknown; use {' or '.join(NEW_TOKENS)}")
 
 
 @dataclass(frozen=True)
 class Ids:
-    """Which token ids two models are compared over: the first ``count``.
+    """The token ids over which two models are compared: the first ``count``.
 
-    ``base`` and ``tuned`` are the rows of their embeddings, ``tokens`` the ids that the tokenizer
-    gives. ``grown`` says that the fine-tuned model has no rows of its own, since it is an adapter
-    that leaves embedding and head alone.
+    ``base`` and ``tuned`` are the numbers of their embedding rows, ``tokens`` the number of ids of
+    the tokenizer. ``grown``: the fine-tuned model is an adapter that does not touch embedding and
+    head, so it has no rows of its own.
     """
 
     base: int
@@ -54,11 +54,10 @@ class Ids:
 
     @classmethod
     def of(cls, base: int, tuned: int | None, tokenizer: Tokenizer, new_tokens: str) -> "Ids":
-        """The ids of two models with these rows, and what becomes of those that the base does not
-        have.
+        """The ids of two models with these numbers of rows, and the treatment of ids that the base
+        lacks.
 
-        ``tuned`` None is an adapter that leaves the rows alone: it has as many as the base, with
-        the mean or without.
+        ``tuned`` None is an adapter that does not touch the rows: it has as many as the base.
         """
         require_known(new_tokens)
         tokens, mean = 1 + max(tokenizer.get_vocab().values(), default=-1), new_tokens == "mean"
@@ -71,12 +70,14 @@ class Ids:
 
     @property
     def _more(self) -> bool:
-        """Whether there would be rows for more ids with the mean."""
+        """Whether ``mean`` would give rows to more ids."""
         return not self.mean and (self.tuned > self.base or self.grown)
 
     @property
     def count(self) -> int:
-        """How many ids: what both have, and with the mean every new token that the tokenizer gives."""
+        """Number of ids: those that both models have, and with ``mean`` every new token of the
+        tokenizer.
+        """
         return (
             min(self.tuned, max(self.base, self.tokens))
             if self.mean
@@ -85,7 +86,7 @@ class Ids:
 
     @property
     def digest(self) -> dict[str, str]:
-        """What tells numbers over these ids from others, for the key of a run; empty for equal
+        """Distinguishes results over these ids in the key of a run; empty for equal numbers of
         rows.
         """
         given = f", {self.count - self.base} by the mean" if self.count > self.base else ""
@@ -96,9 +97,7 @@ class Ids:
         )
 
     def notes(self, tokenizer: Tokenizer, tuned: PreTrainedModel, given: str = _MEAN) -> list[str]:
-        """What a reader must know of it, in sentences; ``given`` says what rows the new tokens
-        have.
-        """
+        """Notes for the reader, in sentences; ``given`` states what rows the new tokens have."""
         return [*self._compared(tokenizer, given), *self._ends(tokenizer, tuned)]
 
     def _compared(self, tokenizer: Tokenizer, given: str) -> list[str]:
@@ -106,10 +105,10 @@ class Ids:
             lost = self._without_rows(tokenizer)
             first = tokenizer.convert_ids_to_tokens(self.count)
             many = f"{len(lost)} added token{'s' * (len(lost) != 1)}"
-            said = f"the tokenizer has {many} that the models have no row for, first {first!r}"
+            said = f"the tokenizer has {many} without an embedding row, first {first!r}"
             remedy = " (--new-tokens mean gives them rows)" if self._more else ""
             return (
-                [f"{said}: prompts that hold one are refused{remedy}"]
+                [f"{said}: prompts with one of these are refused{remedy}"]
                 if lost and self._own(tokenizer)
                 else []
             )
@@ -121,8 +120,8 @@ class Ids:
             new = f"the {self.count - self.base} that the base lacks, first {first!r}, have {given}"
             return [f"{said}: {new}; both are compared over {self.count} ids"]
         found = [
-            f"{said}: both are compared over the {self.count} that they share, probabilities"
-            " renormalised there"
+            f"{said}: both are compared over the {self.count} that they share, with probabilities "
+            "renormalised"
         ]
         if (self.tokens > self.count) and self.tuned > self.base:
             found[0] += (
@@ -135,10 +134,10 @@ class Ids:
         return {index for index in tokenizer.get_vocab().values() if index >= self.tuned}
 
     def _own(self, tokenizer: Tokenizer) -> bool:
-        """Whether the ids that the fine-tuned model has no row for are added tokens: others are
-        another model's.
+        """Whether the ids without a row in the fine-tuned model are added tokens; if not, the
+        tokenizer is another model's.
         """
-        # by transformers' annotations it could have another value of this name
+        # the type annotations of transformers do not allow it
         fast: Any = tokenizer
         return self._without_rows(tokenizer) <= set(fast.get_added_vocab().values())
 
@@ -152,16 +151,15 @@ class Ids:
         remedy = f"; {_LONGER}" if self._more else ""
         token = tokenizer.convert_ids_to_tokens(lost[0])
         return [
-            f"{token!r} (id {lost[0]}), which ends answers, is not among these ids, so no answer"
-            f" ends by it{remedy}"
+            f"{token!r} (id {lost[0]}), which ends answers, is not among these ids, so no answer "
+            f"can end with it{remedy}"
         ]
 
     def limit(self, tokenizer: Tokenizer) -> Tokenizer:
-        """The tokenizer, whose prompts are refused where they hold an id that is not among these.
+        """The tokenizer, refusing prompts with an id that is not among these.
 
-        It is returned as it is where every id has a row, or where those that the fine-tuned model
-        has no row for are no added tokens: then it belongs to another model, which is refused
-        elsewhere.
+        It is returned unchanged if every id has a row, or if ids without a row in the fine-tuned
+        model are not added tokens: then it is another model's, which is reported elsewhere.
         """
         if self.tokens <= self.count or not self._own(tokenizer):
             return tokenizer
@@ -173,15 +171,13 @@ class Ids:
 
 
 def rows_of(module: PreTrainedModel) -> int:
-    """How many token ids a model has rows for."""
+    """Number of a model's embedding rows."""
     return embedding_of(module).shape[0]
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Two modules with rows for the same ids, the tokenizer that refuses others, and what a reader
-    must know.
-    """
+    """Two modules with rows for the same ids, the tokenizer that refuses other ids, and notes."""
 
     base: PreTrainedModel
     tuned: PreTrainedModel
@@ -190,7 +186,7 @@ class Fitted:
     notes: tuple[str, ...]
 
     def models(self, base: str, tuned: str) -> tuple[Model, Model]:
-        """Both as models, by name."""
+        """Both as models, with these names."""
         return (
             Model.wrap(base, self.base, resized=self.ids.base != self.ids.count),
             Model.wrap(tuned, self.tuned, resized=self.ids.tuned != self.ids.count),
@@ -204,10 +200,10 @@ def fit(
     new_tokens: str,
     alone: bool = True,
 ) -> Fitted:
-    """Two models over the ids of ``Ids``; both as they are where rows are equal.
+    """Two models over the same ids; both unchanged if they have equal numbers of rows.
 
-    ``alone`` False: others hold these models too, so that what is changed is a copy around the same
-    weights. Raises UnsupportedModel where rows cannot be cut.
+    ``alone`` False: these modules are used elsewhere too, so changes are made to a copy around the
+    same weights. Raises UnsupportedModel if rows cannot be cut.
     """
     ids = Ids.of(rows_of(base), rows_of(tuned), tokenizer, new_tokens)
     notes = tuple(ids.notes(tokenizer, tuned))
@@ -221,23 +217,23 @@ def fit(
 
 
 def require_readable_by(model: Model, tokenizer: Tokenizer) -> None:
-    """Raise VocabularyMismatch where a model of another pair lacks rows for tokens that prompts can
-    hold.
+    """Raise VocabularyMismatch if a model of another pair lacks rows for tokens that prompts can
+    contain.
     """
     tokens = 1 + max(tokenizer.get_vocab().values(), default=-1)
     tokens, rows = min(tokens, rows_read(tokenizer) or tokens), model.anatomy.vocabulary
     if rows < tokens:
         raise VocabularyMismatch(
-            f"{model.name} is compared over {rows} token ids, and prompts can hold {tokens}; give a"
-            " model with as many rows of tokens, or leave it out"
+            f"{model.name} is compared over {rows} token ids, and prompts can contain {tokens}; "
+            "give a model with as many embedding rows, or leave it out"
         )
 
 
 def without_rows(
     module: PreTrainedModel, tokenizer: Tokenizer
 ) -> tuple[Tokenizer, tuple[str, ...]]:
-    """The tokenizer of one model, or of an adapter on it, that refuses added tokens without a row;
-    and notes.
+    """The tokenizer of one model, or of an adapter on it, refusing added tokens without a row; and
+    notes.
     """
     rows = rows_of(module)
     ids = Ids.of(rows, rows, tokenizer, NEW_TOKENS[0])
@@ -247,12 +243,12 @@ def without_rows(
 def adapter_rows(
     tensors: Mapping[str, Tensor], saved: list[str], module: PreTrainedModel
 ) -> tuple[int | None, dict[str, Tensor]]:
-    """Rows of the embedding and the head that an adapter's file was made for, and copies of the
-    base's that it holds.
+    """Number of vocabulary rows for which an adapter's file was made, and the base's tensors it
+    contains.
 
-    None where it changes and holds neither, or where its parts disagree. ``saved`` are its
-    ``modules_to_save``. The copies are by path of their parameter, as peft adds them where the
-    vocabulary was resized.
+    The number is None if it neither changes nor contains embedding and head, or if its parts
+    disagree. ``saved`` are its ``modules_to_save``. The copies are by path of their parameter; peft
+    adds them if the vocabulary was resized.
     """
     paths = {
         path for path, part in module.named_modules() if any(part is end for end in _ends(module))
@@ -265,16 +261,14 @@ def adapter_rows(
             continue
         rows.add(value.shape[1 if "lora_embedding_A" in name else 0])
         named = any(f".{path}".endswith(f".{part}") for part in saved)
-        # of a module that is kept in two versions, what has its bare name is the trained one
+        # of a module stored in two versions, the one with the plain name is the trained one
         if name in (f"{path}.weight", f"{path}.bias") and (not named or ".original_module." in key):
             copies[name] = value
     return (rows.pop() if len(rows) == 1 else None), copies
 
 
 def of_the_base(key: str) -> str:
-    """The name in the base of a tensor that an adapter's file holds beside its own, a copy of the
-    base's.
-    """
+    """The name in the base of a copy of the base's tensor in an adapter's file."""
     for part in (".token_adapter.base_layer.", ".base_layer.", ".original_module."):
         key = key.replace(part, ".")
     return key.removeprefix("base_model.model.")
@@ -282,12 +276,11 @@ def of_the_base(key: str) -> str:
 
 @torch.no_grad()
 def resize(module: PreTrainedModel, rows: int, saved: Mapping[str, Tensor] | None = None) -> None:
-    """Give embedding and head this many rows, in place: the first ones, or further ones beside its
-    own.
+    """Give embedding and head this number of rows, in place, by cutting the last ones or appending
+    some.
 
-    Further rows are those of ``saved``, by path of the parameter, else the mean of the model's own.
-    What ties a head to the embedding stays. Raises UnsupportedModel where the weights are elsewhere
-    or packed.
+    New rows come from ``saved``, by path of the parameter, or are the mean of the model's own. A
+    head tied to the embedding stays tied. Raises UnsupportedModel for offloaded or packed weights.
     """
     before, made = rows_of(module), dict[int, nn.Parameter]()
     paths = {id(part): path for path, part in module.named_modules()}
@@ -298,9 +291,9 @@ def resize(module: PreTrainedModel, rows: int, saved: Mapping[str, Tensor] | Non
             value is not None and value.is_meta for value in part._parameters.values()
         ):
             raise UnsupportedModel(
-                f"{path} of a {name} has {before} rows, the other model {rows}, and it cannot be"
-                " cut where it is quantised or kept off the device; give a device that holds it,"
-                " or the model as it was before"
+                f"{path} of a {name} has {before} rows, the other model {rows}, and it cannot be "
+                "cut because it is quantised or offloaded; use a device with enough memory, or the "
+                "unquantised model"
             )
         for key, value in list(part._parameters.items()):
             axis = 1 if "lora_embedding_A" in path else 0
@@ -346,10 +339,10 @@ def _resized(value: Tensor, rows: int, axis: int, saved: Tensor | None) -> Tenso
 
 
 def _tell(part: Any, rows: int) -> None:
-    """The sizes that a module states beside its weight."""
+    """Update the sizes that a module stores with its weight."""
     if isinstance(part, nn.Embedding):
         part.num_embeddings = rows
-        # it matters in training only, and an id without a row is refused by torch
+        # used only in training; torch rejects an id without a row
         part.padding_idx = (
             None if part.padding_idx is None or part.padding_idx >= rows else part.padding_idx
         )
@@ -358,13 +351,13 @@ def _tell(part: Any, rows: int) -> None:
 
 
 def _beside(module: PreTrainedModel) -> PreTrainedModel:
-    """Another model around the same weights, so that rows can be cut while the one given stays as
-    it is.
+    """Another module around the same weights, so that rows can be cut without changing the
+    original.
     """
     if spread(module):
         raise UnsupportedModel(
-            f"a {type(module).__name__} that accelerate placed has other rows of tokens than the"
-            " other model, and cannot be cut in memory; load it on one device"
+            f"a {type(module).__name__} placed by accelerate has another number of embedding rows "
+            "than the other model, and cannot be cut in memory; load it on one device"
         )
     return copy.deepcopy(
         module, {id(held): held for held in (*module.parameters(), *module.buffers())}

@@ -1,5 +1,5 @@
-"""Which matrices a pair of checkpoints has, by the anatomy of a model laid out without weights;
-what is left out.
+"""The matrices of a pair of checkpoints, located by the anatomy of a model without weights, and
+notes on those left out.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ from interp.sites import MATRICES, Weight
 
 _ENDS = ("embed", "unembed")
 OUTSIDE = -1
-"""The layer of what belongs to no block: the embedding and the head."""
+"""The layer number of embedding and head."""
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """One matrix: its block (-1 outside blocks), part, the module that holds it, and which rows of
-    that are its.
-    """
+    """One matrix: its block (-1 outside blocks), part, and location."""
 
     layer: int
     part: str
@@ -43,7 +41,7 @@ class Matrix:
 
 
 def blocks(skeleton: PreTrainedModel, anatomy: Anatomy) -> list[Matrix]:
-    """Every matrix of a block that has an exact place."""
+    """Every matrix of a block with an exact module."""
     found = []
     for layer in range(anatomy.n_layers):
         for part in MATRICES:
@@ -61,10 +59,10 @@ def ends(
     said: Mapping[str, bool],
     notes: list[str],
 ) -> list[Matrix]:
-    """Embedding and head, or one of them where they are one matrix in both; ``said``: by name, who
-    says that they are.
+    """Embedding and head, or only one of them if they are tied in both models.
 
-    Raises UnsupportedModel where one alone does and does not hold both.
+    ``said``: whether each configuration ties them, by model name. Raises UnsupportedModel if only
+    one does and does not store both.
     """
     ends, prefix = ends_of(skeleton), skeleton.base_model_prefix
     found = [
@@ -74,8 +72,8 @@ def ends(
     if isinstance(other, Checkpoint):
         if not all(one.holds(end, prefix) for one in (own, other) for end in ends):
             so = (
-                "their ends cannot be compared; leave out --embeddings to compare the matrices of"
-                " the blocks"
+                "embedding and head cannot be compared; leave out --embeddings to compare only the "
+                "blocks"
             )
             preflight.require_same_tie(said, so)
         alike = bool(other.tied)
@@ -84,8 +82,8 @@ def ends(
     if not (own.tied and alike):
         if any(said.values()):
             notes.append(
-                "the configuration ties the head to the embedding, the weights do not: both are"
-                " analysed"
+                "the configuration ties the head to the embedding but the weights differ: both are "
+                "analysed"
             )
         return found
     if isinstance(other, LowRank) and found[-1].place.path in other.parts:
@@ -102,8 +100,8 @@ def in_both(
     prefix: str,
     notes: list[str],
 ) -> list[Matrix]:
-    """The matrices whose shapes agree; a vocabulary that was resized is named, any other difference
-    refused.
+    """The matrices whose shapes agree; a resized vocabulary gives a note, any other difference an
+    error.
     """
     kept, apart = [], []
     holders = [part for part in (own, other) if isinstance(part, Checkpoint)]
@@ -119,7 +117,7 @@ def in_both(
             continue
         mine = own.shape(own.find(matrix.tensor, prefix))
         if len(mine) != 2:
-            notes.append(f"{matrix.tensor} has shape {mine} and is no matrix: not analysed")
+            notes.append(f"{matrix.tensor} has shape {mine} and is not a matrix: not analysed")
             continue
         whole = isinstance(other, Checkpoint)
         theirs = (
@@ -132,8 +130,8 @@ def in_both(
             continue
         if whole and mine != theirs:
             raise WidthMismatch(
-                f"{matrix.tensor} is {mine} in the base and {theirs} in the tuned model; give the"
-                " model that was tuned"
+                f"{matrix.tensor} is {mine} in the base and {theirs} in the fine-tuned model; give "
+                "the model that was fine-tuned"
             )
         if (
             not whole
@@ -145,8 +143,8 @@ def in_both(
         kept.append(matrix)
     if apart:
         notes.append(
-            f"{len(apart)} matrices are kept in another form in the checkpoint than in the model,"
-            f" first {apart[0]}: not analysed"
+            f"{len(apart)} matrices are stored differently in the checkpoint than in the model, "
+            f"first {apart[0]}: not analysed"
         )
     return sorted(kept, key=lambda matrix: matrix.layer)
 
@@ -159,7 +157,7 @@ def left_out(
     prefix: str,
     embeddings: bool,
 ) -> list[str]:
-    """Remarks on matrices of the base that are in no list, so that none is left out silently."""
+    """Notes on matrices of the base that are not analysed, so that none is left out silently."""
     taken = {own.find(matrix.tensor, prefix) for matrix in matrices}
     inside = anatomy.blocks_path.removeprefix(f"{prefix}.") + "."
     loaded = {name: as_loaded for as_loaded, name in own.renamed.items()}

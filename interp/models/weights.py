@@ -1,15 +1,14 @@
 """A pair of models as matrices streamed from disk: one pair of matrices in memory, no model.
 
-Which tensor is which matrix is read from the anatomy of a model laid out without weights: fused
-projections are split into what the blocks use, GPT-2's transposed ones are turned to ``(out, in)``.
-What is left out is named in ``notes``.
+Tensors are identified by the anatomy of a model built without weights: fused projections are split,
+GPT-2's transposed matrices are brought to ``(out, in)``. ``notes`` lists what is left out.
 """
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,7 +19,6 @@ from tqdm import tqdm
 from interp.errors import OutOfMemory, PairError, required
 from interp.models import load, meta_model, preflight, sources, text_models, weight_index
 from interp.models.anatomy import read_anatomy
-from interp.models.array_cache import ArrayCache
 from interp.models.checkpoint import Checkpoint
 from interp.models.low_rank import Factors, LowRank
 from interp.models.precision import name_of
@@ -31,10 +29,23 @@ from interp.provenance import Provenance, digest, environment, plain
 Result = TypeVar("Result")
 
 
+@runtime_checkable
+class ArrayCache(Protocol):
+    """Stores arrays computed from the base alone, for further fine-tuned models."""
+
+    def recall(self, name: str) -> dict[str, np.ndarray] | None:
+        """The stored arrays of this name, or None."""
+        ...
+
+    def keep(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Store arrays under this name."""
+        ...
+
+
 @dataclass(frozen=True)
 class MatrixPair:
-    """A matrix of the base and of the tuned model, ``(out, in)``, and the factors of the update
-    where it has some.
+    """A matrix of the base and of the fine-tuned model, ``(out, in)``, and the factors of the
+    update if there are any.
     """
 
     base: Float[Tensor, "out in"]
@@ -43,17 +54,17 @@ class MatrixPair:
 
     @property
     def changed(self) -> bool:
-        """Whether they differ in any number."""
+        """Whether they differ in any entry."""
         return not torch.equal(self.base, self.tuned)
 
 
 @dataclass(frozen=True, eq=False)
 class WeightPair:
-    """What a study is where only weights are looked at: two checkpoints, their matrices, and a
+    """The study of analyzers that read only weights: two checkpoints, their matrices, and a random
     seed.
 
-    ``jobs`` pairs of matrices are in memory at a time. ``kept`` remembers what was computed from
-    the base alone.
+    ``jobs`` pairs of matrices are in memory at a time. ``kept`` caches arrays computed from the
+    base alone.
     """
 
     tuned: str
@@ -82,9 +93,9 @@ class WeightPair:
     ) -> "WeightPair":
         """Find both checkpoints, read their headers, and list the matrices that both have.
 
-        ``tuned`` may be a LoRA adapter, whose base comes from ``base`` or from its own
-        configuration. ``embeddings`` adds the embedding and the head, tied ones once (in both, or
-        neither). Raises a ModelError or a PairError.
+        ``tuned`` may be a LoRA adapter, whose base is ``base`` or the one in its configuration.
+        ``embeddings`` adds the embedding and the head, tied ones once. Raises a ModelError or a
+        PairError.
         """
         source = sources.as_numbers(sources.find(tuned))
         root = text_models.beside(sources.as_numbers(source.base(base)), source)
@@ -102,7 +113,9 @@ class WeightPair:
             notes += preflight.recorded_base(source, root)
         digests = {"tuned": load.weights_digest(source), "base": load.weights_digest(root)}
         if digests["tuned"] == digests["base"]:
-            notes.append("base and tuned model have the same weights: every difference is zero")
+            notes.append(
+                "base and fine-tuned model have the same weights: every difference is zero"
+            )
         anatomy, prefix = read_anatomy(skeleton), skeleton.base_model_prefix
         found = [
             *weight_index.blocks(skeleton, anatomy),
@@ -118,7 +131,7 @@ class WeightPair:
         notes += weight_index.left_out(own, other, matrices, anatomy, prefix, embeddings)
         if not matrices:
             raise PairError(
-                f"{root.name} has no matrix that can be told apart exactly; see docs/intruders.md"
+                f"{root.name} has no matrix that can be identified exactly; see docs/intruders.md"
             )
         made = cls(
             tuned,
@@ -134,8 +147,8 @@ class WeightPair:
         )
         if half := next(filter(None, map(made._rounded, matrices)), None):
             note = (
-                f"{tuned} is kept in {name_of(half)}, {root.name} is not: it is compared with the"
-                " base rounded to that"
+                f"{tuned} is stored in {name_of(half)} and {root.name} is not: it is compared with "
+                f"the base rounded to {name_of(half)}"
             )
             made = replace(made, notes=(*notes, note))
         return made
@@ -158,8 +171,8 @@ class WeightPair:
         )
 
     def _rounded(self, matrix: Matrix) -> torch.dtype | None:
-        """The 16-bit format in which the tuned model's file has this matrix, where the base's has
-        more bits.
+        """The 16-bit format in which the fine-tuned model's file stores this matrix, if the base's
+        has more bits.
         """
         if not isinstance(self._tuned, Checkpoint) or (
             self._base and self._base.half(matrix.tensor, self._prefix)
@@ -172,7 +185,9 @@ class WeightPair:
         return value.T.contiguous() if matrix.transposed else value
 
     def each(self, work: Callable[[int, Matrix], Result], what: str) -> list[Result]:
-        """``work`` on every matrix and its number, ``jobs`` at a time; results in order."""
+        """Call ``work`` with the number of every matrix and the matrix, ``jobs`` at a time; results
+        in order.
+        """
         hidden = self.quiet or not sys.stderr.isatty()
         with ThreadPoolExecutor(self.jobs) as pool:
             done = pool.map(work, range(len(self.matrices)), self.matrices)
@@ -189,7 +204,7 @@ class WeightPair:
     def of_base(
         self, matrix: Matrix, what: str, compute: Callable[[], Mapping[str, np.ndarray]]
     ) -> dict:
-        """Arrays that follow from the base's matrix alone: recalled, or computed and kept."""
+        """Arrays that depend only on the base's matrix: from the cache, or computed and cached."""
         if self.kept is None:
             return dict(compute())
         half = [str(rounded)] if (rounded := self._rounded(matrix)) else []
@@ -200,15 +215,15 @@ class WeightPair:
         return found
 
     def back_off(self, reason: str) -> None:
-        """Nothing is smaller than a pair of matrices; raises OutOfMemory."""
+        """Raises OutOfMemory: batches cannot be smaller than a pair of matrices."""
         raise OutOfMemory(
-            f"no memory for {self.jobs} pair(s) of matrices at a time ({reason}); use --jobs 1, or"
-            " a larger machine"
+            f"not enough memory for {self.jobs} pair(s) of matrices at a time ({reason}); use "
+            "--jobs 1, or a larger machine"
         )
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """What of the weights determines an analyzer's numbers, as JSON."""
+        """The properties of the weights that determine an analyzer's results, as JSON."""
         return {
             **self.digests,
             "matrices": [str(matrix) for matrix in self.matrices],
@@ -216,7 +231,7 @@ class WeightPair:
         }
 
     def provenance(self, analyzer: Any) -> Provenance:
-        """What a result of this analyzer on these weights is made from."""
+        """The provenance of a result of this analyzer on these weights."""
         context = {name: getattr(self, name) for name in ("tuned", "base", "architecture", "jobs")}
         context |= {"notes": list(self.notes), "environment": environment()}
         return Provenance(

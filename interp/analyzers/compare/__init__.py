@@ -66,7 +66,7 @@ class Compare(Analyzer):
         if missing := [
             site.hook for site in stream_sites(study.pair.tuned) if site.hook not in anatomy.targets
         ]:
-            raise UnsupportedModel(f"{anatomy.architecture} has no exact place for {missing[0]}")
+            raise UnsupportedModel(f"{anatomy.architecture} has no exact module for {missing[0]}")
         require_same_base(study, self.controls)
 
     def work(self, study: Study) -> Work:

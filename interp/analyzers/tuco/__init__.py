@@ -109,7 +109,7 @@ class Tuco(Analyzer):
         require_same_base(study, self.controls)
         anatomy = study.pair.tuned.anatomy
         if missing := [hook for hook in sites_needed() if hook not in anatomy.targets]:
-            raise UnsupportedModel(f"{anatomy.architecture} has no exact place for {missing[0]}")
+            raise UnsupportedModel(f"{anatomy.architecture} has no exact module for {missing[0]}")
         if self.drop and max(self.drop) >= anatomy.width:
             raise OptionError(
                 f"there is no dimension {max(self.drop)} to drop: the stream has {anatomy.width}"
