@@ -13,6 +13,7 @@ import pytest
 from interp.errors import StoreError
 from interp.report import write_page
 from interp.report.page import page
+from interp.report.rendering import Html, render
 from interp.report.text import escaped, interval, json_text, number
 from tests.browser import browser
 from tests.tables import HOSTILE, located, verified
@@ -214,3 +215,12 @@ def test_intervals_and_escapes():
         == "&lt;a b=&quot;c&quot; d=&#x27;e&#x27;&gt;↵⇥␀\ufffd\ufffd"
     )
     assert json_text('"</script><!--&"') == '"\\u003c/script\\u003e\\u003c!--\\u0026"'
+
+
+def test_templates_escape_everything_but_html():
+    """Also what is made by adding text to HTML: the sum is text again."""
+    lines = [HOSTILE[0], "a\x07\nb", Html("<i>c</i>"), Html("<i>d</i>") + "<b>"]
+    assert render("list.html", lines=lines, css_class='"><b') == (
+        '<ul class="&quot;&gt;&lt;b"><li>&lt;script&gt;alert(1)&lt;/script&gt;</li><li>a␇↵b</li>'
+        "<li><i>c</i></li><li>&lt;i&gt;d&lt;/i&gt;&lt;b&gt;</li></ul>"
+    )

@@ -15,6 +15,7 @@ from interp.cli import main
 from interp.errors import ClaimError, InterpError, OptionError
 from interp.provenance import digest, sha256_of
 from interp.report.document import TARGET, gather, read, write_report
+from interp.report.rendering import Html
 from interp.report.verification import _Again, checks, failures, require_control
 from interp.store import Store
 from tests.reports import honest_report, honest_runs
@@ -319,8 +320,8 @@ def without_figures(monkeypatch):
     """Pages of text and tables, where figures are not what is looked at and would take most of the
     time.
     """
-    for room in ("page", "whole"):
-        monkeypatch.setattr(f"interp.report.{room}.figure_of", lambda table: "")
+    for room in ("page", "report_page"):
+        monkeypatch.setattr(f"interp.report.{room}.figure_of", lambda table: Html())
 
 
 def redefined(**changes):

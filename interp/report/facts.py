@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from interp.provenance import Provenance
-from interp.report.text import escaped, number
+from interp.report.rendering import Html, render
+from interp.report.text import number
 from interp.table import Table
 
 HEADLINES = {"base": "Base model", "tuned": "Tuned model"}
@@ -43,7 +44,7 @@ def said(value: Any) -> str:
     )
 
 
-def facts(tables: Sequence[Table]) -> str:
+def facts(tables: Sequence[Table]) -> Html:
     """The facts that people ask for first, then everything that was recorded, folded away."""
     runs = [table.provenance for table in tables if table.provenance]
     rows: list[tuple[str, str]] = []
@@ -79,13 +80,10 @@ def facts(tables: Sequence[Table]) -> str:
     ]
     # runs of several models on the same prompts with the same options say so once
     rows = list(dict.fromkeys(rows))
-    body = "".join(
-        f'<tr><th scope="row">{escaped(label)}</th><td>{escaped(value)}</td></tr>'
-        for label, value in rows
-        if value
-    )
-    return f'<div class="wide"><table class="facts"><tbody>{body}</tbody></table></div>' + "".join(
-        _record(table.provenance, table.summary) for table in tables if table.provenance
+    return render(
+        "facts.html",
+        rows=[(label, value) for label, value in rows if value],
+        records=[_record(table.provenance, table.summary) for table in tables if table.provenance],
     )
 
 
@@ -131,7 +129,8 @@ SHOWN_ABOVE = {"sentence", "opening", "findings", "limits"}
 """What of a summary the page says elsewhere, as text or as the table of claims."""
 
 
-def _record(run: Provenance, summary: Mapping[str, Any]) -> str:
+def _record(run: Provenance, summary: Mapping[str, Any]) -> tuple[str, str, list[tuple[str, str]]]:
+    """A run's key, its analyzer, and everything that was recorded about it as rows of text."""
     rest = {name: value for name, value in summary.items() if name not in SHOWN_ABOVE}
     record = flat(
         {"inputs": run.inputs, "options": run.options, "context": run.context, "summary": rest}
@@ -142,13 +141,4 @@ def _record(run: Provenance, summary: Mapping[str, Any]) -> str:
         "parent": run.parent or "none",
         **record,
     }
-    body = "".join(
-        f'<tr><th scope="row">{escaped(name)}</th><td>{escaped(said(value))}</td></tr>'
-        for name, value in rows.items()
-    )
-    return (
-        f"<details><summary>Everything recorded about run {escaped(run.key)}"
-        f" ({escaped(run.analyzer)})</summary>"
-        '<div class="wide"><table class="facts'
-        f' record"><tbody>{body}</tbody></table></div></details>'
-    )
+    return run.key, run.analyzer, [(name, said(value)) for name, value in rows.items()]

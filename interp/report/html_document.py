@@ -13,32 +13,34 @@ import zlib
 from base64 import b64decode
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from interp.errors import StoreError
 from interp.report.plotly_bundle import packed, unpacked_hash
-from interp.report.text import escaped, script_hash
+from interp.report.rendering import Html, render
+from interp.report.text import script_hash
 
 LONGEST_BUNDLE = 50_000_000
 """Characters of plotly.js that are unpacked at most."""
 
 
-def document(title: str, body: str) -> str:
-    """A whole page: ``title`` is text, ``body`` is HTML."""
+def document(template: str, title: str, **values: Any) -> str:
+    """A whole page from a template that extends ``document.html``; ``title`` is text."""
     script, style = _resource("page.js"), _resource("page.css")
     policy = (
         f"default-src 'none'; script-src {unpacked_hash()} {script_hash(script)}; style-src"
         " 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta'
-        f' http-equiv="Content-Security-Policy" content="{escaped(policy)}">\n<meta name="viewport"'
-        ' content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light'
-        ' dark">\n<meta name="referrer"'
-        f' content="no-referrer">\n<title>{escaped(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n<p'
-        ' id="no-figures" hidden>Figures need a browser that can unpack gzip (any since 2023). All'
-        f' text and tables are here.</p>\n{body}\n</main>\n<script type="text/plain"'
-        f' id="plotly">{packed()}</script>\n<script>{script}</script>\n</body>\n</html>\n'
+    page = render(
+        template,
+        title=title,
+        policy=policy,
+        style=Html(style),
+        script=Html(script),
+        plotly=Html(packed()),
+        **values,
     )
+    return f"{page}\n"
 
 
 # base64 and nothing else: a script element ends in more ways than one, and what follows is markup
@@ -66,14 +68,6 @@ def bundle_hash(text: str) -> str:
         return script_hash(script.decode()) if script else ""
     except (ValueError, zlib.error):
         return ""
-
-
-def footer() -> str:
-    """What stands at the end of every page, the same wherever it is made."""
-    return (
-        "Made by interp. This page is complete in itself: it loads nothing, and carries its own"
-        " copy of plotly.js (packed)."
-    )
 
 
 def write_text(path: Path, text: str) -> Path:

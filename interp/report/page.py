@@ -1,7 +1,7 @@
 """One self-contained HTML page from stored runs: no network, no other file, and no text that
 becomes markup.
 
-Everything that comes from a table is escaped; ``shell`` says what backs that up.
+Everything that comes from a table is escaped; ``html_document`` says what backs that up.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from interp.figures import FIGURES, plot
 from interp.report import sections
 from interp.report.facts import facts
 from interp.report.features import features_list
-from interp.report.html_document import document, footer, write_text
-from interp.report.text import escaped, json_text
+from interp.report.html_document import document, write_text
+from interp.report.rendering import Html, Section, render
+from interp.report.text import json_text
 from interp.table import Table
 
 HEADINGS = {
@@ -80,30 +81,31 @@ def page(tables: Sequence[Table], title: str) -> str:
     """The page as text."""
     # A verifying run answers the question, so its sentence comes first.
     runs = sorted(tables, key=lambda table: "claims" not in table.tables)
-    found = sections.claims_of(runs)
-    sentences = "".join(map(opening_of, runs)) + "".join(
-        f'<p class="sentence">{escaped(t.summary["sentence"])}</p>'
-        for t in runs
-        if t.summary.get("sentence")
-    )
-    body = [f"<header><h1>{escaped(title)}</h1>{_pair(runs)}{sentences}</header>"]
-    body += [
-        section("Example answers", sections.examples_table(part)) for part in examples_of(runs)
+    claims = sections.claims_of(runs)
+    parts = [
+        Section("Example answers", [sections.examples_table(part)]) for part in examples_of(runs)
     ]
-    if found:
-        drawn = figure_of(to_table(found))
-        body.append(section("Claims and verdicts", sections.claims_table(found) + drawn))
-    body += [section(heading, content) for heading, content in parts_of(runs)]
-    body.append(section("What this does not show", sections.limits(runs, found)))
-    body.append(section("What was compared", facts(runs)))
-    body.append(f"<footer>{footer()}</footer>")
-    return document(title, "\n".join(body))
+    if claims:
+        drawn = [sections.claims_table(claims), figure_of(to_table(claims))]
+        parts.append(Section("Claims and verdicts", drawn))
+    parts += parts_of(runs)
+    limits = sections.bullets(sections.limit_lines(runs, claims))
+    parts.append(Section("What this does not show", [limits]))
+    parts.append(Section("What was compared", [facts(runs)]))
+    return document(
+        "page.html",
+        title,
+        pair=_pair(runs),
+        openings=[opening_of(run) for run in runs],
+        sentences=[run.summary["sentence"] for run in runs if run.summary.get("sentence")],
+        sections=parts,
+    )
 
 
-def opening_of(run: Table) -> str:
+def opening_of(run: Table) -> Html:
     """What a reader of a run sees first, where the run has it."""
-    lines = "".join(f"<li>{escaped(line)}</li>" for line in run.summary.get("opening") or ())
-    return f'<ul class="opening">{lines}</ul>' if lines else ""
+    lines = run.summary.get("opening")
+    return sections.bullets(lines, "opening") if lines else Html()
 
 
 def examples_of(runs: Sequence[Table]) -> list[Table]:
@@ -114,21 +116,11 @@ def examples_of(runs: Sequence[Table]) -> list[Table]:
 def _pair(runs: Sequence[Table]) -> str:
     made = next((run.provenance for run in runs if run.provenance), None)
     names = [made.context.get(role) for role in ("base", "tuned")] if made else []
-    return (
-        f'<p class="pair">{escaped(" → ".join(name for name in names if name))}</p>'
-        if any(names)
-        else ""
-    )
+    return " → ".join(name for name in names if name)
 
 
-def section(heading: str, content: str, anchor: str = "") -> str:
-    """A section of a page; ``content`` is HTML, and so is ``anchor``, its id."""
-    mark = f' id="{anchor}"' if anchor else ""
-    return f"<section{mark}><h2>{escaped(heading)}</h2>\n{content}</section>"
-
-
-def parts_of(runs: Sequence[Table], brief: bool = False) -> Iterator[tuple[str, str]]:
-    """Heading and HTML of every kind of table that these runs have and that can be drawn.
+def parts_of(runs: Sequence[Table], brief: bool = False) -> Iterator[Section]:
+    """A section for every kind of table that these runs have and that can be drawn.
 
     ``brief``: the best units' tokens are folded away, where a page holds many runs.
     """
@@ -136,22 +128,24 @@ def parts_of(runs: Sequence[Table], brief: bool = False) -> Iterator[tuple[str, 
     for kind, heading in HEADINGS.items():
         parts = [part for part in every if part.kind == kind]
         if parts:
-            draw = (_BRIEF if brief else _DRAWN).get(kind, figure_of)
-            yield heading, "\n".join(draw(part) for part in parts)
+            yield Section(heading, [html for part in parts for html in _drawn(part, brief)])
     for part in every:
         if part.kind in FIGURES and part.kind not in (*HEADINGS, "claims"):
-            yield part.kind, figure_of(part)
+            yield Section(part.kind, [figure_of(part)])
 
 
-def _features(table: Table) -> str:
-    return figure_of(table) + features_list(table)
+def _drawn(table: Table, brief: bool) -> list[Html]:
+    """A table's figure, and the table itself where it is to be read."""
+    if table.kind == "neuron-tokens":
+        return [sections.tokens_table(table, folded=brief)]
+    if table.kind == "baselines":
+        return [figure_of(table), sections.baselines_table(table)]
+    if table.kind == "dictionary-features":
+        return [figure_of(table), features_list(table)]
+    return [figure_of(table)]
 
 
-def _baselines(table: Table) -> str:
-    return figure_of(table) + sections.baselines_table(table)
-
-
-def figure_of(table: Table) -> str:
+def figure_of(table: Table) -> Html:
     """A table's figure as HTML, drawn by the page's script."""
     figure = plot(table)
     title, caption, height = (
@@ -159,31 +153,15 @@ def figure_of(table: Table) -> str:
         figure.layout.meta["caption"],
         figure.layout.height,
     )
-    # The page has the title in its own text, which wraps on narrow screens; plotly has unescaped
-    # neither.
-    quoted = title.replace('"', "&quot;")
+    # The page has the title in its own text, which wraps on narrow screens.
     figure.update_layout(title=None, margin={"t": max(figure.layout.margin.t - 30, 0)})
     drawn: Any = figure.to_json(engine="json")  # the same text where a faster library is installed
-    return (
-        f"<figure><figcaption><strong>{title}.</strong> {escaped(caption)}</figcaption>\n<div"
-        f' class="plot" role="img" aria-label="{quoted}" style="height:{height}px"></div>\n<script'
-        f' type="application/json">{json_text(drawn)}</script></figure>'
+    return render(
+        "figure.html",
+        # figures escape their titles, but for the quotes that an attribute needs escaped
+        title=Html(title),
+        label=Html(title.replace('"', "&quot;")),
+        caption=caption,
+        height=height,
+        figure=Html(json_text(drawn)),
     )
-
-
-_DRAWN = {
-    "baselines": _baselines,
-    "neuron-tokens": sections.tokens_table,
-    "dictionary-features": _features,
-}
-"""What draws kinds that are not figures alone."""
-
-
-def _folded_tokens(table: Table) -> str:
-    return (
-        "<details><summary>Tokens of the best"
-        f" units</summary>{sections.tokens_table(table)}</details>"
-    )
-
-
-_BRIEF = _DRAWN | {"neuron-tokens": _folded_tokens}

@@ -5,13 +5,16 @@ limits.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain, groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from interp.claims import NOT_TESTED, SUPPORTED, TOO_FEW, Finding, from_table
 from interp.display import as_sentence, beside
-from interp.report.text import escaped, interval, number
+from interp.report.rendering import Html, render
+from interp.report.text import interval, number
 from interp.table import Table
 
 NEURONS = 20
@@ -46,45 +49,27 @@ def claims_of(tables: Sequence[Table]) -> tuple[Finding, ...]:
     )
 
 
-def claims_table(claims: Sequence[Finding]) -> str:
+def claims_table(claims: Sequence[Finding]) -> Html:
     """One row per claim, with its control; what several claims are compared with is said once,
     below.
     """
-    rows, shared = [], _shared(claims)
-    for claim in claims:
-        value = interval(claim.value, claim.low, claim.high)
-        control = beside(
-            interval(claim.control_value, claim.control_low, claim.control_high),
-            claim.control_is_level,
-        )
-        look = "supported" if claim.supported else "verdict"
-        reason = f"<br><small>{escaped(claim.reason)}</small>" if claim.reason else ""
-        verdict = (
-            f'<td class="{look}">{MARKS.get(claim.verdict, "✗")}'
-            f" {escaped(claim.verdict)}{reason}</td>"
-        )
-        rows.append(
-            "<tr><td"
-            f' class="sentence">{escaped(claim.sentence)}<br><code>{escaped(claim.name)}</code></td>'
-            + _figures("Value", escaped(value))
-            + _figures(
-                "Control",
-                f"{escaped(control)}<br><small>{escaped(_compared(claim, shared))}</small>",
-            )
-            + _figures("p", escaped(number(claim.p)))
-            + _figures(
-                "Threshold",
-                escaped(f"{claim.direction} {number(claim.threshold)}") + _beyond(claim),
-            )
-            + f"{verdict}</tr>"
-        )
-    notes = [
-        f'<p class="control"><small>Control {number}, of {escaped(", ".join(names))}:'
-        f" {escaped(text)}.</small></p>"
-        for number, (text, names) in enumerate(shared.items(), 1)
+    shared = _shared(claims)
+    rows = [
+        {
+            "claim": claim,
+            "control": beside(
+                interval(claim.control_value, claim.control_low, claim.control_high),
+                claim.control_is_level,
+            ),
+            "compared_with": _compared(claim, shared),
+            "bound": _beyond(claim),
+            "mark": MARKS.get(claim.verdict, "✗"),
+        }
+        for claim in claims
     ]
-    columns = ("Claim", "Value [interval]", "Control [range]", "p", "Threshold", "Verdict")
-    return _table("claims", columns, rows) + "".join(notes)
+    return render(
+        "claims.html", rows=rows, shared=[(names, control) for control, names in shared.items()]
+    )
 
 
 def _shared(claims: Sequence[Finding]) -> dict[str, list[str]]:
@@ -113,22 +98,10 @@ def _beyond(claim: Finding) -> str:
     above = claim.direction == "at least"
     end = max(ends) if above else min(ends)
     side = "above" if above else "up to"
-    return "" if end == claim.threshold else f"<br><small>interval {side} {number(end)}</small>"
+    return "" if end == claim.threshold else f"interval {side} {number(end)}"
 
 
-def _figures(label: str, content: str) -> str:
-    return f'<td class="figures" data-label="{label}">{content}</td>'
-
-
-def _table(name: str, columns: Sequence[str], rows: Sequence[str]) -> str:
-    head = "".join(f'<th scope="col">{escaped(column)}</th>' for column in columns)
-    return (
-        f'<div class="wide"><table class="{name}"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
-def baselines_table(table: Table) -> str:
+def baselines_table(table: Table) -> Html:
     """One row per method: what is left of the behaviour, and what that costs."""
     rows = []
     for row in table.rows():
@@ -137,14 +110,8 @@ def baselines_table(table: Table) -> str:
             number(row["divergence"]),
             *("–" if np.isnan(row[n]) else f"{row[n]:.1%}" for n in ("flipped", "malformed")),
         ]
-        rows.append(
-            "<tr><th"
-            f' scope="row">{escaped(row["what"])}<br><code>{escaped(row["method"])}</code></th>'
-            f'<td class="figures">{escaped(f"{shown[0]} [{shown[1]}, {shown[2]}]")}</td>'
-            f'<td class="figures">{escaped(interval(row["recovery"], row["recovery_low"], row["recovery_high"]))}</td>'
-            + "".join(f'<td class="figures">{escaped(value)}</td>' for value in cost)
-            + "</tr>"
-        )
+        recovery = interval(row["recovery"], row["recovery_low"], row["recovery_high"])
+        rows.append((row, [f"{shown[0]} [{shown[1]}, {shown[2]}]", recovery, *cost]))
     labels = table.summary.get("labels") or {"many": "the behaviour", "number": "number"}
     note = (
         f"Share of positive prompts with {labels['many']}; share of the gap of both models'"
@@ -154,75 +121,40 @@ def baselines_table(table: Table) -> str:
         " the range. Less of the behaviour at an equal divergence is better, where answers are not"
         " broken."
     )
-    columns = ("Method", "Behaviour", "Recovery", "Divergence", "Flips", "Malformed")
-    return f"<p>{escaped(note)}</p>" + _table("baselines", columns, rows)
+    return render("baselines.html", rows=rows, note=note)
 
 
-def examples_table(table: Table) -> str:
+def examples_table(table: Table) -> Html:
     """What both models answer to a few prompts, and what they answer under the interventions."""
-    rows, before = [], None
-    for row in table.rows():
-        key = row["group"], row["prompt_id"]
-        if key != before:
-            count = int(((table["group"] == key[0]) & (table["prompt_id"] == key[1])).sum())
-            said = f"{escaped(row['prompt'])}<br><small>{escaped(row['group'])}</small>"
-            rows.append(f'<tr class="first"><th scope="rowgroup" rowspan="{count}">{said}</th>')
-        else:
-            rows.append("<tr>")
-        rows.append(
-            f"<td>{escaped(row['condition'])}</td><td><bdi>{escaped(row['answer'])}</bdi></td></tr>"
-        )
-        before = key
-    return _table("examples", ("Prompt", "Condition", "Answer"), rows)
+    of_a_prompt = groupby(table.rows(), key=itemgetter("group", "prompt_id"))
+    return render("examples.html", prompts=[list(rows) for _, rows in of_a_prompt])
 
 
-def tokens_table(table: Table, limit: int = NEURONS) -> str:
+def tokens_table(table: Table, limit: int = NEURONS, folded: bool = False) -> Html:
     """For each of the best neurons (or heads) the tokens on which it is most active, marked in
     their context.
+
+    ``folded``: shown when the reader opens it.
     """
-    unit = table.columns[1].name
     by_rank: dict[int, list[dict[str, Any]]] = {}
     for row in table.select(np.lexsort((table["order"], table["rank"]))).rows():
         by_rank.setdefault(row["rank"], []).append(row)
     best = list(by_rank.values())[:limit]
     scale = max((abs(row["value"]) for mine in best for row in mine), default=1.0) or 1.0
-    rows = []
-    for mine in best:
-        layer, at, rank = (escaped(mine[0][column]) for column in ("layer", unit, "rank"))
-        name = f"layer {layer}<br>{escaped(unit)} {at}<br><small>rank {rank}</small>"
-        head = f'<th scope="rowgroup" rowspan="{len(mine)}">{name}</th>'
-        for row in mine:
-            rows.append(f'<tr class="first">{head}' if row is mine[0] else "<tr>")
-            rows.append(_context(row, abs(row["value"]) / scale))
-            rows.append(f'<td class="figures">{escaped(number(row["value"]))}</td>')
-            place = f"{row['group']} prompt {row['prompt_id']}, token {row['position']}"
-            rows.append(f"<td>{escaped(place)}</td></tr>")
-    note = (
-        f"<p>The {limit} best of {len(by_rank)} {escaped(unit)}s.</p>"
-        if len(by_rank) > limit
-        else ""
-    )
-    return note + _table(
-        "tokens",
-        (unit.capitalize(), "Most activating tokens, in context", "Activation", "Prompt"),
-        rows,
+    for row in chain.from_iterable(best):
+        row["strength"] = f"{min(abs(row['value']) / scale, 1):.2f}"
+    return render(
+        "tokens.html",
+        unit=table.columns[1].name,
+        units=best,
+        total=len(by_rank),
+        folded=folded,
     )
 
 
-def _context(row: Mapping[str, Any], strength: float) -> str:
-    # Isolated, so that right-to-left text in one piece does not reorder the others.
-    before, token, after = (
-        f"<bdi>{escaped(row[name])}</bdi>" for name in ("before", "token", "after")
-    )
-    mark = f'<mark style="--strength:{min(strength, 1):.2f}">{token}</mark>'
-    return f'<td class="context">{before}{mark}{after}</td>'
-
-
-def limits(tables: Sequence[Table], claims: Sequence[Finding]) -> str:
-    """``limit_lines`` as a list."""
-    return (
-        f"<ul>{''.join(f'<li>{escaped(line)}</li>' for line in limit_lines(tables, claims))}</ul>"
-    )
+def bullets(lines: Sequence[str], css_class: str = "") -> Html:
+    """Lines of text as a list."""
+    return render("list.html", lines=lines, css_class=css_class)
 
 
 def limit_lines(tables: Sequence[Table], claims: Sequence[Finding]) -> list[str]:
