@@ -1,4 +1,4 @@
-"""Claims with their controls and thresholds, one row each, every claim in its own unit."""
+"""Claims with their controls and thresholds: one row per claim, each in its own unit."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ COLOURS = {"supported": BLUE, "not supported": ORANGE, "too few clusters": GREY,
 
 
 def claims_figure(table: Table) -> go.Figure:
-    """Estimate with its interval, control with its range and threshold of every claim, the first on
-    top.
+    """Estimate with interval, control with range, and threshold of every claim, from top to bottom.
 
-    Claims whose sentences give the value in one format share a panel: shares are per cent, all else
-    is a number.
+    Claims whose sentences give the value in the same format share a panel: shares are in per cent,
+    everything else is a number.
     """
     panels: dict[str, list[Finding]] = {}
     for finding in from_table(table):
@@ -42,12 +41,12 @@ def claims_figure(table: Table) -> go.Figure:
         ticks = {"tickvals": _places(findings), "ticktext": [safe(one.name) for one in findings]}
         figure.update_yaxes(**ticks, range=[-0.6, len(findings) - 0.4], row=row, col=1)
     caption = (
-        "Each row is a claim: the dot is what was measured with its interval, the diamond below it"
-        " the control with its range (at 0 where the value is a difference from it), the upright"
-        " line the threshold that the claim has to reach, on the side that the table says."
+        "Each row is a claim. Dot: estimate with its interval. Diamond: control with its range"
+        " (at 0 where the value is a difference from the control). Vertical line: threshold of"
+        " the claim; the table gives its direction."
     )
     if len(panels) > 1:
-        caption += " Claims in different units stand in panels of their own."
+        caption += " Claims in different units have separate panels."
     finish(figure, "Claims and their controls", caption, height=height)
     figure.update_yaxes(showgrid=False, zeroline=False)
     figure.update_xaxes(zeroline=True)
@@ -87,9 +86,7 @@ def _traces(findings: list[Finding]) -> list[go.Scatter]:
 
 
 def _control(finding: Finding) -> tuple[Finding, float, float, float]:
-    """Where the control stands: a difference is drawn beside 0, not beside the level that it is a
-    difference from.
-    """
+    """Where the control is drawn: at 0 where the value is a difference from the control's level."""
     if finding.control_is_level:
         return finding, 0.0, math.nan, math.nan
     return finding, finding.control_value, finding.control_low, finding.control_high
@@ -125,7 +122,7 @@ def _points(
 
 
 def _hover(finding: Finding, value: float, low: float, high: float) -> str:
-    """The number as the claim's sentence gives it."""
+    """The number in the format of the claim's sentence."""
     form = finding.claim.form or ".3g"
     numbers = {"value": value, "low": low, "high": high}
     ends = "" if math.isnan(low) or math.isnan(high) else f" [{{low:{form}}}, {{high:{form}}}]"

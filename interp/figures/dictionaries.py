@@ -1,6 +1,4 @@
-"""Dictionaries: how well they reconstruct beside baselines, and what became of latents between two
-models.
-"""
+"""Dictionaries: reconstruction compared with baselines, and classes of latents between two models."""
 
 from __future__ import annotations
 
@@ -21,17 +19,21 @@ COLOURS = {
     "silent": "#e3e6ec",
 }
 LIMIT = 5000
-ESTIMATES = {"base_part": "base's slope by the difference", "kept": "share the other model has"}
+ESTIMATES = {"base_part": "base's slope over the difference", "kept": "share in the other model"}
 NAMES = {"dictionary": BLUE, "pca": ORANGE, "random": GREY}
 
 
 def dictionary_diff_figure(table: Table) -> go.Figure:
-    """Of a crosscoder both nu of every live latent; else its estimate with interval, in order."""
+    """For a crosscoder both nu of every live latent; otherwise its estimate with interval, in
+    order.
+    """
     return _crosscoder(table) if "nu_error" in table.data else _ranked(table)
 
 
 def _chosen(table: Table, drawn: np.ndarray) -> np.ndarray:
-    """Rows to draw, at most ``LIMIT``: claimed ones of one model first, then an even sample."""
+    """Rows to draw, at most ``LIMIT``: significant model-specific ones first, then an even sample
+    of the rest.
+    """
     rows = np.flatnonzero(drawn)
     if rows.size <= LIMIT:
         return rows
@@ -73,8 +75,8 @@ def _crosscoder(table: Table) -> go.Figure:
                     [table["latent"][part], table["rate"][part], table["ratio"][part]], 1
                 ),
                 hovertemplate=(
-                    "latent %{customdata[0]}, active on %{customdata[1]:.2%}<br>nu of the error"
-                    " %{x:.3f}, of the reconstruction %{y:.3f}<br>tuned by base"
+                    "latent %{customdata[0]}, active on %{customdata[1]:.2%}<br>nu of the"
+                    " error %{x:.3f}, of the reconstruction %{y:.3f}<br>fine-tuned over base"
                     " %{customdata[2]:.3g}<extra>%{fullData.name}</extra>"
                 ),
             )
@@ -86,14 +88,15 @@ def _crosscoder(table: Table) -> go.Figure:
     low, high = -0.5, 2.0
     outside = int(((x[rows] < low) | (x[rows] > high) | (y[rows] < low) | (y[rows] > high)).sum())
     caption = (
-        "Each dot is a latent that is active often enough: what the base has of it by what the"
-        " tuned model has, in the error with its part put back (across) and in the reconstruction"
-        " (up). At 1 both have as much; the tuned model's own lie in the dashed box with their"
-        " whole intervals. What is the base's own is measured along the base's direction, which is"
-        " not drawn."
+        "Each dot is a latent that is active often enough: the base's share of it divided by"
+        " the fine-tuned model's, measured in the reconstruction error with its contribution"
+        " added back (x) and in the reconstruction (y). At 1 both models have it equally;"
+        " latents of the fine-tuned model only have their whole intervals in the dashed box."
+        " Latents of the base only are measured along the base's direction, which is not"
+        " drawn."
     )
     caption += f" {outside} lie outside of the drawn range." if outside else ""
-    finish(figure, _title("What the base has", rows.size, len(table)), caption, height=520)
+    finish(figure, _title("Share in the base", rows.size, len(table)), caption, height=520)
     figure.update_xaxes(title_text="nu of the error", range=[low, high])
     figure.update_yaxes(title_text="nu of the reconstruction", range=[low, high])
     return figure
@@ -141,12 +144,12 @@ def _ranked(table: Table) -> go.Figure:
         figure.add_hline(y=end, line={"color": INK, "width": 1, "dash": "dash"})
     read = {
         "base_part": (
-            "the base's slope on it by what the two models' slopes differ in: 0 is the tuned"
-            " model's alone, -1 the base's alone"
+            "the base's slope divided by the difference of the two slopes: 0 is fine-tuned"
+            " model only, -1 is base only"
         ),
         "kept": (
-            "the slope of the other model's rows on its codes by the own model's: 0 is the own"
-            " model's alone, 1 is both alike"
+            "the other model's slope on its activations divided by its own model's: 0 is its"
+            " own model only, 1 is both equally"
         ),
     }[name]
     caption = (
@@ -156,14 +159,14 @@ def _ranked(table: Table) -> go.Figure:
     low, high = (-2.0, 1.5) if name == "base_part" else (-0.5, 2.0)
     outside = int(((value[rows] < low) | (value[rows] > high)).sum())
     caption += f" {outside} lie outside of the drawn range." if outside else ""
-    finish(figure, _title("What both models have", rows.size, len(table)), caption, height=460)
+    finish(figure, _title("Share in the other model", rows.size, len(table)), caption, height=460)
     figure.update_xaxes(title_text="latents, in order", showgrid=False)
     figure.update_yaxes(title_text=safe(ESTIMATES[name]), range=[low, high])
     return figure
 
 
 def dictionary_classes_figure(table: Table) -> go.Figure:
-    """Share of live latents that are claimed to be of each class, beside the control's."""
+    """Share of live latents in each class, compared with the control."""
     pairs = list(dict.fromkeys(table["pair"].tolist()))
     kinds = [
         k
@@ -192,17 +195,21 @@ def dictionary_classes_figure(table: Table) -> go.Figure:
             )
         )
     caption = (
-        "Of the latents that are active often enough, the share claimed to be of each class; above,"
-        " how many."
+        "Share of the latents that are active often enough in each class; the number above the"
+        " bar is their count."
     )
-    caption += "" if len(pairs) > 1 else " No control was given, so that these numbers stand alone."
-    finish(figure, "What became of latents", caption, height=380)
+    caption += (
+        ""
+        if len(pairs) > 1
+        else (" No control fine-tune was given, so these numbers have no reference.")
+    )
+    finish(figure, "Classes of latents", caption, height=380)
     figure.update_yaxes(title_text="of live latents", tickformat=".0%", rangemode="tozero")
     return figure
 
 
 def dictionary_scores_figure(table: Table) -> go.Figure:
-    """Explained variance of the dictionary and of the baselines, by part of the tokens."""
+    """Explained variance of the dictionary and of the baselines, by group of tokens."""
     parts, figure = list(dict.fromkeys(table["part"].tolist())), go.Figure()
     for name in dict.fromkeys(table["dictionary"].tolist()):
         rows = table["dictionary"] == name
@@ -214,24 +221,29 @@ def dictionary_scores_figure(table: Table) -> go.Figure:
                 marker={"color": NAMES.get(name, PURPLE)},
                 customdata=np.stack([table["l0"][rows], table["tokens"][rows]], 1),
                 hovertemplate=(
-                    "%{x}: %{y:.3f} with %{customdata[0]:.1f} codes a token, of %{customdata[1]:,}"
+                    "%{x}: %{y:.3f} at an L0 of %{customdata[0]:.1f}, over %{customdata[1]:,}"
                     " tokens<extra>%{fullData.name}</extra>"
                 ),
             )
         )
     caption = (
-        "Share of the variance that is explained, of all tokens or of a part from its own mean: by"
-        " the dictionary, and by principal components and random rows with as many codes. Below 0"
-        " the mean alone would do better."
+        "Explained variance on all tokens, or within a group of tokens around its own mean: of"
+        " the dictionary, and of principal components and random directions with the same L0."
+        " Below 0 the mean alone would be a better reconstruction."
     )
-    finish(figure, f"Explained variance{' by part' if len(parts) > 1 else ''}", caption, height=380)
+    finish(
+        figure,
+        f"Explained variance{' by group of tokens' if len(parts) > 1 else ''}",
+        caption,
+        height=380,
+    )
     low = float(np.nanmin(np.append(table["explained_variance"], 0.0)))
     figure.update_yaxes(title_text="explained variance", range=[max(-1.0, 1.05 * low), 1.02])
     return figure
 
 
 def dictionary_density_figure(table: Table) -> go.Figure:
-    """How many latents fire how often, by powers of ten; those that never do stand apart."""
+    """Number of latents by firing frequency in powers of ten, with a separate bar for dead latents."""
     figure = go.Figure()
     for name in dict.fromkeys(table["dictionary"].tolist()):
         rows = np.flatnonzero(table["dictionary"] == name)
@@ -246,10 +258,10 @@ def dictionary_density_figure(table: Table) -> go.Figure:
             )
         )
     caption = (
-        "How many latents are active on which share of tokens, as powers of ten; those never active"
-        " on the left."
+        "Number of latents by the share of tokens on which they are active, in powers of ten;"
+        " dead latents on the left."
     )
-    finish(figure, "How often latents are active", caption, height=380)
+    finish(figure, "Firing frequency of latents", caption, height=380)
     figure.update_xaxes(title_text="log10 of the share of tokens", type="category")
     figure.update_yaxes(title_text="latents", rangemode="tozero")
     return figure
@@ -262,10 +274,12 @@ def _between(low: float, high: float) -> str:
 
 
 def dictionary_recovered_figure(table: Table) -> go.Figure:
-    """What of an ablation's cost each reconstruction saves; what costs nothing has no bar."""
+    """Share of the ablation's cost that each reconstruction recovers; no bar where the ablation
+    costs nothing.
+    """
     figure = go.Figure()
     said = {"ce": "loss", "kl": "divergence"}
-    # only a crosscoder's stand in both models
+    # only a crosscoder is evaluated in both models
     where = (
         [f", in the {role} model" for role in table["model"]]
         if "model" in table.data
@@ -289,11 +303,11 @@ def dictionary_recovered_figure(table: Table) -> go.Figure:
             )
         )
     caption = (
-        "With a reconstruction in the site's place, the share of what the mean (or zero) there"
-        " costs that is saved: 1 is the model as it is. Zero flatters; where an ablation costs"
-        " nothing there is no bar."
+        "Share of the loss (or divergence) of a mean or zero ablation that is recovered when"
+        " the activation is replaced by its reconstruction: 1 is the unmodified model. Zero"
+        " ablation gives higher values; there is no bar where an ablation costs nothing."
     )
-    finish(figure, "What a splice saves", caption, height=380)
+    finish(figure, "Loss recovered by reconstructions", caption, height=380)
     low = float(np.nanmin(np.append(table["recovered"], 0.0)))
     figure.update_yaxes(title_text="recovered", range=[max(-1.0, 1.05 * low), 1.02])
     return figure

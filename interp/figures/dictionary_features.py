@@ -1,4 +1,4 @@
-"""How well labels of latents tell their firing, by density; and how far concepts shift."""
+"""How well labels of latents predict their firing, by density; and how far concepts shift."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from interp.table import Table
 
 
 def dictionary_features_figure(table: Table) -> go.Figure:
-    """One dot per scored latent: density across, accuracy of its label up; grey bars are what both
-    nulls reach.
+    """One dot per scored latent: accuracy of its label against its density; grey bars are the range
+    of both nulls.
     """
     figure = go.Figure()
     scored = table["scored"]
@@ -37,7 +37,7 @@ def dictionary_features_figure(table: Table) -> go.Figure:
     )
     for wanted, colour, name in (
         (True, BLUE, "beyond both nulls"),
-        (False, ORANGE, "not beyond them"),
+        (False, ORANGE, "not beyond both"),
     ):
         rows = np.flatnonzero(scored & (table["detected"] == wanted))
         if len(rows):
@@ -68,10 +68,10 @@ def dictionary_features_figure(table: Table) -> go.Figure:
             )
     left = int((~scored).sum())
     caption = (
-        "Each dot is a latent: across, the share of tokens on which it is active; up, how well the"
-        " list of tokens that was made on half of the documents tells where it is active in the"
-        " other half (0.5 is chance, bars are 95 % intervals over clusters of documents). Grey:"
-        " other latents' labels, or shuffled firing, whichever does better."
+        "Each dot is a latent. x: the share of tokens on which it is active; y: the accuracy"
+        " with which a list of tokens made on half of the documents predicts its firing in the"
+        " other half (0.5 is chance; bars are 95 % intervals over clusters of documents)."
+        " Grey: labels of other latents or shuffled firing, whichever is more accurate."
     )
     title = "Labels of latents by density" + (f": {left} without a score not drawn" if left else "")
     finish(figure, title, caption, height=420)
@@ -81,8 +81,8 @@ def dictionary_features_figure(table: Table) -> go.Figure:
 
 
 def concept_shift_figure(table: Table) -> go.Figure:
-    """One dot per concept: consistency of its shift across, nearness gained up; grey by the mean
-    shift of all.
+    """One dot per concept: distance gained against the consistency of its shift; grey with the mean
+    shift of all tokens.
     """
     figure = go.Figure()
     rows = np.flatnonzero(table["paired"])
@@ -95,19 +95,20 @@ def concept_shift_figure(table: Table) -> go.Figure:
         ),
         ("gain", "by its own shift", {"color": BLUE, "size": 9}),
     ):
-        said = f"concept %{{customdata}}: %{{y:.3g}} nearer<extra>{name}</extra>"
+        said = f"concept %{{customdata}}: %{{y:.3g}} closer<extra>{name}</extra>"
         figure.add_trace(
             go.Scatter(
                 y=table[column][rows], name=name, marker=marker, hovertemplate=said, **shared
             )
         )
     caption = (
-        "Each concept twice: across, the mean cosine of its tokens' shifts and their mean; up, how"
-        " much nearer to the tuned model's own concept, on held-out documents, it comes by its own"
-        f" shift (blue) and by the mean shift of all tokens (grey). {int((~table['paired']).sum())}"
-        f" of {len(table)} concepts have no shift or no partner."
+        "Each concept is drawn twice. x: the mean cosine between its tokens' shifts and their"
+        " mean; y: how much closer it gets to the matching concept of the fine-tuned model, on"
+        " held-out documents, with its own shift (blue) and with the mean shift of all tokens"
+        f" (grey). {int((~table['paired']).sum())} of {len(table)} concepts have no shift or no"
+        " match."
     )
-    finish(figure, "Shifted concepts beside the tuned model's own", caption, height=400)
+    finish(figure, "Shifted concepts compared with the fine-tuned model's", caption, height=400)
     figure.update_xaxes(title_text="cosine with the concept's shift")
     figure.update_yaxes(title_text="distance gained")
     return figure

@@ -1,4 +1,4 @@
-"""What latents tell of a behaviour, and what changing them does, beside the nulls of both."""
+"""How well latents predict a behaviour, and the effect of changing them, with the nulls of both."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from interp.table import Table
 
 
 def dictionary_probe_figure(table: Table) -> go.Figure:
-    """Held-out AUC by number of latents, a line for each source with its interval; a tick where
-    chance ends.
+    """Held-out AUC by number of latents, one series per source with intervals; a tick marks the
+    null's 95 % quantile.
     """
     figure = go.Figure()
     sources, ks = list(dict.fromkeys(table["source"].tolist())), sorted(set(table["k"].tolist()))
     for number, (source, colour) in enumerate(zip(sources, SERIES * len(sources), strict=False)):
         rows = np.flatnonzero(table["source"] == source)
-        # beside each other, so that no interval hides another
+        # side by side, so that intervals do not overlap
         across = np.array([ks.index(k) for k in table["k"][rows]]) + 0.12 * (
             number - (len(sources) - 1) / 2
         )
@@ -46,7 +46,7 @@ def dictionary_probe_figure(table: Table) -> go.Figure:
                 y=table["null_most"][rows],
                 mode="markers",
                 showlegend=False,
-                name=f"{safe(source)}: chance",
+                name=f"{safe(source)}: null",
                 marker={"color": colour, "symbol": "line-ew-open", "size": 14},
                 hovertemplate=(
                     "an AUC above %{y:.3f} has p of 0.05 or less<extra>%{fullData.name}</extra>"
@@ -54,11 +54,11 @@ def dictionary_probe_figure(table: Table) -> go.Figure:
             )
         )
     caption = (
-        "Up: how well so many latents tell the classes apart on prompts that did not choose them;"
-        " bars are intervals over clusters. The flat mark is what permuted labels, choosing anew,"
-        " reach in one of twenty draws."
+        "y: AUC of a probe with this many latents on held-out prompts; bars are intervals over"
+        " clusters. The flat mark is the 95 % quantile under permuted labels, with latents"
+        " selected again in every draw."
     )
-    finish(figure, "Which behaviour can be read, by how many latents", caption, height=420)
+    finish(figure, "Held-out AUC by number of latents", caption, height=420)
     figure.update_xaxes(
         tickvals=list(range(len(ks))),
         ticktext=[str(k) for k in ks],
@@ -69,7 +69,7 @@ def dictionary_probe_figure(table: Table) -> go.Figure:
 
 
 def dictionary_probe_sets_figure(table: Table) -> go.Figure:
-    """A dot for every random set, at its effect, by set and change."""
+    """One dot per random set at its effect, by set and intervention."""
     figure = go.Figure()
     pairs = list(dict.fromkeys(zip(table["set"].tolist(), table["change"].tolist(), strict=True)))
     for number, (name, change) in enumerate(pairs):
@@ -83,26 +83,31 @@ def dictionary_probe_sets_figure(table: Table) -> go.Figure:
                 name=safe(f"{name}, {change}"),
                 showlegend=False,
                 marker={"color": GREY, "size": 6, "opacity": 0.6},
-                hovertemplate="%{x:.3g}<extra>random set beside %{fullData.name}</extra>",
+                hovertemplate="%{x:.3g}<extra>random set for %{fullData.name}</extra>",
             )
         )
     caption = (
-        "Each dot is a random set of other latents that fire as often, changed in the same way."
-        " Across: how far the metric falls under ablation, or rises under steering."
+        "Each dot is a random set of other latents with the same firing frequency under the"
+        " same intervention. x: drop of the metric under ablation, or rise under steering."
     )
     finish(
-        figure, f"What {len(table):,} matched random sets do", caption, height=150 + 70 * len(pairs)
+        figure,
+        f"Effect of {len(table):,} matched random sets",
+        caption,
+        height=150 + 70 * len(pairs),
     )
     names = [safe(f"{name}, {change}") for name, change in pairs[::-1]]
     figure.update_yaxes(
         tickvals=list(range(len(pairs))), ticktext=names, showgrid=False, zeroline=False
     )
-    figure.update_xaxes(title_text="fall or rise of the metric")
+    figure.update_xaxes(title_text="drop or rise of the metric")
     return figure
 
 
 def dictionary_probe_effects_figure(table: Table) -> go.Figure:
-    """Effect of each set beside the mean of its random sets, and what it had to exceed."""
+    """Effect of each set compared with the mean of its random sets and the value needed for
+    significance.
+    """
     names = [
         safe(f"{name}, {change}")
         for name, change in zip(table["set"], table["change"], strict=True)
@@ -111,9 +116,9 @@ def dictionary_probe_effects_figure(table: Table) -> go.Figure:
     for column, said, colour, symbol in (
         ("effect", "these latents", BLUE, "circle"),
         ("null_mean", "random sets, mean", GREY, "circle-open"),
-        ("null_most", "to be exceeded for p of 0.05 or less", ORANGE, "line-ns-open"),
+        ("null_most", "threshold for p ≤ 0.05", ORANGE, "line-ns-open"),
     ):
-        # with fewer than 19 random sets nothing could be: there is no mark
+        # with fewer than 19 random sets p cannot be 0.05 or less: there is no mark
         value = np.where(np.isfinite(table[column]), table[column], np.nan)
         figure.add_trace(
             go.Scatter(
@@ -126,10 +131,10 @@ def dictionary_probe_effects_figure(table: Table) -> go.Figure:
             )
         )
     caption = (
-        "Across: how far the metric falls when latents are ablated on positive prompts, or rises"
-        " when they are steered on negative ones, with what the dictionary does not explain kept."
+        "x: drop of the metric when latents are ablated on positive prompts, or rise when they"
+        " are steered on negative ones; the reconstruction error is kept."
     )
-    finish(figure, "What changing latents does", caption, height=180 + 60 * len(names))
-    figure.update_xaxes(title_text="fall or rise of the metric")
+    finish(figure, "Effect of ablating and steering latents", caption, height=180 + 60 * len(names))
+    figure.update_xaxes(title_text="drop or rise of the metric")
     figure.update_yaxes(autorange="reversed")
     return figure
