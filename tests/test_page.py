@@ -137,18 +137,18 @@ def test_it_says_what_was_compared_shown_and_not_shown(pages):
         "✓ supported",
         "✗ not supported",
         "Not supported: Put into the base",
-        "What this does not show",
+        "What these results do not show",
         "Seed",
         "float32",
         "harmful.txt (60)",
         "integrated",
         KEY,
         "Dose-response and random sets",
-        "plotly.js (packed)",
+        "compressed copy of plotly.js",
     ):
         assert part in told["both"], part
     assert told["both"].index("10 neurons carry") < told["both"].index("10 of 256 MLP neurons")
-    assert "nothing was intervened on" in told["located"]
+    assert "this run made no intervention" in told["located"]
     assert "Claims and verdicts" not in told["located"]
     assert "Most activating tokens" in told["located"]
 

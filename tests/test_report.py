@@ -204,12 +204,12 @@ def test_a_missing_run_is_found(copied, made):
 def test_a_missing_or_exchanged_page_is_found(copied):
     page = copied.with_suffix(".html")
     page.write_text(page.read_text().replace("What carries it?", "What did not carry it?"))
-    assert "was changed or exchanged" in refused(copied)
+    assert "was changed or replaced" in refused(copied)
     value = json.loads(copied.read_text())
     value["page"]["sha256"] = sha256_of(page)
-    assert "does not show what the store holds" in refused(rewritten(copied, value))
+    assert "does not match the store" in refused(rewritten(copied, value))
     page.unlink()
-    assert "is missing beside the report" in refused(copied)
+    assert "is missing next to the report" in refused(copied)
 
 
 def with_page(path, change, **changes):
@@ -236,7 +236,7 @@ BUNDLE = '<script type="text/plain" id="plotly">'
     ],
 )
 def test_nothing_hides_where_plotly_is_packed(copied, forged):
-    assert "does not show what the store holds" in refused(with_page(copied, forged))
+    assert "does not match the store" in refused(with_page(copied, forged))
 
 
 def test_a_page_that_cannot_be_made_again_is_told_and_not_taken(copied, monkeypatch, capsys):
@@ -246,7 +246,7 @@ def test_a_page_that_cannot_be_made_again_is_told_and_not_taken(copied, monkeypa
     assert refused(copied) == ""
     monkeypatch.setattr("interp.report.verification.unpacked_hash", lambda: "'sha256-x'")
     assert main(["verify", str(copied)]) == 0
-    assert "page: report.html says that it was made by another plotly.js" in capsys.readouterr().out
+    assert "page: report.html was made by another plotly.js" in capsys.readouterr().out
     monkeypatch.undo()
     value = json.loads(copied.read_text())
     said = f"<h1>Forged</h1>{value['title']} {value['written']} 9.9"
@@ -257,13 +257,15 @@ def test_a_page_that_cannot_be_made_again_is_told_and_not_taken(copied, monkeypa
         "6 of 6 checks hold, 3 of them claims computed again from the stored tables; 1 could not be"
         " asked" in told
     )
-    assert "does not say title" in refused(with_page(copied, lambda _: "9.9", interp="9.9"))
+    assert "does not contain the report's title" in refused(
+        with_page(copied, lambda _: "9.9", interp="9.9")
+    )
 
 
 def test_a_name_told_twice_is_no_report(copied):
     text = copied.read_text()
     copied.write_text(text.replace('"findings": [', '"findings": ["Forged."],\n "findings": [', 1))
-    assert "JSON as interp writes it, so no report" in refused(copied)
+    assert "JSON as written by interp, so it is not a report" in refused(copied)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +287,7 @@ def test_odd_reports_are_refused_in_lines_of_their_own(copied, capsys, change, c
 def test_depth_without_end_is_no_report(copied):
     text = copied.read_text()
     copied.write_text(text.replace('"limits": [', '"limits": [' + "[" * 900 + "]" * 900 + ", ", 1))
-    assert "no report" in refused(copied)
+    assert "not a report" in refused(copied)
 
 
 def test_what_is_said_reaches_a_terminal_as_one_line(copied, capsys):
@@ -293,7 +295,7 @@ def test_what_is_said_reaches_a_terminal_as_one_line(copied, capsys):
     value["runs"][0]["\r\x1b[2J\u202e\n7 of 7 checks hold"] = 1
     assert main(["verify", str(rewritten(copied, value))]) == 1
     first, *_ = capsys.readouterr().out.splitlines()
-    assert first.endswith(r"says more than the store: \r\x1b[2J\u202e\n7 of 7 checks hold")
+    assert first.endswith(r"has a field that the store lacks: \r\x1b[2J\u202e\n7 of 7 checks hold")
 
 
 def test_checking_a_report_removes_nothing_where_it_points(copied):
@@ -487,7 +489,7 @@ def test_errors_at_the_door(made, tmp_path, capsys):
         (["report", key, "--all", "--out", "x.html"], "not both"),
         (["report", "zz", "--out", str(tmp_path / "x.html")], "no run 'zz'"),
         (["report", key, "--out", str(tmp_path / "x.pdf")], "ends in .html"),
-        (["report", key, "--out", str(tmp_path / "no" / "x.html")], "there is no folder"),
+        (["report", key, "--out", str(tmp_path / "no" / "x.html")], "does not exist"),
         (["verify", str(tmp_path / "no.json")], "cannot read"),
         (["verify", str(made[0].with_suffix(".html"))], "give the .json"),
         (["verify", str(made[0]), "--tolerance", "inf"], "is no tolerance"),
@@ -498,7 +500,7 @@ def test_errors_at_the_door(made, tmp_path, capsys):
         assert said in err
         assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(OptionError, match="one run at least"):
+    with pytest.raises(OptionError, match="at least one run"):
         gather([], made[1])
 
 
@@ -530,7 +532,7 @@ def test_the_command_line_writes_checks_and_fails_with_one(made, tmp_path, capsy
     failed = json.loads(capsys.readouterr().out)["failed"]
     assert [one["check"].split()[0] for one in failed] == ["claim"]
     assert main(["verify", told["report"], "--store", str(tmp_path / "elsewhere")]) == 2
-    assert "name it with --store DIR" in capsys.readouterr().err
+    assert "give its folder with --store DIR" in capsys.readouterr().err
 
 
 def test_claims_survive_the_store(made):

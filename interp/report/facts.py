@@ -10,7 +10,7 @@ from interp.report.rendering import Html, render
 from interp.report.text import number
 from interp.table import Table
 
-HEADLINES = {"base": "Base model", "tuned": "Tuned model"}
+HEADLINES = {"base": "Base model", "tuned": "Fine-tuned model"}
 SOFTWARE = ("interp", "commit", "python", "torch", "transformers", "peft", "numpy")
 DETAILS = {
     "seed": "Seed",
@@ -22,7 +22,7 @@ DETAILS = {
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, names joined by dots."""
+    """Nested mappings flattened to one, with names joined by dots."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         found.update(
@@ -34,9 +34,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def said(value: Any) -> str:
-    """A recorded value in words; whole numbers of a list are often ids, so that no comma groups
-    their digits.
-    """
+    """A recorded value as text; integers in lists are often ids, so their digits are not grouped."""
     if isinstance(value, (list, tuple)):
         return ", ".join(str(item) if type(item) is int else said(item) for item in value) or "none"
     return (
@@ -45,7 +43,9 @@ def said(value: Any) -> str:
 
 
 def facts(tables: Sequence[Table]) -> Html:
-    """The facts that people ask for first, then everything that was recorded, folded away."""
+    """The most important facts as a table, followed by everything that was recorded in a collapsed
+    table per run.
+    """
     runs = [table.provenance for table in tables if table.provenance]
     rows: list[tuple[str, str]] = []
     for name, label in HEADLINES.items():
@@ -78,7 +78,7 @@ def facts(tables: Sequence[Table]) -> Html:
         )
         for run in runs
     ]
-    # runs of several models on the same prompts with the same options say so once
+    # runs of several models with the same prompts and options share a row
     rows = list(dict.fromkeys(rows))
     return render(
         "facts.html",
@@ -126,7 +126,7 @@ def _distinct(values: Iterable[object]) -> list[str]:
 
 
 SHOWN_ABOVE = {"sentence", "opening", "findings", "limits"}
-"""What of a summary the page says elsewhere, as text or as the table of claims."""
+"""Entries of a summary that the page gives elsewhere, as text or in the table of claims."""
 
 
 def _record(run: Provenance, summary: Mapping[str, Any]) -> tuple[str, str, list[tuple[str, str]]]:

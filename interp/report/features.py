@@ -1,7 +1,7 @@
-"""Features of a dictionary as a list to browse: every latent folded, its label and figures first,
-contexts inside.
+"""Features of a dictionary as a list to browse: one collapsed entry per latent with its label and
+main numbers, and its contexts inside.
 
-It reads without scripts; with them the page's own sorts the list and filters it by text.
+The list is readable without scripts; the page's script sorts it and filters it by text.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from interp.table import Table
 
 SHOWN = 8
 _SORTS = {
-    "order": ("as given", False),
+    "order": ("original order", False),
     "density": ("density", True),
     "detection": ("accuracy of the label", True),
     "largest_logit": ("largest logit effect", True),
-    "density_gain": ("density gained", True),
+    "density_gain": ("density gain", True),
 }
 _LEVELS = {"top": "strongest", "middle": "middle", "low": "weakest"}
 
 
 def features_list(table: Table) -> Html:
-    """All features of a table of kind ``dictionary-features``, with its tables of contexts and
-    logits where there.
+    """All features of a table of kind ``dictionary-features``, with their contexts and logits if
+    the table has them.
     """
     contexts = _grouped(table.tables.get("contexts"))
     logits = _grouped(table.tables.get("logits"))
@@ -90,24 +90,27 @@ def _facts(row: Mapping[str, Any]) -> list[str]:
     if "density_base" in row:
         gain = interval(*(100 * row[f"density_gain{end}"] for end in ("", "_low", "_high")))
         found.append(
-            f"in the base's rows on {number(100 * row['density_base'])} %; gained {gain} percentage"
-            " points"
+            f"active on {number(100 * row['density_base'])} % of tokens in the base's"
+            f" activations; gain {gain} percentage points"
         )
     if row["scored"]:
         own = interval(row["detection"], row["detection_low"], row["detection_high"])
         found.append(
-            f"its label tells its firing on other documents with accuracy {own}; other latents'"
-            f" labels {number(row['others'])} (95 %: {number(row['others_high'])}), shuffled firing"
-            f" {number(row['shuffled'])} (95 %: {number(row['shuffled_high'])}); corrected p"
-            f" {number(row['p_adjusted'])}; {row['examples']} active and as many quiet tokens"
+            f"its label predicts its firing on held-out documents with accuracy {own}; labels"
+            f" of other latents {number(row['others'])} (95 % quantile"
+            f" {number(row['others_high'])}), shuffled firing {number(row['shuffled'])} (95 %"
+            f" quantile {number(row['shuffled_high'])}); adjusted p"
+            f" {number(row['p_adjusted'])}; {row['examples']} active and as many inactive"
+            " tokens"
         )
     else:
-        found.append("active too seldom to be labelled and scored")
+        found.append("not active often enough to be labelled and scored")
     if "largest_logit" in row:
         found.append(
-            f"largest logit effect {number(row['largest_logit'])}, random rows"
-            f" {number(row['random_logit'])} (95 %: {number(row['random_logit_high'])}); corrected"
-            f" p {number(row['logit_p_adjusted'])}"
+            f"largest logit effect {number(row['largest_logit'])}, random directions"
+            f" {number(row['random_logit'])} (95 % quantile"
+            f" {number(row['random_logit_high'])}); adjusted p"
+            f" {number(row['logit_p_adjusted'])}"
         )
     return found
 
@@ -125,9 +128,9 @@ def _logits(rows: Sequence[dict]) -> list[tuple[str, str, list[dict]]]:
 
 
 def _contexts(rows: Sequence[dict]) -> list[tuple[str, list[tuple[str, float, str]]]]:
-    """Per context where it is from, and of its tokens text, activation and strength from 0 to 1.
+    """The source of every context, and the text, activation and strength from 0 to 1 of its tokens.
 
-    The strength is "" for a token on which the latent is not active.
+    The strength is empty for a token on which the latent is not active.
     """
     by_context: dict[tuple, list[dict]] = {}
     for row in rows:

@@ -1,7 +1,7 @@
-"""The HTML around a page's body, and how a page reaches the disk.
+"""The document around a page's content, and writing it to disk.
 
-A content security policy backs up the escaping: the page may load nothing, and the only scripts
-that may run are the two that it names by their hashes, plotly.js and the page's own.
+A content security policy backs up the escaping: the page may not load anything, and only the two
+scripts whose hashes the policy names may run, plotly.js and the page's own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from interp.report.rendering import Html, render
 from interp.report.text import script_hash
 
 LONGEST_BUNDLE = 50_000_000
-"""Characters of plotly.js that are unpacked at most."""
+"""Maximum number of characters of plotly.js to decompress."""
 
 
 def document(template: str, title: str, **values: Any) -> str:
@@ -43,20 +43,20 @@ def document(template: str, title: str, **values: Any) -> str:
     return f"{page}\n"
 
 
-# base64 and nothing else: a script element ends in more ways than one, and what follows is markup
+# base64 only: a script element can end in several ways, and what follows it would be markup
 _BUNDLE = re.compile(r'(<script type="text/plain" id="plotly">)([A-Za-z0-9+/=]*)(</script>)')
 
 
 def without_bundle(text: str) -> str:
-    """A page with its packed plotly.js taken out: two machines may pack the same script into other
-    bytes.
+    """A page without its compressed plotly.js, because two machines may compress the same script to
+    different bytes.
     """
     return _BUNDLE.sub(r"\1\3", text, count=1)
 
 
 def bundle_hash(text: str) -> str:
-    """What the content security policy would call the script that a page has packed; "" where it
-    has none.
+    """The hash by which a content security policy would name the compressed script of a page; empty
+    if the page has none.
     """
     found = _BUNDLE.search(text)
     try:
@@ -71,7 +71,7 @@ def bundle_hash(text: str) -> str:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write ``text`` whole or not at all; ``StoreError`` when it cannot be written there."""
+    """Write ``text`` atomically; raises ``StoreError`` if it cannot be written."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
         try:

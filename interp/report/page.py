@@ -1,7 +1,7 @@
-"""One self-contained HTML page from stored runs: no network, no other file, and no text that
-becomes markup.
+"""One self-contained HTML page from stored runs, which loads no other file and needs no network.
 
-Everything that comes from a table is escaped; ``html_document`` says what backs that up.
+Templates escape everything that comes from a table; ``html_document`` adds a content security
+policy.
 """
 
 from __future__ import annotations
@@ -22,49 +22,49 @@ from interp.report.text import json_text
 from interp.table import Table
 
 HEADINGS = {
-    "baselines": "What do other methods do?",
-    "compare": "How far does it say something else?",
-    "compare-layers": "Where do the streams part?",
-    "compare-weights": "Which weights moved?",
-    "compare-tokens": "After which tokens?",
-    "tuco": "How much of each prompt is tuning?",
-    "tuco-layers": "At which depth?",
-    "tuco-tokens": "At which tokens?",
-    "ftc-alpha": "What if tuning were weaker or stronger?",
-    "intruder-scaling": "What scaling the intruders does",
-    "intruders": "Which singular vectors the base does not have",
-    "intruders-image": "Where they stand among the base's",
-    "intruder-forgetting": "Do intruders go with forgetting?",
-    "transfer": "Does it do the same in a further fine-tuned model?",
-    "dissociation": "Does each set carry its own behaviour only?",
-    "graft": "How few weights it takes",
-    "graft-layers": "Where masks lie",
-    "places": "Where do methods put it?",
-    "places-agreement": "Do they agree?",
-    "dictionary-classes": "What became of latents?",
-    "dictionary-diff": "What has the other model of each latent?",
-    "dictionary-scores": "How much does it explain?",
-    "dictionary-recovered": "What does the model lose?",
-    "dictionary-density": "How often do latents fire?",
-    "stitch": "Do all tasks fit into one model?",
-    "overlaps": "How far masks overlap",
-    "dictionary-features": "What single latents fire on, and what they write",
-    "concept-shift": "Where concepts move",
-    "dictionary-probe": "Which latents tell it?",
-    "dictionary-probe-effects": "Do they cause it?",
-    "dictionary-probe-sets": "What random latents do",
-    "dose": "How many it takes",
-    "verify-neurons": "What each intervention does",
-    "sampled": "How often sampled answers show it",
-    "random-sets": "What random sets do",
+    "baselines": "Comparison with other methods",
+    "compare": "How much do outputs differ?",
+    "compare-layers": "Where do residual streams differ?",
+    "compare-weights": "Which weights changed?",
+    "compare-tokens": "At which tokens do outputs differ?",
+    "tuco": "Tuning contribution by prompt",
+    "tuco-layers": "Tuning contribution by depth",
+    "tuco-tokens": "Tuning contribution by token",
+    "ftc-alpha": "Weaker and stronger fine-tuning",
+    "intruder-scaling": "Effect of scaling intruder dimensions",
+    "intruders": "Which singular vectors are new?",
+    "intruders-image": "Similarity to the base's singular vectors",
+    "intruder-forgetting": "Is the number of intruders related to forgetting?",
+    "transfer": "Effect in another fine-tuned model",
+    "dissociation": "Double dissociation of two behaviours",
+    "graft": "How few weights are enough?",
+    "graft-layers": "Masks by block",
+    "places": "Location of the change, by method",
+    "places-agreement": "Agreement of methods",
+    "dictionary-classes": "Classes of latents",
+    "dictionary-diff": "Latents in both models",
+    "dictionary-scores": "Explained variance",
+    "dictionary-recovered": "Loss recovered",
+    "dictionary-density": "Firing frequency of latents",
+    "stitch": "Accuracy of the stitched model",
+    "overlaps": "Overlap of masks",
+    "dictionary-features": "Contexts and logit effects of single latents",
+    "concept-shift": "Shift of concepts",
+    "dictionary-probe": "Which latents predict the behaviour?",
+    "dictionary-probe-effects": "Causal effect of latents",
+    "dictionary-probe-sets": "Effect of random latents",
+    "dose": "Dose-response",
+    "verify-neurons": "Effect of each intervention",
+    "sampled": "Behaviour rate in sampled answers",
+    "random-sets": "Effect of random sets",
     "patching-cells": "Activations, write weights, or both?",
-    "locate-neurons": "Where the scores are",
-    "neuron-tokens": "What the best ones read",
-    "stability": "Is the same set found on other prompts?",
-    "control-locations": "What is located in control fine-tunes?",
-    "redundancy": "What is found when it is out of the way?",
-    "coalitions": "Do the scores predict what halves of all units do?",
-    "refusal-direction": "Does it do more than one direction?",
+    "locate-neurons": "Scores by layer",
+    "neuron-tokens": "Most activating tokens",
+    "stability": "Stability on other prompts",
+    "control-locations": "Location in control fine-tunes",
+    "redundancy": "Locating again after ablation",
+    "coalitions": "Do scores predict the effects of random halves?",
+    "refusal-direction": "Comparison with a single direction",
 }
 
 
@@ -72,14 +72,14 @@ def write_page(path: str | os.PathLike, tables: Sequence[Table], title: str) -> 
     """Write the page for these runs (a locating run, its verifying run, or both) and return its
     path.
 
-    The page appears whole or not at all; ``StoreError`` when it cannot be written there.
+    The page is written atomically; raises ``StoreError`` if it cannot be written.
     """
     return write_text(Path(path), page(tables, title))
 
 
 def page(tables: Sequence[Table], title: str) -> str:
     """The page as text."""
-    # A verifying run answers the question, so its sentence comes first.
+    # the sentence of a verifying run comes first, because it answers the question
     runs = sorted(tables, key=lambda table: "claims" not in table.tables)
     claims = sections.claims_of(runs)
     parts = [
@@ -90,7 +90,7 @@ def page(tables: Sequence[Table], title: str) -> str:
         parts.append(Section("Claims and verdicts", drawn))
     parts += parts_of(runs)
     limits = sections.bullets(sections.limit_lines(runs, claims))
-    parts.append(Section("What this does not show", [limits]))
+    parts.append(Section("What these results do not show", [limits]))
     parts.append(Section("What was compared", [facts(runs)]))
     return document(
         "page.html",
@@ -103,13 +103,13 @@ def page(tables: Sequence[Table], title: str) -> str:
 
 
 def opening_of(run: Table) -> Html:
-    """What a reader of a run sees first, where the run has it."""
+    """The opening lines of a run as a list; empty for a run without them."""
     lines = run.summary.get("opening")
     return sections.bullets(lines, "opening") if lines else Html()
 
 
 def examples_of(runs: Sequence[Table]) -> list[Table]:
-    """The tables of example answers that these runs have."""
+    """The non-empty tables of example answers of these runs."""
     return [run.tables["examples"] for run in runs if len(run.tables.get("examples", ()))]
 
 
@@ -120,9 +120,9 @@ def _pair(runs: Sequence[Table]) -> str:
 
 
 def parts_of(runs: Sequence[Table], brief: bool = False) -> Iterator[Section]:
-    """A section for every kind of table that these runs have and that can be drawn.
+    """A section for every kind of table in these runs that has a figure.
 
-    ``brief``: the best units' tokens are folded away, where a page holds many runs.
+    ``brief``: tables of tokens are collapsed, for pages with many runs.
     """
     every = [part for run in runs for part in (run, *run.tables.values()) if len(part)]
     for kind, heading in HEADINGS.items():
@@ -135,7 +135,7 @@ def parts_of(runs: Sequence[Table], brief: bool = False) -> Iterator[Section]:
 
 
 def _drawn(table: Table, brief: bool) -> list[Html]:
-    """A table's figure, and the table itself where it is to be read."""
+    """A table's figure, and the table itself where it is meant to be read."""
     if table.kind == "neuron-tokens":
         return [sections.tokens_table(table, folded=brief)]
     if table.kind == "baselines":
@@ -146,19 +146,19 @@ def _drawn(table: Table, brief: bool) -> list[Html]:
 
 
 def figure_of(table: Table) -> Html:
-    """A table's figure as HTML, drawn by the page's script."""
+    """A table's figure as HTML; the page's script draws it."""
     figure = plot(table)
     title, caption, height = (
         figure.layout.title.text,
         figure.layout.meta["caption"],
         figure.layout.height,
     )
-    # The page has the title in its own text, which wraps on narrow screens.
+    # the title is in the page's text, which wraps on narrow screens
     figure.update_layout(title=None, margin={"t": max(figure.layout.margin.t - 30, 0)})
     drawn: Any = figure.to_json(engine="json")  # the same text where a faster library is installed
     return render(
         "figure.html",
-        # figures escape their titles, but for the quotes that an attribute needs escaped
+        # figures escape their titles, except for quotes, which must be escaped in an attribute
         title=Html(title),
         label=Html(title.replace('"', "&quot;")),
         caption=caption,

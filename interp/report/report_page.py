@@ -1,7 +1,8 @@
-"""The page of a report: what was compared and found, a section per run, whether methods agree, what
-has no support.
+"""The page of a report: what was compared, the findings, a section per run, agreement of methods,
+and limits.
 
-Made from the report's own content and the stored tables, so that it can be made again and compared.
+It depends only on the report's content and the stored tables, so that it can be rendered again and
+compared.
 """
 
 from __future__ import annotations
@@ -20,32 +21,32 @@ from interp.table import Table
 
 NAMES = {
     "locate-neurons": "Locating units",
-    "verify-neurons": "Verifying them by intervention",
-    "baselines": "Beside other methods",
-    "compare": "The pair at a first look",
+    "verify-neurons": "Verification by intervention",
+    "baselines": "Comparison with other methods",
+    "compare": "Comparison of the pair",
     "tuco": "Tuning contribution (TuCo)",
-    "ftc-alpha": "Tuning weakened and strengthened",
+    "ftc-alpha": "Weaker and stronger fine-tuning",
     "intruders": "Intruder dimensions",
-    "intruder-scaling": "Scaling intruders",
+    "intruder-scaling": "Scaling intruder dimensions",
     "forgetting": "Forgetting",
-    "intruder-forgetting": "Intruders and forgetting over checkpoints",
+    "intruder-forgetting": "Intruder dimensions and forgetting over checkpoints",
     "graft": "Grafts",
     "stitch": "Stitching several fine-tuned models",
     "stability": "Stability of the located set",
-    "control-locations": "In control fine-tunes",
+    "control-locations": "Location in control fine-tunes",
     "redundancy": "Redundancy",
     "coalitions": "Coalitions of units",
-    "refusal-direction": "Compared with one direction",
-    "transfer": "In a further fine-tuned model",
-    "dissociation": "Two behaviours",
-    "dictionary-scores": "A dictionary's scores",
-    "dictionary-diff": "A dictionary's latents in both models",
+    "refusal-direction": "Comparison with a single direction",
+    "transfer": "Transfer to another fine-tuned model",
+    "dissociation": "Double dissociation",
+    "dictionary-scores": "Evaluation of a dictionary",
+    "dictionary-diff": "Latents of a dictionary in both models",
     "dictionary-features": "Single latents",
-    "dictionary-probe": "Latents that predict, and what they cause",
-    "concept-shift": "Concepts that moved",
-    "places": "Do the methods agree?",
+    "dictionary-probe": "Latents that predict a behaviour, and their effects",
+    "concept-shift": "Shift of concepts",
+    "places": "Agreement of methods",
 }
-"""Kind of run -> heading of its section; a kind that is not here is called by its own name."""
+"""Kind of run -> heading of its section; other kinds use their own name."""
 
 
 def whole_page(
@@ -61,7 +62,9 @@ def whole_page(
         parts.append(Section(_name(table, len(pairs) > 1), [_run(table)], _anchor(table), key[:8]))
     if agreements:
         parts.append(Section(NAMES["places"], [_run(table) for table in agreements], "agreement"))
-    parts.append(Section("What this does not show", [sections.bullets(said["limits"])], "limits"))
+    parts.append(
+        Section("What these results do not show", [sections.bullets(said["limits"])], "limits")
+    )
     parts.append(Section("How to check this page", [_checking(said, beside)], "check"))
     supported = sum(claim.supported for claim in made)
     return document(
@@ -81,13 +84,13 @@ def whole_page(
 
 
 def _name(table: Table, several: bool) -> str:
-    """A run's heading, with the tuned model's name where the report is of several pairs."""
+    """The heading of a run, with the fine-tuned model's name if the report has several pairs."""
     name, tuned = NAMES.get(table.kind, table.kind), table.require_provenance().context.get("tuned")
     return f"{name}: {tuned}" if several and tuned else name
 
 
 def _order(table: Table) -> int:
-    """In the order of ``NAMES``; a run that verifies stands behind the one that located."""
+    """Position in ``NAMES``; a verifying run comes after the locating run."""
     kinds = list(NAMES)
     return kinds.index(table.kind) if table.kind in kinds else len(kinds)
 
@@ -146,7 +149,7 @@ def _checking(said: Mapping[str, JSON], beside: str) -> Html:
 
 
 def _command(run: Mapping[str, JSON]) -> list[str]:
-    """The words that were typed, quoted as a shell needs them; none for a run made in Python."""
+    """The words of the command, quoted for a shell; empty for a run made in Python."""
     environment = run["context"].get("environment")
     words = environment.get("command", []) if isinstance(environment, Mapping) else []
     return [quote(str(word)) for word in ("interp", *words)] if words else []

@@ -1,4 +1,4 @@
-"""The parts of the page that are not figures: the claims, the top neurons and what they read, the
+"""The parts of the page that are not figures: claims, example answers, most activating tokens, and
 limits.
 """
 
@@ -20,22 +20,23 @@ from interp.table import Table
 NEURONS = 20
 MARKS = {SUPPORTED: "✓", TOO_FEW: "–", NOT_TESTED: "–"}
 ALWAYS = (
-    "Anything about other prompts, other behaviours or other models than those named above.",
+    "Anything about other prompts, behaviours or models than those named above.",
     (
-        "That these are the only ones: others can carry the same behaviour, and sets can stand in"
-        " for each other."
+        "That these units are the only ones: others can carry the same behaviour, and one set"
+        " can replace another."
     ),
 )
 ACTIVE = (
-    "What one of them means. Its most activating tokens say where it is active, not what it causes."
+    "What a single unit means. Its most activating tokens show where it is active, not what it"
+    " causes."
 )
 UNVERIFIED = (
-    "That the selected ones cause the behaviour: scores rank, and nothing was intervened on in this"
-    " run. Run it without --no-verify to test them against matched random sets."
+    "That the selected units cause the behaviour: scores are a ranking, and this run made no"
+    " intervention. Run it without --no-verify to test them against matched random sets."
 )
 VERIFIED = (
-    "How a differently trained child of the same base would behave: intervals are over clusters of"
-    " prompts, not over training runs."
+    "How another fine-tuned model of the same base would behave: intervals are over clusters"
+    " of prompts, not over training runs."
 )
 
 
@@ -50,8 +51,8 @@ def claims_of(tables: Sequence[Table]) -> tuple[Finding, ...]:
 
 
 def claims_table(claims: Sequence[Finding]) -> Html:
-    """One row per claim, with its control; what several claims are compared with is said once,
-    below.
+    """One row per claim with its control; a control that several claims share is described once, in
+    a note.
     """
     shared = _shared(claims)
     rows = [
@@ -73,7 +74,7 @@ def claims_table(claims: Sequence[Finding]) -> Html:
 
 
 def _shared(claims: Sequence[Finding]) -> dict[str, list[str]]:
-    """What more than one claim is compared with, and the names of these claims."""
+    """Controls of more than one claim, with the names of these claims."""
     found: dict[str, list[str]] = {}
     for claim in claims:
         if claim.control:
@@ -82,7 +83,7 @@ def _shared(claims: Sequence[Finding]) -> dict[str, list[str]]:
 
 
 def _compared(claim: Finding, shared: Mapping[str, Sequence[str]]) -> str:
-    """What a claim is compared with, or the number of the note that says so."""
+    """The control of a claim, or the number of the note that describes it."""
     return (
         f"control {list(shared).index(claim.control) + 1}"
         if claim.control in shared
@@ -91,7 +92,7 @@ def _compared(claim: Finding, shared: Mapping[str, Sequence[str]]) -> str:
 
 
 def _beyond(claim: Finding) -> str:
-    """What the interval has to lie beyond, where that is another number than the threshold."""
+    """The value that the interval must exceed, if it differs from the threshold."""
     ends = [end for end in claim.bounds if not np.isnan(end)]
     if not ends:
         return ""
@@ -102,7 +103,7 @@ def _beyond(claim: Finding) -> str:
 
 
 def baselines_table(table: Table) -> Html:
-    """One row per method: what is left of the behaviour, and what that costs."""
+    """One row per method: rate of the behaviour, recovery, and cost on other prompts."""
     rows = []
     for row in table.rows():
         shown = [f"{row[name]:.1%}" for name in ("exhibits_behaviour", "low", "high")]
@@ -114,27 +115,27 @@ def baselines_table(table: Table) -> Html:
         rows.append((row, [f"{shown[0]} [{shown[1]}, {shown[2]}]", recovery, *cost]))
     labels = table.summary.get("labels") or {"many": "the behaviour", "number": "number"}
     note = (
-        f"Share of positive prompts with {labels['many']}; share of the gap of both models'"
-        f" {labels['number']} that is closed; divergence from the fine-tuned model on its answers"
-        " to negative prompts, nats a token; share of these that flip; share of answers to"
-        " positive prompts that are broken. Intervals are over clusters, of random sets they are"
-        " the range. Less of the behaviour at an equal divergence is better, where answers are not"
-        " broken."
+        f"Behaviour: share of positive prompts with {labels['many']}. Recovery: share of the"
+        f" gap between both models' {labels['number']} that is closed. Divergence: from the"
+        " fine-tuned model on its answers to negative prompts, in nats per token. Flips: share"
+        " of negative prompts whose behaviour changes. Malformed: share of malformed answers"
+        " to positive prompts. Intervals are over clusters; for random sets they are ranges."
+        " Less of the behaviour at equal divergence is better, as long as answers are"
+        " well-formed."
     )
     return render("baselines.html", rows=rows, note=note)
 
 
 def examples_table(table: Table) -> Html:
-    """What both models answer to a few prompts, and what they answer under the interventions."""
+    """Answers of both models to a few prompts, and their answers under the interventions."""
     of_a_prompt = groupby(table.rows(), key=itemgetter("group", "prompt_id"))
     return render("examples.html", prompts=[list(rows) for _, rows in of_a_prompt])
 
 
 def tokens_table(table: Table, limit: int = NEURONS, folded: bool = False) -> Html:
-    """For each of the best neurons (or heads) the tokens on which it is most active, marked in
-    their context.
+    """The most activating tokens of each of the best neurons (or heads), marked in their context.
 
-    ``folded``: shown when the reader opens it.
+    ``folded``: the table is collapsed.
     """
     by_rank: dict[int, list[dict[str, Any]]] = {}
     for row in table.select(np.lexsort((table["order"], table["rank"]))).rows():
@@ -153,13 +154,13 @@ def tokens_table(table: Table, limit: int = NEURONS, folded: bool = False) -> Ht
 
 
 def bullets(lines: Sequence[str], css_class: str = "") -> Html:
-    """Lines of text as a list."""
+    """Lines of text as a bulleted list."""
     return render("list.html", lines=lines, css_class=css_class)
 
 
 def limit_lines(tables: Sequence[Table], claims: Sequence[Finding]) -> list[str]:
-    """What the runs do not say: claims without support, limits that the analyzers state, and what
-    is always so.
+    """What the runs do not show: unsupported claims, limits stated by the analyzers, and general
+    limits.
     """
     lines = [*own_limits(tables, claims), VERIFIED if claims else UNVERIFIED, *ALWAYS]
     if any(
@@ -172,7 +173,7 @@ def limit_lines(tables: Sequence[Table], claims: Sequence[Finding]) -> list[str]
 
 
 def own_limits(tables: Sequence[Table], claims: Sequence[Finding]) -> list[str]:
-    """Claims without support, limits that the analyzers state, and notes on models and prompts."""
+    """Unsupported claims, limits stated by the analyzers, and notes on models and prompts."""
     lines = [
         f"{claim.verdict.capitalize()}: {claim.sentence}" for claim in claims if not claim.supported
     ]
