@@ -38,7 +38,10 @@ def claims_figure(table: Table) -> go.Figure:
             figure.add_trace(trace.update(showlegend=trace.name not in seen), row=row, col=1)
             seen.add(str(trace.name))
         figure.update_xaxes(tickformat=".2~%" if form.endswith("%") else None, row=row, col=1)
-        ticks = {"tickvals": _places(findings), "ticktext": [safe(one.name) for one in findings]}
+        ticks = {
+            "tickvals": _places(findings),
+            "ticktext": [safe(finding.name) for finding in findings],
+        }
         figure.update_yaxes(**ticks, range=[-0.6, len(findings) - 0.4], row=row, col=1)
     caption = (
         "Each row is a claim. Dot: estimate with its interval. Diamond: control with its range"
@@ -60,13 +63,16 @@ def _places(findings: list[Finding]) -> np.ndarray:
 def _traces(findings: list[Finding]) -> list[go.Scatter]:
     y, found = _places(findings), []
     for name, colour in COLOURS.items():
-        rows = [row for row, one in enumerate(findings) if one.verdict == name]
+        rows = [row for row, finding in enumerate(findings) if finding.verdict == name]
         if rows:
-            mine = [(one, one.value, one.low, one.high) for one in map(findings.__getitem__, rows)]
+            mine = [
+                (finding, finding.value, finding.low, finding.high)
+                for finding in map(findings.__getitem__, rows)
+            ]
             found.append(_points(mine, y[rows] + 0.12, name, {"color": colour, "size": 10}))
-    rows = [row for row, one in enumerate(findings) if not math.isnan(one.control_value)]
+    rows = [row for row, finding in enumerate(findings) if not math.isnan(finding.control_value)]
     if rows:
-        mine = [_control(one) for one in map(findings.__getitem__, rows)]
+        mine = [_control(finding) for finding in map(findings.__getitem__, rows)]
         found.append(
             _points(
                 mine, y[rows] - 0.16, "control", {"color": GREY, "size": 9, "symbol": "diamond"}
@@ -76,7 +82,7 @@ def _traces(findings: list[Finding]) -> list[go.Scatter]:
     none = math.nan
     found.append(
         _points(
-            [(one, one.threshold, none, none) for one in findings],
+            [(finding, finding.threshold, none, none) for finding in findings],
             y.astype(float),
             "threshold",
             marker,

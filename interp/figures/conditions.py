@@ -86,7 +86,7 @@ def _agreement(table: Table, group: str) -> str:
 def _bars(
     table: Table, rows: np.ndarray, x: np.ndarray, column: str, name: str, colour: str, width: float
 ) -> go.Bar:
-    value, low, high = (table[each][rows] for each in (column, "low", "high"))
+    value, low, high = (table[name][rows] for name in (column, "low", "high"))
     ends = {"array": np.nan_to_num(high - value), "arrayminus": np.nan_to_num(value - low)}
     return go.Bar(
         x=x,
@@ -114,8 +114,8 @@ def _hover(table: Table, row: int) -> str:
         f"{safe(table['condition'][row])}: {share:.1%} [{low:.1%}, {high:.1%}] of {table['n'][row]}"
     ]
     lines += [
-        f"{table[name][row]:.1%} {said}, token for token"
-        for name, said in EQUALITIES.items()
+        f"{table[name][row]:.1%} {model}, token for token"
+        for name, model in EQUALITIES.items()
         if name in names
     ]
     return "<br>".join(lines)

@@ -33,9 +33,9 @@ def dose_figure(table: Table) -> go.Figure:
     directions = [name for name in MEANINGS if (table["direction"] == name).any()]
     directions += sorted(set(table["direction"]) - set(MEANINGS))
     titles = [
-        f"{safe(MEANINGS.get(name, name))}, {said}"
+        f"{safe(MEANINGS.get(name, name))}, {measure}"
         for name in directions
-        for said in MEASURES.values()
+        for measure in MEASURES.values()
     ]
     figure = make_subplots(
         rows=len(directions),
@@ -111,7 +111,7 @@ def _random(part: Table, name: str, legend: bool) -> list[go.Scatter]:
         return []
     drawn = [part[name][mask & (part["k"] == k)] for k in doses]
     low, middle, high = (
-        [float(of(values)) for values in drawn] for of in (np.min, np.median, np.max)
+        [float(statistic(values)) for values in drawn] for statistic in (np.min, np.median, np.max)
     )
     edge = {
         "mode": "lines",

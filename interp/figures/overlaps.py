@@ -17,7 +17,7 @@ def overlaps_figure(table: Table) -> Figure:
     the same under the null.
     """
     kinds = list(dict.fromkeys(table["kind"].tolist()))
-    titles = [f"{kind}: {what}" for kind in kinds for what in ("observed", "by chance")]
+    titles = [f"{kind}: {source}" for kind in kinds for source in ("observed", "by chance")]
     figure = make_subplots(
         rows=len(kinds), cols=2, subplot_titles=[safe(title) for title in titles]
     )
@@ -27,7 +27,7 @@ def overlaps_figure(table: Table) -> Figure:
         names = list(
             dict.fromkeys([*table["mask"][chosen].tolist(), *table["other"][chosen].tolist()])
         )
-        place = {name: at for at, name in enumerate(names)}
+        place = {name: index for index, name in enumerate(names)}
         for column, measure in enumerate(("share", "chance"), 1):
             found = np.full((len(names), len(names)), np.nan)
             for at in chosen:

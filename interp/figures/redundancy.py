@@ -20,7 +20,7 @@ def redundancy_figure(table: Table) -> go.Figure:
     left to locate.
     """
     figure = go.Figure()
-    x = [f"round {turn}" for turn in table["round"].tolist()]
+    x = [f"round {number}" for number in table["round"].tolist()]
     for column, name, colour in _BARS:
         figure.add_trace(
             go.Bar(

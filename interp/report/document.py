@@ -142,7 +142,7 @@ def gather(
                 key = store.fetch(Agreement(draws), Runs(tables)).key
             agreements.append(Run(store.manifest(key), store.get(key)))
     return [
-        run for run in runs.values() if run.key not in {one.key for one in agreements}
+        run for run in runs.values() if run.key not in {agreement.key for agreement in agreements}
     ], agreements
 
 
@@ -313,7 +313,7 @@ def _wrong(value: Mapping[str, Any]) -> str:
         if not isinstance(value[name], kind):
             return f"{name} is {type(value[name]).__name__}, not {kind.__name__}"
     if set(value["page"]) != {"file", "sha256"} or not all(
-        isinstance(said, str) for said in value["page"].values()
+        isinstance(field, str) for field in value["page"].values()
     ):
         return "page does not give a file and a digest"
     if any("\0" in place for place in (value["store"], value["page"]["file"])):

@@ -107,7 +107,9 @@ def _prompts(run: Provenance) -> str:
     for side in ("positive", "negative"):
         if side in run.context:
             count = run.context.get(f"n_{side}")
-            texts, clusters = (run.context.get(f"{what}_{side}") for what in ("texts", "clusters"))
+            texts, clusters = (
+                run.context.get(f"{quantity}_{side}") for quantity in ("texts", "clusters")
+            )
             parts = [number(count)] if count is not None else []
             if texts is not None and clusters is not None:
                 parts = [

@@ -36,13 +36,13 @@ def features_list(table: Table) -> Html:
     return render(
         "features.html",
         orders=[
-            (name, label, falls)
-            for name, (label, falls) in _SORTS.items()
+            (name, label, descending)
+            for name, (label, descending) in _SORTS.items()
             if name == "order" or name in table.data
         ],
         features=[
-            _item(row, at, contexts.get(row["latent"], []), logits.get(row["latent"], []))
-            for at, row in enumerate(table.rows())
+            _item(row, index, contexts.get(row["latent"], []), logits.get(row["latent"], []))
+            for index, row in enumerate(table.rows())
         ],
     )
 

@@ -137,7 +137,7 @@ def parts_of(runs: Sequence[Table], brief: bool = False) -> Iterator[Section]:
 def _drawn(table: Table, brief: bool) -> list[Html]:
     """A table's figure, and the table itself where it is meant to be read."""
     if table.kind == "neuron-tokens":
-        return [sections.tokens_table(table, folded=brief)]
+        return [sections.tokens_table(table, collapsed=brief)]
     if table.kind == "baselines":
         return [figure_of(table), sections.baselines_table(table)]
     if table.kind == "dictionary-features":

@@ -132,16 +132,18 @@ def examples_table(table: Table) -> Html:
     return render("examples.html", prompts=[list(rows) for _, rows in of_a_prompt])
 
 
-def tokens_table(table: Table, limit: int = NEURONS, folded: bool = False) -> Html:
+def tokens_table(table: Table, limit: int = NEURONS, collapsed: bool = False) -> Html:
     """The most activating tokens of each of the best neurons (or heads), marked in their context.
 
-    ``folded``: the table is collapsed.
+    ``collapsed``: the reader has to open the table.
     """
     by_rank: dict[int, list[dict[str, Any]]] = {}
     for row in table.select(np.lexsort((table["order"], table["rank"]))).rows():
         by_rank.setdefault(row["rank"], []).append(row)
     best = list(by_rank.values())[:limit]
-    scale = max((abs(row["value"]) for mine in best for row in mine), default=1.0) or 1.0
+    scale = (
+        max((abs(row["value"]) for token_rows in best for row in token_rows), default=1.0) or 1.0
+    )
     for row in chain.from_iterable(best):
         row["strength"] = f"{min(abs(row['value']) / scale, 1):.2f}"
     return render(
@@ -149,7 +151,7 @@ def tokens_table(table: Table, limit: int = NEURONS, folded: bool = False) -> Ht
         unit=table.columns[1].name,
         units=best,
         total=len(by_rank),
-        folded=folded,
+        collapsed=collapsed,
     )
 
 

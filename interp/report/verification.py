@@ -112,7 +112,7 @@ class _Again:
     _runs: dict[str, Run] = field(default_factory=dict)
 
     @property
-    def said(self) -> Mapping[str, JSON]:
+    def reported(self) -> Mapping[str, JSON]:
         return self.report.value
 
     def run(self, key: str) -> Run:
@@ -123,68 +123,69 @@ class _Again:
 
     @cached_property
     def content(self) -> dict[str, JSON]:
-        keys, agreements = [run["key"] for run in self.said["runs"]], self.said["agreement"]
+        keys, agreements = [run["key"] for run in self.reported["runs"]], self.reported["agreement"]
         if len(set(keys)) < len(keys):
             raise ClaimError("report.runs lists a run twice")
         runs = [self.run(key) for key in keys]
         return content(
             [run for run in runs if run.key not in agreements],
             [run for run in runs if run.key in agreements],
-            self.said["title"],
-            self.said["written"],
+            self.reported["title"],
+            self.reported["written"],
         )
 
     def the_report(self) -> None:
-        seal = digest({name: said for name, said in self.said.items() if name != "sha256"})
-        if seal != self.said["sha256"]:
+        seal = digest({name: value for name, value in self.reported.items() if name != "sha256"})
+        if seal != self.reported["sha256"]:
             raise ClaimError(
                 "report: its content does not match its digest; it was changed after it was written"
             )
         # a report of another version is compared too; its page is only checked for the version's name
-        made = self.content | {"interp": self.said["interp"]}
+        made = self.content | {"interp": self.reported["interp"]}
         # claims and runs have their own checks
         for name in made:
             if name not in ("runs", "claims"):
-                _same(f"report.{name}", self.said[name], made[name])
+                _same(f"report.{name}", self.reported[name], made[name])
         listed, there = (
-            [[c["run"], c["name"]] for c in value["claims"]] for value in (self.said, made)
+            [[claim["run"], claim["name"]] for claim in value["claims"]]
+            for value in (self.reported, made)
         )
         _same("report.claims, by run and name,", listed, there)
         if others := [
-            key for key in self.said["agreement"] if self.run(key).manifest.kind != "places"
+            key for key in self.reported["agreement"] if self.run(key).manifest.kind != "places"
         ]:
             raise ClaimError(
                 f"report.agreement lists run {others[0]}, which is not an agreement run"
             )
         latest = max(run["written"] for run in made["runs"])
-        if self.said["written"] < latest[: len("2026-01-01T00:00:00")]:
+        if self.reported["written"] < latest[: len("2026-01-01T00:00:00")]:
             raise ClaimError(
-                f"report.written is {self.said['written']}, earlier than its run of {latest}"
+                f"report.written is {self.reported['written']}, earlier than its run of {latest}"
             )
 
     def the_page(self) -> str | None:
-        named = self.said["page"]["file"]
+        named = self.reported["page"]["file"]
         path = self.report.path.absolute().parent / named
         if Path(named).name != named or not path.is_file():
             raise ClaimError(
                 f"page: {named} is missing next to the report; write it again with `interp report`"
             )
         found = sha256_of(path)
-        if found != self.said["page"]["sha256"]:
+        if found != self.reported["page"]["sha256"]:
             raise ClaimError(
                 f"page: {named} has the digest {found[:12]}, the report says"
-                f" {self.said['page']['sha256'][:12]}; the page was changed or replaced"
+                f" {self.reported['page']['sha256'][:12]}; the page was changed or replaced"
             )
         text, other = (
             path.read_bytes().decode("utf-8", "replace"),
-            self.said["interp"] != self.content["interp"],
+            self.reported["interp"] != self.content["interp"],
         )
         plain, drawn_by = without_bundle(text), bundle_hash(text)
         runs, agreements = (
             [
                 self.run(run["key"]).table
-                for run in self.said["runs"]
-                if (run["key"] in self.said["agreement"]) is wanted
+                for run in self.reported["runs"]
+                if (run["key"] in self.reported["agreement"]) is wanted
             ]
             for wanted in (False, True)
         )
@@ -192,19 +193,22 @@ class _Again:
         from interp.report.report_page import whole_page
 
         made = whole_page(
-            self.content | {"interp": self.said["interp"]}, runs, agreements, self.report.path.name
+            self.content | {"interp": self.reported["interp"]},
+            runs,
+            agreements,
+            self.report.path.name,
         )
         if without_bundle(made) == plain and drawn_by == unpacked_hash():
             return None
         if other or drawn_by not in ("", unpacked_hash()):
             for what in ("title", "written", "interp"):
-                if escaped(self.said[what]) not in plain:
+                if escaped(self.reported[what]) not in plain:
                     raise ClaimError(
                         f"page: {named} does not contain the report's {what}"
-                        f" {_short(self.said[what])}"
+                        f" {_short(self.reported[what])}"
                     )
             by = (
-                f"interp {self.said['interp']}"
+                f"interp {self.reported['interp']}"
                 if other
                 else "another plotly.js than the installed one"
             )
