@@ -159,7 +159,7 @@ def _ranked(table: Table) -> go.Figure:
     low, high = (-2.0, 1.5) if name == "base_part" else (-0.5, 2.0)
     outside = int(((value[rows] < low) | (value[rows] > high)).sum())
     caption += f" {outside} lie outside of the drawn range." if outside else ""
-    finish(figure, _title("Share in the other model", rows.size, len(table)), caption, height=460)
+    finish(figure, _title("Latents in both models", rows.size, len(table)), caption, height=460)
     figure.update_xaxes(title_text="latents, in order", showgrid=False)
     figure.update_yaxes(title_text=safe(ESTIMATES[name]), range=[low, high])
     return figure
@@ -201,7 +201,7 @@ def dictionary_classes_figure(table: Table) -> go.Figure:
     caption += (
         ""
         if len(pairs) > 1
-        else (" No control fine-tune was given, so these numbers have no reference.")
+        else " No control fine-tune was given, so these numbers have no reference."
     )
     finish(figure, "Classes of latents", caption, height=380)
     figure.update_yaxes(title_text="of live latents", tickformat=".0%", rangemode="tozero")
