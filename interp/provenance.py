@@ -47,6 +47,7 @@ LIBRARIES = (
 OTHER_LIBRARIES = (
     "accelerate",
     "huggingface-hub",
+    "jinja2",
     "nnsight",
     "plotly",
     "scikit-learn",
@@ -325,7 +326,8 @@ def software() -> dict[str, JSON]:
     what matters.
     """
     package = Path(__file__).resolve().parent
-    files = sorted(path for path in package.rglob("*") if path.suffix in (".py", ".js", ".css"))
+    suffixes = (".py", ".js", ".css", ".html")
+    files = sorted(path for path in package.rglob("*") if path.suffix in suffixes)
     source = digest({path.relative_to(package).as_posix(): sha256_of(path) for path in files})
     return {"python": sys.version, "interp": source, **_versions((*LIBRARIES, *OTHER_LIBRARIES))}
 

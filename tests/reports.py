@@ -1,4 +1,4 @@
-"""Stored runs whose claims follow from their tables, and reports over them, made by hand in a
+"""Stored runs whose claims follow from their tables, and reports over them, constructed within a
 second.
 """
 

@@ -61,6 +61,7 @@ STRANGERS = {
     "duckdb": {"store"},
     "pyarrow": {"store", "prompts"},  # a prompt file may be Parquet
     "plotly": {"figures", "report"},
+    "jinja2": {"report"},
     "typer": {"cli"},
     "yaml": {"metrics"},
     "pytest": {"pytest_plugin"},

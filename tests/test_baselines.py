@@ -22,6 +22,7 @@ from interp.experiments.ranking_sets import ranking_of
 from interp.experiments.refusal_directions import candidates_of, choose, taken_away
 from interp.figures import plot
 from interp.maths.intervals import cluster_interval
+from interp.report.page import HEADINGS
 from interp.report.sections import baselines_table as on_the_page
 from interp.store import Store
 from tests import tiny
@@ -318,7 +319,11 @@ def test_the_command_shows_them_after_the_claims(run, tmp_path):
     page = Path(record["page"]).read_text(encoding="utf-8")
     claimed, beside, drawn = (
         page.index(part)
-        for part in ("Claims and verdicts", "What do other methods do?", "How many it takes")
+        for part in (
+            "Claims and verdicts",
+            f"<h2>{HEADINGS['baselines']}<",
+            f"<h2>{HEADINGS['dose']}<",
+        )
     )
     assert claimed < beside < drawn
     for again in (command, [*command, "--seed", "0"]):

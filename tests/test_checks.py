@@ -12,6 +12,7 @@ from interp.analyzers.locate_neurons import LocateNeurons
 from interp.cli import checks
 from interp.errors import OptionError
 from interp.figures import plot
+from interp.report.page import HEADINGS
 from interp.store import Store
 from tests import tiny
 
@@ -126,9 +127,9 @@ def test_every_check_is_a_run_with_claims_and_a_figure(run, pair):
     assert not shown["redundant"]
     page = Path(record["page"]).read_text(encoding="utf-8")
     for heading in (
-        "Is the same set found on other prompts?",
-        "halves of all units do?",
-        "more than one direction?",
+        HEADINGS["stability"],
+        HEADINGS["coalitions"],
+        HEADINGS["refusal-direction"],
     ):
         assert heading in page
     again = result(run, *command)
@@ -208,9 +209,9 @@ def test_all_checks_run_beside_the_verification(run, root):
     assert shown["beats-direction-as-base"]
     page = Path(record["page"]).read_text(encoding="utf-8")
     for heading in (
-        "Is the same set found on other prompts?",
-        "halves of all units do?",
-        "more than one direction?",
+        HEADINGS["stability"],
+        HEADINGS["coalitions"],
+        HEADINGS["refusal-direction"],
     ):
         assert heading in page
     again = result(run, *CHECKED, "--store", root)

@@ -22,6 +22,7 @@ from interp.maths.alignment import cka_interval, debiased_cka, linear_cka
 from interp.models.changes import tensor_changes
 from interp.models.pair import Pair
 from interp.prompts import OneClass, PromptSet, read_prompts
+from interp.report.page import HEADINGS
 from interp.store import Store
 from interp.study import Study
 from tests import families, tiny
@@ -393,7 +394,11 @@ def test_the_command_keeps_a_run_and_answers_again(run, saved):
     for claim in claims.from_table(table.tables["claims"]):
         claims.check(claim, table)
     page = Path(record["page"]).read_text(encoding="utf-8")
-    for heading in ("Where do the streams part?", "Which weights moved?", "After which tokens?"):
+    for heading in (
+        HEADINGS["compare-layers"],
+        HEADINGS["compare-weights"],
+        HEADINGS["compare-tokens"],
+    ):
         assert heading in page
     assert json.loads(run(*command)[1]) == record | {"cached": True}
     # what a reader must know of the prompts, once each: at first, again, and on the page

@@ -1,4 +1,4 @@
-"""Figures show what is in the tables: their traces are compared with the rows, and text stays text."""
+"""Figures draw the values of their tables, and text from tables is escaped."""
 
 import dataclasses
 import json
@@ -39,7 +39,7 @@ def test_every_figure_has_title_and_caption_and_is_json(made):
     assert json.loads(figure.to_json())["data"]
 
 
-def test_kinds_without_figure_and_empty_tables_say_so():
+def test_kinds_without_figure_and_empty_tables_are_refused():
     with pytest.raises(
         OptionError,
         match=(
@@ -107,7 +107,7 @@ def test_scores_when_nothing_changed():
     assert plot(made).data[1].name == "selected (0)"
 
 
-def test_dose_shows_located_sets_beside_all_random_draws():
+def test_dose_draws_located_sets_and_all_random_sets():
     made = verified().tables["dose"]
     figure = plot(made)
     panels = [
@@ -162,7 +162,7 @@ def test_conditions_shows_each_share_with_interval_and_control():
     assert "Diamonds" in figure.layout.meta["caption"]
 
 
-def test_conditions_are_of_the_behaviour_by_its_own_name():
+def test_conditions_find_the_column_of_the_behaviour():
     made = verified()
     names = [column.name for column in made.columns]
     columns = [
@@ -319,7 +319,7 @@ def differences(way, classes=("tuned-only", "shared", "unclear", "silent"), repe
 
 
 @pytest.mark.parametrize("way", DIFF)
-def test_latents_are_drawn_by_class_beside_their_thresholds(way):
+def test_latents_are_drawn_by_class_with_their_thresholds(way):
     figure = plot(differences(way))
     assert [trace.name for trace in figure.data] == ["tuned-only (1)", "shared (1)", "unclear (1)"]
     value = DIFF[way]["nu_error" if way == "crosscoder" else next(iter(DIFF[way]))]
@@ -344,10 +344,10 @@ def test_many_latents_are_capped_and_claims_of_one_model_are_kept():
     drawn = {trace.name: len(trace.x) for trace in figure.data}
     assert drawn["tuned-only (4,000)"] == 4000
     assert sum(drawn.values()) == LIMIT
-    assert figure.layout.title.text == "What both models have: 5,000 of 16,000 latents shown"
+    assert figure.layout.title.text.endswith("5,000 of 16,000 latents shown")
 
 
-def test_dictionaries_stand_beside_their_baselines():
+def test_dictionaries_are_drawn_with_their_baselines():
     names, parts = ["dictionary", "pca", "random"], ["all", "<b>content"]
     keys = [(name, part) for name in names for part in parts]
     made = table(

@@ -1,6 +1,4 @@
-"""The page is read by a browser that reports every complaint, and by a parser that knows what it
-may hold.
-"""
+"""The page in a browser that reports every error, and in a parser that checks its tags."""
 
 import os
 import re
@@ -13,6 +11,7 @@ import pytest
 from interp.errors import StoreError
 from interp.report import write_page
 from interp.report.page import page
+from interp.report.rendering import Html, render
 from interp.report.text import escaped, interval, json_text, number
 from tests.browser import browser
 from tests.tables import HOSTILE, located, verified
@@ -54,7 +53,7 @@ class Elements(HTMLParser):
 @pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.timeout(240)
-def test_a_browser_draws_it_and_complains_of_nothing(pages, tmp_path):
+def test_a_browser_draws_the_page_without_errors(pages, tmp_path):
     address, title = (
         pages["both"].as_uri(),
         "getComputedStyle(document.querySelector('.xtitle, .ytitle')).fill",
@@ -94,7 +93,7 @@ def test_a_browser_draws_it_and_complains_of_nothing(pages, tmp_path):
         assert any("Content Security Policy" in str(event) for event in tab.complaints())
 
 
-def test_nothing_in_the_page_is_markup_of_others_or_points_elsewhere(pages):
+def test_the_page_has_no_foreign_markup_and_no_external_links(pages):
     text = pages["both"].read_text()
     found = Elements(text)
     scripts = [attributes for tag, attributes in found.tags if tag == "script"]
@@ -119,7 +118,7 @@ def test_nothing_in_the_page_is_markup_of_others_or_points_elsewhere(pages):
     assert 1e6 < len(text) < 2.5e6
 
 
-def test_it_says_what_was_compared_shown_and_not_shown(pages):
+def test_the_page_contains_comparison_claims_and_limits(pages):
     told = {
         name: re.sub(r"\s+", " ", " ".join(Elements(path.read_text()).texts))
         for name, path in pages.items()
@@ -136,23 +135,23 @@ def test_it_says_what_was_compared_shown_and_not_shown(pages):
         "✓ supported",
         "✗ not supported",
         "Not supported: Put into the base",
-        "What this does not show",
+        "What these results do not show",
         "Seed",
         "float32",
         "harmful.txt (60)",
         "integrated",
         KEY,
         "Dose-response and random sets",
-        "plotly.js (packed)",
+        "compressed copy of plotly.js",
     ):
         assert part in told["both"], part
     assert told["both"].index("10 neurons carry") < told["both"].index("10 of 256 MLP neurons")
-    assert "nothing was intervened on" in told["located"]
+    assert "this run made no intervention" in told["located"]
     assert "Claims and verdicts" not in told["located"]
     assert "Most activating tokens" in told["located"]
 
 
-def test_limits_that_analyzers_state_are_listed():
+def test_limits_stated_by_analyzers_are_listed():
     made = verified(KEY)
     object.__setattr__(
         made, "summary", {**made.summary, "limits": ["Effects below 8 % could not have been seen."]}
@@ -167,7 +166,7 @@ def test_pages_of_runs_without_tokens_or_selection():
     assert "<h2>" in page([], "nothing")
 
 
-def test_writing_replaces_whole_pages_or_nothing(tmp_path, monkeypatch):
+def test_pages_are_written_atomically(tmp_path, monkeypatch):
     path = tmp_path / "page.html"
     path.write_text("before")
     monkeypatch.setattr(
@@ -202,7 +201,7 @@ def test_writing_replaces_whole_pages_or_nothing(tmp_path, monkeypatch):
         ("x", "x"),
     ],
 )
-def test_numbers_as_people_read_them(value, text):
+def test_numbers_are_formatted_for_reading(value, text):
     assert number(value) == text
 
 
@@ -214,3 +213,12 @@ def test_intervals_and_escapes():
         == "&lt;a b=&quot;c&quot; d=&#x27;e&#x27;&gt;↵⇥␀\ufffd\ufffd"
     )
     assert json_text('"</script><!--&"') == '"\\u003c/script\\u003e\\u003c!--\\u0026"'
+
+
+def test_templates_escape_everything_except_html():
+    """Adding text to HTML gives text, which is escaped again."""
+    lines = [HOSTILE[0], "a\x07\nb", Html("<i>c</i>"), Html("<i>d</i>") + "<b>"]
+    assert render("list.html", lines=lines, css_class='"><b') == (
+        '<ul class="&quot;&gt;&lt;b"><li>&lt;script&gt;alert(1)&lt;/script&gt;</li><li>a␇↵b</li>'
+        "<li><i>c</i></li><li>&lt;i&gt;d&lt;/i&gt;&lt;b&gt;</li></ul>"
+    )

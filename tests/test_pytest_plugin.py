@@ -144,7 +144,7 @@ def test_collecting_imports_nothing_heavy(made):
         ),
         (
             ["--interp-report", "test_own.py"],
-            r"--interp-report: .*test_own.py is not JSON, so no report",
+            r"--interp-report: .*test_own.py is not JSON, so it is not a report",
         ),
         (["--interp-remeasure"], "--interp-remeasure needs --interp-report FILE"),
         (
@@ -187,7 +187,7 @@ def test_another_store_can_be_named_and_an_empty_one_fails_everything(copied, py
     assert code == 0, said
     code, said = pytest_in(copied, "--interp-report", "report.json")
     assert code == 4
-    assert "which is not there; name it with --store" in said
+    assert "give its folder with --store" in said
     (copied / "runs").mkdir()
     code, said = pytest_in(copied, "--interp-report", "report.json")
     assert code == 1

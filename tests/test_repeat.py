@@ -211,6 +211,7 @@ def test_another_library_or_device_misses(again, hit, monkeypatch):
         ),
         ("__init__.py", '__version__ = "', '__version__ = "9'),
         ("report/page.css", "{", " {"),
+        ("report/templates/document.html", "<main>", "<main >"),
     ],
 )
 def test_another_version_of_interp_is_other_software(tmp_path, file, old, new):

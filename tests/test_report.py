@@ -1,4 +1,4 @@
-"""A report says what the store holds, and whatever is changed in either is found and named."""
+"""A report agrees with the store, and every change in either is detected and named."""
 
 import copy
 import json
@@ -15,6 +15,7 @@ from interp.cli import main
 from interp.errors import ClaimError, InterpError, OptionError
 from interp.provenance import digest, sha256_of
 from interp.report.document import TARGET, gather, read, write_report
+from interp.report.rendering import Html
 from interp.report.verification import _Again, checks, failures, require_control
 from interp.store import Store
 from tests.reports import honest_report, honest_runs
@@ -28,13 +29,13 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def copied(made, tmp_path):
-    """The report and its store, to be spoiled."""
+    """A copy of the report and its store, to be changed."""
     shutil.copytree(made[0].parent, tmp_path / "there")
     return tmp_path / "there" / made[0].name
 
 
 def refused(path):
-    """What is said against a report, in one text; "" where everything holds."""
+    """All failures of a report in one text; empty if every check passes."""
     try:
         return "\n".join(why for _, why in failures(read(path)))
     except InterpError as error:
@@ -42,7 +43,7 @@ def refused(path):
 
 
 def falls(path):
-    """Whether anything is said against a report; stops at the first."""
+    """Whether a check of a report fails; stops at the first failure."""
     try:
         for check in checks(read(path)):
             check()
@@ -53,7 +54,9 @@ def falls(path):
 
 @pytest.fixture
 def remembered(monkeypatch):
-    """Every run is read once: hundreds of alterations of the report are compared with the same."""
+    """Read every run only once, because hundreds of changed reports are compared with the same
+    runs.
+    """
     kept, read_run = {}, _Again.run
 
     def run(self, key):
@@ -66,7 +69,7 @@ def remembered(monkeypatch):
 
 
 def rewritten(path, value, sealed=True):
-    """Write a changed report as someone would who knows how its digest is made."""
+    """Write a changed report, with a new digest unless ``sealed`` is false."""
     if sealed and "sha256" in value:
         value = {
             **value,
@@ -77,7 +80,7 @@ def rewritten(path, value, sealed=True):
 
 
 def leaves(value, place=()):
-    """Every place in a JSON value that holds something: leaves, and the containers themselves."""
+    """Every path in a JSON value: leaves and containers."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield (*place, name)
@@ -89,7 +92,7 @@ def leaves(value, place=()):
 
 
 def altered(value):
-    """Another value of the same type: what a slip or a hand would make of it."""
+    """Another value of the same type."""
     match value:
         case bool():
             return not value
@@ -106,7 +109,7 @@ def altered(value):
 
 
 def not_found(path, value, places):
-    """The places of a report whose alteration nobody notices."""
+    """The paths of a report whose change is not detected."""
     missed = []
     for place in places:
         inner = value
@@ -150,15 +153,15 @@ def test_it_follows_its_published_schema(made):
         jsonschema.validate({**json.loads(made[0].read_text()), "claims": [{}]}, schema)
 
 
-def test_every_alteration_of_every_field_is_found(made, copied, remembered):
-    """Also of one who makes the digest anew. The page and the store stay as they were."""
+def test_every_changed_field_is_detected(made, copied, remembered):
+    """Also with a new digest. The page and the store stay unchanged."""
     value = json.loads(made[0].read_text())
     places = list(leaves(value))
     assert len(places) > 200
     assert not_found(copied, value, places) == []
 
 
-def test_every_field_left_out_is_found(made, copied, remembered):
+def test_every_missing_field_is_detected(made, copied, remembered):
     value = json.loads(made[0].read_text())
     for place in leaves(value):
         changed = copy.deepcopy(value)
@@ -169,7 +172,7 @@ def test_every_field_left_out_is_found(made, copied, remembered):
         assert falls(rewritten(copied, changed)), place
 
 
-def test_a_change_without_a_new_digest_is_found(made, copied):
+def test_a_change_without_a_new_digest_is_detected(made, copied):
     value = changed_at(json.loads(made[0].read_text()), ("title",), "Another")
     assert "its digest" in refused(rewritten(copied, value, sealed=False))
 
@@ -184,35 +187,35 @@ def test_a_failure_names_the_claim_and_both_values(made, copied):
     assert repr(truth) in said
 
 
-def test_a_changed_table_is_found(copied):
+def test_a_changed_table_is_detected(copied):
     (path,) = copied.parent.glob("runs/runs/*/tables/answers.parquet")
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     assert "by its digest" in refused(copied)
 
 
-def test_a_missing_file_is_found(copied):
+def test_a_missing_file_is_detected(copied):
     next(copied.parent.glob("runs/runs/*/tables/answers.parquet")).unlink()
     assert "is missing" in refused(copied)
 
 
-def test_a_missing_run_is_found(copied, made):
+def test_a_missing_run_is_detected(copied, made):
     shutil.rmtree(copied.parent / "runs" / "runs" / made[2][1].provenance.key)
     assert "no run" in refused(copied)
 
 
-def test_a_missing_or_exchanged_page_is_found(copied):
+def test_a_missing_or_replaced_page_is_detected(copied):
     page = copied.with_suffix(".html")
     page.write_text(page.read_text().replace("What carries it?", "What did not carry it?"))
-    assert "was changed or exchanged" in refused(copied)
+    assert "was changed or replaced" in refused(copied)
     value = json.loads(copied.read_text())
     value["page"]["sha256"] = sha256_of(page)
-    assert "does not show what the store holds" in refused(rewritten(copied, value))
+    assert "does not match the store" in refused(rewritten(copied, value))
     page.unlink()
-    assert "is missing beside the report" in refused(copied)
+    assert "is missing next to the report" in refused(copied)
 
 
 def with_page(path, change, **changes):
-    """The report with another page, as someone would write it who knows how digests are made."""
+    """The report with another page and matching digests."""
     page = path.with_suffix(".html")
     page.write_bytes(change(page.read_text()).encode())
     value = {**json.loads(path.read_text()), **changes}
@@ -234,18 +237,18 @@ BUNDLE = '<script type="text/plain" id="plotly">'
         lambda text: "\ud800".encode("utf-16", "surrogatepass").decode("latin-1"),
     ],
 )
-def test_nothing_hides_where_plotly_is_packed(copied, forged):
-    assert "does not show what the store holds" in refused(with_page(copied, forged))
+def test_content_next_to_the_plotly_bundle_is_detected(copied, forged):
+    assert "does not match the store" in refused(with_page(copied, forged))
 
 
-def test_a_page_that_cannot_be_made_again_is_told_and_not_taken(copied, monkeypatch, capsys):
-    """Of another interp, or another plotly.js: an honest one is no failure, and a forged one does
-    not pass.
+def test_a_page_of_another_version_is_reported_as_not_compared(copied, monkeypatch, capsys):
+    """An unchanged page of another interp or plotly.js is not a failure, and a forged one does not
+    pass.
     """
     assert refused(copied) == ""
     monkeypatch.setattr("interp.report.verification.unpacked_hash", lambda: "'sha256-x'")
     assert main(["verify", str(copied)]) == 0
-    assert "page: report.html says that it was made by another plotly.js" in capsys.readouterr().out
+    assert "page: report.html was made by another plotly.js" in capsys.readouterr().out
     monkeypatch.undo()
     value = json.loads(copied.read_text())
     said = f"<h1>Forged</h1>{value['title']} {value['written']} 9.9"
@@ -256,13 +259,15 @@ def test_a_page_that_cannot_be_made_again_is_told_and_not_taken(copied, monkeypa
         "6 of 6 checks hold, 3 of them claims computed again from the stored tables; 1 could not be"
         " asked" in told
     )
-    assert "does not say title" in refused(with_page(copied, lambda _: "9.9", interp="9.9"))
+    assert "does not contain the report's title" in refused(
+        with_page(copied, lambda _: "9.9", interp="9.9")
+    )
 
 
-def test_a_name_told_twice_is_no_report(copied):
+def test_a_repeated_name_is_refused(copied):
     text = copied.read_text()
     copied.write_text(text.replace('"findings": [', '"findings": ["Forged."],\n "findings": [', 1))
-    assert "JSON as interp writes it, so no report" in refused(copied)
+    assert "JSON as written by interp, so it is not a report" in refused(copied)
 
 
 @pytest.mark.parametrize(
@@ -276,34 +281,34 @@ def test_a_name_told_twice_is_no_report(copied):
         ({"agreement": [{}]}, 1),
     ],
 )
-def test_odd_reports_are_refused_in_lines_of_their_own(copied, capsys, change, code):
+def test_invalid_values_are_refused(copied, capsys, change, code):
     copied.write_text(json.dumps({**json.loads(copied.read_text()), **change}))
     assert main(["verify", str(copied)]) == code
 
 
-def test_depth_without_end_is_no_report(copied):
+def test_deeply_nested_json_is_refused(copied):
     text = copied.read_text()
     copied.write_text(text.replace('"limits": [', '"limits": [' + "[" * 900 + "]" * 900 + ", ", 1))
-    assert "no report" in refused(copied)
+    assert "not a report" in refused(copied)
 
 
-def test_what_is_said_reaches_a_terminal_as_one_line(copied, capsys):
+def test_messages_are_one_printable_line(copied, capsys):
     value = json.loads(copied.read_text())
     value["runs"][0]["\r\x1b[2J\u202e\n7 of 7 checks hold"] = 1
     assert main(["verify", str(rewritten(copied, value))]) == 1
     first, *_ = capsys.readouterr().out.splitlines()
-    assert first.endswith(r"says more than the store: \r\x1b[2J\u202e\n7 of 7 checks hold")
+    assert first.endswith(r"has a field that the store lacks: \r\x1b[2J\u202e\n7 of 7 checks hold")
 
 
-def test_checking_a_report_removes_nothing_where_it_points(copied):
+def test_verification_deletes_nothing_in_the_store(copied):
     kept = copied.parent / "elsewhere" / "temporary" / "photos"
     kept.mkdir(parents=True)
     refused(rewritten(copied, {**json.loads(copied.read_text()), "store": "elsewhere"}))
     assert kept.is_dir()
 
 
-def test_a_run_made_of_other_things_under_the_same_name_is_found(tmp_path):
-    """A whole store forged: other tables, fitting digests, the same key."""
+def test_a_forged_run_under_the_same_key_is_detected(tmp_path):
+    """A whole store is forged: other tables with matching digests under the same key."""
     path, store, runs = honest_report(tmp_path)
     shutil.rmtree(store.root)
     other = honest_runs(seed=1)
@@ -316,20 +321,18 @@ def test_a_run_made_of_other_things_under_the_same_name_is_found(tmp_path):
 
 @pytest.fixture
 def without_figures(monkeypatch):
-    """Pages of text and tables, where figures are not what is looked at and would take most of the
-    time.
-    """
-    for room in ("page", "whole"):
-        monkeypatch.setattr(f"interp.report.{room}.figure_of", lambda table: "")
+    """Pages without figures, which would take most of the time."""
+    for room in ("page", "report_page"):
+        monkeypatch.setattr(f"interp.report.{room}.figure_of", lambda table: Html())
 
 
 def redefined(**changes):
-    """The claim itself is another one, its numbers are as they were."""
+    """Change the claim and keep its numbers."""
     return lambda finding: replace(finding, claim=replace(finding.claim, **changes))
 
 
 def reread(**changes):
-    """The same numbers, said to be of another estimate."""
+    """Keep the numbers and attribute them to another estimate."""
     return lambda f: replace(
         f, claim=replace(f.claim, estimate=replace(f.claim.estimate, **changes))
     )
@@ -367,7 +370,7 @@ def reread(**changes):
         (redefined(null=Draws("nope", "effect")), "table 'nope' is read"),
     ],
 )
-def test_a_false_claim_fails_even_where_all_digests_fit(tmp_path, without_figures, change, said):
+def test_a_false_claim_fails_even_if_all_digests_match(tmp_path, without_figures, change, said):
     path, *_ = honest_report(tmp_path, forged=change)
     found = refused(path)
     assert said in found
@@ -392,7 +395,7 @@ def test_a_false_claim_fails_even_where_all_digests_fit(tmp_path, without_figure
         ),
     ],
 )
-def test_a_summary_says_what_its_claims_do(tmp_path, without_figures, change, said):
+def test_a_summary_must_agree_with_its_claims(tmp_path, without_figures, change, said):
     first, second = honest_runs()
     forged = replace(second, summary={**second.summary, **change(second.summary)})
     other = Store(tmp_path / "runs")
@@ -406,7 +409,7 @@ def test_a_summary_says_what_its_claims_do(tmp_path, without_figures, change, sa
     assert found.count("\n") == 0
 
 
-def test_a_run_whose_claims_are_none_supported_is_not_called_supported():
+def test_a_run_without_supported_claims_is_not_supported():
     _, run = honest_runs()
     findings = [replace(one, verdict="not supported") for one in from_table(run.tables["claims"])]
     honest = replace(
@@ -419,7 +422,7 @@ def test_a_run_whose_claims_are_none_supported_is_not_called_supported():
         check_summary(replace(honest, summary={**honest.summary, "supported": True}))
 
 
-def test_a_sentence_rounds_its_own_numbers_as_they_are_stated(tmp_path, without_figures):
+def test_a_sentence_must_round_its_numbers_correctly(tmp_path, without_figures):
     def nudged(finding):
         value = f"{finding.value:.1%}"
         other = f"{finding.value + 0.001:.1%}"
@@ -429,7 +432,7 @@ def test_a_sentence_rounds_its_own_numbers_as_they_are_stated(tmp_path, without_
     assert "its tables give" in refused(path)
 
 
-def test_a_claim_without_any_number_beside_it_has_no_control():
+def test_a_claim_without_a_control_value_has_no_control():
     _, run = honest_runs()
     claim = from_table(run.tables["claims"])[2]
     require_control(claim)
@@ -438,13 +441,13 @@ def test_a_claim_without_any_number_beside_it_has_no_control():
     require_control(replace(claim, control_value=float("nan"), verdict="not supported"))
 
 
-def test_parents_come_along_and_keys_may_be_short(made):
+def test_parents_are_included_and_keys_may_be_shortened(made):
     runs, agreements = gather([made[2][1].provenance.key[:9]], made[1])
     assert [run.key for run in runs] == [run.provenance.key for run in made[2]]
     assert agreements == []
 
 
-def test_text_of_others_is_no_markup(tmp_path):
+def test_text_of_tables_is_escaped(tmp_path):
     store = Store(tmp_path / "runs")
     run = located(hostile=True)
     store.write(run)
@@ -455,7 +458,7 @@ def test_text_of_others_is_no_markup(tmp_path):
     assert failures(read(path)) == []
 
 
-def test_the_page_of_a_model_of_32_layers_stays_below_five_megabytes(tmp_path, monkeypatch):
+def test_the_page_of_a_model_of_32_layers_stays_below_the_limit(tmp_path, monkeypatch):
     monkeypatch.setattr("tests.tables.LAYERS", 32)
     monkeypatch.setattr("tests.tables.NEURONS", 14_336)
     store, runs = Store(tmp_path / "runs"), [located(), located("integrated-zero")]
@@ -478,7 +481,7 @@ def test_the_same_runs_give_the_same_page_elsewhere(tmp_path):
     assert values[0] == values[1]
 
 
-def test_errors_at_the_door(made, tmp_path, capsys):
+def test_bad_options_are_refused_before_anything_is_written(made, tmp_path, capsys):
     store = ["--store", str(made[1].root)]
     key = made[2][1].provenance.key
     for given, said in (
@@ -486,7 +489,7 @@ def test_errors_at_the_door(made, tmp_path, capsys):
         (["report", key, "--all", "--out", "x.html"], "not both"),
         (["report", "zz", "--out", str(tmp_path / "x.html")], "no run 'zz'"),
         (["report", key, "--out", str(tmp_path / "x.pdf")], "ends in .html"),
-        (["report", key, "--out", str(tmp_path / "no" / "x.html")], "there is no folder"),
+        (["report", key, "--out", str(tmp_path / "no" / "x.html")], "does not exist"),
         (["verify", str(tmp_path / "no.json")], "cannot read"),
         (["verify", str(made[0].with_suffix(".html"))], "give the .json"),
         (["verify", str(made[0]), "--tolerance", "inf"], "is no tolerance"),
@@ -497,21 +500,21 @@ def test_errors_at_the_door(made, tmp_path, capsys):
         assert said in err
         assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(OptionError, match="one run at least"):
+    with pytest.raises(OptionError, match="at least one run"):
         gather([], made[1])
 
 
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"format": "interp-report", "version": 2}', '"\\ud800"']
 )
-def test_what_is_no_report_is_one_line(tmp_path, text, capsys):
+def test_a_file_that_is_not_a_report_is_refused_in_one_line(tmp_path, text, capsys):
     path = tmp_path / "r.json"
     path.write_text(text)
     assert main(["verify", str(path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_the_command_line_writes_checks_and_fails_with_one(made, tmp_path, capsys):
+def test_the_commands_write_and_verify_and_report_a_failure(made, tmp_path, capsys):
     key, out = made[2][1].provenance.key, tmp_path / "page.html"
     assert (
         main(["report", key[:10], "--out", str(out), "--store", str(made[1].root), "--json"]) == 0
@@ -529,7 +532,7 @@ def test_the_command_line_writes_checks_and_fails_with_one(made, tmp_path, capsy
     failed = json.loads(capsys.readouterr().out)["failed"]
     assert [one["check"].split()[0] for one in failed] == ["claim"]
     assert main(["verify", told["report"], "--store", str(tmp_path / "elsewhere")]) == 2
-    assert "name it with --store DIR" in capsys.readouterr().err
+    assert "give its folder with --store DIR" in capsys.readouterr().err
 
 
 def test_claims_survive_the_store(made):
@@ -540,8 +543,8 @@ def test_claims_survive_the_store(made):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_every_alteration_of_an_organism_s_report_is_found(tmp_path, remembered):
-    """A real run: what demo located and verified, reported, and spoiled in every field."""
+def test_every_changed_field_of_an_organism_s_report_is_detected(tmp_path, remembered):
+    """A real report of the demo, changed in every field."""
     assert main(["demo", "--store", str(tmp_path / "runs"), "--quiet"]) == 0
     assert (
         main(

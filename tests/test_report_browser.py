@@ -1,4 +1,6 @@
-"""The page of a report in a real browser: drawn, hovered, linked, dark, narrow, printed, and quiet."""
+"""The page of a report in a real browser: drawing, hovering, links, dark mode, narrow screens and
+printing, without errors.
+"""
 
 import base64
 
@@ -19,7 +21,7 @@ DRAWN = (
 
 @pytest.mark.browser
 @pytest.mark.timeout(240)
-def test_a_report_is_drawn_and_used_without_a_complaint(tmp_path):
+def test_a_report_is_drawn_and_used_without_errors(tmp_path):
     store, runs = Store(tmp_path / "runs"), [*honest_runs(), located(hostile=True, seed=3)]
     for run in runs:
         store.write(run)
@@ -45,9 +47,9 @@ def test_a_report_is_drawn_and_used_without_a_complaint(tmp_path):
             "getComputedStyle(document.querySelector('.xtitle, .ytitle')).fill === 'rgb(228, 231,"
             " 238)'"
         )
-        _links_lead_somewhere(tab)
-        _keyboard_reaches(tab)
-        _hovering_tells(tab)
+        _links_have_targets(tab)
+        _keyboard_reaches_links(tab)
+        _hovering_shows_a_label(tab)
         pdf = base64.b64decode(tab.send("Page.printToPDF", printBackground=False)["data"])
         assert pdf.startswith(b"%PDF")
         assert len(pdf) > 20_000
@@ -60,7 +62,7 @@ def test_a_report_is_drawn_and_used_without_a_complaint(tmp_path):
         assert "<b>Audit</b>" in tab.evaluate("document.querySelector('h1').innerText")
 
 
-def _links_lead_somewhere(tab):
+def _links_have_targets(tab):
     found = tab.evaluate("[...document.querySelectorAll('a')].map(a => a.getAttribute('href'))")
     assert len(found) > 5
     assert all(link.startswith("#") for link in found)
@@ -75,7 +77,7 @@ def _links_lead_somewhere(tab):
     )
 
 
-def _keyboard_reaches(tab):
+def _keyboard_reaches_links(tab):
     tab.evaluate("document.body.focus(); window.scrollTo(0, 0); location.hash = ''")
     seen = set()
     for _ in range(8):
@@ -87,7 +89,7 @@ def _keyboard_reaches(tab):
     assert "A" in seen
 
 
-def _hovering_tells(tab):
+def _hovering_shows_a_label(tab):
     tab.evaluate("document.querySelector('div.plot').scrollIntoView({block: 'center'})")
     point = tab.evaluate(
         "(() => { const r = document.querySelector('div.plot .point, div.plot .trace"
@@ -98,5 +100,5 @@ def _hovering_tells(tab):
     tab.wait("document.querySelector('.hoverlayer .hovertext') !== null", seconds=20)
 
 
-def test_every_kind_that_is_drawn_has_its_heading():
+def test_every_kind_with_a_figure_has_a_heading():
     assert {*FIGURES} - {*HEADINGS} <= {"claims"}

@@ -17,7 +17,7 @@ from interp.experiments.sampled import chosen, sample, sampling_of
 from interp.figures import plot
 from interp.maths.intervals import cluster_interval
 from interp.metrics import Behaviour, Refusal, Sampling, load_behaviour
-from interp.report.page import page
+from interp.report.page import HEADINGS, page
 from interp.study import Study
 from tests import tiny
 from tests.documented import kinds
@@ -157,7 +157,7 @@ def test_its_claim_is_over_clusters_of_prompts(run):
     )
     figure = plot(rates)
     assert figure.layout.title.text == "Sampled answers by condition"
-    assert "How often sampled answers show it" in page([verified], "title")
+    assert HEADINGS["sampled"] in page([verified], "title")
     assert any("sampled to each prompt" in note for note in verified.provenance.context["notes"])
 
 

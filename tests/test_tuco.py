@@ -35,6 +35,7 @@ from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.models.unexamined_changes import blocks_of
 from interp.prompts import Contrast, OneClass, PromptSet, encode, read_prompts
+from interp.report.page import HEADINGS
 from interp.sites import Site
 from interp.store import Store
 from interp.study import Study
@@ -1056,8 +1057,8 @@ def test_the_command_keeps_a_run_and_answers_again(run, saved):
         for claim in claims.from_table(each.tables["claims"]):
             claims.check(claim, each)
     page = Path(record["page"]).read_text(encoding="utf-8")
-    assert "How much of each prompt is tuning?" in page
-    assert "What if tuning were weaker or stronger?" in page
+    assert HEADINGS["tuco"] in page
+    assert HEADINGS["ftc-alpha"] in page
     code, again, _ = run(*command)
     assert json.loads(again) == record | {"cached": True}
 

@@ -89,6 +89,10 @@ class TestContents:
 
     def test_what_is_not_python_is_there(self, held):
         assert {"interp/py.typed", "interp/report/page.css", "interp/report/page.js"} <= set(held)
+        assert {
+            "interp/report/templates/document.html",
+            "interp/report/templates/page.html",
+        } <= set(held)
         for name in organisms.names():
             assert f"interp/data/organisms/{name}/organism.json" in held
         assert any(name.startswith("interp/data/prompts/refusal/") for name in held)

@@ -1,9 +1,9 @@
-"""Figures: one function per kind of table, found by ``plot``. The only room besides ``report`` that
-knows plotly.
+"""Figures: one function per kind of table, found by ``plot``. Only this package and ``report``
+import plotly.
 
-A figure's title says what is shown and, where rows are left out, how many;
-``layout.meta["caption"]`` says how to read it. Text from tables is escaped: plotly would take it
-for markup.
+A figure's title says what is drawn and, where rows are left out, how many;
+``layout.meta["caption"]`` explains how to read it. Text from tables is escaped, because plotly
+interprets markup in labels.
 """
 
 from __future__ import annotations
@@ -108,8 +108,9 @@ FIGURES: dict[str, Callable[[Table], Figure]] = {
 
 
 def plot(table: Table) -> Figure:
-    """The figure for a table of this kind; ``OptionError`` when there is none or the table is
-    empty.
+    """The figure for a table of this kind.
+
+    Raises ``OptionError`` for a kind without a figure and for an empty table.
     """
     if table.kind not in FIGURES:
         raise OptionError(

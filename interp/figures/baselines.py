@@ -1,4 +1,4 @@
-"""What other methods of the field do beside a located set, and what each costs on other prompts."""
+"""Other methods compared with the located set: effect on the behaviour and cost on other prompts."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from interp.table import Table
 
 
 def baselines_figure(table: Table) -> go.Figure:
-    """Share of answers that show the behaviour against divergence on negative prompts, a point per
-    method.
+    """Share of answers that exhibit the behaviour against divergence on negative prompts, one point
+    per method.
     """
     figure, many = go.Figure(), (table.summary.get("labels") or {}).get("many", "answers")
     for at, method in enumerate(table["method"].tolist()):
@@ -51,10 +51,10 @@ def baselines_figure(table: Table) -> go.Figure:
             )
         )
     caption = (
-        "Share of answers to positive prompts that show the behaviour, with its 95 % interval (of"
-        " random sets their mean and range), against the divergence from the fine-tuned model on"
-        " its answers to negative prompts. Lower and further left is better: the behaviour is gone"
-        " and little else has changed."
+        "Share of answers to positive prompts that exhibit the behaviour, with a 95 % interval"
+        " (for random sets: mean and range), against the divergence from the fine-tuned model"
+        " on its answers to negative prompts. Lower and further left is better: the behaviour"
+        " is removed and little else has changed."
     )
     finish(figure, f"{many[:1].upper()}{many[1:]} under other methods", caption, height=420)
     figure.update_xaxes(

@@ -1,4 +1,4 @@
-"""Claims with their controls and thresholds, one row each, every claim in its own unit."""
+"""Claims with their controls and thresholds: one row per claim, each in its own unit."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ COLOURS = {"supported": BLUE, "not supported": ORANGE, "too few clusters": GREY,
 
 
 def claims_figure(table: Table) -> go.Figure:
-    """Estimate with its interval, control with its range and threshold of every claim, the first on
-    top.
+    """Estimate with interval, control with range, and threshold of every claim, from top to bottom.
 
-    Claims whose sentences give the value in one format share a panel: shares are per cent, all else
-    is a number.
+    Claims whose sentences give the value in the same format share a panel: shares are in per cent,
+    everything else is a number.
     """
     panels: dict[str, list[Finding]] = {}
     for finding in from_table(table):
@@ -39,15 +38,18 @@ def claims_figure(table: Table) -> go.Figure:
             figure.add_trace(trace.update(showlegend=trace.name not in seen), row=row, col=1)
             seen.add(str(trace.name))
         figure.update_xaxes(tickformat=".2~%" if form.endswith("%") else None, row=row, col=1)
-        ticks = {"tickvals": _places(findings), "ticktext": [safe(one.name) for one in findings]}
+        ticks = {
+            "tickvals": _places(findings),
+            "ticktext": [safe(finding.name) for finding in findings],
+        }
         figure.update_yaxes(**ticks, range=[-0.6, len(findings) - 0.4], row=row, col=1)
     caption = (
-        "Each row is a claim: the dot is what was measured with its interval, the diamond below it"
-        " the control with its range (at 0 where the value is a difference from it), the upright"
-        " line the threshold that the claim has to reach, on the side that the table says."
+        "Each row is a claim. Dot: estimate with its interval. Diamond: control with its range"
+        " (at 0 where the value is a difference from the control). Vertical line: threshold of"
+        " the claim; the table gives its direction."
     )
     if len(panels) > 1:
-        caption += " Claims in different units stand in panels of their own."
+        caption += " Claims in different units have separate panels."
     finish(figure, "Claims and their controls", caption, height=height)
     figure.update_yaxes(showgrid=False, zeroline=False)
     figure.update_xaxes(zeroline=True)
@@ -61,13 +63,16 @@ def _places(findings: list[Finding]) -> np.ndarray:
 def _traces(findings: list[Finding]) -> list[go.Scatter]:
     y, found = _places(findings), []
     for name, colour in COLOURS.items():
-        rows = [row for row, one in enumerate(findings) if one.verdict == name]
+        rows = [row for row, finding in enumerate(findings) if finding.verdict == name]
         if rows:
-            mine = [(one, one.value, one.low, one.high) for one in map(findings.__getitem__, rows)]
+            mine = [
+                (finding, finding.value, finding.low, finding.high)
+                for finding in map(findings.__getitem__, rows)
+            ]
             found.append(_points(mine, y[rows] + 0.12, name, {"color": colour, "size": 10}))
-    rows = [row for row, one in enumerate(findings) if not math.isnan(one.control_value)]
+    rows = [row for row, finding in enumerate(findings) if not math.isnan(finding.control_value)]
     if rows:
-        mine = [_control(one) for one in map(findings.__getitem__, rows)]
+        mine = [_control(finding) for finding in map(findings.__getitem__, rows)]
         found.append(
             _points(
                 mine, y[rows] - 0.16, "control", {"color": GREY, "size": 9, "symbol": "diamond"}
@@ -77,7 +82,7 @@ def _traces(findings: list[Finding]) -> list[go.Scatter]:
     none = math.nan
     found.append(
         _points(
-            [(one, one.threshold, none, none) for one in findings],
+            [(finding, finding.threshold, none, none) for finding in findings],
             y.astype(float),
             "threshold",
             marker,
@@ -87,9 +92,7 @@ def _traces(findings: list[Finding]) -> list[go.Scatter]:
 
 
 def _control(finding: Finding) -> tuple[Finding, float, float, float]:
-    """Where the control stands: a difference is drawn beside 0, not beside the level that it is a
-    difference from.
-    """
+    """Where the control is drawn: at 0 where the value is a difference from the control's level."""
     if finding.control_is_level:
         return finding, 0.0, math.nan, math.nan
     return finding, finding.control_value, finding.control_low, finding.control_high
@@ -125,7 +128,7 @@ def _points(
 
 
 def _hover(finding: Finding, value: float, low: float, high: float) -> str:
-    """The number as the claim's sentence gives it."""
+    """The number in the format of the claim's sentence."""
     form = finding.claim.form or ".3g"
     numbers = {"value": value, "low": low, "high": high}
     ends = "" if math.isnan(low) or math.isnan(high) else f" [{{low:{form}}}, {{high:{form}}}]"

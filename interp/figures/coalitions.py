@@ -1,4 +1,4 @@
-"""Predicted against exact effect of random halves."""
+"""Predicted against measured effect of random halves of all units."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from interp.table import Table
 
 
 def coalitions_figure(table: Table) -> go.Figure:
-    """One dot per half: the sum of its scores, and what the metric lost when it went to the base's
-    contributions.
+    """One dot per random half: the sum of its scores against the drop of the metric when its units
+    get the base's contributions.
     """
     figure = go.Figure(
         go.Scatter(
@@ -27,12 +27,16 @@ def coalitions_figure(table: Table) -> go.Figure:
         )
     )
     caption = (
-        f"Each dot is one of {len(table):,} random halves of all units, given its base"
-        " contributions: across, what the sum of its scores foretold; up, what the metric lost."
-        " Where a method is right about sets, dots lie on a line."
+        f"Each dot is one of {len(table):,} random halves of all units, patched with the base's"
+        " contributions. x: the sum of its scores, which is the predicted effect; y: the"
+        " measured drop of the metric. If the scores predict the effects of sets, the dots lie"
+        " on a line."
     )
     finish(
-        figure, "Exact effect of random halves against the sum of their scores", caption, height=420
+        figure,
+        "Measured effect of random halves against the sum of their scores",
+        caption,
+        height=420,
     )
     figure.update_xaxes(title_text="sum of scores")
     figure.update_yaxes(title_text=safe(table.column("exact").meaning))

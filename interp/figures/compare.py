@@ -1,4 +1,6 @@
-"""A first look: divergence by prompt and token, streams and lenses by depth, change by tensor."""
+"""A first comparison: divergence by prompt and token, residual streams and logit lens by depth, and
+weight change by tensor.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ COLOURS = (BLUE, ORANGE)
 
 
 def compare_figure(table: Table) -> go.Figure:
-    """One dot per prompt: its number of tokens across, its divergence up; the control's in grey."""
+    """One dot per prompt: divergence against number of tokens; the control in grey."""
     figure = go.Figure()
     groups = list(dict.fromkeys(table["group"].tolist()))
     columns = [("kl", "", None)] + (
@@ -45,8 +47,8 @@ def compare_figure(table: Table) -> go.Figure:
                 )
             )
     caption = (
-        "Each dot is a prompt: across, its number of tokens; up, how far the tuned model's next"
-        " tokens diverge from the base's, mean over its tokens."
+        "Each dot is a prompt. x: its number of tokens; y: KL divergence of the fine-tuned"
+        " model's next-token distribution from the base's, averaged over its tokens."
     )
     title = "Divergence of every prompt" + (f": {left_out:,} prompts not drawn" if left_out else "")
     finish(figure, title, caption, height=400)
@@ -56,15 +58,13 @@ def compare_figure(table: Table) -> go.Figure:
 
 
 def compare_layers_figure(table: Table) -> go.Figure:
-    """Cosine and CKA, ratio of lengths, and divergence of the lenses, by depth; the control's
-    dashed.
-    """
+    """Cosine and CKA, ratio of norms, and logit-lens divergence by depth; the control dotted."""
     figure = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.06)
     lines = (
         ("cosine", "cosine", BLUE, 1),
         ("cka", "linear CKA", GREEN, 1),
-        ("norm_ratio", "length over the base's", PURPLE, 2),
-        ("lens_kl", "lenses, tuned || base", ORANGE, 3),
+        ("norm_ratio", "norm over the base's", PURPLE, 2),
+        ("lens_kl", "logit lens, fine-tuned || base", ORANGE, 3),
     )
     for column, name, colour, row in lines:
         x = table["depth"]
@@ -96,20 +96,22 @@ def compare_layers_figure(table: Table) -> go.Figure:
                 col=1,
             )
     caption = (
-        "By the number of blocks that the stream has passed. Top: how alike directions are (1 is"
-        " the same). Middle: lengths. Bottom: how far what the models would say from there"
-        " diverges, each by its own final norm and head. Bands are 95 % intervals over clusters of"
-        " prompts; dotted lines the control fine-tune."
+        "By number of blocks passed. Top: similarity of directions (1 is identical). Middle:"
+        " ratio of norms. Bottom: divergence of the logit-lens predictions, each model with"
+        " its own final norm and unembedding. Bands are 95 % intervals over clusters of"
+        " prompts; dotted lines are the control fine-tune."
     )
-    finish(figure, "Streams of base and tuned model by depth", caption, height=640)
-    for row, text in enumerate(("alike", "ratio", "KL, nats"), 1):
+    finish(figure, "Residual streams of base and fine-tuned model by depth", caption, height=640)
+    for row, text in enumerate(("similarity", "ratio", "KL, nats"), 1):
         figure.update_yaxes(title_text=text, row=row, col=1)
     figure.update_xaxes(title_text="blocks passed", row=3, col=1)
     return figure
 
 
 def compare_weights_figure(table: Table) -> go.Figure:
-    """Matrices of the blocks as a map of relative change; what is outside of them is in the table."""
+    """Relative change of every matrix in the blocks as a heatmap; tensors outside the blocks are in
+    the table only.
+    """
     inside = table["layer"] >= 0
     parts = list(dict.fromkeys(table["part"][inside].tolist()))
     n_layers = int(table["layer"].max(initial=-1)) + 1
@@ -126,17 +128,17 @@ def compare_weights_figure(table: Table) -> go.Figure:
         )
     )
     caption = (
-        f"Norm of each tensor's change over its norm in the base. {int((~inside).sum())} tensors"
-        " outside of the blocks are in the table."
+        f"Norm of each tensor's change divided by its norm in the base. {int((~inside).sum())}"
+        " tensors outside the blocks are listed in the table."
     )
-    finish(figure, "Change of weights by block", caption, height=200 + 26 * n_layers)
+    finish(figure, "Relative weight change by block", caption, height=200 + 26 * n_layers)
     figure.update_yaxes(title_text="block", dtick=1 if n_layers <= 24 else None)
     return figure
 
 
 def compare_tokens_figure(table: Table) -> go.Figure:
-    """Divergence after every token of the first prompt of each class; filled where another token
-    comes first.
+    """Divergence after every token of the first prompt of each class; orange where the most likely
+    next token differs.
     """
     keys = list(
         dict.fromkeys(zip(table["group"].tolist(), table["prompt_id"].tolist(), strict=True))
@@ -161,7 +163,8 @@ def compare_tokens_figure(table: Table) -> go.Figure:
                 marker={"color": [ORANGE if flip else BLUE for flip in table["flip"][rows]]},
                 customdata=np.array(follow, dtype=object),
                 hovertemplate=(
-                    "%{y:.3g} nats; base: %{customdata[0]}, tuned: %{customdata[1]}<extra></extra>"
+                    "%{y:.3g} nats; base: %{customdata[0]}, fine-tuned:"
+                    " %{customdata[1]}<extra></extra>"
                 ),
             ),
             row=place,
@@ -171,9 +174,10 @@ def compare_tokens_figure(table: Table) -> go.Figure:
         figure.update_xaxes(**ticks, row=place, col=1)
         figure.update_yaxes(title_text="KL, nats", row=place, col=1)
     caption = (
-        "Divergence of the next token after each token of the first prompt of each class (the"
-        f" table holds {len(keys)} prompts); orange where the tuned model puts another token first."
+        "Next-token divergence after each token of the first prompt of each class (the table"
+        f" has {len(keys)} prompts); orange where the fine-tuned model ranks another token"
+        " first."
     )
-    finish(figure, "Divergence token by token", caption, height=150 + 220 * len(first))
+    finish(figure, "Divergence by token", caption, height=150 + 220 * len(first))
     figure.update_layout(margin={"t": 90})
     return figure

@@ -1,4 +1,4 @@
-"""What each intervention does to the behaviour, beside what random sets do."""
+"""Effect of each intervention on the behaviour, compared with random sets."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ EQUALITIES = {"equal_base": "the base's", "equal_tuned": "the fine-tuned model's
 
 
 def conditions_figure(table: Table) -> go.Figure:
-    """The share of answers that show the behaviour, with its interval, per condition and class of
+    """Share of answers that exhibit the behaviour, with its interval, by condition and class of
     prompts.
 
-    Beside it the mean and range of the same share under matched random sets, where they were drawn.
-    How many answers are one of the models', token for token, is in the hover text.
+    Diamonds give the mean and range of the same share under matched random sets, where they were
+    drawn. The hover text counts answers that match one of the models token for token.
     """
     order = list(dict.fromkeys(table["condition"].tolist()))
     names = [column.name for column in table.columns]
-    # a behaviour has the name its user gave it: it is the column whose interval follows
+    # the column of a behaviour is named by the user; its interval is in the columns after it
     shown = table.columns[names.index("low") - 1]
     figure, marks = go.Figure(), []
     groups = list(dict.fromkeys(table["group"].tolist()))
@@ -46,14 +46,14 @@ def conditions_figure(table: Table) -> go.Figure:
     sampled = table.kind == "sampled"
     what = shown.meaning if sampled else SAID.get(shown.name, shown.meaning)
     interval = "its 95 %" if "95 %" in table.column("low").meaning else "its"
-    caption = f"The {what}, by what was done to which model, with {interval} interval."
+    caption = f"The {what}, by condition, with {interval} interval."
     if marks:
         caption += (
-            " Diamonds: matched random sets treated the same way, their mean and range on the"
-            " control prompts."
+            " Diamonds: mean and range of matched random sets under the same intervention, on"
+            " the control prompts."
         )
     if any(name in table.data for name in EQUALITIES):
-        caption += " Answers that are one model's token for token are counted in the hover text."
+        caption += " The hover text counts answers that match one model's token for token."
     caption += _agreement(table, groups[0])
     many = (table.summary.get("labels") or {}).get(
         "many", "sampled answers" if sampled else "answers"
@@ -67,8 +67,8 @@ def conditions_figure(table: Table) -> go.Figure:
 
 
 def _agreement(table: Table, group: str) -> str:
-    """How far the written answers go with the log-odds where they begin, in a sentence; "" where it
-    is not known.
+    """How often the written answers agree with the log-odds at their beginning, as a sentence;
+    empty where it was not measured.
     """
     if "agreement" not in table.data:
         return ""
@@ -78,15 +78,15 @@ def _agreement(table: Table, group: str) -> str:
     if not said:
         return ""
     return (
-        " Written answers show the behaviour where the log-odds of their beginning are above 0,"
-        f" and only there, for this share of {group} prompts: {', '.join(said)}."
+        f" Share of {group} prompts where the answer exhibits the behaviour exactly when the"
+        f" log-odds at its beginning are above 0: {', '.join(said)}."
     )
 
 
 def _bars(
     table: Table, rows: np.ndarray, x: np.ndarray, column: str, name: str, colour: str, width: float
 ) -> go.Bar:
-    value, low, high = (table[each][rows] for each in (column, "low", "high"))
+    value, low, high = (table[name][rows] for name in (column, "low", "high"))
     ends = {"array": np.nan_to_num(high - value), "arrayminus": np.nan_to_num(value - low)}
     return go.Bar(
         x=x,
@@ -114,8 +114,8 @@ def _hover(table: Table, row: int) -> str:
         f"{safe(table['condition'][row])}: {share:.1%} [{low:.1%}, {high:.1%}] of {table['n'][row]}"
     ]
     lines += [
-        f"{table[name][row]:.1%} {said}, token for token"
-        for name, said in EQUALITIES.items()
+        f"{table[name][row]:.1%} {model}, token for token"
+        for name, model in EQUALITIES.items()
         if name in names
     ]
     return "<br>".join(lines)

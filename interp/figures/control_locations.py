@@ -1,4 +1,4 @@
-"""What a method locates in control fine-tunes, beside the located set."""
+"""Units that a method locates in control fine-tunes, compared with the located set."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def control_locations_figure(table: Table) -> go.Figure:
             )
         )
     caption = (
-        "The same method on each control fine-tune's own pair, with the same prompts: the sum of"
-        " the scores of the units that it selects there, and of those that were located in the"
-        " fine-tune."
+        "The same method applied to each control fine-tune and its base, with the same"
+        " prompts: the sum of the scores of the units selected there, and of the units located"
+        " in the fine-tuned model."
     )
-    finish(figure, "Located in control fine-tunes", caption, height=380, barmode="group")
+    finish(figure, "Scores in control fine-tunes", caption, height=380, barmode="group")
     figure.update_yaxes(title_text="sum of scores")
     return figure

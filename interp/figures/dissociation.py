@@ -1,4 +1,4 @@
-"""Two sets on two behaviours."""
+"""Double dissociation: two sets, two behaviours."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from interp.table import Table
 
 
 def dissociation_figure(table: Table) -> go.Figure:
-    """Bars for both sets per behaviour: prompts given the base's behaviour; diamonds: matched
-    random sets.
+    """Bars for both sets per behaviour: share of prompts with the base's behaviour; diamonds:
+    matched random sets.
     """
     figure = go.Figure()
     behaviours = list(dict.fromkeys(table["behaviour"].tolist()))
@@ -61,14 +61,14 @@ def dissociation_figure(table: Table) -> go.Figure:
             )
         )
     caption = (
-        "Of the prompts where the models differ in a behaviour, the share given the base's when one"
-        " set, then the other, is at its base contributions. A double dissociation: each set moves"
-        " its own behaviour and leaves the other."
+        "Of the prompts where the models differ in a behaviour, the share with the base's"
+        " behaviour when one or the other set is patched with the base's contributions. In a"
+        " double dissociation each set changes its own behaviour and not the other."
     )
     finish(figure, "Two sets, two behaviours", caption, height=400, barmode="overlay")
     ticks = [f"{safe(behaviour)} behaviour" for behaviour in behaviours]
     figure.update_xaxes(tickvals=list(range(len(behaviours))), ticktext=ticks, showgrid=False)
     figure.update_yaxes(
-        range=[-0.03, 1.05], tickformat=".0%", title_text="share given the base's behaviour"
+        range=[-0.03, 1.05], tickformat=".0%", title_text="share with the base's behaviour"
     )
     return figure

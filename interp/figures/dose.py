@@ -1,4 +1,6 @@
-"""Dose-response: what sets of growing size do, beside matched random sets of the same sizes."""
+"""Dose-response: effect of sets of increasing size, compared with matched random sets of the same
+sizes.
+"""
 
 from __future__ import annotations
 
@@ -10,30 +12,30 @@ from interp.figures.style import BLUE, GREY, faint, finish, safe
 from interp.table import Table
 
 MEANINGS = {
-    "necessity": "necessity: tuned made like the base",
-    "sufficiency": "sufficiency: base made like the tuned",
+    "necessity": "necessity: fine-tuned model patched from the base",
+    "sufficiency": "sufficiency: base patched from the fine-tuned model",
 }
 MEASURES = {"behaviour": "behaviour", "recovery": "recovery of the metric"}
 
 
 def ticks(low: float, high: float) -> list[int]:
-    """The numbers 1, 2, 5, 10, 20 ... within the range, thinned to powers of ten when there are
-    many.
+    """The numbers 1, 2, 5, 10, 20 ... within the range; powers of ten only when there would be more
+    than ten.
     """
     steps = [m * 10**e for e in range(8) for m in (1, 2, 5) if low <= m * 10**e <= high]
     return steps if len(steps) <= 10 else [step for step in steps if str(step)[0] == "1"]
 
 
 def dose_figure(table: Table) -> go.Figure:
-    """A row per direction, behaviour left and recovery right: located sets as a line, all random
-    draws as a band.
+    """One row per direction, behaviour on the left and recovery on the right: located sets as a
+    line, all random sets as a band.
     """
     directions = [name for name in MEANINGS if (table["direction"] == name).any()]
     directions += sorted(set(table["direction"]) - set(MEANINGS))
     titles = [
-        f"{safe(MEANINGS.get(name, name))}, {said}"
+        f"{safe(MEANINGS.get(name, name))}, {measure}"
         for name in directions
-        for said in MEASURES.values()
+        for measure in MEASURES.values()
     ]
     figure = make_subplots(
         rows=len(directions),
@@ -50,13 +52,13 @@ def dose_figure(table: Table) -> go.Figure:
             for trace in (*_random(part, name, legend), *_located(part, name, legend)):
                 figure.add_trace(trace, row=row, col=column)
     caption = (
-        "The k of best score are changed at once. Left the share of the gap between both models'"
-        " rates of the behaviour that is closed, right that of the gap between their mean numbers"
-        " where the answer begins; the dashed line is 95 %. "
+        "The k units of highest score are patched together. Left: share of the gap between the"
+        " two models' rates of the behaviour that is closed; right: share of the gap between"
+        " their mean metric at the beginning of the answer. The dashed line is 95 %. "
     )
     caption += (
-        f"The grey band spans all {draws:,} matched random sets of each size, its line is their"
-        " median."
+        f"The grey band is the range of all {draws:,} matched random sets of each size, the"
+        " line is their median."
         if draws > 1
         else (
             "The grey line is one matched random set of each size."
@@ -77,7 +79,7 @@ def dose_figure(table: Table) -> go.Figure:
     figure.update_xaxes(
         type="log", tickvals=ticks(float(k.min(initial=1)), float(k.max(initial=1)))
     )
-    figure.update_xaxes(title_text="changed at once (k)", row=len(directions))
+    figure.update_xaxes(title_text="units patched (k)", row=len(directions))
     figure.update_yaxes(tickformat=".0%")
     figure.update_yaxes(title_text="share of the gap closed", col=1)
     # Room for a title above the legend, and for the legend above the first panel's name.
@@ -109,7 +111,7 @@ def _random(part: Table, name: str, legend: bool) -> list[go.Scatter]:
         return []
     drawn = [part[name][mask & (part["k"] == k)] for k in doses]
     low, middle, high = (
-        [float(of(values)) for values in drawn] for of in (np.min, np.median, np.max)
+        [float(statistic(values)) for values in drawn] for statistic in (np.min, np.median, np.max)
     )
     edge = {
         "mode": "lines",

@@ -1,4 +1,4 @@
-"""Right answers of grafts by how many weights they keep, and where masks lie."""
+"""Accuracy of grafts by number of weights kept, and distribution of masks over blocks."""
 
 from __future__ import annotations
 
@@ -12,19 +12,17 @@ from interp.table import Table
 
 LOOKS = {
     "learned": ("learned mask", BLUE, "circle"),
-    "relaxed": ("the paper's descent", PURPLE, "diamond"),
-    "movement": ("greatest movement", ORANGE, "square"),
-    "first-order": ("first order", GREEN, "triangle-up"),
+    "relaxed": ("relaxed mask (the paper's method)", PURPLE, "diamond"),
+    "movement": ("largest movement", ORANGE, "square"),
+    "first-order": ("first-order score", GREEN, "triangle-up"),
     "random": ("random", GREY, "x"),
-    "matched": ("random, equal counts", GREY, "cross"),
+    "matched": ("random, matched counts", GREY, "cross"),
     "shuffled": ("learned on shuffled movement", INK, "star"),
 }
 
 
 def graft_figure(table: Table) -> go.Figure:
-    """One line per kind of mask: share of held-out questions answered rightly by share of weights
-    kept.
-    """
+    """One line per kind of mask: accuracy on held-out questions against the share of weights kept."""
     figure, wanted = go.Figure(), table["metric"] == "accuracy"
     for kind, (name, colour, symbol) in LOOKS.items():
         rows = np.flatnonzero(wanted & (table["kind"] == kind))
@@ -43,31 +41,31 @@ def graft_figure(table: Table) -> go.Figure:
                     marker={"color": colour, "symbol": symbol, "size": 9},
                     customdata=table["kept"][rows],
                     hovertemplate=(
-                        "%{customdata:,} weights<br>%{y:.1%} right<extra>%{fullData.name}</extra>"
+                        "%{customdata:,} weights<br>%{y:.1%} correct<extra>%{fullData.name}</extra>"
                     ),
                 )
             )
-    for kind, name in (("base", "base"), ("tuned", "tune")):
+    for kind, name in (("base", "base"), ("tuned", "fine-tuned")):
         for value in table["value"][wanted & (table["kind"] == kind)]:
             figure.add_hline(
                 y=float(value), line={"color": GREY, "dash": "dash"}, annotation_text=name
             )
     caption = (
-        "Each point is the base with some of the tune's weights: across, the share of the scope's"
-        " weights that are the tune's (logarithmic); up, held-out questions answered rightly. Masks"
-        " at one place are of equal size."
+        "Each point is the base with some weights of the fine-tuned model. x: share of the"
+        " weights in scope that are grafted (logarithmic); y: accuracy on held-out questions."
+        " Masks at the same x have equal size."
     )
-    finish(figure, "Right answers by weights grafted", caption, height=440)
+    finish(figure, "Accuracy by weights grafted", caption, height=440)
     traces: Any = figure.data  # plotly annotates it wrongly
     shares = sorted({float(share) for trace in traces for share in trace.x})
-    # plotly's own ticks of a range that begins just below 1 % run into each other
+    # plotly's own ticks overlap in a range that begins just below 1 %
     figure.update_xaxes(
-        title_text="share of weights that are the tune's",
+        title_text="share of weights grafted",
         type="log",
         tickformat=".3~%",
         tickvals=shares if len(shares) <= 12 else None,
     )
-    figure.update_yaxes(title_text="questions answered rightly", tickformat=".0%")
+    figure.update_yaxes(title_text="accuracy", tickformat=".0%")
     return figure
 
 
@@ -75,7 +73,7 @@ def graft_layers_figure(table: Table) -> go.Figure:
     """One line per kind of mask: its share of the weights of each block."""
     figure, inside = go.Figure(), table["layer"] >= 0
     for kind, (name, colour, _) in LOOKS.items():
-        if kind == "matched":  # as many as learned in every parameter: the same line
+        if kind == "matched":  # as many weights as learned in every parameter: the same line
             continue
         rows = inside & (table["kind"] == kind)
         layers = np.unique(table["layer"][rows])
@@ -98,11 +96,10 @@ def graft_layers_figure(table: Table) -> go.Figure:
             )
     left = np.unique(table["parameter"][~inside].astype(str))
     caption = (
-        "Share of each block's weights that a mask grafts; the line of random masks is what chance"
-        " gives."
+        "Share of each block's weights in a mask; random masks give the level expected by chance."
     )
-    caption += f" {len(left)} parameters outside of the blocks are left out." if len(left) else ""
-    finish(figure, "Where masks lie", safe(caption), height=360)
+    caption += f" {len(left)} parameters outside the blocks are not drawn." if len(left) else ""
+    finish(figure, "Masks by block", safe(caption), height=360)
     figure.update_xaxes(title_text="block", dtick=1)
     figure.update_yaxes(title_text="share of the block's weights", tickformat=".2~%")
     return figure

@@ -1,4 +1,4 @@
-"""Number of intruders and forgetting, checkpoint by checkpoint."""
+"""Number of intruder dimensions and forgetting, by checkpoint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from interp.table import Table
 
 
 def intruder_forgetting_figure(table: Table) -> go.Figure:
-    """One dot per checkpoint: its number of intruders across, forgetting with its interval up."""
+    """One dot per checkpoint: forgetting with its interval against its number of intruder
+    dimensions.
+    """
     value = table["forgetting"]
     bars = {
         "array": np.nan_to_num(table["high"] - value),
@@ -36,9 +38,10 @@ def intruder_forgetting_figure(table: Table) -> go.Figure:
         )
     )
     caption = (
-        "Each dot is a checkpoint, numbered in the order given. Across: how many leading singular"
-        " vectors are intruders; up: loss on plain text above the base's, with its 95 % interval"
-        " over texts. Both can grow with training without one causing the other."
+        "Each dot is a checkpoint, numbered in the order given. x: number of leading singular"
+        " vectors that are intruders; y: increase of the loss on plain text over the base's,"
+        " with a 95 % interval over texts. Both can grow with training without one causing the"
+        " other."
     )
     finish(figure, "Intruders and forgetting over checkpoints", caption, height=420)
     figure.update_xaxes(title_text="intruders")

@@ -1,4 +1,4 @@
-"""What scaling intruders does to the task and to plain text, beside two controls."""
+"""Effect of scaling intruder dimensions on the task and on plain text, compared with two controls."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from interp.table import Table
 
 _KINDS = {
     "intruder": ("intruders", BLUE, "solid"),
-    "neighbour": ("vectors beside them", GREY, "dot"),
+    "neighbour": ("neighbouring vectors", GREY, "dot"),
     "update": ("the whole update", ORANGE, "dash"),
 }
 
 
 def intruder_scaling_figure(table: Table) -> go.Figure:
-    """Task against forgetting along the scales, one line for each thing that is scaled; divergence
-    without a task.
+    """Task metric against forgetting over the scales, one line per kind of scaled part; without a
+    task, divergence from the base.
     """
     figure = go.Figure()
     up = "metric" if "metric" in table.data else "kl"
@@ -43,14 +43,19 @@ def intruder_scaling_figure(table: Table) -> go.Figure:
                 )
             )
     where = (
-        "Up: the task; up and to the left is better. Where the line of the whole update lies as"
-        " high, intruders are no better a handle than the size of the update."
+        "y: the task metric; further up and to the left is better. If scaling the whole update"
+        " gives the same curve, scaling intruders has no advantage over reducing the size of"
+        " the update."
         if up == "metric"
-        else "Up: divergence from the base. Without a task nothing says what the child would lose."
+        else (
+            "y: divergence from the base. Without a task, the loss of the fine-tuned model's"
+            " ability is not measured."
+        )
     )
     caption = (
-        f"Across: loss on plain text above the base's, in nats per token. {where} Numbers are"
-        " factors on singular values; at 1 all lines meet in the tuned model."
+        f"x: increase of the loss on plain text over the base's, in nats per token. {where}"
+        " Numbers are factors on the singular values; at 1 all lines meet at the fine-tuned"
+        " model."
     )
     finish(
         figure,

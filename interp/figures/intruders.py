@@ -1,4 +1,4 @@
-"""Intruders by layer and kind of matrix, and the cosines of singular vectors as an image."""
+"""Intruder dimensions by layer and kind of matrix, and the cosines of singular vectors as an image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from interp.table import Table
 
 
 def intruders_figure(table: Table) -> go.Figure:
-    """Largest cosine of every leading singular vector, by layer; intruders stand out in colour."""
+    """Largest cosine of every leading singular vector, by layer; intruders are coloured."""
     parts = list(dict.fromkeys(table["part"]))
     place = np.array([parts.index(part) for part in table["part"]])
     width = 0.7 / max(len(parts), 1)
@@ -19,8 +19,8 @@ def intruders_figure(table: Table) -> go.Figure:
     figure = go.Figure()
     apart, published = table["apart"], table["is_intruder"] & ~table["apart"]
     groups = (
-        (f"no intruder ({int((~table['is_intruder']).sum()):,})", ~table["is_intruder"], GREY),
-        (f"intruder by one vector only ({int(published.sum()):,})", published, BLUE),
+        (f"not an intruder ({int((~table['is_intruder']).sum()):,})", ~table["is_intruder"], GREY),
+        (f"intruder by single vectors only ({int(published.sum()):,})", published, BLUE),
         (f"intruder, also by subspace ({int(apart.sum()):,})", apart, ORANGE),
     )
     for name, mask, colour in groups:
@@ -47,15 +47,15 @@ def intruders_figure(table: Table) -> go.Figure:
                 )
             )
     caption = (
-        "Each dot is one leading singular vector of the tuned matrix: how like the base's most"
-        f" similar one it is. Within a layer, from left to right: {', '.join(parts)}. Whether"
-        " random updates of equal singular values would do the same is in the claim and in the"
-        " column p."
+        "Each dot is one leading singular vector of the fine-tuned matrix and its cosine with"
+        " the most similar one of the base. Within a layer, from left to right:"
+        f" {', '.join(parts)}. The claim and the column p compare them with random updates of"
+        " equal singular values."
     )
     finish(
         figure,
-        f"Leading singular vectors of {len(set(zip(x.round(), place, strict=True))):,} matrices"
-        " beside the base's",
+        f"Leading singular vectors of {len(set(zip(x.round(), place, strict=True))):,}"
+        " matrices, compared with the base's",
         caption,
         height=440,
     )
@@ -65,7 +65,7 @@ def intruders_figure(table: Table) -> go.Figure:
 
 
 def intruders_image_figure(table: Table) -> go.Figure:
-    """Cosines of one matrix's leading singular vectors with the base's, as the paper draws them."""
+    """Cosines of one matrix's leading singular vectors with the base's, as in the paper."""
     rows, columns = int(table["rank"].max()), int(table["base_rank"].max())
     cosines = np.zeros((rows, columns))
     cosines[table["rank"] - 1, table["base_rank"] - 1] = table["cosine"]
@@ -78,18 +78,18 @@ def intruders_image_figure(table: Table) -> go.Figure:
             zmax=1,
             colorscale=[[0, "#ffffff"], [1, BLUE]],
             colorbar={"title": {"text": "|cosine|"}},
-            hovertemplate="tuned vector %{y}, base vector %{x}: %{z:.3f}<extra></extra>",
+            hovertemplate="fine-tuned vector %{y}, base vector %{x}: %{z:.3f}<extra></extra>",
         )
     )
     name = f"layer {table['layer'][0]}, {table['part'][0]}"
     caption = (
-        "The matrix with the most intruders. Down: singular vectors of the tuned matrix, across:"
-        " the base's, both from the largest value. A row without a dark field is a vector that"
-        f" none of the base's first {columns} resembles."
+        "The matrix with the most intruders. Rows: singular vectors of the fine-tuned matrix;"
+        " columns: the base's; both in order of decreasing singular value. A row without a"
+        f" dark cell is a vector that is not similar to any of the base's first {columns}."
     )
     finish(figure, f"Cosines of singular vectors, {name}", caption, height=180 + 24 * rows)
     figure.update_xaxes(title_text="singular vector of the base", showgrid=False)
     figure.update_yaxes(
-        title_text="of the tuned matrix", autorange="reversed", showgrid=False, dtick=1
+        title_text="of the fine-tuned matrix", autorange="reversed", showgrid=False, dtick=1
     )
     return figure

@@ -1,4 +1,4 @@
-"""How far masks overlap: one matrix of what is found, one of what chance gives."""
+"""Overlap of masks: one matrix of observed shares, one of the shares expected by chance."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _CUT = 14
 
 def overlaps_figure(table: Table) -> Figure:
     """For each kind of mask two matrices: the share of the row's mask that is in the column's, and
-    its null beside.
+    the same under the null.
     """
     kinds = list(dict.fromkeys(table["kind"].tolist()))
-    titles = [f"{kind}: {what}" for kind in kinds for what in ("found", "by chance")]
+    titles = [f"{kind}: {source}" for kind in kinds for source in ("observed", "by chance")]
     figure = make_subplots(
         rows=len(kinds), cols=2, subplot_titles=[safe(title) for title in titles]
     )
@@ -27,7 +27,7 @@ def overlaps_figure(table: Table) -> Figure:
         names = list(
             dict.fromkeys([*table["mask"][chosen].tolist(), *table["other"][chosen].tolist()])
         )
-        place = {name: at for at, name in enumerate(names)}
+        place = {name: index for index, name in enumerate(names)}
         for column, measure in enumerate(("share", "chance"), 1):
             found = np.full((len(names), len(names)), np.nan)
             for at in chosen:
@@ -48,10 +48,10 @@ def overlaps_figure(table: Table) -> Figure:
             )
             figure.add_trace(heat, row=row, col=column)
     caption = (
-        "Left: which share of the row's mask is in the column's; not symmetric where masks differ"
-        " in size. Right: the same of a random mask of the column's size. A mask with itself is"
-        " left out."
+        "Left: share of the row's mask that is in the column's; not symmetric where masks"
+        " differ in size. Right: the same for a random mask of the column's size. A mask is"
+        " not compared with itself."
     )
-    finish(figure, "How far masks overlap", caption, height=140 + 240 * len(kinds))
+    finish(figure, "Overlap of masks", caption, height=140 + 240 * len(kinds))
     figure.update_yaxes(autorange="reversed")
     return figure

@@ -17,8 +17,8 @@ NAMES = {
 
 
 def patching_figure(table: Table) -> go.Figure:
-    """Share of the gap between both models' numbers that each cell of the two by two closes, with
-    random sets.
+    """Share of the gap between the two models' metric that each cell of the two by two design
+    closes, with random sets.
     """
     figure, cells = go.Figure(), list(NAMES)
     order = list(dict.fromkeys(table["direction"].tolist()))
@@ -62,14 +62,12 @@ def patching_figure(table: Table) -> go.Figure:
             )
         )
     caption = (
-        "What the located units take from the other model, and the share of the gap between both"
-        " models' numbers that this closes, with 95 % intervals. Diamonds: matched random sets,"
-        " mean and central 95 %."
+        "What the located units take from the other model, and the share of the gap between"
+        " the two models' metric that this closes, with 95 % intervals. Diamonds: matched"
+        " random sets, mean and central 95 %."
     )
     if np.isnan(table["effect"]).any():
-        caption += (
-            " Where the two models' numbers do not clearly differ there is no share and no bar."
-        )
+        caption += " There is no bar where the two models' metric does not clearly differ."
     finish(figure, "Activations or write weights", caption, height=380, barmode="overlay")
     figure.update_xaxes(
         tickvals=list(range(len(cells))), ticktext=list(NAMES.values()), showgrid=False

@@ -1,4 +1,4 @@
-"""Where methods put what tuning did, and how far they agree."""
+"""Where each method places the change of fine-tuning, and how well methods agree."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ SCALE = [[0, "#f4f6fa"], [1, BLUE]]
 
 
 def places_figure(table: Table) -> go.Figure:
-    """One map per method: blocks across, parts up, intensity as colour (each method by its own
-    largest).
+    """One heatmap per method: blocks by parts, coloured by intensity relative to the method's own
+    maximum.
     """
     methods = list(dict.fromkeys(table["method"].tolist()))
     parts = [
@@ -53,7 +53,7 @@ def places_figure(table: Table) -> go.Figure:
                 showscale=row == 1,
                 xgap=1,
                 ygap=1,
-                colorbar={"title": "of its largest", "tickformat": ".0%", "thickness": 12},
+                colorbar={"title": "of the maximum", "tickformat": ".0%", "thickness": 12},
                 hovertemplate=(
                     "block %{x}, %{y}<br>intensity %{customdata[0]:.3g},"
                     f" %{{customdata[1]:.1%}} of all<extra>{safe(name)}</extra>"
@@ -63,14 +63,15 @@ def places_figure(table: Table) -> go.Figure:
             col=1,
         )
     caption = (
-        "One map per method: blocks across, parts of a block up. The darker, the more of what it"
-        " measures lies there, by what could (scores per neuron, intruders per singular vector,"
-        " grafted per weight, tuned per base part, movement per norm), by the method's own largest."
-        " An empty map found nothing."
+        "One heatmap per method: blocks on x, parts of a block on y. The colour is the"
+        " method's measure per unit that could carry it (scores per neuron, intruders per"
+        " singular vector, grafted weights per weight, tuning per base contribution, movement"
+        " per norm), relative to the method's maximum. An empty heatmap means that the method"
+        " found nothing."
     )
     finish(
         figure,
-        "Where methods put it",
+        "Location of the change, by method",
         caption,
         height=int(110 + 22 * sum(heights) + 20 * len(methods)),
     )
@@ -80,7 +81,9 @@ def places_figure(table: Table) -> go.Figure:
 
 
 def agreement_figure(table: Table) -> go.Figure:
-    """One row per pair of methods: its rank correlation, what is left beside movement, and chance."""
+    """One row per pair of methods: rank correlation, partial correlation given weight movement, and
+    the permutation mean.
+    """
     rows = np.flatnonzero(np.isfinite(table["correlation"]))[::-1]
     labels = [safe(f"{table['first'][row]} and {table['second'][row]}") for row in rows]
     told = np.stack([table["places"][rows], table["adjusted_p"][rows]], 1)
@@ -89,7 +92,7 @@ def agreement_figure(table: Table) -> go.Figure:
         ("chance", "permuted", {"color": GREY, "symbol": "line-ns-open", "size": 14}),
         (
             "beyond_movement",
-            "beside movement",
+            "given weight movement",
             {"color": "#ffffff", "size": 11, "line": {"color": INK, "width": 1.5}},
         ),
         ("correlation", "rank correlation", {"color": BLUE, "size": 11}),
@@ -103,20 +106,23 @@ def agreement_figure(table: Table) -> go.Figure:
                 marker=look,
                 customdata=told,
                 hovertemplate=(
-                    "%{x:.2f} over %{customdata[0]} places, p %{customdata[1]:.2g}"
+                    "%{x:.2f} over %{customdata[0]} locations, p %{customdata[1]:.2g}"
                     f"<extra>{name}</extra>"
                 ),
             )
         )
     silent = len(table) - len(rows)
     caption = (
-        "Each row is a pair of methods: filled, the rank correlation of their intensities over the"
-        " finest places that both know; open, the same with what both share with the movement of"
-        " weights taken out; the tick, its mean when intensities are permuted among the blocks."
+        "Each row is a pair of methods. Filled: rank correlation of their intensities over the"
+        " finest locations that both resolve; open: the partial rank correlation given the"
+        " movement of weights; tick: mean correlation when intensities are permuted among"
+        " blocks."
     )
     caption += (
-        f" {silent} pairs are left out: one of the two is the same everywhere." if silent else ""
+        f" {silent} pairs are not drawn because one of the two methods is constant."
+        if silent
+        else ""
     )
-    finish(figure, "How far they agree", caption, height=160 + 36 * max(1, len(rows)))
+    finish(figure, "Agreement of methods", caption, height=160 + 36 * max(1, len(rows)))
     figure.update_xaxes(title_text="rank correlation", range=[-1.05, 1.05])
     return figure

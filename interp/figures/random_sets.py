@@ -1,4 +1,4 @@
-"""The null itself: what every matched random set did."""
+"""The null distribution: effect of every matched random set."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from interp.table import Table
 
 
 def random_sets_figure(table: Table) -> go.Figure:
-    """One dot per random set and direction, at its recovery (without one, at its effect on the
+    """One dot per random set and direction at its recovery (or, without one, its effect on the
     behaviour).
 
-    Dots are spread sideways so that none hides another.
+    Dots are spread vertically so that they do not overlap.
     """
     figure, bounds = go.Figure(), 0
     order = list(dict.fromkeys(table["direction"].tolist()))
@@ -37,13 +37,11 @@ def random_sets_figure(table: Table) -> go.Figure:
         )
     sets = np.unique(table["draw"]).size
     caption = (
-        f"Each dot is one of {sets:,} random sets, matched to the located one, and treated the same"
-        " way."
+        f"Each dot is one of {sets:,} random sets matched to the located set, under the same"
+        " intervention."
     )
     if bounds:
-        caption += (
-            f" Of {bounds:,} that were judged on fewer prompts it is the most that they can do."
-        )
+        caption += f" {bounds:,} were evaluated on fewer prompts; their dots are upper bounds."
     finish(figure, f"Effect of {sets:,} matched random sets", caption, height=150 + 70 * len(order))
     names = [safe(name) for name in order[::-1]]
     figure.update_yaxes(

@@ -9,18 +9,18 @@ from interp.table import Table
 
 _BARS = (
     ("alone", "this round's set alone", BLUE),
-    ("together", "with all before it", GREEN),
-    ("random", "the first set with random ones (round 1: random ones)", GREY),
-    ("left", "part of the rise left to locate", ORANGE),
+    ("together", "with all earlier sets", GREEN),
+    ("random", "the first set with random sets (round 1: random sets alone)", GREY),
+    ("left", "share of the metric's rise left to locate", ORANGE),
 )
 
 
 def redundancy_figure(table: Table) -> go.Figure:
-    """Bars per round: what its set returns alone, with those before, with random ones, and what was
+    """Bars per round: recovery by its set alone, with earlier sets, with random sets, and the share
     left to locate.
     """
     figure = go.Figure()
-    x = [f"round {turn}" for turn in table["round"].tolist()]
+    x = [f"round {number}" for number in table["round"].tolist()]
     for column, name, colour in _BARS:
         figure.add_trace(
             go.Bar(
@@ -32,9 +32,10 @@ def redundancy_figure(table: Table) -> go.Figure:
             )
         )
     caption = (
-        "Each round locates with everything found before at its base contributions. Blue, green and"
-        " grey: share of prompts given the base's behaviour. Where green rises above the first"
-        " blue, others carried the rest."
+        "Each round locates units while all units of earlier rounds are patched with the"
+        " base's contributions. Blue, green and grey: share of prompts with the base's"
+        " behaviour. If green exceeds the first blue bar, units of later rounds also carried"
+        " the behaviour."
     )
     finish(figure, "Located again after ablation", caption, height=400, barmode="group")
     figure.update_yaxes(tickformat=".0%", title_text="share")

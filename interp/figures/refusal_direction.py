@@ -1,4 +1,4 @@
-"""What ablating units and taking a direction away do, against what they cost."""
+"""Effect and cost of ablating units and of removing a direction."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _NAMES = {
 
 
 def refusal_direction_figure(table: Table) -> go.Figure:
-    """Share lost (lines), share become the base's (dotted) against the KL on negative prompts,
-    logarithmic.
+    """Share of the behaviour lost (solid) and replaced by the base's (dotted) against KL on
+    negative prompts, on a logarithmic axis.
     """
     figure = go.Figure()
     positive = table["kl"][table["kl"] > 0]
@@ -42,12 +42,12 @@ def refusal_direction_figure(table: Table) -> go.Figure:
                 )
             )
     caption = (
-        "Across: how far answers to negative prompts move, in nats per token (a KL of 0 is drawn at"
-        " the left edge). Up: how much of the behaviour is lost, and dotted on how many of the"
-        " prompts where the models differ in it the base's behaviour takes its place. Higher at"
-        " equal KL is better."
+        "x: divergence on answers to negative prompts, in nats per token (a KL of 0 is drawn"
+        " at the left edge). y: share of the behaviour that is lost (solid), and share of the"
+        " prompts where the models differ on which the base's behaviour replaces it (dotted)."
+        " Higher at equal KL is better."
     )
-    finish(figure, "Located units and one direction, at what cost", caption, height=440)
+    finish(figure, "Effect and cost of located units and of one direction", caption, height=440)
     figure.update_layout(margin={"t": 96})
     figure.update_xaxes(type="log", title_text="mean KL per token on negative prompts, nats")
     figure.update_yaxes(range=[-0.03, 1.05], tickformat=".0%", title_text="share of the behaviour")

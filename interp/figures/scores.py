@@ -1,4 +1,4 @@
-"""Scores of all neurons, layer beside layer."""
+"""Scores of all units by layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LIMIT = 5000
 
 
 def shown_rows(score: np.ndarray, selected: np.ndarray, limit: int = LIMIT) -> np.ndarray:
-    """Indices of at most ``limit`` rows: the largest |score|, four fifths of them, then an even
+    """Indices of at most ``limit`` rows: the largest |score| (four fifths of them), then an even
     sample of the rest.
 
     Selected rows come first, so all of them are kept unless they alone exceed the limit.
@@ -28,8 +28,8 @@ def shown_rows(score: np.ndarray, selected: np.ndarray, limit: int = LIMIT) -> n
 
 
 def scores_figure(table: Table) -> go.Figure:
-    """Score against layer; within a layer neurons stand side by side in their order. Below, the
-    selected per layer.
+    """Score against layer, with the units of a layer side by side in index order; below, the number
+    of selected units per layer.
     """
     name_of_unit = table.columns[1].name
     layer, index, score, chosen = (
@@ -82,13 +82,13 @@ def scores_figure(table: Table) -> go.Figure:
     if rows.size < score.size:
         title = f"Score by layer: {rows.size:,} of {score.size:,} {name_of_unit}s shown"
     caption = (
-        f"Each dot is a {name_of_unit}; its score: {meaning}{f' ({unit})' if unit else ''}. Within"
-        f" a layer, {name_of_unit}s stand side by side in their order. The bars count the selected"
-        f" {name_of_unit}s of each layer."
+        f"Each dot is a {name_of_unit}; its score: {meaning}{f' ({unit})' if unit else ''}."
+        f" Within a layer, {name_of_unit}s are side by side in index order. The bars count the"
+        f" selected {name_of_unit}s of each layer."
     )
     if rows.size < score.size:
         caption += (
-            f" The {name_of_unit}s left out have smaller scores; of those, an even sample is shown."
+            f" The {name_of_unit}s not drawn have smaller scores; an even sample of them is shown."
         )
     finish(figure, title, caption, height=460)
     figure.update_yaxes(title_text=safe(f"score ({unit})" if unit else "score"), row=1, col=1)

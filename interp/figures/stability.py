@@ -1,4 +1,4 @@
-"""How far sets located on other prompts agree, beside chance."""
+"""Agreement of sets located on different prompts, compared with chance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from interp.table import Table
 
 
 def stability_figure(table: Table) -> go.Figure:
-    """One dot per comparison at its Jaccard index; a grey bar from 0 to what random sets reach."""
+    """One dot per comparison at its Jaccard index; the grey bar is the 97.5 % quantile of random
+    sets.
+    """
     figure = go.Figure()
     y = np.arange(len(table))[::-1]
     names = [
@@ -23,7 +25,7 @@ def stability_figure(table: Table) -> go.Figure:
             orientation="h",
             name="random sets, up to their 97.5 % quantile",
             marker={"color": GREY, "opacity": 0.5},
-            hovertemplate="random sets: at most %{x:.2f}<extra></extra>",
+            hovertemplate="random sets: 97.5 % quantile %{x:.2f}<extra></extra>",
         )
     )
     for basis, colour in (("halves", BLUE), ("templates", ORANGE)):
@@ -48,12 +50,15 @@ def stability_figure(table: Table) -> go.Figure:
                 )
             )
     caption = (
-        "Each row compares two sets located on different prompts: disjoint halves, or one template"
-        " each. 1 is the same set, 0 no unit in common; grey is what sets drawn at random in the"
-        " same layers reach."
+        "Each row compares two sets located on different prompts: disjoint halves, or one"
+        " template each. 1 is the same set, 0 means no unit in common; grey is the 97.5 %"
+        " quantile of random sets in the same layers."
     )
     finish(
-        figure, "Agreement of sets located on other prompts", caption, height=130 + 26 * len(table)
+        figure,
+        "Agreement of sets located on different prompts",
+        caption,
+        height=130 + 26 * len(table),
     )
     figure.update_yaxes(tickvals=y, ticktext=[safe(name) for name in names], showgrid=False)
     figure.update_xaxes(range=[-0.02, 1.02], title_text="Jaccard index")

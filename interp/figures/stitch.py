@@ -1,4 +1,4 @@
-"""Right answers to every task of a stitched model and of those it is compared with."""
+"""Accuracy on every task of a stitched model and the models it is compared with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from interp.table import Table
 
 
 def stitch_figure(table: Table) -> go.Figure:
-    """One group of bars per model, one bar per task: share of held-out questions answered rightly."""
+    """One group of bars per model, one bar per task: accuracy on held-out questions."""
     figure, wanted = go.Figure(), table["metric"] == "accuracy"
     for at, task in enumerate(np.unique(table["task"][wanted])):
         rows = np.flatnonzero(wanted & (table["task"] == task))
@@ -20,19 +20,19 @@ def stitch_figure(table: Table) -> go.Figure:
                 y=table["value"][rows],
                 name=f"task {task}",
                 marker={"color": SERIES[at % len(SERIES)]},
-                hovertemplate="%{x}<br>%{y:.1%} right<extra>%{fullData.name}</extra>",
+                hovertemplate="%{x}<br>%{y:.1%} correct<extra>%{fullData.name}</extra>",
             )
         )
     caption = (
-        "Task 1 is what tune 1 was tuned for, and so on. A graft is the base with one mask's"
-        " weights; stitched has those of all masks, average is the mean of all tunes, random has"
-        " masks of equal size elsewhere."
+        "Task 1 is the task of the first fine-tuned model, and so on. A graft is the base with"
+        " the weights of one mask; stitched has those of all masks, average is the mean of all"
+        " fine-tuned models, random has random masks of equal size."
     )
     return finish(
         figure,
-        "Right answers by model and task",
+        "Accuracy by model and task",
         caption,
         height=420,
         barmode="group",
-        yaxis={"tickformat": ".0%", "title": {"text": "questions answered rightly"}},
+        yaxis={"tickformat": ".0%", "title": {"text": "accuracy"}},
     )

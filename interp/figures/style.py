@@ -1,5 +1,5 @@
-"""The look that all figures share: colours that hold on light and on dark paper, text that stays
-text.
+"""The style that all figures share: colours that are legible on light and dark backgrounds, and
+escaped text.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 
 
 def safe(text: object) -> str:
-    """``text`` for a label or a hover box of plotly, which would read tags and entities in it."""
+    """``text`` escaped for a label or hover box, where plotly would interpret tags and entities."""
     return html.escape(str(text), quote=False)
 
 
 def faint(colour: str, opacity: float) -> str:
-    """A hexadecimal colour with an opacity, as plotly takes it for fills."""
+    """A hexadecimal colour with an opacity, as plotly accepts it for fills."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity})"
 
 
 def legend_rows(figure: go.Figure) -> int:
-    """How many rows the legend takes at the width of a notebook or a page, as plotly sets it: in
-    columns, all alike.
+    """How many rows the legend takes at the width of a notebook or a page; plotly sets it in
+    columns of equal width.
     """
     traces: Any = figure.data  # plotly annotates it wrongly
     names = {trace.name for trace in traces if trace.name and trace.showlegend is not False}
@@ -41,8 +41,8 @@ def legend_rows(figure: go.Figure) -> int:
 
 
 def finish(figure: go.Figure, title: str, caption: str, height: int, **layout: Any) -> go.Figure:
-    """Give a figure its title, its caption and the common look; ``layout`` goes to plotly."""
-    # plotly would lay a legend of several rows over the title
+    """Set a figure's title, caption and the common style; ``layout`` is passed to plotly."""
+    # plotly would draw a legend of several rows over the title
     figure.update_layout(**layout)
     top = max(64, 42 + 21 * legend_rows(figure))
     axis = {"gridcolor": GRID, "zerolinecolor": GRID, "linecolor": GRID, "automargin": True}

@@ -1,4 +1,4 @@
-"""Units in a source and in a further tune."""
+"""Units in a source and in a target fine-tuned model."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ LIMIT = 5000
 
 
 def transfer_figure(table: Table) -> go.Figure:
-    """Scores in the target against scores in the source; without those, each unit's cosine by
-    layer.
+    """Scores in the target against scores in the source; without target scores, the cosine of each
+    unit by layer.
     """
     unit = table.columns[1].name
     again = "score_recomputed" in table.data
@@ -65,14 +65,14 @@ def transfer_figure(table: Table) -> go.Figure:
             )
     left = int((~mine & ~theirs).sum()) - len(rest)
     caption = (
-        f"Each dot is one {unit}: across its score in the source, up its score in the target."
+        f"Each dot is one {unit}. x: its score in the source; y: its score in the target."
         if again
         else (
-            f"Each dot is one {unit}: how like its write weights in source and target point, by"
+            f"Each dot is one {unit}: cosine between its write weights in source and target, by"
             " layer."
         )
     )
-    caption += f" {left:,} that neither selects are left out." if left else ""
+    caption += f" {left:,} that are selected in neither are not drawn." if left else ""
     title = "Scores in source and target" if again else f"The same {unit}s in source and target"
     finish(figure, title, caption, height=440)
     figure.update_xaxes(title_text="score in the source" if again else "layer")

@@ -1,5 +1,5 @@
-"""TuCo by class, after every block and token by token; and what becomes of a metric at other
-strengths.
+"""Tuning contribution (TuCo) by class, depth and token, and a metric at other strengths of
+fine-tuning.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ COLOURS = (BLUE, ORANGE)
 
 
 def tuco_figure(table: Table) -> go.Figure:
-    """One dot per prompt: its number of tokens across, its TuCo up, by class."""
+    """One dot per prompt: TuCo against number of tokens, by class."""
     figure = go.Figure()
     groups = list(dict.fromkeys(table["group"].tolist()))
     left_out = 0
@@ -46,8 +46,9 @@ def tuco_figure(table: Table) -> go.Figure:
             )
         )
     caption = (
-        "Each dot is a prompt: across, its number of tokens; up, the share of tuning in what all"
-        " blocks added. TuCo moves with length, so classes are compared at equal length."
+        "Each dot is a prompt. x: its number of tokens; y: the tuning contribution as a share"
+        " of what all blocks added. TuCo depends on length, so classes are compared at equal"
+        " length."
     )
     title = "TuCo of every prompt" + (f": {left_out:,} prompts not drawn" if left_out else "")
     finish(figure, title, caption, height=420)
@@ -57,8 +58,8 @@ def tuco_figure(table: Table) -> go.Figure:
 
 
 def tuco_layers_figure(table: Table) -> go.Figure:
-    """Mean beta after every block by class, with the middle half of the prompts; at the last token
-    on the fast path.
+    """Mean beta after every block by class, with the interquartile range over prompts; at the last
+    token on the fast path.
     """
     figure = go.Figure()
     column = "beta_last" if np.isnan(table["beta"]).all() else "beta"
@@ -83,19 +84,19 @@ def tuco_layers_figure(table: Table) -> go.Figure:
             )
         )
     caption = (
-        "Share of tuning in what all blocks up to and with this one added,"
-        f" {'over all tokens' if column == 'beta' else 'at the last token'}, mean over prompts; the"
-        " band holds the middle half of them."
+        "Tuning contribution as a share of what all blocks up to and including this one added,"
+        f" {'over all tokens' if column == 'beta' else 'at the last token'}: mean and"
+        " interquartile range over prompts."
     )
-    finish(figure, "Share of tuning by depth", caption, height=380)
+    finish(figure, "Tuning contribution by depth", caption, height=380)
     figure.update_xaxes(title_text="block")
     figure.update_yaxes(title_text="beta", rangemode="tozero")
     return figure
 
 
 def tuco_tokens_figure(table: Table) -> go.Figure:
-    """The first prompt of every class as a map: tokens across, blocks up, the share of tuning as
-    colour.
+    """The first prompt of every class as a heatmap: tokens by blocks, coloured by the tuning
+    contribution.
     """
     keys = list(
         dict.fromkeys(zip(table["group"].tolist(), table["prompt_id"].tolist(), strict=True))
@@ -129,16 +130,19 @@ def tuco_tokens_figure(table: Table) -> go.Figure:
         )
         figure.update_yaxes(title_text="block", row=place, col=1)
     caption = (
-        "Share of tuning in what the blocks up to and with each row added at each token, of the"
-        f" first prompt of each class (the table holds {len(keys)} prompts)."
+        "Tuning contribution as a share of what the blocks up to and including each row added"
+        f" at each token, for the first prompt of each class (the table has {len(keys)}"
+        " prompts)."
     )
-    finish(figure, "Share of tuning, token by block", caption, height=160 + 230 * len(first))
+    finish(figure, "Tuning contribution by token and block", caption, height=160 + 230 * len(first))
     figure.update_layout(margin={"t": 90})
     return figure
 
 
 def ftc_alpha_figure(table: Table) -> go.Figure:
-    """The metric at every strength, by class: blocks scaled in full lines, whole weights dashed."""
+    """The metric at every strength of fine-tuning, by class: scaled block contributions solid,
+    scaled weight change dotted.
+    """
     figure = make_subplots(
         rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08, row_heights=[0.65, 0.35]
     )
@@ -170,11 +174,12 @@ def ftc_alpha_figure(table: Table) -> go.Figure:
             )
             figure.add_trace(flips, row=2, col=1)
     caption = (
-        "Above, the metric with what tuning adds to every block at this strength (full lines), and"
-        " with the whole change of weights at it (dotted): 0 is the base's, 1 the tuned model."
-        " Below, the share of prompts whose next token is another than the tuned model's."
+        "Top: the metric when the contribution of fine-tuning to every block (solid) or the"
+        " whole weight change (dotted) is scaled by this strength: 0 is the base, 1 the"
+        " fine-tuned model. Bottom: share of prompts whose next token differs from the"
+        " fine-tuned model's."
     )
-    finish(figure, "At other strengths of tuning", caption, height=520)
+    finish(figure, "Metric at other strengths of fine-tuning", caption, height=520)
     for axis in ("xaxis", "xaxis2"):
         figure.layout.shapes += (
             go.layout.Shape(
@@ -190,7 +195,7 @@ def ftc_alpha_figure(table: Table) -> go.Figure:
         )
     figure.update_yaxes(title_text=safe(table.column("number").meaning), row=1, col=1)
     figure.update_yaxes(
-        title_text="other token", range=[-0.03, 1.05], tickformat=".0%", row=2, col=1
+        title_text="different token", range=[-0.03, 1.05], tickformat=".0%", row=2, col=1
     )
     figure.update_xaxes(title_text="strength", row=2, col=1)
     return figure

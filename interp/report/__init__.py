@@ -1,4 +1,4 @@
-"""The report: stored runs as one HTML page that needs nothing but a browser, and no network."""
+"""Reports: stored runs as one self-contained HTML page that works offline."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ __all__ = ["write_page"]
 
 
 def __getattr__(name: str) -> Any:
-    # on first use: a report is read and its claims are listed without plotly
+    # imported on first use, so that reading a report does not import plotly
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from interp.report import page

@@ -1,9 +1,9 @@
-"""A report: stored runs as one HTML page and one JSON file that says the same, to be checked by
-whoever gets them.
+"""A report: stored runs as one HTML page and one JSON file with the same content, which anyone who
+receives them can verify.
 
-``report.json`` holds nothing that cannot be made again from the store: what every run was made
-from, digests of its files, its sentence, its claims. ``verification`` makes it again and compares.
-Its schema is ``report.schema.json``.
+``report.json`` contains only what can be recomputed from the store: the provenance of every run,
+digests of its files, its summary sentence and its claims. ``verification`` recomputes and compares
+it. The schema is ``report.schema.json``.
 """
 
 from __future__ import annotations
@@ -45,29 +45,29 @@ FIELDS = (
     "sha256",
 )
 TARGET = 5_000_000
-"""Bytes that a page should stay below; what is larger says so."""
+"""Recommended maximum size of a page in bytes; larger pages give a warning."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A stored run of a report: its manifest, and its table as it was proven by its digests."""
+    """A stored run of a report: its manifest, and its table, verified by its digests."""
 
     manifest: Manifest
     table: Table
 
     @property
     def key(self) -> str:
-        """The run's name."""
+        """The key of the run."""
         return self.manifest.key
 
     @property
     def claims(self) -> tuple[Finding, ...]:
-        """Its claims, none where it makes none."""
+        """Its claims; empty for a run without claims."""
         return from_table(self.table.tables["claims"]) if "claims" in self.table.tables else ()
 
     @cached_property
     def said(self) -> dict[str, JSON]:
-        """What the report keeps of it, as JSON."""
+        """The report's JSON entry for this run."""
         made, parts = self.manifest.provenance, self.manifest.parts()
         return plain(
             {
@@ -94,7 +94,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Report:
-    """A report that was read: its path, what it says, and the store that it is checked against."""
+    """A report read from a file: its path, its content, and the store to verify it against."""
 
     path: Path
     value: Mapping[str, JSON]
@@ -104,14 +104,16 @@ class Report:
 def gather(
     keys: Sequence[str], store: Store, draws: int | None = None
 ) -> tuple[list[Run], list[Run]]:
-    """The runs of these keys with the runs they build on, and how they agree on places, pair of
-    models by pair.
+    """The runs of these keys with their parent runs, and one agreement run per pair of models.
 
-    The agreement is computed where ``draws`` of its nulls are asked for, and kept in the store.
+    Agreement is computed only if ``draws``, the number of null permutations, is given; its runs are
+    stored.
     """
     asked = list(dict.fromkeys(store.find(key) for key in keys))
     if not asked:
-        raise OptionError("a report needs one run at least; give keys of stored runs (interp ls)")
+        raise OptionError(
+            "a report needs at least one run; give keys of stored runs (`interp ls` lists them)"
+        )
     runs = {}
     for key in asked:
         run = Run(store.manifest(key), store.get(key))
@@ -128,7 +130,7 @@ def gather(
             pairs.setdefault(of_pair, []).append(run.table)
     agreements = []
     for tables in pairs.values():
-        # two runs of one method agree because they are one method
+        # two runs of the same method agree trivially
         if len({table.kind for table in tables}) > 1:
             words = [
                 "agree",
@@ -140,15 +142,15 @@ def gather(
                 key = store.fetch(Agreement(draws), Runs(tables)).key
             agreements.append(Run(store.manifest(key), store.get(key)))
     return [
-        run for run in runs.values() if run.key not in {one.key for one in agreements}
+        run for run in runs.values() if run.key not in {agreement.key for agreement in agreements}
     ], agreements
 
 
 def default_title(runs: Sequence[Run]) -> str:
-    """Of one pair its name, else that of the first and how many more."""
+    """A title with the name of the pair, or with the first pair and the number of others."""
     pairs = list(dict.fromkeys(_pair(run) for run in runs if _pair(run)))
     more = f" and {len(pairs) - 1} more" if len(pairs) > 1 else ""
-    return f"What tuning changed: {pairs[0]}{more}" if pairs else "What tuning changed"
+    return f"What fine-tuning changed: {pairs[0]}{more}" if pairs else "What fine-tuning changed"
 
 
 def _pair(run: Run) -> str:
@@ -159,7 +161,7 @@ def _pair(run: Run) -> str:
 def content(
     runs: Sequence[Run], agreements: Sequence[Run], title: str, written: str
 ) -> dict[str, JSON]:
-    """All that a report says, but for the page, the store's place and the digest."""
+    """The content of a report, without the page, the path of the store and the digest."""
     every = [*runs, *agreements]
     made = [claim for run in every for claim in run.claims]
     return {
@@ -181,7 +183,7 @@ def content(
 
 
 def claim_json(key: str, finding: Finding) -> dict[str, JSON]:
-    """A finding as the report keeps it, NaN as None."""
+    """The report's JSON entry for a finding, with NaN as None."""
     values = {name: getattr(finding, name) for name in COLUMNS if name != "recipe"}
     return {"run": key} | plain({**values, "recipe": finding.claim.to_json()}, finite=False)
 
@@ -194,23 +196,24 @@ def write_report(
     title: str | None = None,
     draws: int | None = None,
 ) -> Path:
-    """Write the page ``out`` (.html) and the JSON of the same name beside it; returns the path of
-    the JSON.
+    """Write the page ``out`` (.html) and a JSON file of the same name next to it; returns the path
+    of the JSON file.
 
-    ``draws``: also say whether methods agree on places, next to so many random draws; None leaves
-    that out. Each appears whole or not at all. Raises ``OptionError`` and ``StoreError``, one line,
+    ``draws``: also compare the locations that methods find, with this many null draws; None leaves
+    the comparison out. Each file is written atomically. Raises ``OptionError`` and ``StoreError``
     before anything is written.
     """
     out = Path(out)
     if out.suffix.lower() not in (".html", ".htm"):
-        raise OptionError(f"--out {out} is no page: name a file that ends in .html")
+        raise OptionError(f"--out {out} is not a page: give a file name that ends in .html")
     if not out.absolute().parent.is_dir():
         raise OptionError(
-            f"--out {out}: there is no folder {out.absolute().parent}; make it, or name another"
+            f"--out {out}: the folder {out.absolute().parent} does not exist; create it or give"
+            " another"
         )
     if out.is_dir():
-        raise OptionError(f"--out {out} is a folder; name a file in it")
-    # brings plotly, which reading a report need not wait for
+        raise OptionError(f"--out {out} is a folder; give a file in it")
+    # imports plotly, which is not needed to read a report
     from interp.report.report_page import whole_page
 
     runs, agreements = gather(list(keys), store, draws)
@@ -231,66 +234,68 @@ def write_report(
 
 
 def read(path: str | os.PathLike, store: str | os.PathLike | None = None) -> Report:
-    """The report in a JSON file, with the store it names or another one; ``StoreError`` for what is
-    none.
+    """Read a report from its JSON file, with the store that it names or another one.
+
+    Raises ``StoreError`` for a file that is not a report.
     """
     path = Path(path)
     try:
         value = json.loads(
             path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_refused
         )
-        # canonical JSON and UTF-8: what has no digest or no text cannot be compared
+        # a value without canonical JSON or UTF-8 text cannot be compared
         digest(value)
         json.dumps(value, ensure_ascii=False).encode()
     except OSError as error:
         raise StoreError(f"cannot read the report {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError, InterpError) as error:
         hint = (
-            "; give the .json beside the page" if path.suffix.lower() in (".html", ".htm") else ""
+            "; give the .json file next to the page"
+            if path.suffix.lower() in (".html", ".htm")
+            else ""
         )
-        kind = "JSON" if isinstance(error, json.JSONDecodeError) else "JSON as interp writes it"
-        raise StoreError(f"{path} is not {kind}, so no report{hint}") from error
+        kind = "JSON" if isinstance(error, json.JSONDecodeError) else ("JSON as written by interp")
+        raise StoreError(f"{path} is not {kind}, so it is not a report{hint}") from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise StoreError(
-            f"{path} is no report: `interp report RUN... --out report.html` writes one"
+            f"{path} is not a report: `interp report RUN... --out report.html` writes one"
         )
     if value.get("version") != VERSION:
         raise StoreError(
-            f"{path} is a report of version {value.get('version')!r}, this interp reads {VERSION}:"
-            " run its commands again and write a new report"
+            f"{path} has report version {value.get('version')!r}, but this interp reads version"
+            f" {VERSION}: run its commands again and write a new report"
         )
     if set(value) != set(FIELDS):
         odd = sorted(set(value) ^ set(FIELDS))
         raise StoreError(
-            f"{path} is no report that interp writes: {odd[0]!r} is missing or does not belong"
-            " there"
+            f"{path} is not a valid report: the field {odd[0]!r} is missing or unknown"
         )
     wrong = _wrong(value)
     if wrong:
-        raise StoreError(f"{path} is no report that interp writes: {wrong}")
+        raise StoreError(f"{path} is not a valid report: {wrong}")
     place = path.absolute().parent / value["store"] if store is None else Path(store)
     if not place.is_dir():
         raise StoreError(
-            f"{path} is checked against the store {place}, which is not there; name it with"
-            " --store DIR"
+            f"{path} is verified against the store {place}, which does not exist; give its"
+            " folder with --store DIR"
         )
     return Report(path, value, Store(place))
 
 
 def _once(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
-    """An object whose names are told once: readers differ in which of two they take."""
+    """An object without repeated names, because readers differ in which of two values they take."""
     value = dict(pairs)
     if len(value) < len(pairs):
-        raise ValueError("a name stands twice in one object")
+        raise ValueError("a name is repeated in one object")
     return value
 
 
 def _refused(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _wrong(value: Mapping[str, Any]) -> str:
-    """What keeps the value from being checked at all, "" where nothing does."""
+    """The first problem that prevents verification; empty where there is none."""
     kinds = {
         "title": str,
         "written": str,
@@ -308,11 +313,11 @@ def _wrong(value: Mapping[str, Any]) -> str:
         if not isinstance(value[name], kind):
             return f"{name} is {type(value[name]).__name__}, not {kind.__name__}"
     if set(value["page"]) != {"file", "sha256"} or not all(
-        isinstance(said, str) for said in value["page"].values()
+        isinstance(field, str) for field in value["page"].values()
     ):
-        return "page names no file and digest"
+        return "page does not give a file and a digest"
     if any("\0" in place for place in (value["store"], value["page"]["file"])):
-        return "a path holds the sign NUL"
+        return "a path contains a NUL character"
     if not value["runs"]:
         return "it has no runs"
     for at, run in enumerate(value["runs"]):

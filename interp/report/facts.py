@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from interp.provenance import Provenance
-from interp.report.text import escaped, number
+from interp.report.rendering import Html, render
+from interp.report.text import number
 from interp.table import Table
 
-HEADLINES = {"base": "Base model", "tuned": "Tuned model"}
+HEADLINES = {"base": "Base model", "tuned": "Fine-tuned model"}
 SOFTWARE = ("interp", "commit", "python", "torch", "transformers", "peft", "numpy")
 DETAILS = {
     "seed": "Seed",
@@ -21,7 +22,7 @@ DETAILS = {
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, names joined by dots."""
+    """Nested mappings flattened to one, with names joined by dots."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         found.update(
@@ -33,9 +34,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def said(value: Any) -> str:
-    """A recorded value in words; whole numbers of a list are often ids, so that no comma groups
-    their digits.
-    """
+    """A recorded value as text; integers in lists are often ids, so their digits are not grouped."""
     if isinstance(value, (list, tuple)):
         return ", ".join(str(item) if type(item) is int else said(item) for item in value) or "none"
     return (
@@ -43,8 +42,10 @@ def said(value: Any) -> str:
     )
 
 
-def facts(tables: Sequence[Table]) -> str:
-    """The facts that people ask for first, then everything that was recorded, folded away."""
+def facts(tables: Sequence[Table]) -> Html:
+    """The most important facts as a table, followed by everything that was recorded in a collapsed
+    table per run.
+    """
     runs = [table.provenance for table in tables if table.provenance]
     rows: list[tuple[str, str]] = []
     for name, label in HEADLINES.items():
@@ -77,15 +78,12 @@ def facts(tables: Sequence[Table]) -> str:
         )
         for run in runs
     ]
-    # runs of several models on the same prompts with the same options say so once
+    # runs of several models with the same prompts and options share a row
     rows = list(dict.fromkeys(rows))
-    body = "".join(
-        f'<tr><th scope="row">{escaped(label)}</th><td>{escaped(value)}</td></tr>'
-        for label, value in rows
-        if value
-    )
-    return f'<div class="wide"><table class="facts"><tbody>{body}</tbody></table></div>' + "".join(
-        _record(table.provenance, table.summary) for table in tables if table.provenance
+    return render(
+        "facts.html",
+        rows=[(label, value) for label, value in rows if value],
+        records=[_record(table.provenance, table.summary) for table in tables if table.provenance],
     )
 
 
@@ -109,7 +107,9 @@ def _prompts(run: Provenance) -> str:
     for side in ("positive", "negative"):
         if side in run.context:
             count = run.context.get(f"n_{side}")
-            texts, clusters = (run.context.get(f"{what}_{side}") for what in ("texts", "clusters"))
+            texts, clusters = (
+                run.context.get(f"{quantity}_{side}") for quantity in ("texts", "clusters")
+            )
             parts = [number(count)] if count is not None else []
             if texts is not None and clusters is not None:
                 parts = [
@@ -128,10 +128,11 @@ def _distinct(values: Iterable[object]) -> list[str]:
 
 
 SHOWN_ABOVE = {"sentence", "opening", "findings", "limits"}
-"""What of a summary the page says elsewhere, as text or as the table of claims."""
+"""Entries of a summary that the page gives elsewhere, as text or in the table of claims."""
 
 
-def _record(run: Provenance, summary: Mapping[str, Any]) -> str:
+def _record(run: Provenance, summary: Mapping[str, Any]) -> tuple[str, str, list[tuple[str, str]]]:
+    """A run's key, its analyzer, and everything that was recorded about it as rows of text."""
     rest = {name: value for name, value in summary.items() if name not in SHOWN_ABOVE}
     record = flat(
         {"inputs": run.inputs, "options": run.options, "context": run.context, "summary": rest}
@@ -142,13 +143,4 @@ def _record(run: Provenance, summary: Mapping[str, Any]) -> str:
         "parent": run.parent or "none",
         **record,
     }
-    body = "".join(
-        f'<tr><th scope="row">{escaped(name)}</th><td>{escaped(said(value))}</td></tr>'
-        for name, value in rows.items()
-    )
-    return (
-        f"<details><summary>Everything recorded about run {escaped(run.key)}"
-        f" ({escaped(run.analyzer)})</summary>"
-        '<div class="wide"><table class="facts'
-        f' record"><tbody>{body}</tbody></table></div></details>'
-    )
+    return run.key, run.analyzer, [(name, said(value)) for name, value in rows.items()]

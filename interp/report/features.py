@@ -1,52 +1,49 @@
-"""Features of a dictionary as a list to browse: every latent folded, its label and figures first,
-contexts inside.
+"""Features of a dictionary as a list to browse: one collapsed entry per latent with its label and
+main numbers, and its contexts inside.
 
-It reads without scripts; with them the page's own sorts the list and filters it by text.
+The list is readable without scripts; the page's script sorts it and filters it by text.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from interp.report.text import escaped, interval, number
+from interp.report.rendering import Html, render
+from interp.report.text import interval, number
 from interp.table import Table
 
 SHOWN = 8
 _SORTS = {
-    "order": ("as given", False),
+    "order": ("original order", False),
     "density": ("density", True),
     "detection": ("accuracy of the label", True),
     "largest_logit": ("largest logit effect", True),
-    "density_gain": ("density gained", True),
+    "density_gain": ("density gain", True),
 }
 _LEVELS = {"top": "strongest", "middle": "middle", "low": "weakest"}
 
 
-def features_list(table: Table) -> str:
-    """All features of a table of kind ``sae-features``, with its tables of contexts and
-    logits where there.
+def features_list(table: Table) -> Html:
+    """All features of a table of kind ``sae-features``, with their contexts and logits if
+    the table has them.
     """
     contexts = _grouped(table.tables.get("contexts"))
     logits = _grouped(table.tables.get("logits"))
-    items = "".join(
-        _item(row, at, contexts.get(row["latent"], []), logits.get(row["latent"], []))
-        for at, row in enumerate(table.rows())
-    )
-    options = "".join(
-        f'<option value="{name}" data-falls="{int(falls)}">{said}</option>'
-        for name, (said, falls) in _SORTS.items()
-        if name == "order" or name in table.data
-    )
-    return (
-        '<div class="features"><p class="tools" hidden><label>Only with <input type="search"'
-        ' class="filter" placeholder="text"></label> <label>Sorted by <select class="sort">'
-        + options
-        + "</select></label> "
-        f'<span class="count"></span></p>{items}</div>'
+    return render(
+        "features.html",
+        orders=[
+            (name, label, descending)
+            for name, (label, descending) in _SORTS.items()
+            if name == "order" or name in table.data
+        ],
+        features=[
+            _item(row, index, contexts.get(row["latent"], []), logits.get(row["latent"], []))
+            for index, row in enumerate(table.rows())
+        ],
     )
 
 
@@ -57,34 +54,32 @@ def _grouped(table: Table | None) -> dict[int, list[dict[str, Any]]]:
     return found
 
 
-def _item(row: Mapping[str, Any], at: int, contexts: Sequence[dict], logits: Sequence[dict]) -> str:
+def _item(
+    row: Mapping[str, Any], at: int, contexts: Sequence[dict], logits: Sequence[dict]
+) -> dict[str, Any]:
     keys = {"order": at, **{name: row[name] for name in _SORTS if name in row}}
-    data = "".join(
-        f' data-{name.replace("_", "-")}="{value:.9g}"'
-        for name, value in keys.items()
-        if not (isinstance(value, float) and math.isnan(value))
-    )
-    said = f"<bdi>{escaped(row['label'])}</bdi>" if row["label"] else "<i>no label</i>"
-    score = (
-        f"{number(row['detection'])} (nulls"
-        f" {number(max(_or(row['others']), _or(row['shuffled'])))})"
-    )
-    head = (
-        f"<summary><b>{escaped(row['latent'])}</b> {said}"
-        f" <small>{escaped(number(100 * row['density']))} % of"
-        f" tokens{f', label {escaped(score)}' if row['scored'] else ''}</small></summary>"
-    )
-    return (
-        "<details"
-        f' class="feature"{data}>{head}{_facts(row)}{_logits(logits)}{_contexts(contexts)}</details>'
-    )
+    nulls = max(_or(row["others"]), _or(row["shuffled"]))
+    return {
+        "latent": row["latent"],
+        "label": row["label"],
+        "density": number(100 * row["density"]),
+        "score": f"{number(row['detection'])} (nulls {number(nulls)})" if row["scored"] else "",
+        "order": [
+            (name.replace("_", "-"), f"{value:.9g}")
+            for name, value in keys.items()
+            if not (isinstance(value, float) and math.isnan(value))
+        ],
+        "facts": _facts(row),
+        "logits": _logits(logits),
+        "contexts": _contexts(contexts),
+    }
 
 
 def _or(value: float) -> float:
     return -math.inf if math.isnan(value) else value
 
 
-def _facts(row: Mapping[str, Any]) -> str:
+def _facts(row: Mapping[str, Any]) -> list[str]:
     found = [
         (
             f"active on {number(100 * row['density_special'])} % of special tokens,"
@@ -95,43 +90,48 @@ def _facts(row: Mapping[str, Any]) -> str:
     if "density_base" in row:
         gain = interval(*(100 * row[f"density_gain{end}"] for end in ("", "_low", "_high")))
         found.append(
-            f"in the base's rows on {number(100 * row['density_base'])} %; gained {gain} percentage"
-            " points"
+            f"active on {number(100 * row['density_base'])} % of tokens in the base's"
+            f" activations; gain {gain} percentage points"
         )
     if row["scored"]:
         own = interval(row["detection"], row["detection_low"], row["detection_high"])
         found.append(
-            f"its label tells its firing on other documents with accuracy {own}; other latents'"
-            f" labels {number(row['others'])} (95 %: {number(row['others_high'])}), shuffled firing"
-            f" {number(row['shuffled'])} (95 %: {number(row['shuffled_high'])}); corrected p"
-            f" {number(row['p_adjusted'])}; {row['examples']} active and as many quiet tokens"
+            f"its label predicts its firing on held-out documents with accuracy {own}; labels"
+            f" of other latents {number(row['others'])} (95 % quantile"
+            f" {number(row['others_high'])}), shuffled firing {number(row['shuffled'])} (95 %"
+            f" quantile {number(row['shuffled_high'])}); adjusted p"
+            f" {number(row['p_adjusted'])}; {row['examples']} active and as many inactive"
+            " tokens"
         )
     else:
-        found.append("active too seldom to be labelled and scored")
+        found.append("not active often enough to be labelled and scored")
     if "largest_logit" in row:
         found.append(
-            f"largest logit effect {number(row['largest_logit'])}, random rows"
-            f" {number(row['random_logit'])} (95 %: {number(row['random_logit_high'])}); corrected"
-            f" p {number(row['logit_p_adjusted'])}"
+            f"largest logit effect {number(row['largest_logit'])}, random directions"
+            f" {number(row['random_logit'])} (95 % quantile"
+            f" {number(row['random_logit_high'])}); adjusted p"
+            f" {number(row['logit_p_adjusted'])}"
         )
-    return f"<ul>{''.join(f'<li>{escaped(line)}</li>' for line in found)}</ul>"
+    return found
 
 
-def _logits(rows: Sequence[dict]) -> str:
-    lines = []
-    for model in dict.fromkeys(row["model"] for row in rows):
-        for side in ("promoted", "suppressed"):
-            mine = [row for row in rows if (row["model"], row["side"]) == (model, side)][:SHOWN]
-            words = " ".join(
-                f"<bdi><code>{escaped(row['token'])}</code></bdi>"
-                f" <small>{escaped(number(row['effect']))}</small>"
-                for row in mine
-            )
-            lines.append(f"<p>{side} ({escaped(model)}): {words}</p>")
-    return "".join(lines)
+def _logits(rows: Sequence[dict]) -> list[tuple[str, str, list[dict]]]:
+    return [
+        (
+            side,
+            model,
+            [row for row in rows if (row["model"], row["side"]) == (model, side)][:SHOWN],
+        )
+        for model in dict.fromkeys(row["model"] for row in rows)
+        for side in ("promoted", "suppressed")
+    ]
 
 
-def _contexts(rows: Sequence[dict]) -> str:
+def _contexts(rows: Sequence[dict]) -> list[tuple[str, list[tuple[str, float, str]]]]:
+    """The source of every context, and the text, activation and strength from 0 to 1 of its tokens.
+
+    The strength is empty for a token on which the latent is not active.
+    """
     by_context: dict[tuple, list[dict]] = {}
     for row in rows:
         by_context.setdefault((row["level"], row["context"]), []).append(row)
@@ -140,19 +140,10 @@ def _contexts(rows: Sequence[dict]) -> str:
     for (level, _), tokens in by_context.items():
         value = next((row["activation"] for row in tokens if row["chosen"]), np.nan)
         place = f"{_LEVELS.get(level, level)}, {number(value)}, prompt {tokens[0]['prompt_id']}"
-        found.append(
-            f'<p class="context">{"".join(_marked(tokens, scale))}'
-            f" <small>{escaped(place)}</small></p>"
-        )
-    return "".join(found)
+        found.append((place, [_strength(row, scale) for row in tokens]))
+    return found
 
 
-def _marked(tokens: Iterable[Mapping[str, Any]], scale: float) -> Iterable[str]:
-    # Isolated, so that right-to-left text in one piece does not reorder the others.
-    for row in tokens:
-        text = f"<bdi>{escaped(row['token'])}</bdi>"
-        if row["activation"] == 0:
-            yield text
-            continue
-        style = f"--strength:{min(abs(row['activation']) / scale, 1):.2f}"
-        yield f'<mark style="{style}" title="{escaped(number(row["activation"]))}">{text}</mark>'
+def _strength(row: Mapping[str, Any], scale: float) -> tuple[str, float, str]:
+    strength = f"{min(abs(row['activation']) / scale, 1):.2f}" if row["activation"] else ""
+    return row["token"], row["activation"], strength

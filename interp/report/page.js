@@ -1,24 +1,24 @@
 (() => {
   "use strict";
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
-  const paints = {
+  const themes = {
     light: { ink: "#1d2330", soft: "#a2a9b5", grid: "#e3e6ec", box: "#ffffff" },
     dark: { ink: "#e4e7ee", soft: "#6b7382", grid: "#343a46", box: "#23272f" },
   };
-  const clear = "rgba(0,0,0,0)";
+  const transparent = "rgba(0,0,0,0)";
 
-  function painted(layout, paint) {
+  function themed(layout, theme) {
     const copy = {
       ...layout,
-      paper_bgcolor: clear,
-      plot_bgcolor: clear,
-      font: { ...layout.font, color: paint.ink },
-      modebar: { bgcolor: clear, color: paint.soft, activecolor: paint.ink },
-      hoverlabel: { ...layout.hoverlabel, bgcolor: paint.box, bordercolor: paint.grid, font: { color: paint.ink } },
+      paper_bgcolor: transparent,
+      plot_bgcolor: transparent,
+      font: { ...layout.font, color: theme.ink },
+      modebar: { bgcolor: transparent, color: theme.soft, activecolor: theme.ink },
+      hoverlabel: { ...layout.hoverlabel, bgcolor: theme.box, bordercolor: theme.grid, font: { color: theme.ink } },
     };
     for (const name of Object.keys(layout)) {
       if (/^[xy]axis\d*$/.test(name)) {
-        copy[name] = { ...layout[name], gridcolor: paint.grid, zerolinecolor: paint.grid, linecolor: paint.grid };
+        copy[name] = { ...layout[name], gridcolor: theme.grid, zerolinecolor: theme.grid, linecolor: theme.grid };
       }
     }
     return copy;
@@ -29,9 +29,9 @@
     figure: JSON.parse(place.nextElementSibling.textContent),
   }));
 
-  function draw(paint, width) {
+  function draw(theme, width) {
     for (const { place, figure } of plots) {
-      const layout = painted(figure.layout, paint);
+      const layout = themed(figure.layout, theme);
       if (width) layout.width = width;
       Plotly.react(place, figure.data, layout, {
         responsive: !width,
@@ -42,7 +42,7 @@
     }
   }
 
-  // Lists of features: the form appears only where it works.
+  // Lists of features: the form is shown only when scripts run.
   for (const list of document.querySelectorAll("div.features")) {
     const items = [...list.querySelectorAll("details.feature")];
     const [filter, sort, count] = ["input.filter", "select.sort", "span.count"].map((name) => list.querySelector(name));
@@ -50,13 +50,13 @@
     const value = (item) => item.getAttribute(`data-${sort.value.replaceAll("_", "-")}`);
 
     function arrange() {
-      const falls = sort.selectedOptions[0].dataset.falls === "1" ? -1 : 1;
-      const wanted = filter.value.toLowerCase();
-      // what has no value comes last, whichever way
-      const compared = (a, b) =>
-        (value(a) === null) - (value(b) === null) || falls * (Number(value(a)) - Number(value(b))) || 0;
-      list.append(...items.toSorted(compared));
-      for (const item of items) item.hidden = !texts.get(item).includes(wanted);
+      const direction = sort.selectedOptions[0].dataset.descending === "1" ? -1 : 1;
+      const query = filter.value.toLowerCase();
+      // items without a value come last in both directions
+      const compare = (a, b) =>
+        (value(a) === null) - (value(b) === null) || direction * (Number(value(a)) - Number(value(b))) || 0;
+      list.append(...items.toSorted(compare));
+      for (const item of items) item.hidden = !texts.get(item).includes(query);
       count.textContent = `${items.filter((item) => !item.hidden).length} of ${items.length}`;
     }
     filter.addEventListener("input", arrange);
@@ -65,11 +65,11 @@
     arrange();
   }
 
-  const now = () => (dark.matches ? paints.dark : paints.light);
+  const currentTheme = () => (dark.matches ? themes.dark : themes.light);
 
-  // plotly.js is kept packed; the policy of the page lets nothing run but exactly what was packed.
+  // plotly.js is compressed; the page's policy allows exactly the script that was compressed.
   async function load() {
-    const bytes = Uint8Array.from(atob(document.getElementById("plotly").textContent), (sign) => sign.charCodeAt(0));
+    const bytes = Uint8Array.from(atob(document.getElementById("plotly").textContent), (character) => character.charCodeAt(0));
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     const script = document.createElement("script");
     script.textContent = await new Response(stream).text();
@@ -83,10 +83,10 @@
       return;
     }
     await load();
-    draw(now());
-    dark.addEventListener("change", () => draw(now()));
-    window.addEventListener("beforeprint", () => draw(paints.light, 680));
-    window.addEventListener("afterprint", () => draw(now()));
+    draw(currentTheme());
+    dark.addEventListener("change", () => draw(currentTheme()));
+    window.addEventListener("beforeprint", () => draw(themes.light, 680));
+    window.addEventListener("afterprint", () => draw(currentTheme()));
   }
   start();
 })();

@@ -1,7 +1,8 @@
-"""The page of a report: what was compared and found, a section per run, whether methods agree, what
-has no support.
+"""The page of a report: what was compared, the findings, a section per run, agreement of methods,
+and limits.
 
-Made from the report's own content and the stored tables, so that it can be made again and compared.
+It depends only on the report's content and the stored tables, so that it can be rendered again and
+compared.
 """
 
 from __future__ import annotations
@@ -13,39 +14,39 @@ from interp.claims import to_table
 from interp.provenance import JSON
 from interp.report import sections
 from interp.report.facts import facts
-from interp.report.html_document import document, footer
-from interp.report.page import examples_of, figure_of, opening_of, parts_of, section
-from interp.report.text import escaped
+from interp.report.html_document import document
+from interp.report.page import examples_of, figure_of, opening_of, parts_of
+from interp.report.rendering import Html, Section, render
 from interp.table import Table
 
 NAMES = {
     "locate-neurons": "Locating units",
-    "verify-neurons": "Verifying them by intervention",
-    "baselines": "Beside other methods",
-    "compare": "The pair at a first look",
+    "verify-neurons": "Verification by intervention",
+    "baselines": "Comparison with other methods",
+    "compare": "Comparison of the pair",
     "tuco": "Tuning contribution (TuCo)",
-    "ftc-alpha": "Tuning weakened and strengthened",
+    "ftc-alpha": "Weaker and stronger fine-tuning",
     "intruders": "Intruder dimensions",
-    "intruder-scaling": "Scaling intruders",
+    "intruder-scaling": "Scaling intruder dimensions",
     "forgetting": "Forgetting",
-    "intruder-forgetting": "Intruders and forgetting over checkpoints",
+    "intruder-forgetting": "Intruder dimensions and forgetting over checkpoints",
     "graft": "Grafts",
     "stitch": "Stitching several fine-tuned models",
     "stability": "Stability of the located set",
-    "control-locations": "In control fine-tunes",
+    "control-locations": "Location in control fine-tunes",
     "redundancy": "Redundancy",
     "coalitions": "Coalitions of units",
-    "refusal-direction": "Compared with one direction",
-    "transfer": "In a further fine-tuned model",
-    "dissociation": "Two behaviours",
-    "sae-eval": "A dictionary's scores",
-    "sae-diff": "A dictionary's latents in both models",
+    "refusal-direction": "Comparison with a single direction",
+    "transfer": "Transfer to another fine-tuned model",
+    "dissociation": "Double dissociation",
+    "sae-eval": "Evaluation of a dictionary",
+    "sae-diff": "Latents of a dictionary in both models",
     "sae-features": "Single latents",
-    "sae-probe": "Latents that predict, and what they cause",
-    "concept-shift": "Concepts that moved",
-    "places": "Do the methods agree?",
+    "sae-probe": "Latents that predict a behaviour, and their effects",
+    "concept-shift": "Shift of concepts",
+    "places": "Agreement of methods",
 }
-"""Kind of run -> heading of its section; a kind that is not here is called by its own name."""
+"""Kind of run -> heading of its section; other kinds use their own name."""
 
 
 def whole_page(
@@ -55,66 +56,59 @@ def whole_page(
     made = sections.claims_of([*runs, *agreements])
     pairs = list(dict.fromkeys(_pair(table) for table in runs))
     ordered = sorted(runs, key=lambda table: (pairs.index(_pair(table)), _order(table)))
-    named = [
-        (f"run-{table.require_provenance().key[:12]}", _name(table, len(pairs) > 1), table)
-        for table in ordered
-    ]
-    contents = [
-        ("compared", "What was compared", ""),
-        *((anchor, name, table.require_provenance().key[:8]) for anchor, name, table in named),
-        *([("agreement", NAMES["places"], "")] if agreements else []),
-        ("limits", "What this does not show", ""),
-        ("check", "How to check this page", ""),
-    ]
-    body = [
-        f"<header><h1>{escaped(said['title'])}</h1>{_findings(runs, agreements, made)}</header>",
-        _nav(contents),
-    ]
-    body.append(section("What was compared", facts([*runs, *agreements]), "compared"))
-    body += [section(name, _run(table), anchor) for anchor, name, table in named]
+    parts = [Section("What was compared", [facts([*runs, *agreements])], "compared")]
+    for table in ordered:
+        key = table.require_provenance().key
+        parts.append(Section(_name(table, len(pairs) > 1), [_run(table)], _anchor(table), key[:8]))
     if agreements:
-        body.append(
-            section(NAMES["places"], "".join(_run(table) for table in agreements), "agreement")
-        )
-    lines = "".join(f"<li>{escaped(line)}</li>" for line in said["limits"])
-    body.append(section("What this does not show", f"<ul>{lines}</ul>", "limits"))
-    body.append(section("How to check this page", _checking(said, beside), "check"))
-    body.append(
-        f"<footer>{footer()} interp {escaped(said['interp'])}, {escaped(said['written'])}.</footer>"
+        parts.append(Section(NAMES["places"], [_run(table) for table in agreements], "agreement"))
+    parts.append(
+        Section("What these results do not show", [sections.bullets(said["limits"])], "limits")
     )
-    return document(str(said["title"]), "\n".join(body))
+    parts.append(Section("How to check this page", [_checking(said, beside)], "check"))
+    supported = sum(claim.supported for claim in made)
+    return document(
+        "report.html",
+        str(said["title"]),
+        support=(
+            f"{supported} of {len(made)} claims are supported by the data, each compared with its"
+            " control."
+            if made
+            else ""
+        ),
+        findings=list(_findings(runs, agreements)),
+        sections=parts,
+        version=said["interp"],
+        written=said["written"],
+    )
 
 
 def _name(table: Table, several: bool) -> str:
-    """A run's heading, with the tuned model's name where the report is of several pairs."""
+    """The heading of a run, with the fine-tuned model's name if the report has several pairs."""
     name, tuned = NAMES.get(table.kind, table.kind), table.require_provenance().context.get("tuned")
     return f"{name}: {tuned}" if several and tuned else name
 
 
 def _order(table: Table) -> int:
-    """In the order of ``NAMES``; a run that verifies stands behind the one that located."""
+    """Position in ``NAMES``; a verifying run comes after the locating run."""
     kinds = list(NAMES)
     return kinds.index(table.kind) if table.kind in kinds else len(kinds)
 
 
-def _findings(runs: Sequence[Table], agreements: Sequence[Table], made: Sequence) -> str:
-    lines = []
+def _anchor(table: Table) -> str:
+    return f"run-{table.require_provenance().key[:12]}"
+
+
+def _findings(runs: Sequence[Table], agreements: Sequence[Table]) -> Iterator[dict[str, str]]:
     several = len({_pair(table) for table in runs}) > 1
     for table in (*sorted(runs, key=lambda table: "claims" not in table.tables), *agreements):
         if sentence := table.summary.get("sentence"):
-            anchor = (
-                "agreement" if table in agreements else f"run-{table.require_provenance().key[:12]}"
-            )
-            of = f"<strong>{escaped(_pair(table))}:</strong> " if several and _pair(table) else ""
-            lines.append(f'<li>{of}{escaped(sentence)} <a href="#{anchor}">{_kept(table)}</a></li>')
-    supported = sum(claim.supported for claim in made)
-    said = (
-        f"{supported} of {len(made)} claims are supported by the data, each compared with its"
-        " control."
-        if made
-        else ""
-    )
-    return f'<p class="sentence">{escaped(said)}</p><ul class="findings">{"".join(lines)}</ul>'
+            yield {
+                "pair": _pair(table) if several else "",
+                "sentence": sentence,
+                "anchor": "agreement" if table in agreements else _anchor(table),
+                "support": _kept(table),
+            }
 
 
 def _pair(table: Table) -> str:
@@ -129,71 +123,33 @@ def _kept(table: Table) -> str:
     return f"{sum(claim.supported for claim in claims)} of {len(claims)} claims supported"
 
 
-def _nav(contents: Sequence[tuple[str, str, str]]) -> str:
-    lines = "".join(
-        "<li><a"
-        f' href="#{anchor}">{escaped(name)}</a>{f" <code>{escaped(key)}</code>" if key else ""}</li>'
-        for anchor, name, key in contents
-    )
-    return f'<nav aria-label="Contents"><ol>{lines}</ol></nav>'
-
-
-def _run(table: Table) -> str:
-    return "\n".join(_run_parts(table))
-
-
-def _run_parts(table: Table) -> Iterator[str]:
-    yield (
-        f'<p class="pair">{escaped(_pair(table))}'
-        f" <code>{escaped(table.require_provenance().key)}</code></p>"
-    )
-    yield opening_of(table)
-    if sentence := table.summary.get("sentence"):
-        yield f'<p class="sentence">{escaped(sentence)}</p>'
-    for part in examples_of([table]):
-        yield f"<h3>Example answers</h3>{sections.examples_table(part)}"
-    if claims := sections.claims_of([table]):
-        yield sections.claims_table(claims) + figure_of(to_table(claims))
-    for heading, content in parts_of([table], brief=True):
-        yield f"<h3>{escaped(heading)}</h3>\n{content}"
-    if own := sections.own_limits([table], claims):
-        yield f"<h3>Limits</h3><ul>{''.join(f'<li>{escaped(line)}</li>' for line in own)}</ul>"
-
-
-def _checking(said: Mapping[str, JSON], beside: str) -> str:
-    commands = "".join(
-        f"<li>{escaped(what)}<br><code>{escaped(command)}</code></li>"
-        for what, command in (
-            (
-                "Every sentence, number and digest, made again from the stored tables:",
-                f"interp verify {beside}",
-            ),
-            ("The same as one test per claim:", f"pytest --interp-report {beside}"),
-            ("The interventions run again, same prompts:", f"interp verify {beside} --remeasure"),
-            (
-                "And on fresh prompts:",
-                f"interp verify {beside} --prompts POSITIVE --prompts NEGATIVE",
-            ),
-        )
-    )
-    rows = "".join(
-        f'<tr><th scope="row">{escaped(run["kind"])} {escaped(run["key"])}</th><td>'
-        f"{_command(run) or 'made in Python'}</td></tr>"
-        for run in said["runs"]
-    )
-    return (
-        f'<ul>{commands}</ul><p>What made the runs:</p><div class="wide"><table'
-        f' class="facts"><tbody>{rows}</tbody></table></div>'
+def _run(table: Table) -> Html:
+    claims = sections.claims_of([table])
+    parts = [
+        Section("Example answers", [sections.examples_table(part)]) for part in examples_of([table])
+    ]
+    if claims:
+        parts.append(Section("", [sections.claims_table(claims), figure_of(to_table(claims))]))
+    parts += parts_of([table], brief=True)
+    if limits := sections.own_limits([table], claims):
+        parts.append(Section("Limits", [sections.bullets(limits)]))
+    return render(
+        "run.html",
+        pair=_pair(table),
+        key=table.require_provenance().key,
+        opening=opening_of(table),
+        sentence=table.summary.get("sentence"),
+        sections=parts,
     )
 
 
-def _command(run: Mapping[str, JSON]) -> str:
-    """What was typed, quoted as a shell needs it; lines break between words only, not after a
-    hyphen.
-    """
+def _checking(said: Mapping[str, JSON], beside: str) -> Html:
+    runs = [(run["kind"], run["key"], _command(run)) for run in said["runs"]]
+    return render("checking.html", report=beside, runs=runs)
+
+
+def _command(run: Mapping[str, JSON]) -> list[str]:
+    """The words of the command, quoted for a shell; empty for a run made in Python."""
     environment = run["context"].get("environment")
     words = environment.get("command", []) if isinstance(environment, Mapping) else []
-    said = " ".join(
-        f'<span class="word">{escaped(quote(str(word)))}</span>' for word in ("interp", *words)
-    )
-    return f"<code>{said}</code>" if words else ""
+    return [quote(str(word)) for word in ("interp", *words)] if words else []

@@ -1,4 +1,4 @@
-"""Text into HTML, so that whatever a prompt or a token holds stays text."""
+"""Escaping of text for HTML, so that prompts and tokens never become markup."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["escaped", "interval", "json_text", "number", "script_hash"]
 
 
 def json_text(text: str) -> str:
-    """JSON that may stand in a script element: nothing in it can end the element or open a comment."""
+    """JSON that is safe inside a script element: it cannot end the element or open a comment."""
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def script_hash(script: str) -> str:
-    """How a content security policy names one inline script that may run."""
+    """The expression by which a content security policy allows one inline script."""
     return f"'sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

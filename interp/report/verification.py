@@ -1,10 +1,10 @@
-"""Checking a report: everything it says is made again from the store and compared; claims are
-computed again from the stored tables.
+"""Verification of a report: its content is recomputed from the store and compared, including every
+claim.
 
-What that proves: the report says what the stored tables say, the tables are the bytes that were
-written, each claim's numbers, verdict and sentence follow from them, and it has a control. What it
-does not: that the tables tell the truth about the models. Only running the intervention again does
-(``interp verify --remeasure``).
+This proves that the report agrees with the stored tables, that the tables are the bytes that were
+written, that each claim's numbers, verdict and sentence follow from them, and that each claim has a
+control. It does not prove that the tables describe the models correctly; only repeating the
+intervention does (``interp verify --remeasure``).
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ from interp.report.text import escaped
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that a report has to stand: called, it raises ``ClaimError`` in one line where it
-    does not.
+    """One check of a report. Calling it raises ``ClaimError`` with a message of one line if the
+    check fails.
 
-    It returns a reason where it could not be asked, else None. ``name`` is what a test is called
-    by; ``run`` and ``claim`` say what it is about, empty where it is about more.
+    It returns the reason if the check could not be made, otherwise None. ``name`` is the name of
+    the test; ``run`` and ``claim`` say what it checks, and are empty for checks of the whole
+    report.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Check:
     _does: Callable[[], str | None] = field(repr=False)
 
     def __call__(self) -> str | None:
-        """Check it."""
+        """Run the check."""
         try:
             return self._does()
         except ClaimError as error:
@@ -58,15 +59,15 @@ class Check:
             TypeError,
             ValueError,
         ) as error:
-            # a store that fits its digests can still hold what no analyzer writes
+            # a store with matching digests can still contain what no analyzer writes
             said = one_line(f"{type(error).__name__}: {error}")[:200]
             raise ClaimError(
-                f"{self.name}: it cannot be made again from what is stored ({said})"
+                f"{self.name}: it cannot be recomputed from the store ({said})"
             ) from error
 
 
 def checks(report: Report) -> list[Check]:
-    """What there is to check of a report: itself, each of its runs, each of its claims, its page."""
+    """The checks of a report: the report itself, each run, each claim, and the page."""
     again = _Again(report)
     made = [Check("report", "", "", again.the_report)]
     for run in report.value["runs"]:
@@ -80,7 +81,7 @@ def checks(report: Report) -> list[Check]:
 
 
 def failures(report: Report) -> list[tuple[Check, str]]:
-    """The checks that failed, each with its sentence."""
+    """The checks that failed, each with its message."""
     found = []
     for one in checks(report):
         try:
@@ -91,7 +92,7 @@ def failures(report: Report) -> list[tuple[Check, str]]:
 
 
 def require_control(claim: Finding) -> None:
-    """Raise ``ClaimError`` for a claim that is supported and compared with nothing."""
+    """Raise ``ClaimError`` for a supported claim without a control."""
     words = re.findall(r"\w+", claim.control.lower())
     missing = not words or words[0] in ("none", "no", "na") or words[:2] == ["n", "a"]
     if claim.supported and (
@@ -105,13 +106,13 @@ def require_control(claim: Finding) -> None:
 
 @dataclass
 class _Again:
-    """The report made again from its store, run by run, each read once."""
+    """The report recomputed from its store; each run is read once."""
 
     report: Report
     _runs: dict[str, Run] = field(default_factory=dict)
 
     @property
-    def said(self) -> Mapping[str, JSON]:
+    def reported(self) -> Mapping[str, JSON]:
         return self.report.value
 
     def run(self, key: str) -> Run:
@@ -122,96 +123,101 @@ class _Again:
 
     @cached_property
     def content(self) -> dict[str, JSON]:
-        keys, agreements = [run["key"] for run in self.said["runs"]], self.said["agreement"]
+        keys, agreements = [run["key"] for run in self.reported["runs"]], self.reported["agreement"]
         if len(set(keys)) < len(keys):
-            raise ClaimError("report.runs names one run twice")
+            raise ClaimError("report.runs lists a run twice")
         runs = [self.run(key) for key in keys]
         return content(
             [run for run in runs if run.key not in agreements],
             [run for run in runs if run.key in agreements],
-            self.said["title"],
-            self.said["written"],
+            self.reported["title"],
+            self.reported["written"],
         )
 
     def the_report(self) -> None:
-        seal = digest({name: said for name, said in self.said.items() if name != "sha256"})
-        if seal != self.said["sha256"]:
+        seal = digest({name: value for name, value in self.reported.items() if name != "sha256"})
+        if seal != self.reported["sha256"]:
             raise ClaimError(
-                "report: its content is not what its digest says; it was changed after it was"
-                " written"
+                "report: its content does not match its digest; it was changed after it was written"
             )
-        # what another version wrote is compared all the same; its page is checked for its name
-        made = self.content | {"interp": self.said["interp"]}
-        # claims and runs have checks of their own, which name them
+        # a report of another version is compared too; its page is only checked for the version's name
+        made = self.content | {"interp": self.reported["interp"]}
+        # claims and runs have their own checks
         for name in made:
             if name not in ("runs", "claims"):
-                _same(f"report.{name}", self.said[name], made[name])
+                _same(f"report.{name}", self.reported[name], made[name])
         listed, there = (
-            [[c["run"], c["name"]] for c in value["claims"]] for value in (self.said, made)
+            [[claim["run"], claim["name"]] for claim in value["claims"]]
+            for value in (self.reported, made)
         )
         _same("report.claims, by run and name,", listed, there)
         if others := [
-            key for key in self.said["agreement"] if self.run(key).manifest.kind != "places"
+            key for key in self.reported["agreement"] if self.run(key).manifest.kind != "places"
         ]:
-            raise ClaimError(f"report.agreement names run {others[0]}, which compares no places")
-        latest = max(run["written"] for run in made["runs"])
-        if self.said["written"] < latest[: len("2026-01-01T00:00:00")]:
             raise ClaimError(
-                f"report.written is {self.said['written']}, before its run of {latest}"
+                f"report.agreement lists run {others[0]}, which is not an agreement run"
+            )
+        latest = max(run["written"] for run in made["runs"])
+        if self.reported["written"] < latest[: len("2026-01-01T00:00:00")]:
+            raise ClaimError(
+                f"report.written is {self.reported['written']}, earlier than its run of {latest}"
             )
 
     def the_page(self) -> str | None:
-        named = self.said["page"]["file"]
+        named = self.reported["page"]["file"]
         path = self.report.path.absolute().parent / named
         if Path(named).name != named or not path.is_file():
             raise ClaimError(
-                f"page: {named} is missing beside the report; write it again with `interp report`"
+                f"page: {named} is missing next to the report; write it again with `interp report`"
             )
         found = sha256_of(path)
-        if found != self.said["page"]["sha256"]:
+        if found != self.reported["page"]["sha256"]:
             raise ClaimError(
-                f"page: {named} has the digest {found[:12]}, the report says "
-                f"{self.said['page']['sha256'][:12]}; the page was changed or exchanged"
+                f"page: {named} has the digest {found[:12]}, the report says"
+                f" {self.reported['page']['sha256'][:12]}; the page was changed or replaced"
             )
         text, other = (
             path.read_bytes().decode("utf-8", "replace"),
-            self.said["interp"] != self.content["interp"],
+            self.reported["interp"] != self.content["interp"],
         )
         plain, drawn_by = without_bundle(text), bundle_hash(text)
         runs, agreements = (
             [
                 self.run(run["key"]).table
-                for run in self.said["runs"]
-                if (run["key"] in self.said["agreement"]) is wanted
+                for run in self.reported["runs"]
+                if (run["key"] in self.reported["agreement"]) is wanted
             ]
             for wanted in (False, True)
         )
-        # brings plotly, which listing the checks need not wait for
+        # imports plotly, which is not needed to list the checks
         from interp.report.report_page import whole_page
 
         made = whole_page(
-            self.content | {"interp": self.said["interp"]}, runs, agreements, self.report.path.name
+            self.content | {"interp": self.reported["interp"]},
+            runs,
+            agreements,
+            self.report.path.name,
         )
         if without_bundle(made) == plain and drawn_by == unpacked_hash():
             return None
         if other or drawn_by not in ("", unpacked_hash()):
             for what in ("title", "written", "interp"):
-                if escaped(self.said[what]) not in plain:
+                if escaped(self.reported[what]) not in plain:
                     raise ClaimError(
-                        f"page: {named} does not say {what} {_short(self.said[what])}, as the"
-                        " report does"
+                        f"page: {named} does not contain the report's {what}"
+                        f" {_short(self.reported[what])}"
                     )
             by = (
-                f"interp {self.said['interp']}"
+                f"interp {self.reported['interp']}"
                 if other
-                else "another plotly.js than is installed here"
+                else "another plotly.js than the installed one"
             )
             return one_line(
-                f"{named} says that it was made by {by}, so it was not compared with the store:"
-                " trust report.json, or write the page again with `interp report`"
+                f"{named} was made by {by}, so it was not compared with the store: trust"
+                " report.json, or write the page again with `interp report`"
             )
         raise ClaimError(
-            f"page: {named} does not show what the store holds; write it again with `interp report`"
+            f"page: {named} does not match the store; write it again with `interp report`"
         )
 
     def the_run(self, said: Mapping[str, JSON]) -> None:
@@ -240,11 +246,15 @@ class _Again:
 
 
 def _same(where: str, said: JSON, made: JSON) -> None:
-    """Raise ``ClaimError`` naming the first place where two values differ, and both."""
+    """Raise ``ClaimError`` with the first place where two values differ, and both values."""
     if isinstance(said, dict) and isinstance(made, dict):
         for name in sorted(said.keys() | made.keys()):
             if (name in said) != (name in made):
-                there = "says more than the store" if name in said else "lacks what the store has"
+                there = (
+                    "has a field that the store lacks"
+                    if name in said
+                    else "lacks a field of the store"
+                )
                 raise ClaimError(f"{where} {there}: {name}")
             _same(f"{where}.{name}", said[name], made[name])
     elif isinstance(said, list) and isinstance(made, list):
