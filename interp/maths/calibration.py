@@ -1,4 +1,4 @@
-"""How far confidence is from being right: numpy in, plain numbers out."""
+"""Calibration of predicted probabilities."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ def calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15)
     """Expected calibration error (Naeini et al., 2015): sum over bins of ``n_b / n * |accuracy_b -
     confidence_b|``.
 
-    ``bins`` of equal width divide [0, 1], each closed above (0 belongs to the first).
-    ``confidence`` [n] in [0, 1], ``correct`` [n] of yes and no. Raises ValueError for values
-    outside, unequal lengths or nothing to measure.
+    ``bins`` of equal width divide [0, 1], each closed above (0 is in the first). ``confidence`` [n]
+    is in [0, 1]; ``correct`` [n] is boolean. Raises ValueError for confidences outside [0, 1],
+    unequal lengths or empty input.
     """
     confidence, correct = (
         np.asarray(confidence, np.float64).ravel(),

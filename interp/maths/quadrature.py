@@ -1,9 +1,9 @@
-"""Nested quadrature on [0, 1]: Patterson's extensions of the Gauss-Legendre rule of three nodes.
+"""Nested quadrature on [0, 1]: Patterson's extensions of the three-node Gauss-Legendre rule.
 
-Each rule has all nodes of the one before it, so what was computed for a coarse rule is used again
-by a finer one, and the difference of the two tells the error of the coarse one. With 3, 7, 15 and
-31 nodes polynomials up to degree 5, 11, 23 and 47 are exact. Patterson 1968, "The optimum addition
-of points to quadrature formulae"; Kronrod 1965 for 7 nodes.
+Each rule contains all nodes of the previous one, so a finer rule reuses the function values of a
+coarser one, and their difference estimates the error of the coarser one. With 3, 7, 15 and 31
+nodes, polynomials up to degree 5, 11, 23 and 47 are exact. Patterson 1968, "The optimum addition of
+points to quadrature formulae"; Kronrod 1965 for 7 nodes.
 """
 
 from dataclasses import dataclass
@@ -33,18 +33,18 @@ _HALF = (
 )  # fmt: skip
 
 STEPS = (3, 7, 15, 31)
-"""How many nodes the rules have."""
+"""Numbers of nodes of the rules."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Nodes inside (0, 1) and their weights, by node; the weights are positive and add up to 1."""
+    """Nodes inside (0, 1) with their weights; the weights are positive and sum to 1."""
 
     weights: dict[float, float]
 
     @property
     def nodes(self) -> tuple[float, ...]:
-        """Ascending."""
+        """In ascending order."""
         return tuple(self.weights)
 
     def __len__(self) -> int:
@@ -52,11 +52,11 @@ class Rule:
 
 
 END = Rule({1.0: 1.0})
-"""One node, at 1: the value there in place of the mean."""
+"""One node, at 1: the value at the end point in place of the mean."""
 
 
 def rule(steps: int) -> Rule:
-    """The rule with this many nodes, one of ``STEPS``; raises ValueError for another number."""
+    """The rule with ``steps`` nodes, one of ``STEPS``; raises ValueError for another number."""
     if steps not in STEPS:
         raise ValueError(f"no rule has {steps} nodes; there are {STEPS}")
     back = len(STEPS) - STEPS.index(steps)
@@ -66,10 +66,10 @@ def rule(steps: int) -> Rule:
 
 
 def nested(most: int) -> tuple[Rule, ...]:
-    """All rules with at most so many nodes, the coarsest first."""
+    """All rules with at most ``most`` nodes, the coarsest first."""
     return tuple(rule(steps) for steps in STEPS if steps <= most)
 
 
 def mean(rule: Rule, values: np.ndarray) -> np.ndarray:
-    """The mean over [0, 1] of a function from its values ``[nodes, ...]`` at a rule's nodes."""
+    """Mean over [0, 1] of a function from its values ``[nodes, ...]`` at a rule's nodes."""
     return np.tensordot(np.array(list(rule.weights.values())), values, 1)
