@@ -1,4 +1,4 @@
-"""Prompts: files read at the door, contrasts split by cluster, token ids with the role of every
+"""Prompts: reading and checking files, contrasts split by cluster, token ids with a role for every
 token.
 """
 
