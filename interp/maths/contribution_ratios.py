@@ -6,7 +6,9 @@ from torch import Tensor
 
 
 def size(value: Float[Tensor, "B P D"], order: int = 1) -> Float[Tensor, " B"]:
-    """Norm of each prompt's values over positions and width: L1 for order 1, Euclidean for order 2."""
+    """Norm of each prompt's values over positions and width: L1 for order 1, Euclidean for order
+    2.
+    """
     return torch.linalg.vector_norm(value, ord=order, dim=(1, 2))
 
 
@@ -37,7 +39,9 @@ class Running:
         self.cosines: list[Tensor] = []
 
     def add(self, base: Float[Tensor, "B P D"], tuned: Float[Tensor, "B P D"]) -> None:
-        """Add one block's updates: the base's, and the difference that the fine-tuned model adds."""
+        """Add one block's updates: the base's, and the difference that the fine-tuned model
+        adds.
+        """
         if self.keep is not None:
             base, tuned = base * self.keep, tuned * self.keep
         self.base = base if self.base is None else self.base + base

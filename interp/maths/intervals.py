@@ -58,21 +58,21 @@ def cluster_interval(
     """Mean of ``values`` [n], a difference of means or a ratio of means, with its interval over
     ``clusters`` [n].
 
-    =================================  ==============================================================
+    =================================  =============================================================
     arguments                          estimate and interval
-    =================================  ==============================================================
+    =================================  =============================================================
     numbers                            mean; jackknife over clusters, Student's t
     bool                               share; Clopper and Pearson (1934), clusters as trials
-    ``minus`` [n]                      mean of paired differences; jackknife, t. For two bool arrays:
-                                       Tango's (1998) score interval, and the exact bound if no row
-                                       differs
+    ``minus`` [n]                      mean of paired differences; jackknife, t. Of two bool arrays:
+                                       Tango's (1998) score interval, and the exact bound if no
+                                       row differs
     ``minus`` [m], ``minus_clusters``  difference of two groups; Welch's degrees of freedom.
                                        Clusters that both groups share are left out of both at once.
                                        For two bool arrays: the ends of both exact intervals, their
                                        distances squared and added (Newcombe 1998)
     ``over`` [n] (``over_minus`` [n])  ratio ``mean(values - minus) / mean(over - over_minus)``;
                                        jackknife, t
-    =================================  ==============================================================
+    =================================  =============================================================
 
     The number of clusters is the effective one (``effective_clusters``). A ratio whose denominator
     is a difference is NaN if the denominator's own interval covers 0. The ends are NaN with fewer

@@ -36,8 +36,8 @@ def prediction_interval(
     for value, low, high in ((old, old_low, old_high), (new, new_low, new_high)):
         if not -float("inf") < low <= value <= high < float("inf"):
             raise ValueError(
-                f"{value:g} with the interval [{low:g}, {high:g}] is not an estimate: expected low <="
-                " value <= high"
+                f"{value:g} with the interval [{low:g}, {high:g}] is not an estimate: expected"
+                " low <= value <= high"
             )
     stretch = float(
         special.ndtri((1 + 1 - (1 - level) / tests) / 2) / special.ndtri((1 + stated) / 2)

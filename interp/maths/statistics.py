@@ -83,7 +83,9 @@ def benjamini_hochberg(p: ArrayLike) -> np.ndarray:
 
 
 class StandardisedDifference(NamedTuple):
-    """Difference of two groups per column: Cohen's ``d``, Student's ``t`` and its two-sided ``p``."""
+    """Difference of two groups per column: Cohen's ``d``, Student's ``t`` and its two-sided
+    ``p``.
+    """
 
     d: np.ndarray
     t: np.ndarray

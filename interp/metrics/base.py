@@ -112,7 +112,9 @@ class Metric(Protocol):
         ...
 
     def settled(self, prompt: Prompt, begun: str) -> bool:
-        """Whether ``exhibits`` is already decided by the beginning of an answer, whatever follows."""
+        """Whether ``exhibits`` is already decided by the beginning of an answer, whatever
+        follows.
+        """
         ...
 
     def shuffled_baseline(
@@ -212,7 +214,9 @@ def fold(text: str) -> str:
 
 
 def begins(text: str, phrase: str) -> bool:
-    """Whether a text begins with a phrase, ignoring case, and the phrase ends at a word boundary."""
+    """Whether a text begins with a phrase, ignoring case, and the phrase ends at a word
+    boundary.
+    """
     text, phrase = fold(text).strip(), fold(phrase).strip()
     return text.startswith(phrase) and not (
         phrase[-1:].isalnum() and text[len(phrase) : len(phrase) + 1].isalnum()

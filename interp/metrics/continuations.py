@@ -56,8 +56,8 @@ class Continuations:
             for other, beside in zip(sets[1], against, strict=True):
                 if one[: len(other)] == other[: len(one)]:
                     raise MetricError(
-                        f"the continuations {text!r} and {beside!r} are alternatives, but one begins"
-                        " with the other; give two that differ"
+                        f"the continuations {text!r} and {beside!r} are alternatives, but one"
+                        " begins with the other; give two that differ"
                     )
         return cls(*(_without_longer(found) for found in sets))
 
@@ -76,7 +76,9 @@ class Continuations:
         return Objective(1 + len(self.suffixes[0]), self.log_odds)
 
     def log_odds(self, logits: Float[Tensor, "R keep V"]) -> Float[Tensor, " B"]:
-        """From the logits at the last columns of a batch with one row per suffix of every prompt."""
+        """From the logits at the last columns of a batch with one row per suffix of every
+        prompt.
+        """
         places = [self._place(node) for node in self.nodes]
         rows, back = (
             torch.tensor(part, device=logits.device) for part in zip(*places, strict=True)
@@ -102,7 +104,9 @@ class Continuations:
         return torch.stack(steps, -1).sum(-1) if steps else log_p.new_zeros(len(log_p))
 
     def _leaving(self, log_p: Float[Tensor, "B nodes V"], node: Ids) -> Float[Tensor, " B"]:
-        """log P(the answer begins with a node and then continues unlike every wanted continuation)."""
+        """log P(the answer begins with a node and then continues unlike every wanted
+        continuation).
+        """
         on = sorted(
             {
                 ids[len(node)]

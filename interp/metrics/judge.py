@@ -83,8 +83,8 @@ class Judge:
         for label, said in ((True, "yes"), (False, "no")):
             if (count := sum(each is label for each in self.labels.values())) < FEWEST:
                 raise MetricError(
-                    f"{count} answers are labelled {said}; a judge's error rates need at least {FEWEST}"
-                    " of each label"
+                    f"{count} answers are labelled {said}; a judge's error rates need at least"
+                    f" {FEWEST} of each label"
                 )
         find(self.model)
 
@@ -123,8 +123,8 @@ class Judge:
         )
         if found.true_yes / positives + found.true_no / negatives <= 1:
             raise MetricError(
-                f"the judge {self.model} is not better than chance: {found}; use another question or"
-                " another model"
+                f"the judge {self.model} is not better than chance: {found}; use another question"
+                " or another model"
             )
         return found
 

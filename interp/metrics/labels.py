@@ -57,8 +57,8 @@ class Labels:
         said = f"{len(without)} of {count} answers have no label in {self.name}"
         if self.missing is None:
             raise MetricError(
-                f"{said}; add `missing: FILE.csv` to the behaviour file to have them written there for"
-                " labelling"
+                f"{said}; add `missing: FILE.csv` to the behaviour file to have them written"
+                " there for labelling"
             )
         try:
             with open(self.missing, "w", encoding="utf-8", newline="") as stream:
@@ -114,6 +114,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         raise MetricError(f"{path} cannot be read as labels ({error})") from error
     if not all(isinstance(row, dict) for row in rows):
         raise MetricError(
-            f"{path}: a line is not a JSON object; write {{'prompt': ..., 'answer': ..., 'label': 1}}"
+            f"{path}: a line is not a JSON object; write"
+            " {'prompt': ..., 'answer': ..., 'label': 1}"
         )
     return rows

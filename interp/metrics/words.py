@@ -10,17 +10,15 @@ from interp.metrics.base import MetricLabels
 from interp.metrics.refusal import REFUSAL_WORDS
 
 REFUSAL = "refusal"
-# fmt: off
-TAKEN = frozenset((
-    "activation", "activation_from", "agreeing", "agreement", "alpha", "altered", "answer", "back", "base",
-    "base_loss", "before", "chance", "changed", "cluster", "condition", "control", "control_high", "control_low",
-    "correct", "direction", "divergence", "donor", "dose", "draw", "effect", "flip", "flipped", "flips",
-    "fluency_ratio", "greedy", "group", "harmed", "held", "high", "k", "kind", "kl", "latent", "layer", "loss",
-    "lost", "low", "malformed", "mixed", "n", "neuron", "number", "p", "prompt_id", "random",
-    "random_high", "random_low", "receiver", "refused", "repeats", "sample", "sampled", "samples", "score", "set",
-    "text", "tokens", "true", "tuned", "value", "way", "weights", "weights_from",
-))
-# fmt: on
+_COLUMNS = """
+activation activation_from agreeing agreement alpha altered answer back base base_loss before
+chance changed cluster condition control control_high control_low correct direction divergence
+donor dose draw effect flip flipped flips fluency_ratio greedy group harmed held high k kind kl
+latent layer loss lost low malformed mixed n neuron number p prompt_id random random_high
+random_low receiver refused repeats sample sampled samples score set text tokens true tuned
+value way weights weights_from
+"""
+TAKEN = frozenset(_COLUMNS.split())
 """Names of other columns in tables with a behaviour's column; a behaviour cannot use them."""
 
 

@@ -39,7 +39,8 @@ class OneClass:
     def negative(self) -> PromptSet:
         """Always raises PromptError: there is no other class."""
         raise PromptError(
-            f"only one class of prompts was given ({self.positive.source}) and two are needed; give both"
+            f"only one class of prompts was given ({self.positive.source}) and two are needed; give"
+            " both"
         )
 
     @property

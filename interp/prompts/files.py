@@ -184,7 +184,8 @@ def _answers(path: Path, index: int, row: dict[str, Any]) -> tuple[str, str | No
         )
     if "answer" not in row:
         raise PromptError(
-            f"{path}, row {index} has no column answer; a task needs the right answer to every prompt"
+            f"{path}, row {index} has no column answer; a task needs the right answer to every"
+            " prompt"
         )
     right, wrong = row["answer"], None if row.get("wrong_answer") == "" else row.get("wrong_answer")
     for name, value in (("answer", right), ("wrong_answer", wrong)):

@@ -31,8 +31,8 @@ def prompt_notes(sets: Iterable[PromptSet]) -> tuple[str, ...]:
     for each in sets:
         if each.clusters_given and (blank := sum(not prompt.named for prompt in each)):
             notes.append(
-                f"{blank} of {len(each)} prompts of {each.source} have no cluster or twin, unlike the"
-                " others: each of their texts counts as independent evidence"
+                f"{blank} of {len(each)} prompts of {each.source} have no cluster or twin, unlike"
+                " the others: each of their texts counts as independent evidence"
             )
     return tuple(dict.fromkeys(notes))
 
@@ -67,8 +67,8 @@ def _spelled(prompts: PromptSet, before: str) -> list[str]:
                     " only the user's text"
                 ]
             return [
-                f"{count} of {len(prompts)} prompts of {prompts.source} contain {mark}, which is chat"
-                " template markup of other models and plain text to this model; give only the"
+                f"{count} of {len(prompts)} prompts of {prompts.source} contain {mark}, which is"
+                " chat template markup of other models and plain text to this model; give only the"
                 " user's text"
             ]
     return []
@@ -131,7 +131,7 @@ def template_notes(
                 repr(tokenizer.decode([index])) for index in sorted(set.union(*held))[:3]
             )
             notes.append(
-                f"{count} of {len(encoded)} prompts of {prompts.source} already contain tokens of the"
-                f" chat template ({names}), which is added again; give only the user's text"
+                f"{count} of {len(encoded)} prompts of {prompts.source} already contain tokens of"
+                f" the chat template ({names}), which is added again; give only the user's text"
             )
     return tuple(notes)

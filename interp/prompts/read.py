@@ -27,7 +27,9 @@ class EncodedSet:
         return [encode(self.tokenizer, prompt.text) for prompt in self.prompts]
 
     def within(self, context: int) -> list[Encoded]:
-        """The encoded prompts; PromptError, naming the longest, if it leaves no room for an answer."""
+        """The encoded prompts; PromptError, naming the longest, if it leaves no room for an
+        answer.
+        """
         longest = max(range(len(self.encoded)), key=lambda row: len(self.encoded[row].ids))
         if (length := len(self.encoded[longest].ids)) >= context:
             raise PromptError(

@@ -141,7 +141,8 @@ def _objects(path: Path, lines: list[str]) -> list[dict[str, Any]]:
             ) from error
         if not isinstance(row, dict):
             raise PromptError(
-                f"{path}, line {number} is not a JSON object but {str(row)[:40]!r}; write one per line"
+                f"{path}, line {number} is not a JSON object but {str(row)[:40]!r}; write one per"
+                " line"
             )
         rows.append(row)
     return rows

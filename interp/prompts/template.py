@@ -143,8 +143,8 @@ def _require_taken(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions,
             and _refusal(tokenizer, TemplateOptions(None, options.arguments)) is None
         ):
             raise OptionError(
-                f"the chat template of {name} does not accept a system message ({reason}); leave out"
-                " --system and write its text into the prompts"
+                f"the chat template of {name} does not accept a system message ({reason}); leave"
+                " out --system and write its text into the prompts"
             )
         raise OptionError(
             f"the chat template of {name} fails with {' and '.join(flags)} ({reason}); change them"
@@ -154,8 +154,8 @@ def _require_taken(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions,
         turns = [_render(tokenizer, each, "Hello.") for each in (options, without)]
         if turns[0] == turns[1]:
             raise OptionError(
-                f"the chat template of {name} ignores a system message; leave out --system and write"
-                " its text into the prompts"
+                f"the chat template of {name} ignores a system message; leave out --system and"
+                " write its text into the prompts"
             )
 
 
