@@ -1048,8 +1048,8 @@ BAD = {
     "more than all": (["--at", "101%"], "no share of weights to keep"),
     "a scope": (["--scope", "neurons"], "unknown --scope"),
     "no file": (["--task", "missing.jsonl"], "no prompt file"),
-    "no answers": (["--task", "text.txt"], "has no columns, and a task needs answers"),
-    "both": (["--verify-task", "task.jsonl"], "are also used to locate"),
+    "no answers": (["--task", "text.txt"], "has no columns, but a task needs answers"),
+    "both": (["--verify-task", "task.jsonl"], "are also in the selection split"),
 }
 
 

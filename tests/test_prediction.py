@@ -1,5 +1,5 @@
-"""Prediction intervals: coverage by exact sums over two binomials, the normal case by scipy, what
-is no estimate.
+"""Prediction intervals: coverage by exact sums over two binomials, the normal case by scipy, and
+values that are not estimates.
 """
 
 import numpy as np

@@ -317,7 +317,7 @@ def _ratio(
     ):
         return found
     # if all answers equal one of the two references, the jackknife has no width; the paired
-    # difference # from the nearer reference has one
+    # difference from the nearer reference has one
     near = over if value > 0.5 else below
     paired, size = _paired_shares(values, near, clusters, level), abs(float(bottom.mean()))
     down, up = paired.value - paired.low, paired.high - paired.value

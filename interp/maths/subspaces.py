@@ -217,7 +217,7 @@ def _krylov(
     for step in range(1, _DEEPEST + 1):
         rest = times(newest)
         # the coefficients of the orthogonalisation are the new part of the projected matrix, so
-        # nothing is # multiplied twice
+        # nothing is multiplied twice
         inside = basis.T @ rest
         rest = rest - basis @ inside
         again = basis.T @ rest

@@ -78,7 +78,7 @@ def first_tokens(tokenizer: Tokenizer, phrases: Sequence[str]) -> tuple[int, ...
     Only whole words if there are any; spellings that begin with an unknown token are dropped.
     """
     found = _beginnings(tokenizer, phrases)
-    # the first piece of a word begins many other words: it is used only if no phrase's first # word
+    # the first piece of a word begins many other words: it is used only if no phrase's first word
     # is a single token
     whole = [index for index, is_word in found.items() if is_word]
     return tuple(sorted(whole or found))

@@ -96,7 +96,7 @@ def _read(
                 )
             form = _name(path, index, template, row[template])
         # without a name every text is a cluster; its number does not depend on repetitions of other
-        # # texts
+        # texts
         number = texts.setdefault(text_key(text, messages), len(texts))
         own = cluster or twin or f"{name or path.stem}:{number}"
         named = cluster is not None or twin is not None

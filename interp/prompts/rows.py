@@ -44,7 +44,7 @@ def read_rows(path: Path, column: str) -> list[dict[str, Any]]:
     if kind in (".csv", ".tsv"):
         return separated(path, text)
     # not splitlines(): it also splits at U+2028, form feeds and other characters that a prompt may
-    # # contain
+    # contain
     lines = text.split("\n")
     return (
         _objects(path, lines)
