@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from interp import claims
 from interp.agreement import Agreement, Runs
-from interp.agreement.compared import _null
+from interp.agreement.comparison import _null
 from interp.cli import main
 from interp.errors import OptionError
 from interp.figures import plot

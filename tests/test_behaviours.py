@@ -21,8 +21,8 @@ from interp.figures import plot
 from interp.metrics import Behaviour, Refusal, load_behaviour, read_behaviour
 from interp.metrics.continuations import Continuations
 from interp.metrics.first_tokens import FirstTokens
+from interp.metrics.metric_labels import TAKEN, column_of
 from interp.metrics.phrases import Phrases
-from interp.metrics.words import TAKEN, column_of
 from interp.prompts import OneClass, Prompt, PromptSet
 from interp.report.page import page
 from interp.studies import load_study

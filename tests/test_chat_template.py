@@ -189,7 +189,8 @@ def test_the_key_hashes_the_tokens_that_the_prompts_became(models, monkeypatch):
     before = key(asked)
     # another version of a library can make other tokens of the same text with the same files
     monkeypatch.setattr(
-        "interp.prompts.read.encode", lambda tokenizer, prompt: encode(tokenizer, f"{prompt} .")
+        "interp.prompts.encoded_set.encode",
+        lambda tokenizer, prompt: encode(tokenizer, f"{prompt} ."),
     )
     assert key(study(models)) != before
     assert key(asked) == before  # of what was read

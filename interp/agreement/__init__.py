@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from interp.agreement.compared import Compared, agreement_table, cells_table, null_table
+from interp.agreement.comparison import Compared, agreement_table, cells_table, null_table
 from interp.agreement.places import METHODS, POOLED, Place
 from interp.claims import Finding, conclude, evaluate
 from interp.errors import OptionError

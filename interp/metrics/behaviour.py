@@ -16,10 +16,10 @@ from interp.metrics.base import Metric, MetricLabels, Objective
 from interp.metrics.continuations import Continuations
 from interp.metrics.first_tokens import FirstTokens
 from interp.metrics.judge import Errors, Judge
+from interp.metrics.metric_labels import words_of
 from interp.metrics.phrases import Phrases
 from interp.metrics.refusal import Refusal
 from interp.metrics.sampling import Sampling
-from interp.metrics.words import words_of
 from interp.prompts import Prompt
 
 

@@ -22,10 +22,10 @@ from interp.metrics.entry_points import called
 from interp.metrics.first_tokens import FirstTokens
 from interp.metrics.judge import Judge
 from interp.metrics.labels import Labels, read_labels
+from interp.metrics.metric_labels import REFUSAL, column_of
 from interp.metrics.phrases import Phrases
 from interp.metrics.refusal import REFUSAL_MARKERS, Refusal
 from interp.metrics.sampling import Sampling
-from interp.metrics.words import REFUSAL, column_of
 from interp.prompts import Tokenizer
 
 _SOUGHT = ("phrases", "regex", "where")
