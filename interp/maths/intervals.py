@@ -146,6 +146,7 @@ def exact_interval(
     successes: SupportsFloat, n: SupportsFloat, level: float = 0.95
 ) -> tuple[float, float]:
     """Clopper and Pearson's interval, extended to fractional numbers of successes and trials."""
+    # scipy's binomtest takes whole numbers only; effective clusters are fractional
     successes, n, tail = float(successes), float(n), (1 - level) / 2
     low = 0.0 if successes <= 0 else float(special.betaincinv(successes, n - successes + 1, tail))
     high = (
