@@ -23,7 +23,6 @@ from interp.sae.core.config import BY_BATCH, SPARSE, DictionaryConfig
 from interp.sae.core.sparse_products import (
     Choose,
     Codes,
-    Pattern,
     autoencode,
     decode,
     top_per_batch,
@@ -263,10 +262,6 @@ class Dictionary(nn.Module):
     def forward(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N O"]:
         """Reconstruction of inputs in their own units."""
         return self.reconstruct(x).output
-
-    def pattern_of(self, pre: Float[Tensor, "N F"]) -> Pattern:
-        """Which of these pre-activations are codes outside of training."""
-        return self.choose(training=False)(pre)
 
 
 def _state_of(value: Tensor) -> list[Any]:
