@@ -165,12 +165,11 @@ def test_smallest_effect_is_where_the_p_value_turns(null, alpha):
         assert s.permutation_p(bound, null) > alpha
 
 
-def test_smallest_effect_and_share_by_hand():
+def test_smallest_effect_by_hand():
     assert s.smallest_effect(np.arange(19.0)) == 18.0
     assert s.smallest_effect(np.arange(199.0)) == 189.0
     assert s.smallest_effect(np.arange(18.0)) == np.inf
     assert s.smallest_effect([*np.arange(18.0), np.nan]) == np.inf
-    assert s.smallest_share(100) == pytest.approx(1 - 0.025 ** (1 / 100))
 
 
 def test_area_under_dose():

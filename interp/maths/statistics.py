@@ -31,7 +31,6 @@ __all__ = [
     "roc_auc",
     "smallest_dose",
     "smallest_effect",
-    "smallest_share",
     "standardised_difference",
     "standardised_difference_of_moments",
 ]
@@ -235,11 +234,6 @@ def smallest_effect(null: ArrayLike, alpha: float = 0.05) -> float:
     # the small addend keeps 0.05 * 20 from falling below 1 in binary arithmetic
     allowed = int(np.floor(alpha * (1 + null.size) + 1e-9)) - 1
     return float("inf") if allowed < 0 or null.size == 0 else float(np.sort(null)[::-1][allowed])
-
-
-def smallest_share(n: int, level: float = 0.95) -> float:
-    """Upper end of the exact interval of 0 out of ``n``: larger shares are excluded."""
-    return clopper_pearson(0, n, level)[1]
 
 
 def _curve(k: ArrayLike, effect: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
