@@ -144,7 +144,7 @@ class Agreement:
             run,
             made,
             lead=_sentence(findings, named),
-            supported=any(one.supported for one in findings),
+            supported=any(finding.supported for finding in findings),
         )
 
 
@@ -161,7 +161,7 @@ def _names(tables: Sequence[Table]) -> list[str]:
 
 
 def _sentence(made: Sequence[Finding], named: Mapping[str, Sequence[Place]]) -> str:
-    supported = [one.name for one in made if one.supported]
+    supported = [finding.name for finding in made if finding.supported]
     silent = [name for name, places in named.items() if not any(place.amount for place in places)]
     compared = sum(not np.isnan(claim.value) for claim in made)
     said = (
@@ -206,7 +206,7 @@ def _places(
         "share": ("measure", "share of the method's total amount"),
     }
     data = {
-        name: (list(values), *said)
-        for (name, said), values in zip(about.items(), columns, strict=True)
+        name: (list(values), *description)
+        for (name, description), values in zip(about.items(), columns, strict=True)
     }
     return table("places", data, provenance=provenance, **parts)

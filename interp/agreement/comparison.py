@@ -170,9 +170,9 @@ def agreement_table(pairs: Sequence[Compared], adjusted: np.ndarray) -> Table:
 def cells_table(pairs: Sequence[Compared]) -> Table:
     """One row per pair and place: the compared intensities."""
     rows = [
-        (pair.first, pair.second, *place, float(one), float(other))
+        (pair.first, pair.second, *place, float(first), float(second))
         for pair in pairs
-        for place, one, other in zip(pair.places, pair.one, pair.other, strict=True)
+        for place, first, second in zip(pair.places, pair.one, pair.other, strict=True)
     ]
     about = {
         "first": ("key", "one method"),
@@ -185,7 +185,10 @@ def cells_table(pairs: Sequence[Compared]) -> Table:
     columns = list(zip(*rows, strict=True)) or [()] * len(about)
     return table(
         "places-cells",
-        {n: (list(v), *said) for (n, said), v in zip(about.items(), columns, strict=True)},
+        {
+            n: (list(v), *description)
+            for (n, description), v in zip(about.items(), columns, strict=True)
+        },
     )
 
 

@@ -28,7 +28,10 @@ def _neurons(run: Table) -> list[Place]:
     unit = "mlp" if run.summary.get("unit", "neuron") == "neuron" else "attention"
     scores = np.abs(run["score"])
     at = [(int(layer), run["layer"] == layer) for layer in np.unique(run["layer"])]
-    return [Place(layer, unit, float(scores[mine].sum()), float(mine.sum())) for layer, mine in at]
+    return [
+        Place(layer, unit, float(scores[in_layer].sum()), float(in_layer.sum()))
+        for layer, in_layer in at
+    ]
 
 
 def _intruders(run: Table) -> list[Place]:
@@ -47,10 +50,10 @@ def _tuco(run: Table) -> list[Place]:
         Place(
             layer,
             BLOCK,
-            float(layers["tuned_size"][mine].mean()),
-            float(layers["base_size"][mine].mean()),
+            float(layers["tuned_size"][in_layer].mean()),
+            float(layers["base_size"][in_layer].mean()),
         )
-        for layer, mine in at
+        for layer, in_layer in at
     ]
 
 

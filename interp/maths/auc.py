@@ -63,11 +63,11 @@ def auc_difference_interval(
     """
     counts = np.ones_like(above) if within is None else np.asarray(within, np.float64)
     sides = np.asarray(positive_clusters), np.asarray(negative_clusters)
-    both = [_jackknifed(each, counts, sides) for each in (above, other)]
-    first, second = (_ends(*each, level) for each in both)
+    both = [_jackknifed(order, counts, sides) for order in (above, other)]
+    first, second = (_ends(*estimate, level) for estimate in both)
     if np.isnan([*first, *second]).any():
         return Interval(first.value - second.value, NAN, NAN)
-    errors = [np.linalg.norm(each[1]) for each in both]
+    errors = [np.linalg.norm(estimate[1]) for estimate in both]
     together = float(both[0][1] @ both[1][1] / np.prod(errors)) if all(errors) else 0.0
     down, up = (
         (first.value - first.low, second.high - second.value),
@@ -94,7 +94,7 @@ def shuffled_auc(
     cluster's rows of one class, keep a common label; the stratum of a unit is the rounded mean of
     its rows'.
     """
-    values, labels, strata = (np.asarray(each) for each in (values, labels, strata))
+    values, labels, strata = (np.asarray(array) for array in (values, labels, strata))
     above, near = pairwise_order(values, values), np.abs(strata[:, None] - strata) <= float(within)
     code = (
         np.arange(len(values))
@@ -123,7 +123,7 @@ def shuffled_labels(
     All rows of a unit must have the same label.
     """
     whole, generator = unit_labels(labels, units), np.random.default_rng(seed)
-    members = [np.flatnonzero(strata == each) for each in np.unique(strata)]
+    members = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
     for _ in range(draws):
         drawn = whole.copy()
         for rows in members:
@@ -141,7 +141,7 @@ def unit_labels(labels: np.ndarray, units: np.ndarray) -> np.ndarray:
 def arrangements(labels: np.ndarray, units: np.ndarray, strata: np.ndarray) -> int:
     """Number of distinct ways in which ``shuffled_labels`` can arrange the labels."""
     whole = unit_labels(labels, units)
-    parts = [whole[strata == each] for each in np.unique(strata)]
+    parts = [whole[strata == stratum] for stratum in np.unique(strata)]
     return math.prod(math.comb(len(part), int(part.sum())) for part in parts)
 
 
@@ -186,4 +186,4 @@ def _ends(value: float, moved: np.ndarray, fewest: float, level: float) -> Inter
 def fewest_clusters(counts: np.ndarray, sides: tuple[np.ndarray, np.ndarray]) -> float:
     """Effective number of clusters of the smaller group, among rows with a pair that counts."""
     used = ((counts > 0).any(1), (counts > 0).any(0))
-    return min(effective_clusters(side[kept]) for side, kept in zip(sides, used, strict=True))
+    return min(effective_clusters(side[mask]) for side, mask in zip(sides, used, strict=True))

@@ -314,7 +314,7 @@ def _ratio(
     with np.errstate(invalid="ignore", divide="ignore"):
         found = jackknife(value, tops / bottoms, effective_clusters(clusters) - 1, level)
     if below is None or not all(
-        each.dtype == bool for each in (values, minus, over, below) if each is not None
+        array.dtype == bool for array in (values, minus, over, below) if array is not None
     ):
         return found
     # if all answers equal one of the two references, the jackknife has no width; the paired

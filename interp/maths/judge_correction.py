@@ -42,7 +42,7 @@ def corrected_share(
     """
     yes, n = float(yes), float(n)
     true_yes, positives, true_no, negatives = (
-        float(each) for each in (true_yes, positives, true_no, negatives)
+        float(count) for count in (true_yes, positives, true_no, negatives)
     )
     if n <= 0 or positives < 1 or negatives < 1:
         raise ValueError(
@@ -66,7 +66,7 @@ def corrected_share(
         share * (1 - share) / size + middle**2 * of_yes + (1 - middle) ** 2 * of_no
     ) ** 0.5 / reach
     ends = (middle + shift - z * error, middle + shift + z * error)
-    return Corrected(yes / n, *(min(max(each, 0.0), 1.0) for each in (value, *ends)))
+    return Corrected(yes / n, *(min(max(share, 0.0), 1.0) for share in (value, *ends)))
 
 
 def corrected_difference(
@@ -86,7 +86,7 @@ def corrected_difference(
     NaN if the judge is not better than chance.
     """
     true_yes, positives, true_no, negatives = (
-        float(each) for each in (true_yes, positives, true_no, negatives)
+        float(count) for count in (true_yes, positives, true_no, negatives)
     )
     if positives < 1 or negatives < 1:
         raise ValueError(f"{positives:g} and {negatives:g} labels: each has to be at least one")
@@ -102,7 +102,7 @@ def corrected_difference(
     low, high = (
         ((judged.value - end) ** 2 + error**2) ** 0.5 / reach for end in (judged.low, judged.high)
     )
-    return Interval(*(min(max(each, -1.0), 1.0) for each in (value, value - low, value + high)))
+    return Interval(*(min(max(end, -1.0), 1.0) for end in (value, value - low, value + high)))
 
 
 def _estimate(share: float, sensitivity: float, specificity: float) -> float:

@@ -76,7 +76,7 @@ def rule(steps: int) -> Rule:
     if steps not in STEPS:
         raise ValueError(f"no rule has {steps} nodes; there are {STEPS}")
     back = len(STEPS) - STEPS.index(steps)
-    half = [(node, found[-back]) for node, *found in _HALF if len(found) >= back]
+    half = [(node, weights[-back]) for node, *weights in _HALF if len(weights) >= back]
     mirrored = [*((-node, weight) for node, weight in half[:0:-1]), *half]
     return Rule({(1 + node) / 2: weight / 2 for node, weight in mirrored})
 

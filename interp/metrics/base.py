@@ -185,8 +185,8 @@ def token_losses(
     parts = few_at_a_time(logits)
     ids = targets.flatten().split([len(part) for part in parts])
     losses = [
-        torch.nn.functional.cross_entropy(widen(part), own, reduction="none")
-        for part, own in zip(parts, ids, strict=True)
+        torch.nn.functional.cross_entropy(widen(part), target, reduction="none")
+        for part, target in zip(parts, ids, strict=True)
     ]
     return torch.cat(losses).unflatten(0, real.shape).masked_fill(~real, 0.0)
 

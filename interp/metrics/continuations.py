@@ -59,7 +59,7 @@ class Continuations:
                         f"the continuations {text!r} and {beside!r} are alternatives, but one"
                         " begins with the other; give two that differ"
                     )
-        return cls(*(_without_longer(found) for found in sets))
+        return cls(*(_without_longer(continuations) for continuations in sets))
 
     def __post_init__(self) -> None:
         starts = {ids[:end] for ids in (*self.wanted, *self.against) for end in range(len(ids))}

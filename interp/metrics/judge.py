@@ -81,7 +81,7 @@ class Judge:
                 " answer belongs"
             )
         for label, said in ((True, "yes"), (False, "no")):
-            if (count := sum(each is label for each in self.labels.values())) < FEWEST:
+            if (count := sum(value is label for value in self.labels.values())) < FEWEST:
                 raise MetricError(
                     f"{count} answers are labelled {said}; a judge's error rates need at least"
                     f" {FEWEST} of each label"
@@ -153,7 +153,7 @@ class Judge:
                 run = engine.run(pair.tuned, batch, keep=number.objective.keep)
                 said = to_host(number.objective.of(run.require_logits()))
                 self._kept.update(
-                    {new[row]: bool(one > 0) for row, one in zip(rows, said, strict=True)}
+                    {new[row]: bool(value > 0) for row, value in zip(rows, said, strict=True)}
                 )
         return self._kept
 

@@ -186,11 +186,11 @@ class _Fields:
         value = [value] if isinstance(value, str) else value
         if not isinstance(value, list) or (field in self.given and not value):
             raise MetricError(f"{self.path}: {field} is {value!r}; give a list of texts")
-        if wrong := [one for one in value if not isinstance(one, str)]:
+        if wrong := [text for text in value if not isinstance(text, str)]:
             raise MetricError(
                 f"{self.path}: {field} holds {wrong[0]!r}, which is not text; put it in quotes"
             )
-        if blank := [one for one in value if not one.strip()]:
+        if blank := [text for text in value if not text.strip()]:
             raise MetricError(
                 f"{self.path}: {field} holds {blank[0]!r}, which matches every answer; leave it out"
             )

@@ -48,7 +48,10 @@ def tied(clusters: Sequence[Name], *ties: Sequence[Hashable | None]) -> list[Nam
     graph = coo_array((np.ones(len(edges), bool), np.array(edges).T), shape=(size, size))
     part = connected_components(graph, directed=False)[1][: len(clusters)]
     first: dict[int, Name] = {}
-    return [first.setdefault(one, name) for one, name in zip(part.tolist(), clusters, strict=True)]
+    return [
+        first.setdefault(component, name)
+        for component, name in zip(part.tolist(), clusters, strict=True)
+    ]
 
 
 def turns(clusters: Sequence[Hashable]) -> list[int]:

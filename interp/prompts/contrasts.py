@@ -156,8 +156,8 @@ class Contrast:
         shared = [
             text
             for part in parts
-            for theirs in (other.positive, other.negative)
-            for text in theirs.shared(part)
+            for prompts in (other.positive, other.negative)
+            for text in prompts.shared(part)
         ]
         if shared:
             raise PromptError(

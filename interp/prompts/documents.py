@@ -235,9 +235,9 @@ def packed(
     gap = () if between is None else ((between, TEXT + SPECIAL),)
     head = () if first is None else ((first, TEXT + SPECIAL),)
     line = [
-        cell
+        token
         for document in encoded
-        for cell in (*zip(document.ids, document.roles, strict=True), *gap)
+        for token in (*zip(document.ids, document.roles, strict=True), *gap)
     ]
     step = length - len(head)
     blocks = [(*head, *line[start : start + step]) for start in range(0, len(line), step)]

@@ -55,8 +55,8 @@ class EncodedSet:
                 whole = zip(turns, self.prompts.texts, strict=True)
                 return digest(
                     [
-                        encode_document(self.tokenizer, one or text, frozenset()).ids
-                        for one, text in whole
+                        encode_document(self.tokenizer, messages or text, frozenset()).ids
+                        for messages, text in whole
                     ]
                 )
             return digest([coded.ids for coded in self.encoded])

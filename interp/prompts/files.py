@@ -78,7 +78,7 @@ def _read(
             )
         if not isinstance(text, str) or not text.strip():
             raise PromptError(f"{path}, row {index}: {column} is {text!r}; every prompt needs text")
-        if any("\ud800" <= sign <= "\udfff" for sign in text):
+        if any("\ud800" <= character <= "\udfff" for character in text):
             raise PromptError(
                 f"{path}, row {index}: {text[:40]!r} holds half a surrogate pair; write it as UTF-8"
                 " text"
@@ -148,7 +148,7 @@ def _conversation(
             f"{where} is neither text nor a list of messages with role and content, but"
             f" {str(value)[:40]!r}"
         )
-    return "\n".join(said for _, said in turns), tuple(turns)
+    return "\n".join(content for _, content in turns), tuple(turns)
 
 
 def _is_conversation(value: Any) -> bool:

@@ -12,15 +12,17 @@ from interp.prompts.tokens import CONTENT, Encoded, Tokenizer, appends_end, enco
 
 def prompt_notes(sets: Iterable[PromptSet]) -> tuple[str, ...]:
     """Notes on sets with repeated texts, and on sets without given clusters."""
-    sets = [each for each in sets if len(each)]
+    sets = [prompts for prompts in sets if len(prompts)]
     notes = [
-        f"{len(each)} prompts of {each.source} hold {each.n_texts} distinct"
-        f" text{'s' * (each.n_texts != 1)}: equal texts count once as evidence"
-        for each in sets
-        if each.n_texts < len(each)
+        f"{len(prompts)} prompts of {prompts.source} hold {prompts.n_texts} distinct"
+        f" text{'s' * (prompts.n_texts != 1)}: equal texts count once as evidence"
+        for prompts in sets
+        if prompts.n_texts < len(prompts)
     ]
     without = list(
-        dict.fromkeys(each.source for each in sets if not each.clusters_given and each.n_texts > 1)
+        dict.fromkeys(
+            prompts.source for prompts in sets if not prompts.clusters_given and prompts.n_texts > 1
+        )
     )
     if without:
         notes.append(
@@ -120,9 +122,9 @@ def template_notes(
             # the caller
             continue
         held = [
-            {index for index, role in zip(each.ids, each.roles, strict=True) if role == CONTENT}
+            {index for index, role in zip(prompt.ids, prompt.roles, strict=True) if role == CONTENT}
             & marks
-            for each in encoded
+            for prompt in encoded
         ]
         if not any(held):
             notes += _spelled(prompts, before)

@@ -47,8 +47,8 @@ def tie(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
     )
     rows = zip(prompts, given, names, strict=True)
     return tuple(
-        p if p.cluster == name else replace(p, cluster=name, given_cluster=own)
-        for p, own, name in rows
+        p if p.cluster == name else replace(p, cluster=name, given_cluster=given)
+        for p, given, name in rows
     )
 
 
@@ -66,7 +66,9 @@ class PromptSet:
 
     def __post_init__(self) -> None:
         if repeated := [
-            one for one, times in Counter(prompt.id for prompt in self.prompts).items() if times > 1
+            number
+            for number, times in Counter(prompt.id for prompt in self.prompts).items()
+            if times > 1
         ]:
             how = (
                 f"join sets with PromptSet.joined(FIRST, SECOND); id {repeated[0]} occurs more"
@@ -78,12 +80,12 @@ class PromptSet:
     @staticmethod
     def joined(*sets: "PromptSet") -> "PromptSet":
         """The prompts of all sets, with new ids; clusters of the same name are merged."""
-        prompts = [prompt for each in sets for prompt in each]
+        prompts = [prompt for prompts in sets for prompt in prompts]
         numbered = tuple(replace(prompt, id=row) for row, prompt in enumerate(prompts))
         return PromptSet(
             numbered,
-            " + ".join(each.source for each in sets),
-            any(each.clusters_given for each in sets),
+            " + ".join(prompts.source for prompts in sets),
+            any(prompts.clusters_given for prompts in sets),
         )
 
     def __len__(self) -> int:

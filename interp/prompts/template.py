@@ -151,7 +151,7 @@ def _require_taken(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions,
         )
     without = TemplateOptions(None, options.arguments)
     if options.system is not None and _refusal(tokenizer, without) is None:
-        turns = [_render(tokenizer, each, "Hello.") for each in (options, without)]
+        turns = [_render(tokenizer, chosen, "Hello.") for chosen in (options, without)]
         if turns[0] == turns[1]:
             raise OptionError(
                 f"the chat template of {name} ignores a system message; leave out --system and"

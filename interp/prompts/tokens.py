@@ -45,7 +45,7 @@ class Encoded:
         """The prompt followed by the tokens at which a metric is decided; ``others`` are
         alternatives in rows of their own.
         """
-        beside = tuple(self.with_decision(other) for other in others)
+        beside = tuple(self.with_decision(suffix) for suffix in others)
         return Encoded((*self.ids, *ids), (*self.roles, *[DECISION] * len(ids)), beside)
 
 
