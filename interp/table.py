@@ -7,7 +7,7 @@ and text only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -162,21 +162,6 @@ class Table:
                 f"a table of kind {self.kind} without provenance is of no run; give one that has it"
             )
         return self.provenance
-
-    @classmethod
-    def from_rows(
-        cls, kind: str, columns: Sequence[Column], rows: Iterable[Mapping[str, Any]], **rest: Any
-    ) -> Table:
-        """Table of ``rows``, each a mapping with one value per column; ``rest`` goes to the
-        constructor.
-        """
-        rows = list(rows)
-        return cls(
-            kind,
-            tuple(columns),
-            {column.name: [row[column.name] for row in rows] for column in columns},
-            **rest,
-        )
 
     def __repr__(self) -> str:
         return f"Table({self.kind!r}: {', '.join(self.data)}; {described(self)})"

@@ -397,7 +397,7 @@ def test_readings_that_mean_nothing_are_refused(given, said):
 
 
 def test_files_that_are_none_are_refused(pair, written, tmp_path):
-    with pytest.raises(PromptError, match="no file of documents"):
+    with pytest.raises(PromptError, match="no document file"):
         Documents(tmp_path / "absent.jsonl")
     with pytest.raises(PromptError, match=r"use \.txt"):
         Documents(tmp_path / "data.csv")
@@ -472,7 +472,7 @@ def test_the_command_refuses_in_one_line(run, only_line, written, tmp_path):
         (arguments(data, tmp_path / "o", "--tokens", "many"), "no number of tokens"),
         (arguments(data, tmp_path / "o", "--architecture", "relu"), "unknown architecture 'relu'"),
         (arguments(data, tmp_path / "o", site="blocks.99.hook_resid_post"), "does not exist"),
-        (arguments(tmp_path / "none.txt", tmp_path / "o"), "no file of documents"),
+        (arguments(tmp_path / "none.txt", tmp_path / "o"), "no document file"),
     ):
         code, _, err = run(*words)
         assert code == 2

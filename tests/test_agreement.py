@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from interp import claims
 from interp.agreement import Agreement, Runs
-from interp.agreement.compared import _null
+from interp.agreement.comparison import _null
 from interp.cli import main
 from interp.errors import OptionError
 from interp.figures import plot
@@ -232,7 +232,7 @@ def test_what_finds_nothing_is_named_and_compared_with_nobody():
     claim = verdict(found, "intruders", "graft")
     assert np.isnan(claim.value)
     assert not claim.supported
-    assert "intruders is the same in every place" in claim.sentence
+    assert "intruders is constant over the places" in claim.sentence
 
 
 def test_order_of_runs_and_of_rows_change_nothing(generator):
@@ -264,8 +264,8 @@ def test_shares_add_up_and_every_claim_is_measured_again(generator):
 @pytest.mark.parametrize(
     ("tables", "said"),
     [
-        ((movement(np.ones((12, 7))),), "two runs at least"),
-        ((movement(np.ones((12, 7))), movement(np.ones((12, 7)))), "two runs at least"),
+        ((movement(np.ones((12, 7))),), "at least two runs"),
+        ((movement(np.ones((12, 7))), movement(np.ones((12, 7)))), "at least two runs"),
         (
             (movement(np.ones((12, 7))), movement(np.ones((12, 7)), tuned="33" * 32)),
             r"different models \(tuned\)",

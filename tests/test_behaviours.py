@@ -21,8 +21,8 @@ from interp.figures import plot
 from interp.metrics import Behaviour, Refusal, load_behaviour, read_behaviour
 from interp.metrics.continuations import Continuations
 from interp.metrics.first_tokens import FirstTokens
+from interp.metrics.metric_labels import TAKEN, column_of
 from interp.metrics.phrases import Phrases
-from interp.metrics.words import TAKEN, column_of
 from interp.prompts import OneClass, Prompt, PromptSet
 from interp.report.page import page
 from interp.studies import load_study
@@ -103,8 +103,8 @@ def test_what_follows_changes_nothing_once_it_is_settled(given, begun, settled):
     [
         (dict(), "no phrase and no regex"),
         (dict(phrases=(" ",)), "blank"),
-        (dict(patterns=("(",)), "cannot be read"),
-        (dict(patterns=("a*",)), "matches an answer of nothing"),
+        (dict(patterns=("(",)), "is invalid"),
+        (dict(patterns=("a*",)), "matches an empty answer"),
         (dict(phrases=("a",), where="end"), "where is 'end'"),
     ],
 )
@@ -295,8 +295,8 @@ GOOD = "name: french\nkind: phrases\nphrases: [Bien]\n"
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("- a", "holds no fields"),
-        ("name: [", "is no YAML"),
+        ("- a", "has no fields"),
+        ("name: [", "is not valid YAML"),
         ("kind: phrases", "has no field name"),
         ("name: french", "has no field kind"),
         ("name: french\nkind: magic", "unknown kind 'magic'"),
@@ -309,28 +309,28 @@ GOOD = "name: french\nkind: phrases\nphrases: [Bien]\n"
         (GOOD + "samples: 4\ntemperature: .inf", "temperature is inf"),
         (GOOD + "samples: 4\ntemperature: warm", "temperature is 'warm'"),
         (GOOD + "samples: 4\nseed: -1", "seed is -1"),
-        (GOOD + "temperature: 0.7", "temperature is of sampled answers; give samples too"),
+        (GOOD + "temperature: 0.7", "temperature applies to sampled answers; give samples too"),
         (
             "name: a\nkind: continuations\ncontinuations: [A]\nsamples: 4",
             "unknown field 'samples' of kind continuations",
         ),
-        (GOOD + "regex: ['(']", "cannot be read"),
+        (GOOD + "regex: ['(']", "is invalid"),
         (GOOD + "continuations: [a]\nagainst: [No]", "against holds False"),
-        (GOOD + "against: ['No']", "against has nothing to stand against"),
+        (GOOD + "against: ['No']", "against needs continuations"),
         (GOOD + "continuations: []", "give a list of texts"),
         (GOOD.replace("[Bien]", "[yes]"), "phrases holds True"),
-        (GOOD.replace("[Bien]", "['']"), "every answer holds"),
+        (GOOD.replace("[Bien]", "['']"), "matches every answer"),
         (GOOD.replace("[Bien]", "{a: 1}"), "give a list of texts"),
-        (GOOD.replace("french", "malformed"), "that of another column"),
+        (GOOD.replace("french", "malformed"), "the name of another column"),
         (GOOD.replace("french", "fran\u00e7ais!"), "cannot name a column"),
         ("name: french\nkind: phrases", "no phrase and no regex"),
         ("name: french\nkind: continuations", "needs the field continuations"),
         (
             "name: french\nkind: continuations\ncontinuations: [a]\nwhere: start",
-            "where is of phrases",
+            "where applies to phrases",
         ),
         ("name: french\nkind: labels", "needs the field file"),
-        ("name: french\nkind: labels\nfile: none.csv", "no file of labels"),
+        ("name: french\nkind: labels\nfile: none.csv", "no label file"),
         ("name: french\nkind: entry-point\nentry_point: none", "installed:"),
     ],
 )
@@ -471,7 +471,7 @@ def test_pieces_of_words_are_said_to_begin_other_words(tmp_path):
     tokenizer = tiny.tokenizer(False)
     metric = load_behaviour(written(tmp_path, GOOD.replace("Bien", "Zebra")), tokenizer)
     (note,) = metric.notes
-    assert "no phrase of french begins with a word that is one token" in note
+    assert "no phrase of french begins with a word that is a single token" in note
     assert "'Z'" in note
     assert load_behaviour(written(tmp_path, PLAIN), tokenizer).notes == ()
     pair = tiny.planted_study("llama").pair

@@ -110,7 +110,7 @@ def test_arguments_reach_the_template_with_their_types_and_decide_where_answers_
         (
             None,
             TemplateOptions("s"),
-            "--system: the tokenizer of MODEL has no chat template to put it into; write the",
+            "--system: the tokenizer of MODEL has no chat template to take it; write the",
         ),
         (
             None,
@@ -120,12 +120,12 @@ def test_arguments_reach_the_template_with_their_types_and_decide_where_answers_
         (
             ALONE,
             TemplateOptions("s"),
-            r"of MODEL refuses a system message \(System role not supported\); leave --sys",
+            r"of MODEL does not accept a system message \(System role not supported\); leave",
         ),
         (
             DEAF,
             TemplateOptions("s"),
-            "the chat template of MODEL leaves a system message out; leave --system out",
+            "the chat template of MODEL ignores a system message; leave out --system",
         ),
         (
             THINKING,
@@ -135,12 +135,12 @@ def test_arguments_reach_the_template_with_their_types_and_decide_where_answers_
         (
             THINKING,
             TemplateOptions(None, (("messages", "x"),)),
-            "--template-arg messages is what interp itself gives",
+            "--template-arg messages is set by interp itself",
         ),
         (
             THINKING,
             TemplateOptions(None, (("tokenize", True),)),
-            "--template-arg tokenize is what interp itself gives",
+            "--template-arg tokenize is set by interp itself",
         ),
         (
             THINKING,
@@ -175,7 +175,7 @@ def test_what_the_template_is_given_is_in_the_key_and_in_a_note(models):
     notes = study(
         models, system="close a\nwindow", arguments={"enable_thinking": False, "depth": 1}
     ).notes
-    assert r"a system message stands before every prompt: 'close a\nwindow'" in notes
+    assert r"a system message precedes every prompt: 'close a\nwindow'" in notes
     assert "the chat template is given depth=1, enable_thinking=false" in notes
     assert not [note for note in study(models).notes if "template" in note or "system" in note]
     again = study(models, system="a").pair.with_template(system="b")
@@ -189,7 +189,8 @@ def test_the_key_hashes_the_tokens_that_the_prompts_became(models, monkeypatch):
     before = key(asked)
     # another version of a library can make other tokens of the same text with the same files
     monkeypatch.setattr(
-        "interp.prompts.read.encode", lambda tokenizer, prompt: encode(tokenizer, f"{prompt} .")
+        "interp.prompts.encoded_set.encode",
+        lambda tokenizer, prompt: encode(tokenizer, f"{prompt} ."),
     )
     assert key(study(models)) != before
     assert key(asked) == before  # of what was read
@@ -241,7 +242,7 @@ def test_another_day_is_another_key_where_the_template_reads_the_clock(models, c
     assert len(set(fixed)) == len(set(without)) == 1
     (note,) = [note for note in study(models, CLOCK).notes if "clock" in note]
     assert note.startswith(
-        "the chat template reads the clock: a prompt becomes other tokens, and a run has"
+        "the chat template reads the clock: the tokens of a prompt and the key of a run depend"
         " another key"
     )
 
@@ -326,7 +327,7 @@ def test_a_command_says_keeps_and_repeats_what_the_template_was_given(folder, ca
     monkeypatch.chdir(folder)
     assert main(compared(folder, *ASKED)) == 0
     said = capsys.readouterr()
-    assert "note: a system message stands before every prompt: 'close a window ?'" in said.err
+    assert "note: a system message precedes every prompt: 'close a window ?'" in said.err
     assert "note: the chat template is given depth=2, enable_thinking=false" in said.err
     run = json.loads(said.out)
     assert main(compared(folder)) == 0

@@ -378,7 +378,7 @@ def test_the_interval_of_a_new_observation():
         ("deeper", {}, AdapterNotLanded, "give the base it was made for"),
         ("lora", {"seeds": []}, OptionError, "give different numbers"),
         ("lora", {"recipe": Recipe(length=2)}, PromptError, "passages with tokens to learn"),
-        ("lora", {"text": Path("none.txt")}, PromptError, "no file of documents"),
+        ("lora", {"text": Path("none.txt")}, PromptError, "no document file"),
         ("nowhere", {}, InterpError, "no model directory"),
     ],
 )

@@ -21,9 +21,9 @@ from interp.analyzers.graft.tables import Rows
 from interp.errors import ClaimError, OptionError, PromptError, UnsupportedModel
 from interp.experiments import masks
 from interp.experiments.questions import Graded, Questions, perplexity, run_logits
-from interp.maths.calibration import calibration_error
 from interp.maths.intervals import cluster_interval
 from interp.maths.overlap import overlap
+from interp.maths.statistics import calibration_error
 from interp.metrics import Task
 from interp.models.changes import tensor_changes
 from interp.models.grafts import Scope
@@ -1048,8 +1048,8 @@ BAD = {
     "more than all": (["--at", "101%"], "no share of weights to keep"),
     "a scope": (["--scope", "neurons"], "unknown --scope"),
     "no file": (["--task", "missing.jsonl"], "no prompt file"),
-    "no answers": (["--task", "text.txt"], "has no columns, and a task needs answers"),
-    "both": (["--verify-task", "task.jsonl"], "are also used to locate"),
+    "no answers": (["--task", "text.txt"], "has no columns, but a task needs answers"),
+    "both": (["--verify-task", "task.jsonl"], "are also in the selection split"),
 }
 
 

@@ -190,9 +190,9 @@ def test_identity_is_of_the_judge_the_question_and_the_labels(place):
 @pytest.mark.parametrize(
     ("pair", "kind", "said"),
     [
-        (("{answer}", "answer"), MetricError, "asks of no answer"),
+        (("{answer}", "answer"), MetricError, "has no {answer}"),
         (("model: model", "model: ./none"), ModelNotFound, "none"),
-        (("labelled: labelled.csv", "labelled: none.csv"), MetricError, "no file of labels"),
+        (("labelled: labelled.csv", "labelled: none.csv"), MetricError, "no label file"),
         (("labelled: labelled.csv\n", ""), MetricError, "needs the field labelled"),
     ],
 )
@@ -205,7 +205,7 @@ def test_twenty_of_each_label_are_needed(place):
     rows = labelled()
     write(place, rows[:19] + rows[LABELLED:])
     with pytest.raises(
-        MetricError, match="answers are labelled yes; a judge's errors are known from 20"
+        MetricError, match="answers are labelled yes; a judge's error rates need at least 20"
     ):
         read_behaviour(place / "judged.yaml")
     write(place, rows)
@@ -214,7 +214,7 @@ def test_twenty_of_each_label_are_needed(place):
 def test_a_judge_that_tells_nothing_is_refused(place):
     text = (place / "judged.yaml").read_text()
     no = text.rsplit("no_words: ", 1)[1].strip()
-    with pytest.raises(MetricError, match="tells nothing"):
+    with pytest.raises(MetricError, match="is not better than chance"):
         _ = load_behaviour(
             changed(
                 place,

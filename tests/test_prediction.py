@@ -1,5 +1,5 @@
-"""Prediction intervals: coverage by exact sums over two binomials, the normal case by scipy, what
-is no estimate.
+"""Prediction intervals: coverage by exact sums over two binomials, the normal case by scipy, and
+values that are not estimates.
 """
 
 import numpy as np
@@ -93,7 +93,7 @@ def test_more_tests_and_a_higher_level_are_wider():
     "estimate", [(0.5, float("nan"), 1.0), (0.5, 0.6, 0.7), (0.5, -float("inf"), 1.0)]
 )
 def test_what_is_no_estimate_is_refused(estimate):
-    with pytest.raises(ValueError, match="is no estimate"):
+    with pytest.raises(ValueError, match="is not an estimate"):
         prediction_interval(estimate, (0.5, 0.4, 0.6))
 
 

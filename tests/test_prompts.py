@@ -184,7 +184,7 @@ def test_quotes_that_add_up_are_read(tmp_path):
         "c, d",
     ]
     with pytest.raises(
-        PromptError, match="row 0 has more fields than the header; quote fields that hold tabs"
+        PromptError, match="row 0 has more fields than the header; quote fields that contain tabs"
     ):
         read_prompts(write(tmp_path / "a.tsv", "prompt\na\tb\n"))
     # well quoted, and longer than a field may be
@@ -222,16 +222,16 @@ IMAGE = {"type": "image_url", "image_url": {"url": "x.png"}}
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ([*parts("see"), IMAGE], "prompt holds a part of type 'image_url'; only text is read"),
-        ([{"type": "text"}], "prompt holds a text part without a text"),
+        ([*parts("see"), IMAGE], "prompt contains a part of type 'image_url'; only text is read"),
+        ([{"type": "text"}], "prompt contains a text part without a text"),
         ([*parts("see"), "this"], "every prompt needs text"),
         (parts(" "), "every prompt needs text"),
         ([], "every prompt needs text"),
         (
             [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}],
             (
-                r"prompt is a conversation of 2 messages \(system, user\), and a prompt is a user's"
-                r" words alone; give a"
+                r"prompt is a conversation of 2 messages \(system, user\), and a prompt is only the"
+                r" user's text; use a"
             ),
         ),
     ],
@@ -243,7 +243,9 @@ def test_a_list_that_is_no_text_is_refused(tmp_path, value, said):
     turns = [{"role": "user", "content": [*parts("see"), IMAGE]}]
     path = write(tmp_path / "y.jsonl", json.dumps({"messages": turns}))
     for read in (lambda: read_chats(path, "messages"), lambda: list(Documents(path).read())):
-        with pytest.raises(PromptError, match="row 0: messages holds a part of type 'image_url'"):
+        with pytest.raises(
+            PromptError, match="row 0: messages contains a part of type 'image_url'"
+        ):
             read()
 
 
@@ -265,17 +267,17 @@ def test_another_column(tmp_path):
 
 
 BAD = {
-    "empty.txt": (b"", "holds no prompts"),
-    "blank.txt": (b"\n  \n\t\n", "holds no prompts"),
-    "mark.txt": (b"\xef\xbb\xbf", "holds no prompts"),
+    "empty.txt": (b"", "has no prompts"),
+    "blank.txt": (b"\n  \n\t\n", "has no prompts"),
+    "mark.txt": (b"\xef\xbb\xbf", "has no prompts"),
     "latin.txt": ("fenêtre".encode("latin-1"), "is not UTF-8 (byte 3"),
     "latin.jsonl": (b'{"prompt": "fen\xeatre"}', "is not UTF-8"),
     "latin.csv": (b"prompt\nfen\xeatre\n", "is not UTF-8"),
-    "empty.csv": (b"", "holds no prompts"),
+    "empty.csv": (b"", "has no prompts"),
     "column.csv": (b"text\nopen\n", "has no column 'prompt'; it has text"),
     "column.jsonl": (b'{"text": "open"}', "has no column 'prompt'; it has text"),
     "broken.jsonl": (b'{"prompt": "a"}\n{"prompt": ', "line 2 is not JSON"),
-    "list.jsonl": (b'["a"]', "line 1 is no JSON object"),
+    "list.jsonl": (b'["a"]', "line 1 is not a JSON object"),
     "number.jsonl": (b'{"prompt": 3}', "row 0: prompt is 3"),
     "null.jsonl": (b'{"prompt": "a"}\n{"prompt": null}', "row 1: prompt is None"),
     "blank.jsonl": (b'{"prompt": "  "}', "row 0: prompt is '  '"),
@@ -285,7 +287,7 @@ BAD = {
     "short.csv": (b"other,prompt\nopen\n", "row 0: prompt is None"),
     "nul.csv": (b"prompt\na" + b"x" * 200_000 + b"\n", "is not readable CSV"),
     "bad.parquet": (b"no parquet", "is not readable Parquet"),
-    "prompts.doc": (b"open", "is no prompt file"),
+    "prompts.doc": (b"open", "is not a prompt file"),
 }
 
 
@@ -303,7 +305,7 @@ def test_missing_file_and_directory(tmp_path):
     with pytest.raises(PromptError, match="no prompt file at"):
         read_prompts(tmp_path / "none.txt")
     (tmp_path / "folder.txt").mkdir()
-    with pytest.raises(PromptError, match="is no prompt file"):
+    with pytest.raises(PromptError, match="is not a prompt file"):
         read_prompts(tmp_path / "folder.txt")
 
 
@@ -387,7 +389,7 @@ def test_split_halves_both_classes(seed):
 
 def test_one_cluster_cannot_be_split():
     contrast = Contrast(prompt_set(["a", "b"], ["c", "c"]), prompt_set(["d"], ["c"]))
-    with pytest.raises(PromptError, match="1 clusters cannot be parted"):
+    with pytest.raises(PromptError, match="1 clusters cannot be divided"):
         contrast.split(0)
 
 
@@ -506,7 +508,7 @@ def test_a_template_that_rewrites_the_prompt_is_refused(change):
 def test_a_template_that_raises_is_one_line():
     chat = with_template("{{ raise_exception('only\nsystem messages') }}")
     with pytest.raises(
-        PromptError, match="the chat template refuses a user's turn alone"
+        PromptError, match="the chat template fails for a single user turn"
     ) as caught:
         encode(chat, "open the door")
     assert "\n" not in str(caught.value)
@@ -603,7 +605,7 @@ def test_texts_are_equal_by_unicode_and_but_for_the_space_around_them():
     assert prompt_set(alike).n_clusters == 1
     assert prompt_set([*alike, "caf\u00e9  open", "Caf\u00e9 open"]).n_clusters == 3
     first, second = (Contrast(prompt_set([text]), prompt_set(["x" + text])) for text in alike[:2])
-    with pytest.raises(PromptError, match="2 verifying prompts are also used to locate"):
+    with pytest.raises(PromptError, match="2 held-out prompts are also in the selection split"):
         first.require_disjoint(second)
     with pytest.raises(PromptError, match="both classes hold the same prompts"):
         Contrast(prompt_set(alike), prompt_set(alike[:1]))
@@ -658,7 +660,7 @@ def test_a_split_never_parts_copies():
         for half in many.split(seed):
             assert half.positive.n_texts == half.negative.n_texts == 1
             assert len(half.positive) == len(half.negative) == 3
-    with pytest.raises(PromptError, match="2 clusters cannot be parted"):
+    with pytest.raises(PromptError, match="2 clusters cannot be divided"):
         Contrast(prompt_set([*"aaaa"]), prompt_set([*"xxxx"], source="n")).split(0)
 
 
@@ -718,7 +720,7 @@ def test_a_cluster_that_names_nothing_is_refused(tmp_path, value):
 def test_equal_prompts_have_one_answer_in_every_spelling(tmp_path):
     rows = [{"prompt": "caf\u00e9", "answer": "a"}, {"prompt": "cafe\u0301 ", "answer": "b"}]
     with pytest.raises(
-        PromptError, match="row 1: the prompt of row 0 again, with the answer 'b' and not 'a'"
+        PromptError, match="row 1: repeats the prompt of row 0 with the answer 'b' and not 'a'"
     ):
         read_task(write(tmp_path / "x.jsonl", "\n".join(map(json.dumps, rows))))
 
@@ -731,8 +733,8 @@ def test_whether_clusters_were_given_and_what_is_noted(tmp_path):
         "12 prompts of lines.txt hold 3 distinct texts: equal texts count once as evidence",
         (
             "no clusters are given in lines.txt: every text counts as independent evidence; add a"
-            " column cluster (.csv, .jsonl or .parquet) that tells which prompts are variants"
-            " of one"
+            " column cluster (.csv, .jsonl or .parquet) that identifies variants"
+            " of the same prompt"
         ),
     )
     other = read_prompts(as_csv(tmp_path / "other", TEXTS[:2]))
@@ -744,7 +746,7 @@ def test_whether_clusters_were_given_and_what_is_noted(tmp_path):
         assert given.clusters_given
         assert prompt_notes([given, given]) == (
             (
-                "1 of 2 prompts of x.jsonl have no cluster or twin given, others have: each of"
+                "1 of 2 prompts of x.jsonl have no cluster or twin, unlike the others: each of"
                 " their texts counts as independent evidence"
             ),
         )

@@ -150,7 +150,7 @@ def test_its_claim_is_over_clusters_of_prompts(run):
     assert found.clusters == 12, "samples of one prompt are no further prompts"
     assert found.low < found.value - 0.05
     check(found, verified)
-    assert found.sentence.startswith("Of 3 answers sampled to each prompt at temperature 0.2, ")
+    assert found.sentence.startswith("Of 3 answers sampled per prompt at temperature 0.2, ")
     assert (
         f"with 3 neurons at the base's contributions {positive['ablate-base']:.1%}"
         in found.sentence
@@ -158,7 +158,7 @@ def test_its_claim_is_over_clusters_of_prompts(run):
     figure = plot(rates)
     assert figure.layout.title.text == "Sampled answers by condition"
     assert HEADINGS["sampled"] in page([verified], "title")
-    assert any("sampled to each prompt" in note for note in verified.provenance.context["notes"])
+    assert any("sampled per prompt" in note for note in verified.provenance.context["notes"])
 
 
 def test_a_file_without_samples_is_the_same_run_as_before(tmp_path, run):

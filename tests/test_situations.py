@@ -240,7 +240,9 @@ def test_prompts_that_hold_the_template_are_told(models):
         for note in Study(Pair.from_modules(tuned, base, tokenizer), contrast, None).notes
         if "templ" in note
     )
-    assert said.startswith("3 of 3 prompts of positive hold tokens of the chat template ('<|")
+    assert said.startswith(
+        "3 of 3 prompts of positive already contain tokens of the chat template ('<|"
+    )
     # without a template nothing is put around them
     plain = Study(Pair.from_modules(tuned, base, tiny.tokenizer(template=False)), contrast, None)
     assert not any("template" in note for note in plain.notes)
@@ -267,9 +269,9 @@ def test_an_end_token_after_every_text_is_left_out(models):
     [
         (
             "{{ raise_exception('a system message is required') }}",
-            "refuses a user's turn alone, whatever it says",
+            "fails for a single user turn",
         ),
-        ("{% for m in messages %}{{ m.content ", "refuses a user's turn alone, whatever it says"),
+        ("{% for m in messages %}{{ m.content ", "fails for a single user turn"),
         (
             "{% if 'door' in messages[0].content %}{{ raise_exception('no doors') }}{% endif %}x",
             "change the prompt$",

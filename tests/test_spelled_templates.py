@@ -21,7 +21,7 @@ def notes(template, text):
     found = Study(
         Pair.from_modules(tiny.perturbed(tiny.llama()), tiny.llama(), tokenizer), contrast, None
     ).notes
-    return [note for note in found if "give the user's words alone" in note]
+    return [note for note in found if "give only the user's text" in note]
 
 
 @pytest.mark.parametrize(
@@ -30,25 +30,29 @@ def notes(template, text):
         (
             ALPACA,
             "### Instruction:\n{}\n\n### Response:\n",
-            "hold what the chat template writes before a prompt",
+            "already contain what the chat template writes before a prompt",
         ),
         (
             "[INST] {{ messages[0].content }} [/INST]",
             "[INST] {} [/INST]",
-            "hold [INST], which the chat template writes",
+            "already contain [INST], which the chat template writes",
         ),
-        (ALPACA, "[INST] {} [/INST]", r"hold \[INST\], as the chat template of other models"),
+        (
+            ALPACA,
+            "[INST] {} [/INST]",
+            r"contain \[INST\], which is chat template markup of other models",
+        ),
         (
             tiny.TEMPLATE,
             "<|im_start|>user\n{}<|im_end|>",
-            "hold <|im_start|>, as the chat template of other",
+            "contain <|im_start|>, which is chat template markup of other",
         ),
-        (tiny.TEMPLATE, "<|user|>{}<|end|>", "hold tokens of the chat template"),
+        (tiny.TEMPLATE, "<|user|>{}<|end|>", "already contain tokens of the chat template"),
     ],
 )
 def test_a_template_in_the_prompt_is_told_once(template, text, said):
     (note,) = notes(template, text)
-    assert note.startswith("3 of 3 prompts of positive hold ")
+    assert note.startswith("3 of 3 prompts of positive ")
     assert said.replace("\\", "") in note
 
 

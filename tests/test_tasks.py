@@ -274,7 +274,7 @@ BAD = {
     "alike": ([{**ROWS[0], "wrong_answer": "a "}], "answer and wrong_answer are both 'a'"),
     "some without": (
         [ROWS[0], {"prompt": "x", "answer": "a"}],
-        "row 1 has no wrong_answer, other rows have",
+        "row 1 has no wrong_answer but other rows have",
     ),
 }
 
@@ -303,7 +303,7 @@ def test_metrics_that_a_task_cannot_have():
     assert Task.of(tokenizer, without).name == "answer-loss"
     with pytest.raises(MetricError, match="logit-diff needs a column wrong_answer"):
         Task.of(tokenizer, without, "logit-diff")
-    with pytest.raises(MetricError, match="do not part before one ends"):
+    with pytest.raises(MetricError, match="do not differ before one ends"):
         Task.of(tokenizer, [Prompt(0, "open", "a", None, "gates", "gates and")])
     with pytest.raises(MetricError, match="unknown metric 'bleu'"):
         Task.of(tokenizer, without, "bleu")

@@ -64,16 +64,19 @@ def test_a_template_that_reads_both_gets_text():
     [
         (
             "{% for m in messages %}{{ m.content ",
-            r"mend the template in the tokenizer's directory$",
+            r"correct the template in the tokenizer's directory$",
         ),
         (
             {"chat": PLAIN, "tool_use": PARTS},
             r"templates \(chat, tool_use\) with --template-arg chat_template=chat$",
         ),
-        ("{{ tools | length }}" + PLAIN, r"give what it asks for with --system or --template-arg"),
+        (
+            "{{ tools | length }}" + PLAIN,
+            r"supply the missing input with --system or --template-arg",
+        ),
         (
             "{{ raise_exception('a system message') }}",
-            r"give what it asks for with --system or --template-arg",
+            r"supply the missing input with --system or --template-arg",
         ),
     ],
 )
@@ -88,9 +91,9 @@ def test_one_of_several_templates_is_chosen_by_name():
         chosen = with_options(several, TemplateOptions(None, (("chat_template", name),)), "m")
         assert encode(chosen, "open the door") == encode(tokenizer(alone), "open the door")
         assert not reads_clock(chosen)
-    with pytest.raises(OptionError, match="is what interp itself gives"):
+    with pytest.raises(OptionError, match="is set by interp itself"):
         with_options(several, TemplateOptions(None, (("chat_template", "none"),)), "m")
-    with pytest.raises(OptionError, match="is what interp itself gives"):
+    with pytest.raises(OptionError, match="is set by interp itself"):
         with_options(tokenizer(PLAIN), TemplateOptions(None, (("chat_template", "chat"),)), "m")
     dated = tokenizer({"chat": PLAIN, "dated": "{{ strftime_now('%Y') }}" + PLAIN})
     assert reads_clock(

@@ -1153,7 +1153,7 @@ def test_the_command_takes_one_file_and_answers_of_a_task(run, saved):
         (("--prompts", "positive.txt", "--alpha", "0", "--metric", "taste"), "unknown --metric"),
         (
             ("--prompts", "positive.txt", "--alpha", "0", "--metric", "accuracy"),
-            "has no columns, and a task needs answers",
+            "has no columns, but a task needs answers",
         ),
         (("--prompts", "positive.txt", "--alpha", "0", "--keep-answers"), "--keep-answers keeps"),
         (

@@ -361,3 +361,12 @@ def planted_study(family: str, with_base: bool = True, pairs: int = 16, **option
         template=False,
         **{"max_new_tokens": 1, **options},
     )
+
+
+def by_layer(pairs) -> dict[int, torch.Tensor]:
+    """(layer, neuron) pairs as ascending index tensors by layer."""
+    layers = sorted({layer for layer, _ in pairs})
+    return {
+        layer: torch.tensor(sorted(neuron for other, neuron in pairs if other == layer))
+        for layer in layers
+    }

@@ -1,16 +1,17 @@
-"""Do methods agree on where tuning put something? Stored runs of one pair, laid over the same
-blocks and matrices.
+"""Do methods agree on where fine-tuning changed the model? Compares stored runs of one pair over
+the same blocks and matrices.
 
-Every method says where in its own units: neurons have scores, matrices have intruders, grafts have
-weights, blocks add tuned parts. Here each is an intensity per place (what lies there by what could
-lie there), so that a large matrix does not agree with another method merely by being large. Two
-methods are compared over the finest places that both know: single matrices, attention and MLP, or
-whole blocks. Their rank correlation is compared with that of intensities permuted among the blocks,
-within each kind of matrix: that MLPs differ from attention is no agreement on depth.
+Every method measures in its own units: neurons have scores, matrices have intruder dimensions,
+grafts have weights, blocks have contributions. Each is converted to an intensity per place (amount
+divided by the possible amount), so that a large matrix does not appear to agree merely because it
+is large. Two methods are compared at the finest level that both have: single matrices, attention
+and MLP, or whole blocks. The null of their rank correlation permutes intensities among the blocks,
+within each kind of matrix, because a difference between MLPs and attention is not agreement on
+depth.
 
-What depth profiles cannot say: neighbouring blocks are alike in many ways, so that two smooth
-profiles agree more often than permuted ones; and where methods agree because all follow how far
-weights moved, ``beyond_movement`` is near zero.
+Limits of depth profiles: neighbouring blocks are alike in many ways, so two smooth profiles agree
+more often than permuted ones. Where methods agree only because all follow how far the weights
+moved, ``beyond_movement`` is near zero.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from interp.agreement.compared import Compared, agreement_table, cells_table, null_table
+from interp.agreement.comparison import Compared, agreement_table, cells_table, null_table
 from interp.agreement.places import METHODS, POOLED, Place
 from interp.claims import Finding, conclude, evaluate
 from interp.errors import OptionError
@@ -35,10 +36,10 @@ ROLES = ("base", "tuned", "adapter")
 
 @dataclass(frozen=True)
 class Runs:
-    """Two or more stored runs of one pair of models, and a seed: what is under examination here.
+    """Two or more stored runs of one pair of models, and a random seed.
 
-    Raises OptionError for runs of other models, of kinds that say nothing about places, or fewer
-    than two.
+    Raises OptionError for runs of different models, for kinds without places, and for fewer than
+    two runs.
     """
 
     tables: Sequence[Table]
@@ -47,14 +48,14 @@ class Runs:
     def __post_init__(self) -> None:
         if len({run.require_provenance().key for run in self.tables}) < 2:
             raise OptionError(
-                "agreement needs two runs at least; give keys of stored runs (interp ls)"
+                "agreement needs at least two runs; give keys of stored runs (interp ls)"
             )
         first = self.tables[0].require_provenance()
         for run in self.tables:
             made = run.require_provenance()
             if run.kind not in METHODS:
                 raise OptionError(
-                    f"run {made.key} is of kind {run.kind}, which says nothing of places; use"
+                    f"run {made.key} is of kind {run.kind}, which has no places to compare; use"
                     f" {', '.join(METHODS)}"
                 )
             for role in ROLES:
@@ -65,7 +66,7 @@ class Runs:
                     )
 
     def provenance(self, analyzer: Any) -> Provenance:
-        """What a result of this analyzer on these runs is made from."""
+        """The provenance of this analyzer's result on these runs."""
         first = self.tables[0].require_provenance()
         inputs = {role: first.inputs[role] for role in ROLES if first.inputs.get(role)}
         inputs |= {
@@ -79,11 +80,12 @@ class Runs:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Where runs put things, and how far they agree beyond chance; ``draws`` of every null.
+    """Places of changes by several runs, and their agreement beyond chance; ``draws`` is the number
+    of permutations.
 
-    Returns a table of kind ``places``, one row per run, block and part; ``agreement`` has one row
-    per pair of methods, ``cells`` the intensities that were compared, ``null`` the correlations of
-    dealt-out intensities.
+    Returns a table of kind ``places``, one row per run, block and part. The table ``agreement`` has
+    one row per pair of methods, ``cells`` the compared intensities, ``null`` the correlations of
+    permuted intensities.
     """
 
     name: ClassVar[str] = "places"
@@ -97,9 +99,9 @@ class Agreement:
         return asdict(self)
 
     def __call__(self, runs: Runs) -> Table:
-        """Lay the runs over each other."""
+        """Compare the runs."""
         if self.draws < 19:
-            raise OptionError(f"{self.draws} draws cannot give p of 0.05; use 19 at least")
+            raise OptionError(f"{self.draws} draws cannot give p <= 0.05; use at least 19")
         tables = sorted(
             runs.tables,
             key=lambda run: (list(METHODS).index(run.kind), run.require_provenance().key),
@@ -142,13 +144,13 @@ class Agreement:
             run,
             made,
             lead=_sentence(findings, named),
-            supported=any(one.supported for one in findings),
+            supported=any(finding.supported for finding in findings),
         )
 
 
 def _names(tables: Sequence[Table]) -> list[str]:
-    """One name per run: of its method, with its key where two runs are of one, unless they are
-    taken together.
+    """One name per run: its method, followed by its key if several runs have the same method and
+    are not pooled.
     """
     names = [METHODS[run.kind][0] for run in tables]
     keys = [run.require_provenance().key for run in tables]
@@ -159,14 +161,14 @@ def _names(tables: Sequence[Table]) -> list[str]:
 
 
 def _sentence(made: Sequence[Finding], named: Mapping[str, Sequence[Place]]) -> str:
-    supported = [one.name for one in made if one.supported]
+    supported = [finding.name for finding in made if finding.supported]
     silent = [name for name, places in named.items() if not any(place.amount for place in places)]
     compared = sum(not np.isnan(claim.value) for claim in made)
     said = (
-        f"{len(supported)} of {compared} pairs of methods agree beyond chance on where tuning"
-        " put it."
+        f"{len(supported)} of {compared} pairs of methods agree beyond chance on where fine-tuning"
+        " changed the model."
     )
-    return said + (f" Found nothing anywhere: {', '.join(silent)}." if silent else "")
+    return said + (f" No change found by: {', '.join(silent)}." if silent else "")
 
 
 def _places(
@@ -186,23 +188,25 @@ def _places(
     ]
     columns = list(zip(*rows, strict=True))
     about = {
-        "made_by": ("key", "key of the run, of several taken together all of them"),
-        "method": ("key", "which method"),
+        "made_by": ("key", "key of the run, or keys of all pooled runs"),
+        "method": ("key", "method"),
         "layer": ("key", "block, from 0"),
         "part": ("key", "matrix, attention, mlp, or the whole block"),
         "amount": (
             "measure",
-            "of |scores|, intruders, grafted weights, the tuned part's norm, squared movement",
+            "sum of |scores|, intruders, grafted weights, norm of the fine-tuned contribution,"
+            " or squared weight change",
         ),
         "size": (
             "measure",
-            "units, vectors, weights, the base part's norm, squared norm that it is out of",
+            "number of units, vectors or weights, norm of the base contribution, or squared weight"
+            " norm",
         ),
-        "intensity": ("measure", "amount by size"),
-        "share": ("measure", "of the method's amount in all places"),
+        "intensity": ("measure", "amount divided by size"),
+        "share": ("measure", "share of the method's total amount"),
     }
     data = {
-        name: (list(values), *said)
-        for (name, said), values in zip(about.items(), columns, strict=True)
+        name: (list(values), *description)
+        for (name, description), values in zip(about.items(), columns, strict=True)
     }
     return table("places", data, provenance=provenance, **parts)

@@ -1,4 +1,4 @@
-"""Where a stored run puts things: an amount per part of a block, of what could lie there."""
+"""Places of a stored run: an amount per part of a block, out of the possible amount."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ LEVELS = ("matrix", "sublayer", "block")
 
 
 class Place(NamedTuple):
-    """How much of something lies in one part of one block (``amount``), of how much that could
-    (``size``).
-    """
+    """One part of one block: the measured ``amount``, and the possible ``size``."""
 
     layer: int
     part: str
@@ -30,7 +28,10 @@ def _neurons(run: Table) -> list[Place]:
     unit = "mlp" if run.summary.get("unit", "neuron") == "neuron" else "attention"
     scores = np.abs(run["score"])
     at = [(int(layer), run["layer"] == layer) for layer in np.unique(run["layer"])]
-    return [Place(layer, unit, float(scores[mine].sum()), float(mine.sum())) for layer, mine in at]
+    return [
+        Place(layer, unit, float(scores[in_layer].sum()), float(in_layer.sum()))
+        for layer, in_layer in at
+    ]
 
 
 def _intruders(run: Table) -> list[Place]:
@@ -49,15 +50,15 @@ def _tuco(run: Table) -> list[Place]:
         Place(
             layer,
             BLOCK,
-            float(layers["tuned_size"][mine].mean()),
-            float(layers["base_size"][mine].mean()),
+            float(layers["tuned_size"][in_layer].mean()),
+            float(layers["base_size"][in_layer].mean()),
         )
-        for layer, mine in at
+        for layer, in_layer in at
     ]
 
 
 def _movement(run: Table) -> list[Place]:
-    # squared norms add up over matrices, norms do not
+    # squared norms are additive over matrices, norms are not
     weights = run.tables["weights"]
     return _by_part(weights, weights["change"] ** 2, weights["norm"] ** 2)
 
@@ -82,7 +83,7 @@ _SITES = {"mlp": "mlp", "attn": "attention"}
 
 
 def _features(run: Table) -> list[Place]:
-    """Of one dictionary: latents that tuning changed, of those that live, at its site."""
+    """For one dictionary: the share of live latents that fine-tuning changed, at its site."""
     site = Site.parse(run.summary["site"])
     part = next((part for name, part in _SITES.items() if name in site.hook), BLOCK)
     changed = run["claimed"] & np.isin(run["class"], CHANGED)
@@ -97,14 +98,14 @@ METHODS: dict[str, tuple[str, Callable[[Table], list[Place]]]] = {
     "compare": ("movement", _movement),
     "sae-diff": ("features", _features),
 }
-"""Kind of run -> what it is called here, and where it puts things."""
+"""Kind of run -> name of the method here, and the function that reads its places."""
 
 POOLED = ("features",)
-"""Methods of which a run knows one place only, so that all runs of one pair are taken together."""
+"""Methods whose runs cover only one place, so that all runs of one pair are pooled."""
 
 
 def level_of(places: Sequence[Place]) -> str:
-    """The finest kind of place that a method tells apart."""
+    """The finest level that a method distinguishes."""
     parts = {place.part for place in places}
     if BLOCK in parts:
         return "block"
@@ -112,7 +113,7 @@ def level_of(places: Sequence[Place]) -> str:
 
 
 def intensities(places: Sequence[Place], level: str) -> dict[tuple[int, str], float]:
-    """Amount by size, summed over what a place of this level holds."""
+    """Amount divided by size, summed over the parts of each place at this level."""
     sums: dict[tuple[int, str], np.ndarray] = {}
     for place in places:
         part = {

@@ -7,7 +7,7 @@ computes on the same tokens (the base model, or the tuned model on the harmless 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -25,19 +25,6 @@ from interp.sites import Site
 
 Units = Mapping[int, Int[Tensor, " K"]]
 Kind = Literal["zero", "mean", "donor", "activation", "weights", "edits"]
-
-
-def by_layer(
-    pairs: Iterable[tuple[int, int]], device: torch.device | str = "cpu"
-) -> dict[int, Int[Tensor, " K"]]:
-    """Group (layer, neuron) pairs into sorted index tensors per layer."""
-    grouped: dict[int, list[int]] = {}
-    for layer, neuron in pairs:
-        grouped.setdefault(int(layer), []).append(int(neuron))
-    return {
-        layer: torch.tensor(sorted(found), device=device)
-        for layer, found in sorted(grouped.items())
-    }
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,3 @@
-"""Pure functions: of numpy arrays in ``statistics``, of tensors elsewhere. Importing the folder
+"""Pure functions: of numpy arrays in ``statistics``, of tensors elsewhere. Importing the package
 imports nothing.
 """

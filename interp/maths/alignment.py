@@ -11,16 +11,16 @@ from interp.maths.intervals import Interval, effective_clusters, jackknife
 
 
 def linear_cka(first: np.ndarray, second: np.ndarray) -> float:
-    """Linear CKA of two arrays [n, D] and [n, E], in [0, 1]; NaN where one of them does not vary.
+    """Linear CKA of two arrays [n, D] and [n, E], in [0, 1]; NaN if either is constant over rows.
 
-    Biased towards 1 where rows are few beside dimensions; ``debiased_cka`` is not.
+    Biased towards 1 when there are few rows per dimension; ``debiased_cka`` is not.
     """
     return float(_alignments(_gram(first), _gram(second), np.ones((1, len(first))))[0])
 
 
 def debiased_cka(first: np.ndarray, second: np.ndarray) -> float:
-    """The same with unbiased estimates of all three terms (Song et al. 2012); needs four rows, NaN
-    for fewer.
+    """CKA with unbiased estimates of all three terms (Song et al. 2012); NaN with fewer than four
+    rows.
     """
     n = len(first)
     if n < 4:
@@ -43,8 +43,8 @@ def cka_interval(
 ) -> Interval:
     """``linear_cka`` and its interval over clusters of rows, by the jackknife and Student's t.
 
-    NaN ends with fewer than two clusters. The estimate is biased towards 1 and so is the interval;
-    see ``debiased_cka`` for an estimate that is not.
+    The ends are NaN with fewer than two clusters. The estimate and its interval are biased towards
+    1; see ``debiased_cka`` for an unbiased estimate.
     """
     grams, (names, code) = (
         (_gram(first), _gram(second)),
@@ -68,7 +68,8 @@ def _gram(rows: np.ndarray) -> np.ndarray:
 
 
 def _alignments(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Of two Gram matrices [n, n], the rows counted as each of ``weights`` [draws, n] says.
+    """CKA of two Gram matrices [n, n] for each row of ``weights`` [draws, n], which weights the
+    samples.
 
     Centring by weighted means is written out, so that all draws are a few matrix products.
     """
@@ -82,7 +83,7 @@ def _alignments(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> n
         return pairs - 2 * means + whole
 
     size = inner(first, first) * inner(second, second)
-    # what rounding leaves of rows that do not vary is no variance
+    # rounding must not count as variance in constant rows
     least = (1e-12 * np.linalg.norm(first) * np.linalg.norm(second)) ** 2
     found = np.full(len(weights), np.nan)
     varies = size > least

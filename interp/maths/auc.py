@@ -1,4 +1,4 @@
-"""How well one number tells two groups apart (AUC), with intervals over clusters."""
+"""Area under the ROC curve (AUC) of one score for two groups, with intervals over clusters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAN = float("nan")
 
 
 def pairwise_order(positive: ArrayLike, negative: ArrayLike) -> np.ndarray:
-    """For every pair [n, m] whether the positive's number is above the negative's: 1, 0, or 1/2 for
+    """For every pair [n, m]: 1 if the positive's score is above the negative's, 0 if below, 1/2 for
     a tie.
     """
     gap = np.asarray(positive, np.float64)[:, None] - np.asarray(negative, np.float64)[None]
@@ -31,15 +31,15 @@ def auc_interval(
     within: np.ndarray | None = None,
     level: float = 0.95,
 ) -> Interval:
-    """Chance that a positive's number is above a negative's, and its interval.
+    """Probability that a positive's score is above a negative's, and its interval.
 
-    The standard error is the jackknife's over clusters, those that both groups share left out of
-    both at once (of single rows close to DeLong et al. 1988). The ends are Student's t on the logit
-    scale (Pepe 2003), with the effective clusters of the group that has fewer, less 1, as degrees
-    of freedom: on the plain scale they lie too high near 1. An AUC with no error, as of 0 and 1,
-    has the exact interval (Clopper and Pearson 1934) with those clusters as trials. ``within`` [n,
-    m] says which pairs count, all by default. NaN where no pair counts, NaN ends with fewer than
-    two clusters.
+    The standard error is the jackknife's over clusters; a cluster that both groups share is left
+    out of both at once (with single rows this is close to DeLong et al. 1988). The ends are
+    Student's t on the logit scale (Pepe 2003), because on the original scale they are too high near
+    1. The degrees of freedom are the effective number of clusters of the smaller group, minus 1. An
+    AUC without error, such as 0 or 1, gets the exact interval (Clopper and Pearson 1934) with those
+    clusters as trials. ``within`` [n, m] selects the pairs that count; by default all do. NaN if no
+    pair counts; NaN ends with fewer than two clusters.
     """
     above = pairwise_order(positive, negative)
     counts = np.ones_like(above) if within is None else np.asarray(within, np.float64)
@@ -55,19 +55,19 @@ def auc_difference_interval(
     within: np.ndarray | None = None,
     level: float = 0.95,
 ) -> Interval:
-    """By how much one number's AUC exceeds another's on the same rows, both as ``pairwise_order``.
+    """Difference of two AUCs on the same rows, both given as ``pairwise_order``, with its interval.
 
-    The distances to the ends of both AUCs' intervals are squared and added, less twice their
-    product times the correlation of the two AUCs over the jackknife (Zou 2007): the ends stay
-    between -1 and 1, and there is a width where both AUCs are 1. NaN as for one AUC.
+    The distances to the ends of both intervals are squared and added, minus twice their product
+    times the jackknife correlation of the two AUCs (Zou 2007). So the ends stay between -1 and 1,
+    and the interval has a width even if both AUCs are 1. NaN as for one AUC.
     """
     counts = np.ones_like(above) if within is None else np.asarray(within, np.float64)
     sides = np.asarray(positive_clusters), np.asarray(negative_clusters)
-    both = [_jackknifed(each, counts, sides) for each in (above, other)]
-    first, second = (_ends(*each, level) for each in both)
+    both = [_jackknifed(order, counts, sides) for order in (above, other)]
+    first, second = (_ends(*estimate, level) for estimate in both)
     if np.isnan([*first, *second]).any():
         return Interval(first.value - second.value, NAN, NAN)
-    errors = [np.linalg.norm(each[1]) for each in both]
+    errors = [np.linalg.norm(estimate[1]) for estimate in both]
     together = float(both[0][1] @ both[1][1] / np.prod(errors)) if all(errors) else 0.0
     down, up = (
         (first.value - first.low, second.high - second.value),
@@ -87,14 +87,14 @@ def shuffled_auc(
     seed: int,
     units: ArrayLike | None = None,
 ) -> np.ndarray:
-    """AUC [draws] of pairs whose strata differ by at most ``within``, labels shuffled among equal
-    strata.
+    """Null distribution [draws] of the AUC: labels are shuffled among units of equal stratum.
 
-    ``strata`` are numbers, such as lengths: how many positives there are of each stays as it is.
-    ``units`` names what keeps one label, as a cluster's rows of one class do; its stratum is the
-    mean of its rows', rounded.
+    Only pairs whose strata differ by at most ``within`` count. ``strata`` are numbers, such as
+    lengths; the number of positives in each stays the same. Rows of one of the ``units``, such as a
+    cluster's rows of one class, keep a common label; the stratum of a unit is the rounded mean of
+    its rows'.
     """
-    values, labels, strata = (np.asarray(each) for each in (values, labels, strata))
+    values, labels, strata = (np.asarray(array) for array in (values, labels, strata))
     above, near = pairwise_order(values, values), np.abs(strata[:, None] - strata) <= float(within)
     code = (
         np.arange(len(values))
@@ -117,13 +117,13 @@ def shuffled_auc(
 def shuffled_labels(
     labels: np.ndarray, units: np.ndarray, strata: np.ndarray, draws: int, seed: int
 ) -> Iterator[np.ndarray]:
-    """Labels [n] with those of whole ``units`` [n], numbers from 0, shuffled among units of equal
+    """Labels [n], with the labels of ``units`` [n] (numbered from 0) shuffled among units of equal
     ``strata`` [units].
 
-    All rows of a unit must have one label.
+    All rows of a unit must have the same label.
     """
     whole, generator = unit_labels(labels, units), np.random.default_rng(seed)
-    members = [np.flatnonzero(strata == each) for each in np.unique(strata)]
+    members = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
     for _ in range(draws):
         drawn = whole.copy()
         for rows in members:
@@ -132,24 +132,24 @@ def shuffled_labels(
 
 
 def unit_labels(labels: np.ndarray, units: np.ndarray) -> np.ndarray:
-    """The one label of every unit."""
+    """The label of every unit."""
     whole = np.zeros(int(units.max()) + 1, dtype=bool)
     whole[units] = labels
     return whole
 
 
 def arrangements(labels: np.ndarray, units: np.ndarray, strata: np.ndarray) -> int:
-    """In how many ways labels can be shuffled so."""
+    """Number of distinct ways in which ``shuffled_labels`` can arrange the labels."""
     whole = unit_labels(labels, units)
-    parts = [whole[strata == each] for each in np.unique(strata)]
+    parts = [whole[strata == stratum] for stratum in np.unique(strata)]
     return math.prod(math.comb(len(part), int(part.sum())) for part in parts)
 
 
 def _jackknifed(
     won: np.ndarray, counts: np.ndarray, sides: tuple[np.ndarray, np.ndarray]
 ) -> tuple[float, np.ndarray, float]:
-    """Share of the pairs that count which is won, how far it moves without each cluster, and
-    effective clusters.
+    """AUC over the pairs that count, its change [m] without each of m clusters, and the effective
+    number of clusters.
     """
     if not counts.any():
         return NAN, np.zeros(0), 0.0
@@ -164,13 +164,13 @@ def _jackknifed(
     with np.errstate(invalid="ignore", divide="ignore"):
         left_out = np.where(bottom > 0.5, without_each(won * counts) / bottom, NAN)
     moved = left_out - value
-    moved[np.abs(moved) <= 1e-12] = 0.0  # rounding is no error; a NaN stays
+    moved[np.abs(moved) <= 1e-12] = 0.0  # rounding is not sampling error; NaN stays
     return value, moved, fewest_clusters(counts, sides)
 
 
 def _ends(value: float, moved: np.ndarray, fewest: float, level: float) -> Interval:
-    """One AUC's interval from how far it moves [m] without each of m clusters, and the effective
-    clusters.
+    """Interval of one AUC from its changes [m] without each of m clusters and the effective number
+    of clusters.
     """
     plain = jackknife(value, value + moved, fewest - 1, level)
     if np.isnan(plain.low):
@@ -184,6 +184,6 @@ def _ends(value: float, moved: np.ndarray, fewest: float, level: float) -> Inter
 
 
 def fewest_clusters(counts: np.ndarray, sides: tuple[np.ndarray, np.ndarray]) -> float:
-    """Effective clusters among the rows with a pair that counts, of the group that has fewer."""
+    """Effective number of clusters of the smaller group, among rows with a pair that counts."""
     used = ((counts > 0).any(1), (counts > 0).any(0))
-    return min(effective_clusters(side[kept]) for side, kept in zip(sides, used, strict=True))
+    return min(effective_clusters(side[mask]) for side, mask in zip(sides, used, strict=True))

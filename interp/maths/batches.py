@@ -1,19 +1,16 @@
-"""Texts of different lengths in batches that hold little padding."""
+"""Batches of texts of similar length, with little padding."""
 
 from collections.abc import Sequence
 
 EACH_ON_CPU, EACH_ON_GPU = 48, 4096
-"""Tokens that take as long to read as a further batch takes beside its own: weights, a shared
-beginning, launches.
-"""
+"""Fixed cost of one more batch (reading weights, a shared prefix, kernel launches), in tokens."""
 
 
 def least_padded(lengths: Sequence[int], most: int, fixed: int) -> list[list[int]]:
-    """Numbers of texts in batches of at most ``most``, of like length, such that a pass over each
-    costs least in all.
+    """Row numbers of texts in batches of at most ``most`` rows, so that the total cost of the
+    passes is smallest.
 
-    A batch costs its texts times the longest of them, padding and all, and ``fixed`` beside, in
-    tokens.
+    A batch costs ``fixed`` tokens plus its number of texts times the longest of them.
     """
     order = sorted(range(len(lengths)), key=lambda at: lengths[at])
     least, begins = [0], [0]

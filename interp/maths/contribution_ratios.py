@@ -1,6 +1,4 @@
-"""What share of a sum one of its two parts is, by norms of vectors: the form of TuCo, OutputCo and
-beta.
-"""
+"""Share of one of two parts in a sum, by vector norms, as in TuCo, OutputCo and beta."""
 
 import torch
 from jaxtyping import Float
@@ -8,14 +6,14 @@ from torch import Tensor
 
 
 def size(value: Float[Tensor, "B P D"], order: int = 1) -> Float[Tensor, " B"]:
-    """Norm over positions and width of every prompt's values: the sum of magnitudes for order 1,
-    Euclidean for 2.
+    """Norm of each prompt's values over positions and width: L1 for order 1, Euclidean for order
+    2.
     """
     return torch.linalg.vector_norm(value, ord=order, dim=(1, 2))
 
 
 def share(part: Float[Tensor, "*any"], rest: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-    """``part / (part + rest)`` of two sizes; 0 where both are 0."""
+    """``part / (part + rest)`` of two norms; 0 if both are 0."""
     whole = part + rest
     return torch.where(
         whole > 0, part / whole.clamp(min=torch.finfo(whole.dtype).tiny), torch.zeros_like(whole)
@@ -23,15 +21,14 @@ def share(part: Float[Tensor, "*any"], rest: Float[Tensor, "*any"]) -> Float[Ten
 
 
 class Running:
-    """Sums of both parts over blocks, and how large they have become after each: vectors are added
-    before norms.
+    """Cumulative sums of both parts over blocks, and the ratio of their norms after each block.
 
-    ``betas`` and the sizes of single updates are ``[B]`` per block, ``tokens`` the same share ``[B,
-    P]`` of every position by itself.
+    Vectors are added before norms are taken. ``betas`` and the norms of single updates have shape
+    ``[B]`` per block; ``tokens`` has the ratio at every position, ``[B, P]``.
     """
 
     def __init__(self, order: int = 1, keep: Float[Tensor, "B P D"] | None = None) -> None:
-        """``keep`` multiplies every value: 0 at padding and at dimensions that are left out."""
+        """``keep`` multiplies every value: 0 at padding and at excluded dimensions."""
         self.order, self.keep = order, keep
         self.base: Tensor | None = None
         self.tuned: Tensor | None = None
@@ -42,7 +39,9 @@ class Running:
         self.cosines: list[Tensor] = []
 
     def add(self, base: Float[Tensor, "B P D"], tuned: Float[Tensor, "B P D"]) -> None:
-        """One block's updates: the base's, and what the tuned model adds beyond it."""
+        """Add one block's updates: the base's, and the difference that the fine-tuned model
+        adds.
+        """
         if self.keep is not None:
             base, tuned = base * self.keep, tuned * self.keep
         self.base = base if self.base is None else self.base + base

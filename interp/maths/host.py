@@ -1,4 +1,4 @@
-"""The one door through which tensors leave the device."""
+"""The only functions that move tensors to the host."""
 
 import numpy as np
 import torch
@@ -8,9 +8,7 @@ from interp.maths.precision import widen
 
 
 def raw_bytes(tensor: Tensor) -> bytes:
-    """The memory of a dense tensor, in C order and its own type: nothing is rounded or widened on
-    the way.
-    """
+    """The memory of a dense tensor in C order and its own dtype, without conversion."""
     return to_host(tensor.contiguous().reshape(-1).view(torch.uint8)).tobytes()
 
 
@@ -20,7 +18,7 @@ def to_host(tensor: Tensor) -> np.ndarray:
 
 
 def in_host_memory(tensor: Tensor) -> Tensor:
-    """A tensor's values as a contiguous tensor in host memory, its dtype kept: what is written to a
-    file.
+    """A tensor's values as a contiguous tensor in host memory with the same dtype, ready to be
+    written to a file.
     """
     return tensor.detach().cpu().contiguous()

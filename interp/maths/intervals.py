@@ -1,12 +1,11 @@
-"""Estimates over clusters with their intervals: the one place where ``interp`` says how sure a mean
-is.
+"""Estimates over clusters with their intervals: the only place where ``interp`` computes the
+uncertainty of a mean.
 
-Rows of one cluster (twins, templates, copies of one text) move together, so clusters are what
-counts. A mean, a difference or a ratio gets the jackknife's standard error, by leaving one cluster
-out, and Student's t with the effective number of clusters less one as degrees of freedom. A share
-has no spread to measure at 0 and 1: it gets an exact binomial interval with the effective number of
-clusters as its number of trials. ``python -m benchmarks.coverage`` measures how often each of them
-misses.
+Rows of one cluster (twins, templates, copies of a text) are dependent, so the cluster is the unit
+of evidence. A mean, a difference or a ratio gets the jackknife standard error over clusters and
+Student's t; the degrees of freedom are the effective number of clusters minus one. A share has no
+sample variance at 0 and 1, so it gets an exact binomial interval with the effective number of
+clusters as its number of trials. ``python -m benchmarks.coverage`` measures the coverage of each.
 
 Only numpy and ``scipy.special`` are imported on loading, so that reading a stored run stays fast.
 """
@@ -23,15 +22,13 @@ from scipy import special
 
 NAN = float("nan")
 FEWEST_CLUSTERS = 6
-"""Effective clusters below which an estimate gets no verdict: no interval holds its level there
-under skew.
+"""Minimum effective number of clusters for a verdict: with fewer, no interval keeps its level for
+skewed data.
 """
 
 
 class Interval(NamedTuple):
-    """An estimate and both ends of its interval; ends are NaN where there are too few clusters to
-    say.
-    """
+    """An estimate and the ends of its interval; the ends are NaN with too few clusters."""
 
     value: float
     low: float
@@ -39,11 +36,10 @@ class Interval(NamedTuple):
 
 
 def effective_clusters(clusters: ArrayLike) -> float:
-    """Kish's effective number of clusters, ``(sum n)^2 / sum n^2`` over cluster sizes n: m where
-    all m are equal.
+    """Kish's effective number of clusters, ``(sum n)^2 / sum n^2`` over cluster sizes n.
 
-    Of a cluster that holds half of all rows no more than 4 are left, however many there are. 0 of
-    no rows. Kish (1965), Survey Sampling.
+    It equals the number of clusters when all have the same size, and is at most 4 when one cluster
+    holds half of all rows. 0 without rows. Kish (1965), Survey Sampling.
     """
     sizes = np.unique(np.asarray(clusters), return_counts=True)[1].astype(np.float64)
     return float(sizes.sum() ** 2 / np.square(sizes).sum()) if sizes.size else 0.0
@@ -62,32 +58,30 @@ def cluster_interval(
     """Mean of ``values`` [n], a difference of means or a ratio of means, with its interval over
     ``clusters`` [n].
 
-    =================================  ============================================================================
-    given                              estimate and interval
-    =================================  ============================================================================
+    =================================  =============================================================
+    arguments                          estimate and interval
+    =================================  =============================================================
     numbers                            mean; jackknife over clusters, Student's t
-    yes and no (bool)                  share; Clopper and Pearson (1934), clusters as trials
+    bool                               share; Clopper and Pearson (1934), clusters as trials
     ``minus`` [n]                      mean of paired differences; jackknife, t. Of two bool arrays:
-                                       Tango's (1998) score interval, and the exact bound where no
+                                       Tango's (1998) score interval, and the exact bound if no
                                        row differs
     ``minus`` [m], ``minus_clusters``  difference of two groups; Welch's degrees of freedom.
                                        Clusters that both groups share are left out of both at once.
-                                       Of two bool arrays: the ends of both exact intervals, their
+                                       For two bool arrays: the ends of both exact intervals, their
                                        distances squared and added (Newcombe 1998)
     ``over`` [n] (``over_minus`` [n])  ratio ``mean(values - minus) / mean(over - over_minus)``;
                                        jackknife, t
-    =================================  ============================================================================
+    =================================  =============================================================
 
-    Clusters count by their effective number (``effective_clusters``). A ratio whose denominator is
-    a difference is refused (NaN throughout) where the denominator's own interval covers 0. Fewer
-    than two clusters give NaN ends. Raises ValueError for lengths that do not fit, and for no rows.
+    The number of clusters is the effective one (``effective_clusters``). A ratio whose denominator
+    is a difference is NaN if the denominator's own interval covers 0. The ends are NaN with fewer
+    than two clusters. Raises ValueError for lengths that do not match, and for no rows.
     """
     values, clusters = _rows(values, clusters)
     if minus_clusters is not None:
         if minus is None or over is not None:
-            raise ValueError(
-                "minus_clusters belong to the values of a second group: give minus, and no over"
-            )
+            raise ValueError("minus_clusters needs a second group: give minus, and leave out over")
         return _two_groups(values, clusters, *_rows(minus, minus_clusters), level)
     less = None if minus is None else _rows(minus, clusters)[0]
     if over is not None:
@@ -107,12 +101,11 @@ def cluster_interval(
 def jackknife(
     estimate: SupportsFloat, left_out: ArrayLike, freedom: SupportsFloat, level: float = 0.95
 ) -> Interval:
-    """Interval of an estimate from the estimates [m] without one of m clusters each, by Student's
-    t.
+    """Interval of an estimate from the m estimates that leave out one cluster each, by Student's t.
 
     The squared standard error is ``(m - 1) / m`` times the sum of squared deviations from the full
-    estimate. Fewer than two clusters, no degrees of freedom or an estimate that is not finite
-    without some cluster give NaN ends.
+    estimate. The ends are NaN with fewer than two clusters, without degrees of freedom, or if an
+    estimate is not finite.
     """
     estimate, left_out, freedom = (
         float(estimate),
@@ -134,10 +127,10 @@ def jackknife(
 def jackknife_rows(
     statistic: Callable[[np.ndarray], float], clusters: ArrayLike, level: float = 0.95
 ) -> Interval:
-    """Interval of any statistic: ``statistic(rows)`` is called with row numbers, all of them and
-    without each cluster.
+    """Interval of any statistic, such as a correlation or an area.
 
-    For what is no mean: correlations, areas. One call per cluster, and one.
+    ``statistic(rows)`` is called with row numbers: once with all of them, and once without each
+    cluster.
     """
     names, code = np.unique(np.asarray(clusters), return_inverse=True)
     rows = np.arange(code.size)
@@ -152,9 +145,8 @@ def jackknife_rows(
 def exact_interval(
     successes: SupportsFloat, n: SupportsFloat, level: float = 0.95
 ) -> tuple[float, float]:
-    """Clopper and Pearson's interval, continued to numbers of successes and trials that are not
-    whole.
-    """
+    """Clopper and Pearson's interval, extended to fractional numbers of successes and trials."""
+    # scipy's binomtest takes whole numbers only; effective clusters are fractional
     successes, n, tail = float(successes), float(n), (1 - level) / 2
     low = 0.0 if successes <= 0 else float(special.betaincinv(successes, n - successes + 1, tail))
     high = (
@@ -167,11 +159,10 @@ def exact_interval(
 def tango_interval(
     up: SupportsFloat, down: SupportsFloat, n: SupportsFloat, level: float = 0.95
 ) -> tuple[float, float]:
-    """Tango's (1998) score interval of the difference of two paired shares: ``up`` of ``n`` pairs
-    rose, ``down`` fell.
+    """Tango's (1998) score interval of the difference of two paired shares: of ``n`` pairs, ``up``
+    changed from no to yes and ``down`` from yes to no.
 
-    Where none of either did, the exact bound that neither is as large: ``1 - (tail)^(1/n)``.
-    Numbers need not be whole.
+    If both are 0, the exact bound ``1 - (tail)^(1/n)`` on either. Numbers may be fractional.
     """
     up, down, n = float(up), float(down), float(n)
     if up + down <= 0:
@@ -182,8 +173,8 @@ def tango_interval(
     difference, critical = (up - down) / n, float(special.ndtri((1 + level) / 2)) ** 2
 
     def score(delta: float) -> float:
-        """Zero where the difference is just ``critical`` standard errors from ``delta``, positive
-        beyond.
+        """Zero where the observed difference is exactly ``critical`` standard errors from
+        ``delta``; positive beyond.
         """
         middle = (2 * n - up + down) * delta - up - down
         least = -down * delta * (1 - delta)
@@ -211,13 +202,13 @@ def _rows(values: ArrayLike, clusters: ArrayLike) -> tuple[np.ndarray, np.ndarra
 
 
 def _without_each(clusters: np.ndarray, *values: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Sums [m] of every array over all rows but those of one cluster each."""
+    """Sums [m] of every array over all rows except those of one cluster each."""
     code = np.unique(clusters, return_inverse=True)[1]
     return tuple(value.sum() - np.bincount(code, weights=value) for value in values)
 
 
 def _mean(values: np.ndarray, clusters: np.ndarray, level: float) -> Interval:
-    if np.ptp(values) == 0:  # rounding must not give equal values a width
+    if np.ptp(values) == 0:  # rounding must not give equal values an error
         few = np.unique(clusters).size < 2
         return Interval(float(values[0]), *([NAN, NAN] if few else [float(values[0])] * 2))
     sums, counts = _without_each(clusters, values, np.ones(values.size))
@@ -235,7 +226,7 @@ def _paired_shares(
 ) -> Interval:
     n = effective_clusters(clusters)
     up, down = float((after & ~before).mean()), float((before & ~after).mean())
-    # as a difference of counts: shares differ in their last bits
+    # a difference of counts: a difference of shares is off in the last bits
     value = float(after.sum() - int(before.sum())) / after.size
     low, high = tango_interval(n * up, n * down, n, level)
     return Interval(value, min(low, value), max(high, value))
@@ -260,8 +251,8 @@ def _two_groups(
         )
         if not np.intersect1d(one_clusters, other_clusters).size:
             return Interval(value, *ends)
-        # twins that answer oppositely make the difference vary more than two groups apart from each
-        # other do
+        # twins with opposite answers make the difference more variable than in two independent
+        # groups
         tied = _two_groups(
             one.astype(np.float64), one_clusters, other.astype(np.float64), other_clusters, level
         )
@@ -295,7 +286,7 @@ def _two_groups(
 
 
 def _squared_error(values: np.ndarray, clusters: np.ndarray) -> float:
-    """The jackknife's squared standard error of a mean; NaN of fewer than two clusters."""
+    """The jackknife's squared standard error of a mean; NaN with fewer than two clusters."""
     sums, counts = _without_each(clusters, values, np.ones(values.size))
     if sums.size < 2:
         return NAN
@@ -323,11 +314,11 @@ def _ratio(
     with np.errstate(invalid="ignore", divide="ignore"):
         found = jackknife(value, tops / bottoms, effective_clusters(clusters) - 1, level)
     if below is None or not all(
-        each.dtype == bool for each in (values, minus, over, below) if each is not None
+        array.dtype == bool for array in (values, minus, over, below) if array is not None
     ):
         return found
-    # answers that are all the one end's, or all the other's, leave the jackknife no width: the
-    # paired difference from the nearer end has one
+    # if all answers equal one of the two references, the jackknife has no width; the paired
+    # difference from the nearer reference has one
     near = over if value > 0.5 else below
     paired, size = _paired_shares(values, near, clusters, level), abs(float(bottom.mean()))
     down, up = paired.value - paired.low, paired.high - paired.value

@@ -1,6 +1,4 @@
-"""The share of a population that a judge who errs says has something, corrected for how often it
-errs.
-"""
+"""Correction of a share measured by an imperfect judge for the judge's error rates."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ from interp.maths.intervals import NAN, Interval
 
 
 class Corrected(NamedTuple):
-    """The judged share, the corrected one, and both ends of the corrected one's interval."""
+    """The uncorrected share, the corrected share, and the ends of the corrected interval."""
 
     judged: float
     value: float
@@ -30,20 +28,21 @@ def corrected_share(
     level: float = 0.95,
 ) -> Corrected:
     """Rogan and Gladen's (1978) estimate ``(p + specificity - 1) / (sensitivity + specificity -
-    1)``, within 0 and 1.
+    1)``, clipped to [0, 1].
 
-    ``yes`` of ``n`` (perhaps effective, not whole) judged items; of ``positives`` labelled yes
-    ``true_yes`` were judged so, of ``negatives`` labelled no ``true_no``. The interval is Lang and
-    Reiczigel's (2014): the delta method's variance, with the binomial errors of all three shares,
-    after pseudo-counts have been added to each, about an estimate that is shifted by its bias. NaN
-    where the judge says yes no more often of what is labelled yes.
+    ``yes`` of ``n`` items were judged positive (``n`` may be an effective, fractional number). Of
+    ``positives`` items labelled yes, ``true_yes`` were judged yes; of ``negatives`` items labelled
+    no, ``true_no`` were judged no. The interval is Lang and Reiczigel's (2014): the delta method
+    with the binomial errors of all three shares, after pseudo-counts are added to each, around an
+    estimate corrected for its bias. NaN if the judge is not better than chance (sensitivity +
+    specificity <= 1).
 
     Rogan and Gladen, American Journal of Epidemiology 107; Lang and Reiczigel, Preventive
-    Veterinary Medicine 113. Raises ValueError for no items or no labels.
+    Veterinary Medicine 113. Raises ValueError without items or without labels of either kind.
     """
     yes, n = float(yes), float(n)
     true_yes, positives, true_no, negatives = (
-        float(each) for each in (true_yes, positives, true_no, negatives)
+        float(count) for count in (true_yes, positives, true_no, negatives)
     )
     if n <= 0 or positives < 1 or negatives < 1:
         raise ValueError(
@@ -67,7 +66,7 @@ def corrected_share(
         share * (1 - share) / size + middle**2 * of_yes + (1 - middle) ** 2 * of_no
     ) ** 0.5 / reach
     ends = (middle + shift - z * error, middle + shift + z * error)
-    return Corrected(yes / n, *(min(max(each, 0.0), 1.0) for each in (value, *ends)))
+    return Corrected(yes / n, *(min(max(share, 0.0), 1.0) for share in (value, *ends)))
 
 
 def corrected_difference(
@@ -78,16 +77,16 @@ def corrected_difference(
     negatives: SupportsFloat,
     level: float = 0.95,
 ) -> Interval:
-    """A difference of two judged shares, with its interval, corrected: over ``sensitivity +
-    specificity - 1``.
+    """A difference of two judged shares, with its interval, divided by ``sensitivity + specificity
+    - 1``.
 
-    Of both shares ``specificity - 1`` falls out. The interval has, beside the judged one's ends
-    over that divisor, the delta method's error of the divisor, whose two binomial errors are of
-    shares with a pseudo-count of one of either label; squares of the distances add. It reaches no
-    further than -1 and 1. NaN where the judge says yes no more often of what is labelled yes.
+    The term ``specificity - 1`` cancels in the difference. The interval combines the ends of the
+    uncorrected interval, divided by that divisor, with the delta-method error of the divisor
+    (binomial errors with one pseudo-count per label); squared distances add. Clipped to [-1, 1].
+    NaN if the judge is not better than chance.
     """
     true_yes, positives, true_no, negatives = (
-        float(each) for each in (true_yes, positives, true_no, negatives)
+        float(count) for count in (true_yes, positives, true_no, negatives)
     )
     if positives < 1 or negatives < 1:
         raise ValueError(f"{positives:g} and {negatives:g} labels: each has to be at least one")
@@ -103,7 +102,7 @@ def corrected_difference(
     low, high = (
         ((judged.value - end) ** 2 + error**2) ** 0.5 / reach for end in (judged.low, judged.high)
     )
-    return Interval(*(min(max(each, -1.0), 1.0) for each in (value, value - low, value + high)))
+    return Interval(*(min(max(end, -1.0), 1.0) for end in (value, value - low, value + high)))
 
 
 def _estimate(share: float, sensitivity: float, specificity: float) -> float:

@@ -1,4 +1,4 @@
-"""Memory: whether an error says that it ran out, and how much of it a batch may take."""
+"""Memory: recognising an out-of-memory error, and the memory budget of a batch."""
 
 import ctypes
 import re
@@ -14,35 +14,31 @@ from interp.errors import OptionError
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether this error says that a device or the host has no memory left."""
+    """Whether an error means that a device or the host is out of memory."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    # the CPU's allocator and Apple's have no class of their own
+    # the allocators of the CPU and of MPS raise no dedicated class
     said = ("can't allocate memory", "not enough memory", "MPS backend out of memory")
     return isinstance(error, RuntimeError) and any(text in str(error) for text in said)
 
 
 LEAST, MOST, MOST_ON_CPU = 1 << 26, 1 << 30, 512 << 20
-"""Bytes that a batch's activations may always take, and that they take at most where nobody says
-more.
-"""
+"""Bytes for a batch's activations: the minimum, and the default maximum on a GPU and on a CPU."""
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What the whole process may take, in bytes: a batch gets half of what models and all else
-    leave of it.
-    """
+    """Memory limit of the whole process, in bytes; a batch gets half of what is left of it."""
 
     total: int
 
     @classmethod
     def parse(cls, text: str) -> "Memory":
-        """``4G``, ``800M``: powers of 1024; raises OptionError for anything else."""
+        """Parse ``4G`` or ``800M`` (powers of 1024); raises OptionError for anything else."""
         found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT])(?:i?B)?", text.strip(), re.IGNORECASE)
         if found is None or not float(found[1]):
-            raise OptionError(f"--memory {text!r} is no amount of memory; use 4G or 800M")
+            raise OptionError(f"--memory {text!r} is not an amount of memory; use 4G or 800M")
         return cls(round(float(found[1]) * _UNITS[found[2].upper()]))
 
     def __str__(self) -> str:
@@ -50,8 +46,8 @@ class Memory:
 
 
 def for_activations(memory: Memory | None, device: torch.device) -> int:
-    """Bytes for the activations of a batch: half of what is left of ``memory``, else of what is
-    free, up to a limit.
+    """Bytes for the activations of a batch: half of what is left of ``memory``, or of the free
+    memory, within limits.
     """
     on_gpu = device.type == "cuda"
     if memory is None:
@@ -61,17 +57,15 @@ def for_activations(memory: Memory | None, device: torch.device) -> int:
     return max((memory.total - taken) // 2, LEAST)
 
 
-# bytes by which a process grew since it gave back last, from which on it looks for what it can give
+# growth of the process, in bytes, after which freed memory is returned again
 _MORE = 1 << 28
 _last = {"resident": 0}
 
 
 def give_back() -> None:
-    """Give the system what was freed and is kept between blocks in use, as glibc does; elsewhere
-    nothing is done.
+    """Return freed memory to the operating system (glibc only; a no-op elsewhere).
 
-    A pass frees hundreds of megabytes, of which the next one cannot use all. Takes a tenth of a
-    second at most.
+    A pass frees hundreds of megabytes that the next one cannot reuse entirely. Takes at most 0.1 s.
     """
     process = psutil.Process()
     if process.memory_info().rss >= _last["resident"] + _MORE and (trim := _trim()) is not None:

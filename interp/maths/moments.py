@@ -1,7 +1,7 @@
-"""Accumulators that stream over batches and merge: running moments and running top-k.
+"""Streaming accumulators that can be merged: running moments and running top-k.
 
-Their memory does not depend on the number of rows seen. Sums are float64, so that the result does
-not depend on how the rows were batched beyond the last bits.
+Memory does not depend on the number of rows. Sums are float64, so that the result depends on the
+batching only in the last bits.
 """
 
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ _IN_CACHE, _ON_DEVICE, _FEWEST = 1 << 15, 1 << 24, 16
 
 
 def blocks(rows: Float[Tensor, "rows *features"]) -> Iterator[Float[Tensor, "some *features"]]:
-    """The rows in float64, a few at a time and in order, each time in memory of its own.
+    """The rows in float64, in order and in small blocks, each a copy.
 
-    On a CPU several passes over a block then stay in cache, which makes sums of large batches three
-    times as fast.
+    On a CPU, several passes over a block then stay in cache: sums of large batches are three times
+    as fast.
     """
     size = _IN_CACHE if rows.device.type == "cpu" else _ON_DEVICE
     for block in rows.split(max(_FEWEST, size // max(rows[:1].numel(), 1))):
@@ -50,7 +50,7 @@ class Moments:
         return cls(0.0, zero, zero.clone())
 
     def update(self, rows: Float[Tensor, "rows *features"]) -> "Moments":
-        """Take in rows; returns itself."""
+        """Add rows; returns itself."""
         if rows.shape[0] == 0:
             return self
         for block in blocks(rows):
@@ -59,7 +59,7 @@ class Moments:
         return self
 
     def merge(self, other: "Moments") -> "Moments":
-        """Take in another accumulator over other rows; returns itself."""
+        """Add another accumulator over different rows; returns itself."""
         total = self.count + other.count
         if other.count:
             step = other.mean - self.mean
@@ -85,7 +85,7 @@ class Moments:
 
 @dataclass
 class TopK:
-    """The k largest values per feature with the row each came from; ties go to the row seen first."""
+    """The k largest values per feature and the row of each; ties go to the row seen first."""
 
     values: Float[Tensor, "features k"]
     rows: Int[Tensor, "features k"]
@@ -102,13 +102,13 @@ class TopK:
         rows: Int[Tensor, " rows"],
         keep: Bool[Tensor, " rows"] | None = None,
     ) -> "TopK":
-        """Take in rows of values, named by ``rows``; rows where ``keep`` is false never count."""
+        """Add rows of values, identified by ``rows``; rows where ``keep`` is false are ignored."""
         if keep is not None:
             values, rows = values[keep], rows[keep]
         return self.merge(TopK(values.T.float(), rows.expand(values.shape[1], -1)))
 
     def merge(self, other: "TopK") -> "TopK":
-        """Take in another accumulator's rows; returns itself."""
+        """Add the rows of another accumulator; returns itself."""
         values = torch.cat([self.values, other.values], 1)
         rows = torch.cat([self.rows, other.rows], 1)
         order = values.sort(dim=1, descending=True, stable=True).indices[:, : self.values.shape[1]]

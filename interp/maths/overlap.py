@@ -1,6 +1,4 @@
-"""Overlap of sets of equal universe beside what chance gives: numpy and scipy in, plain numbers
-out.
-"""
+"""Overlap of two sets, compared with its expectation for random sets of the same sizes."""
 
 from __future__ import annotations
 
@@ -10,11 +8,11 @@ from scipy.stats import hypergeom
 
 
 class Overlap(NamedTuple):
-    """Of two sets: members shared, their share of the first and of the second, Jaccard's index, and
-    chance.
+    """Members that two sets share, their share of the first and of the second set, the Jaccard
+    index, and the chance level.
 
-    ``expected`` members are shared by random sets of these sizes, ``above`` is the probability that
-    they share at least as many, both of the hypergeometric distribution.
+    By the hypergeometric distribution, random sets of these sizes share ``expected`` members, and
+    share at least as many with probability ``above``.
     """
 
     shared: int
@@ -26,11 +24,11 @@ class Overlap(NamedTuple):
 
 
 def overlap(shared: int, first: int, second: int, universe: int) -> Overlap:
-    """The overlap of sets of ``first`` and ``second`` members that share ``shared``, of
-    ``universe`` members in all.
+    """Overlap of sets of ``first`` and ``second`` members out of ``universe``, of which ``shared``
+    are in both.
 
-    The asymmetric shares are Panigrahi et al.'s (2023, arXiv 2302.06600). NaN where nothing could
-    have been shared; raises ValueError for sets that cannot exist.
+    The asymmetric shares are those of Panigrahi et al. (2023, arXiv 2302.06600). A share is NaN if
+    its denominator is 0; raises ValueError for impossible sizes.
     """
     if (
         not max(0, first + second - universe)
@@ -41,7 +39,7 @@ def overlap(shared: int, first: int, second: int, universe: int) -> Overlap:
     ):
         raise ValueError(f"sets of {first} and {second} of {universe} cannot share {shared}")
     union = first + second - shared
-    # without members there is nothing that could have been shared
+    # undefined for empty sets
     of_first, of_second, jaccard = (
         shared / size if size else float("nan") for size in (first, second, union)
     )

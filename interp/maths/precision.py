@@ -5,5 +5,5 @@ from torch import Tensor
 
 
 def widen(tensor: Tensor) -> Tensor:
-    """bfloat16 and float16 as float32; anything else as it is."""
+    """bfloat16 and float16 as float32; other dtypes unchanged."""
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor

@@ -1,6 +1,4 @@
-"""Where a further number may lie: an estimate measured again on other data, or one more observation
-of several.
-"""
+"""Prediction intervals: for a replication of an estimate, and for one more observation."""
 
 from __future__ import annotations
 
@@ -17,15 +15,15 @@ Estimate = tuple[SupportsFloat, SupportsFloat, SupportsFloat]
 def prediction_interval(
     first: Estimate, second: Estimate, tests: int = 1, level: float = 0.95, stated: float = 0.95
 ) -> tuple[float, float]:
-    """Where the value of ``second`` lies at ``level``, if it estimates what ``first`` does from
-    independent data.
+    """Interval for the value of ``second`` at ``level``, if it estimates the same quantity as
+    ``first`` from independent data.
 
-    The distances of both values from the ends of their intervals, on the sides that face each
-    other, are squared and added (Newcombe, 1998; MOVER of Zou and Donner, 2008), so that the ends
-    need not be symmetric: a share of 1 can only fall. Both intervals have the level ``stated``. Of
-    ``tests`` comparisons together none is outside by chance at ``level`` (Bonferroni): distances
-    are stretched as those of a normal estimate are. Ends beyond the range of the estimate are not
-    cut off. ``ValueError`` for an interval that is not finite, or that its value is not in.
+    The distances of both values from the facing ends of their intervals are squared and added
+    (Newcombe, 1998; MOVER of Zou and Donner, 2008), so the interval can be asymmetric: a share of 1
+    can only fall. Both input intervals have the level ``stated``. ``tests`` applies a Bonferroni
+    correction: none of that many comparisons is outside by chance at ``level``; distances are
+    scaled as for a normal estimate. Ends are not clipped to the range of the estimate.
+    ``ValueError`` for an interval that is not finite or does not contain its value.
     """
     if tests < 1 or not 0 < level < 1 or not 0 < stated < 1:
         raise ValueError(
@@ -38,8 +36,8 @@ def prediction_interval(
     for value, low, high in ((old, old_low, old_high), (new, new_low, new_high)):
         if not -float("inf") < low <= value <= high < float("inf"):
             raise ValueError(
-                f"{value:g} with the interval [{low:g}, {high:g}] is no estimate: expected low <="
-                " value <= high"
+                f"{value:g} with the interval [{low:g}, {high:g}] is not an estimate: expected"
+                " low <= value <= high"
             )
     stretch = float(
         special.ndtri((1 + 1 - (1 - level) / tests) / 2) / special.ndtri((1 + stated) / 2)
@@ -50,12 +48,11 @@ def prediction_interval(
 
 
 def new_observation(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
-    """Where one more observation lies, given k like it from one normal distribution: mean +- t sd
-    sqrt(1 + 1/k).
+    """Prediction interval for one more observation from a normal distribution: mean +- t sd sqrt(1
+    + 1/k).
 
-    ``level``: how often it does. Student's t with k - 1 degrees of freedom; NaN ends of fewer than
-    two. At 95 % it reaches 15.6, 5.0, 3.0, 2.4 and 2.2 standard deviations at k = 2, 3, 5, 10 and
-    19.
+    Student's t with k - 1 degrees of freedom at ``level``; NaN with fewer than two values. At 95 %
+    it reaches 15.6, 5.0, 3.0, 2.4 and 2.2 standard deviations for k = 2, 3, 5, 10 and 19.
     """
     values = np.asarray(values, dtype=np.float64).ravel()
     if values.size < 2:

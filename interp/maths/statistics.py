@@ -1,8 +1,9 @@
-"""Permutation tests, multiplicity and rankings: numpy in, plain numbers out.
+"""Permutation tests, multiple comparisons, ranks and rank statistics of numpy arrays.
 
-Only ``numpy`` and ``scipy.special`` are imported, so that reading a stored run stays fast; the
-tests compare every function with ``scipy.stats`` and scikit-learn. Intervals over clusters have a
-file of their own, ``intervals.py``.
+On loading only ``numpy`` and ``scipy.special`` are imported, so that reading a stored run stays
+fast; ``scipy.stats`` takes most of a second and is imported by the functions that use it. The tests
+compare every function with ``scipy.stats`` and scikit-learn. Intervals over clusters are in
+``intervals.py``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ __all__ = [
     "StandardisedDifference",
     "area_under_dose",
     "benjamini_hochberg",
+    "calibration_error",
     "clopper_pearson",
     "paired_difference",
     "paired_difference_of_moments",
@@ -29,15 +31,14 @@ __all__ = [
     "roc_auc",
     "smallest_dose",
     "smallest_effect",
-    "smallest_share",
     "standardised_difference",
     "standardised_difference_of_moments",
 ]
 
 
 def clopper_pearson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Exact two-sided binomial interval (Clopper and Pearson, 1934) of a share; (0, 1) when ``n``
-    is 0.
+    """Exact two-sided binomial interval (Clopper and Pearson, 1934) of a share; (0, 1) if ``n`` is
+    0.
     """
     if not 0 <= successes <= n:
         raise ValueError(
@@ -50,8 +51,8 @@ def permutation_p(observed: SupportsFloat, null: ArrayLike, alternative: str = "
     """p = (1 + b) / (1 + n), where b of the n null draws are at least as extreme as ``observed``.
 
     Never 0, and valid for every n (Phipson and Smyth, 2010). ``alternative`` is "greater", "less",
-    or "two-sided", which doubles the smaller tail. A null draw that is NaN counts as at least as
-    extreme, which can only weaken a claim. NaN when ``observed`` is NaN or nothing was drawn.
+    or "two-sided", which doubles the smaller tail. A NaN draw counts as at least as extreme, which
+    is conservative. NaN if ``observed`` is NaN or there are no draws.
     """
     observed, null = float(observed), np.asarray(null, dtype=np.float64).ravel()
     if np.isnan(observed) or null.size == 0:
@@ -67,23 +68,22 @@ def permutation_p(observed: SupportsFloat, null: ArrayLike, alternative: str = "
 
 
 def benjamini_hochberg(p: ArrayLike) -> np.ndarray:
-    """Adjusted p-values (Benjamini and Hochberg, 1995) in the order and shape given; NaN is no test
-    and stays NaN.
+    """Adjusted p-values (Benjamini and Hochberg, 1995) in the same order and shape; NaN is not a
+    test and stays NaN.
     """
+    from scipy.stats import false_discovery_control
+
     p = np.asarray(p, dtype=np.float64)
     adjusted = np.full(p.shape, np.nan)
     tested = ~np.isnan(p)
-    values = p[tested]
-    order = np.argsort(values)[::-1]
-    scaled = values[order] * values.size / np.arange(values.size, 0, -1)
-    result = np.empty_like(values)
-    result[order] = np.minimum(np.minimum.accumulate(scaled), 1.0)
-    adjusted[tested] = result
+    adjusted[tested] = false_discovery_control(p[tested])
     return adjusted
 
 
 class StandardisedDifference(NamedTuple):
-    """Difference of two groups per column: Cohen's ``d``, Student's ``t`` and its two-sided ``p``."""
+    """Difference of two groups per column: Cohen's ``d``, Student's ``t`` and its two-sided
+    ``p``.
+    """
 
     d: np.ndarray
     t: np.ndarray
@@ -98,12 +98,12 @@ def standardised_difference_of_moments(
     mean_b: np.ndarray,
     variance_b: np.ndarray,
 ) -> StandardisedDifference:
-    """Group a minus group b from streamed moments; variances are unbiased (divisor n - 1), arrays
-    of one shape.
+    """Group a minus group b from streamed moments; variances are unbiased (divisor n - 1), all
+    arrays have one shape.
 
-    d divides by the pooled standard deviation (Cohen, 1988), t is Student's with n_a + n_b - 2
-    degrees of freedom. A column without spread gives d = t = 0 and p = 1 where the means agree, and
-    signed infinity and p = 0 where not.
+    d divides by the pooled standard deviation (Cohen, 1988); t is Student's with n_a + n_b - 2
+    degrees of freedom. A column without variance gives d = t = 0 and p = 1 if the means are equal,
+    else signed infinity and p = 0.
     """
     n_a, n_b = float(n_a), float(n_b)
     if n_a < 2 or n_b < 2:
@@ -122,7 +122,7 @@ def standardised_difference_of_moments(
 
 
 def standardised_difference(a: ArrayLike, b: ArrayLike) -> StandardisedDifference:
-    """Group ``a`` [n_a, ...] minus group ``b`` [n_b, ...], column by column along the first axis."""
+    """Group ``a`` [n_a, ...] minus group ``b`` [n_b, ...], per column along the first axis."""
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if len(a) < 2 or len(b) < 2:
         raise ValueError(f"groups of {len(a)} and {len(b)}: at least two values are needed in each")
@@ -135,11 +135,10 @@ def paired_difference_of_moments(
     n: SupportsFloat, mean: np.ndarray, variance: np.ndarray
 ) -> np.ndarray:
     """Two-sided p of Student's paired t, from streamed moments of the differences within ``n``
-    pairs (variance n - 1).
+    pairs (variance with divisor n - 1).
 
-    Right also where the two of a pair are correlated either way; the unpaired t finds too much
-    where they are so negatively. A column without spread has p = 1 where the mean is zero, and 0
-    where not.
+    Unlike the unpaired t, valid for correlated pairs. A column without variance has p = 1 if the
+    mean is zero, else 0.
     """
     n = float(n)
     if n < 2:
@@ -161,14 +160,14 @@ def paired_difference(a: ArrayLike, b: ArrayLike) -> np.ndarray:
 
 
 def ranks(values: ArrayLike) -> np.ndarray:
-    """Ranks from 1, ties at their mean rank."""
-    from scipy.stats import rankdata  # takes most of a second to import
+    """Ranks from 1, ties at their mean rank (``scipy.stats.rankdata``)."""
+    from scipy.stats import rankdata
 
     return rankdata(np.asarray(values, dtype=np.float64))
 
 
 def rank_correlation(a: ArrayLike, b: ArrayLike) -> float:
-    """Spearman's rank correlation of paired values; NaN where either is constant, or of fewer than
+    """Spearman's rank correlation of paired values; NaN if either is constant or with fewer than
     two pairs.
     """
     a, b = (np.asarray(values, dtype=np.float64).ravel() for values in (a, b))
@@ -176,15 +175,15 @@ def rank_correlation(a: ArrayLike, b: ArrayLike) -> float:
         raise ValueError(f"{a.size} and {b.size} values cannot be paired")
     if a.size < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
-    # twice the ranks less their mean are whole numbers: equal correlations come out equal to the
-    # last bit, which a permutation test that counts ties needs
+    # not scipy's spearmanr, whose equal correlations can differ in the last bits: a permutation
+    # test counts ties. Twice the centred ranks are integers, so these are exact.
     a, b = (np.rint(2 * ranks(values) - (values.size + 1)).astype(np.int64) for values in (a, b))
     return float(a @ b) / float(np.sqrt(float(a @ a) * float(b @ b)))
 
 
 def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Chance that a positive scores above a negative, a tie counting one half; NaN when one class
-    is empty.
+    """Area under the ROC curve: probability that a positive scores above a negative, a tie counting
+    1/2; NaN if a class is empty.
     """
     labels, scores = (
         np.asarray(labels, dtype=bool).ravel(),
@@ -198,15 +197,14 @@ def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float:
         raise ValueError(
             f"{int(np.isnan(scores).sum())} of {scores.size} scores are NaN: they have no rank"
         )
-    _, group, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    mean_rank = np.cumsum(counts) - (counts - 1) / 2
-    return float(
-        (mean_rank[group][labels].sum() - positives * (positives + 1) / 2) / (positives * negatives)
-    )
+    # Mann and Whitney's U. Not scikit-learn's roc_auc_score, which refuses infinite scores and takes
+    # a millisecond per call: permutation tests make thousands.
+    u = ranks(scores)[labels].sum() - positives * (positives + 1) / 2
+    return float(u / (positives * negatives))
 
 
 def recall_at(labels: ArrayLike, scores: ArrayLike, k: int) -> float:
-    """Share of the positives among the ``k`` best scores; ties at the border count by their
+    """Share of the positives among the ``k`` highest scores; ties at the cut-off count by their
     expected share.
     """
     labels, scores = (
@@ -225,22 +223,17 @@ def recall_at(labels: ArrayLike, scores: ArrayLike, k: int) -> float:
 
 
 def smallest_effect(null: ArrayLike, alpha: float = 0.05) -> float:
-    """Bound that an effect had to exceed for ``permutation_p(effect, null) <= alpha``: what could
-    have been seen.
+    """Minimum detectable effect: the bound that an effect must exceed for ``permutation_p(effect,
+    null) <= alpha``.
 
-    It is one of the null draws: the largest but floor(alpha * (1 + n)) - 1. Infinity when n is too
-    small for any effect to reach ``alpha`` (fewer than 19 draws at 0.05).
+    It is one of the null draws, the (floor(alpha * (1 + n)))-th largest. Infinity if n is too small
+    for any effect to reach ``alpha`` (fewer than 19 draws at 0.05).
     """
     null = np.asarray(null, dtype=np.float64).ravel()
     null = np.where(np.isnan(null), np.inf, null)
-    # The tiny addend keeps 0.05 * 20 from falling below 1 in binary arithmetic.
+    # the small addend keeps 0.05 * 20 from falling below 1 in binary arithmetic
     allowed = int(np.floor(alpha * (1 + null.size) + 1e-9)) - 1
     return float("inf") if allowed < 0 or null.size == 0 else float(np.sort(null)[::-1][allowed])
-
-
-def smallest_share(n: int, level: float = 0.95) -> float:
-    """Upper end of the exact interval of 0 out of ``n``: larger shares are excluded."""
-    return clopper_pearson(0, n, level)[1]
 
 
 def _curve(k: ArrayLike, effect: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -259,9 +252,9 @@ def _curve(k: ArrayLike, effect: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 def area_under_dose(k: ArrayLike, effect: ArrayLike) -> float:
     """Mean height of the dose-response curve over log2 k, in the units of ``effect``.
 
-    Trapezia between the smallest and the largest k at or above 1, divided by the width, so that an
-    effect that is 1 at every dose gives 1 and shares stay within [0, 1]. Rows at k = 0 are left
-    out, equal doses are averaged first. Comparable between methods only on the same grid of k.
+    Trapezoidal rule between the smallest and the largest k at or above 1, divided by the width, so
+    that a constant effect of 1 gives 1. Rows at k = 0 are left out; equal doses are averaged first.
+    Comparable between methods only on the same grid of k.
     """
     doses, heights = _curve(k, effect)
     doses, heights = doses[doses >= 1], heights[doses >= 1]
@@ -274,9 +267,35 @@ def area_under_dose(k: ArrayLike, effect: ArrayLike) -> float:
 
 
 def smallest_dose(k: ArrayLike, effect: ArrayLike, reach: float = 0.95) -> int | None:
-    """Smallest k at which the effect is at least ``reach`` (k95 at 0.95); None when no dose reaches
+    """Smallest k at which the effect is at least ``reach`` (k95 at 0.95); None if no dose reaches
     it.
     """
     doses, heights = _curve(k, effect)
     reached = doses[heights >= reach - 1e-12]
     return int(reached[0]) if reached.size else None
+
+
+def calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> float:
+    """Expected calibration error (Naeini et al., 2015): sum over bins of ``n_b / n * |accuracy_b -
+    confidence_b|``.
+
+    ``bins`` of equal width divide [0, 1], each closed above (0 is in the first). ``confidence`` [n]
+    is in [0, 1]; ``correct`` [n] is boolean. Raises ValueError for confidences outside [0, 1],
+    unequal lengths or empty input.
+    """
+    confidence, correct = (
+        np.asarray(confidence, np.float64).ravel(),
+        np.asarray(correct, np.float64).ravel(),
+    )
+    if confidence.size != correct.size or not confidence.size or bins < 1:
+        raise ValueError(
+            f"{confidence.size} confidences, {correct.size} outcomes in {bins} bins cannot be"
+            " compared"
+        )
+    if not ((confidence >= 0) & (confidence <= 1)).all():
+        raise ValueError(
+            f"confidences from {confidence.min():g} to {confidence.max():g}: expected 0 to 1"
+        )
+    which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(which, weights=correct - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / confidence.size)

@@ -1,9 +1,9 @@
-"""Singular vectors of one matrix beside all of another's: bases, leading vectors, cosines, random
-updates.
+"""Singular vectors of one matrix compared with those of another: bases, leading vectors, cosines,
+random updates.
 
-Squared matrices are formed in float64: their eigenvectors are singular vectors at half the price of
-a full decomposition, and float64 leaves singular values exact down to 1e-8 of the largest. Leading
-vectors come from block Krylov subspaces (Musco and Musco, arXiv 1504.05477), accepted only by their
+Gram matrices are formed in float64: their eigenvectors are singular vectors at half the cost of a
+full decomposition, and singular values stay exact down to 1e-8 of the largest. Leading vectors come
+from block Krylov subspaces (Musco and Musco, arXiv 1504.05477) and are accepted only by their
 residuals.
 """
 
@@ -27,8 +27,8 @@ class Basis:
     """All left singular vectors of a matrix, as columns in float32, and its singular values,
     largest first.
 
-    A tall matrix has as many vectors as columns; those of no singular value are zero, since none is
-    more right than another.
+    A tall matrix has as many vectors as columns; vectors of zero singular values are zero, since
+    they are arbitrary.
     """
 
     vectors: Float[Tensor, "m p"]
@@ -46,11 +46,11 @@ class SingularBasis:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of each leading vector: ``cosine``, the largest with any base vector, ``nearest`` (its
-    number, from 0), and ``subspace``, the length of its part among the base vectors of like
-    singular value.
+    """Per leading vector: ``cosine`` (the largest with any base vector), ``nearest`` (index of that
+    base vector) and ``subspace`` (norm of its projection onto the base vectors of similar singular
+    value).
 
-    ``intruder`` is the published definition (arXiv 2410.21228), ``apart`` asks for both numbers to
+    ``intruder`` is the published definition (arXiv 2410.21228); ``apart`` requires both numbers to
     be below ``eps``.
     """
 
@@ -62,7 +62,7 @@ class Comparison:
 
 
 def gram(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m m"]:
-    """``matrix @ matrix.T`` in float64, without a float64 copy of the whole."""
+    """``matrix @ matrix.T`` in float64, without a float64 copy of the whole matrix."""
     rows, columns = matrix.shape
     total = torch.zeros(rows, rows, dtype=torch.float64, device=matrix.device)
     step = max(1, _CHUNK // max(rows, 1))
@@ -73,17 +73,17 @@ def gram(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m m"]:
         return total
     found = to_host(total).T
     for part in parts:
-        # one triangle is half the work; what lies in memory row by row is to BLAS its transpose
+        # one triangle is half the work; to BLAS a row-major matrix is its transpose
         by_row = part.stride(1) == 1
         given = to_host(part.T if by_row else part)
-        # scipy makes these functions from Fortran, its annotations know none of them
+        # scipy generates these functions from Fortran; its annotations lack them
         found = blas.dsyrk(1.0, given, 1.0, found, trans=int(by_row), lower=1, overwrite_c=1)  # pyright: ignore[reportAttributeAccessIssue]
     total = torch.from_numpy(found.T)
     return total.triu_().add_(total.triu(1).T)
 
 
 def _twice(matrix: Float[Tensor, "m n"], vectors: Float[Tensor, "m b"]) -> Float[Tensor, "m b"]:
-    """``matrix @ matrix.T @ vectors`` in float64, without a float64 copy of the whole."""
+    """``matrix @ matrix.T @ vectors`` in float64, without a float64 copy of the whole matrix."""
     total, step = torch.zeros_like(vectors), max(1, _CHUNK // max(matrix.shape[0], 1))
     for start in range(0, matrix.shape[1], step):
         part = matrix[:, start : start + step].double()
@@ -92,7 +92,7 @@ def _twice(matrix: Float[Tensor, "m n"], vectors: Float[Tensor, "m b"]) -> Float
 
 
 def left_basis(matrix: Float[Tensor, "m n"]) -> Basis:
-    """All left singular vectors and values of a matrix, by the eigenvectors of its smaller square
+    """All left singular vectors and values of a matrix, by eigenvectors of its smaller Gram matrix
     in float64.
     """
     rows, columns = matrix.shape
@@ -103,7 +103,7 @@ def left_basis(matrix: Float[Tensor, "m n"]) -> Basis:
         return Basis(vectors.float().flip(1), values)
     vectors = vectors.flip(1)
     vectors *= torch.where(values > 1e-7 * values[:1], 1 / values, 0)
-    # filled in place: parts and their concatenation would be two copies
+    # filled in place: concatenating parts would need two copies
     left, step = torch.empty(rows, columns, device=matrix.device), max(1, _CHUNK // max(columns, 1))
     for start in range(0, rows, step):
         left[start : start + step] = matrix[start : start + step].double() @ vectors
@@ -111,21 +111,23 @@ def left_basis(matrix: Float[Tensor, "m n"]) -> Basis:
 
 
 def singular_values(matrix: Float[Tensor, "m n"]) -> Float[Tensor, " p"]:
-    """Singular values, largest first, in float64; below 1e-8 of the largest they are rounding."""
+    """Singular values, largest first, in float64; values below 1e-8 of the largest are rounding
+    errors.
+    """
     small = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     return torch.linalg.eigvalsh(gram(small)).clamp(min=0).sqrt().flip(0)
 
 
 def product_values(left: Float[Tensor, "m r"], right: Float[Tensor, "r n"]) -> Float[Tensor, " q"]:
-    """Singular values of ``left @ right`` from its factors: QR of each, and a decomposition of r by
-    r.
+    """Singular values of ``left @ right`` from its factors: QR of each, then an SVD of an r by r
+    matrix.
     """
     one, other = torch.linalg.qr(left.double()).R, torch.linalg.qr(right.double().T).R
     return torch.linalg.svdvals(one @ other.T)
 
 
 def effective_rank(values: Float[Tensor, " p"]) -> float:
-    """Exponential of the entropy of normalised singular values (Roy and Vetterli, 2007); 0 where
+    """Exponential of the entropy of the normalised singular values (Roy and Vetterli, 2007); 0 if
     all are zero.
     """
     total = float(to_host(values.sum()))
@@ -144,11 +146,11 @@ def leading(
 ) -> SingularBasis:
     """The first ``count`` singular triplets.
 
-    Where the smaller side is 1024 or less the start is a decomposition of the square in float32,
-    else the left vectors ``near`` beside random ones, drawn from ``seed``. ``tolerance`` bounds
-    residuals relative to the largest squared singular value; a vector is then off by at most that
-    over the relative gap of squares. Where the subspace would grow too large, all vectors are
-    computed instead.
+    If the smaller side is at most 1024, the start is an eigendecomposition of the Gram matrix in
+    float32; otherwise it is the left vectors ``near`` and random ones drawn from ``seed``.
+    ``tolerance`` bounds residuals relative to the largest squared singular value; the error of a
+    vector is at most that divided by the relative gap of the squares. If the subspace would grow
+    too large, all vectors are computed instead.
     """
     rows, columns = matrix.shape
     count = min(count, rows, columns)
@@ -169,7 +171,7 @@ def leading(
     found = None
     if 4 * block <= size:
         if squared is not None:
-            # float32 has no room for squares of every size
+            # squares can overflow float32
             largest = squared.diagonal().max().clamp(min=1e-300)
             start = _strongest((squared / largest).float(), block)[0].double()
         else:
@@ -187,11 +189,11 @@ def leading(
 def _started(
     size: int, block: int, near: Float[Tensor, "m b"] | None, seed: int
 ) -> Float[Tensor, "m _"]:
-    """A block to start from: the vectors ``near``, with a little of everything, and random ones."""
+    """A start block: the vectors ``near``, slightly perturbed, and random ones."""
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(size, block, generator=generator, dtype=torch.float64)
     if near is not None:
-        # an exact start would end the recurrence before it saw another direction
+        # an exact start would end the recurrence before it reaches another direction
         known = near.double()
         known = known / known.norm(dim=0).clamp(min=1e-30)
         start = start.to(known)
@@ -206,16 +208,16 @@ def _krylov(
     start: Float[Tensor, "m b"],
     tolerance: float,
 ) -> tuple[Float[Tensor, "m k"], Float[Tensor, " k"]] | None:
-    """Ritz vectors and values of a squared matrix by block Lanczos, fully orthogonalised; None
-    where it gives up.
+    """Ritz vectors and values of a Gram matrix by block Lanczos, fully orthogonalised; None without
+    convergence.
     """
     block = start.shape[1]
     newest = torch.linalg.qr(start).Q
     basis, projected = newest, newest.new_zeros(block, 0)
     for step in range(1, _DEEPEST + 1):
         rest = times(newest)
-        # what orthogonalising takes away is the new part of the projected matrix, so nothing is
-        # multiplied twice
+        # the coefficients of the orthogonalisation are the new part of the projected matrix, so
+        # nothing is multiplied twice
         inside = basis.T @ rest
         rest = rest - basis @ inside
         again = basis.T @ rest
@@ -240,7 +242,7 @@ def _krylov(
 def _strongest(
     squared: Float[Tensor, "m m"], count: int
 ) -> tuple[Float[Tensor, "m k"], Float[Tensor, " k"]]:
-    """The last ``count`` eigenvectors and eigenvalues of a symmetric matrix, of its upper triangle,
+    """The ``count`` largest eigenvectors and eigenvalues of a symmetric matrix (upper triangle),
     largest first.
     """
     last = (squared.shape[0] - count, squared.shape[0] - 1)
@@ -260,11 +262,11 @@ def compare(
     eps: float = 0.5,
     gap: float = 0.05,
 ) -> Comparison:
-    """Each of ``left``'s columns beside all vectors of the base: absolute cosines, since a sign
-    means nothing.
+    """Compare each column of ``left`` with all vectors of the base, by absolute cosines (signs are
+    arbitrary).
 
-    ``gap`` is how far, relative to ``values``, a base singular value may lie to count as alike:
-    within a cluster of equal ones any rotation of the vectors is as right as another.
+    ``gap`` is the largest relative difference of ``values`` from base singular values that count as
+    similar: within a group of equal singular values any rotation of the vectors is equally valid.
     """
     cosines = (left.to(basis.vectors).T @ basis.vectors).abs()
     largest = cosines.max(1)
@@ -279,11 +281,11 @@ def compare(
 def random_rotation(
     matrix: Float[Tensor, "m n"], generator: torch.Generator
 ) -> Float[Tensor, "m n"]:
-    """The matrix with its left singular vectors turned at random: orthogonal, so all singular
-    values stay.
+    """The matrix with its left singular vectors rotated at random; all singular values stay the
+    same.
 
-    Random signs and Hartley transforms, twice each, in place of a Haar rotation that would cost a
-    QR.
+    Uses random signs and Hartley transforms, twice each, in place of a Haar rotation, which would
+    need a QR.
     """
     rows, columns = matrix.shape
     signs = [
@@ -307,11 +309,11 @@ def intruders(
     eps: float = 0.5,
     side: str = "left",
 ) -> tuple[SingularBasis, Comparison]:
-    """The ``k`` leading vectors of the tuned matrix beside all of the base's (Shuttleworth et al.,
-    arXiv 2410.21228).
+    """Compare the ``k`` leading vectors of the fine-tuned matrix with all of the base's
+    (Shuttleworth et al., arXiv 2410.21228).
 
-    ``side`` is ``left`` or ``right``; matrices are ``(out, in)``. Equal matrices have the same
-    vectors by definition.
+    ``side`` is ``left`` or ``right``; matrices are ``(out, in)``. Equal matrices have equal vectors
+    by definition.
     """
     if side == "right":
         base, tuned = base.T, tuned.T
@@ -328,6 +330,6 @@ def intruders(
 
 
 def unchanged(count: int) -> Comparison:
-    """What comparing a matrix with itself gives, whatever its spectrum."""
+    """The comparison of a matrix with itself, for any spectrum."""
     one, no = torch.ones(count), torch.zeros(count, dtype=torch.bool)
     return Comparison(one, torch.arange(count), one, no, no)

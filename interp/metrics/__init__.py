@@ -1,8 +1,8 @@
-"""Behaviour metrics: one number per prompt, and whether an answer shows the behaviour.
+"""Behaviour metrics: a number per prompt, and whether an answer exhibits the behaviour.
 
-``Refusal`` is a behaviour that prompts of one class show, a ``Behaviour`` another that its user
-named; a ``Task`` is one that is right or wrong by prompt. All give analyzers the same: a
-differentiable number of the logits, read as text, and the words to speak of it.
+``Refusal`` and ``Behaviour`` (defined by the user) are exhibited by prompts of one class; under a
+``Task`` each prompt has a right answer. All give analyzers the same interface: a differentiable
+number of the logits, a reading of the answer's text, and labels for reports.
 """
 
 from interp.metrics.base import (

@@ -1,6 +1,4 @@
-"""What every metric is: a number per prompt, a yes or no per answer, words; and what is asked of
-any answer.
-"""
+"""The ``Metric`` protocol, its labels, and measures that apply to any answer."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ from interp.prompts import Prompt
 from interp.table import ZERO_OR_ONE
 
 DISTRIBUTIONS = 1 << 23
-"""How many numbers of distributions over a vocabulary are made at a time, beside the logits that
-are held.
-"""
+"""Number of probabilities that are computed at a time, in addition to the logits in memory."""
 _SENTENCE = re.compile(
     r"(.+?(?:[.!?\u2026][\"')\]]*(?=\s)|[\u3002\uff01\uff1f]|(?=\n)))", re.DOTALL
 )
@@ -29,13 +25,14 @@ _SENTENCE = re.compile(
 
 @dataclass(frozen=True)
 class MetricLabels:
-    """How to speak of a metric: ``number`` per prompt in ``unit`` (``short`` in names), ``column``
-    of the yes or no.
+    """Names and phrases with which tables and reports present a metric.
 
-    ``verb`` says what the tuned model does, ``many`` names what it can lose, ``share`` and ``flag``
-    say what the column holds, ``parted`` what of prompts is said whose answers show it and of the
-    others. ``binary``: the number of a prompt is 0 or 1 by definition, and intervals take means of
-    it as shares.
+    ``number`` is the value per prompt, in ``unit`` (``short`` in column names); ``column`` holds
+    whether the answer exhibits the behaviour. ``verb`` is what the fine-tuned model does, ``many``
+    names the exhibiting answers in the plural; ``share`` and ``flag`` describe the column's mean
+    and its values; ``parted`` describes prompts whose answers exhibit the behaviour, and the
+    others. ``binary``: the number is 0 or 1 by definition, so its mean gets the interval of a
+    share.
     """
 
     number: str
@@ -51,13 +48,13 @@ class MetricLabels:
 
     @property
     def unit_of_one(self) -> str:
-        """The unit of a column with a number per prompt: ``unit`` is that of a mean."""
+        """The unit of one prompt's number; ``unit`` is the unit of a mean."""
         return ZERO_OR_ONE if self.binary else self.unit
 
     @property
     def is_log_odds(self) -> bool:
-        """Whether the number is the log-odds that an answer begins as the behaviour does, whose
-        sign says yes or no.
+        """Whether the number is the log-odds that an answer begins as the behaviour does, so that
+        its sign is a prediction.
         """
         return self.short == "log_odds"
 
@@ -66,7 +63,7 @@ class MetricLabels:
 class Objective:
     """A number per prompt as a function of the logits at the last ``keep`` columns.
 
-    A batch has a row for each of the metric's ``suffixes`` of a prompt, one after the other.
+    A batch has one row for each of the metric's ``suffixes`` of a prompt, in order.
     """
 
     keep: int
@@ -79,12 +76,12 @@ class Metric(Protocol):
 
     @property
     def words(self) -> MetricLabels:
-        """How to speak of it."""
+        """Names and phrases for tables and reports."""
         ...
 
     @property
     def differentiable(self) -> bool:
-        """Whether the number has a gradient to follow."""
+        """Whether the number has a gradient."""
         ...
 
     @property
@@ -97,11 +94,10 @@ class Metric(Protocol):
         ...
 
     def suffixes(self, prompt: Prompt) -> tuple[tuple[int, ...], ...]:
-        """Token ids that are read after the prompt before the number can be taken, the longest
-        first.
+        """Token ids that are appended to the prompt to compute the number, the longest first.
 
-        Where there are several, each follows the prompt in a row of its own; all prompts have as
-        many.
+        With several, each follows the prompt in its own row; all prompts have the same number of
+        suffixes.
         """
         ...
 
@@ -112,27 +108,27 @@ class Metric(Protocol):
         ...
 
     def exhibits(self, prompts: Sequence[Prompt], answers: Sequence[str], group: str) -> np.ndarray:
-        """Whether each answer shows the behaviour."""
+        """Whether each answer exhibits the behaviour."""
         ...
 
     def settled(self, prompt: Prompt, begun: str) -> bool:
-        """Whether nothing that may follow the beginning of an answer changes what ``exhibits`` says of
-        it.
+        """Whether ``exhibits`` is already decided by the beginning of an answer, whatever
+        follows.
         """
         ...
 
     def shuffled_baseline(
         self, prompts: Sequence[Prompt], answers: Sequence[str]
     ) -> np.ndarray | None:
-        """How often each answer would show it were answers shuffled among prompts; None where that
-        means nothing.
+        """Per answer, the rate at which it would exhibit the behaviour if answers were shuffled
+        among prompts; None if that is not meaningful.
         """
         ...
 
 
 def malformed(answer: Sequence[int], stops: Sequence[int], ended_before: bool) -> bool:
-    """Whether an answer is broken: empty, unended where the base's ended, or one 4-gram three times
-    over.
+    """Whether an answer is malformed: empty, without an end where the base's ended, or with a
+    4-gram three times.
 
     ``ended_before``: whether the base's answer to the same prompt reached a stop token within the
     same length.
@@ -149,7 +145,7 @@ def malformed(answer: Sequence[int], stops: Sequence[int], ended_before: bool) -
 
 
 def repeats(answer: Sequence[int]) -> float:
-    """Share of an answer's 4-grams that stood in it before; 0 where it is shorter than two of them."""
+    """Share of an answer's 4-grams that occurred before; 0 if there are fewer than two."""
     grams = [tuple(answer[start : start + 4]) for start in range(len(answer) - 3)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
@@ -158,7 +154,7 @@ def token_divergences(
     logits: Float[Tensor, "B A V"], others: Float[Tensor, "B A V"], real: Bool[Tensor, "B A"]
 ) -> Float[Tensor, "B A"]:
     """Kullback-Leibler divergence of the next-token distributions, KL(first || second), in nats; 0
-    where not real.
+    where ``real`` is false.
     """
     parts = zip(few_at_a_time(logits), few_at_a_time(others), strict=True)
     return (
@@ -172,7 +168,7 @@ def _divergences(
     logits: Float[Tensor, "rows V"], others: Float[Tensor, "rows V"]
 ) -> Float[Tensor, " rows"]:
     first, second = widen(logits).log_softmax(-1), widen(others).log_softmax(-1)
-    # rounding can leave next to nothing below zero
+    # rounding can make it slightly negative
     return (
         torch.nn.functional.kl_div(second, first, log_target=True, reduction="none")
         .sum(-1)
@@ -183,42 +179,44 @@ def _divergences(
 def token_losses(
     logits: Float[Tensor, "B A V"], targets: Int[Tensor, "B A"], real: Bool[Tensor, "B A"]
 ) -> Float[Tensor, "B A"]:
-    """Negative log-likelihood of each target token, in nats; 0 where not real. Its mean's
-    exponential is perplexity.
+    """Negative log-likelihood of each target token, in nats; 0 where ``real`` is false. The
+    exponential of its mean is the perplexity.
     """
     parts = few_at_a_time(logits)
     ids = targets.flatten().split([len(part) for part in parts])
     losses = [
-        torch.nn.functional.cross_entropy(widen(part), own, reduction="none")
-        for part, own in zip(parts, ids, strict=True)
+        torch.nn.functional.cross_entropy(widen(part), target, reduction="none")
+        for part, target in zip(parts, ids, strict=True)
     ]
     return torch.cat(losses).unflatten(0, real.shape).masked_fill(~real, 0.0)
 
 
 def few_at_a_time(logits: Float[Tensor, "B A V"]) -> Sequence[Float[Tensor, "rows V"]]:
-    """Logits of a few tokens at a time: distributions of a whole batch take several times what its
-    logits do.
+    """The logits in chunks of a few tokens, because the distributions of a whole batch take several
+    times the memory of its logits.
     """
     return logits.flatten(0, 1).split(max(1, DISTRIBUTIONS // logits.shape[-1]))
 
 
 def first_sentence(text: str) -> tuple[str, bool]:
     """The first sentence of a text (up to a full stop, ! or ? before white space, or a line end),
-    and whether it ends.
+    and whether it is complete.
 
-    A text that goes on is needed to know that a sentence has ended: "3." may become "3.5".
+    A sentence is complete only when more text follows: "3." may become "3.5".
     """
     found = _SENTENCE.match(text.lstrip())
     return (found.group(1), True) if found else (text, False)
 
 
 def fold(text: str) -> str:
-    """Text as it is compared: without regard to case or to the kind of apostrophe."""
+    """Text normalised for comparison: case-folded, with straight apostrophes."""
     return text.replace("\u2019", "'").casefold()
 
 
 def begins(text: str, phrase: str) -> bool:
-    """Whether a text begins with a phrase, case disregarded, that ends there with a word."""
+    """Whether a text begins with a phrase, ignoring case, and the phrase ends at a word
+    boundary.
+    """
     text, phrase = fold(text).strip(), fold(phrase).strip()
     return text.startswith(phrase) and not (
         phrase[-1:].isalnum() and text[len(phrase) : len(phrase) + 1].isalnum()

@@ -1,5 +1,5 @@
-"""A behaviour that its user named: read off an answer in one way, and measured before the answer in
-another.
+"""A behaviour that the user defines: a reader of answers, and a number of the logits before the
+answer.
 """
 
 from __future__ import annotations
@@ -16,44 +16,44 @@ from interp.metrics.base import Metric, MetricLabels, Objective
 from interp.metrics.continuations import Continuations
 from interp.metrics.first_tokens import FirstTokens
 from interp.metrics.judge import Errors, Judge
+from interp.metrics.metric_labels import words_of
 from interp.metrics.phrases import Phrases
 from interp.metrics.refusal import Refusal
 from interp.metrics.sampling import Sampling
-from interp.metrics.words import words_of
 from interp.prompts import Prompt
 
 
 @runtime_checkable
 class Reader(Protocol):
-    """Whether answers show a behaviour."""
+    """Whether answers exhibit a behaviour."""
 
     @property
     def flag(self) -> str:
-        """What its yes says of an answer."""
+        """What a positive reading of an answer means."""
         ...
 
     @property
     def identity(self) -> dict[str, object]:
-        """What determines what it reads, for provenance: contents, no paths."""
+        """What determines its readings, for provenance: contents, not paths."""
         ...
 
     def read(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
-        """Whether each answer [B] shows it, as booleans [B]."""
+        """Whether each answer [B] exhibits it, as booleans [B]."""
         ...
 
 
 @runtime_checkable
 class Number(Protocol):
-    """A number of the logits where an answer begins, the same for all prompts."""
+    """A number of the logits where an answer begins, the same function for all prompts."""
 
     @property
     def suffixes(self) -> tuple[tuple[int, ...], ...]:
-        """As of ``Metric``."""
+        """See ``Metric.suffixes``."""
         ...
 
     @property
     def objective(self) -> Objective:
-        """As of ``Metric``, of whatever prompts."""
+        """See ``Metric.objective``; the same for all prompts."""
         ...
 
     @property
@@ -64,11 +64,11 @@ class Number(Protocol):
 
 @dataclass(frozen=True)
 class Behaviour:
-    """A metric made of a name, a reader of answers, and a number of the logits where there is one.
+    """A metric made of a name, a reader of answers, and optionally a number of the logits.
 
-    Without a number it is NaN for every prompt, and no gradient can be followed. ``sampling``: how
-    a verification samples answers beside the greedy ones, which all else reads. Raises MetricError
-    for a name that cannot be a column's.
+    Without a number it is NaN for every prompt and has no gradient. ``sampling`` sets how a
+    verification samples answers in addition to the greedy ones; everything else reads greedy
+    answers. Raises MetricError for a name that cannot be a column name.
     """
 
     name: str
@@ -78,11 +78,11 @@ class Behaviour:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What whoever reads its numbers must know."""
+        """What a reader of its numbers must know."""
         told = (
             ()
             if self.sampling is None
-            else (f"a verification reads {self.sampling}; all else reads greedy answers",)
+            else (f"a verification reads {self.sampling}; everything else reads greedy answers",)
         )
         if not isinstance(self.number, FirstTokens) or not self.number.pieces:
             return told
@@ -90,20 +90,20 @@ class Behaviour:
         return (
             *told,
             (
-                f"no phrase of {self.name} begins with a word that is one token: its log-odds are"
-                f" of the pieces {pieces}, with which other answers begin too; give whole"
-                " continuations"
+                f"no phrase of {self.name} begins with a word that is a single token: its log-odds"
+                f" are computed for the pieces {pieces}, with which other answers begin too; give"
+                " whole continuations"
             ),
         )
 
     @property
     def errors(self) -> Errors | None:
-        """How often the judge errs who reads it; None where nobody judges."""
+        """The judge's error rates; None if answers are not read by a judge."""
         return self.reader.errors if isinstance(self.reader, Judge) else None
 
     def check(self) -> None:
-        """Ask the judge, where there is one, about its labelled answers: MetricError where it tells
-        nothing.
+        """Test the judge, if there is one, on its labelled answers; MetricError if it is not better
+        than chance.
         """
         if isinstance(self.reader, Judge):
             _ = self.reader.errors
@@ -113,7 +113,7 @@ class Behaviour:
 
     @property
     def words(self) -> MetricLabels:
-        """How to speak of it."""
+        """Names and phrases for tables and reports."""
         return words_of(self.name, self.reader.flag, self.number is not None)
 
     @property
@@ -122,29 +122,29 @@ class Behaviour:
         return self.number is not None
 
     def applies(self, group: str) -> bool:
-        """Any prompt can be answered so."""
+        """Always true: the behaviour can follow any prompt."""
         return True
 
     def suffixes(self, prompt: Prompt) -> tuple[tuple[int, ...], ...]:
-        """What the number reads of possible answers."""
+        """The suffixes of the number."""
         return ((),) if self.number is None else self.number.suffixes
 
     def objective(self, prompts: Sequence[Prompt]) -> Objective:
-        """The number, NaN where there is none."""
+        """The number; NaN if there is none."""
         if self.number is None:
             return Objective(1, lambda logits: torch.full_like(logits[:, -1, 0], torch.nan))
         return self.number.objective
 
     def exhibits(self, prompts: Sequence[Prompt], answers: Sequence[str], group: str) -> np.ndarray:
-        """Whether each answer shows the behaviour."""
+        """Whether each answer exhibits the behaviour."""
         return self.reader.read(prompts, answers) if len(answers) else np.zeros(0, dtype=bool)
 
     def settled(self, prompt: Prompt, begun: str) -> bool:
-        """As far as phrases say so; other readers are given whole answers."""
+        """Decided early only by phrases; other readers need whole answers."""
         return isinstance(self.reader, Phrases) and self.reader.settled(begun)
 
     def shuffled_baseline(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> None:
-        """None: the behaviour is one whatever the prompt."""
+        """None: the reading does not depend on the prompt."""
         return
 
     @property
@@ -156,8 +156,8 @@ class Behaviour:
 
 
 def first_token_ids(metric: Metric) -> tuple[int, ...]:
-    """The tokens whose log-odds as an answer's first are the metric's number; none where it is of
-    anything else.
+    """The tokens whose log-odds as an answer's first token are the metric's number; empty if its
+    number is of another kind.
     """
     if isinstance(metric, Refusal):
         return metric.token_ids
@@ -170,7 +170,7 @@ def first_token_ids(metric: Metric) -> tuple[int, ...]:
 
 
 def require_number(metric: Metric, what: str) -> None:
-    """Raise OptionError naming what needs a number of the logits where a behaviour has none."""
+    """Raise OptionError, naming what needs a number of the logits, if a behaviour has none."""
     if isinstance(metric, Behaviour) and metric.number is None:
         raise OptionError(
             f"{what} needs log-odds and {metric.name} has none; add continuations to its file"

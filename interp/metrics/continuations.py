@@ -1,9 +1,9 @@
 """Sets of continuations: the log-odds that an answer begins with one of them.
 
-A continuation's log-probability is the sum of its tokens', read after the prompt (teacher-forced);
-a set's is the logsumexp over its continuations. All proper beginnings of continuations are nodes of
-one tree: every beginning that no longer one begins with is read in a row of its own after the
-prompt, so one pass reads the whole tree.
+The log-probability of a continuation is the sum over its tokens, teacher-forced after the prompt;
+that of a set is the logsumexp over its continuations. All proper prefixes of continuations are the
+nodes of a tree. Every maximal prefix is appended to the prompt in its own row, so one pass
+evaluates the whole tree.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ from interp.metrics.base import Objective
 from interp.prompts import Tokenizer, encode_answer
 
 Ids = tuple[int, ...]
-_PROMPT = "x"  # continuations are spelled as they follow any prompt
+_PROMPT = "x"  # continuations are tokenised as they follow any prompt
 
 
 @dataclass(frozen=True)
 class Continuations:
-    """log P(an answer begins with one of ``wanted``) - log P(with one of ``against``), in nats.
+    """log P(an answer begins with one of ``wanted``) - log P(it begins with one of ``against``), in
+    nats.
 
-    Token ids of each continuation; no one of a set begins with another. ``against`` empty: any
-    other answer. For single tokens this is the log-odds of first tokens at the prompt's last one.
+    Each continuation is a tuple of token ids; within a set, none is a prefix of another. If
+    ``against`` is empty, the alternative is any other answer. For single tokens this is the
+    log-odds of the first token after the prompt.
 
-    ``nodes``: all proper beginnings of continuations, the empty one first; ``suffixes``: those that
-    no longer one begins with, the longest first, which are read after a prompt.
+    ``nodes``: all proper prefixes of continuations, the empty one first. ``suffixes``: the maximal
+    nodes, the longest first, which are appended to the prompt.
     """
 
     wanted: tuple[Ids, ...]
@@ -44,20 +46,20 @@ class Continuations:
     def of(
         cls, tokenizer: Tokenizer, wanted: Sequence[str], against: Sequence[str] = ()
     ) -> Continuations:
-        """Continuations as text, spelled as the answer to a prompt begins; case and wording count.
+        """Continuations from text, tokenised as the beginning of an answer; case and wording count.
 
         Raises MetricError for a blank one, for one with a token that the tokenizer does not know,
-        and where one of ``wanted`` begins with one of ``against`` or the other way round.
+        and if a continuation of one set is a prefix of one of the other set.
         """
         sets = [[_spelled(tokenizer, text) for text in texts] for texts in (wanted, against)]
         for one, text in zip(sets[0], wanted, strict=True):
             for other, beside in zip(sets[1], against, strict=True):
                 if one[: len(other)] == other[: len(one)]:
                     raise MetricError(
-                        f"the continuations {text!r} and {beside!r} stand against each other, and"
-                        " one begins with the other; give two that part"
+                        f"the continuations {text!r} and {beside!r} are alternatives, but one"
+                        " begins with the other; give two that differ"
                     )
-        return cls(*(_without_longer(found) for found in sets))
+        return cls(*(_without_longer(continuations) for continuations in sets))
 
     def __post_init__(self) -> None:
         starts = {ids[:end] for ids in (*self.wanted, *self.against) for end in range(len(ids))}
@@ -70,12 +72,12 @@ class Continuations:
 
     @property
     def objective(self) -> Objective:
-        """The log-odds, of whatever prompt."""
+        """The log-odds, the same function for all prompts."""
         return Objective(1 + len(self.suffixes[0]), self.log_odds)
 
     def log_odds(self, logits: Float[Tensor, "R keep V"]) -> Float[Tensor, " B"]:
-        """From the logits at the last columns of a batch with a row for each of ``suffixes`` of
-        every prompt.
+        """From the logits at the last columns of a batch with one row per suffix of every
+        prompt.
         """
         places = [self._place(node) for node in self.nodes]
         rows, back = (
@@ -90,7 +92,9 @@ class Continuations:
         return wanted - torch.stack(others, -1).logsumexp(-1)
 
     def _place(self, node: Ids) -> tuple[int, int]:
-        """Which suffix reads a node, and how many columns before its last."""
+        """The suffix whose row contains a node, and how many columns before the row's last the node
+        ends.
+        """
         row = next(row for row, suffix in enumerate(self.suffixes) if suffix[: len(node)] == node)
         return row, len(self.suffixes[row]) - len(node)
 
@@ -100,7 +104,9 @@ class Continuations:
         return torch.stack(steps, -1).sum(-1) if steps else log_p.new_zeros(len(log_p))
 
     def _leaving(self, log_p: Float[Tensor, "B nodes V"], node: Ids) -> Float[Tensor, " B"]:
-        """log P(the answer begins with a node and goes on as no wanted continuation does)."""
+        """log P(the answer begins with a node and then continues unlike every wanted
+        continuation).
+        """
         on = sorted(
             {
                 ids[len(node)]
@@ -108,7 +114,7 @@ class Continuations:
                 if ids[: len(node)] == node and len(ids) > len(node)
             }
         )
-        # 1 - P(wanted) would round to 0 where it is nearly 1: what leaves the tree is summed
+        # 1 - P(wanted) would round to 0 where P is nearly 1: sum the tokens that leave the tree #
         # instead
         left = log_p[:, self.nodes.index(node)].index_fill(
             -1, torch.tensor(on, device=log_p.device), -torch.inf
@@ -142,9 +148,7 @@ def _spelled(tokenizer: Tokenizer, text: str) -> Ids:
 
 
 def _without_longer(found: Sequence[Ids]) -> tuple[Ids, ...]:
-    """Without those that begin with another one: who begins with the longer begins with the
-    shorter.
-    """
+    """Drop continuations that begin with another one: they are contained in the shorter one."""
     shorter = set(found)
     return tuple(
         sorted(

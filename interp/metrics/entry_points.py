@@ -1,4 +1,4 @@
-"""A behaviour that another installed package reads: a callable of the entry point group
+"""Behaviours read by a callable of another installed package, from the entry point group
 ``interp.behaviours``.
 """
 
@@ -20,11 +20,11 @@ Judging = Callable[[str, str], bool | float]
 
 @dataclass(frozen=True)
 class Called:
-    """``function(prompt, answer)`` says whether an answer shows the behaviour: True or False, or a
-    share from 0 to 1.
+    """``function(prompt, answer)`` returns whether an answer exhibits the behaviour: True or False,
+    or a score from 0 to 1.
 
-    A share says yes from ``threshold`` on. ``distribution`` and ``version`` are of the package that
-    has it.
+    A score of at least ``threshold`` counts as yes. ``distribution`` and ``version`` identify the
+    installed package.
     """
 
     entry_point: str
@@ -35,12 +35,12 @@ class Called:
 
     @property
     def flag(self) -> str:
-        """What its yes says of an answer."""
+        """What a positive reading of an answer means."""
         return f"{self.entry_point} of {self.distribution} {self.version} says so"
 
     @property
     def identity(self) -> dict[str, object]:
-        """What determines what it reads, as far as it can be told: the package's version."""
+        """What determines its readings, as far as it can be known: the package's version."""
         return {
             "kind": "entry-point",
             "entry_point": self.entry_point,
@@ -50,8 +50,8 @@ class Called:
         }
 
     def read(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
-        """What it says of each answer; MetricError for what it raises, or gives but a truth value
-        or a share.
+        """The reading of each answer; MetricError if the callable raises, or returns neither a
+        truth value nor a number from 0 to 1.
         """
         return np.array(
             [self._one(p.text, answer) for p, answer in zip(prompts, answers, strict=True)],
@@ -61,7 +61,7 @@ class Called:
     def _one(self, prompt: str, answer: str) -> bool:
         try:
             said = self.function(prompt, answer)
-        except Exception as error:  # it is somebody else's program
+        except Exception as error:  # foreign code can raise anything
             reason = " ".join(str(error).split())[:200]
             raise MetricError(
                 f"{self.entry_point} failed on {answer[:40]!r}: {type(error).__name__}, {reason}"
@@ -70,15 +70,15 @@ class Called:
             return bool(said)
         if not isinstance(said, (int, float, np.number)) or not 0 <= float(said) <= 1:
             raise MetricError(
-                f"{self.entry_point} gave {said!r} for {answer[:40]!r}; it has to give True, False"
-                " or 0 to 1"
+                f"{self.entry_point} returned {said!r} for {answer[:40]!r}; it has to return True,"
+                " False or a number from 0 to 1"
             )
         return float(said) >= self.threshold
 
 
 def called(name: str, threshold: float = 0.5) -> Called:
-    """The callable of an installed package; MetricError where none, or more than one, has this
-    name.
+    """The callable of an installed package; MetricError unless exactly one package has this entry
+    point.
     """
     known = list(metadata.entry_points(group=GROUP))
     found = [point for point in known if point.name == name]
@@ -91,13 +91,13 @@ def called(name: str, threshold: float = 0.5) -> Called:
         )
     try:
         function = found[0].load()
-    except Exception as error:  # importing is running somebody else's program
+    except Exception as error:  # foreign code can raise anything on import
         raise MetricError(
             f"the entry point {name!r} cannot be loaded ({type(error).__name__}: {error})"
         ) from error
     if not callable(function):
         raise MetricError(
-            f"the entry point {name!r} is a {type(function).__name__}; it has to be a callable"
+            f"the entry point {name!r} is a {type(function).__name__}; it has to be callable"
         )
     where = found[0].dist
     return Called(

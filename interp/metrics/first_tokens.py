@@ -1,4 +1,4 @@
-"""The log-odds that an answer begins with one of some tokens, and which tokens begin a phrase."""
+"""Log-odds that an answer begins with one of a set of tokens, and the first tokens of phrases."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from interp.prompts import Tokenizer, decoded, rows_read
 
 @dataclass(frozen=True)
 class FirstTokens:
-    """log P(one of these tokens comes first) - log P(any other does), in nats.
+    """log P(the first token is one of these) - log P(it is any other), in nats.
 
-    ``pieces``: as text, tokens that are no whole words and so begin others too.
+    ``pieces``: the tokens as text if they are only parts of words and so begin other words too.
     """
 
     token_ids: tuple[int, ...]
@@ -27,12 +27,12 @@ class FirstTokens:
 
     @property
     def suffixes(self) -> tuple[tuple[int, ...], ...]:
-        """Nothing: it is decided at the prompt's last token."""
+        """Empty: the number is taken at the prompt's last token."""
         return ((),)
 
     @property
     def objective(self) -> Objective:
-        """The log-odds, of whatever prompt."""
+        """The log-odds, the same function for all prompts."""
         return Objective(1, lambda logits: log_odds(logits[:, -1], self.token_ids))
 
     @property
@@ -42,7 +42,7 @@ class FirstTokens:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, phrases: Sequence[str]) -> FirstTokens:
-        """The first tokens of phrases; MetricError where the tokenizer knows none."""
+        """The first tokens of phrases; MetricError if the tokenizer knows none."""
         found = _beginnings(tokenizer, phrases)
         if not found:
             raise MetricError(
@@ -61,8 +61,8 @@ class FirstTokens:
 
 
 def log_odds(logits: Float[Tensor, "B V"], token_ids: Sequence[int]) -> Float[Tensor, " B"]:
-    """log P(one of these tokens) - log P(any other token), in nats; it does not saturate as a
-    probability does.
+    """log P(one of these tokens) - log P(any other token), in nats; unlike a probability it does
+    not saturate.
     """
     ids = torch.tensor(token_ids, device=logits.device)
     logits = widen(logits)
@@ -72,14 +72,14 @@ def log_odds(logits: Float[Tensor, "B V"], token_ids: Sequence[int]) -> Float[Te
 
 
 def first_tokens(tokenizer: Tokenizer, phrases: Sequence[str]) -> tuple[int, ...]:
-    """First tokens of all spellings (case and leading space varied) of phrases, ascending; none
-    where none is known.
+    """First tokens of all spellings of phrases (case and leading space varied), ascending; empty if
+    none is known.
 
-    Whole words alone where there are any; spellings that begin with an unknown token are dropped.
+    Only whole words if there are any; spellings that begin with an unknown token are dropped.
     """
     found = _beginnings(tokenizer, phrases)
-    # the first piece of a word begins many other words: it is used only where no phrase's first
-    # word is one token
+    # the first piece of a word begins many other words: it is used only if no phrase's first word
+    # is a single token
     whole = [index for index, is_word in found.items() if is_word]
     return tuple(sorted(whole or found))
 
@@ -94,8 +94,7 @@ def _beginnings(tokenizer: Tokenizer, phrases: Sequence[str]) -> dict[int, bool]
             if ids and rows is not None and ids[0] >= rows:
                 continue  # one of the models has no row for it
             first = decoded(tokenizer, ids[:1]).strip() if ids else ""
-            # unknown words, and spellings that begin with a bare space, say nothing about the
-            # phrase
+            # unknown words, and spellings that begin with a bare space, do not identify the phrase
             if ids and ids[0] != tokenizer.unk_token_id and first:
                 rest = spelling.strip()[len(first) :]
                 found[ids[0]] = found.get(ids[0], False) or not rest[:1].isalnum()

@@ -1,8 +1,8 @@
-"""A local judge: a model that is asked about every answer, and read by the log-odds of Yes against
+"""A local judge: a model that is asked about every answer and read by the log-odds of Yes against
 No.
 
-How often it errs is measured on labelled answers, and the shares that it gives can be corrected for
-that (``interp.maths.judge_correction``).
+Its error rates are measured on labelled answers, and the shares that it measures can be corrected
+for them (``interp.maths.judge_correction``).
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from interp.prompts import Prompt, encode
 from interp.provenance import digest
 
 FEWEST = 20
-"""Labelled answers of each label without which a judge's errors are not known."""
+"""Minimum number of labelled answers of each label for a judge's error rates."""
 
 Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Errors:
-    """How often a judge was right: of ``positives`` labelled yes ``true_yes``, of ``negatives``
-    ``true_no``.
+    """Error rates of a judge: ``true_yes`` of ``positives`` labelled yes were judged yes,
+    ``true_no`` of ``negatives`` labelled no were judged no.
     """
 
     true_yes: int
@@ -43,7 +43,7 @@ class Errors:
     negatives: int
 
     def corrected(self, yes: SupportsFloat, n: SupportsFloat) -> Corrected:
-        """The share of ``yes`` among ``n`` judged answers, corrected, with its interval."""
+        """The corrected share of yes, for ``yes`` among ``n`` judged answers, with its interval."""
         return corrected_share(yes, n, self.true_yes, self.positives, self.true_no, self.negatives)
 
     def __str__(self) -> str:
@@ -55,14 +55,14 @@ class Errors:
 
 @dataclass(frozen=True)
 class Judge:
-    """``model`` (a directory or another name of a model) answers ``question`` with one of ``yes``
-    or of ``no``.
+    """A model (a directory or another model name) that answers ``question`` with one of ``yes`` or
+    of ``no``.
 
-    The question is a text in which ``{answer}``, and perhaps ``{prompt}``, are filled in; it is put
-    as a user turn where the model has a chat template. An answer shows the behaviour where yes is
-    likelier than no. ``labels`` say by prompt and answer what is right. The model is loaded when it
-    is first asked. Raises MetricError for a question without ``{answer}`` and for fewer than 20
-    labels of either kind, and ModelNotFound.
+    The question is a template with ``{answer}``, and optionally ``{prompt}``; it is a user turn if
+    the model has a chat template. An answer exhibits the behaviour if yes is more likely than no.
+    ``labels`` map prompt and answer to the right reading. The model is loaded on first use. Raises
+    MetricError for a question without ``{answer}`` and for fewer than 20 labels of either kind, and
+    ModelNotFound.
     """
 
     model: str
@@ -77,26 +77,26 @@ class Judge:
     def __post_init__(self) -> None:
         if "{answer}" not in self.question:
             raise MetricError(
-                f"the question {self.question[:40]!r} asks of no answer; put {{answer}} where it"
-                " stands"
+                f"the question {self.question[:40]!r} has no {{answer}}; put {{answer}} where the"
+                " answer belongs"
             )
         for label, said in ((True, "yes"), (False, "no")):
-            if (count := sum(each is label for each in self.labels.values())) < FEWEST:
+            if (count := sum(value is label for value in self.labels.values())) < FEWEST:
                 raise MetricError(
-                    f"{count} answers are labelled {said}; a judge's errors are known from {FEWEST}"
-                    " of each label on"
+                    f"{count} answers are labelled {said}; a judge's error rates need at least"
+                    f" {FEWEST} of each label"
                 )
         find(self.model)
 
     @property
     def flag(self) -> str:
-        """What its yes says of an answer."""
+        """What a positive reading of an answer means."""
         return f"the judge {Path(self.model).name} says so"
 
     @property
     def identity(self) -> dict[str, object]:
-        """What determines what it reads: the judge's files, the question, and the labels its errors
-        are known from.
+        """What determines its readings: the judge's files, the question, and the labels of its
+        error rates.
         """
         rows = sorted([*key, str(label)] for key, label in self.labels.items())
         return {
@@ -110,7 +110,7 @@ class Judge:
 
     @property
     def errors(self) -> Errors:
-        """How often it is right about the labelled answers; MetricError where it tells nothing."""
+        """Its error rates on the labelled answers; MetricError if it is not better than chance."""
         judged = self._ask(list(self.labels))
         positives = sum(self.labels.values())
         negatives = len(self.labels) - positives
@@ -123,13 +123,13 @@ class Judge:
         )
         if found.true_yes / positives + found.true_no / negatives <= 1:
             raise MetricError(
-                f"the judge {self.model} tells nothing: {found}; ask another question, or another"
-                " model"
+                f"the judge {self.model} is not better than chance: {found}; use another question"
+                " or another model"
             )
         return found
 
     def read(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
-        """Whether the judge says yes of each answer."""
+        """Whether the judge says yes to each answer."""
         keys = [
             (prompt.text.strip(), answer.strip())
             for prompt, answer in zip(prompts, answers, strict=True)
@@ -138,7 +138,7 @@ class Judge:
         return np.array([judged[key] for key in keys], dtype=bool)
 
     def _ask(self, keys: Sequence[Key]) -> dict[Key, bool]:
-        """What it says of each; asked once."""
+        """Its reading of each prompt and answer; each is asked only once."""
         if new := [key for key in dict.fromkeys(keys) if key not in self._kept]:
             if not self._loaded:
                 self._loaded.append(Pair.load(self.model, device=self.device))
@@ -153,11 +153,12 @@ class Judge:
                 run = engine.run(pair.tuned, batch, keep=number.objective.keep)
                 said = to_host(number.objective.of(run.require_logits()))
                 self._kept.update(
-                    {new[row]: bool(one > 0) for row, one in zip(rows, said, strict=True)}
+                    {new[row]: bool(value > 0) for row, value in zip(rows, said, strict=True)}
                 )
         return self._kept
 
     def _asked(self, prompt: str, answer: str) -> str:
-        # the answer last: what stands in a prompt must not be filled in
+        # the answer is filled in last, so that placeholders inside a prompt or an answer stay as
+        # they are
         before, _, after = self.question.rpartition("{answer}")
         return before.replace("{prompt}", prompt) + answer + after.replace("{prompt}", prompt)

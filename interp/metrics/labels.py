@@ -1,4 +1,4 @@
-"""Answers labelled by hand: a file says of each whether it shows the behaviour."""
+"""Answers labelled by hand: a file that holds whether each answer exhibits the behaviour."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _YES, _NO = ("1", "true", "yes"), ("0", "false", "no")
 
 @dataclass(frozen=True)
 class Labels:
-    """``found``: by prompt and answer (ends stripped) whether it shows the behaviour.
+    """``found``: by prompt and answer (both stripped), whether the answer exhibits the behaviour.
 
-    ``missing``: a CSV file to which answers without a label are written, with an empty one.
-    ``name`` of the file that held them is for messages.
+    ``missing``: a CSV file to which answers without a label are written, with an empty label.
+    ``name`` of the label file is for messages.
     """
 
     found: Mapping[tuple[str, str], bool]
@@ -34,17 +34,17 @@ class Labels:
 
     @property
     def flag(self) -> str:
-        """What its yes says of an answer."""
+        """What a positive reading of an answer means."""
         return "the answer is labelled so"
 
     @property
     def identity(self) -> dict[str, object]:
-        """What determines what it reads: the labels, not the file."""
+        """What determines its readings: the labels, not the file."""
         rows = sorted([*key, str(label)] for key, label in self.found.items())
         return {"kind": "labels", "labels": digest(rows)}
 
     def read(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
-        """The label of each answer; MetricError where some have none."""
+        """The label of each answer; MetricError if some have none."""
         keys = [
             (prompt.text.strip(), answer.strip())
             for prompt, answer in zip(prompts, answers, strict=True)
@@ -57,8 +57,8 @@ class Labels:
         said = f"{len(without)} of {count} answers have no label in {self.name}"
         if self.missing is None:
             raise MetricError(
-                f"{said}; add `missing: FILE.csv` to the behaviour, which writes them there to be"
-                " labelled"
+                f"{said}; add `missing: FILE.csv` to the behaviour file to have them written"
+                " there for labelling"
             )
         try:
             with open(self.missing, "w", encoding="utf-8", newline="") as stream:
@@ -76,8 +76,8 @@ def read_labels(path: Path) -> dict[tuple[str, str], bool]:
     """Labels from a ``.csv``, ``.tsv`` or ``.jsonl`` file with columns prompt, answer and label (1
     or 0, yes or no).
 
-    Raises MetricError for another file, a missing column, a label that is none and one that
-    contradicts another.
+    Raises MetricError for another file type, a missing column, an invalid label, and contradicting
+    labels.
     """
     found: dict[tuple[str, str], bool] = {}
     for at, row in enumerate(_rows(path)):
@@ -91,7 +91,7 @@ def read_labels(path: Path) -> dict[tuple[str, str], bool]:
         key = (str(row["prompt"]).strip(), str(row["answer"]).strip())
         if found.setdefault(key, label in _YES) != (label in _YES):
             raise MetricError(
-                f"{path}, row {at}: an answer to {key[0][:40]!r} is labelled both ways; leave one"
+                f"{path}, row {at}: an answer to {key[0][:40]!r} is labelled both ways; keep one"
             )
     if not found:
         raise MetricError(f"{path} holds no labels; write a row for each answer")
@@ -100,20 +100,21 @@ def read_labels(path: Path) -> dict[tuple[str, str], bool]:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     if kind_of(path) not in (".csv", ".tsv", ".jsonl"):
-        raise MetricError(f"{path} is no file of labels; use .csv or .jsonl, or .tsv")
+        raise MetricError(f"{path} is not a label file; use .csv, .tsv or .jsonl")
     try:
         text = path.read_text(encoding="utf-8-sig")
         if kind_of(path) != ".jsonl":
             return separated(path, text)
         rows = [json.loads(line) for line in text.splitlines() if line.strip()]
     except FileNotFoundError as error:
-        raise MetricError(f"no file of labels at {path}; check the path") from error
+        raise MetricError(f"no label file at {path}; check the path") from error
     except PromptError as error:
         raise MetricError(str(error)) from error
     except (OSError, ValueError) as error:
         raise MetricError(f"{path} cannot be read as labels ({error})") from error
     if not all(isinstance(row, dict) for row in rows):
         raise MetricError(
-            f"{path}: a line is no object; write {{'prompt': ..., 'answer': ..., 'label': 1}}"
+            f"{path}: a line is not a JSON object; write"
+            " {'prompt': ..., 'answer': ..., 'label': 1}"
         )
     return rows

@@ -1,4 +1,4 @@
-"""Phrases and regular expressions sought in an answer."""
+"""Phrases and regular expressions that are searched for in an answer."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _STRAIGHT = {"\u2019": "'"}
 
 @dataclass(frozen=True)
 class Phrases:
-    """Whether one of ``phrases`` or of ``patterns`` (regular expressions) stands in an answer, case
-    disregarded.
+    """Whether an answer contains one of ``phrases`` or matches one of ``patterns`` (regular
+    expressions), ignoring case.
 
-    ``where``: ``anywhere``, in the ``first-sentence`` (up to . ! ? with space after, or the end of
-    a line), or at the ``start``, where a phrase ends at the end of a word. Raises MetricError for a
-    blank phrase, for an expression that is none or that an empty answer matches, and for an unknown
-    place.
+    ``where``: ``anywhere``, in the ``first-sentence`` (up to . ! ? followed by space, or the end of
+    a line), or at the ``start``, where a phrase must end at a word boundary. Raises MetricError for
+    a blank phrase, for an invalid expression or one that matches an empty answer, and for an
+    unknown ``where``.
     """
 
     phrases: tuple[str, ...] = ()
@@ -36,10 +36,10 @@ class Phrases:
         if self.where not in PLACES:
             raise MetricError(f"where is {self.where!r}; use {', '.join(PLACES)}")
         if not self.phrases + self.patterns:
-            raise MetricError("there is no phrase and no regex to seek; give at least one")
+            raise MetricError("there is no phrase and no regex to search for; give at least one")
         if blank := [text for text in self.phrases + self.patterns if not text.strip()]:
             raise MetricError(
-                f"the phrase {blank[0]!r} is blank and would stand in every answer; leave it out"
+                f"the phrase {blank[0]!r} is blank and would match every answer; leave it out"
             )
         found = []
         for pattern in self.patterns:
@@ -47,28 +47,28 @@ class Phrases:
                 made = re.compile(pattern, re.IGNORECASE)
             except re.error as error:
                 raise MetricError(
-                    f"the regex {pattern!r} cannot be read ({error}); mend it"
+                    f"the regex {pattern!r} is invalid ({error}); correct it"
                 ) from error
             if made.search(""):
                 raise MetricError(
-                    f"the regex {pattern!r} matches an answer of nothing; ask for a sign at least"
+                    f"the regex {pattern!r} matches an empty answer; require at least one character"
                 )
             found.append(made)
         object.__setattr__(self, "_sought", tuple(found))
 
     @property
     def flag(self) -> str:
-        """What its yes says of an answer."""
+        """What a positive reading of an answer means."""
         place = {
             "anywhere": "the answer",
             "first-sentence": "its first sentence",
             "start": "its start",
         }[self.where]
-        return f"a phrase of the behaviour stands in {place}"
+        return f"a phrase of the behaviour occurs in {place}"
 
     @property
     def identity(self) -> dict[str, object]:
-        """What determines what it reads."""
+        """What determines its readings."""
         return {
             "kind": "phrases",
             "phrases": list(self.phrases),
@@ -77,11 +77,11 @@ class Phrases:
         }
 
     def read(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
-        """Whether each answer holds one of them."""
+        """Whether each answer matches."""
         return np.array([self.holds(answer) for answer in answers], dtype=bool)
 
     def holds(self, answer: str) -> bool:
-        """Whether one of them stands where it is sought."""
+        """Whether one of the phrases or patterns occurs where it is searched for."""
         text = answer.strip()
         if self.where == "first-sentence":
             text = first_sentence(text)[0]
@@ -96,15 +96,13 @@ class Phrases:
         )
 
     def settled(self, begun: str) -> bool:
-        """Whether nothing that may follow the beginning of an answer changes what ``holds`` says of
-        it.
-        """
+        """Whether ``holds`` is already decided by the beginning of an answer, whatever follows."""
         if self.where == "first-sentence":
             return first_sentence(begun)[1]
         if self.where == "start":
-            # compared as ``begins`` does, folded: a sign can fold into two
+            # compared case-folded, as in ``begins``: one character can fold into two
             return not self.patterns and len(fold(begun.strip())) > max(
                 len(fold(phrase)) for phrase in self.phrases
             )
-        # space at the end of an answer is not read, and what follows may be
+        # space at the end of an answer is ignored, but text may follow it
         return any(fold(phrase) in fold(begun.strip()) for phrase in self.phrases)

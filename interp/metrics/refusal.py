@@ -1,4 +1,4 @@
-"""Refusal: markers sought in the answer, and the log-odds of its first token."""
+"""Refusal: markers in the answer's text, and the log-odds of its first token."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ REFUSAL_WORDS = MetricLabels(
     "refuses {share} of positive prompts",
     "refusals",
     "share refused",
-    "a refusal marker stands in the first sentence of the answer",
+    "a refusal marker occurs in the first sentence of the answer",
     ("were refused", "were not"),
 )
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Refusal, read as text and as log-odds of the first answer token.
+    """Refusal, read from the text and as log-odds of the first answer token.
 
-    ``markers`` are sought in the decoded answer without regard to case. ``token_ids`` are the first
+    ``markers`` are searched for in the decoded answer, ignoring case. ``token_ids`` are the first
     tokens of all spellings of the markers (case and leading space varied) that are whole words;
-    spellings that the tokenizer does not know are dropped, and pieces of words are used only where
-    there is nothing else.
+    spellings that the tokenizer does not know are dropped, and parts of words are used only if
+    there are no whole words.
     """
 
     markers: tuple[str, ...]
@@ -59,7 +59,7 @@ class Refusal:
 
     @property
     def words(self) -> MetricLabels:
-        """How to speak of it."""
+        """Names and phrases for tables and reports."""
         return REFUSAL_WORDS
 
     @property
@@ -72,12 +72,12 @@ class Refusal:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, markers: Sequence[str] = REFUSAL_MARKERS) -> Refusal:
-        """The metric for a tokenizer; raises MetricError when a marker is blank or none can be
-        spelled.
+        """The metric for a tokenizer; raises MetricError if a marker is blank or the tokenizer
+        knows none.
         """
         if blank := [marker for marker in markers if not marker.strip()]:
             raise MetricError(
-                f"the refusal marker {blank[0]!r} is blank and would stand in every answer; leave"
+                f"the refusal marker {blank[0]!r} is blank and would match every answer; leave"
                 " it out"
             )
         if not (found := first_tokens(tokenizer, markers)):
@@ -88,18 +88,18 @@ class Refusal:
         return cls(tuple(markers), found)
 
     def log_odds(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, " B"]:
-        """log P(a refusal token) - log P(any other token), in nats; it does not saturate as a
-        probability does.
+        """log P(a refusal token) - log P(any other token), in nats; unlike a probability it does
+        not saturate.
         """
         return log_odds(logits, self.token_ids)
 
     def refused(self, answer: str) -> bool:
-        """Whether a marker stands in the answer's first sentence."""
+        """Whether the answer's first sentence contains a marker."""
         text = fold(first_sentence(answer)[0])
         return any(marker in text for marker in self.folded)
 
     def settled(self, prompt: Prompt, begun: str) -> bool:
-        """Once a marker was written, or the first sentence has ended."""
+        """Decided once a marker is written or the first sentence is complete."""
         return self.refused(begun) or first_sentence(begun)[1]
 
     def applies(self, group: str) -> bool:
@@ -107,19 +107,19 @@ class Refusal:
         return True
 
     def suffixes(self, prompt: Prompt) -> tuple[tuple[int, ...], ...]:
-        """Nothing: a refusal is decided at the prompt's last token."""
+        """Empty: the number is taken at the prompt's last token."""
         return ((),)
 
     def objective(self, prompts: Sequence[Prompt]) -> Objective:
-        """The log-odds, of whatever prompt."""
+        """The log-odds, the same function for all prompts."""
         return Objective(1, lambda logits: self.log_odds(logits[:, -1]))
 
     def exhibits(self, prompts: Sequence[Prompt], answers: Sequence[str], group: str) -> np.ndarray:
-        """Whether each answer refuses."""
+        """Whether each answer is a refusal."""
         return np.array([self.refused(answer) for answer in answers], dtype=bool)
 
     def shuffled_baseline(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> None:
-        """None: a refusal is one whatever the prompt."""
+        """None: a refusal is recognised regardless of the prompt."""
         return
 
     @property
@@ -129,7 +129,7 @@ class Refusal:
 
 
 def read_markers(path: str | Path) -> tuple[str, ...]:
-    """Refusal markers from a file, one a line; raises MetricError when it holds none."""
+    """Refusal markers from a file, one per line; raises MetricError if it holds none."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError as error:
@@ -138,5 +138,5 @@ def read_markers(path: str | Path) -> tuple[str, ...]:
         raise MetricError(f"{path} cannot be read as UTF-8 text ({error})") from error
     markers = tuple(line.strip() for line in lines if line.strip())
     if not markers:
-        raise MetricError(f"{path} holds no markers; write one a line")
+        raise MetricError(f"{path} holds no markers; write one per line")
     return markers

@@ -1,4 +1,4 @@
-"""How answers are sampled: how many to a prompt, at which temperature, from which seed."""
+"""How answers are sampled: number per prompt, temperature, random seed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from interp.provenance import digest
 
 @dataclass(frozen=True)
 class Sampling:
-    """``samples`` answers to every prompt, drawn at ``temperature`` from a generator of each
-    prompt's own.
+    """``samples`` answers per prompt, drawn at ``temperature`` with a random generator per prompt.
 
-    Raises MetricError for fewer than one sample, for a temperature that is not above 0 and for a
-    seed below 0.
+    Raises MetricError for fewer than one sample, a temperature not above 0, and a negative seed.
     """
 
     samples: int
@@ -31,8 +29,8 @@ class Sampling:
             raise MetricError(f"samples is {self.samples}; give 1 or more")
         if not 0 < self.temperature < math.inf:
             raise MetricError(
-                f"temperature is {self.temperature:g}; give one above 0 (greedy answers are read"
-                " anyway)"
+                f"temperature is {self.temperature:g}; give one above 0 (greedy answers are always"
+                " read too)"
             )
         if self.seed < 0:
             raise MetricError(f"seed is {self.seed}; give 0 or more")
@@ -44,16 +42,16 @@ class Sampling:
 
     def __str__(self) -> str:
         times = "answer" if self.samples == 1 else "answers"
-        return f"{self.samples} {times} sampled to each prompt at temperature {self.temperature:g}"
+        return f"{self.samples} {times} sampled per prompt at temperature {self.temperature:g}"
 
     def uniforms(
         self, prompt: Sequence[int], sample: int, count: int
     ) -> Float[np.ndarray, " count"]:
-        """Numbers from [0, 1) that choose the tokens of one sample to a prompt (its token ids), one
-        for each token.
+        """Uniform random numbers in [0, 1) that choose the tokens of one sample for a prompt (its
+        token ids), one per token.
 
-        They follow from seed, prompt and number of the sample alone: whatever the batch, the model
-        and the condition.
+        They depend only on the seed, the prompt and the number of the sample, not on batch, model
+        or condition.
         """
         own = digest({"seed": self.seed, "prompt": list(prompt), "sample": sample})
         return np.random.default_rng(int(own[:32], 16)).random(count)

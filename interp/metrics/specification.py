@@ -1,8 +1,8 @@
-"""Which behaviour is meant: ``refusal``, a YAML file, or the entry point of another package.
+"""Choosing a behaviour: ``refusal``, a YAML file, or the entry point of another package.
 
-A file has ``name``, ``kind`` and what the kind needs (``KINDS``). It is read and checked here,
-before any model is loaded; the tokenizer then makes a metric of it. Paths in it lead from the
-file's own folder.
+A file has ``name``, ``kind`` and the fields of that kind (``KINDS``). It is read and checked here
+before any model is loaded; the tokenizer then turns it into a metric. Paths in it are relative to
+the file's directory.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from interp.metrics.entry_points import called
 from interp.metrics.first_tokens import FirstTokens
 from interp.metrics.judge import Judge
 from interp.metrics.labels import Labels, read_labels
+from interp.metrics.metric_labels import REFUSAL, column_of
 from interp.metrics.phrases import Phrases
 from interp.metrics.refusal import REFUSAL_MARKERS, Refusal
 from interp.metrics.sampling import Sampling
-from interp.metrics.words import REFUSAL, column_of
 from interp.prompts import Tokenizer
 
 _SOUGHT = ("phrases", "regex", "where")
@@ -37,10 +37,11 @@ _FIRST = "first-sentence"
 
 @dataclass(frozen=True)
 class Specification:
-    """A behaviour before there is a tokenizer: how answers are read, and what its number is of.
+    """A behaviour before a tokenizer is known: how answers are read, and what its number is.
 
-    The number is the log-odds of ``wanted`` continuations (``against`` others, else any), without
-    these of the first tokens of ``phrases``, without these none.
+    The number is the log-odds of the continuations ``wanted`` (versus ``against``, or any other
+    answer); without continuations, of the first tokens of ``phrases``; without either, there is
+    none.
     """
 
     name: str
@@ -52,20 +53,20 @@ class Specification:
 
     @property
     def differentiable(self) -> bool:
-        """Whether it has a number, and so a gradient to follow."""
+        """Whether it has a number, and so a gradient."""
         return bool(self.phrases or self.wanted)
 
     def require_number(self, what: str) -> None:
-        """Raise OptionError, naming what needs the number, where there is none."""
+        """Raise OptionError, naming what needs the number, if there is none."""
         if not self.differentiable:
             raise OptionError(
                 f"{what} needs log-odds and {self.name} has none; add continuations to its file"
             )
 
     def of(self, tokenizer: Tokenizer) -> Metric:
-        """The metric for a tokenizer; MetricError where the tokenizer cannot spell it.
+        """The metric for a tokenizer; MetricError if the tokenizer does not know its tokens.
 
-        Refusal by phrases in the first sentence is ``Refusal``, however it was asked for.
+        Refusal by phrases in the first sentence is always ``Refusal``, also if read from a file.
         """
         plain = self.name == REFUSAL and not self.wanted and self.sampling is None
         if plain and self.reader == Phrases(self.phrases, where=_FIRST):
@@ -82,8 +83,7 @@ def refusal_by(markers: Sequence[str] = REFUSAL_MARKERS) -> Specification:
     """Refusal by markers in the answer's first sentence; raises MetricError for a blank one."""
     if blank := [marker for marker in markers if not marker.strip()]:
         raise MetricError(
-            f"the refusal marker {blank[0]!r} is blank and would stand in every answer; leave"
-            " it out"
+            f"the refusal marker {blank[0]!r} is blank and would match every answer; leave it out"
         )
     return Specification(REFUSAL, Phrases(tuple(markers), where=_FIRST), tuple(markers))
 
@@ -91,8 +91,8 @@ def refusal_by(markers: Sequence[str] = REFUSAL_MARKERS) -> Specification:
 def read_behaviour(source: str | Path) -> Specification:
     """``refusal``, the path of a YAML file, or the name of an entry point of ``interp.behaviours``.
 
-    Raises MetricError, naming what is wrong: no such file or entry point, an unknown kind or field,
-    one that is missing or of another type.
+    Raises MetricError, naming the problem: no such file or entry point, an unknown kind or field, a
+    field that is missing or of the wrong type.
     """
     if source == REFUSAL:
         return refusal_by()
@@ -108,8 +108,10 @@ def read_behaviour(source: str | Path) -> Specification:
 
 
 def load_behaviour(source: str | Path, tokenizer: Tokenizer) -> Metric:
-    """The metric of a behaviour (see ``read_behaviour``) for a tokenizer, ``pair.tokenizer`` say;
-    or MetricError.
+    """The metric of a behaviour (see ``read_behaviour``) for a tokenizer such as
+    ``pair.tokenizer``.
+
+    Raises MetricError.
     """
     return read_behaviour(source).of(tokenizer)
 
@@ -122,17 +124,17 @@ def _parsed(path: Path) -> Mapping[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise MetricError(f"{path} cannot be read as UTF-8 text ({error})") from error
     except yaml.YAMLError as error:
-        raise MetricError(f"{path} is no YAML ({' '.join(str(error).split())})") from error
+        raise MetricError(f"{path} is not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(found, Mapping):
         raise MetricError(
-            f"{path} holds no fields; a behaviour has name, kind and what the kind needs"
+            f"{path} has no fields; a behaviour has name, kind and the fields of its kind"
         )
     return found
 
 
 @dataclass(frozen=True)
 class _Fields:
-    """The fields of a file, read by type."""
+    """The fields of a behaviour file, read and checked by type."""
 
     path: Path
     given: Mapping[str, Any]
@@ -142,7 +144,7 @@ class _Fields:
             kinds = (
                 f"one of {', '.join(KINDS)}"
                 if absent[0] == "kind"
-                else "what is looked for, in a word"
+                else "a short name of the behaviour"
             )
             raise MetricError(f"{self.path} has no field {absent[0]}; add {absent[0]}: {kinds}")
         kind, name = self.text("kind"), self.text("name")
@@ -158,7 +160,7 @@ class _Fields:
             raise MetricError(f"{self.path}: kind {kind} needs the field {absent[0]}")
         if "against" in self.given and "continuations" not in self.given:
             raise MetricError(
-                f"{self.path}: against has nothing to stand against; give continuations too"
+                f"{self.path}: against needs continuations to compare with; give continuations too"
             )
         try:
             if name != REFUSAL:
@@ -166,7 +168,7 @@ class _Fields:
             reader, phrases = make(self)
             sampling = self.sampling()
         except MetricError as error:
-            # what is wrong of a referenced file names that file
+            # errors of a referenced file already name that file
             raise MetricError(f"{self.path}: {error}") from error
         return Specification(
             name, reader, phrases, self.texts("continuations"), self.texts("against"), sampling
@@ -176,9 +178,7 @@ class _Fields:
         value = self.given.get(field, default)
         if not isinstance(value, str) or not value.strip():
             quote = "; put it in quotes" if isinstance(value, (bool, int, float)) else ""
-            raise MetricError(
-                f"{self.path}: {field} is {value!r}, a behaviour needs it as text{quote}"
-            )
+            raise MetricError(f"{self.path}: {field} is {value!r} and has to be text{quote}")
         return value
 
     def texts(self, field: str) -> tuple[str, ...]:
@@ -186,13 +186,13 @@ class _Fields:
         value = [value] if isinstance(value, str) else value
         if not isinstance(value, list) or (field in self.given and not value):
             raise MetricError(f"{self.path}: {field} is {value!r}; give a list of texts")
-        if wrong := [one for one in value if not isinstance(one, str)]:
+        if wrong := [text for text in value if not isinstance(text, str)]:
             raise MetricError(
-                f"{self.path}: {field} holds {wrong[0]!r}, which is no text; put it in quotes"
+                f"{self.path}: {field} holds {wrong[0]!r}, which is not text; put it in quotes"
             )
-        if blank := [one for one in value if not one.strip()]:
+        if blank := [text for text in value if not text.strip()]:
             raise MetricError(
-                f"{self.path}: {field} holds {blank[0]!r}, which every answer holds; leave it out"
+                f"{self.path}: {field} holds {blank[0]!r}, which matches every answer; leave it out"
             )
         return tuple(value)
 
@@ -206,7 +206,7 @@ class _Fields:
         given = [field for field in _SAMPLED if field in self.given]
         if given and "samples" not in given:
             raise MetricError(
-                f"{given[0]} is of sampled answers; give samples too, or leave it out"
+                f"{given[0]} applies to sampled answers; give samples too, or leave it out"
             )
         if not given:
             return None
@@ -243,7 +243,7 @@ def _continuations(fields: _Fields) -> _Made:
     if any(field in fields.given for field in ("phrases", "regex")):
         return _phrases(fields)
     if "where" in fields.given:
-        raise MetricError("where is of phrases and regex; give some, or leave it out")
+        raise MetricError("where applies to phrases and regex; give some, or leave it out")
     return Phrases(fields.texts("continuations"), where="start"), ()
 
 
@@ -273,6 +273,6 @@ KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], Callable[[_Fields], _Ma
     "entry-point": (("entry_point",), ("threshold",), _entry_point),
     "judge": (("model", "question", "labelled"), ("yes_words", "no_words"), _judge),
 }
-"""By kind the fields that it needs, others that it takes, and how it is read; every kind can have
+"""Per kind: required fields, optional fields, and the function that reads it; every kind can have
 continuations.
 """

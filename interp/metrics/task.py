@@ -1,4 +1,4 @@
-"""A task: answers that are right or wrong by prompt."""
+"""A task: prompts that each have a right answer."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ TASK_METRICS = ("logit-diff", "answer-loss", "accuracy")
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Right answers to prompts that each have one: ``name`` says which number stands for them, in
-    nats but accuracy.
+    """Prompts with a right answer each; ``name`` selects the number, which is in nats except for
+    accuracy.
 
     ``logit-diff``: logit of the answer's first token minus that of the wrong answer's, after the
-    tokens they share. ``answer-loss``: log-probability of the whole answer, summed over its tokens:
-    the loss with its sign turned, so that more is better. ``accuracy``: 1 where greedy decoding
-    would write the answer's tokens, else 0; it has no gradient. Under each of them an answer is
-    right when its text begins with the answer, without regard to case, at the end of a word.
-    Spelling follows ``interp.prompts.encode_answer``.
+    tokens that both share. ``answer-loss``: log-probability of the whole answer, summed over its
+    tokens (the negative loss, so that higher is better). ``accuracy``: 1 if greedy decoding would
+    write the answer's tokens, else 0; it has no gradient. In each case a generated answer is right
+    if its text begins with the right answer, ignoring case, up to a word boundary. Answers are
+    tokenised by ``interp.prompts.encode_answer``.
     """
 
     name: str
@@ -43,11 +43,11 @@ class Task:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, prompts: Sequence[Prompt], name: str = "auto") -> Task:
-        """The metric for these prompts; ``auto`` is ``logit-diff`` where there are wrong answers,
-        else ``answer-loss``.
+        """The metric for these prompts; ``auto`` is ``logit-diff`` if there are wrong answers, else
+        ``answer-loss``.
 
-        Raises MetricError where the prompts lack what it needs, or two answers begin alike to their
-        end.
+        Raises MetricError if the prompts lack a required answer, or one answer's tokens are a
+        prefix of the other's.
         """
         wrong = all(prompt.wrong_answer is not None for prompt in prompts)
         if missing := [prompt.id for prompt in prompts if prompt.answer is None]:
@@ -68,12 +68,12 @@ class Task:
 
     @property
     def differentiable(self) -> bool:
-        """Whether gradients of it mean anything."""
+        """Whether the number has a useful gradient."""
         return self.name != "accuracy"
 
     @property
     def words(self) -> MetricLabels:
-        """How to speak of it."""
+        """Names and phrases for tables and reports."""
         number, unit = {
             "logit-diff": ("logit difference of right and wrong answer", "nats"),
             "answer-loss": ("log-probability of the answer", "nats"),
@@ -99,7 +99,7 @@ class Task:
 
     @property
     def identity(self) -> dict[str, object]:
-        """What determines its numbers beside the prompts' own answers, for provenance."""
+        """What determines its numbers in addition to the prompts' own answers, for provenance."""
         return {"name": self.name}
 
     def applies(self, group: str) -> bool:
@@ -107,7 +107,9 @@ class Task:
         return group == "positive"
 
     def suffixes(self, prompt: Prompt) -> tuple[tuple[int, ...], ...]:
-        """The tokens that right and wrong answer share, or the answer's own before its last."""
+        """The tokens that the right and the wrong answer share, or all of the answer's except its
+        last.
+        """
         if self.name == "logit-diff":
             return (self._spell(prompt, _right(prompt))[: self._parting(prompt)],)
         return (self._spell(prompt, _right(prompt))[:-1],)
@@ -143,14 +145,14 @@ class Task:
         )
 
     def settled(self, prompt: Prompt, begun: str) -> bool:
-        """Once the beginning cannot become the right answer, or is the right answer and more."""
+        """Decided once the beginning cannot become the right answer, or contains it and more."""
         text, answer = fold(begun).lstrip(), fold(_right(prompt)).strip()
         return not answer.startswith(text) and (
             not text.startswith(answer) or len(text) > len(answer)
         )
 
     def shuffled_baseline(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
-        """Share of the other prompts to which each answer would be right."""
+        """Share of the other prompts for which each answer would be right."""
         hits = np.array(
             [[begins(text, _right(prompt)) for prompt in prompts] for text in answers],
             dtype=np.float64,
@@ -164,14 +166,14 @@ class Task:
         return self._spelled[key]
 
     def _parting(self, prompt: Prompt) -> int:
-        """Where the right and the wrong answer's tokens first differ."""
+        """Index at which the tokens of the right and the wrong answer first differ."""
         right, wrong = self._spell(prompt, _right(prompt)), self._spell(prompt, _wrong(prompt))
         for index, (one, other) in enumerate(zip(right, wrong, strict=False)):
             if one != other:
                 return index
         raise MetricError(
             f"prompt {prompt.id}: the tokens of {prompt.answer!r} and {prompt.wrong_answer!r} do"
-            " not part before one ends; use --metric answer-loss"
+            " not differ before one ends; use --metric answer-loss"
         )
 
 

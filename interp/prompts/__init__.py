@@ -1,4 +1,4 @@
-"""Prompts: files read at the door, contrasts split by cluster, token ids with the role of every
+"""Prompts: reading and checking files, contrasts split by cluster, token ids with a role for every
 token.
 """
 
@@ -13,9 +13,9 @@ from interp.prompts.documents import (
     packed,
     special_ids,
 )
+from interp.prompts.encoded_set import EncodedSet
 from interp.prompts.files import read_chats, read_prompts, read_task
 from interp.prompts.notes import prompt_notes, template_notes
-from interp.prompts.read import EncodedSet
 from interp.prompts.sets import Prompt, PromptSet
 from interp.prompts.template import TemplateOptions, options_of, with_options
 from interp.prompts.tokens import (

@@ -1,5 +1,5 @@
-"""Which prompts are one piece of evidence: those that share a cluster, a twin or a text, and
-whatever these tie.
+"""Clusters: prompts that share a cluster, a twin or a text are one unit of evidence, also through
+other prompts.
 """
 
 import unicodedata
@@ -15,21 +15,21 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 def text_key(text: str, messages: Sequence[tuple[str, str]] | None = None) -> Hashable:
-    """What two prompts have in common that say the same: text in Unicode NFC without surrounding
-    white space.
+    """Key that is equal for prompts of equal text: Unicode NFC without surrounding white space.
 
-    A conversation is the roles and words of its ``messages``; plain text is one message of a user.
+    The key of a conversation is the roles and texts of its ``messages``; plain text is one user
+    message.
     """
     turns = (("user", text),) if messages is None else messages
     return tuple((role, unicodedata.normalize("NFC", words).strip()) for role, words in turns)
 
 
 def tied(clusters: Sequence[Name], *ties: Sequence[Hashable | None]) -> list[Name]:
-    """The cluster of every row, one for all rows that share a cluster or a value of ``ties``,
-    directly or by others.
+    """The cluster of every row, merged for rows that share a cluster or a value of ``ties``,
+    directly or through other rows.
 
-    ``ties`` have a value per row, of which None ties nothing. A cluster made of several has the
-    name of its first row.
+    Each of ``ties`` has a value per row; None connects nothing. A merged cluster has the name of
+    its first row.
     """
     values = [
         (kind, row, value)
@@ -48,11 +48,14 @@ def tied(clusters: Sequence[Name], *ties: Sequence[Hashable | None]) -> list[Nam
     graph = coo_array((np.ones(len(edges), bool), np.array(edges).T), shape=(size, size))
     part = connected_components(graph, directed=False)[1][: len(clusters)]
     first: dict[int, Name] = {}
-    return [first.setdefault(one, name) for one, name in zip(part.tolist(), clusters, strict=True)]
+    return [
+        first.setdefault(component, name)
+        for component, name in zip(part.tolist(), clusters, strict=True)
+    ]
 
 
 def turns(clusters: Sequence[Hashable]) -> list[int]:
-    """For every row how many rows of the same cluster come before it."""
+    """For every row, the number of earlier rows in the same cluster."""
     seen: Counter[Hashable] = Counter()
     found = []
     for cluster in clusters:
@@ -62,7 +65,7 @@ def turns(clusters: Sequence[Hashable]) -> list[int]:
 
 
 def repeats_last(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
-    """Rows of the first prompt of every text, and rows of those that repeat one, by their
+    """Rows with the first occurrence of every text, and rows that repeat a text, by their
     ``text_key``.
     """
     seen: set[Hashable] = set()
@@ -74,7 +77,7 @@ def repeats_last(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
 
 
 def halve(names: list[str], *sizes: Counter[str]) -> set[str]:
-    """Half of the names, taken in their order so that both halves hold about as many prompts of
+    """Half of the names, chosen in order so that both halves hold about equally many prompts of
     each class.
     """
     first: set[str] = set()
@@ -91,5 +94,5 @@ def halve(names: list[str], *sizes: Counter[str]) -> set[str]:
 
 
 def counted(numbers: Mapping[str, int]) -> str:
-    """``1 prompt, 2 clusters`` of the numbers of each."""
+    """Text such as ``1 prompt, 2 clusters`` from the number of each."""
     return ", ".join(f"{number} {name}{'s' * (number != 1)}" for name, number in numbers.items())

@@ -1,4 +1,4 @@
-"""What a study is asked on: prompts of one class, or a contrast of two, split by cluster."""
+"""The prompts of a study: one class, or a contrast of two, split by cluster."""
 
 import hashlib
 import random
@@ -12,12 +12,12 @@ from interp.prompts.sets import PromptSet, tie
 _TRIES = 64
 
 NOTHING = PromptSet((), "")
-"""The negative class of a task that is not contrasted with anything."""
+"""The negative class of a task without a contrast."""
 
 
 @dataclass(frozen=True)
 class OneClass:
-    """Prompts of one class, called ``positive``, for analyzers that contrast nothing."""
+    """Prompts of one class, called ``positive``, for analyzers that need no contrast."""
 
     positive: PromptSet
 
@@ -32,32 +32,33 @@ class OneClass:
 
     @property
     def counts(self) -> str:
-        """How many prompts, distinct texts and clusters there are."""
+        """Numbers of prompts, distinct texts and clusters, as text."""
         return f"{self.positive.source}: {self.positive.counts}"
 
     @property
     def negative(self) -> PromptSet:
-        """Always PromptError: there is no other class."""
+        """Always raises PromptError: there is no other class."""
         raise PromptError(
-            f"one class of prompts was given ({self.positive.source}) and two are needed; give both"
+            f"only one class of prompts was given ({self.positive.source}) and two are needed; give"
+            " both"
         )
 
     @property
     def digest(self) -> str:
-        """Content fingerprint, never that of a contrast."""
+        """Content fingerprint; it differs from that of any contrast."""
         return hashlib.sha256(f"one class {self.positive.digest}".encode()).hexdigest()
 
     def limit(self, count: int | None) -> "OneClass":
-        """At most ``count`` prompts, in file order, from as many clusters as can be."""
+        """At most ``count`` prompts, in file order, from as many clusters as possible."""
         return self if count is None else OneClass(self.positive.spread(count))
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """Two classes of prompts: ``positive`` should show the behaviour, ``negative`` should not, or
-    is ``NOTHING``.
+    """Two classes of prompts: ``positive`` should exhibit the behaviour, ``negative`` should not,
+    or is ``NOTHING``.
 
-    Clusters of the two that share a name, a twin or a text are one.
+    Clusters of both classes that share a name, a twin or a text are merged.
     """
 
     positive: PromptSet
@@ -94,27 +95,25 @@ class Contrast:
         return [*self.positive.clusters, *self.negative.clusters]
 
     def split(self, seed: int) -> tuple["Contrast", "Contrast"]:
-        """Two halves, one to locate on and one to verify on, that share no cluster, no twin and no
-        text.
-        """
+        """Selection split and held-out split; they share no cluster, twin or text."""
         names = sorted(set(self.clusters))
         generator = random.Random(seed)
-        for _ in range(_TRIES):  # of a few clusters a draw can leave a half without one class
+        for _ in range(_TRIES):  # with few clusters, a draw can leave a half without one class
             generator.shuffle(names)
             first = halve(names, Counter(self.positive.clusters), Counter(self.negative.clusters))
             if min(_count(self, first), _count(self, set(names) - first)):
                 return self._keep(first), self._keep(set(names) - first)
         raise PromptError(
             f"{len(self.positive)} positive and {len(self.negative)} negative prompts in"
-            f" {len(names)} clusters cannot be parted into a locating and a verifying half with"
+            f" {len(names)} clusters cannot be divided into a selection and a held-out split with"
             " both classes; give more prompts, or separate files with --verify-positive and"
             " --verify-negative"
         )
 
     @property
     def counts(self) -> str:
-        """How many prompts, distinct texts and clusters there are of each class, and how many
-        clusters both share.
+        """Numbers of prompts, distinct texts and clusters of each class, and of clusters in both,
+        as text.
         """
         parts = (("positive", self.positive), ("negative", self.negative))
         said = [f"{name} {part.source}: {part.counts}" for name, part in parts if len(part)]
@@ -124,13 +123,14 @@ class Contrast:
 
     @property
     def n_clusters(self) -> int:
-        """Clusters of the class that has fewer."""
+        """Number of clusters of the class that has fewer."""
         return min(part.n_clusters for part in (self.positive, self.negative) if len(part))
 
     def limit(self, count: int | None) -> "Contrast":
-        """At most ``count`` prompts of each class, in file order, from as many clusters as can be.
+        """At most ``count`` prompts of each class, in file order, from as many clusters as
+        possible.
 
-        Where every positive prompt names its twin, twins stay together.
+        If every positive prompt names its twin, twins stay together.
         """
         if count is None:
             return self
@@ -149,24 +149,24 @@ class Contrast:
         return Contrast(*(part.spread(count) for part in (self.positive, self.negative)))
 
     def require_disjoint(self, other: "Contrast") -> None:
-        """Refuse prompts that stand in both; locating and verifying on the same ones proves
-        nothing.
+        """Raise PromptError for prompts in both splits: a verification on the prompts used to
+        locate is not evidence.
         """
         parts = self.positive, self.negative
         shared = [
             text
             for part in parts
-            for theirs in (other.positive, other.negative)
-            for text in theirs.shared(part)
+            for prompts in (other.positive, other.negative)
+            for text in prompts.shared(part)
         ]
         if shared:
             raise PromptError(
-                f"{len(shared)} verifying prompts are also used to locate, first"
-                f" {shared[0][:40]!r}; keep the two sets apart"
+                f"{len(shared)} held-out prompts are also in the selection split, first"
+                f" {shared[0][:40]!r}; use disjoint prompts"
             )
 
     def twins(self) -> list[int]:
-        """For every positive prompt the row of its negative twin: by name, else the nearest in
+        """For every positive prompt, the row of its negative twin: by name, else the nearest in
         length.
         """
         named = {
@@ -183,15 +183,15 @@ class Contrast:
         ]
 
     def pairs(self) -> list[int] | None:
-        """For every positive prompt the row of the negative one named as its twin; None unless all
-        are paired off.
+        """For every positive prompt, the row of the negative prompt named as its twin; None unless
+        all have one.
 
-        Where None, the classes are independent samples to a test, though ``twins`` still finds each
-        a companion.
+        If None, tests treat the classes as independent samples, although ``twins`` still finds each
+        a counterpart.
         """
         if any(prompt.twin is None for prompt in self.positive):
             return None
-        # of several pairs of one name the first go together, the second, and so on
+        # if several pairs have the same name, they are matched in order
         names = [[prompt.twin for prompt in part] for part in (self.positive, self.negative)]
         mine, theirs = (zip(part, turns(part), strict=True) for part in names)
         rows = {pair: row for row, pair in enumerate(theirs)}

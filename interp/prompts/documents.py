@@ -1,9 +1,8 @@
-"""Documents for passes over much text: plain texts and conversations, read one after the other from
-any row on.
+"""Documents for passes over large text files: plain texts and conversations, streamed from any row.
 
-A file is ``.txt`` (a document a line), ``.jsonl`` or ``.parquet`` with a column of text, or with a
-column ``messages`` of conversations (a list of ``{"role", "content"}``). Nothing is held but the
-row at hand.
+A file is ``.txt`` (one document per line), ``.jsonl`` or ``.parquet`` with a column of text, or
+with a column ``messages`` of conversations (a list of ``{"role", "content"}``). Only the current
+row is in memory.
 """
 
 import json
@@ -22,18 +21,17 @@ from interp.prompts.tokens import Encoded, Tokenizer, require_rows
 
 TEXT, SYSTEM, USER, ASSISTANT, TEMPLATE = range(5)
 TURNS = {"text": TEXT, "system": SYSTEM, "user": USER, "assistant": ASSISTANT, "template": TEMPLATE}
-"""Who says a token: plain text's own, a role's words, or what the chat template writes around them.
-"""
+"""Source of a token: plain text, the text of a role, or the chat template."""
 SPECIAL = 8
-"""Added to the code of a token that the tokenizer calls special."""
+"""Added to the code of a special token."""
 
 Document = str | list[dict[str, str]]
 
 
 @dataclass(frozen=True)
 class Documents:
-    """A file of documents; ``column`` None takes ``messages`` where the file has it, else ``text``,
-    else ``prompt``.
+    """A file of documents; if ``column`` is None, the first of ``messages``, ``text`` and
+    ``prompt`` in the file.
     """
 
     path: Path
@@ -41,13 +39,13 @@ class Documents:
 
     def __post_init__(self) -> None:
         if kind_of(self.path) not in (".txt", ".jsonl", ".parquet"):
-            raise PromptError(f"{self.path} is no file of documents; use .txt, .jsonl or .parquet")
+            raise PromptError(f"{self.path} is not a document file; use .txt, .jsonl or .parquet")
         if not self.path.is_file():
-            raise PromptError(f"no file of documents at {self.path}; check the path")
+            raise PromptError(f"no document file at {self.path}; check the path")
 
     def read(self, start: int = 0) -> Iterator[tuple[int, Document]]:
-        """Row numbers and documents from row ``start`` on, blank ones left out; PromptError for
-        what is none.
+        """Row numbers and documents from row ``start`` on, without blank ones; PromptError for an
+        invalid row.
         """
         try:
             rows = self._lines(start) if kind_of(self.path) != ".parquet" else self._batches(start)
@@ -95,7 +93,7 @@ class Documents:
 
     def _document(self, number: int, row: Any) -> Document:
         if not isinstance(row, dict):
-            raise PromptError(f"{self.path}, row {number} is no object but {str(row)[:40]!r}")
+            raise PromptError(f"{self.path}, row {number} is not an object but {str(row)[:40]!r}")
         names = (self.column,) if self.column else ("messages", "text", "prompt")
         name = next((name for name in names if name in row), None)
         if name is None:
@@ -135,9 +133,7 @@ class Documents:
 
 
 def special_ids(tokenizer: Tokenizer) -> frozenset[int]:
-    """Every token id that is special: also those that templates use and that ``all_special_ids``
-    leaves out.
-    """
+    """All special token ids, including those that templates use and ``all_special_ids`` omits."""
     added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     return frozenset(added | set(tokenizer.all_special_ids))
 
@@ -147,9 +143,9 @@ def encode_document(
 ) -> Encoded:
     """Token ids of a document, each with its code of ``TURNS`` (plus ``SPECIAL``).
 
-    Text is tokenised exactly as ``tokenizer(text)`` does, or without its special tokens where it
-    does not stand ``alone``; a conversation through the chat template. Raises PromptError where the
-    template is missing or refuses.
+    Text is tokenised exactly as by ``tokenizer(text)``, or without special tokens if ``alone`` is
+    false; a conversation through the chat template. Raises PromptError if the template is missing
+    or fails.
     """
     if isinstance(document, str):
         ids = tokenizer(document, add_special_tokens=alone)["input_ids"]
@@ -166,7 +162,7 @@ def _encode_conversation(
 ) -> tuple[list[int], list[int]]:
     if tokenizer.chat_template is None:
         raise PromptError(
-            "the tokenizer has no chat template for conversations; give a column of text"
+            "the tokenizer has no chat template for conversations; use a column of text"
         )
     text = _rendered(tokenizer, messages)
     coded = tokenizer(
@@ -188,8 +184,8 @@ def _encode_conversation(
 def _spans(
     tokenizer: Tokenizer, messages: Sequence[dict[str, str]], text: str
 ) -> list[tuple[int, int, int]]:
-    """Where each message's words stand in its conversation, proved by putting it together again;
-    else none.
+    """Spans of each message's text in a rendered conversation; empty unless they reproduce it
+    exactly.
     """
     places = [f"qzx{number}PLACEHOLDERxzq" for number in range(len(messages))]
     pattern = _rendered(
@@ -199,7 +195,7 @@ def _spans(
     for message, place in zip(messages, places, strict=True):
         before, found, pattern = pattern.partition(place)
         if not found:
-            continue  # some templates leave turns out
+            continue  # some templates omit turns
         whole += before
         said = next(
             (
@@ -221,27 +217,27 @@ def _spans(
 def _rendered(tokenizer: Tokenizer, messages: Sequence[dict[str, str]]) -> str:
     try:
         return render_conversation(tokenizer, messages)
-    # a template is a program of the model's author: it can raise anything
+    # a template is foreign code and can raise anything
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise PromptError(f"the chat template refuses a conversation ({reason})") from error
+        raise PromptError(f"the chat template fails for a conversation ({reason})") from error
 
 
 def packed(
     encoded: Sequence[Encoded], length: int, between: int | None, first: int | None
 ) -> list[Encoded]:
-    """Documents end to end in blocks of ``length`` tokens, as most trainers feed them; the last may
-    be shorter.
+    """Documents concatenated and cut into blocks of ``length`` tokens, as most trainers do; the
+    last may be shorter.
 
-    ``between`` is a token that parts documents, ``first`` one that begins every block; None leaves
-    them out.
+    ``between`` is a token that separates documents, ``first`` one that begins every block; None
+    omits them.
     """
     gap = () if between is None else ((between, TEXT + SPECIAL),)
     head = () if first is None else ((first, TEXT + SPECIAL),)
     line = [
-        cell
+        token
         for document in encoded
-        for cell in (*zip(document.ids, document.roles, strict=True), *gap)
+        for token in (*zip(document.ids, document.roles, strict=True), *gap)
     ]
     step = length - len(head)
     blocks = [(*head, *line[start : start + step]) for start in range(0, len(line), step)]

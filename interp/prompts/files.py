@@ -1,11 +1,11 @@
-"""Prompt files, read at the door.
+"""Reading prompt files.
 
-A file is ``.txt`` (a prompt a line), ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet`` with a column
-``prompt``, of text or of lists of text parts, as chat formats have them. Optional columns:
-``cluster`` (prompts that are variants of one: never parted, and one piece of evidence), ``twin``
-(the same value in both classes names a harmful prompt and its harmless twin), ``split`` (``locate``
-or ``verify``, see ``PromptSet.halves``). A task file has a column ``answer`` and perhaps
-``wrong_answer``.
+A file is ``.txt`` (one prompt per line), ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet`` with a
+column ``prompt`` of text, or of lists of text parts as in chat formats. Optional columns:
+``cluster`` (prompts that are variants of one another: they are never separated by a split, and are
+one unit of evidence), ``twin`` (the same value in both classes pairs a harmful prompt with its
+harmless twin), ``split`` (``locate`` or ``verify``, see ``PromptSet.halves``). A task file has a
+column ``answer`` and optionally ``wrong_answer``.
 """
 
 import math
@@ -22,10 +22,10 @@ from interp.prompts.sets import Prompt, PromptSet
 def read_prompts(
     path: str | Path, column: str = "prompt", name: str = "", template: str | None = None
 ) -> PromptSet:
-    """Read a prompt file; raises PromptError for anything that is not a list of prompts.
+    """Read a prompt file; raises PromptError if it is not a valid list of prompts.
 
-    ``name`` distinguishes clusters of files whose rows name none; ``template`` is a column that
-    names templates.
+    ``name`` is a prefix for the clusters of rows without one; ``template`` is a column that names
+    templates.
     """
     return _read(Path(path), column, name, template, task=False)
 
@@ -33,8 +33,8 @@ def read_prompts(
 def read_task(
     path: str | Path, column: str = "prompt", name: str = "", template: str | None = None
 ) -> PromptSet:
-    """Read a task file: prompts that all have an ``answer``, and all or none a ``wrong_answer``;
-    else PromptError.
+    """Read a task file: all prompts need an ``answer``, and all or none a ``wrong_answer``; else
+    PromptError.
     """
     return _read(Path(path), column, name, template, task=True)
 
@@ -54,14 +54,16 @@ def _read(
     if not path.exists():
         raise PromptError(f"no prompt file at {path}; check the path")
     if kind_of(path) not in KINDS or not path.is_file():
-        raise PromptError(f"{path} is no prompt file; use {', '.join(KINDS[:-1])} or {KINDS[-1]}")
+        raise PromptError(
+            f"{path} is not a prompt file; use {', '.join(KINDS[:-1])} or {KINDS[-1]}"
+        )
     rows = read_rows(path, column)
     prompts: list[Prompt] = []
     texts: dict[Hashable, int] = {}
     given = False
     for index, row in enumerate(rows):
         if column not in row:
-            # a name can hold line ends
+            # a column name can contain line breaks
             names = " ".join(", ".join(sorted(row)).split())
             raise PromptError(
                 f"{path} has no column {column!r}; it has {names or 'none'}; use --column"
@@ -72,11 +74,11 @@ def _read(
         elif _is_conversation(text):
             raise PromptError(
                 f"{path}, row {index}: {column} is a conversation of {len(text)} messages"
-                f" ({_roles(text)}), and a prompt is a user's words alone; give a column of text"
+                f" ({_roles(text)}), and a prompt is only the user's text; use a column of text"
             )
         if not isinstance(text, str) or not text.strip():
             raise PromptError(f"{path}, row {index}: {column} is {text!r}; every prompt needs text")
-        if any("\ud800" <= sign <= "\udfff" for sign in text):
+        if any("\ud800" <= character <= "\udfff" for character in text):
             raise PromptError(
                 f"{path}, row {index}: {text[:40]!r} holds half a surrogate pair; write it as UTF-8"
                 " text"
@@ -93,32 +95,33 @@ def _read(
                     f"{path}, row {index} has no column {template!r} to name its template"
                 )
             form = _name(path, index, template, row[template])
-        # without a name, every text is a cluster: its number does not depend on how often another
-        # one is repeated
+        # without a name every text is a cluster; its number does not depend on repetitions of other
+        # texts
         number = texts.setdefault(text_key(text, messages), len(texts))
         own = cluster or twin or f"{name or path.stem}:{number}"
         named = cluster is not None or twin is not None
         prompts.append(Prompt(index, text, own, twin, *answers, form, split, messages, named=named))
     if not prompts:
-        raise PromptError(f"{path} holds no prompts; write one per line or row")
+        raise PromptError(f"{path} has no prompts; write one per line or row")
     if task:
         _require_one_answer(path, prompts)
     without = [prompt.id for prompt in prompts if prompt.wrong_answer is None]
     if task and 0 < len(without) < len(prompts):
         raise PromptError(
-            f"{path}, row {without[0]} has no wrong_answer, other rows have; give it to all or none"
+            f"{path}, row {without[0]} has no wrong_answer but other rows have; give it to all or"
+            " none"
         )
     return PromptSet(tuple(prompts), path.name, given)
 
 
 def _name(path: Path, index: int, column: str, value: Any) -> str | None:
-    """A cell that names something as text; None where it is empty, blank or not a number (a gap of
-    a number column).
+    """A cell that names something, as text; None if it is empty, blank or NaN (a gap in a numeric
+    column).
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, float) and value.is_integer():
-        value = int(value)  # a column of whole numbers with gaps is read as floats
+        value = int(value)  # a column of integers with gaps is read as floats
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise PromptError(
             f"{path}, row {index}: {column} is {str(value)[:40]!r}; give a name or a number"
@@ -145,7 +148,7 @@ def _conversation(
             f"{where} is neither text nor a list of messages with role and content, but"
             f" {str(value)[:40]!r}"
         )
-    return "\n".join(said for _, said in turns), tuple(turns)
+    return "\n".join(content for _, content in turns), tuple(turns)
 
 
 def _is_conversation(value: Any) -> bool:
@@ -154,7 +157,7 @@ def _is_conversation(value: Any) -> bool:
 
 
 def _roles(turns: Any) -> str:
-    """The roles of a conversation's first messages."""
+    """The roles of a conversation's first messages, as text."""
     return ", ".join(str(turn["role"])[:20] for turn in turns[:4]) + (
         ", ..." if len(turns) > 4 else ""
     )
@@ -169,19 +172,20 @@ def _require_one_answer(path: Path, prompts: list[Prompt]) -> None:
             if one != other:
                 what = f"the {name.replace('_', ' ')} {other!r} and not {one!r}"
                 raise PromptError(
-                    f"{path}, row {prompt.id}: the prompt of row {first.id} again, with {what}; a"
-                    " task has one of each"
+                    f"{path}, row {prompt.id}: repeats the prompt of row {first.id} with {what}; a"
+                    " task has one of each per prompt"
                 )
 
 
 def _answers(path: Path, index: int, row: dict[str, Any]) -> tuple[str, str | None]:
     if kind_of(path) == ".txt":
         raise PromptError(
-            f"{path} has no columns, and a task needs answers; use .jsonl, .csv, .tsv or .parquet"
+            f"{path} has no columns, but a task needs answers; use .jsonl, .csv, .tsv or .parquet"
         )
     if "answer" not in row:
         raise PromptError(
-            f"{path}, row {index} has no column answer; a task says what is right for every prompt"
+            f"{path}, row {index} has no column answer; a task needs the right answer to every"
+            " prompt"
         )
     right, wrong = row["answer"], None if row.get("wrong_answer") == "" else row.get("wrong_answer")
     for name, value in (("answer", right), ("wrong_answer", wrong)):
@@ -194,7 +198,7 @@ def _answers(path: Path, index: int, row: dict[str, Any]) -> tuple[str, str | No
             )
     if wrong is not None and wrong.strip().casefold() == right.strip().casefold():
         raise PromptError(
-            f"{path}, row {index}: answer and wrong_answer are both {right!r} but for case and"
+            f"{path}, row {index}: answer and wrong_answer are both {right!r} except for case and"
             " spaces; they must differ"
         )
     return right, wrong

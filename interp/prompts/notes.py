@@ -1,5 +1,5 @@
-"""What a reader must know of prompts: how many clusters they are, and what the chat template makes
-of them.
+"""Notes for readers of a report: numbers of clusters and distinct texts, and effects of the chat
+template.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,35 +11,35 @@ from interp.prompts.tokens import CONTENT, Encoded, Tokenizer, appends_end, enco
 
 
 def prompt_notes(sets: Iterable[PromptSet]) -> tuple[str, ...]:
-    """Notes on sets with repeated texts, and on sets of which nobody said which prompts are
-    variants of one.
-    """
-    sets = [each for each in sets if len(each)]
+    """Notes on sets with repeated texts, and on sets without given clusters."""
+    sets = [prompts for prompts in sets if len(prompts)]
     notes = [
-        f"{len(each)} prompts of {each.source} hold {each.n_texts} distinct"
-        f" text{'s' * (each.n_texts != 1)}: equal texts count once as evidence"
-        for each in sets
-        if each.n_texts < len(each)
+        f"{len(prompts)} prompts of {prompts.source} hold {prompts.n_texts} distinct"
+        f" text{'s' * (prompts.n_texts != 1)}: equal texts count once as evidence"
+        for prompts in sets
+        if prompts.n_texts < len(prompts)
     ]
     without = list(
-        dict.fromkeys(each.source for each in sets if not each.clusters_given and each.n_texts > 1)
+        dict.fromkeys(
+            prompts.source for prompts in sets if not prompts.clusters_given and prompts.n_texts > 1
+        )
     )
     if without:
         notes.append(
             f"no clusters are given in {' and '.join(without)}: every text counts as independent"
-            " evidence; add a column cluster (.csv, .jsonl or .parquet) that tells which prompts"
-            " are variants of one"
+            " evidence; add a column cluster (.csv, .jsonl or .parquet) that identifies variants"
+            " of the same prompt"
         )
     for each in sets:
         if each.clusters_given and (blank := sum(not prompt.named for prompt in each)):
             notes.append(
-                f"{blank} of {len(each)} prompts of {each.source} have no cluster or twin given,"
-                " others have: each of their texts counts as independent evidence"
+                f"{blank} of {len(each)} prompts of {each.source} have no cluster or twin, unlike"
+                " the others: each of their texts counts as independent evidence"
             )
     return tuple(dict.fromkeys(notes))
 
 
-# how chat templates of several families begin a turn
+# beginnings of a turn in chat templates of several model families
 _STRANGE = (
     "<|im_start|>",
     "<|start_header_id|>",
@@ -51,36 +51,36 @@ _STRANGE = (
 
 
 def _spelled(prompts: PromptSet, before: str) -> list[str]:
-    """A note on prompts that hold a template which has no tokens of its own there: the model's, or
-    another's.
+    """A note on prompts that contain chat-template markup without special tokens: the model's own,
+    or another's.
     """
     if count := sum(len(before) > 7 and before in prompt.text for prompt in prompts):
         return [
-            f"{count} of {len(prompts)} prompts of {prompts.source} hold what the chat template"
-            f" writes before a prompt ({_cut(before)}), and it is put around them once more; give"
-            " the user's words alone"
+            f"{count} of {len(prompts)} prompts of {prompts.source} already contain what the chat"
+            f" template writes before a prompt ({_cut(before)}), and it is added again; give only"
+            " the user's text"
         ]
     for mark in _STRANGE:
         if count := sum(mark in prompt.text for prompt in prompts):
             if mark in before:
                 return [
-                    f"{count} of {len(prompts)} prompts of {prompts.source} hold {mark}, which the"
-                    " chat template writes around prompts, and it is put around them once more;"
-                    " give the user's words alone"
+                    f"{count} of {len(prompts)} prompts of {prompts.source} already contain {mark},"
+                    " which the chat template writes around prompts, and it is added again; give"
+                    " only the user's text"
                 ]
             return [
-                f"{count} of {len(prompts)} prompts of {prompts.source} hold {mark}, as the chat"
-                " template of other models writes it, which this model reads as words; give the"
-                " user's words alone"
+                f"{count} of {len(prompts)} prompts of {prompts.source} contain {mark}, which is"
+                " chat template markup of other models and plain text to this model; give only the"
+                " user's text"
             ]
     return []
 
 
 def _before(tokenizer: Tokenizer) -> str:
-    """What the chat template writes before a prompt."""
+    """Text that the chat template writes before a prompt."""
     try:
         return render(tokenizer, PLACE).partition(PLACE)[0].strip()
-    except Exception:  # a template is a program of the model's author: it can raise anything
+    except Exception:  # a template is foreign code and can raise anything
         return ""
 
 
@@ -91,14 +91,14 @@ def _cut(text: str) -> str:
 def template_notes(
     tokenizer: Tokenizer, read: Iterable[tuple[PromptSet, Callable[[], Sequence[Encoded]]]]
 ) -> tuple[str, ...]:
-    """Notes on what a chat template is given and reads beside prompts, on prompts that hold its
-    tokens already, and on an end token left out.
+    """Notes on the arguments and inputs of a chat template, on prompts that already contain its
+    tokens, and on an end token that is left out.
     """
     if appends_end(tokenizer):
         return (
             (
-                f"the tokenizer writes its end token ({tokenizer.eos_token}) after every text: it"
-                " is left out of prompts, since what is said next would follow the end"
+                f"the tokenizer appends its end token ({tokenizer.eos_token}) to every text: it"
+                " is left out of prompts, since an answer would otherwise follow the end"
             ),
         )
     if tokenizer.chat_template is None:
@@ -106,9 +106,8 @@ def template_notes(
     notes = list(options_of(tokenizer).notes)
     if reads_clock(tokenizer):
         notes.append(
-            "the chat template reads the clock: a prompt becomes other tokens, and a run has"
-            " another key, at another date or time; give a fixed one with --template-arg, where the"
-            " template takes one"
+            "the chat template reads the clock: the tokens of a prompt and the key of a run depend"
+            " on the date or time; give a fixed one with --template-arg if the template accepts one"
         )
     around = encode(tokenizer, "a")
     before = _before(tokenizer)
@@ -119,13 +118,13 @@ def template_notes(
         try:
             encoded = tokens() if len(prompts) else []
         except PromptError:
-            # what cannot be read, such as a prompt that is too long, is refused, or cut, by who
-            # reads it
+            # a prompt that cannot be encoded, such as one that is too long, is refused or cut by #
+            # the caller
             continue
         held = [
-            {index for index, role in zip(each.ids, each.roles, strict=True) if role == CONTENT}
+            {index for index, role in zip(prompt.ids, prompt.roles, strict=True) if role == CONTENT}
             & marks
-            for each in encoded
+            for prompt in encoded
         ]
         if not any(held):
             notes += _spelled(prompts, before)
@@ -134,8 +133,7 @@ def template_notes(
                 repr(tokenizer.decode([index])) for index in sorted(set.union(*held))[:3]
             )
             notes.append(
-                f"{count} of {len(encoded)} prompts of {prompts.source} hold tokens of the chat"
-                f" template ({names}), which is put around them once more; give the user's words"
-                " alone"
+                f"{count} of {len(encoded)} prompts of {prompts.source} already contain tokens of"
+                f" the chat template ({names}), which is added again; give only the user's text"
             )
     return tuple(notes)

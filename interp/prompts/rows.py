@@ -1,6 +1,4 @@
-"""Rows of a file of prompts, as mappings: lines of text, objects of JSON, rows of CSV, TSV and
-Parquet.
-"""
+"""Rows of a prompt file as mappings: text lines, JSON objects, rows of CSV, TSV and Parquet."""
 
 import csv
 import io
@@ -14,24 +12,23 @@ from pyarrow import ArrowException
 from interp.errors import PromptError
 
 KINDS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
-"""What a file of prompts may end with, in either case."""
+"""Suffixes of prompt files, case-insensitive."""
 
 
 def kind_of(path: Path) -> str:
-    """What a file's name says that it holds: its suffix in lower case."""
+    """Type of a file: its suffix in lower case."""
     return path.suffix.lower()
 
 
 def read_rows(path: Path, column: str) -> list[dict[str, Any]]:
-    """The rows of a file of ``KINDS``; lines of text are the ``column``. PromptError where it is
-    not readable.
+    """The rows of a file of ``KINDS``; text lines become ``column``. PromptError if it cannot be
+    read.
     """
     kind = kind_of(path)
     try:
         if kind == ".parquet":
             return _parquet(path)
-        # line ends as they are written: a field of a table, and a line of JSON, may hold some that
-        # are not \n
+        # line ends are kept: a table field or a JSON line may contain some other than \n
         with path.open(
             encoding="utf-8-sig", newline="" if kind in (".csv", ".tsv") else None
         ) as file:
@@ -46,8 +43,8 @@ def read_rows(path: Path, column: str) -> list[dict[str, Any]]:
         ) from error
     if kind in (".csv", ".tsv"):
         return separated(path, text)
-    # not splitlines(): it also parts a line at U+2028, form feeds and other signs that a prompt may
-    # hold
+    # not splitlines(): it also splits at U+2028, form feeds and other characters that a prompt may
+    # contain
     lines = text.split("\n")
     return (
         _objects(path, lines)
@@ -57,20 +54,19 @@ def read_rows(path: Path, column: str) -> list[dict[str, Any]]:
 
 
 def separated(path: Path, text: str) -> list[dict[str, Any]]:
-    """Rows of CSV, or of TSV by the file's name, under its header; PromptError where quotes or
-    fields do not add up.
+    """Rows of CSV (TSV by the file's suffix) with a header; PromptError for inconsistent quotes or
+    numbers of fields.
     """
     tabs = kind_of(path) == ".tsv"
     delimiter = "\t" if tabs else ","
     try:
-        # strict: else a quote that nothing closes takes all the following rows into its field, and
-        # one is not told
+        # strict: otherwise an unclosed quote silently takes all following rows into its field
         rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except csv.Error as error:
         if line := _badly_quoted(text, delimiter):
             raise PromptError(
                 f"{path}, line {line}: the quote that opens a field here is not closed at the end"
-                " of a field; close it, and write a quote inside of a quoted field twice"
+                " of a field; close it, and double any quote inside a quoted field"
             ) from error
         raise PromptError(
             f"{path} is not readable {'TSV' if tabs else 'CSV'} ({error}); quote its fields"
@@ -78,20 +74,19 @@ def separated(path: Path, text: str) -> list[dict[str, Any]]:
     if longer := [number for number, row in enumerate(rows) if None in row]:
         what = "tabs" if tabs else "commas"
         raise PromptError(
-            f"{path}, row {longer[0]} has more fields than the header; quote fields that hold"
+            f"{path}, row {longer[0]} has more fields than the header; quote fields that contain"
             f" {what}"
         )
     return rows
 
 
 def joined_parts(value: Any, where: str) -> Any:
-    """The text of a list of text parts, as chat formats write content; whatever is no list of parts
-    as it is.
+    """The text of a list of text parts, as chat formats write content; any other value unchanged.
 
-    Raises PromptError, which begins with ``where``, for a part that is not text.
+    Raises PromptError, beginning with ``where``, for a part that is not text.
     """
     parts = value if isinstance(value, list) else []
-    # what has a role is a message, whatever its type
+    # an object with a role is a message, whatever its type
     if not parts or not all(
         isinstance(part, dict) and isinstance(part.get("type"), str) and "role" not in part
         for part in parts
@@ -104,15 +99,16 @@ def joined_parts(value: Any, where: str) -> Any:
                 if part["type"] != "text"
                 else "a text part without a text"
             )
-            raise PromptError(f"{where} holds {what}; only text is read, give parts of text alone")
+            raise PromptError(f"{where} contains {what}; only text is read, give text parts only")
     return "".join(part["text"] for part in parts)
 
 
 def _badly_quoted(text: str, delimiter: str) -> int | None:
-    """The line, from 1, of the first field whose opening quote is closed within the field or never;
-    None without one.
+    """The line, from 1, of the first field whose opening quote is not closed at the end of the
+    field; None if there is none.
 
-    Where the reader fails is no help: it is as far on as the next quote, or the end of the file.
+    The position of the reader's error does not help: it is as late as the next quote or the end of
+    the file.
     """
     line, opened, quoted, begins, at = 1, 1, False, True, 0
     while at < len(text):
@@ -145,7 +141,8 @@ def _objects(path: Path, lines: list[str]) -> list[dict[str, Any]]:
             ) from error
         if not isinstance(row, dict):
             raise PromptError(
-                f"{path}, line {number} is no JSON object but {str(row)[:40]!r}; write one per line"
+                f"{path}, line {number} is not a JSON object but {str(row)[:40]!r}; write one per"
+                " line"
             )
         rows.append(row)
     return rows
@@ -155,7 +152,7 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
     try:
         return pyarrow.parquet.read_table(path).to_pylist()
     except (ArrowException, OSError) as error:
-        # pyarrow also says OSError of content, but then without the system's number
+        # pyarrow also raises OSError for bad content, but then without errno
         if isinstance(error, OSError) and error.errno is not None:
             raise
         reason = " ".join(str(error).split())[:200]

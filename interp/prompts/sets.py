@@ -13,15 +13,14 @@ from interp.prompts.clusters import counted, repeats_last, text_key, tied, turns
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt: its place in the file (from 0), text, cluster, and the twin's name where there is
-    one.
+    """One prompt: its row in the file (from 0), text, cluster, and the name of its twin pair, if
+    any.
 
-    Prompts of a task have an ``answer`` and, where the file gives one, a ``wrong_answer``;
-    ``template`` names the form that a prompt's words were put into. ``split`` is what a file says
-    it is kept for: ``locate`` or ``verify``. ``messages`` are the roles and words of a whole
-    conversation, whose words together are then the text. ``given_cluster`` is the name that its
-    cluster had before another prompt tied it to one of another name; ``named`` is False where the
-    file gave none.
+    Prompts of a task have an ``answer`` and optionally a ``wrong_answer``; ``template`` names the
+    form that a prompt's words were put into. ``split`` is ``locate`` or ``verify`` if the file
+    assigns one. ``messages`` are the roles and texts of a whole conversation; ``text`` is then all
+    of its texts. ``given_cluster`` is the cluster's name before it was merged with one of another
+    name; ``named`` is False if the file gave none.
     """
 
     id: int
@@ -38,8 +37,8 @@ class Prompt:
 
 
 def tie(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
-    """The prompts, in one cluster where they share a cluster (also as given), a text or a twin, or
-    others tie them.
+    """The prompts with merged clusters: those that share a cluster (also as given), a text or a
+    twin, directly or through others.
     """
     given = [prompt.given_cluster or prompt.cluster for prompt in prompts]
     keys = [text_key(prompt.text, prompt.messages) for prompt in prompts]
@@ -48,18 +47,17 @@ def tie(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
     )
     rows = zip(prompts, given, names, strict=True)
     return tuple(
-        p if p.cluster == name else replace(p, cluster=name, given_cluster=own)
-        for p, own, name in rows
+        p if p.cluster == name else replace(p, cluster=name, given_cluster=given)
+        for p, given, name in rows
     )
 
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Prompts of one class, in file order; those that share a twin or a text are one cluster,
-    whatever was given.
+    """Prompts of one class, in file order; prompts that share a twin or a text are in one cluster.
 
-    ``clusters_given`` is False where nobody said which prompts are variants of one: then every text
-    is a cluster.
+    ``clusters_given`` is False if neither clusters nor twins were given: then every text is a
+    cluster.
     """
 
     prompts: tuple[Prompt, ...]
@@ -68,24 +66,26 @@ class PromptSet:
 
     def __post_init__(self) -> None:
         if repeated := [
-            one for one, times in Counter(prompt.id for prompt in self.prompts).items() if times > 1
+            number
+            for number, times in Counter(prompt.id for prompt in self.prompts).items()
+            if times > 1
         ]:
             how = (
-                f"join sets with PromptSet.joined(ONE, OTHER); id {repeated[0]} is there twice or"
-                " more"
+                f"join sets with PromptSet.joined(FIRST, SECOND); id {repeated[0]} occurs more"
+                " than once"
             )
             raise PromptError(f"prompts of {self.source!r} share ids: {how}")
         object.__setattr__(self, "prompts", tie(self.prompts))
 
     @staticmethod
     def joined(*sets: "PromptSet") -> "PromptSet":
-        """The prompts of all sets, with new ids; clusters of one name are one cluster."""
-        prompts = [prompt for each in sets for prompt in each]
+        """The prompts of all sets, with new ids; clusters of the same name are merged."""
+        prompts = [prompt for prompts in sets for prompt in prompts]
         numbered = tuple(replace(prompt, id=row) for row, prompt in enumerate(prompts))
         return PromptSet(
             numbered,
-            " + ".join(each.source for each in sets),
-            any(each.clusters_given for each in sets),
+            " + ".join(prompts.source for prompts in sets),
+            any(prompts.clusters_given for prompts in sets),
         )
 
     def __len__(self) -> int:
@@ -106,41 +106,37 @@ class PromptSet:
 
     @cached_property
     def keys(self) -> list[Hashable]:
-        """For every prompt what it has in common with those of equal text (or messages); see
-        ``text_key``.
-        """
+        """``text_key`` of every prompt: equal for prompts of equal text (or messages)."""
         return [text_key(prompt.text, prompt.messages) for prompt in self.prompts]
 
     @property
     def n_texts(self) -> int:
-        """How many distinct texts there are."""
+        """Number of distinct texts."""
         return len(set(self.keys))
 
     @property
     def n_clusters(self) -> int:
-        """How many clusters there are."""
+        """Number of clusters."""
         return len(set(self.clusters))
 
     @property
     def counts(self) -> str:
-        """How many prompts, distinct texts and clusters there are, in words."""
+        """Numbers of prompts, distinct texts and clusters, as text."""
         return counted(
             {"prompt": len(self), "distinct text": self.n_texts, "cluster": self.n_clusters}
         )
 
     def keep(self, rows: Sequence[int]) -> "PromptSet":
-        """The prompts of some rows."""
+        """The prompts of the given rows."""
         return replace(self, prompts=tuple(self.prompts[row] for row in rows))
 
     def shared(self, other: "PromptSet") -> list[str]:
-        """The texts that ``other`` holds too."""
+        """The texts that are also in ``other``."""
         theirs = set(other.keys)
         return [text for text, key in zip(self.texts, self.keys, strict=True) if key in theirs]
 
     def halves(self) -> "tuple[PromptSet, PromptSet] | None":
-        """The prompts kept to locate on and to verify on, where the file says which are which; else
-        None.
-        """
+        """Selection and held-out prompts if the file assigns them (column ``split``), else None."""
         parts = [
             [row for row, p in enumerate(self.prompts) if p.split == name]
             for name in ("locate", "verify")
@@ -148,8 +144,8 @@ class PromptSet:
         return (self.keep(parts[0]), self.keep(parts[1])) if all(parts) else None
 
     def spread(self, count: int) -> "PromptSet":
-        """At most ``count`` prompts, in file order, the first of every cluster before the second of
-        any.
+        """At most ``count`` prompts, in file order; the first of every cluster is chosen before the
+        second of any.
         """
         return self.keep(self.spread_rows(count))
 
@@ -158,8 +154,8 @@ class PromptSet:
         return sorted(self.over_clusters()[:count])
 
     def sample(self, count: int) -> list[int]:
-        """Rows of at most ``count`` distinct texts, ascending: the first of every cluster before
-        the second of any.
+        """Rows of at most ``count`` distinct texts, ascending; the first of every cluster is chosen
+        before the second of any.
         """
         return sorted(self.over_clusters()[: min(count, self.n_texts)])
 
@@ -173,8 +169,8 @@ class PromptSet:
 
     @cached_property
     def digest(self) -> str:
-        """Content fingerprint: texts, ids, clusters, twins, answers and templates, not the file's
-        name.
+        """Content fingerprint of texts, ids, clusters, twins, answers and templates, without the
+        file's name.
         """
         rows = [[prompt.id, prompt.text, prompt.cluster, prompt.twin] for prompt in self.prompts]
         for row, prompt in zip(rows, self.prompts, strict=True):

@@ -1,6 +1,4 @@
-"""How a prompt is put through a chat template: what stands before it, which values the template
-gets, what it reads.
-"""
+"""Chat templates: system message, arguments, rendering of turns, and use of the clock."""
 
 import copy
 import inspect
@@ -18,15 +16,15 @@ from interp.provenance import JSON
 
 _HELD, _PARTS = "interp_template_options", "interp_template_parts"
 PLACE = "qzxPLACEHOLDERxzq"
-"""A text that no template writes by itself."""
+"""A placeholder that no template contains."""
 CHOICE = "chat_template"
-"""The argument of transformers that chooses one of several templates by name."""
+"""The transformers argument that selects one of several templates by name."""
 _DATES = ("%Y-%m-%d", "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%d/%m/%Y", "%m/%d/%Y")
 
 
 @dataclass(frozen=True)
 class TemplateOptions:
-    """What a chat template gets beside a user's prompt: a ``system`` message before it, and
+    """Inputs of a chat template in addition to the user's prompt: a ``system`` message, and
     ``arguments`` by name.
     """
 
@@ -40,11 +38,11 @@ class TemplateOptions:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of numbers must know of them, in sentences."""
+        """Notes on these options for readers of the results."""
         said = (
             []
             if self.system is None
-            else [f"a system message stands before every prompt: {_short(self.system)}"]
+            else [f"a system message precedes every prompt: {_short(self.system)}"]
         )
         given = ", ".join(
             f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in self.arguments
@@ -53,22 +51,20 @@ class TemplateOptions:
 
 
 def options_of(tokenizer: PreTrainedTokenizerBase) -> TemplateOptions:
-    """What this tokenizer's chat template is given beside prompts."""
+    """The template options of this tokenizer."""
     return getattr(tokenizer, _HELD, TemplateOptions())
 
 
 def with_options(
     tokenizer: PreTrainedTokenizerBase, options: TemplateOptions, name: str
 ) -> PreTrainedTokenizerBase:
-    """A copy of the tokenizer whose chat template is given these; ``name`` of the model is for
-    messages.
+    """A copy of the tokenizer with these template options; ``name`` of the model is for messages.
 
-    Raises OptionError where there is no template, or one that refuses or leaves out what it is
-    given.
+    Raises OptionError if there is no template, or if it fails with or ignores an option.
     """
     if options == options_of(tokenizer):
         return tokenizer
-    made = copy.copy(tokenizer)  # both share what turns text into ids
+    made = copy.copy(tokenizer)  # both share the tokenisation itself
     setattr(made, _HELD, options)
     if options != TemplateOptions():
         _require_taken(made, options, name)
@@ -76,14 +72,14 @@ def with_options(
 
 
 def render(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """A user's turn with the generation prompt, after the system message where there is one."""
+    """A user turn with the generation prompt, after the system message if there is one."""
     return _render(tokenizer, options_of(tokenizer), text)
 
 
 def render_conversation(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]
 ) -> str:
-    """A whole conversation as it is, with the template's arguments."""
+    """A whole conversation unchanged, with the template's arguments."""
     options = options_of(tokenizer)
     turns = [(message["role"], message["content"]) for message in messages]
     said = _messages(turns, _takes_parts(tokenizer, TemplateOptions(None, options.arguments)))
@@ -91,10 +87,10 @@ def render_conversation(
 
 
 def remedy(tokenizer: PreTrainedTokenizerBase, error: Exception) -> str:
-    """What to do about a template that fails for every prompt."""
-    # of jinja2, which this package does not import
+    """Advice for a template that fails for every prompt."""
+    # from jinja2, which is not imported here
     if type(error).__name__ == "TemplateSyntaxError":
-        return "mend the template in the tokenizer's directory"
+        return "correct the template in the tokenizer's directory"
     several = tokenizer.chat_template
     if (
         isinstance(several, dict)
@@ -104,28 +100,28 @@ def remedy(tokenizer: PreTrainedTokenizerBase, error: Exception) -> str:
         names = ", ".join(sorted(several))
         return f"choose one of its templates ({names}) with --template-arg {CHOICE}={min(several)}"
     return (
-        "give what it asks for with --system or --template-arg, or change the template in the"
+        "supply the missing input with --system or --template-arg, or change the template in the"
         " tokenizer's directory"
     )
 
 
 def reads_clock(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the chat template writes the time or the date into a prompt, with the arguments that
-    it is given.
+    """Whether the chat template writes the time or the date into a prompt, with its current
+    arguments.
     """
     options = options_of(tokenizer)
     try:
         turn = _render(tokenizer, options, "a")
         source = tokenizer.get_chat_template(dict(options.arguments).get(CHOICE))
-    except Exception:  # a template that cannot be rendered is refused by who encodes
+    except Exception:  # a template that cannot be rendered is reported on encoding
         return False
     stopped = re.sub(r"\bstrftime_now(?=\s*\()", "raise_exception", source)
     if stopped != source:
         try:
             _render(tokenizer, options, "a", chat_template=stopped)
-        except Exception:  # raised where it asks for the time
+        except Exception:  # the template asked for the time
             return True
-    # a tokenizer's own code can write the date too
+    # the tokenizer's own code can write the date too
     known, now = source + json.dumps(options.json, ensure_ascii=False), datetime.now()
     return any(
         date in turn and date not in known for date in (now.strftime(form) for form in _DATES)
@@ -137,8 +133,8 @@ def _require_taken(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions,
     flags += ["--template-arg"] if options.arguments else []
     if not tokenizer.chat_template:
         raise OptionError(
-            f"{' and '.join(flags)}: the tokenizer of {name} has no chat template to put it into;"
-            " write the text into the prompts"
+            f"{' and '.join(flags)}: the tokenizer of {name} has no chat template to take it; write"
+            " the text into the prompts"
         )
     _require_names(tokenizer, options, name)
     if (reason := _refusal(tokenizer, options)) is not None:
@@ -147,18 +143,18 @@ def _require_taken(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions,
             and _refusal(tokenizer, TemplateOptions(None, options.arguments)) is None
         ):
             raise OptionError(
-                f"the chat template of {name} refuses a system message ({reason}); leave --system"
-                " out, and write its text into the prompts"
+                f"the chat template of {name} does not accept a system message ({reason}); leave"
+                " out --system and write its text into the prompts"
             )
         raise OptionError(
             f"the chat template of {name} fails with {' and '.join(flags)} ({reason}); change them"
         )
     without = TemplateOptions(None, options.arguments)
     if options.system is not None and _refusal(tokenizer, without) is None:
-        turns = [_render(tokenizer, each, "Hello.") for each in (options, without)]
+        turns = [_render(tokenizer, chosen, "Hello.") for chosen in (options, without)]
         if turns[0] == turns[1]:
             raise OptionError(
-                f"the chat template of {name} leaves a system message out; leave --system out, and"
+                f"the chat template of {name} ignores a system message; leave out --system and"
                 " write its text into the prompts"
             )
 
@@ -170,10 +166,7 @@ def _require_names(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions,
         if argument == CHOICE and value in several:
             continue
         if argument in own:
-            raise OptionError(
-                f"--template-arg {argument} is what interp itself gives a chat template; leave"
-                " it out"
-            )
+            raise OptionError(f"--template-arg {argument} is set by interp itself; leave it out")
         if not re.search(rf"\b{re.escape(argument)}\b", _source(tokenizer)):
             raise OptionError(
                 f"--template-arg {argument}: the chat template of {name} does not read"
@@ -182,10 +175,10 @@ def _require_names(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions,
 
 
 def _refusal(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions) -> str | None:
-    """Why the template cannot write a turn with these options; None where it can."""
+    """Why the template cannot render a turn with these options; None if it can."""
     try:
         _render(tokenizer, options, "Hello.")
-    # a template is a program of the model's author: it can raise anything
+    # a template is foreign code and can raise anything
     except Exception as error:
         return " ".join(str(error).split())[:200]
     return None
@@ -207,7 +200,7 @@ def _turn(
     said = [] if options.system is None else [("system", options.system)]
     turns = _messages([*said, ("user", text)], parts)
     arguments: dict[str, Any] = {**dict(options.arguments), **more}
-    # it is text unless it is to be tokenised
+    # the result is text, since tokenize is false
     return cast(
         str,
         tokenizer.apply_chat_template(
@@ -224,8 +217,8 @@ def _messages(turns: Sequence[tuple[str, str]], parts: bool) -> list[dict[str, A
 
 
 def _takes_parts(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions) -> bool:
-    """Whether the template writes a user's text only where it is given as a list of parts, as
-    multimodal ones do.
+    """Whether the template renders a user's text only as a list of parts, as multimodal templates
+    do.
     """
     key = str(tokenizer.chat_template), options
     known = getattr(tokenizer, _PARTS, None)
@@ -238,14 +231,14 @@ def _takes_parts(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions) -
 def _writes(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions, parts: bool) -> bool:
     try:
         turn = _turn(tokenizer, options, PLACE, parts)
-    except Exception:  # a template is a program of the model's author: it can raise anything
+    except Exception:  # a template is foreign code and can raise anything
         return False
-    # a list that is written as it is was not read as parts
+    # a list that is printed verbatim was not read as parts
     return PLACE in turn and "{'type': 'text'" not in turn
 
 
 def _source(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The template as its author wrote it; of several all."""
+    """The source of the template; of all templates if there are several."""
     template = tokenizer.chat_template
     return template if isinstance(template, str) else "\n".join(map(str, (template or {}).values()))
 

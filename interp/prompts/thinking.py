@@ -1,4 +1,4 @@
-"""Where the answer of a model that thinks aloud begins: after its thinking block, which is not the
+"""Where the answer of a reasoning model begins: after its thinking block, which is not part of the
 answer.
 """
 
@@ -19,17 +19,19 @@ BLOCKS = (
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("<|channel|>analysis", "<|channel|>final<|message|>"),
 )
-"""How thinking blocks begin and end, of models whose chat template does not name theirs."""
+"""Known begin and end markers of thinking blocks, for models whose chat template does not contain
+theirs.
+"""
 AUTO, NEVER = "auto", "none"
 
 
 @dataclass(frozen=True)
 class AnswerStart:
-    """The answer is what follows the last ``mark``; "" where it begins at once.
+    """The answer is the text after the last ``mark``; with an empty mark it begins at once.
 
-    ``opening``: only an answer that holds it has a block to end. ``inside``: the prompt ends within
-    a block. ``blocks``: openings and their marks; an answer that begins with one of these openings
-    follows its mark.
+    ``opening``: only an answer that contains it has a block to end. ``inside``: the prompt ends
+    within a block. ``blocks``: pairs of opening and closing markers; an answer that begins with one
+    of the openings starts after its closing marker.
     """
 
     mark: str = ""
@@ -46,7 +48,7 @@ class AnswerStart:
         whole = decode(ids, False) if self.mark else ""
         marks = whole.count(self.mark) if self.mark else 0
         if marks:
-            # by token ids, since the mark itself may be a special token that the text leaves out
+            # by token ids, since the mark itself may be a special token, which decoding skips
             end = next(
                 end
                 for end in range(1, len(ids) + 1)
@@ -59,12 +61,12 @@ class AnswerStart:
     def block(
         self, ids: Sequence[int], decode: Callable[[Sequence[int], bool], str]
     ) -> tuple[str, str] | None:
-        """The one of ``blocks`` that an answer begins with."""
+        """The pair of ``blocks`` with whose opening an answer begins."""
         text = decode(ids, False).lstrip() if self.blocks else ""
         return next((block for block in self.blocks if text.startswith(block[0])), None)
 
     def at_once(self, ids: Sequence[int], decode: Callable[[Sequence[int], bool], str]) -> bool:
-        """Whether it is settled that an answer which begins so has no thinking before it."""
+        """Whether these first tokens already exclude a thinking block."""
         text = decode(ids, False).lstrip() if self.blocks else ""
         return not self.mark and not any(
             opening.startswith(text[: len(opening)]) for opening, _ in self.blocks
@@ -72,11 +74,11 @@ class AnswerStart:
 
 
 def answer_start(tokenizer: Tokenizer, given: str = AUTO) -> AnswerStart:
-    """Where answers begin: ``none`` at once, ``auto`` after a thinking block, else after a text of
-    the user's.
+    """Where answers begin: ``none`` at once, ``auto`` after a thinking block, otherwise after the
+    given text.
 
-    Where the chat template names no block, an answer that begins with one that is known has it:
-    fine-tuning can teach a model to think that had no template for it.
+    If the chat template contains no thinking markers, known ones at the beginning of an answer are
+    used: a fine-tuned model can have learned to think without a template for it.
     """
     if given == NEVER:
         return AnswerStart()

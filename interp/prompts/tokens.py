@@ -1,4 +1,4 @@
-"""Token ids of a prompt, with the role of every token."""
+"""Token ids of a prompt, with a role for every token."""
 
 import copy
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from interp.errors import PromptError
 from interp.prompts.template import PLACE, remedy, render
 
 Tokenizer = PreTrainedTokenizerBase
-"""What turns text into token ids, as Hugging Face loads it."""
+"""A Hugging Face tokenizer."""
 
 OTHER, CONTENT, DECISION, COMPLETION = range(4)
 ROLES = {"content": CONTENT, "decision": DECISION, "completion": COMPLETION}
@@ -21,11 +21,11 @@ _LIMIT = "_interp_limit"
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of one prompt with the role of each token (``OTHER``, ``CONTENT``, ``DECISION``,
+    """Token ids of one prompt and the role of each token (``OTHER``, ``CONTENT``, ``DECISION``,
     ``COMPLETION``).
 
-    ``beside``: the same prompt with other ends, none of them longer, that are read in the same
-    batch: see ``texts``.
+    ``beside``: the same prompt with other suffixes, none of them longer, for the same batch; see
+    ``texts``.
     """
 
     ids: tuple[int, ...]
@@ -34,7 +34,7 @@ class Encoded:
 
     @property
     def texts(self) -> tuple["Encoded", ...]:
-        """All that is read of this prompt: a batch has one row for each of them."""
+        """All variants of this prompt; a batch has one row for each."""
         return (self, *self.beside)
 
     def with_completion(self, ids: Sequence[int]) -> "Encoded":
@@ -42,21 +42,20 @@ class Encoded:
         return Encoded((*self.ids, *ids), (*self.roles, *[COMPLETION] * len(ids)))
 
     def with_decision(self, ids: Sequence[int], *others: Sequence[int]) -> "Encoded":
-        """The prompt followed by the part of an answer on which a metric is decided, and beside it
-        by ``others``.
+        """The prompt followed by the tokens at which a metric is decided; ``others`` are
+        alternatives in rows of their own.
         """
-        beside = tuple(self.with_decision(other) for other in others)
+        beside = tuple(self.with_decision(suffix) for suffix in others)
         return Encoded((*self.ids, *ids), (*self.roles, *[DECISION] * len(ids)), beside)
 
 
 def encode(tokenizer: Tokenizer, text: str) -> Encoded:
-    """Tokenise one prompt as a user turn where the tokenizer has a chat template, else exactly as
+    """Tokenise one prompt as a user turn if the tokenizer has a chat template, else exactly as
     ``tokenizer(text)``.
 
-    The turn stands behind the system message of ``with_options``, where the tokenizer was given
-    one. An end token that a tokenizer writes after every text is left out: an answer follows the
-    prompt, not its end. ``DECISION`` are the template's tokens after the instruction and always the
-    last prompt token.
+    The turn follows the system message of ``with_options``, if there is one. An end token that a
+    tokenizer appends to every text is left out, because an answer follows the prompt. ``DECISION``
+    are the template's tokens after the instruction, and always the last prompt token.
     """
     if tokenizer.chat_template is None:
         ids = list(tokenizer(text)["input_ids"])
@@ -74,7 +73,9 @@ def encode(tokenizer: Tokenizer, text: str) -> Encoded:
 
 
 def apart(tokenizer: Tokenizer, coded: Encoded) -> Encoded:
-    """Every token as ``OTHER`` (special ids, and all that a chat template adds) or ``CONTENT``."""
+    """Every token as ``OTHER`` (special tokens, and tokens that a chat template adds) or
+    ``CONTENT``.
+    """
     special = set(tokenizer.all_special_ids)
     plain = tokenizer.chat_template is None
     roles = [
@@ -86,13 +87,13 @@ def apart(tokenizer: Tokenizer, coded: Encoded) -> Encoded:
 
 def decoded(tokenizer: Tokenizer, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
     """The text of one sequence of token ids."""
-    # by transformers' annotations it could be a list, which it is of several sequences only
+    # transformers annotates a list too, which it returns only for several sequences
     return cast(str, tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
 
 def limited(tokenizer: Tokenizer, rows: int, why: str) -> Tokenizer:
-    """A copy of a tokenizer of which ids from ``rows`` on are not read; ``why`` ends the sentence
-    that refuses one.
+    """A copy of a tokenizer that refuses token ids from ``rows`` on; ``why`` ends the error
+    message.
     """
     found = copy.deepcopy(tokenizer)
     setattr(found, _LIMIT, (rows, why))
@@ -100,12 +101,14 @@ def limited(tokenizer: Tokenizer, rows: int, why: str) -> Tokenizer:
 
 
 def rows_read(tokenizer: Tokenizer) -> int | None:
-    """How many ids of a tokenizer may be read; None where nothing limits them."""
+    """Number of token ids that may be used; None without a limit."""
     return getattr(tokenizer, _LIMIT, (None,))[0]
 
 
 def require_rows(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> None:
-    """Raise PromptError where a text holds a token that one of the models has no row for."""
+    """Raise PromptError if a text contains a token for which one of the models has no embedding
+    row.
+    """
     rows, why = getattr(tokenizer, _LIMIT, (None, ""))
     found = [index for index in ids if rows is not None and index >= rows]
     if not found:
@@ -118,8 +121,8 @@ def require_rows(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> None:
 
 
 def pad_id(tokenizer: Tokenizer) -> int:
-    """Token id used for padding; where the tokenizer names none that a model can read, its end
-    token's, or 0.
+    """Token id used for padding: the tokenizer's pad token, else its end token, else 0, among ids
+    that the models have.
     """
     rows = rows_read(tokenizer)
     for index in (cast("int | None", tokenizer.pad_token_id), end_id(tokenizer) if rows else None):
@@ -129,15 +132,15 @@ def pad_id(tokenizer: Tokenizer) -> int:
 
 
 def end_id(tokenizer: Tokenizer) -> int | None:
-    """Token id that ends a text, where the tokenizer names one."""
+    """Id of the end-of-text token, if the tokenizer has one."""
     return cast("int | None", tokenizer.eos_token_id)
 
 
 def appends_end(tokenizer: Tokenizer) -> bool:
-    """Whether a tokenizer without a chat template writes its end token after every text."""
+    """Whether a tokenizer without a chat template appends its end token to every text."""
     if tokenizer.chat_template is not None:
         return False
-    # a letter, since of an empty text some write nothing
+    # a letter, since some tokenizers return nothing for an empty text
     return [*tokenizer("a")["input_ids"]][-1:] == [end_id(tokenizer)] and end_id(
         tokenizer
     ) is not None
@@ -146,9 +149,9 @@ def appends_end(tokenizer: Tokenizer) -> bool:
 def encode_answer(tokenizer: Tokenizer, text: str, answer: str) -> tuple[int, ...]:
     """Token ids of an answer as it would be written after a prompt, without an end token.
 
-    After a chat template's turn it follows at once; without a template one space stands between,
-    unless the prompt ends or the answer begins with one. Raises PromptError where the tokenizer
-    makes no token of it.
+    It directly follows a chat template's turn; without a template, one space is inserted unless the
+    prompt ends or the answer begins with one. Raises PromptError if the tokenizer makes no token of
+    it.
     """
     if tokenizer.chat_template is None:
         before = text
@@ -160,8 +163,8 @@ def encode_answer(tokenizer: Tokenizer, text: str, answer: str) -> tuple[int, ..
             tokenizer(part, add_special_tokens=False)["input_ids"]
             for part in (before, before + answer)
         )
-    # tokenizers that end a text with a special token, or merge across the border, write the two
-    # apart
+    # if the tokenizer ends a text with a special token, or merges across the border, tokenise the #
+    # answer alone
     if whole[: len(prompt)] != prompt:
         prompt, whole = [], tokenizer(answer, add_special_tokens=False)["input_ids"]
     ids = tuple(whole[len(prompt) :])
@@ -174,16 +177,16 @@ def encode_answer(tokenizer: Tokenizer, text: str, answer: str) -> tuple[int, ..
 def _encode_turn(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
     try:
         turn = render(tokenizer, text)
-    # a template is a program of the model's author: it can raise anything
+    # a template is foreign code and can raise anything
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         if _refuses_all(tokenizer):
             raise PromptError(
-                f"the chat template refuses a user's turn alone, whatever it says ({reason}); "
+                f"the chat template fails for a single user turn, whatever its text ({reason}); "
                 f"{remedy(tokenizer, error)}"
             ) from error
         raise PromptError(
-            f"the chat template refuses the prompt {text[:40]!r} ({reason}); change the prompt"
+            f"the chat template fails for the prompt {text[:40]!r} ({reason}); change the prompt"
         ) from error
     if not tokenizer.is_fast:
         ids = tokenizer(turn, add_special_tokens=False)["input_ids"]
@@ -200,18 +203,18 @@ def _encode_turn(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]
 def _refuses_all(tokenizer: Tokenizer) -> bool:
     try:
         render(tokenizer, "Hello.")
-    except Exception:  # as where the prompt itself is rendered
+    except Exception:  # foreign code, as above
         return True
     return False
 
 
 def _body(tokenizer: Tokenizer, text: str, turn: str) -> tuple[int, int]:
-    """Where the prompt stands in its turn: between what the template writes before and after any
-    other prompt.
+    """Span of the prompt in its turn: between the template's text before and after it, as found
+    with a placeholder.
     """
     try:
         before, found, after = render(tokenizer, PLACE).partition(PLACE)
-    except Exception:  # a template that refuses the placeholder did not refuse the prompt
+    except Exception:  # the template fails for the placeholder but not for the prompt
         found = before = after = ""
     start, end = 0, len(turn)
     if (
@@ -227,6 +230,6 @@ def _body(tokenizer: Tokenizer, text: str, turn: str) -> tuple[int, int]:
         start = turn.index(text.strip(), start, end)
         return start, start + len(text.strip())
     raise PromptError(
-        f"the chat template rewrites the prompt {text[:40]!r}, so its tokens cannot be told apart;"
+        f"the chat template rewrites the prompt {text[:40]!r}, so its tokens cannot be identified;"
         " change the template"
     )

@@ -34,8 +34,8 @@ from interp.display import as_sentence
 from interp.errors import OptionError, required
 from interp.experiments import masks
 from interp.experiments.questions import Graded, Questions, perplexity, run_logits, text_rows
-from interp.maths.calibration import calibration_error
 from interp.maths.host import to_host
+from interp.maths.statistics import calibration_error
 from interp.models.grafts import PARTS, Scope
 from interp.prompts import PromptSet, prompt_notes
 from interp.study import Study

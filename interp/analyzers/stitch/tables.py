@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from interp.experiments.questions import Graded, Questions
-from interp.maths.calibration import calibration_error
+from interp.maths.statistics import calibration_error
 from interp.prompts import tied
 from interp.table import Table, table
 

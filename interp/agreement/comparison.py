@@ -1,4 +1,4 @@
-"""Two methods over the places that both know."""
+"""Comparison of two methods over the places that both cover."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLURAL = {"matrix": "matrices", "sublayer": "sublayers", "block": "blocks"}
 
 @dataclass(frozen=True)
 class Compared:
-    """Two methods over the places that both know."""
+    """Two methods over the places that both cover."""
 
     first: str
     second: str
@@ -38,8 +38,8 @@ class Compared:
         generator: np.random.Generator,
         draws: int,
     ) -> Compared:
-        """Compare two of ``named`` methods; ``movement`` names what says how far weights moved,
-        where known.
+        """Compare two of ``named`` methods; ``movement`` names the method that measures weight
+        changes, if any.
         """
         level = LEVELS[max(LEVELS.index(level_of(named[name])) for name in (first, second))]
         one, other = (intensities(named[name], level) for name in (first, second))
@@ -58,29 +58,29 @@ class Compared:
 
     @property
     def correlation(self) -> float:
-        """Spearman's, NaN where one is the same everywhere."""
+        """Spearman's correlation; NaN if one method is constant."""
         return rank_correlation(self.one, self.other)
 
     @property
     def p(self) -> float:
-        """Share of the null that agrees as well, with the real one."""
+        """Permutation p: share of draws that agree at least as well, counting the observed one."""
         return permutation_p(self.correlation, self.null)
 
     @property
     def claim(self) -> Claim:
-        """Agreement as a claim; p is of this pair alone, the verdict after correction for all pairs
-        of the run.
+        """Agreement as a claim; p is of this pair alone, the verdict is after correction for all
+        pairs of the run.
         """
         between = f"{self.first} and {self.second}"
         said = (
-            f"Over {len(self.places)} {PLURAL[self.level]} {between} have a rank correlation of"
+            f"Over {len(self.places)} {PLURAL[self.level]}, {between} have a rank correlation of"
             " {value:.2f} "
         )
-        said += "(intensities permuted {control:.2f}, p = {p_adjusted:.2g} after correction)"
+        said += "(permuted intensities {control:.2f}, p = {p_adjusted:.2g} after correction)"
         if np.isfinite(self.beyond_movement):
             said += (
-                f"; {self.beyond_movement:.2f} when what both share with the movement of weights is"
-                " taken out"
+                f"; partial correlation {self.beyond_movement:.2f} given the movement of the"
+                " weights"
             )
         silent = self.first if len(self.one) and np.ptp(self.one) == 0 else self.second
         where = {"first": self.first, "second": self.second}
@@ -92,7 +92,8 @@ class Compared:
             control="intensities permuted among the blocks, within each kind of part",
             text=f"{said}.",
             undefined=(
-                f"{between} cannot be compared: {silent} is the same in every place both know."
+                f"{between} cannot be compared: {silent} is constant over the places that both"
+                " cover."
             ),
         )
 
@@ -114,12 +115,12 @@ def _null(
 
 
 def _partial(a: np.ndarray, b: np.ndarray, given: np.ndarray) -> float:
-    """Rank correlation of ``a`` and ``b`` with what both owe to ``given`` taken out (Kendall and
-    Stuart's formula).
+    """Partial rank correlation of ``a`` and ``b`` given ``given`` (Kendall and Stuart's
+    formula).
     """
     ab, ag, bg = rank_correlation(a, b), rank_correlation(a, given), rank_correlation(b, given)
     rest = (1 - ag**2) * (1 - bg**2)
-    # where one is an image of what is given, nothing is left over to compare
+    # undefined if one is a monotone function of the given values
     return float((ab - ag * bg) / np.sqrt(rest)) if rest > 1e-12 else float("nan")
 
 
@@ -130,22 +131,27 @@ def agreement_table(pairs: Sequence[Compared], adjusted: np.ndarray) -> Table:
         {
             "first": ([pair.first for pair in pairs], "key", "one method"),
             "second": ([pair.second for pair in pairs], "key", "the other"),
-            "level": ([pair.level for pair in pairs], "key", "finest places that both know"),
-            "places": ([len(pair.places) for pair in pairs], "measure", "how many were compared"),
+            "level": ([pair.level for pair in pairs], "key", "finest level that both have"),
+            "places": (
+                [len(pair.places) for pair in pairs],
+                "measure",
+                "number of places compared",
+            ),
             "correlation": (
                 [pair.correlation for pair in pairs],
                 "measure",
-                "Spearman's, of intensities",
+                "Spearman's correlation of intensities",
             ),
             "chance": (
                 [float(np.mean(pair.null)) for pair in pairs],
                 "measure",
-                "its mean with one permuted",
+                "mean correlation with permuted intensities",
             ),
             "p": (
                 [pair.p for pair in pairs],
                 "measure",
-                "share of permuted ones that agree as well, with the real one",
+                "permutation p: share of draws that agree at least as well, counting the"
+                " observed one",
             ),
             "adjusted_p": (
                 adjusted,
@@ -155,18 +161,18 @@ def agreement_table(pairs: Sequence[Compared], adjusted: np.ndarray) -> Table:
             "beyond_movement": (
                 [pair.beyond_movement for pair in pairs],
                 "measure",
-                "correlation given movement",
+                "partial correlation given the movement of the weights",
             ),
         },
     )
 
 
 def cells_table(pairs: Sequence[Compared]) -> Table:
-    """One row per pair and place: what was compared."""
+    """One row per pair and place: the compared intensities."""
     rows = [
-        (pair.first, pair.second, *place, float(one), float(other))
+        (pair.first, pair.second, *place, float(first), float(second))
         for pair in pairs
-        for place, one, other in zip(pair.places, pair.one, pair.other, strict=True)
+        for place, first, second in zip(pair.places, pair.one, pair.other, strict=True)
     ]
     about = {
         "first": ("key", "one method"),
@@ -179,7 +185,10 @@ def cells_table(pairs: Sequence[Compared]) -> Table:
     columns = list(zip(*rows, strict=True)) or [()] * len(about)
     return table(
         "places-cells",
-        {n: (list(v), *said) for (n, said), v in zip(about.items(), columns, strict=True)},
+        {
+            n: (list(v), *description)
+            for (n, description), v in zip(about.items(), columns, strict=True)
+        },
     )
 
 
@@ -193,7 +202,7 @@ def null_table(pairs: Sequence[Compared]) -> Table:
             "draw": (
                 [draw for pair in pairs for draw in range(len(pair.null))],
                 "key",
-                "number of the draw",
+                "index of the draw",
             ),
             "correlation": (
                 np.concatenate([pair.null for pair in pairs]),

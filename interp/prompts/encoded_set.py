@@ -1,4 +1,4 @@
-"""Prompts of a set as token ids: encoded once, found to fit, and told by their digest."""
+"""The token ids of a prompt set: encoded once, with their digest."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,8 +12,8 @@ from interp.provenance import digest
 
 @dataclass(frozen=True)
 class EncodedSet:
-    """Prompts and their token ids: the same for what is read and for the key, though a template may
-    read the clock.
+    """Prompts and their token ids, encoded once: a template may read the clock, and the pass and
+    the key must use the same ids.
     """
 
     tokenizer: Tokenizer
@@ -21,13 +21,15 @@ class EncodedSet:
 
     @cached_property
     def encoded(self) -> list[Encoded]:
-        """Every prompt as a user turn, or as it is without a chat template; PromptError where that
-        refuses one.
+        """Every prompt as a user turn, or as plain text without a chat template; PromptError if the
+        template fails for one.
         """
         return [encode(self.tokenizer, prompt.text) for prompt in self.prompts]
 
     def within(self, context: int) -> list[Encoded]:
-        """The same; PromptError, naming the longest prompt, where it leaves no room for an answer."""
+        """The encoded prompts; PromptError, naming the longest, if it leaves no room for an
+        answer.
+        """
         longest = max(range(len(self.encoded)), key=lambda row: len(self.encoded[row].ids))
         if (length := len(self.encoded[longest].ids)) >= context:
             raise PromptError(
@@ -38,11 +40,11 @@ class EncodedSet:
 
     @cached_property
     def digest(self) -> str | None:
-        """Digest of the token ids, of conversations as a whole; None where the template refuses
-        some.
+        """Digest of the token ids, including whole conversations; None if the template fails for
+        one.
 
-        Who reads these in the template refuses them too; to who reads them as plain text the text
-        says all.
+        Reading those prompts through the template then fails too; for plain text, the digest of the
+        texts is sufficient.
         """
         try:
             if any(prompt.messages for prompt in self.prompts):
@@ -53,8 +55,8 @@ class EncodedSet:
                 whole = zip(turns, self.prompts.texts, strict=True)
                 return digest(
                     [
-                        encode_document(self.tokenizer, one or text, frozenset()).ids
-                        for one, text in whole
+                        encode_document(self.tokenizer, messages or text, frozenset()).ids
+                        for messages, text in whole
                     ]
                 )
             return digest([coded.ids for coded in self.encoded])

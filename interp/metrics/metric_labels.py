@@ -1,4 +1,4 @@
-"""How to speak of a behaviour that its user named."""
+"""Names and phrases for a behaviour that the user defines."""
 
 from __future__ import annotations
 
@@ -10,22 +10,20 @@ from interp.metrics.base import MetricLabels
 from interp.metrics.refusal import REFUSAL_WORDS
 
 REFUSAL = "refusal"
-# fmt: off
-TAKEN = frozenset((
-    "activation", "activation_from", "agreeing", "agreement", "alpha", "altered", "answer", "back", "base",
-    "base_loss", "before", "chance", "changed", "cluster", "condition", "control", "control_high", "control_low",
-    "correct", "direction", "divergence", "donor", "dose", "draw", "effect", "flip", "flipped", "flips",
-    "fluency_ratio", "greedy", "group", "harmed", "held", "high", "k", "kind", "kl", "latent", "layer", "loss",
-    "lost", "low", "malformed", "mixed", "n", "neuron", "number", "p", "prompt_id", "random",
-    "random_high", "random_low", "receiver", "refused", "repeats", "sample", "sampled", "samples", "score", "set",
-    "text", "tokens", "true", "tuned", "value", "way", "weights", "weights_from",
-))
-# fmt: on
-"""Other columns of the tables that hold a behaviour's own: no behaviour can have their names."""
+_COLUMNS = """
+activation activation_from agreeing agreement alpha altered answer back base base_loss before
+chance changed cluster condition control control_high control_low correct direction divergence
+donor dose draw effect flip flipped flips fluency_ratio greedy group harmed held high k kind kl
+latent layer loss lost low malformed mixed n neuron number p prompt_id random random_high
+random_low receiver refused repeats sample sampled samples score set text tokens true tuned
+value way weights weights_from
+"""
+TAKEN = frozenset(_COLUMNS.split())
+"""Names of other columns in tables with a behaviour's column; a behaviour cannot use them."""
 
 
 def column_of(name: str) -> str:
-    """The column of a behaviour's name; raises MetricError for a name that cannot be one."""
+    """The column name for a behaviour's name; raises MetricError for a name that cannot be one."""
     column = re.sub(r"[ -]+", "_", name.strip().casefold())
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", column):
         raise MetricError(
@@ -34,17 +32,17 @@ def column_of(name: str) -> str:
         )
     if column in TAKEN or column.startswith(("log_odds", "equal_")):
         raise MetricError(
-            f"the behaviour's name {name!r} is that of another column; give another, as {name}"
-            " answers"
+            f"the behaviour's name {name!r} is the name of another column; use another, such as"
+            f" {name} answers"
         )
     return column
 
 
 def words_of(name: str, flag: str, has_number: bool = True) -> MetricLabels:
-    """The words for a behaviour of this name; ``flag``: what its column says of an answer. Raises
+    """Names and phrases for a behaviour; ``flag`` describes its column's values. Raises
     MetricError.
 
-    "Refused" is said of the behaviour called refusal alone.
+    Only the behaviour named refusal is described as "refused".
     """
     if name == REFUSAL:
         return REFUSAL_WORDS if flag == REFUSAL_WORDS.flag else replace(REFUSAL_WORDS, flag=flag)
