@@ -23,6 +23,7 @@ from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.progress import Progress
 from interp.prompts import (
+    NOTHING,
     Contrast,
     Encoded,
     EncodedSet,
@@ -128,6 +129,23 @@ class Study:
     def with_prompts(self, contrast: Contrast | OneClass) -> "Study":
         """The same study on other prompts."""
         return replace(self, contrast=contrast, _kept={})
+
+    def split(self, seed: int) -> "tuple[Study, Study]":
+        """A selection study and a held-out study, on halves of the clusters drawn by ``seed``.
+
+        The halves share no cluster, twin or text. Raises PromptError where there are too few
+        clusters to give both halves every class.
+        """
+        contrast = (
+            Contrast(self.contrast.positive, NOTHING)
+            if isinstance(self.contrast, OneClass)
+            else self.contrast
+        )
+        selection, held_out = (
+            OneClass(part.positive) if isinstance(self.contrast, OneClass) else part
+            for part in contrast.split(seed)
+        )
+        return self.with_prompts(selection), self.with_prompts(held_out)
 
     def prompts(self, group: str) -> PromptSet:
         """The prompts of ``positive`` or ``negative``."""
