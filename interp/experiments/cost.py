@@ -1,6 +1,4 @@
-"""How long a run will take, before it begins: what it does, in passes, times what a few prompts
-take here.
-"""
+"""Cost of a run, estimated before it starts: counted in passes, timed on a few prompts."""
 
 from __future__ import annotations
 
@@ -23,19 +21,19 @@ from interp.progress import duration
 from interp.sites import Site
 from interp.study import Study
 
-ROWS, WRITTEN = 16, 4  # prompts that are timed, and tokens that are written for each
-FIRST = 2  # prompts of the run before, which is not timed: what a model does once is done on these
-SHORT = 0.3  # seconds: what takes less is timed again, since other processes disturb it most
+ROWS, WRITTEN = 16, 4  # prompts that are timed, and tokens that are generated for each
+FIRST = 2  # prompts of an untimed warm-up run
+SHORT = 0.3  # seconds: shorter measurements are repeated, since they are the noisiest
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a run does to every prompt of its study, on average.
+    """Work of a run per prompt of its study, on average.
 
-    ``passes`` of one model up to its head at one position; ``whole`` ones, whose head reads every
-    token; ``gradients``: passes forward and back, by whole prompts; ``attributions``: passes
-    forward and back of which only sums over tokens are wanted, and derivatives along directions, so
-    that what prompts share is read once; ``tokens`` that are written, by one model.
+    ``passes``: forward passes of one model with logits at one position. ``whole``: forward passes
+    with logits at every token. ``gradients``: forward and backward passes. ``attributions``:
+    forward and backward passes of which only sums over tokens are needed, so that a shared prefix
+    is read once. ``tokens``: generated tokens of one model.
     """
 
     passes: int | float = 0.0
@@ -53,7 +51,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Cost:
-    """Plain passes over all prompts of a study that take as long as a run, and these ``seconds``."""
+    """Cost of a run, as forward passes over all prompts of a study and in ``seconds``."""
 
     passes: float
     seconds: float
@@ -65,11 +63,9 @@ class Cost:
 
 
 def cost(study: Study, work: Work) -> Cost:
-    """How long ``work`` takes here: each of its parts is timed on a few prompts, and scaled by
-    their number.
+    """Time that ``work`` takes on this machine: each part is timed on a few prompts and scaled up.
 
-    The first time that a model is used costs more than those that follow, so that every part is run
-    once before, on fewer prompts.
+    The first use of a model is slower, so that every part is run once before, on fewer prompts.
     """
     group, model = study.classes[0], study.pair.tuned
     encoded = study.encoded(group)

@@ -1,4 +1,4 @@
-"""A study of some of its prompts, which does not compute again what is known of them."""
+"""A study on some of another's prompts, which reuses what was computed for them."""
 
 from interp.experiments.base_losses import losses_known
 from interp.experiments.unedited_metric import numbers_known, numbers_name
@@ -6,8 +6,8 @@ from interp.study import Study
 
 
 def few_of(study: Study, count: int) -> Study:
-    """The same study on at most so many prompts of each class; both models' answers to the others
-    are those it has.
+    """The same study on at most ``count`` prompts of each class, with the answers and values it
+    has.
     """
     few = study.with_prompts(study.contrast.limit(count))
     for group in few.classes:

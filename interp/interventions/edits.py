@@ -1,5 +1,5 @@
-"""Edits as data: they change activations during one pass and never a weight, so that they are undone
-exactly.
+"""Edits as data: they change activations during one pass and never a weight, so that they are
+undone exactly.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class ReplaceByRow:
     rows: Bool[Tensor, "B T K"]
 
     def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
-        """The value with the units replaced; ``rows`` with one position stands for all positions."""
+        """The value with the units replaced; one position of ``rows`` stands for all."""
         new = torch.where(self.rows.to(value.device), self.values.to(value), value[..., self.units])
         return value.index_copy(-1, self.units, new)
 
@@ -121,8 +121,8 @@ class ReplaceByRow:
 
 @dataclass(frozen=True)
 class Enter(Replace):
-    """Start a pass at a block, from the stream that entered it in an earlier pass on the same tokens:
-    the blocks below need not run.
+    """Start a pass at a block, from the stream that entered it in an earlier pass on the same
+    tokens: the blocks below need not run.
     """
 
     begins: ClassVar[bool] = True
@@ -185,8 +185,8 @@ class Add:
 class Observe:
     """Call a function with a site's value during the pass, before any later edit; the value stays.
 
-    An observed value need not be kept until the pass ends. The function runs in this process, so not
-    on a remote engine.
+    An observed value need not be kept until the pass ends. The function runs in this process, so
+    not on a remote engine.
     """
 
     site: Site
@@ -230,7 +230,8 @@ class Transform:
 
 @dataclass(frozen=True)
 class KeepLastPosition:
-    """Pass on only the last column, so that whatever reads the site computes one position per prompt.
+    """Pass on only the last column, so that whatever reads the site computes one position per
+    prompt.
 
     What is then added to a stream of all positions is right in its last column only. Use it where
     the stream is replaced at the next block, or in the last block.
