@@ -81,10 +81,8 @@ class Study:
             if self.metric is None
             else f"{self.metric.words.number} ({self.metric.words.unit})"
         )
-        said = [
-            (group, f"{found.counts} ({found.source})") for group, found in prompts if len(found)
-        ]
-        return [*said, ("metric", metric), ("seed", self.seed), ("engine", self.engine.name)]
+        counts = [(group, f"{part.counts} ({part.source})") for group, part in prompts if len(part)]
+        return [*counts, ("metric", metric), ("seed", self.seed), ("engine", self.engine.name)]
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -151,7 +149,7 @@ class Study:
         """Token ids and roles of a class's prompts, in order; both models read identical ids."""
         if ("encoded", group) not in self._kept:
             coded = self._read(group).within(self.pair.tuned.context_length)
-            longest = max(len(one.ids) for one in coded)
+            longest = max(len(item.ids) for item in coded)
             self._backoff.alone = self.reads_alone or self.pair.reads_alone(
                 longest + self.max_new_tokens
             )

@@ -1081,7 +1081,8 @@ def test_log_odds_that_say_more_than_answers_are_warned_of(forty):
         [*alike, judged("patch-tuned", "positive", exhibits=N // 2, number=4.0)], words
     )
     assert (
-        "for positive prompts 50% under patch-tuned. Rates and recovery measure different things" in line
+        "for positive prompts 50% under patch-tuned. Rates and recovery measure different things"
+        in line
     )
     assert (
         disagreements([judged("patch-tuned", "positive", exhibits=N - N // 5, number=4.0)], words)

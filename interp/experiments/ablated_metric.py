@@ -72,7 +72,7 @@ class Numbers:
         self, batch: Batch, read: Activations, streams: Streams, intervention: Intervention
     ) -> list[Edit]:
         lowest = min(intervention.units)
-        stream = streams.at(
+        stream = streams.get(
             lowest, lambda: stream_of(self._study.engine, self._model, batch, lowest)
         )
         return [*([] if stream is None else [stream.enter]), *intervention.bind(read)]

@@ -306,16 +306,18 @@ def _answered(study: Study, groups: Sequence[str], receiver: PatchTarget) -> dic
     applies = [group for group in groups if study.require_metric().applies(group)]
     begin = [group for group in applies if number_is_where_answers_begin(study, group)]
 
-    def see(asked: Sequence[tuple[str, int]], logits: Float[Tensor, "B V"]) -> None:
+    def record(items: Sequence[tuple[str, int]], logits: Float[Tensor, "B V"]) -> None:
         for group in begin:
-            at = [place for place, (one, _) in enumerate(asked) if one == group]
-            rows = [asked[place][1] for place in at]
+            at = [place for place, (name, _) in enumerate(items) if name == group]
+            rows = [items[place][1] for place in at]
             if rows:
                 number[group][rows] = to_host(study.objective(group, rows).of(logits[at][:, None]))
                 if receiver.intervention is None:
                     keep_numbers(study, receiver.role, group, rows, number[group][rows])
 
-    answers = study.answers_to(groups, receiver.role, receiver.intervention, see if begin else None)
+    answers = study.answers_to(
+        groups, receiver.role, receiver.intervention, record if begin else None
+    )
     for group in applies:
         if receiver.intervention is None:
             number[group] = own_numbers(study, receiver.role, group, range(len(number[group])))

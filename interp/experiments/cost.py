@@ -43,10 +43,12 @@ class Work:
     tokens: int | float = 0.0
 
     def __add__(self, other: Work) -> Work:
-        return Work(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
+        return Work(
+            *(getattr(self, item.name) + getattr(other, item.name) for item in fields(self))
+        )
 
     def __mul__(self, times: int | float) -> Work:
-        return Work(*(getattr(self, one.name) * times for one in fields(self)))
+        return Work(*(getattr(self, item.name) * times for item in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def cost(study: Study, work: Work) -> Cost:
     anatomy, layers = model.anatomy, range(model.anatomy.n_layers)
     sites = [Site(layer, "hook_mlp_out") for layer in layers]
 
-    def aim(logits: Float[Tensor, "B kept V"]) -> Float[Tensor, " B"]:
+    def objective(logits: Float[Tensor, "B kept V"]) -> Float[Tensor, " B"]:
         return widen(logits[:, -1]).logsumexp(-1)
 
     def batch_of(some: Sequence[int]) -> Batch:
@@ -97,7 +99,7 @@ def cost(study: Study, work: Work) -> Cost:
             gradients_at=[*inputs, *outputs],
             over=batch.real,
             along=[Direction(site, still) for site in outputs],
-            gradient_of=aim,
+            gradient_of=objective,
         )
         for part in run.parts:
             for site in inputs:
@@ -105,7 +107,7 @@ def cost(study: Study, work: Work) -> Cost:
                 for each in (terms, terms.abs()):
                     sum_of(each)
 
-    def written(some: Sequence[int]) -> None:
+    def generation(some: Sequence[int]) -> None:
         text = Text([encoded[row].ids for row in some], None, study.pad_id, ())
         generate(study.engine, model, text, WRITTEN, None)
 
@@ -113,10 +115,10 @@ def cost(study: Study, work: Work) -> Cost:
         "passes": lambda some: study.engine.run(model, batch_of(some), keep=1),
         "whole": lambda some: study.engine.run(model, batch_of(some), keep=None),
         "gradients": lambda some: study.engine.run(
-            model, batch_of(some), gradients_at=sites, gradient_of=aim
+            model, batch_of(some), gradients_at=sites, gradient_of=objective
         ),
         "attributions": attribution,
-        "tokens": written,
+        "tokens": generation,
     }
     seconds = {
         name: _seconds(run, rows)

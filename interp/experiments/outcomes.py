@@ -138,7 +138,7 @@ class Outcomes:
         reader: Intervention,
     ) -> _Part:
         study = self._study
-        text = study.text("positive", rows).of(range(len(rows)))
+        text = study.text("positive", rows).select(range(len(rows)))
         own, ends = (
             [begun[row] for row in rows],
             [settled_length(study, row, wanted[row]) for row in rows],
@@ -255,7 +255,7 @@ class Outcomes:
         of their answers.
         """
         study, engine, lowest = self._study, self._study.engine, min(intervention.units)
-        stream = part.streams.at(
+        stream = part.streams.get(
             lowest, lambda: stream_at(engine, self._model, part.text, part.own, lowest, True)
         )
         read = read_answers(
@@ -331,7 +331,7 @@ class Outcomes:
         """Whether some rows of a batch answer as the donor: to the end, as far as decides the
         behaviour; and the beginnings of their answers.
         """
-        text = part.text.of(rows)
+        text = part.text.select(rows)
         answers = [part.wanted[at] for at in rows]
         width = max(map(len, text.prompts)) + max(map(len, answers)) - 1
         # batches are padded on the left, so every text ends in the last column
@@ -361,10 +361,10 @@ class Outcomes:
                 (*MEASURES, "rate", "difference", "number", "judged"), float("nan")
             )
         rate, own, other = (
-            float(one.exhibits.mean()) for one in (outcome, self.receiver, self.donor)
+            float(item.exhibits.mean()) for item in (outcome, self.receiver, self.donor)
         )
         number, mine, theirs = (
-            float(one.number.mean()) for one in (outcome, self.receiver, self.donor)
+            float(item.number.mean()) for item in (outcome, self.receiver, self.donor)
         )
         return {
             "behaviour": (rate - own) / (other - own) + 0.0 if other != own else float("nan"),

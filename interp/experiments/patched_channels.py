@@ -26,5 +26,5 @@ def only(values: dict[Site, Tensor], wanted: Wanted) -> Activations:
     found: dict[Site, Tensor | Channels] = {}
     for site, index in wanted.items():
         value = values.pop(site)
-        found[site] = value if index is None else Channels.of(value, index)
+        found[site] = value if index is None else Channels.from_values(value, index)
     return found

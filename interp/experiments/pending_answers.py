@@ -33,7 +33,7 @@ class Unwritten:
             return self, None
         parts = range(count), range(count, len(self.rows))
         first, others = (
-            Unwritten(self.at, [self.rows[at] for at in part], self.begun.of(part))
+            Unwritten(self.at, [self.rows[at] for at in part], self.begun.select(part))
             for part in parts
         )
         return first, others
@@ -47,13 +47,13 @@ def write(
 
     The list ``some`` is emptied, so that caches are freed.
     """
-    places = [(one.at, row) for one in some for row in one.rows]
-    rows, begun = [row for _, row in places], joined([one.begun for one in some])
+    places = [(item.at, row) for item in some for row in item.rows]
+    rows, begun = [row for _, row in places], joined([item.begun for item in some])
     some.clear()
     answers = generate(
         study.engine,
         model,
-        study.text("positive", rows).of(range(len(rows))),
+        study.text("positive", rows).select(range(len(rows))),
         study.max_new_tokens,
         Intervention.together(each, [at for at, _ in places]),
         lambda at, answer: settles(study, rows[at], answer),
@@ -68,12 +68,12 @@ def write(
 
 def joined(each: Sequence[Begun]) -> Begun:
     """The beginnings of all in one."""
-    sides = [[one.receiver for one in each], [one.donor for one in each]]
+    sides = [[item.receiver for item in each], [item.donor for item in each]]
     receiver, donor = (
-        None if None in side else CachedPrefix.join([one for one in side if one is not None])
+        None if None in side else CachedPrefix.join([cache for cache in side if cache is not None])
         for side in sides
     )
-    return Begun([known for one in each for known in one.tokens], receiver, donor)
+    return Begun([tokens for item in each for tokens in item.tokens], receiver, donor)
 
 
 def settled_length(study: Study, row: int, answer: Sequence[int]) -> int:

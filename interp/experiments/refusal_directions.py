@@ -51,7 +51,7 @@ class Candidate:
     added: float = NAN
 
     @property
-    def met(self) -> bool:
+    def criteria_met(self) -> bool:
         """Whether it meets the criteria and may be chosen."""
         return bool(self.kl <= KL and self.added >= 0 and np.isfinite(self.number))
 
@@ -133,10 +133,11 @@ def choose(study: Study, candidates: list[Candidate], kept_by: Study | None = No
     )
     # the divergence needs whole answers: it is measured in this order, up to the first candidate
     # that meets the criteria
-    for candidate in (one for one in order if one.added >= 0 and np.isfinite(one.number)):
+    eligible = (item for item in order if item.added >= 0 and np.isfinite(item.number))
+    for candidate in eligible:
         name = f"direction {candidate.layer} {candidate.position} kl"
         candidate.kl = part(name, partial(_divergence, study, candidate))
-        if candidate.met:
+        if candidate.criteria_met:
             return candidate
     return order[0]
 
@@ -151,8 +152,8 @@ def _judged(study: Study, candidate: Candidate) -> list[float]:
         "added", {}, "edits", fixed=[Add(site, candidate.size * candidate.direction)]
     )
     return [
-        float(_numbers(study, *asked).mean())
-        for asked in (("positive", ablation), ("negative", added))
+        float(_numbers(study, *condition).mean())
+        for condition in (("positive", ablation), ("negative", added))
     ]
 
 
@@ -186,7 +187,7 @@ def candidates_table(candidates: list[Candidate]) -> Table:
             "mean KL per token on negative prompts with it ablated, nats; NaN where not measured",
         ),
         "added": ("measure", "mean metric on negative prompts with it added"),
-        "met": ("flag", "meets the criteria"),
+        "criteria_met": ("flag", "meets the criteria"),
     }
     return table(
         "refusal-direction-candidates",

@@ -13,7 +13,7 @@ class Streams:
     def __init__(self) -> None:
         self._kept: dict[int, Stream] = {}
 
-    def at(self, layer: int, read: Callable[[], Stream]) -> Stream | None:
+    def get(self, layer: int, read: Callable[[], Stream]) -> Stream | None:
         """The stream from which a pass can start at this layer; None for layer 0."""
         if layer == 0:
             return None

@@ -14,16 +14,18 @@ def few_of(study: Study, count: int) -> Study:
         for role in study.pair.roles:
             answers = dict(
                 zip(
-                    [one.id for one in study.prompts(group)],
+                    [prompt.id for prompt in study.prompts(group)],
                     study.answers(role, group),
                     strict=True,
                 )
             )
             few.kept(
                 ("answers", role, group),
-                lambda of=answers, group=group: [of[one.id] for one in few.prompts(group)],
+                lambda known=answers, group=group: [
+                    known[prompt.id] for prompt in few.prompts(group)
+                ],
             )
             numbers = numbers_known(study, role, group)
-            few.kept(numbers_name(study, role, group), lambda of=numbers: of)
+            few.kept(numbers_name(study, role, group), lambda known=numbers: known)
         few.kept(("base losses", group), lambda group=group: losses_known(study, group))
     return few

@@ -57,10 +57,10 @@ class Begun:
     receiver: CachedPrefix | None = None
     donor: CachedPrefix | None = None
 
-    def of(self, rows: Sequence[int]) -> "Begun":
+    def select(self, rows: Sequence[int]) -> "Begun":
         """The beginnings of some rows."""
         receiver, donor = (
-            None if one is None else one.of(rows) for one in (self.receiver, self.donor)
+            None if cache is None else cache.of(rows) for cache in (self.receiver, self.donor)
         )
         return Begun([self.tokens[row] for row in rows], receiver, donor)
 

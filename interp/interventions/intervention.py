@@ -6,7 +6,7 @@ donor's activations on the same tokens (the base model, or the tuned model on a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -26,19 +26,6 @@ Units = Mapping[int, Int[Tensor, " K"]]
 Kind = Literal["zero", "mean", "donor", "activation", "weights", "edits"]
 
 
-def by_layer(
-    pairs: Iterable[tuple[int, int]], device: torch.device | str = "cpu"
-) -> dict[int, Int[Tensor, " K"]]:
-    """Group (layer, neuron) pairs into sorted index tensors per layer."""
-    grouped: dict[int, list[int]] = {}
-    for layer, neuron in pairs:
-        grouped.setdefault(int(layer), []).append(int(neuron))
-    return {
-        layer: torch.tensor(sorted(found), device=device)
-        for layer, found in sorted(grouped.items())
-    }
-
-
 @dataclass(frozen=True)
 class Channels:
     """Values of some channels of a site, and the indices of these channels, ascending.
@@ -50,7 +37,7 @@ class Channels:
     index: Int[Tensor, " K"]
 
     @classmethod
-    def of(cls, values: Float[Tensor, "B T N"], index: Int[Tensor, " K"]) -> Channels:
+    def from_values(cls, values: Float[Tensor, "B T N"], index: Int[Tensor, " K"]) -> Channels:
         """A copy of these channels of the values of all."""
         return cls(values[..., index.to(values.device)], index.to(values.device))
 

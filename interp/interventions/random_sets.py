@@ -158,10 +158,3 @@ def norm_ratio(
         for part in (chosen, located)
     ]
     return float(sizes[0] / sizes[1]) if sizes[1] else float("nan")
-
-
-def permute_within_twins(count: int, draws: int, seed: int) -> np.ndarray:
-    """Which twin pairs swap their labels in each draw, ``bool[draws, count]``: each with
-    probability one half.
-    """
-    return np.random.default_rng(seed).random((draws, count)) < 0.5

@@ -32,7 +32,7 @@ class Text:
     pad_id: int
     stop_ids: tuple[int, ...]
 
-    def of(self, rows: Sequence[int]) -> "Text":
+    def select(self, rows: Sequence[int]) -> "Text":
         """Some of the prompts, without twins."""
         return Text([self.prompts[row] for row in rows], None, self.pad_id, self.stop_ids)
 

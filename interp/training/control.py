@@ -53,7 +53,7 @@ def make_controls(
     seeds: Sequence[int] = range(5),
     text: Path | None = None,
     device: str = "auto",
-    say: Callable[[str], None] = lambda told: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
     """Train control fine-tunes: ``out/seed-N/raw``, ``out/seed-N/matched`` and
     ``out/seed-N/control.json`` for every seed; returns these records.
@@ -90,7 +90,7 @@ def make_controls(
     told = change.settings | values
     say(
         f"{tuned}: {change.kind} on {below.name}; "
-        + ", ".join(f"{name} {one}" for name, one in told.items())
+        + ", ".join(f"{name} {setting}" for name, setting in told.items())
     )
     facts = {
         "format": FORMAT,
@@ -98,7 +98,7 @@ def make_controls(
         "of": {"name": tuned, "digest": load.weights_digest(source)},
         "base": {"name": below.name, "digest": load.weights_digest(below)},
         "text": rows.to_json(),
-        "settings": {name: one.to_json() for name, one in told.items()},
+        "settings": {name: setting.to_json() for name, setting in told.items()},
     }
     with _appearing(out) as draft:
         parts = {"own": sample(rows.train, EVALUATED), "held_out": sample(rows.held_out, EVALUATED)}

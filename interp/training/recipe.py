@@ -113,10 +113,10 @@ class Recipe:
             "precision": "float32",
         }
         found = {
-            one.name: Setting(given, GIVEN)
-            if (given := getattr(self, one.name)) is not None
-            else Setting(assumed[one.name])
-            for one in fields(self)
+            item.name: Setting(value, GIVEN)
+            if (value := getattr(self, item.name)) is not None
+            else Setting(assumed[item.name])
+            for item in fields(self)
         }
         if self.steps is None:
             found["steps"] = Setting(planned(change, found))

@@ -114,21 +114,22 @@ def _row(
     tokenizer: Tokenizer, document: Document, special: frozenset[int], loss: str, where: str
 ) -> Row:
     if not isinstance(document, str) and tokenizer.chat_template is None:
-        said = [turn["content"] for turn in document if turn["role"] == "assistant"]
-        document = "\n\n".join(said)
+        answers = [turn["content"] for turn in document if turn["role"] == "assistant"]
+        document = "\n\n".join(answers)
     coded = encode_document(tokenizer, document, special)
     if loss == "all":
         return Row(coded.ids, (True,) * len(coded.ids))
     if isinstance(document, str):
         raise OptionError(f"{where} is plain text without an answer; use loss all")
-    said = [code % SPECIAL == TURNS["assistant"] for code in coded.roles]
-    if not any(said):
+    in_answer = [code % SPECIAL == TURNS["assistant"] for code in coded.roles]
+    if not any(in_answer):
         raise OptionError(
             f"{where}: the chat template does not show which tokens are the answer; use loss all"
         )
     # the token that ends an answer belongs to it
-    ended = [False, *said[:-1]]
-    return Row(coded.ids, tuple(one or other for one, other in zip(said, ended, strict=True)))
+    after_answer = [False, *in_answer[:-1]]
+    counted = (own or before for own, before in zip(in_answer, after_answer, strict=True))
+    return Row(coded.ids, tuple(counted))
 
 
 def sample(rows: Sequence[Row], most: int) -> list[Row]:
