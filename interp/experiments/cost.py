@@ -30,14 +30,14 @@ SHORT = 0.3  # seconds: shorter measurements are repeated, since they are the no
 class Work:
     """Work of a run per prompt of its study, on average.
 
-    ``passes``: forward passes of one model with logits at one position. ``whole``: forward passes
+    ``passes``: forward passes of one model with logits at one position. ``full_logits``: forward passes
     with logits at every token. ``gradients``: forward and backward passes. ``attributions``:
     forward and backward passes of which only sums over tokens are needed, so that a shared prefix
     is read once. ``tokens``: generated tokens of one model.
     """
 
     passes: int | float = 0.0
-    whole: int | float = 0.0
+    full_logits: int | float = 0.0
     gradients: int | float = 0.0
     attributions: int | float = 0.0
     tokens: int | float = 0.0
@@ -113,7 +113,7 @@ def cost(study: Study, work: Work) -> Cost:
 
     timed: dict[str, Callable[[Sequence[int]], object]] = {
         "passes": lambda some: study.engine.run(model, batch_of(some), keep=1),
-        "whole": lambda some: study.engine.run(model, batch_of(some), keep=None),
+        "full_logits": lambda some: study.engine.run(model, batch_of(some), keep=None),
         "gradients": lambda some: study.engine.run(
             model, batch_of(some), gradients_at=sites, gradient_of=objective
         ),
