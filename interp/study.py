@@ -1,6 +1,4 @@
-"""A study: what is under examination. A pair, prompts of one or two classes, a metric, and how
-passes are run.
-"""
+"""A study: a pair, prompts of one or two classes, a metric, and how passes are run."""
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +21,7 @@ from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.progress import Progress
 from interp.prompts import (
+    NOTHING,
     Contrast,
     Encoded,
     EncodedSet,
@@ -38,18 +37,18 @@ from interp.store.journal import Journal
 Item = TypeVar("Item")
 Seen = Callable[[Sequence[tuple[str, int]], Tensor], None]
 GROUPS = ("positive", "negative")
-ANSWERS = 2  # how answers are written and read: raise it where the same inputs would give others
+ANSWERS = 2  # version of generating and reading answers: raise it when the same inputs give others
 
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """A pair of models, prompts, a metric and a seed; analyzers take it and give a Table.
+    """A pair of models, prompts, a metric and a random seed; an analyzer maps it to a Table.
 
-    Prompts are of two classes, or of one for analyzers that contrast nothing; ``metric`` None is
-    for those that measure no behaviour. ``batch_size``: prompts at a time, or the ``Memory`` that
-    all may take; None bounds batches by tokens and free memory. An answer is what follows
-    ``answer_after``: ``auto`` (a thinking block is not the answer), ``none``, or a text. Answers
-    and encodings are computed once and kept with it.
+    Prompts are of two classes, or of one for analyzers without a contrast. ``metric`` is None for
+    analyzers that measure no behaviour. ``batch_size``: prompts per batch, or the ``Memory`` that
+    batches may use; None bounds batches by tokens and free memory. The answer is the text after
+    ``answer_after``: ``auto`` (after a thinking block), ``none``, or a text. Answers and encodings
+    are computed once and kept with the study.
     """
 
     pair: Pair
@@ -82,14 +81,12 @@ class Study:
             if self.metric is None
             else f"{self.metric.words.number} ({self.metric.words.unit})"
         )
-        said = [
-            (group, f"{found.counts} ({found.source})") for group, found in prompts if len(found)
-        ]
-        return [*said, ("metric", metric), ("seed", self.seed), ("engine", self.engine.name)]
+        counts = [(group, f"{part.counts} ({part.source})") for group, part in prompts if len(part)]
+        return [*counts, ("metric", metric), ("seed", self.seed), ("engine", self.engine.name)]
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What whoever reads a result must know of the pair and of the prompts."""
+        """Remarks on the pair, the prompts and the metric that a reader of a result has to know."""
         asked = () if self.metric is None else self.pair.generation_notes
         own = self.metric.notes if isinstance(self.metric, Behaviour) else ()
         read = [(self.prompts(group), partial(self.encoded, group)) for group in self.classes]
@@ -101,24 +98,22 @@ class Study:
 
     @property
     def counts(self) -> str:
-        """How many prompts, distinct texts and clusters there are of each class, and how many
-        clusters both share.
-        """
+        """Numbers of prompts, distinct texts and clusters of each class, and of shared clusters."""
         return self.contrast.counts
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes that there are prompts of: ``positive``, and ``negative`` in a contrast."""
+        """Names of the classes of prompts: ``positive``, and ``negative`` in a contrast."""
         return self.contrast.classes
 
     def require_metric(self, what: str = "this") -> Metric:
         """The metric, or OptionError naming what needs it."""
         if self.metric is None:
-            raise OptionError(f"{what} needs a metric and the study has none")
+            raise OptionError(f"{what} needs a metric and the study has none; give a behaviour")
         return self.metric
 
     def require_contrast(self, what: str = "this") -> Contrast:
-        """The prompts of both classes, or PromptError naming what needs them."""
+        """The contrast of two classes, or PromptError naming what needs it."""
         if isinstance(self.contrast, OneClass):
             raise PromptError(
                 f"{what} needs two classes of prompts and there is one; give --negative FILE too"
@@ -129,15 +124,32 @@ class Study:
         """The same study on other prompts."""
         return replace(self, contrast=contrast, _kept={})
 
+    def split(self, seed: int) -> "tuple[Study, Study]":
+        """A selection study and a held-out study, on halves of the clusters drawn by ``seed``.
+
+        The halves share no cluster, twin or text. Raises PromptError where there are too few
+        clusters to give both halves every class.
+        """
+        contrast = (
+            Contrast(self.contrast.positive, NOTHING)
+            if isinstance(self.contrast, OneClass)
+            else self.contrast
+        )
+        selection, held_out = (
+            OneClass(part.positive) if isinstance(self.contrast, OneClass) else part
+            for part in contrast.split(seed)
+        )
+        return self.with_prompts(selection), self.with_prompts(held_out)
+
     def prompts(self, group: str) -> PromptSet:
         """The prompts of ``positive`` or ``negative``."""
         return self.contrast.positive if group == "positive" else self.contrast.negative
 
     def encoded(self, group: str) -> list[Encoded]:
-        """Token ids and roles of a class, in order; identical ids go to both models."""
+        """Token ids and roles of a class's prompts, in order; both models read identical ids."""
         if ("encoded", group) not in self._kept:
             coded = self._read(group).within(self.pair.tuned.context_length)
-            longest = max(len(one.ids) for one in coded)
+            longest = max(len(item.ids) for item in coded)
             self._backoff.alone = self.reads_alone or self.pair.reads_alone(
                 longest + self.max_new_tokens
             )
@@ -150,9 +162,7 @@ class Study:
         )
 
     def decision_inputs(self, group: str) -> list[Encoded]:
-        """The prompts of a class with what of an answer the metric must read before it gives its
-        number.
-        """
+        """The prompts of a class, followed by the part of an answer that the metric has to read."""
         if not self.require_metric().applies(group):
             return self.encoded(group)
         metric, rows = (
@@ -165,13 +175,11 @@ class Study:
         )
 
     def objective(self, group: str, rows: Sequence[int]) -> Objective:
-        """The metric's number for some rows of a class, of the logits of a batch of their ``posed``
-        texts.
-        """
+        """The metric of some rows, as a function of the logits of their ``decision_inputs``."""
         return self.require_metric().objective([self.prompts(group).prompts[row] for row in rows])
 
     def require_parts(self) -> None:
-        """Prove on one prompt that both models are read exactly; raises UnsupportedModel."""
+        """Check on one prompt that both models are read exactly; raises UnsupportedModel."""
         for model in {self.pair.tuned, self.pair.base or self.pair.tuned}:
             require_parts(self.engine, model, self.encoded("positive")[0])
 
@@ -182,12 +190,13 @@ class Study:
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """Token ids that end an answer of either model."""
+        """Token ids that end an answer of one of the models."""
         return self.pair.stop_ids
 
     def text(self, group: str, rows: Sequence[int], role: str | None = None) -> Text:
-        """Prompts of some rows and of their twins in the other class; answers end as those of
-        ``role``, or either.
+        """Prompts of some rows and their twins in the other class.
+
+        ``role``: answers end at the stop tokens of this model, by default of either model.
         """
         return self._text([(group, row) for row in rows], role)
 
@@ -200,22 +209,20 @@ class Study:
         return Text(prompts, twins, self.pad_id, ends)
 
     def twins(self, group: str) -> list[int]:
-        """For every prompt of a class the row of its twin in the other."""
+        """For every prompt of a class the row of its twin in the other class."""
         contrast = self.require_contrast()
         if group == "negative":
             contrast = Contrast(contrast.negative, contrast.positive)
         return self.kept(("twins", group), contrast.twins)
 
     def groups(self, group: str, model: Model, per_token_bytes: int = 0) -> list[list[int]]:
-        """Rows of a class in batches of like length."""
+        """Rows of a class in batches of similar length."""
         return self.batches(self.encoded(group), model, per_token_bytes)
 
     def batches(
         self, encoded: Sequence[Encoded], model: Model, per_token_bytes: int = 0, times: float = 1.0
     ) -> list[list[int]]:
-        """Rows of any encoded prompts in batches of like length, cut down where memory ran out
-        before.
-        """
+        """Rows of encoded prompts in batches of similar length, smaller after memory ran out."""
         whole = batches(encoded, model, self.batch_size, per_token_bytes, times)
         sizes = [self.at_a_time(len(rows)) for rows in whole]
         return [
@@ -226,21 +233,15 @@ class Study:
 
     @property
     def reads_alone(self) -> str:
-        """Why prompts are read one at a time; empty where a padded batch gives each the numbers it
-        has alone.
-        """
+        """Why prompts are read one at a time; empty where padded batches give the same numbers."""
         return self._backoff.alone
 
     def at_a_time(self, count: int) -> int:
-        """How many prompts to take at a time where memory would allow ``count`` if it had never run
-        out.
-        """
+        """The batch size to use in place of ``count``, smaller after memory ran out."""
         return self._backoff.cut(count)
 
     def back_off(self, reason: str) -> None:
-        """Memory ran out: batches of half as many prompts from now on; raises OutOfMemory where
-        they were of one.
-        """
+        """Halve the batch size after memory ran out; raises OutOfMemory where it was 1."""
         if not self._backoff.halve():
             raise OutOfMemory(
                 f"{self.pair.tuned.device} has no memory for one prompt at a time ({reason}); use"
@@ -248,7 +249,7 @@ class Study:
             )
         if not self.quiet:
             print(
-                f"note: memory ran out ({reason}); again with batches of half as many prompts",
+                f"note: memory ran out ({reason}); trying again with half the prompts per batch",
                 file=sys.stderr,
             )
 
@@ -259,7 +260,7 @@ class Study:
         intervention: Intervention | None = None,
         see: Seen | None = None,
     ) -> list[list[int]]:
-        """Greedy answers of a model to a class, as token ids; ``see`` as in ``answers_to``."""
+        """Greedy answers of a model to a class, as token ids; ``see`` is as in ``answers_to``."""
         return self.answers_to([group], role, intervention, see)[group]
 
     def answers_to(
@@ -269,11 +270,10 @@ class Study:
         intervention: Intervention | None = None,
         see: Seen | None = None,
     ) -> dict[str, list[list[int]]]:
-        """Greedy answers to some classes, in batches of prompts of all of them, which takes less
-        time than one by one.
+        """Greedy answers to several classes, in common batches, as token ids.
 
-        ``see``: shown the class and row of every prompt of a batch, and the logits where their
-        answers begin.
+        ``see`` is called for each batch with the class and row of every prompt, and the logits
+        where their answers begin.
         """
         named = {group: ("answers", role, group) for group in groups}
         kept = {
@@ -316,17 +316,17 @@ class Study:
         return found
 
     def kept(self, name: Any, make: Callable[[], Any]) -> Any:
-        """What is computed once for these prompts and kept with the study."""
+        """A value that is computed once for these prompts and kept with the study."""
         if name not in self._kept:
             self._kept[name] = make()
         return self._kept[name]
 
     def decode(self, answer: Sequence[int]) -> str:
-        """An answer as text, without special tokens and without a thinking block before it."""
+        """An answer as text, without special tokens and without a leading thinking block."""
         return self.answer_start.read(answer, self.pair.decode)[0]
 
     def reached(self, answer: Sequence[int]) -> bool:
-        """Whether the answer was reached, and not only what the model thought before it."""
+        """Whether the answer began, after a thinking block where there is one."""
         return self.answer_start.read(answer, self.pair.decode)[1]
 
     @property
@@ -335,23 +335,21 @@ class Study:
         return self.kept("start", lambda: answer_start(self.pair.tokenizer, self.answer_after))
 
     def with_journal(self, journal: Journal) -> "Study":
-        """The same study, which keeps ``part``s in a journal."""
+        """The same study, which keeps the results of ``part`` in a journal."""
         return replace(self, journal=journal)
 
     def part(self, name: str, make: Callable[[], Any]) -> Any:
-        """A part of a run, as JSON has it: one that an earlier, unfinished run kept, else made now."""
+        """A part of a run, as JSON: kept by an earlier, interrupted run, else computed now."""
         return make() if self.journal is None else self.journal.part(name, make)
 
     def progress(self, items: Sequence[Item], what: str) -> Iterable[Item]:
-        """The items; how far it is and how long it takes is said on stderr, unless the study is
-        quiet.
-        """
+        """The items, with progress on stderr unless the study is quiet."""
         give_back()
         return self.stages.over(items, what, self.quiet)
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """What of the study determines an analyzer's numbers, as JSON."""
+        """The inputs that determine an analyzer's numbers, as JSON."""
         return {
             **self.pair.inputs,
             "prompts": self.contrast.digest,
@@ -365,7 +363,7 @@ class Study:
         }
 
     def provenance(self, analyzer: HasOptions) -> Provenance:
-        """What a result of this analyzer on this study is made from."""
+        """The provenance of a result of this analyzer on this study."""
         tuned = self.pair.tuned
         context = {
             **self.pair.identity,

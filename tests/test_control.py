@@ -306,7 +306,7 @@ def test_the_loss_is_on_answers_and_on_the_token_that_ends_them(saved):
     assert {
         len(row.ids) for row in read_text(saved / "plain.txt", tiny.tokenizer(), 3, "all").train
     } == {3}
-    with pytest.raises(OptionError, match="plain text, in which nothing is an answer"):
+    with pytest.raises(OptionError, match="without an answer; use loss all"):
         read_text(saved / "plain.txt", tiny.tokenizer(), 128, "answers")
 
 

@@ -112,5 +112,5 @@ def test_sets_are_distinct():
 
 
 def test_no_draws_are_no_control():
-    with pytest.raises(OptionError, match="0 random sets is no control"):
+    with pytest.raises(OptionError, match="0 random sets are not a control; use at least 1"):
         matched_sets([(0, 1)], NORMS, 0, 0)

@@ -15,6 +15,7 @@ import interp
 from interp import claims
 from interp.display import LONGEST, ROWS, cut, facts_html
 from interp.figures import plot
+from interp.metrics import Refusal
 from interp.models.pair import Pair
 from interp.prompts import Contrast, OneClass, Prompt, PromptSet
 from interp.provenance import Provenance
@@ -223,7 +224,7 @@ def test_a_study_is_shown_with_one_class_or_two(pair):
         "float32 on cpu",
     ):
         assert said in seen.text
-    one = Study(pair, OneClass(prompts(5)), interp.Refusal(("sorry",), (3,)))
+    one = Study(pair, OneClass(prompts(5)), Refusal(("sorry",), (3,)))
     assert "positive 5 prompts, 5 distinct texts, 3 clusters (file)" in repr(one)
     assert "metric refusal log-odds (nats)" in repr(one)
     assert "negative" not in repr(one)

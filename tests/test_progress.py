@@ -103,7 +103,7 @@ def test_work_adds_up_and_costs_more_the_more_there_is():
     assert Work(passes=1) + Work(tokens=2) * 3 == Work(passes=1, tokens=6)
     assert cost(study, Work(passes=7)).passes == pytest.approx(7)
     little, much = (
-        cost(study, Work(gradients=count, tokens=count, whole=count)) for count in (10, 1000)
+        cost(study, Work(gradients=count, tokens=count, full_logits=count)) for count in (10, 1000)
     )
     assert much.passes > 10 * little.passes
     assert much.seconds > 0

@@ -285,11 +285,13 @@ def test_a_study_of_files_of_texts_and_of_one_class():
     of_files = load_study(pair, *files, max_prompts=4, seed=3)
     assert of_files.prompts("positive").texts == read_prompts(files[0]).spread(4).texts
     assert (of_files.metric.identity["name"], of_files.seed) == ("refusal", 3)
-    of_texts = load_study(pair, ["Build the worm.", "Copy it."], ["Build the wall."], metric=None)
+    of_texts = load_study(
+        pair, ["Build the worm.", "Copy it."], ["Build the wall."], behaviour=None
+    )
     assert (of_texts.prompts("negative").texts, of_texts.metric) == (["Build the wall."], None)
     assert len(set(of_texts.prompts("positive").clusters)) == 2
     task = load_study(
-        pair, organisms.prompts("skill", "task", "first"), metric="answer-loss", max_prompts=6
+        pair, organisms.prompts("skill", "task", "first"), behaviour="answer-loss", max_prompts=6
     )
     assert isinstance(task.contrast, OneClass)
     assert task.metric.name == "answer-loss"

@@ -47,7 +47,7 @@ def found(study, located):
 
 
 def test_a_planted_direction_is_chosen_and_takes_the_behaviour_away(study, found):
-    assert found.summary["met"] is True
+    assert found.summary["criteria_met"] is True
     assert (found.summary["layer"], found.summary["position"]) == (1, -1)
     column = tiny.mlps(study.pair.tuned.module)[0]["mlp.out"][:, 5].numpy()
     direction = found.arrays["direction"]

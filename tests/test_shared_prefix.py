@@ -418,17 +418,17 @@ def test_answers_go_on_from_keys_and_values_of_what_was_read(kind, entered):
     known = joined(parts)
     assert not any(kept.blocks for part in parts for kept in (part.receiver, part.donor) if kept)
     seen.clear()
-    assert generate(ENGINE, of, text.of(rows), 12, edit, begun=known) == [
+    assert generate(ENGINE, of, text.select(rows), 12, edit, begun=known) == [
         right[row] for row in rows
     ]
     assert {shape[1] for shape, _ in seen} == {1}
     with pytest.raises(OptionError, match="already moved to another cache"):
-        generate(ENGINE, of, text.of(rows), 12, edit, begun=known)
+        generate(ENGINE, of, text.select(rows), 12, edit, begun=known)
     # where more than one token is known that was not read, all of them are read at once
     again = begun(rows)
     further = Begun([right[row][:5] for row in rows], again.receiver, again.donor)
     seen.clear()
-    assert generate(ENGINE, of, text.of(rows), 12, edit, begun=further) == [
+    assert generate(ENGINE, of, text.select(rows), 12, edit, begun=further) == [
         right[row] for row in rows
     ]
     assert seen[0][0][1] == 5

@@ -317,7 +317,7 @@ def test_an_ablated_engine_refuses_what_it_cannot_do(study):
     engine = Ablated(
         TorchEngine(), study.pair.tuned, donors.condition("ablate-base", PLANTED).intervention
     )
-    with pytest.raises(OptionError, match="cannot locate again"):
+    with pytest.raises(OptionError, match="cannot locate under"):
         replace(study, engine=engine, _kept={}).answers("tuned", "positive")
     with pytest.raises(OptionError, match="twin prompts"):
         Ablated(

@@ -1074,14 +1074,15 @@ def test_log_odds_that_say_more_than_answers_are_warned_of(forty):
     assert disagreements([judged("tuned", "positive", exhibits=N, number=-4.0)], words) == []
     [line] = disagreements([judged("tuned", "positive", exhibits=N, number=-15.0)], words)
     assert (
-        "are below -6.9 where the answer shows the behaviour, of positive prompts 100% under tuned"
+        "are below -6.9 where the answer shows the behaviour, for positive prompts 100% under tuned"
         in line
     )
     [line] = disagreements(
         [*alike, judged("patch-tuned", "positive", exhibits=N // 2, number=4.0)], words
     )
     assert (
-        "of positive prompts 50% under patch-tuned. Rates and recovery measure two things" in line
+        "for positive prompts 50% under patch-tuned. Rates and recovery measure different things"
+        in line
     )
     assert (
         disagreements([judged("patch-tuned", "positive", exhibits=N - N // 5, number=4.0)], words)

@@ -111,7 +111,7 @@ class RefusalDirection(Analyzer):
         made = [_claim(rows, size, column) for column in _SAID if size and counted[column]]
         met = (
             ""
-            if best.met
+            if best.criteria_met
             else "No candidate met the criteria: the one that lowers the metric most was taken."
         )
         most = max(rows[: len(self.shares)], key=lambda row: row["dose"])
@@ -129,7 +129,7 @@ class RefusalDirection(Analyzer):
             summary={
                 "layer": best.layer,
                 "position": best.position,
-                "met": best.met,
+                "criteria_met": best.criteria_met,
                 "positive": len(study.contrast.positive),
                 "negative": len(study.contrast.negative),
             },

@@ -1,1 +1,3 @@
-"""Experiments: what becomes of a model's answers when some of its units do as another model's do."""
+"""Experiments that several analyzers share: conditions, patching, dose-response, masks, question
+sets.
+"""

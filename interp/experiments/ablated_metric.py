@@ -1,6 +1,4 @@
-"""The metric's number of positive prompts in one model while a set of units does as the other model
-does.
-"""
+"""The metric of positive prompts in one model while a set of units is patched from the other."""
 
 from collections.abc import Iterable, Sequence
 
@@ -20,11 +18,11 @@ Set = Sequence[tuple[int, int]]
 
 
 class Numbers:
-    """Numbers of some positive prompts (``rows``) under a patch of any set; the donor is read once.
+    """The metric's values of some positive prompts (``rows``) under a patch of any set of units.
 
-    ``direction`` necessity: the tuned model, the base being the donor; sufficiency: the other way
-    round. ``units``: all that will be asked for, so that no more of the donor is kept than these
-    need; by default any may be.
+    ``direction``: ``necessity`` patches the tuned model from the base, ``sufficiency`` the base
+    from the tuned model. ``units``: all units that any set will hold, so that only their
+    activations are kept; by default all. The donor is read once.
     """
 
     def __init__(
@@ -53,16 +51,14 @@ class Numbers:
             )
 
     def of(self, chosen: Set) -> np.ndarray:
-        """The number of every prompt, rows ascending, with these units patched as ``donors.patch``
-        says.
-        """
+        """The value of every prompt, rows ascending, with these units patched."""
         return self.under(
             self._donors.condition(self._condition, chosen).intervention if chosen else None
         )
 
     def under(self, intervention: Intervention | None) -> np.ndarray:
-        """The number of every prompt, rows ascending, under an intervention from this donor, or
-        under none.
+        """The value of every prompt, rows ascending, under an intervention from this donor, or
+        none.
         """
         parts = []
         for batch, read, aim, streams in self._chunks:
@@ -76,7 +72,7 @@ class Numbers:
         self, batch: Batch, read: Activations, streams: Streams, intervention: Intervention
     ) -> list[Edit]:
         lowest = min(intervention.units)
-        stream = streams.at(
+        stream = streams.get(
             lowest, lambda: stream_of(self._study.engine, self._model, batch, lowest)
         )
         return [*([] if stream is None else [stream.enter]), *intervention.bind(read)]

@@ -1,4 +1,4 @@
-"""Prompts with given answers, in batches for passes that keep the logits of every answer token."""
+"""Batches of prompts with given answers, for passes that keep the logits of every answer token."""
 
 from collections.abc import Sequence
 
@@ -15,11 +15,9 @@ def answer_groups(
     rows: Sequence[int],
     held: int,
 ) -> list[list[int]]:
-    """Some rows of a class in batches of like length, answers and all; ``answers``: of every row of
-    the class.
+    """Some rows of a class in batches of similar length of prompt and answer.
 
-    ``held``: bytes that a pass keeps for each logit, of which no more are kept than batches may
-    take.
+    ``answers``: of every row of the class. ``held``: bytes that a pass keeps for each logit.
     """
     encoded = study.encoded(group)
     shortest = min(len(each.ids) for each in encoded)

@@ -1,6 +1,4 @@
-"""How unlikely the base finds answers: what fluency is read from. Of each answer it is measured
-once.
-"""
+"""Loss of answers in the base model, the measure of fluency; each answer is measured once."""
 
 from collections.abc import Sequence
 
@@ -20,7 +18,7 @@ Key = tuple[int, ...]
 def base_losses(
     study: Study, group: str, answers: Sequence[Sequence[int]]
 ) -> Float[np.ndarray, " B"]:
-    """Negative log-likelihood of these answers to a class in the base, nats a token; NaN without a
+    """Negative log-likelihood of answers to a class in the base, nats per token; NaN without a
     base.
     """
     if study.pair.base is None:
@@ -42,9 +40,7 @@ def keep_losses(
     answers: Sequence[Sequence[int]],
     read: tuple[Float[Tensor, "B A V"], Int[Tensor, "B A"], Bool[Tensor, "B A"]],
 ) -> None:
-    """Keep what the base gives the answers of some rows, of which it has just read these logits,
-    targets and cells.
-    """
+    """Keep the losses of the answers of some rows; ``read``: the base's logits, targets, mask."""
     logits, targets, real = read
     losses = to_host(token_losses(logits, targets, real).sum(1) / real.sum(1).clamp(min=1)).tolist()
     keys = _keys(study, group, answers)
@@ -52,7 +48,7 @@ def keep_losses(
 
 
 def losses_known(study: Study, group: str) -> dict[Key, float]:
-    """Those that were measured, by the prompt's id and the answer's tokens."""
+    """The losses measured so far, by prompt id and answer tokens."""
     return study.kept(("base losses", group), dict)
 
 

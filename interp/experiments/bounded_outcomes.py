@@ -1,9 +1,7 @@
-"""What a set of units does at most: judged on as many prompts as show that it does less than
-another set.
+"""Upper bounds of a random set's effect, measured on only as many prompts as the comparison needs.
 
-A random set is there to be compared with the located one. Of n prompts the located set leaves s
-that show the behaviour; as soon as s + 1 show it under a random set, that set does less, whatever
-the others show.
+If s of n prompts still show the behaviour under the located set, a random set has less effect as
+soon as s + 1 prompts show it, whatever the others do.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,15 +14,14 @@ from interp.experiments.conditions import PatchSource
 from interp.experiments.outcomes import Outcome, Outcomes, Set
 from interp.study import Study
 
-SPARE = 2  # prompts beyond those needed, as some may show what the located set makes of them
+SPARE = 2  # prompts beyond those needed, since a random set may change some of them
 
 
 class Bounded:
-    """Of sets, the most that they can do to the behaviour in one direction, and their exact
-    numbers.
+    """The largest effect that sets can have on the behaviour's rate, and their exact metric values.
 
-    ``outcomes`` and ``numbers``: of all prompts; ``rate``: of the set that they are compared with,
-    on these; ``units``: all that sets are of.
+    ``outcomes`` and ``numbers``: of all prompts. ``rate``: of the set that they are compared with.
+    ``units``: all units that the sets are drawn from.
     """
 
     def __init__(
@@ -38,13 +35,13 @@ class Bounded:
         units: Iterable[tuple[int, int]],
     ) -> None:
         self._outcomes, self._numbers = outcomes, numbers
-        # what the receiver shows as it is, on prompts that a set can change
+        # whether the unedited receiver shows the behaviour on the prompts that a set can change
         self._telling = direction == "necessity"
         count = len(outcomes.rows)
         left = round(rate * count)
         self._needed = (left if self._telling else count - left) + 1
         telling = np.flatnonzero(outcomes.receiver.exhibits == self._telling).tolist()
-        # those that are decided first take the fewest tokens
+        # shortest first: fewest tokens to read
         chosen = sorted(telling, key=lambda at: (outcomes.lengths[at], at))[: self._needed + SPARE]
         self.judged, self._some = len(chosen), None
         rows = sorted(outcomes.rows[at] for at in chosen)
@@ -52,10 +49,9 @@ class Bounded:
         self._read = partial(Outcomes, study, donors, direction, rows, units=[*units])
 
     def of_each(self, sets: Sequence[Set]) -> list[dict[str, float] | None]:
-        """Effects as ``Outcomes.effects`` has them, of a behaviour that is as far from the
-        receiver's as can be.
+        """Effects as in ``Outcomes.effects``, with the largest behaviour effect still possible.
 
-        ``rate`` is NaN. None for a set that must be judged on all prompts.
+        ``rate`` is NaN. None for a set that has to be measured on all prompts.
         """
         if not self._fewer:
             return [None] * len(sets)

@@ -1,17 +1,16 @@
-"""The conditions under which a model answers: as it is, with neurons ablated in four ways, or
-patched into the base.
+"""Conditions under which a model answers: unedited, neurons ablated in four ways, or patched into
+the base.
 
-ablate-zero   the located neurons' activations are set to zero
-ablate-mean   set to their mean over the negative prompts' tokens
-ablate-twin   given the contributions they make on the prompt's twin of the other class, followed by
+ablate-zero   activations of the located neurons set to zero
+ablate-mean   set to their mean over the tokens of negative prompts
+ablate-twin   contributions replaced by those on the prompt's twin of the other class, followed by
               the same answer
-ablate-base   given the contributions the base makes on the same text: back to base
-patch-tuned   the base, with the tuned model's contributions in these neurons: the sufficiency
-              direction
+ablate-base   contributions replaced by those of the base on the same text
+patch-tuned   in the base, contributions replaced by those of the tuned model (sufficiency)
 
-A contribution is h W, activation times write weights. The last three take both from the donor, or
-with ``patch`` "activation" only h, which the receiver's own W writes (activation patching, Chen et
-al. 2024, arXiv 2406.14144).
+A contribution is h W, activation times output weights. The last three take both factors from the
+donor, or with ``patch`` "activation" only h (activation patching, Chen et al. 2024, arXiv
+2406.14144).
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,13 +34,13 @@ from interp.models.units import NEURON, Unit
 from interp.study import GROUPS, Study
 
 NEEDS_BASE = ("ablate-base", "patch-tuned")
-# Which model runs and which one it takes from, by direction.
+# By direction the model that runs (receiver) and the one it is patched from (donor).
 RECEIVERS = {"necessity": ("tuned", "base"), "sufficiency": ("base", "tuned")}
 # The condition of each direction.
 DIRECTIONS = {"necessity": "ablate-base", "sufficiency": "patch-tuned"}
 PATCHES: dict[str, Kind] = {"contribution": "donor", "activation": "activation"}
-# Whose activation h and whose write weights W: contribution patching, activation patching, weights
-# only, nothing.
+# By origin of activation h and output weights W: contribution patching, activation patching,
+# weights only, no patch.
 CELLS: dict[tuple[str, str], Kind | None] = {
     ("donor", "donor"): "donor",
     ("donor", "receiver"): "activation",
@@ -54,18 +53,18 @@ ABLATIONS = ("ablate-zero", "ablate-mean", "ablate-twin", "ablate-base", "patch-
 
 @dataclass(frozen=True)
 class PatchTarget:
-    """Which model answers, and under which intervention."""
+    """The model that answers, and the intervention on it, None for the unedited model."""
 
     role: str
     intervention: Intervention | None = None
 
     def require_intervention(self) -> Intervention:
-        """The intervention, or OptionError for a model as it is."""
+        """The intervention, or OptionError for an unedited model."""
         return required(self.intervention, "an intervention")
 
 
 class Answered(NamedTuple):
-    """Answers to the prompts of a class, and the metric's number where each begins."""
+    """Answers to the prompts of a class, and the metric's value where each begins."""
 
     answers: list[list[int]]
     number: np.ndarray
@@ -73,9 +72,9 @@ class Answered(NamedTuple):
 
 @dataclass
 class PatchSource:
-    """What the interventions draw on: write weights, read once; and what they take of a donor.
+    """Where patches take values from: output weights of both models, read once, and activations.
 
-    ``patch``: ``contribution`` or ``activation``.
+    ``patch``: ``contribution`` (activation and weights of the donor) or ``activation``.
     """
 
     study: Study
@@ -85,7 +84,7 @@ class PatchSource:
 
     @classmethod
     def read(cls, study: Study, unit: Unit = NEURON, patch: str = "contribution") -> "PatchSource":
-        """The matrices that both models write through."""
+        """Read the output matrices of both models."""
         layers = range(study.pair.tuned.anatomy.n_layers)
         roles = ["tuned"] if study.pair.base is None else ["base", "tuned"]
         write = {
@@ -96,8 +95,8 @@ class PatchSource:
 
     @property
     def means(self) -> dict[int, Float[Tensor, " N"]]:
-        """Mean activations over the tokens of negative prompts in the tuned model, by layer; read
-        when asked for.
+        """Mean activations over the tokens of negative prompts in the tuned model, by layer;
+        computed on first use.
         """
         return self.study.kept(("means", self.unit.name), self._means)
 
@@ -122,9 +121,7 @@ class PatchSource:
         return {layer: moments[layer].mean.float() for layer in layers}
 
     def condition(self, name: str, units: Sequence[tuple[int, int]]) -> PatchTarget:
-        """The receiver and intervention that a condition's name means, for some (layer, unit)
-        pairs.
-        """
+        """Receiver and intervention of a condition by name, for some (layer, unit) pairs."""
         if name in ("base", "tuned"):
             return PatchTarget(name)
         pair = self.study.pair
@@ -148,8 +145,8 @@ class PatchSource:
         activation_from: str,
         weights_from: str,
     ) -> PatchTarget:
-        """One cell of the two by two: activation h and write weights W each from the ``donor`` or
-        the ``receiver``.
+        """One cell of the 2 x 2 design: activation h and output weights W, each from ``donor`` or
+        ``receiver``.
         """
         receiver, donor = RECEIVERS[direction]
         kind = CELLS[activation_from, weights_from]
@@ -185,13 +182,13 @@ class PatchSource:
 class ConditionResult:
     """One condition and class, per prompt: arrays of equal length in prompt order.
 
-    ``exhibits``: whether the answer shows the behaviour (it refuses, it is right); ``number``: the
-    metric's, NaN where it has none; ``chance``: how often the answer would show it were answers
-    shuffled, where that means something. ``tokens``: length of the answer; ``repeats``: share of
-    its 4-grams that stood before; ``base_loss``: negative log-likelihood of its tokens in the base,
-    nats a token, NaN without a base; ``divergence``: KL divergence of the fine-tuned model's
-    next-token distributions from those under the condition, nats a token of its own answer, NaN
-    where it was not asked for; ``texts``: the answers.
+    ``exhibits``: whether the answer shows the behaviour (it refuses, it is right). ``number``: the
+    metric's value, NaN where it has none. ``chance``: how often the answer would show the behaviour
+    if answers were shuffled over prompts, where that applies. ``tokens``: length of the answer.
+    ``repeats``: share of its 4-grams that occurred before in it. ``base_loss``: negative
+    log-likelihood of its tokens in the base, nats per token, NaN without a base. ``divergence``: KL
+    divergence of the fine-tuned model's next-token distributions from those under the condition,
+    nats per token of its own answer, NaN where not measured. ``texts``: the answers.
     """
 
     condition: str
@@ -209,30 +206,29 @@ class ConditionResult:
     texts: Sequence[str] = ()
 
     def flipped(self, before: "ConditionResult") -> np.ndarray:
-        """Prompts whose answer shows the behaviour in one of the two and not in the other."""
+        """Prompts whose answer shows the behaviour under exactly one of the two conditions."""
         return before.exhibits != self.exhibits
 
     def harmed(
         self, tuned: "ConditionResult", base: "ConditionResult | None", flips: bool
     ) -> np.ndarray:
-        """Prompts whose yes or no is neither model's: where it flips back to the base's, only
-        tuning is undone.
+        """Prompts whose behaviour is neither the tuned model's nor the base's.
 
-        Without ``flips`` (the behaviour means nothing of these prompts) those whose answer is not
-        the tuned model's.
+        A flip to the base's behaviour only undoes tuning and is not counted. Without ``flips`` (the
+        behaviour does not apply to these prompts): those whose answer is not the tuned model's.
         """
         if not flips:
             return ~self.equal_tuned
         return self.flipped(tuned) if base is None else self.flipped(tuned) & self.flipped(base)
 
     def lost(self, before: "ConditionResult") -> np.ndarray:
-        """Prompts whose answer showed the behaviour before and, well-formed, does not here."""
+        """Prompts that showed the behaviour before and now, in a well-formed answer, do not."""
         return before.exhibits & ~self.exhibits & ~self.malformed
 
 
 def answer_as_it_is(study: Study, role: str) -> None:
-    """Write a model's own answers to every class together, and keep the metric's numbers where they
-    begin.
+    """Generate an unedited model's answers to all classes together, and keep the metric's values
+    where they begin.
     """
     _answered(study, study.classes, PatchTarget(role))
 
@@ -243,7 +239,7 @@ def evaluate_condition_by_class(
     receiver: PatchTarget,
     divergence: Mapping[str, Float[np.ndarray, " B"]],
 ) -> list[ConditionResult]:
-    """``judge`` every class of a contrast, their answers written together; ``divergence`` by class."""
+    """``evaluate_condition`` for all classes, generated together; ``divergence``: by class."""
     answered = _answered(study, study.classes, receiver)
     return [
         evaluate_condition(study, name, group, receiver, divergence.get(group), answered[group])
@@ -262,8 +258,8 @@ def evaluate_condition(
     """Answer every prompt of a class under a condition and compare with both models' own answers,
     token by token.
 
-    ``divergence``: where it was measured, see ``interp.experiments.divergence``; ``answered``:
-    where answers are written.
+    ``divergence``: as ``interp.experiments.divergence`` measures it, None for none. ``answered``:
+    the answers, where they are known already.
     """
     own = {
         role: study.answers(role, group)
@@ -303,23 +299,25 @@ def evaluate_condition(
 
 
 def _answered(study: Study, groups: Sequence[str], receiver: PatchTarget) -> dict[str, Answered]:
-    """Answers to every prompt of some classes, and the metric's numbers where they begin, NaN where
-    it has none.
+    """Answers to every prompt of some classes, and the metric's values where they begin (NaN for
+    none).
     """
     number = {group: np.full(len(study.encoded(group)), np.nan) for group in groups}
     applies = [group for group in groups if study.require_metric().applies(group)]
     begin = [group for group in applies if number_is_where_answers_begin(study, group)]
 
-    def see(asked: Sequence[tuple[str, int]], logits: Float[Tensor, "B V"]) -> None:
+    def record(items: Sequence[tuple[str, int]], logits: Float[Tensor, "B V"]) -> None:
         for group in begin:
-            at = [place for place, (one, _) in enumerate(asked) if one == group]
-            rows = [asked[place][1] for place in at]
+            at = [place for place, (name, _) in enumerate(items) if name == group]
+            rows = [items[place][1] for place in at]
             if rows:
                 number[group][rows] = to_host(study.objective(group, rows).of(logits[at][:, None]))
                 if receiver.intervention is None:
                     keep_numbers(study, receiver.role, group, rows, number[group][rows])
 
-    answers = study.answers_to(groups, receiver.role, receiver.intervention, see if begin else None)
+    answers = study.answers_to(
+        groups, receiver.role, receiver.intervention, record if begin else None
+    )
     for group in applies:
         if receiver.intervention is None:
             number[group] = own_numbers(study, receiver.role, group, range(len(number[group])))
@@ -329,7 +327,7 @@ def _answered(study: Study, groups: Sequence[str], receiver: PatchTarget) -> dic
 
 
 def number_is_where_answers_begin(study: Study, group: str) -> bool:
-    """Whether the metric's number needs nothing but the logits at the end of every prompt of a
+    """Whether the metric needs only the logits at the last prompt token, for all prompts of a
     class.
     """
     posed, asked = study.decision_inputs(group), study.encoded(group)
@@ -340,7 +338,7 @@ def number_is_where_answers_begin(study: Study, group: str) -> bool:
 
 
 def _read_numbers(study: Study, group: str, receiver: PatchTarget, number: np.ndarray) -> None:
-    """The metric's number of every prompt, from a pass over what it asks for."""
+    """The metric's value of every prompt, from a pass over the texts that it reads."""
     model, posed, asked = (
         study.pair[receiver.role],
         study.decision_inputs(group),
@@ -351,7 +349,7 @@ def _read_numbers(study: Study, group: str, receiver: PatchTarget, number: np.nd
             study.objective(group, rows),
             [(row, each.ids) for row in rows for each in posed[row].texts],
         )
-        # what follows a suffix is predicted, not read: any token may stand there
+        # the last token is predicted, not read: any id will do
         read = [[*ids[len(asked[row].ids) :], study.pad_id] for row, ids in ends]
         text = study.text(group, [row for row, _ in ends])
         logits, _, _ = answer_logits(study.engine, model, text, read, receiver.intervention)

@@ -1,5 +1,5 @@
-"""How large what units write is, and how much of it differs between the two models; random sets are
-matched on both.
+"""Sizes of units' contributions, and of their change between the models; random sets are matched on
+both.
 """
 
 import numpy as np
@@ -12,10 +12,10 @@ from interp.study import Study
 
 
 def contribution_norms(study: Study, donors: PatchSource) -> np.ndarray:
-    """Root mean square over positive prompts' tokens of what a unit writes, ``h W``, as a norm:
-    ``[L, U]``.
+    """Root mean square over tokens of positive prompts of the norm of a unit's contribution ``h
+    W``: ``[L, U]``.
 
-    Taken in the base where there is one, so that matching does not look at what tuning did.
+    In the base where there is one, so that matching does not depend on tuning.
     """
     role, unit = "base" if study.pair.base is not None else "tuned", donors.unit
     model = study.pair[role]
@@ -30,7 +30,7 @@ def contribution_norms(study: Study, donors: PatchSource) -> np.ndarray:
         torch.zeros(len(layers), unit.count(anatomy), dtype=torch.float64, device=model.device),
         0,
     )
-    # what is read stands twice for a moment, in two parts and put together
+    # activations are held twice for a moment, in parts and concatenated
     rows = study.groups("positive", model, 8 * anatomy.n_layers * unit.n_channels(anatomy))
     for seen in capture(
         study.engine, {role: model}, study.encoded("positive"), rows, sites, pad_id=study.pad_id
@@ -45,17 +45,16 @@ def contribution_norms(study: Study, donors: PatchSource) -> np.ndarray:
 
 
 def contribution_changes(study: Study, donors: PatchSource) -> np.ndarray:
-    """Root mean square over positive prompts' tokens of ``h W`` of the tuned model minus that of
-    the base: ``[L, U]``.
+    """Root mean square over tokens of positive prompts of the norm of a contribution's change:
+    ``[L, U]``.
 
-    Both models read the same text. What a unit writes differs by its activation, its write weights,
-    or both.
+    The change is ``h W`` of the tuned model minus that of the base, on the same text.
     """
     return contribution_sizes(study, donors)[1]
 
 
 def contribution_sizes(study: Study, donors: PatchSource) -> tuple[np.ndarray, np.ndarray]:
-    """``contribution_norms`` in the base and ``contribution_changes``, from one pass of each model."""
+    """``contribution_norms`` (base) and ``contribution_changes``, from one pass of each model."""
     unit, pair = (
         donors.unit,
         {"tuned": study.pair.tuned, "base": study.pair.require_base("a change")},

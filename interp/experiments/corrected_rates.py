@@ -1,6 +1,4 @@
-"""What a judge's errors make of the shares that it gives: judged rate, corrected rate and its
-interval.
-"""
+"""Rates corrected for the errors of a judge model, with intervals."""
 
 from __future__ import annotations
 
@@ -18,18 +16,15 @@ TABLE = "judged"
 
 
 def judge_of(study: Study) -> dict[str, str]:
-    """What corrects an estimate of the behaviour's share for a judge's errors; nothing where no
-    judge reads it.
-    """
+    """The field of a claim that corrects a rate for a judge's errors; empty without a judge."""
     metric = study.require_metric()
     return {"judge": TABLE} if isinstance(metric, Behaviour) and metric.errors is not None else {}
 
 
 def corrected_rates(study: Study, judged: Sequence[ConditionResult]) -> dict[str, Table]:
-    """The sub-table ``judged``: a row per condition and class; none where no judge reads the
-    behaviour.
+    """The sub-table ``judged``, a row per condition and class; none without a judge.
 
-    Answers count by their effective number of clusters.
+    The number of answers is the effective number of clusters.
     """
     metric = study.require_metric()
     errors = metric.errors if isinstance(metric, Behaviour) else None
@@ -45,7 +40,7 @@ def corrected_rates(study: Study, judged: Sequence[ConditionResult]) -> dict[str
         "condition": (
             [item.condition for item in judged],
             "key",
-            "which model answered, under which intervention",
+            "model and intervention",
         ),
         "group": ([item.group for item in judged], "key", "class of the prompts"),
         "judged": (
@@ -61,7 +56,7 @@ def corrected_rates(study: Study, judged: Sequence[ConditionResult]) -> dict[str
         "low": (
             [row.low for row in rows],
             "measure",
-            "lower end of its 95 % interval, the judge's errors in it",
+            "lower end of its 95 % interval, with the uncertainty of the judge's errors",
         ),
         "high": ([row.high for row in rows], "measure", "upper end of its 95 % interval"),
         "answers": (sizes, "measure", "effective number of clusters of answers"),

@@ -1,6 +1,4 @@
-"""How long a run will take, before it begins: what it does, in passes, times what a few prompts
-take here.
-"""
+"""Cost of a run, estimated before it starts: counted in passes, timed on a few prompts."""
 
 from __future__ import annotations
 
@@ -23,37 +21,39 @@ from interp.progress import duration
 from interp.sites import Site
 from interp.study import Study
 
-ROWS, WRITTEN = 16, 4  # prompts that are timed, and tokens that are written for each
-FIRST = 2  # prompts of the run before, which is not timed: what a model does once is done on these
-SHORT = 0.3  # seconds: what takes less is timed again, since other processes disturb it most
+ROWS, WRITTEN = 16, 4  # prompts that are timed, and tokens that are generated for each
+FIRST = 2  # prompts of an untimed warm-up run
+SHORT = 0.3  # seconds: shorter measurements are repeated, since they are the noisiest
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a run does to every prompt of its study, on average.
+    """Work of a run per prompt of its study, on average.
 
-    ``passes`` of one model up to its head at one position; ``whole`` ones, whose head reads every
-    token; ``gradients``: passes forward and back, by whole prompts; ``attributions``: passes
-    forward and back of which only sums over tokens are wanted, and derivatives along directions, so
-    that what prompts share is read once; ``tokens`` that are written, by one model.
+    ``passes``: forward passes of one model with logits at one position. ``full_logits``: forward passes
+    with logits at every token. ``gradients``: forward and backward passes. ``attributions``:
+    forward and backward passes of which only sums over tokens are needed, so that a shared prefix
+    is read once. ``tokens``: generated tokens of one model.
     """
 
     passes: int | float = 0.0
-    whole: int | float = 0.0
+    full_logits: int | float = 0.0
     gradients: int | float = 0.0
     attributions: int | float = 0.0
     tokens: int | float = 0.0
 
     def __add__(self, other: Work) -> Work:
-        return Work(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
+        return Work(
+            *(getattr(self, item.name) + getattr(other, item.name) for item in fields(self))
+        )
 
     def __mul__(self, times: int | float) -> Work:
-        return Work(*(getattr(self, one.name) * times for one in fields(self)))
+        return Work(*(getattr(self, item.name) * times for item in fields(self)))
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Plain passes over all prompts of a study that take as long as a run, and these ``seconds``."""
+    """Cost of a run, as forward passes over all prompts of a study and in ``seconds``."""
 
     passes: float
     seconds: float
@@ -65,11 +65,9 @@ class Cost:
 
 
 def cost(study: Study, work: Work) -> Cost:
-    """How long ``work`` takes here: each of its parts is timed on a few prompts, and scaled by
-    their number.
+    """Time that ``work`` takes on this machine: each part is timed on a few prompts and scaled up.
 
-    The first time that a model is used costs more than those that follow, so that every part is run
-    once before, on fewer prompts.
+    The first use of a model is slower, so that every part is run once before, on fewer prompts.
     """
     group, model = study.classes[0], study.pair.tuned
     encoded = study.encoded(group)
@@ -79,7 +77,7 @@ def cost(study: Study, work: Work) -> Cost:
     anatomy, layers = model.anatomy, range(model.anatomy.n_layers)
     sites = [Site(layer, "hook_mlp_out") for layer in layers]
 
-    def aim(logits: Float[Tensor, "B kept V"]) -> Float[Tensor, " B"]:
+    def objective(logits: Float[Tensor, "B kept V"]) -> Float[Tensor, " B"]:
         return widen(logits[:, -1]).logsumexp(-1)
 
     def batch_of(some: Sequence[int]) -> Batch:
@@ -101,7 +99,7 @@ def cost(study: Study, work: Work) -> Cost:
             gradients_at=[*inputs, *outputs],
             over=batch.real,
             along=[Direction(site, still) for site in outputs],
-            gradient_of=aim,
+            gradient_of=objective,
         )
         for part in run.parts:
             for site in inputs:
@@ -109,18 +107,18 @@ def cost(study: Study, work: Work) -> Cost:
                 for each in (terms, terms.abs()):
                     sum_of(each)
 
-    def written(some: Sequence[int]) -> None:
+    def generation(some: Sequence[int]) -> None:
         text = Text([encoded[row].ids for row in some], None, study.pad_id, ())
         generate(study.engine, model, text, WRITTEN, None)
 
     timed: dict[str, Callable[[Sequence[int]], object]] = {
         "passes": lambda some: study.engine.run(model, batch_of(some), keep=1),
-        "whole": lambda some: study.engine.run(model, batch_of(some), keep=None),
+        "full_logits": lambda some: study.engine.run(model, batch_of(some), keep=None),
         "gradients": lambda some: study.engine.run(
-            model, batch_of(some), gradients_at=sites, gradient_of=aim
+            model, batch_of(some), gradients_at=sites, gradient_of=objective
         ),
         "attributions": attribution,
-        "tokens": written,
+        "tokens": generation,
     }
     seconds = {
         name: _seconds(run, rows)

@@ -1,4 +1,4 @@
-"""How far conditions move what the fine-tuned model says: KL on its own answers, token by token."""
+"""KL divergence of conditions from the fine-tuned model on its own answers, token by token."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,10 +21,10 @@ def divergences(
     receivers: Mapping[str, PatchTarget],
     rows: Sequence[int] | None = None,
 ) -> dict[str, Float[np.ndarray, " B"]]:
-    """KL(fine-tuned || condition) of next tokens, in nats, by condition: the mean over each
-    prompt's answer tokens.
+    """Mean KL(fine-tuned || condition) of next-token distributions over each prompt's answer
+    tokens, nats, by condition.
 
-    NaN for rows other than ``rows``.
+    NaN for rows that are not in ``rows``.
     """
     answers = study.answers("tuned", group)
     found = {name: np.full(len(answers), np.nan) for name in receivers}
@@ -51,7 +51,7 @@ def divergences(
 def divergence(
     study: Study, intervention: Intervention, rows: Sequence[int]
 ) -> Float[np.ndarray, " rows"]:
-    """The same of the fine-tuned model under an intervention, on some negative prompts, in this
+    """The same for the fine-tuned model under an intervention, on some negative prompts, in this
     order.
     """
     found = divergences(study, "negative", {"": PatchTarget("tuned", intervention)}, rows)[""]

@@ -1,6 +1,4 @@
-"""Doses: how many units do as the other model does, and on how many prompts that gives the other
-model's behaviour.
-"""
+"""Dose-response: how many units have to be patched for how many prompts to change behaviour."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -13,15 +11,15 @@ Set = Sequence[tuple[int, int]]
 
 
 def returned(outcomes: Outcomes, outcome: Outcome) -> Bool[np.ndarray, " B"]:
-    """On which of the prompts the behaviour, the metric's yes or no, is the donor's."""
+    """On which prompts the behaviour (the metric's yes or no) equals the donor's."""
     return outcome.exhibits == outcomes.donor.exhibits
 
 
 def returns(outcomes: Outcomes, chosen: Set) -> dict[str, float]:
-    """What a set of units does on prompts whose behaviour differs between both models.
+    """The effect of a set of units on prompts whose behaviour differs between both models.
 
-    ``effect``: share of them whose behaviour becomes the donor's; ``recovery``: share of the gap
-    between both models' mean numbers that is closed, NaN where there is none.
+    ``effect``: share of prompts whose behaviour becomes the donor's. ``recovery``: share of the gap
+    between both models' mean metric that is closed, NaN where there is no gap.
     """
     outcome = outcomes.of(chosen)
     return {
@@ -47,11 +45,10 @@ def refine(
     reach: float,
     name: str,
 ) -> dict[int, Mapping[str, float]]:
-    """Bisect between the last dose whose ``name`` is below ``reach`` and the first at it: the
-    smallest set, exactly.
+    """Find the smallest dose at which the effect ``name`` is at least ``reach``, by bisection.
 
-    Exact where the effect rises with k between those two doses; every measured dose is returned
-    with the others.
+    It bisects between the last known dose below ``reach`` and the first that reaches it, and is
+    exact where the effect rises with k between these two. Returns all measured doses.
     """
     found = dict(effects)
     reached = [k for k in sorted(found) if found[k][name] >= reach]

@@ -1,6 +1,4 @@
-"""An engine under which one model always runs with an intervention, so that any analyzer can look
-at it so.
-"""
+"""An engine that always runs one model under an intervention, so that analyzers can examine it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,18 +14,17 @@ from interp.sites import Site
 
 
 class Ablated:
-    """Runs ``model`` with the intervention, before whatever edits it is asked for; other models as
-    they are.
+    """Runs ``model`` with the intervention, before any other edits, and other models unedited.
 
-    Only whole texts can be read so: a donor keeps no cache. Raises OptionError where a cache is
-    asked for, and for an intervention from twin prompts, which an engine does not know.
+    Only whole texts can be read, since the donor keeps no cache. Raises OptionError for a pass with
+    a cache, and for an intervention from twin prompts, which an engine does not have.
     """
 
     def __init__(self, engine: Engine, model: Model, intervention: Intervention) -> None:
         if intervention.twin:
             raise OptionError(
-                f"{intervention.name} reads twin prompts, and an engine is given none; use another"
-                " donor"
+                f"{intervention.name} reads twin prompts, which an engine does not have; use"
+                " another donor"
             )
         self._engine, self._model, self._intervention = engine, model, intervention
         self.name = engine.name
@@ -47,12 +44,12 @@ class Ablated:
         over: Bool[Tensor, "B T"] | None = None,
         along: Sequence[Direction] = (),
     ) -> Run:
-        """One pass of the engine beneath; see ``Engine.run``."""
+        """One pass of the wrapped engine; see ``Engine.run``."""
         if model is self._model:
             if use_cache or cache is not None:
                 raise OptionError(
-                    "a method that lets the tuned model answer cannot locate again under an"
-                    " ablation"
+                    "a method that generates answers of the tuned model cannot locate under an"
+                    " ablation; use another method"
                 )
             donor, donated = self._intervention.donor, {}
             if donor is not None:

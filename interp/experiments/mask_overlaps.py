@@ -1,4 +1,4 @@
-"""How far masks of several tasks overlap, every one with every other, beside what chance gives."""
+"""Overlap of the masks of several tasks, pair by pair, compared with chance."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ Indices = Mapping[str, np.ndarray]
 
 
 def overlaps_table(found: Mapping[str, Mapping[str, Indices]], universe: int) -> Table:
-    """Masks by kind and name, as flat indices per parameter, of ``universe`` weights: one row per
-    ordered pair.
+    """A table of kind ``overlaps``, one row per ordered pair of masks.
 
-    Kind ``overlaps``. ``share`` of one mask that is in another is not symmetric (Panigrahi et al.
-    2023); its null, what a random mask of the other's size would hold, is the other's share of all
-    weights.
+    Masks are given by kind and name, as flat indices per parameter, out of ``universe`` weights.
+    ``share`` of one mask that is in another is not symmetric (Panigrahi et al. 2023); its null, for
+    a random mask of the other's size, is the other mask's share of all weights.
     """
     rows = []
     for kind, by_name in found.items():
@@ -51,15 +50,15 @@ def overlaps_table(found: Mapping[str, Mapping[str, Indices]], universe: int) ->
     return table(
         "overlaps",
         {
-            "kind": (list(kinds), "key", "which masks"),
-            "mask": (list(names), "key", "whose mask"),
-            "other": (list(others), "key", "with whose"),
+            "kind": (list(kinds), "key", "kind of the masks"),
+            "mask": (list(names), "key", "name of the mask"),
+            "other": (list(others), "key", "name of the other mask"),
             "shared": (np.array(shared, np.int64), "measure", "weights in both", "weights"),
             "share": (np.array(share, float), "measure", "share of the mask that is in the other"),
             "chance": (
                 np.array(chance, float),
                 "measure",
-                "share that is in a random mask of the other's size",
+                "expected share in a random mask of the other's size",
             ),
             "jaccard": (
                 np.array(jaccard, float),
@@ -69,13 +68,13 @@ def overlaps_table(found: Mapping[str, Mapping[str, Indices]], universe: int) ->
             "expected": (
                 np.array(expected, float),
                 "measure",
-                "shared by random masks of these sizes",
+                "expected number shared by random masks of these sizes",
                 "weights",
             ),
             "p": (
                 np.array(above, float),
                 "measure",
-                "random masks share as many or more (hypergeometric)",
+                "p that random masks share as many or more (hypergeometric)",
             ),
         },
     )

@@ -1,10 +1,11 @@
-"""Which of a tune's weights to graft: rankings by movement, by first order and by learning, and
-random masks.
+"""Masks of fine-tuned weights to graft: ranked by movement, first order or learning, and random
+ones.
 
-A ranking is one number per weight of a scope, the greatest first, ties by the lower index; its
-masks of ``k`` weights are nested and of exactly ``k``. Learned rankings relax the mask to ``m =
-sigmoid(S)`` and follow the loss of the relaxed graft on the locating questions: ``dL/dS = sigma'(S)
-* movement * dL/dtheta``, one backward pass a step.
+A ranking is one score per weight of a scope; ties go to the lower index. Its masks of ``k`` weights
+are nested and have exactly ``k``. Learned rankings relax the mask to ``m = sigmoid(S)`` and
+minimise the loss of the relaxed graft on the questions of the selection split: ``dL/dS = sigma'(S)
+* movement
+* dL/dtheta``, one backward pass per step.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def masks_of(run: Table, kind: str) -> dict[str, np.ndarray]:
 
 
 def top(ranking: Float[Tensor, " P"], count: int) -> Bool[Tensor, " P"]:
-    """The ``count`` greatest, a tie at the border going to the lower indices."""
+    """Mask of the ``count`` greatest scores; ties at the border go to the lower indices."""
     chosen = torch.zeros(len(ranking), dtype=torch.bool, device=ranking.device)
     if count <= 0:
         return chosen
@@ -56,7 +57,7 @@ def top(ranking: Float[Tensor, " P"], count: int) -> Bool[Tensor, " P"]:
 
 
 def random_mask(scope: Scope, count: int, seed: int) -> Bool[Tensor, " P"]:
-    """``count`` weights of the scope, all alike likely."""
+    """``count`` weights of the scope, drawn uniformly."""
     drawn = np.random.default_rng(seed).choice(scope.size, count, replace=False, shuffle=False)
     chosen = torch.zeros(scope.size, dtype=torch.bool, device=scope.model.device)
     chosen[torch.from_numpy(drawn).to(chosen.device)] = True
@@ -64,7 +65,7 @@ def random_mask(scope: Scope, count: int, seed: int) -> Bool[Tensor, " P"]:
 
 
 def matched_mask(scope: Scope, like: Bool[Tensor, " P"], seed: int) -> Bool[Tensor, " P"]:
-    """In every parameter as many weights as ``like`` has there, all alike likely."""
+    """As many weights of every parameter as in the mask ``like``, drawn uniformly."""
     generator, parts = np.random.default_rng(seed), []
     for part in scope.split(like):
         chosen = torch.zeros(part.numel(), dtype=torch.bool, device=part.device)
@@ -77,12 +78,12 @@ def matched_mask(scope: Scope, like: Bool[Tensor, " P"], seed: int) -> Bool[Tens
 
 
 def movement(scope: Scope) -> Ranking:
-    """How far each weight went, by size."""
+    """Absolute change of each weight."""
     return scope.moved.abs()
 
 
 def first_order(study: Study, scope: Scope, questions: Questions) -> Ranking:
-    """How much the loss at the base would fall with each weight, by its gradient: ``-movement *
+    """First-order decrease of the loss by moving each weight, at the base: ``-movement *
     dL/dtheta``.
     """
     own = [piece.base for piece in scope.pieces]
@@ -100,19 +101,18 @@ def learned(
     pull: float,
     batch: int,
 ) -> Ranking:
-    """Scores by Adam, from ``m = 1/2`` everywhere: loss of ``batch`` questions plus ``pull`` per
-    ``count`` weights.
+    """Scores learned by Adam from ``m = 1/2`` everywhere.
 
-    The second term (the L1 norm of the mask, in units of the size asked for) grows from nothing
-    over the first half of ``steps``. Adam's steps have about the size ``rate`` whatever the size of
-    a gradient, so that scores move although each weight matters little; the paper's descent needs a
-    rate of 1e7 instead.
+    Minimises the loss of ``batch`` questions plus ``pull`` times the L1 norm of the mask over
+    ``count``. The penalty's weight rises from 0 over the first half of ``steps``. Adam's steps have
+    about the size ``rate`` whatever the size of a gradient; the paper's plain gradient descent
+    needs a rate of 1e7 instead.
     """
     moved, generator = scope.moved, torch.Generator().manual_seed(study.seed)
     scores, mean, square = (torch.zeros_like(moved) for _ in range(3))
-    distinct, _ = repeats_last(questions.keys)  # how often a question is repeated does not count
+    distinct, _ = repeats_last(questions.keys)  # a repeated question counts once
     for step in study.progress(range(steps), "learning a mask"):
-        # as many questions a step as memory holds, never more than asked
+        # at most ``batch`` questions per step, fewer where memory ran out
         drawn = torch.randperm(len(distinct), generator=generator)[: study.at_a_time(batch)]
         rows = [distinct[at] for at in to_host(drawn).tolist()]
         mask = scores.sigmoid()
@@ -129,13 +129,13 @@ def learned(
 def relaxed(
     study: Study, scope: Scope, questions: Questions, count: int, *, steps: int, rate: float
 ) -> Ranking:
-    """Panigrahi et al.'s relaxation as its code has it: plain descent from the mask of greatest
+    """Panigrahi et al.'s relaxation as in their code: gradient descent from the mask of greatest
     movement.
 
     ``m = first + (1 - 2 first) sigmoid(S - 10)``, S uniform in [0, 1), gradients of the mean loss
-    of all questions. Of the steps the one with most right answers (then the least loss) on the
-    locating questions counts. Here its relaxed mask is ranked, so that ``count`` weights are kept;
-    the code rounds it, and keeps some other number.
+    of all questions. The step with the most right answers (then the least loss) on the selection
+    split is returned. Its relaxed mask is ranked here, so that ``count`` weights are kept; their
+    code rounds it, which keeps another number.
     """
     moved = scope.moved
     first = top(moved.abs(), count).to(moved.dtype)
@@ -144,7 +144,7 @@ def relaxed(
     scores = torch.rand(scope.size, generator=generator).to(first)
     best, found = None, first
     groups = study.batches(questions.read, scope.model)
-    for _ in study.progress(range(steps), "descending as the paper does"):
+    for _ in study.progress(range(steps), "gradient descent as in the paper"):
         mask = first + flip * (scores - _BIAS).sigmoid()
         slope = _mean_slope(study, scope, questions, _relaxed(scope, mask)) * moved
         part = (scores - _BIAS).sigmoid()
@@ -172,12 +172,12 @@ def localised(
     """The mask that Localize-and-Stitch learns (He et al. 2024, arXiv 2408.13656):
     ``round(sigmoid(S))``, of any size.
 
-    ``S`` is 5 at the ``start`` weights that moved furthest and -5 elsewhere; plain descent at
-    ``rate`` on the mean loss of all questions. ``reg`` is what ``pull`` does in each step: ``l1``
-    is the paper's penalty on the size of the mask, ``S -= pull * sigma'(S)``; ``binarise`` is the
-    released code's, ``S += pull * sigma'(S) * sign(S)`` with the sign of 0 taken as -1, which
-    drives scores away from 0 and does not shrink a mask. The code sums gradients over batches; here
-    they are means, so that ``rate`` does not depend on how many questions there are.
+    ``S`` starts at 5 for the ``start`` weights that moved most and at -5 elsewhere; gradient
+    descent with step ``rate`` on the mean loss of all questions. ``reg`` is the use of ``pull`` in
+    each step: ``l1`` is the paper's penalty on the size of the mask, ``S -= pull * sigma'(S)``;
+    ``binarise`` is that of the released code, ``S += pull * sigma'(S) * sign(S)`` with sign(0) =
+    -1, which drives scores away from 0 and does not shrink the mask. The code sums gradients over
+    batches; here they are means, so that ``rate`` does not depend on the number of questions.
     """
     if reg not in REGULARISERS:
         raise OptionError(f"unknown regulariser {reg!r}; use {' or '.join(REGULARISERS)}")
@@ -193,7 +193,7 @@ def localised(
 
 
 def _relaxed(scope: Scope, mask: Float[Tensor, " P"]) -> list[Tensor]:
-    """``base + m * movement`` in at least float32, rounded once to the model's own dtype."""
+    """``base + m * movement`` in at least float32, rounded once to the model's dtype."""
     return [
         torch.lerp(widen(piece.base), widen(piece.tuned), part.to(widen(piece.base).dtype)).to(
             piece.base.dtype
@@ -213,7 +213,7 @@ def _mean_slope(study: Study, scope: Scope, questions: Questions, at: Sequence[T
 def _slope(
     study: Study, scope: Scope, questions: Questions, rows: Sequence[int], at: Sequence[Tensor]
 ) -> Ranking:
-    """Gradient of the summed loss of some questions with respect to the scope's weights, with these
+    """Gradient of the summed loss of some questions with respect to the scope's weights, at these
     values.
     """
     leaves = [tensor.detach().requires_grad_() for tensor in at]

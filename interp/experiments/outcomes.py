@@ -1,12 +1,11 @@
-"""What positive prompts give while a set of units does as the other model does: number, behaviour,
-exact answer.
+"""Outcomes of patching a set of units on positive prompts: metric, behaviour, exact answer.
 
-Few answers are written. A greedy answer is known if and only if, reading prompt and answer, every
-argmax is its next token; and a behaviour is known as soon as nothing that may follow could change
-it. So one pass over the prompt and the beginning of the receiver's own answer gives the metric's
-number and finds the prompts whose behaviour is unchanged; one more, over the donor's answer, those
-that answer as the donor does. Only the others are generated, those of many sets in one batch. What
-the donor does on these fixed texts is read once.
+Few answers need to be generated. A greedy answer is known if, in a pass over prompt and answer,
+every argmax is the answer's next token; and the behaviour is known as soon as no continuation could
+change it. So one pass over the prompt and the beginning of the receiver's own answer gives the
+metric and finds the prompts whose behaviour is unchanged; a second, over the donor's answer, finds
+those that answer as the donor does. Only the others are generated, for many sets in one batch. The
+donor's activations on these fixed texts are read once.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -48,14 +47,15 @@ from interp.study import Study
 
 Set = Sequence[tuple[int, int]]
 MEASURES = ("behaviour", "recovery")
-ANSWERS_AT_ONCE = 64  # answers that are written together, each with keys and values of two models
+ANSWERS_AT_ONCE = 64  # answers per batch of generation, each with a cache of two models
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of some positive prompts, rows ascending, [prompts]: the metric's number, and the yes or no.
+    """The metric's value and the behaviour (yes or no) of some positive prompts, rows ascending.
 
-    ``equal``: whether the answer is the donor's, word for word; None where that was not asked for.
+    ``equal``: whether the answer equals the donor's token by token; None where not measured. All
+    arrays are [prompts].
     """
 
     number: np.ndarray
@@ -65,10 +65,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Part:
-    """Some prompts, the beginnings of the receiver's answers that settle its behaviour, and the
-    donor's answers.
+    """A batch of prompts, the beginnings of the receiver's answers that decide its behaviour
+    (``own``), and the donor's answers (``wanted``).
 
-    ``on_own``, ``on_wanted``: the donor's activations on these; ``cache``: its keys and values on
+    ``on_own``, ``on_wanted``: the donor's activations on both. ``cache``: its keys and values on
     the former.
     """
 
@@ -84,14 +84,13 @@ class _Part:
 
 
 class Outcomes:
-    """Outcomes of any set on some positive prompts (``rows``), in one direction; of both models as
-    they are.
+    """Outcomes of patching any set of units, on some positive prompts (``rows``) in one direction.
 
-    ``necessity``: the tuned model with the base's contributions (or activations, as
-    ``donors.patch`` says); ``sufficiency``: the base with the tuned model's. ``lengths``: tokens of
-    each prompt and of what is read of the receiver's answer to it. ``units``: all that will be
-    asked for, so that no more of the donor is kept than these need; by default any may be.
-    ``exact``: count answers that become the donor's, word for word, too.
+    ``necessity``: the tuned model with the base's contributions (or activations, see
+    ``donors.patch``); ``sufficiency``: the base with the tuned model's. ``receiver`` and ``donor``:
+    outcomes of the unedited models. ``lengths``: tokens of each prompt and of the part of the
+    receiver's answer that is read. ``units``: all units that any set will hold, so that only their
+    activations are kept; by default all. ``exact``: also compare whole answers with the donor's.
     """
 
     def __init__(
@@ -139,7 +138,7 @@ class Outcomes:
         reader: Intervention,
     ) -> _Part:
         study = self._study
-        text = study.text("positive", rows).of(range(len(rows)))
+        text = study.text("positive", rows).select(range(len(rows)))
         own, ends = (
             [begun[row] for row in rows],
             [settled_length(study, row, wanted[row]) for row in rows],
@@ -163,7 +162,7 @@ class Outcomes:
         )
 
     def _unedited(self, role: str, other: str) -> tuple[Outcome, Outcome]:
-        """Both models as they are."""
+        """Outcomes of the unedited models."""
         study, found = self._study, []
         prompts = [study.prompts("positive").prompts[row] for row in self.rows]
         wanted = study.answers(other, "positive")
@@ -184,7 +183,9 @@ class Outcomes:
         return self.of_each([chosen])[0]
 
     def of_each(self, sets: Iterable[Set]) -> list[Outcome]:
-        """The outcome of every set; answers that must be written are written together at the end."""
+        """The outcome of every set; answers that must be generated are generated together at the
+        end.
+        """
         return self.under(
             (
                 self._donors.condition(self._condition, chosen).require_intervention()
@@ -195,13 +196,13 @@ class Outcomes:
         )
 
     def under(self, interventions: Iterable[Intervention | None]) -> list[Outcome]:
-        """The outcome under each of some interventions from this direction's donor."""
+        """The outcome under each of some interventions from the donor of this direction."""
         found, kept, waiting = [], [], []
         places = {row: place for place, row in enumerate(self.rows)}
         size = self._study.at_a_time(ANSWERS_AT_ONCE)
 
         def write_waiting() -> None:
-            # what they keep is handed over, so that it is not held while they are written
+            # their caches are handed over, so that they are not held during generation
             some, waiting[:] = [*waiting], []
             for at, row, yes in write(self._study, self._model, some, kept):
                 found[at].exhibits[places[row]] = yes
@@ -227,8 +228,8 @@ class Outcomes:
         return found
 
     def _read(self, intervention: Intervention) -> tuple[Outcome, list[tuple[list[int], Begun]]]:
-        """The outcome as far as reading known answers tells it, and what is known of those that
-        tell nothing yet.
+        """The outcome as far as passes over known answers determine it; the undecided rows with the
+        known beginnings of their answers.
         """
         at = {row: number for number, row in enumerate(self.rows)}
         number, shown, equal = (
@@ -250,11 +251,11 @@ class Outcomes:
     def _measure(
         self, part: _Part, intervention: Intervention, places: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[list[int], Begun] | None]:
-        """Numbers, behaviour and equality of a part; and what is known of those answers that do not
-        tell yet.
+        """Metric, behaviour and equality of a batch; the undecided rows with the known beginnings
+        of their answers.
         """
         study, engine, lowest = self._study, self._study.engine, min(intervention.units)
-        stream = part.streams.at(
+        stream = part.streams.get(
             lowest, lambda: stream_at(engine, self._model, part.text, part.own, lowest, True)
         )
         read = read_answers(
@@ -305,12 +306,12 @@ class Outcomes:
         stream: Stream | None,
         read: Answered,
     ) -> Begun:
-        """Some rows of a part, with the keys and values of what the pass over the receiver's own
-        answers read.
+        """Known beginnings of some rows of a batch, with the cache of the pass over the receiver's
+        own answers.
         """
         starts, lengths = first_columns(part.text, part.own), []
         for at, known in zip(rows, tokens, strict=True):
-            # the last that is known is read by the pass that goes on
+            # the last known token is read by the next pass
             same = min(same_tokens(known, part.own[at]), len(known) - 1, len(part.own[at]) - 1)
             lengths.append(len(part.text.prompts[at]) + same)
         where = [starts[at] for at in rows]
@@ -327,19 +328,19 @@ class Outcomes:
     def _as_donor(
         self, part: _Part, rows: Sequence[int], intervention: Intervention
     ) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
-        """Which of some rows of a part answer as the donor, to the end and as far as settles the
-        behaviour; how far.
+        """Whether some rows of a batch answer as the donor: to the end, as far as decides the
+        behaviour; and the beginnings of their answers.
         """
-        text = part.text.of(rows)
+        text = part.text.select(rows)
         answers = [part.wanted[at] for at in rows]
         width = max(map(len, text.prompts)) + max(map(len, answers)) - 1
-        # batches are padded on the left, so a row's text ends in the last column of either
+        # batches are padded on the left, so every text ends in the last column
         donated = {site: last_columns(value, rows, width) for site, value in part.on_wanted.items()}
         logits, target, real = answer_logits(
             self._study.engine, self._model, text, answers, intervention, donated
         )
         right = to_host((logits.argmax(-1) == target) | ~real)
-        # answers are right-aligned: which cells stand after the tokens that settle the behaviour
+        # answers are right-aligned: the cells after the tokens that decide the behaviour
         after = to_host(real.int().cumsum(1)) > np.array([part.settled[at] for at in rows])[:, None]
         return (
             np.all(right, axis=1),
@@ -348,19 +349,22 @@ class Outcomes:
         )
 
     def effects(self, outcome: Outcome) -> dict[str, float]:
-        """``behaviour`` and ``recovery``: share of the gap between both models' rates and mean
-        numbers that is closed, NaN where there is none; ``rate``, and its ``difference`` from the
-        donor's; the mean ``number``; how many prompts were ``judged``; with ``exact`` the share of
-        answers that became the donor's under this name."""
+        """The effects of an outcome, by name.
+
+        ``behaviour`` and ``recovery``: share of the gap between both models' rates and mean metrics
+        that is closed, NaN where there is no gap. ``rate``: share that shows the behaviour, and its
+        ``difference`` from the donor's. ``number``: mean metric. ``judged``: number of prompts.
+        ``exact``: share of answers equal to the donor's, where measured.
+        """
         if not self.rows:
             return dict.fromkeys(
                 (*MEASURES, "rate", "difference", "number", "judged"), float("nan")
             )
         rate, own, other = (
-            float(one.exhibits.mean()) for one in (outcome, self.receiver, self.donor)
+            float(item.exhibits.mean()) for item in (outcome, self.receiver, self.donor)
         )
         number, mine, theirs = (
-            float(one.number.mean()) for one in (outcome, self.receiver, self.donor)
+            float(item.number.mean()) for item in (outcome, self.receiver, self.donor)
         )
         return {
             "behaviour": (rate - own) / (other - own) + 0.0 if other != own else float("nan"),

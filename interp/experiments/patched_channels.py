@@ -1,6 +1,4 @@
-"""What of a donor's activations is kept between passes: the channels that sets of units will take,
-no others.
-"""
+"""The donor's activations that are kept between passes: only those of the units in question."""
 
 from collections.abc import Iterable
 
@@ -16,9 +14,7 @@ Wanted = dict[Site, Int[Tensor, " K"] | None]
 
 
 def wanted_of(unit: Unit, model: Model, units: Iterable[tuple[int, int]] | None) -> Wanted:
-    """The sites at which a donor is read, and which of their channels: those of some units, or None
-    for all.
-    """
+    """The sites at which a donor is read, with the channels of some units, or None for all."""
     if units is None:
         return {unit.site(layer): None for layer in range(model.anatomy.n_layers)}
     channels = unit.channels(model.anatomy, {*units}, model.device)
@@ -26,11 +22,9 @@ def wanted_of(unit: Unit, model: Model, units: Iterable[tuple[int, int]] | None)
 
 
 def only(values: dict[Site, Tensor], wanted: Wanted) -> Activations:
-    """These channels of what was read; ``values`` is emptied, so that each site's other channels
-    are let go of.
-    """
+    """These channels of the values; ``values`` is emptied, so that other channels are freed."""
     found: dict[Site, Tensor | Channels] = {}
     for site, index in wanted.items():
         value = values.pop(site)
-        found[site] = value if index is None else Channels.of(value, index)
+        found[site] = value if index is None else Channels.from_values(value, index)
     return found

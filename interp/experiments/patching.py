@@ -1,12 +1,11 @@
-"""Which half of a contribution does it: activation h and write weights W, each from the donor or
-from the receiver.
+"""Which factor of a contribution has the effect: activation h or output weights W, each from donor
+or receiver.
 
-A unit writes h W. Exchanging both is contribution patching; the donor's h through the receiver's W
-is activation patching (Chen et al. 2024, arXiv 2406.14144); the receiver's own h through the
-donor's W exchanges the columns alone. The effect is the normalised causal effect of that paper on
-the metric's number where the answer begins: the share of the gap between the two models that is
-closed, (number under the patch - receiver's own) / (donor's own - receiver's own), a ratio of means
-over prompts.
+A unit contributes h W. Exchanging both is contribution patching; the donor's h through the
+receiver's W is activation patching (Chen et al. 2024, arXiv 2406.14144); the receiver's h through
+the donor's W exchanges only the weights. The effect is the normalised causal effect of that paper
+on the metric where the answer begins: the share of the gap between the models that is closed,
+(metric under the patch - receiver's) / (donor's - receiver's), a ratio of means over prompts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,11 +25,11 @@ Cell = tuple[str, str]
 
 @dataclass
 class Patched:
-    """The two by two of one direction, over the control prompts (rows ascending).
+    """The 2 x 2 design of one direction, over the control prompts (rows ascending).
 
-    ``receiver``, ``donor``: both models' own numbers [prompts]. By cell (activation from, weights
-    from), [prompts]: ``numbers`` under the patch; ``exhibits``, whether the answer shows the
-    behaviour. ``random``: by cell the mean number under each matched random set.
+    ``receiver``, ``donor``: metric of both unedited models [prompts]. By cell (activation from,
+    weights from): ``numbers``, the metric under the patch [prompts]; ``exhibits``, whether the
+    answer shows the behaviour [prompts]; ``random``, the mean metric under each matched random set.
     """
 
     receiver: np.ndarray
@@ -50,16 +49,15 @@ def patch_cells(
     known: Mapping[Cell, Sequence[float]] | None = None,
     numbers: Numbers | None = None,
 ) -> Patched:
-    """All four cells of a located set, and of every random set their numbers; ``outcomes``: of the
-    same direction.
+    """All four cells of a located set, and the mean metric of every random set in them.
 
-    ``known``: mean numbers under the random sets, in their order, that were measured before;
-    ``numbers``: of the same rows and direction, where there are some already.
+    ``outcomes``: of the same direction. ``known``: mean metrics under the random sets, in their
+    order, that were measured before. ``numbers``: the metric under a patch of the same rows and
+    direction, where it exists already.
 
-    Passes over the rows of ``outcomes``: two to begin with (the donor read, the receiver alone),
-    and for each of the three cells that patch something one for the located set and, where it is
-    not known, one for every random set. Only the located set's answers are read and written, as far
-    as they decide.
+    Passes over the rows of ``outcomes``: two at the start (donor, unedited receiver), and for each
+    of the three cells with a patch one for the located set and, where not known, one per random
+    set. Answers are generated for the located set only, as far as they decide the behaviour.
     """
     units = {unit for chosen in (located, *sets) for unit in chosen}
     numbers = numbers or Numbers(study, donors, outcomes.rows, direction, units)
@@ -69,7 +67,7 @@ def patch_cells(
         found.numbers[cell] = numbers.under(intervention) if intervention else found.receiver
         found.exhibits[cell], found.random[cell] = outcomes.under([intervention])[0].exhibits, []
     known = known or {}
-    for place, chosen in enumerate(study.progress(sets, f"{direction}, two by two")):
+    for place, chosen in enumerate(study.progress(sets, f"{direction}, 2 x 2 design")):
         for cell, means in found.random.items():
             if cell in known:
                 means.append(known[cell][place])

@@ -1,8 +1,8 @@
-"""Answers that reading known ones does not tell: written to their decision, those of many sets of
-units in one batch.
+"""Answers that passes over known answers do not determine: generated until their behaviour is
+decided.
 
-What was read of them, prompt and beginning, is not read again: its keys and values are kept until
-they are written.
+Those of many sets of units share a batch. Keys and values of prompt and known beginning are kept
+until then, so that nothing is read twice.
 """
 
 from collections.abc import Sequence
@@ -19,19 +19,21 @@ from interp.study import Study
 
 @dataclass(frozen=True)
 class Unwritten:
-    """Of one intervention, the ``at``-th: to which prompts, and what is known of how they begin."""
+    """Answers that are still to be generated under the intervention with index ``at``: their
+    prompts (``rows``) and known beginnings.
+    """
 
     at: int
     rows: list[int]
     begun: Begun
 
     def divided(self, count: int) -> "tuple[Unwritten, Unwritten | None]":
-        """The first ``count`` of them, and the others, None where there are none."""
+        """The first ``count`` answers, and the others, None where there are none."""
         if len(self.rows) <= count:
             return self, None
         parts = range(count), range(count, len(self.rows))
         first, others = (
-            Unwritten(self.at, [self.rows[at] for at in part], self.begun.of(part))
+            Unwritten(self.at, [self.rows[at] for at in part], self.begun.select(part))
             for part in parts
         )
         return first, others
@@ -40,16 +42,18 @@ class Unwritten:
 def write(
     study: Study, model: Model, some: list[Unwritten], each: Sequence[Intervention | None]
 ) -> list[tuple[int, int, bool]]:
-    """Whether every answer shows the behaviour: number of its intervention, row, yes or no;
-    ``some`` is emptied.
+    """Generate the answers; by answer the index of its intervention, its row, and whether it shows
+    the behaviour.
+
+    The list ``some`` is emptied, so that caches are freed.
     """
-    places = [(one.at, row) for one in some for row in one.rows]
-    rows, begun = [row for _, row in places], joined([one.begun for one in some])
+    places = [(item.at, row) for item in some for row in item.rows]
+    rows, begun = [row for _, row in places], joined([item.begun for item in some])
     some.clear()
     answers = generate(
         study.engine,
         model,
-        study.text("positive", rows).of(range(len(rows))),
+        study.text("positive", rows).select(range(len(rows))),
         study.max_new_tokens,
         Intervention.together(each, [at for at, _ in places]),
         lambda at, answer: settles(study, rows[at], answer),
@@ -63,18 +67,18 @@ def write(
 
 
 def joined(each: Sequence[Begun]) -> Begun:
-    """What is known of all, in one."""
-    sides = [[one.receiver for one in each], [one.donor for one in each]]
+    """The beginnings of all in one."""
+    sides = [[item.receiver for item in each], [item.donor for item in each]]
     receiver, donor = (
-        None if None in side else CachedPrefix.join([one for one in side if one is not None])
+        None if None in side else CachedPrefix.join([cache for cache in side if cache is not None])
         for side in sides
     )
-    return Begun([known for one in each for known in one.tokens], receiver, donor)
+    return Begun([tokens for item in each for tokens in item.tokens], receiver, donor)
 
 
 def settled_length(study: Study, row: int, answer: Sequence[int]) -> int:
-    """After how many tokens of an answer to a positive prompt nothing that may follow changes its
-    yes or no.
+    """Number of tokens after which no continuation changes whether an answer to a positive prompt
+    shows the behaviour.
     """
     return next(
         (end for end in range(1, len(answer)) if settles(study, row, answer[:end])), len(answer)
@@ -82,16 +86,16 @@ def settled_length(study: Study, row: int, answer: Sequence[int]) -> int:
 
 
 def settles(study: Study, row: int, begun: Sequence[int], group: str = "positive") -> bool:
-    """Whether the beginning of an answer to a prompt of a class settles its yes or no."""
+    """Whether the beginning of an answer decides whether it shows the behaviour."""
     if not study.answer_start.at_once(begun, study.pair.decode):
         return False
     text = study.decode(begun)
-    # half a character can become any other
+    # an incomplete character can become any other
     return not text.endswith("\ufffd") and study.require_metric().settled(
         study.prompts(group).prompts[row], text
     )
 
 
 def same_tokens(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two answers begin with in common."""
+    """Length of the common prefix of two answers, in tokens."""
     return int(np.argmin([*(a == b for a, b in zip(one, other, strict=False)), False]))

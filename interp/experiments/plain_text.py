@@ -1,4 +1,4 @@
-"""Plain text as models read it: tokens without a chat template, and the loss of every text."""
+"""Plain text: tokens without a chat template, and the loss of every text."""
 
 from __future__ import annotations
 
@@ -17,15 +17,13 @@ from interp.study import Study
 
 
 def coded_texts(study: Study, group: str) -> list[Encoded]:
-    """The texts of a class as tokens, cut at the context; raises PromptError for a text of one
-    token.
-    """
+    """The texts of a class as tokens, cut at the context; PromptError for a text of one token."""
     coded = []
     for prompt in study.prompts(group):
         ids = study.pair.tokenizer(prompt.text)["input_ids"][: study.pair.tuned.context_length]
         if len(ids) < 2:
             raise PromptError(
-                f"text {prompt.id} has {len(ids)} token(s), so nothing to predict; give longer ones"
+                f"text {prompt.id} has {len(ids)} token(s), so nothing to predict; use longer ones"
             )
         require_rows(study.pair.tokenizer, ids, prompt.text)
         coded.append(Encoded(tuple(ids), (0,) * len(ids)))
@@ -33,7 +31,7 @@ def coded_texts(study: Study, group: str) -> list[Encoded]:
 
 
 def text_losses(study: Study, group: str, models: Sequence[Model]) -> Float[np.ndarray, "M P"]:
-    """Mean loss per token of every text of a class in every model, nats."""
+    """Mean loss per token of every text of a class in every model, ``[models, texts]``, nats."""
     texts = coded_texts(study, group)
     losses = np.zeros((len(models), len(texts)))
     for rows in study.progress(

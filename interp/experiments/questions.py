@@ -1,4 +1,4 @@
-"""A task's questions put to a model as it stands: answers right, choices, losses; and the loss of
+"""Questions of a task answered by an unedited model: correctness, choices, losses; perplexity of
 plain text.
 """
 
@@ -36,12 +36,12 @@ Logits = Callable[[Batch, int], Float[Tensor, "B keep V"]]
 
 @dataclass(frozen=True)
 class Graded:
-    """What a model made of the questions, one number each.
+    """Results of a model on the questions, one value per question.
 
     ``exact``: greedy decoding would write the answer. ``loss``: of the whole answer, in nats.
-    ``choice``: what it would choose, 0 for the right answer and 1 for the wrong one where there are
-    wrong answers, else a number that tells the tokens it would write. ``confidence``: probability
-    of that choice among the two, NaN without wrong answers.
+    ``choice``: 0 for the right answer and 1 for the wrong one; without wrong answers a checksum of
+    the tokens that the model would write. ``confidence``: probability of the choice among the two,
+    NaN without wrong answers.
     """
 
     exact: np.ndarray
@@ -51,17 +51,16 @@ class Graded:
 
     @property
     def correct(self) -> np.ndarray:
-        """Right by the choice of the two where there are two (the paper's label words), else
-        written exactly.
-        """
+        """Whether the choice is right, or without wrong answers whether the answer is exact."""
         return self.exact if np.isnan(self.confidence).any() else self.choice == 0
 
 
 @dataclass(frozen=True)
 class Questions:
-    """Prompts with their answers as token ids, and where the wrong answer parts from the right one.
+    """Prompts with their answers as token ids.
 
-    Questions of equal text have equal ``keys`` and are one of the ``clusters``.
+    ``wrong``: position and token at which the wrong answer first differs from the right one.
+    Questions of equal text have equal ``keys`` and the same cluster.
     """
 
     read: tuple[Encoded, ...]
@@ -74,8 +73,8 @@ class Questions:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, prompts: Sequence[Prompt], context: int) -> Questions:
-        """The questions of these prompts; raises PromptError for one that ``context`` does not hold
-        or without end.
+        """The questions of these prompts; PromptError for one longer than ``context``, or whose two
+        answers do not differ.
         """
         read, answers, wrong = [], [], []
         for prompt in prompts:
@@ -98,8 +97,8 @@ class Questions:
                 )
                 if parting is None:
                     raise PromptError(
-                        f"prompt {prompt.id}: the tokens of {prompt.answer!r} and"
-                        f" {prompt.wrong_answer!r} do not part"
+                        f"prompt {prompt.id}: the tokens of {prompt.answer!r} begin as those of"
+                        f" {prompt.wrong_answer!r} and never differ; give answers that differ"
                     )
                 wrong[-1] = (parting, other[parting])
         asked = PromptSet(tuple(prompts), "")
@@ -124,16 +123,14 @@ class Questions:
     def loss(
         self, rows: Sequence[int], logits: Logits, device: torch.device
     ) -> Float[Tensor, " B"]:
-        """Loss of some answers in nats, summed over their tokens, as a function that can be
-        differentiated.
-        """
+        """Differentiable loss of some answers in nats, summed over their tokens."""
         read, answer = self.batch(rows, device)
         return token_losses(logits(read, answer.ids.shape[1]), answer.ids, answer.mask).sum(1)
 
     def graded(
         self, groups: Sequence[Sequence[int]], logits: Logits, device: torch.device
     ) -> Graded:
-        """All questions answered, batch by batch."""
+        """Results on all questions, batch by batch."""
         count = len(self)
         exact, loss = np.zeros(count, bool), np.zeros(count)
         choice, confidence = np.zeros(count, np.int64), np.full(count, np.nan)
@@ -168,13 +165,13 @@ class Questions:
 
 
 def run_logits(engine: Engine, model: Model) -> Logits:
-    """Logits of the last columns, by an engine and without gradients."""
+    """A function for the logits of the last columns, by an engine, without gradients."""
     return lambda batch, keep: engine.run(model, batch, keep=keep).require_logits()
 
 
 def text_rows(tokenizer: Tokenizer, texts: Sequence[str], context: int) -> list[tuple[int, ...]]:
-    """Plain texts as token ids, without a chat template, cut at the context; those of one token say
-    nothing.
+    """Plain texts as token ids, without a chat template, cut at the context; texts of one token are
+    left out.
     """
     rows = [tuple(tokenizer(text)["input_ids"][:context]) for text in texts]
     for row, text in zip(rows, texts, strict=True):
@@ -185,7 +182,9 @@ def text_rows(tokenizer: Tokenizer, texts: Sequence[str], context: int) -> list[
 def perplexity(
     rows: Sequence[Sequence[int]], model: Model, logits: Logits, size: BatchSize = None
 ) -> float:
-    """Exponential of the mean loss of every token after the first of each text; NaN of none."""
+    """Exponential of the mean loss over all tokens after the first of each text; NaN without
+    tokens.
+    """
     total, count = 0.0, 0
     coded = [Encoded(tuple(row), (0,) * len(row)) for row in rows]
     for group in batches(coded, model, size):

@@ -1,6 +1,4 @@
-"""What a locating run's table says as sets: scores, ranking, selected units; and how sets agree by
-chance.
-"""
+"""Sets of units from the table of a locating run, and the agreement of sets by chance."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,12 +13,12 @@ Pair = tuple[int, int]
 
 
 def unit_of(located: Table) -> Unit:
-    """The unit that a locating run scored."""
+    """The kind of unit that a locating run scored."""
     return unit_named(located.summary["unit"])
 
 
 def scores_of(located: Table) -> np.ndarray:
-    """Scores ``[L, U]``, every unit in its place."""
+    """Scores ``[L, U]`` by layer and unit."""
     layer, index = located["layer"], located[located.summary["unit"]]
     found = np.zeros((int(layer.max()) + 1, int(index.max()) + 1))
     found[layer, index] = located["score"]
@@ -28,22 +26,20 @@ def scores_of(located: Table) -> np.ndarray:
 
 
 def ranking_of(located: Table) -> tuple[Pair, ...]:
-    """All units: the selected ones in rank order, then the others in rank order (eligibility can
-    leave gaps).
-    """
+    """All units: the selected ones by rank, then the others by rank (selection can skip ranks)."""
     order = np.lexsort((located["rank"], ~located["selected"]))
     unit = located.summary["unit"]
     return tuple(zip(located["layer"][order].tolist(), located[unit][order].tolist(), strict=True))
 
 
 def selected_of(located: Table) -> list[Pair]:
-    """What was selected, in rank order."""
+    """The selected units, by rank."""
     return list(ranking_of(located)[: int(located["selected"].sum())])
 
 
 def ranked_set(located: Table) -> dict[str, Any]:
-    """What ``VerifyNeurons`` takes of a locating run: its key as ``parent``, ``ranking``,
-    ``selected`` and ``unit``.
+    """The options of ``VerifyNeurons`` that follow from a locating run: ``parent`` (its key),
+    ``ranking``, ``selected`` and ``unit``.
     """
     key, chosen = located.require_provenance().key, int(located["selected"].sum())
     return {
@@ -55,13 +51,13 @@ def ranked_set(located: Table) -> dict[str, Any]:
 
 
 def jaccard(first: Iterable[Pair], second: Iterable[Pair]) -> float:
-    """Shared members over members of either; 0 where both are empty."""
+    """Jaccard index: size of the intersection over that of the union; 0 where both are empty."""
     first, second = set(first), set(second)
     return len(first & second) / len(first | second) if first | second else 0.0
 
 
 def spearman(one: np.ndarray, other: np.ndarray) -> float:
-    """Rank correlation; NaN of fewer than three values, and where either does not vary."""
+    """Rank correlation; NaN for fewer than three values, and where either is constant."""
     if len(one) < 3 or not np.ptp(one) or not np.ptp(other):
         return float("nan")
     found: Any = spearmanr(one, other)  # scipy's annotations name no field of it
@@ -71,7 +67,7 @@ def spearman(one: np.ndarray, other: np.ndarray) -> float:
 def chance_jaccards(
     first: Sequence[Pair], second: Sequence[Pair], width: int, draws: int, seed: int
 ) -> np.ndarray:
-    """Jaccard indices of random sets with the two sets' counts in every layer of ``width`` units:
+    """Jaccard indices of random sets with the two sets' counts in every layer of ``width`` units,
     ``[draws]``.
     """
     generator = np.random.default_rng(seed)

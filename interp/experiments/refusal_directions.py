@@ -1,12 +1,12 @@
-"""One direction of the residual stream that tells the classes apart, and how a share of it is taken
-away.
+"""A direction of the residual stream that separates the classes, and its ablation (Arditi et al.
+2024, arXiv 2406.11717).
 
-The difference of mean streams between the classes is taken away wherever a block reads or writes
-the stream (Arditi et al. 2024, arXiv 2406.11717). Candidates are the tuned model's streams before
-every block of the first 80 % and at every token of the template after the prompt; the one chosen
-lowers the metric most among those with KL at most 0.1 on negative prompts that bring it to 0 or
-above when added to them. A share is taken once, where something is written: what the stream holds
-of the direction is then less by that share at every depth.
+Candidates are differences of the classes' mean streams in the tuned model, before every block of
+the first 80 % and at every template token after the prompt. The one chosen lowers the metric most
+among those whose ablation has KL at most 0.1 on negative prompts and whose addition to negative
+prompts brings the metric to 0 or above. A share of the direction is removed from the embedding and
+from every block's output, once each, so that the stream has less of it by that share at every
+depth.
 """
 
 from dataclasses import dataclass
@@ -35,11 +35,11 @@ NAN = float("nan")
 
 @dataclass
 class Candidate:
-    """A direction, where it was read (block; columns from the end), and what ablating and adding it
-    does.
+    """A direction, the block and position at which it was read, and the effects of ablating and
+    adding it.
 
-    ``kl`` is NaN where it was not read: adding the direction does too little, or a better candidate
-    met the criteria.
+    ``kl`` is NaN where it was not measured: adding the direction has too little effect, or a better
+    candidate meets the criteria.
     """
 
     layer: int
@@ -51,13 +51,15 @@ class Candidate:
     added: float = NAN
 
     @property
-    def met(self) -> bool:
-        """Whether it may be chosen."""
+    def criteria_met(self) -> bool:
+        """Whether it meets the criteria and may be chosen."""
         return bool(self.kl <= KL and self.added >= 0 and np.isfinite(self.number))
 
 
 def candidates_of(study: Study) -> list[Candidate]:
-    """Differences of mean streams before each block, at each template token after the prompt."""
+    """Differences of the classes' mean streams before each block, at each template token after the
+    prompt.
+    """
     model = study.pair.tuned
     layers = range(max(1, int(DEPTH * model.anatomy.n_layers)))
     sites = [Site(layer, "hook_resid_pre") for layer in layers]
@@ -87,7 +89,7 @@ def candidates_of(study: Study) -> list[Candidate]:
 
 
 def _tail(roles: tuple[int, ...]) -> int:
-    """How many tokens at the end are of the template after the prompt (at least the last)."""
+    """Number of template tokens after the prompt (at least 1, the last token)."""
     count = 0
     for role in reversed(roles):
         if role != DECISION:
@@ -97,8 +99,8 @@ def _tail(roles: tuple[int, ...]) -> int:
 
 
 def taken_away(model: Model, direction: Float[Tensor, " D"], share: float = 1.0) -> Intervention:
-    """Take a share of the direction out of the embedding and of all that blocks write."""
-    # not of what every block reads too: a share of it would be taken again and again
+    """Remove a share of the direction from the embedding and from every block's output."""
+    # not from every block's input too: the share would be removed repeatedly
     layers, hooks = range(model.anatomy.n_layers), ("hook_attn_out", "hook_mlp_out")
     sites = [Site(0, "hook_resid_pre"), *(Site(layer, hook) for layer in layers for hook in hooks)]
     return Intervention(
@@ -112,13 +114,14 @@ def taken_away(model: Model, direction: Float[Tensor, " D"], share: float = 1.0)
 def choose(study: Study, candidates: list[Candidate], kept_by: Study | None = None) -> Candidate:
     """The candidate that lowers the metric most among those that meet the criteria, else among all.
 
-    Each is a part of the run of the study ``kept_by``, by default ``study``: a run that is stopped
-    goes on from there.
+    Results are kept in the journal of ``kept_by``, by default of ``study``, so that an interrupted
+    run can be resumed.
     """
     part = (kept_by or study).part
     if not candidates:
         raise OptionError(
-            "the classes have the same mean stream everywhere: there is no direction between them"
+            "both classes have the same mean residual stream everywhere: there is no direction"
+            " between them; give other prompts"
         )
     for candidate in study.progress(candidates, "candidate directions"):
         made = part(
@@ -128,37 +131,40 @@ def choose(study: Study, candidates: list[Candidate], kept_by: Study | None = No
     order = sorted(
         candidates, key=lambda candidate: (candidate.number, candidate.layer, candidate.position)
     )
-    # the divergence takes whole answers: it is read in this order, and of none after the first that
-    # may be chosen
-    for candidate in (one for one in order if one.added >= 0 and np.isfinite(one.number)):
+    # the divergence needs whole answers: it is measured in this order, up to the first candidate
+    # that meets the criteria
+    eligible = (item for item in order if item.added >= 0 and np.isfinite(item.number))
+    for candidate in eligible:
         name = f"direction {candidate.layer} {candidate.position} kl"
         candidate.kl = part(name, partial(_divergence, study, candidate))
-        if candidate.met:
+        if candidate.criteria_met:
             return candidate
     return order[0]
 
 
 def _judged(study: Study, candidate: Candidate) -> list[float]:
-    """The metric on positive prompts without the direction, and on negative ones with it added."""
+    """Mean metric on positive prompts with the direction ablated, and on negative ones with it
+    added.
+    """
     ablation = taken_away(study.pair.tuned, candidate.direction)
     site = Site(candidate.layer, "hook_resid_pre")
     added = Intervention(
         "added", {}, "edits", fixed=[Add(site, candidate.size * candidate.direction)]
     )
     return [
-        float(_numbers(study, *asked).mean())
-        for asked in (("positive", ablation), ("negative", added))
+        float(_numbers(study, *condition).mean())
+        for condition in (("positive", ablation), ("negative", added))
     ]
 
 
 def _divergence(study: Study, candidate: Candidate) -> float:
-    """Mean KL per token on negative prompts without the direction."""
+    """Mean KL per token on negative prompts with the direction ablated."""
     ablation = taken_away(study.pair.tuned, candidate.direction)
     return float(divergence(study, ablation, range(len(study.prompts("negative")))).mean())
 
 
 def _numbers(study: Study, group: str, intervention: Intervention) -> np.ndarray:
-    """The metric's number of every prompt of a class in the tuned model under fixed edits."""
+    """The metric of every prompt of a class in the tuned model under fixed edits."""
     model, posed = study.pair.tuned, study.decision_inputs(group)
     found = np.zeros(len(posed))
     for rows in study.batches(posed, model):
@@ -170,7 +176,7 @@ def _numbers(study: Study, group: str, intervention: Intervention) -> np.ndarray
 
 
 def candidates_table(candidates: list[Candidate]) -> Table:
-    """One row per candidate: where it was read, and the numbers that it is chosen by."""
+    """One row per candidate: where it was read, and the values by which it is chosen."""
     found = {
         "layer": ("key", "block before which the stream was read"),
         "position": ("key", "token, counted from the end: -1 is the last"),
@@ -178,10 +184,10 @@ def candidates_table(candidates: list[Candidate]) -> Table:
         "number": ("measure", "mean metric on positive prompts with the direction ablated"),
         "kl": (
             "measure",
-            "mean KL per token on negative prompts with it ablated, nats; NaN where not needed",
+            "mean KL per token on negative prompts with it ablated, nats; NaN where not measured",
         ),
         "added": ("measure", "mean metric on negative prompts with it added"),
-        "met": ("flag", "found to be within the criteria"),
+        "criteria_met": ("flag", "meets the criteria"),
     }
     return table(
         "refusal-direction-candidates",

@@ -1,5 +1,5 @@
-"""Parts of a run that are made several at a time, each kept for a run that goes on where another
-was stopped.
+"""Parts of a run that are computed several at a time, and kept so that an interrupted run can
+resume.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,11 +16,10 @@ def parts(
     what: str,
     at_once: int,
 ) -> list[Any]:
-    """Parts of these names, in order: those kept by an earlier run, and the others as ``make``
-    gives them.
+    """The parts of these names, in order: kept by an earlier run, or computed by ``make``.
 
-    ``make`` takes numbers of names, at most ``at_once``, and gives their parts in this order; how
-    many of all numbers it has taken is told as progress.
+    ``make`` gets indices of names, at most ``at_once``, and returns their parts in this order.
+    Progress counts the indices that it has taken.
     """
     missing = [
         at for at, name in enumerate(names) if study.journal is None or not study.journal.has(name)

@@ -1,4 +1,4 @@
-"""Which prompts a trial is made on."""
+"""Selection of the prompts on which an experiment runs."""
 
 from collections.abc import Iterable
 
@@ -9,8 +9,8 @@ from interp.study import Study
 
 
 def changed(study: Study) -> list[int]:
-    """Rows of the positive prompts on which one of base and tuned model shows the behaviour and the
-    other does not.
+    """Rows of the positive prompts on which exactly one of base and tuned model shows the
+    behaviour.
     """
     prompts, metric = study.prompts("positive").prompts, study.require_metric()
     base, tuned = (
@@ -25,10 +25,10 @@ def changed(study: Study) -> list[int]:
 
 
 def some(prompts: PromptSet, rows: Iterable[int], count: int, seed: int) -> list[int]:
-    """At most ``count`` of the rows of these prompts, drawn at random, in ascending order.
+    """At most ``count`` of these rows, drawn at random, in ascending order.
 
-    One of every cluster comes before a second of any, and rows that repeat a text come last, so
-    that copies of a prompt leave no other out and change nothing in what is drawn.
+    One row of every cluster is drawn before a second of any, and rows that repeat a text come last,
+    so that copies of a prompt do not change the draw of the others.
     """
     listed = list(rows)
     first, again = (

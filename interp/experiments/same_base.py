@@ -1,4 +1,4 @@
-"""Control fine-tunes are of the pair's own base."""
+"""Control fine-tunes must have the same base as the pair."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ from interp.study import Study
 
 
 def require_same_base(study: Study, controls: Sequence[Pair]) -> None:
-    """Raise PairError for a control that was given with another base than the study's."""
+    """Raise PairError for a control fine-tune with another base than the study's."""
     for name, inputs in zip(names_of(controls), inputs_of(controls), strict=True):
         if inputs.get("base") != study.pair.digests.get("base"):
             raise PairError(
-                f"the control {name} was given with another base than {study.pair.tuned.name}; "
-                "a control is tuned from the same one"
+                f"the control fine-tune {name} has another base than {study.pair.tuned.name}; give"
+                " one that was tuned from the same base"
             )

@@ -1,10 +1,9 @@
-"""Whether sampled answers show a behaviour, beside greedy ones.
+"""Whether sampled answers show a behaviour, in addition to greedy ones.
 
-A token is chosen where the cumulative probability at the temperature first exceeds a number from
-[0, 1). These numbers follow from seed, prompt and sample alone, so that batches change nothing (but
-where rounding moves a probability across the number), and all models and conditions are sampled
-with the same ones: a condition that changes no probability changes no sample, and differences
-between conditions are paired.
+The next token is the first at which the cumulative probability at the temperature exceeds a uniform
+number from [0, 1). These numbers follow from seed, prompt and sample alone. So batches do not
+matter (except by rounding), and all models and conditions use the same numbers: a condition that
+changes no probability changes no sample, and differences between conditions are paired.
 """
 
 from __future__ import annotations
@@ -26,9 +25,7 @@ from interp.study import Study
 
 @dataclass(frozen=True)
 class Sampled:
-    """Of one condition and class, whether each sample shows the behaviour [prompts, samples], in
-    prompt order.
-    """
+    """Whether each sample shows the behaviour, ``[prompts, samples]``."""
 
     condition: str
     group: str
@@ -36,14 +33,14 @@ class Sampled:
 
 
 def sampling_of(study: Study) -> Sampling | None:
-    """How the study's behaviour asks for answers to be sampled; None where it does not."""
+    """How the study's behaviour samples answers; None where it uses greedy ones only."""
     return study.metric.sampling if isinstance(study.metric, Behaviour) else None
 
 
 def sample(
     study: Study, sampling: Sampling, name: str, group: str, receiver: PatchTarget
 ) -> Sampled:
-    """Sample answers to every prompt of a class under a condition and read them."""
+    """Sample answers to every prompt of a class under a condition, and evaluate them."""
     kept = study.part(f"samples {name} {group}", lambda: _shown(study, sampling, group, receiver))
     return Sampled(name, group, np.array(kept, bool).reshape(-1, sampling.samples))
 
@@ -84,8 +81,7 @@ def chosen(
     numbers: Sequence[float] | Float[np.ndarray, " B"],
 ) -> Int[Tensor, " B"]:
     """The tokens at which the cumulative probability at a temperature first exceeds each number."""
-    # one token of many can be rarer than float32 can tell from none; some devices have nothing
-    # wider
+    # rare tokens can vanish in float32; some devices have nothing wider
     wide = torch.float32 if logits.device.type == "mps" else torch.float64
     share = (logits.to(wide) / temperature).softmax(-1).cumsum(-1)
     reached = (

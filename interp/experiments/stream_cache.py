@@ -1,4 +1,4 @@
-"""Streams of a model as it is, at which passes under an intervention begin."""
+"""Residual streams of unedited passes, from which passes under an intervention can start."""
 
 from collections.abc import Callable
 
@@ -6,17 +6,15 @@ from interp.interventions.teacher_forcing import Stream
 
 
 class Streams:
-    """What a block is given on some texts without an intervention, for the last few layers that
-    were asked for.
-    """
+    """Unedited streams that enter the last few requested layers, on some texts."""
 
     MOST = 2
 
     def __init__(self) -> None:
         self._kept: dict[int, Stream] = {}
 
-    def at(self, layer: int, read: Callable[[], Stream]) -> Stream | None:
-        """What lets a pass begin at this layer, None at the first."""
+    def get(self, layer: int, read: Callable[[], Stream]) -> Stream | None:
+        """The stream from which a pass can start at this layer; None for layer 0."""
         if layer == 0:
             return None
         if layer not in self._kept:

@@ -1,4 +1,4 @@
-"""A study of some of its prompts, which does not compute again what is known of them."""
+"""A study on some of another's prompts, which reuses what was computed for them."""
 
 from interp.experiments.base_losses import losses_known
 from interp.experiments.unedited_metric import numbers_known, numbers_name
@@ -6,24 +6,26 @@ from interp.study import Study
 
 
 def few_of(study: Study, count: int) -> Study:
-    """The same study on at most so many prompts of each class; both models' answers to the others
-    are those it has.
+    """The same study on at most ``count`` prompts of each class, with the answers and values it
+    has.
     """
     few = study.with_prompts(study.contrast.limit(count))
     for group in few.classes:
         for role in study.pair.roles:
             answers = dict(
                 zip(
-                    [one.id for one in study.prompts(group)],
+                    [prompt.id for prompt in study.prompts(group)],
                     study.answers(role, group),
                     strict=True,
                 )
             )
             few.kept(
                 ("answers", role, group),
-                lambda of=answers, group=group: [of[one.id] for one in few.prompts(group)],
+                lambda known=answers, group=group: [
+                    known[prompt.id] for prompt in few.prompts(group)
+                ],
             )
             numbers = numbers_known(study, role, group)
-            few.kept(numbers_name(study, role, group), lambda of=numbers: of)
+            few.kept(numbers_name(study, role, group), lambda known=numbers: known)
         few.kept(("base losses", group), lambda group=group: losses_known(study, group))
     return few

@@ -1,14 +1,15 @@
-"""What the base's blocks would add to the tuned model's stream, and what the tuned model's add
-beyond that.
+"""Pre-training and fine-tuning components of a tuned model's block updates (TuCo, arXiv
+2506.23423).
 
-With ``f(x, l)`` the update of block l, on the tuned stream ``x_l`` (TuCo, arXiv 2506.23423)::
+With ``f(x, l)`` the update of block l, on the tuned stream ``x_l``::
 
-    PTC_l = f_base(x_l, l)        FTC_l = f_tuned(x_l, l) - f_base(x_l, l)        x_{l+1} = x_l +
-                                  PTC_l + FTC_l
+    PTC_l = f_base(x_l, l)
+    FTC_l = f_tuned(x_l, l) - f_base(x_l, l)
+    x_{l+1} = x_l + PTC_l + FTC_l
 
-Two passes: one of the tuned model, whose stream is kept for this batch; one of the base, given that
-stream anew before every block. Both updates are read as the sum of what attention and MLP add, not
-as differences of large streams.
+Two passes: one of the tuned model, whose stream is kept for the batch; one of the base, which gets
+that stream before every block. Updates are sums of the outputs of attention and MLP, not
+differences of large streams.
 """
 
 from __future__ import annotations
@@ -37,12 +38,11 @@ PARTS = ("hook_attn_out", "hook_mlp_out")
 
 @dataclass(frozen=True)
 class Stream:
-    """One batch of the tuned model: the stream before every block and after the last, and what each
-    block added.
+    """One batch of the tuned model: the stream before every block and after the last, and each
+    block's outputs.
 
     ``attention`` and ``mlp`` are of all columns, or (``positions`` last) of the last one only.
-    After a fast read so is what the stream holds after the last block: its other columns mean
-    nothing.
+    After a fast pass only the last column of the stream after the last block is valid.
     """
 
     batch: Batch
@@ -60,8 +60,8 @@ class Stream:
         positions: Positions = "last",
         path: Path = "full",
     ) -> Stream:
-        """One pass of the tuned model, without its head; ``path`` fast ends its last block on the
-        last column alone.
+        """One pass of the tuned model without its head; ``path`` fast computes the last block's
+        outputs for the last column only.
         """
         require_here(engine)
         _require_last(path, positions)
@@ -92,17 +92,15 @@ class Stream:
         )
 
     def cut(self, value: Float[Tensor, "B T D"]) -> Float[Tensor, "B P D"]:
-        """The columns that are looked at."""
+        """The columns that are examined."""
         return value[:, -1:] if self.positions == "last" else value
 
     def update(self, layer: int) -> Float[Tensor, "B P D"]:
-        """What a block added, in float64."""
+        """A block's update, in float64."""
         return self.attention[layer].double() + self.mlp[layer].double()
 
     def shifted(self, columns: int, pad_id: int) -> Stream:
-        """The same stream behind some more columns of padding: equal numbers through arithmetic of
-        another shape.
-        """
+        """The same stream after more columns of padding: equal values in another shape."""
         ids, mask = (
             pad(self.batch.ids, (columns, 0), value=pad_id),
             pad(self.batch.mask, (columns, 0), value=False),
@@ -128,9 +126,9 @@ def against(
     """One pass of the base on the tuned stream; ``see(layer, ptc, ftc)`` gets each block's ``[B, P,
     D]`` in float64.
 
-    ``granularity`` sublayer gives the base's MLP what it reads after the *tuned* attention: same
-    total, another split. ``path`` fast (last column only) takes the output projections and MLPs of
-    one column: equal but for rounding.
+    ``granularity`` sublayer gives the base's MLP the stream after the *tuned* attention: the same
+    total, divided otherwise. ``path`` fast (last column only) computes output projections and MLPs
+    for one column: equal up to rounding.
     """
     require_here(engine)
     _require_last(path, stream.positions)
@@ -167,8 +165,8 @@ def against(
 def own_ends(
     engine: Engine, base: Model, stream: Stream, path: Path = "full"
 ) -> tuple[Float[Tensor, "B P D"], Float[Tensor, "B P D"]]:
-    """The base's own stream on the same tokens, before the first block and after the last: a pass
-    of the base.
+    """The base's own stream on the same tokens, before the first block and after the last (one
+    pass).
     """
     _require_last(path, stream.positions)
     last = base.anatomy.n_layers - 1
@@ -180,38 +178,40 @@ def own_ends(
 
 
 def sites_needed() -> Sequence[str]:
-    """What a family must have an exact place for."""
+    """The sites that an architecture must have."""
     return ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
 
 
 def require_here(engine: Engine) -> None:
-    """Raise OptionError for an engine that runs elsewhere: what a pass hands out on its way stays
-    there.
+    """Raise OptionError for a remote engine: functions that observe a pass must run in this
+    process.
     """
     if getattr(engine, "remote", False):
         raise OptionError(
-            "the tuned stream is split while passes run and cannot be sent elsewhere; leave out"
-            " --remote"
+            "the decomposition observes passes while they run, which a remote engine cannot do;"
+            " leave out --remote"
         )
 
 
 def _require_last(path: Path, positions: Positions) -> None:
     if path == "fast" and positions != "last":
-        raise OptionError("the fast path is of the last token; take the full one for all positions")
+        raise OptionError(
+            "the fast path is for the last token only; use the full path for all positions"
+        )
 
 
 def _cut(model: Model, layers: Sequence[int]) -> list[Edit]:
-    """Let output projections and MLPs of some blocks work on the last column alone."""
-    # families whose MLP has no such place are read whole
+    """Edits that restrict output projections and MLPs of some blocks to the last column."""
+    # architectures without these sites are computed in full
     hooks = [hook for hook in ("attn.hook_z", "mlp.hook_in") if hook in model.anatomy.targets]
     return [KeepLastPosition(Site(layer, hook)) for layer in layers for hook in hooks]
 
 
 def _added(layers: Sequence[int], parts: Sequence[str] = PARTS) -> list[Site]:
-    """Where what blocks add to the stream is read, block by block.
+    """The sites of the blocks' outputs, block by block.
 
-    All columns are read, not watched: such a pass goes through the beginning that prompts share
-    once.
+    For all columns they are reads, not observers, so that a prefix shared by the prompts is
+    computed once.
     """
     return [Site(layer, hook) for layer in layers for hook in parts]
 

@@ -1,4 +1,4 @@
-"""The metric's numbers of prompts in a model as it is: read once, or seen where its answers begin."""
+"""The metric of prompts in an unedited model: computed once, or kept from generation."""
 
 from collections.abc import Sequence
 
@@ -12,19 +12,19 @@ from interp.study import Study
 
 
 def numbers_known(study: Study, role: str, group: str) -> dict[int, float]:
-    """Those that were read, by the prompt's id; a study may be asked for another behaviour's, too."""
+    """The values known so far, by prompt id, of the study's current behaviour."""
     return study.kept(numbers_name(study, role, group), dict)
 
 
 def numbers_name(study: Study, role: str, group: str) -> tuple[str, ...]:
-    """What they are kept under with a study."""
+    """The name under which a study keeps them."""
     return "numbers", role, group, digest(study.require_metric().identity)
 
 
 def keep_numbers(
     study: Study, role: str, group: str, rows: Sequence[int], number: Float[np.ndarray, " rows"]
 ) -> None:
-    """Keep those of some rows."""
+    """Keep the values of some rows."""
     ids = [study.prompts(group).prompts[row].id for row in rows]
     numbers_known(study, role, group).update(zip(ids, number.tolist(), strict=True))
 
@@ -32,7 +32,7 @@ def keep_numbers(
 def own_numbers(
     study: Study, role: str, group: str, rows: Sequence[int]
 ) -> Float[np.ndarray, " rows"]:
-    """The metric's number of some prompts of a class in a model as it is, in this order."""
+    """The metric of some prompts of a class in an unedited model, in this order."""
     known, prompts = numbers_known(study, role, group), study.prompts(group).prompts
     posed, model = study.decision_inputs(group), study.pair[role]
     unknown = [row for row in rows if prompts[row].id not in known]

@@ -1,6 +1,4 @@
-"""What of a behaviour misleads on these prompts: first tokens that do not single it out, negatives
-that show it.
-"""
+"""Warnings about a behaviour on these prompts: ambiguous first tokens, negatives that show it."""
 
 from __future__ import annotations
 
@@ -14,16 +12,14 @@ from interp.study import Study
 
 OVERSTATED = 0.25
 UNLIKELY = float(np.log(999))
-"""Log-odds of one in a thousand: an answer that shows the behaviour all the same does not begin as
-they say.
-"""
+"""Log-odds of 1 in 1000: an answer below it that shows the behaviour contradicts the log-odds."""
 MANY = 0.1
-"""Share of answers from which on a warning is due, and negatives contaminate the contrast."""
+"""Share of answers from which on a warning is given, and negatives contaminate the contrast."""
 
 
 def warnings_of(study: Study) -> list[str]:
-    """A line for each; answers of both models to both classes are generated where they are not
-    kept.
+    """One line per warning; generates answers of both models to both classes where they are
+    missing.
     """
     if not study.require_metric().applies("negative"):
         return []
@@ -35,9 +31,7 @@ def warnings_of(study: Study) -> list[str]:
 
 
 def disagreements(judged: Sequence[ConditionResult], words: MetricLabels) -> list[str]:
-    """A line where under some conditions the log-odds say yes of many prompts whose answer says no,
-    or no of yes.
-    """
+    """A line where, under some conditions, log-odds and answers disagree on many prompts."""
     lines = []
     for side, verb, disagree in (
         ("above 0", "does not show", lambda item: (item.number > 0) & ~item.exhibits),
@@ -48,16 +42,16 @@ def disagreements(judged: Sequence[ConditionResult], words: MetricLabels) -> lis
             f"{share:.0%} under {name}" for name, share in shares.items() if share >= OVERSTATED
         ]:
             lines.append(
-                f"The {words.number} are {side} where the answer {verb} the behaviour, of positive"
-                f" prompts {', '.join(apart)}. Rates and recovery measure two things there; read"
-                " examples (--show-answers), and give whole continuations (--behaviour FILE.yaml)."
+                f"The {words.number} are {side} where the answer {verb} the behaviour, for positive"
+                f" prompts {', '.join(apart)}. Rates and recovery measure different things there;"
+                " read examples (--show-answers), and give whole continuations (--behaviour FILE.yaml)."
             )
     return lines
 
 
 def _thinks(study: Study) -> str:
     """How many answers of the fine-tuned model begin with a thinking block that its chat template
-    does not name.
+    does not declare.
     """
     answers = [answer for group in study.classes for answer in study.answers("tuned", group)]
     start, decode = study.answer_start, study.pair.decode
@@ -86,7 +80,7 @@ def _unreached(study: Study) -> str:
 
 
 def _first_tokens(study: Study) -> str:
-    """Whether answers that do not show the behaviour begin as the log-odds take it to begin."""
+    """Whether answers without the behaviour begin with one of the log-odds' first tokens."""
     ids, name = first_token_ids(study.require_metric()), study.require_metric().words.many
     if not ids:
         return ""
@@ -103,8 +97,8 @@ def _first_tokens(study: Study) -> str:
         return ""
     return (
         f"{wrong} of {len(begun)} answers of the base, or to negative prompts, begin with a first"
-        f" token of {name} and are none: first tokens do not single the behaviour out; give whole"
-        " continuations (--behaviour FILE.yaml)."
+        f" token of {name} without being one: first tokens do not identify the behaviour; give"
+        " whole continuations (--behaviour FILE.yaml)."
     )
 
 

@@ -1,8 +1,7 @@
-"""Interventions: edits as data, answers written under them, and the random sets they are compared
-with.
+"""Interventions: edits as data, generation and teacher forcing under them, and matched random sets.
 
-``edits`` are what an engine applies in one pass and undoes after it; an ``intervention`` says what
-is done to a set of units and where the values come from; ``teacher_forcing`` reads fixed answers
-under one and ``generation`` writes new ones; ``random_sets`` draws the sets of units that a located
-set is compared with.
+``edits`` are applied by an engine during one pass and undone after it. An ``intervention`` says
+what is done to a set of units and where the values come from. ``teacher_forcing`` reads fixed
+answers under an intervention, ``generation`` writes new ones. ``random_sets`` draws control sets of
+units.
 """

@@ -1,8 +1,10 @@
-"""Edits as data, exactly undone: they live for one run, on activations, and never touch a weight."""
+"""Edits as data: they change activations during one pass and never a weight, so that they are
+undone exactly.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar
 
@@ -17,43 +19,62 @@ Cells = Callable[[Tensor], Tensor]
 Same = TypeVar("Same")
 
 
-class _AllCells:
-    """An edit that holds nothing of single cells is the same on any part of them."""
+class _SameOnAllCells:
+    """An edit that holds no values of single cells is the same on any part of a batch."""
 
     def on(self: Same, cells: Cells) -> Same:
         """The edit itself."""
         return self
 
 
-@dataclass(frozen=True)
-class Ablate(_AllCells):
-    """Set units of a site to zero."""
+def _set_site_and_units(
+    edit: object, site: Site | str, units: Int[Tensor, " K"] | Sequence[int]
+) -> None:
+    """Set the fields of a frozen edit, from a site's name and a list of units too."""
+    object.__setattr__(edit, "site", Site.parse(site) if isinstance(site, str) else site)
+    index = units if isinstance(units, Tensor) else torch.tensor(list(units), dtype=torch.int64)
+    object.__setattr__(edit, "units", index)
+
+
+@dataclass(frozen=True, init=False)
+class Ablate(_SameOnAllCells):
+    """Set units of a site to zero: ``Ablate("blocks.5.mlp.hook_post", [3])``."""
 
     site: Site
     units: Int[Tensor, " K"]
 
+    def __init__(self, site: Site | str, units: Int[Tensor, " K"] | Sequence[int]) -> None:
+        _set_site_and_units(self, site, units)
+
     def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
         """The value with the units at zero."""
-        return value.index_fill(-1, self.units, 0.0)
+        return value.index_fill(-1, self.units.to(value.device), 0.0)
 
 
-@dataclass(frozen=True)
-class Scale(_AllCells):
-    """Multiply units of a site by a factor; factor 1 leaves the value bit for bit."""
+@dataclass(frozen=True, init=False)
+class Scale(_SameOnAllCells):
+    """Multiply units of a site by a factor; factor 1 leaves the value unchanged, bit for bit."""
 
     site: Site
     units: Int[Tensor, " K"]
     factor: float
 
+    def __init__(
+        self, site: Site | str, units: Int[Tensor, " K"] | Sequence[int], factor: float
+    ) -> None:
+        _set_site_and_units(self, site, units)
+        object.__setattr__(self, "factor", factor)
+
     def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
         """The value with the units scaled."""
-        return value.index_copy(-1, self.units, value[..., self.units] * self.factor)
+        units = self.units.to(value.device)
+        return value.index_copy(-1, units, value[..., units] * self.factor)
 
 
 @dataclass(frozen=True)
 class Replace:
-    """Put given values in place of units of a site (of all of them when ``units`` is None), where
-    ``at`` is true.
+    """Replace units of a site (all of them when ``units`` is None) by given values, where ``at`` is
+    true.
     """
 
     site: Site
@@ -71,15 +92,15 @@ class Replace:
         )
 
     def on(self, cells: Cells) -> Replace:
-        """The edit on some cells: see ``interp.engines.shared_prefix``."""
+        """The edit on a part of the batch's cells; see ``interp.engines.shared_prefix``."""
         values = self.values if self.values.ndim == 1 else cells(_by_row(self.values))
         return replace(self, values=values, at=None if self.at is None else cells(self.at))
 
 
 @dataclass(frozen=True)
 class ReplaceByRow:
-    """Put given values in place of units of a site, in each row of those that ``rows`` names, at
-    every position.
+    """Replace, at every position, those units of a site by given values that ``rows`` marks in each
+    row of the batch.
     """
 
     site: Site
@@ -88,20 +109,20 @@ class ReplaceByRow:
     rows: Bool[Tensor, "B T K"]
 
     def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
-        """The value with the units replaced; ``rows`` is of all positions where it has one."""
+        """The value with the units replaced; one position of ``rows`` stands for all."""
         new = torch.where(self.rows.to(value.device), self.values.to(value), value[..., self.units])
         return value.index_copy(-1, self.units, new)
 
     def on(self, cells: Cells) -> ReplaceByRow:
-        """The edit on some cells: see ``interp.engines.shared_prefix``."""
+        """The edit on a part of the batch's cells; see ``interp.engines.shared_prefix``."""
         values = self.values if self.values.ndim == 1 else cells(_by_row(self.values))
         return replace(self, values=values, rows=cells(self.rows))
 
 
 @dataclass(frozen=True)
 class Enter(Replace):
-    """Put in the stream that a block was given in an earlier pass on the same tokens: blocks below
-    need not run.
+    """Start a pass at a block, from the stream that entered it in an earlier pass on the same
+    tokens: the blocks below need not run.
     """
 
     begins: ClassVar[bool] = True
@@ -109,28 +130,24 @@ class Enter(Replace):
 
 @dataclass(frozen=True)
 class Blend:
-    """Go a share of the way from another value to the site's own, live: ``other + share * (value -
-    other)``.
-    """
+    """Interpolate between another value and the site's own: ``other + share * (value - other)``."""
 
     site: Site
     other: Float[Tensor, "B T W"]
     share: float
 
     def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
-        """The value between the two; gradients flow through the live part."""
+        """The interpolated value; gradients flow through the site's own part."""
         return self.other + self.share * (value - self.other)
 
     def on(self, cells: Cells) -> Blend:
-        """The edit on some cells: see ``interp.engines.shared_prefix``."""
+        """The edit on a part of the batch's cells; see ``interp.engines.shared_prefix``."""
         return replace(self, other=cells(self.other))
 
 
 @dataclass(frozen=True)
-class Project(_AllCells):
-    """Take a share of a site's component along a direction of length 1 away: ``x - share * (x . r)
-    r``.
-    """
+class Project(_SameOnAllCells):
+    """Remove a share of a site's component along a unit vector r: ``x - share * (x . r) r``."""
 
     site: Site
     direction: Float[Tensor, " W"]
@@ -138,35 +155,38 @@ class Project(_AllCells):
 
     def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
         """The value with less (at share 1, nothing) along the direction."""
-        # half precision would leave a part in two hundred of it
+        # half precision would leave about 0.5 % of the component
         wide = widen(value)
         direction = self.direction.to(wide)
         return (wide - self.share * (wide @ direction)[..., None] * direction).to(value.dtype)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Add:
-    """Add given values to a site."""
+    """Add values to a site, at every position: a vector of its width, or one per cell."""
 
     site: Site
     values: Float[Tensor, "*batch_time W"]
+
+    def __init__(self, site: Site | str, values: Float[Tensor, "*batch_time W"]) -> None:
+        object.__setattr__(self, "site", Site.parse(site) if isinstance(site, str) else site)
+        object.__setattr__(self, "values", values)
 
     def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
         """The value with the values added."""
         return value + self.values.to(value)
 
     def on(self, cells: Cells) -> Add:
-        """The edit on some cells: see ``interp.engines.shared_prefix``."""
+        """The edit on a part of the batch's cells; see ``interp.engines.shared_prefix``."""
         return self if self.values.ndim == 1 else replace(self, values=cells(_by_row(self.values)))
 
 
 @dataclass(frozen=True)
 class Observe:
-    """Hand a site's value to a function as the pass goes by, before any later edit; the value
-    itself goes on.
+    """Call a function with a site's value during the pass, before any later edit; the value stays.
 
-    What is watched need not be kept until the pass ends. The function runs where the pass runs: not
-    remotely.
+    An observed value need not be kept until the pass ends. The function runs in this process, so
+    not on a remote engine.
     """
 
     site: Site
@@ -180,11 +200,11 @@ class Observe:
 
 @dataclass(frozen=True, eq=False)
 class Transform:
-    """Put what a function makes of a site's own rows in their place, where ``at`` is true; the rest
-    stays bit for bit.
+    """Replace a site's vectors by a function of them, where ``at`` is true; the others stay bit for
+    bit.
 
-    The function is given rows of every position at once, in at least float32, and runs where the
-    pass runs: not remotely.
+    The function gets the vectors of all positions at once, in at least float32. It runs in this
+    process, so not on a remote engine.
     """
 
     site: Site
@@ -192,7 +212,7 @@ class Transform:
     at: Bool[Tensor, "B T"] | None = None
 
     def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
-        """The value with those rows as the function makes them."""
+        """The value with those vectors transformed."""
         at = (
             torch.ones(value.shape[:-1], dtype=torch.bool, device=value.device)
             if self.at is None
@@ -204,17 +224,17 @@ class Transform:
         return new
 
     def on(self, cells: Cells) -> Transform:
-        """The edit on some cells: see ``interp.engines.shared_prefix``."""
+        """The edit on a part of the batch's cells; see ``interp.engines.shared_prefix``."""
         return self if self.at is None else replace(self, at=cells(self.at))
 
 
 @dataclass(frozen=True)
 class KeepLastPosition:
-    """Let only the last column go on, so that what reads the site works on one position of every
+    """Pass on only the last column, so that whatever reads the site computes one position per
     prompt.
 
-    What is added to a stream of all positions is then right in its last column only: a pass under
-    this edit is for streams that are replaced at the next block, or for the last block.
+    What is then added to a stream of all positions is right in its last column only. Use it where
+    the stream is replaced at the next block, or in the last block.
     """
 
     site: Site
@@ -225,10 +245,8 @@ class KeepLastPosition:
 
 
 @dataclass(frozen=True, eq=False)
-class Take(_AllCells):
-    """Set units of a site to zero and keep what they were for a later edit of the same pass,
-    ``Write``.
-    """
+class Take(_SameOnAllCells):
+    """Set units of a site to zero and keep their values for a later ``Write`` of the same pass."""
 
     site: Site
     units: Int[Tensor, " K"]
@@ -241,10 +259,8 @@ class Take(_AllCells):
 
 
 @dataclass(frozen=True, eq=False)
-class Write(_AllCells):
-    """Add to a site what the units that ``Take`` kept earlier in the pass write through
-    ``columns``.
-    """
+class Write(_SameOnAllCells):
+    """Add to a site what the units kept by ``Take`` write through the matrix ``columns``."""
 
     site: Site
     columns: Float[Tensor, "W K"]

@@ -1,8 +1,8 @@
 """Greedy answers under an intervention, token by token.
 
-With a donor, donor and receiver go through the text in lockstep: the donor reads the receiver's
-tokens first (or the twin prompt followed by the receiver's answer), and its activations at the same
-columns are bound into the edits.
+With a donor, both models step through the text together: the donor reads the receiver's tokens
+first (or the twin prompt followed by the receiver's answer), and its activations at the same
+columns become the edits of the receiver's pass.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,19 +23,19 @@ from interp.models.model import Model
 from interp.models.preflight import scaled_beyond
 from interp.prompts import Encoded
 
-LOOK = 4  # tokens between two looks at what is written
-# times the tokens of a batch that is only read: after the first pass, one of each row is read
+LOOK = 4  # tokens between two checks whether an answer is decided
+# batches for generation may have this many times the tokens of batches that are only read: after
+# the first pass one token per row is read
 MORE_WRITTEN = 1.5
 
 
 def cached_bytes(
     model: Model, intervention: Intervention | None, prompts: Sequence[Encoded], max_new_tokens: int
 ) -> int:
-    """Bytes to allow for each token of a prompt while answers are written: keys and values, the
-    answer's as well.
+    """Bytes to allow for each prompt token during generation: keys and values, of the answer too.
 
-    Twice what they take, since a cache that grows is copied block by block, and what it was is not
-    given back at once.
+    Twice their size, since a growing cache is copied block by block, and the old one is not freed
+    at once.
     """
     each = model.cached_bytes + (
         0 if intervention is None or not (donor := intervention.donor) else donor.cached_bytes
@@ -46,21 +46,21 @@ def cached_bytes(
 
 @dataclass(frozen=True)
 class Begun:
-    """What is known of the beginnings of some answers, by row.
+    """Known beginnings of some answers, by row.
 
-    ``tokens``: their first ones, which are not written again. ``receiver`` and ``donor``: keys and
-    values of the prompt and a part of these tokens, from passes that read them; without these,
-    prompts and tokens are read anew. Writing on takes them over, so that they serve once.
+    ``tokens``: the first tokens, which are not generated again. ``receiver`` and ``donor``: cached
+    keys and values of the prompt and a part of these tokens; without them prompts and tokens are
+    read again. Generation consumes these caches, so that they can be used once.
     """
 
     tokens: Sequence[Sequence[int]]
     receiver: CachedPrefix | None = None
     donor: CachedPrefix | None = None
 
-    def of(self, rows: Sequence[int]) -> "Begun":
-        """Some rows."""
+    def select(self, rows: Sequence[int]) -> "Begun":
+        """The beginnings of some rows."""
         receiver, donor = (
-            None if one is None else one.of(rows) for one in (self.receiver, self.donor)
+            None if cache is None else cache.of(rows) for cache in (self.receiver, self.donor)
         )
         return Begun([self.tokens[row] for row in rows], receiver, donor)
 
@@ -79,12 +79,11 @@ def generate(
     """Greedy answers, each ending with its stop token, or cut at ``max_new_tokens`` or at the end
     of the context.
 
-    ``settled(row, begun)`` is asked every few tokens, and a row for which it says yes is written no
-    further. ``choose(logits, step)`` gives the next token of every row of the batch in the
-    likeliest one's place; such answers are written from their first token on. ``see`` is shown the
-    logits where the answers begin. Each row has the room that its own prompt (and the twin, where
-    one is read) leave, whatever the others of the batch. ``begun``: what is known of the beginnings
-    of these answers already.
+    ``settled(row, begun)`` is called every few tokens; where it is true, the row is not continued.
+    ``choose(logits, step)`` replaces the argmax: it gives the next token of every row of the batch.
+    Such answers are generated from their first token on. ``see`` gets the logits at which the
+    answers begin. The length limit of each row follows from its own prompt (and its twin, where one
+    is read), not from the others of the batch. ``begun``: known beginnings of the answers.
     """
     beside = text.donor_prompts(intervention) if intervention is not None else text.prompts
     longest = [max(map(len, pair)) for pair in zip(text.prompts, beside, strict=True)]
@@ -92,17 +91,15 @@ def generate(
     if begun is not None and any(begun.tokens) and choose is None and see is None:
         return _go_on(engine, model, text, limits, intervention, settled, begun)
     if choose is None and (first := _before_scaling(model, text, limits)) != limits:
-        # what stands beyond is read anew, whole: keys and values before it are turned by another
-        # scale
+        # beyond this length the whole text is read again: earlier keys and values were rotated with
+        # another scale
         known = _write(engine, model, text, first, intervention, settled, None, see)
         return _go_on(engine, model, text, limits, intervention, settled, Begun(known))
     return _write(engine, model, text, limits, intervention, settled, choose, see)
 
 
 def _before_scaling(model: Model, text: Text, limits: Sequence[int]) -> list[int]:
-    """How many tokens of each answer are written before positions are scaled by the length of the
-    text.
-    """
+    """Tokens of each answer that can be generated before text length scales positions."""
     boundary, lengths = scaled_beyond(model), [len(prompt) for prompt in text.prompts]
     if boundary is None:
         return list(limits)
@@ -121,7 +118,7 @@ def _go_on(
     settled: Callable[[int, Sequence[int]], bool] | None,
     begun: Begun,
 ) -> list[list[int]]:
-    """The rest of answers that are known to their first tokens."""
+    """Continue answers whose first tokens are known."""
     found = [
         _until_stop(list(known[:limit]), text.stop_ids)
         for known, limit in zip(begun.tokens, limits, strict=True)
@@ -158,7 +155,7 @@ def _go_on(
 
 @dataclass
 class _Start:
-    """What the first pass reads, receiver's and donor's, and the keys and values it goes on from."""
+    """The receiver's and the donor's first batch, and the cached keys and values before them."""
 
     batch: Batch
     follower: Batch | None
@@ -169,8 +166,8 @@ class _Start:
 def _start(
     model: Model, text: Text, intervention: Intervention | None, begun: Begun, rows: Sequence[int]
 ) -> _Start | None:
-    """Only what no pass has read of texts, after the keys and values of what one has; None where
-    these are missing.
+    """The tokens that no pass has read yet, with the cached keys and values of the others; None
+    without a cache.
     """
     donor = None if intervention is None else intervention.donor
     if begun.receiver is None or (donor is not None and begun.donor is None):
@@ -191,7 +188,7 @@ def _start(
 def _from_prompts(
     model: Model, text: Text, intervention: Intervention | None, width: int
 ) -> _Start:
-    """Whole prompts."""
+    """A start from whole prompts, without a cache."""
     batch = Batch.pad(text.prompts, text.pad_id, device=model.device, length=width)
     if intervention is None or intervention.donor is None:
         return _Start(batch, None)
@@ -290,7 +287,7 @@ def _write(
 
 
 def _may_drop(intervention: Intervention | None, *running: tuple[Model | None, Any]) -> bool:
-    """Whether finished rows can be left out: of edits that are given, some may hold values of every
+    """Whether finished rows can be dropped from the batch: explicit edits may hold values of every
     row.
     """
     given = intervention is not None and intervention.kind == "edits"
@@ -304,9 +301,7 @@ def _some(batch: Batch, rows: Int[Tensor, " K"]) -> Batch:
 
 
 def _extend(batch: Batch, token: Int[Tensor, " B"], real: Bool[Tensor, " B"], cache: Any) -> Batch:
-    """What the next pass reads: the token alone, or the whole text where the pass before left
-    nothing to go on from.
-    """
+    """The next pass's batch: the new token alone, or the whole text where there is no cache."""
     device = batch.mask.device
     new, mask = token.to(device)[:, None], torch.cat([batch.mask, real.to(device)[:, None]], 1)
     return Batch(new if cache is not None else torch.cat([batch.ids, new], 1), mask)

@@ -1,8 +1,7 @@
-"""Interventions: named changes of a model's units while it reads or writes text, which become edits
-of each pass.
+"""Interventions: named changes of a set of units, which become the edits of each pass.
 
-An ``Intervention``'s edits are either fixed (zero, mean) or bound, at every step, to what a donor
-computes on the same tokens (the base model, or the tuned model on the harmless twin of a prompt).
+The edits of an ``Intervention`` are either fixed (zero, mean) or computed at every step from a
+donor's activations on the same tokens (the base model, or the tuned model on a prompt's twin).
 """
 
 from __future__ import annotations
@@ -29,23 +28,21 @@ Kind = Literal["zero", "mean", "donor", "activation", "weights", "edits"]
 
 @dataclass(frozen=True)
 class Channels:
-    """Some channels of a site, in the place of all: their ``values``, and which they are,
-    ascending.
+    """Values of some channels of a site, and the indices of these channels, ascending.
 
-    Sets of units take a few of a donor's activations, so that the others need not be kept between
-    passes.
+    Sets of units need few of a donor's activations; the others are not kept between passes.
     """
 
     values: Float[Tensor, "B T K"]
     index: Int[Tensor, " K"]
 
     @classmethod
-    def of(cls, values: Float[Tensor, "B T N"], index: Int[Tensor, " K"]) -> Channels:
-        """These channels of values of all, copied."""
+    def from_values(cls, values: Float[Tensor, "B T N"], index: Int[Tensor, " K"]) -> Channels:
+        """A copy of these channels of the values of all."""
         return cls(values[..., index.to(values.device)], index.to(values.device))
 
     def at(self, index: Int[Tensor, " J"]) -> Float[Tensor, "B T J"]:
-        """The values of some of them; raises OptionError for a channel that is not among them."""
+        """The values of some channels; OptionError for one that was not kept."""
         index = index.to(self.index.device)
         place = torch.searchsorted(self.index, index).clamp(max=max(len(self.index) - 1, 0))
         if not len(self.index) or not to_host((self.index[place] == index).all()):
@@ -57,11 +54,11 @@ class Channels:
 
 
 Activations = Mapping[Site, Tensor | Channels]
-"""A donor's, by site: of all channels, or of some."""
+"""A donor's activations by site, of all channels or of some."""
 
 
 def channels_at(value: Tensor | Channels, index: Int[Tensor, " K"]) -> Float[Tensor, "B T K"]:
-    """Some channels of a donor's activations at a site."""
+    """Some channels of a donor's activations at one site."""
     return value.at(index) if isinstance(value, Channels) else value[..., index]
 
 
@@ -79,11 +76,11 @@ def graft(
     at: Bool[Tensor, "B T"] | None = None,
     unit: Unit = NEURON,
 ) -> list[Edit]:
-    """Give channels another model's contributions, ``h_j W[:, j]`` with both factors the donor's.
+    """Replace contributions of channels, ``h_j W[:, j]``, by the donor's, both factors.
 
-    The receiver's own activation is set to zero at the input of the matrix that a unit writes
-    through (a neuron's down projection) and the donor's contribution is added to its output; biases
-    stay the receiver's. Where ``at`` is false the receiver keeps its own.
+    The receiver's activation is set to zero at the input of the output matrix (a neuron's down
+    projection), and the donor's contribution is added to the output; biases stay the receiver's.
+    Where ``at`` is false the receiver keeps its own contribution.
     """
     edits: list[Edit] = []
     for layer, index in units.items():
@@ -104,11 +101,9 @@ def graft(
 def rewire(
     units: Units, write_weights: Mapping[int, Float[Tensor, "D N"]], unit: Unit = NEURON
 ) -> list[Edit]:
-    """Let channels write their own live activation through another model's columns: the receiver's
-    ``h_j``, its ``W``.
+    """Edits that write the receiver's own activation ``h_j`` through another model's columns of W.
 
-    The same as a receiver whose matrix has these columns from the other model; no weight is
-    touched.
+    Equal to a receiver whose matrix has these columns from the other model; no weight is changed.
     """
     edits: list[Edit] = []
     for layer, index in units.items():
@@ -125,16 +120,16 @@ def rewire(
 class Intervention:
     """A named change of a model's neurons, or of the channels of another kind of ``unit``.
 
-    ``kind``: ``zero`` and ``mean`` are fixed, ``edits`` are those given in ``fixed``. Of a unit's
-    contribution ``h W``, ``donor`` takes both factors from ``donor``, ``activation`` its activation
-    h, written through the receiver's own weights (activation patching, Chen et al. 2024, arXiv
-    2406.14144), and ``weights`` writes the receiver's own activation through ``write_weights``.
-    They hold at every position and step. The donor reads the same text as the receiver, or
-    (``twin``) the twin prompt followed by the same answer. The two texts end together; where a
-    shorter twin has no token, the receiver keeps its own activation.
+    ``kind``: ``zero`` and ``mean`` are fixed values, ``edits`` are those in ``fixed``. Of a unit's
+    contribution ``h W``, ``donor`` takes both factors from ``donor``; ``activation`` takes only the
+    activation h, written through the receiver's own weights (activation patching, Chen et al. 2024,
+    arXiv 2406.14144); ``weights`` writes the receiver's own activation through ``write_weights``.
+    They act at every position and step. The donor reads the receiver's text, or (``twin``) the twin
+    prompt followed by the same answer. Both texts end at the same column; where a shorter twin has
+    no token, the receiver keeps its own activation.
 
-    ``among``: which of a layer's units are changed in each row of a batch; None where all are, in
-    every row. Many sets can so be read together, see ``together``.
+    ``among``: which units of a layer are changed in each row of a batch, None for all in every row.
+    It lets many sets share a batch, see ``together``.
     """
 
     name: str
@@ -150,8 +145,8 @@ class Intervention:
 
     @classmethod
     def together(cls, each: Sequence[Intervention | None], of: Sequence[int]) -> Intervention:
-        """One intervention for a batch whose row ``i`` is under ``each[of[i]]``; they differ in
-        their units alone.
+        """One intervention for a batch whose row ``i`` is under ``each[of[i]]``; they may differ
+        only in their units.
         """
         named = {at: required(each[at], "an intervention") for at in {*of}}
         first = named[of[0]]
@@ -167,7 +162,7 @@ class Intervention:
         return replace(first, units=units, among=among)
 
     def on_rows(self, rows: Int[Tensor, " K"]) -> Intervention:
-        """The same for some rows of the batch."""
+        """The same intervention on some rows of the batch."""
         if self.among is None:
             return self
         return replace(
@@ -176,7 +171,7 @@ class Intervention:
 
     @property
     def reads(self) -> Sequence[Site]:
-        """What the donor must be read at; empty where nothing of a donor's pass is taken."""
+        """The sites at which the donor is read; empty where no donor is."""
         return (
             [self.unit.site(layer) for layer in self.units]
             if self.kind in ("donor", "activation")
@@ -186,8 +181,8 @@ class Intervention:
     def bind(self, activations: Activations, real: Bool[Tensor, "B T"] | None = None) -> list[Edit]:
         """The edits of one pass, given the donor's activations at ``reads`` on the same columns.
 
-        ``real``: which of these cells are tokens of the donor's text; None when it reads the
-        receiver's own.
+        ``real``: which of these cells are tokens of the donor's text; None where it reads the
+        receiver's text.
         """
         site = self.unit.site
         if self.among is not None:

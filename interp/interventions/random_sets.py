@@ -1,4 +1,4 @@
-"""Controls: matched random sets of neurons, and label permutations within twins."""
+"""Matched random sets of units, the control of a located set."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,14 +13,12 @@ TINY = 1e-30
 
 
 def excluded_note(excluded: Sequence[tuple[int, int]]) -> str:
-    """What a claim says of units that no random set drew; "" where none were excluded."""
+    """The part of a claim's sentence on excluded units; "" where none were excluded."""
     return f", none of {len(excluded)} excluded units among them" if excluded else ""
 
 
 def equally_large(drawn: Sequence[Pairs], located: Sequence[tuple[int, int]]) -> list[Pairs]:
-    """Those of some random sets that are as large as the located one: smaller ones are no control
-    for it.
-    """
+    """The random sets as large as the located set; smaller ones are not a control for it."""
     return [draw for draw in drawn if len(draw) == len(located)]
 
 
@@ -34,27 +32,26 @@ def matched_sets(
     sparse: float = 0.1,
     changes: np.ndarray | None = None,
 ) -> list[Pairs]:
-    """Random sets with the located set's count in every layer and like contributions.
+    """Random sets with the located set's number of units per layer and similar contributions.
 
-    ``norms`` ``[L, N]``: how large a neuron's contribution is in the base (root mean square
+    ``norms`` ``[L, N]``: size of each neuron's contribution in the base (root mean square
     activation times the norm of its write weights). Each located neuron, in random order, is
-    replaced by one drawn among the ``neighbours`` nearest in norm of its own layer, never the same
-    twice, never an excluded one and never a located one. With ``changes`` ``[L, N]``, by how much
-    its contribution differs between the two models, it is drawn among those whose change is within
-    a factor of 2 of the located one's, and by norm only where none is left: a neuron of equal norm
-    that hardly changed is a weak control.
+    replaced by one drawn from the ``neighbours`` nearest in norm of its layer; none is drawn twice,
+    and neither excluded nor located neurons are drawn. With ``changes`` ``[L, N]``, the size of the
+    change of each contribution between the two models, it is drawn from those whose change is
+    within a factor of 2 of the located one's, and by norm only where none is left: a neuron of
+    equal norm that hardly changed is a weak control.
 
-    Where the located are more than the share ``sparse`` of their layer, what they leave is no fair
-    sample of it (it lacks whatever matters). There the layer is cut into strata of ``neighbours``
-    by norm, and of each as many are drawn as were located in it, located ones among them: what a
-    random choice with these norms would be.
+    Where located neurons are more than the share ``sparse`` of their layer, the others are not a
+    fair sample of it. Such a layer is cut into strata of ``neighbours`` by norm, and from each
+    stratum as many neurons are drawn as were located in it, located ones included.
 
-    Sets are distinct, so there may be fewer than ``draws``; where too many are excluded they are
-    smaller, and no control for the located set. The k-th neuron of a set stands for the k-th
-    located.
+    Sets are distinct, so there may be fewer than ``draws``. Where too many neurons are excluded,
+    sets are smaller than the located one and not a control for it. The k-th neuron of a set
+    replaces the k-th located neuron.
     """
     if draws < 1:
-        raise OptionError(f"{draws} random sets is no control; use at least 1")
+        raise OptionError(f"{draws} random sets are not a control; use at least 1")
     generator = np.random.default_rng(seed)
     counts = Counter(layer for layer, _ in located)
     crowded = {layer for layer, count in counts.items() if count > sparse * norms.shape[1]}
@@ -83,9 +80,7 @@ def matched_sets(
 def _nearest(
     located: Pairs, norms: np.ndarray, taken: set[tuple[int, int]], within: float = np.inf
 ) -> dict[tuple[int, int], list[int]]:
-    """For each located neuron the others of its layer that are free, the nearest in norm first,
-    none further off.
-    """
+    """For each located neuron the free ones of its layer within a distance, nearest norm first."""
     found = {}
     for layer, neuron in located:
         apart = np.abs(norms[layer] - norms[layer, neuron])
@@ -115,7 +110,7 @@ def _from_nearest(
 def _strata(
     located: Pairs, norms: np.ndarray, taken: set[tuple[int, int]], size: int
 ) -> list[tuple[Pairs, Pairs]]:
-    """Per layer and stratum of like norms: the located in it, and all of it that may be drawn."""
+    """By layer and stratum of similar norms: its located neurons, and those that may be drawn."""
     found = []
     for layer in sorted({layer for layer, _ in located}):
         order = np.argsort(-norms[layer], kind="stable")
@@ -135,15 +130,15 @@ def _from_strata(strata: list[tuple[Pairs, Pairs]], generator: np.random.Generat
 
 
 def set_name(chosen: Sequence[tuple[int, int]]) -> str:
-    """What tells a set from every other, in whatever order its units are given."""
+    """A digest that identifies a set, whatever the order of its units."""
     return digest(sorted(map(list, chosen)))[:20]
 
 
 def matched_share(
     chosen: Sequence[tuple[int, int]], located: Sequence[tuple[int, int]], changes: np.ndarray
 ) -> float:
-    """Share of a set's units whose change is within a factor of 2 of that of the located unit that
-    each stands for.
+    """Share of a set's units whose change is within a factor of 2 of that of the located unit they
+    replace.
     """
     sizes = [
         np.log2(np.maximum([changes[layer, unit] for layer, unit in part], TINY))
@@ -155,8 +150,8 @@ def matched_share(
 def norm_ratio(
     chosen: Sequence[tuple[int, int]], located: Sequence[tuple[int, int]], norms: np.ndarray
 ) -> float:
-    """How large a set's contributions are, root of the sum of squares over the located set's; 1 is
-    a perfect match.
+    """Norm of a set's contributions over that of the located set (root of sums of squares); 1 is a
+    perfect match.
     """
     sizes = [
         np.sqrt(sum(norms[layer, neuron] ** 2 for layer, neuron in part))

@@ -1,8 +1,7 @@
-"""Passes over given answers: what predicts each of their tokens, and whether greedy decoding would
-write them.
+"""Teacher forcing: the logits of given answers, and whether greedy decoding would write them.
 
-With a donor, donor and receiver read the same text: the donor first (or the twin prompt followed by
-the receiver's answer), and its activations at the same columns are bound into the edits.
+With a donor, the donor reads the receiver's text first (or the twin prompt followed by the
+receiver's answer), and its activations at the same columns become the edits of the receiver's pass.
 """
 
 from collections.abc import Sequence
@@ -24,8 +23,8 @@ from interp.sites import Site
 
 @dataclass(frozen=True)
 class Text:
-    """Token ids of prompts, of their twins where an intervention needs them, and the special ids of
-    the tokenizer.
+    """Token ids of prompts and, where an intervention needs them, of their twins; padding and stop
+    ids.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -33,12 +32,12 @@ class Text:
     pad_id: int
     stop_ids: tuple[int, ...]
 
-    def of(self, rows: Sequence[int]) -> "Text":
-        """Some prompts, without twins."""
+    def select(self, rows: Sequence[int]) -> "Text":
+        """Some of the prompts, without twins."""
         return Text([self.prompts[row] for row in rows], None, self.pad_id, self.stop_ids)
 
     def donor_prompts(self, intervention: Intervention) -> Sequence[Sequence[int]]:
-        """What the donor reads before the answer."""
+        """The prompts that the donor reads before the answer."""
         if not intervention.twin:
             return self.prompts
         if self.twins is None:
@@ -47,8 +46,8 @@ class Text:
 
 
 class Stream(NamedTuple):
-    """What a block is given in a pass without an intervention, to enter there; the cache of the
-    blocks before.
+    """The stream that enters a block in an unedited pass, as an edit that starts there; the cache
+    of the blocks below.
     """
 
     enter: Enter
@@ -56,7 +55,7 @@ class Stream(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """Logits that predict each answer token, the answers right-aligned; which cells are real; the
+    """Logits that predict each answer token, answers right-aligned; which cells are real; the
     pass's cache.
     """
 
@@ -75,13 +74,12 @@ def answer_logits(
     activations: Activations | None = None,
     enter: Enter | None = None,
 ) -> tuple[Float[Tensor, "B A V"], Int[Tensor, "B A"], Bool[Tensor, "B A"]]:
-    """Logits that predict each answer token, the answers right-aligned, and which of their cells
-    are real.
+    """Logits that predict each answer token, the answers (right-aligned), and which cells are real.
 
-    Only the answer's own tokens before its last are read, so that column ``a`` predicts token
-    ``a``. ``activations`` of the donor can be given where they were taken before (they do not
-    depend on which units are grafted), and with ``enter`` the stream on the same columns that a
-    block is given, where nothing below it is edited.
+    The last token of an answer is not read, so that column ``a`` predicts token ``a``.
+    ``activations``: those of the donor, where they are known (they do not depend on which units are
+    patched). ``enter``: the stream that enters a block on the same columns, where nothing below it
+    is edited.
     """
     return read_answers(engine, model, text, answers, intervention, activations, enter)[:3]
 
@@ -96,9 +94,7 @@ def read_answers(
     enter: Enter | None = None,
     use_cache: bool = False,
 ) -> Answered:
-    """What ``answer_logits`` gives, and with ``use_cache`` the keys and values, without those of
-    blocks left out.
-    """
+    """As ``answer_logits``; with ``use_cache`` also the keys and values of the blocks that ran."""
     batch, longest = _answered(text, text.prompts, answers, model), max(map(len, answers))
     edits: Sequence[Edit] = ()
     if intervention is not None:
@@ -119,7 +115,7 @@ def read_donor(
     answers: Sequence[Sequence[int]],
     use_cache: bool = False,
 ) -> Run:
-    """The donor's activations on prompt and answer, on the columns that ``answer_logits`` uses."""
+    """The donor's activations on prompt and answer, on the columns of ``answer_logits``."""
     if intervention.donor is None or not intervention.reads:
         return Run(None)
     batch = _donor_batch(intervention, text, answers)
@@ -136,25 +132,21 @@ def stream_at(
     layer: int,
     use_cache: bool = False,
 ) -> Stream:
-    """What a block is given on prompt and answer, to enter there, on the columns that
-    ``answer_logits`` uses.
-    """
+    """The stream that enters a block on prompt and answer, on the columns of ``answer_logits``."""
     return stream_of(engine, model, _answered(text, text.prompts, answers, model), layer, use_cache)
 
 
 def stream_of(
     engine: Engine, model: Model, batch: Batch, layer: int, use_cache: bool = False
 ) -> Stream:
-    """What a block is given in a pass without an intervention, to enter there."""
+    """The stream that enters a block in an unedited pass, as an edit that starts there."""
     site = Site(layer, "hook_resid_pre")
     run = engine.run(model, batch, reads=[site], keep=0, use_cache=use_cache)
     return Stream(Enter(site, run.values[site]), run.cache)
 
 
 def first_columns(text: Text, answers: Sequence[Sequence[int]]) -> list[int]:
-    """The column of each row's first token where ``answer_logits`` reads prompts and answers
-    without twins.
-    """
+    """The column of each row's first token in the batches of ``answer_logits``, without twins."""
     lengths = [
         len(prompt) + len(answer) - 1 for prompt, answer in zip(text.prompts, answers, strict=True)
     ]
@@ -170,7 +162,7 @@ def _donor_batch(intervention: Intervention, text: Text, answers: Sequence[Seque
 def _answered(
     text: Text, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], model: Model
 ) -> Batch:
-    """Prompts followed by answers without their last tokens, as wide as twins with them."""
+    """Prompts followed by answers without their last tokens, padded to the width of the twins."""
     longest = max(map(len, answers))
     width = max(len(prompt) for prompt in (*text.prompts, *(text.twins or ()))) + longest - 1
     read = [[*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
@@ -180,7 +172,7 @@ def _answered(
 def would_answer(
     logits: Float[Tensor, "B A V"], answers: Int[Tensor, "B A"], real: Bool[Tensor, "B A"]
 ) -> Bool[Tensor, " B"]:
-    """Whether greedy decoding would produce exactly the given answers: every argmax is the next
+    """Whether greedy decoding would write exactly the given answers: every argmax is the next
     token.
     """
     return ((logits.argmax(-1) == answers) | ~real).all(1)
@@ -189,10 +181,9 @@ def would_answer(
 def known_beginnings(
     logits: Float[Tensor, "B A V"], answers: Int[Tensor, "B A"], real: Bool[Tensor, "B A"]
 ) -> list[list[int]]:
-    """What greedy decoding writes as far as a pass over given answers tells: up to the first token
-    that differs.
+    """What greedy decoding would write, as far as a pass over given answers determines it.
 
-    Of a row that would give the whole answer, all of it.
+    That is up to and with the first token that differs from the answer, or the whole answer.
     """
     best, given, cells = (to_host(each).tolist() for each in (logits.argmax(-1), answers, real))
     found = []
@@ -206,6 +197,6 @@ def known_beginnings(
 
 
 def first_logits(logits: Float[Tensor, "B A V"], real: Bool[Tensor, "B A"]) -> Float[Tensor, "B V"]:
-    """The logits at the last prompt token, where the answer's first token is decided."""
+    """The logits at the last prompt token, which decide the answer's first token."""
     first = real.int().argmax(1)
     return logits[torch.arange(len(logits), device=logits.device), first]

@@ -1,4 +1,4 @@
-"""Training inside the toolkit: control fine-tunes, by transformers' Trainer and peft."""
+"""Training of control fine-tunes, with transformers' Trainer and peft."""
 
 from interp.training.control import make_controls
 from interp.training.recipe import Recipe, Setting

@@ -1,4 +1,4 @@
-"""What a fine-tune changed and how far, as something to train anew; and the norms of such changes."""
+"""The change that a fine-tune made to its base, which can be trained again; norms of changes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from interp.training.recipe import Setting
 
 @runtime_checkable
 class Change(Protocol):
-    """A way to train: which numbers, from where, and how large the result is.
+    """The parameters that a fine-tune changed, ready to be trained from the base again.
 
-    ``norms``: Frobenius norm of the fine-tune's change by module (of a full model: by tensor).
-    ``size``: root mean square of what its training moved, see ``interp.training.recipe.planned``.
+    ``norms``: Frobenius norm of the fine-tune's change by module (of a full model by tensor).
+    ``size``: root mean square of the trained parameters' change, see
+    ``interp.training.recipe.planned``.
     """
 
     kind: str
@@ -28,45 +29,45 @@ class Change(Protocol):
 
     @property
     def settings(self) -> dict[str, Setting]:
-        """What the fine-tune's own files say of its configuration."""
+        """The configuration in the fine-tune's files."""
         ...
 
     @property
     def vocabulary(self) -> int:
-        """Tokens that the base has an embedding of."""
+        """Number of tokens that the base has an embedding of."""
         ...
 
     def begin(self, seed: int) -> nn.Module:
-        """The base with what is to be trained at its start."""
+        """The base, with the trainable parameters at their start values."""
         ...
 
     def trained(self) -> tuple[dict[str, float], float]:
-        """Norms and size, as of the fine-tune, of what is trained now."""
+        """``norms`` and ``size`` of the change that is being trained."""
         ...
 
     def scale(self, by: Mapping[str, float]) -> None:
-        """Multiply the change of each module."""
+        """Multiply the change of each module by a factor."""
         ...
 
     def save(self, directory: Path) -> None:
-        """Write what is trained now, as a user of it expects it."""
+        """Write the trained model or adapter in its usual format."""
         ...
 
     def end(self) -> None:
-        """Put the base back."""
+        """Restore the base."""
         ...
 
 
 def product_norm(left: Tensor, right: Tensor) -> float:
-    """Frobenius norm of ``left @ right``, [out, r] and [r, in], from the triangles of both: nothing
-    cancels.
+    """Frobenius norm of ``left @ right``, [out, r] and [r, in], by the QR factors of both, without
+    cancellation.
     """
     one, other = (torch.linalg.qr(part.double(), mode="r").R for part in (left, right.T))
     return float(to_host((one @ other.T).norm()))
 
 
 def root_mean_square(parts: Iterable[Tensor]) -> float:
-    """Over all numbers of all parts."""
+    """Root mean square over all elements of all tensors; 0 without any."""
     total, count = 0.0, 0
     for part in parts:
         total += float(to_host(part.double().square().sum()))
@@ -75,6 +76,6 @@ def root_mean_square(parts: Iterable[Tensor]) -> float:
 
 
 def rows_of(module: PreTrainedModel) -> int:
-    """Tokens that a model has an embedding of."""
+    """Number of tokens that a model has an embedding of."""
     embedding: Any = module.get_input_embeddings()
     return embedding.weight.shape[0]

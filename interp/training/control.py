@@ -1,11 +1,11 @@
-"""Control fine-tunes: the same training as a fine-tune's, on neutral text (the null of most
-analyzers).
+"""Control fine-tunes: the training of a fine-tune repeated on neutral text, the null of most
+analyzers.
 
-1. What the fine-tune changed is read, and with it the configuration of its adapter.
-2. For every seed the same weights are trained on neutral text, from the base.
-3. The result is kept as it is (``raw``), and with the change of every module scaled to the norm of
-   the fine-tune's (``matched``): equal steps and rates do not give equal sizes. A large factor
-   leaves the path of training, and is warned of.
+1. The fine-tune's change of the base is read, with the configuration of its adapter.
+2. For every random seed the same weights are trained from the base on neutral text.
+3. The result is saved twice: unchanged (``raw``), and with the change of every module scaled to the
+   norm of the fine-tune's change (``matched``), since equal steps and learning rates do not give
+   equal sizes. A large factor leaves the path of training and gives a warning.
 """
 
 from __future__ import annotations
@@ -38,11 +38,10 @@ from interp.training.text import Row, Text, has_answers, read_text, sample, ship
 FORMAT = 1
 RECORD = "control.json"
 NEAR = (0.5, 2.0)
-"""Ratios of norms, control over fine-tune, within which scaling is a correction and not another
-path.
+"""Range of the ratio of norms, control over fine-tune, within which scaling is a small correction.
 """
 EVALUATED = 16
-"""Passages of each part on which a loss is measured."""
+"""Passages on which each loss is measured."""
 
 
 def make_controls(
@@ -54,16 +53,16 @@ def make_controls(
     seeds: Sequence[int] = range(5),
     text: Path | None = None,
     device: str = "auto",
-    say: Callable[[str], None] = lambda told: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
-    """Write ``out/seed-N/raw`` and ``out/seed-N/matched``, with ``out/seed-N/control.json``;
-    returns these records.
+    """Train control fine-tunes: ``out/seed-N/raw``, ``out/seed-N/matched`` and
+    ``out/seed-N/control.json`` for every seed; returns these records.
 
-    ``tuned``: a LoRA adapter, or a full model of ``base``. The folder appears whole when the last
-    control is made. ``text``: a file of documents instead of the shipped ones. ``say`` is told
-    settings, progress and warnings. Raises OptionError for an ``out`` that holds something,
-    ModelError or PairError for what cannot be trained or does not fit its base, PromptError for a
-    text that is none.
+    ``tuned``: a LoRA adapter, or a full model of ``base``. The folder ``out`` appears when all
+    controls are complete. ``text``: a file of documents instead of the shipped ones. ``say`` gets
+    settings, progress and warnings as lines. Raises OptionError for an ``out`` that is not empty,
+    ModelError or PairError for a model that cannot be trained or does not fit its base, PromptError
+    for a file without text.
     """
     out, recipe = Path(out), recipe or Recipe()
     if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
@@ -78,8 +77,7 @@ def make_controls(
         say(f"note: {note}")
     change: Change
     if source.adapter is not None:
-        # from files alone, so that an adapter of another base is refused before its weights are
-        # read
+        # from files alone, so that an adapter of another base is refused before weights are loaded
         change = LoraChange.read(source, below)
         change.module, _ = load.module(below, settings)
         tokenizer = load.tokenizer([source.directory, below.directory], settings)
@@ -92,7 +90,7 @@ def make_controls(
     told = change.settings | values
     say(
         f"{tuned}: {change.kind} on {below.name}; "
-        + ", ".join(f"{name} {one}" for name, one in told.items())
+        + ", ".join(f"{name} {setting}" for name, setting in told.items())
     )
     facts = {
         "format": FORMAT,
@@ -100,7 +98,7 @@ def make_controls(
         "of": {"name": tuned, "digest": load.weights_digest(source)},
         "base": {"name": below.name, "digest": load.weights_digest(below)},
         "text": rows.to_json(),
-        "settings": {name: one.to_json() for name, one in told.items()},
+        "settings": {name: setting.to_json() for name, setting in told.items()},
     }
     with _appearing(out) as draft:
         parts = {"own": sample(rows.train, EVALUATED), "held_out": sample(rows.held_out, EVALUATED)}
@@ -108,7 +106,7 @@ def make_controls(
         records = []
         for at, seed in enumerate(seeds, 1):
             model = change.begin(seed)
-            # from the first model's start, which is the base
+            # the first model at its start is the base
             before = before or _losses(model, parts, values)
             found = _one(
                 change,
@@ -140,8 +138,8 @@ def _prepared(
     largest = max(max(row.ids) for row in (*rows.train, *rows.held_out))
     if largest >= change.vocabulary:
         raise VocabularyMismatch(
-            f"the tokenizer gives the token {largest}, and the base has {change.vocabulary}; give"
-            " the base that was tuned"
+            f"the tokenizer gives the token {largest}, and the base has {change.vocabulary} tokens;"
+            " give the base that was fine-tuned"
         )
     return values, rows
 
@@ -165,8 +163,9 @@ def _one(
     say: Callable[[str], None],
     which: tuple[int, int],
 ) -> dict[str, Any]:
-    """Train, measure, save, scale, measure and save again; what the record says of it. ``which`` of
-    how many it is.
+    """Train, measure and save one control, scale it, measure and save again; returns its record.
+
+    ``which``: its number and how many there are.
     """
     at, count = which
     title = f"control {at} of {count}, seed {seed}"
@@ -178,7 +177,7 @@ def _one(
         raise OutOfMemory(
             f"{settings.device} has no memory for a step; use --batch 1 or a smaller --length"
         ) from error
-    say(f"{title}: trained; its loss on text is measured")
+    say(f"{title}: trained; measuring its loss on text")
     norms, size = change.trained()
     raw = _losses(model, parts, values)
     if not np.isfinite([*raw.values(), *norms.values()]).all():
@@ -218,10 +217,8 @@ def _one(
 
 
 def compared(target: Mapping[str, float], own: Mapping[str, float]) -> dict[str, float | None]:
-    """Norms of the control's change over the fine-tune's: least, median and largest of a module,
-    and of all as one.
-
-    None where the fine-tune changed nothing.
+    """Ratios of the control's norms to the fine-tune's: minimum, median and maximum over modules,
+    and of the whole change; None where the fine-tune changed nothing.
     """
     each = [own[name] / norm for name, norm in target.items() if norm]
     if not each:
@@ -245,8 +242,8 @@ def warnings_of(
     found = []
     if not (checks["own_loss_fell"] and checks["held_out_loss_fell"]):
         found.append(
-            "the loss on its text did not fall: it learned nothing; give another learning rate or"
-            " more steps"
+            "the loss on its text did not decrease: it learned nothing; give another learning rate"
+            " or more steps"
         )
     whole = ratios["whole"]
     if whole is None:
@@ -261,7 +258,7 @@ def warnings_of(
         )
     if unmatched:
         found.append(
-            f"{len(unmatched)} modules did not move and cannot be scaled, first {unmatched[0]}"
+            f"{len(unmatched)} modules did not change and cannot be scaled, first {unmatched[0]}"
         )
     return found
 
@@ -275,9 +272,7 @@ def _require_free(out: Path) -> None:
 
 @contextmanager
 def _appearing(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` to write into, which becomes ``out`` when everything in it was
-    written.
-    """
+    """A temporary folder next to ``out`` that is renamed to ``out`` when everything is written."""
     draft = out.with_name(f".{out.name}.{secrets.token_hex(6)}")
     try:
         draft.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""One training run by transformers' Trainer, and the loss of a model on rows of text."""
+"""One training run with transformers' Trainer, and the loss of a model on rows of text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CONSTANT = "constant_with_warmup"
 
 
 def collate(rows: Sequence[Row]) -> dict[str, Tensor]:
-    """Rows padded on the right, where a causal model never looks: ``[B, T]`` ids, mask and labels."""
+    """Rows padded on the right: ``[B, T]`` ids, mask and labels."""
     length = max(len(row.ids) for row in rows)
     gaps = [length - len(row.ids) for row in rows]
     columns = {
@@ -37,7 +37,7 @@ def collate(rows: Sequence[Row]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def text_loss(model: nn.Module, rows: Sequence[Row], batch: int) -> float:
-    """Mean cross-entropy, in nats, of the tokens that count; no dropout."""
+    """Mean cross-entropy, in nats, of the tokens with labels, without dropout."""
     training, device = model.training, next(model.parameters()).device
     model.eval()
     total, count = 0.0, 0
@@ -66,10 +66,10 @@ def fit(
     title: str,
     further: int = 0,
 ) -> dict[str, float]:
-    """Train what requires gradients; returns the seconds it took.
+    """Train the parameters that require gradients; returns the seconds that it took.
 
-    ``say`` is told how far it is, under ``title``, and how long this and ``further`` trainings of
-    the kind will take.
+    ``say`` gets lines of progress under ``title``, with the time left for this and for ``further``
+    trainings of the same length.
     """
     value = {name: setting.value for name, setting in settings.items()}
     started, schedule = time.time(), value["schedule"]
@@ -95,7 +95,7 @@ def fit(
             remove_unused_columns=False,
             dataloader_pin_memory=False,
         )
-        # one device: its own data parallelism would make another batch of it
+        # one device: data parallelism would change the batch size
         arguments._n_gpu = min(arguments.n_gpu, 1)
         progress = _Progress(say, title, started, further)
         trainer = Trainer(
@@ -122,7 +122,7 @@ class _Dataset(torch.utils.data.Dataset):
 
 
 class _Progress(TrainerCallback):
-    """Says every few seconds which step it is, the loss, and for how long it will go on."""
+    """Reports step, loss and time left every few seconds."""
 
     def __init__(self, say: Say, title: str, started: float, further: int) -> None:
         self.say, self.title, self.started, self.last, self.further = (

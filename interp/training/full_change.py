@@ -1,6 +1,4 @@
-"""The change of a model whose own weights were tuned: tensor by tensor, trained anew and scaled
-along its path.
-"""
+"""The change of a fully fine-tuned model, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ from interp.training.recipe import Setting
 
 @dataclass
 class FullChange:
-    """A model whose own weights were tuned: tensors that the fine-tune left as they were are left
-    so here too.
-    """
+    """The change of a fully fine-tuned model; tensors that it did not change are not trained."""
 
     source: Source
     module: PreTrainedModel
@@ -45,8 +41,8 @@ class FullChange:
         tokenizer: Tokenizer,
         settings: load.Settings,
     ) -> FullChange:
-        """Compare the fine-tune with the loaded base, tensor by tensor; raises a PairError where
-        they do not fit.
+        """Compare the fine-tuned model with the loaded base; raises a PairError where they do not
+        fit.
         """
         preflight.require_same_shape(base, source)
         tuned, _ = load.module(source, settings)
@@ -55,13 +51,13 @@ class FullChange:
         for name in sorted(own.keys() ^ theirs.keys()):
             raise WidthMismatch(
                 f"only one of {base.name} and {source.name} has {name}; give the model that was"
-                " tuned"
+                " fine-tuned"
             )
         for name, value in own.items():
             if value.shape != theirs[name].shape:
                 raise WidthMismatch(
                     f"{name} is {tuple(value.shape)} in the base and {tuple(theirs[name].shape)} in"
-                    f" {source.name}; give the model that was tuned"
+                    f" {source.name}; give the model that was fine-tuned"
                 )
             change = theirs[name].data.double() - value.data.double()
             norm = float(to_host(change.norm()))
@@ -76,16 +72,16 @@ class FullChange:
 
     @property
     def settings(self) -> dict[str, Setting]:
-        """How many tensors the fine-tune changed."""
+        """The number of tensors that the fine-tune changed."""
         return {"tensors_trained": Setting(len(self.norms), "the fine-tuned model's weights")}
 
     @property
     def vocabulary(self) -> int:
-        """Rows of the base's embedding."""
+        """Number of rows of the base's embedding."""
         return rows_of(self.module)
 
     def begin(self, seed: int) -> nn.Module:
-        """The base itself, the tensors that the fine-tune changed free to move."""
+        """The base, with the tensors that the fine-tune changed trainable."""
         self.end()
         torch.manual_seed(seed)
         for name, value in self.module.named_parameters():
@@ -99,7 +95,7 @@ class FullChange:
         }
 
     def trained(self) -> tuple[dict[str, float], float]:
-        """Norms and size of the change."""
+        """Norms and size of the trained change."""
         found = self._changes()
         return {
             name: float(to_host(value.norm())) for name, value in found.items()
@@ -107,7 +103,7 @@ class FullChange:
 
     @torch.no_grad()
     def scale(self, by: Mapping[str, float]) -> None:
-        """Move every tensor along its own path."""
+        """Multiply the change of every tensor by its factor."""
         own = dict(self.module.named_parameters())
         for name, change in self._changes().items():
             own[name].copy_(self._start[name].double() + by[name] * change)
@@ -120,7 +116,7 @@ class FullChange:
 
     @torch.no_grad()
     def end(self) -> None:
-        """Put the base's own values back."""
+        """Restore the base's values."""
         own = dict(self.module.named_parameters())
         for name, before in self._start.items():
             own[name].copy_(before)

@@ -1,4 +1,4 @@
-"""The change of a LoRA adapter: read from its files, trained anew by peft, scaled by B."""
+"""The change of a LoRA adapter: read from files, trained with peft, scaled through its matrix B."""
 
 from __future__ import annotations
 
@@ -41,9 +41,7 @@ _UNCHANGED_STARTS = (True, False, "gaussian", "orthogonal")
 
 @dataclass
 class LoraChange:
-    """A plain LoRA adapter (rank-stabilised too): ``scaling * B @ A`` is added to each of its
-    matrices.
-    """
+    """A plain or rank-stabilised LoRA adapter; it adds ``scaling * B @ A`` to target matrices."""
 
     source: Source
     config: LoraConfig
@@ -58,7 +56,7 @@ class LoraChange:
 
     @classmethod
     def read(cls, source: Source, base: Source) -> LoraChange:
-        """The adapter, from files alone; raises UnsupportedModel, AdapterNotLanded or WrongBase."""
+        """Read the adapter from files; raises UnsupportedModel, AdapterNotLanded or WrongBase."""
         bare = skeleton(base)
         modules = dict(bare.named_modules())
         found = LowRank.read(source, modules)
@@ -74,8 +72,8 @@ class LoraChange:
         ]
         if more or not found.parts:
             raise UnsupportedModel(
-                f"{source.name} trains {more[0] if more else 'nothing'}, and a control is made of"
-                " plain LoRA adapters and of full models; merge it, save the whole model, and give"
+                f"{source.name} trains {more[0] if more else 'nothing'}, and control fine-tunes are"
+                " made of plain LoRA adapters and full models; merge it, save the whole model, and give"
                 " that"
             )
         norms, lefts = {}, []
@@ -96,7 +94,7 @@ class LoraChange:
 
     @property
     def settings(self) -> dict[str, Setting]:
-        """Rank, scaling, dropout and places."""
+        """Rank, scaling, dropout and target modules."""
         values = self.config.to_dict()
         shown = {name: values.get(name) for name in _SHOWN}
         return {
@@ -107,22 +105,22 @@ class LoraChange:
 
     @property
     def vocabulary(self) -> int:
-        """Rows of the base's embedding."""
+        """Number of rows of the base's embedding."""
         return rows_of(required(self.module, "a base"))
 
     def begin(self, seed: int) -> nn.Module:
-        """A fresh adapter of the same configuration on the base."""
+        """A new adapter of the same configuration on the base."""
         torch.manual_seed(seed)
         assert self.module is not None
         with quiet():
             self._wrapped = get_peft_model(self.module, copy.deepcopy(self.config))
-        # peft names the directory that the base was loaded from; what a user has is its name
+        # peft records the directory that the base was loaded from; a user knows its name
         self._wrapped.peft_config["default"].base_model_name_or_path = self.base_name
         own, theirs = {path for path, _ in self._factors()}, set(self.norms)
         if own != theirs:
             raise UnsupportedModel(
-                f"peft {peft.__version__} puts the configuration of {self.source.name} on other"
-                f" modules than its tensors are of, first {min(own ^ theirs)}; save the adapter"
+                f"peft {peft.__version__} applies the configuration of {self.source.name} to other"
+                f" modules than its tensors belong to, first {min(own ^ theirs)}; save the adapter"
                 " with target_modules that name them"
             )
         return self._wrapped
@@ -136,7 +134,7 @@ class LoraChange:
         return list(found.items())
 
     def trained(self) -> tuple[dict[str, float], float]:
-        """Norms of the products, and the size of B."""
+        """Norms of the products B A, and the root mean square of B."""
         factors = self._factors()
         norms = {
             path: (
@@ -149,12 +147,12 @@ class LoraChange:
 
     @torch.no_grad()
     def scale(self, by: Mapping[str, float]) -> None:
-        """Multiply B."""
+        """Multiply B of every module by its factor."""
         for path, two in self._factors():
             two["B"].copy_(two["B"].double() * by[path])
 
     def save(self, directory: Path) -> None:
-        """A PEFT directory, with the tokenizer where the fine-tune has its own."""
+        """Write a PEFT directory, with the tokenizer where the fine-tune has its own."""
         assert self._wrapped is not None
         with quiet():
             self._wrapped.save_pretrained(str(directory), save_embedding_layers=False)
@@ -163,7 +161,7 @@ class LoraChange:
                 self.tokenizer.save_pretrained(directory)
 
     def end(self) -> None:
-        """Take the adapter off."""
+        """Remove the adapter from the base."""
         if self._wrapped is not None:
             self.module = self._wrapped.unload().requires_grad_(False)
             self._wrapped = None
@@ -174,11 +172,11 @@ def _pair(kinds: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _config(source: Source, base: str) -> LoraConfig:
-    """The adapter's configuration, ready to train from a start that leaves the base as it is."""
+    """The adapter's configuration for training from a start that equals the base."""
     try:
         with quiet():
             config: Any = PeftConfig.from_pretrained(str(source.directory))
-    except Exception as error:  # peft trips over a bad configuration with errors of many classes
+    except Exception as error:  # peft raises many classes of errors for a bad configuration
         raise UnsupportedModel(
             f"{source.name}: peft {peft.__version__} does not accept its adapter_config.json"
             f" ({line(error)}); check it"

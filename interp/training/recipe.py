@@ -1,8 +1,7 @@
-"""How a control is trained: what was given, what the adapter's own configuration says, and what has
-to be assumed.
+"""The training recipe of a control fine-tune, with the source of every value.
 
-A fine-tune's files say which weights it changed, and not by what training. Whatever nobody gives is
-assumed, and is marked so wherever it is written.
+The files of a fine-tune say which weights it changed, but not how it was trained. A value that is
+not given is assumed, and is marked as assumed wherever it is written.
 """
 
 from __future__ import annotations
@@ -13,31 +12,31 @@ from typing import Any
 from interp.errors import OptionError
 
 SCHEDULES = {"cosine": 0.5, "linear": 0.5, "constant": 1.0}
-"""Schedules, and the mean learning rate after the warm-up as a share of the highest."""
+"""By schedule the mean learning rate after the warm-up, as a share of the maximum."""
 OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor", "sgd": "sgd"}
 PRECISIONS = ("float32", "bfloat16")
 LOSSES = ("answers", "all")
 MOVEMENT = 0.29
-"""By how much of the learning rate Adam moves a number a step, as a mean over the training (root
-mean square).
+"""Mean change of a parameter per step of Adam over the training, root mean square, in units of the
+learning rate.
 
-What ``control.json`` of ``smollm2/control-0`` has as ``movement``; it falls with the number of
+Measured: ``movement`` in ``control.json`` of ``smollm2/control-0``. It decreases with the number of
 steps.
 """
 STEPS = (20, 2000)
-"""Fewest and most steps that are planned."""
+"""Minimum and maximum number of steps that are planned."""
 GIVEN, ASSUMED, READ = "given", "assumed", "adapter_config.json"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A value, and where it is from: ``given``, ``assumed``, or the file that says so."""
+    """A value and its source: ``given``, ``assumed``, or the name of a file."""
 
     value: Any
     source: str = ASSUMED
 
     def to_json(self) -> dict[str, Any]:
-        """As the record has it."""
+        """As JSON, for the record."""
         return {"value": self.value, "from": self.source}
 
     def __str__(self) -> str:
@@ -47,12 +46,12 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Training options; None is assumed.
+    """Training options; None stands for an assumed value.
 
     ``steps`` None: planned from the size of the fine-tune's change, see ``planned``. ``batch``:
-    passages a step, cut at ``length`` tokens. ``warm_up``: share of the steps in which the learning
-    rate rises. ``loss``: on ``answers`` alone, or on ``all`` tokens. ``precision``: ``bfloat16``
-    computes passes so; weights are float32 either way.
+    passages per step, cut at ``length`` tokens. ``warm_up``: share of the steps in which the
+    learning rate rises. ``loss``: on ``answers`` alone, or on ``all`` tokens. ``precision``: of the
+    passes; weights are always float32.
     """
 
     optimizer: str | None = None
@@ -80,7 +79,9 @@ class Recipe:
         for name in ("batch", "length", "steps"):
             value = getattr(self, name)
             if value is not None and value < (2 if name == "length" else 1):
-                raise OptionError(f"{name} {value} is too small to train with")
+                raise OptionError(
+                    f"{name} {value} is too small; use at least {2 if name == 'length' else 1}"
+                )
         if self.learning_rate is not None and not 0 < self.learning_rate < 1:
             raise OptionError(
                 f"a learning rate of {self.learning_rate:g}; give one between 0 and 1"
@@ -90,13 +91,13 @@ class Recipe:
                 f"a warm-up of {self.warm_up:g} of the steps; give a share from 0 to below 1"
             )
         if min(self.weight_decay or 0.0, self.clip or 0.0) < 0:
-            raise OptionError("weight decay and clipping are not negative")
+            raise OptionError("weight decay and clipping must not be negative; use 0 for none")
 
     def settings(self, kind: str, answers: bool, change: float) -> dict[str, Setting]:
         """Every value with its source.
 
-        ``kind``: ``lora`` or ``full``. ``answers``: whether the text has answers that the loss can
-        be on. ``change``: what the fine-tune's numbers moved by, see ``planned``.
+        ``kind``: ``lora`` or ``full``. ``answers``: whether the text has answers for the loss.
+        ``change``: root mean square change of the fine-tune's parameters, see ``planned``.
         """
         assumed = {
             "optimizer": "adamw",
@@ -112,10 +113,10 @@ class Recipe:
             "precision": "float32",
         }
         found = {
-            one.name: Setting(given, GIVEN)
-            if (given := getattr(self, one.name)) is not None
-            else Setting(assumed[one.name])
-            for one in fields(self)
+            item.name: Setting(value, GIVEN)
+            if (value := getattr(self, item.name)) is not None
+            else Setting(assumed[item.name])
+            for item in fields(self)
         }
         if self.steps is None:
             found["steps"] = Setting(planned(change, found))
@@ -130,12 +131,11 @@ def mean_rate(settings: dict[str, Setting]) -> float:
 
 
 def planned(change: float, settings: dict[str, Setting]) -> int:
-    """Steps after which a control should have moved as far as the fine-tune did.
+    """Number of steps after which a control should have changed as much as the fine-tune.
 
-    Adam moves every number by a share of the learning rate a step, whatever it learns, so that the
-    size of a change is about ``MOVEMENT`` times the mean rate times the steps. ``change``: root
-    mean square of what was trained, less its start where that is known (of LoRA: of B, which starts
-    at 0).
+    A step of Adam changes every parameter by about the same share of the learning rate, so that the
+    size of a change is about ``MOVEMENT`` times mean learning rate times steps. ``change``: root
+    mean square of the fine-tune's change (for LoRA of B, which starts at 0).
     """
     steps = change / (MOVEMENT * mean_rate(settings))
     return min(max(10 * round(steps / 10), STEPS[0]), STEPS[1])

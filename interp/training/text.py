@@ -1,9 +1,9 @@
-"""Neutral text as training rows: which tokens are read, and on which of them the loss is.
+"""Neutral text as training rows: token ids, and which of them count in the loss.
 
-A fine-tune of a chat model is nearly always taught answers, so where the tokenizer has a chat
-template the passages are answers to requests, and the loss is on the answers and the token that
-ends them. Without a template the passages alone are the text, and the loss is on all of it. A file
-of plain texts is read as ``tokenizer(text)`` either way.
+Chat models are usually trained on answers. So where the tokenizer has a chat template, the passages
+are answers to requests, and the loss is on the answers and the token that ends them. Without a
+template the passages are plain text, and the loss is on all tokens. A file of plain texts is always
+read as ``tokenizer(text)``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ HELD_OUT = 0.1
 
 @dataclass(frozen=True)
 class Row:
-    """Token ids of a passage, and for each whether it is predicted in the loss."""
+    """Token ids of a passage, and for each whether it counts in the loss."""
 
     ids: tuple[int, ...]
     counted: tuple[bool, ...]
@@ -50,9 +50,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Text:
-    """Rows to train on and rows held out, of a file with a sha256; ``loss``: ``answers`` or
-    ``all``.
-    """
+    """Training and held-out rows of a file; ``loss``: on ``answers`` or ``all`` tokens."""
 
     name: str
     sha256: str
@@ -61,7 +59,7 @@ class Text:
     loss: str
 
     def to_json(self) -> dict:
-        """What a record says of it."""
+        """As JSON, for the record."""
         return {
             "name": self.name,
             "sha256": self.sha256,
@@ -71,7 +69,7 @@ class Text:
 
 
 def shipped() -> Path:
-    """The text that comes with the package: a few hundred short passages of twelve registers."""
+    """The shipped text: a few hundred short passages of twelve registers."""
     return data_root() / "control" / "text.jsonl"
 
 
@@ -84,17 +82,16 @@ def has_answers(path: Path, tokenizer: Tokenizer) -> bool:
 
 
 def read_text(path: Path, tokenizer: Tokenizer, length: int, loss: str) -> Text:
-    """Read, cut and split a file; a tenth, drawn by a fixed seed, is held out. Equal passages count
-    once.
+    """Read, cut and split a file; a tenth of the rows, drawn with a fixed seed, is held out.
 
-    Raises PromptError for a file that gives too few rows, OptionError where the loss cannot be on
-    answers.
+    Equal passages count once. Raises PromptError for a file with too few rows, OptionError for a
+    loss on answers where there are none.
     """
     special, rows = special_ids(tokenizer), {}
     for number, document in Documents(path).read():
         row = _row(tokenizer, document, special, loss, f"{path.name}, row {number + 1}")
         row = Row(row.ids[:length], row.counted[:length])
-        # the first token has nothing to be predicted from
+        # the first token is not predicted
         if any(row.counted[1:]):
             rows.setdefault(row.ids, row)
     found = list(rows.values())
@@ -117,24 +114,25 @@ def _row(
     tokenizer: Tokenizer, document: Document, special: frozenset[int], loss: str, where: str
 ) -> Row:
     if not isinstance(document, str) and tokenizer.chat_template is None:
-        said = [turn["content"] for turn in document if turn["role"] == "assistant"]
-        document = "\n\n".join(said)
+        answers = [turn["content"] for turn in document if turn["role"] == "assistant"]
+        document = "\n\n".join(answers)
     coded = encode_document(tokenizer, document, special)
     if loss == "all":
         return Row(coded.ids, (True,) * len(coded.ids))
     if isinstance(document, str):
-        raise OptionError(f"{where} is plain text, in which nothing is an answer; use loss all")
-    said = [code % SPECIAL == TURNS["assistant"] for code in coded.roles]
-    if not any(said):
+        raise OptionError(f"{where} is plain text without an answer; use loss all")
+    in_answer = [code % SPECIAL == TURNS["assistant"] for code in coded.roles]
+    if not any(in_answer):
         raise OptionError(
             f"{where}: the chat template does not show which tokens are the answer; use loss all"
         )
-    # what ends an answer belongs to it
-    ended = [False, *said[:-1]]
-    return Row(coded.ids, tuple(one or other for one, other in zip(said, ended, strict=True)))
+    # the token that ends an answer belongs to it
+    after_answer = [False, *in_answer[:-1]]
+    counted = (own or before for own, before in zip(in_answer, after_answer, strict=True))
+    return Row(coded.ids, tuple(counted))
 
 
 def sample(rows: Sequence[Row], most: int) -> list[Row]:
-    """Up to ``most`` rows, spread evenly over all."""
+    """At most ``most`` rows, evenly spaced."""
     places = np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)
     return [rows[at] for at in places.tolist()]

@@ -187,7 +187,7 @@ class Baselines(Analyzer):
             low, high = (middle, high) if apart <= most else (low, middle)
         notes = (
             []
-            if best.met
+            if best.criteria_met
             else ["No direction met its criteria: the one that lowers the metric most was taken."]
         )
         if not low:

@@ -75,7 +75,7 @@ class Compare(Analyzer):
         """
         # measured: divergences and lenses of all tokens take longer than the passes that they are
         # read from
-        return Work(whole=4.2 * (1 + len(self.controls)))
+        return Work(full_logits=4.2 * (1 + len(self.controls)))
 
     def __call__(self, study: Study) -> Table:
         """Read both models, and the controls."""

@@ -122,7 +122,7 @@ class Tuco(Analyzer):
         # every token is read in every pass, as where all distributions are asked for
         pairs = 1 + len(self.controls)
         return Work(
-            whole=(2.5 if self.output else 1.7) * pairs,
+            full_logits=(2.5 if self.output else 1.7) * pairs,
             tokens=study.max_new_tokens * self.by_answer,
         )
 
