@@ -161,8 +161,8 @@ def test_where_nothing_is_shown_nothing_is_claimed(study, located):
     assert silent.summary["supported"] is False
     assert np.isnan(silent["as_base"]).all()
     assert "nothing that could be lost" in silent.summary["sentence"]
-    assert (silent["equal_base"][silent["kind"] == "units"] == 1).all() or np.isnan(
-        silent["equal_base"]
+    assert (silent["matches_base"][silent["kind"] == "units"] == 1).all() or np.isnan(
+        silent["matches_base"]
     ).all()
     units = silent["kind"] == "units"
     assert np.abs(silent["kl"][units]).max() < 1e-12

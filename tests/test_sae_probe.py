@@ -136,7 +136,7 @@ class TestPlanted:
         low, high = stats.t.interval(0.95, len(moved) - 1, moved.mean(), stats.sem(moved))
         np.testing.assert_allclose((one.value, one.low, one.high), (moved.mean(), low, high))
         answers = found.tables["answers"]
-        back = answers["equal_base"][(answers["condition"] == "probed") & answers["changed"]]
+        back = answers["matches_base"][(answers["condition"] == "probed") & answers["changed"]]
         exact = stats.binomtest(int(back.sum()), len(back)).proportion_ci()
         assert by_name["answers-equal-base-probed"].interval == pytest.approx(
             (exact.low, exact.high)

@@ -597,7 +597,7 @@ def test_strengths_bring_a_planted_behaviour():
     positive = (table["group"] == "positive") & (table["way"] == "blocks")
     assert table["alpha"][positive].tolist() == [0, 0.5, 1]
     assert table["refused"][positive][[0, 2]].tolist() == [0, 1]
-    assert table["equal_tuned"][positive][2] == 1
+    assert table["matches_tuned"][positive][2] == 1
     exact = table["alpha"] == 1
     assert not table["kl"][exact].any()
     assert not table["flips"][exact].any()

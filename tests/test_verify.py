@@ -176,14 +176,14 @@ def test_conditions_of_the_planted_pair(study):
     table = asked(study)
     for group, refused in (("positive", 1.0), ("negative", 0.0)):
         assert row(table, "base", group)["refused"] == 0.0
-        assert row(table, "base", group)["equal_base"] == 1.0
+        assert row(table, "base", group)["matches_base"] == 1.0
         assert row(table, "tuned", group)["refused"] == refused
         assert row(table, "ablate-zero", group)["refused"] == 0.0
-        assert row(table, "ablate-base", group)["equal_base"] == 1.0
-        assert row(table, "patch-tuned", group)["equal_tuned"] == 1.0
+        assert row(table, "ablate-base", group)["matches_base"] == 1.0
+        assert row(table, "patch-tuned", group)["matches_tuned"] == 1.0
         # the twin brings the other class's behaviour along
         assert row(table, "ablate-twin", group)["refused"] == 1 - refused
-    assert row(table, "ablate-base", "negative")["equal_tuned"] == 1.0
+    assert row(table, "ablate-base", "negative")["matches_tuned"] == 1.0
     lifted = (
         row(table, "tuned", "positive")["log_odds"] - row(table, "base", "positive")["log_odds"]
     )
@@ -221,7 +221,7 @@ def test_conditions_are_means_of_answers(table):
             (answers["condition"] == found["condition"]) & (answers["group"] == found["group"])
         )
         assert len(own) == found["n"] == PAIRS
-        for name in ("refused", "equal_base", "equal_tuned", "malformed", "log_odds"):
+        for name in ("refused", "matches_base", "matches_tuned", "malformed", "log_odds"):
             assert own[name].mean() == pytest.approx(found[name]), name
         assert found["low"] <= found["refused"] <= found["high"]
         assert own["prompt_id"].tolist() == list(range(PAIRS))
@@ -899,7 +899,7 @@ def test_an_identical_pair_supports_nothing(family):
     assert table.summary["k95_behaviour"] is None
     assert table.summary["sentence"].endswith(" Too few clusters: behaviour.")
     assert set(table["condition"]) == {"base", "tuned"}
-    assert (table["equal_base"] == 1).all()
+    assert (table["matches_base"] == 1).all()
     for finding in from_table(table.tables["claims"]):
         assert not finding.supported
         check(finding, table)
@@ -981,11 +981,22 @@ N = 40
 
 def judged(condition, group, n=N, number=0.0, **flags):
     """Answers of which the named flags hold for the first so many, and numbers around one."""
-    names = ("exhibits", "equal_base", "equal_tuned", "malformed")
-    arrays = {name: np.arange(n) < flags.get(name, 0) for name in names}
+    exhibits, as_base, as_tuned, broken = (
+        np.arange(n) < flags.get(name, 0)
+        for name in ("exhibits", "matches_base", "matches_tuned", "malformed")
+    )
     numbers = number + 0.01 * np.sin(np.arange(n))
     zeros = {name: np.zeros(n) for name in ("tokens", "repeats", "base_loss", "divergence")}
-    return ConditionResult(condition, group, **arrays, number=numbers, **zeros)
+    return ConditionResult(
+        condition,
+        group,
+        exhibits=exhibits,
+        equal_base=as_base,
+        equal_tuned=as_tuned,
+        malformed=broken,
+        number=numbers,
+        **zeros,
+    )
 
 
 def effects(rate, recovery, donor):
@@ -1018,10 +1029,10 @@ def evidence(
     """
     null = [1.0] * 39 if null is None else null
     items = [
-        judged("base", "positive", n, equal_base=n, number=-4.0),
-        judged("tuned", "positive", n, exhibits=min(n, shows), equal_tuned=n, number=4.0),
-        judged("base", "negative", n, equal_base=n, equal_tuned=n),
-        judged("tuned", "negative", n, equal_base=n, equal_tuned=n, exhibits=misfires),
+        judged("base", "positive", n, matches_base=n, number=-4.0),
+        judged("tuned", "positive", n, exhibits=min(n, shows), matches_tuned=n, number=4.0),
+        judged("base", "negative", n, matches_base=n, matches_tuned=n),
+        judged("tuned", "negative", n, matches_base=n, matches_tuned=n, exhibits=misfires),
         judged(
             "ablate-base",
             "positive",

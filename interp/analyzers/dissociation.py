@@ -239,11 +239,11 @@ _COLUMNS = {
         "measure",
         "share of the gap between both models' mean numbers that is closed on these",
     ),
-    "equal_base": ("measure", "share of these answered as the base answers"),
-    "equal_tuned": ("measure", "share of these still answered as the tuned model answers"),
+    "matches_base": ("measure", "share of these answered as the base answers"),
+    "matches_tuned": ("measure", "share of these still answered as the tuned model answers"),
     "exhibits_behaviour": ("measure", "share of all prompts whose answer shows the behaviour"),
-    "shown_tuned": ("measure", "the same of the tuned model"),
-    "shown_base": ("measure", "the same of the base"),
+    "exhibits_behaviour_tuned": ("measure", "the same of the tuned model"),
+    "exhibits_behaviour_base": ("measure", "the same of the base"),
     "malformed": ("measure", "share of answers that are broken"),
     "control": (
         "measure",
@@ -300,12 +300,12 @@ def _answers(studies: dict[str, Study], own: dict, cells: dict, changed: dict) -
                 "flag",
                 "the answer shows the behaviour",
             ),
-            "equal_base": (
+            "matches_base": (
                 joined(lambda _, judged: judged.equal_base),
                 "flag",
                 "the base's answer, token for token",
             ),
-            "equal_tuned": (
+            "matches_tuned": (
                 joined(lambda _, judged: judged.equal_tuned),
                 "flag",
                 "the tuned model's, token for token",

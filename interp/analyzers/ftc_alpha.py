@@ -268,7 +268,7 @@ def _columns(
     ]
     columns |= {
         words.column: (shown, "flag", words.flag),
-        "equal_tuned": (
+        "matches_tuned": (
             [row["answer"] == row["tuned"] for row in rows],
             "flag",
             "the tuned model's answer",
@@ -332,8 +332,8 @@ def _means(study: Study, prompts: Table, new_tokens: int) -> dict[str, tuple]:
     }
     if new_tokens:
         columns[words.column] = (each(words.column), "measure", words.share)
-        columns["equal_tuned"] = (
-            each("equal_tuned"),
+        columns["matches_tuned"] = (
+            each("matches_tuned"),
             "measure",
             "share of the tuned model's answers",
         )

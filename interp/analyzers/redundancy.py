@@ -160,14 +160,14 @@ class Redundancy(Analyzer):
                 {
                     "round": turn,
                     "k": len(found),
-                    "left": left,
-                    "alone": float(hits[turn][0].mean()),
-                    "together": float(hits[turn][1].mean()),
-                    "recovery_alone": outcomes.effects(alone)["recovery"],
-                    "recovery_together": outcomes.effects(together)["recovery"],
+                    "remaining_after_previous_sets": left,
+                    "returned_by_this_set": float(hits[turn][0].mean()),
+                    "returned_by_sets_so_far": float(hits[turn][1].mean()),
+                    "recovery_by_this_set": outcomes.effects(alone)["recovery"],
+                    "recovery_by_sets_so_far": outcomes.effects(together)["recovery"],
                     "random": float(np.mean(effects)) if effects else float("nan"),
                     "random_high": float(np.quantile(effects, 0.975)) if effects else float("nan"),
-                    "foreseen": len(foreseen & set(found)) / len(found),
+                    "predicted": len(foreseen & set(found)) / len(found),
                     "score": float(sum(scores[turn - 1][pair] for pair in found)),
                     "score_before": float(sum(scores[0][pair] for pair in found)),
                 }
@@ -182,12 +182,12 @@ _COLUMNS = {
         "1 is the located set; each next one is located after ablation of all before it",
     ),
     "k": (np.int64, "measure", "units in the round's set"),
-    "left": (
+    "remaining_after_previous_sets": (
         np.float64,
         "measure",
         "part of the metric's rise through these units that is left when the round begins",
     ),
-    "alone": (
+    "returned_by_this_set": (
         np.float64,
         "measure",
         (
@@ -195,8 +195,8 @@ _COLUMNS = {
             "this set alone"
         ),
     ),
-    "together": (np.float64, "measure", "the same by this set and all before it"),
-    "recovery_alone": (
+    "returned_by_sets_so_far": (np.float64, "measure", "the same by this set and all before it"),
+    "recovery_by_this_set": (
         np.float64,
         "measure",
         (
@@ -204,14 +204,14 @@ _COLUMNS = {
             "on these prompts; NaN where there is none"
         ),
     ),
-    "recovery_together": (np.float64, "measure", "the same by this set and all before it"),
+    "recovery_by_sets_so_far": (np.float64, "measure", "the same by this set and all before it"),
     "random": (
         np.float64,
         "measure",
         "as together, with random sets in place of all but the first, mean (round 1: of it)",
     ),
     "random_high": (np.float64, "measure", "their 97.5 % quantile"),
-    "foreseen": (
+    "predicted": (
         np.float64,
         "measure",
         "share of the set that stood as high in the first round's ranking",
@@ -240,15 +240,19 @@ def _hits(study: Study, rows: list[int], hits: dict[int, tuple[np.ndarray, np.nd
                 "key",
                 "prompts that depend on each other",
             ),
-            "alone": (alone, "flag", "given the base's behaviour by the round's set alone"),
-            "together": (together, "flag", "the same by it and all before it"),
+            "returned_by_this_set": (
+                alone,
+                "flag",
+                "given the base's behaviour by the round's set alone",
+            ),
+            "returned_by_sets_so_far": (together, "flag", "the same by it and all before it"),
         },
     )
 
 
 def _random(hits: Table, null: list[tuple[int, int, float]]) -> Table:
     """What random sets do, and what that is more than the first round's set does alone."""
-    first = hits["together"][hits["round"] == 1]
+    first = hits["returned_by_sets_so_far"][hits["round"] == 1]
     # as a difference of counts: shares differ in their last bits, and ties with the null count
     gains = [(round(effect * first.size) - int(first.sum())) / first.size for _, _, effect in null]
     rounds, draws, effects = zip(*null, strict=True) if null else ((), (), ())
@@ -299,19 +303,21 @@ def _claim(rows: list[dict], size: int, excluded: str) -> Claim:
     # newcomers are backups; those that ranked next from the start say that the first set was too
     # small
     next_in_line = np.average(
-        [row["foreseen"] for row in rows[1:]], weights=[row["k"] for row in rows[1:]]
+        [row["predicted"] for row in rows[1:]], weights=[row["k"] for row in rows[1:]]
     )
     both = {"table": "answers", "where": {"round": last}}
     said = (
-        f"the first {size} units alone return the base's behaviour on {{alone:.1%}} of the prompts"
+        f"the first {size} units alone return the base's behaviour on {{first_set:.1%}} of the prompts"
         f" where the models differ in it, with the {later} located after their ablation"
-        " {together:.1%} ({value:+.1%}; with random ones instead at most"
-        f" {{control_max:+.1%}}); {rows[1]['left']:.0%} of the rise was left to locate, and"
+        " {all_sets:.1%} ({value:+.1%}; with random ones instead at most"
+        f" {{control_max:+.1%}}); {rows[1]['remaining_after_previous_sets']:.0%} of the rise was left to locate, and"
         f" {next_in_line:.0%} of the later ones ranked next at first."
     )
     return Claim(
         name="redundant",
-        estimate=mean("together", pair="prompt_id", minus={"where": {"round": 1}}, **both),
+        estimate=mean(
+            "returned_by_sets_so_far", pair="prompt_id", minus={"where": {"round": 1}}, **both
+        ),
         at_least=EFFECT,
         beyond=[0.0, "control"],
         null=Draws("random", "gain", {"round": last}),
@@ -319,7 +325,7 @@ def _claim(rows: list[dict], size: int, excluded: str) -> Claim:
         text=f"Others carry it too: {said}",
         otherwise=f"That others carry it too is not supported: {said}",
         also={
-            "together": mean("together", **both),
-            "alone": mean("together", table="answers", where={"round": 1}),
+            "all_sets": mean("returned_by_sets_so_far", **both),
+            "first_set": mean("returned_by_sets_so_far", table="answers", where={"round": 1}),
         },
     )

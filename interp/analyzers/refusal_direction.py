@@ -171,10 +171,14 @@ def _row(
         "lost": judged.lost(own)[own.exhibits],
         "as_base": as_base[changed],
         "recovery": np.array([gap]),
-        "equal_base": judged.equal_base[own.exhibits],
+        "matches_base": judged.equal_base[own.exhibits],
         "malformed": judged.malformed,
         "number": judged.number,
-        "answers": {"lost": judged.lost(own), "as_base": as_base, "equal_base": judged.equal_base},
+        "answers": {
+            "lost": judged.lost(own),
+            "as_base": as_base,
+            "matches_base": judged.equal_base,
+        },
     }
 
 
@@ -213,8 +217,8 @@ def _columns(rows: list[dict]) -> dict[str, tuple]:
             "measure",
             "share of the gap between both models' mean numbers closed on these",
         ),
-        "equal_base": (
-            means("equal_base"),
+        "matches_base": (
+            means("matches_base"),
             "measure",
             (
                 "share of the prompts on which the tuned model showed it answered word for word as"
@@ -238,7 +242,7 @@ def _answers(
     flags = {
         "lost": "behaviour of the tuned model, not here",
         "as_base": "behaviour of the base, and not broken where the base's answer is not",
-        "equal_base": "the base's, token for token",
+        "matches_base": "the base's, token for token",
     }
     return table(
         "refusal-direction-answers",

@@ -8,10 +8,10 @@ from interp.figures.style import BLUE, GREEN, GREY, ORANGE, finish
 from interp.table import Table
 
 _BARS = (
-    ("alone", "this round's set alone", BLUE),
-    ("together", "with all before it", GREEN),
+    ("returned_by_this_set", "this round's set alone", BLUE),
+    ("returned_by_sets_so_far", "with all before it", GREEN),
     ("random", "the first set with random ones (round 1: random ones)", GREY),
-    ("left", "part of the rise left to locate", ORANGE),
+    ("remaining_after_previous_sets", "part of the rise left to locate", ORANGE),
 )
 
 

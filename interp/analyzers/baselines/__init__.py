@@ -128,7 +128,7 @@ class Baselines(Analyzer):
             },
             tables={"answers": answers_table(study, arms)},
         )
-        told = "; ".join(f"{row['what']}: {row['shown']:.1%}" for row in rows)
+        told = "; ".join(f"{row['what']}: {row['exhibits_behaviour']:.1%}" for row in rows)
         return conclude(
             run,
             made,

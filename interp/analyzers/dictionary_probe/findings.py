@@ -172,7 +172,7 @@ def _returns(one: InterventionResult) -> Claim:
         {"set": one.name, "change": one.how},
         {"condition": one.name, "group": "positive", "changed": True},
     )
-    observed = mean("equal_base", table="numbers", where=where)
+    observed = mean("matches_base", table="numbers", where=where)
     text = (
         "Of {changed:d} answers in which tuning shows, {value:.1%} [{low:.1%}, {high:.1%}]"
         " become the base's, token for token, and {lost:.1%} lose the behaviour (the base's"
@@ -181,15 +181,15 @@ def _returns(one: InterventionResult) -> Claim:
     )
     return Claim(
         name=f"answers-equal-base-{one.name}",
-        estimate=mean("equal_base", table="answers", where=rows),
+        estimate=mean("matches_base", table="answers", where=rows),
         at_least=EFFECT,
         beyond=["control", LEAST],
-        null=Draws("sets", "equal_base", where, observed=observed),
+        null=Draws("sets", "matches_base", where, observed=observed),
         control=f"{len(one.null_back)} random sets on {len(one.rows)} prompts",
         text=text,
         otherwise=f"{text} At least {EFFECT:.0%} are required, and more than random sets give.",
         also={
-            "changed": statistic("count", "equal_base", table="answers", where=rows),
+            "changed": statistic("count", "matches_base", table="answers", where=rows),
             "lost": statistic("mean", "lost", table="answers", where=rows),
             "observed": observed,
         },
@@ -215,7 +215,7 @@ def _malformed(one: InterventionResult) -> Claim:
         ),
         also={
             "malformed": statistic("mean", "malformed", table="answers", where=rows),
-            "same": statistic("mean", "equal_tuned", table="answers", where=harmless),
+            "same": statistic("mean", "matches_tuned", table="answers", where=harmless),
         },
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -382,7 +383,7 @@ def _sets(ran: list[InterventionResult]) -> Table:
                 "measure",
                 "fall if ablated, rise if steered",
             ),
-            "equal_base": (
+            "matches_base": (
                 np.array([x for one in ran for x in one.null_back]),
                 "measure",
                 "share answered as the base answers",
@@ -428,7 +429,7 @@ def _numbers(found: Evidence, ran: list[InterventionResult]) -> Table:
                 "measure",
                 "its fall or rise",
             ),
-            "equal_base": (
+            "matches_base": (
                 np.array(back, bool),
                 "flag",
                 "answered as the base answers, by one pass",
@@ -449,8 +450,8 @@ def _answers(found: Evidence, ran: list[InterventionResult]) -> Table:
         ]
     prompts = [(name, judged, at) for name, judged in each for at in range(len(judged.exhibits))]
 
-    def of(name: str) -> np.ndarray:
-        return np.array([bool(getattr(judged, name)[at]) for _, judged, at in prompts], bool)
+    def flag(read: Callable[[ConditionResult], np.ndarray]) -> np.ndarray:
+        return np.array([bool(read(judged)[at]) for _, judged, at in prompts], bool)
 
     turned = [] if first is None else first.changed
     changed = [judged.group == "positive" and bool(turned[at]) for _, judged, at in prompts]
@@ -476,15 +477,23 @@ def _answers(found: Evidence, ran: list[InterventionResult]) -> Table:
                 "tuned shows the behaviour and does not answer as the base",
             ),
             "exhibits_behaviour": (
-                of("exhibits_behaviour"),
+                flag(lambda result: result.exhibits),
                 "flag",
                 "the answer shows the behaviour",
             ),
-            "equal_base": (of("equal_base"), "flag", "the base's answer, token for token"),
-            "equal_tuned": (of("equal_tuned"), "flag", "the tuned model's, token for token"),
-            "malformed": (of("malformed"), "flag", "a broken answer"),
+            "matches_base": (
+                flag(lambda result: result.equal_base),
+                "flag",
+                "the base's answer, token for token",
+            ),
+            "matches_tuned": (
+                flag(lambda result: result.equal_tuned),
+                "flag",
+                "the tuned model's, token for token",
+            ),
+            "malformed": (flag(lambda result: result.malformed), "flag", "a broken answer"),
             "lost": (
-                ~(of("exhibits_behaviour") | of("malformed")),
+                flag(lambda result: ~(result.exhibits | result.malformed)),
                 "flag",
                 "neither: a whole answer without the behaviour",
             ),
