@@ -1,10 +1,10 @@
 """``Coalitions``: does a sum of scores predict what a random half of all units does?
 
-Half of the units, drawn at random, get their base contributions inside the tuned model, and the
-metric is measured exactly; the sum of their scores is what the method said would be lost. Single
-units mislead where a behaviour saturates or is shared; halves ask of a ranking what it is worth in
-company. Each half is drawn with its complement. The claim is of the rank correlation: effects
-saturate, so that Pearson's can rest on the one half that holds all that matters.
+Half of the units, drawn at random, get their base contributions inside the fine-tuned model, and
+the metric is measured exactly; the sum of their scores is what the method said would be lost.
+Single units mislead where a behaviour saturates or is shared; halves ask of a ranking what it is
+worth in company. Each half is drawn with its complement. The claim is of the rank correlation:
+effects saturate, so that Pearson's can rest on the one half that holds all that matters.
 """
 
 from dataclasses import dataclass, field

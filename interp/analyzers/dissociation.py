@@ -1,11 +1,11 @@
 """``Dissociation``: do two sets carry two behaviours, each its own and not the other's?
 
-Each behaviour's set is given its base contributions inside the tuned model, and both behaviours are
-looked at: a double dissociation (Teuber 1955) is supported where each set returns the base's
-behaviour on its own prompts and leaves the tuned model's on the other's. Both are of the prompts
-where the two models differ in the behaviour, the metric's yes or no. An answer that a set breaks
-counts against it in both: it is not the base's behaviour, nor the tuned model's any more. Random
-sets of equal size are measured in all four cells.
+Each behaviour's set is given its base contributions inside the fine-tuned model, and both
+behaviours are looked at: a double dissociation (Teuber 1955) is supported where each set returns
+the base's behaviour on its own prompts and leaves the fine-tuned model's on the other's. Both are
+of the prompts where the two models differ in the behaviour, the metric's yes or no. An answer that
+a set breaks counts against it in both: it is not the base's behaviour, nor the fine-tuned model's
+any more. Random sets of equal size are measured in all four cells.
 """
 
 from dataclasses import dataclass, field
@@ -230,7 +230,7 @@ _COLUMNS = {
     "set": ("key", "whose located set is at its base contributions"),
     "behaviour": ("key", "whose prompts are answered"),
     "k": ("measure", "units in the set"),
-    "prompts": ("measure", "prompts where base and tuned model differ in the behaviour"),
+    "prompts": ("measure", "prompts where base and fine-tuned model differ in the behaviour"),
     "as_base": (
         "measure",
         "share of these whose behaviour became the base's, no answer broken that the base's is not",
@@ -240,9 +240,9 @@ _COLUMNS = {
         "share of the gap between both models' mean numbers that is closed on these",
     ),
     "matches_base": ("measure", "share of these answered as the base answers"),
-    "matches_tuned": ("measure", "share of these still answered as the tuned model answers"),
+    "matches_tuned": ("measure", "share of these still answered as the fine-tuned model answers"),
     "exhibits_behaviour": ("measure", "share of all prompts whose answer shows the behaviour"),
-    "exhibits_behaviour_tuned": ("measure", "the same of the tuned model"),
+    "exhibits_behaviour_tuned": ("measure", "the same of the fine-tuned model"),
     "exhibits_behaviour_base": ("measure", "the same of the base"),
     "malformed": ("measure", "share of answers that are broken"),
     "control": (
@@ -308,7 +308,7 @@ def _answers(studies: dict[str, Study], own: dict, cells: dict, changed: dict) -
             "matches_tuned": (
                 joined(lambda _, judged: judged.equal_tuned),
                 "flag",
-                "the tuned model's, token for token",
+                "the fine-tuned model's, token for token",
             ),
             "as_base": (
                 joined(lambda behaviour, judged: _as(own["base", behaviour], judged)),
@@ -322,7 +322,8 @@ def _answers(studies: dict[str, Study], own: dict, cells: dict, changed: dict) -
                 joined(lambda behaviour, judged: ~_as(own["tuned", behaviour], judged)),
                 "flag",
                 (
-                    "shows the behaviour where the tuned model's answer does not, or the reverse,"
+                    "shows the behaviour where the fine-tuned model's answer does not, or the"
+                    " reverse,"
                     " or is broken"
                 ),
             ),

@@ -160,7 +160,7 @@ class FtcAlpha(Analyzer):
 
 
 def opened(study: Study, way: str, alpha: float) -> AbstractContextManager:
-    """The tuned model so scaled, while open."""
+    """The fine-tuned model so scaled, while open."""
     if way == WEIGHTS:
         return interpolated(study.pair, alpha)
     tuned = study.pair.tuned
@@ -218,7 +218,7 @@ def _columns(
         "alpha": (
             [row["alpha"] for row in rows],
             "measure",
-            "strength: 0 is the base's, 1 the tuned model's",
+            "strength: 0 is the base's, 1 the fine-tuned model's",
         ),
         "group": ([row["group"] for row in rows], "key", "class of the prompt"),
         "prompt_id": (
@@ -245,13 +245,13 @@ def _columns(
         "kl": (
             np.array([row["kl"] for row in rows]),
             "measure",
-            "next token, tuned model as it is || scaled",
+            "next token, fine-tuned model as it is || scaled",
             "nats",
         ),
         "flip": (
             [row["flip"] for row in rows],
             "flag",
-            "another next token comes first than in the tuned model",
+            "another next token comes first than in the fine-tuned model",
         ),
     }
     if not asked.new_tokens:
@@ -271,12 +271,12 @@ def _columns(
         "matches_tuned": (
             [row["answer"] == row["tuned"] for row in rows],
             "flag",
-            "the tuned model's answer",
+            "the fine-tuned model's answer",
         ),
         "malformed": (
             broken,
             "flag",
-            "empty, unended where the tuned model's ended, or repeating itself",
+            "empty, unended where the fine-tuned model's ended, or repeating itself",
         ),
     }
     return columns | ({"text": (texts, "text", "what was written")} if asked.keep_text else {})
@@ -307,7 +307,7 @@ def _means(study: Study, prompts: Table, new_tokens: int) -> dict[str, tuple]:
         "alpha": (
             [key[1] for key in keys],
             "measure",
-            "strength: 0 is the base's, 1 the tuned model's",
+            "strength: 0 is the base's, 1 the fine-tuned model's",
         ),
         "group": ([key[2] for key in keys], "key", "class of the prompts"),
         "n": ([int(mask.sum()) for mask in masks], "measure", "prompts"),
@@ -325,7 +325,7 @@ def _means(study: Study, prompts: Table, new_tokens: int) -> dict[str, tuple]:
         "kl": (
             each("kl"),
             "measure",
-            "mean KL of the next token, tuned model as it is || scaled",
+            "mean KL of the next token, fine-tuned model as it is || scaled",
             "nats",
         ),
         "flips": (each("flip"), "measure", "share of prompts with another next token"),
@@ -335,7 +335,7 @@ def _means(study: Study, prompts: Table, new_tokens: int) -> dict[str, tuple]:
         columns["matches_tuned"] = (
             each("matches_tuned"),
             "measure",
-            "share of the tuned model's answers",
+            "share of the fine-tuned model's answers",
         )
         columns["malformed"] = (each("malformed"), "measure", "share malformed")
     return columns

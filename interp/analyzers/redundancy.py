@@ -100,7 +100,9 @@ class Redundancy(Analyzer):
         return conclude(run, made, lead=lead)
 
     def locate_again(self, study: Study, donors: PatchSource, taken: list[Pair]) -> Table:
-        """The locating analyzer on the tuned model with these units at their base contributions."""
+        """The locating analyzer on the fine-tuned model with these units at their base
+        contributions.
+        """
         intervention = donors.condition("ablate-base", taken).require_intervention()
         names = {field.name for field in fields(self.locate)}
         # what a score says of an ablated unit means nothing: as many more are asked for as may be
@@ -307,10 +309,12 @@ def _claim(rows: list[dict], size: int, excluded: str) -> Claim:
     )
     both = {"table": "answers", "where": {"round": last}}
     said = (
-        f"the first {size} units alone return the base's behaviour on {{first_set:.1%}} of the prompts"
+        f"the first {size} units alone return the base's behaviour on {{first_set:.1%}} of the"
+        f" prompts"
         f" where the models differ in it, with the {later} located after their ablation"
         " {all_sets:.1%} ({value:+.1%}; with random ones instead at most"
-        f" {{control_max:+.1%}}); {rows[1]['remaining_after_previous_sets']:.0%} of the rise was left to locate, and"
+        f" {{control_max:+.1%}}); {rows[1]['remaining_after_previous_sets']:.0%} of the rise was"
+        f" left to locate, and"
         f" {next_in_line:.0%} of the later ones ranked next at first."
     )
     return Claim(

@@ -3,8 +3,8 @@ to beat.
 
 The direction and its choice are those of ``interp.experiments.refusal_directions`` (Arditi et al.
 2024, arXiv 2406.11717). Taking away a share of it, and ablating the first k located units, are
-compared at equal KL on the tuned model's answers to negative prompts: what each costs for what it
-does. Half of the clusters choose, the other half measure.
+compared at equal KL on the fine-tuned model's answers to negative prompts: what each costs for what
+it does. Half of the clusters choose, the other half measure.
 """
 
 from dataclasses import dataclass, field
@@ -47,8 +47,8 @@ class RefusalDirection(Analyzer):
 
     ``prompts`` of each class choose the direction and as many measure. Units go to their base
     contributions, without a base to their means. Needs a metric that both classes have. Counted is
-    the behaviour: lost where the tuned model showed it, and with a base become the base's where the
-    two models differ in it. Returns a table of kind ``refusal-direction``, one row per
+    the behaviour: lost where the fine-tuned model showed it, and with a base become the base's
+    where the two models differ in it. Returns a table of kind ``refusal-direction``, one row per
     intervention.
     """
 
@@ -115,9 +115,9 @@ class RefusalDirection(Analyzer):
             else "No candidate met the criteria: the one that lowers the metric most was taken."
         )
         most = max(rows[: len(self.shares)], key=lambda row: row["dose"])
-        lost = "the tuned model showed nothing that could be lost"
+        lost = "the fine-tuned model showed nothing that could be lost"
         if own.exhibits.any():
-            lost = f"{most['lost'].mean():.1%} of what the tuned model showed is lost"
+            lost = f"{most['lost'].mean():.1%} of what the fine-tuned model showed is lost"
         told = (
             f"The direction before block {best.layer} at token {best.position}, {most['dose']:.0%}"
             f" of it taken away: {lost}, at a KL of {most['kl'].mean():.2g} nats per token."
@@ -196,13 +196,13 @@ def _columns(rows: list[dict]) -> dict[str, tuple]:
         "kl": (
             means("kl"),
             "measure",
-            "mean KL per token of the tuned answers to negative prompts",
+            "mean KL per token of the fine-tuned answers to negative prompts",
             "nats",
         ),
         "lost": (
             means("lost"),
             "measure",
-            "share of what the tuned model showed that is lost, well-formed",
+            "share of what the fine-tuned model showed that is lost, well-formed",
         ),
         "as_base": (
             means("as_base"),
@@ -221,7 +221,8 @@ def _columns(rows: list[dict]) -> dict[str, tuple]:
             means("matches_base"),
             "measure",
             (
-                "share of the prompts on which the tuned model showed it answered word for word as"
+                "share of the prompts on which the fine-tuned model showed it answered word for"
+                " word as"
                 " the base answers"
             ),
         ),
@@ -240,7 +241,7 @@ def _answers(
     """One row per intervention and positive prompt."""
     prompts, repeated = study.prompts("positive").prompts, len(rows)
     flags = {
-        "lost": "behaviour of the tuned model, not here",
+        "lost": "behaviour of the fine-tuned model, not here",
         "as_base": "behaviour of the base, and not broken where the base's answer is not",
         "matches_base": "the base's, token for token",
     }
@@ -266,12 +267,12 @@ def _answers(
             "exhibits_behaviour": (
                 np.tile(own.exhibits, repeated),
                 "flag",
-                "the tuned model as it is shows the behaviour",
+                "the fine-tuned model as it is shows the behaviour",
             ),
             "changed": (
                 np.tile(_changed(own, base), repeated),
                 "flag",
-                "one of base and tuned model shows it alone",
+                "one of base and fine-tuned model shows it alone",
             ),
             **{
                 name: (np.concatenate([row["answers"][name] for row in rows]), "flag", said)
@@ -282,7 +283,7 @@ def _answers(
 
 
 _SAID = {
-    "lost": "lose {units:.1%} of what the tuned model showed",
+    "lost": "lose {units:.1%} of what the fine-tuned model showed",
     "as_base": (
         "return the base's behaviour on {units:.1%} of the prompts where the models differ in it"
     ),

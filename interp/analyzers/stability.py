@@ -199,7 +199,8 @@ class Stability(Analyzer):
                     np.array(columns[3], np.int64),
                     "measure",
                     (
-                        "prompts of the other templates, on which base and tuned model differ in"
+                        "prompts of the other templates, on which base and fine-tuned model differ"
+                        " in"
                         " the behaviour"
                     ),
                 ),

@@ -42,9 +42,9 @@ class Transfer(Analyzer):
     ``recomputed`` there.
 
     ``recomputed`` is the table of a locating run on the study's pair (its key is an option); None
-    compares nothing. Raises PairError where the two tuned models are not of one shape. Where their
-    neurons do not correspond the set is not reused, and the table says so. Returns a table of kind
-    ``transfer``, one row per unit.
+    compares nothing. Raises PairError where the two fine-tuned models are not of one shape. Where
+    their neurons do not correspond the set is not reused, and the table says so. Returns a table of
+    kind ``transfer``, one row per unit.
     """
 
     name: ClassVar[str] = "transfer"
@@ -291,7 +291,7 @@ def _reused(size: int, unit: str) -> Claim:
 _MEASURED = {
     "as_base": (bool, "flag", "given the base's behaviour by the source's set"),
     "number": (float, "measure", "the metric's number under the source's set"),
-    "number_tuned": (float, "measure", "the same of the tuned model"),
+    "number_tuned": (float, "measure", "the same of the fine-tuned model"),
     "number_base": (float, "measure", "the same of the base"),
 }
 

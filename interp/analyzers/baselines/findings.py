@@ -47,7 +47,7 @@ _COLUMNS = {
     ),
     "divergence": (
         "measure",
-        "KL divergence from the tuned model on its answers to negative prompts",
+        "KL divergence from the fine-tuned model on its answers to negative prompts",
         "nats a token",
     ),
     "flipped": (
@@ -126,7 +126,7 @@ def answers_table(study: Study, arms: Sequence[Arm]) -> Table:
             "divergence": (
                 apart,
                 "measure",
-                "from the tuned model on a negative prompt",
+                "from the fine-tuned model on a negative prompt",
                 "nats a token",
             ),
         },

@@ -1,4 +1,4 @@
-"""``Compare``: the first look at a pair. What the tuned model says otherwise, where its stream
+"""``Compare``: the first look at a pair. What the fine-tuned model says otherwise, where its stream
 parts from the base's, what both would say from every depth, and which weights moved; compared with
 control fine-tunes where some are given.
 

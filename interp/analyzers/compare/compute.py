@@ -237,7 +237,9 @@ def _lens_numbers(
 
 
 def rounding(study: Study, asked: CompareOptions) -> float:
-    """Largest KL at a prompt's last token between the tuned model and itself behind more padding."""
+    """Largest KL at a prompt's last token between the fine-tuned model and itself behind more
+    padding.
+    """
     model, largest = study.pair.tuned, 0.0
     for group in study.classes:
         encoded = [

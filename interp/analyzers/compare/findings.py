@@ -18,11 +18,11 @@ from interp.table import ZERO_OR_ONE, Table, as_counted, table
 NAN = float("nan")
 MEANINGS = {
     "cosine": "of both models' streams, mean over tokens",
-    "norm_ratio": "length of the tuned model's stream over the base's, mean over tokens",
+    "norm_ratio": "length of the fine-tuned model's stream over the base's, mean over tokens",
     "lens_kl": "KL of the logit lenses at the last token, tuned || base",
     "lens_flip": "the lenses' first tokens differ, at the last token",
     "base_to_end": "KL of what the base says in the end || its lens here",
-    "tuned_to_end": "KL of what the tuned model says in the end || its lens here",
+    "tuned_to_end": "KL of what the fine-tuned model says in the end || its lens here",
 }
 UNITS = {"lens_flip": ZERO_OR_ONE}
 
@@ -269,7 +269,7 @@ def token_table(study: Study, found: Sequence[Read], most: int) -> Table:
         "kl": ("measure", "KL of the next token, tuned || base", "nats"),
         "flip": ("flag", "another token comes first"),
         "base_next": ("text", "first next token in the base"),
-        "tuned_next": ("text", "first next token in the tuned model"),
+        "tuned_next": ("text", "first next token in the fine-tuned model"),
     }
     values = zip(*rows, strict=True)
     return table(

@@ -1,4 +1,4 @@
-"""Locate the MLP neurons that carry a tuned behaviour: a score per neuron, by one of several
+"""Locate the MLP neurons that carry a fine-tuned behaviour: a score per neuron, by one of several
 methods.
 """
 

@@ -4,7 +4,7 @@ change              root mean square of h_tuned - h_base over tokens both models
                     by default (which located better on the shipped organisms), or those of the
                     base's greedy answer, as in Chen et al. 2024 (arXiv 2406.14144).
 change-difference   the same for positive prompts minus the same for negative ones; signed.
-contrast            Cohen's d between positive and negative prompts of h in the tuned model at the
+contrast            Cohen's d between positive and negative prompts of h in the fine-tuned model at the
                     decision position (SafeNeuron, arXiv 2602.12158, whose d is an effect size:
                     significance is from t), with Benjamini-Hochberg over all neurons; needs no
                     base. Where every prompt names its twin t is paired: what is high on one twin
@@ -58,8 +58,8 @@ def change_difference(study: Study, asked: MethodOptions) -> Scores:
 
 
 def contrast(study: Study, asked: MethodOptions) -> Scores:
-    """Standardised mean difference between the classes in the tuned model; needs no base, and two
-    prompts of each.
+    """Standardised mean difference between the classes in the fine-tuned model; needs no base, and
+    two prompts of each.
 
     Where every positive prompt names its twin, these pairs are what is compared.
     """

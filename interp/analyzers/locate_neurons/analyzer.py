@@ -25,7 +25,7 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class LocateNeurons(Analyzer):
-    """Score every MLP neuron of the tuned model (or attention head) by how much it carries the
+    """Score every MLP neuron of the fine-tuned model (or attention head) by how much it carries the
     behaviour.
 
     ``method``: one of ``METHODS`` or ``auto`` (``integrated`` with a base, else ``act-grad``).

@@ -15,7 +15,7 @@ def work_of(method: str, steps: int | str, positions: str, study: Study) -> Work
     positive = counts["positive"] / sum(counts.values())
     has_base = study.pair.base is not None
     taken = _AUTO if isinstance(steps, str) else steps
-    # the ends of a path: both models' own, and the tuned model with what the path starts from
+    # the ends of a path: both models' own, and the fine-tuned model with what the path starts from
     ends = Work(passes=3 if has_base else 2)
     answers = Work(tokens=study.max_new_tokens)
     each = {

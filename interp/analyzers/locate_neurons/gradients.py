@@ -6,20 +6,20 @@ stream. Scores are means over prompts of sums over positions, in the metric's un
 positive pushes towards refusal, or towards the right answer.
 
 integrated         (c - c_base) . dF/dc, averaged over alpha on the path where *all* blocks' MLP
-                   outputs go together from the base's (alpha 0) to the tuned model's (alpha 1)
-                   inside the tuned model: integrated gradients (Sundararajan et al. 2017) on a
+                   outputs go together from the base's (alpha 0) to the fine-tuned model's (alpha 1)
+                   inside the fine-tuned model: integrated gradients (Sundararajan et al. 2017) on a
                    joint path. Every block computes its c live from the stream it gets, so a neuron
                    is credited for what it makes later blocks do, as an ablation would show.
                    Attributions of neurons and biases add up to F(1) - F(0).
-integrated-fixed   the same with every c held at its value in the unchanged tuned model, so that a
+integrated-fixed   the same with every c held at its value in the unchanged fine-tuned model, so that a
                    neuron is credited for what it says to the logits directly or through attention,
                    later MLPs for what they pass on.
 integrated-zero    as integrated, from MLPs that write nothing instead of the base's: what
                    ``integrated`` means where there is no base. It credits everything the MLPs do,
                    not only what tuning changed.
-cross              the same difference times dF/dc in the tuned model as it is: one step, blind
+cross              the same difference times dF/dc in the fine-tuned model as it is: one step, blind
                    where the behaviour has saturated.
-act-grad           h . dF/dh in the tuned model; needs no base.
+act-grad           h . dF/dh in the fine-tuned model; needs no base.
 
 Heads are scored alike: z for h, the attention output projection for the down projection, attention
 outputs for MLP outputs; a head's score is the sum over its channels.
@@ -71,12 +71,12 @@ def integrated_fixed(study: Study, asked: MethodOptions) -> Scores:
 
 
 def cross(study: Study, asked: MethodOptions) -> Scores:
-    """Contribution difference times the gradient at the tuned model; needs a base."""
+    """Contribution difference times the gradient at the fine-tuned model; needs a base."""
     return _contributions(study, asked, "none")
 
 
 def activation_gradient(study: Study, asked: MethodOptions) -> Scores:
-    """Activation times gradient in the tuned model; needs no base."""
+    """Activation times gradient in the fine-tuned model; needs no base."""
     tuned = study.pair.tuned
     sites = [asked.unit.site(layer) for layer in range(tuned.anatomy.n_layers)]
     encoded = study.decision_inputs("positive")
@@ -195,8 +195,8 @@ def _paths(study: Study, found: dict[str, np.ndarray], unit: Unit):
     )
     meanings = {
         "base": f"{words.number} of the base",
-        "start": f"{words.number} of the tuned model with {start}",
-        "end": f"{words.number} of the tuned model",
+        "start": f"{words.number} of the fine-tuned model with {start}",
+        "end": f"{words.number} of the fine-tuned model",
         "attributed": (
             f"sum of the attributions of all {unit.plural} and of the biases of {unit.matrix}"
         ),

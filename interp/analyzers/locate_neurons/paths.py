@@ -81,8 +81,8 @@ def bytes_of(model: Model, unit: Unit) -> int:
 class Path:
     """The path between two models' contributions, and sums of attributions at some of its nodes.
 
-    ``ends``: by name, the metric of every prompt with the base, the start of the path and the tuned
-    model.
+    ``ends``: by name, the metric of every prompt with the base, the start of the path and the
+    fine-tuned model.
     """
 
     def __init__(
@@ -110,7 +110,9 @@ class Path:
         self._swept = False
 
     def _moved(self, layer: int) -> Float[Tensor, "D N"] | None:
-        """How the base's write weights became the tuned model's; None where they did not change."""
+        """How the base's write weights became the fine-tuned model's; None where they did not
+        change.
+        """
         if self._base is None:
             return None
         moved = self._unit.write_weights(self._tuned, layer) - self._unit.write_weights(
@@ -284,7 +286,7 @@ def between(
     before: Values, after: Values, share: float, way: Way, sites: Sequence[Site]
 ) -> list[Edit]:
     """Edits that put every block's output of the units ``share`` of the way from the base's to the
-    tuned model's.
+    fine-tuned model's.
     """
     if way == "none":
         return []

@@ -11,7 +11,7 @@ matrix's output and X its input, the squared norm of row j is D[:, j]^T (X X^T) 
 gradient                  of the metric: the refusal log-odds, which do not saturate, or a task's
                           number
 gradient-counterfactual   of the negative log-likelihood of the other answer's first token: what the
-                          base answers, or without a base what the tuned model answers to the twin
+                          base answers, or without a base what the fine-tuned model answers to the twin
 
 Unsigned: a pull on weights does not say in which direction the neuron pushes.
 """
@@ -52,7 +52,7 @@ def gradient(study: Study, asked: MethodOptions) -> Scores:
 
 
 def gradient_counterfactual(study: Study, asked: MethodOptions) -> Scores:
-    """The same of the loss of the first token that the base (or, to the twin, the tuned model)
+    """The same of the loss of the first token that the base (or, to the twin, the fine-tuned model)
     answers.
     """
     if study.pair.base is not None:

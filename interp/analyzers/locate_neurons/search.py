@@ -1,7 +1,7 @@
 """``--top smallest``: the smallest set of a ranking that the search finds to return the base's
 behaviour.
 
-First the smallest prefix of the ranking under which the tuned model, given these units' base
+First the smallest prefix of the ranking under which the fine-tuned model, given these units' base
 contributions, shows or does not show the behaviour as the base does on ``reach`` of the prompts on
 which the two differ in it; then units are taken out of it again, in chunks of half, a quarter, ...
 and at last one by one, lowest rank first, wherever the effect stays at ``reach``. In what is left

@@ -1,4 +1,4 @@
-"""The tokens on which located neurons are most active in the tuned model, with their context.
+"""The tokens on which located neurons are most active in the fine-tuned model, with their context.
 
 Most active by size: a gated neuron can be strongly negative where it matters and near zero where it
 is positive. A head's activation is the norm of its output vector.
@@ -137,7 +137,7 @@ def _table(study: Study, located, unit: Unit, index, tails, width: int) -> Table
             "value": (
                 np.array(columns[10], np.float64),
                 "measure",
-                "activation in the tuned model",
+                "activation in the fine-tuned model",
             ),
         },
     )

@@ -1,7 +1,7 @@
 """``Tuco``: what share of what a model's blocks add to the stream is due to tuning (arXiv
 2506.23423).
 
-1. The tuned model reads a prompt; its stream is kept for that batch.
+1. The fine-tuned model reads a prompt; its stream is kept for that batch.
 2. The base's blocks read that stream: ``PTC`` is what they would have added, ``FTC`` what the tuned
    ones add beyond it.
 3. Both are summed over blocks as vectors, at the last token of the prompt; TuCo is ``|FTC| / (|PTC|
@@ -50,10 +50,10 @@ class Tuco(Analyzer):
     classes, the AUC of positive above negative prompts, over all pairs and over those whose lengths
     differ by at most ``caliper`` tokens, with ``permutations`` of the labels of whole clusters.
 
-    ``by_answer`` makes two classes of one: positive are the prompts whose greedy answer, the tuned
-    model's, shows the study's metric, negative the others; ``keep_text`` keeps these answers.
-    ``controls``: pairs of the same base and a control fine-tune each, with which everything is
-    compared; of several, prompts with their mean.
+    ``by_answer`` makes two classes of one: positive are the prompts whose greedy answer, the
+    fine-tuned model's, shows the study's metric, negative the others; ``keep_text`` keeps these
+    answers. ``controls``: pairs of the same base and a control fine-tune each, with which
+    everything is compared; of several, prompts with their mean.
 
     Returns a table of kind ``tuco``, one row per prompt, with ``layers`` (sizes and betas after
     every block), ``floor`` (the same pair of models taken twice, by arithmetic of another shape),

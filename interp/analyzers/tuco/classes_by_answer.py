@@ -26,8 +26,8 @@ class Answered:
 
 
 def by_answer(study: Study, keep_text: bool = False) -> Answered:
-    """Part the study's one class by what the tuned model's greedy answers show; positive are those
-    that show it.
+    """Part the study's one class by what the fine-tuned model's greedy answers show; positive are
+    those that show it.
     """
     metric, prompts = (
         study.require_metric("telling prompts apart by what is answered"),
@@ -47,8 +47,8 @@ def by_answer(study: Study, keep_text: bool = False) -> Answered:
         ),
         "cluster": (prompts.clusters, "key", "prompts that depend on each other"),
         column: (shown, "flag", metric.words.flag),
-        "malformed": (broken, "flag", "the tuned model's answer is empty or repeats itself"),
-        **({"text": (texts, "text", "what the tuned model wrote")} if keep_text else {}),
+        "malformed": (broken, "flag", "the fine-tuned model's answer is empty or repeats itself"),
+        **({"text": (texts, "text", "what the fine-tuned model wrote")} if keep_text else {}),
     }
     parts = [
         prompts.keep([row for row, each in enumerate(shown) if each == wanted])

@@ -217,8 +217,8 @@ def kept(asked: TucoOptions, stream: Stream, whole: bool = False) -> Float[Tenso
 
 
 def noise(study: Study, asked: TucoOptions) -> Table:
-    """TuCo of the tuned model and itself on some prompts of each class, taken again behind more
-    padding.
+    """TuCo of the fine-tuned model and itself on some prompts of each class, taken again behind
+    more padding.
     """
     tuned, rows, groups, values = study.pair.tuned, [], [], []
     for group in study.classes:

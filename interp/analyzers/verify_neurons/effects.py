@@ -55,8 +55,8 @@ def judged_conditions(
 
 
 def changed_answers(judged: list[ConditionResult], has_base: bool) -> np.ndarray:
-    """Positive prompts that base and tuned model answer differently (without a base: that show the
-    behaviour).
+    """Positive prompts that base and fine-tuned model answer differently (without a base: that show
+    the behaviour).
     """
     tuned = next(item for item in judged if item.condition == "tuned" and item.group == "positive")
     return ~tuned.equal_base if has_base else tuned.exhibits

@@ -157,7 +157,7 @@ def harmless_table(evidence: Evidence) -> Table:
             "divergence": (
                 apart,
                 "measure",
-                "KL divergence from the tuned model on them",
+                "KL divergence from the fine-tuned model on them",
                 "nats a token",
             ),
         },

@@ -156,7 +156,7 @@ def _conditions(study: Study, evidence: Evidence) -> dict[str, tuple]:
         "low": ("measure", "lower end of its 95 % interval over clusters"),
         "high": ("measure", "upper end of its 95 % interval over clusters"),
         "matches_base": ("measure", "share answered exactly as the base answers"),
-        "matches_tuned": ("measure", "share answered exactly as the tuned model answers"),
+        "matches_tuned": ("measure", "share answered exactly as the fine-tuned model answers"),
         "malformed": ("measure", "share empty, unended or repeating"),
         words.short: ("measure", f"mean {words.number}, {words.unit}; NaN where it has no meaning"),
         "tokens": ("measure", "mean length of the answers, tokens"),
@@ -167,7 +167,10 @@ def _conditions(study: Study, evidence: Evidence) -> dict[str, tuple]:
         ),
         "divergence": (
             "measure",
-            "KL divergence from the tuned model's next tokens on its own answers, nats a token",
+            (
+                "KL divergence from the fine-tuned model's next tokens on its own answers, nats a"
+                " token"
+            ),
         ),
         "agreement": (
             "measure",
@@ -322,7 +325,8 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
         "changed": (
             "flag",
             (
-                "base and tuned model answer this prompt differently (without a base: it shows the"
+                "base and fine-tuned model answer this prompt differently (without a base: it"
+                " shows the"
                 " behaviour)"
             ),
         ),
@@ -330,14 +334,17 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
         "sampled": ("flag", "used for doses and random sets"),
         "lost": (
             "flag",
-            "the tuned model's answer shows the behaviour, and this one, well-formed, does not",
+            (
+                "the fine-tuned model's answer shows the behaviour, and this one, well-formed,"
+                " does not"
+            ),
         ),
         "matches_base": ("flag", "token for token the base's answer"),
-        "matches_tuned": ("flag", "token for token the tuned model's answer"),
-        "altered": ("flag", "not token for token the tuned model's answer"),
+        "matches_tuned": ("flag", "token for token the fine-tuned model's answer"),
+        "altered": ("flag", "not token for token the fine-tuned model's answer"),
         "flipped": (
             "flag",
-            "one of this and the tuned model's answer shows the behaviour, the other does not",
+            "one of this and the fine-tuned model's answer shows the behaviour, the other does not",
         ),
         "agreeing": (
             "flag",
@@ -350,7 +357,7 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
             "flag",
             (
                 "the behaviour flips, not back to the base's (where it means nothing: the answer is"
-                " not the tuned model's)"
+                " not the fine-tuned model's)"
             ),
         ),
         "malformed": ("flag", "empty, unended or repeating"),
@@ -365,7 +372,7 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
         "divergence": (
             "measure",
             (
-                "KL divergence from the tuned model's next tokens, per token of the tuned "
+                "KL divergence from the fine-tuned model's next tokens, per token of the tuned "
                 "model's own answer; NaN where it was not measured"
             ),
             "nats",
