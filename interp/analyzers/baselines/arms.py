@@ -121,9 +121,7 @@ def row_of(study: Study, verified: Table, arm: Arm) -> dict:
 
 
 def random_rows(verified: Table, unit: Unit, has_recovery: bool, flips: bool) -> list[dict]:
-    """The verification's random sets: means over sets, with their range; none where none was
-    drawn.
-    """
+    """The verification's random sets: means over sets, with their range; empty without sets."""
     sets = verified.tables["random"]
     sets, harmless = (
         sets.select(sets["direction"] == "necessity"),

@@ -203,16 +203,14 @@ def split(study: Study, asked: TucoOptions, other: Model, stream: Stream) -> Sum
 
 
 def looked_at(asked: TucoOptions, value: Float[Tensor, "B P D"]) -> Float[Tensor, "B Q D"]:
-    """The columns over which TuCo is taken: the last one, which is a prompt's last token, or
+    """The columns at the positions of TuCo: the last one, which is a prompt's last token, or
     all.
     """
     return value[:, -1:] if asked.positions == "last" else value
 
 
 def kept(asked: TucoOptions, stream: Stream, whole: bool = False) -> Float[Tensor, "B P D"]:
-    """1 where a value counts, 0 at padding and (unless ``whole``) at dimensions that are
-    dropped.
-    """
+    """1 where a value counts, 0 at padding and (unless ``whole``) in dropped dimensions."""
     values = stream.cut(stream.before[0])
     keep = stream.cut(stream.batch.real[..., None].double()).expand(values.shape)
     if not asked.drop or whole:
