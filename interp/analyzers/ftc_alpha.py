@@ -295,7 +295,7 @@ def _means(study: Study, prompts: Table, new_tokens: int) -> dict[str, tuple]:
         for w, a, g in keys
     ]
 
-    def each(column: str, statistic: Callable = np.mean) -> np.ndarray:
+    def averaged(column: str, statistic: Callable = np.mean) -> np.ndarray:
         return np.array([float(statistic(prompts[column][mask])) for mask in masks])
 
     numbers = [as_counted(prompts["number"][mask], words.unit_of_one) for mask in masks]
@@ -316,7 +316,7 @@ def _means(study: Study, prompts: Table, new_tokens: int) -> dict[str, tuple]:
         ),
         "group": ([key[2] for key in keys], "key", "class of the prompts"),
         "n": ([int(mask.sum()) for mask in masks], "measure", "prompts"),
-        "number": (each("number"), "measure", f"mean {words.number}", words.unit),
+        "number": (averaged("number"), "measure", f"mean {words.number}", words.unit),
         "low": (
             [part[1] for part in intervals],
             "measure",
@@ -328,21 +328,21 @@ def _means(study: Study, prompts: Table, new_tokens: int) -> dict[str, tuple]:
             "upper end of its 95 % interval over clusters",
         ),
         "kl": (
-            each("kl"),
+            averaged("kl"),
             "measure",
             "mean KL of the next token, unscaled fine-tuned model || scaled",
             "nats",
         ),
-        "flips": (each("flip"), "measure", "share of prompts with another top next token"),
+        "flips": (averaged("flip"), "measure", "share of prompts with another top next token"),
     }
     if new_tokens:
-        columns[words.column] = (each(words.column), "measure", words.share)
+        columns[words.column] = (averaged(words.column), "measure", words.share)
         columns["matches_tuned"] = (
-            each("matches_tuned"),
+            averaged("matches_tuned"),
             "measure",
             "share answered exactly as the fine-tuned model answers",
         )
-        columns["malformed"] = (each("malformed"), "measure", "share malformed")
+        columns["malformed"] = (averaged("malformed"), "measure", "share malformed")
     return columns
 
 

@@ -218,7 +218,7 @@ def _lens_numbers(
     flips = (other.argmax(-1) != base.argmax(-1)).float()
     base, other = (widen(part).log_softmax(-1) for part in (base, other))
 
-    def apart(
+    def kl(
         first: Float[Tensor, "B _ V"], second: Float[Tensor, "B S V"]
     ) -> Float[Tensor, "B S"]:
         found = torch.nn.functional.kl_div(
@@ -227,10 +227,10 @@ def _lens_numbers(
         return found.sum(-1).clamp(min=0)
 
     return {
-        "lens_kl": apart(other, base),
+        "lens_kl": kl(other, base),
         "lens_flip": flips,
-        "base_to_end": apart(base[:, -1:], base),
-        "tuned_to_end": apart(other[:, -1:], other),
+        "base_to_end": kl(base[:, -1:], base),
+        "tuned_to_end": kl(other[:, -1:], other),
     }
 
 

@@ -366,7 +366,7 @@ def claims_of(last: int, floor: float, controls: int, classes: int) -> list[Clai
             )
         )
     else:
-        theirs = (
+        control_name = (
             "the control fine-tune on the same prompts"
             if controls == 1
             else (f"the mean of {controls} control fine-tunes on the same prompts")
@@ -377,7 +377,7 @@ def claims_of(last: int, floor: float, controls: int, classes: int) -> list[Clai
                 estimate=mean("kl_last", minus={"column": "control_kl_last"}),
                 at_least=0.0,
                 reference=mean("control_kl_last"),
-                control=theirs,
+                control=control_name,
                 text=(
                     "That is {value:.3g} nats more [{low:.3g}, {high:.3g}] than"
                     f" {on_average(controls, '.3g')}."
@@ -392,7 +392,7 @@ def claims_of(last: int, floor: float, controls: int, classes: int) -> list[Clai
                 estimate=mean("drift", minus={"column": "control_drift"}, **end),
                 at_least=0.0,
                 reference=mean("control_drift", **end),
-                control=theirs,
+                control=control_name,
                 text=cosine
                 + " (one minus that is {value:+.3g} [{low:+.3g}, {high:+.3g}] more than for the"
                 " control" + ("s)." if controls > 1 else ")."),

@@ -3,7 +3,7 @@ prompt.
 
 After NeuroStrike (arXiv 2509.11864, its published code): gate and up outputs are two feature sets
 per block; each is pooled over tokens by the signed maximum, a logistic regression without
-standardisation tells the classes apart, and its weights are z-scored within the module; neurons
+standardisation separates the classes, and its weights are z-scored within the module; neurons
 beyond 3 are selected. Differences: padding and template tokens never count (in the original they
 compete for the maximum); z above 3 in either branch selects the neuron, since a zero in either
 silences it. The area under the ROC is held out by clusters (there: of the training rows), with that
@@ -164,7 +164,7 @@ def optimum(
     def solve(rows: np.ndarray) -> LogisticRegression:
         with warnings.catch_warnings():
             warnings.simplefilter("error", ConvergenceWarning)
-            # with few rows that are far apart scikit-learn continues with another solver, to the #
+            # with few rows that are far apart scikit-learn continues with another solver, to the
             # same tolerance
             warnings.filterwarnings("ignore", "Line search of Newton solver", ConvergenceWarning)
             penalty = 1 / (_WEIGHT_DECAY * len(rows))

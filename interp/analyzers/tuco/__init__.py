@@ -107,7 +107,7 @@ class Tuco(Analyzer):
         study.pair.require_base("TuCo")
         require_here(study.engine)
         if self.by_answer:
-            study.require_metric("telling prompts apart by what is answered")
+            study.require_metric("splitting prompts by answer")
             if len(study.classes) > 1:
                 raise OptionError(
                     "--by-answer splits one class of prompts, and the study has two; give one"

@@ -30,7 +30,7 @@ def by_answer(study: Study, keep_text: bool = False) -> Answered:
     those whose answer shows the behaviour.
     """
     metric, prompts = (
-        study.require_metric("telling prompts apart by what is answered"),
+        study.require_metric("splitting prompts by answer"),
         study.prompts("positive"),
     )
     answers = study.answers("tuned", "positive")

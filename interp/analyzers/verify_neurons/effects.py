@@ -151,7 +151,7 @@ def harmless_effects(
         else np.ones(len(own.exhibits), bool)
     )
 
-    def apart(draw: Sequence[tuple[int, int]]) -> list[float]:
+    def effects_of(draw: Sequence[tuple[int, int]]) -> list[float]:
         receiver = donors.condition(name, draw)
         judged = evaluate_condition(
             few, name, "negative", receiver, divergences(few, "negative", {name: receiver})[name]
@@ -161,6 +161,6 @@ def harmless_effects(
         return [lost, float(flipped.mean()), float(judged.divergence.mean())]
 
     return [
-        tuple(study.part(f"harmless {set_name(draw)}", lambda draw=draw: apart(draw)))
+        tuple(study.part(f"harmless {set_name(draw)}", lambda draw=draw: effects_of(draw)))
         for draw in study.progress(evidence.sets[:draws], "harmless, random sets")
     ]

@@ -62,7 +62,7 @@ def harmless(study: Study, evidence: Evidence) -> Claim | None:
     if agreeing and not evidence.agreeing.any():
         return None
     where = every | ({"agreeing": True} if agreeing else {})
-    also = {"apart": mean("divergence", table="answers", where=every)}
+    also = {"divergence": mean("divergence", table="answers", where=every)}
     what = "flips the behaviour in {value:.1%}" if flips else "changes {value:.1%}"
     text = f"The ablation {what} of the answers to negative prompts"
     if agreeing:
@@ -74,7 +74,7 @@ def harmless(study: Study, evidence: Evidence) -> Claim | None:
         )
     else:
         text += " (at most {high:.1%})"
-    text += "; its divergence on them is {apart:.3f} nats a token"
+    text += "; its divergence on them is {divergence:.3f} nats a token"
     if evidence.has_base:
         also["base"] = mean(
             "divergence", table="answers", where={"condition": "base", "group": "negative"}
