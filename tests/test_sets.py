@@ -378,7 +378,7 @@ def test_a_transfer_to_where_nothing_can_be_measured_shows_nothing(modules, stud
 
 def test_transfers_that_mean_nothing_are_refused(modules, study, located):
     small = Pair.from_modules(tiny.llama(intermediate_size=40), None, tiny.tokenizer(False))
-    with pytest.raises(PairError, match="indices mean nothing"):
+    with pytest.raises(PairError, match="give a fine-tuned model of the same base"):
         Transfer.of(located, small)(study)
     with pytest.raises(OptionError, match="locate one kind"):
         Transfer.of(located, study.pair, recomputed=replace(LOCATE, unit="head")(study))(study)
@@ -401,7 +401,7 @@ def test_two_planted_skills_come_apart(modules):
     claims = sure(found)
     assert all(claim.supported for claim in claims.values())
     assert found.summary["supported"] is True
-    assert found.summary["sentence"].startswith("The two sets carry the two behaviours")
+    assert found.summary["sentence"].startswith("Each of the two sets carries its own behaviour")
     own = found["set"] == found["behaviour"]
     assert (found["matches_base"][own] == 1).all()
     assert (found["matches_tuned"][~own] == 1).all()
@@ -505,8 +505,11 @@ def test_excluded_units_are_in_no_random_set_of_a_check(modules, kind, monkeypat
 ALIKE = {
     "stability": ("limits", "do not differ in the behaviour on these prompts"),
     "redundancy": ("sentence", "do not differ in the behaviour: no set can return it"),
-    "transfer": ("limits", "needs units, a base and prompts where the models differ in behaviour"),
-    "dissociation": ("sentence", "a behaviour is alike in both models"),
+    "transfer": (
+        "limits",
+        "needs selected units, a base and prompts where the models differ in behaviour",
+    ),
+    "dissociation": ("sentence", "a behaviour is the same in both models"),
 }
 
 
@@ -556,7 +559,7 @@ def test_skills_of_which_one_is_none_do_not_come_apart(study, located):
     found = Dissociation.of(located, located, other, random_sets=2, control_prompts=2)(study)
     assert found.summary["supported"] is False
     assert not sure(found)
-    assert "alike in both models" in found.summary["sentence"]
+    assert "the same in both models" in found.summary["sentence"]
 
 
 def test_dissociations_that_mean_nothing_are_refused(modules, study, located):

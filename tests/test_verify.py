@@ -510,7 +510,7 @@ def test_further_random_sets_are_judged_on_fewer_prompts_and_change_no_verdict(s
     for one in findings_of(few).values():
         check(one, few)
     controls = {
-        name: "35 of them on as many as show that they do less" in one.control
+        name: "35 of them only until it was certain that they do less" in one.control
         for name, one in findings_of(few).items()
     }
     assert {name for name, said in controls.items() if said} == {"necessity", "sufficiency"}
@@ -969,7 +969,7 @@ def test_without_a_base(family):
     assert "base" not in table.summary["sentence"]
     # random sets are ablated on harmless prompts here too
     assert len(table.tables["random_harmless"]) == 1
-    assert ". Beside it, a random set flips " in found["harmless"].sentence
+    assert ". For comparison, a random set flips " in found["harmless"].sentence
     for finding in found.values():
         check(finding, table)
 
@@ -1117,7 +1117,7 @@ def test_random_sets_stand_beside_harmless_and_do_not_decide(forty, lost):
         0.0,
     )
     assert (
-        f". Beside it, 5 random sets on average flip {lost:.1%}, with a divergence of 0.100."
+        f". For comparison, 5 random sets on average flip {lost:.1%}, with a divergence of 0.100."
         in found.sentence
     )
 
@@ -1174,7 +1174,7 @@ def test_harm_cannot_be_told_where_the_models_agree_on_nothing(forty):
     table = concluded(forty, evidence(misfires=N))
     assert "harmless" not in findings_of(table)
     assert (
-        "Both models agree on no negative prompt: what an ablation harms cannot be told."
+        "Both models agree on no negative prompt: harm by the ablation was not measured."
         in table.summary["limits"]
     )
     assert table.summary["supported"] is False
@@ -1211,7 +1211,7 @@ def test_without_a_base_control_prompts_are_those_that_were_used():
 
 def test_without_a_gap_of_the_numbers_there_is_no_recovery_to_report(forty):
     items = [replace(one, number=np.sin(np.arange(N))) for one in evidence().judged]
-    table = concluded(forty, evidence(judged=items))
+    table = concluded(forty, replace(evidence(), judged=items))
     found = findings_of(table)
     assert found["necessity-recovery"].verdict == "not tested"
     assert "no recovery is reported" in found["necessity-recovery"].sentence
@@ -1244,7 +1244,7 @@ def test_necessary_but_not_sufficient_is_supported_and_untuned_is_said(forty):
     table = concluded(forty, evidence(tuned=0, given=0))
     assert table.summary["supported"]
     assert table.summary["verdicts"]["sufficiency"] == "not supported"
-    assert "transmit what was changed elsewhere" in table.summary["limits"][-1]
+    assert "transmit what changed elsewhere" in table.summary["limits"][-1]
     assert not concluded(forty, evidence(tuned=2)).summary["limits"]
 
 

@@ -11,7 +11,7 @@ _BARS = (
     ("returned_by_this_set", "this round's set alone", BLUE),
     ("returned_by_sets_so_far", "with all before it", GREEN),
     ("random", "the first set with random ones (round 1: random ones)", GREY),
-    ("remaining_after_previous_sets", "part of the rise left to locate", ORANGE),
+    ("remaining_after_previous_sets", "part of the rise that remains to locate", ORANGE),
 )
 
 

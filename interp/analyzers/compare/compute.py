@@ -218,9 +218,7 @@ def _lens_numbers(
     flips = (other.argmax(-1) != base.argmax(-1)).float()
     base, other = (widen(part).log_softmax(-1) for part in (base, other))
 
-    def kl(
-        first: Float[Tensor, "B _ V"], second: Float[Tensor, "B S V"]
-    ) -> Float[Tensor, "B S"]:
+    def kl(first: Float[Tensor, "B _ V"], second: Float[Tensor, "B S V"]) -> Float[Tensor, "B S"]:
         found = torch.nn.functional.kl_div(
             second, first.expand_as(second), log_target=True, reduction="none"
         )
