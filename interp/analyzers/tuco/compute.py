@@ -123,8 +123,8 @@ class Sums:
 
 
 def measure(study: Study, asked: TucoOptions, group: str, other: Pair | None = None) -> Measured:
-    """Decompose the stream of every prompt of a class, of the study's pair or, without OutputCo, of
-    an ``other`` one.
+    """Decompose the stream of every prompt of a class, of the study's pair or, without OutputCo,
+    of ``other``.
     """
     pair, encoded = other or study.pair, study.encoded(group)
     base, tuned = pair.require_base("TuCo"), pair.tuned
