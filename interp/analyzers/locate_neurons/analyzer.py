@@ -84,7 +84,7 @@ class LocateNeurons(Analyzer):
     def require(self, study: Study) -> None:
         """Raise UnsupportedModel for a pair whose units cannot be read exactly.
 
-        Checks first that the parts of each block add up: that rules out both kinds of unit.
+        Checks first that the parts of each block add up, since else neither kind of unit is exact.
         """
         anatomy = study.pair.tuned.anatomy
         if anatomy.has_parts:
