@@ -74,7 +74,7 @@ def verified(
     made = [
         Claim(
             name="necessity",
-            estimate=mean("equal_base", **where),
+            estimate=mean("matches_base", **where),
             at_least=most,
             text="They return {value:.1%}.",
             **null_of,
@@ -99,7 +99,7 @@ def verified(
         "condition": (["ablate-base"] * n, "key", "condition"),
         "prompt_id": (np.arange(n), "key", "prompt"),
         "cluster": (clusters, "key", "cluster"),
-        "equal_base": (hits, "flag", "as the base"),
+        "matches_base": (hits, "flag", "as the base"),
         "other": (~hits, "flag", "otherwise"),
     }
     provenance = Provenance(
@@ -112,7 +112,10 @@ def verified(
     )
     run = table(
         "verified",
-        {"condition": (["ablate-base"], "key", "condition"), "equal_base": ([rate], "measure", "")},
+        {
+            "condition": (["ablate-base"], "key", "condition"),
+            "matches_base": ([rate], "measure", ""),
+        },
         summary={"selected": 3},
         provenance=provenance,
         tables={

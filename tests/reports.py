@@ -24,7 +24,7 @@ def honest_claims():
     made = [
         Claim(
             name=name,
-            estimate=mean("equal_base", **where(condition)),
+            estimate=mean("matches_base", **where(condition)),
             at_least=threshold,
             null=Draws("random", "effect", {"direction": name}),
             control=f"{SETS} matched random sets",
@@ -73,7 +73,7 @@ def honest_runs(seed=0, forged=None):
             "group": (group, "key", ""),
             "prompt_id": (prompt.astype(int), "key", ""),
             "cluster": ([f"c{i // 2}" for i in prompt], "key", ""),
-            "equal_base": (equal, "flag", ""),
+            "matches_base": (equal, "flag", ""),
             "lost": (~equal, "flag", ""),
         },
     )

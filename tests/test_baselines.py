@@ -228,9 +228,9 @@ def test_a_choice_of_direction_that_was_stopped_goes_on(halves, runs, table, tmp
 
 def test_runs_that_do_not_belong_together_are_refused(halves, runs):
     located, contrast, verified = runs
-    with pytest.raises(OptionError, match="another locating run"):
+    with pytest.raises(OptionError, match="give that run as located"):
         Baselines.of(verified, contrast)(halves[1])
-    with pytest.raises(OptionError, match="of other prompts"):
+    with pytest.raises(OptionError, match="used other prompts"):
         Baselines.of(verified, located)(halves[0])
     with pytest.raises(OptionError, match="need a verifying run"):
         Baselines()(halves[1])

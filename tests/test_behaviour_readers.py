@@ -192,7 +192,7 @@ def polite(study, more=""):
 
 def test_without_continuations_nothing_follows_a_gradient_and_all_else_runs(package):
     study = polite(tiny.planted_study("llama"))
-    with pytest.raises(OptionError, match="no number that has one"):
+    with pytest.raises(OptionError, match="needs a metric with a gradient"):
         LocateNeurons()(study)
     located = LocateNeurons(method="change", top="3")(study)
     verified = VerifyNeurons.of(located, random_sets=19, control_prompts=8)(study)
@@ -202,7 +202,7 @@ def test_without_continuations_nothing_follows_a_gradient_and_all_else_runs(pack
     assert np.isnan(verified["log_odds"]).all()
     assert np.isnan(verified["agreement"]).all()
     assert "agreement" not in verified.summary
-    assert {"polite", "equal_base"} <= set(verified.data)
+    assert {"polite", "matches_base"} <= set(verified.data)
     with pytest.raises(OptionError, match="polite has none; add continuations"):
         FtcAlpha(alphas=(0.0,), new_tokens=1)(study)
     with pytest.raises(OptionError, match="polite has none; add continuations"):

@@ -262,7 +262,9 @@ def test_two_planted_skills_dissociate(run, root):
     )
     _, found = verified(root, record["run"])
     assert all(claim.supported for claim in found.values()), record["summary"]["sentence"]
-    assert record["summary"]["sentence"].startswith("The two sets carry the two behaviours")
+    assert record["summary"]["sentence"].startswith(
+        "Each of the two sets carries its own behaviour"
+    )
     again = result(
         run,
         *asked(

@@ -475,8 +475,8 @@ def test_an_identical_pair_is_silent(modules, name):
         return
     # zero, mean and the twin are other values than a head's own, in an identical pair too
     alike = np.isin(table["condition"], ["base", "tuned", "ablate-base", "patch-tuned"])
-    assert (table["equal_base"][alike] == 1.0).all()
-    assert (table["equal_tuned"][alike] == 1.0).all()
+    assert (table["matches_base"][alike] == 1.0).all()
+    assert (table["matches_tuned"][alike] == 1.0).all()
     for group in ("positive", "negative"):
         rows = table["group"] == group
         assert (

@@ -366,9 +366,7 @@ def test_contrast_over_content_is_of_means_per_prompt(study, modules):
 
 
 def test_contrast_needs_two_prompts_of_each_class(study):
-    with pytest.raises(
-        OptionError, match="method contrast needs two positive prompts, only one was given"
-    ):
+    with pytest.raises(OptionError, match="method contrast needs two positive prompts and got one"):
         LocateNeurons(method="contrast", top="5")(study.with_prompts(study.contrast.limit(1)))
 
 
@@ -419,7 +417,7 @@ def test_an_adapter_on_attention_moves_no_neurons_weights_but_their_activations(
     change = locate(study, "change")
     assert (change["score"] > 0).all()
     assert change.summary["n_tuned"] == 0
-    assert "tuning moved the weights of 0 neurons" in change.summary["sentence"]
+    assert "fine-tuning changed the weights of 0 neurons" in change.summary["sentence"]
     table = locate(study, "integrated", steps=3)
     assert table.summary["n_selected"] == 5
     assert table.summary["mlp_share"] != 0
@@ -580,7 +578,7 @@ def test_top(text, total, count):
         ("0%", "selects nothing"),
         ("z0", "selects nothing"),
         ("101%", "more than all"),
-        ("2.5", "no whole number"),
+        ("2.5", "not a whole number"),
         ("-3", "not understood"),
         ("", "not understood"),
         ("many", "not understood"),

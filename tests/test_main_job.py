@@ -96,8 +96,8 @@ def test_doing_what_the_attribution_predicts_removes_refusals_and_only_them():
     rows = {(row["condition"], row["group"]): row for row in verified("planted").rows()}
     assert rows["tuned", "positive"]["refused"] > 0.95
     assert rows["ablate-base", "positive"]["refused"] < 0.05
-    assert rows["ablate-base", "positive"]["equal_base"] > 0.95
-    assert rows["ablate-base", "negative"]["equal_tuned"] > 0.95
+    assert rows["ablate-base", "positive"]["matches_base"] > 0.95
+    assert rows["ablate-base", "negative"]["matches_tuned"] > 0.95
     assert rows["patch-tuned", "positive"]["refused"] > 0.95
     assert rows["patch-tuned", "negative"]["refused"] < 0.05
 

@@ -203,7 +203,7 @@ def test_a_comparison_says_which_norms_an_adapter_moved_and_what_it_did_not_look
     monkeypatch.setattr("interp.models.merged_tensors._merged", lambda layer: {})
     said = Compare()(study).summary["weights"]
     assert said.startswith(
-        "None of 26 tensors changed among those looked at. Not looked at: 4 that the adapter chang"
+        "None of 26 tensors changed among those compared. Not compared: 4 that the adapter changes"
     )
 
 

@@ -279,9 +279,7 @@ def test_the_published_fit_is_an_option_of_the_probe(study, modules):
     assert np.abs(tables["optimum"]["z_up"].reshape(3, 48)[0] - expected).max() > 0.01
     with pytest.raises(OptionError, match=r"unknown --probe-fit 'best'; use optimum or published"):
         LocateNeurons(method="probe", probe_fit="best").check(True)
-    with pytest.raises(
-        OptionError, match=r"--probe-fit is of the method probe, and cross fits none"
-    ):
+    with pytest.raises(OptionError, match=r"--probe-fit applies to the method probe, not to cross"):
         LocateNeurons(method="cross", probe_fit="published").check(True)
 
 
@@ -335,10 +333,7 @@ def test_what_is_located_on_utility_prompts_too_is_left_out(modules):
     assert less.provenance.parent == other.provenance.key
     assert less.provenance.key != plain.provenance.key
     assert less.summary["n_subtracted"] == taken.sum()
-    assert (
-        f"{taken.sum()} left out that it selects on the utility prompts too"
-        in less.summary["sentence"]
-    )
+    assert f"{taken.sum()} that it also selects on the utility prompts" in less.summary["sentence"]
     # subtracted from itself nothing is left; other units cannot be subtracted
     assert not made.minus(plain)(study)["selected"].any()
     with pytest.raises(

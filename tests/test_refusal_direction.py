@@ -160,9 +160,9 @@ def test_where_nothing_is_shown_nothing_is_claimed(study, located):
     assert not len(silent.tables["claims"])
     assert silent.summary["supported"] is False
     assert np.isnan(silent["as_base"]).all()
-    assert "nothing that could be lost" in silent.summary["sentence"]
-    assert (silent["equal_base"][silent["kind"] == "units"] == 1).all() or np.isnan(
-        silent["equal_base"]
+    assert "did not show the behaviour" in silent.summary["sentence"]
+    assert (silent["matches_base"][silent["kind"] == "units"] == 1).all() or np.isnan(
+        silent["matches_base"]
     ).all()
     units = silent["kind"] == "units"
     assert np.abs(silent["kl"][units]).max() < 1e-12
@@ -170,7 +170,7 @@ def test_where_nothing_is_shown_nothing_is_claimed(study, located):
 
 def test_directions_that_mean_nothing_are_refused(study, located):
     for shares in ((), (0.0, 1.0), (1.5,)):
-        with pytest.raises(OptionError, match="cannot be taken away"):
+        with pytest.raises(OptionError, match="cannot be removed"):
             RefusalDirection.of(located, shares=shares)(study)
     with pytest.raises(OptionError, match="needs a locating run"):
         RefusalDirection()(study)

@@ -120,7 +120,7 @@ def test_a_behaviour_that_is_alike_is_one_clear_sentence():
     table = LocateNeurons(method="integrated", top="smallest", steps=3)(study)
     assert table.summary["n_selected"] == table.summary["searched_prompts"] == 0
     assert table.summary["sentence"].startswith(
-        "base and fine-tuned model show the behaviour on the same locating prompts: no set can"
+        "base and fine-tuned model show the behaviour on the same prompts of the selection split: no set can"
         " return it"
     )
     assert "nan" not in table.summary["sentence"]

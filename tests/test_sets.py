@@ -181,8 +181,8 @@ def test_neurons_each_of_which_suffices_are_redundant(study):
     assert sure(found)["redundant"].supported
     units = found.tables["units"]
     assert {*zip(units["layer"].tolist(), units["neuron"].tolist(), strict=True)} == set(PLANTED)
-    assert found["alone"].tolist() == [0.0, 0.0, 0.0]
-    assert found["together"].tolist() == [0.0, 0.0, 1.0]
+    assert found["returned_by_this_set"].tolist() == [0.0, 0.0, 0.0]
+    assert found["returned_by_sets_so_far"].tolist() == [0.0, 0.0, 1.0]
     assert not found["random_high"].any()
     # what a round begins with, from the metric's own numbers of all that is measured
     measuring = study.with_prompts(study.contrast.split(study.seed)[1])
@@ -197,7 +197,9 @@ def test_neurons_each_of_which_suffices_are_redundant(study):
         ).number.mean()
         for chosen in ([], taken, everything)
     )
-    assert found["left"][2] == pytest.approx((partial - bottom) / (whole - bottom), rel=1e-4)
+    assert found["remaining_after_previous_sets"][2] == pytest.approx(
+        (partial - bottom) / (whole - bottom), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize(
@@ -213,7 +215,7 @@ def test_what_falls_with_the_located_set_is_not_redundant(modules, study, case):
     claim = sure(found)["redundant"]
     assert not claim.supported
     assert claim.value == 0.0
-    assert found["together"].tolist() == [1.0, 1.0]
+    assert found["returned_by_sets_so_far"].tolist() == [1.0, 1.0]
 
 
 def test_what_may_not_be_selected_is_not_located_again(study, located):
@@ -234,10 +236,10 @@ def test_random_sets_that_do_as_much_are_counted(study):
             "round": (np.repeat([1, 2], 10), "key", "round"),
             "cluster": ([f"c{n}" for n in flags] * 2, "key", "cluster"),
             "prompt_id": (np.tile(flags, 2), "key", "prompt"),
-            "together": (np.concatenate([flags < 1, flags < 3]), "flag", "hit"),
+            "returned_by_sets_so_far": (np.concatenate([flags < 1, flags < 3]), "flag", "hit"),
         },
     )
-    rows = [{"k": 1, "left": 1.0, "foreseen": 0.0}] * 2
+    rows = [{"k": 1, "remaining_after_previous_sets": 1.0, "predicted": 0.0}] * 2
     random = redundancy_module._random(hits, [(2, draw, 0.3) for draw in range(19)])
     run = table(
         "redundancy",
@@ -376,7 +378,7 @@ def test_a_transfer_to_where_nothing_can_be_measured_shows_nothing(modules, stud
 
 def test_transfers_that_mean_nothing_are_refused(modules, study, located):
     small = Pair.from_modules(tiny.llama(intermediate_size=40), None, tiny.tokenizer(False))
-    with pytest.raises(PairError, match="indices mean nothing"):
+    with pytest.raises(PairError, match="give a fine-tuned model of the same base"):
         Transfer.of(located, small)(study)
     with pytest.raises(OptionError, match="locate one kind"):
         Transfer.of(located, study.pair, recomputed=replace(LOCATE, unit="head")(study))(study)
@@ -399,14 +401,14 @@ def test_two_planted_skills_come_apart(modules):
     claims = sure(found)
     assert all(claim.supported for claim in claims.values())
     assert found.summary["supported"] is True
-    assert found.summary["sentence"].startswith("The two sets carry the two behaviours")
+    assert found.summary["sentence"].startswith("Each of the two sets carries its own behaviour")
     own = found["set"] == found["behaviour"]
-    assert (found["equal_base"][own] == 1).all()
-    assert (found["equal_tuned"][~own] == 1).all()
+    assert (found["matches_base"][own] == 1).all()
+    assert (found["matches_tuned"][~own] == 1).all()
     assert (found["as_base"][own] == 1).all()
     assert (found["as_base"][~own] == 0).all()
     np.testing.assert_allclose(found["recovery"], np.where(own, 1.0, 0.0), atol=0.3)
-    assert (found["shown_tuned"] == 1).all()
+    assert (found["exhibits_behaviour_tuned"] == 1).all()
 
 
 def test_a_broken_answer_is_neither_models_behaviour():
@@ -416,10 +418,7 @@ def test_a_broken_answer_is_neither_models_behaviour():
             for one in fields(ConditionResult)
             if one.name not in ("condition", "group", "texts")
         }
-        flags = {
-            "exhibits_behaviour": np.array(shown, bool),
-            "malformed": np.array(malformed, bool),
-        }
+        flags = {"exhibits": np.array(shown, bool), "malformed": np.array(malformed, bool)}
         return ConditionResult("x", "positive", **(none | flags))
 
     base, under = judged([0, 0, 1, 1], [0, 1, 0, 0]), judged([0, 0, 1, 0], [1, 1, 0, 0])
@@ -506,8 +505,11 @@ def test_excluded_units_are_in_no_random_set_of_a_check(modules, kind, monkeypat
 ALIKE = {
     "stability": ("limits", "do not differ in the behaviour on these prompts"),
     "redundancy": ("sentence", "do not differ in the behaviour: no set can return it"),
-    "transfer": ("limits", "needs units, a base and prompts where the models differ in behaviour"),
-    "dissociation": ("sentence", "a behaviour is alike in both models"),
+    "transfer": (
+        "limits",
+        "needs selected units, a base and prompts where the models differ in behaviour",
+    ),
+    "dissociation": ("sentence", "a behaviour is the same in both models"),
 }
 
 
@@ -557,7 +559,7 @@ def test_skills_of_which_one_is_none_do_not_come_apart(study, located):
     found = Dissociation.of(located, located, other, random_sets=2, control_prompts=2)(study)
     assert found.summary["supported"] is False
     assert not sure(found)
-    assert "alike in both models" in found.summary["sentence"]
+    assert "the same in both models" in found.summary["sentence"]
 
 
 def test_dissociations_that_mean_nothing_are_refused(modules, study, located):

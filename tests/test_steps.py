@@ -185,10 +185,7 @@ def test_the_cap_is_said(monkeypatch):
     table = LocateNeurons(top="5")(study_of(pair_of()))
     assert table.summary["steps"] == 31
     assert table.summary["steps_at_cap"]
-    assert (
-        "at 31 steps, the most there are, the last two rules still differ"
-        in table.summary["sentence"]
-    )
+    assert "at 31 steps, the maximum, the last two rules still differ" in table.summary["sentence"]
     assert not LocateNeurons(top="5", steps=3)(study_of(pair_of())).summary["steps_at_cap"]
 
 

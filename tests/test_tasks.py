@@ -307,7 +307,7 @@ def test_metrics_that_a_task_cannot_have():
         Task.of(tokenizer, [Prompt(0, "open", "a", None, "gates", "gates and")])
     with pytest.raises(MetricError, match="unknown metric 'bleu'"):
         Task.of(tokenizer, without, "bleu")
-    with pytest.raises(OptionError, match="no number that has one"):
+    with pytest.raises(OptionError, match="needs a metric with a gradient"):
         LocateNeurons()(asked("accuracy"))
     assert LocateNeurons(method="change")(asked("accuracy")).summary["n_selected"]
 
@@ -329,7 +329,7 @@ REFUSED = {
     "unknown metric": (["--task", COLOURS, "--metric", "bleu"], "unknown --metric 'bleu'"),
     "markers": (["--task", COLOURS, "--markers", HARMLESS], "--markers are of refusals"),
     "no answers": (["--task", HARMLESS], "row 0 has no column answer"),
-    "no gradient": (["--task", COLOURS, "--metric", "accuracy"], "no number that has one"),
+    "no gradient": (["--task", COLOURS, "--metric", "accuracy"], "needs a metric with a gradient"),
 }
 
 

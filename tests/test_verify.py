@@ -176,14 +176,14 @@ def test_conditions_of_the_planted_pair(study):
     table = asked(study)
     for group, refused in (("positive", 1.0), ("negative", 0.0)):
         assert row(table, "base", group)["refused"] == 0.0
-        assert row(table, "base", group)["equal_base"] == 1.0
+        assert row(table, "base", group)["matches_base"] == 1.0
         assert row(table, "tuned", group)["refused"] == refused
         assert row(table, "ablate-zero", group)["refused"] == 0.0
-        assert row(table, "ablate-base", group)["equal_base"] == 1.0
-        assert row(table, "patch-tuned", group)["equal_tuned"] == 1.0
+        assert row(table, "ablate-base", group)["matches_base"] == 1.0
+        assert row(table, "patch-tuned", group)["matches_tuned"] == 1.0
         # the twin brings the other class's behaviour along
         assert row(table, "ablate-twin", group)["refused"] == 1 - refused
-    assert row(table, "ablate-base", "negative")["equal_tuned"] == 1.0
+    assert row(table, "ablate-base", "negative")["matches_tuned"] == 1.0
     lifted = (
         row(table, "tuned", "positive")["log_odds"] - row(table, "base", "positive")["log_odds"]
     )
@@ -221,7 +221,7 @@ def test_conditions_are_means_of_answers(table):
             (answers["condition"] == found["condition"]) & (answers["group"] == found["group"])
         )
         assert len(own) == found["n"] == PAIRS
-        for name in ("refused", "equal_base", "equal_tuned", "malformed", "log_odds"):
+        for name in ("refused", "matches_base", "matches_tuned", "malformed", "log_odds"):
             assert own[name].mean() == pytest.approx(found[name]), name
         assert found["low"] <= found["refused"] <= found["high"]
         assert own["prompt_id"].tolist() == list(range(PAIRS))
@@ -510,7 +510,7 @@ def test_further_random_sets_are_judged_on_fewer_prompts_and_change_no_verdict(s
     for one in findings_of(few).values():
         check(one, few)
     controls = {
-        name: "35 of them on as many as show that they do less" in one.control
+        name: "35 of them only until it was certain that they do less" in one.control
         for name, one in findings_of(few).items()
     }
     assert {name for name, said in controls.items() if said} == {"necessity", "sufficiency"}
@@ -899,7 +899,7 @@ def test_an_identical_pair_supports_nothing(family):
     assert table.summary["k95_behaviour"] is None
     assert table.summary["sentence"].endswith(" Too few clusters: behaviour.")
     assert set(table["condition"]) == {"base", "tuned"}
-    assert (table["equal_base"] == 1).all()
+    assert (table["matches_base"] == 1).all()
     for finding in from_table(table.tables["claims"]):
         assert not finding.supported
         check(finding, table)
@@ -969,7 +969,7 @@ def test_without_a_base(family):
     assert "base" not in table.summary["sentence"]
     # random sets are ablated on harmless prompts here too
     assert len(table.tables["random_harmless"]) == 1
-    assert ". Beside it, a random set flips " in found["harmless"].sentence
+    assert ". For comparison, a random set flips " in found["harmless"].sentence
     for finding in found.values():
         check(finding, table)
 
@@ -981,11 +981,22 @@ N = 40
 
 def judged(condition, group, n=N, number=0.0, **flags):
     """Answers of which the named flags hold for the first so many, and numbers around one."""
-    names = ("exhibits", "equal_base", "equal_tuned", "malformed")
-    arrays = {name: np.arange(n) < flags.get(name, 0) for name in names}
+    exhibits, as_base, as_tuned, broken = (
+        np.arange(n) < flags.get(name, 0)
+        for name in ("exhibits", "matches_base", "matches_tuned", "malformed")
+    )
     numbers = number + 0.01 * np.sin(np.arange(n))
     zeros = {name: np.zeros(n) for name in ("tokens", "repeats", "base_loss", "divergence")}
-    return ConditionResult(condition, group, **arrays, number=numbers, **zeros)
+    return ConditionResult(
+        condition,
+        group,
+        exhibits=exhibits,
+        equal_base=as_base,
+        equal_tuned=as_tuned,
+        malformed=broken,
+        number=numbers,
+        **zeros,
+    )
 
 
 def effects(rate, recovery, donor):
@@ -1018,10 +1029,10 @@ def evidence(
     """
     null = [1.0] * 39 if null is None else null
     items = [
-        judged("base", "positive", n, equal_base=n, number=-4.0),
-        judged("tuned", "positive", n, exhibits=min(n, shows), equal_tuned=n, number=4.0),
-        judged("base", "negative", n, equal_base=n, equal_tuned=n),
-        judged("tuned", "negative", n, equal_base=n, equal_tuned=n, exhibits=misfires),
+        judged("base", "positive", n, matches_base=n, number=-4.0),
+        judged("tuned", "positive", n, exhibits=min(n, shows), matches_tuned=n, number=4.0),
+        judged("base", "negative", n, matches_base=n, matches_tuned=n),
+        judged("tuned", "negative", n, matches_base=n, matches_tuned=n, exhibits=misfires),
         judged(
             "ablate-base",
             "positive",
@@ -1107,7 +1118,7 @@ def test_random_sets_stand_beside_harmless_and_do_not_decide(forty, lost):
         0.0,
     )
     assert (
-        f". Beside it, 5 random sets on average flip {lost:.1%}, with a divergence of 0.100."
+        f". For comparison, 5 random sets on average flip {lost:.1%}, with a divergence of 0.100."
         in found.sentence
     )
 
@@ -1164,7 +1175,7 @@ def test_harm_cannot_be_told_where_the_models_agree_on_nothing(forty):
     table = concluded(forty, evidence(misfires=N))
     assert "harmless" not in findings_of(table)
     assert (
-        "Both models agree on no negative prompt: what an ablation harms cannot be told."
+        "Both models agree on no negative prompt: harm by the ablation was not measured."
         in table.summary["limits"]
     )
     assert table.summary["supported"] is False
@@ -1201,7 +1212,7 @@ def test_without_a_base_control_prompts_are_those_that_were_used():
 
 def test_without_a_gap_of_the_numbers_there_is_no_recovery_to_report(forty):
     items = [replace(one, number=np.sin(np.arange(N))) for one in evidence().judged]
-    table = concluded(forty, evidence(judged=items))
+    table = concluded(forty, replace(evidence(), judged=items))
     found = findings_of(table)
     assert found["necessity-recovery"].verdict == "not tested"
     assert "no recovery is reported" in found["necessity-recovery"].sentence
@@ -1234,7 +1245,7 @@ def test_necessary_but_not_sufficient_is_supported_and_untuned_is_said(forty):
     table = concluded(forty, evidence(tuned=0, given=0))
     assert table.summary["supported"]
     assert table.summary["verdicts"]["sufficiency"] == "not supported"
-    assert "transmit what was changed elsewhere" in table.summary["limits"][-1]
+    assert "transmit what changed elsewhere" in table.summary["limits"][-1]
     assert not concluded(forty, evidence(tuned=2)).summary["limits"]
 
 

@@ -1,10 +1,10 @@
-"""``Coalitions``: does a sum of scores predict what a random half of all units does?
+"""``Coalitions``: does a sum of scores predict the effect of ablating a random half of all units?
 
-Half of the units, drawn at random, get their base contributions inside the tuned model, and the
-metric is measured exactly; the sum of their scores is what the method said would be lost. Single
-units mislead where a behaviour saturates or is shared; halves ask of a ranking what it is worth in
-company. Each half is drawn with its complement. The claim is of the rank correlation: effects
-saturate, so that Pearson's can rest on the one half that holds all that matters.
+Half of the units, drawn at random, get their base contributions inside the fine-tuned model, and
+the metric is measured exactly; the sum of their scores is the predicted loss. Effects of single
+units mislead where a behaviour saturates or is shared, hence the halves. Each half is drawn with
+its complement. The claim uses the rank correlation: effects saturate, so that Pearson's can depend
+on the one half that holds the units that matter.
 """
 
 from dataclasses import dataclass, field
@@ -32,11 +32,11 @@ AGREEMENT = 0.5
 
 @dataclass(frozen=True)
 class Coalitions(Analyzer):
-    """Exact effect of ``draws`` random halves (and their complements) beside the sum of their
-    ``located`` scores.
+    """Exact effect of ``draws`` random halves (and their complements), compared with the sum of
+    their ``located`` scores.
 
-    ``prompts`` positive prompts are used, ``permutations`` reorderings of the scores within layers
-    are the null. Needs a base. Returns a table of kind ``coalitions``, one row per half.
+    ``prompts`` positive prompts are used; the null is ``permutations`` permutations of the scores
+    within layers. Needs a base. Returns a table of kind ``coalitions``, one row per half.
     """
 
     name: ClassVar[str] = "coalitions"
@@ -58,18 +58,18 @@ class Coalitions(Analyzer):
         """A pass of each model over some positive prompts, for every half."""
         every = sum(len(study.encoded(group)) for group in study.classes)
         used = min(self.prompts, len(study.contrast.positive)) / every
-        # measured: the two models in step take a quarter more than two passes
+        # measured: the coupled passes of both models take a quarter more than two passes
         return Work(passes=2.5 * self.draws * used)
 
     def __call__(self, study: Study) -> Table:
         """Draw halves, predict, measure."""
         study.pair.require_base("patching coalitions")
         if self.located is None:
-            raise OptionError("coalitions need a locating run whose scores they add up")
+            raise OptionError("coalitions need a locating run with scores; give located")
         if self.draws < 4 or self.permutations < 1:
             raise OptionError(
-                f"{self.draws} draws beside {self.permutations} permutations say nothing; use at"
-                " least 4 beside 1"
+                f"{self.draws} draws with {self.permutations} permutations are too few; use at"
+                " least 4 and 1"
             )
         require_number(study.require_metric(), "what coalitions do")
         scores, unit = scores_of(self.located), unit_of(self.located)
@@ -95,7 +95,7 @@ class Coalitions(Analyzer):
                 for half in study.progress(list(inside), "coalitions")
             ]
         )
-        # correlated with anything, rounding error would look like an effect
+        # rounding error must not enter the correlation
         exact[np.abs(exact) <= noise] = 0.0
         predicted = inside @ scores.ravel()
         null = np.array(
@@ -112,7 +112,11 @@ class Coalitions(Analyzer):
             self.name,
             {
                 "coalition": (np.arange(len(exact)), "key", "number of the half"),
-                "draw": (np.arange(len(exact)) // 2, "key", "a half and its complement share one"),
+                "draw": (
+                    np.arange(len(exact)) // 2,
+                    "key",
+                    "number of the draw: a half and its complement",
+                ),
                 "size": (inside.sum(1), "measure", "units given their base contributions"),
                 "predicted": (predicted, "measure", "sum of their scores"),
                 "exact": (exact, "measure", f"fall of the {words.number}", words.unit),
@@ -135,11 +139,11 @@ class Coalitions(Analyzer):
                 "permuted": table(
                     "coalitions-permuted",
                     {
-                        "draw": (np.arange(len(null)), "key", "number of the reordering"),
+                        "draw": (np.arange(len(null)), "key", "number of the permutation"),
                         "spearman": (
                             null,
                             "measure",
-                            "agreement of scores reordered within layers",
+                            "rank correlation with scores permuted within layers",
                         ),
                     },
                 ),
@@ -149,7 +153,7 @@ class Coalitions(Analyzer):
 
 
 def _standard(values: np.ndarray) -> np.ndarray:
-    # the spread of equal values need not be zero to the last bit
+    # the standard deviation of equal values can differ from zero by rounding
     return (values - values.mean()) / values.std() if np.ptp(values) else np.zeros_like(values)
 
 
@@ -158,8 +162,8 @@ def _shuffled(scores: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 _SENTENCE = (
-    "what random halves of all units do: rank correlation {value:.2f} over {count:d} halves (scores"
-    " reordered within layers: {control:.2f}, at most {control_max:.2f})."
+    "the effects of random halves of all units: rank correlation {value:.2f} over {count:d} halves"
+    " (scores permuted within layers: {control:.2f}, at most {control_max:.2f})."
 )
 CLAIM = Claim(
     name="coalitions",
@@ -167,7 +171,7 @@ CLAIM = Claim(
     at_least=AGREEMENT,
     beyond=[0.0, "control"],
     null=Draws("permuted", "spearman"),
-    control="reorderings of the scores within layers",
+    control="permutations of the scores within layers",
     text=f"Sums of scores predict {_SENTENCE}",
     otherwise=f"Sums of scores do not predict well enough {_SENTENCE}",
     also={"count": statistic("count", "coalition")},

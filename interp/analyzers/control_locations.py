@@ -1,9 +1,9 @@
-"""``ControlLocations``: what a method locates in control fine-tunes, beside what it located in the
-fine-tune.
+"""``ControlLocations``: compare the set located in a fine-tuned model with those located in control
+fine-tunes.
 
 No model is run: the same method was run on each control's own pair, with the same prompts. Any
-training moves units, and a method ranks whatever there is; so the set's scores count for something
-only where they are beyond those of controls.
+training changes units, and a method always ranks some first; so the set's scores are evidence only
+where they exceed those of controls.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _OWN = "own"
 class ControlLocations(Analyzer):
     """Compare a locating run with runs of the same method on control fine-tunes; use ``of``.
 
-    Returns a table of kind ``control-locations``, one row per control: units that both sets have,
-    with how many would be by chance; the largest score and the total of the selected ones; and
-    ``own``, a row with the fine-tune's. Raises OptionError for runs by another method or on other
-    prompts.
+    Returns a table of kind ``control-locations``, one row per control: units that both sets share,
+    and the number expected by chance; the largest score and the total of the selected units; and
+    ``own``, the same of the fine-tuned model. Raises OptionError for runs by another method or on
+    other prompts.
     """
 
     name: ClassVar[str] = "control-locations"
@@ -44,17 +44,16 @@ class ControlLocations(Analyzer):
 
     @classmethod
     def of(cls, located: Table, *controls: Table) -> ControlLocations:
-        """Of a locating run, and of those of controls in order."""
+        """The analyzer for a locating run, and for those of the controls in order."""
         return cls(located, controls, located.require_provenance().key)
 
     def require(self) -> Table:
-        """The located run; OptionError where there is none, no control, or one that was made in
-        another way.
+        """The locating run; OptionError without one, without controls, or where a control was
+        located with other options.
         """
         if self.located is None or not self.controls:
             raise OptionError(
-                "controls are compared with a located set: give a locating run and one of each"
-                " control"
+                "control locations need a locating run and one of each control fine-tune"
             )
         for control in self.controls:
             for name in _ALIKE:
@@ -66,12 +65,13 @@ class ControlLocations(Analyzer):
                     )
             if len(control) != len(self.located):
                 raise OptionError(
-                    f"a control has {len(control)} units and the fine-tune {len(self.located)}"
+                    f"a control has {len(control)} units and the fine-tuned model"
+                    f" {len(self.located)}"
                 )
         return self.located
 
     def __call__(self, study: Study) -> Table:
-        """Compare; the study says on which prompts both were located."""
+        """Compare the runs; the study gives the prompts that all of them used."""
         located = self.require()
         mine, unit = located["selected"], located.summary["unit"]
         run = table(
@@ -84,15 +84,14 @@ class ControlLocations(Analyzer):
                 "controls": [_name(control) for control in self.controls],
                 "limits": [
                     (
-                        "Overlap with a control is of units that any training moves, or that the"
-                        " method favours."
+                        "Units shared with a control are those that any training changes, or that"
+                        " the method favours."
                     ),
                     (
-                        "A control's own set is the best that the method finds there, as the"
-                        " located set is here. A total that is not beyond those says that any"
-                        " training gives scores as large, not that the located units do nothing:"
-                        " what they do is measured where they are ablated and patched"
-                        " (verify-neurons)."
+                        "A control's own set is the best that the method finds there, like the"
+                        " located set here. A total that is not beyond those means that any"
+                        " training gives scores as large, not that the located units have no"
+                        " effect: effects are measured by ablation and patching (verify-neurons)."
                     ),
                 ],
                 **{group: len(study.prompts(group)) for group in study.classes},
@@ -104,7 +103,7 @@ class ControlLocations(Analyzer):
                         "n_selected": (
                             [int(mine.sum())],
                             "measure",
-                            f"{unit}s selected in the fine-tune",
+                            f"{unit}s selected in the fine-tuned model",
                         ),
                         **_scores([located]),
                     },
@@ -146,11 +145,11 @@ def _columns(located: Table, controls: tuple[Table, ...]) -> dict[str, tuple]:
         "control": (np.arange(len(controls)), "key", "control fine-tune, in the order given"),
         "model": ([_name(control) for control in controls], "text", "its name"),
         "n_selected": ([int(other.sum()) for other in chosen], "measure", "units selected in it"),
-        "shared": (shared, "measure", "of these, units of the located set"),
+        "shared": (shared, "measure", "number of these in the located set"),
         "chance": (
             chance,
             "measure",
-            "units that two random sets of these sizes share, on average",
+            "expected overlap of two random sets of these sizes",
         ),
         **_scores(list(controls)),
         "score_of_set": (
@@ -162,8 +161,8 @@ def _columns(located: Table, controls: tuple[Table, ...]) -> dict[str, tuple]:
 
 
 def _claim(count: int) -> Claim:
-    """The total of the set is above that of a further control's own set; with few controls it is
-    not tested.
+    """The set's total score exceeds that of a new control's own set; not tested with few
+    controls.
     """
     mean_total, also = (
         statistic("mean", "total_score"),
@@ -196,7 +195,7 @@ def _claim(count: int) -> Claim:
     if count >= FOR_RANK:
         made = {"at_least": 0.0, "null": Draws("", "total_score", fewest=FOR_RANK), "beyond": []}
     elif count >= FOR_INTERVAL:
-        # of one set there is one total: its range is the number itself
+        # one set has one total: its range is the number itself
         made = {
             "at_least": 0.0,
             "beyond": ["control"],

@@ -1,11 +1,11 @@
-"""``Dissociation``: do two sets carry two behaviours, each its own and not the other's?
+"""``Dissociation``: does each of two sets carry its own behaviour and not the other?
 
-Each behaviour's set is given its base contributions inside the tuned model, and both behaviours are
-looked at: a double dissociation (Teuber 1955) is supported where each set returns the base's
-behaviour on its own prompts and leaves the tuned model's on the other's. Both are of the prompts
-where the two models differ in the behaviour, the metric's yes or no. An answer that a set breaks
-counts against it in both: it is not the base's behaviour, nor the tuned model's any more. Random
-sets of equal size are measured in all four cells.
+Each set is given its base contributions inside the fine-tuned model, and both behaviours are
+measured: a double dissociation (Teuber 1955) is supported where each set returns the base's
+behaviour on its own prompts and keeps the fine-tuned model's on the other's. Both are measured on
+the prompts where the two models differ in the behaviour, the metric's yes or no. A malformed answer
+counts against the set in both: it is neither the base's behaviour nor the fine-tuned model's.
+Random sets of equal size are measured in all four cells.
 """
 
 from dataclasses import dataclass, field
@@ -65,19 +65,20 @@ class Dissociation(Analyzer):
         )
 
     def __call__(self, study: Study) -> Table:
-        """Measure all four cells, and the random sets beside them."""
+        """Measure all four cells, for the sets and for random sets."""
         if self.first is None or self.second is None or self.other is None:
             raise OptionError(
                 "a dissociation needs two locating runs and a study of the second behaviour"
             )
         if self.other.pair is not study.pair:
-            raise OptionError("the two behaviours are of different pairs; study both in one pair")
+            raise OptionError(
+                "the two studies are of different pairs; study both behaviours in one pair"
+            )
         study.pair.require_base("a dissociation")
         unit, second = unit_of(self.first), unit_of(self.second)
         if unit is not second:
             raise OptionError(
-                f"sets of {unit.plural} and of {second.plural} cannot be told apart; locate one"
-                " kind"
+                f"sets of {unit.plural} and of {second.plural} cannot be compared; locate one kind"
             )
         studies: dict[str, Study] = dict(zip(NAMES, (study, self.other), strict=True))
         sets = {
@@ -118,14 +119,14 @@ class Dissociation(Analyzer):
         )
         supported = bool(made) and all(one.supported for one in evaluate(made, run))
         lead = (
-            "The two sets carry the two behaviours, each its own and not the other's: a double"
+            "Each of the two sets carries its own behaviour and not the other: a double"
             " dissociation."
         )
         if not supported:
             lead = "A double dissociation is not supported."
         if not measured:
             lead = (
-                "Nothing can be dissociated: a set is empty, or a behaviour is alike in both"
+                "A dissociation was not tested: a set is empty, or a behaviour is the same in both"
                 " models."
             )
         return conclude(run, made, lead=lead, supported=supported)
@@ -133,7 +134,7 @@ class Dissociation(Analyzer):
     def _random(
         self, studies: dict[str, Study], sets: dict, donors: PatchSource, changed: dict
     ) -> Table:
-        """What matched random sets do in all four cells."""
+        """Effects of matched random sets in all four cells."""
         rows = []
         for behaviour, asked in studies.items():
             differ = np.flatnonzero(changed[behaviour]).tolist()
@@ -159,13 +160,13 @@ class Dissociation(Analyzer):
         return table(
             "dissociation-random",
             {
-                "set": (list(columns[0]), "key", "which set the random ones are matched to"),
+                "set": (list(columns[0]), "key", "the set that the random sets are matched to"),
                 "behaviour": (list(columns[1]), "key", "whose prompts"),
                 "draw": (np.array(columns[2], np.int64), "key", "number of the random set"),
                 "effect": (
                     np.array(columns[3], np.float64),
                     "measure",
-                    "share of prompts given the base's behaviour",
+                    "share of prompts with the base's behaviour",
                 ),
                 "recovery": (
                     np.array(columns[4], np.float64),
@@ -214,37 +215,39 @@ def _rows(sets: dict, cells: dict, own: dict, changed: dict, random: Table) -> d
 
 
 def _as(model: ConditionResult, judged: ConditionResult) -> np.ndarray:
-    """Prompts whose behaviour is a model's own, but for answers that are broken where the model's
-    own is not.
+    """Prompts whose behaviour is the model's, without answers that are malformed where the model's
+    are not.
     """
     return ~judged.flipped(model) & ~(judged.malformed & ~model.malformed)
 
 
 def _recovery(numbers: np.ndarray, tuned: np.ndarray, base: np.ndarray) -> float:
-    """Share of the gap between both models' mean numbers that is closed, NaN where there is none."""
+    """Share of the gap between both models' mean numbers that is closed, NaN where there is
+    none.
+    """
     gap = base.mean() - tuned.mean()
     return float((numbers.mean() - tuned.mean()) / gap) if gap else NAN
 
 
 _COLUMNS = {
-    "set": ("key", "whose located set is at its base contributions"),
+    "set": ("key", "the set that is at its base contributions"),
     "behaviour": ("key", "whose prompts are answered"),
     "k": ("measure", "units in the set"),
-    "prompts": ("measure", "prompts where base and tuned model differ in the behaviour"),
+    "prompts": ("measure", "prompts where base and fine-tuned model differ in the behaviour"),
     "as_base": (
         "measure",
-        "share of these whose behaviour became the base's, no answer broken that the base's is not",
+        "share of these whose behaviour became the base's, without malformed answers",
     ),
     "recovery": (
         "measure",
         "share of the gap between both models' mean numbers that is closed on these",
     ),
-    "equal_base": ("measure", "share of these answered as the base answers"),
-    "equal_tuned": ("measure", "share of these still answered as the tuned model answers"),
+    "matches_base": ("measure", "share of these answered as the base answers"),
+    "matches_tuned": ("measure", "share of these still answered as the fine-tuned model answers"),
     "exhibits_behaviour": ("measure", "share of all prompts whose answer shows the behaviour"),
-    "shown_tuned": ("measure", "the same of the tuned model"),
-    "shown_base": ("measure", "the same of the base"),
-    "malformed": ("measure", "share of answers that are broken"),
+    "exhibits_behaviour_tuned": ("measure", "the same of the fine-tuned model"),
+    "exhibits_behaviour_base": ("measure", "the same of the base"),
+    "malformed": ("measure", "share of malformed answers"),
     "control": (
         "measure",
         "share whose behaviour became the base's under matched random sets, mean",
@@ -300,31 +303,28 @@ def _answers(studies: dict[str, Study], own: dict, cells: dict, changed: dict) -
                 "flag",
                 "the answer shows the behaviour",
             ),
-            "equal_base": (
+            "matches_base": (
                 joined(lambda _, judged: judged.equal_base),
                 "flag",
                 "the base's answer, token for token",
             ),
-            "equal_tuned": (
+            "matches_tuned": (
                 joined(lambda _, judged: judged.equal_tuned),
                 "flag",
-                "the tuned model's, token for token",
+                "the fine-tuned model's, token for token",
             ),
             "as_base": (
                 joined(lambda behaviour, judged: _as(own["base", behaviour], judged)),
                 "flag",
                 (
-                    "shows the behaviour or not as the base's answer does, and is not broken where"
-                    " that is not"
+                    "has the base's behaviour, and is not malformed where the base's answer is"
+                    " well-formed"
                 ),
             ),
             "altered": (
                 joined(lambda behaviour, judged: ~_as(own["tuned", behaviour], judged)),
                 "flag",
-                (
-                    "shows the behaviour where the tuned model's answer does not, or the reverse,"
-                    " or is broken"
-                ),
+                ("lacks the fine-tuned model's behaviour, or is malformed"),
             ),
         },
     )
@@ -363,7 +363,7 @@ def _other(name: str, other: str, random: Table) -> Claim:
         at_most=OTHER,
         beyond=[BOUND],
         reference=statistic("mean", "effect", table="random", where=where) if drawn else None,
-        control="matched random sets, prompts given the base's behaviour" if drawn else "",
+        control="matched random sets, prompts with the base's behaviour" if drawn else "",
         text=(
             f"The {name} set changes the other behaviour on {{value:.1%}} of the prompts where the"
             " models differ in it (at most {high:.1%})."

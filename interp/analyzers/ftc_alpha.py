@@ -1,10 +1,10 @@
-"""``FtcAlpha``: the tuned part of every block at other strengths (FTC_alpha of TuCo, arXiv
+"""``FtcAlpha``: the fine-tuning contribution of every block, scaled (FTC_alpha of TuCo, arXiv
 2506.23423).
 
-Every block adds ``f_base(x) + alpha (f_tuned(x) - f_base(x))`` on the stream that is so scaled, at
-all tokens. The control is the whole update at that strength: weights ``W_base + alpha (W_tuned -
-W_base)``, which also scales embeddings, final norm and head. A strength is chosen on half of the
-clusters and judged on the other half.
+Every block adds ``f_base(x) + alpha (f_tuned(x) - f_base(x))`` to the scaled stream, at all tokens.
+The control scales the weights: ``W_base + alpha (W_tuned - W_base)``, which also includes
+embeddings, final norm and head. A strength is chosen on half of the clusters, the selection split,
+and evaluated on the held-out split.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -39,14 +39,14 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class FtcAlpha(Analyzer):
-    """The study's metric, and what becomes of the next token, at every strength in ``alphas``;
-    needs a base.
+    """The study's metric and the next token's distribution at every strength in ``alphas``; needs a
+    base.
 
-    1 is always among them. ``new_tokens`` above 0 also writes greedy answers of at most that length
-    and scores them; their text is kept where ``keep_text`` asks for it. A strength costs a pass of
-    both models' blocks, for every token that is written too. Returns a table of kind ``ftc-alpha``,
-    one row per way, strength and class; ``prompts`` has one per prompt. With answers a second claim
-    compares what they show with whole weights at the same strengths.
+    1 is always among them. ``new_tokens`` above 0 also generates greedy answers of at most that
+    length and scores them; ``keep_text`` keeps their text. A strength costs a pass of both models'
+    blocks, also for every generated token. Returns a table of kind ``ftc-alpha``, one row per way,
+    strength and class; ``prompts`` has one per prompt. With answers a second claim compares their
+    behaviour with that of scaled weights at the same strengths.
     """
 
     name: ClassVar[str] = "ftc-alpha"
@@ -58,27 +58,29 @@ class FtcAlpha(Analyzer):
     parent: str | None = None
 
     def check(self) -> None:
-        """Raise OptionError for strengths that are no numbers."""
+        """Raise OptionError for strengths that are not finite numbers."""
         if not self.alphas or not all(np.isfinite(self.alphas)):
-            raise OptionError(f"strengths {self.alphas} must be numbers, at least one")
+            raise OptionError(f"strengths {self.alphas} must be finite numbers, at least one")
         if self.new_tokens < 0:
-            raise OptionError(f"{self.new_tokens} is no number of tokens to write")
+            raise OptionError(f"new_tokens is {self.new_tokens}; use 0 or more")
 
     @property
     def grid(self) -> tuple[float, ...]:
-        """The strengths with 1 among them, ascending."""
+        """The strengths, including 1, in ascending order."""
         return tuple(sorted({1.0, *map(float, self.alphas)}))
 
     def work(self, study: Study) -> Work:
-        """Two models' blocks at every strength and a pass of whole weights, of every token that is
-        written too.
+        """Coupled passes of both models and a pass of scaled weights at every strength, also for
+        generated tokens.
         """
         each = Work(passes=1, tokens=self.new_tokens)
-        # measured: blocks of two models in step take half as much again as three passes
+        # measured: a coupled pass and one of scaled weights take as long as 4.5 passes
         return each + each * 4.5 * len(self.grid)
 
     def __call__(self, study: Study) -> Table:
-        """Scale, measure, choose on one half and judge on the other."""
+        """Scale, measure, choose a strength on the selection split and evaluate it on the held-out
+        split.
+        """
         self.check()
         self.require(study)
         ways, limits = [BLOCKS], list(remarks(study.pair))
@@ -86,20 +88,20 @@ class FtcAlpha(Analyzer):
             require_interpolable(study.pair)
             ways.append(WEIGHTS)
         except UnsupportedModel as error:
-            limits.append(f"No control by whole weights: {error}")
+            limits.append(f"No control by scaled weights: {error}")
         rows = [row for group in study.classes for row in self._rows(study, group, ways)]
         held = _held(study)
         columns = _columns(study, rows, held, self)
         prompts = table("ftc-alpha-prompts", columns)
         made = _gain(study, prompts, ways)
-        # a strength that could not be chosen and judged is no result, whatever else was claimed
+        # without a held-out split the run is not supported, whatever else was claimed
         undecided = (
             {}
             if made
             else {
                 "lead": (
-                    "One cluster of prompts cannot both choose a strength and judge it: no strength"
-                    " is claimed to be the best."
+                    "One cluster of prompts cannot both choose a strength and evaluate it: no"
+                    " strength is claimed to be the best."
                 ),
                 "supported": False,
             }
@@ -119,11 +121,11 @@ class FtcAlpha(Analyzer):
         return conclude(run, made, **undecided)
 
     def require(self, study: Study) -> None:
-        """Raise OptionError or UnsupportedModel for a study whose blocks cannot be scaled exactly."""
-        study.pair.require_base("scaling what tuning added")
-        require_number(
-            study.require_metric("scaling what tuning added"), "scaling what tuning added"
-        )
+        """Raise OptionError or UnsupportedModel for a study whose blocks cannot be scaled
+        exactly.
+        """
+        study.pair.require_base("scaling blocks")
+        require_number(study.require_metric("scaling blocks"), "scaling blocks")
         if not isinstance(study.engine, TorchEngine):
             raise OptionError(
                 f"blocks are scaled by the torch engine; leave out --engine {study.engine.name}"
@@ -131,7 +133,7 @@ class FtcAlpha(Analyzer):
         if different := changed_settings(study.pair):
             raise UnsupportedModel(
                 f"{study.pair.tuned.name} and its base differ in {', '.join(different)}: their"
-                " blocks cannot share one pass; split the update without --alpha"
+                " blocks cannot run in one pass; measure TuCo without --alpha"
             )
 
     def _rows(self, study: Study, group: str, ways: Sequence[str]) -> Iterator[dict]:
@@ -160,7 +162,7 @@ class FtcAlpha(Analyzer):
 
 
 def opened(study: Study, way: str, alpha: float) -> AbstractContextManager:
-    """The tuned model so scaled, while open."""
+    """Context in which the fine-tuned model is scaled."""
     if way == WEIGHTS:
         return interpolated(study.pair, alpha)
     tuned = study.pair.tuned
@@ -168,8 +170,8 @@ def opened(study: Study, way: str, alpha: float) -> AbstractContextManager:
 
 
 def _read(study: Study, group: str) -> tuple[np.ndarray, Tensor]:
-    """The metric's number of every prompt (NaN where it has none), and the logits on which it is
-    decided.
+    """The metric's number of every prompt (NaN where it has none), and the logits that it is
+    computed from.
     """
     model, posed = study.pair.tuned, study.decision_inputs(group)
     number, logits = np.full(len(posed), NAN), [torch.zeros(0)] * len(posed)
@@ -200,7 +202,7 @@ def _write(study: Study, group: str, new_tokens: int) -> list[list[int]]:
 
 
 def _held(study: Study) -> set[str]:
-    """Clusters that judge a strength; the others choose it."""
+    """Clusters of the held-out split, which evaluate a strength; the others choose it."""
     names = sorted(set(study.prompts("positive").clusters))
     return set(map(str, np.random.default_rng(study.seed).permutation(names)[: len(names) // 2]))
 
@@ -218,7 +220,7 @@ def _columns(
         "alpha": (
             [row["alpha"] for row in rows],
             "measure",
-            "strength: 0 is the base's, 1 the tuned model's",
+            "strength: 0 is the base's, 1 the fine-tuned model's",
         ),
         "group": ([row["group"] for row in rows], "key", "class of the prompt"),
         "prompt_id": (
@@ -234,7 +236,7 @@ def _columns(
         "held": (
             [row["prompt"].cluster in held for row in rows],
             "flag",
-            "judges a strength, did not choose it",
+            "of the held-out split, which evaluates a strength",
         ),
         "number": (
             np.array([row["number"] for row in rows]),
@@ -245,13 +247,13 @@ def _columns(
         "kl": (
             np.array([row["kl"] for row in rows]),
             "measure",
-            "next token, tuned model as it is || scaled",
+            "KL of the next token, unscaled fine-tuned model || scaled",
             "nats",
         ),
         "flip": (
             [row["flip"] for row in rows],
             "flag",
-            "another next token comes first than in the tuned model",
+            "the top next token differs from the fine-tuned model's",
         ),
     }
     if not asked.new_tokens:
@@ -268,18 +270,21 @@ def _columns(
     ]
     columns |= {
         words.column: (shown, "flag", words.flag),
-        "equal_tuned": (
+        "matches_tuned": (
             [row["answer"] == row["tuned"] for row in rows],
             "flag",
-            "the tuned model's answer",
+            "token for token the fine-tuned model's answer",
         ),
         "malformed": (
             broken,
             "flag",
-            "empty, unended where the tuned model's ended, or repeating itself",
+            (
+                "empty, without an end where the fine-tuned model's answer has one, or repeating"
+                " itself"
+            ),
         ),
     }
-    return columns | ({"text": (texts, "text", "what was written")} if asked.keep_text else {})
+    return columns | ({"text": (texts, "text", "the answer")} if asked.keep_text else {})
 
 
 def _means(study: Study, prompts: Table, new_tokens: int) -> dict[str, tuple]:
@@ -290,7 +295,7 @@ def _means(study: Study, prompts: Table, new_tokens: int) -> dict[str, tuple]:
         for w, a, g in keys
     ]
 
-    def each(column: str, statistic: Callable = np.mean) -> np.ndarray:
+    def averaged(column: str, statistic: Callable = np.mean) -> np.ndarray:
         return np.array([float(statistic(prompts[column][mask])) for mask in masks])
 
     numbers = [as_counted(prompts["number"][mask], words.unit_of_one) for mask in masks]
@@ -307,11 +312,11 @@ def _means(study: Study, prompts: Table, new_tokens: int) -> dict[str, tuple]:
         "alpha": (
             [key[1] for key in keys],
             "measure",
-            "strength: 0 is the base's, 1 the tuned model's",
+            "strength: 0 is the base's, 1 the fine-tuned model's",
         ),
         "group": ([key[2] for key in keys], "key", "class of the prompts"),
         "n": ([int(mask.sum()) for mask in masks], "measure", "prompts"),
-        "number": (each("number"), "measure", f"mean {words.number}", words.unit),
+        "number": (averaged("number"), "measure", f"mean {words.number}", words.unit),
         "low": (
             [part[1] for part in intervals],
             "measure",
@@ -323,34 +328,34 @@ def _means(study: Study, prompts: Table, new_tokens: int) -> dict[str, tuple]:
             "upper end of its 95 % interval over clusters",
         ),
         "kl": (
-            each("kl"),
+            averaged("kl"),
             "measure",
-            "mean KL of the next token, tuned model as it is || scaled",
+            "mean KL of the next token, unscaled fine-tuned model || scaled",
             "nats",
         ),
-        "flips": (each("flip"), "measure", "share of prompts with another next token"),
+        "flips": (averaged("flip"), "measure", "share of prompts with another top next token"),
     }
     if new_tokens:
-        columns[words.column] = (each(words.column), "measure", words.share)
-        columns["equal_tuned"] = (
-            each("equal_tuned"),
+        columns[words.column] = (averaged(words.column), "measure", words.share)
+        columns["matches_tuned"] = (
+            averaged("matches_tuned"),
             "measure",
-            "share of the tuned model's answers",
+            "share answered exactly as the fine-tuned model answers",
         )
-        columns["malformed"] = (each("malformed"), "measure", "share malformed")
+        columns["malformed"] = (averaged("malformed"), "measure", "share malformed")
     return columns
 
 
 def _gain(study: Study, prompts: Table, ways: Sequence[str]) -> list[Claim]:
-    """What the strength chosen on one half of the clusters does on the other; none where a half is
-    empty.
+    """Claim of the gain of the chosen strength on the held-out split; empty where a split has no
+    prompts.
     """
     held = prompts["held"][prompts["group"] == "positive"]
     if held.all() or not held.any():
         return []
     words, alpha = study.require_metric("scaling").words, _chosen(prompts, BLOCKS)
     number, unit = literal(words.number), literal(words.unit)
-    control, compared = "the fine-tuned model as it is, on the same prompts", ""
+    control, compared = "the unscaled fine-tuned model, on the same prompts", ""
     reference = mean(
         "number",
         table="prompts",
@@ -359,14 +364,14 @@ def _gain(study: Study, prompts: Table, ways: Sequence[str]) -> list[Claim]:
     if WEIGHTS in ways:
         other = _chosen(prompts, WEIGHTS)
         control, reference = (
-            "the whole update, weights interpolated, at its own choice",
+            "interpolated weights, at their own choice",
             _rise(WEIGHTS, other),
         )
-        compared = f" (whole weights, at their own choice of {other:g}: {{control:+.3g}})"
+        compared = f" (interpolated weights, at their own choice of {other:g}: {{control:+.3g}})"
     said = (
-        f"What tuning added to every block at strength {alpha:g}, chosen on half of the clusters,"
-        f" raises the mean {number} of the other half by {{value:.3g}} {unit} [{{low:.3g}},"
-        f" {{high:.3g}}]{compared}."
+        f"Scaling the fine-tuning contribution of every block to strength {alpha:g}, chosen on half"
+        f" of the clusters, raises the mean {number} of the other half by {{value:.3g}} {unit}"
+        f" [{{low:.3g}}, {{high:.3g}}]{compared}."
     )
     if alpha == 1:
         said = (
@@ -386,8 +391,8 @@ def _gain(study: Study, prompts: Table, ways: Sequence[str]) -> list[Claim]:
 
 
 def _rise(way: str, alpha: float) -> Estimate:
-    """The mean number at one strength less that of the same prompts at strength 1, where strengths
-    are judged.
+    """Mean number at one strength minus that of the same prompts at strength 1, on the held-out
+    split.
     """
     where = {"way": way, "group": "positive", "held": True}
     minus = {"where": where | {"alpha": 1.0}}
@@ -397,7 +402,7 @@ def _rise(way: str, alpha: float) -> Estimate:
 
 
 def _against_weights(study: Study, alphas: Sequence[float]) -> Claim:
-    """How much more often the behaviour occurs with blocks scaled than with whole weights, over all
+    """Claim: the behaviour's rate with scaled blocks minus that with interpolated weights, over all
     strengths.
     """
     words = study.require_metric("scaling").words
@@ -415,18 +420,18 @@ def _against_weights(study: Study, alphas: Sequence[float]) -> Claim:
         ),
         at_least=0.0,
         reference=mean(words.column, table="prompts", where=weights),
-        control="the whole update, weights interpolated, at the same strengths",
+        control="interpolated weights, at the same strengths",
         text=(
             f"Over the strengths {', '.join(f'{alpha:g}' for alpha in alphas)} the"
-            f" {literal(words.share)} is {{blocks:.1%}} with blocks scaled, {{value:+.1%}}"
-            " [{low:+.1%}, {high:+.1%}] compared with whole weights ({control:.1%})."
+            f" {literal(words.share)} is {{blocks:.1%}} with scaled blocks, {{value:+.1%}}"
+            " [{low:+.1%}, {high:+.1%}] compared with interpolated weights ({control:.1%})."
         ),
         also={"blocks": mean(words.column, table="prompts", where=blocks)},
     )
 
 
 def _chosen(prompts: Table, way: str) -> float:
-    """The strength with the largest mean number on the clusters that choose; of equal ones the
+    """The strength with the largest mean number on the selection split; among equal ones the
     nearest to 1.
     """
     mine = (prompts["way"] == way) & (prompts["group"] == "positive") & ~prompts["held"]

@@ -1,9 +1,9 @@
-"""``Redundancy``: would others carry the behaviour if the located set did not?
+"""``Redundancy``: do other units carry the behaviour when the located set is ablated?
 
-Locate, give the located their base contributions for good, locate again among the others, and so on
+Locate, set the located units to their base contributions, locate again among the others, and so on
 (the iterated ablation of McGrath et al. 2023, arXiv 2307.15771, on sets). A behaviour is redundant
-when it outlives the ablation of the located set and falls only with those found after it. Half of
-the clusters locate, the other half measure.
+when it survives the ablation of the first set and disappears only when later sets are ablated too.
+Half of the clusters are the selection split, the other half the held-out split.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -31,12 +31,12 @@ EFFECT = 0.25
 
 @dataclass(frozen=True)
 class Redundancy(Analyzer):
-    """Locate ``rounds`` times, each time with everything located before at its base contributions.
+    """Locate ``rounds`` times, each time with all units located before at their base contributions.
 
-    ``locate``: the locating analyzer; every round takes as many units as its first selected. Each
-    round's set is measured alone and together with those before it, next to ``random_sets`` sets of
-    the located and random ones matched to the rest, on ``control_prompts`` prompts of the half that
-    did not locate. Needs a base. Returns a table of kind ``redundancy``, one row per round.
+    ``locate``: the locating analyzer; every round selects as many units as the first. Each round's
+    set is measured alone and together with all earlier ones on ``control_prompts`` prompts of the
+    held-out split, compared with ``random_sets`` sets of the first set's units and random ones in
+    place of the others. Needs a base. Returns a table of kind ``redundancy``, one row per round.
     """
 
     name: ClassVar[str] = "redundancy"
@@ -56,7 +56,7 @@ class Redundancy(Analyzer):
         """Locate, ablate, locate again."""
         study.pair.require_base("locating again after ablation")
         if self.rounds < 2:
-            raise OptionError(f"{self.rounds} round locates nothing again; use at least 2")
+            raise OptionError(f"{self.rounds} round does not locate again; use at least 2")
         halves = study.require_contrast().split(study.seed)
         locating, measuring = (study.with_prompts(half) for half in halves)
         first = self.locate(locating)
@@ -67,7 +67,7 @@ class Redundancy(Analyzer):
         for _ in range(1, self.rounds if size else 1):
             taken = [pair for part in sets for pair in part]
             again = self.locate_again(locating, donors, taken)
-            # what may be selected comes first, whatever the scores of what may not
+            # units that may be selected come first in the ranking
             sets.append([pair for pair in ranking_of(again) if pair not in set(taken)][:size])
             scores.append(scores_of(again))
         rows, null, hits = self._measure(measuring, donors, sets, scores, original)
@@ -100,11 +100,12 @@ class Redundancy(Analyzer):
         return conclude(run, made, lead=lead)
 
     def locate_again(self, study: Study, donors: PatchSource, taken: list[Pair]) -> Table:
-        """The locating analyzer on the tuned model with these units at their base contributions."""
+        """The locating analyzer on the fine-tuned model with these units at their base
+        contributions.
+        """
         intervention = donors.condition("ablate-base", taken).require_intervention()
         names = {field.name for field in fields(self.locate)}
-        # what a score says of an ablated unit means nothing: as many more are asked for as may be
-        # such
+        # scores of ablated units are meaningless: rank all units, so that enough others remain
         asked = replace(self.locate, top="100%") if "top" in names else self.locate
         return asked(
             replace(study, engine=Ablated(study.engine, study.pair.tuned, intervention), _kept={})
@@ -118,8 +119,8 @@ class Redundancy(Analyzer):
         scores: list,
         original: tuple[Pair, ...],
     ):
-        """Per round what its set does alone and with those before; the random sets; the behaviour
-        per prompt.
+        """Rows: effects of each round's set alone and with all before; random sets' effects;
+        behaviour per prompt.
         """
         rows_at = some(study.prompts("positive"), changed(study), self.control_prompts, study.seed)
         rows, null, hits = [], [], {}
@@ -145,8 +146,7 @@ class Redundancy(Analyzer):
             alone = outcomes.of(found)
             together = outcomes.of(taken) if turn > 1 else alone
             hits[turn] = (returned(outcomes, alone), returned(outcomes, together))
-            # the located stay; what was found after them is replaced, in round 1 the located
-            # themselves
+            # the first set stays, later units are replaced; in round 1 the first set itself
             kept, rest = (sets[0], taken[len(sets[0]) :]) if turn > 1 else ([], found)
             draws = matched_sets(
                 rest, norms, self.random_sets, study.seed + turn, exclude=[*kept, *self.excluded]
@@ -160,14 +160,14 @@ class Redundancy(Analyzer):
                 {
                     "round": turn,
                     "k": len(found),
-                    "left": left,
-                    "alone": float(hits[turn][0].mean()),
-                    "together": float(hits[turn][1].mean()),
-                    "recovery_alone": outcomes.effects(alone)["recovery"],
-                    "recovery_together": outcomes.effects(together)["recovery"],
+                    "remaining_after_previous_sets": left,
+                    "returned_by_this_set": float(hits[turn][0].mean()),
+                    "returned_by_sets_so_far": float(hits[turn][1].mean()),
+                    "recovery_by_this_set": outcomes.effects(alone)["recovery"],
+                    "recovery_by_sets_so_far": outcomes.effects(together)["recovery"],
                     "random": float(np.mean(effects)) if effects else float("nan"),
                     "random_high": float(np.quantile(effects, 0.975)) if effects else float("nan"),
-                    "foreseen": len(foreseen & set(found)) / len(found),
+                    "predicted": len(foreseen & set(found)) / len(found),
                     "score": float(sum(scores[turn - 1][pair] for pair in found)),
                     "score_before": float(sum(scores[0][pair] for pair in found)),
                 }
@@ -182,39 +182,42 @@ _COLUMNS = {
         "1 is the located set; each next one is located after ablation of all before it",
     ),
     "k": (np.int64, "measure", "units in the round's set"),
-    "left": (
+    "remaining_after_previous_sets": (
         np.float64,
         "measure",
-        "part of the metric's rise through these units that is left when the round begins",
+        "share of the metric's rise that remains with all previous sets ablated",
     ),
-    "alone": (
-        np.float64,
-        "measure",
-        (
-            "share of prompts where the models differ in the behaviour, given the base's by "
-            "this set alone"
-        ),
-    ),
-    "together": (np.float64, "measure", "the same by this set and all before it"),
-    "recovery_alone": (
+    "returned_by_this_set": (
         np.float64,
         "measure",
         (
-            "share of the gap between both models' mean numbers that this set closes "
-            "on these prompts; NaN where there is none"
+            "share of prompts where the models differ in the behaviour that get the base's when"
+            " only this set is ablated"
         ),
     ),
-    "recovery_together": (np.float64, "measure", "the same by this set and all before it"),
+    "returned_by_sets_so_far": (np.float64, "measure", "the same by this set and all before it"),
+    "recovery_by_this_set": (
+        np.float64,
+        "measure",
+        (
+            "share of the gap between both models' mean numbers that this set closes on these"
+            " prompts; NaN where there is no gap"
+        ),
+    ),
+    "recovery_by_sets_so_far": (np.float64, "measure", "the same by this set and all before it"),
     "random": (
         np.float64,
         "measure",
-        "as together, with random sets in place of all but the first, mean (round 1: of it)",
+        (
+            "mean of returned_by_sets_so_far with random sets in place of all but the first set"
+            " (round 1: of it)"
+        ),
     ),
     "random_high": (np.float64, "measure", "their 97.5 % quantile"),
-    "foreseen": (
+    "predicted": (
         np.float64,
         "measure",
-        "share of the set that stood as high in the first round's ranking",
+        "share of the set that the first round's ranking predicted: units ranked high enough there",
     ),
     "score": (np.float64, "measure", "sum of the set's scores in its own round"),
     "score_before": (np.float64, "measure", "sum of the set's scores in the first round"),
@@ -229,7 +232,11 @@ def _hits(study: Study, rows: list[int], hits: dict[int, tuple[np.ndarray, np.nd
     return table(
         "redundancy-answers",
         {
-            "round": (np.repeat(np.array(list(hits), np.int64), len(rows)), "key", "whose set"),
+            "round": (
+                np.repeat(np.array(list(hits), np.int64), len(rows)),
+                "key",
+                "round of the set",
+            ),
             "prompt_id": (
                 np.array([prompts[row].id for _ in hits for row in rows], np.int64),
                 "key",
@@ -240,16 +247,20 @@ def _hits(study: Study, rows: list[int], hits: dict[int, tuple[np.ndarray, np.nd
                 "key",
                 "prompts that depend on each other",
             ),
-            "alone": (alone, "flag", "given the base's behaviour by the round's set alone"),
-            "together": (together, "flag", "the same by it and all before it"),
+            "returned_by_this_set": (
+                alone,
+                "flag",
+                "the base's behaviour returns when the round's set is ablated",
+            ),
+            "returned_by_sets_so_far": (together, "flag", "the same by it and all before it"),
         },
     )
 
 
 def _random(hits: Table, null: list[tuple[int, int, float]]) -> Table:
-    """What random sets do, and what that is more than the first round's set does alone."""
-    first = hits["together"][hits["round"] == 1]
-    # as a difference of counts: shares differ in their last bits, and ties with the null count
+    """Effects of random sets, and their gain over the first round's set alone."""
+    first = hits["returned_by_sets_so_far"][hits["round"] == 1]
+    # as a difference of counts: shares differ by rounding, which would break ties with the null
     gains = [(round(effect * first.size) - int(first.sum())) / first.size for _, _, effect in null]
     rounds, draws, effects = zip(*null, strict=True) if null else ((), (), ())
     return table(
@@ -260,12 +271,12 @@ def _random(hits: Table, null: list[tuple[int, int, float]]) -> Table:
             "effect": (
                 np.array(effects, np.float64),
                 "measure",
-                "share of prompts given the base's behaviour",
+                "share of prompts with the base's behaviour",
             ),
             "gain": (
                 np.array(gains, np.float64),
                 "measure",
-                "the same less that of the first set alone",
+                "the same minus that of the first set alone",
             ),
         },
     )
@@ -296,30 +307,32 @@ def _units(sets: list[list[Pair]], scores: list[np.ndarray], unit: str) -> Table
 
 def _claim(rows: list[dict], size: int, excluded: str) -> Claim:
     last, later = len(rows), sum(row["k"] for row in rows[1:])
-    # newcomers are backups; those that ranked next from the start say that the first set was too
-    # small
+    # units that ranked next from the start mean that the first set was too small; others are
+    # backups
     next_in_line = np.average(
-        [row["foreseen"] for row in rows[1:]], weights=[row["k"] for row in rows[1:]]
+        [row["predicted"] for row in rows[1:]], weights=[row["k"] for row in rows[1:]]
     )
     both = {"table": "answers", "where": {"round": last}}
     said = (
-        f"the first {size} units alone return the base's behaviour on {{alone:.1%}} of the prompts"
-        f" where the models differ in it, with the {later} located after their ablation"
-        " {together:.1%} ({value:+.1%}; with random ones instead at most"
-        f" {{control_max:+.1%}}); {rows[1]['left']:.0%} of the rise was left to locate, and"
-        f" {next_in_line:.0%} of the later ones ranked next at first."
+        f"the first {size} units alone return the base's behaviour on {{first_set:.1%}} of the"
+        f" prompts where the models differ in it, with the {later} located after their ablation"
+        " {all_sets:.1%} ({value:+.1%}; with random ones instead at most {control_max:+.1%});"
+        f" {rows[1]['remaining_after_previous_sets']:.0%} of the rise remained after the first"
+        f" ablation, and {next_in_line:.0%} of the later units ranked next in the first round."
     )
     return Claim(
         name="redundant",
-        estimate=mean("together", pair="prompt_id", minus={"where": {"round": 1}}, **both),
+        estimate=mean(
+            "returned_by_sets_so_far", pair="prompt_id", minus={"where": {"round": 1}}, **both
+        ),
         at_least=EFFECT,
         beyond=[0.0, "control"],
         null=Draws("random", "gain", {"round": last}),
         control=f"the first set with matched random ones{excluded}",
-        text=f"Others carry it too: {said}",
-        otherwise=f"That others carry it too is not supported: {said}",
+        text=f"Other units carry it too: {said}",
+        otherwise=f"That other units carry it too is not supported: {said}",
         also={
-            "together": mean("together", **both),
-            "alone": mean("together", table="answers", where={"round": 1}),
+            "all_sets": mean("returned_by_sets_so_far", **both),
+            "first_set": mean("returned_by_sets_so_far", table="answers", where={"round": 1}),
         },
     )

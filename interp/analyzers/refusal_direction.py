@@ -1,10 +1,9 @@
-"""``RefusalDirection``: one direction of the residual stream as the baseline that a located set has
-to beat.
+"""``RefusalDirection``: one direction of the residual stream as a baseline for a located set.
 
-The direction and its choice are those of ``interp.experiments.refusal_directions`` (Arditi et al.
-2024, arXiv 2406.11717). Taking away a share of it, and ablating the first k located units, are
-compared at equal KL on the tuned model's answers to negative prompts: what each costs for what it
-does. Half of the clusters choose, the other half measure.
+The direction is chosen as in ``interp.experiments.refusal_directions`` (Arditi et al. 2024, arXiv
+2406.11717). Removing a share of it and ablating the first k located units are compared at equal KL
+on the fine-tuned model's answers to negative prompts. Half of the clusters are the selection split,
+the other half the held-out split.
 """
 
 from dataclasses import dataclass, field
@@ -42,14 +41,14 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class RefusalDirection(Analyzer):
-    """Effect against KL of taking away ``shares`` of the direction, and of the first units of a
+    """Effect and KL of removing ``shares`` of the direction, and of ablating the first units of a
     ``located`` ranking.
 
-    ``prompts`` of each class choose the direction and as many measure. Units go to their base
-    contributions, without a base to their means. Needs a metric that both classes have. Counted is
-    the behaviour: lost where the tuned model showed it, and with a base become the base's where the
-    two models differ in it. Returns a table of kind ``refusal-direction``, one row per
-    intervention.
+    ``prompts`` of each class choose the direction and as many measure. Units are set to their base
+    contributions, without a base to their means. Needs a metric that both classes have. Effects are
+    the share of the behaviour lost where the fine-tuned model showed it and, with a base, the share
+    of prompts that get the base's behaviour where the two models differ. Returns a table of kind
+    ``refusal-direction``, one row per intervention.
     """
 
     name: ClassVar[str] = "refusal-direction"
@@ -67,17 +66,19 @@ class RefusalDirection(Analyzer):
         return cls(located=located, parent=located.require_provenance().key, **options)
 
     def __call__(self, study: Study) -> Table:
-        """Choose the direction on one half; measure both kinds of intervention on the other."""
+        """Choose the direction on the selection split; measure both interventions on the held-out
+        split.
+        """
         if self.located is None:
-            raise OptionError("a baseline needs a locating run to compare with")
+            raise OptionError("a refusal direction needs a locating run to compare with")
         if not study.require_metric().applies("negative"):
             raise OptionError(
-                "the direction is of a behaviour that both classes can show; a task has no such"
+                "the direction needs a behaviour that both classes can show, which a task is not"
             )
         require_number(study.require_metric(), "the direction")
         if not self.shares or not all(0 < share <= 1 for share in self.shares):
             raise OptionError(
-                f"shares {self.shares} of a direction cannot be taken away; use some above 0, at"
+                f"shares {self.shares} of a direction cannot be removed; use numbers above 0, at"
                 " most 1"
             )
         halves = study.require_contrast().split(study.seed)
@@ -112,15 +113,15 @@ class RefusalDirection(Analyzer):
         met = (
             ""
             if best.criteria_met
-            else "No candidate met the criteria: the one that lowers the metric most was taken."
+            else "No candidate met the criteria: the one that lowers the metric most was used."
         )
         most = max(rows[: len(self.shares)], key=lambda row: row["dose"])
-        lost = "the tuned model showed nothing that could be lost"
+        lost = "the fine-tuned model did not show the behaviour"
         if own.exhibits.any():
-            lost = f"{most['lost'].mean():.1%} of what the tuned model showed is lost"
+            lost = f"{most['lost'].mean():.1%} of the fine-tuned model's behaviour is lost"
         told = (
             f"The direction before block {best.layer} at token {best.position}, {most['dose']:.0%}"
-            f" of it taken away: {lost}, at a KL of {most['kl'].mean():.2g} nats per token."
+            f" of it removed: {lost}, at a KL of {most['kl'].mean():.2g} nats per token."
         )
         run = table(
             self.name,
@@ -140,7 +141,7 @@ class RefusalDirection(Analyzer):
 
 
 def _changed(own: ConditionResult, base: ConditionResult | None) -> Bool[np.ndarray, " B"]:
-    """On which prompts the behaviour of the two models differs; none without a base."""
+    """Prompts on which the two models differ in the behaviour; none without a base."""
     return np.zeros(len(own.exhibits), bool) if base is None else base.flipped(own)
 
 
@@ -152,8 +153,8 @@ def _row(
     dose: float,
     intervention: Intervention,
 ) -> dict:
-    """What one intervention does: per positive prompt what is lost and returned, per negative
-    prompt the KL.
+    """Effects of one intervention: behaviour lost and returned per positive prompt, KL per negative
+    prompt.
     """
     judged = evaluate_condition(study, kind, "positive", PatchTarget("tuned", intervention))
     kl = divergence(study, intervention, range(len(study.prompts("negative"))))
@@ -171,10 +172,14 @@ def _row(
         "lost": judged.lost(own)[own.exhibits],
         "as_base": as_base[changed],
         "recovery": np.array([gap]),
-        "equal_base": judged.equal_base[own.exhibits],
+        "matches_base": judged.equal_base[own.exhibits],
         "malformed": judged.malformed,
         "number": judged.number,
-        "answers": {"lost": judged.lost(own), "as_base": as_base, "equal_base": judged.equal_base},
+        "answers": {
+            "lost": judged.lost(own),
+            "as_base": as_base,
+            "matches_base": judged.equal_base,
+        },
     }
 
 
@@ -183,7 +188,7 @@ def _columns(rows: list[dict]) -> dict[str, tuple]:
         return np.array([row[name].mean() if row[name].size else NAN for row in rows])
 
     return {
-        "kind": ([row["kind"] for row in rows], "key", "direction taken away, or units ablated"),
+        "kind": ([row["kind"] for row in rows], "key", "direction removed, or units ablated"),
         "dose": (
             np.array([row["dose"] for row in rows]),
             "measure",
@@ -192,20 +197,23 @@ def _columns(rows: list[dict]) -> dict[str, tuple]:
         "kl": (
             means("kl"),
             "measure",
-            "mean KL per token of the tuned answers to negative prompts",
+            "mean KL per token on the fine-tuned model's answers to negative prompts",
             "nats",
         ),
         "lost": (
             means("lost"),
             "measure",
-            "share of what the tuned model showed that is lost, well-formed",
+            (
+                "share of prompts where the fine-tuned model showed the behaviour whose well-formed"
+                " answer does not"
+            ),
         ),
         "as_base": (
             means("as_base"),
             "measure",
             (
                 "share of the prompts on which the models differ whose behaviour became the base's,"
-                " no answer broken that the base's is not"
+                " without malformed answers"
             ),
         ),
         "recovery": (
@@ -213,18 +221,18 @@ def _columns(rows: list[dict]) -> dict[str, tuple]:
             "measure",
             "share of the gap between both models' mean numbers closed on these",
         ),
-        "equal_base": (
-            means("equal_base"),
+        "matches_base": (
+            means("matches_base"),
             "measure",
             (
-                "share of the prompts on which the tuned model showed it answered word for word as"
-                " the base answers"
+                "share of the prompts on which the fine-tuned model showed the behaviour answered"
+                " word for word as the base answers"
             ),
         ),
         "malformed": (
             means("malformed"),
             "measure",
-            "share of answers to positive prompts that are broken",
+            "share of answers to positive prompts that are malformed",
         ),
         "number": (means("number"), "measure", "mean of the metric on positive prompts"),
     }
@@ -236,9 +244,11 @@ def _answers(
     """One row per intervention and positive prompt."""
     prompts, repeated = study.prompts("positive").prompts, len(rows)
     flags = {
-        "lost": "behaviour of the tuned model, not here",
-        "as_base": "behaviour of the base, and not broken where the base's answer is not",
-        "equal_base": "the base's, token for token",
+        "lost": "behaviour of the fine-tuned model, not under the intervention",
+        "as_base": (
+            "behaviour of the base, and not malformed where the base's answer is well-formed"
+        ),
+        "matches_base": "the base's, token for token",
     }
     return table(
         "refusal-direction-answers",
@@ -262,12 +272,12 @@ def _answers(
             "exhibits_behaviour": (
                 np.tile(own.exhibits, repeated),
                 "flag",
-                "the tuned model as it is shows the behaviour",
+                "the unedited fine-tuned model shows the behaviour",
             ),
             "changed": (
                 np.tile(_changed(own, base), repeated),
                 "flag",
-                "one of base and tuned model shows it alone",
+                "base and fine-tuned model differ in the behaviour",
             ),
             **{
                 name: (np.concatenate([row["answers"][name] for row in rows]), "flag", said)
@@ -278,7 +288,7 @@ def _answers(
 
 
 _SAID = {
-    "lost": "lose {units:.1%} of what the tuned model showed",
+    "lost": "lose {units:.1%} of the fine-tuned model's behaviour",
     "as_base": (
         "return the base's behaviour on {units:.1%} of the prompts where the models differ in it"
     ),
@@ -287,7 +297,7 @@ _COUNTED = {"lost": "exhibits_behaviour", "as_base": "changed"}
 
 
 def _claim(rows: list[dict], size: int, column: str) -> Claim:
-    """At a KL no larger than that of the located set: does it do more than the direction?"""
+    """The located set has a larger effect than the direction at an equal or smaller KL."""
     units = next(row for row in rows if row["kind"] == "units" and row["dose"] == size)
     most = units["kl"].mean()
     within = [row for row in rows if row["kind"] == "direction" and row["kl"].mean() <= most]
@@ -302,7 +312,7 @@ def _claim(rows: list[dict], size: int, column: str) -> Claim:
         f"At a KL of at most {most:.2g} nats per token, {size} units",
     )
     if best is None:
-        text = f"{start} {_SAID[column]}; no share of the direction is as gentle."
+        text = f"{start} {_SAID[column]}; no share of the direction has as small a KL."
         return Claim(
             name=name,
             estimate=mean(column, **own),

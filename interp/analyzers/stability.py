@@ -1,8 +1,8 @@
 """``Stability``: is the same set located again on other prompts?
 
-The locating analyzer runs on pairs of disjoint halves of the clusters and, where prompts name
-templates, on each template alone. Sets are compared by the Jaccard index, next to that of random
-sets with the same counts in every layer; whether a template's own set returns the base's behaviour
+The locating analyzer runs on pairs of disjoint halves of the clusters and, where prompts have
+templates, on each template alone. Sets are compared by the Jaccard index, and with random sets with
+the same counts in every layer. Whether a set located on one template returns the base's behaviour
 is measured on the prompts of the others.
 """
 
@@ -38,13 +38,13 @@ AGREEMENT, EFFECT = 1 / 3, 0.5  # two sets of one size that share half of their 
 
 @dataclass(frozen=True)
 class Stability(Analyzer):
-    """Locate again on ``resamples`` pairs of halves, and on each template of the prompts that has
-    ``least`` of them.
+    """Locate again on ``resamples`` pairs of halves, and on each template with at least ``least``
+    prompts.
 
-    ``locate``: the locating analyzer; ``draws``: random pairs of sets behind every chance.
-    ``control_prompts`` prompts of other templates measure what a template's set does, beside
-    ``random_sets`` matched random sets (with a base only). Returns a table of kind ``stability``,
-    one row per comparison of two sets.
+    ``locate``: the locating analyzer; ``draws``: random pairs of sets for every chance level. The
+    effect of a template's set is measured on ``control_prompts`` prompts of other templates, and
+    compared with ``random_sets`` matched random sets (with a base only). Returns a table of kind
+    ``stability``, one row per comparison of two sets.
     """
 
     name: ClassVar[str] = "stability"
@@ -66,8 +66,8 @@ class Stability(Analyzer):
         """Compare halves with halves, and templates with templates."""
         if self.resamples < 1 or self.draws < 1:
             raise OptionError(
-                f"{self.resamples} pairs of halves, {self.draws} draws: nothing to compare; use at"
-                " least 1 of each"
+                f"{self.resamples} pairs of halves and {self.draws} draws give no comparison; use"
+                " at least 1 of each"
             )
         found: dict[str, list[tuple[str, Table]]] = {"halves": [], "templates": []}
         for turn in study.progress(range(self.resamples), "locating on halves"):
@@ -120,7 +120,7 @@ class Stability(Analyzer):
         return conclude(run, made, limits=[_ALIKE] if alike else [])
 
     def _templates(self, study: Study) -> dict[str, Contrast]:
-        """The contrast of each template; empty unless two of them have enough prompts of both
+        """The contrast of each template; empty unless two templates have enough prompts of both
         classes.
         """
         parts = (study.contrast.positive, study.contrast.negative)
@@ -157,7 +157,9 @@ class Stability(Analyzer):
         return row, chance
 
     def _elsewhere(self, study: Study, found: list[tuple[str, Table]]) -> Table | None:
-        """What each template's set does on the prompts of the other templates, beside random sets."""
+        """Effects of each template's set, and of random sets, on the prompts of the other
+        templates.
+        """
         if not found or study.pair.base is None:
             return None
         unit = unit_of(found[0][1])
@@ -173,7 +175,7 @@ class Stability(Analyzer):
             if not others:
                 continue
             if not chosen:
-                # a template on which nothing is located must not drop out of the weakest of them
+                # a template on which nothing is located counts as effect 0
                 rows.append((name, 0, 0, len(others), 0.0, 0.0))
                 continue
             drawn = matched_sets(chosen, norms, self.random_sets, study.seed, exclude=self.excluded)
@@ -199,14 +201,14 @@ class Stability(Analyzer):
                     np.array(columns[3], np.int64),
                     "measure",
                     (
-                        "prompts of the other templates, on which base and tuned model differ in"
-                        " the behaviour"
+                        "prompts of the other templates, on which base and fine-tuned model differ"
+                        " in the behaviour"
                     ),
                 ),
                 "effect": (
                     np.array(columns[4], np.float64),
                     "measure",
-                    "share of them given the base's behaviour",
+                    "share of them with the base's behaviour",
                 ),
                 "recovery": (
                     np.array(columns[5], np.float64),
@@ -218,22 +220,22 @@ class Stability(Analyzer):
 
 
 _ALIKE = (
-    "Base and fine-tuned model do not differ in the behaviour on these prompts: what a template's"
-    " set does on the prompts of the others was not measured."
+    "Base and fine-tuned model do not differ in the behaviour on these prompts: the effect of a"
+    " template's set on the prompts of the others was not measured."
 )
 _COLUMNS = {
     "basis": ("key", "what the two sets were located on: halves of the clusters, or templates"),
-    "first": ("key", "the one half (pair and side) or template"),
-    "second": ("key", "the other"),
+    "first": ("key", "first half (pair and side) or template"),
+    "second": ("key", "second half or template"),
     "n_first": ("measure", "units selected on the first"),
     "n_second": ("measure", "units selected on the second"),
-    "jaccard": ("measure", "shared over all units of the two sets"),
+    "jaccard": ("measure", "Jaccard index of the two sets"),
     "chance": ("measure", "the same of random sets with the same counts in every layer, mean"),
     "chance_high": ("measure", "their 97.5 % quantile"),
     "spearman": ("measure", "rank correlation of the two scores over all units"),
     "spearman_selected": (
         "measure",
-        "rank correlation over units selected on either; NaN of fewer than three",
+        "rank correlation over units selected on either; NaN for fewer than three",
     ),
 }
 
@@ -265,7 +267,7 @@ def _everywhere(elsewhere: Table, excluded: str) -> Claim:
         name="elsewhere",
         estimate=statistic("minimum", "effect", spread="range", **where),
         at_least=EFFECT,
-        # every template's set against the random sets of its own
+        # every template's set is compared with its own random sets
         null=Draws(
             "elsewhere",
             "effect",
@@ -283,7 +285,7 @@ def _everywhere(elsewhere: Table, excluded: str) -> Claim:
 
 
 def _units(found: list[tuple[str, Table]]) -> Table:
-    """How often each unit was selected on a half, the most often first."""
+    """Number of halves on which each unit was selected, in descending order."""
     counts: dict[tuple[int, int], int] = {}
     for _, located in found:
         for pair in selected_of(located):
@@ -300,7 +302,7 @@ def _units(found: list[tuple[str, Table]]) -> Table:
                 "measure",
                 "halves on which it was selected",
             ),
-            "halves": (np.full(len(order), len(found), np.int64), "measure", "halves there were"),
+            "halves": (np.full(len(order), len(found), np.int64), "measure", "number of halves"),
         },
     )
 

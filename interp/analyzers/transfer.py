@@ -1,12 +1,12 @@
-"""``Transfer``: is what was located in one tune what does it in a further one?
+"""``Transfer``: does a set located in one fine-tuned model carry the behaviour in another one?
 
-A set of indices means the same in two models only where their neurons are the same: a neuron's
-write weights in the source are compared with those of the same index in the target, beside a
-shuffle within layers, and the set is not used where in some layer they do not stand out (after
-NeuroStrike's transfer to descendants, arXiv 2509.11864, whose protocol is unverified: the check is
-ours). Two things are then measured on the target's prompts: what the source's set does to the
-behaviour there, beside matched random sets, and how far the target's own locating agrees with it,
-beside random sets.
+Indices mean the same in two models only where their neurons correspond. So a neuron's write weights
+in the source are compared with those of the same index in the target, with shuffles within layers
+as null; the set is not reused where some layer does not exceed the null (after NeuroStrike's
+transfer to descendants, arXiv 2509.11864, whose protocol is unverified: the check is ours). Two
+things are then measured on the target's prompts: the effect of the source's set on the behaviour,
+compared with matched random sets, and the overlap with the set located in the target, compared with
+random sets.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,10 +41,10 @@ class Transfer(Analyzer):
     """Reuse a ``located`` set of a ``source`` pair in the study's pair, and compare with the set
     ``recomputed`` there.
 
-    ``recomputed`` is the table of a locating run on the study's pair (its key is an option); None
-    compares nothing. Raises PairError where the two tuned models are not of one shape. Where their
-    neurons do not correspond the set is not reused, and the table says so. Returns a table of kind
-    ``transfer``, one row per unit.
+    ``recomputed`` is the table of a locating run on the study's pair (its key is an option);
+    without it nothing is compared. Raises PairError where the two fine-tuned models differ in
+    shape. Where their neurons do not correspond the set is not reused, which the table's limits
+    report. Returns a table of kind ``transfer``, one row per unit.
     """
 
     name: ClassVar[str] = "transfer"
@@ -61,31 +61,31 @@ class Transfer(Analyzer):
 
     @classmethod
     def of(cls, located: Table, source: Pair, **options) -> "Transfer":
-        """The analyzer for a locating run's table and the pair it was made of."""
+        """The analyzer for a locating run's table and the pair that was examined."""
         return cls(
             located=located, source=source, parent=located.require_provenance().key, **options
         )
 
     def __call__(self, study: Study) -> Table:
-        """Compare weights, reuse the set, compare with what is located anew."""
+        """Compare weights, reuse the set, compare it with the set located in the target."""
         if self.located is None or self.source is None:
-            raise OptionError("a transfer needs a locating run and the pair it was made of")
+            raise OptionError(
+                "a transfer needs a locating run and its pair; give located and source"
+            )
         unit, target = unit_of(self.located), study.pair.tuned
         if self.recomputed is not None and unit_of(self.recomputed) is not unit:
             raise OptionError(
-                f"{unit.plural} are not {unit_of(self.recomputed).plural}; locate one kind in both"
-                " pairs"
+                f"the runs are of {unit.plural} and {unit_of(self.recomputed).plural}; locate one"
+                " kind in both pairs"
             )
         if self.permutations < 1:
-            raise OptionError(
-                f"{self.permutations} shuffles are no null to compare with; use at least 1"
-            )
+            raise OptionError(f"{self.permutations} permutations give no null; use at least 1")
         _require_one_shape(self.source.tuned, target)
         donors = PatchSource.read(study, unit)
         cosines, shuffled = self._correspondence(study, donors)
         made, layers = [_same_units(cosines, unit.plural)], _layers(cosines)
         shuffles = _draws(
-            "transfer-shuffled", cosine=(shuffled, "as the lowest of a layer, units shuffled")
+            "transfer-shuffled", cosine=(shuffled, "lowest mean cosine of a layer, units shuffled")
         )
         same = evaluate(made, replace(layers, tables={"layers": layers, "shuffled": shuffles}))[
             0
@@ -129,8 +129,8 @@ class Transfer(Analyzer):
             limits.append(f"The {unit.plural} do not correspond: the set was not reused.")
         elif not len(answers):
             limits.append(
-                "The set was not reused: that needs units, a base and prompts where the models"
-                " differ in behaviour."
+                "The set was not reused: that needs selected units, a base and prompts where the"
+                " models differ in behaviour."
             )
         run = table(
             self.name,
@@ -154,8 +154,7 @@ class Transfer(Analyzer):
                 "answers": answers,
             },
         )
-        # that neurons correspond says nothing of the set: what it does there is what a reader asks
-        # first
+        # the claim about the set comes first, before that about correspondence
         made.sort(key=lambda claim: claim.name != "reused")
         found = conclude(run, made)
         return (
@@ -163,8 +162,8 @@ class Transfer(Analyzer):
         )
 
     def _correspondence(self, study: Study, donors: PatchSource) -> tuple[np.ndarray, np.ndarray]:
-        """Cosine of every unit's write weights in source and target ``[L, U]``; the lowest layer's
-        mean if shuffled.
+        """Cosine of every unit's write weights in source and target ``[L, U]``; null of the lowest
+        layer mean.
         """
         unit, anatomy = donors.unit, study.pair.tuned.anatomy
         source = required(self.source, "the source pair").tuned
@@ -179,8 +178,8 @@ class Transfer(Analyzer):
                 for write in (unit.write_weights(source, layer), donors.write["tuned"][layer])
             )
             rows.append((one * other).sum(1))
-            # of some units where there are many: their mean spreads wider, which is the cautious
-            # side
+            # a sample where there are many units: the null of its mean is wider, which is
+            # conservative
             few = generator.permutation(len(other))[:_SHUFFLED]
             one, other = one[few], other[few]
             for draw in range(self.permutations):
@@ -189,8 +188,8 @@ class Transfer(Analyzer):
         return np.stack(rows), shuffled
 
     def _reuse(self, study: Study, donors: PatchSource, chosen: list) -> tuple[Table, Table]:
-        """What the source's set does to the behaviour on each prompt where the models differ in it;
-        the random sets.
+        """Effect of the source's set on each prompt where the models differ in the behaviour, and
+        of random sets.
         """
         rows = some(study.prompts("positive"), changed(study), self.control_prompts, study.seed)
         if not rows:
@@ -209,8 +208,8 @@ class Transfer(Analyzer):
         return _answers([prompts[row] for row in rows], measured), _random(null)
 
     def _agreement(self, study: Study, width: int) -> tuple[Claim, np.ndarray]:
-        """How far the target's own set is the source's, next to random sets; the claim and the
-        random sets' indices.
+        """Claim of the overlap of the sets located in source and target, and the Jaccard indices of
+        random sets.
         """
         mine, theirs = (
             selected_of(required(one, "both runs")) for one in (self.located, self.recomputed)
@@ -224,7 +223,7 @@ class Transfer(Analyzer):
             null=Draws("chance", "jaccard"),
             control="random pairs of sets with the same counts in every layer",
             text=(
-                f"Located anew in the target, {len(theirs)} units share {shared} with the source's"
+                f"Located in the target, {len(theirs)} units share {shared} with the source's"
                 f" {len(mine)}: Jaccard index {{value:.2f}} (random sets {{control:.2f}}, at most"
                 " {control_max:.2f}); rank correlation of all scores {ranks:.2f}."
             ),
@@ -239,14 +238,14 @@ def _require_one_shape(source: Model, target: Model) -> None:
     if shapes[0] != shapes[1]:
         raise PairError(
             f"{source.name} and {target.name} have blocks, width, neurons, heads, head width"
-            f" {shapes[0]} and {shapes[1]}: indices mean nothing across them; give a tune of the"
-            " same model"
+            f" {shapes[0]} and {shapes[1]}: units of equal index do not correspond; give a"
+            " fine-tuned model of the same base"
         )
 
 
 def _directions(write: torch.Tensor, width: int) -> np.ndarray:
-    """Every unit's write weights as one vector of length 1 (of zeros where it writes nothing):
-    ``[U, D * width]``.
+    """Every unit's write weights as one unit vector (zeros where it writes nothing): ``[U, D *
+    width]``.
     """
     columns = to_host(write.double().unflatten(1, (-1, width)).permute(1, 0, 2).flatten(1))
     norms = np.linalg.norm(columns, axis=1, keepdims=True)
@@ -254,9 +253,9 @@ def _directions(write: torch.Tensor, width: int) -> np.ndarray:
 
 
 def _same_units(cosines: np.ndarray, plural: str) -> Claim:
-    # in the layer where they are least alike: the mean of all would hide one that was permuted
+    # the least similar layer: the mean over all would hide one permuted layer
     said = (
-        "write in like directions in source and target: mean cosine {value:.2f} in layer"
+        "write in similar directions in source and target: mean cosine {value:.2f} in layer"
         f" {cosines.mean(1).argmin()}, the lowest (shuffled within layers at most"
         " {control_max:.2f})."
     )
@@ -289,9 +288,9 @@ def _reused(size: int, unit: str) -> Claim:
 
 
 _MEASURED = {
-    "as_base": (bool, "flag", "given the base's behaviour by the source's set"),
+    "as_base": (bool, "flag", "the base's behaviour under the source's set"),
     "number": (float, "measure", "the metric's number under the source's set"),
-    "number_tuned": (float, "measure", "the same of the tuned model"),
+    "number_tuned": (float, "measure", "the same of the fine-tuned model"),
     "number_base": (float, "measure", "the same of the base"),
 }
 
@@ -324,7 +323,7 @@ def _random(found: Sequence[Mapping[str, float]]) -> Table:
     )
     return _draws(
         "transfer-random",
-        effect=(effect, "share of the prompts given the base's behaviour by a random set"),
+        effect=(effect, "share of the prompts with the base's behaviour under a random set"),
         recovery=(recovery, "share of the gap between both models' mean numbers that it closes"),
     )
 
@@ -353,7 +352,7 @@ def _marked(shape: tuple[int, ...], chosen: list) -> np.ndarray:
 
 
 def _sets(mine: list, theirs: list, unit: str) -> Table:
-    """The units of either set."""
+    """Table of the units of either set."""
     either = sorted({*mine, *theirs})
     return table(
         "transfer-sets",

@@ -9,7 +9,7 @@ from interp.figures.style import BLUE, GREY, INK, ORANGE, finish, safe
 from interp.table import Table
 
 SAID = {"refused": "share of answers that refuse", "correct": "share of answers that are right"}
-EQUALITIES = {"equal_base": "the base's", "equal_tuned": "the fine-tuned model's"}
+EQUALITIES = {"matches_base": "the base's", "matches_tuned": "the fine-tuned model's"}
 
 
 def conditions_figure(table: Table) -> go.Figure:

@@ -8,10 +8,10 @@ from interp.figures.style import BLUE, GREEN, GREY, ORANGE, finish
 from interp.table import Table
 
 _BARS = (
-    ("alone", "this round's set alone", BLUE),
-    ("together", "with all earlier sets", GREEN),
+    ("returned_by_this_set", "this round's set alone", BLUE),
+    ("returned_by_sets_so_far", "with all earlier sets", GREEN),
     ("random", "the first set with random sets (round 1: random sets alone)", GREY),
-    ("left", "share of the metric's rise left to locate", ORANGE),
+    ("remaining_after_previous_sets", "share of the metric's rise left to locate", ORANGE),
 )
 
 

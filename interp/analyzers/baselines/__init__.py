@@ -1,18 +1,18 @@
-"""``Baselines``: what other methods of the field do on the prompts on which a located set was
-verified, a row each.
+"""``Baselines``: other methods of the field on the prompts on which a located set was verified, one
+row each.
 
-located     the located set given the base's contributions (without a base: set to their mean), as
-            it was verified
+located     the located set with the base's contributions (without a base: set to their mean), as it
+            was verified
 zero        the same units set to zero
-direction   a share of the difference of mean streams taken away (Arditi et al. 2024, arXiv
+direction   a share of the difference of mean streams removed (Arditi et al. 2024, arXiv
             2406.11717): the largest share whose divergence on answers to negative prompts is at
             most that of ``located``
-contrast    as many units as were located, the first by a method that reads the fine-tuned model
-            alone (Cohen's d between the classes: SafeNeuron, arXiv 2602.12158), given back as the
-            located ones are
+contrast    the same number of units, the first by a method that reads the fine-tuned model alone
+            (Cohen's d between the classes: SafeNeuron, arXiv 2602.12158), intervened on in the same
+            way
 random      the matched random sets of the verification, their mean
 
-The other methods choose on the prompts that located; all rows are measured on those that verify.
+The other methods choose on the selection split; all rows are measured on the held-out split.
 """
 
 from dataclasses import dataclass, field
@@ -35,18 +35,18 @@ from interp.models.units import Unit
 from interp.study import Study
 from interp.table import Table, table
 
-STEPS = 128  # shares of the direction that are tried are whole numbers of these parts
+STEPS = 128  # shares of the direction are multiples of 1 / STEPS
 CONTRAST, DIRECTION = "contrast", "direction"
 
 
 @dataclass(frozen=True)
 class Baselines(Analyzer):
-    """One row per method: behaviour, recovery, and what it costs on negative prompts, beside a
+    """One row per method: behaviour, recovery and effects on negative prompts, compared with a
     ``verified`` set.
 
-    ``located`` is the locating run that was verified. ``contrast``: a run on the same prompts of a
+    ``located`` is the locating run that was verified. ``contrast``: a run on the same prompts by a
     method that needs no base; ``choosing``: the study whose prompts, at most ``prompts`` of each
-    class, choose the direction. Without them those rows are left out. Returns a table of kind
+    class, choose the direction. Without them those rows are omitted. Returns a table of kind
     ``baselines``.
     """
 
@@ -67,13 +67,15 @@ class Baselines(Analyzer):
 
     @classmethod
     def of(cls, verified: Table, located: Table, **options) -> "Baselines":
-        """The analyzer for a verifying run's table and that of the run that it verified."""
+        """The analyzer for a verifying run's table and the locating run's table that it
+        verified.
+        """
         return cls(
             verified=verified, located=located, parent=verified.require_provenance().key, **options
         )
 
     def __call__(self, study: Study) -> Table:
-        """Take from the verifying run what it measured, and measure the rest on the same prompts."""
+        """Read the verified set's results, and measure the other methods on the same prompts."""
         verified, located, unit, size = self._checked(study)
         words, prefix = study.require_metric().words, ranking_of(located)[:size]
         has_base = study.pair.base is not None
@@ -110,7 +112,7 @@ class Baselines(Analyzer):
             )
             made.append(claim(words, unit, size, CONTRAST, arms[-1]))
         if judge_of(study):
-            limits.append("Shares are as judged: they are not corrected for the judge's errors.")
+            limits.append("Shares are not corrected for the judge's errors.")
         rows = [row_of(study, verified, arm) for arm in arms]
         flips = study.require_metric().applies("negative")
         rows += random_rows(verified, unit, bool(np.isfinite(rows[0]["recovery"])), flips)
@@ -128,7 +130,7 @@ class Baselines(Analyzer):
             },
             tables={"answers": answers_table(study, arms)},
         )
-        told = "; ".join(f"{row['what']}: {row['shown']:.1%}" for row in rows)
+        told = "; ".join(f"{row['what']}: {row['exhibits_behaviour']:.1%}" for row in rows)
         return conclude(
             run,
             made,
@@ -137,8 +139,8 @@ class Baselines(Analyzer):
         )
 
     def _checked(self, study: Study) -> tuple[Table, Table, Unit, int]:
-        """The runs, the unit and the size of the set; raises OptionError for runs that cannot be
-        compared so.
+        """The runs, the unit and the size of the set; OptionError for runs that do not belong
+        together.
         """
         verified, located = self.verified, self.located
         if verified is None or located is None:
@@ -147,12 +149,12 @@ class Baselines(Analyzer):
             )
         if verified.summary["verified"] not in (None, located.require_provenance().key):
             raise OptionError(
-                f"run {verified.summary['verified']} was verified, and another locating run was"
-                " given"
+                f"the verifying run is of locating run {verified.summary['verified']}; give that"
+                " run as located"
             )
         if verified.require_provenance().inputs["prompts"] != study.contrast.digest:
             raise OptionError(
-                "the verifying run is of other prompts; compare on those that it was verified on"
+                "the verifying run used other prompts; give the study that it was run on"
             )
         unit, size = unit_of(located), int(verified.summary["selected"])
         if not size:
@@ -161,13 +163,13 @@ class Baselines(Analyzer):
             )
         if self.contrast is not None and unit_of(self.contrast).name != unit.name:
             raise OptionError(
-                f"units of kind {unit_of(self.contrast).name} are no baseline of {unit.name}s"
+                f"units of kind {unit_of(self.contrast).name} cannot be compared with {unit.name}s"
             )
         return verified, located, unit, size
 
     def _direction(self, study: Study, verified: Table, most: float) -> tuple[Arm | None, str]:
-        """The largest share of the direction with a divergence of at most ``most``, None where none
-        is; and a note.
+        """The largest share of the direction with a divergence of at most ``most`` (None where
+        there is none), and a note.
         """
         choosing = self.choosing
         assert choosing is not None
@@ -188,14 +190,15 @@ class Baselines(Analyzer):
         notes = (
             []
             if best.criteria_met
-            else ["No direction met its criteria: the one that lowers the metric most was taken."]
+            else ["No direction met its criteria: the one that lowers the metric most was used."]
         )
         if not low:
             notes.append(
-                f"No share of the direction, down to 1/{STEPS}, is as gentle as the located set."
+                f"No share of the direction, down to 1/{STEPS}, has as small a divergence as the"
+                " located set."
             )
             return None, " ".join(notes)
         share = low / STEPS
         receiver = PatchTarget("tuned", taken_away(study.pair.tuned, best.direction, share))
-        what = f"{share:.1%} of one direction taken away"
+        what = f"{share:.1%} of one direction removed"
         return measured(study, verified, DIRECTION, what, receiver, share=share), " ".join(notes)

@@ -1,5 +1,5 @@
-"""What each method does to the answers: read from the verifying run, or measured as its conditions
-are.
+"""Effects of each method on the answers: read from the verifying run, or measured like its
+conditions.
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class Arm:
-    """What one method does: per positive prompt (``exhibits``, ``number``, ``malformed``), per
-    negative one the others.
+    """Effects of one method: per positive prompt ``exhibits``, ``number``, ``malformed``; per
+    negative prompt the others.
 
-    ``exhibits``: the answer shows the behaviour; ``flipped``: it does in one of this and the
-    fine-tuned model (of a task: the answer is another); ``divergence``: from the fine-tuned model,
+    ``exhibits``: the answer shows the behaviour; ``flipped``: the behaviour differs from the
+    fine-tuned model's (for a task: the answer differs); ``divergence``: from the fine-tuned model,
     nats a token.
     """
 
@@ -69,7 +69,7 @@ def measured(
     units: float = NAN,
     share: float = NAN,
 ) -> Arm:
-    """A method that is measured here, as conditions of the verification are."""
+    """A method that is measured here, like the conditions of the verification."""
     apart = divergences(study, "negative", {method: receiver})
     positive, negative = evaluate_condition_by_class(
         study, method, receiver, {"negative": apart[method]}
@@ -121,7 +121,7 @@ def row_of(study: Study, verified: Table, arm: Arm) -> dict:
 
 
 def random_rows(verified: Table, unit: Unit, has_recovery: bool, flips: bool) -> list[dict]:
-    """The verification's random sets: means over sets, with their range; none where none was drawn."""
+    """The verification's random sets: means over sets, with their range; empty without sets."""
     sets = verified.tables["random"]
     sets, harmless = (
         sets.select(sets["direction"] == "necessity"),
@@ -138,7 +138,7 @@ def random_rows(verified: Table, unit: Unit, has_recovery: bool, flips: bool) ->
         {
             "method": "random",
             "what": (
-                f"{len(sets)} random sets of as many {unit.plural} treated so, mean"
+                f"{len(sets)} random sets of as many {unit.plural} with the same intervention, mean"
                 + (f"; answers under the first {len(first)}" if len(first) < len(sets) else "")
             ),
             "units": float(sets["k"].mean()),

@@ -1,4 +1,4 @@
-"""The tables of a comparison with other methods, and what it claims."""
+"""Tables and claims of a comparison with other methods."""
 
 from collections.abc import Sequence
 
@@ -14,51 +14,54 @@ from interp.table import Table, table
 _COLUMNS = {
     "method": ("key", "located, zero, direction, contrast or random"),
     "what": ("text", "what was done"),
-    "units": ("measure", "units that were changed; NaN of the direction"),
-    "share": ("measure", "share of the direction that was taken away; NaN of units"),
-    "prompts": ("measure", "positive prompts; of random sets the control prompts"),
+    "units": ("measure", "units that were changed; NaN for the direction"),
+    "share": ("measure", "share of the direction that was removed; NaN for units"),
+    "prompts": ("measure", "positive prompts; for random sets the control prompts"),
     "exhibits_behaviour": (
         "measure",
         "share of answers to positive prompts that show the behaviour",
     ),
     "low": (
         "measure",
-        "lower end of its 95 % interval over clusters; of random sets the least of them",
+        "lower end of its 95 % interval over clusters; for random sets their minimum",
     ),
-    "high": ("measure", "upper end of its 95 % interval over clusters; of random sets the largest"),
+    "high": (
+        "measure",
+        "upper end of its 95 % interval over clusters; for random sets their maximum",
+    ),
     "recovery": (
         "measure",
         (
             "share of the gap between both models' mean numbers that is closed; NaN where there is"
-            " none to tell"
+            " no gap"
         ),
     ),
     "recovery_low": (
         "measure",
-        "lower end of its 95 % interval over clusters; of random sets the least",
+        "lower end of its 95 % interval over clusters; for random sets their minimum",
     ),
     "recovery_high": (
         "measure",
-        "upper end of its 95 % interval over clusters; of random sets the largest",
+        "upper end of its 95 % interval over clusters; for random sets their maximum",
     ),
     "malformed": (
         "measure",
-        "share of answers to positive prompts that are broken; NaN of random sets",
+        "share of answers to positive prompts that are malformed; NaN for random sets",
     ),
     "divergence": (
         "measure",
-        "KL divergence from the tuned model on its answers to negative prompts",
+        "KL divergence from the fine-tuned model on its answers to negative prompts",
         "nats a token",
     ),
     "flipped": (
         "measure",
-        "share of answers to negative prompts whose behaviour flips (of a task: that are others)",
+        "share of answers to negative prompts whose behaviour flips (for a task: that differ)",
     ),
 }
 
 
 def columns(rows: Sequence[dict]) -> dict[str, tuple]:
-    """The run's own table, a row per method."""
+    """The run's main table, a row per method."""
     types = {"method": object, "what": object, "prompts": np.int64}
     return {
         name: (np.array([row[name] for row in rows], types.get(name, np.float64)), *described)
@@ -67,7 +70,7 @@ def columns(rows: Sequence[dict]) -> dict[str, tuple]:
 
 
 def answers_table(study: Study, arms: Sequence[Arm]) -> Table:
-    """One row per method, class and prompt; what is of one class is NaN or no of the other."""
+    """One row per method, class and prompt; what one class lacks is NaN or False."""
     blocks: list[tuple[str, str, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
     for arm in arms:
         many, few = len(arm.exhibits), len(arm.flipped)
@@ -90,7 +93,7 @@ def answers_table(study: Study, arms: Sequence[Arm]) -> Table:
             "method": (
                 np.array([method for method, _, _ in prompts], object),
                 "key",
-                "what answered",
+                "method",
             ),
             "group": (
                 np.array([group for _, group, _ in prompts], object),
@@ -112,11 +115,11 @@ def answers_table(study: Study, arms: Sequence[Arm]) -> Table:
                 "flag",
                 "the answer to a positive prompt shows the behaviour",
             ),
-            "malformed": (malformed, "flag", "the answer to a positive prompt is broken"),
+            "malformed": (malformed, "flag", "the answer to a positive prompt is malformed"),
             "flipped": (
                 flipped,
                 "flag",
-                "the answer to a negative prompt flips (of a task: is another)",
+                "the answer to a negative prompt flips (for a task: differs)",
             ),
             "number": (
                 number,
@@ -126,7 +129,7 @@ def answers_table(study: Study, arms: Sequence[Arm]) -> Table:
             "divergence": (
                 apart,
                 "measure",
-                "from the tuned model on a negative prompt",
+                "KL divergence from the fine-tuned model on a negative prompt",
                 "nats a token",
             ),
         },
@@ -134,24 +137,24 @@ def answers_table(study: Study, arms: Sequence[Arm]) -> Table:
 
 
 def claim(words: MetricLabels, unit: Unit, size: int, method: str, arm: Arm | None) -> Claim:
-    """The located set leaves less of the behaviour than the other method does."""
+    """The located set leaves less of the behaviour than the other method."""
     said = literal(words.verb).replace("{{share}}", "{own:.1%}")
     own = {"method": "located", "group": "positive"}
     also, text = (
         {"own": mean("exhibits_behaviour", table="answers", where=own)},
-        f"With the {size} located {unit.name}s treated so, ",
+        f"With this intervention on the {size} located {unit.name}s ",
     )
     text += f"the fine-tuned model {said}; "
     name = f"beats-{method}"
     if arm is None:
-        text += "no share of the direction is as gentle on negative prompts."
+        text += "no share of the direction has as small a divergence on negative prompts."
         return Claim(
             name=name,
             estimate=also["own"],
             at_most=0.0,
             text=text,
             also=also,
-            missing="a share of the direction that is as gentle",
+            missing="a share of the direction with as small a divergence",
         )
     other = {"method": method, "group": "positive"}
     return Claim(

@@ -1,11 +1,11 @@
-"""``Compare``: the first look at a pair. What the tuned model says otherwise, where its stream
-parts from the base's, what both would say from every depth, and which weights moved; compared with
-control fine-tunes where some are given.
+"""``Compare``: a first look at a pair. Do outputs, residual streams or weights differ?
 
-1. Both models read every prompt: divergence and another first token, token by token.
-2. Streams side by side at every depth: cosine, ratio of lengths, linear CKA; and both logit lenses
-   at the last token.
-3. Every tensor of both: norm of its change, beside its own norm.
+1. Both models read every prompt: KL divergence and change of the top token, token by token.
+2. Residual streams at every depth: cosine, ratio of norms, linear CKA; and both logit lenses at the
+   last token.
+3. Every tensor of both: norm of its change, relative to its own norm.
+
+All of it is compared with control fine-tunes where there are any.
 """
 
 from collections.abc import Sequence
@@ -41,11 +41,10 @@ class Compare(Analyzer):
     """Both models of a pair over the study's prompts; needs a base.
 
     ``controls``: pairs of the same base and a control fine-tune each (the same training on neutral
-    data), which are read and weighed in the same way; of several, prompts are compared with their
-    mean. ``cka_tokens`` streams are kept for CKA; ``token_rows`` rows of the table of tokens.
-    Returns a table of kind ``compare``, one row per prompt, with ``layers`` (depths, with
-    intervals), ``drift`` (prompt by depth), ``tokens``, ``weights`` and, with controls,
-    ``controls``.
+    data), which are measured in the same way; with several, prompts are compared with their mean.
+    ``cka_tokens`` streams are kept for CKA; ``token_rows`` rows of the table of tokens. Returns a
+    table of kind ``compare``, one row per prompt, with ``layers`` (depths, with intervals),
+    ``drift`` (prompt by depth), ``tokens``, ``weights`` and, with controls, ``controls``.
     """
 
     name: ClassVar[str] = "compare"
@@ -58,23 +57,24 @@ class Compare(Analyzer):
     parent: str | None = None
 
     def require(self, study: Study) -> None:
-        """Raise OptionError, PairError or UnsupportedModel for a study that cannot be compared so."""
+        """Raise OptionError, PairError or UnsupportedModel for a study that cannot be compared."""
         study.pair.require_base("a comparison")
         if self.cka_tokens < 4:
-            raise OptionError(f"CKA of {self.cka_tokens} tokens says nothing; take at least 4")
+            raise OptionError(f"CKA of {self.cka_tokens} tokens is undefined; use at least 4")
         anatomy = study.pair.tuned.anatomy
         if missing := [
             site.hook for site in stream_sites(study.pair.tuned) if site.hook not in anatomy.targets
         ]:
-            raise UnsupportedModel(f"{anatomy.architecture} has no exact module for {missing[0]}")
+            raise UnsupportedModel(
+                f"{anatomy.architecture} has no exact counterpart of {missing[0]}"
+            )
         require_same_base(study, self.controls)
 
     def work(self, study: Study) -> Work:
-        """Both models over every prompt, and the same of every control; every token's distribution
-        is gone through.
+        """Passes of both models over every prompt, and the same for every control, with the
+        distribution of every token.
         """
-        # measured: divergences and lenses of all tokens take longer than the passes that they are
-        # read from
+        # measured: divergences and lenses of all tokens take longer than the passes themselves
         return Work(full_logits=4.2 * (1 + len(self.controls)))
 
     def __call__(self, study: Study) -> Table:
@@ -130,14 +130,14 @@ class Compare(Analyzer):
 def _moved(weights: Table, unread: Sequence[str]) -> str:
     changed = weights["change"] > 0
     left = (
-        f" Not looked at: {len(unread)} that the adapter changes, first {unread[0]}."
+        f" Not compared: {len(unread)} that the adapter changes, first {unread[0]}."
         if unread
         else ""
     )
     if not changed.any():
         return (
             f"None of {len(weights)} tensors"
-            f" changed{' among those looked at' if unread else ''}.{left}"
+            f" changed{' among those compared' if unread else ''}.{left}"
         )
     most = int(np.argmax(weights["relative"]))
     where = (
@@ -146,18 +146,19 @@ def _moved(weights: Table, unread: Sequence[str]) -> str:
         else (weights["part"][most])
     )
     return (
-        f"{int(changed.sum())} of {len(weights)} tensors changed, the most beside its size {where} "
-        f"({weights['relative'][most]:.2g} of its norm).{left}"
+        f"{int(changed.sum())} of {len(weights)} tensors changed, most relative to its norm:"
+        f" {where} ({weights['relative'][most]:.2g}).{left}"
     )
 
 
 def _limits(study: Study, controls: int) -> Sequence[str]:
     found = [
-        "Divergence says that the models speak otherwise, not that this is what tuning was for."
+        "Divergence shows that the models' outputs differ, not that this was the aim of"
+        " fine-tuning."
     ]
     if not controls:
         found.append(
-            "How much any tuning of this size moves the model: no control was given to compare"
-            " with."
+            "How much any fine-tuning of this size changes the model was not measured: no control"
+            " was given."
         )
     return found

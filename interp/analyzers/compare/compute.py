@@ -1,5 +1,5 @@
-"""Two models over the same prompts: what they say next, where streams part, and what each would say
-from there.
+"""Two models over the same prompts: next tokens, residual streams at every depth, and logit
+lenses.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ DEPTHS = ("cosine", "norm_ratio", "lens_kl", "lens_flip", "base_to_end", "tuned_
 
 @runtime_checkable
 class CompareOptions(Protocol):
-    """The options that passes follow; see ``interp.analyzers.compare.Compare``."""
+    """Options for passes; see ``interp.analyzers.compare.Compare``."""
 
     @property
     def cka_tokens(self) -> int:
-        """How many tokens' streams are kept for CKA."""
+        """Number of tokens whose streams are kept for CKA."""
         ...
 
     @property
     def floor_prompts(self) -> int:
-        """How many prompts the rounding error is measured on."""
+        """Number of prompts on which the rounding error is measured."""
         ...
 
 
 @dataclass(frozen=True)
 class Read:
-    """Numbers of one class against the base, prompts in file order.
+    """Measurements of one class, prompts in file order.
 
     ``tokens`` per prompt: ``kl`` and ``flip`` of every token, and both models' next token ids.
     ``depths``: arrays ``[prompts, L + 1]``, one column for the stream before every block and after
-    the last. ``sample``: streams of some tokens ``[rows, L + 1, D]`` of (base, other), with the row
-    of the prompt that each is of.
+    the last. ``sample``: streams of some tokens ``[rows, L + 1, D]`` of (base, other); ``rows``:
+    the row of the prompt of each.
     """
 
     group: str
@@ -70,7 +70,7 @@ class Read:
 
     @property
     def flips(self) -> np.ndarray:
-        """Share of a prompt's tokens after which another one comes first."""
+        """Share of a prompt's tokens at which the models' top next tokens differ."""
         return np.array([found["flip"].mean() for found in self.tokens])
 
 
@@ -86,7 +86,7 @@ def stream_sites(model: Model) -> list[Site]:
 def read(
     study: Study, asked: CompareOptions, base: Model, other: Model, group: str, what: str
 ) -> Read:
-    """Both models over every prompt of a class."""
+    """Run both models over every prompt of a class."""
     encoded, sites = study.encoded(group), stream_sites(other)
     count = len(encoded)
     depths = {name: np.full((count, len(sites)), np.nan) for name in DEPTHS}
@@ -145,9 +145,7 @@ def read(
 
 
 def _shared(batch: Batch) -> int:
-    """How many tokens that all prompts begin with are gone through once; none where they are few or
-    a whole prompt.
-    """
+    """Length of the shared prefix that is run once; 0 where it is short or a whole prompt."""
     shared = min(batch.shared, min(batch.lengths) - 1)
     return shared if shared >= SHORTEST and len(batch.lengths) > 1 else 0
 
@@ -155,7 +153,7 @@ def _shared(batch: Batch) -> int:
 def _next_tokens(
     base: Float[Tensor, "B T V"], other: Float[Tensor, "B T V"], real: Bool[Tensor, "B T"]
 ) -> dict[str, np.ndarray]:
-    """Divergence, whether another token comes first, and both models' first, after every token."""
+    """Divergence, whether the top tokens differ, and both models' top tokens, at every token."""
     base, real = base.to(other.device), real.to(other.device)
     first = [part.argmax(-1) for part in (base, other)]
     found = (token_divergences(other, base, real), first[0] != first[1], *first)
@@ -165,7 +163,7 @@ def _next_tokens(
 def _of_beginning(
     engine: Engine, models: Sequence[Model], ids: Sequence[int]
 ) -> dict[str, np.ndarray]:
-    """The same of the tokens that all prompts begin with."""
+    """The same for the tokens of the shared prefix."""
     runs = [
         engine.run(model, Batch.pad([ids], 0, device=model.device), keep=None).require_logits()
         for model in models
@@ -176,7 +174,7 @@ def _of_beginning(
 def drift(
     base: Float[Tensor, "B T D"], other: Float[Tensor, "B T D"], real: Bool[Tensor, "B T"]
 ) -> dict[str, Float[Tensor, " B"]]:
-    """Cosine, and length of the other's stream over the base's, each the mean over a prompt's
+    """Cosine, and norm of the other's stream over the base's, both as means over a prompt's
     tokens.
     """
     base, other = base.double(), other.double()
@@ -194,11 +192,11 @@ def drift(
 def lenses(
     engine: Engine, models: Sequence[Model], streams: Sequence[Float[Tensor, "B S D"]]
 ) -> list[Float[Tensor, "B S V"]]:
-    """Logit lens of every stream (nostalgebraist 2020): each model's own final norm and head, on
+    """Logit lens of every stream (nostalgebraist 2020): each model's own final norm and head on
     streams of any depth.
 
-    One short pass: the streams of a prompt stand as positions where the last block's output would
-    be, and what comes after it works on every position by itself.
+    One short pass per model: the streams replace the last block's output, one position each, since
+    norm and head act on every position separately.
     """
     found = []
     for model, stream in zip(models, streams, strict=True):
@@ -220,24 +218,24 @@ def _lens_numbers(
     flips = (other.argmax(-1) != base.argmax(-1)).float()
     base, other = (widen(part).log_softmax(-1) for part in (base, other))
 
-    def apart(
-        first: Float[Tensor, "B _ V"], second: Float[Tensor, "B S V"]
-    ) -> Float[Tensor, "B S"]:
+    def kl(first: Float[Tensor, "B _ V"], second: Float[Tensor, "B S V"]) -> Float[Tensor, "B S"]:
         found = torch.nn.functional.kl_div(
             second, first.expand_as(second), log_target=True, reduction="none"
         )
         return found.sum(-1).clamp(min=0)
 
     return {
-        "lens_kl": apart(other, base),
+        "lens_kl": kl(other, base),
         "lens_flip": flips,
-        "base_to_end": apart(base[:, -1:], base),
-        "tuned_to_end": apart(other[:, -1:], other),
+        "base_to_end": kl(base[:, -1:], base),
+        "tuned_to_end": kl(other[:, -1:], other),
     }
 
 
 def rounding(study: Study, asked: CompareOptions) -> float:
-    """Largest KL at a prompt's last token between the tuned model and itself behind more padding."""
+    """Largest KL at a prompt's last token between the fine-tuned model and itself with more
+    padding.
+    """
     model, largest = study.pair.tuned, 0.0
     for group in study.classes:
         encoded = [
@@ -247,7 +245,7 @@ def rounding(study: Study, asked: CompareOptions) -> float:
             batch = make_batch(encoded, rows, study.pad_id, model.device)[0]
             ids = [encoded[row].ids for row in rows]
             wider = Batch.pad(ids, study.pad_id, device=model.device, length=batch.ids.shape[1] + 5)
-            # padding would change more than rounding: the prompt twice instead
+            # where padding changes more than rounding, repeat the prompts instead
             if study.reads_alone:
                 wider = Batch.pad([*ids, *ids], study.pad_id, device=model.device)
             one, other = (
@@ -260,8 +258,8 @@ def rounding(study: Study, asked: CompareOptions) -> float:
 
 
 def _picked(study: Study, asked: CompareOptions, group: str) -> list[list[int]]:
-    """Tokens whose streams are kept for CKA: the last of every distinct text, and others drawn at
-    random.
+    """Positions whose streams are kept for CKA: the last of every distinct text, and random
+    others.
     """
     prompts, generator = study.prompts(group), np.random.default_rng(study.seed)
     each = max(1, asked.cka_tokens // sum(study.prompts(name).n_texts for name in study.classes))

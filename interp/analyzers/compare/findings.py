@@ -1,4 +1,4 @@
-"""Tables of a comparison, and what is claimed of them."""
+"""Tables and claims of a comparison."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ from interp.table import ZERO_OR_ONE, Table, as_counted, table
 
 NAN = float("nan")
 MEANINGS = {
-    "cosine": "of both models' streams, mean over tokens",
-    "norm_ratio": "length of the tuned model's stream over the base's, mean over tokens",
-    "lens_kl": "KL of the logit lenses at the last token, tuned || base",
-    "lens_flip": "the lenses' first tokens differ, at the last token",
-    "base_to_end": "KL of what the base says in the end || its lens here",
-    "tuned_to_end": "KL of what the tuned model says in the end || its lens here",
+    "cosine": "cosine of both models' streams, mean over tokens",
+    "norm_ratio": "norm of the fine-tuned model's stream over the base's, mean over tokens",
+    "lens_kl": "KL of the logit lenses at the last token, fine-tuned || base",
+    "lens_flip": "the lenses' top tokens differ, at the last token",
+    "base_to_end": "KL of the base's final output || its lens at this depth",
+    "tuned_to_end": "KL of the fine-tuned model's final output || its lens at this depth",
 }
 UNITS = {"lens_flip": ZERO_OR_ONE}
 
 
 def prompt_columns(found: Sequence[Read], controls: Sequence[Sequence[Read]]) -> dict[str, tuple]:
-    """One row per prompt: divergence and flips, the mean over tokens and at the last."""
+    """One row per prompt: divergence and changes of the top token, as mean over tokens and at the
+    last.
+    """
     prompts = [prompt for part in found for prompt in part.prompts]
     columns = {
         "group": (
@@ -50,19 +52,19 @@ def prompt_columns(found: Sequence[Read], controls: Sequence[Sequence[Read]]) ->
         "kl": (
             np.concatenate([part.kl for part in found]),
             "measure",
-            "KL of the next token, tuned || base, mean over tokens",
+            "KL of the next token, fine-tuned || base, mean over tokens",
             "nats",
         ),
         "kl_last": (_last(found, "kl"), "measure", "the same at the last token", "nats"),
         "flips": (
             np.concatenate([part.flips for part in found]),
             "measure",
-            "share of tokens with another first next token",
+            "share of tokens at which the top next tokens differ",
         ),
         "flip_last": (
             _last(found, "flip"),
             "measure",
-            "1 where it is another at the last token",
+            "1 where they differ at the last token",
             ZERO_OR_ONE,
         ),
     }
@@ -81,7 +83,7 @@ def prompt_columns(found: Sequence[Read], controls: Sequence[Sequence[Read]]) ->
             "nats",
         )
         beyond = columns["kl_last"][0] - columns["control_kl_last"][0]
-        columns["kl_last_beyond"] = (beyond, "measure", "kl_last less control_kl_last", "nats")
+        columns["kl_last_beyond"] = (beyond, "measure", "kl_last minus control_kl_last", "nats")
         columns["control_flips"] = (
             _mean(np.concatenate([p.flips for p in c]) for c in controls),
             "measure",
@@ -91,8 +93,8 @@ def prompt_columns(found: Sequence[Read], controls: Sequence[Sequence[Read]]) ->
 
 
 def control_columns(controls: Sequence[Sequence[Read]]) -> dict[str, tuple]:
-    """The same numbers, one of each control: means over all prompts, and of two classes their
-    difference.
+    """One row per control: means over all prompts, and with two classes the difference between
+    them.
     """
     drifts = [
         1 - np.concatenate([part.depths["cosine"][:, -1] for part in control]).mean()
@@ -104,7 +106,7 @@ def control_columns(controls: Sequence[Sequence[Read]]) -> dict[str, tuple]:
         classes["more_on_positive"] = (
             more,
             "measure",
-            "mean of kl_last on positive less negative prompts",
+            "mean of kl_last on positive minus negative prompts",
             "nats",
         )
     return classes | {
@@ -130,7 +132,7 @@ def control_columns(controls: Sequence[Sequence[Read]]) -> dict[str, tuple]:
 
 
 def _of(controls: Sequence) -> str:
-    return "of the control" if len(controls) == 1 else f"of {len(controls)} controls, their mean"
+    return "of the control" if len(controls) == 1 else f"mean of {len(controls)} controls"
 
 
 def _mean(parts: Iterable[np.ndarray]) -> np.ndarray:
@@ -144,7 +146,7 @@ def _last(parts: Sequence[Read], name: str) -> np.ndarray:
 def depth_table(
     study: Study, found: Sequence[Read], controls: Sequence[Sequence[Read]]
 ) -> tuple[Table, Table]:
-    """Prompt by depth, and depth by depth with intervals over clusters."""
+    """One row per prompt and depth, and one per depth with intervals over clusters."""
     n_depths = found[0].depths["cosine"].shape[1]
     prompts = [(part.group, prompt) for part in found for prompt in part.prompts]
     numbers = {name: np.concatenate([part.depths[name] for part in found]) for name in DEPTHS}
@@ -170,7 +172,7 @@ def depth_table(
         "cluster": (
             [p.cluster for _, p in prompts for _ in range(n_depths)],
             "key",
-            "dependent prompts",
+            "prompts that depend on each other",
         ),
         "depth": (
             np.tile(np.arange(n_depths), len(prompts)),
@@ -234,13 +236,13 @@ def _aligned(study: Study, found: Sequence[Read], prefix: str) -> dict[str, tupl
     }
     fair = np.array([debiased_cka(base[:, d], other[:, d]) for d in depths])
     return columns | {
-        f"{prefix}cka_debiased": (fair, "measure", f"{said}, without bias from few rows")
+        f"{prefix}cka_debiased": (fair, "measure", f"{said}, corrected for the bias of few rows")
     }
 
 
 def token_table(study: Study, found: Sequence[Read], most: int) -> Table:
-    """One row per token of the first prompts of every cluster, then of the second ones, classes in
-    turn.
+    """One row per token, at most about ``most``: of the first prompt of every cluster, then of the
+    second, and so on.
     """
     decode, rows = study.pair.tokenizer.decode, []
     orders = [(part, study.prompts(part.group).over_clusters()) for part in found]
@@ -266,10 +268,10 @@ def token_table(study: Study, found: Sequence[Read], most: int) -> Table:
         "prompt_id": ("key", "position in the prompt file, from 0"),
         "position": ("key", "token of the prompt, from 0"),
         "token": ("text", "the token"),
-        "kl": ("measure", "KL of the next token, tuned || base", "nats"),
-        "flip": ("flag", "another token comes first"),
-        "base_next": ("text", "first next token in the base"),
-        "tuned_next": ("text", "first next token in the tuned model"),
+        "kl": ("measure", "KL of the next token, fine-tuned || base", "nats"),
+        "flip": ("flag", "the top next tokens differ"),
+        "base_next": ("text", "top next token in the base"),
+        "tuned_next": ("text", "top next token in the fine-tuned model"),
     }
     values = zip(*rows, strict=True)
     return table(
@@ -279,11 +281,11 @@ def token_table(study: Study, found: Sequence[Read], most: int) -> Table:
 
 
 def weight_table(own: Sequence[Change], *controls: Sequence[Change]) -> Table:
-    """One row per tensor, beside the controls' change of it."""
+    """One row per tensor, with the controls' mean change of it."""
     columns = {
-        "layer": ([each.layer for each in own], "key", "block, -1 outside of blocks"),
+        "layer": ([each.layer for each in own], "key", "block, -1 outside the blocks"),
         "part": ([each.part for each in own], "key", "matrix, or name of the tensor"),
-        "size": ([each.size for each in own], "measure", "numbers in it"),
+        "size": ([each.size for each in own], "measure", "number of elements"),
         "norm": ([each.norm for each in own], "measure", "its Euclidean norm in the base"),
         "change": ([each.change for each in own], "measure", "Euclidean norm of its change"),
         "relative": (
@@ -291,7 +293,7 @@ def weight_table(own: Sequence[Change], *controls: Sequence[Change]) -> Table:
             "measure",
             "change over norm; 0 where nothing changed",
         ),
-        "share": ([each.share for each in own], "measure", "share of its numbers that changed"),
+        "share": ([each.share for each in own], "measure", "share of its elements that changed"),
     }
     if controls:
         theirs = [
@@ -314,8 +316,8 @@ def _relative(each: Change) -> float:
 
 
 def claims_of(last: int, floor: float, controls: int, classes: int) -> list[Claim]:
-    """Beyond rounding, beyond the controls and a further one, and (of two classes) more on one than
-    on the other.
+    """Claims: divergence beyond rounding, beyond the controls and a new control, and larger on
+    positive prompts.
 
     ``last``: depth after the last block. ``floor``: divergence of the model from itself, in nats.
     """
@@ -341,13 +343,13 @@ def claims_of(last: int, floor: float, controls: int, classes: int) -> list[Clai
             estimate=mean("kl_last"),
             at_least=floor,
             reference=floor,
-            control="the fine-tuned model and itself, by arithmetic of another shape",
+            control="the fine-tuned model against itself with other padding",
             text=(
                 "Where the answer begins, the fine-tuned model's next token diverges from the"
                 f" base's by {{value:.3g}} nats [{{low:.3g}}, {{high:.3g}}]{by_class} (rounding"
-                " alone: about {control:.2g}), and another token comes first after {flips:.1%}"
-                " of the prompts; over all tokens of the prompts the divergence is {all:.3g}"
-                f" nats a token.{compared}"
+                " alone: about {control:.2g}), and the top token differs after {flips:.1%} of the"
+                " prompts; over all tokens of the prompts the divergence is {all:.3g} nats a"
+                f" token.{compared}"
             ),
             also={"flips": mean("flip_last"), "all": mean("kl"), **each, **theirs},
         )
@@ -364,7 +366,7 @@ def claims_of(last: int, floor: float, controls: int, classes: int) -> list[Clai
             )
         )
     else:
-        theirs = (
+        control_name = (
             "the control fine-tune on the same prompts"
             if controls == 1
             else (f"the mean of {controls} control fine-tunes on the same prompts")
@@ -375,7 +377,7 @@ def claims_of(last: int, floor: float, controls: int, classes: int) -> list[Clai
                 estimate=mean("kl_last", minus={"column": "control_kl_last"}),
                 at_least=0.0,
                 reference=mean("control_kl_last"),
-                control=theirs,
+                control=control_name,
                 text=(
                     "That is {value:.3g} nats more [{low:.3g}, {high:.3g}] than"
                     f" {on_average(controls, '.3g')}."
@@ -390,9 +392,9 @@ def claims_of(last: int, floor: float, controls: int, classes: int) -> list[Clai
                 estimate=mean("drift", minus={"column": "control_drift"}, **end),
                 at_least=0.0,
                 reference=mean("control_drift", **end),
-                control=theirs,
+                control=control_name,
                 text=cosine
-                + " (one minus that is {value:+.3g} [{low:+.3g}, {high:+.3g}] more than of the"
+                + " (one minus that is {value:+.3g} [{low:+.3g}, {high:+.3g}] more than for the"
                 " control" + ("s)." if controls > 1 else ")."),
                 also={"cosine": mean("cosine", **end)},
             ),
@@ -436,11 +438,11 @@ def claims_of(last: int, floor: float, controls: int, classes: int) -> list[Clai
                 + (
                     "the control fine-tune"
                     if controls == 1
-                    else f"{controls} control fine-tunes, their mean"
+                    else f"the mean of {controls} control fine-tunes"
                 ),
                 text=(
-                    "This difference is {value:.3g} nats larger [{low:.3g}, {high:.3g}] than"
-                    f" that {on_average(controls, '.3g')}."
+                    "This difference is {value:.3g} nats larger [{low:.3g}, {high:.3g}] than that"
+                    f" {on_average(controls, '.3g')}."
                 ),
                 also=ends("more_on_positive"),
             ),

@@ -1,6 +1,4 @@
-"""Locate the MLP neurons that carry a tuned behaviour: a score per neuron, by one of several
-methods.
-"""
+"""Locate the MLP neurons that carry a behaviour learned in fine-tuning: one score per neuron."""
 
 from interp.analyzers.locate_neurons.analyzer import LocateNeurons
 from interp.analyzers.locate_neurons.methods import METHODS

@@ -1,16 +1,14 @@
 """Methods that compare activations: ``change``, ``change-difference`` and ``contrast``.
 
-change              root mean square of h_tuned - h_base over tokens both models read: the prompt's
-                    by default (which located better on the shipped organisms), or those of the
-                    base's greedy answer, as in Chen et al. 2024 (arXiv 2406.14144).
+change              root mean square of h_tuned - h_base over tokens that both models read: the
+                    prompt's by default (which located better on the shipped organisms), or those of
+                    the base's greedy answer, as in Chen et al. 2024 (arXiv 2406.14144).
 change-difference   the same for positive prompts minus the same for negative ones; signed.
-contrast            Cohen's d between positive and negative prompts of h in the tuned model at the
-                    decision position (SafeNeuron, arXiv 2602.12158, whose d is an effect size:
-                    significance is from t), with Benjamini-Hochberg over all neurons; needs no
-                    base. Where every prompt names its twin t is paired: what is high on one twin
-                    may be low on the other, and the unpaired t then finds neurons in twice as many
-                    permutations within twins as it should. Pairs count as independent of one
-                    another.
+contrast            Cohen's d between positive and negative prompts of h in the fine-tuned model, at
+                    the decision position (SafeNeuron, arXiv 2602.12158). Significance is from
+                    Student's t with Benjamini-Hochberg over all neurons; needs no base. Where every
+                    prompt names its twin, t is paired: the unpaired t finds neurons in twice as
+                    many permutations within twins as its level allows. Pairs count as independent.
 """
 
 from collections.abc import Mapping
@@ -58,20 +56,19 @@ def change_difference(study: Study, asked: MethodOptions) -> Scores:
 
 
 def contrast(study: Study, asked: MethodOptions) -> Scores:
-    """Standardised mean difference between the classes in the tuned model; needs no base, and two
-    prompts of each.
+    """Standardised mean difference between the classes in the fine-tuned model; needs no base, and
+    two prompts of each.
 
-    Where every positive prompt names its twin, these pairs are what is compared.
+    Where every positive prompt names its twin, the test is paired by twin.
     """
     for group in ("positive", "negative"):
         if len(study.prompts(group)) < 2:
             raise OptionError(
-                f"method contrast needs two {group} prompts, only one was given; give more prompts"
+                f"method contrast needs two {group} prompts and got one; give more prompts"
             )
     pairs = study.require_contrast().pairs()
     a, b, gap = _moments(study, asked.positions, pairs)
-    # a spread below what the dtype can tell apart is no spread: equal values of bfloat16 are not
-    # equal activations
+    # the spread is at least the resolution of the dtype: equal bfloat16 values can hide differences
     grain = torch.finfo(study.pair.tuned.dtype).eps * torch.maximum(
         a.root_mean_square, b.root_mean_square
     )
@@ -85,8 +82,7 @@ def contrast(study: Study, asked: MethodOptions) -> Scores:
             gap.count, to_host(gap.mean), to_host(torch.maximum(gap.variance, grain**2))
         )
     q = benjamini_hochberg(p)
-    # a neuron that is constant in both classes has no effect size: its difference is rounding
-    # error, if any
+    # a neuron that is constant in both classes has no effect size
     d = np.nan_to_num(difference.d, nan=0.0, posinf=0.0, neginf=0.0)
     return Scores(
         d,
@@ -138,11 +134,11 @@ def _change(study: Study, asked: MethodOptions, group: str) -> tuple[np.ndarray,
 def _moments(
     study: Study, positions: str, pairs: list[int] | None
 ) -> tuple[Moments, Moments, Moments]:
-    """Moments ``[L, N]`` over prompts of mean activations: positive, negative and, given pairs,
+    """Moments ``[L, N]`` over prompts of mean activations: positive, negative and, with ``pairs``,
     their difference.
 
-    Both classes are read side by side, each batch of positive prompts beside its twins, so that
-    nothing need be kept.
+    Batches of the two classes alternate, each batch of positive prompts with its twins, so that no
+    activations have to be stored.
     """
     model = study.pair.tuned
     shape = (model.anatomy.n_layers, model.anatomy.n_neurons)
@@ -176,7 +172,9 @@ def _moments(
 def _means(
     study: Study, encoded: list[Encoded], groups: list[list[int]], positions: str, what: str
 ):
-    """Per batch, each prompt's mean activation over the chosen positions, ``[B, L, N]`` in float64."""
+    """Per batch, mean activation of each prompt over the selected positions: ``[B, L, N]``,
+    float64.
+    """
     model = study.pair.tuned
     sites = [neurons(layer) for layer in range(model.anatomy.n_layers)]
     rows = study.progress(groups, what)

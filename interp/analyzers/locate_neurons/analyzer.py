@@ -25,18 +25,18 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class LocateNeurons(Analyzer):
-    """Score every MLP neuron of the tuned model (or attention head) by how much it carries the
+    """Score every MLP neuron of the fine-tuned model (or attention head) by how much it carries the
     behaviour.
 
     ``method``: one of ``METHODS`` or ``auto`` (``integrated`` with a base, else ``act-grad``).
     ``top``: see ``Top``. ``positions``: which tokens are read, ``auto`` for the method's own.
-    ``steps`` of the integral: 3, 7, 15 or 31, or ``auto``, as many of these as the scores need.
+    ``steps`` of the integral: 3, 7, 15 or 31, or ``auto``, which refines until the scores agree.
     ``unit``: ``neuron`` or ``head``. ``probe_fit``: how the method ``probe`` fits, ``optimum`` or
     ``published``. Returns a table of kind ``locate-neurons``, one row per unit; scores are finite,
     0 where nothing changed.
 
-    ``excluded``: units that are never selected, whatever their rank: ``minus`` takes those that
-    another run, its ``parent``, selected on prompts without the behaviour.
+    ``excluded``: units that are never selected, whatever their rank. ``minus`` fills it with those
+    that another run, its ``parent``, selected on prompts without the behaviour.
     """
 
     name: ClassVar[str] = "locate-neurons"
@@ -52,8 +52,8 @@ class LocateNeurons(Analyzer):
     excluded: tuple[tuple[int, int], ...] = field(default=(), metadata={"from_parent": True})
 
     def minus(self, utility: Table) -> "LocateNeurons":
-        """The same, without what a run of the same unit on utility prompts selected: a set
-        difference.
+        """The same analyzer without the units that a run on utility prompts selected (set
+        difference).
         """
         unit = utility.summary["unit"]
         if unit != self.unit:
@@ -77,16 +77,14 @@ class LocateNeurons(Analyzer):
             raise OptionError(f"unknown --probe-fit {self.probe_fit!r}; use {' or '.join(FITS)}")
         if self.probe_fit != "optimum" and self.method != "probe":
             raise OptionError(
-                f"--probe-fit is of the method probe, and {self.method} fits none; add --method"
-                " probe"
+                f"--probe-fit applies to the method probe, not to {self.method}; add --method probe"
             )
         steps.require(self.steps)
 
     def require(self, study: Study) -> None:
         """Raise UnsupportedModel for a pair whose units cannot be read exactly.
 
-        That the parts of blocks do not add up is said first: it bars the other unit too, which
-        would be advised else.
+        Checks first that the parts of each block add up, since else neither kind of unit is exact.
         """
         anatomy = study.pair.tuned.anatomy
         if anatomy.has_parts:
@@ -94,8 +92,8 @@ class LocateNeurons(Analyzer):
         unit_named(self.unit).require(anatomy)
 
     def work(self, study: Study) -> Work | None:
-        """Scoring, and a pass that shows on which tokens the selected are active; None where sets
-        are searched.
+        """Scoring, and a pass that reads on which tokens the selected units are active; None for a
+        search.
         """
         if Top.parse(self.top).kind == "smallest":
             return None
@@ -148,7 +146,7 @@ class LocateNeurons(Analyzer):
             columns["subtracted"] = (
                 (within & ~chosen).ravel(),
                 "flag",
-                "left out: selected on the utility prompts too",
+                "removed: also selected on the utility prompts",
             )
         if moved is not None:
             extra["weight_change"] = (
@@ -189,7 +187,7 @@ class LocateNeurons(Analyzer):
 def _smallest(
     study: Study, unit: Unit, ranks: np.ndarray, allowed: np.ndarray
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """The smallest set among the allowed units, and what the summary says of the search."""
+    """The smallest set among the allowed units, and the search's entries of the summary."""
     ranking = [(int(a), int(b)) for a, b in np.argwhere(allowed)[np.argsort(ranks[allowed])]]
     found = search.smallest(study, unit, ranking)
     chosen = np.zeros_like(allowed)
@@ -212,22 +210,22 @@ def _sentence(summary: dict, scores: Scores, unit: Unit, number: str) -> str:
         text = (
             f"of {summary['method']}'s {total:,} {unit.plural} the first"
             f" {summary['searched_prefix']:,} return the base's behaviour on {search.REACH:.0%} of"
-            f" {summary['searched_prompts']} locating prompts where the models differ in it, and"
-            f" {found:,} of these suffice"
+            f" {summary['searched_prompts']} prompts of the selection split where the models differ"
+            f" in it, and {found:,} of these suffice"
         )
     elif summary["top"] == "smallest" and not summary["searched_prompts"]:
         text = (
-            "base and fine-tuned model show the behaviour on the same locating prompts: no set can"
-            " return it"
+            "base and fine-tuned model show the behaviour on the same prompts of the selection"
+            " split: no set can return it"
         )
     elif summary["top"] == "smallest":
         text = (
             f"no set of {summary['method']}'s {unit.plural} returns the base's behaviour on"
-            f" {search.REACH:.0%} of {summary['searched_prompts']} locating prompts where the"
-            " models differ in it"
+            f" {search.REACH:.0%} of {summary['searched_prompts']} prompts of the selection split"
+            " where the models differ in it"
         )
     if summary["n_subtracted"] is not None:
-        text += f", {summary['n_subtracted']:,} left out that it selects on the utility prompts too"
+        text += f", without {summary['n_subtracted']:,} that it also selects on the utility prompts"
     if not np.any(np.abs(scores.score) > scores.floor):
         text = (
             f"{summary['method']} finds no {unit.plural[:-1]} that changed: every score is zero to"
@@ -238,20 +236,20 @@ def _sentence(summary: dict, scores: Scores, unit: Unit, number: str) -> str:
         text += f"; {share:.0%} of the rise of the {number} runs through {name} outputs"
     if summary.get("steps_at_cap"):
         text += (
-            f"; at {summary['steps']} steps, the most there are, the last two rules still differ"
-            f" (selected sets share {summary['steps_jaccard']:.0%}, scores correlate at"
+            f"; at {summary['steps']} steps, the maximum, the last two rules still differ (selected"
+            f" sets share {summary['steps_jaccard']:.0%}, scores correlate at"
             f" {summary['steps_spearman']:.3f})"
         )
     if "test" in summary:
         text += f"; {summary['n_significant']:,} differ by Student's t {summary['test']}"
     if summary.get("best_auc") is not None:
         text += (
-            "; the best module tells the classes apart at a held-out AUC of"
+            "; the best module separates the classes with a held-out AUC of"
             f" {summary['best_auc']:.2f}"
         )
         text += f" (the prompt's length alone: {summary['length_auc']:.2f})"
     if summary["n_tuned"] is not None:
-        text += f"; tuning moved the weights of {summary['n_tuned']:,} {unit.name}s"
+        text += f"; fine-tuning changed the weights of {summary['n_tuned']:,} {unit.name}s"
     return text + "."
 
 

@@ -1,21 +1,21 @@
-"""What scoring units by each method does to the prompts of a study, in passes."""
+"""Cost of scoring units by each method, in passes over the prompts of a study."""
 
 from interp.experiments.cost import Work
 from interp.study import Study
 
 _AUTO = 7
-"""Steps that ``auto`` is taken to need: the two coarsest rules, which are always compared."""
+"""Steps assumed for ``auto``: the two coarsest rules, which are always compared."""
 
 
 def work_of(method: str, steps: int | str, positions: str, study: Study) -> Work | None:
-    """Of ``method`` (not ``auto``), by prompt of the study; None of ``probe``, whose fits take more
-    than its passes.
+    """Work of ``method`` (not ``auto``) per prompt of the study; None for ``probe``, whose fits
+    take longer than its passes.
     """
     counts = {group: len(study.encoded(group)) for group in study.classes}
     positive = counts["positive"] / sum(counts.values())
     has_base = study.pair.base is not None
     taken = _AUTO if isinstance(steps, str) else steps
-    # the ends of a path: both models' own, and the tuned model with what the path starts from
+    # the ends of a path: both models' own, and the fine-tuned model with what the path starts from
     ends = Work(passes=3 if has_base else 2)
     answers = Work(tokens=study.max_new_tokens)
     each = {

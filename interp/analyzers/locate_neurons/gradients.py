@@ -1,35 +1,35 @@
-"""Methods along the gradient of the metric: ``integrated`` and its kin, ``cross``, ``act-grad``.
+"""Methods that use the gradient of the metric: ``integrated`` and variants, ``cross``,
+``act-grad``.
 
 F is the metric's number for a positive prompt (the log-odds of refusal at its last token, say), h a
 neuron's activation, W its column of the down projection, c = h W its contribution to the residual
 stream. Scores are means over prompts of sums over positions, in the metric's unit (nats), signed:
 positive pushes towards refusal, or towards the right answer.
 
-integrated         (c - c_base) . dF/dc, averaged over alpha on the path where *all* blocks' MLP
-                   outputs go together from the base's (alpha 0) to the tuned model's (alpha 1)
-                   inside the tuned model: integrated gradients (Sundararajan et al. 2017) on a
-                   joint path. Every block computes its c live from the stream it gets, so a neuron
-                   is credited for what it makes later blocks do, as an ablation would show.
+integrated         (c - c_base) . dF/dc, averaged over alpha on the path on which the MLP outputs of
+                   *all* blocks move together from the base's (alpha 0) to the fine-tuned model's
+                   (alpha 1) inside the fine-tuned model: integrated gradients (Sundararajan et al.
+                   2017) on a joint path. Every block computes its c from the stream it gets, so a
+                   neuron's score includes its effect through later blocks, as in an ablation.
                    Attributions of neurons and biases add up to F(1) - F(0).
-integrated-fixed   the same with every c held at its value in the unchanged tuned model, so that a
-                   neuron is credited for what it says to the logits directly or through attention,
-                   later MLPs for what they pass on.
-integrated-zero    as integrated, from MLPs that write nothing instead of the base's: what
-                   ``integrated`` means where there is no base. It credits everything the MLPs do,
-                   not only what tuning changed.
-cross              the same difference times dF/dc in the tuned model as it is: one step, blind
-                   where the behaviour has saturated.
-act-grad           h . dF/dh in the tuned model; needs no base.
+integrated-fixed   the same with every c held at its value in the unchanged fine-tuned model, so
+                   that a neuron's score is its effect on the logits directly or through attention,
+                   without later MLPs.
+integrated-zero    as integrated, from MLPs that write nothing instead of the base's; ``integrated``
+                   does this where there is no base. It attributes everything the MLPs do, not only
+                   what fine-tuning changed.
+cross              the same difference times dF/dc in the unchanged fine-tuned model: one step,
+                   near zero where the behaviour has saturated.
+act-grad           h . dF/dh in the fine-tuned model; needs no base.
 
-Heads are scored alike: z for h, the attention output projection for the down projection, attention
-outputs for MLP outputs; a head's score is the sum over its channels.
+Heads are scored in the same way: z for h, the attention output projection for the down projection,
+attention outputs for MLP outputs; a head's score is the sum over its channels.
 
 The mean over alpha is taken by nested rules (``interp.maths.quadrature``). With ``steps`` auto all
-prompts go through 7 nodes, which the rule of 3 shares, and through those of 15 and 31 until two
-rules in a row agree about the scores: about which units are selected, and about the order of all.
-That sums come out right is not asked, since parts can be wrong that add up. It is decided for all
-prompts together: what is used is their mean, batches then cannot matter, and only sums by rule are
-kept.
+prompts are run at the 7 nodes that include those of the rule of 3, then at those of 15 and 31,
+until two successive rules agree about the scores: about which units are selected and about the
+order of all. Completeness of the sums is no criterion, since wrong parts can add up. The decision
+is made once for all prompts, on the mean scores, so that it does not depend on batches.
 """
 
 from typing import NamedTuple
@@ -71,12 +71,12 @@ def integrated_fixed(study: Study, asked: MethodOptions) -> Scores:
 
 
 def cross(study: Study, asked: MethodOptions) -> Scores:
-    """Contribution difference times the gradient at the tuned model; needs a base."""
+    """Contribution difference times the gradient at the fine-tuned model; needs a base."""
     return _contributions(study, asked, "none")
 
 
 def activation_gradient(study: Study, asked: MethodOptions) -> Scores:
-    """Activation times gradient in the tuned model; needs no base."""
+    """Activation times gradient in the fine-tuned model; needs no base."""
     tuned = study.pair.tuned
     sites = [asked.unit.site(layer) for layer in range(tuned.anatomy.n_layers)]
     encoded = study.decision_inputs("positive")
@@ -137,9 +137,7 @@ def _contributions(study: Study, asked: MethodOptions, way: Way, from_zero: bool
 
 
 class _Taken(NamedTuple):
-    """Which of a path's rules counts, how its scores agree with those of the rule before, and what
-    is said of it.
-    """
+    """The rule of a path that is used, its agreement with the coarser rule, and its summary."""
 
     level: int
     agreed: Agreement | None
@@ -147,7 +145,7 @@ class _Taken(NamedTuple):
 
 
 def _refined(study: Study, asked: MethodOptions, way: Way, from_zero: bool) -> tuple[Path, _Taken]:
-    """The path with its sums, as fine as the scores need it."""
+    """The path with its sums, refined until two rules agree about the scores."""
     if way == "none":
         path = Path(study, asked, way, from_zero, [END])
         path.sweep(END.nodes)
@@ -175,11 +173,11 @@ def _said(rule: Rule, agreed: Agreement | None, auto: bool) -> dict[str, JSON]:
 
 
 def _share(found: dict[str, np.ndarray]) -> float | None:
-    """The part of the rise of the metric that runs through MLP outputs; None where the rise is not
-    clear.
+    """Share of the metric's rise that goes through MLP outputs; None where the rise is within its
+    error.
     """
     rise, through = found["end"] - found["base"], (found["end"] - found["start"]).mean()
-    # a share of a rise that is within its own error, or outside 0 to 1, says nothing
+    # a share outside 0 to 1, or of a rise within its own error, is not reported
     clear = rise.mean() > 2 * rise.std() / max(len(rise) - 1, 1) ** 0.5
     share = float(through / rise.mean()) if clear else float("nan")
     return share if -0.005 <= share <= 1.005 else None
@@ -195,8 +193,8 @@ def _paths(study: Study, found: dict[str, np.ndarray], unit: Unit):
     )
     meanings = {
         "base": f"{words.number} of the base",
-        "start": f"{words.number} of the tuned model with {start}",
-        "end": f"{words.number} of the tuned model",
+        "start": f"{words.number} of the fine-tuned model with {start}",
+        "end": f"{words.number} of the fine-tuned model",
         "attributed": (
             f"sum of the attributions of all {unit.plural} and of the biases of {unit.matrix}"
         ),

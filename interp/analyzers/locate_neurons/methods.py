@@ -1,4 +1,4 @@
-"""The methods by name: what each reads by default, and whether it needs a base."""
+"""The methods by name: their default positions, and whether they need a base."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from interp.study import Study
 
 @dataclass(frozen=True)
 class Method:
-    """One way to score units: ``positions`` is its default, ``allowed`` what it can read, ``units``
-    what it scores.
+    """One way to score units: ``positions`` is its default, ``allowed`` which it can read,
+    ``units`` which it can score.
 
-    ``slope``: whether it follows the gradient of the metric; ``integral``: whether it takes its
-    mean along a path.
+    ``slope``: whether it uses the gradient of the metric; ``integral``: whether it averages along a
+    path.
     """
 
     score: Callable[[Study, MethodOptions], Scores]
@@ -92,7 +92,7 @@ METHODS: dict[str, Method] = {
         False,
         "prompt",
         _PROMPT,
-        "pull of the log-odds on the neuron's weights; no base",
+        "gradient of the log-odds by the neuron's weights; no base",
         _NEURON,
         slope=True,
     ),
@@ -101,7 +101,7 @@ METHODS: dict[str, Method] = {
         False,
         "prompt",
         _PROMPT,
-        "pull of the other answer's loss on the neuron's weights; no base",
+        "gradient of the other answer's loss by the neuron's weights; no base",
         _NEURON,
     ),
     "contrast": Method(
@@ -129,10 +129,9 @@ METHODS: dict[str, Method] = {
 def resolve(
     method: str, positions: str, has_base: bool, unit: str = "neuron", differentiable: bool = True
 ) -> tuple[str, Method, str]:
-    """The method and positions meant by ``auto``; raises OptionError for unknown or impossible
-    ones.
+    """The method and positions, with ``auto`` resolved; OptionError for unknown or impossible ones.
 
-    ``differentiable``: whether the metric has a gradient for a method to follow.
+    ``differentiable``: whether the metric has a gradient.
     """
     if method == "auto":
         method = "integrated" if has_base else "act-grad"
@@ -145,8 +144,8 @@ def resolve(
     if found.slope and not differentiable:
         others = ", ".join(name for name, item in METHODS.items() if not item.slope)
         raise OptionError(
-            f"method {method} follows a gradient, and what is asked has no number that has one; add"
-            " continuations to the behaviour's file (of a task: use --metric logit-diff or"
+            f"method {method} needs a metric with a gradient, and this one has none; add"
+            " continuations to the behaviour's file (for a task: use --metric logit-diff or"
             f" answer-loss), or use --method {others}"
         )
     unit = unit_named(unit).name

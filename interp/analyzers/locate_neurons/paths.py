@@ -1,5 +1,5 @@
-"""Sums of attributions along a path, rule by rule: what the methods of ``gradients`` have in
-common.
+"""Sums of attributions along a path, for each quadrature rule; shared by the ``gradients``
+methods.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,8 +33,7 @@ Way = Literal["live", "fixed", "none"]
 
 @dataclass
 class Sums:
-    """Running sums over prompts of the channels' attributions and of the magnitudes they cancel
-    from.
+    """Running sums over prompts of the channels' attributions and of their magnitudes.
 
     ``whole``: by prompt, the attribution of all channels and biases together.
     """
@@ -48,7 +47,7 @@ class Sums:
 
     @classmethod
     def empty(cls, model: Model, unit: Unit, prompts: int) -> "Sums":
-        """Of no prompts yet."""
+        """Sums over no prompts."""
         shape = (model.anatomy.n_layers, unit.n_channels(model.anatomy))
         zero = torch.zeros(shape, dtype=torch.float64, device=model.device)
         return cls(unit, model.anatomy, zero, zero.clone(), np.zeros(prompts))
@@ -60,7 +59,7 @@ class Sums:
         sizes: Float[Tensor, " N"],
         weight: float = 1.0,
     ) -> None:
-        """Take in sums over the cells of a batch."""
+        """Add sums over the cells of a batch."""
         self.score[layer] += weight * terms.to(self.score.device)
         self.magnitude[layer] += weight * sizes.to(self.score.device)
 
@@ -74,15 +73,15 @@ class Sums:
 
 
 def bytes_of(model: Model, unit: Unit) -> int:
-    """What a token of a batch takes, about: values and gradients, and what a backward pass keeps."""
+    """Approximate bytes per token of a batch: values, gradients and what a backward pass keeps."""
     return 16 * model.anatomy.n_layers * (unit.n_channels(model.anatomy) + 2 * model.anatomy.width)
 
 
 class Path:
     """The path between two models' contributions, and sums of attributions at some of its nodes.
 
-    ``ends``: by name, the metric of every prompt with the base, the start of the path and the tuned
-    model.
+    ``ends``: by name, the metric of every prompt with the base, the start of the path and the
+    fine-tuned model.
     """
 
     def __init__(
@@ -97,8 +96,8 @@ class Path:
         self._layers = range(self._tuned.anatomy.n_layers)
         self._inputs = [self._unit.site(layer) for layer in self._layers]
         self._outputs = [self._unit.contribution(layer) for layer in self._layers]
-        # a float16 gradient that a small share has scaled would underflow at the units; their
-        # outputs' does not
+        # a float16 gradient scaled by a small share would underflow at the units, not at their
+        # outputs
         self._pulled = way == "fixed" or self._tuned.dtype == torch.float16
         self._rewritten = [self._moved(layer) is not None for layer in self._layers]
         self._encoded = study.decision_inputs("positive")
@@ -110,7 +109,7 @@ class Path:
         self._swept = False
 
     def _moved(self, layer: int) -> Float[Tensor, "D N"] | None:
-        """How the base's write weights became the tuned model's; None where they did not change."""
+        """Change of the write weights from base to fine-tuned model; None where there is none."""
         if self._base is None:
             return None
         moved = self._unit.write_weights(self._tuned, layer) - self._unit.write_weights(
@@ -119,7 +118,7 @@ class Path:
         return moved if bool(to_host(moved.any())) else None
 
     def sweep(self, nodes: Sequence[float]) -> None:
-        """All prompts at some nodes: each rule's sums take in what it has of them, by its weights."""
+        """Run all prompts at some nodes and add them to the sums of each rule by its weights."""
         groups = self._study.batches(self._encoded, self._tuned, bytes_of(self._tuned, self._unit))
         for rows in self._study.progress(
             groups, f"gradients, {self._way} path, {len(nodes)} steps"
@@ -165,8 +164,8 @@ class Path:
                 sums.count += len(rows)
 
     def _ends(self, batch: Batch, aim: Objective, rows: list[int]) -> tuple[Values, Values]:
-        """Values at the start of the path, and at its end where they are held; at first also the
-        metric there.
+        """Values at the start of the path, and at its end where they are fixed; the first time also
+        the metric at both.
         """
         engine, fixed = self._study.engine, self._way == "fixed"
         sites = [*self._inputs, *self._outputs]
@@ -189,7 +188,7 @@ class Path:
         return before, after
 
     def _silent(self, batch: Batch) -> Values:
-        """Units that write nothing, in no memory."""
+        """Zeros for units that write nothing, expanded views without memory."""
         anatomy = self._tuned.anatomy
         zero = torch.zeros((), dtype=self._tuned.dtype, device=self._tuned.device)
         widths = ((self._inputs, self._unit.n_channels(anatomy)), (self._outputs, anatomy.width))
@@ -199,14 +198,14 @@ class Path:
 
 
 class _Seen:
-    """One batch on its way: by layer and part the activations at the start, and gradients by rule
-    until its end.
+    """State of one batch: activations at the start by layer and part, and gradients summed by
+    rule.
     """
 
     def __init__(self, path: Path, parts: Sequence[Part], before: Values, after: Values) -> None:
         self._path = path
         inputs = path._inputs
-        # taken out of the batch's own layout, which is not needed again
+        # values are moved out of the batch's layout, which is not needed again
         self._then, self._now = (
             {site: _cut(parts, held.pop(site)) for site in inputs if site in held}
             for held in (before, after)
@@ -216,7 +215,7 @@ class _Seen:
     def take(
         self, layer: int, parts: Sequence[Part], share: float, rules: Mapping[int, float]
     ) -> None:
-        """Take in what one node says of a layer, by its weight in every rule that has it."""
+        """Add one node's terms for a layer, by its weight in every rule that has the node."""
         path = self._path
         site, output = path._inputs[layer], path._outputs[layer]
         for index, part in enumerate(parts):
@@ -240,10 +239,10 @@ class _Seen:
                 path.sums[at][1].add(layer, terms, sizes, weight)
 
     def finish(self) -> None:
-        """Each channel's share, c - c_base written as (h - h_base) W + h_base (W - W_base), and the
-        size it is made of.
+        """Add each channel's attribution, with c - c_base written as (h - h_base) W + h_base (W -
+        W_base), and its magnitude.
 
-        Written so, it is exactly zero where nothing changed.
+            In this form it is exactly zero where nothing changed.
         """
         path = self._path
         for layer in path._layers:
@@ -276,15 +275,15 @@ def _cut(parts: Sequence[Part], value: Float[Tensor, "B T W"]) -> list[Tensor]:
 
 
 def _rows(part: Part, value: Float[Tensor, "r n W"]) -> Float[Tensor, "K W"]:
-    """The cells that are summed over, wide."""
+    """The cells that are summed over, in float64 or float32."""
     return widen(value[part.at.to(value.device)])
 
 
 def between(
     before: Values, after: Values, share: float, way: Way, sites: Sequence[Site]
 ) -> list[Edit]:
-    """Edits that put every block's output of the units ``share`` of the way from the base's to the
-    tuned model's.
+    """Edits that set the units' output in every block to ``share`` of the way from base to
+    fine-tuned model.
     """
     if way == "none":
         return []

@@ -3,19 +3,19 @@ prompt.
 
 After NeuroStrike (arXiv 2509.11864, its published code): gate and up outputs are two feature sets
 per block; each is pooled over tokens by the signed maximum, a logistic regression without
-standardisation tells the classes apart, and its weights are z-scored within the module; neurons
-beyond 3 are selected. Differences, and why: padding and template tokens never count (in the
-original they compete for the maximum); z above 3 in either branch selects the neuron, since a zero
-in either silences it. The area under the ROC is held out by clusters (there: of the training rows),
-with that of the prompt's length alone as a control.
+standardisation separates the classes, and its weights are z-scored within the module; neurons
+beyond 3 are selected. Differences: padding and template tokens never count (in the original they
+compete for the maximum); z above 3 in either branch selects the neuron, since a zero in either
+silences it. The area under the ROC is held out by clusters (there: of the training rows), with that
+of the prompt's length alone as a control.
 
-The regression is solved to its optimum by default (``C`` states the published penalty, weight decay
-1e-3 on the mean loss), which depends on nothing but the data. ``published`` is what the published
-code does instead: 5,000 full-batch steps of Adam from a random start, which end on the way there,
-with fewer weights beyond 3.
+The regression is solved to its optimum by default (``C`` is the published penalty, weight decay
+1e-3 on the mean loss), which depends on the data alone. ``published`` does what the published code
+does: 5,000 full-batch steps of Adam from a random start, which stop before the optimum, with fewer
+weights beyond 3.
 
-A class that differs in anything is told apart by some probe: what is found is what the model reads,
-not what it uses.
+Classes that differ in anything are separated by some probe: a probe finds what the model
+represents, not what it uses.
 """
 
 import tempfile
@@ -65,7 +65,7 @@ def probe(study: Study, asked: MethodOptions) -> Scores:
     z, evidence = np.zeros(shape), np.zeros(shape)
     rows = []
     with tempfile.TemporaryDirectory(prefix="interp-probe-") as scratch:
-        # on disk, so that one module at a time is in memory
+        # on disk, so that memory holds one module at a time
         pooled = np.memmap(
             Path(scratch) / "pooled", np.float32, "w+", shape=(*shape[:2], len(labels), shape[2])
         )
@@ -164,7 +164,7 @@ def optimum(
     def solve(rows: np.ndarray) -> LogisticRegression:
         with warnings.catch_warnings():
             warnings.simplefilter("error", ConvergenceWarning)
-            # of few rows that are far apart: scikit-learn then goes on with another solver, to the
+            # with few rows that are far apart scikit-learn continues with another solver, to the
             # same tolerance
             warnings.filterwarnings("ignore", "Line search of Newton solver", ConvergenceWarning)
             penalty = 1 / (_WEIGHT_DECAY * len(rows))
@@ -192,9 +192,9 @@ def published(
 
     A linear layer with bias from its usual random start (uniform within ``1 / sqrt(N)``, seed
     1234), binary cross entropy of all rows at once, ``epochs`` steps of Adam at a rate of 1e-3 with
-    weight decay 1e-3 added to the slope, bias included. Adam works on every number by itself, so
-    the fits of all folds are columns of one. Time is in proportion to epochs, rows and neurons:
-    minutes a module for a model of thousands of neurons on a CPU.
+    weight decay 1e-3 added to the gradient, bias included. Adam is elementwise, so all folds are
+    fitted together as columns. Time grows with epochs, rows and neurons: minutes per module for a
+    model of thousands of neurons on a CPU.
     """
     inputs = torch.from_numpy(features.astype(np.float32)).to(device)
     rows = [np.arange(len(labels)), *(train for train, _ in folds)]
@@ -222,15 +222,13 @@ def published(
 
 
 def _auc(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Area under the ROC; scores that differ by rounding alone are ties, which the size of a batch
-    would break.
-    """
+    """Area under the ROC; scores that differ by rounding alone count as ties."""
     spread = float(np.ptp(scores)) or 1.0
     return roc_auc(labels, np.round(scores / spread, 4))
 
 
 def _folds(study: Study, labels: np.ndarray) -> Folds:
-    """Rows to train and to test on, no cluster or twin in both; none where there are too few
+    """Rows to train and to test on, no cluster or twin in both; empty where there are too few
     clusters.
     """
     from sklearn.model_selection import StratifiedGroupKFold

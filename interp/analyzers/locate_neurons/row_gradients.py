@@ -1,19 +1,19 @@
-"""``gradient`` and ``gradient-counterfactual``: how strongly a loss pulls at a neuron's own
-weights.
+"""``gradient`` and ``gradient-counterfactual``: norm of a gradient by a neuron's own weights.
 
-After GoodVibe (arXiv 2602.10778), whose paper and code could not be read: that units are rows of
-linear layers, scored by the size of a supervised loss's gradient, is known from reviews; the rest
-is our choice. A neuron's weights are its gate and up rows and its down column; the score is the
-norm of one prompt's gradient over all three, averaged over positive prompts (a norm of the mean
-gradient would let prompts cancel). Weight gradients are never made: with D the gradient of a
-matrix's output and X its input, the squared norm of row j is D[:, j]^T (X X^T) D[:, j].
+After GoodVibe (arXiv 2602.10778), whose paper and code were not available: reviews say that units
+are rows of linear layers, scored by the size of a supervised loss's gradient; the rest is our
+choice. A neuron's weights are its gate and up rows and its down column; the score is the norm of
+one prompt's gradient over all three, averaged over positive prompts (a norm of the mean gradient
+would let prompts cancel). Weight gradients are never formed: with D the gradient of a matrix's
+output and X its input, the squared norm of row j is D[:, j]^T (X X^T) D[:, j].
 
 gradient                  of the metric: the refusal log-odds, which do not saturate, or a task's
                           number
-gradient-counterfactual   of the negative log-likelihood of the other answer's first token: what the
-                          base answers, or without a base what the tuned model answers to the twin
+gradient-counterfactual   of the negative log-likelihood of the other answer's first token: the
+                          base's answer, or without a base the fine-tuned model's answer to the
+                          twin
 
-Unsigned: a pull on weights does not say in which direction the neuron pushes.
+Unsigned: the norm does not give the direction of a neuron's effect.
 """
 
 from collections.abc import Callable, Sequence
@@ -52,8 +52,8 @@ def gradient(study: Study, asked: MethodOptions) -> Scores:
 
 
 def gradient_counterfactual(study: Study, asked: MethodOptions) -> Scores:
-    """The same of the loss of the first token that the base (or, to the twin, the tuned model)
-    answers.
+    """The same for the loss of the first token of the base's answer (without a base: of the
+    fine-tuned model's answer to the twin).
     """
     if study.pair.base is not None:
         first = [answer[0] for answer in study.answers("base", "positive")]
@@ -141,9 +141,7 @@ def _squares(
     mask = read[..., None]
 
     def joined(values: Float[Tensor, "R T W"]) -> Float[Tensor, "B S W"]:
-        """All tokens that are read of a prompt, in one row: a weight's gradient is summed over
-        them.
-        """
+        """All tokens read of a prompt in one row: a weight's gradient is summed over them."""
         return by_prompt(values.double(), prompts).flatten(1, 2)
 
     entering = joined(run.values[Site(layer, "mlp.hook_in")])
@@ -156,7 +154,7 @@ def _squares(
 def _quadratic(
     rows: Float[Tensor, "B T D"], columns: Float[Tensor, "B T N"]
 ) -> Float[Tensor, "B N"]:
-    """For every j ``c^T (rows rows^T) c`` with c column j: the squared norm of the sum over t of
-    ``rows_t c_t``.
+    """For every column c of ``columns``, ``c^T (rows rows^T) c``: the squared norm of the sum over
+    t of ``rows_t c_t``.
     """
     return ((rows @ rows.mT) @ columns * columns).sum(1)

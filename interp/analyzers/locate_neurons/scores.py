@@ -1,4 +1,4 @@
-"""What a method returns, and which token positions it may read."""
+"""Options and result of a method, and the token positions it can read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,12 +17,12 @@ POSITIONS = ("prompt", "content", "decision", "last", "completion")
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """What a method is asked: which tokens to read, how many steps an integral has, which units to
+    """Options of a method: which tokens to read, how many steps an integral has, which units to
     score.
 
     ``steps``: ``auto`` or one of ``interp.maths.quadrature.STEPS``. ``probe_fit``: how a probe's
-    regression is fitted, one of ``probes.FITS``. ``top``: what is going to be selected, which
-    decides when steps are enough.
+    regression is fitted, one of ``probes.FITS``. ``top``: the selection, on which the agreement of
+    two rules is judged.
     """
 
     positions: str
@@ -34,8 +34,8 @@ class MethodOptions:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores ``[L, N]`` (signed where the method has a sign), and below which magnitude they are
-    rounding error.
+    """Scores ``[L, N]`` (signed where the method has a sign); below ``floor`` they are rounding
+    error.
 
     ``measures`` are further numbers per neuron, name -> (values ``[L, N]``, meaning). ``eligible``
     marks neurons that may be selected (None: all).
@@ -51,10 +51,10 @@ class Scores:
 
 
 def chosen(roles: Int[Tensor, "B T"], positions: str) -> Bool[Tensor, "B T"]:
-    """Which cells a method reads; padding (role -1) is never among them.
+    """Mask of the tokens that a method reads, without padding (role -1).
 
-    ``prompt``: every token of the prompt; ``last``: its last token, where the answer is decided;
-    else the tokens of that role.
+    ``prompt``: every token of the prompt; ``last``: its last token, before the answer; else the
+    tokens of that role.
     """
     prompt = (roles >= 0) & (roles != ROLES["completion"])
     if positions == "prompt":

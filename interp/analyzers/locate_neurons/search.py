@@ -1,12 +1,12 @@
 """``--top smallest``: the smallest set of a ranking that the search finds to return the base's
 behaviour.
 
-First the smallest prefix of the ranking under which the tuned model, given these units' base
+First the smallest prefix of the ranking under which the fine-tuned model, given these units' base
 contributions, shows or does not show the behaviour as the base does on ``reach`` of the prompts on
-which the two differ in it; then units are taken out of it again, in chunks of half, a quarter, ...
-and at last one by one, lowest rank first, wherever the effect stays at ``reach``. In what is left
-no single unit can be spared: a minimal set, though not always the smallest there is. It is chosen
-on the prompts it is located on, and so must be verified on others.
+which the two differ in it; then units are removed from it again, in chunks of half, a quarter, ...
+and at last one by one, lowest rank first, wherever the effect stays at ``reach``. The result is
+minimal: no single unit can be removed. It need not be the smallest set there is. It is chosen on
+the selection split and must be verified on the held-out split.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,11 +28,11 @@ REACH, PROMPTS = 0.95, 48
 
 @dataclass(frozen=True)
 class SmallestSet:
-    """The set, the prefix of the ranking it was pruned from, and what it does on how many prompts.
+    """The set, the prefix of the ranking it was pruned from, and its effect on ``prompts`` prompts.
 
-    No units, and None, where nothing was found. ``effect``: share of the prompts given the base's
-    behaviour; ``recovery``: share of the gap between both models' mean numbers that is closed, None
-    where there is none.
+    Without units, and None elsewhere, where no set was found. ``effect``: share of the prompts on
+    which the base's behaviour returns; ``recovery``: share of the gap between both models' mean
+    numbers that is closed, None where there is no gap.
     """
 
     units: Set
@@ -45,8 +45,8 @@ class SmallestSet:
 def smallest(
     study: Study, unit: Unit, ranking: Sequence[tuple[int, int]], reach: float = REACH
 ) -> SmallestSet:
-    """Search a ranking of units; nothing is found where not all of it reaches, or no prompt tells
-    the models apart.
+    """Search a ranking of units; empty where the whole ranking has too little effect, or the models
+    differ on no prompt.
     """
     study.pair.require_base("--top smallest")
     rows = some(study.prompts("positive"), changed(study), PROMPTS, study.seed)
@@ -75,7 +75,7 @@ def smallest(
 
 
 def prune(units: Set, effect: Callable[[Set], float], reach: float) -> Set:
-    """Take out whatever can be spared, the last first, until no single unit can."""
+    """Remove units whose removal keeps the effect, the last first, until no single unit can go."""
     size = len(units) // 2
     while size >= 1:
         spared = False
@@ -83,7 +83,7 @@ def prune(units: Set, effect: Callable[[Set], float], reach: float) -> Set:
             fewer = units[:start] + units[start + size :]
             if fewer and effect(fewer) >= reach:
                 units, spared = fewer, True
-        # at single units once more whenever one went: without it another may be spared
+        # at single units again whenever one was removed: without it another may be removable
         size = size // 2 if size > 1 else int(spared)
     return units
 

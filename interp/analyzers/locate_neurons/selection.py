@@ -29,9 +29,7 @@ class Top:
 
     @classmethod
     def parse(cls, text: str) -> "Top":
-        """Read ``30``, ``0.5%``, ``z3`` or ``smallest``; raises OptionError for anything else or of
-        no sense.
-        """
+        """Parse ``30``, ``0.5%``, ``z3`` or ``smallest``; OptionError for anything else."""
         if text.strip() == "smallest":
             return cls("smallest", 0.0)
         match = re.fullmatch(r"(z?)(\d+(?:\.\d+)?)(%?)", text.strip())
@@ -55,12 +53,14 @@ class Top:
             return cls("percent", value)
         if value != int(value):
             raise OptionError(
-                f"--top {text} is no whole number; use a count (30), a percentage (0.5%) or z3"
+                f"--top {text} is not a whole number; use a count (30), a percentage (0.5%) or z3"
             )
         return cls("count", value)
 
     def count(self, total: int) -> int | None:
-        """How many of ``total`` units this is (at least 1); None for a z threshold or a search."""
+        """Number of the ``total`` units to select (at least 1); None for a z threshold or a
+        search.
+        """
         if self.kind == "count":
             if self.value > total:
                 raise OptionError(f"--top {self} is more than the {total} neurons there are")
@@ -79,7 +79,7 @@ def rank(score: np.ndarray) -> np.ndarray:
 def select(
     score: np.ndarray, floor: np.ndarray, top: Top, eligible: np.ndarray | None = None
 ) -> np.ndarray:
-    """Which neurons are within ``top``, above zero and above the floor of rounding error (and
+    """Mask of the units within ``top`` whose score is above zero and rounding error (and
     eligible).
     """
     count = top.count(score.size)

@@ -1,4 +1,6 @@
-"""How many steps an integral takes: nested rules, refined until two of them give the same scores."""
+"""Number of steps of an integral: nested rules, refined until two of them agree about the
+scores.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,8 +18,8 @@ _FIRST = 2  # rules that are always compared
 
 
 class Agreement(NamedTuple):
-    """Of the scores by two rules: Jaccard's index of the selected units, Spearman's correlation of
-    all scores.
+    """Agreement of the scores by two rules: Jaccard index of the selected units, Spearman
+    correlation of all scores.
     """
 
     jaccard: float
@@ -25,12 +27,12 @@ class Agreement(NamedTuple):
 
     @property
     def enough(self) -> bool:
-        """Whether the finer of the two need not be refined."""
+        """Whether the finer of the two rules is fine enough."""
         return self.jaccard >= LEAST_JACCARD and self.spearman >= LEAST_SPEARMAN
 
 
 def require(steps: int | str) -> None:
-    """Raise OptionError for what is neither ``auto`` nor the number of a rule's nodes."""
+    """Raise OptionError unless ``steps`` is ``auto`` or the number of a rule's nodes."""
     if steps != AUTO and steps not in STEPS:
         raise OptionError(
             f"--steps {steps} has no nested rule; use {AUTO}, {', '.join(map(str, STEPS))}"
@@ -38,15 +40,15 @@ def require(steps: int | str) -> None:
 
 
 def rules(steps: int | str) -> tuple[Rule, ...]:
-    """The rules to go through, the coarsest first; of a fixed number of steps it and the one
-    before, to compare.
+    """The rules to run, the coarsest first; for a fixed number of steps that rule and the next
+    coarser, to compare.
     """
     require(steps)
     return nested(STEPS[-1]) if steps == AUTO else nested(int(steps))[-2:]
 
 
 def sweeps(steps: int | str, found: Sequence[Rule]) -> list[tuple[Rule, tuple[float, ...]]]:
-    """The passes to make: up to which rule, and at which nodes that no rule before it has."""
+    """The passes to run: for each rule, its nodes that no coarser rule has."""
     first = found[_FIRST - 1] if steps == AUTO else found[-1]
     made, seen = [], set()
     for rule in found[found.index(first) :]:
@@ -58,7 +60,9 @@ def sweeps(steps: int | str, found: Sequence[Rule]) -> list[tuple[Rule, tuple[fl
 def agreement(
     coarse: tuple[np.ndarray, np.ndarray], fine: tuple[np.ndarray, np.ndarray], top: Top
 ) -> Agreement:
-    """Of scores with their rounding errors by two rules; what is rounding error counts as zero."""
+    """Agreement of (score, rounding error) by two rules; scores within rounding error count as
+    zero.
+    """
     one, other = (np.where(np.abs(score) > floor, score, 0.0) for score, floor in (coarse, fine))
     chosen, others = select(*coarse, top), select(*fine, top)
     union = int((chosen | others).sum())

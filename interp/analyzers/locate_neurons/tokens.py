@@ -1,7 +1,7 @@
-"""The tokens on which located neurons are most active in the tuned model, with their context.
+"""The tokens on which located neurons are most active in the fine-tuned model, with their context.
 
-Most active by size: a gated neuron can be strongly negative where it matters and near zero where it
-is positive. A head's activation is the norm of its output vector.
+Most active by magnitude: a gated neuron can be strongly negative where it matters and near zero
+where it is positive. A head's activation is the norm of its output vector.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def active_tokens(
 ) -> Table:
     """For each (layer, unit), in order, its most activating prompt tokens over both classes.
 
-    What several prompts begin with counts once: there the activations are the same in all of them.
+    A prefix that several prompts share counts once: the activations are the same in all of them.
     """
     model = study.pair.tuned
     layers = sorted({layer for layer, _ in located})
@@ -51,7 +51,8 @@ def active_tokens(
             new = real & (
                 real.cumsum(1) > torch.tensor(begun[side])[seen.rows].to(real.device)[:, None]
             )
-            # class, prompt and position as one number, so that no list grows with the prompts
+            # class, prompt and position encoded as one number, so that memory does not grow with
+            # prompts
             position = real.cumsum(1) - 1
             cells = (len(GROUPS) * seen.rows.to(model.device)[:, None] + side) * width + position
             for layer, site in zip(layers, sites, strict=True):
@@ -64,7 +65,7 @@ def active_tokens(
 
 
 def _begun(classes: Sequence[Sequence[Encoded]]) -> list[list[int]]:
-    """With how many of its tokens each prompt begins as one before it does, by class."""
+    """Length in tokens of the prefix that each prompt shares with an earlier one, by class."""
     nodes: dict[tuple[int, int], int] = {}
     found = []
     for encoded in classes:
@@ -79,9 +80,7 @@ def _begun(classes: Sequence[Sequence[Encoded]]) -> list[list[int]]:
 
 
 def _largest(high: TopK, low: TopK, slot: int) -> tuple[np.ndarray, np.ndarray]:
-    """Values of one neuron, largest by size first, and their cells; a cell is seen from one of the
-    two ends only.
-    """
+    """Values of one neuron, largest magnitude first, and their cells; each cell occurs once."""
     values = np.concatenate([to_host(high.values[slot]), -to_host(low.values[slot])])
     cells = np.concatenate([to_host(high.rows[slot]), to_host(low.rows[slot])])
     order = np.argsort(-np.abs(values), kind="stable")
@@ -122,22 +121,22 @@ def _table(study: Study, located, unit: Unit, index, tails, width: int) -> Table
         {
             "layer": (np.array(columns[0], integer), "key", "block"),
             unit.name: (np.array(columns[1], integer), "key", f"one of the block's {unit.plural}"),
-            "rank": (np.array(columns[2], integer), "key", "rank among the located"),
+            "rank": (np.array(columns[2], integer), "key", "rank among the located units"),
             "order": (
                 np.array(columns[3], integer),
                 "key",
-                "0 is the token with the largest activation by size",
+                "0 is the token with the largest activation by magnitude",
             ),
             "prompt_id": (np.array(columns[4], integer), "key", "position in the prompt file"),
             "group": (np.array(columns[5], text), "key", "class of the prompt"),
             "position": (np.array(columns[6], integer), "key", "token position in the prompt"),
             "token": (np.array(columns[7], text), "text", "the token"),
-            "before": (np.array(columns[8], text), "text", "what stands before it"),
-            "after": (np.array(columns[9], text), "text", "what stands after it"),
+            "before": (np.array(columns[8], text), "text", "text before it"),
+            "after": (np.array(columns[9], text), "text", "text after it"),
             "value": (
                 np.array(columns[10], np.float64),
                 "measure",
-                "activation in the tuned model",
+                "activation in the fine-tuned model",
             ),
         },
     )

@@ -1,4 +1,6 @@
-"""The humble baseline, ``weight``: how far tuning moved a neuron's own weights. No prompt is read."""
+"""``weight``, the simplest baseline: the norm of the change of a unit's own weights, without
+prompts.
+"""
 
 import numpy as np
 

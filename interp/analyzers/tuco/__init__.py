@@ -1,12 +1,12 @@
-"""``Tuco``: what share of what a model's blocks add to the stream is due to tuning (arXiv
+"""``Tuco``: the tuning contribution, the share of the blocks' outputs due to fine-tuning (arXiv
 2506.23423).
 
-1. The tuned model reads a prompt; its stream is kept for that batch.
-2. The base's blocks read that stream: ``PTC`` is what they would have added, ``FTC`` what the tuned
-   ones add beyond it.
+1. The fine-tuned model reads a prompt; its residual stream is kept for that batch.
+2. The base's blocks read that stream: ``PTC`` is what they would have added, ``FTC`` what the
+   fine-tuned blocks add minus that.
 3. Both are summed over blocks as vectors, at the last token of the prompt; TuCo is ``|FTC| / (|PTC|
-   + |FTC|)`` of the sums, by sums of magnitudes (L1). The embedding is in neither; what is outside
-   the blocks is not seen.
+   + |FTC|)`` of the sums, with L1 norms. The embedding and whatever is outside the blocks are in
+   neither.
 4. ``beta`` is the largest such share after any block, over all tokens as one vector.
 """
 
@@ -40,25 +40,25 @@ ORDERS = (1, 2)
 class Tuco(Analyzer):
     """TuCo of every prompt, ``pre_co`` (one minus it), ``output_co`` and ``beta``; needs a base.
 
-    ``granularity``: ``block`` is the paper's; ``sublayer`` gives the base's MLP what it reads after
-    the tuned attention, with the same total in another split. ``positions`` of TuCo: the ``last``
-    token, as in the paper, or ``all`` tokens as one vector. ``beta`` is over all tokens whatever
-    they are, as in the paper, and ``beta_last`` at the last one. ``path``: ``full``, or ``fast``,
-    which takes the base's output projections and MLPs of the last token alone and so has no
-    ``beta``. ``order`` of the norm is 1 or 2; dimensions in ``drop`` are left out of it. ``output``
-    false leaves out ``output_co`` and with it a pass of the base on its own stream. With two
+    ``granularity``: ``block`` is the paper's; ``sublayer`` runs the base's MLP on the stream after
+    the fine-tuned attention, with the same total in another split. ``positions`` of TuCo: the
+    ``last`` token, as in the paper, or ``all`` tokens as one vector. ``beta`` is always over all
+    tokens, as in the paper, and ``beta_last`` at the last one. ``path``: ``full``, or ``fast``,
+    which computes the base's output projections and MLPs for the last token only and so has no
+    ``beta``. ``order`` of the norm is 1 or 2; dimensions in ``drop`` are excluded from it.
+    ``output`` false omits ``output_co`` and with it a pass of the base on its own stream. With two
     classes, the AUC of positive above negative prompts, over all pairs and over those whose lengths
     differ by at most ``caliper`` tokens, with ``permutations`` of the labels of whole clusters.
 
-    ``by_answer`` makes two classes of one: positive are the prompts whose greedy answer, the tuned
-    model's, shows the study's metric, negative the others; ``keep_text`` keeps these answers.
-    ``controls``: pairs of the same base and a control fine-tune each, with which everything is
-    compared; of several, prompts with their mean.
+    ``by_answer`` splits one class in two: positive prompts are those to which the fine-tuned
+    model's greedy answer shows the behaviour; ``keep_text`` keeps these answers. ``controls``:
+    pairs of the same base and a control fine-tune each, to compare with; with several, prompts are
+    compared with their mean.
 
     Returns a table of kind ``tuco``, one row per prompt, with ``layers`` (sizes and betas after
-    every block), ``floor`` (the same pair of models taken twice, by arithmetic of another shape),
-    for ``all`` positions ``tokens``, and ``answers`` (whether the behaviour occurs, by prompt)
-    where classes are made of answers.
+    every block), ``floor`` (the fine-tuned model against itself with other padding), for ``all``
+    positions ``tokens``, and with ``by_answer`` ``answers`` (whether the behaviour occurs, by
+    prompt).
     """
 
     name: ClassVar[str] = "tuco"
@@ -80,7 +80,7 @@ class Tuco(Analyzer):
     parent: str | None = None
 
     def check(self) -> None:
-        """Raise OptionError for options that mean nothing, before any model is loaded."""
+        """Raise OptionError for invalid options, before any model is loaded."""
         known = {
             "granularity": ("block", "sublayer"),
             "positions": ("last", "all"),
@@ -91,35 +91,43 @@ class Tuco(Analyzer):
             if (given := getattr(self, name)) not in values:
                 raise OptionError(f"unknown {name} {given!r}; use {', '.join(map(str, values))}")
         if self.positions == "all" and self.path == "fast":
-            raise OptionError("the fast path is of the last token; use path full for all positions")
+            raise OptionError(
+                "the fast path reads the last token only; use path full for all positions"
+            )
         if any(dimension < 0 for dimension in self.drop):
-            raise OptionError(f"dimensions to drop are counted from 0, not {min(self.drop)}")
+            raise OptionError(
+                f"cannot drop dimension {min(self.drop)}; dimensions are counted from 0"
+            )
 
     def require(self, study: Study) -> None:
-        """Raise OptionError, PairError or UnsupportedModel for a study that cannot be split so."""
+        """Raise OptionError, PairError or UnsupportedModel for a study that TuCo cannot be measured
+        on.
+        """
         self.check()
         study.pair.require_base("TuCo")
         require_here(study.engine)
         if self.by_answer:
-            study.require_metric("telling prompts apart by what is answered")
+            study.require_metric("splitting prompts by answer")
             if len(study.classes) > 1:
                 raise OptionError(
-                    "classes are made of answers to one class of prompts, and two were given"
+                    "--by-answer splits one class of prompts, and the study has two; give one"
                 )
         require_same_base(study, self.controls)
         anatomy = study.pair.tuned.anatomy
         if missing := [hook for hook in sites_needed() if hook not in anatomy.targets]:
-            raise UnsupportedModel(f"{anatomy.architecture} has no exact module for {missing[0]}")
+            raise UnsupportedModel(
+                f"{anatomy.architecture} has no exact counterpart of {missing[0]}"
+            )
         if self.drop and max(self.drop) >= anatomy.width:
             raise OptionError(
-                f"there is no dimension {max(self.drop)} to drop: the stream has {anatomy.width}"
+                f"cannot drop dimension {max(self.drop)}: the stream has {anatomy.width}"
             )
 
     def work(self, study: Study) -> Work:
-        """The fine-tuned model, the base's blocks on its stream and the base on its own; the same
-        of every control.
+        """Passes of the fine-tuned model, the base's blocks on its stream and the base on its own;
+        the same for every control.
         """
-        # every token is read in every pass, as where all distributions are asked for
+        # every pass reads every token
         pairs = 1 + len(self.controls)
         return Work(
             full_logits=(2.5 if self.output else 1.7) * pairs,
@@ -127,7 +135,7 @@ class Tuco(Analyzer):
         )
 
     def __call__(self, study: Study) -> Table:
-        """Split the tuned stream of every prompt."""
+        """Decompose the fine-tuned model's stream of every prompt."""
         self.require(study)
         study.require_parts()
         notes, given, names, answered = (
@@ -141,8 +149,8 @@ class Tuco(Analyzer):
             study, names = answered.study, answered.names
         if len(study.classes) == 2 and not self.controls:
             notes.append(
-                "An AUC says that the classes differ; no control fine-tune was given to compare it"
-                " with."
+                "An AUC above one half shows that the classes differ; without a control fine-tune"
+                " it cannot be attributed to this fine-tuning."
             )
         found = [measure(study, self, group) for group in study.classes]
         controls = [
@@ -185,7 +193,7 @@ class Tuco(Analyzer):
         claims = claims_of(self, limit, len(tuco), names, len(controls), shuffles)
         if answered is None:
             return conclude(run, claims)
-        # without two classes the question that was asked has no answer
+        # with one class the AUC of --by-answer is undefined
         undecided = {} if len(found) == 2 else {"supported": False}
         return conclude(run, claims, lead=answered.sentence, **undecided)
 
@@ -221,8 +229,8 @@ def _layers(found: list[Measured]) -> Table:
                 joined("betas"),
                 "measure",
                 (
-                    "share of tuning in what the blocks up to and with this one added, over all"
-                    " tokens; NaN on the fast path"
+                    "share due to fine-tuning in what the blocks up to and including this one"
+                    " added, over all tokens; NaN on the fast path"
                 ),
             ),
             "beta_last": (joined("betas_last"), "measure", "the same at the last token"),
@@ -234,13 +242,16 @@ def _layers(found: list[Measured]) -> Table:
             "tuned_size": (
                 joined("tuned_sizes"),
                 "measure",
-                "norm of what the tuned block adds beyond it (FTC)",
+                "norm of what the fine-tuned block adds minus that (FTC)",
             ),
-            "cosine": (joined("cosines"), "measure", "of the two"),
+            "cosine": (joined("cosines"), "measure", "cosine of PTC and FTC"),
             "error": (
                 joined("errors"),
                 "measure",
-                "stream after this block less embedding and both sums, relative to it",
+                (
+                    "norm of the stream after this block minus embedding and both sums, relative to"
+                    " the stream"
+                ),
             ),
         },
     )
@@ -263,7 +274,10 @@ def _tokens(found: list[Measured]) -> Table:
         "layer": ("key", "block, from 0"),
         "beta": (
             "measure",
-            "share of tuning in what the blocks up to and with this one added at this token",
+            (
+                "share due to fine-tuning in what the blocks up to and including this one added at"
+                " this token"
+            ),
         ),
     }
     values = zip(*rows, strict=True)

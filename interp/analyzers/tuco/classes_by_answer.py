@@ -1,4 +1,4 @@
-"""Two classes made of one: prompts whose answer shows the behaviour, and the others."""
+"""Split one class of prompts in two: prompts whose answer shows the behaviour, and the others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from interp.table import Table, table
 
 @dataclass(frozen=True)
 class Answered:
-    """The study on both classes (or on one, where all answers are alike), their names, and the
+    """The study on both classes (on one, where all answers are alike), their names, and the
     answers.
     """
 
@@ -26,11 +26,11 @@ class Answered:
 
 
 def by_answer(study: Study, keep_text: bool = False) -> Answered:
-    """Part the study's one class by what the tuned model's greedy answers show; positive are those
-    that show it.
+    """Split the study's one class by the fine-tuned model's greedy answers; positive prompts are
+    those whose answer shows the behaviour.
     """
     metric, prompts = (
-        study.require_metric("telling prompts apart by what is answered"),
+        study.require_metric("splitting prompts by answer"),
         study.prompts("positive"),
     )
     answers = study.answers("tuned", "positive")
@@ -47,8 +47,8 @@ def by_answer(study: Study, keep_text: bool = False) -> Answered:
         ),
         "cluster": (prompts.clusters, "key", "prompts that depend on each other"),
         column: (shown, "flag", metric.words.flag),
-        "malformed": (broken, "flag", "the tuned model's answer is empty or repeats itself"),
-        **({"text": (texts, "text", "what the tuned model wrote")} if keep_text else {}),
+        "malformed": (broken, "flag", "the fine-tuned model's answer is empty or repeats itself"),
+        **({"text": (texts, "text", "the fine-tuned model's answer")} if keep_text else {}),
     }
     parts = [
         prompts.keep([row for row, each in enumerate(shown) if each == wanted])

@@ -1,5 +1,5 @@
-"""Passes over a class of prompts: shares by prompt, by block, by token, and how large rounding
-alone makes them.
+"""Passes over a class of prompts: shares by prompt, by block and by token, and the shares due to
+rounding.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from interp.study import Study
 from interp.table import Table, table
 
 _BY_BLOCK = ("base_sizes", "tuned_sizes", "cosines")
-_SHIFT = 5  # columns of padding that give the arithmetic another shape
+_SHIFT = 5  # additional columns of padding, to measure rounding
 
 
 @runtime_checkable
 class TucoOptions(Protocol):
-    """The options that passes and claims follow; see ``interp.analyzers.tuco.Tuco``."""
+    """Options for passes and claims; see ``interp.analyzers.tuco.Tuco``."""
 
     @property
     def granularity(self) -> str:
@@ -49,7 +49,7 @@ class TucoOptions(Protocol):
 
     @property
     def drop(self) -> tuple[int, ...]:
-        """Dimensions that are left out."""
+        """Dimensions excluded from norms."""
         ...
 
     @property
@@ -59,22 +59,22 @@ class TucoOptions(Protocol):
 
     @property
     def caliper(self) -> int:
-        """By how many tokens lengths of a pair may differ."""
+        """Maximum length difference (tokens) for prompts to count as length-matched."""
         ...
 
     @property
     def permutations(self) -> int:
-        """How often labels are permuted."""
+        """Number of permutations of the labels."""
         ...
 
     @property
     def floor_prompts(self) -> int:
-        """How many prompts the rounding error is measured on."""
+        """Number of prompts on which the rounding error is measured."""
         ...
 
     @property
     def map_prompts(self) -> int:
-        """Of how many prompts every token is told."""
+        """Number of prompts for which every token is reported."""
         ...
 
     @property
@@ -89,8 +89,8 @@ class Measured:
     (words, [L, T])``.
 
     ``betas`` are shares over all tokens (NaN on the fast path), ``betas_last`` at the last one;
-    sizes, cosines and errors are of the positions of TuCo. ``base_own`` is the norm of what the
-    base's blocks add up to on its own stream: it knows nothing of tuning.
+    sizes, cosines and errors are at the positions of TuCo. ``base_own`` is the norm of what the
+    base's blocks add on its own stream, which does not depend on fine-tuning.
     """
 
     group: str
@@ -110,11 +110,11 @@ class Measured:
 
 @dataclass
 class Sums:
-    """Sums of one batch over blocks: ``every`` over all columns (None where only the last one was
+    """Sums of one batch over blocks: ``every`` over all columns (None where only the last was
     read), ``last``.
 
-    ``errors``: by how much embedding and sums miss the stream after each block, at the positions of
-    TuCo.
+    ``errors``: relative difference of embedding plus sums from the stream after each block, at the
+    positions of TuCo.
     """
 
     last: Running
@@ -123,8 +123,8 @@ class Sums:
 
 
 def measure(study: Study, asked: TucoOptions, group: str, other: Pair | None = None) -> Measured:
-    """Split the stream of every prompt of a class, in the study's pair or in an ``other`` one,
-    without OutputCo.
+    """Decompose the stream of every prompt of a class, of the study's pair or, without OutputCo,
+    of ``other``.
     """
     pair, encoded = other or study.pair, study.encoded(group)
     base, tuned = pair.require_base("TuCo"), pair.tuned
@@ -175,7 +175,7 @@ def _path(asked: TucoOptions) -> Path:
 
 
 def split(study: Study, asked: TucoOptions, other: Model, stream: Stream) -> Sums:
-    """The sums of one batch against ``other``'s blocks."""
+    """The sums of one batch with ``other``'s blocks as the base's."""
     keep = kept(asked, stream).to(other.device)
     real = looked_at(asked, kept(asked, stream, whole=True).to(other.device))
     sums = Sums(Running(asked.order, keep[:, -1:]))
@@ -203,12 +203,14 @@ def split(study: Study, asked: TucoOptions, other: Model, stream: Stream) -> Sum
 
 
 def looked_at(asked: TucoOptions, value: Float[Tensor, "B P D"]) -> Float[Tensor, "B Q D"]:
-    """The columns over which TuCo is taken: the last one, which is a prompt's last token, or all."""
+    """The columns at the positions of TuCo: the last one, which is a prompt's last token, or
+    all.
+    """
     return value[:, -1:] if asked.positions == "last" else value
 
 
 def kept(asked: TucoOptions, stream: Stream, whole: bool = False) -> Float[Tensor, "B P D"]:
-    """1 where a value counts, 0 at padding and (unless ``whole``) at dimensions that are dropped."""
+    """1 where a value counts, 0 at padding and (unless ``whole``) in dropped dimensions."""
     values = stream.cut(stream.before[0])
     keep = stream.cut(stream.batch.real[..., None].double()).expand(values.shape)
     if not asked.drop or whole:
@@ -217,8 +219,8 @@ def kept(asked: TucoOptions, stream: Stream, whole: bool = False) -> Float[Tenso
 
 
 def noise(study: Study, asked: TucoOptions) -> Table:
-    """TuCo of the tuned model and itself on some prompts of each class, taken again behind more
-    padding.
+    """TuCo of the fine-tuned model against itself with more padding, on some prompts of each
+    class.
     """
     tuned, rows, groups, values = study.pair.tuned, [], [], []
     for group in study.classes:
@@ -237,6 +239,6 @@ def noise(study: Study, asked: TucoOptions) -> Table:
         {
             "group": (groups, "key", "class of the prompt"),
             "prompt_id": (np.array(rows, np.int64), "key", "position in the prompt file, from 0"),
-            "tuco": (np.concatenate(values), "measure", "share that rounding alone gives"),
+            "tuco": (np.concatenate(values), "measure", "share due to rounding alone"),
         },
     )

@@ -1,5 +1,5 @@
-"""Rows of the table, and what is claimed of them: beyond rounding and a control, and of two classes
-which is above.
+"""Columns of the table, and claims: TuCo beyond rounding and a control, and the AUC between two
+classes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def prompt_columns(
     controls: Sequence[Sequence[Measured]],
     names: tuple[str, str],
 ) -> dict[str, tuple]:
-    """One row per prompt, the classes called ``names``."""
+    """One row per prompt; ``names`` of the two classes."""
 
     def joined(name: str) -> np.ndarray:
         return np.concatenate([getattr(part, name) for part in found])
@@ -55,19 +55,26 @@ def prompt_columns(
             "its text, shortened",
         ),
         "tokens": (joined("lengths"), "measure", "tokens of the prompt"),
-        "tuco": (tuco, "measure", f"share of tuning in what all blocks add {tokens_of(asked)}"),
-        "pre_co": (1 - tuco, "measure", "share of the base's blocks"),
+        "tuco": (
+            tuco,
+            "measure",
+            f"share due to fine-tuning in what all blocks add {tokens_of(asked)}",
+        ),
+        "pre_co": (1 - tuco, "measure", "share due to the base's blocks"),
         "output_co": (
             joined("output_co"),
             "measure",
-            "the same share of where the two models' own streams end; NaN where it was not asked",
+            (
+                "the same share for the last streams of the two models' own passes; NaN where not"
+                " measured"
+            ),
         ),
         "base_own": (
             joined("base_own"),
             "measure",
             (
                 "norm of what the base's blocks add on its own stream; NaN where OutputCo was not"
-                " asked"
+                " measured"
             ),
         ),
         "beta": (
@@ -82,7 +89,7 @@ def prompt_columns(
         ),
     }
     if controls:
-        of = "of the control" if len(controls) == 1 else f"of {len(controls)} controls, their mean"
+        of = "of the control" if len(controls) == 1 else f"mean of {len(controls)} controls"
         columns["control_tuco"] = (
             np.mean([_tuco(control) for control in controls], 0),
             "measure",
@@ -98,7 +105,7 @@ def _tuco(parts: Sequence[Measured]) -> np.ndarray:
 def control_columns(
     asked: TucoOptions, controls: Sequence[Sequence[Measured]], columns: dict[str, tuple]
 ) -> dict[str, tuple]:
-    """Of each control the mean TuCo, and of two classes its AUC over the pairs at equal length."""
+    """Mean TuCo of each control; with two classes also its AUC over length-matched pairs."""
     values = [_tuco(control) for control in controls]
     found = {"tuco": ([value.mean() for value in values], "measure", "mean TuCo over all prompts")}
     positive = np.array([group == "positive" for group in columns["group"][0]])
@@ -112,19 +119,19 @@ def control_columns(
         "auc_near": (
             aucs,
             "measure",
-            "its AUC over the pairs at equal length; NaN where there are none",
+            "its AUC over length-matched pairs; NaN where there are none",
         )
     }
 
 
 def tokens_of(asked: TucoOptions) -> str:
-    """Over which tokens TuCo is taken."""
+    """The tokens that TuCo is measured on, in words."""
     return "at the last token" if asked.positions == "last" else "over all tokens"
 
 
 def permuted(shuffles: Shuffles, asked: TucoOptions, tuco: np.ndarray, seed: int) -> Table:
-    """AUCs of ``tuco``, positive then negative prompts, under permuted labels: over all pairs, and
-    at equal length.
+    """AUCs of ``tuco`` (positive, then negative prompts) under permuted labels: over all and over
+    length-matched pairs.
     """
     near = shuffles.near_auc(tuco, asked.caliper, asked.permutations, seed)
     return table(
@@ -139,7 +146,10 @@ def permuted(shuffles: Shuffles, asked: TucoOptions, tuco: np.ndarray, seed: int
             "auc_near": (
                 near,
                 "measure",
-                "AUC at equal length, labels permuted among clusters of one mean length",
+                (
+                    "AUC over length-matched pairs, labels permuted among clusters of equal mean"
+                    " length"
+                ),
             ),
         },
     )
@@ -153,10 +163,10 @@ def claims_of(
     controls: int,
     shuffles: Shuffles | None,
 ) -> list[Claim]:
-    """What is claimed of ``count`` prompts, of two classes where there are ``shuffles`` of their
+    """Claims about ``count`` prompts, with two classes where there are ``shuffles`` of their
     labels.
 
-    ``floor``: the largest share that rounding alone gives.
+    ``floor``: the largest share due to rounding alone.
     """
     compared, theirs = opening("control_tuco", controls, ".3g")
     made = [
@@ -165,9 +175,9 @@ def claims_of(
             estimate=mean("tuco"),
             at_least=floor,
             reference=floor,
-            control="the fine-tuned model and itself, by arithmetic of another shape",
+            control="the fine-tuned model against itself with other padding",
             text=(
-                "Tuning makes up {value:.3g} [{low:.3g}, {high:.3g}] of what the blocks add"
+                "Fine-tuning makes up {value:.3g} [{low:.3g}, {high:.3g}] of what the blocks add"
                 f" {tokens_of(asked)} (TuCo, mean of {count} prompts; rounding alone gives about"
                 f" {{control:.2g}}).{compared}"
             ),
@@ -200,7 +210,9 @@ def claims_of(
 def _of_classes(
     asked: TucoOptions, names: tuple[str, str], controls: int, shuffles: Shuffles
 ) -> list[Claim]:
-    """One class above the other; at equal length; and more so than without this tuning."""
+    """Claims of the AUC of the two classes: over all pairs, over length-matched pairs, and compared
+    with controls.
+    """
     near: dict[str, Any] = {"within": ["tokens", asked.caliper]}
     most = f"{asked.caliper} token{'s' * (asked.caliper != 1)}"
     positive, negative = map(literal, names)
@@ -213,8 +225,8 @@ def _of_classes(
             control="labels permuted by whole clusters",
             text=(
                 f"TuCo of {positive} prompts is above that of {negative} ones with AUC"
-                " {value:.2f} [{low:.2f}, {high:.2f}], p = {p:.2g}; their number of tokens"
-                " alone with {length:.2f}."
+                " {value:.2f} [{low:.2f}, {high:.2f}], p = {p:.2g}; their number of tokens alone"
+                " with {length:.2f}."
             )
             + too_few(shuffles.ways),
             also={"length": auc("tokens", POSITIVE, NEGATIVE)},
@@ -226,7 +238,7 @@ def _of_classes(
             null=Draws(
                 "permuted", "auc_near", arrangements=float(min(shuffles.near_ways, MOST_WAYS))
             ),
-            control="labels permuted among clusters of one mean length",
+            control="labels permuted among clusters of equal mean length",
             text=(
                 f"Over pairs of prompts whose lengths differ by at most {most}, the AUC is"
                 " {value:.2f} [{low:.2f}, {high:.2f}], p = {p:.2g} (number of tokens alone"
@@ -234,8 +246,8 @@ def _of_classes(
             )
             + too_few(shuffles.near_ways),
             undefined=(
-                f"No pair of prompts has lengths that differ by at most {most}: TuCo moves with"
-                " length, and what length does cannot be told apart here."
+                f"No pair of prompts has lengths that differ by at most {most}: TuCo depends on"
+                " length, which cannot be excluded as the cause here."
             ),
             also={"length": auc("tokens", POSITIVE, NEGATIVE, **near)},
         ),
@@ -245,12 +257,11 @@ def _of_classes(
         others["base"] = (
             {"column": "base_own", "folded": True},
             (
-                "the size of what the base's blocks add on its own stream, in whichever direction"
-                " tells more pairs apart"
+                "the size of what the base's blocks add on its own stream, in the direction with"
+                " the larger AUC"
             ),
         )
-    # of several, the mean of TuCo has an AUC that is no control's: their own AUCs are compared
-    # below
+    # the AUC of the controls' mean is the AUC of none of them: their own AUCs are compared below
     if controls == 1:
         others["control"] = ({"column": "control_tuco"}, "TuCo of the control fine-tune")
     for name, (other, said) in others.items():
@@ -263,10 +274,10 @@ def _of_classes(
                 reference=auc(column, POSITIVE, NEGATIVE, folded=folded, **near),
                 control=f"{said}, on the same pairs",
                 text=(
-                    "On these pairs that is {value:+.2f} [{low:+.2f}, {high:+.2f}] compared"
-                    f" with the AUC of {said} ({{control:.2f}})."
+                    "On these pairs that is {value:+.2f} [{low:+.2f}, {high:+.2f}] compared with"
+                    f" the AUC of {said} ({{control:.2f}})."
                 ),
-                undefined=f"Nor can it be compared with {said}.",
+                undefined=f"It cannot be compared with {said} either.",
             )
         )
     if controls:

@@ -1,4 +1,4 @@
-"""Which labels a null may permute: what keeps one label together, and among what."""
+"""Permutations of labels for a null: units that keep one label, and strata that exchange labels."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from numpy.typing import ArrayLike
 from interp.maths.auc import arrangements, shuffled_auc, shuffled_labels
 from interp.maths.statistics import roc_auc
 
-ENOUGH = 20  # arrangements of labels, of which the observed one is 5 %
+ENOUGH = 20  # arrangements of labels at which the observed one alone is 5 %
 
 
 @dataclass(frozen=True)
 class Shuffles:
-    """Labels of positive, then negative prompts, and the lengths and the unit of each; the stratum
-    of each unit.
+    """Label, length and unit of every prompt, positive ones first; the stratum of each unit.
 
-    Prompts of a cluster move together, so that permuting single ones would give draws that vary
-    less than classes of clusters do. A unit is a cluster's prompts of one class. Clusters of one
-    class exchange labels with each other; one that has prompts of both classes, such as twins,
-    exchanges the labels of its two units.
+    Prompts of a cluster are dependent, so that permuting single prompts would give a null that is
+    too narrow. A unit is the prompts of one class in a cluster. Clusters of one class exchange
+    labels with each other; a cluster with both classes, such as twins, exchanges the labels of its
+    two units.
     """
 
     labels: np.ndarray
@@ -44,31 +43,29 @@ class Shuffles:
 
     @property
     def ways(self) -> int:
-        """In how many ways labels can be arranged."""
+        """Number of distinct arrangements of the labels."""
         return arrangements(self.labels, self.units, self.strata)
 
     def auc(self, values: np.ndarray, draws: int, seed: int) -> np.ndarray:
-        """AUCs with labels permuted: a whole number of half pairs over the number of pairs, as the
-        observed one is.
-        """
+        """AUCs with labels permuted."""
         drawn = shuffled_labels(self.labels, self.units, self.strata, draws, seed)
         return np.array([roc_auc(labels, values) for labels in drawn])
 
     def near_auc(self, values: np.ndarray, caliper: int, draws: int, seed: int) -> np.ndarray:
-        """AUCs of pairs within ``caliper``, labels permuted among units of one mean length,
-        rounded.
+        """AUCs over pairs within ``caliper``, labels permuted among units of equal (rounded) mean
+        length.
         """
         return shuffled_auc(values, self.labels, self.lengths, caliper, draws, seed, self.units)
 
     @property
     def near_ways(self) -> int:
-        """In how many ways these can be arranged."""
+        """Number of distinct arrangements for ``near_auc``."""
         means = np.round(np.bincount(self.units, weights=self.lengths) / np.bincount(self.units))
         return arrangements(self.labels, self.units, means)
 
 
 def too_few(ways: int) -> str:
-    """What a sentence adds where no p of 5 % could come of a null."""
+    """Addition to a sentence where the null cannot reach p = 5 %; else empty."""
     if ways >= ENOUGH:
         return ""
     return (

@@ -1,5 +1,5 @@
-"""Verify a located set of neurons by intervention, next to matched random sets, on prompts it was
-not located on.
+"""Verify a located set of neurons by intervention, compared with matched random sets, on held-out
+prompts.
 """
 
 from interp.analyzers.verify_neurons.analyzer import VerifyNeurons

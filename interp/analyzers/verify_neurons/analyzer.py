@@ -1,6 +1,4 @@
-"""``VerifyNeurons``: intervene on located neurons, next to random sets, on prompts they were not
-located on.
-"""
+"""``VerifyNeurons``: intervene on located neurons and on random sets, on held-out prompts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import InitVar, dataclass, field
@@ -61,37 +59,39 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class VerifyNeurons(Analyzer):
-    """Necessity, sufficiency, dose-response and specificity of a located set, each next to matched
+    """Necessity, sufficiency, dose-response and specificity of a located set, compared with matched
     random sets.
 
-    Judged are the behaviour (the metric's yes or no), the recovery (share of the gap between both
+    Measured are the behaviour (the metric's yes or no), the recovery (share of the gap between both
     models' numbers that is closed where the answer begins; Chen et al. 2024, arXiv 2406.14144), and
-    whether answers stay well-formed and harmless ones what they were.
+    whether answers stay well-formed and harmless answers unchanged.
 
     ``located``: the table of a locating run, which gives ``ranking``, ``selected``, ``unit`` and
-    ``parent``. ``ranking``: neurons by descending score, the ``selected`` first of them being the
-    located set. ``random_sets``: sets at the located size, drawn in the same layers, matched on the
-    change of their contributions where that can be; ``excluded`` units are never drawn. The first
-    ``judged_sets`` of them (0: all) are judged on every control prompt, the others on as many as
-    show that each does less to the behaviour than the located set, and on every one where it does
-    not. ``dose_draws`` of them also at every second dose. ``control_prompts`` positive prompts
-    (those that base and tuned answer differently) are used for doses and random sets, all for the
-    conditions. ``directions``: ``necessity``, alone or before ``sufficiency``; ``doses``: also
-    sizes other than the located one; ``cell_sets``: random sets of the two by two (a rank test at 5
-    % needs 19; 0: no two by two). ``examples``: answers to so many prompts are kept as text, to
-    positive ones (which may be harmful) only with ``show_answers``. ``reach`` defines k95.
-    ``ablations``: further ones, of ``zero``, ``mean``, ``twin``, as conditions of their own.
-    ``unit``: what the ranking is of. ``patch``: what the conditions, doses and random sets take
-    from the other model, of a unit's contribution h W: ``contribution`` both factors,
-    ``activation`` only h, which the receiver's own W writes (Chen et al.). Returns a table of kind
-    ``verify-neurons``.
+    ``parent``. ``ranking``: neurons by descending score; the first ``selected`` of them are the
+    located set.
+
+    ``random_sets``: sets of the located size, drawn in the same layers, matched on the change of
+    their contributions where possible; ``excluded`` units are never drawn. The first
+    ``judged_sets`` of them (0: all) are judged on every control prompt, the others until it is
+    certain that they affect the behaviour less than the located set. ``dose_draws`` of them are
+    also measured at every second dose. ``control_prompts`` positive prompts (those that base and
+    fine-tuned model answer differently) are used for doses and random sets, all for the conditions.
+
+    ``directions``: ``necessity``, alone or before ``sufficiency``; ``doses``: also measure sizes
+    other than the located one; ``cell_sets``: random sets of the 2 x 2 patching design (a rank test
+    at 5 % needs 19; 0: no such design). ``examples``: number of prompts whose answers are kept as
+    text, of positive ones (which may be harmful) only with ``show_answers``. ``reach`` defines k95.
+    ``ablations``: further conditions: ``zero``, ``mean``, ``twin``. ``unit``: kind of the ranked
+    units. ``patch``: what conditions, doses and random sets take from the other model, of a unit's
+    contribution h W: ``contribution`` both factors, ``activation`` only h, which the receiver's own
+    W writes (Chen et al.). Returns a table of kind ``verify-neurons``.
 
     With a base and ``cell_sets``, whatever ``patch`` is, sub-tables ``patching``,
-    ``patching_random`` and ``patching_cells`` have the two by two of h and W, each from either
-    model, in every direction: two passes over the control prompts for each of its random sets, for
-    the located set three and answers as far as they decide. A behaviour that asks for sampled
-    answers has them under all conditions (``samples``, ``sampled``); doses, random sets and all
-    other claims read greedy ones.
+    ``patching_random`` and ``patching_cells`` have the 2 x 2 design of h and W, each from either
+    model, in every direction: two passes over the control prompts for each of its random sets,
+    three and answers for the located set. A behaviour with sampled answers has them under all
+    conditions (``samples``, ``sampled``); doses, random sets and all other claims use greedy
+    answers.
     """
 
     name: ClassVar[str] = "verify-neurons"
@@ -121,8 +121,8 @@ class VerifyNeurons(Analyzer):
         self.check_run(located, "located", "locate-neurons")
         if located is not None and (self.ranking or self.selected):
             raise OptionError(
-                "VerifyNeurons takes a located table or a ranking of your own, not both; leave"
-                " one out"
+                "VerifyNeurons takes a located table or a ranking of your own, not both; give one"
+                " of them"
             )
         for name, value in ranked_set(located).items() if located is not None else ():
             object.__setattr__(self, name, value)
@@ -133,8 +133,8 @@ class VerifyNeurons(Analyzer):
         return cls(located, **options)
 
     def check(self, has_base: bool, shape: tuple[int, int] | None = None) -> None:
-        """Raise OptionError for options that cannot be run; ``shape``: of the model's units, ``[L,
-        U]``.
+        """Raise OptionError for options that cannot be run; ``shape``: ``(L, U)`` of the model's
+        units.
         """
         layers, units = shape or (np.inf, np.inf)
         if wrong := [
@@ -146,8 +146,8 @@ class VerifyNeurons(Analyzer):
             )
         if self.random_sets < 1:
             raise OptionError(
-                f"--random-sets {self.random_sets} leaves the claims without a null; use at"
-                " least 19"
+                f"--random-sets {self.random_sets} leaves the claims without a null; use at least"
+                " 19"
             )
         if wrong := [name for name in self.ablations if name not in FURTHER]:
             raise OptionError(
@@ -166,7 +166,9 @@ class VerifyNeurons(Analyzer):
             )
 
     def work(self, study: Study) -> Work:
-        """Answers of both models and under every intervention, then doses and random sets."""
+        """Work of answers by both models and under every intervention, of doses and of random
+        sets.
+        """
         names = self._conditions(study.pair.base is not None) if self.selected else []
         asked = VerificationSize(
             self.selected,
@@ -188,11 +190,11 @@ class VerifyNeurons(Analyzer):
 
     @property
     def _sizes(self) -> list[int]:
-        """Sizes of the located sets that are measured."""
+        """Sizes of the prefixes of the ranking that are measured."""
         return sorted({*grid(self._depth), self.selected}) if self.doses else [self.selected]
 
     def __call__(self, study: Study) -> Table:
-        """Run all conditions, doses and controls; what they gave becomes claims."""
+        """Run all conditions, doses and random sets, and make claims of the results."""
         has_base, unit, anatomy = (
             study.pair.base is not None,
             unit_named(self.unit),
@@ -254,7 +256,7 @@ class VerifyNeurons(Analyzer):
         return tables.build(self, study, evidence, self.reach)
 
     def _conditions(self, has_base: bool) -> list[str]:
-        """The interventions that are judged: those that claims are about, and further
+        """Names of the interventions to evaluate: those that claims use, and further
         ``ablations``.
         """
         claimed = [DIRECTIONS[one] for one in self.directions] if has_base else ["ablate-mean"]
@@ -272,7 +274,7 @@ class VerifyNeurons(Analyzer):
         changes: np.ndarray | None,
         evidence: Evidence,
     ) -> None:
-        """Random sets of exactly the located size; none where the layers have too few other
+        """Draw random sets of exactly the located size; none where a layer has too few other
         neurons.
         """
         drawn = matched_sets(
@@ -286,7 +288,7 @@ class VerifyNeurons(Analyzer):
 
     @property
     def _judged(self) -> int:
-        """How many random sets are judged on all control prompts, among them those of the
+        """Number of random sets that are judged on all control prompts, at least those of the
         dose-response.
         """
         return max(self.judged_sets or self.random_sets, self.dose_draws)
@@ -299,8 +301,8 @@ class VerifyNeurons(Analyzer):
         sizes: tuple[np.ndarray, np.ndarray],
         evidence: Evidence,
     ) -> None:
-        """Doses, random sets and the two by two of one direction; what is kept of its donor goes
-        with the call.
+        """Doses, random sets and 2 x 2 design of one direction; the donor's values are freed
+        afterwards.
         """
         located = self.ranking[: self.selected]
         draws = self._dose_draws(sizes, study.seed)
@@ -349,7 +351,7 @@ class VerifyNeurons(Analyzer):
         each: Each,
         alone: Callable[[Set], Effects],
     ) -> None:
-        """Located doses, and random doses beside them; of necessity with the exact k95 of every
+        """Effects of the located and the random doses; for necessity with the exact k95 of every
         measure.
         """
         others = [k for k in self._sizes if k != self.selected]
@@ -365,9 +367,7 @@ class VerifyNeurons(Analyzer):
             evidence.random_dose.setdefault((direction, len(draw)), []).append(effect)
 
     def _dose_draws(self, contributions: tuple[np.ndarray, np.ndarray], seed: int) -> list[Set]:
-        """Random sets at every other size of the located ones, beside those of the located size
-        itself.
-        """
+        """Random sets at every second size, in addition to those of the located size."""
         (norms, changes), taken, drawn = (
             contributions,
             [*self.ranking[: self.selected], *self.excluded],
@@ -382,7 +382,7 @@ class VerifyNeurons(Analyzer):
         return drawn
 
     def _without_base(self, study: Study, donors: PatchSource, evidence: Evidence) -> None:
-        """No base to return to: the effect is the share of the behaviour lost under mean ablation."""
+        """Without a base the effect is the share of the behaviour lost under mean ablation."""
         located = self.ranking[: self.selected]
         self._draw(study, located, contribution_norms(study, donors), None, evidence)
         few = few_of(study, self.control_prompts)

@@ -6,16 +6,16 @@ from interp.experiments.corrected_rates import judge_of
 from interp.study import Study
 
 CORRECTED = " Shares are corrected for the judge's errors."
-BEHAVIOUR = 0.1  # how much more often the fine-tuned model must show it
+BEHAVIOUR = 0.1  # least difference between the models' rates of the behaviour
 
 
 def behaviour(study: Study, evidence: Evidence) -> Claim:
-    """The fine-tuned model shows the behaviour on positive prompts more than the base (else: than
-    on negative ones).
+    """The fine-tuned model shows the behaviour on positive prompts more often than the base.
 
-    Compared with the same difference on negative prompts; of a task, whose right answers only
-    positive prompts have, with the same of its answers shuffled among the prompts. Reads the
-    sub-table ``answers``. What a judge says is corrected for its errors.
+    Without a base: more often than on negative prompts. The control is the same difference on
+    negative prompts; for a task, where only positive prompts have right answers, the same with the
+    answers shuffled among the prompts. Reads the sub-table ``answers``. Rates by a judge are
+    corrected for its errors.
     """
     judge = judge_of(study)
     words, chance = (

@@ -1,4 +1,4 @@
-"""What a verifying run does, before it begins: how many passes, and how many tokens are written."""
+"""Cost of a verifying run, estimated before it begins: passes, and tokens to generate."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from interp.engines import Batch
 from interp.experiments.cost import Work
 from interp.study import Study
 
-# Shares that are known only afterwards, as they were on the real pair: how far answers go, and how
-# many passes over the prompts that it is tested on a random set takes, with the answers that are
-# written under it; one that is judged on fewer; a part of the located ranking, under which most
-# answers change and are written; and a cell of the two by two.
+# Values measured on the real pair. LENGTH: length of answers as a share of the maximum. The others
+# are passes over the control prompts: FURTHER for a random set that is not judged on all of them,
+# LOCATED for a prefix of the ranking (most of its answers change and are generated), CELLS for a
+# cell of the 2 x 2 design, RANDOM for a random set with the answers generated under it.
 LENGTH, FURTHER, LOCATED, CELLS = 0.8, 0.8, 6.9, 0.5
 RANDOM = {"necessity": 1.9, "sufficiency": 4.4}
-REFINED = 3  # sets between two doses that bisection judges
+REFINED = 3  # sets that bisection between two doses evaluates
 SIZES = 1.1  # passes for the sizes of contributions and of their changes
 
 
 @dataclass(frozen=True)
 class VerificationSize:
-    """What is asked of a verifying run: see ``VerifyNeurons``. ``sizes``: of the located sets that
-    are measured.
+    """Size of a verifying run: see ``VerifyNeurons``. ``sizes``: of the measured prefixes of the
+    ranking.
     """
 
     selected: int
@@ -38,19 +38,19 @@ class VerificationSize:
 
 
 def work_of(study: Study, asked: VerificationSize) -> Work:
-    """Passes over all prompts of the study, both classes, and tokens that are written to each."""
+    """Passes over all prompts of the study, both classes, and generated tokens per prompt."""
     has_base = study.pair.base is not None
     lengths = [len(each.ids) for group in study.classes for each in study.encoded(group)]
     written = LENGTH * study.max_new_tokens
     # a prompt with its answer, in passes over prompts
     read = 1 + written / max(sum(lengths) / len(lengths) - _shared(study), 1)
     models = 2 if has_base else 1
-    # answers of the models as they are: written, and read by the base
+    # answers of the unedited models: generated, and read by the base
     plain = Work(passes=1 + (read if has_base else 0), tokens=written) * models
     if not asked.selected:
         return plain
-    # an intervention from the other model is read in step with it; divergence of negative prompts
-    # is of two of them, and what it reads of the base is not read again
+    # an intervention runs together with the other model; two conditions have a divergence on
+    # negative prompts, for which the base's values are not read again
     edited = (
         Work(passes=models + (read if has_base else 0), tokens=models * written) * asked.conditions
     )
@@ -77,7 +77,7 @@ def work_of(study: Study, asked: VerificationSize) -> Work:
 
 
 def _shared(study: Study) -> int:
-    """Tokens that all prompts begin with."""
+    """Number of tokens that all prompts begin with."""
     return Batch.pad(
         [each.ids for group in study.classes for each in study.encoded(group)], study.pad_id
     ).shared

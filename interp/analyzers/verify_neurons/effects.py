@@ -1,8 +1,8 @@
-"""What sets of units do: judged on every control prompt, by their numbers alone, or as far as their
-rank needs.
+"""Effects of sets of units: judged on every control prompt, by the metric's number alone, or
+bounded.
 
-Of the random sets of the located size the first are judged on every prompt, the others as far as
-tells whether they do as much as the located set.
+Of the random sets of the located size the first are judged on every prompt, the others until it is
+certain whether their effect reaches the located set's.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -28,7 +28,7 @@ from interp.interventions.random_sets import set_name
 from interp.study import Study
 
 NAN = float("nan")
-# sets whose answers are written together; as many are lost where a run is stopped
+# sets whose answers are generated together; a run that is stopped repeats at most as many
 SETS_AT_ONCE = 10
 Each = Callable[[Sequence[Set], str], list[Effects]]
 
@@ -36,9 +36,7 @@ Each = Callable[[Sequence[Set], str], list[Effects]]
 def judged_conditions(
     study: Study, donors: PatchSource, located: Set, roles: Sequence[str], names: Sequence[str]
 ) -> list[ConditionResult]:
-    """Both classes as each model answers them and as each intervention on the located set makes
-    them answered.
-    """
+    """Answers to both classes by each model and under each intervention on the located set."""
     for role in roles:
         answer_as_it_is(study, role)
     receivers = {name: donors.condition(name, located) for name in (*roles, *names)}
@@ -55,16 +53,16 @@ def judged_conditions(
 
 
 def changed_answers(judged: list[ConditionResult], has_base: bool) -> np.ndarray:
-    """Positive prompts that base and tuned model answer differently (without a base: that show the
-    behaviour).
+    """Positive prompts that base and fine-tuned model answer differently (without a base: that show
+    the behaviour).
     """
     tuned = next(item for item in judged if item.condition == "tuned" and item.group == "positive")
     return ~tuned.equal_base if has_base else tuned.exhibits
 
 
 def judged_whole(study: Study, direction: str, outcomes: Outcomes) -> Each:
-    """Effects of sets on all control prompts, each kept for a run that goes on where another was
-    stopped.
+    """Function for the effects of sets on all control prompts, saved so that a stopped run can
+    continue.
     """
     return lambda sets, what: parts(
         study,
@@ -76,9 +74,7 @@ def judged_whole(study: Study, direction: str, outcomes: Outcomes) -> Each:
 
 
 def judged_set(direction: str, outcomes: Outcomes, judged: Sequence[ConditionResult]) -> Effects:
-    """What the located set does on the control prompts, whose answers under its condition were
-    judged with the rest.
-    """
+    """Effects of the located set on the control prompts, from the answers of its condition."""
     under = next(
         one for one in judged if (one.condition, one.group) == (DIRECTIONS[direction], "positive")
     )
@@ -88,7 +84,7 @@ def judged_set(direction: str, outcomes: Outcomes, judged: Sequence[ConditionRes
 def numbers_alone(
     study: Study, direction: str, outcomes: Outcomes, numbers: Numbers
 ) -> Callable[[Set], Effects]:
-    """Effects of a set whose answers are not judged: what it does to the behaviour is NaN."""
+    """Function for the effects of a set by the metric's number alone: the behaviour is NaN."""
 
     def effects(chosen: Set) -> Effects:
         found = outcomes.effects(Outcome(numbers.of(chosen), outcomes.receiver.exhibits))
@@ -111,8 +107,8 @@ def random_effects(
     units: Iterable[tuple[int, int]],
     whole: Each,
 ) -> list[Effects]:
-    """Effects of every set, in order; ``whole``: those of sets that are judged on every prompt, as
-    are ``judged``.
+    """Effects of every set, in order; the first ``judged`` are evaluated by ``whole``, on every
+    prompt.
     """
     first, others = [*sets[:judged]], [*sets[judged:]]
     found = whole(first, "random sets")
@@ -138,8 +134,8 @@ def random_effects(
 def harmless_effects(
     study: Study, donors: PatchSource, evidence: Evidence, prompts: int, draws: int
 ) -> list[tuple[float, float, float]]:
-    """What ablating each of the first random sets does to answers to negative prompts: harm, flips,
-    divergence.
+    """Share harmed, share flipped and divergence of answers to negative prompts, for each of the
+    first random sets ablated.
     """
     few, name = few_of(study, prompts), evidence.ablation
     own = evaluate_condition(few, "tuned", "negative", donors.condition("tuned", ()))
@@ -155,7 +151,7 @@ def harmless_effects(
         else np.ones(len(own.exhibits), bool)
     )
 
-    def apart(draw: Sequence[tuple[int, int]]) -> list[float]:
+    def effects_of(draw: Sequence[tuple[int, int]]) -> list[float]:
         receiver = donors.condition(name, draw)
         judged = evaluate_condition(
             few, name, "negative", receiver, divergences(few, "negative", {name: receiver})[name]
@@ -165,6 +161,6 @@ def harmless_effects(
         return [lost, float(flipped.mean()), float(judged.divergence.mean())]
 
     return [
-        tuple(study.part(f"harmless {set_name(draw)}", lambda draw=draw: apart(draw)))
+        tuple(study.part(f"harmless {set_name(draw)}", lambda draw=draw: effects_of(draw)))
         for draw in study.progress(evidence.sets[:draws], "harmless, random sets")
     ]

@@ -1,4 +1,4 @@
-"""What the interventions gave, as claims and tables read it."""
+"""Results of the interventions, as claims and tables read them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,17 +19,17 @@ Effects = Mapping[str, float]
 
 @dataclass
 class Evidence:
-    """What the interventions gave, before anything is claimed.
+    """Results of the interventions, before claims are made.
 
-    ``dose``: effects of the located sets by direction and size; ``random_dose`` and ``random``: of
-    the random sets. ``ratios``: size of the random sets' contributions over the located set's;
-    ``change_ratios``: of their changes; ``matched``: share of their units whose change is within a
-    factor of 2. ``harmless``: of random sets, what is harmed of harmless answers, what flips, and
-    the divergence. ``examples``: of how many prompts answers are kept as text, of positive ones
-    with ``show_answers``. ``sampled``: what sampled answers show, where the behaviour asks for
-    them. ``excluded``: how many units no random set may draw. ``doses``: whether other sizes than
-    the located one were asked for. ``first``: so many random sets are judged on all control prompts
-    whatever they do; None: all.
+    ``dose``: effects of the prefixes of the ranking by direction and size; ``random_dose`` and
+    ``random``: of the random sets. ``ratios``: size of the random sets' contributions over the
+    located set's; ``change_ratios``: of their changes; ``matched``: share of their units whose
+    change is within a factor of 2. ``harmless``: for random sets, share of harmless answers harmed,
+    share flipped, and divergence. ``examples``: number of prompts whose answers are kept as text,
+    of positive ones with ``show_answers``. ``sampled``: results of sampled answers. ``excluded``:
+    number of units that no random set may contain. ``doses``: whether other sizes than the located
+    one are measured. ``first``: number of random sets that are judged on all control prompts in any
+    case; None: all.
     """
 
     judged: list[ConditionResult]
@@ -59,28 +59,24 @@ class Evidence:
     first: int | None = None
 
     def get(self, condition: str, group: str) -> ConditionResult | None:
-        """The judgement of one condition and class, or None where it was not run."""
+        """The result of one condition and class, or None where it was not run."""
         return next(
             (item for item in self.judged if (item.condition, item.group) == (condition, group)),
             None,
         )
 
     def require(self, condition: str, group: str) -> ConditionResult:
-        """The judgement of one condition and class, or OptionError where it was not run."""
+        """The result of one condition and class, or OptionError where it was not run."""
         return required(self.get(condition, group), f"what {condition} answers to {group} prompts")
 
     @property
     def has_number(self) -> bool:
-        """Whether the behaviour has a number where the answer begins, as log-odds; one that is only
-        read has none.
-        """
+        """Whether the metric has a number where the answer begins, such as log-odds."""
         return bool(np.isfinite(self.require("tuned", "positive").number).any())
 
     @property
     def gap(self) -> float:
-        """How much more often the fine-tuned model shows the behaviour on positive prompts than the
-        base.
-        """
+        """Rate of the behaviour on positive prompts, fine-tuned model minus base."""
         return float(
             self.require("tuned", "positive").exhibits.mean()
             - self.require("base", "positive").exhibits.mean()

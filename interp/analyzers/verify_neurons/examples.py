@@ -1,6 +1,4 @@
-"""Example answers: what both models write to a few prompts, and what they write under the
-interventions.
-"""
+"""Example answers of both models to a few prompts, with and without the interventions."""
 
 import numpy as np
 
@@ -13,9 +11,9 @@ LONGEST = 240
 
 
 def examples_table(study: Study, evidence: Evidence) -> Table:
-    """The first prompts of a class under each condition that the claims are about.
+    """Answers to the first prompts of a class under each condition that claims use.
 
-    Answers to positive prompts, which may be harmful ones, are kept only where asked.
+    Answers to positive prompts, which may be harmful, are kept only with ``show_answers``.
     """
     rows = []
     for group in ("positive", "negative") if evidence.show_answers else ("negative",):
@@ -35,7 +33,7 @@ def examples_table(study: Study, evidence: Evidence) -> Table:
         ("prompt_id", "key", "position in the prompt file"),
         ("prompt", "text", "its text, shortened"),
         ("condition", "key", "which model answered, under which intervention"),
-        ("answer", "text", "what it wrote, shortened"),
+        ("answer", "text", "its answer, shortened"),
     )
     return table(
         "examples",

@@ -1,4 +1,4 @@
-"""From evidence to claims, and what a run could not have supported."""
+"""Claims of a verifying run, and its limits."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,20 +24,19 @@ from interp.experiments.sampled import sampling_of
 from interp.maths.intervals import effective_clusters, exact_interval
 from interp.study import GROUPS, Study
 
-# How much of the behaviour may be left (or missing), at most this share of the gap between both
-# models; how much of the log-odds' gap must be recovered.
+# Largest share of the gap between both models' rates that may remain (or be missing); least share
+# of the gap between their log-odds that must be recovered.
 OF_GAP, RECOVERED = 0.5, 0.5
-# Without a base: the share lost, and what its interval must exclude where random sets lose none.
+# Without a base: least share lost, and the value that its interval must exclude in any case.
 LOST, LEAST = 0.5, 0.25
 FEWEST_SETS = 39
 LOSSES = ("necessity", "sufficiency", "selective", "harmless", "malformed", "malformed-negative")
-# a set can be necessary without being sufficient; a claim that there is nothing to make of is not
-# needed
+# claims that the verdict needs; a set can be necessary without being sufficient
 NEEDED = ("behaviour", "necessity", "harmless", *BREAKS)
 
 
 def claims_of(study: Study, evidence: Evidence) -> list[Claim]:
-    """What the run claims: ``behaviour``, and where a located set was tested also what it does."""
+    """The run's claims: ``behaviour``, and where a located set was tested its effects."""
     claims = [behaviour(study, evidence)]
     if evidence.sampled and (sampling := sampling_of(study)):
         claims.append(sampled_behaviour(study, sampling, evidence))
@@ -61,7 +60,7 @@ def claims_of(study: Study, evidence: Evidence) -> list[Claim]:
 
 
 def changed(study: Study, evidence: Evidence, direction: str) -> Claim:
-    """``necessity`` and ``sufficiency``: the behaviour under the patch is as rare, or as frequent,
+    """``necessity`` and ``sufficiency``: under the patch the behaviour is as rare, or as frequent,
     as in the donor.
     """
     words, condition, judge = study.require_metric().words, DIRECTIONS[direction], judge_of(study)
@@ -117,9 +116,7 @@ def changed(study: Study, evidence: Evidence, direction: str) -> Claim:
 
 
 def _beside(evidence: Evidence, direction: str) -> str:
-    """How the located set and the random ones compare, on the prompts that random sets were tested
-    on.
-    """
+    """Clause that compares located and random sets on the control prompts."""
     whole = sum(not np.isnan(one["rate"]) for one in evidence.random[direction])
     others = len(evidence.random[direction]) - whole
     there = f"; on {len(evidence.rows)} control prompts {{there:.1%}}, with {whole} random sets "
@@ -133,8 +130,8 @@ def _beside(evidence: Evidence, direction: str) -> str:
 
 
 def recovered(study: Study, evidence: Evidence, direction: str) -> Claim:
-    """The patch closes the gap between both models' numbers where the answer begins, a ratio of
-    means over prompts.
+    """The patch closes the gap between both models' numbers where the answer begins (a ratio of
+    means over prompts).
     """
     number, own = literal(study.require_metric().words.number), {"column": "receiver"}
     return Claim(
@@ -161,14 +158,14 @@ def recovered(study: Study, evidence: Evidence, direction: str) -> Claim:
             " {control:.2f} [{control_low:.2f}, {control_high:.2f}])."
         ),
         undefined=(
-            f"Both models' {number} where the answer begins cannot be told apart: no recovery is"
-            " reported."
+            f"Both models' {number} where the answer begins do not differ significantly: no"
+            " recovery is reported."
         ),
     )
 
 
 def lost(study: Study, evidence: Evidence) -> Claim:
-    """Without a base: how much of the behaviour goes when the units are set to their mean."""
+    """Without a base: share of the behaviour lost when the units are set to their mean."""
     words, sets = study.require_metric().words, len(evidence.random["necessity"])
     said = (
         f"Set to their mean, {evidence.selected} {evidence.unit.name}s lose {{value:.1%}} of the"
@@ -198,16 +195,16 @@ def lost(study: Study, evidence: Evidence) -> Claim:
 
 
 def _at_the_located_size(direction: str, column: str, evidence: Evidence) -> Estimate:
-    """The located set's own number on the control prompts, which the random sets' numbers are
-    compared with.
+    """The located set's effect on the control prompts, with which those of the random sets are
+    compared.
     """
     where = {"direction": direction, "k": evidence.selected, "source": "located"}
     return statistic("mean", column, table="dose", where=where)
 
 
 def _control(evidence: Evidence, judged: str | None = None) -> str:
-    """What the random sets are, how far they match the located set, and in which direction they
-    were ``judged``.
+    """Description of the random sets and of how well they match the located set; ``judged``: a
+    direction.
     """
     if not evidence.sets:
         return "no random set of equal size could be drawn"
@@ -226,15 +223,15 @@ def _control(evidence: Evidence, judged: str | None = None) -> str:
     )
     further = sum(np.isnan(one["rate"]) for one in evidence.random[judged]) if judged else 0
     return said + (
-        f"; {further} of them on as many as show that they do less, which p needs and the range"
-        " leaves out"
+        f"; {further} of them only until it was certain that they do less: these count for p and"
+        " not for the range"
         if further
         else ""
     )
 
 
 def lead(evidence: Evidence, findings: Mapping[str, Finding]) -> str:
-    """The first sentence of the run: the effect of the located set, or why there is none; "" is the
+    """The first sentence of the run: the located set's effect or why there is none; empty: the
     behaviour's.
     """
     if not findings["behaviour"].supported:
@@ -242,19 +239,19 @@ def lead(evidence: Evidence, findings: Mapping[str, Finding]) -> str:
     if not evidence.selected:
         return f"No {evidence.unit.name} was selected."
     if "necessity" not in findings:
-        return "No control prompt shows what could be returned: the set was not tested."
+        return "The models differ on no control prompt: the set was not tested."
     return findings["necessity"].sentence
 
 
 def limits(study: Study, evidence: Evidence, findings: Mapping[str, Finding]) -> list[str]:
-    """What this run cannot say, and why a claim of it is not supported, in plain words."""
+    """Limits of this run: why claims are not supported or were not tested."""
     first, lines = findings["behaviour"], []
     clusters = min(
         effective_clusters(study.prompts(group).clusters) for group in ("positive", "negative")
     )
     if not first.supported:
         lines.append(_no_behaviour(first, clusters))
-    # a loss that was not seen, among prompts too few to say so
+    # losses that were not observed, with too few clusters to exclude them
     unseen = [
         one.name
         for one in findings.values()
@@ -269,13 +266,13 @@ def limits(study: Study, evidence: Evidence, findings: Mapping[str, Finding]) ->
         return lines
     if "harmless" not in findings:
         lines.append(
-            "Both models agree on no negative prompt: what an ablation harms cannot be told."
+            "Both models agree on no negative prompt: harm by the ablation was not measured."
         )
     if findings["necessity"].supported:
         if evidence.tuned == 0:
             lines.append(
-                f"Fine-tuning moved the weights of none of the {evidence.unit.name}s: they transmit"
-                " what was changed elsewhere."
+                f"Fine-tuning changed the weights of none of the {evidence.unit.name}s: they"
+                " transmit what changed elsewhere."
             )
         return lines
     if len(evidence.random["necessity"]) < FEWEST_SETS:
@@ -287,21 +284,19 @@ def limits(study: Study, evidence: Evidence, findings: Mapping[str, Finding]) ->
 
 
 def fewest_clusters() -> int:
-    """Clusters per class below which no loss, even none at all, is bounded tightly enough for a
-    claim.
-    """
+    """Clusters per class from which on zero observed losses exclude a loss above the bound."""
     return next(n for n in range(1, 1000) if exact_interval(0, n)[1] <= BOUND)
 
 
 def _no_behaviour(first: Finding, clusters: float) -> str:
     if first.high < 0:
         return (
-            "The base shows the behaviour more than the fine-tuned model does: are the two"
+            "The base shows the behaviour more often than the fine-tuned model: are the two"
             " exchanged?"
         )
     if first.value >= BEHAVIOUR or first.high >= BEHAVIOUR:
         return (
-            f"{clusters:.3g} clusters of prompts are too few to say whether there is a behaviour to"
-            " locate."
+            f"{clusters:.3g} clusters of prompts are too few to decide whether there is a behaviour"
+            " to locate."
         )
     return "There is no behaviour to locate."

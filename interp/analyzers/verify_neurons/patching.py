@@ -1,5 +1,5 @@
-"""The two by two of what is patched, as tables: per prompt, per random set, and a row per cell with
-its intervals.
+"""The 2 x 2 patching design (activations and weights, each of either model) as tables: per prompt,
+per random set, per cell.
 """
 
 import numpy as np
@@ -28,8 +28,8 @@ _KEYS = {
 
 
 def patching_tables(study: Study, evidence: Evidence) -> dict[str, Table]:
-    """Sub-tables ``patching``, ``patching_random`` and ``patching_cells``; without rows where
-    nothing was patched.
+    """Sub-tables ``patching``, ``patching_random`` and ``patching_cells``; empty where nothing was
+    patched.
     """
     prompts = _prompts(study, evidence)
     return {
@@ -96,7 +96,7 @@ def _random(study: Study, evidence: Evidence) -> Table:
             as_counted(own, words.unit_of_one) for own in (patched.donor, patched.receiver)
         )
         gap = cluster_interval(donor, clusters, minus=receiver)
-        # as the located set's effect is refused
+        # no effect is reported where the gap's interval covers 0, as for the located set
         apart = gap.value if gap.low > 0 or gap.high < 0 else np.nan
         for cell, means in patched.random.items():
             rows += [
@@ -127,7 +127,7 @@ def _random(study: Study, evidence: Evidence) -> Table:
 
 
 def _cells(study: Study, prompts: Table, random: Table) -> Table:
-    """One row per direction and cell, measured on the two other tables."""
+    """One row per direction and cell, computed from the two other tables."""
     run, words = table("patching", {}, tables={"patching": prompts}), study.require_metric().words
     short = words.short
     own, rows = {"column": f"{short}_receiver"}, []

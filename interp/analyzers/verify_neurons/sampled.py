@@ -1,6 +1,4 @@
-"""What sampled answers say, beside the greedy ones: tables, and the claim that there is a behaviour
-to locate.
-"""
+"""Sampled answers: tables, and the claim that there is a behaviour to locate."""
 
 from typing import Any
 
@@ -19,7 +17,7 @@ _CONDITION = "which model answered, under which intervention"
 
 
 def sampled_tables(study: Study, evidence: Evidence) -> dict[str, Table]:
-    """Sub-tables ``samples``, a row per answer, and ``sampled``, one per condition and class; none
+    """Sub-tables ``samples``, a row per answer, and ``sampled``, one per condition and class; empty
     without samples.
     """
     sampling = sampling_of(study)
@@ -60,10 +58,7 @@ def _samples(study: Study, sampling: Sampling, evidence: Evidence) -> Table:
             "sample": (
                 np.concatenate([np.tile(np.arange(each), len(prompts)) for prompts in sets]),
                 "key",
-                (
-                    "number of the sample; one number stands for the same random numbers in every"
-                    " condition"
-                ),
+                ("number of the sample; equal numbers use equal random numbers in every condition"),
             ),
             words.column: (
                 np.concatenate([item.exhibits.ravel() for item in evidence.sampled]),
@@ -109,7 +104,10 @@ def _rates(study: Study, sampling: Sampling, evidence: Evidence) -> Table:
             "mixed": (
                 mixed,
                 "measure",
-                "share of prompts of whose samples some show the behaviour and some do not",
+                (
+                    "share of prompts with both samples that show the behaviour and samples that do"
+                    " not"
+                ),
             ),
             "greedy": (greedy, "measure", f"{words.share}, of greedy answers"),
         },
@@ -117,8 +115,8 @@ def _rates(study: Study, sampling: Sampling, evidence: Evidence) -> Table:
 
 
 def sampled_behaviour(study: Study, sampling: Sampling, evidence: Evidence) -> Claim:
-    """``behaviour`` by sampled answers; the interventions' rates are in its sentence. Reads the
-    sub-table ``samples``.
+    """``behaviour`` by sampled answers, from the sub-table ``samples``; its sentence has the
+    interventions' rates.
 
     Samples are paired by prompt and number, and intervals are over clusters of prompts.
     """

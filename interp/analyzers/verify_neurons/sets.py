@@ -1,6 +1,4 @@
-"""The verifying run's tables of sets: what located sets of growing size do, and what random sets
-do.
-"""
+"""The verifying run's tables of sets: effects of prefixes of the ranking and of random sets."""
 
 from collections.abc import Sequence
 
@@ -21,7 +19,7 @@ _EFFECTS = {
     "rate": "share of answers that show the behaviour",
     "difference": "that share minus the donor's",
 }
-_DIRECTION = "necessity: base into tuned; sufficiency: tuned into base"
+_DIRECTION = "necessity: base into fine-tuned model; sufficiency: fine-tuned model into base"
 
 
 def _effects(rows: Sequence[Effects]) -> dict[str, tuple]:
@@ -32,7 +30,9 @@ def _effects(rows: Sequence[Effects]) -> dict[str, tuple]:
 
 
 def dose_table(evidence: Evidence) -> Table:
-    """One row per direction, size and set: the located sets, and the random sets of each size."""
+    """One row per direction, size and set: prefixes of the ranking, and random sets of each
+    size.
+    """
     keys, found = [], []
     for direction, effects in evidence.dose.items():
         keys += [(direction, k, "located", 0) for k in sorted(effects)]
@@ -54,8 +54,8 @@ def dose_table(evidence: Evidence) -> Table:
 
 
 def random_table(evidence: Evidence) -> Table:
-    """One row per direction and random set of the located size: how well it matches, and what it
-    does.
+    """One row per direction and random set of the located size: how well it matches, and its
+    effects.
     """
     keys = [
         (direction, draw)
@@ -84,12 +84,12 @@ def random_table(evidence: Evidence) -> Table:
             "norm_ratio": (
                 np.array([evidence.ratios[draw] for draw in draws], np.float64),
                 "measure",
-                "size of its contributions over the located's",
+                "size of its contributions over the located set's",
             ),
             "change_ratio": (
                 np.array(changes, np.float64),
                 "measure",
-                "size of the change of its contributions over the located's",
+                "size of the change of its contributions over the located set's",
             ),
             "matched": (
                 np.array(matched, np.float64),
@@ -107,15 +107,15 @@ def random_table(evidence: Evidence) -> Table:
                 ),
                 "measure",
                 (
-                    "control prompts whose behaviour was read; where not all, rate is NaN, and"
-                    " behaviour and difference are as if none of the others showed it (necessity),"
-                    " or all did (sufficiency)"
+                    "control prompts whose answers were judged; where not all, rate is NaN, and"
+                    " behaviour and difference are bounds: as if none of the others showed it"
+                    " (necessity), or all did (sufficiency)"
                 ),
             ),
             "first": (
                 np.array([evidence.first is None or draw < evidence.first for draw in draws], bool),
                 "flag",
-                "judged on all of them whatever it does",
+                "judged on all of them in any case",
             ),
             "whole": (
                 np.array(
@@ -135,7 +135,7 @@ def random_table(evidence: Evidence) -> Table:
 
 
 def harmless_table(evidence: Evidence) -> Table:
-    """One row per random set: what ablating it does to answers to negative prompts."""
+    """One row per random set: effects of its ablation on answers to negative prompts."""
     harmed, flipped, apart = np.array(evidence.harmless, np.float64).reshape(-1, 3).T
     return table(
         "random-harmless",
@@ -145,7 +145,7 @@ def harmless_table(evidence: Evidence) -> Table:
                 harmed,
                 "measure",
                 (
-                    "share of negative prompts whose answer it flips, not back to the base's (of a"
+                    "share of negative prompts whose answer it flips, not back to the base's (for a"
                     " task: changes)"
                 ),
             ),
@@ -157,7 +157,7 @@ def harmless_table(evidence: Evidence) -> Table:
             "divergence": (
                 apart,
                 "measure",
-                "KL divergence from the tuned model on them",
+                "KL divergence from the fine-tuned model on them",
                 "nats a token",
             ),
         },

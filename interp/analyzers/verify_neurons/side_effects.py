@@ -1,6 +1,4 @@
-"""What else a located set does: to answers that should stay as they are, and to how well answers
-are written.
-"""
+"""Side effects of a located set: on harmless answers, and on how well-formed answers are."""
 
 from typing import Any
 
@@ -10,20 +8,19 @@ from interp.claims import Claim, Estimate, literal, mean, statistic
 from interp.experiments.corrected_rates import judge_of
 from interp.study import Study
 
-# How much of the behaviour may be left or added; what may be lost of harmless answers, how many
-# malformed; and the upper end that the interval of a loss may have.
+# Largest share of the behaviour that may be left or added, of harmless answers that may be lost, of
+# malformed answers; and largest upper end of the interval of a loss.
 LEFT, HARMLESS, MALFORMED, BOUND = 0.1, 0.02, 0.02, 0.1
-# How much less likely an ablated answer's token may be in the base than the reference's: a
-# perplexity of 1.65 times.
+# Largest increase of the base's loss per token on ablated answers: a perplexity of 1.65 times.
 FLUENT = 0.5
 BREAKS = ("malformed", "malformed-negative", "fluency", "fluency-negative")
 
 
 def selective(study: Study, evidence: Evidence) -> Claim:
-    """With the located units the base shows the behaviour on negative prompts no more than the
-    fine-tuned model does.
+    """With the located units patched in, the base shows the behaviour on negative prompts no more
+    often than the fine-tuned model.
 
-    A set that is sufficient without this carries the behaviour, and not when to show it.
+    A sufficient set that is not selective carries the behaviour but not its condition.
     """
     words, judge = study.require_metric().words, judge_of(study)
 
@@ -52,13 +49,12 @@ def selective(study: Study, evidence: Evidence) -> Claim:
 
 
 def harmless(study: Study, evidence: Evidence) -> Claim | None:
-    """What is lost of harmless answers under ablation: a yes or no that both models give; of a
-    task, any change.
+    """Share of harmless answers whose behaviour flips under ablation; for a task, any change.
 
-    Where tuning shows the behaviour on negative prompts too, an ablation that undoes it flips these
-    back to the base's: no harm can be told there, and the share is of the prompts on which both
-    models agree; None where there are none. The thresholds alone decide; random sets, few here, are
-    reported in the same sentence.
+    Where the fine-tuned model shows the behaviour on negative prompts too, an ablation that undoes
+    it flips these back to the base's, which is no harm: the share is over the prompts on which both
+    models agree; None where there are none. The verdict uses thresholds alone; random sets, few
+    here, are reported in the same sentence.
     """
     count, flips = len(evidence.harmless), study.require_metric().applies("negative")
     every = {"condition": evidence.ablation, "group": "negative"}
@@ -66,7 +62,7 @@ def harmless(study: Study, evidence: Evidence) -> Claim | None:
     if agreeing and not evidence.agreeing.any():
         return None
     where = every | ({"agreeing": True} if agreeing else {})
-    also = {"apart": mean("divergence", table="answers", where=every)}
+    also = {"divergence": mean("divergence", table="answers", where=every)}
     what = "flips the behaviour in {value:.1%}" if flips else "changes {value:.1%}"
     text = f"The ablation {what} of the answers to negative prompts"
     if agreeing:
@@ -78,7 +74,7 @@ def harmless(study: Study, evidence: Evidence) -> Claim | None:
         )
     else:
         text += " (at most {high:.1%})"
-    text += "; its divergence on them is {apart:.3f} nats a token"
+    text += "; its divergence on them is {divergence:.3f} nats a token"
     if evidence.has_base:
         also["base"] = mean(
             "divergence", table="answers", where={"condition": "base", "group": "negative"}
@@ -90,7 +86,7 @@ def harmless(study: Study, evidence: Evidence) -> Claim | None:
         sets = "a random set" if count == 1 else f"{count} random sets on average"
         verb = "flips" if count == 1 else "flip"
         text += (
-            f". Beside it, {sets} {verb if flips else verb.replace('flip', 'change')}"
+            f". For comparison, {sets} {verb if flips else verb.replace('flip', 'change')}"
             " {random_lost:.1%}, with a "
         )
         text += "divergence of {random:.3f}"
@@ -111,9 +107,7 @@ def harmless(study: Study, evidence: Evidence) -> Claim | None:
 
 
 def _reference(evidence: Evidence, group: str) -> tuple[str, str]:
-    """Whose answers ablated ones are compared with: those of the model that the ablation should
-    leave, and its name.
-    """
+    """Role and name of the model whose answers the ablated ones should resemble."""
     is_base = evidence.has_base and group == "positive"
     return ("base", "the base") if is_base else ("tuned", "the fine-tuned model")
 
@@ -123,9 +117,7 @@ def _named(name: str, group: str) -> str:
 
 
 def malformed(evidence: Evidence, group: str) -> Claim:
-    """Removing a behaviour must not break the model: broken answers under ablation, over the
-    reference's own.
-    """
+    """Share of malformed answers under ablation, minus the reference model's own."""
     reference, name = _reference(evidence, group)
     ablated, own = ({"condition": each, "group": group} for each in (evidence.ablation, reference))
     return Claim(
@@ -147,8 +139,8 @@ def malformed(evidence: Evidence, group: str) -> Claim:
 
 
 def fluency(evidence: Evidence, group: str) -> Claim | None:
-    """Ablated answers are about as likely text, read by the base, as the reference's own; None
-    without a base.
+    """Loss of the base on ablated answers, minus that on the reference model's; None without a
+    base.
     """
     if not evidence.has_base:
         return None

@@ -1,6 +1,4 @@
-"""The verifying run's tables: one row per condition, per answer, per dose, per random set, per
-claim.
-"""
+"""The verifying run's tables: per condition, per answer, per dose, per random set, per claim."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,10 +32,10 @@ _CONTROLLED = {"ablate-base": "necessity", "patch-tuned": "sufficiency", "ablate
 
 
 def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) -> Table:
-    """The table of kind ``verify-neurons`` with its named parts and its claims.
+    """The table of kind ``verify-neurons`` with its sub-tables and claims.
 
-    ``supported`` of the summary is True where the behaviour is there and the set is necessary,
-    harmless and breaks nothing, whether or not it is sufficient.
+    ``supported`` of the summary is True where there is a behaviour and the set is necessary,
+    harmless and breaks no answers, whether or not it is sufficient.
     """
     words = study.require_metric().words
     summary: dict[str, JSON] = {
@@ -79,7 +77,7 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
     if warned:
         summary["warnings"] = warned
     for direction, effects in evidence.dose.items() if evidence.doses else ():
-        # the area is comparable only on one grid: bisected doses are left out
+        # areas are comparable only on one grid: bisected doses are not used
         steps = [k for k in grid(evidence.depth) if k in effects] or sorted(effects)
         for name in MEASURES:
             summary[f"dose_area_{name}_{direction}"] = area_under_dose(
@@ -155,19 +153,22 @@ def _conditions(study: Study, evidence: Evidence) -> dict[str, tuple]:
         words.column: ("measure", words.share),
         "low": ("measure", "lower end of its 95 % interval over clusters"),
         "high": ("measure", "upper end of its 95 % interval over clusters"),
-        "equal_base": ("measure", "share answered exactly as the base answers"),
-        "equal_tuned": ("measure", "share answered exactly as the tuned model answers"),
+        "matches_base": ("measure", "share answered exactly as the base answers"),
+        "matches_tuned": ("measure", "share answered exactly as the fine-tuned model answers"),
         "malformed": ("measure", "share empty, unended or repeating"),
         words.short: ("measure", f"mean {words.number}, {words.unit}; NaN where it has no meaning"),
         "tokens": ("measure", "mean length of the answers, tokens"),
-        "repeats": ("measure", "mean share of an answer's 4-grams that stood in it before"),
+        "repeats": ("measure", "mean share of an answer's 4-grams that occurred earlier in it"),
         "fluency_ratio": (
             "measure",
             "perplexity of the answers under the base over that of the base's own answers",
         ),
         "divergence": (
             "measure",
-            "KL divergence from the tuned model's next tokens on its own answers, nats a token",
+            (
+                "KL divergence from the fine-tuned model's next tokens on its own answers, nats a"
+                " token"
+            ),
         ),
         "agreement": (
             "measure",
@@ -192,7 +193,7 @@ def _conditions(study: Study, evidence: Evidence) -> dict[str, tuple]:
 
 
 def _agreement(words: MetricLabels, item: ConditionResult) -> float:
-    """How often the yes or no of the written answer is that of the sign of the log-odds where it
+    """How often the behaviour of the answer agrees with the sign of the log-odds where it
     begins.
     """
     known = np.isfinite(item.number)
@@ -217,8 +218,8 @@ def _average(values: Sequence[float]) -> float | None:
 
 
 def recovery_table(study: Study, evidence: Evidence) -> Table:
-    """Per direction and positive prompt the number under the patch, of the model patched and of the
-    one taken from.
+    """Per direction and positive prompt: the metric's number under the patch, in the receiver and
+    in the donor.
     """
     words, prompts, blocks = study.require_metric().words, study.prompts("positive"), []
     for direction, condition in DIRECTIONS.items():
@@ -238,7 +239,7 @@ def recovery_table(study: Study, evidence: Evidence) -> Table:
             "direction": (
                 np.repeat(np.array([one[0] for one in blocks], object), len(ids)),
                 "key",
-                "necessity: base into tuned; sufficiency: tuned into base",
+                "necessity: base into fine-tuned model; sufficiency: fine-tuned model into base",
             ),
             "prompt_id": (np.array(ids * repeated, np.int64), "key", "position in the prompt file"),
             "cluster": (
@@ -273,7 +274,9 @@ def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def answers_table(study: Study, evidence: Evidence) -> Table:
-    """One row per condition, class and prompt: what the answer is like, and the metric's number."""
+    """One row per condition, class and prompt: properties of the answer, and the metric's
+    number.
+    """
     blocks, words = [], study.require_metric().words
     for item in evidence.judged:
         prompts = study.prompts(item.group)
@@ -295,8 +298,8 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
                 words.column: item.exhibits,
                 "sampled": sampled,
                 "lost": item.lost(kept),
-                "equal_base": item.equal_base,
-                "equal_tuned": item.equal_tuned,
+                "matches_base": item.equal_base,
+                "matches_tuned": item.equal_tuned,
                 "altered": ~item.equal_tuned,
                 "flipped": item.flipped(kept),
                 "agreeing": np.ones(len(prompts), bool)
@@ -322,22 +325,25 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
         "changed": (
             "flag",
             (
-                "base and tuned model answer this prompt differently (without a base: it shows the"
-                " behaviour)"
+                "base and fine-tuned model answer this prompt differently (without a base: it shows"
+                " the behaviour)"
             ),
         ),
         words.column: ("flag", words.flag),
         "sampled": ("flag", "used for doses and random sets"),
         "lost": (
             "flag",
-            "the tuned model's answer shows the behaviour, and this one, well-formed, does not",
+            (
+                "the fine-tuned model's answer shows the behaviour, and this one, well-formed, does"
+                " not"
+            ),
         ),
-        "equal_base": ("flag", "token for token the base's answer"),
-        "equal_tuned": ("flag", "token for token the tuned model's answer"),
-        "altered": ("flag", "not token for token the tuned model's answer"),
+        "matches_base": ("flag", "token for token the base's answer"),
+        "matches_tuned": ("flag", "token for token the fine-tuned model's answer"),
+        "altered": ("flag", "not token for token the fine-tuned model's answer"),
         "flipped": (
             "flag",
-            "one of this and the tuned model's answer shows the behaviour, the other does not",
+            "one of this and the fine-tuned model's answer shows the behaviour, the other does not",
         ),
         "agreeing": (
             "flag",
@@ -349,14 +355,14 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
         "harmed": (
             "flag",
             (
-                "the behaviour flips, not back to the base's (where it means nothing: the answer is"
-                " not the tuned model's)"
+                "the behaviour flips, not back to the base's (where the class has no behaviour: the"
+                " answer is not the fine-tuned model's)"
             ),
         ),
         "malformed": ("flag", "empty, unended or repeating"),
         words.short: ("measure", f"{words.number}; NaN where it has no meaning", words.unit_of_one),
         "tokens": ("measure", "length of the answer", "tokens"),
-        "repeats": ("measure", "share of the answer's 4-grams that stood in it before"),
+        "repeats": ("measure", "share of the answer's 4-grams that occurred earlier in it"),
         "base_loss": (
             "measure",
             "negative log-likelihood per token of this answer in the base",
@@ -365,8 +371,8 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
         "divergence": (
             "measure",
             (
-                "KL divergence from the tuned model's next tokens, per token of the tuned "
-                "model's own answer; NaN where it was not measured"
+                "KL divergence from the fine-tuned model's next tokens, per token of the tuned"
+                " model's own answer; NaN where it was not measured"
             ),
             "nats",
         ),
@@ -374,7 +380,7 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
     if any(item.chance is not None for item in evidence.judged):
         described["chance"] = (
             "measure",
-            "share of the other positive prompts to which this answer would be right",
+            "share of the other positive prompts for which this answer would be right",
         )
     return table(
         "answers",
