@@ -56,7 +56,7 @@ class Intruders(Analyzer):
         self.require()
         found = study.each(lambda index, matrix: _examine(self, study, index, matrix), "matrices")
         rows, matrices, null = (
-            _joined([one[name] for one in found]) for name in ("vectors", "matrix", "null")
+            _joined([result[name] for result in found]) for name in ("vectors", "matrix", "null")
         )
         counted = ~matrices["small"] if not matrices["small"].all() else np.ones(len(found), bool)
         totals = {
@@ -65,9 +65,9 @@ class Intruders(Analyzer):
         }
         worst = max(
             found,
-            key=lambda one: (
-                one["matrix"]["subspace_intruders"][0],
-                -one["matrix"]["min_cosine"][0],
+            key=lambda result: (
+                result["matrix"]["subspace_intruders"][0],
+                -result["matrix"]["min_cosine"][0],
             ),
         )
         notes = [*study.notes]
@@ -204,7 +204,7 @@ def _examine(
         _drawn(options, base, change, basis, (study.seed, index, draw))
         for draw in range(options.draws)
     ]
-    least = np.array([one[2] for one in null])
+    least = np.array([draw[2] for draw in null])
     cosine, apart = to_host(compared.cosine).astype(np.float64), to_host(compared.apart)
     p = np.array([permutation_p(value, least, "less") for value in cosine])
     small, norm = min(base.shape) <= SMALL, float(to_host(spectrum.square().sum().sqrt()))
@@ -240,14 +240,14 @@ def _examine(
             norm=[norm],
             relative_norm=[norm / size if size else NAN],
             small=[small],
-            matrix_p=[permutation_p(int(apart.sum()), [one[1] for one in null])],
+            matrix_p=[permutation_p(int(apart.sum()), [draw[1] for draw in null])],
         ),
         "null": _columns(
             len(null),
             named,
             draw=np.arange(len(null)),
-            intruders=np.array([one[0] for one in null], np.int64),
-            subspace_intruders=np.array([one[1] for one in null], np.int64),
+            intruders=np.array([draw[0] for draw in null], np.int64),
+            subspace_intruders=np.array([draw[1] for draw in null], np.int64),
             min_cosine=least,
         ),
         "image": _image(basis, found.left, named),

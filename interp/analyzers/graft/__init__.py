@@ -233,10 +233,10 @@ class Graft(Analyzer):
                 "overlaps": all_overlaps(indices, self.beside, study, scope),
             },
             arrays={
-                f"{kind}/{name}": where
-                for kind, by_name in indices.items()
-                for name, where in by_name.items()
-                if len(where)
+                f"{kind}/{parameter}": positions
+                for kind, by_parameter in indices.items()
+                for parameter, positions in by_parameter.items()
+                if len(positions)
             },
         )
         run = conclude(run, claims_of(count, scope.size, len(self._measuring), self.shuffles))

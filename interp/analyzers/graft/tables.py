@@ -80,8 +80,8 @@ class Rows:
         """The table of all grafts and metrics, the share of the gain kept among them."""
         rows = list(self.numbers)
         rows += [
-            (k, n, "kept-gain", self.gain(value))
-            for k, n, name, value in self.numbers
+            (kind, kept, "kept-gain", self.gain(value))
+            for kind, kept, name, value in self.numbers
             if name == "accuracy"
         ]
         names, kept, metrics, values = zip(*rows, strict=True)
@@ -220,7 +220,7 @@ class Rows:
                     "position in the prompt file, or number of the shuffle",
                 ),
                 "cluster": (
-                    [*asked.clusters, *(f"(shuffle {at})" for at in shuffles)],
+                    [*asked.clusters, *(f"(shuffle {shuffle})" for shuffle in shuffles)],
                     "key",
                     "dependent questions",
                 ),
@@ -246,9 +246,9 @@ def layers_table(indices: Mapping[str, Mapping[str, np.ndarray]], scope: Scope) 
     sizes = {piece.name: piece.size for piece in scope.pieces}
     moved = {piece.name: float(to_host(piece.moved.norm())) for piece in scope.pieces}
     rows = [
-        (kind, name, len(where))
-        for kind, by_name in indices.items()
-        for name, where in by_name.items()
+        (kind, name, len(positions))
+        for kind, by_parameter in indices.items()
+        for name, positions in by_parameter.items()
     ]
     kinds, names, kept = (
         [row[0] for row in rows],
@@ -266,7 +266,7 @@ def layers_table(indices: Mapping[str, Mapping[str, np.ndarray]], scope: Scope) 
             "kind": (kinds, "key", "kind of mask"),
             "parameter": (names, "key", "name of the parameter in the base"),
             "layer": (
-                np.array([int(m[1]) if m else -1 for m in layers], np.int64),
+                np.array([int(match[1]) if match else -1 for match in layers], np.int64),
                 "key",
                 "block; -1 outside the blocks",
             ),

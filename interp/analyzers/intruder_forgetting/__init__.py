@@ -58,9 +58,11 @@ class Checkpoints:
             for run in tables:
                 made = run.require_provenance()
                 # the number of draws of the null does not change the counts
-                options = [{**each.options, "draws": 0} for each in (first, made)]
+                options = [{**of_run.options, "draws": 0} for of_run in (first, made)]
                 same = [
-                    each.inputs.get(name) for each in (first, made) for name in ("base", "prompts")
+                    of_run.inputs.get(name)
+                    for of_run in (first, made)
+                    for name in ("base", "prompts")
                 ]
                 if options[0] != options[1] or same[:2] != same[2:]:
                     raise OptionError(
@@ -124,10 +126,11 @@ class IntruderForgetting:
             raise OptionError(f"{self.draws} permutations cannot give p <= 0.05; use 19 or more")
         names, counted, lost = checkpoints.names, checkpoints.counted, checkpoints.lost
         found = [
-            {each.name: each.value for each in from_table(run.tables["claims"])} for run in counted
+            {claim.name: claim.value for claim in from_table(run.tables["claims"])}
+            for run in counted
         ]
-        counts = np.array([each["intruders"] for each in found])
-        apart = np.array([each["intruders-by-subspace"] for each in found])
+        counts = np.array([values["intruders"] for values in found])
+        apart = np.array([values["intruders-by-subspace"] for values in found])
         rises = [
             cluster_interval(run["loss"], run["cluster"], minus=run["base_loss"]) for run in lost
         ]
@@ -194,7 +197,9 @@ class IntruderForgetting:
                                 column.role,
                                 column.meaning,
                             )
-                            for name, column in ((c.name, c) for c in lost[0].columns)
+                            for name, column in (
+                                (column.name, column) for column in lost[0].columns
+                            )
                         },
                     },
                 ),

@@ -78,14 +78,14 @@ class IntruderScaling(Analyzer):
             )
         keys = list(found)
         losses, kls = (
-            np.array([getattr(one, name).mean() for one in found.values()])
+            np.array([getattr(scaled, name).mean() for scaled in found.values()])
             for name in ("loss", "kl")
         )
         task, prompts = {}, {}
         if study.metric is not None:
             words, means = (
                 study.require_metric().words,
-                np.array([one.task.mean() for one in found.values()]),
+                np.array([scaled.task.mean() for scaled in found.values()]),
             )
             task = {"metric": (means, "measure", words.number, words.unit)}
             prompts = {
@@ -101,12 +101,12 @@ class IntruderScaling(Analyzer):
             self.name,
             {
                 "kind": (
-                    [k for k, _ in keys],
+                    [kind for kind, _ in keys],
                     "key",
                     "what is scaled: intruder, neighbour or the whole update",
                 ),
                 "scale": (
-                    np.array([s for _, s in keys]),
+                    np.array([scale for _, scale in keys]),
                     "measure",
                     "factor on the singular value; 1 is the fine-tuned model",
                 ),
@@ -272,12 +272,12 @@ def _each(kind: str, prompts: PromptSet, found: Mapping, **columns: tuple[str, s
         f"intruder-scaling-{kind}",
         {
             "kind": (
-                np.repeat(np.array([k for k, _ in keys], object), count),
+                np.repeat(np.array([kind for kind, _ in keys], object), count),
                 "key",
                 "what is scaled",
             ),
             "scale": (
-                np.repeat(np.array([s for _, s in keys]), count),
+                np.repeat(np.array([scale for _, scale in keys]), count),
                 "measure",
                 "factor on the singular value",
             ),
@@ -293,11 +293,13 @@ def _each(kind: str, prompts: PromptSet, found: Mapping, **columns: tuple[str, s
             ),
             **{
                 name: (
-                    np.concatenate([np.zeros(0), *(getattr(one, name) for one in found.values())]),
+                    np.concatenate(
+                        [np.zeros(0), *(getattr(scaled, name) for scaled in found.values())]
+                    ),
                     "measure",
-                    *said,
+                    *meaning,
                 )
-                for name, said in columns.items()
+                for name, meaning in columns.items()
             },
         },
     )

@@ -71,8 +71,8 @@ def _against_the_update(
 ) -> list[Claim]:
     kept = (
         {
-            scale: one.task.mean()
-            for (kind, scale), one in found.items()
+            scale: measured.task.mean()
+            for (kind, scale), measured in found.items()
             if kind == "update" and scale <= 1
         }
         if (study.metric is not None)

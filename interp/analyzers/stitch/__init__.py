@@ -126,30 +126,30 @@ class Stitch(Analyzer):
             *self.others,
         )
         _require_comparable(tunes)
-        scopes = aligned([tune.pair for tune in tunes], self.scope)
+        scopes = aligned([source.pair for source in tunes], self.scope)
         for run, tune in zip(self.runs, tunes, strict=False):
             _require_of(run, tune.pair, scopes[0])
         tokenizer, context = study.pair.tokenizer, study.pair.tuned.context_length
-        asked = [Questions.of(tokenizer, tune.held_out.prompts, context) for tune in tunes]
+        asked = [Questions.of(tokenizer, source.held_out.prompts, context) for source in tunes]
         found = [
-            self._mask(study, at, scope, tune)
-            for at, (scope, tune) in enumerate(zip(scopes, tunes, strict=True))
+            self._mask(study, index, scope, source)
+            for index, (scope, source) in enumerate(zip(scopes, tunes, strict=True))
         ]
         measured = _Measured(
             study, asked, text_rows(tokenizer, study.contrast.negative.texts, context)
         )
         base = scopes[0].model
         for at, tune in enumerate(tunes, 1):
-            measured.of(f"tune {at}", tune.pair.tuned)
-        measured.of("base", base)
+            measured.measure(f"tune {at}", tune.pair.tuned)
+        measured.measure("base", base)
         for at, (scope, mask) in enumerate(zip(scopes, found, strict=True), 1):
-            measured.of(f"graft {at}", base, scope.grafted(mask))
-        measured.of("stitched", base, scopes[0].standing(stitched(scopes, found)))
-        measured.of("average", base, scopes[0].standing(averaged(scopes)))
+            measured.measure(f"graft {at}", base, scope.grafted(mask))
+        measured.measure("stitched", base, scopes[0].standing(stitched(scopes, found)))
+        measured.measure("average", base, scopes[0].standing(averaged(scopes)))
         for draw in study.progress(range(self.draws), "random masks"):
             drawn = [
-                masks.matched_mask(scope, mask, study.seed + draw * len(scopes) + at)
-                for at, (scope, mask) in enumerate(zip(scopes, found, strict=True))
+                masks.matched_mask(scope, mask, study.seed + draw * len(scopes) + index)
+                for index, (scope, mask) in enumerate(zip(scopes, found, strict=True))
             ]
             measured.of_draw(draw, base, scopes[0].standing(stitched(scopes, drawn)))
         return self._table(study, tunes, scopes, found, measured.rows)
@@ -182,8 +182,8 @@ class Stitch(Analyzer):
         rows: Rows,
     ) -> Table:
         indices = {
-            f"tune {at}": s.indices(m)
-            for at, (s, m) in enumerate(zip(scopes, found, strict=True), 1)
+            f"tune {number}": scope.indices(mask)
+            for number, (scope, mask) in enumerate(zip(scopes, found, strict=True), 1)
         }
         kept = [int(to_host(mask.sum())) for mask in found]
         met = int(to_host((torch.stack(list(found)).sum(0) > 1).sum()))
@@ -192,34 +192,36 @@ class Stitch(Analyzer):
             provenance=study.provenance(self),
             summary={
                 "weights": scopes[0].size,
-                "tunes": [tune.pair.tuned.name for tune in tunes],
+                "tunes": [source.pair.tuned.name for source in tunes],
                 "kept": kept,
                 "claimed_by_several": met,
                 "kept_gain": {kind: rows.kept_gain(kind) for kind in ("stitched", "average")},
                 "limits": [
                     as_sentence(note)
                     for note in prompt_notes(
-                        p for tune in tunes for p in (tune.located, tune.held_out)
+                        prompts for source in tunes for prompts in (source.located, source.held_out)
                     )
                 ],
-                "measuring": [len(tune.held_out) for tune in tunes],
+                "measuring": [len(source.held_out) for source in tunes],
                 "positive": len(study.contrast.positive),
                 "negative": len(study.contrast.negative),
             },
             tables={
                 "answers": rows.answers(),
                 "random": rows.drawn(),
-                "tunes": rows.tunes([tune.pair.tuned.name for tune in tunes], kept, scopes[0].size),
+                "tunes": rows.tunes(
+                    [source.pair.tuned.name for source in tunes], kept, scopes[0].size
+                ),
                 "overlaps": overlaps_table({"stitched": indices}, scopes[0].size),
             },
             arrays={
-                f"{tune}/{n}": where
-                for tune, parts in indices.items()
-                for n, where in parts.items()
-                if len(where)
+                f"{name}/{parameter}": positions
+                for name, by_parameter in indices.items()
+                for parameter, positions in by_parameter.items()
+                if len(positions)
             },
         )
-        run = conclude(run, claims_of([len(tune.held_out) for tune in tunes]))
+        run = conclude(run, claims_of([len(source.held_out) for source in tunes]))
         verdicts = run.summary["verdicts"].items()
         kept_all = all(
             verdict == SUPPORTED for name, verdict in verdicts if name.startswith("keeps")
@@ -236,7 +238,9 @@ class _Measured:
         self.study, self.asked, self.text = study, asked, text
         self.rows = Rows(asked)
 
-    def of(self, kind: str, model: Model, standing: AbstractContextManager | None = None) -> None:
+    def measure(
+        self, kind: str, model: Model, standing: AbstractContextManager | None = None
+    ) -> None:
         """Measure one model by every metric, within a context that sets its weights."""
         with standing or nullcontext():
             self.rows.add(kind, self._all(model))
@@ -259,8 +263,8 @@ class _Measured:
     def _all(self, model: Model) -> Asked:
         logits = run_logits(self.study.engine, model)
         return [
-            one.graded(self.study.batches(one.read, model), logits, model.device)
-            for one in self.asked
+            questions.graded(self.study.batches(questions.read, model), logits, model.device)
+            for questions in self.asked
         ]
 
 

@@ -36,7 +36,9 @@ class Rows:
 
     def add_draw(self, draw: int, seen: Asked) -> None:
         """Add one of several stitches of random masks."""
-        self.draws += [(task, draw, float(one.correct.mean())) for task, one in enumerate(seen, 1)]
+        self.draws += [
+            (task, draw, float(graded.correct.mean())) for task, graded in enumerate(seen, 1)
+        ]
 
     def gain(self, task: int, correct: float) -> float:
         """Accuracy as a share of the gain of the task's fine-tuned model; NaN without a gain."""
@@ -48,8 +50,8 @@ class Rows:
     def kept_gain(self, kind: str) -> list[float | None]:
         """Per task the share of the gain that a model keeps; None without a gain."""
         found = [
-            self.gain(task, float(one.correct.mean()))
-            for task, one in enumerate(self.seen[kind], 1)
+            self.gain(task, float(graded.correct.mean()))
+            for task, graded in enumerate(self.seen[kind], 1)
         ]
         return [None if np.isnan(value) else value for value in found]
 
@@ -106,35 +108,37 @@ class Rows:
         """
         names = [
             f"{number}:{name}"
-            for number, asked in enumerate(self.asked, 1)
-            for name in asked.clusters
+            for number, questions in enumerate(self.asked, 1)
+            for name in questions.clusters
         ]
-        found = tied(names, [key for asked in self.asked for key in asked.keys])
-        start = sum(len(asked) for asked in self.asked[: task - 1])
+        found = tied(names, [key for questions in self.asked for key in questions.keys])
+        start = sum(len(questions) for questions in self.asked[: task - 1])
         return np.array(found[start : start + len(self.asked[task - 1])])
 
     def answers(self) -> Table:
         """The graded answer to each held-out question under each model."""
         parts = [
-            (name, task, one, self.asked[task - 1])
-            for name, seen in self.seen.items()
-            for task, one in enumerate(seen, 1)
+            (name, task, graded, self.asked[task - 1])
+            for name, graded_tasks in self.seen.items()
+            for task, graded in enumerate(graded_tasks, 1)
         ]
         return table(
             "stitch-answers",
             {
                 "task": (
-                    np.concatenate([np.full(len(q), task) for _, task, _, q in parts]),
+                    np.concatenate(
+                        [np.full(len(questions), task) for _, task, _, questions in parts]
+                    ),
                     "key",
                     _TASK,
                 ),
                 "kind": (
-                    [name for name, _, _, q in parts for _ in range(len(q))],
+                    [name for name, _, _, questions in parts for _ in range(len(questions))],
                     "key",
                     "model",
                 ),
                 "prompt_id": (
-                    np.concatenate([q.ids for *_, q in parts]),
+                    np.concatenate([questions.ids for *_, questions in parts]),
                     "key",
                     "position in the prompt file",
                 ),
@@ -193,4 +197,4 @@ class Rows:
 
 
 def _joined(parts: list, name: str) -> np.ndarray:
-    return np.concatenate([getattr(one, name) for _, _, one, _ in parts])
+    return np.concatenate([getattr(graded, name) for _, _, graded, _ in parts])
