@@ -37,7 +37,7 @@ class Rows:
     def add_draw(self, draw: int, seen: Asked) -> None:
         """Add one of several stitches of random masks."""
         self.draws += [
-            (task, draw, float(graded.correct.mean())) for task, graded in enumerate(seen, 1)
+            (task, draw, float(answers.correct.mean())) for task, answers in enumerate(seen, 1)
         ]
 
     def gain(self, task: int, correct: float) -> float:
