@@ -81,7 +81,7 @@ def copy(tmp_path_factory):
 @pytest.fixture(scope="module")
 def documented(copy):
     """The same with the rows and the figure that the rest of the page adds."""
-    inserted(copy / "README.md", "| what has been run?", after("A question in the README:"))
+    inserted(copy / "docs/index.md", "| what has been run?", after("A question in [the index]"))
     inserted(copy / "docs/store.md", "| `places` |", after("in [the store](store.md):"))
     figures = copy / "interp/figures/__init__.py"
     inserted(
@@ -154,7 +154,7 @@ def test_it_keeps_the_contract_of_all_analyzers(documented):
         >= 7
     )
     assert (
-        passed(documented, "tests/test_docs.py", "-k", "stands_in_the_readme or every_figure") > 15
+        passed(documented, "tests/test_docs.py", "-k", "is_in_the_index or every_figure") > 15
     )
 
 
