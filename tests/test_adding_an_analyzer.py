@@ -127,7 +127,7 @@ def test_one_file_and_one_line_make_a_command(run, only_line, tmp_path, monkeypa
     said = run("answer-length", "--help")[1]
     assert "--draws INT" in said
     assert "Random exchanges of the two models' answers" in said
-    assert "tokens the tuned model's answers are shorter" in said
+    assert "tokens the fine-tuned model's answers are shorter" in said
     asked = ("answer-length", "no-model", "--base", "no-base", "--prompts", "none.txt")
     assert run(*asked, "--draws", "3")[::2] == (
         2,
