@@ -97,14 +97,14 @@ def test_a_pair_is_compared_and_its_runs_are_put_beside_each_other(walk):
         REFUSAL,
         f"{FEW} --generations 4",
     )
-    assert "answers" in walk("README.md", "show KEY", {"KEY": split["run"]})["tables"]
+    assert "answers" in walk("docs/index.md", "show KEY", {"KEY": split["run"]})["tables"]
     vectors = walk("docs/intruders.md", "intruders TUNED --base BASE", REFUSAL)
     keys = [compared["run"], split["run"], vectors["run"]]
     agreed = walk("docs/agree.md", "agree RUN", {"RUN": list(keys)})
     assert set(agreed["summary"]["methods"].values()) == set(keys)
-    assert {run["run"] for run in walk("README.md", "ls", {})["runs"]} == {*keys, agreed["run"]}
-    report = walk("README.md", "report RUN", {"RUN": keys[0]})
-    assert walk("README.md", "verify report.json", {})["failed"] == []
+    assert {run["run"] for run in walk("docs/index.md", "ls", {})["runs"]} == {*keys, agreed["run"]}
+    report = walk("docs/index.md", "report RUN", {"RUN": keys[0]})
+    assert walk("docs/index.md", "verify report.json", {})["failed"] == []
     assert report["runs"] == keys[:1]
 
 
@@ -135,7 +135,7 @@ def test_grafts_and_stitches(walk):
     tunes = {"organism:skill/full": TASK, "organism:skill/second": OTHER_TASK}
     start = "graft TUNED --base BASE --task FILE"
     runs = [
-        walk("README.md", start, SKILL | {"TUNED": tune, "FILE": file}, less)
+        walk("docs/index.md", start, SKILL | {"TUNED": tune, "FILE": file}, less)
         for tune, file in tunes.items()
     ]
     assert [run["summary"]["positive"] for run in runs] == [24, 24]

@@ -516,8 +516,7 @@ def test_a_shuffle_is_the_same_movement_in_bfloat16_and_how_it_is_rounded_is_sai
         limits = Graft(held_out=held_out, **{**FEW, "relaxed_steps": 0})(study).summary["limits"]
         assert len(limits) == count
         assert all(
-            "weights that moved stand still" in line and "--dtype float32" in line
-            for line in limits
+            "moved weights do not change" in line and "--dtype float32" in line for line in limits
         )
 
 
@@ -710,7 +709,7 @@ def test_the_identical_pair_has_nothing_to_graft():
     assert not table.summary["supported"]
     assert table.summary["k95"] is None
     assert set(table.summary["kept_gain"].values()) == {None}
-    assert "answers no more of" in table.summary["sentence"]
+    assert "does not clearly answer more of" in table.summary["sentence"]
     for claim in made:
         assert "nan" not in claim.sentence
         claims.check(claim, table)
@@ -874,8 +873,8 @@ def test_nothing_is_kept_where_the_gain_could_be_nothing():
     same = some(0.5, 0)
     less = same & some(0.5, 1)
     for tuned, verdict, word in (
-        (same ^ (np.arange(60) == 3), claims.NOT_TESTED, "answers no more of"),
-        (less, claims.NOT_SUPPORTED, "of the change in right answers"),
+        (same ^ (np.arange(60) == 3), claims.NOT_TESTED, "does not clearly answer more of"),
+        (less, claims.NOT_SUPPORTED, "of the change in correct answers"),
     ):
         table = answered(
             {"base": same, "tuned": tuned, "movement": same, "learned": tuned},
@@ -1045,7 +1044,7 @@ def test_the_command_keeps_a_run_and_answers_again_from_it(run, folder):
 BAD = {
     "no base": (["--base", "nowhere"], "nowhere"),
     "a share": (["--at", "most"], "'most' is no share"),
-    "more than all": (["--at", "101%"], "no share of weights to keep"),
+    "more than all": (["--at", "101%"], "density of a mask is"),
     "a scope": (["--scope", "neurons"], "unknown --scope"),
     "no file": (["--task", "missing.jsonl"], "no prompt file"),
     "no answers": (["--task", "text.txt"], "has no columns, but a task needs answers"),

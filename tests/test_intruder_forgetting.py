@@ -129,13 +129,13 @@ def test_the_correlation_is_scipy_s_and_its_p_is_that_of_all_permutations(runs):
     ]
     assert claim.p == np.mean(np.array(null) >= claim.value - 1e-9)
     norm = stats.spearmanr(found["relative_norm"], above).statistic
-    assert f"relative norm and forgetting is {norm:.2f}" in claim.sentence
+    assert f"relative norm and forgetting have one of {norm:.2f}" in claim.sentence
     claims.check(claim, found)
     for name, moved in (("value", 0.1), ("p", 0.01), ("verdict", claims.TOO_FEW)):
         with pytest.raises(ClaimError):
             claims.check(dataclasses.replace(claim, **{name: moved}), found)
     assert json.loads(plot(found).to_json())["data"]
-    assert "does not say that intruders cause forgetting" in found.summary["limits"][0]
+    assert "is not evidence that intruders cause forgetting" in found.summary["limits"][0]
 
 
 def forgetting(lost, rises):
@@ -161,7 +161,7 @@ def test_of_fewer_than_five_nothing_is_tested(runs):
     found = IntruderForgetting()(Checkpoints(counted, lost))
     (claim,) = claims.from_table(found.tables["claims"])
     assert claim.verdict == claims.NOT_TESTED
-    assert "5 checkpoints or more are needed" in claim.sentence
+    assert "a test needs 5 checkpoints" in claim.sentence
     claims.check(claim, found)
 
 
@@ -174,7 +174,7 @@ def test_without_a_difference_there_is_no_correlation(runs):
     found = IntruderForgetting()(Checkpoints(flat, lost))
     (claim,) = claims.from_table(found.tables["claims"])
     assert claim.verdict == claims.NOT_TESTED
-    assert "there is no correlation" in claim.sentence
+    assert "no correlation is defined" in claim.sentence
     claims.check(claim, found)
 
 
@@ -200,11 +200,11 @@ def test_runs_that_do_not_belong_together_are_refused(saved, runs):
     for first, second, said in (
         (counted[:1], lost[:1], "two or more checkpoints"),
         (counted, lost[:2], "two or more checkpoints"),
-        (lost, counted, "where one of intruders is needed"),
+        (lost, counted, "give one of kind intruders"),
         ([other, *counted[1:]], lost, "differ in base, texts or options"),
         (counted, [further, *lost[1:]], "differ in base, texts or options"),
         (counted, lost[::-1], "of the same checkpoints"),
-        ([counted[0]] * 2, [lost[0]] * 2, "each of them once"),
+        ([counted[0]] * 2, [lost[0]] * 2, "each given once"),
     ):
         with pytest.raises(OptionError, match=said):
             Checkpoints(first, second)

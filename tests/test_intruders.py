@@ -106,7 +106,7 @@ def examine(tuned, base=None, root=None, analyzer=None, **options):
 def same(one, other, tolerance=1e-5):
     for name in ("sigma", "max_cosine", "subspace_cosine"):
         np.testing.assert_allclose(one[name], other[name], atol=tolerance)
-    assert (one["apart"] == other["apart"]).all()
+    assert (one["subspace_intruder"] == other["subspace_intruder"]).all()
     assert one["part"].tolist() == other["part"].tolist()
 
 
@@ -114,7 +114,7 @@ def test_a_planted_intruder_is_found_and_claimed_beyond_random_updates(pair):
     base, child, _ = pair
     found = examine(child, base, analyzer=Intruders(top_k=1))
     require_described(found)
-    (row,) = np.flatnonzero(found["apart"])
+    (row,) = np.flatnonzero(found["subspace_intruder"])
     assert (found["part"][row], found["rank"][row]) == ("mlp.out", 1)
     assert found["sigma"][row] == pytest.approx((1 + PUSH**2) ** 0.5, abs=1e-2)
     assert found["max_cosine"][row] == pytest.approx(1 / (1 + PUSH**2) ** 0.5, abs=1e-2)
@@ -128,9 +128,9 @@ def test_a_planted_intruder_is_found_and_claimed_beyond_random_updates(pair):
         with pytest.raises(ClaimError, match="control_value"):
             claims.check(moved, found)
     assert found.summary["sentence"].startswith(
-        "1 of 7 leading left singular vectors in 7 matrices are intruders (no |cosine| with a base"
-        " vector reaches 0.5); random updates of equal rank, norm and singular values give 0.0 (0),"
-        " p = 0.048."
+        "1 of 7 leading left singular vectors in 7 matrices are intruders (largest |cosine| with a"
+        " base vector below 0.5); random updates of equal rank, norm and singular values give 0.0"
+        " (0), p = 0.048."
     )
     for part in (found, found.tables["image"]):
         assert json.loads(plot(part).to_json())["data"]
@@ -149,10 +149,10 @@ def test_a_random_update_of_its_size_is_not_claimed(root, pair):
     found = examine(
         tiny.save(child, root / "strong"), tiny.save(base, root / "wide"), analyzer=Intruders()
     )
-    assert found["apart"].sum() == 1
+    assert found["subspace_intruder"].sum() == 1
     plain, apart = from_table(found.tables["claims"])
     null, totals = found.tables["null"], found.tables["totals"]
-    for claim, column in ((plain, "intruders"), (apart, "apart")):
+    for claim, column in ((plain, "intruders"), (apart, "subspace_intruders")):
         assert claim.verdict == claims.NOT_SUPPORTED
         assert claim.p > 0.5
         draws = [null[column][null["draw"] == draw].sum() for draw in range(20)]
@@ -196,7 +196,7 @@ def test_small_matrices_are_flagged_and_not_claimed(tmp_path):
     )
     assert found["small"].all()
     assert not found.summary["supported"]
-    assert "size 64 or less" in found.summary["sentence"]
+    assert "a side of 64 or less" in found.summary["sentence"]
     for claim in from_table(found.tables["claims"]):
         assert claim.verdict == claims.NOT_TESTED
         claims.check(claim, found)
@@ -684,7 +684,7 @@ def test_without_intruders_only_the_update_is_scaled(pair):
 
 def test_another_model_than_the_runs_is_refused(pair, scaled):
     base, _, _ = pair
-    with pytest.raises(OptionError, match="give the model that the run was made of"):
+    with pytest.raises(OptionError, match="give the model that the run was made from"):
         IntruderScaling.of(scaled[0])(scaling_study(base, base))
 
 

@@ -296,7 +296,7 @@ def test_tunes_that_are_the_base_have_nothing_to_stitch():
     assert table.summary["kept_gain"] == {"stitched": [None, None], "average": [None, None]}
     made = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
     assert made["keeps-1"].verdict == made["keeps-2"].verdict == claims.NOT_TESTED
-    assert "answers no more of" in made["keeps-2"].sentence
+    assert "does not clearly answer more of" in made["keeps-2"].sentence
     for claim in made.values():
         assert not claim.supported
         assert "nan" not in claim.sentence
@@ -330,11 +330,11 @@ def test_graft_runs_lend_their_masks_in_order():
         }
         assert own.keys() == got.keys()
         assert all(np.array_equal(own[name], got[name]) for name in own)
-    with pytest.raises(OptionError, match="in the order of the tunes"):
+    with pytest.raises(OptionError, match="in the order of the models"):
         Stitch(held_out=analyzer.held_out, others=analyzer.others, runs=tuple(runs[::-1]), draws=1)(
             study
         )
-    with pytest.raises(OptionError, match="1 graft runs for 2 tunes"):
+    with pytest.raises(OptionError, match="1 graft runs for 2 fine-tuned models"):
         Stitch(held_out=analyzer.held_out, others=analyzer.others, runs=tuple(runs[:1])).check()
 
 
@@ -414,8 +414,8 @@ def test_the_command_keeps_a_run_and_answers_again_from_it(run, folder):
 
 BAD = {
     "one task too many": (["--task", "one.jsonl"], "2 fine-tuned models and 3 tasks"),
-    "a share": (["--at", "0"], "no share of weights to keep"),
-    "a way": (["--localise", "guess"], "unknown way to localise 'guess'"),
+    "a share": (["--at", "0"], "density of a mask is"),
+    "a way": (["--localise", "guess"], "unknown --localise 'guess'"),
     "a regulariser": (["--reg", "l2"], "unknown regulariser 'l2'"),
     "a scope": (["--scope", "neurons"], "unknown --scope"),
     "no run": (["--mask", "1234"], "there is no store"),

@@ -1,11 +1,11 @@
-"""``Intruders``: leading singular vectors of a tuned matrix that no vector of the base's resembles.
+"""``Intruders``: leading singular vectors of a fine-tuned matrix unlike any of the base matrix.
 
-Shuttleworth, Andreas, Torralba, Sharma (arXiv 2410.21228): of every matrix the ``top_k`` left
-singular vectors of the tuned weight are compared with *all* of the base's; one whose largest
-absolute cosine stays below ``eps`` is an intruder. Two controls: the same against the base's
-vectors of like singular value together, since within a cluster of equal values vectors are
-arbitrary; and random updates with the singular values of the real one, since a large enough update
-of any direction makes intruders.
+Shuttleworth, Andreas, Torralba, Sharma (arXiv 2410.21228) compare the ``top_k`` left singular
+vectors of each fine-tuned matrix with *all* singular vectors of the base matrix. A vector whose
+largest absolute cosine is below ``eps`` is an intruder. Two controls are added. Vectors are also
+compared with the subspace of the base vectors of similar singular value, because vectors within a
+group of nearly equal singular values are arbitrary. And intruders are counted for random updates
+with the singular values of the real update, because any large update of low rank makes intruders.
 """
 
 from collections.abc import Sequence
@@ -34,12 +34,11 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class Intruders(Analyzer):
-    """Intruders among the ``top_k`` singular vectors of every matrix of a ``WeightPair``, on one
-    ``side``.
+    """Count intruders among the ``top_k`` singular vectors of every matrix of a ``WeightPair``.
 
-    ``gap``: base singular values within this share of a vector's own count as like. ``draws``
-    random updates per matrix, 20 or more, or 0 for none, in which case nothing is claimed. Returns
-    a table of kind ``intruders``, one row per singular vector.
+    ``side``: left or right singular vectors. ``gap``: relative difference up to which two singular
+    values count as similar. ``draws``: random updates per matrix, at least 20; with 0 there is no
+    null and nothing is tested. Returns a table of kind ``intruders``, one row per singular vector.
     """
 
     name: ClassVar[str] = "intruders"
@@ -53,25 +52,29 @@ class Intruders(Analyzer):
     parent: str | None = None
 
     def __call__(self, study: WeightPair) -> Table:
-        """Stream all pairs of matrices, count, compare with random updates."""
+        """Read the matrices one pair at a time, count intruders and compare with random updates."""
         self.require()
         found = study.each(lambda index, matrix: _examine(self, study, index, matrix), "matrices")
         rows, matrices, null = (
-            _joined([one[name] for one in found]) for name in ("vectors", "matrix", "null")
+            _joined([result[name] for result in found]) for name in ("vectors", "matrix", "null")
         )
         counted = ~matrices["small"] if not matrices["small"].all() else np.ones(len(found), bool)
         totals = {
             f"{name}_total": null[name].reshape(len(found), self.draws)[counted].sum(0)
-            for name in ("intruders", "apart")
+            for name in ("intruders", "subspace_intruders")
         }
         worst = max(
-            found, key=lambda one: (one["matrix"]["apart"][0], -one["matrix"]["min_cosine"][0])
+            found,
+            key=lambda result: (
+                result["matrix"]["subspace_intruders"][0],
+                -result["matrix"]["min_cosine"][0],
+            ),
         )
         notes = [*study.notes]
         if 0 < (small := int(matrices["small"].sum())) < len(found):
             notes.append(
-                f"{small} more matrices of size {SMALL} or less, where random vectors come near"
-                " eps, do not count"
+                f"{small} matrices with a side of {SMALL} or less are not counted: there the"
+                " cosines of random vectors come near eps"
             )
         run = table(
             self.name,
@@ -83,7 +86,7 @@ class Intruders(Analyzer):
                 "small": int(matrices["small"].sum()),
                 "vectors": len(rows["sigma"]),
                 "intruders": int(rows["is_intruder"].sum()),
-                "apart": int(rows["apart"].sum()),
+                "subspace_intruders": int(rows["subspace_intruder"].sum()),
                 "share": float(rows["is_intruder"].mean()),
                 "min_cosine": float(rows["max_cosine"].min()),
                 "mean_effective_rank": float(matrices["effective_rank"].mean()),
@@ -102,37 +105,34 @@ class Intruders(Analyzer):
         return conclude(run, self._claims(matrices))
 
     def require(self) -> None:
-        """Raise OptionError for options that mean nothing."""
+        """Raise OptionError for invalid options."""
         if self.top_k < 1:
-            raise OptionError(f"{self.top_k} singular vectors are none; use --top-k 1 or more")
+            raise OptionError(f"--top-k is {self.top_k}; use 1 or more")
         if not 0 < self.eps <= 1 or not 0 <= self.gap < 1:
             raise OptionError(
-                f"eps {self.eps} and gap {self.gap}: a cosine lies in (0, 1], a relative gap in"
-                " [0, 1)"
+                f"eps is {self.eps} and gap is {self.gap}; eps must be in (0, 1] and gap in [0, 1)"
             )
         if self.side not in ("left", "right"):
-            raise OptionError(f"side {self.side!r} is no side of a matrix; use left or right")
+            raise OptionError(f"unknown side {self.side!r}; use left or right")
         if self.draws and self.draws < FEWEST_DRAWS:
             raise OptionError(
-                f"{self.draws} random updates cannot give p of {ALPHA}; use {FEWEST_DRAWS} or more,"
-                " or 0"
+                f"{self.draws} random updates cannot give p <= {ALPHA}; use {FEWEST_DRAWS} or more,"
+                " or 0 for no null"
             )
 
     def _claims(self, matrices: dict[str, np.ndarray]) -> list[Claim]:
-        """More intruders than random updates give, by single vectors as published and by subspaces
-        too.
-        """
+        """Are there more intruders than with random updates, by single vectors and by subspaces?"""
         counted = ~matrices["small"]
         none = not counted.any()
         where = {} if none else {"small": [False]}
         tested = bool(self.draws) and not none
         vectors = int(matrices["k"].sum() if none else matrices["k"][counted].sum())
         drawn = "random updates of equal rank, norm and singular values in every matrix"
-        beside = "; no random updates were drawn to compare it with"
+        beside = "; no random updates were drawn to compare with"
         if none:
             beside = (
-                f"; all matrices are of size {SMALL} or less, where random vectors come near eps:"
-                " not tested"
+                f"; not tested, because all matrices have a side of {SMALL} or less, where the"
+                " cosines of random vectors come near eps"
             )
         elif tested:
             beside = (
@@ -156,15 +156,15 @@ class Intruders(Analyzer):
                 "is_intruder",
                 "intruders",
                 f"{{value:.0f}} of {vectors} leading {self.side} singular vectors in"
-                f" {len(counted) if none else int(counted.sum())} matrices are intruders (no"
-                f" |cosine| with a base vector reaches {self.eps:g})",
+                f" {len(counted) if none else int(counted.sum())} matrices are intruders (largest"
+                f" |cosine| with a base vector below {self.eps:g})",
             ),
             claim(
                 "intruders-by-subspace",
-                "apart",
-                "apart",
-                "{value:.0f} of them are intruders also against the base's vectors of like singular"
-                " value together",
+                "subspace_intruder",
+                "subspace_intruders",
+                "{value:.0f} of them are intruders also when compared with the subspace of base"
+                " vectors of similar singular value",
             ),
         ]
 
@@ -172,8 +172,8 @@ class Intruders(Analyzer):
 def _examine(
     options: Intruders, study: WeightPair, index: int, matrix: Matrix
 ) -> dict[str, dict[str, np.ndarray]]:
-    """One matrix: columns of its vectors, of itself, of its random updates, and its cosines for the
-    image.
+    """Results for one matrix: per vector, per matrix, per random update, and cosines for the
+    figure.
     """
     both = study.read(matrix)
     if options.side == "right":
@@ -186,16 +186,16 @@ def _examine(
         found = subspaces.leading(both.tuned, count, basis.vectors[:, :count])
         compared = subspaces.compare(basis, found.left, found.values, options.eps, options.gap)
     else:
-        # values alone are told of these, and their error is the square of the vectors'
+        # only the singular values are reported here; their error is the square of the vectors'
         found, compared = (
             subspaces.leading(both.base, count, tolerance=ROUGH),
             subspaces.unchanged(count),
         )
     base, change = both.base, both.factors
     if changed and change is None:
-        change = both.tuned.sub_(base)  # in its place: a copy more is what memory is short of
+        change = both.tuned.sub_(base)  # in place, to save the memory of another copy
     del both
-    # by rows: a norm in float64 of the whole would copy the whole
+    # row by row: a float64 norm of the full matrix would copy it
     spectrum, size = (
         _spectrum(change),
         float(to_host(torch.linalg.vector_norm(base, dim=1).double().norm())),
@@ -204,7 +204,7 @@ def _examine(
         _drawn(options, base, change, basis, (study.seed, index, draw))
         for draw in range(options.draws)
     ]
-    least = np.array([one[2] for one in null])
+    least = np.array([draw[2] for draw in null])
     cosine, apart = to_host(compared.cosine).astype(np.float64), to_host(compared.apart)
     p = np.array([permutation_p(value, least, "less") for value in cosine])
     small, norm = min(base.shape) <= SMALL, float(to_host(spectrum.square().sum().sqrt()))
@@ -220,7 +220,7 @@ def _examine(
             is_intruder=intruder,
             nearest=to_host(compared.nearest) + 1,
             subspace_cosine=to_host(compared.subspace).astype(np.float64),
-            apart=apart,
+            subspace_intruder=apart,
             p=p,
             beyond_null=apart & (p <= ALPHA),
             small=np.full(count, small),
@@ -234,20 +234,20 @@ def _examine(
             k=[count],
             changed=[changed],
             intruders=[int(intruder.sum())],
-            apart=[int(apart.sum())],
+            subspace_intruders=[int(apart.sum())],
             min_cosine=[float(cosine.min())],
             effective_rank=[subspaces.effective_rank(spectrum)],
             norm=[norm],
             relative_norm=[norm / size if size else NAN],
             small=[small],
-            matrix_p=[permutation_p(int(apart.sum()), [one[1] for one in null])],
+            matrix_p=[permutation_p(int(apart.sum()), [draw[1] for draw in null])],
         ),
         "null": _columns(
             len(null),
             named,
             draw=np.arange(len(null)),
-            intruders=np.array([one[0] for one in null], np.int64),
-            apart=np.array([one[1] for one in null], np.int64),
+            intruders=np.array([draw[0] for draw in null], np.int64),
+            subspace_intruders=np.array([draw[1] for draw in null], np.int64),
             min_cosine=least,
         ),
         "image": _image(basis, found.left, named),
@@ -280,8 +280,9 @@ def _drawn(
     basis: Basis | None,
     seeds: tuple[int, int, int],
 ) -> tuple[int, int, float]:
-    """Intruders, those apart, and the least cosine after a random update with the real one's
-    singular values.
+    """Intruders, subspace intruders and the smallest cosine for one random update.
+
+    The random update has the singular values of the real one.
     """
     if basis is None or change is None:
         return 0, 0, 1.0
@@ -298,7 +299,7 @@ def _drawn(
         update = subspaces.random_rotation(update.T, generator).T
     update += base
     count = min(options.top_k, *base.shape)
-    # a looser tolerance than the real one's: a count needs no fourth digit
+    # a looser tolerance than for the real update: only counts are needed
     found = subspaces.leading(update, count, basis.vectors[:, :count], ROUGH, draw)
     compared = subspaces.compare(basis, found.left, found.values, options.eps, options.gap)
     intruder, apart, cosine = (
@@ -308,7 +309,7 @@ def _drawn(
 
 
 def _image(basis: Basis | None, left: Tensor, named: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Cosines of the leading vectors with the base's first ones, as the paper draws them."""
+    """Cosines of the leading vectors with the first base vectors, as in the paper's figures."""
     count = left.shape[1]
     if basis is None:
         cosines = np.eye(count)
@@ -335,54 +336,52 @@ def _joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 _MEANINGS = {
-    "layer": ("key", "block, -1 outside blocks"),
-    "part": ("key", "which matrix of the block"),
-    "rank": ("key", "place of the singular vector, from 1, largest singular value first"),
-    "base_rank": ("key", "place of the base's singular vector, from 1"),
+    "layer": ("key", "block; -1 outside the blocks"),
+    "part": ("key", "matrix of the block"),
+    "rank": ("key", "rank of the singular vector, from 1, largest singular value first"),
+    "base_rank": ("key", "rank of the base's singular vector, from 1"),
     "draw": ("key", "number of the random update"),
-    "tensor": ("text", "the tensor that holds it"),
-    "rows": ("measure", "rows of the matrix on the side compared"),
-    "columns": ("measure", "columns"),
-    "k": ("measure", "singular vectors looked at"),
-    "sigma": ("measure", "singular value in the tuned matrix"),
+    "tensor": ("text", "tensor that holds the matrix"),
+    "rows": ("measure", "rows of the matrix; columns if right vectors are compared"),
+    "columns": ("measure", "columns of the matrix; rows if right vectors are compared"),
+    "k": ("measure", "singular vectors examined"),
+    "sigma": ("measure", "singular value in the fine-tuned matrix"),
     "max_cosine": ("measure", "largest absolute cosine with any singular vector of the base"),
-    "cosine": ("measure", "absolute cosine of the two"),
-    "is_intruder": ("flag", "max_cosine below eps, as published"),
-    "nearest": ("measure", "place of the base vector that it is most like, from 1"),
+    "cosine": ("measure", "absolute cosine of the two vectors"),
+    "is_intruder": ("flag", "max_cosine is below eps (the published definition)"),
+    "nearest": ("measure", "rank of the most similar base vector, from 1"),
     "subspace_cosine": (
         "measure",
-        "length of its part among the base's vectors of like singular value",
+        "norm of its projection onto base vectors of similar singular value",
     ),
     "p": (
         "measure",
-        "share of random updates whose least cosine is as small, with the draw itself",
+        "p: share of random updates whose smallest cosine is as small, the real one counted",
     ),
-    "beyond_null": ("flag", "an intruder by both measures, and p at most 0.05 within its matrix"),
-    "small": ("flag", "smaller side of 64 or less, where random vectors come near eps"),
-    "changed": ("flag", "tuned and base differ in any number"),
-    "intruders": ("measure", "vectors below eps"),
-    "min_cosine": ("measure", "smallest of the largest cosines"),
+    "beyond_null": ("flag", "a subspace intruder with p at most 0.05 within its matrix"),
+    "small": ("flag", "the smaller side is 64 or less: cosines of random vectors come near eps"),
+    "changed": ("flag", "fine-tuned and base weights differ"),
+    "intruders": ("measure", "vectors with max_cosine below eps"),
+    "min_cosine": ("measure", "smallest max_cosine of the vectors"),
     "effective_rank": (
         "measure",
-        "of the update: exponential of the entropy of its singular values",
+        "effective rank of the update: exponential of the entropy of its singular values",
     ),
     "norm": ("measure", "Frobenius norm of the update"),
-    "relative_norm": ("measure", "the same over the base's norm"),
+    "relative_norm": ("measure", "norm of the update divided by that of the base"),
     "matrix_p": (
         "measure",
-        "share of random updates with as many intruders apart, with the real one",
+        "p: share of random updates with as many subspace intruders, the real one counted",
     ),
-    "intruders_total": ("measure", "intruders over all matrices that count"),
-    "apart_total": ("measure", "intruders by both measures over all matrices that count"),
-}
-_APART = {
-    True: ("flag", "an intruder also against the base's vectors of like singular value together"),
-    False: ("measure", "vectors that are intruders by both measures"),
+    "intruders_total": ("measure", "intruders over all counted matrices"),
+    "subspace_intruders_total": ("measure", "subspace intruders over all counted matrices"),
+    "subspace_intruder": (
+        "flag",
+        "an intruder also when compared with base vectors of similar singular value",
+    ),
+    "subspace_intruders": ("measure", "vectors that are subspace intruders"),
 }
 
 
 def _described(columns: dict[str, np.ndarray]) -> dict[str, tuple]:
-    told = _MEANINGS | (
-        {"apart": _APART[columns["apart"].dtype == bool]} if "apart" in columns else {}
-    )
-    return {name: (values, *told[name]) for name, values in columns.items()}
+    return {name: (values, *_MEANINGS[name]) for name, values in columns.items()}

@@ -17,7 +17,10 @@ def intruders_figure(table: Table) -> go.Figure:
     x = table["layer"] + (place - (len(parts) - 1) / 2) * width
     x = x + (table["rank"] / (table["rank"].max() + 1) - 0.5) * width * 0.8
     figure = go.Figure()
-    apart, published = table["apart"], table["is_intruder"] & ~table["apart"]
+    apart, published = (
+        table["subspace_intruder"],
+        table["is_intruder"] & ~table["subspace_intruder"],
+    )
     groups = (
         (f"not an intruder ({int((~table['is_intruder']).sum()):,})", ~table["is_intruder"], GREY),
         (f"intruder by single vectors only ({int(published.sum()):,})", published, BLUE),

@@ -1,14 +1,12 @@
-"""``Graft``: how few of a fine-tuned model's weights, put into its base, do what fine-tuning
-taught?
+"""``Graft``: how few fine-tuned weights, put into the base, reproduce what fine-tuning taught?
 
-Panigrahi, Saunshi, Zhao and Arora (2023, arXiv 2302.06600): look for a small mask such that the
-base with the fine-tuned weights there does the task. Learned masks are compared with masks of
-exactly equal size that know less: the weights that moved furthest, those with the greatest
-first-order effect, random ones, and random ones with equal counts in every parameter; and with
-masks learned, the same way, on the same movement shuffled among the weights of every parameter.
-Where these do as well, choosing weights is itself a way to learn the task, and a mask that works
-does not say where the fine-tuned model has it. One shuffle can happen to suit the task or not, so
-there are several, and how far they differ counts in the claim.
+Panigrahi, Saunshi, Zhao and Arora (2023, arXiv 2302.06600) search for a small mask such that the
+base with the fine-tuned weights at its positions performs the task. Learned masks are compared with
+masks of the same size: the weights with the largest movement or first-order effect, random weights,
+and random weights with the same count in every parameter. They are also compared with masks learned
+in the same way on the movement shuffled within every parameter. Where those perform as well,
+selecting weights is itself a way to train, and the mask does not locate the skill. Shuffles differ
+by chance, so there are several, and their variance enters the claim.
 """
 
 from collections.abc import Sequence
@@ -46,24 +44,23 @@ RANKED = ("learned", "relaxed", "movement", "first-order")
 
 @dataclass(frozen=True)
 class Graft(Analyzer):
-    """Grafts of the study's tuned model into its base, located on the study's positive prompts, a
-    task's.
+    """Graft fine-tuned weights into the base. The study's positive prompts are the task's questions
+    for selecting masks.
 
-    ``held_out`` are the task's questions that measure, ``other`` those of another task. Where the
-    study has negative prompts they are plain text whose perplexity is measured. ``scope``: which
-    parameters, see ``interp.models.grafts``. ``at``: share of the scope's weights that masks are
-    made for and claims are about; ``sweep``: shares at which rankings are measured too. ``steps``,
-    ``rate``, ``pull`` and ``batch`` are of the learned mask, ``relaxed_steps`` and ``relaxed_rate``
-    of the paper's own descent (0 steps leave it out), ``draws`` of each kind of random mask at
-    ``at``. ``shuffles`` of the movement get a mask each, learned in ``steps`` steps as the learned
-    one is, and cost its time each and no more memory; fewer than 6 decide nothing, 0 leaves them
-    out. ``beside`` are graft runs of other tasks on the same base and scope: overlaps of masks, and
-    where they are of the same fine-tuned model the union of the learned ones. Memory besides both
-    models: 6 numbers of 4 bytes per weight of the scope (scores, two moments, movement, slope and a
-    mask), and a copy of the scope in float32 and one in the model's dtype.
+    ``held_out``: the task's questions for measuring. ``other``: questions of another task. Negative
+    prompts of the study, where there are any, are plain text for measuring perplexity. ``scope``:
+    the parameters, see ``interp.models.grafts``. ``at``: density of the masks that claims are
+    about, as a share of the scope's weights. ``sweep``: further densities to measure. ``steps``,
+    ``rate``, ``pull`` and ``batch`` train the learned mask; ``relaxed_steps`` (0: none) and
+    ``relaxed_rate`` the paper's own mask. ``draws``: random masks of each kind at density ``at``.
+    ``shuffles``: masks learned on shuffled movement; a verdict needs 6, 0 leaves them out, and each
+    takes as long as the learned mask. ``beside``: graft runs of other tasks on the same base and
+    scope, for overlaps of masks and, for the same fine-tuned model, the union of the learned masks.
+    Memory in addition to both models: 24 bytes per weight of the scope, a float32 copy of the scope
+    and one in the model's dtype.
 
-    Returns a table of kind ``graft``, one row per mask and metric; ``arrays`` hold the masks at
-    ``at`` as ``KIND/PARAMETER``: sorted flat indices, in C order of the base's parameter.
+    Returns a table of kind ``graft``, one row per mask and metric. ``arrays`` hold the masks of
+    density ``at`` as ``KIND/PARAMETER``: sorted flat indices, in C order of the base's parameter.
     """
 
     name: ClassVar[str] = "graft"
@@ -86,7 +83,7 @@ class Graft(Analyzer):
     beside: tuple[Table, ...] = ()
 
     def __call__(self, study: Study) -> Table:
-        """Learn and draw masks, graft, measure."""
+        """Learn and draw masks, graft them, measure the models."""
         self.check()
         self._require_disjoint(study)
         scope = Scope.of(study.pair, self.scope)
@@ -107,7 +104,7 @@ class Graft(Analyzer):
                 continue
             ranking = self._ranking(kind, study, scope, located, count)
             kept[kind] = masks.top(ranking, count)
-            # the paper's descent is made for one size
+            # the paper's mask is trained for one density
             shares = (self.at,) if kind == "relaxed" else sorted({*self.sweep, self.at})
             for share in shares:
                 measured.of_mask(kind, masks.top(ranking, max(1, round(share * scope.size))))
@@ -137,13 +134,12 @@ class Graft(Analyzer):
         return self._table(study, scope, measured.rows, kept, count, limits)
 
     def check(self) -> None:
-        """Raise OptionError for options that mean nothing; no model is needed."""
+        """Raise OptionError for invalid options; no model is needed."""
         if self.held_out is None:
-            raise OptionError("a graft needs held-out questions that measure it")
+            raise OptionError("no held-out questions; a graft needs some to be measured on")
         if bad := [share for share in (self.at, *self.sweep) if not 0 < share <= 1]:
             raise OptionError(
-                f"a sparsity of {bad[0]:g} is no share of weights to keep; use more than 0, at"
-                " most 1"
+                f"the density of a mask is {bad[0]:g}; use a share above 0 and at most 1"
             )
         if unknown := [part for part in self.scope.split(",") if part.strip() not in PARTS]:
             raise OptionError(
@@ -155,7 +151,9 @@ class Graft(Analyzer):
             or min(self.relaxed_steps, self.shuffles) < 0
         ):
             raise OptionError(
-                "a graft needs at least one step, one question a step and one random mask"
+                f"steps {self.steps}, batch {self.batch}, draws {self.draws}, relaxed steps"
+                f" {self.relaxed_steps} and shuffles {self.shuffles}: use at least 1 of the first"
+                " three and 0 of the last two"
             )
 
     @property
@@ -166,7 +164,8 @@ class Graft(Analyzer):
         study.pair.require_base("grafting")
         if shared := set(study.contrast.positive.shared(self._measuring)):
             raise OptionError(
-                f"{len(shared)} questions both locate and measure, first {min(shared)[:40]!r}"
+                f"{len(shared)} questions are in both the selection and the held-out split, first"
+                f" {min(shared)[:40]!r}; remove them from one"
             )
 
     def _ranking(
@@ -234,10 +233,10 @@ class Graft(Analyzer):
                 "overlaps": all_overlaps(indices, self.beside, study, scope),
             },
             arrays={
-                f"{kind}/{name}": where
-                for kind, by_name in indices.items()
-                for name, where in by_name.items()
-                if len(where)
+                f"{kind}/{parameter}": positions
+                for kind, by_parameter in indices.items()
+                for parameter, positions in by_parameter.items()
+                if len(positions)
             },
         )
         run = conclude(run, claims_of(count, scope.size, len(self._measuring), self.shuffles))
@@ -254,21 +253,21 @@ def _count(mask: Tensor) -> int:
 
 
 def _rounded(shuffled: Scope) -> list[str]:
-    """Where the model's dtype changes the shuffled movement, that it does."""
+    """A limit to report where the model's dtype rounds the shuffled movement."""
     still, length = shuffled.rounding()
     if not still and abs(length - 1) < 1e-3:
         return []
     dtype = str(shuffled.pieces[0].base.dtype).removeprefix("torch.")
     return [
-        f"The shuffled movement is rounded to {dtype} in the base: {still:,} of"
-        f" {_count(shuffled.moved != 0):,} weights that moved stand still, and it is {length:.3f}"
-        " times as long as the fine-tuned model's (first shuffle). With --dtype float32 it is the"
-        " same movement."
+        f"The base's {dtype} rounds the shuffled movement: {still:,} of"
+        f" {_count(shuffled.moved != 0):,} moved weights do not change, and its norm is"
+        f" {length:.3f} times that of the fine-tuned model's movement (first shuffle). Use --dtype"
+        " float32 to avoid this."
     ]
 
 
 class _Measured:
-    """What is asked of every graft."""
+    """Measures every graft on the held-out questions, another task and plain text."""
 
     def __init__(self, analyzer: Graft, study: Study, scope: Scope) -> None:
         tokenizer, context = study.pair.tokenizer, study.pair.tuned.context_length
@@ -283,20 +282,20 @@ class _Measured:
         self.tuned: Graded | None = None
 
     def of_tune(self) -> None:
-        """The tuned model itself; the others are compared with it."""
+        """Measure the fine-tuned model, the reference for the grafts."""
         self.tuned = self._graded(self.questions, self.study.pair.tuned)
         self.rows.add(
             "tuned", self.scope.size, self.tuned, self._numbers(self.study.pair.tuned, self.tuned)
         )
 
     def of_mask(self, kind: str, mask: Tensor, scope: Scope | None = None) -> None:
-        """Everything of one graft."""
+        """Measure one graft by every metric."""
         with (scope or self.scope).grafted(mask) as model:
             seen = self._graded(self.questions, model)
             self.rows.add(kind, _count(mask), seen, self._numbers(model, seen))
 
     def of_draw(self, kind: str, draw: int, mask: Tensor) -> None:
-        """One of many random masks: everything of the first, right answers of the rest."""
+        """Measure a random mask: the first by every metric, the others by correct answers."""
         if draw == 0:
             self.of_mask(kind, mask)
         with self.scope.grafted(mask) as model:
@@ -304,7 +303,7 @@ class _Measured:
         self.rows.add_draw(kind, draw, _count(mask), seen)
 
     def of_shuffle(self, shuffle: int, mask: Tensor, shuffled: Scope) -> None:
-        """A mask on shuffled movement: everything of the first, right answers of every one."""
+        """Measure a mask on shuffled movement: the first by every metric, all by accuracy."""
         if shuffle == 0:
             self.of_mask("shuffled", mask, shuffled)
             seen = self.rows.seen["shuffled", _count(mask)]

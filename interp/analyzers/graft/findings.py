@@ -1,4 +1,4 @@
-"""What is claimed of grafts, and the nulls of it."""
+"""Claims about grafts, with their nulls."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ KEEPS, CHANCE = 0.95, 0.2
 
 
 def claims_of(count: int, size: int, questions: int, shuffles: int) -> list[Claim]:
-    """Claims about masks of ``count`` of ``size`` weights, by right answers to held-out
-    ``questions``.
+    """Claims about masks of ``count`` of ``size`` weights, by correct answers to held-out
+    questions.
 
-    The first is what a person reads first. All but ``gains`` require that the fine-tuned model
-    gains, so that there is something to keep.
+    The most important claim comes first. All but ``gains`` require that the fine-tuned model gains,
+    since otherwise there is nothing to keep.
     """
     base, tuned = _kind("base", 0), _kind("tuned", size)
     right = {"base": _right(base), "tuned": _right(tuned)}
@@ -29,14 +29,14 @@ def claims_of(count: int, size: int, questions: int, shuffles: int) -> list[Clai
             requires=["gains"],
             text=(
                 f"The base with {share} of the fine-tuned model keeps {{value:.1%}} of the change"
-                f" in right answers to {questions:,} held-out questions ({{base:.1%}} in the base,"
-                " {tuned:.1%} fine-tuned; random masks with equal counts in every parameter keep"
-                " {control:.1%}, at most {control_max:.1%})."
+                f" in correct answers to {questions:,} held-out questions ({{base:.1%}} in the"
+                " base, {tuned:.1%} fine-tuned; random masks with equal counts in every parameter"
+                " keep {control:.1%}, at most {control_max:.1%})."
             ),
             undefined=(
-                f"Within its interval the fine-tuned model answers no more of {questions:,}"
-                " held-out questions rightly than the base ({tuned:.1%} and {base:.1%}), so"
-                f" that a graft of {share} has nothing to keep."
+                f"The fine-tuned model does not clearly answer more of {questions:,} held-out"
+                " questions correctly than the base ({tuned:.1%} and {base:.1%}; the interval of"
+                f" the gain covers 0), so a graft of {share} has no gain to keep."
             ),
             also=right,
         ),
@@ -47,8 +47,8 @@ def claims_of(count: int, size: int, questions: int, shuffles: int) -> list[Clai
             reference=right["base"],
             control="the base on the same questions",
             text=(
-                f"The fine-tuned model gets {{tuned:.1%}} of {questions:,} held-out questions"
-                " right, the base {control:.1%}: {value:+.3f} [{low:+.3f}, {high:+.3f}]."
+                f"The fine-tuned model answers {{tuned:.1%}} of {questions:,} held-out questions"
+                " correctly, the base {control:.1%}: {value:+.3f} [{low:+.3f}, {high:+.3f}]."
             ),
             also=right,
         ),
@@ -58,16 +58,16 @@ def claims_of(count: int, size: int, questions: int, shuffles: int) -> list[Clai
             estimate=mean("kept_gain", table="random", where={"kind": "matched"}, cluster="draw"),
             at_most=CHANCE,
             reference=kept,
-            control="the learned mask, as many weights",
+            control="the learned mask of the same size",
             requires=["gains"],
             text=(
-                "Random masks of as many weights, with the learned mask's count in every parameter,"
+                "Random masks of the same size, with the learned mask's count in every parameter,"
                 " keep {value:.1%} [{low:.1%}, {high:.1%}] of the gain on average over draws (at"
                 " most {most:.1%})."
             ),
             undefined=(
-                "Base and fine-tuned model answer as many questions rightly, so that random masks"
-                " have nothing to keep."
+                "Base and fine-tuned model answer equally many questions correctly, so random masks"
+                " have no gain to keep."
             ),
             also={
                 "most": statistic("maximum", "kept_gain", table="random", where={"kind": "matched"})
@@ -82,7 +82,7 @@ def _kind(kind: str, kept: int) -> dict:
 
 
 def _right(where: dict, **rest) -> Estimate:
-    """Right answers of one kind of mask, paired by question with those of others."""
+    """Accuracy of one kind of mask, paired by question with other kinds."""
     return mean("correct", table="answers", pair="prompt_id", **where, **rest)
 
 
@@ -93,25 +93,25 @@ def _beats_movement(count: int) -> Claim:
         estimate=_right(learned, minus=movement),
         at_least=0.0,
         reference=_right(movement),
-        control="the weights that moved furthest, as many",
+        control="the same number of weights with the largest movement",
         requires=["gains"],
         text=(
-            "The learned mask gets {learned:.1%} of held-out questions right, as many of the"
-            " weights that moved furthest {control:.1%}."
+            "With the learned mask {learned:.1%} of held-out questions are answered correctly, with"
+            " the same number of weights with the largest movement {control:.1%}."
         ),
         also={"learned": _right(learned)},
     )
 
 
 def _against_shuffles(shuffles: int) -> list[Claim]:
-    """Whether it matters where the movement went: on these shuffles, and on any.
+    """Does the position of the movement matter: compared with these shuffles, and with any?
 
-    Questions and shuffles are both drawn at random. ``beats-shuffles`` has the interval over
-    clusters of questions alone, which has a width also where all questions agree. ``localised``
-    adds the variance over shuffles: its value is the mean over questions of the difference from the
-    shuffles' mean, less the mean of the shuffles' deviations from it, which is 0 and has their
-    spread; as two independent groups (Welch) both variances add, and both numbers of clusters have
-    to be enough. What questions and shuffles have in common is counted twice, never too seldom.
+    Questions and shuffles are both random samples. The interval of ``beats-shuffles`` is over
+    clusters of questions alone. ``localised`` adds the variance over shuffles: its value is the
+    mean over questions of the difference from the mean shuffle, minus the mean deviation of the
+    shuffles from their mean, which is 0 and has their variance. Taken as two independent groups
+    (Welch), the variances add and both numbers of clusters must suffice. A covariance of the two
+    would be counted twice, so the interval is never too narrow.
     """
     each = {"table": "random", "where": {"kind": "shuffled"}}
     shares = {
@@ -125,8 +125,8 @@ def _against_shuffles(shuffles: int) -> list[Claim]:
         " parameter"
     )
     learned = (
-        f"The learned mask gets {{learned:.1%}} of held-out questions right, {means}"
-        " {shuffled:.1%} on average ({least:.1%} to {most:.1%})"
+        f"With the learned mask {{learned:.1%}} of held-out questions are answered correctly, with"
+        f" {means} {{shuffled:.1%}} on average ({{least:.1%}} to {{most:.1%}})"
     )
     return [
         Claim(
@@ -155,13 +155,13 @@ def _against_shuffles(shuffles: int) -> list[Claim]:
             control=f"{means}, on average; its interval is over shuffles",
             requires=["keeps", "beats-shuffles"],
             text=(
-                f"{learned}: that the learned mask works is owed to where each weight went"
+                f"{learned}: the learned mask depends on which weights moved how far"
                 " ({value:+.3f} [{low:+.3f}, {high:+.3f}] over questions and shuffles)."
             ),
             otherwise=(
                 f"{learned}: {{value:+.3f}} [{{low:+.3f}}, {{high:+.3f}}] over questions and"
-                " shuffles does not say that it matters where each weight went; where shuffles do"
-                " as well, choosing weights is itself a way to learn the task."
+                " shuffles is not evidence that it matters which weights moved how far; where"
+                " shuffles do as well, selecting weights is itself a way to learn the task."
             ),
             also=shares,
         ),

@@ -1,4 +1,4 @@
-"""Masks of several tasks: how far they overlap, beside what chance gives."""
+"""Overlaps of the masks of several tasks, compared with chance."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KINDS = ("learned", "relaxed", "movement", "first-order")
 
 
 def same_tune(run: Table, study: Study) -> bool:
-    """Whether a run is of the study's own tuned model."""
+    """Whether a run is of the study's fine-tuned model."""
     digests = study.pair.digests
     return all(
         run.require_provenance().inputs.get(role) == digests.get(role)
@@ -28,12 +28,12 @@ def same_tune(run: Table, study: Study) -> bool:
 
 
 def others_mask(run: Table, study: Study, scope: Scope) -> Bool[Tensor, " P"]:
-    """The learned mask of another run, in this scope."""
+    """The learned mask of another run, within the scope."""
     return scope.mask(masks_of(run, "learned"))
 
 
 def require_comparable(run: Table, study: Study, scope: Scope) -> None:
-    """Raise OptionError for a run whose masks number other weights than the scope's."""
+    """Raise OptionError for a run whose base or scope differs, so that masks cannot be compared."""
     made = run.require_provenance()
     if run.kind != "graft":
         raise OptionError(
@@ -41,13 +41,13 @@ def require_comparable(run: Table, study: Study, scope: Scope) -> None:
         )
     if made.inputs.get("base") != study.pair.digests.get("base"):
         raise OptionError(
-            f"run {made.key} grafts into another base; masks of two bases cannot be compared"
+            f"run {made.key} grafts into another base; give graft runs of the same base"
         )
     sizes = {piece.name: piece.size for piece in scope.pieces}
     if {row["parameter"]: row["size"] for row in run.tables["layers"].rows()} != sizes:
         raise OptionError(
-            f"run {made.key} has another scope than {', '.join(scope.parts)}; graft both in the"
-            " same one"
+            f"run {made.key} has another scope than {', '.join(scope.parts)}; give graft runs of"
+            " the same scope"
         )
 
 
@@ -57,13 +57,13 @@ def all_overlaps(
     study: Study,
     scope: Scope,
 ) -> Table:
-    """Masks of this run (``this``) and of those beside it (by key), every one against every other."""
+    """Pairwise overlaps of the masks of this run (``this``) and of other runs (by key)."""
     found = {}
     for kind in KINDS if beside else ():
         by_name = {"this": indices.get(kind, {})}
         for run in beside:
             name = run.require_provenance().key + (
-                "" if same_tune(run, study) else " (another tune)"
+                "" if same_tune(run, study) else " (another fine-tuned model)"
             )
             by_name[name] = masks_of(run, kind)
         found[kind] = {name: mask for name, mask in by_name.items() if mask}

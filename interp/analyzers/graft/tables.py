@@ -1,4 +1,4 @@
-"""What was measured of grafts, gathered into tables."""
+"""Tables of the measurements of grafts."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ from interp.table import Table, table
 
 @dataclass
 class Rows:
-    """Grafts in the order they were measured: ``(kind, kept)`` with what became of each question,
-    and numbers.
-    """
+    """Measurements of grafts, in order: graded questions and metrics by ``(kind, kept)``."""
 
     questions: Questions
     size: int
@@ -31,7 +29,7 @@ class Rows:
     shuffles: list[Graded] = field(default_factory=list)
 
     def add(self, kind: str, kept: int, seen: Graded, numbers: Mapping[str, float]) -> None:
-        """One graft; ``numbers`` are those that are not counted from its answers."""
+        """Add one graft; ``numbers`` are metrics that are not computed from its answers."""
         if (kind, kept) in self.seen:
             return
         self.seen[kind, kept] = seen
@@ -45,17 +43,17 @@ class Rows:
         ]
 
     def add_draw(self, kind: str, draw: int, kept: int, seen: Graded) -> None:
-        """One of many random grafts."""
+        """Add one of several random grafts."""
         self.draws.append((kind, draw, kept, float(seen.correct.mean())))
 
     def add_shuffle(self, kept: int, seen: Graded) -> None:
-        """A mask learned on one more shuffle of the movement."""
+        """Add a mask learned on a further shuffle of the movement."""
         self.add_draw("shuffled", len(self.shuffles), kept, seen)
         self.shuffles.append(seen)
 
     def gain(self, correct: float) -> float:
-        """A share of right answers as a share of the way from the base's to the tune's; NaN where
-        there is no way.
+        """Accuracy as a share of the gain from the base to the fine-tuned model; NaN without a
+        gain.
         """
         low, high = (
             self.seen["base", 0].correct.mean(),
@@ -64,17 +62,13 @@ class Rows:
         return float((correct - low) / (high - low)) if high != low else float("nan")
 
     def kept_gain(self, kind: str, kept: int) -> float | None:
-        """Share of the gain that masks of a kind keep, of random and shuffled ones on average; None
-        where none is.
-        """
+        """Share of the gain kept by a kind of mask, averaged over draws; None without a gain."""
         correct = [value for name, _, _, value in self.draws if name == kind]
         found = self.gain(float(np.mean(correct or self.seen[kind, kept].correct)))
         return None if np.isnan(found) else found
 
     def smallest(self, reach: float) -> int | None:
-        """The fewest weights with which the learned mask keeps this share of the gain; None where
-        it never does.
-        """
+        """The smallest learned mask that keeps this share of the gain; None if there is none."""
         reached = [
             kept
             for (kind, kept), seen in self.seen.items()
@@ -83,11 +77,11 @@ class Rows:
         return min(reached, default=None)
 
     def table(self, kind: str, **rest: Any) -> Table:
-        """The table of all grafts; what part of the gain they keep is one metric of them."""
+        """The table of all grafts and metrics, the share of the gain kept among them."""
         rows = list(self.numbers)
         rows += [
-            (k, n, "kept-gain", self.gain(value))
-            for k, n, name, value in self.numbers
+            (kind, kept, "kept-gain", self.gain(value))
+            for kind, kept, name, value in self.numbers
             if name == "accuracy"
         ]
         names, kept, metrics, values = zip(*rows, strict=True)
@@ -97,30 +91,30 @@ class Rows:
                 "kind": (
                     list(names),
                     "key",
-                    "which mask: base and tuned are the models themselves",
+                    "kind of mask; base and tuned are the two models themselves",
                 ),
                 "sparsity": (
                     np.array(kept) / self.size,
                     "measure",
-                    "share of the scope's weights that are the tune's",
+                    "share of the scope's weights that are fine-tuned",
                 ),
-                "kept": (np.array(kept, np.int64), "key", "weights that are the tune's", "weights"),
+                "kept": (np.array(kept, np.int64), "key", "fine-tuned weights", "weights"),
                 "metric": (
                     list(metrics),
                     "key",
-                    "what was measured on held-out questions, or on text",
+                    "metric, on held-out questions or on plain text",
                 ),
                 "value": (
                     np.array(values, np.float64),
                     "measure",
-                    "the number; losses in nats per answer",
+                    "value of the metric; losses in nats per answer",
                 ),
             },
             **rest,
         )
 
     def answers(self) -> Table:
-        """What became of each held-out question in each graft."""
+        """The graded answer to each held-out question under each graft."""
         grafts, count = list(self.seen.items()), len(self.questions)
         return table(
             "graft-answers",
@@ -128,12 +122,12 @@ class Rows:
                 "kind": (
                     [kind for (kind, _), _ in grafts for _ in range(count)],
                     "key",
-                    "which mask",
+                    "kind of mask",
                 ),
                 "kept": (
                     np.repeat([kept for (_, kept), _ in grafts], count),
                     "key",
-                    "weights that are the tune's",
+                    "fine-tuned weights",
                 ),
                 "prompt_id": (
                     np.tile(self.questions.ids, len(grafts)),
@@ -148,24 +142,24 @@ class Rows:
                 "correct": (
                     _joined(grafts, "correct", bool),
                     "flag",
-                    "right of the two answers, or written exactly",
+                    "the right one of two answers, or the answer written exactly",
                 ),
                 "exact": (
                     _joined(grafts, "exact", bool),
                     "flag",
                     "greedy decoding would write the answer",
                 ),
-                "loss": (_joined(grafts, "loss", float), "measure", "of the answer", "nats"),
+                "loss": (_joined(grafts, "loss", float), "measure", "loss of the answer", "nats"),
                 "confidence": (
                     _joined(grafts, "confidence", float),
                     "measure",
-                    "probability of the choice of two",
+                    "probability of the chosen one of two answers",
                 ),
             },
         )
 
     def drawn(self) -> Table:
-        """All random and shuffled grafts of the size that the claims are about."""
+        """All random and shuffled grafts of the density that the claims are about."""
         kinds, draws, kept, correct = zip(*self.draws, strict=True)
         return table(
             "graft-random",
@@ -173,26 +167,25 @@ class Rows:
                 "kind": (
                     list(kinds),
                     "key",
-                    "random; matched: as learned in each parameter; shuffled: learned so",
+                    "random, matched (the learned mask's counts) or shuffled (learned on shuffles)",
                 ),
                 "draw": (np.array(draws, np.int64), "key", "number of the draw"),
-                "kept": (np.array(kept, np.int64), "key", "weights that are the tune's", "weights"),
-                "accuracy": (np.array(correct), "measure", "share of right answers"),
+                "kept": (np.array(kept, np.int64), "key", "fine-tuned weights", "weights"),
+                "accuracy": (np.array(correct), "measure", "share of correct answers"),
                 "kept_gain": (
                     np.array([self.gain(value) for value in correct]),
                     "measure",
-                    "share of the tune's gain",
+                    "share of the fine-tuned model's gain",
                 ),
             },
         )
 
     def shuffled(self, count: int) -> dict[str, Table]:
-        """Masks learned on shuffled movement, question by question; the learned mask has ``count``
-        weights.
+        """Answers under masks learned on shuffled movement; the learned mask has ``count`` weights.
 
-        ``shuffled`` has every answer. ``differences`` has what varies: by question the learned
-        mask's right answer less the share of shuffles that are right, and by shuffle its accuracy
-        less the mean of all.
+        ``shuffled`` has every answer. ``differences`` has one row per question, the learned mask's
+        correctness minus the share of shuffles that are correct, and one row per shuffle, its
+        accuracy minus the mean accuracy.
         """
         if not self.shuffles:
             return {}
@@ -211,23 +204,23 @@ class Rows:
                 "learned": (
                     np.tile(learned, number),
                     "flag",
-                    "right with the mask learned on the movement itself",
+                    "correct with the mask learned on the real movement",
                 ),
-                "correct": (right.ravel(), "flag", "right with the mask learned on this shuffle"),
+                "correct": (right.ravel(), "flag", "correct with the mask learned on this shuffle"),
             },
         )
         units = ["question"] * len(asked) + ["shuffle"] * number
         differences = table(
             "graft-differences",
             {
-                "unit": (units, "key", "what varies: question or shuffle"),
+                "unit": (units, "key", "unit of the row: question or shuffle"),
                 "number": (
                     np.concatenate([asked.ids, shuffles]),
                     "key",
-                    "position in the prompt file, or the shuffle",
+                    "position in the prompt file, or number of the shuffle",
                 ),
                 "cluster": (
-                    [*asked.clusters, *(f"(shuffle {at})" for at in shuffles)],
+                    [*asked.clusters, *(f"(shuffle {shuffle})" for shuffle in shuffles)],
                     "key",
                     "dependent questions",
                 ),
@@ -235,8 +228,8 @@ class Rows:
                     np.concatenate([learned - right.mean(0), spread]),
                     "measure",
                     (
-                        "right of the learned mask less the share of shuffles that are; of a"
-                        " shuffle accuracy less mean"
+                        "question: correct with the learned mask minus share of correct shuffles;"
+                        " shuffle: accuracy minus mean"
                     ),
                 ),
             },
@@ -249,13 +242,13 @@ def _joined(grafts: list, name: str, dtype: type) -> np.ndarray:
 
 
 def layers_table(indices: Mapping[str, Mapping[str, np.ndarray]], scope: Scope) -> Table:
-    """Where masks lie: one row per mask and parameter."""
+    """Positions of the masks: one row per mask and parameter."""
     sizes = {piece.name: piece.size for piece in scope.pieces}
     moved = {piece.name: float(to_host(piece.moved.norm())) for piece in scope.pieces}
     rows = [
-        (kind, name, len(where))
-        for kind, by_name in indices.items()
-        for name, where in by_name.items()
+        (kind, name, len(positions))
+        for kind, by_parameter in indices.items()
+        for name, positions in by_parameter.items()
     ]
     kinds, names, kept = (
         [row[0] for row in rows],
@@ -270,20 +263,25 @@ def layers_table(indices: Mapping[str, Mapping[str, np.ndarray]], scope: Scope) 
     return table(
         "graft-layers",
         {
-            "kind": (kinds, "key", "which mask"),
-            "parameter": (names, "key", "name in the base"),
+            "kind": (kinds, "key", "kind of mask"),
+            "parameter": (names, "key", "name of the parameter in the base"),
             "layer": (
-                np.array([int(m[1]) if m else -1 for m in layers], np.int64),
+                np.array([int(match[1]) if match else -1 for match in layers], np.int64),
                 "key",
-                "block; -1 outside of them",
+                "block; -1 outside the blocks",
             ),
             "part": (
                 [parts.get(name, "") for name in names],
                 "key",
-                "matrix, fused ones joined; empty for others",
+                "matrix, names of fused ones joined; empty for other parameters",
             ),
-            "kept": (np.array(kept, np.int64), "measure", "weights in the mask", "weights"),
-            "size": (size, "measure", "weights of the parameter", "weights"),
+            "kept": (
+                np.array(kept, np.int64),
+                "measure",
+                "weights of the parameter in the mask",
+                "weights",
+            ),
+            "size": (size, "measure", "size of the parameter", "weights"),
             "density": (
                 np.array(kept) / size,
                 "measure",
@@ -292,14 +290,14 @@ def layers_table(indices: Mapping[str, Mapping[str, np.ndarray]], scope: Scope) 
             "moved": (
                 np.array([moved[name] for name in names]),
                 "measure",
-                "Euclidean norm of the tune's movement",
+                "Euclidean norm of the parameter's movement",
             ),
         },
     )
 
 
 def _parts(anatomy: Anatomy) -> dict[str, str]:
-    """Parameter name -> the matrices it holds, joined by commas where they are fused."""
+    """Parameter name -> names of its matrices, joined by commas where they are fused."""
     found: dict[str, list[str]] = {}
     for layer in range(anatomy.n_layers):
         for part in anatomy.matrices:

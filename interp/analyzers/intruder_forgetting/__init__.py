@@ -1,10 +1,9 @@
-"""``IntruderForgetting``: does the number of intruders go with forgetting, over several
-checkpoints?
+"""``IntruderForgetting``: is the number of intruders correlated with forgetting across checkpoints?
 
-Shuttleworth, Andreas, Torralba, Sharma (arXiv 2410.21228) correlate, over fine-tuned models, the
-number of intruder dimensions with the loss on pre-training text above the base's (Spearman's rank
-correlation). Here the models are the checkpoints that are given, of one base; p is of permutations
-of the checkpoints, all of them where there are few.
+Shuttleworth, Andreas, Torralba, Sharma (arXiv 2410.21228) compute, across fine-tuned models,
+Spearman's rank correlation between the number of intruder dimensions and the increase of the loss
+on pre-training text. Here the models are checkpoints fine-tuned from one base. p comes from
+permutations of the checkpoints, from all of them where they are few.
 """
 
 import math
@@ -27,19 +26,19 @@ __all__ = ["Checkpoints", "Forgetting", "IntruderForgetting"]
 
 FEWEST = 5
 LIMIT = (
-    "Whatever grows during training goes together: over checkpoints of one run a correlation does"
-    " not say that intruders cause forgetting; compare it with that of the size of the update, and"
-    " scale them (--scale)."
+    "Everything that grows during training is correlated, so across checkpoints of one run a"
+    " correlation is not evidence that intruders cause forgetting. Compare it with the correlation"
+    " of the size of the update, and scale the intruders (--scale)."
 )
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Checkpoints of one base: of each a run of ``Intruders`` and, in the same order, one of
+    """Checkpoints of one base: for each, a run of ``Intruders`` and, in the same order, one of
     ``Forgetting``.
 
-    Raises OptionError for fewer than two, and for runs that are not of the same base, options and
-    texts.
+    Raises OptionError for fewer than two checkpoints, and for runs whose base, options or texts
+    differ.
     """
 
     counted: Sequence[Table]
@@ -50,20 +49,20 @@ class Checkpoints:
         if len(self.counted) != len(self.lost) or len(self.counted) < 2:
             raise OptionError(
                 f"{len(self.counted)} runs of intruders and {len(self.lost)} of forgetting: give"
-                " both of two or more checkpoints"
+                " one of each for two or more checkpoints"
             )
         for kind, tables in (("intruders", self.counted), ("forgetting", self.lost)):
             if wrong := [run.kind for run in tables if run.kind != kind]:
-                raise OptionError(
-                    f"a run of kind {wrong[0]} was given where one of {kind} is needed"
-                )
+                raise OptionError(f"a run of kind {wrong[0]} was given; give one of kind {kind}")
             first = tables[0].require_provenance()
             for run in tables:
                 made = run.require_provenance()
-                # how often a null was drawn changes no count
-                options = [{**each.options, "draws": 0} for each in (first, made)]
+                # the number of draws of the null does not change the counts
+                options = [{**of_run.options, "draws": 0} for of_run in (first, made)]
                 same = [
-                    each.inputs.get(name) for each in (first, made) for name in ("base", "prompts")
+                    of_run.inputs.get(name)
+                    for of_run in (first, made)
+                    for name in ("base", "prompts")
                 ]
                 if options[0] != options[1] or same[:2] != same[2:]:
                     raise OptionError(
@@ -76,17 +75,17 @@ class Checkpoints:
         ]
         if tuned[0] != tuned[1] or len(set(tuned[0])) != len(tuned[0]):
             raise OptionError(
-                "runs of intruders and of forgetting must be of the same checkpoints, each of them"
+                "runs of intruders and of forgetting must be of the same checkpoints, each given"
                 " once"
             )
 
     @property
     def names(self) -> list[str]:
-        """What the checkpoints were called."""
+        """Names of the checkpoints."""
         return [str(run.require_provenance().context.get("tuned", "")) for run in self.counted]
 
     def provenance(self, analyzer: Any) -> Provenance:
-        """What a result of this analyzer on these runs is made from."""
+        """Provenance of a result of this analyzer on these runs."""
         inputs = {
             "base": self.counted[0].require_provenance().inputs["base"],
             "counted": [run.require_provenance().key for run in self.counted],
@@ -104,12 +103,11 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class IntruderForgetting:
-    """Rank correlation of the number of intruders with forgetting, over ``Checkpoints``; tested
-    from 5 on.
+    """Rank correlation of the number of intruders with forgetting across ``Checkpoints``.
 
-    All permutations of the checkpoints are taken where there are at most ``draws`` and one, else
-    ``draws`` random ones. Returns a table of kind ``intruder-forgetting``, one row per checkpoint,
-    with ``texts`` and ``permuted``.
+    It is tested with 5 or more checkpoints. All permutations are taken where there are at most
+    ``draws`` + 1, otherwise ``draws`` random ones. Returns a table of kind ``intruder-forgetting``,
+    one row per checkpoint, with the tables ``texts`` and ``permuted``.
     """
 
     name: ClassVar[str] = "intruder-forgetting"
@@ -119,19 +117,20 @@ class IntruderForgetting:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What determines the numbers."""
+        """Options that determine the results."""
         return asdict(self)
 
     def __call__(self, checkpoints: Checkpoints) -> Table:
-        """Lay both runs of every checkpoint side by side."""
+        """Join both runs of every checkpoint and correlate."""
         if self.draws < 19:
-            raise OptionError(f"{self.draws} permutations cannot give p of 0.05; use 19 or more")
+            raise OptionError(f"{self.draws} permutations cannot give p <= 0.05; use 19 or more")
         names, counted, lost = checkpoints.names, checkpoints.counted, checkpoints.lost
         found = [
-            {each.name: each.value for each in from_table(run.tables["claims"])} for run in counted
+            {claim.name: claim.value for claim in from_table(run.tables["claims"])}
+            for run in counted
         ]
-        counts = np.array([each["intruders"] for each in found])
-        apart = np.array([each["intruders-by-subspace"] for each in found])
+        counts = np.array([values["intruders"] for values in found])
+        apart = np.array([values["intruders-by-subspace"] for values in found])
         rises = [
             cluster_interval(run["loss"], run["cluster"], minus=run["base_loss"]) for run in lost
         ]
@@ -140,18 +139,22 @@ class IntruderForgetting:
         run = table(
             self.name,
             {
-                "checkpoint": (names, "key", "the checkpoint"),
-                "place": (np.arange(1, len(names) + 1), "key", "in the order given, from 1"),
-                "intruders": (counts, "measure", "intruders, as published"),
-                "apart": (
+                "checkpoint": (names, "key", "name of the checkpoint"),
+                "place": (
+                    np.arange(1, len(names) + 1),
+                    "key",
+                    "position in the given order, from 1",
+                ),
+                "intruders": (counts, "measure", "intruders (the published definition)"),
+                "subspace_intruders": (
                     apart,
                     "measure",
-                    "intruders also against vectors of like singular value together",
+                    "intruders also when compared with base vectors of similar singular value",
                 ),
                 "relative_norm": (
                     np.array([run.summary["mean_relative_norm"] for run in counted]),
                     "measure",
-                    "norm of the update over the base's, mean over matrices",
+                    "norm of the update divided by that of the base, mean over matrices",
                 ),
                 "loss": (
                     np.array([run["loss"].mean() for run in lost]),
@@ -159,9 +162,19 @@ class IntruderForgetting:
                     "loss on plain text",
                     "nats",
                 ),
-                "forgetting": (value, "measure", "the same less the base's", "nats"),
-                "low": (low, "measure", "lower end of its 95 % interval over texts", "nats"),
-                "high": (high, "measure", "upper end of its 95 % interval over texts", "nats"),
+                "forgetting": (value, "measure", "loss minus the base's loss", "nats"),
+                "low": (
+                    low,
+                    "measure",
+                    "lower end of the 95 % interval of forgetting, over texts",
+                    "nats",
+                ),
+                "high": (
+                    high,
+                    "measure",
+                    "upper end of the 95 % interval of forgetting, over texts",
+                    "nats",
+                ),
             },
             provenance=checkpoints.provenance(self),
             summary={
@@ -176,7 +189,7 @@ class IntruderForgetting:
                         "checkpoint": (
                             np.repeat(np.array(names, object), rows),
                             "key",
-                            "the checkpoint",
+                            "name of the checkpoint",
                         ),
                         **{
                             name: (
@@ -184,7 +197,9 @@ class IntruderForgetting:
                                 column.role,
                                 column.meaning,
                             )
-                            for name, column in ((c.name, c) for c in lost[0].columns)
+                            for name, column in (
+                                (column.name, column) for column in lost[0].columns
+                            )
                         },
                     },
                 ),
@@ -194,7 +209,7 @@ class IntruderForgetting:
                         "correlation": (
                             self._permuted(counts, value, checkpoints.seed),
                             "measure",
-                            "rank correlation with forgetting permuted among checkpoints",
+                            "rank correlation after forgetting is permuted among checkpoints",
                         ),
                     },
                 ),
@@ -203,9 +218,7 @@ class IntruderForgetting:
         return conclude(run, [_claim(len(names))])
 
     def _permuted(self, counts: np.ndarray, forgetting: np.ndarray, seed: int) -> np.ndarray:
-        """Correlations under permutations: all but the observed order, which p adds, or random
-        ones.
-        """
+        """Correlations under all permutations but the observed one, or under random ones."""
         n = len(counts)
         if math.factorial(n) <= self.draws + 1:
             orders = [list(order) for order in permutations(range(n))][1:]
@@ -218,10 +231,10 @@ class IntruderForgetting:
 def _claim(n: int) -> Claim:
     of = {"by": "forgetting"}
     said = (
-        f"Over {n} checkpoints the number of intruders and forgetting have a rank correlation of"
+        f"Across {n} checkpoints the number of intruders and forgetting have a rank correlation of"
         " {value:.2f}"
     )
-    norm = "that of the update's relative norm and forgetting is {norm:.2f}"
+    norm = "the update's relative norm and forgetting have one of {norm:.2f}"
     return Claim(
         name="intruders-go-with-forgetting",
         estimate=statistic("rank-correlation", "intruders", **of),
@@ -235,11 +248,11 @@ def _claim(n: int) -> Claim:
         text=(
             f"{said}, p = {{p:.2g}}; {norm}."
             if n >= FEWEST
-            else (f"{said} ({FEWEST} checkpoints or more are needed to test it); {norm}.")
+            else (f"{said} (a test needs {FEWEST} checkpoints or more); {norm}.")
         ),
         undefined=(
-            f"Over {n} checkpoints there is no correlation: the number of intruders, or forgetting,"
-            " is the same in all of them."
+            f"Across {n} checkpoints no correlation is defined: the number of intruders, or"
+            " forgetting, is the same in all of them."
         ),
         also={"norm": statistic("rank-correlation", "relative_norm", **of)},
     )

@@ -12,10 +12,10 @@ from interp.table import Table, table
 
 @dataclass(frozen=True)
 class Forgetting(Analyzer):
-    """Loss of plain text in both models of a pair; needs a base.
+    """Loss on plain text of both models of a pair; needs a base.
 
-    Texts are the study's negative prompts, or its only class; they are read without a chat
-    template. Returns a table of kind ``forgetting``, one row per text.
+    Texts are the study's negative prompts, or its only class, read without a chat template. Returns
+    a table of kind ``forgetting``, one row per text.
     """
 
     name: ClassVar[str] = "forgetting"
@@ -24,7 +24,7 @@ class Forgetting(Analyzer):
     parent: str | None = None
 
     def __call__(self, study: Study) -> Table:
-        """Read every text with both models."""
+        """Compute the loss of every text under both models."""
         base, group = study.pair.require_base("forgetting"), study.classes[-1]
         before, after = text_losses(study, group, [base, study.pair.tuned])
         prompts = study.prompts(group)
@@ -34,17 +34,17 @@ class Forgetting(Analyzer):
                 "prompt_id": (
                     [prompt.id for prompt in prompts],
                     "key",
-                    "position in the file, from 0",
+                    "position in the prompt file, from 0",
                 ),
-                "cluster": (prompts.clusters, "key", "texts that count as one in intervals"),
+                "cluster": (prompts.clusters, "key", "dependent texts, one unit in intervals"),
                 "tokens": (
                     [len(text.ids) for text in coded_texts(study, group)],
                     "measure",
-                    "tokens of the text",
+                    "length of the text in tokens",
                 ),
                 "base_loss": (before, "measure", "loss per token in the base", "nats"),
                 "loss": (after, "measure", "loss per token in the fine-tuned model", "nats"),
-                "forgetting": (after - before, "measure", "the one less the other", "nats"),
+                "forgetting": (after - before, "measure", "loss minus base_loss", "nats"),
             },
             provenance=study.provenance(self),
             summary={
@@ -61,7 +61,7 @@ class Forgetting(Analyzer):
             control="the base on the same texts",
             text=(
                 "On plain text the loss is {value:+.3f} nats per token [{low:+.3f}, {high:+.3f}]"
-                " compared with the base's ({control:.3f})."
+                " above the base's ({control:.3f})."
             ),
         )
         return conclude(run, [forgets])

@@ -1,11 +1,11 @@
-"""``IntruderScaling``: what intruders do, by scaling their singular values inside the tuned model.
+"""``IntruderScaling``: scale the singular values of intruders in the fine-tuned model.
 
-``W(s) = W + (s - 1) sigma u v^T`` for the strongest intruder of every matrix, or for all
-(Shuttleworth et al., arXiv 2410.21228; PEFT scales all). Measured are, on plain text, the loss
-(forgetting is how far it lies above the base's) and the divergence from the base, and the task
-where one is given. Two controls at every scale: for each intruder a vector of the same matrix that
-is none and has the nearest singular value; and the whole update scaled, since that traces a
-trade-off of its own.
+``W(s) = W + (s - 1) sigma u v^T`` for the strongest intruder of every matrix, or for all intruders
+(Shuttleworth et al., arXiv 2410.21228; PEFT scales all). On plain text the loss and the divergence
+from the base are measured (forgetting is the loss above the base's), and the task where one is
+given. There are two controls at every scale: instead of each intruder, the vector of the same
+matrix with the nearest singular value that is not an intruder (its neighbour); and the whole update
+scaled, which also trades the task against forgetting.
 """
 
 import math
@@ -38,13 +38,13 @@ KINDS = ("intruder", "neighbour", "update")
 
 @dataclass(frozen=True)
 class IntruderScaling(Analyzer):
-    """Scale the intruders of a ``located`` run of ``Intruders`` in the study's tuned model, beside
-    two controls.
+    """Scale the intruders found by a run of ``Intruders`` (``located``) in the study's fine-tuned
+    model, with two controls.
 
-    The study's positive prompts measure the task, its negative ones are plain text; one class
-    alone, without a metric, is the text. It needs a base. ``which`` is ``top1``, the strongest of
-    every matrix, or ``all``. Returns a table of kind ``intruder-scaling``, one row per kind and
-    scale.
+    Positive prompts of the study measure the task, negative prompts are the plain text; a single
+    class without a metric is the plain text. A base is needed. ``which``: ``top1`` for the
+    strongest intruder of every matrix, or ``all``. Returns a table of kind ``intruder-scaling``,
+    one row per kind and scale.
     """
 
     name: ClassVar[str] = "intruder-scaling"
@@ -62,10 +62,10 @@ class IntruderScaling(Analyzer):
         return cls(located=located, parent=located.require_provenance().key, **options)
 
     def __call__(self, study: Study) -> Table:
-        """Choose, scale, measure; the model is the same bit for bit afterwards."""
+        """Select vectors, scale them, measure; the weights are restored exactly afterwards."""
         base = study.pair.require_base("scaling intruders")
         if self.located is None or self.located.kind != "intruders":
-            raise OptionError("scaling intruders needs a run of interp intruders; give its table")
+            raise OptionError("no run of interp intruders was given; pass its table as located")
         scales = self.require()
         chosen, edited, notes = self._chosen(study, self.located)
         kinds = _possible(study, chosen, notes)
@@ -73,17 +73,19 @@ class IntruderScaling(Analyzer):
             study, base, kinds, scales, partial(_scaled, study, chosen)
         )
         if study.metric is None:
-            notes.append("no task was given: whether what was tuned is kept was not measured")
+            notes.append(
+                "no task was given, so whether the fine-tuned skill is kept was not measured"
+            )
         keys = list(found)
         losses, kls = (
-            np.array([getattr(one, name).mean() for one in found.values()])
+            np.array([getattr(scaled, name).mean() for scaled in found.values()])
             for name in ("loss", "kl")
         )
         task, prompts = {}, {}
         if study.metric is not None:
             words, means = (
                 study.require_metric().words,
-                np.array([one.task.mean() for one in found.values()]),
+                np.array([scaled.task.mean() for scaled in found.values()]),
             )
             task = {"metric": (means, "measure", words.number, words.unit)}
             prompts = {
@@ -99,27 +101,27 @@ class IntruderScaling(Analyzer):
             self.name,
             {
                 "kind": (
-                    [k for k, _ in keys],
+                    [kind for kind, _ in keys],
                     "key",
                     "what is scaled: intruder, neighbour or the whole update",
                 ),
                 "scale": (
-                    np.array([s for _, s in keys]),
+                    np.array([scale for _, scale in keys]),
                     "measure",
-                    "factor on the singular value; 1 changes nothing",
+                    "factor on the singular value; 1 is the fine-tuned model",
                 ),
                 **task,
-                "loss": (losses, "measure", "loss per token of the plain text", "nats"),
+                "loss": (losses, "measure", "loss per token on plain text", "nats"),
                 "forgetting": (
                     losses - base_loss.mean(),
                     "measure",
-                    "the same less the base's",
+                    "loss minus the base's loss",
                     "nats",
                 ),
                 "kl": (
                     kls,
                     "measure",
-                    "KL of the next token of plain text, scaled || base, mean over tokens",
+                    "KL(scaled || base) of the next token on plain text, mean over tokens",
                     "nats",
                 ),
             },
@@ -150,28 +152,29 @@ class IntruderScaling(Analyzer):
                 run,
                 [],
                 lead=(
-                    "The run has no intruder in a matrix of a block: only the whole update was"
+                    "The run has no intruder in a matrix of a block, so only the whole update was"
                     " scaled."
                 ),
             )
         return conclude(run, claims_of(study, found, scales))
 
     def require(self) -> list[float]:
-        """The scales in order, 1 among them; raises OptionError for options that mean nothing."""
+        """The scales in ascending order, with 1; raises OptionError for invalid options."""
         if self.which not in ("top1", "all"):
-            raise OptionError(f"unknown choice {self.which!r} of intruders; use top1 or all")
+            raise OptionError(f"unknown --which {self.which!r}; use top1 or all")
         if any(not math.isfinite(scale) or scale < 0 for scale in self.scales) or not set(
             self.scales
         ) - {1.0}:
             raise OptionError(
-                f"scales {self.scales}: give numbers of 0 or more beside 1, such as 0,0.5,1,1.5"
+                f"scales are {self.scales}; give finite numbers of 0 or more, not only 1, such as"
+                " 0,0.5,1,1.5"
             )
         return sorted({*map(float, self.scales), 1.0})
 
     def _chosen(
         self, study: Study, rows: Table
     ) -> tuple[dict[str, list[Direction]], Table, list[str]]:
-        """Directions of both kinds, as a table too, and remarks on intruders that cannot be scaled."""
+        """Directions of intruders and neighbours, as a table too, and notes on what is left out."""
         side = rows.require_provenance().options["side"]
         chosen: dict[str, list[Direction]] = {"intruder": [], "neighbour": []}
         notes, about = [], []
@@ -185,8 +188,8 @@ class IntruderScaling(Analyzer):
                 continue
             if layer < 0 or part not in MATRICES:
                 notes.append(
-                    f"intruders of {part} cannot be scaled in memory: it is no matrix of a block by"
-                    " itself"
+                    f"intruders of {part} cannot be scaled in memory, because it is not a separate"
+                    " matrix of a block"
                 )
                 continue
             found = _triplets(study.pair.tuned, Weight(layer, part), side, len(mine))
@@ -224,8 +227,8 @@ def _require_same(kept: np.ndarray, values: torch.Tensor, weight: Weight) -> Non
     seen = to_host(values)
     if not np.allclose(seen, kept, rtol=1e-2, atol=1e-6):
         raise OptionError(
-            f"{weight} has singular values {seen[0]:.4g} ... here and {kept[0]:.4g} ... in the run;"
-            " give the model that the run was made of"
+            f"the largest singular value of {weight} is {seen[0]:.4g} here and {kept[0]:.4g} in the"
+            " run; give the model that the run was made from"
         )
 
 
@@ -234,11 +237,11 @@ def _edited(about: list[tuple]) -> Table:
     return table(
         "intruder-scaling-edited",
         {
-            "kind": (kind, "key", "intruder, or its neighbour that is none"),
+            "kind": (kind, "key", "intruder, or its neighbour, which is not an intruder"),
             "layer": (np.array(layer, np.int64), "key", "block"),
-            "part": (part, "key", "which matrix of the block"),
-            "rank": (np.array(rank, np.int64), "key", "place of the singular vector, from 1"),
-            "sigma": (np.array(sigma, np.float64), "measure", "its singular value"),
+            "part": (part, "key", "matrix of the block"),
+            "rank": (np.array(rank, np.int64), "key", "rank of the singular vector, from 1"),
+            "sigma": (np.array(sigma, np.float64), "measure", "singular value"),
         },
     )
 
@@ -246,20 +249,20 @@ def _edited(about: list[tuple]) -> Table:
 def _scaled(
     study: Study, chosen: dict[str, list[Direction]], kind: str, scale: float
 ) -> AbstractContextManager:
-    """The tuned model so scaled, for as long as the context lasts."""
+    """A context in which the fine-tuned model is scaled."""
     if kind == "update":
         return update_scaled(study.pair, scale)
     return rescaled(study.pair.tuned, chosen.get(kind, ()), scale)
 
 
 def _possible(study: Study, chosen: dict[str, list[Direction]], notes: list[str]) -> list[str]:
-    """What can be scaled here; a remark where the update cannot."""
+    """Kinds that can be scaled; adds a note where the update cannot."""
     kinds = [kind for kind in KINDS[:2] if chosen[kind]]
     try:
         with update_scaled(study.pair, HALF):
             return [*kinds, "update"]
     except UnsupportedModel as error:
-        notes.append(f"the whole update was not scaled, so that control is missing: {error}")
+        notes.append(f"the whole update was not scaled, so this control is missing: {error}")
         return kinds
 
 
@@ -269,16 +272,20 @@ def _each(kind: str, prompts: PromptSet, found: Mapping, **columns: tuple[str, s
         f"intruder-scaling-{kind}",
         {
             "kind": (
-                np.repeat(np.array([k for k, _ in keys], object), count),
+                np.repeat(np.array([kind for kind, _ in keys], object), count),
                 "key",
                 "what is scaled",
             ),
             "scale": (
-                np.repeat(np.array([s for _, s in keys]), count),
+                np.repeat(np.array([scale for _, scale in keys]), count),
                 "measure",
                 "factor on the singular value",
             ),
-            "prompt_id": (np.tile([p.id for p in prompts], len(keys)), "key", "place in the file"),
+            "prompt_id": (
+                np.tile([p.id for p in prompts], len(keys)),
+                "key",
+                "position in the prompt file",
+            ),
             "cluster": (
                 np.tile(np.array(prompts.clusters, object), len(keys)),
                 "key",
@@ -286,11 +293,13 @@ def _each(kind: str, prompts: PromptSet, found: Mapping, **columns: tuple[str, s
             ),
             **{
                 name: (
-                    np.concatenate([np.zeros(0), *(getattr(one, name) for one in found.values())]),
+                    np.concatenate(
+                        [np.zeros(0), *(getattr(scaled, name) for scaled in found.values())]
+                    ),
                     "measure",
-                    *said,
+                    *meaning,
                 )
-                for name, said in columns.items()
+                for name, meaning in columns.items()
             },
         },
     )

@@ -1,6 +1,4 @@
-"""What a tuned model does at every scale: the task, and loss and divergence from the base on plain
-text.
-"""
+"""Measures the fine-tuned model at every scale: the task, and loss and divergence on plain text."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -21,11 +19,10 @@ from interp.study import Study
 
 @dataclass(frozen=True)
 class Measured:
-    """At one scale: ``metric`` of every task prompt (None without a task), ``loss`` and ``kl`` of
-    every text.
+    """Measurements at one scale: ``metric`` of every task prompt (None without a task), ``loss``
+    and ``kl`` of every text.
 
-    Loss and divergence are means over tokens, in nats; the divergence is of the scaled model from
-    the base.
+    Loss and KL(scaled || base) are means over tokens, in nats.
     """
 
     metric: Float[np.ndarray, " P"] | None
@@ -39,7 +36,7 @@ class Measured:
 
 
 def of_text(study: Study) -> str:
-    """Which class of the study's prompts is plain text."""
+    """The class of the study's prompts that is plain text."""
     return study.classes[-1]
 
 
@@ -50,7 +47,7 @@ def measured(
     scales: Sequence[float],
     scaled: Callable[[str, float], AbstractContextManager],
 ) -> tuple[dict[tuple[str, float], Measured], Measured, Float[np.ndarray, " B"]]:
-    """What is measured by kind and scale, of the tuned model as it is, and the base's loss of every
+    """Measurements by kind and scale, of the unscaled fine-tuned model, and the base's loss per
     text.
 
     Raises PromptError for a text of one token.
@@ -58,8 +55,8 @@ def measured(
     texts, tuned = coded_texts(study, of_text(study)), study.pair.tuned
     settings = [("", 1.0), *((kind, scale) for kind in kinds for scale in scales if scale != 1)]
     before, losses, kls = np.zeros(len(texts)), *np.zeros((2, len(settings), len(texts)))
-    # texts outside and scales inside: the base has to run unscaled, and under an adapter it shares
-    # what is scaled
+    # scales in the inner loop: the base has to run unscaled, and with an adapter the scaled model
+    # shares its weights
     for rows in study.progress(study.batches(texts, tuned, 16 * tuned.anatomy.vocabulary), "texts"):
         batch = Batch.pad([texts[row].ids for row in rows], study.pad_id, "right", tuned.device)
         targets, real = batch.ids[:, 1:], batch.mask[:, 1:]
@@ -90,7 +87,7 @@ def measured(
 
 
 def _numbers(study: Study) -> np.ndarray:
-    """The metric of every positive prompt in the tuned model as it is now."""
+    """The metric of every positive prompt in the fine-tuned model in its present state."""
     posed, model = study.decision_inputs("positive"), study.pair.tuned
     found = np.zeros(len(posed))
     for rows in study.batches(posed, model):

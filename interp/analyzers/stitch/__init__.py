@@ -1,10 +1,10 @@
-"""``Stitch``: do the few weights of several tunes, put into one base, do all their tasks at once?
+"""``Stitch``: put a few weights of several fine-tuned models into one base. Does it do all tasks?
 
-Localize-and-Stitch (He, Hu, Lin, Zhang and Zhao 2024, arXiv 2408.13656): a mask per tune, located
-without data by how far weights moved or with the task's questions; the base takes every tune's
-weights in its own mask, and their mean where masks meet. Every task is put to what comes of it,
-beside the base, each tune, each mask alone, the plain average of all tunes, and random masks with
-equal counts in every parameter stitched alike.
+Localize-and-Stitch (He, Hu, Lin, Zhang and Zhao 2024, arXiv 2408.13656): each fine-tuned model has
+a mask, chosen without data by the movement of the weights or learned on questions of its task. The
+stitched model has each model's weights within its mask, and their mean where masks overlap. It is
+measured on every task and compared with the base, each fine-tuned model, each mask alone, the plain
+average of all models, and stitched random masks with the same count in every parameter.
 """
 
 from collections.abc import Sequence
@@ -39,8 +39,8 @@ LOCALISE = ("movement", "learned")
 
 @dataclass(frozen=True, eq=False)
 class StitchInput:
-    """A further tune of the study's base, the questions of its task that locate, and those that
-    measure.
+    """A further fine-tuned model of the study's base, with the selection and held-out questions of
+    its task.
     """
 
     pair: Pair
@@ -50,20 +50,20 @@ class StitchInput:
 
 @dataclass(frozen=True)
 class Stitch(Analyzer):
-    """Stitch the study's tune (its task: the study's positive prompts, and ``held_out``) and
-    ``others`` into the base.
+    """Stitch the study's fine-tuned model and ``others`` into the base.
 
-    ``localise``: ``movement`` takes the share ``at`` of the scope's weights that moved furthest;
-    ``learned`` descends as the paper does, from the share ``start``, for ``steps`` at ``rate`` with
-    ``pull`` and ``reg`` (``l1`` or ``binarise``, see ``interp.experiments.masks.localised``).
-    ``runs``, graft runs of these tunes in this order, give their learned masks instead. ``draws``
-    of random masks. Where the study has negative prompts they are plain text whose perplexity is
-    measured. Memory: all tunes and the base, per weight of the scope a byte per tune, and one
-    stitched copy. Raises OptionError for options that mean nothing and PairError for tunes that
-    cannot be stitched.
+    The task of the study's model is given by the study's positive prompts and ``held_out``.
+    ``localise``: ``movement`` takes the share ``at`` of the scope's weights with the largest
+    movement; ``learned`` trains the paper's mask, from the share ``start``, for ``steps`` steps at
+    ``rate`` with ``pull`` and ``reg`` (``l1`` or ``binarise``, see
+    ``interp.experiments.masks.localised``). ``runs``: graft runs of these models, in this order,
+    whose learned masks are used instead. ``draws``: stitches of random masks. Negative prompts of
+    the study, where there are any, are plain text for measuring perplexity. Memory: all fine-tuned
+    models and the base, one byte per weight of the scope and model, and one stitched copy. Raises
+    OptionError for invalid options and PairError for models that cannot be stitched.
 
-    Returns a table of kind ``stitch``, one row per task, model and metric; ``arrays`` hold masks as
-    ``TUNE/PARAMETER``.
+    Returns a table of kind ``stitch``, one row per task, model and metric. ``arrays`` hold the
+    masks as ``MODEL/PARAMETER``.
     """
 
     name: ClassVar[str] = "stitch"
@@ -84,30 +84,29 @@ class Stitch(Analyzer):
     draws: int = 19
 
     def check(self, tunes: int | None = None) -> None:
-        """Raise OptionError for options that mean nothing; no model is needed where ``tunes`` says
-        how many come.
+        """Raise OptionError for invalid options; ``tunes``: number of fine-tuned models, if
+        ``others`` is not set.
         """
         tunes = len(self.others) + 1 if tunes is None else tunes
         if self.held_out is None or tunes < 2:
             raise OptionError(
-                "stitching needs two tunes or more, each with held-out questions of its task"
+                f"{tunes} fine-tuned models; stitching needs two or more, each with held-out"
+                " questions of its task"
             )
         if self.runs and len(self.runs) != tunes:
             raise OptionError(
-                f"{len(self.runs)} graft runs for {tunes} tunes; give one of each, in order"
+                f"{len(self.runs)} graft runs for {tunes} fine-tuned models; give one of each, in"
+                " order"
             )
         if self.localise not in LOCALISE:
-            raise OptionError(
-                f"unknown way to localise {self.localise!r}; use {' or '.join(LOCALISE)}"
-            )
+            raise OptionError(f"unknown --localise {self.localise!r}; use {' or '.join(LOCALISE)}")
         if self.reg not in masks.REGULARISERS:
             raise OptionError(
                 f"unknown regulariser {self.reg!r}; use {' or '.join(masks.REGULARISERS)}"
             )
         if bad := [share for share in (self.at, self.start) if not 0 < share <= 1]:
             raise OptionError(
-                f"a sparsity of {bad[0]:g} is no share of weights to keep; use more than 0, at"
-                " most 1"
+                f"the density of a mask is {bad[0]:g}; use a share above 0 and at most 1"
             )
         if unknown := [part for part in self.scope.split(",") if part.strip() not in PARTS]:
             raise OptionError(
@@ -115,10 +114,10 @@ class Stitch(Analyzer):
                 " commas"
             )
         if min(self.steps, self.draws) < 1:
-            raise OptionError("stitching needs at least one step and one random draw")
+            raise OptionError(f"steps {self.steps} and draws {self.draws}: use at least 1 of each")
 
     def __call__(self, study: Study) -> Table:
-        """Localise, stitch, measure."""
+        """Find the masks, stitch, measure."""
         self.check()
         tunes = (
             StitchInput(
@@ -127,30 +126,30 @@ class Stitch(Analyzer):
             *self.others,
         )
         _require_comparable(tunes)
-        scopes = aligned([tune.pair for tune in tunes], self.scope)
+        scopes = aligned([source.pair for source in tunes], self.scope)
         for run, tune in zip(self.runs, tunes, strict=False):
             _require_of(run, tune.pair, scopes[0])
         tokenizer, context = study.pair.tokenizer, study.pair.tuned.context_length
-        asked = [Questions.of(tokenizer, tune.held_out.prompts, context) for tune in tunes]
+        asked = [Questions.of(tokenizer, source.held_out.prompts, context) for source in tunes]
         found = [
-            self._mask(study, at, scope, tune)
-            for at, (scope, tune) in enumerate(zip(scopes, tunes, strict=True))
+            self._mask(study, index, scope, source)
+            for index, (scope, source) in enumerate(zip(scopes, tunes, strict=True))
         ]
         measured = _Measured(
             study, asked, text_rows(tokenizer, study.contrast.negative.texts, context)
         )
         base = scopes[0].model
         for at, tune in enumerate(tunes, 1):
-            measured.of(f"tune {at}", tune.pair.tuned)
-        measured.of("base", base)
+            measured.measure(f"tune {at}", tune.pair.tuned)
+        measured.measure("base", base)
         for at, (scope, mask) in enumerate(zip(scopes, found, strict=True), 1):
-            measured.of(f"graft {at}", base, scope.grafted(mask))
-        measured.of("stitched", base, scopes[0].standing(stitched(scopes, found)))
-        measured.of("average", base, scopes[0].standing(averaged(scopes)))
+            measured.measure(f"graft {at}", base, scope.grafted(mask))
+        measured.measure("stitched", base, scopes[0].standing(stitched(scopes, found)))
+        measured.measure("average", base, scopes[0].standing(averaged(scopes)))
         for draw in study.progress(range(self.draws), "random masks"):
             drawn = [
-                masks.matched_mask(scope, mask, study.seed + draw * len(scopes) + at)
-                for at, (scope, mask) in enumerate(zip(scopes, found, strict=True))
+                masks.matched_mask(scope, mask, study.seed + draw * len(scopes) + index)
+                for index, (scope, mask) in enumerate(zip(scopes, found, strict=True))
             ]
             measured.of_draw(draw, base, scopes[0].standing(stitched(scopes, drawn)))
         return self._table(study, tunes, scopes, found, measured.rows)
@@ -183,8 +182,8 @@ class Stitch(Analyzer):
         rows: Rows,
     ) -> Table:
         indices = {
-            f"tune {at}": s.indices(m)
-            for at, (s, m) in enumerate(zip(scopes, found, strict=True), 1)
+            f"tune {number}": scope.indices(mask)
+            for number, (scope, mask) in enumerate(zip(scopes, found, strict=True), 1)
         }
         kept = [int(to_host(mask.sum())) for mask in found]
         met = int(to_host((torch.stack(list(found)).sum(0) > 1).sum()))
@@ -193,34 +192,36 @@ class Stitch(Analyzer):
             provenance=study.provenance(self),
             summary={
                 "weights": scopes[0].size,
-                "tunes": [tune.pair.tuned.name for tune in tunes],
+                "tunes": [source.pair.tuned.name for source in tunes],
                 "kept": kept,
                 "claimed_by_several": met,
                 "kept_gain": {kind: rows.kept_gain(kind) for kind in ("stitched", "average")},
                 "limits": [
                     as_sentence(note)
                     for note in prompt_notes(
-                        p for tune in tunes for p in (tune.located, tune.held_out)
+                        prompts for source in tunes for prompts in (source.located, source.held_out)
                     )
                 ],
-                "measuring": [len(tune.held_out) for tune in tunes],
+                "measuring": [len(source.held_out) for source in tunes],
                 "positive": len(study.contrast.positive),
                 "negative": len(study.contrast.negative),
             },
             tables={
                 "answers": rows.answers(),
                 "random": rows.drawn(),
-                "tunes": rows.tunes([tune.pair.tuned.name for tune in tunes], kept, scopes[0].size),
+                "tunes": rows.tunes(
+                    [source.pair.tuned.name for source in tunes], kept, scopes[0].size
+                ),
                 "overlaps": overlaps_table({"stitched": indices}, scopes[0].size),
             },
             arrays={
-                f"{tune}/{n}": where
-                for tune, parts in indices.items()
-                for n, where in parts.items()
-                if len(where)
+                f"{name}/{parameter}": positions
+                for name, by_parameter in indices.items()
+                for parameter, positions in by_parameter.items()
+                if len(positions)
             },
         )
-        run = conclude(run, claims_of([len(tune.held_out) for tune in tunes]))
+        run = conclude(run, claims_of([len(source.held_out) for source in tunes]))
         verdicts = run.summary["verdicts"].items()
         kept_all = all(
             verdict == SUPPORTED for name, verdict in verdicts if name.startswith("keeps")
@@ -229,7 +230,7 @@ class Stitch(Analyzer):
 
 
 class _Measured:
-    """Every task put to every model."""
+    """Measures every model on every task."""
 
     def __init__(
         self, study: Study, asked: Sequence[Questions], text: Sequence[tuple[int, ...]]
@@ -237,14 +238,16 @@ class _Measured:
         self.study, self.asked, self.text = study, asked, text
         self.rows = Rows(asked)
 
-    def of(self, kind: str, model: Model, standing: AbstractContextManager | None = None) -> None:
-        """Everything of one model, as it stands in a context."""
+    def measure(
+        self, kind: str, model: Model, standing: AbstractContextManager | None = None
+    ) -> None:
+        """Measure one model by every metric, within a context that sets its weights."""
         with standing or nullcontext():
             self.rows.add(kind, self._all(model))
             self._read(kind, model)
 
     def of_draw(self, draw: int, model: Model, standing: AbstractContextManager) -> None:
-        """Right answers of stitched random masks, and everything of the first."""
+        """Measure a stitch of random masks: the first by every metric, all by correct answers."""
         with standing:
             seen = self._all(model)
             self.rows.add_draw(draw, seen)
@@ -260,8 +263,8 @@ class _Measured:
     def _all(self, model: Model) -> Asked:
         logits = run_logits(self.study.engine, model)
         return [
-            one.graded(self.study.batches(one.read, model), logits, model.device)
-            for one in self.asked
+            questions.graded(self.study.batches(questions.read, model), logits, model.device)
+            for questions in self.asked
         ]
 
 
@@ -271,13 +274,14 @@ def _require_comparable(tunes: Sequence[StitchInput]) -> None:
         for part in ("tokenizer", "template"):
             if tune.pair.digests.get(part) != first.digests.get(part):
                 raise PairError(
-                    f"{tune.pair.tuned.name} and {first.tuned.name} have another {part}; one"
-                    " stitched model needs one"
+                    f"{tune.pair.tuned.name} and {first.tuned.name} differ in {part}; a stitched"
+                    " model needs a common one"
                 )
     for tune in tunes:
         if shared := set(tune.located.shared(tune.held_out)):
             raise OptionError(
-                f"{len(shared)} questions both locate and measure, first {min(shared)[:40]!r}"
+                f"{len(shared)} questions are in both the selection and the held-out split, first"
+                f" {min(shared)[:40]!r}; remove them from one"
             )
 
 
@@ -291,13 +295,14 @@ def _require_of(run: Table, pair: Pair, scope: Scope) -> None:
         made.inputs.get(role) != pair.digests.get(role) for role in ("base", "tuned", "adapter")
     ):
         raise OptionError(
-            f"run {made.key} is not of {pair.tuned.name}; give graft runs in the order of the tunes"
+            f"run {made.key} is not of {pair.tuned.name}; give graft runs in the order of the"
+            " models"
         )
     sizes = {piece.name: piece.size for piece in scope.pieces}
     if any(sizes.get(row["parameter"]) != row["size"] for row in run.tables["layers"].rows()):
         raise OptionError(
-            f"run {made.key} has another scope than {', '.join(scope.parts)}; graft both in the"
-            " same one"
+            f"run {made.key} has another scope than {', '.join(scope.parts)}; give graft runs of"
+            " the same scope"
         )
 
 

@@ -1,4 +1,4 @@
-"""What is claimed of a stitched model, and the nulls of it."""
+"""Claims about a stitched model, with their nulls."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ KEEPS = 0.95
 
 
 def claims_of(questions: Sequence[int]) -> list[Claim]:
-    """Per task, of so many held-out ``questions``, what its model gains and what of that is kept;
-    and averaging.
+    """Per task the gain and the share of it that is kept, and a comparison with averaging.
+
+    ``questions``: number of held-out questions of each task.
     """
     tasks = list(enumerate(questions, 1))
     return [
@@ -26,7 +27,7 @@ def _kind(kind: str, task: int) -> dict:
 
 
 def _right(where: dict, **rest) -> Estimate:
-    """Right answers of one model to one task, paired by question with those of others."""
+    """Accuracy of one model on one task, paired by question with other models."""
     return mean("correct", table="answers", pair="prompt_id", **where, **rest)
 
 
@@ -42,18 +43,18 @@ def _keeps(task: int, questions: int) -> Claim:
         at_least=KEEPS,
         beyond=["control"],
         null=Draws("random", "kept_gain", {"task": task}),
-        control="random masks with equal counts in every parameter, stitched alike",
+        control="stitched random masks with the same count in every parameter",
         requires=[f"gains-{task}"],
         text=(
-            "Stitched, the base keeps {value:.1%} of the change in right answers to"
+            "The stitched model keeps {value:.1%} of the change in correct answers to"
             f" {questions:,} held-out questions of task {task} ({{base:.1%}} in the base,"
             " {tuned:.1%} in its own fine-tuned model; random masks with equal counts in every"
             " parameter keep {control:.1%}, at most {control_max:.1%})."
         ),
         undefined=(
-            f"Within its interval fine-tuned model {task} answers no more of {questions:,} held-out"
-            " questions of its task rightly than the base ({tuned:.1%} and {base:.1%}), so"
-            " that there is nothing to keep."
+            f"Fine-tuned model {task} does not clearly answer more of {questions:,} held-out"
+            " questions of its task correctly than the base ({tuned:.1%} and {base:.1%}; the"
+            " interval of the gain covers 0), so there is no gain to keep."
         ),
         also=_ends(task),
     )
@@ -68,8 +69,8 @@ def _gains(task: int, questions: int) -> Claim:
         reference=ends["base"],
         control="the base on the same questions",
         text=(
-            f"Fine-tuned model {task} gets {{tuned:.1%}} of {questions:,} held-out questions of its"
-            " task right, the base {control:.1%}: {value:+.3f} [{low:+.3f}, {high:+.3f}]."
+            f"Fine-tuned model {task} answers {{tuned:.1%}} of {questions:,} held-out questions of"
+            " its task correctly, the base {control:.1%}: {value:+.3f} [{low:+.3f}, {high:+.3f}]."
         ),
         also=ends,
     )
@@ -85,8 +86,8 @@ def _beats_average() -> Claim:
         reference=mean("correct", **average, **all_tasks),
         control="the plain average of all fine-tuned models",
         text=(
-            "Of the questions of all tasks the stitched model gets {stitched:.1%} right, the plain"
-            " average of the fine-tuned models {control:.1%}."
+            "The stitched model answers {stitched:.1%} of the questions of all tasks correctly, the"
+            " plain average of the fine-tuned models {control:.1%}."
         ),
         also={"stitched": mean("correct", **own, **all_tasks)},
     )

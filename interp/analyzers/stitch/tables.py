@@ -1,4 +1,4 @@
-"""What several models made of several tasks, gathered into tables."""
+"""Tables of the measurements of several models on several tasks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from interp.prompts import tied
 from interp.table import Table, table
 
 Asked = list[Graded]
-_TASK = "number of the tune whose task it is, from 1"
+_TASK = "number of the task and of its fine-tuned model, from 1"
 
 
 @dataclass
 class Rows:
-    """Models in the order they were measured, with what became of the questions of every task."""
+    """Measurements of models, in order: graded questions of every task, and perplexities."""
 
     asked: Sequence[Questions]
     seen: dict[str, Asked] = field(default_factory=dict)
@@ -27,38 +27,36 @@ class Rows:
     draws: list[tuple[int, int, float]] = field(default_factory=list)
 
     def add(self, kind: str, seen: Asked) -> None:
-        """One model."""
+        """Add one model."""
         self.seen[kind] = seen
 
     def add_text(self, kind: str, value: float) -> None:
-        """The perplexity of plain text under one model."""
+        """Add the perplexity of plain text under one model."""
         self.text[kind] = value
 
     def add_draw(self, draw: int, seen: Asked) -> None:
-        """One of many models of random masks."""
-        self.draws += [(task, draw, float(one.correct.mean())) for task, one in enumerate(seen, 1)]
+        """Add one of several stitches of random masks."""
+        self.draws += [
+            (task, draw, float(answers.correct.mean())) for task, answers in enumerate(seen, 1)
+        ]
 
     def gain(self, task: int, correct: float) -> float:
-        """A share of right answers as a share of the way from the base's to the task's own tune's;
-        NaN without one.
-        """
+        """Accuracy as a share of the gain of the task's fine-tuned model; NaN without a gain."""
         low, high = (
             float(self.seen[kind][task - 1].correct.mean()) for kind in ("base", f"tune {task}")
         )
         return (correct - low) / (high - low) if high != low else float("nan")
 
     def kept_gain(self, kind: str) -> list[float | None]:
-        """Of every task the share of its own model's gain that a model keeps; None where there is
-        none.
-        """
+        """Per task the share of the gain that a model keeps; None without a gain."""
         found = [
-            self.gain(task, float(one.correct.mean()))
-            for task, one in enumerate(self.seen[kind], 1)
+            self.gain(task, float(graded.correct.mean()))
+            for task, graded in enumerate(self.seen[kind], 1)
         ]
         return [None if np.isnan(value) else value for value in found]
 
     def table(self, kind: str, **rest: Any) -> Table:
-        """Every number of every model on every task; perplexities stand under task 0."""
+        """Every metric of every model on every task; perplexities are under task 0."""
         rows = [(0, name, "perplexity", value) for name, value in self.text.items()]
         for name, seen in self.seen.items():
             for task, one in enumerate(seen, 1):
@@ -70,21 +68,21 @@ class Rows:
         return table(
             kind,
             {
-                "task": (np.array(tasks, np.int64), "key", f"{_TASK}; 0: plain text"),
+                "task": (np.array(tasks, np.int64), "key", f"{_TASK}; 0 is plain text"),
                 "kind": (
                     list(names),
                     "key",
-                    "which model: base, tune or graft by number, stitched, average, random",
+                    "base, tune (fine-tuned) or graft by number, stitched, average or random",
                 ),
                 "metric": (
                     list(metrics),
                     "key",
-                    "what was measured on held-out questions, or on text",
+                    "metric, on held-out questions or on plain text",
                 ),
                 "value": (
                     np.array(values, float),
                     "measure",
-                    "the number; losses in nats per answer",
+                    "value of the metric; losses in nats per answer",
                 ),
             },
             **rest,
@@ -105,40 +103,42 @@ class Rows:
         return numbers
 
     def clusters(self, task: int) -> np.ndarray:
-        """Clusters of a task's questions, told apart from those of other tasks that have no
-        question in common.
+        """Clusters of a task's questions, renamed so that tasks share only clusters of equal
+        questions.
         """
         names = [
             f"{number}:{name}"
-            for number, asked in enumerate(self.asked, 1)
-            for name in asked.clusters
+            for number, questions in enumerate(self.asked, 1)
+            for name in questions.clusters
         ]
-        found = tied(names, [key for asked in self.asked for key in asked.keys])
-        start = sum(len(asked) for asked in self.asked[: task - 1])
+        found = tied(names, [key for questions in self.asked for key in questions.keys])
+        start = sum(len(questions) for questions in self.asked[: task - 1])
         return np.array(found[start : start + len(self.asked[task - 1])])
 
     def answers(self) -> Table:
-        """What became of each held-out question under each model."""
+        """The graded answer to each held-out question under each model."""
         parts = [
-            (name, task, one, self.asked[task - 1])
-            for name, seen in self.seen.items()
-            for task, one in enumerate(seen, 1)
+            (name, task, graded, self.asked[task - 1])
+            for name, graded_tasks in self.seen.items()
+            for task, graded in enumerate(graded_tasks, 1)
         ]
         return table(
             "stitch-answers",
             {
                 "task": (
-                    np.concatenate([np.full(len(q), task) for _, task, _, q in parts]),
+                    np.concatenate(
+                        [np.full(len(questions), task) for _, task, _, questions in parts]
+                    ),
                     "key",
                     _TASK,
                 ),
                 "kind": (
-                    [name for name, _, _, q in parts for _ in range(len(q))],
+                    [name for name, _, _, questions in parts for _ in range(len(questions))],
                     "key",
-                    "which model",
+                    "model",
                 ),
                 "prompt_id": (
-                    np.concatenate([q.ids for *_, q in parts]),
+                    np.concatenate([questions.ids for *_, questions in parts]),
                     "key",
                     "position in the prompt file",
                 ),
@@ -150,19 +150,19 @@ class Rows:
                 "correct": (
                     _joined(parts, "correct"),
                     "flag",
-                    "right of the two answers, or written exactly",
+                    "the right one of two answers, or the answer written exactly",
                 ),
                 "exact": (
                     _joined(parts, "exact"),
                     "flag",
                     "greedy decoding would write the answer",
                 ),
-                "loss": (_joined(parts, "loss"), "measure", "of the answer", "nats"),
+                "loss": (_joined(parts, "loss"), "measure", "loss of the answer", "nats"),
             },
         )
 
     def drawn(self) -> Table:
-        """Stitched random masks, by task."""
+        """Stitches of random masks, by task."""
         tasks, draws, correct = zip(*self.draws, strict=True)
         gains = [self.gain(task, value) for task, _, value in self.draws]
         return table(
@@ -170,22 +170,22 @@ class Rows:
             {
                 "task": (np.array(tasks, np.int64), "key", _TASK),
                 "draw": (np.array(draws, np.int64), "key", "number of the draw"),
-                "accuracy": (np.array(correct), "measure", "share of right answers"),
+                "accuracy": (np.array(correct), "measure", "share of correct answers"),
                 "kept_gain": (
                     np.array(gains),
                     "measure",
-                    "share of the gain of the task's own tune",
+                    "share of the gain of the task's own fine-tuned model",
                 ),
             },
         )
 
     def tunes(self, names: Sequence[str], kept: Sequence[int], size: int) -> Table:
-        """What was stitched."""
+        """The stitched models and their masks."""
         return table(
             "stitch-tunes",
             {
                 "task": (np.arange(1, len(names) + 1), "key", _TASK),
-                "tune": (list(names), "text", "the tuned model"),
+                "tune": (list(names), "text", "fine-tuned model"),
                 "kept": (np.array(kept, np.int64), "measure", "weights in its mask", "weights"),
                 "share": (
                     np.array(kept) / size,
@@ -197,4 +197,4 @@ class Rows:
 
 
 def _joined(parts: list, name: str) -> np.ndarray:
-    return np.concatenate([getattr(one, name) for _, _, one, _ in parts])
+    return np.concatenate([getattr(graded, name) for _, _, graded, _ in parts])
