@@ -185,18 +185,18 @@ def test_a_failure_names_the_claim_and_both_values(made, copied):
 
 
 def test_a_changed_table_is_found(copied):
-    (path,) = copied.parent.glob("runs/runs/*/tables/answers.parquet")
+    (path,) = copied.parent.glob("runs/*/tables/answers.parquet")
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     assert "by its digest" in refused(copied)
 
 
 def test_a_missing_file_is_found(copied):
-    next(copied.parent.glob("runs/runs/*/tables/answers.parquet")).unlink()
+    next(copied.parent.glob("runs/*/tables/answers.parquet")).unlink()
     assert "is missing" in refused(copied)
 
 
 def test_a_missing_run_is_found(copied, made):
-    shutil.rmtree(copied.parent / "runs" / "runs" / made[2][1].provenance.key)
+    shutil.rmtree(copied.parent / "runs" / made[2][1].provenance.key)
     assert "no run" in refused(copied)
 
 
@@ -296,7 +296,7 @@ def test_what_is_said_reaches_a_terminal_as_one_line(copied, capsys):
 
 
 def test_checking_a_report_removes_nothing_where_it_points(copied):
-    kept = copied.parent / "elsewhere" / "temporary" / "photos"
+    kept = copied.parent / "elsewhere" / ".temporary" / "photos"
     kept.mkdir(parents=True)
     refused(rewritten(copied, {**json.loads(copied.read_text()), "store": "elsewhere"}))
     assert kept.is_dir()

@@ -324,8 +324,8 @@ def test_a_command_keeps_both_pairs_and_recalls_them(saved, tmp_path, run):
     assert told["summary"]["claimed"]["tuned-only"] == 1
     (control,) = told["summary"]["control_runs"]
     assert control in err
-    assert (tmp_path / "runs" / "runs" / control / "manifest.json").is_file()
-    page = (tmp_path / "runs" / "runs" / told["run"] / "page.html").read_text("utf-8")
+    assert (tmp_path / "runs" / control / "manifest.json").is_file()
+    page = (tmp_path / "runs" / told["run"] / "page.html").read_text("utf-8")
     assert "What became of latents?" in page
     assert "What has the other model of each latent?" in page
     code, out, _ = run(*words)
@@ -365,7 +365,7 @@ def test_several_controls_by_the_command(saved, tmp_path, run):
     assert code == 0, err
     told = json.loads(out)
     assert len({*told["summary"]["control_runs"]}) == 2
-    page = (tmp_path / "runs" / "runs" / told["run"] / "page.html").read_text("utf-8")
+    page = (tmp_path / "runs" / told["run"] / "page.html").read_text("utf-8")
     assert "2 control pairs give" in page
     assert "control 2" in page
 
@@ -411,7 +411,7 @@ def test_what_makes_no_sense_is_one_line(saved, tmp_path, run, only_line, name, 
     code, _, err = run(*asked(saved, tmp_path / "runs", *more, "--quiet", name=name))
     assert code == 2
     assert said in only_line(err)
-    assert not list((tmp_path / "runs").glob("runs/*"))
+    assert not list((tmp_path / "runs").glob("[!.]*"))
 
 
 def test_a_base_is_needed(saved, tmp_path, run, only_line):

@@ -702,14 +702,14 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(Outcomes, "effects", stopping)
     with pytest.raises(KeyboardInterrupt):
         store.fetch(verify, study)
-    (kept,) = (tmp_path / "unfinished").iterdir()
+    (kept,) = (tmp_path / ".unfinished").iterdir()
     saved = kept.read_text().count("necessity")
     assert 19 - SETS_AT_ONCE < saved < 20
     with kept.open("a") as file:
         file.write('{"name": "torn')
     again = store.fetch(verify, tiny.planted_study("llama", pairs=8)).table
     before = len(calls)
-    assert not (tmp_path / "unfinished").exists()
+    assert not (tmp_path / ".unfinished").exists()
     for name in ("dose", "random"):
         for column in whole.tables[name].data:
             np.testing.assert_array_equal(again.tables[name][column], whole.tables[name][column])

@@ -90,7 +90,7 @@ class Commands:
                 shutil.rmtree(place, ignore_errors=True)  # of an interrupted one
                 (place / "out").mkdir(parents=True)
                 for key in keys:
-                    shutil.copytree(report.store.path(key), place / "store" / "runs" / key)
+                    shutil.copytree(report.store.path(key), place / "store" / key)
                 line = self._line(command, place)
                 done = subprocess.run(
                     line, cwd=self.directory, capture_output=True, text=True, check=False

@@ -47,13 +47,13 @@ RUNS = (
 QUERIES = ("SELECT", "EXPLAIN")
 
 
-def answer(text: str, runs: Path, manifests: Sequence[Manifest]) -> Table:
+def answer(text: str, root: Path, manifests: Sequence[Manifest]) -> Table:
     """The rows that one query gives; ``StoreError`` for one that is refused or wrong, naming the
     views there are.
 
     ``Damaged`` when a file that it would read is not what was written.
     """
-    place, sources = runs.resolve(), _sources(manifests)
+    place, sources = root.resolve(), _sources(manifests)
     try:
         statements = duckdb.extract_statements(text)
         if len(statements) != 1 or statements[0].type.name not in QUERIES:

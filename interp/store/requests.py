@@ -2,7 +2,7 @@
 know their keys.
 
 A request is a record of everything that determines the answer, with digests in place of files; its
-fingerprint names ``requests/<fingerprint>.json``. It is a shortcut and never an authority: whatever
+fingerprint names ``.requests/<fingerprint>.json``. It is a shortcut and never an authority: whatever
 is wrong with it, or with a run or a file that it names, is as if it had not been there, and the
 command runs as it did the first time.
 """
@@ -66,7 +66,7 @@ class Remembered:
 
 def any_in(root: Path) -> bool:
     """Whether anything was remembered in this store: where not, a request need not be described."""
-    return (root / "requests").is_dir()
+    return (root / ".requests").is_dir()
 
 
 def recall(root: Path, request: JSON) -> Remembered | None:
@@ -109,11 +109,11 @@ def remember(
 
 
 def _place(root: Path, request: JSON) -> Path:
-    return root / "requests" / f"{digest(request)}.json"
+    return root / ".requests" / f"{digest(request)}.json"
 
 
 def _kept(root: Path, key: str) -> StoredRun:
     if not manifest.KEY.fullmatch(key):
         raise ValueError(f"{key!r} names no run")
-    path = root / "runs" / key
+    path = root / key
     return StoredRun(manifest.proven(path), path)

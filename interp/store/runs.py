@@ -62,6 +62,11 @@ class Store:
         with transaction.refusing("open the store", self.root):
             if self.root.exists() and not self.root.is_dir():
                 raise StoreError(f"{root} is a file: a store is a directory")
+            if _has_old_layout(self.root):
+                raise StoreError(
+                    f"{root} was written by an older interp, with runs in {root}/runs: run the"
+                    " commands again in another store (--store DIR)"
+                )
         transaction.sweep(self.root)
 
     def __repr__(self) -> str:
@@ -73,13 +78,8 @@ class Store:
                 f"there is no store at {self.root}: run an analysis first, or name another with"
                 " --store"
             )
-        runs = self.root / "runs"
-        with transaction.refusing("read", runs):
-            return (
-                sorted(name for name in os.listdir(runs) if manifest.KEY.fullmatch(name))
-                if runs.is_dir()
-                else []
-            )
+        with transaction.refusing("read", self.root):
+            return sorted(name for name in os.listdir(self.root) if manifest.KEY.fullmatch(name))
 
     def runs(self) -> list[Manifest]:
         """The manifests of all valid runs, oldest first. ``problems`` tells of the others."""
@@ -93,7 +93,7 @@ class Store:
         valid, problems = [], []
         for name in self._names():
             try:
-                valid.append(manifest.read(self.root / "runs" / name))
+                valid.append(manifest.read(self.root / name))
             except StoreError as error:
                 problems.append(str(error))
         return sorted(valid, key=lambda run: (run.written, run.key)), problems
@@ -124,7 +124,7 @@ class Store:
         return True
 
     def _place(self, key: str) -> Path:
-        return self.root / "runs" / key
+        return self.root / key
 
     def path(self, key: str) -> Path:
         """The directory of the run whose key begins with ``key``."""
@@ -185,7 +185,7 @@ class Store:
                 aside = self._move_aside(place)
         self._prepare()
         started = datetime.now(UTC)
-        journal = Journal(self.root / "unfinished" / f"{key}.jsonl")
+        journal = Journal(self.root / ".unfinished" / f"{key}.jsonl")
         table = analyzer(study.with_journal(journal) if hasattr(study, "with_journal") else study)
         if table.provenance is None:
             seconds = (datetime.now(UTC) - started).total_seconds()
@@ -232,14 +232,15 @@ class Store:
 
     def _prepare(self) -> None:
         # Asked before hours of computing, not after.
-        with transaction.refusing("write to the store", self.root):
-            (self.root / "runs").mkdir(parents=True, exist_ok=True)
-            with transaction.temporary(self.root, "probe"):
-                pass
+        with (
+            transaction.refusing("write to the store", self.root),
+            transaction.temporary(self.root, "probe"),
+        ):
+            pass
 
     def _move_aside(self, path: Path) -> Path | None:
         with transaction.refusing("move aside", path):
-            return transaction.move_aside(path, self.root / "aside")
+            return transaction.move_aside(path, self.root / ".aside")
 
     def _fill(self, directory: Path, table: Table) -> None:
         def part(file: str) -> dict[str, Any]:
@@ -279,4 +280,15 @@ class Store:
         # only here: duckdb takes as long to import as all else that looking at a store needs
         from interp.store import query
 
-        return query.answer(text, self.root / "runs", self.runs())
+        return query.answer(text, self.root, self.runs())
+
+
+def _has_old_layout(root: Path) -> bool:
+    """Whether runs are in ``root/runs``, where older versions wrote them.
+
+    A store in the current layout that happens to be named ``runs`` has ``.temporary``.
+    """
+    folder = root / "runs"
+    if not folder.is_dir() or (folder / ".temporary").exists():
+        return False
+    return any(manifest.KEY.fullmatch(name) for name in os.listdir(folder))

@@ -1,7 +1,7 @@
 """Singular vectors of base matrices, kept beside the runs so that another child of the same base
 need not pay again.
 
-One safetensors file per matrix, ``<store>/bases/<name>.safetensors``, whose name says what it was
+One safetensors file per matrix, ``<store>/.svd/<name>.safetensors``, whose name says what it was
 computed from. A file that cannot be read, or does not hold what its own record says, is as if it
 were not there.
 """
@@ -24,10 +24,10 @@ from interp.store import transaction
 
 
 class Bases:
-    """Arrays by name under ``root/bases``; made on first use."""
+    """Arrays by name under ``root/.svd``; made on first use."""
 
     def __init__(self, root: str | os.PathLike) -> None:
-        self.root = Path(root).absolute() / "bases"
+        self.root = Path(root).absolute() / ".svd"
 
     def recall(self, name: str) -> dict[str, np.ndarray] | None:
         """The arrays kept under ``name``, or None."""

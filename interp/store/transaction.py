@@ -1,6 +1,6 @@
 """Directories that appear whole or not at all.
 
-A writer makes ``temporary/<name>.lock``, locks it, makes ``temporary/<name>/`` and fills it,
+A writer makes ``.temporary/<name>.lock``, locks it, makes ``.temporary/<name>/`` and fills it,
 flushes everything to disk, and renames the directory into place: the rename is the moment it
 exists. The lock lasts as long as its process, so an unlocked lock file, or a directory without one,
 is what a crash left, and any process of the same host may sweep it: the names of drafts hold their
@@ -67,10 +67,10 @@ def flush_tree(directory: Path) -> None:
 
 @contextmanager
 def temporary(root: Path, name: str) -> Iterator[Path]:
-    """A locked, empty directory under ``root/temporary``; whatever is still there afterwards is
+    """A locked, empty directory under ``root/.temporary``; whatever is still there afterwards is
     removed.
     """
-    place = root / "temporary"
+    place = root / ".temporary"
     place.mkdir(parents=True, exist_ok=True)
     while True:
         path = place / f"{name}-{HOST}{secrets.token_hex(4)}"
@@ -143,7 +143,7 @@ def move_aside(path: Path, place: Path) -> Path | None:
 
 
 def sweep(root: Path) -> list[str]:
-    """Remove what crashed writers left under ``root/temporary``; the names removed. Never raises
+    """Remove what crashed writers left under ``root/.temporary``; the names removed. Never raises
     ``OSError``.
 
     Names that ``temporary`` does not give are spared: which folder is opened may be said by a file
@@ -151,13 +151,13 @@ def sweep(root: Path) -> list[str]:
     """
     swept = []
     with suppress(OSError):
-        names = {entry.name for entry in os.scandir(root / "temporary")}
+        names = {entry.name for entry in os.scandir(root / ".temporary")}
         for name in sorted(names):
             if DRAFT.fullmatch(name.removesuffix(".lock")) is None:
                 continue
             if name.endswith(".lock") or f"{name}.lock" not in names:
                 with suppress(OSError):
-                    swept += _sweep_one(root / "temporary" / name.removesuffix(".lock"))
+                    swept += _sweep_one(root / ".temporary" / name.removesuffix(".lock"))
     return swept
 
 
