@@ -460,7 +460,7 @@ def test_no_flipped_byte_of_a_table_goes_unnoticed(tmp_path):
             flipped = bytearray(data)
             flipped[place] ^= 1 << place % 8
             (run / file).write_bytes(flipped)
-            with pytest.raises(StoreError, match="is not what was written"):
+            with pytest.raises(StoreError, match="does not match its digest"):
                 store.get(run.name)
         (run / file).write_bytes(data)
     assert store.get(run.name).equals(full())
