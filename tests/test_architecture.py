@@ -59,6 +59,7 @@ STRANGERS = {
     "huggingface_hub": {"models"},
     "transformer_lens": {"models"},
     "duckdb": {"store"},
+    "filelock": {"store"},
     "pydantic": {"store", "report"},
     "pyarrow": {"store", "prompts"},  # a prompt file may be Parquet
     "plotly": {"figures", "report"},
