@@ -42,7 +42,7 @@ def assert_localised(
     """Fail unless every named claim of a verifying run is supported, and follows from the run's
     tables measured again.
 
-    ``verified`` is a table with a sub-table ``claims``, or what ``Store.fetch`` gives. ``most`` is
+    ``verified`` is a table with a sub-table ``claims``, as ``Store.run`` gives it. ``most`` is
     how many units the located set may have. ``AssertionError`` names the claim, its value, control
     and threshold.
     """
@@ -256,12 +256,9 @@ def _require(fine: bool, sentence: str) -> None:
 
 
 def _table(given: Any) -> Table:
-    table = getattr(given, "table", given)
-    if not isinstance(table, Table):
-        raise TypeError(
-            f"{type(given).__name__} is no table: give a Table, or what Store.fetch returned"
-        )
-    return table
+    if not isinstance(given, Table):
+        raise TypeError(f"{given!r:.80} is not a Table; give a table or what Store.run returned")
+    return given
 
 
 def _claims(table: Table) -> tuple[Finding, ...]:

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from interp.errors import InterpError, RunNotFound, StoreError
-from interp.store import Store, transaction
+from interp.store import Store, StoredRun, transaction
 from interp.store.journal import Journal
-from interp.table import table
+from interp.table import Table, table
 from tests.tables import located, mixed, provenance, verified
 
 ROOT = Path(__file__).parent.parent
@@ -123,6 +123,28 @@ def test_once_computes_once(tmp_path):
     assert len(calls) == 2
     assert store.has(first.key)
     assert not store.has("0" * 20)
+
+
+def test_a_stored_run_is_a_table_with_claims_and_a_figure(tmp_path):
+    store = Store(tmp_path)
+    path = store.write(verified(located().provenance.key))
+    run = store.get(path.name)
+    assert isinstance(run, StoredRun)
+    assert isinstance(run, Table)
+    assert (run.key, run.path, run.cached) == (path.name, path, True)
+    assert run.claims["necessity"].supported
+    assert run.claims["necessity"].interval[0] <= run.claims["necessity"].value
+    assert len(run.to_pandas()) == len(run) == len(run["condition"])
+    assert run.plot().data
+    assert store.get(store.write(located()).name).claims == {}
+
+
+def test_a_changed_copy_of_a_stored_run_is_a_plain_table(tmp_path):
+    store = Store(tmp_path)
+    run = store.get(store.write(located()).name)
+    changed = dataclasses.replace(run, summary={"sentence": "changed"})
+    assert type(changed) is type(run.table) is Table
+    assert changed.equals(run)
 
 
 def test_a_failing_or_interrupted_analyzer_leaves_nothing(tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from interp.claims import from_table, to_table
-from interp.store.runs import Fetched
+from interp.store import StoredRun
 from interp.table import table
 from interp.testing import assert_behaves, assert_localised, assert_silent, compare_blessed
 from tests.claimed import located, verified
@@ -33,7 +33,9 @@ def says(*parts):
 def test_a_localised_behaviour_passes_as_table_and_as_fetched(tmp_path):
     run = verified()
     assert_localised(run, claims=("necessity",), most=3)
-    assert_localised(Fetched(run, "key", tmp_path, cached=False), claims=("necessity", "spread"))
+    assert_localised(
+        StoredRun.from_table(run, tmp_path, cached=False), claims=("necessity", "spread")
+    )
 
 
 def test_what_is_not_shown_is_told_with_control_and_threshold():
@@ -67,7 +69,7 @@ def test_a_set_that_is_too_large_a_claim_that_is_not_there_a_run_without_claims(
         assert_localised(verified())
     with pytest.raises(AssertionError, match="has no claims: give the table of the verifying run"):
         assert_localised(located())
-    with pytest.raises(TypeError, match="dict is no table"):
+    with pytest.raises(TypeError, match="is not a Table"):
         assert_localised({})
 
 

@@ -20,9 +20,9 @@ reads only manifests, does not wait for pyarrow.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from interp.store.runs import Fetched, Store
+    from interp.store.runs import Store, StoredRun
 
-__all__ = ["Fetched", "Store"]
+__all__ = ["Store", "StoredRun"]
 
 
 def __getattr__(name: str) -> Any:

@@ -49,7 +49,7 @@ class RequestRecord(Record):
 
 
 @dataclass(frozen=True)
-class StoredRun:
+class RecalledRun:
     """A run whose files match their digests; its table has not been read."""
 
     manifest: Manifest
@@ -66,9 +66,7 @@ class StoredRun:
         """Kind of its table."""
         return self.manifest.kind
 
-    @property
-    def rows(self) -> int:
-        """Number of rows of its primary table."""
+    def __len__(self) -> int:
         return self.manifest.rows
 
     @property
@@ -81,7 +79,7 @@ class StoredRun:
 class Remembered:
     """The answer to a request: its runs in order, the notes printed, and the digest of its page."""
 
-    runs: tuple[StoredRun, ...]
+    runs: tuple[RecalledRun, ...]
     notes: tuple[str, ...]
     page: str
 
@@ -124,6 +122,6 @@ def _place(root: Path, request: JSON) -> Path:
     return root / ".requests" / f"{digest(request)}.json"
 
 
-def _kept(root: Path, key: str) -> StoredRun:
+def _kept(root: Path, key: str) -> RecalledRun:
     path = root / key
-    return StoredRun(manifest.proven(path), path)
+    return RecalledRun(manifest.proven(path), path)
