@@ -162,7 +162,7 @@ class TestPlanted:
         np.testing.assert_array_equal(shares, [0.0] * 5)
         further = made["tuned-only-beyond-new-control"]
         assert (further.value, further.control_high) == (made["tuned-only"].value, 0.0)
-        assert "A further control would give 0.0%" in further.sentence
+        assert "The prediction interval of a new control is 0.0%" in further.sentence
         # one of some twenty latents says nothing beside none of a hundred, though no control varies
         assert further.low > further.control_high
         assert not made["tuned-only"].supported
