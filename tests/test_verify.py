@@ -505,7 +505,8 @@ def test_further_random_sets_are_judged_on_fewer_prompts_and_change_no_verdict(s
         " them, do less than the located neurons)." in few.summary["sentence"]
     )
     assert (
-        "(4 random sets 100.0%, 35 more have less effect than the located set)" in few.summary["opening"][1]
+        "(4 random sets 100.0%, 35 more have less effect than the located set)"
+        in few.summary["opening"][1]
     )
     for one in findings_of(few).values():
         check(one, few)
