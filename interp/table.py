@@ -6,7 +6,7 @@ numpy arrays and text only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -157,21 +157,6 @@ class Table:
                 f"this table of kind {self.kind!r} has no provenance; give a table that a run made"
             )
         return self.provenance
-
-    @classmethod
-    def from_rows(
-        cls, kind: str, columns: Sequence[Column], rows: Iterable[Mapping[str, Any]], **rest: Any
-    ) -> Table:
-        """Table of ``rows``, each a mapping with one value per column; ``rest`` is passed to
-        ``Table``.
-        """
-        rows = list(rows)
-        return cls(
-            kind,
-            tuple(columns),
-            {column.name: [row[column.name] for row in rows] for column in columns},
-            **rest,
-        )
 
     def __repr__(self) -> str:
         return f"Table({self.kind!r}: {', '.join(self.data)}; {described(self)})"
