@@ -176,8 +176,8 @@ def _claim(row: Mapping[str, Any]) -> Sequence[str]:
 def _grid(head: Iterable[tuple[str, str]], rows: Iterable[Iterable[str]]) -> str:
     """An HTML table; ``head`` has name and tooltip of each column, and cells are HTML already."""
     names = "".join(
-        f'<th scope="col" style="text-align:left" title="{escaped(told)}">{escaped(name)}</th>'
-        for name, told in head
+        f'<th scope="col" style="text-align:left" title="{escaped(tooltip)}">{escaped(name)}</th>'
+        for name, tooltip in head
     )
     body = "".join(
         "<tr>" + "".join(f'<td style="text-align:left">{cell}</td>' for cell in row) + "</tr>"

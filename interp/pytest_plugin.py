@@ -108,12 +108,14 @@ def _add_paths(config: pytest.Config, reports: Sequence[Path]) -> None:
     If the option comes from ``addopts``, the project's tests are collected as usual.
     """
     where, named = config.invocation_params.dir, [*config.args]
-    typed = any(str(each).startswith("--interp-report") for each in config.invocation_params.args)
+    typed = any(
+        str(argument).startswith("--interp-report") for argument in config.invocation_params.args
+    )
     if typed and config.args_source is not config.ArgsSource.ARGS:
         named = []
         config.stash[_ALONE] = config.args_source is config.ArgsSource.TESTPATHS
     # a check of a report can be selected by its node id
-    asked = {(where / each.partition("::")[0]).resolve() for each in named}
+    asked = {(where / path.partition("::")[0]).resolve() for path in named}
     config.args[:] = [*named, *(str(path) for path in reports if path not in asked)]
 
 

@@ -127,7 +127,9 @@ class Claim:
         If the sentences do not contain the value, it is the format of an end of its interval or of
         an estimate of the same column, else "".
         """
-        alike = [name for name, other in self.also.items() if _kind(other) == _kind(self.estimate)]
+        alike = [
+            name for name, estimate in self.also.items() if _kind(estimate) == _kind(self.estimate)
+        ]
         for template in (self.text, self.otherwise):
             said = formats(template)
             for name in ("value", "low", "high", *alike):
@@ -140,7 +142,9 @@ class Claim:
         value: dict[str, JSON] = {"estimate": self.estimate.to_json(), "text": self.text}
         value |= {"at_most": self.at_most} if self.at_least is None else {"at_least": self.at_least}
         if self.beyond is not None:
-            value["beyond"] = [one if isinstance(one, str) else float(one) for one in self.beyond]
+            value["beyond"] = [
+                bound if isinstance(bound, str) else float(bound) for bound in self.beyond
+            ]
         if self.null is not None:
             value["null"] = _draws_json(self.null)
         if self.reference is not None:
@@ -171,7 +175,8 @@ class Claim:
             if isinstance(fields.get("reference"), Mapping):
                 fields["reference"] = Estimate.from_json(fields["reference"])
             fields["also"] = {
-                key: Estimate.from_json(one) for key, one in fields.get("also", {}).items()
+                key: Estimate.from_json(estimate)
+                for key, estimate in fields.get("also", {}).items()
             }
             return cls(name=name, **fields)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -184,11 +189,11 @@ def _kind(estimate: Estimate) -> tuple[str, str, str, bool]:
 
 
 def _draws_json(null: Draws) -> dict[str, JSON]:
-    value = {name: given for name, given in asdict(null).items() if name != "observed"}
+    value = {name: value for name, value in asdict(null).items() if name != "observed"}
     default = asdict(Draws("", ""))
     value = {
-        name: given
-        for name, given in value.items()
-        if name in ("table", "column") or given != default[name]
+        name: setting
+        for name, setting in value.items()
+        if name in ("table", "column") or setting != default[name]
     }
     return value | ({} if null.observed is None else {"observed": null.observed.to_json()})

@@ -113,7 +113,7 @@ _KINDS = {
     "judge": str,
 }
 _DEFAULTS = plain(asdict(Estimate(column="x"))) | {"column": ""}
-assert list(_KINDS) == [one.name for one in fields(Estimate)]
+assert list(_KINDS) == [field.name for field in fields(Estimate)]
 
 
 def mean(column: str, *, cluster: str = "cluster", **rest: JSON) -> Estimate:
@@ -222,7 +222,7 @@ def _numbers(
     if len(set(keys)) != len(keys):
         raise ClaimError(f"rows are paired by {', '.join(names)}, which are not unique")
     order = sorted(range(len(keys)), key=keys.__getitem__)
-    return values[order], clusters[order], np.array([repr(keys[at]) for at in order], object)
+    return values[order], clusters[order], np.array([repr(keys[index]) for index in order], object)
 
 
 def _derived(estimate: Estimate, changes: Mapping[str, JSON]) -> Estimate:

@@ -147,17 +147,21 @@ def evaluate(claims: Iterable[Claim], run: Table) -> tuple[Finding, ...]:
         )
     findings = [_measured(claim, run) for claim in claims]
     for family in {claim.null.family for claim in claims if claim.null and claim.null.family}:
-        mine = [at for at, claim in enumerate(claims) if claim.null and claim.null.family == family]
-        adjusted = benjamini_hochberg([findings[at].p for at in mine])
-        for at, p in zip(mine, adjusted.tolist(), strict=True):
-            findings[at] = replace(findings[at], p_adjusted=p)
+        mine = [
+            index
+            for index, claim in enumerate(claims)
+            if claim.null and claim.null.family == family
+        ]
+        adjusted = benjamini_hochberg([findings[index].p for index in mine])
+        for index, p in zip(mine, adjusted.tolist(), strict=True):
+            findings[index] = replace(findings[index], p_adjusted=p)
     verdicts: dict[str, tuple[str, str]] = {}
     by_name = {finding.name: finding for finding in findings}
     for finding in findings:
         _judge(finding.name, by_name, verdicts, ())
     judged = [
-        replace(one, verdict=verdicts[one.name][0], reason=verdicts[one.name][1])
-        for one in findings
+        replace(finding, verdict=verdicts[finding.name][0], reason=verdicts[finding.name][1])
+        for finding in findings
     ]
     return tuple(said(finding, run) for finding in judged)
 
@@ -236,8 +240,8 @@ def _judge(
         )
     finding = findings[name]
     required = {
-        other: _judge(other, findings, verdicts, (*path, name))[0]
-        for other in finding.claim.requires
+        claim_name: _judge(claim_name, findings, verdicts, (*path, name))[0]
+        for claim_name in finding.claim.requires
     }
     verdicts[name] = _verdict(finding, required)
     return verdicts[name]

@@ -44,7 +44,7 @@ def opening(run: Table) -> list[str]:
             f"{many} of the base with the {count:,} patched in: {patched}"
             + _random(run, "sufficiency", "rate", _share)
         )
-    claims = {one.name: one for one in from_table(run.tables["claims"])}
+    claims = {finding.name: finding for finding in from_table(run.tables["claims"])}
     recovered = [
         f"{_number(claims[f'{direction}-recovery'].value)} {how}"
         + _random(run, direction, "recovery", _number)

@@ -82,7 +82,7 @@ def alike(before: str, after: str, tolerance: float) -> bool:
     if FIGURE.sub("0", before) != FIGURE.sub("0", after):
         return False
     pairs = zip(FIGURE.findall(before), FIGURE.findall(after), strict=True)
-    return all(one == other or _close(one, other, tolerance) for one, other in pairs)
+    return all(a == b or _close(a, b, tolerance) for a, b in pairs)
 
 
 def _close(one: str, other: str, tolerance: float) -> bool:

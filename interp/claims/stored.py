@@ -84,10 +84,10 @@ def to_table(findings: Iterable[Finding]) -> Table:
     """Table of kind "claims", one row each."""
     rows = [
         {
-            **{name: getattr(one, name) for name in COLUMNS if name != "recipe"},
-            "recipe": json.dumps(one.claim.to_json()),
+            **{name: getattr(finding, name) for name in COLUMNS if name != "recipe"},
+            "recipe": json.dumps(finding.claim.to_json()),
         }
-        for one in findings
+        for finding in findings
     ]
     columns = [Column(name, role, meaning) for name, (role, meaning) in COLUMNS.items()]
     # the type of an empty column cannot be inferred
@@ -154,12 +154,12 @@ def conclude(run: Table, claims: Iterable[Claim], *, lead: str = "", **summary: 
 
 def summary_of(findings: Sequence[Finding], lead: str = "") -> dict[str, JSON]:
     """The fields of a summary that follow from the findings; see ``conclude``."""
-    tested = [one for one in findings if one.verdict != NOT_TESTED]
+    tested = [finding for finding in findings if finding.verdict != NOT_TESTED]
     return {
         "sentence": headline(findings, lead),
-        "supported": bool(tested) and all(one.supported for one in tested),
-        "verdicts": {one.name: one.verdict for one in findings},
-        "findings": [figures(one) for one in findings],
+        "supported": bool(tested) and all(finding.supported for finding in tested),
+        "verdicts": {finding.name: finding.verdict for finding in findings},
+        "findings": [figures(finding) for finding in findings],
     }
 
 
@@ -178,7 +178,7 @@ def verdicts_sentence(findings: Sequence[Finding]) -> str:
     """Which claims are supported, which are not, and which could not be decided."""
     said = []
     for verdict in VERDICTS:
-        names = [one.name for one in findings if one.verdict == verdict]
+        names = [finding.name for finding in findings if finding.verdict == verdict]
         if names:
             said.append(f"{verdict}: {', '.join(names)}")
     text = "; ".join(said)
@@ -194,7 +194,9 @@ def check(finding: Finding, run: Table, tolerance: float = 1e-9) -> None:
     that the verdict depends on (required claims and those of its family) are taken from the run.
     """
     again = next(
-        one for one in evaluate(_with_related(finding.claim, run), run) if one.name == finding.name
+        candidate
+        for candidate in evaluate(_with_related(finding.claim, run), run)
+        if candidate.name == finding.name
     )
     for name in MEASURES:
         stated, measured = getattr(finding, name), getattr(again, name)
@@ -245,17 +247,23 @@ def check_summary(run: Table) -> None:
             f"the summary ends with {sentence[-80:]!r}, its claims give"
             f" {verdicts_sentence(findings)!r}"
         )
-    if run.summary.get("supported") and not any(one.supported for one in findings):
+    if run.summary.get("supported") and not any(finding.supported for finding in findings):
         raise ClaimError("the summary says supported, but none of its claims is")
 
 
 def _with_related(claim: Claim, run: Table) -> list[Claim]:
     """The claim, after the other claims of the run that its verdict depends on."""
-    made = [one.claim for one in from_table(run.tables["claims"])] if "claims" in run.tables else []
-    others = {one.name: one for one in made if one.name != claim.name}
+    made = (
+        [finding.claim for finding in from_table(run.tables["claims"])]
+        if "claims" in run.tables
+        else []
+    )
+    others = {candidate.name: candidate for candidate in made if candidate.name != claim.name}
     family = claim.null.family if claim.null else ""
     wanted = [
-        name for name, one in others.items() if family and one.null and one.null.family == family
+        name
+        for name, candidate in others.items()
+        if family and candidate.null and candidate.null.family == family
     ]
     waiting = list(claim.requires)
     while waiting:

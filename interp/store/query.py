@@ -64,7 +64,7 @@ def answer(text: str, root: Path, manifests: Sequence[Manifest]) -> Table:
             connection.execute("SET enable_external_access = false")
             # binding a view reads the footers of all its files, so only views that the text contains
             everything = any(
-                word in text.lower() for word in ("show", "information_schema", "duckdb_")
+                name in text.lower() for name in ("show", "information_schema", "duckdb_")
             )
             read = {
                 name: parts for name, parts in sources.items() if everything or name in text.lower()
