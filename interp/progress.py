@@ -51,7 +51,7 @@ class Progress:
 
     @contextmanager
     def during(self, what: str, quiet: bool) -> Iterator[None]:
-        """A stage without items, named ``what``: the progress lines of inner stages begin with it."""
+        """A stage named ``what``: the progress lines of inner stages begin with it."""
         with self._open(_Stage(what), quiet):
             yield
 

@@ -211,8 +211,8 @@ def file_digest(path: str | os.PathLike) -> str:
         sha256 = sha256_of(real)
     except OSError as error:
         raise OptionError(f"cannot read {os.fspath(path)}: {error.strerror or error}") from error
-    # A file that changes twice within a tick of the clock keeps its times, so the digest of a recent
-    # file is not cached.
+    # A file that changes twice within a tick of the clock keeps its times, so digests of recent
+    # files are not cached.
     if time.time() - max(state.st_mtime, state.st_ctime) > 2:
         _remember(real, known, sha256)
     return sha256

@@ -39,7 +39,7 @@ _FORMAT, _VERSION = "interp-blessed", 1
 def assert_localised(
     verified: Any, claims: Sequence[str] = LOCALISED, most: int | None = None
 ) -> None:
-    """Fail unless every named claim of a verifying run is supported, also when it is evaluated again.
+    """Fail unless every named claim of a verifying run is supported, also if evaluated again.
 
     ``verified`` is a table with a sub-table ``claims``, as ``Store.run`` returns it. ``most`` is
     the maximum size of the located set. ``AssertionError`` names the claim, its value, control and
@@ -214,7 +214,8 @@ def compare_blessed(table: Any, path: Path, rtol: float = 1e-6, anew: bool = Fal
         values = {column["name"]: column["values"] for column in kept["columns"]}
     except (ValueError, KeyError, TypeError) as error:
         raise AssertionError(
-            f"{path} is not a reference table ({type(error).__name__}); --interp-bless writes it anew"
+            f"{path} is not a reference table ({type(error).__name__}); --interp-bless writes it"
+            " anew"
         ) from None
     _require(
         known, f"{path} was written by another version of interp; --interp-bless writes it anew"

@@ -105,8 +105,8 @@ def beyond_new(
             control=f"{count} control fine-tunes, and the 95 % prediction interval of a new one",
             text=(
                 f"The prediction interval of a new control is {{control_low:{form}}} to"
-                f" {{control_high:{form}}} (95 %, from {count} controls with {{least_control:{form}}} to"
-                f" {{most_control:{form}}}); {said} is {shown}."
+                f" {{control_high:{form}}} (95 %, from {count} controls with"
+                f" {{least_control:{form}}} to {{most_control:{form}}}); {said} is {shown}."
             ),
             also=also,
         )

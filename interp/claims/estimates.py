@@ -182,7 +182,8 @@ def _selected(part: Table, where: Mapping[str, JSON]) -> np.ndarray:
         # cast to the type of the column, 0.7 would be 0 and any text true
         if typed.dtype.kind in "bi" and typed.tolist() != list(options):
             raise ClaimError(
-                f"column {column!r} is selected by {wanted!r}, which cannot be values of type {typed.dtype}"
+                f"column {column!r} is selected by {wanted!r}, which cannot be of type"
+                f" {typed.dtype}"
             )
         mask &= np.isin(values, typed)
     return mask
@@ -272,7 +273,7 @@ def _mean(estimate: Estimate, run: Table) -> Measured:
 
 
 def _corrected(own: Measured, estimate: Estimate, run: Table) -> Measured:
-    """A proportion, or a difference of two, corrected for the error rates in the table ``judge``."""
+    """A proportion, or a difference of two, corrected for the error rates in table ``judge``."""
     part, _ = rows_of(Estimate(column="sensitivity", table=estimate.judge), run)
     if estimate.over or not len(part):
         raise ClaimError(

@@ -1,7 +1,7 @@
 """Claims evaluated on a run's tables: ``evaluate``.
 
-Value, interval, p, verdict and sentence follow from the claim and the tables, so they can be checked
-from both.
+Value, interval, p, verdict and sentence follow from the claim and the tables, so both are enough to
+check them.
 """
 
 from __future__ import annotations

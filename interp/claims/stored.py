@@ -215,8 +215,8 @@ def check(finding: Finding, run: Table, tolerance: float = 1e-9) -> None:
             f"claim {finding.name!r} gives the reason {finding.reason!r}, its tables"
             f" {again.reason!r}"
         )
-    # the claim's numbers are compared to the last digit; those of ``also`` are stored only here, and
-    # may be rounded to either side
+    # the numbers of the claim have to be equal to the last digit; those of ``also`` are stored only
+    # in the sentence, and may be rounded to either side
     restated = said(finding, run).sentence
     if not (
         alike(finding.sentence, restated, 0.0)

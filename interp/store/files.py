@@ -26,7 +26,7 @@ NUMPY = {name: np.dtype(object if name == "str" else name) for name in ARROW}
 
 
 def write_table(table: Table, path: Path) -> None:
-    """Write the rows of ``table`` to a Parquet file; text is UTF-8, and there are no null values."""
+    """Write the rows of ``table`` to a Parquet file; text is UTF-8, no value is null."""
     names = {name: dtype_name(array) for name, array in table.data.items()}
     schema = pa.schema(
         [pa.field(name, ARROW[dtype], nullable=False) for name, dtype in names.items()]
@@ -40,7 +40,7 @@ def write_table(table: Table, path: Path) -> None:
 
 
 def read_columns(path: Path, types: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """The columns of a Parquet file as arrays; ``Damaged`` if names or types differ from ``types``."""
+    """The columns of a Parquet file; ``Damaged`` if names or types differ from ``types``."""
     try:
         table = pq.ParquetFile(path).read()
     except (pa.ArrowException, OSError) as error:

@@ -50,7 +50,7 @@ class Part(Record):
 
 
 class ColumnRecord(Record):
-    """A column as the manifest describes it; ``dtype`` is as ``interp.table.dtype_name`` gives it."""
+    """A column in the manifest; ``dtype`` is a name from ``interp.table.dtype_name``."""
 
     name: str
     role: Literal["key", "measure", "flag", "text"]
@@ -96,7 +96,7 @@ def _as_provenance(value: Any) -> Any:
 
 
 class Manifest(Record):
-    """The content of ``manifest.json``: ``table`` is the primary table, ``tables`` the named ones."""
+    """The content of ``manifest.json``: the primary table and the named ``tables``."""
 
     key: str
     kind: TableName

@@ -62,7 +62,7 @@ def answer(text: str, root: Path, manifests: Sequence[Manifest]) -> Table:
             connection.execute(f"SET allowed_directories = [{_quoted(str(place))}]")
             connection.execute("SET temp_directory = ''")
             connection.execute("SET enable_external_access = false")
-            # binding a view reads the footers of all its files, so only views that the text contains
+            # binding a view reads the footers of its files, so only views that the text contains
             everything = any(
                 name in text.lower() for name in ("show", "information_schema", "duckdb_")
             )

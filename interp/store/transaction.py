@@ -28,7 +28,7 @@ from interp.permissions import as_umask
 from interp.store.manifest import Damaged
 
 ATTEMPTS = 10
-# On a network file system locks may hold on one host only, so each host removes only its own drafts.
+# On a network file system locks may hold on one host only, so a host removes only its own drafts.
 HOST = sha256(socket.gethostname().encode("utf-8", "replace")).hexdigest()[:4]
 # The names that `temporary` makes: another folder opened as a store may hold other files there.
 DRAFT = re.compile(rf".+-{HOST}[0-9a-f]{{8}}", re.DOTALL)
@@ -45,7 +45,7 @@ def refusing(doing: str, path: Path) -> Iterator[None]:
 
 
 def file_lock(path: str | os.PathLike) -> FileLock:
-    """A lock between processes; where the file system has no locks, acquiring it is an ``OSError``."""
+    """A lock between processes; ``acquire`` raises ``OSError`` if the file system has no locks."""
     return FileLock(path, fallback_to_soft=False)
 
 
