@@ -1,6 +1,4 @@
-"""What notebooks show of tables, pairs and studies: HTML without scripts, and text that never
-becomes markup.
-"""
+"""Tables, pairs and studies in notebooks: HTML without scripts, with all text escaped."""
 
 from __future__ import annotations
 
@@ -17,33 +15,33 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 PICTURES = {"\n": "↵", "\t": "⇥"}
 ROWS, LONGEST = 8, 120
 
-# Jupyter would set $...$ of a prompt as mathematics.
+# Jupyter would render $...$ in a prompt as mathematics
 _BOX = '<div class="interp tex2jax_ignore mathjax_ignore" style="overflow-x:auto">{}</div>'
 _CLAIM = ("claim", "value [interval]", "control [range]", "p", "threshold", "verdict")
 
 
 def escaped(value: object) -> str:
-    """``value`` as HTML text, fit for attributes too; control characters become visible signs (a
-    line end is ↵).
+    """``value`` as HTML text, also for attributes; control characters become visible (a line end is
+    ↵).
     """
     return html.escape(CONTROL.sub(_picture, whole_text(str(value))), quote=True)
 
 
 def one_line(text: str) -> str:
-    """``text`` for a terminal: what is no printable sign (ends of lines, escape sequences, bidi
-    marks) as its code.
+    """``text`` for a terminal: characters that cannot be printed (line ends, escape sequences, bidi
+    marks) as escape codes.
     """
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
 def shortened(text: str, longest: int = LONGEST) -> str:
-    """``text`` on one line, cut where it is longer than ``longest`` characters."""
+    """``text`` on one line, cut to ``longest`` characters."""
     line = " ".join(text.split())
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
 def as_sentence(note: str) -> str:
-    """A note of a terminal as a sentence of a page; a name that it begins with stays as it is."""
+    """A note as a sentence: capitalized, unless it begins with a name, and with a full stop."""
     first = note.split(maxsplit=1)[0] if note.strip() else ""
     return f"{note[:1].upper() if first.isalpha() else note[:1]}{note[1:]}."
 
@@ -54,8 +52,8 @@ def _picture(match: re.Match) -> str:
 
 
 def number(value: Any) -> str:
-    """A number as people read it: three or four digits, thousands apart, a dash for what is not
-    there.
+    """A number for display: three or four digits, with thousands separators; a dash for NaN and
+    None.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
@@ -75,38 +73,37 @@ def number(value: Any) -> str:
 
 
 def interval(value: float, low: float, high: float) -> str:
-    """value [low, high], without the brackets where there is no interval."""
+    """``value [low, high]``, or the value if there is no interval."""
     if math.isnan(low) and math.isnan(high):
         return number(value)
     return f"{number(value)} [{number(low)}, {number(high)}]"
 
 
 def control_is_level(recipe: Mapping[str, Any]) -> bool:
-    """Of a claim as data: whether its reference is the level that its value is a difference from."""
+    """Whether the reference of a claim is the level that its value is a difference from."""
     estimate, reference = recipe["estimate"], recipe.get("reference")
     difference = bool(estimate.get("minus")) and not estimate.get("over")
     if not difference or not isinstance(reference, Mapping) or reference.get("minus"):
         return False
-    # one more control's number is what the value itself is compared with
+    # the prediction interval of a new control is compared with the value itself
     return reference.get("spread") != "new-observation"
 
 
 def beside(control: str, is_level: bool) -> str:
-    """The control's number, given as text, as it is put beside a value.
+    """The number of the control, as text, for comparison with a value.
 
-    A difference is put beside the difference 0, and the level that it is a difference from stands
-    in brackets.
+    A difference is compared with 0, and the level that it is a difference from follows in brackets.
     """
     return f"0 (its level: {control})" if is_level else control
 
 
 def cut(text: str) -> str:
-    """At most ``LONGEST`` characters of a text, with … for the rest."""
+    """``text`` cut to ``LONGEST`` characters, with … for the rest."""
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
 def facts_html(title: str, facts: Iterable[tuple[str, Any]]) -> str:
-    """A heading over a table of facts; those that are empty are left out."""
+    """A heading and a table of facts, without the empty ones."""
     rows = "".join(
         f'<tr><th scope="row" style="text-align:left">{escaped(name)}</th>'
         f'<td style="text-align:left">{"<br>".join(escaped(cut(str(line))) for line in _lines(value))}</td></tr>'
@@ -121,10 +118,10 @@ def _lines(value: Any) -> Sequence[Any]:
 
 
 def table_html(table: Any, rows: int = ROWS) -> str:
-    """A ``Table``: what it is, its sentence, its claims beside their controls, and its first
+    """A ``Table`` as HTML: kind and size, sentence, claims with their controls, and the first
     ``rows`` rows.
 
-    Headings tell role, meaning and unit when the pointer rests on them.
+    The headings have role, meaning and unit as tooltips.
     """
     parts = [f"<strong>{escaped(table.kind)}</strong> {escaped(described(table))}"]
     if sentence := table.summary.get("sentence"):
@@ -138,13 +135,13 @@ def table_html(table: Any, rows: int = ROWS) -> str:
         parts.append(_grid(head, (map(_cell, row) for row in first)))
         if len(table) > rows:
             parts.append(
-                f"<p>… {number(len(table) - rows)} more rows: <code>.to_pandas()</code> has all</p>"
+                f"<p>… {number(len(table) - rows)} more rows, all in <code>.to_pandas()</code></p>"
             )
     return _BOX.format("".join(parts))
 
 
 def described(table: Any) -> str:
-    """Size, parts and run of a table, in a few words."""
+    """Size, sub-tables, arrays and run of a table."""
     said = (
         f"{number(len(table))} {'row' if len(table) == 1 else 'rows'}, {len(table.columns)} columns"
     )
@@ -177,10 +174,10 @@ def _claim(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _grid(head: Iterable[tuple[str, str]], rows: Iterable[Iterable[str]]) -> str:
-    """A table of cells that are HTML already; of the head, names and what is told of them."""
+    """An HTML table; ``head`` has name and tooltip of each column, and cells are HTML already."""
     names = "".join(
-        f'<th scope="col" style="text-align:left" title="{escaped(told)}">{escaped(name)}</th>'
-        for name, told in head
+        f'<th scope="col" style="text-align:left" title="{escaped(tooltip)}">{escaped(name)}</th>'
+        for name, tooltip in head
     )
     body = "".join(
         "<tr>" + "".join(f'<td style="text-align:left">{cell}</td>' for cell in row) + "</tr>"

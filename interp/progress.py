@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, else a line on stderr every thirty seconds."""
+"""Progress of a run: a bar on a terminal, else a line on stderr every 30 seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 Item = TypeVar("Item")
 EVERY = 30.0
-"""Seconds between two lines where stderr is no terminal."""
+"""Seconds between two lines if stderr is not a terminal."""
 
 
 @dataclass
@@ -25,9 +25,7 @@ class _Stage:
     started: float = field(default_factory=time.monotonic)
 
     def said(self, now: float) -> str:
-        """How many of how many, and the time that the others take if they take as long; its name
-        where it is one.
-        """
+        """The name, the number of items done, and the estimated time left."""
         if not self.total:
             return self.what
         left = ""
@@ -41,28 +39,24 @@ class _Stage:
 
 @dataclass
 class Progress:
-    """The stages that are being gone through, the outermost first; one for all studies that come of
-    one another.
-    """
+    """The open stages, the outermost first; studies that are derived from each other share one."""
 
     every: float = EVERY
     _stages: list[_Stage] = field(default_factory=list)
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is being gone through."""
+        """Whether no stage is open."""
         return not self._stages
 
     @contextmanager
     def during(self, what: str, quiet: bool) -> Iterator[None]:
-        """A run of this name: what its stages say begins with it, and it is said where no stage is
-        open.
-        """
+        """A stage named ``what``: the progress lines of inner stages begin with it."""
         with self._open(_Stage(what), quiet):
             yield
 
     def over(self, items: Sequence[Item], what: str, quiet: bool) -> Iterator[Item]:
-        """The items; how many are done is said meanwhile, unless ``quiet``."""
+        """The items, with their progress unless ``quiet``."""
         if quiet or sys.stderr.isatty():
             yield from tqdm(items, desc=what, disable=quiet, leave=False, file=sys.stderr)
             return
@@ -77,7 +71,7 @@ class Progress:
         ended, first = threading.Event(), self.idle
         self._stages.append(stage)
         if first and not quiet and not sys.stderr.isatty():
-            # in a thread of its own, since one item can take minutes
+            # a thread, since one item can take minutes
             threading.Thread(target=self._tell, args=(ended, stage.started), daemon=True).start()
         try:
             yield
@@ -93,7 +87,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it: 45 s, 12 min, 1 h 20 min."""
+    """A duration in words: 45 s, 12 min, 1 h 20 min."""
     if seconds < 99.5:
         return f"{max(seconds, 1):.0f} s"
     minutes = round(seconds / 60)

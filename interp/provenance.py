@@ -1,8 +1,8 @@
-"""What a result was made from, and the key that names it.
+"""Provenance: the inputs of a result, and the key that identifies it.
 
-The key hashes what determines the numbers (``inputs``, the analyzer, its version and options, the
-parent run) and nothing else; what does not (device, batch size, library versions, time) is kept
-beside it as ``context``.
+The key is a hash of everything that determines the numbers (``inputs``, the analyzer, its version
+and options, the parent run). The rest (device, batch size, library versions, time) is stored as
+``context``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import platformdirs
 from interp.errors import OptionError, StoreError
 
 JSON = Any
-"""A value that JSON can hold: None, bool, int, float, str, list, and dict with text keys."""
+"""A JSON value: None, bool, int, float, str, list, and dict with text keys."""
 
 KEY_LENGTH = 20
 LIBRARIES = (
@@ -56,17 +56,14 @@ OTHER_LIBRARIES = (
 
 
 def whole_text(text: str) -> str:
-    """``text`` with lone surrogates, which have no UTF-8 form (broken JSON holds them), replaced by
-    U+FFFD.
-    """
+    """``text`` with lone surrogates, which UTF-8 cannot encode, replaced by U+FFFD."""
     return str(text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def plain(value: Any, where: str = "value", finite: bool = True) -> JSON:
     """Copy of ``value`` as JSON values: tuples as lists, numpy scalars and arrays as Python's.
 
-    A number that is NaN or infinite raises ``OptionError``, or becomes None when ``finite`` is
-    False.
+    NaN and infinity raise ``OptionError``, or become None if ``finite`` is False.
     """
     if isinstance(value, Mapping):
         if bad := [name for name in value if not isinstance(name, str)]:
@@ -84,20 +81,18 @@ def plain(value: Any, where: str = "value", finite: bool = True) -> JSON:
         if math.isfinite(value):
             return float(value)
         if finite:
-            raise OptionError(f"{where} is {value}: only finite numbers can be kept")
+            raise OptionError(f"{where} is {value}: only finite numbers can be stored")
         return None
     if type(value).__module__ == "numpy":
         return plain(value.tolist(), where, finite)
     raise OptionError(
         f"{where} is of type {type(value).__name__}: only text, numbers, lists and mappings can be"
-        " kept"
+        " stored"
     )
 
 
 def digest(value: JSON) -> str:
-    """sha256, in hexadecimal, of the canonical JSON of ``value``: the same value gives the same
-    text anywhere.
-    """
+    """sha256, in hexadecimal, of the canonical JSON of ``value``."""
     text = json.dumps(
         plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
     )
@@ -106,30 +101,30 @@ def digest(value: JSON) -> str:
 
 @runtime_checkable
 class HasOptions(Protocol):
-    """What provenance needs to know of an analyzer."""
+    """The attributes of an analyzer that provenance records."""
 
     name: ClassVar[str]
     version: ClassVar[int]
 
     @property
     def parent(self) -> str | None:
-        """Key of the run that it builds on."""
+        """Key of the run on which the analyzer builds."""
         ...
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options that determine its numbers."""
+        """The options that determine the numbers."""
         ...
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a table comes from. All mappings are copied and must hold JSON values.
+    """The origin of a table. All mappings are copied and must contain JSON values.
 
-    ``options``: the analyzer's options; ``parent``: key of the run this one builds on; ``inputs``:
-    what else determines the numbers (digests of weights, tokenizer and prompts, the metric, seed,
-    dtype, attention kernel); ``context``: what does not. Two records with the same ``key`` describe
-    the same numbers, whatever their contexts.
+    ``options``: options of the analyzer; ``parent``: key of the run on which this one builds;
+    ``inputs``: everything else that determines the numbers (digests of weights, tokenizer and
+    prompts, the metric, seed, dtype, attention kernel); ``context``: everything that does not. Two
+    records with the same ``key`` describe the same numbers, also if their contexts differ.
     """
 
     analyzer: str
@@ -145,9 +140,7 @@ class Provenance:
 
     @property
     def key(self) -> str:
-        """The run's name: the first 20 hexadecimal digits of the digest of all fields but
-        ``context``.
-        """
+        """The first 20 hexadecimal digits of the digest of all fields except ``context``."""
         determining = ("analyzer", "version", "options", "parent", "inputs")
         return digest({name: getattr(self, name) for name in determining})[:KEY_LENGTH]
 
@@ -160,7 +153,7 @@ class Provenance:
 
     @classmethod
     def from_json(cls, value: JSON) -> Provenance:
-        """Inverse of ``to_json``; ``StoreError`` when fields are missing, unknown or of another
+        """Inverse of ``to_json``; ``StoreError`` if fields are missing, unknown or of another
         type.
         """
         kinds = {
@@ -177,7 +170,7 @@ class Provenance:
         for name, kind in kinds.items():
             if not isinstance(value[name], kind):
                 raise StoreError(
-                    f"provenance.{name} is {value[name]!r}: the record was not written by interp"
+                    f"provenance.{name} is {value[name]!r}: interp did not write this record"
                 )
         return cls(**value)
 
@@ -196,17 +189,17 @@ def _cache() -> sqlite3.Connection:
 
 
 def sha256_of(path: str | os.PathLike) -> str:
-    """sha256 of a file's bytes as they are now, in hexadecimal."""
+    """sha256 of a file, in hexadecimal, always computed."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def file_digest(path: str | os.PathLike) -> str:
-    """sha256 of a file, in hexadecimal; ``OptionError`` when it cannot be read.
+    """sha256 of a file, in hexadecimal; ``OptionError`` if it cannot be read.
 
-    Remembered under the user's cache directory (``INTERP_CACHE`` names another) for as long as
-    size, modification time, change time and inode stay the same; SQLite lets several processes
-    share it. Without a writable cache the file is simply read again.
+    It is cached in the user's cache directory (or that of ``INTERP_CACHE``) as long as size,
+    modification time, change time and inode stay the same. The cache is an SQLite file, which
+    several processes can share. Without a writable cache the file is read again.
     """
     try:
         real = os.path.realpath(path)
@@ -219,8 +212,8 @@ def file_digest(path: str | os.PathLike) -> str:
         sha256 = sha256_of(real)
     except OSError as error:
         raise OptionError(f"cannot read {os.fspath(path)}: {error.strerror or error}") from error
-    # A file changed twice within a tick of the clock keeps its times, so a fresh one is not
-    # remembered yet.
+    # A file that changes twice within a tick of the clock keeps its times, so digests of recent
+    # files are not cached.
     if time.time() - max(state.st_mtime, state.st_ctime) > 2:
         _remember(real, known, sha256)
     return sha256
@@ -253,11 +246,9 @@ def _remember(file: str, state: str, sha256: str) -> None:
 
 
 def directory_digest(directory: str | os.PathLike, patterns: Iterable[str] = ("*",)) -> str:
-    """Digest of the files directly in ``directory`` whose names match one of ``patterns``: of names
-    and contents.
+    """Digest of names and contents of the files directly in ``directory`` that match ``patterns``.
 
-    Where the directory lies and when its files were written do not count. ``OptionError`` when
-    nothing matches.
+    It does not depend on the path of the directory or on times. ``OptionError`` if no file matches.
     """
     patterns = list(patterns)
     try:
@@ -274,14 +265,11 @@ def directory_digest(directory: str | os.PathLike, patterns: Iterable[str] = ("*
 
 _COMMAND: list[str] = []
 _NOT_THE_RESULT = {"--store": 2, "--json": 1, "--quiet": 1, "--debug": 1}
-"""Options that decide where and how a command answers, not what: with their values, how many words.
-"""
+"""Options that do not change the result, and their number of words, with the value."""
 
 
 def record_command(words: Sequence[str]) -> None:
-    """Keep the words of the command that this process runs, without where it stores and how it
-    prints: see below.
-    """
+    """Record the command of this process, without the options for its store and its output."""
     kept, words = [], list(words)
     while words:
         taken = _NOT_THE_RESULT.get(words[0]) or int(words[0].startswith("--store="))
@@ -293,9 +281,7 @@ def record_command(words: Sequence[str]) -> None:
 
 @contextmanager
 def as_command(words: Sequence[str]) -> Iterator[None]:
-    """Let runs that are made meanwhile say that these words make them: part of what a larger
-    command does.
-    """
+    """Record another command for the runs made in this context, as part of a larger command."""
     before = list(_COMMAND)
     record_command(words)
     try:
@@ -305,9 +291,7 @@ def as_command(words: Sequence[str]) -> Iterator[None]:
 
 
 def environment() -> dict[str, JSON]:
-    """Versions of Python, the platform and the libraries, the commit of a checkout, the command:
-    for ``context``.
-    """
+    """Versions of Python, platform and libraries, commit of a checkout, and the command."""
     found: dict[str, JSON] = {"python": platform.python_version(), "platform": platform.platform()}
     found["executable"] = sys.implementation.name
     found |= _versions(("interp", *LIBRARIES))
@@ -319,12 +303,7 @@ def environment() -> dict[str, JSON]:
 
 
 def software() -> dict[str, JSON]:
-    """What would compute now: versions of Python and of all libraries, and a digest of this
-    package's own source.
-
-    Any change of this package changes it, so whoever compares it need not know which file holds
-    what matters.
-    """
+    """Versions of Python and of all libraries, and a digest of the source of this package."""
     package = Path(__file__).resolve().parent
     suffixes = (".py", ".js", ".css", ".html")
     files = sorted(path for path in package.rglob("*") if path.suffix in suffixes)
@@ -345,7 +324,7 @@ def _versions(libraries: tuple[str, ...]) -> Mapping[str, str]:
 
 @cache
 def _commit(root: Path) -> str:
-    """The commit of a checkout when this process first asked: what it imported is from then."""
+    """The commit of a checkout at the first call, since imported modules do not change later."""
     if not (root / ".git").exists() or not (commit := _git(root, "rev-parse", "HEAD")):
         return ""
     return commit + ("+changes" if _git(root, "status", "--porcelain", "--", "interp") else "")

@@ -1,14 +1,13 @@
-"""What pytest finds installed: it loads ``interp.pytest_plugin`` under that name, once, whoever
-asks for it first.
+"""The entry point for pytest: it loads ``interp.pytest_plugin`` once, under that name.
 
-An entry point that is the plugin itself is registered under the entry point's name; ``-p
-interp.pytest_plugin`` and ``pytest_plugins`` in a conftest, which ask by the module's name, would
-then end in "already registered".
+If the plugin itself were the entry point, it would be registered under the name of the entry point;
+``-p interp.pytest_plugin`` and ``pytest_plugins`` in a conftest, which use the module's name, would
+then fail with "already registered".
 """
 
 from typing import Any
 
 
 def pytest_addoption(parser: Any, pluginmanager: Any) -> None:
-    """Load the plugin, whose own options follow, unless it is there or blocked."""
+    """Load the plugin, which adds the options, unless it is already loaded or blocked."""
     pluginmanager.import_plugin("interp.pytest_plugin")

@@ -1,9 +1,8 @@
-"""The pytest plugin: reports whose claims are tests, and fixtures for suites that audit models.
+"""The pytest plugin: the claims of reports as tests, and fixtures for suites that audit models.
 
-``pytest --interp-report report.json`` makes one test of every check of a report;
-``--interp-remeasure`` runs the commands that made it again, ``--interp-prompts`` asks its claims of
-fresh prompts. Loading this imports pytest and nothing of interp that is slow: whatever reads tables
-or models is imported by what needs it.
+With ``pytest --interp-report report.json`` every check of a report is a test;
+``--interp-remeasure`` also runs the commands that made it again, and ``--interp-prompts`` measures
+its claims on fresh prompts. Modules that are slow to import are imported where they are used.
 """
 
 from __future__ import annotations
@@ -35,16 +34,13 @@ _FOLDER = "interp_again"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of the plugin; all begin with ``--interp``."""
-    group = parser.getgroup("interp", "interp: claims about models, measured again")
+    group = parser.getgroup("interp", "interp: check claims about models")
     group.addoption(
         "--interp-report",
         action="append",
         default=[],
         metavar="FILE",
-        help=(
-            "test every claim of this report.json from its stored tables (can be given more than"
-            " once)"
-        ),
+        help=("check every claim of this report.json against its stored tables (repeatable)"),
     )
     group.addoption(
         "--interp-store",
@@ -54,16 +50,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--interp-remeasure",
         action="store_true",
-        help="also run the commands again that made the report, and compare what they measure",
+        help="also run the commands that made the report again, and compare the results",
     )
     group.addoption(
         "--interp-tolerance",
         type=float,
         default=TOLERANCE,
         metavar="X",
-        help=(
-            "how much a number measured again may differ: relative, absolute below 1 (default 1e-6)"
-        ),
+        help=("tolerance for numbers measured again: relative, absolute below 1 (default 1e-6)"),
     )
     group.addoption(
         "--interp-prompts",
@@ -71,21 +65,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
         metavar="FILE",
         help=(
-            "also ask the claims of fresh prompts; given twice: first positive, then negative ones"
+            "also measure the claims on fresh prompts; twice: positive prompts, then negative ones"
         ),
     )
     group.addoption(
         "--interp-bless",
         action="store_true",
-        help="write what the fixture blessed compares with anew",
+        help="write the reference tables of the fixture blessed anew",
     )
     parser.addini("interp_store", "directory of the fixture interp_store, relative to this file")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Read the reports: what is none ends the session in one line, before anything is collected."""
+    """Read the reports; an invalid one ends the session in one line, before tests are collected."""
     config.addinivalue_line("markers", f"{MARK}: the checks of a report, from --interp-report")
-    # a worker of pytest-xdist parses its options twice, and lists grow twice as long
+    # a worker of pytest-xdist parses its options twice, which doubles lists
     given = list(dict.fromkeys(Path(name) for name in _given(config, "interp_report")))
     prompts = list(dict.fromkeys(_given(config, "interp_prompts")))
     config.option.interp_prompts = prompts
@@ -96,7 +90,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     if not 0 <= _given(config, "interp_tolerance") < float("inf"):
         raise pytest.UsageError(
-            f"--interp-tolerance {_given(config, 'interp_tolerance')} is no tolerance; use 1e-6"
+            f"--interp-tolerance {_given(config, 'interp_tolerance')} is not a tolerance; use 1e-6"
         )
     where = config.invocation_params.dir
     config.stash[_REPORTS] = {
@@ -108,26 +102,29 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _add_paths(config: pytest.Config, reports: Sequence[Path]) -> None:
-    """Collect the reports: alone where one was asked for on the command line and nothing else was.
+    """Collect the reports; without the project's tests if the command line has the option and no
+    path.
 
-    Where the option comes from ``addopts``, a project's own tests stay what they are.
+    If the option comes from ``addopts``, the project's tests are collected as usual.
     """
     where, named = config.invocation_params.dir, [*config.args]
-    typed = any(str(each).startswith("--interp-report") for each in config.invocation_params.args)
+    typed = any(
+        str(argument).startswith("--interp-report") for argument in config.invocation_params.args
+    )
     if typed and config.args_source is not config.ArgsSource.ARGS:
         named = []
         config.stash[_ALONE] = config.args_source is config.ArgsSource.TESTPATHS
-    # a check of a report may be named by its node id
-    asked = {(where / each.partition("::")[0]).resolve() for each in named}
+    # a check of a report can be selected by its node id
+    asked = {(where / path.partition("::")[0]).resolve() for path in named}
     config.args[:] = [*named, *(str(path) for path in reports if path not in asked)]
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
-    """Say where a report is run in place of the project's own tests."""
+    """Tell if a report is run in place of the project's tests."""
     if not config.stash.get(_ALONE, False):
         return None
     return (
-        "interp: the report alone is run, not testpaths; name paths too, or put --interp-report"
+        "interp: only the report is run, not testpaths; give paths too, or put --interp-report"
         " into addopts"
     )
 
@@ -161,29 +158,27 @@ def _again(config: pytest.Config, prompts: list[str]) -> Any:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Let the workers of pytest-xdist share what was measured again, so that each command runs
-    once.
-    """
+    """Share the folder of repeated runs between workers of pytest-xdist: each command runs once."""
     if _AGAIN in node.config.stash:
         node.workerinput[_FOLDER] = str(node.config.stash[_AGAIN].folder)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Remove what was measured again."""
+    """Remove the repeated runs."""
     if _AGAIN in config.stash and not hasattr(config, "workerinput"):
         shutil.rmtree(config.stash[_AGAIN].folder, ignore_errors=True)
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-    """A report is a file of tests."""
+    """Collect a report as a file of tests."""
     if file_path.resolve() in parent.config.stash.get(_REPORTS, {}):
         return ReportFile.from_parent(parent, path=file_path)
     return None
 
 
 class ReportFile(pytest.File):
-    """A report: its checks, and with ``--interp-remeasure`` and ``--interp-prompts`` one more for
-    every claim.
+    """The checks of a report; one more per claim with ``--interp-remeasure`` and
+    ``--interp-prompts``.
     """
 
     def collect(self) -> Iterator[pytest.Item]:
@@ -203,7 +198,7 @@ class ReportFile(pytest.File):
 
 
 class CheckItem(pytest.Item):
-    """One check: passes, or fails with the one line that names the claim and both values."""
+    """One check; a failure is one line with the claim and both values."""
 
     def __init__(self, *, check: Callable[[], str | None], **rest: Any) -> None:
         super().__init__(**rest)
@@ -211,12 +206,12 @@ class CheckItem(pytest.Item):
         self.add_marker(MARK)
 
     def runtest(self) -> None:
-        """Run it; a check that returns a reason could not be asked, and is skipped."""
+        """Run the check; it is skipped if it returns a reason why it could not run."""
         if reason := self.check():
             pytest.skip(reason)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """The line itself: a traceback would tell of the plugin, not of the report."""
+        """The message without a traceback, which would show the plugin and not the report."""
         return (
             str(excinfo.value)
             if isinstance(excinfo.value, InterpError)
@@ -230,8 +225,8 @@ class CheckItem(pytest.Item):
 
 @pytest.fixture(scope="session")
 def interp_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """The store: of ``--interp-store``, else of the ini ``interp_store``, else a temporary one of
-    this session.
+    """The store of ``--interp-store``, else of the ini option ``interp_store``, else a temporary
+    one.
     """
     from interp.store import Store
 
@@ -246,9 +241,9 @@ def interp_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 @pytest.fixture(scope="session")
 def interp_pair() -> Callable[..., Pair]:
     """``interp_pair("organism:refusal/planted", base="organism:refusal/base")``: a pair, loaded
-    once a session.
+    once per session.
 
-    Takes what ``Pair.load`` takes.
+    The arguments are those of ``Pair.load``.
     """
     kept: dict[Any, Any] = {}
 
@@ -268,7 +263,7 @@ def interp_study(interp_pair: Callable[..., Pair]) -> Callable[..., Study]:
     """``interp_study(tuned, positive, negative, base=...)``: a study of prompt files, or of lists
     of texts.
 
-    See ``interp.studies.load_study``; ``tuned`` is a pair, or what ``interp_pair`` takes.
+    See ``interp.studies.load_study``; ``tuned`` is a pair or a model for ``interp_pair``.
     """
 
     def make(
@@ -289,11 +284,12 @@ def interp_study(interp_pair: Callable[..., Pair]) -> Callable[..., Study]:
 
 @pytest.fixture
 def blessed(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """``blessed(table)``: the table is what it was, within a tolerance; the first time it is
-    written, and fails.
+    """``blessed(table)``: the table equals its reference within a tolerance; the first call writes
+    the reference and fails.
 
-    Kept in ``blessed/<module>/<test>.json`` beside the test; further tables of a test need a
-    ``name``. ``rtol`` is relative, absolute below 1. ``--interp-bless`` writes all anew, and fails.
+    The reference is ``blessed/<module>/<test>.json`` next to the test; further tables of a test
+    need a ``name``. ``rtol`` is relative, absolute below 1. ``--interp-bless`` writes all
+    references anew, and fails.
     """
     used: set[str] = set()
 
@@ -319,6 +315,6 @@ def blessed(request: pytest.FixtureRequest) -> Callable[..., None]:
 
 
 def _file_name(words: str) -> str:
-    """A test's name as a file's; where signs are lost a digest keeps two tests apart."""
+    """The file name for a test; a digest is added if characters had to be replaced."""
     kept = re.sub(r"[^\w.-]+", "_", words)[:120].strip("_")
     return kept if kept == words else f"{kept}-{sha256(words.encode()).hexdigest()[:8]}"

@@ -1,8 +1,7 @@
-"""Table: typed columns, each with a role and a meaning, plus provenance. The waist of the
-hourglass.
+"""Table: typed columns, each with a role and a meaning, plus provenance.
 
-Analyzers end here and everything that looks at results begins here, so a table holds numpy arrays
-and text only.
+Analyzers return tables, and everything that shows or stores results reads them, so a table contains
+numpy arrays and text only.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from interp.display import described, table_html
 from interp.errors import OptionError, StoreError
 from interp.provenance import JSON, Provenance, plain, whole_text
 
-# Column types by role; the first is the type of a column given as an empty list.
+# Column types by role; the first is the type of an empty list.
 ALLOWED = {
     "key": ("int64", "str", "bool"),
     "measure": ("float64", "float32", "int64"),
@@ -26,15 +25,13 @@ ALLOWED = {
 }
 
 ZERO_OR_ONE = "0 or 1"
-"""Unit of a measure whose every number is 0 or 1 by definition (or NaN), so that a mean of them is
-a share.
-"""
+"""Unit of a measure that is 0 or 1 by definition (or NaN), so that its mean is a proportion."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its ``role`` (what a row is, what was measured, a yes or no, free text),
-    ``meaning`` and ``unit``.
+    """One column: its ``role`` (identifies the row, a measure, a flag, or text), ``meaning`` and
+    ``unit``.
     """
 
     name: str
@@ -50,20 +47,18 @@ class Column:
 
 
 def as_counted(values: np.ndarray, unit: str) -> np.ndarray:
-    """Values as intervals take them: yes and no where the unit says 0 or 1, and nothing else stands
-    there.
-    """
+    """Values for an interval: as bool if the unit is 0 or 1 and there is no other value."""
     return values.astype(bool) if unit == ZERO_OR_ONE and np.isin(values, (0, 1)).all() else values
 
 
 def dtype_name(array: np.ndarray) -> str:
-    """Type of a column's array: "str" for text (kept as objects), else numpy's name."""
+    """Type of a column's array: "str" for text (an object array), else numpy's name."""
     return "str" if array.dtype == object else array.dtype.name
 
 
 def _array(values: Any, what: str, role: str | None = None) -> np.ndarray:
     if type(values).__module__.partition(".")[0] == "torch":
-        raise TypeError(f"{what} is a torch tensor: bring it to the host first (to_host)")
+        raise TypeError(f"{what} is a torch tensor: convert it by to_host first")
     if not isinstance(values, np.ndarray):
         values = list(values)
         if role and not values:
@@ -98,13 +93,13 @@ def _array(values: Any, what: str, role: str | None = None) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Rows of one ``kind``; the kind decides which figure shows it.
+    """Rows of one ``kind``, which determines the figure for it.
 
-    ``data`` takes one sequence or array per column and keeps a read-only array [rows] of int64,
-    float64, float32, bool or text (Python strings in an object array). ``summary`` holds the few
-    numbers a person reads first, as JSON; NaN and infinity become None there. ``tables`` are named
-    sub-tables, one level deep and without provenance of their own; ``arrays`` are larger arrays of
-    any shape. Raises ``TypeError`` and ``ValueError`` for what cannot be a table.
+    ``data`` has one sequence or array per column, stored as a read-only array [rows] of int64,
+    float64, float32, bool or text (Python strings in an object array). ``summary`` contains the
+    main results as JSON; NaN and infinity become None there. ``tables`` are named sub-tables, one
+    level deep and without provenance; ``arrays`` are larger arrays of any shape. Raises
+    ``TypeError`` or ``ValueError`` for values that cannot be a table.
     """
 
     kind: str
@@ -141,8 +136,8 @@ class Table:
         for name, table in self.tables.items():
             if not isinstance(table, Table) or table.tables or table.arrays or table.provenance:
                 raise TypeError(
-                    f"sub-table {name!r} of {self.kind!r} must be a plain Table without parts of"
-                    " its own"
+                    f"sub-table {name!r} of {self.kind!r} must be a Table without sub-tables,"
+                    " arrays or provenance"
                 )
         arrays = {
             name: np.ascontiguousarray(_tensor(array, name)) for name, array in self.arrays.items()
@@ -156,10 +151,10 @@ class Table:
         object.__setattr__(self, "arrays", arrays)
 
     def require_provenance(self) -> Provenance:
-        """The provenance, or StoreError for a table that no run made."""
+        """The provenance; ``StoreError`` if the table has none."""
         if self.provenance is None:
             raise StoreError(
-                f"a table of kind {self.kind} without provenance is of no run; give one that has it"
+                f"this table of kind {self.kind!r} has no provenance; give a table that a run made"
             )
         return self.provenance
 
@@ -191,8 +186,8 @@ class Table:
             yield dict(zip(self.data, values, strict=True))
 
     def select(self, mask: np.ndarray) -> Table:
-        """The rows that a boolean mask or an index array names, in its order: columns and summary,
-        nothing else.
+        """The rows of a boolean mask or an index array, with the summary but without sub-tables,
+        arrays and provenance.
         """
         return Table(
             self.kind,
@@ -203,10 +198,10 @@ class Table:
         )
 
     def to_pandas(self) -> Any:
-        """The rows as a ``pandas.DataFrame``; ``OptionError`` when pandas is not installed.
+        """The rows as a ``pandas.DataFrame``; ``OptionError`` if pandas is not installed.
 
-        Types are kept, text as pandas' own. ``attrs`` has the ``kind`` and, by column, role,
-        meaning and unit.
+        Types are preserved; text gets pandas' string type. ``attrs`` has the ``kind`` and, by
+        column, role, meaning and unit.
         """
         try:
             import pandas
@@ -222,7 +217,7 @@ class Table:
     def equals(self, other: Table) -> bool:
         """Same kind, columns, types, values (NaN equal to NaN), sub-tables and arrays.
 
-        Summary and provenance are not compared: they tell times and places that differ between two
+        Summary and provenance are not compared: they contain times and paths, which differ between
         equal runs.
         """
         return (
@@ -250,8 +245,8 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def table(kind: str, columns: Mapping[str, tuple], **rest: Any) -> Table:
-    """Short construction: ``table("dose", {"k": (array, "key", "size of the set"), ...},
-    summary=..., tables=...)``.
+    """A table from a mapping of columns: ``table("dose", {"k": (array, "key", "size of the set"),
+    ...}, summary=..., tables=...)``.
 
     Each entry is (values, role, meaning) or (values, role, meaning, unit).
     """

@@ -1,8 +1,8 @@
-"""Assertions for your own pytest suites: is a behaviour localised, is a pair silent, is a table
-what it was.
+"""Assertions for pytest suites: a behaviour is localised, a pair does not differ, a table has not
+changed.
 
-They read tables and import no torch. Each fails with one sentence: the claim, its value, its
-control, its threshold.
+They read tables and import no torch. A failure is one sentence with the claim, its value, control
+and threshold.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from interp.maths.intervals import cluster_interval
 from interp.table import Table, dtype_name
 
 LOCALISED = ("behaviour", "necessity", "harmless", "malformed")
-"""What a verifying run needs to be supported as a whole."""
+"""The claims that together mean that a behaviour is localised."""
 
 CHANGE = {
     "locate-neurons": ("score",),
@@ -31,7 +31,7 @@ CHANGE = {
     "compare-weights": ("change",),
     "intruders-matrices": ("norm",),
 }
-"""By kind of table the columns that are exactly 0 where tuning changed nothing."""
+"""By kind of table, the columns that are exactly 0 if fine-tuning changed nothing."""
 
 _FORMAT, _VERSION = "interp-blessed", 1
 
@@ -39,17 +39,16 @@ _FORMAT, _VERSION = "interp-blessed", 1
 def assert_localised(
     verified: Any, claims: Sequence[str] = LOCALISED, most: int | None = None
 ) -> None:
-    """Fail unless every named claim of a verifying run is supported, and follows from the run's
-    tables measured again.
+    """Fail unless every named claim of a verifying run is supported, also if evaluated again.
 
-    ``verified`` is a table with a sub-table ``claims``, or what ``Store.fetch`` gives. ``most`` is
-    how many units the located set may have. ``AssertionError`` names the claim, its value, control
-    and threshold.
+    ``verified`` is a table with a sub-table ``claims``, as ``Store.run`` returns it. ``most`` is
+    the maximum size of the located set. ``AssertionError`` names the claim, its value, control and
+    threshold.
     """
     __tracebackhide__ = True
     table = _table(verified)
     if isinstance(claims, str) or not claims:
-        raise ValueError(f"claims={claims!r} asks for nothing: give names of claims")
+        raise ValueError(f"claims={claims!r} is not a list of names of claims, or is empty")
     names = [claim.name for claim in _claims(table)]
     _require(
         len({*names}) == len(names),
@@ -71,7 +70,7 @@ def assert_localised(
         count = table.summary.get("selected")
         _require(
             isinstance(count, int),
-            f"a run of {table.kind} does not say how many units were selected",
+            f"the summary of a run of {table.kind} has no number of selected units",
         )
         _require(
             required(count, "their number") <= most,
@@ -86,48 +85,47 @@ def assert_behaves(
     group: str = "positive",
     model: str = "tuned",
 ) -> None:
-    """Fail unless a model shows the metric's behaviour on a class of prompts as often as asked: a
-    floor or a ceiling.
+    """Fail unless the rate of the metric's behaviour on a class of prompts is within bounds.
 
-    ``study`` is an ``interp.study.Study``: its model answers, greedily. The interval over clusters
-    of prompts (95 %) must lie above ``at_least`` and below ``at_most``, so that few prompts prove
-    little: 0.9 needs 36 clusters of which all show it. ``AssertionError`` tells share, interval and
-    clusters.
+    ``study`` is an ``interp.study.Study``, whose model answers greedily. The 95 % interval over
+    clusters of prompts must lie above ``at_least`` and below ``at_most``, so few prompts are not
+    enough: 0.9 needs 36 clusters that all exhibit the behaviour. ``AssertionError`` has the rate,
+    its interval and the number of clusters.
     """
     __tracebackhide__ = True
     if not 0 <= at_least <= at_most <= 1 or (at_least, at_most) == (0, 1):
         raise ValueError(
-            f"at_least={at_least!r}, at_most={at_most!r} asks for nothing: give shares from 0 to 1"
+            f"at_least={at_least!r}, at_most={at_most!r}: give at least one bound between 0 and 1"
         )
     prompts, metric = study.prompts(group), study.require_metric("assert_behaves")
     answers = [study.decode(answer) for answer in study.answers(model, group)]
     shown = metric.exhibits(prompts.prompts, answers, group)
     share, low, high = cluster_interval(np.asarray(shown, dtype=bool), prompts.clusters)
     said = (
-        f"the {model} model shows the behaviour on {share:.1%} [{low:.1%}, {high:.1%}] of"
+        f"the {model} model exhibits the behaviour on {share:.1%} [{low:.1%}, {high:.1%}] of"
         f" {len(shown)} {group} prompts ({len(set(prompts.clusters))} clusters)"
     )
-    _require(low >= at_least, f"{said}: not surely at least {at_least:.1%}")
-    _require(high <= at_most, f"{said}: not surely at most {at_most:.1%}")
+    _require(low >= at_least, f"{said}: the interval is not above {at_least:.1%}")
+    _require(high <= at_most, f"{said}: the interval is not below {at_most:.1%}")
 
 
 def assert_silent(
     quiet: Any, atol: float = 0.0, columns: Sequence[str] | None = None, allowed: Iterable[str] = ()
 ) -> None:
-    """Fail if a run says that tuning did something: a unit selected, a claim supported, a change
+    """Fail if a run shows an effect of fine-tuning: a selected unit, a supported claim, or a change
     above ``atol``.
 
-    ``columns`` are the measures of change that have to be 0 within ``atol``, in their own unit; by
-    default those of ``CHANGE`` for this kind of table. ``allowed`` names claims that may be
-    supported. On an identical pair all is silent; of a control fine-tune ask ``columns=()``, for
-    its weights did move. ``AssertionError`` names the first of each.
+    ``columns`` are the measures of change that have to be 0 within ``atol``, in the unit of the
+    column; the default is ``CHANGE`` for this kind of table. ``allowed`` names claims that may be
+    supported. An identical pair passes; for a control fine-tune use ``columns=()``, since its
+    weights do change. ``AssertionError`` names the first row or claim.
     """
     __tracebackhide__ = True
     table, allowed = _table(quiet), {*allowed}
     if isinstance(columns, str) or not 0 <= atol < math.inf:
         raise ValueError(
-            f"columns={columns!r}, atol={atol}: give names of columns, and a number that can be"
-            " exceeded"
+            f"columns={columns!r}, atol={atol}: give names of columns, and a finite number of at"
+            " least 0"
         )
     if "selected" in table.data and table["selected"].dtype == bool:
         rows = np.flatnonzero(table["selected"]).tolist()
@@ -139,7 +137,7 @@ def assert_silent(
         for claim in from_table(table.tables["claims"]):
             _require(
                 not claim.supported or claim.name in allowed,
-                f"{told(claim)}: supported, where nothing should be",
+                f"{told(claim)}: supported, but no claim should be",
             )
     if columns is None:
         parts = (table, *table.tables.values())
@@ -157,7 +155,7 @@ def assert_silent(
             f"{part.kind} has no column {column!r}: it has {_listed(part.data)}",
         )
         size = np.abs(part[column].astype(np.float64))
-        # a number that is none is not 0
+        # NaN is not 0
         rows = np.flatnonzero(~(size <= atol)).tolist()
         _require(
             not rows,
@@ -171,12 +169,12 @@ def assert_silent(
     )
     _require(
         bool(asked),
-        f"nothing in a {table.kind} tells silence: name its measures of change with columns=",
+        f"no column of {table.kind} is known to measure change: name some with columns=",
     )
 
 
 def told(claim: Finding) -> str:
-    """A claim in numbers: ``claim 'necessity': 0.12 [0.05, 0.2], control 0 [0, 0.02] (...),
+    """A claim with its numbers: ``claim 'necessity': 0.12 [0.05, 0.2], control 0 [0, 0.02] (...),
     threshold ...``.
     """
     control = "no control"
@@ -191,16 +189,16 @@ def told(claim: Finding) -> str:
 
 
 def compare_blessed(table: Any, path: Path, rtol: float = 1e-6, anew: bool = False) -> None:
-    """Compare a table's columns with the file ``path``; write it, and fail, where there is none or
-    ``anew`` is asked.
+    """Compare a table's columns with the reference file ``path``; if there is none, or with
+    ``anew``, write it and fail.
 
-    Keys, flags and text have to be equal, measures within ``rtol`` of their value (absolute below
-    1). ``AssertionError`` says that it was written, or names the first cell that differs, by its
-    row's keys.
+    Keys, flags and text have to be equal, measures within ``rtol`` (relative, absolute below 1).
+    ``AssertionError`` says that the file was written, or names the first different cell by the keys
+    of its row.
     """
     __tracebackhide__ = True
     if not 0 <= rtol < math.inf:
-        raise ValueError(f"rtol={rtol} is no tolerance: give a number that can be exceeded")
+        raise ValueError(f"rtol={rtol} is not a tolerance: give a finite number of at least 0")
     table = _table(table)
     if anew or not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -216,11 +214,15 @@ def compare_blessed(table: Any, path: Path, rtol: float = 1e-6, anew: bool = Fal
         values = {column["name"]: column["values"] for column in kept["columns"]}
     except (ValueError, KeyError, TypeError) as error:
         raise AssertionError(
-            f"{path} is no blessed table ({type(error).__name__}); --interp-bless writes anew"
+            f"{path} is not a reference table ({type(error).__name__}); --interp-bless writes it"
+            " anew"
         ) from None
-    _require(known, f"{path} was blessed by another version of interp; --interp-bless writes anew")
     _require(
-        kept["kind"] == table.kind, f"{path} holds a {kept['kind']!r}, this is a {table.kind!r}"
+        known, f"{path} was written by another version of interp; --interp-bless writes it anew"
+    )
+    _require(
+        kept["kind"] == table.kind,
+        f"{path} is of kind {kept['kind']!r}, this table is {table.kind!r}",
     )
     mine = {column.name: (column.role, dtype_name(table[column.name])) for column in table.columns}
     for name in [*shapes, *mine]:
@@ -244,7 +246,7 @@ def compare_blessed(table: Any, path: Path, rtol: float = 1e-6, anew: bool = Fal
                 same = abs(before - after) <= rtol * max(1.0, abs(before))
             _require(
                 same,
-                f"column {name!r}, row {row} ({_row(table, [row])}): blessed {before!r}, now"
+                f"column {name!r}, row {row} ({_row(table, [row])}): expected {before!r}, got"
                 f" {after!r} (tolerance {rtol:g}; {path})",
             )
 
@@ -256,19 +258,16 @@ def _require(fine: bool, sentence: str) -> None:
 
 
 def _table(given: Any) -> Table:
-    table = getattr(given, "table", given)
-    if not isinstance(table, Table):
-        raise TypeError(
-            f"{type(given).__name__} is no table: give a Table, or what Store.fetch returned"
-        )
-    return table
+    if not isinstance(given, Table):
+        raise TypeError(f"{given!r:.80} is not a Table; give a table or what Store.run returned")
+    return given
 
 
 def _claims(table: Table) -> tuple[Finding, ...]:
     __tracebackhide__ = True
     _require(
         "claims" in table.tables,
-        f"a run of {table.kind} has no claims: give the table of the verifying run",
+        f"a run of {table.kind} has no claims: give the verifying run",
     )
     try:
         return from_table(table.tables["claims"])
@@ -281,7 +280,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _row(table: Table, rows: Sequence[int]) -> str:
-    """A row by its keys."""
+    """The keys of a row, as text."""
     keys = [column.name for column in table.columns if column.role == "key"]
     return ", ".join(f"{name} {table[name][rows[0]]}" for name in keys) if len(rows) else ""
 
@@ -301,7 +300,7 @@ def _blessing(table: Table) -> dict[str, Any]:
 
 
 def _plain(values: np.ndarray) -> list[Any]:
-    """Values as JSON has them: NaN and infinities, which it has not, as their names."""
+    """Values for JSON, with NaN and infinities as text."""
     return [str(v) if isinstance(v, float) and not math.isfinite(v) else v for v in values.tolist()]
 
 

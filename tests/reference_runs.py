@@ -717,8 +717,7 @@ class Commands:
     def _runs(self) -> dict[str, int]:
         """Keys of all runs, with the moment each was written."""
         return {
-            path.parent.name: path.stat().st_mtime_ns
-            for path in self.store.glob("runs/*/manifest.json")
+            path.parent.name: path.stat().st_mtime_ns for path in self.store.glob("*/manifest.json")
         }
 
 

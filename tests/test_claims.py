@@ -216,10 +216,10 @@ def test_rows_are_paired_by_their_key_whatever_their_order():
         ),
         (mean("log_odds", table="answers", where={"cluster": "text"}), "cannot be measured"),
         (mean("log_odds", table="answers", where={"cluster": [0.7]}), "no values of int64"),
-        (mean("log_odds", table="answers", pair="condition"), "do not tell them apart"),
+        (mean("log_odds", table="answers", pair="condition"), "are not unique"),
         (
             mean("log_odds", pair="prompt_id", minus={"where": {"cluster": 1}}, **ODDS),
-            "do not tell them apart|matched",
+            "are not unique|matched",
         ),
         (mean("log_odds", over={"where": BASE}, **ODDS), "are not matched"),
         (mean("log_odds", minus={"nope": 1}, **ODDS), "is not among the fields"),

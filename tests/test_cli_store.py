@@ -151,7 +151,7 @@ def test_bad_questions_are_one_line_and_code_2(run, only_line, store, arguments,
 
 def test_a_beginning_that_two_runs_have_is_refused(run, only_line, store):
     first = store.runs()[0].key
-    (store.root / "runs" / (first[:6] + "f" * 14)).mkdir()
+    (store.root / (first[:6] + "f" * 14)).mkdir()
     code, _, err = run("show", first[:6], "--store", store.root)
     assert code == 2
     assert "give more of it" in only_line(err)

@@ -443,7 +443,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, only_line, saved, tmp_pat
     code, out, err = run("compare", saved / "tuned", "--store", tmp_path / "runs", *given)
     assert (code, out) == (2, "")
     assert said in only_line(err)
-    assert not list(tmp_path.glob("runs/runs/*"))
+    assert not list(tmp_path.glob("runs/[!.]*"))
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])

@@ -172,4 +172,4 @@ def test_the_command(found, tmp_path, capsys, monkeypatch):
         fresh = [tmp_path / "other" if word == tmp_path / "runs" else word for word in given]
         assert main([str(word) for word in [*fresh, *wrong]]) == 2
         assert why in capsys.readouterr().err
-        assert not (tmp_path / "other" / "runs").exists()
+        assert not list((tmp_path / "other").glob("[!.]*"))

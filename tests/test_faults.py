@@ -56,7 +56,7 @@ def computing(store: Path, process: subprocess.Popen) -> None:
     anything is computed.
     """
     begun = time.monotonic()
-    while not (store / "runs").exists():
+    while not (store / ".temporary").exists():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < begun + 240
         time.sleep(0.05)
@@ -78,7 +78,7 @@ def same(store: Path, reference: tuple[dict, Store]) -> None:
     record, kept = reference
     table = Store(store).get(record["run"])
     assert table.equals(kept.get(record["run"]))
-    left = [path for path in store.rglob("*") if path.is_dir() and path.parent.name == "temporary"]
+    left = [path for path in store.rglob("*") if path.is_dir() and path.parent.name == ".temporary"]
     assert left == []
 
 

@@ -62,7 +62,7 @@ def script(text, *arguments):
 
 
 def left_behind(store):
-    place = store / "temporary"
+    place = store / ".temporary"
     return sorted(path.name for path in place.iterdir()) if place.is_dir() else []
 
 
@@ -74,7 +74,7 @@ KILLED_WHILE_WRITING = """
     def hook(event, arguments):
         global seen
         if event in {"open", "os.mkdir", "os.rename", "shutil.rmtree"}:
-            seen += os.path.join("temporary", KEY) in str(arguments[0])
+            seen += os.path.join(".temporary", KEY) in str(arguments[0])
             if seen == last:
                 os.kill(os.getpid(), signal.SIGKILL)
     sys.addaudithook(hook)
@@ -165,7 +165,7 @@ KILLED_AT_EVERY_STEP = """
 
     count, debris, published = 1, 0, 0
     while killed(root := Path(sys.argv[1], str(count)), count):
-        place = root / "temporary"
+        place = root / ".temporary"
         debris += place.is_dir() and any(place.iterdir())
         store = Store(root)
         assert not place.is_dir() or not any(place.iterdir())
@@ -175,7 +175,7 @@ KILLED_AT_EVERY_STEP = """
         assert not root.is_dir() or not store.problems()
         assert store.write(table).is_dir()
         assert store.get(table.provenance.key).equals(table)
-        assert not any(place.iterdir()) and not (root / "aside").exists()
+        assert not any(place.iterdir()) and not (root / ".aside").exists()
         count += 1
     print(count - 1, debris, published)
 """
@@ -279,7 +279,7 @@ def test_a_read_only_store_is_read_and_never_written(disk, reference):
     record, kept, _ = reference
     root = disk("-t", "tmpfs", "-o", "size=16m", "tmpfs")
     shutil.copytree(kept.root, root / "runs")
-    (root / "runs" / "temporary" / f"dead-{'0' * 12}").mkdir()
+    (root / "runs" / ".temporary" / f"dead-{'0' * 12}").mkdir()
     disk("-o", "remount,ro")
     before = files(root)
     for words in (["ls"], ["show", record["run"]], ["sql", "select count(*) from locate_neurons"]):
@@ -357,7 +357,7 @@ def test_four_processes_on_one_store(tmp_path):
         for seed in range(12)
     )
     assert left_behind(tmp_path) == []
-    assert not (tmp_path / "aside").exists()
+    assert not (tmp_path / ".aside").exists()
 
 
 def test_four_command_lines_on_one_store(tmp_path, reference):
@@ -377,7 +377,7 @@ def test_four_command_lines_on_one_store(tmp_path, reference):
 def copied(tmp_path, reference):
     """A copy of the undisturbed run: its record and its directory."""
     shutil.copytree(reference[1].root, tmp_path / "runs")
-    return reference[0], tmp_path / "runs" / "runs" / reference[0]["run"]
+    return reference[0], tmp_path / "runs" / reference[0]["run"]
 
 
 @pytest.mark.parametrize(("schema", "who"), [(SCHEMA - 1, "an older"), (99, "a newer")])
@@ -387,8 +387,8 @@ def test_a_store_of_another_format_is_left_as_it_is(copied, schema, who):
     (run / "manifest.json").write_text(json.dumps(value | {"schema": schema}))
     before = files(run)
     for words in (
-        [*command(run.parents[1], PROMPTS)],
-        [sys.executable, "-m", "interp", "show", record["run"], "--store", str(run.parents[1])],
+        [*command(run.parent, PROMPTS)],
+        [sys.executable, "-m", "interp", "show", record["run"], "--store", str(run.parent)],
     ):
         code, out, err = one_line(words)
         assert (code, out) == (2, "")
@@ -397,11 +397,11 @@ def test_a_store_of_another_format_is_left_as_it_is(copied, schema, who):
             " again" in err
         )
         assert "--store" in err
-    code, _, err = cli("sql", "select * from runs", "--store", run.parents[1])
+    code, _, err = cli("sql", "select * from runs", "--store", run.parent)
     assert (code, err.count("\n")) == (0, 1)
     assert who in err
     assert files(run) == before
-    assert left_behind(run.parents[1]) == []
+    assert left_behind(run.parent) == []
 
 
 @pytest.mark.parametrize("file", ["tables/tokens.parquet", "manifest.json"])
@@ -411,7 +411,7 @@ def test_a_flipped_bit_is_refused_then_set_aside_and_the_run_made_again(copied, 
     place = data.index(b'"log_odds_tuned": ') + 18 if file == "manifest.json" else len(data) // 2
     data[place] ^= 1
     (run / file).write_bytes(data)
-    store = ["--store", str(run.parents[1])]
+    store = ["--store", str(run.parent)]
     interp = [sys.executable, "-m", "interp"]
     code, out, err = one_line([*interp, "show", record["run"], *store])
     assert (code, out) == (2, "")
@@ -421,13 +421,13 @@ def test_a_flipped_bit_is_refused_then_set_aside_and_the_run_made_again(copied, 
     assert (code, out) == (2, "")
     assert err.startswith("interp: ")
     assert err.count("\n") == 1
-    words = [word for word in command(run.parents[1], PROMPTS) if word != "--quiet"]
+    words = [word for word in command(run.parent, PROMPTS) if word != "--quiet"]
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert f"note: run {record['run']} was damaged" in done.stderr
     assert not json.loads(done.stdout)["cached"]
-    assert Store(run.parents[1]).get(record["run"]).equals(reference[1].get(record["run"]))
-    [aside] = (run.parents[1] / "aside").iterdir()
+    assert Store(run.parent).get(record["run"]).equals(reference[1].get(record["run"]))
+    [aside] = (run.parent / ".aside").iterdir()
     assert (aside / file).read_bytes() == bytes(data)
 
 
@@ -460,7 +460,7 @@ def test_no_flipped_byte_of_a_table_goes_unnoticed(tmp_path):
             flipped = bytearray(data)
             flipped[place] ^= 1 << place % 8
             (run / file).write_bytes(flipped)
-            with pytest.raises(StoreError, match="is not what was written"):
+            with pytest.raises(StoreError, match="does not match its digest"):
                 store.get(run.name)
         (run / file).write_bytes(data)
     assert store.get(run.name).equals(full())

@@ -1035,7 +1035,7 @@ def test_the_command_keeps_a_run_and_answers_again_from_it(run, folder):
     table = Store(folder / "store").get(record["run"])
     assert table.summary["measuring"] == 6
     assert any(name.startswith("learned/model.layers.0.") for name in table.arrays)
-    assert (folder / "store" / "runs" / record["run"] / "arrays.safetensors").is_file()
+    assert (folder / "store" / record["run"] / "arrays.safetensors").is_file()
     again = json.loads(run(*words(folder, "--negative", folder / "text.txt", "--json"))[1])
     assert again["cached"]
     assert again["run"] == record["run"]
@@ -1059,7 +1059,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, only_line, folder, tmp_pa
     code, _, err = run(*words(folder, *more, "--store", tmp_path / "store"))
     assert code == 2
     assert said in only_line(err)
-    assert not (tmp_path / "store" / "runs").exists()
+    assert not (tmp_path / "store").exists()
 
 
 # ------------------------------------------------------------------------------------------------ organisms

@@ -388,7 +388,7 @@ def test_shards_jobs_and_what_is_kept_change_nothing(root, pair, tmp_path):
     # beyond these the base's values are one cluster, whose vectors are arbitrary
     two = Intruders(top_k=2)
     first = examine(child, base, tmp_path, two)
-    kept = sorted((tmp_path / "bases").iterdir())
+    kept = sorted((tmp_path / ".svd").iterdir())
     assert len(kept) == 1  # only the matrix that changed was compared
     again, parallel = (
         examine(child, base, tmp_path, two),

@@ -39,11 +39,11 @@ def test_a_writer_that_runs_keeps_its_draft_and_one_that_died_does_not(tmp_path,
     with writer:
         assert writer.stdout.readline() == "made\n"
         assert sweep(tmp_path) == []
-        assert [path.read_text() for path in tmp_path.glob("temporary/*/table")] == ["x"]
+        assert [path.read_text() for path in tmp_path.glob(".temporary/*/table")] == ["x"]
         writer.kill()
         writer.wait()
         assert len(sweep(tmp_path)) == 1
-    assert not list((tmp_path / "temporary").iterdir())
+    assert not list((tmp_path / ".temporary").iterdir())
 
 
 @pytest.mark.parametrize("written", [b"", b"no number\n", b"99999999999999999999999999\n"])

@@ -248,14 +248,14 @@ def test_a_command_finds_the_stored_runs_that_it_names_but_never_its_own(tmp_pat
     report = reported(tmp_path, located(), verified(command=command))
     again = Remeasurement(tmp_path / "again", directory=tmp_path)
     again._line = lambda command, place: [sys.executable, "-c", "pass"]
-    assert os.listdir(again.made(command, report) / "runs") == [located().provenance.key]
+    assert os.listdir(again.made(command, report)) == [located().provenance.key]
     own = ["transfer", verified().provenance.key, "tuned"]
     report = (
         reported(tmp_path / "other", located(), verified(command=own))
         if (tmp_path / "other").mkdir() is None
         else 0
     )
-    assert not (again.made(own, report) / "runs").exists()
+    assert not again.made(own, report).exists()
 
 
 def test_a_real_command_is_run_by_the_interp_that_is_imported_here(tmp_path):

@@ -446,7 +446,7 @@ FIRST = ["-p", "interp.pytest_plugin", "-p", "no:cacheprovider"]
         ),
         ("addopts = --interp-report report.json", ["-k", "necessity"], 0, "1 passed, 7 deselected"),
         ("addopts = --interp-report report.json", ["test_own.py"], 1, "1 failed, 7 passed"),
-        ("", ["--interp-report", "report.json"], 0, "the report alone is run, not testpaths"),
+        ("", ["--interp-report", "report.json"], 0, "only the report is run, not testpaths"),
         ("", ["--interp-report", "report.json", "report.json::page"], 0, "1 passed"),
     ],
 )

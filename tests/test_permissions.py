@@ -65,8 +65,8 @@ def test_a_store_and_its_pages(umask, tmp_path, monkeypatch, run):
         "page.html",
         "report.html",
     } <= names
-    assert list(tmp_path.glob("store/bases/*.safetensors"))
-    assert list(tmp_path.glob("store/requests/*.json"))
+    assert list(tmp_path.glob("store/.svd/*.safetensors"))
+    assert list(tmp_path.glob("store/.requests/*.json"))
     for part in ("store", "cache/organisms"):
         count, wrong = audited(tmp_path / part, umask)
         assert count > 4

@@ -153,7 +153,7 @@ def test_collecting_imports_nothing_heavy(made):
         ),
         (
             ["--interp-report", "report.json", "--interp-tolerance", "nan"],
-            "--interp-tolerance nan is no tolerance",
+            "--interp-tolerance nan is not a tolerance",
         ),
     ],
 )
@@ -244,7 +244,7 @@ def test_fixtures_bless_and_the_store_of_the_ini_file(tmp_path, pytest_in):
     code, said = pytest_in(tmp_path, suite, "--interp-store", "other")
     assert "2 failed, 1 passed" in said
     assert (
-        "column 'sentence', row 0 (name necessity): blessed 'They return 100.0%.', now 'They return"
+        "column 'sentence', row 0 (name necessity): expected 'They return 100.0%.', got 'They return"
         " 97.5%.'" in said
     )
     code, said = pytest_in(tmp_path, suite, "--interp-store", "other", "--interp-bless")
@@ -320,7 +320,7 @@ def test_the_floor_in_the_documentation_is_red_where_refusals_erode(tmp_path):
     assert code == 0, said
     code, said = anew(tmp_path, *LOADED, "test_eroded.py")
     assert code == 1
-    assert "not surely at least 90.0%" in said
+    assert "the interval is not above 90.0%" in said
 
 
 @pytest.mark.slow

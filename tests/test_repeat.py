@@ -61,7 +61,7 @@ def again(made, tmp_path):
     """
     folder = tmp_path / "copy"
     shutil.copytree(made, folder)
-    (only,) = (folder / "store" / "requests").iterdir()
+    (only,) = (folder / "store" / ".requests").iterdir()
     record = json.loads(only.read_text())
     only.unlink()
     request = record["request"]
@@ -106,14 +106,14 @@ def fresh(*arguments: str, without: tuple[str, ...] = HEAVY) -> tuple[str, str]:
 def test_a_repeat_says_without_torch_what_the_slow_path_says(made, run):
     text, remarks = fresh(*asked(made))
     record = fresh(*asked(made, "--json"))[0]
-    shutil.move(made / "store" / "requests", made / "elsewhere")
+    shutil.move(made / "store" / ".requests", made / "elsewhere")
     slow_json, slow_text = run(*asked(made, "--json", "--quiet")), run(*asked(made))
     assert (text, remarks) == slow_text[1:]
     assert "note: " in remarks
     assert record == slow_json[1]
     assert json.loads(record)["cached"]
-    shutil.rmtree(made / "store" / "requests")
-    shutil.move(made / "elsewhere", made / "store" / "requests")
+    shutil.rmtree(made / "store" / ".requests")
+    shutil.move(made / "elsewhere", made / "store" / ".requests")
 
 
 def test_it_is_answered_wherever_the_store_and_the_files_lie(again, hit):
@@ -242,8 +242,8 @@ def test_another_version_of_interp_is_other_software(tmp_path, file, old, new):
 
 
 def runs_of(folder: Path) -> list[Path]:
-    (only,) = (folder / "store" / "requests").iterdir()
-    return [folder / "store" / "runs" / key for key in json.loads(only.read_text())["runs"]]
+    (only,) = (folder / "store" / ".requests").iterdir()
+    return [folder / "store" / key for key in json.loads(only.read_text())["runs"]]
 
 
 @pytest.mark.parametrize("index", [0, 1], ids=["located", "verified"])
@@ -257,7 +257,7 @@ def test_a_run_that_is_not_what_was_written_does_not_answer(again, hit, index):
 
 @pytest.mark.parametrize("change", ["{", "[]", "null", "seal", "notes", "schema", "gone"])
 def test_a_request_that_is_not_what_was_written_does_not_answer(again, hit, change):
-    (path,) = (again / "store" / "requests").iterdir()
+    (path,) = (again / "store" / ".requests").iterdir()
     record = json.loads(path.read_text())
     texts = {
         "seal": json.dumps({name: value for name, value in record.items() if name != "seal"}),

@@ -163,7 +163,7 @@ class TestPlanted:
         np.testing.assert_array_equal(shares, [0.0] * 5)
         further = made["tuned-only-beyond-new-control"]
         assert (further.value, further.control_high) == (made["tuned-only"].value, 0.0)
-        assert "A further control would give 0.0%" in further.sentence
+        assert "The prediction interval of a new control is 0.0%" in further.sentence
         # one of some twenty latents says nothing beside none of a hundred, though no control varies
         assert further.low > further.control_high
         assert not made["tuned-only"].supported
@@ -325,10 +325,10 @@ def test_a_command_keeps_both_pairs_and_recalls_them(saved, tmp_path, run):
     assert told["summary"]["claimed"]["tuned-only"] == 1
     (control,) = told["summary"]["control_runs"]
     assert control in err
-    assert (tmp_path / "runs" / "runs" / control / "manifest.json").is_file()
-    page = (tmp_path / "runs" / "runs" / told["run"] / "page.html").read_text("utf-8")
-    assert HEADINGS["dictionary-classes"] in page
-    assert HEADINGS["dictionary-diff"] in page
+    assert (tmp_path / "runs" / control / "manifest.json").is_file()
+    page = (tmp_path / "runs" / told["run"] / "page.html").read_text("utf-8")
+    assert HEADINGS["sae-diff-classes"] in page
+    assert HEADINGS["sae-diff"] in page
     code, out, _ = run(*words)
     again = json.loads(out)
     assert (code, again["cached"], again["run"]) == (0, True, told["run"])
@@ -366,7 +366,7 @@ def test_several_controls_by_the_command(saved, tmp_path, run):
     assert code == 0, err
     told = json.loads(out)
     assert len({*told["summary"]["control_runs"]}) == 2
-    page = (tmp_path / "runs" / "runs" / told["run"] / "page.html").read_text("utf-8")
+    page = (tmp_path / "runs" / told["run"] / "page.html").read_text("utf-8")
     assert "2 control pairs give" in page
     assert "control 2" in page
 
@@ -412,7 +412,7 @@ def test_what_makes_no_sense_is_one_line(saved, tmp_path, run, only_line, name, 
     code, _, err = run(*asked(saved, tmp_path / "runs", *more, "--quiet", name=name))
     assert code == 2
     assert said in only_line(err)
-    assert not list((tmp_path / "runs").glob("runs/*"))
+    assert not list((tmp_path / "runs").glob("[!.]*"))
 
 
 def test_a_base_is_needed(saved, tmp_path, run, only_line):

@@ -549,9 +549,7 @@ class TestCommand:
         code, _, err = run(*self.words(tmp_path, "--quiet", *more))
         assert code == 2
         assert said in only_line(err)
-        assert not (tmp_path / "runs" / "runs").exists() or not list(
-            (tmp_path / "runs" / "runs").iterdir()
-        )
+        assert not list((tmp_path / "runs").glob("[!.]*"))
 
     def test_latents_of_a_comparison(self, tmp_path, run, only_line):
         from interp.cli.sae_features import _claimed

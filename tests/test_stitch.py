@@ -432,9 +432,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, only_line, folder, tmp_pa
     code, _, err = run(*words(folder, *more, "--store", tmp_path / "store"))
     assert code == 2
     assert said in only_line(err)
-    assert not (tmp_path / "store" / "runs").exists() or not list(
-        (tmp_path / "store" / "runs").iterdir()
-    )
+    assert not list((tmp_path / "store").glob("[!.]*"))
 
 
 # ------------------------------------------------------------------------------------------------ continual training

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +18,9 @@ import numpy as np
 import pytest
 
 from interp.errors import InterpError, RunNotFound, StoreError
-from interp.store import Store, transaction
+from interp.store import Store, StoredRun, transaction
 from interp.store.journal import Journal
-from interp.table import table
+from interp.table import Table, table
 from tests.tables import located, mixed, provenance, verified
 
 ROOT = Path(__file__).parent.parent
@@ -85,7 +86,7 @@ def test_small_and_empty_tables(tmp_path, made):
 def test_the_files_are_those_of_the_format(tmp_path):
     path = Store(tmp_path).write(full())
     assert files(tmp_path) == [
-        f"runs/{path.name}/{name}"
+        f"{path.name}/{name}"
         for name in (
             "arrays.safetensors",
             "manifest.json",
@@ -122,6 +123,28 @@ def test_once_computes_once(tmp_path):
     assert len(calls) == 2
     assert store.has(first.key)
     assert not store.has("0" * 20)
+
+
+def test_a_stored_run_is_a_table_with_claims_and_a_figure(tmp_path):
+    store = Store(tmp_path)
+    path = store.write(verified(located().provenance.key))
+    run = store.get(path.name)
+    assert isinstance(run, StoredRun)
+    assert isinstance(run, Table)
+    assert (run.key, run.path, run.cached) == (path.name, path, True)
+    assert run.claims["necessity"].supported
+    assert run.claims["necessity"].interval[0] <= run.claims["necessity"].value
+    assert len(run.to_pandas()) == len(run) == len(run["condition"])
+    assert run.plot().data
+    assert store.get(store.write(located()).name).claims == {}
+
+
+def test_a_changed_copy_of_a_stored_run_is_a_plain_table(tmp_path):
+    store = Store(tmp_path)
+    run = store.get(store.write(located()).name)
+    changed = dataclasses.replace(run, summary={"sentence": "changed"})
+    assert type(changed) is type(run.table) is Table
+    assert changed.equals(run)
 
 
 def test_a_failing_or_interrupted_analyzer_leaves_nothing(tmp_path):
@@ -270,17 +293,32 @@ def test_a_damaged_run_is_named_then_moved_aside_and_made_again(tmp_path, how):
         assert len(store.problems()) == 1
     fetched = store.fetch(lambda study: full(), Study())
     assert not fetched.cached
-    assert fetched.aside.parent == tmp_path / "aside"
+    assert fetched.aside.parent == tmp_path / ".aside"
     assert store.get(path.name).equals(full())
-    assert len(list((tmp_path / "aside").iterdir())) == 1
+    assert len(list((tmp_path / ".aside").iterdir())) == 1
 
 
 def test_write_moves_aside_what_is_in_its_way(tmp_path):
     store = Store(tmp_path)
-    path = tmp_path / "runs" / provenance().key
+    path = tmp_path / provenance().key
     (path / "kept").mkdir(parents=True)
     assert store.write(full()) == path
-    assert [p.name for p in (tmp_path / "aside").glob("*/*")] == ["kept"]
+    assert [p.name for p in (tmp_path / ".aside").glob("*/*")] == ["kept"]
+
+
+def test_a_store_of_the_old_layout_is_refused_and_left_as_it_is(tmp_path):
+    path = Store(tmp_path / "new").write(full())
+    old = tmp_path / "old"
+    shutil.copytree(path, old / "runs" / path.name)
+    with pytest.raises(StoreError, match=r"older interp.*--store") as caught:
+        Store(old)
+    assert is_one_line(caught)
+    assert (old / "runs" / path.name / "manifest.json").is_file()
+
+
+def test_a_folder_that_has_a_store_named_runs_is_not_taken_for_an_old_one(tmp_path):
+    Store(tmp_path / "runs").write(full())
+    assert Store(tmp_path).runs() == []
 
 
 def test_a_run_of_a_newer_interp_is_left_alone(tmp_path):
@@ -365,21 +403,21 @@ def test_two_processes_write_one_key_at_once(tmp_path):
     store = Store(tmp_path)
     assert [run.key for run in store.runs()] == [located().provenance.key]
     assert store.get(located().provenance.key).equals(located())
-    assert [path.name for path in tmp_path.iterdir()] == ["runs", "temporary"]
-    assert files(tmp_path / "temporary") == []
+    assert {path.name for path in tmp_path.iterdir()} == {".temporary", located().provenance.key}
+    assert files(tmp_path / ".temporary") == []
 
 
 def test_killed_in_the_middle_then_run_again(tmp_path):
     process = writer(tmp_path, "hang")
     assert process.stdout.readline() == "filled\n"
-    left = files(tmp_path / "temporary")
+    left = files(tmp_path / ".temporary")
     assert len(left) == 4
     Store(tmp_path)
-    assert files(tmp_path / "temporary") == left, "a living writer was swept"
+    assert files(tmp_path / ".temporary") == left, "a living writer was swept"
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert Store(tmp_path).runs() == []
-    assert list((tmp_path / "temporary").iterdir()) == []
+    assert list((tmp_path / ".temporary").iterdir()) == []
     store = Store(tmp_path)
     store.write(located())
     assert store.get(located().provenance.key).equals(located())
@@ -396,17 +434,17 @@ def test_ctrl_c_in_the_middle(tmp_path, interruptible):
 def test_sweeping_spares_the_living_and_the_unknown(tmp_path):
     with transaction.temporary(tmp_path, "alive") as alive:
         own = transaction.HOST
-        orphan = tmp_path / "temporary" / f"orphan-{own}{'a' * 8}"
+        orphan = tmp_path / ".temporary" / f"orphan-{own}{'a' * 8}"
         orphan.mkdir()
-        (tmp_path / "temporary" / f"dead-{own}{'0' * 8}.lock").touch()
+        (tmp_path / ".temporary" / f"dead-{own}{'0' * 8}.lock").touch()
         assert transaction.sweep(tmp_path) == [f"dead-{own}{'0' * 8}", orphan.name]
         assert alive.is_dir()
         assert not orphan.exists()
-    assert list((tmp_path / "temporary").iterdir()) == []
+    assert list((tmp_path / ".temporary").iterdir()) == []
     # of another host, whose locks do not hold here
     elsewhere = f"draft-{'0000' if own != '0000' else '1111'}{'a' * 8}"
     named = ("photos", "a.lock", "notes-2026", "x-ABCDEF012345", elsewhere, f"{elsewhere}.lock")
-    others = [tmp_path / "temporary" / name for name in named]
+    others = [tmp_path / ".temporary" / name for name in named]
     for path in others:
         path.mkdir()
     assert transaction.sweep(tmp_path) == []
@@ -500,14 +538,13 @@ def test_sql_that_is_refused(asked, query, message):
     store, _ = asked
     before = files(store.root)
     with pytest.raises(StoreError, match=message) as caught:
-        store.sql(query.replace("STORE", str(store.root / "runs").replace("'", "''")))
+        store.sql(query.replace("STORE", str(store.root).replace("'", "''")))
     assert is_one_line(caught)
     assert files(store.root) == before
 
 
 def test_sql_over_runs_of_different_columns_and_none(tmp_path):
     store = Store(tmp_path)
-    (tmp_path / "runs").mkdir()
     assert len(store.sql("select * from runs")) == 0
     store.write(table("k", {"x": ([1], "measure", "")}, provenance=provenance(seed=1)))
     store.write(
@@ -543,7 +580,7 @@ def test_a_million_rows_take_moments(tmp_path):
 
 
 def test_a_journal_keeps_parts_and_takes_those_of_another_process(tmp_path):
-    path, made = tmp_path / "unfinished" / "k.jsonl", []
+    path, made = tmp_path / ".unfinished" / "k.jsonl", []
 
     def make(value):
         made.append(value)

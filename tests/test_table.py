@@ -120,9 +120,8 @@ def test_summary_is_plain_and_keeps_its_order():
     assert list(made.summary.items()) == [("sentence", "s"), ("auc", 0.5), ("bad", None)]
 
 
-def test_rows_are_mappings():
-    made = small()
-    assert next(made.rows()) == {"layer": 0, "score": 0.5, "on": True, "token": "a"}
+def test_rows_are_plain_python_values():
+    assert next(small().rows()) == {"layer": 0, "score": 0.5, "on": True, "token": "a"}
 
 
 def test_select_by_mask_and_by_order():

@@ -1176,7 +1176,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, only_line, saved, tmp_pat
     )
     assert (code, out) == (2, "")
     assert said in only_line(err)
-    assert not list(tmp_path.glob("runs/runs/*"))
+    assert not list(tmp_path.glob("runs/[!.]*"))
 
 
 def test_without_a_base_the_command_says_so_before_loading(run, only_line, saved, tmp_path):

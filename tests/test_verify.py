@@ -121,13 +121,13 @@ def test_the_first_lines_say_what_was_asked_and_what_came_of_it(table):
     assert lines == opening(table)
     assert (
         lines[0]
-        == f"asked: do 3 of 144 neurons carry the refusals? {PAIRS} positive and {PAIRS} negative"
+        == f"question: do 3 of 144 neurons carry the refusals? {PAIRS} positive and {PAIRS} negative"
         " prompts"
     )
     assert (
         lines[1]
         == "refusals: base 0.0%, fine-tuned 100.0%; with the 3 at the base's contributions: 0.0%"
-        f" (random sets 100.0%); the first {table.summary['k95_behaviour']} alone do 95% of it"
+        f" (random sets 100.0%); the first {table.summary['k95_behaviour']} have 95% of the effect"
     )
     assert lines[2] == "refusals of the base with the 3 patched in: 100.0% (random sets 0.0%)"
     assert lines[3].startswith(
@@ -505,7 +505,8 @@ def test_further_random_sets_are_judged_on_fewer_prompts_and_change_no_verdict(s
         " them, do less than the located neurons)." in few.summary["sentence"]
     )
     assert (
-        "(4 random sets 100.0%, 35 more do less than the located set)" in few.summary["opening"][1]
+        "(4 random sets 100.0%, 35 more have less effect than the located set)"
+        in few.summary["opening"][1]
     )
     for one in findings_of(few).values():
         check(one, few)
@@ -702,14 +703,14 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(Outcomes, "effects", stopping)
     with pytest.raises(KeyboardInterrupt):
         store.fetch(verify, study)
-    (kept,) = (tmp_path / "unfinished").iterdir()
+    (kept,) = (tmp_path / ".unfinished").iterdir()
     saved = kept.read_text().count("necessity")
     assert 19 - SETS_AT_ONCE < saved < 20
     with kept.open("a") as file:
         file.write('{"name": "torn')
     again = store.fetch(verify, tiny.planted_study("llama", pairs=8)).table
     before = len(calls)
-    assert not (tmp_path / "unfinished").exists()
+    assert not (tmp_path / ".unfinished").exists()
     for name in ("dose", "random"):
         for column in whole.tables[name].data:
             np.testing.assert_array_equal(again.tables[name][column], whole.tables[name][column])

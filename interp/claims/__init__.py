@@ -1,6 +1,6 @@
-"""Claims: what a run asserts, written down once as data, and measured on the run's tables.
+"""Claims: the assertions of a run as data, evaluated on the tables of the run.
 
-A claim names an estimate, what it has to reach, its null or control, and its sentence::
+A claim names an estimate, a threshold, a null or control, and a sentence::
 
     Claim(
         name="shorter", estimate=mean("saved"), at_least=1.0, null=Draws("exchanged", "saved"),
@@ -8,8 +8,8 @@ A claim names an estimate, what it has to reach, its null or control, and its se
         shorter.",
     )
 
-``conclude(table, claims)`` measures them and puts them into the table; ``check`` measures a stored
-finding again.
+``conclude(table, claims)`` evaluates them and adds the findings to the table; ``check`` evaluates a
+stored finding again.
 """
 
 from interp.claims.claim import ALPHA, Claim, Draws

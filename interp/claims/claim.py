@@ -1,6 +1,4 @@
-"""A claim, written down once: what is estimated, what it has to reach, its null, and how it is
-said.
-"""
+"""A claim as data: its estimate, threshold, null and sentence."""
 
 from __future__ import annotations
 
@@ -21,16 +19,16 @@ Bound = Number | Literal["threshold", "control"]
 
 @dataclass(frozen=True)
 class Draws:
-    """A null distribution that the run keeps: ``column`` of the rows ``where`` of the sub-table
-    ``table``, one a draw.
+    """A null distribution in the tables of a run: ``column`` of the sub-table ``table``, one draw
+    per row that ``where`` selects.
 
-    ``observed`` is what the draws are compared with, by default the claim's own estimate. p is (1 +
-    b) / (1 + n) with b draws at least as large ("less": as small), never below 1 / ``arrangements``
-    where the labels can be permuted in no more ways. With ``each``, a column of both tables, p is
-    the largest over its values. ``level``: what p may be. ``family``: claims of one family are
-    corrected together (Benjamini and Hochberg 1995). ``fewest``: with fewer draws the claim is not
-    tested. ``shown``: what else holds of the draws whose mean and range are given, where the others
-    are bounds that serve for p alone.
+    ``observed`` is compared with the draws; the default is the estimate of the claim. p is
+    (1 + b) / (1 + n) with b draws at least as large (for "less": as small), and at least
+    1 / ``arrangements``, the number of distinct permutations of the labels. With ``each``, a column
+    of both tables, p is the largest over its values. ``level``: significance level. ``family``: p
+    is corrected over the claims of one family (Benjamini and Hochberg 1995). ``fewest``: with fewer
+    draws the claim is not tested. ``shown``: a further condition on the draws whose mean and range
+    are reported; the others are bounds that count for p only.
     """
 
     table: str
@@ -61,19 +59,19 @@ class Draws:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What a run asserts; all of it is data.
+    """An assertion of a run, as data.
 
-    It is supported where the estimate reaches ``at_least`` (or ``at_most``), its interval lies
-    beyond all of ``beyond``, p of ``null`` is at most its level, the claims named in ``requires``
-    are supported, and there are 6 effective clusters. ``beyond`` holds numbers, "threshold" and
-    "control": the far end of the control's range; by default the threshold, and nothing for an
-    estimate without an interval over clusters. ``control`` says in words what the null or the
-    ``reference`` is; ``reference`` is an estimate or number to compare with. A claim with neither
-    null nor reference is never supported, it is "not tested"; ``missing`` says what to give.
-    ``text`` is the sentence, with fields ``{value}``, ``{low}``, ``{high}``, ``{p}``,
-    ``{control}``, ``{control_low}``, ``{control_high}``, ``{control_max}``, ``{draws}``,
-    ``{clusters}`` and the names of ``also``, further estimates. ``otherwise`` replaces it where the
-    claim is not supported, ``undefined`` where there is no value.
+    It is supported if the estimate reaches ``at_least`` (or ``at_most``), its interval lies beyond
+    all of ``beyond``, p of ``null`` is at most its level, the claims named in ``requires`` are
+    supported, and there are at least 6 effective clusters. ``beyond`` contains numbers, "threshold"
+    and "control" (the far end of the control's range); the default is the threshold, and nothing
+    for an estimate without an interval over clusters. ``control`` describes the null or the
+    ``reference``, an estimate or a number to compare with. A claim without null and reference is
+    "not tested"; ``missing`` says which input would change that. ``text`` is the sentence, with
+    fields ``{value}``, ``{low}``, ``{high}``, ``{p}``, ``{control}``, ``{control_low}``,
+    ``{control_high}``, ``{control_max}``, ``{draws}``, ``{clusters}`` and the names of ``also``,
+    further estimates. ``otherwise`` replaces it if the claim is not supported, ``undefined`` if it
+    has no value.
     """
 
     name: str
@@ -102,7 +100,7 @@ class Claim:
             raise ValueError(f"claim {self.name!r} needs one finite threshold: at_least or at_most")
         tested = self.null is not None or self.reference is not None
         if tested and not self.control:
-            raise ValueError(f"claim {self.name!r} does not say what its control is")
+            raise ValueError(f"claim {self.name!r} does not describe its control")
         for one in self.beyond or ():
             if one not in ("threshold", "control") and (
                 isinstance(one, (bool, str)) or not math.isfinite(one)
@@ -113,24 +111,25 @@ class Claim:
 
     @property
     def threshold(self) -> float:
-        """What the value has to reach."""
+        """The number that the value has to reach."""
         threshold = self.at_most if self.at_least is None else self.at_least
         return math.nan if threshold is None else float(threshold)
 
     @property
     def direction(self) -> str:
-        """On which side of the threshold: "at least" or "at most"."""
+        """Required side of the threshold: "at least" or "at most"."""
         return "at most" if self.at_least is None else "at least"
 
     @property
     def form(self) -> str:
-        """The format in which its sentences give the value, as ``.1%`` or ``+.3f``; "" where none
-        does.
+        """The number format of the value in its sentences, such as ``.1%`` or ``+.3f``.
 
-        Where only other numbers are given, it is that of an interval's end, or of an estimate of
-        the same column.
+        If the sentences do not contain the value, it is the format of an end of its interval or of
+        an estimate of the same column, else "".
         """
-        alike = [name for name, other in self.also.items() if _kind(other) == _kind(self.estimate)]
+        alike = [
+            name for name, estimate in self.also.items() if _kind(estimate) == _kind(self.estimate)
+        ]
         for template in (self.text, self.otherwise):
             said = formats(template)
             for name in ("value", "low", "high", *alike):
@@ -139,11 +138,13 @@ class Claim:
         return ""
 
     def to_json(self) -> dict[str, JSON]:
-        """All but the name, without what is at its default."""
+        """The fields that are not at their defaults, without the name."""
         value: dict[str, JSON] = {"estimate": self.estimate.to_json(), "text": self.text}
         value |= {"at_most": self.at_most} if self.at_least is None else {"at_least": self.at_least}
         if self.beyond is not None:
-            value["beyond"] = [one if isinstance(one, str) else float(one) for one in self.beyond]
+            value["beyond"] = [
+                bound if isinstance(bound, str) else float(bound) for bound in self.beyond
+            ]
         if self.null is not None:
             value["null"] = _draws_json(self.null)
         if self.reference is not None:
@@ -162,7 +163,7 @@ class Claim:
 
     @classmethod
     def from_json(cls, name: str, value: JSON) -> Claim:
-        """Inverse of ``to_json``; ``ClaimError`` for what is no claim."""
+        """Inverse of ``to_json``; ``ClaimError`` if the value is not a claim."""
         try:
             fields = dict(value)
             fields["estimate"] = Estimate.from_json(fields["estimate"])
@@ -174,7 +175,8 @@ class Claim:
             if isinstance(fields.get("reference"), Mapping):
                 fields["reference"] = Estimate.from_json(fields["reference"])
             fields["also"] = {
-                key: Estimate.from_json(one) for key, one in fields.get("also", {}).items()
+                key: Estimate.from_json(estimate)
+                for key, estimate in fields.get("also", {}).items()
             }
             return cls(name=name, **fields)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -182,16 +184,16 @@ class Claim:
 
 
 def _kind(estimate: Estimate) -> tuple[str, str, str, bool]:
-    """Two estimates that agree in this are numbers of one unit."""
+    """Estimates for which this is equal have the same unit."""
     return estimate.table, estimate.column, estimate.statistic, bool(estimate.over)
 
 
 def _draws_json(null: Draws) -> dict[str, JSON]:
-    value = {name: given for name, given in asdict(null).items() if name != "observed"}
+    value = {name: value for name, value in asdict(null).items() if name != "observed"}
     default = asdict(Draws("", ""))
     value = {
-        name: given
-        for name, given in value.items()
-        if name in ("table", "column") or given != default[name]
+        name: setting
+        for name, setting in value.items()
+        if name in ("table", "column") or setting != default[name]
     }
     return value | ({} if null.observed is None else {"observed": null.observed.to_json()})

@@ -1,8 +1,7 @@
-"""Control fine-tunes beside a fine-tune: one number of each, and whether a further one would reach
-the fine-tune's.
+"""A number of the fine-tuned model compared with the same number of control fine-tunes.
 
-One control says what that control does; several describe; of five the interval of a new observation
-can be stated, and with nineteen the fine-tune can be ranked among them.
+With five controls the 95 % interval of a new control can be stated; with nineteen the fine-tuned
+model can be ranked among them.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ def controls_table(names: Sequence[str], columns: Mapping[str, tuple]) -> Table:
     return table(
         "controls",
         {
-            "control": (np.arange(len(names)), "key", "control fine-tune, in the order given"),
+            "control": (np.arange(len(names)), "key", "control fine-tune, in the given order"),
             "model": (list(names), "text", "its name"),
             **columns,
         },
@@ -33,9 +32,7 @@ def controls_table(names: Sequence[str], columns: Mapping[str, tuple]) -> Table:
 
 
 def ends(column: str) -> dict[str, Estimate]:
-    """The least and the largest of the controls, as ``least_control`` and ``most_control`` of a
-    sentence.
-    """
+    """Minimum and maximum over the controls: the fields ``least_control`` and ``most_control``."""
     return {
         "least_control": statistic("minimum", column, table=TABLE),
         "most_control": statistic("maximum", column, table=TABLE),
@@ -43,7 +40,7 @@ def ends(column: str) -> dict[str, Estimate]:
 
 
 def on_average(count: int, form: str) -> str:
-    """What a paired difference is taken from, as the end of a sentence."""
+    """The end of a sentence: the controls from which a paired difference is taken."""
     if count == 1:
         return f"of the control ({{control:{form}}})"
     return (
@@ -53,10 +50,9 @@ def on_average(count: int, form: str) -> str:
 
 
 def opening(column: str, count: int, form: str) -> tuple[str, dict[str, Estimate]]:
-    """What a run's first sentence adds: the same number of the controls, or that there is none; and
-    its estimate.
+    """An addition to the first sentence of a run, the mean of the controls, and its estimate.
 
-    ``column`` of the run's own rows has the controls' number, their mean where they are several.
+    ``column`` of the run's primary table has the number of the control, or the mean over controls.
     """
     if not count:
         return " No control fine-tune was given to compare it with (--control).", {}
@@ -65,7 +61,7 @@ def opening(column: str, count: int, form: str) -> tuple[str, dict[str, Estimate
 
 
 def needed(count: int) -> str:
-    """Why so few controls test nothing."""
+    """Why so few controls are not a test."""
     return (
         f"{count} control{'s were' if count > 1 else ' was'} given, and {FOR_INTERVAL} are needed"
         f" for the interval of a new one, {FOR_RANK} for a rank test"
@@ -75,12 +71,13 @@ def needed(count: int) -> str:
 def beyond_new(
     name: str, estimate: Estimate, column: str, count: int, said: str, form: str
 ) -> Claim:
-    """The estimate lies beyond what a further control would give.
+    """The claim that the estimate is larger than that of a new control fine-tune.
 
-    ``column`` of the table of controls is the same number of each. From five controls on, the
-    interval of the estimate has to lie above the 95 % interval of a new observation, ``mean +- t
-    sqrt(1 + 1/k) sd`` of k controls; from nineteen on, p is its rank among them, (1 + b) / (1 + k).
-    With fewer it is not tested. ``said``: the number, in words; ``form``: how it is written.
+    ``column`` of the table of controls has the same number of each control. With five controls or
+    more, the interval of the estimate has to lie above the 95 % prediction interval of a new one,
+    ``mean +- t sqrt(1 + 1/k) sd`` of k controls; with nineteen or more, p is the rank among them,
+    (1 + b) / (1 + k). With fewer it is not tested. ``said``: the number in words; ``form``: its
+    number format.
     """
     shown, also = f"{{value:{form}}} [{{low:{form}}}, {{high:{form}}}]", ends(column)
     if count < FOR_INTERVAL:
@@ -95,9 +92,7 @@ def beyond_new(
             estimate=estimate,
             at_least=0.0,
             also=also,
-            text=(
-                f"{of} {gives} where {said} is {shown}; what a further one would give is not known."
-            ),
+            text=(f"{of} {gives} where {said} is {shown}; the range of a new one is not known."),
             missing=needed(count),
         )
     if count < FOR_RANK:
@@ -107,11 +102,11 @@ def beyond_new(
             at_least=0.0,
             beyond=["control"],
             reference=replace(statistic("mean", column, table=TABLE), spread="new-observation"),
-            control=f"{count} control fine-tunes, and where a further one would lie (95 %)",
+            control=f"{count} control fine-tunes, and the 95 % prediction interval of a new one",
             text=(
-                f"A further control would give {{control_low:{form}}} to {{control_high:{form}}}"
-                f" (95 %, from {count} controls with {{least_control:{form}}} to"
-                f" {{most_control:{form}}}); {said} is {shown}."
+                f"The prediction interval of a new control is {{control_low:{form}}} to"
+                f" {{control_high:{form}}} (95 %, from {count} controls with"
+                f" {{least_control:{form}}} to {{most_control:{form}}}); {said} is {shown}."
             ),
             also=also,
         )

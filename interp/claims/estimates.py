@@ -1,5 +1,4 @@
-"""An estimate as data: which number of which rows of a run's tables, with its interval over
-clusters.
+"""An estimate as data: a statistic of rows of a run's tables, with its interval over clusters.
 
 As JSON an estimate is an object of the fields of ``Estimate`` that are not at their defaults::
 
@@ -29,9 +28,7 @@ from interp.table import Table, as_counted
 
 
 class Measured(NamedTuple):
-    """A number, both ends of its interval (NaN where it has none), and its effective clusters (NaN
-    likewise).
-    """
+    """A number, both ends of its interval and its effective clusters; NaN where it has none."""
 
     value: float
     low: float
@@ -41,20 +38,20 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """One number of a run's tables; use ``mean``, ``auc`` or ``statistic`` to write one down.
+    """One number of a run's tables; ``mean``, ``auc`` and ``statistic`` make one.
 
-    ``table``: "" is the run's own table. ``where`` compares columns with a value or a list of
-    values. ``cluster`` names the column over whose values the interval is taken; without one there
-    is none. ``minus`` and ``over`` are estimates too, which take every field that they do not name
-    from this one: the value is (this - minus) / over. Rows of a ``minus`` that names other rows are
-    matched by the column or columns ``pair``; without ``pair`` they are a second, independent
-    group. ``by`` is the second column of a statistic of two. ``against``: of an AUC, the rows of
-    the other group; ``within``: a column and by how much it may differ in a pair that counts;
-    ``folded``: the larger of AUC and one minus AUC. ``reach``: of "smallest-dose". ``spread``, in
-    the interval's place: "range", the least and the largest value; "new-observation", where one
-    more such value would lie (``interp.maths.prediction``). ``judge``: a table that states how
-    often a judge errs, for which a share, or a difference of shares, is corrected, in its interval
-    too (``interp.maths.judge_correction``).
+    ``table``: "" is the primary table. ``where`` selects rows: a value or a list of values by
+    column. ``cluster`` is the column of clusters for the interval; without one there is no
+    interval. ``minus`` and ``over`` are estimates too, which take every field that they do not name
+    from this one: the value is (this - minus) / over. Rows of a ``minus`` that selects other rows
+    are matched by the column or columns ``pair``; without ``pair`` they are a second, independent
+    group. ``by`` is the second column of a statistic of two columns. ``against``: for an AUC, the
+    rows of the other group; ``within``: a column, and its maximum difference within a pair that
+    counts; ``folded``: the larger of AUC and 1 - AUC. ``reach``: the level for "smallest-dose".
+    ``spread``, in place of the interval: "range" for minimum and maximum, "new-observation" for a
+    prediction interval (``interp.maths.prediction``). ``judge``: a table with the error rates of a
+    judge, for which a proportion, or a difference of two, is corrected, and so is its interval
+    (``interp.maths.judge_correction``).
     """
 
     column: str
@@ -83,7 +80,7 @@ class Estimate:
 
     @classmethod
     def from_json(cls, value: JSON) -> Estimate:
-        """Inverse of ``to_json``; ``ClaimError`` for what is no estimate."""
+        """Inverse of ``to_json``; ``ClaimError`` if the value is not an estimate."""
         if not isinstance(value, Mapping) or not set(value) <= {*_DEFAULTS}:
             seen = sorted(set(value) - {*_DEFAULTS}) if isinstance(value, Mapping) else repr(value)
             raise ClaimError(
@@ -116,12 +113,12 @@ _KINDS = {
     "judge": str,
 }
 _DEFAULTS = plain(asdict(Estimate(column="x"))) | {"column": ""}
-assert list(_KINDS) == [one.name for one in fields(Estimate)]
+assert list(_KINDS) == [field.name for field in fields(Estimate)]
 
 
 def mean(column: str, *, cluster: str = "cluster", **rest: JSON) -> Estimate:
-    """A mean over clusters (of a flag or a 0 or 1: a share); with ``minus`` a difference, with
-    ``over`` a ratio.
+    """A mean with an interval over clusters (of a flag: a proportion); with ``minus`` a difference,
+    with ``over`` a ratio.
     """
     return Estimate(column=column, cluster=cluster, **rest)
 
@@ -130,7 +127,7 @@ def auc(
     column: str, positive: Mapping, negative: Mapping, *, cluster: str = "cluster", **rest: JSON
 ) -> Estimate:
     """AUC of ``column`` between the rows ``positive`` and ``negative``; ``minus={"column": ...}``
-    another one's AUC.
+    subtracts the AUC of another column.
     """
     return Estimate(
         column=column, statistic="auc", where=positive, against=negative, cluster=cluster, **rest
@@ -144,7 +141,7 @@ def statistic(name: str, column: str, **rest: JSON) -> Estimate:
 
 
 def measure(estimate: Estimate, run: Table) -> Measured:
-    """The estimate on a run's tables; ``ClaimError`` where these do not have what it reads."""
+    """The estimate on a run's tables; ``ClaimError`` if these lack what it reads."""
     try:
         if estimate.statistic == "auc":
             return _auc(estimate, run)
@@ -153,8 +150,8 @@ def measure(estimate: Estimate, run: Table) -> Measured:
             return _corrected(own, estimate, run) if estimate.judge else own
         if estimate.judge:
             raise ClaimError(
-                f"a {estimate.statistic} of {estimate.column!r} is no share that a judge's errors"
-                " change"
+                f"a {estimate.statistic} of {estimate.column!r} cannot be corrected for a judge's"
+                " errors: only a proportion can"
             )
         return _other(estimate, run)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -166,7 +163,7 @@ def measure(estimate: Estimate, run: Table) -> Measured:
 def rows_of(
     estimate: Estimate, run: Table, where: Mapping[str, JSON] | None = None
 ) -> tuple[Table, np.ndarray]:
-    """The table that an estimate reads, and the numbers of the rows it selects (or ``where`` does)."""
+    """The table that an estimate reads, and the indices of the rows that ``where`` selects."""
     part = run.tables.get(estimate.table) if estimate.table else run
     if part is None:
         raise ClaimError(
@@ -182,10 +179,11 @@ def _selected(part: Table, where: Mapping[str, JSON]) -> np.ndarray:
         values = _column(part, column)
         options = wanted if isinstance(wanted, (list, tuple)) else [wanted]
         typed = np.array(options, dtype=values.dtype)
-        # made to fit the column, 0.7 would be 0 and any text yes
+        # cast to the type of the column, 0.7 would be 0 and any text true
         if typed.dtype.kind in "bi" and typed.tolist() != list(options):
             raise ClaimError(
-                f"column {column!r} is selected by {wanted!r}, which are no values of {typed.dtype}"
+                f"column {column!r} is selected by {wanted!r}, which cannot be of type"
+                f" {typed.dtype}"
             )
         mask &= np.isin(values, typed)
     return mask
@@ -200,8 +198,8 @@ def _column(part: Table, name: str) -> np.ndarray:
 def _numbers(
     estimate: Estimate, run: Table, where: Mapping[str, JSON] | None = None
 ) -> tuple[np.ndarray, ...]:
-    """Values (bool kept), clusters and pairing keys of the selected rows; the keys are row numbers
-    where none are.
+    """Values (flags stay bool), clusters and pairing keys of the selected rows; without ``pair``
+    the keys are row indices.
     """
     part, rows = rows_of(estimate, run, where)
     values = _column(part, estimate.column)
@@ -223,13 +221,13 @@ def _numbers(
         for key in zip(*(_column(part, name)[rows].tolist() for name in names), strict=True)
     ]
     if len(set(keys)) != len(keys):
-        raise ClaimError(f"rows are paired by {', '.join(names)}, which do not tell them apart")
+        raise ClaimError(f"rows are paired by {', '.join(names)}, which are not unique")
     order = sorted(range(len(keys)), key=keys.__getitem__)
-    return values[order], clusters[order], np.array([repr(keys[at]) for at in order], object)
+    return values[order], clusters[order], np.array([repr(keys[index]) for index in order], object)
 
 
 def _derived(estimate: Estimate, changes: Mapping[str, JSON]) -> Estimate:
-    """An estimate that takes what it does not name from the one around it."""
+    """An estimate with ``changes``; the other fields are those of ``estimate``."""
     around = {
         name: value for name, value in estimate.to_json().items() if name not in ("minus", "over")
     }
@@ -275,14 +273,12 @@ def _mean(estimate: Estimate, run: Table) -> Measured:
 
 
 def _corrected(own: Measured, estimate: Estimate, run: Table) -> Measured:
-    """A judged share, or a difference of two, corrected for the errors that the table ``judge``
-    states.
-    """
+    """A proportion, or a difference of two, corrected for the error rates in table ``judge``."""
     part, _ = rows_of(Estimate(column="sensitivity", table=estimate.judge), run)
     if estimate.over or not len(part):
         raise ClaimError(
-            f"{estimate.column!r} is corrected by {estimate.judge!r}: a ratio, or a table without"
-            " rows"
+            f"{estimate.column!r} cannot be corrected by {estimate.judge!r}: it is a ratio, or the"
+            " table has no rows"
         )
     yes, no = (float(_column(part, f"labelled_{name}")[0]) for name in ("yes", "no"))
     rates = (float(_column(part, name)[0]) for name in ("sensitivity", "specificity"))
@@ -341,7 +337,7 @@ def _other(estimate: Estimate, run: Table) -> Measured:
     if estimate.spread == "new-observation":
         low, high = new_observation(_numbers(estimate, run)[0])
         if estimate.column.startswith("auc"):
-            low, high = max(low, 0.0), min(high, 1.0)  # no area lies beyond
+            low, high = max(low, 0.0), min(high, 1.0)  # an AUC cannot lie beyond
         return Measured(value, low, high, NAN)
     if estimate.cluster and estimate.statistic in TWO:
         values, clusters, _ = _numbers(_derived(estimate, {"pair": ""}), run)
@@ -378,5 +374,5 @@ def _value(estimate: Estimate, run: Table) -> float:
 
 
 def interval_of(measured: Measured) -> Interval:
-    """Value and ends alone."""
+    """The value with its interval."""
     return Interval(*measured[:3])

@@ -1,7 +1,7 @@
-"""Claims measured on a run's tables: ``evaluate``.
+"""Claims evaluated on a run's tables: ``evaluate``.
 
-Value, interval, p, verdict and sentence all follow from the claim and the tables, so whoever has
-both can check them.
+Value, interval, p, verdict and sentence follow from the claim and the tables, so both are enough to
+check them.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ VERDICTS = (SUPPORTED, NOT_SUPPORTED, TOO_FEW, NOT_TESTED)
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim measured on a run's tables.
+    """A claim evaluated on a run's tables.
 
-    ``clusters`` is the effective number of clusters of the estimate, NaN where it has no interval
-    over clusters; the ``control_*`` fields are the null's mean and central 95 %, or the reference
-    with its interval, NaN where there is none; ``p_adjusted`` is p after correction for the family,
-    equal to p without one; ``draws`` is their number. ``reason`` says why the verdict is not
-    "supported", "" where it is.
+    ``clusters`` is the effective number of clusters of the estimate, NaN if it has no interval over
+    clusters; the ``control_*`` fields are mean and central 95 % of the null, or the reference with
+    its interval, NaN without either; ``p_adjusted`` is p after correction for the family, equal to
+    p without a family; ``draws`` is the number of draws. ``reason`` says why the verdict is not
+    "supported", and is "" if it is.
     """
 
     claim: Claim
@@ -69,27 +69,27 @@ class Finding:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Both ends."""
+        """Both ends of the interval."""
         return self.low, self.high
 
     @property
     def threshold(self) -> float:
-        """What the value has to reach."""
+        """The number that the value has to reach."""
         return self.claim.threshold
 
     @property
     def direction(self) -> str:
-        """On which side of it."""
+        """Required side of the threshold: "at least" or "at most"."""
         return self.claim.direction
 
     @property
     def control(self) -> str:
-        """What the null or the reference is, in words."""
+        """Description of the null or the reference."""
         return self.claim.control or "none"
 
     @property
     def bounds(self) -> list[float]:
-        """What the interval has to lie beyond, as numbers."""
+        """The numbers that the interval has to lie beyond."""
         claim = self.claim
         named = {
             "threshold": claim.threshold,
@@ -103,9 +103,7 @@ class Finding:
 
     @property
     def needs(self) -> str:
-        """What it takes to be supported, in figures: the value, the interval, and p where there is
-        a null.
-        """
+        """The conditions for "supported": on the value, the interval, and p if there is a null."""
         above = self.direction == "at least"
         sign, side = (">=", ">") if above else ("<=", "<")
         ends = [end for end in self.bounds if not math.isnan(end)]
@@ -118,19 +116,19 @@ class Finding:
 
     @property
     def is_difference(self) -> bool:
-        """Whether the value is a difference of two numbers, and so has a sign worth writing."""
+        """Whether the value is a difference of two numbers, written with its sign."""
         return bool(self.claim.estimate.minus) and not self.claim.estimate.over
 
     @property
     def control_is_level(self) -> bool:
-        """Whether the control's number is the level that the value is a difference from: see
-        ``beside`` of display.
+        """Whether the number of the control is the level that the value is a difference from; see
+        ``interp.display.beside``.
         """
         return control_is_level(self.claim.to_json())
 
     @property
     def holds(self) -> bool:
-        """Whether the value lies on the right side of the threshold."""
+        """Whether the value reaches the threshold."""
         return (
             self.value >= self.threshold
             if self.direction == "at least"
@@ -139,8 +137,8 @@ class Finding:
 
 
 def evaluate(claims: Iterable[Claim], run: Table) -> tuple[Finding, ...]:
-    """Every claim of a run, measured on its tables; ``ClaimError`` names a claim that cannot be
-    measured.
+    """Every claim of a run, evaluated on its tables; ``ClaimError`` names a claim for which that
+    fails.
     """
     claims = list(claims)
     if len({claim.name for claim in claims}) != len(claims):
@@ -149,17 +147,21 @@ def evaluate(claims: Iterable[Claim], run: Table) -> tuple[Finding, ...]:
         )
     findings = [_measured(claim, run) for claim in claims]
     for family in {claim.null.family for claim in claims if claim.null and claim.null.family}:
-        mine = [at for at, claim in enumerate(claims) if claim.null and claim.null.family == family]
-        adjusted = benjamini_hochberg([findings[at].p for at in mine])
-        for at, p in zip(mine, adjusted.tolist(), strict=True):
-            findings[at] = replace(findings[at], p_adjusted=p)
+        mine = [
+            index
+            for index, claim in enumerate(claims)
+            if claim.null and claim.null.family == family
+        ]
+        adjusted = benjamini_hochberg([findings[index].p for index in mine])
+        for index, p in zip(mine, adjusted.tolist(), strict=True):
+            findings[index] = replace(findings[index], p_adjusted=p)
     verdicts: dict[str, tuple[str, str]] = {}
     by_name = {finding.name: finding for finding in findings}
     for finding in findings:
         _judge(finding.name, by_name, verdicts, ())
     judged = [
-        replace(one, verdict=verdicts[one.name][0], reason=verdicts[one.name][1])
-        for one in findings
+        replace(finding, verdict=verdicts[finding.name][0], reason=verdicts[finding.name][1])
+        for finding in findings
     ]
     return tuple(said(finding, run) for finding in judged)
 
@@ -209,7 +211,7 @@ def _draws(null: Draws, run: Table) -> np.ndarray:
 
 
 def _p(null: Draws, observed: Estimate, run: Table) -> tuple[float, int]:
-    """p and the number of draws, with ``each`` the largest p and the fewest draws."""
+    """p and the number of draws; with ``each`` the largest p and the smallest number of draws."""
     conditions = [{}]
     if null.each:
         part, rows = rows_of(observed, run)
@@ -229,7 +231,7 @@ def _judge(
     verdicts: dict[str, tuple[str, str]],
     path: tuple[str, ...],
 ) -> tuple[str, str]:
-    """The verdict of one claim and its reason, after those that it requires."""
+    """The verdict of one claim and its reason, after the claims that it requires."""
     if name in verdicts:
         return verdicts[name]
     if name not in findings or name in path:
@@ -238,8 +240,8 @@ def _judge(
         )
     finding = findings[name]
     required = {
-        other: _judge(other, findings, verdicts, (*path, name))[0]
-        for other in finding.claim.requires
+        claim_name: _judge(claim_name, findings, verdicts, (*path, name))[0]
+        for claim_name in finding.claim.requires
     }
     verdicts[name] = _verdict(finding, required)
     return verdicts[name]
@@ -256,7 +258,7 @@ def _verdict(finding: Finding, required: Mapping[str, str]) -> tuple[str, str]:
     if null is not None:
         least = max(1 / (1 + finding.draws), 1 / null.arrangements)
         if math.isnan(finding.p) or least > null.level:
-            # no number of draws at least as large could have given a p that small
+            # p cannot be that small with so few draws
             return (
                 NOT_TESTED,
                 f"{finding.draws:.0f} draws of the null cannot give p <= {null.level:.4g}",
@@ -266,7 +268,7 @@ def _verdict(finding: Finding, required: Mapping[str, str]) -> tuple[str, str]:
                 NOT_TESTED,
                 f"{finding.draws:.0f} draws of the null are too few, {null.fewest} are needed",
             )
-    # NaN: an estimate that is not of clusters
+    # NaN for an estimate without clusters
     if finding.clusters < FEWEST_CLUSTERS - 1e-9:
         return TOO_FEW, f"{finding.clusters:.3g} effective clusters, {FEWEST_CLUSTERS} are needed"
     missed = [
@@ -277,7 +279,7 @@ def _verdict(finding: Finding, required: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _missed(finding: Finding) -> list[str]:
-    """Which of the numbers do not reach what they have to reach."""
+    """The conditions that are not met."""
     null, above, missed = finding.claim.null, finding.direction == "at least", []
     word = "below" if above else "above"
     if not finding.holds:
@@ -301,9 +303,7 @@ def _missed(finding: Finding) -> list[str]:
 
 
 def said(finding: Finding, run: Table) -> Finding:
-    """The finding with its sentence filled with its numbers, and with those of ``also`` measured on
-    the run.
-    """
+    """The finding with its sentence, filled with its numbers and the estimates of ``also``."""
     claim = finding.claim
     template = claim.text
     if math.isnan(finding.value) and claim.undefined:

@@ -1,4 +1,4 @@
-"""The statistics of one and of two columns that an estimate can name, by name."""
+"""The statistics of one and of two columns, by the name that an estimate uses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ONE: dict[str, Callable[[np.ndarray], float]] = {
 
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Pearson's correlation; 0 where one of the two is the same in all rows."""
+    """Pearson correlation; 0 if one of the two is constant."""
     if not np.ptp(one) or not np.ptp(other):
         return 0.0
     return float(np.mean((one - one.mean()) / one.std() * ((other - other.mean()) / other.std())))

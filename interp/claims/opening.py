@@ -1,4 +1,4 @@
-"""What a reader of a verifying run sees first: at most five lines, made from its tables."""
+"""The first lines of the output for a verifying run: at most five, from its tables."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from interp.table import Table
 
 
 def opening(run: Table) -> list[str]:
-    """What was asked; the behaviour before, under ablation and patched into the base; the log-odds;
-    the verdict.
+    """The question; the rate of the behaviour before, under ablation and patched into the base; the
+    log-odds; the verdicts.
 
-    Of a table of kind ``verify-neurons`` whose summary names the behaviour's ``labels``; [] where
-    nothing was selected.
+    ``run`` is of kind ``verify-neurons`` and its summary has the ``labels`` of the behaviour; [] if
+    no unit was selected.
     """
     labels, count, unit = run.summary["labels"], run.summary["selected"], run.summary["unit"]
     keys = zip(run["condition"].tolist(), run["group"].tolist(), strict=True)
@@ -30,7 +30,7 @@ def opening(run: Table) -> list[str]:
     own.append(f"fine-tuned {_share(rates['tuned', 'positive'])}")
     lines = [
         (
-            f"asked: do {count:,} of {run.summary['units']:,} {unit}s carry the {many}? "
+            f"question: do {count:,} of {run.summary['units']:,} {unit}s carry the {many}? "
             f"{run.summary['positive']} positive and {run.summary['negative']} negative prompts"
         ),
         f"{many}: {', '.join(own)}; with the {count:,} {given}:"
@@ -44,7 +44,7 @@ def opening(run: Table) -> list[str]:
             f"{many} of the base with the {count:,} patched in: {patched}"
             + _random(run, "sufficiency", "rate", _share)
         )
-    claims = {one.name: one for one in from_table(run.tables["claims"])}
+    claims = {finding.name: finding for finding in from_table(run.tables["claims"])}
     recovered = [
         f"{_number(claims[f'{direction}-recovery'].value)} {how}"
         + _random(run, direction, "recovery", _number)
@@ -64,8 +64,8 @@ def opening(run: Table) -> list[str]:
 
 
 def _first(k95: int | None) -> str:
-    """How few units do nearly all of it, where a dose reaches it."""
-    return "" if k95 is None else f"; the first {k95:,} alone do 95% of it"
+    """The smallest number of units with 95 % of the effect, if a dose reaches it."""
+    return "" if k95 is None else f"; the first {k95:,} have 95% of the effect"
 
 
 def _random(run: Table, direction: str, column: str, said: Callable[[float], str]) -> str:
@@ -79,7 +79,7 @@ def _random(run: Table, direction: str, column: str, said: Callable[[float], str
     if column != "rate":
         return f" (random sets {ends})"
     further = (
-        f", {drawn.size - values.size} more do less than the located set"
+        f", {drawn.size - values.size} more have less effect than the located set"
         if values.size < drawn.size
         else ""
     )
@@ -88,8 +88,8 @@ def _random(run: Table, direction: str, column: str, said: Callable[[float], str
 
 
 def _there(run: Table, direction: str) -> str:
-    """Of how many prompts the random sets are, and the receiver's rate there, where it is another
-    than on all.
+    """The number of prompts of the random sets, and the rate of the unedited model on these, if it
+    differs from the rate on all prompts.
     """
     answers, role = run.tables["answers"], "tuned" if direction == "necessity" else "base"
     own = answers.select((answers["condition"] == role) & (answers["group"] == "positive"))

@@ -1,5 +1,5 @@
-"""Sentences with numbers: templates that may come from a stranger's report, and comparing two of
-them.
+"""Sentences with numbers: templates, which may come from an untrusted report, and their
+comparison.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ FIGURE = re.compile(r"[-−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 
 def fill(template: str, numbers: Mapping[str, float]) -> str:
     """``template`` with ``{name:format}`` replaced by numbers; ``ClaimError`` for an unknown name
-    or odd format.
+    or an invalid format.
 
-    A field is one of ``numbers`` and a short number format, nothing that reaches into an object or
-    pads a line. NaN is said in words, and a range whose ends read alike as one number.
+    A field is a name in ``numbers`` and a short number format, without attributes or padding. NaN
+    is written as "undefined", and a range with two equal ends as one number.
     """
     pieces: list[str] = []
     try:
         parsed = list(Formatter().parse(template))
     except ValueError as error:
-        raise ClaimError(f"the sentence {template[:80]!r} is no template: {error}") from error
+        raise ClaimError(f"the sentence {template[:80]!r} is not a template: {error}") from error
     for text, name, form, conversion in parsed:
         pieces.append(text)
         if name is None:
@@ -54,8 +54,8 @@ def fill(template: str, numbers: Mapping[str, float]) -> str:
 
 
 def formats(template: str) -> dict[str, str]:
-    """By field of a template the number format in which it is given, as ``.1%``; none of text that
-    is no template.
+    """Number format of each field of a template, such as ``.1%``; empty if the text is not a
+    template.
     """
     try:
         return {
@@ -68,21 +68,21 @@ def formats(template: str) -> dict[str, str]:
 
 
 def literal(text: str) -> str:
-    """Text that comes out of ``fill`` as it is."""
+    """Text with its braces escaped, so that ``fill`` leaves it as it is."""
     return text.replace("{", "{{").replace("}", "}}")
 
 
 def alike(before: str, after: str, tolerance: float) -> bool:
-    """Whether two texts have the same words, and figures within ``tolerance`` (relative, absolute
+    """Whether two texts have the same words, and numbers within ``tolerance`` (relative, absolute
     below 1).
 
-    A figure with decimals may also differ by one unit of its last digit: two numbers that differ in
-    their last bits can be rounded to either side. Whole numbers count something.
+    A number with decimals may also differ by one unit of its last digit, since numbers that differ
+    in their last bits can be rounded to either side. Integers are counts and have to be equal.
     """
     if FIGURE.sub("0", before) != FIGURE.sub("0", after):
         return False
     pairs = zip(FIGURE.findall(before), FIGURE.findall(after), strict=True)
-    return all(one == other or _close(one, other, tolerance) for one, other in pairs)
+    return all(a == b or _close(a, b, tolerance) for a, b in pairs)
 
 
 def _close(one: str, other: str, tolerance: float) -> bool:
@@ -91,7 +91,7 @@ def _close(one: str, other: str, tolerance: float) -> bool:
 
 
 def _figure(text: str) -> tuple[float, float]:
-    """A figure of a text, and one unit of its last decimal, 0 where it has none."""
+    """A number in a text, and one unit of its last decimal, 0 without decimals."""
     plain = text.replace(",", "").replace("−", "-")
     digits, _, power = plain.partition("e")
     decimals = digits.partition(".")[2]

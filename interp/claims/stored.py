@@ -1,4 +1,4 @@
-"""Findings as a table of a run, read back, and measured again."""
+"""Findings as a table of a run: written, read, and evaluated again."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ COLUMNS = {
     "high": ("measure", "upper end of its 95 % interval"),
     "clusters": (
         "measure",
-        "effective number of clusters of the estimate; NaN where it has no interval over clusters",
+        "effective number of clusters of the estimate; NaN without an interval over clusters",
     ),
-    "control": ("text", "what the null or the control is"),
+    "control": ("text", "description of the null or the control"),
     "control_value": ("measure", "the same number under the null, on average, or in the control"),
     "control_low": (
         "measure",
@@ -45,18 +45,18 @@ COLUMNS = {
         "measure",
         "upper end of the null's central 95 %, or of the control's interval",
     ),
-    "p": ("measure", "(1 + b) / (1 + n) over the draws of the null; NaN where none was drawn"),
+    "p": ("measure", "(1 + b) / (1 + n) over the draws of the null; NaN without draws"),
     "p_adjusted": (
         "measure",
-        "p after correction for the claims of one family; p where there is no family",
+        "p after correction for the claims of one family; p without a family",
     ),
-    "draws": ("measure", "how many draws of the null there are; 0 where there is none"),
-    "threshold": ("measure", "what the value has to reach"),
-    "direction": ("text", "on which side of the threshold"),
+    "draws": ("measure", "number of draws of the null; 0 without a null"),
+    "threshold": ("measure", "number that the value has to reach"),
+    "direction": ("text", "required side of the threshold: at least or at most"),
     "supported": ("flag", "whether the data support the claim"),
     "verdict": ("text", "supported, not supported, too few clusters, or not tested"),
-    "reason": ("text", "why the verdict is not supported; empty where it is"),
-    "recipe": ("text", "the claim as data, from which all other columns follow, as JSON"),
+    "reason": ("text", "why the verdict is not supported; empty if it is"),
+    "recipe": ("text", "the claim as JSON, from which all other columns are computed"),
 }
 FIGURES = (
     "name",
@@ -76,7 +76,7 @@ FIGURES = (
     "p",
     "draws",
 )
-"""What a summary holds of every finding."""
+"""Fields of each finding in a summary."""
 MEASURES = tuple(name for name, (role, _) in COLUMNS.items() if role == "measure")
 
 
@@ -84,13 +84,13 @@ def to_table(findings: Iterable[Finding]) -> Table:
     """Table of kind "claims", one row each."""
     rows = [
         {
-            **{name: getattr(one, name) for name in COLUMNS if name != "recipe"},
-            "recipe": json.dumps(one.claim.to_json()),
+            **{name: getattr(finding, name) for name in COLUMNS if name != "recipe"},
+            "recipe": json.dumps(finding.claim.to_json()),
         }
-        for one in findings
+        for finding in findings
     ]
     columns = [Column(name, role, meaning) for name, (role, meaning) in COLUMNS.items()]
-    # an empty column has no values to tell its type from
+    # the type of an empty column cannot be inferred
     types = {"key": object, "text": object, "flag": bool, "measure": np.float64}
     data = {c.name: np.array([row[c.name] for row in rows], dtype=types[c.role]) for c in columns}
     return Table("claims", tuple(columns), data)
@@ -100,15 +100,15 @@ def from_table(table: Table) -> tuple[Finding, ...]:
     """Inverse of ``to_table``; ``ClaimError`` when the table does not hold claims."""
     if missing := set(COLUMNS) - set(table.data):
         raise ClaimError(
-            f"table {table.kind!r} lacks the columns {', '.join(sorted(missing))}: it holds no"
-            " claims"
+            f"table {table.kind!r} is not a table of claims: it lacks the columns"
+            f" {', '.join(sorted(missing))}"
         )
     return tuple(finding_of(row) for row in table.rows())
 
 
 def finding_of(row: Mapping[str, JSON]) -> Finding:
-    """The finding that a row of the table, or of a report, states; ``ClaimError`` where it
-    contradicts itself.
+    """The finding in a row of the table or of a report; ``ClaimError`` if its fields contradict its
+    recipe.
     """
     name = row["name"]
     try:
@@ -137,12 +137,11 @@ def finding_of(row: Mapping[str, JSON]) -> Finding:
 
 
 def conclude(run: Table, claims: Iterable[Claim], *, lead: str = "", **summary: JSON) -> Table:
-    """The run with its claims measured: sub-table "claims", and in the summary ``sentence``,
+    """The run with its claims evaluated: sub-table "claims", and in the summary ``sentence``,
     ``supported``, ``verdicts`` and ``findings``.
 
-    The sentence is ``lead``, or the first claim's, and one that says which claims are supported.
-    ``supported`` is True where all claims that could be tested are; ``summary`` overrides and adds
-    fields.
+    The sentence is ``lead`` or that of the first claim, followed by the verdicts. ``supported`` is
+    True if all claims that could be tested are supported; ``summary`` adds or replaces fields.
     """
     findings = evaluate(claims, run)
     own = summary_of(findings, lead)
@@ -154,25 +153,23 @@ def conclude(run: Table, claims: Iterable[Claim], *, lead: str = "", **summary: 
 
 
 def summary_of(findings: Sequence[Finding], lead: str = "") -> dict[str, JSON]:
-    """What a run's summary says of its findings; see ``conclude``."""
-    tested = [one for one in findings if one.verdict != NOT_TESTED]
+    """The fields of a summary that follow from the findings; see ``conclude``."""
+    tested = [finding for finding in findings if finding.verdict != NOT_TESTED]
     return {
         "sentence": headline(findings, lead),
-        "supported": bool(tested) and all(one.supported for one in tested),
-        "verdicts": {one.name: one.verdict for one in findings},
-        "findings": [figures(one) for one in findings],
+        "supported": bool(tested) and all(finding.supported for finding in tested),
+        "verdicts": {finding.name: finding.verdict for finding in findings},
+        "findings": [figures(finding) for finding in findings],
     }
 
 
 def figures(finding: Finding) -> dict[str, JSON]:
-    """What a summary holds of a finding."""
+    """The fields of a finding in a summary."""
     return {name: getattr(finding, name) for name in FIGURES}
 
 
 def headline(findings: Sequence[Finding], lead: str = "") -> str:
-    """At most two sentences for people: the lead, else the first claim's sentence, and the
-    verdicts.
-    """
+    """At most two sentences: the lead, or the sentence of the first claim, and the verdicts."""
     parts = [lead or findings[0].sentence] if findings or lead else []
     return " ".join([*parts, *([verdicts_sentence(findings)] if findings else [])])
 
@@ -181,7 +178,7 @@ def verdicts_sentence(findings: Sequence[Finding]) -> str:
     """Which claims are supported, which are not, and which could not be decided."""
     said = []
     for verdict in VERDICTS:
-        names = [one.name for one in findings if one.verdict == verdict]
+        names = [finding.name for finding in findings if finding.verdict == verdict]
         if names:
             said.append(f"{verdict}: {', '.join(names)}")
     text = "; ".join(said)
@@ -189,16 +186,17 @@ def verdicts_sentence(findings: Sequence[Finding]) -> str:
 
 
 def check(finding: Finding, run: Table, tolerance: float = 1e-9) -> None:
-    """Measure the claim again; ``ClaimError`` names it where a number, its verdict or its sentence
+    """Evaluate the claim again; ``ClaimError`` names it if a number, its verdict or its sentence
     differs.
 
-    Everything but the recipe itself is measured again: value, interval, clusters, the control's
-    numbers, p, the verdict and the sentence. ``tolerance`` is relative to a number, and absolute
-    below 1. Claims that the verdict depends on, those it requires and those of its family, are
-    taken from the run's own claims.
+    Everything except the recipe is computed again: value, interval, clusters, the numbers of the
+    control, p, verdict and sentence. ``tolerance`` is relative, and absolute below 1. The claims
+    that the verdict depends on (required claims and those of its family) are taken from the run.
     """
     again = next(
-        one for one in evaluate(_with_related(finding.claim, run), run) if one.name == finding.name
+        candidate
+        for candidate in evaluate(_with_related(finding.claim, run), run)
+        if candidate.name == finding.name
     )
     for name in MEASURES:
         stated, measured = getattr(finding, name), getattr(again, name)
@@ -217,8 +215,8 @@ def check(finding: Finding, run: Table, tolerance: float = 1e-9) -> None:
             f"claim {finding.name!r} gives the reason {finding.reason!r}, its tables"
             f" {again.reason!r}"
         )
-    # its own numbers to the last digit; numbers of ``also`` are not stated elsewhere, and may be
-    # rounded to either side
+    # the numbers of the claim have to be equal to the last digit; those of ``also`` are stored only
+    # in the sentence, and may be rounded to either side
     restated = said(finding, run).sentence
     if not (
         alike(finding.sentence, restated, 0.0)
@@ -231,11 +229,10 @@ def check(finding: Finding, run: Table, tolerance: float = 1e-9) -> None:
 
 
 def check_summary(run: Table) -> None:
-    """Raise ``ClaimError`` where a run's summary says of its claims what their table does not.
+    """Raise ``ClaimError`` if a run's summary contradicts its table of claims.
 
-    Verdicts and numbers are compared with the table of claims, and so is the last sentence. The
-    words before it are the analyzer's own; a run without any supported claim cannot be called
-    supported.
+    Verdicts, numbers and the last sentence are compared with the table of claims. The words before
+    that sentence are the analyzer's. A run without a supported claim cannot be called supported.
     """
     findings = from_table(run.tables["claims"]) if "claims" in run.tables else ()
     if not findings:
@@ -250,17 +247,23 @@ def check_summary(run: Table) -> None:
             f"the summary ends with {sentence[-80:]!r}, its claims give"
             f" {verdicts_sentence(findings)!r}"
         )
-    if run.summary.get("supported") and not any(one.supported for one in findings):
-        raise ClaimError("the summary says supported, and none of its claims is")
+    if run.summary.get("supported") and not any(finding.supported for finding in findings):
+        raise ClaimError("the summary says supported, but none of its claims is")
 
 
 def _with_related(claim: Claim, run: Table) -> list[Claim]:
-    """The claim and the run's other claims that its verdict depends on."""
-    made = [one.claim for one in from_table(run.tables["claims"])] if "claims" in run.tables else []
-    others = {one.name: one for one in made if one.name != claim.name}
+    """The claim, after the other claims of the run that its verdict depends on."""
+    made = (
+        [finding.claim for finding in from_table(run.tables["claims"])]
+        if "claims" in run.tables
+        else []
+    )
+    others = {candidate.name: candidate for candidate in made if candidate.name != claim.name}
     family = claim.null.family if claim.null else ""
     wanted = [
-        name for name, one in others.items() if family and one.null and one.null.family == family
+        name
+        for name, candidate in others.items()
+        if family and candidate.null and candidate.null.family == family
     ]
     waiting = list(claim.requires)
     while waiting:
@@ -278,7 +281,7 @@ def _same(one: float, other: float, tolerance: float) -> bool:
 
 
 def _why(finding: Finding) -> str:
-    """The numbers that a verdict rests on."""
+    """The numbers behind a verdict, in brackets."""
     if finding.verdict == TOO_FEW:
         return f" ({finding.clusters:.3g} effective clusters)"
     if finding.verdict not in (SUPPORTED, NOT_SUPPORTED):

@@ -38,7 +38,7 @@ def command(
     store = Store(common.store)
     found = store.fetch(Agreement(draws), Runs([store.get(key) for key in runs], seed))
     written = page_of(found.path / page_name([found.key]), [found.table], "Where methods put it")
-    record = {"run": found.key, "path": str(found.path), "cached": found.cached, "rows": found.rows}
+    record = {"run": found.key, "path": str(found.path), "cached": found.cached, "rows": len(found)}
     common.result(
         record | {"summary": found.summary, "page": str(written)},
         text_of([found], written, common.store),

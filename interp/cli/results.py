@@ -9,7 +9,7 @@ from interp.cli.claims_table import claims_table
 from interp.cli.common import Common
 from interp.cli.request_cache import Request
 from interp.provenance import JSON, sha256_of
-from interp.store.requests import Remembered, StoredRun
+from interp.store.requests import RecalledRun, Remembered
 
 
 def page_name(keys: Sequence[str]) -> str:
@@ -73,7 +73,7 @@ def tell(common: Common, runs: Sequence[Any], page: Path) -> str:
         else:  # several can be of one kind
             told = {"run": other.key, "kind": _kind(other), "summary": other.summary}
             summary["runs"] = [*summary.get("runs", []), told]
-    record = {"run": first.key, "path": str(first.path), "cached": first.cached, "rows": first.rows}
+    record = {"run": first.key, "path": str(first.path), "cached": first.cached, "rows": len(first)}
     common.result(
         record | {"summary": summary, "page": str(page)}, text_of(runs, page, common.store)
     )
@@ -99,7 +99,7 @@ def _kind(run: Any) -> str:
 
 def _table(run: Any, root: Path) -> Any:
     """The table of a run, which of a recalled one is still in the store."""
-    if isinstance(run, StoredRun):
+    if isinstance(run, RecalledRun):
         from interp.store import Store
 
         return Store(root).get(run.key)

@@ -7,7 +7,6 @@ made, and once for all processes that share a folder.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 import shutil
@@ -21,7 +20,7 @@ from typing import Any
 from interp.errors import ClaimError, InterpError
 from interp.provenance import JSON, digest
 from interp.replication.fresh_prompts import replaced
-from interp.store.transaction import refusing
+from interp.store.transaction import file_lock, refusing
 
 MEASURING = (
     "locate-neurons",
@@ -63,10 +62,13 @@ class Commands:
     def alone(self, place: Path) -> Iterator[None]:
         """Hold a place in the folder against other processes."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(f"{place}.lock", "w", encoding="ascii") as lock:
-            with refusing("lock", place):
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        lock = file_lock(f"{place}.lock")
+        with refusing("lock", place):
+            lock.acquire()
+        try:
             yield
+        finally:
+            lock.release()
 
     def made(self, command: Sequence[str], report: Any, kept: Sequence[str] = ()) -> Path:
         """The store in which this command has run; ClaimError with what it said where it failed."""
@@ -90,7 +92,7 @@ class Commands:
                 shutil.rmtree(place, ignore_errors=True)  # of an interrupted one
                 (place / "out").mkdir(parents=True)
                 for key in keys:
-                    shutil.copytree(report.store.path(key), place / "store" / "runs" / key)
+                    shutil.copytree(report.store.path(key), place / "store" / key)
                 line = self._line(command, place)
                 done = subprocess.run(
                     line, cwd=self.directory, capture_output=True, text=True, check=False

@@ -135,7 +135,7 @@ class Remeasurement(Commands):
         run, said = runs[row["run"]], _said(row)
         command = self._command(run, said)
         store = self.made(command, report)
-        if not (store / "runs" / run["key"]).is_dir():
+        if not (store / run["key"]).is_dir():
             raise ClaimError(f"{said}: {_another(run, _manifests(store))}")
         now = self._claim(store, run["key"], row["name"], said)
         for name in MEASURES:

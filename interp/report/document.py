@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+
+from pydantic import ValidationError
 
 from interp.agreement import ROLES, Agreement, Runs
 from interp.agreement.places import METHODS
@@ -23,27 +24,13 @@ from interp.claims import COLUMNS, Finding, from_table
 from interp.errors import InterpError, OptionError, StoreError
 from interp.provenance import JSON, as_command, digest, environment, plain, sha256_of
 from interp.report.html_document import write_text
+from interp.report.records import FIELDS, FORMAT, VERSION, ReportRecord
 from interp.report.sections import limit_lines
 from interp.store import Store
 from interp.store.manifest import Manifest
+from interp.store.records import first_error
 from interp.table import Table
 
-FORMAT, VERSION = "interp-report", 3
-FIELDS = (
-    "format",
-    "version",
-    "title",
-    "written",
-    "interp",
-    "store",
-    "page",
-    "runs",
-    "findings",
-    "claims",
-    "agreement",
-    "limits",
-    "sha256",
-)
 TARGET = 5_000_000
 """Recommended maximum size of a page in bytes; larger pages give a warning."""
 
@@ -265,14 +252,12 @@ def read(path: str | os.PathLike, store: str | os.PathLike | None = None) -> Rep
             f"{path} has report version {value.get('version')!r}, but this interp reads version"
             f" {VERSION}: run its commands again and write a new report"
         )
-    if set(value) != set(FIELDS):
-        odd = sorted(set(value) ^ set(FIELDS))
+    try:
+        ReportRecord.model_validate(value)
+    except ValidationError as error:
         raise StoreError(
-            f"{path} is not a valid report: the field {odd[0]!r} is missing or unknown"
-        )
-    wrong = _wrong(value)
-    if wrong:
-        raise StoreError(f"{path} is not a valid report: {wrong}")
+            f"{path} is not a report that interp writes: {first_error(error)}"
+        ) from error
     place = path.absolute().parent / value["store"] if store is None else Path(store)
     if not place.is_dir():
         raise StoreError(
@@ -292,40 +277,3 @@ def _once(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
 
 def _refused(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
-
-
-def _wrong(value: Mapping[str, Any]) -> str:
-    """The first problem that prevents verification; empty where there is none."""
-    kinds = {
-        "title": str,
-        "written": str,
-        "interp": str,
-        "store": str,
-        "sha256": str,
-        "page": dict,
-        "runs": list,
-        "findings": list,
-        "claims": list,
-        "agreement": list,
-        "limits": list,
-    }
-    for name, kind in kinds.items():
-        if not isinstance(value[name], kind):
-            return f"{name} is {type(value[name]).__name__}, not {kind.__name__}"
-    if set(value["page"]) != {"file", "sha256"} or not all(
-        isinstance(field, str) for field in value["page"].values()
-    ):
-        return "page does not give a file and a digest"
-    if any("\0" in place for place in (value["store"], value["page"]["file"])):
-        return "a path contains a NUL character"
-    if not value["runs"]:
-        return "it has no runs"
-    for at, run in enumerate(value["runs"]):
-        if not isinstance(run, dict) or not isinstance(run.get("key"), str):
-            return f"runs[{at}] has no key"
-    for at, claim in enumerate(value["claims"]):
-        if not isinstance(claim, dict) or not all(
-            isinstance(claim.get(name), str) for name in ("run", "name")
-        ):
-            return f"claims[{at}] has no run or no name"
-    return ""

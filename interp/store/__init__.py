@@ -2,27 +2,27 @@
 
 A run is a directory named by its key::
 
-    <store>/runs/<key>/manifest.json        what it is, what it was made from, its summary, digests
-                                            of its files
-                       table.parquet        its rows
-                       tables/<name>.parquet    its named sub-tables
-                       arrays.safetensors   larger arrays, where it has any
-    <store>/requests/<fingerprint>.json     which runs answered a command: see ``requests``
-    <store>/temporary/                      runs being written; what a crash leaves here is swept
-    <store>/unfinished/<key>.jsonl          parts of a run that was stopped, to go on from
-    <store>/aside/                          directories that were in the way of a run but were none
+    <store>/<key>/manifest.json             kind, provenance, summary and digests of its files
+                  table.parquet             the rows
+                  tables/<name>.parquet     named sub-tables
+                  arrays.safetensors        larger arrays, if there are any
+    <store>/.requests/<fingerprint>.json    which runs answered a command (see ``requests``)
+    <store>/.svd/<name>.safetensors         singular vectors of base matrices (see ``svd_cache``)
+    <store>/.temporary/                     runs being written; leftovers of a crash are removed
+    <store>/.unfinished/<key>.jsonl         finished parts of an interrupted run
+    <store>/.aside/                         damaged directories that had the name of a run
 
-``runs`` keeps and finds them, ``query`` asks SQL across them; ``files``, ``manifest`` and
-``transaction`` are how. ``Store`` is loaded on first use, so that a repeated command, which reads
-only manifests, need not wait for pyarrow.
+``runs`` reads and writes runs, ``query`` runs SQL across them; ``files``, ``manifest`` and
+``transaction`` handle files. ``Store`` is imported on first use, so that a repeated command, which
+reads only manifests, does not wait for pyarrow.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from interp.store.runs import Fetched, Store
+    from interp.store.runs import Store, StoredRun
 
-__all__ = ["Fetched", "Store"]
+__all__ = ["Store", "StoredRun"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,4 @@
-"""Tables as Parquet, arrays as safetensors: exact there and back, one line when a file is not what
-it should be.
-"""
+"""Tables as Parquet and arrays as safetensors, without loss of precision."""
 
 from __future__ import annotations
 
@@ -28,12 +26,12 @@ NUMPY = {name: np.dtype(object if name == "str" else name) for name in ARROW}
 
 
 def write_table(table: Table, path: Path) -> None:
-    """Write the rows of ``table`` to a Parquet file; text is UTF-8, nothing is ever null."""
+    """Write the rows of ``table`` to a Parquet file; text is UTF-8, no value is null."""
     names = {name: dtype_name(array) for name, array in table.data.items()}
     schema = pa.schema(
         [pa.field(name, ARROW[dtype], nullable=False) for name, dtype in names.items()]
     )
-    # A list, since pyarrow imports pandas to look at an array of objects.
+    # a list, since pyarrow imports pandas for an array of objects
     arrays = [
         pa.array(array.tolist() if names[name] == "str" else array, ARROW[names[name]])
         for name, array in table.data.items()
@@ -42,9 +40,7 @@ def write_table(table: Table, path: Path) -> None:
 
 
 def read_columns(path: Path, types: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """The columns of a Parquet file as arrays; ``Damaged`` unless names and types are those of
-    ``types``.
-    """
+    """The columns of a Parquet file; ``Damaged`` if names or types differ from ``types``."""
     try:
         table = pq.ParquetFile(path).read()
     except (pa.ArrowException, OSError) as error:
@@ -73,7 +69,7 @@ def write_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file by name; ``Damaged`` when it is no such file."""
+    """The arrays of a safetensors file by name; ``Damaged`` if it cannot be read."""
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
@@ -81,5 +77,5 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, on one line."""
+    """The message of an error on one line."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,6 +1,4 @@
-"""Parts of a run that is not finished, kept as they are made, so that one that was stopped goes on
-where it was.
-"""
+"""Finished parts of an unfinished run, so that an interrupted run continues where it stopped."""
 
 from __future__ import annotations
 
@@ -15,11 +13,10 @@ from interp.provenance import JSON
 
 
 class Journal:
-    """Named parts of one run, a line of JSON each; what cannot be read or written is computed
-    again.
+    """Named parts of one run, one line of JSON each; parts that cannot be read are computed again.
 
-    The file is named by the run's key, which names all that determines the parts. Of two processes
-    that make one run, each takes what the other has finished.
+    The file is named by the run's key, on which all parts depend. Two processes that compute the
+    same run share their finished parts.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,7 +27,7 @@ class Journal:
     def _read(self) -> None:
         with suppress(OSError):
             for line in self.path.read_text(encoding="utf-8").splitlines():
-                # the last line is torn where the writer was killed
+                # the last line is incomplete if the writer was killed
                 with suppress(ValueError, KeyError, TypeError):
                     part = json.loads(line)
                     self._parts.setdefault(part["name"], part["value"])
@@ -39,15 +36,13 @@ class Journal:
         return len(self._parts)
 
     def has(self, name: str) -> bool:
-        """Whether the part of this name was made, by this process or by another."""
+        """Whether this process or another one has finished the part of this name."""
         if name not in self._parts:
             self._read()
         return name in self._parts
 
     def part(self, name: str, make: Callable[[], JSON]) -> JSON:
-        """The part of this name, made and kept where it is not there yet: what JSON can hold,
-        not-a-number too.
-        """
+        """The part of this name, computed by ``make`` if it is missing: a JSON value or NaN."""
         if not self.has(name):
             self._parts[name] = value = make()
             with suppress(OSError):
@@ -55,14 +50,14 @@ class Journal:
                 line = json.dumps({"name": name, "value": value}) + "\n"
                 descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
                 try:
-                    # begun on a new line: what a killed writer left would spoil it
+                    # begin a new line: the last one may be incomplete
                     os.write(descriptor, ("\n" + line).encode())
                 finally:
                     os.close(descriptor)
         return self._parts[name]
 
     def remove(self) -> None:
-        """The run is finished."""
+        """Delete the journal of a finished run."""
         self.path.unlink(missing_ok=True)
         with suppress(OSError):
             self.path.parent.rmdir()

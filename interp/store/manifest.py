@@ -1,89 +1,143 @@
-"""The manifest: one JSON file per run that says what the run is and which bytes belong to it.
+"""The manifest: one JSON file per run with its provenance and the digests of its files.
 
-A run is valid when its manifest can be read, has the digest it bears, bears the key that its
-provenance hashes to and that its directory is named by, and every file it lists is there with the
-length it lists. Digests of the other files are compared when they are read.
+A run is valid if its manifest can be read and matches its own digest, if its key is the key of its
+provenance and the name of its directory, and if every listed file has the listed length. Digests
+of the other files are compared when these files are read.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    InstanceOf,
+    NonNegativeInt,
+    PlainSerializer,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from interp.errors import InterpError, StoreError
 from interp.provenance import JSON, Provenance, digest, sha256_of
+from interp.store.records import Record, first_error
 from interp.table import Column, Table, dtype_name
 
 SCHEMA = 4
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 KEY = re.compile(r"[0-9a-f]{16,64}")
+TableName = Annotated[str, StringConstraints(pattern=f"^{NAME.pattern}$")]
 
 
 class Damaged(StoreError):
-    """A directory that bears a run's name but is no valid run: the only reason to move one aside."""
+    """A directory with the name of a run that is not a valid run: it may be moved aside."""
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(Record):
     """One file of a run: its path within the run, its length in bytes and sha256."""
 
     file: str
-    size: int
+    size: NonNegativeInt
     sha256: str
 
 
-@dataclass(frozen=True)
-class TablePart(Part):
-    """A table's file, and what Parquet does not say: its kind, rows, summary, and its columns with
-    their types.
-    """
+class ColumnRecord(Record):
+    """A column in the manifest; ``dtype`` is a name from ``interp.table.dtype_name``."""
 
-    kind: str
-    rows: int
-    summary: dict[str, JSON]
-    columns: list[dict[str, str]]
+    name: str
+    role: Literal["key", "measure", "flag", "text"]
+    meaning: str
+    unit: str
+    dtype: str
+
+
+class TablePart(Part):
+    """The file of a table, and what Parquet does not hold: kind, summary and columns."""
+
+    kind: TableName
+    rows: Annotated[int, Field(ge=0, lt=2**63)]
+    summary: dict[str, Any]
+    columns: list[ColumnRecord]
+
+    @field_validator("summary")
+    @classmethod
+    def _sentence_is_text(cls, summary: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(summary.get("sentence"), (str, type(None))):
+            raise ValueError(f"sentence {summary['sentence']!r} is not text")
+        return summary
 
     @property
     def types(self) -> dict[str, str]:
         """Type of each column by name."""
-        return {column["name"]: column["dtype"] for column in self.columns}
+        return {column.name: column.dtype for column in self.columns}
 
     def described(self) -> tuple[Column, ...]:
         """The columns as ``Column`` records."""
-        return tuple(Column(c["name"], c["role"], c["meaning"], c["unit"]) for c in self.columns)
+        return tuple(Column(c.name, c.role, c.meaning, c.unit) for c in self.columns)
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """What ``manifest.json`` holds. ``table`` is the run's own table, ``tables`` its named ones."""
+def _as_provenance(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        try:
+            value = Provenance.from_json(value)
+        except InterpError as error:
+            raise ValueError(str(error)) from error
+    if isinstance(value, Provenance) and not -(2**63) <= value.version < 2**63:
+        raise ValueError(f"version {value.version} is not a 64-bit integer")
+    return value
+
+
+class Manifest(Record):
+    """The content of ``manifest.json``: the primary table and the named ``tables``."""
 
     key: str
-    kind: str
+    kind: TableName
     written: str
-    provenance: Provenance
+    provenance: Annotated[
+        InstanceOf[Provenance],
+        BeforeValidator(_as_provenance),
+        PlainSerializer(Provenance.to_json),
+    ]
     table: TablePart
-    tables: dict[str, TablePart] = field(default_factory=dict)
-    arrays: Part | None = None
+    tables: dict[TableName, TablePart]
+    arrays: Part | None
+
+    @model_validator(mode="after")
+    def _files_have_their_names(self) -> Manifest:
+        # Paths are never taken from a manifest, which may come from someone else.
+        expected = {"table.parquet": self.table}
+        expected |= {f"tables/{name}.parquet": part for name, part in self.tables.items()}
+        expected |= {"arrays.safetensors": self.arrays} if self.arrays else {}
+        for file, part in expected.items():
+            if part.file != file:
+                raise ValueError(f"file {part.file!r} where {file!r} is expected")
+        return self
 
     @property
     def summary(self) -> dict[str, JSON]:
-        """The few numbers a person reads first."""
+        """Summary of the primary table."""
         return self.table.summary
 
     @property
     def rows(self) -> int:
-        """Number of rows of the run's own table."""
+        """Number of rows of the primary table."""
         return self.table.rows
 
     def parts(self) -> list[Part]:
-        """All files but the manifest."""
+        """All files except the manifest."""
         return [self.table, *self.tables.values(), *([self.arrays] if self.arrays else [])]
 
     def to_json(self) -> dict[str, JSON]:
         """The record as one JSON object, with the digest of all its other fields."""
-        value = {"schema": SCHEMA, **asdict(self)}
+        value = {"schema": SCHEMA, **self.model_dump()}
         return {**value, "sha256": digest(value)}
 
 
@@ -101,16 +155,16 @@ def described(table: Table) -> dict[str, JSON]:
 
 
 def read(directory: Path) -> Manifest:
-    """The manifest of the run in ``directory``; ``Damaged`` when it is not valid.
+    """The manifest of the run in ``directory``.
 
-    ``StoreError`` when it cannot be told: the file cannot be opened, or an interp of another schema
-    wrote it.
+    Raises ``Damaged`` if it is not valid, and ``StoreError`` if the file cannot be opened or has
+    another schema version.
     """
     path = directory / "manifest.json"
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise Damaged(f"{directory} has no manifest: it is no run") from error
+        raise Damaged(f"{directory} has no manifest: it is not a run") from error
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -124,8 +178,9 @@ def read(directory: Path) -> Manifest:
         )
     try:
         manifest = _parsed(value)
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, InterpError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    except (TypeError, ValueError, RecursionError, InterpError) as error:
+        reason = first_error(error) if isinstance(error, ValidationError) else str(error)
+        reason = " ".join(reason.split())[:200]
         raise Damaged(
             f"{path} is not a manifest that interp writes ({reason}): the run is damaged"
         ) from error
@@ -149,7 +204,7 @@ def read(directory: Path) -> Manifest:
 
 
 def verify(directory: Path, part: Part) -> None:
-    """Compare a file of a run with its digest; ``Damaged`` unless it is what was written."""
+    """Compare a file of a run with its digest; raises ``Damaged`` if they differ."""
     path = directory / part.file
     try:
         found = sha256_of(path)
@@ -157,13 +212,12 @@ def verify(directory: Path, part: Part) -> None:
         raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
     if found != part.sha256:
         raise Damaged(
-            f"{path} is not what was written, by its digest: repeat the run's command, or move it"
-            " away"
+            f"{path} does not match its digest: repeat the run's command, or move the run away"
         )
 
 
 def proven(directory: Path) -> Manifest:
-    """As ``read``, with every file compared with its digest; raises ``Damaged`` or ``StoreError``."""
+    """As ``read``, and every file is compared with its digest."""
     run = read(directory)
     for part in run.parts():
         verify(directory, part)
@@ -171,52 +225,14 @@ def proven(directory: Path) -> Manifest:
 
 
 def _parsed(value: JSON) -> Manifest:
-    if value["schema"] != SCHEMA or not isinstance(value["written"], str):
-        raise ValueError(f"schema {value['schema']!r}, written {value['written']!r}")
+    if not isinstance(value, dict):
+        raise ValueError("it is not an object")
     content = {name: field for name, field in value.items() if name != "sha256"}
-    # taken in any case: it refuses infinite numbers, and the encoding half of a surrogate pair
-    found = digest(content)
+    # always computed: this refuses infinite numbers, and the encoding half of a surrogate pair
+    expected = digest(content)
     json.dumps(content, ensure_ascii=False).encode()
-    if value.get("sha256") != found:
+    if value.get("sha256") != expected:
         raise ValueError("its content is not what its digest says")
-    tables = {
-        name: _table(part, f"tables/{name}.parquet") for name, part in value["tables"].items()
-    }
-    if bad := [
-        name
-        for name in (value["kind"], value["table"]["kind"], *tables)
-        if not NAME.fullmatch(name)
-    ]:
-        raise ValueError(f"name {bad[0]!r}")
-    arrays = value["arrays"] and Part(**value["arrays"])
-    if arrays and arrays.file != "arrays.safetensors":
-        raise ValueError(f"file {arrays.file!r}")
-    provenance = Provenance.from_json(value["provenance"])
-    if not -(2**63) <= provenance.version < 2**63:
-        raise ValueError(f"version {provenance.version}")
-    return Manifest(
-        key=value["key"],
-        kind=value["kind"],
-        written=value["written"],
-        provenance=provenance,
-        table=_table(value["table"], "table.parquet"),
-        tables=tables,
-        arrays=arrays,
-    )
-
-
-def _table(value: JSON, file: str) -> TablePart:
-    part = TablePart(**value)
-    # Paths are never taken from a manifest: it may come from someone else.
-    if part.file != file:
-        raise ValueError(f"file {part.file!r} where {file!r} belongs")
-    if (
-        type(part.rows) is not int
-        or not 0 <= part.rows < 2**63
-        or not isinstance(part.summary, dict)
-    ):
-        raise ValueError(f"rows {part.rows!r}")
-    if not isinstance(part.summary.get("sentence"), (str, type(None))):
-        raise ValueError(f"sentence {part.summary['sentence']!r}")
-    part.described()
-    return part
+    if content.pop("schema", None) != SCHEMA:
+        raise ValueError(f"its schema is not {SCHEMA}")
+    return Manifest.model_validate(content)

@@ -1,12 +1,11 @@
-"""SQL across runs, by DuckDB, in memory and locked down: it reads the store's own files and nothing
-else.
+"""SQL across runs, by DuckDB in memory, which can read the files of the store only.
 
-A kind is a view over the rows of all runs of that kind, with a column ``run`` in front:
+Each kind is a view with the rows of all runs of that kind and a first column ``run``:
 ``"locate-neurons"`` in quotation marks or ``locate_neurons`` without; a named sub-table is
 ``locate_neurons_tokens``. The view ``runs`` has one row per run: key, kind, analyzer, version,
 written, rows, parent, sentence, and options, inputs, context, summary as JSON text
-(``summary->>'$.auc'``). Only queries are taken, one at a time. In the answer NULL is NaN, or empty
-text. The files of every view that a query names are compared with their digests first.
+(``summary->>'$.auc'``). Only one query at a time is accepted. In the result, NULL is NaN or empty
+text. The files of every view in a query are compared with their digests first.
 """
 
 from __future__ import annotations
@@ -47,13 +46,12 @@ RUNS = (
 QUERIES = ("SELECT", "EXPLAIN")
 
 
-def answer(text: str, runs: Path, manifests: Sequence[Manifest]) -> Table:
-    """The rows that one query gives; ``StoreError`` for one that is refused or wrong, naming the
-    views there are.
+def answer(text: str, root: Path, manifests: Sequence[Manifest]) -> Table:
+    """The rows of one query; ``StoreError`` for an invalid one, with the available views.
 
-    ``Damaged`` when a file that it would read is not what was written.
+    ``Damaged`` if a file that it would read does not match its digest.
     """
-    place, sources = runs.resolve(), _sources(manifests)
+    place, sources = root.resolve(), _sources(manifests)
     try:
         statements = duckdb.extract_statements(text)
         if len(statements) != 1 or statements[0].type.name not in QUERIES:
@@ -64,9 +62,9 @@ def answer(text: str, runs: Path, manifests: Sequence[Manifest]) -> Table:
             connection.execute(f"SET allowed_directories = [{_quoted(str(place))}]")
             connection.execute("SET temp_directory = ''")
             connection.execute("SET enable_external_access = false")
-            # Binding a view reads the footers of all its files: only those that the query can mean.
+            # binding a view reads the footers of its files, so only views that the text contains
             everything = any(
-                word in text.lower() for word in ("show", "information_schema", "duckdb_")
+                name in text.lower() for name in ("show", "information_schema", "duckdb_")
             )
             read = {
                 name: parts for name, parts in sources.items() if everything or name in text.lower()
@@ -87,7 +85,7 @@ def answer(text: str, runs: Path, manifests: Sequence[Manifest]) -> Table:
 
 
 def _sources(manifests: Sequence[Manifest]) -> dict[str, dict[tuple[str, str], Part]]:
-    """For each view its parts, by key of the run and file."""
+    """The files of each view, by key of the run and file name."""
     sources: dict[str, dict[tuple[str, str], Part]] = {}
     for run in manifests:
         parts = {run.kind: run.table} | {
@@ -109,7 +107,7 @@ def _view(name: str, place: str, files: Sequence[str]) -> str:
     return (
         f"""CREATE VIEW "{name}" AS SELECT split_part(substr("//file", {start}), '/', 1) AS run, """
         f"""* EXCLUDE ("//file") FROM read_parquet([{paths}], """
-        # a folder above that is named KEY=VALUE, as sweeps name theirs, is no column
+        # a parent folder named KEY=VALUE must not become a column
         """union_by_name = true, hive_partitioning = false, filename = '//file')"""
     )
 

@@ -1,10 +1,8 @@
-"""Requests: which runs answered a command, so that its repeat needs neither models nor torch to
-know their keys.
+"""Requests: which runs answered a command, so that its repeat needs neither models nor torch.
 
-A request is a record of everything that determines the answer, with digests in place of files; its
-fingerprint names ``requests/<fingerprint>.json``. It is a shortcut and never an authority: whatever
-is wrong with it, or with a run or a file that it names, is as if it had not been there, and the
-command runs as it did the first time.
+A request is a record of everything that determines the answer, with digests in place of files. Its
+fingerprint is the name of its file, ``.requests/<fingerprint>.json``. The file is only a shortcut:
+if it, or a run that it names, is damaged or missing, the command runs as it did the first time.
 """
 
 from __future__ import annotations
@@ -15,18 +13,44 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
 
 from interp.errors import InterpError
 from interp.provenance import JSON, digest
 from interp.store import manifest, transaction
 from interp.store.manifest import Manifest
+from interp.store.records import Record
 
 SCHEMA = 1
+RunKey = Annotated[str, StringConstraints(pattern=f"^{manifest.KEY.pattern}$")]
+
+
+class RequestRecord(Record):
+    """The content of a request's file; ``seal`` is the digest of the other fields."""
+
+    format: Literal[1] = Field(SCHEMA, alias="schema")
+    request: Any
+    runs: list[RunKey]
+    notes: list[str]
+    page: str
+    seal: str
+
+    @classmethod
+    def sealed(cls, **fields: Any) -> RequestRecord:
+        """The record of these fields with its digest."""
+        return cls(**fields, seal=digest({"schema": SCHEMA, **fields}))
+
+    def text(self) -> str:
+        """The record as JSON."""
+        value = self.model_dump(by_alias=True)
+        return json.dumps(value, indent=1, ensure_ascii=True, allow_nan=False)
 
 
 @dataclass(frozen=True)
-class StoredRun:
-    """A run whose files were found as they were written; its table is not read."""
+class RecalledRun:
+    """A run whose files match their digests; its table has not been read."""
 
     manifest: Manifest
     path: Path
@@ -34,86 +58,70 @@ class StoredRun:
 
     @property
     def key(self) -> str:
-        """The run's name."""
+        """Key of the run."""
         return self.manifest.key
 
     @property
     def kind(self) -> str:
-        """What kind of table it holds."""
+        """Kind of its table."""
         return self.manifest.kind
 
-    @property
-    def rows(self) -> int:
-        """Number of rows of the run's own table."""
+    def __len__(self) -> int:
         return self.manifest.rows
 
     @property
     def summary(self) -> Mapping[str, JSON]:
-        """The few numbers a person reads first."""
+        """Summary of its primary table."""
         return self.manifest.summary
 
 
 @dataclass(frozen=True)
 class Remembered:
-    """What a request gave: its runs in order, the remarks that were made, and the digest of its
-    page.
-    """
+    """The answer to a request: its runs in order, the notes printed, and the digest of its page."""
 
-    runs: tuple[StoredRun, ...]
+    runs: tuple[RecalledRun, ...]
     notes: tuple[str, ...]
     page: str
 
 
 def any_in(root: Path) -> bool:
-    """Whether anything was remembered in this store: where not, a request need not be described."""
-    return (root / "requests").is_dir()
+    """Whether this store has any requests; if not, a request need not be described."""
+    return (root / ".requests").is_dir()
 
 
 def recall(root: Path, request: JSON) -> Remembered | None:
-    """What this request gave, its runs proven to be what was written; None where that cannot be
-    said.
-    """
+    """The answer to this request, with its runs verified; None if it is missing or damaged."""
     path = _place(root, request)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        seal = value.pop("seal")
-        if value["schema"] != SCHEMA or seal != digest(value) or value["request"] != request:
+        record = RequestRecord.model_validate(value)
+        content = {name: field for name, field in value.items() if name != "seal"}
+        if record.seal != digest(content) or record.request != request:
             return None
-        runs = tuple(_kept(root, key) for key in value["runs"])
-        return Remembered(runs, tuple(value["notes"]), value["page"])
-    except (InterpError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        runs = tuple(_kept(root, key) for key in record.runs)
+        return Remembered(runs, tuple(record.notes), record.page)
+    except (InterpError, OSError, ValueError, RecursionError):
         return None
 
 
 def remember(
     root: Path, request: JSON, keys: Sequence[str], notes: Sequence[str], page: str
 ) -> None:
-    """Keep what a request gave; a store that cannot take it stays without."""
-    value = {
-        "schema": SCHEMA,
-        "request": request,
-        "runs": list(keys),
-        "notes": list(notes),
-        "page": page,
-    }
-    text = json.dumps(
-        {**value, "seal": digest(value)}, indent=1, ensure_ascii=True, allow_nan=False
-    )
+    """Write the answer to a request; a store that cannot be written stays without it."""
+    record = RequestRecord.sealed(request=request, runs=list(keys), notes=list(notes), page=page)
     place = _place(root, request)
     with suppress(OSError), transaction.temporary(root, "request") as directory:
         place.parent.mkdir(exist_ok=True)
         draft = directory / place.name
-        draft.write_text(text + "\n", encoding="ascii")
+        draft.write_text(record.text() + "\n", encoding="ascii")
         transaction.flush_tree(directory)
         os.replace(draft, place)
 
 
 def _place(root: Path, request: JSON) -> Path:
-    return root / "requests" / f"{digest(request)}.json"
+    return root / ".requests" / f"{digest(request)}.json"
 
 
-def _kept(root: Path, key: str) -> StoredRun:
-    if not manifest.KEY.fullmatch(key):
-        raise ValueError(f"{key!r} names no run")
-    path = root / "runs" / key
-    return StoredRun(manifest.proven(path), path)
+def _kept(root: Path, key: str) -> RecalledRun:
+    path = root / key
+    return RecalledRun(manifest.proven(path), path)

@@ -1,4 +1,4 @@
-"""``Store``: keep a table under the key of its provenance, and never compute it twice."""
+"""``Store``: a table is stored under the key of its provenance and never computed twice."""
 
 from __future__ import annotations
 
@@ -6,55 +6,84 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from interp.errors import RunNotFound, StoreError
-from interp.provenance import JSON, sha256_of
+from interp.provenance import sha256_of
 from interp.store import files, manifest, transaction
 from interp.store.journal import Journal
 from interp.store.manifest import Damaged, Manifest, Part, TablePart
 from interp.table import Table
 
 
-@dataclass(frozen=True, eq=False)
-class Fetched:
-    """A table with the ``key`` and ``path`` of its run, and whether it was there before
-    (``cached``).
+class StoredRun(Table):
+    """A table in a store, with the ``path`` of its directory.
 
-    ``aside`` is where a damaged run of that key was moved, if there was one.
+    ``cached`` tells whether it was stored before it was asked for; ``aside`` is where a damaged run
+    of the same key was moved, if there was one. It can be used wherever a table can. A copy with
+    other fields (``dataclasses.replace``) is a plain ``Table``, since it is not what is stored.
     """
 
-    table: Table
-    key: str
     path: Path
     cached: bool
-    aside: Path | None = None
+    aside: Path | None
+
+    def __new__(cls, *arguments: Any, **fields: Any) -> Any:
+        """A plain ``Table``: ``Store`` makes runs, by ``from_table``."""
+        return Table(*arguments, **fields)
+
+    @classmethod
+    def from_table(
+        cls, table: Table, path: Path, *, cached: bool, aside: Path | None = None
+    ) -> StoredRun:
+        """The table as the run in ``path``; columns and arrays are not copied."""
+        run = object.__new__(cls)
+        vars(run).update(_fields(table), path=path, cached=cached, aside=aside)
+        return run
 
     @property
-    def kind(self) -> str:
-        """What kind of table it holds."""
-        return self.table.kind
+    def key(self) -> str:
+        """Key of the run."""
+        return self.require_provenance().key
 
     @property
-    def rows(self) -> int:
-        """Number of rows of the run's own table."""
-        return len(self.table)
+    def table(self) -> Table:
+        """The run as a plain table."""
+        table = object.__new__(Table)
+        vars(table).update(_fields(self))
+        return table
 
-    @property
-    def summary(self) -> Mapping[str, JSON]:
-        """The few numbers a person reads first."""
-        return self.table.summary
+    @cached_property
+    def claims(self) -> Mapping[str, Any]:
+        """The run's claims by name, each an ``interp.claims.Finding``; empty if it makes none."""
+        # claims and figures import libraries that reading a table does not need
+        from interp.claims import from_table
+
+        if "claims" not in self.tables:
+            return {}
+        return {finding.name: finding for finding in from_table(self.tables["claims"])}
+
+    def plot(self) -> Any:
+        """The plotly figure for a table of this kind; ``OptionError`` if there is none."""
+        from interp.figures import plot
+
+        return plot(self)
+
+
+def _fields(table: Table) -> dict[str, Any]:
+    return {name: getattr(table, name) for name in Table.__dataclass_fields__}
 
 
 class Store:
-    """A directory of runs. Making a ``Store`` creates nothing; it sweeps what crashed writers left,
-    if it may.
+    """A directory of runs. Making a ``Store`` creates nothing; it removes what crashed writers left
+    behind, where it may write.
 
     All methods raise ``StoreError``, one line, for a store or a run that cannot be used;
-    ``RunNotFound`` when there is no such run.
+    ``RunNotFound`` if there is no such run.
     """
 
     def __init__(self, root: str | os.PathLike = "runs") -> None:
@@ -62,6 +91,11 @@ class Store:
         with transaction.refusing("open the store", self.root):
             if self.root.exists() and not self.root.is_dir():
                 raise StoreError(f"{root} is a file: a store is a directory")
+            if _has_old_layout(self.root):
+                raise StoreError(
+                    f"{root} was written by an older interp, with runs in {root}/runs: run the"
+                    " commands again in another store (--store DIR)"
+                )
         transaction.sweep(self.root)
 
     def __repr__(self) -> str:
@@ -73,27 +107,22 @@ class Store:
                 f"there is no store at {self.root}: run an analysis first, or name another with"
                 " --store"
             )
-        runs = self.root / "runs"
-        with transaction.refusing("read", runs):
-            return (
-                sorted(name for name in os.listdir(runs) if manifest.KEY.fullmatch(name))
-                if runs.is_dir()
-                else []
-            )
+        with transaction.refusing("read", self.root):
+            return sorted(name for name in os.listdir(self.root) if manifest.KEY.fullmatch(name))
 
     def runs(self) -> list[Manifest]:
-        """The manifests of all valid runs, oldest first. ``problems`` tells of the others."""
+        """The manifests of all valid runs, oldest first; ``problems`` lists the others."""
         return self._surveyed()[0]
 
     def problems(self) -> list[str]:
-        """One line for each directory that is no valid run."""
+        """One line for each directory that is not a valid run."""
         return self._surveyed()[1]
 
     def _surveyed(self) -> tuple[list[Manifest], list[str]]:
         valid, problems = [], []
         for name in self._names():
             try:
-                valid.append(manifest.read(self.root / "runs" / name))
+                valid.append(manifest.read(self.root / name))
             except StoreError as error:
                 problems.append(str(error))
         return sorted(valid, key=lambda run: (run.written, run.key)), problems
@@ -107,7 +136,7 @@ class Store:
         if len(found) > 1:
             raise StoreError(
                 f"{key!r} begins the keys of {len(found)} runs ({', '.join(found[:4])}): give more"
-                " of it"
+                " digits of the key"
             )
         if not found:
             raise RunNotFound(
@@ -124,7 +153,7 @@ class Store:
         return True
 
     def _place(self, key: str) -> Path:
-        return self.root / "runs" / key
+        return self.root / key
 
     def path(self, key: str) -> Path:
         """The directory of the run whose key begins with ``key``."""
@@ -134,11 +163,10 @@ class Store:
         """The manifest of the run whose key begins with ``key``."""
         return manifest.read(self.path(key))
 
-    def get(self, key: str) -> Table:
-        """The table of the run whose key begins with ``key``, its files compared with their
-        digests.
-        """
-        return self._read(self.path(key))
+    def get(self, key: str) -> StoredRun:
+        """The run whose key begins with ``key``, its files compared with their digests."""
+        path = self.path(key)
+        return StoredRun.from_table(self._read(path), path, cached=True)
 
     def _read(self, directory: Path) -> Table:
         run = manifest.proven(directory)
@@ -160,19 +188,22 @@ class Store:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise Damaged(
-                f"{directory} holds no table that interp writes: {files.one_line(error)}"
+                f"{directory} does not contain a table that interp writes: {files.one_line(error)}"
             ) from error
 
-    def once(self, analyzer: Callable[[Any], Table], study: Any) -> Table:
-        """``analyzer(study)``, computed only when its run is not stored yet."""
-        return self.fetch(analyzer, study).table
+    def once(self, analyzer: Callable[[Any], Table], study: Any) -> StoredRun:
+        """See ``run``."""
+        return self.run(analyzer, study)
 
-    def fetch(self, analyzer: Callable[[Any], Table], study: Any) -> Fetched:
-        """As ``once``, with the run's key and path, and whether it was cached.
+    def fetch(self, analyzer: Callable[[Any], Table], study: Any) -> StoredRun:
+        """See ``run``."""
+        return self.run(analyzer, study)
 
-        ``study.provenance(analyzer)`` names the run. A damaged run of that name is moved aside and
-        computed again. A study that can keep parts of a run in a journal (``with_journal``) goes on
-        where an earlier call was stopped.
+    def run(self, analyzer: Callable[[Any], Table], study: Any) -> StoredRun:
+        """``analyzer(study)``, computed only if its run is not stored yet.
+
+        The key is that of ``study.provenance(analyzer)``. A damaged run of that key is moved aside
+        and computed again. A study with a method ``with_journal`` continues an interrupted run.
         """
         provenance = study.provenance(analyzer)
         key = provenance.key
@@ -180,12 +211,12 @@ class Store:
         aside = None
         if os.path.lexists(place):
             try:
-                return Fetched(self._read(place), key, place, cached=True)
+                return StoredRun.from_table(self._read(place), place, cached=True)
             except Damaged:
                 aside = self._move_aside(place)
         self._prepare()
         started = datetime.now(UTC)
-        journal = Journal(self.root / "unfinished" / f"{key}.jsonl")
+        journal = Journal(self.root / ".unfinished" / f"{key}.jsonl")
         table = analyzer(study.with_journal(journal) if hasattr(study, "with_journal") else study)
         if table.provenance is None:
             seconds = (datetime.now(UTC) - started).total_seconds()
@@ -203,18 +234,17 @@ class Store:
         kept = self._keep(table)
         with suppress(OSError):
             journal.remove()
-        return Fetched(table if kept else self._read(place), key, place, cached=False, aside=aside)
+        table = table if kept else self._read(place)
+        return StoredRun.from_table(table, place, cached=False, aside=aside)
 
     def write(self, table: Table) -> Path:
-        """Keep ``table`` and return its run's directory; a valid run that has its key already stays
-        as it is.
-        """
+        """Store ``table`` and return its run's directory; an existing valid run stays as it is."""
         self._keep(table)
         return self._place(table.require_provenance().key)
 
     def _keep(self, table: Table) -> bool:
         if table.provenance is None:
-            raise ValueError(f"table {table.kind!r} has no provenance: a run is named by it")
+            raise ValueError(f"table {table.kind!r} has no provenance, which gives a run its key")
         if bad := [
             name for name in (table.kind, *table.tables) if not manifest.NAME.fullmatch(name)
         ]:
@@ -231,15 +261,16 @@ class Store:
             return transaction.publish(directory, target, manifest.read, self._move_aside)
 
     def _prepare(self) -> None:
-        # Asked before hours of computing, not after.
-        with transaction.refusing("write to the store", self.root):
-            (self.root / "runs").mkdir(parents=True, exist_ok=True)
-            with transaction.temporary(self.root, "probe"):
-                pass
+        # checked before hours of computing, not after
+        with (
+            transaction.refusing("write to the store", self.root),
+            transaction.temporary(self.root, "probe"),
+        ):
+            pass
 
     def _move_aside(self, path: Path) -> Path | None:
         with transaction.refusing("move aside", path):
-            return transaction.move_aside(path, self.root / "aside")
+            return transaction.move_aside(path, self.root / ".aside")
 
     def _fill(self, directory: Path, table: Table) -> None:
         def part(file: str) -> dict[str, Any]:
@@ -273,10 +304,21 @@ class Store:
         (directory / "manifest.json").write_text(text + "\n", encoding="ascii")
 
     def sql(self, text: str) -> Table:
-        """The answer to one SQL query over all valid runs, as a table of kind "sql"; see
+        """The result of one SQL query over all valid runs, as a table of kind "sql"; see
         ``interp.store.query``.
         """
-        # only here: duckdb takes as long to import as all else that looking at a store needs
+        # duckdb is slow to import
         from interp.store import query
 
-        return query.answer(text, self.root / "runs", self.runs())
+        return query.answer(text, self.root, self.runs())
+
+
+def _has_old_layout(root: Path) -> bool:
+    """Whether runs are in ``root/runs``, where older versions wrote them.
+
+    A store in the current layout that happens to be named ``runs`` has ``.temporary``.
+    """
+    folder = root / "runs"
+    if not folder.is_dir() or (folder / ".temporary").exists():
+        return False
+    return any(manifest.KEY.fullmatch(name) for name in os.listdir(folder))

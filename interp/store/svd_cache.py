@@ -1,9 +1,7 @@
-"""Singular vectors of base matrices, kept beside the runs so that another child of the same base
-need not pay again.
+"""A cache of singular vectors of base matrices, for further fine-tuned models of the same base.
 
-One safetensors file per matrix, ``<store>/bases/<name>.safetensors``, whose name says what it was
-computed from. A file that cannot be read, or does not hold what its own record says, is as if it
-were not there.
+There is one safetensors file per matrix, ``<store>/.svd/<name>.safetensors``, and its name
+identifies the matrix and options. A file that cannot be read, or has another checksum, is ignored.
 """
 
 from __future__ import annotations
@@ -24,16 +22,16 @@ from interp.store import transaction
 
 
 class Bases:
-    """Arrays by name under ``root/bases``; made on first use."""
+    """Arrays by name in ``root/.svd``, which is created on first use."""
 
     def __init__(self, root: str | os.PathLike) -> None:
-        self.root = Path(root).absolute() / "bases"
+        self.root = Path(root).absolute() / ".svd"
 
     def recall(self, name: str) -> dict[str, np.ndarray] | None:
-        """The arrays kept under ``name``, or None."""
+        """The arrays stored as ``name``, or None."""
         try:
             with safe_open(self.root / f"{name}.safetensors", framework="numpy") as file:
-                # it is no mapping
+                # it is not a mapping
                 arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
                 whole = (file.metadata() or {}).get("crc32") == _checksum(arrays)
         except (OSError, SafetensorError, ValueError):
@@ -41,9 +39,7 @@ class Bases:
         return arrays if whole else None
 
     def keep(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write arrays under ``name``, whole or not at all; ``StoreError`` where that cannot be
-        done.
-        """
+        """Store arrays as ``name``, completely or not at all; ``StoreError`` if that fails."""
         arrays = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
         draft = self.root / f".{name}.{secrets.token_hex(6)}"
         with transaction.refusing("write", self.root):
@@ -60,8 +56,7 @@ class Bases:
 
 
 def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
-    # against damage, not against malice: a cryptographic digest takes longer than the comparison
-    # that it guards
+    # a cryptographic digest would take longer than the computation that the cache saves
     found = 0
     for key in sorted(arrays):
         found = zlib.crc32(f"{key} {arrays[key].shape} {arrays[key].dtype}".encode(), found)

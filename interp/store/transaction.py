@@ -1,17 +1,16 @@
-"""Directories that appear whole or not at all.
+"""Directories that appear completely or not at all.
 
-A writer makes ``temporary/<name>.lock``, locks it, makes ``temporary/<name>/`` and fills it,
-flushes everything to disk, and renames the directory into place: the rename is the moment it
-exists. The lock lasts as long as its process, so an unlocked lock file, or a directory without one,
-is what a crash left, and any process of the same host may sweep it: the names of drafts hold their
-host. The file holds the writer's process id too: what a process that still runs made is left alone
-where locks are granted to everybody.
+A writer locks ``.temporary/<name>.lock``, fills ``.temporary/<name>/``, flushes everything to disk
+and renames the directory into place; the rename makes it exist. The lock ends with its process, so
+an unlocked lock file, or a directory without one, was left by a crash, and any process of the same
+host may remove it: the names of drafts contain a digest of the host. The lock file also contains
+the writer's process id, so that the drafts of a running process stay where a file system grants
+every lock to everybody.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import secrets
@@ -22,27 +21,32 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
+from filelock import FileLock
+
 from interp.errors import StoreError
 from interp.permissions import as_umask
 from interp.store.manifest import Damaged
 
 ATTEMPTS = 10
-# Locks of a network's file system may hold on one host alone: only the host that made a draft
-# sweeps it.
+# On a network file system locks may hold on one host only, so a host removes only its own drafts.
 HOST = sha256(socket.gethostname().encode("utf-8", "replace")).hexdigest()[:4]
-# What `temporary` names: a folder that is taken for a store may hold other people's things under
-# that name.
+# The names that `temporary` makes: another folder opened as a store may hold other files there.
 DRAFT = re.compile(rf".+-{HOST}[0-9a-f]{{8}}", re.DOTALL)
 IN_THE_WAY = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
 
 @contextmanager
 def refusing(doing: str, path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses into one line."""
+    """Raise an ``OSError`` as a ``StoreError`` of one line."""
     try:
         yield
     except OSError as error:
         raise StoreError(f"cannot {doing} {path}: {error.strerror or error}") from error
+
+
+def file_lock(path: str | os.PathLike) -> FileLock:
+    """A lock between processes; ``acquire`` raises ``OSError`` if the file system has no locks."""
+    return FileLock(path, fallback_to_soft=False)
 
 
 def _flush(path: Path) -> None:
@@ -50,7 +54,7 @@ def _flush(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems cannot flush a directory.
+        # some network file systems cannot flush a directory
         if error.errno != errno.EINVAL or not path.is_dir():
             raise
     finally:
@@ -67,49 +71,39 @@ def flush_tree(directory: Path) -> None:
 
 @contextmanager
 def temporary(root: Path, name: str) -> Iterator[Path]:
-    """A locked, empty directory under ``root/temporary``; whatever is still there afterwards is
-    removed.
+    """A locked, empty directory under ``root/.temporary``; what is left of it is removed at the
+    end.
     """
-    place = root / "temporary"
+    place = root / ".temporary"
     place.mkdir(parents=True, exist_ok=True)
-    while True:
-        path = place / f"{name}-{HOST}{secrets.token_hex(4)}"
-        lock = path.with_name(path.name + ".lock")
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError:
-            # a file system without locks: nothing may stay that nobody would sweep
-            lock.unlink()
-            os.close(descriptor)
-            raise
-        # A sweeper may have taken the file between its creation and its lock.
-        if os.fstat(descriptor).st_nlink:
-            try:
-                os.write(descriptor, f"{os.getpid()}\n".encode("ascii"))
-            except OSError:  # a full disk
-                lock.unlink()
-                os.close(descriptor)
-                raise
-            break
-        os.close(descriptor)
+    path = place / f"{name}-{HOST}{secrets.token_hex(4)}"
+    lock_path = path.with_name(path.name + ".lock")
+    lock = file_lock(lock_path)
+    try:
+        lock.acquire()
+        lock_path.write_text(f"{os.getpid()}\n", encoding="ascii")
+    except OSError:
+        # no locks, or a full disk: leave nothing behind
+        with suppress(OSError):
+            lock_path.unlink()
+        lock.release()
+        raise
     try:
         path.mkdir()
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
         with suppress(OSError):
-            lock.unlink()
-        os.close(descriptor)
+            lock_path.unlink()
+        lock.release()
 
 
 def publish(
     directory: Path, target: Path, valid: Callable[[Path], object], aside: Callable[[Path], object]
 ) -> bool:
-    """Rename ``directory`` to ``target``; False when a valid ``target`` is there already.
+    """Rename ``directory`` to ``target``; False if a valid ``target`` exists already.
 
-    ``valid`` raises ``Damaged`` for a target that is none, and ``aside`` then moves it out of the
-    way.
+    ``valid`` raises ``Damaged`` for an invalid target, which ``aside`` then moves out of the way.
     """
     as_umask(directory)
     flush_tree(directory)
@@ -128,11 +122,11 @@ def publish(
         else:
             _flush(target.parent)
             return True
-    raise StoreError(f"cannot write {target}: something else keeps appearing there")
+    raise StoreError(f"cannot write {target}: another file keeps appearing there")
 
 
 def move_aside(path: Path, place: Path) -> Path | None:
-    """Move ``path`` into ``place`` under a name of its own; None when it has gone in the meantime."""
+    """Move ``path`` into ``place`` under a unique name; None if it no longer exists."""
     place.mkdir(parents=True, exist_ok=True)
     target = place / f"{path.name}-{secrets.token_hex(6)}"
     try:
@@ -143,54 +137,44 @@ def move_aside(path: Path, place: Path) -> Path | None:
 
 
 def sweep(root: Path) -> list[str]:
-    """Remove what crashed writers left under ``root/temporary``; the names removed. Never raises
-    ``OSError``.
+    """Remove what crashed writers left under ``root/.temporary``; returns the names removed.
 
-    Names that ``temporary`` does not give are spared: which folder is opened may be said by a file
-    from a stranger.
+    Never raises ``OSError``. Names that ``temporary`` does not make are left alone: the folder may
+    come from a file that somebody else wrote.
     """
-    swept = []
+    removed = []
     with suppress(OSError):
-        names = {entry.name for entry in os.scandir(root / "temporary")}
-        for name in sorted(names):
-            if DRAFT.fullmatch(name.removesuffix(".lock")) is None:
-                continue
-            if name.endswith(".lock") or f"{name}.lock" not in names:
-                with suppress(OSError):
-                    swept += _sweep_one(root / "temporary" / name.removesuffix(".lock"))
-    return swept
+        names = {entry.name.removesuffix(".lock") for entry in os.scandir(root / ".temporary")}
+        for name in sorted(name for name in names if DRAFT.fullmatch(name)):
+            with suppress(OSError):
+                removed += _sweep_one(root / ".temporary" / name)
+    return removed
 
 
-def _runs(written: bytes) -> bool:
-    """Whether another process runs whose id stands in a lock file; False where it holds none."""
-    if not written.strip().isdigit() or int(written) == os.getpid():
+def _sweep_one(path: Path) -> list[str]:
+    lock_path = path.with_name(path.name + ".lock")
+    lock = file_lock(lock_path)
+    # a lock that another process holds is a Timeout, which is an OSError
+    lock.acquire(blocking=False)
+    try:
+        if _is_running(lock_path.read_bytes()[:32]):
+            return []
+        if path.exists():
+            shutil.rmtree(path)
+        lock_path.unlink()
+    finally:
+        lock.release()
+    return [path.name]
+
+
+def _is_running(process_id: bytes) -> bool:
+    """Whether the process of this id runs and is another one; False for what is not an id."""
+    if not process_id.strip().isdigit() or int(process_id) == os.getpid():
         return False
     try:
-        os.kill(int(written), 0)
+        os.kill(int(process_id), 0)
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):
         return True
     return True
-
-
-def _sweep_one(path: Path) -> list[str]:
-    lock = path.with_name(path.name + ".lock")
-    try:
-        descriptor = os.open(lock, os.O_RDWR)
-    except FileNotFoundError:
-        # Locks are made before their directories and removed after them, so this one has no writer.
-        if not path.is_dir():
-            return []
-        shutil.rmtree(path)
-        return [path.name]
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _runs(os.read(descriptor, 32)):
-            return []
-        if path.exists():
-            shutil.rmtree(path)
-        lock.unlink()
-    finally:
-        os.close(descriptor)
-    return [path.name]
