@@ -439,7 +439,7 @@ def test_through_the_command_line(tmp_path, capsys):
     assert main(words) == 0
     first = json.loads(capsys.readouterr().out)
     assert first["summary"]["sizes"]["given"] == 2
-    assert HEADINGS["dictionary-probe"] in Path(first["page"]).read_text("utf-8")
+    assert HEADINGS["sae-probe"] in Path(first["page"]).read_text("utf-8")
     assert main(words) == 0
     assert json.loads(capsys.readouterr().out)["cached"] is True
     for wrong, said in (

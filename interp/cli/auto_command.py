@@ -69,7 +69,7 @@ def command_of(name: str) -> Callable[..., str]:
             pair = session.load(tuned, common.base, name)
             study = session.study(pair, prompts, metric_of and metric_of.of(pair.tokenizer))
             session.note(study.counts, *study.notes)
-            return [session.store.fetch(analyzer, study)]
+            return [session.store.run(analyzer, study)]
 
         return answer(request, f"{name}: {tuned}", compute)
 

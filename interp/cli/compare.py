@@ -43,6 +43,6 @@ def command(
         study = session.study(pair, prompts)
         analyzer.require(study)
         session.note(study.counts, *study.notes)
-        return [session.store.fetch(analyzer, study)]
+        return [session.store.run(analyzer, study)]
 
     return answer(request, f"A first look at {tuned}", compute)

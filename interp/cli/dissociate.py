@@ -119,7 +119,7 @@ def command(
             *(line for halves in studies for half in halves for line in (half.counts, *half.notes)),
         )
         store = session.store
-        first, other = (store.fetch(locate, locating) for locating, _ in studies)
+        first, other = (store.run(locate, locating) for locating, _ in studies)
         check = Dissociation.of(
             first.table,
             other.table,
@@ -127,7 +127,7 @@ def command(
             random_sets=random_sets,
             control_prompts=control_prompts,
         )
-        measured = store.fetch(check, studies[0][1])
+        measured = store.run(check, studies[0][1])
         return [measured, first, other]
 
     return answer(request, _title(tuned), compute)

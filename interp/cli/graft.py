@@ -182,7 +182,7 @@ def command(
             *study.notes,
             *prompt_notes(part for part in (verified_on, other) if part),
         )
-        return [store.fetch(analyzer, study)]
+        return [store.run(analyzer, study)]
 
     return answer(request, _title(tuned), compute)
 

@@ -297,9 +297,9 @@ def command(
         session.note(*lines)
         if utility is not None:
             locate = locate.minus(
-                store.fetch(locate, study.with_prompts(utility.limit(options.max_prompts))).table
+                store.run(locate, study.with_prompts(utility.limit(options.max_prompts))).table
             )
-        run = store.fetch(locate, study)
+        run = store.run(locate, study)
         runs = [run]
         if control:
             # as many steps as the fine-tune's scores needed: a control's are only compared with them
@@ -311,9 +311,9 @@ def command(
             ):
                 with study.stages.during(f"control {at} of {len(control)}, {name}", study.quiet):
                     control_tables.append(
-                        store.fetch(alike, replace(study, pair=one, _kept={})).table
+                        store.run(alike, replace(study, pair=one, _kept={})).table
                     )
-            runs.append(store.fetch(ControlLocations.of(run.table, *control_tables), study))
+            runs.append(store.run(ControlLocations.of(run.table, *control_tables), study))
         if verify:
             small = (
                 tuned.startswith("organism:")
@@ -341,7 +341,7 @@ def command(
                 **({"directions": ("necessity",), "doses": False, "cell_sets": 0} if quick else {}),
                 depth=0 if small else size * (1 if quick else 2),
             )
-            runs.append(store.fetch(checker, verifying))
+            runs.append(store.run(checker, verifying))
             session.note(*runs[-1].summary.get("warnings", ()))
             if compared_methods and not runs[-1].summary["selected"]:
                 session.note("nothing was selected: the baselines are left out")
@@ -349,11 +349,11 @@ def command(
                 compared = others.compared(
                     compared_methods, store, study, runs[-1].table, run.table
                 )
-                runs.append(store.fetch(compared, verifying))
+                runs.append(store.run(compared, verifying))
         for name, analyzer in further.analyzers(
             further_checks, locate, run.table, excluded
         ).items():
-            runs.append(store.fetch(analyzer, further.studied(name, study, verifying)))
+            runs.append(store.run(analyzer, further.studied(name, study, verifying)))
         return runs
 
     return answer(request, _title(tuned), compute)

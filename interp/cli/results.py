@@ -7,8 +7,7 @@ from typing import Any
 from interp.cli.baselines import baselines_table
 from interp.cli.claims_table import claims_table
 from interp.cli.common import Common
-from interp.cli.request_cache import Request
-from interp.provenance import JSON, sha256_of
+from interp.provenance import sha256_of
 from interp.store.requests import RecalledRun, Remembered
 
 
@@ -17,40 +16,6 @@ def page_name(keys: Sequence[str]) -> str:
     too.
     """
     return "page.html" if len(keys) == 1 else f"page-{keys[-1][:8]}.html"
-
-
-def remarked(common: Common, *lines: str) -> list[str]:
-    """Say on stderr what a reader must know beside the result, each note once; returns what was
-    said, to be kept.
-    """
-    notes = [f"note: {line}" for line in dict.fromkeys(lines)]
-    for note in notes:
-        common.remark(note)
-    return notes
-
-
-def write(
-    common: Common,
-    request: Request,
-    described: JSON,
-    runs: Sequence[Any],
-    notes: Sequence[str],
-    title: str,
-) -> str:
-    """Remark on what was damaged, write the page, remember the request, print; returns the first
-    run's key.
-    """
-    for item in runs:
-        if item.aside:
-            common.remark(
-                f"note: run {item.key} was damaged; it was made again, what was there is in"
-                f" {item.aside}"
-            )
-    page = page_of(
-        runs[0].path / page_name([item.key for item in runs]), [item.table for item in runs], title
-    )
-    request.remember(described, [item.key for item in runs], notes, page)
-    return tell(common, runs, page)
 
 
 def tell(common: Common, runs: Sequence[Any], page: Path) -> str:

@@ -11,7 +11,7 @@ import typer
 from interp.cli.common import RuntimeOptions, takes
 from interp.cli.prompt_options import CONTROL_HELP, each_control, require_controls, site_of
 from interp.cli.request_cache import Request
-from interp.cli.results import page_again, remarked, tell, write
+from interp.cli.runner import Session, answer
 from interp.cli.template_options import Templated
 from interp.errors import OptionError
 from interp.provenance import directory_digest, file_digest
@@ -121,61 +121,54 @@ def command(
         Request.of("sae-diff", given),
         f"{dictionary}: {model} compared with its base",
     )
-    if (kept := request.recall()) is not None:
-        for note in kept.notes:
-            common.remark(note)
-        return tell(common, kept.runs, page_again(common.store, kept, title))
-    from dataclasses import replace
 
-    from interp.engines import engine_named
-    from interp.models.pair import Pair
-    from interp.models.sources import find
-    from interp.prompts import OneClass, read_prompts
-    from interp.sae.analysis.classes import Thresholds
-    from interp.store import Store
-    from interp.study import Study
+    def compute(session: Session) -> list:
+        from dataclasses import replace
 
-    common.batches()
-    limits = Thresholds(nu_error, nu_reconstruction, cosine, factor, folds)
-    options = {"thresholds": limits, "content_only": content_only, "sinks": sinks, "draws": draws}
-    analyzer = _analyzer(common, dictionary, (model, base), way, site, options)
-    others = [
-        _analyzer(common, folder, (name, base), way, site, options)
-        for name, folder in zip(named, folders, strict=True)
-    ]
-    for other in others:
-        _require_alike(analyzer, other)
-    prompts = OneClass(read_prompts(data, column, "data")).limit(max_prompts)
-    if base is None and find(model).base_name is None:
-        raise OptionError("comparing models needs a base; add --base MODEL")
-    described = request.describe()
-    common.status(f"loading {model}")
-    pair = common.templated(Pair.load(model, base, **common.loading))
-    study = Study(
-        pair,
-        prompts,
-        None,
-        common.seed,
-        common.batches(),
-        engine=engine_named(common.engine, False),
-        quiet=common.quiet,
-    )
-    analyzer.require_study(study)
-    store, lines = Store(common.store), [study.counts, *study.notes]
-    if others:
-        beside = zip(others, each_control(common, named, pair), strict=True)
-        kept = [store.fetch(other, replace(study, pair=one, _kept={})) for other, one in beside]
-        analyzer = replace(analyzer, controls=tuple(run.table for run in kept))
-        lines += [f"control {name} is run {run.key}" for name, run in zip(named, kept, strict=True)]
-    else:
-        lines.append(
-            "without a control no claim is tested; train a dictionary in the same way on a"
-            " control fine-tune "
-            "(neutral data), and add --control TUNED --control-dictionary DIR"
-        )
-    run = store.fetch(analyzer, study)
-    notes = remarked(common, *lines)
-    return write(common, request, described, [run], notes, title)
+        from interp.models.sources import find
+        from interp.prompts import OneClass, read_prompts
+        from interp.sae.analysis.classes import Thresholds
+
+        common.batches()
+        limits = Thresholds(nu_error, nu_reconstruction, cosine, factor, folds)
+        options = {
+            "thresholds": limits,
+            "content_only": content_only,
+            "sinks": sinks,
+            "draws": draws,
+        }
+        analyzer = _analyzer(common, dictionary, (model, base), way, site, options)
+        others = [
+            _analyzer(common, folder, (name, base), way, site, options)
+            for name, folder in zip(named, folders, strict=True)
+        ]
+        for other in others:
+            _require_alike(analyzer, other)
+        prompts = OneClass(read_prompts(data, column, "data")).limit(max_prompts)
+        if base is None and find(model).base_name is None:
+            raise OptionError("comparing models needs a base; add --base MODEL")
+        pair = session.load(model, base)
+        study = session.study(pair, prompts, None)
+        analyzer.require_study(study)
+        store, lines = session.store, [study.counts, *study.notes]
+        if others:
+            beside = zip(others, each_control(common, named, pair), strict=True)
+            kept = [store.run(other, replace(study, pair=one, _kept={})) for other, one in beside]
+            analyzer = replace(analyzer, controls=tuple(run.table for run in kept))
+            lines += [
+                f"control {name} is run {run.key}" for name, run in zip(named, kept, strict=True)
+            ]
+        else:
+            lines.append(
+                "without a control no claim is tested; train a dictionary in the same way on a"
+                " control fine-tune "
+                "(neutral data), and add --control TUNED --control-dictionary DIR"
+            )
+        run = store.run(analyzer, study)
+        session.note(*lines)
+        return [run]
+
+    return answer(request, title, compute)
 
 
 def _analyzer(

@@ -10,7 +10,7 @@ import typer
 from interp.cli.common import RuntimeOptions, takes
 from interp.cli.prompt_options import site_of
 from interp.cli.request_cache import Request
-from interp.cli.results import page_again, remarked, tell, write
+from interp.cli.runner import Session, answer
 from interp.errors import OptionError
 from interp.provenance import directory_digest, file_digest
 
@@ -74,49 +74,33 @@ def command(
     named = {"dictionary": _digest(dictionary), "tuned": given.pop("model")}
     request = Request.of("sae-eval", given | named)
     title = f"{dictionary} in {model}"
-    if (kept := request.recall()) is not None:
-        for note in kept.notes:
-            common.remark(note)
-        return tell(common, kept.runs, page_again(common.store, kept, title))
-    from interp.analyzers.sae_eval import DictionaryEval
-    from interp.engines import engine_named
-    from interp.models.pair import Pair
-    from interp.models.sources import find
-    from interp.prompts import OneClass, read_chats
-    from interp.sae.formats import read
-    from interp.store import Store
-    from interp.study import Study
 
-    common.batches()
-    prompts = OneClass(read_chats(data, column, "data")).limit(max_prompts)
-    loaded, about = read(dictionary)
-    where = site_of(common, dictionary, about, site, (model, base))
-    writes = target or (about.get("target") if loaded.config.is_transcoder else None)
-    of = (
-        "both"
-        if loaded.config.models > 1
-        else "difference"
-        if about.get("of") == "difference"
-        else "tuned"
-    )
-    analyzer = DictionaryEval(loaded, where, content_only, str(writes or ""), of)
-    analyzer.require(base is not None or find(model).base_name is not None)
-    described = request.describe()
-    common.status(f"loading {model}")
-    pair = Pair.load(model, base, **common.loading)
-    study = Study(
-        pair,
-        prompts,
-        None,
-        common.seed,
-        common.batches(),
-        engine=engine_named(common.engine, False),
-        quiet=common.quiet,
-    )
-    notes = remarked(common, study.counts, *study.notes)
-    return write(
-        common, request, described, [Store(common.store).fetch(analyzer, study)], notes, title
-    )
+    def compute(session: Session) -> list:
+        from interp.analyzers.sae_eval import DictionaryEval
+        from interp.models.sources import find
+        from interp.prompts import OneClass, read_chats
+        from interp.sae.formats import read
+
+        common.batches()
+        prompts = OneClass(read_chats(data, column, "data")).limit(max_prompts)
+        loaded, about = read(dictionary)
+        where = site_of(common, dictionary, about, site, (model, base))
+        writes = target or (about.get("target") if loaded.config.is_transcoder else None)
+        of = (
+            "both"
+            if loaded.config.models > 1
+            else "difference"
+            if about.get("of") == "difference"
+            else "tuned"
+        )
+        analyzer = DictionaryEval(loaded, where, content_only, str(writes or ""), of)
+        analyzer.require(base is not None or find(model).base_name is not None)
+        pair = session.load(model, base)
+        study = session.study(pair, prompts, None)
+        session.note(study.counts, *study.notes)
+        return [session.store.run(analyzer, study)]
+
+    return answer(request, title, compute)
 
 
 def _digest(path: Path) -> str:

@@ -11,7 +11,7 @@ import typer
 from interp.cli.common import takes
 from interp.cli.prompt_options import controls_in_turn, numbers, site_of
 from interp.cli.request_cache import Request
-from interp.cli.results import page_again, remarked, tell, write
+from interp.cli.runner import Session, answer
 from interp.cli.template_options import Templated
 from interp.errors import OptionError, required
 from interp.provenance import directory_digest, file_digest
@@ -115,42 +115,36 @@ def command(
         "sae-features", given | {"run": None if run is None else run.require_provenance().key}
     )
     title = f"{dictionary} in {common.model}"
-    if (kept := request.recall()) is not None:
-        for note in kept.notes:
-            common.remark(note)
-        return tell(common, kept.runs, page_again(common.store, kept, title))
-    from interp.analyzers.concept_shift import ConceptShift
-    from interp.engines import engine_named
-    from interp.models.pair import Pair
-    from interp.models.sources import find
-    from interp.prompts import OneClass, read_prompts
-    from interp.store import Store
-    from interp.study import Study
 
-    prompts = OneClass(read_prompts(common.data, common.column, "data")).limit(common.max_prompts)
-    based = common.base is not None or find(common.model).base_name is not None
-    made = [_reading(dictionary, common, run)]
-    made[0].require(based)
-    if common.shift is not None:
-        if not based:
-            raise OptionError("--shift compares a base with its fine-tuned model; add --base BASE")
-        made.append(ConceptShift(made[0].site, common.shift, draws=common.draws))
-        made[1].require()
-    described = request.describe()
-    common.status(f"loading {common.model}")
-    pair = common.templated(Pair.load(common.model, common.base, **common.loading))
-    engine = engine_named(common.engine, False)
-    study = Study(
-        pair, prompts, None, common.seed, common.batches(), engine=engine, quiet=common.quiet
-    )
-    store, notes = Store(common.store), remarked(common, study.counts, *study.notes)
-    if common.control:
-        made[1] = replace(made[1], controls=controls_in_turn(common, common.control, pair))
-        made[1].require_study(study)
-    # concepts first: only now it is known whether there is enough text, and an error must come
-    # before any run is stored
-    runs = [store.fetch(one, study) for one in reversed(made)][::-1]
-    return write(common, request, described, runs, notes, title)
+    def compute(session: Session) -> list:
+        from interp.analyzers.concept_shift import ConceptShift
+        from interp.models.sources import find
+        from interp.prompts import OneClass, read_prompts
+
+        prompts = OneClass(read_prompts(common.data, common.column, "data")).limit(
+            common.max_prompts
+        )
+        based = common.base is not None or find(common.model).base_name is not None
+        made = [_reading(dictionary, common, run)]
+        made[0].require(based)
+        if common.shift is not None:
+            if not based:
+                raise OptionError(
+                    "--shift compares a base with its fine-tuned model; add --base BASE"
+                )
+            made.append(ConceptShift(made[0].site, common.shift, draws=common.draws))
+            made[1].require()
+        pair = session.load(common.model, common.base)
+        study = session.study(pair, prompts)
+        session.note(study.counts, *study.notes)
+        if common.control:
+            made[1] = replace(made[1], controls=controls_in_turn(common, common.control, pair))
+            made[1].require_study(study)
+        # concepts first: only now it is known whether there is enough text, and an error must come
+        # before any run is stored
+        return [session.store.run(one, study) for one in reversed(made)][::-1]
+
+    return answer(request, title, compute)
 
 
 def _diff(common: Features) -> Table:

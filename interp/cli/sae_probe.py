@@ -9,7 +9,7 @@ from interp.cli.behaviour_options import BehaviourOptions
 from interp.cli.common import takes
 from interp.cli.prompt_options import site_of
 from interp.cli.request_cache import Request
-from interp.cli.results import page_again, remarked, tell, write
+from interp.cli.runner import Session, answer
 from interp.errors import OptionError
 from interp.provenance import directory_digest, file_digest
 
@@ -118,59 +118,54 @@ def command(
     digest = directory_digest(dictionary) if dictionary.is_dir() else file_digest(dictionary)
     request = Request.of("sae-probe", named | {"dictionary": digest, "tuned": named.pop("model")})
     title = f"Latents that predict and cause a behaviour: {dictionary} in {model}"
-    if (kept := request.recall()) is not None:
-        for note in kept.notes:
-            common.remark(note)
-        return tell(common, kept.runs, page_again(common.store, kept, title))
-    from interp.analyzers.sae_probe import DictionaryProbe
-    from interp.models.pair import Pair
-    from interp.models.sources import find
-    from interp.sae.formats import read
-    from interp.store import Store
 
-    common.batches()
-    if random_sets is None:
-        random_sets = RANDOM_SETS_ORGANISM if model.startswith("organism:") else RANDOM_SETS
-    common.warn_of_few(random_sets)
-    sought = common.sought()
-    if common.task is None:
-        sought.require_number("effects of latents")
-    choosing, held = common.contrasts(verify=True)
-    loaded, about = read(dictionary)
-    where = site_of(common, dictionary, about, site, (model, common.base))
-    called, store = "given", Store(common.store)
-    if diff is not None:
-        given, called = claimed(store.get(diff), loaded.digest, loaded, diff, which), which
-    analyzer = DictionaryProbe(
-        loaded,
-        where,
-        _of(of, loaded, about),
-        at,
-        counts,
-        given,
-        called,
-        held.limit(common.max_prompts),
-        permutations,
-        random_sets,
-        control_prompts,
-        steer,
-        revert,
-    )
-    analyzer.require(common.base is not None or find(model).base_name is not None)
-    described = request.describe()
-    common.status(f"loading {model}")
-    pair = common.templated(Pair.load(model, common.base, **common.loading))
-    metric = common.measured(pair.tokenizer, sought, choosing, held)
-    study = common.study(pair, choosing, metric)
-    judging = study.with_prompts(held.limit(common.max_prompts))
-    notes = remarked(
-        common,
-        f"selection split: {study.counts}",
-        *study.notes,
-        f"held-out split: {judging.counts}",
-        *judging.notes,
-    )
-    return write(common, request, described, [store.fetch(analyzer, study)], notes, title)
+    def compute(session: Session) -> list:
+        from interp.analyzers.sae_probe import DictionaryProbe
+        from interp.models.sources import find
+        from interp.sae.formats import read
+
+        common.batches()
+        is_organism = model.startswith("organism:")
+        n_random_sets = random_sets or (RANDOM_SETS_ORGANISM if is_organism else RANDOM_SETS)
+        common.warn_of_few(n_random_sets)
+        sought = common.sought()
+        if common.task is None:
+            sought.require_number("effects of latents")
+        choosing, held = common.contrasts(verify=True)
+        loaded, about = read(dictionary)
+        where = site_of(common, dictionary, about, site, (model, common.base))
+        chosen, called, store = given, "given", session.store
+        if diff is not None:
+            chosen, called = claimed(store.get(diff), loaded.digest, loaded, diff, which), which
+        analyzer = DictionaryProbe(
+            loaded,
+            where,
+            _of(of, loaded, about),
+            at,
+            counts,
+            chosen,
+            called,
+            held.limit(common.max_prompts),
+            permutations,
+            n_random_sets,
+            control_prompts,
+            steer,
+            revert,
+        )
+        analyzer.require(common.base is not None or find(model).base_name is not None)
+        pair = session.load(model, common.base)
+        metric = common.measured(pair.tokenizer, sought, choosing, held)
+        study = common.study(pair, choosing, metric)
+        judging = study.with_prompts(held.limit(common.max_prompts))
+        session.note(
+            f"selection split: {study.counts}",
+            *study.notes,
+            f"held-out split: {judging.counts}",
+            *judging.notes,
+        )
+        return [store.run(analyzer, study)]
+
+    return answer(request, title, compute)
 
 
 def numbers(text: str, flag: str) -> tuple[int, ...]:

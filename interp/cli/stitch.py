@@ -150,7 +150,7 @@ def command(
             *study.notes,
             *prompt_notes(read),
         )
-        return [store.fetch(replace(analyzer, others=others), study)]
+        return [store.run(replace(analyzer, others=others), study)]
 
     return answer(request, title, compute)
 

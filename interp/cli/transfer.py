@@ -112,7 +112,7 @@ def command(
                 " measure"
             )
         session.note(*lines)
-        again = store.fetch(locate, study)
+        again = store.run(locate, study)
         transfer = Transfer.of(
             located,
             origin,
@@ -120,7 +120,7 @@ def command(
             random_sets=random_sets,
             control_prompts=control_prompts,
         )
-        measured = store.fetch(transfer, measuring)
+        measured = store.run(transfer, measuring)
         return [measured, again]
 
     return answer(request, _title(tuned), compute)

@@ -177,7 +177,7 @@ def command(
         if scaling is not None:
             studies.append((scaling, session.study(pair, prompts, of)))
             scaling.require(studies[-1][1])
-        runs = [session.store.fetch(analyzer, study) for analyzer, study in studies]
+        runs = [session.store.run(analyzer, study) for analyzer, study in studies]
         session.note(
             asked.counts,
             *asked.notes,
