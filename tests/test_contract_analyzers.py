@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import interp.analyzers
+from examples.answer_length import AnswerLength
 from interp import claims
 from interp.analyzers.base import Analyzer
 from interp.analyzers.baselines import Baselines
@@ -227,8 +228,15 @@ def unnamed(named):
                     yield kind.name, (lambda study, _, unit, kind=kind: kind(), "", "neuron")
 
 
+ANALYZERS["answer-length"] = (lambda study, _, unit: AnswerLength(), "", "neuron")
 ANALYZERS |= unnamed(
-    {"base", *OF_WEIGHTS, *OF_ONE_MODEL, *(name.split()[0].replace("-", "_") for name in ANALYZERS)}
+    {
+        "base",
+        "framework",
+        *OF_WEIGHTS,
+        *OF_ONE_MODEL,
+        *(name.split()[0].replace("-", "_") for name in ANALYZERS),
+    }
 )
 # Heads go the ways of neurons: one method stands for all of them but in the slow tests, and that
 # heads are verified as heads is in tests/test_heads.py. So do two of four ways.
