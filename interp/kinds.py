@@ -1,7 +1,7 @@
 """Kinds of runs: one record for each, of everything outside its analyzer that has to know it.
 
-From a record come the command and its help, the figure, the heading on a page, the section of a
-report, and whether a report may run it again. Import strings only: nothing is loaded here. Another
+From a record come the command and its help, the figure, the heading on a page and the section
+of a report. Import strings only: nothing is loaded here. Another
 package adds a kind by naming its analyzer in the entry points ``interp.kinds``; the command gets
 the name of the entry point::
 
@@ -27,16 +27,19 @@ class Kind:
     """What is known of a kind of table.
 
     ``analyzer``: ``module:Class`` of runs; empty for kinds of sub-tables only. ``help``: one line,
-    which makes the analyzer a command. ``figure``: ``module:function``, table -> plotly figure.
-    ``heading``: of its figure on a page. ``section``: heading of the run in a report.
-    ``replayable``: a report may run its command again: it writes to its store or ``--out`` alone.
+    for kinds that have a command; ``command``: its name where it is not the kind's. ``figure``: ``module:function``, table -> plotly figure.
+    ``heading``: of its figure on a page. ``section``: heading of the run in a report, ``order``
+    its position there. ``replayable``: a report, which may come from a stranger, can have its
+    command run again: it writes to its store and ``--out`` alone.
     """
 
     analyzer: str = ""
     help: str = ""
+    command: str = ""
     figure: str = ""
     heading: str = ""
     section: str = ""
+    order: int = 1000
     replayable: bool = False
 
 
@@ -58,10 +61,282 @@ def kinds() -> Mapping[str, Kind]:
     return found
 
 
+def command_helps(of: Mapping[str, Kind]) -> dict[str, str]:
+    """The help of every command that makes runs of these kinds, by the command's name."""
+    return {kind.command or name: kind.help for name, kind in of.items() if kind.help}
+
+
 def load(path: str) -> Any:
     """What ``module:name`` names."""
     module, _, name = path.partition(":")
     return getattr(import_module(module), name)
 
 
-KINDS: dict[str, Kind] = {}
+KINDS: dict[str, Kind] = {
+    "baselines": Kind(
+        analyzer="interp.analyzers.baselines:Baselines",
+        figure="interp.figures.baselines:baselines_figure",
+        heading="Comparison with other methods",
+        section="Comparison with other methods",
+        order=3,
+    ),
+    "compare": Kind(
+        analyzer="interp.analyzers.compare:Compare",
+        replayable=True,
+        help="a first look at a pair: how outputs, residual streams and weights differ",
+        figure="interp.figures.compare:compare_figure",
+        heading="How much do outputs differ?",
+        section="Comparison of the pair",
+        order=4,
+    ),
+    "compare-layers": Kind(
+        figure="interp.figures.compare:compare_layers_figure",
+        heading="Where do residual streams differ?",
+    ),
+    "compare-weights": Kind(
+        figure="interp.figures.compare:compare_weights_figure", heading="Which weights changed?"
+    ),
+    "compare-tokens": Kind(
+        figure="interp.figures.compare:compare_tokens_figure",
+        heading="At which tokens do outputs differ?",
+    ),
+    "tuco": Kind(
+        analyzer="interp.analyzers.tuco:Tuco",
+        replayable=True,
+        help="how much of the blocks' contributions is due to fine-tuning, prompt by prompt",
+        figure="interp.figures.tuco:tuco_figure",
+        heading="Tuning contribution by prompt",
+        section="Tuning contribution (TuCo)",
+        order=5,
+    ),
+    "tuco-layers": Kind(
+        figure="interp.figures.tuco:tuco_layers_figure", heading="Tuning contribution by depth"
+    ),
+    "tuco-tokens": Kind(
+        figure="interp.figures.tuco:tuco_tokens_figure", heading="Tuning contribution by token"
+    ),
+    "ftc-alpha": Kind(
+        analyzer="interp.analyzers.ftc_alpha:FtcAlpha",
+        figure="interp.figures.tuco:ftc_alpha_figure",
+        heading="Weaker and stronger fine-tuning",
+        section="Weaker and stronger fine-tuning",
+        order=6,
+    ),
+    "intruder-scaling": Kind(
+        analyzer="interp.analyzers.intruder_scaling:IntruderScaling",
+        figure="interp.figures.intruder_scaling:intruder_scaling_figure",
+        heading="Effect of scaling intruder dimensions",
+        section="Scaling intruder dimensions",
+        order=8,
+    ),
+    "intruders": Kind(
+        analyzer="interp.analyzers.intruders:Intruders",
+        replayable=True,
+        help="which singular vectors of a fine-tuned model's matrices are not in the base",
+        figure="interp.figures.intruders:intruders_figure",
+        heading="Which singular vectors are new?",
+        section="Intruder dimensions",
+        order=7,
+    ),
+    "intruders-image": Kind(
+        figure="interp.figures.intruders:intruders_image_figure",
+        heading="Similarity to the base's singular vectors",
+    ),
+    "intruder-forgetting": Kind(
+        analyzer="interp.analyzers.intruder_forgetting:IntruderForgetting",
+        figure="interp.figures.intruder_forgetting:intruder_forgetting_figure",
+        heading="Is the number of intruders related to forgetting?",
+        section="Intruder dimensions and forgetting over checkpoints",
+        order=10,
+    ),
+    "transfer": Kind(
+        analyzer="interp.analyzers.transfer:Transfer",
+        replayable=True,
+        help="does a set located in one fine-tuned model do the same in another one",
+        figure="interp.figures.transfer:transfer_figure",
+        heading="Effect in another fine-tuned model",
+        section="Transfer to another fine-tuned model",
+        order=18,
+    ),
+    "dissociation": Kind(
+        analyzer="interp.analyzers.dissociation:Dissociation",
+        replayable=True,
+        help="do two behaviours of one fine-tuned model depend on different sets",
+        command="dissociate",
+        figure="interp.figures.dissociation:dissociation_figure",
+        heading="Double dissociation of two behaviours",
+        section="Double dissociation",
+        order=19,
+    ),
+    "graft": Kind(
+        analyzer="interp.analyzers.graft:Graft",
+        replayable=True,
+        help="how few of a fine-tuned model's weights, put into the base, do what it learned",
+        figure="interp.figures.graft:graft_figure",
+        heading="How few weights are enough?",
+        section="Grafts",
+        order=11,
+    ),
+    "graft-layers": Kind(
+        figure="interp.figures.graft:graft_layers_figure", heading="Masks by block"
+    ),
+    "places": Kind(
+        analyzer="interp.agreement:Agreement",
+        replayable=True,
+        help="do stored runs of one pair locate the change in the same layers and matrices",
+        command="agree",
+        figure="interp.figures.places:places_figure",
+        heading="Location of the change, by method",
+        section="Agreement of methods",
+        order=25,
+    ),
+    "places-agreement": Kind(
+        figure="interp.figures.places:agreement_figure", heading="Agreement of methods"
+    ),
+    "sae-diff-classes": Kind(
+        figure="interp.figures.sae_diff:dictionary_classes_figure", heading="Classes of latents"
+    ),
+    "sae-diff": Kind(
+        analyzer="interp.analyzers.sae_diff:DictionaryDiff",
+        replayable=True,
+        help="which latents only the fine-tuned model has, or only the base, compared with a control",
+        command="sae diff",
+        figure="interp.figures.sae_diff:dictionary_diff_figure",
+        heading="Latents in both models",
+        section="Latents of a dictionary in both models",
+        order=21,
+    ),
+    "sae-eval": Kind(
+        analyzer="interp.analyzers.sae_eval:DictionaryEval",
+        replayable=True,
+        help="how well a dictionary reconstructs a site, compared with baselines at equal L0",
+        command="sae eval",
+        figure="interp.figures.sae_eval:dictionary_scores_figure",
+        heading="Explained variance",
+        section="Evaluation of a dictionary",
+        order=20,
+    ),
+    "sae-eval-recovered": Kind(
+        figure="interp.figures.sae_eval:dictionary_recovered_figure", heading="Loss recovered"
+    ),
+    "sae-eval-density": Kind(
+        figure="interp.figures.sae_eval:dictionary_density_figure",
+        heading="Firing frequency of latents",
+    ),
+    "stitch": Kind(
+        analyzer="interp.analyzers.stitch:Stitch",
+        replayable=True,
+        help="do the few weights of several fine-tuned models, put into one base, do all their tasks",
+        figure="interp.figures.stitch:stitch_figure",
+        heading="Accuracy of the stitched model",
+        section="Stitching several fine-tuned models",
+        order=12,
+    ),
+    "overlaps": Kind(figure="interp.figures.overlaps:overlaps_figure", heading="Overlap of masks"),
+    "sae-features": Kind(
+        analyzer="interp.analyzers.sae_features:DictionaryFeatures",
+        replayable=True,
+        help="what single latents fire on and what they write, as a page to browse",
+        command="sae features",
+        figure="interp.figures.sae_features:dictionary_features_figure",
+        heading="Contexts and logit effects of single latents",
+        section="Single latents",
+        order=22,
+    ),
+    "concept-shift": Kind(
+        analyzer="interp.analyzers.concept_shift:ConceptShift",
+        figure="interp.figures.sae_features:concept_shift_figure",
+        heading="Shift of concepts",
+        section="Shift of concepts",
+        order=24,
+    ),
+    "sae-probe": Kind(
+        analyzer="interp.analyzers.sae_probe:DictionaryProbe",
+        replayable=True,
+        help="which latents predict a behaviour, and does ablating them reduce it",
+        command="sae probe",
+        figure="interp.figures.sae_probe:dictionary_probe_figure",
+        heading="Which latents predict the behaviour?",
+        section="Latents that predict a behaviour, and their effects",
+        order=23,
+    ),
+    "sae-probe-effects": Kind(
+        figure="interp.figures.sae_probe:dictionary_probe_effects_figure",
+        heading="Causal effect of latents",
+    ),
+    "sae-probe-sets": Kind(
+        figure="interp.figures.sae_probe:dictionary_probe_sets_figure",
+        heading="Effect of random latents",
+    ),
+    "dose": Kind(figure="interp.figures.dose:dose_figure", heading="Dose-response"),
+    "verify-neurons": Kind(
+        analyzer="interp.analyzers.verify_neurons:VerifyNeurons",
+        figure="interp.figures.conditions:conditions_figure",
+        heading="Effect of each intervention",
+        section="Verification by intervention",
+        order=2,
+    ),
+    "sampled": Kind(
+        figure="interp.figures.conditions:conditions_figure",
+        heading="Behaviour rate in sampled answers",
+    ),
+    "random-sets": Kind(
+        figure="interp.figures.random_sets:random_sets_figure", heading="Effect of random sets"
+    ),
+    "patching-cells": Kind(
+        figure="interp.figures.patching:patching_figure",
+        heading="Activations, write weights, or both?",
+    ),
+    "locate-neurons": Kind(
+        analyzer="interp.analyzers.locate_neurons:LocateNeurons",
+        replayable=True,
+        help="find the neurons that carry a fine-tuned behaviour, and verify them",
+        figure="interp.figures.scores:scores_figure",
+        heading="Scores by layer",
+        section="Locating units",
+        order=1,
+    ),
+    "neuron-tokens": Kind(heading="Most activating tokens"),
+    "stability": Kind(
+        analyzer="interp.analyzers.stability:Stability",
+        figure="interp.figures.stability:stability_figure",
+        heading="Stability on other prompts",
+        section="Stability of the located set",
+        order=13,
+    ),
+    "control-locations": Kind(
+        analyzer="interp.analyzers.control_locations:ControlLocations",
+        figure="interp.figures.control_locations:control_locations_figure",
+        heading="Location in control fine-tunes",
+        section="Location in control fine-tunes",
+        order=14,
+    ),
+    "redundancy": Kind(
+        analyzer="interp.analyzers.redundancy:Redundancy",
+        figure="interp.figures.redundancy:redundancy_figure",
+        heading="Locating again after ablation",
+        section="Redundancy",
+        order=15,
+    ),
+    "coalitions": Kind(
+        analyzer="interp.analyzers.coalitions:Coalitions",
+        figure="interp.figures.coalitions:coalitions_figure",
+        heading="Do scores predict the effects of random halves?",
+        section="Coalitions of units",
+        order=16,
+    ),
+    "refusal-direction": Kind(
+        analyzer="interp.analyzers.refusal_direction:RefusalDirection",
+        figure="interp.figures.refusal_direction:refusal_direction_figure",
+        heading="Comparison with a single direction",
+        section="Comparison with a single direction",
+        order=17,
+    ),
+    "forgetting": Kind(
+        analyzer="interp.analyzers.intruder_forgetting.losses:Forgetting",
+        section="Forgetting",
+        order=9,
+    ),
+    "claims": Kind(figure="interp.figures.claims:claims_figure"),
+}
+"""Kinds that come with interp, in the order in which a page shows their figures."""

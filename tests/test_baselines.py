@@ -22,7 +22,6 @@ from interp.experiments.ranking_sets import ranking_of
 from interp.experiments.refusal_directions import candidates_of, choose, taken_away
 from interp.figures import plot
 from interp.maths.intervals import cluster_interval
-from interp.report.page import HEADINGS
 from interp.report.sections import baselines_table as on_the_page
 from interp.store import Store
 from tests import tiny

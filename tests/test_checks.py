@@ -12,7 +12,7 @@ from interp.analyzers.locate_neurons import LocateNeurons
 from interp.cli import checks
 from interp.errors import OptionError
 from interp.figures import plot
-from interp.report.page import HEADINGS
+from interp.kinds import KINDS
 from interp.store import Store
 from tests import tiny
 
@@ -127,9 +127,9 @@ def test_every_check_is_a_run_with_claims_and_a_figure(run, pair):
     assert not shown["redundant"]
     page = Path(record["page"]).read_text(encoding="utf-8")
     for heading in (
-        HEADINGS["stability"],
-        HEADINGS["coalitions"],
-        HEADINGS["refusal-direction"],
+        KINDS["stability"].heading,
+        KINDS["coalitions"].heading,
+        KINDS["refusal-direction"].heading,
     ):
         assert heading in page
     again = result(run, *command)
@@ -209,9 +209,9 @@ def test_all_checks_run_beside_the_verification(run, root):
     assert shown["beats-direction-as-base"]
     page = Path(record["page"]).read_text(encoding="utf-8")
     for heading in (
-        HEADINGS["stability"],
-        HEADINGS["coalitions"],
-        HEADINGS["refusal-direction"],
+        KINDS["stability"].heading,
+        KINDS["coalitions"].heading,
+        KINDS["refusal-direction"].heading,
     ):
         assert heading in page
     again = result(run, *CHECKED, "--store", root)

@@ -18,11 +18,11 @@ from interp.capture import make_batch
 from interp.engines import Batch, TorchEngine, engine_named
 from interp.errors import OptionError, PairError, PromptError
 from interp.figures import plot
+from interp.kinds import KINDS
 from interp.maths.alignment import cka_interval, debiased_cka, linear_cka
 from interp.models.changes import tensor_changes
 from interp.models.pair import Pair
 from interp.prompts import OneClass, PromptSet, read_prompts
-from interp.report.page import HEADINGS
 from interp.store import Store
 from interp.study import Study
 from tests import families, tiny
@@ -395,9 +395,9 @@ def test_the_command_keeps_a_run_and_answers_again(run, saved):
         claims.check(claim, table)
     page = Path(record["page"]).read_text(encoding="utf-8")
     for heading in (
-        HEADINGS["compare-layers"],
-        HEADINGS["compare-weights"],
-        HEADINGS["compare-tokens"],
+        KINDS["compare-layers"].heading,
+        KINDS["compare-weights"].heading,
+        KINDS["compare-tokens"].heading,
     ):
         assert heading in page
     assert json.loads(run(*command)[1]) == record | {"cached": True}

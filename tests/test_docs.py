@@ -11,7 +11,7 @@ import interp
 from interp.agreement import Agreement
 from interp.analyzers.locate_neurons import METHODS
 from interp.cli import COMMANDS, GROUPS, _LazyCommands, main
-from interp.figures import FIGURES
+from interp.kinds import KINDS
 from tests import documented, pages, tiny
 from tests.pages import PAGES, ROOT
 from tests.test_real_pair import missing
@@ -292,7 +292,9 @@ def test_the_page_of_the_store_has_every_kind_and_every_figure_s():
     analyzers.add(Agreement.name)
     assert set(documented.kinds()) == analyzers
     described = documented.kinds().values()
-    assert set(FIGURES) <= analyzers | {kind for row in described for kind in row.parts.values()}
+    assert {name for name, kind in KINDS.items() if kind.figure} <= analyzers | {
+        kind for row in described for kind in row.parts.values()
+    }
 
 
 @pytest.mark.parametrize(

@@ -30,12 +30,12 @@ from interp.errors import (
     WidthMismatch,
 )
 from interp.figures import plot
+from interp.kinds import KINDS
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.models.rescale import Direction, rescaled, update_scaled
 from interp.models.weights import WeightPair
 from interp.prompts import Contrast, OneClass, Prompt, PromptSet
-from interp.report.page import HEADINGS
 from interp.sites import Weight
 from interp.store import Store
 from interp.store.svd_cache import Bases
@@ -860,7 +860,7 @@ def test_the_command_keeps_a_run_and_is_answered_from_it(run, pair, tmp_path):
     assert one["run"] == other["run"]
     assert one["rows"] == 7
     assert one["summary"]["supported"]
-    assert HEADINGS["intruders"] in Path(one["page"]).read_text(encoding="utf-8")
+    assert KINDS["intruders"].heading in Path(one["page"]).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("with_task", [True, slow(False)])
@@ -885,7 +885,7 @@ def test_the_command_scales(run, pair, tmp_path, with_task):
     assert (code, err) == (0, "")
     record = json.loads(out)
     assert "intruder-scaling" in record["summary"]["checks"]
-    assert HEADINGS["intruder-scaling"] in Path(record["page"]).read_text(encoding="utf-8")
+    assert KINDS["intruder-scaling"].heading in Path(record["page"]).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,7 @@ import base64
 
 import pytest
 
-from interp.figures import FIGURES
 from interp.report.document import write_report
-from interp.report.page import HEADINGS
 from interp.store import Store
 from tests.browser import browser
 from tests.reports import honest_runs

@@ -15,9 +15,9 @@ from interp.analyzers.sae_diff import DictionaryDiff
 from interp.cli.common import Common
 from interp.cli.prompt_options import site_of
 from interp.errors import OptionError, PairError
+from interp.kinds import KINDS
 from interp.models.pair import Pair
 from interp.prompts import OneClass, Prompt, PromptSet
-from interp.report.page import HEADINGS
 from interp.sae import Dictionary, DictionaryConfig, save
 from interp.sae.analysis.classes import Thresholds
 from interp.study import Study
@@ -327,8 +327,8 @@ def test_a_command_keeps_both_pairs_and_recalls_them(saved, tmp_path, run):
     assert control in err
     assert (tmp_path / "runs" / control / "manifest.json").is_file()
     page = (tmp_path / "runs" / told["run"] / "page.html").read_text("utf-8")
-    assert HEADINGS["sae-diff-classes"] in page
-    assert HEADINGS["sae-diff"] in page
+    assert KINDS["sae-diff-classes"].heading in page
+    assert KINDS["sae-diff"].heading in page
     code, out, _ = run(*words)
     again = json.loads(out)
     assert (code, again["cached"], again["run"]) == (0, True, told["run"])

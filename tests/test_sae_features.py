@@ -18,12 +18,12 @@ from interp.analyzers.sae_features import DictionaryFeatures
 from interp.engines import TorchEngine
 from interp.errors import OptionError
 from interp.figures import plot
+from interp.kinds import KINDS
 from interp.models.pair import Pair
 from interp.organisms import prompts
 from interp.prompts import OneClass, Prompt, PromptSet
 from interp.report import write_page
 from interp.report.features import features_list
-from interp.report.page import HEADINGS
 from interp.sae import Dictionary, DictionaryConfig, save
 from interp.sae.analysis.unembedding import chance, effects
 from interp.study import Study
@@ -523,7 +523,7 @@ class TestCommand:
         assert "concept-shift" in told["summary"]["checks"]
         page = Path(told["page"]).read_text("utf-8")
         assert page.count('<details class="feature"') == 5
-        assert HEADINGS["concept-shift"] in page
+        assert KINDS["concept-shift"].heading in page
         assert "in each of 2 control fine-tunes" in page
         code, out, _ = run(*words)
         assert code == 0

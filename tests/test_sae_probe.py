@@ -20,11 +20,11 @@ from interp.engines import Batch, TorchEngine
 from interp.errors import OptionError
 from interp.figures import plot
 from interp.interventions.generation import Text, generate
+from interp.kinds import KINDS
 from interp.maths.intervals import cluster_interval
 from interp.metrics import Task
 from interp.models.pair import Pair
 from interp.prompts import Contrast, PromptSet
-from interp.report.page import HEADINGS
 from interp.sae import Dictionary, DictionaryConfig, save
 from interp.sae.analysis.causal_validation import rate_matched
 from interp.sae.analysis.probe import SparseProbe
@@ -439,7 +439,7 @@ def test_through_the_command_line(tmp_path, capsys):
     assert main(words) == 0
     first = json.loads(capsys.readouterr().out)
     assert first["summary"]["sizes"]["given"] == 2
-    assert HEADINGS["sae-probe"] in Path(first["page"]).read_text("utf-8")
+    assert KINDS["sae-probe"].heading in Path(first["page"]).read_text("utf-8")
     assert main(words) == 0
     assert json.loads(capsys.readouterr().out)["cached"] is True
     for wrong, said in (

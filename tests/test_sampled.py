@@ -15,9 +15,10 @@ from interp.claims import check, from_table
 from interp.experiments.conditions import PatchSource, PatchTarget
 from interp.experiments.sampled import chosen, sample, sampling_of
 from interp.figures import plot
+from interp.kinds import KINDS
 from interp.maths.intervals import cluster_interval
 from interp.metrics import Behaviour, Refusal, Sampling, load_behaviour
-from interp.report.page import HEADINGS, page
+from interp.report.page import page
 from interp.study import Study
 from tests import tiny
 from tests.documented import kinds
@@ -157,7 +158,7 @@ def test_its_claim_is_over_clusters_of_prompts(run):
     )
     figure = plot(rates)
     assert figure.layout.title.text == "Sampled answers by condition"
-    assert HEADINGS["sampled"] in page([verified], "title")
+    assert KINDS["sampled"].heading in page([verified], "title")
     assert any("sampled per prompt" in note for note in verified.provenance.context["notes"])
 
 

@@ -28,6 +28,7 @@ from interp.experiments.tuning_decomposition import Stream, against
 from interp.figures import plot
 from interp.interventions.edits import Observe
 from interp.interventions.generation import Text, generate
+from interp.kinds import KINDS
 from interp.maths.auc import auc_difference_interval, auc_interval, pairwise_order, shuffled_auc
 from interp.maths.contribution_ratios import Running, share, size
 from interp.models.interpolate import interpolated
@@ -35,7 +36,6 @@ from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.models.unexamined_changes import blocks_of
 from interp.prompts import Contrast, OneClass, PromptSet, encode, read_prompts
-from interp.report.page import HEADINGS
 from interp.sites import Site
 from interp.store import Store
 from interp.study import Study
@@ -1059,8 +1059,8 @@ def test_the_command_keeps_a_run_and_answers_again(run, saved):
         for claim in claims.from_table(each.tables["claims"]):
             claims.check(claim, each)
     page = Path(record["page"]).read_text(encoding="utf-8")
-    assert HEADINGS["tuco"] in page
-    assert HEADINGS["ftc-alpha"] in page
+    assert KINDS["tuco"].heading in page
+    assert KINDS["ftc-alpha"].heading in page
     code, again, _ = run(*command)
     assert json.loads(again) == record | {"cached": True}
 

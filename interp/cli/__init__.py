@@ -22,20 +22,32 @@ import typer
 from typer.core import TyperGroup
 
 from interp.errors import InterpError
+from interp.kinds import KINDS, command_helps, kinds
 
-COMMANDS = {
-    "locate-neurons": "find the neurons that carry a fine-tuned behaviour, and verify them",
-    "transfer": "does a set located in one fine-tuned model do the same in another one",
-    "dissociate": "do two behaviours of one fine-tuned model depend on different sets",
-    "compare": ("a first look at a pair: how outputs, residual streams and weights differ"),
-    "tuco": "how much of the blocks' contributions is due to fine-tuning, prompt by prompt",
-    "intruders": "which singular vectors of a fine-tuned model's matrices are not in the base",
-    "graft": "how few of a fine-tuned model's weights, put into the base, do what it learned",
+_LISTED = (
+    "locate-neurons",
+    "transfer",
+    "dissociate",
+    "compare",
+    "tuco",
+    "intruders",
+    "graft",
+    "control",
+    "agree",
+    "stitch",
+    "report",
+    "verify",
+    "ls",
+    "show",
+    "sql",
+    "organisms",
+    "doctor",
+    "demo",
+)
+_LISTED_SAE = ("train", "eval", "diff", "features", "probe", "convert")
+_HELPS = {
+    **command_helps(KINDS),
     "control": "train control fine-tunes: the same training on neutral text",
-    "agree": "do stored runs of one pair locate the change in the same layers and matrices",
-    "stitch": (
-        "do the few weights of several fine-tuned models, put into one base, do all their tasks"
-    ),
     "report": "one page over stored runs, with a file of its claims that can be checked",
     "verify": "check a report: compute every claim again from the stored tables",
     "ls": "list the stored runs",
@@ -44,31 +56,26 @@ COMMANDS = {
     "organisms": "list the shipped pairs of models with known differences",
     "doctor": "check this installation",
     "demo": "find and verify the planted neurons of a shipped pair",
+    "sae train": "train dictionaries on activations of a model, or of a pair",
+    "sae convert": "read a dictionary of any known library, write it for another",
 }
+"""Help by command: of those that make runs from ``interp.kinds``, of the others from here."""
+
+COMMANDS = {name: _HELPS[name] for name in _LISTED}
 GROUPS = {
     "sae": (
         "sparse dictionaries of activations: autoencoders, transcoders, crosscoders",
-        {
-            "train": "train dictionaries on activations of a model, or of a pair",
-            "eval": "how well a dictionary reconstructs a site, compared with baselines at equal L0",
-            "diff": "which latents only the fine-tuned model has, or only the base, compared with a control",
-            "features": "what single latents fire on and what they write, as a page to browse",
-            "probe": "which latents predict a behaviour, and does ablating them reduce it",
-            "convert": "read a dictionary of any known library, write it for another",
-        },
-    ),
+        {name: _HELPS[f"sae {name}"] for name in _LISTED_SAE},
+    )
 }
 """Commands of two words: ``interp sae train`` is the module ``interp.cli.sae_train``."""
 
 
 def commands() -> dict[str, str]:
-    """All commands of one word with their help: those listed above, and kinds of runs that have a
-    help and no command of their own.
-    """
-    from interp.kinds import kinds
-
-    added = {name: kind.help for name, kind in kinds().items() if kind.help}
-    return {**COMMANDS, **{name: added[name] for name in added if name not in COMMANDS}}
+    """All commands of one word with their help; kinds of other packages come last."""
+    helps = command_helps(kinds())
+    added = {name: help for name, help in helps.items() if name not in _HELPS}
+    return {**COMMANDS, **added}
 
 
 DONE, BAD_INPUT, DEFECT, INTERRUPTED = 0, 2, 70, 130

@@ -18,29 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import ClaimError, InterpError
+from interp.kinds import KINDS
 from interp.provenance import JSON, digest
 from interp.replication.fresh_prompts import replaced
 from interp.store.transaction import file_lock, refusing
 
-MEASURING = (
-    "locate-neurons",
-    "transfer",
-    "dissociate",
-    "compare",
-    "tuco",
-    "intruders",
-    "graft",
-    "agree",
-    "stitch",
+MEASURING = {
     "report",
     "demo",
-    "sae eval",
-    "sae diff",
-    "sae features",
-    "sae probe",
-)
-"""Commands that make claims, and no file but in their store or under ``--out``: a report can be a
-stranger's.
+    *(kind.command or name for name, kind in KINDS.items() if kind.replayable),
+}
+"""Commands that make claims, and no file but in their store or under ``--out``: a report can be
+from a stranger, so nothing else is run.
 """
 
 # The package that is imported here is the one that measures, wherever the process starts.

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from interp.claims import to_table
-from interp.figures import FIGURES, plot
+from interp.figures import has_figure, plot
+from interp.kinds import kinds
 from interp.report import sections
 from interp.report.facts import facts
 from interp.report.features import features_list
@@ -20,52 +21,6 @@ from interp.report.html_document import document, write_text
 from interp.report.rendering import Html, Section, render
 from interp.report.text import json_text
 from interp.table import Table
-
-HEADINGS = {
-    "baselines": "Comparison with other methods",
-    "compare": "How much do outputs differ?",
-    "compare-layers": "Where do residual streams differ?",
-    "compare-weights": "Which weights changed?",
-    "compare-tokens": "At which tokens do outputs differ?",
-    "tuco": "Tuning contribution by prompt",
-    "tuco-layers": "Tuning contribution by depth",
-    "tuco-tokens": "Tuning contribution by token",
-    "ftc-alpha": "Weaker and stronger fine-tuning",
-    "intruder-scaling": "Effect of scaling intruder dimensions",
-    "intruders": "Which singular vectors are new?",
-    "intruders-image": "Similarity to the base's singular vectors",
-    "intruder-forgetting": "Is the number of intruders related to forgetting?",
-    "transfer": "Effect in another fine-tuned model",
-    "dissociation": "Double dissociation of two behaviours",
-    "graft": "How few weights are enough?",
-    "graft-layers": "Masks by block",
-    "places": "Location of the change, by method",
-    "places-agreement": "Agreement of methods",
-    "sae-diff-classes": "Classes of latents",
-    "sae-diff": "Latents in both models",
-    "sae-eval": "Explained variance",
-    "sae-eval-recovered": "Loss recovered",
-    "sae-eval-density": "Firing frequency of latents",
-    "stitch": "Accuracy of the stitched model",
-    "overlaps": "Overlap of masks",
-    "sae-features": "Contexts and logit effects of single latents",
-    "concept-shift": "Shift of concepts",
-    "sae-probe": "Which latents predict the behaviour?",
-    "sae-probe-effects": "Causal effect of latents",
-    "sae-probe-sets": "Effect of random latents",
-    "dose": "Dose-response",
-    "verify-neurons": "Effect of each intervention",
-    "sampled": "Behaviour rate in sampled answers",
-    "random-sets": "Effect of random sets",
-    "patching-cells": "Activations, write weights, or both?",
-    "locate-neurons": "Scores by layer",
-    "neuron-tokens": "Most activating tokens",
-    "stability": "Stability on other prompts",
-    "control-locations": "Location in control fine-tunes",
-    "redundancy": "Locating again after ablation",
-    "coalitions": "Do scores predict the effects of random halves?",
-    "refusal-direction": "Comparison with a single direction",
-}
 
 
 def write_page(path: str | os.PathLike, tables: Sequence[Table], title: str) -> Path:
@@ -125,12 +80,12 @@ def parts_of(runs: Sequence[Table], brief: bool = False) -> Iterator[Section]:
     ``brief``: tables of tokens are collapsed, for pages with many runs.
     """
     every = [part for run in runs for part in (run, *run.tables.values()) if len(part)]
-    for kind, heading in HEADINGS.items():
-        parts = [part for part in every if part.kind == kind]
-        if parts:
-            yield Section(heading, [html for part in parts for html in _drawn(part, brief)])
+    for name, kind in kinds().items():
+        parts = [part for part in every if part.kind == name]
+        if parts and kind.heading:
+            yield Section(kind.heading, [html for part in parts for html in _drawn(part, brief)])
     for part in every:
-        if part.kind in FIGURES and part.kind not in (*HEADINGS, "claims"):
+        if has_figure(part.kind) and part.kind != "claims" and not kinds()[part.kind].heading:
             yield Section(part.kind, [figure_of(part)])
 
 

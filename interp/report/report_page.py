@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from shlex import quote
 
 from interp.claims import to_table
+from interp.kinds import Kind, kinds
 from interp.provenance import JSON
 from interp.report import sections
 from interp.report.facts import facts
@@ -18,35 +19,6 @@ from interp.report.html_document import document
 from interp.report.page import examples_of, figure_of, opening_of, parts_of
 from interp.report.rendering import Html, Section, render
 from interp.table import Table
-
-NAMES = {
-    "locate-neurons": "Locating units",
-    "verify-neurons": "Verification by intervention",
-    "baselines": "Comparison with other methods",
-    "compare": "Comparison of the pair",
-    "tuco": "Tuning contribution (TuCo)",
-    "ftc-alpha": "Weaker and stronger fine-tuning",
-    "intruders": "Intruder dimensions",
-    "intruder-scaling": "Scaling intruder dimensions",
-    "forgetting": "Forgetting",
-    "intruder-forgetting": "Intruder dimensions and forgetting over checkpoints",
-    "graft": "Grafts",
-    "stitch": "Stitching several fine-tuned models",
-    "stability": "Stability of the located set",
-    "control-locations": "Location in control fine-tunes",
-    "redundancy": "Redundancy",
-    "coalitions": "Coalitions of units",
-    "refusal-direction": "Comparison with a single direction",
-    "transfer": "Transfer to another fine-tuned model",
-    "dissociation": "Double dissociation",
-    "sae-eval": "Evaluation of a dictionary",
-    "sae-diff": "Latents of a dictionary in both models",
-    "sae-features": "Single latents",
-    "sae-probe": "Latents that predict a behaviour, and their effects",
-    "concept-shift": "Shift of concepts",
-    "places": "Agreement of methods",
-}
-"""Kind of run -> heading of its section; other kinds use their own name."""
 
 
 def whole_page(
@@ -61,7 +33,9 @@ def whole_page(
         key = table.require_provenance().key
         parts.append(Section(_name(table, len(pairs) > 1), [_run(table)], _anchor(table), key[:8]))
     if agreements:
-        parts.append(Section(NAMES["places"], [_run(table) for table in agreements], "agreement"))
+        parts.append(
+            Section(kinds()["places"].section, [_run(table) for table in agreements], "agreement")
+        )
     parts.append(
         Section("What these results do not show", [sections.bullets(said["limits"])], "limits")
     )
@@ -85,14 +59,14 @@ def whole_page(
 
 def _name(table: Table, several: bool) -> str:
     """The heading of a run, with the fine-tuned model's name if the report has several pairs."""
-    name, tuned = NAMES.get(table.kind, table.kind), table.require_provenance().context.get("tuned")
+    kind, tuned = kinds().get(table.kind), table.require_provenance().context.get("tuned")
+    name = kind.section if kind and kind.section else table.kind
     return f"{name}: {tuned}" if several and tuned else name
 
 
 def _order(table: Table) -> int:
-    """Position in ``NAMES``; a verifying run comes after the locating run."""
-    kinds = list(NAMES)
-    return kinds.index(table.kind) if table.kind in kinds else len(kinds)
+    """Position of a run by its kind; a verifying run comes after the locating run."""
+    return kinds()[table.kind].order if table.kind in kinds() else Kind().order
 
 
 def _anchor(table: Table) -> str:
