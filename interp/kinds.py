@@ -27,10 +27,11 @@ class Kind:
     """What is known of a kind of table.
 
     ``analyzer``: ``module:Class`` of runs; empty for kinds of sub-tables only. ``help``: one line,
-    for kinds that have a command; ``command``: its name where it is not the kind's. ``figure``: ``module:function``, table -> plotly figure.
-    ``heading``: of its figure on a page. ``section``: heading of the run in a report, ``order``
-    its position there. ``replayable``: a report, which may come from a stranger, can have its
-    command run again: it writes to its store and ``--out`` alone.
+    for kinds that have a command; ``command``: its name where it is not the kind's. ``figure``:
+    ``module:function``, table -> plotly figure. ``heading``: of its figure on a page. ``section``:
+    heading of the run in a report, ``order`` its position there. ``replayable``: a report, which
+    may come from a stranger, can have its command run again: it writes to its store and ``--out``
+    alone.
     """
 
     analyzer: str = ""

@@ -8,8 +8,6 @@ interprets markup in labels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from plotly.graph_objects import Figure
 
 from interp.errors import OptionError
