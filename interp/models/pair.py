@@ -257,7 +257,7 @@ class Pair:
 
     @classmethod
     def _load_adapter(
-        cls, source: sources.Source, base: str | None, settings: "load.Settings", new_tokens: str
+        cls, source: sources.Source, base: str | None, settings: load.Settings, new_tokens: str
     ) -> "Pair":
         base_source = text_models.beside(source.base(base), source)
         module, notes = load.module(base_source, settings)
