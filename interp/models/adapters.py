@@ -141,8 +141,8 @@ def _require_single_tokens(tuned: Model, ids: Ids) -> None:
     trained = {
         int(index)
         for part in layers
-        for each in part.token_adapter.token_indices.values()
-        for index in each
+        for indices in part.token_adapter.token_indices.values()
+        for index in indices
     }
     if trained and max(trained) >= ids.count:
         mean = "" if ids.mean else "add --new-tokens mean, or "

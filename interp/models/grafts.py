@@ -193,7 +193,9 @@ def _belongs(model: Model, name: str, part: str) -> bool:
             if part == "embeddings"
             else module.get_output_embeddings()
         )
-        path = next((path for path, one in module.named_modules() if one is owner), None)
+        path = next(
+            (path for path, candidate in module.named_modules() if candidate is owner), None
+        )
         return path is not None and name.startswith(f"{bare(path)}.")
     blocks = f"{anatomy.blocks_path}."
     if not name.startswith(blocks):
@@ -210,9 +212,9 @@ def _belongs(model: Model, name: str, part: str) -> bool:
 def _apart(base: Model, tuned: Model) -> list[ParameterPair]:
     theirs = dict(tuned.module.named_parameters(remove_duplicate=False))
     return [
-        ParameterPair(name, name, mine.data, theirs[name].data)
-        for name, mine in base.module.named_parameters()
-        if mine.is_floating_point()
+        ParameterPair(name, name, parameter.data, theirs[name].data)
+        for name, parameter in base.module.named_parameters()
+        if parameter.is_floating_point()
     ]
 
 
@@ -229,7 +231,9 @@ def _of_one_matrix(
     for piece in pieces:
         ends.setdefault(id(base.module.get_parameter(piece.path)), []).append(piece)
     alike = {
-        place for place, held in ends.items() if len(held) > 1 and _agree(held, set(paths[place]))
+        matrix
+        for matrix, matrix_pairs in ends.items()
+        if len(matrix_pairs) > 1 and _agree(matrix_pairs, set(paths[matrix]))
     }
     doubled = {id(piece) for place in alike for piece in ends[place][1:]}
     return [piece for piece in pieces if id(piece) not in doubled], alike
