@@ -373,7 +373,7 @@ def test_an_adapter_whose_tensors_are_all_zero(adapter):
             r"does not fit the base .*size mismatch.*\[4, 32\]",
         ),
         ({"intermediate_size": 64}, WrongBase, r"size mismatch.*\[48, 4\]"),
-        ({"num_hidden_layers": 2}, AdapterNotLanded, "12 of 36 .*reached no module.*layers.2"),
+        ({"num_hidden_layers": 2}, AdapterNotLanded, "12 of 36 .*matched no module.*layers.2"),
         ({"num_hidden_layers": 4}, AdapterNotLanded, "12 adapter tensors are missing.*layers.3"),
     ],
 )
@@ -389,7 +389,7 @@ def test_a_base_that_is_an_adapter(bases, adapter):
     edit_config(adapter, base_model_name_or_path=str(adapter))
     with pytest.raises(OptionError, match="is itself an adapter"):
         Pair.load(str(adapter))
-    with pytest.raises(OptionError, match="is an adapter; give the model that was tuned"):
+    with pytest.raises(OptionError, match="is an adapter; give the model that was fine-tuned"):
         Pair.load(str(bases["llama"]), str(adapter))
 
 
@@ -425,7 +425,7 @@ def test_truncated_missing_and_pickled(adapter):
     (adapter / "other.safetensors").write_bytes(b"")
     refused(TruncatedWeights, "truncated or damaged", adapter)
     save_file({"a": torch.zeros(1)}, adapter / "other.safetensors")
-    refused(MissingWeights, "holds no adapter_model.safetensors", adapter)
+    refused(MissingWeights, "contains no adapter_model.safetensors", adapter)
     (adapter / "other.safetensors").unlink()
     torch.save({}, adapter / "adapter_model.bin")
     refused(PickledWeights, "only as a pickle", adapter)

@@ -316,7 +316,7 @@ BROKEN = {
     "adapter-renamed": (
         on_its_base(lambda b: b.weights(b.adapter, renamed, "adapter_model.safetensors")),
         "AdapterNotLanded",
-        "reached no module",
+        "matched no module",
     ),
     "adapter-of-another-shape": (
         lambda b: (b.adapter, b.save(tiny.llama(intermediate_size=64))),

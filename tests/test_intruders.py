@@ -536,7 +536,7 @@ def test_dora_cannot_be_edited(tmp_path):
         rescaled(pair.tuned, [direction(pair.tuned)], 0.5),
     ):
         pass
-    with pytest.raises(UnsupportedModel, match="no plain LoRA"), update_scaled(pair, 0.5):
+    with pytest.raises(UnsupportedModel, match="not a plain LoRA"), update_scaled(pair, 0.5):
         pass
 
 
@@ -725,7 +725,7 @@ BROKEN = {
     "nan": (_nan, NonFiniteWeights, "contains NaN"),
     "lost": (_lost, MissingWeights, r"lacks model\.layers\.0\.self_attn\.q_proj"),
     "codes": (_codes, UnsupportedModel, "quantisation"),
-    "cut": (_cut, WidthMismatch, r"\(5, 96\) in the tuned model"),
+    "cut": (_cut, WidthMismatch, r"\(5, 96\) in the fine-tuned model"),
 }
 
 

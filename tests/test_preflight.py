@@ -225,7 +225,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_embeds(tmp_path):
 
 def test_directories_that_are_no_models(tmp_path, directory):
     (tmp_path / "empty").mkdir()
-    refused(ModelNotFound, r"holds no config\.json and no adapter_config\.json", tmp_path / "empty")
+    refused(ModelNotFound, r"contains neither config\.json nor adapter_config\.json", tmp_path / "empty")
     refused(ModelNotFound, "is a file, not a model directory", directory / "config.json")
     refused(ModelNotFound, "no model directory at", tmp_path / "nothing")
 
@@ -308,7 +308,7 @@ def test_models_of_other_sizes(tmp_path, family, llama_changes, gpt2_changes, er
     message = refused(error, said, tuned, base)
     assert str(base) in message
     # and the same of models in memory, where the sizes are read off the weights
-    with pytest.raises(PairError, match="give the model that was tuned") as caught:
+    with pytest.raises(PairError, match="give the model that was fine-tuned") as caught:
         Pair.from_modules(build(), build(**changes), tiny.tokenizer())
     assert type(caught.value) is error
 
@@ -323,7 +323,7 @@ def test_a_size_that_only_the_weights_tell(tmp_path):
     (base / "config.json").write_text(json.dumps(found))
     refused(
         WidthMismatch,
-        r"k_proj.weight is \(32, 32\) in the base and \(16, 32\) in the tuned model",
+        r"k_proj.weight is \(32, 32\) in the base and \(16, 32\) in the fine-tuned model",
         tuned,
         base,
     )

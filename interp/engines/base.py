@@ -76,7 +76,11 @@ def _shared(sequences: Sequence[Sequence[int]], shortest: int) -> int:
     # the common prefix of the first and the last in sorted order is common to all
     pairs = zip(list(min(sequences, key=list)), list(max(sequences, key=list)), strict=False)
     return next(
-        (at for at, (one, other) in enumerate(pairs) if one != other or at == shortest - 1),
+        (
+            index
+            for index, (first, last) in enumerate(pairs)
+            if first != last or index == shortest - 1
+        ),
         shortest - 1,
     )
 

@@ -96,7 +96,7 @@ class _Walk:
 def _cast(value: Any, dtype: torch.dtype) -> Any:
     """Every floating-point tensor in another precision, including masks and rotary embeddings."""
     if isinstance(value, (tuple, list)):
-        return type(value)(_cast(one, dtype) for one in value)
+        return type(value)(_cast(item, dtype) for item in value)
     if not isinstance(value, Tensor) or not value.is_floating_point():
         return value
     # the lowest number of one precision overflows in a narrower one, and a row of -inf has no softmax

@@ -71,5 +71,5 @@ def _is_finite(values: list[Tensor]) -> bool:
         for value in values
     ]
     return not sums or bool(
-        to_host(torch.isfinite(torch.stack([one.to(sums[0].device) for one in sums])).all())
+        to_host(torch.isfinite(torch.stack([total.to(sums[0].device) for total in sums])).all())
     )

@@ -209,7 +209,7 @@ def _visit(
         else differentiate(tapped, gradients_at, gradient_of, output.logits)
     )
     values = [tapped[site].value.detach() for site in reads]
-    changed = [tap.written_over for tap in tapped.values()]
+    changed = [hook.written_over for hook in tapped.values()]
     return (
         output.logits.detach(),
         output.get("past_key_values"),

@@ -149,8 +149,8 @@ def _gradients(of: Tensor, wanted: Sequence[Tensor]) -> list[Tensor]:
     got = iter(torch.autograd.grad(of, able, allow_unused=True))
     found = [next(got) if value.requires_grad else None for value in wanted]
     return [
-        torch.zeros_like(value) if one is None else one
-        for value, one in zip(wanted, found, strict=True)
+        torch.zeros_like(value) if gradient is None else gradient
+        for value, gradient in zip(wanted, found, strict=True)
     ]
 
 
@@ -239,7 +239,7 @@ def _proven(run: Pass, model: Model, batch: Batch, asked: GradientRequest) -> bo
             (at(gradient, layout.columns(0, layout.prefix)).sum(0), first.gradients[site][0])
         )
         pairs.append((rest.cells(gradient)[rest.at], rest.gradients[site][rest.at]))
-    return all(_near(one, other, bound) for one, other in pairs)
+    return all(_near(expected, actual, bound) for expected, actual in pairs)
 
 
 def _near(one: Tensor, other: Tensor, bound: float) -> bool:

@@ -216,7 +216,7 @@ def in_halves(edits: Sequence[Any], layout: Layout) -> Halves | None:
         return found[:1]
 
     beginning = [edit.on(first) for edit in edits]
-    if same and not to_host(torch.stack([each.to(same[0].device) for each in same]).all()):
+    if same and not to_host(torch.stack([equal.to(same[0].device) for equal in same]).all()):
         return None
     return beginning, [edit.on(cells(layout.columns(layout.prefix, layout.rest))) for edit in edits]
 

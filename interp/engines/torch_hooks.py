@@ -113,7 +113,7 @@ class TorchEngine:
             if head_reads is not None:
                 stack.callback(_pick(module, head_reads).remove)
             logits, cache = _forward(module, batch, keep, cache, use_cache)
-            require_unchanged(model, [site for site, tap in tapped.items() if tap.written_over])
+            require_unchanged(model, [site for site, hook in tapped.items() if hook.written_over])
             found = (
                 {}
                 if gradient_of is None

@@ -27,9 +27,10 @@ from interp.errors import (
 )
 from interp.maths.host import to_host
 from interp.models.anatomy import Anatomy, read_anatomy
-from interp.models.load import line, memory_digest, quiet, require_readable
+from interp.models.load import memory_digest, require_readable
 from interp.models.model import AdapterSwitch, Model
 from interp.models.preflight import probe_logits, require_switched
+from interp.models.quiet import line, quiet
 from interp.models.sources import Source, read_json
 from interp.models.vocabularies import Ids, adapter_rows, of_the_base, resize, rows_of
 
@@ -140,8 +141,8 @@ def _require_single_tokens(tuned: Model, ids: Ids) -> None:
     trained = {
         int(index)
         for part in layers
-        for each in part.token_adapter.token_indices.values()
-        for index in each
+        for indices in part.token_adapter.token_indices.values()
+        for index in indices
     }
     if trained and max(trained) >= ids.count:
         mean = "" if ids.mean else "add --new-tokens mean, or "

@@ -161,12 +161,12 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
                 for layer, target in enumerate(found)
                 if target not in (None, found[0])
             }
-            elsewhere |= {at: target for at, target in others.items() if target is not None}
+            elsewhere |= {key: target for key, target in others.items() if target is not None}
     matrices = {
         matrix: Place(path)
         for matrix in MATRICES
         if (path := _path(blocks, matrix.split("."))) is not None
-        and all(exists(model, at, path) for at in paths)
+        and all(exists(model, block_path, path) for block_path in paths)
     }
     block = model.get_submodule(f"{blocks.name}.0")
     kv_heads = setting(config, "num_key_value_heads", n_heads)
@@ -198,14 +198,14 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
         blocks.name,
         targets,
         matrices,
-        {at: target for at, target in elsewhere.items() if at[1] in targets},
+        {key: target for key, target in elsewhere.items() if key[1] in targets},
     )
     _require_shapes(model, anatomy, sizes)
     return anatomy
 
 
 def _without(places: dict[str, Any], *names: Iterable[str]) -> dict[str, Any]:
-    gone = {name for some in names for name in some}
+    gone = {name for group in names for name in group}
     return {name: place for name, place in places.items() if name not in gone}
 
 
@@ -273,7 +273,7 @@ def _resolve_in(model: nn.Module, path: str, block: Any, hook: str) -> Target | 
     if hook != "hook_attn_out" or "attn" not in block.submodules:
         return None
     others = [_scaled(block, mixer) for mixer in _MIXERS]
-    there = [other for other in others if other is not None and exists(model, path, other.path)]
+    there = [target for target in others if target is not None and exists(model, path, target.path)]
     return there[0] if len(there) == 1 else None
 
 

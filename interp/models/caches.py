@@ -124,14 +124,14 @@ class CachedPrefix:
     def join(cls, each: Sequence[CachedPrefix]) -> CachedPrefix:
         """The rows of all, one after another; raises OptionError if one was already handed over."""
         width, lengths = (
-            max(max(one.lengths) for one in each),
-            [length for one in each for length in one.lengths],
+            max(max(prefix.lengths) for prefix in each),
+            [length for prefix in each for length in prefix.lengths],
         )
 
         def stack(sides: Sequence[Tensor]) -> Tensor:
             return torch.cat([pad(side, (0, 0, width - side.shape[2], 0)) for side in sides])
 
-        left, blocks = [one._handed_over() for one in each], []
+        left, blocks = [prefix._handed_over() for prefix in each], []
         while left[0]:
             some = [blocks_of.pop(0) for blocks_of in left]
             blocks.append((stack([k for k, _ in some]), stack([v for _, v in some])))

@@ -96,7 +96,9 @@ class Checkpoint:
 
     def holds(self, name: str, prefix: str) -> bool:
         """Whether the files contain the tensor itself, not only the other end of a tied matrix."""
-        return name in self.renamed or any(one in self.places for one in _spellings(name, prefix))
+        return name in self.renamed or any(
+            variant in self.places for variant in _spellings(name, prefix)
+        )
 
     def _instead(self, name: str, prefix: str) -> str | None:
         """The other end of a tied matrix, if the files contain only that one."""

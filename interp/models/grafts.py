@@ -71,7 +71,9 @@ class Scope:
         else:
             every = _apart(base, pair.tuned)
         inside = [
-            piece for piece in every if any(_belongs(base, piece.name, part) for part in named)
+            candidate
+            for candidate in every
+            if any(_belongs(base, candidate.name, part) for part in named)
         ]
         if not inside:
             raise OptionError(
@@ -79,41 +81,43 @@ class Scope:
                 "embeddings, and for an adapter only changed parameters count); use another scope"
             )
         _require_one_matrix(base, pair.tuned, inside, alike)
-        moved = [piece for piece in inside if not torch.equal(piece.base, piece.tuned)] or inside
-        left = sum(piece.size for piece in inside) - sum(piece.size for piece in moved)
+        moved = [
+            member for member in inside if not torch.equal(member.base, member.tuned)
+        ] or inside
+        left = sum(member.size for member in inside) - sum(member.size for member in moved)
         return cls(base, tuple(moved), named, left)
 
     @cached_property
     def size(self) -> int:
         """Number of weights."""
-        return sum(piece.size for piece in self.pieces)
+        return sum(pair.size for pair in self.pieces)
 
     @property
     def moved(self) -> Float[Tensor, " P"]:
         """Change of each weight."""
-        return torch.cat([piece.moved for piece in self.pieces])
+        return torch.cat([pair.moved for pair in self.pieces])
 
     def split(self, flat: Tensor) -> list[Tensor]:
         """A flat tensor over all weights ``[P]`` as one tensor per parameter, in its shape."""
-        parts = flat.split([piece.size for piece in self.pieces])
-        return [part.view(piece.base.shape) for part, piece in zip(parts, self.pieces, strict=True)]
+        parts = flat.split([pair.size for pair in self.pieces])
+        return [part.view(pair.base.shape) for part, pair in zip(parts, self.pieces, strict=True)]
 
     def indices(self, mask: Bool[Tensor, " P"]) -> dict[str, np.ndarray]:
         """A mask as sorted flat indices per parameter name, in C order of the base's layout, (k,)
         integers.
         """
         found = {}
-        for piece, part in zip(self.pieces, self.split(mask), strict=True):
+        for pair, part in zip(self.pieces, self.split(mask), strict=True):
             where = to_host(part.flatten().nonzero().flatten())
-            found[piece.name] = where.astype(np.int32 if piece.size < 2**31 else np.int64)
+            found[pair.name] = where.astype(np.int32 if pair.size < 2**31 else np.int64)
         return found
 
     def mask(self, indices: Mapping[str, np.ndarray]) -> Bool[Tensor, " P"]:
         """Inverse of ``indices``; raises OptionError for a parameter outside the scope."""
         flat = torch.zeros(self.size, dtype=torch.bool, device=self.model.device)
-        starts = np.cumsum([0, *[piece.size for piece in self.pieces]])
+        starts = np.cumsum([0, *[pair.size for pair in self.pieces]])
         place = {
-            piece.name: int(start) for piece, start in zip(self.pieces, starts[:-1], strict=True)
+            pair.name: int(start) for pair, start in zip(self.pieces, starts[:-1], strict=True)
         }
         for name, where in indices.items():
             if len(where) and name not in place:
@@ -134,10 +138,10 @@ class Scope:
         """
         generator = torch.Generator().manual_seed(seed)
         pieces = []
-        for piece in self.pieces:
-            order = torch.randperm(piece.size, generator=generator).to(piece.base.device)
-            tuned = (widen(piece.base).flatten() + piece.moved[order]).view(piece.base.shape)
-            pieces.append(replace(piece, tuned=tuned))
+        for pair in self.pieces:
+            order = torch.randperm(pair.size, generator=generator).to(pair.base.device)
+            tuned = (widen(pair.base).flatten() + pair.moved[order]).view(pair.base.shape)
+            pieces.append(replace(pair, tuned=tuned))
         return replace(self, pieces=tuple(pieces))
 
     def rounding(self) -> tuple[int, float]:
@@ -147,9 +151,9 @@ class Scope:
         rounded change as a share of the exact one's.
         """
         still, stood, own = 0, 0.0, 0.0
-        for piece in self.pieces:
-            moved = piece.moved
-            seen = (widen(piece.tuned.to(piece.base.dtype)) - widen(piece.base)).flatten()
+        for pair in self.pieces:
+            moved = pair.moved
+            seen = (widen(pair.tuned.to(pair.base.dtype)) - widen(pair.base)).flatten()
             still += int(to_host(((moved != 0) & (seen == 0)).sum()))
             stood, own = (
                 stood + float(to_host(seen.square().sum())),
@@ -161,8 +165,8 @@ class Scope:
     def grafted(self, mask: Bool[Tensor, " P"]) -> Iterator[Model]:
         """The base with the fine-tuned weights where the mask is true, until closed."""
         chosen = [
-            torch.where(part, piece.tuned.to(piece.base.dtype), piece.base)
-            for part, piece in zip(self.split(mask.to(self.model.device)), self.pieces, strict=True)
+            torch.where(part, pair.tuned.to(pair.base.dtype), pair.base)
+            for part, pair in zip(self.split(mask.to(self.model.device)), self.pieces, strict=True)
         ]
         with self.standing(chosen):
             yield self.model
@@ -172,7 +176,7 @@ class Scope:
         """Replace the scope's parameters by these tensors; the originals are restored, also after
         an error.
         """
-        places = [self.model.module.get_parameter(piece.path) for piece in self.pieces]
+        places = [self.model.module.get_parameter(pair.path) for pair in self.pieces]
         own = [place.data for place in places]
         try:
             for place, tensor in zip(places, tensors, strict=True):
@@ -193,7 +197,9 @@ def _belongs(model: Model, name: str, part: str) -> bool:
             if part == "embeddings"
             else module.get_output_embeddings()
         )
-        path = next((path for path, one in module.named_modules() if one is owner), None)
+        path = next(
+            (path for path, candidate in module.named_modules() if candidate is owner), None
+        )
         return path is not None and name.startswith(f"{bare(path)}.")
     blocks = f"{anatomy.blocks_path}."
     if not name.startswith(blocks):
@@ -210,9 +216,9 @@ def _belongs(model: Model, name: str, part: str) -> bool:
 def _apart(base: Model, tuned: Model) -> list[ParameterPair]:
     theirs = dict(tuned.module.named_parameters(remove_duplicate=False))
     return [
-        ParameterPair(name, name, mine.data, theirs[name].data)
-        for name, mine in base.module.named_parameters()
-        if mine.is_floating_point()
+        ParameterPair(name, name, parameter.data, theirs[name].data)
+        for name, parameter in base.module.named_parameters()
+        if parameter.is_floating_point()
     ]
 
 
@@ -226,22 +232,24 @@ def _of_one_matrix(
     each is merged separately.
     """
     paths, ends = _paths(base), dict[int, list[ParameterPair]]()
-    for piece in pieces:
-        ends.setdefault(id(base.module.get_parameter(piece.path)), []).append(piece)
+    for pair in pieces:
+        ends.setdefault(id(base.module.get_parameter(pair.path)), []).append(pair)
     alike = {
-        place for place, held in ends.items() if len(held) > 1 and _agree(held, set(paths[place]))
+        matrix
+        for matrix, matrix_pairs in ends.items()
+        if len(matrix_pairs) > 1 and _agree(matrix_pairs, set(paths[matrix]))
     }
-    doubled = {id(piece) for place in alike for piece in ends[place][1:]}
-    return [piece for piece in pieces if id(piece) not in doubled], alike
+    doubled = {id(pair) for place in alike for pair in ends[place][1:]}
+    return [pair for pair in pieces if id(pair) not in doubled], alike
 
 
 def _agree(ends: Sequence[ParameterPair], paths: set[str]) -> bool:
     first, rounding = widen(ends[0].tuned), 16 * torch.finfo(ends[0].base.dtype).eps
     off = [
-        to_host((widen(piece.tuned) - first).abs().max() <= rounding * first.abs().max())
-        for piece in ends[1:]
+        to_host((widen(pair.tuned) - first).abs().max() <= rounding * first.abs().max())
+        for pair in ends[1:]
     ]
-    return {piece.name for piece in ends} == paths and all(off)
+    return {pair.name for pair in ends} == paths and all(off)
 
 
 def _paths(base: Model) -> dict[int, list[str]]:
@@ -261,7 +269,7 @@ def _require_one_matrix(
     ``alike``: matrices, by ``id``, whose ends are known to be equal.
     """
     paths = _paths(base)
-    places = {id(base.module.get_parameter(piece.path)): piece.name for piece in inside}
+    places = {id(base.module.get_parameter(pair.path)): pair.name for pair in inside}
     own = {place: name for place, name in places.items() if place not in alike}
     held = [name for place, name in own.items() if len(set(paths[place])) > 1]
     theirs = dict(tuned.module.named_parameters(remove_duplicate=False))

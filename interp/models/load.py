@@ -174,8 +174,8 @@ def _require_whole(
     """
     missing = sorted(report["missing_keys"])
     mismatched = sorted(
-        f"{key} ({tuple(seen)}, needed {tuple(wanted)})"
-        for key, seen, wanted in report["mismatched_keys"]
+        f"{key} ({tuple(shape)}, needed {tuple(expected)})"
+        for key, shape, expected in report["mismatched_keys"]
     )
     if missing or mismatched:
         what = "lacks" if missing else "stores in another shape"

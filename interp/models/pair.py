@@ -12,6 +12,7 @@ from interp.display import facts_html, number
 from interp.errors import OptionError
 from interp.models import load, preflight, sources, text_models, vocabularies
 from interp.models.adapters import adopt, attach_resized, inner_of, memory_digests
+from interp.models.load import Settings
 from interp.models.model import Model
 from interp.models.precision import name_of, precision_notes
 from interp.models.settings import configured_end_ids, generation_note
@@ -257,7 +258,7 @@ class Pair:
 
     @classmethod
     def _load_adapter(
-        cls, source: sources.Source, base: str | None, settings: "load.Settings", new_tokens: str
+        cls, source: sources.Source, base: str | None, settings: Settings, new_tokens: str
     ) -> "Pair":
         base_source = text_models.beside(source.base(base), source)
         module, notes = load.module(base_source, settings)

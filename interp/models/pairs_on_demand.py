@@ -34,10 +34,10 @@ class PairsOnDemand(Sequence[Pair]):
     def __getitem__(self, index: int | slice) -> Pair | Sequence[Pair]:
         if isinstance(index, slice):
             raise TypeError("pairs loaded on demand cannot be sliced; index them one at a time")
-        at = range(len(self))[index]
-        if self._last is None or self._last[0] != at:
+        position = range(len(self))[index]
+        if self._last is None or self._last[0] != position:
             self._last = None  # freed before the next is loaded
-            self._last = at, self._loads[at]()
+            self._last = position, self._loads[position]()
         return self._last[1]
 
 

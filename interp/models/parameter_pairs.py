@@ -115,7 +115,7 @@ def _require_plain_embedding(layer: Any, name: str, path: str) -> None:
     """
     decomposed = getattr(layer, "use_dora", {})
     if isinstance(layer.get_base_layer(), nn.Embedding) and any(
-        decomposed.get(one) for one in layer.active_adapters
+        decomposed.get(adapter) for adapter in layer.active_adapters
     ):
         raise UnsupportedModel(
             f"{name} changes the embedding {path} by DoRA, whose magnitudes peft does not merge, so "
@@ -126,7 +126,7 @@ def _require_plain_embedding(layer: Any, name: str, path: str) -> None:
 def _bias(layer: Any, name: str, path: str) -> Tensor | None:
     """The merged bias if an adapter of the layer has its own (lora_bias), else None."""
     having = getattr(layer, "lora_bias", {})
-    if not (active := [one for one in layer.active_adapters if having.get(one)]):
+    if not (active := [adapter for adapter in layer.active_adapters if having.get(adapter)]):
         return None
     mine = layer.get_base_layer().bias
     if mine is None:
@@ -134,7 +134,9 @@ def _bias(layer: Any, name: str, path: str) -> Tensor | None:
             f"{name} adds a bias to {path} (lora_bias), which has none in the base, so it cannot be "
             "grafted; train with lora_bias=False"
         )
-    added: Any = sum(widen(layer.lora_B[one].bias) * layer.scaling[one] for one in active)
+    added: Any = sum(
+        widen(layer.lora_B[adapter].bias) * layer.scaling[adapter] for adapter in active
+    )
     return (widen(mine) + added).to(mine.dtype)
 
 

@@ -32,8 +32,8 @@ def rounded_to(base: Model, tuned: Model) -> torch.dtype | None:
     for half in _HALVES:
         if (
             mine
-            and all(_fits(one, half) for one in mine)
-            and not all(_fits(one, half) for one in theirs)
+            and all(_fits(matrix, half) for matrix in mine)
+            and not all(_fits(matrix, half) for matrix in theirs)
         ):
             return half
     return None
@@ -81,5 +81,5 @@ def _fits(value: Tensor, half: torch.dtype) -> bool:
     # decides
     parts = value.flatten().split(_AT_ONCE)
     return value.dtype == half or all(
-        to_host((one.to(half).to(one.dtype) == one).all()) for one in parts
+        to_host((chunk.to(half).to(chunk.dtype) == chunk).all()) for chunk in parts
     )

@@ -88,11 +88,11 @@ def require_same_anatomy(base: Model, tuned: Model) -> None:
             f"the base has {left.n_layers} blocks and the fine-tuned model {right.n_layers}; give the"
             " model that was fine-tuned"
         )
-    if (left.width, left.n_neurons, left.n_heads) != (right.width, right.n_neurons, right.n_heads):
+    sizes = [(model.width, model.n_neurons, model.n_heads) for model in (left, right)]
+    if sizes[0] != sizes[1]:
         raise WidthMismatch(
-            f"width, neurons and heads are {(left.width, left.n_neurons, left.n_heads)} in the base"
-            f" and {(right.width, right.n_neurons, right.n_heads)} in the fine-tuned model; give the"
-            " model that was fine-tuned"
+            f"width, neurons and heads are {sizes[0]} in the base and {sizes[1]} in the fine-tuned"
+            " model; give the model that was fine-tuned"
         )
     if left.vocabulary != right.vocabulary:
         raise VocabularyMismatch(

@@ -42,8 +42,8 @@ def renamed(
     # the files may be those of a multimodal model that contains this language model
     whole = any("language_model" in path.split(".") for path, _ in skeleton.named_modules())
     tables = get_model_conversion_mapping(skeleton, None if whole else LANGUAGE_MODEL)
-    renamings = [each for each in tables if isinstance(each, WeightRenaming)]
-    converters = [each for each in tables if isinstance(each, WeightConverter)]
+    renamings = [entry for entry in tables if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in tables if isinstance(entry, WeightConverter)]
     wanted, alone, converted, unused = skeleton.state_dict(), {}, {}, set()
     for name in sorted(names, key=dot_natural_key):
         found, pattern = rename_source_key(

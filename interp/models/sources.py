@@ -299,12 +299,12 @@ def _inside(directory: Path) -> str:
     names: list[str] = []
     for below in ("*", "*/*"):
         held = [
-            one
+            path
             for name in ("config.json", "adapter_config.json")
-            for one in directory.glob(f"{below}/{name}")
+            for path in directory.glob(f"{below}/{name}")
         ]
         names = names or sorted(
-            {one.parent.relative_to(directory).as_posix() for one in held}, key=_by_number
+            {path.parent.relative_to(directory).as_posix() for path in held}, key=_by_number
         )
     if not names:
         return "check the path"
@@ -329,7 +329,7 @@ def about_missing(missing: Iterable[str], held: Iterable[str]) -> str:
                 "FSDP or PEFT); save the model inside the wrapper, or remove these prefixes from "
                 "the names"
             )
-        if longer := [one for one in held if one.endswith(f".{name}")]:
+        if longer := [name_stored for name_stored in held if name_stored.endswith(f".{name}")]:
             before = longer[0].removesuffix(name)
             return (
                 f"it contains {longer[0]}; remove {before} from the names to get those of "

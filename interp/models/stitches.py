@@ -43,7 +43,7 @@ def aligned(pairs: Sequence[Pair], parts: str = "blocks") -> tuple[Scope, ...]:
                 " stitch fine-tuned models of the same base"
             )
     scopes = [Scope.of(pair, parts) for pair in pairs]
-    theirs = [{piece.name: piece for piece in scope.pieces} for scope in scopes]
+    theirs = [{pair.name: pair for pair in scope.pieces} for scope in scopes]
     own = {bare(path): (path, value) for path, value in first.module.named_parameters()}
     named = [name for name in own if any(name in pieces for pieces in theirs)]
     left = min(scope.left_out + scope.size for scope in scopes) - sum(
@@ -72,15 +72,15 @@ def stitched(scopes: Sequence[Scope], masks: Sequence[Bool[Tensor, " P"]]) -> li
         scope.split(mask.to(scope.model.device)) for scope, mask in zip(scopes, masks, strict=True)
     ]
     found = []
-    for at, piece in enumerate(scopes[0].pieces):
+    for at, pair in enumerate(scopes[0].pieces):
         counts = [part[at].to(torch.int16) for part in parts]
         claims = sum(counts[1:], counts[0])
-        made, total = piece.base, torch.zeros_like(piece.base, dtype=torch.float64)
+        made, total = pair.base, torch.zeros_like(pair.base, dtype=torch.float64)
         for scope, part in zip(scopes, parts, strict=True):
             own = scope.pieces[at].tuned
             made = torch.where(part[at] & (claims == 1), own, made)
-            total += part[at] * (own.double() - piece.base.double())
-        mean = (piece.base.double() + total / claims.clamp(min=1)).to(piece.base.dtype)
+            total += part[at] * (own.double() - pair.base.double())
+        mean = (pair.base.double() + total / claims.clamp(min=1)).to(pair.base.dtype)
         found.append(torch.where(claims > 1, mean, made))
     return found
 

@@ -63,4 +63,4 @@ def _has(model: nn.Module, names: list[str]) -> bool:
         path for path, part in model.named_modules() if path and next(part.children(), None) is None
     }
     starts = ([name.split(".")[:end] for end in range(1, len(name.split(".")))] for name in names)
-    return all(any(".".join(start) in leaves for start in each) for each in starts)
+    return all(any(".".join(start) in leaves for start in prefixes) for prefixes in starts)

@@ -84,8 +84,8 @@ class Unit:
                 range(int(unit) * width, (int(unit) + 1) * width)
             )
         return {
-            layer: torch.tensor(sorted(found), device=device)
-            for layer, found in sorted(grouped.items())
+            layer: torch.tensor(sorted(indices), device=device)
+            for layer, indices in sorted(grouped.items())
         }
 
     def gather(

@@ -112,7 +112,7 @@ def _require_equal(inner: PreTrainedModel, fresh: PreTrainedModel, what: str) ->
     training = inner.training
     inner.eval()
     try:
-        theirs, ours = (each(input_ids=ids).logits.float() for each in (inner, fresh))
+        theirs, ours = (module(input_ids=ids).logits.float() for module in (inner, fresh))
     finally:
         inner.train(training)
     error = float(to_host((theirs - ours).square().mean().sqrt()))

@@ -311,7 +311,7 @@ def resize(module: PreTrainedModel, rows: int, saved: Mapping[str, Tensor] | Non
             part._parameters[key] = made[id(value)]
             _tell(part, rows)
     for config in {
-        id(found): found for found in (module.config, module.config.get_text_config())
+        id(config): config for config in (module.config, module.config.get_text_config())
     }.values():
         if hasattr(config, "vocab_size"):
             config.vocab_size = rows
@@ -333,7 +333,12 @@ def _resized(value: Tensor, rows: int, axis: int, saved: Tensor | None) -> Tenso
         return torch.cat([value, saved.narrow(axis, before, rows - before).to(value)], axis)
     mean = widen(value).mean(axis, keepdim=True).to(value.dtype)
     return torch.cat(
-        [value, mean.expand(*[rows - before if at == axis else -1 for at in range(value.ndim)])],
+        [
+            value,
+            mean.expand(
+                *[rows - before if dimension == axis else -1 for dimension in range(value.ndim)]
+            ),
+        ],
         axis,
     )
 
@@ -360,5 +365,5 @@ def _beside(module: PreTrainedModel) -> PreTrainedModel:
             "than the other model, and cannot be cut in memory; load it on one device"
         )
     return copy.deepcopy(
-        module, {id(held): held for held in (*module.parameters(), *module.buffers())}
+        module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     )

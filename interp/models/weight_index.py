@@ -70,7 +70,7 @@ def ends(
         for part, end in zip(_ENDS, ends, strict=False)
     ]
     if isinstance(other, Checkpoint):
-        if not all(one.holds(end, prefix) for one in (own, other) for end in ends):
+        if not all(checkpoint.holds(end, prefix) for checkpoint in (own, other) for end in ends):
             so = (
                 "embedding and head cannot be compared; leave out --embeddings to compare only the "
                 "blocks"

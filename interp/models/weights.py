@@ -119,12 +119,14 @@ class WeightPair:
         anatomy, prefix = read_anatomy(skeleton), skeleton.base_model_prefix
         found = [
             *weight_index.blocks(skeleton, anatomy),
-            *(Matrix(*one) for one in experts(own.renamed, anatomy, prefix)),
+            *(Matrix(*entry) for entry in experts(own.renamed, anatomy, prefix)),
         ]
         if embeddings:
             said = {
-                one.name: meta_model.tied(meta_model.configuration(one, trust_remote_code))
-                for one in (root, source)[:full]
+                model_source.name: meta_model.tied(
+                    meta_model.configuration(model_source, trust_remote_code)
+                )
+                for model_source in (root, source)[:full]
             }
             found += weight_index.ends(skeleton, own, other, said, notes)
         matrices = weight_index.in_both(found, own, other, prefix, notes)
