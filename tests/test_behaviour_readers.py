@@ -169,7 +169,7 @@ def test_a_share_says_yes_from_the_threshold_on(package, tmp_path):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("wrong", "gave 'yes'"),
+        ("wrong", "returned 'yes'"),
         ("broken", "broken failed on 'a': KeyError"),
         ("gone", "cannot be loaded"),
         ("number", "it has to be callable"),

@@ -243,7 +243,6 @@ def test_another_day_is_another_key_where_the_template_reads_the_clock(models, c
     (note,) = [note for note in study(models, CLOCK).notes if "clock" in note]
     assert note.startswith(
         "the chat template reads the clock: the tokens of a prompt and the key of a run depend"
-        " another key"
     )
 
 
