@@ -7,7 +7,7 @@ import torch
 
 from interp.engines import Batch, Edit, TorchEngine
 from interp.interventions.edits import Ablate, Add, Blend, Replace, ReplaceByRow, Scale
-from interp.interventions.intervention import Intervention, by_layer, graft
+from interp.interventions.intervention import Intervention, graft
 from interp.models.model import Model
 from interp.prompts import encode
 from interp.sites import BLOCK_HOOKS, Site, contribution, neurons
@@ -210,7 +210,7 @@ def donated(donor, units, batch=BATCH):
 def test_a_graft_of_the_models_own_contributions_changes_rounding_only(family, dtype, tolerance):
     build = tiny.FAMILIES[family]
     model = Model.wrap(family, tiny.exact(build()) if dtype == torch.float64 else build().to(dtype))
-    units = by_layer([(0, 3), (0, 9), (2, 40), (1, 1)])
+    units = tiny.by_layer([(0, 3), (0, 9), (2, 40), (1, 1)])
     torch.testing.assert_close(
         logits(model, donated(model, units)), logits(model), rtol=tolerance, atol=tolerance
     )
@@ -282,7 +282,7 @@ def test_gradients_are_taken_behind_the_edit(double):
 
 
 def test_interventions_bind_to_their_edits(model):
-    units = by_layer([(2, 5), (0, 1), (2, 3)])
+    units = tiny.by_layer([(2, 5), (0, 1), (2, 3)])
     assert list(units) == [0, 2]
     assert units[2].tolist() == [3, 5]
     zero = Intervention("zero", units).bind({})
@@ -296,4 +296,4 @@ def test_interventions_bind_to_their_edits(model):
     donor = Intervention("donor", units, "donor", donor=model)
     assert list(donor.reads) == [neurons(0), neurons(2)]
     assert list(Intervention("zero", units).reads) == []
-    assert by_layer([]) == {}
+    assert tiny.by_layer([]) == {}

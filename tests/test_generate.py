@@ -8,7 +8,7 @@ import torch
 from interp.engines import Batch, TorchEngine
 from interp.errors import OptionError
 from interp.interventions.generation import generate
-from interp.interventions.intervention import Intervention, by_layer
+from interp.interventions.intervention import Intervention
 from interp.interventions.teacher_forcing import (
     Text,
     answer_logits,
@@ -25,7 +25,7 @@ STOPS = (1,)
 IDS = [encode(tiny.tokenizer(), text).ids for text in tiny.PROMPTS[:3]]
 TWINS = [*IDS[1:], IDS[0]]
 TEXT = Text(IDS, TWINS, 0, STOPS)
-UNITS = by_layer([(layer, neuron) for layer in range(3) for neuron in range(layer, 48, 3)])
+UNITS = tiny.by_layer([(layer, neuron) for layer in range(3) for neuron in range(layer, 48, 3)])
 
 
 def talkative(family, **changes):

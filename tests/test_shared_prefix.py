@@ -25,7 +25,7 @@ from interp.interventions.edits import (
     Transform,
 )
 from interp.interventions.generation import Begun, generate
-from interp.interventions.intervention import Intervention, by_layer
+from interp.interventions.intervention import Intervention
 from interp.interventions.teacher_forcing import (
     Text,
     answer_logits,
@@ -313,7 +313,7 @@ def test_blocks_run_again_after_a_pass_that_raised():
 
 
 def interventions(of: Model, donor: Model):
-    units = by_layer([(1, 3), (1, 7), (2, 0)])
+    units = tiny.by_layer([(1, 3), (1, 7), (2, 0)])
     write = {layer: donor.write_weights(layer) for layer in range(3)}
     return {
         "none": None,

@@ -361,3 +361,11 @@ def planted_study(family: str, with_base: bool = True, pairs: int = 16, **option
         template=False,
         **{"max_new_tokens": 1, **options},
     )
+
+
+def by_layer(pairs):
+    """(layer, unit) pairs as sorted index tensors by layer."""
+    layers = sorted({layer for layer, _ in pairs})
+    return {
+        layer: torch.tensor(sorted(unit for at, unit in pairs if at == layer)) for layer in layers
+    }
