@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from typing import cast, overload
+from typing import TYPE_CHECKING, cast, overload
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -118,7 +118,6 @@ class PairCache:
         return required(self.values.get("base"), "a base model")
 
 
-@dataclass(frozen=True, eq=False, repr=False)
 class Pair(models_pair.Pair):
     """A fine-tuned model and its base, as ``interp.models.pair.Pair``, for a notebook.
 
@@ -126,8 +125,9 @@ class Pair(models_pair.Pair):
     ``edits``.
     """
 
-    tuned: ExplorableModel
-    base: ExplorableModel | None
+    if TYPE_CHECKING:
+        tuned: ExplorableModel
+        base: ExplorableModel | None
 
     def __post_init__(self) -> None:
         super().__post_init__()

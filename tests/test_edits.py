@@ -296,3 +296,4 @@ def test_interventions_bind_to_their_edits(model):
     donor = Intervention("donor", units, "donor", donor=model)
     assert list(donor.reads) == [neurons(0), neurons(2)]
     assert list(Intervention("zero", units).reads) == []
+    assert tiny.by_layer([]) == {}

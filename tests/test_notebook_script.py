@@ -137,7 +137,7 @@ def test_a_pair_without_a_base_has_no_activations_of_one():
 def test_a_report_is_written_and_verified_from_results(tmp_path):
     store = interp.Store(tmp_path / "runs")
     run = store.run(interp.Intruders(draws=0), WeightPair.load(TUNED, BASE))
-    written = interp.write_report([run], tmp_path / "report.html")
+    written = interp.write_report([run], tmp_path / "report.html", store=store)
     verification = interp.verify(written)
     assert verification
     assert verification.checks > 0

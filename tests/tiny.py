@@ -363,10 +363,9 @@ def planted_study(family: str, with_base: bool = True, pairs: int = 16, **option
     )
 
 
-def by_layer(pairs) -> dict[int, torch.Tensor]:
-    """(layer, neuron) pairs as ascending index tensors by layer."""
+def by_layer(pairs):
+    """(layer, unit) pairs as sorted index tensors by layer."""
     layers = sorted({layer for layer, _ in pairs})
     return {
-        layer: torch.tensor(sorted(neuron for other, neuron in pairs if other == layer))
-        for layer in layers
+        layer: torch.tensor(sorted(unit for at, unit in pairs if at == layer)) for layer in layers
     }
