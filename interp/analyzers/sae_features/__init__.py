@@ -158,7 +158,10 @@ class DictionaryFeatures(Analyzer):
                 "scored": int(columns["scored"][0].sum()),
                 "detected": int(columns["detected"][0].sum()),
                 "limits": _limits(
-                    columns, wrote, max((len(one.others) for one in found), default=0), self.draws
+                    columns,
+                    wrote,
+                    max((len(label.others) for label in found), default=0),
+                    self.draws,
                 ),
             },
             tables={

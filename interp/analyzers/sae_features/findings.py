@@ -98,21 +98,24 @@ def _gains(reader: Reader, active: Mapping, chosen: Sequence[int]) -> list[Inter
 def label_columns(found: Sequence[Label], decode: Callable[[list[int]], str]) -> Columns:
     """Labels as text, their scores, both nulls, p and corrected p."""
     corrected = adjusted(found)
-    scored = np.array([one.examples > 0 for one in found])
+    scored = np.array([label.examples > 0 for label in found])
     said = np.array(
-        [" · ".join(decode([token]) for token in one.tokens) for one in found], dtype=object
+        [" · ".join(decode([token]) for token in label.tokens) for label in found], dtype=object
     )
 
     def null(name: str, of: Callable[[NDArray], float]) -> NDArray:
         return np.array(
-            [float(of(getattr(one, name))) if len(getattr(one, name)) else NAN for one in found]
+            [
+                float(of(getattr(label, name))) if len(getattr(label, name)) else NAN
+                for label in found
+            ]
         )
 
     def most(values: NDArray) -> float:
         return np.quantile(values, 0.95)
 
     def numbers(name: str) -> NDArray:
-        return np.array([float(getattr(one, name)) for one in found])
+        return np.array([float(getattr(label, name)) for label in found])
 
     return {
         "label": (
@@ -121,7 +124,7 @@ def label_columns(found: Sequence[Label], decode: Callable[[list[int]], str]) ->
             "tokens that predict its firing, by decreasing share of mutual information",
         ),
         "examples": (
-            np.array([one.examples for one in found]),
+            np.array([label.examples for label in found]),
             "measure",
             "held-out active tokens scored, with as many quiet ones",
         ),
@@ -162,9 +165,9 @@ def label_columns(found: Sequence[Label], decode: Callable[[list[int]], str]) ->
 def labels_table(found: Sequence[Label], decode: Callable[[list[int]], str]) -> Table:
     """A row per token of a label."""
     rows = [
-        (one.latent, rank, token, decode([token]))
-        for one in found
-        for rank, token in enumerate(one.tokens)
+        (label.latent, rank, token, decode([token]))
+        for label in found
+        for rank, token in enumerate(label.tokens)
     ]
     latents, places, ids, words = list(zip(*rows, strict=True)) or [()] * 4
     return table(

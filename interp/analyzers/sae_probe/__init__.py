@@ -130,9 +130,9 @@ class DictionaryProbe(Analyzer):
         if self.given:
             sets[self.named] = list(self.given)
         tried = [
-            one
+            result
             for name, latents in sets.items()
-            for one in self._tried(held, reader, firing, name, latents)
+            for result in self._tried(held, reader, firing, name, latents)
         ]
         evidence = Evidence(
             study, choosing, held, self.k, probes, firing, sets, tried, self._norms(reader)
@@ -185,8 +185,8 @@ class DictionaryProbe(Analyzer):
                         f"only {len(live)} latents of {name} fire on these prompts, too few to"
                         f" select {k}"
                     )
-                one = probe(whole[name][:, live], labels, clusters, training)
-                found[name, k] = one._replace(latents=live[one.latents])
+                result = probe(whole[name][:, live], labels, clusters, training)
+                found[name, k] = result._replace(latents=live[result.latents])
             if base:
                 same = whole["base"][:, found["dictionary", k].latents]
                 found["base", k] = probe(same, labels, clusters, training)
@@ -216,7 +216,7 @@ class DictionaryProbe(Analyzer):
         norms, length = self._norms(reader), self._length
         amount, found = self.steer * firing.mean_active(latents), []
         ratio = float(
-            np.mean([firing.size(one, norms) for one in sets])
+            np.mean([firing.size(latent_set, norms) for latent_set in sets])
             / max(firing.size(latents, norms), 1e-30)
         )
         for how, group in GROUP.items():
@@ -224,13 +224,13 @@ class DictionaryProbe(Analyzer):
                 continue
             chosen = _spread(held, group, self.control_prompts)
             numbers, sign = Numbers(held, reader, group, chosen), -1.0 if how == ABLATE else 1.0
-            plain = numbers.of(None)
+            plain = numbers.values(None)
             returns = (
                 Returns(held, reader, chosen)
                 if how == ABLATE and held.pair.base is not None
                 else None
             )
-            one = InterventionResult(
+            result = InterventionResult(
                 name,
                 how,
                 chosen,
@@ -238,30 +238,30 @@ class DictionaryProbe(Analyzer):
                 sets=sets,
                 size_ratio=ratio,
             )
-            one.revert = self.revert
-            one.plain = plain
+            result.revert = self.revert
+            result.plain = plain
             for index, some in enumerate([latents, *held.progress(sets, f"{name}, {how}")]):
                 push = amount * length(reader, latents) / max(length(reader, some), 1e-30)
                 change = reader.change(held, how, some, push)
-                moved = sign * (numbers.of(change) - plain)
-                back = returns.of(change) if returns else None
+                moved = sign * (numbers.values(change) - plain)
+                back = returns.matches(change) if returns else None
                 if index == 0:
-                    one.moved, one.back = moved, back
+                    result.moved, result.back = moved, back
                 else:
-                    one.null.append(float(moved.mean()))
-                    one.null_back.append(float("nan") if back is None else float(back.mean()))
+                    result.null.append(float(moved.mean()))
+                    result.null_back.append(float("nan") if back is None else float(back.mean()))
             if how == ABLATE:
                 change = reader.change(held, how, latents, 0.0)
-                one.own = evaluate_condition(held, "tuned", "positive", PatchTarget("tuned"))
-                one.judged = evaluate_condition(
+                result.own = evaluate_condition(held, "tuned", "positive", PatchTarget("tuned"))
+                result.judged = evaluate_condition(
                     held, name, "positive", PatchTarget("tuned", change)
                 )
-                one.harmless = evaluate_condition(
+                result.harmless = evaluate_condition(
                     held, name, "negative", PatchTarget("tuned", change)
                 )
                 if held.pair.base is not None:
-                    one.base = evaluate_condition(held, "base", "positive", PatchTarget("base"))
-            found.append(one)
+                    result.base = evaluate_condition(held, "base", "positive", PatchTarget("base"))
+            found.append(result)
         return found
 
     @staticmethod

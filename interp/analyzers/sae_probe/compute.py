@@ -205,7 +205,7 @@ class Numbers:
                 ).values
             self._chunks.append((batch, base, study.objective(group, part)))
 
-    def of(self, change: Intervention | None) -> NDArray[np.float64]:
+    def values(self, change: Intervention | None) -> NDArray[np.float64]:
         """The metric of each prompt, by increasing row."""
         parts = []
         for batch, base, aim in self._chunks:
@@ -243,7 +243,7 @@ class Returns:
                 (text, answers, read_donor(study.engine, reading, text, answers).values)
             )
 
-    def of(self, change: Intervention) -> NDArray[np.bool_]:
+    def matches(self, change: Intervention) -> NDArray[np.bool_]:
         """Whether the answer equals the base's, by increasing row."""
         parts = []
         for text, answers, base in self._chunks:

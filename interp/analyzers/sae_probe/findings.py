@@ -24,22 +24,25 @@ def claims_of(found: Evidence) -> list[Claim]:
     made = [_predicts(found, k) for k in found.k]
     if (BASE, found.k[-1]) in found.probes.found:
         made.append(_tuning_adds(found))
-    for one in found.tried:
-        if one.moved is None:
+    for result in found.tried:
+        if result.moved is None:
             continue
-        made.append(_moves(found, one))
-        if one.how == ABLATE and one.back is not None and one.changed.any():
-            made.append(_returns(one))
-        if one.how == ABLATE and one.base is not None:
-            made.append(_malformed(one))
+        made.append(_moves(found, result))
+        if result.how == ABLATE and result.back is not None and result.changed.any():
+            made.append(_returns(result))
+        if result.how == ABLATE and result.base is not None:
+            made.append(_malformed(result))
     return made
 
 
 def limits_of(found: Evidence) -> list[str]:
     """What was not measured, and limitations of the numbers."""
-    untried = [one for one in found.tried if one.moved is None]
+    untried = [result for result in found.tried if result.moved is None]
     return [
-        *(f"The {one.name} latents were not tested causally: {one.why}." for one in untried),
+        *(
+            f"The {result.name} latents were not tested causally: {result.why}."
+            for result in untried
+        ),
         *(
             []
             if found.held.require_metric().applies("negative")
@@ -119,28 +122,28 @@ def _tuning_adds(found: Evidence) -> Claim:
     )
 
 
-def _moves(found: Evidence, one: InterventionResult) -> Claim:
+def _moves(found: Evidence, result: InterventionResult) -> Claim:
     """Ablation lowers or steering raises the metric, by more than random sets with similar firing
     rates.
     """
-    words, ablated = found.held.require_metric().words, one.how == ABLATE
-    count, number, unit = len(found.sets[one.name]), literal(words.number), literal(words.unit)
-    verb = ("Reverting to the base" if one.revert else "Ablating") if ablated else "Steering by"
-    least = SMALLEST * float(np.abs(one.before).mean())
-    where = {"set": one.name, "change": one.how}
+    words, ablated = found.held.require_metric().words, result.how == ABLATE
+    count, number, unit = len(found.sets[result.name]), literal(words.number), literal(words.unit)
+    verb = ("Reverting to the base" if result.revert else "Ablating") if ablated else "Steering by"
+    least = SMALLEST * float(np.abs(result.before).mean())
+    where = {"set": result.name, "change": result.how}
     size = (
-        f", contributions {one.size_ratio:.2f} times as large"
-        if np.isfinite(one.size_ratio) and ablated
+        f", contributions {result.size_ratio:.2f} times as large"
+        if np.isfinite(result.size_ratio) and ablated
         else ""
     )
     text = (
-        f"{verb} {count} {literal(one.name)} latent{'s' * (count > 1)}"
+        f"{verb} {count} {literal(result.name)} latent{'s' * (count > 1)}"
         f" {'lowers' if ablated else 'raises'} {number} of {'positive' if ablated else 'negative'}"
         f" prompts by {{value:.2f}} {unit} [{{low:.2f}}, {{high:.2f}}] ({{draws:d}} random sets:"
         " {control_low:.2f} to {control_high:.2f})."
     )
     return Claim(
-        name=f"{'ablation-lowers' if ablated else 'steering-raises'}-{one.name}",
+        name=f"{'ablation-lowers' if ablated else 'steering-raises'}-{result.name}",
         estimate=(
             mean("effect", table="numbers", where=where)
             if not words.binary
@@ -153,40 +156,40 @@ def _moves(found: Evidence, one: InterventionResult) -> Claim:
         ),
         at_least=least,
         null=Draws("sets", "effect", where),
-        control=f"{len(one.null)} random sets of latents with similar firing rates"
+        control=f"{len(result.null)} random sets of latents with similar firing rates"
         + (size if ablated else ", steered by the same norm"),
         text=text,
         otherwise=(
             f"{text} More than {least:.2g} {unit} is required, {SMALLEST:.0%} of the unedited"
             " metric."
         )
-        + _seen(one.null, f"{{smallest:.2f}} {unit}"),
+        + _seen(result.null, f"{{smallest:.2f}} {unit}"),
         also={"smallest": statistic("mean", "null_most", table="effects", where=where)},
     )
 
 
-def _returns(one: InterventionResult) -> Claim:
+def _returns(result: InterventionResult) -> Claim:
     """Share of changed answers that become the base's; p from the prompts on which random sets were
     tested.
     """
     where, rows = (
-        {"set": one.name, "change": one.how},
-        {"condition": one.name, "group": "positive", "changed": True},
+        {"set": result.name, "change": result.how},
+        {"condition": result.name, "group": "positive", "changed": True},
     )
     observed = mean("matches_base", table="numbers", where=where)
     text = (
         "Of {changed:d} answers that fine-tuning changed, {value:.1%} [{low:.1%}, {high:.1%}]"
         " become the base's, token for token, and {lost:.1%} lose the behaviour (the base's"
         " answers under random sets: {control_low:.1%} to {control_high:.1%} on"
-        f" {len(one.rows)} prompts, where these give {{observed:.1%}})."
+        f" {len(result.rows)} prompts, where these give {{observed:.1%}})."
     )
     return Claim(
-        name=f"answers-equal-base-{one.name}",
+        name=f"answers-equal-base-{result.name}",
         estimate=mean("matches_base", table="answers", where=rows),
         at_least=EFFECT,
         beyond=["control", LEAST],
         null=Draws("sets", "matches_base", where, observed=observed),
-        control=f"{len(one.null_back)} random sets on {len(one.rows)} prompts",
+        control=f"{len(result.null_back)} random sets on {len(result.rows)} prompts",
         text=text,
         otherwise=f"{text} At least {EFFECT:.0%} are required, and more than with random sets.",
         also={
@@ -197,11 +200,11 @@ def _returns(one: InterventionResult) -> Claim:
     )
 
 
-def _malformed(one: InterventionResult) -> Claim:
-    rows, base = ({"condition": name, "group": "positive"} for name in (one.name, "base"))
-    harmless = {"condition": one.name, "group": "negative"}
+def _malformed(result: InterventionResult) -> Claim:
+    rows, base = ({"condition": name, "group": "positive"} for name in (result.name, "base"))
+    harmless = {"condition": result.name, "group": "negative"}
     return Claim(
-        name=f"well-formed-{one.name}",
+        name=f"well-formed-{result.name}",
         estimate=mean(
             "malformed", table="answers", where=rows, minus={"where": base}, pair="prompt_id"
         ),

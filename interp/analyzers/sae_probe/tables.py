@@ -129,14 +129,16 @@ class Evidence:
 
 def tables(kind: str, found: Evidence, limits: list[str], provenance: Provenance) -> Table:
     """The table of probes with its sub-tables, on which claims are computed."""
-    study, ran = found.study, [one for one in found.tried if one.moved is not None]
-    effects = {f"{one.name} {one.how}": float(one.effects.mean()) for one in ran}
+    study, ran = found.study, [result for result in found.tried if result.moved is not None]
+    effects = {f"{result.name} {result.how}": float(result.effects.mean()) for result in ran}
     summary = {
         "auc": {str(k): found.probes.found[OWN, k].auc for k in found.k},
         "latents": {name: latents for name, latents in found.sets.items() if name == PROBED},
         "sizes": {name: len(latents) for name, latents in found.sets.items()},
         "effects": effects,
-        "size_of_random_sets": {one.name: one.size_ratio for one in ran if one.how == ABLATE},
+        "size_of_random_sets": {
+            result.name: result.size_ratio for result in ran if result.how == ABLATE
+        },
         "baseline_codes": found.probes.l0,
         "held_positive": len(found.held.prompts("positive")),
         "held_negative": len(found.held.prompts("negative")),
@@ -164,8 +166,8 @@ def _probes(found: Evidence) -> dict[str, tuple]:
     keys = list(found.probes.found)
     each = [found.probes.found[key] for key in keys]
 
-    def of(name: str) -> np.ndarray:
-        return np.array([getattr(one, name) for one in each], np.float64)
+    def values(name: str) -> np.ndarray:
+        return np.array([getattr(result, name) for result in each], np.float64)
 
     return {
         "source": (
@@ -174,20 +176,20 @@ def _probes(found: Evidence) -> dict[str, tuple]:
             "source of codes: the dictionary, a baseline, or the dictionary in the base",
         ),
         "k": (np.array([k for _, k in keys]), "key", "number of latents in the probe"),
-        "auc": (of("auc"), "measure", "held-out area under the curve"),
-        "low": (of("low"), "measure", "lower end of its interval over clusters"),
-        "high": (of("high"), "measure", "upper end"),
+        "auc": (values("auc"), "measure", "held-out area under the curve"),
+        "low": (values("low"), "measure", "lower end of its interval over clusters"),
+        "high": (values("high"), "measure", "upper end"),
         "null_mean": (
-            np.array([one.null.mean() for one in each]),
+            np.array([result.null.mean() for result in each]),
             "measure",
             "mean under permuted labels",
         ),
         "null_most": (
-            np.array([smallest_effect(one.null, found.level) for one in each]),
+            np.array([smallest_effect(result.null, found.level) for result in each]),
             "measure",
             "threshold for significance at 0.05, corrected for the number of k",
         ),
-        "p": (of("p"), "measure", "p from permuted labels, with selection repeated"),
+        "p": (values("p"), "measure", "p from permuted labels, with selection repeated"),
     }
 
 
@@ -249,7 +251,7 @@ def _scores(found: Evidence) -> Table:
 
 def _null(found: Evidence) -> Table:
     keys, each = list(found.probes.found), list(found.probes.found.values())
-    sizes = [len(one.null) for one in each]
+    sizes = [len(result.null) for result in each]
     return table(
         "sae-probe-null",
         {
@@ -265,7 +267,7 @@ def _null(found: Evidence) -> Table:
                 "permutation of labels",
             ),
             "auc": (
-                np.concatenate([one.null for one in each]),
+                np.concatenate([result.null for result in each]),
                 "measure",
                 "held-out area under the curve",
             ),
@@ -320,44 +322,44 @@ def _effects(ran: list[InterventionResult]) -> Table:
     return table(
         "sae-probe-effects",
         {
-            "set": ([one.name for one in ran], "key", "set of latents"),
+            "set": ([result.name for result in ran], "key", "set of latents"),
             "change": (
-                [one.how for one in ran],
+                [result.how for result in ran],
                 "key",
                 "ablate (on positive prompts) or steer (on negative ones)",
             ),
             "latents": (
-                np.array([len(one.sets[0]) for one in ran], np.int64),
+                np.array([len(result.sets[0]) for result in ran], np.int64),
                 "measure",
                 "number of latents",
             ),
             "amount": (
-                np.array([one.amount for one in ran]),
+                np.array([result.amount for result in ran]),
                 "measure",
                 "added to each latent, in units of codes",
             ),
             "effect": (
-                np.array([one.effects.mean() for one in ran]),
+                np.array([result.effects.mean() for result in ran]),
                 "measure",
                 "decrease of the metric if ablated, increase if steered",
             ),
             "null_mean": (
-                np.array([np.mean(one.null) for one in ran]),
+                np.array([np.mean(result.null) for result in ran]),
                 "measure",
                 "mean of the same for random sets",
             ),
             "null_most": (
-                np.array([smallest_effect(one.null) for one in ran]),
+                np.array([smallest_effect(result.null) for result in ran]),
                 "measure",
                 "threshold for significance at 0.05",
             ),
             "p": (
-                np.array([permutation_p(one.effects.mean(), one.null) for one in ran]),
+                np.array([permutation_p(result.effects.mean(), result.null) for result in ran]),
                 "measure",
                 "p from random sets",
             ),
             "size_ratio": (
-                np.array([one.size_ratio for one in ran]),
+                np.array([result.size_ratio for result in ran]),
                 "measure",
                 "mean contribution of random sets divided by that of the set",
             ),
@@ -366,17 +368,17 @@ def _effects(ran: list[InterventionResult]) -> Table:
 
 
 def _sets(ran: list[InterventionResult]) -> Table:
-    draws = [len(one.null) for one in ran]
+    draws = [len(result.null) for result in ran]
     return table(
         "sae-probe-sets",
         {
             "set": (
-                np.repeat(np.array([one.name for one in ran], object), draws),
+                np.repeat(np.array([result.name for result in ran], object), draws),
                 "key",
                 "set that it is a control for",
             ),
             "change": (
-                np.repeat(np.array([one.how for one in ran], object), draws),
+                np.repeat(np.array([result.how for result in ran], object), draws),
                 "key",
                 "ablate or steer",
             ),
@@ -386,12 +388,12 @@ def _sets(ran: list[InterventionResult]) -> Table:
                 "random set",
             ),
             "effect": (
-                np.array([x for one in ran for x in one.null]),
+                np.array([x for result in ran for x in result.null]),
                 "measure",
                 "decrease of the metric if ablated, increase if steered",
             ),
             "matches_base": (
-                np.array([x for one in ran for x in one.null_back]),
+                np.array([x for result in ran for x in result.null_back]),
                 "measure",
                 "share of answers equal to the base's",
             ),
@@ -401,14 +403,16 @@ def _sets(ran: list[InterventionResult]) -> Table:
 
 def _numbers(found: Evidence, ran: list[InterventionResult]) -> Table:
     posed = {how: found.held.prompts(group).prompts for how, group in GROUP.items()}
-    each = [(one, at, posed[one.how][row]) for one in ran for at, row in enumerate(one.rows)]
+    each = [
+        (result, at, posed[result.how][row]) for result in ran for at, row in enumerate(result.rows)
+    ]
     unit = found.held.require_metric().words.unit_of_one
-    back = [bool(one.back[at]) if one.back is not None else False for one, at, _ in each]
+    back = [bool(result.back[at]) if result.back is not None else False for result, at, _ in each]
     return table(
         "sae-probe-numbers",
         {
-            "set": ([one.name for one, _, _ in each], "key", "set of latents"),
-            "change": ([one.how for one, _, _ in each], "key", "ablate or steer"),
+            "set": ([result.name for result, _, _ in each], "key", "set of latents"),
+            "change": ([result.how for result, _, _ in each], "key", "ablate or steer"),
             "prompt_id": (
                 np.array([prompt.id for _, _, prompt in each], np.int64),
                 "key",
@@ -420,19 +424,19 @@ def _numbers(found: Evidence, ran: list[InterventionResult]) -> Table:
                 "cluster of prompts",
             ),
             "plain": (
-                np.array([one.before[at] for one, at, _ in each]),
+                np.array([result.before[at] for result, at, _ in each]),
                 "measure",
                 "unedited metric",
                 unit,
             ),
             "after": (
-                np.array([one.after[at] for one, at, _ in each]),
+                np.array([result.after[at] for result, at, _ in each]),
                 "measure",
                 "metric under the edit",
                 unit,
             ),
             "effect": (
-                np.array([one.effects[at] for one, at, _ in each]),
+                np.array([result.effects[at] for result, at, _ in each]),
                 "measure",
                 "decrease (ablate) or increase (steer) of the metric",
             ),
@@ -447,10 +451,10 @@ def _numbers(found: Evidence, ran: list[InterventionResult]) -> Table:
 
 def _answers(found: Evidence, ran: list[InterventionResult]) -> Table:
     each = []
-    for one in ran:
-        if one.judged is not None:
-            each += [(one.name, judged) for judged in (one.judged, one.harmless)]
-    first = next((one for one in ran if one.own is not None), None)
+    for result in ran:
+        if result.judged is not None:
+            each += [(result.name, judged) for judged in (result.judged, result.harmless)]
+    first = next((result for result in ran if result.own is not None), None)
     if first is not None:
         each += [
             (judged.condition, judged) for judged in (first.own, first.base) if judged is not None

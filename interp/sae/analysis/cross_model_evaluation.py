@@ -97,7 +97,7 @@ class OneOnOther:
         sums, own, other = self._regression.found(), self.own, 1 - self.own
         here, there = (self._regression.slope(model) for model in (own, other))
 
-        def kept(found: Sums) -> NDArray[np.float64]:
+        def share(found: Sums) -> NDArray[np.float64]:
             slope = here(found)
             return there(found) / np.where(np.abs(slope) > TINY, slope, np.nan)
 
@@ -118,7 +118,7 @@ class OneOnOther:
                 )
             )
         rate, size, gain, part = (
-            jackknife(sums, one, level) for one in (ratio("count"), mean_ratio, ratio("gain"), kept)
+            jackknife(sums, one, level) for one in (ratio("count"), mean_ratio, ratio("gain"), share)
         )
         return Applied(
             own,

@@ -117,13 +117,13 @@ class Regression:
         """A function from sums with a leading axis of jackknife samples to the model's slopes."""
         name, norms = ("base", "tuned")[model], to_host(self.rows.square().sum(1))
 
-        def of(sums: Sums) -> NDArray[np.float64]:
+        def slopes(sums: Sums) -> NDArray[np.float64]:
             n = sums["rows"][:, None]
             spread = sums["square"] - sums["sum"] ** 2 / n
             spread = np.where(spread > 0, spread, np.nan)
             return (sums[name] - sums["sum"] * sums[f"{name}_rows"] / n) / (norms * spread)
 
-        return of
+        return slopes
 
 
 class DifferenceScaling:
@@ -158,7 +158,7 @@ class DifferenceScaling:
         def difference(found: Sums) -> NDArray[np.float64]:
             return tuned(found) - base(found)
 
-        def part(found: Sums) -> NDArray[np.float64]:
+        def base_part(found: Sums) -> NDArray[np.float64]:
             moved = difference(found)
             return base(found) / np.where(np.abs(moved) > TINY, moved, np.nan)
 
@@ -175,7 +175,7 @@ class DifferenceScaling:
             active,
             slopes,
             jackknife(sums, difference, level),
-            jackknife(sums, part, level),
+            jackknife(sums, base_part, level),
             cosine,
             moved,
             self._regression.sums.apart(),

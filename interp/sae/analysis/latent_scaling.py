@@ -145,7 +145,7 @@ class LatentScaling:
             """Length of the model's part of the latent along a unit direction."""
             return _beta("error", along, model, gram, bias)(found) * norms[along]
 
-        def cosine(found: Sums) -> NDArray[np.float64]:
+        def part_cosine(found: Sums) -> NDArray[np.float64]:
             one = length(found, BASE, TUNED) / length(found, BASE, BASE)
             other = length(found, TUNED, BASE) / length(found, TUNED, TUNED)
             return (one + other) / 2
@@ -173,7 +173,7 @@ class LatentScaling:
                 of["ratio"],
                 of["cosine"],
                 (of["base"], of["tuned"]),
-                jackknife(sums, cosine, level),
+                jackknife(sums, part_cosine, level),
                 gram[BASE, TUNED] / norms.prod(0),
                 (1 + (norms[TUNED] - norms[BASE]) / norms.max(0)) / 2,
                 moved,
@@ -188,7 +188,7 @@ def _beta(
     products of a direction with a model's decoder row and bias.
     """
 
-    def of(sums: Sums) -> NDArray[np.float64]:
+    def betas(sums: Sums) -> NDArray[np.float64]:
         square = np.where(sums["square"] > 0, sums["square"], np.nan)
         summed = "error" if target == "error" else "reconstruction_no_bias"
         along = sums[f"{summed} {direction} {model}"]
@@ -199,7 +199,7 @@ def _beta(
             along = along + sums["code"] * bias[direction, model]
         return along / (gram[direction, direction] * square)
 
-    return of
+    return betas
 
 
 def _nu(target: str, direction: int, gram: NDArray[np.float64], bias: NDArray[np.float64]):
@@ -207,8 +207,8 @@ def _nu(target: str, direction: int, gram: NDArray[np.float64], bias: NDArray[np
         _beta(target, direction, model, gram, bias) for model in (direction, 1 - direction)
     )
 
-    def of(sums: Sums) -> NDArray[np.float64]:
+    def ratios(sums: Sums) -> NDArray[np.float64]:
         denominator = own(sums)
         return other(sums) / np.where(np.abs(denominator) > TINY, denominator, np.nan)
 
-    return of
+    return ratios

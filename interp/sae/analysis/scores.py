@@ -111,8 +111,8 @@ class _Part:
         }
 
 
-def _over(one: float, other: float) -> float:
-    return one / other if other else math.nan
+def _over(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator else math.nan
 
 
 @dataclass(eq=False)
@@ -255,11 +255,13 @@ def scores_table(scored: Mapping[str, Scores], **rest: Any) -> Table:
     table.
     """
     rows = [
-        {"dictionary": name, "part": part} | one.summary(part)
-        for name, one in scored.items()
-        for part in one._parts
+        {"dictionary": name, "part": part} | scores.summary(part)
+        for name, scores in scored.items()
+        for part in scores._parts
     ]
-    columns = {name: ([row[name] for row in rows], *told) for name, told in MEANINGS.items()}
+    columns = {
+        name: ([row[name] for row in rows], *description) for name, description in MEANINGS.items()
+    }
     return table("sae-eval", columns, **rest)
 
 
@@ -270,9 +272,9 @@ def conversations_table(scored: Mapping[str, Scores], ids: np.ndarray) -> Table:
     ``ids``: identifiers of the conversations by number.
     """
     names, parts, inputs, errors = [], [], [], []
-    for name, one in scored.items():
-        for part in one._parts:
-            found = one.by_conversation(part)
+    for name, scores in scored.items():
+        for part in scores._parts:
+            found = scores.by_conversation(part)
             inputs.append(np.pad(found[0], (0, len(ids) - len(found[0]))))
             errors.append(np.pad(found[1], (0, len(ids) - len(found[1]))))
             names += [name] * len(ids)
@@ -298,8 +300,8 @@ def density_table(scored: Mapping[str, Scores]) -> Table:
     dictionary.
     """
     rows: list[tuple[str, float, float, int]] = []
-    for name, one in scored.items():
-        density = one.density
+    for name, scores in scored.items():
+        density = scores.density
         rows.append((name, -math.inf, -math.inf, int((density == 0).sum())))
         logs = np.log10(density[density > 0])
         # a density of exactly 1 is in the last bin
