@@ -153,9 +153,7 @@ def test_it_keeps_the_contract_of_all_analyzers(documented):
         )
         >= 7
     )
-    assert (
-        passed(documented, "tests/test_docs.py", "-k", "is_in_the_index or every_figure") > 15
-    )
+    assert passed(documented, "tests/test_docs.py", "-k", "is_in_the_index or every_figure") > 15
 
 
 @pytest.mark.slow
