@@ -8,7 +8,7 @@ WORKERS ?= 2
 TYPES = $(BIN)/basedpyright --pythonpath $(BIN)/python
 STATED := pyproject.toml constraints.txt
 
-.PHONY: demo real test test-slow test-gpu lint type-baseline format organisms organisms-real bench clean
+.PHONY: demo real test test-slow test-gpu lint type-baseline format organisms organisms-real bench docs clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
@@ -50,6 +50,10 @@ organisms-real: $(VENV)/.real
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.make
 
+# The API reference, from docstrings: open build/api/index.html.
+docs: $(VENV)/.docs
+	$(BIN)/python docs/api.py build/api
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -72,6 +76,10 @@ $(VENV)/.installed: $(VENV)/.torch $(STATED)
 
 $(VENV)/.installed-dev: $(VENV)/.torch $(STATED)
 	$(PIP) install -q -c constraints.txt -e ".[dev]"
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.docs: $(VENV)/.torch $(STATED)
+	$(PIP) install -q -c constraints.txt -e ".[docs]"
 	@touch $@ $(VENV)/.installed
 
 # Without what it asks for: an inference engine that is not needed here.

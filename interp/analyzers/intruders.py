@@ -110,7 +110,7 @@ class Intruders(Analyzer):
             raise OptionError(f"--top-k is {self.top_k}; use 1 or more")
         if not 0 < self.eps <= 1 or not 0 <= self.gap < 1:
             raise OptionError(
-                f"eps is {self.eps} and gap is {self.gap}; eps must be in (0, 1] and gap in [0, 1)"
+                f"eps {self.eps} and gap {self.gap}: eps must be in (0, 1] and gap in [0, 1)"
             )
         if self.side not in ("left", "right"):
             raise OptionError(f"unknown side {self.side!r}; use left or right")
