@@ -319,7 +319,7 @@ def without_figures(monkeypatch):
     """Pages of text and tables, where figures are not what is looked at and would take most of the
     time.
     """
-    for room in ("page", "whole"):
+    for room in ("page", "report_page"):
         monkeypatch.setattr(f"interp.report.{room}.figure_of", lambda table: "")
 
 
