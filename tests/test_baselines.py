@@ -21,6 +21,7 @@ from interp.experiments.divergence import divergence, divergences
 from interp.experiments.ranking_sets import ranking_of
 from interp.experiments.refusal_directions import candidates_of, choose, taken_away
 from interp.figures import plot
+from interp.kinds import KINDS
 from interp.maths.intervals import cluster_interval
 from interp.report.sections import baselines_table as on_the_page
 from interp.store import Store
@@ -320,8 +321,8 @@ def test_the_command_shows_them_after_the_claims(run, tmp_path):
         page.index(part)
         for part in (
             "Claims and verdicts",
-            f"<h2>{HEADINGS['baselines']}<",
-            f"<h2>{HEADINGS['dose']}<",
+            f"<h2>{KINDS['baselines'].heading}<",
+            f"<h2>{KINDS['dose'].heading}<",
         )
     )
     assert claimed < beside < drawn

@@ -215,7 +215,7 @@ def test_rows_are_paired_by_their_key_whatever_their_order():
             "no row of table 'answers'",
         ),
         (mean("log_odds", table="answers", where={"cluster": "text"}), "cannot be measured"),
-        (mean("log_odds", table="answers", where={"cluster": [0.7]}), "no values of int64"),
+        (mean("log_odds", table="answers", where={"cluster": [0.7]}), "cannot be of type"),
         (mean("log_odds", table="answers", pair="condition"), "are not unique"),
         (
             mean("log_odds", pair="prompt_id", minus={"where": {"cluster": 1}}, **ODDS),

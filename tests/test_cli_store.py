@@ -154,7 +154,7 @@ def test_a_beginning_that_two_runs_have_is_refused(run, only_line, store):
     (store.root / (first[:6] + "f" * 14)).mkdir()
     code, _, err = run("show", first[:6], "--store", store.root)
     assert code == 2
-    assert "give more of it" in only_line(err)
+    assert "give more digits" in only_line(err)
 
 
 def test_a_missing_sub_table_names_those_there_are(run, only_line, store):

@@ -432,7 +432,7 @@ def test_store_keeps_and_finds_it(pair, tmp_path):
     again = store.run(Intruders(draws=0), weights)
     assert (first.cached, again.cached) == (False, True)
     assert first.table.equals(again.table)
-    assert store.fetch(Intruders(eps=0.4, draws=0), weights).key != first.key
+    assert store.run(Intruders(eps=0.4, draws=0), weights).key != first.key
     found = store.sql(
         "select part, count(*) as n from intruders where subspace_intruder group by part"
     )

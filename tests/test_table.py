@@ -34,7 +34,7 @@ def test_values_types_and_descriptions():
 def test_a_table_of_no_run_says_so_where_its_run_is_asked_for():
     made = Provenance("demo", 1)
     assert small(provenance=made).require_provenance() == made
-    with pytest.raises(StoreError, match="of kind demo without provenance"):
+    with pytest.raises(StoreError, match="'demo' has no provenance"):
         small().require_provenance()
 
 

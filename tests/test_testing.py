@@ -142,11 +142,11 @@ def test_the_first_time_is_written_and_fails_then_it_is_compared(tmp_path):
     [
         (
             {"number": [0.6, float("nan"), float("inf")]},
-            "column 'number', row 0 (id 1): blessed 0.5, now 0.6",
+            "column 'number', row 0 (id 1): expected 0.5, got 0.6",
         ),
         (
             {"number": [0.5, 0.0, float("inf")]},
-            "column 'number', row 1 (id 2): blessed 'nan', now 0.0",
+            "column 'number', row 1 (id 2): expected 'nan', got 0.0",
         ),
         (
             {"number": [0.5, float("nan"), -float("inf")]},
