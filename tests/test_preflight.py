@@ -225,7 +225,9 @@ def test_a_tokenizer_with_more_tokens_than_the_model_embeds(tmp_path):
 
 def test_directories_that_are_no_models(tmp_path, directory):
     (tmp_path / "empty").mkdir()
-    refused(ModelNotFound, r"contains neither config\.json nor adapter_config\.json", tmp_path / "empty")
+    refused(
+        ModelNotFound, r"contains neither config\.json nor adapter_config\.json", tmp_path / "empty"
+    )
     refused(ModelNotFound, "is a file, not a model directory", directory / "config.json")
     refused(ModelNotFound, "no model directory at", tmp_path / "nothing")
 
