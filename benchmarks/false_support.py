@@ -84,7 +84,7 @@ class Benchmark:
             study_of(child, split, pair, PROMPTS, TOKENS) for split in ("locate", "verify")
         )
         analyzer = LocateNeurons(top=str(TOP), steps=STEPS)
-        located = Store(root).once(analyzer, self.locate)
+        located = Store(root).run(analyzer, self.locate)
         chosen = located.select(located["selected"])
         self._score = located["score"].reshape(pair.tuned.anatomy.n_layers, -1)
         order = np.argsort(chosen["rank"])

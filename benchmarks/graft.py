@@ -72,7 +72,7 @@ def grafted(name: str, store: Store, **options) -> Table:
         part.spread(PROMPTS or len(part)) for part in (located, held_out, other, text)
     )
     metric = Task.of(pair.tokenizer, located.prompts, "answer-loss")
-    return store.once(
+    return store.run(
         Graft(held_out=held_out, other=other, **options),
         Study(pair, Contrast(located, text), metric, quiet=False),
     )

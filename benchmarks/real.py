@@ -82,7 +82,7 @@ def rows_of(child: str, store: Store, given: bool, unit: str = "neuron") -> list
     )
     started = time.perf_counter()
     top = KNOWN.get(child, TOP[unit]) if unit == "neuron" else TOP[unit]
-    located = store.fetch(LocateNeurons(top=top, unit=unit), locate).table
+    located = store.run(LocateNeurons(top=top, unit=unit), locate).table
     planted = organisms.planted(name).get("refusal", []) if ships and unit == "neuron" else []
     count = int(located["selected"].sum())
     options: dict[str, Any] = {
@@ -101,7 +101,7 @@ def rows_of(child: str, store: Store, given: bool, unit: str = "neuron") -> list
             found[name] = VerifyNeurons(ranking=chosen, selected=size, depth=size, **options)
     rows = []
     for name, analyzer in found.items():
-        run = store.fetch(analyzer, verify).table
+        run = store.run(analyzer, verify).table
         chosen = {*analyzer.ranking[: analyzer.selected]}
         hits = f"{len(chosen & {*planted})} of {len(chosen)}" if planted else f"- of {len(chosen)}"
         rows.append({"child": child, f"{unit}s": name, "trained ones": hits, **told(run)})

@@ -37,7 +37,7 @@ def main() -> None:
         real.study_of(given.child, split, pair, PROMPTS, TOKENS) for split in ("locate", "verify")
     )
     top = TOP or real.KNOWN.get(given.child, real.TOP["neuron"])
-    located = store.fetch(LocateNeurons(top=top), locate).table
+    located = store.run(LocateNeurons(top=top), locate).table
     count = int(located["selected"].sum())
     options: dict[str, Any] = {
         "random_sets": SETS,
@@ -46,10 +46,10 @@ def main() -> None:
         "judged_sets": JUDGED_SETS,
         "depth": count,
     }
-    verified = store.fetch(VerifyNeurons.of(located, **options), verify).table
+    verified = store.run(VerifyNeurons.of(located, **options), verify).table
     started = time.perf_counter()
-    contrast = store.fetch(LocateNeurons(method="contrast", top=str(count)), locate).table
-    table = store.fetch(
+    contrast = store.run(LocateNeurons(method="contrast", top=str(count)), locate).table
+    table = store.run(
         Baselines.of(verified, located, contrast=contrast, choosing=locate), verify
     ).table
     rows = [dict(zip(HEADER, row_told(row), strict=True)) for row in table.rows()]

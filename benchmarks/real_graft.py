@@ -64,7 +64,7 @@ def main() -> None:
     metric = Task.of(pair.tokenizer, located.prompts, "answer-loss")
     study = Study(pair, Contrast(located, text), metric, quiet=False)
     with tempfile.TemporaryDirectory() as scratch:
-        table = Store(options.store or scratch).once(Graft(held_out=held_out, **OPTIONS), study)
+        table = Store(options.store or scratch).run(Graft(held_out=held_out, **OPTIONS), study)
     said = []
     for claim in claims.from_table(table.tables["claims"]):
         interval = f"{claim.value:.3f}, {claim.low:.3f} to {claim.high:.3f}"

@@ -111,14 +111,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         store = Store(options.store or scratch)
         runs = tuple(
-            store.once(
+            store.run(
                 Graft(held_out=held_out, **LEARNED),
                 Study(pair, Contrast(located, NOTHING), metric, quiet=False),
             )
             for pair, (located, held_out) in zip(pairs, parts, strict=True)
         )
         for way, given in {**WAYS, "learned as grafts are, 10 %": {"runs": runs}}.items():
-            table = store.once(Stitch(held_out=parts[0][1], others=(partner,), **given), study)
+            table = store.run(Stitch(held_out=parts[0][1], others=(partner,), **given), study)
             if len(rows) == 1:
                 rows += lines(way, table, alone=True)
             rows += lines(way, table, alone=False)

@@ -30,11 +30,11 @@ def audited(interp_study, interp_store):
                          base=BASE, max_prompts=count)
             for split, count in (("locate", LOCATE), ("verify", VERIFY))
         )  # fmt: skip
-        located = interp_store.fetch(LocateNeurons(top=top, steps=7), located_on)
+        located = interp_store.run(LocateNeurons(top=top, steps=7), located_on)
         checker = VerifyNeurons.of(
             located.table, random_sets=39, dose_draws=1, control_prompts=12, depth=30
         )
-        return located, interp_store.fetch(checker, verified_on)
+        return located, interp_store.run(checker, verified_on)
 
     return audit
 

@@ -217,8 +217,8 @@ def test_a_choice_of_direction_that_was_stopped_goes_on(halves, runs, table, tmp
 
     monkeypatch.setattr(refusal_directions, "_judged", stopping)
     with pytest.raises(KeyboardInterrupt):
-        Store(tmp_path).fetch(made, halves[1])
-    again = Store(tmp_path).fetch(made, halves[1]).table
+        Store(tmp_path).run(made, halves[1])
+    again = Store(tmp_path).run(made, halves[1]).table
     # the first candidate was kept, the second is judged anew
     assert len(calls) == 2 + len(candidates_of(halves[0])) - 1
     for name in table.data:

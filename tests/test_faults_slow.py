@@ -313,7 +313,7 @@ FOUR = """
     sys.stdin.readline()
     made = 0
     for table in order.sample(tables, len(tables)):
-        fetched = Store(root).fetch(lambda study: study.table, Study(table))
+        fetched = Store(root).run(lambda study: study.table, Study(table))
         assert fetched.table.equals(table) and fetched.aside is None
         made += not fetched.cached
         store = Store(root)

@@ -427,11 +427,11 @@ def test_the_second_child_does_not_decompose_the_base_again(pair, tmp_path, monk
 def test_store_keeps_and_finds_it(pair, tmp_path):
     base, child, _ = pair
     store, weights = Store(tmp_path), WeightPair.load(str(child), str(base))
-    first = store.fetch(Intruders(draws=0), weights)
-    again = store.fetch(Intruders(draws=0), weights)
+    first = store.run(Intruders(draws=0), weights)
+    again = store.run(Intruders(draws=0), weights)
     assert (first.cached, again.cached) == (False, True)
     assert first.table.equals(again.table)
-    assert store.fetch(Intruders(eps=0.4, draws=0), weights).key != first.key
+    assert store.run(Intruders(eps=0.4, draws=0), weights).key != first.key
     found = store.sql("select part, count(*) as n from intruders where apart group by part")
     assert set(found["part"]) == {"mlp.out"}
 

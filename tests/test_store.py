@@ -106,7 +106,7 @@ def test_the_files_are_those_of_the_format(tmp_path):
     }
 
 
-def test_once_computes_once(tmp_path):
+def test_a_run_is_computed_once(tmp_path):
     calls = []
 
     def analyzer(study):
@@ -114,12 +114,12 @@ def test_once_computes_once(tmp_path):
         return mixed()
 
     store = Store(tmp_path)
-    first, second = store.fetch(analyzer, Study()), store.fetch(analyzer, Study())
+    first, second = store.run(analyzer, Study()), store.run(analyzer, Study())
     assert (first.cached, second.cached, len(calls)) == (False, True, 1)
     assert first.table.equals(second.table)
     assert first.path == second.path == store.path(first.key)
     assert second.table.provenance.context["seconds"] == 12.5
-    assert store.once(analyzer, Study(seed=1)).equals(first.table)
+    assert store.run(analyzer, Study(seed=1)).equals(first.table)
     assert len(calls) == 2
     assert store.has(first.key)
     assert not store.has("0" * 20)
@@ -152,7 +152,7 @@ def test_a_failing_or_interrupted_analyzer_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Store(tmp_path).fetch(analyzer, Study())
+        Store(tmp_path).run(analyzer, Study())
     assert files(tmp_path) == []
 
 
@@ -169,7 +169,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
 
 def test_a_table_of_another_key_is_a_defect(tmp_path):
     with pytest.raises(ValueError, match="its study says"):
-        Store(tmp_path).fetch(lambda study: mixed(provenance=provenance(seed=9)), Study())
+        Store(tmp_path).run(lambda study: mixed(provenance=provenance(seed=9)), Study())
 
 
 def test_find_by_prefix(tmp_path):
@@ -220,7 +220,7 @@ def test_a_store_that_cannot_be(tmp_path):
     with pytest.raises(
         StoreError, match="cannot write to the store /proc/interp: No such file"
     ) as caught:
-        Store("/proc/interp").fetch(lambda study: pytest.fail("computed for nothing"), Study())
+        Store("/proc/interp").run(lambda study: pytest.fail("computed for nothing"), Study())
     assert is_one_line(caught)
 
 
@@ -291,7 +291,7 @@ def test_a_damaged_run_is_named_then_moved_aside_and_made_again(tmp_path, how):
     if how != "flipped":
         assert store.runs() == []
         assert len(store.problems()) == 1
-    fetched = store.fetch(lambda study: full(), Study())
+    fetched = store.run(lambda study: full(), Study())
     assert not fetched.cached
     assert fetched.aside.parent == tmp_path / ".aside"
     assert store.get(path.name).equals(full())
@@ -328,7 +328,7 @@ def test_a_run_of_a_newer_interp_is_left_alone(tmp_path):
     manifest.write_text(manifest.read_text().replace('"schema": 4', '"schema": 5'))
     for use in (
         lambda: store.get(path.name),
-        lambda: store.fetch(lambda study: full(), Study()),
+        lambda: store.run(lambda study: full(), Study()),
         lambda: store.write(full()),
     ):
         with pytest.raises(StoreError, match="newer interp"):
@@ -345,7 +345,7 @@ def test_unreadable_is_not_damaged(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "read_text", refuse)
     with pytest.raises(StoreError, match="Permission denied"):
-        store.fetch(lambda study: pytest.fail("computed again"), Study())
+        store.run(lambda study: pytest.fail("computed again"), Study())
     assert path.exists()
 
 
@@ -357,7 +357,7 @@ def test_a_rival_that_was_first_wins(tmp_path):
         Store(tmp_path).write(first)
         return full(provenance=provenance(host="second"))
 
-    fetched = store.fetch(slow, Study())
+    fetched = store.run(slow, Study())
     assert fetched.table.provenance.context["host"] == "first"
     assert len(files(tmp_path)) == 5
 

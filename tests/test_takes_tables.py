@@ -48,8 +48,8 @@ def test_a_located_table_is_verified_as_the_design_writes_it(study, located, tmp
     # what is changed later keeps the set
     assert dataclasses.replace(given, random_sets=2).ranking == given.ranking
     store = Store(tmp_path)
-    stored = store.once(LocateNeurons(method="change", top="3"), study)
-    verified = store.once(VerifyNeurons(stored, **SMALL), study)
+    stored = store.run(LocateNeurons(method="change", top="3"), study)
+    verified = store.run(VerifyNeurons(stored, **SMALL), study)
     assert verified.summary["verified"] == stored.require_provenance().key
     assert verified.summary["selected"] == 3
 

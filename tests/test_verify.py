@@ -702,13 +702,13 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Outcomes, "effects", stopping)
     with pytest.raises(KeyboardInterrupt):
-        store.fetch(verify, study)
+        store.run(verify, study)
     (kept,) = (tmp_path / ".unfinished").iterdir()
     saved = kept.read_text().count("necessity")
     assert 19 - SETS_AT_ONCE < saved < 20
     with kept.open("a") as file:
         file.write('{"name": "torn')
-    again = store.fetch(verify, tiny.planted_study("llama", pairs=8)).table
+    again = store.run(verify, tiny.planted_study("llama", pairs=8)).table
     before = len(calls)
     assert not (tmp_path / ".unfinished").exists()
     for name in ("dose", "random"):

@@ -36,7 +36,7 @@ def command(
     from interp.agreement import Agreement, Runs
 
     store = Store(common.store)
-    found = store.fetch(Agreement(draws), Runs([store.get(key) for key in runs], seed))
+    found = store.run(Agreement(draws), Runs([store.get(key) for key in runs], seed))
     written = page_of(found.path / page_name([found.key]), [found.table], "Where methods put it")
     record = {"run": found.key, "path": str(found.path), "cached": found.cached, "rows": len(found)}
     common.result(

@@ -86,7 +86,7 @@ def command_of(name: str) -> Callable[..., str]:
         described, store = request.describe(), Store(common.store)
         pair = common.load(tuned, name)
         study = common.study(pair, prompts, looked_for and looked_for.of(pair.tokenizer))
-        run = store.fetch(examine, study)
+        run = store.run(examine, study)
         notes = remarked(common, study.counts, *study.notes)
         return write(common, request, described, [run], notes, title)
 

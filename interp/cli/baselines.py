@@ -61,7 +61,7 @@ def compared(
 
     contrast, size = None, int(verified.summary["selected"])
     if "contrast" in names:
-        contrast = store.fetch(LocateNeurons(method="contrast", top=str(size)), locating).table
+        contrast = store.run(LocateNeurons(method="contrast", top=str(size)), locating).table
     return Baselines.of(
         verified, located, contrast=contrast, choosing=locating if "direction" in names else None
     )

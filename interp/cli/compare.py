@@ -49,7 +49,7 @@ def command(
     study, look = common.study(pair, prompts), Compare(controls, cka_tokens)
     look.require(study)
     notes = remarked(common, study.counts, *study.notes)
-    run = store.fetch(look, study)
+    run = store.run(look, study)
     return write(common, request, described, [run], notes, _title(tuned))
 
 

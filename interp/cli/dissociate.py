@@ -117,7 +117,7 @@ def command(
         *(line for halves in studies for half in halves for line in (half.counts, *half.notes)),
     )
     store = Store(common.store)
-    first, other = (store.fetch(locate, locating) for locating, _ in studies)
+    first, other = (store.run(locate, locating) for locating, _ in studies)
     check = Dissociation.of(
         first.table,
         other.table,
@@ -125,7 +125,7 @@ def command(
         random_sets=random_sets,
         control_prompts=control_prompts,
     )
-    measured = store.fetch(check, studies[0][1])
+    measured = store.run(check, studies[0][1])
     return write(common, request, described, [measured, first, other], notes, _title(tuned))
 
 

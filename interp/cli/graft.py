@@ -198,7 +198,7 @@ def command(
         *study.notes,
         *prompt_notes(part for part in (verified_on, other) if part),
     )
-    return write(common, request, described, [store.fetch(analyzer, study)], notes, _title(tuned))
+    return write(common, request, described, [store.run(analyzer, study)], notes, _title(tuned))
 
 
 def _title(tuned: str) -> str:

@@ -132,12 +132,12 @@ def command(
 
     weights = weights_of(tuned)
     notes = remarked(common, *weights.notes)
-    runs = [store.fetch(analyzer, weights)]
+    runs = [store.run(analyzer, weights)]
     if factors is not None:
         study = _study(common, tuned, base, contrast, metric)
         notes += remarked(common, study.counts, *study.notes)
         runs.append(
-            store.fetch(IntruderScaling.of(runs[0].table, which=which, scales=factors), study)
+            store.run(IntruderScaling.of(runs[0].table, which=which, scales=factors), study)
         )
     if earlier:
         # the null is of the last checkpoint alone: the others are only counted
@@ -248,7 +248,7 @@ def _counted(store, counting, weights_of, names, last):
             notes.append(f"{name} has the weights of {seen[digest]}: counted once")
             continue
         seen[digest] = name
-        counted[name] = store.fetch(counting, weights).table
+        counted[name] = store.run(counting, weights).table
     return counted, notes
 
 
@@ -273,8 +273,8 @@ def _forgetting(common, store, counted, base, contrast):
         study = Study(
             pair, text, None, common.seed, common.batches(), engine=engine, quiet=common.quiet
         )
-        lost.append(store.fetch(Forgetting(), study).table)
-    return store.fetch(IntruderForgetting(), Checkpoints(list(counted.values()), lost, common.seed))
+        lost.append(store.run(Forgetting(), study).table)
+    return store.run(IntruderForgetting(), Checkpoints(list(counted.values()), lost, common.seed))
 
 
 def _title(tuned: str) -> str:

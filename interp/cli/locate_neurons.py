@@ -261,9 +261,9 @@ def command(
     notes = remarked(common, *lines)
     if utility is not None:
         locate = locate.minus(
-            store.fetch(locate, study.with_prompts(utility.limit(common.max_prompts))).table
+            store.run(locate, study.with_prompts(utility.limit(common.max_prompts))).table
         )
-    run = store.fetch(locate, study)
+    run = store.run(locate, study)
     runs = [run]
     if control:
         beside_set = []
@@ -271,8 +271,8 @@ def command(
             zip(control, each_control(common, control, pair), strict=True), 1
         ):
             with study.stages.during(f"control {at} of {len(control)}, {name}", study.quiet):
-                beside_set.append(store.fetch(locate, replace(study, pair=one, _kept={})).table)
-        runs.append(store.fetch(ControlLocations.of(run.table, *beside_set), study))
+                beside_set.append(store.run(locate, replace(study, pair=one, _kept={})).table)
+        runs.append(store.run(ControlLocations.of(run.table, *beside_set), study))
     if verify:
         small = (
             tuned.startswith("organism:")
@@ -299,7 +299,7 @@ def command(
             **({"directions": ("necessity",), "doses": False, "cell_sets": 0} if quick else {}),
             depth=0 if small else size * (1 if quick else 2),
         )
-        runs.append(store.fetch(checker, verifying))
+        runs.append(store.run(checker, verifying))
         notes += remarked(common, *runs[-1].summary.get("warnings", ()))
         if beside and not runs[-1].summary["selected"]:
             notes += remarked(
@@ -307,9 +307,9 @@ def command(
             )
         elif beside:
             compared = others.compared(beside, store, study, runs[-1].table, run.table)
-            runs.append(store.fetch(compared, verifying))
+            runs.append(store.run(compared, verifying))
     for name, analyzer in further.analyzers(asked, locate, run.table, excluded).items():
-        runs.append(store.fetch(analyzer, further.studied(name, study, verifying)))
+        runs.append(store.run(analyzer, further.studied(name, study, verifying)))
     return write(common, request, described, runs, notes, _title(tuned))
 
 

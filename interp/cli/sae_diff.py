@@ -164,7 +164,7 @@ def command(
     store, lines = Store(common.store), [study.counts, *study.notes]
     if others:
         beside = zip(others, each_control(common, named, pair), strict=True)
-        kept = [store.fetch(other, replace(study, pair=one, _kept={})) for other, one in beside]
+        kept = [store.run(other, replace(study, pair=one, _kept={})) for other, one in beside]
         analyzer = replace(analyzer, controls=tuple(run.table for run in kept))
         lines += [f"control {name} is run {run.key}" for name, run in zip(named, kept, strict=True)]
     else:
@@ -172,7 +172,7 @@ def command(
             "without a control nothing is tested; train a dictionary alike on a control fine-tune "
             "(harmless data), and add --control TUNED --control-dictionary DIR"
         )
-    run = store.fetch(analyzer, study)
+    run = store.run(analyzer, study)
     notes = remarked(common, *lines)
     return write(common, request, described, [run], notes, title)
 

@@ -113,7 +113,7 @@ def command(
     )
     notes = remarked(common, study.counts, *study.notes)
     return write(
-        common, request, described, [Store(common.store).fetch(analyzer, study)], notes, title
+        common, request, described, [Store(common.store).run(analyzer, study)], notes, title
     )
 
 

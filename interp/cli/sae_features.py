@@ -147,7 +147,7 @@ def command(
         made[1].require_study(study)
     # concepts first: whether the text is enough for them is known only now, and no run should be
     # kept next to an error
-    runs = [store.fetch(one, study) for one in reversed(made)][::-1]
+    runs = [store.run(one, study) for one in reversed(made)][::-1]
     return write(common, request, described, runs, notes, title)
 
 

@@ -168,7 +168,7 @@ def command(
         f"judged on {judging.counts}",
         *judging.notes,
     )
-    return write(common, request, described, [store.fetch(analyzer, study)], notes, title)
+    return write(common, request, described, [store.run(analyzer, study)], notes, title)
 
 
 def numbers(text: str, flag: str) -> tuple[int, ...]:

@@ -164,7 +164,7 @@ def command(
         common,
         request,
         described,
-        [store.fetch(replace(analyzer, others=others), study)],
+        [store.run(replace(analyzer, others=others), study)],
         notes,
         title,
     )

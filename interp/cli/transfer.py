@@ -114,7 +114,7 @@ def command(
             " measure"
         )
     notes = remarked(common, *lines)
-    again = store.fetch(locate, study)
+    again = store.run(locate, study)
     transfer = Transfer.of(
         located,
         origin,
@@ -122,7 +122,7 @@ def command(
         random_sets=random_sets,
         control_prompts=control_prompts,
     )
-    measured = store.fetch(transfer, measuring)
+    measured = store.run(transfer, measuring)
     return write(common, request, described, [measured, again], notes, _title(tuned))
 
 

@@ -171,7 +171,7 @@ def command(
     if scaling is not None:
         studies.append((scaling, common.study(pair, prompts, of)))
         scaling.require(studies[-1][1])
-    runs = [store.fetch(analyzer, study) for analyzer, study in studies]
+    runs = [store.run(analyzer, study) for analyzer, study in studies]
     notes = remarked(
         common,
         asked.counts,

@@ -124,7 +124,7 @@ def gather(
                 str(draws),
             ]
             with as_command(words):
-                key = store.fetch(Agreement(draws), Runs(tables)).key
+                key = store.run(Agreement(draws), Runs(tables)).key
             agreements.append(Run(store.manifest(key), store.get(key)))
     return [
         run for run in runs.values() if run.key not in {one.key for one in agreements}

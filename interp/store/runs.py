@@ -191,14 +191,6 @@ class Store:
                 f"{directory} does not contain a table that interp writes: {files.one_line(error)}"
             ) from error
 
-    def once(self, analyzer: Callable[[Any], Table], study: Any) -> StoredRun:
-        """See ``run``."""
-        return self.run(analyzer, study)
-
-    def fetch(self, analyzer: Callable[[Any], Table], study: Any) -> StoredRun:
-        """See ``run``."""
-        return self.run(analyzer, study)
-
     def run(self, analyzer: Callable[[Any], Table], study: Any) -> StoredRun:
         """``analyzer(study)``, computed only if its run is not stored yet.
 
