@@ -106,7 +106,7 @@ def test_the_files_are_those_of_the_format(tmp_path):
     }
 
 
-def test_once_computes_once(tmp_path):
+def test_a_run_is_computed_once(tmp_path):
     calls = []
 
     def analyzer(study):

@@ -20,7 +20,7 @@ def first_error(error: ValidationError) -> str:
     if problem["type"] == "extra_forbidden":
         return f"{field} is not a known field"
     if problem["type"] == "value_error":
-        return f"{field}: {problem['ctx']['error']}"
+        return f"{field}: {problem.get('ctx', {}).get('error')}"
     value = " ".join(repr(problem["input"]).split())
     value = value if len(value) <= 80 else f"{value[:79]}…"
     return f"{field} is {value}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
