@@ -222,7 +222,7 @@ def test_what_is_learned_is_its_text_and_seeds_differ(saved, tmp_path):
     )
     assert re.search(r"step 5 of 12.*, about \d+ s left, \d+ s for all$", first[0])
     assert re.search(r"step 12 of 12.*, about 1 s left$", last[-1])
-    assert sum(line.endswith("trained; its loss on text is measured") for line in said) == 3
+    assert sum(line.endswith("trained; measuring its loss on text") for line in said) == 3
     # the base's own loss, by transformers itself on the rows
     rows = read_text(saved / "text.jsonl", tiny.tokenizer(), 128, "answers").held_out
     base = tiny.llama(7)

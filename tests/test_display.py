@@ -244,7 +244,7 @@ def test_names_complete():
         "Store",
         "Contrast",
         "read_prompts",
-        "Refusal",
+        "load_pair",
         "LocateNeurons",
         "plot",
     } <= public
