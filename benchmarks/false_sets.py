@@ -70,7 +70,7 @@ class Judging:
     random_sets: int
 
     @cached_property
-    def judged(self) -> list[ConditionResult]:
+    def unedited_results(self) -> list[ConditionResult]:
         """What both models answer to both classes, without the texts."""
 
         def make() -> list[dict]:
@@ -89,7 +89,9 @@ class Judging:
     def changed(self) -> np.ndarray:
         """Positive prompts that the two models answer differently."""
         return ~next(
-            one for one in self.judged if (one.condition, one.group) == ("tuned", "positive")
+            one
+            for one in self.unedited_results
+            if (one.condition, one.group) == ("tuned", "positive")
         ).equal_base
 
     @cached_property
@@ -183,13 +185,15 @@ class Judging:
         """What a verifying run of this set would hand to its claims on necessity."""
         found, null = self.measured(chosen), self.null
         tuned = next(
-            one for one in self.judged if (one.condition, one.group) == ("tuned", "positive")
+            one
+            for one in self.unedited_results
+            if (one.condition, one.group) == ("tuned", "positive")
         )
         number, shown = np.array(found["number"]), np.array(found["exhibits"])
         effects: dict[int, Effects] = {len(chosen): found["effects"]}
         return Evidence(
             judged=[
-                *self.judged,
+                *self.unedited_results,
                 replace(tuned, condition="ablate-base", number=number, exhibits=shown),
             ],
             changed=self.changed,

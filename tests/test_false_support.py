@@ -59,7 +59,7 @@ def test_what_was_measured_is_not_measured_again(study, tmp_path, monkeypatch):
     sets = [PLANTED, *first.drawn(2, 1)["sets"]]
     verdicts = [first.verdict(chosen) for chosen in sets]
     again = Judging(study.with_journal(Journal(journal)), PLANTED, (), 39)
-    for name in ("judge", "Donors", "Outcomes", "matched_sets"):
+    for name in ("evaluate_condition", "PatchSource", "Outcomes", "matched_sets"):
         monkeypatch.setattr(f"benchmarks.false_sets.{name}", None)
     assert [again.verdict(chosen) for chosen in sets] == verdicts
 

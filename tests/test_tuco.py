@@ -1148,7 +1148,7 @@ def test_the_command_takes_one_file_and_answers_of_a_task(run, saved):
         (("--prompts", "positive.txt", "--norm", "3"), "unknown order 3"),
         (("--prompts", "positive.txt", "--drop-dims", "a"), "no list of numbers"),
         (("--prompts", "positive.txt", "--drop-dims", "-1"), "counted from 0"),
-        (("--prompts", "positive.txt", "--drop-dims", "99"), "no dimension 99"),
+        (("--prompts", "positive.txt", "--drop-dims", "99"), "cannot drop dimension 99"),
         (("--prompts", "positive.txt", "--alpha", "0,x"), "no list of numbers"),
         (("--prompts", "positive.txt", "--alpha", "nan"), "must be finite numbers"),
         (("--prompts", "positive.txt", "--generations", "3"), "are of --alpha"),

@@ -53,7 +53,7 @@ class ControlLocations(Analyzer):
         """
         if self.located is None or not self.controls:
             raise OptionError(
-                "control locations need a locating run and one of each control fine-tune"
+                "there is nothing to compare; give a locating run and one of each control"
             )
         for control in self.controls:
             for name in _ALIKE:
