@@ -228,7 +228,7 @@ class Graft(Analyzer):
             tables={
                 "answers": rows.answers(),
                 "random": rows.drawn(),
-                **rows.shuffled(count),
+                **rows.shuffle_tables(count),
                 "layers": layers_table(indices, scope),
                 "overlaps": all_overlaps(indices, self.beside, study, scope),
             },

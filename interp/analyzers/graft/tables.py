@@ -180,7 +180,7 @@ class Rows:
             },
         )
 
-    def shuffled(self, count: int) -> dict[str, Table]:
+    def shuffle_tables(self, count: int) -> dict[str, Table]:
         """Answers under masks learned on shuffled movement; the learned mask has ``count`` weights.
 
         ``shuffled`` has every answer. ``differences`` has one row per question, the learned mask's
