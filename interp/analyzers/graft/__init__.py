@@ -226,7 +226,7 @@ class Graft(Analyzer):
                 "negative": len(study.contrast.negative),
             },
             tables={
-                "answers": rows.answers(),
+                "answers": rows.answers_table(),
                 "random": rows.drawn(),
                 **rows.shuffle_tables(count),
                 "layers": layers_table(indices, scope),

@@ -113,7 +113,7 @@ class Rows:
             **rest,
         )
 
-    def answers(self) -> Table:
+    def answers_table(self) -> Table:
         """The graded answer to each held-out question under each graft."""
         grafts, count = list(self.seen.items()), len(self.questions)
         return table(
