@@ -816,7 +816,7 @@ def answered(kinds, shuffles=(), matched=(), clusters=20, each=3):
         rows.add_draw("matched", draw, COUNT, graded(right))
     for right in shuffles:
         rows.add_shuffle(COUNT, graded(right))
-    parts = {"answers": rows.answers(), "random": rows.drawn(), **rows.shuffled(COUNT)}
+    parts = {"answers": rows.answers_table(), "random": rows.drawn(), **rows.shuffle_tables(COUNT)}
     return claims.conclude(
         rows.table("graft", tables=parts), claims_of(COUNT, WEIGHTS, number, len(shuffles))
     )

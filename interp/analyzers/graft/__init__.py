@@ -226,9 +226,9 @@ class Graft(Analyzer):
                 "negative": len(study.contrast.negative),
             },
             tables={
-                "answers": rows.answers(),
+                "answers": rows.answers_table(),
                 "random": rows.drawn(),
-                **rows.shuffled(count),
+                **rows.shuffle_tables(count),
                 "layers": layers_table(indices, scope),
                 "overlaps": all_overlaps(indices, self.beside, study, scope),
             },

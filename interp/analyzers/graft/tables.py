@@ -71,8 +71,8 @@ class Rows:
         """The smallest learned mask that keeps this share of the gain; None if there is none."""
         reached = [
             kept
-            for (kind, kept), seen in self.seen.items()
-            if kind == "learned" and self.gain(float(seen.correct.mean())) >= reach
+            for (kind, kept), graded in self.seen.items()
+            if kind == "learned" and self.gain(float(graded.correct.mean())) >= reach
         ]
         return min(reached, default=None)
 
@@ -113,7 +113,7 @@ class Rows:
             **rest,
         )
 
-    def answers(self) -> Table:
+    def answers_table(self) -> Table:
         """The graded answer to each held-out question under each graft."""
         grafts, count = list(self.seen.items()), len(self.questions)
         return table(
@@ -180,7 +180,7 @@ class Rows:
             },
         )
 
-    def shuffled(self, count: int) -> dict[str, Table]:
+    def shuffle_tables(self, count: int) -> dict[str, Table]:
         """Answers under masks learned on shuffled movement; the learned mask has ``count`` weights.
 
         ``shuffled`` has every answer. ``differences`` has one row per question, the learned mask's
@@ -192,7 +192,7 @@ class Rows:
         number, asked = len(self.shuffles), self.questions
         learned, right = (
             self.seen["learned", count].correct,
-            np.stack([seen.correct for seen in self.shuffles]),
+            np.stack([graded.correct for graded in self.shuffles]),
         )
         shuffles, spread = np.arange(number), right.mean(1) - right.mean()
         answers = table(
@@ -238,7 +238,7 @@ class Rows:
 
 
 def _joined(grafts: list, name: str, dtype: type) -> np.ndarray:
-    return np.concatenate([np.asarray(getattr(seen, name), dtype) for _, seen in grafts])
+    return np.concatenate([np.asarray(getattr(graded, name), dtype) for _, graded in grafts])
 
 
 def layers_table(indices: Mapping[str, Mapping[str, np.ndarray]], scope: Scope) -> Table:
