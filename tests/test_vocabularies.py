@@ -132,7 +132,9 @@ def test_models_of_equal_rows_keep_their_keys(tmp_path, models):
 
 
 def test_a_tokenizer_of_another_model_is_refused_as_before(models):
-    with pytest.raises(VocabularyMismatch, match=r"the tokenizer has 333 tokens and .* has 100 embedding rows"):
+    with pytest.raises(
+        VocabularyMismatch, match=r"the tokenizer has 333 tokens and .* has 100 embedding rows"
+    ):
         Pair.from_modules(tiny.resized(models[1], 100), models[0], tiny.tokenizer())
 
 
