@@ -470,7 +470,7 @@ def test_tensors_that_the_model_does_not_use_are_remarked(run, bench):
     shutil.rmtree(more)
     shallow = bench.config(num_hidden_layers=2)
     (note,) = Pair.load(str(shallow)).notes
-    assert "holds 9 tensors that LlamaForCausalLM does not use, first model.layers.2." in note
+    assert "contains 9 tensors that LlamaForCausalLM does not use, first model.layers.2." in note
 
 
 def test_a_checkpoint_of_another_architecture_names_it(bench):
