@@ -461,16 +461,14 @@ def test_tensors_that_the_model_does_not_use_are_remarked(run, bench):
     them, and says so.
     """
     more = bench.weights(bench.child, lambda found: found | {"score.weight": torch.zeros(2, 32)})
-    said = (
-        "holds 1 tensors that LlamaForCausalLM does not use, first score.weight: they were ignored"
-    )
+    said = "contains 1 tensors that LlamaForCausalLM does not use, first score.weight: they were ignored"
     code, _, err = locate(run, bench, more, bench.base)
     assert (code, beyond_prompts(err)) == (0, [f"note: {more} {said}"])
     assert Pair.load(str(bench.adapter), str(more)).notes[0] == f"{more} {said}"
     shutil.rmtree(more)
     shallow = bench.config(num_hidden_layers=2)
     (note,) = Pair.load(str(shallow)).notes
-    assert "holds 9 tensors that LlamaForCausalLM does not use, first model.layers.2." in note
+    assert "contains 9 tensors that LlamaForCausalLM does not use, first model.layers.2." in note
 
 
 def test_a_checkpoint_of_another_architecture_names_it(bench):

@@ -206,7 +206,7 @@ def test_an_adapter_and_its_size_are_told_apart(tmp_path):
     held = Pair.from_modules(wrapped, None, tiny.tokenizer())
     added = blocks * 2 * (width + inner)
     assert held.tuned.sizes == held.base.sizes == (own, added)
-    assert f"adapter of {added:,} numbers" in repr(held)
+    assert f"adapter with {added:,} parameters" in repr(held)
 
 
 def test_a_study_is_shown_with_one_class_or_two(pair):

@@ -71,7 +71,7 @@ def test_a_directory_with_one_is_one(file, tmp_path):
     assert sources.find(str(file.parent)).origin == file
     (file.parent / "other.gguf").write_bytes(file.read_bytes())
     with pytest.raises(
-        ModelNotFound, match=r"2 \.gguf files, first other\.gguf and tiny\.gguf; name one"
+        ModelNotFound, match=r"2 \.gguf files, first other\.gguf and tiny\.gguf; give one"
     ):
         sources.find(str(file.parent))
 

@@ -130,7 +130,7 @@ def test_weights_on_disk_are_checked(little_memory, tmp_path):
     weights = load_file(path / "model.safetensors")
     weights["model.layers.2.mlp.up_proj.weight"][0, 0] = float("nan")
     save_file(weights, path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(NonFiniteWeights, match=r"layers\.2\.mlp\.up_proj\.weight holds NaN"):
+    with pytest.raises(NonFiniteWeights, match=r"layers\.2\.mlp\.up_proj\.weight contains NaN"):
         Pair.load(str(path), device="spread")
 
 

@@ -130,10 +130,10 @@ def test_names_that_a_wrapper_left_are_told(tmp_path, wrapper):
     )
     with pytest.raises(
         MissingWeights,
-        match=f"it holds {wrapper}.*, named by a wrapper .torch.compile, DistributedDataParallel",
+        match=f"it contains {wrapper}.*, named by a wrapper .torch.compile, DistributedDataParallel",
     ):
         Pair.load(str(tuned), str(base), device="cpu")
-    with pytest.raises(MissingWeights, match=f"it holds {wrapper}model"):
+    with pytest.raises(MissingWeights, match=f"it contains {wrapper}model"):
         WeightPair.load(str(tuned), str(base))
 
 

@@ -177,7 +177,7 @@ class Scope:
         an error.
         """
         places = [self.model.module.get_parameter(pair.path) for pair in self.pieces]
-        own = [place.data for place in places]
+        own = [parameter.data for parameter in places]
         try:
             for place, tensor in zip(places, tensors, strict=True):
                 place.data = tensor.detach()
