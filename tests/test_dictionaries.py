@@ -384,7 +384,7 @@ def test_folding_that_would_choose_others_is_refused(x):
     dictionary = made("topk")
     with torch.no_grad():
         dictionary.W_dec[3].mul_(4)
-    with pytest.raises(OptionError, match="would choose other codes"):
+    with pytest.raises(OptionError, match="would select other codes"):
         fold_decoder_norm(dictionary)
     with pytest.raises(OptionError, match="cannot be folded"):
         fold_scale(made("standard", normalisation="layer-norm"))
@@ -439,12 +439,12 @@ def test_broken_files_are_one_clear_line(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["whole"]
     weights = (whole / "weights.safetensors").read_bytes()
     (whole / "weights.safetensors").write_bytes(weights[:-100])
-    with pytest.raises(DictionaryError, match="no whole safetensors file"):
+    with pytest.raises(DictionaryError, match="not a complete safetensors file"):
         load(whole)
     (whole / "weights.safetensors").unlink()
     with pytest.raises(DictionaryError, match="is missing"):
         load(whole)
-    with pytest.raises(DictionaryError, match="holds no dictionary"):
+    with pytest.raises(DictionaryError, match="contains no dictionary"):
         load(tmp_path / "nothing")
 
 
@@ -454,8 +454,8 @@ def test_broken_files_are_one_clear_line(tmp_path):
         ({"architecture": "relu"}, "unknown architecture 'relu'"),
         ({"architecture": "topk"}, "needs k from 1"),
         ({"architecture": "topk", "k": 99}, "not 99"),
-        ({"architecture": "matryoshka", "k": 2, "prefixes": (4, 4, 24)}, "rising prefixes"),
-        ({"architecture": "standard", "prefixes": (24,)}, "belong to matryoshka"),
+        ({"architecture": "matryoshka", "k": 2, "prefixes": (4, 4, 24)}, "increasing prefixes"),
+        ({"architecture": "standard", "prefixes": (24,)}, "are for matryoshka"),
         ({"architecture": "standard", "d_out": 5}, "input_bias=False"),
         ({"architecture": "matching_pursuit", "skip": True}, "cannot be a transcoder"),
         ({"architecture": "standard", "normalisation": "layer-norm", "models": 2}, "use scale"),

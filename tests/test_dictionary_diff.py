@@ -398,7 +398,7 @@ class TestPlanted:
         assert made["tuned-only"].control_high == pytest.approx(none.high)
         assert found.summary["supported"]
         assert not alone.summary["supported"]
-        with pytest.raises(OptionError, match="compare the control pair in the same way"):
+        with pytest.raises(OptionError, match="run the same comparison on the control pair"):
             found_by("difference", controls=(control,))
 
     def test_a_few_latents_beside_a_large_control_can_be_checked(self):
@@ -565,7 +565,7 @@ def test_what_means_nothing_is_refused(rows):
         LatentScaling(alone)
     with pytest.raises(OptionError, match="autoencoder of one site"):
         DifferenceScaling(crosscoder())
-    with pytest.raises(OptionError, match="unknown way"):
+    with pytest.raises(OptionError, match="unknown comparison"):
         compare(alone, "lens", [])
     with pytest.raises(OptionError, match="no threshold"):
         compare(Dictionary(DictionaryConfig("batchtopk", D, F, k=2)), "tuned", [])

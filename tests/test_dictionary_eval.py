@@ -401,7 +401,7 @@ def test_of_an_ablation_that_may_cost_nothing_no_share_is_given():
     one = require_remeasured(run)["recovers-more-loss-than-pca"]
     assert np.isnan(one.value)
     assert one.verdict == "not tested"
-    assert "cannot be told from 0" in one.sentence
+    assert "does not differ significantly from 0" in one.sentence
     few = run_of(errors, loss, kl, np.array([f"c{row % 5}" for row in range(48)], object))
     assert few.summary["verdicts"]["explains-more-than-pca"] == "too few clusters"
 
@@ -482,7 +482,7 @@ def test_an_identical_pair_is_silent_and_says_so(modules, kind):
     name = "explained_variance" if kind == "difference" else "difference_explained_variance"
     assert told.summary[name] is None
     assert told.summary["supported"] is False
-    assert any("are the models the same?" in said for said in told.summary["limits"])
+    assert any("are the models identical?" in said for said in told.summary["limits"])
     made = claims.from_table(told.tables["claims"])
     assert not any(claim.supported for claim in made)
     assert not any("difference" in claim.name for claim in made)
@@ -554,7 +554,7 @@ PLAIN = DictionaryConfig("topk", 8, 8, k=2)
         ),
         (CROSS, "", "tuned", True, "2 models side by side does not read rows of 'tuned'"),
         (PLAIN, "", "other", True, "'other' are not known"),
-        (ACROSS, "", "tuned", True, "does not say which site it writes; add --target"),
+        (ACROSS, "", "tuned", True, "do not name its target site; add --target"),
         (ACROSS, "blocks.0.hook_mlp_out", "tuned", True, "comes after blocks.0.hook_mlp_out"),
         (PLAIN, OUT, "tuned", True, "leave --target out"),
     ],

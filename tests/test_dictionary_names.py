@@ -91,8 +91,8 @@ def test_kinds_of_a_file_of_weights_alone():
             scaled.W_dec.data, torch.from_numpy(held["W_dec"]) * math.sqrt(d)
         )
         assert torch.equal(plain.W_enc.data, torch.from_numpy(held["W_enc"]))
-    assert any("does not say what it is" in note for note in read(path)[1]["notes"])
-    assert not any("does not say" in note for note in read(path, kind="transcoder")[1]["notes"])
+    assert any("does not state what it is" in note for note in read(path)[1]["notes"])
+    assert not any("does not state" in note for note in read(path, kind="transcoder")[1]["notes"])
 
 
 def test_a_configuration_says_what_it_is_and_no_option_may(tmp_path):
@@ -137,12 +137,12 @@ def test_the_command_takes_what_files_do_not_say(run, tmp_path, only_line):
     source = DATA / "gemma-scope/embedding"
     code, out, err = run("sae", "convert", source, tmp_path / "plain", "--json")
     assert code == 0
-    assert "does not say what it is" in err
+    assert "does not state what it is" in err
     assert json.loads(out)["site"] is None
     words = ["--kind", "embeddings", "--site", "blocks.0.hook_resid_pre"]
     code, out, err = run("sae", "convert", source, tmp_path / "ours", *words, "--json")
     assert code == 0
-    assert "does not say" not in err
+    assert "does not state" not in err
     told = json.loads(out)
     assert (told["site"], told["layer"]) == ("blocks.0.hook_resid_pre", 0)
     again, about = read(tmp_path / "ours")

@@ -135,7 +135,7 @@ def test_whole_clusters_of_one_class_keep_one_label_in_the_null():
 def test_too_few_prompts_are_refused():
     with pytest.raises(OptionError, match="needs 8 clusters in each half"):
         SparseProbe()(*data(0, pairs=10))
-    with pytest.raises(OptionError, match="cannot be chosen"):
+    with pytest.raises(OptionError, match="cannot select"):
         SparseProbe(k=61)(*data(0))
 
 
@@ -197,7 +197,7 @@ def test_in_a_model_ablation_is_what_replacing_the_stream_does(pair):
 
 def test_edits_that_mean_nothing_are_refused():
     crosscoder = Dictionary(DictionaryConfig("topk", 16, 40, models=2, k=6))
-    with pytest.raises(OptionError, match="reads two models"):
+    with pytest.raises(OptionError, match="of two models reads"):
         Latents(SITE, crosscoder, torch.tensor([1]))
     with pytest.raises(OptionError, match="latent 40 is none of 40"):
         Latents(SITE, dictionary(), torch.tensor([40]))

@@ -291,7 +291,7 @@ def test_a_cut_off_file_is_one_line(case, share, tmp_path, run, only_line):
     weights.write_bytes(whole[: int(share * len(whole))])
     code, out, err = run("sae", "convert", folder, tmp_path / "out")
     assert (code, out) == (2, "")
-    assert "fetch it again" in only_line(err)
+    assert "download it again" in only_line(err)
     assert not (tmp_path / "out").exists()
 
 
@@ -372,16 +372,16 @@ def test_a_tensor_too_few_or_too_many_is_named(case, tmp_path):
             "saelens/standard",
             "cfg.json",
             {"normalize_activations": "covariance_whitening"},
-            "is not read",
+            "not supported",
         ),
         ("saelens/topk_by_value", "cfg.json", {"k": 99}, "k from 1 to its width 16, not 99"),
         (
             "saelens/matching_pursuit",
             "cfg.json",
             {"stop_on_duplicate_support": False},
-            "chosen twice",
+            "stop_on_duplicate_support",
         ),
-        ("sparsify/layers.3", "cfg.json", {"activation": "groupmax"}, "'groupmax' is not read"),
+        ("sparsify/layers.3", "cfg.json", {"activation": "groupmax"}, "'groupmax' not supported"),
         ("sparsify/layers.3", "cfg.json", {"k": None}, "k is None"),
         (
             "dictionary-learning/BatchTopKSAE",
@@ -468,7 +468,7 @@ class TestFolds:
     def test_atoms_of_a_pursuit_that_were_scaled(self, factor, tmp_path):
         folder = copied("saelens/matching_pursuit", tmp_path)
         changed(folder / "sae_weights.safetensors", W_dec=times(factor))
-        self.refused(folder, r"start at norm 1, these are of .* half-folded")
+        self.refused(folder, r"start at norm 1, these have norm .* half-folded")
 
     def test_rows_that_are_off_by_a_step_of_training_are_no_fold(self, tmp_path):
         """SAELens normalises a pursuit's atoms at the start only, sparsify rows before a step and
@@ -506,7 +506,7 @@ class TestFolds:
     def test_a_crosscoders_scale_against_its_own_deviations(self, tmp_path):
         folder = copied("crosscoders/batchtopk_scaled", tmp_path)
         changed(folder / "ae_final.pt", activation_global_scale=torch.square)
-        self.refused(folder, "folded twice, or half")
+        self.refused(folder, "folded twice, or is half")
 
     @pytest.mark.parametrize("to", WRITTEN)
     def test_what_we_wrote_and_something_folded_since(self, to, tmp_path):
@@ -544,7 +544,7 @@ class TestFolds:
     def test_a_checkpoint_in_training_is_folded_when_it_is_read(self):
         dictionary, about = read(DATA / "saelens/topk_checkpoint")
         assert about["folded"]["decoder_norm"]
-        assert "folded when it was read" in about["notes"][0]
+        assert "folded on reading" in about["notes"][0]
         torch.testing.assert_close(dictionary.decoder_norms.sum(1), torch.ones(F))
 
 
@@ -602,7 +602,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path):
     dictionary = made("topk", rank_by="value")
     with torch.no_grad():
         dictionary.W_dec[2].mul_(3)
-    with pytest.raises(OptionError, match="would choose other codes"):
+    with pytest.raises(OptionError, match="would select other codes"):
         write(dictionary, tmp_path / "out", "dictionary-learning")
     assert not list(tmp_path.iterdir())
     dictionary.config = replace(dictionary.config, rank_by="norm")

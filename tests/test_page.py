@@ -147,7 +147,7 @@ def test_it_says_what_was_compared_shown_and_not_shown(pages):
     ):
         assert part in told["both"], part
     assert told["both"].index("10 neurons carry") < told["both"].index("10 of 256 MLP neurons")
-    assert "nothing was intervened on" in told["located"]
+    assert "without interventions" in told["located"]
     assert "Claims and verdicts" not in told["located"]
     assert "Most activating tokens" in told["located"]
 

@@ -186,7 +186,7 @@ class TestPlanted:
         by_name = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
         if claim := by_name.get("ablation-lowers-given"):
             assert not claim.supported
-            assert "could have been seen" in claim.sentence
+            assert "minimum detectable effect" in claim.sentence
         else:
             assert "Nothing was confirmed of the given latents" in " ".join(table.summary["limits"])
 
@@ -310,7 +310,7 @@ class TestBesideTheBase:
         )
         shift = made.b_dec[:32] / made.scale[0] - made.b_dec[32:] / made.scale[1]
         torch.testing.assert_close(back, inside[:, 32:] - output[:, 32:] + output[:, :32] - shift)
-        with pytest.raises(OptionError, match="only a crosscoder holds the base's part"):
+        with pytest.raises(OptionError, match="only a crosscoder has a decoder row of the base"):
             Latents(
                 SITE, self.crosscoder("difference"), torch.arange(4), of="difference", revert=True
             )
@@ -348,9 +348,9 @@ class TestBesideTheBase:
 
     def test_what_is_missing_is_said(self, pair):
         made = self.crosscoder("both")
-        with pytest.raises(OptionError, match="reads two models"):
+        with pytest.raises(OptionError, match="of two models reads"):
             Latents(SITE, made, torch.tensor([1]))
-        with pytest.raises(OptionError, match="need the base's values"):
+        with pytest.raises(OptionError, match="need the base's activations"):
             Latents(SITE, made, torch.tensor([1]), of="both").apply(torch.zeros(1, 1, 32))
         with pytest.raises(OptionError, match="add --base"):
             intervention("x", [Latents(SITE, made, torch.tensor([1]), of="both")])
@@ -371,11 +371,11 @@ def test_random_sets_are_distinct_and_fire_as_often():
     ("change", "match"),
     [
         ({"at": "first"}, "not known"),
-        ({"k": (2, 1)}, "rising numbers"),
-        ({"k": (49,)}, "rising numbers"),
+        ({"k": (2, 1)}, "increasing numbers"),
+        ({"k": (49,)}, "increasing numbers"),
         ({"given": (48,)}, "none of 48"),
-        ({"given": (1, 1)}, "stands twice"),
-        ({"of": "both"}, "reads two models"),
+        ({"given": (1, 1)}, "given twice"),
+        ({"of": "both"}, "of two models reads"),
     ],
 )
 def test_options_that_contradict_are_refused(planted, change, match):
@@ -442,8 +442,8 @@ def test_through_the_command_line(tmp_path, capsys):
     assert main(words) == 0
     assert json.loads(capsys.readouterr().out)["cached"] is True
     for wrong, said in (
-        (["--latents", "x"], "no list of whole numbers"),
-        (["--diff", "0" * 20], "either --latents"),
+        (["--latents", "x"], "not a list of integers"),
+        (["--diff", "0" * 20], "only one of --latents"),
     ):
         assert main([*words, *wrong]) == 2
         assert said in capsys.readouterr().err
