@@ -33,7 +33,7 @@ def world(seed=0):
     concepts = generator.integers(0, K, DOCUMENTS * LONG)
     centres = 6 * generator.normal(size=(K, D))
     states = centres[concepts] + 0.3 * generator.normal(size=(len(concepts), D))
-    texts = Texts.of(concepts, np.repeat(np.arange(DOCUMENTS), LONG))
+    texts = Texts.from_tokens(concepts, np.repeat(np.arange(DOCUMENTS), LONG))
     return states, concepts, texts, generator
 
 
@@ -227,7 +227,7 @@ def drawn(seed):
     states = (8 * generator.normal(size=(COUNT, D)))[concepts] + 0.3 * generator.normal(
         size=(len(concepts), D)
     )
-    texts = Texts.of(concepts, np.repeat(np.arange(60), LONG))
+    texts = Texts.from_tokens(concepts, np.repeat(np.arange(60), LONG))
     return (
         states,
         texts,

@@ -479,4 +479,4 @@ def test_configurations_come_back():
     with pytest.raises(OptionError, match="unknown field 'colour'"):
         DictionaryConfig.from_json({**made_config.to_json(), "colour": 1})
     assert replace(made_config, k=2).k == 2
-    assert Codes.of(torch.eye(3)).dense().equal(torch.eye(3))
+    assert Codes.from_dense(torch.eye(3)).dense().equal(torch.eye(3))

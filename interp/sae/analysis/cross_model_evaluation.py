@@ -118,7 +118,8 @@ class OneOnOther:
                 )
             )
         rate, size, gain, part = (
-            jackknife(sums, one, level) for one in (ratio("count"), mean_ratio, ratio("gain"), share)
+            jackknife(sums, one, level)
+            for one in (ratio("count"), mean_ratio, ratio("gain"), share)
         )
         return Applied(
             own,
