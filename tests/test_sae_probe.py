@@ -262,7 +262,7 @@ class TestBesideTheBase:
             2, 2, 5, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
         )
         latents = torch.tensor([3, 17, 30])
-        edit = Latents(SITE, made, latents, factor=factor, amount=0.25, of=of, base=base)
+        edit = Latents(SITE, made, latents, factor=factor, amount=0.25, model_role=of, base=base)
         x, b = value.numpy().reshape(-1, 32), base.numpy().reshape(-1, 32)
         scale = made.scale.double().numpy()
         inside = (
@@ -304,7 +304,7 @@ class TestBesideTheBase:
         inside = torch.cat([base.reshape(-1, 32), value.reshape(-1, 32)], 1)
         output = made(inside)
         back = (
-            Latents(SITE, made, torch.arange(40), of="both", base=base, revert=True)
+            Latents(SITE, made, torch.arange(40), model_role="both", base=base, revert=True)
             .apply(value)
             .reshape(-1, 32)
         )
@@ -312,7 +312,11 @@ class TestBesideTheBase:
         torch.testing.assert_close(back, inside[:, 32:] - output[:, 32:] + output[:, :32] - shift)
         with pytest.raises(OptionError, match="only a crosscoder has a decoder row of the base"):
             Latents(
-                SITE, self.crosscoder("difference"), torch.arange(4), of="difference", revert=True
+                SITE,
+                self.crosscoder("difference"),
+                torch.arange(4),
+                model_role="difference",
+                revert=True,
             )
 
     @pytest.mark.parametrize("of", ["both", "difference"])
@@ -321,7 +325,9 @@ class TestBesideTheBase:
         without a cache.
         """
         made, engine = self.crosscoder(of), TorchEngine()
-        change = intervention("x", [Latents(SITE, made, torch.arange(40), of=of)], pair.base)
+        change = intervention(
+            "x", [Latents(SITE, made, torch.arange(40), model_role=of)], pair.base
+        )
         prompts = [[5, 9, 30, 41, 7], [7, 8, 21]]
         written = generate(engine, pair.tuned, Text(prompts, None, 0, ()), 4, change)
         for prompt, answer in zip(prompts, written, strict=True):
@@ -333,7 +339,7 @@ class TestBesideTheBase:
                 assert int(logits[0, -1].argmax()) == token
                 text.append(token)
         plain = intervention(
-            "x", [Latents(SITE, made, torch.arange(40), factor=1.0, of=of)], pair.base
+            "x", [Latents(SITE, made, torch.arange(40), factor=1.0, model_role=of)], pair.base
         )
         assert generate(engine, pair.tuned, Text(prompts, None, 0, ()), 4, plain) == generate(
             engine, pair.tuned, Text(prompts, None, 0, ()), 4
@@ -351,9 +357,9 @@ class TestBesideTheBase:
         with pytest.raises(OptionError, match="of two models reads"):
             Latents(SITE, made, torch.tensor([1]))
         with pytest.raises(OptionError, match="need the base's activations"):
-            Latents(SITE, made, torch.tensor([1]), of="both").apply(torch.zeros(1, 1, 32))
+            Latents(SITE, made, torch.tensor([1]), model_role="both").apply(torch.zeros(1, 1, 32))
         with pytest.raises(OptionError, match="add --base"):
-            intervention("x", [Latents(SITE, made, torch.tensor([1]), of="both")])
+            intervention("x", [Latents(SITE, made, torch.tensor([1]), model_role="both")])
 
 
 def test_random_sets_are_distinct_and_fire_as_often():
