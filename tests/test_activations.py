@@ -384,8 +384,8 @@ def test_cached_rows_come_back(tmp_path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"of": "child"}, "not known"),
-        ({"keep": ("robot",)}, "unknown speaker 'robot'"),
+        ({"of": "child"}, "unknown model role"),
+        ({"keep": ("robot",)}, "unknown role 'robot'"),
         ({"keep": ()}, "no tokens would be kept"),
         ({"context": 1}, "at least 2 tokens"),
         ({"sinks": 0.5}, "half of all"),
@@ -495,8 +495,8 @@ def test_windows_do_not_keep_the_file_in_memory(pair, tmp_path):
         (["--prefixes", "4,16"], "for matryoshka"),
         (["--l0", "4"], "without k"),
         (["--sparsity", "1"], "without k"),
-        (["--architecture", "topk,topk"], "twice"),
-        (["--architecture", "standard", "--revival", "0"], "of topk"),
+        (["--architecture", "topk,topk"], "repeats an architecture"),
+        (["--architecture", "standard", "--revival", "0"], "for topk"),
         (["--keep", "user"], "cached rows"),
         (["--pack"], "cached rows"),
         (["--sinks", "0"], "cached rows"),

@@ -347,7 +347,7 @@ def test_an_analyzer_reads_the_same_tokens_of_both_and_finds_a_moved_stream():
     assert not before["shifted"].any()
     assert before.summary["mean_shift"] == 0
     for made, said in (
-        (ConceptShift("blocks.1.hook_resid_post", 0), "0 concepts"),
+        (ConceptShift("blocks.1.hook_resid_post", 0), "at least 1, not 0"),
         (ConceptShift("blocks.1.hook_resid_post", 9999), "use fewer"),
         (ConceptShift("nowhere"), "is not a site"),
     ):

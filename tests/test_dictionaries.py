@@ -434,7 +434,7 @@ def test_broken_files_are_one_clear_line(tmp_path):
     broken = made("topk", torch.float32)
     with torch.no_grad():
         broken.W_dec[0, 0] = math.nan
-    with pytest.raises(DictionaryError, match="1 numbers of W_dec are not finite"):
+    with pytest.raises(DictionaryError, match="1 values of W_dec are not finite"):
         save(broken, tmp_path / "nan")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["whole"]
     weights = (whole / "weights.safetensors").read_bytes()

@@ -490,7 +490,8 @@ def test_an_identical_pair_is_silent_and_says_so(modules, kind):
         assert not made
         assert told.summary["kl_recovered_mean"] is None
         assert any(
-            "the base's value in the site's place costs no kl" in s for s in told.summary["limits"]
+            "Replacing the site by the base's value costs no kl" in s
+            for s in told.summary["limits"]
         )
     for part in (told, told.tables["recovered"]):
         plot(part)
@@ -544,16 +545,16 @@ PLAIN = DictionaryConfig("topk", 8, 8, k=2)
 @pytest.mark.parametrize(
     ("config", "target", "of", "based", "said"),
     [
-        (CROSS, "", "both", False, "a crosscoder needs the base's rows .*add --base"),
+        (CROSS, "", "both", False, "a crosscoder needs the base's activations .*add --base"),
         (
             PLAIN,
             "",
             "difference",
             False,
-            "a dictionary of differences needs the base's rows .*add --base",
+            "a dictionary of differences needs the base's activations .*add --base",
         ),
-        (CROSS, "", "tuned", True, "2 models side by side does not read rows of 'tuned'"),
-        (PLAIN, "", "other", True, "'other' are not known"),
+        (CROSS, "", "tuned", True, "2 models cannot read 'tuned'"),
+        (PLAIN, "", "other", True, "unknown model role 'other'"),
         (ACROSS, "", "tuned", True, "do not name its target site; add --target"),
         (ACROSS, "blocks.0.hook_mlp_out", "tuned", True, "comes after blocks.0.hook_mlp_out"),
         (PLAIN, OUT, "tuned", True, "leave --target out"),
@@ -609,8 +610,8 @@ def test_a_command_judges_every_kind(folder, tmp_path, run, kept, kind):
 @pytest.mark.parametrize(
     ("kind", "more", "said"),
     [
-        ("crosscoder", [], "a crosscoder needs the base's rows"),
-        ("difference", [], "a dictionary of differences needs the base's rows"),
+        ("crosscoder", [], "a crosscoder needs the base's activations"),
+        ("difference", [], "a dictionary of differences needs the base's activations"),
         ("transcoder", ["--target", "blocks.0.hook_mlp_out"], "comes after"),
         ("difference", ["--base", "nowhere", "--target", OUT], "leave --target out"),
     ],

@@ -115,7 +115,9 @@ def test_a_configuration_says_what_it_is_and_no_option_may(tmp_path):
     )
     assert not about["notes"]
     for kind in ("transcoder", "embeddings"):
-        with pytest.raises(OptionError, match=r"config.json says what the dictionary is") as caught:
+        with pytest.raises(
+            OptionError, match=r"config.json already states what the dictionary is"
+        ) as caught:
             read(folder, kind=kind)
         assert "\n" not in str(caught.value)
 
@@ -152,7 +154,7 @@ def test_the_command_takes_what_files_do_not_say(run, tmp_path, only_line):
         (["--kind", "topk"], "which has no kind 'topk': use transcoder or embeddings"),
         (
             ["--kind", "transcoder"],
-            "which has no kind 'transcoder': its files say what they are; leave --kind out",
+            "which has no kind 'transcoder': its files state what they are; leave --kind out",
         ),
         (
             ["--site", "blocks.1.hook_resid_pre"],

@@ -344,7 +344,7 @@ def test_many_latents_are_capped_and_claims_of_one_model_are_kept():
     drawn = {trace.name: len(trace.x) for trace in figure.data}
     assert drawn["tuned-only (4,000)"] == 4000
     assert sum(drawn.values()) == LIMIT
-    assert figure.layout.title.text == "What both models have: 5,000 of 16,000 latents shown"
+    assert figure.layout.title.text == "Presence in both models: 5,000 of 16,000 latents shown"
 
 
 def test_dictionaries_stand_beside_their_baselines():

@@ -316,7 +316,7 @@ def test_a_number_that_is_none_is_one_line(case, tmp_path, run, only_line):
         changed(weights, **{name.replace(".", "__"): spoiled})
     code, out, err = run("sae", "convert", folder, tmp_path / "out")
     assert (code, out) == (2, "")
-    assert "1 numbers of W_dec are not finite" in only_line(err)
+    assert "1 values of W_dec are not finite" in only_line(err)
 
 
 @pytest.mark.parametrize("case", [case for case, name in WEIGHTS.items() if name.endswith(".pt")])
@@ -365,7 +365,7 @@ def test_a_tensor_too_few_or_too_many_is_named(case, tmp_path):
 @pytest.mark.parametrize(
     ("case", "config", "more", "line"),
     [
-        ("saelens/standard", "cfg.json", {"architecture": "temporal"}, "'temporal' is not known"),
+        ("saelens/standard", "cfg.json", {"architecture": "temporal"}, "architecture 'temporal'"),
         ("saelens/standard", "cfg.json", {"d_in": "many"}, "d_in is 'many'"),
         ("saelens/standard", "cfg.json", {"d_in": 9}, r"W_enc is \[8, 16\]|W_dec is"),
         (
@@ -381,7 +381,12 @@ def test_a_tensor_too_few_or_too_many_is_named(case, tmp_path):
             {"stop_on_duplicate_support": False},
             "stop_on_duplicate_support",
         ),
-        ("sparsify/layers.3", "cfg.json", {"activation": "groupmax"}, "'groupmax' not supported"),
+        (
+            "sparsify/layers.3",
+            "cfg.json",
+            {"activation": "groupmax"},
+            "'groupmax' is not supported",
+        ),
         ("sparsify/layers.3", "cfg.json", {"k": None}, "k is None"),
         (
             "dictionary-learning/BatchTopKSAE",
@@ -404,7 +409,7 @@ def test_a_configuration_that_does_not_fit_is_one_line(case, config, more, line,
 def test_what_is_no_dictionary_is_said(tmp_path):
     with pytest.raises(DictionaryError, match="no such file or folder"):
         detect(tmp_path / "none")
-    with pytest.raises(DictionaryError, match=r"no known format \(it has nothing"):
+    with pytest.raises(DictionaryError, match=r"no known format \(it contains nothing"):
         detect(tmp_path)
     with pytest.raises(DictionaryError, match=r"holds 5 dictionaries \(layers\.3, layers\.3\.mlp"):
         detect(DATA / "sparsify")
@@ -459,7 +464,7 @@ class TestFolds:
             folder / "sae_weights.safetensors",
             threshold=lambda value: value * torch.linspace(0.5, 2, F),
         )
-        self.refused(folder, "one threshold, this has thresholds of .* folded twice")
+        self.refused(folder, "single threshold, this has thresholds of .* folded twice")
         folder = copied("saelens/matryoshka", tmp_path)
         changed(folder / "sae_weights.safetensors", W_dec=times(3.0))
         self.refused(folder, "rows of norm 3 to 3: it is half-folded")
@@ -529,7 +534,7 @@ class TestFolds:
             read(folder)
         changed(half / file, **{enc: times(1.7)})
         with pytest.raises(
-            DictionaryError, match=r"W_enc 1.7 times as long as recorded; it is half-folded"
+            DictionaryError, match=r"W_enc 1.7 times the recorded norm; it is half-folded"
         ):
             read(half)
 
@@ -552,7 +557,7 @@ def test_a_threshold_that_was_never_set_is_asked_for(tmp_path):
     folder = copied("dictionary-learning/BatchTopKSAE", tmp_path)
     changed(folder / "ae.pt", threshold=lambda value: torch.tensor(-1.0))
     dictionary, about = read(folder)
-    assert "calibrated" in about["notes"][0]
+    assert "no threshold was set" in about["notes"][0]
     with pytest.raises(OptionError, match="no threshold"):
         dictionary(torch.zeros(1, D))
     for to in ("saelens", "dictionary-learning"):
@@ -621,7 +626,7 @@ def test_convert_on_the_command_line(run, tmp_path, only_line):
     code, out, err = run("sae", "convert", source, tmp_path / "out", "--to", "saelens")
     assert code == 0
     assert out.startswith(f"{tmp_path / 'out'}: topk 8 x 16, dictionary-learning -> saelens")
-    assert err.startswith("note: a threshold of 0.7 is kept")
+    assert err.startswith("note: it has a threshold of 0.7")
     code, out, err = run("sae", "convert", tmp_path / "out", tmp_path / "ours", "--json", "--quiet")
     assert (code, err) == (0, "")
     assert json.loads(out)["site"] == "resid_post_layer_3"
@@ -636,7 +641,7 @@ def test_convert_on_the_command_line(run, tmp_path, only_line):
     assert code == 2
     assert (
         only_line(err)
-        == "interp: sparsify has topk only, and this is a jumprelu; use --to saelens\n"
+        == "interp: sparsify supports topk only, and this is jumprelu; use --to saelens\n"
     )
     assert not (tmp_path / "new").exists()
 

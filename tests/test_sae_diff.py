@@ -256,8 +256,8 @@ def test_a_control_of_something_else_is_refused():
 def test_what_cannot_be_compared_is_refused_before_a_model_runs():
     for options, said in (
         ({"thresholds": Thresholds(folds=21)}, "2 to 20"),
-        ({"draws": 9}, "at least are needed"),
-        ({"sinks": 0.5}, "median norms"),
+        ({"draws": 9}, "use at least"),
+        ({"sinks": 0.5}, "a norm limit of"),
         ({"site": "nowhere"}, "is not a site"),
         ({"way": "lens"}, "unknown way"),
     ):
@@ -386,7 +386,7 @@ def test_auto_is_what_the_dictionary_says(saved, tmp_path, run):
         (
             "sae",
             ["--control", "x"],
-            "give as many --control as --control-dictionary (1 and 0 were given)",
+            "1 and 0 were given",
         ),
         (
             "sae",
@@ -399,7 +399,7 @@ def test_auto_is_what_the_dictionary_says(saved, tmp_path, run):
             "another way (crosscoder, not tuned)",
         ),
         ("sae", ["--nu-error", "2"], "thresholds error 2"),
-        ("sae", ["--sinks", "0.5"], "median norms"),
+        ("sae", ["--sinks", "0.5"], "a norm limit of"),
         ("sae", ["--site", "blocks.9.hook_resid_post"], "blocks.9"),
         ("sae", ["--data", "{}/few.txt"], "2 clusters"),
         ("nothing", [], "nothing"),

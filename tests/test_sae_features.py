@@ -348,7 +348,7 @@ class TestKinds:
     @pytest.mark.parametrize(
         ("config", "options", "said"),
         [
-            ({}, {"of": "both"}, "does not read rows of 'both'"),
+            ({}, {"of": "both"}, "cannot read 'both'"),
             ({"models": 2}, {"of": "both"}, r"crosscoder needs the base.*--base"),
             ({}, {"of": "difference"}, "needs the base's activations"),
             ({}, {"by": "gain"}, "--by gain needs"),
@@ -533,7 +533,7 @@ class TestCommand:
         [
             (["--latents", "1,x"], "no list of numbers"),
             (["--latents", ""], "is empty"),
-            (["--latents", "1", "--diff", "abc"], "give one of them"),
+            (["--latents", "1", "--diff", "abc"], "give only one of them"),
             (["--latents", "48"], "no latent 48"),
             (["--diff", "abc"], "no store"),
             (["--shift", "3"], "add --base"),

@@ -376,10 +376,10 @@ def test_random_sets_are_distinct_and_fire_as_often():
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"at": "first"}, "not known"),
+        ({"at": "first"}, "unknown position"),
         ({"k": (2, 1)}, "increasing numbers"),
         ({"k": (49,)}, "increasing numbers"),
-        ({"given": (48,)}, "none of 48"),
+        ({"given": (48,)}, "no latent 48"),
         ({"given": (1, 1)}, "given twice"),
         ({"of": "both"}, "of two models reads"),
     ],
@@ -402,7 +402,7 @@ def test_tuned_only_latents_come_of_a_run_of_the_same_dictionary(planted, pair):
         claimed(run, planted.digest, planted, "r", "changed")
     with pytest.raises(OptionError, match="another dictionary"):
         claimed(run, "0", planted, "r", "tuned-only")
-    with pytest.raises(OptionError, match="of kind x"):
+    with pytest.raises(OptionError, match="has kind x"):
         claimed(dataclasses.replace(run, kind="x"), planted.digest, planted, "r", "tuned-only")
 
 

@@ -141,7 +141,7 @@ def test_a_transcoder_reads_its_columns_and_writes_others(tmp_path):
         tmp_path / "t",
     )
     assert log_of(tmp_path / "t")[-1]["t"]["explained"] > 0.9
-    with pytest.raises(OptionError, match="inputs of width 12, the rows given have 24"):
+    with pytest.raises(OptionError, match="inputs of width 12, but the given rows have width 24"):
         train(
             {"t": Job(Dictionary(config()))},
             Buffer(FunctionSource(pairs, 2 * D), 1024),
