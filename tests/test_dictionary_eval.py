@@ -632,4 +632,4 @@ def test_the_command_refuses_in_one_line_before_models_are_loaded(
 def test_a_target_of_another_width_is_one_line(folder, tmp_path, run, only_line):
     code, _, err = run(*command_of(folder, "transcoder", tmp_path, "--quiet", "--target", POST))
     assert code == 2
-    assert f"of width 32 and {POST} of 48" in only_line(err)
+    assert f"width 32 and {POST} has 48" in only_line(err)

@@ -158,7 +158,7 @@ def test_the_command_takes_what_files_do_not_say(run, tmp_path, only_line):
         ),
         (
             ["--site", "blocks.1.hook_resid_pre"],
-            "says that it reads blocks.3.hook_resid_post, not --site",
+            "say that it reads blocks.3.hook_resid_post, not --site",
         ),
     ):
         case = source if "topk" in more else DATA / "saelens/topk_by_value"

@@ -259,7 +259,7 @@ def test_what_cannot_be_compared_is_refused_before_a_model_runs():
         ({"draws": 9}, "use at least"),
         ({"sinks": 0.5}, "a norm limit of"),
         ({"site": "nowhere"}, "is not a site"),
-        ({"way": "lens"}, "unknown way"),
+        ({"way": "lens"}, "unknown comparison"),
     ):
         with pytest.raises(OptionError, match=said):
             dataclasses.replace(analyzer(), **options).require()
