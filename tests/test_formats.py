@@ -411,7 +411,9 @@ def test_what_is_no_dictionary_is_said(tmp_path):
         detect(tmp_path / "none")
     with pytest.raises(DictionaryError, match=r"no known format \(it contains nothing"):
         detect(tmp_path)
-    with pytest.raises(DictionaryError, match=r"contains 5 dictionaries \(layers\.3, layers\.3\.mlp"):
+    with pytest.raises(
+        DictionaryError, match=r"contains 5 dictionaries \(layers\.3, layers\.3\.mlp"
+    ):
         detect(DATA / "sparsify")
     folder = copied("saelens/standard", tmp_path)
     shutil.copy(folder / "sae_weights.safetensors", folder / "sae.safetensors")
