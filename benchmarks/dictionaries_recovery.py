@@ -167,7 +167,7 @@ def peer(
 
         def made(batch, _):
             codes = torch.from_numpy(got["codes"][batch])
-            return torch.from_numpy(got["output"][batch]), Codes.of(codes)
+            return torch.from_numpy(got["output"][batch]), Codes.from_dense(codes)
 
         took = {"seconds": float(got["seconds"])}
         return {"source": library} | took | judged(torch.from_numpy(got["rows"]), world, made)

@@ -344,9 +344,9 @@ def test_a_buffer_goes_on_where_it_was(size):
 
 
 def test_a_source_of_nothing_is_said():
-    with pytest.raises(DictionaryError, match="gives no rows"):
+    with pytest.raises(DictionaryError, match="yields no rows"):
         Buffer(Rows(numbered(0)), 10).batch(1)
-    with pytest.raises(OptionError, match="mixes nothing"):
+    with pytest.raises(OptionError, match="cannot shuffle"):
         Buffer(Rows(numbered(9)), 1)
     with pytest.raises(DictionaryError, match="had seed 0, now 1"):
         Buffer(Rows(numbered(9)), 5, seed=1).restore(*Buffer(Rows(numbered(9)), 5).state())
@@ -372,9 +372,9 @@ def test_cached_rows_come_back(tmp_path):
         write_shards(source, tmp_path / "rows", 5)
     first = tmp_path / "rows" / "rows-00000.safetensors"
     first.write_bytes(first.read_bytes()[:90])
-    with pytest.raises(DictionaryError, match="no whole safetensors file"):
+    with pytest.raises(DictionaryError, match="not a complete safetensors file"):
         Shards(tmp_path / "rows")
-    with pytest.raises(DictionaryError, match="too few safetensors files"):
+    with pytest.raises(DictionaryError, match="no safetensors file for process"):
         Shards(tmp_path)
 
 
@@ -384,10 +384,10 @@ def test_cached_rows_come_back(tmp_path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"of": "child"}, "not known"),
-        ({"keep": ("robot",)}, "unknown speaker 'robot'"),
-        ({"keep": ()}, "nobody's tokens"),
-        ({"context": 1}, "cannot be cut"),
+        ({"of": "child"}, "unknown model role"),
+        ({"keep": ("robot",)}, "unknown role 'robot'"),
+        ({"keep": ()}, "no tokens would be kept"),
+        ({"context": 1}, "at least 2 tokens"),
         ({"sinks": 0.5}, "half of all"),
     ],
 )
@@ -411,7 +411,7 @@ def test_files_that_are_none_are_refused(pair, written, tmp_path):
     with pytest.raises(PromptError, match="neither text nor a list of messages"):
         list(Documents(tmp_path / "odd.jsonl").read())
     (tmp_path / "empty.txt").write_text("\n\n", "utf-8")
-    with pytest.raises(PromptError, match="holds no documents"):
+    with pytest.raises(PromptError, match="contains no documents"):
         list(Activations(pair, (SITE,), Documents(tmp_path / "empty.txt")).chunks())
     plain = Pair.from_modules(tiny.llama(), None, tiny.tokenizer(False))
     with pytest.raises(PromptError, match="row 0: the tokenizer has no chat template"):
@@ -469,7 +469,7 @@ def test_the_command_refuses_in_one_line(run, only_line, written, tmp_path):
     data = written(["open the door"] * 4).path
     for words, said in (
         (arguments(data, tmp_path), "exists already"),
-        (arguments(data, tmp_path / "o", "--tokens", "many"), "no number of tokens"),
+        (arguments(data, tmp_path / "o", "--tokens", "many"), "not a number of tokens"),
         (arguments(data, tmp_path / "o", "--architecture", "relu"), "unknown architecture 'relu'"),
         (arguments(data, tmp_path / "o", site="blocks.99.hook_resid_post"), "does not exist"),
         (arguments(tmp_path / "none.txt", tmp_path / "o"), "no document file"),
@@ -492,11 +492,11 @@ def test_windows_do_not_keep_the_file_in_memory(pair, tmp_path):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--prefixes", "4,16"], "of matryoshka"),
+        (["--prefixes", "4,16"], "for matryoshka"),
         (["--l0", "4"], "without k"),
         (["--sparsity", "1"], "without k"),
-        (["--architecture", "topk,topk"], "twice"),
-        (["--architecture", "standard", "--revival", "0"], "of topk"),
+        (["--architecture", "topk,topk"], "repeats an architecture"),
+        (["--architecture", "standard", "--revival", "0"], "for topk"),
         (["--keep", "user"], "cached rows"),
         (["--pack"], "cached rows"),
         (["--sinks", "0"], "cached rows"),

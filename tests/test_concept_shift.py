@@ -33,7 +33,7 @@ def world(seed=0):
     concepts = generator.integers(0, K, DOCUMENTS * LONG)
     centres = 6 * generator.normal(size=(K, D))
     states = centres[concepts] + 0.3 * generator.normal(size=(len(concepts), D))
-    texts = Texts.of(concepts, np.repeat(np.arange(DOCUMENTS), LONG))
+    texts = Texts.from_tokens(concepts, np.repeat(np.arange(DOCUMENTS), LONG))
     return states, concepts, texts, generator
 
 
@@ -227,7 +227,7 @@ def drawn(seed):
     states = (8 * generator.normal(size=(COUNT, D)))[concepts] + 0.3 * generator.normal(
         size=(len(concepts), D)
     )
-    texts = Texts.of(concepts, np.repeat(np.arange(60), LONG))
+    texts = Texts.from_tokens(concepts, np.repeat(np.arange(60), LONG))
     return (
         states,
         texts,
@@ -277,7 +277,7 @@ def test_a_planted_shift_is_supported_beyond_controls_and_not_without_one(contro
     made = require_remeasured(alone)
     assert list(made) == ["concepts-shift", "concepts-own-way", "shift-recovers"]
     assert {one.verdict for one in made.values()} == {"not tested"}
-    assert all("no control fine-tune was given" in one.sentence for one in made.values())
+    assert all("there is no control fine-tune" in one.sentence for one in made.values())
     assert alone.summary["supported"] is False
     # the numbers of the model itself do not depend on its controls
     for name in alone.data:
@@ -294,9 +294,9 @@ def test_few_tokens_are_no_concept_and_k_means_finds_planted_ones():
     member = shifts.clustered(a, K)
     assert len({(one, other) for one, other in zip(member, concepts, strict=True)}) == K
     assert (np.diff(np.bincount(member)) <= 0).all()
-    with pytest.raises(OptionError, match="cannot be put into"):
+    with pytest.raises(OptionError, match="cannot be clustered into"):
         shifts.clustered(a[:3], 4)
-    with pytest.raises(OptionError, match="begin at 0"):
+    with pytest.raises(OptionError, match="numbered from 0"):
         found(a, a, concepts - 1, texts)
 
 
@@ -311,7 +311,7 @@ def test_an_analyzer_reads_the_same_tokens_of_both_and_finds_a_moved_stream():
     assert alone["shifted"][alone["measured"]].all()
     assert not alone["moves_distinctly"].any()
     assert alone.summary["verdicts"]["concepts-shift"] == "not tested"
-    assert "no control was given" in alone.summary["limits"][0]
+    assert "Without a control" in alone.summary["limits"][0]
     # beside another fine-tune that does as much it does not stand out, beside one that does little
     # it does
     controls = [
@@ -347,8 +347,8 @@ def test_an_analyzer_reads_the_same_tokens_of_both_and_finds_a_moved_stream():
     assert not before["shifted"].any()
     assert before.summary["mean_shift"] == 0
     for made, said in (
-        (ConceptShift("blocks.1.hook_resid_post", 0), "0 concepts"),
-        (ConceptShift("blocks.1.hook_resid_post", 9999), "ask for fewer"),
+        (ConceptShift("blocks.1.hook_resid_post", 0), "at least 1, not 0"),
+        (ConceptShift("blocks.1.hook_resid_post", 9999), "use fewer"),
         (ConceptShift("nowhere"), "is not a site"),
     ):
         with pytest.raises(OptionError, match=said):

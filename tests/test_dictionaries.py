@@ -384,7 +384,7 @@ def test_folding_that_would_choose_others_is_refused(x):
     dictionary = made("topk")
     with torch.no_grad():
         dictionary.W_dec[3].mul_(4)
-    with pytest.raises(OptionError, match="would choose other codes"):
+    with pytest.raises(OptionError, match="would select other codes"):
         fold_decoder_norm(dictionary)
     with pytest.raises(OptionError, match="cannot be folded"):
         fold_scale(made("standard", normalisation="layer-norm"))
@@ -434,17 +434,17 @@ def test_broken_files_are_one_clear_line(tmp_path):
     broken = made("topk", torch.float32)
     with torch.no_grad():
         broken.W_dec[0, 0] = math.nan
-    with pytest.raises(DictionaryError, match="1 numbers of W_dec are not finite"):
+    with pytest.raises(DictionaryError, match="1 values of W_dec are not finite"):
         save(broken, tmp_path / "nan")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["whole"]
     weights = (whole / "weights.safetensors").read_bytes()
     (whole / "weights.safetensors").write_bytes(weights[:-100])
-    with pytest.raises(DictionaryError, match="no whole safetensors file"):
+    with pytest.raises(DictionaryError, match="not a complete safetensors file"):
         load(whole)
     (whole / "weights.safetensors").unlink()
     with pytest.raises(DictionaryError, match="is missing"):
         load(whole)
-    with pytest.raises(DictionaryError, match="holds no dictionary"):
+    with pytest.raises(DictionaryError, match="contains no dictionary"):
         load(tmp_path / "nothing")
 
 
@@ -454,8 +454,8 @@ def test_broken_files_are_one_clear_line(tmp_path):
         ({"architecture": "relu"}, "unknown architecture 'relu'"),
         ({"architecture": "topk"}, "needs k from 1"),
         ({"architecture": "topk", "k": 99}, "not 99"),
-        ({"architecture": "matryoshka", "k": 2, "prefixes": (4, 4, 24)}, "rising prefixes"),
-        ({"architecture": "standard", "prefixes": (24,)}, "belong to matryoshka"),
+        ({"architecture": "matryoshka", "k": 2, "prefixes": (4, 4, 24)}, "increasing prefixes"),
+        ({"architecture": "standard", "prefixes": (24,)}, "are for matryoshka"),
         ({"architecture": "standard", "d_out": 5}, "input_bias=False"),
         ({"architecture": "matching_pursuit", "skip": True}, "cannot be a transcoder"),
         ({"architecture": "standard", "normalisation": "layer-norm", "models": 2}, "use scale"),
@@ -479,4 +479,4 @@ def test_configurations_come_back():
     with pytest.raises(OptionError, match="unknown field 'colour'"):
         DictionaryConfig.from_json({**made_config.to_json(), "colour": 1})
     assert replace(made_config, k=2).k == 2
-    assert Codes.of(torch.eye(3)).dense().equal(torch.eye(3))
+    assert Codes.from_dense(torch.eye(3)).dense().equal(torch.eye(3))

@@ -398,7 +398,7 @@ class TestPlanted:
         assert made["tuned-only"].control_high == pytest.approx(none.high)
         assert found.summary["supported"]
         assert not alone.summary["supported"]
-        with pytest.raises(OptionError, match="compare the control pair in the same way"):
+        with pytest.raises(OptionError, match="run the same comparison on the control pair"):
             found_by("difference", controls=(control,))
 
     def test_a_few_latents_beside_a_large_control_can_be_checked(self):
@@ -482,7 +482,7 @@ def test_what_is_left_of_a_latent_in_two_folds_is_exactly_nothing():
         codes[(folds == 1) | (folds == 4), 0] = 0.3
         codes[:, 1] = torch.rand(90, generator=generator, dtype=torch.float64)
         lines = Lines(3, D, 6, 2)
-        lines.add(folds, Codes.of(codes), x, y)
+        lines.add(folds, Codes.from_dense(codes), x, y)
         for found in lines.products({"bt": (0, 1), "tt": (1, 1)}).values():
             assert (found[[2, 5], 0] == 0).all()
             assert (found[[0, 1, 3, 4, 6], 0] != 0).all()
@@ -531,7 +531,7 @@ class TestExchange:
 
 def test_folds_keep_documents_whole():
     sums = FoldSums(3, 4)
-    codes = Codes.of(torch.tensor([[1.0, 0, 2], [0, 3, 0], [4, 0, 0]]))
+    codes = Codes.from_dense(torch.tensor([[1.0, 0, 2], [0, 3, 0], [4, 0, 0]]))
     sums.add(torch.tensor([1, 5, 2]), codes, count=torch.ones(4), value=codes.values)
     assert sums.sums()["value"].tolist() == [[0, 0, 0], [1, 3, 2], [4, 0, 0], [0, 0, 0]]
     assert sums.folds_active().tolist() == [2, 1, 1]
@@ -565,7 +565,7 @@ def test_what_means_nothing_is_refused(rows):
         LatentScaling(alone)
     with pytest.raises(OptionError, match="autoencoder of one site"):
         DifferenceScaling(crosscoder())
-    with pytest.raises(OptionError, match="unknown way"):
+    with pytest.raises(OptionError, match="unknown comparison"):
         compare(alone, "lens", [])
     with pytest.raises(OptionError, match="no threshold"):
         compare(Dictionary(DictionaryConfig("batchtopk", D, F, k=2)), "tuned", [])

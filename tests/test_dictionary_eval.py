@@ -401,7 +401,7 @@ def test_of_an_ablation_that_may_cost_nothing_no_share_is_given():
     one = require_remeasured(run)["recovers-more-loss-than-pca"]
     assert np.isnan(one.value)
     assert one.verdict == "not tested"
-    assert "cannot be told from 0" in one.sentence
+    assert "does not differ significantly from 0" in one.sentence
     few = run_of(errors, loss, kl, np.array([f"c{row % 5}" for row in range(48)], object))
     assert few.summary["verdicts"]["explains-more-than-pca"] == "too few clusters"
 
@@ -482,7 +482,7 @@ def test_an_identical_pair_is_silent_and_says_so(modules, kind):
     name = "explained_variance" if kind == "difference" else "difference_explained_variance"
     assert told.summary[name] is None
     assert told.summary["supported"] is False
-    assert any("are the models the same?" in said for said in told.summary["limits"])
+    assert any("are the models identical?" in said for said in told.summary["limits"])
     made = claims.from_table(told.tables["claims"])
     assert not any(claim.supported for claim in made)
     assert not any("difference" in claim.name for claim in made)
@@ -490,7 +490,8 @@ def test_an_identical_pair_is_silent_and_says_so(modules, kind):
         assert not made
         assert told.summary["kl_recovered_mean"] is None
         assert any(
-            "the base's value in the site's place costs no kl" in s for s in told.summary["limits"]
+            "Replacing the site by the base's value costs no kl" in s
+            for s in told.summary["limits"]
         )
     for part in (told, told.tables["recovered"]):
         plot(part)
@@ -544,17 +545,17 @@ PLAIN = DictionaryConfig("topk", 8, 8, k=2)
 @pytest.mark.parametrize(
     ("config", "target", "of", "based", "said"),
     [
-        (CROSS, "", "both", False, "a crosscoder needs the base's rows .*add --base"),
+        (CROSS, "", "both", False, "a crosscoder needs the base's activations .*add --base"),
         (
             PLAIN,
             "",
             "difference",
             False,
-            "a dictionary of differences needs the base's rows .*add --base",
+            "a dictionary of differences needs the base's activations .*add --base",
         ),
-        (CROSS, "", "tuned", True, "2 models side by side does not read rows of 'tuned'"),
-        (PLAIN, "", "other", True, "'other' are not known"),
-        (ACROSS, "", "tuned", True, "does not say which site it writes; add --target"),
+        (CROSS, "", "tuned", True, "2 models cannot read 'tuned'"),
+        (PLAIN, "", "other", True, "unknown model role 'other'"),
+        (ACROSS, "", "tuned", True, "do not name its target site; add --target"),
         (ACROSS, "blocks.0.hook_mlp_out", "tuned", True, "comes after blocks.0.hook_mlp_out"),
         (PLAIN, OUT, "tuned", True, "leave --target out"),
     ],
@@ -609,8 +610,8 @@ def test_a_command_judges_every_kind(folder, tmp_path, run, kept, kind):
 @pytest.mark.parametrize(
     ("kind", "more", "said"),
     [
-        ("crosscoder", [], "a crosscoder needs the base's rows"),
-        ("difference", [], "a dictionary of differences needs the base's rows"),
+        ("crosscoder", [], "a crosscoder needs the base's activations"),
+        ("difference", [], "a dictionary of differences needs the base's activations"),
         ("transcoder", ["--target", "blocks.0.hook_mlp_out"], "comes after"),
         ("difference", ["--base", "nowhere", "--target", OUT], "leave --target out"),
     ],
@@ -631,4 +632,4 @@ def test_the_command_refuses_in_one_line_before_models_are_loaded(
 def test_a_target_of_another_width_is_one_line(folder, tmp_path, run, only_line):
     code, _, err = run(*command_of(folder, "transcoder", tmp_path, "--quiet", "--target", POST))
     assert code == 2
-    assert f"of width 32 and {POST} of 48" in only_line(err)
+    assert f"width 32 and {POST} has 48" in only_line(err)

@@ -31,7 +31,7 @@ def drawn(width=6, noise=0.1, seed=0):
 def lines(f, rows, folds, parts=1):
     made = Lines(F, rows[0].shape[1], FOLDS, len(rows))
     for piece in torch.arange(N).chunk(parts):
-        made.add(folds[piece], Codes.of(f[piece]), *(part[piece] for part in rows))
+        made.add(folds[piece], Codes.from_dense(f[piece]), *(part[piece] for part in rows))
     return made
 
 

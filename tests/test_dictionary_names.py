@@ -91,8 +91,8 @@ def test_kinds_of_a_file_of_weights_alone():
             scaled.W_dec.data, torch.from_numpy(held["W_dec"]) * math.sqrt(d)
         )
         assert torch.equal(plain.W_enc.data, torch.from_numpy(held["W_enc"]))
-    assert any("does not say what it is" in note for note in read(path)[1]["notes"])
-    assert not any("does not say" in note for note in read(path, kind="transcoder")[1]["notes"])
+    assert any("does not state what it is" in note for note in read(path)[1]["notes"])
+    assert not any("does not state" in note for note in read(path, kind="transcoder")[1]["notes"])
 
 
 def test_a_configuration_says_what_it_is_and_no_option_may(tmp_path):
@@ -115,7 +115,9 @@ def test_a_configuration_says_what_it_is_and_no_option_may(tmp_path):
     )
     assert not about["notes"]
     for kind in ("transcoder", "embeddings"):
-        with pytest.raises(OptionError, match=r"config.json says what the dictionary is") as caught:
+        with pytest.raises(
+            OptionError, match=r"config.json already states what the dictionary is"
+        ) as caught:
             read(folder, kind=kind)
         assert "\n" not in str(caught.value)
 
@@ -137,12 +139,12 @@ def test_the_command_takes_what_files_do_not_say(run, tmp_path, only_line):
     source = DATA / "gemma-scope/embedding"
     code, out, err = run("sae", "convert", source, tmp_path / "plain", "--json")
     assert code == 0
-    assert "does not say what it is" in err
+    assert "does not state what it is" in err
     assert json.loads(out)["site"] is None
     words = ["--kind", "embeddings", "--site", "blocks.0.hook_resid_pre"]
     code, out, err = run("sae", "convert", source, tmp_path / "ours", *words, "--json")
     assert code == 0
-    assert "does not say" not in err
+    assert "does not state" not in err
     told = json.loads(out)
     assert (told["site"], told["layer"]) == ("blocks.0.hook_resid_pre", 0)
     again, about = read(tmp_path / "ours")
@@ -152,11 +154,11 @@ def test_the_command_takes_what_files_do_not_say(run, tmp_path, only_line):
         (["--kind", "topk"], "which has no kind 'topk': use transcoder or embeddings"),
         (
             ["--kind", "transcoder"],
-            "which has no kind 'transcoder': its files say what they are; leave --kind out",
+            "which has no kind 'transcoder': its files state what they are; leave --kind out",
         ),
         (
             ["--site", "blocks.1.hook_resid_pre"],
-            "says that it reads blocks.3.hook_resid_post, not --site",
+            "say that it reads blocks.3.hook_resid_post, not --site",
         ),
     ):
         case = source if "topk" in more else DATA / "saelens/topk_by_value"

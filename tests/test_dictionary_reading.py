@@ -26,7 +26,7 @@ def texts(wrong=0.0, documents=60, seed=0):
     tokens = generator.integers(0, 80, size=documents * 50)
     on = np.stack([np.isin(tokens, list(members)) for members in LISTS.values()], 1)
     on ^= generator.random(on.shape) < wrong
-    return active(on), Texts.of(tokens, np.arange(len(tokens)) // 50)
+    return active(on), Texts.from_tokens(tokens, np.arange(len(tokens)) // 50)
 
 
 def found(firing, where, latents=None, **more):
@@ -88,7 +88,7 @@ def test_firing_that_goes_by_cluster_is_no_evidence():
         generator = np.random.default_rng(run)
         topics = generator.dirichlet(np.full(20, 0.3), 24)
         tokens = np.concatenate([generator.choice(20, 60, p=topic) for topic in topics])
-        where = Texts.of(tokens, np.arange(len(clusters)) // 12, clusters, run)
+        where = Texts.from_tokens(tokens, np.arange(len(clusters)) // 12, clusters, run)
         firing = (generator.random(24) < 0.4)[clusters] & (generator.random(len(clusters)) < 0.5)
         one = labels(active(firing[:, None]), where, [0], draws=39, seed=run)[0]
         seen += [] if not one.examples else [(one.score <= one.shuffled).mean()]
@@ -129,7 +129,7 @@ def test_labels_are_made_and_scored_on_different_documents():
 
 
 def test_rows_of_a_cluster_are_in_one_half():
-    where = Texts.of(np.arange(100), np.arange(100) // 5, np.arange(100) // 5 % 4)
+    where = Texts.from_tokens(np.arange(100), np.arange(100) // 5, np.arange(100) // 5 % 4)
     for cluster in range(4):
         assert len(set(where.training[where.clusters == cluster])) == 1
     assert where.training.sum() == 50
@@ -140,15 +140,15 @@ def test_documents_of_equal_tokens_are_one_cluster():
     other.
     """
     tokens, documents = np.tile(np.arange(50), 2), np.arange(100) // 5
-    where = Texts.of(tokens, documents)
+    where = Texts.from_tokens(tokens, documents)
     assert len(set(where.clusters)) == 10
     np.testing.assert_array_equal(where.clusters[:50], where.clusters[50:])
     np.testing.assert_array_equal(where.training[:50], where.training[50:])
     # 0 and 1 are a cluster, so are the copies of 1 and 2
     clusters = np.array([0, 0, *range(2, 10), 10, 11, 11, *range(13, 20)])
-    assert len(set(Texts.of(tokens, documents, clusters[documents]).clusters)) == 8
+    assert len(set(Texts.from_tokens(tokens, documents, clusters[documents]).clusters)) == 8
     with pytest.raises(OptionError, match="2 documents or more"):
-        Texts.of(np.zeros(100, int), documents)
+        Texts.from_tokens(np.zeros(100, int), documents)
 
 
 def test_examples_come_from_every_quantile_without_repetition():
@@ -169,4 +169,4 @@ def test_rare_latents_and_one_document():
         assert (one.tokens, one.examples) == ((), 0)
         assert np.isnan([one.score, one.low, one.p]).all()
     with pytest.raises(OptionError, match="2 documents or more"):
-        Texts.of(where.tokens, np.zeros(len(where.tokens)))
+        Texts.from_tokens(where.tokens, np.zeros(len(where.tokens)))

@@ -329,7 +329,7 @@ def test_latents_are_drawn_by_class_with_their_thresholds(way):
     if way == "crosscoder":
         (box,) = figure.layout.shapes
         assert (box.x0, box.x1, box.y0, box.y1) == (-0.2, 0.2, -0.5, 0.5)
-        assert "1 lie outside" in figure.layout.meta["caption"]
+        assert "1 are outside" in figure.layout.meta["caption"]
     else:
         assert {(0.2, 0.2), (-0.2, -0.2)} <= lines
         assert ((-0.8, -0.8) in lines) == (way == "difference")

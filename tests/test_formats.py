@@ -291,7 +291,7 @@ def test_a_cut_off_file_is_one_line(case, share, tmp_path, run, only_line):
     weights.write_bytes(whole[: int(share * len(whole))])
     code, out, err = run("sae", "convert", folder, tmp_path / "out")
     assert (code, out) == (2, "")
-    assert "fetch it again" in only_line(err)
+    assert "download it again" in only_line(err)
     assert not (tmp_path / "out").exists()
 
 
@@ -316,7 +316,7 @@ def test_a_number_that_is_none_is_one_line(case, tmp_path, run, only_line):
         changed(weights, **{name.replace(".", "__"): spoiled})
     code, out, err = run("sae", "convert", folder, tmp_path / "out")
     assert (code, out) == (2, "")
-    assert "1 numbers of W_dec are not finite" in only_line(err)
+    assert "1 values of W_dec are not finite" in only_line(err)
 
 
 @pytest.mark.parametrize("case", [case for case, name in WEIGHTS.items() if name.endswith(".pt")])
@@ -365,23 +365,28 @@ def test_a_tensor_too_few_or_too_many_is_named(case, tmp_path):
 @pytest.mark.parametrize(
     ("case", "config", "more", "line"),
     [
-        ("saelens/standard", "cfg.json", {"architecture": "temporal"}, "'temporal' is not known"),
+        ("saelens/standard", "cfg.json", {"architecture": "temporal"}, "architecture 'temporal'"),
         ("saelens/standard", "cfg.json", {"d_in": "many"}, "d_in is 'many'"),
         ("saelens/standard", "cfg.json", {"d_in": 9}, r"W_enc is \[8, 16\]|W_dec is"),
         (
             "saelens/standard",
             "cfg.json",
             {"normalize_activations": "covariance_whitening"},
-            "is not read",
+            "not supported",
         ),
         ("saelens/topk_by_value", "cfg.json", {"k": 99}, "k from 1 to its width 16, not 99"),
         (
             "saelens/matching_pursuit",
             "cfg.json",
             {"stop_on_duplicate_support": False},
-            "chosen twice",
+            "stop_on_duplicate_support",
         ),
-        ("sparsify/layers.3", "cfg.json", {"activation": "groupmax"}, "'groupmax' is not read"),
+        (
+            "sparsify/layers.3",
+            "cfg.json",
+            {"activation": "groupmax"},
+            "'groupmax' is not supported",
+        ),
         ("sparsify/layers.3", "cfg.json", {"k": None}, "k is None"),
         (
             "dictionary-learning/BatchTopKSAE",
@@ -404,9 +409,11 @@ def test_a_configuration_that_does_not_fit_is_one_line(case, config, more, line,
 def test_what_is_no_dictionary_is_said(tmp_path):
     with pytest.raises(DictionaryError, match="no such file or folder"):
         detect(tmp_path / "none")
-    with pytest.raises(DictionaryError, match=r"no known format \(it has nothing"):
+    with pytest.raises(DictionaryError, match=r"no known format \(it contains nothing"):
         detect(tmp_path)
-    with pytest.raises(DictionaryError, match=r"holds 5 dictionaries \(layers\.3, layers\.3\.mlp"):
+    with pytest.raises(
+        DictionaryError, match=r"contains 5 dictionaries \(layers\.3, layers\.3\.mlp"
+    ):
         detect(DATA / "sparsify")
     folder = copied("saelens/standard", tmp_path)
     shutil.copy(folder / "sae_weights.safetensors", folder / "sae.safetensors")
@@ -459,7 +466,7 @@ class TestFolds:
             folder / "sae_weights.safetensors",
             threshold=lambda value: value * torch.linspace(0.5, 2, F),
         )
-        self.refused(folder, "one threshold, this has thresholds of .* folded twice")
+        self.refused(folder, "single threshold, this has thresholds of .* folded twice")
         folder = copied("saelens/matryoshka", tmp_path)
         changed(folder / "sae_weights.safetensors", W_dec=times(3.0))
         self.refused(folder, "rows of norm 3 to 3: it is half-folded")
@@ -468,7 +475,7 @@ class TestFolds:
     def test_atoms_of_a_pursuit_that_were_scaled(self, factor, tmp_path):
         folder = copied("saelens/matching_pursuit", tmp_path)
         changed(folder / "sae_weights.safetensors", W_dec=times(factor))
-        self.refused(folder, r"start at norm 1, these are of .* half-folded")
+        self.refused(folder, r"start at norm 1, these have norm .* half-folded")
 
     def test_rows_that_are_off_by_a_step_of_training_are_no_fold(self, tmp_path):
         """SAELens normalises a pursuit's atoms at the start only, sparsify rows before a step and
@@ -506,7 +513,7 @@ class TestFolds:
     def test_a_crosscoders_scale_against_its_own_deviations(self, tmp_path):
         folder = copied("crosscoders/batchtopk_scaled", tmp_path)
         changed(folder / "ae_final.pt", activation_global_scale=torch.square)
-        self.refused(folder, "folded twice, or half")
+        self.refused(folder, "folded twice, or is half")
 
     @pytest.mark.parametrize("to", WRITTEN)
     def test_what_we_wrote_and_something_folded_since(self, to, tmp_path):
@@ -529,7 +536,7 @@ class TestFolds:
             read(folder)
         changed(half / file, **{enc: times(1.7)})
         with pytest.raises(
-            DictionaryError, match=r"W_enc 1.7 times as long as recorded; it is half-folded"
+            DictionaryError, match=r"W_enc 1.7 times the recorded norm; it is half-folded"
         ):
             read(half)
 
@@ -544,7 +551,7 @@ class TestFolds:
     def test_a_checkpoint_in_training_is_folded_when_it_is_read(self):
         dictionary, about = read(DATA / "saelens/topk_checkpoint")
         assert about["folded"]["decoder_norm"]
-        assert "folded when it was read" in about["notes"][0]
+        assert "folded on reading" in about["notes"][0]
         torch.testing.assert_close(dictionary.decoder_norms.sum(1), torch.ones(F))
 
 
@@ -552,7 +559,7 @@ def test_a_threshold_that_was_never_set_is_asked_for(tmp_path):
     folder = copied("dictionary-learning/BatchTopKSAE", tmp_path)
     changed(folder / "ae.pt", threshold=lambda value: torch.tensor(-1.0))
     dictionary, about = read(folder)
-    assert "calibrated" in about["notes"][0]
+    assert "no threshold was set" in about["notes"][0]
     with pytest.raises(OptionError, match="no threshold"):
         dictionary(torch.zeros(1, D))
     for to in ("saelens", "dictionary-learning"):
@@ -602,7 +609,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path):
     dictionary = made("topk", rank_by="value")
     with torch.no_grad():
         dictionary.W_dec[2].mul_(3)
-    with pytest.raises(OptionError, match="would choose other codes"):
+    with pytest.raises(OptionError, match="would select other codes"):
         write(dictionary, tmp_path / "out", "dictionary-learning")
     assert not list(tmp_path.iterdir())
     dictionary.config = replace(dictionary.config, rank_by="norm")
@@ -621,7 +628,7 @@ def test_convert_on_the_command_line(run, tmp_path, only_line):
     code, out, err = run("sae", "convert", source, tmp_path / "out", "--to", "saelens")
     assert code == 0
     assert out.startswith(f"{tmp_path / 'out'}: topk 8 x 16, dictionary-learning -> saelens")
-    assert err.startswith("note: a threshold of 0.7 is kept")
+    assert err.startswith("note: it has a threshold of 0.7")
     code, out, err = run("sae", "convert", tmp_path / "out", tmp_path / "ours", "--json", "--quiet")
     assert (code, err) == (0, "")
     assert json.loads(out)["site"] == "resid_post_layer_3"
@@ -636,7 +643,7 @@ def test_convert_on_the_command_line(run, tmp_path, only_line):
     assert code == 2
     assert (
         only_line(err)
-        == "interp: sparsify has topk only, and this is a jumprelu; use --to saelens\n"
+        == "interp: sparsify supports topk only, and this is jumprelu; use --to saelens\n"
     )
     assert not (tmp_path / "new").exists()
 

@@ -142,7 +142,7 @@ class TestPlanted:
         # alone, the number is said and not claimed
         alone, _ = claims.from_table(found.tables["claims"])
         assert (alone.value, alone.verdict) == (made["tuned-only"].value, "not tested")
-        assert "no control was given" in found.summary["limits"][0]
+        assert "Without a control" in found.summary["limits"][0]
 
     def test_of_five_controls_the_interval_of_a_further_one_is_told(self):
         kept = [
@@ -218,7 +218,7 @@ class TestWhatCounts:
         assert one["special_share"][0] == 1
         assert one["class"][0] == "tuned-only"
         assert one.summary["mainly_special"] == 1
-        assert any("mainly on special" in line for line in one.summary["limits"])
+        assert any("mainly active on special" in line for line in one.summary["limits"])
 
     def test_sinks_are_left_out_in_both_and_counted(self, found):
         tuned = tune()
@@ -257,20 +257,20 @@ def test_a_control_of_something_else_is_refused():
 def test_what_cannot_be_compared_is_refused_before_a_model_runs():
     for options, said in (
         ({"thresholds": Thresholds(folds=21)}, "2 to 20"),
-        ({"draws": 9}, "at least are needed"),
-        ({"sinks": 0.5}, "median norms"),
+        ({"draws": 9}, "use at least"),
+        ({"sinks": 0.5}, "a norm limit of"),
         ({"site": "nowhere"}, "is not a site"),
-        ({"way": "lens"}, "unknown way"),
+        ({"way": "lens"}, "unknown comparison"),
     ):
         with pytest.raises(OptionError, match=said):
             dataclasses.replace(analyzer(), **options).require()
-    with pytest.raises(OptionError, match="39 at least"):
+    with pytest.raises(OptionError, match="at least 39"):
         dataclasses.replace(analyzer("crosscoder", dictionary("crosscoder")), draws=38).require()
     with pytest.raises(OptionError, match="crosscoder of two models"):
         analyzer("crosscoder", dictionary("tuned")).require()
     with pytest.raises(OptionError, match="autoencoder of one site"):
         analyzer("tuned", dictionary("crosscoder")).require()
-    with pytest.raises(OptionError, match="of 5 clusters"):
+    with pytest.raises(OptionError, match="have 5 clusters"):
         analyzer()(study(asked=prompts(5)))
     with pytest.raises(OptionError, match="width 32"):
         analyzer(site="blocks.0.mlp.hook_post")(study())
@@ -338,14 +338,14 @@ def test_a_command_keeps_both_pairs_and_recalls_them(saved, tmp_path, run):
             saved, tmp_path / "runs", "--json", **{**beside, "--control-dictionary": saved / "sae"}
         )
     )
-    assert (code, "is the one that is compared" in err) == (2, True)
+    assert (code, "is the same as the dictionary under test" in err) == (2, True)
     # but the base is the same beside both
     same = {**beside, "--control-dictionary": saved / "sited"}
     code, _, err = run(*asked(saved, tmp_path / "runs", "--way", "base", name="sited", **same))
     assert code == 0, err
     code, out, err = run(*asked(saved, tmp_path / "runs", "--json"))
     assert code == 0, err
-    assert "without a control nothing is tested" in err
+    assert "without a control no claim is tested" in err
     assert not json.loads(out)["summary"]["supported"]
 
 
@@ -382,12 +382,12 @@ def test_auto_is_what_the_dictionary_says(saved, tmp_path, run):
     [
         ("unsaid", [], "does not say which site"),
         ("sited", [], "add --way base, tuned or difference"),
-        ("sae", ["--way", "base"], "is one for --way tuned"),
+        ("sae", ["--way", "base"], "is a dictionary for --way tuned"),
         ("sae", ["--way", "lens"], "unknown --way"),
         (
             "sae",
             ["--control", "x"],
-            "give as many --control as --control-dictionary (1 and 0 were given)",
+            "1 and 0 were given",
         ),
         (
             "sae",
@@ -400,7 +400,7 @@ def test_auto_is_what_the_dictionary_says(saved, tmp_path, run):
             "another way (crosscoder, not tuned)",
         ),
         ("sae", ["--nu-error", "2"], "thresholds error 2"),
-        ("sae", ["--sinks", "0.5"], "median norms"),
+        ("sae", ["--sinks", "0.5"], "a norm limit of"),
         ("sae", ["--site", "blocks.9.hook_resid_post"], "blocks.9"),
         ("sae", ["--data", "{}/few.txt"], "2 clusters"),
         ("nothing", [], "nothing"),

@@ -187,7 +187,7 @@ class TestPlanted:
         by_name = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
         if claim := by_name.get("ablation-lowers-given"):
             assert not claim.supported
-            assert "could have been seen" in claim.sentence
+            assert "minimum detectable effect" in claim.sentence
         else:
             assert "Nothing was confirmed of the given latents" in " ".join(table.summary["limits"])
 
@@ -263,7 +263,7 @@ class TestBesideTheBase:
             2, 2, 5, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
         )
         latents = torch.tensor([3, 17, 30])
-        edit = Latents(SITE, made, latents, factor=factor, amount=0.25, of=of, base=base)
+        edit = Latents(SITE, made, latents, factor=factor, amount=0.25, model_role=of, base=base)
         x, b = value.numpy().reshape(-1, 32), base.numpy().reshape(-1, 32)
         scale = made.scale.double().numpy()
         inside = (
@@ -305,15 +305,19 @@ class TestBesideTheBase:
         inside = torch.cat([base.reshape(-1, 32), value.reshape(-1, 32)], 1)
         output = made(inside)
         back = (
-            Latents(SITE, made, torch.arange(40), of="both", base=base, revert=True)
+            Latents(SITE, made, torch.arange(40), model_role="both", base=base, revert=True)
             .apply(value)
             .reshape(-1, 32)
         )
         shift = made.b_dec[:32] / made.scale[0] - made.b_dec[32:] / made.scale[1]
         torch.testing.assert_close(back, inside[:, 32:] - output[:, 32:] + output[:, :32] - shift)
-        with pytest.raises(OptionError, match="only a crosscoder holds the base's part"):
+        with pytest.raises(OptionError, match="only a crosscoder has a decoder row of the base"):
             Latents(
-                SITE, self.crosscoder("difference"), torch.arange(4), of="difference", revert=True
+                SITE,
+                self.crosscoder("difference"),
+                torch.arange(4),
+                model_role="difference",
+                revert=True,
             )
 
     @pytest.mark.parametrize("of", ["both", "difference"])
@@ -322,7 +326,9 @@ class TestBesideTheBase:
         without a cache.
         """
         made, engine = self.crosscoder(of), TorchEngine()
-        change = intervention("x", [Latents(SITE, made, torch.arange(40), of=of)], pair.base)
+        change = intervention(
+            "x", [Latents(SITE, made, torch.arange(40), model_role=of)], pair.base
+        )
         prompts = [[5, 9, 30, 41, 7], [7, 8, 21]]
         written = generate(engine, pair.tuned, Text(prompts, None, 0, ()), 4, change)
         for prompt, answer in zip(prompts, written, strict=True):
@@ -334,7 +340,7 @@ class TestBesideTheBase:
                 assert int(logits[0, -1].argmax()) == token
                 text.append(token)
         plain = intervention(
-            "x", [Latents(SITE, made, torch.arange(40), factor=1.0, of=of)], pair.base
+            "x", [Latents(SITE, made, torch.arange(40), factor=1.0, model_role=of)], pair.base
         )
         assert generate(engine, pair.tuned, Text(prompts, None, 0, ()), 4, plain) == generate(
             engine, pair.tuned, Text(prompts, None, 0, ()), 4
@@ -349,12 +355,12 @@ class TestBesideTheBase:
 
     def test_what_is_missing_is_said(self, pair):
         made = self.crosscoder("both")
-        with pytest.raises(OptionError, match="reads two models"):
+        with pytest.raises(OptionError, match="of two models reads"):
             Latents(SITE, made, torch.tensor([1]))
-        with pytest.raises(OptionError, match="need the base's values"):
-            Latents(SITE, made, torch.tensor([1]), of="both").apply(torch.zeros(1, 1, 32))
+        with pytest.raises(OptionError, match="need the base's activations"):
+            Latents(SITE, made, torch.tensor([1]), model_role="both").apply(torch.zeros(1, 1, 32))
         with pytest.raises(OptionError, match="add --base"):
-            intervention("x", [Latents(SITE, made, torch.tensor([1]), of="both")])
+            intervention("x", [Latents(SITE, made, torch.tensor([1]), model_role="both")])
 
 
 def test_random_sets_are_distinct_and_fire_as_often():
@@ -371,12 +377,12 @@ def test_random_sets_are_distinct_and_fire_as_often():
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"at": "first"}, "not known"),
-        ({"k": (2, 1)}, "rising numbers"),
-        ({"k": (49,)}, "rising numbers"),
-        ({"given": (48,)}, "none of 48"),
-        ({"given": (1, 1)}, "stands twice"),
-        ({"of": "both"}, "reads two models"),
+        ({"at": "first"}, "unknown position"),
+        ({"k": (2, 1)}, "increasing numbers"),
+        ({"k": (49,)}, "increasing numbers"),
+        ({"given": (48,)}, "no latent 48"),
+        ({"given": (1, 1)}, "given twice"),
+        ({"of": "both"}, "of two models reads"),
     ],
 )
 def test_options_that_contradict_are_refused(planted, change, match):
@@ -397,7 +403,7 @@ def test_tuned_only_latents_come_of_a_run_of_the_same_dictionary(planted, pair):
         claimed(run, planted.digest, planted, "r", "changed")
     with pytest.raises(OptionError, match="another dictionary"):
         claimed(run, "0", planted, "r", "tuned-only")
-    with pytest.raises(OptionError, match="of kind x"):
+    with pytest.raises(OptionError, match="has kind x"):
         claimed(dataclasses.replace(run, kind="x"), planted.digest, planted, "r", "tuned-only")
 
 
@@ -443,8 +449,8 @@ def test_through_the_command_line(tmp_path, capsys):
     assert main(words) == 0
     assert json.loads(capsys.readouterr().out)["cached"] is True
     for wrong, said in (
-        (["--latents", "x"], "no list of whole numbers"),
-        (["--diff", "0" * 20], "either --latents"),
+        (["--latents", "x"], "not a list of integers"),
+        (["--diff", "0" * 20], "only one of --latents"),
     ):
         assert main([*words, *wrong]) == 2
         assert said in capsys.readouterr().err

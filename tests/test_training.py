@@ -141,7 +141,7 @@ def test_a_transcoder_reads_its_columns_and_writes_others(tmp_path):
         tmp_path / "t",
     )
     assert log_of(tmp_path / "t")[-1]["t"]["explained"] > 0.9
-    with pytest.raises(OptionError, match="inputs of width 12, the rows given have 24"):
+    with pytest.raises(OptionError, match="inputs of width 12, but the given rows have width 24"):
         train(
             {"t": Job(Dictionary(config()))},
             Buffer(FunctionSource(pairs, 2 * D), 1024),
@@ -395,7 +395,7 @@ def test_what_cannot_go_on_is_refused(tmp_path):
         toy_rows.run(tmp_path / "cut", "batchtopk")
     for file in (tmp_path / "cut.part").glob("step-*/stream-0.safetensors"):
         file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(DictionaryError, match="remove it to begin anew"):
+    with pytest.raises(DictionaryError, match="remove it to start again"):
         toy_rows.run(tmp_path / "cut", "topk")
 
 
@@ -405,9 +405,9 @@ def test_what_cannot_go_on_is_refused(tmp_path):
         ({"steps": 0}, "steps of at least 1"),
         ({"learning_rate": -1.0}, "learning_rate must be"),
         ({"revival": math.nan}, "revival must be"),
-        ({"decay": 1.5}, "share from 0 to 1"),
+        ({"decay": 1.5}, "between 0 and 1"),
         ({"precision": "int8"}, "unknown precision"),
-        ({"dead_after": 0}, "cannot be dead"),
+        ({"dead_after": 0}, "dead_after must be at least 1"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(given, said):

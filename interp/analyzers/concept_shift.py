@@ -82,7 +82,9 @@ class ConceptShift(Analyzer):
         """One pass over all models; concepts, shifts, recovery and claims."""
         site = self.require_study(study)
         (base, *tuned), (ids, documents, clusters) = self._states(study, site)
-        texts = Texts.of(ids, documents, np.unique(clusters, return_inverse=True)[1], study.seed)
+        texts = Texts.from_tokens(
+            ids, documents, np.unique(clusters, return_inverse=True)[1], study.seed
+        )
         (own, *controls), member = Concepts(self.concepts, self.draws, study.seed)(
             base, tuned, texts
         )

@@ -75,7 +75,7 @@ class Reader:
 
     def texts(self, seed: int) -> Texts:
         """The tokens, with clusters split into two halves."""
-        return Texts.of(self.tokens, self.documents, self.clusters, seed)
+        return Texts.from_tokens(self.tokens, self.documents, self.clusters, seed)
 
     def activity(self) -> dict[str, Activity]:
         """Firing statistics of all latents, by role."""

@@ -33,20 +33,20 @@ GROUP = {ABLATE: "positive", STEER: "negative"}
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """A dictionary at its site; ``of`` says which model it reads, ``at`` how the tokens of a prompt
+    """A dictionary at its site; ``model_role`` says which model it reads, ``pooling`` how the tokens of a prompt
     are pooled.
     """
 
     dictionary: Dictionary
     site: Site
-    of: str
-    at: str
+    model_role: str
+    pooling: str
     revert: bool = False
 
     @property
     def roles(self) -> tuple[str, ...]:
         """The models that run to compute its codes."""
-        return ("tuned",) if self.of == "tuned" else ("base", "tuned")
+        return ("tuned",) if self.model_role == "tuned" else ("base", "tuned")
 
     def rows(self, seen: Captured, role: str = "tuned") -> tuple[Tensor, Tensor, Tensor]:
         """Inputs of the dictionary for a batch's non-padding tokens, the batch row of each, and
@@ -58,11 +58,14 @@ class Reader:
         owner = torch.arange(len(real), device=real.device)[:, None].expand_as(real)[real]
         last = torch.ones_like(owner, dtype=torch.bool)
         last[:-1] = owner[1:] != owner[:-1]
-        other = seen.values.get(("base", self.site)) if self.of != "tuned" else None
+        other = seen.values.get(("base", self.site)) if self.model_role != "tuned" else None
         value = widen(seen.values[role, self.site])[real]
         return (
             read_rows(
-                self.dictionary, self.of, value, None if other is None else widen(other)[real]
+                self.dictionary,
+                self.model_role,
+                value,
+                None if other is None else widen(other)[real],
             ),
             owner,
             last,
@@ -75,7 +78,7 @@ class Reader:
         ``amount``.
         """
         chosen = torch.tensor([int(latent) for latent in latents], dtype=torch.int64)
-        edit = Latents(self.site, self.dictionary, chosen, of=self.of)
+        edit = Latents(self.site, self.dictionary, chosen, model_role=self.model_role)
         edit = (
             replace(edit, revert=self.revert)
             if name == ABLATE
@@ -133,7 +136,7 @@ def covariance(study: Study, reader: Reader) -> Covariance:
     for group in study.classes:
         for got in _captured(study, reader, group, reader.roles, "rows"):
             rows, _, last = reader.rows(got)
-            seen.update(rows[last] if reader.at == "last" else rows)
+            seen.update(rows[last] if reader.pooling == "last" else rows)
     return seen
 
 
@@ -158,7 +161,7 @@ def codes(
         for got in _captured(study, reader, group, roles, "codes"):
             for name, one in named.items():
                 rows, owner, last = reader.rows(got, "base" if name == "base" else "tuned")
-                if reader.at == "last" and name != own:
+                if reader.pooling == "last" and name != own:
                     rows, owner, last = rows[last], owner[last], last[last]
                 coded = one.encode_sparse(rows)
                 which, values = coded.pattern.latents, coded.values.double()
@@ -167,11 +170,13 @@ def codes(
                         1, which, torch.stack([(values != 0).double(), values, values.square()])
                     )
                     tokens += len(rows)
-                if reader.at == "last":
+                if reader.pooling == "last":
                     values = values * last[coded.pattern.rows]
                 cells, count = owner[coded.pattern.rows] * one.config.width + which, len(got.rows)
-                pooled = _pooled(cells, values, count * one.config.width, reader.at).view(count, -1)
-                if reader.at == "mean":
+                pooled = _pooled(cells, values, count * one.config.width, reader.pooling).view(
+                    count, -1
+                )
+                if reader.pooling == "mean":
                     pooled = pooled / torch.bincount(owner, minlength=count)[:, None]
                 found[name][start + to_host(got.rows)] = to_host(pooled)
     return found, Firing(tokens, *to_host(sums))
@@ -199,7 +204,7 @@ class Numbers:
             part = by_length[start : start + size]
             batch, _ = make_batch(posed, part, study.pad_id, study.pair.tuned.device)
             base = {}
-            if reader.of != "tuned":
+            if reader.model_role != "tuned":
                 base = study.engine.run(
                     study.pair["base"], batch, reads=[reader.site], keep=0
                 ).values

@@ -163,7 +163,7 @@ class Scores:
         """
         if self.parts and roles is None:
             raise OptionError(f"the parts {', '.join(self.parts)} need the roles of all inputs")
-        codes = codes if isinstance(codes, Codes) else Codes.of(codes)
+        codes = codes if isinstance(codes, Codes) else Codes.from_dense(codes)
         rows, fires = codes.pattern.rows, codes.values.detach() != 0
         counts = torch.bincount(rows[fires], minlength=len(y))
         keep = torch.ones(len(y), dtype=torch.bool, device=y.device) if mask is None else mask

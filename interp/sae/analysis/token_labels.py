@@ -51,7 +51,7 @@ class Texts:
     training: Bool[NDArray[np.bool_], " N"]
 
     @classmethod
-    def of(
+    def from_tokens(
         cls,
         tokens: ArrayLike,
         documents: ArrayLike,

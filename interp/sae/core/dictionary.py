@@ -188,7 +188,7 @@ class Dictionary(nn.Module):
                 " depend on the batch; train it further"
             )
         return lambda pre: (
-            Codes.of(
+            Codes.from_dense(
                 (
                     (pre if weight is None else pre * weight)
                     > self.threshold.to(pre.dtype).clamp_min(0)
@@ -234,7 +234,7 @@ class Dictionary(nn.Module):
         else:
             pre = self.pre_activations(x)
             dense = self.activated(pre)
-            codes, out = Codes.of(dense), dense @ self.W_dec + self.b_dec
+            codes, out = Codes.from_dense(dense), dense @ self.W_dec + self.b_dec
         if config.skip:
             out = out + x @ self.W_skip.T
         return Reconstruction(out, codes, pre)

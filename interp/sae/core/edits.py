@@ -37,7 +37,7 @@ class Latents:
     amount steers.
 
     ``amount`` is in units of codes. With factor 1 and amount 0 the activation is unchanged bit for
-    bit. ``of`` is one of ``READS``; for "both" and "difference", ``base`` holds the base's
+    bit. ``model_role`` is one of ``READS``; for "both" and "difference", ``base`` holds the base's
     activations at the same positions, and of a crosscoder's decoder rows only the tuned model's
     half is added. ``revert`` (crosscoders): replace the tuned model's contribution of each latent
     by the base's, ``f_j (d_j^base - d_j^tuned)``, which undoes what fine-tuning changed in the
@@ -49,14 +49,14 @@ class Latents:
     latents: Int[Tensor, " K"]
     factor: float = 0.0
     amount: float = 0.0
-    of: str = "tuned"
+    model_role: str = "tuned"
     base: Float[Tensor, "B T W"] | None = None
     revert: bool = False
 
     def __post_init__(self) -> None:
         config = self.dictionary.config
-        require_reads(self.dictionary, self.of)
-        require_revert(self.revert, self.of)
+        require_reads(self.dictionary, self.model_role)
+        require_revert(self.revert, self.model_role)
         wrong = [
             latent for latent in to_host(self.latents).tolist() if not 0 <= latent < config.width
         ]
@@ -71,7 +71,9 @@ class Latents:
         if self.factor == 1 and self.amount == 0 and not self.revert:
             return value
         dictionary, width = self.dictionary, value.shape[-1]
-        inside, undo = dictionary.normalised(read_rows(dictionary, self.of, value, self.base))
+        inside, undo = dictionary.normalised(
+            read_rows(dictionary, self.model_role, value, self.base)
+        )
         latents = self.latents.to(inside.device)
         change = inside.new_zeros(len(inside), width)
         factor = undo[1][-width:] if undo[1].ndim == 1 else undo[1]
@@ -173,7 +175,7 @@ def intervention(name: str, edits: Sequence[Latents], base: Model | None = None)
     """Edits of latents as an intervention; raises OptionError if one needs ``base`` and it is
     None.
     """
-    if all(edit.of == "tuned" for edit in edits):
+    if all(edit.model_role == "tuned" for edit in edits):
         return Intervention(name, {}, "edits", fixed=list(edits))
     if base is None:
         raise OptionError("this dictionary also reads the base; add --base MODEL")

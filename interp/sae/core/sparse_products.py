@@ -52,7 +52,7 @@ class Codes(NamedTuple):
         return whole.index_put((self.pattern.rows, self.pattern.latents), self.values)
 
     @classmethod
-    def of(cls, dense: Float[Tensor, "N F"]) -> Codes:
+    def from_dense(cls, dense: Float[Tensor, "N F"]) -> Codes:
         """The nonzero entries of a dense matrix of codes."""
         rows, latents = dense.nonzero(as_tuple=True)
         starts = torch.zeros(len(dense) + 1, dtype=torch.int64, device=dense.device)
@@ -134,7 +134,7 @@ class _ByLatent(NamedTuple):
     rows: Tensor
 
     @classmethod
-    def of(cls, pattern: Pattern, width: int) -> _ByLatent:
+    def from_pattern(cls, pattern: Pattern, width: int) -> _ByLatent:
         order = pattern.latents.argsort(stable=True)
         starts = torch.zeros(width + 1, dtype=torch.int64, device=order.device)
         starts[1:] = torch.bincount(pattern.latents, minlength=width).cumsum(0)
@@ -193,7 +193,7 @@ class _Autoencode(torch.autograd.Function):
     def backward(ctx, slope, value_slope, *_):
         inside, w_enc, w_dec, starts, latents, values = ctx.saved_tensors
         pattern = Pattern(starts, latents)
-        by_latent = _ByLatent.of(pattern, len(w_dec))
+        by_latent = _ByLatent.from_pattern(pattern, len(w_dec))
         g_dec = g_b_dec = None
         change = torch.zeros_like(values) if value_slope is None else value_slope
         if slope is not None:
@@ -247,7 +247,7 @@ class _Decode(torch.autograd.Function):
         pattern = Pattern(starts, latents)
         change = products(pattern, slope, w_dec) if ctx.needs_input_grad[0] else None
         rows = (
-            _ByLatent.of(pattern, len(w_dec)).times(values, slope)
+            _ByLatent.from_pattern(pattern, len(w_dec)).times(values, slope)
             if ctx.needs_input_grad[1]
             else None
         )

@@ -215,25 +215,25 @@ def write_shards(
         folder.mkdir(parents=True)
     except OSError as error:
         raise DictionaryError(f"cannot write {folder}: {error.strerror or error}") from error
-    waiting, held, number, done = [], 0, 0, 0
+    waiting, n_waiting, number, done = [], 0, 0, 0
 
     def flush() -> None:
-        nonlocal waiting, held, number
+        nonlocal waiting, n_waiting, number
         if waiting:
             path = folder / f"rows-{number:05}.safetensors"
             save_file({"rows": torch.cat(waiting).contiguous()}, path)
             as_umask(path)
-        waiting, held, number = [], 0, number + 1
+        waiting, n_waiting, number = [], 0, number + 1
 
     for rows, _ in source.chunks():
         part = in_host_memory(rows[: count - done].to(dtype))
         done += len(part)
         while len(part):
-            room = shard - held
+            room = shard - n_waiting
             waiting.append(part[:room])
-            held += len(waiting[-1])
+            n_waiting += len(waiting[-1])
             part = part[room:]
-            if held == shard:
+            if n_waiting == shard:
                 flush()
         if done >= count:
             break
