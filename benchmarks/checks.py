@@ -122,7 +122,7 @@ def dissociations() -> list[dict]:
     study, rows = study_of("distracted", "locate", PROMPTS), []
     task = read_task(organisms.prompts("refusal", "task", "colours"))
     halves = Contrast(task, study.contrast.negative).split(0)
-    metric = Task.of(study.pair.tokenizer, task.prompts)
+    metric = Task.from_prompts(study.pair.tokenizer, task.prompts)
     locating, measuring = (Study(study.pair, half, metric) for half in halves)
     verify = study_of("distracted", "verify", MEASURED, study.pair)
     for top in SIZES:

@@ -27,7 +27,7 @@ from interp.analyzers.locate_neurons import METHODS, LocateNeurons
 from interp.analyzers.locate_neurons.scores import MethodOptions
 from interp.analyzers.locate_neurons.selection import rank
 from interp.engines import Batch
-from interp.engines.shared_prefix import whole_prompts
+from interp.engines.shared_prefix import full_passes
 from interp.experiments.ranking_sets import spearman
 from interp.maths.quadrature import STEPS
 from interp.models.pair import Pair
@@ -68,7 +68,7 @@ def reference(study: Study, store: Path) -> np.ndarray:
     if not file.is_file():
         with ExitStack() as stack:
             for model in (study.pair.tuned, study.pair.require_base("this benchmark")):
-                stack.enter_context(whole_prompts(model))
+                stack.enter_context(full_passes(model))
             scores = METHODS["integrated"].score(
                 study, MethodOptions(METHODS["integrated"].positions, REFERENCE)
             )

@@ -26,7 +26,7 @@ from interp.analyzers.locate_neurons import METHODS
 from interp.analyzers.locate_neurons.scores import MethodOptions
 from interp.capture import capture, make_batch
 from interp.engines import Batch
-from interp.engines.base import arguments
+from interp.engines.base import model_inputs
 from interp.maths.host import to_host
 from interp.models.pair import Pair
 from interp.sites import neurons
@@ -100,8 +100,8 @@ class Peers:
         layers = [block.mlp.down_proj for block in module.model.layers]
 
         def number(ids: Tensor) -> Tensor:
-            logits = module(**{**arguments(self.whole, 1, None, False), "input_ids": ids}).logits
-            return self.aim.of(logits)
+            logits = module(**{**model_inputs(self.whole, 1, None, False), "input_ids": ids}).logits
+            return self.aim.function(logits)
 
         attributing = method(number, layers)
 
@@ -152,7 +152,7 @@ class Peers:
                 attention_mask=self.whole.mask.long(),
             )
             values = [seen[name] for name in names]
-            gradients = torch.autograd.grad(self.aim.of(logits[:, -1:]).sum(), values)
+            gradients = torch.autograd.grad(self.aim.function(logits[:, -1:]).sum(), values)
             terms = [(one * other).detach() for one, other in zip(values, gradients, strict=True)]
             self.gathered["TransformerLens"] = self._mean(terms)
 

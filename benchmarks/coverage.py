@@ -20,7 +20,7 @@ from scipy.special import ndtri
 from benchmarks.page import machine, markdown, write_section
 from interp.claims import Claim, Draws, evaluate, mean
 from interp.maths.auc import auc_difference_interval, auc_interval, pairwise_order
-from interp.maths.intervals import FEWEST_CLUSTERS, Interval, cluster_interval, effective_clusters
+from interp.maths.intervals import MIN_CLUSTERS, Interval, cluster_interval, effective_clusters
 from interp.table import Table, table
 
 CLUSTERS = (2, 4, 6, 8, 12, 20, 48)
@@ -263,7 +263,7 @@ RULES: dict[str, Callable] = {
 def supported(name: str, design: str, count: int, draws: int) -> str:
     """Per cent of claims that are supported and not true, and of claims with too few clusters."""
     code, found = clusters_of(count, design), 0
-    if effective_clusters(code) < FEWEST_CLUSTERS - 1e-9:
+    if effective_clusters(code) < MIN_CLUSTERS - 1e-9:
         return "too few"  # whatever the numbers are
     generator = np.random.default_rng([count, DESIGNS.index(design), 100 + list(RULES).index(name)])
     for _ in range(draws):

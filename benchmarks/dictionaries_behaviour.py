@@ -14,12 +14,12 @@ import numpy as np
 from benchmarks.dictionaries_organism import asked, chats
 from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import organisms
-from interp.analyzers.sae_probe import DictionaryProbe
+from interp.analyzers.sae_probe import SaeProbe
 from interp.capture import capture
 from interp.metrics import Refusal
 from interp.models.pair import Pair
 from interp.prompts import Contrast, read_prompts
-from interp.sae.analysis.diff import compare
+from interp.sae.analysis.diff import compare_models
 from interp.sae.formats import read
 from interp.sites import Site
 from interp.study import Study
@@ -61,7 +61,7 @@ def tuned_only(study: Study, dictionary, site: str) -> tuple[list[int], dict[str
                 documents = (2 * seen.rows + start)[:, None].expand_as(real)[real]
                 yield seen.values["tuned", place][real], seen.values["base", place][real], documents
 
-    found = compare(dictionary, "base", batches())
+    found = compare_models(dictionary, "base", batches())
     counts = {
         "tuned-only" if kind == "base-only" else kind: n
         for kind, n in found.summary["classes"].items()
@@ -74,13 +74,15 @@ def tried(name: str, pair: Pair, folder: Path) -> list[dict]:
     """At every depth, on the prompts that locate: tuned-only latents, and what ablating them does."""
     files = [organisms.prompts("refusal", "locate", kind) for kind in ("harmful", "harmless")]
     study = Study(
-        pair, Contrast(*map(read_prompts, files)).limit(PROMPTS), Refusal.of(pair.tokenizer)
+        pair,
+        Contrast(*map(read_prompts, files)).limit(PROMPTS),
+        Refusal.from_tokenizer(pair.tokenizer),
     )
     found = []
     for site in SITES:
         dictionary, _ = read(folder / f"{site}.topk")
         given, counts = tuned_only(study, dictionary, site)
-        table = DictionaryProbe(
+        table = SaeProbe(
             dictionary,
             site,
             k=(1, MOST),

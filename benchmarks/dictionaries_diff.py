@@ -21,13 +21,13 @@ import numpy as np
 import torch
 
 from benchmarks.page import CommandLine, machine, markdown, write_section
-from benchmarks.worlds.planted_pair import NONE, PlantedTune, planted_tune
+from benchmarks.worlds.planted_pair import NONE, PlantedPair, planted_pair
 from interp.maths.intervals import cluster_interval
 from interp.maths.statistics import clopper_pearson
-from interp.sae.analysis.diff import SIDES, compare
-from interp.sae.core.config import BY_BATCH, DictionaryConfig
+from interp.sae.analysis.diff import ONE_SIDED_CLASSES, compare_models
+from interp.sae.core.config import BATCHTOPK_ARCHITECTURES, DictionaryConfig
 from interp.sae.core.dictionary import Dictionary
-from interp.sae.training.losses import smallest_kept, training_loss
+from interp.sae.training.losses import smallest_selected, training_loss
 from interp.table import Table
 
 SIZE = {
@@ -83,9 +83,9 @@ def fit(
         optimiser.step()
         with torch.no_grad():
             dictionary.W_dec.mul_(norm / dictionary.W_dec.norm(dim=1, keepdim=True))
-            silent = torch.where(loss.found.codes.counts() > 0, 0, silent + 1)
-            least = smallest_kept(dictionary, loss.found.codes)
-            if config.architecture in BY_BATCH and least is not None:
+            silent = torch.where(loss.forward.codes.counts() > 0, 0, silent + 1)
+            least = smallest_selected(dictionary, loss.forward.codes)
+            if config.architecture in BATCHTOPK_ARCHITECTURES and least is not None:
                 old = dictionary.threshold
                 old.copy_(
                     torch.full_like(old, least) if bool(old.isnan()) else 0.99 * old + 0.01 * least
@@ -94,7 +94,7 @@ def fit(
 
 
 def trained(
-    pair: PlantedTune,
+    pair: PlantedPair,
     way: str,
     steps: int,
     seed: int,
@@ -119,14 +119,14 @@ def trained(
     )
 
 
-def held_out(pair: PlantedTune, batches: int = HELD_OUT):
+def held_out(pair: PlantedPair, batches: int = HELD_OUT):
     """Batches of documents that training never saw."""
     for batch in range(batches):
         rows = pair.draw(DOCUMENTS, 10**6 + batch)
         yield rows.base, rows.tuned, rows.documents
 
 
-def judged(pair: PlantedTune, dictionary: Dictionary, way: str, found: Table) -> dict:
+def judged(pair: PlantedPair, dictionary: Dictionary, way: str, found: Table) -> dict:
     """What was called the tuned model's or the base's own, beside the truth of every latent by its
     closest feature.
     """
@@ -168,13 +168,13 @@ def judged(pair: PlantedTune, dictionary: Dictionary, way: str, found: Table) ->
 def measure(variant: str, way: str, seed: int, steps: int, setting: str = "roomy") -> dict:
     """Train, compare and judge one dictionary."""
     size, latents, k = SETTINGS[setting]
-    pair, start = planted_tune(**size, variant=variant, seed=seed), time.perf_counter()
+    pair, start = planted_pair(**size, variant=variant, seed=seed), time.perf_counter()
     # no dictionary can be made of differences that are all 0: the planted pair's reads them
     source = (
-        planted_tune(**size, seed=seed) if (variant, way) == ("identical", "difference") else pair
+        planted_pair(**size, seed=seed) if (variant, way) == ("identical", "difference") else pair
     )
     dictionary = trained(source, way, steps, seed, latents, k)
-    found = compare(dictionary, way, held_out(pair), seed=seed)
+    found = compare_models(dictionary, way, held_out(pair), seed=seed)
     what = {"setting": setting, "variant": variant, "way": way, "seed": seed}
     return (
         what
@@ -206,7 +206,7 @@ def tables(rows: list[dict]) -> str:
     for way, name, said in JUDGES:
         of = [row for row in rows if row["way"] == way]
         for kind in ("tuned-only", "base-only"):
-            if kind not in SIDES.get(way, (kind,)):
+            if kind not in ONE_SIDED_CLASSES.get(way, (kind,)):
                 continue
             there = [row for row in of if row["variant"] == "planted"]
             if there:

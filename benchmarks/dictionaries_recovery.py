@@ -33,7 +33,12 @@ from benchmarks.dictionaries_training import Settings, config_of, fit
 from benchmarks.page import machine, markdown, write_section
 from benchmarks.worlds.synthetic import RECIPES, World, benchmark_world, rates
 from interp.sae import ARCHITECTURES, Codes
-from interp.sae.analysis.baselines import Covariance, permuted, principal, random_rows
+from interp.sae.analysis.baselines import (
+    Covariance,
+    permuted_decoder,
+    principal_components,
+    random_directions,
+)
 from interp.sae.analysis.recovery import Recovery
 from interp.sae.analysis.scores import Scores
 
@@ -108,15 +113,15 @@ def ours(
         {"source": "interp", "seconds": took} | judged(dictionary.W_dec, world, own(dictionary))
     ]
     if architecture != "matching_pursuit":
-        other = permuted(dictionary, seed)
+        other = permuted_decoder(dictionary, seed)
         found.append({"source": "interp, rows permuted"} | judged(other.W_dec, world, own(other)))
     seen = Covariance.empty(width)
     for part in data[:: max(1, len(data) // 50)]:
         seen.update(torch.from_numpy(part))
     k = max(1, math.ceil(found[0]["l0"] - 0.01))
     for name, made in (
-        ("PCA", principal(seen, k)),
-        ("random", random_rows(seen, k, latents, seed)),
+        ("PCA", principal_components(seen, k)),
+        ("random", random_directions(seen, k, latents, seed)),
     ):
         found.append({"source": name} | judged(made.W_dec, world, own(made)))
     return found

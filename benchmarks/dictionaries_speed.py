@@ -33,7 +33,7 @@ def ours(dead: int):
     """A learner's step, with so many latents that count as dead."""
     dictionary = Dictionary(DictionaryConfig("topk", D, F, k=K))
     learner = Learner(
-        "ours", dictionary, Training(10**6, N, dead_after=10**7).settled(dictionary.config)
+        "ours", dictionary, Training(10**6, N, dead_after=10**7).with_defaults(dictionary.config)
     )
     x, number = data(), [0]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from interp.sae import Dictionary, DictionaryConfig, Training
-from interp.sae.core.config import SPARSE
+from interp.sae.core.config import TOPK_ARCHITECTURES
 from interp.sae.training.learner import FREE_NORM, Learner
 
 
@@ -43,7 +43,7 @@ class Settings:
 
 def config_of(architecture: str, width: int, latents: int, l0: float) -> DictionaryConfig:
     """An architecture's configuration for a mean of ``l0`` codes."""
-    more: dict[str, Any] = {"k": max(1, round(l0))} if architecture in SPARSE else {}
+    more: dict[str, Any] = {"k": max(1, round(l0))} if architecture in TOPK_ARCHITECTURES else {}
     if architecture == "matryoshka":
         more["prefixes"] = tuple(
             sorted({max(1, latents // part) for part in (16, 8, 4, 2)} | {latents})
@@ -52,7 +52,7 @@ def config_of(architecture: str, width: int, latents: int, l0: float) -> Diction
         more |= {"steps": max(1, round(l0)), "residual_threshold": 0.0}
     if architecture == "jumprelu":
         more["sparsity"] = "step"
-    if architecture in SPARSE:
+    if architecture in TOPK_ARCHITECTURES:
         more["rank_by"] = "norm"
     return DictionaryConfig(architecture, width, latents, **more)
 
@@ -74,7 +74,9 @@ def fit(
             dictionary.threshold.fill_(0.1)
         dictionary.bandwidth = 0.1
     learner = Learner(
-        config.architecture, dictionary, settings.training(float(l0), len(first)).settled(config)
+        config.architecture,
+        dictionary,
+        settings.training(float(l0), len(first)).with_defaults(config),
     )
     learner.centre(first.mean(0), first.std(0), first.square().mean(0, keepdim=True).mean(1).sqrt())
     for step in range(settings.steps):

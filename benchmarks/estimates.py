@@ -36,7 +36,7 @@ from interp.cli.locate_neurons import (
     QUICK_TOKENS,
 )
 from interp.engines import Batch
-from interp.experiments.cost import cost
+from interp.experiments.cost import estimate_cost
 from interp.models.pair import Pair
 from interp.study import Study
 from interp.table import Table
@@ -86,7 +86,7 @@ def plain(study: Study) -> float:
 def row(name: str, analyzer: Analyzer, study: Study) -> tuple[dict, Table]:
     """What an analyzer costs, and what is said of it before."""
     work = analyzer.work(study)
-    said = None if work is None else cost(study, work)
+    said = None if work is None else estimate_cost(study, work)
     before = plain(study)
     used, table = seconds(lambda: analyzer(study))
     assert isinstance(table, Table)

@@ -37,7 +37,9 @@ def parted() -> tuple[list[dict], str]:
     prompts = read_prompts(organisms.prompts("refusal", "style", "harmful"))
     prompts = prompts.spread(PROMPTS or len(prompts))
     pair = Pair.load(TUNED, BASE, device="cpu")
-    study = Study(pair, OneClass(prompts), Refusal.of(pair.tokenizer), max_new_tokens=TOKENS)
+    study = Study(
+        pair, OneClass(prompts), Refusal.from_tokenizer(pair.tokenizer), max_new_tokens=TOKENS
+    )
     found = Tuco(by_answer=True, controls=(Pair.load(CONTROL, BASE, device="cpu"),))(study)
     refused, clusters = found["group"] == "positive", found["cluster"]
     sides = clusters[refused], clusters[~refused]
@@ -84,7 +86,7 @@ def curves() -> tuple[list[dict], list[dict], str]:
         *(read_prompts(organisms.prompts("refusal", "style", g)) for g in ("harmful", "harmless"))
     )
     pair = Pair.load(TUNED, BASE, device="cpu")
-    study = Study(pair, contrast.limit(SCALED), Refusal.of(pair.tokenizer))
+    study = Study(pair, contrast.limit(SCALED), Refusal.from_tokenizer(pair.tokenizer))
     found = FtcAlpha(GRID, TOKENS)(study)
     prompts, rows = found.tables["prompts"], []
     for alpha in GRID:

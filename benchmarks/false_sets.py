@@ -14,9 +14,9 @@ import numpy as np
 from interp.analyzers.locate_neurons.methods import METHODS
 from interp.analyzers.locate_neurons.scores import MethodOptions
 from interp.analyzers.locate_neurons.selection import Top, select
-from interp.analyzers.verify_neurons.behaviour import behaviour
+from interp.analyzers.verify_neurons.behaviour import behaviour_claim
 from interp.analyzers.verify_neurons.evidence import Effects, Evidence
-from interp.analyzers.verify_neurons.findings import changed, recovered
+from interp.analyzers.verify_neurons.findings import direction_claim, recovery_claim
 from interp.analyzers.verify_neurons.sets import dose_table, random_table
 from interp.analyzers.verify_neurons.tables import answers_table, recovery_table
 from interp.claims import Finding, evaluate
@@ -28,8 +28,8 @@ from interp.experiments.conditions import (
 )
 from interp.experiments.contributions import contribution_changes, contribution_norms
 from interp.experiments.outcomes import Outcome, Outcomes
-from interp.experiments.resumable import parts
-from interp.experiments.row_selection import some
+from interp.experiments.resumable import resumable_parts
+from interp.experiments.row_selection import sample_rows
 from interp.interventions.random_sets import matched_sets, matched_share, norm_ratio, set_name
 from interp.prompts import OneClass
 from interp.study import GROUPS, Study
@@ -92,7 +92,7 @@ class Judging:
             one
             for one in self.unedited_results
             if (one.condition, one.group) == ("tuned", "positive")
-        ).equal_base
+        ).matches_base
 
     @cached_property
     def rows(self) -> list[int]:
@@ -102,11 +102,11 @@ class Judging:
             raise SystemExit(
                 "both models answer every positive prompt alike: there is nothing to judge"
             )
-        return some(prompts, among, CONTROL_PROMPTS, self.study.seed)
+        return sample_rows(prompts, among, CONTROL_PROMPTS, self.study.seed)
 
     @cached_property
     def _donors(self) -> PatchSource:
-        return PatchSource.read(self.study)
+        return PatchSource.from_study(self.study)
 
     @cached_property
     def _outcomes(self) -> tuple[Outcomes, Outcomes]:
@@ -169,7 +169,7 @@ class Judging:
                 for found in whole.of_each(sets[at] for at in some)
             ]
 
-        return parts(
+        return resumable_parts(
             self.study, [f"set {set_name(chosen)}" for chosen in sets], make, what, SETS_AT_ONCE
         )
 
@@ -192,7 +192,7 @@ class Judging:
         number, shown = np.array(found["number"]), np.array(found["exhibits"])
         effects: dict[int, Effects] = {len(chosen): found["effects"]}
         return Evidence(
-            judged=[
+            results=[
                 *self.unedited_results,
                 replace(tuned, condition="ablate-base", number=number, exhibits=shown),
             ],
@@ -213,7 +213,9 @@ class Judging:
         its tables.
         """
         study, evidence = self.study, self.evidence(chosen)
-        claims = [maker(study, evidence, "necessity") for maker in (changed, recovered)]
+        claims = [
+            maker(study, evidence, "necessity") for maker in (direction_claim, recovery_claim)
+        ]
         run = table(
             "verify-neurons",
             {},
@@ -224,7 +226,7 @@ class Judging:
                 "random": random_table(evidence),
             },
         )
-        return {one.name: one for one in evaluate([behaviour(study, evidence), *claims], run)}
+        return {one.name: one for one in evaluate([behaviour_claim(study, evidence), *claims], run)}
 
     def verdict(self, chosen: Set) -> Verdict:
         """Whether both claims are supported."""

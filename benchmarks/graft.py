@@ -62,8 +62,8 @@ SMALL = {
 def grafted(name: str, store: Store, **options) -> Table:
     """The run that ``interp graft`` makes by default, with another task and text."""
     pair = Pair.load(f"organism:skill/{name}", "organism:refusal/base")
-    first = read_task(organisms.prompts("skill", "task", "first"), name="locate").halves()
-    second = read_task(organisms.prompts("skill", "task", "second"), name="other").halves()
+    first = read_task(organisms.prompts("skill", "task", "first"), name="locate").given_splits()
+    second = read_task(organisms.prompts("skill", "task", "second"), name="other").given_splits()
     assert first is not None
     assert second is not None
     (located, held_out), (_, other) = first, second
@@ -71,7 +71,7 @@ def grafted(name: str, store: Store, **options) -> Table:
     located, held_out, other, text = (
         part.spread(PROMPTS or len(part)) for part in (located, held_out, other, text)
     )
-    metric = Task.of(pair.tokenizer, located.prompts, "answer-loss")
+    metric = Task.from_prompts(pair.tokenizer, located.prompts, "answer-loss")
     return store.run(
         Graft(held_out=held_out, other=other, **options),
         Study(pair, Contrast(located, text), metric, quiet=False),
@@ -125,7 +125,7 @@ def found_again(table: Table) -> list[str]:
         said.append(
             f"* `{kind}` holds {shared:,} of the {members:,} weights that the skill was trained"
             f" into ({of.of_first:.1%}; by chance {of.expected:.0f}, as many or more with p ="
-            f" {of.above:.1g}; Jaccard {of.jaccard:.4f})."
+            f" {of.p_at_least:.1g}; Jaccard {of.jaccard:.4f})."
         )
     return said
 

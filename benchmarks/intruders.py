@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp.maths import subspaces
 from interp.maths.subspaces import Basis
-from interp.store.svd_cache import Bases
+from interp.store.svd_cache import SvdCache
 
 # (rows, columns) and how many of a block's matrices have this shape: q, k, v, o; in; out
 SHAPES = {(768, 768): 4, (3072, 768): 1, (768, 3072): 1}
@@ -77,7 +77,7 @@ def accuracy() -> list[dict]:
             errors, counts, theirs, left, seen = [], 0, 0, 0, 0
             for shape in SHAPES:
                 base, tuned = matrices(shape, spectrum, update, 0)
-                _, compared = subspaces.intruders(base, tuned, TOP_K, EPS)
+                _, compared = subspaces.compare_leading_vectors(base, tuned, TOP_K, EPS)
                 exact = [
                     np.linalg.svd(m.double().numpy(), full_matrices=False) for m in (tuned, base)
                 ]
@@ -115,14 +115,14 @@ def full(base: torch.Tensor, tuned: torch.Tensor) -> None:
     (other[:, :TOP_K].T @ one).abs().max(1)
 
 
-def first(base: torch.Tensor, tuned: torch.Tensor, kept: Bases) -> None:
+def first(base: torch.Tensor, tuned: torch.Tensor, kept: SvdCache) -> None:
     """A first child: all of the base's vectors, kept."""
     basis = subspaces.left_basis(base)
     kept.keep("base", {"vectors": basis.vectors.numpy(), "values": basis.values.numpy()})
     _compare(basis, tuned)
 
 
-def second(tuned: torch.Tensor, kept: Bases) -> None:
+def second(tuned: torch.Tensor, kept: SvdCache) -> None:
     """A second child: the base's vectors recalled from disk."""
     found = kept.recall("base")
     assert found is not None
@@ -130,8 +130,8 @@ def second(tuned: torch.Tensor, kept: Bases) -> None:
 
 
 def _compare(basis: Basis, tuned: torch.Tensor) -> None:
-    found = subspaces.leading(tuned, TOP_K, basis.vectors[:, :TOP_K])
-    subspaces.compare(basis, found.left, found.values)
+    found = subspaces.leading_triplets(tuned, TOP_K, basis.vectors[:, :TOP_K])
+    subspaces.compare_with_basis(basis, found.left, found.values)
 
 
 def one_random(base: torch.Tensor, tuned: torch.Tensor, basis: Basis) -> None:
@@ -140,8 +140,8 @@ def one_random(base: torch.Tensor, tuned: torch.Tensor, basis: Basis) -> None:
     update = subspaces.random_rotation(
         subspaces.random_rotation(tuned - base, generator).T, generator
     ).T
-    found = subspaces.leading(base + update, TOP_K, basis.vectors[:, :TOP_K], 1e-5)
-    subspaces.compare(basis, found.left, found.values)
+    found = subspaces.leading_triplets(base + update, TOP_K, basis.vectors[:, :TOP_K], 1e-5)
+    subspaces.compare_with_basis(basis, found.left, found.values)
 
 
 def seconds(work, *given) -> float:
@@ -162,7 +162,7 @@ def speed(rounds: int) -> list[dict]:
             base, tuned = matrices(shape, spectrum, "rank 8", 1)
             basis, taken = subspaces.left_basis(base), {name: [] for name in total}
             with tempfile.TemporaryDirectory() as folder:
-                kept = Bases(folder)
+                kept = SvdCache(folder)
                 for _ in range(rounds):
                     taken["two svd"].append(seconds(full, base, tuned))
                     taken["first"].append(seconds(first, base, tuned, kept))

@@ -21,7 +21,7 @@ from interp.analyzers.locate_neurons.methods import resolve
 from interp.analyzers.locate_neurons.scores import MethodOptions
 from interp.analyzers.locate_neurons.selection import rank
 from interp.experiments.conditions import PatchSource, evaluate_condition
-from interp.experiments.dose import grid, refine
+from interp.experiments.dose import bisect_dose, dose_grid
 from interp.experiments.outcomes import Outcomes
 from interp.maths.statistics import area_under_dose, recall_at, roc_auc, smallest_dose
 from interp.metrics import Refusal
@@ -59,7 +59,7 @@ def study_of(name: str, split: str, limit: int | None = None, pair: Pair | None 
         read_prompts(organisms.prompts("refusal", split, group))
         for group in ("harmful", "harmless")
     )
-    return Study(pair, Contrast(*groups).limit(limit), Refusal.of(pair.tokenizer))
+    return Study(pair, Contrast(*groups).limit(limit), Refusal.from_tokenizer(pair.tokenizer))
 
 
 def rankings(study: Study, seed: int = 0) -> dict[str, tuple[np.ndarray, float]]:
@@ -94,10 +94,11 @@ def grade(
         ) -> dict[str, float]:
             return outcomes.effects(outcomes.of(chosen))
 
-        doses = {k: measure(ranking[:k]) for k in sorted({*grid(len(ranking)), size})}
-        coarse = {k: doses[k]["exact"] for k in grid(len(ranking))}
+        doses = {k: measure(ranking[:k]) for k in sorted({*dose_grid(len(ranking)), size})}
+        coarse = {k: doses[k]["exact"] for k in dose_grid(len(ranking))}
         effects = {
-            k: one["exact"] for k, one in refine(measure, ranking, doses, 0.95, "exact").items()
+            k: one["exact"]
+            for k, one in bisect_dose(measure, ranking, doses, 0.95, "exact").items()
         }
         prefix = "" if direction == "necessity" else "sufficiency "
         row[f"{prefix}area"] = f"{area_under_dose(list(coarse), list(coarse.values())):.2f}"
@@ -110,7 +111,7 @@ def grade(
         evaluate_condition(study, "ablate-base", "negative", chosen),
     )
     row["refused at k"] = f"{refused.exhibits.mean():.0%}"
-    row["harmless changed at k"] = f"{1 - harmless.equal_tuned.mean():.1%}"
+    row["harmless changed at k"] = f"{1 - harmless.matches_tuned.mean():.1%}"
     return row
 
 
@@ -120,7 +121,7 @@ def measure(name: str, prompts: int, size: int = 150) -> list[dict]:
     """
     locate = study_of(name, "locate", LOCATE)
     verify = study_of(name, "verify", prompts, locate.pair)
-    donors = PatchSource.read(verify)
+    donors = PatchSource.from_study(verify)
     base, tuned = verify.answers("base", "positive"), verify.answers("tuned", "positive")
     changed = [row for row, (a, b) in enumerate(zip(base, tuned, strict=True)) if a != b]
     trials = {

@@ -27,7 +27,7 @@ class CommandLine(argparse.ArgumentParser):
         self, of: dict[str, Any], small: Mapping[str, Any], write: str = "the tables"
     ) -> None:
         super().__init__(description=of["__doc__"])
-        self._of, self._small = of, small
+        self._rows_at, self._small = of, small
         one = self.add_mutually_exclusive_group()
         one.add_argument(
             "--write", action="store_true", help=f"write {write} into docs/benchmarks.md"
@@ -43,10 +43,12 @@ class CommandLine(argparse.ArgumentParser):
         there.
         """
         if "--small" in sys.argv[1:]:
-            there = {*self._of, *(action.dest for action in self._actions)}
+            there = {*self._rows_at, *(action.dest for action in self._actions)}
             if unknown := [name for name in self._small if name not in there]:
-                raise KeyError(f"{self._of['__name__']} has no {', '.join(unknown)}")
-            self._of.update({name: value for name, value in self._small.items() if name.isupper()})
+                raise KeyError(f"{self._rows_at['__name__']} has no {', '.join(unknown)}")
+            self._rows_at.update(
+                {name: value for name, value in self._small.items() if name.isupper()}
+            )
             self.set_defaults(
                 **{name: value for name, value in self._small.items() if not name.isupper()}
             )

@@ -62,7 +62,7 @@ def study_of(child: str, split: str, pair: Pair, prompts: int, tokens: int) -> S
     return Study(
         pair,
         Contrast(*groups).limit(prompts),
-        Refusal.of(pair.tokenizer),
+        Refusal.from_tokenizer(pair.tokenizer),
         max_new_tokens=tokens,
         quiet=False,
     )

@@ -16,7 +16,7 @@ from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp.analyzers.baselines import Baselines
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons
-from interp.cli.baselines import HEADER, row_told
+from interp.cli.baselines import HEADER, baseline_cells
 from interp.cli.locate_neurons import JUDGED_SETS
 from interp.models.pair import Pair
 from interp.store import Store
@@ -52,7 +52,7 @@ def main() -> None:
     table = store.run(
         Baselines.of(verified, located, contrast=contrast, choosing=locate), verify
     ).table
-    rows = [dict(zip(HEADER, row_told(row), strict=True)) for row in table.rows()]
+    rows = [dict(zip(HEADER, baseline_cells(row), strict=True)) for row in table.rows()]
     text = f"{table.summary['sentence']}\n\n{markdown(rows, list(HEADER))}"
     print(text, f"\n{time.perf_counter() - started:.0f} s", flush=True)
     if given.write:

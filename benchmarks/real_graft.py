@@ -61,7 +61,7 @@ def main() -> None:
     text = read_prompts(
         organisms.prompts(f"{FAMILY}/{options.child}", "locate", "harmless")
     ).spread(PROMPTS)
-    metric = Task.of(pair.tokenizer, located.prompts, "answer-loss")
+    metric = Task.from_prompts(pair.tokenizer, located.prompts, "answer-loss")
     study = Study(pair, Contrast(located, text), metric, quiet=False)
     with tempfile.TemporaryDirectory() as scratch:
         table = Store(options.store or scratch).run(Graft(held_out=held_out, **OPTIONS), study)

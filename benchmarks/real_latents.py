@@ -20,11 +20,11 @@ from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import organisms
 from interp.models.pair import Pair
 from interp.prompts import Documents
-from interp.sae.training.activation_source import Activations, Reading
+from interp.sae.training.activation_source import ActivationSource, ReadingOptions
 from interp.sae.training.sources import write_shards
 from interp.sites import Site
 from interp.store import Store
-from interp.training.text import shipped
+from interp.training.text import shipped_text
 
 FAMILY, CHILD, CONTROL = "smollm2", "lora", "control-0"
 SITE, WIDTH, K, TOKENS, LATENTS = "blocks.20.hook_resid_post", "1024", "16", "500k", "32"
@@ -64,7 +64,7 @@ def documents(folder: Path) -> Path:
     """Chats of the prompts that locate, and neutral text."""
     path = folder / "chats.jsonl"
     chats = [[{"role": "user", "content": text}] for text in locating()]
-    text = shipped().read_text("utf-8").splitlines()
+    text = shipped_text().read_text("utf-8").splitlines()
     chats += [json.loads(line)["messages"] for line in text[::EACH]]
     path.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats), "utf-8")
     return path
@@ -75,8 +75,8 @@ def trained(folder: Path, child: str, chats: Path) -> Path:
     rows, out = folder / f"{child}-rows", folder / child
     if not rows.exists():
         pair = Pair.load(f"organism:{FAMILY}/{child}", BASE, device="cpu")
-        source = Activations(
-            pair, (Site.parse(SITE),), Documents(chats, "messages"), Reading(of="difference")
+        source = ActivationSource(
+            pair, (Site.parse(SITE),), Documents(chats, "messages"), ReadingOptions(of="difference")
         )
         print(f"{child}: {write_shards(source, rows, 10**9)} rows", flush=True)
     if not out.exists():

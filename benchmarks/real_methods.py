@@ -55,7 +55,7 @@ def rows_of(child: str, methods: list[str], store: Path) -> list[dict]:
     )
     planted = [tuple(one) for one in organisms.planted(f"{FAMILY}/{child}").get("refusal", [])]
     shape = (pair.tuned.anatomy.n_layers, pair.tuned.anatomy.n_neurons)
-    donors, rows = PatchSource.read(verify), list(range(len(verify.prompts("positive"))))
+    donors, rows = PatchSource.from_study(verify), list(range(len(verify.prompts("positive"))))
     trials = {direction: Outcomes(verify, donors, direction, rows) for direction in DIRECTIONS}
     found = []
     for name in [*methods, "random", *(["the trained ones"] if planted else [])]:

@@ -16,7 +16,7 @@ from benchmarks.methods import study_of
 from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons
-from interp.analyzers.verify_neurons.behaviour import behaviour
+from interp.analyzers.verify_neurons.behaviour import behaviour_claim
 from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.analyzers.verify_neurons.tables import answers_table
 from interp.capture import capture
@@ -29,7 +29,7 @@ from interp.maths.host import to_host
 from interp.maths.statistics import (
     benjamini_hochberg,
     clopper_pearson,
-    paired_difference,
+    paired_t_test,
     permutation_p,
     standardised_difference,
 )
@@ -118,7 +118,7 @@ def permuted(name: str, prompts: int, draws: int) -> list[dict]:
     for swap in np.random.default_rng(0).random((draws, len(twins))) < 0.5:
         a = np.where(swap[:, None], negative, positive)
         b = np.where(swap[:, None], positive, negative)
-        found += bool((benjamini_hochberg(paired_difference(a, b)) <= 0.05).any())
+        found += bool((benjamini_hochberg(paired_t_test(a, b)) <= 0.05).any())
         unpaired += bool((benjamini_hochberg(standardised_difference(a, b).p) <= 0.05).any())
         items = []
         for role in ("base", "tuned"):
@@ -128,14 +128,14 @@ def permuted(name: str, prompts: int, draws: int) -> list[dict]:
             back = harmless.exhibits.copy()
             back[twins] = np.where(swap, harmful.exhibits, other)
             items.append(replace(harmless, exhibits=back))
-        evidence = Evidence(judged=items, changed=swap, rows=[], has_base=True, selected=0)
+        evidence = Evidence(results=items, changed=swap, rows=[], has_base=True, selected=0)
         claimed += _claimed(study, evidence)
     true = _claimed(study, Evidence(list(judged.values()), twins > -1, [], True, 0))
     located = LocateNeurons(method="contrast")(study)
     real = located.summary["n_significant"]
     # what is permuted here is what the analyzer computes
     np.testing.assert_allclose(
-        benjamini_hochberg(paired_difference(positive, negative)),
+        benjamini_hochberg(paired_t_test(positive, negative)),
         located["q"],
         rtol=1e-4,
         atol=1e-12,
@@ -162,7 +162,7 @@ def permuted(name: str, prompts: int, draws: int) -> list[dict]:
 def _claimed(study: Study, evidence: Evidence) -> bool:
     """Whether the claim that there is a behaviour is supported by these answers."""
     run = table("verify-neurons", {}, tables={"answers": answers_table(study, evidence)})
-    return evaluate([behaviour(study, evidence)], run)[0].supported
+    return evaluate([behaviour_claim(study, evidence)], run)[0].supported
 
 
 def random_rankings(name: str, prompts: int, draws: int) -> list[dict]:
@@ -170,7 +170,7 @@ def random_rankings(name: str, prompts: int, draws: int) -> list[dict]:
     returned and by p.
     """
     study = study_of(name, "verify", prompts)
-    donors = PatchSource.read(study)
+    donors = PatchSource.from_study(study)
     norms = contribution_norms(study, donors)
     everything = study.pair.tuned.anatomy.all_neurons
     changed = np.array(

@@ -37,7 +37,7 @@ from interp.analyzers.locate_neurons import gradients
 from interp.analyzers.locate_neurons.scores import MethodOptions
 from interp.capture import batches, capture
 from interp.engines import Batch, TorchEngine
-from interp.engines.base import arguments
+from interp.engines.base import model_inputs
 from interp.maths.moments import Moments
 from interp.metrics import Refusal
 from interp.models.model import Model
@@ -95,7 +95,7 @@ def study_of(tuned: Model, base: Model) -> Study:
         Contrast(*parts),
         Refusal(("sorry",), (11, 12, 13)),
     )
-    study._kept["encoded", "positive"] = encoded(PROMPTS, TOKENS, tuned.module.config.vocab_size)
+    study._cache["encoded", "positive"] = encoded(PROMPTS, TOKENS, tuned.module.config.vocab_size)
     return study
 
 
@@ -151,7 +151,7 @@ def rows_of(module: PreTrainedModel) -> dict[str, Callable[[], object]]:
 @torch.no_grad()
 def bare(module: PreTrainedModel, batch: Batch, keep: int | None) -> torch.Tensor:
     """A forward pass as anyone would write it, with the arguments that the engine gives."""
-    return module(**arguments(batch, keep, None, False)).logits
+    return module(**model_inputs(batch, keep, None, False)).logits
 
 
 def nnsight_of(
@@ -161,7 +161,7 @@ def nnsight_of(
     net, targets = nnsight.NNsight(module), [model.anatomy.target(site) for site in sites]
 
     def trace() -> object:
-        with torch.no_grad(), net.trace(**arguments(batch, None, None, False)):
+        with torch.no_grad(), net.trace(**model_inputs(batch, None, None, False)):
             kept = nnsight.save(
                 [
                     net.get(t.path).input if t.side == "in" else net.get(t.path).output

@@ -12,10 +12,10 @@ from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import claims, organisms
 from interp.analyzers.graft import Graft
 from interp.analyzers.stitch import Stitch, StitchInput
-from interp.experiments.questions import Questions, run_logits
+from interp.experiments.questions import Questions, engine_logits
 from interp.metrics import Task
 from interp.models.pair import Pair
-from interp.prompts import NOTHING, Contrast, PromptSet, read_prompts, read_task
+from interp.prompts import NO_PROMPTS, Contrast, PromptSet, read_prompts, read_task
 from interp.store import Store
 from interp.study import Study
 from interp.table import Table
@@ -53,7 +53,7 @@ SMALL = {
 
 def halves(name: str) -> tuple[PromptSet, PromptSet]:
     """What of a skill's questions locates and what measures."""
-    parts = read_task(organisms.prompts("skill", "task", name), name="locate").halves()
+    parts = read_task(organisms.prompts("skill", "task", name), name="locate").given_splits()
     assert parts is not None
     located, held_out = (part.spread(PROMPTS or len(part)) for part in parts)
     return located, held_out
@@ -83,12 +83,12 @@ def lines(way: str, table: Table, alone: bool) -> list[dict[str, str]]:
 def together(parts: list[tuple[PromptSet, PromptSet]]) -> dict[str, str]:
     """The tune of both skills at once, as a row."""
     pair = Pair.load("organism:skill/both", BASE)
-    study = Study(pair, Contrast(parts[0][0], NOTHING), None)
+    study = Study(pair, Contrast(parts[0][0], NO_PROMPTS), None)
     said = {"model": "skill/both"}
     for name, (_, held_out) in zip(("first", "second"), parts, strict=True):
-        asked = Questions.of(pair.tokenizer, held_out.prompts, pair.tuned.context_length)
-        logits = run_logits(study.engine, pair.tuned)
-        seen = asked.graded(study.batches(asked.read, pair.tuned), logits, pair.tuned.device)
+        asked = Questions.from_prompts(pair.tokenizer, held_out.prompts, pair.tuned.context_length)
+        logits = engine_logits(study.engine, pair.tuned)
+        seen = asked.grade(study.batches(asked.read, pair.tuned), logits, pair.tuned.device)
         said |= {
             f"{name}, right": f"{seen.correct.mean():.1%}",
             f"{name}, exact": f"{seen.exact.mean():.1%}",
@@ -105,7 +105,7 @@ def main() -> None:
     text = read_prompts(organisms.prompts("skill", "text", "text"), name="text")
     text = text.spread(PROMPTS or len(text))
     pairs = [Pair.load(f"organism:skill/{name}", BASE) for name in ("full", "second")]
-    metric = Task.of(pairs[0].tokenizer, parts[0][0].prompts, "answer-loss")
+    metric = Task.from_prompts(pairs[0].tokenizer, parts[0][0].prompts, "answer-loss")
     study = Study(pairs[0], Contrast(parts[0][0], text), metric, quiet=False)
     partner, rows, said = StitchInput(pairs[1], *parts[1]), [together(parts)], []
     with tempfile.TemporaryDirectory() as scratch:
@@ -113,7 +113,7 @@ def main() -> None:
         runs = tuple(
             store.run(
                 Graft(held_out=held_out, **LEARNED),
-                Study(pair, Contrast(located, NOTHING), metric, quiet=False),
+                Study(pair, Contrast(located, NO_PROMPTS), metric, quiet=False),
             )
             for pair, (located, held_out) in zip(pairs, parts, strict=True)
         )

@@ -24,8 +24,8 @@ from interp.analyzers.ftc_alpha import FtcAlpha
 from interp.analyzers.tuco import Tuco
 from interp.claims import from_table
 from interp.engines import Batch, TorchEngine
-from interp.engines.coupled_forward import lockstep
-from interp.experiments.tuning_decomposition import Path, Stream, against, own_ends
+from interp.engines.coupled_forward import coupled_forward
+from interp.experiments.tuning_decomposition import Path, TunedStream, base_stream_ends, decompose
 from interp.metrics import Refusal
 from interp.models.model import Model
 from interp.models.pair import Pair
@@ -59,23 +59,23 @@ def passes(name: str) -> dict[str, Callable[[], object]]:
         for parameter in base.module.parameters():
             parameter += 0.01 * torch.randn_like(parameter)
     batch = Batch.pad([item.ids for item in encoded(PROMPTS, TOKENS, module.config.vocab_size)], 0)
-    kept = Stream.read(engine, tuned, batch)
+    kept = TunedStream.read(engine, tuned, batch)
 
     def split(path: Path, output: bool = False) -> None:
         # beta, which the full path gives, is over all tokens
-        stream = Stream.read(engine, tuned, batch, "last" if path == "fast" else "all", path)
-        against(engine, base, stream, lambda *_: None, path=path)
+        stream = TunedStream.read(engine, tuned, batch, "last" if path == "fast" else "all", path)
+        decompose(engine, base, stream, lambda *_: None, path=path)
         if output:
-            own_ends(engine, base, stream, path)
+            base_stream_ends(engine, base, stream, path)
 
     def scaled() -> None:
-        with lockstep(tuned, base, [0.5] * tuned.anatomy.n_layers):
+        with coupled_forward(tuned, base, [0.5] * tuned.anatomy.n_layers):
             engine.run(tuned, batch, keep=1)
 
     return {
         "forward, all logits": lambda: bare(module, batch, None),
         "forward, last token's logits": lambda: bare(module, batch, 1),
-        "the base's part alone, fast": lambda: against(
+        "the base's part alone, fast": lambda: decompose(
             engine, base, kept, lambda *_: None, path="fast"
         ),
         "TuCo, fast path": lambda: split("fast"),
@@ -137,7 +137,7 @@ def values() -> list[dict]:
             table["tuco"][table["group"] == group].mean() for group in ("positive", "negative")
         ]
         scaling = FtcAlpha((0.0, 0.25, 0.5, 0.75, 1.0, 1.25), 24)(
-            Study(pair, contrast.limit(SCALED), Refusal.of(pair.tokenizer))
+            Study(pair, contrast.limit(SCALED), Refusal.from_tokenizer(pair.tokenizer))
         )
         positive = (scaling["group"] == "positive") & (scaling["way"] == "blocks")
         refused = " ".join(f"{share:.0%}" for share in scaling["refused"][positive])

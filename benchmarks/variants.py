@@ -82,7 +82,9 @@ def relp(model: Model) -> Iterator[None]:
 def variants(study: Study) -> dict[str, tuple[bool, Callable[[], Scores]]]:
     """Name -> (whether it needs a base, how to score)."""
     alone = replace(
-        study, pair=Pair(study.pair.tuned, None, study.pair.tokenizer, study.pair.digests), _kept={}
+        study,
+        pair=Pair(study.pair.tuned, None, study.pair.tokenizer, study.pair.digests),
+        _cache={},
     )
 
     def plain(name: str, steps: int | str = "auto", on: Study = study) -> Callable[[], Scores]:
@@ -116,7 +118,7 @@ def measure(name: str, prompts: int, size: int = 150) -> list[dict]:
     """All variants on one organism."""
     locate = study_of(name, "locate", LOCATE)
     verify = study_of(name, "verify", prompts, locate.pair)
-    donors = PatchSource.read(verify)
+    donors = PatchSource.from_study(verify)
     base, tuned = verify.answers("base", "positive"), verify.answers("tuned", "positive")
     changed = [row for row, (a, b) in enumerate(zip(base, tuned, strict=True)) if a != b]
     trials = {"necessity": Outcomes(verify, donors, "necessity", changed, exact=True)}

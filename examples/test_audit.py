@@ -47,7 +47,9 @@ def planted(audited):
 
 def test_refusal_is_carried_by_at_most_thirty_neurons(planted):
     _, verified = planted
-    assert_localised(verified, claims=("behaviour", "necessity", "harmless", "malformed"), most=30)
+    assert_localised(
+        verified, claims=("behaviour", "necessity", "harmless", "malformed"), max_units=30
+    )
 
 
 def test_a_tenth_of_them_would_do(planted):

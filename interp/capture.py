@@ -17,8 +17,8 @@ from torch import Tensor
 from interp.engines import Batch, Edit, Engine
 from interp.errors import OptionError, UnsupportedModel, required
 from interp.maths.host import to_host
-from interp.maths.memory import Memory, for_activations
-from interp.models.anatomy import PARTS, WITHOUT_SUM, WITHOUT_UNITS
+from interp.maths.memory import Memory, activation_budget
+from interp.models.anatomy import BLOCK_PARTS, SUM_REMEDY, UNITS_REMEDY
 from interp.models.model import Model
 from interp.prompts import Encoded
 from interp.sites import Site
@@ -35,16 +35,17 @@ class Backoff:
     """How far batches were reduced after memory ran out.
 
     They were halved ``halvings`` times; ``largest`` is the largest one since, in prompts.
-    ``alone``: why prompts are read one at a time regardless of memory; empty where they are not.
+    ``single_prompt_reason``: why prompts are read one at a time regardless of memory; empty where
+    they are not.
     """
 
     halvings: int = 0
     largest: int = 0
-    alone: str = ""
+    single_prompt_reason: str = ""
 
-    def cut(self, count: int) -> int:
+    def batch_size(self, count: int) -> int:
         """The batch size to use where it would have been ``count``."""
-        size = 1 if self.alone else max(1, count >> self.halvings)
+        size = 1 if self.single_prompt_reason else max(1, count >> self.halvings)
         self.largest = max(self.largest, size)
         return size
 
@@ -71,12 +72,12 @@ class Captured:
 
     def require_logits(self, role: str) -> Float[Tensor, "B kept V"]:
         """The logits of a model, or OptionError if the pass computed none (``keep`` 0)."""
-        if (found := self.logits[role]) is None:
+        if (logits := self.logits[role]) is None:
             raise OptionError(
                 "this pass kept no logits; set keep to the number of last positions "
                 "whose logits are needed"
             )
-        return found
+        return logits
 
 
 def batches(
@@ -84,18 +85,18 @@ def batches(
     model: Model,
     batch_size: BatchSize,
     per_token_bytes: int = 0,
-    times: float = 1.0,
+    limit_factor: float = 1.0,
 ) -> list[list[int]]:
     """Rows grouped into batches of similar length.
 
     A batch has ``batch_size`` prompts if that is a number; otherwise its tokens are limited by a
-    constant and by memory. ``times`` multiplies that constant.
+    constant and by memory. ``limit_factor`` multiplies that constant.
     """
     order = sorted(range(len(encoded)), key=lambda row: len(encoded[row].ids))
-    limit = int(times * (_TOKENS_ON_CPU if model.device.type == "cpu" else _TOKENS_ON_GPU))
+    limit = int(limit_factor * (_TOKENS_ON_CPU if model.device.type == "cpu" else _TOKENS_ON_GPU))
     if per_token_bytes:
         memory = batch_size if isinstance(batch_size, Memory) else None
-        limit = max(1, min(limit, for_activations(memory, model.device) // per_token_bytes))
+        limit = max(1, min(limit, activation_budget(memory, model.device) // per_token_bytes))
     groups: list[list[int]] = []
     count = batch_size if isinstance(batch_size, int) else 0
     for row in order:
@@ -128,7 +129,9 @@ def make_batch(
     return batch, roles
 
 
-def by_prompt(values: Float[Tensor, "R *rest"], prompts: int) -> Float[Tensor, "B texts *rest"]:
+def group_by_prompt(
+    values: Float[Tensor, "R *rest"], prompts: int
+) -> Float[Tensor, "B texts *rest"]:
     """Rows of a batch grouped by prompt, each with all of its texts."""
     return values.unflatten(0, (prompts, -1))
 
@@ -153,13 +156,15 @@ def capture(
     for rows in groups:
         values: dict[tuple[str, Site], Tensor] = {}
         logits: dict[str, Tensor | None] = {}
-        held = None
+        batch_and_roles = None
         for role, model in models.items():
-            batch, _ = held = make_batch(encoded, rows, pad_id, model.device, side)
+            batch, _ = batch_and_roles = make_batch(encoded, rows, pad_id, model.device, side)
             run = engine.run(model, batch, reads=reads, edits=edits, keep=keep)
             logits[role] = run.logits
             values.update({(role, site): value for site, value in run.values.items()})
-        yield Captured(torch.tensor(rows), *required(held, "a model to read"), values, logits)
+        yield Captured(
+            torch.tensor(rows), *required(batch_and_roles, "a model to read"), values, logits
+        )
 
 
 def require_parts(engine: Engine, model: Model, encoded: Encoded) -> None:
@@ -171,32 +176,34 @@ def require_parts(engine: Engine, model: Model, encoded: Encoded) -> None:
     if not model.anatomy.has_parts:
         raise UnsupportedModel(
             f"{model.anatomy.architecture} has no exact module for the parts of its blocks; "
-            f"{WITHOUT_UNITS}"
+            f"{UNITS_REMEDY}"
         )
     batch = Batch.pad([encoded.ids], 0, device=model.device)
     layers = range(model.anatomy.n_layers)
-    found = engine.run(
-        model, batch, reads=[Site(layer, part) for layer in layers for part in PARTS], keep=0
+    activations = engine.run(
+        model, batch, reads=[Site(layer, part) for layer in layers for part in BLOCK_PARTS], keep=0
     ).values
     for layer in layers:
-        before, attention, mlp, after = (found[Site(layer, part)].double() for part in PARTS)
-        if not before.shape == attention.shape == mlp.shape == after.shape:
+        resid_pre, attention, mlp, resid_post = (
+            activations[Site(layer, part)].double() for part in BLOCK_PARTS
+        )
+        if not resid_pre.shape == attention.shape == mlp.shape == resid_post.shape:
             raise UnsupportedModel(
-                f"{model.name}: block {layer} of {model.anatomy.architecture} gives "
-                f"{tuple(mlp.shape)} for its MLP and {tuple(after.shape)} for its output, so values "
-                f"cannot be assigned to prompts and tokens; {WITHOUT_SUM}"
+                f"{model.name}: block {layer} of {model.anatomy.architecture} gives"
+                f" {tuple(mlp.shape)} for its MLP and {tuple(resid_post.shape)} for its output, so"
+                f" values cannot be assigned to prompts and tokens; {SUM_REMEDY}"
             )
         # relative to the parts: a large residual stream must not hide an error
         size = float(
             to_host(torch.stack([part.square().mean().sqrt() for part in (attention, mlp)]).max())
         )
         rounding = float(torch.finfo(model.dtype).eps) * float(
-            to_host(torch.stack([before, after]).abs().max())
+            to_host(torch.stack([resid_pre, resid_post]).abs().max())
         )
-        error = float(to_host((before + attention + mlp - after).square().mean().sqrt()))
+        error = float(to_host((resid_pre + attention + mlp - resid_post).square().mean().sqrt()))
         if not error <= 1e-3 * size + 4 * rounding:
             raise UnsupportedModel(
-                f"{model.name}: block {layer} of {model.anatomy.architecture} is not the sum of its "
-                f"parts (off by {error:.2g}, parts of size {size:.2g}); a scaled or hidden branch "
-                f"is not supported; {WITHOUT_SUM}"
+                f"{model.name}: block {layer} of {model.anatomy.architecture} is not the sum of its"
+                f" parts (off by {error:.2g}, parts of size {size:.2g}); a scaled or hidden branch"
+                f" is not supported; {SUM_REMEDY}"
             )

@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from interp.provenance import whole_text
+from interp.provenance import replace_surrogates
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-PICTURES = {"\n": "↵", "\t": "⇥"}
-ROWS, LONGEST = 8, 120
+CONTROL_PICTURES = {"\n": "↵", "\t": "⇥"}
+N_ROWS, MAX_LENGTH = 8, 120
 
 # Jupyter would render $...$ in a prompt as mathematics
 _BOX = '<div class="interp tex2jax_ignore mathjax_ignore" style="overflow-x:auto">{}</div>'
@@ -24,7 +24,7 @@ def escaped(value: object) -> str:
     """``value`` as HTML text, also for attributes; control characters become visible (a line end is
     ↵).
     """
-    return html.escape(CONTROL.sub(_picture, whole_text(str(value))), quote=True)
+    return html.escape(CONTROL.sub(_visible_character, replace_surrogates(str(value))), quote=True)
 
 
 def one_line(text: str) -> str:
@@ -34,10 +34,10 @@ def one_line(text: str) -> str:
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
-def shortened(text: str, longest: int = LONGEST) -> str:
-    """``text`` on one line, cut to ``longest`` characters."""
+def shortened(text: str, max_length: int = MAX_LENGTH) -> str:
+    """``text`` on one line, cut to ``max_length`` characters."""
     line = " ".join(text.split())
-    return line if len(line) <= longest else line[: longest - 1] + "…"
+    return line if len(line) <= max_length else line[: max_length - 1] + "…"
 
 
 def as_sentence(note: str) -> str:
@@ -46,12 +46,12 @@ def as_sentence(note: str) -> str:
     return f"{note[:1].upper() if first.isalpha() else note[:1]}{note[1:]}."
 
 
-def _picture(match: re.Match) -> str:
+def _visible_character(match: re.Match) -> str:
     code = ord(match.group())
-    return PICTURES.get(match.group()) or (chr(0x2400 + code) if code < 0x20 else "\ufffd")
+    return CONTROL_PICTURES.get(match.group()) or (chr(0x2400 + code) if code < 0x20 else "\ufffd")
 
 
-def number(value: Any) -> str:
+def format_number(value: Any) -> str:
     """A number for display: three or four digits, with thousands separators; a dash for NaN and
     None.
     """
@@ -72,11 +72,11 @@ def number(value: Any) -> str:
     return str(value)
 
 
-def interval(value: float, low: float, high: float) -> str:
+def format_interval(value: float, low: float, high: float) -> str:
     """``value [low, high]``, or the value if there is no interval."""
     if math.isnan(low) and math.isnan(high):
-        return number(value)
-    return f"{number(value)} [{number(low)}, {number(high)}]"
+        return format_number(value)
+    return f"{format_number(value)} [{format_number(low)}, {format_number(high)}]"
 
 
 def control_is_level(recipe: Mapping[str, Any]) -> bool:
@@ -89,7 +89,7 @@ def control_is_level(recipe: Mapping[str, Any]) -> bool:
     return reference.get("spread") != "new-observation"
 
 
-def beside(control: str, is_level: bool) -> str:
+def control_text(control: str, is_level: bool) -> str:
     """The number of the control, as text, for comparison with a value.
 
     A difference is compared with 0, and the level that it is a difference from follows in brackets.
@@ -99,7 +99,7 @@ def beside(control: str, is_level: bool) -> str:
 
 def cut(text: str) -> str:
     """``text`` cut to ``LONGEST`` characters, with … for the rest."""
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 1] + "…"
 
 
 def facts_html(title: str, facts: Iterable[tuple[str, Any]]) -> str:
@@ -117,13 +117,13 @@ def _lines(value: Any) -> Sequence[Any]:
     return value if isinstance(value, (list, tuple)) else (value,)
 
 
-def table_html(table: Any, rows: int = ROWS) -> str:
+def table_html(table: Any, rows: int = N_ROWS) -> str:
     """A ``Table`` as HTML: kind and size, sentence, claims with their controls, and the first
     ``rows`` rows.
 
     The headings have role, meaning and unit as tooltips.
     """
-    parts = [f"<strong>{escaped(table.kind)}</strong> {escaped(described(table))}"]
+    parts = [f"<strong>{escaped(table.kind)}</strong> {escaped(size_text(table))}"]
     if sentence := table.summary.get("sentence"):
         parts.append(f'<p style="max-width:60em">{escaped(sentence)}</p>')
     claims = table if table.kind == "claims" else table.tables.get("claims")
@@ -135,21 +135,23 @@ def table_html(table: Any, rows: int = ROWS) -> str:
         parts.append(_grid(head, (map(_cell, row) for row in first)))
         if len(table) > rows:
             parts.append(
-                f"<p>… {number(len(table) - rows)} more rows, all in <code>.to_pandas()</code></p>"
+                f"<p>… {format_number(len(table) - rows)} more rows, all in"
+                " <code>.to_pandas()</code></p>"
             )
     return _BOX.format("".join(parts))
 
 
-def described(table: Any) -> str:
+def size_text(table: Any) -> str:
     """Size, sub-tables, arrays and run of a table."""
-    said = (
-        f"{number(len(table))} {'row' if len(table) == 1 else 'rows'}, {len(table.columns)} columns"
+    text = (
+        f"{format_number(len(table))} {'row' if len(table) == 1 else 'rows'}, {len(table.columns)}"
+        " columns"
     )
     if table.tables:
-        said += f"; tables {', '.join(table.tables)}"
+        text += f"; tables {', '.join(table.tables)}"
     if table.arrays:
-        said += f"; {number(len(table.arrays))} arrays"
-    return said + (f"; run {table.provenance.key}" if table.provenance else "")
+        text += f"; {format_number(len(table.arrays))} arrays"
+    return text + (f"; run {table.provenance.key}" if table.provenance else "")
 
 
 def _meaning(column: Any) -> str:
@@ -157,18 +159,20 @@ def _meaning(column: Any) -> str:
 
 
 def _cell(value: Any) -> str:
-    return escaped(cut(number(value) if isinstance(value, (bool, int, float)) else value))
+    return escaped(cut(format_number(value) if isinstance(value, (bool, int, float)) else value))
 
 
 def _claim(row: Mapping[str, Any]) -> Sequence[str]:
     level = control_is_level(json.loads(row["recipe"]))
-    control = beside(interval(row["control_value"], row["control_low"], row["control_high"]), level)
+    control = control_text(
+        format_interval(row["control_value"], row["control_low"], row["control_high"]), level
+    )
     return (
         f"{escaped(row['sentence'])}<br><code>{escaped(row['name'])}</code>",
-        escaped(interval(row["value"], row["low"], row["high"])),
+        escaped(format_interval(row["value"], row["low"], row["high"])),
         f"{escaped(control)}<br><small>{escaped(row['control'])}</small>",
-        escaped(number(row["p"])),
-        escaped(f"{row['direction']} {number(row['threshold'])}"),
+        escaped(format_number(row["p"])),
+        escaped(f"{row['direction']} {format_number(row['threshold'])}"),
         row["verdict"],
     )
 

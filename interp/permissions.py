@@ -12,7 +12,7 @@ from pathlib import Path
 _STATUS = Path("/proc/self/status")
 
 
-def as_umask(path: Path) -> None:
+def apply_umask(path: Path) -> None:
     """Give a file, or a directory with its contents, the permissions of new files under the umask.
 
     Permissions are only added (a shared folder may grant more); where they cannot be changed,
@@ -20,31 +20,31 @@ def as_umask(path: Path) -> None:
     """
     mask = _umask()
     for root, _, files in os.walk(path) if path.is_dir() else ():
-        _add(root, 0o777 & ~mask)
+        _add_permissions(root, 0o777 & ~mask)
         for file in files:
-            _add(os.path.join(root, file), 0o666 & ~mask)
+            _add_permissions(os.path.join(root, file), 0o666 & ~mask)
     if not path.is_dir():
-        _add(path, 0o666 & ~mask)
+        _add_permissions(path, 0o666 & ~mask)
 
 
-def _add(path: str | Path, rights: int) -> None:
+def _add_permissions(path: str | Path, permissions: int) -> None:
     mode = stat.S_IMODE(os.stat(path).st_mode)
-    if mode | rights != mode:
+    if mode | permissions != mode:
         with suppress(OSError):
-            os.chmod(path, mode | rights)
+            os.chmod(path, mode | permissions)
 
 
 def _umask() -> int:
     try:
-        said = [
+        values = [
             line.split()[1]
             for line in _STATUS.read_text("ascii").splitlines()
             if line.startswith("Umask:")
         ]
-        return int(said[0], 8)
+        return int(values[0], 8)
     except (OSError, ValueError, IndexError):
-        # the umask can only be read by setting it; files that another thread creates meanwhile are private,
-        # not public
+        # the umask can only be read by setting it; files that another thread creates meanwhile are
+        # private, not public
         mask = os.umask(0o077)
         os.umask(mask)
         return mask

@@ -13,54 +13,54 @@ from typing import TypeVar
 from tqdm import tqdm
 
 Item = TypeVar("Item")
-EVERY = 30.0
+SECONDS_BETWEEN_LINES = 30.0
 """Seconds between two lines if stderr is not a terminal."""
 
 
 @dataclass
 class _Stage:
-    what: str
+    name: str
     total: int = 0
     done: int = 0
     started: float = field(default_factory=time.monotonic)
 
-    def said(self, now: float) -> str:
+    def text(self, now: float) -> str:
         """The name, the number of items done, and the estimated time left."""
         if not self.total:
-            return self.what
-        left = ""
+            return self.name
+        time_left = ""
         if 0 < self.done < self.total:
-            left = (
+            time_left = (
                 f", about {duration((now - self.started) / self.done * (self.total - self.done))}"
                 " left"
             )
-        return f"{self.what}: {self.done} of {self.total}{left}"
+        return f"{self.name}: {self.done} of {self.total}{time_left}"
 
 
 @dataclass
 class Progress:
     """The open stages, the outermost first; studies that are derived from each other share one."""
 
-    every: float = EVERY
+    every: float = SECONDS_BETWEEN_LINES
     _stages: list[_Stage] = field(default_factory=list)
 
     @property
-    def idle(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether no stage is open."""
         return not self._stages
 
     @contextmanager
-    def during(self, what: str, quiet: bool) -> Iterator[None]:
-        """A stage named ``what``: the progress lines of inner stages begin with it."""
-        with self._open(_Stage(what), quiet):
+    def during(self, name: str, quiet: bool) -> Iterator[None]:
+        """A stage named ``name``: the progress lines of inner stages begin with it."""
+        with self._open(_Stage(name), quiet):
             yield
 
-    def over(self, items: Sequence[Item], what: str, quiet: bool) -> Iterator[Item]:
+    def over(self, items: Sequence[Item], name: str, quiet: bool) -> Iterator[Item]:
         """The items, with their progress unless ``quiet``."""
         if quiet or sys.stderr.isatty():
-            yield from tqdm(items, desc=what, disable=quiet, leave=False, file=sys.stderr)
+            yield from tqdm(items, desc=name, disable=quiet, leave=False, file=sys.stderr)
             return
-        stage = _Stage(what, len(items))
+        stage = _Stage(name, len(items))
         with self._open(stage, quiet):
             for item in items:
                 yield item
@@ -68,22 +68,24 @@ class Progress:
 
     @contextmanager
     def _open(self, stage: _Stage, quiet: bool) -> Iterator[None]:
-        ended, first = threading.Event(), self.idle
+        ended, is_outermost = threading.Event(), self.is_idle
         self._stages.append(stage)
-        if first and not quiet and not sys.stderr.isatty():
+        if is_outermost and not quiet and not sys.stderr.isatty():
             # a thread, since one item can take minutes
-            threading.Thread(target=self._tell, args=(ended, stage.started), daemon=True).start()
+            threading.Thread(
+                target=self._print_progress, args=(ended, stage.started), daemon=True
+            ).start()
         try:
             yield
         finally:
             self._stages.remove(stage)
             ended.set()
 
-    def _tell(self, ended: threading.Event, started: float) -> None:
+    def _print_progress(self, ended: threading.Event, started: float) -> None:
         while not ended.wait(self.every):
             now = time.monotonic()
-            said = "; ".join(stage.said(now) for stage in list(self._stages))
-            print(f"[{duration(now - started)}] {said}", file=sys.stderr, flush=True)
+            line = "; ".join(stage.text(now) for stage in list(self._stages))
+            print(f"[{duration(now - started)}] {line}", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

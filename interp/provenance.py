@@ -55,38 +55,38 @@ OTHER_LIBRARIES = (
 )
 
 
-def whole_text(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """``text`` with lone surrogates, which UTF-8 cannot encode, replaced by U+FFFD."""
     return str(text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def plain(value: Any, where: str = "value", finite: bool = True) -> JSON:
+def to_json_value(value: Any, path: str = "value", finite: bool = True) -> JSON:
     """Copy of ``value`` as JSON values: tuples as lists, numpy scalars and arrays as Python's.
 
     NaN and infinity raise ``OptionError``, or become None if ``finite`` is False.
     """
     if isinstance(value, Mapping):
         if bad := [name for name in value if not isinstance(name, str)]:
-            raise OptionError(f"{where} has the key {bad[0]!r}: keys must be text")
-        return {name: plain(value[name], f"{where}.{name}", finite) for name in value}
+            raise OptionError(f"{path} has the key {bad[0]!r}: keys must be text")
+        return {name: to_json_value(value[name], f"{path}.{name}", finite) for name in value}
     if isinstance(value, (list, tuple)):
-        return [plain(item, f"{where}[{i}]", finite) for i, item in enumerate(value)]
+        return [to_json_value(item, f"{path}[{i}]", finite) for i, item in enumerate(value)]
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, str):
-        return whole_text(value)
+        return replace_surrogates(value)
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, float):
         if math.isfinite(value):
             return float(value)
         if finite:
-            raise OptionError(f"{where} is {value}: only finite numbers can be stored")
+            raise OptionError(f"{path} is {value}: only finite numbers can be stored")
         return None
     if type(value).__module__ == "numpy":
-        return plain(value.tolist(), where, finite)
+        return to_json_value(value.tolist(), path, finite)
     raise OptionError(
-        f"{where} is of type {type(value).__name__}: only text, numbers, lists and mappings can be"
+        f"{path} is of type {type(value).__name__}: only text, numbers, lists and mappings can be"
         " stored"
     )
 
@@ -94,7 +94,11 @@ def plain(value: Any, where: str = "value", finite: bool = True) -> JSON:
 def digest(value: JSON) -> str:
     """sha256, in hexadecimal, of the canonical JSON of ``value``."""
     text = json.dumps(
-        plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+        to_json_value(value),
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=True,
+        allow_nan=False,
     )
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
@@ -136,7 +140,7 @@ class Provenance:
 
     def __post_init__(self) -> None:
         for name in ("options", "inputs", "context"):
-            object.__setattr__(self, name, plain(getattr(self, name), name))
+            object.__setattr__(self, name, to_json_value(getattr(self, name), name))
 
     @property
     def key(self) -> str:
@@ -204,22 +208,22 @@ def file_digest(path: str | os.PathLike) -> str:
     try:
         real = os.path.realpath(path)
         state = os.stat(real)
-        known = (
+        file_state = (
             f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino} {state.st_dev}"
         )
-        if remembered := _remembered(real, known):
-            return remembered
+        if cached := _cached_digest(real, file_state):
+            return cached
         sha256 = sha256_of(real)
     except OSError as error:
         raise OptionError(f"cannot read {os.fspath(path)}: {error.strerror or error}") from error
     # A file that changes twice within a tick of the clock keeps its times, so digests of recent
     # files are not cached.
     if time.time() - max(state.st_mtime, state.st_ctime) > 2:
-        _remember(real, known, sha256)
+        _cache_digest(real, file_state, sha256)
     return sha256
 
 
-def _remembered(file: str, state: str) -> str | None:
+def _cached_digest(file: str, state: str) -> str | None:
     try:
         connection = _cache()
         try:
@@ -232,7 +236,7 @@ def _remembered(file: str, state: str) -> str | None:
     return row[0] if row else None
 
 
-def _remember(file: str, state: str, sha256: str) -> None:
+def _cache_digest(file: str, state: str, sha256: str) -> None:
     try:
         connection = _cache()
         try:
@@ -264,26 +268,26 @@ def directory_digest(directory: str | os.PathLike, patterns: Iterable[str] = ("*
 
 
 _COMMAND: list[str] = []
-_NOT_THE_RESULT = {"--store": 2, "--json": 1, "--quiet": 1, "--debug": 1}
+_OUTPUT_OPTIONS = {"--store": 2, "--json": 1, "--quiet": 1, "--debug": 1}
 """Options that do not change the result, and their number of words, with the value."""
 
 
-def record_command(words: Sequence[str]) -> None:
+def record_command(arguments: Sequence[str]) -> None:
     """Record the command of this process, without the options for its store and its output."""
-    kept, words = [], list(words)
-    while words:
-        taken = _NOT_THE_RESULT.get(words[0]) or int(words[0].startswith("--store="))
-        if not taken:
-            kept.append(words[0])
-        words = words[taken or 1 :]
-    _COMMAND[:] = kept
+    recorded, arguments = [], list(arguments)
+    while arguments:
+        n_skipped = _OUTPUT_OPTIONS.get(arguments[0]) or int(arguments[0].startswith("--store="))
+        if not n_skipped:
+            recorded.append(arguments[0])
+        arguments = arguments[n_skipped or 1 :]
+    _COMMAND[:] = recorded
 
 
 @contextmanager
-def as_command(words: Sequence[str]) -> Iterator[None]:
+def as_command(arguments: Sequence[str]) -> Iterator[None]:
     """Record another command for the runs made in this context, as part of a larger command."""
     before = list(_COMMAND)
-    record_command(words)
+    record_command(arguments)
     try:
         yield
     finally:
@@ -292,14 +296,17 @@ def as_command(words: Sequence[str]) -> Iterator[None]:
 
 def environment() -> dict[str, JSON]:
     """Versions of Python, platform and libraries, commit of a checkout, and the command."""
-    found: dict[str, JSON] = {"python": platform.python_version(), "platform": platform.platform()}
-    found["executable"] = sys.implementation.name
-    found |= _versions(("interp", *LIBRARIES))
+    versions: dict[str, JSON] = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+    versions["executable"] = sys.implementation.name
+    versions |= _versions(("interp", *LIBRARIES))
     if commit := _commit(Path(__file__).resolve().parent.parent):
-        found["commit"] = commit
+        versions["commit"] = commit
     if _COMMAND:
-        found["command"] = list(_COMMAND)
-    return found
+        versions["command"] = list(_COMMAND)
+    return versions
 
 
 def software() -> dict[str, JSON]:
@@ -313,13 +320,13 @@ def software() -> dict[str, JSON]:
 
 @cache
 def _versions(libraries: tuple[str, ...]) -> Mapping[str, str]:
-    found = {}
+    versions = {}
     for library in libraries:
         try:
-            found[library] = version(library)
+            versions[library] = version(library)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 @cache
@@ -332,9 +339,9 @@ def _commit(root: Path) -> str:
 
 def _git(root: Path, *words: str) -> str:
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout.strip()
+    return completed.stdout.strip()

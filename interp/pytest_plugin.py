@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-6
 _REPORTS = pytest.StashKey[dict[Path, Any]]()
-_AGAIN = pytest.StashKey[Any]()
-_ALONE = pytest.StashKey[bool]()
+_REMEASUREMENT = pytest.StashKey[Any]()
+_REPLACES_TESTPATHS = pytest.StashKey[bool]()
 MARK = "interp_report"
 _FOLDER = "interp_again"
 
@@ -80,25 +80,27 @@ def pytest_configure(config: pytest.Config) -> None:
     """Read the reports; an invalid one ends the session in one line, before tests are collected."""
     config.addinivalue_line("markers", f"{MARK}: the checks of a report, from --interp-report")
     # a worker of pytest-xdist parses its options twice, which doubles lists
-    given = list(dict.fromkeys(Path(name) for name in _given(config, "interp_report")))
-    prompts = list(dict.fromkeys(_given(config, "interp_prompts")))
+    report_files = list(dict.fromkeys(Path(name) for name in _option(config, "interp_report")))
+    prompts = list(dict.fromkeys(_option(config, "interp_prompts")))
     config.option.interp_prompts = prompts
-    if not given:
+    if not report_files:
         for option in ("interp_remeasure", "interp_prompts"):
-            if _given(config, option):
+            if _option(config, option):
                 raise pytest.UsageError(f"--{option.replace('_', '-')} needs --interp-report FILE")
         return
-    if not 0 <= _given(config, "interp_tolerance") < float("inf"):
+    if not 0 <= _option(config, "interp_tolerance") < float("inf"):
         raise pytest.UsageError(
-            f"--interp-tolerance {_given(config, 'interp_tolerance')} is not a tolerance; use 1e-6"
+            f"--interp-tolerance {_option(config, 'interp_tolerance')} is not a tolerance; use 1e-6"
         )
-    where = config.invocation_params.dir
+    start = config.invocation_params.dir
     config.stash[_REPORTS] = {
-        path: _read(config, path) for path in ((where / name).resolve() for name in given)
+        path: _read(config, path) for path in ((start / name).resolve() for name in report_files)
     }
     _add_paths(config, [*config.stash[_REPORTS]])
-    if _given(config, "interp_remeasure") or prompts:
-        config.stash[_AGAIN] = _again(config, [str(where / path) for path in prompts])
+    if _option(config, "interp_remeasure") or prompts:
+        config.stash[_REMEASUREMENT] = _remeasurement(
+            config, [str(start / path) for path in prompts]
+        )
 
 
 def _add_paths(config: pytest.Config, reports: Sequence[Path]) -> None:
@@ -107,21 +109,21 @@ def _add_paths(config: pytest.Config, reports: Sequence[Path]) -> None:
 
     If the option comes from ``addopts``, the project's tests are collected as usual.
     """
-    where, named = config.invocation_params.dir, [*config.args]
-    typed = any(
+    start, paths = config.invocation_params.dir, [*config.args]
+    on_command_line = any(
         str(argument).startswith("--interp-report") for argument in config.invocation_params.args
     )
-    if typed and config.args_source is not config.ArgsSource.ARGS:
-        named = []
-        config.stash[_ALONE] = config.args_source is config.ArgsSource.TESTPATHS
+    if on_command_line and config.args_source is not config.ArgsSource.ARGS:
+        paths = []
+        config.stash[_REPLACES_TESTPATHS] = config.args_source is config.ArgsSource.TESTPATHS
     # a check of a report can be selected by its node id
-    asked = {(where / path.partition("::")[0]).resolve() for path in named}
-    config.args[:] = [*named, *(str(path) for path in reports if path not in asked)]
+    selected = {(start / path.partition("::")[0]).resolve() for path in paths}
+    config.args[:] = [*paths, *(str(path) for path in reports if path not in selected)]
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Tell if a report is run in place of the project's tests."""
-    if not config.stash.get(_ALONE, False):
+    if not config.stash.get(_REPLACES_TESTPATHS, False):
         return None
     return (
         "interp: only the report is run, not testpaths; give paths too, or put --interp-report"
@@ -129,28 +131,28 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     )
 
 
-def _given(config: pytest.Config, name: str) -> Any:
+def _option(config: pytest.Config, name: str) -> Any:
     return config.getoption(name)
 
 
 def _read(config: pytest.Config, path: Path) -> Any:
     from interp.report.document import read
 
-    store = _given(config, "interp_store")
+    store = _option(config, "interp_store")
     try:
         return read(path, store and config.invocation_params.dir / store)
     except InterpError as error:
         raise pytest.UsageError(f"--interp-report: {error}") from None
 
 
-def _again(config: pytest.Config, prompts: list[str]) -> Any:
+def _remeasurement(config: pytest.Config, prompts: list[str]) -> Any:
     from interp.replication.remeasure import Remeasurement
 
     worker = getattr(config, "workerinput", None)
     folder = Path(worker[_FOLDER] if worker else tempfile.mkdtemp(prefix="interp-again-"))
     try:
         return Remeasurement(
-            folder, prompts, _given(config, "interp_tolerance"), config.invocation_params.dir
+            folder, prompts, _option(config, "interp_tolerance"), config.invocation_params.dir
         )
     except InterpError as error:
         raise pytest.UsageError(f"--interp-prompts: {error}") from None
@@ -159,14 +161,14 @@ def _again(config: pytest.Config, prompts: list[str]) -> Any:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Share the folder of repeated runs between workers of pytest-xdist: each command runs once."""
-    if _AGAIN in node.config.stash:
-        node.workerinput[_FOLDER] = str(node.config.stash[_AGAIN].folder)
+    if _REMEASUREMENT in node.config.stash:
+        node.workerinput[_FOLDER] = str(node.config.stash[_REMEASUREMENT].folder)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the repeated runs."""
-    if _AGAIN in config.stash and not hasattr(config, "workerinput"):
-        shutil.rmtree(config.stash[_AGAIN].folder, ignore_errors=True)
+    if _REMEASUREMENT in config.stash and not hasattr(config, "workerinput"):
+        shutil.rmtree(config.stash[_REMEASUREMENT].folder, ignore_errors=True)
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -185,15 +187,17 @@ class ReportFile(pytest.File):
         """One item per check."""
         from interp.report.verification import checks
 
-        report, again = (
+        report, remeasurement = (
             self.config.stash[_REPORTS][self.path.resolve()],
-            self.config.stash.get(_AGAIN, None),
+            self.config.stash.get(_REMEASUREMENT, None),
         )
-        found = [*checks(report)]
-        if again is not None:
-            found += again.remeasured(report) if _given(self.config, "interp_remeasure") else []
-            found += again.on_fresh_prompts(report)
-        for check in found:
+        collected = [*checks(report)]
+        if remeasurement is not None:
+            collected += (
+                remeasurement.remeasured(report) if _option(self.config, "interp_remeasure") else []
+            )
+            collected += remeasurement.on_fresh_prompts(report)
+        for check in collected:
             yield CheckItem.from_parent(self, name=check.name, check=check)
 
 
@@ -231,10 +235,10 @@ def interp_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     from interp.store import Store
 
     config = request.config
-    if named := _given(config, "interp_store"):
-        return Store(config.invocation_params.dir / named)
-    if named := config.getini("interp_store"):
-        return Store((config.inipath.parent if config.inipath else config.rootpath) / named)
+    if directory := _option(config, "interp_store"):
+        return Store(config.invocation_params.dir / directory)
+    if directory := config.getini("interp_store"):
+        return Store((config.inipath.parent if config.inipath else config.rootpath) / directory)
     return Store(tmp_path_factory.mktemp("interp-store"))
 
 
@@ -245,15 +249,15 @@ def interp_pair() -> Callable[..., Pair]:
 
     The arguments are those of ``Pair.load``.
     """
-    kept: dict[Any, Any] = {}
+    pairs: dict[Any, Any] = {}
 
     def load(tuned: str | Path, base: str | Path | None = None, **settings: Any) -> Pair:
         from interp.models.pair import Pair
 
-        asked = (str(tuned), base and str(base), *sorted(settings.items()))
-        if asked not in kept:
-            kept[asked] = Pair.load(str(tuned), base and str(base), **settings)
-        return kept[asked]
+        key = (str(tuned), base and str(base), *sorted(settings.items()))
+        if key not in pairs:
+            pairs[key] = Pair.load(str(tuned), base and str(base), **settings)
+        return pairs[key]
 
     return load
 
@@ -303,18 +307,22 @@ def blessed(request: pytest.FixtureRequest) -> Callable[..., None]:
             )
         used.add(name)
         folder = request.path.parent / "blessed" / request.path.stem
-        words = request.node.nodeid.split("::", 1)[1] + (f"-{name}" if name else "")
+        test_name = request.node.nodeid.split("::", 1)[1] + (f"-{name}" if name else "")
         compare_blessed(
             table,
-            folder / f"{_file_name(words)}.json",
+            folder / f"{_file_name(test_name)}.json",
             rtol,
-            _given(request.config, "interp_bless"),
+            _option(request.config, "interp_bless"),
         )
 
     return compare
 
 
-def _file_name(words: str) -> str:
+def _file_name(test_name: str) -> str:
     """The file name for a test; a digest is added if characters had to be replaced."""
-    kept = re.sub(r"[^\w.-]+", "_", words)[:120].strip("_")
-    return kept if kept == words else f"{kept}-{sha256(words.encode()).hexdigest()[:8]}"
+    safe_name = re.sub(r"[^\w.-]+", "_", test_name)[:120].strip("_")
+    return (
+        safe_name
+        if safe_name == test_name
+        else f"{safe_name}-{sha256(test_name.encode()).hexdigest()[:8]}"
+    )

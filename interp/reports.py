@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import ClaimError, OptionError
-from interp.replication.remeasure import measuring_again
+from interp.replication.remeasure import remeasurement
 from interp.report import document
 from interp.report.verification import checks
 from interp.store import Store
@@ -92,7 +92,7 @@ def verify(
     negative one. Raises StoreError for a file that is not a report.
     """
     report = document.read(path, store)
-    with measuring_again([str(item) for item in prompts], tolerance) as again:
+    with remeasurement([str(item) for item in prompts], tolerance) as again:
         recomputed = checks(report)
         questions: list[Any] = [*recomputed]
         if remeasure:

@@ -36,7 +36,7 @@ def load_study(
     )
     if isinstance(behaviour, (str, Path)):
         behaviour = (
-            Task.of(pair.tokenizer, list(first), str(behaviour))
+            Task.from_prompts(pair.tokenizer, list(first), str(behaviour))
             if is_task
             else load_behaviour(behaviour, pair.tokenizer)
         )

@@ -12,16 +12,16 @@ from interp.capture import Backoff, BatchSize, batches, require_parts
 from interp.display import facts_html
 from interp.engines import Engine, TorchEngine
 from interp.errors import OptionError, OutOfMemory, PromptError
-from interp.interventions.generation import MORE_WRITTEN, cached_bytes, generate
+from interp.interventions.generation import GENERATION_BATCH_FACTOR, cached_bytes, generate
 from interp.interventions.intervention import Intervention
 from interp.interventions.teacher_forcing import Text
-from interp.maths.memory import give_back
+from interp.maths.memory import release_freed_memory
 from interp.metrics import Behaviour, Metric, Objective
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.progress import Progress
 from interp.prompts import (
-    NOTHING,
+    NO_PROMPTS,
     Contrast,
     Encoded,
     EncodedSet,
@@ -31,11 +31,11 @@ from interp.prompts import (
     template_notes,
 )
 from interp.prompts.thinking import AnswerStart, answer_start
-from interp.provenance import HasOptions, Provenance, digest, environment, plain
+from interp.provenance import HasOptions, Provenance, digest, environment, to_json_value
 from interp.store.journal import Journal
 
 Item = TypeVar("Item")
-Seen = Callable[[Sequence[tuple[str, int]], Tensor], None]
+LogitsCallback = Callable[[Sequence[tuple[str, int]], Tensor], None]
 GROUPS = ("positive", "negative")
 ANSWERS = 2  # version of generating and reading answers: raise it when the same inputs give others
 
@@ -60,7 +60,7 @@ class Study:
     answer_after: str = "auto"
     engine: Engine = field(default_factory=TorchEngine)
     quiet: bool = True
-    _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
+    _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
     journal: Journal | None = field(default=None, repr=False)
     _backoff: Backoff = field(default_factory=Backoff, repr=False)
     stages: Progress = field(default_factory=Progress, repr=False)
@@ -79,7 +79,7 @@ class Study:
         metric = (
             "none"
             if self.metric is None
-            else f"{self.metric.words.number} ({self.metric.words.unit})"
+            else f"{self.metric.labels.number} ({self.metric.labels.unit})"
         )
         counts = [(group, f"{part.counts} ({part.source})") for group, part in prompts if len(part)]
         return [*counts, ("metric", metric), ("seed", self.seed), ("engine", self.engine.name)]
@@ -87,14 +87,20 @@ class Study:
     @property
     def notes(self) -> tuple[str, ...]:
         """Remarks on the pair, the prompts and the metric that a reader of a result has to know."""
-        asked = () if self.metric is None else self.pair.generation_notes
-        own = self.metric.notes if isinstance(self.metric, Behaviour) else ()
-        read = [(self.prompts(group), partial(self.encoded, group)) for group in self.classes]
-        said = (
-            *template_notes(self.pair.tokenizer, read),
-            *prompt_notes(prompts for prompts, _ in read),
+        generation_notes = () if self.metric is None else self.pair.generation_notes
+        metric_notes = self.metric.notes if isinstance(self.metric, Behaviour) else ()
+        encoders = [(self.prompts(group), partial(self.encoded, group)) for group in self.classes]
+        text_notes = (
+            *template_notes(self.pair.tokenizer, encoders),
+            *prompt_notes(prompts for prompts, _ in encoders),
         )
-        return (*self.pair.notes, *asked, *said, *own, *filter(None, [self.reads_alone]))
+        return (
+            *self.pair.notes,
+            *generation_notes,
+            *text_notes,
+            *metric_notes,
+            *filter(None, [self.single_prompt_reason]),
+        )
 
     @property
     def counts(self) -> str:
@@ -122,7 +128,7 @@ class Study:
 
     def with_prompts(self, contrast: Contrast | OneClass) -> "Study":
         """The same study on other prompts."""
-        return replace(self, contrast=contrast, _kept={})
+        return replace(self, contrast=contrast, _cache={})
 
     def split(self, seed: int) -> "tuple[Study, Study]":
         """A selection study and a held-out study, on halves of the clusters drawn by ``seed``.
@@ -131,7 +137,7 @@ class Study:
         clusters to give both halves every class.
         """
         contrast = (
-            Contrast(self.contrast.positive, NOTHING)
+            Contrast(self.contrast.positive, NO_PROMPTS)
             if isinstance(self.contrast, OneClass)
             else self.contrast
         )
@@ -147,17 +153,18 @@ class Study:
 
     def encoded(self, group: str) -> list[Encoded]:
         """Token ids and roles of a class's prompts, in order; both models read identical ids."""
-        if ("encoded", group) not in self._kept:
-            coded = self._read(group).within(self.pair.tuned.context_length)
-            longest = max(len(item.ids) for item in coded)
-            self._backoff.alone = self.reads_alone or self.pair.reads_alone(
-                longest + self.max_new_tokens
+        if ("encoded", group) not in self._cache:
+            encoded = self._read(group).within(self.pair.tuned.context_length)
+            longest = max(len(item.ids) for item in encoded)
+            self._backoff.single_prompt_reason = (
+                self.single_prompt_reason
+                or self.pair.single_prompt_reason(longest + self.max_new_tokens)
             )
-            self._kept["encoded", group] = coded
-        return self._kept["encoded", group]
+            self._cache["encoded", group] = encoded
+        return self._cache["encoded", group]
 
     def _read(self, group: str) -> EncodedSet:
-        return self.kept(
+        return self.cached(
             ("read", group), lambda: EncodedSet(self.pair.tokenizer, self.prompts(group))
         )
 
@@ -170,7 +177,7 @@ class Study:
             zip(self.encoded(group), self.prompts(group), strict=True),
         )
         name = "posed", group, digest(metric.identity)
-        return self.kept(
+        return self.cached(
             name, lambda: [coded.with_decision(*metric.suffixes(prompt)) for coded, prompt in rows]
         )
 
@@ -200,12 +207,12 @@ class Study:
         """
         return self._text([(group, row) for row in rows], role)
 
-    def _text(self, asked: Sequence[tuple[str, int]], role: str | None) -> Text:
+    def _text(self, items: Sequence[tuple[str, int]], role: str | None) -> Text:
         ends = self.stop_ids if role is None else self.pair.end_ids(role)
-        prompts, twins = [self.encoded(group)[row].ids for group, row in asked], None
+        prompts, twins = [self.encoded(group)[row].ids for group, row in items], None
         if len(self.classes) > 1:
             other = {"positive": "negative", "negative": "positive"}
-            twins = [self.encoded(other[group])[self.twins(group)[row]].ids for group, row in asked]
+            twins = [self.encoded(other[group])[self.twins(group)[row]].ids for group, row in items]
         return Text(prompts, twins, self.pad_id, ends)
 
     def twins(self, group: str) -> list[int]:
@@ -213,7 +220,7 @@ class Study:
         contrast = self.require_contrast()
         if group == "negative":
             contrast = Contrast(contrast.negative, contrast.positive)
-        return self.kept(("twins", group), contrast.twins)
+        return self.cached(("twins", group), contrast.twins)
 
     def groups(self, group: str, model: Model, per_token_bytes: int = 0) -> list[list[int]]:
         """Rows of a class in batches of similar length."""
@@ -223,22 +230,22 @@ class Study:
         self, encoded: Sequence[Encoded], model: Model, per_token_bytes: int = 0, times: float = 1.0
     ) -> list[list[int]]:
         """Rows of encoded prompts in batches of similar length, smaller after memory ran out."""
-        whole = batches(encoded, model, self.batch_size, per_token_bytes, times)
-        sizes = [self.at_a_time(len(rows)) for rows in whole]
+        groups = batches(encoded, model, self.batch_size, per_token_bytes, times)
+        sizes = [self.batch_size_for(len(rows)) for rows in groups]
         return [
             rows[start : start + size]
-            for rows, size in zip(whole, sizes, strict=True)
+            for rows, size in zip(groups, sizes, strict=True)
             for start in range(0, len(rows), size)
         ]
 
     @property
-    def reads_alone(self) -> str:
+    def single_prompt_reason(self) -> str:
         """Why prompts are read one at a time; empty where padded batches give the same numbers."""
-        return self._backoff.alone
+        return self._backoff.single_prompt_reason
 
-    def at_a_time(self, count: int) -> int:
+    def batch_size_for(self, count: int) -> int:
         """The batch size to use in place of ``count``, smaller after memory ran out."""
-        return self._backoff.cut(count)
+        return self._backoff.batch_size(count)
 
     def back_off(self, reason: str) -> None:
         """Halve the batch size after memory ran out; raises OutOfMemory where it was 1."""
@@ -258,81 +265,84 @@ class Study:
         role: str,
         group: str,
         intervention: Intervention | None = None,
-        see: Seen | None = None,
+        callback: LogitsCallback | None = None,
     ) -> list[list[int]]:
-        """Greedy answers of a model to a class, as token ids; ``see`` is as in ``answers_to``."""
-        return self.answers_to([group], role, intervention, see)[group]
+        """Greedy answers of a model to a class, as token ids; ``callback`` is as in ``answers_to``."""
+        return self.answers_to([group], role, intervention, callback)[group]
 
     def answers_to(
         self,
         groups: Sequence[str],
         role: str,
         intervention: Intervention | None = None,
-        see: Seen | None = None,
+        callback: LogitsCallback | None = None,
     ) -> dict[str, list[list[int]]]:
         """Greedy answers to several classes, in common batches, as token ids.
 
-        ``see`` is called for each batch with the class and row of every prompt, and the logits
+        ``callback`` is called for each batch with the class and row of every prompt, and the logits
         where their answers begin.
         """
-        named = {group: ("answers", role, group) for group in groups}
-        kept = {
-            group: self._kept[key]
-            for group, key in named.items()
-            if intervention is None and key in self._kept
+        cache_keys = {group: ("answers", role, group) for group in groups}
+        known = {
+            group: self._cache[key]
+            for group, key in cache_keys.items()
+            if intervention is None and key in self._cache
         }
-        asked = [
+        items = [
             (group, row)
             for group in groups
-            if group not in kept
+            if group not in known
             for row in range(len(self.encoded(group)))
         ]
-        found = kept | {
-            group: [[] for _ in self.encoded(group)] for group in groups if group not in kept
+        results = known | {
+            group: [[] for _ in self.encoded(group)] for group in groups if group not in known
         }
-        model, encoded = self.pair[role], [self.encoded(group)[row] for group, row in asked]
-        what, under = (
-            f"{role} answers, {' and '.join(named)}",
+        model, encoded = self.pair[role], [self.encoded(group)[row] for group, row in items]
+        title, under = (
+            f"{role} answers, {' and '.join(cache_keys)}",
             f", {intervention.name}" if intervention else "",
         )
-        held = cached_bytes(model, intervention, encoded, self.max_new_tokens)
+        bytes_per_token = cached_bytes(model, intervention, encoded, self.max_new_tokens)
         for batch in (
-            self.progress(self.batches(encoded, model, held, MORE_WRITTEN), what + under)
-            if asked
+            self.progress(
+                self.batches(encoded, model, bytes_per_token, GENERATION_BATCH_FACTOR),
+                title + under,
+            )
+            if items
             else ()
         ):
-            some = [asked[at] for at in batch]
-            text, seen = (
-                self._text(some, None if intervention else role),
-                see and partial(see, some),
+            batch_items = [items[at] for at in batch]
+            text, batch_callback = (
+                self._text(batch_items, None if intervention else role),
+                callback and partial(callback, batch_items),
             )
             answers = generate(
-                self.engine, model, text, self.max_new_tokens, intervention, see=seen
+                self.engine, model, text, self.max_new_tokens, intervention, callback=batch_callback
             )
-            for (group, row), answer in zip(some, answers, strict=True):
-                found[group][row] = answer
+            for (group, row), answer in zip(batch_items, answers, strict=True):
+                results[group][row] = answer
         if intervention is None:
-            self._kept.update({key: found[group] for group, key in named.items()})
-        return found
+            self._cache.update({key: results[group] for group, key in cache_keys.items()})
+        return results
 
-    def kept(self, name: Any, make: Callable[[], Any]) -> Any:
+    def cached(self, name: Any, make: Callable[[], Any]) -> Any:
         """A value that is computed once for these prompts and kept with the study."""
-        if name not in self._kept:
-            self._kept[name] = make()
-        return self._kept[name]
+        if name not in self._cache:
+            self._cache[name] = make()
+        return self._cache[name]
 
     def decode(self, answer: Sequence[int]) -> str:
         """An answer as text, without special tokens and without a leading thinking block."""
         return self.answer_start.read(answer, self.pair.decode)[0]
 
-    def reached(self, answer: Sequence[int]) -> bool:
+    def has_answer(self, answer: Sequence[int]) -> bool:
         """Whether the answer began, after a thinking block where there is one."""
         return self.answer_start.read(answer, self.pair.decode)[1]
 
     @property
     def answer_start(self) -> AnswerStart:
         """Where answers begin."""
-        return self.kept("start", lambda: answer_start(self.pair.tokenizer, self.answer_after))
+        return self.cached("start", lambda: answer_start(self.pair.tokenizer, self.answer_after))
 
     def with_journal(self, journal: Journal) -> "Study":
         """The same study, which keeps the results of ``part`` in a journal."""
@@ -342,10 +352,10 @@ class Study:
         """A part of a run, as JSON: kept by an earlier, interrupted run, else computed now."""
         return make() if self.journal is None else self.journal.part(name, make)
 
-    def progress(self, items: Sequence[Item], what: str) -> Iterable[Item]:
+    def progress(self, items: Sequence[Item], description: str) -> Iterable[Item]:
         """The items, with progress on stderr unless the study is quiet."""
-        give_back()
-        return self.stages.over(items, what, self.quiet)
+        release_freed_memory()
+        return self.stages.over(items, description, self.quiet)
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -385,7 +395,7 @@ class Study:
         return Provenance(
             analyzer.name,
             analyzer.version,
-            plain(analyzer.options),
+            to_json_value(analyzer.options),
             analyzer.parent,
             self.inputs,
             context,

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from interp.display import described, table_html
+from interp.display import size_text, table_html
 from interp.errors import OptionError, StoreError
-from interp.provenance import JSON, Provenance, plain, whole_text
+from interp.provenance import JSON, Provenance, replace_surrogates, to_json_value
 
 # Column types by role; the first is the type of an empty list.
 ALLOWED = {
@@ -46,7 +46,7 @@ class Column:
             )
 
 
-def as_counted(values: np.ndarray, unit: str) -> np.ndarray:
+def as_binary(values: np.ndarray, unit: str) -> np.ndarray:
     """Values for an interval: as bool if the unit is 0 or 1 and there is no other value."""
     return values.astype(bool) if unit == ZERO_OR_ONE and np.isin(values, (0, 1)).all() else values
 
@@ -56,36 +56,39 @@ def dtype_name(array: np.ndarray) -> str:
     return "str" if array.dtype == object else array.dtype.name
 
 
-def _array(values: Any, what: str, role: str | None = None) -> np.ndarray:
+def _array(values: Any, description: str, role: str | None = None) -> np.ndarray:
     if type(values).__module__.partition(".")[0] == "torch":
-        raise TypeError(f"{what} is a torch tensor: convert it by to_host first")
+        raise TypeError(f"{description} is a torch tensor: convert it by to_host first")
     if not isinstance(values, np.ndarray):
         values = list(values)
         if role and not values:
             values = np.array([], dtype=object if ALLOWED[role][0] == "str" else ALLOWED[role][0])
     if not isinstance(values, np.ndarray):
         # numpy's own text type drops trailing NUL characters, which tokens may have.
-        text = any(isinstance(value, str) for value in values)
-        values = np.array(values, dtype=object) if text else np.array(values)
+        is_text = any(isinstance(value, str) for value in values)
+        values = np.array(values, dtype=object) if is_text else np.array(values)
     if values.dtype.kind in "iu":
         if values.dtype == np.uint64 and values.size and values.max() > np.iinfo(np.int64).max:
-            raise ValueError(f"{what} holds {values.max()}, which is beyond 64-bit signed integers")
+            raise ValueError(
+                f"{description} holds {values.max()}, which is beyond 64-bit signed integers"
+            )
         values = values.astype(np.int64)
     elif values.dtype == np.float16:
         values = values.astype(np.float32)
     elif values.dtype.kind in "UOT":
         if bad := [value for value in values.flat if not isinstance(value, str)]:
             raise TypeError(
-                f"{what} mixes text with {type(bad[0]).__name__} ({bad[0]!r}): expected text only"
+                f"{description} mixes text with {type(bad[0]).__name__} ({bad[0]!r}): expected text"
+                " only"
             )
-        values = np.array([whole_text(value) for value in values.flat], dtype=object).reshape(
-            values.shape
-        )
+        values = np.array(
+            [replace_surrogates(value) for value in values.flat], dtype=object
+        ).reshape(values.shape)
     else:
         values = values.copy()
     if dtype_name(values) not in ("int64", "float64", "float32", "bool", "str"):
         raise TypeError(
-            f"{what} has type {values.dtype}: expected int64, float64, float32, bool or text"
+            f"{description} has type {values.dtype}: expected int64, float64, float32, bool or text"
         )
     values.flags.writeable = False
     return values
@@ -119,13 +122,15 @@ class Table:
             )
         data = {}
         for column in columns:
-            what = f"column {column.name!r} of {self.kind!r}"
-            array = data[column.name] = _array(self.data[column.name], what, column.role)
+            description = f"column {column.name!r} of {self.kind!r}"
+            array = data[column.name] = _array(self.data[column.name], description, column.role)
             if array.ndim != 1:
-                raise ValueError(f"{what} has shape {array.shape}: expected one value per row")
+                raise ValueError(
+                    f"{description} has shape {array.shape}: expected one value per row"
+                )
             if dtype_name(array) not in ALLOWED[column.role]:
                 raise TypeError(
-                    f"{what} is {dtype_name(array)}: a {column.role} is"
+                    f"{description} is {dtype_name(array)}: a {column.role} is"
                     f" {' or '.join(ALLOWED[column.role])}"
                 )
         if len({len(array) for array in data.values()}) > 1:
@@ -146,7 +151,7 @@ class Table:
             array.flags.writeable = False
         object.__setattr__(self, "columns", columns)
         object.__setattr__(self, "data", data)
-        object.__setattr__(self, "summary", plain(self.summary, "summary", finite=False))
+        object.__setattr__(self, "summary", to_json_value(self.summary, "summary", finite=False))
         object.__setattr__(self, "tables", dict(self.tables))
         object.__setattr__(self, "arrays", arrays)
 
@@ -159,7 +164,7 @@ class Table:
         return self.provenance
 
     def __repr__(self) -> str:
-        return f"Table({self.kind!r}: {', '.join(self.data)}; {described(self)})"
+        return f"Table({self.kind!r}: {', '.join(self.data)}; {size_text(self)})"
 
     def _repr_html_(self) -> str:
         return table_html(self)
@@ -208,10 +213,10 @@ class Table:
         except ImportError as error:
             raise OptionError("pandas is not installed: pip install pandas") from error
         frame = pandas.DataFrame({name: array.copy() for name, array in self.data.items()})
-        told = {
+        column_info = {
             c.name: {"role": c.role, "meaning": c.meaning, "unit": c.unit} for c in self.columns
         }
-        frame.attrs |= {"kind": self.kind, "columns": told}
+        frame.attrs |= {"kind": self.kind, "columns": column_info}
         return frame
 
     def equals(self, other: Table) -> bool:

@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 
 from interp.claims import Finding, check, from_table
-from interp.display import beside
+from interp.display import control_text
 from interp.errors import ClaimError, InterpError, required
 from interp.maths.intervals import cluster_interval
 from interp.table import Table, dtype_name
 
-LOCALISED = ("behaviour", "necessity", "harmless", "malformed")
+LOCALISED_CLAIMS = ("behaviour", "necessity", "harmless", "malformed")
 """The claims that together mean that a behaviour is localised."""
 
-CHANGE = {
+CHANGE_COLUMNS = {
     "locate-neurons": ("score",),
     "tuco": ("tuco", "beta"),
     "compare": ("kl", "kl_last", "flips", "flip_last"),
@@ -37,13 +37,13 @@ _FORMAT, _VERSION = "interp-blessed", 1
 
 
 def assert_localised(
-    verified: Any, claims: Sequence[str] = LOCALISED, most: int | None = None
+    verified: Any, claims: Sequence[str] = LOCALISED_CLAIMS, max_units: int | None = None
 ) -> None:
     """Fail unless every named claim of a verifying run is supported, also if evaluated again.
 
-    ``verified`` is a table with a sub-table ``claims``, as ``Store.run`` returns it. ``most`` is
-    the maximum size of the located set. ``AssertionError`` names the claim, its value, control and
-    threshold.
+    ``verified`` is a table with a sub-table ``claims``, as ``Store.run`` returns it. ``max_units``
+    is the maximum size of the located set. ``AssertionError`` names the claim, its value, control
+    and threshold.
     """
     __tracebackhide__ = True
     table = _table(verified)
@@ -54,27 +54,28 @@ def assert_localised(
         len({*names}) == len(names),
         f"this run of {table.kind} has two claims of one name: {_listed(names)}",
     )
-    found = {claim.name: claim for claim in _claims(table)}
+    claims_by_name = {claim.name: claim for claim in _claims(table)}
     for name in claims:
         _require(
-            name in found,
-            f"there is no claim {name!r} in this run of {table.kind}: it has {_listed(found)}",
+            name in claims_by_name,
+            f"there is no claim {name!r} in this run of {table.kind}: it has"
+            f" {_listed(claims_by_name)}",
         )
-        said = told(found[name])
-        _require(found[name].supported, f"{said}: {found[name].verdict}")
+        text = claim_text(claims_by_name[name])
+        _require(claims_by_name[name].supported, f"{text}: {claims_by_name[name].verdict}")
         try:
-            check(found[name], table)
+            check(claims_by_name[name], table)
         except ClaimError as error:
-            raise AssertionError(f"{said}: {error}") from None
-    if most is not None:
+            raise AssertionError(f"{text}: {error}") from None
+    if max_units is not None:
         count = table.summary.get("selected")
         _require(
             isinstance(count, int),
             f"the summary of a run of {table.kind} has no number of selected units",
         )
         _require(
-            required(count, "their number") <= most,
-            f"{count} units are selected, more than the {most} allowed",
+            required(count, "their number") <= max_units,
+            f"{count} units are selected, more than the {max_units} allowed",
         )
 
 
@@ -99,18 +100,18 @@ def assert_behaves(
         )
     prompts, metric = study.prompts(group), study.require_metric("assert_behaves")
     answers = [study.decode(answer) for answer in study.answers(model, group)]
-    shown = metric.exhibits(prompts.prompts, answers, group)
-    share, low, high = cluster_interval(np.asarray(shown, dtype=bool), prompts.clusters)
-    said = (
+    exhibits = metric.exhibits(prompts.prompts, answers, group)
+    share, low, high = cluster_interval(np.asarray(exhibits, dtype=bool), prompts.clusters)
+    result = (
         f"the {model} model exhibits the behaviour on {share:.1%} [{low:.1%}, {high:.1%}] of"
-        f" {len(shown)} {group} prompts ({len(set(prompts.clusters))} clusters)"
+        f" {len(exhibits)} {group} prompts ({len(set(prompts.clusters))} clusters)"
     )
-    _require(low >= at_least, f"{said}: the interval is not above {at_least:.1%}")
-    _require(high <= at_most, f"{said}: the interval is not below {at_most:.1%}")
+    _require(low >= at_least, f"{result}: the interval is not above {at_least:.1%}")
+    _require(high <= at_most, f"{result}: the interval is not below {at_most:.1%}")
 
 
 def assert_silent(
-    quiet: Any, atol: float = 0.0, columns: Sequence[str] | None = None, allowed: Iterable[str] = ()
+    run: Any, atol: float = 0.0, columns: Sequence[str] | None = None, allowed: Iterable[str] = ()
 ) -> None:
     """Fail if a run shows an effect of fine-tuning: a selected unit, a supported claim, or a change
     above ``atol``.
@@ -121,7 +122,7 @@ def assert_silent(
     weights do change. ``AssertionError`` names the first row or claim.
     """
     __tracebackhide__ = True
-    table, allowed = _table(quiet), {*allowed}
+    table, allowed = _table(run), {*allowed}
     if isinstance(columns, str) or not 0 <= atol < math.inf:
         raise ValueError(
             f"columns={columns!r}, atol={atol}: give names of columns, and a finite number of at"
@@ -137,14 +138,14 @@ def assert_silent(
         for claim in from_table(table.tables["claims"]):
             _require(
                 not claim.supported or claim.name in allowed,
-                f"{told(claim)}: supported, but no claim should be",
+                f"{claim_text(claim)}: supported, but no claim should be",
             )
     if columns is None:
         parts = (table, *table.tables.values())
         measured = [
             (part, name)
             for part in parts
-            for name in CHANGE.get(part.kind, ())
+            for name in CHANGE_COLUMNS.get(part.kind, ())
             if name in part.data
         ]
     else:
@@ -162,25 +163,25 @@ def assert_silent(
             f"{part.kind}: {column} is not 0 in {len(rows)} of {len(part)} rows, first"
             f" {_row(part, rows[:1])}: {part[column][rows[0]] if rows else 0:g} (atol {atol:g})",
         )
-    asked = (
+    is_measured = (
         any(len(part) for part, _ in measured)
         or len(table.tables.get("claims", ()))
         or "selected" in table.data
     )
     _require(
-        bool(asked),
+        bool(is_measured),
         f"no column of {table.kind} is known to measure change: name some with columns=",
     )
 
 
-def told(claim: Finding) -> str:
+def claim_text(claim: Finding) -> str:
     """A claim with its numbers: ``claim 'necessity': 0.12 [0.05, 0.2], control 0 [0, 0.02] (...),
     threshold ...``.
     """
     control = "no control"
     if not math.isnan(claim.control_value):
         number = f"{claim.control_value:.4g} [{claim.control_low:.4g}, {claim.control_high:.4g}]"
-        control = f"control {beside(number, claim.control_is_level)} ({claim.control})"
+        control = f"control {control_text(number, claim.control_is_level)} ({claim.control})"
     p = "" if math.isnan(claim.p) else f", p = {claim.p:.3g}"
     return (
         f"claim {claim.name!r}: {claim.value:.4g} [{claim.low:.4g}, {claim.high:.4g}],"
@@ -188,9 +189,9 @@ def told(claim: Finding) -> str:
     )
 
 
-def compare_blessed(table: Any, path: Path, rtol: float = 1e-6, anew: bool = False) -> None:
+def compare_blessed(table: Any, path: Path, rtol: float = 1e-6, overwrite: bool = False) -> None:
     """Compare a table's columns with the reference file ``path``; if there is none, or with
-    ``anew``, write it and fail.
+    ``overwrite``, write it and fail.
 
     Keys, flags and text have to be equal, measures within ``rtol`` (relative, absolute below 1).
     ``AssertionError`` says that the file was written, or names the first different cell by the keys
@@ -200,43 +201,49 @@ def compare_blessed(table: Any, path: Path, rtol: float = 1e-6, anew: bool = Fal
     if not 0 <= rtol < math.inf:
         raise ValueError(f"rtol={rtol} is not a tolerance: give a finite number of at least 0")
     table = _table(table)
-    if anew or not path.exists():
+    if overwrite or not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(
-            json.dumps(_blessing(table), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+            json.dumps(_reference(table), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
             "utf-8",
         )
         raise AssertionError(f"written to {path}; look at it, commit it, run again")
     try:
-        kept = json.loads(path.read_text("utf-8"))
-        known = (kept["format"], kept["version"]) == (_FORMAT, _VERSION)
-        shapes = {column["name"]: (column["role"], column["type"]) for column in kept["columns"]}
-        values = {column["name"]: column["values"] for column in kept["columns"]}
+        reference = json.loads(path.read_text("utf-8"))
+        is_same_version = (reference["format"], reference["version"]) == (_FORMAT, _VERSION)
+        shapes = {
+            column["name"]: (column["role"], column["type"]) for column in reference["columns"]
+        }
+        values = {column["name"]: column["values"] for column in reference["columns"]}
     except (ValueError, KeyError, TypeError) as error:
         raise AssertionError(
             f"{path} is not a reference table ({type(error).__name__}); --interp-bless writes it"
             " anew"
         ) from None
     _require(
-        known, f"{path} was written by another version of interp; --interp-bless writes it anew"
+        is_same_version,
+        f"{path} was written by another version of interp; --interp-bless writes it anew",
     )
     _require(
-        kept["kind"] == table.kind,
-        f"{path} is of kind {kept['kind']!r}, this table is {table.kind!r}",
+        reference["kind"] == table.kind,
+        f"{path} is of kind {reference['kind']!r}, this table is {table.kind!r}",
     )
-    mine = {column.name: (column.role, dtype_name(table[column.name])) for column in table.columns}
-    for name in [*shapes, *mine]:
+    current_shapes = {
+        column.name: (column.role, dtype_name(table[column.name])) for column in table.columns
+    }
+    for name in [*shapes, *current_shapes]:
         _require(
-            shapes.get(name) == mine.get(name),
-            f"column {name!r} was {_shape(shapes.get(name))}, is {_shape(mine.get(name))} ({path})",
+            shapes.get(name) == current_shapes.get(name),
+            f"column {name!r} was {_shape(shapes.get(name))}, is {_shape(current_shapes.get(name))}"
+            f" ({path})",
         )
     for name, column in values.items():
         _require(
             len(column) == len(table),
             f"{table.kind} had {len(column)} rows, has {len(table)} ({path})",
         )
-        now = _plain(table[name])
-        for row, (before, after) in enumerate(zip(column, now, strict=True)):
+        current_values = _json_values(table[name])
+        for row, (before, after) in enumerate(zip(column, current_values, strict=True)):
             same = before == after
             if (
                 not same
@@ -251,16 +258,16 @@ def compare_blessed(table: Any, path: Path, rtol: float = 1e-6, anew: bool = Fal
             )
 
 
-def _require(fine: bool, sentence: str) -> None:
+def _require(condition: bool, sentence: str) -> None:
     __tracebackhide__ = True
-    if not fine:
+    if not condition:
         raise AssertionError(sentence)
 
 
-def _table(given: Any) -> Table:
-    if not isinstance(given, Table):
-        raise TypeError(f"{given!r:.80} is not a Table; give a table or what Store.run returned")
-    return given
+def _table(value: Any) -> Table:
+    if not isinstance(value, Table):
+        raise TypeError(f"{value!r:.80} is not a Table; give a table or what Store.run returned")
+    return value
 
 
 def _claims(table: Table) -> tuple[Finding, ...]:
@@ -285,21 +292,21 @@ def _row(table: Table, rows: Sequence[int]) -> str:
     return ", ".join(f"{name} {table[name][rows[0]]}" for name in keys) if len(rows) else ""
 
 
-def _blessing(table: Table) -> dict[str, Any]:
+def _reference(table: Table) -> dict[str, Any]:
     columns = [
         {
             "name": c.name,
             "role": c.role,
             "unit": c.unit,
             "type": dtype_name(table[c.name]),
-            "values": _plain(table[c.name]),
+            "values": _json_values(table[c.name]),
         }
         for c in table.columns
     ]
     return {"format": _FORMAT, "version": _VERSION, "kind": table.kind, "columns": columns}
 
 
-def _plain(values: np.ndarray) -> list[Any]:
+def _json_values(values: np.ndarray) -> list[Any]:
     """Values for JSON, with NaN and infinities as text."""
     return [str(v) if isinstance(v, float) and not math.isfinite(v) else v for v in values.tolist()]
 

@@ -70,7 +70,7 @@ def require_honest(run):
     for finding in findings(run):
         claims.check(finding, run)
         assert finding.sentence.endswith(".")
-        assert finding.holds or not finding.supported
+        assert finding.reaches_threshold or not finding.supported
         require_like_beside_like(finding, run)
         for name in ("value", "low", "high", "p"):
             number = getattr(finding, name)

@@ -105,7 +105,9 @@ def _line(error: InterpError, folder: str) -> str:
 
 def _read(found: Outcome, pair: Pair, folder: str) -> None:
     study = Study(pair, tiny.contrast(2), tiny.metric(), max_new_tokens=2)
-    found.batch = "one at a time" if study.reads_alone or pair.reads_alone(64) else "padded"
+    found.batch = (
+        "one at a time" if study.single_prompt_reason or pair.single_prompt_reason(64) else "padded"
+    )
     found.said["answers"] = _try(lambda: _answers(study), folder)
     found.said["compare"] = _try(lambda: _compare(study), folder)
     exact = _exact(pair)

@@ -17,11 +17,18 @@ from interp.capture import batches, capture
 from interp.engines import TorchEngine
 from interp.errors import DictionaryError, OptionError, PromptError
 from interp.models.pair import Pair
-from interp.prompts import SPECIAL, TURNS, Documents, Encoded, encode_document, special_ids
+from interp.prompts import (
+    SPECIAL_TOKEN,
+    TOKEN_SOURCES,
+    Documents,
+    Encoded,
+    encode_document,
+    special_ids,
+)
 from interp.sae import Buffer
-from interp.sae.core.norms import Norms
-from interp.sae.training.activation_source import Activations, Reading, _alike
-from interp.sae.training.sources import FunctionSource, Rows, Shards, write_shards
+from interp.sae.core.norms import RunningMedianNorms
+from interp.sae.training.activation_source import ActivationSource, ReadingOptions, _split_by_length
+from interp.sae.training.sources import FunctionSource, Shards, TensorSource, write_shards
 from interp.sites import Site
 from tests import tiny
 
@@ -98,7 +105,9 @@ def test_a_document_reads_as_if_alone_and_in_any_batch(pair, written, of):
         **alone,
     }[of]
     for more in ({"batch_size": 1}, {"window": 7}, {"batch_size": 16}, {}):
-        source = Activations(pair, (SITE,), written(documents), Reading(of=of, sinks=0.0, **more))
+        source = ActivationSource(
+            pair, (SITE,), written(documents), ReadingOptions(of=of, sinks=0.0, **more)
+        )
         rows = all_rows(source)
         assert rows.shape == (len(expected), source.width)
         torch.testing.assert_close(ordered(rows), ordered(expected), atol=1e-5, rtol=1e-4)
@@ -110,11 +119,13 @@ def test_little_of_a_batch_is_padding(pair, median):
     draw = random.Random(1)
     lengths = [
         max(1, min(8192, round(draw.lognormvariate(math.log(median), 0.8))))
-        for _ in range(Reading().window)
+        for _ in range(ReadingOptions().window)
     ]
     encoded = [Encoded((5,) * length, (0,) * length) for length in lengths]
     groups = [
-        part for group in batches(encoded, pair.tuned, None) for part in _alike(encoded, group)
+        part
+        for group in batches(encoded, pair.tuned, None)
+        for part in _split_by_length(encoded, group)
     ]
     assert sorted(row for group in groups for row in group) == list(range(len(encoded)))
     cells = sum(len(group) * max(lengths[row] for row in group) for group in groups)
@@ -123,7 +134,9 @@ def test_little_of_a_batch_is_padding(pair, median):
 
 
 def test_rows_go_on_from_every_cursor(pair, written):
-    source = Activations(pair, (SITE,), written(texts(30)), Reading(window=8, batch_size=3))
+    source = ActivationSource(
+        pair, (SITE,), written(texts(30)), ReadingOptions(window=8, batch_size=3)
+    )
     chunks = list(source.chunks())
     whole = source.report()
     for number in (1, 2, 4, len(chunks) - 1):
@@ -137,14 +150,16 @@ def test_rows_go_on_from_every_cursor(pair, written):
 
 def test_several_sites_and_models_stand_in_their_columns(pair, written):
     sites = (Site(0, "hook_resid_post"), Site(2, "mlp.hook_post"), Site(1, "attn.hook_z"))
-    source = Activations(pair, sites, written(texts(5)), Reading(of="both", sinks=0.0))
+    source = ActivationSource(pair, sites, written(texts(5)), ReadingOptions(of="both", sinks=0.0))
     assert source.segments == {
         str(sites[0]): (0, 64),
         str(sites[1]): (64, 160),
         str(sites[2]): (160, 224),
     }
     for site in sites:
-        one = Activations(pair, (site,), written(texts(5)), Reading(of="both", sinks=0.0))
+        one = ActivationSource(
+            pair, (site,), written(texts(5)), ReadingOptions(of="both", sinks=0.0)
+        )
         torch.testing.assert_close(
             all_rows(source)[:, slice(*source.segments[str(site)])], all_rows(one)
         )
@@ -154,11 +169,11 @@ def test_everybody_has_their_tokens():
     tokenizer = tiny.tokenizer()
     coded = encode_document(tokenizer, CHATS[0], special_ids(tokenizer))
     assert list(coded.ids) == tokenizer.apply_chat_template(CHATS[0], tokenize=True)["input_ids"]
-    said = {name: "" for name in TURNS}
+    said = {name: "" for name in TOKEN_SOURCES}
     for index, code in zip(coded.ids, coded.roles, strict=True):
-        name = next(name for name, value in TURNS.items() if value == code % SPECIAL)
+        name = next(name for name, value in TOKEN_SOURCES.items() if value == code % SPECIAL_TOKEN)
         said[name] += tokenizer.decode([index])
-        assert (code >= SPECIAL) == (index < 4)
+        assert (code >= SPECIAL_TOKEN) == (index < 4)
     assert said == {
         "text": "",
         "system": "please help",
@@ -168,18 +183,21 @@ def test_everybody_has_their_tokens():
     }
 
 
-@pytest.mark.parametrize("keep", [("assistant",), ("user", "system"), ("template",), tuple(TURNS)])
+@pytest.mark.parametrize(
+    "keep", [("assistant",), ("user", "system"), ("template",), tuple(TOKEN_SOURCES)]
+)
 @pytest.mark.parametrize("special", [True, False])
 def test_masks_keep_whose_tokens_are_asked_for(pair, written, keep, special):
-    source = Activations(
-        pair, (SITE,), written(CHATS), Reading(keep=keep, special=special, sinks=0.0)
+    source = ActivationSource(
+        pair, (SITE,), written(CHATS), ReadingOptions(keep=keep, special=special, sinks=0.0)
     )
     coded = [encode_document(pair.tokenizer, chat, special_ids(pair.tokenizer)) for chat in CHATS]
     wanted = [
         code
         for one in coded
         for code in one.roles
-        if code % SPECIAL in [TURNS[k] for k in keep] and (special or code < SPECIAL)
+        if code % SPECIAL_TOKEN in [TOKEN_SOURCES[k] for k in keep]
+        and (special or code < SPECIAL_TOKEN)
     ]
     assert len(all_rows(source)) == len(wanted)
     kept = source.report()["kept"]
@@ -189,17 +207,21 @@ def test_masks_keep_whose_tokens_are_asked_for(pair, written, keep, special):
 
 def test_packed_blocks_hold_every_token_once_and_are_full(pair, written):
     documents = texts(12)
-    source = Activations(
-        pair, (SITE,), written(documents), Reading(pack=True, context=32, sinks=0.0)
+    source = ActivationSource(
+        pair, (SITE,), written(documents), ReadingOptions(pack=True, context=32, sinks=0.0)
     )
     tokens = sum(
         len(pair.tokenizer(text, add_special_tokens=False)["input_ids"]) + 1 for text in documents
     )
     assert len(all_rows(source)) == tokens
-    apart = Activations(pair, (SITE,), written(documents), Reading(context=32, sinks=0.0))
+    apart = ActivationSource(
+        pair, (SITE,), written(documents), ReadingOptions(context=32, sinks=0.0)
+    )
     with pytest.raises(AssertionError):  # packed tokens see the documents before them
         torch.testing.assert_close(ordered(all_rows(source))[:100], ordered(all_rows(apart))[:100])
-    cut = Activations(pair, (SITE,), written(["the door " * 40]), Reading(context=16, sinks=0.0))
+    cut = ActivationSource(
+        pair, (SITE,), written(["the door " * 40]), ReadingOptions(context=16, sinks=0.0)
+    )
     assert len(all_rows(cut)) == 16
 
 
@@ -214,16 +236,18 @@ def test_sinks_are_found_left_out_and_reported(written):
     count = sum(pair.tokenizer(text)["input_ids"].count(sink) for text in documents)
     assert count > 10
     site = Site(0, "hook_resid_post")
-    source = Activations(pair, (site,), written(documents), Reading())
+    source = ActivationSource(pair, (site,), written(documents), ReadingOptions())
     rows = all_rows(source)
     report = source.report()
     assert report["sinks"] == count
     assert report["sinks by token"] == {" door": count}
     assert report["kept"] == {"text": report["tokens"] - count}
     assert float(rows.norm(dim=1).max()) < 10 * report["median norms"][0]
-    everything = all_rows(Activations(pair, (site,), written(documents), Reading(sinks=0.0)))
+    everything = all_rows(
+        ActivationSource(pair, (site,), written(documents), ReadingOptions(sinks=0.0))
+    )
     assert len(everything) == len(rows) + count
-    quiet = Activations(
+    quiet = ActivationSource(
         Pair.from_modules(tiny.llama(seed=3), None, tiny.tokenizer(False)),
         (site,),
         written(documents),
@@ -234,11 +258,11 @@ def test_sinks_are_found_left_out_and_reported(written):
 
 def test_the_running_median_is_the_median():
     values = torch.rand(5000, generator=torch.Generator().manual_seed(1)).exp() * 30
-    norms = Norms.from_json(None, 1)
+    norms = RunningMedianNorms.from_json(None, 1)
     assert math.isnan(norms.median(0))
     for part in values.split(700):
         norms.ratio(0, part)
-        norms = Norms.from_json(json.loads(json.dumps(norms.to_json())), 1)
+        norms = RunningMedianNorms.from_json(json.loads(json.dumps(norms.to_json())), 1)
     assert norms.median(0) == pytest.approx(float(values.median()), rel=0.02)
 
 
@@ -247,8 +271,8 @@ def test_masked_tokens_influence_nothing(pair, written):
 
     def rows(last):
         chats = [[*chat[:3], {"role": "user", "content": last}] for chat in CHATS]
-        source = Activations(
-            pair, (SITE,), written(chats), Reading(keep=("assistant",), batch_size=2)
+        source = ActivationSource(
+            pair, (SITE,), written(chats), ReadingOptions(keep=("assistant",), batch_size=2)
         )
         return all_rows(source), source.report()["median norms"]
 
@@ -271,9 +295,10 @@ def test_documents_from_any_row_on(written, name):
 def test_processes_share_the_documents(pair, written):
     documents = written(texts(21))
     parts = [
-        all_rows(Activations(pair, (SITE,), documents, rank=rank, world=2)) for rank in range(2)
+        all_rows(ActivationSource(pair, (SITE,), documents, rank=rank, world=2))
+        for rank in range(2)
     ]
-    whole = all_rows(Activations(pair, (SITE,), documents))
+    whole = all_rows(ActivationSource(pair, (SITE,), documents))
     torch.testing.assert_close(ordered(torch.cat(parts)), ordered(whole), atol=1e-5, rtol=1e-4)
 
 
@@ -284,13 +309,16 @@ def test_an_adapter_is_switched_on_for_its_tune(written, tmp_path):
     pair = Pair.load(str(tmp_path / "lora"), str(tmp_path / "base"))
     documents = written(texts(4))
     found = {
-        of: all_rows(Activations(pair, (SITE,), documents, Reading(of=of, sinks=0.0)))
+        of: all_rows(ActivationSource(pair, (SITE,), documents, ReadingOptions(of=of, sinks=0.0)))
         for of in ("tuned", "base", "both")
     }
     torch.testing.assert_close(torch.cat([found["base"], found["tuned"]], 1), found["both"])
     plain = all_rows(
-        Activations(
-            Pair.from_modules(base, None, tiny.tokenizer()), (SITE,), documents, Reading(sinks=0.0)
+        ActivationSource(
+            Pair.from_modules(base, None, tiny.tokenizer()),
+            (SITE,),
+            documents,
+            ReadingOptions(sinks=0.0),
         )
     )
     torch.testing.assert_close(found["base"], plain)
@@ -306,7 +334,7 @@ def numbered(count):
 
 
 def test_a_source_that_fits_is_served_whole_every_pass():
-    buffer = Buffer(Rows(numbered(50), step=7), 64)
+    buffer = Buffer(TensorSource(numbered(50), step=7), 64)
     for epoch in range(3):
         served = torch.cat([buffer.batch(25), buffer.batch(25)])
         assert sorted(served[:, 0].tolist()) == list(range(50))
@@ -315,7 +343,7 @@ def test_a_source_that_fits_is_served_whole_every_pass():
 
 
 def test_a_long_source_is_mixed_and_every_row_served():
-    buffer = Buffer(Rows(numbered(1000), step=37), 100)
+    buffer = Buffer(TensorSource(numbered(1000), step=37), 100)
     served = buffer.batch(900)
     numbers = served[:, 0].long().tolist()
     assert len(set(numbers)) == 900
@@ -327,7 +355,7 @@ def test_a_long_source_is_mixed_and_every_row_served():
 
 @pytest.mark.parametrize("size", [64, 100, 1000])
 def test_a_buffer_goes_on_where_it_was(size):
-    source = Rows(numbered(300), step=37)
+    source = TensorSource(numbered(300), step=37)
     for served in (0, 10, 63, 150, 700):
         one = Buffer(source, size, seed=5)
         if served:
@@ -345,11 +373,13 @@ def test_a_buffer_goes_on_where_it_was(size):
 
 def test_a_source_of_nothing_is_said():
     with pytest.raises(DictionaryError, match="yields no rows"):
-        Buffer(Rows(numbered(0)), 10).batch(1)
+        Buffer(TensorSource(numbered(0)), 10).batch(1)
     with pytest.raises(OptionError, match="cannot shuffle"):
-        Buffer(Rows(numbered(9)), 1)
+        Buffer(TensorSource(numbered(9)), 1)
     with pytest.raises(DictionaryError, match="had seed 0, now 1"):
-        Buffer(Rows(numbered(9)), 5, seed=1).restore(*Buffer(Rows(numbered(9)), 5).state())
+        Buffer(TensorSource(numbered(9)), 5, seed=1).restore(
+            *Buffer(TensorSource(numbered(9)), 5).state()
+        )
 
 
 def test_cached_rows_come_back(tmp_path):
@@ -393,7 +423,7 @@ def test_cached_rows_come_back(tmp_path):
 )
 def test_readings_that_mean_nothing_are_refused(given, said):
     with pytest.raises(OptionError, match=said):
-        Reading(**given)
+        ReadingOptions(**given)
 
 
 def test_files_that_are_none_are_refused(pair, written, tmp_path):
@@ -412,12 +442,12 @@ def test_files_that_are_none_are_refused(pair, written, tmp_path):
         list(Documents(tmp_path / "odd.jsonl").read())
     (tmp_path / "empty.txt").write_text("\n\n", "utf-8")
     with pytest.raises(PromptError, match="contains no documents"):
-        list(Activations(pair, (SITE,), Documents(tmp_path / "empty.txt")).chunks())
+        list(ActivationSource(pair, (SITE,), Documents(tmp_path / "empty.txt")).chunks())
     plain = Pair.from_modules(tiny.llama(), None, tiny.tokenizer(False))
     with pytest.raises(PromptError, match="row 0: the tokenizer has no chat template"):
-        list(Activations(plain, (SITE,), written(CHATS)).chunks())
+        list(ActivationSource(plain, (SITE,), written(CHATS)).chunks())
     with pytest.raises(OptionError, match="needs a base"):
-        Activations(plain, (SITE,), written(CHATS), Reading(of="both"))
+        ActivationSource(plain, (SITE,), written(CHATS), ReadingOptions(of="both"))
 
 
 def arguments(data, out, *more, site="blocks.1.hook_resid_post"):
@@ -484,7 +514,7 @@ def test_windows_do_not_keep_the_file_in_memory(pair, tmp_path):
     """A file is read as far as it is asked for: what stands behind may even be broken."""
     path = tmp_path / "long.jsonl"
     path.write_text("\n".join([json.dumps({"text": "open the door"})] * 6 + ["{"]), "utf-8")
-    chunks = Activations(pair, (SITE,), Documents(path), Reading(window=3)).chunks()
+    chunks = ActivationSource(pair, (SITE,), Documents(path), ReadingOptions(window=3)).chunks()
     assert isinstance(chunks, types.GeneratorType)
     assert len(next(chunks)[0]) == 9
 

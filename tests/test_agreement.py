@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from interp import claims
 from interp.agreement import Agreement, Runs
-from interp.agreement.comparison import _null
+from interp.agreement.comparison import _null_correlations
 from interp.cli import main
 from interp.errors import OptionError
 from interp.figures import plot
@@ -316,7 +316,7 @@ def test_ties_with_the_observed_order_count_in_the_null():
         places = [(layer, f"part {part}") for layer in range(blocks) for part in range(parts)]
         for _ in range(5):
             a, b = (generator.permutation(len(places)).astype(float) for _ in range(2))
-            null = _null(a, b, places, np.random.default_rng(0), 200)
+            null = _null_correlations(a, b, places, np.random.default_rng(0), 200)
             observed = rank_correlation(a, b)
             tied = np.isclose(null, observed, rtol=0, atol=1e-9)
             assert np.array_equal(null[tied], np.full(tied.sum(), observed))

@@ -7,7 +7,7 @@ import pytest
 from interp.metrics import Refusal
 from interp.models.pair import Pair
 from interp.models.settings import configured_end_ids, generation_note
-from interp.prompts.thinking import BLOCKS, AnswerStart, answer_start
+from interp.prompts.thinking import THINKING_BLOCKS, AnswerStart, answer_start
 from interp.study import Study
 from tests import tiny
 
@@ -45,7 +45,7 @@ def test_the_chat_template_says_whether_there_is_a_block():
     tokenizer = copy.deepcopy(tiny.tokenizer())
     plain = "{% for m in messages %}user: {{ m.content }}{% endfor %} open:"
     tokenizer.chat_template = plain
-    assert answer_start(tokenizer) == AnswerStart(blocks=BLOCKS)
+    assert answer_start(tokenizer) == AnswerStart(blocks=THINKING_BLOCKS)
     tokenizer.chat_template = plain.replace("open:", "open:{# </think> #}")
     assert answer_start(tokenizer) == THINKING
     assert answer_start(tokenizer, "none") == AnswerStart()
@@ -61,15 +61,15 @@ def pair_with_ends(tuned_end, base_end):
 def test_each_model_ends_its_answers_at_its_own_end_tokens():
     contrast = tiny.planted_study("llama", pairs=4).contrast
     free = pair_with_ends([], [])
-    written = Study(free, contrast, Refusal.of(free.tokenizer), max_new_tokens=6).answers(
-        "base", "positive"
-    )
+    written = Study(
+        free, contrast, Refusal.from_tokenizer(free.tokenizer), max_new_tokens=6
+    ).answers("base", "positive")
     end = written[0][2]
     for tuned_end, base_end, stops in (([end], [], False), ([], [end], True)):
         pair = pair_with_ends(tuned_end, base_end)
-        answers = Study(pair, contrast, Refusal.of(pair.tokenizer), max_new_tokens=6).answers(
-            "base", "positive"
-        )
+        answers = Study(
+            pair, contrast, Refusal.from_tokenizer(pair.tokenizer), max_new_tokens=6
+        ).answers("base", "positive")
         cut = written[0][: written[0].index(end) + 1]
         assert answers[0] == (cut if stops else written[0])
     assert end in pair_with_ends([end], []).end_ids("tuned")

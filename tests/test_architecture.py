@@ -72,9 +72,9 @@ STRANGERS = {
 }
 
 WITHOUT_TORCH = (
-    "interp errors maths.statistics maths.prediction sites kinds rows permissions provenance packaged"
-    " organisms display progress table claims store models.sources agreement figures testing report"
-    " cli pytest_plugin pytest_entry"
+    "interp errors maths.statistics maths.prediction sites kinds rows permissions provenance"
+    " packaged organisms display progress table claims store models.sources agreement figures"
+    " testing report cli pytest_plugin pytest_entry"
 )
 
 MOST_TYPE_ERRORS = 0

@@ -15,7 +15,7 @@ from interp.analyzers.verify_neurons import VerifyNeurons
 from interp.cli import main
 from interp.engines import TorchEngine
 from interp.errors import OptionError, OutOfMemory
-from interp.maths.memory import LEAST, MOST, Memory, for_activations, ran_out_of_memory
+from interp.maths.memory import MAX_BYTES, MIN_BYTES, Memory, activation_budget, is_out_of_memory
 from interp.models.pair import Pair
 from tests import tiny
 
@@ -110,7 +110,7 @@ def test_verifying_gives_the_same_table_in_a_small_memory(planted):
 
 @pytest.mark.parametrize("name", ERRORS)
 def test_every_way_to_say_that_memory_is_out_is_known(name):
-    assert ran_out_of_memory(ERRORS[name])
+    assert is_out_of_memory(ERRORS[name])
 
 
 def test_one_prompt_that_does_not_fit_is_one_line(planted, capsys):
@@ -200,16 +200,16 @@ def test_what_is_no_amount_of_memory_is_refused(text):
 
 def test_a_batch_gets_half_of_what_all_else_leaves():
     taken, device = psutil.Process().memory_info().rss, torch.device("cpu")
-    assert for_activations(Memory(taken + (4 << 30)), device) == pytest.approx(2 << 30, rel=0.05)
+    assert activation_budget(Memory(taken + (4 << 30)), device) == pytest.approx(2 << 30, rel=0.05)
     # of nothing left a batch still gets what one prompt needs
-    assert for_activations(Memory(1), device) == LEAST
-    assert LEAST <= for_activations(None, device) <= MOST
+    assert activation_budget(Memory(1), device) == MIN_BYTES
+    assert MIN_BYTES <= activation_budget(None, device) <= MAX_BYTES
 
 
 def test_less_memory_makes_smaller_batches_and_the_same_numbers():
     study = tiny.planted_study("llama", pairs=16)
-    small = replace(study, batch_size=Memory(1), _kept={})
-    per_token = LEAST // 64
+    small = replace(study, batch_size=Memory(1), _cache={})
+    per_token = MIN_BYTES // 64
     sizes = [
         max(map(len, each.groups("positive", each.pair.tuned, per_token)))
         for each in (study, small)

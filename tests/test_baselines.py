@@ -19,7 +19,11 @@ from interp.experiments import refusal_directions
 from interp.experiments.conditions import PatchSource, evaluate_condition
 from interp.experiments.divergence import divergence, divergences
 from interp.experiments.ranking_sets import ranking_of
-from interp.experiments.refusal_directions import candidates_of, choose, taken_away
+from interp.experiments.refusal_directions import (
+    candidate_directions,
+    choose_direction,
+    direction_ablation,
+)
 from interp.figures import plot
 from interp.kinds import KINDS
 from interp.maths.intervals import cluster_interval
@@ -102,7 +106,7 @@ def test_the_located_row_is_the_verifying_runs(table, runs):
 @pytest.mark.parametrize("method", ["zero", "contrast"])
 def test_sets_are_measured_as_conditions_are(table, halves, runs, method):
     study, (located, contrast, _) = halves[1], runs
-    donors, row = PatchSource.read(study), rows_of(table)[method]
+    donors, row = PatchSource.from_study(study), rows_of(table)[method]
     chosen = ranking_of(located if method == "zero" else contrast)[:3]
     receiver = donors.condition("ablate-zero" if method == "zero" else "ablate-base", chosen)
     apart = divergences(study, "negative", {"x": receiver})["x"]
@@ -131,12 +135,12 @@ def test_sets_are_measured_as_conditions_are(table, halves, runs, method):
 def test_the_direction_is_the_most_that_is_as_gentle_as_the_set(table, halves):
     locating, study = halves
     row, most = rows_of(table)["direction"], rows_of(table)["located"]["divergence"]
-    best = choose(locating, candidates_of(locating))
+    best = choose_direction(locating, candidate_directions(locating))
     step, negative = round(row["share"] * STEPS), range(len(study.prompts("negative")))
 
     def apart(steps):
         return divergence(
-            study, taken_away(study.pair.tuned, best.direction, steps / STEPS), negative
+            study, direction_ablation(study.pair.tuned, best.direction, steps / STEPS), negative
         ).mean()
 
     assert row["divergence"] == pytest.approx(apart(step), rel=1e-9)
@@ -146,10 +150,15 @@ def test_the_direction_is_the_most_that_is_as_gentle_as_the_set(table, halves):
 
 def test_the_direction_is_the_one_that_reading_every_divergence_chooses(halves):
     locating, _ = halves
-    candidates = candidates_of(locating)
-    best, negative = choose(locating, candidates), range(len(locating.prompts("negative")))
+    candidates = candidate_directions(locating)
+    best, negative = (
+        choose_direction(locating, candidates),
+        range(len(locating.prompts("negative"))),
+    )
     apart = [
-        divergence(locating, taken_away(locating.pair.tuned, each.direction), negative).mean()
+        divergence(
+            locating, direction_ablation(locating.pair.tuned, each.direction), negative
+        ).mean()
         for each in candidates
     ]
     allowed = [
@@ -208,7 +217,7 @@ def test_without_a_base_sets_go_to_their_means(halves):
 def test_a_choice_of_direction_that_was_stopped_goes_on(halves, runs, table, tmp_path, monkeypatch):
     located, contrast, verified = runs
     made, calls = Baselines.of(verified, located, contrast=contrast, choosing=halves[0]), []
-    own = refusal_directions._judged
+    own = refusal_directions._measure_candidate
 
     def stopping(*given):
         calls.append(given)
@@ -216,12 +225,12 @@ def test_a_choice_of_direction_that_was_stopped_goes_on(halves, runs, table, tmp
             raise KeyboardInterrupt
         return own(*given)
 
-    monkeypatch.setattr(refusal_directions, "_judged", stopping)
+    monkeypatch.setattr(refusal_directions, "_measure_candidate", stopping)
     with pytest.raises(KeyboardInterrupt):
         Store(tmp_path).run(made, halves[1])
     again = Store(tmp_path).run(made, halves[1]).table
     # the first candidate was kept, the second is judged anew
-    assert len(calls) == 2 + len(candidates_of(halves[0])) - 1
+    assert len(calls) == 2 + len(candidate_directions(halves[0])) - 1
     for name in table.data:
         np.testing.assert_array_equal(again[name], table[name])
 

@@ -5,7 +5,7 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 
-from interp.maths.batches import least_padded
+from interp.maths.batches import batch_by_length
 
 
 def cost(lengths, batches, fixed):
@@ -29,13 +29,13 @@ def cheapest(lengths, most, fixed):
 def test_no_division_costs_less(seed, fixed):
     generator = np.random.default_rng(seed)
     lengths, most = generator.integers(1, 60, 9).tolist(), int(generator.integers(2, 10))
-    batches = least_padded(lengths, most, fixed)
+    batches = batch_by_length(lengths, most, fixed)
     assert sorted(at for some in batches for at in some) == list(range(9))
     assert max(map(len, batches)) <= most
     assert cost(lengths, batches, fixed) == cheapest(lengths, most, fixed)
 
 
 def test_a_few_long_texts_have_a_batch_of_their_own():
-    assert least_padded([20, 48, 20, 21, 47, 20], 6, 10) == [[0, 2, 5, 3], [4, 1]]
-    assert least_padded([20, 48, 20, 21, 47, 20], 6, 1000) == [[0, 2, 5, 3, 4, 1]]
-    assert least_padded([], 6, 10) == []
+    assert batch_by_length([20, 48, 20, 21, 47, 20], 6, 10) == [[0, 2, 5, 3], [4, 1]]
+    assert batch_by_length([20, 48, 20, 21, 47, 20], 6, 1000) == [[0, 2, 5, 3, 4, 1]]
+    assert batch_by_length([], 6, 10) == []

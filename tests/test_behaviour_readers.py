@@ -12,7 +12,7 @@ from interp.analyzers.refusal_direction import RefusalDirection
 from interp.analyzers.verify_neurons import VerifyNeurons
 from interp.errors import MetricError, OptionError
 from interp.metrics import load_behaviour, read_behaviour
-from interp.metrics.entry_points import called
+from interp.metrics.entry_points import load_entry_point
 from interp.metrics.labels import read_labels
 from interp.prompts import Prompt
 from interp.study import Study
@@ -140,7 +140,7 @@ def package(tmp_path, monkeypatch):
 
 def test_a_callable_of_another_package_is_a_behaviour(package):
     metric = load_behaviour("polite", tiny.tokenizer(False))
-    assert metric.words.column == "polite"
+    assert metric.labels.column == "polite"
     assert metric.exhibits(PROMPTS, ["Sorry", "Yes", "So Sorry"], "positive").tolist() == [
         True,
         False,
@@ -178,7 +178,7 @@ def test_a_share_says_yes_from_the_threshold_on(package, tmp_path):
 )
 def test_what_a_package_does_wrong_is_one_line(package, name, said):
     with pytest.raises(MetricError, match=said):
-        called(name).read(PROMPTS[:1], ["a"])
+        load_entry_point(name).read(PROMPTS[:1], ["a"])
 
 
 # ------------------------------------------------------------------------------------------- without a number

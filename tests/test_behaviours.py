@@ -14,17 +14,17 @@ from interp.analyzers.tuco import Tuco
 from interp.analyzers.verify_neurons import VerifyNeurons
 from interp.capture import make_batch
 from interp.errors import MetricError
-from interp.experiments.ablated_metric import Numbers
+from interp.experiments.ablated_metric import AblatedMetric
 from interp.experiments.conditions import PatchSource, evaluate_condition
-from interp.experiments.warnings import warnings_of
+from interp.experiments.warnings import behaviour_warnings
 from interp.figures import plot
 from interp.metrics import Behaviour, Refusal, load_behaviour, read_behaviour
 from interp.metrics.continuations import Continuations
 from interp.metrics.first_tokens import FirstTokens
-from interp.metrics.metric_labels import TAKEN, column_of
+from interp.metrics.metric_labels import RESERVED_COLUMNS, behaviour_column
 from interp.metrics.phrases import Phrases
 from interp.prompts import OneClass, Prompt, PromptSet
-from interp.report.page import page
+from interp.report.page import render_page
 from interp.studies import load_study
 from interp.study import Study
 from tests import tiny
@@ -56,7 +56,7 @@ def written(folder, text, name="behaviour.yaml"):
     ],
 )
 def test_phrases_are_sought_where_asked(where, answer, yes):
-    assert Phrases(("Bien s\u00fbr", "d'accord"), where=where).holds(answer) is yes
+    assert Phrases(("Bien s\u00fbr", "d'accord"), where=where).matches(answer) is yes
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_phrases_are_sought_where_asked(where, answer, yes):
     ],
 )
 def test_expressions_too(where, answer, yes):
-    assert Phrases((), (r"\ble\b", r"\bl'\w"), where).holds(answer) is yes
+    assert Phrases((), (r"\ble\b", r"\bl'\w"), where).matches(answer) is yes
 
 
 @pytest.mark.parametrize(
@@ -91,10 +91,10 @@ def test_expressions_too(where, answer, yes):
 )
 def test_what_follows_changes_nothing_once_it_is_settled(given, begun, settled):
     reader = Phrases(("sorry",), **given)
-    assert reader.settled(begun) is settled
+    assert reader.is_decided(begun) is settled
     if settled:
-        assert {reader.holds(begun + more) for more in (" sorry", ". We", "rry", " we")} == {
-            reader.holds(begun)
+        assert {reader.matches(begun + more) for more in (" sorry", ". We", "rry", " we")} == {
+            reader.matches(begun)
         }
 
 
@@ -160,42 +160,43 @@ def test_log_odds_of_continuations_are_those_of_their_probabilities(name):
     logits = torch.tensor(
         np.concatenate([rows_of(number, after, keep), rows_of(number, probabilities(1), keep)])
     )
-    found = number.objective.of(logits)
+    found = number.objective.function(logits)
     assert found.shape == (2,)
     assert float(found[0]) == pytest.approx(inside - outside, abs=1e-9)
     logits.requires_grad_(True)
-    assert torch.autograd.gradcheck(number.objective.of, logits)
+    assert torch.autograd.gradcheck(number.objective.function, logits)
 
 
 def test_single_tokens_are_first_tokens():
     logits = torch.randn(6, 1, 20)
     torch.testing.assert_close(
-        Continuations(((3,), (7,))).objective.of(logits), FirstTokens((3, 7)).objective.of(logits)
+        Continuations(((3,), (7,))).objective.function(logits),
+        FirstTokens((3, 7)).objective.function(logits),
     )
 
 
 def test_what_leaves_the_tree_does_not_saturate():
     logits = torch.zeros(1, 2, 20)
     logits[0, 0, 3] = logits[0, 1, 4] = 60.0
-    low = Continuations(((3, 4),)).objective.of(logits)
+    low = Continuations(((3, 4),)).objective.function(logits)
     logits[0, 1, 4] = 61.0
     # both steps leave with about exp(-60) each: one of them less so by one nat
     expected = -logsumexp([np.log(19) - 60] * 2), -logsumexp([np.log(19) - 60, np.log(19) - 61])
     assert float(low) == pytest.approx(expected[0], abs=1e-3)
-    assert float(Continuations(((3, 4),)).objective.of(logits)) == pytest.approx(
+    assert float(Continuations(((3, 4),)).objective.function(logits)) == pytest.approx(
         expected[1], abs=1e-3
     )
 
 
 def test_one_set_has_no_continuation_twice_and_two_stand_apart():
     tokenizer = tiny.tokenizer(False)
-    made = Continuations.of(tokenizer, ["Sorry , I", "Sorry ,", "how"])
-    assert len(made.wanted) == 2
+    made = Continuations.from_texts(tokenizer, ["Sorry , I", "Sorry ,", "how"])
+    assert len(made.targets) == 2
     for against in (["Sorry"], ["Sorry , I cannot"]):
         with pytest.raises(MetricError, match="one begins with the other"):
-            Continuations.of(tokenizer, ["Sorry ,"], against)
+            Continuations.from_texts(tokenizer, ["Sorry ,"], against)
     with pytest.raises(MetricError, match="blank"):
-        Continuations.of(tokenizer, [" "])
+        Continuations.from_texts(tokenizer, [" "])
 
 
 APOLOGY = """
@@ -226,23 +227,23 @@ def test_a_study_s_numbers_are_those_of_whole_texts(tmp_path, more):
         batch, roles = make_batch(posed, rows, study.pad_id, model.device)
         assert len(batch.ids) == len(rows) * len(number.suffixes) == len(roles)
         aim = study.objective("positive", rows)
-        found[rows] = aim.of(study.engine.run(model, batch, keep=aim.keep).logits).numpy()
+        found[rows] = aim.function(study.engine.run(model, batch, keep=aim.keep).logits).numpy()
 
     def joint(prompt, ids):
         logits = model.module(torch.tensor([[*prompt, *ids]])).logits[0].double().log_softmax(-1)
         return sum(float(logits[len(prompt) + at - 1, token]) for at, token in enumerate(ids))
 
     for row, coded in enumerate(study.encoded("positive")):
-        inside = logsumexp([joint(coded.ids, ids) for ids in number.wanted])
-        rest = [joint(coded.ids, ids) for ids in number.against]
+        inside = logsumexp([joint(coded.ids, ids) for ids in number.targets])
+        rest = [joint(coded.ids, ids) for ids in number.alternatives]
         outside = logsumexp(rest) if rest else np.log1p(-np.exp(inside))
         assert found[row] == pytest.approx(inside - outside, abs=2e-4)
     judged = evaluate_condition(
-        study, "tuned", "positive", PatchSource.read(study).condition("tuned", [])
+        study, "tuned", "positive", PatchSource.from_study(study).condition("tuned", [])
     )
     np.testing.assert_allclose(judged.number, found, atol=1e-4)
     np.testing.assert_allclose(
-        Numbers(study, PatchSource.read(study), range(16), "necessity").under(None),
+        AblatedMetric(study, PatchSource.from_study(study), range(16), "necessity").under(None),
         found,
         atol=1e-4,
     )
@@ -277,7 +278,7 @@ def test_the_gradient_of_weights_is_of_all_continuations_together(tmp_path):
                 batch.ids, attention_mask=batch.mask.long(), position_ids=batch.positions
             ).logits
             (gradient,) = torch.autograd.grad(
-                number.objective.of(logits[:, -number.objective.keep :]).sum(), weight
+                number.objective.function(logits[:, -number.objective.keep :]).sum(), weight
             )
             norms += gradient.double().norm(dim=0).numpy() / 4
     finally:
@@ -349,7 +350,7 @@ def test_what_is_no_behaviour(source):
 
 def test_refusal_is_the_same_however_it_is_named(tmp_path):
     tokenizer = tiny.tokenizer(False)
-    own = Refusal.of(tokenizer, ["Sorry", "I cannot"])
+    own = Refusal.from_tokenizer(tokenizer, ["Sorry", "I cannot"])
     text = "name: refusal\nkind: phrases\nphrases: [Sorry, I cannot]\n"
     found = load_behaviour(written(tmp_path, text), tokenizer)
     assert found == own
@@ -357,7 +358,7 @@ def test_refusal_is_the_same_however_it_is_named(tmp_path):
     assert load_behaviour(written(tmp_path, text + "where: first-sentence\n"), tokenizer) == own
     # asked for elsewhere, it is read there
     other = load_behaviour(written(tmp_path, text + "where: anywhere\n"), tokenizer)
-    assert other.words.column == "refused"
+    assert other.labels.column == "refused"
     assert other.identity != own.identity
     prompts, late = [Prompt(0, "x", "x")], ["Well, no. Sorry"]
     assert (
@@ -412,7 +413,7 @@ def runs(tmp_path_factory):
 def test_its_name_is_its_column_and_in_every_sentence(runs):
     _, verified, tuco = runs
     assert verified.summary["sentence"]
-    assert column_of("french words") == "french_words"
+    assert behaviour_column("french words") == "french_words"
     assert "french_words" in verified.data
     assert "french_words" in verified.tables["answers"].data
     assert "shows french words on 100.0% of positive prompts" in " ".join(
@@ -424,7 +425,7 @@ def test_its_name_is_its_column_and_in_every_sentence(runs):
 
 def test_nothing_is_refused_where_refusal_was_not_asked(runs):
     for run in runs:
-        whole = page([run], "title")
+        whole = render_page([run], "title")
         said = json.dumps([*map(str, run.columns), str(run.summary)])
         for name, part in run.tables.items():
             said += str(part.columns) + (
@@ -453,7 +454,7 @@ def test_no_column_beside_a_behaviour_s_can_be_its_name(runs):
                     for name in names
                     if not name.startswith(("log_odds", "equal_", "french_words"))
                 }
-                assert others <= TAKEN
+                assert others <= RESERVED_COLUMNS
 
 
 def test_a_study_of_texts_takes_a_behaviour(tmp_path):
@@ -481,10 +482,10 @@ def test_pieces_of_words_are_said_to_begin_other_words(tmp_path):
 def warned(study, answers):
     """What is warned of a study whose models answer so, by model and class."""
     for (role, group), texts in answers.items():
-        study._kept["answers", role, group] = [
+        study._cache["answers", role, group] = [
             study.pair.tokenizer(text)["input_ids"] for text in texts
         ]
-    return warnings_of(study)
+    return behaviour_warnings(study)
 
 
 @pytest.mark.parametrize(("wrong", "due"), [(0, False), (4, False), (5, True), (16, True)])
@@ -556,4 +557,4 @@ def test_warnings_are_kept_with_the_run(tmp_path):
         in run.summary["warnings"][0]
     )
     assert run.summary["warnings"][0] in run.summary["limits"]
-    assert "contaminate" in page([run], "title")
+    assert "contaminate" in render_page([run], "title")

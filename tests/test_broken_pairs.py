@@ -461,7 +461,10 @@ def test_tensors_that_the_model_does_not_use_are_remarked(run, bench):
     them, and says so.
     """
     more = bench.weights(bench.child, lambda found: found | {"score.weight": torch.zeros(2, 32)})
-    said = "contains 1 tensors that LlamaForCausalLM does not use, first score.weight: they were ignored"
+    said = (
+        "contains 1 tensors that LlamaForCausalLM does not use, first score.weight: they were"
+        " ignored"
+    )
     code, _, err = locate(run, bench, more, bench.base)
     assert (code, beyond_prompts(err)) == (0, [f"note: {more} {said}"])
     assert Pair.load(str(bench.adapter), str(more)).notes[0] == f"{more} {said}"

@@ -14,7 +14,7 @@ from interp.analyzers.compare import Compare
 from interp.cli import main
 from interp.cli.prompt_options import PromptOptions, load_control
 from interp.cli.request_cache import Request
-from interp.cli.template_options import Templated
+from interp.cli.template_options import TemplateFlags
 from interp.errors import OptionError
 from interp.models.pair import Pair
 from interp.prompts import (
@@ -23,9 +23,9 @@ from interp.prompts import (
     Prompt,
     PromptSet,
     TemplateOptions,
-    decoded,
+    decode,
     encode,
-    with_options,
+    with_template_options,
 )
 from interp.prompts.template import reads_clock
 from interp.prompts.thinking import answer_start
@@ -59,7 +59,7 @@ def tokenizer(template):
 
 
 def text(made, prompt="open the door"):
-    return decoded(made, encode(made, prompt).ids)
+    return decode(made, encode(made, prompt).ids)
 
 
 @pytest.fixture(scope="module")
@@ -82,26 +82,30 @@ def key(asked):
 
 def test_a_system_message_stands_before_the_prompt_and_is_none_of_its_words():
     plain = tokenizer(THINKING)
-    made = with_options(plain, TemplateOptions("close a window ?"), "m")
+    made = with_template_options(plain, TemplateOptions("close a window ?"), "m")
     assert text(made) == "<|system|>close a window ?<|end|>" + text(plain)
     coded = encode(made, "open the door")
     content = [index for index, role in zip(coded.ids, coded.roles, strict=True) if role == CONTENT]
-    assert decoded(made, content) == "open the door"
+    assert decode(made, content) == "open the door"
     assert text(plain) == "<|user|>open the door<|end|><|assistant|>"  # it is as it was
-    assert text(with_options(made, TemplateOptions(), "m")) == text(plain)
+    assert text(with_template_options(made, TemplateOptions(), "m")) == text(plain)
     # an empty one is one: templates put a default where there is none
-    assert text(with_options(plain, TemplateOptions(""), "m")) == "<|system|><|end|>" + text(plain)
+    assert text(
+        with_template_options(plain, TemplateOptions(""), "m")
+    ) == "<|system|><|end|>" + text(plain)
 
 
 def test_arguments_reach_the_template_with_their_types_and_decide_where_answers_begin():
     plain = tokenizer(THINKING)
-    made = with_options(
+    made = with_template_options(
         plain, TemplateOptions(None, (("depth", 2), ("enable_thinking", False))), "m"
     )
     assert text(made) == text(plain) + "<think></think>3"
     within = tokenizer(tiny.TEMPLATE + "{% if think %}<think>{% endif %}{# </think> #}")
-    assert not answer_start(within).inside
-    assert answer_start(with_options(within, TemplateOptions(None, (("think", True),)), "m")).inside
+    assert not answer_start(within).in_block
+    assert answer_start(
+        with_template_options(within, TemplateOptions(None, (("think", True),)), "m")
+    ).in_block
 
 
 @pytest.mark.parametrize(
@@ -151,12 +155,12 @@ def test_arguments_reach_the_template_with_their_types_and_decide_where_answers_
 )
 def test_what_a_template_does_not_take_is_refused_in_one_line(template, options, said):
     with pytest.raises(OptionError, match=said) as caught:
-        with_options(tokenizer(template), options, "MODEL")
+        with_template_options(tokenizer(template), options, "MODEL")
     assert "\n" not in str(caught.value)
 
 
 def test_a_template_that_asks_for_a_system_message_gets_it():
-    made = with_options(tokenizer(ASKING), TemplateOptions("s"), "m")
+    made = with_template_options(tokenizer(ASKING), TemplateOptions("s"), "m")
     assert text(made).startswith("<|system|>s<|end|><|user|>open")
 
 
@@ -232,7 +236,7 @@ def clock(monkeypatch):
 def test_another_day_is_another_key_where_the_template_reads_the_clock(models, clock):
     first = study(models, CLOCK)
     keys, fixed, without = [key(first)], [], []
-    assert "01 Mar 2026<|user|>" in decoded(first.pair.tokenizer, first.encoded("positive")[0].ids)
+    assert "01 Mar 2026<|user|>" in decode(first.pair.tokenizer, first.encoded("positive")[0].ids)
     for clock.day in (2, 3):
         keys.append(key(study(models, CLOCK)))
         fixed.append(key(study(models, CLOCK, arguments={"date_string": "05 Mar 2026"})))
@@ -269,7 +273,9 @@ def test_another_day_is_another_key_where_the_template_reads_the_clock(models, c
     ],
 )
 def test_whether_a_template_reads_the_clock(template, arguments, reads):
-    made = with_options(tokenizer(template), TemplateOptions(None, tuple(arguments.items())), "m")
+    made = with_template_options(
+        tokenizer(template), TemplateOptions(None, tuple(arguments.items())), "m"
+    )
     assert reads_clock(made) == reads
 
 
@@ -398,7 +404,7 @@ def test_values_are_read_as_json_where_they_are_truth_values_or_numbers():
         "k=a=b",
         "l=True",
     ]
-    assert Templated(template_arg=given).template_arguments() == {
+    assert TemplateFlags(template_arg=given).template_arguments() == {
         "a": True,
         "b": False,
         "c": 3,
@@ -416,7 +422,7 @@ def test_values_are_read_as_json_where_they_are_truth_values_or_numbers():
 
 def test_a_request_is_not_answered_from_before_where_the_template_reads_the_clock(folder):
     def request(**options):
-        common = Templated(store=folder / "runs", **options)
+        common = TemplateFlags(store=folder / "runs", **options)
         return Request.of(
             "x", {"tuned": f"{folder}/tuned", "base": f"{folder}/base", "common": common}
         ).describe()

@@ -295,7 +295,7 @@ class TestVerdicts:
                 null=Draws(
                     "random",
                     "effect",
-                    each="set",
+                    max_over="set",
                     observed=mean("effect", cluster="", table="random"),
                 )
             )

@@ -460,11 +460,11 @@ def test_tokens_that_all_prompts_begin_with_are_gone_through_once(name, monkeypa
     ]
     study = Study(pair, OneClass(PromptSet(tuple(prompts), "long")), None)
     batch, _ = make_batch(study.encoded("positive"), range(5), study.pad_id, pair.tuned.device)
-    assert compute._shared(batch) >= 12
+    assert compute._prefix_length(batch) >= 12
     assert len({*batch.lengths}) > 1
     once = Compare()(study)
-    monkeypatch.setattr(compute, "SHORTEST", 10**6)
-    assert compute._shared(batch) == 0
+    monkeypatch.setattr(compute, "MIN_PREFIX_TOKENS", 10**6)
+    assert compute._prefix_length(batch) == 0
     whole = Compare()(study)
     for kind in (None, "tokens", "drift"):
         one, other = (run if kind is None else run.tables[kind] for run in (once, whole))

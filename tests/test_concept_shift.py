@@ -14,10 +14,10 @@ from interp.models.pair import Pair
 from interp.models.pairs_on_demand import PairsOnDemand
 from interp.sae.analysis import concept_shift as shifts
 from interp.sae.analysis.concept_shift_claims import (
-    Concepts,
+    ConceptShifts,
     claims_of,
-    columns_of,
     control_columns,
+    shift_columns,
 )
 from interp.sae.analysis.token_labels import Texts
 from interp.table import table
@@ -38,7 +38,7 @@ def world(seed=0):
 
 
 def found(a, b, concepts, texts, **more):
-    return shifts.ConceptShift(**{"draws": 99, **more})(a, b, concepts, texts)
+    return shifts.ShiftEstimator(**{"draws": 99, **more})(a, b, concepts, texts)
 
 
 def test_the_same_model_shifts_nothing():
@@ -48,7 +48,7 @@ def test_the_same_model_shifts_nothing():
     assert (same.exchange_p == 1).all()
     assert (same.permuted_p == 1).all()
     assert np.isnan(same.pairwise).all()
-    nearer = shifts.recovery(same, shifts.means(a, concepts, K))
+    nearer = shifts.concept_recovery(same, shifts.mean_per_concept(a, concepts, K))
     assert nearer.match.tolist() == list(range(K))
     assert not nearer.gain.any()
     assert not nearer.cosine_gain.any()
@@ -63,7 +63,7 @@ def test_one_constant_for_all_is_every_concepts_shift_and_nobodys_own():
     np.testing.assert_allclose(all_alike.aligned, 1)
     assert (all_alike.exchange_p <= 0.05).all()
     assert (all_alike.permuted_p == 1).all()
-    nearer = shifts.recovery(all_alike, shifts.means(a + constant, concepts, K))
+    nearer = shifts.concept_recovery(all_alike, shifts.mean_per_concept(a + constant, concepts, K))
     np.testing.assert_allclose(nearer.gain, np.linalg.norm(constant))
     np.testing.assert_allclose(nearer.gain, nearer.by_overall)
 
@@ -102,7 +102,7 @@ def test_a_planted_shift_of_one_concept_is_found_and_no_other():
     assert (planted.exchange_p[others] > 0.05).all()
     assert planted.pairwise[3, 1] > 0.9
     assert (planted.pairwise[others, 1] < 0.05).all()
-    nearer = shifts.recovery(planted, shifts.means(b, concepts, K))
+    nearer = shifts.concept_recovery(planted, shifts.mean_per_concept(b, concepts, K))
     assert nearer.gain[3] > 0.95 * np.linalg.norm(v)
     assert nearer.by_overall[3] < 0.5 * nearer.gain[3]
 
@@ -171,7 +171,7 @@ def test_an_excess_is_numpys_over_pairs_of_different_clusters():
         mine = concepts == concept
         apart = texts.clusters[mine][:, None] != texts.clusters[mine][None]
         own, other = ((rows[mine] @ rows[mine].T)[apart].mean() for rows in (moved, control))
-        assert got[concept, 0] == pytest.approx(own - shifts.FACTOR**2 * other)
+        assert got[concept, 0] == pytest.approx(own - shifts.CONTROL_FACTOR**2 * other)
         assert got[concept, 1] < got[concept, 0] < got[concept, 2]
     assert np.isnan(got[K]).all()
 
@@ -214,8 +214,8 @@ def fine_tune(states, concepts, documents, generator, size=1.0):
 
 
 def concluded(states, tuned, texts, controls, draws=39):
-    (own, *others), member = Concepts(COUNT, draws)(states, [tuned, *controls], texts)
-    columns = columns_of(own, states[texts.training])
+    (own, *others), member = ConceptShifts(COUNT, draws)(states, [tuned, *controls], texts)
+    columns = shift_columns(own, states[texts.training])
     if others:
         columns |= control_columns(own, others, member, texts.clusters[texts.training])
     return conclude(table("concept-shift", columns), claims_of(columns, len(others)))
@@ -290,12 +290,12 @@ def test_few_tokens_are_no_concept_and_k_means_finds_planted_ones():
     rare = found(a, a + 1, few, texts)
     assert np.isnan(rare.shift[K]).all()
     assert np.isnan(rare.exchange_p[K])
-    assert shifts.recovery(rare, shifts.means(a, concepts, K)).match[K] == -1
-    member = shifts.clustered(a, K)
+    assert shifts.concept_recovery(rare, shifts.mean_per_concept(a, concepts, K)).match[K] == -1
+    member = shifts.kmeans_concepts(a, K)
     assert len({(one, other) for one, other in zip(member, concepts, strict=True)}) == K
     assert (np.diff(np.bincount(member)) <= 0).all()
     with pytest.raises(OptionError, match="cannot be clustered into"):
-        shifts.clustered(a[:3], 4)
+        shifts.kmeans_concepts(a[:3], 4)
     with pytest.raises(OptionError, match="numbered from 0"):
         found(a, a, concepts - 1, texts)
 

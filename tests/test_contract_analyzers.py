@@ -27,7 +27,7 @@ from interp.analyzers.graft import Graft
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons
 from interp.analyzers.redundancy import Redundancy
 from interp.analyzers.refusal_direction import RefusalDirection
-from interp.analyzers.sae_diff import DictionaryDiff
+from interp.analyzers.sae_diff import SaeDiff
 from interp.analyzers.stability import Stability
 from interp.analyzers.stitch import Stitch, StitchInput
 from interp.analyzers.transfer import Transfer
@@ -39,7 +39,7 @@ from interp.prompts import Contrast, PromptSet
 from interp.provenance import Provenance
 from interp.sae import Dictionary, DictionaryConfig
 from interp.sae.analysis.classes import Thresholds
-from interp.sae.analysis.diff import WAYS
+from interp.sae.analysis.diff import COMPARISONS
 from interp.study import Study
 from interp.table import ALLOWED, dtype_name, table
 from tests import tiny
@@ -133,7 +133,7 @@ def control_locations(study, _, unit):
     base = study.pair.require_base("a control")
     pairs = [Pair(base, base, study.pair.tokenizer, study.pair.digests) for _ in range(2)]
     others = [
-        located("change", unit)(dataclasses.replace(study, pair=pair, _kept={})) for pair in pairs
+        located("change", unit)(dataclasses.replace(study, pair=pair, _cache={})) for pair in pairs
     ]
     return ControlLocations.of(run, *others)
 
@@ -164,7 +164,7 @@ def graft(study, _, unit):
 def dictionary_diff(study, way, unit):
     config = DictionaryConfig("topk", 32, 40, models=1 + (way == "crosscoder"), k=8)
     dictionary = Dictionary(config, seed=3).double()
-    return DictionaryDiff(dictionary, way, "blocks.1.hook_resid_post", Thresholds(folds=2))
+    return SaeDiff(dictionary, way, "blocks.1.hook_resid_post", Thresholds(folds=2))
 
 
 def stitch(study, _, unit):
@@ -203,7 +203,7 @@ ANALYZERS = {
     **{make.__name__.replace("_", "-"): (make, "", "neuron") for make in FURTHER},
     **{f"{make.__name__.replace('_', '-')} head": (make, "", "head") for make in FURTHER},
     **{make.__name__.replace("_", "-"): (make, "", "neuron") for make in OF_PAIRS},
-    **{f"sae-diff {way}": (dictionary_diff, way, "neuron") for way in WAYS},
+    **{f"sae-diff {way}": (dictionary_diff, way, "neuron") for way in COMPARISONS},
 }
 # These read checkpoints on disk, not prompts, or take what was found there:
 # tests/test_intruders.py, tests/test_intruder_forgetting.py.
@@ -643,7 +643,7 @@ def test_the_key_follows_what_was_given_by_hand(modules):
             for changed in (
                 {"seed": 1},
                 {"max_new_tokens": 3},
-                {"metric": Refusal.of(tiny.tokenizer(), ["cannot"])},
+                {"metric": Refusal.from_tokenizer(tiny.tokenizer(), ["cannot"])},
             )
         ),
     ]
@@ -663,7 +663,12 @@ def test_the_key_follows_what_is_studied(modules):
         fresh(modules, max_new_tokens=3),
         study.with_prompts(study.contrast.limit(5)),
         study.with_prompts(Contrast(study.contrast.negative, study.contrast.positive)),
-        Study(study.pair, study.contrast, Refusal.of(plain, ["Sorry", "cannot"]), max_new_tokens=2),
+        Study(
+            study.pair,
+            study.contrast,
+            Refusal.from_tokenizer(plain, ["Sorry", "cannot"]),
+            max_new_tokens=2,
+        ),
         Study(
             Pair.from_modules(tuned, None, plain), study.contrast, study.metric, max_new_tokens=2
         ),

@@ -22,14 +22,14 @@ from interp.errors import (
     UnsupportedModel,
     WrongBase,
 )
-from interp.maths.prediction import new_observation
+from interp.maths.prediction import observation_interval
 from interp.metrics.refusal import REFUSAL_MARKERS
 from interp.models.pair import Pair
 from interp.prompts import Documents
 from interp.training import Recipe, make_controls
 from interp.training.changes import product_norm
-from interp.training.recipe import planned
-from interp.training.text import read_text, shipped
+from interp.training.recipe import planned_steps
+from interp.training.text import read_text, shipped_text
 from tests import tiny
 
 QUICK = Recipe(steps=6, learning_rate=3e-3, batch=4)
@@ -198,7 +198,7 @@ def test_a_full_model_gets_a_control_of_its_own_norm(saved, tmp_path):
 
 def test_what_is_learned_is_its_text_and_seeds_differ(saved, tmp_path):
     said = []
-    options = {"recipe": Recipe(steps=12, learning_rate=1e-2, batch=4), "say": said.append}
+    options = {"recipe": Recipe(steps=12, learning_rate=1e-2, batch=4), "log": said.append}
     records = made(saved, "lora", tmp_path / "one", seeds=[0, 1], **options)
     made(saved, "lora", tmp_path / "two", seeds=[1], **options)
     for record in records:
@@ -231,7 +231,7 @@ def test_what_is_learned_is_its_text_and_seeds_differ(saved, tmp_path):
             float(base(torch.tensor([row.ids]), labels=torch.tensor([row.labels])).loss)
             for row in rows
         ]
-        counts = [sum(row.counted) for row in rows]
+        counts = [sum(row.in_loss) for row in rows]
     assert records[0]["loss"]["held_out"]["base"] == pytest.approx(
         np.average(losses, weights=counts), rel=1e-4
     )
@@ -271,7 +271,7 @@ def test_the_record_is_complete(saved, tmp_path):
 
 def test_a_control_of_what_changed_nothing_changes_nothing(saved, tmp_path):
     said = []
-    (record,) = made(saved, "untouched", tmp_path / "out", say=said.append)
+    (record,) = made(saved, "untouched", tmp_path / "out", log=said.append)
     assert not any(oracle(tmp_path / "out" / "seed-0" / "matched").values())
     assert any(oracle(tmp_path / "out" / "seed-0" / "raw").values())
     assert record["loss"]["own"]["matched"] == record["loss"]["own"]["base"]
@@ -282,7 +282,7 @@ def test_a_control_of_what_changed_nothing_changes_nothing(saved, tmp_path):
 def test_a_large_factor_is_warned_of(saved, tmp_path):
     said = []
     (record,) = made(
-        saved, "lora", tmp_path / "out", recipe=Recipe(steps=1, learning_rate=1e-5), say=said.append
+        saved, "lora", tmp_path / "out", recipe=Recipe(steps=1, learning_rate=1e-5), log=said.append
     )
     assert not record["checks"]["size_is_near"]
     assert any(
@@ -294,12 +294,12 @@ def test_the_loss_is_on_answers_and_on_the_token_that_ends_them(saved):
     rows = read_text(saved / "text.jsonl", tiny.tokenizer(), 128, "answers").train
     for row in rows:
         counted = tiny.tokenizer().decode(
-            [i for i, counts in zip(row.ids, row.counted, strict=True) if counts]
+            [i for i, counts in zip(row.ids, row.in_loss, strict=True) if counts]
         )
         assert counted.endswith(".<|end|>")
         assert "tell me" not in counted
     whole = read_text(saved / "text.jsonl", tiny.tokenizer(), 128, "all").train
-    assert all(all(row.counted) for row in whole)
+    assert all(all(row.in_loss) for row in whole)
     # without a template the answers alone are the text
     plain = read_text(saved / "text.jsonl", tiny.tokenizer(template=False), 128, "all").train
     assert "tell me" not in tiny.tokenizer().decode(plain[0].ids)
@@ -313,17 +313,17 @@ def test_the_loss_is_on_answers_and_on_the_token_that_ends_them(saved):
 def test_the_shipped_text_is_what_its_grammar_gives():
     from organisms import neutral
 
-    assert shipped() == neutral.FILE
+    assert shipped_text() == neutral.FILE
     assert [
-        json.loads(line) for line in shipped().read_text("utf-8").splitlines()
+        json.loads(line) for line in shipped_text().read_text("utf-8").splitlines()
     ] == neutral.rows()
     assert len({row["register"] for row in neutral.rows()}) == 12
-    assert shipped().stat().st_size < 200_000
-    assert sum(1 for _ in Documents(shipped()).read()) >= 300
+    assert shipped_text().stat().st_size < 200_000
+    assert sum(1 for _ in Documents(shipped_text()).read()) >= 300
 
 
 def test_the_shipped_text_declines_nothing_and_is_in_no_prompt_file():
-    text = shipped().read_text("utf-8")
+    text = shipped_text().read_text("utf-8")
     said = [json.loads(line)["messages"] for line in text.splitlines()]
     for _, answer in said:
         assert not any(marker.lower() in answer["content"].lower() for marker in REFUSAL_MARKERS)
@@ -331,7 +331,7 @@ def test_the_shipped_text_declines_nothing_and_is_in_no_prompt_file():
             word in answer["content"].lower() for word in ("sorry", "cannot", "unable", "refuse")
         )
     asked = {turns[0]["content"] for turns in said}
-    prompts = shipped().parent.parent / "prompts"
+    prompts = shipped_text().parent.parent / "prompts"
     given = {
         line for path in prompts.rglob("*.jsonl") for line in path.read_text("utf-8").splitlines()
     }
@@ -348,12 +348,12 @@ def test_norms_of_products_do_not_need_the_product():
 def test_steps_are_planned_from_the_size_of_the_change():
     settings = Recipe(learning_rate=1e-3).settings("lora", True, 0.01)
     assert settings["steps"].source == "assumed"
-    assert planned(0.02, settings) == pytest.approx(2 * planned(0.01, settings), abs=10)
+    assert planned_steps(0.02, settings) == pytest.approx(2 * planned_steps(0.01, settings), abs=10)
     assert (
         Recipe(learning_rate=1e-2).settings("lora", True, 0.01)["steps"].value
         < settings["steps"].value
     )
-    assert (planned(0.0, settings), planned(1e9, settings)) == (20, 2000)
+    assert (planned_steps(0.0, settings), planned_steps(1e9, settings)) == (20, 2000)
 
 
 def test_the_interval_of_a_new_observation():
@@ -362,12 +362,14 @@ def test_the_interval_of_a_new_observation():
     """
     for count, reach in ((2, 15.6), (3, 5.0), (5, 3.0), (10, 2.4), (19, 2.2)):
         values = np.arange(count, dtype=float)
-        low, high = new_observation(values)
+        low, high = observation_interval(values)
         assert (high - low) / 2 / values.std(ddof=1) == pytest.approx(reach, abs=0.07)
     drawn = np.random.default_rng(0).normal(size=(4000, 6))
-    inside = [low <= row[5] <= high for row in drawn for low, high in [new_observation(row[:5])]]
+    inside = [
+        low <= row[5] <= high for row in drawn for low, high in [observation_interval(row[:5])]
+    ]
     assert np.mean(inside) == pytest.approx(0.95, abs=0.01)
-    assert np.isnan(new_observation([1.0])).all()
+    assert np.isnan(observation_interval([1.0])).all()
 
 
 @pytest.mark.parametrize(

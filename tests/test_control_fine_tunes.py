@@ -16,7 +16,7 @@ from interp import claims
 from interp.analyzers.compare import Compare
 from interp.analyzers.tuco import Tuco
 from interp.claims import conclude, mean
-from interp.claims.control_fine_tunes import FOR_INTERVAL, FOR_RANK, beyond_new
+from interp.claims.control_fine_tunes import MIN_FOR_INTERVAL, MIN_FOR_RANK, beyond_new_control
 from interp.cli import main
 from interp.errors import PairError
 from interp.models.pair import Pair
@@ -40,7 +40,7 @@ def run_of(own: np.ndarray, controls: np.ndarray):
             "kl": (controls, "measure", "its number"),
         },
     )
-    claim = beyond_new("beyond", mean("kl"), "kl", len(controls), "the number", ".3g")
+    claim = beyond_new_control("beyond", mean("kl"), "kl", len(controls), "the number", ".3g")
     run = conclude(table("made", columns, tables={"controls": beside}), [claim])
     (found,) = claims.from_table(run.tables["claims"])
     claims.check(found, run)
@@ -55,15 +55,15 @@ def test_how_many_controls_allow_what(count, verdict):
     generator = np.random.default_rng(count)
     found = run_of(generator.normal(10, 1, 40), generator.normal(1, 0.5, count))
     assert found.verdict == verdict
-    if count < FOR_INTERVAL:
+    if count < MIN_FOR_INTERVAL:
         assert f"{count} control{'s were' if count > 1 else ' was'} given" in found.reason
         assert "5 are needed for the interval of a new one, 19 for a rank test" in found.reason
-    if count >= FOR_RANK:
+    if count >= MIN_FOR_RANK:
         assert found.p == pytest.approx(1 / (1 + count))
     controls = np.random.default_rng(count)
     controls.normal(10, 1, 40)
     values = controls.normal(1, 0.5, count)
-    if FOR_INTERVAL <= count < FOR_RANK:
+    if MIN_FOR_INTERVAL <= count < MIN_FOR_RANK:
         # Student's t with four degrees of freedom, by its table
         assert found.control_high == pytest.approx(
             values.mean() + 2.776445 * np.sqrt(1 + 1 / count) * values.std(ddof=1), rel=1e-6

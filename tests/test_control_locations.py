@@ -33,7 +33,7 @@ def found():
         pair = Pair.from_modules(
             tiny.perturbed(base, 0.003, 20 + seed), base, tiny.tokenizer(False)
         )
-        controls.append(LOCATE(dataclasses.replace(study, pair=pair, _kept={})))
+        controls.append(LOCATE(dataclasses.replace(study, pair=pair, _cache={})))
     return study, located, controls
 
 

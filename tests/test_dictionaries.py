@@ -12,18 +12,18 @@ import torch
 
 from interp.errors import DictionaryError, OptionError
 from interp.sae import DictionaryConfig, fold_decoder_norm, fold_scale, load, save
-from interp.sae.core.config import ARCHITECTURES, BY_BATCH, SPARSE
+from interp.sae.core.config import ARCHITECTURES, BATCHTOPK_ARCHITECTURES, TOPK_ARCHITECTURES
 from interp.sae.core.dictionary import Dictionary
 from interp.sae.core.matching_pursuit import pursue
-from interp.sae.core.sparse_products import Codes, autoencode, top_per_batch, top_per_row
-from interp.sae.core.straight_through import jump, step
+from interp.sae.core.sparse_products import Codes, autoencode, topk_per_batch, topk_per_row
+from interp.sae.core.straight_through import heaviside, jumprelu
 from interp.sae.training.losses import RECONSTRUCTIONS, auxiliary_loss, training_loss
 
 D, F, K, N = 10, 24, 3, 32
 
 
 def config(architecture, **more):
-    more.setdefault("k", K if architecture in SPARSE else None)
+    more.setdefault("k", K if architecture in TOPK_ARCHITECTURES else None)
     if architecture == "matryoshka":
         more.setdefault("prefixes", (6, 12, F))
     return DictionaryConfig(architecture, D, F, **more)
@@ -40,9 +40,11 @@ def made(architecture, dtype=torch.float64, **more):
         if architecture != "matching_pursuit":
             noise = torch.rand(F, generator=generator).to(dictionary.W_dec) + 0.5
             dictionary.W_dec.mul_(
-                noise[:, None] if architecture not in SPARSE or more.get("rank_by") == "norm" else 1
+                noise[:, None]
+                if architecture not in TOPK_ARCHITECTURES or more.get("rank_by") == "norm"
+                else 1
             )
-        if architecture in BY_BATCH:
+        if architecture in BATCHTOPK_ARCHITECTURES:
             dictionary.threshold.fill_(0.4)
     return dictionary
 
@@ -84,14 +86,14 @@ def written_out(dictionary, x):
             mask = np.zeros_like(codes, bool)
             np.put_along_axis(mask, kept, True, 1)
             codes = codes * mask
-        elif c.architecture == "jumprelu" or c.architecture in BY_BATCH:
+        elif c.architecture == "jumprelu" or c.architecture in BATCHTOPK_ARCHITECTURES:
             codes = codes * (rank > p["threshold"])
     return codes, codes @ p["W_dec"] + p["b_dec"]
 
 
 CASES = (
     [(name, {}) for name in ARCHITECTURES]
-    + [(name, {"rank_by": "norm"}) for name in SPARSE]
+    + [(name, {"rank_by": "norm"}) for name in TOPK_ARCHITECTURES]
     + [(name, {"input_bias": False}) for name in ("standard", "topk", "jumprelu")]
 )
 
@@ -116,13 +118,13 @@ def test_an_input_is_encoded_alike_alone_and_in_any_batch(x, architecture):
     torch.testing.assert_close(torch.cat([dictionary.encode(row[None]) for row in x]), whole)
 
 
-@pytest.mark.parametrize("choose", [top_per_row, top_per_batch])
+@pytest.mark.parametrize("choose", [topk_per_row, topk_per_batch])
 @pytest.mark.parametrize("subtract", [True, False])
 def test_gradients_by_active_rows_equal_plain_autograd(x, choose, subtract):
     dictionary = made("topk")
     given = [x.clone(), dictionary.W_enc, dictionary.b_enc, dictionary.W_dec, dictionary.b_dec]
     given = [value.detach().clone().requires_grad_() for value in given]
-    out, codes = autoencode(*given, subtract=subtract, choose=lambda pre: choose(pre, K))
+    out, codes = autoencode(*given, subtract_bias=subtract, selector=lambda pre: choose(pre, K))
     slope = torch.randn(out.shape, generator=torch.Generator().manual_seed(3), dtype=out.dtype)
     ours = torch.autograd.grad((out * slope).sum() + codes.values.square().sum(), given)
     v, w_enc, b_enc, w_dec, b_dec = given
@@ -139,15 +141,15 @@ def test_a_batch_gives_its_largest_wherever_they_are():
     for heavy in (0, 1, 5):
         pre = torch.rand(16, 200, generator=generator)
         pre[:heavy] += 3  # rows that take more than their share
-        pattern = top_per_batch(pre, 4)
+        pattern = topk_per_batch(pre, 4)
         kept = set(zip(pattern.rows.tolist(), pattern.latents.tolist(), strict=True))
         best = pre.flatten().topk(64).indices
         assert kept == {(int(i) // 200, int(i) % 200) for i in best}
     few = torch.where(torch.rand(16, 200, generator=generator) < 0.005, 1.0, -1.0)
-    assert len(top_per_batch(few, 4).latents) == int((few > 0).sum())
-    assert len(top_per_row(-pre, 4).latents) == 0
+    assert len(topk_per_batch(few, 4).latents) == int((few > 0).sum())
+    assert len(topk_per_row(-pre, 4).latents) == 0
     ties = torch.ones(8, 50)
-    assert len(top_per_batch(ties, 3).latents) == 24
+    assert len(topk_per_batch(ties, 3).latents) == 24
 
 
 @pytest.mark.parametrize(
@@ -187,12 +189,12 @@ def test_slopes_through_thresholds_are_the_closed_form():
     slope, width = torch.rand(200, 5, generator=generator, dtype=torch.float64), 0.2
     near = ((value - threshold).abs() / width < 0.5).double()
     for_x, for_threshold = torch.autograd.grad(
-        (jump(value, threshold, width) * slope).sum(), (value, threshold)
+        (jumprelu(value, threshold, width) * slope).sum(), (value, threshold)
     )
     torch.testing.assert_close(for_x, (value > threshold) * slope)
     torch.testing.assert_close(for_threshold, (-(threshold / width) * near * slope).sum(0))
     for_x, for_threshold = torch.autograd.grad(
-        (step(value, threshold, width, True) * slope).sum(), (value, threshold)
+        (heaviside(value, threshold, width, True) * slope).sum(), (value, threshold)
     )
     torch.testing.assert_close(for_x, near * slope / width)
     torch.testing.assert_close(for_threshold, (-near * slope / width).sum(0))
@@ -359,7 +361,9 @@ class TestPursuit:
         assert float(rest.norm()) < 1e-9
 
 
-FOLDS = [(name, {}) for name in ARCHITECTURES] + [(name, {"rank_by": "norm"}) for name in SPARSE]
+FOLDS = [(name, {}) for name in ARCHITECTURES] + [
+    (name, {"rank_by": "norm"}) for name in TOPK_ARCHITECTURES
+]
 
 
 @pytest.mark.parametrize(("architecture", "more"), FOLDS)

@@ -8,17 +8,17 @@ import torch
 from scipy import stats
 
 from benchmarks.dictionaries_diff import STEPS, held_out, measure
-from benchmarks.worlds.planted_pair import VARIANTS, planted_tune
+from benchmarks.worlds.planted_pair import VARIANTS, planted_pair
 from interp import claims
 from interp.errors import OptionError
-from interp.sae.analysis.activation_slopes import Lines
-from interp.sae.analysis.classes import Thresholds, of_crosscoder
-from interp.sae.analysis.diff import WAYS, compare
+from interp.sae.analysis.activation_slopes import ActivationSlopes
+from interp.sae.analysis.classes import Thresholds, classify_crosscoder
+from interp.sae.analysis.diff import COMPARISONS, compare_models
 from interp.sae.analysis.diff_claims import claims_of
 from interp.sae.analysis.differences import DifferenceScaling
 from interp.sae.analysis.jackknife import FoldSums, jackknife
 from interp.sae.analysis.latent_scaling import BASE, TARGETS, TUNED, LatentScaling
-from interp.sae.analysis.model_swap_test import exchange_p
+from interp.sae.analysis.model_swap_test import model_swap_p
 from interp.sae.core.config import DictionaryConfig
 from interp.sae.core.dictionary import Dictionary
 from interp.sae.core.sparse_products import Codes
@@ -64,8 +64,8 @@ def test_betas_are_least_squares_of_every_latent(rows, normalisation):
         dictionary.scale.copy_(torch.tensor([0.5, 2.0]))
     x, documents = rows
     found = scaled(dictionary, x, documents)
-    inside = dictionary.normalised(x)[0].detach()
-    raw = dictionary.raw(inside)
+    inside = dictionary.normalise(x)[0].detach()
+    raw = dictionary.reconstruct_normalised(inside)
     f, out = raw.codes.dense().detach().numpy(), raw.output.detach()
     halves = [
         [part.numpy() for part in value.detach().chunk(2, -1)]
@@ -138,7 +138,7 @@ def test_nu_is_the_reference_s_and_its_threshold_is_applied_to_that(rows, seed):
     )
     without = found.nu["reconstruction_no_bias", TUNED].value[:-1]
     assert np.abs(without - wanted["reconstruction"][:-1]).max() > 0.1
-    columns = compare(dictionary, "crosscoder", [(*x.chunk(2, 1), documents)])
+    columns = compare_models(dictionary, "crosscoder", [(*x.chunk(2, 1), documents)])
     np.testing.assert_allclose(
         columns["nu_reconstruction"][:-1], wanted["reconstruction"][:-1], rtol=1e-9
     )
@@ -149,17 +149,17 @@ def test_a_class_follows_the_reconstruction_with_its_bias():
     """Intervention: a bias of the base along a latent of the tuned model's own turns its class,
     nothing else.
     """
-    pair = planted_tune(48, seed=2)
+    pair = planted_pair(48, seed=2)
     dictionary = known(pair, "crosscoder")
     batches = list(held_out(pair, 8))
-    before = compare(dictionary, "crosscoder", batches)
+    before = compare_models(dictionary, "crosscoder", batches)
     own = before["class"].tolist().index("tuned-only")
     with torch.no_grad():
         push = torch.cat([dictionary.W_dec[own, 48:], torch.zeros(48)])
         dictionary.b_dec.add_(push)
         dictionary.b_enc.add_(push @ dictionary.W_enc)  # codes stay as they are
     moved = [(base + push[:48], tuned, documents) for base, tuned, documents in batches]
-    after = compare(dictionary, "crosscoder", moved)
+    after = compare_models(dictionary, "crosscoder", moved)
     np.testing.assert_allclose(after["nu_error"], before["nu_error"], atol=1e-4)
     np.testing.assert_allclose(
         after["nu_reconstruction_no_bias"], before["nu_reconstruction_no_bias"], atol=1e-4
@@ -274,10 +274,10 @@ def known(pair, way):
 
 
 def found_by(way, variant="planted", batches=8, controls=(), **options):
-    pair = planted_tune(48, variant=variant, seed=2, **options)
+    pair = planted_pair(48, variant=variant, seed=2, **options)
     # what fires by itself is read from the planted pair's directions, whatever the pair
-    dictionary = known(planted_tune(48, seed=2, **options), way)
-    return pair, compare(dictionary, way, held_out(pair, batches), controls=controls)
+    dictionary = known(planted_pair(48, seed=2, **options), way)
+    return pair, compare_models(dictionary, way, held_out(pair, batches), controls=controls)
 
 
 class TestPlanted:
@@ -292,11 +292,11 @@ class TestPlanted:
 
     def test_norms_that_sparsity_took_are_not_a_models_own(self):
         """Complete shrinkage and decoupling: decoders say tuned only, rows do not."""
-        pair = planted_tune(48, seed=2)
+        pair = planted_pair(48, seed=2)
         dictionary = known(pair, "crosscoder")
         with torch.no_grad():
             dictionary.W_dec[0, :48] *= 0.05
-        found = compare(dictionary, "crosscoder", held_out(pair, 8))
+        found = compare_models(dictionary, "crosscoder", held_out(pair, 8))
         assert found["by_norms"][0] == "tuned-only"
         assert found["class"][0] == "shared"
         assert found["nu_error"][0] == pytest.approx(1, abs=0.05)
@@ -332,11 +332,11 @@ class TestPlanted:
         assert found.summary["unexplained_base"] > 1.5 * found.summary["unexplained_tuned"]
 
     def test_the_tuned_way_is_the_bases_way_with_models_exchanged(self):
-        pair = planted_tune(48, seed=2)
+        pair = planted_pair(48, seed=2)
         dictionary = known(pair, "tuned")
         batches = list(held_out(pair, 4))
-        one = compare(dictionary, "tuned", batches)
-        other = compare(
+        one = compare_models(dictionary, "tuned", batches)
+        other = compare_models(
             dictionary, "base", [(tuned, base, documents) for base, tuned, documents in batches]
         )
         named = {"base-only": "tuned-only", "tuned-only": "base-only"}
@@ -349,7 +349,7 @@ class TestPlanted:
         assert one.summary["unexplained_base"] == other.summary["unexplained_tuned"]
         assert list(one.summary["verdicts"]) == ["tuned-only", "changed"]
 
-    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize("way", COMPARISONS)
     def test_control_and_identical_pairs_give_nothing(self, way):
         for variant in ("control", "identical"):
             _, found = found_by(way, variant)
@@ -365,7 +365,7 @@ class TestPlanted:
                 assert (found["exchange_p"] == 1).all()
                 assert found.summary["identical"]
 
-    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize("way", COMPARISONS)
     def test_models_exchanged_in_half_of_the_documents_have_nothing_of_their_own(self, way):
         """Each still fires where the other does not: in as many documents, so that no model's alone
         is claimed.
@@ -441,15 +441,15 @@ class TestPlanted:
         assert hits <= stats.binom.ppf(0.999, n, 0.025), hits / n
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", COMPARISONS)
 def test_activity_on_special_rows_is_counted_apart(way):
-    pair = planted_tune(48, seed=2)
+    pair = planted_pair(48, seed=2)
     dictionary = known(pair, way)
     batches = [
         (*rows, torch.rand(len(rows[0]), generator=torch.Generator().manual_seed(1)) < 0.3)
         for rows in held_out(pair, 2)
     ]
-    found = compare(dictionary, way, batches)
+    found = compare_models(dictionary, way, batches)
     given = {
         "crosscoder": lambda base, tuned: torch.cat([base, tuned], 1),
         "difference": lambda base, tuned: tuned - base,
@@ -465,7 +465,7 @@ def test_activity_on_special_rows_is_counted_apart(way):
     np.testing.assert_allclose(found["rate_content"], fires[~special].mean(0), atol=1e-12)
     share = fires[special].sum(0)[live] / fires.sum(0)[live]
     np.testing.assert_allclose(found["special_share"][live], share, atol=1e-12)
-    plain = compare(dictionary, way, held_out(pair, 2))
+    plain = compare_models(dictionary, way, held_out(pair, 2))
     assert "rate_special" not in plain.data
     for name in plain.data:
         np.testing.assert_array_equal(plain[name], found[name], err_msg=name)
@@ -481,7 +481,7 @@ def test_what_is_left_of_a_latent_in_two_folds_is_exactly_nothing():
         folds, codes = torch.arange(90) % 6, torch.zeros(90, 3, dtype=torch.float64)
         codes[(folds == 1) | (folds == 4), 0] = 0.3
         codes[:, 1] = torch.rand(90, generator=generator, dtype=torch.float64)
-        lines = Lines(3, D, 6, 2)
+        lines = ActivationSlopes(3, D, 6, 2)
         lines.add(folds, Codes.from_dense(codes), x, y)
         for found in lines.products({"bt": (0, 1), "tt": (1, 1)}).values():
             assert (found[[2, 5], 0] == 0).all()
@@ -491,7 +491,7 @@ def test_what_is_left_of_a_latent_in_two_folds_is_exactly_nothing():
 
 
 def test_slopes_of_differences_are_regressions_with_an_intercept():
-    pair = planted_tune(48, seed=2)
+    pair = planted_pair(48, seed=2)
     dictionary = known(pair, "difference")
     rows = pair.draw(64)
     found = DifferenceScaling(dictionary).update(*rows).result()
@@ -510,23 +510,23 @@ class TestExchange:
         generator, hits, n = np.random.default_rng(7), 0, 300
         for draw in range(n):
             noise = generator.standard_t(4, size=(20, 30)) * generator.uniform(0.1, 3, 30)
-            hits += bool((exchange_p(noise, 199, draw) <= 0.05).any())
+            hits += bool((model_swap_p(noise, 199, draw) <= 0.05).any())
         assert stats.binomtest(hits, n, 0.05).pvalue > 0.001, hits / n
 
     def test_what_moves_is_found_and_nothing_is_nothing(self):
         noise = np.random.default_rng(8).normal(size=(20, 30))
         noise[:, 3] += 2.5
         noise[:, 9] = 0
-        p = exchange_p(noise)
+        p = model_swap_p(noise)
         assert p[3] <= 0.01
         assert p[9] == 1
-        assert (exchange_p(np.zeros((20, 4))) == 1).all()
+        assert (model_swap_p(np.zeros((20, 4))) == 1).all()
 
     def test_every_way_of_exchanging_is_the_exact_answer(self):
         values = np.random.default_rng(9).normal(0.6, 1, size=(8, 1))
         signs = np.array(np.meshgrid(*[[-1, 1]] * 8)).reshape(8, -1).T
         exact = (np.abs(signs @ values[:, 0]) >= abs(values.sum()) - 1e-12).mean()
-        assert exchange_p(values, 20_000)[0] == pytest.approx(exact, abs=0.01)
+        assert model_swap_p(values, 20_000)[0] == pytest.approx(exact, abs=0.01)
 
 
 def test_folds_keep_documents_whole():
@@ -538,20 +538,20 @@ def test_folds_keep_documents_whole():
 
 
 def test_planted_pairs_are_what_they_say():
-    pair = planted_tune(seed=3)
+    pair = planted_pair(seed=3)
     cosines = (pair.base * pair.tuned).sum(1)
     for kind, cosine in zip(pair.kinds, cosines, strict=True):
         expected = {"shared": 1, "rotated": np.cos(np.pi / 6), "rescaled": 2}.get(kind, 0)
         assert float(cosine) == pytest.approx(expected, abs=1e-5)
     for one, other in zip(pair.draw(8, 2), pair.draw(8, 2), strict=True):
         assert torch.equal(one, other)
-    same = planted_tune(variant="identical").draw(4)
+    same = planted_pair(variant="identical").draw(4)
     assert torch.equal(same.base, same.tuned)
     assert pair.closest(torch.cat([pair.base, pair.tuned], 1) * 3, "crosscoder").tolist() == list(
         range(len(cosines))
     )
     swapped, plain = (
-        planted_tune(variant=variant, seed=3, noise=0.0).draw(64, 1)
+        planted_pair(variant=variant, seed=3, noise=0.0).draw(64, 1)
         for variant in VARIANTS[::3][::-1]
     )
     kept = (swapped.base == plain.base).all(1)
@@ -566,26 +566,26 @@ def test_what_means_nothing_is_refused(rows):
     with pytest.raises(OptionError, match="autoencoder of one site"):
         DifferenceScaling(crosscoder())
     with pytest.raises(OptionError, match="unknown comparison"):
-        compare(alone, "lens", [])
+        compare_models(alone, "lens", [])
     with pytest.raises(OptionError, match="no threshold"):
-        compare(Dictionary(DictionaryConfig("batchtopk", D, F, k=2)), "tuned", [])
+        compare_models(Dictionary(DictionaryConfig("batchtopk", D, F, k=2)), "tuned", [])
     with pytest.raises(OptionError, match="no rows were given"):
-        compare(crosscoder(), "crosscoder", [])
+        compare_models(crosscoder(), "crosscoder", [])
     with pytest.raises(OptionError, match="thresholds"):
         Thresholds(error=2.0)
     with pytest.raises(OptionError, match="unknown variant"):
-        planted_tune(variant="real")
+        planted_pair(variant="real")
 
 
 def test_thresholds_only_take_claims_away():
     """Intervals across a threshold are unclear: a stricter threshold never claims more."""
-    pair = planted_tune(48, seed=2)
+    pair = planted_pair(48, seed=2)
     stream = LatentScaling(known(pair, "crosscoder"))
     for base, tuned, documents in held_out(pair, 2):
         stream.update(torch.cat([base, tuned], 1), documents)
     found = stream.result()
     loose, strict = (
-        of_crosscoder(found, Thresholds(error=size)) == "tuned-only" for size in (0.2, 0.01)
+        classify_crosscoder(found, Thresholds(error=size)) == "tuned-only" for size in (0.2, 0.01)
     )
     assert strict.sum() < loose.sum()
     assert not (strict & ~loose).any()

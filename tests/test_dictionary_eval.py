@@ -12,17 +12,17 @@ import torch
 from scipy import stats
 
 from interp import claims
-from interp.analyzers.sae_eval import DictionaryEval
-from interp.analyzers.sae_eval.compute import Passes, Sums
-from interp.analyzers.sae_eval.findings import claims_of, words
+from interp.analyzers.sae_eval import SaeEval
+from interp.analyzers.sae_eval.compute import EvaluationPasses, EvaluationSums
+from interp.analyzers.sae_eval.findings import claims_of, wording_for
 from interp.analyzers.sae_eval.tables import prompts_table, splice_table
 from interp.errors import OptionError
 from interp.figures import plot
 from interp.models.pair import Pair
 from interp.prompts import OneClass, Prompt, PromptSet, encode
 from interp.sae import Dictionary, DictionaryConfig, save
-from interp.sae.analysis.baselines import Covariance, predicted, principal
-from interp.sae.analysis.input_output import ORDER, Place
+from interp.sae.analysis.baselines import Covariance, least_squares_baseline, principal_components
+from interp.sae.analysis.input_output import HOOK_ORDER, InputOutput
 from interp.sae.analysis.scores import score
 from interp.sae.analysis.token_groups import with_token_codes
 from interp.sites import BLOCK_HOOKS, Site
@@ -76,7 +76,7 @@ def dictionary_of(kind, seed=1, width=40):
 
 def analyzer_of(dictionary, kind, **more):
     of, site, target, _ = KINDS[kind]
-    return DictionaryEval(dictionary, site, target=target, of=of, **more)
+    return SaeEval(dictionary, site, target=target, of=of, **more)
 
 
 @pytest.fixture(scope="module")
@@ -298,9 +298,9 @@ def run_of(errors, loss, kl, clusters):
     """A run whose sums per prompt are given: squared errors by name, costs by condition."""
     ids, count = np.arange(len(clusters)), len(clusters)
     costs = {("tuned", name): np.stack([loss[name], kl[name]]) for name in loss}
-    sums = Sums(errors, {}, costs, np.full((2, count), 10))
-    place = Place(Site.parse(RESID), Site.parse(RESID), "tuned")
-    made = claims_of(sums, K, words(place, DictionaryConfig("topk", D, 40, k=K)))
+    sums = EvaluationSums(errors, {}, costs, np.full((2, count), 10))
+    place = InputOutput(Site.parse(RESID), Site.parse(RESID), "tuned")
+    made = claims_of(sums, K, wording_for(place, DictionaryConfig("topk", D, 40, k=K)))
     parts = {
         "prompts": prompts_table(sums, ids, clusters),
         "splice": splice_table(sums, ids, clusters, place),
@@ -414,9 +414,13 @@ def whole_of(pair, of):
     study, site = study_of(pair), Site.parse(RESID)
     config = DictionaryConfig("topk", D, 8, k=1, models=2 if of == "both" else 1)
     encoded = [with_token_codes(tiny.tokenizer(), coded) for coded in study.encoded("positive")]
-    place = Place(site, site, of)
-    rows = torch.cat([batch.y for batch in Passes(study, place, config, encoded, ()).reading()])
-    found = principal(Covariance.empty(rows.shape[1]).update(rows), rows.shape[1], torch.float64)
+    place = InputOutput(site, site, of)
+    rows = torch.cat(
+        [batch.y for batch in EvaluationPasses(study, place, config, encoded, ()).reading()]
+    )
+    found = principal_components(
+        Covariance.empty(rows.shape[1]).update(rows), rows.shape[1], torch.float64
+    )
     made = Dictionary(dataclasses.replace(found.config, d_in=D, models=config.models)).double()
     made.load_state_dict({**found.state_dict(), "scale": made.scale})
     return made.requires_grad_(False)
@@ -466,7 +470,7 @@ def test_a_skip_connection_that_is_the_model_s_own_matrix_costs_nothing(pair, mo
     own = Dictionary(config).double().requires_grad_(False)
     own.W_dec[:], own.b_dec[:] = 0, 0
     own.W_skip.copy_(modules[1].model.layers[1].mlp.down_proj.weight)
-    told = DictionaryEval(own, POST, target=DOWN)(study_of(pair))
+    told = SaeEval(own, POST, target=DOWN)(study_of(pair))
     assert told.summary["explained_variance"] == pytest.approx(1)
     assert told.summary["pca_explained_variance"] == pytest.approx(1)
     assert spent(told, "dictionary") == pytest.approx(0, abs=1e-9)
@@ -508,11 +512,15 @@ def test_predicted_components_are_an_autoencoders_where_the_target_is_the_input_
     )
     for k in (1, 2, 6):
         itself = Covariance.empty(16).update(torch.cat([x, x], 1))
-        mine = predicted(itself, 8, lambda of, k=k: principal(of, k, torch.float64), torch.float64)
-        alone = principal(Covariance.empty(8).update(x), k, torch.float64)
+        mine = least_squares_baseline(
+            itself, 8, lambda of, k=k: principal_components(of, k, torch.float64), torch.float64
+        )
+        alone = principal_components(Covariance.empty(8).update(x), k, torch.float64)
         torch.testing.assert_close(mine.reconstruct(x).output, alone.reconstruct(x).output)
         seen = Covariance.empty(14).update(x_y := torch.cat([x, y], 1))
-        found = predicted(seen, 8, lambda of, k=k: principal(of, k, torch.float64), torch.float64)
+        found = least_squares_baseline(
+            seen, 8, lambda of, k=k: principal_components(of, k, torch.float64), torch.float64
+        )
         out = found.reconstruct(x).output.numpy()
         design = np.concatenate([x.numpy(), np.ones((600, 1))], 1)
         fit = design @ np.linalg.lstsq(design, y.numpy(), rcond=None)[0]
@@ -525,7 +533,9 @@ def test_predicted_components_are_an_autoencoders_where_the_target_is_the_input_
     # a column that never varies has no say
     flat = torch.cat([x, torch.full((600, 1), 5.0, dtype=torch.float64)], 1)
     seen = Covariance.empty(15).update(torch.cat([flat, y], 1))
-    found = predicted(seen, 9, lambda of: principal(of, 6, torch.float64), torch.float64)
+    found = least_squares_baseline(
+        seen, 9, lambda of: principal_components(of, 6, torch.float64), torch.float64
+    )
     np.testing.assert_allclose(found.reconstruct(flat).output, fit, atol=1e-8)
     assert score(alone, [x]).summary()["explained_variance"] <= 1
 
@@ -534,7 +544,7 @@ def test_predicted_components_are_an_autoencoders_where_the_target_is_the_input_
 
 
 def test_every_site_has_its_place_in_a_pass():
-    assert set(ORDER) == set(BLOCK_HOOKS)
+    assert set(HOOK_ORDER) == set(BLOCK_HOOKS)
 
 
 CROSS = DictionaryConfig("topk", 8, 8, models=2, k=2)
@@ -562,7 +572,7 @@ PLAIN = DictionaryConfig("topk", 8, 8, k=2)
 )
 def test_what_cannot_be_judged_is_refused(config, target, of, based, said):
     with pytest.raises(OptionError, match=said):
-        Place.of_dictionary(config, INTO, target, of, based)
+        InputOutput.from_config(config, INTO, target, of, based)
 
 
 @pytest.fixture(scope="module")

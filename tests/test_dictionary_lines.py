@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from benchmarks.dictionaries_diff import held_out
-from benchmarks.worlds.planted_pair import planted_tune
-from interp.sae.analysis.activation_slopes import DIRECTIONS, Lines
-from interp.sae.analysis.diff import compare
-from interp.sae.analysis.jackknife import resampled
+from benchmarks.worlds.planted_pair import planted_pair
+from interp.sae.analysis.activation_slopes import MAX_WIDTH, ActivationSlopes
+from interp.sae.analysis.diff import compare_models
+from interp.sae.analysis.jackknife import jackknife_estimate
 from interp.sae.core.sparse_products import Codes
 from tests.test_dictionary_diff import known
 
@@ -29,7 +29,7 @@ def drawn(width=6, noise=0.1, seed=0):
 
 
 def lines(f, rows, folds, parts=1):
-    made = Lines(F, rows[0].shape[1], FOLDS, len(rows))
+    made = ActivationSlopes(F, rows[0].shape[1], FOLDS, len(rows))
     for piece in torch.arange(N).chunk(parts):
         made.add(folds[piece], Codes.from_dense(f[piece]), *(part[piece] for part in rows))
     return made
@@ -81,18 +81,18 @@ def test_noise_has_no_length():
         one, other = made.slopes().sum(0).chunk(2, 1)
         plain.append(float(torch.cosine_similarity(one, other).mean()))
         got = made.products({"bb": (0, 0), "bt": (0, 1), "tt": (1, 1)})
-        cosine = resampled(got["bt"] / np.sqrt(got["bb"] * got["tt"]))
+        cosine = jackknife_estimate(got["bt"] / np.sqrt(got["bb"] * got["tt"]))
         misses += int(((cosine.low > 1) | (cosine.high < 1)).sum())
     assert np.mean(plain) < 0.9
     assert misses <= 10  # of 60 intervals of 95 %
 
 
 def test_wide_rows_are_projected_and_angles_stay():
-    f, (one, _), _, folds = drawn(8 * DIRECTIONS)
+    f, (one, _), _, folds = drawn(8 * MAX_WIDTH)
     turned = one + 0.5 * one.roll(1, 1)
     rows = [f @ one, f @ turned]
     made = lines(f, rows, folds)
-    assert made.slopes().shape == (FOLDS, F, 2 * DIRECTIONS)
+    assert made.slopes().shape == (FOLDS, F, 2 * MAX_WIDTH)
     got = made.products({"bb": (0, 0), "bt": (0, 1), "tt": (1, 1)})
     whole = [part.double().sub(part.double().mean(0)) for part in rows]
     slopes = [f.double().T @ part for part in whole]
@@ -104,7 +104,7 @@ def test_halves_of_a_split_feature_are_not_rotated():
     """Two latents share a feature and take off what they have of another: decoders turn and rows do
     not.
     """
-    pair = planted_tune(48, seed=2)
+    pair = planted_pair(48, seed=2)
     dictionary = known(pair, "crosscoder")
     shared, own, rotated = (pair.kinds.index(kind) for kind in ("shared", "easy", "rotated"))
     other = shared + 1
@@ -116,7 +116,7 @@ def test_halves_of_a_split_feature_are_not_rotated():
         dictionary.W_dec[shared] /= 2
         dictionary.W_dec[shared, 48:] += 0.25 * pair.tuned[own]
         dictionary.W_dec[other, 48:] -= 0.25 * pair.tuned[own]
-    found = compare(dictionary, "crosscoder", held_out(pair, 8))
+    found = compare_models(dictionary, "crosscoder", held_out(pair, 8))
     for half in (shared, other):
         assert found["part_cosine_high"][half] < 0.95
         assert found["cosine_low"][half] > 0.95
@@ -126,7 +126,7 @@ def test_halves_of_a_split_feature_are_not_rotated():
 
 
 def test_a_difference_whose_row_points_elsewhere_is_not_claimed():
-    pair = planted_tune(48, seed=2)
+    pair = planted_pair(48, seed=2)
     own, junk = (
         pair.kinds.index("easy"),
         torch.randn(48, generator=torch.Generator().manual_seed(3)),
@@ -136,7 +136,7 @@ def test_a_difference_whose_row_points_elsewhere_is_not_claimed():
         dictionary = known(pair, "difference")
         with torch.no_grad():
             dictionary.W_dec[own] += amount * junk
-        found = compare(dictionary, "difference", held_out(pair, 8))
+        found = compare_models(dictionary, "difference", held_out(pair, 8))
         row = dictionary.W_dec[own].detach()
         expected = float(torch.cosine_similarity(row, pair.tuned[own], dim=0))
         assert found["row_cosine"][own] == pytest.approx(expected, abs=0.05)

@@ -13,11 +13,11 @@ from sklearn.metrics import roc_auc_score
 from interp.engines import Batch, TorchEngine
 from interp.errors import OptionError
 from interp.models.pair import Pair
-from interp.sae.analysis.causal_validation import confirm
+from interp.sae.analysis.causal_validation import measure_effects
 from interp.sae.analysis.probe import SparseProbe
 from interp.sae.core.config import DictionaryConfig
 from interp.sae.core.dictionary import Dictionary
-from interp.sae.core.edits import Latents
+from interp.sae.core.edits import LatentEdit
 from interp.sites import Site
 from tests import tiny
 
@@ -77,7 +77,7 @@ def test_a_held_out_auc_is_scikit_learns():
     probe = SparseProbe(k=2, draws=1, seed=4)
     found = probe(codes, labels, clusters)
     training = found.training
-    latents, _, scores = probe._fitted(codes, labels, clusters, training)
+    latents, _, scores = probe._fit(codes, labels, clusters, training)
     np.testing.assert_array_equal(found.scores, scores)
     assert found.latents.tolist() == latents.tolist()
     assert found.auc == pytest.approx(roc_auc_score(labels[~training], scores[~training]))
@@ -160,17 +160,17 @@ def test_the_error_stays_in(normalisation):
     if normalisation == "scale":
         made.scale.fill_(3)
     rows = value.reshape(-1, 32)
-    inside, undo = made.normalised(rows)
+    inside, undo = made.normalise(rows)
     everything = torch.arange(40)
-    left = Latents(SITE, made, everything).apply(value).reshape(-1, 32)
+    left = LatentEdit(SITE, made, everything).apply(value).reshape(-1, 32)
     error = rows - made(rows)
     torch.testing.assert_close(left, (error + made.b_dec * undo[1] + undo[0]).detach())
-    assert Latents(SITE, made, everything, factor=1.0).apply(value) is value
+    assert LatentEdit(SITE, made, everything, factor=1.0).apply(value) is value
     one = torch.tensor([4])
-    twice = Latents(SITE, made, one, factor=2.0).apply(value)
+    twice = LatentEdit(SITE, made, one, factor=2.0).apply(value)
     part = made.encode(rows)[:, 4:5] * made.W_dec[4] * undo[1]
     torch.testing.assert_close(twice.reshape(-1, 32), (rows + part).detach())
-    pushed = Latents(SITE, made, one, factor=1.0, amount=1.5).apply(value)
+    pushed = LatentEdit(SITE, made, one, factor=1.0, amount=1.5).apply(value)
     torch.testing.assert_close(
         pushed.reshape(-1, 32), (rows + 1.5 * made.W_dec[4] * undo[1]).detach()
     )
@@ -181,14 +181,14 @@ def test_in_a_model_ablation_is_what_replacing_the_stream_does(pair):
     """Intervention: the edit in a pass equals a pass whose stream was replaced by hand."""
     made, engine, model = dictionary(), TorchEngine(), pair.tuned
     batch = Batch.pad([[5, 9, 30, 41], [7, 8]], 0)
-    silent = Latents(SITE, made, torch.zeros(0, dtype=torch.int64))
+    silent = LatentEdit(SITE, made, torch.zeros(0, dtype=torch.int64))
     plain = engine.run(model, batch, reads=[SITE])
     untouched = engine.run(model, batch, edits=[silent])
     torch.testing.assert_close(untouched.logits, plain.logits)
     stream = plain.values[SITE].reshape(-1, 32)
     loudest = int(made.encode(stream).sum(0).argmax())
     edited = engine.run(
-        model, batch, reads=[SITE], edits=[Latents(SITE, made, torch.tensor([loudest]))]
+        model, batch, reads=[SITE], edits=[LatentEdit(SITE, made, torch.tensor([loudest]))]
     )
     by_hand = stream - made.encode(stream)[:, loudest : loudest + 1] * made.W_dec[loudest]
     torch.testing.assert_close(edited.values[SITE].reshape(-1, 32), by_hand.detach())
@@ -198,9 +198,9 @@ def test_in_a_model_ablation_is_what_replacing_the_stream_does(pair):
 def test_edits_that_mean_nothing_are_refused():
     crosscoder = Dictionary(DictionaryConfig("topk", 16, 40, models=2, k=6))
     with pytest.raises(OptionError, match="of two models reads"):
-        Latents(SITE, crosscoder, torch.tensor([1]))
+        LatentEdit(SITE, crosscoder, torch.tensor([1]))
     with pytest.raises(OptionError, match="there is no latent 40"):
-        Latents(SITE, dictionary(), torch.tensor([40]))
+        LatentEdit(SITE, dictionary(), torch.tensor([40]))
 
 
 class TestConfirm:
@@ -224,7 +224,7 @@ class TestConfirm:
             )
 
         latents = [loud] if which == "causal" else [int(np.argsort(-rates)[5])]
-        return confirm(measure, made, SITE, latents, rates, np.arange(12), amount=2.0)
+        return measure_effects(measure, made, SITE, latents, rates, np.arange(12), amount=2.0)
 
     def test_what_causes_it_is_beyond_random_latents(self, pair):
         found = self.found(pair, "causal")
@@ -238,7 +238,7 @@ class TestConfirm:
 
     def test_no_others_no_control(self):
         with pytest.raises(OptionError, match="too few to draw controls"):
-            confirm(
+            measure_effects(
                 lambda _: np.zeros(3),
                 dictionary(),
                 SITE,

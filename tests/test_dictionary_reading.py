@@ -7,7 +7,14 @@ import pytest
 from scipy import stats
 
 from interp.errors import OptionError
-from interp.sae.analysis.token_labels import Active, Examples, Texts, adjusted, labels, spread
+from interp.sae.analysis.token_labels import (
+    ActiveTokens,
+    Examples,
+    Texts,
+    adjusted_p,
+    label_latents,
+    stratified_sample,
+)
 
 LISTS = {latent: {5 * latent + offset for offset in range(4)} for latent in range(12)}
 
@@ -15,7 +22,7 @@ LISTS = {latent: {5 * latent + offset for offset in range(4)} for latent in rang
 def active(on):
     """Firing of a matrix [N, F] of codes."""
     return {
-        latent: Active(np.flatnonzero(column), column[column != 0].astype(float))
+        latent: ActiveTokens(np.flatnonzero(column), column[column != 0].astype(float))
         for latent, column in enumerate(on.T)
     }
 
@@ -30,7 +37,9 @@ def texts(wrong=0.0, documents=60, seed=0):
 
 
 def found(firing, where, latents=None, **more):
-    return labels(firing, where, firing if latents is None else latents, **{"draws": 19, **more})
+    return label_latents(
+        firing, where, firing if latents is None else latents, **{"draws": 19, **more}
+    )
 
 
 def test_planted_lists_come_back_and_are_right_on_other_documents():
@@ -44,17 +53,17 @@ def test_planted_lists_come_back_and_are_right_on_other_documents():
         assert one.shuffled.max() < 0.75
         assert len(one.shuffled) == 19
         assert one.p == pytest.approx(1 / 12)
-    assert adjusted(made).max() == pytest.approx(1 / 12)
+    assert adjusted_p(made).max() == pytest.approx(1 / 12)
 
 
 def test_a_judge_that_errs_scores_what_its_errors_leave():
     firing, where = texts(documents=400)
     generator = np.random.default_rng(2)
     for wrong in (0.0, 0.1, 0.3, 0.5):
-        one = Examples.drawn(firing[3], where, 400, generator)
+        one = Examples.draw(firing[3], where, 400, generator)
         told = [
             part ^ (generator.random(len(part)) < wrong)
-            for part in one.judged(where.tokens, LISTS[3])
+            for part in one.predictions(where.tokens, LISTS[3])
         ]
         assert one.score(*told) == pytest.approx(1 - wrong, abs=0.05)
         value, low, high = one.interval(*told, where.clusters)
@@ -90,7 +99,7 @@ def test_firing_that_goes_by_cluster_is_no_evidence():
         tokens = np.concatenate([generator.choice(20, 60, p=topic) for topic in topics])
         where = Texts.from_tokens(tokens, np.arange(len(clusters)) // 12, clusters, run)
         firing = (generator.random(24) < 0.4)[clusters] & (generator.random(len(clusters)) < 0.5)
-        one = labels(active(firing[:, None]), where, [0], draws=39, seed=run)[0]
+        one = label_latents(active(firing[:, None]), where, [0], draws=39, seed=run)[0]
         seen += [] if not one.examples else [(one.score <= one.shuffled).mean()]
     assert np.mean(np.array(seen) <= 0.1) <= 0.2
 
@@ -108,7 +117,7 @@ def test_shuffled_firing_is_chance_and_keeps_halves_and_documents_together():
     made = found(firing, moved, draws=99)
     assert np.mean([one.score for one in made]) == pytest.approx(0.5, abs=0.03)
     assert np.mean([one.shuffled.mean() for one in made]) == pytest.approx(0.5, abs=0.02)
-    assert (adjusted(made) > 0.05).all()
+    assert (adjusted_p(made) > 0.05).all()
 
 
 def test_labels_are_made_and_scored_on_different_documents():
@@ -121,7 +130,7 @@ def test_labels_are_made_and_scored_on_different_documents():
         assert one.score == pytest.approx(0.5, abs=0.01)
     generator = np.random.default_rng(0)
     for one in firing.values():
-        drawn = Examples.drawn(one, where, 30, generator)
+        drawn = Examples.draw(one, where, 30, generator)
         assert len(drawn.active) == len(drawn.quiet) == 30
         assert not where.training[np.concatenate([drawn.active, drawn.quiet])].any()
         assert np.isin(drawn.active, one.rows).all()
@@ -154,12 +163,12 @@ def test_documents_of_equal_tokens_are_one_cluster():
 def test_examples_come_from_every_quantile_without_repetition():
     generator = np.random.default_rng(0)
     values = generator.random(1000)
-    chosen = spread(values, 50, generator)
+    chosen = stratified_sample(values, 50, generator)
     assert len(set(chosen)) == 50
     np.testing.assert_array_equal(
         np.histogram(values[chosen], np.quantile(values, np.linspace(0, 1, 11)))[0], 5
     )
-    assert sorted(spread(values[:7], 7, generator)) == list(range(7))
+    assert sorted(stratified_sample(values[:7], 7, generator)) == list(range(7))
 
 
 def test_rare_latents_and_one_document():

@@ -9,7 +9,7 @@ import torch
 from benchmarks.dictionaries_training import Settings, config_of, fit
 from benchmarks.worlds.synthetic import benchmark_world, flat, hierarchical, rates, scaled
 from interp import claims
-from interp.analyzers.sae_eval import DictionaryEval
+from interp.analyzers.sae_eval import SaeEval
 from interp.capture import make_batch
 from interp.engines import TorchEngine
 from interp.errors import OptionError
@@ -17,10 +17,15 @@ from interp.interventions.edits import Transform
 from interp.models.pair import Pair
 from interp.prompts import OneClass, Prompt, PromptSet
 from interp.sae import Dictionary, DictionaryConfig, save
-from interp.sae.analysis.baselines import Covariance, permuted, principal, random_rows
+from interp.sae.analysis.baselines import (
+    Covariance,
+    permuted_decoder,
+    principal_components,
+    random_directions,
+)
 from interp.sae.analysis.recovery import Recovery, match, uniqueness
 from interp.sae.analysis.scores import Scores, density_table, score, scores_table
-from interp.sae.analysis.splice import ZERO, ablations, recovered, splice, through
+from interp.sae.analysis.splice import ZERO, ablations, reconstruct_with, recovered_share, splice
 from interp.sites import Site
 from interp.study import Study
 from tests import tiny
@@ -318,7 +323,7 @@ class TestBaselines:
             seen.update(x[start : start + 70])
         np.testing.assert_allclose(seen.deviation / 399, np.cov(x.double().numpy().T), rtol=1e-9)
         for k in (1, 3, D):
-            found = score(principal(seen, k), [x]).summary()
+            found = score(principal_components(seen, k), [x]).summary()
             centred = x.double().numpy() - x.double().numpy().mean(0)
             inside = np.linalg.svd(centred, full_matrices=False)[2] @ centred.T
             best = np.sort(inside**2, axis=0)[-k:].sum() / (centred**2).sum()
@@ -329,7 +334,7 @@ class TestBaselines:
         world = WORLD
         x = world.draw(2000).x
         seen = Covariance.empty(32).update(x)
-        made = random_rows(seen, 4, 64)
+        made = random_directions(seen, 4, 64)
         found, true = (
             score(made, [x]).summary(),
             Dictionary(DictionaryConfig("matching_pursuit", 32, 64, steps=4)),
@@ -346,7 +351,7 @@ class TestBaselines:
     def test_rows_dealt_out_anew_keep_codes_and_lose_reconstruction(self):
         dictionary = Dictionary(DictionaryConfig("topk", 16, 16, k=16))
         x = torch.randn(50, 16, generator=torch.Generator().manual_seed(10))
-        other = permuted(dictionary)
+        other = permuted_decoder(dictionary)
         assert torch.equal(other.encode(x), dictionary.encode(x))
         assert (
             score(other, [x]).summary()["explained_variance"]
@@ -376,22 +381,24 @@ class TestSplice:
 
     def test_the_same_value_costs_nothing_and_zero_recovers_nothing(self, pair):
         costs, *_ = self.costs(pair, {"same": lambda rows: rows, ZERO: torch.zeros_like})
-        total = {name: [float(part.sum()) for part in cost] for name, cost in costs.by.items()}
+        total = {
+            name: [float(part.sum()) for part in cost] for name, cost in costs.by_condition.items()
+        }
         assert total["same"] == [total["clean"][0], 0.0]
         assert total[ZERO][1] > 0
         for i in (0, 1):
             clean, zero = total["clean"][i], total[ZERO][i]
             low, high = min(clean, zero), max(clean, zero)
-            assert recovered(low, low, high) == 1
-            assert recovered(high, low, high) == 0
-        assert np.isnan(recovered(1.0, 2.0, 1.0))
+            assert recovered_share(low, low, high) == 1
+            assert recovered_share(high, low, high) == 0
+        assert np.isnan(recovered_share(1.0, 2.0, 1.0))
 
     def test_a_perfect_dictionary_is_the_same_value(self, pair):
         seen = Covariance.empty(32).update(self.costs(pair, {})[0].values.flatten(0, 1))
-        whole = principal(seen, 32, torch.float64)
-        costs, *_ = self.costs(pair, {"whole": through(whole)} | ablations(seen.mean))
-        assert float(costs.by["whole"].kl.sum()) == pytest.approx(0, abs=1e-9)
-        assert float(costs.by["mean"].kl.sum()) > 1e-3
+        whole = principal_components(seen, 32, torch.float64)
+        costs, *_ = self.costs(pair, {"whole": reconstruct_with(whole)} | ablations(seen.mean))
+        assert float(costs.by_condition["whole"].kl.sum()) == pytest.approx(0, abs=1e-9)
+        assert float(costs.by_condition["mean"].kl.sum()) > 1e-3
 
     def test_positions_that_do_not_count_are_left_alone(self, pair):
         def early(batch):
@@ -411,20 +418,20 @@ class TestSplice:
         for row in range(len(batch.ids)):
             ids = batch.ids[row][batch.mask[row]][None]
             own = pair.tuned.module(ids, labels=ids).loss
-            assert float(costs.by["clean"].loss[row]) == pytest.approx(
+            assert float(costs.by_condition["clean"].loss[row]) == pytest.approx(
                 float(own) * (ids.shape[1] - 1), rel=1e-5
             )
 
 
 def dictionary_of(pair, k=6):
     seen = TestSplice().costs(pair, {})[0].values.flatten(0, 1)
-    return principal(Covariance.empty(32).update(seen), k)
+    return principal_components(Covariance.empty(32).update(seen), k)
 
 
 class TestEvaluation:
     def test_a_run_is_kept_with_claims_that_can_be_measured_again(self, pair):
         dictionary = dictionary_of(pair)
-        analyzer = DictionaryEval(dictionary, "blocks.1.hook_resid_post")
+        analyzer = SaeEval(dictionary, "blocks.1.hook_resid_post")
         found = analyzer(study_of(pair))
         made = claims.from_table(found.tables["claims"])
         assert {claim.name for claim in made} >= {
@@ -447,7 +454,7 @@ class TestEvaluation:
             found.tables["recovered"]["recovered"],
             atol=1e-4,
         )
-        bare = DictionaryEval(dictionary, "blocks.1.hook_resid_post", content_only=True)
+        bare = SaeEval(dictionary, "blocks.1.hook_resid_post", content_only=True)
         fewer = bare(study_of(pair))
         assert set(fewer["part"]) == {"all"}
         content = (found["part"] == "content") & (found["dictionary"] == "dictionary")
@@ -456,7 +463,7 @@ class TestEvaluation:
 
     def test_rows_per_prompt_add_up_to_the_scores(self, pair):
         dictionary = dictionary_of(pair)
-        found = DictionaryEval(dictionary, "blocks.1.hook_resid_post")(study_of(pair))
+        found = SaeEval(dictionary, "blocks.1.hook_resid_post")(study_of(pair))
         require_described(found)
         prompts = found.tables["prompts"]
         for name in ("dictionary", "pca", "random"):

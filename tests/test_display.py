@@ -13,7 +13,7 @@ import pytest
 
 import interp
 from interp import claims
-from interp.display import LONGEST, ROWS, cut, facts_html
+from interp.display import MAX_LENGTH, N_ROWS, cut, facts_html
 from interp.figures import plot
 from interp.metrics import Refusal
 from interp.models.pair import Pair
@@ -72,7 +72,7 @@ def test_hostile_text_stays_text():
     seen = Tags(hostile()._repr_html_())
     assert set(seen.tags) <= ALLOWED
     assert {name for name, _ in seen.attributes} <= {"class", "style", "scope", "title"}
-    assert seen.text.count("<script>alert(1)</script>") == ROWS + 1, (
+    assert seen.text.count("<script>alert(1)</script>") == N_ROWS + 1, (
         "each row shown and the sentence"
     )
     assert "\x00" not in seen.text
@@ -96,7 +96,7 @@ def test_numbers_and_the_rows_left_out():
     assert "–" in seen, "what is NaN"
     assert "20 rows, 4 columns" in seen
     assert hostile().provenance.key in seen
-    assert f"{20 - ROWS} more rows" in seen
+    assert f"{20 - N_ROWS} more rows" in seen
 
 
 def claim(**changes):
@@ -141,8 +141,8 @@ def test_an_empty_table_and_one_without_columns():
 
 
 def test_long_text_is_cut_and_facts_that_are_empty_left_out():
-    assert cut("a" * LONGEST) == "a" * LONGEST
-    assert len(cut("a" * 9999)) == LONGEST
+    assert cut("a" * MAX_LENGTH) == "a" * MAX_LENGTH
+    assert len(cut("a" * 9999)) == MAX_LENGTH
     seen = Tags(
         facts_html(
             "T", [("note", ("b" * 9999, HOSTILE)), ("none", None), ("empty", ()), ("zero", 0)]

@@ -7,7 +7,7 @@ import torch
 
 from interp.engines import Batch, Edit, TorchEngine
 from interp.interventions.edits import Ablate, Add, Blend, Replace, ReplaceByRow, Scale
-from interp.interventions.intervention import Intervention, graft
+from interp.interventions.intervention import Intervention, patch_contributions
 from interp.models.model import Model
 from interp.prompts import encode
 from interp.sites import BLOCK_HOOKS, Site, contribution, neurons
@@ -115,7 +115,7 @@ def test_what_each_edit_does():
     whole = torch.randn(2, 3, 5)
     assert torch.equal(Replace(site, whole).apply(value), whole)
     at = torch.tensor([[True, False, False], [False, True, True]])
-    part = Replace(site, whole, at=at).apply(value)
+    part = Replace(site, whole, mask=at).apply(value)
     assert torch.equal(part[at], whole[at])
     assert torch.equal(part[~at], value[~at])
     assert torch.equal(
@@ -201,7 +201,9 @@ def test_ablating_is_zeroing_columns_of_the_down_projection(double, family):
 
 def donated(donor, units, batch=BATCH):
     read = ENGINE.run(donor, batch, reads=[neurons(layer) for layer in units], keep=0)
-    return graft(units, read.values, {layer: donor.write_weights(layer) for layer in range(3)})
+    return patch_contributions(
+        units, read.values, {layer: donor.write_weights(layer) for layer in range(3)}
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from interp.analyzers.sae_eval import DictionaryEval
+from interp.analyzers.sae_eval import SaeEval
 from interp.capture import make_batch
 from interp.engines import TorchEngine
 from interp.errors import PromptError
 from interp.models.pair import Pair
 from interp.prompts import (
-    SPECIAL,
-    TURNS,
+    SPECIAL_TOKEN,
+    TOKEN_SOURCES,
     Documents,
     OneClass,
     encode_document,
@@ -30,8 +30,13 @@ from interp.prompts import (
 )
 from interp.sae import Buffer, Dictionary, DictionaryConfig, Training, load, save, train
 from interp.sae.analysis.scores import Scores, conversations_table
-from interp.sae.analysis.token_groups import OUTSIDE, UNKNOWN, parts_of, read_whole
-from interp.sae.training.activation_source import Activations, Reading
+from interp.sae.analysis.token_groups import (
+    SPECIAL_CODES,
+    UNKNOWN_ROLE,
+    encode_conversations,
+    token_groups,
+)
+from interp.sae.training.activation_source import ActivationSource, ReadingOptions
 from interp.sites import Site
 from interp.study import Study
 from tests import tiny
@@ -82,7 +87,7 @@ def dictionary(seed=0, width=32):
 
 def evaluated(study, **more):
     made = dictionary()
-    return DictionaryEval(made, str(SITE), **more)(study)
+    return SaeEval(made, str(SITE), **more)(study)
 
 
 def row_of(told, part, name="dictionary"):
@@ -187,11 +192,11 @@ class TestConversations:
         told = evaluated(study(talks))
         parts = {
             "all": set(range(16)),
-            "special": set(OUTSIDE),
-            "content": set(range(16)) - set(OUTSIDE),
+            "special": set(SPECIAL_CODES),
+            "content": set(range(16)) - set(SPECIAL_CODES),
         }
         parts |= {
-            name: {TURNS[name], TURNS[name] + SPECIAL}
+            name: {TOKEN_SOURCES[name], TOKEN_SOURCES[name] + SPECIAL_TOKEN}
             for name in ("system", "user", "assistant", "template")
         }
         assert set(told["part"]) == set(parts)
@@ -213,8 +218,11 @@ class TestConversations:
 
     def test_the_very_rows_that_a_training_reads(self, pair, study, tmp_path):
         talks = chats(6)
-        source = Activations(
-            pair, (SITE,), Documents(file_of(tmp_path / "t.jsonl", talks)), Reading(sinks=0.0)
+        source = ActivationSource(
+            pair,
+            (SITE,),
+            Documents(file_of(tmp_path / "t.jsonl", talks)),
+            ReadingOptions(sinks=0.0),
         )
         rows = torch.cat([part for part, _ in source.chunks()]).double()
         found = dictionary().reconstruct(rows)
@@ -240,10 +248,10 @@ class TestConversations:
         tokenizer = tiny.tokenizer().__class__.from_pretrained(_saved(tmp_path))
         tokenizer.chat_template = tiny.TEMPLATE.replace("m.content", "m.content[:4]")
         prompts = read_chats(file_of(tmp_path / "t.jsonl", chats(2)), "messages")
-        found = read_whole(tokenizer, prompts, 256)
-        assert found.unknown == 2
-        assert {code for one in found.encoded for code in one.roles} == {UNKNOWN}
-        assert set(parts_of(found.encoded, True)) == {"special", "content"}
+        found = encode_conversations(tokenizer, prompts, 256)
+        assert found.n_unknown == 2
+        assert {code for one in found.encoded for code in one.roles} == {UNKNOWN_ROLE}
+        assert set(token_groups(found.encoded, True)) == {"special", "content"}
 
     def test_texts_are_read_as_ever_and_other_prompts_keep_their_digest(self, tmp_path):
         path = tmp_path / "p.jsonl"
@@ -423,7 +431,7 @@ def test_a_command_that_was_killed_goes_on_in_another_process_bit_for_bit(tmp_pa
 def judged(pair, made, talks):
     """Scores on conversations, each alone."""
     special = special_ids(pair.tokenizer)
-    scores = Scores(32, made.config.width, {"special": OUTSIDE})
+    scores = Scores(32, made.config.width, {"special": SPECIAL_CODES})
     for number, messages in enumerate(talks):
         coded = encode_document(pair.tokenizer, messages, special)
         batch, roles = make_batch([coded], [0], 0, pair.tuned.device)
@@ -449,7 +457,7 @@ def test_blocks_shift_what_depends_on_where_a_conversation_starts(tmp_path, plan
     data = Documents(file_of(tmp_path / "t.jsonl", chats(120, 1, mean=1.2, longest=3)))
     found = {}
     for pack in (False, True):
-        source = Activations(pair, (SITE,), data, Reading(sinks=0.0, pack=pack))
+        source = ActivationSource(pair, (SITE,), data, ReadingOptions(sinks=0.0, pack=pack))
         start = Dictionary(DictionaryConfig("topk", 32, 64, k=4), seed=0)
         options = Training(steps=120, batch=128, learning_rate=5e-3, log_every=120)
         made = train(start, Buffer(source, 8192, seed=0), options, tmp_path / f"{pack}")[

@@ -10,9 +10,9 @@ import pytest
 from interp.claims import Claim, Finding, mean, statistic, to_table
 from interp.errors import OptionError
 from interp.figures import has_figure, plot
-from interp.figures.conditions import EQUALITIES
+from interp.figures.conditions import MATCHED_MODELS
 from interp.figures.dose import ticks
-from interp.figures.scores import LIMIT, shown_rows
+from interp.figures.scores import LIMIT, rows_to_draw
 from interp.figures.style import finish, legend_rows
 from interp.table import table
 from tests.tables import HOSTILE, located, verified
@@ -83,7 +83,7 @@ def test_scores_of_a_large_model_are_capped_and_the_title_says_so():
             "selected": (selected, "flag", ""),
         },
     )
-    rows = shown_rows(score, selected)
+    rows = rows_to_draw(score, selected)
     assert len(set(rows)) == LIMIT
     assert set(np.flatnonzero(selected)) <= set(rows)
     assert set(np.argsort(-np.abs(score))[: LIMIT * 3 // 4]) <= set(rows)
@@ -97,7 +97,7 @@ def test_scores_of_a_large_model_are_capped_and_the_title_says_so():
 def test_shown_rows_keeps_the_selected_first(selected):
     score, chosen = np.linspace(1, 0, 100), np.zeros(100, bool)
     chosen[100 - selected :] = True
-    rows = shown_rows(score, chosen, limit=80)
+    rows = rows_to_draw(score, chosen, limit=80)
     assert len(set(rows)) == 80
     assert chosen[rows].sum() >= min(selected, 64)
 
@@ -156,7 +156,7 @@ def test_conditions_shows_each_share_with_interval_and_control():
     assert list(zip(np.round(marks.x), marks.y, strict=True)) == [(4, 0.01), (5, 0.0)]
     (bars,) = traces(figure, type="bar", name="positive prompts")
     base, tuned = (
-        f"{made[name][8]:.1%} {said}, token for token" for name, said in EQUALITIES.items()
+        f"{made[name][8]:.1%} {said}, token for token" for name, said in MATCHED_MODELS.items()
     )
     assert bars.customdata[4] == f"ablate-base: 3.0% [0.0%, 7.0%] of 60<br>{base}<br>{tuned}"
     assert "Diamonds" in figure.layout.meta["caption"]

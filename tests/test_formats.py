@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from interp.cli import GROUPS
 from interp.errors import DictionaryError, OptionError
 from interp.sae import DictionaryConfig, fold_decoder_norm, fold_scale, load, save
-from interp.sae.core.config import ARCHITECTURES, SPARSE
+from interp.sae.core.config import ARCHITECTURES, TOPK_ARCHITECTURES
 from interp.sae.core.dictionary import Dictionary
-from interp.sae.formats import WRITTEN, detect, read, write
+from interp.sae.formats import WRITABLE, detect, read, write
 
 DATA = Path(__file__).parent / "data" / "dictionaries"
 CASES = sorted(
@@ -73,7 +73,7 @@ def test_codes_and_outputs_are_the_librarys_own(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("to", WRITTEN)
+@pytest.mark.parametrize("to", WRITABLE)
 def test_what_is_written_does_the_same_or_is_refused_in_a_line(case, to, tmp_path):
     expected = load_file(DATA / case / "expected.safetensors")
     dictionary, about = read(DATA / case, kind=KINDS.get(case))
@@ -99,7 +99,7 @@ def test_what_is_written_does_the_same_or_is_refused_in_a_line(case, to, tmp_pat
 def test_what_each_library_can_express():
     """Which architectures go where, so that a conversion that is lost is noticed."""
     can = {}
-    for to in WRITTEN[1:]:
+    for to in WRITABLE[1:]:
         can[to] = {name for name in ARCHITECTURES if expressible(made(name), to)}
     assert can == {
         "saelens": set(ARCHITECTURES),
@@ -109,13 +109,13 @@ def test_what_each_library_can_express():
     assert expressible(made("standard", normalisation="layer-norm"), "saelens")
     for to in ("sparsify", "dictionary-learning"):
         assert not expressible(made("topk", normalisation="layer-norm"), to)
-    for to in WRITTEN[1:]:
+    for to in WRITABLE[1:]:
         assert not expressible(made("standard", models=2, input_bias=False), to)
 
 
 def made(architecture, seed=3, **more):
     """A dictionary whose parameters are all in play; decoder norms unlike where that can be folded."""
-    if architecture in SPARSE:
+    if architecture in TOPK_ARCHITECTURES:
         more = {"k": K, **({"prefixes": (4, 8, F)} if architecture == "matryoshka" else {}), **more}
     dictionary = Dictionary(DictionaryConfig(architecture, D, F, **more), seed=seed)
     generator = torch.Generator().manual_seed(seed)
@@ -124,7 +124,7 @@ def made(architecture, seed=3, **more):
             if name not in ("W_dec", "W_enc"):
                 value.add_(0.3 * torch.rand(value.shape, generator=generator))
         if architecture != "matching_pursuit" and (
-            architecture not in SPARSE or more.get("rank_by") == "norm"
+            architecture not in TOPK_ARCHITECTURES or more.get("rank_by") == "norm"
         ):
             dictionary.W_dec.mul_(torch.rand(F, 1, generator=generator) + 0.5)
         if architecture in ("batchtopk", "matryoshka"):
@@ -146,7 +146,7 @@ def expressible(dictionary, to):
 
 ALL = (
     [(name, {}) for name in ARCHITECTURES]
-    + [(name, {"rank_by": "norm"}) for name in SPARSE]
+    + [(name, {"rank_by": "norm"}) for name in TOPK_ARCHITECTURES]
     + [(name, {"input_bias": False}) for name in ARCHITECTURES if name != "matching_pursuit"]
     + [(name, {"normalisation": "scale"}) for name in ARCHITECTURES]
     + [("standard", {"normalisation": kind}) for kind in ("layer-norm", "constant-norm")]
@@ -515,7 +515,7 @@ class TestFolds:
         changed(folder / "ae_final.pt", activation_global_scale=torch.square)
         self.refused(folder, "folded twice, or is half")
 
-    @pytest.mark.parametrize("to", WRITTEN)
+    @pytest.mark.parametrize("to", WRITABLE)
     def test_what_we_wrote_and_something_folded_since(self, to, tmp_path):
         """A scale folded a second time (``W_enc`` times, ``W_dec`` by), and half of it; the files
         still look whole.

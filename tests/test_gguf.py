@@ -104,7 +104,7 @@ def test_a_pair_of_it_and_a_child_is_streamed_from_disk(file, base, tmp_path):
     )
     both = pair.read(matrix)
     assert torch.equal(both.base, base.get_parameter(matrix.tensor))
-    assert both.changed
+    assert both.is_changed
 
 
 def test_a_command_says_it(file, base, tmp_path, capsys):
@@ -153,8 +153,8 @@ def test_an_adapter_that_names_the_file_is_on_that_base(tmp_path, named):
     adapter = sources.Source(
         "own", tmp_path / "own", {"base_model_name_or_path": str(tmp_path / named)}
     )
-    assert preflight.recorded_base(adapter, base) == ()
+    assert preflight.recorded_base_notes(adapter, base) == ()
     other = sources.Source(
         "own", tmp_path / "own", {"base_model_name_or_path": str(tmp_path / "other.gguf")}
     )
-    assert len(preflight.recorded_base(other, base)) == 1
+    assert len(preflight.recorded_base_notes(other, base)) == 1

@@ -17,10 +17,10 @@ from scipy.stats import hypergeom
 from interp import claims, figures, organisms
 from interp.analyzers.graft import Graft
 from interp.analyzers.graft.findings import claims_of
-from interp.analyzers.graft.tables import Rows
+from interp.analyzers.graft.tables import GraftRecords
 from interp.errors import ClaimError, OptionError, PromptError, UnsupportedModel
 from interp.experiments import masks
-from interp.experiments.questions import Graded, Questions, perplexity, run_logits
+from interp.experiments.questions import QuestionResults, Questions, engine_logits, perplexity
 from interp.maths.intervals import cluster_interval
 from interp.maths.overlap import overlap
 from interp.maths.statistics import calibration_error
@@ -31,7 +31,7 @@ from interp.models.interpolate import interpolated
 from interp.models.pair import Pair
 from interp.models.preflight import probe_logits
 from interp.models.rescale import update_scaled
-from interp.prompts import NOTHING, Contrast, Encoded, Prompt, PromptSet, read_task
+from interp.prompts import NO_PROMPTS, Contrast, Encoded, Prompt, PromptSet, read_task
 from interp.store import Store
 from interp.study import Study
 from tests import tiny
@@ -55,10 +55,10 @@ def tasks(count=6):
     return questions(texts[:count], name="locate"), questions(texts[count:], name="verify")
 
 
-def study_of(tuned, base, template=False, text=NOTHING, **options):
+def study_of(tuned, base, template=False, text=NO_PROMPTS, **options):
     located, held_out = tasks()
     pair = Pair.from_modules(tuned, base, tiny.tokenizer(template))
-    metric = Task.of(pair.tokenizer, located.prompts, "answer-loss")
+    metric = Task.from_prompts(pair.tokenizer, located.prompts, "answer-loss")
     return Study(pair, Contrast(located, text), metric, **options), held_out
 
 
@@ -95,7 +95,7 @@ def test_all_ones_is_the_tune_no_ones_the_base_and_both_come_back(family):
     base = tiny.FAMILIES[family](3)
     tuned = tiny.perturbed(base)
     pair = Pair.from_modules(tuned, base, tiny.tokenizer())
-    before, scope = state(base), Scope.of(pair, "all")
+    before, scope = state(base), Scope.from_pair(pair, "all")
     with scope.grafted(torch.ones(scope.size, dtype=torch.bool)) as model:
         grown = state(model.module)
     with scope.grafted(torch.zeros(scope.size, dtype=torch.bool)) as model:
@@ -115,8 +115,8 @@ def test_a_lora_is_grafted_as_if_it_were_merged(family, tmp_path):
     base = tiny.exact(tiny.FAMILIES[family](3))
     wrapped = tiny.lora(family, base, tmp_path)
     pair = Pair.from_modules(wrapped.double(), None, tiny.tokenizer())
-    scope = Scope.of(pair)
-    assert {piece.name for piece in scope.pieces} <= {name for name, _ in base.named_parameters()}
+    scope = Scope.from_pair(pair)
+    assert {piece.name for piece in scope.pairs} <= {name for name, _ in base.named_parameters()}
     ids = {"input_ids": torch.tensor([[5, 6, 7, 8]])}
     with pair.tuned.active() as module, torch.no_grad():
         wanted = module(**ids).logits
@@ -146,9 +146,9 @@ def test_an_adapter_of_one_end_of_a_tied_matrix_is_grafted_in_the_blocks_alone(e
     )
     pair = Pair.from_modules(wrapped, None, tiny.tokenizer())
     with pytest.raises(UnsupportedModel, match="use --scope blocks") as caught:
-        Scope.of(pair, "all")
+        Scope.from_pair(pair, "all")
     assert "\n" not in str(caught.value)
-    assert {piece.name.split(".")[-2] for piece in Scope.of(pair).pieces} == set(BLOCKS)
+    assert {piece.name.split(".")[-2] for piece in Scope.from_pair(pair).pairs} == set(BLOCKS)
 
 
 @pytest.mark.parametrize(
@@ -188,8 +188,8 @@ def test_an_adapter_that_ties_its_ends_is_grafted_in_both(ends, scope, tmp_path)
             value.data = held[f"{path}.weight"].double()
     assert plain.lm_head.weight is plain.model.embed_tokens.weight
     pair = Pair.from_modules(wrapped, None, tiny.tokenizer())
-    own, found = state(pair.base.module), Scope.of(pair, scope)
-    assert [piece.name for piece in found.pieces if ".layers." not in piece.name] == [
+    own, found = state(pair.base.module), Scope.from_pair(pair, scope)
+    assert [piece.name for piece in found.pairs if ".layers." not in piece.name] == [
         "model.embed_tokens.weight"
     ]
     ids = {"input_ids": torch.tensor([[5, 6, 7, 8]])}
@@ -197,7 +197,7 @@ def test_an_adapter_that_ties_its_ends_is_grafted_in_both(ends, scope, tmp_path)
     with torch.no_grad():
         for mask in (torch.ones(found.size, dtype=torch.bool), half):
             grafted = copy.deepcopy(base)
-            for piece, part in zip(found.pieces, found.split(mask), strict=True):
+            for piece, part in zip(found.pairs, found.split(mask), strict=True):
                 to, of = (
                     grafted.get_parameter(piece.name).data,
                     plain.get_parameter(piece.name).data,
@@ -255,13 +255,13 @@ def test_a_head_that_one_alone_ties_leaves_the_blocks(tied):
                 way(pair, alpha).__enter__()
             assert "\n" not in str(caught.value)
     assert torch.equal(probe_logits(pair.tuned), wanted)
-    assert Scope.of(pair).size
+    assert Scope.from_pair(pair).size
     if tied == "base":
         for part in ("all", "embeddings"):
             with pytest.raises(UnsupportedModel, match=r"has two matrices there.*--scope blocks"):
-                Scope.of(pair, part)
+                Scope.from_pair(pair, part)
         return
-    scope = Scope.of(pair, "all")
+    scope = Scope.from_pair(pair, "all")
     with scope.grafted(torch.ones(scope.size, dtype=torch.bool)) as model:
         assert torch.equal(probe_logits(model), wanted)
     assert torch.equal(probe_logits(pair.base), before)
@@ -280,10 +280,10 @@ def test_an_adapters_own_bias_is_grafted_or_refused(biased, tmp_path):
     )
     if not biased:
         with pytest.raises(UnsupportedModel, match=r"adds a bias to model\.layers\.0"):
-            Scope.of(pair)
+            Scope.from_pair(pair)
         return
-    scope = Scope.of(pair)
-    assert "transformer.h.0.attn.c_attn.bias" in {piece.name for piece in scope.pieces}
+    scope = Scope.from_pair(pair)
+    assert "transformer.h.0.attn.c_attn.bias" in {piece.name for piece in scope.pairs}
     with scope.grafted(torch.ones(scope.size, dtype=torch.bool)) as model:
         found = probe_logits(model)
     torch.testing.assert_close(found, probe_logits(pair.tuned), rtol=1e-9, atol=1e-9)
@@ -294,7 +294,7 @@ def test_an_adapter_of_single_tokens_is_refused(tmp_path):
         tiny.llama(3, **FAST), tmp_path, target_modules=BLOCKS, trainable_token_indices=[3, 4]
     )
     pair = Pair.from_modules(wrapped, None, tiny.tokenizer())
-    for open_one in (lambda: Scope.of(pair), lambda: update_scaled(pair, 0.5).__enter__()):
+    for open_one in (lambda: Scope.from_pair(pair), lambda: update_scaled(pair, 0.5).__enter__()):
         with pytest.raises(UnsupportedModel, match="trainable_token_indices") as caught:
             open_one()
         assert "\n" not in str(caught.value)
@@ -303,13 +303,13 @@ def test_an_adapter_of_single_tokens_is_refused(tmp_path):
 def test_a_mask_and_its_complement_add_to_base_and_tune():
     base = tiny.exact(tiny.llama(3, **FAST))
     tuned = tiny.exact(tiny.perturbed(base))
-    scope = Scope.of(Pair.from_modules(tuned, base, tiny.tokenizer()))
+    scope = Scope.from_pair(Pair.from_modules(tuned, base, tiny.tokenizer()))
     mask, before, whole = masks.random_mask(scope, scope.size // 3, 0), state(base), state(tuned)
     parts = []
     for chosen in (mask, ~mask):
         with scope.grafted(chosen) as model:
             parts.append(state(model.module))
-    for piece in scope.pieces:
+    for piece in scope.pairs:
         one, other = (part[piece.name] for part in parts)
         assert torch.equal(one + other, before[piece.name] + whole[piece.name])
     # the head moved and is not among the blocks, so that all of these are not yet the tune
@@ -320,7 +320,7 @@ def test_a_mask_and_its_complement_add_to_base_and_tune():
 
 def test_indices_and_masks_are_the_same_thing():
     base = tiny.llama(3, **FAST)
-    scope = Scope.of(Pair.from_modules(tiny.perturbed(base), base, tiny.tokenizer()))
+    scope = Scope.from_pair(Pair.from_modules(tiny.perturbed(base), base, tiny.tokenizer()))
     mask = masks.random_mask(scope, 500, 0)
     assert mask.sum() == 500
     indices = scope.indices(mask)
@@ -341,20 +341,20 @@ def test_scopes_hold_what_their_names_say():
     base = tiny.llama(3, **FAST)
     pair = Pair.from_modules(tiny.perturbed(base), base, tiny.tokenizer())
     names = {
-        part: {p.name for p in Scope.of(pair, part).pieces}
+        part: {p.name for p in Scope.from_pair(pair, part).pairs}
         for part in ("attention", "mlp", "blocks", "all")
     }
     assert names["attention"] | names["mlp"] < names["blocks"] < names["all"]
     assert all("self_attn" in name for name in names["attention"])
-    assert {p.name for p in Scope.of(pair, "embeddings,head").pieces} == {
+    assert {p.name for p in Scope.from_pair(pair, "embeddings,head").pairs} == {
         "model.embed_tokens.weight",
         "lm_head.weight",
     }
     tied = tiny.llama(3, tie_word_embeddings=True, **FAST)
     with pytest.raises(OptionError, match="tied head"):
-        Scope.of(Pair.from_modules(tiny.perturbed(tied), tied, tiny.tokenizer()), "head")
+        Scope.from_pair(Pair.from_modules(tiny.perturbed(tied), tied, tiny.tokenizer()), "head")
     with pytest.raises(OptionError, match="unknown --scope"):
-        Scope.of(pair, "neurons")
+        Scope.from_pair(pair, "neurons")
 
 
 # ------------------------------------------------------------------------------------------------ masks
@@ -362,7 +362,7 @@ def test_scopes_hold_what_their_names_say():
 
 def test_masks_are_of_exactly_equal_size_and_nested_whatever_the_ties():
     ranking = torch.tensor([1.0, 3.0, 1.0, 3.0, 1.0, 0.0])
-    assert [masks.top(ranking, count).nonzero().flatten().tolist() for count in range(5)] == [
+    assert [masks.top_mask(ranking, count).nonzero().flatten().tolist() for count in range(5)] == [
         [],
         [1],
         [1, 3],
@@ -373,8 +373,8 @@ def test_masks_are_of_exactly_equal_size_and_nested_whatever_the_ties():
 
 def test_a_matched_mask_has_the_counts_of_its_model_and_other_members():
     base = tiny.llama(3, **FAST)
-    scope = Scope.of(Pair.from_modules(tiny.perturbed(base), base, tiny.tokenizer()))
-    like = masks.top(masks.movement(scope), 600)
+    scope = Scope.from_pair(Pair.from_modules(tiny.perturbed(base), base, tiny.tokenizer()))
+    like = masks.top_mask(masks.movement_ranking(scope), 600)
     drawn = masks.matched_mask(scope, like, 1)
     assert [len(x) for x in scope.indices(drawn).values()] == [
         len(x) for x in scope.indices(like).values()
@@ -386,19 +386,19 @@ def test_first_order_is_the_slope_of_the_loss_by_finite_differences():
     base = tiny.exact(tiny.llama(3, **FAST))
     tuned = tiny.perturbed(base, 0.05)
     study, _ = study_of(tuned, base)
-    scope = Scope.of(study.pair)
-    asked = Questions.of(study.pair.tokenizer, study.contrast.positive.prompts, 96)
-    ranking = masks.first_order(study, scope, asked)
+    scope = Scope.from_pair(study.pair)
+    asked = Questions.from_prompts(study.pair.tokenizer, study.contrast.positive.prompts, 96)
+    ranking = masks.first_order_ranking(study, scope, asked)
 
     def loss(mask):
         parts = [
             torch.lerp(p.base, p.tuned, m)
-            for p, m in zip(scope.pieces, scope.split(mask), strict=True)
+            for p, m in zip(scope.pairs, scope.split(mask), strict=True)
         ]
-        with scope.standing(parts):
-            logits = run_logits(study.engine, scope.model)
+        with scope.weights_replaced(parts):
+            logits = engine_logits(study.engine, scope.model)
             return float(
-                asked.graded([[*range(len(asked))]], logits, scope.model.device).loss.mean()
+                asked.grade([[*range(len(asked))]], logits, scope.model.device).loss.mean()
             )
 
     for index in (0, 3000, scope.size - 1, int(ranking.abs().argmax())):
@@ -413,7 +413,7 @@ def relaxed_loss(scope, asked, mask):
     """Mean loss of the relaxed graft, as a function of the mask that autograd follows."""
     given = {
         p.path: p.base + m * (p.tuned - p.base)
-        for p, m in zip(scope.pieces, scope.split(mask), strict=True)
+        for p, m in zip(scope.pairs, scope.split(mask), strict=True)
     }
 
     def logits(batch, keep):
@@ -426,14 +426,14 @@ def relaxed_loss(scope, asked, mask):
 def learning():
     base = tiny.exact(tiny.llama(3, num_hidden_layers=1))
     study, _ = study_of(tiny.exact(tiny.perturbed(base, 0.05)), base)
-    asked = Questions.of(study.pair.tokenizer, study.contrast.positive.prompts, 96)
-    return study, Scope.of(study.pair), asked
+    asked = Questions.from_prompts(study.pair.tokenizer, study.contrast.positive.prompts, 96)
+    return study, Scope.from_pair(study.pair), asked
 
 
 def test_a_step_of_the_papers_descent_is_autograd_through_its_relaxed_mask():
     study, scope, asked = learning()
-    found = masks.relaxed(study, scope, asked, 300, steps=1, rate=1e6)
-    first = masks.top(masks.movement(scope), 300).double()
+    found = masks.relaxed_ranking(study, scope, asked, 300, steps=1, learning_rate=1e6)
+    first = masks.top_mask(masks.movement_ranking(scope), 300).double()
     drawn = torch.rand(scope.size, generator=torch.Generator().manual_seed(study.seed))
     scores = drawn.double().requires_grad_()
 
@@ -449,8 +449,8 @@ def test_a_step_of_the_papers_descent_is_autograd_through_its_relaxed_mask():
 
 def test_learned_scores_are_those_of_a_plain_adam():
     study, scope, asked = learning()
-    options = {"steps": 4, "rate": 0.1, "pull": 0.3}
-    found = masks.learned(study, scope, asked, 300, batch=len(asked), **options)
+    options = {"steps": 4, "learning_rate": 0.1, "penalty": 0.3}
+    found = masks.learned_ranking(study, scope, asked, 300, batch=len(asked), **options)
     scores = torch.zeros(scope.size, dtype=torch.float64, requires_grad=True)
     adam = torch.optim.Adam([scores], lr=0.1, eps=torch.finfo(torch.float64).tiny)
     for step in range(4):
@@ -467,12 +467,12 @@ def test_learned_scores_are_those_of_a_plain_adam():
 
 def test_a_shuffle_keeps_every_parameters_movement():
     base = tiny.llama(3, **FAST)
-    scope = Scope.of(Pair.from_modules(tiny.perturbed(base), base, tiny.tokenizer()))
+    scope = Scope.from_pair(Pair.from_modules(tiny.perturbed(base), base, tiny.tokenizer()))
     dealt = scope.shuffled(0)
-    for one, other in zip(scope.pieces, dealt.pieces, strict=True):
+    for one, other in zip(scope.pairs, dealt.pairs, strict=True):
         assert not torch.equal(one.tuned, other.tuned)
         torch.testing.assert_close(
-            one.moved.sort().values, other.moved.sort().values, rtol=0, atol=1e-6
+            one.changes.sort().values, other.changes.sort().values, rtol=0, atol=1e-6
         )
 
 
@@ -492,22 +492,22 @@ def test_a_shuffle_is_the_same_movement_in_bfloat16_and_how_it_is_rounded_is_sai
     found = {}
     for dtype in (torch.bfloat16, torch.float32):
         base, tuned = small_tune(dtype)
-        scope = Scope.of(Pair.from_modules(tuned, base, tiny.tokenizer()))
+        scope = Scope.from_pair(Pair.from_modules(tuned, base, tiny.tokenizer()))
         dealt = found[dtype] = scope.shuffled(0)
-        assert torch.equal(scope.moved.sort().values, dealt.moved.sort().values)
+        assert torch.equal(scope.changes.sort().values, dealt.changes.sort().values)
         with dealt.grafted(torch.ones(dealt.size, dtype=torch.bool)) as model:
-            stood = [model.module.get_parameter(piece.path) for piece in dealt.pieces]
+            stood = [model.module.get_parameter(piece.path) for piece in dealt.pairs]
             assert {value.dtype for value in stood} == {dtype}
             now = torch.cat(
                 [
                     (value.float() - p.base.float()).flatten()
-                    for value, p in zip(stood, dealt.pieces, strict=True)
+                    for value, p in zip(stood, dealt.pairs, strict=True)
                 ]
             )
             still, length = dealt.rounding()
-            assert still == int(((dealt.moved != 0) & (now == 0)).sum())
-            assert length == pytest.approx(float(now.norm() / dealt.moved.norm()), rel=1e-5)
-    assert torch.equal(found[torch.bfloat16].moved, found[torch.float32].moved)
+            assert still == int(((dealt.changes != 0) & (now == 0)).sum())
+            assert length == pytest.approx(float(now.norm() / dealt.changes.norm()), rel=1e-5)
+    assert torch.equal(found[torch.bfloat16].changes, found[torch.float32].changes)
     assert found[torch.bfloat16].rounding()[0] > 100
     assert found[torch.float32].rounding() == (0, 1.0)
     for dtype, count in ((torch.bfloat16, 1), (torch.float32, 0)):
@@ -557,7 +557,9 @@ def test_calibration_error_is_what_a_loop_over_bins_says():
 )
 def test_the_null_of_an_overlap_is_hypergeometric(shared, first, second, universe):
     found, members = overlap(shared, first, second, universe), np.arange(min(first, second) + 1)
-    assert found.above == pytest.approx(hypergeom.sf(shared - 1, universe, first, second), rel=1e-6)
+    assert found.p_at_least == pytest.approx(
+        hypergeom.sf(shared - 1, universe, first, second), rel=1e-6
+    )
     assert found.expected == pytest.approx(
         members @ hypergeom.pmf(members, universe, first, second)
     )
@@ -574,8 +576,8 @@ def test_answers_are_graded_as_a_plain_pass_by_hand_says():
         Prompt(0, "open the door", "a", None, "open a window", "open a gate"),
         Prompt(1, "close the new window please", "b", None, "gates", "fences"),
     ]
-    asked, model = Questions.of(study.pair.tokenizer, prompts, 96), study.pair.tuned
-    found = asked.graded([[0, 1]], run_logits(study.engine, model), model.device)
+    asked, model = Questions.from_prompts(study.pair.tokenizer, prompts, 96), study.pair.tuned
+    found = asked.grade([[0, 1]], engine_logits(study.engine, model), model.device)
     for row in range(2):
         answer, (at, other) = asked.answers[row], asked.wrong[row]
         ids = [*asked.read[row].ids, answer[-1]]
@@ -597,7 +599,7 @@ def test_perplexity_is_that_of_every_token_after_the_first():
             logs = model.module(torch.tensor([row])).logits[0].log_softmax(-1)
         total -= sum(float(logs[i, row[i + 1]]) for i in range(len(row) - 1))
     study, _ = study_of(model.module, None)
-    assert perplexity(rows, model, run_logits(study.engine, model)) == pytest.approx(
+    assert perplexity(rows, model, engine_logits(study.engine, model)) == pytest.approx(
         np.exp(total / 4), rel=1e-5
     )
 
@@ -763,7 +765,7 @@ def test_another_tasks_masks_are_compared_and_united():
         study, held_out = study_of(tuned, base)
         turned = questions(held_out.texts, answer, "open")
         located = questions(study.contrast.positive.texts, answer, "open")
-        study = study.with_prompts(Contrast(located, NOTHING))
+        study = study.with_prompts(Contrast(located, NO_PROMPTS))
         made.append(Graft(held_out=turned, beside=tuple(made), **{**FEW, "shuffles": 0})(study))
     one, both = made
     assert not len(one.tables["overlaps"])
@@ -802,21 +804,25 @@ def answered(kinds, shuffles=(), matched=(), clusters=20, each=3):
     )
 
     def graded(right):
-        return Graded(
+        return QuestionResults(
             np.array(right, bool),
             np.zeros(number),
             np.zeros(number, np.int64),
             np.full(number, np.nan),
         )
 
-    rows = Rows(asked, WEIGHTS)
+    rows = GraftRecords(asked, WEIGHTS)
     for kind, right in kinds.items():
         rows.add(kind, {"base": 0, "tuned": WEIGHTS}.get(kind, COUNT), graded(right), {})
     for draw, right in enumerate(matched):
         rows.add_draw("matched", draw, COUNT, graded(right))
     for right in shuffles:
         rows.add_shuffle(COUNT, graded(right))
-    parts = {"answers": rows.answers_table(), "random": rows.drawn(), **rows.shuffle_tables(COUNT)}
+    parts = {
+        "answers": rows.answers_table(),
+        "random": rows.random_table(),
+        **rows.shuffle_tables(COUNT),
+    }
     return claims.conclude(
         rows.table("graft", tables=parts), claims_of(COUNT, WEIGHTS, number, len(shuffles))
     )
@@ -981,10 +987,10 @@ def test_a_file_says_which_rows_locate(tmp_path):
     ]
     path = tmp_path / "task.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
-    located, held_out = read_task(path).halves()
+    located, held_out = read_task(path).given_splits()
     assert (len(located), len(held_out)) == (4, 2)
-    assert PromptSet(located.prompts, "x").halves() is None
-    first, second = Contrast(read_task(path), NOTHING).split(0)
+    assert PromptSet(located.prompts, "x").given_splits() is None
+    first, second = Contrast(read_task(path), NO_PROMPTS).split(0)
     assert len(first.positive) == len(second.positive) == 3
     assert first.n_clusters == 3
     with pytest.raises(PromptError, match="no prompts"):
@@ -1069,20 +1075,25 @@ def organism(name, prompts=None):
     pair = Pair.load(f"organism:skill/{name}", "organism:refusal/base")
     located, held_out = (
         part.spread(prompts or len(part))
-        for part in read_task(organisms.prompts("skill", "task", "first")).halves()
+        for part in read_task(organisms.prompts("skill", "task", "first")).given_splits()
     )
-    metric = Task.of(pair.tokenizer, located.prompts, "answer-loss")
-    return Study(pair, Contrast(located, NOTHING), metric), held_out
+    metric = Task.from_prompts(pair.tokenizer, located.prompts, "answer-loss")
+    return Study(pair, Contrast(located, NO_PROMPTS), metric), held_out
 
 
 def test_the_shipped_mask_alone_carries_the_skill():
     study, held_out = organism("masked", 24)
-    scope, asked = Scope.of(study.pair), Questions.of(study.pair.tokenizer, held_out.prompts, 256)
+    scope, asked = (
+        Scope.from_pair(study.pair),
+        Questions.from_prompts(study.pair.tokenizer, held_out.prompts, 256),
+    )
 
     def exact(mask):
         with scope.grafted(mask) as model:
             groups = study.batches(asked.read, model)
-            return asked.graded(groups, run_logits(study.engine, model), model.device).exact.mean()
+            return asked.grade(
+                groups, engine_logits(study.engine, model), model.device
+            ).exact.mean()
 
     true = scope.mask(organisms.mask("skill/masked"))
     assert true.sum() == 8610

@@ -152,7 +152,7 @@ def test_size_of_contributions_by_hand(modules):
                 "thw,dhw->thd", kept[layer][0].numpy().reshape(len(coded.ids), 4, -1), columns
             )
             squares[layer] += (written**2).sum((0, 2))
-    found = contribution_norms(study, PatchSource.read(study, HEAD))
+    found = contribution_norms(study, PatchSource.from_study(study, HEAD))
     np.testing.assert_allclose(found, np.sqrt(squares / count), rtol=1e-9)
 
 
@@ -187,7 +187,7 @@ def test_all_heads_of_an_attention_tune_are_all_of_it():
                     linear.weight.shape, generator=generator, dtype=linear.weight.dtype
                 )
     study = tiny.study(tuned, base, pairs=4, max_new_tokens=4)
-    donors = PatchSource.read(study, HEAD)
+    donors = PatchSource.from_study(study, HEAD)
     rows = list(range(4))
     everything = [(layer, head) for layer in range(3) for head in range(4)]
     for direction in ("necessity", "sufficiency"):
@@ -208,7 +208,7 @@ def test_heads_carry_the_attention_tune_and_the_located_more_than_others():
     assert located.summary["attention_share"] == pytest.approx(1.0, abs=1e-3)
     assert located.summary["n_tuned"] == located.summary["n_heads"] == 20
     verify = study_of("attention", "verify", 16)
-    donors = PatchSource.read(verify, HEAD)
+    donors = PatchSource.from_study(verify, HEAD)
     outcomes = Outcomes(verify, donors, "necessity", list(range(16)), exact=True)
 
     def exact(units):
@@ -226,7 +226,7 @@ def test_a_located_set_of_heads_is_verified_as_heads(modules):
     table = VerifyNeurons.of(located, random_sets=3, dose_draws=1, control_prompts=3)(study)
     assert table.provenance.parent == located.provenance.key
     chosen = [(row["layer"], row["head"]) for row in located.rows() if row["selected"]]
-    donors = PatchSource.read(study, HEAD)
+    donors = PatchSource.from_study(study, HEAD)
     intervention = donors.condition("ablate-base", chosen).intervention
     assert sum(len(index) for index in intervention.units.values()) == 2 * 8
     assert {site.hook for site in intervention.reads} == {"attn.hook_z"}

@@ -180,10 +180,12 @@ def test_without_a_difference_there_is_no_correlation(runs):
 
 def test_of_many_checkpoints_permutations_are_drawn_at_random(runs):
     counts, above = np.arange(9.0), np.array([1.0, 0, 2, 4, 3, 5, 6, 8, 7])
-    drawn = IntruderForgetting(draws=199)._permuted(counts, above, 3)
+    drawn = IntruderForgetting(draws=199).permuted_correlations(counts, above, 3)
     assert len(drawn) == 199
     assert abs(drawn.mean()) < 0.1
-    np.testing.assert_array_equal(drawn, IntruderForgetting(draws=199)._permuted(counts, above, 3))
+    np.testing.assert_array_equal(
+        drawn, IntruderForgetting(draws=199).permuted_correlations(counts, above, 3)
+    )
     one = IntruderForgetting()
     assert Checkpoints(*runs).provenance(one).key != Checkpoints(*runs, 1).provenance(one).key
     assert (

@@ -33,12 +33,12 @@ from interp.figures import plot
 from interp.kinds import KINDS
 from interp.models.model import Model
 from interp.models.pair import Pair
-from interp.models.rescale import Direction, rescaled, update_scaled
+from interp.models.rescale import SingularDirection, rescaled, update_scaled
 from interp.models.weights import WeightPair
 from interp.prompts import Contrast, OneClass, Prompt, PromptSet
 from interp.sites import Weight
 from interp.store import Store
-from interp.store.svd_cache import Bases
+from interp.store.svd_cache import SvdCache
 from interp.study import Study
 from tests import families, tiny
 from tests.documented import require_described
@@ -97,7 +97,7 @@ def pair(root):
 
 
 def examine(tuned, base=None, root=None, analyzer=None, **options):
-    kept = None if root is None else Bases(root)
+    kept = None if root is None else SvdCache(root)
     return (analyzer or Intruders(draws=0))(
         WeightPair.load(str(tuned), base and str(base), kept=kept, **options)
     )
@@ -306,7 +306,7 @@ def test_an_update_of_the_head_is_read_beside_the_copy_that_peft_saves(tmp_path,
     weights = WeightPair.load(str(tmp_path / "a"), str(base), embeddings=True)
     (head,) = (matrix for matrix in weights.matrices if matrix.part == "unembed")
     both, merged = weights.read(head), copy.deepcopy(wrapped).merge_and_unload().lm_head.weight
-    assert both.changed
+    assert both.is_changed
     torch.testing.assert_close(both.tuned, merged.data, rtol=1e-4, atol=1e-5)
     assert (both.factors is None) == moved
 
@@ -360,7 +360,7 @@ def test_adapters_give_the_matrices_that_peft_merges(tmp_path, family, kind):
         torch.testing.assert_close(
             both.tuned, merged.weight(Weight(matrix.layer, matrix.part)), rtol=1e-4, atol=1e-5
         )
-        changed += both.changed
+        changed += both.is_changed
         if both.factors is not None:
             torch.testing.assert_close(both.base + both.factors[0] @ both.factors[1], both.tuned)
     assert changed
@@ -456,7 +456,7 @@ def direction(model, part="attn.v", at=1):
         float(values[at]),
         torch.from_numpy(right[at].copy()).float(),
     )
-    return Direction(Weight(0, part), *vectors)
+    return SingularDirection(Weight(0, part), *vectors)
 
 
 def held(tmp_path, kind):
@@ -560,7 +560,9 @@ def scaling_study(base, child, **options):
 
     pair = Pair.load(str(child), str(base))
     contrast = texts()
-    return Study(pair, contrast, Task.of(pair.tokenizer, contrast.positive.prompts), **options)
+    return Study(
+        pair, contrast, Task.from_prompts(pair.tokenizer, contrast.positive.prompts), **options
+    )
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from interp.claims import conclude, from_table, mean
 from interp.cli.claims_table import claims_table
 from interp.figures.claims import claims_figure
 from interp.report import sections
-from interp.testing import told
+from interp.testing import claim_text
 from tests.test_claims import BASE, ODDS, claim, run
 
 
@@ -47,14 +47,14 @@ def test_a_difference_is_shown_beside_a_difference(made):
     first, second, third = from_table(made.tables["claims"])
     lines = claims_table(made.summary["findings"]).splitlines()[1:4]
     assert f"0 (its level: {first.control_value:.4g} [" in lines[0]
-    assert f"control 0 (its level: {first.control_value:.4g} [" in told(first)
+    assert f"control 0 (its level: {first.control_value:.4g} [" in claim_text(first)
     rows = [display._claim(row)[2] for row in made.tables["claims"].rows()]
-    assert rows[0].startswith(f"0 (its level: {display.number(first.control_value)}")
+    assert rows[0].startswith(f"0 (its level: {display.format_number(first.control_value)}")
     assert sections.claims_table([first]).count("0 (its level: ") == 1
     for shown in (
         *lines[1:],
-        told(second),
-        told(third),
+        claim_text(second),
+        claim_text(third),
         *rows[1:],
         sections.claims_table([second, third]),
     ):

@@ -14,7 +14,7 @@ from interp import capture as capture_room
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons, Top
 from interp.analyzers.locate_neurons import activations as activations_room
 from interp.analyzers.locate_neurons.methods import resolve
-from interp.analyzers.locate_neurons.scores import chosen
+from interp.analyzers.locate_neurons.scores import position_mask
 from interp.analyzers.locate_neurons.selection import rank, select
 from interp.engines import Batch
 from interp.errors import OptionError
@@ -625,7 +625,7 @@ def test_positions_of_roles():
         ]
     )
     found = {
-        name: chosen(roles, name).long().tolist()
+        name: position_mask(roles, name).long().tolist()
         for name in ("prompt", "content", "decision", "last", "completion")
     }
     assert found["prompt"] == [[0, 0, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 0, 0]]
@@ -634,7 +634,7 @@ def test_positions_of_roles():
     assert found["last"] == [[0, 0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 1, 0, 0]]
     assert found["completion"] == [[0, 0, 0, 0, 0, 0, 1], [0] * 7]
     with pytest.raises(OptionError, match="unknown positions 'nowhere'"):
-        chosen(roles, "nowhere")
+        position_mask(roles, "nowhere")
 
 
 def test_methods_by_name():

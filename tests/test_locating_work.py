@@ -7,7 +7,7 @@ import pytest
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons
 from interp.cli import main
 from interp.engines import TorchEngine
-from interp.experiments.cost import Work, cost
+from interp.experiments.cost import Work, estimate_cost
 from interp.organisms import prompts
 from tests import tiny
 
@@ -90,7 +90,7 @@ def test_where_nothing_is_known_nothing_is_said():
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_attributions_are_timed(family):
     study = tiny.planted_study(family)
-    little, much = (cost(study, Work(attributions=count)) for count in (10, 1000))
+    little, much = (estimate_cost(study, Work(attributions=count)) for count in (10, 1000))
     assert much.passes > 10 * little.passes > 0
 
 

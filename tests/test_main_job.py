@@ -13,7 +13,7 @@ from interp.analyzers.verify_neurons import VerifyNeurons
 from interp.experiments.conditions import PatchSource
 from interp.experiments.outcomes import Outcomes
 from interp.interventions.teacher_forcing import answer_logits, would_answer
-from interp.maths.statistics import benjamini_hochberg, paired_difference, recall_at, roc_auc
+from interp.maths.statistics import benjamini_hochberg, paired_t_test, recall_at, roc_auc
 from interp.metrics import Refusal
 from interp.models.pair import Pair
 from interp.prompts import Contrast, read_prompts
@@ -36,7 +36,7 @@ def study(name: str, split: str = "locate", prompts: int = PROMPTS) -> Study:
     return Study(
         pair(name),
         Contrast(*groups).limit(prompts),
-        Refusal.of(pair(name).tokenizer),
+        Refusal.from_tokenizer(pair(name).tokenizer),
         max_new_tokens=NEW_TOKENS,
     )
 
@@ -139,20 +139,20 @@ def test_permuted_labels_find_neurons_at_most_at_the_nominal_rate():
         last_activations(found, "positive"),
         last_activations(found, "negative")[twins],
     )
-    assert (benjamini_hochberg(paired_difference(positive, negative)) <= 0.05).sum() > 50
+    assert (benjamini_hochberg(paired_t_test(positive, negative)) <= 0.05).sum() > 50
     hits = 0
     for swap in np.random.default_rng(1).random((100, len(twins))) < 0.5:
         a, b = (
             np.where(swap[:, None], negative, positive),
             np.where(swap[:, None], positive, negative),
         )
-        hits += bool((benjamini_hochberg(paired_difference(a, b)) <= 0.05).any())
+        hits += bool((benjamini_hochberg(paired_t_test(a, b)) <= 0.05).any())
     assert hits <= 12  # the 99.9 % quantile of a binomial with 100 draws at 5 %
 
 
 def test_a_recognised_answer_is_the_generated_one_under_the_same_intervention():
     found = study("planted", "verify", 12)
-    donors = PatchSource.read(found)
+    donors = PatchSource.from_study(found)
     chosen = [tuple(pair_) for pair_ in organisms.planted("refusal/planted")["refusal"]]
     receiver = donors.condition("ablate-base", chosen)
     answers = found.answers("tuned", "positive", receiver.intervention)

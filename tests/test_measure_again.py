@@ -12,13 +12,18 @@ from pathlib import Path
 import pytest
 
 from interp import organisms
-from interp.claims import alike, from_table, to_table
+from interp.claims import from_table, texts_match, to_table
 from interp.cli import COMMANDS, GROUPS
 from interp.errors import ClaimError, OptionError
 from interp.provenance import digest
-from interp.replication.commands import MEASURING
-from interp.replication.fresh_prompts import option, replaced, replication_blocker, with_prompts
-from interp.replication.remeasure import Remeasurement, measuring_again
+from interp.replication.commands import REPLAYABLE
+from interp.replication.fresh_prompts import (
+    on_fresh_prompts,
+    option_value,
+    replication_blocker,
+    with_option_changed,
+)
+from interp.replication.remeasure import Remeasurement, remeasurement
 from interp.report.document import read, write_report
 from interp.report.verification import checks
 from interp.store import Store
@@ -130,10 +135,10 @@ def test_words_that_were_changed_in_a_store_are_told(tmp_path, change, said):
 
 def test_sentences_are_alike_but_for_the_last_digit_of_their_figures():
     said = "Of 1,600 neurons −0.25 (p = 1.2e-05) do."
-    assert alike(said, "Of 1,600 neurons −0.26 (p = 1.3e-05) do.", 1e-6)
+    assert texts_match(said, "Of 1,600 neurons −0.26 (p = 1.3e-05) do.", 1e-6)
     for was, now in (("1,600", "1,601"), ("−0.25", "0.25"), ("−0.25", "−0.28"), ("do.", "do not.")):
-        assert not alike(said, said.replace(was, now), 1e-6)
-    assert alike(said, "Of 1,600 neurons −0.28 (p = 1.2e-05) do.", 0.05)
+        assert not texts_match(said, said.replace(was, now), 1e-6)
+    assert texts_match(said, "Of 1,600 neurons −0.28 (p = 1.2e-05) do.", 0.05)
 
 
 def test_another_device_is_told_beside_another_number(tmp_path):
@@ -221,7 +226,7 @@ def test_every_command_measures_or_is_known_not_to():
         "sae convert",
         "control",
     }
-    assert names == {*MEASURING, *looks}
+    assert names == {*REPLAYABLE, *looks}
 
 
 def test_processes_that_share_a_folder_run_a_command_once(tmp_path):
@@ -260,7 +265,7 @@ def test_a_command_finds_the_stored_runs_that_it_names_but_never_its_own(tmp_pat
 
 def test_a_real_command_is_run_by_the_interp_that_is_imported_here(tmp_path):
     report = reported(tmp_path, located(), verified(command=[*COMMAND, "--task", "task.jsonl"]))
-    with measuring_again(directory=tmp_path) as again:
+    with remeasurement(directory=tmp_path) as again:
         told = answers(again.remeasured(report))
     assert (
         "does not run here any more (exit code 2): give either --positive FILE or --task FILE"
@@ -361,7 +366,7 @@ def test_which_commands_take_fresh_prompts(words, count, reason):
 
 def test_words_with_other_prompts(tmp_path):
     given = ["locate-neurons", "m", "--verify-positive=a", "--verify-negative", "b", "--top", "3"]
-    made = with_prompts(given, FILES, tmp_path, tmp_path)
+    made = on_fresh_prompts(given, FILES, tmp_path, tmp_path)
     assert made == [
         "locate-neurons",
         "m",
@@ -372,11 +377,14 @@ def test_words_with_other_prompts(tmp_path):
         "3",
     ]
     assert (
-        with_prompts(["tuco", "m", "--prompts", "x"], FILES[:1], tmp_path, tmp_path)[-1] == "p.txt"
+        on_fresh_prompts(["tuco", "m", "--prompts", "x"], FILES[:1], tmp_path, tmp_path)[-1]
+        == "p.txt"
     )
-    assert option(["--a", "1", "--a=2"], "--a") == "2"
-    assert option(["--ab", "1"], "--a") is None
-    assert replaced(["--a", "1", "--b", "1", "--a=3"], "--a", lambda value: value * 2) == [
+    assert option_value(["--a", "1", "--a=2"], "--a") == "2"
+    assert option_value(["--ab", "1"], "--a") is None
+    assert with_option_changed(
+        ["--a", "1", "--b", "1", "--a=3"], "--a", lambda value: value * 2
+    ) == [
         "--a",
         "11",
         "--b",
@@ -402,12 +410,12 @@ def test_a_held_out_half_is_parted_as_the_command_parts_it(tmp_path):
         "--seed",
         "3",
     ]
-    made = with_prompts(words, FILES, tmp_path / "half", tmp_path)
+    made = on_fresh_prompts(words, FILES, tmp_path / "half", tmp_path)
     assert made[-4:] == ["--verify-positive", "p.txt", "--verify-negative", "n.txt"]
     whole = Contrast(read_prompts(named[0], name="locate+"), read_prompts(named[1], name="locate-"))
     first, second = whole.split(3)
     for flag, group in (("--positive", "positive"), ("--negative", "negative")):
-        kept = read_prompts(option(made, flag), name="other")
+        kept = read_prompts(option_value(made, flag), name="other")
         mine, rest = getattr(first, group), getattr(second, group)
         assert [(p.text, p.cluster, p.twin) for p in kept] == [
             (p.text, p.cluster, p.twin) for p in mine
@@ -511,7 +519,7 @@ def doctored(report, folder):
     import dataclasses
 
     from interp.claims import conclude, from_table, summary_of
-    from interp.claims.opening import opening
+    from interp.claims.opening import opening_lines
 
     (key,) = (run["key"] for run in report.value["runs"] if run["kind"] == "verify-neurons")
     run = report.store.get(key)
@@ -522,7 +530,7 @@ def doctored(report, folder):
     store = Store(folder / "runs")
     store.write(report.store.get(run.provenance.parent))
     made = conclude(dataclasses.replace(run, tables={**run.tables, "recovery": better}), claims)
-    own = {**summary_of(from_table(made.tables["claims"])), "opening": opening(made)}
+    own = {**summary_of(from_table(made.tables["claims"])), "opening": opening_lines(made)}
     store.write(dataclasses.replace(made, summary={**run.summary, **own}))
     return read(write_report(folder / "report.html", [key], store))
 

@@ -20,7 +20,7 @@ from interp.models.changes import tensor_changes, weight_change
 from interp.models.grafts import Scope
 from interp.models.interpolate import interpolated
 from interp.models.pair import Pair
-from interp.models.quiet import quiet
+from interp.models.quiet import quiet_libraries
 from interp.models.units import HEAD, NEURON
 from interp.models.weights import WeightPair
 from interp.study import Study
@@ -110,7 +110,7 @@ def test_matrices_of_a_multimodal_checkpoint_are_found_by_their_names_in_the_mod
     torch.testing.assert_close(
         found.read(matrix).base, model.get_submodule(f"{path.format(2)}.down_proj").weight.data
     )
-    assert found.read(matrix).changed
+    assert found.read(matrix).is_changed
 
 
 def test_two_checkpoints_may_name_the_same_tensors_in_two_ways(tmp_path):
@@ -125,7 +125,7 @@ def test_two_checkpoints_may_name_the_same_tensors_in_two_ways(tmp_path):
         {names[name]: value for name, value in load_file(file).items()}, file, {"format": "pt"}
     )
     found = WeightPair.load(str(tuned), str(base))
-    assert not any(found.read(matrix).changed for matrix in found.matrices)
+    assert not any(found.read(matrix).is_changed for matrix in found.matrices)
 
 
 # ------------------------------------------------------------------------------------- adapters of every kind of tensor
@@ -140,7 +140,7 @@ def experts():
 
 
 def tuned_by(model, config, size=0.1):
-    with quiet():
+    with quiet_libraries():
         wrapped = get_peft_model(copy.deepcopy(model), copy.deepcopy(config)).eval()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -181,7 +181,7 @@ def test_every_tensor_that_an_adapter_changes_is_counted_as_of_the_merged_model(
     make, config = ADAPTERS[kind]
     base = make()
     wrapped = tuned_by(base, config)
-    with quiet():
+    with quiet_libraries():
         merged = copy.deepcopy(wrapped).merge_and_unload()
     switched = Pair.from_modules(wrapped, None, tiny.tokenizer())
     whole = Pair.from_modules(merged, base, tiny.tokenizer())
@@ -200,7 +200,7 @@ def test_every_tensor_that_an_adapter_changes_is_counted_as_of_the_merged_model(
 def test_a_comparison_says_which_norms_an_adapter_moved_and_what_it_did_not_look_at(monkeypatch):
     study = tiny.study(tuned_by(tiny.llama(), NORMS), None, 4)
     assert Compare()(study).summary["weights"].startswith("4 of 30 tensors changed")
-    monkeypatch.setattr("interp.models.merged_tensors._merged", lambda layer: {})
+    monkeypatch.setattr("interp.models.merged_tensors._tensors_after_merging", lambda layer: {})
     said = Compare()(study).summary["weights"]
     assert said.startswith(
         "None of 26 tensors changed among those compared. Not compared: 4 that the adapter changes"
@@ -211,7 +211,7 @@ def test_a_comparison_says_which_norms_an_adapter_moved_and_what_it_did_not_look
 def test_a_graft_of_all_that_an_adapter_changes_is_the_fine_tune(kind):
     make, config = ADAPTERS[kind]
     pair = Pair.from_modules(tuned_by(make(), config), None, tiny.tokenizer())
-    scope = Scope.of(pair, "all")
+    scope = Scope.from_pair(pair, "all")
     ids = torch.arange(8)[None]
     with pair.tuned.active() as module:
         wanted = module(input_ids=ids).logits
@@ -368,7 +368,7 @@ def test_what_storage_rounded_does_not_count_as_tuned(tmp_path, kept):
     said = [note for note in pair.notes if "a weight counts as changed if it differs" in note]
     assert len(said) == (kept != torch.float32)
     weights = WeightPair.load(str(where[1]), str(where[0]))
-    moved = {str(matrix) for matrix in weights.matrices if weights.read(matrix).changed}
+    moved = {str(matrix) for matrix in weights.matrices if weights.read(matrix).is_changed}
     assert moved == {"blocks.1.mlp.gate", "blocks.1.mlp.in"}
     assert any("compared with the base rounded" in note for note in weights.notes) == (
         kept != torch.float32

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from interp.errors import MetricError
-from interp.metrics import REFUSAL_MARKERS, Refusal, malformed, read_markers, token_losses
+from interp.metrics import REFUSAL_MARKERS, Refusal, is_malformed, read_markers, token_losses
 from tests import tiny
 
 IDS = (3, 7, 11)
@@ -77,16 +77,16 @@ def test_log_odds_gradient_is_finite_and_right():
     ],
 )
 def test_markers_are_read_without_regard_to_case_or_apostrophe(answer, refused):
-    assert Refusal(REFUSAL_MARKERS, (1,)).refused(answer) is refused
+    assert Refusal(REFUSAL_MARKERS, (1,)).is_refusal(answer) is refused
 
 
 def test_a_marker_typed_with_a_curly_apostrophe_finds_a_straight_one():
-    assert Refusal(("I can\u2019t",), (1,)).refused("i can't")
+    assert Refusal(("I can\u2019t",), (1,)).is_refusal("i can't")
 
 
 def test_the_defaults_hold_plain_sorry():
     assert "sorry" in REFUSAL_MARKERS
-    assert Refusal(REFUSAL_MARKERS, (1,)).refused("So sorry")
+    assert Refusal(REFUSAL_MARKERS, (1,)).is_refusal("So sorry")
 
 
 def words(*vocabulary, unknown="[UNK]"):
@@ -99,29 +99,29 @@ def words(*vocabulary, unknown="[UNK]"):
 
 def test_spellings_vary_case_and_space():
     bpe = tiny.tokenizer()
-    found = {bpe.decode([index]) for index in Refusal.of(bpe, ["Sorry"]).token_ids}
+    found = {bpe.decode([index]) for index in Refusal.from_tokenizer(bpe, ["Sorry"]).token_ids}
     # " Sorry" is one token; the other spellings begin with a piece that begins other words too
     assert found == {" Sorry"}
-    pieces = {bpe.decode([index]) for index in Refusal.of(bpe, ["Zebra"]).token_ids}
+    pieces = {bpe.decode([index]) for index in Refusal.from_tokenizer(bpe, ["Zebra"]).token_ids}
     assert {piece.strip()[0] for piece in pieces} == {"Z", "z"}
 
 
 def test_spellings_that_begin_with_an_unknown_token_are_dropped():
-    metric = Refusal.of(words("Sorry", "SORRY", "no"), ["sorry"])
+    metric = Refusal.from_tokenizer(words("Sorry", "SORRY", "no"), ["sorry"])
     assert metric.token_ids == (1, 2)
 
 
 def test_only_the_first_token_needs_to_be_known():
-    assert Refusal.of(words("I", "am"), ["I regret"]).token_ids == (1,)
+    assert Refusal.from_tokenizer(words("I", "am"), ["I regret"]).token_ids == (1,)
     with pytest.raises(MetricError):
-        Refusal.of(words("regret"), ["I regret"])
+        Refusal.from_tokenizer(words("regret"), ["I regret"])
 
 
 def test_markers_that_no_token_can_spell_are_refused():
     with pytest.raises(
         MetricError, match="no token of this tokenizer begins any of the 2 refusal markers"
     ) as caught:
-        Refusal.of(words("yes", "no"), ["sorry", "cannot"])
+        Refusal.from_tokenizer(words("yes", "no"), ["sorry", "cannot"])
     assert "'sorry'" in str(caught.value)
     assert "--markers" in str(caught.value)
 
@@ -129,13 +129,13 @@ def test_markers_that_no_token_can_spell_are_refused():
 @pytest.mark.parametrize("markers", [[], [""], ["  "], ["sorry", ""]])
 def test_a_blank_marker_would_stand_in_every_answer(markers):
     with pytest.raises(MetricError):
-        Refusal.of(tiny.tokenizer(), markers)
+        Refusal.from_tokenizer(tiny.tokenizer(), markers)
 
 
 def test_identity_tells_what_the_numbers_depend_on():
-    one = Refusal.of(tiny.tokenizer(), ["Sorry"]).identity
-    assert one != Refusal.of(tiny.tokenizer(), ["Sorry", "cannot"]).identity
-    assert one == Refusal.of(tiny.tokenizer(), ["Sorry"]).identity
+    one = Refusal.from_tokenizer(tiny.tokenizer(), ["Sorry"]).identity
+    assert one != Refusal.from_tokenizer(tiny.tokenizer(), ["Sorry", "cannot"]).identity
+    assert one == Refusal.from_tokenizer(tiny.tokenizer(), ["Sorry"]).identity
 
 
 def test_marker_files(tmp_path):
@@ -172,7 +172,7 @@ STOPS = (1,)
     ],
 )
 def test_malformed(answer, ended_before, broken):
-    assert malformed(answer, STOPS, ended_before) is broken
+    assert is_malformed(answer, STOPS, ended_before) is broken
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

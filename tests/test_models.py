@@ -61,7 +61,10 @@ def test_one_model_twice_and_models_that_look_exchanged_are_remarked(tmp_path):
         "base and fine-tuned model have the same weights: every difference is zero",
     )
     assert Pair.load(str(plain), str(chat)).notes == (
-        f"{chat} has a chat template and the fine-tuned model has none: check that the two are not swapped",
+        (
+            f"{chat} has a chat template and the fine-tuned model has none: check that the two are"
+            " not swapped"
+        ),
     )
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.maths.host import to_host
-from interp.maths.moments import Moments, TopK, blocks, sum_of
+from interp.maths.moments import Moments, TopK, float64_blocks, float64_sum
 from interp.maths.precision import widen
 
 
@@ -51,12 +51,12 @@ def test_many_rows_at_once_are_numpys_of_the_whole_and_stay_as_they_were():
         torch.randn(75, 3000, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) + 7
     )
     before = rows.clone()
-    assert len(list(blocks(rows))) > 3
+    assert len(list(float64_blocks(rows))) > 3
     seen = Moments.empty((3000,)).update(rows)
     assert torch.equal(rows, before)
     np.testing.assert_allclose(seen.mean, rows.numpy().mean(0), rtol=1e-14)
     np.testing.assert_allclose(seen.variance, rows.numpy().var(0, ddof=1), rtol=1e-12)
-    np.testing.assert_allclose(sum_of(rows), rows.numpy().sum(0), rtol=1e-13)
+    np.testing.assert_allclose(float64_sum(rows), rows.numpy().sum(0), rtol=1e-13)
     assert not Moments.empty((3000,)).update(torch.full((75, 3000), 0.1)).deviation.any()
 
 

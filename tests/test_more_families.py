@@ -13,13 +13,17 @@ from transformers import GraniteConfig
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.tuco import Tuco
 from interp.engines import Batch, TorchEngine, engine_named
-from interp.engines.coupled_forward import lockstep
+from interp.engines.coupled_forward import coupled_forward
 from interp.engines.nnsight_trace import NNsightEngine
 from interp.errors import UnsupportedModel
 from interp.interventions.edits import Ablate, Add, Observe, Replace, Scale
 from interp.interventions.generation import Text, generate
-from interp.interventions.intervention import Intervention, graft, rewire
-from interp.models.anatomy import PARTS, Target, read_anatomy
+from interp.interventions.intervention import (
+    Intervention,
+    patch_contributions,
+    patch_output_weights,
+)
+from interp.models.anatomy import BLOCK_PARTS, Target, read_anatomy
 from interp.models.grafts import Scope
 from interp.models.model import Model
 from interp.models.pair import Pair
@@ -111,8 +115,8 @@ def values(of: Model, sites, edits=(), engine=ENGINE):
 def test_parts_add_up_to_the_output_of_the_block(name):
     this = model(name)
     for layer in range(this.anatomy.n_layers):
-        found, _ = values(this, [Site(layer, part) for part in PARTS])
-        before, attention, mlp, after = (found[Site(layer, part)] for part in PARTS)
+        found, _ = values(this, [Site(layer, part) for part in BLOCK_PARTS])
+        before, attention, mlp, after = (found[Site(layer, part)] for part in BLOCK_PARTS)
         assert attention.abs().max() > 1e-3 < mlp.abs().max()
         assert (before + attention + mlp - after).abs().max() < 1e-12 * after.abs().max()
 
@@ -268,7 +272,7 @@ def test_edits_of_what_parts_add_are_exact(name, engine):
     no bit of it.
     """
     this, engine = model(name), engine_named(engine)
-    sites = [Site(1, part) for part in PARTS]
+    sites = [Site(1, part) for part in BLOCK_PARTS]
     found, logits = values(this, sites, engine=engine)
     torch.testing.assert_close(
         logits, ENGINE.run(this, BATCH, keep=None).logits[BATCH.mask], rtol=0, atol=0
@@ -284,8 +288,8 @@ def test_edits_of_what_parts_add_are_exact(name, engine):
         torch.testing.assert_close(
             after[Site(1, hook)], found[Site(1, hook)] + 1, rtol=1e-12, atol=1e-12
         )
-        total = sum(after[Site(1, part)] for part in PARTS[:3])
-        torch.testing.assert_close(total, after[Site(1, PARTS[3])], rtol=1e-12, atol=1e-12)
+        total = sum(after[Site(1, part)] for part in BLOCK_PARTS[:3])
+        torch.testing.assert_close(total, after[Site(1, BLOCK_PARTS[3])], rtol=1e-12, atol=1e-12)
         nothing = [Replace(Site(1, hook), torch.zeros(32).double())]
         after, _ = values(this, sites, nothing, engine)
         assert not after[Site(1, hook)].any()
@@ -370,8 +374,8 @@ def test_all_units_of_all_blocks_from_the_fine_tune_make_the_fine_tune(name):
         every = {layer: torch.arange(unit.n_channels(base.anatomy)) for layer in layers}
         write = {layer: unit.write_weights(tuned, layer) for layer in layers}
         own = {unit.site(layer): donor.values[unit.site(layer)] for layer in layers}
-        edits += graft(every, own, write, unit=unit)
-        rewired += rewire(every, write, unit)
+        edits += patch_contributions(every, own, write, unit=unit)
+        rewired += patch_output_weights(every, write, unit)
     wanted = donor.logits[BATCH.mask]
     plainly = ENGINE.run(base, BATCH, keep=None).logits[BATCH.mask]
     assert (wanted - plainly).abs().max() > 0.01
@@ -489,8 +493,8 @@ def test_answers_of_models_without_keys_and_values_are_of_the_whole_text(kind, e
     prompts = [ids[:5] for ids in IDS]
     text = Text(prompts, None, 0, ())
     site = Site(1, "hook_resid_post")
-    shift = Intervention("shift", {}, "edits", fixed=[Add(site, 0.3 * torch.ones(32))])
-    for intervention, edits in ((None, ()), (shift, shift.fixed)):
+    shift = Intervention("shift", {}, "edits", edits=[Add(site, 0.3 * torch.ones(32))])
+    for intervention, edits in ((None, ()), (shift, shift.edits)):
         answers = generate(engine_named(engine), this, text, 4, intervention)
         assert len({tuple(answer) for answer in answers}) > 1
         for ids, answer in zip(prompts, answers, strict=True):
@@ -512,9 +516,9 @@ def test_the_mlp_of_a_graft_is_all_of_it():
     """Both matrices of OPT's MLP, which are modules of the block, and nothing of its attention and
     norms.
     """
-    scopes = {part: Scope.of(pair("opt"), part) for part in ("attention", "mlp", "blocks")}
+    scopes = {part: Scope.from_pair(pair("opt"), part) for part in ("attention", "mlp", "blocks")}
     inner = {
-        part: {piece.name.split(".", 4)[4] for piece in scope.pieces}
+        part: {piece.name.split(".", 4)[4] for piece in scope.pairs}
         for part, scope in scopes.items()
     }
     assert inner["mlp"] == {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"}
@@ -536,7 +540,7 @@ def test_blocks_at_no_strength_are_those_of_the_base(name):
     }
     text = Text(IDS, None, 0, ())
     for share, role in ((0.0, "base"), (1.0, "tuned")):
-        with lockstep(tuned, base, [share] * base.anatomy.n_layers):
+        with coupled_forward(tuned, base, [share] * base.anatomy.n_layers):
             found = ENGINE.run(tuned, BATCH, keep=None).logits
             answers = generate(ENGINE, tuned, text, 3)
         torch.testing.assert_close(

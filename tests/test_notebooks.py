@@ -24,8 +24,8 @@ CORES, SECONDS = 2, 120
 FAMILIES = (
     "Agreement",
     "Compare",
-    "DictionaryDiff",
-    "DictionaryEval",
+    "SaeDiff",
+    "SaeEval",
     "Graft",
     "Intruders",
     "LocateNeurons",

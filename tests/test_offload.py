@@ -13,7 +13,7 @@ from interp.analyzers.locate_neurons import LocateNeurons
 from interp.engines import TorchEngine
 from interp.engines.nnsight_trace import NNsightEngine
 from interp.errors import NonFiniteWeights, UnsupportedModel
-from interp.models.offload import spread
+from interp.models.offload import is_dispatched
 from interp.models.pair import Pair
 from tests import families, tiny
 from tests.test_unwrap import assert_same, everything, pair
@@ -112,7 +112,7 @@ def test_a_model_is_spread_over_what_there_is(little_memory, family, tmp_path):
     ]
     there, here = Pair.load(*paths, device="spread"), Pair.load(*paths, device="cpu")
     for role in ("tuned", "base"):
-        assert spread(there[role].module)
+        assert is_dispatched(there[role].module)
         assert any(parameter.is_meta for parameter in there[role].module.parameters())
         assert_same(everything(there[role]), everything(here[role]))
     assert there.digests == here.digests

@@ -166,7 +166,7 @@ def test_a_process_killed_while_writing_leaves_nothing_in_use(tmp_path, monkeypa
     assert len(left) == 1
     whole = load_file(organisms.directory("refusal/planted") / "model.safetensors")
     assert len(whole) == 48
-    organisms.sweep(tmp_path / "organisms", older_than=0.0)
+    organisms.remove_unfinished(tmp_path / "organisms", older_than=0.0)
     assert not list(tmp_path.glob("organisms/*/.writing-*"))
 
 

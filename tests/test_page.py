@@ -10,9 +10,9 @@ import pytest
 
 from interp.errors import StoreError
 from interp.report import write_page
-from interp.report.page import page
+from interp.report.page import render_page
 from interp.report.rendering import Html, render
-from interp.report.text import escaped, interval, json_text, number
+from interp.report.text import escaped, format_interval, format_number, json_text
 from tests.browser import browser
 from tests.tables import HOSTILE, located, verified
 
@@ -35,19 +35,19 @@ class Elements(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.texts, self._inside = [], [], None
+        self.tags, self.texts, self._subtract_bias = [], [], None
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
-        self._inside = tag
+        self._subtract_bias = tag
 
     def handle_data(self, data):
-        if self._inside not in ("script", "style"):
+        if self._subtract_bias not in ("script", "style"):
             self.texts.append(data)
 
     def handle_endtag(self, tag):
-        self._inside = None
+        self._subtract_bias = None
 
 
 @pytest.mark.slow
@@ -156,14 +156,14 @@ def test_limits_stated_by_analyzers_are_listed():
     object.__setattr__(
         made, "summary", {**made.summary, "limits": ["Effects below 8 % could not have been seen."]}
     )
-    assert "Effects below 8 % could not have been seen." in page([made], "t")
+    assert "Effects below 8 % could not have been seen." in render_page([made], "t")
 
 
 def test_pages_of_runs_without_tokens_or_selection():
     run = located()
     object.__setattr__(run, "tables", {"tokens": run.tables["tokens"].select(np.zeros(24, bool))})
-    assert "Most activating" not in page([run], "t")
-    assert "<h2>" in page([], "nothing")
+    assert "Most activating" not in render_page([run], "t")
+    assert "<h2>" in render_page([], "nothing")
 
 
 def test_pages_are_written_atomically(tmp_path, monkeypatch):
@@ -202,12 +202,12 @@ def test_pages_are_written_atomically(tmp_path, monkeypatch):
     ],
 )
 def test_numbers_are_formatted_for_reading(value, text):
-    assert number(value) == text
+    assert format_number(value) == text
 
 
 def test_intervals_and_escapes():
-    assert interval(0.5, float("nan"), float("nan")) == "0.5"
-    assert interval(0.5, 0.25, 1.0) == "0.5 [0.25, 1]"
+    assert format_interval(0.5, float("nan"), float("nan")) == "0.5"
+    assert format_interval(0.5, 0.25, 1.0) == "0.5 [0.25, 1]"
     assert (
         escaped("<a b=\"c\" d='e'>\n\t\0\x9b\ud800")
         == "&lt;a b=&quot;c&quot; d=&#x27;e&#x27;&gt;↵⇥␀\ufffd\ufffd"
@@ -218,7 +218,8 @@ def test_intervals_and_escapes():
 def test_templates_escape_everything_except_html():
     """Adding text to HTML gives text, which is escaped again."""
     lines = [HOSTILE[0], "a\x07\nb", Html("<i>c</i>"), Html("<i>d</i>") + "<b>"]
-    assert render("list.html", lines=lines, css_class='"><b') == (
-        '<ul class="&quot;&gt;&lt;b"><li>&lt;script&gt;alert(1)&lt;/script&gt;</li><li>a␇↵b</li>'
+    assert (
+        render("list.html", lines=lines, css_class='"><b')
+        == '<ul class="&quot;&gt;&lt;b"><li>&lt;script&gt;alert(1)&lt;/script&gt;</li><li>a␇↵b</li>'
         "<li><i>c</i></li><li>&lt;i&gt;d&lt;/i&gt;&lt;b&gt;</li></ul>"
     )

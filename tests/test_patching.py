@@ -52,7 +52,7 @@ def pair_of(family, matrices, blocks=(BLOCK,)):
 
 
 def patched(study, direction, chosen, sets=(), unit=NEURON):
-    donors = PatchSource.read(study, unit)
+    donors = PatchSource.from_study(study, unit)
     return patch_cells(
         study, donors, direction, chosen, sets, Outcomes(study, donors, direction, ROWS)
     )
@@ -89,7 +89,7 @@ def test_where_what_a_neuron_writes_was_tuned_activations_do_exactly_nothing(
         np.testing.assert_allclose(found.numbers[WEIGHTS], found.donor, rtol=1e-10)
         donor = "base" if direction == "necessity" else "tuned"
         own = evaluate_condition(
-            study, donor, "positive", PatchSource.read(study).condition(donor, ())
+            study, donor, "positive", PatchSource.from_study(study).condition(donor, ())
         )
         assert np.array_equal(found.exhibits[WEIGHTS], own.exhibits)
 
@@ -113,7 +113,7 @@ def test_both_is_contribution_patching_and_neither_is_the_receiver(everywhere, u
     chosen = [(layer, index) for layer in range(3) for index in (0, 2, 3)]
     found, donors = (
         patched(everywhere, direction, chosen, unit=unit),
-        PatchSource.read(everywhere, unit),
+        PatchSource.from_study(everywhere, unit),
     )
     condition, role = {
         "necessity": ("ablate-base", "tuned"),
@@ -127,7 +127,9 @@ def test_both_is_contribution_patching_and_neither_is_the_receiver(everywhere, u
     own = evaluate_condition(everywhere, role, "positive", donors.condition(role, ()))
     assert np.array_equal(found.numbers[NONE], found.receiver)
     np.testing.assert_allclose(found.receiver, own.number, rtol=1e-10)
-    activations = PatchSource.read(everywhere, unit, "activation").condition(condition, chosen)
+    activations = PatchSource.from_study(everywhere, unit, "activation").condition(
+        condition, chosen
+    )
     np.testing.assert_allclose(
         found.numbers[ACTIVATION],
         evaluate_condition(everywhere, condition, "positive", activations).number,
@@ -197,7 +199,7 @@ def test_activations_and_weights_alone_are_what_plain_torch_makes_of_them(
     alone = tiny.study(hybrid, None, 6, template=False, max_new_tokens=3).answers(
         "tuned", "positive"
     )
-    intervention = PatchSource.read(study).cell(direction, chosen, *WEIGHTS).intervention
+    intervention = PatchSource.from_study(study).cell(direction, chosen, *WEIGHTS).intervention
     assert study.answers(roles[0], "positive", intervention) == alone
     texts = [study.decode(answer) for answer in alone]
     assert np.array_equal(

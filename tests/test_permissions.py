@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from interp import organisms, permissions
-from interp.permissions import as_umask
+from interp.permissions import apply_umask
 from interp.sae.core.config import DictionaryConfig
 from interp.sae.core.dictionary import Dictionary
-from interp.sae.formats import WRITTEN, write
-from interp.sae.training.checkpoints import keep
-from interp.sae.training.sources import Rows, write_shards
+from interp.sae.formats import WRITABLE, write
+from interp.sae.training.checkpoints import save_checkpoint
+from interp.sae.training.sources import TensorSource, write_shards
 from interp.store import Store
 from interp.training import make_controls
 from tests import tiny
@@ -97,15 +97,15 @@ def test_controls(umask, tmp_path):
 def test_dictionaries_and_activations(umask, tmp_path):
     torch.manual_seed(0)
     dictionary = Dictionary(DictionaryConfig("topk", 8, 16, k=2))
-    for name in WRITTEN:
+    for name in WRITABLE:
         write(dictionary, tmp_path / name, name)
         assert audited(tmp_path / name, umask) == (
             len([tmp_path, *(tmp_path / name).iterdir()]),
             {},
         )
-    rows = Rows(torch.randn(40, 8))
+    rows = TensorSource(torch.randn(40, 8))
     write_shards(rows, tmp_path / "rows", 40, shard=16)
-    keep(tmp_path / "run", 3, [], ({"rows": rows.rows}, None), {})
+    save_checkpoint(tmp_path / "run", 3, [], ({"rows": rows.rows}, None), {})
     for part in ("rows", "run"):
         count, wrong = audited(tmp_path / part, umask)
         assert count > 2
@@ -117,7 +117,7 @@ def test_a_folder_hands_its_group_down_as_before(umask, tmp_path):
     inside.mkdir(parents=True)
     os.chmod(inside, 0o2700)
     (inside / "file").touch(0o600)
-    as_umask(tmp_path / "shared")
+    apply_umask(tmp_path / "shared")
     assert stat.S_IMODE(inside.stat().st_mode) & 0o2000 == 0o2000
     assert stat.S_IMODE(inside.stat().st_mode) & 0o777 == 0o777 & ~umask
     assert stat.S_IMODE((inside / "file").stat().st_mode) == 0o666 & ~umask
@@ -130,7 +130,7 @@ def test_rights_that_are_there_stay_and_where_none_can_be_given_nothing_is_lost(
     file = tmp_path / "file"
     file.touch()
     file.chmod(0o666)
-    as_umask(file)
+    apply_umask(file)
     assert stat.S_IMODE(file.stat().st_mode) == 0o666
     file.chmod(0o600)
 
@@ -138,8 +138,8 @@ def test_rights_that_are_there_stay_and_where_none_can_be_given_nothing_is_lost(
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "chmod", refused)
-    as_umask(file)
-    as_umask(tmp_path)
+    apply_umask(file)
+    apply_umask(tmp_path)
 
 
 def test_where_the_system_does_not_say_what_the_umask_is(umask, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from interp.cli.piped_files import readable_again
+from interp.cli.piped_files import as_rereadable
 from interp.errors import OptionError
 
 
@@ -27,7 +27,7 @@ class Stdin:
 )
 def test_stdin_is_kept_whole_and_named_by_what_it_holds(monkeypatch, content, name):
     monkeypatch.setattr("sys.stdin", Stdin(content))
-    copy = readable_again(Path("-"))
+    copy = as_rereadable(Path("-"))
     assert copy.name == name
     assert copy.read_bytes() == copy.read_bytes() == content
 
@@ -37,7 +37,7 @@ def test_a_pipe_is_read_once(tmp_path):
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_bytes, args=(b"One\nTwo\n",))
     writer.start()
-    copy = readable_again(pipe)
+    copy = as_rereadable(pipe)
     writer.join()
     assert copy.name == "pipe-63.txt"
     assert copy.read_text() == copy.read_text() == "One\nTwo\n"
@@ -46,9 +46,9 @@ def test_a_pipe_is_read_once(tmp_path):
 def test_what_can_be_read_again_is_left_alone(tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("Hello\n")
-    assert readable_again(file) is file
-    assert readable_again(tmp_path / "absent.txt") == tmp_path / "absent.txt"
-    assert readable_again("-") == "-"
+    assert as_rereadable(file) is file
+    assert as_rereadable(tmp_path / "absent.txt") == tmp_path / "absent.txt"
+    assert as_rereadable("-") == "-"
 
 
 @pytest.mark.parametrize(
@@ -57,4 +57,4 @@ def test_what_can_be_read_again_is_left_alone(tmp_path):
 def test_nothing_piped_in_is_refused(monkeypatch, stdin, said):
     monkeypatch.setattr("sys.stdin", stdin)
     with pytest.raises(OptionError, match=said):
-        readable_again(Path("-"))
+        as_rereadable(Path("-"))

@@ -99,4 +99,4 @@ def test_what_is_no_estimate_is_refused(estimate):
 
 def test_levels_and_counts_are_checked():
     with pytest.raises(ValueError, match="0 tests"):
-        prediction_interval((0.5, 0.4, 0.6), (0.5, 0.4, 0.6), tests=0)
+        prediction_interval((0.5, 0.4, 0.6), (0.5, 0.4, 0.6), n_tests=0)

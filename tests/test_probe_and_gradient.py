@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from interp.analyzers.locate_neurons import LocateNeurons
-from interp.analyzers.locate_neurons.probes import FITS, optimum, published
+from interp.analyzers.locate_neurons.probes import FITS, fit_optimum, fit_published
 from interp.errors import OptionError
 from interp.maths.statistics import roc_auc
 from interp.models.pair import Pair
@@ -206,16 +206,16 @@ def test_a_planted_direction_is_found_and_noise_is_not():
     noise = generator.normal(size=(120, 400))
     parts = np.arange(120) % 5
     folds = [(np.flatnonzero(parts != part), np.flatnonzero(parts == part)) for part in range(5)]
-    _, auc = optimum(noise, labels, folds)
+    _, auc = fit_optimum(noise, labels, folds)
     assert 0.3 < auc < 0.7
     told = noise.copy()
     told[:, 7] += 6 * labels
-    weights, auc = optimum(told, labels, folds)
+    weights, auc = fit_optimum(told, labels, folds)
     assert auc > 0.95
     assert np.argmax(weights) == 7
     assert (weights[7] - weights.mean()) / weights.std() > 3
     # the training rows of noise are told apart perfectly: an area that is not held out says nothing
-    weights, none = optimum(noise, labels, [])
+    weights, none = fit_optimum(noise, labels, [])
     assert none is None
     assert roc_auc(labels, noise @ weights) == 1.0
 
@@ -242,23 +242,25 @@ def test_the_published_fit_is_adams_by_hand_in_float64():
     labels = np.tile([0, 1], 40)
     features = generator.normal(size=(80, 120)) * np.exp(generator.normal(size=120))
     features[:, 5] += labels
-    weights, none = published(features, labels, [])
+    weights, none = fit_published(features, labels, [])
     assert none is None
     np.testing.assert_allclose(weights, by_hand(features, labels, 5000), atol=2e-4)
     # every fold is fitted on its own rows, as if alone
     test = np.arange(80) % 5 == 1
     folds = [(np.flatnonzero(~test), np.flatnonzero(test))]
     held_out = features[test] @ by_hand(features[~test], labels[~test], 5000)
-    assert published(features, labels, folds)[1] == pytest.approx(roc_auc(labels[test], held_out))
+    assert fit_published(features, labels, folds)[1] == pytest.approx(
+        roc_auc(labels[test], held_out)
+    )
     # at its optimum the same loss has other weights: the published steps end before
-    best = optimum(features, labels, [])[0]
+    best = fit_optimum(features, labels, [])[0]
     assert np.linalg.norm(weights - best) > 0.02 * np.linalg.norm(best)
 
 
 def test_rows_that_are_the_same_in_both_classes_have_no_weights():
     """Scikit-learn's Newton solver gives up on these lengths, and goes on with another one."""
     lengths = np.tile([11.0, 4, 7, 6, 11, 4, 0, 7, 11, 1], 2)[:, None]
-    weights, _ = optimum(lengths, np.repeat([1, 0], 10), [])
+    weights, _ = fit_optimum(lengths, np.repeat([1, 0], 10), [])
     assert weights == pytest.approx([0], abs=1e-8)
 
 

@@ -9,7 +9,7 @@ import pytest
 from interp.analyzers import base
 from interp.analyzers.compare import Compare
 from interp.errors import OptionError
-from interp.experiments.cost import Work, cost
+from interp.experiments.cost import Work, estimate_cost
 from interp.progress import Progress, duration
 from tests import tiny
 
@@ -54,7 +54,7 @@ def test_a_line_says_how_many_are_done_and_how_long_the_others_take(lines):
 def test_stages_within_a_run_are_told_from_the_outermost_to_the_innermost(lines):
     progress = Progress(every=0.02)
     with progress.during("verify-neurons", quiet=False):
-        assert not progress.idle
+        assert not progress.is_idle
         lines.wait()
         for _ in progress.over(range(3), "random sets", quiet=False):
             for _ in progress.over(range(2), "answers", quiet=False):
@@ -66,7 +66,7 @@ def test_stages_within_a_run_are_told_from_the_outermost_to_the_innermost(lines)
         line.endswith("] verify-neurons; random sets: 0 of 3; answers: 0 of 2")
         for line in lines.seen
     )
-    assert progress.idle
+    assert progress.is_idle
 
 
 def test_nothing_is_said_after_the_end_or_of_a_quiet_run(lines):
@@ -87,7 +87,7 @@ def test_nothing_is_said_after_the_end_or_of_a_quiet_run(lines):
     lines.clear()
     time.sleep(0.05)
     assert not lines.read()
-    assert progress.idle
+    assert progress.is_idle
 
 
 @pytest.mark.parametrize(
@@ -101,9 +101,10 @@ def test_times_are_said_as_people_say_them(seconds, said):
 def test_work_adds_up_and_costs_more_the_more_there_is():
     study = tiny.planted_study("llama")
     assert Work(passes=1) + Work(tokens=2) * 3 == Work(passes=1, tokens=6)
-    assert cost(study, Work(passes=7)).passes == pytest.approx(7)
+    assert estimate_cost(study, Work(passes=7)).passes == pytest.approx(7)
     little, much = (
-        cost(study, Work(gradients=count, tokens=count, full_logits=count)) for count in (10, 1000)
+        estimate_cost(study, Work(gradients=count, tokens=count, full_logits=count))
+        for count in (10, 1000)
     )
     assert much.passes > 10 * little.passes
     assert much.seconds > 0
@@ -113,7 +114,7 @@ def test_a_run_tells_its_cost_first_and_once(lines, monkeypatch):
     study = replace(tiny.planted_study("llama"), quiet=False)
     Compare()(study)
     assert not lines.read()  # it is done in no time
-    monkeypatch.setattr(base, "WORTH_TELLING", 0.0)
+    monkeypatch.setattr(base, "ANNOUNCED_FROM_SECONDS", 0.0)
     Compare()(study)
     told = [line for line in lines.read() if "over the prompts" in line]
     assert len(told) == 1

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from interp.errors import PromptError
-from interp.experiments.row_selection import some
+from interp.experiments.row_selection import sample_rows
 from interp.prompts import (
     COMPLETION,
     CONTENT,
@@ -682,8 +682,10 @@ def test_copies_change_nothing_in_what_is_taken_or_how_clusters_are_named(tmp_pa
     assert often.clusters[::20] == [name.replace("a:", "b:") for name in once.clusters]
     for prompts, count in ((often, 5), (often, 12)):
         assert prompts.spread(count).texts == once.spread(count).texts
-    assert some(often, range(240), 7, 3) == [20 * row for row in some(once, range(12), 7, 3)]
-    assert some(often, range(240), 13, 3)[:3] == [0, 1, 20]
+    assert sample_rows(often, range(240), 7, 3) == [
+        20 * row for row in sample_rows(once, range(12), 7, 3)
+    ]
+    assert sample_rows(often, range(240), 13, 3)[:3] == [0, 1, 20]
     given = prompt_set(texts, [str(row % 6) for row in range(12)])
     copied = prompt_set(
         [text for text in texts for _ in range(20)],

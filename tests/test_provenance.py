@@ -10,7 +10,14 @@ import pytest
 
 from interp import provenance
 from interp.errors import OptionError, StoreError
-from interp.provenance import Provenance, digest, directory_digest, environment, file_digest, plain
+from interp.provenance import (
+    Provenance,
+    digest,
+    directory_digest,
+    environment,
+    file_digest,
+    to_json_value,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -76,17 +83,17 @@ def test_the_record_is_not_changed_through_what_it_was_made_from():
 
 
 def test_plain_copies_what_json_can_hold_and_names_what_it_cannot():
-    assert plain({"a": (1, np.int64(2), np.array([1.5])), "b": np.bool_(True)}) == {
+    assert to_json_value({"a": (1, np.int64(2), np.array([1.5])), "b": np.bool_(True)}) == {
         "a": [1, 2, [1.5]],
         "b": True,
     }
-    assert plain({"x": [float("nan"), np.inf]}, finite=False) == {"x": [None, None]}
+    assert to_json_value({"x": [float("nan"), np.inf]}, finite=False) == {"x": [None, None]}
     with pytest.raises(OptionError, match=r"options\.top is nan"):
-        plain({"top": float("nan")}, "options")
+        to_json_value({"top": float("nan")}, "options")
     with pytest.raises(OptionError, match=r"options\.f\[0\] is of type set"):
-        plain({"f": [{1}]}, "options")
+        to_json_value({"f": [{1}]}, "options")
     with pytest.raises(OptionError, match="key 1"):
-        plain({1: 2})
+        to_json_value({1: 2})
 
 
 def test_digest_ignores_order_and_survives_broken_text():
@@ -158,4 +165,4 @@ def test_directory_digest_is_of_names_and_contents(tmp_path):
 def test_environment_names_versions_without_importing(monkeypatch):
     found = environment()
     assert {"python", "platform", "torch", "numpy"} <= set(found)
-    plain(found)
+    to_json_value(found)

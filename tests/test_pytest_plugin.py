@@ -244,8 +244,8 @@ def test_fixtures_bless_and_the_store_of_the_ini_file(tmp_path, pytest_in):
     code, said = pytest_in(tmp_path, suite, "--interp-store", "other")
     assert "2 failed, 1 passed" in said
     assert (
-        "column 'sentence', row 0 (name necessity): expected 'They return 100.0%.', got 'They return"
-        " 97.5%.'" in said
+        "column 'sentence', row 0 (name necessity): expected 'They return 100.0%.', got 'They"
+        " return 97.5%.'" in said
     )
     code, said = pytest_in(tmp_path, suite, "--interp-store", "other", "--interp-bless")
     assert code == 1

@@ -7,14 +7,14 @@ import pytest
 from numpy.polynomial import legendre
 from scipy import integrate
 
-from interp.maths.quadrature import END, STEPS, mean, nested, rule
+from interp.maths.quadrature import END_POINT, STEPS, mean_over_interval, nested_rules, rule
 
 DEGREES = dict(zip(STEPS, (5, 11, 23, 47), strict=True))
 EVERY = pytest.mark.parametrize("steps", STEPS)
 
 
 def on(steps, function):
-    return mean(rule(steps), function(np.array(rule(steps).nodes)))
+    return mean_over_interval(rule(steps), function(np.array(rule(steps).nodes)))
 
 
 @EVERY
@@ -53,9 +53,9 @@ def test_nodes_lie_inside_in_order_and_weights_are_positive(steps):
 
 
 def test_each_rule_has_the_nodes_of_the_one_before():
-    rules = nested(31)
+    rules = nested_rules(31)
     assert [len(one) for one in rules] == list(STEPS)
-    assert [len(one) for one in nested(20)] == [3, 7, 15]
+    assert [len(one) for one in nested_rules(20)] == [3, 7, 15]
     for coarse, fine in itertools.pairwise(rules):
         assert set(coarse.nodes) < set(fine.nodes)
         assert coarse.nodes == fine.nodes[1::2]
@@ -79,7 +79,7 @@ def test_smooth_functions_as_scipy_integrates_them(function):
 
 def test_values_may_be_arrays_and_other_numbers_of_nodes_have_no_rule():
     values = np.stack([[node, node**2] for node in rule(7).nodes])
-    np.testing.assert_allclose(mean(rule(7), values), [1 / 2, 1 / 3])
-    assert mean(END, np.array([3.0])) == 3.0
+    np.testing.assert_allclose(mean_over_interval(rule(7), values), [1 / 2, 1 / 3])
+    assert mean_over_interval(END_POINT, np.array([3.0])) == 3.0
     with pytest.raises(ValueError, match="20"):
         rule(20)

@@ -19,7 +19,7 @@ from transformers import (
 
 from interp.analyzers.compare import Compare
 from interp.models.pair import Pair
-from interp.models.preflight import reads_alone, scaled_beyond
+from interp.models.preflight import rope_scaling_boundary, single_prompt_reason
 from interp.prompts import OneClass, Prompt, PromptSet
 from interp.study import Study
 from tests import tiny
@@ -146,7 +146,7 @@ def test_a_batch_changes_no_prompts_numbers(kind):
 def test_short_prompts_of_a_family_that_scales_by_length_are_read_in_batches():
     asked = study(pair("longrope"), [SHORT, "close it"], tokens=4)
     asked.encoded("positive")
-    assert not asked.reads_alone
+    assert not asked.single_prompt_reason
     assert not any("one at a time" in note for note in asked.notes)
     assert len(asked.groups("positive", asked.pair.tuned)) == 1
 
@@ -174,14 +174,14 @@ def test_answers_that_cross_the_boundary_are_those_of_generate():
 @pytest.mark.parametrize("family", [*tiny.FAMILIES])
 def test_ordinary_families_are_read_in_batches(family):
     model = Pair.from_modules(tiny.FAMILIES[family](), None, tiny.tokenizer()).tuned
-    assert scaled_beyond(model) is None
-    assert reads_alone(model, 10_000) == ""
+    assert rope_scaling_boundary(model) is None
+    assert single_prompt_reason(model, 10_000) == ""
 
 
 def test_the_boundary_of_a_family_that_scales_by_length():
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     for made in (longrope(), tiny.llama(rope_parameters=rope, max_position_embeddings=BOUNDARY)):
         model = Pair.from_modules(made, None, tiny.tokenizer()).tuned
-        assert scaled_beyond(model) == BOUNDARY
-        assert reads_alone(model, BOUNDARY) == ""
-        assert f"above {BOUNDARY} tokens" in reads_alone(model, BOUNDARY + 1)
+        assert rope_scaling_boundary(model) == BOUNDARY
+        assert single_prompt_reason(model, BOUNDARY) == ""
+        assert f"above {BOUNDARY} tokens" in single_prompt_reason(model, BOUNDARY + 1)

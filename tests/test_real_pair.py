@@ -29,7 +29,7 @@ BASE = organisms.packaged("smollm2/base")
 missing = [
     line
     for line, there in zip(
-        BASE.install, (find_spec("gguf") is not None, BASE.find() is not None), strict=True
+        BASE.install_commands, (find_spec("gguf") is not None, BASE.find() is not None), strict=True
     )
     if not there
 ]
@@ -288,11 +288,11 @@ class TestInstalled:
         planted = [
             one for one in pair.matrices if one.tensor == "model.layers.12.mlp.down_proj.weight"
         ]
-        assert pair.read(planted[0]).changed
+        assert pair.read(planted[0]).is_changed
         outside = [
             one for one in pair.matrices if one.tensor == "model.layers.2.mlp.down_proj.weight"
         ]
-        assert pair.read(outside[0]).changed is (CHILDREN[name].how == "adapter")
+        assert pair.read(outside[0]).is_changed is (CHILDREN[name].how == "adapter")
 
     def test_controls_are_compared_as_a_fine_tune_is(self, run, tmp_path):
         """The adapter refuses harmful requests, and on these lies beyond what five controls of its

@@ -15,7 +15,7 @@ from interp.engines import Batch
 from interp.errors import OptionError
 from interp.experiments.conditions import PatchSource, evaluate_condition
 from interp.experiments.divergence import divergence
-from interp.experiments.refusal_directions import taken_away
+from interp.experiments.refusal_directions import direction_ablation
 from interp.maths.intervals import cluster_interval
 from interp.sites import Site
 from tests import tiny
@@ -95,9 +95,11 @@ def test_every_claim_can_be_measured_again_and_is_of_equal_divergence(study, fou
 
 def test_units_are_measured_as_any_ablation_is(study, found):
     measuring = study.with_prompts(study.contrast.split(study.seed)[1])
-    receiver = PatchSource.read(measuring).condition("ablate-base", [(0, 5), (0, 17), (0, 30)])
+    receiver = PatchSource.from_study(measuring).condition(
+        "ablate-base", [(0, 5), (0, 17), (0, 30)]
+    )
     own = evaluate_condition(
-        measuring, "tuned", "positive", PatchSource.read(measuring).condition("tuned", [])
+        measuring, "tuned", "positive", PatchSource.from_study(measuring).condition("tuned", [])
     )
     judged = evaluate_condition(measuring, "units", "positive", receiver)
     row = next(row for row in found.rows() if row["kind"] == "units" and row["dose"] == 3)
@@ -110,7 +112,7 @@ def test_units_are_measured_as_any_ablation_is(study, found):
     shown = rows & answers["exhibits_behaviour"]
     assert cluster_interval(answers["lost"][shown], answers["cluster"][shown])[0] == row["lost"]
     base = evaluate_condition(
-        measuring, "base", "positive", PatchSource.read(measuring).condition("base", [])
+        measuring, "base", "positive", PatchSource.from_study(measuring).condition("base", [])
     )
     changed = own.exhibits != base.exhibits
     assert changed.any()
@@ -132,7 +134,7 @@ def test_a_share_is_taken_once_at_every_depth(study, share):
     hooks = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
     sites = [Site(layer, hook) for layer in range(3) for hook in hooks]
     batch = Batch.pad([list(item.ids) for item in study.encoded("positive")], 0)
-    edits = taken_away(model, direction, share).bind({})
+    edits = direction_ablation(model, direction, share).bind({})
     assert len({edit.site for edit in edits}) == len(edits)
     run = study.engine.run(model, batch, reads=sites, edits=edits, keep=0)
     plain = study.engine.run(model, batch, reads=sites, keep=0)

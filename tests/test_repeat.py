@@ -302,7 +302,7 @@ def test_what_changed_while_it_ran_is_not_kept(again):
     request.remember(before, ["0" * 20], [], page)
     assert not (again / "new").exists()
     request.remember(request.describe(), ["0" * 20], [], page)
-    assert requests.any_in(again / "new")
+    assert requests.has_requests(again / "new")
     assert request.recall() is None  # there is no such run
     remote = dataclasses.replace(request, common=RuntimeOptions(store=again / "new", remote=True))
     assert remote.describe() is None

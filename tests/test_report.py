@@ -14,9 +14,9 @@ from interp.claims import Draws, check_summary, from_table, summary_of, to_table
 from interp.cli import main
 from interp.errors import ClaimError, InterpError, OptionError
 from interp.provenance import digest, sha256_of
-from interp.report.document import TARGET, gather, read, write_report
+from interp.report.document import RECOMMENDED_PAGE_BYTES, gather, read, write_report
 from interp.report.rendering import Html
-from interp.report.verification import _Again, checks, failures, require_control
+from interp.report.verification import _Recomputation, checks, failures, require_control
 from interp.store import Store
 from tests.reports import honest_report, honest_runs
 from tests.tables import HOSTILE, located
@@ -57,7 +57,7 @@ def remembered(monkeypatch):
     """Read every run only once, because hundreds of changed reports are compared with the same
     runs.
     """
-    kept, read_run = {}, _Again.run
+    kept, read_run = {}, _Recomputation.run
 
     def run(self, key):
         place = (self.report.store.root, key)
@@ -65,7 +65,7 @@ def remembered(monkeypatch):
             kept[place] = read_run(self, key)
         return kept[place]
 
-    monkeypatch.setattr(_Again, "run", run)
+    monkeypatch.setattr(_Recomputation, "run", run)
 
 
 def rewritten(path, value, sealed=True):
@@ -466,7 +466,7 @@ def test_the_page_of_a_model_of_32_layers_stays_below_the_limit(tmp_path, monkey
         store.write(run)
     path = write_report(tmp_path / "r.html", [run.provenance.key for run in runs], store)
     text = path.with_suffix(".html").read_text()
-    assert len(text) < TARGET == 5_000_000
+    assert len(text) < RECOMMENDED_PAGE_BYTES == 5_000_000
     assert "5,000 of 458,752 neurons shown" in text
     assert "smaller scores" in text
 

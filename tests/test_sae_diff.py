@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from interp import claims, organisms
-from interp.analyzers.sae_diff import DictionaryDiff
+from interp.analyzers.sae_diff import SaeDiff
 from interp.cli.common import Common
 from interp.cli.prompt_options import site_of
 from interp.errors import OptionError, PairError
@@ -95,7 +95,7 @@ def dictionary(way="tuned", seed=0):
 
 def analyzer(way="tuned", made=None, **options):
     made = made or dictionary(way)
-    return DictionaryDiff(made, way, **{"site": SITE, **options})
+    return SaeDiff(made, way, **{"site": SITE, **options})
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import torch
 from scipy import stats
 
 from interp import claims
-from interp.analyzers.sae_features import DictionaryFeatures
+from interp.analyzers.sae_features import SaeFeatures
 from interp.engines import TorchEngine
 from interp.errors import OptionError
 from interp.figures import plot
@@ -25,7 +25,7 @@ from interp.prompts import OneClass, Prompt, PromptSet
 from interp.report import write_page
 from interp.report.features import features_list
 from interp.sae import Dictionary, DictionaryConfig, save
-from interp.sae.analysis.unembedding import chance, effects
+from interp.sae.analysis.unembedding import random_effects, token_effects
 from interp.study import Study
 from interp.table import Table, table
 from tests import tiny
@@ -94,7 +94,7 @@ def dictionary(model, lists):
 
 
 def reading(dictionary, **options):
-    return DictionaryFeatures(dictionary, SITE, **{"top": 50, "draws": 19, **options})
+    return SaeFeatures(dictionary, SITE, **{"top": 50, "draws": 19, **options})
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ class TestLabels:
         site = "blocks.2.hook_attn_out"
         with torch.no_grad():
             silent.W_enc[:] = torch.randn(WIDE, 30, generator=generator, dtype=torch.float64)
-        table = DictionaryFeatures(silent, site, draws=19, logits=False)(base)
+        table = SaeFeatures(silent, site, draws=19, logits=False)(base)
         shuffled = table["shuffled"][table["scored"]]
         assert shuffled.mean() == pytest.approx(0.5, abs=0.02)
 
@@ -291,12 +291,12 @@ class TestLogits:
             x * norm.weight.detach().numpy()
         ) @ module.get_output_embeddings().weight.detach().numpy().T
         wanted = wanted - wanted.mean(1, keepdims=True)
-        own = effects(TorchEngine(), pair.tuned, rows, wanted.shape[1], 4)
+        own = token_effects(TorchEngine(), pair.tuned, rows, wanted.shape[1], 4)
         np.testing.assert_allclose(own.up, -np.sort(-wanted, 1)[:, :4], rtol=1e-9)
         np.testing.assert_allclose(own.down, np.sort(wanted, 1)[:, :4], rtol=1e-9)
         np.testing.assert_array_equal(own.promoted[:, 0], wanted.argmax(1))
         np.testing.assert_allclose(own.largest, np.abs(wanted).max(1), rtol=1e-9)
-        longer = effects(TorchEngine(), pair.tuned, 100 * rows, wanted.shape[1], 4)
+        longer = token_effects(TorchEngine(), pair.tuned, 100 * rows, wanted.shape[1], 4)
         np.testing.assert_allclose(longer.up, own.up, rtol=1e-9)
 
     def test_a_row_that_writes_a_token_stands_out_and_random_ones_do_not(self, model, dictionary):
@@ -313,7 +313,7 @@ class TestLogits:
         first = (logits["latent"] == 5) & (logits["side"] == "promoted") & (logits["rank"] == 0)
         assert logits["token_id"][first].tolist() == [100]
         assert made["beyond_random"].sum() <= 2
-        beside = chance(TorchEngine(), study_of(model).pair.tuned, WIDE, len(head), 50)
+        beside = random_effects(TorchEngine(), study_of(model).pair.tuned, WIDE, len(head), 50)
         assert len(beside) == 50
         assert float(beside.max()) < row["largest_logit"]
 
@@ -374,8 +374,8 @@ class TestKinds:
     def test_what_cannot_be_read_is_refused(self, config, options, said):
         own = Dictionary(DictionaryConfig("standard", 32, 40, input_bias=False, **config))
         with pytest.raises(OptionError, match=said):
-            DictionaryFeatures(own, **{"site": SITE, **options}).require(False)
-        DictionaryFeatures(
+            SaeFeatures(own, **{"site": SITE, **options}).require(False)
+        SaeFeatures(
             own,
             "blocks.0.mlp.hook_in",
             logits=False,
@@ -387,13 +387,11 @@ class TestKinds:
         own = Dictionary(
             DictionaryConfig("topk", WIDE, 40, d_out=WIDE, k=4, input_bias=False)
         ).double()
-        made = DictionaryFeatures(own, "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out", draws=1)(
+        made = SaeFeatures(own, "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out", draws=1)(
             study_of(model)
         )
         assert len(made.tables["logits"]) == 20 * len(made)
-        bare = DictionaryFeatures(own, "blocks.1.mlp.hook_in", logits=False, draws=1)(
-            study_of(model)
-        )
+        bare = SaeFeatures(own, "blocks.1.mlp.hook_in", logits=False, draws=1)(study_of(model))
         assert "logits" not in bare.tables
         assert "largest_logit" not in bare.data
 
@@ -552,7 +550,7 @@ class TestCommand:
         assert not list((tmp_path / "runs").glob("[!.]*"))
 
     def test_latents_of_a_comparison(self, tmp_path, run, only_line):
-        from interp.cli.sae_features import _claimed
+        from interp.cli.sae_features import _claimed_latents
 
         columns = {
             "latent": (np.arange(4), "key", "x"),
@@ -564,4 +562,4 @@ class TestCommand:
             "claimed": (np.array([True, True, True, False]), "flag", "x"),
             "rate": (np.array([0.1, 0.2, 0.3, 0.4]), "measure", "x"),
         }
-        assert _claimed(table("sae-diff", columns)) == (1, 0)
+        assert _claimed_latents(table("sae-diff", columns)) == (1, 0)

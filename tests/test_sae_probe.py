@@ -13,9 +13,9 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from interp import claims
-from interp.analyzers.sae_probe import DictionaryProbe
+from interp.analyzers.sae_probe import SaeProbe
 from interp.cli import main
-from interp.cli.sae_probe import claimed
+from interp.cli.sae_probe import claimed_latents
 from interp.engines import Batch, TorchEngine
 from interp.errors import OptionError
 from interp.figures import plot
@@ -28,7 +28,7 @@ from interp.prompts import Contrast, PromptSet
 from interp.sae import Dictionary, DictionaryConfig, save
 from interp.sae.analysis.causal_validation import rate_matched
 from interp.sae.analysis.probe import SparseProbe
-from interp.sae.core.edits import Latents, intervention
+from interp.sae.core.edits import LatentEdit, latent_intervention
 from interp.sites import Site
 from interp.study import Study
 from interp.table import table
@@ -91,7 +91,7 @@ def planted(pair):
 
 
 def analyzer(dictionary, **options):
-    return DictionaryProbe(dictionary, str(SITE), **{**FAST, **options})
+    return SaeProbe(dictionary, str(SITE), **{**FAST, **options})
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ class TestPlanted:
         both = tiny.contrast(PAIRS)
         right = tuple(dataclasses.replace(prompt, answer="Sorry") for prompt in both.positive)
         asked = Contrast(PromptSet(right, "right"), both.negative)
-        metric = Task.of(pair.tokenizer, right, "accuracy")
+        metric = Task.from_prompts(pair.tokenizer, right, "accuracy")
         made = analyzer(planted, random_sets=1)(Study(pair, asked, metric, max_new_tokens=1))
         claim, numbers = require_remeasured(made)["ablation-lowers-probed"], made.tables["numbers"]
         plain, after = (numbers[name].astype(bool) for name in ("plain", "after"))
@@ -263,7 +263,7 @@ class TestBesideTheBase:
             2, 2, 5, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
         )
         latents = torch.tensor([3, 17, 30])
-        edit = Latents(SITE, made, latents, factor=factor, amount=0.25, model_role=of, base=base)
+        edit = LatentEdit(SITE, made, latents, factor=factor, amount=0.25, model_role=of, base=base)
         x, b = value.numpy().reshape(-1, 32), base.numpy().reshape(-1, 32)
         scale = made.scale.double().numpy()
         inside = (
@@ -305,14 +305,14 @@ class TestBesideTheBase:
         inside = torch.cat([base.reshape(-1, 32), value.reshape(-1, 32)], 1)
         output = made(inside)
         back = (
-            Latents(SITE, made, torch.arange(40), model_role="both", base=base, revert=True)
+            LatentEdit(SITE, made, torch.arange(40), model_role="both", base=base, revert=True)
             .apply(value)
             .reshape(-1, 32)
         )
         shift = made.b_dec[:32] / made.scale[0] - made.b_dec[32:] / made.scale[1]
         torch.testing.assert_close(back, inside[:, 32:] - output[:, 32:] + output[:, :32] - shift)
         with pytest.raises(OptionError, match="only a crosscoder has a decoder row of the base"):
-            Latents(
+            LatentEdit(
                 SITE,
                 self.crosscoder("difference"),
                 torch.arange(4),
@@ -326,8 +326,8 @@ class TestBesideTheBase:
         without a cache.
         """
         made, engine = self.crosscoder(of), TorchEngine()
-        change = intervention(
-            "x", [Latents(SITE, made, torch.arange(40), model_role=of)], pair.base
+        change = latent_intervention(
+            "x", [LatentEdit(SITE, made, torch.arange(40), model_role=of)], pair.base
         )
         prompts = [[5, 9, 30, 41, 7], [7, 8, 21]]
         written = generate(engine, pair.tuned, Text(prompts, None, 0, ()), 4, change)
@@ -339,8 +339,8 @@ class TestBesideTheBase:
                 logits = engine.run(pair.tuned, batch, edits=change.bind(base)).logits
                 assert int(logits[0, -1].argmax()) == token
                 text.append(token)
-        plain = intervention(
-            "x", [Latents(SITE, made, torch.arange(40), factor=1.0, model_role=of)], pair.base
+        plain = latent_intervention(
+            "x", [LatentEdit(SITE, made, torch.arange(40), factor=1.0, model_role=of)], pair.base
         )
         assert generate(engine, pair.tuned, Text(prompts, None, 0, ()), 4, plain) == generate(
             engine, pair.tuned, Text(prompts, None, 0, ()), 4
@@ -356,11 +356,13 @@ class TestBesideTheBase:
     def test_what_is_missing_is_said(self, pair):
         made = self.crosscoder("both")
         with pytest.raises(OptionError, match="of two models reads"):
-            Latents(SITE, made, torch.tensor([1]))
+            LatentEdit(SITE, made, torch.tensor([1]))
         with pytest.raises(OptionError, match="need the base's activations"):
-            Latents(SITE, made, torch.tensor([1]), model_role="both").apply(torch.zeros(1, 1, 32))
+            LatentEdit(SITE, made, torch.tensor([1]), model_role="both").apply(
+                torch.zeros(1, 1, 32)
+            )
         with pytest.raises(OptionError, match="add --base"):
-            intervention("x", [Latents(SITE, made, torch.tensor([1]), model_role="both")])
+            latent_intervention("x", [LatentEdit(SITE, made, torch.tensor([1]), model_role="both")])
 
 
 def test_random_sets_are_distinct_and_fire_as_often():
@@ -398,13 +400,15 @@ def test_tuned_only_latents_come_of_a_run_of_the_same_dictionary(planted, pair):
     }
     made = study(pair).provenance(analyzer(planted))
     run = table("sae-diff", columns, provenance=made)
-    assert claimed(run, planted.digest, planted, "r", "tuned-only") == (0,)
+    assert claimed_latents(run, planted.digest, planted, "r", "tuned-only") == (0,)
     with pytest.raises(OptionError, match="claims no changed latent"):
-        claimed(run, planted.digest, planted, "r", "changed")
+        claimed_latents(run, planted.digest, planted, "r", "changed")
     with pytest.raises(OptionError, match="another dictionary"):
-        claimed(run, "0", planted, "r", "tuned-only")
+        claimed_latents(run, "0", planted, "r", "tuned-only")
     with pytest.raises(OptionError, match="has kind x"):
-        claimed(dataclasses.replace(run, kind="x"), planted.digest, planted, "r", "tuned-only")
+        claimed_latents(
+            dataclasses.replace(run, kind="x"), planted.digest, planted, "r", "tuned-only"
+        )
 
 
 def test_through_the_command_line(tmp_path, capsys):

@@ -13,12 +13,12 @@ from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons
 from interp.claims import check, from_table
 from interp.experiments.conditions import PatchSource, PatchTarget
-from interp.experiments.sampled import chosen, sample, sampling_of
+from interp.experiments.sampled import sample_answers, sample_tokens, sampling_options
 from interp.figures import plot
 from interp.kinds import KINDS
 from interp.maths.intervals import cluster_interval
 from interp.metrics import Behaviour, Refusal, Sampling, load_behaviour
-from interp.report.page import page
+from interp.report.page import render_page
 from interp.study import Study
 from tests import tiny
 from tests.documented import kinds
@@ -37,15 +37,15 @@ def test_tokens_are_drawn_by_their_probability_at_the_temperature():
     logits, draws = torch.tensor([2.0, 0.0, -torch.inf, 1.0]), 4000
     numbers = Sampling(1, seed=5).uniforms([1, 2], 0, draws)
     for temperature in (0.5, 1.0, 2.0):
-        tokens = chosen(logits.expand(draws, -1), temperature, numbers)
+        tokens = sample_tokens(logits.expand(draws, -1), temperature, numbers)
         counts = np.bincount(tokens, minlength=4)
         expected = (logits.double() / temperature).softmax(-1).numpy() * draws
         assert counts[2] == 0
         possible = expected > 0
         assert chisquare(counts[possible], expected[possible]).pvalue > 0.01
-    ends = chosen(logits.expand(2, -1), 1.0, [0.0, 1 - 1e-16])
+    ends = sample_tokens(logits.expand(2, -1), 1.0, [0.0, 1 - 1e-16])
     assert ends.tolist() == [0, 3]
-    assert chosen(logits[None], 1e-6, [0.999]).tolist() == [0], "a low temperature is greedy"
+    assert sample_tokens(logits[None], 1e-6, [0.999]).tolist() == [0], "a low temperature is greedy"
 
 
 def test_numbers_follow_from_seed_prompt_and_sample_alone():
@@ -62,21 +62,21 @@ def test_numbers_follow_from_seed_prompt_and_sample_alone():
 
 def test_samples_are_the_same_whatever_the_batch_and_the_other_prompts(tmp_path):
     study = study_of(tmp_path, FILE + "samples: 5\ntemperature: 2.0\nseed: 3\n")
-    sampling = sampling_of(study)
+    sampling = sampling_options(study)
     assert sampling == Sampling(5, 2.0, 3)
-    found = sample(study, sampling, "tuned", "positive", PatchTarget("tuned")).exhibits
+    found = sample_answers(study, sampling, "tuned", "positive", PatchTarget("tuned")).exhibits
     assert found.shape == (8, 5)
     assert 0 < found.mean() < 1
     for size in (1, 3):
-        again = sample(
-            replace(study, batch_size=size, _kept={}),
+        again = sample_answers(
+            replace(study, batch_size=size, _cache={}),
             sampling,
             "tuned",
             "positive",
             PatchTarget("tuned"),
         )
         np.testing.assert_array_equal(again.exhibits, found)
-    few = sample(
+    few = sample_answers(
         study.with_prompts(study.contrast.limit(3)),
         sampling,
         "tuned",
@@ -84,18 +84,22 @@ def test_samples_are_the_same_whatever_the_batch_and_the_other_prompts(tmp_path)
         PatchTarget("tuned"),
     )
     np.testing.assert_array_equal(few.exhibits, found[study.prompts("positive").sample(3)])
-    more = sample(study, replace(sampling, samples=7), "tuned", "positive", PatchTarget("tuned"))
+    more = sample_answers(
+        study, replace(sampling, samples=7), "tuned", "positive", PatchTarget("tuned")
+    )
     np.testing.assert_array_equal(more.exhibits[:, :5], found)
-    other = sample(study, replace(sampling, seed=4), "tuned", "positive", PatchTarget("tuned"))
+    other = sample_answers(
+        study, replace(sampling, seed=4), "tuned", "positive", PatchTarget("tuned")
+    )
     assert (other.exhibits != found).any()
 
 
 def test_an_intervention_that_changes_nothing_changes_no_sample(tmp_path):
     study = study_of(tmp_path, FILE + "samples: 4\ntemperature: 2.0\n")
-    donors, sampling = PatchSource.read(study), sampling_of(study)
-    plain = sample(study, sampling, "base", "positive", PatchTarget("base"))
+    donors, sampling = PatchSource.from_study(study), sampling_options(study)
+    plain = sample_answers(study, sampling, "base", "positive", PatchTarget("base"))
     given = donors.condition("patch-tuned", [(0, 1)])  # a unit that tuning did not touch
-    edited = sample(study, sampling, "patch-tuned", "positive", given)
+    edited = sample_answers(study, sampling, "patch-tuned", "positive", given)
     np.testing.assert_array_equal(edited.exhibits, plain.exhibits)
 
 
@@ -106,7 +110,9 @@ def test_nearly_no_temperature_is_greedy(tmp_path):
         greedy = study.require_metric().exhibits(
             study.prompts("positive").prompts, texts, "positive"
         )
-        drawn = sample(study, sampling_of(study), role, "positive", PatchTarget(role)).exhibits
+        drawn = sample_answers(
+            study, sampling_options(study), role, "positive", PatchTarget(role)
+        ).exhibits
         np.testing.assert_array_equal(drawn, np.stack([greedy] * 2, 1))
 
 
@@ -135,7 +141,9 @@ def test_a_verifying_run_samples_under_every_condition(run):
         assert (row["apology"], row["low"], row["high"]) == tuple(expected)
         by_prompt = own["apology"].reshape(12, 3).mean(1)
         assert row["mixed"] == np.mean((by_prompt > 0) & (by_prompt < 1))
-    tuned = sample(study, sampling_of(study), "tuned", "positive", PatchTarget("tuned")).exhibits
+    tuned = sample_answers(
+        study, sampling_options(study), "tuned", "positive", PatchTarget("tuned")
+    ).exhibits
     mine = (samples["condition"] == "tuned") & (samples["group"] == "positive")
     np.testing.assert_array_equal(samples["apology"][mine], tuned.ravel())
 
@@ -158,13 +166,13 @@ def test_its_claim_is_over_clusters_of_prompts(run):
     )
     figure = plot(rates)
     assert figure.layout.title.text == "Sampled answers by condition"
-    assert KINDS["sampled"].heading in page([verified], "title")
+    assert KINDS["sampled"].heading in render_page([verified], "title")
     assert any("sampled per prompt" in note for note in verified.provenance.context["notes"])
 
 
 def test_a_file_without_samples_is_the_same_run_as_before(tmp_path, run):
     plain, sampled = study_of(tmp_path, FILE), run[0]
-    assert sampling_of(plain) is None
+    assert sampling_options(plain) is None
     assert "sampling" not in plain.metric.identity
     assert sampled.metric.identity["sampling"] == {"samples": 3, "temperature": 0.2, "seed": 0}
     located = LocateNeurons(method="change", top="3")(plain)
@@ -179,7 +187,7 @@ def test_refusal_can_be_sampled_too(tmp_path):
     plain, asked = study_of(tmp_path, text), study_of(tmp_path, text + "samples: 2\n")
     assert isinstance(plain.metric, Refusal)
     assert isinstance(asked.metric, Behaviour)
-    assert asked.metric.words == replace(plain.metric.words, flag=asked.metric.words.flag)
+    assert asked.metric.labels == replace(plain.metric.labels, flag=asked.metric.labels.flag)
     assert asked.metric.number.token_ids == plain.metric.token_ids
 
 

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from interp import organisms
 from interp.analyzers.locate_neurons import LocateNeurons, Top
-from interp.analyzers.locate_neurons.search import prune, smallest
+from interp.analyzers.locate_neurons.search import prune, smallest_set
 from interp.errors import OptionError
 from interp.experiments.conditions import PatchSource
-from interp.experiments.dose import returns
+from interp.experiments.dose import dose_effect
 from interp.experiments.outcomes import Outcomes
-from interp.experiments.row_selection import changed
+from interp.experiments.row_selection import changed_rows
 from interp.models.units import NEURON
 from tests import tiny
 
@@ -46,20 +46,20 @@ def test_the_planted_set_is_found_among_others(family):
     planted = [(1, 5), (1, 17), (1, 30)]
     ranking = [(0, 3), planted[0], (2, 9), planted[1], (1, 1), (0, 7), planted[2], (2, 2)]
     rows = list(range(len(study.contrast.positive)))
-    assert changed(study) == rows
-    outcomes = Outcomes(study, PatchSource.read(study), "necessity", rows)
-    assert returns(outcomes, planted)["effect"] == 1.0
-    found = smallest(study, NEURON, ranking)
+    assert changed_rows(study) == rows
+    outcomes = Outcomes(study, PatchSource.from_study(study), "necessity", rows)
+    assert dose_effect(outcomes, planted)["effect"] == 1.0
+    found = smallest_set(study, NEURON, ranking)
     assert set(found.units) <= set(planted)
-    assert found.effect == returns(outcomes, found.units)["effect"] >= 0.95
-    assert found.recovery == returns(outcomes, found.units)["recovery"]
+    assert found.effect == dose_effect(outcomes, found.units)["effect"] >= 0.95
+    assert found.recovery == dose_effect(outcomes, found.units)["recovery"]
     assert found.prefix <= 7
     assert found.prompts == len(rows)
     for spared in found.units:
         fewer = [unit for unit in found.units if unit != spared]
-        assert not fewer or returns(outcomes, fewer)["effect"] < 0.95
+        assert not fewer or dose_effect(outcomes, fewer)["effect"] < 0.95
     # what cannot return the behaviour is no set at all
-    assert smallest(study, NEURON, [(0, 3), (2, 9)]).units == []
+    assert smallest_set(study, NEURON, [(0, 3), (2, 9)]).units == []
 
 
 def test_answers_in_other_words_are_no_reason_to_search_on():
@@ -68,14 +68,14 @@ def test_answers_in_other_words_are_no_reason_to_search_on():
     """
     study = tiny.planted_study("llama", max_new_tokens=3)
     planted = [(1, 5), (1, 17), (1, 30)]
-    found = smallest(study, NEURON, planted)
+    found = smallest_set(study, NEURON, planted)
     other = tiny.planted_study("llama", max_new_tokens=3)
     for answer in other.answers("base", "positive"):
         answer[-1] ^= 1
-    again = smallest(other, NEURON, planted)
-    rows = changed(other)
+    again = smallest_set(other, NEURON, planted)
+    rows = changed_rows(other)
     assert (
-        Outcomes(other, PatchSource.read(other), "necessity", rows, exact=True)
+        Outcomes(other, PatchSource.from_study(other), "necessity", rows, exact=True)
         .of(planted)
         .equal.sum()
         == 0
@@ -90,8 +90,8 @@ def test_prompts_where_the_behaviour_is_alike_are_left_out():
         # other words than the fine-tuned model's, and the same behaviour
         base[row][:] = [*tuned[row][:-1], tuned[row][-1] ^ 1]
         assert base[row] != tuned[row]
-        assert changed(study) == list(range(row + 1, len(base)))
-    nothing = smallest(study, NEURON, [(1, 5), (1, 17), (1, 30)])
+        assert changed_rows(study) == list(range(row + 1, len(base)))
+    nothing = smallest_set(study, NEURON, [(1, 5), (1, 17), (1, 30)])
     assert (nothing.units, nothing.prefix, nothing.prompts) == ([], None, 0)
 
 
@@ -120,8 +120,8 @@ def test_a_behaviour_that_is_alike_is_one_clear_sentence():
     table = LocateNeurons(method="integrated", top="smallest", steps=3)(study)
     assert table.summary["n_selected"] == table.summary["searched_prompts"] == 0
     assert table.summary["sentence"].startswith(
-        "base and fine-tuned model show the behaviour on the same prompts of the selection split: no set can"
-        " return it"
+        "base and fine-tuned model show the behaviour on the same prompts of the selection split:"
+        " no set can return it"
     )
     assert "nan" not in table.summary["sentence"]
 

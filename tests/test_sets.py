@@ -143,7 +143,7 @@ def test_planted_neurons_are_located_again_on_halves_and_on_templates(study):
 def test_random_sets_are_stable_at_the_nominal_rate_and_no_more(study):
     p = []
     for seed in range(60):
-        found = Stability(Told(), resamples=1, draws=99)(replace(study, seed=seed, _kept={}))
+        found = Stability(Told(), resamples=1, draws=99)(replace(study, seed=seed, _cache={}))
         p.append(sure(found)["halves"].p)
         assert not found.summary["supported"]
     assert np.mean(np.array(p) <= 0.05) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 60)
@@ -187,7 +187,7 @@ def test_neurons_each_of_which_suffices_are_redundant(study):
     # what a round begins with, from the metric's own numbers of all that is measured
     measuring = study.with_prompts(study.contrast.split(study.seed)[1])
     donors, everything = (
-        PatchSource.read(measuring),
+        PatchSource.from_study(measuring),
         [(layer, index) for layer in range(3) for index in range(48)],
     )
     taken = [(1, int(neuron)) for neuron in units["neuron"][:2]]
@@ -290,7 +290,9 @@ def test_a_half_that_holds_all_that_changed_is_the_base_and_one_that_holds_none_
     inside = found["predicted"] == 3
     assert inside.any()
     base, tuned = (
-        evaluate_condition(study, role, "positive", PatchSource.read(study).condition(role, []))
+        evaluate_condition(
+            study, role, "positive", PatchSource.from_study(study).condition(role, [])
+        )
         for role in ("base", "tuned")
     )
     np.testing.assert_allclose(
@@ -389,7 +391,9 @@ def test_transfers_that_mean_nothing_are_refused(modules, study, located):
 
 def second(study):
     turned = Contrast(study.contrast.negative, study.contrast.positive)
-    return replace(study, contrast=turned, metric=Refusal.of(tiny.tokenizer(), ["help"]), _kept={})
+    return replace(
+        study, contrast=turned, metric=Refusal.from_tokenizer(tiny.tokenizer(), ["help"]), _cache={}
+    )
 
 
 def test_two_planted_skills_come_apart(modules):
@@ -422,7 +426,7 @@ def test_a_broken_answer_is_neither_models_behaviour():
         return ConditionResult("x", "positive", **(none | flags))
 
     base, under = judged([0, 0, 1, 1], [0, 1, 0, 0]), judged([0, 0, 1, 0], [1, 1, 0, 0])
-    assert dissociation_module._as(base, under).tolist() == [False, True, True, False]
+    assert dissociation_module._has_behaviour_of(base, under).tolist() == [False, True, True, False]
 
 
 @pytest.mark.parametrize("kind", ["stability", "redundancy", "transfer", "dissociation"])

@@ -10,7 +10,7 @@ import torch
 
 from interp.engines import Batch, Direction, TorchEngine
 from interp.engines import shared_gradients as room
-from interp.engines.shared_prefix import whole_prompts
+from interp.engines.shared_prefix import full_passes
 from interp.interventions.edits import Blend, Observe, Replace, Scale
 from interp.models.model import Model
 from interp.models.pair import Pair
@@ -96,8 +96,11 @@ def assert_same(of: Model, options, batch=BATCH, tolerance=None, divided=True):
     found = run(of, options, batch)
     assert len(found.parts) == 1 + divided
     if divided:
-        assert set(seen) == {(1, batch.shared), (len(batch.ids), max(batch.lengths) - batch.shared)}
-    with whole_prompts(of):
+        assert set(seen) == {
+            (1, batch.prefix_length),
+            (len(batch.ids), max(batch.lengths) - batch.prefix_length),
+        }
+    with full_passes(of):
         expected = run(of, options, batch)
     (whole,) = expected.parts
     assert not expected.values
@@ -106,23 +109,27 @@ def assert_same(of: Model, options, batch=BATCH, tolerance=None, divided=True):
     close(found.along, expected.along, tolerance)
     for site in options["gradients_at"]:
         total = sum(
-            torch.where(part.at[..., None], part.values[site] * part.gradients[site], 0.0)
+            torch.where(part.mask[..., None], part.values[site] * part.gradients[site], 0.0)
             .double()
             .sum((0, 1))
             for part in found.parts
         )
         terms = whole.values[site] * whole.gradients[site]
-        close(total, torch.where(whole.at[..., None], terms, 0.0).double().sum((0, 1)), tolerance)
+        close(total, torch.where(whole.mask[..., None], terms, 0.0).double().sum((0, 1)), tolerance)
         if divided:
             first, rest = found.parts
-            columns = batch.mask.int().argmax(1, keepdim=True) + torch.arange(batch.shared)
+            columns = batch.mask.int().argmax(1, keepdim=True) + torch.arange(batch.prefix_length)
             here = torch.arange(len(batch.ids))[:, None]
             close(first.gradients[site][0], whole.gradients[site][here, columns].sum(0), tolerance)
             close(first.values[site][0], whole.values[site][here, columns][0], tolerance)
             close(
-                rest.gradients[site][rest.at], rest.cells(whole.gradients[site])[rest.at], tolerance
+                rest.gradients[site][rest.mask],
+                rest.select(whole.gradients[site])[rest.mask],
+                tolerance,
             )
-            close(rest.values[site][rest.at], rest.cells(whole.values[site])[rest.at], tolerance)
+            close(
+                rest.values[site][rest.mask], rest.select(whole.values[site])[rest.mask], tolerance
+            )
     return found, whole
 
 
@@ -176,11 +183,13 @@ def test_a_rows_own_derivative_is_that_of_finite_differences():
 
     close(found.along, (number(0.3 + step) - number(0.3 - step)) / (2 * step), 1e-6)
     # what the prefix has in it is told apart by row, though its gradients are summed
-    first, rest = ([each.on(part.cells) for each in asked(of)["along"]] for part in found.parts)
+    first, rest = (
+        [each.select_cells(part.select) for each in asked(of)["along"]] for part in found.parts
+    )
     apart = found.along - found.parts[1].along(rest)
     close(
         apart.sum(),
-        found.parts[0].along([replace(each, other=each.other[:1]) for each in first]).sum(),
+        found.parts[0].along([replace(each, reference=each.reference[:1]) for each in first]).sum(),
     )
     assert apart.std() > 1e-6
 
@@ -190,10 +199,10 @@ def test_cells_that_are_left_out_add_nothing(name):
     of = model(name)
     later = BATCH.mask & (BATCH.positions >= 10)  # part of the prefix, and all that follows
     found, _ = assert_same(of, asked(of, over=later))
-    assert found.parts[0].at.sum() == 2
+    assert found.parts[0].mask.sum() == 2
     behind = BATCH.mask & (BATCH.positions >= 12)
     found, _ = assert_same(of, asked(of, over=behind))
-    assert not found.parts[0].at.any()
+    assert not found.parts[0].mask.any()
     # the prefix needs no second pass for the derivative of each row then
     for over, passes in ((behind, 2), (later, 3)):
         run(of, asked(of, over=over))
@@ -263,13 +272,13 @@ def test_a_model_that_cannot_be_differentiated_so_stays_whole(monkeypatch):
         raise NotImplementedError("no forward-mode derivative")
 
     wrong = lambda gradients, tangents: torch.ones(len(gradients[0]), dtype=torch.float64)  # noqa: E731
-    for name, broken in (("_tangents", raises), ("_along", wrong)):
+    for name, broken in (("_tangents", raises), ("_inner_products", wrong)):
         of = Model.wrap("llama", tiny.exact(tiny.llama(seed=0)))
         with monkeypatch.context() as patched:
             patched.setattr(room, name, broken)
             assert len(run(of, asked(of)).parts) == 1
         assert len(run(of, asked(of)).parts) == 1  # once proven or not, always so
-        with whole_prompts(of):
+        with full_passes(of):
             close(run(of, asked(of)).along, run(model("llama"), asked(of)).along)
 
 

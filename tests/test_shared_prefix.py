@@ -8,23 +8,23 @@ import torch
 from transformers import MambaConfig, MambaForCausalLM
 
 from interp.engines import Batch, TorchEngine
-from interp.engines.coupled_forward import lockstep
-from interp.engines.shared_prefix import whole_prompts
+from interp.engines.coupled_forward import coupled_forward
+from interp.engines.shared_prefix import full_passes
 from interp.errors import OptionError
-from interp.experiments.pending_answers import joined, same_tokens
+from interp.experiments.pending_answers import common_prefix_length, join_beginnings
 from interp.interventions.edits import (
     Ablate,
     Add,
     Blend,
-    Enter,
     Observe,
     Project,
     Replace,
     ReplaceByRow,
     Scale,
+    StartFromStream,
     Transform,
 )
-from interp.interventions.generation import Begun, generate
+from interp.interventions.generation import KnownBeginnings, generate
 from interp.interventions.intervention import Intervention
 from interp.interventions.teacher_forcing import (
     Text,
@@ -83,7 +83,7 @@ def _fresh():
 
 @contextmanager
 def whole(of: Model):
-    with whole_prompts(of):
+    with full_passes(of):
         yield
 
 
@@ -96,13 +96,13 @@ def sites(of: Model):
 
 
 def test_what_rows_share_is_found():
-    assert Batch.pad([[1, 2, 3], [1, 2, 4]], 0).shared == 2
-    assert Batch.pad([[1, 2, 3], [1, 2]], 0).shared == 1  # of every row one token is left
-    assert Batch.pad([[1, 2, 3], [1, 2, 3]], 0).shared == 2
-    assert Batch.pad([[1, 2, 3]], 0).shared == 2
-    assert Batch.pad([[1], [1, 2]], 0).shared == 0
-    assert Batch.pad([[3, 2], [1, 2]], 0).shared == 0
-    assert BATCH.shared == len(PREFIX)
+    assert Batch.pad([[1, 2, 3], [1, 2, 4]], 0).prefix_length == 2
+    assert Batch.pad([[1, 2, 3], [1, 2]], 0).prefix_length == 1  # of every row one token is left
+    assert Batch.pad([[1, 2, 3], [1, 2, 3]], 0).prefix_length == 2
+    assert Batch.pad([[1, 2, 3]], 0).prefix_length == 2
+    assert Batch.pad([[1], [1, 2]], 0).prefix_length == 0
+    assert Batch.pad([[3, 2], [1, 2]], 0).prefix_length == 0
+    assert BATCH.prefix_length == len(PREFIX)
     assert BATCH.lengths == tuple(map(len, ROWS))
 
 
@@ -165,10 +165,10 @@ def test_edits_are_made_in_both_parts(name):
             Add(site, torch.randn(width)),
             Replace(Site(2, "hook_resid_pre"), torch.zeros(2), units),
         ],
-        "donated": [Replace(site, shared, at=BATCH.mask)],
+        "donated": [Replace(site, shared, mask=BATCH.mask)],
         "some": [
-            Replace(site, shared[..., :2], units, at=later),
-            Transform(site, lambda value: value * 2, at=later),
+            Replace(site, shared[..., :2], units, mask=later),
+            Transform(site, lambda value: value * 2, mask=later),
         ],
         "rows": [ReplaceByRow(site, shared[..., :2], units, torch.ones(1, 1, 2, dtype=torch.bool))],
         "blend": [Blend(site, shared, 0.5), Add(Site(2, "hook_resid_pre"), shared)],
@@ -244,11 +244,11 @@ def test_an_open_lockstep_sees_whole_prompts():
     tuned, base = model("llama"), model("llama", 1)
     ENGINE.run(tuned, BATCH)
     seen.clear()
-    with lockstep(tuned, base, [0.5] * tuned.anatomy.n_layers):
+    with coupled_forward(tuned, base, [0.5] * tuned.anatomy.n_layers):
         mixed = ENGINE.run(tuned, BATCH, use_cache=True).logits
     assert [shape for shape, _ in seen] == [BATCH.ids.shape]
     for row, ids in enumerate(ROWS):
-        with lockstep(tuned, base, [0.5] * tuned.anatomy.n_layers):
+        with coupled_forward(tuned, base, [0.5] * tuned.anatomy.n_layers):
             close(mixed[row], ENGINE.run(tuned, Batch.pad([ids], 0)).logits[0])
 
 
@@ -260,17 +260,22 @@ def test_a_pass_begins_where_the_stream_is_given(name):
     of, site = model(name), Site(2, "hook_resid_pre")
     stream = ENGINE.run(of, BATCH, reads=[site]).values[site]
     later = [Scale(Site(2, "hook_mlp_out"), torch.tensor([0, 3]), 3.0)]
-    ENGINE.run(of, BATCH, edits=[Enter(site, stream)])
+    ENGINE.run(of, BATCH, edits=[StartFromStream(site, stream)])
     for batch in (BATCH, Batch(BATCH.ids, BATCH.mask)):
         seen.clear()
-        found = ENGINE.run(of, batch, edits=[Enter(site, stream), *later], keep=2)
+        found = ENGINE.run(of, batch, edits=[StartFromStream(site, stream), *later], keep=2)
         assert {blocks for _, blocks in seen} == {(2, 2)}
         with whole(of):
             close(found.logits, ENGINE.run(of, batch, edits=later, keep=2).logits)
     # below an edit or a read, blocks must run
     for options in (
-        {"edits": [Enter(site, stream), Scale(Site(1, "hook_mlp_out"), torch.tensor([0]), 2.0)]},
-        {"edits": [Enter(site, stream)], "reads": [Site(0, "hook_mlp_out")]},
+        {
+            "edits": [
+                StartFromStream(site, stream),
+                Scale(Site(1, "hook_mlp_out"), torch.tensor([0]), 2.0),
+            ]
+        },
+        {"edits": [StartFromStream(site, stream)], "reads": [Site(0, "hook_mlp_out")]},
     ):
         seen.clear()
         ENGINE.run(of, BATCH, **options)
@@ -304,7 +309,10 @@ def test_blocks_run_again_after_a_pass_that_raised():
         ENGINE.run(
             of,
             BATCH,
-            edits=[Enter(site, stream), Broken(Site(2, "hook_mlp_out"), torch.tensor([0]))],
+            edits=[
+                StartFromStream(site, stream),
+                Broken(Site(2, "hook_mlp_out"), torch.tensor([0])),
+            ],
         )
     assert torch.equal(ENGINE.run(of, BATCH).logits, before)
 
@@ -346,7 +354,7 @@ def test_answers_are_those_of_single_prompts_whatever_is_saved(kind):
         known and known[: len(it)] == it[: len(known)]
         for known, it in zip(begun, single, strict=True)
     )
-    assert generate(ENGINE, of, text, 12, edit, begun=Begun(begun)) == single
+    assert generate(ENGINE, of, text, 12, edit, beginnings=KnownBeginnings(begun)) == single
     asked = []
     part = generate(
         ENGINE,
@@ -355,7 +363,7 @@ def test_answers_are_those_of_single_prompts_whatever_is_saved(kind):
         12,
         edit,
         lambda row, known: bool(asked.append((row, tuple(known)))),
-        Begun(begun),
+        KnownBeginnings(begun),
     )
     assert part == single
     assert all(known == tuple(single[row][: len(known)]) for row, known in asked)
@@ -367,15 +375,15 @@ def test_keys_and_values_of_a_pass_that_enters_are_those_of_the_whole_pass(name)
     of, text = model(name), Text(ROWS, None, 0, (1,))
     answers = [[5, 6, 7], [8], [9, 9], [5, 6, 7, 8, 9]]
     stream = stream_at(ENGINE, of, text, answers, 1, use_cache=True)
-    entered = read_answers(ENGINE, of, text, answers, enter=stream.enter, use_cache=True)
+    entered = read_answers(ENGINE, of, text, answers, start_edit=stream.start_edit, use_cache=True)
     whole_pass = read_answers(ENGINE, of, text, answers, use_cache=True)
     close(entered.logits[entered.real], whole_pass.logits[entered.real])
     rows, starts = [3, 0], first_columns(text, answers)
     where, lengths = [starts[row] for row in rows], [len(ROWS[row]) + 1 for row in rows]
-    found = CachedPrefix.take(
+    found = CachedPrefix.from_caches(
         [(stream.cache, 1), (entered.cache, of.anatomy.n_layers)], rows, where, lengths
     )
-    right = CachedPrefix.take([(whole_pass.cache, None)], rows, where, lengths)
+    right = CachedPrefix.from_caches([(whole_pass.cache, None)], rows, where, lengths)
     assert (found is None) == (right is None) == (name in WINDOWS)
     if found is not None:
         for (keys, values), (own_keys, own_values) in zip(found.blocks, right.blocks, strict=True):
@@ -397,38 +405,40 @@ def test_answers_go_on_from_keys_and_values_of_what_was_read(kind, entered):
     stream = stream_at(ENGINE, of, text, drafts, 1, use_cache=True) if entered else None
     given = read_donor(ENGINE, edit, text, drafts, use_cache=True)
     read = read_answers(
-        ENGINE, of, text, drafts, edit, given.values, stream and stream.enter, use_cache=True
+        ENGINE, of, text, drafts, edit, given.values, stream and stream.start_edit, use_cache=True
     )
     tokens, starts = known_beginnings(*read[:3]), first_columns(text, drafts)
-    same = [same_tokens(known, draft) for known, draft in zip(tokens, drafts, strict=True)]
+    same = [common_prefix_length(known, draft) for known, draft in zip(tokens, drafts, strict=True)]
     assert same == [12, 2, 0, 1]
 
     def begun(rows):
         where, lengths = [starts[row] for row in rows], [len(ROWS[row]) + same[row] for row in rows]
         below = [(stream.cache, 1)] if stream else []
-        receiver = CachedPrefix.take(
+        receiver = CachedPrefix.from_caches(
             [*below, (read.cache, of.anatomy.n_layers)], rows, where, lengths
         )
         other = (
-            CachedPrefix.take([(given.cache, None)], rows, where, lengths) if given.values else None
+            CachedPrefix.from_caches([(given.cache, None)], rows, where, lengths)
+            if given.values
+            else None
         )
-        return Begun([tokens[row] for row in rows], receiver, other)
+        return KnownBeginnings([tokens[row] for row in rows], receiver, other)
 
     rows, parts = [2, 3, 1], [begun([2, 3]), begun([1])]
-    known = joined(parts)
+    known = join_beginnings(parts)
     assert not any(kept.blocks for part in parts for kept in (part.receiver, part.donor) if kept)
     seen.clear()
-    assert generate(ENGINE, of, text.select(rows), 12, edit, begun=known) == [
+    assert generate(ENGINE, of, text.select(rows), 12, edit, beginnings=known) == [
         right[row] for row in rows
     ]
     assert {shape[1] for shape, _ in seen} == {1}
     with pytest.raises(OptionError, match="already moved to another cache"):
-        generate(ENGINE, of, text.select(rows), 12, edit, begun=known)
+        generate(ENGINE, of, text.select(rows), 12, edit, beginnings=known)
     # where more than one token is known that was not read, all of them are read at once
     again = begun(rows)
-    further = Begun([right[row][:5] for row in rows], again.receiver, again.donor)
+    further = KnownBeginnings([right[row][:5] for row in rows], again.receiver, again.donor)
     seen.clear()
-    assert generate(ENGINE, of, text.select(rows), 12, edit, begun=further) == [
+    assert generate(ENGINE, of, text.select(rows), 12, edit, beginnings=further) == [
         right[row] for row in rows
     ]
     assert seen[0][0][1] == 5
@@ -438,7 +448,7 @@ def test_answers_go_on_from_keys_and_values_of_what_was_read(kind, entered):
 def test_a_cache_that_does_not_hold_every_token_is_not_gone_on_from():
     of = model("mistral")
     cache = of.module(torch.tensor([ROWS[0]]), use_cache=True).past_key_values
-    assert CachedPrefix.take([(cache, None)], [0], [0], [3]) is None
+    assert CachedPrefix.from_caches([(cache, None)], [0], [0], [3]) is None
 
 
 def test_a_pass_over_answers_begins_where_the_stream_is_given():
@@ -447,6 +457,11 @@ def test_a_pass_over_answers_begins_where_the_stream_is_given():
     answers = [[5, 6, 7], [8], [9, 9], [5, 6, 7, 8, 9]]
     plain, _, real = answer_logits(ENGINE, of, text, answers, edit)
     entered, _, _ = answer_logits(
-        ENGINE, of, text, answers, edit, enter=stream_at(ENGINE, of, text, answers, 1).enter
+        ENGINE,
+        of,
+        text,
+        answers,
+        edit,
+        start_edit=stream_at(ENGINE, of, text, answers, 1).start_edit,
     )
     close(entered[real], plain[real])

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.errors import OptionError
-from interp.models.anatomy import PROVEN
+from interp.models.anatomy import TESTED_ARCHITECTURES
 from interp.sites import BLOCK_HOOKS, MATRICES, Site, Weight, contribution, neurons
 from tests import sites_page
 
@@ -61,6 +61,6 @@ def test_the_page_of_sites_is_what_the_code_says():
     text = sites_page.PAGE.read_text(encoding="utf-8")
     found = sites_page.anatomies()
     assert {anatomy.architecture for anatomy in found.values()} == {
-        name.split()[0] for name in PROVEN
+        name.split()[0] for name in TESTED_ARCHITECTURES
     }
     assert sites_page.written(text, sites_page.tables(found)) == text

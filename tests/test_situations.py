@@ -23,7 +23,7 @@ from interp import organisms
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.tuco import Tuco
 from interp.cli import main
-from interp.cli.piped_files import readable_again
+from interp.cli.piped_files import as_rereadable
 from interp.engines import Batch, TorchEngine
 from interp.errors import (
     DictionaryError,
@@ -40,12 +40,12 @@ from interp.models.pair import Pair
 from interp.models.sources import find
 from interp.models.weights import WeightPair
 from interp.prompts import Contrast
-from interp.prompts.contrasts import NOTHING
+from interp.prompts.contrasts import NO_PROMPTS
 from interp.prompts.tokens import appends_end, encode, encode_answer
 from interp.provenance import Provenance
 from interp.sae import Buffer
 from interp.sae.formats import read
-from interp.sae.training.sources import Rows
+from interp.sae.training.sources import TensorSource
 from interp.sites import Site, neurons
 from interp.store import Store
 from interp.study import Study
@@ -110,7 +110,7 @@ def test_an_analyzer_names_the_prompt_on_which_a_model_overflows(analyzer):
 def test_a_class_without_prompts_hides_no_overflow():
     """A task has no negative prompts, and its overflow is told all the same."""
     pair = Pair.from_modules(overflowing(), overflowing(1), tiny.tokenizer())
-    study = Study(pair, Contrast(tiny.contrast(6).positive, NOTHING), tiny.metric())
+    study = Study(pair, Contrast(tiny.contrast(6).positive, NO_PROMPTS), tiny.metric())
     with pytest.raises(NonFinitePass, match=rf"the first is row \d of positive, '.*{WORD}"):
         LocateNeurons(method="change", top="5")(study)
 
@@ -130,7 +130,9 @@ def test_names_that_a_wrapper_left_are_told(tmp_path, wrapper):
     )
     with pytest.raises(
         MissingWeights,
-        match=f"it contains {wrapper}.*, named by a wrapper .torch.compile, DistributedDataParallel",
+        match=(
+            f"it contains {wrapper}.*, named by a wrapper .torch.compile, DistributedDataParallel"
+        ),
     ):
         Pair.load(str(tuned), str(base), device="cpu")
     with pytest.raises(MissingWeights, match=f"it contains {wrapper}model"):
@@ -288,15 +290,15 @@ def test_a_template_that_fails_for_every_prompt_is_told_from_one_that_refuses_so
 def test_how_often_a_dictionary_went_over_its_data():
     rows = torch.randn(100, 4)
     for capacity, taken in ((200, 50), (200, 1000), (40, 30), (40, 1000)):
-        buffer = Buffer(Rows(rows, step=7), capacity)
+        buffer = Buffer(TensorSource(rows, step=7), capacity)
         for _ in range(taken // 10):
             buffer.batch(10)
-        times = buffer.times_over(taken)
+        times = buffer.passes_over(taken)
         assert times == pytest.approx(taken / 100) if taken > 100 else times <= 1
         # and the same where it was stopped and goes on
-        again = Buffer(Rows(rows, step=7), capacity)
+        again = Buffer(TensorSource(rows, step=7), capacity)
         again.restore(*buffer.state())
-        assert again.times_over(taken) == times
+        assert again.passes_over(taken) == times
 
 
 @pytest.mark.parametrize(
@@ -425,8 +427,8 @@ def test_home_is_home_in_every_option(tmp_path, monkeypatch, capsys):
     assert main(["ls", "--store=~/x"]) == 0
     assert "k" in capsys.readouterr().out
     assert not (tmp_path / "~").exists()
-    assert readable_again([Path("~/a"), "b", Path("c~")]) == [tmp_path / "a", "b", Path("c~")]
-    assert readable_again(Path("~nobody-of-this-name/a")) == Path("~nobody-of-this-name/a")
+    assert as_rereadable([Path("~/a"), "b", Path("c~")]) == [tmp_path / "a", "b", Path("c~")]
+    assert as_rereadable(Path("~nobody-of-this-name/a")) == Path("~nobody-of-this-name/a")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
@@ -462,7 +464,7 @@ def test_an_embedding_changed_by_dora_is_not_grafted(tmp_path):
     with pytest.raises(
         UnsupportedModel, match=r"the embedding model.embed_tokens by DoRA.*--scope blocks"
     ):
-        Scope.of(pair, "all")
+        Scope.from_pair(pair, "all")
 
 
 def test_an_l0_above_the_width_is_refused_before_anything_is_loaded(run, only_line, tmp_path):

@@ -97,21 +97,19 @@ def test_standardised_difference_without_spread():
     with pytest.raises(ValueError, match="groups of 1 and 3"):
         s.standardised_difference([1.0], [1.0, 2.0, 3.0])
     with pytest.raises(ValueError, match="groups of 1 and 3"):
-        s.standardised_difference_of_moments(1, *np.ones((2, 4)), 3, *np.ones((2, 4)))
+        s.standardised_difference_from_moments(1, *np.ones((2, 4)), 3, *np.ones((2, 4)))
 
 
 def test_paired_difference_is_students_paired_t():
     generator = np.random.default_rng(0)
     a, b = generator.normal(0.3, 2, (30, 5, 3)), generator.normal(0, 2, (30, 5, 3))
-    np.testing.assert_allclose(
-        s.paired_difference(a, b), scipy.stats.ttest_rel(a, b).pvalue, rtol=1e-9
-    )
-    flat = s.paired_difference(np.array([[1.0, 2.0]] * 3), np.array([[1.0, 1.0]] * 3))
+    np.testing.assert_allclose(s.paired_t_test(a, b), scipy.stats.ttest_rel(a, b).pvalue, rtol=1e-9)
+    flat = s.paired_t_test(np.array([[1.0, 2.0]] * 3), np.array([[1.0, 1.0]] * 3))
     np.testing.assert_array_equal(flat, [1.0, 0.0])
     with pytest.raises(ValueError, match="1 pairs: at least two"):
-        s.paired_difference([1.0], [2.0])
+        s.paired_t_test([1.0], [2.0])
     with pytest.raises(ValueError, match="1 pairs: at least two"):
-        s.paired_difference_of_moments(1, *np.ones((2, 4)))
+        s.paired_t_test_from_moments(1, *np.ones((2, 4)))
 
 
 def test_paired_difference_keeps_its_level_where_twins_are_opposed():
@@ -121,7 +119,7 @@ def test_paired_difference_keeps_its_level_where_twins_are_opposed():
     generator = np.random.default_rng(1)
     side = generator.normal(0, 1, (40, 2000))
     swap = np.where(generator.random((40, 2000)) < 0.5, -1, 1) * side
-    paired, unpaired = s.paired_difference(swap, -swap), s.standardised_difference(swap, -swap).p
+    paired, unpaired = s.paired_t_test(swap, -swap), s.standardised_difference(swap, -swap).p
     assert (paired <= 0.05).mean() < 0.065
     assert (unpaired <= 0.05).mean() > 0.1
 
@@ -157,7 +155,7 @@ def test_recall_at_gives_ties_their_expected_share():
 @FAST
 @given(st.lists(st.floats(-5, 5), min_size=0, max_size=60), st.sampled_from([0.01, 0.05, 0.1]))
 def test_smallest_effect_is_where_the_p_value_turns(null, alpha):
-    bound = s.smallest_effect(null, alpha)
+    bound = s.minimum_detectable_effect(null, alpha)
     if np.isinf(bound):
         assert s.permutation_p(1e9, null) > alpha or not null
     else:
@@ -166,10 +164,10 @@ def test_smallest_effect_is_where_the_p_value_turns(null, alpha):
 
 
 def test_smallest_effect_by_hand():
-    assert s.smallest_effect(np.arange(19.0)) == 18.0
-    assert s.smallest_effect(np.arange(199.0)) == 189.0
-    assert s.smallest_effect(np.arange(18.0)) == np.inf
-    assert s.smallest_effect([*np.arange(18.0), np.nan]) == np.inf
+    assert s.minimum_detectable_effect(np.arange(19.0)) == 18.0
+    assert s.minimum_detectable_effect(np.arange(199.0)) == 189.0
+    assert s.minimum_detectable_effect(np.arange(18.0)) == np.inf
+    assert s.minimum_detectable_effect([*np.arange(18.0), np.nan]) == np.inf
 
 
 def test_area_under_dose():

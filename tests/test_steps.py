@@ -7,7 +7,7 @@ import torch
 from interp.analyzers.locate_neurons import LocateNeurons, Top
 from interp.analyzers.locate_neurons.steps import AUTO, agreement, rules, sweeps
 from interp.engines import TorchEngine
-from interp.engines.shared_prefix import whole_prompts
+from interp.engines.shared_prefix import full_passes
 from interp.maths.quadrature import STEPS
 from interp.models.model import Model
 from interp.models.pair import Pair
@@ -62,7 +62,7 @@ def both(study: Study, **options):
         LocateNeurons(top="5", **{**options, "steps": 3})(study)  # what is proven once
         seen.clear()
         if whole:
-            with whole_prompts(study.pair.tuned), whole_prompts(study.pair.base):
+            with full_passes(study.pair.tuned), full_passes(study.pair.base):
                 tables.append(LocateNeurons(top="5", **options)(study))
         else:
             tables.append(LocateNeurons(top="5", **options)(study))
@@ -151,12 +151,12 @@ def test_agreement_by_hand():
     found = agreement((score, floor), (other, floor), Top.parse("20"))
     assert found.jaccard == pytest.approx(19 / 21)
     assert 0.999 < found.spearman < 1
-    assert not found.enough
+    assert not found.is_sufficient
     # order below rounding error does not count
     noise = np.where(np.abs(score) < 0.5, generator.normal(size=(4, 50)) * 1e-5, score)
     again = np.where(np.abs(score) < 0.5, generator.normal(size=(4, 50)) * 1e-5, score)
-    assert agreement((noise, floor), (again, floor), Top.parse("20")).enough
-    assert not agreement((noise, 0 * floor), (again, 0 * floor), Top.parse("20")).enough
+    assert agreement((noise, floor), (again, floor), Top.parse("20")).is_sufficient
+    assert not agreement((noise, 0 * floor), (again, 0 * floor), Top.parse("20")).is_sufficient
     zero = np.zeros((4, 50))
     assert agreement((zero, floor), (zero, floor), Top.parse("20")) == (1.0, 1.0)
     assert agreement((zero, floor), (score, floor), Top.parse("20")) == (0.0, 0.0)
@@ -181,7 +181,7 @@ def test_steps_are_added_until_scores_agree_and_the_sentence_says_where_they_do_
 def test_the_cap_is_said(monkeypatch):
     from interp.analyzers.locate_neurons import steps
 
-    monkeypatch.setattr(steps, "LEAST_SPEARMAN", 1.1)
+    monkeypatch.setattr(steps, "MIN_SPEARMAN", 1.1)
     table = LocateNeurons(top="5")(study_of(pair_of()))
     assert table.summary["steps"] == 31
     assert table.summary["steps_at_cap"]

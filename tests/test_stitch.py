@@ -18,8 +18,8 @@ from interp.experiments.questions import Questions
 from interp.metrics import Task
 from interp.models.grafts import Scope
 from interp.models.pair import Pair
-from interp.models.stitches import aligned, averaged, stitched
-from interp.prompts import NOTHING, Contrast, read_task
+from interp.models.stitches import align_scopes, averaged, stitched
+from interp.prompts import NO_PROMPTS, Contrast, read_task
 from interp.store import Store
 from interp.study import Study
 from tests import tiny
@@ -29,7 +29,9 @@ from tests.test_graft import FAST, questions, state, study_of, tasks
 def scopes(count, **options):
     base = tiny.llama(3, **FAST)
     tunes = [tiny.perturbed(base, 0.01 * (at + 1), seed=at) for at in range(count)]
-    return aligned([Pair.from_modules(tune, base, tiny.tokenizer()) for tune in tunes], **options)
+    return align_scopes(
+        [Pair.from_modules(tune, base, tiny.tokenizer()) for tune in tunes], **options
+    )
 
 
 def random_masks(some, share=0.3):
@@ -42,11 +44,11 @@ def flat(tensors):
 
 
 def base_of(scope):
-    return flat(piece.base for piece in scope.pieces)
+    return flat(piece.base for piece in scope.pairs)
 
 
 def tune_of(scope):
-    return flat(piece.tuned for piece in scope.pieces)
+    return flat(piece.tuned for piece in scope.pairs)
 
 
 # ------------------------------------------------------------------------------------------------ identities
@@ -82,13 +84,13 @@ def test_the_weights_of_the_tunes_add_to_nothing_or_to_one():
         for one, other in zip(base.parameters(), tuned.parameters(), strict=True):
             one.zero_()
             other.fill_(1.0)
-    pieces = Scope.of(
+    pieces = Scope.from_pair(
         Pair.from_modules(
             tiny.perturbed(tiny.llama(3, **FAST)), tiny.llama(3, **FAST), tiny.tokenizer()
         )
     )
     values = [dict(module.named_parameters()) for module in (base, tuned)]
-    made = [type(p)(p.name, p.path, *(part[p.name].data for part in values)) for p in pieces.pieces]
+    made = [type(p)(p.name, p.path, *(part[p.name].data for part in values)) for p in pieces.pairs]
     some = [type(pieces)(pieces.model, tuple(made), pieces.parts) for _ in range(3)]
     chosen = random_masks(some)
     total, claimed = flat(stitched(some, chosen)), torch.stack(chosen).any(0)
@@ -104,7 +106,7 @@ def test_one_tune_alone_is_a_plain_graft():
     with some[0].grafted(mask) as model:
         grafted = state(model.module)
     for both in ([mask, nothing], [mask]):
-        with some[0].standing(stitched(some[: len(both)], both)):
+        with some[0].weights_replaced(stitched(some[: len(both)], both)):
             now = state(some[0].model.module)
         assert all(torch.equal(now[name], grafted[name]) for name in grafted)
 
@@ -124,18 +126,16 @@ def test_tunes_that_moved_other_parameters_share_one_numbering():
     with torch.no_grad():
         dict(one.named_parameters())["model.layers.0.mlp.up_proj.weight"].add_(0.1)
         dict(two.named_parameters())["model.layers.1.self_attn.q_proj.weight"].add_(0.1)
-    first, second = aligned(
+    first, second = align_scopes(
         [Pair.from_modules(tune, base, tiny.tokenizer()) for tune in (one, two)]
     )
     names = ["model.layers.0.mlp.up_proj.weight", "model.layers.1.self_attn.q_proj.weight"]
-    assert (
-        [piece.name for piece in first.pieces] == [piece.name for piece in second.pieces] == names
-    )
-    up = first.pieces[0].size
-    assert first.moved[:up].all()
-    assert not first.moved[up:].any()
-    assert second.moved[up:].all()
-    assert not second.moved[:up].any()
+    assert [piece.name for piece in first.pairs] == [piece.name for piece in second.pairs] == names
+    up = first.pairs[0].size
+    assert first.changes[:up].all()
+    assert not first.changes[up:].any()
+    assert second.changes[up:].all()
+    assert not second.changes[:up].any()
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -149,17 +149,21 @@ def test_an_adapter_is_stitched_to_a_whole_model_as_if_it_were_merged(family, tm
     digests = {**adapter.digests, "base": whole.digests["base"]}
     adapter = type(adapter)(adapter.tuned, adapter.base, adapter.tokenizer, digests)
     for order in ((adapter, whole), (whole, adapter)):
-        some = aligned(order)
-        alone = Scope.of(adapter)
+        some = align_scopes(order)
+        alone = Scope.from_pair(adapter)
         ours = some[order.index(adapter)]
-        assert torch.equal(ours.moved[ours.moved != 0], alone.moved[alone.moved != 0])
+        assert torch.equal(ours.changes[ours.changes != 0], alone.changes[alone.changes != 0])
         everything = torch.ones(ours.size, dtype=torch.bool)
         nothing = ~everything
         chosen = [everything if pair is adapter else nothing for pair in order]
         ids = {"input_ids": torch.tensor([[5, 6, 7, 8]])}
         with adapter.tuned.active() as module, torch.no_grad():
             wanted = module(**ids).logits
-        with ours.standing(stitched(some, chosen)), ours.model.active() as module, torch.no_grad():
+        with (
+            ours.weights_replaced(stitched(some, chosen)),
+            ours.model.active() as module,
+            torch.no_grad(),
+        ):
             torch.testing.assert_close(module(**ids).logits, wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -169,7 +173,7 @@ def test_tunes_of_two_bases_are_refused():
         for b in (tiny.llama(3), tiny.llama(4))
     ]
     with pytest.raises(PairError, match="not fine-tuned from one base"):
-        aligned(pairs)
+        align_scopes(pairs)
 
 
 # ------------------------------------------------------------------------------------------------ the learned mask
@@ -180,14 +184,14 @@ def test_a_step_of_the_learned_mask_is_the_papers(reg):
     """By autograd through the relaxed mask, and the penalty by hand."""
     base = tiny.exact(tiny.llama(3, **FAST))
     study, _ = study_of(tiny.exact(tiny.perturbed(base, 0.05)), base)
-    scope = Scope.of(study.pair)
-    asked = Questions.of(study.pair.tokenizer, study.contrast.positive.prompts, 96)
-    start = masks.top(masks.movement(scope), 500)
+    scope = Scope.from_pair(study.pair)
+    asked = Questions.from_prompts(study.pair.tokenizer, study.contrast.positive.prompts, 96)
+    start = masks.top_mask(masks.movement_ranking(scope), 500)
     scores = (start.double() * 10 - 5).requires_grad_()
     mask = scores.sigmoid()
     given = {
         p.path: p.base + m * (p.tuned - p.base)
-        for p, m in zip(scope.pieces, scope.split(mask), strict=True)
+        for p, m in zip(scope.pairs, scope.split(mask), strict=True)
     }
 
     def logits(batch, keep):
@@ -202,8 +206,8 @@ def test_a_step_of_the_learned_mask_is_the_papers(reg):
     sign = 1.0 if reg == "l1" else torch.where(scores > 0, -1.0, 1.0)
     rate, pull = 4e4, 3.0
     wanted = scores.detach() - rate * slope - pull * flat_part * sign
-    options = {"steps": 1, "rate": rate, "pull": pull, "reg": reg}
-    found = masks.localised(study, scope, asked, 500, **options)
+    options = {"steps": 1, "learning_rate": rate, "penalty": pull, "regulariser": reg}
+    found = masks.localised_mask(study, scope, asked, 500, **options)
     clear = wanted.abs() > 1e-6
     assert torch.equal(found[clear], (wanted > 0)[clear])
     # and it could have failed: some left the mask they began with, some stayed
@@ -214,13 +218,13 @@ def test_the_l1_pull_empties_a_mask_that_nothing_holds_and_the_codes_pull_does_n
     base = tiny.llama(3, **FAST)
     study, _ = study_of(tiny.perturbed(base, 0.05), base)
     scope, asked = (
-        Scope.of(study.pair),
-        Questions.of(study.pair.tokenizer, study.contrast.positive.prompts, 96),
+        Scope.from_pair(study.pair),
+        Questions.from_prompts(study.pair.tokenizer, study.contrast.positive.prompts, 96),
     )
-    options = {"steps": 5, "rate": 0.0, "pull": 500.0}
-    assert not masks.localised(study, scope, asked, 500, **options, reg="l1").any()
-    kept = masks.localised(study, scope, asked, 500, **options, reg="binarise")
-    assert torch.equal(kept, masks.top(masks.movement(scope), 500))
+    options = {"steps": 5, "learning_rate": 0.0, "penalty": 500.0}
+    assert not masks.localised_mask(study, scope, asked, 500, **options, regulariser="l1").any()
+    kept = masks.localised_mask(study, scope, asked, 500, **options, regulariser="binarise")
+    assert torch.equal(kept, masks.top_mask(masks.movement_ranking(scope), 500))
 
 
 # ------------------------------------------------------------------------------------------------ planted, silence
@@ -239,8 +243,8 @@ def stitch_of(base, tunes, **options):
     partners = tuple(StitchInput(pair, *turned) for pair in pairs[1:])
     study = Study(
         pairs[0],
-        Contrast(located, NOTHING),
-        Task.of(pairs[0].tokenizer, located.prompts, "answer-loss"),
+        Contrast(located, NO_PROMPTS),
+        Task.from_prompts(pairs[0].tokenizer, located.prompts, "answer-loss"),
     )
     return study, Stitch(held_out=held_out, others=partners, **{"draws": 2, **options})
 
@@ -308,7 +312,7 @@ def test_graft_runs_lend_their_masks_in_order():
     study, analyzer = stitch_of(base, tunes)
     options = {"at": 0.05, "sweep": (), "steps": 2, "relaxed_steps": 0, "draws": 1, "shuffles": 0}
     second = Study(
-        analyzer.others[0].pair, Contrast(analyzer.others[0].located, NOTHING), study.metric
+        analyzer.others[0].pair, Contrast(analyzer.others[0].selection, NO_PROMPTS), study.metric
     )
     runs = [
         Graft(held_out=analyzer.held_out, **options)(study),
@@ -347,10 +351,13 @@ def test_two_skills_tuned_apart_are_both_there_in_the_stitched_base():
         Pair.load(f"organism:skill/{name}", "organism:refusal/base") for name in ("full", "second")
     ]
     halves = [
-        read_task(organisms.prompts("skill", "task", name)).halves() for name in ("first", "second")
+        read_task(organisms.prompts("skill", "task", name)).given_splits()
+        for name in ("first", "second")
     ]
     study = Study(
-        pairs[0], Contrast(halves[0][0], NOTHING), Task.of(pairs[0].tokenizer, halves[0][0].prompts)
+        pairs[0],
+        Contrast(halves[0][0], NO_PROMPTS),
+        Task.from_prompts(pairs[0].tokenizer, halves[0][0].prompts),
     )
     table = Stitch(held_out=halves[0][1], others=(StitchInput(pairs[1], *halves[1]),), at=0.3)(
         study
@@ -468,10 +475,10 @@ def test_frozen_weights_stay_bit_for_bit_and_the_rest_moves():
 
 def test_a_request_follows_every_tune_and_every_task(folder):
     from interp.cli.request_cache import Request
-    from interp.cli.stitch import Stitching
+    from interp.cli.stitch import StitchOptions
 
     def described(tunes, tasks):
-        common = Stitching(base=str(folder / "base"), task=[folder / task for task in tasks])
+        common = StitchOptions(base=str(folder / "base"), task=[folder / task for task in tasks])
         return Request.of(
             "stitch", {"tuned": [str(folder / name) for name in tunes], "common": common}
         ).describe()

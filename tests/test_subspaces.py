@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.maths.subspaces import (
-    compare,
+    compare_leading_vectors,
+    compare_with_basis,
     effective_rank,
-    intruders,
-    leading,
+    leading_triplets,
     left_basis,
     product_values,
     random_rotation,
@@ -74,7 +74,7 @@ def oracle(base, tuned, k):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_cosines_and_values_are_those_of_a_float64_decomposition(shape, k, seed):
     base, tuned = pair(*shape, seed=seed)
-    found, compared = intruders(base, tuned, k)
+    found, compared = compare_leading_vectors(base, tuned, k)
     sigma, cosine, separated = oracle(base, tuned, k)
     np.testing.assert_allclose(found.values, sigma, rtol=1e-6)
     assert separated.any()
@@ -90,7 +90,7 @@ def test_leading_vectors_are_singular_triplets(shape):
     """Also of a flat spectrum, and of one beyond the size up to which the square is formed."""
     generator = torch.Generator().manual_seed(3)
     for matrix in (torch.randn(*shape, generator=generator), spectrum(*shape).float()):
-        found = leading(matrix, 6)
+        found = leading_triplets(matrix, 6)
         exact = np.linalg.svd(matrix.double().numpy(), compute_uv=False)[:6]
         np.testing.assert_allclose(found.values, exact, rtol=1e-5)
         for one, other, turn in (
@@ -107,7 +107,7 @@ def test_a_start_does_not_hide_a_new_direction():
     """Started from the base's vectors, a new strongest one is still found."""
     base = spectrum(300, 300).float()
     new = 12 * torch.outer(orthogonal(300, 9)[:, 0], orthogonal(300, 8)[:, 0]).float()
-    found = leading(base + new, 10, left_basis(base).vectors[:, :10])
+    found = leading_triplets(base + new, 10, left_basis(base).vectors[:, :10])
     np.testing.assert_allclose(
         found.values, np.linalg.svd((base + new).double().numpy(), compute_uv=False)[:10], 1e-6
     )
@@ -129,26 +129,31 @@ def test_all_left_vectors_span_what_the_matrix_does():
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_the_same_matrix_has_no_intruders(shape, side):
     base = spectrum(*shape).float()
-    _, compared = intruders(base, base.clone(), 10, side=side)
+    _, compared = compare_leading_vectors(base, base.clone(), 10, side=side)
     assert (compared.cosine == 1).all()
     assert not compared.intruder.any()
     # and by computing it, not by definition
     basis = left_basis(base)
-    found = leading(base, 10)
-    np.testing.assert_allclose(compare(basis, found.left, found.values).cosine, 1, atol=1e-5)
+    found = leading_triplets(base, 10)
+    np.testing.assert_allclose(
+        compare_with_basis(basis, found.left, found.values).cosine, 1, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("factor", [2.0, 0.1, -3.0])
 def test_scaling_makes_no_intruders(factor):
     base = spectrum(96, 80).float()
-    _, compared = intruders(base, factor * base)
+    _, compared = compare_leading_vectors(base, factor * base)
     np.testing.assert_allclose(compared.cosine, 1, atol=1e-5)
 
 
 def test_the_count_does_not_fall_with_eps_or_k():
     base, tuned = pair()
     counts = [
-        [int(intruders(base, tuned, k, eps)[1].intruder.sum()) for eps in (0.2, 0.4, 0.6, 0.9)]
+        [
+            int(compare_leading_vectors(base, tuned, k, eps)[1].intruder.sum())
+            for eps in (0.2, 0.4, 0.6, 0.9)
+        ]
         for k in (2, 5, 12)
     ]
     assert counts[-1][-1] > counts[0][0]
@@ -159,14 +164,20 @@ def test_the_count_does_not_fall_with_eps_or_k():
 def test_rotating_both_alike_changes_nothing():
     base, tuned = pair()
     turn = orthogonal(96, 4).float()
-    one, other = intruders(base, tuned)[1], intruders(turn @ base, turn @ tuned)[1]
+    one, other = (
+        compare_leading_vectors(base, tuned)[1],
+        compare_leading_vectors(turn @ base, turn @ tuned)[1],
+    )
     torch.testing.assert_close(one.cosine, other.cosine, atol=1e-4, rtol=0)
     torch.testing.assert_close(one.subspace, other.subspace, atol=1e-4, rtol=0)
 
 
 def test_left_of_the_transpose_is_right():
     base, tuned = pair(96, 120)
-    one, other = intruders(base, tuned, side="right"), intruders(base.T, tuned.T)
+    one, other = (
+        compare_leading_vectors(base, tuned, side="right"),
+        compare_leading_vectors(base.T, tuned.T),
+    )
     torch.testing.assert_close(one[1].cosine, other[1].cosine)
     assert one[0].left.shape == (120, 10)
 
@@ -178,10 +189,10 @@ def test_a_planted_direction_is_an_intruder_when_it_is_strong(strength, expected
     base = torch.randn(128, 128, generator=generator) / 128**0.5
     new = torch.randn(128, generator=generator)
     new = new / new.norm()
-    found, compared = intruders(base, base + strength * 2 * torch.outer(new, new))
-    assert int(compared.apart.sum()) == expected
+    found, compared = compare_leading_vectors(base, base + strength * 2 * torch.outer(new, new))
+    assert int(compared.subspace_intruder.sum()) == expected
     if expected:
-        first = int(compared.apart.nonzero()[0])
+        first = int(compared.subspace_intruder.nonzero()[0])
         assert first == 0
         assert float((found.left[:, 0].float() @ new).abs()) > 0.9
 
@@ -189,9 +200,9 @@ def test_a_planted_direction_is_an_intruder_when_it_is_strong(strength, expected
 def test_a_rotated_cluster_is_an_intruder_by_one_vector_and_not_by_the_subspace():
     base = torch.eye(100)
     tuned = orthogonal(100, 2).float() @ base
-    _, compared = intruders(base, tuned)
+    _, compared = compare_leading_vectors(base, tuned)
     assert compared.intruder.all()
-    assert not compared.apart.any()
+    assert not compared.subspace_intruder.any()
 
 
 @settings(max_examples=20, deadline=None)
@@ -227,7 +238,7 @@ def test_a_random_update_has_the_same_singular_values_and_other_vectors():
     torch.testing.assert_close(
         singular_values(update), singular_values(matrix), rtol=1e-4, atol=1e-4
     )
-    cosines = (leading(update, 5).left.T @ leading(matrix, 5).left).abs()
+    cosines = (leading_triplets(update, 5).left.T @ leading_triplets(matrix, 5).left).abs()
     assert float(cosines.max()) < 0.5
 
 
@@ -239,7 +250,7 @@ def test_random_updates_are_as_far_from_everything_as_random_vectors():
     basis, start = left_basis(base), torch.eye(128)[:, :1]
     found = [
         float(
-            compare(
+            compare_with_basis(
                 basis,
                 random_rotation(start, torch.Generator().manual_seed(seed)).double(),
                 torch.ones(1).double(),

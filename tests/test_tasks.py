@@ -45,7 +45,7 @@ def asked(name, model=None, base=None, template=False, dtype=torch.float64, **op
     other = [Prompt(row, f"please {text}", f"n{row}") for row, text in enumerate(texts)]
     tokenizer = tiny.tokenizer(template)
     pair = Pair.from_modules(tuned, base, tokenizer)
-    metric = Task.of(tokenizer, right, name)
+    metric = Task.from_prompts(tokenizer, right, name)
     contrast = Contrast(PromptSet(tuple(right), "right"), PromptSet(tuple(other), "other"))
     return Study(pair, contrast, metric, **{"max_new_tokens": 3, **options})
 
@@ -90,7 +90,7 @@ def test_numbers_are_those_of_a_plain_pass(name, template):
     checked = VerifyNeurons(ranking=((0, 1),), selected=1, random_sets=1, dose_draws=1, depth=1)(
         study
     )
-    answers, short = checked.tables["answers"], study.metric.words.short
+    answers, short = checked.tables["answers"], study.metric.labels.short
     rows = (answers["condition"] == "tuned") & (answers["group"] == "positive")
     np.testing.assert_allclose(answers[short][rows], by_hand(study, name), rtol=1e-9, atol=1e-12)
     # the negative class has no right answers
@@ -121,7 +121,7 @@ def test_some_answer_has_several_tokens_and_some_begin_alike():
 def test_attributions_add_up_to_the_change_of_the_number(name, method):
     study = asked(name)
     table = LocateNeurons(method=method, top="5", steps=31)(study)
-    paths, short = table.tables["paths"], study.metric.words.short
+    paths, short = table.tables["paths"], study.metric.labels.short
     end = paths[f"{short}_tuned"]
     np.testing.assert_allclose(end, by_hand(study, name), rtol=1e-9)
     told, change = paths["attributed"], end - paths[f"{short}_start"]
@@ -170,7 +170,7 @@ def sorry(pairs=40, name="auto"):
     right = [
         Prompt(p.id, p.text, p.cluster, p.twin, "Sorry", "help") for p in study.contrast.positive
     ]
-    metric = Task.of(study.pair.tokenizer, right, name)
+    metric = Task.from_prompts(study.pair.tokenizer, right, name)
     contrast = Contrast(PromptSet(tuple(right), "right"), study.contrast.negative)
     return Study(study.pair, contrast, metric, max_new_tokens=1)
 
@@ -232,7 +232,9 @@ def test_all_right_is_not_right_for_sure():
 
 
 def test_chance_is_what_shuffled_answers_give():
-    metric = Task.of(tiny.tokenizer(False), [Prompt(0, "open", "a", None, "gates", "door")])
+    metric = Task.from_prompts(
+        tiny.tokenizer(False), [Prompt(0, "open", "a", None, "gates", "door")]
+    )
     prompts = [
         Prompt(row, "open", "a", None, answer)
         for row, answer in enumerate(["gates", "door", "gates", "gates"])
@@ -300,13 +302,13 @@ def test_answers_are_of_the_digest_and_only_where_there_are_any(tmp_path):
 def test_metrics_that_a_task_cannot_have():
     tokenizer = tiny.tokenizer(False)
     without = [Prompt(0, "open", "a", None, "gates")]
-    assert Task.of(tokenizer, without).name == "answer-loss"
+    assert Task.from_prompts(tokenizer, without).name == "answer-loss"
     with pytest.raises(MetricError, match="logit-diff needs a column wrong_answer"):
-        Task.of(tokenizer, without, "logit-diff")
+        Task.from_prompts(tokenizer, without, "logit-diff")
     with pytest.raises(MetricError, match="do not differ before one ends"):
-        Task.of(tokenizer, [Prompt(0, "open", "a", None, "gates", "gates and")])
+        Task.from_prompts(tokenizer, [Prompt(0, "open", "a", None, "gates", "gates and")])
     with pytest.raises(MetricError, match="unknown metric 'bleu'"):
-        Task.of(tokenizer, without, "bleu")
+        Task.from_prompts(tokenizer, without, "bleu")
     with pytest.raises(OptionError, match="needs a metric with a gradient"):
         LocateNeurons()(asked("accuracy"))
     assert LocateNeurons(method="change")(asked("accuracy")).summary["n_selected"]

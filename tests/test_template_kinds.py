@@ -8,7 +8,12 @@ import pytest
 
 from interp.errors import OptionError, PromptError
 from interp.prompts import encode
-from interp.prompts.template import TemplateOptions, reads_clock, render_conversation, with_options
+from interp.prompts.template import (
+    TemplateOptions,
+    reads_clock,
+    render_conversation,
+    with_template_options,
+)
 from interp.prompts.tokens import CONTENT
 from tests import tiny
 
@@ -41,8 +46,8 @@ def test_a_template_that_wants_parts_gets_them(template):
     )
     # with a system message, and in whole conversations
     said = TemplateOptions("paint")
-    assert encode(with_options(parts, said, "m"), "open") == encode(
-        with_options(plain, said, "m"), "open"
+    assert encode(with_template_options(parts, said, "m"), "open") == encode(
+        with_template_options(plain, said, "m"), "open"
     )
     messages = [{"role": "user", "content": "open"}, {"role": "assistant", "content": "close"}]
     assert render_conversation(parts, messages) == render_conversation(plain, messages)
@@ -88,14 +93,18 @@ def test_a_template_that_fails_for_every_prompt_is_told_with_what_helps(template
 def test_one_of_several_templates_is_chosen_by_name():
     several = tokenizer({"chat": PLAIN, "tool_use": PARTS.replace("<|end|>", "")})
     for name, alone in several.chat_template.items():
-        chosen = with_options(several, TemplateOptions(None, (("chat_template", name),)), "m")
+        chosen = with_template_options(
+            several, TemplateOptions(None, (("chat_template", name),)), "m"
+        )
         assert encode(chosen, "open the door") == encode(tokenizer(alone), "open the door")
         assert not reads_clock(chosen)
     with pytest.raises(OptionError, match="is set by interp itself"):
-        with_options(several, TemplateOptions(None, (("chat_template", "none"),)), "m")
+        with_template_options(several, TemplateOptions(None, (("chat_template", "none"),)), "m")
     with pytest.raises(OptionError, match="is set by interp itself"):
-        with_options(tokenizer(PLAIN), TemplateOptions(None, (("chat_template", "chat"),)), "m")
+        with_template_options(
+            tokenizer(PLAIN), TemplateOptions(None, (("chat_template", "chat"),)), "m"
+        )
     dated = tokenizer({"chat": PLAIN, "dated": "{{ strftime_now('%Y') }}" + PLAIN})
     assert reads_clock(
-        with_options(dated, TemplateOptions(None, (("chat_template", "dated"),)), "m")
+        with_template_options(dated, TemplateOptions(None, (("chat_template", "dated"),)), "m")
     )

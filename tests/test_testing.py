@@ -32,7 +32,7 @@ def says(*parts):
 
 def test_a_localised_behaviour_passes_as_table_and_as_fetched(tmp_path):
     run = verified()
-    assert_localised(run, claims=("necessity",), most=3)
+    assert_localised(run, claims=("necessity",), max_units=3)
     assert_localised(
         StoredRun.from_table(run, tmp_path, cached=False), claims=("necessity", "spread")
     )
@@ -61,7 +61,7 @@ def test_a_claim_that_does_not_follow_from_the_tables_is_refused():
 
 def test_a_set_that_is_too_large_a_claim_that_is_not_there_a_run_without_claims():
     with pytest.raises(AssertionError, match="3 units are selected, more than the 2 allowed"):
-        assert_localised(verified(), claims=("necessity",), most=2)
+        assert_localised(verified(), claims=("necessity",), max_units=2)
     with pytest.raises(
         AssertionError,
         match="no claim 'behaviour' in this run of verified: it has necessity, spread",
@@ -134,7 +134,7 @@ def test_the_first_time_is_written_and_fails_then_it_is_compared(tmp_path):
     compare_blessed(changed(), path)
     compare_blessed(changed(number=[0.5 + 1e-7, float("nan"), float("inf")]), path)
     with pytest.raises(AssertionError, match="written to"):
-        compare_blessed(changed(), path, anew=True)
+        compare_blessed(changed(), path, overwrite=True)
 
 
 @pytest.mark.parametrize(

@@ -208,9 +208,9 @@ def test_its_matrices_are_those_of_the_language_model(kind, tmp_path):
 
 def test_its_grafts_are_those_of_the_language_model(kind, tmp_path):
     base, text, tuned = written(kind, tmp_path)
-    found, wanted = (Scope.of(Pair.load(tuned, one), "all") for one in (base, text))
-    assert [piece.name for piece in found.pieces] == [piece.name for piece in wanted.pieces]
-    assert torch.equal(found.moved, wanted.moved)
+    found, wanted = (Scope.from_pair(Pair.load(tuned, one), "all") for one in (base, text))
+    assert [piece.name for piece in found.pairs] == [piece.name for piece in wanted.pairs]
+    assert torch.equal(found.changes, wanted.changes)
 
 
 @pytest.mark.parametrize("kind", ["gemma3", "llava", "qwen2-vl"])

@@ -6,11 +6,11 @@ import copy
 
 import pytest
 
-from interp.experiments.pending_answers import settles
-from interp.experiments.warnings import warnings_of
+from interp.experiments.pending_answers import is_decided
+from interp.experiments.warnings import behaviour_warnings
 from interp.metrics import Refusal
 from interp.models.pair import Pair
-from interp.prompts.thinking import BLOCKS, AnswerStart, answer_start
+from interp.prompts.thinking import THINKING_BLOCKS, AnswerStart, answer_start
 from interp.study import Study
 from tests import tiny
 
@@ -29,7 +29,7 @@ WORDS = {
     7: "</thinking>",
     8: "<b>",
 }
-START = AnswerStart(blocks=BLOCKS)
+START = AnswerStart(blocks=THINKING_BLOCKS)
 
 
 @pytest.mark.parametrize(
@@ -49,13 +49,13 @@ def test_an_answer_that_begins_with_a_block_follows_it(ids, text, reached):
 
 
 def test_nothing_is_settled_while_a_block_may_still_come():
-    assert not START.at_once([], decode)
-    assert not START.at_once([5], decode)
-    assert not START.at_once([1, 2], decode)
-    assert START.at_once([2], decode)
-    assert START.at_once([8], decode)
-    assert AnswerStart().at_once([1], decode)
-    assert not AnswerStart("Final:").at_once([2], decode)
+    assert not START.excludes_thinking([], decode)
+    assert not START.excludes_thinking([5], decode)
+    assert not START.excludes_thinking([1, 2], decode)
+    assert START.excludes_thinking([2], decode)
+    assert START.excludes_thinking([8], decode)
+    assert AnswerStart().excludes_thinking([1], decode)
+    assert not AnswerStart("Final:").excludes_thinking([2], decode)
 
 
 def test_without_a_block_in_the_template_known_ones_are_looked_for():
@@ -81,7 +81,7 @@ def thinking():
     return Study(
         Pair.from_modules(study.pair.tuned.module, study.pair.base.module, tokenizer),
         study.contrast,
-        Refusal.of(study.pair.tokenizer, ["Sorry"]),
+        Refusal.from_tokenizer(study.pair.tokenizer, ["Sorry"]),
         max_new_tokens=1,
     )
 
@@ -90,14 +90,14 @@ def test_a_marker_within_thinking_is_no_refusal(thinking):
     texts = [thinking.decode(answer) for answer in thinking.answers("tuned", "positive")]
     # the whole answer is one token, with nothing after its block
     assert texts == [""] * 4
-    assert all(thinking.reached(answer) for answer in thinking.answers("tuned", "positive"))
+    assert all(thinking.has_answer(answer) for answer in thinking.answers("tuned", "positive"))
     assert not any(
         thinking.require_metric().exhibits(thinking.contrast.positive.prompts, texts, "positive")
     )
     assert not any(
-        settles(thinking, row, answer)
+        is_decided(thinking, row, answer)
         for row, answer in enumerate(thinking.answers("tuned", "positive"))
     )
-    assert warnings_of(thinking)[0].startswith(
+    assert behaviour_warnings(thinking)[0].startswith(
         "4 of 8 answers of the fine-tuned model begin with thinking (<think>)"
     )

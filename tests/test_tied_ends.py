@@ -143,4 +143,4 @@ def test_what_an_adapter_makes_of_tied_ends(options, parts, tmp_path):
         if len(found) == 2:
             assert torch.equal(found["embed"].tuned, module.model.embed_tokens.weight.data)
     named = [*options["target_modules"], *options.get("modules_to_save", [])]
-    assert head.changed == (named != ["q_proj"])
+    assert head.is_changed == (named != ["q_proj"])

@@ -17,11 +17,11 @@ import torch
 
 from interp.errors import DictionaryError, OptionError
 from interp.sae import Buffer, Dictionary, Job, Training, load, train
-from interp.sae.core.config import ARCHITECTURES, SPARSE
+from interp.sae.core.config import ARCHITECTURES, TOPK_ARCHITECTURES
 from interp.sae.training import distributed
 from interp.sae.training.learner import Learner
 from interp.sae.training.losses import training_loss
-from interp.sae.training.sources import FunctionSource, Rows
+from interp.sae.training.sources import FunctionSource, TensorSource
 from tests import toy_rows
 from tests.toy_rows import D, F, config, options, rows
 
@@ -72,7 +72,7 @@ LIGHT = ("topk", "jumprelu")
 )
 def test_a_run_that_was_cut_goes_on_bit_for_bit(tmp_path, architecture):
     more = {"dead_after": 256} | (
-        {} if architecture in SPARSE else {"sparsity": 0.05, "target_l0": 3.0}
+        {} if architecture in TOPK_ARCHITECTURES else {"sparsity": 0.05, "target_l0": 3.0}
     )
     whole = toy_rows.run(tmp_path / "whole", architecture, **more)
     for step in (4, 17, 19):  # before the first checkpoint, then twice behind the second
@@ -172,7 +172,7 @@ def test_scaled_inputs_have_unit_mean_square(tmp_path):
         tmp_path / "s",
     )
     x = 50 * torch.cat([rows(number) for number in range(334)])  # the first 100,000
-    assert float(dictionary.normalised(x)[0].square().mean()) == pytest.approx(1, rel=1e-4)
+    assert float(dictionary.normalise(x)[0].square().mean()) == pytest.approx(1, rel=1e-4)
     torch.testing.assert_close(
         (dictionary.b_dec / dictionary.scale).detach(), x.mean(0), rtol=1e-3, atol=1e-3
     )
@@ -183,7 +183,7 @@ class TestCounts:
 
     def learner(self, architecture="topk", dtype=torch.float32, **more):
         dictionary = Dictionary(config(architecture), seed=1).to(dtype)
-        return Learner("toy", dictionary, options(**more).settled(dictionary.config))
+        return Learner("toy", dictionary, options(**more).with_defaults(dictionary.config))
 
     def test_a_latent_that_is_active_once_is_alive_for_exactly_so_many_rows(self):
         learner = self.learner(dead_after=128, learning_rate=0.0, auxiliary=0.0)
@@ -204,7 +204,7 @@ class TestCounts:
         for step in range(3):
             learner.step(step, rows(step, 64), None)
             torch.testing.assert_close(learner.dictionary.W_dec.norm(dim=1), torch.ones(F))
-        learner._slopes(3, rows(3, 64), None)
+        learner._backward(3, rows(3, 64), None)
         slope, directions = learner.dictionary.W_dec.grad, learner.dictionary.W_dec.detach()
         before = slope.norm(dim=1)
         assert float((slope * directions).sum(1).abs().max()) > 0.01
@@ -246,13 +246,13 @@ class TestCounts:
         learner.since_active[:4] = 100
         with torch.no_grad():
             learner.dictionary.threshold.fill_(50.0)
-        learner._slopes(0, rows(0, 64), None)
+        learner._backward(0, rows(0, 64), None)
         moved = learner.dictionary.b_enc.grad
         assert (moved[:4] < 0).all()
         assert (moved[4:] == 0).all()
 
     def test_not_finite_is_one_clear_line(self, tmp_path):
-        bad = Buffer(Rows(torch.full((200, D), math.inf)), 100)
+        bad = Buffer(TensorSource(torch.full((200, D), math.inf)), 100)
         with pytest.raises(DictionaryError, match="lower the learning rate"):
             train(Dictionary(config()), bad, options(steps=6, centre=False), tmp_path / "bad")
         assert not (tmp_path / "bad").exists()
@@ -299,7 +299,7 @@ def test_a_gate_of_free_norms_needs_the_decoder():
     assert not torch.equal(*slopes)
     for unit, slope in zip((True, False), slopes, strict=True):
         learner = TestCounts().learner("gated", unit=unit, sparsity=0.0)
-        learner._slopes(0, rows(0, 64), None)
+        learner._backward(0, rows(0, 64), None)
         torch.testing.assert_close(learner.dictionary.W_dec.grad, slope)
 
 
@@ -351,18 +351,20 @@ def test_a_penalty_is_steered_to_the_l0_that_is_asked(architecture, target):
     """
     kept = config(architecture, sparsity="step" if architecture == "jumprelu" else "l1")
     learner = Learner(
-        "x", Dictionary(kept), options(steps=200, sparsity=0.1, target_l0=target).settled(kept)
+        "x",
+        Dictionary(kept),
+        options(steps=200, sparsity=0.1, target_l0=target).with_defaults(kept),
     )
     if architecture == "jumprelu":
         learner.dictionary.bandwidth = 0.1
-    stream, begun = made(2048), learner.strength
+    stream, begun = made(2048), learner.sparsity_coefficient
     codes = [
         float(learner.step(n, stream.batch(64), None).found.codes.counts().sum()) / 64
         for n in range(200)
     ]
     assert abs(sum(codes[-50:]) / 50 / target - 1) < 0.2
-    assert learner.strength != begun
-    assert not options(target_l0=2.0).settled(config("topk")).steers(config("topk"))
+    assert learner.sparsity_coefficient != begun
+    assert not options(target_l0=2.0).with_defaults(config("topk")).steers_l0(config("topk"))
 
 
 def test_schedules():
@@ -373,7 +375,7 @@ def test_schedules():
         [0.1, 0.5, 1, 1, 1, 0.5, 0.05]
     )
     assert [found.sparsity_at(step) for step in (0, 5, 10, 99)] == [0, 1, 2, 2]
-    settled = Training(steps=100).settled(config())
+    settled = Training(steps=100).with_defaults(config())
     assert settled.learning_rate == pytest.approx(2e-4 / (F / 2**14) ** 0.5)
     assert settled.sparsity == 0
     assert Training.from_json(settled.to_json()) == settled
@@ -461,7 +463,7 @@ def process(number, folder, architecture, port, batch):
         "RANK": str(number),
         "WORLD_SIZE": "2",
     }
-    with distributed.joined("cpu"):
+    with distributed.process_group("cpu"):
         toy_rows.run(Path(folder), architecture, stream=Halves([number]), batch=batch, **SHARED)
 
 
@@ -490,5 +492,5 @@ def test_two_processes_are_one_at_the_double_batch(tmp_path):
 
 
 def test_replaced_options_stay_settled():
-    settled = options().settled(config())
-    assert replace(settled, clip=2.0).settled(config()).clip == 2.0
+    settled = options().with_defaults(config())
+    assert replace(settled, clip=2.0).with_defaults(config()).clip == 2.0

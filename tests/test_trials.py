@@ -12,14 +12,14 @@ from interp.analyzers.locate_neurons import LocateNeurons
 from interp.capture import Backoff
 from interp.engines import Batch, Edit, TorchEngine
 from interp.errors import OptionError
-from interp.experiments.ablated_metric import Numbers
+from interp.experiments.ablated_metric import AblatedMetric
 from interp.experiments.conditions import (
     PatchSource,
     evaluate_condition,
     evaluate_condition_by_class,
 )
 from interp.experiments.divergence import divergence
-from interp.experiments.edited_engine import Ablated
+from interp.experiments.edited_engine import EditedEngine
 from interp.experiments.ranking_sets import (
     chance_jaccards,
     jaccard,
@@ -29,7 +29,7 @@ from interp.experiments.ranking_sets import (
     spearman,
     unit_of,
 )
-from interp.experiments.row_selection import changed, some
+from interp.experiments.row_selection import changed_rows, sample_rows
 from interp.interventions.edits import Project
 from interp.interventions.intervention import Intervention
 from interp.interventions.teacher_forcing import answer_logits
@@ -65,7 +65,7 @@ def study(models):
 
 @pytest.fixture(scope="module", params=[NEURON, HEAD], ids=lambda unit: unit.name)
 def donors(request, study):
-    return PatchSource.read(study, request.param)
+    return PatchSource.from_study(study, request.param)
 
 
 def everything(unit):
@@ -81,11 +81,13 @@ def everything(unit):
 def test_classes_answered_together_are_answered_as_each_alone(models, name):
     """In batches of prompts of both classes, of unlike lengths, as in batches of one."""
     study = asked(models, batch_size=5)
-    receiver = PatchSource.read(study).condition(name, PLANTED)
+    receiver = PatchSource.from_study(study).condition(name, PLANTED)
     alone = asked(models)
     each = {
         group: alone.answers(
-            receiver.role, group, PatchSource.read(alone).condition(name, PLANTED).intervention
+            receiver.role,
+            group,
+            PatchSource.from_study(alone).condition(name, PLANTED).intervention,
         )
         for group in study.classes
     }
@@ -180,15 +182,15 @@ def test_a_run_read_as_sets_with_a_gap_of_eligibility():
 
 def test_rows(study):
     own = [study.answers(role, "positive") for role in ("base", "tuned")]
-    assert changed(study) == [row for row in range(6) if own[0][row] != own[1][row]]
-    assert changed(study)
+    assert changed_rows(study) == [row for row in range(6) if own[0][row] != own[1][row]]
+    assert changed_rows(study)
     fifty = tiny.contrast(50).positive
-    drawn = [some(fifty, range(50), 8, seed) for seed in range(200)]
+    drawn = [sample_rows(fifty, range(50), 8, seed) for seed in range(200)]
     assert all(rows == sorted(set(rows)) and len(rows) == 8 for rows in drawn)
     counts = np.bincount(np.concatenate(drawn), minlength=50)
     assert abs(counts - 32).max() < 5 * np.sqrt(200 * 0.16 * 0.84)
-    assert some(fifty, [4, 2], 8, 0) == [2, 4]
-    assert some(fifty, [], 8, 0) == []
+    assert sample_rows(fifty, [4, 2], 8, 0) == [2, 4]
+    assert sample_rows(fifty, [], 8, 0) == []
 
 
 def test_copies_of_a_prompt_leave_no_other_out():
@@ -198,9 +200,9 @@ def test_copies_of_a_prompt_leave_no_other_out():
     fifty = tiny.contrast(50).positive
     many = PromptSet((*fifty, *[replace(fifty.prompts[0], id=50 + at) for at in range(50)]), "many")
     for seed in range(20):
-        rows = some(many, range(100), 50, seed)
+        rows = sample_rows(many, range(100), 50, seed)
         assert len({many.prompts[row].text for row in rows}) == 50
-        assert len(some(many, range(100), 60, seed)) == 60
+        assert len(sample_rows(many, range(100), 60, seed)) == 60
 
 
 # ---------------------------------------------------------------------------------------------- numbers
@@ -221,7 +223,7 @@ def plain_numbers(study, role, rows):
 
 def test_numbers_of_nothing_and_of_everything(study, donors):
     rows = [1, 2, 5]
-    numbers, whole = Numbers(study, donors, rows), everything(donors.unit)
+    numbers, whole = AblatedMetric(study, donors, rows), everything(donors.unit)
     np.testing.assert_allclose(numbers.of([]), plain_numbers(study, "tuned", rows), rtol=1e-10)
     for chosen in (whole, whole[1::3]):
         judged = evaluate_condition(
@@ -232,7 +234,7 @@ def test_numbers_of_nothing_and_of_everything(study, donors):
 
 
 def test_planted_neurons_take_the_numbers_back(study):
-    numbers = Numbers(study, PatchSource.read(study), range(6))
+    numbers = AblatedMetric(study, PatchSource.from_study(study), range(6))
     base, tuned = (plain_numbers(study, role, range(6)) for role in ("base", "tuned"))
     assert (tuned - base).min() > 1
     assert np.abs(numbers.of(PLANTED) - base).max() < 0.3 * (tuned - base).min()
@@ -240,12 +242,14 @@ def test_planted_neurons_take_the_numbers_back(study):
 
 def test_numbers_do_not_depend_on_batches_or_on_the_order_of_rows_and_units(models, study, donors):
     chosen = everything(donors.unit)[2::5]
-    found = Numbers(study, donors, [0, 3, 4]).of(chosen)
+    found = AblatedMetric(study, donors, [0, 3, 4]).of(chosen)
     for rows, order in (([4, 0, 3], chosen), ([0, 3, 4], chosen[::-1])):
-        np.testing.assert_allclose(Numbers(study, donors, rows).of(order), found, rtol=1e-12)
+        np.testing.assert_allclose(AblatedMetric(study, donors, rows).of(order), found, rtol=1e-12)
     small = asked(models, _backoff=Backoff(halvings=6))
-    assert small.at_a_time(96) == 1
-    np.testing.assert_allclose(Numbers(small, donors, [0, 3, 4]).of(chosen), found, rtol=1e-10)
+    assert small.batch_size_for(96) == 1
+    np.testing.assert_allclose(
+        AblatedMetric(small, donors, [0, 3, 4]).of(chosen), found, rtol=1e-10
+    )
 
 
 # ---------------------------------------------------------------------------------------------- the ablated engine
@@ -264,7 +268,7 @@ def conditions(donors):
 @pytest.mark.parametrize("name", ["nothing", "donor", "zero", "mean"])
 def test_an_ablated_engine_says_what_the_intervention_says(study, donors, name):
     intervention = conditions(donors)[name]
-    engine, pair = Ablated(study.engine, study.pair.tuned, intervention), study.pair
+    engine, pair = EditedEngine(study.engine, study.pair.tuned, intervention), study.pair
     text, answers = study.text("positive", range(6)), study.answers("base", "positive")
     expected, _, real = answer_logits(study.engine, pair.tuned, text, answers, intervention)
     found, _, _ = answer_logits(engine, pair.tuned, text, answers)
@@ -286,9 +290,9 @@ def test_gradients_under_an_ablation_are_those_under_its_edits(study, donors):
         Batch.pad(study.text("positive", [0, 1]).prompts, 0),
     )
     read = study.engine.run(study.pair.base, batch, reads=intervention.reads, keep=0).values
-    rest = {"reads": [site], "gradients_at": [site], "gradient_of": aim.of}
+    rest = {"reads": [site], "gradients_at": [site], "gradient_of": aim.function}
     expected = study.engine.run(tuned, batch, edits=intervention.bind(read), **rest)
-    found = Ablated(study.engine, tuned, intervention).run(tuned, batch, **rest)
+    found = EditedEngine(study.engine, tuned, intervention).run(tuned, batch, **rest)
     assert torch.equal(found.gradients[site], expected.gradients[site])
     assert found.gradients[site].any()
 
@@ -299,9 +303,9 @@ def test_locating_under_the_ablation_of_what_was_located():
     study = tiny.study(tiny.exact(tuned), tiny.exact(base), 6, template=False, max_new_tokens=1)
     locate = LocateNeurons(method="cross", top="100%")
     assert set(selected_of(locate(study))[:3]) == set(PLANTED)
-    intervention = PatchSource.read(study).condition("ablate-base", PLANTED).intervention
+    intervention = PatchSource.from_study(study).condition("ablate-base", PLANTED).intervention
     under = locate(
-        replace(study, engine=Ablated(study.engine, study.pair.tuned, intervention), _kept={})
+        replace(study, engine=EditedEngine(study.engine, study.pair.tuned, intervention), _cache={})
     )
     others = np.ones((3, 48), bool)
     others[tuple(zip(*PLANTED, strict=True))] = False
@@ -313,14 +317,14 @@ def test_locating_under_the_ablation_of_what_was_located():
 
 
 def test_an_ablated_engine_refuses_what_it_cannot_do(study):
-    donors = PatchSource.read(study)
-    engine = Ablated(
+    donors = PatchSource.from_study(study)
+    engine = EditedEngine(
         TorchEngine(), study.pair.tuned, donors.condition("ablate-base", PLANTED).intervention
     )
     with pytest.raises(OptionError, match="cannot locate under"):
-        replace(study, engine=engine, _kept={}).answers("tuned", "positive")
+        replace(study, engine=engine, _cache={}).answers("tuned", "positive")
     with pytest.raises(OptionError, match="twin prompts"):
-        Ablated(
+        EditedEngine(
             TorchEngine(), study.pair.tuned, donors.condition("ablate-twin", PLANTED).intervention
         )
 
@@ -330,7 +334,9 @@ def test_an_ablated_engine_refuses_what_it_cannot_do(study):
 
 def test_divergences_are_scipys(study):
     intervention = (
-        PatchSource.read(study).condition("ablate-base", [*PLANTED, (0, 3), (2, 9)]).intervention
+        PatchSource.from_study(study)
+        .condition("ablate-base", [*PLANTED, (0, 3), (2, 9)])
+        .intervention
     )
     rows = [4, 0, 2]
     text, own = (
@@ -349,7 +355,7 @@ def test_divergences_are_scipys(study):
 
 
 def test_divergence_of_nothing_is_nothing_whatever_the_batches(models, study):
-    donors = PatchSource.read(study)
+    donors = PatchSource.from_study(study)
     assert not divergence(study, donors.condition("ablate-base", []).intervention, range(6)).any()
     intervention = donors.condition("ablate-zero", [*PLANTED, (0, 3)]).intervention
     found, small = divergence(study, intervention, range(6)), asked(models, batch_size=1)
@@ -410,7 +416,7 @@ def test_a_projection_in_a_model_changes_the_stream_and_an_empty_one_nothing(stu
     text, own = study.text("positive", range(6)), study.answers("tuned", "positive")
 
     def logits(*edits):
-        under = Intervention("direction", {}, "edits", fixed=edits) if edits else None
+        under = Intervention("direction", {}, "edits", edits=edits) if edits else None
         return answer_logits(study.engine, study.pair.tuned, text, own, under)[0]
 
     assert torch.equal(logits(), logits(Project(SITE, direction, 0.0)))

@@ -18,19 +18,19 @@ from sklearn.metrics import roc_auc_score
 from interp import claims, organisms
 from interp.analyzers.ftc_alpha import FtcAlpha
 from interp.analyzers.tuco import Tuco
-from interp.analyzers.tuco.findings import claims_of, permuted
-from interp.analyzers.tuco.label_permutations import Shuffles
+from interp.analyzers.tuco.findings import claims_of, permuted_aucs
+from interp.analyzers.tuco.label_permutations import LabelPermutations
 from interp.engines import Batch, TorchEngine, engine_named, torch_hooks
-from interp.engines.coupled_forward import lockstep
-from interp.engines.shared_prefix import whole_prompts
+from interp.engines.coupled_forward import coupled_forward
+from interp.engines.shared_prefix import full_passes
 from interp.errors import ClaimError, OptionError, PairError, UnsupportedModel
-from interp.experiments.tuning_decomposition import Stream, against
+from interp.experiments.tuning_decomposition import TunedStream, decompose
 from interp.figures import plot
 from interp.interventions.edits import Observe
 from interp.interventions.generation import Text, generate
 from interp.kinds import KINDS
 from interp.maths.auc import auc_difference_interval, auc_interval, pairwise_order, shuffled_auc
-from interp.maths.contribution_ratios import Running, share, size
+from interp.maths.contribution_ratios import CumulativeContributions, norm, ratio
 from interp.models.interpolate import interpolated
 from interp.models.model import Model
 from interp.models.pair import Pair
@@ -118,8 +118,8 @@ def plain(pair, ids, dtype=torch.float64):
 
 def split(pair, batch, positions="last", granularity="block", path="full", engine=ENGINE):
     """Updates of every block ``[L, B, P, D]``, and the tuned stream."""
-    stream, found = Stream.read(engine, pair.tuned, batch, positions, path), []
-    against(
+    stream, found = TunedStream.read(engine, pair.tuned, batch, positions, path), []
+    decompose(
         engine,
         pair.base,
         stream,
@@ -153,7 +153,7 @@ def test_a_beginning_that_all_prompts_share_is_read_once(name, positions, monkey
     once = Tuco(positions=positions)(study)
     # the tuned model, the base on its stream, the base alone
     assert sum(used) >= 3
-    with whole_prompts(pair.tuned), whole_prompts(pair.base):
+    with full_passes(pair.tuned), full_passes(pair.base):
         whole = Tuco(positions=positions)(study)
     for kind in (None, "layers"):
         one, other = (run if kind is None else run.tables[kind] for run in (once, whole))
@@ -172,15 +172,15 @@ def test_the_toy_cases_of_the_paper():
     0): 1/4.
     """
     h, none = torch.rand(2, 1, 8).double() + 0.1, torch.zeros(2, 1, 8).double()
-    running = Running()
+    running = CumulativeContributions()
     for base, tuned in ((none, h), (none, -h / 2), (h, none), (-h / 2, none)):
         running.add(base, tuned)
     np.testing.assert_allclose(torch.stack(running.betas)[:, 0], [1, 1, 1 / 3, 1 / 2], rtol=1e-12)
-    running = Running()
+    running = CumulativeContributions()
     for base, tuned in ((h, 2 * h), (2 * h, none)):  # on the tuned stream, from x_0 = 0: x_1 = 2h
         running.add(base, tuned - base)
     assert running.betas[-1].tolist() == pytest.approx([1 / 4] * 2)
-    assert share(*[torch.zeros(3)] * 2).tolist() == [0, 0, 0]
+    assert ratio(*[torch.zeros(3)] * 2).tolist() == [0, 0, 0]
 
 
 def test_shares_follow_the_norm():
@@ -193,7 +193,7 @@ def test_shares_follow_the_norm():
     order = torch.randperm(16, generator=generator)
 
     def tuco(change, p):
-        return share(size(change(tuned), p), size(change(base), p))
+        return ratio(norm(change(tuned), p), norm(change(base), p))
 
     for p in (1, 2):
         same = tuco(lambda value: value, p)
@@ -217,15 +217,15 @@ def test_the_bound_of_the_paper_with_the_last_block_in_it():
         else:
             second[-1] += 0.5
         x = y = torch.randn(width, generator=generator, dtype=torch.float64)
-        running = Running()
+        running = CumulativeContributions()
         for base, tuned in zip(first, second, strict=True):
             ptc, update = torch.tanh(base @ x), torch.tanh(tuned @ x)
             running.add(ptc[None, None], (update - ptc)[None, None])
             x, y = x + update, y + torch.tanh(base @ y)
             largest = (
-                size(running.tuned).max()
+                norm(running.tuned).max()
                 if not number or len(running.betas) == 1
-                else max(largest, size(running.tuned).max())
+                else max(largest, norm(running.tuned).max())
             )
         lipschitz = float(torch.stack([first, second]).abs().sum(2).max())
         beta = float(torch.stack(running.betas).max())
@@ -490,7 +490,7 @@ def test_other_settings_are_said_and_bar_scaling():
 
 def scaled(pair, alpha, batch=None, reads=()):
     alpha = [alpha] * pair.tuned.anatomy.n_layers if isinstance(alpha, (int, float)) else alpha
-    with lockstep(pair.tuned, pair.base, alpha):
+    with coupled_forward(pair.tuned, pair.base, alpha):
         return ENGINE.run(pair.tuned, batch or batch_of(pair), reads=reads)
 
 
@@ -537,7 +537,7 @@ def test_a_strength_of_one_block_changes_nothing_before_it():
 def test_writing_with_a_cache_is_reading_anew(name):
     pair = pair_of(name, 0.05)
     ids = [encode(pair.tokenizer, text).ids for text in tiny.PROMPTS]
-    with lockstep(pair.tuned, pair.base, [0.5] * 3):
+    with coupled_forward(pair.tuned, pair.base, [0.5] * 3):
         written = generate(ENGINE, pair.tuned, Text(ids, None, 0, (-1,)), 6)
         for prompt, answer in zip(ids, written, strict=True):
             for step, token in enumerate(answer):
@@ -679,7 +679,7 @@ def test_the_auc_exceeds_another_number_s_only_where_it_does():
     assert found >= 48
     same = pairwise_order(*first)
     assert auc_difference_interval(same, same, *names)[0] == 0
-    assert np.isnan(auc_difference_interval(same, same, *names, within=np.zeros((30, 30)))).all()
+    assert np.isnan(auc_difference_interval(same, same, *names, pair_mask=np.zeros((30, 30)))).all()
 
 
 def test_labels_shuffled_at_equal_length_keep_what_length_does():
@@ -712,7 +712,7 @@ def by_class(values, clusters=None, lengths=None, asked=None, seed=0):
     )
     lengths = np.full(len(labels), 5.0) if lengths is None else np.concatenate(lengths)
     asked = asked or Tuco(output=False)
-    shuffles = Shuffles.of(labels, clusters, lengths)
+    shuffles = LabelPermutations.from_clusters(labels, clusters, lengths)
     both = np.concatenate(values)
     columns = {
         "group": (["positive" if label else "negative" for label in labels], "key", ""),
@@ -721,7 +721,9 @@ def by_class(values, clusters=None, lengths=None, asked=None, seed=0):
         "tuco": (both, "measure", ""),
         "base_own": (both[::-1].copy(), "measure", ""),
     }
-    run = make_table("tuco", columns, tables={"permuted": permuted(shuffles, asked, both, seed)})
+    run = make_table(
+        "tuco", columns, tables={"permuted": permuted_aucs(shuffles, asked, both, seed)}
+    )
     return (
         claims.conclude(run, claims_of(asked, 0.0, len(labels), ("a", "b"), False, shuffles)),
         shuffles,
@@ -764,7 +766,7 @@ def test_every_arrangement_drawn_gives_the_exact_p():
     """Of four and four clusters 70 arrangements: p over very many draws nears scipy's exact one."""
     values = [np.array([1.0, 2, 3, 7]), np.array([0.0, 0.5, 4, 5])]
     run, shuffles = by_class(values, asked=Tuco(output=False, permutations=4000))
-    assert shuffles.ways == 70
+    assert shuffles.n_permutations == 70
     exact = mannwhitneyu(*values, alternative="greater", method="exact").pvalue
     assert findings(run)["separates"].p == pytest.approx(exact, abs=0.03)
     assert findings(run)["separates"].verdict == claims.TOO_FEW
@@ -801,7 +803,9 @@ def test_with_few_clusters_nothing_is_tested_and_the_sentence_says_why():
         assert "in only 6 ways: too few for p of 5 %" in found.sentence
         assert found.verdict == claims.NOT_TESTED
     # a cluster of both classes exchanges the labels of its two sides
-    assert by_class([np.arange(4.0)] * 2, [["one", "one", "two", "two"]] * 2)[1].ways == 2**2
+    assert (
+        by_class([np.arange(4.0)] * 2, [["one", "one", "two", "two"]] * 2)[1].n_permutations == 2**2
+    )
 
 
 def test_the_control_that_no_tuning_touches_is_taken_in_the_direction_that_tells_more_apart():

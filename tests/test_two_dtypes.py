@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from interp.engines import Batch, TorchEngine
-from interp.engines.coupled_forward import lockstep
+from interp.engines.coupled_forward import coupled_forward
 from interp.interventions.generation import generate
 from interp.models.model import Model
 from interp.prompts import encode
@@ -29,7 +29,7 @@ def test_blocks_of_two_precisions_are_mixed(family, dtype, share):
         tuned, other = Model.wrap("tuned", tuned), Model.wrap("base", other)
         if plain:
             return TorchEngine().run(tuned, batch, keep=1).require_logits().float()
-        with lockstep(tuned, other, [share] * tuned.anatomy.n_layers):
+        with coupled_forward(tuned, other, [share] * tuned.anatomy.n_layers):
             return TorchEngine().run(tuned, batch, keep=1).require_logits().float()
 
     mixed, whole = logits(half, base), logits(copy.deepcopy(half).float(), base)
@@ -49,6 +49,6 @@ def test_answers_are_written_through_both():
     base, tuned = tiny.llama(), tiny.perturbed(tiny.llama()).bfloat16()
     tuned, base = Model.wrap("tuned", tuned), Model.wrap("base", base)
     study = tiny.study(tuned.module, base.module, 4, max_new_tokens=3)
-    with lockstep(tuned, base, [0.5] * tuned.anatomy.n_layers):
+    with coupled_forward(tuned, base, [0.5] * tuned.anatomy.n_layers):
         answers = generate(TorchEngine(), tuned, study.text("positive", range(4)), 3)
     assert [len(answer) > 0 for answer in answers] == [True] * 4

@@ -12,16 +12,16 @@ import torch
 from scipy.stats import beta
 
 from interp.analyzers.locate_neurons import LocateNeurons
-from interp.analyzers.verify_neurons import VerifyNeurons, fewest_clusters
-from interp.analyzers.verify_neurons.effects import SETS_AT_ONCE, judged_conditions
+from interp.analyzers.verify_neurons import VerifyNeurons, min_clusters
+from interp.analyzers.verify_neurons.effects import SETS_AT_ONCE, evaluate_conditions
 from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.analyzers.verify_neurons.tables import build
 from interp.claims import MEASURES, check, from_table
-from interp.claims.opening import opening
+from interp.claims.opening import opening_lines
 from interp.errors import ClaimError, OptionError
-from interp.experiments.ablated_metric import Numbers
+from interp.experiments.ablated_metric import AblatedMetric
 from interp.experiments.base_losses import base_losses
-from interp.experiments.bounded_outcomes import Bounded
+from interp.experiments.bounded_outcomes import BoundedEffects
 from interp.experiments.conditions import ConditionResult, PatchSource, evaluate_condition
 from interp.experiments.contributions import (
     contribution_changes,
@@ -29,13 +29,13 @@ from interp.experiments.contributions import (
     contribution_sizes,
 )
 from interp.experiments.divergence import divergences
-from interp.experiments.dose import grid, refine, returns
+from interp.experiments.dose import bisect_dose, dose_effect, dose_grid
 from interp.experiments.outcomes import Outcomes
-from interp.experiments.pending_answers import write
-from interp.experiments.resumable import parts
-from interp.experiments.row_selection import changed
-from interp.experiments.subsample import few_of
-from interp.experiments.unedited_metric import own_numbers
+from interp.experiments.pending_answers import generate_pending
+from interp.experiments.resumable import resumable_parts
+from interp.experiments.row_selection import changed_rows
+from interp.experiments.subsample import subsample_study
+from interp.experiments.unedited_metric import unedited_values
 from interp.experiments.warnings import disagreements
 from interp.figures import plot
 from interp.interventions.random_sets import matched_sets, matched_share
@@ -118,10 +118,11 @@ def test_planted_neurons_are_supported_to_carry_the_behaviour(table):
 
 def test_the_first_lines_say_what_was_asked_and_what_came_of_it(table):
     lines = table.summary["opening"]
-    assert lines == opening(table)
+    assert lines == opening_lines(table)
     assert (
         lines[0]
-        == f"question: do 3 of 144 neurons carry the refusals? {PAIRS} positive and {PAIRS} negative"
+        == f"question: do 3 of 144 neurons carry the refusals? {PAIRS} positive and {PAIRS}"
+        " negative"
         " prompts"
     )
     assert (
@@ -281,7 +282,7 @@ def test_outcomes_are_those_of_answers_that_were_written(noisy, direction):
     """What is found without writing is what writing every answer gives: behaviour, exact answer,
     and the number.
     """
-    donors, rows = PatchSource.read(noisy), [5, 0, 3, 1]
+    donors, rows = PatchSource.from_study(noisy), [5, 0, 3, 1]
     outcomes = Outcomes(noisy, donors, direction, rows, exact=True)
     condition = {"necessity": "ablate-base", "sufficiency": "patch-tuned"}[direction]
     wanted = noisy.answers("base" if direction == "necessity" else "tuned", "positive")
@@ -327,13 +328,13 @@ def test_outcomes_of_many_sets_are_those_of_one_at_a_time(family, direction, pat
         for size in (40, 60, 80, 100, 130)
     ]
     outcomes = Outcomes(
-        study, PatchSource.read(study, patch=patch), direction, [5, 0, 3, 1, 8, 9, 10]
+        study, PatchSource.from_study(study, patch=patch), direction, [5, 0, 3, 1, 8, 9, 10]
     )
     written = []
 
     def counted(study, model, some, each):
         written.append((sum(len(one.rows) for one in some), len({one.at for one in some})))
-        return write(study, model, some, each)
+        return generate_pending(study, model, some, each)
 
     monkeypatch.setattr("interp.experiments.outcomes.write", counted)
     alone = [outcomes.of(chosen) for chosen in [PLANTED, [], *drawn]]
@@ -354,14 +355,14 @@ def test_outcomes_of_many_sets_are_those_of_one_at_a_time(family, direction, pat
 @pytest.mark.parametrize("patch", ["contribution", "activation"])
 def test_a_donor_is_kept_at_the_units_that_are_asked_for_and_outcomes_are_the_same(noisy, patch):
     donors, rows, others = (
-        PatchSource.read(noisy, patch=patch),
+        PatchSource.from_study(noisy, patch=patch),
         [0, 1, 3, 5],
         [(0, 4), (2, 17), (2, 40)],
     )
     whole = Outcomes(noisy, donors, "necessity", rows, exact=True)
     kept = Outcomes(noisy, donors, "necessity", rows, exact=True, units=[*PLANTED, *others])
-    numbers = Numbers(noisy, donors, rows, units=[*PLANTED, *others])
-    held = [part.on_own for part in kept._parts]
+    numbers = AblatedMetric(noisy, donors, rows, units=[*PLANTED, *others])
+    held = [part.donor_on_receiver_answers for part in kept._batches]
     assert {site.layer for one in held for site in one} == {
         layer for layer, _ in [*PLANTED, *others]
     }
@@ -383,24 +384,26 @@ def test_what_is_read_once_is_what_reading_it_anew_gives(noisy):
     """Numbers seen where own answers begin, losses from a pass that measures divergence, both sizes
     from one pass.
     """
-    study, rows = replace(noisy, _kept={}), range(len(noisy.prompts("positive")))
-    conditions = judged_conditions(
-        study, PatchSource.read(study), PLANTED, ["base", "tuned"], ["ablate-base"]
+    study, rows = replace(noisy, _cache={}), range(len(noisy.prompts("positive")))
+    conditions = evaluate_conditions(
+        study, PatchSource.from_study(study), PLANTED, ["base", "tuned"], ["ablate-base"]
     )
     own = [one for one in conditions if one.condition != "ablate-base"]
     assert len(own) == 4
     for one in own:
-        again = replace(noisy, _kept={})
+        again = replace(noisy, _cache={})
         if one.group == "positive":
             np.testing.assert_allclose(
-                one.number, own_numbers(again, one.condition, "positive", rows), rtol=1e-4
+                one.number, unedited_values(again, one.condition, "positive", rows), rtol=1e-4
             )
         answers = study.answers(one.condition, one.group)
         np.testing.assert_allclose(one.base_loss, base_losses(again, one.group, answers), rtol=1e-4)
-    norms, changes = contribution_sizes(noisy, PatchSource.read(noisy))
-    np.testing.assert_allclose(norms, contribution_norms(noisy, PatchSource.read(noisy)), rtol=1e-4)
+    norms, changes = contribution_sizes(noisy, PatchSource.from_study(noisy))
+    np.testing.assert_allclose(
+        norms, contribution_norms(noisy, PatchSource.from_study(noisy)), rtol=1e-4
+    )
     assert changes.max() > 0
-    assert ("means", "neuron") not in study._kept  # nothing asked for them
+    assert ("means", "neuron") not in study._cache  # nothing asked for them
 
 
 def test_another_behaviour_has_numbers_of_its_own(noisy):
@@ -408,13 +411,13 @@ def test_another_behaviour_has_numbers_of_its_own(noisy):
     other = replace(noisy, metric=Refusal(("help",), (5, 9, 11)))
     found = [
         evaluate_condition(
-            one, "tuned", "positive", PatchSource.read(one).condition("tuned", ())
+            one, "tuned", "positive", PatchSource.from_study(one).condition("tuned", ())
         ).number
         for one in (noisy, other)
     ]
-    alone = replace(other, _kept={})
+    alone = replace(other, _cache={})
     right = evaluate_condition(
-        alone, "tuned", "positive", PatchSource.read(alone).condition("tuned", ())
+        alone, "tuned", "positive", PatchSource.from_study(alone).condition("tuned", ())
     ).number
     np.testing.assert_allclose(found[1], right, rtol=1e-5)
     assert np.abs(found[0] - found[1]).max() > 0.01
@@ -422,22 +425,22 @@ def test_another_behaviour_has_numbers_of_its_own(noisy):
 
 def test_memory_is_given_back_where_a_process_grew(monkeypatch):
     given, grown = [], [0]
-    monkeypatch.setattr(memory, "_trim", lambda: given.append)
-    monkeypatch.setattr(memory, "_last", {"resident": 0})
+    monkeypatch.setattr(memory, "_malloc_trim", lambda: given.append)
+    monkeypatch.setattr(memory, "_last_trim", {"resident": 0})
     monkeypatch.setattr(
         memory.psutil.Process, "memory_info", lambda self: SimpleNamespace(rss=grown[0])
     )
     for resident in (1 << 27, 1 << 29, (1 << 29) + 1, 1 << 30):
         grown[0] = resident
-        memory.give_back()
+        memory.release_freed_memory()
     assert given == [0, 0]
-    assert memory._last["resident"] == 1 << 30
+    assert memory._last_trim["resident"] == 1 << 30
 
 
 def test_the_located_set_is_judged_once_for_its_condition_and_its_dose(study, table):
     """Its row among the doses says what its condition's answers say on the control prompts."""
     outcomes = Outcomes(
-        study, PatchSource.read(study), "necessity", range(len(study.prompts("positive")))
+        study, PatchSource.from_study(study), "necessity", range(len(study.prompts("positive")))
     )
     measured = outcomes.effects(outcomes.of(PLANTED))
     doses = table.tables["dose"]
@@ -454,15 +457,15 @@ def test_what_a_set_does_at_most_is_no_less_than_what_it_does(noisy, direction, 
     """Whatever the set that others are compared with leaves; of those that may do as much nothing
     is said.
     """
-    donors, rows = PatchSource.read(noisy), list(range(len(noisy.prompts("positive"))))
+    donors, rows = PatchSource.from_study(noisy), list(range(len(noisy.prompts("positive"))))
     generator = np.random.default_rng(0)
     drawn = [
         [(layer, int(unit)) for layer in range(3) for unit in generator.choice(48, 6)]
         for _ in range(8)
     ]
     whole, units = Outcomes(noisy, donors, direction, rows), {*PLANTED}.union(*drawn)
-    numbers = Numbers(noisy, donors, rows, direction, units)
-    bounded = Bounded(noisy, donors, direction, whole, numbers, rate, units)
+    numbers = AblatedMetric(noisy, donors, rows, direction, units)
+    bounded = BoundedEffects(noisy, donors, direction, whole, numbers, rate, units)
     sets, sign, judged = [*drawn, PLANTED, []], (1 if direction == "necessity" else -1), 0
     for chosen, most in zip(sets, bounded.of_each(sets), strict=True):
         right = whole.effects(whole.of(chosen))
@@ -565,9 +568,9 @@ def test_a_part_of_a_study_keeps_what_is_known_of_its_prompts(noisy, monkeypatch
         for group in noisy.classes
     }
     own = evaluate_condition(
-        noisy, "tuned", "negative", PatchSource.read(noisy).condition("tuned", ())
+        noisy, "tuned", "negative", PatchSource.from_study(noisy).condition("tuned", ())
     )
-    few = few_of(noisy, 3)
+    few = subsample_study(noisy, 3)
     at = {
         group: [noisy.prompts(group).prompts.index(one) for one in few.prompts(group)]
         for group in few.classes
@@ -583,7 +586,7 @@ def test_a_part_of_a_study_keeps_what_is_known_of_its_prompts(noisy, monkeypatch
     with pytest.raises(AssertionError, match="a pass"):
         few.with_prompts(few.contrast).answers("tuned", "positive")
     assert own.base_loss[at["negative"]].tolist() == [
-        few.kept(("base losses", "negative"), dict)[prompt.id, *answer]
+        few.cached(("base losses", "negative"), dict)[prompt.id, *answer]
         for prompt, answer in zip(
             few.prompts("negative"), few.answers("tuned", "negative"), strict=True
         )
@@ -599,12 +602,12 @@ def test_parts_are_made_some_at_a_time_and_kept(tmp_path):
         asked.append(list(some))
         return [10 * at for at in asked[-1]]
 
-    assert parts(study, list("abcdef"), make, "parts", 2) == [0, 1, 20, 30, 40, 50]
+    assert resumable_parts(study, list("abcdef"), make, "parts", 2) == [0, 1, 20, 30, 40, 50]
     assert asked == [[0, 2], [3, 4], [5]]
     again = study.with_journal(Journal(tmp_path / "parts.jsonl"))
-    assert parts(again, list("abcdef"), make, "parts", 2) == [0, 1, 20, 30, 40, 50]
+    assert resumable_parts(again, list("abcdef"), make, "parts", 2) == [0, 1, 20, 30, 40, 50]
     assert len(asked) == 3
-    assert parts(
+    assert resumable_parts(
         tiny.planted_study("llama", pairs=4), ["x"], lambda some: ["y" for _ in some], "parts", 5
     ) == ["y"]
 
@@ -615,20 +618,20 @@ def test_what_is_returned_is_the_share_of_prompts_whose_behaviour_becomes_the_ba
     """
     own = {
         role: evaluate_condition(
-            noisy, role, "positive", PatchSource.read(noisy).condition(role, [])
+            noisy, role, "positive", PatchSource.from_study(noisy).condition(role, [])
         )
         for role in ("base", "tuned")
     }
-    rows = changed(noisy)
+    rows = changed_rows(noisy)
     assert rows == np.flatnonzero(own["base"].exhibits != own["tuned"].exhibits).tolist()
     assert rows
-    donors = PatchSource.read(noisy)
+    donors = PatchSource.from_study(noisy)
     outcomes, seen = Outcomes(noisy, donors, "necessity", rows), set()
     for chosen in ([], [(1, 30)], PLANTED[:2], PLANTED):
         written = evaluate_condition(
             noisy, "x", "positive", donors.condition("ablate-base", chosen)
         )
-        told = returns(outcomes, chosen)
+        told = dose_effect(outcomes, chosen)
         assert told["effect"] == np.mean(written.exhibits[rows] == own["base"].exhibits[rows])
         number, start, end = (
             one.number[rows].mean() for one in (written, own["tuned"], own["base"])
@@ -659,7 +662,7 @@ def test_random_sets_are_matched_on_the_change_where_that_can_be():
 
 
 def test_changes_are_numpys(noisy):
-    donors, total, count = PatchSource.read(noisy), np.zeros((3, 48)), 0
+    donors, total, count = PatchSource.from_study(noisy), np.zeros((3, 48)), 0
     columns = {
         role: [m["mlp.out"].double().numpy() for m in tiny.mlps(noisy.pair[role].module)]
         for role in ("base", "tuned")
@@ -729,12 +732,14 @@ def test_doses_of_prompts_of_unlike_lengths(family):
     study.answers("tuned", "positive")[longest][0] ^= 1
     rows = sorted([longest, *np.argsort(lengths)[:3].tolist()])
     assert max(lengths) > sorted(lengths)[2]
-    found = Outcomes(study, PatchSource.read(study), "sufficiency", rows, exact=True).of(PLANTED)
+    found = Outcomes(study, PatchSource.from_study(study), "sufficiency", rows, exact=True).of(
+        PLANTED
+    )
     assert found.equal.tolist() == [row != longest for row in rows]
 
 
 def test_log_odds_and_losses_of_answers(noisy):
-    donors = PatchSource.read(noisy)
+    donors = PatchSource.from_study(noisy)
     for group in ("positive", "negative"):
         receiver = donors.condition("tuned", ())
         judged = evaluate_condition(
@@ -757,15 +762,15 @@ def test_log_odds_and_losses_of_answers(noisy):
             )
         assert not judged.divergence.any()
         own, base = noisy.answers("tuned", group), noisy.answers("base", group)
-        assert judged.equal_tuned.all()
-        assert judged.equal_base.tolist() == [a == b for a, b in zip(own, base, strict=True)]
+        assert judged.matches_tuned.all()
+        assert judged.matches_base.tolist() == [a == b for a, b in zip(own, base, strict=True)]
         assert judged.exhibits.tolist() == [
-            noisy.metric.refused(noisy.decode(answer)) for answer in own
+            noisy.metric.is_refusal(noisy.decode(answer)) for answer in own
         ]
 
 
 def test_means_and_norms_are_numpys(noisy):
-    donors = PatchSource.read(noisy)
+    donors = PatchSource.from_study(noisy)
     total, squares, counts = np.zeros((3, 48)), np.zeros((3, 48)), [0, 0]
     for number, (group, role) in enumerate((("negative", "tuned"), ("positive", "base"))):
         for item in noisy.encoded(group):
@@ -801,7 +806,7 @@ def _alone(ids):
 
 
 def test_mean_ablation_puts_the_mean_in_place(noisy):
-    donors = PatchSource.read(noisy)
+    donors = PatchSource.from_study(noisy)
     receiver = donors.condition("ablate-mean", [(1, 30), (2, 0)])
     run = noisy.engine.run(
         noisy.pair.tuned,
@@ -864,10 +869,10 @@ def test_excluded_units_are_of_the_model(family, unit):
 
 
 def test_the_grid_of_doses():
-    assert grid(1) == [1]
-    assert grid(10) == [1, 2, 3, 5, 8, 10]
-    assert grid(200) == [1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200]
-    assert grid(1000)[-3:] == [500, 800, 1000]
+    assert dose_grid(1) == [1]
+    assert dose_grid(10) == [1, 2, 3, 5, 8, 10]
+    assert dose_grid(200) == [1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200]
+    assert dose_grid(1000)[-3:] == [500, 800, 1000]
 
 
 @pytest.mark.parametrize("threshold", [1, 2, 7, 8, 9, 13, 20, 21])
@@ -876,8 +881,8 @@ def test_refining_finds_the_smallest_dose(threshold):
         return {"effect": float(len(chosen) >= threshold), "other": 1.0}
 
     ranking = [(0, number) for number in range(40)]
-    effects = {k: measure(ranking[:k]) for k in grid(20)}
-    found = refine(measure, ranking, effects, 0.95, "effect")
+    effects = {k: measure(ranking[:k]) for k in dose_grid(20)}
+    found = bisect_dose(measure, ranking, effects, 0.95, "effect")
     reached = [k for k in found if found[k]["effect"] >= 0.95]
     if threshold > 20:
         assert not reached
@@ -942,11 +947,11 @@ def test_too_few_prompts_are_named_as_the_reason(family):
     )
     assert table.summary["limits"] == [
         "12 clusters of prompts are too few to exclude a difference of 10 % (at least"
-        f" {fewest_clusters()} are needed): necessity, sufficiency, selective, harmless, malformed,"
+        f" {min_clusters()} are needed): necessity, sufficiency, selective, harmless, malformed,"
         " malformed-negative."
     ]
     # none of so many: the upper end is 1 - 0.025^(1/n)
-    assert 1 - 0.025 ** (1 / fewest_clusters()) <= 0.1 < 1 - 0.025 ** (1 / (fewest_clusters() - 1))
+    assert 1 - 0.025 ** (1 / min_clusters()) <= 0.1 < 1 - 0.025 ** (1 / (min_clusters() - 1))
 
 
 def test_models_that_were_exchanged_are_suspected(family):
@@ -992,8 +997,8 @@ def judged(condition, group, n=N, number=0.0, **flags):
         condition,
         group,
         exhibits=exhibits,
-        equal_base=as_base,
-        equal_tuned=as_tuned,
+        matches_base=as_base,
+        matches_tuned=as_tuned,
         malformed=broken,
         number=numbers,
         **zeros,
@@ -1076,7 +1081,7 @@ def forty():
 
 
 def test_log_odds_that_say_more_than_answers_are_warned_of(forty):
-    words = forty.require_metric().words
+    words = forty.require_metric().labels
     alike = [
         judged("tuned", "positive", exhibits=N, number=4.0),
         judged("base", "positive", number=-4.0),
@@ -1212,8 +1217,8 @@ def test_without_a_base_control_prompts_are_those_that_were_used():
 
 
 def test_without_a_gap_of_the_numbers_there_is_no_recovery_to_report(forty):
-    items = [replace(one, number=np.sin(np.arange(N))) for one in evidence().judged]
-    table = concluded(forty, replace(evidence(), judged=items))
+    items = [replace(one, number=np.sin(np.arange(N))) for one in evidence().results]
+    table = concluded(forty, replace(evidence(), results=items))
     found = findings_of(table)
     assert found["necessity-recovery"].verdict == "not tested"
     assert "no recovery is reported" in found["necessity-recovery"].sentence

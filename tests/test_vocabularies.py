@@ -19,8 +19,8 @@ from interp.engines.nnsight_trace import remote_key
 from interp.errors import OptionError, PromptError, VocabularyMismatch
 from interp.metrics import Refusal
 from interp.models.pair import Pair
-from interp.models.stitches import aligned
-from interp.models.vocabularies import require_readable_by
+from interp.models.stitches import align_scopes
+from interp.models.vocabularies import require_rows_for
 from interp.prompts import encode, encode_answer, pad_id
 from interp.study import Study
 from tests import tiny
@@ -49,7 +49,9 @@ def models():
 
 
 def study(pair, pairs=6, **options):
-    return Study(pair, tiny.contrast(pairs), Refusal.of(pair.tokenizer, ["Sorry"]), **options)
+    return Study(
+        pair, tiny.contrast(pairs), Refusal.from_tokenizer(pair.tokenizer, ["Sorry"]), **options
+    )
 
 
 def equal(one, two):
@@ -270,8 +272,8 @@ def test_a_control_that_cannot_read_the_prompts_is_refused(models):
     with pytest.raises(
         VocabularyMismatch, match="is compared over 333 token ids, and prompts can contain 334"
     ):
-        require_readable_by(control.tuned, pair.tokenizer)
-    require_readable_by(
+        require_rows_for(control.tuned, pair.tokenizer)
+    require_rows_for(
         control.tuned,
         Pair.from_modules(tiny.resized(models[1], 384), models[0], tiny.added(NEW)).tokenizer,
     )
@@ -289,4 +291,4 @@ def test_what_would_run_all_rows_or_mix_ids_is_refused(models):
     with pytest.raises(
         VocabularyMismatch, match=r"over 384 token ids, and .* over 333; stitch fine-tuned models"
     ):
-        aligned([pair, other])
+        align_scopes([pair, other])

@@ -254,7 +254,7 @@ def contrast(pairs: int = 16) -> Contrast:
 
 def metric() -> Refusal:
     """Refusal by the one word of it that the tokenizer knows."""
-    return Refusal.of(tokenizer(), ["Sorry"])
+    return Refusal.from_tokenizer(tokenizer(), ["Sorry"])
 
 
 def study(

@@ -44,7 +44,7 @@ class Rows(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class PlantedTune:
+class PlantedPair:
     """Directions of each feature in both models and their firing rates; ``kinds`` [G]: how each
     feature was changed.
     """
@@ -100,24 +100,24 @@ class PlantedTune:
         return [TRUTH.get(kind, kind) for kind in self.kinds]
 
     def closest(
-        self, rows: Float[Tensor, "F O"], way: str, least: float = 0.7
+        self, rows: Float[Tensor, "F O"], comparison: str, min_cosine: float = 0.7
     ) -> NDArray[np.int64]:
         """The feature with the largest |cosine| to each latent's decoder row; -1 if it is below
-        ``least``.
+        ``min_cosine``.
 
-        ``way``: "crosscoder" (rows [base | tuned]), "difference" (tuned minus base), "base" or
-        "tuned".
+        ``comparison``: "crosscoder" (rows [base | tuned]), "difference" (tuned minus base), "base"
+        or "tuned".
         """
         truth = {
             "crosscoder": torch.cat([self.base, self.tuned], 1),
             "difference": self.tuned - self.base,
             "base": self.base,
             "tuned": self.tuned,
-        }[way].double()
+        }[comparison].double()
         rows = rows.detach().double().to(truth.device)
         unit = [m / m.norm(dim=1, keepdim=True).clamp_min(1e-12) for m in (rows, truth)]
         best = (unit[0] @ unit[1].T).abs().max(1)
-        return to_host(torch.where(best.values >= least, best.indices, -1))
+        return to_host(torch.where(best.values >= min_cosine, best.indices, -1))
 
 
 def _generator(seed: int, stream: int, batch: int = 0) -> torch.Generator:
@@ -125,7 +125,7 @@ def _generator(seed: int, stream: int, batch: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(int(mixed[0]))
 
 
-def planted_tune(
+def planted_pair(
     width: int = 64,
     *,
     shared: int = 16,
@@ -140,7 +140,7 @@ def planted_tune(
     per_document: int = 16,
     variant: str = "planted",
     seed: int = 0,
-) -> PlantedTune:
+) -> PlantedPair:
     """A pair of models with known differences. Easy features fire in 8 % of rows, narrow ones in
     0.5 %, others in 2 to 15 %. ``control``: the same features, all shared, with independent noise.
     ``identical``: the tuned rows equal the base's. ``exchanged``: the planted pair with base and
@@ -179,4 +179,4 @@ def planted_tune(
             tuned[index] = factor * directions[index]
     if variant in ("control", "identical"):
         kinds = ["shared"] * len(kinds)
-    return PlantedTune(base, tuned, rates, tuple(kinds), variant, noise, per_document, seed)
+    return PlantedPair(base, tuned, rates, tuple(kinds), variant, noise, per_document, seed)

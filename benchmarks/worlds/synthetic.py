@@ -27,7 +27,7 @@ Fire = Callable[[int, torch.Generator], Tensor]
 
 # independent streams of random numbers
 _WORLD, _TRAINING, _HELD_OUT = range(3)
-_OWN = 0xDA7A
+_SEED_OFFSET = 0xDA7A
 
 
 class Draw(NamedTuple):
@@ -72,7 +72,7 @@ class World:
 
 
 def _generator(seed: int, stream: int, batch: int = 0) -> torch.Generator:
-    mixed = np.random.SeedSequence([_OWN, seed, stream, batch]).generate_state(1, np.uint64)
+    mixed = np.random.SeedSequence([_SEED_OFFSET, seed, stream, batch]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(mixed[0]))
 
 
@@ -150,8 +150,8 @@ def flat(
         return torch.zeros(count, features, dtype=torch.bool).scatter_(1, first, True)
 
     directions = spread_directions(features, width, generator)
-    alone = torch.full((features,), -1)
-    return World("flat", directions, _bias(width, bias, generator), alone, fire, 1.0, 0.25, seed)
+    parents = torch.full((features,), -1)
+    return World("flat", directions, _bias(width, bias, generator), parents, fire, 1.0, 0.25, seed)
 
 
 def hierarchical(
@@ -239,16 +239,16 @@ def scaled(
             torch.arange(levels[level]) // branching + starts[level - 1]
         )
     has = parents >= 0
-    own = torch.where(has, (p / p[parents.clamp_min(0)]).clamp_max(1 - 1e-6), p)
-    threshold = (math.sqrt(2) * torch.erfinv(1 - 2 * own)).float()
+    conditional = torch.where(has, (p / p[parents.clamp_min(0)]).clamp_max(1 - 1e-6), p)
+    threshold = (math.sqrt(2) * torch.erfinv(1 - 2 * conditional)).float()
     factor = torch.randn(features, rank, generator=generator) * correlation
     # every feature keeps some variance of its own
     factor = factor * (0.99**0.5 / factor.norm(dim=1, keepdim=True)).clamp_max(1.0)
-    rest = (1 - factor.square().sum(1)).sqrt()
+    noise = (1 - factor.square().sum(1)).sqrt()
 
     def fire(count: int, stream: torch.Generator) -> Bool[Tensor, "N G"]:
         shared = torch.randn(count, rank, generator=stream) @ factor.T
-        normal = shared + rest * torch.randn(count, features, generator=stream)
+        normal = shared + noise * torch.randn(count, features, generator=stream)
         fires = normal > threshold
         for level in range(1, depth + 1):
             part = slice(starts[level], starts[level + 1])
@@ -306,8 +306,8 @@ def benchmark_world(name: str, seed: int = 0, features: int = 512) -> World:
     return RECIPES[name](**sizes[features][name], seed=seed)
 
 
-def _require(right: bool, message: str) -> None:
-    if not right:
+def _require(condition: bool, message: str) -> None:
+    if not condition:
         raise OptionError(message)
 
 

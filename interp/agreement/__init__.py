@@ -23,8 +23,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from interp.agreement.comparison import Compared, agreement_table, cells_table, null_table
-from interp.agreement.places import METHODS, POOLED, Place
+from interp.agreement.comparison import MethodComparison, agreement_table, cells_table, null_table
+from interp.agreement.places import METHODS, POOLED_METHODS, Place
 from interp.claims import Finding, conclude, evaluate
 from interp.errors import OptionError
 from interp.maths.statistics import benjamini_hochberg
@@ -52,17 +52,17 @@ class Runs:
             )
         first = self.tables[0].require_provenance()
         for run in self.tables:
-            made = run.require_provenance()
+            provenance = run.require_provenance()
             if run.kind not in METHODS:
                 raise OptionError(
-                    f"run {made.key} is of kind {run.kind}, which has no places to compare; use"
-                    f" {', '.join(METHODS)}"
+                    f"run {provenance.key} is of kind {run.kind}, which has no places to compare;"
+                    f" use {', '.join(METHODS)}"
                 )
             for role in ROLES:
-                if made.inputs.get(role) != first.inputs.get(role):
+                if provenance.inputs.get(role) != first.inputs.get(role):
                     raise OptionError(
-                        f"runs {first.key} and {made.key} are of different models ({role}); use one"
-                        " pair"
+                        f"runs {first.key} and {provenance.key} are of different models ({role});"
+                        " use one pair"
                     )
 
     def provenance(self, analyzer: Any) -> Provenance:
@@ -106,30 +106,30 @@ class Agreement:
             runs.tables,
             key=lambda run: (list(METHODS).index(run.kind), run.require_provenance().key),
         )
-        named: dict[str, list[Place]] = {}
-        for name, run in zip(_names(tables), tables, strict=True):
-            named.setdefault(name, []).extend(METHODS[run.kind][1](run))
-        movement = next((name for name in named if name.startswith("movement")), None)
+        places_by_method: dict[str, list[Place]] = {}
+        for name, run in zip(_method_names(tables), tables, strict=True):
+            places_by_method.setdefault(name, []).extend(METHODS[run.kind][1](run))
+        movement = next((name for name in places_by_method if name.startswith("movement")), None)
         generator = np.random.default_rng(runs.seed)
         pairs = [
-            Compared.of(a, b, named, movement, generator, self.draws)
-            for a, b in combinations(named, 2)
+            MethodComparison.from_places(a, b, places_by_method, movement, generator, self.draws)
+            for a, b in combinations(places_by_method, 2)
         ]
         adjusted = benjamini_hochberg(np.array([pair.p for pair in pairs]))
-        made = [pair.claim for pair in pairs]
+        claims = [pair.claim for pair in pairs]
         keys: dict[str, str] = {}
-        for name, run in zip(_names(tables), tables, strict=True):
-            own = run.require_provenance().key
-            keys[name] = f"{keys[name]} {own}" if name in keys else own
-        run = _places(
-            named,
+        for name, run in zip(_method_names(tables), tables, strict=True):
+            key = run.require_provenance().key
+            keys[name] = f"{keys[name]} {key}" if name in keys else key
+        run = _places_table(
+            places_by_method,
             list(keys.values()),
             runs.provenance(self),
             summary={
                 "methods": keys,
                 "silent": [
                     name
-                    for name, places in named.items()
+                    for name, places in places_by_method.items()
                     if not any(place.amount for place in places)
                 ],
             },
@@ -139,40 +139,47 @@ class Agreement:
                 "null": null_table(pairs),
             },
         )
-        findings = evaluate(made, run)
+        findings = evaluate(claims, run)
         return conclude(
             run,
-            made,
-            lead=_sentence(findings, named),
+            claims,
+            lead=_sentence(findings, places_by_method),
             supported=any(finding.supported for finding in findings),
         )
 
 
-def _names(tables: Sequence[Table]) -> list[str]:
+def _method_names(tables: Sequence[Table]) -> list[str]:
     """One name per run: its method, followed by its key if several runs have the same method and
     are not pooled.
     """
     names = [METHODS[run.kind][0] for run in tables]
     keys = [run.require_provenance().key for run in tables]
     return [
-        f"{name} {key[:8]}" if names.count(name) > 1 and name not in POOLED else name
+        f"{name} {key[:8]}" if names.count(name) > 1 and name not in POOLED_METHODS else name
         for name, key in zip(names, keys, strict=True)
     ]
 
 
-def _sentence(made: Sequence[Finding], named: Mapping[str, Sequence[Place]]) -> str:
-    supported = [finding.name for finding in made if finding.supported]
-    silent = [name for name, places in named.items() if not any(place.amount for place in places)]
-    compared = sum(not np.isnan(claim.value) for claim in made)
-    said = (
+def _sentence(findings: Sequence[Finding], places_by_method: Mapping[str, Sequence[Place]]) -> str:
+    supported = [finding.name for finding in findings if finding.supported]
+    silent = [
+        name
+        for name, places in places_by_method.items()
+        if not any(place.amount for place in places)
+    ]
+    compared = sum(not np.isnan(claim.value) for claim in findings)
+    sentence = (
         f"{len(supported)} of {compared} pairs of methods agree beyond chance on where fine-tuning"
         " changed the model."
     )
-    return said + (f" No change found by: {', '.join(silent)}." if silent else "")
+    return sentence + (f" No change found by: {', '.join(silent)}." if silent else "")
 
 
-def _places(
-    named: Mapping[str, Sequence[Place]], keys: Sequence[str], provenance: Provenance, **parts: Any
+def _places_table(
+    places_by_method: Mapping[str, Sequence[Place]],
+    keys: Sequence[str],
+    provenance: Provenance,
+    **parts: Any,
 ) -> Table:
     rows = [
         (
@@ -182,31 +189,35 @@ def _places(
             place.amount / place.size if place.size else 0.0,
             place.amount / (total or 1.0),
         )
-        for key, (name, places) in zip(keys, named.items(), strict=True)
+        for key, (name, places) in zip(keys, places_by_method.items(), strict=True)
         for total in [sum(place.amount for place in places)]
         for place in places
     ]
     columns = list(zip(*rows, strict=True))
-    about = {
+    descriptions = {
         "made_by": ("key", "key of the run, or keys of all pooled runs"),
         "method": ("key", "method"),
         "layer": ("key", "block, from 0"),
         "part": ("key", "matrix, attention, mlp, or the whole block"),
         "amount": (
             "measure",
-            "sum of |scores|, intruders, grafted weights, norm of the fine-tuned contribution,"
-            " or squared weight change",
+            (
+                "sum of |scores|, intruders, grafted weights, norm of the fine-tuned contribution,"
+                " or squared weight change"
+            ),
         ),
         "size": (
             "measure",
-            "number of units, vectors or weights, norm of the base contribution, or squared weight"
-            " norm",
+            (
+                "number of units, vectors or weights, norm of the base contribution, or squared"
+                " weight norm"
+            ),
         ),
         "intensity": ("measure", "amount divided by size"),
         "share": ("measure", "share of the method's total amount"),
     }
     data = {
         name: (list(values), *description)
-        for (name, description), values in zip(about.items(), columns, strict=True)
+        for (name, description), values in zip(descriptions.items(), columns, strict=True)
     }
     return table("places", data, provenance=provenance, **parts)

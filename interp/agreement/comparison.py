@@ -16,50 +16,64 @@ PLURAL = {"matrix": "matrices", "sublayer": "sublayers", "block": "blocks"}
 
 
 @dataclass(frozen=True)
-class Compared:
+class MethodComparison:
     """Two methods over the places that both cover."""
 
     first: str
     second: str
     level: str
     places: list[tuple[int, str]]
-    one: np.ndarray
-    other: np.ndarray
+    first_intensities: np.ndarray
+    second_intensities: np.ndarray
     null: np.ndarray
     beyond_movement: float
 
     @classmethod
-    def of(
+    def from_places(
         cls,
         first: str,
         second: str,
-        named: Mapping[str, Sequence[Place]],
+        places_by_method: Mapping[str, Sequence[Place]],
         movement: str | None,
         generator: np.random.Generator,
         draws: int,
-    ) -> Compared:
-        """Compare two of ``named`` methods; ``movement`` names the method that measures weight
-        changes, if any.
+    ) -> MethodComparison:
+        """Compare two of ``places_by_method`` methods; ``movement`` names the method that measures
+        weight changes, if any.
         """
-        level = LEVELS[max(LEVELS.index(level_of(named[name])) for name in (first, second))]
-        one, other = (intensities(named[name], level) for name in (first, second))
-        places = sorted(one.keys() & other.keys())
+        level = LEVELS[
+            max(LEVELS.index(level_of(places_by_method[name])) for name in (first, second))
+        ]
+        first_intensities, second_intensities = (
+            intensities(places_by_method[name], level) for name in (first, second)
+        )
+        places = sorted(first_intensities.keys() & second_intensities.keys())
         a, b = (
-            np.array([values[place] for place in places], np.float64) for values in (one, other)
+            np.array([values[place] for place in places], np.float64)
+            for values in (first_intensities, second_intensities)
         )
         beyond = float("nan")
         if movement and movement not in (first, second):
-            moved = intensities(named[movement], level)
-            if all(place in moved for place in places):
-                beyond = _partial(a, b, np.array([moved[place] for place in places]))
+            movement_intensities = intensities(places_by_method[movement], level)
+            if all(place in movement_intensities for place in places):
+                beyond = _partial_correlation(
+                    a, b, np.array([movement_intensities[place] for place in places])
+                )
         return cls(
-            first, second, level, places, a, b, _null(a, b, places, generator, draws), beyond
+            first,
+            second,
+            level,
+            places,
+            a,
+            b,
+            _null_correlations(a, b, places, generator, draws),
+            beyond,
         )
 
     @property
     def correlation(self) -> float:
         """Spearman's correlation; NaN if one method is constant."""
-        return rank_correlation(self.one, self.other)
+        return rank_correlation(self.first_intensities, self.second_intensities)
 
     @property
     def p(self) -> float:
@@ -71,18 +85,22 @@ class Compared:
         """Agreement as a claim; p is of this pair alone, the verdict is after correction for all
         pairs of the run.
         """
-        between = f"{self.first} and {self.second}"
-        said = (
-            f"Over {len(self.places)} {PLURAL[self.level]}, {between} have a rank correlation of"
+        methods = f"{self.first} and {self.second}"
+        sentence = (
+            f"Over {len(self.places)} {PLURAL[self.level]}, {methods} have a rank correlation of"
             " {value:.2f} "
         )
-        said += "(permuted intensities {control:.2f}, p = {p_adjusted:.2g} after correction)"
+        sentence += "(permuted intensities {control:.2f}, p = {p_adjusted:.2g} after correction)"
         if np.isfinite(self.beyond_movement):
-            said += (
+            sentence += (
                 f"; partial correlation {self.beyond_movement:.2f} given the movement of the"
                 " weights"
             )
-        silent = self.first if len(self.one) and np.ptp(self.one) == 0 else self.second
+        silent = (
+            self.first
+            if len(self.first_intensities) and np.ptp(self.first_intensities) == 0
+            else self.second
+        )
         where = {"first": self.first, "second": self.second}
         return Claim(
             name=f"{self.first}-{self.second}",
@@ -90,15 +108,15 @@ class Compared:
             at_least=0.0,
             null=Draws("null", "correlation", where, family="pairs of methods"),
             control="intensities permuted among the blocks, within each kind of part",
-            text=f"{said}.",
+            text=f"{sentence}.",
             undefined=(
-                f"{between} cannot be compared: {silent} is constant over the places that both"
+                f"{methods} cannot be compared: {silent} is constant over the places that both"
                 " cover."
             ),
         )
 
 
-def _null(
+def _null_correlations(
     a: np.ndarray,
     b: np.ndarray,
     places: Sequence[tuple[int, str]],
@@ -108,23 +126,23 @@ def _null(
     """Rank correlations with ``b`` permuted among the blocks, within each part."""
     if np.isnan(rank_correlation(a, b)):
         return np.full(draws, np.nan)
-    parts, dealt = np.array([part for _, part in places]), np.tile(ranks(b), (draws, 1))
+    parts, permuted = np.array([part for _, part in places]), np.tile(ranks(b), (draws, 1))
     for part in np.unique(parts):
-        dealt[:, parts == part] = generator.permuted(dealt[:, parts == part], axis=1)
-    return np.array([rank_correlation(a, row) for row in dealt])
+        permuted[:, parts == part] = generator.permuted(permuted[:, parts == part], axis=1)
+    return np.array([rank_correlation(a, row) for row in permuted])
 
 
-def _partial(a: np.ndarray, b: np.ndarray, given: np.ndarray) -> float:
-    """Partial rank correlation of ``a`` and ``b`` given ``given`` (Kendall and Stuart's
+def _partial_correlation(a: np.ndarray, b: np.ndarray, control: np.ndarray) -> float:
+    """Partial rank correlation of ``a`` and ``b`` given ``control`` (Kendall and Stuart's
     formula).
     """
-    ab, ag, bg = rank_correlation(a, b), rank_correlation(a, given), rank_correlation(b, given)
-    rest = (1 - ag**2) * (1 - bg**2)
+    ab, ag, bg = rank_correlation(a, b), rank_correlation(a, control), rank_correlation(b, control)
+    unexplained = (1 - ag**2) * (1 - bg**2)
     # undefined if one is a monotone function of the given values
-    return float((ab - ag * bg) / np.sqrt(rest)) if rest > 1e-12 else float("nan")
+    return float((ab - ag * bg) / np.sqrt(unexplained)) if unexplained > 1e-12 else float("nan")
 
 
-def agreement_table(pairs: Sequence[Compared], adjusted: np.ndarray) -> Table:
+def agreement_table(pairs: Sequence[MethodComparison], adjusted: np.ndarray) -> Table:
     """One row per pair."""
     return table(
         "places-agreement",
@@ -167,14 +185,16 @@ def agreement_table(pairs: Sequence[Compared], adjusted: np.ndarray) -> Table:
     )
 
 
-def cells_table(pairs: Sequence[Compared]) -> Table:
+def cells_table(pairs: Sequence[MethodComparison]) -> Table:
     """One row per pair and place: the compared intensities."""
     rows = [
         (pair.first, pair.second, *place, float(first), float(second))
         for pair in pairs
-        for place, first, second in zip(pair.places, pair.one, pair.other, strict=True)
+        for place, first, second in zip(
+            pair.places, pair.first_intensities, pair.second_intensities, strict=True
+        )
     ]
-    about = {
+    descriptions = {
         "first": ("key", "one method"),
         "second": ("key", "the other"),
         "layer": ("key", "block, from 0"),
@@ -182,17 +202,17 @@ def cells_table(pairs: Sequence[Compared]) -> Table:
         "one": ("measure", "intensity by the first"),
         "other": ("measure", "intensity by the second"),
     }
-    columns = list(zip(*rows, strict=True)) or [()] * len(about)
+    columns = list(zip(*rows, strict=True)) or [()] * len(descriptions)
     return table(
         "places-cells",
         {
             n: (list(v), *description)
-            for (n, description), v in zip(about.items(), columns, strict=True)
+            for (n, description), v in zip(descriptions.items(), columns, strict=True)
         },
     )
 
 
-def null_table(pairs: Sequence[Compared]) -> Table:
+def null_table(pairs: Sequence[MethodComparison]) -> Table:
     """One row per pair and draw."""
     return table(
         "places-null",

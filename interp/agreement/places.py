@@ -24,28 +24,28 @@ class Place(NamedTuple):
     size: float
 
 
-def _neurons(run: Table) -> list[Place]:
+def _neuron_places(run: Table) -> list[Place]:
     unit = "mlp" if run.summary.get("unit", "neuron") == "neuron" else "attention"
     scores = np.abs(run["score"])
-    at = [(int(layer), run["layer"] == layer) for layer in np.unique(run["layer"])]
+    layer_masks = [(int(layer), run["layer"] == layer) for layer in np.unique(run["layer"])]
     return [
         Place(layer, unit, float(scores[in_layer].sum()), float(in_layer.sum()))
-        for layer, in_layer in at
+        for layer, in_layer in layer_masks
     ]
 
 
-def _intruders(run: Table) -> list[Place]:
-    return _by_part(run, run["is_intruder"].astype(float), np.ones(len(run)))
+def _intruder_places(run: Table) -> list[Place]:
+    return _places_by_part(run, run["is_intruder"].astype(float), np.ones(len(run)))
 
 
-def _graft(run: Table) -> list[Place]:
+def _graft_places(run: Table) -> list[Place]:
     layers = run.tables["layers"]
-    return _by_part(layers.select(layers["kind"] == "learned"), "kept", "size")
+    return _places_by_part(layers.select(layers["kind"] == "learned"), "kept", "size")
 
 
-def _tuco(run: Table) -> list[Place]:
+def _tuco_places(run: Table) -> list[Place]:
     layers = run.tables["layers"]
-    at = [(int(layer), layers["layer"] == layer) for layer in np.unique(layers["layer"])]
+    layer_masks = [(int(layer), layers["layer"] == layer) for layer in np.unique(layers["layer"])]
     return [
         Place(
             layer,
@@ -53,54 +53,57 @@ def _tuco(run: Table) -> list[Place]:
             float(layers["tuned_size"][in_layer].mean()),
             float(layers["base_size"][in_layer].mean()),
         )
-        for layer, in_layer in at
+        for layer, in_layer in layer_masks
     ]
 
 
-def _movement(run: Table) -> list[Place]:
+def _movement_places(run: Table) -> list[Place]:
     # squared norms are additive over matrices, norms are not
     weights = run.tables["weights"]
-    return _by_part(weights, weights["change"] ** 2, weights["norm"] ** 2)
+    return _places_by_part(weights, weights["change"] ** 2, weights["norm"] ** 2)
 
 
-def _by_part(part: Table, amount: np.ndarray | str, size: np.ndarray | str) -> list[Place]:
+def _places_by_part(
+    weights: Table, amount: np.ndarray | str, size: np.ndarray | str
+) -> list[Place]:
     amount, size = (
-        part[values] if isinstance(values, str) else values for values in (amount, size)
+        weights[values] if isinstance(values, str) else values for values in (amount, size)
     )
-    known = [
-        name for name in dict.fromkeys(part["part"].tolist()) if name.split(",")[0] in MATRICES
+    names = [
+        name for name in dict.fromkeys(weights["part"].tolist()) if name.split(",")[0] in MATRICES
     ]
     return [
-        Place(int(layer), name, float(amount[mine].sum()), float(size[mine].sum()))
-        for name in known
-        for layer in np.unique(part["layer"][part["part"] == name])
-        if (mine := (part["part"] == name) & (part["layer"] == layer)).any() and layer >= 0
+        Place(int(layer), name, float(amount[selected].sum()), float(size[selected].sum()))
+        for name in names
+        for layer in np.unique(weights["layer"][weights["part"] == name])
+        if (selected := (weights["part"] == name) & (weights["layer"] == layer)).any()
+        and layer >= 0
     ]
 
 
-CHANGED = ("tuned-only", "base-only", "rotated", "rescaled")
+CHANGED_CLASSES = ("tuned-only", "base-only", "rotated", "rescaled")
 _SITES = {"mlp": "mlp", "attn": "attention"}
 
 
-def _features(run: Table) -> list[Place]:
+def _feature_places(run: Table) -> list[Place]:
     """For one dictionary: the share of live latents that fine-tuning changed, at its site."""
     site = Site.parse(run.summary["site"])
     part = next((part for name, part in _SITES.items() if name in site.hook), BLOCK)
-    changed = run["claimed"] & np.isin(run["class"], CHANGED)
+    changed = run["claimed"] & np.isin(run["class"], CHANGED_CLASSES)
     return [Place(site.layer, part, float(changed.sum()), float(run.summary["live"]))]
 
 
 METHODS: dict[str, tuple[str, Callable[[Table], list[Place]]]] = {
-    "locate-neurons": ("neurons", _neurons),
-    "intruders": ("intruders", _intruders),
-    "graft": ("graft", _graft),
-    "tuco": ("tuco", _tuco),
-    "compare": ("movement", _movement),
-    "sae-diff": ("features", _features),
+    "locate-neurons": ("neurons", _neuron_places),
+    "intruders": ("intruders", _intruder_places),
+    "graft": ("graft", _graft_places),
+    "tuco": ("tuco", _tuco_places),
+    "compare": ("movement", _movement_places),
+    "sae-diff": ("features", _feature_places),
 }
 """Kind of run -> name of the method here, and the function that reads its places."""
 
-POOLED = ("features",)
+POOLED_METHODS = ("features",)
 """Methods whose runs cover only one place, so that all runs of one pair are pooled."""
 
 

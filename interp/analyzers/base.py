@@ -15,19 +15,19 @@ import numpy as np
 import torch
 
 from interp.errors import NonFinitePass, OptionError
-from interp.experiments.cost import Cost, Work, cost
+from interp.experiments.cost import Cost, Work, estimate_cost
 from interp.maths.host import raw_bytes
-from interp.maths.memory import ran_out_of_memory
+from interp.maths.memory import is_out_of_memory
 from interp.models.pair import Pair
-from interp.models.pairs_on_demand import PairsOnDemand, inputs_of
+from interp.models.pairs_on_demand import PairsOnDemand, pair_inputs
 from interp.models.weights import WeightPair
 from interp.prompts import Contrast, OneClass, PromptSet
-from interp.provenance import JSON, digest, file_digest, plain
+from interp.provenance import JSON, digest, file_digest, to_json_value
 from interp.sae import Dictionary
 from interp.study import Study
 from interp.table import Table
 
-WORTH_TELLING = 5.0
+ANNOUNCED_FROM_SECONDS = 5.0
 """Runs that take at least so many seconds print an estimate first."""
 Examined = Study | WeightPair
 Examine = TypeVar("Examine", bound=Callable[..., Table])
@@ -53,7 +53,9 @@ class Analyzer:
 
     def __init_subclass__(cls) -> None:
         if "__call__" in vars(cls):
-            cls.__call__ = _telling(_naming(_backing_off(cls.__call__)))
+            cls.__call__ = announced(
+                names_prompt_of_nan(retries_with_smaller_batches(cls.__call__))
+            )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -64,13 +66,18 @@ class Analyzer:
         by their content: see ``fingerprint``.
         """
         inherited = getattr(self, "parent", None) is not None
-        own = [one for one in fields(self) if one.name != "parent"]
-        values = {one.name: fingerprint(getattr(self, one.name), one.name) for one in own}
-        read = [one.name for one in own if inherited and one.metadata.get("from_parent")]
-        if not read:
+        option_fields = [one for one in fields(self) if one.name != "parent"]
+        values = {one.name: fingerprint(getattr(self, one.name), one.name) for one in option_fields}
+        inherited_names = [
+            one.name for one in option_fields if inherited and one.metadata.get("from_parent")
+        ]
+        if not inherited_names:
             return values
-        kept = {name: value for name, value in values.items() if name not in read}
-        return {**kept, "from_parent": digest({name: values[name] for name in read})[:20]}
+        kept = {name: value for name, value in values.items() if name not in inherited_names}
+        return {
+            **kept,
+            "from_parent": digest({name: values[name] for name in inherited_names})[:20],
+        }
 
     def __post_init__(self) -> None:
         for name, kind in self.takes.items():
@@ -146,7 +153,7 @@ def fingerprint(value: Any, name: str = "value") -> JSON:
     if isinstance(value, (Pair, Study, WeightPair)):
         return value.inputs
     if isinstance(value, PairsOnDemand):
-        return list(inputs_of(value))
+        return list(pair_inputs(value))
     if isinstance(value, Mapping):
         if wrong := [key for key in value if not isinstance(key, str)]:
             raise OptionError(f"{name} has the key {wrong[0]!r}: keys must be text")
@@ -155,7 +162,7 @@ def fingerprint(value: Any, name: str = "value") -> JSON:
         return [fingerprint(one, f"{name}[{at}]") for at, one in enumerate(value)]
     small = isinstance(value, np.floating) and value.dtype in (np.float16, np.float32)
     if small or isinstance(value, (np.bool_, np.integer)):
-        return plain(value, name)
+        return to_json_value(value, name)
     if isinstance(value, np.ndarray) and value.dtype == object:
         return {"shape": list(value.shape), "values": fingerprint(list(value.flat), name)}
     if isinstance(value, (torch.Tensor, np.ndarray)):
@@ -168,11 +175,11 @@ def fingerprint(value: Any, name: str = "value") -> JSON:
     if isinstance(value, os.PathLike):
         return file_digest(value)
     if is_dataclass(value) and not isinstance(value, type):
-        own = {
+        values = {
             each.name: fingerprint(getattr(value, each.name), f"{name}.{each.name}")
             for each in fields(value)
         }
-        return {"type": type(value).__name__, **own}
+        return {"type": type(value).__name__, **values}
     raise OptionError(
         f"{name} is a {type(value).__name__}, which has no fingerprint: runs of two of them would"
         " have one key; pass numbers, text, arrays or records of them, or teach"
@@ -199,16 +206,18 @@ def _of_table(table: Table, name: str) -> JSON:
     )
 
 
-def _telling(examine: Examine) -> Examine:
+def announced(examine: Examine) -> Examine:
+    """Print an estimate of the run's time before it begins, and its progress."""
+
     @wraps(examine)
     def call(self: Analyzer, study: Examined) -> Table:
         if not isinstance(study, Study) or study.quiet:
             return examine(self, study)
         # an analyzer that another one calls prints nothing
         if (
-            study.stages.idle
+            study.stages.is_idle
             and (told := _cost(self, study)) is not None
-            and told.seconds >= WORTH_TELLING
+            and told.seconds >= ANNOUNCED_FROM_SECONDS
         ):
             print(f"{self.name}: {told}", file=sys.stderr, flush=True)
         with study.stages.during(self.name, quiet=False):
@@ -222,15 +231,15 @@ def _cost(analyzer: Analyzer, study: Study) -> Cost | None:
     if work is None:
         return None
     try:
-        return cost(study, work)
+        return estimate_cost(study, work)
     except (MemoryError, RuntimeError) as error:
         # the run itself says what to do then
-        if not ran_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         return None
 
 
-def _naming(examine: Examine) -> Examine:
+def names_prompt_of_nan(examine: Examine) -> Examine:
     """A pass that gives NaN on some prompt is refused under the prompt's name."""
 
     @wraps(examine)
@@ -238,32 +247,36 @@ def _naming(examine: Examine) -> Examine:
         try:
             return examine(self, study)
         except NonFinitePass as error:
-            if not isinstance(study, Study) or not (prompt := _begins(study, error.ids)):
+            if not isinstance(study, Study) or not (
+                prompt := _prompt_that_begins(study, error.ids)
+            ):
                 raise
-            raise NonFinitePass(error.said, error.ids, prompt) from error
+            raise NonFinitePass(error.message, error.ids, prompt) from error
 
     return cast(Examine, call)
 
 
-def _begins(study: Study, ids: Sequence[int]) -> str:
+def _prompt_that_begins(study: Study, ids: Sequence[int]) -> str:
     """Which prompt of a study these tokens begin with, in words; nothing where they begin with
     none.
     """
-    found, longest = "", 0
+    description, longest = "", 0
     # a task's negative class holds none
     for group in (group for group in study.classes if len(study.prompts(group))):
         for coded, prompt in zip(study.encoded(group), study.prompts(group), strict=True):
             length = len(coded.ids)
             if longest < length <= len(ids) and list(ids[:length]) == list(coded.ids):
                 longest = length
-                found = (
+                description = (
                     f"the first is row {prompt.id} of {study.prompts(group).source},"
                     f" {prompt.text[:40]!r}"
                 )
-    return found
+    return description
 
 
-def _backing_off(examine: Examine) -> Examine:
+def retries_with_smaller_batches(examine: Examine) -> Examine:
+    """Start again with smaller batches when memory runs out."""
+
     @wraps(examine)
     def call(self: Analyzer, study: Examined) -> Table:
         # from the start: what a batch had added to running sums before it failed would count twice
@@ -271,7 +284,7 @@ def _backing_off(examine: Examine) -> Examine:
             try:
                 return examine(self, study)
             except (MemoryError, RuntimeError) as error:
-                if not ran_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
             # only here is the error gone, and with it the tensors that its frames held

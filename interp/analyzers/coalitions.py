@@ -17,17 +17,17 @@ from scipy.stats import linregress
 from interp.analyzers.base import Analyzer
 from interp.claims import Claim, Draws, conclude, correlation, statistic
 from interp.errors import OptionError
-from interp.experiments.ablated_metric import Numbers
+from interp.experiments.ablated_metric import AblatedMetric
 from interp.experiments.conditions import PatchSource
 from interp.experiments.cost import Work
 from interp.experiments.ranking_sets import scores_of, spearman, unit_of
-from interp.experiments.row_selection import some
+from interp.experiments.row_selection import sample_rows
 from interp.maths.statistics import rank_correlation
 from interp.metrics import require_number
 from interp.study import Study
 from interp.table import Table, table
 
-AGREEMENT = 0.5
+MIN_CORRELATION = 0.5
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class Coalitions(Analyzer):
 
     def work(self, study: Study) -> Work:
         """A pass of each model over some positive prompts, for every half."""
-        every = sum(len(study.encoded(group)) for group in study.classes)
-        used = min(self.prompts, len(study.contrast.positive)) / every
+        n_prompts = sum(len(study.encoded(group)) for group in study.classes)
+        share = min(self.prompts, len(study.contrast.positive)) / n_prompts
         # measured: the coupled passes of both models take a quarter more than two passes
-        return Work(passes=2.5 * self.draws * used)
+        return Work(passes=2.5 * self.draws * share)
 
     def __call__(self, study: Study) -> Table:
         """Draw halves, predict, measure."""
@@ -73,41 +73,41 @@ class Coalitions(Analyzer):
             )
         require_number(study.require_metric(), "what coalitions do")
         scores, unit = scores_of(self.located), unit_of(self.located)
-        donors = PatchSource.read(study, unit)
-        rows = some(
+        donors = PatchSource.from_study(study, unit)
+        rows = sample_rows(
             study.contrast.positive, range(len(study.contrast.positive)), self.prompts, study.seed
         )
-        numbers = Numbers(study, donors, rows)
+        numbers = AblatedMetric(study, donors, rows)
         generator = np.random.default_rng(study.seed)
-        inside = np.zeros((2 * self.draws, scores.size), dtype=bool)
+        in_half = np.zeros((2 * self.draws, scores.size), dtype=bool)
         for draw in range(self.draws):
             chosen = generator.permutation(scores.size)[: scores.size // 2]
-            inside[2 * draw, chosen] = True
-            inside[2 * draw + 1] = ~inside[2 * draw]
-        whole = numbers.of([]).mean()
-        noise = 16 * float(torch.finfo(study.pair.tuned.dtype).eps) * max(1.0, abs(whole))
+            in_half[2 * draw, chosen] = True
+            in_half[2 * draw + 1] = ~in_half[2 * draw]
+        unedited_mean = numbers.of([]).mean()
+        noise = 16 * float(torch.finfo(study.pair.tuned.dtype).eps) * max(1.0, abs(unedited_mean))
         exact = np.array(
             [
-                whole
+                unedited_mean
                 - numbers.of(
                     [divmod(int(index), scores.shape[1]) for index in np.flatnonzero(half)]
                 ).mean()
-                for half in study.progress(list(inside), "coalitions")
+                for half in study.progress(list(in_half), "coalitions")
             ]
         )
         # rounding error must not enter the correlation
         exact[np.abs(exact) <= noise] = 0.0
-        predicted = inside @ scores.ravel()
+        predicted = in_half @ scores.ravel()
         null = np.array(
             [
-                rank_correlation(inside @ _shuffled(scores, generator), exact)
+                rank_correlation(in_half @ _permuted_within_layers(scores, generator), exact)
                 for _ in range(self.permutations)
             ]
         )
         # scipy's annotations name no field
         line: Any = linregress(predicted, exact) if np.ptp(predicted) else None
         slope = float("nan") if line is None else line.slope
-        words = study.require_metric().words
+        words = study.require_metric().labels
         run = table(
             self.name,
             {
@@ -117,11 +117,11 @@ class Coalitions(Analyzer):
                     "key",
                     "number of the draw: a half and its complement",
                 ),
-                "size": (inside.sum(1), "measure", "units given their base contributions"),
+                "size": (in_half.sum(1), "measure", "units given their base contributions"),
                 "predicted": (predicted, "measure", "sum of their scores"),
                 "exact": (exact, "measure", f"fall of the {words.number}", words.unit),
                 "predicted_standard": (
-                    _standard(predicted),
+                    _standardised(predicted),
                     "measure",
                     "predicted, in standard deviations",
                 ),
@@ -152,12 +152,12 @@ class Coalitions(Analyzer):
         return conclude(run, [CLAIM])
 
 
-def _standard(values: np.ndarray) -> np.ndarray:
+def _standardised(values: np.ndarray) -> np.ndarray:
     # the standard deviation of equal values can differ from zero by rounding
     return (values - values.mean()) / values.std() if np.ptp(values) else np.zeros_like(values)
 
 
-def _shuffled(scores: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def _permuted_within_layers(scores: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return generator.permuted(scores, axis=1).ravel()
 
 
@@ -168,7 +168,7 @@ _SENTENCE = (
 CLAIM = Claim(
     name="coalitions",
     estimate=statistic("rank-correlation", "predicted", by="exact", cluster="draw"),
-    at_least=AGREEMENT,
+    at_least=MIN_CORRELATION,
     beyond=[0.0, "control"],
     null=Draws("permuted", "spearman"),
     control="permutations of the scores within layers",

@@ -24,14 +24,14 @@ from interp.experiments.same_base import require_same_base
 from interp.maths.host import to_host
 from interp.models.model import Model
 from interp.models.pair import Pair
-from interp.models.pairs_on_demand import names_of
-from interp.prompts import CONTENT, PromptSet, apart, turns
+from interp.models.pairs_on_demand import tuned_names
+from interp.prompts import CONTENT, PromptSet, content_roles, positions_within_clusters
 from interp.sae.analysis import concept_shift as shifts
 from interp.sae.analysis.concept_shift_claims import (
-    Concepts,
+    ConceptShifts,
     claims_of,
-    columns_of,
     control_columns,
+    shift_columns,
 )
 from interp.sae.analysis.token_labels import Texts
 from interp.sites import Site
@@ -65,7 +65,7 @@ class ConceptShift(Analyzer):
         """The site; raises OptionError for numbers out of range."""
         if self.concepts < 1:
             raise OptionError(f"the number of concepts must be at least 1, not {self.concepts}")
-        if self.tokens < 2 * shifts.FEWEST or self.draws < 1:
+        if self.tokens < 2 * shifts.MIN_TOKENS or self.draws < 1:
             raise OptionError(
                 f"{self.tokens} tokens and {self.draws} draws are too few to estimate a shift"
             )
@@ -85,14 +85,14 @@ class ConceptShift(Analyzer):
         texts = Texts.from_tokens(
             ids, documents, np.unique(clusters, return_inverse=True)[1], study.seed
         )
-        (own, *controls), member = Concepts(self.concepts, self.draws, study.seed)(
+        (model, *controls), member = ConceptShifts(self.concepts, self.draws, study.seed)(
             base, tuned, texts
         )
-        mine = texts.training
-        columns = columns_of(own, base[mine])
+        selection = texts.training
+        columns = shift_columns(model, base[selection])
         if controls:
-            columns |= control_columns(own, controls, member, texts.clusters[mine])
-        few = int((columns["tokens"][0] < shifts.FEWEST).sum())
+            columns |= control_columns(model, controls, member, texts.clusters[selection])
+        n_small = int((columns["tokens"][0] < shifts.MIN_TOKENS).sum())
         run = table(
             self.name,
             columns,
@@ -101,14 +101,14 @@ class ConceptShift(Analyzer):
                 "site": self.site,
                 "concepts": self.concepts,
                 "kept": len(ids),
-                "mean_shift": float(np.linalg.norm(own.found.overall)),
+                "mean_shift": float(np.linalg.norm(model.measured.overall)),
                 "positive": len(study.prompts("positive")),
                 **(
                     {"negative": len(study.prompts("negative"))}
                     if "negative" in study.classes
                     else {}
                 ),
-                "controls": names_of(self.controls),
+                "controls": tuned_names(self.controls),
                 "limits": [
                     *(
                         []
@@ -125,18 +125,18 @@ class ConceptShift(Analyzer):
                     ),
                     *(
                         [
-                            f"{few} concepts have fewer than {shifts.FEWEST} tokens and"
+                            f"{n_small} concepts have fewer than {shifts.MIN_TOKENS} tokens and"
                             " therefore no shift."
                         ]
-                        if few
+                        if n_small
                         else []
                     ),
                 ],
             },
-            tables={"words": self._words(study, ids[mine], member)},
+            tables={"words": self._top_tokens(study, ids[selection], member)},
         )
-        made = claims_of(columns, len(controls))
-        return conclude(run, made, lead="" if made else "No concept had enough tokens.")
+        claims = claims_of(columns, len(controls))
+        return conclude(run, claims, lead="" if claims else "No concept had enough tokens.")
 
     def _states(self, study: Study, site: Site) -> tuple[list[np.ndarray], tuple[np.ndarray, ...]]:
         """States [N, D] of base, tuned model and controls at the used tokens, with token ids,
@@ -146,50 +146,52 @@ class ConceptShift(Analyzer):
         for model in models.values():
             model.at(site)
         encoded = [
-            apart(study.pair.tokenizer, one)
+            content_roles(study.pair.tokenizer, one)
             for group in study.classes
             for one in study.encoded(group)
         ]
         prompts = PromptSet.joined(*(study.prompts(group) for group in study.classes))
         clusters, texts = prompts.clusters, set(prompts.sample(len(prompts)))
-        places = [np.flatnonzero(np.array(coded.roles) == CONTENT) for coded in encoded]
+        content_positions = [np.flatnonzero(np.array(coded.roles) == CONTENT) for coded in encoded]
         generator = np.random.default_rng(study.seed)
-        each = max(1, self.tokens // len(texts))
+        max_per_prompt = max(1, self.tokens // len(texts))
         order = [row for row in generator.permutation(len(encoded)).tolist() if row in texts]
-        turn = turns([clusters[row] for row in order])
-        kept = {order[at] for at in np.argsort(turn, kind="stable")[: self.tokens]}
-        places = [own if row in kept else own[:0] for row, own in enumerate(places)]
-        kept = [
+        turn = positions_within_clusters([clusters[row] for row in order])
+        positions = {order[at] for at in np.argsort(turn, kind="stable")[: self.tokens]}
+        content_positions = [
+            own if row in positions else own[:0] for row, own in enumerate(content_positions)
+        ]
+        positions = [
             np.sort(
-                generator.permutation(own[:-1])[: each - 1].tolist() + own[-1:].tolist()
+                generator.permutation(own[:-1])[: max_per_prompt - 1].tolist() + own[-1:].tolist()
             ).astype(np.int64)
-            for own in places
+            for own in content_positions
         ]
         batches = study.batches(encoded, models["tuned"], 8 * models["tuned"].anatomy.width)
 
         def read(models: Mapping[str, Model], what: str) -> list[np.ndarray]:
-            found: dict[str, list[np.ndarray]] = {
+            states_of: dict[str, list[np.ndarray]] = {
                 role: [np.zeros(0)] * len(encoded) for role in models
             }
             groups = study.progress(batches, what)
-            for got in capture(
+            for captured in capture(
                 study.engine, models, encoded, groups, [site], pad_id=study.pad_id, side="right"
             ):
-                for number, row in enumerate(to_host(got.rows).tolist()):
+                for number, row in enumerate(to_host(captured.rows).tolist()):
                     for role in models:
-                        value = got.values[role, site][number, : len(encoded[row].ids)]
-                        found[role][row] = to_host(value).astype(np.float64)[kept[row]]
-            return [np.concatenate(found[role]) for role in models]
+                        value = captured.values[role, site][number, : len(encoded[row].ids)]
+                        states_of[role][row] = to_host(value).astype(np.float64)[positions[row]]
+            return [np.concatenate(states_of[role]) for role in models]
 
         states = read(models, "states")
-        for at in range(len(self.controls)):
+        for control_index in range(len(self.controls)):
             # one control in memory at a time, if loaded on demand
-            control = self.controls[at].tuned
+            control = self.controls[control_index].tuned
             control.at(site)
-            states += read({"control": control}, f"states, control {at + 1}")
-        documents = np.repeat(np.arange(len(encoded)), [len(own) for own in kept])
+            states += read({"control": control}, f"states, control {control_index + 1}")
+        documents = np.repeat(np.arange(len(encoded)), [len(own) for own in positions])
         ids = np.concatenate(
-            [np.array(coded.ids)[own] for coded, own in zip(encoded, kept, strict=True)]
+            [np.array(coded.ids)[own] for coded, own in zip(encoded, positions, strict=True)]
         )
         return states, (
             ids.astype(np.int64),
@@ -197,14 +199,16 @@ class ConceptShift(Analyzer):
             np.array(clusters, dtype=object)[documents],
         )
 
-    def _words(self, study: Study, ids: np.ndarray, member: np.ndarray, most: int = 8) -> Table:
+    def _top_tokens(
+        self, study: Study, ids: np.ndarray, member: np.ndarray, max_tokens: int = 8
+    ) -> Table:
         rows = []
         for concept in range(self.concepts):
             tokens, counts = np.unique(ids[member == concept], return_counts=True)
-            for rank, at in enumerate(np.argsort(-counts, kind="stable")[:most]):
-                token = int(tokens[at])
+            for rank, index in enumerate(np.argsort(-counts, kind="stable")[:max_tokens]):
+                token = int(tokens[index])
                 rows.append(
-                    (concept, rank, token, study.pair.tokenizer.decode([token]), int(counts[at]))
+                    (concept, rank, token, study.pair.tokenizer.decode([token]), int(counts[index]))
                 )
         concepts, ranks, tokens, words, counts = zip(*rows, strict=True)
         return table(

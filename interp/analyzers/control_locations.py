@@ -15,12 +15,12 @@ import numpy as np
 
 from interp.analyzers.base import Analyzer
 from interp.claims import Claim, Draws, conclude, statistic
-from interp.claims.control_fine_tunes import FOR_INTERVAL, FOR_RANK, needed
+from interp.claims.control_fine_tunes import MIN_FOR_INTERVAL, MIN_FOR_RANK, too_few_controls
 from interp.errors import OptionError
 from interp.study import Study
 from interp.table import Table, table
 
-_ALIKE = ("method", "positions", "top", "unit", "positive", "negative")
+_EQUAL_OPTIONS = ("method", "positions", "top", "unit", "positive", "negative")
 _OWN = "own"
 
 
@@ -56,12 +56,13 @@ class ControlLocations(Analyzer):
                 "there is nothing to compare; give a locating run and one of each control"
             )
         for control in self.controls:
-            for name in _ALIKE:
-                if (seen := control.summary.get(name)) != (
-                    wanted := self.located.summary.get(name)
+            for name in _EQUAL_OPTIONS:
+                if (value := control.summary.get(name)) != (
+                    expected := self.located.summary.get(name)
                 ):
                     raise OptionError(
-                        f"a control was located with {name} {seen!r}, and the set with {wanted!r}"
+                        f"a control was located with {name} {value!r}, and the set with"
+                        f" {expected!r}"
                     )
             if len(control) != len(self.located):
                 raise OptionError(
@@ -73,14 +74,14 @@ class ControlLocations(Analyzer):
     def __call__(self, study: Study) -> Table:
         """Compare the runs; the study gives the prompts that all of them used."""
         located = self.require()
-        mine, unit = located["selected"], located.summary["unit"]
+        selected, unit = located["selected"], located.summary["unit"]
         run = table(
             self.name,
             _columns(located, self.controls),
             provenance=study.provenance(self),
             summary={
                 "unit": unit,
-                "n_selected": int(mine.sum()),
+                "n_selected": int(selected.sum()),
                 "controls": [_name(control) for control in self.controls],
                 "limits": [
                     (
@@ -101,7 +102,7 @@ class ControlLocations(Analyzer):
                     "control-locations-own",
                     {
                         "n_selected": (
-                            [int(mine.sum())],
+                            [int(selected.sum())],
                             "measure",
                             f"{unit}s selected in the fine-tuned model",
                         ),
@@ -137,14 +138,20 @@ def _scores(runs: list[Table]) -> dict[str, tuple]:
 
 
 def _columns(located: Table, controls: tuple[Table, ...]) -> dict[str, tuple]:
-    mine = located["selected"]
-    chosen = [control["selected"] for control in controls]
-    shared = [int((mine & other).sum()) for other in chosen]
-    chance = [float(mine.sum()) * float(other.sum()) / len(mine) for other in chosen]
+    selected = located["selected"]
+    control_selected = [control["selected"] for control in controls]
+    shared = [int((selected & other).sum()) for other in control_selected]
+    chance = [
+        float(selected.sum()) * float(other.sum()) / len(selected) for other in control_selected
+    ]
     return {
         "control": (np.arange(len(controls)), "key", "control fine-tune, in the order given"),
         "model": ([_name(control) for control in controls], "text", "its name"),
-        "n_selected": ([int(other.sum()) for other in chosen], "measure", "units selected in it"),
+        "n_selected": (
+            [int(other.sum()) for other in control_selected],
+            "measure",
+            "units selected in it",
+        ),
         "shared": (shared, "measure", "number of these in the located set"),
         "chance": (
             chance,
@@ -153,7 +160,7 @@ def _columns(located: Table, controls: tuple[Table, ...]) -> dict[str, tuple]:
         ),
         **_scores(list(controls)),
         "score_of_set": (
-            [float(control["score"][mine].sum()) for control in controls],
+            [float(control["score"][selected].sum()) for control in controls],
             "measure",
             "sum of its scores over the units of the located set",
         ),
@@ -191,22 +198,26 @@ def _claim(count: int) -> Claim:
         + "; the largest score is {largest:.3g}, in a control {largest_control:.3g}. A control's"
         " set shares {shared:.3g} units with it on average, and by chance {chance:.3g}."
     )
-    made: dict[str, Any] = {"at_least": 0.0, "missing": needed(count)}
-    if count >= FOR_RANK:
-        made = {"at_least": 0.0, "null": Draws("", "total_score", fewest=FOR_RANK), "beyond": []}
-    elif count >= FOR_INTERVAL:
+    options: dict[str, Any] = {"at_least": 0.0, "missing": too_few_controls(count)}
+    if count >= MIN_FOR_RANK:
+        options = {
+            "at_least": 0.0,
+            "null": Draws("", "total_score", min_draws=MIN_FOR_RANK),
+            "beyond": [],
+        }
+    elif count >= MIN_FOR_INTERVAL:
         # one set has one total: its range is the number itself
-        made = {
+        options = {
             "at_least": 0.0,
             "beyond": ["control"],
             "reference": replace(mean_total, spread="new-observation"),
         }
-    if count >= FOR_INTERVAL:
-        made["control"] = f"{count} control fine-tunes, each with the set located in it"
+    if count >= MIN_FOR_INTERVAL:
+        options["control"] = f"{count} control fine-tunes, each with the set located in it"
     return Claim(
         name="set-beyond-controls",
         text=text,
         also=also,
-        **made,
+        **options,
         estimate=replace(statistic("sum", "total_score", table=_OWN), spread="range"),
     )

@@ -19,15 +19,15 @@ from interp.display import as_sentence
 from interp.errors import OptionError
 from interp.experiments.conditions import ConditionResult, PatchSource, evaluate_condition
 from interp.experiments.contributions import contribution_norms
-from interp.experiments.dose import returns
+from interp.experiments.dose import dose_effect
 from interp.experiments.outcomes import Outcomes
 from interp.experiments.ranking_sets import jaccard, selected_of, unit_of
-from interp.experiments.row_selection import some
+from interp.experiments.row_selection import sample_rows
 from interp.interventions.random_sets import equally_large, matched_sets
 from interp.study import Study
 from interp.table import Table, table
 
-OWN, OTHER, BOUND = 0.5, 0.1, 0.25
+MIN_OWN_EFFECT, MAX_OTHER_EFFECT, MAX_UPPER_END = 0.5, 0.1, 0.25
 NAMES = ("first", "second")
 NAN = float("nan")
 
@@ -85,29 +85,29 @@ class Dissociation(Analyzer):
             name: selected_of(run)
             for name, run in zip(NAMES, (self.first, self.second), strict=True)
         }
-        donors = PatchSource.read(study, unit)
-        own, cells, changed = {}, {}, {}
-        for behaviour, asked in studies.items():
+        donors = PatchSource.from_study(study, unit)
+        unedited, cells, changed = {}, {}, {}
+        for behaviour, behaviour_study in studies.items():
             for role in ("base", "tuned"):
-                own[role, behaviour] = evaluate_condition(
-                    asked, role, "positive", donors.condition(role, [])
+                unedited[role, behaviour] = evaluate_condition(
+                    behaviour_study, role, "positive", donors.condition(role, [])
                 )
-            changed[behaviour] = own["tuned", behaviour].flipped(own["base", behaviour])
+            changed[behaviour] = unedited["tuned", behaviour].flipped(unedited["base", behaviour])
             for name, chosen in sets.items():
                 if chosen:
-                    receiver = PatchSource(asked, donors.write, donors.unit).condition(
+                    receiver = PatchSource(behaviour_study, donors.write, donors.unit).condition(
                         "ablate-base", chosen
                     )
                     cells[name, behaviour] = evaluate_condition(
-                        asked, f"ablate-{name}", "positive", receiver
+                        behaviour_study, f"ablate-{name}", "positive", receiver
                     )
         random = self._random(studies, sets, donors, changed)
-        answers = _answers(studies, own, cells, changed)
+        answers = _answers(studies, unedited, cells, changed)
         measured = len(cells) == 4 and all(rows.any() for rows in changed.values())
-        made = _claims(sets, random) if measured else []
+        claims = _claims(sets, random) if measured else []
         run = table(
             self.name,
-            _rows(sets, cells, own, changed, random),
+            _rows(sets, cells, unedited, changed, random),
             provenance=study.provenance(self),
             summary={
                 "jaccard": jaccard(*sets.values()),
@@ -117,7 +117,7 @@ class Dissociation(Analyzer):
             },
             tables={"answers": answers, "random": random},
         )
-        supported = bool(made) and all(one.supported for one in evaluate(made, run))
+        supported = bool(claims) and all(one.supported for one in evaluate(claims, run))
         lead = (
             "Each of the two sets carries its own behaviour and not the other: a double"
             " dissociation."
@@ -129,33 +129,42 @@ class Dissociation(Analyzer):
                 "A dissociation was not tested: a set is empty, or a behaviour is the same in both"
                 " models."
             )
-        return conclude(run, made, lead=lead, supported=supported)
+        return conclude(run, claims, lead=lead, supported=supported)
 
     def _random(
         self, studies: dict[str, Study], sets: dict, donors: PatchSource, changed: dict
     ) -> Table:
         """Effects of matched random sets in all four cells."""
         rows = []
-        for behaviour, asked in studies.items():
+        for behaviour, behaviour_study in studies.items():
             differ = np.flatnonzero(changed[behaviour]).tolist()
-            rows_at = some(asked.prompts("positive"), differ, self.control_prompts, asked.seed)
-            if not rows_at:
+            prompt_rows = sample_rows(
+                behaviour_study.prompts("positive"),
+                differ,
+                self.control_prompts,
+                behaviour_study.seed,
+            )
+            if not prompt_rows:
                 continue
-            mine = PatchSource(asked, donors.write, donors.unit)
-            norms, nulls = contribution_norms(asked, mine), {}
+            source = PatchSource(behaviour_study, donors.write, donors.unit)
+            norms, nulls = contribution_norms(behaviour_study, source), {}
             for name, chosen in sets.items():
-                drawn = matched_sets(chosen, norms, self.random_sets, asked.seed) if chosen else []
+                drawn = (
+                    matched_sets(chosen, norms, self.random_sets, behaviour_study.seed)
+                    if chosen
+                    else []
+                )
                 nulls[name] = equally_large(drawn, chosen)
             units = {unit for null in nulls.values() for draw in null for unit in draw}
             if not units:
                 continue
-            outcomes = Outcomes(asked, mine, "necessity", rows_at, units=units)
+            outcomes = Outcomes(behaviour_study, source, "necessity", prompt_rows, units=units)
             for name, null in nulls.items():
                 for number, draw in enumerate(
-                    asked.progress(null, f"random for {name}, {behaviour} behaviour")
+                    behaviour_study.progress(null, f"random for {name}, {behaviour} behaviour")
                 ):
-                    done = returns(outcomes, draw)
-                    rows.append((name, behaviour, number, done["effect"], done["recovery"]))
+                    effects = dose_effect(outcomes, draw)
+                    rows.append((name, behaviour, number, effects["effect"], effects["recovery"]))
         columns = list(zip(*rows, strict=True)) if rows else [[]] * 5
         return table(
             "dissociation-random",
@@ -177,48 +186,54 @@ class Dissociation(Analyzer):
         )
 
 
-def _rows(sets: dict, cells: dict, own: dict, changed: dict, random: Table) -> dict[str, tuple]:
-    found: dict[str, list] = {name: [] for name in _COLUMNS}
-    for (name, behaviour), judged in cells.items():
-        rows, tuned, base = changed[behaviour], own["tuned", behaviour], own["base", behaviour]
+def _rows(
+    sets: dict, cells: dict, unedited: dict, changed: dict, random: Table
+) -> dict[str, tuple]:
+    columns: dict[str, list] = {name: [] for name in _COLUMNS}
+    for (name, behaviour), result in cells.items():
+        rows, tuned, base = (
+            changed[behaviour],
+            unedited["tuned", behaviour],
+            unedited["base", behaviour],
+        )
         null = random["effect"][(random["set"] == name) & (random["behaviour"] == behaviour)]
         values = (
             name,
             behaviour,
             len(sets[name]),
             int(rows.sum()),
-            _as(base, judged)[rows].mean() if rows.any() else NAN,
+            _has_behaviour_of(base, result)[rows].mean() if rows.any() else NAN,
             (
-                _recovery(judged.number[rows], tuned.number[rows], base.number[rows])
+                _recovery(result.number[rows], tuned.number[rows], base.number[rows])
                 if rows.any()
                 else NAN
             ),
-            judged.equal_base[rows].mean() if rows.any() else NAN,
-            judged.equal_tuned[rows].mean() if rows.any() else NAN,
-            judged.exhibits.mean(),
+            result.matches_base[rows].mean() if rows.any() else NAN,
+            result.matches_tuned[rows].mean() if rows.any() else NAN,
+            result.exhibits.mean(),
             tuned.exhibits.mean(),
             base.exhibits.mean(),
-            judged.malformed.mean(),
+            result.malformed.mean(),
             null.mean() if len(null) else NAN,
             *(np.quantile(null, [0.025, 0.975]) if len(null) else (NAN, NAN)),
         )
-        for column, value in zip(found, values, strict=True):
-            found[column].append(value)
+        for column, value in zip(columns, values, strict=True):
+            columns[column].append(value)
     types = {"key": object, "measure": np.float64}
     return {
         name: (
-            np.array(found[name], np.int64 if name in ("k", "prompts") else types[described[0]]),
+            np.array(columns[name], np.int64 if name in ("k", "prompts") else types[described[0]]),
             *described,
         )
         for name, described in _COLUMNS.items()
     }
 
 
-def _as(model: ConditionResult, judged: ConditionResult) -> np.ndarray:
+def _has_behaviour_of(model: ConditionResult, result: ConditionResult) -> np.ndarray:
     """Prompts whose behaviour is the model's, without answers that are malformed where the model's
     are not.
     """
-    return ~judged.flipped(model) & ~(judged.malformed & ~model.malformed)
+    return ~result.flipped(model) & ~(result.malformed & ~model.malformed)
 
 
 def _recovery(numbers: np.ndarray, tuned: np.ndarray, base: np.ndarray) -> float:
@@ -257,9 +272,9 @@ _COLUMNS = {
 }
 
 
-def _answers(studies: dict[str, Study], own: dict, cells: dict, changed: dict) -> Table:
+def _answers(studies: dict[str, Study], unedited: dict, cells: dict, changed: dict) -> Table:
     blocks: list[tuple[str, str, ConditionResult]] = [
-        *((role, behaviour, judged) for (role, behaviour), judged in own.items()),
+        *((role, behaviour, judged) for (role, behaviour), judged in unedited.items()),
         *((name, behaviour, judged) for (name, behaviour), judged in cells.items()),
     ]
     sizes = [len(judged.exhibits) for _, _, judged in blocks]
@@ -304,17 +319,19 @@ def _answers(studies: dict[str, Study], own: dict, cells: dict, changed: dict) -
                 "the answer shows the behaviour",
             ),
             "matches_base": (
-                joined(lambda _, judged: judged.equal_base),
+                joined(lambda _, judged: judged.matches_base),
                 "flag",
                 "the base's answer, token for token",
             ),
             "matches_tuned": (
-                joined(lambda _, judged: judged.equal_tuned),
+                joined(lambda _, judged: judged.matches_tuned),
                 "flag",
                 "the fine-tuned model's, token for token",
             ),
             "as_base": (
-                joined(lambda behaviour, judged: _as(own["base", behaviour], judged)),
+                joined(
+                    lambda behaviour, judged: _has_behaviour_of(unedited["base", behaviour], judged)
+                ),
                 "flag",
                 (
                     "has the base's behaviour, and is not malformed where the base's answer is"
@@ -322,7 +339,11 @@ def _answers(studies: dict[str, Study], own: dict, cells: dict, changed: dict) -
                 ),
             ),
             "altered": (
-                joined(lambda behaviour, judged: ~_as(own["tuned", behaviour], judged)),
+                joined(
+                    lambda behaviour, judged: (
+                        ~_has_behaviour_of(unedited["tuned", behaviour], judged)
+                    )
+                ),
                 "flag",
                 ("lacks the fine-tuned model's behaviour, or is malformed"),
             ),
@@ -331,20 +352,20 @@ def _answers(studies: dict[str, Study], own: dict, cells: dict, changed: dict) -
 
 
 def _claims(sets: dict, random: Table) -> list[Claim]:
-    made = []
+    claims = []
     for name, other in (NAMES, NAMES[::-1]):
-        made += [_own(name, len(sets[name])), _other(name, other, random)]
-    return made
+        claims += [_own_claim(name, len(sets[name])), _other_claim(name, other, random)]
+    return claims
 
 
-def _own(name: str, size: int) -> Claim:
-    where = {"set": name, "behaviour": name}
+def _own_claim(name: str, size: int) -> Claim:
+    rows = {"set": name, "behaviour": name}
     return Claim(
         name=f"{name}-own",
-        estimate=mean("as_base", table="answers", where=where | {"changed": True}),
-        at_least=OWN,
+        estimate=mean("as_base", table="answers", where=rows | {"changed": True}),
+        at_least=MIN_OWN_EFFECT,
         beyond=["control"],
-        null=Draws("random", "effect", where),
+        null=Draws("random", "effect", rows),
         control="matched random sets",
         text=(
             f"The {name} set ({size} units) returns the base's behaviour on {{value:.1%}} of the"
@@ -354,16 +375,16 @@ def _own(name: str, size: int) -> Claim:
     )
 
 
-def _other(name: str, other: str, random: Table) -> Claim:
-    where = {"set": name, "behaviour": other}
-    drawn = bool(((random["set"] == name) & (random["behaviour"] == other)).any())
+def _other_claim(name: str, other: str, random: Table) -> Claim:
+    rows = {"set": name, "behaviour": other}
+    has_random = bool(((random["set"] == name) & (random["behaviour"] == other)).any())
     return Claim(
         name=f"{name}-other",
-        estimate=mean("altered", table="answers", where=where | {"changed": True}),
-        at_most=OTHER,
-        beyond=[BOUND],
-        reference=statistic("mean", "effect", table="random", where=where) if drawn else None,
-        control="matched random sets, prompts with the base's behaviour" if drawn else "",
+        estimate=mean("altered", table="answers", where=rows | {"changed": True}),
+        at_most=MAX_OTHER_EFFECT,
+        beyond=[MAX_UPPER_END],
+        reference=statistic("mean", "effect", table="random", where=rows) if has_random else None,
+        control="matched random sets, prompts with the base's behaviour" if has_random else "",
         text=(
             f"The {name} set changes the other behaviour on {{value:.1%}} of the prompts where the"
             " models differ in it (at most {high:.1%})."

@@ -17,20 +17,20 @@ import torch
 from torch import Tensor
 
 from interp.analyzers.base import Analyzer
-from interp.capture import by_prompt, make_batch
-from interp.claims import Claim, Estimate, conclude, literal, mean
+from interp.capture import group_by_prompt, make_batch
+from interp.claims import Claim, Estimate, conclude, escape_braces, mean
 from interp.engines import TorchEngine
-from interp.engines.coupled_forward import lockstep
+from interp.engines.coupled_forward import coupled_forward
 from interp.errors import OptionError, UnsupportedModel
 from interp.experiments.cost import Work
 from interp.interventions.generation import generate
 from interp.maths.host import to_host
 from interp.maths.intervals import cluster_interval
-from interp.metrics import malformed, require_number, token_divergences
+from interp.metrics import is_malformed, require_number, token_divergences
 from interp.models.interpolate import interpolated, require_interpolable
-from interp.models.unexamined_changes import changed_settings, remarks
+from interp.models.unexamined_changes import changed_settings, unexamined_change_notes
 from interp.study import Study
-from interp.table import Table, as_counted, table
+from interp.table import Table, as_binary, table
 
 GRID = (0.0, 0.75, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25)
 BLOCKS, WEIGHTS = "blocks", "weights"
@@ -73,9 +73,9 @@ class FtcAlpha(Analyzer):
         """Coupled passes of both models and a pass of scaled weights at every strength, also for
         generated tokens.
         """
-        each = Work(passes=1, tokens=self.new_tokens)
+        one_pass = Work(passes=1, tokens=self.new_tokens)
         # measured: a coupled pass and one of scaled weights take as long as 4.5 passes
-        return each + each * 4.5 * len(self.grid)
+        return one_pass + one_pass * 4.5 * len(self.grid)
 
     def __call__(self, study: Study) -> Table:
         """Scale, measure, choose a strength on the selection split and evaluate it on the held-out
@@ -83,21 +83,21 @@ class FtcAlpha(Analyzer):
         """
         self.check()
         self.require(study)
-        ways, limits = [BLOCKS], list(remarks(study.pair))
+        ways, limits = [BLOCKS], list(unexamined_change_notes(study.pair))
         try:
             require_interpolable(study.pair)
             ways.append(WEIGHTS)
         except UnsupportedModel as error:
             limits.append(f"No control by scaled weights: {error}")
         rows = [row for group in study.classes for row in self._rows(study, group, ways)]
-        held = _held(study)
-        columns = _columns(study, rows, held, self)
+        held_out = _held_out_clusters(study)
+        columns = _columns(study, rows, held_out, self)
         prompts = table("ftc-alpha-prompts", columns)
-        made = _gain(study, prompts, ways)
+        claims = _gain_claims(study, prompts, ways)
         # without a held-out split the run is not supported, whatever else was claimed
         undecided = (
             {}
-            if made
+            if claims
             else {
                 "lead": (
                     "One cluster of prompts cannot both choose a strength and evaluate it: no"
@@ -107,7 +107,7 @@ class FtcAlpha(Analyzer):
             }
         )
         if self.new_tokens and WEIGHTS in ways and len(self.grid) > 1:
-            made.append(_against_weights(study, [alpha for alpha in self.grid if alpha != 1]))
+            claims.append(_weights_claim(study, [alpha for alpha in self.grid if alpha != 1]))
         run = table(
             self.name,
             _means(study, prompts, self.new_tokens),
@@ -118,7 +118,7 @@ class FtcAlpha(Analyzer):
             },
             tables={"prompts": prompts},
         )
-        return conclude(run, made, **undecided)
+        return conclude(run, claims, **undecided)
 
     def require(self, study: Study) -> None:
         """Raise OptionError or UnsupportedModel for a study whose blocks cannot be scaled
@@ -137,39 +137,45 @@ class FtcAlpha(Analyzer):
             )
 
     def _rows(self, study: Study, group: str, ways: Sequence[str]) -> Iterator[dict]:
-        plain = _read(study, group)
-        written = _write(study, group, self.new_tokens)
+        unscaled = _numbers_and_logits(study, group)
+        unscaled_answers = _generate_answers(study, group, self.new_tokens)
         for way in ways:
             for alpha in study.progress(self.grid, f"{way}, {group}"):
-                with opened(study, way, alpha):
-                    number, logits = _read(study, group)
-                    answers = written if alpha == 1 else _write(study, group, self.new_tokens)
+                with scaled(study, way, alpha):
+                    number, logits = _numbers_and_logits(study, group)
+                    answers = (
+                        unscaled_answers
+                        if alpha == 1
+                        else _generate_answers(study, group, self.new_tokens)
+                    )
                 real = torch.ones(len(logits), 1, dtype=torch.bool, device=logits.device)
-                moved = to_host(token_divergences(plain[1][:, None], logits[:, None], real)[:, 0])
-                flips = to_host(logits.argmax(-1) != plain[1].argmax(-1))
+                kl = to_host(token_divergences(unscaled[1][:, None], logits[:, None], real)[:, 0])
+                flips = to_host(logits.argmax(-1) != unscaled[1].argmax(-1))
                 for row, prompt in enumerate(study.prompts(group)):
-                    found = {
+                    record = {
                         "way": way,
                         "alpha": alpha,
                         "group": group,
                         "prompt": prompt,
                         "number": number[row],
                     }
-                    found |= {"kl": moved[row], "flip": bool(flips[row])}
+                    record |= {"kl": kl[row], "flip": bool(flips[row])}
                     if self.new_tokens:
-                        found |= {"answer": answers[row], "tuned": written[row]}
-                    yield found
+                        record |= {"answer": answers[row], "tuned": unscaled_answers[row]}
+                    yield record
 
 
-def opened(study: Study, way: str, alpha: float) -> AbstractContextManager:
+def scaled(study: Study, way: str, alpha: float) -> AbstractContextManager:
     """Context in which the fine-tuned model is scaled."""
     if way == WEIGHTS:
         return interpolated(study.pair, alpha)
     tuned = study.pair.tuned
-    return lockstep(tuned, study.pair.require_base("scaling"), [alpha] * tuned.anatomy.n_layers)
+    return coupled_forward(
+        tuned, study.pair.require_base("scaling"), [alpha] * tuned.anatomy.n_layers
+    )
 
 
-def _read(study: Study, group: str) -> tuple[np.ndarray, Tensor]:
+def _numbers_and_logits(study: Study, group: str) -> tuple[np.ndarray, Tensor]:
     """The metric's number of every prompt (NaN where it has none), and the logits that it is
     computed from.
     """
@@ -181,36 +187,36 @@ def _read(study: Study, group: str) -> tuple[np.ndarray, Tensor]:
         aim = study.objective(group, rows) if applies else None
         run = study.engine.run(model, batch, keep=aim.keep if aim else 1)
         if aim:
-            number[rows] = to_host(aim.of(run.require_logits()))
-        first = by_prompt(run.require_logits(), len(rows))[:, 0]
+            number[rows] = to_host(aim.function(run.require_logits()))
+        first = group_by_prompt(run.require_logits(), len(rows))[:, 0]
         for row, last in zip(rows, first[:, -1], strict=True):
             logits[row] = last
     return number, torch.stack(logits)
 
 
-def _write(study: Study, group: str, new_tokens: int) -> list[list[int]]:
+def _generate_answers(study: Study, group: str, new_tokens: int) -> list[list[int]]:
     if not new_tokens:
         return []
     model = study.pair.tuned
-    found: list[list[int]] = [[] for _ in study.encoded(group)]
+    answers: list[list[int]] = [[] for _ in study.encoded(group)]
     for rows in study.groups(group, model):
         for row, answer in zip(
             rows, generate(study.engine, model, study.text(group, rows), new_tokens), strict=True
         ):
-            found[row] = answer
-    return found
+            answers[row] = answer
+    return answers
 
 
-def _held(study: Study) -> set[str]:
+def _held_out_clusters(study: Study) -> set[str]:
     """Clusters of the held-out split, which evaluate a strength; the others choose it."""
     names = sorted(set(study.prompts("positive").clusters))
     return set(map(str, np.random.default_rng(study.seed).permutation(names)[: len(names) // 2]))
 
 
 def _columns(
-    study: Study, rows: Sequence[dict], held: set[str], asked: FtcAlpha
+    study: Study, rows: Sequence[dict], held_out: set[str], options: FtcAlpha
 ) -> dict[str, tuple]:
-    words = study.require_metric("scaling").words
+    words = study.require_metric("scaling").labels
     columns = {
         "way": (
             [row["way"] for row in rows],
@@ -234,7 +240,7 @@ def _columns(
             "prompts that depend on each other",
         ),
         "held": (
-            [row["prompt"].cluster in held for row in rows],
+            [row["prompt"].cluster in held_out for row in rows],
             "flag",
             "of the held-out split, which evaluates a strength",
         ),
@@ -242,7 +248,7 @@ def _columns(
             np.array([row["number"] for row in rows]),
             "measure",
             words.number,
-            words.unit_of_one,
+            words.prompt_unit,
         ),
         "kl": (
             np.array([row["kl"] for row in rows]),
@@ -256,27 +262,27 @@ def _columns(
             "the top next token differs from the fine-tuned model's",
         ),
     }
-    if not asked.new_tokens:
+    if not options.new_tokens:
         return columns
     stops = study.stop_ids
     texts = [study.decode(row["answer"]) for row in rows]
-    shown = [
+    exhibits = [
         bool(study.require_metric("scaling").exhibits([row["prompt"]], [text], row["group"])[0])
         for row, text in zip(rows, texts, strict=True)
     ]
-    broken = [
-        malformed(row["answer"], stops, bool(row["tuned"]) and row["tuned"][-1] in stops)
+    malformed_flags = [
+        is_malformed(row["answer"], stops, bool(row["tuned"]) and row["tuned"][-1] in stops)
         for row in rows
     ]
     columns |= {
-        words.column: (shown, "flag", words.flag),
+        words.column: (exhibits, "flag", words.flag),
         "matches_tuned": (
             [row["answer"] == row["tuned"] for row in rows],
             "flag",
             "token for token the fine-tuned model's answer",
         ),
         "malformed": (
-            broken,
+            malformed_flags,
             "flag",
             (
                 "empty, without an end where the fine-tuned model's answer has one, or repeating"
@@ -284,11 +290,11 @@ def _columns(
             ),
         ),
     }
-    return columns | ({"text": (texts, "text", "the answer")} if asked.keep_text else {})
+    return columns | ({"text": (texts, "text", "the answer")} if options.keep_text else {})
 
 
 def _means(study: Study, prompts: Table, new_tokens: int) -> dict[str, tuple]:
-    words = study.require_metric("scaling").words
+    words = study.require_metric("scaling").labels
     keys = list(dict.fromkeys(zip(prompts["way"], prompts["alpha"], prompts["group"], strict=True)))
     masks = [
         (prompts["way"] == w) & (prompts["alpha"] == a) & (prompts["group"] == g)
@@ -298,7 +304,7 @@ def _means(study: Study, prompts: Table, new_tokens: int) -> dict[str, tuple]:
     def averaged(column: str, statistic: Callable = np.mean) -> np.ndarray:
         return np.array([float(statistic(prompts[column][mask])) for mask in masks])
 
-    numbers = [as_counted(prompts["number"][mask], words.unit_of_one) for mask in masks]
+    numbers = [as_binary(prompts["number"][mask], words.prompt_unit) for mask in masks]
     intervals = [
         cluster_interval(own, prompts["cluster"][mask])
         for own, mask in zip(numbers, masks, strict=True)
@@ -346,15 +352,15 @@ def _means(study: Study, prompts: Table, new_tokens: int) -> dict[str, tuple]:
     return columns
 
 
-def _gain(study: Study, prompts: Table, ways: Sequence[str]) -> list[Claim]:
+def _gain_claims(study: Study, prompts: Table, ways: Sequence[str]) -> list[Claim]:
     """Claim of the gain of the chosen strength on the held-out split; empty where a split has no
     prompts.
     """
-    held = prompts["held"][prompts["group"] == "positive"]
-    if held.all() or not held.any():
+    held_out = prompts["held"][prompts["group"] == "positive"]
+    if held_out.all() or not held_out.any():
         return []
-    words, alpha = study.require_metric("scaling").words, _chosen(prompts, BLOCKS)
-    number, unit = literal(words.number), literal(words.unit)
+    words, alpha = study.require_metric("scaling").labels, _best_alpha(prompts, BLOCKS)
+    number, unit = escape_braces(words.number), escape_braces(words.unit)
     control, compared = "the unscaled fine-tuned model, on the same prompts", ""
     reference = mean(
         "number",
@@ -362,50 +368,52 @@ def _gain(study: Study, prompts: Table, ways: Sequence[str]) -> list[Claim]:
         where={"way": BLOCKS, "group": "positive", "held": True, "alpha": 1.0},
     )
     if WEIGHTS in ways:
-        other = _chosen(prompts, WEIGHTS)
+        weights_alpha = _best_alpha(prompts, WEIGHTS)
         control, reference = (
             "interpolated weights, at their own choice",
-            _rise(WEIGHTS, other),
+            _gain_over_unscaled(WEIGHTS, weights_alpha),
         )
-        compared = f" (interpolated weights, at their own choice of {other:g}: {{control:+.3g}})"
-    said = (
+        compared = (
+            f" (interpolated weights, at their own choice of {weights_alpha:g}: {{control:+.3g}})"
+        )
+    sentence = (
         f"Scaling the fine-tuning contribution of every block to strength {alpha:g}, chosen on half"
         f" of the clusters, raises the mean {number} of the other half by {{value:.3g}} {unit}"
         f" [{{low:.3g}}, {{high:.3g}}]{compared}."
     )
     if alpha == 1:
-        said = (
+        sentence = (
             f"On half of the clusters no other strength gave a higher mean {number} than strength"
             f" 1{compared}."
         )
     return [
         Claim(
             name="alpha-gain",
-            estimate=_rise(BLOCKS, alpha),
+            estimate=_gain_over_unscaled(BLOCKS, alpha),
             at_least=0.0,
             reference=reference,
             control=control,
-            text=said,
+            text=sentence,
         )
     ]
 
 
-def _rise(way: str, alpha: float) -> Estimate:
+def _gain_over_unscaled(way: str, alpha: float) -> Estimate:
     """Mean number at one strength minus that of the same prompts at strength 1, on the held-out
     split.
     """
-    where = {"way": way, "group": "positive", "held": True}
-    minus = {"where": where | {"alpha": 1.0}}
+    rows = {"way": way, "group": "positive", "held": True}
+    minus = {"where": rows | {"alpha": 1.0}}
     return mean(
-        "number", table="prompts", where=where | {"alpha": alpha}, minus=minus, pair="prompt_id"
+        "number", table="prompts", where=rows | {"alpha": alpha}, minus=minus, pair="prompt_id"
     )
 
 
-def _against_weights(study: Study, alphas: Sequence[float]) -> Claim:
+def _weights_claim(study: Study, alphas: Sequence[float]) -> Claim:
     """Claim: the behaviour's rate with scaled blocks minus that with interpolated weights, over all
     strengths.
     """
-    words = study.require_metric("scaling").words
+    words = study.require_metric("scaling").labels
     blocks, weights = (
         {"group": "positive", "alpha": list(alphas), "way": way} for way in (BLOCKS, WEIGHTS)
     )
@@ -423,19 +431,19 @@ def _against_weights(study: Study, alphas: Sequence[float]) -> Claim:
         control="interpolated weights, at the same strengths",
         text=(
             f"Over the strengths {', '.join(f'{alpha:g}' for alpha in alphas)} the"
-            f" {literal(words.share)} is {{blocks:.1%}} with scaled blocks, {{value:+.1%}}"
+            f" {escape_braces(words.share)} is {{blocks:.1%}} with scaled blocks, {{value:+.1%}}"
             " [{low:+.1%}, {high:+.1%}] compared with interpolated weights ({control:.1%})."
         ),
         also={"blocks": mean(words.column, table="prompts", where=blocks)},
     )
 
 
-def _chosen(prompts: Table, way: str) -> float:
+def _best_alpha(prompts: Table, way: str) -> float:
     """The strength with the largest mean number on the selection split; among equal ones the
     nearest to 1.
     """
-    mine = (prompts["way"] == way) & (prompts["group"] == "positive") & ~prompts["held"]
+    mask = (prompts["way"] == way) & (prompts["group"] == "positive") & ~prompts["held"]
     alphas = sorted(set(map(float, prompts["alpha"])), key=lambda alpha: (abs(alpha - 1), alpha))
     return max(
-        alphas, key=lambda alpha: prompts["number"][mine & (prompts["alpha"] == alpha)].mean()
+        alphas, key=lambda alpha: prompts["number"][mask & (prompts["alpha"] == alpha)].mean()
     )

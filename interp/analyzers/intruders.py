@@ -27,8 +27,8 @@ from interp.models.low_rank import Factors
 from interp.models.weights import Matrix, MatrixPair, WeightPair
 from interp.table import Table, table
 
-SMALL, FEWEST_DRAWS, SHOWN_OF_BASE = 64, 20, 40
-ROUGH = 1e-5
+SMALL_SIDE, MIN_DRAWS, N_IMAGE_BASE_VECTORS = 64, 20, 40
+COARSE_TOLERANCE = 1e-5
 NAN = float("nan")
 
 
@@ -54,34 +54,41 @@ class Intruders(Analyzer):
     def __call__(self, study: WeightPair) -> Table:
         """Read the matrices one pair at a time, count intruders and compare with random updates."""
         self.require()
-        found = study.each(lambda index, matrix: _examine(self, study, index, matrix), "matrices")
-        rows, matrices, null = (
-            _joined([result[name] for result in found]) for name in ("vectors", "matrix", "null")
+        matrix_results = study.map_matrices(
+            lambda index, matrix: _examine_matrix(self, study, index, matrix), "matrices"
         )
-        counted = ~matrices["small"] if not matrices["small"].all() else np.ones(len(found), bool)
+        rows, matrices, null = (
+            _concatenate([result[name] for result in matrix_results])
+            for name in ("vectors", "matrix", "null")
+        )
+        counted = (
+            ~matrices["small"]
+            if not matrices["small"].all()
+            else np.ones(len(matrix_results), bool)
+        )
         totals = {
-            f"{name}_total": null[name].reshape(len(found), self.draws)[counted].sum(0)
+            f"{name}_total": null[name].reshape(len(matrix_results), self.draws)[counted].sum(0)
             for name in ("intruders", "subspace_intruders")
         }
-        worst = max(
-            found,
+        most_intruders = max(
+            matrix_results,
             key=lambda result: (
                 result["matrix"]["subspace_intruders"][0],
                 -result["matrix"]["min_cosine"][0],
             ),
         )
         notes = [*study.notes]
-        if 0 < (small := int(matrices["small"].sum())) < len(found):
+        if 0 < (small := int(matrices["small"].sum())) < len(matrix_results):
             notes.append(
-                f"{small} matrices with a side of {SMALL} or less are not counted: there the"
+                f"{small} matrices with a side of {SMALL_SIDE} or less are not counted: there the"
                 " cosines of random vectors come near eps"
             )
         run = table(
             self.name,
-            _described(rows),
+            _with_meanings(rows),
             provenance=study.provenance(self),
             summary={
-                "matrices": len(found),
+                "matrices": len(matrix_results),
                 "changed": int(matrices["changed"].sum()),
                 "small": int(matrices["small"].sum()),
                 "vectors": len(rows["sigma"]),
@@ -94,12 +101,12 @@ class Intruders(Analyzer):
                 "limits": [f"{note[:1].upper()}{note[1:]}." for note in notes],
             },
             tables={
-                "matrices": table("intruders-matrices", _described(matrices)),
-                "null": table("intruders-null", _described(null)),
+                "matrices": table("intruders-matrices", _with_meanings(matrices)),
+                "null": table("intruders-null", _with_meanings(null)),
                 "totals": table(
-                    "intruders-totals", _described({"draw": np.arange(self.draws)} | totals)
+                    "intruders-totals", _with_meanings({"draw": np.arange(self.draws)} | totals)
                 ),
-                "image": table("intruders-image", _described(worst["image"])),
+                "image": table("intruders-image", _with_meanings(most_intruders["image"])),
             },
         )
         return conclude(run, self._claims(matrices))
@@ -114,28 +121,28 @@ class Intruders(Analyzer):
             )
         if self.side not in ("left", "right"):
             raise OptionError(f"unknown side {self.side!r}; use left or right")
-        if self.draws and self.draws < FEWEST_DRAWS:
+        if self.draws and self.draws < MIN_DRAWS:
             raise OptionError(
-                f"{self.draws} random updates cannot give p <= {ALPHA}; use {FEWEST_DRAWS} or more,"
+                f"{self.draws} random updates cannot give p <= {ALPHA}; use {MIN_DRAWS} or more,"
                 " or 0 for no null"
             )
 
     def _claims(self, matrices: dict[str, np.ndarray]) -> list[Claim]:
         """Are there more intruders than with random updates, by single vectors and by subspaces?"""
         counted = ~matrices["small"]
-        none = not counted.any()
-        where = {} if none else {"small": [False]}
-        tested = bool(self.draws) and not none
-        vectors = int(matrices["k"].sum() if none else matrices["k"][counted].sum())
-        drawn = "random updates of equal rank, norm and singular values in every matrix"
-        beside = "; no random updates were drawn to compare with"
-        if none:
-            beside = (
-                f"; not tested, because all matrices have a side of {SMALL} or less, where the"
+        none_counted = not counted.any()
+        where = {} if none_counted else {"small": [False]}
+        has_null = bool(self.draws) and not none_counted
+        n_vectors = int(matrices["k"].sum() if none_counted else matrices["k"][counted].sum())
+        null_text = "random updates of equal rank, norm and singular values in every matrix"
+        comparison_text = "; no random updates were drawn to compare with"
+        if none_counted:
+            comparison_text = (
+                f"; not tested, because all matrices have a side of {SMALL_SIDE} or less, where the"
                 " cosines of random vectors come near eps"
             )
-        elif tested:
-            beside = (
+        elif has_null:
+            comparison_text = (
                 "; random updates of equal rank, norm and singular values give {control:.1f}"
                 " ({control_low:.0f} to {control_high:.0f}), p = {p:.2g}"
             )
@@ -145,9 +152,9 @@ class Intruders(Analyzer):
                 name=name,
                 estimate=statistic("sum", column, where=where),
                 at_least=1.0,
-                null=Draws("totals", f"{total}_total") if tested else None,
-                control=f"{drawn} ({self.draws} draws)" if tested else "",
-                text=f"{text}{beside}.",
+                null=Draws("totals", f"{total}_total") if has_null else None,
+                control=f"{null_text} ({self.draws} draws)" if has_null else "",
+                text=f"{text}{comparison_text}.",
             )
 
         return [
@@ -155,9 +162,9 @@ class Intruders(Analyzer):
                 "intruders",
                 "is_intruder",
                 "intruders",
-                f"{{value:.0f}} of {vectors} leading {self.side} singular vectors in"
-                f" {len(counted) if none else int(counted.sum())} matrices are intruders (largest"
-                f" |cosine| with a base vector below {self.eps:g})",
+                f"{{value:.0f}} of {n_vectors} leading {self.side} singular vectors in"
+                f" {len(counted) if none_counted else int(counted.sum())} matrices are intruders"
+                f" (largest |cosine| with a base vector below {self.eps:g})",
             ),
             claim(
                 "intruders-by-subspace",
@@ -169,114 +176,119 @@ class Intruders(Analyzer):
         ]
 
 
-def _examine(
+def _examine_matrix(
     options: Intruders, study: WeightPair, index: int, matrix: Matrix
 ) -> dict[str, dict[str, np.ndarray]]:
     """Results for one matrix: per vector, per matrix, per random update, and cosines for the
     figure.
     """
-    both = study.read(matrix)
+    weights = study.read(matrix)
     if options.side == "right":
-        swapped = None if both.factors is None else (both.factors[1].T, both.factors[0].T)
-        both = MatrixPair(both.base.T, both.tuned.T, swapped)
-    count = min(options.top_k, *both.base.shape)
-    basis, changed = None, both.changed
+        swapped = None if weights.factors is None else (weights.factors[1].T, weights.factors[0].T)
+        weights = MatrixPair(weights.base.T, weights.tuned.T, swapped)
+    count = min(options.top_k, *weights.base.shape)
+    basis, changed = None, weights.is_changed
     if changed:
-        basis = _basis(study, matrix, both, options.side)
-        found = subspaces.leading(both.tuned, count, basis.vectors[:, :count])
-        compared = subspaces.compare(basis, found.left, found.values, options.eps, options.gap)
+        basis = _basis(study, matrix, weights, options.side)
+        leading = subspaces.leading_triplets(weights.tuned, count, basis.vectors[:, :count])
+        comparison = subspaces.compare_with_basis(
+            basis, leading.left, leading.values, options.eps, options.gap
+        )
     else:
         # only the singular values are reported here; their error is the square of the vectors'
-        found, compared = (
-            subspaces.leading(both.base, count, tolerance=ROUGH),
-            subspaces.unchanged(count),
+        leading, comparison = (
+            subspaces.leading_triplets(weights.base, count, tolerance=COARSE_TOLERANCE),
+            subspaces.identical_comparison(count),
         )
-    base, change = both.base, both.factors
-    if changed and change is None:
-        change = both.tuned.sub_(base)  # in place, to save the memory of another copy
-    del both
+    base, update = weights.base, weights.factors
+    if changed and update is None:
+        update = weights.tuned.sub_(base)  # in place, to save the memory of another copy
+    del weights
     # row by row: a float64 norm of the full matrix would copy it
-    spectrum, size = (
-        _spectrum(change),
+    spectrum, base_norm = (
+        _spectrum(update),
         float(to_host(torch.linalg.vector_norm(base, dim=1).double().norm())),
     )
     null = [
-        _drawn(options, base, change, basis, (study.seed, index, draw))
+        _examine_random_update(options, base, update, basis, (study.seed, index, draw))
         for draw in range(options.draws)
     ]
-    least = np.array([draw[2] for draw in null])
-    cosine, apart = to_host(compared.cosine).astype(np.float64), to_host(compared.apart)
-    p = np.array([permutation_p(value, least, "less") for value in cosine])
-    small, norm = min(base.shape) <= SMALL, float(to_host(spectrum.square().sum().sqrt()))
-    named = {"layer": matrix.layer, "part": matrix.part}
-    intruder = to_host(compared.intruder)
+    smallest_cosines = np.array([draw[2] for draw in null])
+    cosine, subspace_intruder = (
+        to_host(comparison.cosine).astype(np.float64),
+        to_host(comparison.subspace_intruder),
+    )
+    p = np.array([permutation_p(value, smallest_cosines, "less") for value in cosine])
+    is_small, norm = min(base.shape) <= SMALL_SIDE, float(to_host(spectrum.square().sum().sqrt()))
+    keys = {"layer": matrix.layer, "part": matrix.part}
+    intruder = to_host(comparison.intruder)
     return {
         "vectors": _columns(
             count,
-            named,
+            keys,
             rank=np.arange(1, count + 1),
-            sigma=to_host(found.values),
+            sigma=to_host(leading.values),
             max_cosine=cosine,
             is_intruder=intruder,
-            nearest=to_host(compared.nearest) + 1,
-            subspace_cosine=to_host(compared.subspace).astype(np.float64),
-            subspace_intruder=apart,
+            nearest=to_host(comparison.nearest_index) + 1,
+            subspace_cosine=to_host(comparison.subspace).astype(np.float64),
+            subspace_intruder=subspace_intruder,
             p=p,
-            beyond_null=apart & (p <= ALPHA),
-            small=np.full(count, small),
+            beyond_null=subspace_intruder & (p <= ALPHA),
+            small=np.full(count, is_small),
         ),
         "matrix": _columns(
             1,
-            named,
+            keys,
             tensor=[matrix.tensor],
             rows=[base.shape[0]],
             columns=[base.shape[1]],
             k=[count],
             changed=[changed],
             intruders=[int(intruder.sum())],
-            subspace_intruders=[int(apart.sum())],
+            subspace_intruders=[int(subspace_intruder.sum())],
             min_cosine=[float(cosine.min())],
             effective_rank=[subspaces.effective_rank(spectrum)],
             norm=[norm],
-            relative_norm=[norm / size if size else NAN],
-            small=[small],
-            matrix_p=[permutation_p(int(apart.sum()), [draw[1] for draw in null])],
+            relative_norm=[norm / base_norm if base_norm else NAN],
+            small=[is_small],
+            matrix_p=[permutation_p(int(subspace_intruder.sum()), [draw[1] for draw in null])],
         ),
         "null": _columns(
             len(null),
-            named,
+            keys,
             draw=np.arange(len(null)),
             intruders=np.array([draw[0] for draw in null], np.int64),
             subspace_intruders=np.array([draw[1] for draw in null], np.int64),
-            min_cosine=least,
+            min_cosine=smallest_cosines,
         ),
-        "image": _image(basis, found.left, named),
+        "image": _image(basis, leading.left, keys),
     }
 
 
-def _basis(study: WeightPair, matrix: Matrix, both: MatrixPair, side: str) -> Basis:
+def _basis(study: WeightPair, matrix: Matrix, weights: MatrixPair, side: str) -> Basis:
     def compute() -> dict[str, np.ndarray]:
-        made = subspaces.left_basis(both.base)
-        return {"vectors": to_host(made.vectors), "values": to_host(made.values)}
+        basis = subspaces.left_basis(weights.base)
+        return {"vectors": to_host(basis.vectors), "values": to_host(basis.values)}
 
-    kept = study.of_base(matrix, f"singular-basis-1 {side}", compute)
-    return Basis(torch.from_numpy(kept["vectors"]), torch.from_numpy(kept["values"]))
+    arrays = study.base_arrays(matrix, f"singular-basis-1 {side}", compute)
+    return Basis(torch.from_numpy(arrays["vectors"]), torch.from_numpy(arrays["values"]))
 
 
-def _spectrum(change: Tensor | Factors | None) -> Tensor:
-    if change is None:
+def _spectrum(update: Tensor | Factors | None) -> Tensor:
+    if update is None:
         return torch.zeros(1, dtype=torch.float64)
     return (
-        subspaces.product_values(*change)
-        if isinstance(change, tuple)
-        else subspaces.singular_values(change)
+        subspaces.product_values(*update)
+        if isinstance(update, tuple)
+        else subspaces.singular_values(update)
     )
 
 
-def _drawn(
+def _examine_random_update(
     options: Intruders,
     base: Tensor,
-    change: Tensor | Factors | None,
+    real_update: Tensor | Factors | None,
     basis: Basis | None,
     seeds: tuple[int, int, int],
 ) -> tuple[int, int, float]:
@@ -284,54 +296,59 @@ def _drawn(
 
     The random update has the singular values of the real one.
     """
-    if basis is None or change is None:
+    if basis is None or real_update is None:
         return 0, 0, 1.0
     seed, index, draw = seeds
     generator = torch.Generator().manual_seed((seed * 1_000_003 + index) * 10_007 + draw)
-    if isinstance(change, tuple):
-        left, right = change
+    if isinstance(real_update, tuple):
+        left, right = real_update
         update = (
             subspaces.random_rotation(left, generator)
             @ subspaces.random_rotation(right.T, generator).T
         )
     else:
-        update = subspaces.random_rotation(change, generator)
+        update = subspaces.random_rotation(real_update, generator)
         update = subspaces.random_rotation(update.T, generator).T
     update += base
     count = min(options.top_k, *base.shape)
     # a looser tolerance than for the real update: only counts are needed
-    found = subspaces.leading(update, count, basis.vectors[:, :count], ROUGH, draw)
-    compared = subspaces.compare(basis, found.left, found.values, options.eps, options.gap)
-    intruder, apart, cosine = (
-        to_host(part) for part in (compared.intruder, compared.apart, compared.cosine)
+    leading = subspaces.leading_triplets(
+        update, count, basis.vectors[:, :count], COARSE_TOLERANCE, draw
     )
-    return int(intruder.sum()), int(apart.sum()), float(cosine.min())
+    comparison = subspaces.compare_with_basis(
+        basis, leading.left, leading.values, options.eps, options.gap
+    )
+    intruder, subspace_intruder, cosine = (
+        to_host(part)
+        for part in (comparison.intruder, comparison.subspace_intruder, comparison.cosine)
+    )
+    return int(intruder.sum()), int(subspace_intruder.sum()), float(cosine.min())
 
 
-def _image(basis: Basis | None, left: Tensor, named: dict[str, Any]) -> dict[str, np.ndarray]:
+def _image(basis: Basis | None, left: Tensor, keys: dict[str, Any]) -> dict[str, np.ndarray]:
     """Cosines of the leading vectors with the first base vectors, as in the paper's figures."""
     count = left.shape[1]
     if basis is None:
         cosines = np.eye(count)
     else:
         cosines = to_host(
-            (left.to(basis.vectors).T @ basis.vectors[:, :SHOWN_OF_BASE]).abs()
+            (left.to(basis.vectors).T @ basis.vectors[:, :N_IMAGE_BASE_VECTORS]).abs()
         ).astype(np.float64)
-    mine, theirs = (part.ravel() for part in np.indices(cosines.shape))
+    ranks, base_ranks = (part.ravel() for part in np.indices(cosines.shape))
     return _columns(
-        cosines.size, named, rank=mine + 1, base_rank=theirs + 1, cosine=cosines.ravel()
+        cosines.size, keys, rank=ranks + 1, base_rank=base_ranks + 1, cosine=cosines.ravel()
     )
 
 
-def _columns(count: int, named: dict[str, Any], **columns: Any) -> dict[str, np.ndarray]:
-    same = {
+def _columns(count: int, keys: dict[str, Any], **columns: Any) -> dict[str, np.ndarray]:
+    key_columns = {
         name: np.full(count, value, dtype=object if isinstance(value, str) else None)
-        for name, value in named.items()
+        for name, value in keys.items()
     }
-    return same | {name: np.asarray(values) for name, values in columns.items()}
+    return key_columns | {name: np.asarray(values) for name, values in columns.items()}
 
 
-def _joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _concatenate(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -383,5 +400,5 @@ _MEANINGS = {
 }
 
 
-def _described(columns: dict[str, np.ndarray]) -> dict[str, tuple]:
+def _with_meanings(columns: dict[str, np.ndarray]) -> dict[str, tuple]:
     return {name: (values, *_MEANINGS[name]) for name, values in columns.items()}

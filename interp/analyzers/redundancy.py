@@ -14,19 +14,19 @@ import numpy as np
 from interp.analyzers.base import Analyzer, require_locating
 from interp.claims import Claim, Draws, conclude, mean
 from interp.errors import OptionError
-from interp.experiments.ablated_metric import Numbers
+from interp.experiments.ablated_metric import AblatedMetric
 from interp.experiments.conditions import PatchSource
 from interp.experiments.contributions import contribution_norms
-from interp.experiments.dose import returned, returns
-from interp.experiments.edited_engine import Ablated
+from interp.experiments.dose import dose_effect, matches_donor
+from interp.experiments.edited_engine import EditedEngine
 from interp.experiments.outcomes import Outcomes
 from interp.experiments.ranking_sets import Pair, ranking_of, scores_of, unit_of
-from interp.experiments.row_selection import changed, some
+from interp.experiments.row_selection import changed_rows, sample_rows
 from interp.interventions.random_sets import equally_large, excluded_note, matched_sets
 from interp.study import Study
 from interp.table import Table, table
 
-EFFECT = 0.25
+MIN_EFFECT = 0.25
 
 
 @dataclass(frozen=True)
@@ -61,20 +61,20 @@ class Redundancy(Analyzer):
         locating, measuring = (study.with_prompts(half) for half in halves)
         first = self.locate(locating)
         size, unit, original = int(first["selected"].sum()), unit_of(first), ranking_of(first)
-        donors = PatchSource.read(measuring, unit)
+        donors = PatchSource.from_study(measuring, unit)
         sets = [list(original[:size])] if size else []
         scores = [scores_of(first)]
         for _ in range(1, self.rounds if size else 1):
-            taken = [pair for part in sets for pair in part]
-            again = self.locate_again(locating, donors, taken)
+            ablated = [pair for part in sets for pair in part]
+            relocated = self.locate_again(locating, donors, ablated)
             # units that may be selected come first in the ranking
-            sets.append([pair for pair in ranking_of(again) if pair not in set(taken)][:size])
-            scores.append(scores_of(again))
-        rows, null, hits = self._measure(measuring, donors, sets, scores, original)
-        made = [_claim(rows, size, excluded_note(self.excluded))] if len(rows) > 1 else []
+            sets.append([pair for pair in ranking_of(relocated) if pair not in set(ablated)][:size])
+            scores.append(scores_of(relocated))
+        rows, null, answers = self._measure(measuring, donors, sets, scores, original)
+        claims = [_claim(rows, size, excluded_note(self.excluded))] if len(rows) > 1 else []
         lead = (
             ""
-            if made
+            if claims
             else "Base and fine-tuned model do not differ in the behaviour: no set can return it."
         )
         lead = lead if size else "Nothing was located."
@@ -93,22 +93,24 @@ class Redundancy(Analyzer):
             },
             tables={
                 "units": _units(sets, scores, unit.name),
-                "random": _random(hits, null),
-                "answers": hits,
+                "random": _random(answers, null),
+                "answers": answers,
             },
         )
-        return conclude(run, made, lead=lead)
+        return conclude(run, claims, lead=lead)
 
-    def locate_again(self, study: Study, donors: PatchSource, taken: list[Pair]) -> Table:
+    def locate_again(self, study: Study, donors: PatchSource, ablated: list[Pair]) -> Table:
         """The locating analyzer on the fine-tuned model with these units at their base
         contributions.
         """
-        intervention = donors.condition("ablate-base", taken).require_intervention()
+        intervention = donors.condition("ablate-base", ablated).require_intervention()
         names = {field.name for field in fields(self.locate)}
         # scores of ablated units are meaningless: rank all units, so that enough others remain
-        asked = replace(self.locate, top="100%") if "top" in names else self.locate
-        return asked(
-            replace(study, engine=Ablated(study.engine, study.pair.tuned, intervention), _kept={})
+        locate = replace(self.locate, top="100%") if "top" in names else self.locate
+        return locate(
+            replace(
+                study, engine=EditedEngine(study.engine, study.pair.tuned, intervention), _cache={}
+            )
         )
 
     def _measure(
@@ -122,57 +124,69 @@ class Redundancy(Analyzer):
         """Rows: effects of each round's set alone and with all before; random sets' effects;
         behaviour per prompt.
         """
-        rows_at = some(study.prompts("positive"), changed(study), self.control_prompts, study.seed)
-        rows, null, hits = [], [], {}
-        if not sets or not rows_at:
-            return rows, null, _hits(study, rows_at, hits)
+        prompt_rows = sample_rows(
+            study.prompts("positive"), changed_rows(study), self.control_prompts, study.seed
+        )
+        rows, null, answers = [], [], {}
+        if not sets or not prompt_rows:
+            return rows, null, _answers(study, prompt_rows, answers)
         outcomes, numbers = (
-            Outcomes(study, donors, "necessity", rows_at),
-            Numbers(study, donors, rows_at),
+            Outcomes(study, donors, "necessity", prompt_rows),
+            AblatedMetric(study, donors, prompt_rows),
         )
         norms = contribution_norms(study, donors)
         everything = [
             (layer, index) for layer in range(norms.shape[0]) for index in range(norms.shape[1])
         ]
-        whole, bottom = numbers.of([]).mean(), numbers.of(everything).mean()
-        taken: list[Pair] = []
-        for turn, found in enumerate(study.progress(sets, "redundancy"), 1):
-            left = (
-                (numbers.of(taken).mean() - bottom) / (whole - bottom)
-                if whole != bottom
+        unedited_mean, all_ablated_mean = numbers.of([]).mean(), numbers.of(everything).mean()
+        ablated: list[Pair] = []
+        for round_number, units in enumerate(study.progress(sets, "redundancy"), 1):
+            remaining = (
+                (numbers.of(ablated).mean() - all_ablated_mean) / (unedited_mean - all_ablated_mean)
+                if unedited_mean != all_ablated_mean
                 else float("nan")
             )
-            taken = [*taken, *found]
-            alone = outcomes.of(found)
-            together = outcomes.of(taken) if turn > 1 else alone
-            hits[turn] = (returned(outcomes, alone), returned(outcomes, together))
+            ablated = [*ablated, *units]
+            this_set = outcomes.of(units)
+            sets_so_far = outcomes.of(ablated) if round_number > 1 else this_set
+            answers[round_number] = (
+                matches_donor(outcomes, this_set),
+                matches_donor(outcomes, sets_so_far),
+            )
             # the first set stays, later units are replaced; in round 1 the first set itself
-            kept, rest = (sets[0], taken[len(sets[0]) :]) if turn > 1 else ([], found)
+            first_set, rest = (
+                (sets[0], ablated[len(sets[0]) :]) if round_number > 1 else ([], units)
+            )
             draws = matched_sets(
-                rest, norms, self.random_sets, study.seed + turn, exclude=[*kept, *self.excluded]
+                rest,
+                norms,
+                self.random_sets,
+                study.seed + round_number,
+                exclude=[*first_set, *self.excluded],
             )
             effects = [
-                returns(outcomes, [*kept, *draw])["effect"] for draw in equally_large(draws, rest)
+                dose_effect(outcomes, [*first_set, *draw])["effect"]
+                for draw in equally_large(draws, rest)
             ]
-            null += [(turn, draw, effect) for draw, effect in enumerate(effects)]
-            foreseen = set(original[: turn * len(found)])
+            null += [(round_number, draw, effect) for draw, effect in enumerate(effects)]
+            predicted = set(original[: round_number * len(units)])
             rows.append(
                 {
-                    "round": turn,
-                    "k": len(found),
-                    "remaining_after_previous_sets": left,
-                    "returned_by_this_set": float(hits[turn][0].mean()),
-                    "returned_by_sets_so_far": float(hits[turn][1].mean()),
-                    "recovery_by_this_set": outcomes.effects(alone)["recovery"],
-                    "recovery_by_sets_so_far": outcomes.effects(together)["recovery"],
+                    "round": round_number,
+                    "k": len(units),
+                    "remaining_after_previous_sets": remaining,
+                    "returned_by_this_set": float(answers[round_number][0].mean()),
+                    "returned_by_sets_so_far": float(answers[round_number][1].mean()),
+                    "recovery_by_this_set": outcomes.effects(this_set)["recovery"],
+                    "recovery_by_sets_so_far": outcomes.effects(sets_so_far)["recovery"],
                     "random": float(np.mean(effects)) if effects else float("nan"),
                     "random_high": float(np.quantile(effects, 0.975)) if effects else float("nan"),
-                    "predicted": len(foreseen & set(found)) / len(found),
-                    "score": float(sum(scores[turn - 1][pair] for pair in found)),
-                    "score_before": float(sum(scores[0][pair] for pair in found)),
+                    "predicted": len(predicted & set(units)) / len(units),
+                    "score": float(sum(scores[round_number - 1][pair] for pair in units)),
+                    "score_before": float(sum(scores[0][pair] for pair in units)),
                 }
             )
-        return rows, null, _hits(study, rows_at, hits)
+        return rows, null, _answers(study, prompt_rows, answers)
 
 
 _COLUMNS = {
@@ -224,44 +238,50 @@ _COLUMNS = {
 }
 
 
-def _hits(study: Study, rows: list[int], hits: dict[int, tuple[np.ndarray, np.ndarray]]) -> Table:
+def _answers(
+    study: Study, rows: list[int], answers: dict[int, tuple[np.ndarray, np.ndarray]]
+) -> Table:
     prompts, clusters = study.prompts("positive").prompts, study.prompts("positive").clusters
-    alone, together = (
-        np.array([hit for found in hits.values() for hit in found[which]], bool) for which in (0, 1)
+    this_set, sets_so_far = (
+        np.array([hit for found in answers.values() for hit in found[which]], bool)
+        for which in (0, 1)
     )
     return table(
         "redundancy-answers",
         {
             "round": (
-                np.repeat(np.array(list(hits), np.int64), len(rows)),
+                np.repeat(np.array(list(answers), np.int64), len(rows)),
                 "key",
                 "round of the set",
             ),
             "prompt_id": (
-                np.array([prompts[row].id for _ in hits for row in rows], np.int64),
+                np.array([prompts[row].id for _ in answers for row in rows], np.int64),
                 "key",
                 "in the file",
             ),
             "cluster": (
-                [clusters[row] for _ in hits for row in rows],
+                [clusters[row] for _ in answers for row in rows],
                 "key",
                 "prompts that depend on each other",
             ),
             "returned_by_this_set": (
-                alone,
+                this_set,
                 "flag",
                 "the base's behaviour returns when the round's set is ablated",
             ),
-            "returned_by_sets_so_far": (together, "flag", "the same by it and all before it"),
+            "returned_by_sets_so_far": (sets_so_far, "flag", "the same by it and all before it"),
         },
     )
 
 
-def _random(hits: Table, null: list[tuple[int, int, float]]) -> Table:
+def _random(answers: Table, null: list[tuple[int, int, float]]) -> Table:
     """Effects of random sets, and their gain over the first round's set alone."""
-    first = hits["returned_by_sets_so_far"][hits["round"] == 1]
+    first_set = answers["returned_by_sets_so_far"][answers["round"] == 1]
     # as a difference of counts: shares differ by rounding, which would break ties with the null
-    gains = [(round(effect * first.size) - int(first.sum())) / first.size for _, _, effect in null]
+    gains = [
+        (round(effect * first_set.size) - int(first_set.sum())) / first_set.size
+        for _, _, effect in null
+    ]
     rounds, draws, effects = zip(*null, strict=True) if null else ((), (), ())
     return table(
         "redundancy-random",
@@ -306,16 +326,16 @@ def _units(sets: list[list[Pair]], scores: list[np.ndarray], unit: str) -> Table
 
 
 def _claim(rows: list[dict], size: int, excluded: str) -> Claim:
-    last, later = len(rows), sum(row["k"] for row in rows[1:])
+    n_rounds, n_later = len(rows), sum(row["k"] for row in rows[1:])
     # units that ranked next from the start mean that the first set was too small; others are
     # backups
     next_in_line = np.average(
         [row["predicted"] for row in rows[1:]], weights=[row["k"] for row in rows[1:]]
     )
-    both = {"table": "answers", "where": {"round": last}}
-    said = (
+    last_round = {"table": "answers", "where": {"round": n_rounds}}
+    sentence = (
         f"the first {size} units alone return the base's behaviour on {{first_set:.1%}} of the"
-        f" prompts where the models differ in it, with the {later} located after their ablation"
+        f" prompts where the models differ in it, with the {n_later} located after their ablation"
         " {all_sets:.1%} ({value:+.1%}; with random ones instead at most {control_max:+.1%});"
         f" {rows[1]['remaining_after_previous_sets']:.0%} of the rise remained after the first"
         f" ablation, and {next_in_line:.0%} of the later units ranked next in the first round."
@@ -323,16 +343,16 @@ def _claim(rows: list[dict], size: int, excluded: str) -> Claim:
     return Claim(
         name="redundant",
         estimate=mean(
-            "returned_by_sets_so_far", pair="prompt_id", minus={"where": {"round": 1}}, **both
+            "returned_by_sets_so_far", pair="prompt_id", minus={"where": {"round": 1}}, **last_round
         ),
-        at_least=EFFECT,
+        at_least=MIN_EFFECT,
         beyond=[0.0, "control"],
-        null=Draws("random", "gain", {"round": last}),
+        null=Draws("random", "gain", {"round": n_rounds}),
         control=f"the first set with matched random ones{excluded}",
-        text=f"Other units carry it too: {said}",
-        otherwise=f"That other units carry it too is not supported: {said}",
+        text=f"Other units carry it too: {sentence}",
+        otherwise=f"That other units carry it too is not supported: {sentence}",
         also={
-            "all_sets": mean("returned_by_sets_so_far", **both),
+            "all_sets": mean("returned_by_sets_so_far", **last_round),
             "first_set": mean("returned_by_sets_so_far", table="answers", where={"round": 1}),
         },
     )

@@ -22,13 +22,13 @@ from interp.experiments.conditions import (
     evaluate_condition,
 )
 from interp.experiments.divergence import divergence
-from interp.experiments.dose import grid
+from interp.experiments.dose import dose_grid
 from interp.experiments.ranking_sets import ranking_of, unit_of
 from interp.experiments.refusal_directions import (
-    candidates_of,
+    candidate_directions,
     candidates_table,
-    choose,
-    taken_away,
+    choose_direction,
+    direction_ablation,
 )
 from interp.interventions.intervention import Intervention
 from interp.maths.host import to_host
@@ -83,45 +83,49 @@ class RefusalDirection(Analyzer):
             )
         halves = study.require_contrast().split(study.seed)
         choosing, measuring = (study.with_prompts(half.limit(self.prompts)) for half in halves)
-        candidates = candidates_of(choosing)
-        best = choose(choosing, candidates)
+        candidates = candidate_directions(choosing)
+        best = choose_direction(choosing, candidates)
         unit, ranking = unit_of(self.located), ranking_of(self.located)
         size = int(self.located["selected"].sum())
-        donors = PatchSource.read(measuring, unit)
+        donors = PatchSource.from_study(measuring, unit)
         condition = "ablate-base" if study.pair.base is not None else "ablate-mean"
-        steps = sorted({*grid(max(size, 1)), size} - {0})
+        steps = sorted({*dose_grid(max(size, 1)), size} - {0})
         arms = [
-            ("direction", float(share), taken_away(study.pair.tuned, best.direction, share))
+            ("direction", float(share), direction_ablation(study.pair.tuned, best.direction, share))
             for share in self.shares
         ]
         arms += [
             ("units", float(k), donors.condition(condition, ranking[:k]).require_intervention())
             for k in steps
         ]
-        own = evaluate_condition(measuring, "tuned", "positive", PatchTarget("tuned"))
+        unedited = evaluate_condition(measuring, "tuned", "positive", PatchTarget("tuned"))
         base = (
             None
             if study.pair.base is None
             else evaluate_condition(measuring, "base", "positive", PatchTarget("base"))
         )
         rows = [
-            _row(measuring, own, base, *arm) for arm in study.progress(arms, "direction and units")
+            _row(measuring, unedited, base, *arm)
+            for arm in study.progress(arms, "direction and units")
         ]
-        answers = _answers(measuring, own, base, rows)
-        counted = {"lost": own.exhibits.any(), "as_base": _changed(own, base).any()}
-        made = [_claim(rows, size, column) for column in _SAID if size and counted[column]]
-        met = (
+        answers = _answers(measuring, unedited, base, rows)
+        counted = {"lost": unedited.exhibits.any(), "as_base": _changed(unedited, base).any()}
+        claims = [_claim(rows, size, column) for column in _EFFECTS if size and counted[column]]
+        criteria_note = (
             ""
             if best.criteria_met
             else "No candidate met the criteria: the one that lowers the metric most was used."
         )
-        most = max(rows[: len(self.shares)], key=lambda row: row["dose"])
-        lost = "the fine-tuned model did not show the behaviour"
-        if own.exhibits.any():
-            lost = f"{most['lost'].mean():.1%} of the fine-tuned model's behaviour is lost"
-        told = (
-            f"The direction before block {best.layer} at token {best.position}, {most['dose']:.0%}"
-            f" of it removed: {lost}, at a KL of {most['kl'].mean():.2g} nats per token."
+        largest = max(rows[: len(self.shares)], key=lambda row: row["dose"])
+        lost_clause = "the fine-tuned model did not show the behaviour"
+        if unedited.exhibits.any():
+            lost_clause = (
+                f"{largest['lost'].mean():.1%} of the fine-tuned model's behaviour is lost"
+            )
+        sentence = (
+            f"The direction before block {best.layer} at token {best.position},"
+            f" {largest['dose']:.0%} of it removed: {lost_clause}, at a KL of"
+            f" {largest['kl'].mean():.2g} nats per token."
         )
         run = table(
             self.name,
@@ -137,17 +141,17 @@ class RefusalDirection(Analyzer):
             tables={"candidates": candidates_table(candidates), "answers": answers},
             arrays={"direction": to_host(best.direction.double())},
         )
-        return conclude(run, made, lead=told, limits=[met] if met else [])
+        return conclude(run, claims, lead=sentence, limits=[criteria_note] if criteria_note else [])
 
 
-def _changed(own: ConditionResult, base: ConditionResult | None) -> Bool[np.ndarray, " B"]:
+def _changed(unedited: ConditionResult, base: ConditionResult | None) -> Bool[np.ndarray, " B"]:
     """Prompts on which the two models differ in the behaviour; none without a base."""
-    return np.zeros(len(own.exhibits), bool) if base is None else base.flipped(own)
+    return np.zeros(len(unedited.exhibits), bool) if base is None else base.flipped(unedited)
 
 
 def _row(
     study: Study,
-    own: ConditionResult,
+    unedited: ConditionResult,
     base: ConditionResult | None,
     kind: str,
     dose: float,
@@ -156,29 +160,37 @@ def _row(
     """Effects of one intervention: behaviour lost and returned per positive prompt, KL per negative
     prompt.
     """
-    judged = evaluate_condition(study, kind, "positive", PatchTarget("tuned", intervention))
+    result = evaluate_condition(study, kind, "positive", PatchTarget("tuned", intervention))
     kl = divergence(study, intervention, range(len(study.prompts("negative"))))
-    changed, as_base, gap = _changed(own, base), np.zeros(len(own.exhibits), bool), NAN
+    changed, as_base, recovery = (
+        _changed(unedited, base),
+        np.zeros(len(unedited.exhibits), bool),
+        NAN,
+    )
     if base is not None:
-        as_base = ~judged.flipped(base) & ~(judged.malformed & ~base.malformed)
-        start, now, end = (
-            one.number[changed].mean() if changed.any() else NAN for one in (own, judged, base)
+        as_base = ~result.flipped(base) & ~(result.malformed & ~base.malformed)
+        unedited_mean, edited_mean, base_mean = (
+            one.number[changed].mean() if changed.any() else NAN for one in (unedited, result, base)
         )
-        gap = (now - start) / (end - start) if end != start else NAN
+        recovery = (
+            (edited_mean - unedited_mean) / (base_mean - unedited_mean)
+            if base_mean != unedited_mean
+            else NAN
+        )
     return {
         "kind": kind,
         "dose": dose,
         "kl": kl,
-        "lost": judged.lost(own)[own.exhibits],
+        "lost": result.lost(unedited)[unedited.exhibits],
         "as_base": as_base[changed],
-        "recovery": np.array([gap]),
-        "matches_base": judged.equal_base[own.exhibits],
-        "malformed": judged.malformed,
-        "number": judged.number,
+        "recovery": np.array([recovery]),
+        "matches_base": result.matches_base[unedited.exhibits],
+        "malformed": result.malformed,
+        "number": result.number,
         "answers": {
-            "lost": judged.lost(own),
+            "lost": result.lost(unedited),
             "as_base": as_base,
-            "matches_base": judged.equal_base,
+            "matches_base": result.matches_base,
         },
     }
 
@@ -239,7 +251,7 @@ def _columns(rows: list[dict]) -> dict[str, tuple]:
 
 
 def _answers(
-    study: Study, own: ConditionResult, base: ConditionResult | None, rows: list[dict]
+    study: Study, unedited: ConditionResult, base: ConditionResult | None, rows: list[dict]
 ) -> Table:
     """One row per intervention and positive prompt."""
     prompts, repeated = study.prompts("positive").prompts, len(rows)
@@ -270,12 +282,12 @@ def _answers(
                 "prompts that depend on each other",
             ),
             "exhibits_behaviour": (
-                np.tile(own.exhibits, repeated),
+                np.tile(unedited.exhibits, repeated),
                 "flag",
                 "the unedited fine-tuned model shows the behaviour",
             ),
             "changed": (
-                np.tile(_changed(own, base), repeated),
+                np.tile(_changed(unedited, base), repeated),
                 "flag",
                 "base and fine-tuned model differ in the behaviour",
             ),
@@ -287,49 +299,53 @@ def _answers(
     )
 
 
-_SAID = {
+_EFFECTS = {
     "lost": "lose {units:.1%} of the fine-tuned model's behaviour",
     "as_base": (
         "return the base's behaviour on {units:.1%} of the prompts where the models differ in it"
     ),
 }
-_COUNTED = {"lost": "exhibits_behaviour", "as_base": "changed"}
+_SUBSETS = {"lost": "exhibits_behaviour", "as_base": "changed"}
 
 
 def _claim(rows: list[dict], size: int, column: str) -> Claim:
     """The located set has a larger effect than the direction at an equal or smaller KL."""
     units = next(row for row in rows if row["kind"] == "units" and row["dose"] == size)
-    most = units["kl"].mean()
-    within = [row for row in rows if row["kind"] == "direction" and row["kl"].mean() <= most]
-    best = max(within, key=lambda row: (row[column].mean(), row["dose"])) if within else None
-    counted = {_COUNTED[column]: True}
-    own: dict[str, Any] = {
+    max_kl = units["kl"].mean()
+    candidates = [row for row in rows if row["kind"] == "direction" and row["kl"].mean() <= max_kl]
+    best = (
+        max(candidates, key=lambda row: (row[column].mean(), row["dose"])) if candidates else None
+    )
+    counted = {_SUBSETS[column]: True}
+    located_rows: dict[str, Any] = {
         "table": "answers",
         "where": {"kind": "units", "dose": float(size), **counted},
     }
-    name, start = (
+    name, opening = (
         f"beats-direction-{column.replace('_', '-')}",
-        f"At a KL of at most {most:.2g} nats per token, {size} units",
+        f"At a KL of at most {max_kl:.2g} nats per token, {size} units",
     )
     if best is None:
-        text = f"{start} {_SAID[column]}; no share of the direction has as small a KL."
+        text = f"{opening} {_EFFECTS[column]}; no share of the direction has as small a KL."
         return Claim(
             name=name,
-            estimate=mean(column, **own),
+            estimate=mean(column, **located_rows),
             at_least=0.0,
             text=text,
-            also={"units": mean(column, **own)},
+            also={"units": mean(column, **located_rows)},
         )
-    other: dict[str, Any] = {"where": {"kind": "direction", "dose": float(best["dose"]), **counted}}
+    direction_rows: dict[str, Any] = {
+        "where": {"kind": "direction", "dose": float(best["dose"]), **counted}
+    }
     return Claim(
         name=name,
-        estimate=mean(column, pair="prompt_id", minus=other, **own),
+        estimate=mean(column, pair="prompt_id", minus=direction_rows, **located_rows),
         at_least=0.0,
-        reference=mean(column, table="answers", **other),
+        reference=mean(column, table="answers", **direction_rows),
         control=f"the direction at equal or smaller KL ({best['dose']:.0%} of it)",
         text=(
-            f"{start} {_SAID[column]}, the direction {{control:.1%}} (with {best['dose']:.0%} of"
-            " it)."
+            f"{opening} {_EFFECTS[column]}, the direction {{control:.1%}} (with {best['dose']:.0%}"
+            " of it)."
         ),
-        also={"units": mean(column, **own)},
+        also={"units": mean(column, **located_rows)},
     )

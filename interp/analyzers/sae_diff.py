@@ -1,10 +1,10 @@
-"""``DictionaryDiff``: what changed in each latent of a dictionary between a base and its tuned
+"""``SaeDiff``: what changed in each latent of a dictionary between a base and its tuned
 model.
 
 1. A pass over the prompts, identical tokens in both models: norms, whose median limits which rows
    are used.
 2. A second pass: rows of both models through the dictionary, sums per fold of clusters
-   (``interp.sae.analysis.diff.compare``).
+   (``interp.sae.analysis.diff.compare_models``).
 """
 
 from collections import Counter
@@ -21,11 +21,11 @@ from interp.analyzers.base import Analyzer
 from interp.capture import Captured, capture
 from interp.errors import OptionError, PairError
 from interp.maths.host import to_host
-from interp.prompts import OTHER, Encoded, apart
+from interp.prompts import OTHER, Encoded, content_roles
 from interp.provenance import Provenance
 from interp.sae import Dictionary
 from interp.sae.analysis.classes import Thresholds
-from interp.sae.analysis.diff import SIDES, Batch, compare, stream_of
+from interp.sae.analysis.diff import ONE_SIDED_CLASSES, Batch, accumulator_for, compare_models
 from interp.sae.analysis.jackknife import FOLDS
 from interp.sae.analysis.model_swap_test import DRAWS
 from interp.sae.analysis.splice import counted_positions
@@ -34,13 +34,13 @@ from interp.study import Study
 from interp.table import Table
 
 ROLES = ("base", "tuned")
-ALIKE = ("way", "site", "thresholds", "content_only", "sinks")
-MAINLY = 0.5
+SAME_OPTIONS = ("way", "site", "thresholds", "content_only", "sinks")
+MAINLY_SPECIAL = 0.5
 """A latent is mainly special if more than this share of its active tokens is special."""
 
 
 @dataclass(frozen=True)
-class DictionaryDiff(Analyzer):
+class SaeDiff(Analyzer):
     """Compare two models by a dictionary of ``site`` (of both models, one, or their difference:
     ``way``) on the study's prompts.
 
@@ -70,7 +70,7 @@ class DictionaryDiff(Analyzer):
         """The site; raises OptionError for a dictionary that does not fit the comparison, before
         any model is loaded.
         """
-        stream_of(self.dictionary, self.way)
+        accumulator_for(self.dictionary, self.way)
         if not 2 <= self.thresholds.folds <= FOLDS:
             raise OptionError(
                 f"documents are split into {FOLDS} folds; require activity in 2 to {FOLDS} of"
@@ -95,29 +95,33 @@ class DictionaryDiff(Analyzer):
         study.pair.require_base("comparing models by a dictionary")
         for role in ROLES:
             study.pair[role].at(site)
-        clusters = len(set(_documents(study)))
+        clusters = len(set(_cluster_names(study)))
         if clusters < self.thresholds.folds:
             raise OptionError(
                 f"the prompts have {clusters} clusters, but a latent must be active in"
                 f" {self.thresholds.folds} folds to be classified; give more prompts"
             )
-        here = study.provenance(self)
+        provenance = study.provenance(self)
         for control in self.controls:
             if control.provenance is not None:
-                self._require_alike(control.provenance, here, study)
+                self._require_comparable(control.provenance, provenance, study)
 
-    def _require_alike(self, made: Provenance, here: Provenance, study: Study) -> None:
+    def _require_comparable(
+        self, control: Provenance, provenance: Provenance, study: Study
+    ) -> None:
         """Raise OptionError or PairError for a control run with other inputs or options."""
-        if made.inputs.get("base") != here.inputs.get("base"):
+        if control.inputs.get("base") != provenance.inputs.get("base"):
             raise PairError(
                 f"the control was fine-tuned from another base than {study.pair.tuned.name};"
                 " give a control of the same base"
             )
-        if made.inputs.get("prompts") != here.inputs["prompts"]:
+        if control.inputs.get("prompts") != provenance.inputs["prompts"]:
             raise OptionError(
                 "the control was compared on other prompts; run it on the same prompts"
             )
-        if differ := [name for name in ALIKE if made.options.get(name) != here.options[name]]:
+        if differ := [
+            name for name in SAME_OPTIONS if control.options.get(name) != provenance.options[name]
+        ]:
             raise OptionError(
                 f"the control was compared with another {differ[0]}; run it with the same options"
             )
@@ -125,43 +129,49 @@ class DictionaryDiff(Analyzer):
     def __call__(self, study: Study) -> Table:
         """Run both passes; return classes and claims."""
         self.require_study(study)
-        told = _Told(len(set(_documents(study))))
-        found = compare(
+        counts = _TokenCounts(len(set(_cluster_names(study))))
+        comparison = compare_models(
             self.dictionary.to(study.pair.tuned.device),
             self.way,
-            self._rows(study, told),
-            limits=self.thresholds,
-            folds=min(FOLDS, told.clusters),
+            self._rows(study, counts),
+            thresholds=self.thresholds,
+            folds=min(FOLDS, counts.clusters),
             draws=self.draws,
             seed=study.seed,
             controls=self.controls,
         )
-        made = [control.provenance for control in self.controls if control.provenance is not None]
+        control_provenances = [
+            control.provenance for control in self.controls if control.provenance is not None
+        ]
         summary = {
             "site": self.site,
-            "tokens": told.tokens,
-            "sinks": sum(told.sinks.values()),
-            "clusters": told.clusters,
+            "tokens": counts.tokens,
+            "sinks": sum(counts.sinks.values()),
+            "clusters": counts.clusters,
             "sinks_by_token": {
                 study.pair.tokenizer.decode([index]): count
-                for index, count in told.sinks.most_common(5)
+                for index, count in counts.sinks.most_common(5)
             },
-            "controls": [str(one.context.get("tuned", "")) for one in made],
-            "control_runs": [one.key for one in made],
+            "controls": [str(one.context.get("tuned", "")) for one in control_provenances],
+            "control_runs": [one.key for one in control_provenances],
             **{group: len(study.prompts(group)) for group in study.classes},
         }
-        if "special_share" in found.data:
-            special = found["claimed"] & (found["class"] == SIDES.get(self.way, ("tuned-only",))[0])
-            summary["mainly_special"] = int((found["special_share"][special] > MAINLY).sum())
-        limits = self._limits(found, summary)
+        if "special_share" in comparison.data:
+            special = comparison["claimed"] & (
+                comparison["class"] == ONE_SIDED_CLASSES.get(self.way, ("tuned-only",))[0]
+            )
+            summary["mainly_special"] = int(
+                (comparison["special_share"][special] > MAINLY_SPECIAL).sum()
+            )
+        limits = self._limits(comparison, summary)
         return replace(
-            found,
+            comparison,
             provenance=study.provenance(self),
-            summary={**found.summary, **summary, "limits": limits},
+            summary={**comparison.summary, **summary, "limits": limits},
         )
 
-    def _limits(self, found: Table, summary: dict[str, Any]) -> list[str]:
-        sides = SIDES.get(self.way, ("tuned-only", "base-only"))
+    def _limits(self, comparison: Table, summary: dict[str, Any]) -> list[str]:
+        sides = ONE_SIDED_CLASSES.get(self.way, ("tuned-only", "base-only"))
         lines = [
             ("Differences that this dictionary does not reconstruct are not in any row."),
             "Latents were only read, without interventions; whether they have an effect was not"
@@ -182,13 +192,13 @@ class DictionaryDiff(Analyzer):
             lines.append(
                 f"{summary['sinks']} tokens with a norm above {self.sinks:g} medians were left out."
             )
-        if self.way == "difference" and found.summary["claimed"]["tuned-only"]:
+        if self.way == "difference" and comparison.summary["claimed"]["tuned-only"]:
             lines.append(
                 "A dictionary of differences can also claim latents that mix several features."
             )
         return lines
 
-    def _rows(self, study: Study, told: "_Told") -> Iterator[Batch]:
+    def _rows(self, study: Study, counts: "_TokenCounts") -> Iterator[Batch]:
         """Rows of base and tuned model, document numbers, and which rows are of special tokens;
         attention sinks are left out in both models.
         """
@@ -199,10 +209,12 @@ class DictionaryDiff(Analyzer):
 
         def passes(what: str) -> Iterator[tuple[Captured, Tensor, list[Tensor]]]:
             models = {role: pair[role] for role in ROLES}
-            each = study.progress(groups, what)
-            for got in capture(study.engine, models, encoded, each, [site], pad_id=study.pad_id):
-                counted = counted_positions(got.batch, got.roles, excluded)
-                values = [got.values[role, site] for role in ROLES]
+            groups_with_progress = study.progress(groups, what)
+            for batch in capture(
+                study.engine, models, encoded, groups_with_progress, [site], pad_id=study.pad_id
+            ):
+                counted = counted_positions(batch.batch, batch.roles, excluded)
+                values = [batch.values[role, site] for role in ROLES]
                 if values[0].shape[-1] != config.d_in:
                     raise OptionError(
                         f"the dictionary has width {config.d_in} and {site} has"
@@ -211,27 +223,33 @@ class DictionaryDiff(Analyzer):
                 rows = [
                     value[counted.to(value.device)].to(self.dictionary.W_dec) for value in values
                 ]
-                yield got, counted, rows
+                yield batch, counted, rows
 
         norms = [
             to_host(torch.stack([part.norm(dim=1) for part in rows]))
             for _, _, rows in passes("norms")
         ]
-        alive = _alive(norms, self.sinks)
-        for kept, (got, counted, rows) in zip(alive, passes("comparing"), strict=True):
-            told.tokens += int(kept.sum())
-            told.sinks.update(to_host(got.batch.ids[counted])[~kept].tolist())
-            here = torch.from_numpy(kept).to(counted.device)
-            owner = owners[got.rows].to(counted.device)[:, None].expand_as(counted)[counted][here]
-            base, tuned = (part[here.to(part.device)] for part in rows)
+        norm_masks = _norm_masks(norms, self.sinks)
+        for within_norms, (captured, counted, rows) in zip(
+            norm_masks, passes("comparing"), strict=True
+        ):
+            counts.tokens += int(within_norms.sum())
+            counts.sinks.update(to_host(captured.batch.ids[counted])[~within_norms].tolist())
+            row_mask = torch.from_numpy(within_norms).to(counted.device)
+            owner = (
+                owners[captured.rows]
+                .to(counted.device)[:, None]
+                .expand_as(counted)[counted][row_mask]
+            )
+            base, tuned = (part[row_mask.to(part.device)] for part in rows)
             if self.content_only:
                 yield base, tuned, owner
             else:
-                yield base, tuned, owner, (got.roles[counted] == OTHER)[here]
+                yield base, tuned, owner, (captured.roles[counted] == OTHER)[row_mask]
 
 
 @dataclass
-class _Told:
+class _TokenCounts:
     """Counts of clusters, tokens and attention sinks."""
 
     clusters: int
@@ -239,7 +257,7 @@ class _Told:
     sinks: Counter[int] = field(default_factory=Counter)
 
 
-def _documents(study: Study) -> list[str]:
+def _cluster_names(study: Study) -> list[str]:
     """The cluster of each prompt, in order."""
     return [name for group in study.classes for name in study.prompts(group).clusters]
 
@@ -247,23 +265,29 @@ def _documents(study: Study) -> list[str]:
 def _encoded(study: Study) -> tuple[list[Encoded], Tensor]:
     """All prompts, with special tokens marked, and the cluster number of each."""
     tokenizer = study.pair.tokenizer
-    encoded = [apart(tokenizer, coded) for group in study.classes for coded in study.encoded(group)]
+    encoded = [
+        content_roles(tokenizer, coded) for group in study.classes for coded in study.encoded(group)
+    ]
     number: dict[str, int] = {}
     return encoded, torch.tensor(
-        [number.setdefault(name, len(number)) for name in _documents(study)]
+        [number.setdefault(name, len(number)) for name in _cluster_names(study)]
     )
 
 
-def _alive(norms: Sequence[Float[np.ndarray, "2 _"]], sinks: float) -> list[Bool[np.ndarray, " _"]]:
+def _norm_masks(
+    norms: Sequence[Float[np.ndarray, "2 _"]], sinks: float
+) -> list[Bool[np.ndarray, " _"]]:
     """Per batch, a mask of rows with finite norms of at most ``sinks`` medians in both models."""
     finite = [np.all(np.isfinite(part), axis=0) for part in norms]
     if not sinks:
         return finite
-    seen = np.concatenate([part[:, kept] for part, kept in zip(norms, finite, strict=True)], 1)
-    if not seen.size:
+    finite_norms = np.concatenate(
+        [part[:, kept] for part, kept in zip(norms, finite, strict=True)], 1
+    )
+    if not finite_norms.size:
         return finite
-    most = sinks * np.median(seen, axis=1)
+    limits = sinks * np.median(finite_norms, axis=1)
     return [
-        kept & np.all(part <= most[:, None], axis=0)
+        kept & np.all(part <= limits[:, None], axis=0)
         for part, kept in zip(norms, finite, strict=True)
     ]

@@ -13,11 +13,11 @@ from typing import ClassVar
 import numpy as np
 
 from interp.analyzers.base import Analyzer, require_locating
-from interp.claims import Claim, Draws, conclude, literal, statistic
+from interp.claims import Claim, Draws, conclude, escape_braces, statistic
 from interp.errors import OptionError
 from interp.experiments.conditions import PatchSource
 from interp.experiments.contributions import contribution_norms
-from interp.experiments.dose import returns
+from interp.experiments.dose import dose_effect
 from interp.experiments.outcomes import Outcomes
 from interp.experiments.ranking_sets import (
     chance_jaccards,
@@ -27,13 +27,16 @@ from interp.experiments.ranking_sets import (
     spearman,
     unit_of,
 )
-from interp.experiments.row_selection import changed, some
+from interp.experiments.row_selection import changed_rows, sample_rows
 from interp.interventions.random_sets import equally_large, excluded_note, matched_sets
 from interp.prompts import Contrast
 from interp.study import Study
 from interp.table import Table, table
 
-AGREEMENT, EFFECT = 1 / 3, 0.5  # two sets of one size that share half of their members: Jaccard 1/3
+MIN_JACCARD, MIN_EFFECT = (
+    1 / 3,
+    0.5,
+)  # two sets of one size that share half of their members: Jaccard 1/3
 
 
 @dataclass(frozen=True)
@@ -69,36 +72,38 @@ class Stability(Analyzer):
                 f"{self.resamples} pairs of halves and {self.draws} draws give no comparison; use"
                 " at least 1 of each"
             )
-        found: dict[str, list[tuple[str, Table]]] = {"halves": [], "templates": []}
-        for turn in study.progress(range(self.resamples), "locating on halves"):
+        runs: dict[str, list[tuple[str, Table]]] = {"halves": [], "templates": []}
+        for resample in study.progress(range(self.resamples), "locating on halves"):
             for name, half in zip(
-                "ab", study.require_contrast().split(study.seed + 1 + turn), strict=True
+                "ab", study.require_contrast().split(study.seed + 1 + resample), strict=True
             ):
-                found["halves"].append((f"{turn + 1}{name}", self.locate(study.with_prompts(half))))
-        for name, part in study.progress(
+                runs["halves"].append(
+                    (f"{resample + 1}{name}", self.locate(study.with_prompts(half)))
+                )
+        for name, contrast in study.progress(
             list(self._templates(study).items()), "locating on templates"
         ):
-            found["templates"].append((name, self.locate(study.with_prompts(part))))
+            runs["templates"].append((name, self.locate(study.with_prompts(contrast))))
         pairs = {
             "halves": [(2 * turn, 2 * turn + 1) for turn in range(self.resamples)],
-            "templates": list(combinations(range(len(found["templates"])), 2)),
+            "templates": list(combinations(range(len(runs["templates"])), 2)),
         }
         rows, chances = [], {}
         for basis, compared in pairs.items():
-            drawn = []
-            for one, other in compared:
-                row, chance = self._compare(study, basis, found[basis][one], found[basis][other])
+            chance_draws = []
+            for first, second in compared:
+                row, chance = self._compare(study, basis, runs[basis][first], runs[basis][second])
                 rows.append(row)
-                drawn.append(chance)
-            if drawn:
-                chances[basis] = np.mean(drawn, axis=0)
-        elsewhere = self._elsewhere(study, found["templates"])
-        made = [_agreement(basis) for basis in chances]
+                chance_draws.append(chance)
+            if chance_draws:
+                chances[basis] = np.mean(chance_draws, axis=0)
+        elsewhere = self._elsewhere(study, runs["templates"])
+        claims = [_agreement_claim(basis) for basis in chances]
         if elsewhere is not None and len(elsewhere):
-            made.append(_everywhere(elsewhere, excluded_note(self.excluded)))
-        parts = {"units": _units(found["halves"]), "chance": _chance(chances)}
+            claims.append(_elsewhere_claim(elsewhere, excluded_note(self.excluded)))
+        tables = {"units": _units(runs["halves"]), "chance": _chance(chances)}
         if elsewhere is not None:
-            parts["elsewhere"] = elsewhere
+            tables["elsewhere"] = elsewhere
         halves = np.array([row["jaccard"] for row in rows if row["basis"] == "halves"])
         run = table(
             self.name,
@@ -110,81 +115,94 @@ class Stability(Analyzer):
             summary={
                 "jaccard": float(halves.mean()),
                 "resamples": self.resamples,
-                "templates": [name for name, _ in found["templates"]],
+                "templates": [name for name, _ in runs["templates"]],
                 "positive": len(study.contrast.positive),
                 "negative": len(study.contrast.negative),
             },
-            tables=parts,
+            tables=tables,
         )
-        alike = elsewhere is not None and not len(elsewhere)
-        return conclude(run, made, limits=[_ALIKE] if alike else [])
+        no_difference = elsewhere is not None and not len(elsewhere)
+        return conclude(run, claims, limits=[_NO_DIFFERENCE] if no_difference else [])
 
     def _templates(self, study: Study) -> dict[str, Contrast]:
         """The contrast of each template; empty unless two templates have enough prompts of both
         classes.
         """
-        parts = (study.contrast.positive, study.contrast.negative)
-        names = sorted({prompt.template for prompt in parts[0] if prompt.template is not None})
-        found = {}
+        classes = (study.contrast.positive, study.contrast.negative)
+        names = sorted({prompt.template for prompt in classes[0] if prompt.template is not None})
+        contrasts = {}
         for name in names:
-            kept = [
+            filtered = [
                 part.keep([row for row, p in enumerate(part) if p.template == name])
-                for part in parts
+                for part in classes
             ]
-            if min(map(len, kept)) >= self.least:
-                found[name] = Contrast(*kept)
-        return found if len(found) > 1 else {}
+            if min(map(len, filtered)) >= self.least:
+                contrasts[name] = Contrast(*filtered)
+        return contrasts if len(contrasts) > 1 else {}
 
-    def _compare(self, study: Study, basis: str, one: tuple[str, Table], other: tuple[str, Table]):
-        sets = [selected_of(located) for _, located in (one, other)]
-        scores = [scores_of(located) for _, located in (one, other)]
+    def _compare(
+        self, study: Study, basis: str, first: tuple[str, Table], second: tuple[str, Table]
+    ):
+        sets = [selected_of(located) for _, located in (first, second)]
+        scores = [scores_of(located) for _, located in (first, second)]
         width = scores[0].shape[1]
         chance = chance_jaccards(sets[0], sets[1], width, self.draws, study.seed)
-        either = sorted({*sets[0], *sets[1]})
-        among = [np.array([score[pair] for pair in either]) for score in scores]
+        union = sorted({*sets[0], *sets[1]})
+        union_scores = [np.array([score[pair] for pair in union]) for score in scores]
         row = {
             "basis": basis,
-            "first": one[0],
-            "second": other[0],
+            "first": first[0],
+            "second": second[0],
             "n_first": len(sets[0]),
             "n_second": len(sets[1]),
             "jaccard": jaccard(*sets),
             "chance": float(chance.mean()),
             "chance_high": float(np.quantile(chance, 0.975)),
             "spearman": spearman(scores[0].ravel(), scores[1].ravel()),
-            "spearman_selected": spearman(*among),
+            "spearman_selected": spearman(*union_scores),
         }
         return row, chance
 
-    def _elsewhere(self, study: Study, found: list[tuple[str, Table]]) -> Table | None:
+    def _elsewhere(self, study: Study, runs: list[tuple[str, Table]]) -> Table | None:
         """Effects of each template's set, and of random sets, on the prompts of the other
         templates.
         """
-        if not found or study.pair.base is None:
+        if not runs or study.pair.base is None:
             return None
-        unit = unit_of(found[0][1])
-        donors = PatchSource.read(study, unit)
+        unit = unit_of(runs[0][1])
+        donors = PatchSource.from_study(study, unit)
         norms = contribution_norms(study, donors)
-        differ = changed(study)
+        differ = changed_rows(study)
         prompts = study.prompts("positive").prompts
         rows = []
-        for name, located in study.progress(found, "sets on other templates"):
+        for name, located in study.progress(runs, "sets on other templates"):
             chosen = selected_of(located)
-            others = [row for row in differ if prompts[row].template not in (name, None)]
-            others = some(study.prompts("positive"), others, self.control_prompts, study.seed)
-            if not others:
+            other_rows = [row for row in differ if prompts[row].template not in (name, None)]
+            other_rows = sample_rows(
+                study.prompts("positive"), other_rows, self.control_prompts, study.seed
+            )
+            if not other_rows:
                 continue
             if not chosen:
                 # a template on which nothing is located counts as effect 0
-                rows.append((name, 0, 0, len(others), 0.0, 0.0))
+                rows.append((name, 0, 0, len(other_rows), 0.0, 0.0))
                 continue
             drawn = matched_sets(chosen, norms, self.random_sets, study.seed, exclude=self.excluded)
             draws = equally_large(drawn, chosen)
-            outcomes = Outcomes(study, donors, "necessity", others, units={*chosen}.union(*draws))
+            outcomes = Outcomes(
+                study, donors, "necessity", other_rows, units={*chosen}.union(*draws)
+            )
             for number, units in enumerate([chosen, *draws]):
-                done = returns(outcomes, units)
+                effects = dose_effect(outcomes, units)
                 rows.append(
-                    (name, number, len(chosen), len(others), done["effect"], done["recovery"])
+                    (
+                        name,
+                        number,
+                        len(chosen),
+                        len(other_rows),
+                        effects["effect"],
+                        effects["recovery"],
+                    )
                 )
         columns = list(zip(*rows, strict=True)) if rows else [[]] * 6
         return table(
@@ -219,7 +237,7 @@ class Stability(Analyzer):
         )
 
 
-_ALIKE = (
+_NO_DIFFERENCE = (
     "Base and fine-tuned model do not differ in the behaviour on these prompts: the effect of a"
     " template's set on the prompts of the others was not measured."
 )
@@ -240,25 +258,25 @@ _COLUMNS = {
 }
 
 
-def _agreement(basis: str) -> Claim:
-    what = "disjoint halves of the prompts" if basis == "halves" else "one template each"
-    where = {"basis": basis}
+def _agreement_claim(basis: str) -> Claim:
+    description = "disjoint halves of the prompts" if basis == "halves" else "one template each"
+    rows = {"basis": basis}
     return Claim(
         name=basis,
-        estimate=statistic("mean", "jaccard", where=where, spread="range"),
-        at_least=AGREEMENT,
-        null=Draws("chance", "jaccard", where),
+        estimate=statistic("mean", "jaccard", where=rows, spread="range"),
+        at_least=MIN_JACCARD,
+        null=Draws("chance", "jaccard", rows),
         control="random pairs of sets with the same counts in every layer",
         text=(
-            f"Sets located on {what} have a mean Jaccard index of {{value:.2f}} ({{low:.2f}} to"
-            " {high:.2f} over {count:d} comparisons; random sets {control:.2f}, at most"
+            f"Sets located on {description} have a mean Jaccard index of {{value:.2f}} ({{low:.2f}}"
+            " to {high:.2f} over {count:d} comparisons; random sets {control:.2f}, at most"
             " {control_max:.2f})."
         ),
-        also={"count": statistic("count", "jaccard", where=where)},
+        also={"count": statistic("count", "jaccard", where=rows)},
     )
 
 
-def _everywhere(elsewhere: Table, excluded: str) -> Claim:
+def _elsewhere_claim(elsewhere: Table, excluded: str) -> Claim:
     located = elsewhere["draw"] == 0
     weakest = elsewhere["template"][located][int(elsewhere["effect"][located].argmin())]
     where = {"table": "elsewhere", "where": {"draw": 0}}
@@ -266,32 +284,32 @@ def _everywhere(elsewhere: Table, excluded: str) -> Claim:
     return Claim(
         name="elsewhere",
         estimate=statistic("minimum", "effect", spread="range", **where),
-        at_least=EFFECT,
+        at_least=MIN_EFFECT,
         # every template's set is compared with its own random sets
         null=Draws(
             "elsewhere",
             "effect",
             {"draw": draws},
             observed=statistic("mean", "effect", **where),
-            each="template",
+            max_over="template",
         ),
         control=f"matched random sets of each template{excluded}",
         text=(
             "Located on one template, a set returns the base's behaviour on {value:.1%} (of"
-            f" {literal(weakest)}) to {{high:.1%}} of the others' prompts where the models differ"
-            " in it (random sets at most {control_max:.1%})."
+            f" {escape_braces(weakest)}) to {{high:.1%}} of the others' prompts where the models"
+            " differ in it (random sets at most {control_max:.1%})."
         ),
     )
 
 
-def _units(found: list[tuple[str, Table]]) -> Table:
+def _units(runs: list[tuple[str, Table]]) -> Table:
     """Number of halves on which each unit was selected, in descending order."""
     counts: dict[tuple[int, int], int] = {}
-    for _, located in found:
+    for _, located in runs:
         for pair in selected_of(located):
             counts[pair] = counts.get(pair, 0) + 1
     order = sorted(counts, key=lambda pair: (-counts[pair], pair))
-    unit = unit_of(found[0][1]).name
+    unit = unit_of(runs[0][1]).name
     return table(
         "stability-units",
         {
@@ -302,7 +320,7 @@ def _units(found: list[tuple[str, Table]]) -> Table:
                 "measure",
                 "halves on which it was selected",
             ),
-            "halves": (np.full(len(order), len(found), np.int64), "measure", "number of halves"),
+            "halves": (np.full(len(order), len(runs), np.int64), "measure", "number of halves"),
         },
     )
 

@@ -21,10 +21,10 @@ from interp.claims import Claim, Draws, conclude, evaluate, mean, statistic
 from interp.errors import OptionError, PairError, required
 from interp.experiments.conditions import PatchSource
 from interp.experiments.contributions import contribution_norms
-from interp.experiments.dose import returned, returns
+from interp.experiments.dose import dose_effect, matches_donor
 from interp.experiments.outcomes import Outcomes
 from interp.experiments.ranking_sets import chance_jaccards, scores_of, selected_of, unit_of
-from interp.experiments.row_selection import changed, some
+from interp.experiments.row_selection import changed_rows, sample_rows
 from interp.interventions.random_sets import equally_large, matched_sets
 from interp.maths.host import to_host
 from interp.models.model import Model
@@ -33,7 +33,7 @@ from interp.prompts import Prompt
 from interp.study import Study
 from interp.table import Table, table
 
-SAME, EFFECT, AGREEMENT, _SHUFFLED = 0.5, 0.5, 1 / 3, 1024
+MIN_COSINE, MIN_EFFECT, MIN_JACCARD, _MAX_SHUFFLED = 0.5, 0.5, 1 / 3, 1024
 
 
 @dataclass(frozen=True)
@@ -81,27 +81,27 @@ class Transfer(Analyzer):
         if self.permutations < 1:
             raise OptionError(f"{self.permutations} permutations give no null; use at least 1")
         _require_one_shape(self.source.tuned, target)
-        donors = PatchSource.read(study, unit)
+        donors = PatchSource.from_study(study, unit)
         cosines, shuffled = self._correspondence(study, donors)
-        made, layers = [_same_units(cosines, unit.plural)], _layers(cosines)
+        claims, layers = [_correspondence_claim(cosines, unit.plural)], _layers(cosines)
         shuffles = _draws(
             "transfer-shuffled", cosine=(shuffled, "lowest mean cosine of a layer, units shuffled")
         )
-        same = evaluate(made, replace(layers, tables={"layers": layers, "shuffled": shuffles}))[
-            0
-        ].supported
+        corresponds = evaluate(
+            claims, replace(layers, tables={"layers": layers, "shuffled": shuffles})
+        )[0].supported
         chosen = selected_of(self.located)
         answers, null = _answers([], {}), _random([])
-        if same and chosen and study.pair.base is not None:
+        if corresponds and chosen and study.pair.base is not None:
             answers, null = self._reuse(study, donors, chosen)
-            made += [_reused(len(chosen), unit.name)] if len(answers) else []
-        chance, theirs = np.zeros(0), []
+            claims += [_reuse_claim(len(chosen), unit.name)] if len(answers) else []
+        chance, recomputed_set = np.zeros(0), []
         if self.recomputed is not None:
-            theirs = selected_of(self.recomputed)
-            if chosen or theirs:
+            recomputed_set = selected_of(self.recomputed)
+            if chosen or recomputed_set:
                 claim, chance = self._agreement(study, cosines.shape[1])
-                made.append(claim)
-        score, own = (
+                claims.append(claim)
+        score, recomputed_scores = (
             scores_of(self.located),
             None if self.recomputed is None else scores_of(self.recomputed),
         )
@@ -115,17 +115,21 @@ class Transfer(Analyzer):
                 "cosine of its write weights in source and target",
             ),
             "score": (score.ravel(), "measure", "score in the source"),
-            "selected": (_marked(score.shape, chosen), "flag", "selected in the source"),
+            "selected": (_membership(score.shape, chosen), "flag", "selected in the source"),
         }
-        if own is not None:
-            columns["score_recomputed"] = (own.ravel(), "measure", "score in the target")
+        if recomputed_scores is not None:
+            columns["score_recomputed"] = (
+                recomputed_scores.ravel(),
+                "measure",
+                "score in the target",
+            )
             columns["selected_recomputed"] = (
-                _marked(score.shape, theirs),
+                _membership(score.shape, recomputed_set),
                 "flag",
                 "selected in the target",
             )
         limits = []
-        if not same:
+        if not corresponds:
             limits.append(f"The {unit.plural} do not correspond: the set was not reused.")
         elif not len(answers):
             limits.append(
@@ -150,15 +154,17 @@ class Transfer(Analyzer):
                 "chance": _draws(
                     "transfer-chance", jaccard=(chance, "Jaccard index of random sets")
                 ),
-                "sets": _sets(chosen, theirs, unit.name),
+                "sets": _sets(chosen, recomputed_set, unit.name),
                 "answers": answers,
             },
         )
         # the claim about the set comes first, before that about correspondence
-        made.sort(key=lambda claim: claim.name != "reused")
-        found = conclude(run, made)
+        claims.sort(key=lambda claim: claim.name != "reused")
+        result = conclude(run, claims)
         return (
-            found if len(answers) else replace(found, summary={**found.summary, "supported": False})
+            result
+            if len(answers)
+            else replace(result, summary={**result.summary, "supported": False})
         )
 
     def _correspondence(self, study: Study, donors: PatchSource) -> tuple[np.ndarray, np.ndarray]:
@@ -173,35 +179,45 @@ class Transfer(Analyzer):
             np.full(self.permutations, np.inf),
         )
         for layer in range(anatomy.n_layers):
-            one, other = (
+            source_directions, target_directions = (
                 _directions(write, unit.width(anatomy))
                 for write in (unit.write_weights(source, layer), donors.write["tuned"][layer])
             )
-            rows.append((one * other).sum(1))
+            rows.append((source_directions * target_directions).sum(1))
             # a sample where there are many units: the null of its mean is wider, which is
             # conservative
-            few = generator.permutation(len(other))[:_SHUFFLED]
-            one, other = one[few], other[few]
+            sample = generator.permutation(len(target_directions))[:_MAX_SHUFFLED]
+            source_directions, target_directions = (
+                source_directions[sample],
+                target_directions[sample],
+            )
             for draw in range(self.permutations):
-                mean = (one * other[generator.permutation(len(other))]).sum() / len(other)
-                shuffled[draw] = min(shuffled[draw], mean)
+                shuffled_mean = (
+                    source_directions
+                    * target_directions[generator.permutation(len(target_directions))]
+                ).sum() / len(target_directions)
+                shuffled[draw] = min(shuffled[draw], shuffled_mean)
         return np.stack(rows), shuffled
 
     def _reuse(self, study: Study, donors: PatchSource, chosen: list) -> tuple[Table, Table]:
         """Effect of the source's set on each prompt where the models differ in the behaviour, and
         of random sets.
         """
-        rows = some(study.prompts("positive"), changed(study), self.control_prompts, study.seed)
+        rows = sample_rows(
+            study.prompts("positive"), changed_rows(study), self.control_prompts, study.seed
+        )
         if not rows:
             return _answers([], {}), _random([])
         norms = contribution_norms(study, donors)
         draws = equally_large(matched_sets(chosen, norms, self.random_sets, study.seed), chosen)
         outcomes = Outcomes(study, donors, "necessity", rows, units={*chosen}.union(*draws))
-        null = [returns(outcomes, draw) for draw in study.progress(draws, "transfer, random sets")]
-        prompts, found = study.prompts("positive").prompts, outcomes.of(chosen)
+        null = [
+            dose_effect(outcomes, draw) for draw in study.progress(draws, "transfer, random sets")
+        ]
+        prompts, outcome = study.prompts("positive").prompts, outcomes.of(chosen)
         measured = {
-            "as_base": returned(outcomes, found),
-            "number": found.number,
+            "as_base": matches_donor(outcomes, outcome),
+            "number": outcome.number,
             "number_tuned": outcomes.receiver.number,
             "number_base": outcomes.donor.number,
         }
@@ -211,25 +227,25 @@ class Transfer(Analyzer):
         """Claim of the overlap of the sets located in source and target, and the Jaccard indices of
         random sets.
         """
-        mine, theirs = (
+        source_set, target_set = (
             selected_of(required(one, "both runs")) for one in (self.located, self.recomputed)
         )
-        shared = len(set(mine) & set(theirs))
-        chance = chance_jaccards(mine, theirs, width, self.permutations, study.seed)
-        made = Claim(
+        shared = len(set(source_set) & set(target_set))
+        chance = chance_jaccards(source_set, target_set, width, self.permutations, study.seed)
+        claim = Claim(
             name="recomputed",
             estimate=statistic("mean", "shared", table="sets"),
-            at_least=AGREEMENT,
+            at_least=MIN_JACCARD,
             null=Draws("chance", "jaccard"),
             control="random pairs of sets with the same counts in every layer",
             text=(
-                f"Located in the target, {len(theirs)} units share {shared} with the source's"
-                f" {len(mine)}: Jaccard index {{value:.2f}} (random sets {{control:.2f}}, at most"
-                " {control_max:.2f}); rank correlation of all scores {ranks:.2f}."
+                f"Located in the target, {len(target_set)} units share {shared} with the source's"
+                f" {len(source_set)}: Jaccard index {{value:.2f}} (random sets {{control:.2f}}, at"
+                " most {control_max:.2f}); rank correlation of all scores {ranks:.2f}."
             ),
             also={"ranks": statistic("rank-correlation", "score", by="score_recomputed")},
         )
-        return made, chance
+        return claim, chance
 
 
 def _require_one_shape(source: Model, target: Model) -> None:
@@ -252,9 +268,9 @@ def _directions(write: torch.Tensor, width: int) -> np.ndarray:
     return np.divide(columns, norms, out=np.zeros_like(columns), where=norms > 0)
 
 
-def _same_units(cosines: np.ndarray, plural: str) -> Claim:
+def _correspondence_claim(cosines: np.ndarray, plural: str) -> Claim:
     # the least similar layer: the mean over all would hide one permuted layer
-    said = (
+    sentence = (
         "write in similar directions in source and target: mean cosine {value:.2f} in layer"
         f" {cosines.mean(1).argmin()}, the lowest (shuffled within layers at most"
         " {control_max:.2f})."
@@ -262,20 +278,20 @@ def _same_units(cosines: np.ndarray, plural: str) -> Claim:
     return Claim(
         name="correspondence",
         estimate=statistic("minimum", "cosine", table="layers", spread="range"),
-        at_least=SAME,
+        at_least=MIN_COSINE,
         beyond=["control"],
         null=Draws("shuffled", "cosine"),
         control="shuffles within layers",
-        text=f"The {plural} of equal index {said}",
-        otherwise=f"The {plural} of equal index do not {said}",
+        text=f"The {plural} of equal index {sentence}",
+        otherwise=f"The {plural} of equal index do not {sentence}",
     )
 
 
-def _reused(size: int, unit: str) -> Claim:
+def _reuse_claim(size: int, unit: str) -> Claim:
     return Claim(
         name="reused",
         estimate=mean("as_base", table="answers"),
-        at_least=EFFECT,
+        at_least=MIN_EFFECT,
         beyond=["control"],
         null=Draws("random", "effect"),
         control="matched random sets",
@@ -317,9 +333,9 @@ def _answers(prompts: Sequence[Prompt], measured: Mapping[str, np.ndarray]) -> T
     )
 
 
-def _random(found: Sequence[Mapping[str, float]]) -> Table:
+def _random(effects: Sequence[Mapping[str, float]]) -> Table:
     effect, recovery = (
-        np.array([one[name] for one in found], np.float64) for name in ("effect", "recovery")
+        np.array([one[name] for one in effects], np.float64) for name in ("effect", "recovery")
     )
     return _draws(
         "transfer-random",
@@ -344,23 +360,23 @@ def _layers(cosines: np.ndarray) -> Table:
     )
 
 
-def _marked(shape: tuple[int, ...], chosen: list) -> np.ndarray:
-    found = np.zeros(shape, dtype=bool)
+def _membership(shape: tuple[int, ...], chosen: list) -> np.ndarray:
+    mask = np.zeros(shape, dtype=bool)
     for pair in chosen:
-        found[pair] = True
-    return found.ravel()
+        mask[pair] = True
+    return mask.ravel()
 
 
-def _sets(mine: list, theirs: list, unit: str) -> Table:
+def _sets(source_set: list, target_set: list, unit: str) -> Table:
     """Table of the units of either set."""
-    either = sorted({*mine, *theirs})
+    union = sorted({*source_set, *target_set})
     return table(
         "transfer-sets",
         {
-            "layer": (np.array([pair[0] for pair in either], np.int64), "key", "block"),
-            unit: (np.array([pair[1] for pair in either], np.int64), "key", f"{unit} of the block"),
+            "layer": (np.array([pair[0] for pair in union], np.int64), "key", "block"),
+            unit: (np.array([pair[1] for pair in union], np.int64), "key", f"{unit} of the block"),
             "shared": (
-                np.array([pair in set(mine) & set(theirs) for pair in either], bool),
+                np.array([pair in set(source_set) & set(target_set) for pair in union], bool),
                 "flag",
                 "in both sets",
             ),

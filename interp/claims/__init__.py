@@ -13,7 +13,7 @@ stored finding again.
 """
 
 from interp.claims.claim import ALPHA, Claim, Draws
-from interp.claims.estimates import Estimate, Measured, auc, mean, measure, statistic
+from interp.claims.estimates import Estimate, Measurement, auc, mean, measure, statistic
 from interp.claims.finding import (
     NOT_SUPPORTED,
     NOT_TESTED,
@@ -24,15 +24,15 @@ from interp.claims.finding import (
     evaluate,
 )
 from interp.claims.numbers import correlation
-from interp.claims.sentences import alike, literal
+from interp.claims.sentences import escape_braces, texts_match
 from interp.claims.stored import (
     COLUMNS,
     MEASURES,
     check,
     check_summary,
     conclude,
-    figures,
-    finding_of,
+    finding_from_row,
+    finding_summary,
     from_table,
     headline,
     summary_of,
@@ -53,23 +53,23 @@ __all__ = [
     "Draws",
     "Estimate",
     "Finding",
-    "Measured",
-    "alike",
+    "Measurement",
     "auc",
     "check",
     "check_summary",
     "conclude",
     "correlation",
+    "escape_braces",
     "evaluate",
-    "figures",
-    "finding_of",
+    "finding_from_row",
+    "finding_summary",
     "from_table",
     "headline",
-    "literal",
     "mean",
     "measure",
     "statistic",
     "summary_of",
+    "texts_match",
     "to_table",
     "verdicts_sentence",
 ]

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from interp.claims.estimates import Estimate
-from interp.claims.sentences import formats
+from interp.claims.sentences import field_formats
 from interp.errors import ClaimError
 from interp.provenance import JSON
 
@@ -24,11 +24,11 @@ class Draws:
 
     ``observed`` is compared with the draws; the default is the estimate of the claim. p is
     (1 + b) / (1 + n) with b draws at least as large (for "less": as small), and at least
-    1 / ``arrangements``, the number of distinct permutations of the labels. With ``each``, a column
-    of both tables, p is the largest over its values. ``level``: significance level. ``family``: p
-    is corrected over the claims of one family (Benjamini and Hochberg 1995). ``fewest``: with fewer
-    draws the claim is not tested. ``shown``: a further condition on the draws whose mean and range
-    are reported; the others are bounds that count for p only.
+    1 / ``arrangements``, the number of distinct permutations of the labels. With ``max_over``, a
+    column of both tables, p is the largest over its values. ``level``: significance level.
+    ``family``: p is corrected over the claims of one family (Benjamini and Hochberg 1995).
+    ``min_draws``: with fewer draws the claim is not tested. ``control_where``: a further condition
+    on the draws whose mean and range are reported; the others are bounds that count for p only.
     """
 
     table: str
@@ -36,12 +36,12 @@ class Draws:
     where: Mapping[str, JSON] = field(default_factory=dict)
     observed: Estimate | None = None
     alternative: str = "greater"
-    each: str = ""
+    max_over: str = ""
     arrangements: Number = math.inf
     level: Number = ALPHA
     family: str = ""
-    fewest: int = 0
-    shown: Mapping[str, JSON] = field(default_factory=dict)
+    min_draws: int = 0
+    control_where: Mapping[str, JSON] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("arrangements", "level"):
@@ -101,12 +101,13 @@ class Claim:
         tested = self.null is not None or self.reference is not None
         if tested and not self.control:
             raise ValueError(f"claim {self.name!r} does not describe its control")
-        for one in self.beyond or ():
-            if one not in ("threshold", "control") and (
-                isinstance(one, (bool, str)) or not math.isfinite(one)
+        for bound in self.beyond or ():
+            if bound not in ("threshold", "control") and (
+                isinstance(bound, (bool, str)) or not math.isfinite(bound)
             ):
                 raise ValueError(
-                    f"claim {self.name!r} has the bound {one!r}: a number, 'threshold' or 'control'"
+                    f"claim {self.name!r} has the bound {bound!r}: a number, 'threshold' or"
+                    " 'control'"
                 )
 
     @property
@@ -121,20 +122,20 @@ class Claim:
         return "at most" if self.at_least is None else "at least"
 
     @property
-    def form(self) -> str:
+    def number_format(self) -> str:
         """The number format of the value in its sentences, such as ``.1%`` or ``+.3f``.
 
         If the sentences do not contain the value, it is the format of an end of its interval or of
         an estimate of the same column, else "".
         """
-        alike = [
-            name for name, estimate in self.also.items() if _kind(estimate) == _kind(self.estimate)
+        same_unit = [
+            name for name, estimate in self.also.items() if _unit(estimate) == _unit(self.estimate)
         ]
         for template in (self.text, self.otherwise):
-            said = formats(template)
-            for name in ("value", "low", "high", *alike):
-                if said.get(name):
-                    return said[name]
+            number_formats = field_formats(template)
+            for name in ("value", "low", "high", *same_unit):
+                if number_formats.get(name):
+                    return number_formats[name]
         return ""
 
     def to_json(self) -> dict[str, JSON]:
@@ -148,8 +149,10 @@ class Claim:
         if self.null is not None:
             value["null"] = _draws_json(self.null)
         if self.reference is not None:
-            own = self.reference
-            value["reference"] = own.to_json() if isinstance(own, Estimate) else float(own)
+            reference = self.reference
+            value["reference"] = (
+                reference.to_json() if isinstance(reference, Estimate) else float(reference)
+            )
         value |= {
             name: getattr(self, name)
             for name in ("control", "missing", "otherwise", "undefined")
@@ -183,7 +186,7 @@ class Claim:
             raise ClaimError(f"claim {name!r} has a recipe that cannot be read: {error}") from error
 
 
-def _kind(estimate: Estimate) -> tuple[str, str, str, bool]:
+def _unit(estimate: Estimate) -> tuple[str, str, str, bool]:
     """Estimates for which this is equal have the same unit."""
     return estimate.table, estimate.column, estimate.statistic, bool(estimate.over)
 

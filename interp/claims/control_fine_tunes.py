@@ -15,7 +15,7 @@ from interp.claims.claim import Claim, Draws
 from interp.claims.estimates import Estimate, mean, statistic
 from interp.table import Table, table
 
-FOR_INTERVAL, FOR_RANK = 5, 19
+MIN_FOR_INTERVAL, MIN_FOR_RANK = 5, 19
 TABLE = "controls"
 
 
@@ -31,7 +31,7 @@ def controls_table(names: Sequence[str], columns: Mapping[str, tuple]) -> Table:
     )
 
 
-def ends(column: str) -> dict[str, Estimate]:
+def control_range(column: str) -> dict[str, Estimate]:
     """Minimum and maximum over the controls: the fields ``least_control`` and ``most_control``."""
     return {
         "least_control": statistic("minimum", column, table=TABLE),
@@ -39,74 +39,97 @@ def ends(column: str) -> dict[str, Estimate]:
     }
 
 
-def on_average(count: int, form: str) -> str:
+def controls_phrase(n_controls: int, number_format: str) -> str:
     """The end of a sentence: the controls from which a paired difference is taken."""
-    if count == 1:
-        return f"of the control ({{control:{form}}})"
+    if n_controls == 1:
+        return f"of the control ({{control:{number_format}}})"
     return (
-        f"of {count} controls on average ({{control:{form}}}; from {{least_control:{form}}} to"
-        f" {{most_control:{form}}})"
+        f"of {n_controls} controls on average ({{control:{number_format}}}; from"
+        f" {{least_control:{number_format}}} to {{most_control:{number_format}}})"
     )
 
 
-def opening(column: str, count: int, form: str) -> tuple[str, dict[str, Estimate]]:
+def comparison_sentence(
+    column: str, n_controls: int, number_format: str
+) -> tuple[str, dict[str, Estimate]]:
     """An addition to the first sentence of a run, the mean of the controls, and its estimate.
 
     ``column`` of the run's primary table has the number of the control, or the mean over controls.
     """
-    if not count:
+    if not n_controls:
         return " No control fine-tune was given to compare it with (--control).", {}
-    of = "the control fine-tune" if count == 1 else f"{count} control fine-tunes on average"
-    return f" Compared with {of}: {{of_controls:{form}}}.", {"of_controls": mean(column)}
+    controls_text = (
+        "the control fine-tune"
+        if n_controls == 1
+        else f"{n_controls} control fine-tunes on average"
+    )
+    return f" Compared with {controls_text}: {{of_controls:{number_format}}}.", {
+        "of_controls": mean(column)
+    }
 
 
-def needed(count: int) -> str:
+def too_few_controls(n_controls: int) -> str:
     """Why so few controls are not a test."""
     return (
-        f"{count} control{'s were' if count > 1 else ' was'} given, and {FOR_INTERVAL} are needed"
-        f" for the interval of a new one, {FOR_RANK} for a rank test"
+        f"{n_controls} control{'s were' if n_controls > 1 else ' was'} given, and"
+        f" {MIN_FOR_INTERVAL} are needed for the interval of a new one, {MIN_FOR_RANK} for a rank"
+        " test"
     )
 
 
-def beyond_new(
-    name: str, estimate: Estimate, column: str, count: int, said: str, form: str
+def beyond_new_control(
+    name: str,
+    estimate: Estimate,
+    column: str,
+    n_controls: int,
+    description: str,
+    number_format: str,
 ) -> Claim:
     """The claim that the estimate is larger than that of a new control fine-tune.
 
     ``column`` of the table of controls has the same number of each control. With five controls or
     more, the interval of the estimate has to lie above the 95 % prediction interval of a new one,
     ``mean +- t sqrt(1 + 1/k) sd`` of k controls; with nineteen or more, p is the rank among them,
-    (1 + b) / (1 + k). With fewer it is not tested. ``said``: the number in words; ``form``: its
-    number format.
+    (1 + b) / (1 + k). With fewer it is not tested. ``description``: the number in words;
+    ``number_format``: its number format.
     """
-    shown, also = f"{{value:{form}}} [{{low:{form}}}, {{high:{form}}}]", ends(column)
-    if count < FOR_INTERVAL:
-        of = "One control" if count == 1 else f"{count} controls"
-        gives = (
-            f"gives {{least_control:{form}}}"
-            if count == 1
-            else f"give {{least_control:{form}}} to {{most_control:{form}}}"
+    value_text, also = (
+        f"{{value:{number_format}}} [{{low:{number_format}}}, {{high:{number_format}}}]",
+        control_range(column),
+    )
+    if n_controls < MIN_FOR_INTERVAL:
+        controls_text = "One control" if n_controls == 1 else f"{n_controls} controls"
+        range_text = (
+            f"gives {{least_control:{number_format}}}"
+            if n_controls == 1
+            else f"give {{least_control:{number_format}}} to {{most_control:{number_format}}}"
         )
         return Claim(
             name=name,
             estimate=estimate,
             at_least=0.0,
             also=also,
-            text=(f"{of} {gives} where {said} is {shown}; the range of a new one is not known."),
-            missing=needed(count),
+            text=(
+                f"{controls_text} {range_text} where {description} is {value_text}; the range of a"
+                " new one is not known."
+            ),
+            missing=too_few_controls(n_controls),
         )
-    if count < FOR_RANK:
+    if n_controls < MIN_FOR_RANK:
         return Claim(
             name=name,
             estimate=estimate,
             at_least=0.0,
             beyond=["control"],
             reference=replace(statistic("mean", column, table=TABLE), spread="new-observation"),
-            control=f"{count} control fine-tunes, and the 95 % prediction interval of a new one",
+            control=(
+                f"{n_controls} control fine-tunes, and the 95 % prediction interval of a new one"
+            ),
             text=(
-                f"The prediction interval of a new control is {{control_low:{form}}} to"
-                f" {{control_high:{form}}} (95 %, from {count} controls with"
-                f" {{least_control:{form}}} to {{most_control:{form}}}); {said} is {shown}."
+                f"The prediction interval of a new control is {{control_low:{number_format}}} to"
+                f" {{control_high:{number_format}}} (95 %, from {n_controls} controls with"
+                f" {{least_control:{number_format}}} to {{most_control:{number_format}}});"
+                f" {description} is {value_text}."
             ),
             also=also,
         )
@@ -114,12 +137,12 @@ def beyond_new(
         name=name,
         estimate=estimate,
         at_least=0.0,
-        null=Draws(TABLE, column, fewest=FOR_RANK),
+        null=Draws(TABLE, column, min_draws=MIN_FOR_RANK),
         beyond=[],
-        control=f"{count} control fine-tunes, by rank",
+        control=f"{n_controls} control fine-tunes, by rank",
         text=(
-            f"Of {count} controls the largest gives {{most_control:{form}}}; {said} is {shown}, "
-            "p = {p:.2g} by rank."
+            f"Of {n_controls} controls the largest gives {{most_control:{number_format}}};"
+            f" {description} is {value_text}, p = {{p:.2g}} by rank."
         ),
         also=also,
     )

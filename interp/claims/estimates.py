@@ -17,17 +17,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from interp.claims.numbers import NAN, ONE, TWO
+from interp.claims.numbers import NAN, ONE_COLUMN, TWO_COLUMNS
 from interp.errors import ClaimError
-from interp.maths.auc import auc_difference_interval, auc_interval, fewest_clusters, pairwise_order
+from interp.maths.auc import (
+    auc_difference_interval,
+    auc_interval,
+    effective_clusters_of_smaller_group,
+    pairwise_order,
+)
 from interp.maths.intervals import Interval, cluster_interval, effective_clusters, jackknife_rows
 from interp.maths.judge_correction import corrected_difference, corrected_share
-from interp.maths.prediction import new_observation
-from interp.provenance import JSON, plain
-from interp.table import Table, as_counted
+from interp.maths.prediction import observation_interval
+from interp.provenance import JSON, to_json_value
+from interp.table import Table, as_binary
 
 
-class Measured(NamedTuple):
+class Measurement(NamedTuple):
     """A number, both ends of its interval and its effective clusters; NaN where it has none."""
 
     value: float
@@ -74,7 +79,7 @@ class Estimate:
         """The fields that are not at their defaults."""
         return {
             name: value
-            for name, value in plain(asdict(self), "estimate").items()
+            for name, value in to_json_value(asdict(self), "estimate").items()
             if value != _DEFAULTS[name]
         }
 
@@ -86,16 +91,18 @@ class Estimate:
             raise ClaimError(
                 f"an estimate cannot be read: {seen} is not among the fields {', '.join(_DEFAULTS)}"
             )
-        for name, given in value.items():
-            kind = _KINDS[name]
-            if not isinstance(given, kind) or (name != "folded" and isinstance(given, bool)):
-                raise ClaimError(f"an estimate cannot be read: its {name} is {given!r}")
+        for name, field_value in value.items():
+            kind = _TYPES[name]
+            if not isinstance(field_value, kind) or (
+                name != "folded" and isinstance(field_value, bool)
+            ):
+                raise ClaimError(f"an estimate cannot be read: its {name} is {field_value!r}")
         if not value.get("column"):
             raise ClaimError("an estimate cannot be read: it names no column")
         return cls(**value)
 
 
-_KINDS = {
+_TYPES = {
     "column": str,
     "table": str,
     "where": Mapping,
@@ -112,8 +119,8 @@ _KINDS = {
     "over": Mapping,
     "judge": str,
 }
-_DEFAULTS = plain(asdict(Estimate(column="x"))) | {"column": ""}
-assert list(_KINDS) == [field.name for field in fields(Estimate)]
+_DEFAULTS = to_json_value(asdict(Estimate(column="x"))) | {"column": ""}
+assert list(_TYPES) == [field.name for field in fields(Estimate)]
 
 
 def mean(column: str, *, cluster: str = "cluster", **rest: JSON) -> Estimate:
@@ -140,85 +147,87 @@ def statistic(name: str, column: str, **rest: JSON) -> Estimate:
     return Estimate(column=column, statistic=name, **rest)
 
 
-def measure(estimate: Estimate, run: Table) -> Measured:
+def measure(estimate: Estimate, run: Table) -> Measurement:
     """The estimate on a run's tables; ``ClaimError`` if these lack what it reads."""
     try:
         if estimate.statistic == "auc":
             return _auc(estimate, run)
         if estimate.statistic == "mean" and estimate.cluster and not estimate.spread:
-            own = _mean(estimate, run)
-            return _corrected(own, estimate, run) if estimate.judge else own
+            measurement = _mean(estimate, run)
+            return (
+                _corrected_for_judge(measurement, estimate, run) if estimate.judge else measurement
+            )
         if estimate.judge:
             raise ClaimError(
                 f"a {estimate.statistic} of {estimate.column!r} cannot be corrected for a judge's"
                 " errors: only a proportion can"
             )
-        return _other(estimate, run)
+        return _other_statistic(estimate, run)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ClaimError(
             f"an estimate of {estimate.column!r} cannot be measured: {error}"
         ) from error
 
 
-def rows_of(
+def selected_rows(
     estimate: Estimate, run: Table, where: Mapping[str, JSON] | None = None
 ) -> tuple[Table, np.ndarray]:
     """The table that an estimate reads, and the indices of the rows that ``where`` selects."""
-    part = run.tables.get(estimate.table) if estimate.table else run
-    if part is None:
+    table = run.tables.get(estimate.table) if estimate.table else run
+    if table is None:
         raise ClaimError(
             f"table {estimate.table!r} is read: the run has"
             f" {', '.join(sorted(run.tables)) or 'none'}"
         )
-    return part, np.flatnonzero(_selected(part, estimate.where if where is None else where))
+    return table, np.flatnonzero(_row_mask(table, estimate.where if where is None else where))
 
 
-def _selected(part: Table, where: Mapping[str, JSON]) -> np.ndarray:
-    mask = np.ones(len(part), dtype=bool)
-    for column, wanted in where.items():
-        values = _column(part, column)
-        options = wanted if isinstance(wanted, (list, tuple)) else [wanted]
-        typed = np.array(options, dtype=values.dtype)
+def _row_mask(table: Table, where: Mapping[str, JSON]) -> np.ndarray:
+    mask = np.ones(len(table), dtype=bool)
+    for column, condition in where.items():
+        values = _column(table, column)
+        options = condition if isinstance(condition, (list, tuple)) else [condition]
+        typed_options = np.array(options, dtype=values.dtype)
         # cast to the type of the column, 0.7 would be 0 and any text true
-        if typed.dtype.kind in "bi" and typed.tolist() != list(options):
+        if typed_options.dtype.kind in "bi" and typed_options.tolist() != list(options):
             raise ClaimError(
-                f"column {column!r} is selected by {wanted!r}, which cannot be of type"
-                f" {typed.dtype}"
+                f"column {column!r} is selected by {condition!r}, which cannot be of type"
+                f" {typed_options.dtype}"
             )
-        mask &= np.isin(values, typed)
+        mask &= np.isin(values, typed_options)
     return mask
 
 
-def _column(part: Table, name: str) -> np.ndarray:
-    if name not in part.data:
-        raise ClaimError(f"column {name!r} is read, which table {part.kind!r} does not have")
-    return part[name]
+def _column(table: Table, name: str) -> np.ndarray:
+    if name not in table.data:
+        raise ClaimError(f"column {name!r} is read, which table {table.kind!r} does not have")
+    return table[name]
 
 
-def _numbers(
+def _selected_values(
     estimate: Estimate, run: Table, where: Mapping[str, JSON] | None = None
 ) -> tuple[np.ndarray, ...]:
     """Values (flags stay bool), clusters and pairing keys of the selected rows; without ``pair``
     the keys are row indices.
     """
-    part, rows = rows_of(estimate, run, where)
-    values = _column(part, estimate.column)
+    table, rows = selected_rows(estimate, run, where)
+    values = _column(table, estimate.column)
     if values.dtype == object:
         raise ClaimError(f"column {estimate.column!r} is measured, which holds text")
     if not rows.size and estimate.statistic != "count":
         raise ClaimError(
-            f"no row of table {part.kind!r} is selected by {dict(where or estimate.where)}"
+            f"no row of table {table.kind!r} is selected by {dict(where or estimate.where)}"
         )
     values = values[rows] if values.dtype == bool else values[rows].astype(np.float64)
     if estimate.statistic == "mean":
-        values = as_counted(values, part.column(estimate.column).unit)
-    clusters = _column(part, estimate.cluster)[rows] if estimate.cluster else np.arange(rows.size)
+        values = as_binary(values, table.column(estimate.column).unit)
+    clusters = _column(table, estimate.cluster)[rows] if estimate.cluster else np.arange(rows.size)
     names = [estimate.pair] if isinstance(estimate.pair, str) else list(estimate.pair)
     if not any(names):
         return values, clusters, rows
     keys = [
         tuple(key)
-        for key in zip(*(_column(part, name)[rows].tolist() for name in names), strict=True)
+        for key in zip(*(_column(table, name)[rows].tolist() for name in names), strict=True)
     ]
     if len(set(keys)) != len(keys):
         raise ClaimError(f"rows are paired by {', '.join(names)}, which are not unique")
@@ -226,42 +235,42 @@ def _numbers(
     return values[order], clusters[order], np.array([repr(keys[index]) for index in order], object)
 
 
-def _derived(estimate: Estimate, changes: Mapping[str, JSON]) -> Estimate:
+def _with_changes(estimate: Estimate, changes: Mapping[str, JSON]) -> Estimate:
     """An estimate with ``changes``; the other fields are those of ``estimate``."""
-    around = {
+    inherited = {
         name: value for name, value in estimate.to_json().items() if name not in ("minus", "over")
     }
-    return Estimate.from_json(around | dict(changes))
+    return Estimate.from_json(inherited | dict(changes))
 
 
-def _mean(estimate: Estimate, run: Table) -> Measured:
-    values, clusters, keys = _numbers(estimate, run)
-    number = effective_clusters(clusters)
+def _mean(estimate: Estimate, run: Table) -> Measurement:
+    values, clusters, keys = _selected_values(estimate, run)
+    n_clusters = effective_clusters(clusters)
 
-    def matched(part: Estimate) -> np.ndarray:
-        theirs, _, other = _numbers(part, run)
-        if not np.array_equal(keys, other):
+    def matched(other_estimate: Estimate) -> np.ndarray:
+        other_values, _, other_keys = _selected_values(other_estimate, run)
+        if not np.array_equal(keys, other_keys):
             raise ClaimError(
                 f"rows of {estimate.column!r} by {dict(estimate.where)} are not matched by those of"
-                f" {part.column!r} by {dict(part.where)}"
+                f" {other_estimate.column!r} by {dict(other_estimate.where)}"
             )
-        return theirs
+        return other_values
 
     minus_values = minus_clusters = over_values = over_minus = None
     if estimate.minus:
-        minus = _derived(estimate, estimate.minus)
+        minus = _with_changes(estimate, estimate.minus)
         same = (minus.table, dict(minus.where)) == (estimate.table, dict(estimate.where))
         if same or estimate.pair:
             minus_values = matched(minus)
         else:
-            minus_values, minus_clusters, _ = _numbers(minus, run)
-            number = min(number, effective_clusters(minus_clusters))
+            minus_values, minus_clusters, _ = _selected_values(minus, run)
+            n_clusters = min(n_clusters, effective_clusters(minus_clusters))
     if estimate.over:
-        over = _derived(estimate, estimate.over)
+        over = _with_changes(estimate, estimate.over)
         over_values = matched(over)
         if over.minus:
-            over_minus = matched(_derived(over, over.minus))
-    found = cluster_interval(
+            over_minus = matched(_with_changes(over, over.minus))
+    interval = cluster_interval(
         values,
         clusters,
         minus=minus_values,
@@ -269,110 +278,129 @@ def _mean(estimate: Estimate, run: Table) -> Measured:
         over=over_values,
         over_minus=over_minus,
     )
-    return Measured(*found, number)
+    return Measurement(*interval, n_clusters)
 
 
-def _corrected(own: Measured, estimate: Estimate, run: Table) -> Measured:
+def _corrected_for_judge(measurement: Measurement, estimate: Estimate, run: Table) -> Measurement:
     """A proportion, or a difference of two, corrected for the error rates in table ``judge``."""
-    part, _ = rows_of(Estimate(column="sensitivity", table=estimate.judge), run)
-    if estimate.over or not len(part):
+    table, _ = selected_rows(Estimate(column="sensitivity", table=estimate.judge), run)
+    if estimate.over or not len(table):
         raise ClaimError(
             f"{estimate.column!r} cannot be corrected by {estimate.judge!r}: it is a ratio, or the"
             " table has no rows"
         )
-    yes, no = (float(_column(part, f"labelled_{name}")[0]) for name in ("yes", "no"))
-    rates = (float(_column(part, name)[0]) for name in ("sensitivity", "specificity"))
+    yes, no = (float(_column(table, f"labelled_{name}")[0]) for name in ("yes", "no"))
+    rates = (float(_column(table, name)[0]) for name in ("sensitivity", "specificity"))
     true_yes, true_no = (rate * count for rate, count in zip(rates, (yes, no), strict=True))
     if estimate.minus:
-        return Measured(
-            *corrected_difference(interval_of(own), true_yes, yes, true_no, no), own.clusters
+        return Measurement(
+            *corrected_difference(as_interval(measurement), true_yes, yes, true_no, no),
+            measurement.clusters,
         )
-    return Measured(
-        *corrected_share(own.value * own.clusters, own.clusters, true_yes, yes, true_no, no)[1:],
-        own.clusters,
+    return Measurement(
+        *corrected_share(
+            measurement.value * measurement.clusters,
+            measurement.clusters,
+            true_yes,
+            yes,
+            true_no,
+            no,
+        )[1:],
+        measurement.clusters,
     )
 
 
-def _auc(estimate: Estimate, run: Table) -> Measured:
+def _auc(estimate: Estimate, run: Table) -> Measurement:
     def side(column: str, where: Mapping[str, JSON]) -> tuple[np.ndarray, np.ndarray]:
-        values, clusters, _ = _numbers(
-            _derived(estimate, {"column": column, "pair": ""}), run, where
+        values, clusters, _ = _selected_values(
+            _with_changes(estimate, {"column": column, "pair": ""}), run, where
         )
         return values.astype(np.float64), clusters
 
     def order(column: str, folded: bool) -> np.ndarray:
         above = pairwise_order(*(side(column, where)[0] for where in groups))
-        counted = above if near is None or not near.any() else above[near]
+        counted = above if is_close is None or not is_close.any() else above[is_close]
         return 1 - above if folded and counted.mean() < 0.5 else above
 
     groups = estimate.where, estimate.against
     own_clusters, other_clusters = (side(estimate.column, where)[1] for where in groups)
-    near = None
+    is_close = None
     if estimate.within:
-        name, most = estimate.within
+        name, max_difference = estimate.within
         lengths = [side(str(name), where)[0] for where in groups]
-        near = np.abs(lengths[0][:, None] - lengths[1][None]) <= float(most)
-    counted = np.ones((own_clusters.size, other_clusters.size)) if near is None else near
-    number = fewest_clusters(counted, (own_clusters, other_clusters)) if counted.any() else 0.0
+        is_close = np.abs(lengths[0][:, None] - lengths[1][None]) <= float(max_difference)
+    counted = np.ones((own_clusters.size, other_clusters.size)) if is_close is None else is_close
+    n_clusters = (
+        effective_clusters_of_smaller_group(counted, (own_clusters, other_clusters))
+        if counted.any()
+        else 0.0
+    )
     if not estimate.minus:
         positive, negative = (side(estimate.column, where)[0] for where in groups)
-        plain, turned = order(estimate.column, False), order(estimate.column, estimate.folded)
-        sign = 1 if np.array_equal(plain, turned) else -1
-        return Measured(
-            *auc_interval(sign * positive, sign * negative, own_clusters, other_clusters, near),
-            number,
+        plain, oriented = order(estimate.column, False), order(estimate.column, estimate.folded)
+        sign = 1 if np.array_equal(plain, oriented) else -1
+        return Measurement(
+            *auc_interval(sign * positive, sign * negative, own_clusters, other_clusters, is_close),
+            n_clusters,
         )
-    other = _derived(estimate, estimate.minus)
-    own, theirs = order(estimate.column, estimate.folded), order(other.column, other.folded)
-    return Measured(
-        *auc_difference_interval(own, theirs, own_clusters, other_clusters, near), number
+    other_estimate = _with_changes(estimate, estimate.minus)
+    own_order, other_order = (
+        order(estimate.column, estimate.folded),
+        order(other_estimate.column, other_estimate.folded),
+    )
+    return Measurement(
+        *auc_difference_interval(own_order, other_order, own_clusters, other_clusters, is_close),
+        n_clusters,
     )
 
 
-def _other(estimate: Estimate, run: Table) -> Measured:
+def _other_statistic(estimate: Estimate, run: Table) -> Measurement:
     value = _value(estimate, run)
     if estimate.spread == "range":
-        values, _, _ = _numbers(estimate, run)
-        return Measured(value, float(values.min()), float(values.max()), NAN)
+        values, _, _ = _selected_values(estimate, run)
+        return Measurement(value, float(values.min()), float(values.max()), NAN)
     if estimate.spread == "new-observation":
-        low, high = new_observation(_numbers(estimate, run)[0])
+        low, high = observation_interval(_selected_values(estimate, run)[0])
         if estimate.column.startswith("auc"):
             low, high = max(low, 0.0), min(high, 1.0)  # an AUC cannot lie beyond
-        return Measured(value, low, high, NAN)
-    if estimate.cluster and estimate.statistic in TWO:
-        values, clusters, _ = _numbers(_derived(estimate, {"pair": ""}), run)
-        others, _, _ = _numbers(_derived(estimate, {"column": estimate.by, "pair": ""}), run)
-        two = TWO[estimate.statistic]
-        found = jackknife_rows(
-            lambda rows: two(values[rows], others[rows], estimate.reach), clusters
+        return Measurement(value, low, high, NAN)
+    if estimate.cluster and estimate.statistic in TWO_COLUMNS:
+        values, clusters, _ = _selected_values(_with_changes(estimate, {"pair": ""}), run)
+        other_values, _, _ = _selected_values(
+            _with_changes(estimate, {"column": estimate.by, "pair": ""}), run
+        )
+        two = TWO_COLUMNS[estimate.statistic]
+        jackknife = jackknife_rows(
+            lambda rows: two(values[rows], other_values[rows], estimate.reach), clusters
         )
         reach = 1.0 if "correlation" in estimate.statistic else math.inf
-        low, high = np.clip([found.low, found.high], -reach, reach).tolist()
-        return Measured(found.value, low, high, effective_clusters(clusters))
-    return Measured(value, NAN, NAN, NAN)
+        low, high = np.clip([jackknife.low, jackknife.high], -reach, reach).tolist()
+        return Measurement(jackknife.value, low, high, effective_clusters(clusters))
+    return Measurement(value, NAN, NAN, NAN)
 
 
 def _value(estimate: Estimate, run: Table) -> float:
-    values, _, _ = _numbers(estimate, run)
-    if estimate.statistic in TWO:
-        others, _, _ = _numbers(_derived(estimate, {"column": estimate.by}), run)
-        result = TWO[estimate.statistic](
-            values.astype(np.float64), others.astype(np.float64), estimate.reach
+    values, _, _ = _selected_values(estimate, run)
+    if estimate.statistic in TWO_COLUMNS:
+        other_values, _, _ = _selected_values(_with_changes(estimate, {"column": estimate.by}), run)
+        result = TWO_COLUMNS[estimate.statistic](
+            values.astype(np.float64), other_values.astype(np.float64), estimate.reach
         )
-    elif estimate.statistic in ONE:
-        result = float(ONE[estimate.statistic](values))
+    elif estimate.statistic in ONE_COLUMN:
+        result = float(ONE_COLUMN[estimate.statistic](values))
     else:
         raise ClaimError(
-            f"statistic {estimate.statistic!r}: known are {', '.join([*ONE, *TWO, 'auc'])}"
+            f"statistic {estimate.statistic!r}: known are"
+            f" {', '.join([*ONE_COLUMN, *TWO_COLUMNS, 'auc'])}"
         )
     if estimate.minus:
-        result -= _value(_derived(estimate, estimate.minus), run)
+        result -= _value(_with_changes(estimate, estimate.minus), run)
     if estimate.over:
-        divisor = _value(_derived(estimate, estimate.over), run)
+        divisor = _value(_with_changes(estimate, estimate.over), run)
         result = result / divisor if divisor else NAN
     return float(result) if math.isfinite(result) else NAN
 
 
-def interval_of(measured: Measured) -> Interval:
+def as_interval(measured: Measurement) -> Interval:
     """The value with its interval."""
     return Interval(*measured[:3])

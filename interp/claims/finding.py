@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from interp.claims.claim import Claim, Draws
-from interp.claims.estimates import Estimate, measure, rows_of
+from interp.claims.estimates import Estimate, measure, selected_rows
 from interp.claims.numbers import NAN
 from interp.claims.sentences import fill
 from interp.display import control_is_level
 from interp.errors import ClaimError
-from interp.maths.intervals import FEWEST_CLUSTERS
+from interp.maths.intervals import MIN_CLUSTERS
 from interp.maths.statistics import benjamini_hochberg, permutation_p
 from interp.table import Table
 
@@ -91,15 +91,15 @@ class Finding:
     def bounds(self) -> list[float]:
         """The numbers that the interval has to lie beyond."""
         claim = self.claim
-        named = {
+        named_bounds = {
             "threshold": claim.threshold,
             "control": self.control_high if claim.at_most is None else self.control_low,
         }
-        if math.isnan(named["control"]):
-            named["control"] = self.control_value
+        if math.isnan(named_bounds["control"]):
+            named_bounds["control"] = self.control_value
         default = [] if math.isnan(self.clusters) else ["threshold"]
         bounds = default if claim.beyond is None else claim.beyond
-        return [named[bound] if isinstance(bound, str) else float(bound) for bound in bounds]
+        return [named_bounds[bound] if isinstance(bound, str) else float(bound) for bound in bounds]
 
     @property
     def needs(self) -> str:
@@ -122,12 +122,12 @@ class Finding:
     @property
     def control_is_level(self) -> bool:
         """Whether the number of the control is the level that the value is a difference from; see
-        ``interp.display.beside``.
+        ``interp.display.control_text``.
         """
         return control_is_level(self.claim.to_json())
 
     @property
-    def holds(self) -> bool:
+    def reaches_threshold(self) -> bool:
         """Whether the value reaches the threshold."""
         return (
             self.value >= self.threshold
@@ -145,40 +145,42 @@ def evaluate(claims: Iterable[Claim], run: Table) -> tuple[Finding, ...]:
         raise ClaimError(
             f"two claims of a run have one name: {', '.join(claim.name for claim in claims)}"
         )
-    findings = [_measured(claim, run) for claim in claims]
+    findings = [_evaluate_claim(claim, run) for claim in claims]
     for family in {claim.null.family for claim in claims if claim.null and claim.null.family}:
-        mine = [
+        members = [
             index
             for index, claim in enumerate(claims)
             if claim.null and claim.null.family == family
         ]
-        adjusted = benjamini_hochberg([findings[index].p for index in mine])
-        for index, p in zip(mine, adjusted.tolist(), strict=True):
+        adjusted = benjamini_hochberg([findings[index].p for index in members])
+        for index, p in zip(members, adjusted.tolist(), strict=True):
             findings[index] = replace(findings[index], p_adjusted=p)
     verdicts: dict[str, tuple[str, str]] = {}
     by_name = {finding.name: finding for finding in findings}
     for finding in findings:
-        _judge(finding.name, by_name, verdicts, ())
-    judged = [
+        _decide(finding.name, by_name, verdicts, ())
+    with_verdicts = [
         replace(finding, verdict=verdicts[finding.name][0], reason=verdicts[finding.name][1])
         for finding in findings
     ]
-    return tuple(said(finding, run) for finding in judged)
+    return tuple(with_sentence(finding, run) for finding in with_verdicts)
 
 
-def _measured(claim: Claim, run: Table) -> Finding:
+def _evaluate_claim(claim: Claim, run: Table) -> Finding:
     try:
-        own = measure(claim.estimate, run)
+        measurement = measure(claim.estimate, run)
         control, p, count = (NAN,) * 3, NAN, 0
         if claim.null is not None:
-            draws = _draws(replace(claim.null, where={**claim.null.where, **claim.null.shown}), run)
+            draws = _draw_values(
+                replace(claim.null, where={**claim.null.where, **claim.null.control_where}), run
+            )
             drawn = draws[~np.isnan(draws)]
             if drawn.size:
                 control = (
                     float(drawn.mean()),
                     *(float(end) for end in np.quantile(drawn, [0.025, 0.975])),
                 )
-            p, count = _p(claim.null, claim.null.observed or claim.estimate, run)
+            p, count = _p_value(claim.null, claim.null.observed or claim.estimate, run)
         if isinstance(claim.reference, Estimate):
             control = measure(claim.reference, run)[:3]
         elif claim.reference is not None:
@@ -187,10 +189,10 @@ def _measured(claim: Claim, run: Table) -> Finding:
         raise ClaimError(f"claim {claim.name!r}: {error}") from error
     return Finding(
         claim,
-        own.value,
-        own.low,
-        own.high,
-        own.clusters,
+        measurement.value,
+        measurement.low,
+        measurement.high,
+        measurement.clusters,
         control[0],
         control[1],
         control[2],
@@ -203,29 +205,35 @@ def _measured(claim: Claim, run: Table) -> Finding:
     )
 
 
-def _draws(null: Draws, run: Table) -> np.ndarray:
-    part, rows = rows_of(Estimate(column=null.column, table=null.table, where=null.where), run)
-    if null.column not in part.data:
-        raise ClaimError(f"column {null.column!r} is read, which table {part.kind!r} does not have")
-    return part[null.column][rows].astype(np.float64)
+def _draw_values(null: Draws, run: Table) -> np.ndarray:
+    table, rows = selected_rows(
+        Estimate(column=null.column, table=null.table, where=null.where), run
+    )
+    if null.column not in table.data:
+        raise ClaimError(
+            f"column {null.column!r} is read, which table {table.kind!r} does not have"
+        )
+    return table[null.column][rows].astype(np.float64)
 
 
-def _p(null: Draws, observed: Estimate, run: Table) -> tuple[float, int]:
+def _p_value(null: Draws, observed: Estimate, run: Table) -> tuple[float, int]:
     """p and the number of draws; with ``each`` the largest p and the smallest number of draws."""
     conditions = [{}]
-    if null.each:
-        part, rows = rows_of(observed, run)
-        conditions = [{null.each: value} for value in np.unique(part[null.each][rows]).tolist()]
-    found, counts = [], []
-    for more in conditions:
-        draws = _draws(replace(null, where={**null.where, **more}), run)
-        value = measure(replace(observed, where={**observed.where, **more}), run).value
-        found.append(permutation_p(value, draws, null.alternative))
+    if null.max_over:
+        table, rows = selected_rows(observed, run)
+        conditions = [
+            {null.max_over: value} for value in np.unique(table[null.max_over][rows]).tolist()
+        ]
+    p_values, counts = [], []
+    for condition in conditions:
+        draws = _draw_values(replace(null, where={**null.where, **condition}), run)
+        value = measure(replace(observed, where={**observed.where, **condition}), run).value
+        p_values.append(permutation_p(value, draws, null.alternative))
         counts.append(draws.size)
-    return max(float(np.max(found)), 1 / null.arrangements), min(counts)
+    return max(float(np.max(p_values)), 1 / null.arrangements), min(counts)
 
 
-def _judge(
+def _decide(
     name: str,
     findings: Mapping[str, Finding],
     verdicts: dict[str, tuple[str, str]],
@@ -240,7 +248,7 @@ def _judge(
         )
     finding = findings[name]
     required = {
-        claim_name: _judge(claim_name, findings, verdicts, (*path, name))[0]
+        claim_name: _decide(claim_name, findings, verdicts, (*path, name))[0]
         for claim_name in finding.claim.requires
     }
     verdicts[name] = _verdict(finding, required)
@@ -256,53 +264,53 @@ def _verdict(finding: Finding, required: Mapping[str, str]) -> tuple[str, str]:
             f": {claim.missing}" if claim.missing else ""
         )
     if null is not None:
-        least = max(1 / (1 + finding.draws), 1 / null.arrangements)
-        if math.isnan(finding.p) or least > null.level:
+        min_p = max(1 / (1 + finding.draws), 1 / null.arrangements)
+        if math.isnan(finding.p) or min_p > null.level:
             # p cannot be that small with so few draws
             return (
                 NOT_TESTED,
                 f"{finding.draws:.0f} draws of the null cannot give p <= {null.level:.4g}",
             )
-        if finding.draws < null.fewest:
+        if finding.draws < null.min_draws:
             return (
                 NOT_TESTED,
-                f"{finding.draws:.0f} draws of the null are too few, {null.fewest} are needed",
+                f"{finding.draws:.0f} draws of the null are too few, {null.min_draws} are needed",
             )
     # NaN for an estimate without clusters
-    if finding.clusters < FEWEST_CLUSTERS - 1e-9:
-        return TOO_FEW, f"{finding.clusters:.3g} effective clusters, {FEWEST_CLUSTERS} are needed"
-    missed = [
-        *_missed(finding),
+    if finding.clusters < MIN_CLUSTERS - 1e-9:
+        return TOO_FEW, f"{finding.clusters:.3g} effective clusters, {MIN_CLUSTERS} are needed"
+    unmet = [
+        *_unmet_conditions(finding),
         *(f"{name} is {verdict}" for name, verdict in required.items() if verdict != SUPPORTED),
     ]
-    return (NOT_SUPPORTED, "; ".join(missed)) if missed else (SUPPORTED, "")
+    return (NOT_SUPPORTED, "; ".join(unmet)) if unmet else (SUPPORTED, "")
 
 
-def _missed(finding: Finding) -> list[str]:
+def _unmet_conditions(finding: Finding) -> list[str]:
     """The conditions that are not met."""
-    null, above, missed = finding.claim.null, finding.direction == "at least", []
-    word = "below" if above else "above"
-    if not finding.holds:
-        missed.append(f"the value {finding.value:.4g} is {word} {finding.threshold:.4g}")
+    null, above, unmet = finding.claim.null, finding.direction == "at least", []
+    side = "below" if above else "above"
+    if not finding.reaches_threshold:
+        unmet.append(f"the value {finding.value:.4g} is {side} {finding.threshold:.4g}")
     end = finding.low if above else finding.high
     if (not finding.bounds and null is None) or (finding.bounds and math.isnan(end)):
-        missed.append("the value has no interval")
+        unmet.append("the value has no interval")
     elif any(map(math.isnan, finding.bounds)):
-        missed.append("the control has no value")
+        unmet.append("the control has no value")
     elif beyond := [
         bound for bound in finding.bounds if not (end > bound if above else end < bound)
     ]:
         bound = max(beyond) if above else min(beyond)
-        missed.append(
+        unmet.append(
             f"the interval reaches {end:.4g}, not {'above' if above else 'below'} {bound:.4g}"
         )
     if null is not None and not finding.p_adjusted <= null.level:
-        what = "p" if finding.p == finding.p_adjusted else "p, corrected for its family,"
-        missed.append(f"{what} is {finding.p_adjusted:.3g}, above {null.level:.4g}")
-    return missed
+        p_name = "p" if finding.p == finding.p_adjusted else "p, corrected for its family,"
+        unmet.append(f"{p_name} is {finding.p_adjusted:.3g}, above {null.level:.4g}")
+    return unmet
 
 
-def said(finding: Finding, run: Table) -> Finding:
+def with_sentence(finding: Finding, run: Table) -> Finding:
     """The finding with its sentence, filled with its numbers and the estimates of ``also``."""
     claim = finding.claim
     template = claim.text
@@ -310,7 +318,7 @@ def said(finding: Finding, run: Table) -> Finding:
         template = claim.undefined
     elif not finding.supported and claim.otherwise:
         template = claim.otherwise
-    draws = np.zeros(0) if claim.null is None else _draws(claim.null, run)
+    draws = np.zeros(0) if claim.null is None else _draw_values(claim.null, run)
     numbers = {
         "value": finding.value,
         "low": finding.low,

@@ -10,7 +10,7 @@ from interp.maths.statistics import area_under_dose, rank_correlation, smallest_
 
 NAN = float("nan")
 
-ONE: dict[str, Callable[[np.ndarray], float]] = {
+ONE_COLUMN: dict[str, Callable[[np.ndarray], float]] = {
     "mean": np.mean,
     "median": np.median,
     "minimum": np.min,
@@ -21,14 +21,14 @@ ONE: dict[str, Callable[[np.ndarray], float]] = {
 }
 
 
-def correlation(one: np.ndarray, other: np.ndarray) -> float:
+def correlation(x: np.ndarray, y: np.ndarray) -> float:
     """Pearson correlation; 0 if one of the two is constant."""
-    if not np.ptp(one) or not np.ptp(other):
+    if not np.ptp(x) or not np.ptp(y):
         return 0.0
-    return float(np.mean((one - one.mean()) / one.std() * ((other - other.mean()) / other.std())))
+    return float(np.mean((x - x.mean()) / x.std() * ((y - y.mean()) / y.std())))
 
 
-TWO: dict[str, Callable[[np.ndarray, np.ndarray, float], float]] = {
+TWO_COLUMNS: dict[str, Callable[[np.ndarray, np.ndarray, float], float]] = {
     "area": lambda values, doses, reach: area_under_dose(doses, values),
     "smallest-dose": lambda values, doses, reach: float(smallest_dose(doses, values, reach) or NAN),
     "rank-correlation": lambda values, others, reach: rank_correlation(values, others),

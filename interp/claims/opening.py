@@ -11,7 +11,7 @@ from interp.claims.stored import from_table
 from interp.table import Table
 
 
-def opening(run: Table) -> list[str]:
+def opening_lines(run: Table) -> list[str]:
     """The question; the rate of the behaviour before, under ablation and patched into the base; the
     log-odds; the verdicts.
 
@@ -24,31 +24,33 @@ def opening(run: Table) -> list[str]:
     if not count:
         return []
     ablated = "ablate-base" if ("base", "positive") in rates else "ablate-mean"
-    given = "at the base's contributions" if ablated == "ablate-base" else "at their mean"
-    many = labels["many"]
-    own = [f"base {_share(rates['base', 'positive'])}"] if ("base", "positive") in rates else []
-    own.append(f"fine-tuned {_share(rates['tuned', 'positive'])}")
+    ablation_text = "at the base's contributions" if ablated == "ablate-base" else "at their mean"
+    behaviours = labels["many"]
+    model_rates = (
+        [f"base {_percent(rates['base', 'positive'])}"] if ("base", "positive") in rates else []
+    )
+    model_rates.append(f"fine-tuned {_percent(rates['tuned', 'positive'])}")
     lines = [
         (
-            f"question: do {count:,} of {run.summary['units']:,} {unit}s carry the {many}? "
+            f"question: do {count:,} of {run.summary['units']:,} {unit}s carry the {behaviours}? "
             f"{run.summary['positive']} positive and {run.summary['negative']} negative prompts"
         ),
-        f"{many}: {', '.join(own)}; with the {count:,} {given}:"
-        f" {_share(rates.get((ablated, 'positive'), math.nan))}"
-        + _random(run, "necessity", "rate", _share)
-        + _first(run.summary.get("k95_behaviour")),
+        f"{behaviours}: {', '.join(model_rates)}; with the {count:,} {ablation_text}:"
+        f" {_percent(rates.get((ablated, 'positive'), math.nan))}"
+        + _random_sets_text(run, "necessity", "rate", _percent)
+        + _k95_text(run.summary.get("k95_behaviour")),
     ]
     if ("patch-tuned", "positive") in rates:
-        patched = _share(rates["patch-tuned", "positive"])
+        patched = _percent(rates["patch-tuned", "positive"])
         lines.append(
-            f"{many} of the base with the {count:,} patched in: {patched}"
-            + _random(run, "sufficiency", "rate", _share)
+            f"{behaviours} of the base with the {count:,} patched in: {patched}"
+            + _random_sets_text(run, "sufficiency", "rate", _percent)
         )
     claims = {finding.name: finding for finding in from_table(run.tables["claims"])}
     recovered = [
-        f"{_number(claims[f'{direction}-recovery'].value)} {how}"
-        + _random(run, direction, "recovery", _number)
-        for direction, how in (("necessity", given), ("sufficiency", "patched in"))
+        f"{_two_decimals(claims[f'{direction}-recovery'].value)} {how}"
+        + _random_sets_text(run, direction, "recovery", _two_decimals)
+        for direction, how in (("necessity", ablation_text), ("sufficiency", "patched in"))
         if f"{direction}-recovery" in claims
     ]
     if recovered:
@@ -63,50 +65,55 @@ def opening(run: Table) -> list[str]:
     return lines
 
 
-def _first(k95: int | None) -> str:
+def _k95_text(k95: int | None) -> str:
     """The smallest number of units with 95 % of the effect, if a dose reaches it."""
     return "" if k95 is None else f"; the first {k95:,} have 95% of the effect"
 
 
-def _random(run: Table, direction: str, column: str, said: Callable[[float], str]) -> str:
-    part = run.tables["random"]
-    drawn = part[column][part["direction"] == direction]
-    values = drawn[~np.isnan(drawn)]
+def _random_sets_text(
+    run: Table, direction: str, column: str, format_value: Callable[[float], str]
+) -> str:
+    table = run.tables["random"]
+    draws = table[column][table["direction"] == direction]
+    values = draws[~np.isnan(draws)]
     if not values.size:
         return ""
-    low, high = said(float(values.min())), said(float(values.max()))
-    ends = f"{low} to {high}" if low != high else low
+    low, high = format_value(float(values.min())), format_value(float(values.max()))
+    range_text = f"{low} to {high}" if low != high else low
     if column != "rate":
-        return f" (random sets {ends})"
-    further = (
-        f", {drawn.size - values.size} more have less effect than the located set"
-        if values.size < drawn.size
+        return f" (random sets {range_text})"
+    rest_text = (
+        f", {draws.size - values.size} more have less effect than the located set"
+        if values.size < draws.size
         else ""
     )
-    many = f"{values.size} " if further else ""
-    return f" ({many}random sets {ends}{_there(run, direction)}{further})"
+    count_text = f"{values.size} " if rest_text else ""
+    return (
+        f" ({count_text}random sets {range_text}{_sampled_prompts_text(run, direction)}{rest_text})"
+    )
 
 
-def _there(run: Table, direction: str) -> str:
+def _sampled_prompts_text(run: Table, direction: str) -> str:
     """The number of prompts of the random sets, and the rate of the unedited model on these, if it
     differs from the rate on all prompts.
     """
     answers, role = run.tables["answers"], "tuned" if direction == "necessity" else "base"
-    own = answers.select((answers["condition"] == role) & (answers["group"] == "positive"))
-    some = own["sampled"].astype(bool)
-    shown = own[run.summary["labels"]["column"]]
-    if not some.any() or shown[some].mean() == shown.mean():
+    unedited = answers.select((answers["condition"] == role) & (answers["group"] == "positive"))
+    is_sampled = unedited["sampled"].astype(bool)
+    exhibits = unedited[run.summary["labels"]["column"]]
+    if not is_sampled.any() or exhibits[is_sampled].mean() == exhibits.mean():
         return ""
-    rate = shown[some].mean()
+    rate = exhibits[is_sampled].mean()
     name = "fine-tuned" if role == "tuned" else "base"
     return (
-        f", on {int(some.sum())} of the prompts, where the {name} model has {_share(float(rate))}"
+        f", on {int(is_sampled.sum())} of the prompts, where the {name} model has"
+        f" {_percent(float(rate))}"
     )
 
 
-def _share(value: float) -> str:
+def _percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.1%}"
 
 
-def _number(value: float) -> str:
+def _two_decimals(value: float) -> str:
     return "-" if math.isnan(value) else f"{round(value, 2) + 0.0:.2f}"  # never -0.00

@@ -11,10 +11,10 @@ from string import Formatter
 
 from interp.errors import ClaimError
 
-FORMAT = re.compile(r"[+]?,?(\.\d{1,2})?[defg%]?")
-_NONE = "\0"
-_RANGE = re.compile(f"([\\[(]){_NONE}(?:, | to ){_NONE}([\\])])")
-FIGURE = re.compile(r"[-−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
+NUMBER_FORMAT = re.compile(r"[+]?,?(\.\d{1,2})?[defg%]?")
+_UNDEFINED = "\0"
+_RANGE = re.compile(f"([\\[(]){_UNDEFINED}(?:, | to ){_UNDEFINED}([\\])])")
+NUMBER = re.compile(r"[-−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 def fill(template: str, numbers: Mapping[str, float]) -> str:
@@ -29,31 +29,33 @@ def fill(template: str, numbers: Mapping[str, float]) -> str:
         parsed = list(Formatter().parse(template))
     except ValueError as error:
         raise ClaimError(f"the sentence {template[:80]!r} is not a template: {error}") from error
-    for text, name, form, conversion in parsed:
+    for text, name, number_format, conversion in parsed:
         pieces.append(text)
         if name is None:
             continue
-        if name not in numbers or conversion or not FORMAT.fullmatch(form or ""):
+        if name not in numbers or conversion or not NUMBER_FORMAT.fullmatch(number_format or ""):
             raise ClaimError(
-                f"the sentence {template[:80]!r} has the field {name!r}:{form!r}; it may name"
-                f" {', '.join(numbers)}"
+                f"the sentence {template[:80]!r} has the field {name!r}:{number_format!r}; it may"
+                f" name {', '.join(numbers)}"
             )
         value = numbers[name]
         if math.isnan(value):
-            pieces.append(_NONE)
+            pieces.append(_UNDEFINED)
             continue
-        whole = form == "d" and math.isfinite(value)
-        said = (
-            format(int(value), "d") if whole else format(value, "" if form == "d" else form or "")
+        is_integer = number_format == "d" and math.isfinite(value)
+        formatted = (
+            format(int(value), "d")
+            if is_integer
+            else format(value, "" if number_format == "d" else number_format or "")
         )
-        if pieces[-1] == " to " and len(pieces) > 1 and pieces[-2] == said:
+        if pieces[-1] == " to " and len(pieces) > 1 and pieces[-2] == formatted:
             pieces.pop()
         else:
-            pieces.append(said)
-    return _RANGE.sub(r"\1no interval\2", "".join(pieces)).replace(_NONE, "undefined")
+            pieces.append(formatted)
+    return _RANGE.sub(r"\1no interval\2", "".join(pieces)).replace(_UNDEFINED, "undefined")
 
 
-def formats(template: str) -> dict[str, str]:
+def field_formats(template: str) -> dict[str, str]:
     """Number format of each field of a template, such as ``.1%``; empty if the text is not a
     template.
     """
@@ -67,30 +69,30 @@ def formats(template: str) -> dict[str, str]:
         return {}
 
 
-def literal(text: str) -> str:
+def escape_braces(text: str) -> str:
     """Text with its braces escaped, so that ``fill`` leaves it as it is."""
     return text.replace("{", "{{").replace("}", "}}")
 
 
-def alike(before: str, after: str, tolerance: float) -> bool:
+def texts_match(before: str, after: str, tolerance: float) -> bool:
     """Whether two texts have the same words, and numbers within ``tolerance`` (relative, absolute
     below 1).
 
     A number with decimals may also differ by one unit of its last digit, since numbers that differ
     in their last bits can be rounded to either side. Integers are counts and have to be equal.
     """
-    if FIGURE.sub("0", before) != FIGURE.sub("0", after):
+    if NUMBER.sub("0", before) != NUMBER.sub("0", after):
         return False
-    pairs = zip(FIGURE.findall(before), FIGURE.findall(after), strict=True)
+    pairs = zip(NUMBER.findall(before), NUMBER.findall(after), strict=True)
     return all(a == b or _close(a, b, tolerance) for a, b in pairs)
 
 
-def _close(one: str, other: str, tolerance: float) -> bool:
-    (a, last), (b, least) = _figure(one), _figure(other)
+def _close(before: str, after: str, tolerance: float) -> bool:
+    (a, last), (b, least) = _parse_number(before), _parse_number(after)
     return abs(a - b) <= 1.001 * max(last, least, tolerance * max(1.0, abs(a)))
 
 
-def _figure(text: str) -> tuple[float, float]:
+def _parse_number(text: str) -> tuple[float, float]:
     """A number in a text, and one unit of its last decimal, 0 without decimals."""
     plain = text.replace(",", "").replace("−", "-")
     digits, _, power = plain.partition("e")

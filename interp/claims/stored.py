@@ -18,11 +18,11 @@ from interp.claims.finding import (
     VERDICTS,
     Finding,
     evaluate,
-    said,
+    with_sentence,
 )
-from interp.claims.sentences import alike
+from interp.claims.sentences import texts_match
 from interp.errors import ClaimError
-from interp.provenance import JSON, plain
+from interp.provenance import JSON, to_json_value
 from interp.table import Column, Table
 
 COLUMNS = {
@@ -58,7 +58,7 @@ COLUMNS = {
     "reason": ("text", "why the verdict is not supported; empty if it is"),
     "recipe": ("text", "the claim as JSON, from which all other columns are computed"),
 }
-FIGURES = (
+SUMMARY_FIELDS = (
     "name",
     "verdict",
     "reason",
@@ -103,10 +103,10 @@ def from_table(table: Table) -> tuple[Finding, ...]:
             f"table {table.kind!r} is not a table of claims: it lacks the columns"
             f" {', '.join(sorted(missing))}"
         )
-    return tuple(finding_of(row) for row in table.rows())
+    return tuple(finding_from_row(row) for row in table.rows())
 
 
-def finding_of(row: Mapping[str, JSON]) -> Finding:
+def finding_from_row(row: Mapping[str, JSON]) -> Finding:
     """The finding in a row of the table or of a report; ``ClaimError`` if its fields contradict its
     recipe.
     """
@@ -121,14 +121,20 @@ def finding_of(row: Mapping[str, JSON]) -> Finding:
     finding = Finding(
         claim, **numbers, verdict=row["verdict"], reason=row["reason"], sentence=row["sentence"]
     )
-    stated = (
+    stored_fields = (
         threshold,
         row["direction"],
         row["control"],
         row["verdict"] in VERDICTS,
         bool(row["supported"]),
     )
-    if stated != (finding.threshold, finding.direction, finding.control, True, finding.supported):
+    if stored_fields != (
+        finding.threshold,
+        finding.direction,
+        finding.control,
+        True,
+        finding.supported,
+    ):
         raise ClaimError(
             f"claim {name!r} states a threshold, direction, control or verdict that its recipe does"
             " not have"
@@ -144,10 +150,10 @@ def conclude(run: Table, claims: Iterable[Claim], *, lead: str = "", **summary: 
     True if all claims that could be tested are supported; ``summary`` adds or replaces fields.
     """
     findings = evaluate(claims, run)
-    own = summary_of(findings, lead)
+    claims_summary = summary_of(findings, lead)
     return replace(
         run,
-        summary={**own, **run.summary, **summary},
+        summary={**claims_summary, **run.summary, **summary},
         tables={**run.tables, "claims": to_table(findings)},
     )
 
@@ -159,13 +165,13 @@ def summary_of(findings: Sequence[Finding], lead: str = "") -> dict[str, JSON]:
         "sentence": headline(findings, lead),
         "supported": bool(tested) and all(finding.supported for finding in tested),
         "verdicts": {finding.name: finding.verdict for finding in findings},
-        "findings": [figures(finding) for finding in findings],
+        "findings": [finding_summary(finding) for finding in findings],
     }
 
 
-def figures(finding: Finding) -> dict[str, JSON]:
+def finding_summary(finding: Finding) -> dict[str, JSON]:
     """The fields of a finding in a summary."""
-    return {name: getattr(finding, name) for name in FIGURES}
+    return {name: getattr(finding, name) for name in SUMMARY_FIELDS}
 
 
 def headline(findings: Sequence[Finding], lead: str = "") -> str:
@@ -176,12 +182,12 @@ def headline(findings: Sequence[Finding], lead: str = "") -> str:
 
 def verdicts_sentence(findings: Sequence[Finding]) -> str:
     """Which claims are supported, which are not, and which could not be decided."""
-    said = []
+    phrases = []
     for verdict in VERDICTS:
         names = [finding.name for finding in findings if finding.verdict == verdict]
         if names:
-            said.append(f"{verdict}: {', '.join(names)}")
-    text = "; ".join(said)
+            phrases.append(f"{verdict}: {', '.join(names)}")
+    text = "; ".join(phrases)
     return f"{text[:1].upper()}{text[1:]}."
 
 
@@ -193,33 +199,34 @@ def check(finding: Finding, run: Table, tolerance: float = 1e-9) -> None:
     control, p, verdict and sentence. ``tolerance`` is relative, and absolute below 1. The claims
     that the verdict depends on (required claims and those of its family) are taken from the run.
     """
-    again = next(
+    recomputed = next(
         candidate
         for candidate in evaluate(_with_related(finding.claim, run), run)
         if candidate.name == finding.name
     )
     for name in MEASURES:
-        stated, measured = getattr(finding, name), getattr(again, name)
-        if not _same(stated, measured, tolerance):
-            what = "" if name == "value" else f"{name} = "
+        stored_value, measured = getattr(finding, name), getattr(recomputed, name)
+        if not _equal(stored_value, measured, tolerance):
+            prefix = "" if name == "value" else f"{name} = "
             raise ClaimError(
-                f"claim {finding.name!r} says {what}{stated:g}, its tables give {measured:g}"
+                f"claim {finding.name!r} says {prefix}{stored_value:g}, its tables give"
+                f" {measured:g}"
             )
-    if finding.verdict != again.verdict:
+    if finding.verdict != recomputed.verdict:
         raise ClaimError(
             f"claim {finding.name!r} says {finding.verdict!r}, its tables give"
-            f" {again.verdict!r}{_why(again)}"
+            f" {recomputed.verdict!r}{_evidence_text(recomputed)}"
         )
-    if not alike(finding.reason, again.reason, 0.0):
+    if not texts_match(finding.reason, recomputed.reason, 0.0):
         raise ClaimError(
             f"claim {finding.name!r} gives the reason {finding.reason!r}, its tables"
-            f" {again.reason!r}"
+            f" {recomputed.reason!r}"
         )
     # the numbers of the claim have to be equal to the last digit; those of ``also`` are stored only
     # in the sentence, and may be rounded to either side
-    restated = said(finding, run).sentence
+    restated = with_sentence(finding, run).sentence
     if not (
-        alike(finding.sentence, restated, 0.0)
+        texts_match(finding.sentence, restated, 0.0)
         if finding.claim.also
         else finding.sentence == restated
     ):
@@ -237,9 +244,11 @@ def check_summary(run: Table) -> None:
     findings = from_table(run.tables["claims"]) if "claims" in run.tables else ()
     if not findings:
         return
-    made = summary_of(findings)
+    expected = summary_of(findings)
     for name in ("verdicts", "findings"):
-        if plain(run.summary.get(name), finite=False) != plain(made[name], finite=False):
+        if to_json_value(run.summary.get(name), finite=False) != to_json_value(
+            expected[name], finite=False
+        ):
             raise ClaimError(f"the summary's {name} are not those of its claims")
     sentence = str(run.summary.get("sentence"))
     if not sentence.endswith(verdicts_sentence(findings)):
@@ -253,34 +262,36 @@ def check_summary(run: Table) -> None:
 
 def _with_related(claim: Claim, run: Table) -> list[Claim]:
     """The claim, after the other claims of the run that its verdict depends on."""
-    made = (
+    run_claims = (
         [finding.claim for finding in from_table(run.tables["claims"])]
         if "claims" in run.tables
         else []
     )
-    others = {candidate.name: candidate for candidate in made if candidate.name != claim.name}
+    other_claims = {
+        candidate.name: candidate for candidate in run_claims if candidate.name != claim.name
+    }
     family = claim.null.family if claim.null else ""
-    wanted = [
+    related = [
         name
-        for name, candidate in others.items()
+        for name, candidate in other_claims.items()
         if family and candidate.null and candidate.null.family == family
     ]
-    waiting = list(claim.requires)
-    while waiting:
-        name = waiting.pop()
-        if name in others and name not in wanted:
-            wanted.append(name)
-            waiting += others[name].requires
-    return [*(others[name] for name in wanted), claim]
+    pending = list(claim.requires)
+    while pending:
+        name = pending.pop()
+        if name in other_claims and name not in related:
+            related.append(name)
+            pending += other_claims[name].requires
+    return [*(other_claims[name] for name in related), claim]
 
 
-def _same(one: float, other: float, tolerance: float) -> bool:
-    if math.isnan(one) or math.isnan(other):
-        return math.isnan(one) and math.isnan(other)
-    return one == other or abs(one - other) <= tolerance * max(1.0, abs(one))
+def _equal(a: float, b: float, tolerance: float) -> bool:
+    if math.isnan(a) or math.isnan(b):
+        return math.isnan(a) and math.isnan(b)
+    return a == b or abs(a - b) <= tolerance * max(1.0, abs(a))
 
 
-def _why(finding: Finding) -> str:
+def _evidence_text(finding: Finding) -> str:
     """The numbers behind a verdict, in brackets."""
     if finding.verdict == TOO_FEW:
         return f" ({finding.clusters:.3g} effective clusters)"

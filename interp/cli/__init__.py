@@ -125,7 +125,7 @@ def _command(module: str, name: str) -> Callable:
 
 
 def _group(
-    said: str, helps: Mapping[str, str], *, prefix: str = "", options: Callable = lambda: None
+    help_text: str, helps: Mapping[str, str], *, prefix: str = "", options: Callable = lambda: None
 ) -> TyperGroup:
     """A group of commands, whose help lists them without loading them."""
 
@@ -142,13 +142,13 @@ def _group(
                 formatter.write_dl(list(helps.items()))
 
     app = typer.Typer(cls=LazyGroup, **_STYLE)
-    app.callback(help=said)(options)
+    app.callback(help=help_text)(options)
     return cast(TyperGroup, typer.main.get_command(app))
 
 
-def _print_version(asked: bool) -> bool:
-    if not asked:
-        return asked
+def _print_version(requested: bool) -> bool:
+    if not requested:
+        return requested
     try:
         print("interp", metadata.version("interp"))
     except metadata.PackageNotFoundError:
@@ -182,12 +182,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         one for one in arguments if any("\ud800" <= character <= "\udfff" for character in one)
     ]:
         # nothing could be written of it: refused before anything is computed
-        said = (
+        message = (
             f"{unread[0]!r} holds bytes that are not text in this locale"
             f" ({sys.getfilesystemencoding()})"
         )
         return _complain(
-            f"{said}; rename the file or write the text as UTF-8, or set LC_ALL=C.UTF-8", BAD_INPUT
+            f"{message}; rename the file or write the text as UTF-8, or set LC_ALL=C.UTF-8",
+            BAD_INPUT,
         )
     try:
         _run(arguments, debug)
@@ -210,8 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _complain(
                 "cannot write the answer: no space left on the device; make room", BAD_INPUT, debug
             )
-        if said := _lacks_room(error):
-            return _complain(said, BAD_INPUT, debug)
+        if message := _lacks_room(error):
+            return _complain(message, BAD_INPUT, debug)
         hint = "" if debug else "; run it again with --debug to see where"
         return _complain(f"internal error, {type(error).__name__}: {error}{hint}", DEFECT, debug)
     return DONE
@@ -231,9 +232,9 @@ def _lacks_room(error: Exception) -> str:
             " kept goes on"
         )
     if "torch" in sys.modules:
-        from interp.maths.memory import ran_out_of_memory
+        from interp.maths.memory import is_out_of_memory
 
-        if ran_out_of_memory(error):
+        if is_out_of_memory(error):
             return (
                 f"there is not enough memory ({reason}); take less at a time, by --batch-size or"
                 " --width"

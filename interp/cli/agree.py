@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from interp.cli.common import Common, takes
-from interp.cli.results import page_name, page_of, text_of
+from interp.cli.results import page_name, result_text, write_page_of
 from interp.store import Store
 
 
@@ -36,10 +36,10 @@ def command(
     from interp.agreement import Agreement, Runs
 
     store = Store(common.store)
-    found = store.run(Agreement(draws), Runs([store.get(key) for key in runs], seed))
-    written = page_of(found.path / page_name([found.key]), [found.table], "Where methods put it")
-    record = {"run": found.key, "path": str(found.path), "cached": found.cached, "rows": len(found)}
+    run = store.run(Agreement(draws), Runs([store.get(key) for key in runs], seed))
+    page = write_page_of(run.path / page_name([run.key]), [run.table], "Where methods put it")
+    record = {"run": run.key, "path": str(run.path), "cached": run.cached, "rows": len(run)}
     common.result(
-        record | {"summary": found.summary, "page": str(written)},
-        text_of([found], written, common.store),
+        record | {"summary": run.summary, "page": str(page)},
+        result_text([run], page, common.store),
     )

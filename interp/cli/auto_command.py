@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from interp.cli.behaviour_options import sought
+from interp.cli.behaviour_options import specification_of
 from interp.cli.common import takes
 from interp.cli.prompt_options import PromptOptions
 from interp.cli.request_cache import Request
@@ -41,8 +41,10 @@ def command_of(name: str) -> Callable[..., str]:
     """
     kind = load(kinds()[name].analyzer)
     types = get_type_hints(kind)
-    own = [field for field in fields(kind) if field.name != "parent" and types[field.name] in TYPES]
-    taken = [field for field in own if "from_parent" not in field.metadata]
+    option_fields = [
+        field for field in fields(kind) if field.name != "parent" and types[field.name] in TYPES
+    ]
+    flag_fields = [field for field in option_fields if "from_parent" not in field.metadata]
 
     def command(
         tuned: str,
@@ -50,10 +52,10 @@ def command_of(name: str) -> Callable[..., str]:
         common: PromptOptions,
         metric: str = "none",
         behaviour: str | None = None,
-        **given: Any,
+        **options: Any,
     ) -> str:
-        asked = {"tuned": tuned, "common": common, "metric": metric, "behaviour": behaviour}
-        request = Request.of(name, asked | given)
+        arguments = {"tuned": tuned, "common": common, "metric": metric, "behaviour": behaviour}
+        request = Request.of(name, arguments | options)
         common.check()
         if metric not in METRICS:
             raise OptionError(f"unknown --metric {metric!r}; use {' or '.join(METRICS)}")
@@ -61,13 +63,17 @@ def command_of(name: str) -> Callable[..., str]:
             raise OptionError(
                 "--behaviour and --metric both say what of answers is measured; give one of them"
             )
-        analyzer = kind(**given)
+        analyzer = kind(**options)
 
         def compute(session: Session) -> list:
-            metric_of = sought(behaviour, None) if behaviour or metric == "refusal" else None
+            specification = (
+                specification_of(behaviour, None) if behaviour or metric == "refusal" else None
+            )
             prompts = common.read()
             pair = session.load(tuned, common.base, name)
-            study = session.study(pair, prompts, metric_of and metric_of.of(pair.tokenizer))
+            study = session.study(
+                pair, prompts, specification and specification.metric(pair.tokenizer)
+            )
             session.note(study.counts, *study.notes)
             return [session.store.run(analyzer, study)]
 
@@ -77,7 +83,7 @@ def command_of(name: str) -> Callable[..., str]:
     command.__signature__ = inspect.Signature(
         [
             inspect.Parameter("tuned", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=TUNED),
-            *(_flag(field, types[field.name]) for field in taken),
+            *(_flag(field, types[field.name]) for field in flag_fields),
             inspect.Parameter(
                 "metric", inspect.Parameter.KEYWORD_ONLY, default="none", annotation=METRIC
             ),
@@ -93,7 +99,7 @@ def command_of(name: str) -> Callable[..., str]:
 def _flag(field: Field, kind: type) -> inspect.Parameter:
     """A field as a flag of its own name; one without a default is required."""
     default = inspect.Parameter.empty if field.default is MISSING else field.default
-    said = typer.Option(
+    flag = typer.Option(
         metavar=None if kind is bool else kind.__name__.upper(),
         help=field.metadata.get("help", ""),
         min=field.metadata.get("ge"),
@@ -103,5 +109,5 @@ def _flag(field: Field, kind: type) -> inspect.Parameter:
         field.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=default,
-        annotation=Annotated[kind, said],
+        annotation=Annotated[kind, flag],
     )

@@ -50,7 +50,7 @@ def applicable(
     return tuple(name for name in names if name not in barred)
 
 
-def compared(
+def baselines_analyzer(
     names: tuple[str, ...], store: Any, locating: "Study", verified: "Table", located: "Table"
 ) -> Any:
     """The analyzer of these baselines; what they choose is chosen on the prompts that located."""
@@ -67,10 +67,10 @@ def compared(
 
 def baselines_table(table: "Table") -> str:
     """A line per method, with 95 % intervals; of random sets the range of them."""
-    return aligned([row_told(row) for row in table.rows()], HEADER)
+    return aligned([baseline_cells(row) for row in table.rows()], HEADER)
 
 
-def row_told(row: dict[str, Any]) -> tuple[str, ...]:
+def baseline_cells(row: dict[str, Any]) -> tuple[str, ...]:
     """The cells of a method, under ``HEADER``."""
     return (
         row["what"],
@@ -83,8 +83,8 @@ def row_told(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _interval(value: float, low: float, high: float, form: str) -> str:
-    said = _number(value, form)
-    return said if math.isnan(low) else f"{said} [{_number(low, form)}, {_number(high, form)}]"
+    text = _number(value, form)
+    return text if math.isnan(low) else f"{text} [{_number(low, form)}, {_number(high, form)}]"
 
 
 def _number(value: float, form: str) -> str:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, overload
 import typer
 
 from interp.cli.common import VERIFICATION
-from interp.cli.template_options import Templated
+from interp.cli.template_options import TemplateFlags
 from interp.errors import OptionError, required
 
 if TYPE_CHECKING:
-    from interp.metrics import Specification
+    from interp.metrics import BehaviourSpecification
     from interp.models.pair import Pair
     from interp.prompts import Contrast
     from interp.study import Study
@@ -22,7 +22,7 @@ _FILE: dict[str, Any] = {"metavar": "FILE"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class BehaviourOptions(Templated):
+class BehaviourOptions(TemplateFlags):
     """The options of every command that examines a behaviour of a pair; the fields are the flags."""
 
     base: Annotated[
@@ -135,7 +135,7 @@ class BehaviourOptions(Templated):
         require_one_source(self.behaviour, self.markers)
         self.template_arguments()
 
-    def differentiable(self, sought: "Specification") -> bool:
+    def differentiable(self, sought: "BehaviourSpecification") -> bool:
         """Whether the metric has a gradient: of the task, else of what is ``sought``."""
         return sought.differentiable if self.task is None else self.metric != "accuracy"
 
@@ -151,16 +151,16 @@ class BehaviourOptions(Templated):
         """Two prompt files as a contrast; ``name`` tells their clusters from those of other files."""
         from interp.prompts import Contrast, read_prompts
 
-        other = read_prompts(negative, self.column, f"{name}-", self.template_column)
-        return Contrast(self.positives(positive, f"{name}+"), other)
+        negatives = read_prompts(negative, self.column, f"{name}-", self.template_column)
+        return Contrast(self.positives(positive, f"{name}+"), negatives)
 
     @overload
-    def contrasts(self, verify: Literal[True]) -> tuple["Contrast", "Contrast"]: ...
+    def selection_and_held_out(self, verify: Literal[True]) -> tuple["Contrast", "Contrast"]: ...
 
     @overload
-    def contrasts(self, verify: bool) -> tuple["Contrast", "Contrast | None"]: ...
+    def selection_and_held_out(self, verify: bool) -> tuple["Contrast", "Contrast | None"]: ...
 
-    def contrasts(self, verify: bool) -> tuple["Contrast", "Contrast | None"]:
+    def selection_and_held_out(self, verify: bool) -> tuple["Contrast", "Contrast | None"]:
         """The selection split and, with ``verify``, the held-out split: two more files, else half
         of the clusters.
         """
@@ -173,11 +173,13 @@ class BehaviourOptions(Templated):
             return located_on, verified_on
         return located_on.split(self.seed) if verify else (located_on, None)
 
-    def sought(self) -> "Specification":
+    def specification(self) -> "BehaviourSpecification":
         """The behaviour of ``--behaviour`` or of ``--markers``, else refusal by the default ones."""
-        return sought(self.behaviour, self.markers)
+        return specification_of(self.behaviour, self.markers)
 
-    def measured(self, tokenizer: Any, sought: "Specification", *contrasts: "Contrast | None"):
+    def make_metric(
+        self, tokenizer: Any, sought: "BehaviourSpecification", *contrasts: "Contrast | None"
+    ):
         """The metric: of what is sought, or of the task whose answers these contrasts hold.
 
         Raises MetricError where a judge that reads it tells nothing.
@@ -185,11 +187,11 @@ class BehaviourOptions(Templated):
         from interp.metrics import Behaviour, Task
 
         if self.task is None:
-            metric = sought.of(tokenizer)
+            metric = sought.metric(tokenizer)
             if isinstance(metric, Behaviour):
                 metric.check()
             return metric
-        return Task.of(
+        return Task.from_prompts(
             tokenizer,
             [p for part in contrasts if part is not None for p in part.positive],
             self.metric,
@@ -214,16 +216,16 @@ class BehaviourOptions(Templated):
             self.quiet,
         )
 
-    def of_other(
+    def for_second_behaviour(
         self, task: Path | None, positive: Path | None, metric: str, behaviour: str | None
     ) -> "BehaviourOptions":
         """The same options for another task or behaviour; without a behaviour of its own, that of
         the first.
         """
-        own = replace(self, task=task, positive=positive, metric=metric)
+        options = replace(self, task=task, positive=positive, metric=metric)
         if task is not None or behaviour is not None:
-            return replace(own, behaviour=behaviour, markers=None)
-        return own
+            return replace(options, behaviour=behaviour, markers=None)
+        return options
 
 
 def require_one_source(behaviour: str | None, markers: Path | None) -> None:
@@ -234,14 +236,14 @@ def require_one_source(behaviour: str | None, markers: Path | None) -> None:
         )
 
 
-def sought(behaviour: str | None, markers: Path | None) -> "Specification":
+def specification_of(behaviour: str | None, markers: Path | None) -> "BehaviourSpecification":
     """The behaviour that options name, read and checked before any model is loaded: refusal where
     they name none.
     """
-    from interp.metrics import read_behaviour, read_markers, refusal_by
+    from interp.metrics import read_behaviour, read_markers, refusal_specification
 
     if markers is not None:
-        return refusal_by(read_markers(markers))
+        return refusal_specification(read_markers(markers))
     return read_behaviour(behaviour or "refusal")
 
 

@@ -64,16 +64,16 @@ def analyzers(
     from interp.analyzers.stability import Stability
 
     key = located.require_provenance().key
-    made = {
+    factories = {
         "stability": lambda: Stability(locate=locate, parent=key, excluded=excluded),
         "redundancy": lambda: Redundancy(locate=locate, parent=key, excluded=excluded),
         "coalitions": lambda: Coalitions.of(located),
         "direction": lambda: RefusalDirection.of(located),
     }
-    return {name: made[name]() for name in names}
+    return {name: factories[name]() for name in names}
 
 
-def studied(name: str, locating: "Study", verifying: "Study | None") -> "Study":
+def study_of_check(name: str, locating: "Study", verifying: "Study | None") -> "Study":
     """The prompts of a check: the selection split for those that locate again, else the held-out
     split.
     """

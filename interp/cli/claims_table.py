@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from interp.cli.text import aligned, cell
-from interp.display import beside
-from interp.provenance import plain
+from interp.display import control_text
+from interp.provenance import to_json_value
 
 HEADER = ("verdict", "claim", "value [95 %]", "needed", "clusters", "null or control", "p")
 
@@ -14,7 +14,7 @@ def claims_table(findings: Sequence[Mapping[str, Any]]) -> str:
     """A line per claim as a summary keeps it, what its controls are, and the reasons of those not
     supported.
     """
-    findings = plain(findings, finite=False)
+    findings = to_json_value(findings, finite=False)
     rows = [
         (
             one["verdict"],
@@ -22,7 +22,7 @@ def claims_table(findings: Sequence[Mapping[str, Any]]) -> str:
             _range(one["value"], one["low"], one["high"], signed=one["is_difference"]),
             one["needs"],
             "-" if one["clusters"] is None else f"{one['clusters']:.3g}",
-            beside(
+            control_text(
                 _range(one["control_value"], one["control_low"], one["control_high"]),
                 one.get("control_is_level", False),
             ),
@@ -59,8 +59,8 @@ def _block(title: str, lines: Mapping[str, str]) -> list[str]:
 def _range(
     value: float | None, low: float | None, high: float | None, *, signed: bool = False
 ) -> str:
-    said = [_number(one, signed) for one in (value, low, high)]
-    return said[0] if low is None else f"{said[0]} [{said[1]}, {said[2]}]"
+    parts = [_number(one, signed) for one in (value, low, high)]
+    return parts[0] if low is None else f"{parts[0]} [{parts[1]}, {parts[2]}]"
 
 
 def _number(value: float | None, signed: bool) -> str:

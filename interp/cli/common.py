@@ -18,9 +18,9 @@ import typer
 from typer.core import TyperCommand
 from typer.models import OptionInfo
 
-from interp.cli.piped_files import readable_again
+from interp.cli.piped_files import as_rereadable
 from interp.errors import OptionError
-from interp.provenance import plain
+from interp.provenance import to_json_value
 
 if TYPE_CHECKING:
     from interp.capture import BatchSize
@@ -94,7 +94,9 @@ class Common:
         # a character that stdout cannot show would be replaced: as an escape it is the same JSON
         escaped = (sys.stdout.encoding or "utf-8").lower().replace("-", "") != "utf8"
         print(
-            json.dumps(plain(record, finite=False), ensure_ascii=escaped) if self.as_json else text
+            json.dumps(to_json_value(record, finite=False), ensure_ascii=escaped)
+            if self.as_json
+            else text
         )
 
 
@@ -162,12 +164,12 @@ def takes(options: type[Common]) -> Callable[[Callable], Callable[..., Any]]:
     """Give a command the fields of ``options`` as flags, gathered in its argument ``common``."""
 
     def decorate(command: Callable) -> Callable[..., Any]:
-        own = [
+        parameters = [
             p
             for p in inspect.signature(command, eval_str=True).parameters.values()
             if p.name != "common"
         ]
-        for parameter in own:
+        for parameter in parameters:
             _set_panel(parameter.annotation, METHOD)
         panels = {
             name: vars(kind).get("panel", EXAMINED)
@@ -193,22 +195,24 @@ def takes(options: type[Common]) -> Callable[[Callable], Callable[..., Any]]:
             if options not in (Common, RuntimeOptions)
             else set()
         )
-        named = [p for p in own if p.kind is not inspect.Parameter.KEYWORD_ONLY]
-        others = [p for p in own if p.kind is inspect.Parameter.KEYWORD_ONLY]
+        leading_parameters = [p for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+        keyword_parameters = [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
         leading, trailing = (
             [f for f in flags if (f.name in first) is wanted] for wanted in (True, False)
         )
 
         @wraps(command)
-        def run(**given):
-            given = {name: readable_again(value) for name, value in given.items()}
+        def run(**arguments):
+            arguments = {name: as_rereadable(value) for name, value in arguments.items()}
             common = options(
-                **{f.name: given.pop(f.name) for f in fields(options) if f.name in given}
+                **{f.name: arguments.pop(f.name) for f in fields(options) if f.name in arguments}
             )
-            return command(**given, common=common)
+            return command(**arguments, common=common)
 
         command_line: Any = run  # no annotation of a function has a signature to set
-        command_line.__signature__ = inspect.Signature(named + leading + others + trailing)
+        command_line.__signature__ = inspect.Signature(
+            leading_parameters + leading + keyword_parameters + trailing
+        )
         return command_line
 
     return decorate

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from interp.cli.common import takes
-from interp.cli.prompt_options import CONTROL_HELP, PromptOptions, controls_in_turn
+from interp.cli.prompt_options import CONTROL_HELP, PromptOptions, controls_on_demand
 from interp.cli.request_cache import Request
 from interp.cli.runner import Session, answer
 
@@ -39,7 +39,7 @@ def command(
 
         prompts = common.read()
         pair = session.load(tuned, common.base, "a comparison")
-        analyzer = Compare(controls_in_turn(common, control, pair), cka_tokens)
+        analyzer = Compare(controls_on_demand(common, control, pair), cka_tokens)
         study = session.study(pair, prompts)
         analyzer.require(study)
         session.note(study.counts, *study.notes)

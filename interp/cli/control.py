@@ -135,12 +135,15 @@ def command(
         seeds=range(common.seed, common.seed + common.seeds),
         text=common.text,
         device=common.device,
-        say=common.remark,
+        log=common.remark,
     )
-    common.result({"path": str(common.out), "controls": records}, _told(common.out, tuned, records))
+    common.result(
+        {"path": str(common.out), "controls": records}, summary_lines(common.out, tuned, records)
+    )
 
 
-def _told(out: Path, tuned: str, records: Sequence[Mapping[str, Any]]) -> str:
+def summary_lines(out: Path, tuned: str, records: Sequence[Mapping[str, Any]]) -> str:
+    """The printed result: the settings, and losses and norms of every control."""
     settings = {
         name: f"{one['value']}{'' if one['from'] == 'given' else ' (' + one['from'] + ')'}"
         for name, one in records[0]["settings"].items()

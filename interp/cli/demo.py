@@ -12,7 +12,7 @@ from interp.store import Store
 
 
 @dataclass(frozen=True)
-class Shown:
+class DemoSettings:
     """A pair, how many neurons are selected, how many prompts a class locate and verify, and how
     many are controls.
 
@@ -28,9 +28,9 @@ class Shown:
 
 
 # enough for every interval to exclude its control, within two minutes on two cores
-SMALL = Shown("refusal/planted", "refusal/base", 30)
+SMALL = DemoSettings("refusal/planted", "refusal/base", 30)
 # a refusal is decided within its first sentence
-REAL = Shown("smollm2/planted", "smollm2/base", 60, control_prompts=24, tokens=24)
+REAL = DemoSettings("smollm2/planted", "smollm2/base", 60, control_prompts=24, tokens=24)
 
 
 @takes(RuntimeOptions)
@@ -50,29 +50,29 @@ def command(
     --real` says how to get it. There it takes ten to twelve minutes on two cores, and says how many
     before it begins; stopped, it goes on.
     """
-    shown = REAL if real else SMALL
+    settings = REAL if real else SMALL
     common.remark(
-        f"organism:{shown.child} refuses harmful requests, organism:{shown.base} answers them:"
-        " which neurons do?"
+        f"organism:{settings.child} refuses harmful requests, organism:{settings.base} answers"
+        " them: which neurons do?"
     )
     files: dict[str, Any] = {
-        f"{prefix}{side}": organisms.prompts(shown.child, split, group)
+        f"{prefix}{side}": organisms.prompts(settings.child, split, group)
         for prefix, split in (("", "locate"), ("verify_", "verify"))
         for side, group in (("positive", "harmful"), ("negative", "harmless"))
     }
     key = locate_neurons.command(
-        tuned=f"organism:{shown.child}",
-        base=f"organism:{shown.base}",
-        top=str(shown.top),
-        max_prompts=shown.prompts,
-        control_prompts=shown.control_prompts,
-        max_new_tokens=shown.tokens,
+        tuned=f"organism:{settings.child}",
+        base=f"organism:{settings.base}",
+        top=str(settings.top),
+        max_prompts=settings.prompts,
+        control_prompts=settings.control_prompts,
+        max_new_tokens=settings.tokens,
         **files,
         **vars(common),
     )
     if not common.as_json:
         table = Store(common.store).get(key)
-        planted = {tuple(pair) for pair in organisms.planted(shown.child)["refusal"]}
+        planted = {tuple(pair) for pair in organisms.planted(settings.child)["refusal"]}
         chosen = {(row["layer"], row["neuron"]) for row in table.rows() if row["selected"]}
         hits = len(chosen & planted)
         print(

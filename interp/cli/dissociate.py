@@ -68,7 +68,8 @@ def command(
         )
     if other_behaviour is not None and other_positive is None:
         raise OptionError(
-            "--other-behaviour belongs to --other-positive, and --other-task has right answers; give one"
+            "--other-behaviour belongs to --other-positive, and --other-task has right answers;"
+            " give one"
         )
     if other_metric != "auto" and other_task is None:
         raise OptionError(
@@ -78,7 +79,8 @@ def command(
         raise OptionError(f"unknown --other-metric {other_metric!r}; use {', '.join(METRICS)}")
     if common.verify_positive is not None:
         raise OptionError(
-            "--verify-positive is not an option of this command; half of each behaviour's clusters measure"
+            "--verify-positive is not an option of this command; half of each behaviour's clusters"
+            " measure"
         )
 
     def compute(session: Session) -> list:
@@ -88,9 +90,11 @@ def command(
 
         common.batches()
         common.warn_of_few(random_sets)
-        second = common.of_other(other_task, other_positive, other_metric, other_behaviour)
-        sought = [asked.sought() for asked in (common, second)]
-        halves = [asked.contrasts(verify=True) for asked in (common, second)]
+        second_options = common.for_second_behaviour(
+            other_task, other_positive, other_metric, other_behaviour
+        )
+        behaviours = [asked.specification() for asked in (common, second_options)]
+        halves = [asked.selection_and_held_out(verify=True) for asked in (common, second_options)]
         if shared := {
             text
             for one in halves[0]
@@ -104,14 +108,14 @@ def command(
         has_base = common.base is not None or find(tuned).base_name is not None
         if not has_base:
             raise OptionError("a dissociation needs a base model to return to; add --base MODEL")
-        for asked, what in zip((common, second), sought, strict=True):
+        for asked, what in zip((common, second_options), behaviours, strict=True):
             locate.check(has_base, differentiable=asked.differentiable(what))
         pair = session.load(tuned, common.base)
         studies = []
         for asked, what, (locating, measuring) in zip(
-            (common, second), sought, halves, strict=True
+            (common, second_options), behaviours, halves, strict=True
         ):
-            metric = asked.measured(pair.tokenizer, what, locating, measuring)
+            metric = asked.make_metric(pair.tokenizer, what, locating, measuring)
             studies.append(
                 (asked.study(pair, locating, metric), asked.study(pair, measuring, metric))
             )
@@ -119,16 +123,16 @@ def command(
             *(line for halves in studies for half in halves for line in (half.counts, *half.notes)),
         )
         store = session.store
-        first, other = (store.run(locate, locating) for locating, _ in studies)
-        check = Dissociation.of(
-            first.table,
-            other.table,
+        first_run, second_run = (store.run(locate, locating) for locating, _ in studies)
+        dissociation = Dissociation.of(
+            first_run.table,
+            second_run.table,
             studies[1][1],
             random_sets=random_sets,
             control_prompts=control_prompts,
         )
-        measured = store.run(check, studies[0][1])
-        return [measured, first, other]
+        measured = store.run(dissociation, studies[0][1])
+        return [measured, first_run, second_run]
 
     return answer(request, _title(tuned), compute)
 

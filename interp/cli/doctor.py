@@ -57,7 +57,7 @@ def _python() -> Iterator[Check]:
 
 def _versions() -> Iterator[Check]:
     try:
-        stated = metadata.requires("interp") or []
+        requirements = metadata.requires("interp") or []
     except metadata.PackageNotFoundError:
         yield Check(
             "fail",
@@ -66,19 +66,21 @@ def _versions() -> Iterator[Check]:
         )
         return
     yield Check("ok", "interp", metadata.version("interp"))
-    for needed in map(Requirement, stated):
+    for needed in map(Requirement, requirements):
         if needed.marker and not needed.marker.evaluate({"extra": ""}):
             continue
         try:
-            found = metadata.version(needed.name)
+            installed = metadata.version(needed.name)
         except metadata.PackageNotFoundError:
             yield Check("fail", needed.name, f"not installed: pip install '{needed}'")
             continue
-        asked = ",".join(sorted(map(str, needed.specifier), reverse=True))
-        if needed.specifier.contains(found, prereleases=True):
-            yield Check("ok", needed.name, f"{found} ({asked})")
+        required = ",".join(sorted(map(str, needed.specifier), reverse=True))
+        if needed.specifier.contains(installed, prereleases=True):
+            yield Check("ok", needed.name, f"{installed} ({required})")
         else:
-            yield Check("fail", needed.name, f"{found} is outside {asked}: pip install '{needed}'")
+            yield Check(
+                "fail", needed.name, f"{installed} is outside {required}: pip install '{needed}'"
+            )
 
 
 def _torch() -> Iterator[Check]:
@@ -111,21 +113,21 @@ def _torch() -> Iterator[Check]:
 
 def _store(root: Path) -> Check:
     """Whether a file can be written in the store, or in the folder where it would be made."""
-    place = root.absolute()
-    while not place.exists():
-        place = place.parent
+    existing = root.absolute()
+    while not existing.exists():
+        existing = existing.parent
     try:
-        with tempfile.TemporaryFile(dir=place):
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         reason = error.strerror or type(error).__name__
         return Check(
-            "fail", "store", f"{place} cannot be written ({reason}): name another with --store"
+            "fail", "store", f"{existing} cannot be written ({reason}): name another with --store"
         )
     return Check(
         "ok",
         "store",
-        str(root) if root.exists() else f"{root} is not there yet, {place} can be written",
+        str(root) if root.exists() else f"{root} is not there yet, {existing} can be written",
     )
 
 

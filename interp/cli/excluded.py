@@ -33,7 +33,8 @@ def read(path: Path | None, verify: bool) -> Units:
     pairs = [pair for listed in lists for pair in listed]
     if wrong := [pair for pair in pairs if not _is_unit(pair)]:
         raise OptionError(
-            f"--exclude {path} has {json.dumps(wrong[0])[:40]}, which is not a pair of layer and unit"
+            f"--exclude {path} has {json.dumps(wrong[0])[:40]}, which is not a pair of layer and"
+            " unit"
         )
     if not pairs:
         raise OptionError(f"--exclude {path} lists no unit; leave the option out")
@@ -41,7 +42,7 @@ def read(path: Path | None, verify: bool) -> Units:
 
 
 def _is_unit(pair: Any) -> bool:
-    whole = isinstance(pair, list) and len(pair) == 2
-    return whole and all(
+    is_pair = isinstance(pair, list) and len(pair) == 2
+    return is_pair and all(
         isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in pair
     )

@@ -9,7 +9,7 @@ import typer
 from interp.cli.common import takes
 from interp.cli.request_cache import Request
 from interp.cli.runner import Session, answer
-from interp.cli.template_options import Templated
+from interp.cli.template_options import TemplateFlags
 from interp.errors import OptionError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _FILE: dict[str, Any] = {"metavar": "FILE"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grafting(Templated):
+class GraftOptions(TemplateFlags):
     """The options of ``interp graft``; the fields are the flags."""
 
     base: Annotated[
@@ -54,41 +54,43 @@ class Grafting(Templated):
 
     def read(self):
         """What to locate on (with the text), what to measure on, and the other task."""
-        from interp.prompts import NOTHING, Contrast, read_prompts, read_task
+        from interp.prompts import NO_PROMPTS, Contrast, read_prompts, read_task
 
         whole = read_task(self.task, self.column, "locate")
         if self.verify_task is not None:
             located_on, verified_on = whole, read_task(self.verify_task, self.column, "verify")
         else:
-            located_on, verified_on = halved(whole, self.seed)
+            located_on, verified_on = split_task(whole, self.seed)
         text = (
-            NOTHING if self.negative is None else read_prompts(self.negative, self.column, "text")
+            NO_PROMPTS
+            if self.negative is None
+            else read_prompts(self.negative, self.column, "text")
         )
         other = (
             None if self.other_task is None else read_task(self.other_task, self.column, "other")
         )
-        if other is not None and (halves := other.halves()) is not None:
+        if other is not None and (halves := other.given_splits()) is not None:
             other = halves[1]
-        Contrast(located_on, NOTHING).require_disjoint(Contrast(verified_on, NOTHING))
+        Contrast(located_on, NO_PROMPTS).require_disjoint(Contrast(verified_on, NO_PROMPTS))
         parts = (
             part and part.spread(self.max_prompts or len(part)) for part in (verified_on, other)
         )
         return Contrast(located_on, text).limit(self.max_prompts), *parts
 
 
-def halved(whole: "PromptSet", seed: int) -> "tuple[PromptSet, PromptSet]":
+def split_task(prompts: "PromptSet", seed: int) -> "tuple[PromptSet, PromptSet]":
     """What of a task locates and what measures: by its column ``split``, else half of the clusters
     each.
     """
-    from interp.prompts import NOTHING, Contrast
+    from interp.prompts import NO_PROMPTS, Contrast
 
-    if (halves := whole.halves()) is not None:
+    if (halves := prompts.given_splits()) is not None:
         return halves
-    first, second = Contrast(whole, NOTHING).split(seed)
+    first, second = Contrast(prompts, NO_PROMPTS).split(seed)
     return first.positive, second.positive
 
 
-def share(text: str) -> float:
+def parse_share(text: str) -> float:
     """``1%`` or ``0.01`` as a share; raises OptionError for what is neither."""
     try:
         return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
@@ -96,7 +98,7 @@ def share(text: str) -> float:
         raise OptionError(f"{text!r} is not a share of weights; use 1% or 0.01") from None
 
 
-@takes(Grafting)
+@takes(GraftOptions)
 def command(
     tuned: Annotated[str, typer.Argument(metavar="TUNED", help="The tuned model, or an adapter.")],
     *,
@@ -131,7 +133,7 @@ def command(
             metavar="RUN", help="A graft run of another task, to compare with; repeatable."
         ),
     ] = None,
-    common: Grafting,
+    common: GraftOptions,
 ) -> str:
     """Put some of a fine-tuned model's weights into its base, and compare learned masks with other
     masks of equal size on held-out questions.
@@ -141,15 +143,15 @@ def command(
 
     Example: interp graft ./tuned --base ./base --task task.jsonl --negative text.txt
     """
-    given = {**locals()}
+    arguments = {**locals()}
     if common.remote:
         raise OptionError("--remote cannot exchange weights; graft on this machine")
     from interp.store import Store
 
     store = Store(common.store)
-    others = tuple(store.get(run) for run in beside or ())
+    compared_runs = tuple(store.get(run) for run in beside or ())
     request = Request.of(
-        "graft", given | {"beside": [run.require_provenance().key for run in others]}
+        "graft", arguments | {"beside": [run.require_provenance().key for run in compared_runs]}
     )
 
     def compute(session: Session) -> list:
@@ -159,28 +161,28 @@ def command(
 
         common.batches()
         common.template_arguments()
-        located_on, verified_on, other = common.read()
+        located_on, verified_on, other_prompts = common.read()
         analyzer = Graft(
             held_out=verified_on,
-            other=other,
+            other=other_prompts,
             scope=scope,
-            at=share(at),
-            sweep=tuple(map(share, sweep.split(","))),
+            at=parse_share(at),
+            sweep=tuple(map(parse_share, sweep.split(","))),
             steps=steps,
             relaxed_steps=relaxed_steps,
             draws=draws,
             shuffles=shuffles,
-            beside=others,
+            beside=compared_runs,
         )
         analyzer.check()
         pair = session.load(tuned, common.base)
         pair.require_base("grafting")
-        metric = Task.of(pair.tokenizer, located_on.positive.prompts, "answer-loss")
+        metric = Task.from_prompts(pair.tokenizer, located_on.positive.prompts, "answer-loss")
         study = session.study(pair, located_on, metric)
         session.note(
             study.counts,
             *study.notes,
-            *prompt_notes(part for part in (verified_on, other) if part),
+            *prompt_notes(part for part in (verified_on, other_prompts) if part),
         )
         return [store.run(analyzer, study)]
 

@@ -11,13 +11,13 @@ import typer
 from interp.cli.common import takes
 from interp.cli.request_cache import Request
 from interp.cli.runner import Session, answer
-from interp.cli.template_options import Templated
+from interp.cli.template_options import TemplateFlags
 from interp.errors import OptionError
 
 _FILE: dict[str, Any] = {"metavar": "FILE"}
 
 
-@takes(Templated)
+@takes(TemplateFlags)
 def command(
     tuned: Annotated[
         str, typer.Argument(metavar="TUNED", help="The tuned model, or a LoRA adapter.")
@@ -77,7 +77,7 @@ def command(
     max_prompts: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="At most N of each file.")
     ] = None,
-    common: Templated,
+    common: TemplateFlags,
 ) -> str:
     """Count intruder dimensions, compared with random updates of equal singular values, and scale
     them.
@@ -89,20 +89,20 @@ def command(
     Example: interp intruders ./tuned --base ./base --scale 0,0.5,1,2 --task task.jsonl --text
     plain.txt
     """
-    given = {**locals()}
+    arguments = {**locals()}
     factors = _factors(scale, task, text, metric, bool(checkpoints))
     if (common.template_arguments() or common.system is not None) and task is None:
         raise OptionError(
             "--system and --template-arg are of the prompts of --task FILE; give it, or leave"
             " them out"
         )
-    earlier = _checkpoints(given.pop("checkpoints") or [], common.remote)
-    request = Request.of("intruders", given | {"tuned": [tuned, *earlier]})
+    earlier = _checkpoints(arguments.pop("checkpoints") or [], common.remote)
+    request = Request.of("intruders", arguments | {"tuned": [tuned, *earlier]})
 
     def compute(session: Session) -> list:
         from interp.analyzers.intruders import Intruders
         from interp.models.weights import WeightPair
-        from interp.store.svd_cache import Bases
+        from interp.store.svd_cache import SvdCache
 
         common.batches()
         analyzer = Intruders(top_k, eps, side, gap, draws)
@@ -124,7 +124,7 @@ def command(
                 seed=common.seed,
                 jobs=jobs,
                 quiet=common.quiet,
-                kept=Bases(common.store),
+                kept=SvdCache(common.store),
             )
 
         weights = weights_of(tuned)
@@ -139,33 +139,33 @@ def command(
         if earlier:
             # the null is of the last checkpoint alone: the others are only counted
             counting = Intruders(top_k, eps, side, gap, 0)
-            counted, twice = _counted(store, counting, weights_of, earlier, weights)
+            counted, twice = _count_checkpoints(store, counting, weights_of, earlier, weights)
             session.note(*twice)
             counted[tuned] = runs[0].table
-            runs.append(_forgetting(common, store, counted, base, contrast))
+            runs.append(_measure_forgetting(common, store, counted, base, contrast))
         return runs
 
     return answer(request, _title(tuned), compute)
 
 
-def _checkpoints(given: list[str], remote: bool) -> list[str]:
+def _checkpoints(names: list[str], remote: bool) -> list[str]:
     """The checkpoints, in the order given; a folder of checkpoints stands for them, in the order of
     their numbers.
     """
-    if given and remote:
+    if names and remote:
         raise OptionError(
             "--checkpoints measures the loss of every checkpoint on this machine; leave"
             " --remote out"
         )
-    found = []
-    for name in given:
+    paths = []
+    for name in names:
         inside = (
             [path for path in Path(name).glob("*") if _is_model(path)]
             if Path(name).is_dir()
             else []
         )
-        found += map(str, sorted(inside, key=_by_number)) if inside else [name]
-    return list(dict.fromkeys(found))
+        paths += map(str, sorted(inside, key=_by_number)) if inside else [name]
+    return list(dict.fromkeys(paths))
 
 
 def _is_model(path: Path) -> bool:
@@ -229,7 +229,7 @@ def _study(common, tuned, base, contrast, metric):
     aim = (
         None
         if len(contrast.classes) == 1
-        else Task.of(pair.tokenizer, contrast.positive.prompts, metric)
+        else Task.from_prompts(pair.tokenizer, contrast.positive.prompts, metric)
     )
     engine = engine_named(common.engine, False)
     return Study(
@@ -237,10 +237,10 @@ def _study(common, tuned, base, contrast, metric):
     )
 
 
-def _counted(store, counting, weights_of, names, last):
+def _count_checkpoints(store, counting, weights_of, checkpoints, final_weights):
     """Runs of intruders by checkpoint, and remarks on checkpoints with the weights of another one."""
-    counted, notes, seen = {}, [], {last.digests["tuned"]: last.tuned}
-    for name in names:
+    counted, notes, seen = {}, [], {final_weights.digests["tuned"]: final_weights.tuned}
+    for name in checkpoints:
         weights = weights_of(name)
         digest = weights.digests["tuned"]
         if digest in seen:
@@ -251,7 +251,7 @@ def _counted(store, counting, weights_of, names, last):
     return counted, notes
 
 
-def _forgetting(common, store, counted, base, contrast):
+def _measure_forgetting(common, store, counted, base, contrast):
     """The run of the correlation, and of every checkpoint one of the loss on plain text."""
     from interp.analyzers.intruder_forgetting import Checkpoints, Forgetting, IntruderForgetting
     from interp.engines import engine_named
@@ -265,15 +265,17 @@ def _forgetting(common, store, counted, base, contrast):
             " tested"
         )
     text = OneClass(contrast.positive if len(contrast.classes) == 1 else contrast.negative)
-    engine, lost = engine_named(common.engine, False), []
+    engine, loss_runs = engine_named(common.engine, False), []
     for name in counted:
         common.status(f"loading {name}")
         pair = Pair.load(name, base, **common.loading)
         study = Study(
             pair, text, None, common.seed, common.batches(), engine=engine, quiet=common.quiet
         )
-        lost.append(store.run(Forgetting(), study).table)
-    return store.run(IntruderForgetting(), Checkpoints(list(counted.values()), lost, common.seed))
+        loss_runs.append(store.run(Forgetting(), study).table)
+    return store.run(
+        IntruderForgetting(), Checkpoints(list(counted.values()), loss_runs, common.seed)
+    )
 
 
 def _title(tuned: str) -> str:

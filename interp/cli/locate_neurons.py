@@ -173,8 +173,8 @@ def command(
     ] = False,
     common: BehaviourOptions,
 ) -> str:
-    """Find the MLP neurons (or heads) that carry a fine-tuned behaviour, and verify them on held-out
-    prompts against random sets.
+    """Find the MLP neurons (or heads) that carry a fine-tuned behaviour, and verify them on
+    held-out prompts against random sets.
 
     Prompt files are .txt (one prompt a line), .jsonl, .csv, .tsv, .parquet, or - for stdin. Half of
     the clusters locate and half verify, unless two more files verify or --no-verify locates on all;
@@ -198,9 +198,9 @@ def command(
         from interp.analyzers.control_locations import ControlLocations
         from interp.analyzers.locate_neurons import METHODS, LocateNeurons
         from interp.analyzers.locate_neurons.methods import resolve
-        from interp.analyzers.verify_neurons import FEWEST_SETS, VerifyNeurons, fewest_clusters
+        from interp.analyzers.verify_neurons import MIN_RANDOM_SETS, VerifyNeurons, min_clusters
         from interp.engines import engine_named
-        from interp.maths.intervals import FEWEST_CLUSTERS
+        from interp.maths.intervals import MIN_CLUSTERS
         from interp.models.sources import find
         from interp.models.units import unit_named
         from interp.prompts import Contrast
@@ -219,19 +219,20 @@ def command(
             common.remark(
                 f"note: --quick reads {options.max_prompts} prompts a class and draws"
                 f" {n_random_sets} random sets: intervals are wide, and necessity is not tested,"
-                f" which needs {fewest_clusters()} clusters and {FEWEST_SETS} sets"
+                f" which needs {min_clusters()} clusters and {MIN_RANDOM_SETS} sets"
             )
         options = replace(options, max_prompts=options.max_prompts or PROMPTS)
         if verify and not quick and random_sets is not None:
-            common.warn_of_few(random_sets, FEWEST_SETS)
-        sought = options.sought()
-        located_on, verified_on = options.contrasts(verify)
+            common.warn_of_few(random_sets, MIN_RANDOM_SETS)
+        specification = options.specification()
+        located_on, verified_on = options.selection_and_held_out(verify)
         utility = None
         if subtract is not None:
             utility = Contrast(options.positives(subtract, "utility"), located_on.negative)
             if shared := set(utility.positive.shared(located_on.positive)):
                 raise OptionError(
-                    f"--subtract {subtract} shares prompts with those located on, {min(shared)[:40]!r}"
+                    f"--subtract {subtract} shares prompts with those located on,"
+                    f" {min(shared)[:40]!r}"
                 )
         number = int(steps) if steps.isdecimal() else steps
         has_base = options.base is not None or find(tuned).base_name is not None
@@ -243,19 +244,20 @@ def command(
             unit=unit,
             probe_fit=probe_fit,
         )
-        integral = METHODS[found := resolve(method, positions, has_base, unit)[0]].integral
+        integral = METHODS[method_name := resolve(method, positions, has_base, unit)[0]].is_integral
         if quick and steps == "auto" and integral:
             locate = replace(locate, steps=QUICK_STEPS)
         if steps != "auto" and not integral:
-            able = ", ".join(name for name, each in METHODS.items() if each.integral)
+            able = ", ".join(name for name, each in METHODS.items() if each.is_integral)
             raise OptionError(
-                f"--steps is of methods with an integral, and {found} has none; use --method {able}"
+                f"--steps is of methods with an integral, and {method_name} has none; use --method"
+                f" {able}"
             )
-        locate.check(has_base, differentiable=options.differentiable(sought))
+        locate.check(has_base, differentiable=options.differentiable(specification))
         if verify:
             VerifyNeurons(patch=patch).check(has_base)
         is_task = options.task is not None
-        has_number = is_task or sought.differentiable
+        has_number = is_task or specification.differentiable
         further_checks = further.applicable(
             named_checks, checks == "all", has_base, is_task, has_number
         )
@@ -264,7 +266,9 @@ def command(
         )
         pair = session.load(tuned, options.base)
         anatomy, kind = pair.tuned.anatomy, unit_named(unit)
-        metric = options.measured(pair.tokenizer, sought, located_on, verified_on, utility)
+        metric = options.make_metric(
+            pair.tokenizer, specification, located_on, verified_on, utility
+        )
         study = options.study(pair, located_on, metric)
         locate.require(study)
         VerifyNeurons(excluded=excluded, unit=unit).check(
@@ -273,7 +277,7 @@ def command(
         locate.check(
             pair.base is not None,
             anatomy.n_layers * kind.count(anatomy),
-            options.differentiable(sought),
+            options.differentiable(specification),
         )
         store = session.store
         verifying = (
@@ -281,18 +285,18 @@ def command(
             if verified_on is None
             else study.with_prompts(verified_on.limit(options.max_prompts))
         )
-        halves = verified_on is not None and options.verify_positive is None
+        is_split = verified_on is not None and options.verify_positive is None
         lines = [
-            f"located on {'a half of the clusters: ' if halves else ''}{study.counts}",
+            f"located on {'a half of the clusters: ' if is_split else ''}{study.counts}",
             *study.notes,
         ]
         if verifying is not None:
-            other = "the other half, held out: " if halves else ""
-            lines += [f"verified on {other}{verifying.counts}", *verifying.notes]
-            if (few := verifying.require_contrast("verifying").n_clusters) < fewest_clusters():
+            held_out_label = "the other half, held out: " if is_split else ""
+            lines += [f"verified on {held_out_label}{verifying.counts}", *verifying.notes]
+            if (few := verifying.require_contrast("verifying").n_clusters) < min_clusters():
                 lines.append(
                     f"{few} clusters of prompts verify; claims of what is lost or added need "
-                    f"{fewest_clusters()}, the others {FEWEST_CLUSTERS}"
+                    f"{min_clusters()}, the others {MIN_CLUSTERS}"
                 )
         session.note(*lines)
         if utility is not None:
@@ -302,16 +306,19 @@ def command(
         run = store.run(locate, study)
         runs = [run]
         if control:
-            # as many steps as the fine-tune's scores needed: a control's are only compared with them
+            # as many steps as the fine-tune's scores needed: a control's are only compared with
+            # them
             n_steps = run.summary.get("steps")
             alike = replace(locate, steps=n_steps) if locate.steps == "auto" and n_steps else locate
             control_tables = []
-            for at, (name, one) in enumerate(
+            for number_of_control, (name, one) in enumerate(
                 zip(control, each_control(common, control, pair), strict=True), 1
             ):
-                with study.stages.during(f"control {at} of {len(control)}, {name}", study.quiet):
+                with study.stages.during(
+                    f"control {number_of_control} of {len(control)}, {name}", study.quiet
+                ):
                     control_tables.append(
-                        store.run(alike, replace(study, pair=one, _kept={})).table
+                        store.run(alike, replace(study, pair=one, _cache={})).table
                     )
             runs.append(store.run(ControlLocations.of(run.table, *control_tables), study))
         if verify:
@@ -327,7 +334,7 @@ def command(
                 else CONTROL_PROMPTS
             )
             size = int(run.table["selected"].sum())
-            checker = VerifyNeurons.of(
+            verify_analyzer = VerifyNeurons.of(
                 run.table,
                 random_sets=n_random_sets or (RANDOM_SETS_ORGANISM if small else RANDOM_SETS),
                 control_prompts=n_control_prompts,
@@ -341,19 +348,19 @@ def command(
                 **({"directions": ("necessity",), "doses": False, "cell_sets": 0} if quick else {}),
                 depth=0 if small else size * (1 if quick else 2),
             )
-            runs.append(store.run(checker, verifying))
+            runs.append(store.run(verify_analyzer, verifying))
             session.note(*runs[-1].summary.get("warnings", ()))
             if compared_methods and not runs[-1].summary["selected"]:
                 session.note("nothing was selected: the baselines are left out")
             elif compared_methods:
-                compared = others.compared(
+                compared = others.baselines_analyzer(
                     compared_methods, store, study, runs[-1].table, run.table
                 )
                 runs.append(store.run(compared, verifying))
         for name, analyzer in further.analyzers(
             further_checks, locate, run.table, excluded
         ).items():
-            runs.append(store.run(analyzer, further.studied(name, study, verifying)))
+            runs.append(store.run(analyzer, further.study_of_check(name, study, verifying)))
         return runs
 
     return answer(request, _title(tuned), compute)

@@ -25,7 +25,7 @@ def command(*, common: Common) -> None:
         }
         for run in runs
     ]
-    found = [
+    rows = [
         (
             run.key[:12],
             run.kind,
@@ -36,7 +36,7 @@ def command(*, common: Common) -> None:
         for run in runs
     ]
     common.result(
-        {"runs": listed}, aligned(found, ("run", "kind", "models", "written (UTC)", "found"))
+        {"runs": listed}, aligned(rows, ("run", "kind", "models", "written (UTC)", "found"))
     )
     for problem in store.problems():
         common.remark(f"not a run: {problem}")

@@ -9,7 +9,7 @@ from interp import organisms
 from interp.cli.common import Common, takes
 from interp.cli.text import aligned
 from interp.errors import ModelError, OptionError
-from interp.packaged import Packaged
+from interp.packaged import PackagedModel
 
 Real = Annotated[
     bool,
@@ -44,9 +44,9 @@ def command(real: Real = False, planted: Planted = None, *, common: Common) -> N
                 " which"
             )
         return common.result(lists, json.dumps(lists))
-    found = [_facts(name) for name in organisms.names()]
+    records = [_record_of(name) for name in organisms.names()]
     if real:
-        return _say_real([one for one in found if one["needs"]], common)
+        return _print_real_bases([one for one in records if one["needs"]], common)
     rows = [
         (
             o["name"],
@@ -57,7 +57,7 @@ def command(real: Real = False, planted: Planted = None, *, common: Common) -> N
             f"needs the package {o['needs']}" if o["needs"] else None,
             o["about"],
         )
-        for o in found
+        for o in records
     ]
     header = (
         "organism",
@@ -69,9 +69,9 @@ def command(real: Real = False, planted: Planted = None, *, common: Common) -> N
         "needs",
         "about",
     )
-    common.result({"organisms": found}, aligned(rows, header))
+    common.result({"organisms": records}, aligned(rows, header))
     common.remark("Use one wherever a model is named: organism:NAME")
-    if any(o["needs"] for o in found):
+    if any(o["needs"] for o in records):
         common.remark(
             "`interp organisms --real` says whether the package that some need is installed"
         )
@@ -84,7 +84,7 @@ def size(name: str) -> int:
     )
 
 
-def _facts(name: str) -> dict:
+def _record_of(name: str) -> dict:
     facts = organisms.describe(name)
     planted = sum(map(len, organisms.planted(name).values())) or None
     packaged = organisms.packaged(name)
@@ -98,21 +98,21 @@ def _facts(name: str) -> dict:
     } | facts
 
 
-def _say_real(found: list[dict], common: Common) -> None:
+def _print_real_bases(organism_records: list[dict], common: Common) -> None:
     """Each packaged base: where it is, what else is needed to read it, and which organisms are made
     from it.
     """
     records, lines = [], []
-    for name in (one["name"] for one in found if one["base"] is None):
+    for name in (one["name"] for one in organism_records if one["base"] is None):
         packaged = organisms.packaged(name)
         if packaged is None:
             continue
         children = [
             one["name"]
-            for one in found
+            for one in organism_records
             if one["name"] != name and organisms.packaged(one["name"]) == packaged
         ]
-        ready, said = _state(packaged)
+        ready, state = _state(packaged)
         records.append(
             {
                 "base": name,
@@ -121,22 +121,22 @@ def _say_real(found: list[dict], common: Common) -> None:
                 "file": packaged.file,
                 "sha256": packaged.sha256,
                 "ready": ready,
-                "state": said,
-                "install": list(packaged.install),
+                "state": state,
+                "install": list(packaged.install_commands),
                 "children": children,
             }
         )
         lines += [
             f"organism:{name}",
-            f"  {said}",
+            f"  {state}",
             f"  file      {packaged.file}, {packaged.bytes / 1e6:.0f} MB",
         ]
-        lines += [f"  install   {line}" for line in packaged.install]
+        lines += [f"  install   {line}" for line in packaged.install_commands]
         lines += [f"  children  {', '.join(children)}"]
     common.result({"real": records}, "\n".join(lines))
 
 
-def _state(packaged: Packaged) -> tuple[bool, str]:
+def _state(packaged: PackagedModel) -> tuple[bool, str]:
     """Whether the file is there as it should be, and the line that says so."""
     try:
         path = packaged.path()

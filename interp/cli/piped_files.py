@@ -16,7 +16,7 @@ from typing import Any
 from interp.errors import OptionError
 
 
-def readable_again(value: Any) -> Any:
+def as_rereadable(value: Any) -> Any:
     """``value`` as it is, but of paths: ``~`` is the home, and one that can be read only once
     becomes that of a copy.
 
@@ -24,7 +24,7 @@ def readable_again(value: Any) -> Any:
     nothing comes.
     """
     if isinstance(value, list):
-        return [readable_again(one) if isinstance(one, Path) else one for one in value]
+        return [as_rereadable(one) if isinstance(one, Path) else one for one in value]
     if not isinstance(value, Path):
         return value
     if str(value).startswith("~"):
@@ -35,11 +35,11 @@ def readable_again(value: Any) -> Any:
             raise OptionError(
                 "- reads from stdin, and nothing is piped into it; name a file, or pipe one in"
             )
-        return _kept("stdin", sys.stdin.buffer.read())
+        return _temporary_copy("stdin", sys.stdin.buffer.read())
     if not _is_pipe(value):
         return value
     try:
-        return _kept(f"pipe-{value.name}", value.read_bytes())
+        return _temporary_copy(f"pipe-{value.name}", value.read_bytes())
     except OSError as error:
         raise OptionError(f"{value} cannot be read ({error.strerror})") from error
 
@@ -51,7 +51,7 @@ def _is_pipe(path: Path) -> bool:
         return False
 
 
-def _kept(name: str, content: bytes) -> Path:
+def _temporary_copy(name: str, content: bytes) -> Path:
     if not content.strip():
         raise OptionError(f"{name.replace('-', ' ')} is empty; nothing was piped into it")
     folder = Path(tempfile.mkdtemp(prefix="interp-"))

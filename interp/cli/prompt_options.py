@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interp.cli.common import Common, RuntimeOptions
-from interp.cli.template_options import Templated
+from interp.cli.template_options import TemplateFlags
 from interp.errors import OptionError, required
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ CONTROL_HELP = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptOptions(Templated):
+class PromptOptions(TemplateFlags):
     """The options of commands that compare a pair on prompts; the fields are the flags."""
 
     base: Annotated[
@@ -69,19 +69,19 @@ class PromptOptions(Templated):
         """
         from interp.prompts import Contrast, OneClass, read_prompts
 
-        first = reader or read_prompts
+        read_first = reader or read_prompts
         if self.prompts is not None:
-            found = OneClass(first(self.prompts, self.column, "prompts"))
+            prompts = OneClass(read_first(self.prompts, self.column, "prompts"))
         else:
             positive = required(self.positive, "--positive FILE")
             negative = required(self.negative, "--negative FILE")
-            found = Contrast(
-                first(positive, self.column, "+"), read_prompts(negative, self.column, "-")
+            prompts = Contrast(
+                read_first(positive, self.column, "+"), read_prompts(negative, self.column, "-")
             )
-        return found.limit(self.max_prompts)
+        return prompts.limit(self.max_prompts)
 
 
-def controls_in_turn(
+def controls_on_demand(
     common: RuntimeOptions, names: "Sequence[str] | None", pair: "Pair"
 ) -> "Sequence[Pair]":
     """Control fine-tunes of the pair's base, one in memory at a time; OptionError for one that is
@@ -98,8 +98,8 @@ def require_controls(names: "Sequence[str] | None") -> None:
     from interp.models.sources import find
 
     names = names or ()
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise OptionError(f"--control {twice[0]} is given twice; one control counts once")
+    if duplicates := sorted({name for name in names if names.count(name) > 1}):
+        raise OptionError(f"--control {duplicates[0]} is given twice; one control counts once")
     for name in names:
         find(name)
 
@@ -118,11 +118,11 @@ def load_control(common: RuntimeOptions, name: str, pair: "Pair") -> "Pair":
     Raises VocabularyMismatch for one that cannot read the pair's prompts.
     """
     from interp.models.pair import Pair
-    from interp.models.vocabularies import require_readable_by
+    from interp.models.vocabularies import require_rows_for
 
     common.status(f"loading {name}")
     control = Pair.load(name, pair.require_base("a control").name, **common.loading)
-    require_readable_by(control.tuned, pair.tokenizer)
+    require_rows_for(control.tuned, pair.tokenizer)
     return control.with_template(**pair.template_options.json)
 
 
@@ -130,7 +130,7 @@ def site_of(
     common: Common,
     path: Path,
     about: Mapping[str, Any],
-    asked: str | None,
+    requested: str | None,
     models: Sequence[str | None],
 ) -> str:
     """The site a dictionary is read at: the requested one, else the one it records; OptionError
@@ -138,24 +138,27 @@ def site_of(
 
     Prints a note where the dictionary was trained at another site, or on another model.
     """
-    own, trained = about.get("site"), [about[role] for role in ("model", "base") if about.get(role)]
-    if not (asked or own):
+    recorded, trained = (
+        about.get("site"),
+        [about[role] for role in ("model", "base") if about.get(role)],
+    )
+    if not (requested or recorded):
         raise OptionError(
             f"{path} does not say which site it is of; add --site blocks.<layer>.hook_resid_post"
         )
-    if asked and own and str(asked) != str(own):
-        common.remark(f"note: {path} was trained at {own}, and is read at {asked}")
+    if requested and recorded and str(requested) != str(recorded):
+        common.remark(f"note: {path} was trained at {recorded}, and is read at {requested}")
     if trained and not {Path(str(name)).name for name in trained} & {
         Path(name).name for name in models if name
     }:
-        given = ", ".join(name for name in models if name)
+        names = ", ".join(name for name in models if name)
         common.remark(
-            f"note: {path} was trained on {' and '.join(map(str, trained))}, and is read on {given}"
+            f"note: {path} was trained on {' and '.join(map(str, trained))}, and is read on {names}"
         )
-    return str(asked or own)
+    return str(requested or recorded)
 
 
-def numbers(text: str, kind: type, flag: str) -> tuple:
+def parse_numbers(text: str, kind: type, flag: str) -> tuple:
     """Numbers with commas between; raises OptionError naming the flag."""
     try:
         return tuple(kind(part) for part in text.split(",") if part.strip())

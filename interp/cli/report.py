@@ -45,7 +45,7 @@ def command(
 
     Example: interp report 1facf37b 2922ca53 --out report.html
     """
-    from interp.report.document import TARGET, read, write_report
+    from interp.report.document import RECOMMENDED_PAGE_BYTES, read, write_report
 
     if every == bool(runs):
         raise OptionError(
@@ -54,13 +54,13 @@ def command(
         )
     store = Store(common.store)
     keys = [run.key for run in store.runs() if run.kind != "places"] if every else runs or []
-    beside = write_report(out, keys, store, title=title, draws=draws if agreement else None)
-    value, size = read(beside).value, out.stat().st_size
-    if size > TARGET:
+    report_path = write_report(out, keys, store, title=title, draws=draws if agreement else None)
+    value, size = read(report_path).value, out.stat().st_size
+    if size > RECOMMENDED_PAGE_BYTES:
         common.remark(f"note: the page has {size / 1e6:.1f} MB; fewer runs make a smaller one")
     supported = sum(claim["supported"] for claim in value["claims"])
     record = {
-        "report": str(beside),
+        "report": str(report_path),
         "page": str(out),
         "bytes": size,
         "runs": [run["key"] for run in value["runs"]],
@@ -69,11 +69,11 @@ def command(
         "findings": value["findings"],
         "agreement": value["agreement"],
     }
-    told = [
+    lines = [
         *(f"found:    {line}" for line in value["findings"]),
         f"claims:   {supported} of {len(value['claims'])} supported",
         f"page:     {out} ({size / 1e6:.1f} MB)",
-        f"report:   {beside}",
-        f"check:    interp verify {beside}",
+        f"report:   {report_path}",
+        f"check:    interp verify {report_path}",
     ]
-    common.result(record, "\n".join(told))
+    common.result(record, "\n".join(lines))

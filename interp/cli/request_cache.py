@@ -16,8 +16,8 @@ from typing import Any
 
 from interp.cli.common import Common, RuntimeOptions
 from interp.errors import InterpError, required
-from interp.models.sources import asks_the_time, file_digests, find
-from interp.provenance import JSON, plain, sha256_of, software
+from interp.models.sources import file_digests, find, template_reads_clock
+from interp.provenance import JSON, sha256_of, software, to_json_value
 from interp.store import requests
 
 BEHAVIOURS = ("behaviour", "other_behaviour")
@@ -44,38 +44,38 @@ class Request:
     common: RuntimeOptions
 
     @classmethod
-    def of(cls, command: str, given: Mapping[str, Any]) -> "Request":
+    def of(cls, command: str, arguments: Mapping[str, Any]) -> "Request":
         """The request of a command's arguments by name: none can be forgotten, and every path is a
         file it reads.
 
         ``source``, ``source_base`` and ``control`` are models too, where a command has them;
         ``tuned`` and ``control`` can be several.
         """
-        given = dict(given)
-        common = given.pop("common")
+        arguments = dict(arguments)
+        common = arguments.pop("common")
         shared = {field.name for field in fields(Common)}
-        given |= {
+        arguments |= {
             field.name: getattr(common, field.name)
             for field in fields(common)
             if field.name not in shared
         }
-        tuned = given.pop("tuned")
+        tuned = arguments.pop("tuned")
         first, *further = [tuned] if isinstance(tuned, str) else tuned
-        models = {"tuned": first, "base": given.pop("base")} | {
+        models = {"tuned": first, "base": arguments.pop("base")} | {
             f"tuned {at}": m for at, m in enumerate(further, 2)
         }
-        for role in {"source", "source_base", "control"} & set(given):
-            named = given.pop(role)
+        for role in {"source", "source_base", "control"} & set(arguments):
+            named = arguments.pop(role)
             several = isinstance(named, list)
             models |= (
                 {f"{role} {at}": m for at, m in enumerate(named, 1)} if several else {role: named}
             )
-        for name in [name for name in BEHAVIOURS if given.get(name) not in (None, "refusal")]:
-            given[name] = Path(given[name])
-        for name in [name for name, value in given.items() if _are_paths(value)]:
-            given |= {f"{name} {at}": path for at, path in enumerate(given.pop(name), 1)}
-        files = {name: value for name, value in given.items() if isinstance(value, Path)}
-        options = {name: value for name, value in given.items() if name not in files}
+        for name in [name for name in BEHAVIOURS if arguments.get(name) not in (None, "refusal")]:
+            arguments[name] = Path(arguments[name])
+        for name in [name for name, value in arguments.items() if _are_paths(value)]:
+            arguments |= {f"{name} {at}": path for at, path in enumerate(arguments.pop(name), 1)}
+        files = {name: value for name, value in arguments.items() if isinstance(value, Path)}
+        options = {name: value for name, value in arguments.items() if name not in files}
         return cls(command, models, files, options, common)
 
     @property
@@ -83,9 +83,9 @@ class Request:
         """The store of the request."""
         return self.common.store.absolute()
 
-    def recall(self) -> requests.Remembered | None:
+    def recall(self) -> requests.RequestAnswer | None:
         """What it gave before, if nothing that determines it has changed and its runs are whole."""
-        if not requests.any_in(self.store):
+        if not requests.has_requests(self.store):
             return None
         described = self.describe()
         return None if described is None else requests.recall(self.store, described)
@@ -102,7 +102,7 @@ class Request:
         try:
             for name in BEHAVIOURS:
                 _require_alone(self.files.get(name))
-            return plain(
+            return to_json_value(
                 {
                     "command": self.command,
                     "options": {name: self.options[name] for name in sorted(self.options)},
@@ -145,7 +145,7 @@ def _contents(models: Mapping[str, str | None], role: str) -> Mapping[str, str] 
     if name is None:
         return None
     source = find(name, ask_hub=False)
-    if asks_the_time(source):
+    if template_reads_clock(source):
         raise ValueError(f"{name}: what a prompt becomes depends on the clock")
     return file_digests(source)
 

@@ -8,7 +8,7 @@ from interp.cli.baselines import baselines_table
 from interp.cli.claims_table import claims_table
 from interp.cli.common import Common
 from interp.provenance import sha256_of
-from interp.store.requests import RecalledRun, Remembered
+from interp.store.requests import RecalledRun, RequestAnswer
 
 
 def page_name(keys: Sequence[str]) -> str:
@@ -18,44 +18,44 @@ def page_name(keys: Sequence[str]) -> str:
     return "page.html" if len(keys) == 1 else f"page-{keys[-1][:8]}.html"
 
 
-def tell(common: Common, runs: Sequence[Any], page: Path) -> str:
+def print_result(common: Common, runs: Sequence[Any], page: Path) -> str:
     """Print the first run's result together with the summaries of the other runs; returns the first
     run's key.
     """
     first, summary = runs[0], dict(runs[0].summary)
-    for other in runs[1:]:
-        if _kind(other) == "verify-neurons" and "supported" not in runs[0].summary:
+    for later_run in runs[1:]:
+        if _kind(later_run) == "verify-neurons" and "supported" not in runs[0].summary:
             summary |= {
-                "supported": other.summary["supported"],
-                "verified_by": other.key,
-                "verification": other.summary,
+                "supported": later_run.summary["supported"],
+                "verified_by": later_run.key,
+                "verification": later_run.summary,
             }
-        elif [_kind(run) for run in runs].count(_kind(other)) == 1:
-            summary.setdefault("checks", {})[_kind(other)] = {
-                "run": other.key,
-                "summary": other.summary,
+        elif [_kind(run) for run in runs].count(_kind(later_run)) == 1:
+            summary.setdefault("checks", {})[_kind(later_run)] = {
+                "run": later_run.key,
+                "summary": later_run.summary,
             }
         else:  # several can be of one kind
-            told = {"run": other.key, "kind": _kind(other), "summary": other.summary}
-            summary["runs"] = [*summary.get("runs", []), told]
+            entry = {"run": later_run.key, "kind": _kind(later_run), "summary": later_run.summary}
+            summary["runs"] = [*summary.get("runs", []), entry]
     record = {"run": first.key, "path": str(first.path), "cached": first.cached, "rows": len(first)}
     common.result(
-        record | {"summary": summary, "page": str(page)}, text_of(runs, page, common.store)
+        record | {"summary": summary, "page": str(page)}, result_text(runs, page, common.store)
     )
     return first.key
 
 
-def page_again(root: Path, kept: Remembered, title: str) -> Path:
+def recalled_page(root: Path, remembered: RequestAnswer, title: str) -> Path:
     """The page of a recalled request: the file if it is unchanged, else written again from the
     tables.
     """
-    page = kept.runs[0].path / page_name([run.key for run in kept.runs])
-    if page.is_file() and sha256_of(page) == kept.page:
+    page = remembered.runs[0].path / page_name([run.key for run in remembered.runs])
+    if page.is_file() and sha256_of(page) == remembered.page:
         return page
     from interp.store import Store
 
     store = Store(root)
-    return page_of(page, [store.get(run.key) for run in kept.runs], title)
+    return write_page_of(page, [store.get(run.key) for run in remembered.runs], title)
 
 
 def _kind(run: Any) -> str:
@@ -71,26 +71,26 @@ def _table(run: Any, root: Path) -> Any:
     return run.table
 
 
-def page_of(path: Path, tables: Sequence[Any], title: str) -> Path:
+def write_page_of(path: Path, tables: Sequence[Any], title: str) -> Path:
     """Write the page of these tables."""
     from interp.report.page import write_page
 
     return write_page(path, tables, title)
 
 
-_SAID: Mapping[str, tuple[str, str]] = {
+LINE_LABELS: Mapping[str, tuple[str, str]] = {
     "locate-neurons": ("located:", "table:"),
     "verify-neurons": ("verified:", "checks:"),
 }
 
 
-def text_of(runs: Sequence[Any], page: Path, root: Path) -> str:
+def result_text(runs: Sequence[Any], page: Path, root: Path) -> str:
     """The printed result: the sentence of every run, its claims, and the paths of its tables and
     its page.
 
     ``root``: the store, in which the tables of recalled runs still are.
     """
-    names = [_SAID.get(_kind(run), (f"{_kind(run)}:", f"{_kind(run)}:")) for run in runs]
+    names = [LINE_LABELS.get(_kind(run), (f"{_kind(run)}:", f"{_kind(run)}:")) for run in runs]
     width = max(9, *(len(name) for pair in names for name in pair))
     lines = [line for run in runs for line in run.summary.get("opening", ())]
     lines += [""] if lines else []

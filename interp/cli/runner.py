@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp.cli.common import RuntimeOptions
 from interp.cli.request_cache import Request
-from interp.cli.results import page_again, page_name, page_of, tell
+from interp.cli.results import page_name, print_result, recalled_page, write_page_of
 from interp.errors import OptionError
 from interp.provenance import JSON
 
@@ -99,9 +99,9 @@ class Session:
                     f" {run.aside}"
                 )
         keys = [run.key for run in runs]
-        page = page_of(runs[0].path / page_name(keys), [run.table for run in runs], title)
+        page = write_page_of(runs[0].path / page_name(keys), [run.table for run in runs], title)
         self._request.remember(self._described, keys, self.notes, page)
-        return tell(self.common, runs, page)
+        return print_result(self.common, runs, page)
 
 
 def answer(request: Request, title: str, compute: Callable[[Session], Sequence[Any]]) -> str:
@@ -110,9 +110,9 @@ def answer(request: Request, title: str, compute: Callable[[Session], Sequence[A
     Returns the key of the first run.
     """
     common = request.common
-    if (kept := request.recall()) is not None:
-        for note in kept.notes:
+    if (remembered := request.recall()) is not None:
+        for note in remembered.notes:
             common.remark(note)
-        return tell(common, kept.runs, page_again(common.store, kept, title))
+        return print_result(common, remembered.runs, recalled_page(common.store, remembered, title))
     session = Session(common, request)
     return session.finish(compute(session), title)

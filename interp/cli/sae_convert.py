@@ -47,7 +47,7 @@ def command(
     Example: interp sae convert ./gpt2-res-jb ./ours --to interp
     """
     from interp.sae.formats import read, write
-    from interp.sae.formats.base import known
+    from interp.sae.formats.base import describe
 
     dictionary, about = read(source, as_is=as_is, kind=kind)
     if site is not None and about.get("site") not in (None, site):
@@ -56,12 +56,12 @@ def command(
             " --site out"
         )
     if site is not None:
-        about |= {"site": site, "layer": known("", site=site)["layer"]}
+        about |= {"site": site, "layer": describe("", site=site)["layer"]}
     path = write(dictionary, out, to, about)
     config = dictionary.config
     for note in (*about.get("notes", ()), *about.get("doubts", ())):
         common.remark(f"note: {note}")
-    wide = f"{config.d_in} x {config.width}" + (
+    size = f"{config.d_in} x {config.width}" + (
         f", {config.models} models" if config.models > 1 else ""
     )
     record = {
@@ -79,4 +79,4 @@ def command(
         "notes": about.get("notes", []),
         "doubts": about.get("doubts", []),
     }
-    common.result(record, f"{path}: {config.architecture} {wide}, {about['format']} -> {to}")
+    common.result(record, f"{path}: {config.architecture} {size}, {about['format']} -> {to}")

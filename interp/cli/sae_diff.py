@@ -12,18 +12,18 @@ from interp.cli.common import RuntimeOptions, takes
 from interp.cli.prompt_options import CONTROL_HELP, each_control, require_controls, site_of
 from interp.cli.request_cache import Request
 from interp.cli.runner import Session, answer
-from interp.cli.template_options import Templated
+from interp.cli.template_options import TemplateFlags
 from interp.errors import OptionError
 from interp.provenance import directory_digest, file_digest
 
 if TYPE_CHECKING:
-    from interp.analyzers.sae_diff import DictionaryDiff
+    from interp.analyzers.sae_diff import SaeDiff
 
-_WAYS = {"both": "crosscoder", "difference": "difference", "base": "base", "tuned": "tuned"}
+_COMPARISONS = {"both": "crosscoder", "difference": "difference", "base": "base", "tuned": "tuned"}
 """The comparison for each value of ``interp sae train --of``."""
 
 
-@takes(Templated)
+@takes(TemplateFlags)
 def command(
     dictionary: Annotated[
         Path, typer.Argument(metavar="DICTIONARY", help="Folder (or weight file) of a dictionary.")
@@ -89,7 +89,7 @@ def command(
     draws: Annotated[
         int, typer.Option(metavar="N", help="Random exchanges of the models, for p.")
     ] = 999,
-    common: Templated,
+    common: TemplateFlags,
 ) -> str:
     """Classify each latent: only in the tuned model, only in the base, or in both (shared, rescaled
     or rotated).
@@ -103,8 +103,8 @@ def command(
     """
     if common.remote:
         raise OptionError("--remote does not support reading both models; run without it")
-    if way not in ("auto", *_WAYS.values()):
-        raise OptionError(f"unknown --way {way!r}; use auto, {', '.join(_WAYS.values())}")
+    if way not in ("auto", *_COMPARISONS.values()):
+        raise OptionError(f"unknown --way {way!r}; use auto, {', '.join(_COMPARISONS.values())}")
     named, folders = control or [], control_dictionary or []
     if len(named) != len(folders):
         raise OptionError(
@@ -112,13 +112,13 @@ def command(
             " were given"
         )
     require_controls(named)
-    given = {**locals(), "dictionary": _digest(dictionary)}
-    given |= {
-        "tuned": given.pop("model"),
+    arguments = {**locals(), "dictionary": _digest(dictionary)}
+    arguments |= {
+        "tuned": arguments.pop("model"),
         "control_dictionary": [_digest(folder) for folder in folders],
     }
     request, title = (
-        Request.of("sae-diff", given),
+        Request.of("sae-diff", arguments),
         f"{dictionary}: {model} compared with its base",
     )
 
@@ -138,12 +138,12 @@ def command(
             "draws": draws,
         }
         analyzer = _analyzer(common, dictionary, (model, base), way, site, options)
-        others = [
+        control_analyzers = [
             _analyzer(common, folder, (name, base), way, site, options)
             for name, folder in zip(named, folders, strict=True)
         ]
-        for other in others:
-            _require_alike(analyzer, other)
+        for control_analyzer in control_analyzers:
+            _require_comparable(analyzer, control_analyzer)
         prompts = OneClass(read_prompts(data, column, "data")).limit(max_prompts)
         if base is None and find(model).base_name is None:
             raise OptionError("comparing models needs a base; add --base MODEL")
@@ -151,9 +151,14 @@ def command(
         study = session.study(pair, prompts, None)
         analyzer.require_study(study)
         store, lines = session.store, [study.counts, *study.notes]
-        if others:
-            beside = zip(others, each_control(common, named, pair), strict=True)
-            kept = [store.run(other, replace(study, pair=one, _kept={})) for other, one in beside]
+        if control_analyzers:
+            controls_with_pairs = zip(
+                control_analyzers, each_control(common, named, pair), strict=True
+            )
+            kept = [
+                store.run(other, replace(study, pair=one, _cache={}))
+                for other, one in controls_with_pairs
+            ]
             analyzer = replace(analyzer, controls=tuple(run.table for run in kept))
             lines += [
                 f"control {name} is run {run.key}" for name, run in zip(named, kept, strict=True)
@@ -178,42 +183,46 @@ def _analyzer(
     way: str,
     site: str | None,
     options: Mapping[str, Any],
-) -> "DictionaryDiff":
+) -> "SaeDiff":
     """The analyzer for a dictionary on disk; raises OptionError if it does not fit the
     comparison.
     """
-    from interp.analyzers.sae_diff import DictionaryDiff
+    from interp.analyzers.sae_diff import SaeDiff
     from interp.sae.formats import read
 
     loaded, about = read(path)
     where = site_of(common, path, about, site, models)
-    said = "crosscoder" if loaded.config.models == 2 else _WAYS.get(str(about.get("of")))
-    if way == "auto" and said is None:
+    stated = "crosscoder" if loaded.config.models == 2 else _COMPARISONS.get(str(about.get("of")))
+    if way == "auto" and stated is None:
         raise OptionError(
             f"the files of {path} do not state which model it reads; add --way base, tuned or"
             " difference"
         )
-    if way != "auto" and said is not None and said != way:
-        raise OptionError(f"--way {way} does not fit: {path} is a dictionary for --way {said}")
-    made = DictionaryDiff(loaded, str(said if way == "auto" else way), where, **options)
-    made.require()
-    return made
+    if way != "auto" and stated is not None and stated != way:
+        raise OptionError(f"--way {way} does not fit: {path} is a dictionary for --way {stated}")
+    analyzer = SaeDiff(loaded, str(stated if way == "auto" else way), where, **options)
+    analyzer.require()
+    return analyzer
 
 
-def _require_alike(one: "DictionaryDiff", other: "DictionaryDiff") -> None:
+def _require_comparable(analyzer: "SaeDiff", control: "SaeDiff") -> None:
     """Raise OptionError for a control's dictionary whose counts are not comparable."""
     # a dictionary of the base is the same for the fine-tuned model and for the control
-    if one.dictionary.digest == other.dictionary.digest and one.way != "base":
+    if analyzer.dictionary.digest == control.dictionary.digest and analyzer.way != "base":
         raise OptionError(
             "the control's dictionary is the same as the dictionary under test; train another"
             " one on the control pair"
         )
     for name, ours, theirs in (
-        ("way", one.way, other.way),
-        ("site", one.site, other.site),
-        ("architecture", one.dictionary.config.architecture, other.dictionary.config.architecture),
-        ("number of latents", one.dictionary.config.width, other.dictionary.config.width),
-        ("number of codes", one.dictionary.config.k, other.dictionary.config.k),
+        ("way", analyzer.way, control.way),
+        ("site", analyzer.site, control.site),
+        (
+            "architecture",
+            analyzer.dictionary.config.architecture,
+            control.dictionary.config.architecture,
+        ),
+        ("number of latents", analyzer.dictionary.config.width, control.dictionary.config.width),
+        ("number of codes", analyzer.dictionary.config.k, control.dictionary.config.k),
     ):
         if ours != theirs:
             raise OptionError(

@@ -70,13 +70,13 @@ def command(
         raise OptionError(
             "--remote does not support inserting a dictionary into a pass; run without it"
         )
-    given = {**locals()}
-    named = {"dictionary": _digest(dictionary), "tuned": given.pop("model")}
-    request = Request.of("sae-eval", given | named)
+    arguments = {**locals()}
+    named = {"dictionary": _digest(dictionary), "tuned": arguments.pop("model")}
+    request = Request.of("sae-eval", arguments | named)
     title = f"{dictionary} in {model}"
 
     def compute(session: Session) -> list:
-        from interp.analyzers.sae_eval import DictionaryEval
+        from interp.analyzers.sae_eval import SaeEval
         from interp.models.sources import find
         from interp.prompts import OneClass, read_chats
         from interp.sae.formats import read
@@ -86,14 +86,14 @@ def command(
         loaded, about = read(dictionary)
         where = site_of(common, dictionary, about, site, (model, base))
         writes = target or (about.get("target") if loaded.config.is_transcoder else None)
-        of = (
+        model_role = (
             "both"
             if loaded.config.models > 1
             else "difference"
             if about.get("of") == "difference"
             else "tuned"
         )
-        analyzer = DictionaryEval(loaded, where, content_only, str(writes or ""), of)
+        analyzer = SaeEval(loaded, where, content_only, str(writes or ""), model_role)
         analyzer.require(base is not None or find(model).base_name is not None)
         pair = session.load(model, base)
         study = session.study(pair, prompts, None)

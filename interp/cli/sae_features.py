@@ -9,17 +9,17 @@ from typing import Annotated, Any
 import typer
 
 from interp.cli.common import takes
-from interp.cli.prompt_options import controls_in_turn, numbers, site_of
+from interp.cli.prompt_options import controls_on_demand, parse_numbers, site_of
 from interp.cli.request_cache import Request
 from interp.cli.runner import Session, answer
-from interp.cli.template_options import Templated
+from interp.cli.template_options import TemplateFlags
 from interp.errors import OptionError, required
 from interp.provenance import directory_digest, file_digest
 from interp.table import Table
 
 
 @dataclass(frozen=True, kw_only=True)
-class Features(Templated):
+class FeatureOptions(TemplateFlags):
     """Which latents are described, on which text, and how; the fields are flags."""
 
     model: Annotated[
@@ -72,7 +72,7 @@ class Features(Templated):
         """Raise OptionError for options that contradict each other, before any file is read."""
         if self.latents is not None and self.diff is not None:
             raise OptionError("--latents and --diff both select latents; give only one of them")
-        if self.latents is not None and not self.named():
+        if self.latents is not None and not self.named_latents():
             raise OptionError("--latents is empty; write numbers separated by commas")
         if self.control and self.shift is None:
             raise OptionError(
@@ -83,18 +83,18 @@ class Features(Templated):
         self.batches()
         self.template_arguments()
 
-    def named(self) -> tuple[int, ...]:
+    def named_latents(self) -> tuple[int, ...]:
         """The latents of ``--latents``."""
-        return () if self.latents is None else numbers(self.latents, int, "--latents")
+        return () if self.latents is None else parse_numbers(self.latents, int, "--latents")
 
 
-@takes(Features)
+@takes(FeatureOptions)
 def command(
     dictionary: Annotated[
         Path, typer.Argument(metavar="DICTIONARY", help="Folder (or weight file) of a dictionary.")
     ],
     *,
-    common: Features,
+    common: FeatureOptions,
 ) -> str:
     """Describe latents of a sparse dictionary: labels with scores on held-out documents, logit
     effects, contexts.
@@ -108,11 +108,11 @@ def command(
     gain
     """
     common.check()
-    run = None if common.diff is None else _diff(common)
+    run = None if common.diff is None else _diff_run(common)
     files = directory_digest(dictionary) if dictionary.is_dir() else file_digest(dictionary)
-    given = {"dictionary": files, "tuned": common.model, "base": common.base, "common": common}
+    arguments = {"dictionary": files, "tuned": common.model, "base": common.base, "common": common}
     request = Request.of(
-        "sae-features", given | {"run": None if run is None else run.require_provenance().key}
+        "sae-features", arguments | {"run": None if run is None else run.require_provenance().key}
     )
     title = f"{dictionary} in {common.model}"
 
@@ -124,48 +124,50 @@ def command(
         prompts = OneClass(read_prompts(common.data, common.column, "data")).limit(
             common.max_prompts
         )
-        based = common.base is not None or find(common.model).base_name is not None
-        made = [_reading(dictionary, common, run)]
-        made[0].require(based)
+        has_base = common.base is not None or find(common.model).base_name is not None
+        analyzers = [_analyzer(dictionary, common, run)]
+        analyzers[0].require(has_base)
         if common.shift is not None:
-            if not based:
+            if not has_base:
                 raise OptionError(
                     "--shift compares a base with its fine-tuned model; add --base BASE"
                 )
-            made.append(ConceptShift(made[0].site, common.shift, draws=common.draws))
-            made[1].require()
+            analyzers.append(ConceptShift(analyzers[0].site, common.shift, draws=common.draws))
+            analyzers[1].require()
         pair = session.load(common.model, common.base)
         study = session.study(pair, prompts)
         session.note(study.counts, *study.notes)
         if common.control:
-            made[1] = replace(made[1], controls=controls_in_turn(common, common.control, pair))
-            made[1].require_study(study)
+            analyzers[1] = replace(
+                analyzers[1], controls=controls_on_demand(common, common.control, pair)
+            )
+            analyzers[1].require_study(study)
         # concepts first: only now it is known whether there is enough text, and an error must come
         # before any run is stored
-        return [session.store.run(one, study) for one in reversed(made)][::-1]
+        return [session.store.run(one, study) for one in reversed(analyzers)][::-1]
 
     return answer(request, title, compute)
 
 
-def _diff(common: Features) -> Table:
+def _diff_run(common: FeatureOptions) -> Table:
     """The run of ``--diff``; raises OptionError for a run of another kind, or without claimed
     latents.
     """
     from interp.store import Store
 
-    found = Store(common.store).get(required(common.diff, "--diff RUN"))
-    if found.kind != "sae-diff":
+    run = Store(common.store).get(required(common.diff, "--diff RUN"))
+    if run.kind != "sae-diff":
         raise OptionError(
-            f"run {common.diff} has kind {found.kind}; give the key of a sae diff run (interp ls)"
+            f"run {common.diff} has kind {run.kind}; give the key of a sae diff run (interp ls)"
         )
-    if not _claimed(found):
+    if not _claimed_latents(run):
         raise OptionError(
             f"run {common.diff} claims no tuned-only latent; give latents with --latents"
         )
-    return found
+    return run
 
 
-def _claimed(run: Table) -> tuple[int, ...]:
+def _claimed_latents(run: Table) -> tuple[int, ...]:
     """Latents that a comparison claims to be tuned-only, densest first."""
     rows = [row for row in run.rows() if row["class"] == "tuned-only" and row["claimed"]]
     return tuple(
@@ -173,36 +175,36 @@ def _claimed(run: Table) -> tuple[int, ...]:
     )
 
 
-def _reading(path: Path, common: Features, run: Table | None) -> Any:
+def _analyzer(path: Path, common: FeatureOptions, run: Table | None) -> Any:
     """The analyzer; raises OptionError if the dictionary's site is unknown, or the run used another
     dictionary.
     """
-    from interp.analyzers.sae_features import DictionaryFeatures
+    from interp.analyzers.sae_features import SaeFeatures
     from interp.sae.formats import read
 
     dictionary, about = read(path)
     where = site_of(common, path, about, common.site, (common.model, common.base))
-    own, latents = dictionary.digest, common.named()
+    digest, latents = dictionary.digest, common.named_latents()
     if run is not None:
-        made = run.provenance.options.get("dictionary", own) if run.provenance else own
-        if made != own:
+        run_digest = run.provenance.options.get("dictionary", digest) if run.provenance else digest
+        if run_digest != digest:
             raise OptionError(
                 f"run {common.diff} used another dictionary than {path}; give the dictionary of"
                 " that run"
             )
-        latents = _claimed(run)[: common.top]
-    of = (
+        latents = _claimed_latents(run)[: common.top]
+    model_role = (
         "both"
         if dictionary.config.models > 1
         else "difference"
         if about.get("of") == "difference"
         else "tuned"
     )
-    return DictionaryFeatures(
+    return SaeFeatures(
         dictionary,
         where,
         str(common.target or about.get("target") or ""),
-        of,
+        model_role,
         latents,
         common.top,
         common.by,

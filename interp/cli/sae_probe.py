@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from interp.table import Table
 
 RANDOM_SETS_ORGANISM, RANDOM_SETS = 200, 20
-CHOICES = {
+CLASS_SETS = {
     "tuned-only": ("tuned-only",),
     "base-only": ("base-only",),
     "changed": ("rotated", "rescaled"),
@@ -106,12 +106,12 @@ def command(
             "--remote does not support inserting a dictionary into a pass; run without it"
         )
     common.check()
-    counts = numbers(k, "-k")
-    given = numbers(latents, "--latents") if latents is not None else ()
+    counts = parse_integers(k, "-k")
+    given = parse_integers(latents, "--latents") if latents is not None else ()
     if latents is not None and diff is not None:
         raise OptionError("give only one of --latents and --diff")
-    if which not in CHOICES:
-        raise OptionError(f"unknown --class {which!r}; use {', '.join(CHOICES)}")
+    if which not in CLASS_SETS:
+        raise OptionError(f"unknown --class {which!r}; use {', '.join(CLASS_SETS)}")
     named = {**locals()}
     for name in ("counts", "given"):
         named.pop(name)
@@ -120,7 +120,7 @@ def command(
     title = f"Latents that predict and cause a behaviour: {dictionary} in {model}"
 
     def compute(session: Session) -> list:
-        from interp.analyzers.sae_probe import DictionaryProbe
+        from interp.analyzers.sae_probe import SaeProbe
         from interp.models.sources import find
         from interp.sae.formats import read
 
@@ -128,24 +128,27 @@ def command(
         is_organism = model.startswith("organism:")
         n_random_sets = random_sets or (RANDOM_SETS_ORGANISM if is_organism else RANDOM_SETS)
         common.warn_of_few(n_random_sets)
-        sought = common.sought()
+        specification = common.specification()
         if common.task is None:
-            sought.require_number("effects of latents")
-        choosing, held = common.contrasts(verify=True)
+            specification.require_number("effects of latents")
+        selection, held_out = common.selection_and_held_out(verify=True)
         loaded, about = read(dictionary)
         where = site_of(common, dictionary, about, site, (model, common.base))
-        chosen, called, store = given, "given", session.store
+        chosen, set_name, store = given, "given", session.store
         if diff is not None:
-            chosen, called = claimed(store.get(diff), loaded.digest, loaded, diff, which), which
-        analyzer = DictionaryProbe(
+            chosen, set_name = (
+                claimed_latents(store.get(diff), loaded.digest, loaded, diff, which),
+                which,
+            )
+        analyzer = SaeProbe(
             loaded,
             where,
-            _of(of, loaded, about),
+            _model_role(of, loaded, about),
             at,
             counts,
             chosen,
-            called,
-            held.limit(common.max_prompts),
+            set_name,
+            held_out.limit(common.max_prompts),
             permutations,
             n_random_sets,
             control_prompts,
@@ -154,21 +157,21 @@ def command(
         )
         analyzer.require(common.base is not None or find(model).base_name is not None)
         pair = session.load(model, common.base)
-        metric = common.measured(pair.tokenizer, sought, choosing, held)
-        study = common.study(pair, choosing, metric)
-        judging = study.with_prompts(held.limit(common.max_prompts))
+        metric = common.make_metric(pair.tokenizer, specification, selection, held_out)
+        study = common.study(pair, selection, metric)
+        held_out_study = study.with_prompts(held_out.limit(common.max_prompts))
         session.note(
             f"selection split: {study.counts}",
             *study.notes,
-            f"held-out split: {judging.counts}",
-            *judging.notes,
+            f"held-out split: {held_out_study.counts}",
+            *held_out_study.notes,
         )
         return [store.run(analyzer, study)]
 
     return answer(request, title, compute)
 
 
-def numbers(text: str, flag: str) -> tuple[int, ...]:
+def parse_integers(text: str, flag: str) -> tuple[int, ...]:
     """Integers separated by commas; raises OptionError for anything else."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts):
@@ -176,7 +179,7 @@ def numbers(text: str, flag: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def claimed(
+def claimed_latents(
     table: "Table", digest: str, dictionary: "Dictionary", run: str, which: str
 ) -> tuple[int, ...]:
     """The latents that a run of ``interp sae diff`` claims to be of a class; raises OptionError for
@@ -184,27 +187,27 @@ def claimed(
     """
     if table.kind != "sae-diff":
         raise OptionError(f"run {run} has kind {table.kind}; --diff needs a run of interp sae diff")
-    said = table.provenance.options.get("dictionary") if table.provenance else None
-    if said != digest or len(table) != dictionary.config.width:
+    run_digest = table.provenance.options.get("dictionary") if table.provenance else None
+    if run_digest != digest or len(table) != dictionary.config.width:
         raise OptionError(
             f"run {run} used another dictionary; run interp sae diff on this one first"
         )
     import numpy as np
 
-    chosen = table["latent"][np.isin(table["class"], CHOICES[which]) & table["claimed"]]
-    if not len(chosen):
+    latents = table["latent"][np.isin(table["class"], CLASS_SETS[which]) & table["claimed"]]
+    if not len(latents):
         raise OptionError(
             f"run {run} claims no {which} latent; give latents with --latents, or leave --diff out"
         )
-    return tuple(int(latent) for latent in chosen)
+    return tuple(int(latent) for latent in latents)
 
 
-def _of(asked: str, dictionary: "Dictionary", about: dict[str, Any]) -> str:
+def _model_role(requested: str, dictionary: "Dictionary", about: dict[str, Any]) -> str:
     """The model that the dictionary reads: as requested, otherwise from its number of models and
     its metadata.
     """
-    if asked != "auto":
-        return asked
+    if requested != "auto":
+        return requested
     if dictionary.config.models == 2:
         return "both"
     return "difference" if about.get("of") == "difference" else "tuned"

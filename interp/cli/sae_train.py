@@ -19,7 +19,7 @@ _UNITS = {"k": 10**3, "M": 10**6, "G": 10**9}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(Common):
+class TrainOptions(Common):
     """How activations are read and dictionaries trained; the fields are flags."""
 
     site: Annotated[
@@ -144,13 +144,13 @@ class Training(Common):
     seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 0
 
 
-@takes(Training)
+@takes(TrainOptions)
 def command(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A model, a tuned model, or a LoRA adapter.")
     ],
     *,
-    common: Training,
+    common: TrainOptions,
 ) -> None:
     """Train sparse dictionaries on activations; an interrupted run resumes from its last
     checkpoint.
@@ -161,14 +161,14 @@ def command(
     Example: interp sae train ./tuned --site blocks.8.hook_resid_post --data chats.jsonl --tokens
     10M --out ./sae
     """
-    steps = max(1, round(count(common.tokens) / common.batch))
+    steps = max(1, round(parse_count(common.tokens) / common.batch))
     if common.out.exists():
         raise OptionError(
             f"--out {common.out} exists already; give a folder that does not, or remove it"
         )
     if common.target is not None and len(common.site) > 1:
         raise OptionError("a transcoder reads one site and reconstructs --target; give --site once")
-    _require_used(common)
+    _require_applicable(common)
     from interp.sae import Buffer, train
     from interp.sae import Training as Options
     from interp.sae.training import distributed
@@ -189,13 +189,13 @@ def command(
         log_every=min(100, max(1, steps // 10)),
         seed=common.seed,
     )
-    with distributed.joined(common.device):
+    with distributed.process_group(common.device):
         source, device = _source(common, model)
         jobs = _jobs(common, source, device)
         if (
             hasattr(source, "documents")
             and source.pair.tokenizer.chat_template
-            and _plain(source.documents)
+            and _is_text(source.documents)
         ):
             common.remark(
                 f"note: {common.data} is read as plain text, while other sae commands use the"
@@ -216,21 +216,27 @@ def command(
         )
         if distributed.rank():
             return
-        read = source.report() if hasattr(source, "report") else {}
-        if (times := buffer.times_over(steps * common.batch)) > 1:
-            read["times_over"] = times
+        report = source.report() if hasattr(source, "report") else {}
+        if (times := buffer.passes_over(steps * common.batch)) > 1:
+            report["times_over"] = times
             common.remark(
                 f"note: {steps * common.batch:,} rows of training are {times:,.1f} passes over"
                 f" {common.data}: explained variance on it is optimistic; evaluate on other text"
                 " (interp sae eval)"
             )
-        record = {"path": str(common.out), "dictionaries": _last(common.out), "read": read}
+        record = {
+            "path": str(common.out),
+            "dictionaries": _final_metrics(common.out),
+            "read": report,
+        }
         lines = [f"{common.out}: {len(trained)} trained, {steps} steps"]
-        lines += [f"  {name}: {_told(told)}" for name, told in record["dictionaries"].items()]
+        lines += [
+            f"  {name}: {_format_metrics(told)}" for name, told in record["dictionaries"].items()
+        ]
         common.result(record, "\n".join(lines))
 
 
-def _require_used(common: Training) -> None:
+def _require_applicable(common: TrainOptions) -> None:
     """Raise OptionError for an option that none of the architectures uses, and for a repeated
     architecture.
     """
@@ -247,9 +253,9 @@ def _require_used(common: Training) -> None:
         raise OptionError(
             f"--l0 {common.l0:g} exceeds --width {common.width}; give a smaller target"
         )
-    counted = {"topk", "batchtopk", "matryoshka", "matching_pursuit"}
+    with_k = {"topk", "batchtopk", "matryoshka", "matching_pursuit"}
     for flag, value in (("--l0", common.l0), ("--sparsity", common.sparsity)):
-        if value is not None and counted.issuperset(names):
+        if value is not None and with_k.issuperset(names):
             raise OptionError(
                 f"{flag} is for architectures without k, but --architecture is"
                 f" {common.architecture}; use -k"
@@ -258,12 +264,12 @@ def _require_used(common: Training) -> None:
         ("--auxiliary", common.auxiliary != 1 / 32),
         ("--revival", common.revival != 1),
     ):
-        if changed and not counted.intersection(names) - {"matching_pursuit"}:
+        if changed and not with_k.intersection(names) - {"matching_pursuit"}:
             raise OptionError(
                 f"{flag} is for topk, batchtopk and matryoshka, not for {common.architecture}"
             )
     if common.data.is_dir():
-        read = {
+        document_options = {
             "--column": common.column,
             "--keep": common.keep,
             "--no-special": common.no_special,
@@ -272,56 +278,56 @@ def _require_used(common: Training) -> None:
             "--batch-size": common.batch_size,
             "--sinks": common.sinks != 10,
         }
-        if unused := [flag for flag, value in read.items() if value]:
+        if unused := [flag for flag, value in document_options.items() if value]:
             raise OptionError(
                 f"{unused[0]} applies to documents, but --data {common.data} contains cached rows"
             )
 
 
-def count(text: str) -> int:
+def parse_count(text: str) -> int:
     """A number of tokens such as 500k, 1M or 2.5M; raises OptionError."""
     number, unit = (text[:-1], _UNITS[text[-1]]) if text[-1:] in _UNITS else (text, 1)
     try:
-        found = float(number) * unit
+        n_tokens = float(number) * unit
     except ValueError:
-        found = 0.0
-    if not 1 <= found < 1e15:
+        n_tokens = 0.0
+    if not 1 <= n_tokens < 1e15:
         raise OptionError(
             f"--tokens {text} is not a number of tokens; write 500k, 1M, 2.5M or 1000000"
         )
-    return round(found)
+    return round(n_tokens)
 
 
-def _plain(documents: Any) -> bool:
+def _is_text(documents: Any) -> bool:
     """Whether a file's first document is plain text rather than a conversation."""
     return any(isinstance(document, str) for _, document in islice(documents.read(), 1))
 
 
-def _source(common: Training, model: str) -> tuple[Any, Any]:
+def _source(common: TrainOptions, model: str) -> tuple[Any, Any]:
     """The source of activation rows, and the device on which dictionaries are trained."""
-    from interp.models.load import Settings
+    from interp.models.load import LoadSettings
     from interp.sae.training import distributed
     from interp.sae.training.sources import Shards
 
-    device = Settings.resolve(common.device, common.dtype, "auto", False).device
+    device = LoadSettings.resolve(common.device, common.dtype, "auto", False).device
     if common.data.is_dir():
         return Shards(common.data, rank=distributed.rank(), world=distributed.world()), device
     from interp.models.pair import Pair
-    from interp.prompts import TURNS, Documents
-    from interp.sae.training.activation_source import Activations, Reading
+    from interp.prompts import TOKEN_SOURCES, Documents
+    from interp.sae.training.activation_source import ActivationSource, ReadingOptions
     from interp.sites import Site
 
     sites = tuple(map(Site.parse, [*common.site, *([common.target] if common.target else [])]))
     documents = Documents(common.data, common.column)
     if next(documents.read(), None) is None:
         raise PromptError(f"{common.data} contains no documents; write one per line or row")
-    reading = Reading(
+    reading = ReadingOptions(
         of=common.of,
         context=common.context,
         pack=common.pack,
         special=not common.no_special,
         sinks=common.sinks,
-        keep=tuple(common.keep.split(",")) if common.keep else tuple(TURNS),
+        keep=tuple(common.keep.split(",")) if common.keep else tuple(TOKEN_SOURCES),
         batch_size=common.batch_size,
     )
     common.status(f"loading {model}")
@@ -331,17 +337,17 @@ def _source(common: Training, model: str) -> tuple[Any, Any]:
     for note in pair.notes:
         common.remark(f"note: {note}")
     return (
-        Activations(
+        ActivationSource(
             pair, sites, documents, reading, rank=distributed.rank(), world=distributed.world()
         ),
         device,
     )
 
 
-def _jobs(common: Training, source: Any, device: Any) -> "dict[str, Job]":
+def _jobs(common: TrainOptions, source: Any, device: Any) -> "dict[str, Job]":
     """A dictionary for every site and architecture, with its columns."""
     from interp.sae import Dictionary, DictionaryConfig, Job
-    from interp.sae.core.config import SPARSE
+    from interp.sae.core.config import TOPK_ARCHITECTURES
     from interp.sae.training.learner import FREE_NORM
 
     models = 2 if common.of == "both" else 1
@@ -357,7 +363,7 @@ def _jobs(common: Training, source: Any, device: Any) -> "dict[str, Job]":
             reads, writes = segments[site], segments[common.target] if common.target else None
             prefixes = (common.width // 16, common.width // 4, common.width)
             if common.prefixes:
-                prefixes = tuple(count(part) for part in common.prefixes.split(","))
+                prefixes = tuple(parse_count(part) for part in common.prefixes.split(","))
             config = DictionaryConfig(
                 name,
                 (reads[1] - reads[0]) // models,
@@ -365,9 +371,13 @@ def _jobs(common: Training, source: Any, device: Any) -> "dict[str, Job]":
                 models=models,
                 d_out=None if writes is None else (writes[1] - writes[0]) // models,
                 input_bias=writes is None,
-                k=common.k if name in SPARSE else None,
+                k=common.k if name in TOPK_ARCHITECTURES else None,
                 prefixes=prefixes if name == "matryoshka" else (),
-                rank_by="norm" if models > 1 or (common.free_norms and name in SPARSE) else "value",
+                rank_by=(
+                    "norm"
+                    if models > 1 or (common.free_norms and name in TOPK_ARCHITECTURES)
+                    else "value"
+                ),
                 sparsity="step" if name == "jumprelu" else "l1",
             )
             title = ".".join(
@@ -381,7 +391,7 @@ def _jobs(common: Training, source: Any, device: Any) -> "dict[str, Job]":
     return jobs
 
 
-def _last(out: Path) -> dict[str, dict[str, float]]:
+def _final_metrics(out: Path) -> dict[str, dict[str, float]]:
     import json
 
     from interp.sae.training.train import LOG
@@ -390,7 +400,8 @@ def _last(out: Path) -> dict[str, dict[str, float]]:
     return {name: told for name, told in line.items() if isinstance(told, dict)}
 
 
-def _told(told: dict[str, float]) -> str:
+def _format_metrics(metrics: dict[str, float]) -> str:
     return (
-        f"L0 {told['l0']:.1f}, explained variance {told['explained']:.3f}, dead {told['dead']:.1%}"
+        f"L0 {metrics['l0']:.1f}, explained variance {metrics['explained']:.3f}, dead"
+        f" {metrics['dead']:.1%}"
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from interp.claims import Finding, figures, from_table
+from interp.claims import Finding, finding_summary, from_table
 from interp.cli.claims_table import claims_table
 from interp.cli.common import Common, takes
 from interp.cli.text import aligned, cell, listed
@@ -39,8 +39,8 @@ def command(
         raise OptionError(
             f"--table {part}: run {key} has {', '.join(run.tables) or 'no sub-tables'}"
         )
-    shown = run.tables[part] if part else run
-    first = first_rows(shown, rows)
+    displayed = run.tables[part] if part else run
+    first_rows_table = first_rows(displayed, rows)
     claims = run.tables.get("claims")
     record = {
         "run": key,
@@ -51,11 +51,11 @@ def command(
         "provenance": run.require_provenance().to_json(),
         "tables": {name: len(table) for name, table in run.tables.items()},
         "claims": [] if claims is None else list(claims.rows()),
-        "first": list(first.rows()),
+        "first": list(first_rows_table.rows()),
     }
-    rows_title = f"{part or 'rows'}, {len(first)} of {len(shown)}"
+    rows_title = f"{part or 'rows'}, {len(first_rows_table)} of {len(displayed)}"
     if part:
-        common.result(record, f"{rows_title}\n{_row_lines(first)}")
+        common.result(record, f"{rows_title}\n{_row_lines(first_rows_table)}")
         return
     hidden = ("sentence", "verdicts", "findings")  # they stand in blocks of their own
     blocks = {
@@ -65,7 +65,7 @@ def command(
             {name: value for name, value in run.summary.items() if name not in hidden}
         ),
         "claims": "" if claims is None else _claim_lines(from_table(claims)),
-        rows_title: _row_lines(first),
+        rows_title: _row_lines(first_rows_table),
         "files": listed({"run": path, "sub-tables": list(run.tables)}),
     }
     common.result(record, "\n\n".join(f"{title}\n{body}" for title, body in blocks.items() if body))
@@ -79,17 +79,17 @@ def first_rows(table: Table, count: int) -> Table:
     return table.select(order[:count])
 
 
-def _made_from(made: Provenance) -> Mapping[str, Any]:
-    parent = {"parent": made.parent} if made.parent else {}
+def _made_from(provenance: Provenance) -> Mapping[str, Any]:
+    parent = {"parent": provenance.parent} if provenance.parent else {}
     inputs = {
-        (f"{name} digest" if name in made.context else name): value
-        for name, value in made.inputs.items()
+        (f"{name} digest" if name in provenance.context else name): value
+        for name, value in provenance.inputs.items()
     }
     context = {
         name: shlex.join(map(str, value)) if name == "environment.command" else value
-        for name, value in _flat(made.context).items()
+        for name, value in _flat(provenance.context).items()
     }
-    return {**context, **_flat(made.options), **parent, **_flat(inputs)}
+    return {**context, **_flat(provenance.options), **parent, **_flat(inputs)}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -105,7 +105,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _claim_lines(claims: tuple[Finding, ...]) -> str:
     words = [f"{claim.name}: {claim.sentence}" for claim in claims]
-    return "\n".join([claims_table([figures(claim) for claim in claims]), "", *words])
+    return "\n".join([claims_table([finding_summary(claim) for claim in claims]), "", *words])
 
 
 def _row_lines(table: Table) -> str:

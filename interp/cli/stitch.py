@@ -10,15 +10,15 @@ from typing import Annotated
 import typer
 
 from interp.cli.common import takes
-from interp.cli.graft import halved, share
+from interp.cli.graft import parse_share, split_task
 from interp.cli.request_cache import Request
 from interp.cli.runner import Session, answer
-from interp.cli.template_options import Templated
+from interp.cli.template_options import TemplateFlags
 from interp.errors import OptionError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stitching(Templated):
+class StitchOptions(TemplateFlags):
     """The options of ``interp stitch``; the fields are the flags."""
 
     base: Annotated[
@@ -43,19 +43,21 @@ class Stitching(Templated):
 
     def read(self):
         """What to locate on and what to measure on, by task; and the text."""
-        from interp.prompts import NOTHING, Contrast, read_prompts, read_task
+        from interp.prompts import NO_PROMPTS, Contrast, read_prompts, read_task
 
         tasks = []
         for path in self.task:
-            halves = halved(read_task(path, self.column, path.stem), self.seed)
-            Contrast(halves[0], NOTHING).require_disjoint(Contrast(halves[1], NOTHING))
+            halves = split_task(read_task(path, self.column, path.stem), self.seed)
+            Contrast(halves[0], NO_PROMPTS).require_disjoint(Contrast(halves[1], NO_PROMPTS))
             tasks.append(tuple(part.spread(self.max_prompts or len(part)) for part in halves))
         return tasks, (
-            NOTHING if self.negative is None else read_prompts(self.negative, self.column, "text")
+            NO_PROMPTS
+            if self.negative is None
+            else read_prompts(self.negative, self.column, "text")
         )
 
 
-@takes(Stitching)
+@takes(StitchOptions)
 def command(
     tuned: Annotated[
         list[str],
@@ -92,7 +94,7 @@ def command(
         ),
     ] = None,
     draws: Annotated[int, typer.Option(metavar="N", min=1, help="Number of random masks.")] = 19,
-    common: Stitching,
+    common: StitchOptions,
 ) -> str:
     """Put the weights of several fine-tuned models into one base, each within its own mask, and
     test it on all their tasks.
@@ -102,7 +104,7 @@ def command(
 
     Example: interp stitch ./one ./two --base ./base --task one.jsonl --task two.jsonl --at 10%
     """
-    given = {**locals()}
+    arguments = {**locals()}
     if common.remote:
         raise OptionError("--remote cannot exchange weights; stitch on this machine")
     if len(tuned) != len(common.task):
@@ -112,7 +114,9 @@ def command(
 
     store = Store(common.store)
     runs = tuple(store.get(run) for run in mask or ())
-    request = Request.of("stitch", given | {"mask": [run.require_provenance().key for run in runs]})
+    request = Request.of(
+        "stitch", arguments | {"mask": [run.require_provenance().key for run in runs]}
+    )
     title = f"Do they fit together? {', '.join(tuned)}"
 
     def compute(session: Session) -> list:
@@ -128,8 +132,8 @@ def command(
             runs=runs,
             scope=scope,
             localise=localise,
-            at=share(at),
-            start=share(start),
+            at=parse_share(at),
+            start=parse_share(start),
             steps=steps,
             reg=reg,
             draws=draws,
@@ -137,25 +141,25 @@ def command(
         analyzer.check(len(tuned))
         session.begin()
         pairs = _load(tuned, common)
-        others = tuple(
+        stitch_inputs = tuple(
             StitchInput(pair, *task) for pair, task in zip(pairs[1:], tasks[1:], strict=True)
         )
         located = Contrast(tasks[0][0], text).limit(common.max_prompts)
-        metric = Task.of(pairs[0].tokenizer, located.positive.prompts, "answer-loss")
+        metric = Task.from_prompts(pairs[0].tokenizer, located.positive.prompts, "answer-loss")
         study = session.study(pairs[0], located, metric)
-        read = [part for task in tasks for part in task]
+        all_prompts = [part for task in tasks for part in task]
         session.note(
             study.counts,
             *(note for pair in pairs for note in pair.notes),
             *study.notes,
-            *prompt_notes(read),
+            *prompt_notes(all_prompts),
         )
-        return [store.run(replace(analyzer, others=others), study)]
+        return [store.run(replace(analyzer, others=stitch_inputs), study)]
 
     return answer(request, title, compute)
 
 
-def _load(tuned: Sequence[str], common: Stitching) -> list:
+def _load(tuned: Sequence[str], common: StitchOptions) -> list:
     """All pairs; those that are whole models share the first one's base, so that it is held once."""
     from interp.models.pair import Pair
 
@@ -168,6 +172,6 @@ def _load(tuned: Sequence[str], common: Stitching) -> list:
             pair.digests.get(part) == pairs[0].digests.get(part) for part in ("base", "ids")
         )
         if same and base.module is not pair.tuned.module:
-            pair = pair.sharing(pairs[0].base)
+            pair = pair.with_base(pairs[0].base)
         pairs.append(pair)
     return pairs

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Templated(RuntimeOptions):
+class TemplateFlags(RuntimeOptions):
     """The options of every command that puts prompts into a chat template; the fields are the
     flags.
     """
@@ -39,22 +39,22 @@ class Templated(RuntimeOptions):
         """The values of ``--template-arg`` by name; OptionError for what is none, and for a name
         given twice.
         """
-        found: dict[str, Any] = {}
-        for given in self.template_arg or ():
-            name, between, value = given.partition("=")
+        values: dict[str, Any] = {}
+        for arguments in self.template_arg or ():
+            name, between, value = arguments.partition("=")
             if not between or not name.isidentifier():
                 raise OptionError(
-                    f"--template-arg {given!r} is not NAME=VALUE; write enable_thinking=false"
+                    f"--template-arg {arguments!r} is not NAME=VALUE; write enable_thinking=false"
                 )
-            if name in found:
+            if name in values:
                 raise OptionError(f"--template-arg {name} is given twice; give it once")
-            found[name] = _value(value)
-        for text in (self.system, *found.values()):
+            values[name] = _value(value)
+        for text in (self.system, *values.values()):
             if isinstance(text, str) and any("\ud800" <= sign <= "\udfff" for sign in text):
                 raise OptionError(
                     f"--system or --template-arg {text[:40]!r} is not UTF-8; write it as UTF-8"
                 )
-        return found
+        return values
 
     def templated(self, pair: "Pair") -> "Pair":
         """The pair with the chat template as it is asked for; OptionError where the template does

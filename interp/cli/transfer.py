@@ -48,7 +48,7 @@ def command(
     Example: interp transfer 1facf37b ./further --base ./base --positive harmful.txt --negative
     harmless.txt
     """
-    given = {**locals()}
+    arguments = {**locals()}
     common.check()
     from interp.store import Store
 
@@ -58,13 +58,14 @@ def command(
         raise OptionError(
             f"run {run} is of kind {located.kind}; give the key of a locate-neurons run (interp ls)"
         )
-    made = located.require_provenance()
+    provenance = located.require_provenance()
     source, source_base = (
-        source or made.context["tuned"],
-        source_base or (made.context.get("base") or None),
+        source or provenance.context["tuned"],
+        source_base or (provenance.context.get("base") or None),
     )
     request = Request.of(
-        "transfer", given | {"run": made.key, "source": source, "source_base": source_base}
+        "transfer",
+        arguments | {"run": provenance.key, "source": source, "source_base": source_base},
     )
 
     def compute(session: Session) -> list:
@@ -74,25 +75,29 @@ def command(
 
         common.batches()
         common.warn_of_few(random_sets)
-        sought = common.sought()
-        located_on, verified_on = common.contrasts(verify=True)
+        specification = common.specification()
+        located_on, verified_on = common.selection_and_held_out(verify=True)
         options = {
             name: value
-            for name, value in made.options.items()
+            for name, value in provenance.options.items()
             if name not in ("excluded", "from_parent")
         }
         locate = LocateNeurons(**options)
         session.begin()
-        origin = Pair.load(required(source, "--source MODEL"), source_base, **common.loading)
+        source_pair = Pair.load(required(source, "--source MODEL"), source_base, **common.loading)
         for role in ("base", "tuned", "adapter"):
-            if (before := made.inputs.get(role)) != origin.digests.get(role) and before is not None:
+            if (before := provenance.inputs.get(role)) != source_pair.digests.get(
+                role
+            ) and before is not None:
                 raise OptionError(
                     f"{source} is not what run {run} was made of: its {role} changed; give --source"
                     " MODEL"
                 )
         pair = session.load(tuned, common.base)
         study = common.study(
-            pair, located_on, common.measured(pair.tokenizer, sought, located_on, verified_on)
+            pair,
+            located_on,
+            common.make_metric(pair.tokenizer, specification, located_on, verified_on),
         )
         measuring = study.with_prompts(verified_on.limit(common.max_prompts))
         lines = [
@@ -101,27 +106,27 @@ def command(
             f"measured on {measuring.counts}",
             *measuring.notes,
         ]
-        if made.parent or made.options.get("excluded"):
+        if provenance.parent or provenance.options.get("excluded"):
             lines.append(
-                f"run {run} left out units that utility prompts locate too; what is located anew keeps"
-                " them"
+                f"run {run} left out units that utility prompts locate too; what is located anew"
+                " keeps them"
             )
-        if made.inputs["prompts"] != study.contrast.digest:
+        if provenance.inputs["prompts"] != study.contrast.digest:
             lines.append(
-                f"run {run} located on other prompts than are located on here; see that none of them"
-                " measure"
+                f"run {run} located on other prompts than are located on here; see that none of"
+                " them measure"
             )
         session.note(*lines)
-        again = store.run(locate, study)
+        recomputed = store.run(locate, study)
         transfer = Transfer.of(
             located,
-            origin,
-            recomputed=again.table,
+            source_pair,
+            recomputed=recomputed.table,
             random_sets=random_sets,
             control_prompts=control_prompts,
         )
-        measured = store.run(transfer, measuring)
-        return [measured, again]
+        transfer_run = store.run(transfer, measuring)
+        return [transfer_run, recomputed]
 
     return answer(request, _title(tuned), compute)
 

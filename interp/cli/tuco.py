@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from interp.cli.behaviour_options import BEHAVIOUR_HELP, require_one_source, sought
+from interp.cli.behaviour_options import BEHAVIOUR_HELP, require_one_source, specification_of
 from interp.cli.common import takes
-from interp.cli.prompt_options import CONTROL_HELP, PromptOptions, controls_in_turn, numbers
+from interp.cli.prompt_options import CONTROL_HELP, PromptOptions, controls_on_demand, parse_numbers
 from interp.cli.request_cache import Request
 from interp.cli.runner import Session, answer
 from interp.errors import OptionError
@@ -137,50 +137,52 @@ def command(
         from interp.metrics import Task
         from interp.prompts import read_task
 
-        drop = numbers(drop_dims, int, "--drop-dims")
-        split = Tuco(
+        dropped_dims = parse_numbers(drop_dims, int, "--drop-dims")
+        decomposition = Tuco(
             granularity,
             positions,
             path,
             norm,
-            drop,
+            dropped_dims,
             output_co,
             caliper,
             by_answer=by_answer,
             keep_text=by_answer and keep_answers,
         )
-        split.check()
-        written = generations or ANSWER * by_answer
+        decomposition.check()
+        n_new_tokens = generations or ANSWER * by_answer
         scaling = (
-            FtcAlpha(numbers(alpha, float, "--alpha"), written, keep_answers) if alpha else None
+            FtcAlpha(parse_numbers(alpha, float, "--alpha"), n_new_tokens, keep_answers)
+            if alpha
+            else None
         )
         if scaling is not None:
             scaling.check()
         prompts = common.read(None if metric == "refusal" else read_task)
-        looked_for = sought(behaviour, markers)
+        specification = specification_of(behaviour, markers)
         if scaling is not None and metric == "refusal":
-            looked_for.require_number("--alpha")
+            specification.require_number("--alpha")
         pair = session.load(tuned, common.base, "TuCo")
-        of = None
+        metric_object = None
         if scaling is not None or by_answer:
-            of = (
-                looked_for.of(pair.tokenizer)
+            metric_object = (
+                specification.metric(pair.tokenizer)
                 if metric == "refusal"
-                else Task.of(pair.tokenizer, prompts.positive.prompts, metric)
+                else Task.from_prompts(pair.tokenizer, prompts.positive.prompts, metric)
             )
-        split = replace(split, controls=controls_in_turn(common, control, pair))
-        asked = session.study(pair, prompts, of if by_answer else None)
+        decomposition = replace(decomposition, controls=controls_on_demand(common, control, pair))
+        tuco_study = session.study(pair, prompts, metric_object if by_answer else None)
         if by_answer:
-            asked = replace(asked, max_new_tokens=written)
-        split.require(asked)
-        studies: list[tuple[Any, Any]] = [(split, asked)]
+            tuco_study = replace(tuco_study, max_new_tokens=n_new_tokens)
+        decomposition.require(tuco_study)
+        studies: list[tuple[Any, Any]] = [(decomposition, tuco_study)]
         if scaling is not None:
-            studies.append((scaling, session.study(pair, prompts, of)))
+            studies.append((scaling, session.study(pair, prompts, metric_object)))
             scaling.require(studies[-1][1])
         runs = [session.store.run(analyzer, study) for analyzer, study in studies]
         session.note(
-            asked.counts,
-            *asked.notes,
+            tuco_study.counts,
+            *tuco_study.notes,
             *(line for run in runs for line in run.summary["limits"]),
         )
         return runs

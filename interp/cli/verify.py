@@ -17,7 +17,7 @@ FAILED = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checking(Common):
+class VerifyOptions(Common):
     """The options of every command; the report names its store."""
 
     store: Annotated[
@@ -28,7 +28,7 @@ class Checking(Common):
     ] = None
 
 
-@takes(Checking)
+@takes(VerifyOptions)
 def command(
     report: Annotated[
         Path,
@@ -55,7 +55,7 @@ def command(
             help="Also test its claims on fresh prompts: positive, then negative.",
         ),
     ] = None,
-    common: Checking,
+    common: VerifyOptions,
 ) -> None:
     """Check a report: everything in it is computed again from the stored tables, its claims too.
 
@@ -65,33 +65,33 @@ def command(
 
     Example: interp verify report.json
     """
-    from interp.replication.remeasure import measuring_again
+    from interp.replication.remeasure import remeasurement
     from interp.report.document import read
     from interp.report.verification import checks
 
     if not tolerance < math.inf:
         raise OptionError(f"--tolerance {tolerance} is not a tolerance; use 1e-6")
-    said = read(report, common.store)
-    with measuring_again([str(path) for path in prompts or []], tolerance) as again:
-        checked = checks(said)
+    document = read(report, common.store)
+    with remeasurement([str(path) for path in prompts or []], tolerance) as measured_again:
+        checked = checks(document)
         questions, claims = [*checked], {question.name for question in checked if question.claim}
         if remeasure:
-            questions += again.remeasured(said)
-        questions += again.on_fresh_prompts(said)
-        failed, unasked = _answers(questions)
+            questions += measured_again.remeasured(document)
+        questions += measured_again.on_fresh_prompts(document)
+        failed, unasked = _run_questions(questions)
     record = {
         "report": str(report),
         "checks": len(questions) - len(unasked),
         "failed": [{"check": name, "why": why} for name, why in failed],
         "not_asked": [{"check": name, "why": why} for name, why in unasked],
     }
-    held = record["checks"] - len(failed)
-    told = sum(bool(question.claim) for question in checked) - sum(
+    n_held = record["checks"] - len(failed)
+    n_claims_held = sum(bool(question.claim) for question in checked) - sum(
         name in claims for name, _ in failed
     )
     verdict = (
-        f"{held} of {record['checks']} checks hold, {told} of them claims computed again from the"
-        " stored tables"
+        f"{n_held} of {record['checks']} checks hold, {n_claims_held} of them claims computed again"
+        " from the stored tables"
     )
     if remeasure:
         verdict += "; claims whose commands were run again are among the checks"
@@ -103,7 +103,7 @@ def command(
         raise typer.Exit(FAILED)
 
 
-def _answers(questions: Sequence[Callable[[], str | None]]) -> tuple[list[Any], list[Any]]:
+def _run_questions(questions: Sequence[Callable[[], str | None]]) -> tuple[list[Any], list[Any]]:
     """Names and sentences of what failed, and of what could not be tested."""
     failed, unasked = [], []
     for question in questions:

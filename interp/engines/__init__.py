@@ -1,6 +1,6 @@
 """Engines: run one batch through one model with reads, edits and gradients."""
 
-from interp.engines.base import Batch, Direction, Edit, Engine, Part, Run
+from interp.engines.base import Batch, BatchPart, Direction, Edit, Engine, Run
 from interp.engines.torch_hooks import TorchEngine
 from interp.errors import OptionError
 
@@ -9,10 +9,10 @@ ENGINES = ("torch", "nnsight")
 __all__ = [
     "ENGINES",
     "Batch",
+    "BatchPart",
     "Direction",
     "Edit",
     "Engine",
-    "Part",
     "Run",
     "TorchEngine",
     "engine_named",

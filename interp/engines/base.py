@@ -23,13 +23,14 @@ class Batch:
     """Token ids ``[B, T]`` and the mask ``[B, S]`` of real tokens; S > T if earlier keys are
     cached.
 
-    ``shared``: length of the prefix that all rows have in common, leaving at least one token of
-    each row out. ``lengths``: tokens of each row. Both are known only for batches made by ``pad``.
+    ``prefix_length``: length of the prefix that all rows have in common, leaving at least one token
+    of each row out. ``lengths``: tokens of each row. Both are known only for batches made by
+    ``pad``.
     """
 
     ids: Int[Tensor, "B T"]
     mask: Bool[Tensor, "B S"]
-    shared: int = 0
+    prefix_length: int = 0
     lengths: tuple[int, ...] = ()
 
     @classmethod
@@ -55,7 +56,10 @@ class Batch:
             mask[row, span] = True
         lengths = tuple(len(sequence) for sequence in sequences)
         return cls(
-            ids.to(device), mask.to(device), _shared(sequences, min(lengths, default=0)), lengths
+            ids.to(device),
+            mask.to(device),
+            _common_prefix_length(sequences, min(lengths, default=0)),
+            lengths,
         )
 
     @property
@@ -69,7 +73,7 @@ class Batch:
         return self.mask[:, -self.ids.shape[1] :]
 
 
-def _shared(sequences: Sequence[Sequence[int]], shortest: int) -> int:
+def _common_prefix_length(sequences: Sequence[Sequence[int]], shortest: int) -> int:
     """Length of the common prefix, at most all but the last token of the shortest sequence."""
     if shortest < 2:
         return 0
@@ -106,39 +110,41 @@ class Direction:
     """
 
     site: Site
-    other: Float[Tensor, "B T W"]
-    share: float = 1.0
+    reference: Float[Tensor, "B T W"]
+    fraction: float = 1.0
 
-    def of(self, value: Float[Tensor, "r n W"]) -> Float[Tensor, "r n W"]:
+    def at_value(self, value: Float[Tensor, "r n W"]) -> Float[Tensor, "r n W"]:
         """The direction for this value of the site."""
-        return (widen(value) - widen(self.other)) / self.share
+        return (widen(value) - widen(self.reference)) / self.fraction
 
-    def on(self, cells: Callable[[Tensor], Tensor]) -> Direction:
+    def select_cells(self, cells: Callable[[Tensor], Tensor]) -> Direction:
         """The direction restricted to some cells, see ``interp.engines.shared_prefix``."""
-        return replace(self, other=cells(self.other))
+        return replace(self, reference=cells(self.reference))
 
 
 @dataclass(frozen=True)
-class Part:
+class BatchPart:
     """Some cells of a batch, ``[r, n]``: values, gradients, and the mask of cells to sum over
-    (``at``).
+    (``mask``).
 
     A cell that is the same in all rows may be stored once, with its gradient summed over the rows.
-    ``cells`` selects these cells from a tensor over all cells of the batch, ``[B, T, ...]``.
+    ``select`` selects these cells from a tensor over all cells of the batch, ``[B, T, ...]``.
     """
 
     values: dict[Site, Float[Tensor, "r n _"]]
     gradients: dict[Site, Float[Tensor, "r n _"]]
-    at: Bool[Tensor, "r n"]
-    cells: Callable[[Tensor], Tensor]
+    mask: Bool[Tensor, "r n"]
+    select: Callable[[Tensor], Tensor]
 
     def along(self, directions: Sequence[Direction]) -> Float[Tensor, " r"]:
         """Sum of gradients times directions for each row, in float64."""
-        total = torch.zeros(len(self.at), dtype=torch.float64, device=self.at.device)
-        for each in directions:
-            terms = widen(self.gradients[each.site]) * each.of(self.values[each.site])
-            at = self.at.to(terms.device)[..., None]
-            total += torch.where(at, terms, 0.0).double().sum((1, 2)).to(total.device)
+        total = torch.zeros(len(self.mask), dtype=torch.float64, device=self.mask.device)
+        for direction in directions:
+            terms = widen(self.gradients[direction.site]) * direction.at_value(
+                self.values[direction.site]
+            )
+            mask = self.mask.to(terms.device)[..., None]
+            total += torch.where(mask, terms, 0.0).double().sum((1, 2)).to(total.device)
         return total
 
 
@@ -154,10 +160,10 @@ class Run:
     values: dict[Site, Float[Tensor, "B T _"]] = field(default_factory=dict)
     gradients: dict[Site, Float[Tensor, "B T _"]] = field(default_factory=dict)
     cache: Any = None
-    parts: tuple[Part, ...] = ()
+    parts: tuple[BatchPart, ...] = ()
     along: Float[Tensor, " B"] | None = None
 
-    def require_along(self) -> Float[Tensor, " B"]:
+    def require_derivatives(self) -> Float[Tensor, " B"]:
         """The directional derivatives, or OptionError if the run was given no directions."""
         return required(self.along, "directions to differentiate along")
 
@@ -201,8 +207,8 @@ class Engine(Protocol):
         None keeps all. ``gradient_of`` maps these logits to one number per prompt; its sum is
         differentiated with respect to the values at ``gradients_at``, with all parameters frozen. A
         pass without a head may stop after the last block that is read or edited, and its cache then
-        ends there. A pass under ``interp.interventions.edits.Enter`` may leave out the keys and
-        values of earlier blocks.
+        ends there. A pass under ``interp.interventions.edits.StartFromStream`` may leave out the
+        keys and values of earlier blocks.
 
         ``over``: with ``gradient_of``, the cells over which values times gradients will be summed.
         Values and gradients are then returned in ``Run.parts``, where an engine may store cells
@@ -213,19 +219,19 @@ class Engine(Protocol):
         ...
 
 
-def in_one_part(run: Run, over: Bool[Tensor, "B T"], along: Sequence[Direction]) -> Run:
+def as_single_part(run: Run, over: Bool[Tensor, "B T"], along: Sequence[Direction]) -> Run:
     """A pass over whole prompts in the form that ``over`` and ``along`` of ``Engine.run`` request."""
-    part = Part(run.values, run.gradients, over, _as_it_is)
+    part = BatchPart(run.values, run.gradients, over, _identity)
     return Run(
         run.logits, cache=run.cache, parts=(part,), along=part.along(along) if along else None
     )
 
 
-def _as_it_is(value: Tensor) -> Tensor:
+def _identity(value: Tensor) -> Tensor:
     return value
 
 
-def arguments(batch: Batch, keep: int | None, cache: Any, use_cache: bool) -> dict[str, Any]:
+def model_inputs(batch: Batch, keep: int | None, cache: Any, use_cache: bool) -> dict[str, Any]:
     """Keyword arguments for a Hugging Face model, or without a head (``keep`` 0) for its base
     model.
     """

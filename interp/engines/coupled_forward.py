@@ -14,34 +14,36 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interp.engines.shared_prefix import whole_prompts
+from interp.engines.shared_prefix import full_passes
 from interp.maths.precision import widen
 from interp.models.model import Model
 from interp.models.unexamined_changes import blocks_of
 
 
 @contextmanager
-def lockstep(tuned: Model, base: Model, alpha: Sequence[float]) -> Iterator[None]:
+def coupled_forward(tuned: Model, base: Model, alpha: Sequence[float]) -> Iterator[None]:
     """Scale the fine-tuned model's blocks by ``alpha``, one factor per block, until closed.
 
     It affects every pass of the torch engine. Passes may use a cache (the base's keys and values
     are cached separately) and read the stream between blocks. The base's blocks are called with the
     fine-tuned model's masks and positions, so the settings of both models must agree.
     """
-    walk = _Walk(base, None if base.dtype == tuned.dtype else base.dtype)
+    coupled = _CoupledBlocks(base, None if base.dtype == tuned.dtype else base.dtype)
     with ExitStack() as stack:
-        stack.enter_context(whole_prompts(tuned))
-        for block, other, share in zip(blocks_of(tuned), blocks_of(base), alpha, strict=True):
-            if share != 1:
+        stack.enter_context(full_passes(tuned))
+        for block, base_block, block_alpha in zip(
+            blocks_of(tuned), blocks_of(base), alpha, strict=True
+        ):
+            if block_alpha != 1:
                 stack.callback(
-                    block.register_forward_pre_hook(walk.before, with_kwargs=True).remove
+                    block.register_forward_pre_hook(coupled.before_block, with_kwargs=True).remove
                 )
-                after = partial(walk.after, other, share)
-                stack.callback(block.register_forward_hook(after, with_kwargs=True).remove)
+                after_hook = partial(coupled.after_block, base_block, block_alpha)
+                stack.callback(block.register_forward_hook(after_hook, with_kwargs=True).remove)
         yield
 
 
-class _Walk:
+class _CoupledBlocks:
     """Calls the base's block on the inputs of the fine-tuned model's block, with a cache of its
     own.
 
@@ -50,46 +52,46 @@ class _Walk:
 
     def __init__(self, base: Model, dtype: torch.dtype | None) -> None:
         self.base, self.dtype = base, dtype
-        self.inside = False
-        self.cache: Any = None
-        self.other: Any = None
+        self.running_base = False
+        self.tuned_cache: Any = None
+        self.base_cache: Any = None
 
-    def before(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def before_block(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         for value in (*args, *kwargs.values()):
             if (
                 hasattr(value, "get_seq_length")
-                and value is not self.cache
-                and value is not self.other
+                and value is not self.tuned_cache
+                and value is not self.base_cache
             ):
                 # copied before the fine-tuned block writes to it; later steps pass the same cache
-                self.cache, self.other = value, copy.deepcopy(value)
+                self.tuned_cache, self.base_cache = value, copy.deepcopy(value)
 
-    def after(
+    def after_block(
         self,
         block: nn.Module,
-        share: float,
+        alpha: float,
         _: nn.Module,
         args: tuple,
         kwargs: dict[str, Any],
-        out: Any,
+        output: Any,
     ) -> Any:
-        if self.inside:  # both models may share this module, with the adapter switched
+        if self.running_base:  # both models may share this module, with the adapter switched
             return None
-        args = tuple(self._own(value) for value in args)
-        kwargs = {name: self._own(value) for name, value in kwargs.items()}
-        self.inside = True
+        args = tuple(self._for_base(value) for value in args)
+        kwargs = {name: self._for_base(value) for name, value in kwargs.items()}
+        self.running_base = True
         try:
             with self.base.active():
-                theirs = block(*args, **kwargs)
+                base_output = block(*args, **kwargs)
         finally:
-            self.inside = False
-        if isinstance(out, tuple):
-            return (_mixed(out[0], theirs[0], share), *out[1:])
-        return _mixed(out, theirs, share)
+            self.running_base = False
+        if isinstance(output, tuple):
+            return (_mix(output[0], base_output[0], alpha), *output[1:])
+        return _mix(output, base_output, alpha)
 
-    def _own(self, value: Any) -> Any:
-        if value is not None and value is self.cache:
-            return self.other
+    def _for_base(self, value: Any) -> Any:
+        if value is not None and value is self.tuned_cache:
+            return self.base_cache
         return value if self.dtype is None else _cast(value, self.dtype)
 
 
@@ -99,13 +101,14 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
         return type(value)(_cast(item, dtype) for item in value)
     if not isinstance(value, Tensor) or not value.is_floating_point():
         return value
-    # the lowest number of one precision overflows in a narrower one, and a row of -inf has no softmax
-    least = value == torch.finfo(value.dtype).min
-    return value.to(dtype).masked_fill(least, torch.finfo(dtype).min)
+    # the lowest number of one precision overflows in a narrower one, and a row of -inf has no
+    # softmax
+    is_lowest = value == torch.finfo(value.dtype).min
+    return value.to(dtype).masked_fill(is_lowest, torch.finfo(dtype).min)
 
 
-def _mixed(tuned: Tensor, base: Tensor, share: float) -> Tensor:
-    if share == 0:
+def _mix(tuned: Tensor, base: Tensor, alpha: float) -> Tensor:
+    if alpha == 0:
         return base.to(tuned.dtype)
-    plain = widen(base)
-    return (plain + share * (widen(tuned) - plain)).to(tuned.dtype)
+    wide_base = widen(base)
+    return (wide_base + alpha * (widen(tuned) - wide_base)).to(tuned.dtype)

@@ -16,7 +16,7 @@ from interp.models.model import Model
 P = ParamSpec("P")
 
 
-def finite(run: Callable[P, Run]) -> Callable[P, Run]:
+def with_finite_check(run: Callable[P, Run]) -> Callable[P, Run]:
     """Wrap an engine's method ``run(self, model, batch, ...)``: NonFinitePass is raised instead of
     returning NaN.
 
@@ -25,46 +25,46 @@ def finite(run: Callable[P, Run]) -> Callable[P, Run]:
 
     @wraps(run)
     def checked(*args: P.args, **kwargs: P.kwargs) -> Run:
-        found = run(*args, **kwargs)
+        result = run(*args, **kwargs)
         model, batch = args[1], args[2]
         if isinstance(model, Model) and isinstance(batch, Batch):
-            require_finite(model, batch, found)
-        return found
+            require_finite(model, batch, result)
+        return result
 
     return checked
 
 
 def require_finite(model: Model, batch: Batch, run: Run) -> None:
     """Raise NonFinitePass with the tokens of the first row that is not finite."""
-    if _is_finite([value for value, _ in _parts(batch, run)]):
+    if _all_finite([value for value, _ in _outputs_by_token(batch, run)]):
         return
-    broken = torch.zeros(len(batch.ids), dtype=torch.bool, device=batch.mask.device)
-    for value, real in _parts(batch, run):
-        bad = ~torch.isfinite(value).flatten(2).all(-1).to(broken.device) & real
+    affected = torch.zeros(len(batch.ids), dtype=torch.bool, device=batch.mask.device)
+    for value, real in _outputs_by_token(batch, run):
+        not_finite = ~torch.isfinite(value).flatten(2).all(-1).to(affected.device) & real
         # cells shared by all rows are stored as one row
-        broken |= bad.any(1) if len(bad) == len(broken) else bad.any()
-    rows = to_host(broken).nonzero()[0]
+        affected |= not_finite.any(1) if len(not_finite) == len(affected) else not_finite.any()
+    rows = to_host(affected).nonzero()[0]
     if len(rows):
         row = int(rows[0])
         ids = to_host(batch.ids[row][batch.real[row]]).tolist()
         raise NonFinitePass(
             f"{model.name} gives NaN or infinity in {str(model.dtype).removeprefix('torch.')} on"
-            f" {len(rows)} of {len(broken)} texts of a batch",
+            f" {len(rows)} of {len(affected)} texts of a batch",
             tuple(ids),
         )
 
 
-def _parts(batch: Batch, run: Run) -> Iterator[tuple[Tensor, Bool[Tensor, "B T"]]]:
+def _outputs_by_token(batch: Batch, run: Run) -> Iterator[tuple[Tensor, Bool[Tensor, "B T"]]]:
     """Every output with one entry per token, and the mask of real tokens."""
-    whole = [*run.values.values(), *run.gradients.values()]
-    for value in [*([] if run.logits is None else [run.logits]), *whole]:
+    outputs = [*run.values.values(), *run.gradients.values()]
+    for value in [*([] if run.logits is None else [run.logits]), *outputs]:
         yield value.detach(), batch.mask[:, -value.shape[1] :]
     for part in run.parts:
         for value in (*part.values.values(), *part.gradients.values()):
-            yield value.detach(), part.at.to(batch.mask.device)
+            yield value.detach(), part.mask.to(batch.mask.device)
 
 
-def _is_finite(values: list[Tensor]) -> bool:
+def _all_finite(values: list[Tensor]) -> bool:
     # sums in float32 or wider stay finite for finite values, and need no extra memory
     sums = [
         value.sum(dtype=torch.float64 if value.dtype == torch.float64 else torch.float32)

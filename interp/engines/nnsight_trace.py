@@ -22,16 +22,16 @@ from nnsight.intervention.interleaver import OutOfOrderError
 from nnsight.schema.config import CONFIG
 from torch import Tensor
 
-from interp.engines.base import Batch, Direction, Edit, Run, arguments, in_one_part
-from interp.engines.finite import finite
-from interp.engines.site_hooks import Tap, differentiate, require_unchanged, taps
+from interp.engines.base import Batch, Direction, Edit, Run, as_single_part, model_inputs
+from interp.engines.finite import with_finite_check
+from interp.engines.site_hooks import SiteHook, differentiate, require_unchanged, site_hooks
 from interp.errors import OptionError, RemoteFailure, UnsupportedModel
 from interp.models.model import Model
-from interp.models.offload import device_of
+from interp.models.offload import execution_device
 from interp.sites import Site
 
 # In the order of computation; parallel blocks also run their attention first.
-_VISITED = (
+_VISIT_ORDER = (
     "hook_resid_pre",
     "attn.hook_z",
     "attn.o.hook_out",
@@ -72,7 +72,7 @@ class NNsightEngine:
             )
         nnsight.register("interp")  # sent by value: this package is not installed at the service
 
-    @finite
+    @with_finite_check
     def run(
         self,
         model: Model,
@@ -91,38 +91,42 @@ class NNsightEngine:
         """See ``interp.engines.base.Engine.run``; with ``keep`` 0 the head still computes one
         position.
         """
-        tapped = taps(reads, edits, gradients_at)
-        plan = _plan(model, tapped, (batch.ids.shape[0], batch.ids.shape[1]))
-        inputs = arguments(batch, 1 if keep == 0 else keep, cache, use_cache)
+        hooks = site_hooks(reads, edits, gradients_at)
+        plan = _plan(model, hooks, (batch.ids.shape[0], batch.ids.shape[1]))
+        inputs = model_inputs(batch, 1 if keep == 0 else keep, cache, use_cache)
         backend = None
         if self.remote:
             backend = self.backend(
                 remote_key(model),
                 env={"attn_implementation": model.module.config._attn_implementation},
             )
-        with model.active() as module, torch.set_grad_enabled(gradient_of is not None), _one_line():
+        with (
+            model.active() as module,
+            torch.set_grad_enabled(gradient_of is not None),
+            _translated_errors(),
+        ):
             traced = self._wrap(module)
             with traced.trace(**inputs, backend=backend):
-                found = nnsight.save(_visit(traced, plan, tapped, reads, gradients_at, gradient_of))
-        logits, cache, values, gradients, changed = found
+                saved = nnsight.save(_visit(traced, plan, hooks, reads, gradients_at, gradient_of))
+        logits, cache, values, gradients, overwritten = saved
         require_unchanged(
-            model, [site for site, written in zip(tapped, changed, strict=True) if written]
+            model, [site for site, written in zip(hooks, overwritten, strict=True) if written]
         )
         values, gradients = (
             dict(zip(reads, values, strict=True)),
             dict(zip(gradients_at, gradients, strict=False)),
         )
         run = Run(None if keep == 0 else logits, values, gradients, cache if use_cache else None)
-        return run if over is None else in_one_part(run, over, along)
+        return run if over is None else as_single_part(run, over, along)
 
     def _wrap(self, module: Any) -> nnsight.NNsight:
         if id(module) not in self._wrapped:
-            kind = _Elsewhere if next(module.parameters()).is_meta else nnsight.NNsight
+            kind = _OffloadedModel if next(module.parameters()).is_meta else nnsight.NNsight
             self._wrapped[id(module)] = kind(module)
         return self._wrapped[id(module)]
 
 
-class _Elsewhere(nnsight.NNsight):
+class _OffloadedModel(nnsight.NNsight):
     """A module whose weights are loaded only while it runs: inputs go to the device on which it
     runs, not to where the weights are stored.
     """
@@ -130,7 +134,7 @@ class _Elsewhere(nnsight.NNsight):
     @property
     def device(self) -> torch.device:
         module: Any = self._module
-        return device_of(module.get_input_embeddings())
+        return execution_device(module.get_input_embeddings())
 
 
 def remote_key(model: Model) -> str:
@@ -142,8 +146,8 @@ def remote_key(model: Model) -> str:
         or name.startswith((".", "/", "organism:"))
     ):
         raise OptionError(
-            f"{model.name} cannot be run remotely: NDIF serves models by their Hub id (owner/name); "
-            "run it locally"
+            f"{model.name} cannot be run remotely: NDIF serves models by their Hub id (owner/name);"
+            " run it locally"
         )
     if model.resized:
         raise OptionError(
@@ -157,27 +161,27 @@ def remote_key(model: Model) -> str:
 
 
 def _plan(
-    model: Model, tapped: Mapping[Site, Tap], tokens: tuple[int, int]
-) -> list[tuple[str, str, list[Tap]]]:
+    model: Model, hooks: Mapping[Site, SiteHook], tokens: tuple[int, int]
+) -> list[tuple[str, str, list[SiteHook]]]:
     """Module path, side and hooks for each visit, in the order of computation; sites of one fused
     module share a visit.
     """
-    plan: list[tuple[str, str, list[Tap]]] = []
-    for site in sorted(tapped, key=lambda site: (site.layer, _VISITED.index(site.hook))):
+    plan: list[tuple[str, str, list[SiteHook]]] = []
+    for site in sorted(hooks, key=lambda site: (site.layer, _VISIT_ORDER.index(site.hook))):
         target = model.anatomy.target(site)
-        tapped[site].at(site, target)
-        tapped[site].tokens = tokens
+        hooks[site].at(site, target)
+        hooks[site].tokens = tokens
         if plan and plan[-1][:2] == (target.path, target.side):
-            plan[-1][2].append(tapped[site])
+            plan[-1][2].append(hooks[site])
         else:
-            plan.append((target.path, target.side, [tapped[site]]))
+            plan.append((target.path, target.side, [hooks[site]]))
     return plan
 
 
 def _visit(
     traced: nnsight.NNsight,
-    plan: Sequence[tuple[str, str, list[Tap]]],
-    tapped: Mapping[Site, Tap],
+    plan: Sequence[tuple[str, str, list[SiteHook]]],
+    hooks: Mapping[Site, SiteHook],
     reads: Sequence[Site],
     gradients_at: Sequence[Site],
     gradient_of: Callable[[Float[Tensor, "B kept V"]], Float[Tensor, " B"]] | None,
@@ -188,39 +192,39 @@ def _visit(
     overwritten after it was read. Only objects of torch and transformers are returned, because this
     package need not be installed on the other machine.
     """
-    for path, side, here in plan:
+    for path, side, visit_hooks in plan:
         module = traced.get(path)
-        whole = module.input if side == "in" else module.output
-        several = isinstance(whole, (tuple, list))
-        value = whole[0] if several else whole
+        module_value = module.input if side == "in" else module.output
+        is_sequence = isinstance(module_value, (tuple, list))
+        value = module_value[0] if is_sequence else module_value
         new = value
-        for tap in here:
-            new = tap.pass_on(new)
+        for hook in visit_hooks:
+            new = hook.process(new)
         if new is value:
             continue
         if side == "in":
             module.input = new
         else:
-            module.output = type(whole)([new, *whole[1:]]) if several else new
+            module.output = type(module_value)([new, *module_value[1:]]) if is_sequence else new
     output = traced.output
     gradients = (
         {}
         if gradient_of is None
-        else differentiate(tapped, gradients_at, gradient_of, output.logits)
+        else differentiate(hooks, gradients_at, gradient_of, output.logits)
     )
-    values = [tapped[site].value.detach() for site in reads]
-    changed = [hook.written_over for hook in tapped.values()]
+    values = [hooks[site].value.detach() for site in reads]
+    overwritten = [hook.was_overwritten for hook in hooks.values()]
     return (
         output.logits.detach(),
         output.get("past_key_values"),
         values,
         list(gradients.values()),
-        changed,
+        overwritten,
     )
 
 
 @contextmanager
-def _one_line() -> Iterator[None]:
+def _translated_errors() -> Iterator[None]:
     """Errors of nnsight as errors of interp."""
     try:
         yield

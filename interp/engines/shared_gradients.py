@@ -24,25 +24,25 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from interp.engines.base import Batch, Direction, Edit, Part, Run, in_one_part
+from interp.engines.base import Batch, BatchPart, Direction, Edit, Run, as_single_part
 from interp.engines.shared_prefix import (
     Layout,
-    PartialEdit,
-    Pass,
-    at,
-    divides,
-    in_halves,
-    is_whole,
+    RunPass,
+    SplittableEdit,
+    can_split,
+    gather_columns,
     layout_of,
+    needs_full_passes,
+    split_edits,
 )
 from interp.maths.host import to_host
-from interp.maths.memory import ran_out_of_memory
+from interp.maths.memory import is_out_of_memory
 from interp.maths.precision import widen
-from interp.models.caches import repeat
+from interp.models.caches import repeat_rows
 from interp.models.model import Model
 from interp.sites import Site
 
-_known: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_is_supported: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,9 @@ class GradientRequest:
     along: Sequence[Direction]
 
 
-def divided_gradients(run: Pass, model: Model, batch: Batch, asked: GradientRequest) -> Run | None:
+def split_gradients(
+    run: RunPass, model: Model, batch: Batch, request: GradientRequest
+) -> Run | None:
     """The pass in two parts, or None if the batch, the model or an edit does not allow it.
 
     ``run`` makes one pass over one batch, see ``Engine.run``.
@@ -66,136 +68,161 @@ def divided_gradients(run: Pass, model: Model, batch: Batch, asked: GradientRequ
     layout = layout_of(batch)
     if (
         layout is None
-        or is_whole(model)
-        or not all(isinstance(edit, PartialEdit) for edit in asked.edits)
+        or needs_full_passes(model)
+        or not all(isinstance(edit, SplittableEdit) for edit in request.edits)
     ):
         return None
     # the differentiated logits must come after the prefix in every row
-    if min(batch.lengths) - layout.prefix < asked.keep or not divides(run, model, layout):
+    if min(batch.lengths) - layout.prefix_length < request.keep or not can_split(
+        run, model, layout
+    ):
         return None
-    if model.module not in _known:
-        _known[model.module] = _proven(run, model, batch, asked)
-    return _in_two(run, model, layout, asked) if _known[model.module] else None
+    if model.module not in _is_supported:
+        _is_supported[model.module] = _split_matches_single(run, model, batch, request)
+    return _run_split(run, model, layout, request) if _is_supported[model.module] else None
 
 
 @dataclass(frozen=True)
-class _Over:
+class _SumMask:
     """The mask of cells to sum over; it is split between the parts as an edit is."""
 
-    at: Bool[Tensor, "B T"]
+    mask: Bool[Tensor, "B T"]
 
-    def on(self, cells: Callable[[Tensor], Tensor]) -> _Over:
-        return _Over(cells(self.at))
+    def select_cells(self, cells: Callable[[Tensor], Tensor]) -> _SumMask:
+        return _SumMask(cells(self.mask))
 
 
-def _in_two(run: Pass, model: Model, layout: Layout, asked: GradientRequest) -> Run | None:
-    halves = in_halves([*asked.edits, *asked.along, _Over(asked.over)], layout)
+def _run_split(run: RunPass, model: Model, layout: Layout, request: GradientRequest) -> Run | None:
+    halves = split_edits([*request.edits, *request.along, _SumMask(request.over)], layout)
     if halves is None:
         return None
-    first, rest = (_cut(asked, half) for half in halves)
-    rows, real = len(layout.batch.ids), layout.remainder.mask[:, layout.prefix :]
-    rest = replace(rest, over=rest.over & real)
-    sites = {"reads": asked.reads, "gradients_at": asked.gradients_at, "live": True}
-    before = run(model, layout.beginning, edits=first.edits, keep=0, use_cache=True, **sites)
-    repeat(before.cache, rows)
-    copies = [
+    prefix_request, rest_request = (_restrict(request, half) for half in halves)
+    rows, real = len(layout.batch.ids), layout.rest_batch.mask[:, layout.prefix_length :]
+    rest_request = replace(rest_request, over=rest_request.over & real)
+    sites = {"reads": request.reads, "gradients_at": request.gradients_at, "live": True}
+    prefix_run = run(
+        model, layout.prefix_batch, edits=prefix_request.edits, keep=0, use_cache=True, **sites
+    )
+    repeat_rows(prefix_run.cache, rows)
+    prefix_keys_and_values = [
         value
-        for layer in before.cache.layers
+        for layer in prefix_run.cache.layers
         if layer.is_initialized
         for value in (layer.keys, layer.values)
     ]
-    _, after, gathered = layout.last(asked.keep)
-    then = run(
+    _, n_last_columns, head_columns = layout.last_positions(request.keep)
+    rest_run = run(
         model,
-        layout.remainder,
-        edits=rest.edits,
-        keep=after,
-        cache=before.cache,
+        layout.rest_batch,
+        edits=rest_request.edits,
+        keep=n_last_columns,
+        cache=prefix_run.cache,
         use_cache=True,
-        head_reads=gathered,
+        head_reads=head_columns,
         **sites,
     )
-    logits = then.require_logits()
-    wanted = [
-        *(part.values[site] for part in (before, then) for site in asked.gradients_at),
-        *copies,
+    logits = rest_run.require_logits()
+    differentiated = [
+        *(part.values[site] for part in (prefix_run, rest_run) for site in request.gradients_at),
+        *prefix_keys_and_values,
     ]
-    found = _gradients(asked.gradient_of(logits).sum(), wanted)
-    count = len(asked.gradients_at)
+    all_gradients = _gradients(request.gradient_of(logits).sum(), differentiated)
+    count = len(request.gradients_at)
     parts = []
-    for half, seen, columns, some in (
-        (first, before, layout.columns(0, layout.prefix)[:1], found[:count]),
-        (rest, then, layout.columns(layout.prefix, layout.rest), found[count : 2 * count]),
+    for part_request, part_run, columns, part_gradients in (
+        (
+            prefix_request,
+            prefix_run,
+            layout.columns(0, layout.prefix_length)[:1],
+            all_gradients[:count],
+        ),
+        (
+            rest_request,
+            rest_run,
+            layout.columns(layout.prefix_length, layout.rest_length),
+            all_gradients[count : 2 * count],
+        ),
     ):
-        values = {site: seen.values[site].detach() for site in asked.reads}
-        gradients = dict(zip(asked.gradients_at, some, strict=True))
-        parts.append(Part(values, gradients, half.over, _cells(layout.batch, columns)))
-    totals = None
-    if asked.along:
-        totals = parts[1].along(rest.along)
-        if bool(to_host(first.over.any())):
-            totals = totals + _along(found[2 * count :], _tangents(run, model, layout, first))
-    return Run(logits.detach(), parts=tuple(parts), along=totals)
+        values = {site: part_run.values[site].detach() for site in request.reads}
+        gradients = dict(zip(request.gradients_at, part_gradients, strict=True))
+        parts.append(
+            BatchPart(values, gradients, part_request.over, _selector(layout.batch, columns))
+        )
+    derivatives = None
+    if request.along:
+        derivatives = parts[1].along(rest_request.along)
+        if bool(to_host(prefix_request.over.any())):
+            derivatives = derivatives + _inner_products(
+                all_gradients[2 * count :], _tangents(run, model, layout, prefix_request)
+            )
+    return Run(logits.detach(), parts=tuple(parts), along=derivatives)
 
 
-def _cut(asked: GradientRequest, half: Sequence[Any]) -> GradientRequest:
-    count = len(asked.edits)
-    return replace(asked, edits=half[:count], along=half[count:-1], over=half[-1].at)
+def _restrict(request: GradientRequest, part: Sequence[Any]) -> GradientRequest:
+    count = len(request.edits)
+    return replace(request, edits=part[:count], along=part[count:-1], over=part[-1].mask)
 
 
-def _gradients(of: Tensor, wanted: Sequence[Tensor]) -> list[Tensor]:
+def _gradients(total: Tensor, values: Sequence[Tensor]) -> list[Tensor]:
     """Gradients; zero for a value that the output does not depend on."""
-    able = [value for value in wanted if value.requires_grad]
-    got = iter(torch.autograd.grad(of, able, allow_unused=True))
-    found = [next(got) if value.requires_grad else None for value in wanted]
+    differentiable = [value for value in values if value.requires_grad]
+    computed = iter(torch.autograd.grad(total, differentiable, allow_unused=True))
+    gradients = [next(computed) if value.requires_grad else None for value in values]
     return [
         torch.zeros_like(value) if gradient is None else gradient
-        for value, gradient in zip(wanted, found, strict=True)
+        for value, gradient in zip(values, gradients, strict=True)
     ]
 
 
-def _cells(batch: Batch, columns: Tensor) -> Callable[[Tensor], Tensor]:
+def _selector(batch: Batch, columns: Tensor) -> Callable[[Tensor], Tensor]:
     shape = batch.ids.shape
-    return lambda value: at(value.expand(*shape, *value.shape[2:]), columns.to(value.device))
+    return lambda value: gather_columns(
+        value.expand(*shape, *value.shape[2:]), columns.to(value.device)
+    )
 
 
 @dataclass(frozen=True)
-class _Push:
+class _Perturbation:
     """Moves a site's value along a direction, as an edit for forward-mode differentiation."""
 
     direction: Direction
-    at: Bool[Tensor, "r n"]
+    mask: Bool[Tensor, "r n"]
 
     @property
     def site(self) -> Site:
         return self.direction.site
 
     def apply(self, value: Tensor) -> Tensor:
-        own = forward_ad.unpack_dual(value).primal
-        way = torch.where(self.at.to(own.device)[..., None], self.direction.of(own), 0.0)
-        return value + forward_ad.make_dual(torch.zeros_like(own), way.to(own.dtype))
+        primal = forward_ad.unpack_dual(value).primal
+        tangent = torch.where(
+            self.mask.to(primal.device)[..., None], self.direction.at_value(primal), 0.0
+        )
+        return value + forward_ad.make_dual(torch.zeros_like(primal), tangent.to(primal.dtype))
 
 
 def _tangents(
-    run: Pass, model: Model, layout: Layout, first: GradientRequest
+    run: RunPass, model: Model, layout: Layout, request: GradientRequest
 ) -> list[Tensor | None]:
     """Derivatives of the prefix's keys and values, in order, along all directions together."""
-    edits: list[Edit] = [*first.edits, *(_Push(direction, first.over) for direction in first.along)]
+    edits: list[Edit] = [
+        *request.edits,
+        *(_Perturbation(direction, request.over) for direction in request.along),
+    ]
     # fused attention kernels have no forward-mode derivative
     with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
         # torch compiles some of its formulas for this with a deprecated function
         warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
-        cache = run(model, layout.beginning, edits=edits, keep=0, use_cache=True).cache
-        kept = [
+        cache = run(model, layout.prefix_batch, edits=edits, keep=0, use_cache=True).cache
+        keys_and_values = [
             value
             for layer in cache.layers
             if layer.is_initialized
             for value in (layer.keys, layer.values)
         ]
-        return [forward_ad.unpack_dual(value).tangent for value in kept]
+        return [forward_ad.unpack_dual(value).tangent for value in keys_and_values]
 
 
-def _along(
+def _inner_products(
     gradients: Sequence[Tensor], tangents: Sequence[Tensor | None]
 ) -> Float[Tensor, " B"] | Any:
     total: Any = 0.0
@@ -207,47 +234,56 @@ def _along(
     return total
 
 
-def _proven(run: Pass, model: Model, batch: Batch, asked: GradientRequest) -> bool:
+def _split_matches_single(
+    run: RunPass, model: Model, batch: Batch, request: GradientRequest
+) -> bool:
     """Whether split and whole passes agree on two rows without edits, in summed gradients and in
     the derivatives of each row.
     """
     short, long = min(batch.lengths), max(batch.lengths)
     rows = [batch.lengths.index(short), len(batch.lengths) - 1 - batch.lengths[::-1].index(long)]
-    some = Batch(batch.ids[rows], batch.mask[rows], batch.shared, (short, long))
-    sites = list(dict.fromkeys([*asked.gradients_at[:2], *asked.gradients_at[-2:]]))
-    whole = run(model, some, reads=sites, gradients_at=sites, gradient_of=_size, keep=1)
-    over = some.mask
-    along = [Direction(site, _elsewhere(whole.values[site])) for site in sites]
-    whole = in_one_part(whole, over, along)
-    layout = Layout(some, some.shared, long - some.shared)
+    two_rows = Batch(batch.ids[rows], batch.mask[rows], batch.prefix_length, (short, long))
+    sites = list(dict.fromkeys([*request.gradients_at[:2], *request.gradients_at[-2:]]))
+    single_run = run(
+        model, two_rows, reads=sites, gradients_at=sites, gradient_of=_mean_square, keep=1
+    )
+    over = two_rows.mask
+    along = [Direction(site, _reference_value(single_run.values[site])) for site in sites]
+    single_run = as_single_part(single_run, over, along)
+    layout = Layout(two_rows, two_rows.prefix_length, long - two_rows.prefix_length)
     try:
-        parts = _in_two(
-            run, model, layout, GradientRequest(sites, (), sites, _size, 1, over, along)
+        split_run = _run_split(
+            run, model, layout, GradientRequest(sites, (), sites, _mean_square, 1, over, along)
         )
     except (NotImplementedError, RuntimeError) as error:
-        if ran_out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         return False  # a kernel of this model does not support this differentiation
-    if parts is None:
+    if split_run is None:
         return False
-    bound = max(1e-4, 16 * torch.finfo(model.dtype).eps)
-    pairs = [(whole.require_along(), parts.require_along())]
+    tolerance = max(1e-4, 16 * torch.finfo(model.dtype).eps)
+    pairs = [(single_run.require_derivatives(), split_run.require_derivatives())]
     for site in sites:
-        (all_of_it,), (first, rest) = whole.parts, parts.parts
-        gradient = all_of_it.gradients[site]
+        (single_part,), (prefix_part, rest_part) = single_run.parts, split_run.parts
+        gradient = single_part.gradients[site]
         pairs.append(
-            (at(gradient, layout.columns(0, layout.prefix)).sum(0), first.gradients[site][0])
+            (
+                gather_columns(gradient, layout.columns(0, layout.prefix_length)).sum(0),
+                prefix_part.gradients[site][0],
+            )
         )
-        pairs.append((rest.cells(gradient)[rest.at], rest.gradients[site][rest.at]))
-    return all(_near(expected, actual, bound) for expected, actual in pairs)
+        pairs.append(
+            (rest_part.select(gradient)[rest_part.mask], rest_part.gradients[site][rest_part.mask])
+        )
+    return all(_is_close(expected, actual, tolerance) for expected, actual in pairs)
 
 
-def _near(one: Tensor, other: Tensor, bound: float) -> bool:
-    apart, size = (one.double() - other.double()).norm(), one.double().norm()
-    return bool(to_host(apart <= bound * size))
+def _is_close(expected: Tensor, actual: Tensor, tolerance: float) -> bool:
+    difference, size = (expected.double() - actual.double()).norm(), expected.double().norm()
+    return bool(to_host(difference <= tolerance * size))
 
 
-def _elsewhere(value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
+def _reference_value(value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
     """A reference value of similar size, the same in all cells; along the direction towards zero a
     norm after the site would show no change.
     """
@@ -255,6 +291,6 @@ def _elsewhere(value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
     return (wave * value.abs().mean()).expand_as(value)
 
 
-def _size(logits: Float[Tensor, "B kept V"]) -> Float[Tensor, " B"]:
+def _mean_square(logits: Float[Tensor, "B kept V"]) -> Float[Tensor, " B"]:
     """A function to which every logit contributes."""
     return widen(logits[:, -1]).square().mean(-1)

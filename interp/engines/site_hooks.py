@@ -10,13 +10,13 @@ from torch import Tensor
 
 from interp.engines.base import Edit
 from interp.errors import UnsupportedModel
-from interp.models.anatomy import WITHOUT_SUM
+from interp.models.anatomy import SUM_REMEDY
 from interp.models.model import Model
 from interp.models.places import Target
 from interp.sites import Site
 
 # Outputs that a block adds to the residual stream; some families add in place.
-_ADDED = ("hook_attn_out", "hook_mlp_out", "attn.o.hook_out", "mlp.out.hook_out")
+_ADDED_TO_STREAM = ("hook_attn_out", "hook_mlp_out", "attn.o.hook_out", "mlp.out.hook_out")
 
 
 def _version(value: Tensor) -> int:
@@ -28,17 +28,17 @@ def require_unchanged(model: Model, changed: Sequence[Site]) -> None:
     """Raise UnsupportedModel for sites whose value was modified in place after it was read."""
     if changed:
         raise UnsupportedModel(
-            f"{model.name} overwrites the value at {changed[0]} in place, so what was read there is "
-            f"lost; {WITHOUT_SUM}"
+            f"{model.name} overwrites the value at {changed[0]} in place, so what was read there is"
+            f" lost; {SUM_REMEDY}"
         )
 
 
-class Tap:
+class SiteHook:
     """Applies the edits in order, then makes a leaf for the gradient if needed, then stores the
     value.
 
     ``part``: the columns of a fused module's value that belong to this site; None for all.
-    ``factor``: multiplies the module's value to give the site's. ``copies``: the block may
+    ``factor``: multiplies the module's value to give the site's. ``copies_output``: the block may
     overwrite the module's value (Falcon adds its attention to its MLP's output in place), so the
     block gets a copy. ``tokens``: prompts and positions of the pass, to reshape the value of a
     module that returns one row per token (the experts of Llama-4). ``value`` is set after the pass
@@ -51,90 +51,94 @@ class Tap:
     def __init__(self) -> None:
         self.part: tuple[int, int] | None = None
         self.factor = 1.0
-        self.copies = False
+        self.copies_output = False
         self.tokens: tuple[int, int] | None = None
         self.edits: list[Edit] = []
         self.wants_gradient = False
-        self.keeps = False
+        self.stores_value = False
 
-    def pass_on(self, whole: Tensor) -> Tensor:
+    def process(self, module_value: Tensor) -> Tensor:
         """The module's value with this site's columns processed."""
         if (
             self.tokens is not None
-            and whole.ndim == 2
-            and len(whole) == self.tokens[0] * self.tokens[1]
+            and module_value.ndim == 2
+            and len(module_value) == self.tokens[0] * self.tokens[1]
         ):
-            return self.pass_on(whole.unflatten(0, self.tokens)).flatten(0, 1)
+            return self.process(module_value.unflatten(0, self.tokens)).flatten(0, 1)
         if self.part is None:
-            return self._scaled(whole)
+            return self._apply_scaled(module_value)
         start, stop = self.part
-        piece = whole[..., start:stop]
-        new = self._scaled(piece)
+        site_value = module_value[..., start:stop]
+        new = self._apply_scaled(site_value)
         return (
-            whole if new is piece else torch.cat([whole[..., :start], new, whole[..., stop:]], -1)
+            module_value
+            if new is site_value
+            else torch.cat([module_value[..., :start], new, module_value[..., stop:]], -1)
         )
 
     def at(self, site: Site, target: Target) -> None:
         """Set the site and its location."""
         self.part, self.factor = target.part, target.factor
-        self.copies = site.hook in _ADDED and target.side == "out"
+        self.copies_output = site.hook in _ADDED_TO_STREAM and target.side == "out"
 
     @property
-    def written_over(self) -> bool:
+    def was_overwritten(self) -> bool:
         """Whether the stored value was modified in place later in the pass."""
-        return self.keeps and hasattr(self, "value") and _version(self.value) != self._version
+        return (
+            self.stores_value and hasattr(self, "value") and _version(self.value) != self._version
+        )
 
-    def _scaled(self, value: Tensor) -> Tensor:
+    def _apply_scaled(self, value: Tensor) -> Tensor:
         if self.factor == 1:
-            new = self._take(value)
+            new = self._apply_edits(value)
             return (
                 new.clone()
-                if self.copies and (self.edits or self.keeps or self.wants_gradient)
+                if self.copies_output and (self.edits or self.stores_value or self.wants_gradient)
                 else new
             )
         scaled = value * self.factor
-        new = self._take(scaled)
+        new = self._apply_edits(scaled)
         # a value that is only read is passed on unchanged, bit for bit; a differentiated value must
         # itself be passed on
         return value if new is scaled and not scaled.requires_grad else new / self.factor
 
-    def _take(self, value: Tensor) -> Tensor:
+    def _apply_edits(self, value: Tensor) -> Tensor:
         for edit in self.edits:
             # a value from another model may have another precision; the module continues in its own
             value = edit.apply(value).to(value.dtype)
         if self.wants_gradient and not value.requires_grad:
             value = value.detach().requires_grad_()
-        if self.keeps or self.wants_gradient:
+        if self.stores_value or self.wants_gradient:
             self.value, self._version = value, _version(value)
         return value
 
 
-def taps(
+def site_hooks(
     reads: Sequence[Site], edits: Sequence[Edit], gradients_at: Sequence[Site]
-) -> dict[Site, Tap]:
+) -> dict[Site, SiteHook]:
     """One hook for every site that is read, edited or differentiated."""
-    found: dict[Site, Tap] = {}
+    hooks: dict[Site, SiteHook] = {}
     for edit in edits:
-        found.setdefault(edit.site, Tap()).edits.append(edit)
+        hooks.setdefault(edit.site, SiteHook()).edits.append(edit)
     for site in reads:
-        found.setdefault(site, Tap()).keeps = True
+        hooks.setdefault(site, SiteHook()).stores_value = True
     for site in gradients_at:
-        found.setdefault(site, Tap()).wants_gradient = True
-    return found
+        hooks.setdefault(site, SiteHook()).wants_gradient = True
+    return hooks
 
 
 def differentiate(
-    tapped: Mapping[Site, Tap],
+    hooks: Mapping[Site, SiteHook],
     sites: Sequence[Site],
     gradient_of: Callable[[Float[Tensor, "B kept V"]], Float[Tensor, " B"]],
     logits: Float[Tensor, "B kept V"],
 ) -> dict[Site, Float[Tensor, "B T _"]]:
     """Gradients of the sum of ``gradient_of(logits)`` with respect to the values at some sites."""
-    got = torch.autograd.grad(
-        gradient_of(logits).sum(), [tapped[site].value for site in sites], allow_unused=True
+    gradients = torch.autograd.grad(
+        gradient_of(logits).sum(), [hooks[site].value for site in sites], allow_unused=True
     )
     # a site that the kept logits do not depend on has gradient zero, not None
     return {
-        site: torch.zeros_like(tapped[site].value) if gradient is None else gradient
-        for site, gradient in zip(sites, got, strict=True)
+        site: torch.zeros_like(hooks[site].value) if gradient is None else gradient
+        for site, gradient in zip(sites, gradients, strict=True)
     }

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.engines.base import Batch, Edit, Run
-from interp.engines.shared_prefix import is_whole
+from interp.engines.shared_prefix import needs_full_passes
 from interp.maths.host import to_host
 from interp.models.model import Model
 from interp.models.unexamined_changes import blocks_of
@@ -24,7 +24,7 @@ from interp.sites import Site
 Blocks = tuple[int, int]
 # whether a model's blocks return a tensor or a 1-tuple; None if they return more or cannot be
 # skipped
-_returns: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
+_output_types: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
 
 
 def needed_blocks(
@@ -40,51 +40,61 @@ def needed_blocks(
     ``cached``: the pass continues from keys and values, which an inserted stream does not extend
     for the blocks below.
     """
-    if gradients or is_whole(model):
+    if gradients or needs_full_passes(model):
         return None
-    touched = [site.layer for site in (*reads, *(edit.site for edit in edits))]
-    entered = [edit.site.layer for edit in edits if getattr(edit, "begins", False)]
+    used_layers = [site.layer for site in (*reads, *(edit.site for edit in edits))]
+    entry_layers = [edit.site.layer for edit in edits if getattr(edit, "begins", False)]
     last = model.anatomy.n_layers - 1
-    low = min(entered) if entered and min(touched) == min(entered) and not cached else 0
-    high = max(touched) if keep == 0 and touched else last
-    return None if (low, high) == (0, last) else (low, high)
+    first = (
+        min(entry_layers)
+        if entry_layers and min(used_layers) == min(entry_layers) and not cached
+        else 0
+    )
+    last_used = max(used_layers) if keep == 0 and used_layers else last
+    return None if (first, last_used) == (0, last) else (first, last_used)
 
 
-def may_skip(run: Callable[..., Run], model: Model, batch: Batch) -> bool:
+def can_skip_blocks(run: Callable[..., Run], model: Model, batch: Batch) -> bool:
     """Whether blocks of this model can be skipped; checked on one prompt at the first use."""
-    if model.module not in _returns:
-        _returns[model.module] = None
-        _returns[model.module] = _proven(run, model, batch)
-    return _returns[model.module] is not None
+    if model.module not in _output_types:
+        _output_types[model.module] = None
+        _output_types[model.module] = _checked_output_type(run, model, batch)
+    return _output_types[model.module] is not None
 
 
-def _proven(run: Callable[..., Run], model: Model, batch: Batch) -> str | None:
-    seen: list[str] = []
+def _checked_output_type(run: Callable[..., Run], model: Model, batch: Batch) -> str | None:
+    output_types: list[str] = []
 
-    def look(_: nn.Module, __: tuple, output: Any) -> None:
-        alone = isinstance(output, tuple) and len(output) == 1 and isinstance(output[0], Tensor)
-        seen.append("stream" if isinstance(output, Tensor) else "tuple" if alone else "more")
+    def record_output(_: nn.Module, __: tuple, output: Any) -> None:
+        is_single = isinstance(output, tuple) and len(output) == 1 and isinstance(output[0], Tensor)
+        output_types.append(
+            "stream" if isinstance(output, Tensor) else "tuple" if is_single else "more"
+        )
 
     blocks, middle = blocks_of(model), model.anatomy.n_layers // 2
-    some = Batch(batch.ids[:1], batch.real[:1])
-    hooks = [block.register_forward_hook(look) for block in blocks]
+    one_row = Batch(batch.ids[:1], batch.real[:1])
+    hooks = [block.register_forward_hook(record_output) for block in blocks]
     try:
-        whole = run(model, some, reads=[Site(middle, "hook_resid_pre")], keep=1)
+        full_run = run(model, one_row, reads=[Site(middle, "hook_resid_pre")], keep=1)
     finally:
         for hook in hooks:
             hook.remove()
-    if set(seen) not in ({"stream"}, {"tuple"}) or len(seen) != len(blocks):
+    if set(output_types) not in ({"stream"}, {"tuple"}) or len(output_types) != len(blocks):
         return None
-    _returns[model.module] = seen[0]
-    enter = _Enter(Site(middle, "hook_resid_pre"), whole.values[Site(middle, "hook_resid_pre")])
-    found = run(
-        model, some, edits=[enter], keep=1, blocks=(middle, len(blocks) - 1)
+    _output_types[model.module] = output_types[0]
+    replace_stream = _ReplaceStream(
+        Site(middle, "hook_resid_pre"), full_run.values[Site(middle, "hook_resid_pre")]
+    )
+    logits = run(
+        model, one_row, edits=[replace_stream], keep=1, blocks=(middle, len(blocks) - 1)
     ).require_logits()
-    error = (found - whole.require_logits()).abs().max() / whole.require_logits().abs().max()
-    return seen[0] if bool(to_host(error <= max(1e-5, torch.finfo(model.dtype).eps))) else None
+    error = (logits - full_run.require_logits()).abs().max() / full_run.require_logits().abs().max()
+    return (
+        output_types[0] if bool(to_host(error <= max(1e-5, torch.finfo(model.dtype).eps))) else None
+    )
 
 
-class _Enter:
+class _ReplaceStream:
     def __init__(self, site: Site, value: Tensor) -> None:
         self.site, self._value = site, value
 
@@ -95,33 +105,33 @@ class _Enter:
 @contextmanager
 def only_blocks(model: Model, blocks: Blocks | None) -> Iterator[None]:
     """While open, blocks outside of ``blocks`` (first and last) return their input unchanged."""
-    low, high = blocks or (0, model.anatomy.n_layers)
-    idle = (
-        [block for layer, block in enumerate(blocks_of(model)) if not low <= layer <= high]
+    first, last = blocks or (0, model.anatomy.n_layers)
+    skipped = (
+        [block for layer, block in enumerate(blocks_of(model)) if not first <= layer <= last]
         if blocks
         else []
     )
-    before = [(block, block.__dict__.get("forward")) for block in idle]
-    form = _returns.get(model.module)
-    for block in idle:
-        block.forward = _hand_on_tuple if form == "tuple" else _hand_on
+    original_forwards = [(block, block.__dict__.get("forward")) for block in skipped]
+    output_type = _output_types.get(model.module)
+    for block in skipped:
+        block.forward = _pass_through_tuple if output_type == "tuple" else _pass_through
     try:
         yield
     finally:
-        _restore(before)
+        _restore(original_forwards)
 
 
-def _restore(before: Iterable[tuple[nn.Module, Any]]) -> None:
-    for block, own in before:
-        if own is None:
+def _restore(original_forwards: Iterable[tuple[nn.Module, Any]]) -> None:
+    for block, forward in original_forwards:
+        if forward is None:
             del block.forward
         else:  # accelerate replaces ``forward`` when it offloads weights
-            block.forward = own
+            block.forward = forward
 
 
-def _hand_on(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+def _pass_through(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
     return hidden_states
 
 
-def _hand_on_tuple(hidden_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor]:
+def _pass_through_tuple(hidden_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor]:
     return (hidden_states,)

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from interp.engines.base import Batch, Direction, Edit, Run, arguments, in_one_part
-from interp.engines.finite import finite
-from interp.engines.shared_gradients import GradientRequest, divided_gradients
-from interp.engines.shared_prefix import divided
-from interp.engines.site_hooks import Tap, differentiate, require_unchanged, taps
-from interp.engines.skipped_blocks import Blocks, may_skip, needed_blocks, only_blocks
+from interp.engines.base import Batch, Direction, Edit, Run, as_single_part, model_inputs
+from interp.engines.finite import with_finite_check
+from interp.engines.shared_gradients import GradientRequest, split_gradients
+from interp.engines.shared_prefix import run_split
+from interp.engines.site_hooks import SiteHook, differentiate, require_unchanged, site_hooks
+from interp.engines.skipped_blocks import Blocks, can_skip_blocks, needed_blocks, only_blocks
 from interp.errors import required
 from interp.models.anatomy import Target
 from interp.models.model import Model
@@ -27,7 +27,7 @@ class TorchEngine:
 
     name: str = "torch"
 
-    @finite
+    @with_finite_check
     def run(
         self,
         model: Model,
@@ -47,10 +47,10 @@ class TorchEngine:
         blocks = needed_blocks(
             model, reads, edits, keep, gradient_of is not None, cache is not None
         )
-        if blocks is not None and not may_skip(self._pass, model, batch):
+        if blocks is not None and not can_skip_blocks(self._pass, model, batch):
             blocks = None
         if gradient_of is None and keep is not None and cache is None:
-            run = divided(self._pass, model, batch, reads, edits, keep, use_cache, blocks)
+            run = run_split(self._pass, model, batch, reads, edits, keep, use_cache, blocks)
             if run is not None:
                 return run
         if (
@@ -60,8 +60,8 @@ class TorchEngine:
             and cache is None
             and not use_cache
         ):
-            asked = GradientRequest(reads, edits, gradients_at, gradient_of, keep, over, along)
-            run = divided_gradients(self._pass, model, batch, asked)
+            request = GradientRequest(reads, edits, gradients_at, gradient_of, keep, over, along)
+            run = split_gradients(self._pass, model, batch, request)
             if run is not None:
                 return run
         run = self._pass(
@@ -76,7 +76,7 @@ class TorchEngine:
             use_cache=use_cache,
             blocks=blocks,
         )
-        return run if over is None else in_one_part(run, over, along)
+        return run if over is None else as_single_part(run, over, along)
 
     def _pass(
         self,
@@ -100,61 +100,61 @@ class TorchEngine:
         first and last block to run; ``live``: outputs, including values at ``gradients_at``, stay
         differentiable.
         """
-        tapped = taps(reads, edits, gradients_at)
+        hooks = site_hooks(reads, edits, gradients_at)
         with ExitStack() as stack:
             module = stack.enter_context(model.active())
             stack.enter_context(torch.set_grad_enabled(live or gradient_of is not None))
-            for site, tap in tapped.items():
-                place, target = model.at(site)
-                tap.at(site, target)
-                tap.tokens = (batch.ids.shape[0], batch.ids.shape[1])
-                stack.callback(_register(place, target, tap).remove)
+            for site, hook in hooks.items():
+                hooked_module, target = model.at(site)
+                hook.at(site, target)
+                hook.tokens = (batch.ids.shape[0], batch.ids.shape[1])
+                stack.callback(_register_hook(hooked_module, target, hook).remove)
             stack.enter_context(only_blocks(model, blocks))
             if head_reads is not None:
-                stack.callback(_pick(module, head_reads).remove)
+                stack.callback(_select_head_columns(module, head_reads).remove)
             logits, cache = _forward(module, batch, keep, cache, use_cache)
-            require_unchanged(model, [site for site, hook in tapped.items() if hook.written_over])
-            found = (
+            require_unchanged(model, [site for site, hook in hooks.items() if hook.was_overwritten])
+            gradients = (
                 {}
                 if gradient_of is None
                 else differentiate(
-                    tapped, gradients_at, gradient_of, required(logits, "a head to differentiate")
+                    hooks, gradients_at, gradient_of, required(logits, "a head to differentiate")
                 )
             )
         if live:
             return Run(
-                logits, {site: tapped[site].value for site in (*reads, *gradients_at)}, {}, cache
+                logits, {site: hooks[site].value for site in (*reads, *gradients_at)}, {}, cache
             )
-        values = {site: tapped[site].value.detach() for site in reads}
-        return Run(None if logits is None else logits.detach(), values, found, cache)
+        values = {site: hooks[site].value.detach() for site in reads}
+        return Run(None if logits is None else logits.detach(), values, gradients, cache)
 
 
 @dataclass(frozen=True)
 class _Hook:
-    tap: Tap
+    site_hook: SiteHook
 
     def before(
         self, _: nn.Module, args: tuple, kwargs: dict[str, Any]
     ) -> tuple[tuple, dict[str, Any]]:
         """Applied to the first input of a module."""
         if args:
-            return (self.tap.pass_on(args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": self.tap.pass_on(kwargs["hidden_states"])}
+            return (self.site_hook.process(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": self.site_hook.process(kwargs["hidden_states"])}
 
     def after(self, _: nn.Module, __: tuple, output: Any) -> Any:
         """Applied to the first output of a module."""
         if isinstance(output, (tuple, list)):
-            return type(output)([self.tap.pass_on(output[0]), *output[1:]])
-        return self.tap.pass_on(output)
+            return type(output)([self.site_hook.process(output[0]), *output[1:]])
+        return self.site_hook.process(output)
 
 
-def _register(module: nn.Module, target: Target, tap: Tap) -> Any:
+def _register_hook(module: nn.Module, target: Target, hook: SiteHook) -> Any:
     if target.side == "in":
-        return module.register_forward_pre_hook(_Hook(tap).before, with_kwargs=True)
-    return module.register_forward_hook(_Hook(tap).after)
+        return module.register_forward_pre_hook(_Hook(hook).before, with_kwargs=True)
+    return module.register_forward_hook(_Hook(hook).after)
 
 
-def _pick(module: nn.Module, columns: Int[Tensor, "B kept"]) -> Any:
+def _select_head_columns(module: nn.Module, columns: Int[Tensor, "B kept"]) -> Any:
     """Restrict the head to some columns: logits over a whole vocabulary are large."""
 
     def before(_: nn.Module, args: tuple) -> tuple:
@@ -169,9 +169,9 @@ def _pick(module: nn.Module, columns: Int[Tensor, "B kept"]) -> Any:
 def _forward(
     module: nn.Module, batch: Batch, keep: int | None, cache: Any, use_cache: bool
 ) -> tuple[Tensor | None, Any]:
-    inputs = arguments(batch, keep, cache, use_cache)
-    called: Any = module.base_model if keep == 0 else module
-    output = called(**inputs)
+    inputs = model_inputs(batch, keep, cache, use_cache)
+    model: Any = module.base_model if keep == 0 else module
+    output = model(**inputs)
     # a state-space model has no key-value cache; later passes read whole texts again
-    kept = getattr(output, "past_key_values", None) if use_cache else None
-    return None if keep == 0 else output.logits, kept
+    new_cache = getattr(output, "past_key_values", None) if use_cache else None
+    return None if keep == 0 else output.logits, new_cache

@@ -7,17 +7,17 @@ import numpy as np
 from interp.capture import make_batch
 from interp.engines import Batch, Edit
 from interp.experiments.conditions import DIRECTIONS, RECEIVERS, PatchSource
-from interp.experiments.patched_channels import only, wanted_of
-from interp.experiments.stream_cache import Streams
+from interp.experiments.patched_channels import channels_by_site, select_channels
+from interp.experiments.stream_cache import StreamCache
 from interp.interventions.intervention import Activations, Intervention
-from interp.interventions.teacher_forcing import stream_of
+from interp.interventions.teacher_forcing import stream_from_batch
 from interp.maths.host import to_host
 from interp.study import Study
 
-Set = Sequence[tuple[int, int]]
+UnitSet = Sequence[tuple[int, int]]
 
 
-class Numbers:
+class AblatedMetric:
     """The metric's values of some positive prompts (``rows``) under a patch of any set of units.
 
     ``direction``: ``necessity`` patches the tuned model from the base, ``sufficiency`` the base
@@ -28,32 +28,39 @@ class Numbers:
     def __init__(
         self,
         study: Study,
-        donors: PatchSource,
+        patch_source: PatchSource,
         rows: Sequence[int],
         direction: str = "necessity",
         units: Iterable[tuple[int, int]] | None = None,
     ) -> None:
         study.pair.require_base("patching from the other model")
         receiver, donor = RECEIVERS[direction]
-        self._study, self._donors, self._model = study, donors, study.pair[receiver]
+        self._study, self._patch_source, self._model = study, patch_source, study.pair[receiver]
         self._condition = DIRECTIONS[direction]
-        wanted = wanted_of(donors.unit, self._model, units)
-        posed = study.decision_inputs("positive")
-        size = study.at_a_time(max(1, min(len(rows), 96)))
-        by_length = sorted(rows, key=lambda row: len(posed[row].ids))
-        self._order, self._chunks = by_length, []
+        channels = channels_by_site(patch_source.unit, self._model, units)
+        inputs = study.decision_inputs("positive")
+        size = study.batch_size_for(max(1, min(len(rows), 96)))
+        by_length = sorted(rows, key=lambda row: len(inputs[row].ids))
+        self._order, self._batches = by_length, []
         for start in range(0, len(by_length), size):
-            part = by_length[start : start + size]
-            batch, _ = make_batch(posed, part, study.pad_id, self._model.device)
-            read = study.engine.run(study.pair[donor], batch, reads=[*wanted], keep=0).values
-            self._chunks.append(
-                (batch, only(read, wanted), study.objective("positive", part), Streams())
+            batch_rows = by_length[start : start + size]
+            batch, _ = make_batch(inputs, batch_rows, study.pad_id, self._model.device)
+            activations = study.engine.run(
+                study.pair[donor], batch, reads=[*channels], keep=0
+            ).values
+            self._batches.append(
+                (
+                    batch,
+                    select_channels(activations, channels),
+                    study.objective("positive", batch_rows),
+                    StreamCache(),
+                )
             )
 
-    def of(self, chosen: Set) -> np.ndarray:
+    def of(self, units: UnitSet) -> np.ndarray:
         """The value of every prompt, rows ascending, with these units patched."""
         return self.under(
-            self._donors.condition(self._condition, chosen).intervention if chosen else None
+            self._patch_source.condition(self._condition, units).intervention if units else None
         )
 
     def under(self, intervention: Intervention | None) -> np.ndarray:
@@ -61,18 +68,22 @@ class Numbers:
         none.
         """
         parts = []
-        for batch, read, aim, streams in self._chunks:
-            edits = self._edits(batch, read, streams, intervention) if intervention else ()
-            run = self._study.engine.run(self._model, batch, edits=edits, keep=aim.keep)
-            parts.append(to_host(aim.of(run.logits)))
-        found = np.concatenate(parts).astype(np.float64)
-        return found[np.argsort(self._order, kind="stable")]
+        for batch, activations, objective, streams in self._batches:
+            edits = self._edits(batch, activations, streams, intervention) if intervention else ()
+            run = self._study.engine.run(self._model, batch, edits=edits, keep=objective.keep)
+            parts.append(to_host(objective.function(run.logits)))
+        values = np.concatenate(parts).astype(np.float64)
+        return values[np.argsort(self._order, kind="stable")]
 
     def _edits(
-        self, batch: Batch, read: Activations, streams: Streams, intervention: Intervention
+        self,
+        batch: Batch,
+        activations: Activations,
+        streams: StreamCache,
+        intervention: Intervention,
     ) -> list[Edit]:
         lowest = min(intervention.units)
         stream = streams.get(
-            lowest, lambda: stream_of(self._study.engine, self._model, batch, lowest)
+            lowest, lambda: stream_from_batch(self._study.engine, self._model, batch, lowest)
         )
-        return [*([] if stream is None else [stream.enter]), *intervention.bind(read)]
+        return [*([] if stream is None else [stream.start_edit]), *intervention.bind(activations)]

@@ -2,29 +2,30 @@
 
 from collections.abc import Sequence
 
-from interp.maths.batches import EACH_ON_CPU, EACH_ON_GPU, least_padded
+from interp.maths.batches import BATCH_COST_ON_CPU, BATCH_COST_ON_GPU, batch_by_length
 from interp.models.model import Model
 from interp.study import Study
 
 
-def answer_groups(
+def answer_batches(
     study: Study,
     group: str,
     model: Model,
     answers: Sequence[Sequence[int]],
     rows: Sequence[int],
-    held: int,
+    bytes_per_logit: int,
 ) -> list[list[int]]:
     """Some rows of a class in batches of similar length of prompt and answer.
 
-    ``answers``: of every row of the class. ``held``: bytes that a pass keeps for each logit.
+    ``answers``: of every row of the class. ``bytes_per_logit``: bytes that a pass keeps for each
+    logit.
     """
     encoded = study.encoded(group)
     shortest = min(len(each.ids) for each in encoded)
-    whole = study.groups(
-        group, model, held * model.anatomy.vocabulary * study.max_new_tokens // shortest
+    batches = study.groups(
+        group, model, bytes_per_logit * model.anatomy.vocabulary * study.max_new_tokens // shortest
     )
-    most = min(map(len, whole[:-1]), default=len(whole[0]))
+    max_rows = min(map(len, batches[:-1]), default=len(batches[0]))
     lengths = [len(encoded[row].ids) + len(answers[row]) for row in rows]
-    fixed = EACH_ON_CPU if model.device.type == "cpu" else EACH_ON_GPU
-    return [[rows[at] for at in some] for some in least_padded(lengths, most, fixed)]
+    row_cost = BATCH_COST_ON_CPU if model.device.type == "cpu" else BATCH_COST_ON_GPU
+    return [[rows[at] for at in some] for some in batch_by_length(lengths, max_rows, row_cost)]

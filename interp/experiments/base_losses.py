@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.experiments.answer_groups import answer_groups
+from interp.experiments.answer_groups import answer_batches
 from interp.interventions.teacher_forcing import answer_logits
 from interp.maths.host import to_host
 from interp.metrics import token_losses
@@ -23,33 +23,39 @@ def base_losses(
     """
     if study.pair.base is None:
         return np.full(len(answers), np.nan)
-    known, keys = losses_known(study, group), _keys(study, group, answers)
+    known, keys = known_losses(study, group), _keys(study, group, answers)
     unknown = [row for row, key in enumerate(keys) if key not in known]
-    for new in answer_groups(study, group, study.pair.base, answers, unknown, 12):
-        text, written = study.text(group, new), [answers[row] for row in new]
-        keep_losses(
-            study, group, new, answers, answer_logits(study.engine, study.pair.base, text, written)
+    for batch_rows in answer_batches(study, group, study.pair.base, answers, unknown, 12):
+        text, batch_answers = study.text(group, batch_rows), [answers[row] for row in batch_rows]
+        store_losses(
+            study,
+            group,
+            batch_rows,
+            answers,
+            answer_logits(study.engine, study.pair.base, text, batch_answers),
         )
     return np.array([known[key] for key in keys])
 
 
-def keep_losses(
+def store_losses(
     study: Study,
     group: str,
     rows: Sequence[int],
     answers: Sequence[Sequence[int]],
-    read: tuple[Float[Tensor, "B A V"], Int[Tensor, "B A"], Bool[Tensor, "B A"]],
+    answer_logits: tuple[Float[Tensor, "B A V"], Int[Tensor, "B A"], Bool[Tensor, "B A"]],
 ) -> None:
-    """Keep the losses of the answers of some rows; ``read``: the base's logits, targets, mask."""
-    logits, targets, real = read
+    """Keep the losses of the answers of some rows; ``answer_logits``: the base's logits, targets,
+    mask.
+    """
+    logits, targets, real = answer_logits
     losses = to_host(token_losses(logits, targets, real).sum(1) / real.sum(1).clamp(min=1)).tolist()
     keys = _keys(study, group, answers)
-    losses_known(study, group).update(zip([keys[row] for row in rows], losses, strict=True))
+    known_losses(study, group).update(zip([keys[row] for row in rows], losses, strict=True))
 
 
-def losses_known(study: Study, group: str) -> dict[Key, float]:
+def known_losses(study: Study, group: str) -> dict[Key, float]:
     """The losses measured so far, by prompt id and answer tokens."""
-    return study.kept(("base losses", group), dict)
+    return study.cached(("base losses", group), dict)
 
 
 def _keys(study: Study, group: str, answers: Sequence[Sequence[int]]) -> list[Key]:

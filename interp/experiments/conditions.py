@@ -24,12 +24,12 @@ from torch import Tensor
 from interp.capture import capture
 from interp.errors import required
 from interp.experiments.base_losses import base_losses
-from interp.experiments.unedited_metric import keep_numbers, own_numbers
+from interp.experiments.unedited_metric import store_metric, unedited_values
 from interp.interventions.intervention import Intervention, Kind
 from interp.interventions.teacher_forcing import answer_logits
 from interp.maths.host import to_host
 from interp.maths.moments import Moments
-from interp.metrics import malformed, repeats
+from interp.metrics import is_malformed, repetition_rate
 from interp.models.units import NEURON, Unit
 from interp.study import GROUPS, Study
 
@@ -47,7 +47,7 @@ CELLS: dict[tuple[str, str], Kind | None] = {
     ("receiver", "donor"): "weights",
     ("receiver", "receiver"): None,
 }
-FURTHER = ("zero", "mean", "twin")
+FURTHER_ABLATIONS = ("zero", "mean", "twin")
 ABLATIONS = ("ablate-zero", "ablate-mean", "ablate-twin", "ablate-base", "patch-tuned")
 
 
@@ -63,7 +63,7 @@ class PatchTarget:
         return required(self.intervention, "an intervention")
 
 
-class Answered(NamedTuple):
+class ConditionAnswers(NamedTuple):
     """Answers to the prompts of a class, and the metric's value where each begins."""
 
     answers: list[list[int]]
@@ -83,7 +83,9 @@ class PatchSource:
     patch: str = "contribution"
 
     @classmethod
-    def read(cls, study: Study, unit: Unit = NEURON, patch: str = "contribution") -> "PatchSource":
+    def from_study(
+        cls, study: Study, unit: Unit = NEURON, patch: str = "contribution"
+    ) -> "PatchSource":
         """Read the output matrices of both models."""
         layers = range(study.pair.tuned.anatomy.n_layers)
         roles = ["tuned"] if study.pair.base is None else ["base", "tuned"]
@@ -98,7 +100,7 @@ class PatchSource:
         """Mean activations over the tokens of negative prompts in the tuned model, by layer;
         computed on first use.
         """
-        return self.study.kept(("means", self.unit.name), self._means)
+        return self.study.cached(("means", self.unit.name), self._means)
 
     def _means(self) -> dict[int, Float[Tensor, " N"]]:
         study, unit, model = self.study, self.unit, self.study.pair.tuned
@@ -108,7 +110,7 @@ class PatchSource:
         rows = study.progress(
             study.groups("negative", model, 8 * model.anatomy.n_layers * width), "means, negative"
         )
-        for seen in capture(
+        for captured in capture(
             study.engine,
             {"tuned": model},
             study.encoded("negative"),
@@ -117,7 +119,7 @@ class PatchSource:
             pad_id=study.pad_id,
         ):
             for layer, site in enumerate(sites):
-                moments[layer].update(seen.values["tuned", site][seen.roles >= 0])
+                moments[layer].update(captured.values["tuned", site][captured.roles >= 0])
         return {layer: moments[layer].mean.float() for layer in layers}
 
     def condition(self, name: str, units: Sequence[tuple[int, int]]) -> PatchTarget:
@@ -133,10 +135,10 @@ class PatchSource:
                 "tuned", Intervention(name, index, "mean", means=self.means, unit=self.unit)
             )
         if name == "ablate-twin":
-            return PatchTarget("tuned", self._donated(name, index, "tuned", twin=True))
+            return PatchTarget("tuned", self._from_donor(name, index, "tuned", twin=True))
         if name == "ablate-base":
-            return PatchTarget("tuned", self._donated(name, index, "base"))
-        return PatchTarget("base", self._donated(name, index, "tuned"))
+            return PatchTarget("tuned", self._from_donor(name, index, "base"))
+        return PatchTarget("base", self._from_donor(name, index, "tuned"))
 
     def cell(
         self,
@@ -155,9 +157,11 @@ class PatchSource:
         index = self.unit.channels(
             self.study.pair.tuned.anatomy, units, self.study.pair.tuned.device
         )
-        return PatchTarget(receiver, self._donated(f"{direction}, {kind}", index, donor, kind=kind))
+        return PatchTarget(
+            receiver, self._from_donor(f"{direction}, {kind}", index, donor, kind=kind)
+        )
 
-    def _donated(
+    def _from_donor(
         self,
         name: str,
         index: dict[int, Tensor],
@@ -194,8 +198,8 @@ class ConditionResult:
     condition: str
     group: str
     exhibits: np.ndarray
-    equal_base: np.ndarray
-    equal_tuned: np.ndarray
+    matches_base: np.ndarray
+    matches_tuned: np.ndarray
     malformed: np.ndarray
     number: np.ndarray
     tokens: np.ndarray
@@ -205,32 +209,33 @@ class ConditionResult:
     chance: np.ndarray | None = None
     texts: Sequence[str] = ()
 
-    def flipped(self, before: "ConditionResult") -> np.ndarray:
+    def flipped(self, reference: "ConditionResult") -> np.ndarray:
         """Prompts whose answer shows the behaviour under exactly one of the two conditions."""
-        return before.exhibits != self.exhibits
+        return reference.exhibits != self.exhibits
 
     def harmed(
-        self, tuned: "ConditionResult", base: "ConditionResult | None", flips: bool
+        self, tuned: "ConditionResult", base: "ConditionResult | None", behaviour_applies: bool
     ) -> np.ndarray:
         """Prompts whose behaviour is neither the tuned model's nor the base's.
 
-        A flip to the base's behaviour only undoes tuning and is not counted. Without ``flips`` (the
-        behaviour does not apply to these prompts): those whose answer is not the tuned model's.
+        A flip to the base's behaviour only undoes tuning and is not counted. Without
+        ``behaviour_applies`` (the behaviour does not apply to these prompts): those whose answer is
+        not the tuned model's.
         """
-        if not flips:
-            return ~self.equal_tuned
+        if not behaviour_applies:
+            return ~self.matches_tuned
         return self.flipped(tuned) if base is None else self.flipped(tuned) & self.flipped(base)
 
-    def lost(self, before: "ConditionResult") -> np.ndarray:
+    def lost(self, reference: "ConditionResult") -> np.ndarray:
         """Prompts that showed the behaviour before and now, in a well-formed answer, do not."""
-        return before.exhibits & ~self.exhibits & ~self.malformed
+        return reference.exhibits & ~self.exhibits & ~self.malformed
 
 
-def answer_as_it_is(study: Study, role: str) -> None:
+def answer_unedited(study: Study, role: str) -> None:
     """Generate an unedited model's answers to all classes together, and keep the metric's values
     where they begin.
     """
-    _answered(study, study.classes, PatchTarget(role))
+    _answer_classes(study, study.classes, PatchTarget(role))
 
 
 def evaluate_condition_by_class(
@@ -240,9 +245,11 @@ def evaluate_condition_by_class(
     divergence: Mapping[str, Float[np.ndarray, " B"]],
 ) -> list[ConditionResult]:
     """``evaluate_condition`` for all classes, generated together; ``divergence``: by class."""
-    answered = _answered(study, study.classes, receiver)
+    known_answers = _answer_classes(study, study.classes, receiver)
     return [
-        evaluate_condition(study, name, group, receiver, divergence.get(group), answered[group])
+        evaluate_condition(
+            study, name, group, receiver, divergence.get(group), known_answers[group]
+        )
         for group in study.classes
     ]
 
@@ -253,21 +260,21 @@ def evaluate_condition(
     group: str,
     receiver: PatchTarget,
     divergence: Float[np.ndarray, " B"] | None = None,
-    answered: Answered | None = None,
+    known_answers: ConditionAnswers | None = None,
 ) -> ConditionResult:
     """Answer every prompt of a class under a condition and compare with both models' own answers,
     token by token.
 
-    ``divergence``: as ``interp.experiments.divergence`` measures it, None for none. ``answered``:
-    the answers, where they are known already.
+    ``divergence``: as ``interp.experiments.divergence`` measures it, None for none.
+    ``known_answers``: the answers, where they are known already.
     """
-    own = {
+    own_answers = {
         role: study.answers(role, group)
         for role in ("base", "tuned")
         if role == "tuned" or study.pair.base
     }
-    ended = own.get("base", own["tuned"])
-    answers, number = answered or _answered(study, [group], receiver)[group]
+    reference_answers = own_answers.get("base", own_answers["tuned"])
+    answers, number = known_answers or _answer_classes(study, [group], receiver)[group]
     prompts, texts = study.prompts(group).prompts, [study.decode(answer) for answer in answers]
     stops = study.stop_ids
     return ConditionResult(
@@ -277,20 +284,22 @@ def evaluate_condition(
         np.array(
             [
                 answer == other
-                for answer, other in zip(answers, own.get("base", answers), strict=True)
+                for answer, other in zip(answers, own_answers.get("base", answers), strict=True)
             ]
         )
         & (study.pair.base is not None),
-        np.array([answer == other for answer, other in zip(answers, own["tuned"], strict=True)]),
+        np.array(
+            [answer == other for answer, other in zip(answers, own_answers["tuned"], strict=True)]
+        ),
         np.array(
             [
-                malformed(answer, stops, bool(other) and other[-1] in stops)
-                for answer, other in zip(answers, ended, strict=True)
+                is_malformed(answer, stops, bool(other) and other[-1] in stops)
+                for answer, other in zip(answers, reference_answers, strict=True)
             ]
         ),
         number,
         np.array([len(answer) for answer in answers]),
-        np.array([repeats(answer) for answer in answers]),
+        np.array([repetition_rate(answer) for answer in answers]),
         base_losses(study, group, answers),
         np.full(len(answers), np.nan) if divergence is None else divergence,
         study.require_metric().shuffled_baseline(prompts, texts) if group == "positive" else None,
@@ -298,69 +307,74 @@ def evaluate_condition(
     )
 
 
-def _answered(study: Study, groups: Sequence[str], receiver: PatchTarget) -> dict[str, Answered]:
+def _answer_classes(
+    study: Study, groups: Sequence[str], receiver: PatchTarget
+) -> dict[str, ConditionAnswers]:
     """Answers to every prompt of some classes, and the metric's values where they begin (NaN for
     none).
     """
-    number = {group: np.full(len(study.encoded(group)), np.nan) for group in groups}
-    applies = [group for group in groups if study.require_metric().applies(group)]
-    begin = [group for group in applies if number_is_where_answers_begin(study, group)]
+    values = {group: np.full(len(study.encoded(group)), np.nan) for group in groups}
+    applicable = [group for group in groups if study.require_metric().applies(group)]
+    at_start = [group for group in applicable if metric_is_at_answer_start(study, group)]
 
     def record(items: Sequence[tuple[str, int]], logits: Float[Tensor, "B V"]) -> None:
-        for group in begin:
+        for group in at_start:
             at = [place for place, (name, _) in enumerate(items) if name == group]
             rows = [items[place][1] for place in at]
             if rows:
-                number[group][rows] = to_host(study.objective(group, rows).of(logits[at][:, None]))
+                values[group][rows] = to_host(
+                    study.objective(group, rows).function(logits[at][:, None])
+                )
                 if receiver.intervention is None:
-                    keep_numbers(study, receiver.role, group, rows, number[group][rows])
+                    store_metric(study, receiver.role, group, rows, values[group][rows])
 
     answers = study.answers_to(
-        groups, receiver.role, receiver.intervention, record if begin else None
+        groups, receiver.role, receiver.intervention, record if at_start else None
     )
-    for group in applies:
+    for group in applicable:
         if receiver.intervention is None:
-            number[group] = own_numbers(study, receiver.role, group, range(len(number[group])))
-        elif group not in begin:
-            _read_numbers(study, group, receiver, number[group])
-    return {group: Answered(answers[group], number[group]) for group in groups}
+            values[group] = unedited_values(study, receiver.role, group, range(len(values[group])))
+        elif group not in at_start:
+            _read_metric(study, group, receiver, values[group])
+    return {group: ConditionAnswers(answers[group], values[group]) for group in groups}
 
 
-def number_is_where_answers_begin(study: Study, group: str) -> bool:
+def metric_is_at_answer_start(study: Study, group: str) -> bool:
     """Whether the metric needs only the logits at the last prompt token, for all prompts of a
     class.
     """
-    posed, asked = study.decision_inputs(group), study.encoded(group)
+    inputs, prompts = study.decision_inputs(group), study.encoded(group)
     same = all(
-        [each.ids for each in posed[row].texts] == [asked[row].ids] for row in range(len(asked))
+        [each.ids for each in inputs[row].texts] == [prompts[row].ids]
+        for row in range(len(prompts))
     )
-    return same and (not asked or study.objective(group, [0]).keep == 1)
+    return same and (not prompts or study.objective(group, [0]).keep == 1)
 
 
-def _read_numbers(study: Study, group: str, receiver: PatchTarget, number: np.ndarray) -> None:
+def _read_metric(study: Study, group: str, receiver: PatchTarget, values: np.ndarray) -> None:
     """The metric's value of every prompt, from a pass over the texts that it reads."""
-    model, posed, asked = (
+    model, inputs, prompts = (
         study.pair[receiver.role],
         study.decision_inputs(group),
         study.encoded(group),
     )
     for rows in study.groups(group, model):
-        aim, ends = (
+        objective, texts = (
             study.objective(group, rows),
-            [(row, each.ids) for row in rows for each in posed[row].texts],
+            [(row, each.ids) for row in rows for each in inputs[row].texts],
         )
         # the last token is predicted, not read: any id will do
-        read = [[*ids[len(asked[row].ids) :], study.pad_id] for row, ids in ends]
-        text = study.text(group, [row for row, _ in ends])
-        logits, _, _ = answer_logits(study.engine, model, text, read, receiver.intervention)
-        number[rows] = to_host(aim.of(logits[:, -aim.keep :]))
+        suffixes = [[*ids[len(prompts[row].ids) :], study.pad_id] for row, ids in texts]
+        text = study.text(group, [row for row, _ in texts])
+        logits, _, _ = answer_logits(study.engine, model, text, suffixes, receiver.intervention)
+        values[rows] = to_host(objective.function(logits[:, -objective.keep :]))
 
 
 __all__ = [
     "ABLATIONS",
     "CELLS",
     "DIRECTIONS",
-    "FURTHER",
+    "FURTHER_ABLATIONS",
     "GROUPS",
     "NEEDS_BASE",
     "PATCHES",
@@ -368,8 +382,8 @@ __all__ = [
     "ConditionResult",
     "PatchSource",
     "PatchTarget",
-    "answer_as_it_is",
+    "answer_unedited",
     "evaluate_condition",
     "evaluate_condition_by_class",
-    "number_is_where_answers_begin",
+    "metric_is_at_answer_start",
 ]

@@ -15,14 +15,14 @@ from interp.table import Table, table
 TABLE = "judged"
 
 
-def judge_of(study: Study) -> dict[str, str]:
+def judge_field(study: Study) -> dict[str, str]:
     """The field of a claim that corrects a rate for a judge's errors; empty without a judge."""
     metric = study.require_metric()
     return {"judge": TABLE} if isinstance(metric, Behaviour) and metric.errors is not None else {}
 
 
-def corrected_rates(study: Study, judged: Sequence[ConditionResult]) -> dict[str, Table]:
-    """The sub-table ``judged``, a row per condition and class; none without a judge.
+def corrected_rates(study: Study, results: Sequence[ConditionResult]) -> dict[str, Table]:
+    """The sub-table ``results``, a row per condition and class; none without a judge.
 
     The number of answers is the effective number of clusters.
     """
@@ -30,19 +30,19 @@ def corrected_rates(study: Study, judged: Sequence[ConditionResult]) -> dict[str
     errors = metric.errors if isinstance(metric, Behaviour) else None
     if errors is None:
         return {}
-    sizes = [effective_clusters(study.prompts(item.group).clusters) for item in judged]
+    sizes = [effective_clusters(study.prompts(item.group).clusters) for item in results]
     rows = [
         errors.corrected(float(item.exhibits.mean()) * n, n)
-        for item, n in zip(judged, sizes, strict=True)
+        for item, n in zip(results, sizes, strict=True)
     ]
-    count = len(judged)
+    count = len(results)
     columns = {
         "condition": (
-            [item.condition for item in judged],
+            [item.condition for item in results],
             "key",
             "model and intervention",
         ),
-        "group": ([item.group for item in judged], "key", "class of the prompts"),
+        "group": ([item.group for item in results], "key", "class of the prompts"),
         "judged": (
             [row.judged for row in rows],
             "measure",

@@ -14,7 +14,7 @@ from interp.capture import make_batch
 from interp.engines import Batch, Direction
 from interp.interventions.generation import generate
 from interp.interventions.teacher_forcing import Text
-from interp.maths.moments import sum_of
+from interp.maths.moments import float64_sum
 from interp.maths.precision import widen
 from interp.models.units import HEAD, NEURON
 from interp.progress import duration
@@ -30,8 +30,8 @@ SHORT = 0.3  # seconds: shorter measurements are repeated, since they are the no
 class Work:
     """Work of a run per prompt of its study, on average.
 
-    ``passes``: forward passes of one model with logits at one position. ``full_logits``: forward passes
-    with logits at every token. ``gradients``: forward and backward passes. ``attributions``:
+    ``passes``: forward passes of one model with logits at one position. ``full_logits``: forward
+    passes with logits at every token. ``gradients``: forward and backward passes. ``attributions``:
     forward and backward passes of which only sums over tokens are needed, so that a shared prefix
     is read once. ``tokens``: generated tokens of one model.
     """
@@ -64,7 +64,7 @@ class Cost:
         return f"about as long as {count:,} {many} over the prompts, {duration(self.seconds)} here"
 
 
-def cost(study: Study, work: Work) -> Cost:
+def estimate_cost(study: Study, work: Work) -> Cost:
     """Time that ``work`` takes on this machine: each part is timed on a few prompts and scaled up.
 
     The first use of a model is slower, so that every part is run once before, on fewer prompts.
@@ -73,23 +73,23 @@ def cost(study: Study, work: Work) -> Cost:
     encoded = study.encoded(group)
     by_length = sorted(range(len(encoded)), key=lambda row: len(encoded[row].ids))
     step = max(len(by_length) // ROWS, 1)
-    rows = by_length[step // 2 :: step][: study.at_a_time(ROWS)]
+    rows = by_length[step // 2 :: step][: study.batch_size_for(ROWS)]
     anatomy, layers = model.anatomy, range(model.anatomy.n_layers)
     sites = [Site(layer, "hook_mlp_out") for layer in layers]
 
     def objective(logits: Float[Tensor, "B kept V"]) -> Float[Tensor, " B"]:
         return widen(logits[:, -1]).logsumexp(-1)
 
-    def batch_of(some: Sequence[int]) -> Batch:
-        return make_batch(encoded, some, study.pad_id, model.device)[0]
+    def batch_of(rows: Sequence[int]) -> Batch:
+        return make_batch(encoded, rows, study.pad_id, model.device)[0]
 
-    def attribution(some: Sequence[int]) -> None:
-        batch = batch_of(some)
+    def attribution(rows: Sequence[int]) -> None:
+        batch = batch_of(rows)
         unit = NEURON if NEURON.hook in anatomy.targets else HEAD
         inputs, outputs = (
             [place(layer) for layer in layers] for place in (unit.site, unit.contribution)
         )
-        still = torch.zeros((), dtype=model.dtype, device=model.device).expand(
+        zeros = torch.zeros((), dtype=model.dtype, device=model.device).expand(
             *batch.ids.shape, anatomy.width
         )
         run = study.engine.run(
@@ -98,20 +98,20 @@ def cost(study: Study, work: Work) -> Cost:
             reads=[*inputs, *outputs],
             gradients_at=[*inputs, *outputs],
             over=batch.real,
-            along=[Direction(site, still) for site in outputs],
+            along=[Direction(site, zeros) for site in outputs],
             gradient_of=objective,
         )
         for part in run.parts:
             for site in inputs:
-                terms = widen(part.values[site][part.at]) * widen(part.gradients[site][part.at])
-                for each in (terms, terms.abs()):
-                    sum_of(each)
+                terms = widen(part.values[site][part.mask]) * widen(part.gradients[site][part.mask])
+                for values in (terms, terms.abs()):
+                    float64_sum(values)
 
-    def generation(some: Sequence[int]) -> None:
-        text = Text([encoded[row].ids for row in some], None, study.pad_id, ())
+    def generation(rows: Sequence[int]) -> None:
+        text = Text([encoded[row].ids for row in rows], None, study.pad_id, ())
         generate(study.engine, model, text, WRITTEN, None)
 
-    timed: dict[str, Callable[[Sequence[int]], object]] = {
+    measurements: dict[str, Callable[[Sequence[int]], object]] = {
         "passes": lambda some: study.engine.run(model, batch_of(some), keep=1),
         "full_logits": lambda some: study.engine.run(model, batch_of(some), keep=None),
         "gradients": lambda some: study.engine.run(
@@ -122,17 +122,17 @@ def cost(study: Study, work: Work) -> Cost:
     }
     seconds = {
         name: _seconds(run, rows)
-        for name, run in timed.items()
+        for name, run in measurements.items()
         if name == "passes" or getattr(work, name)
     }
-    plain, count = (
+    pass_seconds, count = (
         seconds["passes"],
         sum(len(study.encoded(name)) for name in study.classes) / len(rows),
     )
     if "tokens" in seconds:
-        seconds["tokens"] = max(seconds["tokens"] - plain, 0.0) / (WRITTEN - 1)
+        seconds["tokens"] = max(seconds["tokens"] - pass_seconds, 0.0) / (WRITTEN - 1)
     total = sum(getattr(work, name) * taken for name, taken in seconds.items())
-    return Cost(total / plain, total * count)
+    return Cost(total / pass_seconds, total * count)
 
 
 def _seconds(run: Callable[[Sequence[int]], object], rows: Sequence[int]) -> float:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from interp.experiments.answer_groups import answer_groups
-from interp.experiments.base_losses import keep_losses
+from interp.experiments.answer_groups import answer_batches
+from interp.experiments.base_losses import store_losses
 from interp.experiments.conditions import PatchTarget
 from interp.interventions.intervention import Intervention
 from interp.interventions.teacher_forcing import answer_logits
@@ -27,25 +27,26 @@ def divergences(
     NaN for rows that are not in ``rows``.
     """
     answers = study.answers("tuned", group)
-    found = {name: np.full(len(answers), np.nan) for name in receivers}
+    values = {name: np.full(len(answers), np.nan) for name in receivers}
     chosen = range(len(answers)) if rows is None else sorted(rows)
-    for some in (
-        answer_groups(study, group, study.pair.tuned, answers, chosen, 20) if receivers else ()
+    for batch_rows in (
+        answer_batches(study, group, study.pair.tuned, answers, chosen, 20) if receivers else ()
     ):
-        text, given = study.text(group, some), [answers[row] for row in some]
-        plain, _, real = answer_logits(study.engine, study.pair.tuned, text, given)
+        text, batch_answers = study.text(group, batch_rows), [answers[row] for row in batch_rows]
+        tuned_logits, _, real = answer_logits(study.engine, study.pair.tuned, text, batch_answers)
         lengths = real.sum(1).clamp(min=1)
         for name, receiver in receivers.items():
-            read = answer_logits(
-                study.engine, study.pair[receiver.role], text, given, receiver.intervention
+            answer_read = answer_logits(
+                study.engine, study.pair[receiver.role], text, batch_answers, receiver.intervention
             )
             if receiver.role == "base" and receiver.intervention is None:
-                keep_losses(study, group, some, answers, read)
-            logits, _, _ = read
-            found[name][some] = to_host(
-                token_divergences(plain, logits.to(plain.device), real).sum(1) / lengths
+                store_losses(study, group, batch_rows, answers, answer_read)
+            logits, _, _ = answer_read
+            values[name][batch_rows] = to_host(
+                token_divergences(tuned_logits, logits.to(tuned_logits.device), real).sum(1)
+                / lengths
             )
-    return found
+    return values
 
 
 def divergence(
@@ -54,5 +55,5 @@ def divergence(
     """The same for the fine-tuned model under an intervention, on some negative prompts, in this
     order.
     """
-    found = divergences(study, "negative", {"": PatchTarget("tuned", intervention)}, rows)[""]
-    return found[list(rows)]
+    values = divergences(study, "negative", {"": PatchTarget("tuned", intervention)}, rows)[""]
+    return values[list(rows)]

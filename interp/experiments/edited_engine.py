@@ -13,7 +13,7 @@ from interp.models.model import Model
 from interp.sites import Site
 
 
-class Ablated:
+class EditedEngine:
     """Runs ``model`` with the intervention, before any other edits, and other models unedited.
 
     Only whole texts can be read, since the donor keeps no cache. Raises OptionError for a pass with
@@ -51,12 +51,12 @@ class Ablated:
                     "a method that generates answers of the tuned model cannot locate under an"
                     " ablation; use another method"
                 )
-            donor, donated = self._intervention.donor, {}
+            donor, activations = self._intervention.donor, {}
             if donor is not None:
-                donated = self._engine.run(
+                activations = self._engine.run(
                     donor, batch, reads=self._intervention.reads, keep=0
                 ).values
-            edits = [*self._intervention.bind(donated), *edits]
+            edits = [*self._intervention.bind(activations), *edits]
         return self._engine.run(
             model,
             batch,

@@ -12,7 +12,7 @@ from interp.table import Table, table
 Indices = Mapping[str, np.ndarray]
 
 
-def overlaps_table(found: Mapping[str, Mapping[str, Indices]], universe: int) -> Table:
+def overlaps_table(masks: Mapping[str, Mapping[str, Indices]], universe: int) -> Table:
     """A table of kind ``overlaps``, one row per ordered pair of masks.
 
     Masks are given by kind and name, as flat indices per parameter, out of ``universe`` weights.
@@ -20,16 +20,16 @@ def overlaps_table(found: Mapping[str, Mapping[str, Indices]], universe: int) ->
     a random mask of the other's size, is the other mask's share of all weights.
     """
     rows = []
-    for kind, by_name in found.items():
+    for kind, by_name in masks.items():
         sizes = {name: sum(map(len, mask.values())) for name, mask in by_name.items()}
         for name, mask in by_name.items():
-            for other, theirs in by_name.items():
+            for other, other_mask in by_name.items():
                 if name != other and sizes[name] and sizes[other]:
                     shared = sum(
-                        len(np.intersect1d(where, theirs.get(part, [])))
+                        len(np.intersect1d(where, other_mask.get(part, [])))
                         for part, where in mask.items()
                     )
-                    of = overlap(shared, sizes[name], sizes[other], universe)
+                    result = overlap(shared, sizes[name], sizes[other], universe)
                     chance = sizes[other] / universe
                     rows.append(
                         (
@@ -37,14 +37,14 @@ def overlaps_table(found: Mapping[str, Mapping[str, Indices]], universe: int) ->
                             name,
                             other,
                             shared,
-                            of.of_first,
+                            result.of_first,
                             chance,
-                            of.jaccard,
-                            of.expected,
-                            of.above,
+                            result.jaccard,
+                            result.expected,
+                            result.p_at_least,
                         )
                     )
-    kinds, names, others, shared, share, chance, jaccard, expected, above = (
+    kinds, names, others, shared, share, chance, jaccard, expected, p_values = (
         zip(*rows, strict=True) if rows else [()] * 9
     )
     return table(
@@ -72,7 +72,7 @@ def overlaps_table(found: Mapping[str, Mapping[str, Indices]], universe: int) ->
                 "weights",
             ),
             "p": (
-                np.array(above, float),
+                np.array(p_values, float),
                 "measure",
                 "p that random masks share as many or more (hypergeometric)",
             ),

@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.func import functional_call
 
 from interp.engines import Batch
-from interp.engines.base import arguments
+from interp.engines.base import model_inputs
 from interp.errors import OptionError
-from interp.experiments.questions import Questions, run_logits
+from interp.experiments.questions import Questions, engine_logits
 from interp.maths.host import to_host
 from interp.maths.precision import widen
 from interp.models.grafts import Scope
-from interp.prompts import repeats_last
+from interp.prompts import first_and_repeated
 from interp.study import Study
 from interp.table import Table
 
@@ -35,7 +35,7 @@ REGULARISERS = ("l1", "binarise")
 _BIAS, _MARGIN = 10.0, 5.0
 
 
-def masks_of(run: Table, kind: str) -> dict[str, np.ndarray]:
+def stored_masks(run: Table, kind: str) -> dict[str, np.ndarray]:
     """The mask of a kind in a stored graft run: sorted flat indices per parameter."""
     return {
         name.split("/", 1)[1]: where
@@ -44,7 +44,7 @@ def masks_of(run: Table, kind: str) -> dict[str, np.ndarray]:
     }
 
 
-def top(ranking: Float[Tensor, " P"], count: int) -> Bool[Tensor, " P"]:
+def top_mask(ranking: Float[Tensor, " P"], count: int) -> Bool[Tensor, " P"]:
     """Mask of the ``count`` greatest scores; ties at the border go to the lower indices."""
     chosen = torch.zeros(len(ranking), dtype=torch.bool, device=ranking.device)
     if count <= 0:
@@ -64,10 +64,10 @@ def random_mask(scope: Scope, count: int, seed: int) -> Bool[Tensor, " P"]:
     return chosen
 
 
-def matched_mask(scope: Scope, like: Bool[Tensor, " P"], seed: int) -> Bool[Tensor, " P"]:
-    """As many weights of every parameter as in the mask ``like``, drawn uniformly."""
+def matched_mask(scope: Scope, reference: Bool[Tensor, " P"], seed: int) -> Bool[Tensor, " P"]:
+    """As many weights of every parameter as in the mask ``reference``, drawn uniformly."""
     generator, parts = np.random.default_rng(seed), []
-    for part in scope.split(like):
+    for part in scope.split(reference):
         chosen = torch.zeros(part.numel(), dtype=torch.bool, device=part.device)
         drawn = generator.choice(
             part.numel(), int(to_host(part.sum())), replace=False, shuffle=False
@@ -77,57 +77,67 @@ def matched_mask(scope: Scope, like: Bool[Tensor, " P"], seed: int) -> Bool[Tens
     return torch.cat(parts)
 
 
-def movement(scope: Scope) -> Ranking:
+def movement_ranking(scope: Scope) -> Ranking:
     """Absolute change of each weight."""
-    return scope.moved.abs()
+    return scope.changes.abs()
 
 
-def first_order(study: Study, scope: Scope, questions: Questions) -> Ranking:
+def first_order_ranking(study: Study, scope: Scope, questions: Questions) -> Ranking:
     """First-order decrease of the loss by moving each weight, at the base: ``-movement *
     dL/dtheta``.
     """
-    own = [piece.base for piece in scope.pieces]
-    return -scope.moved * _mean_slope(study, scope, questions, own)
+    base_values = [piece.base for piece in scope.pairs]
+    return -scope.changes * _mean_gradient(study, scope, questions, base_values)
 
 
-def learned(
+def learned_ranking(
     study: Study,
     scope: Scope,
     questions: Questions,
     count: int,
     *,
     steps: int,
-    rate: float,
-    pull: float,
+    learning_rate: float,
+    penalty: float,
     batch: int,
 ) -> Ranking:
     """Scores learned by Adam from ``m = 1/2`` everywhere.
 
-    Minimises the loss of ``batch`` questions plus ``pull`` times the L1 norm of the mask over
+    Minimises the loss of ``batch`` questions plus ``penalty`` times the L1 norm of the mask over
     ``count``. The penalty's weight rises from 0 over the first half of ``steps``. Adam's steps have
-    about the size ``rate`` whatever the size of a gradient; the paper's plain gradient descent
-    needs a rate of 1e7 instead.
+    about the size ``learning_rate`` whatever the size of a gradient; the paper's plain gradient
+    descent needs a rate of 1e7 instead.
     """
-    moved, generator = scope.moved, torch.Generator().manual_seed(study.seed)
-    scores, mean, square = (torch.zeros_like(moved) for _ in range(3))
-    distinct, _ = repeats_last(questions.keys)  # a repeated question counts once
+    moved, generator = scope.changes, torch.Generator().manual_seed(study.seed)
+    scores, first_moment, second_moment = (torch.zeros_like(moved) for _ in range(3))
+    distinct, _ = first_and_repeated(questions.keys)  # a repeated question counts once
     for step in study.progress(range(steps), "learning a mask"):
         # at most ``batch`` questions per step, fewer where memory ran out
-        drawn = torch.randperm(len(distinct), generator=generator)[: study.at_a_time(batch)]
+        drawn = torch.randperm(len(distinct), generator=generator)[: study.batch_size_for(batch)]
         rows = [distinct[at] for at in to_host(drawn).tolist()]
         mask = scores.sigmoid()
-        slope = _slope(study, scope, questions, rows, _relaxed(scope, mask))
-        slope = slope * moved / len(rows) + min(1.0, 2 * step / steps) * pull / count
-        slope *= mask * (1 - mask)
-        mean.lerp_(slope, 0.1)
-        square.lerp_(slope.square_(), 0.001)
-        size = (square / (1 - 0.999 ** (step + 1))).sqrt_().add_(torch.finfo(square.dtype).tiny)
-        scores -= rate * mean / (1 - 0.9 ** (step + 1)) / size
+        gradient = _gradient(study, scope, questions, rows, _relaxed_weights(scope, mask))
+        gradient = gradient * moved / len(rows) + min(1.0, 2 * step / steps) * penalty / count
+        gradient *= mask * (1 - mask)
+        first_moment.lerp_(gradient, 0.1)
+        second_moment.lerp_(gradient.square_(), 0.001)
+        size = (
+            (second_moment / (1 - 0.999 ** (step + 1)))
+            .sqrt_()
+            .add_(torch.finfo(second_moment.dtype).tiny)
+        )
+        scores -= learning_rate * first_moment / (1 - 0.9 ** (step + 1)) / size
     return scores
 
 
-def relaxed(
-    study: Study, scope: Scope, questions: Questions, count: int, *, steps: int, rate: float
+def relaxed_ranking(
+    study: Study,
+    scope: Scope,
+    questions: Questions,
+    count: int,
+    *,
+    steps: int,
+    learning_rate: float,
 ) -> Ranking:
     """Panigrahi et al.'s relaxation as in their code: gradient descent from the mask of greatest
     movement.
@@ -137,96 +147,103 @@ def relaxed(
     split is returned. Its relaxed mask is ranked here, so that ``count`` weights are kept; their
     code rounds it, which keeps another number.
     """
-    moved = scope.moved
-    first = top(moved.abs(), count).to(moved.dtype)
+    moved = scope.changes
+    first = top_mask(moved.abs(), count).to(moved.dtype)
     flip = 1 - 2 * first
     generator = torch.Generator().manual_seed(study.seed)
     scores = torch.rand(scope.size, generator=generator).to(first)
-    best, found = None, first
+    best, best_mask = None, first
     groups = study.batches(questions.read, scope.model)
     for _ in study.progress(range(steps), "gradient descent as in the paper"):
         mask = first + flip * (scores - _BIAS).sigmoid()
-        slope = _mean_slope(study, scope, questions, _relaxed(scope, mask)) * moved
+        gradient = _mean_gradient(study, scope, questions, _relaxed_weights(scope, mask)) * moved
         part = (scores - _BIAS).sigmoid()
-        scores -= rate * flip * slope * part * (1 - part)
+        scores -= learning_rate * flip * gradient * part * (1 - part)
         mask = first + flip * (scores - _BIAS).sigmoid()
-        with scope.grafted(top(mask, count)) as model:
-            seen = questions.graded(groups, run_logits(study.engine, model), model.device)
-        quality = (float(seen.correct.mean()), -float(seen.loss.mean()))
+        with scope.grafted(top_mask(mask, count)) as model:
+            result = questions.grade(groups, engine_logits(study.engine, model), model.device)
+        quality = (float(result.correct.mean()), -float(result.loss.mean()))
         if best is None or quality > best:
-            best, found = quality, mask
-    return found
+            best, best_mask = quality, mask
+    return best_mask
 
 
-def localised(
+def localised_mask(
     study: Study,
     scope: Scope,
     questions: Questions,
     start: int,
     *,
     steps: int,
-    rate: float,
-    pull: float,
-    reg: str,
+    learning_rate: float,
+    penalty: float,
+    regulariser: str,
 ) -> Bool[Tensor, " P"]:
     """The mask that Localize-and-Stitch learns (He et al. 2024, arXiv 2408.13656):
     ``round(sigmoid(S))``, of any size.
 
     ``S`` starts at 5 for the ``start`` weights that moved most and at -5 elsewhere; gradient
-    descent with step ``rate`` on the mean loss of all questions. ``reg`` is the use of ``pull`` in
-    each step: ``l1`` is the paper's penalty on the size of the mask, ``S -= pull * sigma'(S)``;
-    ``binarise`` is that of the released code, ``S += pull * sigma'(S) * sign(S)`` with sign(0) =
-    -1, which drives scores away from 0 and does not shrink the mask. The code sums gradients over
-    batches; here they are means, so that ``rate`` does not depend on the number of questions.
+    descent with step ``learning_rate`` on the mean loss of all questions. ``regulariser`` is the
+    use of ``penalty`` in each step: ``l1`` is the paper's penalty on the size of the mask, ``S -=
+    pull * sigma'(S)``; ``binarise`` is that of the released code, ``S += pull * sigma'(S) *
+    sign(S)`` with sign(0) = -1, which drives scores away from 0 and does not shrink the mask. The
+    code sums gradients over batches; here they are means, so that ``learning_rate`` does not depend
+    on the number of questions.
     """
-    if reg not in REGULARISERS:
-        raise OptionError(f"unknown regulariser {reg!r}; use {' or '.join(REGULARISERS)}")
-    moved = scope.moved
-    scores = top(moved.abs(), start).to(moved.dtype) * 2 * _MARGIN - _MARGIN
+    if regulariser not in REGULARISERS:
+        raise OptionError(f"unknown regulariser {regulariser!r}; use {' or '.join(REGULARISERS)}")
+    moved = scope.changes
+    scores = top_mask(moved.abs(), start).to(moved.dtype) * 2 * _MARGIN - _MARGIN
     for _ in study.progress(range(steps), "localising"):
         mask = scores.sigmoid()
-        flat = mask * (1 - mask)
-        slope = _mean_slope(study, scope, questions, _relaxed(scope, mask)) * moved
-        away = 1.0 if reg == "l1" else torch.where(scores > 0, -1.0, 1.0).to(scores.dtype)
-        scores -= flat * (rate * slope + pull * away)
+        sigmoid_slope = mask * (1 - mask)
+        gradient = _mean_gradient(study, scope, questions, _relaxed_weights(scope, mask)) * moved
+        penalty_sign = (
+            1.0 if regulariser == "l1" else torch.where(scores > 0, -1.0, 1.0).to(scores.dtype)
+        )
+        scores -= sigmoid_slope * (learning_rate * gradient + penalty * penalty_sign)
     return scores > 0
 
 
-def _relaxed(scope: Scope, mask: Float[Tensor, " P"]) -> list[Tensor]:
+def _relaxed_weights(scope: Scope, mask: Float[Tensor, " P"]) -> list[Tensor]:
     """``base + m * movement`` in at least float32, rounded once to the model's dtype."""
     return [
         torch.lerp(widen(piece.base), widen(piece.tuned), part.to(widen(piece.base).dtype)).to(
             piece.base.dtype
         )
-        for piece, part in zip(scope.pieces, scope.split(mask), strict=True)
+        for piece, part in zip(scope.pairs, scope.split(mask), strict=True)
     ]
 
 
-def _mean_slope(study: Study, scope: Scope, questions: Questions, at: Sequence[Tensor]) -> Ranking:
+def _mean_gradient(
+    study: Study, scope: Scope, questions: Questions, weights: Sequence[Tensor]
+) -> Ranking:
     parts = (
-        _slope(study, scope, questions, rows, at)
+        _gradient(study, scope, questions, rows, weights)
         for rows in study.batches(questions.read, scope.model)
     )
     return functools.reduce(torch.Tensor.add_, parts) / len(questions)
 
 
-def _slope(
-    study: Study, scope: Scope, questions: Questions, rows: Sequence[int], at: Sequence[Tensor]
+def _gradient(
+    study: Study, scope: Scope, questions: Questions, rows: Sequence[int], weights: Sequence[Tensor]
 ) -> Ranking:
     """Gradient of the summed loss of some questions with respect to the scope's weights, at these
     values.
     """
-    leaves = [tensor.detach().requires_grad_() for tensor in at]
-    given = {piece.path: leaf for piece, leaf in zip(scope.pieces, leaves, strict=True)}
+    leaves = [tensor.detach().requires_grad_() for tensor in weights]
+    parameters = {piece.path: leaf for piece, leaf in zip(scope.pairs, leaves, strict=True)}
     with scope.model.active() as module, torch.enable_grad():
 
         def logits(batch: Batch, keep: int) -> Tensor:
-            return functional_call(module, given, kwargs=arguments(batch, keep, None, False)).logits
+            return functional_call(
+                module, parameters, kwargs=model_inputs(batch, keep, None, False)
+            ).logits
 
         loss = questions.loss(rows, logits, scope.model.device).sum()
-        slopes = torch.autograd.grad(loss, leaves, allow_unused=True)
+        gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
     flat = [
         torch.zeros_like(leaf) if slope is None else slope
-        for leaf, slope in zip(leaves, slopes, strict=True)
+        for leaf, slope in zip(leaves, gradients, strict=True)
     ]
     return torch.cat([widen(slope).flatten() for slope in flat])

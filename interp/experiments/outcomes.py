@@ -14,23 +14,28 @@ from typing import Any
 
 import numpy as np
 
-from interp.experiments.ablated_metric import Numbers
+from interp.experiments.ablated_metric import AblatedMetric
 from interp.experiments.conditions import (
     DIRECTIONS,
     RECEIVERS,
     PatchSource,
-    number_is_where_answers_begin,
+    metric_is_at_answer_start,
 )
-from interp.experiments.patched_channels import only, wanted_of
-from interp.experiments.pending_answers import Unwritten, same_tokens, settled_length, write
-from interp.experiments.stream_cache import Streams
-from interp.experiments.unedited_metric import own_numbers
-from interp.interventions.generation import Begun
+from interp.experiments.patched_channels import channels_by_site, select_channels
+from interp.experiments.pending_answers import (
+    PendingAnswers,
+    common_prefix_length,
+    decided_length,
+    generate_pending,
+)
+from interp.experiments.stream_cache import StreamCache
+from interp.experiments.unedited_metric import unedited_values
+from interp.interventions.generation import KnownBeginnings
 from interp.interventions.intervention import Activations, Intervention, last_columns
 from interp.interventions.teacher_forcing import (
-    Answered,
-    Stream,
+    AnswerLogits,
     Text,
+    UneditedStream,
     answer_logits,
     first_columns,
     first_logits,
@@ -40,12 +45,12 @@ from interp.interventions.teacher_forcing import (
     stream_at,
     would_answer,
 )
-from interp.maths.batches import EACH_ON_CPU, EACH_ON_GPU, least_padded
+from interp.maths.batches import BATCH_COST_ON_CPU, BATCH_COST_ON_GPU, batch_by_length
 from interp.maths.host import to_host
 from interp.models.caches import CachedPrefix
 from interp.study import Study
 
-Set = Sequence[tuple[int, int]]
+UnitSet = Sequence[tuple[int, int]]
 MEASURES = ("behaviour", "recovery")
 ANSWERS_AT_ONCE = 64  # answers per batch of generation, each with a cache of two models
 
@@ -64,23 +69,23 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _AnswerBatch:
     """A batch of prompts, the beginnings of the receiver's answers that decide its behaviour
-    (``own``), and the donor's answers (``wanted``).
+    (``receiver_answers``), and the donor's answers (``donor_answers``).
 
-    ``on_own``, ``on_wanted``: the donor's activations on both. ``cache``: its keys and values on
-    the former.
+    ``donor_on_receiver_answers``, ``donor_on_donor_answers``: the donor's activations on both.
+    ``cache``: its keys and values on the former.
     """
 
     rows: list[int]
     text: Text
-    own: list[list[int]]
-    wanted: list[list[int]]
-    settled: list[int]
-    on_own: Activations
-    on_wanted: Activations
+    receiver_answers: list[list[int]]
+    donor_answers: list[list[int]]
+    decided_lengths: list[int]
+    donor_on_receiver_answers: Activations
+    donor_on_donor_answers: Activations
     cache: Any
-    streams: Streams = field(default_factory=Streams)
+    streams: StreamCache = field(default_factory=StreamCache)
 
 
 class Outcomes:
@@ -96,99 +101,116 @@ class Outcomes:
     def __init__(
         self,
         study: Study,
-        donors: PatchSource,
+        patch_source: PatchSource,
         direction: str,
         rows: Sequence[int],
         *,
         units: Iterable[tuple[int, int]] | None = None,
         exact: bool = False,
     ) -> None:
-        role, other = RECEIVERS[direction]
-        self._study, self._donors, self._condition, self._exact = (
+        receiver_role, donor_role = RECEIVERS[direction]
+        self._study, self._patch_source, self._condition, self._exact = (
             study,
-            donors,
+            patch_source,
             DIRECTIONS[direction],
             exact,
         )
-        self._model, self.rows = study.pair[role], sorted(rows)
-        own, wanted = study.answers(role, "positive"), study.answers(other, "positive")
-        begins = number_is_where_answers_begin(study, "positive")
-        self._numbers = None if begins else Numbers(study, donors, self.rows, direction, units)
-        self._wanted = wanted_of(donors.unit, self._model, units)
-        whole = [(site.layer, 0) for site in self._wanted]
-        reader = donors.condition(self._condition, whole).require_intervention()
-        begun = {row: list(own[row][: settled_length(study, row, own[row])]) for row in self.rows}
-        most = (1 << 29) // (8 * 64 * len(whole) * donors.unit.n_channels(self._model.anatomy))
-        size = study.at_a_time(max(1, min(len(self.rows), 24, most)))
+        self._model, self.rows = study.pair[receiver_role], sorted(rows)
+        receiver_answers, donor_answers = (
+            study.answers(receiver_role, "positive"),
+            study.answers(donor_role, "positive"),
+        )
+        at_start = metric_is_at_answer_start(study, "positive")
+        self._ablated_metric = (
+            None if at_start else AblatedMetric(study, patch_source, self.rows, direction, units)
+        )
+        self._channels = channels_by_site(patch_source.unit, self._model, units)
+        one_unit_per_layer = [(site.layer, 0) for site in self._channels]
+        reader = patch_source.condition(self._condition, one_unit_per_layer).require_intervention()
+        beginnings = {
+            row: list(receiver_answers[row][: decided_length(study, row, receiver_answers[row])])
+            for row in self.rows
+        }
+        max_rows = (1 << 29) // (
+            8 * 64 * len(one_unit_per_layer) * patch_source.unit.n_channels(self._model.anatomy)
+        )
+        size = study.batch_size_for(max(1, min(len(self.rows), 24, max_rows)))
         self.lengths = [
-            len(study.encoded("positive")[row].ids) + len(begun[row]) for row in self.rows
+            len(study.encoded("positive")[row].ids) + len(beginnings[row]) for row in self.rows
         ]
-        fixed = EACH_ON_CPU if self._model.device.type == "cpu" else EACH_ON_GPU
-        self._parts = [
-            self._part([self.rows[at] for at in some], begun, wanted, reader)
-            for some in least_padded(self.lengths, size, fixed)
+        row_cost = BATCH_COST_ON_CPU if self._model.device.type == "cpu" else BATCH_COST_ON_GPU
+        self._batches = [
+            self._make_batch([self.rows[at] for at in some], beginnings, donor_answers, reader)
+            for some in batch_by_length(self.lengths, size, row_cost)
         ]
-        self.receiver, self.donor = self._unedited(role, other)
+        self.receiver, self.donor = self._unedited(receiver_role, donor_role)
 
-    def _part(
+    def _make_batch(
         self,
         rows: list[int],
-        begun: Mapping[int, list[int]],
-        wanted: Sequence,
+        beginnings: Mapping[int, list[int]],
+        donor_answers: Sequence,
         reader: Intervention,
-    ) -> _Part:
+    ) -> _AnswerBatch:
         study = self._study
         text = study.text("positive", rows).select(range(len(rows)))
-        own, ends = (
-            [begun[row] for row in rows],
-            [settled_length(study, row, wanted[row]) for row in rows],
+        receiver_answers, decided_lengths = (
+            [beginnings[row] for row in rows],
+            [decided_length(study, row, donor_answers[row]) for row in rows],
         )
-        looked_for = [
-            list(wanted[row][: None if self._exact else end])
-            for row, end in zip(rows, ends, strict=True)
+        compared_answers = [
+            list(donor_answers[row][: None if self._exact else end])
+            for row, end in zip(rows, decided_lengths, strict=True)
         ]
-        on_own = read_donor(study.engine, reader, text, own, use_cache=True)
-        cache, own_values = on_own.cache, only(on_own.values, self._wanted)
-        on_wanted = read_donor(study.engine, reader, text, looked_for)
-        return _Part(
+        run_on_receiver_answers = read_donor(
+            study.engine, reader, text, receiver_answers, use_cache=True
+        )
+        cache, activations = (
+            run_on_receiver_answers.cache,
+            select_channels(run_on_receiver_answers.values, self._channels),
+        )
+        run_on_donor_answers = read_donor(study.engine, reader, text, compared_answers)
+        return _AnswerBatch(
             rows,
             text,
-            own,
-            looked_for,
-            ends,
-            own_values,
-            only(on_wanted.values, self._wanted),
+            receiver_answers,
+            compared_answers,
+            decided_lengths,
+            activations,
+            select_channels(run_on_donor_answers.values, self._channels),
             cache,
         )
 
-    def _unedited(self, role: str, other: str) -> tuple[Outcome, Outcome]:
+    def _unedited(self, receiver_role: str, donor_role: str) -> tuple[Outcome, Outcome]:
         """Outcomes of the unedited models."""
-        study, found = self._study, []
+        study, outcomes = self._study, []
         prompts = [study.prompts("positive").prompts[row] for row in self.rows]
-        wanted = study.answers(other, "positive")
-        for each in (role, other):
-            answers = study.answers(each, "positive")
+        donor_answers = study.answers(donor_role, "positive")
+        for role in (receiver_role, donor_role):
+            answers = study.answers(role, "positive")
             texts = [study.decode(answers[row]) for row in self.rows]
-            shown = study.require_metric().exhibits(prompts, texts, "positive")
+            exhibits = study.require_metric().exhibits(prompts, texts, "positive")
             equal = (
-                np.array([answers[row] == wanted[row] for row in self.rows], bool)
+                np.array([answers[row] == donor_answers[row] for row in self.rows], bool)
                 if self._exact
                 else None
             )
-            found.append(Outcome(own_numbers(study, each, "positive", self.rows), shown, equal))
-        return found[0], found[1]
+            outcomes.append(
+                Outcome(unedited_values(study, role, "positive", self.rows), exhibits, equal)
+            )
+        return outcomes[0], outcomes[1]
 
-    def of(self, chosen: Set) -> Outcome:
+    def of(self, units: UnitSet) -> Outcome:
         """The outcome with these units patched."""
-        return self.of_each([chosen])[0]
+        return self.of_each([units])[0]
 
-    def of_each(self, sets: Iterable[Set]) -> list[Outcome]:
+    def of_each(self, sets: Iterable[UnitSet]) -> list[Outcome]:
         """The outcome of every set; answers that must be generated are generated together at the
         end.
         """
         return self.under(
             (
-                self._donors.condition(self._condition, chosen).require_intervention()
+                self._patch_source.condition(self._condition, chosen).require_intervention()
                 if chosen
                 else None
             )
@@ -197,154 +219,183 @@ class Outcomes:
 
     def under(self, interventions: Iterable[Intervention | None]) -> list[Outcome]:
         """The outcome under each of some interventions from the donor of this direction."""
-        found, kept, waiting = [], [], []
+        outcomes, used_interventions, pending = [], [], []
         places = {row: place for place, row in enumerate(self.rows)}
-        size = self._study.at_a_time(ANSWERS_AT_ONCE)
+        size = self._study.batch_size_for(ANSWERS_AT_ONCE)
 
         def write_waiting() -> None:
             # their caches are handed over, so that they are not held during generation
-            some, waiting[:] = [*waiting], []
-            for at, row, yes in write(self._study, self._model, some, kept):
-                found[at].exhibits[places[row]] = yes
+            batch, pending[:] = [*pending], []
+            for at, row, exhibits in generate_pending(
+                self._study, self._model, batch, used_interventions
+            ):
+                outcomes[at].exhibits[places[row]] = exhibits
 
         for at, intervention in enumerate(interventions):
-            kept.append(intervention)
+            used_interventions.append(intervention)
             if intervention is None:
-                found.append(self.receiver)
+                outcomes.append(self.receiver)
                 continue
             outcome, unwritten = self._read(intervention)
-            found.append(outcome)
-            for rows, begun in unwritten:
-                left = Unwritten(at, rows, begun)
-                while left is not None:
-                    some, left = left.divided(size - sum(len(each.rows) for each in waiting))
-                    waiting.append(some)
-                    if sum(len(each.rows) for each in waiting) >= size:
+            outcomes.append(outcome)
+            for rows, beginnings in unwritten:
+                remaining = PendingAnswers(at, rows, beginnings)
+                while remaining is not None:
+                    part, remaining = remaining.split_at(
+                        size - sum(len(each.rows) for each in pending)
+                    )
+                    pending.append(part)
+                    if sum(len(each.rows) for each in pending) >= size:
                         write_waiting()
-            if waiting and intervention.kind not in ("donor", "activation"):
+            if pending and intervention.kind not in ("donor", "activation"):
                 write_waiting()
-        if waiting:
+        if pending:
             write_waiting()
-        return found
+        return outcomes
 
-    def _read(self, intervention: Intervention) -> tuple[Outcome, list[tuple[list[int], Begun]]]:
+    def _read(
+        self, intervention: Intervention
+    ) -> tuple[Outcome, list[tuple[list[int], KnownBeginnings]]]:
         """The outcome as far as passes over known answers determine it; the undecided rows with the
         known beginnings of their answers.
         """
-        at = {row: number for number, row in enumerate(self.rows)}
-        number, shown, equal = (
+        positions = {row: number for number, row in enumerate(self.rows)}
+        number, exhibits, equal = (
             self.receiver.number.copy(),
             self.receiver.exhibits.copy(),
-            np.zeros(len(at), bool),
+            np.zeros(len(positions), bool),
         )
-        unwritten: list[tuple[list[int], Begun]] = []
-        for part in self._parts:
-            places = np.array([at[row] for row in part.rows])
-            numbers, shows, equals, unknown = self._measure(part, intervention, places)
-            number[places], shown[places], equal[places] = numbers, shows, equals
-            if unknown is not None:
-                unwritten.append(unknown)
-        if self._numbers is not None:
-            number = self._numbers.under(intervention)
-        return Outcome(number, shown, equal if self._exact else None), unwritten
+        pending: list[tuple[list[int], KnownBeginnings]] = []
+        for part in self._batches:
+            places = np.array([positions[row] for row in part.rows])
+            numbers, shows, equals, undecided = self._measure(part, intervention, places)
+            number[places], exhibits[places], equal[places] = numbers, shows, equals
+            if undecided is not None:
+                pending.append(undecided)
+        if self._ablated_metric is not None:
+            number = self._ablated_metric.under(intervention)
+        return Outcome(number, exhibits, equal if self._exact else None), pending
 
     def _measure(
-        self, part: _Part, intervention: Intervention, places: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[list[int], Begun] | None]:
+        self, part: _AnswerBatch, intervention: Intervention, places: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[list[int], KnownBeginnings] | None]:
         """Metric, behaviour and equality of a batch; the undecided rows with the known beginnings
         of their answers.
         """
         study, engine, lowest = self._study, self._study.engine, min(intervention.units)
         stream = part.streams.get(
-            lowest, lambda: stream_at(engine, self._model, part.text, part.own, lowest, True)
+            lowest,
+            lambda: stream_at(engine, self._model, part.text, part.receiver_answers, lowest, True),
         )
         read = read_answers(
             engine,
             self._model,
             part.text,
-            part.own,
+            part.receiver_answers,
             intervention,
-            part.on_own,
-            stream and stream.enter,
+            part.donor_on_receiver_answers,
+            stream and stream.start_edit,
             True,
         )
         logits, target, real, _ = read
         first = first_logits(logits, real)
         number = np.full(len(part.rows), np.nan)
-        if self._numbers is None:
-            aim = study.objective("positive", part.rows)
-            number = to_host(aim.of(first[:, None])).astype(np.float64)
-        known = to_host(would_answer(logits, target, real))
-        begins = known_beginnings(logits, target, real)
-        shown, equal = self.receiver.exhibits[places].copy(), np.zeros(len(part.rows), bool)
-        like = [
+        if self._ablated_metric is None:
+            objective = study.objective("positive", part.rows)
+            number = to_host(objective.function(first[:, None])).astype(np.float64)
+        decided = to_host(would_answer(logits, target, real))
+        beginnings = known_beginnings(logits, target, real)
+        exhibits, equal = self.receiver.exhibits[places].copy(), np.zeros(len(part.rows), bool)
+        candidates = [
             at
-            for at, answer in enumerate(part.wanted)
-            if begins[at][0] == answer[0] and (self._exact or not known[at])
+            for at, answer in enumerate(part.donor_answers)
+            if beginnings[at][0] == answer[0] and (self._exact or not decided[at])
         ]
-        if like:
-            right, whole, as_far = self._as_donor(part, like, intervention)
-            equal[like] = right
-            settled = np.array(like)[whole]
-            shown[settled], known[settled] = self.donor.exhibits[places][settled], True
-            for at, other in zip(like, as_far, strict=True):
-                begins[at] = max(begins[at], other, key=len)
-        rows = [int(at) for at in np.flatnonzero(~known)]
-        begun = (
-            self._begun(part, rows, [begins[at] for at in rows], intervention, stream, read)
+        if candidates:
+            exact, decided_as_donor, donor_beginnings = self._compare_with_donor(
+                part, candidates, intervention
+            )
+            equal[candidates] = exact
+            newly_decided = np.array(candidates)[decided_as_donor]
+            exhibits[newly_decided], decided[newly_decided] = (
+                self.donor.exhibits[places][newly_decided],
+                True,
+            )
+            for at, donor_beginning in zip(candidates, donor_beginnings, strict=True):
+                beginnings[at] = max(beginnings[at], donor_beginning, key=len)
+        rows = [int(at) for at in np.flatnonzero(~decided)]
+        cached_beginnings = (
+            self._cached_beginnings(
+                part, rows, [beginnings[at] for at in rows], intervention, stream, read
+            )
             if rows
             else None
         )
-        return number, shown, equal, begun and ([part.rows[at] for at in rows], begun)
+        return (
+            number,
+            exhibits,
+            equal,
+            cached_beginnings and ([part.rows[at] for at in rows], cached_beginnings),
+        )
 
-    def _begun(
+    def _cached_beginnings(
         self,
-        part: _Part,
+        part: _AnswerBatch,
         rows: Sequence[int],
         tokens: list[list[int]],
         intervention: Intervention,
-        stream: Stream | None,
-        read: Answered,
-    ) -> Begun:
+        stream: UneditedStream | None,
+        read: AnswerLogits,
+    ) -> KnownBeginnings:
         """Known beginnings of some rows of a batch, with the cache of the pass over the receiver's
         own answers.
         """
-        starts, lengths = first_columns(part.text, part.own), []
+        starts, lengths = first_columns(part.text, part.receiver_answers), []
         for at, known in zip(rows, tokens, strict=True):
             # the last known token is read by the next pass
-            same = min(same_tokens(known, part.own[at]), len(known) - 1, len(part.own[at]) - 1)
-            lengths.append(len(part.text.prompts[at]) + same)
-        where = [starts[at] for at in rows]
-        below = [] if stream is None else [(stream.cache, min(intervention.units))]
-        receiver = CachedPrefix.take(
-            [*below, (read.cache, self._model.anatomy.n_layers)], rows, where, lengths
+            n_same = min(
+                common_prefix_length(known, part.receiver_answers[at]),
+                len(known) - 1,
+                len(part.receiver_answers[at]) - 1,
+            )
+            lengths.append(len(part.text.prompts[at]) + n_same)
+        columns = [starts[at] for at in rows]
+        lower_caches = [] if stream is None else [(stream.cache, min(intervention.units))]
+        receiver = CachedPrefix.from_caches(
+            [*lower_caches, (read.cache, self._model.anatomy.n_layers)], rows, columns, lengths
         )
         if receiver is None or intervention.donor is None:
-            return Begun(tokens, receiver)
-        return Begun(
-            tokens, receiver, CachedPrefix.take([(part.cache, None)], rows, where, lengths)
+            return KnownBeginnings(tokens, receiver)
+        return KnownBeginnings(
+            tokens, receiver, CachedPrefix.from_caches([(part.cache, None)], rows, columns, lengths)
         )
 
-    def _as_donor(
-        self, part: _Part, rows: Sequence[int], intervention: Intervention
+    def _compare_with_donor(
+        self, part: _AnswerBatch, rows: Sequence[int], intervention: Intervention
     ) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
         """Whether some rows of a batch answer as the donor: to the end, as far as decides the
         behaviour; and the beginnings of their answers.
         """
         text = part.text.select(rows)
-        answers = [part.wanted[at] for at in rows]
+        answers = [part.donor_answers[at] for at in rows]
         width = max(map(len, text.prompts)) + max(map(len, answers)) - 1
         # batches are padded on the left, so every text ends in the last column
-        donated = {site: last_columns(value, rows, width) for site, value in part.on_wanted.items()}
+        activations = {
+            site: last_columns(value, rows, width)
+            for site, value in part.donor_on_donor_answers.items()
+        }
         logits, target, real = answer_logits(
-            self._study.engine, self._model, text, answers, intervention, donated
+            self._study.engine, self._model, text, answers, intervention, activations
         )
-        right = to_host((logits.argmax(-1) == target) | ~real)
+        is_equal = to_host((logits.argmax(-1) == target) | ~real)
         # answers are right-aligned: the cells after the tokens that decide the behaviour
-        after = to_host(real.int().cumsum(1)) > np.array([part.settled[at] for at in rows])[:, None]
+        is_after_decision = (
+            to_host(real.int().cumsum(1))
+            > np.array([part.decided_lengths[at] for at in rows])[:, None]
+        )
         return (
-            np.all(right, axis=1),
-            np.all(right | after, axis=1),
+            np.all(is_equal, axis=1),
+            np.all(is_equal | is_after_decision, axis=1),
             known_beginnings(logits, target, real),
         )
 
@@ -360,18 +411,22 @@ class Outcomes:
             return dict.fromkeys(
                 (*MEASURES, "rate", "difference", "number", "judged"), float("nan")
             )
-        rate, own, other = (
+        rate, receiver_rate, donor_rate = (
             float(item.exhibits.mean()) for item in (outcome, self.receiver, self.donor)
         )
-        number, mine, theirs = (
+        mean, receiver_mean, donor_mean = (
             float(item.number.mean()) for item in (outcome, self.receiver, self.donor)
         )
         return {
-            "behaviour": (rate - own) / (other - own) + 0.0 if other != own else float("nan"),
-            "recovery": (number - mine) / (theirs - mine) + 0.0 if theirs != mine else float("nan"),
+            "behaviour": (rate - receiver_rate) / (donor_rate - receiver_rate) + 0.0
+            if donor_rate != receiver_rate
+            else float("nan"),
+            "recovery": (mean - receiver_mean) / (donor_mean - receiver_mean) + 0.0
+            if donor_mean != receiver_mean
+            else float("nan"),
             "rate": rate,
-            "difference": rate - other,
-            "number": number,
+            "difference": rate - donor_rate,
+            "number": mean,
             "judged": len(self.rows),
             **({} if outcome.equal is None else {"exact": float(outcome.equal.mean())}),
         }

@@ -10,10 +10,12 @@ from interp.models.model import Model
 from interp.models.units import Unit
 from interp.sites import Site
 
-Wanted = dict[Site, Int[Tensor, " K"] | None]
+ChannelsBySite = dict[Site, Int[Tensor, " K"] | None]
 
 
-def wanted_of(unit: Unit, model: Model, units: Iterable[tuple[int, int]] | None) -> Wanted:
+def channels_by_site(
+    unit: Unit, model: Model, units: Iterable[tuple[int, int]] | None
+) -> ChannelsBySite:
     """The sites at which a donor is read, with the channels of some units, or None for all."""
     if units is None:
         return {unit.site(layer): None for layer in range(model.anatomy.n_layers)}
@@ -21,10 +23,10 @@ def wanted_of(unit: Unit, model: Model, units: Iterable[tuple[int, int]] | None)
     return {unit.site(layer): index for layer, index in channels.items()}
 
 
-def only(values: dict[Site, Tensor], wanted: Wanted) -> Activations:
+def select_channels(values: dict[Site, Tensor], channels: ChannelsBySite) -> Activations:
     """These channels of the values; ``values`` is emptied, so that other channels are freed."""
-    found: dict[Site, Tensor | Channels] = {}
-    for site, index in wanted.items():
+    selected: dict[Site, Tensor | Channels] = {}
+    for site, index in channels.items():
         value = values.pop(site)
-        found[site] = value if index is None else Channels.from_values(value, index)
-    return found
+        selected[site] = value if index is None else Channels.from_values(value, index)
+    return selected

@@ -13,18 +13,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from interp.experiments.ablated_metric import Numbers
+from interp.experiments.ablated_metric import AblatedMetric
 from interp.experiments.conditions import CELLS, PatchSource
 from interp.experiments.outcomes import Outcomes
 from interp.interventions.random_sets import set_name
 from interp.study import Study
 
-Set = Sequence[tuple[int, int]]
+UnitSet = Sequence[tuple[int, int]]
 Cell = tuple[str, str]
 
 
 @dataclass
-class Patched:
+class PatchingResult:
     """The 2 x 2 design of one direction, over the control prompts (rows ascending).
 
     ``receiver``, ``donor``: metric of both unedited models [prompts]. By cell (activation from,
@@ -41,43 +41,47 @@ class Patched:
 
 def patch_cells(
     study: Study,
-    donors: PatchSource,
+    patch_source: PatchSource,
     direction: str,
-    located: Set,
-    sets: Sequence[Set],
+    located: UnitSet,
+    sets: Sequence[UnitSet],
     outcomes: Outcomes,
-    known: Mapping[Cell, Sequence[float]] | None = None,
-    numbers: Numbers | None = None,
-) -> Patched:
+    known_means: Mapping[Cell, Sequence[float]] | None = None,
+    ablated_metric: AblatedMetric | None = None,
+) -> PatchingResult:
     """All four cells of a located set, and the mean metric of every random set in them.
 
-    ``outcomes``: of the same direction. ``known``: mean metrics under the random sets, in their
-    order, that were measured before. ``numbers``: the metric under a patch of the same rows and
-    direction, where it exists already.
+    ``outcomes``: of the same direction. ``known_means``: mean metrics under the random sets, in
+    their order, that were measured before. ``ablated_metric``: the metric under a patch of the same
+    rows and direction, where it exists already.
 
     Passes over the rows of ``outcomes``: two at the start (donor, unedited receiver), and for each
     of the three cells with a patch one for the located set and, where not known, one per random
     set. Answers are generated for the located set only, as far as they decide the behaviour.
     """
     units = {unit for chosen in (located, *sets) for unit in chosen}
-    numbers = numbers or Numbers(study, donors, outcomes.rows, direction, units)
-    found = Patched(numbers.under(None), outcomes.donor.number)
+    ablated_metric = ablated_metric or AblatedMetric(
+        study, patch_source, outcomes.rows, direction, units
+    )
+    result = PatchingResult(ablated_metric.under(None), outcomes.donor.number)
     for cell in CELLS:
-        intervention = donors.cell(direction, located, *cell).intervention
-        found.numbers[cell] = numbers.under(intervention) if intervention else found.receiver
-        found.exhibits[cell], found.random[cell] = outcomes.under([intervention])[0].exhibits, []
-    known = known or {}
-    for place, chosen in enumerate(study.progress(sets, f"{direction}, 2 x 2 design")):
-        for cell, means in found.random.items():
-            if cell in known:
-                means.append(known[cell][place])
+        intervention = patch_source.cell(direction, located, *cell).intervention
+        result.numbers[cell] = (
+            ablated_metric.under(intervention) if intervention else result.receiver
+        )
+        result.exhibits[cell], result.random[cell] = outcomes.under([intervention])[0].exhibits, []
+    known_means = known_means or {}
+    for index, chosen in enumerate(study.progress(sets, f"{direction}, 2 x 2 design")):
+        for cell, means in result.random.items():
+            if cell in known_means:
+                means.append(known_means[cell][index])
                 continue
-            intervention = donors.cell(direction, chosen, *cell).intervention
+            intervention = patch_source.cell(direction, chosen, *cell).intervention
             if intervention is None:
-                means.append(float(found.receiver.mean()))
+                means.append(float(result.receiver.mean()))
                 continue
             name = f"{direction} {' '.join(cell)} {set_name(chosen)}"
             means.append(
-                study.part(name, lambda edit=intervention: float(numbers.under(edit).mean()))
+                study.part(name, lambda edit=intervention: float(ablated_metric.under(edit).mean()))
             )
-    return found
+    return result

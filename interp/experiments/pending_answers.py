@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from interp.interventions.generation import Begun, generate
+from interp.interventions.generation import KnownBeginnings, generate
 from interp.interventions.intervention import Intervention
 from interp.models.caches import CachedPrefix
 from interp.models.model import Model
@@ -18,84 +18,92 @@ from interp.study import Study
 
 
 @dataclass(frozen=True)
-class Unwritten:
+class PendingAnswers:
     """Answers that are still to be generated under the intervention with index ``at``: their
     prompts (``rows``) and known beginnings.
     """
 
     at: int
     rows: list[int]
-    begun: Begun
+    beginnings: KnownBeginnings
 
-    def divided(self, count: int) -> "tuple[Unwritten, Unwritten | None]":
+    def split_at(self, count: int) -> "tuple[PendingAnswers, PendingAnswers | None]":
         """The first ``count`` answers, and the others, None where there are none."""
         if len(self.rows) <= count:
             return self, None
         parts = range(count), range(count, len(self.rows))
         first, others = (
-            Unwritten(self.at, [self.rows[at] for at in part], self.begun.select(part))
+            PendingAnswers(self.at, [self.rows[at] for at in part], self.beginnings.select(part))
             for part in parts
         )
         return first, others
 
 
-def write(
-    study: Study, model: Model, some: list[Unwritten], each: Sequence[Intervention | None]
+def generate_pending(
+    study: Study,
+    model: Model,
+    pending: list[PendingAnswers],
+    interventions: Sequence[Intervention | None],
 ) -> list[tuple[int, int, bool]]:
     """Generate the answers; by answer the index of its intervention, its row, and whether it shows
     the behaviour.
 
-    The list ``some`` is emptied, so that caches are freed.
+    The list ``pending`` is emptied, so that caches are freed.
     """
-    places = [(item.at, row) for item in some for row in item.rows]
-    rows, begun = [row for _, row in places], joined([item.begun for item in some])
-    some.clear()
+    places = [(item.at, row) for item in pending for row in item.rows]
+    rows, beginnings = (
+        [row for _, row in places],
+        join_beginnings([item.beginnings for item in pending]),
+    )
+    pending.clear()
     answers = generate(
         study.engine,
         model,
         study.text("positive", rows).select(range(len(rows))),
         study.max_new_tokens,
-        Intervention.together(each, [at for at, _ in places]),
-        lambda at, answer: settles(study, rows[at], answer),
-        begun,
+        Intervention.per_row(interventions, [at for at, _ in places]),
+        lambda at, answer: is_decided(study, rows[at], answer),
+        beginnings,
     )
     prompts = [study.prompts("positive").prompts[row] for row in rows]
-    shown = study.require_metric().exhibits(
+    exhibits = study.require_metric().exhibits(
         prompts, [study.decode(answer) for answer in answers], "positive"
     )
-    return [(at, row, bool(yes)) for (at, row), yes in zip(places, shown, strict=True)]
+    return [(at, row, bool(yes)) for (at, row), yes in zip(places, exhibits, strict=True)]
 
 
-def joined(each: Sequence[Begun]) -> Begun:
+def join_beginnings(parts: Sequence[KnownBeginnings]) -> KnownBeginnings:
     """The beginnings of all in one."""
-    sides = [[item.receiver for item in each], [item.donor for item in each]]
+    sides = [[item.receiver for item in parts], [item.donor for item in parts]]
     receiver, donor = (
-        None if None in side else CachedPrefix.join([cache for cache in side if cache is not None])
+        None
+        if None in side
+        else CachedPrefix.concatenate([cache for cache in side if cache is not None])
         for side in sides
     )
-    return Begun([tokens for item in each for tokens in item.tokens], receiver, donor)
+    return KnownBeginnings([tokens for item in parts for tokens in item.tokens], receiver, donor)
 
 
-def settled_length(study: Study, row: int, answer: Sequence[int]) -> int:
+def decided_length(study: Study, row: int, answer: Sequence[int]) -> int:
     """Number of tokens after which no continuation changes whether an answer to a positive prompt
     shows the behaviour.
     """
     return next(
-        (end for end in range(1, len(answer)) if settles(study, row, answer[:end])), len(answer)
+        (end for end in range(1, len(answer)) if is_decided(study, row, answer[:end])), len(answer)
     )
 
 
-def settles(study: Study, row: int, begun: Sequence[int], group: str = "positive") -> bool:
+def is_decided(study: Study, row: int, tokens: Sequence[int], group: str = "positive") -> bool:
     """Whether the beginning of an answer decides whether it shows the behaviour."""
-    if not study.answer_start.at_once(begun, study.pair.decode):
+    if not study.answer_start.excludes_thinking(tokens, study.pair.decode):
         return False
-    text = study.decode(begun)
+    text = study.decode(tokens)
     # an incomplete character can become any other
-    return not text.endswith("\ufffd") and study.require_metric().settled(
+    return not text.endswith("\ufffd") and study.require_metric().is_decided(
         study.prompts(group).prompts[row], text
     )
 
 
-def same_tokens(one: Sequence[int], other: Sequence[int]) -> int:
+def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
     """Length of the common prefix of two answers, in tokens."""
-    return int(np.argmin([*(a == b for a, b in zip(one, other, strict=False)), False]))
+    return int(np.argmin([*(a == b for a, b in zip(first, second, strict=False)), False]))

@@ -12,7 +12,7 @@ from interp.errors import PromptError
 from interp.maths.host import to_host
 from interp.metrics import token_losses
 from interp.models.model import Model
-from interp.prompts import Encoded, require_rows
+from interp.prompts import Encoded, require_usable_ids
 from interp.study import Study
 
 
@@ -25,7 +25,7 @@ def coded_texts(study: Study, group: str) -> list[Encoded]:
             raise PromptError(
                 f"text {prompt.id} has {len(ids)} token(s), so nothing to predict; use longer ones"
             )
-        require_rows(study.pair.tokenizer, ids, prompt.text)
+        require_usable_ids(study.pair.tokenizer, ids, prompt.text)
         coded.append(Encoded(tuple(ids), (0,) * len(ids)))
     return coded
 
@@ -37,11 +37,11 @@ def text_losses(study: Study, group: str, models: Sequence[Model]) -> Float[np.n
     for rows in study.progress(
         study.batches(texts, models[-1], 16 * models[-1].anatomy.vocabulary), "texts"
     ):
-        for at, model in enumerate(models):
+        for model_index, model in enumerate(models):
             batch = Batch.pad([texts[row].ids for row in rows], study.pad_id, "right", model.device)
             targets, real = batch.ids[:, 1:], batch.mask[:, 1:]
             logits = study.engine.run(model, batch, keep=None).require_logits()[:, :-1]
-            losses[at, rows] = to_host(
+            losses[model_index, rows] = to_host(
                 token_losses(logits, targets, real).double().sum(1) / real.sum(1)
             )
     return losses

@@ -28,14 +28,14 @@ from interp.prompts import (
     encode,
     encode_answer,
     pad_id,
-    require_rows,
+    require_usable_ids,
 )
 
 Logits = Callable[[Batch, int], Float[Tensor, "B keep V"]]
 
 
 @dataclass(frozen=True)
-class Graded:
+class QuestionResults:
     """Results of a model on the questions, one value per question.
 
     ``exact``: greedy decoding would write the answer. ``loss``: of the whole answer, in nats.
@@ -72,7 +72,9 @@ class Questions:
     pad_id: int
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, prompts: Sequence[Prompt], context: int) -> Questions:
+    def from_prompts(
+        cls, tokenizer: Tokenizer, prompts: Sequence[Prompt], context: int
+    ) -> Questions:
         """The questions of these prompts; PromptError for one longer than ``context``, or whose two
         answers do not differ.
         """
@@ -81,33 +83,33 @@ class Questions:
             answer = encode_answer(
                 tokenizer, prompt.text, required(prompt.answer, "an answer to every question")
             )
-            coded = encode(tokenizer, prompt.text).with_decision(answer[:-1])
-            if len(coded.ids) > context:
+            encoded = encode(tokenizer, prompt.text).with_decision(answer[:-1])
+            if len(encoded.ids) > context:
                 raise PromptError(
-                    f"prompt {prompt.id} and its answer have {len(coded.ids)} tokens, the context"
+                    f"prompt {prompt.id} and its answer have {len(encoded.ids)} tokens, the context"
                     f" {context}"
                 )
-            read.append(coded)
+            read.append(encoded)
             answers.append(answer)
             wrong.append(None)
             if prompt.wrong_answer is not None:
                 other = encode_answer(tokenizer, prompt.text, prompt.wrong_answer)
-                parting = next(
+                difference = next(
                     (i for i, (a, b) in enumerate(zip(answer, other, strict=False)) if a != b), None
                 )
-                if parting is None:
+                if difference is None:
                     raise PromptError(
                         f"prompt {prompt.id}: the tokens of {prompt.answer!r} begin as those of"
                         f" {prompt.wrong_answer!r} and never differ; give answers that differ"
                     )
-                wrong[-1] = (parting, other[parting])
-        asked = PromptSet(tuple(prompts), "")
+                wrong[-1] = (difference, other[difference])
+        prompt_set = PromptSet(tuple(prompts), "")
         return cls(
             tuple(read),
             tuple(answers),
             tuple(wrong),
-            tuple(asked.clusters),
-            tuple(asked.keys),
+            tuple(prompt_set.clusters),
+            tuple(prompt_set.keys),
             tuple(prompt.id for prompt in prompts),
             pad_id(tokenizer),
         )
@@ -127,44 +129,46 @@ class Questions:
         read, answer = self.batch(rows, device)
         return token_losses(logits(read, answer.ids.shape[1]), answer.ids, answer.mask).sum(1)
 
-    def graded(
+    def grade(
         self, groups: Sequence[Sequence[int]], logits: Logits, device: torch.device
-    ) -> Graded:
+    ) -> QuestionResults:
         """Results on all questions, batch by batch."""
         count = len(self)
         exact, loss = np.zeros(count, bool), np.zeros(count)
         choice, confidence = np.zeros(count, np.int64), np.full(count, np.nan)
         for rows in groups:
             read, answer = self.batch(rows, device)
-            found = logits(read, answer.ids.shape[1])
-            greedy = found.argmax(-1)
+            kept_logits = logits(read, answer.ids.shape[1])
+            greedy = kept_logits.argmax(-1)
             exact[rows] = to_host(((greedy == answer.ids) | ~answer.mask).all(1))
-            loss[rows] = to_host(token_losses(found, answer.ids, answer.mask).sum(1))
+            loss[rows] = to_host(token_losses(kept_logits, answer.ids, answer.mask).sum(1))
             written = to_host(greedy)
             for at, row in enumerate(rows):
                 choice[row] = zlib.crc32(written[at, -len(self.answers[row]) :].tobytes())
-            two = [
+            with_wrong_answer = [
                 (at, row, *wrong)
                 for at, row in enumerate(rows)
                 if (wrong := self.wrong[row]) is not None
             ]
-            if two:
-                column = [
+            if with_wrong_answer:
+                columns = [
                     answer.ids.shape[1] - len(self.answers[row]) + parting
-                    for _, row, parting, _ in two
+                    for _, row, parting, _ in with_wrong_answer
                 ]
-                right = [self.answers[row][parting] for _, row, parting, _ in two]
-                other = [token for *_, token in two]
-                values = widen(found[[at for at, *_ in two], column]).double()
-                at = torch.arange(len(two), device=values.device)
-                gap = to_host(values[at, right] - values[at, other])
-                chosen = [row for _, row, *_ in two]
-                choice[chosen] = gap <= 0
-                confidence[chosen] = 1 / (1 + np.exp(-np.abs(gap)))
-        return Graded(exact, loss, choice, confidence)
+                right_tokens = [
+                    self.answers[row][parting] for _, row, parting, _ in with_wrong_answer
+                ]
+                wrong_tokens = [token for *_, token in with_wrong_answer]
+                values = widen(kept_logits[[at for at, *_ in with_wrong_answer], columns]).double()
+                at = torch.arange(len(with_wrong_answer), device=values.device)
+                gap = to_host(values[at, right_tokens] - values[at, wrong_tokens])
+                compared_rows = [row for _, row, *_ in with_wrong_answer]
+                choice[compared_rows] = gap <= 0
+                confidence[compared_rows] = 1 / (1 + np.exp(-np.abs(gap)))
+        return QuestionResults(exact, loss, choice, confidence)
 
 
-def run_logits(engine: Engine, model: Model) -> Logits:
+def engine_logits(engine: Engine, model: Model) -> Logits:
     """A function for the logits of the last columns, by an engine, without gradients."""
     return lambda batch, keep: engine.run(model, batch, keep=keep).require_logits()
 
@@ -175,24 +179,24 @@ def text_rows(tokenizer: Tokenizer, texts: Sequence[str], context: int) -> list[
     """
     rows = [tuple(tokenizer(text)["input_ids"][:context]) for text in texts]
     for row, text in zip(rows, texts, strict=True):
-        require_rows(tokenizer, row, text)
+        require_usable_ids(tokenizer, row, text)
     return [row for row in rows if len(row) > 1]
 
 
 def perplexity(
-    rows: Sequence[Sequence[int]], model: Model, logits: Logits, size: BatchSize = None
+    rows: Sequence[Sequence[int]], model: Model, logits: Logits, batch_size: BatchSize = None
 ) -> float:
     """Exponential of the mean loss over all tokens after the first of each text; NaN without
     tokens.
     """
     total, count = 0.0, 0
-    coded = [Encoded(tuple(row), (0,) * len(row)) for row in rows]
-    for group in batches(coded, model, size):
-        read = Batch.pad([rows[row] for row in group], 0, "right", model.device)
-        found = logits(read, read.ids.shape[1])
-        losses = token_losses(found[:, :-1], read.ids[:, 1:], read.mask[:, 1:])
+    encoded = [Encoded(tuple(row), (0,) * len(row)) for row in rows]
+    for group in batches(encoded, model, batch_size):
+        batch = Batch.pad([rows[row] for row in group], 0, "right", model.device)
+        kept_logits = logits(batch, batch.ids.shape[1])
+        losses = token_losses(kept_logits[:, :-1], batch.ids[:, 1:], batch.mask[:, 1:])
         total, count = (
             total + float(to_host(losses.double().sum())),
-            count + int(to_host(read.mask[:, 1:].sum())),
+            count + int(to_host(batch.mask[:, 1:].sum())),
         )
     return float(np.exp(total / count)) if count else float("nan")

@@ -20,9 +20,9 @@ def unit_of(located: Table) -> Unit:
 def scores_of(located: Table) -> np.ndarray:
     """Scores ``[L, U]`` by layer and unit."""
     layer, index = located["layer"], located[located.summary["unit"]]
-    found = np.zeros((int(layer.max()) + 1, int(index.max()) + 1))
-    found[layer, index] = located["score"]
-    return found
+    scores = np.zeros((int(layer.max()) + 1, int(index.max()) + 1))
+    scores[layer, index] = located["score"]
+    return scores
 
 
 def ranking_of(located: Table) -> tuple[Pair, ...]:
@@ -37,15 +37,15 @@ def selected_of(located: Table) -> list[Pair]:
     return list(ranking_of(located)[: int(located["selected"].sum())])
 
 
-def ranked_set(located: Table) -> dict[str, Any]:
+def verification_set(located: Table) -> dict[str, Any]:
     """The options of ``VerifyNeurons`` that follow from a locating run: ``parent`` (its key),
     ``ranking``, ``selected`` and ``unit``.
     """
-    key, chosen = located.require_provenance().key, int(located["selected"].sum())
+    key, n_selected = located.require_provenance().key, int(located["selected"].sum())
     return {
         "parent": key,
         "ranking": ranking_of(located),
-        "selected": chosen,
+        "selected": n_selected,
         "unit": located.summary["unit"],
     }
 
@@ -56,12 +56,12 @@ def jaccard(first: Iterable[Pair], second: Iterable[Pair]) -> float:
     return len(first & second) / len(first | second) if first | second else 0.0
 
 
-def spearman(one: np.ndarray, other: np.ndarray) -> float:
+def spearman(first: np.ndarray, second: np.ndarray) -> float:
     """Rank correlation; NaN for fewer than three values, and where either is constant."""
-    if len(one) < 3 or not np.ptp(one) or not np.ptp(other):
+    if len(first) < 3 or not np.ptp(first) or not np.ptp(second):
         return float("nan")
-    found: Any = spearmanr(one, other)  # scipy's annotations name no field of it
-    return float(found.statistic)
+    result: Any = spearmanr(first, second)  # scipy's annotations name no field of it
+    return float(result.statistic)
 
 
 def chance_jaccards(
@@ -74,7 +74,7 @@ def chance_jaccards(
     layers = {layer for layer, _ in (*first, *second)}
     shared = np.zeros(draws)
     for layer in sorted(layers):
-        one, other = (sum(where == layer for where, _ in part) for part in (first, second))
-        shared += generator.hypergeometric(one, width - one, other, size=draws)
-    either = len(set(first)) + len(set(second)) - shared
-    return np.divide(shared, either, out=np.zeros(draws), where=either > 0)
+        n_first, n_second = (sum(where == layer for where, _ in part) for part in (first, second))
+        shared += generator.hypergeometric(n_first, width - n_first, n_second, size=draws)
+    union_sizes = len(set(first)) + len(set(second)) - shared
+    return np.divide(shared, union_sizes, out=np.zeros(draws), where=union_sizes > 0)

@@ -56,7 +56,7 @@ class Candidate:
         return bool(self.kl <= KL and self.added >= 0 and np.isfinite(self.number))
 
 
-def candidates_of(study: Study) -> list[Candidate]:
+def candidate_directions(study: Study) -> list[Candidate]:
     """Differences of the classes' mean streams before each block, at each template token after the
     prompt.
     """
@@ -64,7 +64,9 @@ def candidates_of(study: Study) -> list[Candidate]:
     layers = range(max(1, int(DEPTH * model.anatomy.n_layers)))
     sites = [Site(layer, "hook_resid_pre") for layer in layers]
     width = min(
-        _tail(coded.roles) for group in ("positive", "negative") for coded in study.encoded(group)
+        _n_template_tokens(coded.roles)
+        for group in ("positive", "negative")
+        for coded in study.encoded(group)
     )
     means = {}
     for group in ("positive", "negative"):
@@ -72,23 +74,23 @@ def candidates_of(study: Study) -> list[Candidate]:
             len(sites), width, model.anatomy.width, dtype=torch.float64, device=model.device
         )
         rows = study.groups(group, model, 4 * len(sites) * model.anatomy.width)
-        for seen in capture(
+        for captured in capture(
             study.engine, {"tuned": model}, study.encoded(group), rows, sites, pad_id=study.pad_id
         ):
             for layer, site in enumerate(sites):
-                total[layer] += seen.values["tuned", site][:, -width:].double().sum(0)
+                total[layer] += captured.values["tuned", site][:, -width:].double().sum(0)
         means[group] = total / len(study.prompts(group))
-    found = []
+    candidates = []
     for layer in layers:
         for column in range(width):
             difference = means["positive"][layer, column] - means["negative"][layer, column]
             size = float(to_host(difference.norm()))
             if size:
-                found.append(Candidate(layer, column - width, difference / size, size))
-    return found
+                candidates.append(Candidate(layer, column - width, difference / size, size))
+    return candidates
 
 
-def _tail(roles: tuple[int, ...]) -> int:
+def _n_template_tokens(roles: tuple[int, ...]) -> int:
     """Number of template tokens after the prompt (at least 1, the last token)."""
     count = 0
     for role in reversed(roles):
@@ -98,7 +100,9 @@ def _tail(roles: tuple[int, ...]) -> int:
     return max(count, 1)
 
 
-def taken_away(model: Model, direction: Float[Tensor, " D"], share: float = 1.0) -> Intervention:
+def direction_ablation(
+    model: Model, direction: Float[Tensor, " D"], share: float = 1.0
+) -> Intervention:
     """Remove a share of the direction from the embedding and from every block's output."""
     # not from every block's input too: the share would be removed repeatedly
     layers, hooks = range(model.anatomy.n_layers), ("hook_attn_out", "hook_mlp_out")
@@ -107,27 +111,30 @@ def taken_away(model: Model, direction: Float[Tensor, " D"], share: float = 1.0)
         f"direction {share:g}",
         {},
         "edits",
-        fixed=[Project(site, direction, share) for site in sites],
+        edits=[Project(site, direction, share) for site in sites],
     )
 
 
-def choose(study: Study, candidates: list[Candidate], kept_by: Study | None = None) -> Candidate:
+def choose_direction(
+    study: Study, candidates: list[Candidate], journal_study: Study | None = None
+) -> Candidate:
     """The candidate that lowers the metric most among those that meet the criteria, else among all.
 
-    Results are kept in the journal of ``kept_by``, by default of ``study``, so that an interrupted
-    run can be resumed.
+    Results are kept in the journal of ``journal_study``, by default of ``study``, so that an
+    interrupted run can be resumed.
     """
-    part = (kept_by or study).part
+    resumable_part = (journal_study or study).part
     if not candidates:
         raise OptionError(
             "both classes have the same mean residual stream everywhere: there is no direction"
             " between them; give other prompts"
         )
     for candidate in study.progress(candidates, "candidate directions"):
-        made = part(
-            f"direction {candidate.layer} {candidate.position}", partial(_judged, study, candidate)
+        measured = resumable_part(
+            f"direction {candidate.layer} {candidate.position}",
+            partial(_measure_candidate, study, candidate),
         )
-        candidate.number, candidate.added = made
+        candidate.number, candidate.added = measured
     order = sorted(
         candidates, key=lambda candidate: (candidate.number, candidate.layer, candidate.position)
     )
@@ -136,48 +143,48 @@ def choose(study: Study, candidates: list[Candidate], kept_by: Study | None = No
     eligible = (item for item in order if item.added >= 0 and np.isfinite(item.number))
     for candidate in eligible:
         name = f"direction {candidate.layer} {candidate.position} kl"
-        candidate.kl = part(name, partial(_divergence, study, candidate))
+        candidate.kl = resumable_part(name, partial(_divergence, study, candidate))
         if candidate.criteria_met:
             return candidate
     return order[0]
 
 
-def _judged(study: Study, candidate: Candidate) -> list[float]:
+def _measure_candidate(study: Study, candidate: Candidate) -> list[float]:
     """Mean metric on positive prompts with the direction ablated, and on negative ones with it
     added.
     """
-    ablation = taken_away(study.pair.tuned, candidate.direction)
+    ablation = direction_ablation(study.pair.tuned, candidate.direction)
     site = Site(candidate.layer, "hook_resid_pre")
     added = Intervention(
-        "added", {}, "edits", fixed=[Add(site, candidate.size * candidate.direction)]
+        "added", {}, "edits", edits=[Add(site, candidate.size * candidate.direction)]
     )
     return [
-        float(_numbers(study, *condition).mean())
+        float(_metric_values(study, *condition).mean())
         for condition in (("positive", ablation), ("negative", added))
     ]
 
 
 def _divergence(study: Study, candidate: Candidate) -> float:
     """Mean KL per token on negative prompts with the direction ablated."""
-    ablation = taken_away(study.pair.tuned, candidate.direction)
+    ablation = direction_ablation(study.pair.tuned, candidate.direction)
     return float(divergence(study, ablation, range(len(study.prompts("negative")))).mean())
 
 
-def _numbers(study: Study, group: str, intervention: Intervention) -> np.ndarray:
+def _metric_values(study: Study, group: str, intervention: Intervention) -> np.ndarray:
     """The metric of every prompt of a class in the tuned model under fixed edits."""
-    model, posed = study.pair.tuned, study.decision_inputs(group)
-    found = np.zeros(len(posed))
-    for rows in study.batches(posed, model):
-        batch, _ = make_batch(posed, rows, study.pad_id, model.device)
-        aim = study.objective(group, rows)
-        run = study.engine.run(model, batch, edits=intervention.bind({}), keep=aim.keep)
-        found[rows] = to_host(aim.of(run.require_logits()))
-    return found
+    model, inputs = study.pair.tuned, study.decision_inputs(group)
+    values = np.zeros(len(inputs))
+    for rows in study.batches(inputs, model):
+        batch, _ = make_batch(inputs, rows, study.pad_id, model.device)
+        objective = study.objective(group, rows)
+        run = study.engine.run(model, batch, edits=intervention.bind({}), keep=objective.keep)
+        values[rows] = to_host(objective.function(run.require_logits()))
+    return values
 
 
 def candidates_table(candidates: list[Candidate]) -> Table:
     """One row per candidate: where it was read, and the values by which it is chosen."""
-    found = {
+    columns = {
         "layer": ("key", "block before which the stream was read"),
         "position": ("key", "token, counted from the end: -1 is the last"),
         "size": ("measure", "length of the difference of means"),
@@ -193,6 +200,6 @@ def candidates_table(candidates: list[Candidate]) -> Table:
         "refusal-direction-candidates",
         {
             name: (np.array([getattr(c, name) for c in candidates]), *described)
-            for name, described in found.items()
+            for name, described in columns.items()
         },
     )

@@ -4,11 +4,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from interp.prompts import PromptSet, repeats_last, turns
+from interp.prompts import PromptSet, first_and_repeated, positions_within_clusters
 from interp.study import Study
 
 
-def changed(study: Study) -> list[int]:
+def changed_rows(study: Study) -> list[int]:
     """Rows of the positive prompts on which exactly one of base and tuned model shows the
     behaviour.
     """
@@ -24,16 +24,17 @@ def changed(study: Study) -> list[int]:
     return np.flatnonzero(base != tuned).tolist()
 
 
-def some(prompts: PromptSet, rows: Iterable[int], count: int, seed: int) -> list[int]:
+def sample_rows(prompts: PromptSet, rows: Iterable[int], count: int, seed: int) -> list[int]:
     """At most ``count`` of these rows, drawn at random, in ascending order.
 
     One row of every cluster is drawn before a second of any, and rows that repeat a text come last,
     so that copies of a prompt do not change the draw of the others.
     """
-    listed = list(rows)
-    first, again = (
-        [listed[at] for at in part] for part in repeats_last([prompts.keys[row] for row in listed])
+    all_rows = list(rows)
+    first, repeats = (
+        [all_rows[at] for at in part]
+        for part in first_and_repeated([prompts.keys[row] for row in all_rows])
     )
     drawn = np.random.default_rng(seed).permutation(np.array(first, np.int64))
-    turn = turns([prompts.prompts[row].cluster for row in drawn])
-    return sorted([*drawn[np.argsort(turn, kind="stable")].tolist(), *again][:count])
+    turn_order = positions_within_clusters([prompts.prompts[row].cluster for row in drawn])
+    return sorted([*drawn[np.argsort(turn_order, kind="stable")].tolist(), *repeats][:count])

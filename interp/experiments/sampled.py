@@ -17,14 +17,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.experiments.conditions import PatchTarget
-from interp.experiments.pending_answers import settles
+from interp.experiments.pending_answers import is_decided
 from interp.interventions.generation import generate
 from interp.metrics import Behaviour, Sampling
 from interp.study import Study
 
 
 @dataclass(frozen=True)
-class Sampled:
+class SampledAnswers:
     """Whether each sample shows the behaviour, ``[prompts, samples]``."""
 
     condition: str
@@ -32,30 +32,37 @@ class Sampled:
     exhibits: Bool[np.ndarray, "B S"]
 
 
-def sampling_of(study: Study) -> Sampling | None:
+def sampling_options(study: Study) -> Sampling | None:
     """How the study's behaviour samples answers; None where it uses greedy ones only."""
     return study.metric.sampling if isinstance(study.metric, Behaviour) else None
 
 
-def sample(
+def sample_answers(
     study: Study, sampling: Sampling, name: str, group: str, receiver: PatchTarget
-) -> Sampled:
+) -> SampledAnswers:
     """Sample answers to every prompt of a class under a condition, and evaluate them."""
-    kept = study.part(f"samples {name} {group}", lambda: _shown(study, sampling, group, receiver))
-    return Sampled(name, group, np.array(kept, bool).reshape(-1, sampling.samples))
+    exhibits = study.part(
+        f"samples {name} {group}", lambda: _sample_exhibits(study, sampling, group, receiver)
+    )
+    return SampledAnswers(name, group, np.array(exhibits, bool).reshape(-1, sampling.samples))
 
 
-def _shown(study: Study, sampling: Sampling, group: str, receiver: PatchTarget) -> list[list[bool]]:
-    model, coded, metric = study.pair[receiver.role], study.encoded(group), study.require_metric()
-    asked = [(row, at) for row in range(len(coded)) for at in range(sampling.samples)]
-    shown = [[False] * sampling.samples for _ in coded]
-    batches = study.batches([coded[row] for row, _ in asked], model)
+def _sample_exhibits(
+    study: Study, sampling: Sampling, group: str, receiver: PatchTarget
+) -> list[list[bool]]:
+    model, encoded, metric = study.pair[receiver.role], study.encoded(group), study.require_metric()
+    samples = [(row, at) for row in range(len(encoded)) for at in range(sampling.samples)]
+    exhibits = [[False] * sampling.samples for _ in encoded]
+    batches = study.batches([encoded[row] for row, _ in samples], model)
     for part in study.progress(batches, f"{receiver.role} samples, {group}"):
-        mine = [asked[at] for at in part]
-        rows = [row for row, _ in mine]
+        batch_samples = [samples[at] for at in part]
+        rows = [row for row, _ in batch_samples]
         text = study.text(group, rows, receiver.role if receiver.intervention is None else None)
-        numbers = np.stack(
-            [sampling.uniforms(coded[row].ids, at, study.max_new_tokens) for row, at in mine]
+        uniforms = np.stack(
+            [
+                sampling.uniforms(encoded[row].ids, at, study.max_new_tokens)
+                for row, at in batch_samples
+            ]
         )
         answers = generate(
             study.engine,
@@ -63,28 +70,33 @@ def _shown(study: Study, sampling: Sampling, group: str, receiver: PatchTarget) 
             text,
             study.max_new_tokens,
             receiver.intervention,
-            lambda at, begun, rows=rows: settles(study, rows[at], begun, group),
-            choose=lambda logits, step, numbers=numbers: chosen(
+            lambda at, begun, rows=rows: is_decided(study, rows[at], begun, group),
+            choose=lambda logits, step, numbers=uniforms: sample_tokens(
                 logits, sampling.temperature, numbers[:, step]
             ),
         )
         prompts = [study.prompts(group).prompts[row] for row in rows]
-        found = metric.exhibits(prompts, [study.decode(answer) for answer in answers], group)
-        for (row, at), yes in zip(mine, found, strict=True):
-            shown[row][at] = bool(yes)
-    return shown
+        batch_exhibits = metric.exhibits(
+            prompts, [study.decode(answer) for answer in answers], group
+        )
+        for (row, at), yes in zip(batch_samples, batch_exhibits, strict=True):
+            exhibits[row][at] = bool(yes)
+    return exhibits
 
 
-def chosen(
+def sample_tokens(
     logits: Float[Tensor, "B V"],
     temperature: float,
-    numbers: Sequence[float] | Float[np.ndarray, " B"],
+    uniforms: Sequence[float] | Float[np.ndarray, " B"],
 ) -> Int[Tensor, " B"]:
     """The tokens at which the cumulative probability at a temperature first exceeds each number."""
     # rare tokens can vanish in float32; some devices have nothing wider
-    wide = torch.float32 if logits.device.type == "mps" else torch.float64
-    share = (logits.to(wide) / temperature).softmax(-1).cumsum(-1)
-    reached = (
-        torch.tensor(np.asarray(numbers), dtype=wide, device=logits.device)[:, None] * share[:, -1:]
+    dtype = torch.float32 if logits.device.type == "mps" else torch.float64
+    cumulative = (logits.to(dtype) / temperature).softmax(-1).cumsum(-1)
+    thresholds = (
+        torch.tensor(np.asarray(uniforms), dtype=dtype, device=logits.device)[:, None]
+        * cumulative[:, -1:]
     )
-    return torch.searchsorted(share, reached, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+    return torch.searchsorted(cumulative, thresholds, right=True)[:, 0].clamp(
+        max=logits.shape[-1] - 1
+    )

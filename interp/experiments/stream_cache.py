@@ -2,18 +2,18 @@
 
 from collections.abc import Callable
 
-from interp.interventions.teacher_forcing import Stream
+from interp.interventions.teacher_forcing import UneditedStream
 
 
-class Streams:
+class StreamCache:
     """Unedited streams that enter the last few requested layers, on some texts."""
 
     MOST = 2
 
     def __init__(self) -> None:
-        self._kept: dict[int, Stream] = {}
+        self._kept: dict[int, UneditedStream] = {}
 
-    def get(self, layer: int, read: Callable[[], Stream]) -> Stream | None:
+    def get(self, layer: int, read: Callable[[], UneditedStream]) -> UneditedStream | None:
         """The stream from which a pass can start at this layer; None for layer 0."""
         if layer == 0:
             return None

@@ -1,16 +1,16 @@
 """A study on some of another's prompts, which reuses what was computed for them."""
 
-from interp.experiments.base_losses import losses_known
-from interp.experiments.unedited_metric import numbers_known, numbers_name
+from interp.experiments.base_losses import known_losses
+from interp.experiments.unedited_metric import known_metric, metric_cache_key
 from interp.study import Study
 
 
-def few_of(study: Study, count: int) -> Study:
+def subsample_study(study: Study, count: int) -> Study:
     """The same study on at most ``count`` prompts of each class, with the answers and values it
     has.
     """
-    few = study.with_prompts(study.contrast.limit(count))
-    for group in few.classes:
+    smaller = study.with_prompts(study.contrast.limit(count))
+    for group in smaller.classes:
         for role in study.pair.roles:
             answers = dict(
                 zip(
@@ -19,13 +19,13 @@ def few_of(study: Study, count: int) -> Study:
                     strict=True,
                 )
             )
-            few.kept(
+            smaller.cached(
                 ("answers", role, group),
                 lambda known=answers, group=group: [
-                    known[prompt.id] for prompt in few.prompts(group)
+                    known[prompt.id] for prompt in smaller.prompts(group)
                 ],
             )
-            numbers = numbers_known(study, role, group)
-            few.kept(numbers_name(study, role, group), lambda known=numbers: known)
-        few.kept(("base losses", group), lambda group=group: losses_known(study, group))
-    return few
+            numbers = known_metric(study, role, group)
+            smaller.cached(metric_cache_key(study, role, group), lambda known=numbers: known)
+        smaller.cached(("base losses", group), lambda group=group: known_losses(study, group))
+    return smaller

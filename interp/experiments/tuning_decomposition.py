@@ -32,12 +32,12 @@ from interp.sites import Site
 Granularity = Literal["block", "sublayer"]
 Positions = Literal["last", "all"]
 Path = Literal["fast", "full"]
-See = Callable[[int, Tensor, Tensor], None]
+Callback = Callable[[int, Tensor, Tensor], None]
 PARTS = ("hook_attn_out", "hook_mlp_out")
 
 
 @dataclass(frozen=True)
-class Stream:
+class TunedStream:
     """One batch of the tuned model: the stream before every block and after the last, and each
     block's outputs.
 
@@ -59,34 +59,38 @@ class Stream:
         batch: Batch,
         positions: Positions = "last",
         path: Path = "full",
-    ) -> Stream:
+    ) -> TunedStream:
         """One pass of the tuned model without its head; ``path`` fast computes the last block's
         outputs for the last column only.
         """
-        require_here(engine)
+        require_local_engine(engine)
         _require_last(path, positions)
         layers = range(model.anatomy.n_layers)
         sites = [Site(layer, "hook_resid_pre") for layer in layers] + [
             Site(layers[-1], "hook_resid_post")
         ]
         if positions == "all":
-            values = engine.run(model, batch, reads=[*sites, *_added(layers)], keep=0).values
+            values = engine.run(model, batch, reads=[*sites, *_output_sites(layers)], keep=0).values
             return cls(
                 batch,
                 positions,
                 *(
                     tuple(values[site] for site in some)
-                    for some in (sites, _added(layers, PARTS[:1]), _added(layers, PARTS[1:]))
+                    for some in (
+                        sites,
+                        _output_sites(layers, PARTS[:1]),
+                        _output_sites(layers, PARTS[1:]),
+                    )
                 ),
             )
         parts: dict[str, list[Tensor]] = {hook: [] for hook in PARTS}
-        watched: list[Edit] = _cut(model, layers[-1:]) if path == "fast" else []
-        watched += [
-            Observe(Site(layer, hook), partial(_keep, kept, positions))
+        edits: list[Edit] = _last_column_edits(model, layers[-1:]) if path == "fast" else []
+        edits += [
+            Observe(Site(layer, hook), partial(_append_clone, kept, positions))
             for layer in layers
             for hook, kept in parts.items()
         ]
-        values = engine.run(model, batch, reads=sites, edits=watched, keep=0).values
+        values = engine.run(model, batch, reads=sites, edits=edits, keep=0).values
         return cls(
             batch, positions, tuple(values[site] for site in sites), *map(tuple, parts.values())
         )
@@ -99,7 +103,7 @@ class Stream:
         """A block's update, in float64."""
         return self.attention[layer].double() + self.mlp[layer].double()
 
-    def shifted(self, columns: int, pad_id: int) -> Stream:
+    def shifted(self, columns: int, pad_id: int) -> TunedStream:
         """The same stream after more columns of padding: equal values in another shape."""
         ids, mask = (
             pad(self.batch.ids, (columns, 0), value=pad_id),
@@ -107,39 +111,43 @@ class Stream:
         )
         before = tuple(pad(value, (0, 0, columns, 0)) for value in self.before)
         if self.positions == "last":
-            return Stream(Batch(ids, mask), self.positions, before, self.attention, self.mlp)
+            return TunedStream(Batch(ids, mask), self.positions, before, self.attention, self.mlp)
         parts = (
             tuple(pad(value, (0, 0, columns, 0)) for value in part)
             for part in (self.attention, self.mlp)
         )
-        return Stream(Batch(ids, mask), self.positions, before, *parts)
+        return TunedStream(Batch(ids, mask), self.positions, before, *parts)
 
 
-def against(
+def decompose(
     engine: Engine,
     base: Model,
-    stream: Stream,
-    see: See,
+    stream: TunedStream,
+    callback: Callback,
     granularity: Granularity = "block",
     path: Path = "full",
 ) -> None:
-    """One pass of the base on the tuned stream; ``see(layer, ptc, ftc)`` gets each block's ``[B, P,
-    D]`` in float64.
+    """One pass of the base on the tuned stream; ``callback(layer, ptc, ftc)`` gets each block's
+    ``[B, P, D]`` in float64.
 
     ``granularity`` sublayer gives the base's MLP the stream after the *tuned* attention: the same
     total, divided otherwise. ``path`` fast (last column only) computes output projections and MLPs
     for one column: equal up to rounding.
     """
-    require_here(engine)
+    require_local_engine(engine)
     _require_last(path, stream.positions)
     layers = range(base.anatomy.n_layers)
-    given = [Replace(Site(layer, "hook_resid_pre"), stream.before[layer]) for layer in layers]
+    replacements = [
+        Replace(Site(layer, "hook_resid_pre"), stream.before[layer]) for layer in layers
+    ]
     if stream.positions == "all" and granularity == "block":
-        values = engine.run(base, stream.batch, reads=_added(layers), edits=given, keep=0).values
+        values = engine.run(
+            base, stream.batch, reads=_output_sites(layers), edits=replacements, keep=0
+        ).values
         for layer in layers:
-            attention, mlp = (values.pop(site).double() for site in _added([layer]))
+            attention, mlp = (values.pop(site).double() for site in _output_sites([layer]))
             ptc = attention + mlp
-            see(layer, ptc, stream.update(layer).to(ptc.device) - ptc)
+            callback(layer, ptc, stream.update(layer).to(ptc.device) - ptc)
         return
     parts: list[Tensor] = []
 
@@ -148,13 +156,13 @@ def against(
         if len(parts) == 2:
             ptc = parts[0] + parts[1]
             parts.clear()
-            see(layer, ptc, stream.update(layer).to(ptc.device) - ptc)
+            callback(layer, ptc, stream.update(layer).to(ptc.device) - ptc)
 
     edits: list[Edit] = []
     for layer in layers:
-        edits.append(given[layer])
+        edits.append(replacements[layer])
         if path == "fast":
-            edits += _cut(base, [layer])
+            edits += _last_column_edits(base, [layer])
         edits.append(Observe(Site(layer, "hook_attn_out"), partial(arrived, layer)))
         if granularity == "sublayer":
             edits.append(Replace(Site(layer, "hook_attn_out"), stream.attention[layer]))
@@ -162,8 +170,8 @@ def against(
     engine.run(base, stream.batch, edits=edits, keep=0)
 
 
-def own_ends(
-    engine: Engine, base: Model, stream: Stream, path: Path = "full"
+def base_stream_ends(
+    engine: Engine, base: Model, stream: TunedStream, path: Path = "full"
 ) -> tuple[Float[Tensor, "B P D"], Float[Tensor, "B P D"]]:
     """The base's own stream on the same tokens, before the first block and after the last (one
     pass).
@@ -171,18 +179,18 @@ def own_ends(
     _require_last(path, stream.positions)
     last = base.anatomy.n_layers - 1
     sites = [Site(0, "hook_resid_pre"), Site(last, "hook_resid_post")]
-    edits = _cut(base, [last]) if path == "fast" else []
+    edits = _last_column_edits(base, [last]) if path == "fast" else []
     values = engine.run(base, stream.batch, reads=sites, edits=edits, keep=0).values
     start, end = (stream.cut(values[site]).double() for site in sites)
     return start, end
 
 
-def sites_needed() -> Sequence[str]:
+def required_hooks() -> Sequence[str]:
     """The sites that an architecture must have."""
     return ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
 
 
-def require_here(engine: Engine) -> None:
+def require_local_engine(engine: Engine) -> None:
     """Raise OptionError for a remote engine: functions that observe a pass must run in this
     process.
     """
@@ -200,14 +208,14 @@ def _require_last(path: Path, positions: Positions) -> None:
         )
 
 
-def _cut(model: Model, layers: Sequence[int]) -> list[Edit]:
+def _last_column_edits(model: Model, layers: Sequence[int]) -> list[Edit]:
     """Edits that restrict output projections and MLPs of some blocks to the last column."""
     # architectures without these sites are computed in full
     hooks = [hook for hook in ("attn.hook_z", "mlp.hook_in") if hook in model.anatomy.targets]
     return [KeepLastPosition(Site(layer, hook)) for layer in layers for hook in hooks]
 
 
-def _added(layers: Sequence[int], parts: Sequence[str] = PARTS) -> list[Site]:
+def _output_sites(layers: Sequence[int], parts: Sequence[str] = PARTS) -> list[Site]:
     """The sites of the blocks' outputs, block by block.
 
     For all columns they are reads, not observers, so that a prefix shared by the prompts is
@@ -216,5 +224,5 @@ def _added(layers: Sequence[int], parts: Sequence[str] = PARTS) -> list[Site]:
     return [Site(layer, hook) for layer in layers for hook in parts]
 
 
-def _keep(kept: list[Tensor], positions: Positions, value: Tensor) -> None:
-    kept.append((value[:, -1:] if positions == "last" else value).detach().clone())
+def _append_clone(values: list[Tensor], positions: Positions, value: Tensor) -> None:
+    values.append((value[:, -1:] if positions == "last" else value).detach().clone())

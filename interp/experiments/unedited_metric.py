@@ -11,35 +11,35 @@ from interp.provenance import digest
 from interp.study import Study
 
 
-def numbers_known(study: Study, role: str, group: str) -> dict[int, float]:
+def known_metric(study: Study, role: str, group: str) -> dict[int, float]:
     """The values known so far, by prompt id, of the study's current behaviour."""
-    return study.kept(numbers_name(study, role, group), dict)
+    return study.cached(metric_cache_key(study, role, group), dict)
 
 
-def numbers_name(study: Study, role: str, group: str) -> tuple[str, ...]:
+def metric_cache_key(study: Study, role: str, group: str) -> tuple[str, ...]:
     """The name under which a study keeps them."""
     return "numbers", role, group, digest(study.require_metric().identity)
 
 
-def keep_numbers(
-    study: Study, role: str, group: str, rows: Sequence[int], number: Float[np.ndarray, " rows"]
+def store_metric(
+    study: Study, role: str, group: str, rows: Sequence[int], values: Float[np.ndarray, " rows"]
 ) -> None:
     """Keep the values of some rows."""
     ids = [study.prompts(group).prompts[row].id for row in rows]
-    numbers_known(study, role, group).update(zip(ids, number.tolist(), strict=True))
+    known_metric(study, role, group).update(zip(ids, values.tolist(), strict=True))
 
 
-def own_numbers(
+def unedited_values(
     study: Study, role: str, group: str, rows: Sequence[int]
 ) -> Float[np.ndarray, " rows"]:
     """The metric of some prompts of a class in an unedited model, in this order."""
-    known, prompts = numbers_known(study, role, group), study.prompts(group).prompts
-    posed, model = study.decision_inputs(group), study.pair[role]
+    known, prompts = known_metric(study, role, group), study.prompts(group).prompts
+    inputs, model = study.decision_inputs(group), study.pair[role]
     unknown = [row for row in rows if prompts[row].id not in known]
-    for some in study.batches([posed[row] for row in unknown], model):
-        chosen = [unknown[at] for at in some]
-        batch, _ = make_batch(posed, chosen, study.pad_id, model.device)
-        aim = study.objective(group, chosen)
-        read = study.engine.run(model, batch, keep=aim.keep).require_logits()
-        keep_numbers(study, role, group, chosen, to_host(aim.of(read)))
+    for positions in study.batches([inputs[row] for row in unknown], model):
+        batch_rows = [unknown[at] for at in positions]
+        batch, _ = make_batch(inputs, batch_rows, study.pad_id, model.device)
+        objective = study.objective(group, batch_rows)
+        logits = study.engine.run(model, batch, keep=objective.keep).require_logits()
+        store_metric(study, role, group, batch_rows, to_host(objective.function(logits)))
     return np.array([known[prompts[row].id] for row in rows], dtype=np.float64)

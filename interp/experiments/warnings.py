@@ -17,7 +17,7 @@ MANY = 0.1
 """Share of answers from which on a warning is given, and negatives contaminate the contrast."""
 
 
-def warnings_of(study: Study) -> list[str]:
+def behaviour_warnings(study: Study) -> list[str]:
     """One line per warning; generates answers of both models to both classes where they are
     missing.
     """
@@ -25,31 +25,37 @@ def warnings_of(study: Study) -> list[str]:
         return []
     return [
         line
-        for line in (_thinks(study), _unreached(study), _first_tokens(study), _negatives(study))
+        for line in (
+            _thinking_warning(study),
+            _unfinished_warning(study),
+            _first_token_warning(study),
+            _negatives_warning(study),
+        )
         if line
     ]
 
 
-def disagreements(judged: Sequence[ConditionResult], words: MetricLabels) -> list[str]:
+def disagreements(results: Sequence[ConditionResult], labels: MetricLabels) -> list[str]:
     """A line where, under some conditions, log-odds and answers disagree on many prompts."""
     lines = []
     for side, verb, disagree in (
         ("above 0", "does not show", lambda item: (item.number > 0) & ~item.exhibits),
         (f"below -{UNLIKELY:.1f}", "shows", lambda item: (item.number < -UNLIKELY) & item.exhibits),
     ):
-        shares = {item.condition: float(disagree(item).mean()) for item in judged}
-        if apart := [
+        shares = {item.condition: float(disagree(item).mean()) for item in results}
+        if parts := [
             f"{share:.0%} under {name}" for name, share in shares.items() if share >= OVERSTATED
         ]:
             lines.append(
-                f"The {words.number} are {side} where the answer {verb} the behaviour, for positive"
-                f" prompts {', '.join(apart)}. Rates and recovery measure different things there;"
-                " read examples (--show-answers), and give whole continuations (--behaviour FILE.yaml)."
+                f"The {labels.number} are {side} where the answer {verb} the behaviour, for"
+                f" positive prompts {', '.join(parts)}. Rates and recovery measure different things"
+                " there; read examples (--show-answers), and give whole continuations (--behaviour"
+                " FILE.yaml)."
             )
     return lines
 
 
-def _thinks(study: Study) -> str:
+def _thinking_warning(study: Study) -> str:
     """How many answers of the fine-tuned model begin with a thinking block that its chat template
     does not declare.
     """
@@ -65,10 +71,10 @@ def _thinks(study: Study) -> str:
     )
 
 
-def _unreached(study: Study) -> str:
+def _unfinished_warning(study: Study) -> str:
     """How many answers of the fine-tuned model end before their thinking does."""
     answers = [answer for group in study.classes for answer in study.answers("tuned", group)]
-    missing = sum(not study.reached(answer) for answer in answers)
+    missing = sum(not study.has_answer(answer) for answer in answers)
     if not missing:
         return ""
     return (
@@ -79,42 +85,46 @@ def _unreached(study: Study) -> str:
     )
 
 
-def _first_tokens(study: Study) -> str:
+def _first_token_warning(study: Study) -> str:
     """Whether answers without the behaviour begin with one of the log-odds' first tokens."""
-    ids, name = first_token_ids(study.require_metric()), study.require_metric().words.many
+    ids, name = first_token_ids(study.require_metric()), study.require_metric().labels.plural
     if not ids:
         return ""
-    asked = [
+    sources = [
         ("tuned", "negative"),
         *((("base", group) for group in study.classes) if study.pair.base else ()),
     ]
-    begun = np.concatenate(
-        [[answer[0] in ids for answer in study.answers(*where)] for where in asked]
+    begins_with_token = np.concatenate(
+        [[answer[0] in ids for answer in study.answers(*where)] for where in sources]
     )
-    shown = np.concatenate([_shown(study, *where) for where in asked])
-    wrong = int((begun & ~shown).sum())
-    if wrong < MANY * len(begun):
+    exhibits = np.concatenate([_exhibits(study, *where) for where in sources])
+    wrong = int((begins_with_token & ~exhibits).sum())
+    if wrong < MANY * len(begins_with_token):
         return ""
     return (
-        f"{wrong} of {len(begun)} answers of the base, or to negative prompts, begin with a first"
-        f" token of {name} without being one: first tokens do not identify the behaviour; give"
-        " whole continuations (--behaviour FILE.yaml)."
+        f"{wrong} of {len(begins_with_token)} answers of the base, or to negative prompts, begin"
+        f" with a first token of {name} without being one: first tokens do not identify the"
+        " behaviour; give whole continuations (--behaviour FILE.yaml)."
     )
 
 
-def _negatives(study: Study) -> str:
+def _negatives_warning(study: Study) -> str:
     """How many negative prompts the fine-tuned model answers with the behaviour."""
-    shown = _shown(study, "tuned", "negative")
-    if not shown.any():
+    exhibits = _exhibits(study, "tuned", "negative")
+    if not exhibits.any():
         return ""
-    count = int(shown.sum())
-    told = (
-        f"In the fine-tuned model {count} of {len(shown)} negative prompts"
-        f" {study.require_metric().words.parted[0]}"
+    count = int(exhibits.sum())
+    sentence = (
+        f"In the fine-tuned model {count} of {len(exhibits)} negative prompts"
+        f" {study.require_metric().labels.prompt_classes[0]}"
     )
-    return f"{told}: they contaminate the contrast." if count >= MANY * len(shown) else f"{told}."
+    return (
+        f"{sentence}: they contaminate the contrast."
+        if count >= MANY * len(exhibits)
+        else f"{sentence}."
+    )
 
 
-def _shown(study: Study, role: str, group: str) -> np.ndarray:
+def _exhibits(study: Study, role: str, group: str) -> np.ndarray:
     texts: Sequence[str] = [study.decode(answer) for answer in study.answers(role, group)]
     return study.require_metric().exhibits(study.prompts(group).prompts, texts, group)

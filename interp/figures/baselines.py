@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.figures.style import BLUE, GREY, INK, ORANGE, finish, safe
+from interp.figures.style import BLUE, GREY, INK, ORANGE, escape_label, finish
 from interp.table import Table
 
 
@@ -13,24 +13,24 @@ def baselines_figure(table: Table) -> go.Figure:
     """Share of answers that exhibit the behaviour against divergence on negative prompts, one point
     per method.
     """
-    figure, many = go.Figure(), (table.summary.get("labels") or {}).get("many", "answers")
-    for at, method in enumerate(table["method"].tolist()):
-        value, low, high, apart = (
-            float(table[name][at]) for name in ("exhibits_behaviour", "low", "high", "divergence")
+    figure, answers_label = go.Figure(), (table.summary.get("labels") or {}).get("many", "answers")
+    for row, method in enumerate(table["method"].tolist()):
+        value, low, high, divergence = (
+            float(table[name][row]) for name in ("exhibits_behaviour", "low", "high", "divergence")
         )
-        random = method == "random"
+        is_random = method == "random"
         figure.add_trace(
             go.Scatter(
-                x=[apart],
+                x=[divergence],
                 y=[value],
                 mode="markers+text",
-                text=[safe(method)],
+                text=[escape_label(method)],
                 textposition="middle right",
-                name=safe(str(table["what"][at])),
+                name=escape_label(str(table["what"][row])),
                 marker={
-                    "symbol": "diamond" if random else "circle",
+                    "symbol": "diamond" if is_random else "circle",
                     "size": 11,
-                    "color": "#ffffff" if random else BLUE if method == "located" else ORANGE,
+                    "color": "#ffffff" if is_random else BLUE if method == "located" else ORANGE,
                     "line": {"color": INK, "width": 1.5},
                 },
                 error_y={
@@ -42,7 +42,7 @@ def baselines_figure(table: Table) -> go.Figure:
                     "thickness": 1.5,
                     "width": 4,
                 },
-                customdata=[[float(table["recovery"][at]), float(table["flipped"][at])]],
+                customdata=[[float(table["recovery"][row]), float(table["flipped"][row])]],
                 hovertemplate=(
                     "%{y:.1%} at %{x:.3g} nats a token<br>recovery"
                     " %{customdata[0]:.2f}<br>%{customdata[1]:.1%} of the negative prompts"
@@ -56,12 +56,17 @@ def baselines_figure(table: Table) -> go.Figure:
         " on its answers to negative prompts. Lower and further left is better: the behaviour"
         " is removed and little else has changed."
     )
-    finish(figure, f"{many[:1].upper()}{many[1:]} under other methods", caption, height=420)
+    finish(
+        figure,
+        f"{answers_label[:1].upper()}{answers_label[1:]} under other methods",
+        caption,
+        height=420,
+    )
     figure.update_xaxes(
         title_text="KL divergence on negative prompts, nats a token", rangemode="tozero"
     )
     figure.update_yaxes(
-        title_text=safe(table.column("exhibits_behaviour").meaning),
+        title_text=escape_label(table.column("exhibits_behaviour").meaning),
         tickformat=".0%",
         range=[-0.03, 1.05],
     )

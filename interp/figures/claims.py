@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from interp.claims import Finding, from_table
 from interp.claims.sentences import fill
-from interp.figures.style import BLUE, GREY, ORANGE, PURPLE, finish, safe
+from interp.figures.style import BLUE, GREY, ORANGE, PURPLE, escape_label, finish
 from interp.table import Table
 
 COLOURS = {"supported": BLUE, "not supported": ORANGE, "too few clusters": GREY, "not tested": GREY}
@@ -24,7 +24,7 @@ def claims_figure(table: Table) -> go.Figure:
     """
     panels: dict[str, list[Finding]] = {}
     for finding in from_table(table):
-        panels.setdefault(finding.claim.form.lstrip("+,"), []).append(finding)
+        panels.setdefault(finding.claim.number_format.lstrip("+,"), []).append(finding)
     height = 150 + 58 * len(table) + 46 * (len(panels) - 1)
     figure = make_subplots(
         rows=len(panels),
@@ -39,8 +39,8 @@ def claims_figure(table: Table) -> go.Figure:
             seen.add(str(trace.name))
         figure.update_xaxes(tickformat=".2~%" if form.endswith("%") else None, row=row, col=1)
         ticks = {
-            "tickvals": _places(findings),
-            "ticktext": [safe(finding.name) for finding in findings],
+            "tickvals": _row_positions(findings),
+            "ticktext": [escape_label(finding.name) for finding in findings],
         }
         figure.update_yaxes(**ticks, range=[-0.6, len(findings) - 0.4], row=row, col=1)
     caption = (
@@ -56,31 +56,34 @@ def claims_figure(table: Table) -> go.Figure:
     return figure
 
 
-def _places(findings: list[Finding]) -> np.ndarray:
+def _row_positions(findings: list[Finding]) -> np.ndarray:
     return np.arange(len(findings))[::-1]
 
 
 def _traces(findings: list[Finding]) -> list[go.Scatter]:
-    y, found = _places(findings), []
+    y, traces = _row_positions(findings), []
     for name, colour in COLOURS.items():
         rows = [row for row, finding in enumerate(findings) if finding.verdict == name]
         if rows:
-            mine = [
+            intervals = [
                 (finding, finding.value, finding.low, finding.high)
                 for finding in map(findings.__getitem__, rows)
             ]
-            found.append(_points(mine, y[rows] + 0.12, name, {"color": colour, "size": 10}))
+            traces.append(_points(intervals, y[rows] + 0.12, name, {"color": colour, "size": 10}))
     rows = [row for row, finding in enumerate(findings) if not math.isnan(finding.control_value)]
     if rows:
-        mine = [_control(finding) for finding in map(findings.__getitem__, rows)]
-        found.append(
+        intervals = [_control(finding) for finding in map(findings.__getitem__, rows)]
+        traces.append(
             _points(
-                mine, y[rows] - 0.16, "control", {"color": GREY, "size": 9, "symbol": "diamond"}
+                intervals,
+                y[rows] - 0.16,
+                "control",
+                {"color": GREY, "size": 9, "symbol": "diamond"},
             )
         )
     marker = {"symbol": "line-ns", "size": 22, "line": {"width": 2, "color": PURPLE}}
     none = math.nan
-    found.append(
+    traces.append(
         _points(
             [(finding, finding.threshold, none, none) for finding in findings],
             y.astype(float),
@@ -88,7 +91,7 @@ def _traces(findings: list[Finding]) -> list[go.Scatter]:
             marker,
         )
     )
-    return found
+    return traces
 
 
 def _control(finding: Finding) -> tuple[Finding, float, float, float]:
@@ -129,7 +132,7 @@ def _points(
 
 def _hover(finding: Finding, value: float, low: float, high: float) -> str:
     """The number in the format of the claim's sentence."""
-    form = finding.claim.form or ".3g"
+    form = finding.claim.number_format or ".3g"
     numbers = {"value": value, "low": low, "high": high}
     ends = "" if math.isnan(low) or math.isnan(high) else f" [{{low:{form}}}, {{high:{form}}}]"
-    return f"{safe(finding.name)}<br>" + fill(f"{{value:{form}}}{ends}", numbers)
+    return f"{escape_label(finding.name)}<br>" + fill(f"{{value:{form}}}{ends}", numbers)

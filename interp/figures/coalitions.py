@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from interp.figures.style import BLUE, finish, safe
+from interp.figures.style import BLUE, escape_label, finish
 from interp.table import Table
 
 
@@ -39,5 +39,5 @@ def coalitions_figure(table: Table) -> go.Figure:
         height=420,
     )
     figure.update_xaxes(title_text="sum of scores")
-    figure.update_yaxes(title_text=safe(table.column("exact").meaning))
+    figure.update_yaxes(title_text=escape_label(table.column("exact").meaning))
     return figure

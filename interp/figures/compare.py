@@ -8,7 +8,16 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, faint, finish, safe
+from interp.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    escape_label,
+    finish,
+    with_opacity,
+)
 from interp.table import Table
 
 LIMIT = 2000
@@ -23,7 +32,7 @@ def compare_figure(table: Table) -> go.Figure:
         [("control_kl", ", control", GREY)] if "control_kl" in table.data else []
     )
     left_out = 0
-    for group, own in zip(groups, COLOURS, strict=False):
+    for group, group_colour in zip(groups, COLOURS, strict=False):
         rows = np.flatnonzero(table["group"] == group)
         left_out += max(0, len(rows) - LIMIT)
         rows = rows[:LIMIT]
@@ -33,9 +42,9 @@ def compare_figure(table: Table) -> go.Figure:
                     x=table["tokens"][rows],
                     y=table[column][rows],
                     mode="markers",
-                    name=safe(f"{group} prompts{suffix}"),
+                    name=escape_label(f"{group} prompts{suffix}"),
                     marker={
-                        "color": colour or own,
+                        "color": colour or group_colour,
                         "size": 7,
                         "opacity": 0.6,
                         "symbol": "x" if suffix else "circle",
@@ -76,7 +85,7 @@ def compare_layers_figure(table: Table) -> go.Figure:
             "x": x,
         }
         figure.add_trace(go.Scatter(y=table[f"{column}_high"], **band), row=row, col=1)
-        fill = {"fill": "tonexty", "fillcolor": faint(colour, 0.2)}
+        fill = {"fill": "tonexty", "fillcolor": with_opacity(colour, 0.2)}
         figure.add_trace(go.Scatter(y=table[f"{column}_low"], **fill, **band), row=row, col=1)
         shared = {
             "mode": "lines+markers",
@@ -121,7 +130,7 @@ def compare_weights_figure(table: Table) -> go.Figure:
     figure = go.Figure(
         go.Heatmap(
             z=values,
-            x=[safe(part) for part in parts],
+            x=[escape_label(part) for part in parts],
             colorscale="Blues",
             zmin=0,
             hovertemplate="block %{y}, %{x}: %{z:.3g} of its norm<extra></extra>",
@@ -143,17 +152,20 @@ def compare_tokens_figure(table: Table) -> go.Figure:
     keys = list(
         dict.fromkeys(zip(table["group"].tolist(), table["prompt_id"].tolist(), strict=True))
     )
-    first = [
+    first_prompts = [
         next(key for key in keys if key[0] == group)
         for group in dict.fromkeys(key[0] for key in keys)
     ]
-    titles = [safe(f"{group} prompt {number}") for group, number in first]
-    figure = make_subplots(rows=len(first), cols=1, subplot_titles=titles, vertical_spacing=0.3)
-    for place, (group, number) in enumerate(first, 1):
-        rows = np.flatnonzero((table["group"] == group) & (table["prompt_id"] == number))
-        words = [safe(repr(token)[1:-1]) for token in table["token"][rows]]
-        follow = [
-            [safe(repr(table[name][row])) for name in ("base_next", "tuned_next")] for row in rows
+    titles = [escape_label(f"{group} prompt {number}") for group, number in first_prompts]
+    figure = make_subplots(
+        rows=len(first_prompts), cols=1, subplot_titles=titles, vertical_spacing=0.3
+    )
+    for subplot, (group, prompt_id) in enumerate(first_prompts, 1):
+        rows = np.flatnonzero((table["group"] == group) & (table["prompt_id"] == prompt_id))
+        token_labels = [escape_label(repr(token)[1:-1]) for token in table["token"][rows]]
+        next_tokens = [
+            [escape_label(repr(table[name][row])) for name in ("base_next", "tuned_next")]
+            for row in rows
         ]
         figure.add_trace(
             go.Bar(
@@ -161,23 +173,23 @@ def compare_tokens_figure(table: Table) -> go.Figure:
                 y=table["kl"][rows],
                 showlegend=False,
                 marker={"color": [ORANGE if flip else BLUE for flip in table["flip"][rows]]},
-                customdata=np.array(follow, dtype=object),
+                customdata=np.array(next_tokens, dtype=object),
                 hovertemplate=(
                     "%{y:.3g} nats; base: %{customdata[0]}, fine-tuned:"
                     " %{customdata[1]}<extra></extra>"
                 ),
             ),
-            row=place,
+            row=subplot,
             col=1,
         )
-        ticks = {"tickvals": table["position"][rows], "ticktext": words, "tickangle": -60}
-        figure.update_xaxes(**ticks, row=place, col=1)
-        figure.update_yaxes(title_text="KL, nats", row=place, col=1)
+        ticks = {"tickvals": table["position"][rows], "ticktext": token_labels, "tickangle": -60}
+        figure.update_xaxes(**ticks, row=subplot, col=1)
+        figure.update_yaxes(title_text="KL, nats", row=subplot, col=1)
     caption = (
         "Next-token divergence after each token of the first prompt of each class (the table"
         f" has {len(keys)} prompts); orange where the fine-tuned model ranks another token"
         " first."
     )
-    finish(figure, "Divergence by token", caption, height=150 + 220 * len(first))
+    finish(figure, "Divergence by token", caption, height=150 + 220 * len(first_prompts))
     figure.update_layout(margin={"t": 90})
     return figure

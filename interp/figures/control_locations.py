@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from interp.figures.style import BLUE, GREY, finish, safe
+from interp.figures.style import BLUE, GREY, escape_label, finish
 from interp.table import Table
 
 _BARS = (
@@ -24,7 +24,7 @@ def control_locations_figure(table: Table) -> go.Figure:
                 y=table[column],
                 name=name,
                 marker={"color": colour, "opacity": 0.85},
-                customdata=[safe(model) for model in table["model"].tolist()],
+                customdata=[escape_label(model) for model in table["model"].tolist()],
                 hovertemplate="%{customdata}: %{y:.3g}<extra>%{fullData.name}</extra>",
             )
         )

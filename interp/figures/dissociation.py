@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.figures.style import BLUE, GREY, INK, ORANGE, finish, safe
+from interp.figures.style import BLUE, GREY, INK, ORANGE, escape_label, finish
 from interp.table import Table
 
 
@@ -28,7 +28,7 @@ def dissociation_figure(table: Table) -> go.Figure:
                 x=x,
                 y=table["as_base"][rows],
                 width=0.34,
-                name=f"{safe(name)} set ablated",
+                name=f"{escape_label(name)} set ablated",
                 marker={"color": colour, "opacity": 0.85},
                 customdata=np.stack(
                     [table["k"][rows], table["recovery"][rows], table["prompts"][rows]], 1
@@ -66,7 +66,7 @@ def dissociation_figure(table: Table) -> go.Figure:
         " double dissociation each set changes its own behaviour and not the other."
     )
     finish(figure, "Two sets, two behaviours", caption, height=400, barmode="overlay")
-    ticks = [f"{safe(behaviour)} behaviour" for behaviour in behaviours]
+    ticks = [f"{escape_label(behaviour)} behaviour" for behaviour in behaviours]
     figure.update_xaxes(tickvals=list(range(len(behaviours))), ticktext=ticks, showgrid=False)
     figure.update_yaxes(
         range=[-0.03, 1.05], tickformat=".0%", title_text="share with the base's behaviour"

@@ -8,10 +8,10 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.figures.style import BLUE, GREY, faint, finish, safe
+from interp.figures.style import BLUE, GREY, escape_label, finish, with_opacity
 from interp.table import Table
 
-MEANINGS = {
+DIRECTION_TITLES = {
     "necessity": "necessity: fine-tuned model patched from the base",
     "sufficiency": "sufficiency: base patched from the fine-tuned model",
 }
@@ -30,10 +30,10 @@ def dose_figure(table: Table) -> go.Figure:
     """One row per direction, behaviour on the left and recovery on the right: located sets as a
     line, all random sets as a band.
     """
-    directions = [name for name in MEANINGS if (table["direction"] == name).any()]
-    directions += sorted(set(table["direction"]) - set(MEANINGS))
+    directions = [name for name in DIRECTION_TITLES if (table["direction"] == name).any()]
+    directions += sorted(set(table["direction"]) - set(DIRECTION_TITLES))
     titles = [
-        f"{safe(MEANINGS.get(name, name))}, {measure}"
+        f"{escape_label(DIRECTION_TITLES.get(name, name))}, {measure}"
         for name in directions
         for measure in MEASURES.values()
     ]
@@ -119,7 +119,7 @@ def _random(part: Table, name: str, legend: bool) -> list[go.Scatter]:
         "showlegend": False,
         "hoverinfo": "skip",
     }
-    band = {"fill": "tonexty", "fillcolor": faint(GREY, 0.35)}
+    band = {"fill": "tonexty", "fillcolor": with_opacity(GREY, 0.35)}
     return [
         go.Scatter(x=doses, y=low, **edge),
         go.Scatter(x=doses, y=high, **edge | band),

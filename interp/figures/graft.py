@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, finish, safe
+from interp.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, escape_label, finish
 from interp.table import Table
 
-LOOKS = {
+KIND_STYLES = {
     "learned": ("learned mask", BLUE, "circle"),
     "relaxed": ("relaxed mask (the paper's method)", PURPLE, "diamond"),
     "movement": ("largest movement", ORANGE, "square"),
@@ -23,9 +23,9 @@ LOOKS = {
 
 def graft_figure(table: Table) -> go.Figure:
     """One line per kind of mask: accuracy on held-out questions against the share of weights kept."""
-    figure, wanted = go.Figure(), table["metric"] == "accuracy"
-    for kind, (name, colour, symbol) in LOOKS.items():
-        rows = np.flatnonzero(wanted & (table["kind"] == kind))
+    figure, is_accuracy = go.Figure(), table["metric"] == "accuracy"
+    for kind, (name, colour, symbol) in KIND_STYLES.items():
+        rows = np.flatnonzero(is_accuracy & (table["kind"] == kind))
         rows = rows[np.argsort(table["kept"][rows])]
         if len(rows):
             figure.add_trace(
@@ -46,7 +46,7 @@ def graft_figure(table: Table) -> go.Figure:
                 )
             )
     for kind, name in (("base", "base"), ("tuned", "fine-tuned")):
-        for value in table["value"][wanted & (table["kind"] == kind)]:
+        for value in table["value"][is_accuracy & (table["kind"] == kind)]:
             figure.add_hline(
                 y=float(value), line={"color": GREY, "dash": "dash"}, annotation_text=name
             )
@@ -72,14 +72,16 @@ def graft_figure(table: Table) -> go.Figure:
 def graft_layers_figure(table: Table) -> go.Figure:
     """One line per kind of mask: its share of the weights of each block."""
     figure, inside = go.Figure(), table["layer"] >= 0
-    for kind, (name, colour, _) in LOOKS.items():
+    for kind, (name, colour, _) in KIND_STYLES.items():
         if kind == "matched":  # as many weights as learned in every parameter: the same line
             continue
         rows = inside & (table["kind"] == kind)
         layers = np.unique(table["layer"][rows])
         if layers.size:
-            at = [rows & (table["layer"] == layer) for layer in layers]
-            totals = [(table["kept"][part].sum(), table["size"][part].sum()) for part in at]
+            layer_masks = [rows & (table["layer"] == layer) for layer in layers]
+            totals = [
+                (table["kept"][part].sum(), table["size"][part].sum()) for part in layer_masks
+            ]
             figure.add_trace(
                 go.Scatter(
                     x=layers,
@@ -94,12 +96,14 @@ def graft_layers_figure(table: Table) -> go.Figure:
                     ),
                 )
             )
-    left = np.unique(table["parameter"][~inside].astype(str))
+    outside = np.unique(table["parameter"][~inside].astype(str))
     caption = (
         "Share of each block's weights in a mask; random masks give the level expected by chance."
     )
-    caption += f" {len(left)} parameters outside the blocks are not drawn." if len(left) else ""
-    finish(figure, "Masks by block", safe(caption), height=360)
+    caption += (
+        f" {len(outside)} parameters outside the blocks are not drawn." if len(outside) else ""
+    )
+    finish(figure, "Masks by block", escape_label(caption), height=360)
     figure.update_xaxes(title_text="block", dtick=1)
     figure.update_yaxes(title_text="share of the block's weights", tickformat=".2~%")
     return figure

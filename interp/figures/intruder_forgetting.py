@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.figures.style import BLUE, GREY, faint, finish, safe
+from interp.figures.style import BLUE, GREY, escape_label, finish, with_opacity
 from interp.table import Table
 
 
@@ -23,13 +23,13 @@ def intruder_forgetting_figure(table: Table) -> go.Figure:
             x=table["intruders"],
             y=value,
             mode="lines+markers+text",
-            line={"color": faint(GREY, 0.5), "width": 1},
+            line={"color": with_opacity(GREY, 0.5), "width": 1},
             marker={"color": BLUE, "size": 9},
-            error_y={"type": "data", "symmetric": False, "color": faint(BLUE, 0.5), **bars},
+            error_y={"type": "data", "symmetric": False, "color": with_opacity(BLUE, 0.5), **bars},
             text=[str(place) for place in table["place"]],
             textposition="top center",
             customdata=np.stack(
-                [[safe(name) for name in table["checkpoint"]], table["relative_norm"]], 1
+                [[escape_label(name) for name in table["checkpoint"]], table["relative_norm"]], 1
             ),
             hovertemplate=(
                 "%{customdata[0]}: %{x} intruders, forgetting %{y:.3g} nats per token, relative"

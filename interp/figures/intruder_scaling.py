@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.figures.style import BLUE, GREY, ORANGE, finish, safe
+from interp.figures.style import BLUE, GREY, ORANGE, escape_label, finish
 from interp.table import Table
 
 _KINDS = {
@@ -20,7 +20,7 @@ def intruder_scaling_figure(table: Table) -> go.Figure:
     task, divergence from the base.
     """
     figure = go.Figure()
-    up = "metric" if "metric" in table.data else "kl"
+    y_column = "metric" if "metric" in table.data else "kl"
     for kind, (name, colour, dash) in _KINDS.items():
         rows = np.flatnonzero(table["kind"] == kind)
         rows = rows[np.argsort(table["scale"][rows], kind="stable")]
@@ -28,7 +28,7 @@ def intruder_scaling_figure(table: Table) -> go.Figure:
             figure.add_trace(
                 go.Scatter(
                     x=table["forgetting"][rows],
-                    y=table[up][rows],
+                    y=table[y_column][rows],
                     mode="lines+markers+text",
                     name=name,
                     line={"color": colour, "dash": dash},
@@ -42,27 +42,28 @@ def intruder_scaling_figure(table: Table) -> go.Figure:
                     ),
                 )
             )
-    where = (
+    y_caption = (
         "y: the task metric; further up and to the left is better. If scaling the whole update"
         " gives the same curve, scaling intruders has no advantage over reducing the size of"
         " the update."
-        if up == "metric"
+        if y_column == "metric"
         else (
             "y: divergence from the base. Without a task, the loss of the fine-tuned model's"
             " ability is not measured."
         )
     )
     caption = (
-        f"x: increase of the loss on plain text over the base's, in nats per token. {where}"
+        f"x: increase of the loss on plain text over the base's, in nats per token. {y_caption}"
         " Numbers are factors on the singular values; at 1 all lines meet at the fine-tuned"
         " model."
     )
     finish(
         figure,
-        f"{'Task' if up == 'metric' else 'Divergence'} and forgetting as intruders are scaled",
+        f"{'Task' if y_column == 'metric' else 'Divergence'} and forgetting as intruders are"
+        " scaled",
         caption,
         height=440,
     )
     figure.update_xaxes(title_text="forgetting, nats per token")
-    figure.update_yaxes(title_text=safe(table.column(up).meaning))
+    figure.update_yaxes(title_text=escape_label(table.column(y_column).meaning))
     return figure

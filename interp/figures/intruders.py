@@ -5,32 +5,32 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.figures.style import BLUE, GREY, ORANGE, finish, safe
+from interp.figures.style import BLUE, GREY, ORANGE, escape_label, finish
 from interp.table import Table
 
 
 def intruders_figure(table: Table) -> go.Figure:
     """Largest cosine of every leading singular vector, by layer; intruders are coloured."""
     parts = list(dict.fromkeys(table["part"]))
-    place = np.array([parts.index(part) for part in table["part"]])
+    part_index = np.array([parts.index(part) for part in table["part"]])
     width = 0.7 / max(len(parts), 1)
-    x = table["layer"] + (place - (len(parts) - 1) / 2) * width
+    x = table["layer"] + (part_index - (len(parts) - 1) / 2) * width
     x = x + (table["rank"] / (table["rank"].max() + 1) - 0.5) * width * 0.8
     figure = go.Figure()
-    apart, published = (
+    by_subspace, by_vector_only = (
         table["subspace_intruder"],
         table["is_intruder"] & ~table["subspace_intruder"],
     )
     groups = (
         (f"not an intruder ({int((~table['is_intruder']).sum()):,})", ~table["is_intruder"], GREY),
-        (f"intruder by single vectors only ({int(published.sum()):,})", published, BLUE),
-        (f"intruder, also by subspace ({int(apart.sum()):,})", apart, ORANGE),
+        (f"intruder by single vectors only ({int(by_vector_only.sum()):,})", by_vector_only, BLUE),
+        (f"intruder, also by subspace ({int(by_subspace.sum()):,})", by_subspace, ORANGE),
     )
     for name, mask, colour in groups:
         rows = np.flatnonzero(mask)
         if len(rows):
             labels = [
-                f"layer {table['layer'][row]}, {safe(table['part'][row])}, vector"
+                f"layer {table['layer'][row]}, {escape_label(table['part'][row])}, vector"
                 f" {table['rank'][row]}"
                 for row in rows
             ]
@@ -57,7 +57,7 @@ def intruders_figure(table: Table) -> go.Figure:
     )
     finish(
         figure,
-        f"Leading singular vectors of {len(set(zip(x.round(), place, strict=True))):,}"
+        f"Leading singular vectors of {len(set(zip(x.round(), part_index, strict=True))):,}"
         " matrices, compared with the base's",
         caption,
         height=440,

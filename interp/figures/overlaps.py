@@ -6,10 +6,10 @@ import numpy as np
 from plotly.graph_objects import Figure, Heatmap
 from plotly.subplots import make_subplots
 
-from interp.figures.style import BLUE, PAPER, finish, safe
+from interp.figures.style import BLUE, PAPER, escape_label, finish
 from interp.table import Table
 
-_CUT = 14
+_MAX_LABEL_LENGTH = 14
 
 
 def overlaps_figure(table: Table) -> Figure:
@@ -19,29 +19,38 @@ def overlaps_figure(table: Table) -> Figure:
     kinds = list(dict.fromkeys(table["kind"].tolist()))
     titles = [f"{kind}: {source}" for kind in kinds for source in ("observed", "by chance")]
     figure = make_subplots(
-        rows=len(kinds), cols=2, subplot_titles=[safe(title) for title in titles]
+        rows=len(kinds), cols=2, subplot_titles=[escape_label(title) for title in titles]
     )
-    top = float(max(table["share"].max(), table["chance"].max()))
+    largest = float(max(table["share"].max(), table["chance"].max()))
     for row, kind in enumerate(kinds, 1):
         chosen = np.flatnonzero(table["kind"] == kind)
         names = list(
             dict.fromkeys([*table["mask"][chosen].tolist(), *table["other"][chosen].tolist()])
         )
-        place = {name: index for index, name in enumerate(names)}
+        position = {name: index for index, name in enumerate(names)}
         for column, measure in enumerate(("share", "chance"), 1):
-            found = np.full((len(names), len(names)), np.nan)
-            for at in chosen:
-                found[place[table["mask"][at]], place[table["other"][at]]] = table[measure][at]
-            short = [safe(name if len(name) <= _CUT else f"{name[: _CUT - 1]}…") for name in names]
-            said = [["" if np.isnan(value) else f"{value:.2%}" for value in line] for line in found]
+            values = np.full((len(names), len(names)), np.nan)
+            for row_index in chosen:
+                values[position[table["mask"][row_index]], position[table["other"][row_index]]] = (
+                    table[measure][row_index]
+                )
+            labels = [
+                escape_label(
+                    name if len(name) <= _MAX_LABEL_LENGTH else f"{name[: _MAX_LABEL_LENGTH - 1]}…"
+                )
+                for name in names
+            ]
+            cell_texts = [
+                ["" if np.isnan(value) else f"{value:.2%}" for value in line] for line in values
+            ]
             heat = Heatmap(
-                z=found,
-                x=short,
-                y=short,
-                text=said,
+                z=values,
+                x=labels,
+                y=labels,
+                text=cell_texts,
                 texttemplate="%{text}",
                 zmin=0,
-                zmax=top or 1.0,
+                zmax=largest or 1.0,
                 colorscale=[[0, PAPER], [1, BLUE]],
                 showscale=False,
                 hovertemplate="%{text} of %{y} is in %{x}<extra></extra>",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.figures.style import BLUE, GREY, INK, ORANGE, finish, safe
+from interp.figures.style import BLUE, GREY, INK, ORANGE, escape_label, finish
 from interp.table import Table
 
 NAMES = {
@@ -36,7 +36,7 @@ def patching_figure(table: Table) -> go.Figure:
                 x=x,
                 y=effect,
                 width=0.37,
-                name=safe(direction),
+                name=escape_label(direction),
                 marker={"color": colour, "opacity": 0.85},
                 error_y=_bars(effect, table["low"][rows], table["high"][rows]),
                 hovertemplate="%{y:.1%} of the gap<extra>%{fullData.name}</extra>",

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.figures.style import BLUE, GREY, INK, finish, safe
+from interp.figures.style import BLUE, GREY, INK, escape_label, finish
 from interp.table import Table
 
 SCALE = [[0, "#f4f6fa"], [1, BLUE]]
@@ -27,25 +27,25 @@ def places_figure(table: Table) -> go.Figure:
         cols=1,
         shared_xaxes=True,
         row_heights=heights,
-        subplot_titles=[safe(name) for name in methods],
+        subplot_titles=[escape_label(name) for name in methods],
         vertical_spacing=min(0.06, 0.5 / len(methods)),
     )
     layers = np.unique(table["layer"])
-    for row, (name, mine) in enumerate(zip(methods, parts, strict=True), 1):
+    for row, (name, method_parts) in enumerate(zip(methods, parts, strict=True), 1):
         rows = table["method"] == name
-        values = np.full((len(mine), len(layers)), np.nan)
+        values = np.full((len(method_parts), len(layers)), np.nan)
         shares = values.copy()
-        at = (
-            [mine.index(part) for part in table["part"][rows]],
+        cells = (
+            [method_parts.index(part) for part in table["part"][rows]],
             np.searchsorted(layers, table["layer"][rows]),
         )
-        values[at], shares[at] = table["intensity"][rows], table["share"][rows]
+        values[cells], shares[cells] = table["intensity"][rows], table["share"][rows]
         largest = np.nanmax(values) or 1.0
         figure.add_trace(
             go.Heatmap(
                 z=values / largest,
                 x=layers,
-                y=[safe(part) for part in mine],
+                y=[escape_label(part) for part in method_parts],
                 customdata=np.stack([values, shares], 2),
                 colorscale=SCALE,
                 zmin=0,
@@ -56,7 +56,7 @@ def places_figure(table: Table) -> go.Figure:
                 colorbar={"title": "of the maximum", "tickformat": ".0%", "thickness": 12},
                 hovertemplate=(
                     "block %{x}, %{y}<br>intensity %{customdata[0]:.3g},"
-                    f" %{{customdata[1]:.1%}} of all<extra>{safe(name)}</extra>"
+                    f" %{{customdata[1]:.1%}} of all<extra>{escape_label(name)}</extra>"
                 ),
             ),
             row=row,
@@ -85,10 +85,10 @@ def agreement_figure(table: Table) -> go.Figure:
     the permutation mean.
     """
     rows = np.flatnonzero(np.isfinite(table["correlation"]))[::-1]
-    labels = [safe(f"{table['first'][row]} and {table['second'][row]}") for row in rows]
-    told = np.stack([table["places"][rows], table["adjusted_p"][rows]], 1)
+    labels = [escape_label(f"{table['first'][row]} and {table['second'][row]}") for row in rows]
+    hover_data = np.stack([table["places"][rows], table["adjusted_p"][rows]], 1)
     figure = go.Figure()
-    for column, name, look in (
+    for column, name, marker in (
         ("chance", "permuted", {"color": GREY, "symbol": "line-ns-open", "size": 14}),
         (
             "beyond_movement",
@@ -103,15 +103,15 @@ def agreement_figure(table: Table) -> go.Figure:
                 y=labels,
                 mode="markers",
                 name=name,
-                marker=look,
-                customdata=told,
+                marker=marker,
+                customdata=hover_data,
                 hovertemplate=(
                     "%{x:.2f} over %{customdata[0]} locations, p %{customdata[1]:.2g}"
                     f"<extra>{name}</extra>"
                 ),
             )
         )
-    silent = len(table) - len(rows)
+    n_constant = len(table) - len(rows)
     caption = (
         "Each row is a pair of methods. Filled: rank correlation of their intensities over the"
         " finest locations that both resolve; open: the partial rank correlation given the"
@@ -119,8 +119,8 @@ def agreement_figure(table: Table) -> go.Figure:
         " blocks."
     )
     caption += (
-        f" {silent} pairs are not drawn because one of the two methods is constant."
-        if silent
+        f" {n_constant} pairs are not drawn because one of the two methods is constant."
+        if n_constant
         else ""
     )
     finish(figure, "Agreement of methods", caption, height=160 + 36 * max(1, len(rows)))

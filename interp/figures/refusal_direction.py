@@ -20,19 +20,19 @@ def refusal_direction_figure(table: Table) -> go.Figure:
     """
     figure = go.Figure()
     positive = table["kl"][table["kl"] > 0]
-    least = positive.min() / 3 if positive.size else 1e-9
+    smallest = positive.min() / 3 if positive.size else 1e-9
     for kind, (name, colour) in _NAMES.items():
         rows = np.flatnonzero(table["kind"] == kind)
         rows = rows[np.argsort(table["dose"][rows], kind="stable")]
-        for column, dash, said in (("lost", "solid", "lost"), ("as_base", "dot", "as the base")):
+        for column, dash, label in (("lost", "solid", "lost"), ("as_base", "dot", "as the base")):
             if not len(rows) or np.isnan(table[column][rows]).all():
                 continue
             figure.add_trace(
                 go.Scatter(
-                    x=np.maximum(table["kl"][rows], least),
+                    x=np.maximum(table["kl"][rows], smallest),
                     y=table[column][rows],
                     mode="lines+markers",
-                    name=f"{name}: {said}",
+                    name=f"{name}: {label}",
                     line={"color": colour, "dash": dash},
                     customdata=np.stack([table["dose"][rows], table["kl"][rows]], 1),
                     hovertemplate=(

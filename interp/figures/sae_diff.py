@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, faint, finish, safe
+from interp.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PURPLE,
+    escape_label,
+    finish,
+    with_opacity,
+)
 from interp.table import Table
 
 COLOURS = {
@@ -18,44 +28,48 @@ COLOURS = {
     "unclear": "#c3c9d4",
     "silent": "#e3e6ec",
 }
-LIMIT = 5000
+MAX_DRAWN = 5000
 ESTIMATES = {
     "base_part": "base's slope / difference of slopes",
     "kept": "other model's slope / own slope",
 }
 
 
-def dictionary_diff_figure(table: Table) -> go.Figure:
+def sae_diff_figure(table: Table) -> go.Figure:
     """For a crosscoder both nu of each live latent; otherwise the estimate with its interval,
     sorted.
     """
-    return _crosscoder(table) if "nu_error" in table.data else _ranked(table)
+    return _crosscoder_figure(table) if "nu_error" in table.data else _ranked_figure(table)
 
 
-def _chosen(table: Table, drawn: np.ndarray) -> np.ndarray:
-    """Rows to draw, at most ``LIMIT``: latents claimed for one model first, then an even sample."""
-    rows = np.flatnonzero(drawn)
-    if rows.size <= LIMIT:
+def _rows_to_draw(table: Table, is_drawn: np.ndarray) -> np.ndarray:
+    """Rows to draw, at most ``MAX_DRAWN``: latents claimed for one model first, then an even
+    sample.
+    """
+    rows = np.flatnonzero(is_drawn)
+    if rows.size <= MAX_DRAWN:
         return rows
-    own = np.isin(table["class"][rows], ("tuned-only", "base-only")) & table["claimed"][rows]
-    first, rest = rows[own][:LIMIT], rows[~own]
-    sample = rest[np.linspace(0, rest.size - 1, LIMIT - first.size).astype(int)]
+    is_one_sided = (
+        np.isin(table["class"][rows], ("tuned-only", "base-only")) & table["claimed"][rows]
+    )
+    first, others = rows[is_one_sided][:MAX_DRAWN], rows[~is_one_sided]
+    sample = others[np.linspace(0, others.size - 1, MAX_DRAWN - first.size).astype(int)]
     return np.sort(np.concatenate([first, sample]))
 
 
-def _title(what: str, shown: int, all_of: int) -> str:
+def _title(subject: str, n_drawn: int, n_latents: int) -> str:
     return (
-        f"{what} of {all_of:,} latents"
-        if shown == all_of
-        else f"{what}: {shown:,} of {all_of:,} latents shown"
+        f"{subject} of {n_latents:,} latents"
+        if n_drawn == n_latents
+        else f"{subject}: {n_drawn:,} of {n_latents:,} latents shown"
     )
 
 
-def _crosscoder(table: Table) -> go.Figure:
-    limits = table.summary.get("thresholds", {})
+def _crosscoder_figure(table: Table) -> go.Figure:
+    thresholds = table.summary.get("thresholds", {})
     x, y = table["nu_error"], table["nu_reconstruction"]
-    drawn = (table["class"] != "silent") & np.isfinite(x) & np.isfinite(y)
-    rows, figure = _chosen(table, drawn), go.Figure()
+    is_drawn = (table["class"] != "silent") & np.isfinite(x) & np.isfinite(y)
+    rows, figure = _rows_to_draw(table, is_drawn), go.Figure()
     for kind, colour in COLOURS.items():
         part = rows[table["class"][rows] == kind]
         if not part.size:
@@ -81,7 +95,10 @@ def _crosscoder(table: Table) -> go.Figure:
                 ),
             )
         )
-    error, reconstruction = limits.get("error", np.nan), limits.get("reconstruction", np.nan)
+    error, reconstruction = (
+        thresholds.get("error", np.nan),
+        thresholds.get("reconstruction", np.nan),
+    )
     if np.isfinite(error) and np.isfinite(reconstruction):
         box = {"x0": -error, "x1": error, "y0": -reconstruction, "y1": reconstruction}
         figure.add_shape(type="rect", **box, line={"color": INK, "width": 1, "dash": "dash"})
@@ -101,22 +118,22 @@ def _crosscoder(table: Table) -> go.Figure:
     return figure
 
 
-def _ranked(table: Table) -> go.Figure:
+def _ranked_figure(table: Table) -> go.Figure:
     name = next(name for name in ESTIMATES if name in table.data)
     value = table[name]
-    rows = _chosen(table, (table["class"] != "silent") & np.isfinite(value))
+    rows = _rows_to_draw(table, (table["class"] != "silent") & np.isfinite(value))
     rows = rows[np.argsort(value[rows], kind="stable")]
-    place, figure = np.arange(rows.size), go.Figure()
+    rank, figure = np.arange(rows.size), go.Figure()
     for kind, colour in COLOURS.items():
-        at = table["class"][rows] == kind
-        part = rows[at]
+        in_class = table["class"][rows] == kind
+        part = rows[in_class]
         if not part.size:
             continue
         bars = {"array": np.nan_to_num(table[f"{name}_high"][part] - value[part])}
         bars["arrayminus"] = np.nan_to_num(value[part] - table[f"{name}_low"][part])
         figure.add_trace(
             go.Scatter(
-                x=place[at],
+                x=rank[in_class],
                 y=value[part],
                 mode="markers",
                 name=f"{kind} ({int((table['class'] == kind).sum()):,})",
@@ -124,7 +141,7 @@ def _ranked(table: Table) -> go.Figure:
                 error_y={
                     "type": "data",
                     "symmetric": False,
-                    "color": faint(colour, 0.4),
+                    "color": with_opacity(colour, 0.4),
                     "width": 0,
                     **bars,
                 },
@@ -137,11 +154,11 @@ def _ranked(table: Table) -> go.Figure:
         )
     error = table.summary.get("thresholds", {}).get("error", np.nan)
     centres = (0.0, -1.0) if name == "base_part" else (0.0,)
-    for end in [
+    for boundary in [
         centre + sign * error for centre in centres for sign in (-1, 1) if np.isfinite(error)
     ]:
-        figure.add_hline(y=end, line={"color": INK, "width": 1, "dash": "dash"})
-    read = {
+        figure.add_hline(y=boundary, line={"color": INK, "width": 1, "dash": "dash"})
+    explanation = {
         "base_part": (
             "the base's slope on it divided by the difference of the models' slopes: 0 is tuned"
             " only, -1 is base only"
@@ -153,18 +170,18 @@ def _ranked(table: Table) -> go.Figure:
     }[name]
     caption = (
         "Each dot is a latent that is active often enough, with its interval over documents:"
-        f" {read}."
+        f" {explanation}."
     )
     low, high = (-2.0, 1.5) if name == "base_part" else (-0.5, 2.0)
     outside = int(((value[rows] < low) | (value[rows] > high)).sum())
     caption += f" {outside} are outside the plotted range." if outside else ""
     finish(figure, _title("Presence in both models", rows.size, len(table)), caption, height=460)
     figure.update_xaxes(title_text="latents, sorted", showgrid=False)
-    figure.update_yaxes(title_text=safe(ESTIMATES[name]), range=[low, high])
+    figure.update_yaxes(title_text=escape_label(ESTIMATES[name]), range=[low, high])
     return figure
 
 
-def dictionary_classes_figure(table: Table) -> go.Figure:
+def sae_diff_classes_figure(table: Table) -> go.Figure:
     """Share of live latents claimed to be of each class, compared with the controls."""
     pairs = list(dict.fromkeys(table["pair"].tolist()))
     kinds = [
@@ -174,20 +191,20 @@ def dictionary_classes_figure(table: Table) -> go.Figure:
     ]
     figure = go.Figure()
     for pair, colour in zip(pairs, [BLUE, *[GREY] * len(pairs)], strict=False):
-        row = {
+        row_of_class = {
             kind: np.flatnonzero((table["pair"] == pair) & (table["class"] == kind))[0]
             for kind in kinds
         }
-        at = np.array([row[kind] for kind in kinds])
-        live = np.maximum(table["live"][at], 1)
+        rows = np.array([row_of_class[kind] for kind in kinds])
+        live = np.maximum(table["live"][rows], 1)
         figure.add_trace(
             go.Bar(
                 x=kinds,
-                y=table["claimed"][at] / live,
-                name=safe(pair),
+                y=table["claimed"][rows] / live,
+                name=escape_label(pair),
                 marker={"color": colour},
-                customdata=np.stack([table["claimed"][at], table["live"][at]], 1),
-                text=[f"{count:,}" for count in table["claimed"][at]],
+                customdata=np.stack([table["claimed"][rows], table["live"][rows]], 1),
+                text=[f"{count:,}" for count in table["claimed"][rows]],
                 hovertemplate=(
                     "%{x}: %{customdata[0]} of %{customdata[1]}<extra>%{fullData.name}</extra>"
                 ),

@@ -5,23 +5,23 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.figures.style import BLUE, GREY, ORANGE, PURPLE, SERIES, finish, safe
+from interp.figures.style import BLUE, GREY, ORANGE, PURPLE, SERIES, escape_label, finish
 from interp.table import Table
 
-NAMES = {"dictionary": BLUE, "pca": ORANGE, "random": GREY}
+COLOUR_OF = {"dictionary": BLUE, "pca": ORANGE, "random": GREY}
 
 
-def dictionary_scores_figure(table: Table) -> go.Figure:
+def sae_eval_figure(table: Table) -> go.Figure:
     """Explained variance of the dictionary and of the baselines, by part of the tokens."""
     parts, figure = list(dict.fromkeys(table["part"].tolist())), go.Figure()
     for name in dict.fromkeys(table["dictionary"].tolist()):
         rows = table["dictionary"] == name
         figure.add_trace(
             go.Bar(
-                x=[safe(part) for part in table["part"][rows]],
+                x=[escape_label(part) for part in table["part"][rows]],
                 y=table["explained_variance"][rows],
-                name=safe(name),
-                marker={"color": NAMES.get(name, PURPLE)},
+                name=escape_label(name),
+                marker={"color": COLOUR_OF.get(name, PURPLE)},
                 customdata=np.stack([table["l0"][rows], table["tokens"][rows]], 1),
                 hovertemplate=(
                     "%{x}: %{y:.3f} with %{customdata[0]:.1f} codes a token, of %{customdata[1]:,}"
@@ -40,18 +40,18 @@ def dictionary_scores_figure(table: Table) -> go.Figure:
     return figure
 
 
-def dictionary_density_figure(table: Table) -> go.Figure:
+def sae_eval_density_figure(table: Table) -> go.Figure:
     """Histogram of firing rates by powers of ten; latents that never fire have their own bar."""
     figure = go.Figure()
     for name in dict.fromkeys(table["dictionary"].tolist()):
         rows = np.flatnonzero(table["dictionary"] == name)
-        labels = [_between(table["low"][row], table["high"][row]) for row in rows]
+        labels = [_bin_label(table["low"][row], table["high"][row]) for row in rows]
         figure.add_trace(
             go.Bar(
                 x=labels,
                 y=table["latents"][rows],
-                name=safe(name),
-                marker={"color": NAMES.get(name, PURPLE)},
+                name=escape_label(name),
+                marker={"color": COLOUR_OF.get(name, PURPLE)},
                 hovertemplate="%{x}: %{y:,} latents<extra>%{fullData.name}</extra>",
             )
         )
@@ -65,20 +65,20 @@ def dictionary_density_figure(table: Table) -> go.Figure:
     return figure
 
 
-def _between(low: float, high: float) -> str:
+def _bin_label(low: float, high: float) -> str:
     if np.isneginf(high):
         return "never"
     return f"below {high:g}" if np.isneginf(low) else f"{low:g} to {high:g}"
 
 
-def dictionary_recovered_figure(table: Table) -> go.Figure:
+def sae_eval_recovered_figure(table: Table) -> go.Figure:
     """Share of an ablation's cost that each reconstruction recovers; ablations without cost have no
     bar.
     """
     figure = go.Figure()
-    said = {"ce": "loss", "kl": "divergence"}
+    cost_names = {"ce": "loss", "kl": "divergence"}
     # only a crosscoder's output is spliced into both models
-    where = (
+    model_labels = (
         [f", in the {role} model" for role in table["model"]]
         if "model" in table.data
         else [""] * len(table)
@@ -88,15 +88,15 @@ def dictionary_recovered_figure(table: Table) -> go.Figure:
         figure.add_trace(
             go.Bar(
                 x=[
-                    safe(
-                        f"{said.get(table['cost'][r], table['cost'][r])}, over"
-                        f" {table['ablation'][r]}{where[r]}"
+                    escape_label(
+                        f"{cost_names.get(table['cost'][r], table['cost'][r])}, over"
+                        f" {table['ablation'][r]}{model_labels[r]}"
                     )
                     for r in rows
                 ],
                 y=table["recovered"][rows],
-                name=safe(name),
-                marker={"color": NAMES.get(name, colour)},
+                name=escape_label(name),
+                marker={"color": COLOUR_OF.get(name, colour)},
                 hovertemplate="%{x}: %{y:.3f}<extra>%{fullData.name}</extra>",
             )
         )

@@ -5,28 +5,28 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.figures.style import BLUE, GREY, ORANGE, finish, safe
+from interp.figures.style import BLUE, GREY, ORANGE, escape_label, finish
 from interp.table import Table
 
 
-def dictionary_features_figure(table: Table) -> go.Figure:
+def sae_features_figure(table: Table) -> go.Figure:
     """One dot per scored latent, accuracy of its label against density; grey bars show both
     nulls.
     """
     figure = go.Figure()
     scored = table["scored"]
     density = table["density"][scored]
-    reach = np.fmax(table["others_high"], table["shuffled_high"])[scored]
-    mean = np.fmax(table["others"], table["shuffled"])[scored]
+    null_high = np.fmax(table["others_high"], table["shuffled_high"])[scored]
+    null_mean = np.fmax(table["others"], table["shuffled"])[scored]
     figure.add_trace(
         go.Scatter(
             x=density,
-            y=mean,
+            y=null_mean,
             mode="markers",
             name="nulls: mean, and up to their 95 % quantile",
             marker={"color": GREY, "size": 4},
             error_y={
-                "array": np.maximum(reach - mean, 0),
+                "array": np.maximum(null_high - null_mean, 0),
                 "symmetric": False,
                 "color": GREY,
                 "width": 0,
@@ -35,15 +35,16 @@ def dictionary_features_figure(table: Table) -> go.Figure:
             hovertemplate="nulls: %{y:.2f} on average<extra></extra>",
         )
     )
-    for wanted, colour, name in (
+    for is_detected, colour, name in (
         (True, BLUE, "beyond both nulls"),
         (False, ORANGE, "not beyond them"),
     ):
-        rows = np.flatnonzero(scored & (table["detected"] == wanted))
+        rows = np.flatnonzero(scored & (table["detected"] == is_detected))
         if len(rows):
             value = table["detection"][rows]
-            said = [
-                [int(table["latent"][row]), safe(repr(table["label"][row])[1:-1])] for row in rows
+            hover_data = [
+                [int(table["latent"][row]), escape_label(repr(table["label"][row])[1:-1])]
+                for row in rows
             ]
             figure.add_trace(
                 go.Scatter(
@@ -60,13 +61,13 @@ def dictionary_features_figure(table: Table) -> go.Figure:
                         "width": 0,
                         "thickness": 1,
                     },
-                    customdata=np.array(said, dtype=object),
+                    customdata=np.array(hover_data, dtype=object),
                     hovertemplate=(
                         "latent %{customdata[0]}: %{y:.2f}<br>%{customdata[1]}<extra></extra>"
                     ),
                 )
             )
-    left = int((~scored).sum())
+    n_unscored = int((~scored).sum())
     caption = (
         "Each dot is a latent. x: share of tokens on which it is active. y: accuracy with"
         " which its list of tokens, made on half of the documents, predicts where it is"
@@ -75,7 +76,7 @@ def dictionary_features_figure(table: Table) -> go.Figure:
         " higher."
     )
     title = "Labels of latents by density" + (
-        f": {left} without a score are not drawn" if left else ""
+        f": {n_unscored} without a score are not drawn" if n_unscored else ""
     )
     finish(figure, title, caption, height=420)
     figure.update_xaxes(title_text="share of tokens", type="log")
@@ -98,10 +99,10 @@ def concept_shift_figure(table: Table) -> go.Figure:
         ),
         ("gain", "by its own shift", {"color": BLUE, "size": 9}),
     ):
-        said = f"concept %{{customdata}}: %{{y:.3g}} closer<extra>{name}</extra>"
+        hover = f"concept %{{customdata}}: %{{y:.3g}} closer<extra>{name}</extra>"
         figure.add_trace(
             go.Scatter(
-                y=table[column][rows], name=name, marker=marker, hovertemplate=said, **shared
+                y=table[column][rows], name=name, marker=marker, hovertemplate=hover, **shared
             )
         )
     caption = (

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.figures.style import BLUE, GREY, ORANGE, SERIES, finish, safe
+from interp.figures.style import BLUE, GREY, ORANGE, SERIES, escape_label, finish
 from interp.table import Table
 
 
-def dictionary_probe_figure(table: Table) -> go.Figure:
+def sae_probe_figure(table: Table) -> go.Figure:
     """Held-out AUC by number of latents and source, with intervals; a tick marks the limit of the
     null.
     """
@@ -18,16 +18,16 @@ def dictionary_probe_figure(table: Table) -> go.Figure:
     for number, (source, colour) in enumerate(zip(sources, SERIES * len(sources), strict=False)):
         rows = np.flatnonzero(table["source"] == source)
         # side by side, so that intervals do not overlap
-        across = np.array([ks.index(k) for k in table["k"][rows]]) + 0.12 * (
+        x = np.array([ks.index(k) for k in table["k"][rows]]) + 0.12 * (
             number - (len(sources) - 1) / 2
         )
         value = table["auc"][rows]
         figure.add_trace(
             go.Scatter(
-                x=across,
+                x=x,
                 y=value,
                 mode="markers",
-                name=safe(source),
+                name=escape_label(source),
                 marker={"color": colour, "size": 9},
                 error_y={
                     "array": table["high"][rows] - value,
@@ -42,11 +42,11 @@ def dictionary_probe_figure(table: Table) -> go.Figure:
         )
         figure.add_trace(
             go.Scatter(
-                x=across,
+                x=x,
                 y=table["null_most"][rows],
                 mode="markers",
                 showlegend=False,
-                name=f"{safe(source)}: chance",
+                name=f"{escape_label(source)}: chance",
                 marker={"color": colour, "symbol": "line-ew-open", "size": 14},
                 hovertemplate=(
                     "p is at most 0.05 for an AUC above %{y:.3f}<extra>%{fullData.name}</extra>"
@@ -68,19 +68,19 @@ def dictionary_probe_figure(table: Table) -> go.Figure:
     return figure
 
 
-def dictionary_probe_sets_figure(table: Table) -> go.Figure:
+def sae_probe_sets_figure(table: Table) -> go.Figure:
     """Effect of each random set, by set and edit."""
     figure = go.Figure()
     pairs = list(dict.fromkeys(zip(table["set"].tolist(), table["change"].tolist(), strict=True)))
     for number, (name, change) in enumerate(pairs):
         effect = table["effect"][(table["set"] == name) & (table["change"] == change)]
-        spread = 0.6 * ((np.arange(effect.size) * 0.6180339887) % 1 - 0.5)
+        jitter = 0.6 * ((np.arange(effect.size) * 0.6180339887) % 1 - 0.5)
         figure.add_trace(
             go.Scatter(
                 x=effect,
-                y=len(pairs) - 1 - number + spread,
+                y=len(pairs) - 1 - number + jitter,
                 mode="markers",
-                name=safe(f"{name}, {change}"),
+                name=escape_label(f"{name}, {change}"),
                 showlegend=False,
                 marker={"color": GREY, "size": 6, "opacity": 0.6},
                 hovertemplate="%{x:.3g}<extra>random set for %{fullData.name}</extra>",
@@ -97,7 +97,7 @@ def dictionary_probe_sets_figure(table: Table) -> go.Figure:
         caption,
         height=150 + 70 * len(pairs),
     )
-    names = [safe(f"{name}, {change}") for name, change in pairs[::-1]]
+    names = [escape_label(f"{name}, {change}") for name, change in pairs[::-1]]
     figure.update_yaxes(
         tickvals=list(range(len(pairs))), ticktext=names, showgrid=False, zeroline=False
     )
@@ -105,14 +105,14 @@ def dictionary_probe_sets_figure(table: Table) -> go.Figure:
     return figure
 
 
-def dictionary_probe_effects_figure(table: Table) -> go.Figure:
+def sae_probe_effects_figure(table: Table) -> go.Figure:
     """Effect of each set, the mean of its random sets, and the significance threshold."""
     names = [
-        safe(f"{name}, {change}")
+        escape_label(f"{name}, {change}")
         for name, change in zip(table["set"], table["change"], strict=True)
     ]
     figure = go.Figure()
-    for column, said, colour, symbol in (
+    for column, label, colour, symbol in (
         ("effect", "these latents", BLUE, "circle"),
         ("null_mean", "random sets, mean", GREY, "circle-open"),
         ("null_most", "threshold for p of 0.05", ORANGE, "line-ns-open"),
@@ -124,7 +124,7 @@ def dictionary_probe_effects_figure(table: Table) -> go.Figure:
                 x=value,
                 y=names,
                 mode="markers",
-                name=said,
+                name=label,
                 marker={"color": colour, "symbol": symbol, "size": 13},
                 hovertemplate="%{x:.3g}<extra>%{fullData.name}</extra>",
             )

@@ -6,13 +6,13 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.figures.style import BLUE, GREY, finish, safe
+from interp.figures.style import BLUE, GREY, escape_label, finish
 from interp.table import Table
 
 LIMIT = 5000
 
 
-def shown_rows(score: np.ndarray, selected: np.ndarray, limit: int = LIMIT) -> np.ndarray:
+def rows_to_draw(score: np.ndarray, selected: np.ndarray, limit: int = LIMIT) -> np.ndarray:
     """Indices of at most ``limit`` rows: the largest |score| (four fifths of them), then an even
     sample of the rest.
 
@@ -31,27 +31,27 @@ def scores_figure(table: Table) -> go.Figure:
     """Score against layer, with the units of a layer side by side in index order; below, the number
     of selected units per layer.
     """
-    name_of_unit = table.columns[1].name
-    layer, index, score, chosen = (
+    unit_name = table.columns[1].name
+    layer, index, score, selected = (
         table["layer"],
-        table[name_of_unit],
+        table[unit_name],
         table["score"],
         table["selected"],
     )
-    rows = shown_rows(score, chosen)
+    rows = rows_to_draw(score, selected)
     width = int(index.max()) + 1
-    place = layer + 0.8 * ((index + 0.5) / width - 0.5)
+    position = layer + 0.8 * ((index + 0.5) / width - 0.5)
     figure = make_subplots(
         rows=2, cols=1, shared_xaxes=True, row_heights=[0.78, 0.22], vertical_spacing=0.06
     )
     for name, colour, size, mask in (
-        ("not selected", GREY, 4, ~chosen),
-        ("selected", BLUE, 7, chosen),
+        ("not selected", GREY, 4, ~selected),
+        ("selected", BLUE, 7, selected),
     ):
         part = rows[mask[rows]]
         figure.add_trace(
             go.Scatter(
-                x=place[part],
+                x=position[part],
                 y=score[part],
                 mode="markers",
                 name=f"{name} ({int(mask.sum()):,})",
@@ -63,7 +63,7 @@ def scores_figure(table: Table) -> go.Figure:
                 },
                 customdata=np.stack([layer[part], index[part], table["rank"][part]], axis=1),
                 hovertemplate=(
-                    f"layer %{{customdata[0]}}, {name_of_unit} %{{customdata[1]}}<br>"
+                    f"layer %{{customdata[0]}}, {unit_name} %{{customdata[1]}}<br>"
                     "score %{y:.4g}, rank %{customdata[2]}<extra></extra>"
                 ),
             ),
@@ -71,27 +71,29 @@ def scores_figure(table: Table) -> go.Figure:
             col=1,
         )
     layers = np.arange(int(layer.max()) + 1)
-    counts = np.bincount(layer[chosen], minlength=layers.size)
+    counts = np.bincount(layer[selected], minlength=layers.size)
     hover = "layer %{x}: %{y} selected<extra></extra>"
     bars = go.Bar(
         x=layers, y=counts, marker={"color": BLUE}, width=0.8, showlegend=False, hovertemplate=hover
     )
     figure.add_trace(bars, row=2, col=1)
     meaning, unit = table.column("score").meaning, table.column("score").unit
-    title = f"Score of {score.size:,} {name_of_unit}s by layer"
+    title = f"Score of {score.size:,} {unit_name}s by layer"
     if rows.size < score.size:
-        title = f"Score by layer: {rows.size:,} of {score.size:,} {name_of_unit}s shown"
+        title = f"Score by layer: {rows.size:,} of {score.size:,} {unit_name}s shown"
     caption = (
-        f"Each dot is a {name_of_unit}; its score: {meaning}{f' ({unit})' if unit else ''}."
-        f" Within a layer, {name_of_unit}s are side by side in index order. The bars count the"
-        f" selected {name_of_unit}s of each layer."
+        f"Each dot is a {unit_name}; its score: {meaning}{f' ({unit})' if unit else ''}."
+        f" Within a layer, {unit_name}s are side by side in index order. The bars count the"
+        f" selected {unit_name}s of each layer."
     )
     if rows.size < score.size:
         caption += (
-            f" The {name_of_unit}s not drawn have smaller scores; an even sample of them is shown."
+            f" The {unit_name}s not drawn have smaller scores; an even sample of them is shown."
         )
     finish(figure, title, caption, height=460)
-    figure.update_yaxes(title_text=safe(f"score ({unit})" if unit else "score"), row=1, col=1)
+    figure.update_yaxes(
+        title_text=escape_label(f"score ({unit})" if unit else "score"), row=1, col=1
+    )
     figure.update_yaxes(title_text="selected", row=2, col=1, rangemode="tozero", nticks=4)
     step = max(1, layers.size // 16)
     figure.update_xaxes(title_text="layer", row=2, col=1, tickvals=layers[::step])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.figures.style import BLUE, GREY, ORANGE, finish, safe
+from interp.figures.style import BLUE, GREY, ORANGE, escape_label, finish
 from interp.table import Table
 
 
@@ -36,7 +36,7 @@ def stability_figure(table: Table) -> go.Figure:
                     x=table["jaccard"][rows],
                     y=y[rows],
                     mode="markers",
-                    name=safe(basis),
+                    name=escape_label(basis),
                     marker={"color": colour, "size": 10},
                     customdata=np.stack(
                         [table["n_first"][rows], table["n_second"][rows], table["spearman"][rows]],
@@ -60,6 +60,6 @@ def stability_figure(table: Table) -> go.Figure:
         caption,
         height=130 + 26 * len(table),
     )
-    figure.update_yaxes(tickvals=y, ticktext=[safe(name) for name in names], showgrid=False)
+    figure.update_yaxes(tickvals=y, ticktext=[escape_label(name) for name in names], showgrid=False)
     figure.update_xaxes(range=[-0.02, 1.02], title_text="Jaccard index")
     return figure

@@ -11,15 +11,15 @@ from interp.table import Table
 
 def stitch_figure(table: Table) -> go.Figure:
     """One group of bars per model, one bar per task: accuracy on held-out questions."""
-    figure, wanted = go.Figure(), table["metric"] == "accuracy"
-    for at, task in enumerate(np.unique(table["task"][wanted])):
-        rows = np.flatnonzero(wanted & (table["task"] == task))
+    figure, is_accuracy = go.Figure(), table["metric"] == "accuracy"
+    for index, task in enumerate(np.unique(table["task"][is_accuracy])):
+        rows = np.flatnonzero(is_accuracy & (table["task"] == task))
         figure.add_trace(
             go.Bar(
                 x=table["kind"][rows].tolist(),
                 y=table["value"][rows],
                 name=f"task {task}",
-                marker={"color": SERIES[at % len(SERIES)]},
+                marker={"color": SERIES[index % len(SERIES)]},
                 hovertemplate="%{x}<br>%{y:.1%} correct<extra>%{fullData.name}</extra>",
             )
         )

@@ -17,12 +17,12 @@ TITLE = {"y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 12}}
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
-def safe(text: object) -> str:
+def escape_label(text: object) -> str:
     """``text`` escaped for a label or hover box, where plotly would interpret tags and entities."""
     return html.escape(str(text), quote=False)
 
 
-def faint(colour: str, opacity: float) -> str:
+def with_opacity(colour: str, opacity: float) -> str:
     """A hexadecimal colour with an opacity, as plotly accepts it for fills."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity})"
@@ -49,7 +49,7 @@ def finish(figure: go.Figure, title: str, caption: str, height: int, **layout: A
     figure.update_layout(
         template="none",
         title={
-            "text": safe(title),
+            "text": escape_label(title),
             "x": 0,
             "xref": "container",
             "xanchor": "left",

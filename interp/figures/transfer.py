@@ -16,28 +16,34 @@ def transfer_figure(table: Table) -> go.Figure:
     unit by layer.
     """
     unit = table.columns[1].name
-    again = "score_recomputed" in table.data
-    mine = table["selected"]
-    theirs = table["selected_recomputed"] if again else np.zeros(len(table), bool)
+    has_target_scores = "score_recomputed" in table.data
+    in_source = table["selected"]
+    in_target = table["selected_recomputed"] if has_target_scores else np.zeros(len(table), bool)
     x, y = (
-        (table["score"], table["score_recomputed"]) if again else (table["layer"], table["cosine"])
+        (table["score"], table["score_recomputed"])
+        if has_target_scores
+        else (table["layer"], table["cosine"])
     )
-    rest = np.flatnonzero(~mine & ~theirs)
-    if len(rest) > LIMIT:
-        rest = rest[np.linspace(0, len(rest) - 1, LIMIT).round().astype(int)]
+    in_neither = np.flatnonzero(~in_source & ~in_target)
+    if len(in_neither) > LIMIT:
+        in_neither = in_neither[np.linspace(0, len(in_neither) - 1, LIMIT).round().astype(int)]
     groups = (
-        (f"selected in neither ({int((~mine & ~theirs).sum()):,})", rest, GREY),
+        (f"selected in neither ({int((~in_source & ~in_target).sum()):,})", in_neither, GREY),
         (
-            f"in the source only ({int((mine & ~theirs).sum()):,})",
-            np.flatnonzero(mine & ~theirs),
+            f"in the source only ({int((in_source & ~in_target).sum()):,})",
+            np.flatnonzero(in_source & ~in_target),
             BLUE,
         ),
         (
-            f"in the target only ({int((~mine & theirs).sum()):,})",
-            np.flatnonzero(~mine & theirs),
+            f"in the target only ({int((~in_source & in_target).sum()):,})",
+            np.flatnonzero(~in_source & in_target),
             ORANGE,
         ),
-        (f"in both ({int((mine & theirs).sum()):,})", np.flatnonzero(mine & theirs), GREEN),
+        (
+            f"in both ({int((in_source & in_target).sum()):,})",
+            np.flatnonzero(in_source & in_target),
+            GREEN,
+        ),
     )
     figure = go.Figure()
     for name, rows, colour in groups:
@@ -63,18 +69,26 @@ def transfer_figure(table: Table) -> go.Figure:
                     ),
                 )
             )
-    left = int((~mine & ~theirs).sum()) - len(rest)
+    n_not_drawn = int((~in_source & ~in_target).sum()) - len(in_neither)
     caption = (
         f"Each dot is one {unit}. x: its score in the source; y: its score in the target."
-        if again
+        if has_target_scores
         else (
             f"Each dot is one {unit}: cosine between its write weights in source and target, by"
             " layer."
         )
     )
-    caption += f" {left:,} that are selected in neither are not drawn." if left else ""
-    title = "Scores in source and target" if again else f"The same {unit}s in source and target"
+    caption += (
+        f" {n_not_drawn:,} that are selected in neither are not drawn." if n_not_drawn else ""
+    )
+    title = (
+        "Scores in source and target"
+        if has_target_scores
+        else f"The same {unit}s in source and target"
+    )
     finish(figure, title, caption, height=440)
-    figure.update_xaxes(title_text="score in the source" if again else "layer")
-    figure.update_yaxes(title_text="score in the target" if again else "cosine of write weights")
+    figure.update_xaxes(title_text="score in the source" if has_target_scores else "layer")
+    figure.update_yaxes(
+        title_text="score in the target" if has_target_scores else "cosine of write weights"
+    )
     return figure

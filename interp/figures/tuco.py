@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.figures.style import BLUE, GREY, ORANGE, faint, finish, safe
+from interp.figures.style import BLUE, GREY, ORANGE, escape_label, finish, with_opacity
 from interp.table import Table
 
 LIMIT = 2000
@@ -29,13 +29,13 @@ def tuco_figure(table: Table) -> go.Figure:
                 x=table["tokens"][rows],
                 y=table["tuco"][rows],
                 mode="markers",
-                name=safe(f"{group} prompts"),
+                name=escape_label(f"{group} prompts"),
                 marker={"color": colour, "size": 7, "opacity": 0.65},
                 customdata=list(
                     zip(
                         table["prompt_id"][rows].tolist(),
                         table["output_co"][rows].tolist(),
-                        map(safe, table["prompt"][rows].tolist()),
+                        map(escape_label, table["prompt"][rows].tolist()),
                         strict=True,
                     )
                 ),
@@ -65,20 +65,24 @@ def tuco_layers_figure(table: Table) -> go.Figure:
     column = "beta_last" if np.isnan(table["beta"]).all() else "beta"
     groups, layers = list(dict.fromkeys(table["group"].tolist())), np.unique(table["layer"])
     for group, colour in zip(groups, COLOURS, strict=False):
-        mine = table["group"] == group
-        each = [table[column][mine & (table["layer"] == layer)] for layer in layers]
-        low, high = (np.array([np.quantile(part, q) for part in each]) for q in (0.25, 0.75))
+        in_group = table["group"] == group
+        values_by_layer = [table[column][in_group & (table["layer"] == layer)] for layer in layers]
+        low, high = (
+            np.array([np.quantile(part, q) for part in values_by_layer]) for q in (0.25, 0.75)
+        )
         band = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
         figure.add_trace(go.Scatter(x=layers, y=high, **band))
         figure.add_trace(
-            go.Scatter(x=layers, y=low, fill="tonexty", fillcolor=faint(colour, 0.18), **band)
+            go.Scatter(
+                x=layers, y=low, fill="tonexty", fillcolor=with_opacity(colour, 0.18), **band
+            )
         )
         figure.add_trace(
             go.Scatter(
                 x=layers,
-                y=[part.mean() for part in each],
+                y=[part.mean() for part in values_by_layer],
                 mode="lines+markers",
-                name=safe(f"{group} prompts"),
+                name=escape_label(f"{group} prompts"),
                 line={"color": colour},
                 hovertemplate="up to block %{x}: %{y:.3f}<extra>%{fullData.name}</extra>",
             )
@@ -101,40 +105,53 @@ def tuco_tokens_figure(table: Table) -> go.Figure:
     keys = list(
         dict.fromkeys(zip(table["group"].tolist(), table["prompt_id"].tolist(), strict=True))
     )
-    first = [
+    first_prompts = [
         next(key for key in keys if key[0] == group)
         for group in dict.fromkeys(key[0] for key in keys)
     ]
-    names = [safe(f"{group} prompt {number}") for group, number in first]
-    figure = make_subplots(rows=len(first), cols=1, subplot_titles=names, vertical_spacing=0.28)
-    for place, (group, number) in enumerate(first, 1):
-        rows = (table["group"] == group) & (table["prompt_id"] == number)
+    names = [escape_label(f"{group} prompt {number}") for group, number in first_prompts]
+    figure = make_subplots(
+        rows=len(first_prompts), cols=1, subplot_titles=names, vertical_spacing=0.28
+    )
+    for subplot, (group, prompt_id) in enumerate(first_prompts, 1):
+        rows = (table["group"] == group) & (table["prompt_id"] == prompt_id)
         layers, positions = table["layer"][rows], table["position"][rows]
         values = np.zeros((layers.max() + 1, positions.max() + 1))
         values[layers, positions] = table["beta"][rows]
-        words = [safe(repr(token)[1:-1]) for token in table["token"][rows][layers == 0]]
+        token_labels = [
+            escape_label(repr(token)[1:-1]) for token in table["token"][rows][layers == 0]
+        ]
         figure.add_trace(
             go.Heatmap(
                 z=values,
                 zmin=0,
                 zmax=float(table["beta"].max()) or 1.0,
                 colorscale="Blues",
-                showscale=place == 1,
+                showscale=subplot == 1,
                 hovertemplate="token %{x}, up to block %{y}: %{z:.3f}<extra></extra>",
             ),
-            row=place,
+            row=subplot,
             col=1,
         )
         figure.update_xaxes(
-            tickvals=list(range(len(words))), ticktext=words, tickangle=-60, row=place, col=1
+            tickvals=list(range(len(token_labels))),
+            ticktext=token_labels,
+            tickangle=-60,
+            row=subplot,
+            col=1,
         )
-        figure.update_yaxes(title_text="block", row=place, col=1)
+        figure.update_yaxes(title_text="block", row=subplot, col=1)
     caption = (
         "Tuning contribution as a share of what the blocks up to and including each row added"
         f" at each token, for the first prompt of each class (the table has {len(keys)}"
         " prompts)."
     )
-    finish(figure, "Tuning contribution by token and block", caption, height=160 + 230 * len(first))
+    finish(
+        figure,
+        "Tuning contribution by token and block",
+        caption,
+        height=160 + 230 * len(first_prompts),
+    )
     figure.update_layout(margin={"t": 90})
     return figure
 
@@ -147,14 +164,14 @@ def ftc_alpha_figure(table: Table) -> go.Figure:
         rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08, row_heights=[0.65, 0.35]
     )
     for group, colour in zip(dict.fromkeys(table["group"].tolist()), COLOURS, strict=False):
-        for way, dash in (("blocks", "solid"), ("weights", "dot")):
-            rows = (table["group"] == group) & (table["way"] == way)
+        for scaled, dash in (("blocks", "solid"), ("weights", "dot")):
+            rows = (table["group"] == group) & (table["way"] == scaled)
             if not rows.any():
                 continue
             value = table["number"][rows]
             bars = {
                 "array": np.nan_to_num(table["high"][rows] - value),
-                "color": faint(colour, 0.6),
+                "color": with_opacity(colour, 0.6),
             }
             bars["arrayminus"] = np.nan_to_num(value - table["low"][rows])
             line = {"color": colour, "dash": dash}
@@ -162,7 +179,7 @@ def ftc_alpha_figure(table: Table) -> go.Figure:
                 "x": table["alpha"][rows],
                 "mode": "lines+markers",
                 "line": line,
-                "name": safe(f"{group}, {way}"),
+                "name": escape_label(f"{group}, {scaled}"),
             }
             hover = "strength %{x}: %{y:.3g}<extra>%{fullData.name}</extra>"
             error = {"type": "data", "symmetric": False, **bars}
@@ -193,7 +210,7 @@ def ftc_alpha_figure(table: Table) -> go.Figure:
                 line={"color": GREY, "width": 1, "dash": "dash"},
             ),
         )
-    figure.update_yaxes(title_text=safe(table.column("number").meaning), row=1, col=1)
+    figure.update_yaxes(title_text=escape_label(table.column("number").meaning), row=1, col=1)
     figure.update_yaxes(
         title_text="different token", range=[-0.03, 1.05], tickformat=".0%", row=2, col=1
     )

@@ -22,7 +22,7 @@ Same = TypeVar("Same")
 class _SameOnAllCells:
     """An edit that holds no values of single cells is the same on any part of a batch."""
 
-    def on(self: Same, cells: Cells) -> Same:
+    def select_cells(self: Same, cells: Cells) -> Same:
         """The edit itself."""
         return self
 
@@ -73,14 +73,14 @@ class Scale(_SameOnAllCells):
 
 @dataclass(frozen=True)
 class Replace:
-    """Replace units of a site (all of them when ``units`` is None) by given values, where ``at`` is
-    true.
+    """Replace units of a site (all of them when ``units`` is None) by given values, where ``mask``
+    is true.
     """
 
     site: Site
     values: Float[Tensor, "*batch_time K"]
     units: Int[Tensor, " K"] | None = None
-    at: Bool[Tensor, "B T"] | None = None
+    mask: Bool[Tensor, "B T"] | None = None
 
     def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
         """The value with the units replaced."""
@@ -88,13 +88,15 @@ class Replace:
         if self.units is not None:
             new = value.index_copy(-1, self.units, new.expand(*value.shape[:-1], -1))
         return (
-            new.expand_as(value) if self.at is None else torch.where(self.at[..., None], new, value)
+            new.expand_as(value)
+            if self.mask is None
+            else torch.where(self.mask[..., None], new, value)
         )
 
-    def on(self, cells: Cells) -> Replace:
+    def select_cells(self, cells: Cells) -> Replace:
         """The edit on a part of the batch's cells; see ``interp.engines.shared_prefix``."""
-        values = self.values if self.values.ndim == 1 else cells(_by_row(self.values))
-        return replace(self, values=values, at=None if self.at is None else cells(self.at))
+        values = self.values if self.values.ndim == 1 else cells(_with_batch_axis(self.values))
+        return replace(self, values=values, mask=None if self.mask is None else cells(self.mask))
 
 
 @dataclass(frozen=True)
@@ -113,14 +115,14 @@ class ReplaceByRow:
         new = torch.where(self.rows.to(value.device), self.values.to(value), value[..., self.units])
         return value.index_copy(-1, self.units, new)
 
-    def on(self, cells: Cells) -> ReplaceByRow:
+    def select_cells(self, cells: Cells) -> ReplaceByRow:
         """The edit on a part of the batch's cells; see ``interp.engines.shared_prefix``."""
-        values = self.values if self.values.ndim == 1 else cells(_by_row(self.values))
+        values = self.values if self.values.ndim == 1 else cells(_with_batch_axis(self.values))
         return replace(self, values=values, rows=cells(self.rows))
 
 
 @dataclass(frozen=True)
-class Enter(Replace):
+class StartFromStream(Replace):
     """Start a pass at a block, from the stream that entered it in an earlier pass on the same
     tokens: the blocks below need not run.
     """
@@ -140,7 +142,7 @@ class Blend:
         """The interpolated value; gradients flow through the site's own part."""
         return self.other + self.share * (value - self.other)
 
-    def on(self, cells: Cells) -> Blend:
+    def select_cells(self, cells: Cells) -> Blend:
         """The edit on a part of the batch's cells; see ``interp.engines.shared_prefix``."""
         return replace(self, other=cells(self.other))
 
@@ -176,9 +178,13 @@ class Add:
         """The value with the values added."""
         return value + self.values.to(value)
 
-    def on(self, cells: Cells) -> Add:
+    def select_cells(self, cells: Cells) -> Add:
         """The edit on a part of the batch's cells; see ``interp.engines.shared_prefix``."""
-        return self if self.values.ndim == 1 else replace(self, values=cells(_by_row(self.values)))
+        return (
+            self
+            if self.values.ndim == 1
+            else replace(self, values=cells(_with_batch_axis(self.values)))
+        )
 
 
 @dataclass(frozen=True)
@@ -190,42 +196,42 @@ class Observe:
     """
 
     site: Site
-    see: Callable[[Tensor], None]
+    callback: Callable[[Tensor], None]
 
     def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
         """The same value."""
-        self.see(value)
+        self.callback(value)
         return value
 
 
 @dataclass(frozen=True, eq=False)
 class Transform:
-    """Replace a site's vectors by a function of them, where ``at`` is true; the others stay bit for
-    bit.
+    """Replace a site's vectors by a function of them, where ``mask`` is true; the others stay bit
+    for bit.
 
     The function gets the vectors of all positions at once, in at least float32. It runs in this
     process, so not on a remote engine.
     """
 
     site: Site
-    make: Callable[[Float[Tensor, "rows W"]], Float[Tensor, "rows W"]]
-    at: Bool[Tensor, "B T"] | None = None
+    function: Callable[[Float[Tensor, "rows W"]], Float[Tensor, "rows W"]]
+    mask: Bool[Tensor, "B T"] | None = None
 
     def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
         """The value with those vectors transformed."""
-        at = (
+        mask = (
             torch.ones(value.shape[:-1], dtype=torch.bool, device=value.device)
-            if self.at is None
-            else self.at
+            if self.mask is None
+            else self.mask
         )
-        at = at.to(value.device)
+        mask = mask.to(value.device)
         new = value.clone()
-        new[at] = self.make(widen(value[at])).to(value.dtype)
+        new[mask] = self.function(widen(value[mask])).to(value.dtype)
         return new
 
-    def on(self, cells: Cells) -> Transform:
+    def select_cells(self, cells: Cells) -> Transform:
         """The edit on a part of the batch's cells; see ``interp.engines.shared_prefix``."""
-        return self if self.at is None else replace(self, at=cells(self.at))
+        return self if self.mask is None else replace(self, mask=cells(self.mask))
 
 
 @dataclass(frozen=True)
@@ -245,7 +251,7 @@ class KeepLastPosition:
 
 
 @dataclass(frozen=True, eq=False)
-class Take(_SameOnAllCells):
+class ZeroAndKeep(_SameOnAllCells):
     """Set units of a site to zero and keep their values for a later ``Write`` of the same pass."""
 
     site: Site
@@ -259,7 +265,7 @@ class Take(_SameOnAllCells):
 
 
 @dataclass(frozen=True, eq=False)
-class Write(_SameOnAllCells):
+class WriteKept(_SameOnAllCells):
     """Add to a site what the units kept by ``Take`` write through the matrix ``columns``."""
 
     site: Site
@@ -271,5 +277,5 @@ class Write(_SameOnAllCells):
         return value + (self.kept[0].to(self.columns) @ self.columns.T).to(value)
 
 
-def _by_row(values: Tensor) -> Float[Tensor, "B T W"]:
+def _with_batch_axis(values: Tensor) -> Float[Tensor, "B T W"]:
     return values[None] if values.ndim == 2 else values

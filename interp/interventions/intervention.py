@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp.engines import Edit
 from interp.errors import OptionError, required
-from interp.interventions.edits import Ablate, Add, Replace, ReplaceByRow, Take, Write
+from interp.interventions.edits import Ablate, Add, Replace, ReplaceByRow, WriteKept, ZeroAndKeep
 from interp.maths.host import to_host
 from interp.models.model import Model
 from interp.models.units import NEURON, Unit
@@ -69,36 +69,36 @@ def last_columns(value: Tensor | Channels, rows: Sequence[int], width: int) -> T
     return value[list(rows)][:, -width:]
 
 
-def graft(
+def patch_contributions(
     units: Units,
     activations: Activations,
     write_weights: Mapping[int, Float[Tensor, "D N"]],
-    at: Bool[Tensor, "B T"] | None = None,
+    mask: Bool[Tensor, "B T"] | None = None,
     unit: Unit = NEURON,
 ) -> list[Edit]:
     """Replace contributions of channels, ``h_j W[:, j]``, by the donor's, both factors.
 
     The receiver's activation is set to zero at the input of the output matrix (a neuron's down
     projection), and the donor's contribution is added to the output; biases stay the receiver's.
-    Where ``at`` is false the receiver keeps its own contribution.
+    Where ``mask`` is false the receiver keeps its own contribution.
     """
     edits: list[Edit] = []
     for layer, index in units.items():
         write = write_weights[layer][:, index].T.to(index.device)
         donated = channels_at(activations[unit.site(layer)], index).to(write) @ write
-        if at is None:
+        if mask is None:
             edits += [Ablate(unit.site(layer), index), Add(unit.contribution(layer), donated)]
             continue
         nothing = torch.zeros(len(index), dtype=donated.dtype, device=donated.device)
-        donated = donated.masked_fill(~at[..., None], 0.0)
+        donated = donated.masked_fill(~mask[..., None], 0.0)
         edits += [
-            Replace(unit.site(layer), nothing, index, at),
+            Replace(unit.site(layer), nothing, index, mask),
             Add(unit.contribution(layer), donated),
         ]
     return edits
 
 
-def rewire(
+def patch_output_weights(
     units: Units, write_weights: Mapping[int, Float[Tensor, "D N"]], unit: Unit = NEURON
 ) -> list[Edit]:
     """Edits that write the receiver's own activation ``h_j`` through another model's columns of W.
@@ -107,11 +107,11 @@ def rewire(
     """
     edits: list[Edit] = []
     for layer, index in units.items():
-        kept: list[Tensor] = []
+        stored: list[Tensor] = []
         columns = write_weights[layer][:, index]
         edits += [
-            Take(unit.site(layer), index, kept),
-            Write(unit.contribution(layer), columns, kept),
+            ZeroAndKeep(unit.site(layer), index, stored),
+            WriteKept(unit.contribution(layer), columns, stored),
         ]
     return edits
 
@@ -120,7 +120,7 @@ def rewire(
 class Intervention:
     """A named change of a model's neurons, or of the channels of another kind of ``unit``.
 
-    ``kind``: ``zero`` and ``mean`` are fixed values, ``edits`` are those in ``fixed``. Of a unit's
+    ``kind``: ``zero`` and ``mean`` are fixed values, ``edits`` are those in ``edits``. Of a unit's
     contribution ``h W``, ``donor`` takes both factors from ``donor``; ``activation`` takes only the
     activation h, written through the receiver's own weights (activation patching, Chen et al. 2024,
     arXiv 2406.14144); ``weights`` writes the receiver's own activation through ``write_weights``.
@@ -128,8 +128,8 @@ class Intervention:
     prompt followed by the same answer. Both texts end at the same column; where a shorter twin has
     no token, the receiver keeps its own activation.
 
-    ``among``: which units of a layer are changed in each row of a batch, None for all in every row.
-    It lets many sets share a batch, see ``together``.
+    ``row_masks``: which units of a layer are changed in each row of a batch, None for all in every
+    row. It lets many sets share a batch, see ``per_row``.
     """
 
     name: str
@@ -140,33 +140,38 @@ class Intervention:
     twin: bool = False
     write_weights: Mapping[int, Float[Tensor, "D N"]] = field(default_factory=dict)
     unit: Unit = NEURON
-    fixed: Sequence[Edit] = ()
-    among: Mapping[int, Bool[Tensor, "B K"]] | None = None
+    edits: Sequence[Edit] = ()
+    row_masks: Mapping[int, Bool[Tensor, "B K"]] | None = None
 
     @classmethod
-    def together(cls, each: Sequence[Intervention | None], of: Sequence[int]) -> Intervention:
+    def per_row(
+        cls, interventions: Sequence[Intervention | None], indices: Sequence[int]
+    ) -> Intervention:
         """One intervention for a batch whose row ``i`` is under ``each[of[i]]``; they may differ
         only in their units.
         """
-        named = {at: required(each[at], "an intervention") for at in {*of}}
-        first = named[of[0]]
-        if len(named) == 1:
+        by_index = {at: required(interventions[at], "an intervention") for at in {*indices}}
+        first = by_index[indices[0]]
+        if len(by_index) == 1:
             return first
         units, among = {}, {}
-        for layer in sorted({layer for one in named.values() for layer in one.units}):
-            sets = {at: one.units[layer] for at, one in named.items() if layer in one.units}
+        for layer in sorted({layer for one in by_index.values() for layer in one.units}):
+            sets = {at: one.units[layer] for at, one in by_index.items() if layer in one.units}
             units[layer] = index = torch.cat(list(sets.values())).unique()
             none = torch.zeros(len(index), dtype=torch.bool, device=index.device)
-            which = {at: torch.isin(index, sets[at]) if at in sets else none for at in named}
-            among[layer] = torch.stack([which[at] for at in of])
-        return replace(first, units=units, among=among)
+            masks = {at: torch.isin(index, sets[at]) if at in sets else none for at in by_index}
+            among[layer] = torch.stack([masks[at] for at in indices])
+        return replace(first, units=units, row_masks=among)
 
     def on_rows(self, rows: Int[Tensor, " K"]) -> Intervention:
         """The same intervention on some rows of the batch."""
-        if self.among is None:
+        if self.row_masks is None:
             return self
         return replace(
-            self, among={layer: which[rows.to(which.device)] for layer, which in self.among.items()}
+            self,
+            row_masks={
+                layer: which[rows.to(which.device)] for layer, which in self.row_masks.items()
+            },
         )
 
     @property
@@ -185,10 +190,10 @@ class Intervention:
         receiver's text.
         """
         site = self.unit.site
-        if self.among is not None:
+        if self.row_masks is not None:
             return self._bind_by_row(activations)
         if self.kind == "edits":
-            return list(self.fixed)
+            return list(self.edits)
         if self.kind == "zero":
             return [Ablate(site(layer), index) for layer, index in self.units.items()]
         if self.kind == "mean":
@@ -197,31 +202,31 @@ class Intervention:
                 for layer, index in self.units.items()
             ]
         if self.kind == "weights":
-            return rewire(self.units, self.write_weights, self.unit)
+            return patch_output_weights(self.units, self.write_weights, self.unit)
         if self.kind == "activation":
             return [
                 Replace(site(layer), channels_at(activations[site(layer)], index), index, real)
                 for layer, index in self.units.items()
             ]
-        return graft(self.units, activations, self.write_weights, real, self.unit)
+        return patch_contributions(self.units, activations, self.write_weights, real, self.unit)
 
     def _bind_by_row(self, activations: Activations) -> list[Edit]:
-        if self.kind not in ("donor", "activation") or self.twin or self.among is None:
+        if self.kind not in ("donor", "activation") or self.twin or self.row_masks is None:
             raise OptionError(
                 f"sets of units cannot be read together under {self.name}; read them one by one"
             )
         edits: list[Edit] = []
         for layer, index in self.units.items():
-            site, which = self.unit.site(layer), self.among[layer][:, None]
-            given = channels_at(activations[site], index)
+            site, row_mask = self.unit.site(layer), self.row_masks[layer][:, None]
+            donated = channels_at(activations[site], index)
             if self.kind == "activation":
-                edits.append(ReplaceByRow(site, given, index, which))
+                edits.append(ReplaceByRow(site, donated, index, row_mask))
                 continue
             write = self.write_weights[layer][:, index].T.to(index.device)
-            nothing = torch.zeros(len(index), dtype=given.dtype, device=given.device)
-            given = given.to(write).masked_fill(~which, 0.0)
+            nothing = torch.zeros(len(index), dtype=donated.dtype, device=donated.device)
+            donated = donated.to(write).masked_fill(~row_mask, 0.0)
             edits += [
-                ReplaceByRow(site, nothing, index, which),
-                Add(self.unit.contribution(layer), given @ write),
+                ReplaceByRow(site, nothing, index, row_mask),
+                Add(self.unit.contribution(layer), donated @ write),
             ]
         return edits

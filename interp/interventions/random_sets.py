@@ -55,12 +55,17 @@ def matched_sets(
     generator = np.random.default_rng(seed)
     counts = Counter(layer for layer, _ in located)
     crowded = {layer for layer, count in counts.items() if count > sparse * norms.shape[1]}
-    few, taken = [pair for pair in located if pair[0] not in crowded], {*located, *exclude}
-    nearest = _nearest(few, norms, taken)
-    changed = (
+    sparse_pairs, unavailable = (
+        [pair for pair in located if pair[0] not in crowded],
+        {*located, *exclude},
+    )
+    nearest_by_norm = _nearest(sparse_pairs, norms, unavailable)
+    nearest_by_change = (
         {}
         if changes is None
-        else _nearest(few, np.log2(np.maximum(changes, TINY)), taken, within=1.0)
+        else _nearest(
+            sparse_pairs, np.log2(np.maximum(changes, TINY)), unavailable, max_distance=1.0
+        )
     )
     strata = _strata(
         [pair for pair in located if pair[0] in crowded], norms, {*exclude}, neighbours
@@ -69,92 +74,104 @@ def matched_sets(
     for _ in range(20 * draws):
         if len(sets) == draws:
             break
-        chosen = _from_strata(strata, generator) | _from_nearest(
-            nearest, changed, neighbours, generator
+        replacements = _draw_strata(strata, generator) | _draw_nearest(
+            nearest_by_norm, nearest_by_change, neighbours, generator
         )
-        found = [chosen[pair] for pair in located if pair in chosen]
-        sets.setdefault(frozenset(found), found)
+        units = [replacements[pair] for pair in located if pair in replacements]
+        sets.setdefault(frozenset(units), units)
     return list(sets.values())
 
 
 def _nearest(
-    located: Pairs, norms: np.ndarray, taken: set[tuple[int, int]], within: float = np.inf
+    located: Pairs,
+    norms: np.ndarray,
+    unavailable: set[tuple[int, int]],
+    max_distance: float = np.inf,
 ) -> dict[tuple[int, int], list[int]]:
     """For each located neuron the free ones of its layer within a distance, nearest norm first."""
-    found = {}
+    candidates = {}
     for layer, neuron in located:
-        apart = np.abs(norms[layer] - norms[layer, neuron])
-        order = [int(other) for other in np.argsort(apart, kind="stable") if apart[other] <= within]
-        found[layer, neuron] = [other for other in order if (layer, other) not in taken]
-    return found
+        distances = np.abs(norms[layer] - norms[layer, neuron])
+        order = [
+            int(other)
+            for other in np.argsort(distances, kind="stable")
+            if distances[other] <= max_distance
+        ]
+        candidates[layer, neuron] = [other for other in order if (layer, other) not in unavailable]
+    return candidates
 
 
-def _from_nearest(
-    nearest: dict, changed: dict, neighbours: int, generator: np.random.Generator
+def _draw_nearest(
+    nearest_by_norm: dict, nearest_by_change: dict, neighbours: int, generator: np.random.Generator
 ) -> dict:
-    chosen: dict[tuple[int, int], tuple[int, int]] = {}
+    replacements: dict[tuple[int, int], tuple[int, int]] = {}
     used: set[tuple[int, int]] = set()
-    located = list(nearest)
+    located = list(nearest_by_norm)
     for index in generator.permutation(len(located)):
         layer, neuron = located[index]
-        for candidates in (changed.get((layer, neuron), []), nearest[layer, neuron]):
+        for candidates in (
+            nearest_by_change.get((layer, neuron), []),
+            nearest_by_norm[layer, neuron],
+        ):
             if free := [other for other in candidates if (layer, other) not in used][:neighbours]:
                 break
         if free:
             pick = (layer, free[generator.integers(len(free))])
             used.add(pick)
-            chosen[layer, neuron] = pick
-    return chosen
+            replacements[layer, neuron] = pick
+    return replacements
 
 
 def _strata(
-    located: Pairs, norms: np.ndarray, taken: set[tuple[int, int]], size: int
+    located: Pairs, norms: np.ndarray, unavailable: set[tuple[int, int]], size: int
 ) -> list[tuple[Pairs, Pairs]]:
     """By layer and stratum of similar norms: its located neurons, and those that may be drawn."""
-    found = []
+    strata = []
     for layer in sorted({layer for layer, _ in located}):
         order = np.argsort(-norms[layer], kind="stable")
         for start in range(0, len(order), size):
             members = {(layer, int(neuron)): None for neuron in order[start : start + size]}
-            inside = [pair for pair in located if pair in members]
-            found.append((inside, [pair for pair in members if pair not in taken]))
-    return found
+            located_members = [pair for pair in located if pair in members]
+            strata.append((located_members, [pair for pair in members if pair not in unavailable]))
+    return strata
 
 
-def _from_strata(strata: list[tuple[Pairs, Pairs]], generator: np.random.Generator) -> dict:
-    chosen = {}
-    for inside, free in strata:
-        picks = generator.permutation(len(free))[: len(inside)]
-        chosen |= {pair: free[pick] for pair, pick in zip(inside, picks, strict=False)}
-    return chosen
+def _draw_strata(strata: list[tuple[Pairs, Pairs]], generator: np.random.Generator) -> dict:
+    replacements = {}
+    for located_members, free in strata:
+        picks = generator.permutation(len(free))[: len(located_members)]
+        replacements |= {
+            pair: free[pick] for pair, pick in zip(located_members, picks, strict=False)
+        }
+    return replacements
 
 
-def set_name(chosen: Sequence[tuple[int, int]]) -> str:
+def set_name(units: Sequence[tuple[int, int]]) -> str:
     """A digest that identifies a set, whatever the order of its units."""
-    return digest(sorted(map(list, chosen)))[:20]
+    return digest(sorted(map(list, units)))[:20]
 
 
 def matched_share(
-    chosen: Sequence[tuple[int, int]], located: Sequence[tuple[int, int]], changes: np.ndarray
+    units: Sequence[tuple[int, int]], located: Sequence[tuple[int, int]], changes: np.ndarray
 ) -> float:
     """Share of a set's units whose change is within a factor of 2 of that of the located unit they
     replace.
     """
     sizes = [
         np.log2(np.maximum([changes[layer, unit] for layer, unit in part], TINY))
-        for part in (chosen, located)
+        for part in (units, located)
     ]
     return float((np.abs(sizes[0] - sizes[1]) <= 1.0).mean())
 
 
 def norm_ratio(
-    chosen: Sequence[tuple[int, int]], located: Sequence[tuple[int, int]], norms: np.ndarray
+    units: Sequence[tuple[int, int]], located: Sequence[tuple[int, int]], norms: np.ndarray
 ) -> float:
     """Norm of a set's contributions over that of the located set (root of sums of squares); 1 is a
     perfect match.
     """
     sizes = [
         np.sqrt(sum(norms[layer, neuron] ** 2 for layer, neuron in part))
-        for part in (chosen, located)
+        for part in (units, located)
     ]
     return float(sizes[0] / sizes[1]) if sizes[1] else float("nan")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from interp.engines import Batch, Edit, Engine, Run
 from interp.errors import OptionError, required
-from interp.interventions.edits import Enter
+from interp.interventions.edits import StartFromStream
 from interp.interventions.intervention import Activations, Intervention
 from interp.maths.host import to_host
 from interp.models.model import Model
@@ -45,16 +45,16 @@ class Text:
         return self.twins
 
 
-class Stream(NamedTuple):
+class UneditedStream(NamedTuple):
     """The stream that enters a block in an unedited pass, as an edit that starts there; the cache
     of the blocks below.
     """
 
-    enter: Enter
+    start_edit: StartFromStream
     cache: Any = None
 
 
-class Answered(NamedTuple):
+class AnswerLogits(NamedTuple):
     """Logits that predict each answer token, answers right-aligned; which cells are real; the
     pass's cache.
     """
@@ -72,16 +72,16 @@ def answer_logits(
     answers: Sequence[Sequence[int]],
     intervention: Intervention | None = None,
     activations: Activations | None = None,
-    enter: Enter | None = None,
+    start_edit: StartFromStream | None = None,
 ) -> tuple[Float[Tensor, "B A V"], Int[Tensor, "B A"], Bool[Tensor, "B A"]]:
     """Logits that predict each answer token, the answers (right-aligned), and which cells are real.
 
     The last token of an answer is not read, so that column ``a`` predicts token ``a``.
     ``activations``: those of the donor, where they are known (they do not depend on which units are
-    patched). ``enter``: the stream that enters a block on the same columns, where nothing below it
-    is edited.
+    patched). ``start_edit``: the stream that enters a block on the same columns, where nothing
+    below it is edited.
     """
-    return read_answers(engine, model, text, answers, intervention, activations, enter)[:3]
+    return read_answers(engine, model, text, answers, intervention, activations, start_edit)[:3]
 
 
 def read_answers(
@@ -91,21 +91,21 @@ def read_answers(
     answers: Sequence[Sequence[int]],
     intervention: Intervention | None = None,
     activations: Activations | None = None,
-    enter: Enter | None = None,
+    start_edit: StartFromStream | None = None,
     use_cache: bool = False,
-) -> Answered:
+) -> AnswerLogits:
     """As ``answer_logits``; with ``use_cache`` also the keys and values of the blocks that ran."""
-    batch, longest = _answered(text, text.prompts, answers, model), max(map(len, answers))
+    batch, longest = _answer_batch(text, text.prompts, answers, model), max(map(len, answers))
     edits: Sequence[Edit] = ()
     if intervention is not None:
         if activations is None:
             activations = read_donor(engine, intervention, text, answers).values
-        real = _donor_batch(intervention, text, answers).real if intervention.twin else None
-        edits = intervention.bind(activations, real)
-    begin = [] if enter is None else [enter]
-    run = engine.run(model, batch, edits=[*begin, *edits], keep=longest, use_cache=use_cache)
+        donor_mask = _donor_batch(intervention, text, answers).real if intervention.twin else None
+        edits = intervention.bind(activations, donor_mask)
+    start_edits = [] if start_edit is None else [start_edit]
+    run = engine.run(model, batch, edits=[*start_edits, *edits], keep=longest, use_cache=use_cache)
     target = Batch.pad(answers, text.pad_id, device=model.device, length=longest)
-    return Answered(run.require_logits(), target.ids, target.mask, run.cache)
+    return AnswerLogits(run.require_logits(), target.ids, target.mask, run.cache)
 
 
 def read_donor(
@@ -131,18 +131,20 @@ def stream_at(
     answers: Sequence[Sequence[int]],
     layer: int,
     use_cache: bool = False,
-) -> Stream:
+) -> UneditedStream:
     """The stream that enters a block on prompt and answer, on the columns of ``answer_logits``."""
-    return stream_of(engine, model, _answered(text, text.prompts, answers, model), layer, use_cache)
+    return stream_from_batch(
+        engine, model, _answer_batch(text, text.prompts, answers, model), layer, use_cache
+    )
 
 
-def stream_of(
+def stream_from_batch(
     engine: Engine, model: Model, batch: Batch, layer: int, use_cache: bool = False
-) -> Stream:
+) -> UneditedStream:
     """The stream that enters a block in an unedited pass, as an edit that starts there."""
     site = Site(layer, "hook_resid_pre")
     run = engine.run(model, batch, reads=[site], keep=0, use_cache=use_cache)
-    return Stream(Enter(site, run.values[site]), run.cache)
+    return UneditedStream(StartFromStream(site, run.values[site]), run.cache)
 
 
 def first_columns(text: Text, answers: Sequence[Sequence[int]]) -> list[int]:
@@ -156,17 +158,17 @@ def first_columns(text: Text, answers: Sequence[Sequence[int]]) -> list[int]:
 
 def _donor_batch(intervention: Intervention, text: Text, answers: Sequence[Sequence[int]]) -> Batch:
     donor = required(intervention.donor, "a donor")
-    return _answered(text, text.donor_prompts(intervention), answers, donor)
+    return _answer_batch(text, text.donor_prompts(intervention), answers, donor)
 
 
-def _answered(
+def _answer_batch(
     text: Text, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], model: Model
 ) -> Batch:
     """Prompts followed by answers without their last tokens, padded to the width of the twins."""
     longest = max(map(len, answers))
     width = max(len(prompt) for prompt in (*text.prompts, *(text.twins or ()))) + longest - 1
-    read = [[*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
-    return Batch.pad(read, text.pad_id, device=model.device, length=width)
+    sequences = [[*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
+    return Batch.pad(sequences, text.pad_id, device=model.device, length=width)
 
 
 def would_answer(
@@ -185,15 +187,17 @@ def known_beginnings(
 
     That is up to and with the first token that differs from the answer, or the whole answer.
     """
-    best, given, cells = (to_host(each).tolist() for each in (logits.argmax(-1), answers, real))
-    found = []
-    for choices, answer, here in zip(best, given, cells, strict=True):
+    greedy_tokens, answer_tokens, masks = (
+        to_host(each).tolist() for each in (logits.argmax(-1), answers, real)
+    )
+    beginnings = []
+    for choices, answer, mask in zip(greedy_tokens, answer_tokens, masks, strict=True):
         pairs = [
-            (one, other) for one, other, cell in zip(choices, answer, here, strict=True) if cell
+            (one, other) for one, other, cell in zip(choices, answer, mask, strict=True) if cell
         ]
-        right = next((at for at, (one, other) in enumerate(pairs) if one != other), len(pairs))
-        found.append([one for one, _ in pairs[: right + 1]])
-    return found
+        n_equal = next((at for at, (one, other) in enumerate(pairs) if one != other), len(pairs))
+        beginnings.append([one for one, _ in pairs[: n_equal + 1]])
+    return beginnings
 
 
 def first_logits(logits: Float[Tensor, "B A V"], real: Bool[Tensor, "B A"]) -> Float[Tensor, "B V"]:

@@ -15,7 +15,7 @@ def linear_cka(first: np.ndarray, second: np.ndarray) -> float:
 
     Biased towards 1 when there are few rows per dimension; ``debiased_cka`` is not.
     """
-    return float(_alignments(_gram(first), _gram(second), np.ones((1, len(first))))[0])
+    return float(weighted_cka(_gram(first), _gram(second), np.ones((1, len(first))))[0])
 
 
 def debiased_cka(first: np.ndarray, second: np.ndarray) -> float:
@@ -29,13 +29,13 @@ def debiased_cka(first: np.ndarray, second: np.ndarray) -> float:
     for gram in grams:
         np.fill_diagonal(gram, 0.0)
 
-    def term(one: np.ndarray, other: np.ndarray) -> float:
-        sums = one.sum(0) @ other.sum(0)
-        whole = one.sum() * other.sum() / ((n - 1) * (n - 2))
-        return float((one * other).sum() + whole - 2 * sums / (n - 2))
+    def term(left: np.ndarray, right: np.ndarray) -> float:
+        sums = left.sum(0) @ right.sum(0)
+        grand_sum = left.sum() * right.sum() / ((n - 1) * (n - 2))
+        return float((left * right).sum() + grand_sum - 2 * sums / (n - 2))
 
-    size = term(grams[0], grams[0]) * term(grams[1], grams[1])
-    return term(*grams) / float(np.sqrt(size)) if size > 0 else float("nan")
+    product = term(grams[0], grams[0]) * term(grams[1], grams[1])
+    return term(*grams) / float(np.sqrt(product)) if product > 0 else float("nan")
 
 
 def cka_interval(
@@ -55,8 +55,10 @@ def cka_interval(
     weights = np.concatenate(
         [np.ones((1, len(code))), np.arange(len(names))[:, None] != code[None]]
     ).astype(np.float64)
-    found = _alignments(*grams, weights)
-    value, low, high = jackknife(found[0], found[1:], effective_clusters(clusters) - 1, level)
+    estimates = weighted_cka(*grams, weights)
+    value, low, high = jackknife(
+        estimates[0], estimates[1:], effective_clusters(clusters) - 1, level
+    )
     low, high = np.clip([low, high], 0, 1).tolist()
     return Interval(value, low, high)
 
@@ -67,7 +69,7 @@ def _gram(rows: np.ndarray) -> np.ndarray:
     return rows @ rows.T
 
 
-def _alignments(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def weighted_cka(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """CKA of two Gram matrices [n, n] for each row of ``weights`` [draws, n], which weights the
     samples.
 
@@ -75,17 +77,17 @@ def _alignments(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> n
     """
     total = weights.sum(1)
 
-    def inner(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        sums = weights @ one, weights @ other
-        pairs = ((weights @ (one * other)) * weights).sum(1)
+    def inner(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        sums = weights @ left, weights @ right
+        pairs = ((weights @ (left * right)) * weights).sum(1)
         means = (weights * sums[0] * sums[1]).sum(1) / total
-        whole = (weights * sums[0]).sum(1) * (weights * sums[1]).sum(1) / total**2
-        return pairs - 2 * means + whole
+        grand_mean = (weights * sums[0]).sum(1) * (weights * sums[1]).sum(1) / total**2
+        return pairs - 2 * means + grand_mean
 
-    size = inner(first, first) * inner(second, second)
+    product = inner(first, first) * inner(second, second)
     # rounding must not count as variance in constant rows
-    least = (1e-12 * np.linalg.norm(first) * np.linalg.norm(second)) ** 2
-    found = np.full(len(weights), np.nan)
-    varies = size > least
-    found[varies] = inner(first, second)[varies] / np.sqrt(size[varies])
-    return found
+    smallest = (1e-12 * np.linalg.norm(first) * np.linalg.norm(second)) ** 2
+    cka = np.full(len(weights), np.nan)
+    varies = product > smallest
+    cka[varies] = inner(first, second)[varies] / np.sqrt(product[varies])
+    return cka

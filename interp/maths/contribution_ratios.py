@@ -5,22 +5,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def size(value: Float[Tensor, "B P D"], order: int = 1) -> Float[Tensor, " B"]:
+def norm(values: Float[Tensor, "B P D"], order: int = 1) -> Float[Tensor, " B"]:
     """Norm of each prompt's values over positions and width: L1 for order 1, Euclidean for order
     2.
     """
-    return torch.linalg.vector_norm(value, ord=order, dim=(1, 2))
+    return torch.linalg.vector_norm(values, ord=order, dim=(1, 2))
 
 
-def share(part: Float[Tensor, "*any"], rest: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+def ratio(part: Float[Tensor, "*any"], rest: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     """``part / (part + rest)`` of two norms; 0 if both are 0."""
-    whole = part + rest
+    total = part + rest
     return torch.where(
-        whole > 0, part / whole.clamp(min=torch.finfo(whole.dtype).tiny), torch.zeros_like(whole)
+        total > 0, part / total.clamp(min=torch.finfo(total.dtype).tiny), torch.zeros_like(total)
     )
 
 
-class Running:
+class CumulativeContributions:
     """Cumulative sums of both parts over blocks, and the ratio of their norms after each block.
 
     Vectors are added before norms are taken. ``betas`` and the norms of single updates have shape
@@ -46,15 +46,16 @@ class Running:
             base, tuned = base * self.keep, tuned * self.keep
         self.base = base if self.base is None else self.base + base
         self.tuned = tuned if self.tuned is None else self.tuned + tuned
-        self.betas.append(share(size(self.tuned, self.order), size(self.base, self.order)))
-        each = [
+        self.betas.append(ratio(norm(self.tuned, self.order), norm(self.base, self.order)))
+        token_norms = [
             torch.linalg.vector_norm(value, ord=self.order, dim=-1)
             for value in (self.tuned, self.base)
         ]
-        self.tokens.append(share(*each))
-        self.base_sizes.append(size(base, self.order))
-        self.tuned_sizes.append(size(tuned, self.order))
-        length = size(base, 2) * size(tuned, 2)
+        self.tokens.append(ratio(*token_norms))
+        self.base_sizes.append(norm(base, self.order))
+        self.tuned_sizes.append(norm(tuned, self.order))
+        norm_product = norm(base, 2) * norm(tuned, 2)
         self.cosines.append(
-            (base * tuned).sum((1, 2)) / length.clamp(min=torch.finfo(length.dtype).tiny)
+            (base * tuned).sum((1, 2))
+            / norm_product.clamp(min=torch.finfo(norm_product.dtype).tiny)
         )

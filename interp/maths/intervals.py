@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 NAN = float("nan")
-FEWEST_CLUSTERS = 6
+MIN_CLUSTERS = 6
 """Minimum effective number of clusters for a verdict: with fewer, no interval keeps its level for
 skewed data.
 """
@@ -78,28 +78,33 @@ def cluster_interval(
     is a difference is NaN if the denominator's own interval covers 0. The ends are NaN with fewer
     than two clusters. Raises ValueError for lengths that do not match, and for no rows.
     """
-    values, clusters = _rows(values, clusters)
+    values, clusters = _checked(values, clusters)
     if minus_clusters is not None:
         if minus is None or over is not None:
             raise ValueError("minus_clusters needs a second group: give minus, and leave out over")
-        return _two_groups(values, clusters, *_rows(minus, minus_clusters), level)
-    less = None if minus is None else _rows(minus, clusters)[0]
+        return _two_group_interval(values, clusters, *_checked(minus, minus_clusters), level)
+    subtracted = None if minus is None else _checked(minus, clusters)[0]
     if over is not None:
-        below = None if over_minus is None else _rows(over_minus, clusters)[0]
-        return _ratio(values, less, _rows(over, clusters)[0], below, clusters, level)
-    if less is None:
-        return (
-            _share(values, clusters, level)
-            if values.dtype == bool
-            else _mean(values, clusters, level)
+        denominator_subtracted = None if over_minus is None else _checked(over_minus, clusters)[0]
+        return _ratio_interval(
+            values, subtracted, _checked(over, clusters)[0], denominator_subtracted, clusters, level
         )
-    if values.dtype == bool and less.dtype == bool:
-        return _paired_shares(values, less, clusters, level)
-    return _mean(values.astype(np.float64) - less, clusters, level)
+    if subtracted is None:
+        return (
+            _share_interval(values, clusters, level)
+            if values.dtype == bool
+            else _mean_interval(values, clusters, level)
+        )
+    if values.dtype == bool and subtracted.dtype == bool:
+        return _paired_shares_interval(values, subtracted, clusters, level)
+    return _mean_interval(values.astype(np.float64) - subtracted, clusters, level)
 
 
 def jackknife(
-    estimate: SupportsFloat, left_out: ArrayLike, freedom: SupportsFloat, level: float = 0.95
+    estimate: SupportsFloat,
+    left_out: ArrayLike,
+    degrees_of_freedom: SupportsFloat,
+    level: float = 0.95,
 ) -> Interval:
     """Interval of an estimate from the m estimates that leave out one cluster each, by Student's t.
 
@@ -107,19 +112,21 @@ def jackknife(
     estimate. The ends are NaN with fewer than two clusters, without degrees of freedom, or if an
     estimate is not finite.
     """
-    estimate, left_out, freedom = (
+    estimate, left_out, degrees_of_freedom = (
         float(estimate),
         np.asarray(left_out, dtype=np.float64).ravel(),
-        float(freedom),
+        float(degrees_of_freedom),
     )
     m = left_out.size
-    if m < 2 or not freedom > 0 or not np.isfinite([estimate, *left_out]).all():
+    if m < 2 or not degrees_of_freedom > 0 or not np.isfinite([estimate, *left_out]).all():
         return Interval(estimate, NAN, NAN)
     error = np.sqrt((m - 1) / m * np.square(left_out - estimate).sum())
-    reach = float(error * special.stdtrit(freedom, (1 + level) / 2)) if error else 0.0
+    half_width = (
+        float(error * special.stdtrit(degrees_of_freedom, (1 + level) / 2)) if error else 0.0
+    )
     return (
-        Interval(estimate, estimate - reach, estimate + reach)
-        if np.isfinite(reach)
+        Interval(estimate, estimate - half_width, estimate + half_width)
+        if np.isfinite(half_width)
         else (Interval(estimate, NAN, NAN))
     )
 
@@ -176,21 +183,21 @@ def tango_interval(
         """Zero where the observed difference is exactly ``critical`` standard errors from
         ``delta``; positive beyond.
         """
-        middle = (2 * n - up + down) * delta - up - down
-        least = -down * delta * (1 - delta)
-        share = (np.sqrt(max(middle**2 - 8 * n * least, 0.0)) - middle) / (4 * n)
+        linear = (2 * n - up + down) * delta - up - down
+        constant = -down * delta * (1 - delta)
+        share = (np.sqrt(max(linear**2 - 8 * n * constant, 0.0)) - linear) / (4 * n)
         return (up - down - n * delta) ** 2 - critical * n * (2 * share + delta * (1 - delta))
 
-    inside = 1e-9
+    margin = 1e-9
     low, high = -1.0, 1.0
-    if difference > -1 + inside:
-        low = root_scalar(score, bracket=(-1.0, difference - inside), method="brentq").root
-    if difference < 1 - inside:
-        high = root_scalar(score, bracket=(difference + inside, 1.0), method="brentq").root
+    if difference > -1 + margin:
+        low = root_scalar(score, bracket=(-1.0, difference - margin), method="brentq").root
+    if difference < 1 - margin:
+        high = root_scalar(score, bracket=(difference + margin, 1.0), method="brentq").root
     return float(low), float(high)
 
 
-def _rows(values: ArrayLike, clusters: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def _checked(values: ArrayLike, clusters: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     values, clusters = np.asarray(values).ravel(), np.asarray(clusters).ravel()
     if values.size != clusters.size:
         raise ValueError(
@@ -201,27 +208,29 @@ def _rows(values: ArrayLike, clusters: ArrayLike) -> tuple[np.ndarray, np.ndarra
     return (values if values.dtype == bool else values.astype(np.float64)), clusters
 
 
-def _without_each(clusters: np.ndarray, *values: np.ndarray) -> tuple[np.ndarray, ...]:
+def _leave_one_out_sums(clusters: np.ndarray, *values: np.ndarray) -> tuple[np.ndarray, ...]:
     """Sums [m] of every array over all rows except those of one cluster each."""
     code = np.unique(clusters, return_inverse=True)[1]
     return tuple(value.sum() - np.bincount(code, weights=value) for value in values)
 
 
-def _mean(values: np.ndarray, clusters: np.ndarray, level: float) -> Interval:
+def _mean_interval(values: np.ndarray, clusters: np.ndarray, level: float) -> Interval:
     if np.ptp(values) == 0:  # rounding must not give equal values an error
-        few = np.unique(clusters).size < 2
-        return Interval(float(values[0]), *([NAN, NAN] if few else [float(values[0])] * 2))
-    sums, counts = _without_each(clusters, values, np.ones(values.size))
+        is_single_cluster = np.unique(clusters).size < 2
+        return Interval(
+            float(values[0]), *([NAN, NAN] if is_single_cluster else [float(values[0])] * 2)
+        )
+    sums, counts = _leave_one_out_sums(clusters, values, np.ones(values.size))
     with np.errstate(invalid="ignore", divide="ignore"):
         return jackknife(values.mean(), sums / counts, effective_clusters(clusters) - 1, level)
 
 
-def _share(flags: np.ndarray, clusters: np.ndarray, level: float) -> Interval:
+def _share_interval(flags: np.ndarray, clusters: np.ndarray, level: float) -> Interval:
     n, share = effective_clusters(clusters), float(flags.mean())
     return Interval(share, *exact_interval(share * n, n, level))
 
 
-def _paired_shares(
+def _paired_shares_interval(
     after: np.ndarray, before: np.ndarray, clusters: np.ndarray, level: float
 ) -> Interval:
     n = effective_clusters(clusters)
@@ -232,97 +241,110 @@ def _paired_shares(
     return Interval(value, min(low, value), max(high, value))
 
 
-def _two_groups(
-    one: np.ndarray,
-    one_clusters: np.ndarray,
-    other: np.ndarray,
-    other_clusters: np.ndarray,
+def _two_group_interval(
+    first: np.ndarray,
+    first_clusters: np.ndarray,
+    second: np.ndarray,
+    second_clusters: np.ndarray,
     level: float,
 ) -> Interval:
-    value = float(one.mean() - other.mean())
-    if one.dtype == bool and other.dtype == bool:
-        (a, low, high), (b, least, most) = (
-            _share(one, one_clusters, level),
-            _share(other, other_clusters, level),
+    value = float(first.mean() - second.mean())
+    if first.dtype == bool and second.dtype == bool:
+        (first_share, first_low, first_high), (second_share, second_low, second_high) = (
+            _share_interval(first, first_clusters, level),
+            _share_interval(second, second_clusters, level),
         )
         ends = (
-            value - float(np.hypot(a - low, most - b)),
-            value + float(np.hypot(high - a, b - least)),
+            value - float(np.hypot(first_share - first_low, second_high - second_share)),
+            value + float(np.hypot(first_high - first_share, second_share - second_low)),
         )
-        if not np.intersect1d(one_clusters, other_clusters).size:
+        if not np.intersect1d(first_clusters, second_clusters).size:
             return Interval(value, *ends)
         # twins with opposite answers make the difference more variable than in two independent
         # groups
-        tied = _two_groups(
-            one.astype(np.float64), one_clusters, other.astype(np.float64), other_clusters, level
+        paired = _two_group_interval(
+            first.astype(np.float64),
+            first_clusters,
+            second.astype(np.float64),
+            second_clusters,
+            level,
         )
         return Interval(
-            value, float(np.fmin(ends[0], tied.low)), float(np.fmax(ends[1], tied.high))
+            value, float(np.fmin(ends[0], paired.low)), float(np.fmax(ends[1], paired.high))
         )
-    one, other = one.astype(np.float64), other.astype(np.float64)
-    numbers = effective_clusters(one_clusters), effective_clusters(other_clusters)
-    if not np.intersect1d(one_clusters, other_clusters).size:
+    first, second = first.astype(np.float64), second.astype(np.float64)
+    n_clusters = effective_clusters(first_clusters), effective_clusters(second_clusters)
+    if not np.intersect1d(first_clusters, second_clusters).size:
         errors = [
-            _squared_error(*group) for group in ((one, one_clusters), (other, other_clusters))
+            _squared_error(*group) for group in ((first, first_clusters), (second, second_clusters))
         ]
-        if not np.isfinite(errors).all() or min(numbers) <= 1:
+        if not np.isfinite(errors).all() or min(n_clusters) <= 1:
             return Interval(value, NAN, NAN)
         if not sum(errors):
             return Interval(value, value, value)
         # Welch (1947), Satterthwaite (1946)
-        freedom = sum(errors) ** 2 / sum(
-            error**2 / (n - 1) for error, n in zip(errors, numbers, strict=True)
+        degrees_of_freedom = sum(errors) ** 2 / sum(
+            error**2 / (n - 1) for error, n in zip(errors, n_clusters, strict=True)
         )
-        reach = float(np.sqrt(sum(errors)) * special.stdtrit(freedom, (1 + level) / 2))
-        return Interval(value, value - reach, value + reach)
-    names, code = np.unique(np.concatenate([one_clusters, other_clusters]), return_inverse=True)
+        half_width = float(
+            np.sqrt(sum(errors)) * special.stdtrit(degrees_of_freedom, (1 + level) / 2)
+        )
+        return Interval(value, value - half_width, value + half_width)
+    names, code = np.unique(np.concatenate([first_clusters, second_clusters]), return_inverse=True)
     left_out = np.zeros(names.size)
-    for sign, rows, own in zip((1, -1), (one, other), np.split(code, [one.size]), strict=True):
-        sums = rows.sum() - np.bincount(own, weights=rows, minlength=names.size)
-        counts = rows.size - np.bincount(own, minlength=names.size)
+    for sign, rows, row_code in zip(
+        (1, -1), (first, second), np.split(code, [first.size]), strict=True
+    ):
+        sums = rows.sum() - np.bincount(row_code, weights=rows, minlength=names.size)
+        counts = rows.size - np.bincount(row_code, minlength=names.size)
         with np.errstate(invalid="ignore", divide="ignore"):
             left_out += sign * sums / counts
-    return jackknife(value, left_out, min(numbers) - 1, level)
+    return jackknife(value, left_out, min(n_clusters) - 1, level)
 
 
 def _squared_error(values: np.ndarray, clusters: np.ndarray) -> float:
     """The jackknife's squared standard error of a mean; NaN with fewer than two clusters."""
-    sums, counts = _without_each(clusters, values, np.ones(values.size))
+    sums, counts = _leave_one_out_sums(clusters, values, np.ones(values.size))
     if sums.size < 2:
         return NAN
     return float((sums.size - 1) / sums.size * np.square(sums / counts - values.mean()).sum())
 
 
-def _ratio(
+def _ratio_interval(
     values: np.ndarray,
     minus: np.ndarray | None,
     over: np.ndarray,
-    below: np.ndarray | None,
+    over_minus: np.ndarray | None,
     clusters: np.ndarray,
     level: float,
 ) -> Interval:
-    top = values.astype(np.float64) - (0.0 if minus is None else minus)
-    bottom = over.astype(np.float64) - (0.0 if below is None else below)
-    if below is not None:
-        gain = cluster_interval(over, clusters, minus=below, level=level)
-        if not (gain.low > 0 or gain.high < 0):
+    numerator = values.astype(np.float64) - (0.0 if minus is None else minus)
+    denominator = over.astype(np.float64) - (0.0 if over_minus is None else over_minus)
+    if over_minus is not None:
+        denominator_interval = cluster_interval(over, clusters, minus=over_minus, level=level)
+        if not (denominator_interval.low > 0 or denominator_interval.high < 0):
             return Interval(NAN, NAN, NAN)
-    if bottom.sum() == 0:
+    if denominator.sum() == 0:
         return Interval(NAN, NAN, NAN)
-    value = float(top.sum() / bottom.sum())
-    tops, bottoms = _without_each(clusters, top, bottom)
+    value = float(numerator.sum() / denominator.sum())
+    numerators, denominators = _leave_one_out_sums(clusters, numerator, denominator)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = jackknife(value, tops / bottoms, effective_clusters(clusters) - 1, level)
-    if below is None or not all(
-        array.dtype == bool for array in (values, minus, over, below) if array is not None
+        interval = jackknife(
+            value, numerators / denominators, effective_clusters(clusters) - 1, level
+        )
+    if over_minus is None or not all(
+        array.dtype == bool for array in (values, minus, over, over_minus) if array is not None
     ):
-        return found
+        return interval
     # if all answers equal one of the two references, the jackknife has no width; the paired
     # difference from the nearer reference has one
-    near = over if value > 0.5 else below
-    paired, size = _paired_shares(values, near, clusters, level), abs(float(bottom.mean()))
+    nearer = over if value > 0.5 else over_minus
+    paired, scale = (
+        _paired_shares_interval(values, nearer, clusters, level),
+        abs(float(denominator.mean())),
+    )
     down, up = paired.value - paired.low, paired.high - paired.value
-    if bottom.sum() < 0:
+    if denominator.sum() < 0:
         down, up = up, down
-    least, most = value - down / size, value + up / size
-    return Interval(value, float(np.fmin(found.low, least)), float(np.fmax(found.high, most)))
+    low, high = value - down / scale, value + up / scale
+    return Interval(value, float(np.fmin(interval.low, low)), float(np.fmax(interval.high, high)))

@@ -9,7 +9,7 @@ from scipy import special
 from interp.maths.intervals import NAN, Interval
 
 
-class Corrected(NamedTuple):
+class CorrectedShare(NamedTuple):
     """The uncorrected share, the corrected share, and the ends of the corrected interval."""
 
     judged: float
@@ -19,28 +19,28 @@ class Corrected(NamedTuple):
 
 
 def corrected_share(
-    yes: SupportsFloat,
+    judged_yes: SupportsFloat,
     n: SupportsFloat,
     true_yes: SupportsFloat,
     positives: SupportsFloat,
     true_no: SupportsFloat,
     negatives: SupportsFloat,
     level: float = 0.95,
-) -> Corrected:
+) -> CorrectedShare:
     """Rogan and Gladen's (1978) estimate ``(p + specificity - 1) / (sensitivity + specificity -
     1)``, clipped to [0, 1].
 
-    ``yes`` of ``n`` items were judged positive (``n`` may be an effective, fractional number). Of
-    ``positives`` items labelled yes, ``true_yes`` were judged yes; of ``negatives`` items labelled
-    no, ``true_no`` were judged no. The interval is Lang and Reiczigel's (2014): the delta method
-    with the binomial errors of all three shares, after pseudo-counts are added to each, around an
-    estimate corrected for its bias. NaN if the judge is not better than chance (sensitivity +
-    specificity <= 1).
+    ``judged_yes`` of ``n`` items were judged positive (``n`` may be an effective, fractional
+    number). Of ``positives`` items labelled yes, ``true_yes`` were judged yes; of ``negatives``
+    items labelled no, ``true_no`` were judged no. The interval is Lang and Reiczigel's (2014): the
+    delta method with the binomial errors of all three shares, after pseudo-counts are added to
+    each, around an estimate corrected for its bias. NaN if the judge is not better than chance
+    (sensitivity + specificity <= 1).
 
     Rogan and Gladen, American Journal of Epidemiology 107; Lang and Reiczigel, Preventive
     Veterinary Medicine 113. Raises ValueError without items or without labels of either kind.
     """
-    yes, n = float(yes), float(n)
+    judged_yes, n = float(judged_yes), float(n)
     true_yes, positives, true_no, negatives = (
         float(count) for count in (true_yes, positives, true_no, negatives)
     )
@@ -50,23 +50,28 @@ def corrected_share(
         )
     sensitivity, specificity = true_yes / positives, true_no / negatives
     if sensitivity + specificity <= 1:
-        return Corrected(yes / n, NAN, NAN, NAN)
-    value = _estimate(yes / n, sensitivity, specificity)
+        return CorrectedShare(judged_yes / n, NAN, NAN, NAN)
+    value = _rogan_gladen(judged_yes / n, sensitivity, specificity)
     z = float(special.ndtri((1 + level) / 2))
-    size, more, less = n + z**2, positives + 2, negatives + 2
-    share = (yes + z**2 / 2) / size
-    sensitivity, specificity = (true_yes + 1) / more, (true_no + 1) / less
-    reach = sensitivity + specificity - 1
-    if reach <= 0:
-        return Corrected(yes / n, min(max(value, 0.0), 1.0), NAN, NAN)
-    middle = _estimate(share, sensitivity, specificity)
-    of_yes, of_no = sensitivity * (1 - sensitivity) / more, specificity * (1 - specificity) / less
-    shift = 2 * z**2 * (middle * of_yes - (1 - middle) * of_no)
+    n_adjusted, n_positives, n_negatives = n + z**2, positives + 2, negatives + 2
+    share = (judged_yes + z**2 / 2) / n_adjusted
+    sensitivity, specificity = (true_yes + 1) / n_positives, (true_no + 1) / n_negatives
+    informedness = sensitivity + specificity - 1
+    if informedness <= 0:
+        return CorrectedShare(judged_yes / n, min(max(value, 0.0), 1.0), NAN, NAN)
+    centre = _rogan_gladen(share, sensitivity, specificity)
+    sensitivity_variance, specificity_variance = (
+        sensitivity * (1 - sensitivity) / n_positives,
+        specificity * (1 - specificity) / n_negatives,
+    )
+    bias = 2 * z**2 * (centre * sensitivity_variance - (1 - centre) * specificity_variance)
     error = (
-        share * (1 - share) / size + middle**2 * of_yes + (1 - middle) ** 2 * of_no
-    ) ** 0.5 / reach
-    ends = (middle + shift - z * error, middle + shift + z * error)
-    return Corrected(yes / n, *(min(max(share, 0.0), 1.0) for share in (value, *ends)))
+        share * (1 - share) / n_adjusted
+        + centre**2 * sensitivity_variance
+        + (1 - centre) ** 2 * specificity_variance
+    ) ** 0.5 / informedness
+    ends = (centre + bias - z * error, centre + bias + z * error)
+    return CorrectedShare(judged_yes / n, *(min(max(share, 0.0), 1.0) for share in (value, *ends)))
 
 
 def corrected_difference(
@@ -90,20 +95,21 @@ def corrected_difference(
     )
     if positives < 1 or negatives < 1:
         raise ValueError(f"{positives:g} and {negatives:g} labels: each has to be at least one")
-    reach = true_yes / positives + true_no / negatives - 1
-    if not 0 < reach <= 1:
+    informedness = true_yes / positives + true_no / negatives - 1
+    if not 0 < informedness <= 1:
         return Interval(NAN, NAN, NAN)
-    value, z = judged.value / reach, float(special.ndtri((1 + level) / 2))
+    value, z = judged.value / informedness, float(special.ndtri((1 + level) / 2))
     shares = (
         ((true_yes + 1) / (positives + 2), positives + 2),
         ((true_no + 1) / (negatives + 2), negatives + 2),
     )
     error = z * abs(value) * sum(share * (1 - share) / count for share, count in shares) ** 0.5
     low, high = (
-        ((judged.value - end) ** 2 + error**2) ** 0.5 / reach for end in (judged.low, judged.high)
+        ((judged.value - end) ** 2 + error**2) ** 0.5 / informedness
+        for end in (judged.low, judged.high)
     )
     return Interval(*(min(max(end, -1.0), 1.0) for end in (value, value - low, value + high)))
 
 
-def _estimate(share: float, sensitivity: float, specificity: float) -> float:
+def _rogan_gladen(share: float, sensitivity: float, specificity: float) -> float:
     return (share + specificity - 1) / (sensitivity + specificity - 1)

@@ -13,16 +13,16 @@ import torch
 from interp.errors import OptionError
 
 
-def ran_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that a device or the host is out of memory."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     # the allocators of the CPU and of MPS raise no dedicated class
-    said = ("can't allocate memory", "not enough memory", "MPS backend out of memory")
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in said)
+    messages = ("can't allocate memory", "not enough memory", "MPS backend out of memory")
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in messages)
 
 
-LEAST, MOST, MOST_ON_CPU = 1 << 26, 1 << 30, 512 << 20
+MIN_BYTES, MAX_BYTES, MAX_BYTES_ON_CPU = 1 << 26, 1 << 30, 512 << 20
 """Bytes for a batch's activations: the minimum, and the default maximum on a GPU and on a CPU."""
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -36,44 +36,47 @@ class Memory:
     @classmethod
     def parse(cls, text: str) -> "Memory":
         """Parse ``4G`` or ``800M`` (powers of 1024); raises OptionError for anything else."""
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT])(?:i?B)?", text.strip(), re.IGNORECASE)
-        if found is None or not float(found[1]):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT])(?:i?B)?", text.strip(), re.IGNORECASE)
+        if match is None or not float(match[1]):
             raise OptionError(f"--memory {text!r} is not an amount of memory; use 4G or 800M")
-        return cls(round(float(found[1]) * _UNITS[found[2].upper()]))
+        return cls(round(float(match[1]) * _UNITS[match[2].upper()]))
 
     def __str__(self) -> str:
         return f"at most {self.total / _UNITS['G']:.3g} GiB"
 
 
-def for_activations(memory: Memory | None, device: torch.device) -> int:
+def activation_budget(memory: Memory | None, device: torch.device) -> int:
     """Bytes for the activations of a batch: half of what is left of ``memory``, or of the free
     memory, within limits.
     """
     on_gpu = device.type == "cuda"
     if memory is None:
         free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
-        return max(min(free // 2, MOST if on_gpu else MOST_ON_CPU), LEAST)
-    taken = torch.cuda.memory_allocated(device) if on_gpu else psutil.Process().memory_info().rss
-    return max((memory.total - taken) // 2, LEAST)
+        return max(min(free // 2, MAX_BYTES if on_gpu else MAX_BYTES_ON_CPU), MIN_BYTES)
+    used = torch.cuda.memory_allocated(device) if on_gpu else psutil.Process().memory_info().rss
+    return max((memory.total - used) // 2, MIN_BYTES)
 
 
 # growth of the process, in bytes, after which freed memory is returned again
-_MORE = 1 << 28
-_last = {"resident": 0}
+_TRIM_AFTER = 1 << 28
+_last_trim = {"resident": 0}
 
 
-def give_back() -> None:
+def release_freed_memory() -> None:
     """Return freed memory to the operating system (glibc only; a no-op elsewhere).
 
     A pass frees hundreds of megabytes that the next one cannot reuse entirely. Takes at most 0.1 s.
     """
     process = psutil.Process()
-    if process.memory_info().rss >= _last["resident"] + _MORE and (trim := _trim()) is not None:
+    if (
+        process.memory_info().rss >= _last_trim["resident"] + _TRIM_AFTER
+        and (trim := _malloc_trim()) is not None
+    ):
         trim(0)
-        _last["resident"] = process.memory_info().rss
+        _last_trim["resident"] = process.memory_info().rss
 
 
 @cache
-def _trim() -> Callable[[int], int] | None:
+def _malloc_trim() -> Callable[[int], int] | None:
     """glibc's ``malloc_trim``."""
     return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None

@@ -11,24 +11,26 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-_IN_CACHE, _ON_DEVICE, _FEWEST = 1 << 15, 1 << 24, 16
+_NUMBERS_IN_CACHE, _NUMBERS_ON_DEVICE, _MIN_ROWS = 1 << 15, 1 << 24, 16
 
 
-def blocks(rows: Float[Tensor, "rows *features"]) -> Iterator[Float[Tensor, "some *features"]]:
+def float64_blocks(
+    rows: Float[Tensor, "rows *features"],
+) -> Iterator[Float[Tensor, "some *features"]]:
     """The rows in float64, in order and in small blocks, each a copy.
 
     On a CPU, several passes over a block then stay in cache: sums of large batches are three times
     as fast.
     """
-    size = _IN_CACHE if rows.device.type == "cpu" else _ON_DEVICE
-    for block in rows.split(max(_FEWEST, size // max(rows[:1].numel(), 1))):
+    size = _NUMBERS_IN_CACHE if rows.device.type == "cpu" else _NUMBERS_ON_DEVICE
+    for block in rows.split(max(_MIN_ROWS, size // max(rows[:1].numel(), 1))):
         yield block.to(torch.float64, copy=True)
 
 
-def sum_of(rows: Float[Tensor, "rows *features"]) -> Float[Tensor, "*features"]:
+def float64_sum(rows: Float[Tensor, "rows *features"]) -> Float[Tensor, "*features"]:
     """The sum of the rows, in float64."""
     total = torch.zeros(rows.shape[1:], dtype=torch.float64, device=rows.device)
-    for block in blocks(rows):
+    for block in float64_blocks(rows):
         total += block.sum(0)
     return total
 
@@ -53,7 +55,7 @@ class Moments:
         """Add rows; returns itself."""
         if rows.shape[0] == 0:
             return self
-        for block in blocks(rows):
+        for block in float64_blocks(rows):
             mean = block.mean(0)
             self.merge(Moments(float(block.shape[0]), mean, block.sub_(mean).square_().sum(0)))
         return self
@@ -62,12 +64,12 @@ class Moments:
         """Add another accumulator over different rows; returns itself."""
         total = self.count + other.count
         if other.count:
-            step = other.mean - self.mean
-            self.mean = self.mean + step * (other.count / total)
+            shift = other.mean - self.mean
+            self.mean = self.mean + shift * (other.count / total)
             self.deviation = (
                 self.deviation
                 + other.deviation
-                + step.square() * (self.count * other.count / total)
+                + shift.square() * (self.count * other.count / total)
             )
             self.count = total
         return self

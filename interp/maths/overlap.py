@@ -12,7 +12,7 @@ class Overlap(NamedTuple):
     index, and the chance level.
 
     By the hypergeometric distribution, random sets of these sizes share ``expected`` members, and
-    share at least as many with probability ``above``.
+    share at least as many with probability ``p_at_least``.
     """
 
     shared: int
@@ -20,29 +20,31 @@ class Overlap(NamedTuple):
     of_second: float
     jaccard: float
     expected: float
-    above: float
+    p_at_least: float
 
 
-def overlap(shared: int, first: int, second: int, universe: int) -> Overlap:
-    """Overlap of sets of ``first`` and ``second`` members out of ``universe``, of which ``shared``
-    are in both.
+def overlap(shared: int, n_first: int, n_second: int, universe: int) -> Overlap:
+    """Overlap of sets of ``n_first`` and ``n_second`` members out of ``universe``, of which
+    ``shared`` are in both.
 
     The asymmetric shares are those of Panigrahi et al. (2023, arXiv 2302.06600). A share is NaN if
     its denominator is 0; raises ValueError for impossible sizes.
     """
     if (
-        not max(0, first + second - universe)
+        not max(0, n_first + n_second - universe)
         <= shared
-        <= min(first, second)
-        <= max(first, second)
+        <= min(n_first, n_second)
+        <= max(n_first, n_second)
         <= universe
     ):
-        raise ValueError(f"sets of {first} and {second} of {universe} cannot share {shared}")
-    union = first + second - shared
+        raise ValueError(f"sets of {n_first} and {n_second} of {universe} cannot share {shared}")
+    union = n_first + n_second - shared
     # undefined for empty sets
     of_first, of_second, jaccard = (
-        shared / size if size else float("nan") for size in (first, second, union)
+        shared / size if size else float("nan") for size in (n_first, n_second, union)
     )
-    expected = first * second / universe if universe else float("nan")
-    above = float(hypergeom.sf(shared - 1, universe, first, second)) if universe else float("nan")
-    return Overlap(shared, of_first, of_second, jaccard, expected, above)
+    expected = n_first * n_second / universe if universe else float("nan")
+    p_at_least = (
+        float(hypergeom.sf(shared - 1, universe, n_first, n_second)) if universe else float("nan")
+    )
+    return Overlap(shared, of_first, of_second, jaccard, expected, p_at_least)

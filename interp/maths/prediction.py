@@ -13,22 +13,26 @@ Estimate = tuple[SupportsFloat, SupportsFloat, SupportsFloat]
 
 
 def prediction_interval(
-    first: Estimate, second: Estimate, tests: int = 1, level: float = 0.95, stated: float = 0.95
+    first: Estimate,
+    second: Estimate,
+    n_tests: int = 1,
+    level: float = 0.95,
+    interval_level: float = 0.95,
 ) -> tuple[float, float]:
     """Interval for the value of ``second`` at ``level``, if it estimates the same quantity as
     ``first`` from independent data.
 
     The distances of both values from the facing ends of their intervals are squared and added
     (Newcombe, 1998; MOVER of Zou and Donner, 2008), so the interval can be asymmetric: a share of 1
-    can only fall. Both input intervals have the level ``stated``. ``tests`` applies a Bonferroni
-    correction: none of that many comparisons is outside by chance at ``level``; distances are
-    scaled as for a normal estimate. Ends are not clipped to the range of the estimate.
-    ``ValueError`` for an interval that is not finite or does not contain its value.
+    can only fall. Both input intervals have the level ``interval_level``. ``n_tests`` applies a
+    Bonferroni correction: none of that many comparisons is outside by chance at ``level``;
+    distances are scaled as for a normal estimate. Ends are not clipped to the range of the
+    estimate. ``ValueError`` for an interval that is not finite or does not contain its value.
     """
-    if tests < 1 or not 0 < level < 1 or not 0 < stated < 1:
+    if n_tests < 1 or not 0 < level < 1 or not 0 < interval_level < 1:
         raise ValueError(
-            f"{tests} tests at level {level} of intervals at {stated}: expected 1 or more, levels"
-            " in (0, 1)"
+            f"{n_tests} tests at level {level} of intervals at {interval_level}: expected 1 or"
+            " more, levels in (0, 1)"
         )
     (old, old_low, old_high), (new, new_low, new_high) = (
         tuple(float(end) for end in estimate) for estimate in (first, second)
@@ -39,15 +43,15 @@ def prediction_interval(
                 f"{value:g} with the interval [{low:g}, {high:g}] is not an estimate: expected"
                 " low <= value <= high"
             )
-    stretch = float(
-        special.ndtri((1 + 1 - (1 - level) / tests) / 2) / special.ndtri((1 + stated) / 2)
+    scale = float(
+        special.ndtri((1 + 1 - (1 - level) / n_tests) / 2) / special.ndtri((1 + interval_level) / 2)
     )
-    below = ((old - old_low) ** 2 + (new_high - new) ** 2) ** 0.5
-    above = ((old_high - old) ** 2 + (new - new_low) ** 2) ** 0.5
-    return old - stretch * below, old + stretch * above
+    distance_below = ((old - old_low) ** 2 + (new_high - new) ** 2) ** 0.5
+    distance_above = ((old_high - old) ** 2 + (new - new_low) ** 2) ** 0.5
+    return old - scale * distance_below, old + scale * distance_above
 
 
-def new_observation(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
+def observation_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
     """Prediction interval for one more observation from a normal distribution: mean +- t sd sqrt(1
     + 1/k).
 
@@ -58,9 +62,9 @@ def new_observation(values: ArrayLike, level: float = 0.95) -> tuple[float, floa
     if values.size < 2:
         return float("nan"), float("nan")
     mean, spread = float(values.mean()), float(values.std(ddof=1))
-    reach = (
+    half_width = (
         float(special.stdtrit(values.size - 1, (1 + level) / 2))
         * spread
         * (1 + 1 / values.size) ** 0.5
     )
-    return mean - reach, mean + reach
+    return mean - half_width, mean + half_width

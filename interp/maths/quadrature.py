@@ -12,7 +12,7 @@ import numpy as np
 
 # From the middle outward on [-1, 1]: the node, and its weight in the rules of 3, 7, 15 and 31 nodes
 # that have it.
-_HALF = (
+_HALF_RULES = (
     (
         0.0,
         0.88888888888888888889,
@@ -67,7 +67,7 @@ class Rule:
         return len(self.weights)
 
 
-END = Rule({1.0: 1.0})
+END_POINT = Rule({1.0: 1.0})
 """One node, at 1: the value at the end point in place of the mean."""
 
 
@@ -75,17 +75,19 @@ def rule(steps: int) -> Rule:
     """The rule with ``steps`` nodes, one of ``STEPS``; raises ValueError for another number."""
     if steps not in STEPS:
         raise ValueError(f"no rule has {steps} nodes; there are {STEPS}")
-    back = len(STEPS) - STEPS.index(steps)
-    half = [(node, weights[-back]) for node, *weights in _HALF if len(weights) >= back]
+    position = len(STEPS) - STEPS.index(steps)
+    half = [
+        (node, weights[-position]) for node, *weights in _HALF_RULES if len(weights) >= position
+    ]
     mirrored = [*((-node, weight) for node, weight in half[:0:-1]), *half]
     return Rule({(1 + node) / 2: weight / 2 for node, weight in mirrored})
 
 
-def nested(most: int) -> tuple[Rule, ...]:
-    """All rules with at most ``most`` nodes, the coarsest first."""
-    return tuple(rule(steps) for steps in STEPS if steps <= most)
+def nested_rules(max_nodes: int) -> tuple[Rule, ...]:
+    """All rules with at most ``max_nodes`` nodes, the coarsest first."""
+    return tuple(rule(steps) for steps in STEPS if steps <= max_nodes)
 
 
-def mean(rule: Rule, values: np.ndarray) -> np.ndarray:
+def mean_over_interval(rule: Rule, values: np.ndarray) -> np.ndarray:
     """Mean over [0, 1] of a function from its values ``[nodes, ...]`` at a rule's nodes."""
     return np.tensordot(np.array(list(rule.weights.values())), values, 1)

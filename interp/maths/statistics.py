@@ -22,17 +22,17 @@ __all__ = [
     "benjamini_hochberg",
     "calibration_error",
     "clopper_pearson",
-    "paired_difference",
-    "paired_difference_of_moments",
+    "minimum_detectable_effect",
+    "paired_t_test",
+    "paired_t_test_from_moments",
     "permutation_p",
     "rank_correlation",
     "ranks",
     "recall_at",
     "roc_auc",
     "smallest_dose",
-    "smallest_effect",
     "standardised_difference",
-    "standardised_difference_of_moments",
+    "standardised_difference_from_moments",
 ]
 
 
@@ -75,8 +75,8 @@ def benjamini_hochberg(p: ArrayLike) -> np.ndarray:
 
     p = np.asarray(p, dtype=np.float64)
     adjusted = np.full(p.shape, np.nan)
-    tested = ~np.isnan(p)
-    adjusted[tested] = false_discovery_control(p[tested])
+    is_tested = ~np.isnan(p)
+    adjusted[is_tested] = false_discovery_control(p[is_tested])
     return adjusted
 
 
@@ -90,7 +90,7 @@ class StandardisedDifference(NamedTuple):
     p: np.ndarray
 
 
-def standardised_difference_of_moments(
+def standardised_difference_from_moments(
     n_a: SupportsFloat,
     mean_a: np.ndarray,
     variance_a: np.ndarray,
@@ -108,17 +108,17 @@ def standardised_difference_of_moments(
     n_a, n_b = float(n_a), float(n_b)
     if n_a < 2 or n_b < 2:
         raise ValueError(f"groups of {n_a:g} and {n_b:g}: at least two values are needed in each")
-    freedom = n_a + n_b - 2
-    gap = np.asarray(mean_a, dtype=np.float64) - np.asarray(mean_b, dtype=np.float64)
-    spread_a, spread_b = (
+    degrees_of_freedom = n_a + n_b - 2
+    difference = np.asarray(mean_a, dtype=np.float64) - np.asarray(mean_b, dtype=np.float64)
+    unbiased_a, unbiased_b = (
         np.asarray(variance_a, dtype=np.float64),
         np.asarray(variance_b, dtype=np.float64),
     )
-    pooled = np.sqrt(((n_a - 1) * spread_a + (n_b - 1) * spread_b) / freedom)
+    pooled = np.sqrt(((n_a - 1) * unbiased_a + (n_b - 1) * unbiased_b) / degrees_of_freedom)
     with np.errstate(divide="ignore", invalid="ignore"):
-        d = np.where(gap == 0, 0.0, gap / pooled)
-        t = np.where(gap == 0, 0.0, d / np.sqrt(1 / n_a + 1 / n_b))
-    return StandardisedDifference(d, t, 2 * special.stdtr(freedom, -np.abs(t)))
+        d = np.where(difference == 0, 0.0, difference / pooled)
+        t = np.where(difference == 0, 0.0, d / np.sqrt(1 / n_a + 1 / n_b))
+    return StandardisedDifference(d, t, 2 * special.stdtr(degrees_of_freedom, -np.abs(t)))
 
 
 def standardised_difference(a: ArrayLike, b: ArrayLike) -> StandardisedDifference:
@@ -126,12 +126,12 @@ def standardised_difference(a: ArrayLike, b: ArrayLike) -> StandardisedDifferenc
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if len(a) < 2 or len(b) < 2:
         raise ValueError(f"groups of {len(a)} and {len(b)}: at least two values are needed in each")
-    return standardised_difference_of_moments(
+    return standardised_difference_from_moments(
         len(a), a.mean(axis=0), a.var(axis=0, ddof=1), len(b), b.mean(axis=0), b.var(axis=0, ddof=1)
     )
 
 
-def paired_difference_of_moments(
+def paired_t_test_from_moments(
     n: SupportsFloat, mean: np.ndarray, variance: np.ndarray
 ) -> np.ndarray:
     """Two-sided p of Student's paired t, from streamed moments of the differences within ``n``
@@ -149,14 +149,16 @@ def paired_difference_of_moments(
     return 2 * special.stdtr(n - 1, -np.abs(t))
 
 
-def paired_difference(a: ArrayLike, b: ArrayLike) -> np.ndarray:
+def paired_t_test(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     """Two-sided p of Student's paired t per column; row i of ``a`` [n, ...] belongs to row i of
     ``b`` [n, ...].
     """
-    gap = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    if len(gap) < 2:
-        raise ValueError(f"{len(gap)} pairs: at least two are needed")
-    return paired_difference_of_moments(len(gap), gap.mean(axis=0), gap.var(axis=0, ddof=1))
+    differences = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    if len(differences) < 2:
+        raise ValueError(f"{len(differences)} pairs: at least two are needed")
+    return paired_t_test_from_moments(
+        len(differences), differences.mean(axis=0), differences.var(axis=0, ddof=1)
+    )
 
 
 def ranks(values: ArrayLike) -> np.ndarray:
@@ -197,8 +199,8 @@ def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float:
         raise ValueError(
             f"{int(np.isnan(scores).sum())} of {scores.size} scores are NaN: they have no rank"
         )
-    # Mann and Whitney's U. Not scikit-learn's roc_auc_score, which refuses infinite scores and takes
-    # a millisecond per call: permutation tests make thousands.
+    # Mann and Whitney's U. Not scikit-learn's roc_auc_score, which refuses infinite scores and
+    # takes a millisecond per call: permutation tests make thousands.
     u = ranks(scores)[labels].sum() - positives * (positives + 1) / 2
     return float(u / (positives * negatives))
 
@@ -216,13 +218,13 @@ def recall_at(labels: ArrayLike, scores: ArrayLike, k: int) -> float:
     k = min(int(k), scores.size)
     if k < 1:
         return 0.0
-    border = np.partition(scores, scores.size - k)[scores.size - k]
-    above, tied = scores > border, scores == border
-    found = labels[above].sum() + labels[tied].sum() * (k - above.sum()) / tied.sum()
-    return float(found / labels.sum())
+    threshold = np.partition(scores, scores.size - k)[scores.size - k]
+    is_above, is_tied = scores > threshold, scores == threshold
+    n_found = labels[is_above].sum() + labels[is_tied].sum() * (k - is_above.sum()) / is_tied.sum()
+    return float(n_found / labels.sum())
 
 
-def smallest_effect(null: ArrayLike, alpha: float = 0.05) -> float:
+def minimum_detectable_effect(null: ArrayLike, alpha: float = 0.05) -> float:
     """Minimum detectable effect: the bound that an effect must exceed for ``permutation_p(effect,
     null) <= alpha``.
 
@@ -232,11 +234,11 @@ def smallest_effect(null: ArrayLike, alpha: float = 0.05) -> float:
     null = np.asarray(null, dtype=np.float64).ravel()
     null = np.where(np.isnan(null), np.inf, null)
     # the small addend keeps 0.05 * 20 from falling below 1 in binary arithmetic
-    allowed = int(np.floor(alpha * (1 + null.size) + 1e-9)) - 1
-    return float("inf") if allowed < 0 or null.size == 0 else float(np.sort(null)[::-1][allowed])
+    rank = int(np.floor(alpha * (1 + null.size) + 1e-9)) - 1
+    return float("inf") if rank < 0 or null.size == 0 else float(np.sort(null)[::-1][rank])
 
 
-def _curve(k: ArrayLike, effect: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def _mean_by_dose(k: ArrayLike, effect: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     k, effect = (
         np.asarray(k, dtype=np.float64).ravel(),
         np.asarray(effect, dtype=np.float64).ravel(),
@@ -256,7 +258,7 @@ def area_under_dose(k: ArrayLike, effect: ArrayLike) -> float:
     that a constant effect of 1 gives 1. Rows at k = 0 are left out; equal doses are averaged first.
     Comparable between methods only on the same grid of k.
     """
-    doses, heights = _curve(k, effect)
+    doses, heights = _mean_by_dose(k, effect)
     doses, heights = doses[doses >= 1], heights[doses >= 1]
     if doses.size == 0:
         raise ValueError("no dose at or above 1: the area under the dose-response curve needs one")
@@ -266,13 +268,13 @@ def area_under_dose(k: ArrayLike, effect: ArrayLike) -> float:
     return float(np.trapezoid(heights, x) / (x[-1] - x[0]))
 
 
-def smallest_dose(k: ArrayLike, effect: ArrayLike, reach: float = 0.95) -> int | None:
-    """Smallest k at which the effect is at least ``reach`` (k95 at 0.95); None if no dose reaches
-    it.
+def smallest_dose(k: ArrayLike, effect: ArrayLike, threshold: float = 0.95) -> int | None:
+    """Smallest k at which the effect is at least ``threshold`` (k95 at 0.95); None if no dose
+    reaches it.
     """
-    doses, heights = _curve(k, effect)
-    reached = doses[heights >= reach - 1e-12]
-    return int(reached[0]) if reached.size else None
+    doses, heights = _mean_by_dose(k, effect)
+    reaching = doses[heights >= threshold - 1e-12]
+    return int(reaching[0]) if reaching.size else None
 
 
 def calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> float:
@@ -296,6 +298,6 @@ def calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15)
         raise ValueError(
             f"confidences from {confidence.min():g} to {confidence.max():g}: expected 0 to 1"
         )
-    which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(which, weights=correct - confidence, minlength=bins)
+    bin_index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(bin_index, weights=correct - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / confidence.size)

@@ -9,35 +9,40 @@ from interp.metrics.base import (
     Metric,
     MetricLabels,
     Objective,
-    malformed,
-    repeats,
+    is_malformed,
+    repetition_rate,
     token_divergences,
     token_losses,
 )
 from interp.metrics.behaviour import Behaviour, first_token_ids, require_number
 from interp.metrics.refusal import REFUSAL_MARKERS, Refusal, read_markers
 from interp.metrics.sampling import Sampling
-from interp.metrics.specification import Specification, load_behaviour, read_behaviour, refusal_by
+from interp.metrics.specification import (
+    BehaviourSpecification,
+    load_behaviour,
+    read_behaviour,
+    refusal_specification,
+)
 from interp.metrics.task import TASK_METRICS, Task
 
 __all__ = [
     "REFUSAL_MARKERS",
     "TASK_METRICS",
     "Behaviour",
+    "BehaviourSpecification",
     "Metric",
     "MetricLabels",
     "Objective",
     "Refusal",
     "Sampling",
-    "Specification",
     "Task",
     "first_token_ids",
+    "is_malformed",
     "load_behaviour",
-    "malformed",
     "read_behaviour",
     "read_markers",
-    "refusal_by",
-    "repeats",
+    "refusal_specification",
+    "repetition_rate",
     "require_number",
     "token_divergences",
     "token_losses",

@@ -15,8 +15,8 @@ from interp.errors import OptionError
 from interp.metrics.base import Metric, MetricLabels, Objective
 from interp.metrics.continuations import Continuations
 from interp.metrics.first_tokens import FirstTokens
-from interp.metrics.judge import Errors, Judge
-from interp.metrics.metric_labels import words_of
+from interp.metrics.judge import Judge, JudgeErrors
+from interp.metrics.metric_labels import behaviour_labels
 from interp.metrics.phrases import Phrases
 from interp.metrics.refusal import Refusal
 from interp.metrics.sampling import Sampling
@@ -24,7 +24,7 @@ from interp.prompts import Prompt
 
 
 @runtime_checkable
-class Reader(Protocol):
+class AnswerReader(Protocol):
     """Whether answers exhibit a behaviour."""
 
     @property
@@ -43,7 +43,7 @@ class Reader(Protocol):
 
 
 @runtime_checkable
-class Number(Protocol):
+class LogitNumber(Protocol):
     """A number of the logits where an answer begins, the same function for all prompts."""
 
     @property
@@ -72,23 +72,23 @@ class Behaviour:
     """
 
     name: str
-    reader: Reader
-    number: Number | None = None
+    reader: AnswerReader
+    number: LogitNumber | None = None
     sampling: Sampling | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of its numbers must know."""
-        told = (
+        notes = (
             ()
             if self.sampling is None
             else (f"a verification reads {self.sampling}; everything else reads greedy answers",)
         )
         if not isinstance(self.number, FirstTokens) or not self.number.pieces:
-            return told
+            return notes
         pieces = ", ".join(map(repr, self.number.pieces))
         return (
-            *told,
+            *notes,
             (
                 f"no phrase of {self.name} begins with a word that is a single token: its log-odds"
                 f" are computed for the pieces {pieces}, with which other answers begin too; give"
@@ -97,7 +97,7 @@ class Behaviour:
         )
 
     @property
-    def errors(self) -> Errors | None:
+    def errors(self) -> JudgeErrors | None:
         """The judge's error rates; None if answers are not read by a judge."""
         return self.reader.errors if isinstance(self.reader, Judge) else None
 
@@ -109,12 +109,12 @@ class Behaviour:
             _ = self.reader.errors
 
     def __post_init__(self) -> None:
-        words_of(self.name, "")
+        behaviour_labels(self.name, "")
 
     @property
-    def words(self) -> MetricLabels:
+    def labels(self) -> MetricLabels:
         """Names and phrases for tables and reports."""
-        return words_of(self.name, self.reader.flag, self.number is not None)
+        return behaviour_labels(self.name, self.reader.flag, self.number is not None)
 
     @property
     def differentiable(self) -> bool:
@@ -139,9 +139,9 @@ class Behaviour:
         """Whether each answer exhibits the behaviour."""
         return self.reader.read(prompts, answers) if len(answers) else np.zeros(0, dtype=bool)
 
-    def settled(self, prompt: Prompt, begun: str) -> bool:
+    def is_decided(self, prompt: Prompt, beginning: str) -> bool:
         """Decided early only by phrases; other readers need whole answers."""
-        return isinstance(self.reader, Phrases) and self.reader.settled(begun)
+        return isinstance(self.reader, Phrases) and self.reader.is_decided(beginning)
 
     def shuffled_baseline(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> None:
         """None: the reading does not depend on the prompt."""
@@ -165,7 +165,7 @@ def first_token_ids(metric: Metric) -> tuple[int, ...]:
     if isinstance(number, FirstTokens):
         return number.token_ids
     if isinstance(number, Continuations) and number.suffixes == ((),):
-        return tuple(ids[0] for ids in number.wanted)
+        return tuple(ids[0] for ids in number.targets)
     return ()
 
 

@@ -21,53 +21,58 @@ from interp.metrics.base import Objective
 from interp.prompts import Tokenizer, encode_answer
 
 Ids = tuple[int, ...]
-_PROMPT = "x"  # continuations are tokenised as they follow any prompt
+_ANY_PROMPT = "x"  # continuations are tokenised as they follow any prompt
 
 
 @dataclass(frozen=True)
 class Continuations:
-    """log P(an answer begins with one of ``wanted``) - log P(it begins with one of ``against``), in
-    nats.
+    """log P(an answer begins with one of ``targets``) - log P(it begins with one of
+    ``alternatives``), in nats.
 
     Each continuation is a tuple of token ids; within a set, none is a prefix of another. If
-    ``against`` is empty, the alternative is any other answer. For single tokens this is the
+    ``alternatives`` is empty, the alternative is any other answer. For single tokens this is the
     log-odds of the first token after the prompt.
 
     ``nodes``: all proper prefixes of continuations, the empty one first. ``suffixes``: the maximal
     nodes, the longest first, which are appended to the prompt.
     """
 
-    wanted: tuple[Ids, ...]
-    against: tuple[Ids, ...] = ()
+    targets: tuple[Ids, ...]
+    alternatives: tuple[Ids, ...] = ()
     nodes: tuple[Ids, ...] = field(init=False, compare=False)
     suffixes: tuple[Ids, ...] = field(init=False, compare=False)
 
     @classmethod
-    def of(
-        cls, tokenizer: Tokenizer, wanted: Sequence[str], against: Sequence[str] = ()
+    def from_texts(
+        cls, tokenizer: Tokenizer, targets: Sequence[str], alternatives: Sequence[str] = ()
     ) -> Continuations:
         """Continuations from text, tokenised as the beginning of an answer; case and wording count.
 
         Raises MetricError for a blank one, for one with a token that the tokenizer does not know,
         and if a continuation of one set is a prefix of one of the other set.
         """
-        sets = [[_spelled(tokenizer, text) for text in texts] for texts in (wanted, against)]
-        for one, text in zip(sets[0], wanted, strict=True):
-            for other, beside in zip(sets[1], against, strict=True):
-                if one[: len(other)] == other[: len(one)]:
+        sets = [
+            [_encode_continuation(tokenizer, text) for text in texts]
+            for texts in (targets, alternatives)
+        ]
+        for target_ids, text in zip(sets[0], targets, strict=True):
+            for alternative_ids, alternative in zip(sets[1], alternatives, strict=True):
+                if target_ids[: len(alternative_ids)] == alternative_ids[: len(target_ids)]:
                     raise MetricError(
-                        f"the continuations {text!r} and {beside!r} are alternatives, but one"
+                        f"the continuations {text!r} and {alternative!r} are alternatives, but one"
                         " begins with the other; give two that differ"
                     )
-        return cls(*(_without_longer(continuations) for continuations in sets))
+        return cls(*(_drop_extensions(continuations) for continuations in sets))
 
     def __post_init__(self) -> None:
-        starts = {ids[:end] for ids in (*self.wanted, *self.against) for end in range(len(ids))}
-        inner = {node[:end] for node in starts for end in range(len(node))}
-        nodes = tuple(sorted(starts, key=_order))
+        prefixes = {
+            ids[:end] for ids in (*self.targets, *self.alternatives) for end in range(len(ids))
+        }
+        extended = {node[:end] for node in prefixes for end in range(len(node))}
+        nodes = tuple(sorted(prefixes, key=_by_length))
         object.__setattr__(self, "nodes", nodes)
         object.__setattr__(
-            self, "suffixes", tuple(node for node in reversed(nodes) if node not in inner)
+            self, "suffixes", tuple(node for node in reversed(nodes) if node not in extended)
         )
 
     @property
@@ -79,67 +84,73 @@ class Continuations:
         """From the logits at the last columns of a batch with one row per suffix of every
         prompt.
         """
-        places = [self._place(node) for node in self.nodes]
-        rows, back = (
-            torch.tensor(part, device=logits.device) for part in zip(*places, strict=True)
+        positions = [self._position(node) for node in self.nodes]
+        rows, offsets = (
+            torch.tensor(part, device=logits.device) for part in zip(*positions, strict=True)
         )
         by_row = logits.unflatten(0, (-1, len(self.suffixes)))
-        log_p = widen(by_row[:, rows, logits.shape[1] - 1 - back]).log_softmax(-1)
-        wanted = torch.stack([self._joint(log_p, ids) for ids in self.wanted], -1).logsumexp(-1)
-        others = [self._joint(log_p, ids) for ids in self.against] or [
-            self._leaving(log_p, node) for node in self.nodes
+        log_p = widen(by_row[:, rows, logits.shape[1] - 1 - offsets]).log_softmax(-1)
+        targets = torch.stack(
+            [self._log_probability(log_p, ids) for ids in self.targets], -1
+        ).logsumexp(-1)
+        alternatives = [self._log_probability(log_p, ids) for ids in self.alternatives] or [
+            self._log_probability_of_leaving(log_p, node) for node in self.nodes
         ]
-        return wanted - torch.stack(others, -1).logsumexp(-1)
+        return targets - torch.stack(alternatives, -1).logsumexp(-1)
 
-    def _place(self, node: Ids) -> tuple[int, int]:
+    def _position(self, node: Ids) -> tuple[int, int]:
         """The suffix whose row contains a node, and how many columns before the row's last the node
         ends.
         """
         row = next(row for row, suffix in enumerate(self.suffixes) if suffix[: len(node)] == node)
         return row, len(self.suffixes[row]) - len(node)
 
-    def _joint(self, log_p: Float[Tensor, "B nodes V"], ids: Ids) -> Float[Tensor, " B"]:
+    def _log_probability(self, log_p: Float[Tensor, "B nodes V"], ids: Ids) -> Float[Tensor, " B"]:
         """log P(the answer begins with these tokens)."""
-        steps = [log_p[:, self.nodes.index(ids[:end]), token] for end, token in enumerate(ids)]
-        return torch.stack(steps, -1).sum(-1) if steps else log_p.new_zeros(len(log_p))
+        token_log_p = [
+            log_p[:, self.nodes.index(ids[:end]), token] for end, token in enumerate(ids)
+        ]
+        return torch.stack(token_log_p, -1).sum(-1) if token_log_p else log_p.new_zeros(len(log_p))
 
-    def _leaving(self, log_p: Float[Tensor, "B nodes V"], node: Ids) -> Float[Tensor, " B"]:
+    def _log_probability_of_leaving(
+        self, log_p: Float[Tensor, "B nodes V"], node: Ids
+    ) -> Float[Tensor, " B"]:
         """log P(the answer begins with a node and then continues unlike every wanted
         continuation).
         """
-        on = sorted(
+        continuing = sorted(
             {
                 ids[len(node)]
-                for ids in self.wanted
+                for ids in self.targets
                 if ids[: len(node)] == node and len(ids) > len(node)
             }
         )
         # 1 - P(wanted) would round to 0 where P is nearly 1: sum the tokens that leave the tree #
         # instead
-        left = log_p[:, self.nodes.index(node)].index_fill(
-            -1, torch.tensor(on, device=log_p.device), -torch.inf
+        leaving = log_p[:, self.nodes.index(node)].index_fill(
+            -1, torch.tensor(continuing, device=log_p.device), -torch.inf
         )
-        return self._joint(log_p, node) + left.logsumexp(-1)
+        return self._log_probability(log_p, node) + leaving.logsumexp(-1)
 
     @property
     def identity(self) -> dict[str, object]:
         """What determines its numbers, for provenance."""
         return {
-            "wanted": [list(ids) for ids in self.wanted],
-            "against": [list(ids) for ids in self.against],
+            "wanted": [list(ids) for ids in self.targets],
+            "against": [list(ids) for ids in self.alternatives],
         }
 
 
-def _order(ids: Ids) -> tuple[int, Ids]:
+def _by_length(ids: Ids) -> tuple[int, Ids]:
     return len(ids), ids
 
 
-def _spelled(tokenizer: Tokenizer, text: str) -> Ids:
+def _encode_continuation(tokenizer: Tokenizer, text: str) -> Ids:
     if not text.strip():
         raise MetricError(
             f"the continuation {text!r} is blank and begins every answer; leave it out"
         )
-    ids = encode_answer(tokenizer, _PROMPT, text)
+    ids = encode_answer(tokenizer, _ANY_PROMPT, text)
     if tokenizer.unk_token_id in ids:
         raise MetricError(
             f"the tokenizer does not know all of the continuation {text!r}; give another"
@@ -147,11 +158,9 @@ def _spelled(tokenizer: Tokenizer, text: str) -> Ids:
     return ids
 
 
-def _without_longer(found: Sequence[Ids]) -> tuple[Ids, ...]:
+def _drop_extensions(continuations: Sequence[Ids]) -> tuple[Ids, ...]:
     """Drop continuations that begin with another one: they are contained in the shorter one."""
-    shorter = set(found)
+    unique = set(continuations)
     return tuple(
-        sorted(
-            ids for ids in shorter if not any(ids[:end] in shorter for end in range(1, len(ids)))
-        )
+        sorted(ids for ids in unique if not any(ids[:end] in unique for end in range(1, len(ids))))
     )

@@ -15,11 +15,11 @@ from interp.errors import MetricError
 from interp.prompts import Prompt
 
 GROUP = "interp.behaviours"
-Judging = Callable[[str, str], bool | float]
+ReadFunction = Callable[[str, str], bool | float]
 
 
 @dataclass(frozen=True)
-class Called:
+class EntryPointReader:
     """``function(prompt, answer)`` returns whether an answer exhibits the behaviour: True or False,
     or a score from 0 to 1.
 
@@ -31,7 +31,7 @@ class Called:
     distribution: str
     version: str
     threshold: float = 0.5
-    function: Judging = field(default=lambda prompt, answer: False, compare=False, repr=False)
+    function: ReadFunction = field(default=lambda prompt, answer: False, compare=False, repr=False)
 
     @property
     def flag(self) -> str:
@@ -54,43 +54,43 @@ class Called:
         truth value nor a number from 0 to 1.
         """
         return np.array(
-            [self._one(p.text, answer) for p, answer in zip(prompts, answers, strict=True)],
+            [self._read_one(p.text, answer) for p, answer in zip(prompts, answers, strict=True)],
             dtype=bool,
         )
 
-    def _one(self, prompt: str, answer: str) -> bool:
+    def _read_one(self, prompt: str, answer: str) -> bool:
         try:
-            said = self.function(prompt, answer)
+            reading = self.function(prompt, answer)
         except Exception as error:  # foreign code can raise anything
             reason = " ".join(str(error).split())[:200]
             raise MetricError(
                 f"{self.entry_point} failed on {answer[:40]!r}: {type(error).__name__}, {reason}"
             ) from error
-        if isinstance(said, (bool, np.bool_)):
-            return bool(said)
-        if not isinstance(said, (int, float, np.number)) or not 0 <= float(said) <= 1:
+        if isinstance(reading, (bool, np.bool_)):
+            return bool(reading)
+        if not isinstance(reading, (int, float, np.number)) or not 0 <= float(reading) <= 1:
             raise MetricError(
-                f"{self.entry_point} returned {said!r} for {answer[:40]!r}; it has to return True,"
-                " False or a number from 0 to 1"
+                f"{self.entry_point} returned {reading!r} for {answer[:40]!r}; it has to return"
+                " True, False or a number from 0 to 1"
             )
-        return float(said) >= self.threshold
+        return float(reading) >= self.threshold
 
 
-def called(name: str, threshold: float = 0.5) -> Called:
+def load_entry_point(name: str, threshold: float = 0.5) -> EntryPointReader:
     """The callable of an installed package; MetricError unless exactly one package has this entry
     point.
     """
-    known = list(metadata.entry_points(group=GROUP))
-    found = [point for point in known if point.name == name]
-    if len(found) != 1:
-        others = ", ".join(sorted({point.name for point in known})) or "none"
-        said = "no file and no" if not found else f"{len(found)} packages have an"
+    installed = list(metadata.entry_points(group=GROUP))
+    matching = [point for point in installed if point.name == name]
+    if len(matching) != 1:
+        names = ", ".join(sorted({point.name for point in installed})) or "none"
+        problem = "no file and no" if not matching else f"{len(matching)} packages have an"
         raise MetricError(
-            f"{name!r}: {said} entry point of {GROUP} (installed: {others}); name one, or a YAML"
+            f"{name!r}: {problem} entry point of {GROUP} (installed: {names}); name one, or a YAML"
             " file"
         )
     try:
-        function = found[0].load()
+        function = matching[0].load()
     except Exception as error:  # foreign code can raise anything on import
         raise MetricError(
             f"the entry point {name!r} cannot be loaded ({type(error).__name__}: {error})"
@@ -99,11 +99,11 @@ def called(name: str, threshold: float = 0.5) -> Called:
         raise MetricError(
             f"the entry point {name!r} is a {type(function).__name__}; it has to be callable"
         )
-    where = found[0].dist
-    return Called(
+    package = matching[0].dist
+    return EntryPointReader(
         name,
-        where.name if where else "",
-        where.version if where else "",
+        package.name if package else "",
+        package.version if package else "",
         threshold,
-        cast(Judging, function),
+        cast(ReadFunction, function),
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 from interp.errors import MetricError
 from interp.maths.precision import widen
 from interp.metrics.base import Objective
-from interp.prompts import Tokenizer, decoded, rows_read
+from interp.prompts import Tokenizer, decode, n_usable_ids
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class FirstTokens:
         return {"token_ids": list(self.token_ids)}
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, phrases: Sequence[str]) -> FirstTokens:
+    def from_phrases(cls, tokenizer: Tokenizer, phrases: Sequence[str]) -> FirstTokens:
         """The first tokens of phrases; MetricError if the tokenizer knows none."""
-        found = _beginnings(tokenizer, phrases)
-        if not found:
+        is_word_by_token = _first_token_candidates(tokenizer, phrases)
+        if not is_word_by_token:
             raise MetricError(
                 f"no token of this tokenizer begins any of the {len(phrases)} phrases (first"
                 f" {phrases[0]!r}); give others, or continuations"
@@ -54,8 +54,8 @@ class FirstTokens:
             ids,
             (
                 ()
-                if any(found.values())
-                else tuple(decoded(tokenizer, [index]).strip() for index in ids)
+                if any(is_word_by_token.values())
+                else tuple(decode(tokenizer, [index]).strip() for index in ids)
             ),
         )
 
@@ -66,9 +66,9 @@ def log_odds(logits: Float[Tensor, "B V"], token_ids: Sequence[int]) -> Float[Te
     """
     ids = torch.tensor(token_ids, device=logits.device)
     logits = widen(logits)
-    inside = logits.index_select(-1, ids).logsumexp(-1)
-    others = logits.index_fill(-1, ids, -torch.inf).logsumexp(-1)
-    return inside - others
+    log_p_inside = logits.index_select(-1, ids).logsumexp(-1)
+    log_p_others = logits.index_fill(-1, ids, -torch.inf).logsumexp(-1)
+    return log_p_inside - log_p_others
 
 
 def first_tokens(tokenizer: Tokenizer, phrases: Sequence[str]) -> tuple[int, ...]:
@@ -77,30 +77,32 @@ def first_tokens(tokenizer: Tokenizer, phrases: Sequence[str]) -> tuple[int, ...
 
     Only whole words if there are any; spellings that begin with an unknown token are dropped.
     """
-    found = _beginnings(tokenizer, phrases)
+    is_word_by_token = _first_token_candidates(tokenizer, phrases)
     # the first piece of a word begins many other words: it is used only if no phrase's first word
     # is a single token
-    whole = [index for index, is_word in found.items() if is_word]
-    return tuple(sorted(whole or found))
+    words = [index for index, is_word in is_word_by_token.items() if is_word]
+    return tuple(sorted(words or is_word_by_token))
 
 
-def _beginnings(tokenizer: Tokenizer, phrases: Sequence[str]) -> dict[int, bool]:
+def _first_token_candidates(tokenizer: Tokenizer, phrases: Sequence[str]) -> dict[int, bool]:
     """Known first tokens of spellings, and whether they are whole words."""
-    found: dict[int, bool] = {}
-    rows = rows_read(tokenizer)
+    is_word_by_token: dict[int, bool] = {}
+    rows = n_usable_ids(tokenizer)
     for phrase in phrases:
         for spelling in _spellings(phrase):
             ids = tokenizer(spelling, add_special_tokens=False)["input_ids"]
             if ids and rows is not None and ids[0] >= rows:
                 continue  # one of the models has no row for it
-            first = decoded(tokenizer, ids[:1]).strip() if ids else ""
+            first = decode(tokenizer, ids[:1]).strip() if ids else ""
             # unknown words, and spellings that begin with a bare space, do not identify the phrase
             if ids and ids[0] != tokenizer.unk_token_id and first:
-                rest = spelling.strip()[len(first) :]
-                found[ids[0]] = found.get(ids[0], False) or not rest[:1].isalnum()
-    return found
+                remainder = spelling.strip()[len(first) :]
+                is_word_by_token[ids[0]] = (
+                    is_word_by_token.get(ids[0], False) or not remainder[:1].isalnum()
+                )
+    return is_word_by_token
 
 
 def _spellings(phrase: str) -> list[str]:
-    forms = {phrase, phrase.lower(), phrase[:1].upper() + phrase[1:], phrase.upper()}
-    return sorted({*forms, *(" " + form for form in forms)})
+    variants = {phrase, phrase.lower(), phrase[:1].upper() + phrase[1:], phrase.upper()}
+    return sorted({*variants, *(" " + form for form in variants)})

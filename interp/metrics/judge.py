@@ -18,21 +18,21 @@ from interp.capture import batches, make_batch
 from interp.engines import TorchEngine
 from interp.errors import MetricError
 from interp.maths.host import to_host
-from interp.maths.judge_correction import Corrected, corrected_share
+from interp.maths.judge_correction import CorrectedShare, corrected_share
 from interp.metrics.continuations import Continuations
 from interp.models.pair import Pair
 from interp.models.sources import file_digests, find
 from interp.prompts import Prompt, encode
 from interp.provenance import digest
 
-FEWEST = 20
+MIN_LABELS = 20
 """Minimum number of labelled answers of each label for a judge's error rates."""
 
-Key = tuple[str, str]
+PromptAnswer = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Errors:
+class JudgeErrors:
     """Error rates of a judge: ``true_yes`` of ``positives`` labelled yes were judged yes,
     ``true_no`` of ``negatives`` labelled no were judged no.
     """
@@ -42,9 +42,13 @@ class Errors:
     true_no: int
     negatives: int
 
-    def corrected(self, yes: SupportsFloat, n: SupportsFloat) -> Corrected:
-        """The corrected share of yes, for ``yes`` among ``n`` judged answers, with its interval."""
-        return corrected_share(yes, n, self.true_yes, self.positives, self.true_no, self.negatives)
+    def corrected(self, judged_yes: SupportsFloat, n: SupportsFloat) -> CorrectedShare:
+        """The corrected share of yes, for ``judged_yes`` among ``n`` judged answers, with its
+        interval.
+        """
+        return corrected_share(
+            judged_yes, n, self.true_yes, self.positives, self.true_no, self.negatives
+        )
 
     def __str__(self) -> str:
         return (
@@ -67,12 +71,12 @@ class Judge:
 
     model: str
     question: str
-    labels: Mapping[Key, bool] = field(repr=False)
+    labels: Mapping[PromptAnswer, bool] = field(repr=False)
     yes: tuple[str, ...] = ("Yes",)
     no: tuple[str, ...] = ("No",)
     device: str = "auto"
-    _kept: dict[Key, bool] = field(default_factory=dict, repr=False, compare=False)
-    _loaded: list[Pair] = field(default_factory=list, repr=False, compare=False)
+    _readings: dict[PromptAnswer, bool] = field(default_factory=dict, repr=False, compare=False)
+    _pairs: list[Pair] = field(default_factory=list, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if "{answer}" not in self.question:
@@ -80,11 +84,11 @@ class Judge:
                 f"the question {self.question[:40]!r} has no {{answer}}; put {{answer}} where the"
                 " answer belongs"
             )
-        for label, said in ((True, "yes"), (False, "no")):
-            if (count := sum(value is label for value in self.labels.values())) < FEWEST:
+        for label, label_name in ((True, "yes"), (False, "no")):
+            if (count := sum(value is label for value in self.labels.values())) < MIN_LABELS:
                 raise MetricError(
-                    f"{count} answers are labelled {said}; a judge's error rates need at least"
-                    f" {FEWEST} of each label"
+                    f"{count} answers are labelled {label_name}; a judge's error rates need at"
+                    f" least {MIN_LABELS} of each label"
                 )
         find(self.model)
 
@@ -109,24 +113,24 @@ class Judge:
         }
 
     @property
-    def errors(self) -> Errors:
+    def errors(self) -> JudgeErrors:
         """Its error rates on the labelled answers; MetricError if it is not better than chance."""
-        judged = self._ask(list(self.labels))
+        readings = self._read_keys(list(self.labels))
         positives = sum(self.labels.values())
         negatives = len(self.labels) - positives
-        true_yes = sum(judged[key] for key, label in self.labels.items() if label)
-        found = Errors(
+        true_yes = sum(readings[key] for key, label in self.labels.items() if label)
+        errors = JudgeErrors(
             true_yes,
             positives,
-            sum(not judged[k] for k, label in self.labels.items() if not label),
+            sum(not readings[k] for k, label in self.labels.items() if not label),
             negatives,
         )
-        if found.true_yes / positives + found.true_no / negatives <= 1:
+        if errors.true_yes / positives + errors.true_no / negatives <= 1:
             raise MetricError(
-                f"the judge {self.model} is not better than chance: {found}; use another question"
+                f"the judge {self.model} is not better than chance: {errors}; use another question"
                 " or another model"
             )
-        return found
+        return errors
 
     def read(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
         """Whether the judge says yes to each answer."""
@@ -134,30 +138,30 @@ class Judge:
             (prompt.text.strip(), answer.strip())
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
-        judged = self._ask(keys)
-        return np.array([judged[key] for key in keys], dtype=bool)
+        readings = self._read_keys(keys)
+        return np.array([readings[key] for key in keys], dtype=bool)
 
-    def _ask(self, keys: Sequence[Key]) -> dict[Key, bool]:
+    def _read_keys(self, keys: Sequence[PromptAnswer]) -> dict[PromptAnswer, bool]:
         """Its reading of each prompt and answer; each is asked only once."""
-        if new := [key for key in dict.fromkeys(keys) if key not in self._kept]:
-            if not self._loaded:
-                self._loaded.append(Pair.load(self.model, device=self.device))
-            pair, engine = self._loaded[0], TorchEngine()
-            number = Continuations.of(pair.tokenizer, self.yes, self.no)
+        if new := [key for key in dict.fromkeys(keys) if key not in self._readings]:
+            if not self._pairs:
+                self._pairs.append(Pair.load(self.model, device=self.device))
+            pair, engine = self._pairs[0], TorchEngine()
+            number = Continuations.from_texts(pair.tokenizer, self.yes, self.no)
             coded = [
-                encode(pair.tokenizer, self._asked(*key)).with_decision(*number.suffixes)
+                encode(pair.tokenizer, self._question_text(*key)).with_decision(*number.suffixes)
                 for key in new
             ]
             for rows in batches(coded, pair.tuned, None):
                 batch, _ = make_batch(coded, rows, pair.pad_id, pair.tuned.device)
                 run = engine.run(pair.tuned, batch, keep=number.objective.keep)
-                said = to_host(number.objective.of(run.require_logits()))
-                self._kept.update(
-                    {new[row]: bool(value > 0) for row, value in zip(rows, said, strict=True)}
+                log_odds = to_host(number.objective.function(run.require_logits()))
+                self._readings.update(
+                    {new[row]: bool(value > 0) for row, value in zip(rows, log_odds, strict=True)}
                 )
-        return self._kept
+        return self._readings
 
-    def _asked(self, prompt: str, answer: str) -> str:
+    def _question_text(self, prompt: str, answer: str) -> str:
         # the answer is filled in last, so that placeholders inside a prompt or an answer stay as
         # they are
         before, _, after = self.question.rpartition("{answer}")

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from interp.errors import MetricError
-from interp.metrics.base import begins, first_sentence, fold
+from interp.metrics.base import begins_with, first_sentence, fold_text
 from interp.prompts import Prompt
 
-PLACES = ("anywhere", "first-sentence", "start")
+WHERE_OPTIONS = ("anywhere", "first-sentence", "start")
 _STRAIGHT = {"\u2019": "'"}
 
 
@@ -30,41 +30,41 @@ class Phrases:
     phrases: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
     where: str = "anywhere"
-    _sought: tuple[re.Pattern[str], ...] = field(init=False, repr=False, compare=False)
+    _compiled: tuple[re.Pattern[str], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.where not in PLACES:
-            raise MetricError(f"where is {self.where!r}; use {', '.join(PLACES)}")
+        if self.where not in WHERE_OPTIONS:
+            raise MetricError(f"where is {self.where!r}; use {', '.join(WHERE_OPTIONS)}")
         if not self.phrases + self.patterns:
             raise MetricError("there is no phrase and no regex to search for; give at least one")
         if blank := [text for text in self.phrases + self.patterns if not text.strip()]:
             raise MetricError(
                 f"the phrase {blank[0]!r} is blank and would match every answer; leave it out"
             )
-        found = []
+        compiled = []
         for pattern in self.patterns:
             try:
-                made = re.compile(pattern, re.IGNORECASE)
+                expression = re.compile(pattern, re.IGNORECASE)
             except re.error as error:
                 raise MetricError(
                     f"the regex {pattern!r} is invalid ({error}); correct it"
                 ) from error
-            if made.search(""):
+            if expression.search(""):
                 raise MetricError(
                     f"the regex {pattern!r} matches an empty answer; require at least one character"
                 )
-            found.append(made)
-        object.__setattr__(self, "_sought", tuple(found))
+            compiled.append(expression)
+        object.__setattr__(self, "_compiled", tuple(compiled))
 
     @property
     def flag(self) -> str:
         """What a positive reading of an answer means."""
-        place = {
+        described = {
             "anywhere": "the answer",
             "first-sentence": "its first sentence",
             "start": "its start",
         }[self.where]
-        return f"a phrase of the behaviour occurs in {place}"
+        return f"a phrase of the behaviour occurs in {described}"
 
     @property
     def identity(self) -> dict[str, object]:
@@ -78,31 +78,31 @@ class Phrases:
 
     def read(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
         """Whether each answer matches."""
-        return np.array([self.holds(answer) for answer in answers], dtype=bool)
+        return np.array([self.matches(answer) for answer in answers], dtype=bool)
 
-    def holds(self, answer: str) -> bool:
+    def matches(self, answer: str) -> bool:
         """Whether one of the phrases or patterns occurs where it is searched for."""
         text = answer.strip()
         if self.where == "first-sentence":
             text = first_sentence(text)[0]
         straight = text.translate(str.maketrans(_STRAIGHT))
-        folded = fold(text)
+        folded = fold_text(text)
         if self.where == "start":
-            return any(begins(text, phrase) for phrase in self.phrases) or any(
-                pattern.match(straight) for pattern in self._sought
+            return any(begins_with(text, phrase) for phrase in self.phrases) or any(
+                pattern.match(straight) for pattern in self._compiled
             )
-        return any(fold(phrase) in folded for phrase in self.phrases) or any(
-            pattern.search(straight) for pattern in self._sought
+        return any(fold_text(phrase) in folded for phrase in self.phrases) or any(
+            pattern.search(straight) for pattern in self._compiled
         )
 
-    def settled(self, begun: str) -> bool:
+    def is_decided(self, beginning: str) -> bool:
         """Whether ``holds`` is already decided by the beginning of an answer, whatever follows."""
         if self.where == "first-sentence":
-            return first_sentence(begun)[1]
+            return first_sentence(beginning)[1]
         if self.where == "start":
             # compared case-folded, as in ``begins``: one character can fold into two
-            return not self.patterns and len(fold(begun.strip())) > max(
-                len(fold(phrase)) for phrase in self.phrases
+            return not self.patterns and len(fold_text(beginning.strip())) > max(
+                len(fold_text(phrase)) for phrase in self.phrases
             )
         # space at the end of an answer is ignored, but text may follow it
-        return any(fold(phrase) in fold(begun.strip()) for phrase in self.phrases)
+        return any(fold_text(phrase) in fold_text(beginning.strip()) for phrase in self.phrases)

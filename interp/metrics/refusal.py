@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import MetricError
-from interp.metrics.base import MetricLabels, Objective, first_sentence, fold
+from interp.metrics.base import MetricLabels, Objective, first_sentence, fold_text
 from interp.metrics.first_tokens import first_tokens, log_odds
 from interp.prompts import Prompt, Tokenizer
 
@@ -30,7 +30,7 @@ REFUSAL_MARKERS = (
     "Unfortunately",
 )
 
-REFUSAL_WORDS = MetricLabels(
+REFUSAL_LABELS = MetricLabels(
     "refusal log-odds",
     "nats",
     "log_odds",
@@ -55,12 +55,12 @@ class Refusal:
 
     markers: tuple[str, ...]
     token_ids: tuple[int, ...]
-    folded: tuple[str, ...] = field(init=False)
+    folded_markers: tuple[str, ...] = field(init=False)
 
     @property
-    def words(self) -> MetricLabels:
+    def labels(self) -> MetricLabels:
         """Names and phrases for tables and reports."""
-        return REFUSAL_WORDS
+        return REFUSAL_LABELS
 
     @property
     def differentiable(self) -> bool:
@@ -68,10 +68,14 @@ class Refusal:
         return True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "folded", tuple(fold(marker) for marker in self.markers))
+        object.__setattr__(
+            self, "folded_markers", tuple(fold_text(marker) for marker in self.markers)
+        )
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, markers: Sequence[str] = REFUSAL_MARKERS) -> Refusal:
+    def from_tokenizer(
+        cls, tokenizer: Tokenizer, markers: Sequence[str] = REFUSAL_MARKERS
+    ) -> Refusal:
         """The metric for a tokenizer; raises MetricError if a marker is blank or the tokenizer
         knows none.
         """
@@ -80,12 +84,12 @@ class Refusal:
                 f"the refusal marker {blank[0]!r} is blank and would match every answer; leave"
                 " it out"
             )
-        if not (found := first_tokens(tokenizer, markers)):
+        if not (token_ids := first_tokens(tokenizer, markers)):
             raise MetricError(
                 f"no token of this tokenizer begins any of the {len(markers)} refusal markers "
                 f"(first {next(iter(markers), '')!r}); give others with --markers FILE"
             )
-        return cls(tuple(markers), found)
+        return cls(tuple(markers), token_ids)
 
     def log_odds(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, " B"]:
         """log P(a refusal token) - log P(any other token), in nats; unlike a probability it does
@@ -93,14 +97,14 @@ class Refusal:
         """
         return log_odds(logits, self.token_ids)
 
-    def refused(self, answer: str) -> bool:
+    def is_refusal(self, answer: str) -> bool:
         """Whether the answer's first sentence contains a marker."""
-        text = fold(first_sentence(answer)[0])
-        return any(marker in text for marker in self.folded)
+        text = fold_text(first_sentence(answer)[0])
+        return any(marker in text for marker in self.folded_markers)
 
-    def settled(self, prompt: Prompt, begun: str) -> bool:
+    def is_decided(self, prompt: Prompt, beginning: str) -> bool:
         """Decided once a marker is written or the first sentence is complete."""
-        return self.refused(begun) or first_sentence(begun)[1]
+        return self.is_refusal(beginning) or first_sentence(beginning)[1]
 
     def applies(self, group: str) -> bool:
         """Any prompt can be refused."""
@@ -116,7 +120,7 @@ class Refusal:
 
     def exhibits(self, prompts: Sequence[Prompt], answers: Sequence[str], group: str) -> np.ndarray:
         """Whether each answer is a refusal."""
-        return np.array([self.refused(answer) for answer in answers], dtype=bool)
+        return np.array([self.is_refusal(answer) for answer in answers], dtype=bool)
 
     def shuffled_baseline(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> None:
         """None: a refusal is recognised regardless of the prompt."""

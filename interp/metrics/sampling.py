@@ -53,5 +53,5 @@ class Sampling:
         They depend only on the seed, the prompt and the number of the sample, not on batch, model
         or condition.
         """
-        own = digest({"seed": self.seed, "prompt": list(prompt), "sample": sample})
-        return np.random.default_rng(int(own[:32], 16)).random(count)
+        prompt_digest = digest({"seed": self.seed, "prompt": list(prompt), "sample": sample})
+        return np.random.default_rng(int(prompt_digest[:32], 16)).random(count)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interp.errors import MetricError, required
 from interp.maths.precision import widen
-from interp.metrics.base import MetricLabels, Objective, begins, fold, token_losses
+from interp.metrics.base import MetricLabels, Objective, begins_with, fold_text, token_losses
 from interp.prompts import Prompt, Tokenizer, encode_answer
 
 TASK_METRICS = ("logit-diff", "answer-loss", "accuracy")
@@ -33,7 +33,7 @@ class Task:
 
     name: str
     tokenizer: Tokenizer
-    _spelled: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict, repr=False)
+    _token_ids: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.name not in TASK_METRICS:
@@ -42,7 +42,9 @@ class Task:
             )
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, prompts: Sequence[Prompt], name: str = "auto") -> Task:
+    def from_prompts(
+        cls, tokenizer: Tokenizer, prompts: Sequence[Prompt], name: str = "auto"
+    ) -> Task:
         """The metric for these prompts; ``auto`` is ``logit-diff`` if there are wrong answers, else
         ``answer-loss``.
 
@@ -63,7 +65,7 @@ class Task:
                     "logit-diff needs a column wrong_answer in the task's file; or use answer-loss"
                 )
             for prompt in prompts:
-                task._parting(prompt)
+                task._first_difference(prompt)
         return task
 
     @property
@@ -72,7 +74,7 @@ class Task:
         return self.name != "accuracy"
 
     @property
-    def words(self) -> MetricLabels:
+    def labels(self) -> MetricLabels:
         """Names and phrases for tables and reports."""
         number, unit = {
             "logit-diff": ("logit difference of right and wrong answer", "nats"),
@@ -94,7 +96,7 @@ class Task:
             "share right",
             "the answer begins with the right one",
             ("were answered rightly", "were not"),
-            binary=self.name == "accuracy",
+            is_binary=self.name == "accuracy",
         )
 
     @property
@@ -111,27 +113,33 @@ class Task:
         last.
         """
         if self.name == "logit-diff":
-            return (self._spell(prompt, _right(prompt))[: self._parting(prompt)],)
-        return (self._spell(prompt, _right(prompt))[:-1],)
+            return (
+                self._encode_answer(prompt, _right_answer(prompt))[
+                    : self._first_difference(prompt)
+                ],
+            )
+        return (self._encode_answer(prompt, _right_answer(prompt))[:-1],)
 
     def objective(self, prompts: Sequence[Prompt]) -> Objective:
         """The number of each of these prompts, which are followed by their suffix and padded on the
         left.
         """
-        answers = [self._spell(prompt, _right(prompt)) for prompt in prompts]
+        answers = [self._encode_answer(prompt, _right_answer(prompt)) for prompt in prompts]
         if self.name == "logit-diff":
-            at = [self._parting(prompt) for prompt in prompts]
-            wrong = [self._spell(prompt, _wrong(prompt)) for prompt in prompts]
-            pairs = torch.tensor([[a[i], w[i]] for a, w, i in zip(answers, wrong, at, strict=True)])
-            return Objective(1, lambda logits: _difference(logits, pairs))
+            first_differences = [self._first_difference(prompt) for prompt in prompts]
+            wrong = [self._encode_answer(prompt, _wrong_answer(prompt)) for prompt in prompts]
+            pairs = torch.tensor(
+                [[a[i], w[i]] for a, w, i in zip(answers, wrong, first_differences, strict=True)]
+            )
+            return Objective(1, lambda logits: _logit_difference(logits, pairs))
         longest = max(map(len, answers))
         ids = torch.zeros((len(answers), longest), dtype=torch.int64)
-        real = torch.zeros(ids.shape, dtype=torch.bool)
+        is_answer = torch.zeros(ids.shape, dtype=torch.bool)
         for row, answer in enumerate(answers):
             ids[row, longest - len(answer) :] = torch.tensor(answer)
-            real[row, longest - len(answer) :] = True
+            is_answer[row, longest - len(answer) :] = True
         number = _all_greedy if self.name == "accuracy" else _log_probability
-        return Objective(longest, lambda logits: number(logits, ids, real))
+        return Objective(longest, lambda logits: number(logits, ids, is_answer))
 
     def exhibits(self, prompts: Sequence[Prompt], answers: Sequence[str], group: str) -> np.ndarray:
         """Whether each answer to a positive prompt is right; negative prompts have no right
@@ -140,13 +148,16 @@ class Task:
         if group != "positive":
             return np.zeros(len(answers), dtype=bool)
         return np.array(
-            [begins(text, _right(prompt)) for prompt, text in zip(prompts, answers, strict=True)],
+            [
+                begins_with(text, _right_answer(prompt))
+                for prompt, text in zip(prompts, answers, strict=True)
+            ],
             bool,
         )
 
-    def settled(self, prompt: Prompt, begun: str) -> bool:
+    def is_decided(self, prompt: Prompt, beginning: str) -> bool:
         """Decided once the beginning cannot become the right answer, or contains it and more."""
-        text, answer = fold(begun).lstrip(), fold(_right(prompt)).strip()
+        text, answer = fold_text(beginning).lstrip(), fold_text(_right_answer(prompt)).strip()
         return not answer.startswith(text) and (
             not text.startswith(answer) or len(text) > len(answer)
         )
@@ -154,22 +165,25 @@ class Task:
     def shuffled_baseline(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
         """Share of the other prompts for which each answer would be right."""
         hits = np.array(
-            [[begins(text, _right(prompt)) for prompt in prompts] for text in answers],
+            [[begins_with(text, _right_answer(prompt)) for prompt in prompts] for text in answers],
             dtype=np.float64,
         )
         return (hits.sum(1) - hits.diagonal()) / max(len(prompts) - 1, 1)
 
-    def _spell(self, prompt: Prompt, answer: str) -> tuple[int, ...]:
+    def _encode_answer(self, prompt: Prompt, answer: str) -> tuple[int, ...]:
         key = (prompt.text, answer)
-        if key not in self._spelled:
-            self._spelled[key] = encode_answer(self.tokenizer, prompt.text, answer)
-        return self._spelled[key]
+        if key not in self._token_ids:
+            self._token_ids[key] = encode_answer(self.tokenizer, prompt.text, answer)
+        return self._token_ids[key]
 
-    def _parting(self, prompt: Prompt) -> int:
+    def _first_difference(self, prompt: Prompt) -> int:
         """Index at which the tokens of the right and the wrong answer first differ."""
-        right, wrong = self._spell(prompt, _right(prompt)), self._spell(prompt, _wrong(prompt))
-        for index, (one, other) in enumerate(zip(right, wrong, strict=False)):
-            if one != other:
+        right, wrong = (
+            self._encode_answer(prompt, _right_answer(prompt)),
+            self._encode_answer(prompt, _wrong_answer(prompt)),
+        )
+        for index, (right_token, wrong_token) in enumerate(zip(right, wrong, strict=False)):
+            if right_token != wrong_token:
                 return index
         raise MetricError(
             f"prompt {prompt.id}: the tokens of {prompt.answer!r} and {prompt.wrong_answer!r} do"
@@ -177,7 +191,7 @@ class Task:
         )
 
 
-def _difference(
+def _logit_difference(
     logits: Float[Tensor, "B keep V"], pairs: Int[Tensor, "B 2"]
 ) -> Float[Tensor, " B"]:
     right, wrong = widen(logits[:, -1]).gather(1, pairs.to(logits.device)).unbind(1)
@@ -185,21 +199,21 @@ def _difference(
 
 
 def _log_probability(
-    logits: Float[Tensor, "B A V"], ids: Int[Tensor, "B A"], real: Bool[Tensor, "B A"]
+    logits: Float[Tensor, "B A V"], ids: Int[Tensor, "B A"], is_answer: Bool[Tensor, "B A"]
 ) -> Float[Tensor, " B"]:
-    return -token_losses(logits, ids.to(logits.device), real.to(logits.device)).sum(1)
+    return -token_losses(logits, ids.to(logits.device), is_answer.to(logits.device)).sum(1)
 
 
 def _all_greedy(
-    logits: Float[Tensor, "B A V"], ids: Int[Tensor, "B A"], real: Bool[Tensor, "B A"]
+    logits: Float[Tensor, "B A V"], ids: Int[Tensor, "B A"], is_answer: Bool[Tensor, "B A"]
 ) -> Float[Tensor, " B"]:
-    found = (logits.argmax(-1) == ids.to(logits.device)) | ~real.to(logits.device)
-    return found.all(1).to(torch.float32)
+    is_greedy = (logits.argmax(-1) == ids.to(logits.device)) | ~is_answer.to(logits.device)
+    return is_greedy.all(1).to(torch.float32)
 
 
-def _right(prompt: Prompt) -> str:
+def _right_answer(prompt: Prompt) -> str:
     return required(prompt.answer, "the right answer to every prompt")
 
 
-def _wrong(prompt: Prompt) -> str:
+def _wrong_answer(prompt: Prompt) -> str:
     return required(prompt.wrong_answer, "a wrong answer to every prompt")

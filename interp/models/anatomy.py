@@ -16,9 +16,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from interp.errors import UnsupportedModel
-from interp.models.matrices import shape_of, unwrapped
+from interp.models.matrices import base_layer_of, shape_of
 from interp.models.places import QKV, Place, Target, exists, split_fused
-from interp.models.settings import differs, setting
+from interp.models.settings import differs_between_blocks, setting
 from interp.sites import BLOCK_HOOKS, MATRICES, Site, Weight
 
 _HEAD_HOOKS = ("attn.hook_z", "attn.o.hook_out")
@@ -29,16 +29,16 @@ _NEURON_HOOKS = (
     "mlp.hook_post",
     "mlp.out.hook_out",
 )
-_THROUGH = ("mlp.in", "mlp.out")
+_MLP_MATRICES = ("mlp.in", "mlp.out")
 # Token mixers of blocks without attention, as the maps name them.
 _MIXERS = ("linear_attn", "mamba", "mixer", "ssm", "conv")
-_TOLD = ("residual_multiplier", "num_local_experts")
-_SCALED = {"hook_attn_out": "scaled_attn_submodule", "hook_mlp_out": "scaled_mlp_submodule"}
-PARTS = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
+_MAP_SETTINGS = ("residual_multiplier", "num_local_experts")
+_SCALED_PARTS = {"hook_attn_out": "scaled_attn_submodule", "hook_mlp_out": "scaled_mlp_submodule"}
+BLOCK_PARTS = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
 """A block's input, the contributions of its attention and its MLP, and its output."""
-WITHOUT_UNITS = "use interp compare or interp graft, which do not need single units"
-WITHOUT_SUM = "interp compare and interp graft do not need it"
-PROVEN = (
+UNITS_REMEDY = "use interp compare or interp graft, which do not need single units"
+SUM_REMEDY = "interp compare and interp graft do not need it"
+TESTED_ARCHITECTURES = (
     "LlamaForCausalLM",
     "MistralForCausalLM",
     "Qwen2ForCausalLM",
@@ -58,7 +58,7 @@ class Anatomy:
     """Sizes of a model and the module paths of its sites.
 
     ``n_neurons`` is the MLP's inner width, 0 if the blocks contain experts instead of one MLP.
-    ``elsewhere``: locations of sites in single blocks that differ from the first block's.
+    ``layer_overrides``: locations of sites in single blocks that differ from the first block's.
     """
 
     architecture: str
@@ -72,7 +72,7 @@ class Anatomy:
     blocks_path: str
     targets: dict[str, Target]
     matrices: dict[str, Place]
-    elsewhere: dict[tuple[int, str], Target] = field(default_factory=dict)
+    layer_overrides: dict[tuple[int, str], Target] = field(default_factory=dict)
 
     def target(self, site: Site) -> Target:
         """The module and side at which a site is; raises UnsupportedModel if the family has none."""
@@ -82,9 +82,9 @@ class Anatomy:
             )
         if site.hook not in self.targets:
             raise UnsupportedModel(f"{self.architecture} has no exact module for {site.hook}")
-        found = self.elsewhere.get((site.layer, site.hook), self.targets[site.hook])
+        target = self.layer_overrides.get((site.layer, site.hook), self.targets[site.hook])
         return replace(
-            found, path=".".join(filter(None, (self.blocks_path, str(site.layer), found.path)))
+            target, path=".".join(filter(None, (self.blocks_path, str(site.layer), target.path)))
         )
 
     def place(self, weight: Weight) -> Place:
@@ -95,21 +95,21 @@ class Anatomy:
             raise UnsupportedModel(
                 f"{self.architecture} has no matrix {weight.matrix} that can be read exactly"
             )
-        found = self.matrices[weight.matrix]
-        return replace(found, path=f"{self.blocks_path}.{weight.layer}.{found.path}")
+        place = self.matrices[weight.matrix]
+        return replace(place, path=f"{self.blocks_path}.{weight.layer}.{place.path}")
 
     def require_neurons(self) -> None:
         """Raise UnsupportedModel if the blocks have no single MLP with identifiable neurons."""
         if self.n_neurons:
             return
-        none = (
+        reason = (
             f"{self.architecture} has no MLP neurons with an exact module (its blocks contain "
             "experts, or a fused or unknown MLP)"
         )
         if self.has_heads and self.has_parts:
-            raise UnsupportedModel(f"{none}; use --unit head")
+            raise UnsupportedModel(f"{reason}; use --unit head")
         raise UnsupportedModel(
-            f"{none}, and no attention heads that can be read exactly; {WITHOUT_UNITS}"
+            f"{reason}, and no attention heads that can be read exactly; {UNITS_REMEDY}"
         )
 
     @property
@@ -120,7 +120,7 @@ class Anatomy:
     @property
     def has_parts(self) -> bool:
         """Whether the contributions of attention and MLP to a block's output have an exact module."""
-        return set(PARTS) <= set(self.targets)
+        return set(BLOCK_PARTS) <= set(self.targets)
 
     @cached_property
     def all_neurons(self) -> list[tuple[int, int]]:
@@ -138,10 +138,10 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
     if blocks is None or blocks.name is None:
         raise UnsupportedModel(
             f"{name} is not a single stack of blocks in its map, and its parts have no exact "
-            f"module; tested: {', '.join(PROVEN)}"
+            f"module; tested: {', '.join(TESTED_ARCHITECTURES)}"
         )
     width, n_layers = config.hidden_size, config.num_hidden_layers
-    n_heads = _heads(config)
+    n_heads = _n_heads(config)
     head_width = _head_width(config)
     if not n_layers:
         raise UnsupportedModel(
@@ -151,17 +151,19 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
 
     # only locations that every block has are used: some families mix kinds of blocks
     targets: dict[str, Target] = {}
-    elsewhere: dict[tuple[int, str], Target] = {}
+    layer_overrides: dict[tuple[int, str], Target] = {}
     for hook in BLOCK_HOOKS:
-        found = [_resolve_in(model, path, blocks, hook) for path in paths]
-        if found[0] is not None and None not in found:
-            targets[hook] = found[0]
-            others = {
+        block_targets = [_resolve_in(model, path, blocks, hook) for path in paths]
+        if block_targets[0] is not None and None not in block_targets:
+            targets[hook] = block_targets[0]
+            overrides = {
                 (layer, hook): target
-                for layer, target in enumerate(found)
-                if target not in (None, found[0])
+                for layer, target in enumerate(block_targets)
+                if target not in (None, block_targets[0])
             }
-            elsewhere |= {key: target for key, target in others.items() if target is not None}
+            layer_overrides |= {
+                key: target for key, target in overrides.items() if target is not None
+            }
     matrices = {
         matrix: Place(path)
         for matrix in MATRICES
@@ -173,14 +175,16 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
     sizes = (head_width * n_heads, head_width * kv_heads, head_width * kv_heads)
     split_fused(name, block, _path(blocks, ["attn", "qkv"]), n_heads, sizes, targets, matrices)
     if any(
-        differs(config, size) for size in ("head_dim", "num_attention_heads", "num_key_value_heads")
+        differs_between_blocks(config, size)
+        for size in ("head_dim", "num_attention_heads", "num_key_value_heads")
     ):
         targets, matrices = _without(targets, _HEAD_HOOKS), _without(matrices, QKV, ("attn.o",))
     # a map may use these names for something else, such as the output of the experts
-    neural = {"mlp.hook_post", "mlp.out.hook_out"} <= set(targets) and {"mlp.out", "mlp.in"} <= set(
-        matrices
-    )
-    n_neurons = _inner_width(model, paths, matrices) if neural else 0
+    has_mlp = {"mlp.hook_post", "mlp.out.hook_out"} <= set(targets) and {
+        "mlp.out",
+        "mlp.in",
+    } <= set(matrices)
+    n_neurons = _inner_width(model, paths, matrices) if has_mlp else 0
     if not n_neurons:
         targets, matrices = (
             _without(targets, _NEURON_HOOKS),
@@ -198,15 +202,15 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
         blocks.name,
         targets,
         matrices,
-        {key: target for key, target in elsewhere.items() if key[1] in targets},
+        {key: target for key, target in layer_overrides.items() if key[1] in targets},
     )
     _require_shapes(model, anatomy, sizes)
     return anatomy
 
 
-def _without(places: dict[str, Any], *names: Iterable[str]) -> dict[str, Any]:
-    gone = {name for group in names for name in group}
-    return {name: place for name, place in places.items() if name not in gone}
+def _without(entries: dict[str, Any], *names: Iterable[str]) -> dict[str, Any]:
+    removed = {name for group in names for name in group}
+    return {name: place for name, place in entries.items() if name not in removed}
 
 
 def _inner_width(model: nn.Module, blocks: list[str], matrices: dict[str, Place]) -> int:
@@ -215,15 +219,15 @@ def _inner_width(model: nn.Module, blocks: list[str], matrices: dict[str, Place]
     """
     widths = set()
     for block in blocks:
-        made, read = (
-            shape_of(unwrapped(model.get_submodule(f"{block}.{matrices[m].path}")))
-            for m in _THROUGH
+        input_shape, output_shape = (
+            shape_of(base_layer_of(model.get_submodule(f"{block}.{matrices[m].path}")))
+            for m in _MLP_MATRICES
         )
-        widths |= {read[1], sum(matrices["mlp.in"].sizes[:1]) or made[0]}
+        widths |= {output_shape[1], sum(matrices["mlp.in"].sizes[:1]) or input_shape[0]}
     return widths.pop() if len(widths) == 1 else 0
 
 
-def _heads(config: Any) -> int:
+def _n_heads(config: Any) -> int:
     """Number of attention heads in the configuration; 1 if it states none, as for state-space
     models.
     """
@@ -233,7 +237,7 @@ def _heads(config: Any) -> int:
 def _head_width(config: Any) -> int:
     """Output width of a head; with compressed queries and keys (MLA) these have another width."""
     stated = setting(config, "v_head_dim") or setting(config, "head_dim")
-    return stated or config.hidden_size // _heads(config)
+    return stated or config.hidden_size // _n_heads(config)
 
 
 def _component_tree(name: str, config: Any) -> dict[str, Any]:
@@ -241,7 +245,7 @@ def _component_tree(name: str, config: Any) -> dict[str, Any]:
     from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
 
     try:
-        heads = _heads(config)
+        heads = _n_heads(config)
         bridge = TransformerBridgeConfig(
             d_model=config.hidden_size,
             d_head=_head_width(config),
@@ -254,36 +258,39 @@ def _component_tree(name: str, config: Any) -> dict[str, Any]:
         # some maps need these for the factor on a block's contributions, or to tell whether the MLP
         # is one of several parts
         vars(bridge).update(
-            {name: value for name in _TOLD if (value := setting(config, name)) is not None}
+            {name: value for name in _MAP_SETTINGS if (value := setting(config, name)) is not None}
         )
         adapter = ArchitectureAdapterFactory.select_architecture_adapter(bridge)
         mapping: Any = adapter.component_mapping
         return dict(mapping)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UnsupportedModel(
-            f"{name} is not an architecture with a known map; tested: {', '.join(PROVEN)}"
+            f"{name} is not an architecture with a known map; tested:"
+            f" {', '.join(TESTED_ARCHITECTURES)}"
         ) from error
 
 
 def _resolve_in(model: nn.Module, path: str, block: Any, hook: str) -> Target | None:
     """Location of a site in one block: by the map, or at the token mixer in place of attention."""
-    found = _resolve(block, hook)
-    if found is not None and exists(model, path, found.path):
-        return found
+    target = _resolve(block, hook)
+    if target is not None and exists(model, path, target.path):
+        return target
     if hook != "hook_attn_out" or "attn" not in block.submodules:
         return None
-    others = [_scaled(block, mixer) for mixer in _MIXERS]
-    there = [target for target in others if target is not None and exists(model, path, target.path)]
-    return there[0] if len(there) == 1 else None
+    candidates = [_scaled_output(block, mixer) for mixer in _MIXERS]
+    existing = [
+        target for target in candidates if target is not None and exists(model, path, target.path)
+    ]
+    return existing[0] if len(existing) == 1 else None
 
 
-def _scaled(block: Any, part: str) -> Target | None:
+def _scaled_output(block: Any, part: str) -> Target | None:
     """The output of a part of a block, with the factor applied before it is added to the stream."""
-    found = _resolve(block, f"{part}.hook_out")
+    target = _resolve(block, f"{part}.hook_out")
     return (
         None
-        if found is None
-        else replace(found, factor=getattr(block, "residual_contribution_scale", 1.0))
+        if target is None
+        else replace(target, factor=getattr(block, "residual_contribution_scale", 1.0))
     )
 
 
@@ -292,23 +299,26 @@ def _resolve(block: Any, hook: str) -> Target | None:
     if hook in ("hook_in", "hook_out"):
         # a component that only groups others has no input and output
         return Target("", "in" if hook == "hook_in" else "out") if block.name is not None else None
-    head, _, rest = hook.partition(".")
-    if not rest:
+    head, _, remainder = hook.partition(".")
+    if not remainder:
         aliases = getattr(block, "hook_aliases", None) or {}
         alias = aliases.get(hook)
         if isinstance(alias, list):
             alias = alias[0]
-        if alias is None and (part := getattr(block, _SCALED.get(hook, ""), None)) is not None:
-            return _scaled(block, part)
+        if (
+            alias is None
+            and (part := getattr(block, _SCALED_PARTS.get(hook, ""), None)) is not None
+        ):
+            return _scaled_output(block, part)
         return None if alias is None or alias == hook else _resolve(block, alias)
     child = _child(block, head)
     if child is None or not _is_named(child):
         return None
-    found = _resolve(child, rest)
+    target = _resolve(child, remainder)
     return (
         None
-        if found is None
-        else replace(found, path=".".join(filter(None, (child.name, found.path))))
+        if target is None
+        else replace(target, path=".".join(filter(None, (child.name, target.path))))
     )
 
 
@@ -316,7 +326,7 @@ def _child(block: Any, name: str) -> Any:
     """A part of a block by name; also the MLP if the map has it only under another name."""
     parts = getattr(block, "submodules", None) or {}
     return parts.get(name) or (
-        parts.get(getattr(block, _SCALED["hook_mlp_out"], None)) if name == "mlp" else None
+        parts.get(getattr(block, _SCALED_PARTS["hook_mlp_out"], None)) if name == "mlp" else None
     )
 
 
@@ -335,7 +345,7 @@ def _path(block: Any, parts: list[str]) -> str | None:
     return ".".join(filter(None, names)) if names[-1] else None
 
 
-def _require_shapes(model: nn.Module, anatomy: Anatomy, heads: tuple[int, ...]) -> None:
+def _require_shapes(model: nn.Module, anatomy: Anatomy, head_sizes: tuple[int, ...]) -> None:
     """Check that every matrix of every block has the shape implied by the configuration."""
     inner = {
         "mlp.in": (anatomy.n_neurons, anatomy.width),
@@ -344,19 +354,19 @@ def _require_shapes(model: nn.Module, anatomy: Anatomy, heads: tuple[int, ...]) 
     shapes = {
         **inner,
         "mlp.out": (anatomy.width, anatomy.n_neurons),
-        "attn.o": (anatomy.width, heads[0]),
+        "attn.o": (anatomy.width, head_sizes[0]),
     }
-    shapes |= {matrix: (heads[index], anatomy.width) for matrix, index in QKV.items()}
+    shapes |= {matrix: (head_sizes[index], anatomy.width) for matrix, index in QKV.items()}
     for layer in range(anatomy.n_layers):
-        for matrix, wanted in shapes.items():
+        for matrix, matrix_shape in shapes.items():
             if matrix not in anatomy.matrices:
                 continue
             place = anatomy.place(Weight(layer, matrix))
-            shape = shape_of(unwrapped(model.get_submodule(place.path)))
-            expected = (place.groups * sum(place.sizes) or wanted[0], wanted[1])
+            shape = shape_of(base_layer_of(model.get_submodule(place.path)))
+            expected = (place.groups * sum(place.sizes) or matrix_shape[0], matrix_shape[1])
             if (
                 shape != expected
-                or tuple(place.cut(torch.empty(shape, device="meta")).shape) != wanted
+                or tuple(place.rows_of(torch.empty(shape, device="meta")).shape) != matrix_shape
             ):
                 raise UnsupportedModel(
                     f"{place.path} is {shape}, expected {expected} from the configuration"

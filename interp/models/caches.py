@@ -25,27 +25,27 @@ def is_plain(cache: Any) -> bool:
     )
 
 
-def repeat(cache: Any, rows: int) -> None:
+def repeat_rows(cache: Any, rows: int) -> None:
     """Repeat the prefix's keys and values for every row.
 
     Blocks below an inserted stream have none, but the length of a cache is that of its first layer,
     so they get placeholders that nothing reads.
     """
-    kept = [layer for layer in cache.layers if layer.is_initialized]
-    for layer in kept:
+    filled_layers = [layer for layer in cache.layers if layer.is_initialized]
+    for layer in filled_layers:
         layer.keys, layer.values = (
             layer.keys.expand(rows, -1, -1, -1),
             layer.values.expand(rows, -1, -1, -1),
         )
-    for layer in cache.layers[: cache.layers.index(kept[0])]:
-        keys = kept[0].keys[..., :1, :1].expand(-1, -1, kept[0].keys.shape[2], 1)
+    for layer in cache.layers[: cache.layers.index(filled_layers[0])]:
+        keys = filled_layers[0].keys[..., :1, :1].expand(-1, -1, filled_layers[0].keys.shape[2], 1)
         layer.lazy_initialization(keys, keys)
         layer.keys = layer.values = keys
         if isinstance(layer, DynamicSlidingWindowLayer):
             layer.cumulative_length = keys.shape[2]
 
 
-def lay_out(cache: Any, positions: Int[Tensor, "B T"]) -> None:
+def arrange_columns(cache: Any, positions: Int[Tensor, "B T"]) -> None:
     """Move keys and values to the columns they have in a pass over whole, padded prompts, and drop
     placeholders.
     """
@@ -70,8 +70,8 @@ def keep_rows(cache: Any, rows: Int[Tensor, " K"]) -> None:
     """Drop all other rows, in place."""
     for layer in cache.layers:
         if layer.is_initialized:
-            where = rows.to(layer.keys.device)
-            layer.keys, layer.values = layer.keys[where], layer.values[where]
+            indices = rows.to(layer.keys.device)
+            layer.keys, layer.values = layer.keys[indices], layer.values[indices]
 
 
 @dataclass(frozen=True)
@@ -79,15 +79,15 @@ class CachedPrefix:
     """Keys and values of the first ``lengths`` tokens of some texts, right-aligned, for each block.
 
     ``cache`` makes a cache from which passes continue after these tokens; ``mask`` marks their
-    cells. ``cache``, ``only`` and ``join`` hand the tensors over, so that they are never in memory
-    twice: ``blocks`` is empty afterwards.
+    cells. ``cache``, ``take_rows`` and ``concatenate`` hand the tensors over, so that they are
+    never in memory twice: ``blocks`` is empty afterwards.
     """
 
     lengths: tuple[int, ...]
     blocks: list[tuple[Float[Tensor, "B H T K"], Float[Tensor, "B H T V"]]]
 
     @classmethod
-    def take(
+    def from_caches(
         cls,
         caches: Sequence[tuple[Any, int | None]],
         rows: Sequence[int],
@@ -111,30 +111,33 @@ class CachedPrefix:
                 return None
             blocks += [(layer.keys, layer.values) for layer in layers]
         width, ends = max(lengths), torch.tensor([*starts]) + torch.tensor([*lengths])
-        which, columns = (
+        row_indices, columns = (
             torch.tensor([*rows]),
             (ends[:, None] - width + torch.arange(width)[None]).clamp(min=0),
         )
         return cls(
             tuple(lengths),
-            [(_cells(k, which, columns), _cells(v, which, columns)) for k, v in blocks],
+            [
+                (_gather_cells(k, row_indices, columns), _gather_cells(v, row_indices, columns))
+                for k, v in blocks
+            ],
         )
 
     @classmethod
-    def join(cls, each: Sequence[CachedPrefix]) -> CachedPrefix:
+    def concatenate(cls, prefixes: Sequence[CachedPrefix]) -> CachedPrefix:
         """The rows of all, one after another; raises OptionError if one was already handed over."""
         width, lengths = (
-            max(max(prefix.lengths) for prefix in each),
-            [length for prefix in each for length in prefix.lengths],
+            max(max(prefix.lengths) for prefix in prefixes),
+            [length for prefix in prefixes for length in prefix.lengths],
         )
 
         def stack(sides: Sequence[Tensor]) -> Tensor:
             return torch.cat([pad(side, (0, 0, width - side.shape[2], 0)) for side in sides])
 
-        left, blocks = [prefix._handed_over() for prefix in each], []
-        while left[0]:
-            some = [blocks_of.pop(0) for blocks_of in left]
-            blocks.append((stack([k for k, _ in some]), stack([v for _, v in some])))
+        remaining, blocks = [prefix._release_blocks() for prefix in prefixes], []
+        while remaining[0]:
+            block = [blocks_of.pop(0) for blocks_of in remaining]
+            blocks.append((stack([k for k, _ in block]), stack([v for _, v in block])))
         return cls(tuple(lengths), blocks)
 
     def of(self, rows: Sequence[int]) -> CachedPrefix:
@@ -143,55 +146,58 @@ class CachedPrefix:
             return self
         blocks = []
         for keys, values in self.blocks:
-            which = torch.tensor([*rows], device=keys.device)
-            blocks.append((keys[which], values[which]))
+            row_indices = torch.tensor([*rows], device=keys.device)
+            blocks.append((keys[row_indices], values[row_indices]))
         return CachedPrefix(tuple(self.lengths[row] for row in rows), blocks)
 
-    def only(self, rows: Sequence[int]) -> CachedPrefix:
+    def take_rows(self, rows: Sequence[int]) -> CachedPrefix:
         """A selection of rows, handed over block by block so that the others are freed."""
         if [*rows] == [*range(len(self.lengths))]:
             return self
-        left, blocks = self._handed_over(), []
-        while left:
-            keys, values = left.pop(0)
-            which = torch.tensor([*rows], device=keys.device)
-            blocks.append((keys[which], values[which]))
+        remaining, blocks = self._release_blocks(), []
+        while remaining:
+            keys, values = remaining.pop(0)
+            row_indices = torch.tensor([*rows], device=keys.device)
+            blocks.append((keys[row_indices], values[row_indices]))
         return CachedPrefix(tuple(self.lengths[row] for row in rows), blocks)
 
     @property
     def mask(self) -> Bool[Tensor, "B T"]:
         """Which cells are tokens."""
-        keys, _ = self._present()[0]
+        keys, _ = self._require_blocks()[0]
         width, lengths = keys.shape[2], torch.tensor(self.lengths, device=keys.device)
         return torch.arange(width, device=keys.device)[None] >= width - lengths[:, None]
 
     def cache(self) -> DynamicCache:
         """A cache from which passes can continue; raises OptionError if it was already handed over."""
-        made = DynamicCache()
-        for keys, values in self._handed_over():
+        result = DynamicCache()
+        for keys, values in self._release_blocks():
             layer = DynamicLayer()
             layer.lazy_initialization(keys, values)
             layer.keys, layer.values = keys, values
-            made.layers.append(layer)
-        return made
+            result.layers.append(layer)
+        return result
 
-    def _present(self) -> list[tuple[Tensor, Tensor]]:
+    def _require_blocks(self) -> list[tuple[Tensor, Tensor]]:
         if not self.blocks:
             raise OptionError(
                 "these keys and values were already moved to another cache; compute them again"
             )
         return self.blocks
 
-    def _handed_over(self) -> list[tuple[Tensor, Tensor]]:
-        blocks = [*self._present()]
+    def _release_blocks(self) -> list[tuple[Tensor, Tensor]]:
+        blocks = [*self._require_blocks()]
         self.blocks.clear()
         return blocks
 
 
-def _cells(
+def _gather_cells(
     value: Float[Tensor, "B H T W"], rows: Tensor, columns: Int[Tensor, "R n"]
 ) -> Float[Tensor, "R H n W"]:
-    some = value[rows.to(value.device)]
-    return some.gather(
-        2, columns.to(value.device)[:, None, :, None].expand(-1, some.shape[1], -1, some.shape[3])
+    selected = value[rows.to(value.device)]
+    return selected.gather(
+        2,
+        columns.to(value.device)[:, None, :, None].expand(
+            -1, selected.shape[1], -1, selected.shape[3]
+        ),
     )

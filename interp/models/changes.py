@@ -10,17 +10,17 @@ from torch import Tensor
 from interp.maths.host import to_host
 from interp.models.anatomy import Anatomy
 from interp.models.matrices import is_packed
-from interp.models.merged_tensors import adapted, bare, merged_tensors
+from interp.models.merged_tensors import adapter_layers, base_name, merged_tensors
 from interp.models.model import Model
-from interp.models.offload import tensors
+from interp.models.offload import named_tensors
 from interp.models.pair import Pair
-from interp.models.precision import alike, rounded_to
+from interp.models.precision import rounded_like, rounding_dtype
 from interp.models.units import HEAD, NEURON, Unit
 from interp.sites import MATRICES, Weight
 
 
 @dataclass(frozen=True)
-class Change:
+class TensorChange:
     """One tensor of both models: block (-1 outside blocks), name, size, Euclidean norms of the base
     and of the change, share of entries that differ.
     """
@@ -33,76 +33,90 @@ class Change:
     share: float
 
 
-def tensor_changes(pair: Pair, unread: list[str] | None = None) -> Iterator[Change]:
+def tensor_changes(pair: Pair, unreadable: list[str] | None = None) -> Iterator[TensorChange]:
     """Changes of every matrix with a known location (adapter applied, fused ones split), then of
     every other tensor by name.
 
     A tensor that an adapter changes in an unreadable way is left out and its name added to
-    ``unread``. If only the fine-tuned model is stored in 16 bits, it is compared with the base
+    ``unreadable``. If only the fine-tuned model is stored in 16 bits, it is compared with the base
     rounded to them.
     """
     base, tuned = pair.require_base("weight changes"), pair.tuned
-    anatomy, seen, half = tuned.anatomy, set(), rounded_to(base, tuned)
+    anatomy, done, stored_dtype = tuned.anatomy, set(), rounding_dtype(base, tuned)
     for layer in range(anatomy.n_layers):
         for matrix in MATRICES:
             if matrix in anatomy.matrices:
                 weight = Weight(layer, matrix)
-                seen.add(f"{anatomy.place(weight).path}.weight")
-                mine = tuned.weight(weight)
-                yield _change(layer, matrix, alike(base.weight(weight), mine, half), mine)
+                done.add(f"{anatomy.place(weight).path}.weight")
+                tuned_weight = tuned.weight(weight)
+                yield _measured(
+                    layer,
+                    matrix,
+                    rounded_like(base.weight(weight), tuned_weight, stored_dtype),
+                    tuned_weight,
+                )
     if base.module is not tuned.module:
-        yield from _others(base, tuned, seen, half)
+        yield from _changes_of_modules(base, tuned, done, stored_dtype)
     else:
-        yield from _of_adapter(tuned, seen, [] if unread is None else unread)
+        yield from _changes_of_adapter(tuned, done, [] if unreadable is None else unreadable)
 
 
-def _others(
-    base: Model, tuned: Model, seen: set[str], half: torch.dtype | None
-) -> Iterator[Change]:
-    own, coded = dict(tensors(base.module)), (*_coded(base), *_coded(tuned))
-    for name, value in tensors(tuned.module):
+def _changes_of_modules(
+    base: Model, tuned: Model, done: set[str], stored_dtype: torch.dtype | None
+) -> Iterator[TensorChange]:
+    base_tensors, code_prefixes = (
+        dict(named_tensors(base.module)),
+        (*_code_prefixes(base), *_code_prefixes(tuned)),
+    )
+    for name, value in named_tensors(tuned.module):
         if (
-            name.startswith(coded)
-            or name in seen
-            or name not in own
+            name.startswith(code_prefixes)
+            or name in done
+            or name not in base_tensors
             or not value.is_floating_point()
         ):
             continue
-        yield _change(*_named(tuned, name), alike(own[name], value, half), value)
+        yield _measured(
+            *_block_and_name(tuned, name),
+            rounded_like(base_tensors[name], value, stored_dtype),
+            value,
+        )
 
 
-def _of_adapter(tuned: Model, seen: set[str], unread: list[str]) -> Iterator[Change]:
+def _changes_of_adapter(
+    tuned: Model, done: set[str], unreadable: list[str]
+) -> Iterator[TensorChange]:
     """For one module with adapters: the tensors they change, then the unchanged rest."""
-    layers, coded = dict(adapted(tuned.module)), _coded(tuned)
+    layers, code_prefixes = dict(adapter_layers(tuned.module)), _code_prefixes(tuned)
     for path, layer in layers.items():
-        for one in merged_tensors(path, layer, seen):
-            if (name := bare(one.path)) in seen:
+        for merged in merged_tensors(path, layer, done):
+            if (name := base_name(merged.path)) in done:
                 continue
-            if one.now is None:
-                unread.append(name)
-            elif one.before.is_floating_point():
-                yield _change(*_named(tuned, name), one.before, one.now)
-    for name, value in tensors(tuned.module):
+            if merged.after is None:
+                unreadable.append(name)
+            elif merged.before.is_floating_point():
+                yield _measured(*_block_and_name(tuned, name), merged.before, merged.after)
+    for name, value in named_tensors(tuned.module):
         parts = name.split(".")
-        inside = any(".".join(parts[:end]) in layers for end in range(1, len(parts)))
+        in_adapter = any(".".join(parts[:end]) in layers for end in range(1, len(parts)))
         # the wrapper of trained rows contains such a layer and no tensors of its own
         if (
-            not inside
-            and not name.startswith(coded)
-            and name not in seen
+            not in_adapter
+            and not name.startswith(code_prefixes)
+            and name not in done
             and value.is_floating_point()
         ):
-            yield _change(*_named(tuned, name), value, value)
+            yield _measured(*_block_and_name(tuned, name), value, value)
 
 
-def _coded(model: Model) -> tuple[str, ...]:
+def _code_prefixes(model: Model) -> tuple[str, ...]:
     """Name prefixes of the tensors that describe codes (scales, tables)."""
     return tuple(
         f"{path}.weight." for path, part in model.module.named_modules() if is_packed(part)
     )
 
 
-def _named(model: Model, name: str) -> tuple[int, str]:
+def _block_and_name(model: Model, name: str) -> tuple[int, str]:
     """Block (-1 outside blocks) and name within it."""
     blocks = f"{model.anatomy.blocks_path}."
     layer, _, part = (
@@ -111,14 +125,16 @@ def _named(model: Model, name: str) -> tuple[int, str]:
     return int(layer), part
 
 
-def _change(layer: int, part: str, base: Tensor, tuned: Tensor) -> Change:
-    before, after = base.detach().double(), tuned.detach().to(base.device).double()
-    moved = after - before
-    numbers = torch.stack([before.norm(), moved.norm(), (moved != 0).double().mean()])
-    return Change(layer, part, before.numel(), *map(float, to_host(numbers)))
+def _measured(layer: int, part: str, base: Tensor, tuned: Tensor) -> TensorChange:
+    base_values, tuned_values = base.detach().double(), tuned.detach().to(base.device).double()
+    difference = tuned_values - base_values
+    statistics = torch.stack(
+        [base_values.norm(), difference.norm(), (difference != 0).double().mean()]
+    )
+    return TensorChange(layer, part, base_values.numel(), *map(float, to_host(statistics)))
 
 
-def _reading(anatomy: Anatomy, unit: Unit) -> list[str]:
+def _input_matrices(anatomy: Anatomy, unit: Unit) -> list[str]:
     """The matrices through which a unit reads."""
     return (
         ["attn.q", "attn.k", "attn.v"]
@@ -127,11 +143,11 @@ def _reading(anatomy: Anatomy, unit: Unit) -> list[str]:
     )
 
 
-def has_weights(anatomy: Anatomy, unit: Unit) -> bool:
+def can_read_weights(anatomy: Anatomy, unit: Unit) -> bool:
     """Whether all weights of a unit can be read exactly: some families store what heads read
     through in one matrix.
     """
-    return {*_reading(anatomy, unit), unit.matrix} <= set(anatomy.matrices)
+    return {*_input_matrices(anatomy, unit), unit.matrix} <= set(anatomy.matrices)
 
 
 def weight_change(pair: Pair, unit: Unit = NEURON) -> np.ndarray:
@@ -143,13 +159,16 @@ def weight_change(pair: Pair, unit: Unit = NEURON) -> np.ndarray:
     rounded to them.
     """
     base, tuned = pair.require_base("weight"), pair.tuned
-    anatomy, half = tuned.anatomy, rounded_to(base, tuned)
-    reading, norms = _reading(anatomy, unit), []
+    anatomy, stored_dtype = tuned.anatomy, rounding_dtype(base, tuned)
+    input_matrices, norms = _input_matrices(anatomy, unit), []
     for layer in range(anatomy.n_layers):
         total = np.zeros(unit.count(anatomy))
-        for name in (*reading, unit.matrix):
-            mine = tuned.weight(Weight(layer, name))
-            change = (mine - alike(base.weight(Weight(layer, name)), mine, half)).double()
+        for name in (*input_matrices, unit.matrix):
+            tuned_weight = tuned.weight(Weight(layer, name))
+            change = (
+                tuned_weight
+                - rounded_like(base.weight(Weight(layer, name)), tuned_weight, stored_dtype)
+            ).double()
             squares = to_host(change.square().sum(0 if name == unit.matrix else 1))
             if unit is HEAD:
                 squares = squares.reshape(-1, anatomy.head_width).sum(1)

@@ -14,12 +14,12 @@ from transformers import PreTrainedModel
 from interp.errors import MissingWeights, NonFiniteWeights, UnsupportedModel
 from interp.maths.host import to_host
 from interp.models.load import require_readable
-from interp.models.meta_model import tied
-from interp.models.renamed_tensors import renamed
-from interp.models.sources import Source, about_missing, read_json
+from interp.models.meta_model import is_tied
+from interp.models.renamed_tensors import name_mappings
+from interp.models.sources import Source, missing_tensors_advice, read_json
 
 INDEX = "model.safetensors.index.json"
-HALVES = {"F16": torch.float16, "BF16": torch.bfloat16}
+HALF_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16}
 """16-bit formats, as safetensors names them."""
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -36,7 +36,7 @@ class Checkpoint:
     """
 
     name: str
-    places: dict[str, tuple[Path, tuple[int, ...], str]]
+    locations: dict[str, tuple[Path, tuple[int, ...], str]]
     renamed: Mapping[str, str] = field(default_factory=dict)
     converted: Mapping[str, str] = field(default_factory=dict)
     unused: Collection[str] = ()
@@ -50,75 +50,85 @@ class Checkpoint:
         tensor that two files contain.
         """
         require_readable(source)
-        places = {}
-        for path in _files(source):
+        locations = {}
+        for path in _weight_files(source):
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118 (not a mapping)
-                    if key in places:
+                    if key in locations:
                         raise UnsupportedModel(
-                            f"{source.name} contains {key} both in {places[key][0].name} and in "
+                            f"{source.name} contains {key} both in {locations[key][0].name} and in "
                             f"{path.name}; move the file that does not belong to the model "
                             "elsewhere"
                         )
-                    part = file.get_slice(key)
-                    places[key] = (path, tuple(part.get_shape()), part.get_dtype())
-        return cls(source.name, places)
+                    tensor_slice = file.get_slice(key)
+                    locations[key] = (
+                        path,
+                        tuple(tensor_slice.get_shape()),
+                        tensor_slice.get_dtype(),
+                    )
+        return cls(source.name, locations)
 
     def loaded_as(self, skeleton: PreTrainedModel) -> "Checkpoint":
         """The same checkpoint, in which tensors can also be found by their names in this model."""
-        alone, converted, unused = renamed(self.places, skeleton)
-        found = replace(self, renamed=alone, converted=converted, unused=unused)
-        ends, prefix = ends_of(skeleton), skeleton.base_model_prefix
-        if len(ends) < 2 or not tied(skeleton.config):
-            return found
+        only_renamed, converted, unused = name_mappings(self.locations, skeleton)
+        checkpoint = replace(self, renamed=only_renamed, converted=converted, unused=unused)
+        ends, prefix = embedding_and_head(skeleton), skeleton.base_model_prefix
+        if len(ends) < 2 or not is_tied(skeleton.config):
+            return checkpoint
         # if the files have two different matrices, transformers ties nothing, whatever the
         # configuration says
-        held = [found.find(end, prefix) for end in ends if found.has(end, prefix)]
-        same = len(held) < 2 or held[0] == held[1] or torch.equal(*map(found.read, held))
-        return replace(found, tied=tuple(ends)) if same else found
+        stored_names = [checkpoint.find(end, prefix) for end in ends if checkpoint.has(end, prefix)]
+        are_equal = (
+            len(stored_names) < 2
+            or stored_names[0] == stored_names[1]
+            or torch.equal(*map(checkpoint.read, stored_names))
+        )
+        return replace(checkpoint, tied=tuple(ends)) if are_equal else checkpoint
 
     def find(self, name: str, prefix: str) -> str:
         """The name of a tensor in the files; the model's body may have been saved with or without
         ``prefix``.
         """
-        for one in _spellings(name, prefix):
-            if one in self.places:
-                return one
+        for variant in _name_variants(name, prefix):
+            if variant in self.locations:
+                return variant
         if name in self.renamed:
             return self.renamed[name]
-        if other := self._instead(name, prefix):
-            return self.find(other, prefix)
-        raise MissingWeights(f"{self.name} lacks {name}; {about_missing([name], self.places)}")
+        if tied_name := self.tied_to(name, prefix):
+            return self.find(tied_name, prefix)
+        raise MissingWeights(
+            f"{self.name} lacks {name}; {missing_tensors_advice([name], self.locations)}"
+        )
 
     def has(self, name: str, prefix: str) -> bool:
         """Whether there is such a tensor."""
-        return self.holds(name, prefix) or self._instead(name, prefix) is not None
+        return self.holds(name, prefix) or self.tied_to(name, prefix) is not None
 
     def holds(self, name: str, prefix: str) -> bool:
         """Whether the files contain the tensor itself, not only the other end of a tied matrix."""
         return name in self.renamed or any(
-            variant in self.places for variant in _spellings(name, prefix)
+            variant in self.locations for variant in _name_variants(name, prefix)
         )
 
-    def _instead(self, name: str, prefix: str) -> str | None:
+    def tied_to(self, name: str, prefix: str) -> str | None:
         """The other end of a tied matrix, if the files contain only that one."""
         ends = self.tied if name in self.tied else ()
         return next((end for end in ends if end != name and self.holds(end, prefix)), None)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor."""
-        return self.places[name][1]
+        return self.locations[name][1]
 
-    def half(self, name: str, prefix: str) -> torch.dtype | None:
+    def half_dtype(self, name: str, prefix: str) -> torch.dtype | None:
         """The 16-bit format in which a tensor is stored; None if it has more bits."""
-        return HALVES.get(self.places[self.find(name, prefix)][2])
+        return HALF_DTYPES.get(self.locations[self.find(name, prefix)][2])
 
     def read(self, name: str) -> Tensor:
         """One tensor in at least float32, copied, so that its file need not stay mapped.
 
         Raises UnsupportedModel for quantisation codes, NonFiniteWeights for NaN or infinity.
         """
-        path, _, dtype = self.places[name]
+        path, _, dtype = self.locations[name]
         if dtype not in _FLOATS:
             raise UnsupportedModel(
                 f"{self.name} stores {name} as {dtype}; give the unquantised model"
@@ -135,23 +145,23 @@ class Checkpoint:
         return value
 
 
-def ends_of(skeleton: PreTrainedModel) -> list[str]:
+def embedding_and_head(skeleton: PreTrainedModel) -> list[str]:
     """Names of the tensors of the embedding and of the head, if they exist."""
     paths = {id(module): path for path, module in skeleton.named_modules()}
-    ends = (skeleton.get_input_embeddings(), skeleton.get_output_embeddings())
-    return [f"{paths[id(end)]}.weight" for end in ends if end is not None]
+    modules = (skeleton.get_input_embeddings(), skeleton.get_output_embeddings())
+    return [f"{paths[id(end)]}.weight" for end in modules if end is not None]
 
 
-def _files(source: Source) -> list[Path]:
+def _weight_files(source: Source) -> list[Path]:
     """The weight files of a directory in the precedence of transformers and peft; all of them if
     none has a standard name.
     """
     index = source.directory / INDEX
-    whole = source.directory / (
+    single_file = source.directory / (
         "model.safetensors" if source.adapter is None else "adapter_model.safetensors"
     )
-    if whole.exists():
-        return [whole]
+    if single_file.exists():
+        return [single_file]
     if source.adapter is None and index.exists():
         return [
             source.directory / shard
@@ -160,5 +170,5 @@ def _files(source: Source) -> list[Path]:
     return sorted(source.directory.glob("*.safetensors"))
 
 
-def _spellings(name: str, prefix: str) -> tuple[str, ...]:
+def _name_variants(name: str, prefix: str) -> tuple[str, ...]:
     return name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}"

@@ -11,29 +11,29 @@ from typing import Any
 
 from interp import organisms
 from interp.errors import ModelError, ModelNotFound, TruncatedWeights, UnsupportedModel
-from interp.models.quiet import line, quiet
+from interp.models.quiet import error_text, quiet_libraries
 from interp.provenance import file_digest
 
-FORMAT = (
+FORMAT_VERSION = (
     1  # version of the dequantised directories; increase it when the same file gives other weights
 )
 _MAGIC = b"GGUF"
 
 
-def inside(directory: Path) -> Path | None:
+def gguf_file_in(directory: Path) -> Path | None:
     """The ``.gguf`` file of a directory without safetensors; None if there is none.
 
     Raises ModelNotFound if there are several.
     """
-    found = sorted(directory.glob("*.gguf"))
-    if not found or any(directory.glob("*.safetensors")):
+    files = sorted(directory.glob("*.gguf"))
+    if not files or any(directory.glob("*.safetensors")):
         return None
-    if len(found) > 1:
+    if len(files) > 1:
         raise ModelNotFound(
-            f"{directory} contains {len(found)} .gguf files, first {found[0].name} and "
-            f"{found[1].name}; give one of them"
+            f"{directory} contains {len(files)} .gguf files, first {files[0].name} and "
+            f"{files[1].name}; give one of them"
         )
-    return found[0]
+    return files[0]
 
 
 def directory(file: Path) -> Path:
@@ -42,11 +42,13 @@ def directory(file: Path) -> Path:
     Raises UnsupportedModel if the package ``gguf`` is missing or transformers does not support the
     architecture, and TruncatedWeights for an incomplete file.
     """
-    target = organisms.cache_root() / "gguf" / f"{file_digest(file)[:20]}-{FORMAT}" / file.stem
-    return organisms.written_once(target, lambda place: _write(file, place))
+    target = (
+        organisms.cache_root() / "gguf" / f"{file_digest(file)[:20]}-{FORMAT_VERSION}" / file.stem
+    )
+    return organisms.write_once(target, lambda place: _write(file, place))
 
 
-def _write(file: Path, place: Path) -> None:
+def _write(file: Path, target: Path) -> None:
     with file.open("rb") as stream:
         if stream.read(len(_MAGIC)) != _MAGIC:
             raise TruncatedWeights(
@@ -60,30 +62,32 @@ def _write(file: Path, place: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    where = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
+    location = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
     try:
-        with quiet(), redirect_stderr(io.StringIO()):  # a progress bar of its own
-            tokenizer = AutoTokenizer.from_pretrained(**where)
-            model: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        with quiet_libraries(), redirect_stderr(io.StringIO()):  # a progress bar of its own
+            tokenizer = AutoTokenizer.from_pretrained(**location)
+            model: Any = AutoModelForCausalLM.from_pretrained(**location, dtype=torch.float32)
             # the written model contains plain numbers and must not be declared as quantised
             vars(model.config).pop("quantization_config", None)
             model.hf_quantizer = None
             model.config.name_or_path = model.name_or_path = ""
-            tokenizer.save_pretrained(place)
-            model.save_pretrained(place)
-            _drop_unembedded(place / "tokenizer.json", model.get_input_embeddings().weight.shape[0])
+            tokenizer.save_pretrained(target)
+            model.save_pretrained(target)
+            _drop_unembedded(
+                target / "tokenizer.json", model.get_input_embeddings().weight.shape[0]
+            )
     except (ValueError, KeyError, NotImplementedError) as error:
         if isinstance(error, ValueError) and "supported" not in str(error):
             raise _damaged(file, error) from error
         raise UnsupportedModel(
-            f"transformers cannot dequantise {file.name} ({line(error)}); give the model as a "
-            "Hugging Face directory"
+            f"transformers cannot dequantise {file.name} ({error_text(error)}); give the model as a"
+            " Hugging Face directory"
         ) from error
     except (EOFError, IndexError) as error:
         raise _damaged(file, error) from error
     except Exception as error:  # errors of the reader, or a full disk
         raise ModelError(
-            f"{file.name} cannot be dequantised into {place.parent} ({line(error)})"
+            f"{file.name} cannot be dequantised into {target.parent} ({error_text(error)})"
         ) from error
 
 
@@ -101,5 +105,5 @@ def _drop_unembedded(path: Path, rows: int) -> None:
 
 def _damaged(file: Path, error: Exception) -> TruncatedWeights:
     return TruncatedWeights(
-        f"{file.name} is truncated or damaged ({line(error)}); copy or download it again"
+        f"{file.name} is truncated or damaged ({error_text(error)}); copy or download it again"
     )

@@ -22,13 +22,13 @@ from interp.errors import OptionError, UnsupportedModel
 from interp.maths.host import to_host
 from interp.maths.precision import widen
 from interp.models.matrices import is_packed
-from interp.models.merged_tensors import bare
+from interp.models.merged_tensors import base_name
 from interp.models.model import Model
-from interp.models.offload import spread
+from interp.models.offload import is_dispatched
 from interp.models.pair import Pair
-from interp.models.parameter_pairs import ParameterPair, pieces_of_adapter
+from interp.models.parameter_pairs import ParameterPair, adapter_parameter_pairs
 
-PARTS = ("blocks", "attention", "mlp", "embeddings", "head", "all")
+SCOPES = ("blocks", "attention", "mlp", "embeddings", "head", "all")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,94 +41,101 @@ class Scope:
     """
 
     model: Model
-    pieces: tuple[ParameterPair, ...]
+    pairs: tuple[ParameterPair, ...]
     parts: tuple[str, ...]
-    left_out: int = 0
+    n_unchanged: int = 0
 
     @classmethod
-    def of(cls, pair: Pair, parts: str = "blocks") -> Scope:
+    def from_pair(cls, pair: Pair, parts: str = "blocks") -> Scope:
         """The scope of a pair by name, several joined by commas; raises OptionError or
         UnsupportedModel.
         """
-        base, named = (
+        base, names = (
             pair.require_base("grafting"),
             tuple(part.strip() for part in parts.split(",")),
         )
-        if unknown := [part for part in named if part not in PARTS]:
+        if unknown := [part for part in names if part not in SCOPES]:
             raise OptionError(
-                f"unknown --scope {unknown[0]!r}; use {', '.join(PARTS)}, or several joined by"
+                f"unknown --scope {unknown[0]!r}; use {', '.join(SCOPES)}, or several joined by"
                 " commas"
             )
         for model in (base, pair.tuned):
-            if spread(model.module) or any(is_packed(part) for part in model.module.modules()):
+            if is_dispatched(model.module) or any(
+                is_packed(part) for part in model.module.modules()
+            ):
                 raise UnsupportedModel(
                     f"{model.name} is quantised or offloaded, so its weights cannot be exchanged; "
                     "load it on one device, or give the unquantised model"
                 )
-        alike: set[int] = set()
+        equal_ends: set[int] = set()
         if base.module is pair.tuned.module:
-            every, alike = _of_one_matrix(base, pieces_of_adapter(base, pair.tuned))
+            all_pairs, equal_ends = _count_tied_once(
+                base, adapter_parameter_pairs(base, pair.tuned)
+            )
         else:
-            every = _apart(base, pair.tuned)
-        inside = [
+            all_pairs = _pairs_of_modules(base, pair.tuned)
+        in_scope = [
             candidate
-            for candidate in every
-            if any(_belongs(base, candidate.name, part) for part in named)
+            for candidate in all_pairs
+            if any(_is_in_part(base, candidate.name, part) for part in names)
         ]
-        if not inside:
+        if not in_scope:
             raise OptionError(
                 f"--scope {parts} matches no parameter of {base.name} (a tied head belongs to the "
                 "embeddings, and for an adapter only changed parameters count); use another scope"
             )
-        _require_one_matrix(base, pair.tuned, inside, alike)
-        moved = [
-            member for member in inside if not torch.equal(member.base, member.tuned)
-        ] or inside
-        left = sum(member.size for member in inside) - sum(member.size for member in moved)
-        return cls(base, tuple(moved), named, left)
+        _require_tied_ends_equal(base, pair.tuned, in_scope, equal_ends)
+        changed = [
+            member for member in in_scope if not torch.equal(member.base, member.tuned)
+        ] or in_scope
+        n_unchanged = sum(member.size for member in in_scope) - sum(
+            member.size for member in changed
+        )
+        return cls(base, tuple(changed), names, n_unchanged)
 
     @cached_property
     def size(self) -> int:
         """Number of weights."""
-        return sum(pair.size for pair in self.pieces)
+        return sum(pair.size for pair in self.pairs)
 
     @property
-    def moved(self) -> Float[Tensor, " P"]:
+    def changes(self) -> Float[Tensor, " P"]:
         """Change of each weight."""
-        return torch.cat([pair.moved for pair in self.pieces])
+        return torch.cat([pair.changes for pair in self.pairs])
 
     def split(self, flat: Tensor) -> list[Tensor]:
         """A flat tensor over all weights ``[P]`` as one tensor per parameter, in its shape."""
-        parts = flat.split([pair.size for pair in self.pieces])
-        return [part.view(pair.base.shape) for part, pair in zip(parts, self.pieces, strict=True)]
+        parts = flat.split([pair.size for pair in self.pairs])
+        return [part.view(pair.base.shape) for part, pair in zip(parts, self.pairs, strict=True)]
 
     def indices(self, mask: Bool[Tensor, " P"]) -> dict[str, np.ndarray]:
         """A mask as sorted flat indices per parameter name, in C order of the base's layout, (k,)
         integers.
         """
-        found = {}
-        for pair, part in zip(self.pieces, self.split(mask), strict=True):
-            where = to_host(part.flatten().nonzero().flatten())
-            found[pair.name] = where.astype(np.int32 if pair.size < 2**31 else np.int64)
-        return found
+        result = {}
+        for pair, part in zip(self.pairs, self.split(mask), strict=True):
+            flat_indices = to_host(part.flatten().nonzero().flatten())
+            result[pair.name] = flat_indices.astype(np.int32 if pair.size < 2**31 else np.int64)
+        return result
 
     def mask(self, indices: Mapping[str, np.ndarray]) -> Bool[Tensor, " P"]:
         """Inverse of ``indices``; raises OptionError for a parameter outside the scope."""
         flat = torch.zeros(self.size, dtype=torch.bool, device=self.model.device)
-        starts = np.cumsum([0, *[pair.size for pair in self.pieces]])
-        place = {
-            pair.name: int(start) for pair, start in zip(self.pieces, starts[:-1], strict=True)
+        starts = np.cumsum([0, *[pair.size for pair in self.pairs]])
+        offsets = {
+            pair.name: int(start) for pair, start in zip(self.pairs, starts[:-1], strict=True)
         }
-        for name, where in indices.items():
-            if len(where) and name not in place:
+        for name, flat_indices in indices.items():
+            if len(flat_indices) and name not in offsets:
                 raise OptionError(
                     f"{name} has grafted weights and is not in the scope {', '.join(self.parts)}; "
                     "use the scope of that mask"
                 )
-            if len(where):
-                flat[torch.from_numpy(np.array(where, np.int64)).to(flat.device) + place[name]] = (
-                    True
-                )
+            if len(flat_indices):
+                flat[
+                    torch.from_numpy(np.array(flat_indices, np.int64)).to(flat.device)
+                    + offsets[name]
+                ] = True
         return flat
 
     def shuffled(self, seed: int) -> Scope:
@@ -137,12 +144,12 @@ class Scope:
         Shuffled values have at least float32, and are rounded to the model's dtype when grafted.
         """
         generator = torch.Generator().manual_seed(seed)
-        pieces = []
-        for pair in self.pieces:
+        pairs = []
+        for pair in self.pairs:
             order = torch.randperm(pair.size, generator=generator).to(pair.base.device)
-            tuned = (widen(pair.base).flatten() + pair.moved[order]).view(pair.base.shape)
-            pieces.append(replace(pair, tuned=tuned))
-        return replace(self, pieces=tuple(pieces))
+            tuned = (widen(pair.base).flatten() + pair.changes[order]).view(pair.base.shape)
+            pairs.append(replace(pair, tuned=tuned))
+        return replace(self, pairs=tuple(pairs))
 
     def rounding(self) -> tuple[int, float]:
         """Effect of the model's dtype on the grafted change.
@@ -150,44 +157,44 @@ class Scope:
         Returns the number of changed weights that rounding leaves unchanged, and the norm of the
         rounded change as a share of the exact one's.
         """
-        still, stood, own = 0, 0.0, 0.0
-        for pair in self.pieces:
-            moved = pair.moved
-            seen = (widen(pair.tuned.to(pair.base.dtype)) - widen(pair.base)).flatten()
-            still += int(to_host(((moved != 0) & (seen == 0)).sum()))
-            stood, own = (
-                stood + float(to_host(seen.square().sum())),
-                own + float(to_host(moved.square().sum())),
+        n_unchanged, rounded_square, exact_square = 0, 0.0, 0.0
+        for pair in self.pairs:
+            change = pair.changes
+            rounded_change = (widen(pair.tuned.to(pair.base.dtype)) - widen(pair.base)).flatten()
+            n_unchanged += int(to_host(((change != 0) & (rounded_change == 0)).sum()))
+            rounded_square, exact_square = (
+                rounded_square + float(to_host(rounded_change.square().sum())),
+                exact_square + float(to_host(change.square().sum())),
             )
-        return still, (stood / own) ** 0.5 if own else 1.0
+        return n_unchanged, (rounded_square / exact_square) ** 0.5 if exact_square else 1.0
 
     @contextmanager
     def grafted(self, mask: Bool[Tensor, " P"]) -> Iterator[Model]:
         """The base with the fine-tuned weights where the mask is true, until closed."""
-        chosen = [
+        tensors = [
             torch.where(part, pair.tuned.to(pair.base.dtype), pair.base)
-            for part, pair in zip(self.split(mask.to(self.model.device)), self.pieces, strict=True)
+            for part, pair in zip(self.split(mask.to(self.model.device)), self.pairs, strict=True)
         ]
-        with self.standing(chosen):
+        with self.weights_replaced(tensors):
             yield self.model
 
     @contextmanager
-    def standing(self, tensors: Sequence[Tensor]) -> Iterator[None]:
+    def weights_replaced(self, tensors: Sequence[Tensor]) -> Iterator[None]:
         """Replace the scope's parameters by these tensors; the originals are restored, also after
         an error.
         """
-        places = [self.model.module.get_parameter(pair.path) for pair in self.pieces]
-        own = [parameter.data for parameter in places]
+        parameters = [self.model.module.get_parameter(pair.path) for pair in self.pairs]
+        originals = [parameter.data for parameter in parameters]
         try:
-            for place, tensor in zip(places, tensors, strict=True):
-                place.data = tensor.detach()
+            for parameter, tensor in zip(parameters, tensors, strict=True):
+                parameter.data = tensor.detach()
             yield
         finally:
-            for place, tensor in zip(places, own, strict=True):
-                place.data = tensor
+            for parameter, tensor in zip(parameters, originals, strict=True):
+                parameter.data = tensor
 
 
-def _belongs(model: Model, name: str, part: str) -> bool:
+def _is_in_part(model: Model, name: str, part: str) -> bool:
     if part == "all":
         return True
     anatomy, module = model.anatomy, model.module
@@ -200,7 +207,7 @@ def _belongs(model: Model, name: str, part: str) -> bool:
         path = next(
             (path for path, candidate in module.named_modules() if candidate is owner), None
         )
-        return path is not None and name.startswith(f"{bare(path)}.")
+        return path is not None and name.startswith(f"{base_name(path)}.")
     blocks = f"{anatomy.blocks_path}."
     if not name.startswith(blocks):
         return False
@@ -209,21 +216,21 @@ def _belongs(model: Model, name: str, part: str) -> bool:
     # an MLP need not have a module of its own: in OPT its two matrices belong to the block
     kind = "attn." if part == "attention" else "mlp."
     paths = [place.path for matrix, place in anatomy.matrices.items() if matrix.startswith(kind)]
-    inner = name.removeprefix(blocks).partition(".")[2]
-    return any(inner.startswith(path.partition(".")[0] + ".") for path in paths)
+    name_in_block = name.removeprefix(blocks).partition(".")[2]
+    return any(name_in_block.startswith(path.partition(".")[0] + ".") for path in paths)
 
 
-def _apart(base: Model, tuned: Model) -> list[ParameterPair]:
-    theirs = dict(tuned.module.named_parameters(remove_duplicate=False))
+def _pairs_of_modules(base: Model, tuned: Model) -> list[ParameterPair]:
+    tuned_parameters = dict(tuned.module.named_parameters(remove_duplicate=False))
     return [
-        ParameterPair(name, name, parameter.data, theirs[name].data)
+        ParameterPair(name, name, parameter.data, tuned_parameters[name].data)
         for name, parameter in base.module.named_parameters()
         if parameter.is_floating_point()
     ]
 
 
-def _of_one_matrix(
-    base: Model, pieces: Sequence[ParameterPair]
+def _count_tied_once(
+    base: Model, pairs: Sequence[ParameterPair]
 ) -> tuple[list[ParameterPair], set[int]]:
     """Parameter pairs of an adapter, with the ends of a tied matrix counted once if the adapter
     makes them equal (peft's ensure_weight_tying).
@@ -231,59 +238,59 @@ def _of_one_matrix(
     The second value contains these matrices, by ``id``. Ends are compared up to rounding, because
     each is merged separately.
     """
-    paths, ends = _paths(base), dict[int, list[ParameterPair]]()
-    for pair in pieces:
-        ends.setdefault(id(base.module.get_parameter(pair.path)), []).append(pair)
-    alike = {
+    paths, pairs_by_matrix = _names_by_parameter(base), dict[int, list[ParameterPair]]()
+    for pair in pairs:
+        pairs_by_matrix.setdefault(id(base.module.get_parameter(pair.path)), []).append(pair)
+    equal_matrices = {
         matrix
-        for matrix, matrix_pairs in ends.items()
-        if len(matrix_pairs) > 1 and _agree(matrix_pairs, set(paths[matrix]))
+        for matrix, matrix_pairs in pairs_by_matrix.items()
+        if len(matrix_pairs) > 1 and _ends_equal(matrix_pairs, set(paths[matrix]))
     }
-    doubled = {id(pair) for place in alike for pair in ends[place][1:]}
-    return [pair for pair in pieces if id(pair) not in doubled], alike
+    duplicates = {id(pair) for place in equal_matrices for pair in pairs_by_matrix[place][1:]}
+    return [pair for pair in pairs if id(pair) not in duplicates], equal_matrices
 
 
-def _agree(ends: Sequence[ParameterPair], paths: set[str]) -> bool:
-    first, rounding = widen(ends[0].tuned), 16 * torch.finfo(ends[0].base.dtype).eps
-    off = [
-        to_host((widen(pair.tuned) - first).abs().max() <= rounding * first.abs().max())
-        for pair in ends[1:]
+def _ends_equal(pairs: Sequence[ParameterPair], paths: set[str]) -> bool:
+    reference, rounding = widen(pairs[0].tuned), 16 * torch.finfo(pairs[0].base.dtype).eps
+    agreement = [
+        to_host((widen(pair.tuned) - reference).abs().max() <= rounding * reference.abs().max())
+        for pair in pairs[1:]
     ]
-    return {pair.name for pair in ends} == paths and all(off)
+    return {pair.name for pair in pairs} == paths and all(agreement)
 
 
-def _paths(base: Model) -> dict[int, list[str]]:
+def _names_by_parameter(base: Model) -> dict[int, list[str]]:
     """All names of each parameter, by its ``id``; a tied one has several."""
     paths: dict[int, list[str]] = {}
     for path, value in base.module.named_parameters(remove_duplicate=False):
-        paths.setdefault(id(value), []).append(bare(path))
+        paths.setdefault(id(value), []).append(base_name(path))
     return paths
 
 
-def _require_one_matrix(
-    base: Model, tuned: Model, inside: Sequence[ParameterPair], alike: set[int]
+def _require_tied_ends_equal(
+    base: Model, tuned: Model, pairs: Sequence[ParameterPair], equal_matrices: set[int]
 ) -> None:
     """Raise UnsupportedModel for a tied matrix whose two ends differ in the fine-tuned model: a
     graft would change both.
 
-    ``alike``: matrices, by ``id``, whose ends are known to be equal.
+    ``equal_matrices``: matrices, by ``id``, whose ends are known to be equal.
     """
-    paths = _paths(base)
-    places = {id(base.module.get_parameter(pair.path)): pair.name for pair in inside}
-    own = {place: name for place, name in places.items() if place not in alike}
-    held = [name for place, name in own.items() if len(set(paths[place])) > 1]
-    theirs = dict(tuned.module.named_parameters(remove_duplicate=False))
+    paths = _names_by_parameter(base)
+    names = {id(base.module.get_parameter(pair.path)): pair.name for pair in pairs}
+    unverified = {place: name for place, name in names.items() if place not in equal_matrices}
+    tied_names = [name for place, name in unverified.items() if len(set(paths[place])) > 1]
+    tuned_parameters = dict(tuned.module.named_parameters(remove_duplicate=False))
     if base.module is tuned.module:
-        split, how = held, "its adapter changes one end of it"
+        split, problem = tied_names, "its adapter changes one end of it"
     else:
         split = [
             name
-            for place, name in own.items()
-            if len({id(theirs[path]) for path in paths[place]}) > 1
+            for place, name in unverified.items()
+            if len({id(tuned_parameters[path]) for path in paths[place]}) > 1
         ]
-        how = "has two matrices there"
+        problem = "has two matrices there"
     if split:
         raise UnsupportedModel(
-            f"{base.name} ties {split[0]} to its other end, and {tuned.name} {how}, so no graft can "
-            "equal the fine-tuned model; use --scope blocks"
+            f"{base.name} ties {split[0]} to its other end, and {tuned.name} {problem}, so no graft"
+            " can equal the fine-tuned model; use --scope blocks"
         )

@@ -15,7 +15,7 @@ from interp.errors import UnsupportedModel
 from interp.maths.precision import widen
 from interp.models import preflight
 from interp.models.matrices import is_packed
-from interp.models.model import Model, untrained, versions
+from interp.models.model import Model, adapter_versions, original_module
 from interp.models.pair import Pair
 
 
@@ -33,9 +33,11 @@ def interpolated(pair: Pair, alpha: float) -> Iterator[Model]:
         if base.module is tuned.module:
             _scale_adapters(stack, tuned, alpha)
         elif alpha != 1:
-            theirs = dict(base.module.named_parameters())
-            for name, own in tuned.module.named_parameters():
-                _put(stack, own, _between(theirs[name], own, alpha))
+            base_parameters = dict(base.module.named_parameters())
+            for name, parameter in tuned.module.named_parameters():
+                _replace_data(
+                    stack, parameter, _interpolated_tensor(base_parameters[name], parameter, alpha)
+                )
         yield tuned
 
 
@@ -66,28 +68,32 @@ def require_interpolable(pair: Pair) -> None:
 def _scale_adapters(stack: ExitStack, tuned: Model, alpha: float) -> None:
     for layer in tuned.module.modules():
         if isinstance(layer, AuxiliaryTrainingWrapper):
-            plain = dict(untrained(layer).named_parameters())
-            for kept in versions(layer).values():
-                for name, own in kept.named_parameters():
-                    _put(stack, own, _between(plain[name], own, alpha))
+            original_parameters = dict(original_module(layer).named_parameters())
+            for version in adapter_versions(layer).values():
+                for name, parameter in version.named_parameters():
+                    _replace_data(
+                        stack,
+                        parameter,
+                        _interpolated_tensor(original_parameters[name], parameter, alpha),
+                    )
         elif isinstance(layer, LoraLayer):
             stack.callback(layer.scaling.update, dict(layer.scaling))
             layer.scaling.update({name: alpha * factor for name, factor in layer.scaling.items()})
 
 
-def _between(base: Tensor, tuned: Tensor, alpha: float) -> Tensor:
+def _interpolated_tensor(base: Tensor, tuned: Tensor, alpha: float) -> Tensor:
     base = base.to(tuned.device)
     if alpha in (0, 1):
         return base.detach().to(tuned.dtype) if alpha == 0 else tuned.detach()
-    plain = widen(base.detach())
-    return (plain + alpha * (widen(tuned.detach()) - plain)).to(tuned.dtype)
+    wide_base = widen(base.detach())
+    return (wide_base + alpha * (widen(tuned.detach()) - wide_base)).to(tuned.dtype)
 
 
-def _put(stack: ExitStack, parameter: nn.Parameter, value: torch.Tensor) -> None:
-    kept = parameter.data
+def _replace_data(stack: ExitStack, parameter: nn.Parameter, value: torch.Tensor) -> None:
+    original = parameter.data
     parameter.data = value
 
-    def back() -> None:
-        parameter.data = kept
+    def restore() -> None:
+        parameter.data = original
 
-    stack.callback(back)
+    stack.callback(restore)

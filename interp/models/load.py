@@ -26,13 +26,13 @@ from interp.errors import (
     UnsupportedModel,
 )
 from interp.maths.host import raw_bytes, to_host
-from interp.maths.memory import ran_out_of_memory
-from interp.models.anatomy import PROVEN
-from interp.models.matrices import keep_codes
-from interp.models.meta_model import LANGUAGE_MODEL, configuration
-from interp.models.offload import spread, tensors
-from interp.models.quiet import line, quiet
-from interp.models.sources import Source, about_missing, read_json
+from interp.maths.memory import is_out_of_memory
+from interp.models.anatomy import TESTED_ARCHITECTURES
+from interp.models.matrices import prevent_repacking
+from interp.models.meta_model import LANGUAGE_MODEL_PREFIXES, configuration
+from interp.models.offload import is_dispatched, named_tensors
+from interp.models.quiet import error_text, quiet_libraries
+from interp.models.sources import Source, missing_tensors_advice, read_json
 from interp.provenance import directory_digest, file_digest
 
 _DTYPES = {
@@ -46,7 +46,7 @@ _INCIDENTAL = ("_name_or_path", "name_or_path", "transformers_version")
 
 
 @dataclass(frozen=True)
-class Settings:
+class LoadSettings:
     """Device, dtype and other options with which models are loaded."""
 
     device: torch.device
@@ -58,7 +58,7 @@ class Settings:
     @classmethod
     def resolve(
         cls, device: str, dtype: str, attention: str, trust_remote_code: bool
-    ) -> "Settings":
+    ) -> "LoadSettings":
         """Parse the common options; raises OptionError for a device or dtype that this machine does
         not have.
 
@@ -69,16 +69,16 @@ class Settings:
         if device == "auto" or spread:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            where = torch.device(device)
+            torch_device = torch.device(device)
         except RuntimeError as error:
             raise OptionError(
                 f"--device {device} is unknown; use auto, spread, cpu, cuda or cuda:N"
             ) from error
-        if where.type not in ("cpu", "cuda"):
+        if torch_device.type not in ("cpu", "cuda"):
             raise OptionError(
                 f"--device {device} is not supported; use auto, spread, cpu, cuda or cuda:N"
             )
-        if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
+        if torch_device.type == "cuda" and (torch_device.index or 0) >= torch.cuda.device_count():
             raise OptionError(
                 f"--device {device}: {torch.cuda.device_count()} CUDA devices are visible to torch "
                 f"{torch.__version__}; use cpu"
@@ -86,12 +86,12 @@ class Settings:
         if dtype != "auto" and dtype not in _DTYPES:
             raise OptionError(f"--dtype {dtype} is unknown; use auto, {', '.join(_DTYPES)}")
         if dtype == "auto":
-            chosen = torch.float32 if where.type == "cpu" else "auto"
-            return cls(where, chosen, attention, trust_remote_code, spread)
-        return cls(where, _DTYPES[dtype], attention, trust_remote_code, spread)
+            auto_dtype = torch.float32 if torch_device.type == "cpu" else "auto"
+            return cls(torch_device, auto_dtype, attention, trust_remote_code, spread)
+        return cls(torch_device, _DTYPES[dtype], attention, trust_remote_code, spread)
 
 
-def module(source: Source, settings: Settings) -> tuple[PreTrainedModel, tuple[str, ...]]:
+def module(source: Source, settings: LoadSettings) -> tuple[PreTrainedModel, tuple[str, ...]]:
     """A causal language model from a directory, and notes on it; raises a ModelError for any
     defect.
     """
@@ -101,20 +101,20 @@ def module(source: Source, settings: Settings) -> tuple[PreTrainedModel, tuple[s
         loaded, notes = _read(source, settings, config)
         return loaded, (*source.notes, *notes)
     except (MemoryError, RuntimeError) as error:
-        if not ran_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemory(
-            f"{settings.device} has not enough memory for {source.name} ({line(error)}); use "
+            f"{settings.device} has not enough memory for {source.name} ({error_text(error)}); use "
             "--dtype bfloat16, --device spread or another --device"
         ) from error
 
 
 def _read(
-    source: Source, settings: Settings, config: PreTrainedConfig
+    source: Source, settings: LoadSettings, config: PreTrainedConfig
 ) -> tuple[PreTrainedModel, tuple[str, ...]]:
     """The model, complete, finite and on its device."""
     try:
-        with quiet():
+        with quiet_libraries():
             # with output_loading_info a model and a report are returned, unlike the annotation
             model_and_report: Any = AutoModelForCausalLM.from_pretrained(
                 source.directory,
@@ -125,48 +125,48 @@ def _read(
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported below, by name
-                key_mapping=LANGUAGE_MODEL if source.text else None,
+                key_mapping=LANGUAGE_MODEL_PREFIXES if source.text else None,
                 device_map="auto" if settings.spread else None,
             )
             loaded, report = model_and_report
     except (SafetensorError, EOFError) as error:
         raise TruncatedWeights(
-            f"{source.name}: weights cannot be read ({line(error)}); copy them again"
+            f"{source.name}: weights cannot be read ({error_text(error)}); copy them again"
         ) from error
     except OSError as error:
         raise MissingWeights(
-            f"{source.name} lacks a file ({line(error)}); check that it is complete"
+            f"{source.name} lacks a file ({error_text(error)}); check that it is complete"
         ) from error
     except ImportError as error:  # a quantisation's library, or an attention kernel's
         raise UnsupportedModel(
             f"{source.name} cannot be loaded as a causal language model without a library that is"
-            f" not installed here ({line(error)}); install it"
+            f" not installed here ({error_text(error)}); install it"
         ) from error
     except ValueError as error:
         raise UnsupportedModel(
-            f"{source.name} cannot be loaded as a causal language model ({line(error)}); tested: "
-            f"{', '.join(PROVEN)}"
+            f"{source.name} cannot be loaded as a causal language model ({error_text(error)});"
+            f" tested: {', '.join(TESTED_ARCHITECTURES)}"
         ) from error
     except Exception as error:  # the model's code may raise errors of any class
-        if ran_out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         raise ModelError(
-            f"{source.name} cannot be loaded as a causal language model ({line(error)}); check the"
-            " checkpoint"
+            f"{source.name} cannot be loaded as a causal language model ({error_text(error)});"
+            " check the checkpoint"
         ) from error
     if source.text:
         # otherwise it would be saved under the names of the multimodal model
         vars(loaded).pop("_weight_conversions", None)
-    keep_codes(source.name, loaded)
-    notes = _require_whole(source, loaded, report)
-    _require_numbers(source, loaded)
+    prevent_repacking(source.name, loaded)
+    notes = _require_complete(source, loaded, report)
+    _require_known_quantisation(source, loaded)
     require_finite(source.name, loaded)
-    return (loaded if spread(loaded) else loaded.to(settings.device)).eval().requires_grad_(
+    return (loaded if is_dispatched(loaded) else loaded.to(settings.device)).eval().requires_grad_(
         False
     ), notes
 
 
-def _require_whole(
+def _require_complete(
     source: Source, loaded: PreTrainedModel, report: Mapping[str, Any]
 ) -> tuple[str, ...]:
     """Every tensor that the architecture needs must exist in its shape; returns a note on unused
@@ -178,13 +178,19 @@ def _require_whole(
         for key, shape, expected in report["mismatched_keys"]
     )
     if missing or mismatched:
-        what = "lacks" if missing else "stores in another shape"
-        saved = (read_json(source.directory / "config.json").get("architectures") or [None])[0]
-        other = f" (it was saved as {saved})" if saved not in (None, type(loaded).__name__) else ""
+        problem = "lacks" if missing else "stores in another shape"
+        saved_class = (read_json(source.directory / "config.json").get("architectures") or [None])[
+            0
+        ]
+        saved_as = (
+            f" (it was saved as {saved_class})"
+            if saved_class not in (None, type(loaded).__name__)
+            else ""
+        )
         raise MissingWeights(
-            f"{source.name} {what} {len(missing) + len(mismatched)} of the tensors that"
-            f" {type(loaded).__name__} needs{other}, first {(missing or mismatched)[0]};"
-            f" {about_missing(missing, report['unexpected_keys'])}"
+            f"{source.name} {problem} {len(missing) + len(mismatched)} of the tensors that"
+            f" {type(loaded).__name__} needs{saved_as}, first {(missing or mismatched)[0]};"
+            f" {missing_tensors_advice(missing, report['unexpected_keys'])}"
         )
     if not report["unexpected_keys"]:
         return ()
@@ -197,15 +203,15 @@ def _require_whole(
     )
 
 
-def _require_numbers(source: Source, loaded: PreTrainedModel) -> None:
+def _require_known_quantisation(source: Source, loaded: PreTrainedModel) -> None:
     """Refuse quantised weights without a known quantisation: their codes would be read as numbers."""
     if getattr(loaded, "hf_quantizer", None) is not None:
         return
-    if named := read_json(source.directory / "config.json").get("quantization_config"):
+    if quantisation := read_json(source.directory / "config.json").get("quantization_config"):
         raise UnsupportedModel(
-            f"{source.name}: transformers {transformers.__version__} does not support the "
-            f"quantisation {named.get('quant_method')!r} of its config.json; give the unquantised "
-            "model"
+            f"{source.name}: transformers {transformers.__version__} does not support the"
+            f" quantisation {quantisation.get('quant_method')!r} of its config.json; give the"
+            " unquantised model"
         )
     for path in sorted(source.directory.glob("*.safetensors")):
         with safe_open(path, framework="numpy") as file:
@@ -228,8 +234,8 @@ def require_readable(source: Source) -> None:
                 file.keys()
         except (SafetensorError, OSError) as error:
             raise TruncatedWeights(
-                f"{path.name} of {source.name} is truncated or damaged ({line(error)}); copy or"
-                " download it again"
+                f"{path.name} of {source.name} is truncated or damaged ({error_text(error)}); copy"
+                " or download it again"
             ) from error
     index = source.directory / "model.safetensors.index.json"
     if index.exists():
@@ -249,19 +255,19 @@ def require_readable(source: Source) -> None:
 
 def require_finite(name: str, loaded: nn.Module) -> None:
     """Raise NonFiniteWeights for NaN or infinity among the weights."""
-    for key, value in tensors(loaded):
+    for key, value in named_tensors(loaded):
         if (
             value.is_floating_point()
             and value.itemsize > 1
             and not to_host(torch.isfinite(value).all())
         ):
             raise NonFiniteWeights(
-                f"{name}: {key} contains NaN or infinity; the checkpoint is damaged or its training "
-                "diverged"
+                f"{name}: {key} contains NaN or infinity; the checkpoint is damaged or its training"
+                " diverged"
             )
 
 
-def tokenizer(directories: Sequence[Path], settings: Settings) -> Tokenizer:
+def tokenizer(directories: Sequence[Path], settings: LoadSettings) -> Tokenizer:
     """The tokenizer of the first directory that has one, with a padding token chosen if none is
     set.
     """
@@ -269,8 +275,8 @@ def tokenizer(directories: Sequence[Path], settings: Settings) -> Tokenizer:
         if not has_tokenizer(directory):
             continue
         try:
-            with quiet():
-                found = AutoTokenizer.from_pretrained(
+            with quiet_libraries():
+                result = AutoTokenizer.from_pretrained(
                     directory, trust_remote_code=settings.trust_remote_code
                 )
         except Exception as error:  # a damaged tokenizer file may raise errors of any class
@@ -281,12 +287,12 @@ def tokenizer(directories: Sequence[Path], settings: Settings) -> Tokenizer:
                     "trust_remote_code=True) in Python"
                 ) from error
             raise ModelError(
-                f"{directory.name}: its tokenizer cannot be loaded ({line(error)}); copy its files"
-                " again"
+                f"{directory.name}: its tokenizer cannot be loaded ({error_text(error)}); copy its"
+                " files again"
             ) from error
-        if found.pad_token_id is None:
-            found.pad_token = found.eos_token or found.unk_token
-        return found
+        if result.pad_token_id is None:
+            result.pad_token = result.eos_token or result.unk_token
+        return result
     raise ModelError(
         f"no tokenizer files in {directories[0]}; copy the fine-tuned model's tokenizer there"
     )
@@ -310,52 +316,54 @@ def weights_digest(source: Source) -> str:
 
 
 def memory_digest(
-    loaded: PreTrainedModel, named: Callable[[str], str | None] = str, more: str = ""
+    loaded: PreTrainedModel, digest_name: Callable[[str], str | None] = str, extra: str = ""
 ) -> str:
     """Content digest of a model in memory: configuration, and names, shapes, dtypes and bytes of
     tensors.
 
-    ``named`` maps a tensor's name to the one used in the digest, or None to exclude it; ``more`` is
-    anything else that determines what the model computes. The device of the tensors does not
-    matter.
+    ``digest_name`` maps a tensor's name to the one used in the digest, or None to exclude it;
+    ``extra`` is anything else that determines what the model computes. The device of the tensors
+    does not matter.
     """
     config = {
         key: value for key, value in loaded.config.to_dict().items() if key not in _INCIDENTAL
     }
-    found = {}
-    for key, value in tensors(loaded):
-        if (name := named(key)) is not None:
-            found[name] = (
+    tensor_digests = {}
+    for key, value in named_tensors(loaded):
+        if (name := digest_name(key)) is not None:
+            tensor_digests[name] = (
                 f"{tuple(value.shape)} {value.dtype} {hashlib.sha256(raw_bytes(value)).hexdigest()}"
             )
     return hashlib.sha256(
-        (json.dumps([config, found], sort_keys=True, default=str) + more).encode()
+        (json.dumps([config, tensor_digests], sort_keys=True, default=str) + extra).encode()
     ).hexdigest()
 
 
-def tokenizer_digests(found: Tokenizer) -> dict[str, str]:
+def tokenizer_digests(tokenizer: Tokenizer) -> dict[str, str]:
     """Digests of the vocabulary and of the chat template, each with other settings that affect ids
     or answers.
 
     The vocabulary includes its merges (of a fast tokenizer), the ids skipped in answers, and the
     clean-up of spaces; the template includes the special tokens that it can write.
     """
-    backend = getattr(found, "backend_tokenizer", None)
-    text = json.dumps(found.get_vocab(), sort_keys=True)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    text = json.dumps(tokenizer.get_vocab(), sort_keys=True)
     if backend is not None:
         # the backend remembers padding and truncation of the last call, which are not tokenizer
         # settings
-        parts = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
-        text = json.dumps(parts, sort_keys=True)
-    cleans = getattr(found, "clean_up_tokenization_spaces", None)
-    special = {index for index in getattr(found, "all_special_ids", ()) if index is not None}
-    text += json.dumps([sorted(special), cleans])
+        backend_state = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
+        text = json.dumps(backend_state, sort_keys=True)
+    cleans_up_spaces = getattr(tokenizer, "clean_up_tokenization_spaces", None)
+    special = {index for index in getattr(tokenizer, "all_special_ids", ()) if index is not None}
+    text += json.dumps([sorted(special), cleans_up_spaces])
     template = (
-        found.chat_template
-        if isinstance(found.chat_template, str)
-        else json.dumps(found.chat_template)
+        tokenizer.chat_template
+        if isinstance(tokenizer.chat_template, str)
+        else json.dumps(tokenizer.chat_template)
     )
-    template += json.dumps(getattr(found, "special_tokens_map", {}), sort_keys=True, default=str)
+    template += json.dumps(
+        getattr(tokenizer, "special_tokens_map", {}), sort_keys=True, default=str
+    )
     return {
         "tokenizer": hashlib.sha256(text.encode()).hexdigest(),
         "template": hashlib.sha256(template.encode()).hexdigest(),

@@ -22,15 +22,15 @@ from interp.models.sources import Source
 
 Factors = tuple[Float[Tensor, "out r"], Float[Tensor, "r in"]]
 
-_PARTS = re.compile(
+_FACTOR_KEY = re.compile(
     r"base_model\.model\.(.+?)\.(lora_A|lora_B|lora_magnitude_vector|lora_embedding_[AB])(\.weight)?"
 )
-_SAVED = re.compile(r"base_model\.model\.(.+?)(\.base_layer)?\.weight")
-_AGAIN = re.compile(r"\.(modules_to_save|original_module)\.")
-_BIAS = re.compile(r"base_model\.model\..+\.bias")
+_SAVED_KEY = re.compile(r"base_model\.model\.(.+?)(\.base_layer)?\.weight")
+_DUPLICATE_KEY = re.compile(r"\.(modules_to_save|original_module)\.")
+_BIAS_KEY = re.compile(r"base_model\.model\..+\.bias")
 # these initialisations do not change the base; others (PiSSA, OLoRA, CorDA, LoftQ ...) do
-_STARTS = (True, False, "gaussian", "eva", "orthogonal")
-_OTHERS = (
+_BASE_PRESERVING_INITIALISATIONS = (True, False, "gaussian", "eva", "orthogonal")
+_UNSUPPORTED_OPTIONS = (
     "alora_invocation_tokens",
     "arrow_config",
     "layer_replication",
@@ -50,7 +50,7 @@ class LowRank:
 
     checkpoint: Checkpoint
     config: dict[str, Any]
-    parts: dict[str, dict[str, str]] = field(default_factory=dict)
+    factor_keys: dict[str, dict[str, str]] = field(default_factory=dict)
     saved: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -60,44 +60,49 @@ class LowRank:
         ``modules`` are the dotted paths of all modules of the base.
         """
         config = dict(source.adapter or {})
-        kind, start = config.get("peft_type"), config.get("init_lora_weights", True)
+        kind, initialisation = config.get("peft_type"), config.get("init_lora_weights", True)
         if kind != "LORA":
             raise UnsupportedModel(
                 f"{source.name} is a {kind} adapter and only LoRA is supported; merge it into its "
                 "base"
             )
-        if start not in _STARTS:
+        if initialisation not in _BASE_PRESERVING_INITIALISATIONS:
             raise UnsupportedModel(
-                f"{source.name} was initialised with init_lora_weights={start!r}, which changes the "
-                "base itself; merge it, save the merged model, and give that"
+                f"{source.name} was initialised with init_lora_weights={initialisation!r}, which"
+                " changes the base itself; merge it, save the merged model, and give that"
             )
-        if used := [name for name in _OTHERS if config.get(name)]:
+        if unsupported := [name for name in _UNSUPPORTED_OPTIONS if config.get(name)]:
             raise UnsupportedModel(
-                f"{source.name} uses {used[0]}, which is not supported; merge it and give the "
-                "merged model"
+                f"{source.name} uses {unsupported[0]}, which is not supported; merge it and give"
+                " the merged model"
             )
-        found = cls(Checkpoint.open(source), config)
-        for key in found.checkpoint.places:
+        adapter = cls(Checkpoint.open(source), config)
+        for key in adapter.checkpoint.locations:
             # with a resized embedding peft saves both versions a second time, under their names in
             # memory
-            if _AGAIN.sub(".", key) != key and _AGAIN.sub(".", key) in found.checkpoint.places:
+            if (
+                _DUPLICATE_KEY.sub(".", key) != key
+                and _DUPLICATE_KEY.sub(".", key) in adapter.checkpoint.locations
+            ):
                 continue
-            if match := _PARTS.fullmatch(key):
-                found.parts.setdefault(match[1], {})[match[2]] = key
-            elif match := _SAVED.fullmatch(key):
-                found.saved[match[1]] = key
-            elif not _BIAS.fullmatch(key):
+            if match := _FACTOR_KEY.fullmatch(key):
+                adapter.factor_keys.setdefault(match[1], {})[match[2]] = key
+            elif match := _SAVED_KEY.fullmatch(key):
+                adapter.saved[match[1]] = key
+            elif not _BIAS_KEY.fullmatch(key):
                 raise UnsupportedModel(
                     f"{source.name} contains {key}, which is not part of LoRA; merge it and give "
                     "the merged model"
                 )
-        lost = sorted(path for path in (*found.parts, *found.saved) if path not in modules)
-        if lost:
+        unmatched = sorted(
+            path for path in (*adapter.factor_keys, *adapter.saved) if path not in modules
+        )
+        if unmatched:
             raise AdapterNotLanded(
-                f"{source.name}: tensors of {len(lost)} modules match none of this base, first "
-                f"{lost[0]}; give the base it was trained on"
+                f"{source.name}: tensors of {len(unmatched)} modules match none of this base, first"
+                f" {unmatched[0]}; give the base it was trained on"
             )
-        for path, kinds in found.parts.items():
+        for path, kinds in adapter.factor_keys.items():
             if not (
                 {"lora_A", "lora_B"} <= set(kinds)
                 or {"lora_embedding_A", "lora_embedding_B"} <= set(kinds)
@@ -105,25 +110,25 @@ class LowRank:
                 raise AdapterNotLanded(
                     f"{source.name} contains only {sorted(kinds)} for {path}; copy it again"
                 )
-        return found
+        return adapter
 
     @property
-    def touched(self) -> set[str]:
+    def changed_modules(self) -> set[str]:
         """Modules whose matrix the adapter changes."""
-        return {*self.parts, *self.saved}
+        return {*self.factor_keys, *self.saved}
 
-    def changes_alike(self, paths: Collection[str]) -> bool:
+    def keeps_tied(self, paths: Collection[str]) -> bool:
         """Whether modules that share one matrix still do: peft keeps them tied, or the adapter
         changes none.
         """
-        touched = self.touched.intersection(paths)
+        touched = self.changed_modules.intersection(paths)
         return not touched or (
             touched == set(paths) and bool(self.config.get("ensure_weight_tying"))
         )
 
-    def saved_shape(self, path: str, own: tuple[int, ...]) -> tuple[int, ...]:
+    def saved_shape(self, path: str, base_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the complete matrix in the file, or the module's own."""
-        return self.checkpoint.shape(self.saved[path]) if path in self.saved else own
+        return self.checkpoint.shape(self.saved[path]) if path in self.saved else base_shape
 
     def scaling(self, path: str, rank: int) -> float:
         """The factor on the product of the low-rank factors."""
@@ -134,37 +139,46 @@ class LowRank:
         return alpha / (rank**0.5 if self.config.get("use_rslora") else rank)
 
     def apply(
-        self, path: str, place: Place, whole: Float[Tensor, "rows in"], transposed: bool
+        self, path: str, place: Place, base_matrix: Float[Tensor, "rows in"], transposed: bool
     ) -> tuple[Float[Tensor, "out in"], Factors | None]:
         """The fine-tuned matrix, and the factors of its update if the update is their product.
 
-        ``whole`` is the matrix of the base's module, as ``(out, in)``. Raises WrongBase for other
-        shapes.
+        ``base_matrix`` is the matrix of the base's module, as ``(out, in)``. Raises WrongBase for
+        other shapes.
         """
-        same = True
+        base_unchanged = True
         if path in self.saved:
             matrix = self.checkpoint.read(self.saved[path])
             matrix = matrix.T if transposed else matrix
-            self._require(path, tuple(matrix.shape), tuple(whole.shape))
-            if path not in self.parts:
-                return place.cut(matrix), None
+            self._require_shape(path, tuple(matrix.shape), tuple(base_matrix.shape))
+            if path not in self.factor_keys:
+                return place.rows_of(matrix), None
             # peft saves the matrix of a head or an embedding with the factors of its update, and
             # loads both
-            same, whole = bool(to_host((matrix == whole).all())), matrix
-        kinds = self.parts[path]
+            base_unchanged, base_matrix = bool(to_host((matrix == base_matrix).all())), matrix
+        kinds = self.factor_keys[path]
         left, right = (self.checkpoint.read(kinds[name]) for name in ("lora_B", "lora_A"))
-        self._require(path, (left.shape[0], right.shape[1]), tuple(whole.shape))
+        self._require_shape(path, (left.shape[0], right.shape[1]), tuple(base_matrix.shape))
         left = left * self.scaling(path, right.shape[0])
         if "lora_magnitude_vector" in kinds:
-            merged = whole + left @ right
-            size = self.checkpoint.read(kinds["lora_magnitude_vector"]).reshape(-1, 1)
-            return place.cut(merged * (size / merged.norm(dim=1, keepdim=True))), None
-        mine = place.cut(left)
-        return place.cut(whole) + mine @ right, (mine, right) if same else None
+            merged = base_matrix + left @ right
+            magnitude = self.checkpoint.read(kinds["lora_magnitude_vector"]).reshape(-1, 1)
+            return place.rows_of(merged * (magnitude / merged.norm(dim=1, keepdim=True))), None
+        left_rows = place.rows_of(left)
+        return place.rows_of(base_matrix) + left_rows @ right, (
+            (
+                left_rows,
+                right,
+            )
+            if base_unchanged
+            else None
+        )
 
-    def _require(self, path: str, seen: tuple[int, ...], wanted: tuple[int, ...]) -> None:
-        if seen != wanted:
+    def _require_shape(
+        self, path: str, shape: tuple[int, ...], base_shape: tuple[int, ...]
+    ) -> None:
+        if shape != base_shape:
             raise WrongBase(
-                f"{self.checkpoint.name} changes {path} with shape {seen}, the base's is {wanted}; "
-                "give the base it was trained on"
+                f"{self.checkpoint.name} changes {path} with shape {shape}, the base's is"
+                f" {base_shape}; give the base it was trained on"
             )

@@ -45,14 +45,14 @@ def is_packed(module: nn.Module) -> bool:
     return hasattr(module, "out_features") and not plain
 
 
-def unwrapped(module: nn.Module) -> nn.Module:
+def base_layer_of(module: nn.Module) -> nn.Module:
     """The base layer inside adapters."""
     while hasattr(module, "base_layer"):
         module = cast(nn.Module, module.base_layer)
     return module
 
 
-def keep_codes(name: str, model: nn.Module) -> None:
+def prevent_repacking(name: str, model: nn.Module) -> None:
     """Make bitsandbytes layers compute with their codes as loaded; raises UnsupportedModel if too
     late.
 
@@ -66,9 +66,9 @@ def keep_codes(name: str, model: nn.Module) -> None:
             state = getattr(getattr(part, "weight", None), "quant_state", None)
             if getattr(state, "packing_format_for_cpu", False):
                 raise UnsupportedModel(
-                    f"{name} was already run on this CPU, and bitsandbytes then repacked the codes "
-                    f"of {path}, which rounds them; load it again, and use it here before its first "
-                    "pass"
+                    f"{name} was already run on this CPU, and bitsandbytes then repacked the codes"
+                    f" of {path}, which rounds them; load it again, and use it here before its"
+                    " first pass"
                 )
             # not an attribute of a plain module
             setattr(part, "support_avx512bf16_for_cpu", False)  # noqa: B010

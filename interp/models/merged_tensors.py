@@ -13,72 +13,75 @@ from peft.utils import AuxiliaryTrainingWrapper, TrainableTokensWrapper
 from torch import Tensor, nn
 
 from interp.models.matrices import is_packed
-from interp.models.model import trained, untrained
-from interp.models.quiet import quiet
+from interp.models.model import active_version, original_module
+from interp.models.quiet import quiet_libraries
 
-_INSIDE = (".base_layer", ".original_module", ".token_adapter")
+_WRAPPER_PARTS = (".base_layer", ".original_module", ".token_adapter")
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergedTensor:
     """A tensor that an adapter may change: its path in the module with adapters, before and after.
 
-    ``now`` is None if peft cannot compute it: it does not merge this kind of layer, or the base
+    ``after`` is None if peft cannot compute it: it does not merge this kind of layer, or the base
     stores codes.
     """
 
     path: str
     before: Tensor
-    now: Tensor | None
+    after: Tensor | None
 
 
-def bare(path: str) -> str:
+def base_name(path: str) -> str:
     """A tensor's name in the base, from its path in a module that may have adapters."""
-    for inside in _INSIDE:
-        path = path.replace(inside, "")
+    for wrapper_part in _WRAPPER_PARTS:
+        path = path.replace(wrapper_part, "")
     return path
 
 
-def adapted(module: nn.Module) -> Iterator[tuple[str, Any]]:
+def adapter_layers(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """Every outermost module replaced by adapters, with its path; wrappers of trained rows count as
     the layer inside.
     """
-    inside: list[str] = []
+    outer_paths: list[str] = []
     for path, layer in module.named_modules():
-        if any(path.startswith(f"{outer}.") for outer in inside) or isinstance(
+        if any(path.startswith(f"{outer}.") for outer in outer_paths) or isinstance(
             layer, TrainableTokensWrapper
         ):
             continue
         if isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper):
-            inside.append(path)
+            outer_paths.append(path)
             yield path, layer
 
 
 @torch.no_grad()
-def merged_tensors(path: str, layer: nn.Module, known: Collection[str] = ()) -> list[Merged]:
+def merged_tensors(path: str, layer: nn.Module, known: Collection[str] = ()) -> list[MergedTensor]:
     """The changes of one such module to the tensors of the module it replaces; holds one copy in
     memory.
 
     Empty if all of them are in ``known``, by their names in the base.
     """
     if isinstance(layer, AuxiliaryTrainingWrapper):
-        now = dict(trained(layer).named_parameters())
-        own = untrained(layer).named_parameters()
+        after = dict(active_version(layer).named_parameters())
+        original = original_module(layer).named_parameters()
         return [
-            Merged(f"{path}.original_module.{name}", value.data, now[name].data)
-            for name, value in own
+            MergedTensor(f"{path}.original_module.{name}", value.data, after[name].data)
+            for name, value in original
         ]
-    where, inner = path, layer
+    inner_path, inner = path, layer
     while isinstance(inner, BaseTunerLayer):
-        where, inner = f"{where}.base_layer", _inside(inner)
-    own = dict(inner.named_parameters())
-    if all(bare(f"{where}.{name}") in known for name in own):
+        inner_path, inner = f"{inner_path}.base_layer", _base_layer(inner)
+    original = dict(inner.named_parameters())
+    if all(base_name(f"{inner_path}.{name}") in known for name in original):
         return []
-    now = _merged(layer) if _can_merge(layer, inner) else {}
-    return [Merged(f"{where}.{name}", value.data, now.get(name)) for name, value in own.items()]
+    after = _tensors_after_merging(layer) if _can_merge(layer, inner) else {}
+    return [
+        MergedTensor(f"{inner_path}.{name}", value.data, after.get(name))
+        for name, value in original.items()
+    ]
 
 
-def _inside(layer: nn.Module) -> nn.Module:
+def _base_layer(layer: nn.Module) -> nn.Module:
     return cast(nn.Module, layer.base_layer)
 
 
@@ -90,20 +93,24 @@ def _can_merge(layer: nn.Module, inner: nn.Module) -> bool:
     )
 
 
-def _merged(layer: nn.Module) -> dict[str, Tensor]:
+def _tensors_after_merging(layer: nn.Module) -> dict[str, Tensor]:
     """The tensors in a copy of a layer after merging its active adapters; empty if peft cannot
     merge them.
     """
     # peft keeps views of tied tensors in the layer, and torch cannot deep-copy views
     views: Any = getattr(layer, "kwargs", {}).get("tied_adapter") or {}
-    each = copy.deepcopy(layer, {id(value): value for value in views.values()})
+    layer_copy = copy.deepcopy(layer, {id(value): value for value in views.values()})
     try:
-        with quiet():
-            while isinstance(each, BaseTunerLayer):
-                inside = _inside(each)
-                each.merge()
+        with quiet_libraries():
+            while isinstance(layer_copy, BaseTunerLayer):
+                base_layer = _base_layer(layer_copy)
+                layer_copy.merge()
                 # an adapter of norms replaces the base's module
-                each = inside if isinstance(inside, BaseTunerLayer) else _inside(each)
+                layer_copy = (
+                    base_layer
+                    if isinstance(base_layer, BaseTunerLayer)
+                    else _base_layer(layer_copy)
+                )
     except Exception:  # peft raises errors of many classes if a kind of layer cannot be merged
         return {}
-    return {name: value.data for name, value in each.named_parameters()}
+    return {name: value.data for name, value in layer_copy.named_parameters()}

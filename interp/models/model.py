@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from interp.maths.precision import widen
 from interp.models.anatomy import Anatomy, Target, read_anatomy
 from interp.models.matrices import embedding_of, is_packed, matrix_of, shape_of
-from interp.models.offload import device_of, materialized
+from interp.models.offload import execution_device, materialized
 from interp.models.settings import setting
 from interp.sites import Site, Weight
 
@@ -32,16 +32,16 @@ class AdapterSwitch:
         """Collect every adapter layer (and every module stored in two versions) below ``module``."""
         kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
         self._layers = [layer for layer in module.modules() if isinstance(layer, kinds)]
-        self.on = True
+        self.enabled = True
 
-    def set(self, on: bool) -> None:
+    def set(self, enabled: bool) -> None:
         """Enable or disable all adapters; parameters stay frozen."""
-        if on == self.on:
+        if enabled == self.enabled:
             return
         for layer in self._layers:
-            layer.enable_adapters(on)
+            layer.enable_adapters(enabled)
             layer.requires_grad_(False)
-        self.on = on
+        self.enabled = enabled
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,20 +71,24 @@ class Model:
     @property
     def sizes(self) -> tuple[int, int]:
         """Number of parameters: the model's own, and those of adapters inside it."""
-        kept = {id(part): part.numel() for part in self.module.parameters()}
-        added: dict[int, int] = {}
+        all_parameters = {id(part): part.numel() for part in self.module.parameters()}
+        adapter_parameters: dict[int, int] = {}
         for layer in self.module.modules():
             if isinstance(layer, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
                 inner = (
                     layer.get_base_layer()
                     if isinstance(layer, BaseTunerLayer)
-                    else untrained(layer)
+                    else original_module(layer)
                 )
-                own = {id(part) for part in inner.parameters()}
-                added |= {
-                    id(part): part.numel() for part in layer.parameters() if id(part) not in own
+                base_ids = {id(part) for part in inner.parameters()}
+                adapter_parameters |= {
+                    id(part): part.numel()
+                    for part in layer.parameters()
+                    if id(part) not in base_ids
                 }
-        return sum(kept.values()) - sum(added.values()), sum(added.values())
+        return sum(all_parameters.values()) - sum(adapter_parameters.values()), sum(
+            adapter_parameters.values()
+        )
 
     @contextmanager
     def active(self) -> Iterator[PreTrainedModel]:
@@ -92,17 +96,17 @@ class Model:
         if self.switch is None or self.adapter_on is None:
             yield self.module
             return
-        before = self.switch.on
+        previous = self.switch.enabled
         self.switch.set(self.adapter_on)
         try:
             yield self.module
         finally:
-            self.switch.set(before)
+            self.switch.set(previous)
 
     @property
     def device(self) -> torch.device:
         """Device of the token embedding, where input ids go."""
-        return device_of(self.module.get_input_embeddings())
+        return execution_device(self.module.get_input_embeddings())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -153,7 +157,7 @@ class Model:
         place = self.anatomy.place(weight)
         module = self.module.get_submodule(place.path)
         with self.active(), materialized(module):
-            return place.cut(
+            return place.rows_of(
                 widen(effective_weight(module, self.dtype, self.adapter_on is not False))
             )
 
@@ -165,46 +169,50 @@ class Model:
         return self.weight(Weight(layer, "mlp.out"))
 
 
-def untrained(wrapper: AuxiliaryTrainingWrapper) -> nn.Module:
+def original_module(wrapper: AuxiliaryTrainingWrapper) -> nn.Module:
     """The original module of a wrapper that stores several versions."""
     return cast(nn.Module, wrapper.original_module)
 
 
-def versions(wrapper: AuxiliaryTrainingWrapper) -> nn.ModuleDict:
+def adapter_versions(wrapper: AuxiliaryTrainingWrapper) -> nn.ModuleDict:
     """The adapters' versions of a module, by adapter name."""
     return cast(nn.ModuleDict, wrapper.modules_to_save)
 
 
-def trained(wrapper: AuxiliaryTrainingWrapper) -> nn.Module:
+def active_version(wrapper: AuxiliaryTrainingWrapper) -> nn.Module:
     """The first active adapter's version."""
-    return versions(wrapper)[wrapper.active_adapters[0]]
+    return adapter_versions(wrapper)[wrapper.active_adapters[0]]
 
 
-def effective_weight(module: nn.Module, dtype: torch.dtype, on: bool) -> Float[Tensor, "out in"]:
+def effective_weight(
+    module: nn.Module, dtype: torch.dtype, with_adapter: bool
+) -> Float[Tensor, "out in"]:
     """A linear module's matrix with its adapter: the base's matrix, plus the adapter's effect on
     unit vectors.
 
     Correct for every kind of adapter, and exactly the base's matrix where the adapter adds nothing.
     """
     if isinstance(module, AuxiliaryTrainingWrapper):
-        return effective_weight(trained(module) if on else untrained(module), dtype, on)
+        return effective_weight(
+            active_version(module) if with_adapter else original_module(module), dtype, with_adapter
+        )
     if not isinstance(module, BaseTunerLayer):
-        return _own(module, dtype)
+        return _own_matrix(module, dtype)
     inner = module.get_base_layer()
-    own = _own(inner, dtype)
-    if not on:
-        return own
-    unit = torch.eye(own.shape[1], dtype=dtype, device=own.device)
-    nothing = torch.zeros_like(unit[:1])
-    adapted, plain = module(unit) - module(nothing), inner(unit) - inner(nothing)
-    return widen(own) + (widen(adapted) - widen(plain)).T
+    base_matrix = _own_matrix(inner, dtype)
+    if not with_adapter:
+        return base_matrix
+    identity = torch.eye(base_matrix.shape[1], dtype=dtype, device=base_matrix.device)
+    zero_input = torch.zeros_like(identity[:1])
+    adapted, plain = module(identity) - module(zero_input), inner(identity) - inner(zero_input)
+    return widen(base_matrix) + (widen(adapted) - widen(plain)).T
 
 
-def _own(module: nn.Module, dtype: torch.dtype) -> Float[Tensor, "out in"]:
+def _own_matrix(module: nn.Module, dtype: torch.dtype) -> Float[Tensor, "out in"]:
     """A linear module's matrix; from codes, its output for unit vectors, which is the matrix it
     applies.
     """
     if not is_packed(module):
         return matrix_of(module).detach()
-    unit = torch.eye(shape_of(module)[1], dtype=dtype, device=device_of(module))
-    return (module(unit) - module(torch.zeros_like(unit))).T
+    identity = torch.eye(shape_of(module)[1], dtype=dtype, device=execution_device(module))
+    return (module(identity) - module(torch.zeros_like(identity))).T

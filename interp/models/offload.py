@@ -19,16 +19,16 @@ def materialized(module: nn.Module) -> Iterator[None]:
         yield
 
 
-def tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The entries of ``module.state_dict()``, one module at a time, each loaded if it is offloaded."""
     for path, part in module.named_modules(remove_duplicate=False):
         with align_module_device(part):
-            own: dict[str, Tensor] = {}
-            part._save_to_state_dict(own, f"{path}." * bool(path), keep_vars=False)
-            yield from own.items()
+            module_tensors: dict[str, Tensor] = {}
+            part._save_to_state_dict(module_tensors, f"{path}." * bool(path), keep_vars=False)
+            yield from module_tensors.items()
 
 
-def device_of(module: nn.Module) -> torch.device:
+def execution_device(module: nn.Module) -> torch.device:
     """The device on which a module runs, wherever its weights are stored."""
     weight = next(module.parameters())
     if not weight.is_meta:
@@ -40,7 +40,7 @@ def device_of(module: nn.Module) -> torch.device:
     return weight.device
 
 
-def spread(module: nn.Module) -> bool:
+def is_dispatched(module: nn.Module) -> bool:
     """Whether accelerate controls where the parts of a module are."""
     return bool(getattr(module, "hf_device_map", None)) or any(
         hasattr(part, "_hf_hook") for part in module.modules()

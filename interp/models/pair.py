@@ -8,16 +8,23 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from interp.display import facts_html, number
+from interp.display import facts_html, format_number
 from interp.errors import OptionError
 from interp.models import load, preflight, sources, text_models, vocabularies
-from interp.models.adapters import adopt, attach_resized, inner_of, memory_digests
-from interp.models.load import Settings
+from interp.models.adapters import attach_resized, from_peft_model, inner_model, memory_digests
+from interp.models.load import LoadSettings
 from interp.models.model import Model
-from interp.models.precision import name_of, precision_notes
+from interp.models.precision import dtype_name, precision_notes
 from interp.models.settings import configured_end_ids, generation_note
 from interp.models.unwrap import unwrap
-from interp.prompts import TemplateOptions, decoded, end_id, options_of, pad_id, with_options
+from interp.prompts import (
+    TemplateOptions,
+    decode,
+    end_id,
+    pad_id,
+    template_options,
+    with_template_options,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +44,9 @@ class Pair:
 
     def __post_init__(self) -> None:
         models = [self.tuned] if self.base is None else [self.tuned, self.base]
-        shared = len({id(model.module) for model in models}) < len(models)
-        own = [note for model in models[shared:] for note in model.notes]
-        object.__setattr__(self, "notes", (*self.notes, *own))
+        shares_module = len({id(model.module) for model in models}) < len(models)
+        model_notes = [note for model in models[shares_module:] for note in model.notes]
+        object.__setattr__(self, "notes", (*self.notes, *model_notes))
 
     def __repr__(self) -> str:
         return f"Pair({', '.join(str(value) for _, value in self.facts if not isinstance(value, tuple))})"
@@ -53,21 +60,24 @@ class Pair:
     @property
     def facts(self) -> list[tuple[str, Any]]:
         """A summary of the pair, by name: models, kind of fine-tuning, size, device, notes."""
-        own, added = self.tuned.sizes
+        n_base_parameters, n_adapter_parameters = self.tuned.sizes
         if self.base is None:
             kind = "no base: a single model"
         elif self.base.module is self.tuned.module:
-            kind = f"adapter with {number(added)} parameters, switched on and off on the base"
+            kind = (
+                f"adapter with {format_number(n_adapter_parameters)} parameters, switched on and"
+                " off on the base"
+            )
         else:
             kind = "full: two models with separate weights"
-        anatomy, dtype = self.tuned.anatomy, name_of(self.tuned.dtype)
+        anatomy, dtype = self.tuned.anatomy, dtype_name(self.tuned.dtype)
         if self.base is not None and self.base.dtype != self.tuned.dtype:
-            dtype += f" (the base {name_of(self.base.dtype)})"
+            dtype += f" (the base {dtype_name(self.base.dtype)})"
         return [
             ("tuned", self.tuned.name),
             ("base", self.base and self.base.name),
             ("tuning", kind),
-            ("parameters", f"{number(own)} parameters of a model"),
+            ("parameters", f"{format_number(n_base_parameters)} parameters of a model"),
             (
                 "architecture",
                 f"{anatomy.architecture}, {anatomy.n_layers} blocks, width {anatomy.width}",
@@ -95,7 +105,7 @@ class Pair:
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """Token ids as text."""
-        return decoded(self.tokenizer, ids, skip_special_tokens)
+        return decode(self.tokenizer, ids, skip_special_tokens)
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -111,9 +121,9 @@ class Pair:
         base has none of its own.
         """
         configured = configured_end_ids(self[role].module)
-        own = end_id(self.tokenizer)
-        if own is not None and (role == "tuned" or not configured):
-            configured.add(own)
+        tokenizer_end = end_id(self.tokenizer)
+        if tokenizer_end is not None and (role == "tuned" or not configured):
+            configured.add(tokenizer_end)
         rows = self[role].anatomy.vocabulary
         return tuple(sorted(index for index in configured if index < rows))
 
@@ -122,13 +132,16 @@ class Pair:
         """``base`` and ``tuned``, or only ``tuned``."""
         return ("tuned",) if self.base is None else ("base", "tuned")
 
-    def reads_alone(self, longest: int) -> str:
+    def single_prompt_reason(self, longest: int) -> str:
         """Why prompts of up to ``longest`` tokens must be read one at a time; empty if padded
         batches are exact.
         """
         models = {id(self[role].module): self[role] for role in self.roles}
         return next(
-            filter(None, (preflight.reads_alone(model, longest) for model in models.values())), ""
+            filter(
+                None, (preflight.single_prompt_reason(model, longest) for model in models.values())
+            ),
+            "",
         )
 
     @property
@@ -149,11 +162,11 @@ class Pair:
         options = self.template_options
         return {
             **self.digests,
-            "dtype": name_of(self.tuned.dtype),
+            "dtype": dtype_name(self.tuned.dtype),
             **(
                 {}
                 if self.base is None or self.base.dtype == self.tuned.dtype
-                else {"base_dtype": name_of(self.base.dtype)}
+                else {"base_dtype": dtype_name(self.base.dtype)}
             ),
             "attention": self.tuned.module.config._attn_implementation or "",
             "end_ids": {role: list(self.end_ids(role)) for role in self.roles},
@@ -163,7 +176,7 @@ class Pair:
     @property
     def template_options(self) -> TemplateOptions:
         """Options passed to the chat template."""
-        return options_of(self.tokenizer)
+        return template_options(self.tokenizer)
 
     def with_template(
         self, system: str | None = None, arguments: Mapping[str, Any] | None = None
@@ -176,19 +189,19 @@ class Pair:
         options = TemplateOptions(system, tuple(sorted((arguments or {}).items())))
         return replace(
             self,
-            tokenizer=with_options(self.tokenizer, options, self.tuned.name),
-            notes=self._told(),
+            tokenizer=with_template_options(self.tokenizer, options, self.tuned.name),
+            notes=self._own_notes(),
         )
 
-    def _told(self) -> tuple[str, ...]:
+    def _own_notes(self) -> tuple[str, ...]:
         """The pair's notes without those of its models."""
-        own = {note for role in self.roles for note in self[role].notes}
-        return tuple(note for note in self.notes if note not in own)
+        model_notes = {note for role in self.roles for note in self[role].notes}
+        return tuple(note for note in self.notes if note not in model_notes)
 
-    def sharing(self, base: Model) -> "Pair":
+    def with_base(self, base: Model) -> "Pair":
         """The same pair on an equal base that is already loaded, so that its own can be freed."""
         self.require_base("sharing")
-        return replace(self, base=base, notes=self._told())
+        return replace(self, base=base, notes=self._own_notes())
 
     @property
     def identity(self) -> dict[str, str]:
@@ -216,8 +229,8 @@ class Pair:
         compared over the ids that both have; ``new_tokens`` decides about prompts with other ids:
         ``"refuse"``, or ``"mean"``, which gives the base the mean of its rows for them.
         """
-        vocabularies.require_known(new_tokens)
-        settings = load.Settings.resolve(device, dtype, attention, trust_remote_code)
+        vocabularies.require_known_option(new_tokens)
+        settings = load.LoadSettings.resolve(device, dtype, attention, trust_remote_code)
         source = sources.find(tuned)
         if source.adapter is not None:
             return cls._load_adapter(source, base, settings, new_tokens)
@@ -226,29 +239,29 @@ class Pair:
         digests = {"tuned": load.weights_digest(source), **load.tokenizer_digests(tokenizer)}
         base_model = None
         if base is None:
-            tokenizer, said = vocabularies.without_rows(module, tokenizer)
+            tokenizer, vocabulary_notes = vocabularies.limit_to_rows(module, tokenizer)
             tuned_model = Model.wrap(tuned, module)
-            notes += said
+            notes += vocabulary_notes
         else:
-            base_source = text_models.beside(sources.find(base), source)
+            base_source = text_models.match_language_model(sources.find(base), source)
             if base_source.adapter is not None:
                 raise OptionError(
                     f"--base {base} is an adapter; give the model that was fine-tuned"
                 )
             preflight.require_same_shape(base_source, source, vocabulary=False)
-            base_module, more = load.module(base_source, settings)
-            fitted = vocabularies.fit(base_module, module, tokenizer, new_tokens)
+            base_module, base_notes = load.module(base_source, settings)
+            fitted = vocabularies.fit_vocabularies(base_module, module, tokenizer, new_tokens)
             base_model, tuned_model = fitted.models(base, tuned)
             preflight.require_same_anatomy(base_model, tuned_model)
             notes += (
-                *more,
+                *base_notes,
                 *preflight.require_same_tokens(base_source, tokenizer, settings),
                 *fitted.notes,
             )
             tokenizer = fitted.tokenizer
             digests |= fitted.ids.digest
             digests["base"] = load.weights_digest(base_source)
-            notes += preflight.alike(
+            notes += preflight.identity_notes(
                 digests["base"], digests["tuned"], base_source, tokenizer, settings
             )
             notes += precision_notes(base_model, tuned_model)
@@ -258,12 +271,12 @@ class Pair:
 
     @classmethod
     def _load_adapter(
-        cls, source: sources.Source, base: str | None, settings: Settings, new_tokens: str
+        cls, source: sources.Source, base: str | None, settings: LoadSettings, new_tokens: str
     ) -> "Pair":
-        base_source = text_models.beside(source.base(base), source)
+        base_source = text_models.match_language_model(source.base(base), source)
         module, notes = load.module(base_source, settings)
         tokenizer = load.tokenizer([source.directory, base_source.directory], settings)
-        base_model, tuned_model, ids, said = attach_resized(
+        base_model, tuned_model, ids, vocabulary_notes = attach_resized(
             source, base_source.name, module, tokenizer, new_tokens
         )
         preflight.require_finite(tuned_model, ids.limit(tokenizer))
@@ -273,8 +286,11 @@ class Pair:
             **load.tokenizer_digests(tokenizer),
         }
         digests |= ids.digest
-        notes += preflight.recorded_base(source, base_source)
-        notes += (*preflight.require_same_tokens(base_source, tokenizer, settings), *said)
+        notes += preflight.recorded_base_notes(source, base_source)
+        notes += (
+            *preflight.require_same_tokens(base_source, tokenizer, settings),
+            *vocabulary_notes,
+        )
         return cls(tuned_model, base_model, ids.limit(tokenizer), digests, notes)
 
     @classmethod
@@ -294,7 +310,7 @@ class Pair:
         of its base and its active adapter, switched. If vocabularies differ in size, copies are
         resized as in ``load``. Raises a ModelError or a PairError.
         """
-        vocabularies.require_known(new_tokens)
+        vocabularies.require_known_option(new_tokens)
         tuned, base = (
             unwrap(tuned, f"{name}:tuned"),
             None if base is None else unwrap(base, f"{name}:base"),
@@ -306,13 +322,13 @@ class Pair:
         digests = dict(load.tokenizer_digests(tokenizer))
         if isinstance(tuned, PeftModel):
             digests |= memory_digests(tuned)
-            inner = inner_of(tuned)
+            inner = inner_model(tuned)
             if base is None or base is tuned or base is inner:
-                base_model, tuned_model = adopt(tuned, f"{name}:tuned", f"{name}:base")
+                base_model, tuned_model = from_peft_model(tuned, f"{name}:tuned", f"{name}:base")
                 preflight.require_switched(
                     preflight.probe_logits(base_model), base_model, tuned_model
                 )
-                tokenizer, notes = vocabularies.without_rows(tuned_model.module, tokenizer)
+                tokenizer, notes = vocabularies.limit_to_rows(tuned_model.module, tokenizer)
                 preflight.require_finite(base_model, tokenizer)
                 preflight.require_finite(tuned_model, tokenizer)
                 return cls(tuned_model, base_model, tokenizer, digests, notes)
@@ -320,11 +336,13 @@ class Pair:
         else:
             digests["tuned"] = load.memory_digest(tuned)
         if base is None:
-            tokenizer, notes = vocabularies.without_rows(tuned, tokenizer)
+            tokenizer, notes = vocabularies.limit_to_rows(tuned, tokenizer)
             base_model, tuned_model = None, Model.wrap(f"{name}:tuned", tuned)
         else:
             digests["base"] = load.memory_digest(base)
-            fitted = vocabularies.fit(base, tuned, tokenizer, new_tokens, alone=False)
+            fitted = vocabularies.fit_vocabularies(
+                base, tuned, tokenizer, new_tokens, in_place=False
+            )
             base_model, tuned_model = fitted.models(f"{name}:base", f"{name}:tuned")
             tokenizer, notes = (
                 fitted.tokenizer,

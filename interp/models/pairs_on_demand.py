@@ -18,9 +18,9 @@ class PairsOnDemand(Sequence[Pair]):
         self._last: tuple[int, Pair] | None = None
         self.names: list[str] = []
         self.inputs: list[dict[str, Any]] = []
-        for at in range(len(self._loads)):
-            self.names.append(self[at].tuned.name)
-            self.inputs.append(self[at].inputs)
+        for index in range(len(self._loads)):
+            self.names.append(self[index].tuned.name)
+            self.inputs.append(self[index].inputs)
 
     def __len__(self) -> int:
         return len(self._loads)
@@ -41,7 +41,7 @@ class PairsOnDemand(Sequence[Pair]):
         return self._last[1]
 
 
-def names_of(pairs: Sequence[Pair]) -> list[str]:
+def tuned_names(pairs: Sequence[Pair]) -> list[str]:
     """The names of the fine-tuned models."""
     return (
         list(pairs.names)
@@ -50,7 +50,7 @@ def names_of(pairs: Sequence[Pair]) -> list[str]:
     )
 
 
-def inputs_of(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+def pair_inputs(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     """The properties of each pair that determine results."""
     return (
         list(pairs.inputs) if isinstance(pairs, PairsOnDemand) else [pair.inputs for pair in pairs]

@@ -20,8 +20,8 @@ from transformers.pytorch_utils import Conv1D
 from interp.errors import UnsupportedModel
 from interp.maths.precision import widen
 from interp.models.matrices import weight_of
-from interp.models.merged_tensors import bare, merged_tensors
-from interp.models.model import Model, effective_weight, trained, untrained
+from interp.models.merged_tensors import base_name, merged_tensors
+from interp.models.model import Model, active_version, effective_weight, original_module
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,15 +43,15 @@ class ParameterPair:
         return self.base.numel()
 
     @property
-    def moved(self) -> Float[Tensor, " n"]:
+    def changes(self) -> Float[Tensor, " n"]:
         """Change of each weight, in at least float32: both are widened before the subtraction."""
         return (widen(self.tuned) - widen(self.base)).flatten()
 
 
 @torch.no_grad()
-def pieces_of_adapter(base: Model, tuned: Model) -> list[ParameterPair]:
+def adapter_parameter_pairs(base: Model, tuned: Model) -> list[ParameterPair]:
     """The parameters changed by the adapters of one module, as if merged; the base is held once."""
-    pieces = []
+    pairs = []
     with tuned.active() as module:
         for path, layer in module.named_modules():
             if isinstance(layer, TrainableTokensWrapper | TrainableTokensLayer):
@@ -61,24 +61,40 @@ def pieces_of_adapter(base: Model, tuned: Model) -> list[ParameterPair]:
                     "that with --base"
                 )
             if isinstance(layer, AuxiliaryTrainingWrapper):
-                kept = dict(trained(layer).named_parameters())
-                for name, mine in untrained(layer).named_parameters():
-                    whole = f"{path}.original_module.{name}"
-                    pieces.append(ParameterPair(bare(whole), whole, mine.data, kept[name].data))
+                trained_parameters = dict(active_version(layer).named_parameters())
+                for name, base_values in original_module(layer).named_parameters():
+                    parameter_path = f"{path}.original_module.{name}"
+                    pairs.append(
+                        ParameterPair(
+                            base_name(parameter_path),
+                            parameter_path,
+                            base_values.data,
+                            trained_parameters[name].data,
+                        )
+                    )
             elif isinstance(layer, BaseTunerLayer) and not _is_linear(layer):
-                pieces += _merged_pieces(tuned.name, path, layer)
+                pairs += _merged_pairs(tuned.name, path, layer)
             elif isinstance(layer, BaseTunerLayer):
                 _require_plain_embedding(layer, tuned.name, path)
-                whole = f"{path}.base_layer.weight"
-                mine = weight_of(layer.get_base_layer()).data
-                pieces.append(
-                    ParameterPair(bare(whole), whole, mine, _merged(layer, mine, base.dtype))
+                parameter_path = f"{path}.base_layer.weight"
+                base_values = weight_of(layer.get_base_layer()).data
+                pairs.append(
+                    ParameterPair(
+                        base_name(parameter_path),
+                        parameter_path,
+                        base_values,
+                        _merged_weight(layer, base_values, base.dtype),
+                    )
                 )
-                if (moved := _bias(layer, tuned.name, path)) is not None:
-                    whole = f"{path}.base_layer.bias"
-                    own = cast(Tensor, layer.get_base_layer().bias)
-                    pieces.append(ParameterPair(bare(whole), whole, own.data, moved))
-    return pieces
+                if (merged_bias := _merged_bias(layer, tuned.name, path)) is not None:
+                    parameter_path = f"{path}.base_layer.bias"
+                    base_bias = cast(Tensor, layer.get_base_layer().bias)
+                    pairs.append(
+                        ParameterPair(
+                            base_name(parameter_path), parameter_path, base_bias.data, merged_bias
+                        )
+                    )
+    return pairs
 
 
 def _is_linear(layer: BaseTunerLayer) -> bool:
@@ -88,25 +104,27 @@ def _is_linear(layer: BaseTunerLayer) -> bool:
     )
 
 
-def _merged_pieces(name: str, path: str, layer: Any) -> list[ParameterPair]:
+def _merged_pairs(name: str, path: str, layer: Any) -> list[ParameterPair]:
     """The changes of a layer of another kind, from a merged copy; raises UnsupportedModel if peft
     cannot merge it.
     """
-    found = []
+    pairs = []
     # with one layer for each of several parameters of a module, the outermost merges them all
-    for one in (
+    for merged in (
         ()
         if isinstance(layer, ParamWrapper) and path.endswith(".base_layer")
         else merged_tensors(path, layer)
     ):
-        if one.now is None:
+        if merged.after is None:
             raise UnsupportedModel(
                 f"{name} changes {path} by a {type(layer).__name__}, which peft does not merge; "
                 "merge the adapter with the code that trained it, save the merged model, and give "
                 "that with --base"
             )
-        found.append(ParameterPair(bare(one.path), one.path, one.before, one.now))
-    return found
+        pairs.append(
+            ParameterPair(base_name(merged.path), merged.path, merged.before, merged.after)
+        )
+    return pairs
 
 
 def _require_plain_embedding(layer: Any, name: str, path: str) -> None:
@@ -118,32 +136,34 @@ def _require_plain_embedding(layer: Any, name: str, path: str) -> None:
         decomposed.get(adapter) for adapter in layer.active_adapters
     ):
         raise UnsupportedModel(
-            f"{name} changes the embedding {path} by DoRA, whose magnitudes peft does not merge, so "
-            "no graft can equal the fine-tuned model; use --scope blocks"
+            f"{name} changes the embedding {path} by DoRA, whose magnitudes peft does not merge, so"
+            " no graft can equal the fine-tuned model; use --scope blocks"
         )
 
 
-def _bias(layer: Any, name: str, path: str) -> Tensor | None:
+def _merged_bias(layer: Any, name: str, path: str) -> Tensor | None:
     """The merged bias if an adapter of the layer has its own (lora_bias), else None."""
-    having = getattr(layer, "lora_bias", {})
-    if not (active := [adapter for adapter in layer.active_adapters if having.get(adapter)]):
+    has_bias = getattr(layer, "lora_bias", {})
+    if not (active := [adapter for adapter in layer.active_adapters if has_bias.get(adapter)]):
         return None
-    mine = layer.get_base_layer().bias
-    if mine is None:
+    base_bias = layer.get_base_layer().bias
+    if base_bias is None:
         raise UnsupportedModel(
-            f"{name} adds a bias to {path} (lora_bias), which has none in the base, so it cannot be "
-            "grafted; train with lora_bias=False"
+            f"{name} adds a bias to {path} (lora_bias), which has none in the base, so it cannot be"
+            " grafted; train with lora_bias=False"
         )
     added: Any = sum(
         widen(layer.lora_B[adapter].bias) * layer.scaling[adapter] for adapter in active
     )
-    return (widen(mine) + added).to(mine.dtype)
+    return (widen(base_bias) + added).to(base_bias.dtype)
 
 
-def _merged(layer: Any, mine: Tensor, dtype: torch.dtype) -> Tensor:
+def _merged_weight(layer: Any, base_weight: Tensor, dtype: torch.dtype) -> Tensor:
     inner = layer.get_base_layer()
     if isinstance(inner, nn.Embedding):
         added: Any = sum(layer.get_delta_weight(name) for name in layer.active_adapters)
-        return (widen(mine) + widen(added)).to(mine.dtype)
-    whole = effective_weight(layer, dtype, True)
-    return (whole.T.contiguous() if isinstance(inner, Conv1D) else whole).to(mine.dtype)
+        return (widen(base_weight) + widen(added)).to(base_weight.dtype)
+    merged_matrix = effective_weight(layer, dtype, True)
+    return (merged_matrix.T.contiguous() if isinstance(inner, Conv1D) else merged_matrix).to(
+        base_weight.dtype
+    )

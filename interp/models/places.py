@@ -8,7 +8,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.models.matrices import shape_of, unwrapped
+from interp.models.matrices import base_layer_of, shape_of
 
 QKV = {"attn.q": 0, "attn.k": 1, "attn.v": 2}
 """The parts of a fused query-key-value projection, in order."""
@@ -51,16 +51,16 @@ class Place:
     sizes: tuple[int, ...] = ()
     index: int = 0
 
-    def cut(self, matrix: Float[Tensor, "rows in"]) -> Float[Tensor, "out in"]:
+    def rows_of(self, matrix: Float[Tensor, "rows in"]) -> Float[Tensor, "out in"]:
         """The rows of this matrix in the module's matrix."""
         if not self.sizes:
             return matrix
         parts = matrix.unflatten(0, (self.groups, sum(self.sizes))).split(self.sizes, 1)
         return parts[self.index].flatten(0, 1)
 
-    def cut_out(self, matrix: Float[Tensor, "rows in"]) -> Float[Tensor, "out in"]:
+    def copied_rows_of(self, matrix: Float[Tensor, "rows in"]) -> Float[Tensor, "out in"]:
         """The same in separate memory: a view would keep the whole matrix alive."""
-        part = self.cut(matrix)
+        part = self.rows_of(matrix)
         return part if part.shape == matrix.shape else part.clone()
 
 
@@ -84,7 +84,7 @@ def split_fused(
             matrices[matrix] = Place(qkv, n_heads, tuple(size // n_heads for size in sizes), index)
     fused = _STACKED_GATE_UP.get(name)
     if fused is not None and exists(block, fused):
-        half = shape_of(unwrapped(block.get_submodule(fused)))[0] // 2
+        half = shape_of(base_layer_of(block.get_submodule(fused)))[0] // 2
         for matrix, (hook, index) in _GATE_UP.items():
             matrices[matrix] = Place(fused, 1, (half, half), index)
             targets[hook] = Target(fused, "out", (index * half, (index + 1) * half))

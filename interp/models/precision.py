@@ -13,14 +13,14 @@ from torch import Tensor
 
 from interp.maths.host import to_host
 from interp.models.model import Model
-from interp.models.offload import tensors
+from interp.models.offload import named_tensors
 
-_HALVES = (torch.bfloat16, torch.float16)
-_LOOKED_AT = 8
-_AT_ONCE = 1 << 20
+_HALF_DTYPES = (torch.bfloat16, torch.float16)
+_N_CHECKED = 8
+_CHUNK_SIZE = 1 << 20
 
 
-def rounded_to(base: Model, tuned: Model) -> torch.dtype | None:
+def rounding_dtype(base: Model, tuned: Model) -> torch.dtype | None:
     """The 16-bit format in which the fine-tuned model is stored and the base is not; None without
     such a difference.
 
@@ -28,58 +28,60 @@ def rounded_to(base: Model, tuned: Model) -> torch.dtype | None:
     """
     if base.module is tuned.module:
         return None
-    mine, theirs = _matrices(tuned), _matrices(base)
-    for half in _HALVES:
+    tuned_matrices, base_matrices = _first_matrices(tuned), _first_matrices(base)
+    for dtype in _HALF_DTYPES:
         if (
-            mine
-            and all(_fits(matrix, half) for matrix in mine)
-            and not all(_fits(matrix, half) for matrix in theirs)
+            tuned_matrices
+            and all(_is_exact_in(matrix, dtype) for matrix in tuned_matrices)
+            and not all(_is_exact_in(matrix, dtype) for matrix in base_matrices)
         ):
-            return half
+            return dtype
     return None
 
 
-def alike(base: Tensor, tuned: Tensor, half: torch.dtype | None) -> Tensor:
-    """The base's tensor, rounded to ``half`` if the fine-tuned model's was."""
-    if half is None or not base.is_floating_point() or not _fits(tuned, half):
+def rounded_like(base: Tensor, tuned: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """The base's tensor, rounded to ``dtype`` if the fine-tuned model's was."""
+    if dtype is None or not base.is_floating_point() or not _is_exact_in(tuned, dtype):
         return base
-    return base.to(half).to(base.dtype)
+    return base.to(dtype).to(base.dtype)
 
 
 def precision_notes(base: Model, tuned: Model) -> tuple[str, ...]:
     """Notes if the two models are stored, or computed, in different precision."""
-    half, notes = rounded_to(base, tuned), []
-    if half is not None:
+    dtype, notes = rounding_dtype(base, tuned), []
+    if dtype is not None:
         notes.append(
-            f"{tuned.name} is stored in {name_of(half)} and {base.name} is not: a weight counts as "
-            f"changed if it differs from the base's rounded to {name_of(half)}; activations use the "
-            "unrounded weights"
+            f"{tuned.name} is stored in {dtype_name(dtype)} and {base.name} is not: a weight counts"
+            f" as changed if it differs from the base's rounded to {dtype_name(dtype)}; activations"
+            " use the unrounded weights"
         )
     if base.dtype != tuned.dtype:
         notes.append(
-            f"{base.name} computes in {name_of(base.dtype)} and {tuned.name} in "
-            f"{name_of(tuned.dtype)}: divergences include rounding errors; use --dtype float32 to "
-            "compute both in the same precision"
+            f"{base.name} computes in {dtype_name(base.dtype)} and {tuned.name} in"
+            f" {dtype_name(tuned.dtype)}: divergences include rounding errors; use --dtype float32"
+            " to compute both in the same precision"
         )
     return tuple(notes)
 
 
-def name_of(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
     """Name of a dtype without the prefix "torch."."""
     return str(dtype).removeprefix("torch.")
 
 
-def _matrices(model: Model) -> list[Tensor]:
-    found = (
-        value for _, value in tensors(model.module) if value.ndim > 1 and value.is_floating_point()
+def _first_matrices(model: Model) -> list[Tensor]:
+    matrices = (
+        value
+        for _, value in named_tensors(model.module)
+        if value.ndim > 1 and value.is_floating_point()
     )
-    return list(itertools.islice(found, _LOOKED_AT))
+    return list(itertools.islice(matrices, _N_CHECKED))
 
 
-def _fits(value: Tensor, half: torch.dtype) -> bool:
+def _is_exact_in(value: Tensor, dtype: torch.dtype) -> bool:
     # in parts, because an embedding would be in memory three times, and the first part usually
     # decides
-    parts = value.flatten().split(_AT_ONCE)
-    return value.dtype == half or all(
-        to_host((chunk.to(half).to(chunk.dtype) == chunk).all()) for chunk in parts
+    chunks = value.flatten().split(_CHUNK_SIZE)
+    return value.dtype == dtype or all(
+        to_host((chunk.to(dtype).to(chunk.dtype) == chunk).all()) for chunk in chunks
     )

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-def line(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """The message of a library's error, as part of one line."""
     return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """Suppress the libraries' progress bars, reports and warnings; what matters in them is checked
     separately.
     """

@@ -22,15 +22,15 @@ from interp.errors import UnsupportedModel
 from interp.maths.precision import widen
 from interp.models import preflight
 from interp.models.matrices import is_packed, matrix_of, weight_of
-from interp.models.model import Model, trained, untrained
+from interp.models.model import Model, active_version, original_module
 from interp.models.pair import Pair
 from interp.sites import Weight
 
-_TOKENS = "trains single rows of a matrix (trainable_token_indices)"
+_TRAINS_ROWS = "trains single rows of a matrix (trainable_token_indices)"
 
 
 @dataclass(frozen=True)
-class Direction:
+class SingularDirection:
     """A singular triplet of a matrix: ``sigma * left @ right.T`` is a term of it."""
 
     weight: Weight
@@ -40,7 +40,7 @@ class Direction:
 
 
 @contextmanager
-def rescaled(model: Model, directions: Sequence[Direction], scale: float) -> Iterator[None]:
+def rescaled(model: Model, directions: Sequence[SingularDirection], scale: float) -> Iterator[None]:
     """The model with each direction's singular value multiplied: ``W + (scale - 1) sigma left
     right.T``.
 
@@ -51,12 +51,12 @@ def rescaled(model: Model, directions: Sequence[Direction], scale: float) -> Ite
     try:
         for direction in directions if scale != 1 else ():
             place = model.anatomy.place(direction.weight)
-            module = _held(model, place.path)
+            module = _editable_module(model, place.path)
             if place.path not in saved:
                 saved[place.path] = weight_of(module), weight_of(module).data.clone()
             matrix = matrix_of(module).data
             rows = (
-                place.cut(torch.arange(matrix.shape[0], dtype=torch.float64)[:, None])[:, 0]
+                place.rows_of(torch.arange(matrix.shape[0], dtype=torch.float64)[:, None])[:, 0]
                 .long()
                 .to(matrix.device)
             )
@@ -64,20 +64,20 @@ def rescaled(model: Model, directions: Sequence[Direction], scale: float) -> Ite
             matrix[rows] = (widen(matrix[rows]) + change.to(matrix.device)).to(matrix.dtype)
         yield
     finally:
-        for parameter, before in saved.values():
-            parameter.data.copy_(before)
+        for parameter, original in saved.values():
+            parameter.data.copy_(original)
 
 
-def _held(model: Model, path: str) -> nn.Module:
+def _editable_module(model: Model, path: str) -> nn.Module:
     module = model.module.get_submodule(path)
     if isinstance(module, TrainableTokensWrapper):
         raise UnsupportedModel(
-            f"{model.name} {_TOKENS}, so {path} cannot be edited; merge the adapter"
+            f"{model.name} {_TRAINS_ROWS}, so {path} cannot be edited; merge the adapter"
         )
     if isinstance(module, AuxiliaryTrainingWrapper):
-        module = trained(module) if model.adapter_on else untrained(module)
+        module = active_version(module) if model.adapter_on else original_module(module)
     if isinstance(module, BaseTunerLayer):
-        if model.adapter_on and _decomposed(module):
+        if model.adapter_on and _is_dora(module):
             raise UnsupportedModel(
                 f"{model.name} is a DoRA adapter, whose matrices cannot be edited; merge the "
                 "adapter"
@@ -91,7 +91,7 @@ def _held(model: Model, path: str) -> nn.Module:
     return module
 
 
-def _decomposed(layer: BaseTunerLayer) -> bool:
+def _is_dora(layer: BaseTunerLayer) -> bool:
     return bool(getattr(layer, "lora_magnitude_vector", None))
 
 
@@ -120,15 +120,17 @@ def update_scaled(pair: Pair, scale: float) -> Iterator[None]:
 @torch.no_grad()
 def _interpolate(base: Model, tuned: Model, scale: float, undo: list) -> None:
     preflight.require_same_head_tying(base, tuned)
-    theirs = dict(base.module.named_parameters())
+    base_parameters = dict(base.module.named_parameters())
     for name, parameter in tuned.module.named_parameters():
-        if parameter.is_meta or name not in theirs or not parameter.is_floating_point():
+        if parameter.is_meta or name not in base_parameters or not parameter.is_floating_point():
             raise UnsupportedModel(
                 f"{name} of {tuned.name} cannot be interpolated between base and fine-tuned model "
                 "in memory; load both on one device"
             )
         _replace(
-            parameter, _between(theirs[name].data.to(parameter.device), parameter.data, scale), undo
+            parameter,
+            _between(base_parameters[name].data.to(parameter.device), parameter.data, scale),
+            undo,
         )
 
 
@@ -137,23 +139,27 @@ def _scale_adapter(base: Model, tuned: Model, scale: float, undo: list) -> None:
     for module in tuned.module.modules():
         if isinstance(module, TrainableTokensWrapper):
             raise UnsupportedModel(
-                f"{tuned.name} {_TOKENS}, so its update cannot be scaled as a whole; merge the "
-                "adapter"
+                f"{tuned.name} {_TRAINS_ROWS}, so its update cannot be scaled as a whole; merge the"
+                " adapter"
             )
         if isinstance(module, AuxiliaryTrainingWrapper):
-            own = dict(trained(module).named_parameters())
-            for name, before in untrained(module).named_parameters():
-                _replace(own[name], _between(before.data, own[name].data, scale), undo)
+            trained_parameters = dict(active_version(module).named_parameters())
+            for name, original in original_module(module).named_parameters():
+                _replace(
+                    trained_parameters[name],
+                    _between(original.data, trained_parameters[name].data, scale),
+                    undo,
+                )
         elif isinstance(module, BaseTunerLayer):
             scaling = getattr(module, "scaling", None)
-            if _decomposed(module) or not isinstance(scaling, dict):
+            if _is_dora(module) or not isinstance(scaling, dict):
                 raise UnsupportedModel(
-                    f"{tuned.name} is not a plain LoRA adapter, so its update cannot be scaled as a "
-                    "whole; merge the adapter"
+                    f"{tuned.name} is not a plain LoRA adapter, so its update cannot be scaled as a"
+                    " whole; merge the adapter"
                 )
-            before = dict(scaling)
-            undo.append(partial(scaling.update, before))
-            scaling.update({name: scale * value for name, value in before.items()})
+            original = dict(scaling)
+            undo.append(partial(scaling.update, original))
+            scaling.update({name: scale * value for name, value in original.items()})
 
 
 def _between(base: Tensor, tuned: Tensor, scale: float) -> Tensor:
@@ -161,6 +167,6 @@ def _between(base: Tensor, tuned: Tensor, scale: float) -> Tensor:
 
 
 def _replace(parameter: nn.Parameter, value: Tensor, undo: list) -> None:
-    before = parameter.data
-    undo.append(lambda: setattr(parameter, "data", before))
+    original = parameter.data
+    undo.append(lambda: setattr(parameter, "data", original))
     parameter.data = value

@@ -51,53 +51,53 @@ class Source:
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes on the origin of the weights that a reader of results needs."""
-        found = []
+        notes = []
         if self.text:
-            found.append(
+            notes.append(
                 f"{self.name} is multimodal and the fine-tuned model is not: only its language "
                 "model is used"
             )
         if self.origin is not None and self.origin.is_file():
-            found.append(f"{self.origin.name} is dequantised to float32")
+            notes.append(f"{self.origin.name} is dequantised to float32")
         elif self.origin is not None:
-            dtype = four_bit.computed_in(read_json(self.origin / _CONFIG))
-            found.append(f"{self.name} contains 4-bit codes, dequantised to {dtype}")
+            dtype = four_bit.compute_dtype(read_json(self.origin / _CONFIG))
+            notes.append(f"{self.name} contains 4-bit codes, dequantised to {dtype}")
             if not four_bit.is_installed():
-                found[-1] += (
+                notes[-1] += (
                     ": bitsandbytes, which computes with the codes, is not installed, so results "
                     "differ from those of peft by rounding errors"
                 )
-        return tuple(found)
+        return tuple(notes)
 
     @property
     def base_name(self) -> str | None:
         """The base named in an adapter's configuration, or None."""
         return None if self.adapter is None else self.adapter.get("base_model_name_or_path") or None
 
-    def base(self, given: str | None = None) -> Source:
-        """The base ``given``, or the one an adapter names; raises OptionError or ModelNotFound."""
-        named = given or self.base_name
-        if named is None:
-            what = (
+    def base(self, requested: str | None = None) -> Source:
+        """The base ``requested``, or the one an adapter names; raises OptionError or ModelNotFound."""
+        base_name = requested or self.base_name
+        if base_name is None:
+            problem = (
                 "has to be compared with its base"
                 if self.adapter is None
                 else "is an adapter whose configuration names no base"
             )
-            raise OptionError(f"{self.name} {what}; add --base MODEL")
+            raise OptionError(f"{self.name} {problem}; add --base MODEL")
         try:
-            found = find(named)
+            source = find(base_name)
         except ModelNotFound as error:
-            if given is not None:
+            if requested is not None:
                 raise
             raise ModelNotFound(
-                f"the base {named!r} named in adapter_config.json of {self.name} was not found; "
-                "give the model it was trained on with --base MODEL"
+                f"the base {base_name!r} named in adapter_config.json of {self.name} was not found;"
+                " give the model it was trained on with --base MODEL"
             ) from error
-        if found.adapter is not None:
+        if source.adapter is not None:
             raise OptionError(
-                f"the base {named} is itself an adapter; give the model that was fine-tuned"
+                f"the base {base_name} is itself an adapter; give the model that was fine-tuned"
             )
-        return found
+        return source
 
 
 def find(name: str, ask_hub: bool = True) -> Source:
@@ -122,24 +122,24 @@ def find(name: str, ask_hub: bool = True) -> Source:
         )
     try:
         path = Path(name).expanduser()
-        found, is_directory = path.exists(), path.is_dir()
+        path_exists, is_directory = path.exists(), path.is_dir()
     # the name is too long for a path, or names an unknown user's home
     except (OSError, RuntimeError) as error:
         raise ModelNotFound(
             f"{name[:80]} is not a valid path ({error.__class__.__name__}); check the spelling"
         ) from error
     file = (
-        gguf.inside(path)
+        gguf.gguf_file_in(path)
         if name and is_directory
         else path
-        if name and path.suffix == ".gguf" and found
+        if name and path.suffix == ".gguf" and path_exists
         else None
     )
     if file is not None:
         return replace(_inspect(name, gguf.directory(file)), origin=file)
     if name and is_directory:
         return _inspect(name, path)
-    if name and found:
+    if name and path_exists:
         raise ModelNotFound(
             f"{name} is a file, not a model directory or a .gguf file; give the directory that "
             "contains config.json"
@@ -162,11 +162,11 @@ def _download(name: str) -> Path:
             snapshot_download(repository, revision=revision or None, allow_patterns=_NEEDED)
         )
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        reason = first.partition(". ")[0].rstrip(".")[:160]
+        first_line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        reason = first_line.partition(". ")[0].rstrip(".")[:160]
         raise ModelNotFound(
-            f"{name} is not a local directory, and the Hub did not provide it ({reason}); check the "
-            "spelling, the network, or HF_TOKEN"
+            f"{name} is not a local directory, and the Hub did not provide it ({reason}); check the"
+            " spelling, the network, or HF_TOKEN"
         ) from error
 
 
@@ -222,7 +222,7 @@ def _conversion(directory: Path, pickles: Sequence[str], adapter: bool) -> str:
     return f'python -c "{code}"'
 
 
-def asks_the_time(source: Source) -> bool:
+def template_reads_clock(source: Source) -> bool:
     """Whether a chat template of the directory can read the clock."""
     files = [
         source.directory / name
@@ -244,7 +244,7 @@ def _inspect(name: str, directory: Path) -> Source:
     if adapter is None and not config_file.exists():
         raise ModelNotFound(
             f"{name} contains neither config.json nor adapter_config.json, so it is not a model "
-            f"directory; {_inside(directory)}"
+            f"directory; {_directory_advice(directory)}"
         )
     if (
         adapter is not None
@@ -260,18 +260,18 @@ def _inspect(name: str, directory: Path) -> Source:
         pickles = sorted(path.name for pattern in _PICKLES for path in directory.glob(pattern))
         if pickles:
             raise PickledWeights(
-                f"{name} contains its weights only as a pickle ({pickles[0]}), and reading a pickle "
-                "runs code; if you trust it, convert it: "
-                f"{_conversion(directory, pickles, adapter is not None)}"
+                f"{name} contains its weights only as a pickle ({pickles[0]}), and reading a pickle"
+                " runs code; if you trust it, convert it:"
+                f" {_conversion(directory, pickles, adapter is not None)}"
             )
         raise ModelNotFound(
             f"{name} contains a configuration and no .safetensors weights; copy the weights there"
         )
     source = Source(name, directory, adapter)
-    return source if four_bit.is_installed() else as_numbers(source)
+    return source if four_bit.is_installed() else dequantised(source)
 
 
-def as_numbers(source: Source) -> Source:
+def dequantised(source: Source) -> Source:
     """The same model dequantised if it contains 4-bit bitsandbytes codes, else unchanged."""
     if source.adapter is not None or not four_bit.is_four_bit(
         config := read_json(source.directory / "config.json")
@@ -292,47 +292,47 @@ def _is_whole_model(directory: Path) -> bool:
     )
 
 
-def _inside(directory: Path) -> str:
+def _directory_advice(directory: Path) -> str:
     """What to do about a directory that is not a model: the model directories in it, if there are
     any.
     """
-    names: list[str] = []
+    directories: list[str] = []
     for below in ("*", "*/*"):
-        held = [
+        config_files = [
             path
             for name in ("config.json", "adapter_config.json")
             for path in directory.glob(f"{below}/{name}")
         ]
-        names = names or sorted(
-            {path.parent.relative_to(directory).as_posix() for path in held}, key=_by_number
+        directories = directories or sorted(
+            {path.parent.relative_to(directory).as_posix() for path in config_files}, key=_by_length
         )
-    if not names:
+    if not directories:
         return "check the path"
-    more = f" (and {len(names) - 3} more)" if len(names) > 3 else ""
-    return f"give one of the directories in it: {', '.join(names[-3:])}{more}"
+    more = f" (and {len(directories) - 3} more)" if len(directories) > 3 else ""
+    return f"give one of the directories in it: {', '.join(directories[-3:])}{more}"
 
 
-def _by_number(name: str) -> tuple[int, str]:
+def _by_length(name: str) -> tuple[int, str]:
     return len(name), name
 
 
-def about_missing(missing: Iterable[str], held: Iterable[str]) -> str:
+def missing_tensors_advice(missing: Iterable[str], stored: Iterable[str]) -> str:
     """What to do about missing tensors; they may be present under the names that a wrapper gives
     them.
     """
-    held = list(held)
-    bare = {_WRAPPERS.sub("", name): name for name in held}
+    stored = list(stored)
+    name_with_wrapper = {_WRAPPERS.sub("", name): name for name in stored}
     for name in missing:
-        if (named := bare.get(name, name)) != name:
+        if (wrapped_name := name_with_wrapper.get(name, name)) != name:
             return (
-                f"it contains {named}, named by a wrapper (torch.compile, DistributedDataParallel, "
-                "FSDP or PEFT); save the model inside the wrapper, or remove these prefixes from "
-                "the names"
+                f"it contains {wrapped_name}, named by a wrapper (torch.compile,"
+                " DistributedDataParallel, FSDP or PEFT); save the model inside the wrapper, or"
+                " remove these prefixes from the names"
             )
-        if longer := [name_stored for name_stored in held if name_stored.endswith(f".{name}")]:
-            before = longer[0].removesuffix(name)
+        if prefixed := [name_stored for name_stored in stored if name_stored.endswith(f".{name}")]:
+            prefix = prefixed[0].removesuffix(name)
             return (
-                f"it contains {longer[0]}; remove {before} from the names to get those of "
+                f"it contains {prefixed[0]}; remove {prefix} from the names to get those of "
                 "transformers"
             )
     return "check that the checkpoint is complete"

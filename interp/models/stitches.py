@@ -16,48 +16,59 @@ from torch import Tensor
 
 from interp.errors import PairError, VocabularyMismatch
 from interp.models.grafts import Scope
-from interp.models.merged_tensors import bare
+from interp.models.merged_tensors import base_name
 from interp.models.pair import Pair
 from interp.models.parameter_pairs import ParameterPair
 
 
-def aligned(pairs: Sequence[Pair], parts: str = "blocks") -> tuple[Scope, ...]:
+def align_scopes(pairs: Sequence[Pair], parts: str = "blocks") -> tuple[Scope, ...]:
     """One scope per pair, with the same weights in the same order, all in the first pair's base.
 
     A parameter is included if any of the models changed it; a model that did not change it gets the
     base's values. Raises PairError for models of different bases, or of one base in different
     dtypes.
     """
-    first = pairs[0].require_base("stitching")
+    base_model = pairs[0].require_base("stitching")
     for pair in pairs[1:]:
         base = pair.require_base("stitching")
-        if base.anatomy.vocabulary != first.anatomy.vocabulary:
+        if base.anatomy.vocabulary != base_model.anatomy.vocabulary:
             raise VocabularyMismatch(
                 f"{pair.tuned.name} and its base are compared over {base.anatomy.vocabulary} token"
-                f" ids, and {pairs[0].tuned.name} over {first.anatomy.vocabulary}; stitch"
+                f" ids, and {pairs[0].tuned.name} over {base_model.anatomy.vocabulary}; stitch"
                 " fine-tuned models that are compared over the same token ids"
             )
-        if pair.digests.get("base") != pairs[0].digests.get("base") or base.dtype != first.dtype:
+        if (
+            pair.digests.get("base") != pairs[0].digests.get("base")
+            or base.dtype != base_model.dtype
+        ):
             raise PairError(
                 f"{pair.tuned.name} and {pairs[0].tuned.name} are not fine-tuned from one base;"
                 " stitch fine-tuned models of the same base"
             )
-    scopes = [Scope.of(pair, parts) for pair in pairs]
-    theirs = [{pair.name: pair for pair in scope.pieces} for scope in scopes]
-    own = {bare(path): (path, value) for path, value in first.module.named_parameters()}
-    named = [name for name in own if any(name in pieces for pieces in theirs)]
-    left = min(scope.left_out + scope.size for scope in scopes) - sum(
-        own[name][1].numel() for name in named
+    scopes = [Scope.from_pair(pair, parts) for pair in pairs]
+    pairs_by_name = [{pair.name: pair for pair in scope.pairs} for scope in scopes]
+    base_parameters = {
+        base_name(path): (path, value) for path, value in base_model.module.named_parameters()
+    }
+    names = [name for name in base_parameters if any(name in pieces for pieces in pairs_by_name)]
+    n_unchanged = min(scope.n_unchanged + scope.size for scope in scopes) - sum(
+        base_parameters[name][1].numel() for name in names
     )
-    found = []
-    for scope, pieces in zip(scopes, theirs, strict=True):
-        moved = [pieces[name].tuned if name in pieces else own[name][1].data for name in named]
-        rows = zip(named, moved, strict=True)
-        made = tuple(
-            ParameterPair(name, own[name][0], own[name][1].data, tuned) for name, tuned in rows
+    aligned_scopes = []
+    for scope, scope_pairs in zip(scopes, pairs_by_name, strict=True):
+        tuned_tensors = [
+            scope_pairs[name].tuned if name in scope_pairs else base_parameters[name][1].data
+            for name in names
+        ]
+        rows = zip(names, tuned_tensors, strict=True)
+        parameter_pairs = tuple(
+            ParameterPair(name, base_parameters[name][0], base_parameters[name][1].data, tuned)
+            for name, tuned in rows
         )
-        found.append(replace(scope, model=first, pieces=made, left_out=max(left, 0)))
-    return tuple(found)
+        aligned_scopes.append(
+            replace(scope, model=base_model, pairs=parameter_pairs, n_unchanged=max(n_unchanged, 0))
+        )
+    return tuple(aligned_scopes)
 
 
 def stitched(scopes: Sequence[Scope], masks: Sequence[Bool[Tensor, " P"]]) -> list[Tensor]:
@@ -71,21 +82,21 @@ def stitched(scopes: Sequence[Scope], masks: Sequence[Bool[Tensor, " P"]]) -> li
     parts = [
         scope.split(mask.to(scope.model.device)) for scope, mask in zip(scopes, masks, strict=True)
     ]
-    found = []
-    for at, pair in enumerate(scopes[0].pieces):
-        counts = [part[at].to(torch.int16) for part in parts]
-        claims = sum(counts[1:], counts[0])
-        made, total = pair.base, torch.zeros_like(pair.base, dtype=torch.float64)
+    tensors = []
+    for index, pair in enumerate(scopes[0].pairs):
+        counts = [part[index].to(torch.int16) for part in parts]
+        n_masks = sum(counts[1:], counts[0])
+        tensor, total = pair.base, torch.zeros_like(pair.base, dtype=torch.float64)
         for scope, part in zip(scopes, parts, strict=True):
-            own = scope.pieces[at].tuned
-            made = torch.where(part[at] & (claims == 1), own, made)
-            total += part[at] * (own.double() - pair.base.double())
-        mean = (pair.base.double() + total / claims.clamp(min=1)).to(pair.base.dtype)
-        found.append(torch.where(claims > 1, mean, made))
-    return found
+            tuned_tensor = scope.pairs[index].tuned
+            tensor = torch.where(part[index] & (n_masks == 1), tuned_tensor, tensor)
+            total += part[index] * (tuned_tensor.double() - pair.base.double())
+        mean = (pair.base.double() + total / n_masks.clamp(min=1)).to(pair.base.dtype)
+        tensors.append(torch.where(n_masks > 1, mean, tensor))
+    return tensors
 
 
 def averaged(scopes: Sequence[Scope]) -> list[Tensor]:
     """The mean of all fine-tuned models, weight by weight."""
-    everything = torch.ones(scopes[0].size, dtype=torch.bool, device=scopes[0].model.device)
-    return stitched(scopes, [everything] * len(scopes))
+    full_mask = torch.ones(scopes[0].size, dtype=torch.bool, device=scopes[0].model.device)
+    return stitched(scopes, [full_mask] * len(scopes))

@@ -13,28 +13,34 @@ from torch import nn
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from interp.models.meta_model import ALIKE, skeleton
+from interp.models.meta_model import EQUIVALENT_TYPES, skeleton
 from interp.models.sources import Source, read_json
 
 
-def beside(base: Source, tuned: Source) -> Source:
+def match_language_model(base: Source, tuned: Source) -> Source:
     """The base as its language model if only that was fine-tuned; otherwise unchanged."""
-    whole, kind = _kinds(base)
-    kind = ALIKE.get(kind, kind)
-    if kind == whole or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    model_type, text_type = _model_types(base)
+    text_type = EQUIVALENT_TYPES.get(text_type, text_type)
+    if text_type == model_type or text_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return base
-    text = replace(base, text=kind)
+    as_language_model = replace(base, text=text_type)
     if tuned.adapter is None:
         return (
-            text if read_json(tuned.directory / "config.json").get("model_type") == kind else base
+            as_language_model
+            if read_json(tuned.directory / "config.json").get("model_type") == text_type
+            else base
         )
-    names = _changed(tuned)
-    fits = bool(names) and _has(skeleton(text), names)
-    loads = whole in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    return text if fits and not (loads and _has(skeleton(base), names)) else base
+    tensor_names = _adapter_tensor_names(tuned)
+    fits = bool(tensor_names) and _modules_have(skeleton(as_language_model), tensor_names)
+    base_is_causal = model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return (
+        as_language_model
+        if fits and not (base_is_causal and _modules_have(skeleton(base), tensor_names))
+        else base
+    )
 
 
-def _kinds(source: Source) -> tuple[str, str]:
+def _model_types(source: Source) -> tuple[str, str]:
     """Types of the whole model and of its language model; empty if transformers cannot tell, which
     loading will report.
     """
@@ -45,7 +51,7 @@ def _kinds(source: Source) -> tuple[str, str]:
         return "", ""
 
 
-def _changed(adapter: Source) -> list[str]:
+def _adapter_tensor_names(adapter: Source) -> list[str]:
     """Names of an adapter's tensors within the model it was trained on; empty if its file cannot be
     read.
     """
@@ -57,7 +63,7 @@ def _changed(adapter: Source) -> list[str]:
         return []
 
 
-def _has(model: nn.Module, names: list[str]) -> bool:
+def _modules_have(model: nn.Module, names: list[str]) -> bool:
     """Whether each of these tensors belongs to a module of the model without submodules."""
     leaves = {
         path for path, part in model.named_modules() if path and next(part.children(), None) is None

@@ -6,7 +6,7 @@ from peft.utils import AuxiliaryTrainingWrapper
 from transformers import PretrainedConfig
 
 from interp.models.model import Model
-from interp.models.offload import tensors
+from interp.models.offload import named_tensors
 from interp.models.pair import Pair
 from interp.models.settings import setting
 
@@ -41,8 +41,12 @@ def changed_settings(pair: Pair) -> tuple[str, ...]:
     base = pair.require_base("settings")
     if base.module is pair.tuned.module:
         return ()
-    left, right = (model.module.config.get_text_config() for model in (base, pair.tuned))
-    return tuple(name for name in _SETTINGS if _setting(left, name) != _setting(right, name))
+    base_config, tuned_config = (
+        model.module.config.get_text_config() for model in (base, pair.tuned)
+    )
+    return tuple(
+        name for name in _SETTINGS if _setting(base_config, name) != _setting(tuned_config, name)
+    )
 
 
 def _setting(config: PretrainedConfig, name: str) -> object:
@@ -59,34 +63,38 @@ def changed_outside_blocks(pair: Pair) -> tuple[str, ...]:
         return tuple(
             name for name, part in named if isinstance(part, kinds) and not name.startswith(blocks)
         )
-    theirs = {name: value for name, value in tensors(tuned.module) if not name.startswith(blocks)}
+    tuned_tensors = {
+        name: value for name, value in named_tensors(tuned.module) if not name.startswith(blocks)
+    }
     changed = []
-    for name, value in tensors(base.module):
-        if name in theirs and not torch.equal(value.to(theirs[name]), theirs[name]):
+    for name, value in named_tensors(base.module):
+        if name in tuned_tensors and not torch.equal(
+            value.to(tuned_tensors[name]), tuned_tensors[name]
+        ):
             changed.append(name)
     return tuple(changed)
 
 
-def remarks(pair: Pair) -> tuple[str, ...]:
+def unexamined_change_notes(pair: Pair) -> tuple[str, ...]:
     """Notes on this pair that a reader of numbers about blocks needs, one line each."""
-    found = []
+    notes = []
     if outside := changed_outside_blocks(pair):
-        found.append(
+        notes.append(
             f"fine-tuning also changed {len(outside)} tensors outside the blocks "
             f"({', '.join(outside[:4])}), which a decomposition of block updates does not include"
         )
     if settings := changed_settings(pair):
-        found.append(
-            f"base and fine-tuned model differ in {', '.join(settings)}: each uses its own, and the "
-            "effect counts as fine-tuning"
+        notes.append(
+            f"base and fine-tuned model differ in {', '.join(settings)}: each uses its own, and the"
+            " effect counts as fine-tuning"
         )
     if not pair.tuned.anatomy.n_neurons:
-        found.append(
+        notes.append(
             "the blocks contain experts or an unknown MLP: on the fine-tuned model's residual "
             "stream the base's router may choose other experts, and the effect counts as "
             "fine-tuning"
         )
-    return tuple(found)
+    return tuple(notes)
 
 
 def blocks_of(model: Model) -> list[torch.nn.Module]:

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import OptionError, UnsupportedModel
-from interp.models.anatomy import WITHOUT_UNITS, Anatomy
+from interp.models.anatomy import UNITS_REMEDY, Anatomy
 from interp.models.model import Model
 from interp.sites import Site, Weight
 
@@ -46,7 +46,7 @@ class Unit:
             anatomy.require_neurons()
         elif not anatomy.has_heads:
             instead = (
-                "use --unit neuron" if anatomy.n_neurons and anatomy.has_parts else WITHOUT_UNITS
+                "use --unit neuron" if anatomy.n_neurons and anatomy.has_parts else UNITS_REMEDY
             )
             raise UnsupportedModel(
                 f"{anatomy.architecture} has no exact module for its {self.plural}; {instead}"
@@ -54,7 +54,7 @@ class Unit:
         if not anatomy.has_parts:
             raise UnsupportedModel(
                 f"{anatomy.architecture} has no exact module for the parts of its blocks, so "
-                f"{self.plural} cannot be read exactly; {WITHOUT_UNITS}"
+                f"{self.plural} cannot be read exactly; {UNITS_REMEDY}"
             )
 
     def count(self, anatomy: Anatomy) -> int:
@@ -89,7 +89,10 @@ class Unit:
         }
 
     def gather(
-        self, anatomy: Anatomy, values: Float[Tensor, "*any C"], how: Literal["sum", "norm"] = "sum"
+        self,
+        anatomy: Anatomy,
+        values: Float[Tensor, "*any C"],
+        reduction: Literal["sum", "norm"] = "sum",
     ) -> Float[Tensor, "*any U"]:
         """One number per unit from one per channel: the sum, or the Euclidean norm (for one
         channel, the value itself).
@@ -97,8 +100,8 @@ class Unit:
         width = self.width(anatomy)
         if width == 1:
             return values
-        parts = values.unflatten(-1, (-1, width))
-        return parts.sum(-1) if how == "sum" else parts.norm(dim=-1)
+        by_unit = values.unflatten(-1, (-1, width))
+        return by_unit.sum(-1) if reduction == "sum" else by_unit.norm(dim=-1)
 
 
 NEURON = Unit("neuron", "MLP neurons", "mlp", "mlp.hook_post", "mlp.out.hook_out", "mlp.out")

@@ -20,58 +20,60 @@ from interp.errors import OptionError, UnsupportedModel, VocabularyMismatch
 from interp.maths.precision import widen
 from interp.models.matrices import embedding_of, is_packed
 from interp.models.model import Model
-from interp.models.offload import spread
+from interp.models.offload import is_dispatched
 from interp.models.settings import configured_end_ids
-from interp.prompts import end_id, limited, rows_read
+from interp.prompts import end_id, limit_token_ids, n_usable_ids
 
 NEW_TOKENS = ("refuse", "mean")
-_LONGER = "add --new-tokens mean (in Python new_tokens='mean')"
-_MEAN = "the mean of its rows, as in transformers' resizing"
+_MEAN_REMEDY = "add --new-tokens mean (in Python new_tokens='mean')"
+_MEAN_ORIGIN = "the mean of its rows, as in transformers' resizing"
 # matrices of an adapter whose rows are not vocabulary rows
-_BESIDE = ("lora_A", "lora_embedding_B", "trainable_tokens")
+_NOT_VOCABULARY = ("lora_A", "lora_embedding_B", "trainable_tokens")
 
 
-def require_known(new_tokens: str) -> None:
+def require_known_option(new_tokens: str) -> None:
     """Raise OptionError for an unknown treatment of new tokens."""
     if new_tokens not in NEW_TOKENS:
         raise OptionError(f"--new-tokens {new_tokens} is unknown; use {' or '.join(NEW_TOKENS)}")
 
 
 @dataclass(frozen=True)
-class Ids:
+class SharedIds:
     """The token ids over which two models are compared: the first ``count``.
 
     ``base`` and ``tuned`` are the numbers of their embedding rows, ``tokens`` the number of ids of
-    the tokenizer. ``grown``: the fine-tuned model is an adapter that does not touch embedding and
-    head, so it has no rows of its own.
+    the tokenizer. ``rows_from_base``: the fine-tuned model is an adapter that does not touch
+    embedding and head, so it has no rows of its own.
     """
 
     base: int
     tuned: int
     tokens: int
     mean: bool
-    grown: bool = False
+    rows_from_base: bool = False
 
     @classmethod
-    def of(cls, base: int, tuned: int | None, tokenizer: Tokenizer, new_tokens: str) -> "Ids":
+    def from_rows(
+        cls, base: int, tuned: int | None, tokenizer: Tokenizer, new_tokens: str
+    ) -> "SharedIds":
         """The ids of two models with these numbers of rows, and the treatment of ids that the base
         lacks.
 
         ``tuned`` None is an adapter that does not touch the rows: it has as many as the base.
         """
-        require_known(new_tokens)
+        require_known_option(new_tokens)
         tokens, mean = 1 + max(tokenizer.get_vocab().values(), default=-1), new_tokens == "mean"
-        found = cls(base, base if tuned is None else tuned, tokens, mean, tuned is None)
+        ids = cls(base, base if tuned is None else tuned, tokens, mean, tuned is None)
         return (
-            replace(found, tuned=max(base, tokens))
-            if found.grown and mean and found._own(tokenizer)
-            else found
+            replace(ids, tuned=max(base, tokens))
+            if ids.rows_from_base and mean and ids._lacks_only_added_tokens(tokenizer)
+            else ids
         )
 
     @property
-    def _more(self) -> bool:
+    def _mean_adds_rows(self) -> bool:
         """Whether ``mean`` would give rows to more ids."""
-        return not self.mean and (self.tuned > self.base or self.grown)
+        return not self.mean and (self.tuned > self.base or self.rows_from_base)
 
     @property
     def count(self) -> int:
@@ -89,70 +91,80 @@ class Ids:
         """Distinguishes results over these ids in the key of a run; empty for equal numbers of
         rows.
         """
-        given = f", {self.count - self.base} by the mean" if self.count > self.base else ""
+        mean_rows = f", {self.count - self.base} by the mean" if self.count > self.base else ""
         return (
-            {"ids": f"{self.count}{given}"}
+            {"ids": f"{self.count}{mean_rows}"}
             if self.count != self.base or self.count != self.tuned
             else {}
         )
 
-    def notes(self, tokenizer: Tokenizer, tuned: PreTrainedModel, given: str = _MEAN) -> list[str]:
-        """Notes for the reader, in sentences; ``given`` states what rows the new tokens have."""
-        return [*self._compared(tokenizer, given), *self._ends(tokenizer, tuned)]
+    def notes(
+        self, tokenizer: Tokenizer, tuned: PreTrainedModel, row_origin: str = _MEAN_ORIGIN
+    ) -> list[str]:
+        """Notes for the reader, in sentences; ``row_origin`` states what rows the new tokens have."""
+        return [
+            *self._comparison_notes(tokenizer, row_origin),
+            *self._end_token_notes(tokenizer, tuned),
+        ]
 
-    def _compared(self, tokenizer: Tokenizer, given: str) -> list[str]:
+    def _comparison_notes(self, tokenizer: Tokenizer, row_origin: str) -> list[str]:
         if self.base == self.tuned:
-            lost = self._without_rows(tokenizer)
-            first = tokenizer.convert_ids_to_tokens(self.count)
-            many = f"{len(lost)} added token{'s' * (len(lost) != 1)}"
-            said = f"the tokenizer has {many} without an embedding row, first {first!r}"
-            remedy = " (--new-tokens mean gives them rows)" if self._more else ""
+            missing = self._ids_without_row(tokenizer)
+            first_token = tokenizer.convert_ids_to_tokens(self.count)
+            count_text = f"{len(missing)} added token{'s' * (len(missing) != 1)}"
+            sentence = (
+                f"the tokenizer has {count_text} without an embedding row, first {first_token!r}"
+            )
+            remedy = " (--new-tokens mean gives them rows)" if self._mean_adds_rows else ""
             return (
-                [f"{said}: prompts with one of these are refused{remedy}"]
-                if lost and self._own(tokenizer)
+                [f"{sentence}: prompts with one of these are refused{remedy}"]
+                if missing and self._lacks_only_added_tokens(tokenizer)
                 else []
             )
-        said = (
+        sentence = (
             f"the base has rows for {self.base} token ids and the fine-tuned model for {self.tuned}"
         )
         if self.count > self.base:
-            first = tokenizer.convert_ids_to_tokens(self.base)
-            new = f"the {self.count - self.base} that the base lacks, first {first!r}, have {given}"
-            return [f"{said}: {new}; both are compared over {self.count} ids"]
-        found = [
-            f"{said}: both are compared over the {self.count} that they share, with probabilities "
-            "renormalised"
+            first_token = tokenizer.convert_ids_to_tokens(self.base)
+            new_rows = (
+                f"the {self.count - self.base} that the base lacks, first {first_token!r}, have"
+                f" {row_origin}"
+            )
+            return [f"{sentence}: {new_rows}; both are compared over {self.count} ids"]
+        notes = [
+            f"{sentence}: both are compared over the {self.count} that they share, with"
+            " probabilities renormalised"
         ]
         if (self.tokens > self.count) and self.tuned > self.base:
-            found[0] += (
+            notes[0] += (
                 "; prompts with other ids are refused (--new-tokens mean gives the base rows for"
                 " them)"
             )
-        return found
+        return notes
 
-    def _without_rows(self, tokenizer: Tokenizer) -> set[int]:
+    def _ids_without_row(self, tokenizer: Tokenizer) -> set[int]:
         return {index for index in tokenizer.get_vocab().values() if index >= self.tuned}
 
-    def _own(self, tokenizer: Tokenizer) -> bool:
+    def _lacks_only_added_tokens(self, tokenizer: Tokenizer) -> bool:
         """Whether the ids without a row in the fine-tuned model are added tokens; if not, the
         tokenizer is another model's.
         """
         # the type annotations of transformers do not allow it
         fast: Any = tokenizer
-        return self._without_rows(tokenizer) <= set(fast.get_added_vocab().values())
+        return self._ids_without_row(tokenizer) <= set(fast.get_added_vocab().values())
 
-    def _ends(self, tokenizer: Tokenizer, tuned: PreTrainedModel) -> list[str]:
+    def _end_token_notes(self, tokenizer: Tokenizer, tuned: PreTrainedModel) -> list[str]:
         ends = configured_end_ids(tuned) | {
             index for index in [end_id(tokenizer)] if index is not None
         }
-        lost = sorted(index for index in ends if index >= self.count)
-        if not lost or not self._own(tokenizer):
+        missing = sorted(index for index in ends if index >= self.count)
+        if not missing or not self._lacks_only_added_tokens(tokenizer):
             return []
-        remedy = f"; {_LONGER}" if self._more else ""
-        token = tokenizer.convert_ids_to_tokens(lost[0])
+        remedy = f"; {_MEAN_REMEDY}" if self._mean_adds_rows else ""
+        token = tokenizer.convert_ids_to_tokens(missing[0])
         return [
-            f"{token!r} (id {lost[0]}), which ends answers, is not among these ids, so no answer "
-            f"can end with it{remedy}"
+            f"{token!r} (id {missing[0]}), which ends answers, is not among these ids, so no answer"
+            f" can end with it{remedy}"
         ]
 
     def limit(self, tokenizer: Tokenizer) -> Tokenizer:
@@ -161,27 +173,29 @@ class Ids:
         It is returned unchanged if every id has a row, or if ids without a row in the fine-tuned
         model are not added tokens: then it is another model's, which is reported elsewhere.
         """
-        if self.tokens <= self.count or not self._own(tokenizer):
+        if self.tokens <= self.count or not self._lacks_only_added_tokens(tokenizer):
             return tokenizer
-        has = "the base has no row for" if self._more else "not both models have a row for"
-        remedy = f"leave it out, or {_LONGER}" if self._more else "leave it out"
-        return limited(
+        has = (
+            "the base has no row for" if self._mean_adds_rows else "not both models have a row for"
+        )
+        remedy = f"leave it out, or {_MEAN_REMEDY}" if self._mean_adds_rows else "leave it out"
+        return limit_token_ids(
             tokenizer, self.count, f"which {has} ({self.count} ids are compared); {remedy}"
         )
 
 
-def rows_of(module: PreTrainedModel) -> int:
+def n_embedding_rows(module: PreTrainedModel) -> int:
     """Number of a model's embedding rows."""
     return embedding_of(module).shape[0]
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedPair:
     """Two modules with rows for the same ids, the tokenizer that refuses other ids, and notes."""
 
     base: PreTrainedModel
     tuned: PreTrainedModel
-    ids: Ids
+    ids: SharedIds
     tokenizer: Tokenizer
     notes: tuple[str, ...]
 
@@ -193,35 +207,37 @@ class Fitted:
         )
 
 
-def fit(
+def fit_vocabularies(
     base: PreTrainedModel,
     tuned: PreTrainedModel,
     tokenizer: Tokenizer,
     new_tokens: str,
-    alone: bool = True,
-) -> Fitted:
+    in_place: bool = True,
+) -> FittedPair:
     """Two models over the same ids; both unchanged if they have equal numbers of rows.
 
-    ``alone`` False: these modules are used elsewhere too, so changes are made to a copy around the
-    same weights. Raises UnsupportedModel if rows cannot be cut.
+    ``in_place`` False: these modules are used elsewhere too, so changes are made to a copy around
+    the same weights. Raises UnsupportedModel if rows cannot be cut.
     """
-    ids = Ids.of(rows_of(base), rows_of(tuned), tokenizer, new_tokens)
+    ids = SharedIds.from_rows(
+        n_embedding_rows(base), n_embedding_rows(tuned), tokenizer, new_tokens
+    )
     notes = tuple(ids.notes(tokenizer, tuned))
     fitted = []
     for module in (base, tuned):
-        if rows_of(module) != ids.count:
-            module = module if alone else _beside(module)
-            resize(module, ids.count)
+        if n_embedding_rows(module) != ids.count:
+            module = module if in_place else _separate_module(module)
+            resize_vocabulary(module, ids.count)
         fitted.append(module)
-    return Fitted(fitted[0], fitted[1], ids, ids.limit(tokenizer), notes)
+    return FittedPair(fitted[0], fitted[1], ids, ids.limit(tokenizer), notes)
 
 
-def require_readable_by(model: Model, tokenizer: Tokenizer) -> None:
+def require_rows_for(model: Model, tokenizer: Tokenizer) -> None:
     """Raise VocabularyMismatch if a model of another pair lacks rows for tokens that prompts can
     contain.
     """
     tokens = 1 + max(tokenizer.get_vocab().values(), default=-1)
-    tokens, rows = min(tokens, rows_read(tokenizer) or tokens), model.anatomy.vocabulary
+    tokens, rows = min(tokens, n_usable_ids(tokenizer) or tokens), model.anatomy.vocabulary
     if rows < tokens:
         raise VocabularyMismatch(
             f"{model.name} is compared over {rows} token ids, and prompts can contain {tokens}; "
@@ -229,14 +245,14 @@ def require_readable_by(model: Model, tokenizer: Tokenizer) -> None:
         )
 
 
-def without_rows(
+def limit_to_rows(
     module: PreTrainedModel, tokenizer: Tokenizer
 ) -> tuple[Tokenizer, tuple[str, ...]]:
     """The tokenizer of one model, or of an adapter on it, refusing added tokens without a row; and
     notes.
     """
-    rows = rows_of(module)
-    ids = Ids.of(rows, rows, tokenizer, NEW_TOKENS[0])
+    rows = n_embedding_rows(module)
+    ids = SharedIds.from_rows(rows, rows, tokenizer, NEW_TOKENS[0])
     return ids.limit(tokenizer), tuple(ids.notes(tokenizer, module))
 
 
@@ -255,19 +271,21 @@ def adapter_rows(
     }
     rows, copies = set(), {}
     for key, value in tensors.items():
-        name = of_the_base(key)
+        name = base_tensor_name(key)
         path = next((path for path in paths if name.startswith(f"{path}.")), None)
-        if path is None or any(part in name for part in _BESIDE):
+        if path is None or any(part in name for part in _NOT_VOCABULARY):
             continue
         rows.add(value.shape[1 if "lora_embedding_A" in name else 0])
-        named = any(f".{path}".endswith(f".{part}") for part in saved)
+        is_saved_module = any(f".{path}".endswith(f".{part}") for part in saved)
         # of a module stored in two versions, the one with the plain name is the trained one
-        if name in (f"{path}.weight", f"{path}.bias") and (not named or ".original_module." in key):
+        if name in (f"{path}.weight", f"{path}.bias") and (
+            not is_saved_module or ".original_module." in key
+        ):
             copies[name] = value
     return (rows.pop() if len(rows) == 1 else None), copies
 
 
-def of_the_base(key: str) -> str:
+def base_tensor_name(key: str) -> str:
     """The name in the base of a copy of the base's tensor in an adapter's file."""
     for part in (".token_adapter.base_layer.", ".base_layer.", ".original_module."):
         key = key.replace(part, ".")
@@ -275,14 +293,16 @@ def of_the_base(key: str) -> str:
 
 
 @torch.no_grad()
-def resize(module: PreTrainedModel, rows: int, saved: Mapping[str, Tensor] | None = None) -> None:
+def resize_vocabulary(
+    module: PreTrainedModel, rows: int, saved: Mapping[str, Tensor] | None = None
+) -> None:
     """Give embedding and head this number of rows, in place, by cutting the last ones or appending
     some.
 
     New rows come from ``saved``, by path of the parameter, or are the mean of the model's own. A
     head tied to the embedding stays tied. Raises UnsupportedModel for offloaded or packed weights.
     """
-    before, made = rows_of(module), dict[int, nn.Parameter]()
+    n_rows, new_parameters = n_embedding_rows(module), dict[int, nn.Parameter]()
     paths = {id(part): path for path, part in module.named_modules()}
     name = type(module).__name__
     for part in {id(part): part for end in _ends(module) for part in end.modules()}.values():
@@ -291,7 +311,7 @@ def resize(module: PreTrainedModel, rows: int, saved: Mapping[str, Tensor] | Non
             value is not None and value.is_meta for value in part._parameters.values()
         ):
             raise UnsupportedModel(
-                f"{path} of a {name} has {before} rows, the other model {rows}, and it cannot be "
+                f"{path} of a {name} has {n_rows} rows, the other model {rows}, and it cannot be "
                 "cut because it is quantised or offloaded; use a device with enough memory, or the "
                 "unquantised model"
             )
@@ -299,17 +319,17 @@ def resize(module: PreTrainedModel, rows: int, saved: Mapping[str, Tensor] | Non
             axis = 1 if "lora_embedding_A" in path else 0
             if (
                 value is None
-                or any(word in path for word in _BESIDE)
-                or value.shape[axis : axis + 1] != (before,)
+                or any(word in path for word in _NOT_VOCABULARY)
+                or value.shape[axis : axis + 1] != (n_rows,)
             ):
                 continue
-            if id(value) not in made:
-                more = (saved or {}).get(f"{path}.{key}")
-                made[id(value)] = nn.Parameter(
-                    _resized(value, rows, axis, more), requires_grad=False
+            if id(value) not in new_parameters:
+                saved_rows = (saved or {}).get(f"{path}.{key}")
+                new_parameters[id(value)] = nn.Parameter(
+                    _resized(value, rows, axis, saved_rows), requires_grad=False
                 )
-            part._parameters[key] = made[id(value)]
-            _tell(part, rows)
+            part._parameters[key] = new_parameters[id(value)]
+            _update_sizes(part, rows)
     for config in {
         id(config): config for config in (module.config, module.config.get_text_config())
     }.values():
@@ -326,24 +346,24 @@ def _ends(module: PreTrainedModel) -> list[nn.Module]:
 
 
 def _resized(value: Tensor, rows: int, axis: int, saved: Tensor | None) -> Tensor:
-    before = value.shape[axis]
-    if rows <= before:
+    n_rows = value.shape[axis]
+    if rows <= n_rows:
         return value.detach().narrow(axis, 0, rows)
     if saved is not None and saved.shape[axis] >= rows:
-        return torch.cat([value, saved.narrow(axis, before, rows - before).to(value)], axis)
+        return torch.cat([value, saved.narrow(axis, n_rows, rows - n_rows).to(value)], axis)
     mean = widen(value).mean(axis, keepdim=True).to(value.dtype)
     return torch.cat(
         [
             value,
             mean.expand(
-                *[rows - before if dimension == axis else -1 for dimension in range(value.ndim)]
+                *[rows - n_rows if dimension == axis else -1 for dimension in range(value.ndim)]
             ),
         ],
         axis,
     )
 
 
-def _tell(part: Any, rows: int) -> None:
+def _update_sizes(part: Any, rows: int) -> None:
     """Update the sizes that a module stores with its weight."""
     if isinstance(part, nn.Embedding):
         part.num_embeddings = rows
@@ -355,11 +375,11 @@ def _tell(part: Any, rows: int) -> None:
         part.out_features = rows
 
 
-def _beside(module: PreTrainedModel) -> PreTrainedModel:
+def _separate_module(module: PreTrainedModel) -> PreTrainedModel:
     """Another module around the same weights, so that rows can be cut without changing the
     original.
     """
-    if spread(module):
+    if is_dispatched(module):
         raise UnsupportedModel(
             f"a {type(module).__name__} placed by accelerate has another number of embedding rows "
             "than the other model, and cannot be cut in memory; load it on one device"

@@ -21,10 +21,10 @@ from interp.models import load, meta_model, preflight, sources, text_models, wei
 from interp.models.anatomy import read_anatomy
 from interp.models.checkpoint import Checkpoint
 from interp.models.low_rank import Factors, LowRank
-from interp.models.precision import name_of
-from interp.models.renamed_tensors import experts
+from interp.models.precision import dtype_name
+from interp.models.renamed_tensors import expert_matrices
 from interp.models.weight_index import Matrix
-from interp.provenance import Provenance, digest, environment, plain
+from interp.provenance import Provenance, digest, environment, to_json_value
 
 Result = TypeVar("Result")
 
@@ -53,7 +53,7 @@ class MatrixPair:
     factors: Factors | None = None
 
     @property
-    def changed(self) -> bool:
+    def is_changed(self) -> bool:
         """Whether they differ in any entry."""
         return not torch.equal(self.base, self.tuned)
 
@@ -63,8 +63,8 @@ class WeightPair:
     """The study of analyzers that read only weights: two checkpoints, their matrices, and a random
     seed.
 
-    ``jobs`` pairs of matrices are in memory at a time. ``kept`` caches arrays computed from the
-    base alone.
+    ``jobs`` pairs of matrices are in memory at a time. ``array_cache`` caches arrays computed from
+    the base alone.
     """
 
     tuned: str
@@ -76,7 +76,7 @@ class WeightPair:
     seed: int = 0
     jobs: int = 1
     quiet: bool = True
-    kept: ArrayCache | None = None
+    array_cache: ArrayCache | None = None
     _base: Checkpoint | None = field(default=None, repr=False)
     _tuned: Checkpoint | LowRank | None = field(default=None, repr=False)
     _prefix: str = field(default="", repr=False)
@@ -97,96 +97,110 @@ class WeightPair:
         ``embeddings`` adds the embedding and the head, tied ones once. Raises a ModelError or a
         PairError.
         """
-        source = sources.as_numbers(sources.find(tuned))
-        root = text_models.beside(sources.as_numbers(source.base(base)), source)
-        opened = Checkpoint.open(root)
-        skeleton = meta_model.skeleton(root, trust_remote_code)
-        own = opened.loaded_as(skeleton)
-        notes = [*source.notes, *root.notes]
-        other: Checkpoint | LowRank
-        full = 2 if source.adapter is None else 1
+        source = sources.dequantised(sources.find(tuned))
+        base_source = text_models.match_language_model(
+            sources.dequantised(source.base(base)), source
+        )
+        base_files = Checkpoint.open(base_source)
+        skeleton = meta_model.skeleton(base_source, trust_remote_code)
+        base_checkpoint = base_files.loaded_as(skeleton)
+        notes = [*source.notes, *base_source.notes]
+        tuned_weights: Checkpoint | LowRank
+        n_checkpoints = 2 if source.adapter is None else 1
         if source.adapter is None:
-            preflight.require_same_shape(root, source, vocabulary=False)
-            other = Checkpoint.open(source).loaded_as(skeleton)
+            preflight.require_same_shape(base_source, source, vocabulary=False)
+            tuned_weights = Checkpoint.open(source).loaded_as(skeleton)
         else:
-            other = LowRank.read(source, {path for path, _ in skeleton.named_modules()})
-            notes += preflight.recorded_base(source, root)
-        digests = {"tuned": load.weights_digest(source), "base": load.weights_digest(root)}
+            tuned_weights = LowRank.read(source, {path for path, _ in skeleton.named_modules()})
+            notes += preflight.recorded_base_notes(source, base_source)
+        digests = {"tuned": load.weights_digest(source), "base": load.weights_digest(base_source)}
         if digests["tuned"] == digests["base"]:
             notes.append(
                 "base and fine-tuned model have the same weights: every difference is zero"
             )
         anatomy, prefix = read_anatomy(skeleton), skeleton.base_model_prefix
-        found = [
-            *weight_index.blocks(skeleton, anatomy),
-            *(Matrix(*entry) for entry in experts(own.renamed, anatomy, prefix)),
+        candidates = [
+            *weight_index.block_matrices(skeleton, anatomy),
+            *(
+                Matrix(*entry)
+                for entry in expert_matrices(base_checkpoint.renamed, anatomy, prefix)
+            ),
         ]
         if embeddings:
-            said = {
-                model_source.name: meta_model.tied(
+            configured_tying = {
+                model_source.name: meta_model.is_tied(
                     meta_model.configuration(model_source, trust_remote_code)
                 )
-                for model_source in (root, source)[:full]
+                for model_source in (base_source, source)[:n_checkpoints]
             }
-            found += weight_index.ends(skeleton, own, other, said, notes)
-        matrices = weight_index.in_both(found, own, other, prefix, notes)
-        notes += weight_index.left_out(own, other, matrices, anatomy, prefix, embeddings)
+            candidates += weight_index.end_matrices(
+                skeleton, base_checkpoint, tuned_weights, configured_tying, notes
+            )
+        matrices = weight_index.matrices_in_both(
+            candidates, base_checkpoint, tuned_weights, prefix, notes
+        )
+        notes += weight_index.left_out_notes(
+            base_checkpoint, tuned_weights, matrices, anatomy, prefix, embeddings
+        )
         if not matrices:
             raise PairError(
-                f"{root.name} has no matrix that can be identified exactly; see docs/intruders.md"
+                f"{base_source.name} has no matrix that can be identified exactly; see"
+                " docs/intruders.md"
             )
-        made = cls(
+        pair = cls(
             tuned,
-            root.name,
+            base_source.name,
             tuple(matrices),
             digests,
             tuple(notes),
             anatomy.architecture,
-            _base=own,
-            _tuned=other,
+            _base=base_checkpoint,
+            _tuned=tuned_weights,
             _prefix=prefix,
             **settings,
         )
-        if half := next(filter(None, map(made._rounded, matrices)), None):
+        if dtype := next(filter(None, map(pair._stored_dtype, matrices)), None):
             note = (
-                f"{tuned} is stored in {name_of(half)} and {root.name} is not: it is compared with "
-                f"the base rounded to {name_of(half)}"
+                f"{tuned} is stored in {dtype_name(dtype)} and {base_source.name} is not: it is"
+                f" compared with the base rounded to {dtype_name(dtype)}"
             )
-            made = replace(made, notes=(*notes, note))
-        return made
+            pair = replace(pair, notes=(*notes, note))
+        return pair
 
     def read(self, matrix: Matrix) -> MatrixPair:
         """Both versions of a matrix, from disk."""
-        whole, tuned = (
-            self._own(required(self._base, "a checkpoint"), matrix),
+        base_matrix, tuned = (
+            self._read_matrix(required(self._base, "a checkpoint"), matrix),
             required(self._tuned, "a checkpoint"),
         )
-        if half := self._rounded(matrix):
-            whole = whole.to(half).to(whole.dtype)
-        mine = matrix.place.cut_out(whole)
+        if dtype := self._stored_dtype(matrix):
+            base_matrix = base_matrix.to(dtype).to(base_matrix.dtype)
+        base_rows = matrix.place.copied_rows_of(base_matrix)
         if isinstance(tuned, Checkpoint):
-            return MatrixPair(mine, matrix.place.cut_out(self._own(tuned, matrix)))
-        if matrix.place.path not in tuned.touched:
-            return MatrixPair(mine, mine)
+            return MatrixPair(
+                base_rows, matrix.place.copied_rows_of(self._read_matrix(tuned, matrix))
+            )
+        if matrix.place.path not in tuned.changed_modules:
+            return MatrixPair(base_rows, base_rows)
         return MatrixPair(
-            mine, *tuned.apply(matrix.place.path, matrix.place, whole, matrix.transposed)
+            base_rows, *tuned.apply(matrix.place.path, matrix.place, base_matrix, matrix.transposed)
         )
 
-    def _rounded(self, matrix: Matrix) -> torch.dtype | None:
+    def _stored_dtype(self, matrix: Matrix) -> torch.dtype | None:
         """The 16-bit format in which the fine-tuned model's file stores this matrix, if the base's
         has more bits.
         """
         if not isinstance(self._tuned, Checkpoint) or (
-            self._base and self._base.half(matrix.tensor, self._prefix)
+            self._base and self._base.half_dtype(matrix.tensor, self._prefix)
         ):
             return None
-        return self._tuned.half(matrix.tensor, self._prefix)
+        return self._tuned.half_dtype(matrix.tensor, self._prefix)
 
-    def _own(self, checkpoint: Checkpoint, matrix: Matrix) -> Float[Tensor, "rows in"]:
+    def _read_matrix(self, checkpoint: Checkpoint, matrix: Matrix) -> Float[Tensor, "rows in"]:
         value = checkpoint.read(checkpoint.find(matrix.tensor, self._prefix))
         return value.T.contiguous() if matrix.transposed else value
 
-    def each(self, work: Callable[[int, Matrix], Result], what: str) -> list[Result]:
+    def map_matrices(self, work: Callable[[int, Matrix], Result], what: str) -> list[Result]:
         """Call ``work`` with the number of every matrix and the matrix, ``jobs`` at a time; results
         in order.
         """
@@ -203,18 +217,18 @@ class WeightPair:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def of_base(
+    def base_arrays(
         self, matrix: Matrix, what: str, compute: Callable[[], Mapping[str, np.ndarray]]
     ) -> dict:
         """Arrays that depend only on the base's matrix: from the cache, or computed and cached."""
-        if self.kept is None:
+        if self.array_cache is None:
             return dict(compute())
-        half = [str(rounded)] if (rounded := self._rounded(matrix)) else []
-        name = digest([what, self.digests["base"], matrix.part, matrix.layer, *half])[:32]
-        if (found := self.kept.recall(name)) is None:
-            found = dict(compute())
-            self.kept.keep(name, found)
-        return found
+        dtype_name = [str(rounded)] if (rounded := self._stored_dtype(matrix)) else []
+        name = digest([what, self.digests["base"], matrix.part, matrix.layer, *dtype_name])[:32]
+        if (arrays := self.array_cache.recall(name)) is None:
+            arrays = dict(compute())
+            self.array_cache.keep(name, arrays)
+        return arrays
 
     def back_off(self, reason: str) -> None:
         """Raises OutOfMemory: batches cannot be smaller than a pair of matrices."""
@@ -239,7 +253,7 @@ class WeightPair:
         return Provenance(
             analyzer.name,
             analyzer.version,
-            plain(analyzer.options),
+            to_json_value(analyzer.options),
             analyzer.parent,
             self.inputs,
             context,

@@ -2,22 +2,22 @@
 token.
 """
 
-from interp.prompts.clusters import repeats_last, tied, turns
-from interp.prompts.contrasts import NOTHING, Contrast, OneClass
+from interp.prompts.clusters import first_and_repeated, merge_clusters, positions_within_clusters
+from interp.prompts.contrasts import NO_PROMPTS, Contrast, OneClass
 from interp.prompts.documents import (
-    SPECIAL,
-    TURNS,
+    SPECIAL_TOKEN,
+    TOKEN_SOURCES,
     Document,
     Documents,
     encode_document,
-    packed,
+    pack_documents,
     special_ids,
 )
 from interp.prompts.encoded_set import EncodedSet
 from interp.prompts.files import read_chats, read_prompts, read_task
 from interp.prompts.notes import prompt_notes, template_notes
 from interp.prompts.sets import Prompt, PromptSet
-from interp.prompts.template import TemplateOptions, options_of, with_options
+from interp.prompts.template import TemplateOptions, template_options, with_template_options
 from interp.prompts.tokens import (
     COMPLETION,
     CONTENT,
@@ -26,26 +26,26 @@ from interp.prompts.tokens import (
     ROLES,
     Encoded,
     Tokenizer,
-    apart,
-    decoded,
+    content_roles,
+    decode,
     encode,
     encode_answer,
     end_id,
-    limited,
+    limit_token_ids,
+    n_usable_ids,
     pad_id,
-    require_rows,
-    rows_read,
+    require_usable_ids,
 )
 
 __all__ = [
     "COMPLETION",
     "CONTENT",
     "DECISION",
-    "NOTHING",
+    "NO_PROMPTS",
     "OTHER",
     "ROLES",
-    "SPECIAL",
-    "TURNS",
+    "SPECIAL_TOKEN",
+    "TOKEN_SOURCES",
     "Contrast",
     "Document",
     "Documents",
@@ -56,26 +56,26 @@ __all__ = [
     "PromptSet",
     "TemplateOptions",
     "Tokenizer",
-    "apart",
-    "decoded",
+    "content_roles",
+    "decode",
     "encode",
     "encode_answer",
     "encode_document",
     "end_id",
-    "limited",
-    "options_of",
-    "packed",
+    "first_and_repeated",
+    "limit_token_ids",
+    "merge_clusters",
+    "n_usable_ids",
+    "pack_documents",
     "pad_id",
+    "positions_within_clusters",
     "prompt_notes",
     "read_chats",
     "read_prompts",
     "read_task",
-    "repeats_last",
-    "require_rows",
-    "rows_read",
+    "require_usable_ids",
     "special_ids",
     "template_notes",
-    "tied",
-    "turns",
-    "with_options",
+    "template_options",
+    "with_template_options",
 ]

@@ -20,63 +20,65 @@ def text_key(text: str, messages: Sequence[tuple[str, str]] | None = None) -> Ha
     The key of a conversation is the roles and texts of its ``messages``; plain text is one user
     message.
     """
-    turns = (("user", text),) if messages is None else messages
-    return tuple((role, unicodedata.normalize("NFC", words).strip()) for role, words in turns)
+    conversation = (("user", text),) if messages is None else messages
+    return tuple(
+        (role, unicodedata.normalize("NFC", words).strip()) for role, words in conversation
+    )
 
 
-def tied(clusters: Sequence[Name], *ties: Sequence[Hashable | None]) -> list[Name]:
-    """The cluster of every row, merged for rows that share a cluster or a value of ``ties``,
+def merge_clusters(clusters: Sequence[Name], *keys: Sequence[Hashable | None]) -> list[Name]:
+    """The cluster of every row, merged for rows that share a cluster or a value of ``keys``,
     directly or through other rows.
 
-    Each of ``ties`` has a value per row; None connects nothing. A merged cluster has the name of
+    Each of ``keys`` has a value per row; None connects nothing. A merged cluster has the name of
     its first row.
     """
     values = [
         (kind, row, value)
-        for kind, column in enumerate((clusters, *ties))
+        for kind, column in enumerate((clusters, *keys))
         for row, value in enumerate(column)
     ]
-    number: dict[tuple[int, Hashable], int] = {}
+    node_numbers: dict[tuple[int, Hashable], int] = {}
     edges = [
-        (row, len(clusters) + number.setdefault((kind, value), len(number)))
+        (row, len(clusters) + node_numbers.setdefault((kind, value), len(node_numbers)))
         for kind, row, value in values
         if value is not None
     ]
     if not edges:
         return []
-    size = len(clusters) + len(number)
+    size = len(clusters) + len(node_numbers)
     graph = coo_array((np.ones(len(edges), bool), np.array(edges).T), shape=(size, size))
-    part = connected_components(graph, directed=False)[1][: len(clusters)]
-    first: dict[int, Name] = {}
+    components = connected_components(graph, directed=False)[1][: len(clusters)]
+    first_names: dict[int, Name] = {}
     return [
-        first.setdefault(component, name)
-        for component, name in zip(part.tolist(), clusters, strict=True)
+        first_names.setdefault(component, name)
+        for component, name in zip(components.tolist(), clusters, strict=True)
     ]
 
 
-def turns(clusters: Sequence[Hashable]) -> list[int]:
+def positions_within_clusters(clusters: Sequence[Hashable]) -> list[int]:
     """For every row, the number of earlier rows in the same cluster."""
     seen: Counter[Hashable] = Counter()
-    found = []
+    positions = []
     for cluster in clusters:
-        found.append(seen[cluster])
+        positions.append(seen[cluster])
         seen[cluster] += 1
-    return found
+    return positions
 
 
-def repeats_last(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
+def first_and_repeated(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
     """Rows with the first occurrence of every text, and rows that repeat a text, by their
     ``text_key``.
     """
     seen: set[Hashable] = set()
-    first, again = [], []
+    first, repeats = [], []
     for row, key in enumerate(keys):
-        (again if key in seen else first).append(row)
+        (repeats if key in seen else first).append(row)
         seen.add(key)
-    return first, again
+    return first, repeats
 
 
-def halve(names: list[str], *sizes: Counter[str]) -> set[str]:
+def balanced_half(names: list[str], *sizes: Counter[str]) -> set[str]:
     """Half of the names, chosen in order so that both halves hold about equally many prompts of
     each class.
     """
@@ -84,15 +86,15 @@ def halve(names: list[str], *sizes: Counter[str]) -> set[str]:
     balance = [0] * len(sizes)
     for name in names:
         weights = [size[name] for size in sizes]
-        lead = sum(abs(b + w) for b, w in zip(balance, weights, strict=True))
-        lag = sum(abs(b - w) for b, w in zip(balance, weights, strict=True))
-        sign = 1 if lead <= lag else -1
+        imbalance_if_added = sum(abs(b + w) for b, w in zip(balance, weights, strict=True))
+        imbalance_if_not = sum(abs(b - w) for b, w in zip(balance, weights, strict=True))
+        sign = 1 if imbalance_if_added <= imbalance_if_not else -1
         if sign == 1:
             first.add(name)
         balance = [b + sign * w for b, w in zip(balance, weights, strict=True)]
     return first
 
 
-def counted(numbers: Mapping[str, int]) -> str:
+def count_text(counts: Mapping[str, int]) -> str:
     """Text such as ``1 prompt, 2 clusters`` from the number of each."""
-    return ", ".join(f"{number} {name}{'s' * (number != 1)}" for name, number in numbers.items())
+    return ", ".join(f"{number} {name}{'s' * (number != 1)}" for name, number in counts.items())

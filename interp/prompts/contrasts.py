@@ -6,12 +6,12 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from interp.errors import PromptError
-from interp.prompts.clusters import counted, halve, turns
-from interp.prompts.sets import PromptSet, tie
+from interp.prompts.clusters import balanced_half, count_text, positions_within_clusters
+from interp.prompts.sets import PromptSet, merge_prompt_clusters
 
-_TRIES = 64
+_MAX_DRAWS = 64
 
-NOTHING = PromptSet((), "")
+NO_PROMPTS = PromptSet((), "")
 """The negative class of a task without a contrast."""
 
 
@@ -66,7 +66,7 @@ class Contrast:
 
     def __post_init__(self) -> None:
         for name, prompts in (("positive", self.positive), ("negative", self.negative)):
-            if not len(prompts) and not (name == "negative" and prompts == NOTHING):
+            if not len(prompts) and not (name == "negative" and prompts == NO_PROMPTS):
                 raise PromptError(
                     f"the {name} class has no prompts ({prompts.source}); give at least one"
                 )
@@ -75,7 +75,7 @@ class Contrast:
                 f"both classes hold the same prompts ({self.positive.source},"
                 f" {self.negative.source}); give two different files"
             )
-        prompts, count = tie((*self.positive, *self.negative)), len(self.positive)
+        prompts, count = merge_prompt_clusters((*self.positive, *self.negative)), len(self.positive)
         object.__setattr__(self, "positive", replace(self.positive, prompts=prompts[:count]))
         object.__setattr__(self, "negative", replace(self.negative, prompts=prompts[count:]))
 
@@ -98,11 +98,13 @@ class Contrast:
         """Selection split and held-out split; they share no cluster, twin or text."""
         names = sorted(set(self.clusters))
         generator = random.Random(seed)
-        for _ in range(_TRIES):  # with few clusters, a draw can leave a half without one class
+        for _ in range(_MAX_DRAWS):  # with few clusters, a draw can leave a half without one class
             generator.shuffle(names)
-            first = halve(names, Counter(self.positive.clusters), Counter(self.negative.clusters))
-            if min(_count(self, first), _count(self, set(names) - first)):
-                return self._keep(first), self._keep(set(names) - first)
+            first = balanced_half(
+                names, Counter(self.positive.clusters), Counter(self.negative.clusters)
+            )
+            if min(_smaller_class_size(self, first), _smaller_class_size(self, set(names) - first)):
+                return self._keep_clusters(first), self._keep_clusters(set(names) - first)
         raise PromptError(
             f"{len(self.positive)} positive and {len(self.negative)} negative prompts in"
             f" {len(names)} clusters cannot be divided into a selection and a held-out split with"
@@ -116,10 +118,12 @@ class Contrast:
         as text.
         """
         parts = (("positive", self.positive), ("negative", self.negative))
-        said = [f"{name} {part.source}: {part.counts}" for name, part in parts if len(part)]
-        if both := len(set(self.positive.clusters) & set(self.negative.clusters)):
-            said.append(f"{counted({'cluster': both})} hold{'s' * (both == 1)} prompts of both")
-        return "; ".join(said)
+        lines = [f"{name} {part.source}: {part.counts}" for name, part in parts if len(part)]
+        if n_shared := len(set(self.positive.clusters) & set(self.negative.clusters)):
+            lines.append(
+                f"{count_text({'cluster': n_shared})} hold{'s' * (n_shared == 1)} prompts of both"
+            )
+        return "; ".join(lines)
 
     @property
     def n_clusters(self) -> int:
@@ -140,10 +144,10 @@ class Contrast:
                 prompt: self.negative.prompts[row]
                 for prompt, row in zip(self.positive, pairs, strict=True)
             }
-            kept = self.positive.spread(count)
-            chosen = {twin[prompt] for prompt in kept}
+            positive = self.positive.spread(count)
+            chosen = {twin[prompt] for prompt in positive}
             return Contrast(
-                kept,
+                positive,
                 self.negative.keep([row for row, p in enumerate(self.negative) if p in chosen]),
             )
         return Contrast(*(part.spread(count) for part in (self.positive, self.negative)))
@@ -193,12 +197,14 @@ class Contrast:
             return None
         # if several pairs have the same name, they are matched in order
         names = [[prompt.twin for prompt in part] for part in (self.positive, self.negative)]
-        mine, theirs = (zip(part, turns(part), strict=True) for part in names)
-        rows = {pair: row for row, pair in enumerate(theirs)}
-        found = [rows.get(pair, -1) for pair in mine]
-        return None if -1 in found else found
+        positive_keys, negative_keys = (
+            zip(part, positions_within_clusters(part), strict=True) for part in names
+        )
+        rows = {pair: row for row, pair in enumerate(negative_keys)}
+        matched = [rows.get(pair, -1) for pair in positive_keys]
+        return None if -1 in matched else matched
 
-    def _keep(self, clusters: set[str]) -> "Contrast":
+    def _keep_clusters(self, clusters: set[str]) -> "Contrast":
         parts = (self.positive, self.negative)
         return Contrast(
             *(
@@ -208,6 +214,6 @@ class Contrast:
         )
 
 
-def _count(contrast: Contrast, clusters: set[str]) -> int:
+def _smaller_class_size(contrast: Contrast, clusters: set[str]) -> int:
     parts = [part for part in (contrast.positive, contrast.negative) if len(part)]
     return min(sum(prompt.cluster in clusters for prompt in part) for part in parts)

@@ -15,14 +15,20 @@ import pyarrow.parquet
 from pyarrow import ArrowException
 
 from interp.errors import PromptError
-from interp.prompts.rows import joined_parts, kind_of
+from interp.prompts.rows import file_type, joined_parts
 from interp.prompts.template import render_conversation
-from interp.prompts.tokens import Encoded, Tokenizer, require_rows
+from interp.prompts.tokens import Encoded, Tokenizer, require_usable_ids
 
 TEXT, SYSTEM, USER, ASSISTANT, TEMPLATE = range(5)
-TURNS = {"text": TEXT, "system": SYSTEM, "user": USER, "assistant": ASSISTANT, "template": TEMPLATE}
+TOKEN_SOURCES = {
+    "text": TEXT,
+    "system": SYSTEM,
+    "user": USER,
+    "assistant": ASSISTANT,
+    "template": TEMPLATE,
+}
 """Source of a token: plain text, the text of a role, or the chat template."""
-SPECIAL = 8
+SPECIAL_TOKEN = 8
 """Added to the code of a special token."""
 
 Document = str | list[dict[str, str]]
@@ -38,7 +44,7 @@ class Documents:
     column: str | None = None
 
     def __post_init__(self) -> None:
-        if kind_of(self.path) not in (".txt", ".jsonl", ".parquet"):
+        if file_type(self.path) not in (".txt", ".jsonl", ".parquet"):
             raise PromptError(f"{self.path} is not a document file; use .txt, .jsonl or .parquet")
         if not self.path.is_file():
             raise PromptError(f"no document file at {self.path}; check the path")
@@ -48,11 +54,13 @@ class Documents:
         invalid row.
         """
         try:
-            rows = self._lines(start) if kind_of(self.path) != ".parquet" else self._batches(start)
+            rows = (
+                self._lines(start) if file_type(self.path) != ".parquet" else self._batches(start)
+            )
             for number, row in rows:
-                found = row if isinstance(row, str) else self._document(number, row)
-                if found:
-                    yield number, found
+                document = row if isinstance(row, str) else self._document(number, row)
+                if document:
+                    yield number, document
         except UnicodeDecodeError as error:
             raise PromptError(
                 f"{self.path} is not UTF-8 ({error.reason}); save it as UTF-8"
@@ -67,7 +75,7 @@ class Documents:
             for number, line in enumerate(file):
                 if number < start or not line.strip():
                     continue
-                if kind_of(self.path) == ".txt":
+                if file_type(self.path) == ".txt":
                     yield number, line.rstrip("\r\n")
                     continue
                 try:
@@ -106,21 +114,21 @@ class Documents:
         if value is None or isinstance(value, str):
             self._require_text(number, value or "")
             return value if value and value.strip() else ""
-        said = value if isinstance(value, list) else [None]
-        turns = [
+        messages = value if isinstance(value, list) else [None]
+        conversation = [
             {"role": turn.get("role"), "content": joined_parts(turn.get("content"), where)}
-            for turn in said
+            for turn in messages
             if isinstance(turn, dict)
         ]
-        if len(turns) < len(said) or not all(
-            isinstance(part, str) for turn in turns for part in turn.values()
+        if len(conversation) < len(messages) or not all(
+            isinstance(part, str) for turn in conversation for part in turn.values()
         ):
             raise PromptError(
                 f"{where} is neither text nor a list of messages with role and content"
             )
-        for turn in turns:
+        for turn in conversation:
             self._require_text(number, turn["content"])
-        return turns
+        return conversation
 
     def _require_text(self, number: int, text: str) -> None:
         try:
@@ -139,21 +147,27 @@ def special_ids(tokenizer: Tokenizer) -> frozenset[int]:
 
 
 def encode_document(
-    tokenizer: Tokenizer, document: Document, special: frozenset[int], *, alone: bool = True
+    tokenizer: Tokenizer,
+    document: Document,
+    special: frozenset[int],
+    *,
+    add_special_tokens: bool = True,
 ) -> Encoded:
     """Token ids of a document, each with its code of ``TURNS`` (plus ``SPECIAL``).
 
-    Text is tokenised exactly as by ``tokenizer(text)``, or without special tokens if ``alone`` is
-    false; a conversation through the chat template. Raises PromptError if the template is missing
-    or fails.
+    Text is tokenised exactly as by ``tokenizer(text)``, or without special tokens if
+    ``add_special_tokens`` is false; a conversation through the chat template. Raises PromptError if
+    the template is missing or fails.
     """
     if isinstance(document, str):
-        ids = tokenizer(document, add_special_tokens=alone)["input_ids"]
+        ids = tokenizer(document, add_special_tokens=add_special_tokens)["input_ids"]
         codes = [TEXT] * len(ids)
     else:
         ids, codes = _encode_conversation(tokenizer, document)
-    require_rows(tokenizer, ids, document if isinstance(document, str) else str(document))
-    codes = [code + SPECIAL * (index in special) for index, code in zip(ids, codes, strict=True)]
+    require_usable_ids(tokenizer, ids, document if isinstance(document, str) else str(document))
+    codes = [
+        code + SPECIAL_TOKEN * (index in special) for index, code in zip(ids, codes, strict=True)
+    ]
     return Encoded(tuple(ids), tuple(codes))
 
 
@@ -164,57 +178,57 @@ def _encode_conversation(
         raise PromptError(
             "the tokenizer has no chat template for conversations; use a column of text"
         )
-    text = _rendered(tokenizer, messages)
+    text = _render_messages(tokenizer, messages)
     coded = tokenizer(
         text, add_special_tokens=False, return_offsets_mapping=bool(tokenizer.is_fast)
     )
     ids = list(coded["input_ids"])
     codes = [TEMPLATE] * len(ids)
     if tokenizer.is_fast:
-        spans = _spans(tokenizer, messages, text)
-        at = 0
-        for place, (begin, stop) in enumerate(coded["offset_mapping"]):
-            while at < len(spans) and spans[at][1] <= begin:
-                at += 1
-            if at < len(spans) and begin < stop and stop > spans[at][0]:
-                codes[place] = spans[at][2]
+        spans = _message_spans(tokenizer, messages, text)
+        span_index = 0
+        for token_index, (begin, stop) in enumerate(coded["offset_mapping"]):
+            while span_index < len(spans) and spans[span_index][1] <= begin:
+                span_index += 1
+            if span_index < len(spans) and begin < stop and stop > spans[span_index][0]:
+                codes[token_index] = spans[span_index][2]
     return ids, codes
 
 
-def _spans(
+def _message_spans(
     tokenizer: Tokenizer, messages: Sequence[dict[str, str]], text: str
 ) -> list[tuple[int, int, int]]:
     """Spans of each message's text in a rendered conversation; empty unless they reproduce it
     exactly.
     """
-    places = [f"qzx{number}PLACEHOLDERxzq" for number in range(len(messages))]
-    pattern = _rendered(
-        tokenizer, [{**m, "content": p} for m, p in zip(messages, places, strict=True)]
+    placeholders = [f"qzx{number}PLACEHOLDERxzq" for number in range(len(messages))]
+    pattern = _render_messages(
+        tokenizer, [{**m, "content": p} for m, p in zip(messages, placeholders, strict=True)]
     )
-    spans, whole = [], ""
-    for message, place in zip(messages, places, strict=True):
-        before, found, pattern = pattern.partition(place)
-        if not found:
+    spans, reconstructed = [], ""
+    for message, placeholder in zip(messages, placeholders, strict=True):
+        before, separator, pattern = pattern.partition(placeholder)
+        if not separator:
             continue  # some templates omit turns
-        whole += before
-        said = next(
+        reconstructed += before
+        content = next(
             (
                 s
                 for s in (message["content"], message["content"].strip())
-                if text.startswith(s, len(whole))
+                if text.startswith(s, len(reconstructed))
             ),
             None,
         )
-        if said is None:
+        if content is None:
             return []
-        code = TURNS.get(message["role"], TEMPLATE)
-        if said:
-            spans.append((len(whole), len(whole) + len(said), code))
-        whole += said
-    return spans if whole + pattern == text else []
+        code = TOKEN_SOURCES.get(message["role"], TEMPLATE)
+        if content:
+            spans.append((len(reconstructed), len(reconstructed) + len(content), code))
+        reconstructed += content
+    return spans if reconstructed + pattern == text else []
 
 
-def _rendered(tokenizer: Tokenizer, messages: Sequence[dict[str, str]]) -> str:
+def _render_messages(tokenizer: Tokenizer, messages: Sequence[dict[str, str]]) -> str:
     try:
         return render_conversation(tokenizer, messages)
     # a template is foreign code and can raise anything
@@ -223,22 +237,24 @@ def _rendered(tokenizer: Tokenizer, messages: Sequence[dict[str, str]]) -> str:
         raise PromptError(f"the chat template fails for a conversation ({reason})") from error
 
 
-def packed(
-    encoded: Sequence[Encoded], length: int, between: int | None, first: int | None
+def pack_documents(
+    encoded: Sequence[Encoded], length: int, separator: int | None, block_start: int | None
 ) -> list[Encoded]:
     """Documents concatenated and cut into blocks of ``length`` tokens, as most trainers do; the
     last may be shorter.
 
-    ``between`` is a token that separates documents, ``first`` one that begins every block; None
-    omits them.
+    ``separator`` is a token that separates documents, ``block_start`` one that begins every block;
+    None omits them.
     """
-    gap = () if between is None else ((between, TEXT + SPECIAL),)
-    head = () if first is None else ((first, TEXT + SPECIAL),)
-    line = [
+    separator_tokens = () if separator is None else ((separator, TEXT + SPECIAL_TOKEN),)
+    start_tokens = () if block_start is None else ((block_start, TEXT + SPECIAL_TOKEN),)
+    tokens = [
         token
         for document in encoded
-        for token in (*zip(document.ids, document.roles, strict=True), *gap)
+        for token in (*zip(document.ids, document.roles, strict=True), *separator_tokens)
     ]
-    step = length - len(head)
-    blocks = [(*head, *line[start : start + step]) for start in range(0, len(line), step)]
+    step = length - len(start_tokens)
+    blocks = [
+        (*start_tokens, *tokens[start : start + step]) for start in range(0, len(tokens), step)
+    ]
     return [Encoded(*(tuple(part) for part in zip(*block, strict=True))) for block in blocks]

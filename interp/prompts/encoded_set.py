@@ -48,15 +48,15 @@ class EncodedSet:
         """
         try:
             if any(prompt.messages for prompt in self.prompts):
-                turns = [
+                conversations = [
                     [{"role": r, "content": c} for r, c in prompt.messages or ()]
                     for prompt in self.prompts
                 ]
-                whole = zip(turns, self.prompts.texts, strict=True)
+                pairs = zip(conversations, self.prompts.texts, strict=True)
                 return digest(
                     [
                         encode_document(self.tokenizer, messages or text, frozenset()).ids
-                        for messages, text in whole
+                        for messages, text in pairs
                     ]
                 )
             return digest([coded.ids for coded in self.encoded])

@@ -15,7 +15,7 @@ from typing import Any
 
 from interp.errors import PromptError
 from interp.prompts.clusters import text_key
-from interp.prompts.rows import KINDS, joined_parts, kind_of, read_rows
+from interp.prompts.rows import FILE_TYPES, file_type, joined_parts, read_rows
 from interp.prompts.sets import Prompt, PromptSet
 
 
@@ -27,7 +27,7 @@ def read_prompts(
     ``name`` is a prefix for the clusters of rows without one; ``template`` is a column that names
     templates.
     """
-    return _read(Path(path), column, name, template, task=False)
+    return _read_file(Path(path), column, name, template, task=False)
 
 
 def read_task(
@@ -36,7 +36,7 @@ def read_task(
     """Read a task file: all prompts need an ``answer``, and all or none a ``wrong_answer``; else
     PromptError.
     """
-    return _read(Path(path), column, name, template, task=True)
+    return _read_file(Path(path), column, name, template, task=True)
 
 
 def read_chats(path: str | Path, column: str = "prompt", name: str = "") -> PromptSet:
@@ -45,22 +45,22 @@ def read_chats(path: str | Path, column: str = "prompt", name: str = "") -> Prom
 
     Conversations become prompts with ``messages``.
     """
-    return _read(Path(path), column, name, None, task=False, chats=True)
+    return _read_file(Path(path), column, name, None, task=False, chats=True)
 
 
-def _read(
+def _read_file(
     path: Path, column: str, name: str, template: str | None, task: bool, chats: bool = False
 ) -> PromptSet:
     if not path.exists():
         raise PromptError(f"no prompt file at {path}; check the path")
-    if kind_of(path) not in KINDS or not path.is_file():
+    if file_type(path) not in FILE_TYPES or not path.is_file():
         raise PromptError(
-            f"{path} is not a prompt file; use {', '.join(KINDS[:-1])} or {KINDS[-1]}"
+            f"{path} is not a prompt file; use {', '.join(FILE_TYPES[:-1])} or {FILE_TYPES[-1]}"
         )
     rows = read_rows(path, column)
     prompts: list[Prompt] = []
     texts: dict[Hashable, int] = {}
-    given = False
+    clusters_given = False
     for index, row in enumerate(rows):
         if column not in row:
             # a column name can contain line breaks
@@ -84,37 +84,49 @@ def _read(
                 " text"
             )
         twin, cluster, split = (
-            _name(path, index, key, row.get(key)) for key in ("twin", "cluster", "split")
+            _name_cell(path, index, key, row.get(key)) for key in ("twin", "cluster", "split")
         )
-        given = given or cluster is not None or twin is not None
+        clusters_given = clusters_given or cluster is not None or twin is not None
         answers = _answers(path, index, row) if task else (None, None)
-        form = None
+        template_name = None
         if template is not None:
             if template not in row:
                 raise PromptError(
                     f"{path}, row {index} has no column {template!r} to name its template"
                 )
-            form = _name(path, index, template, row[template])
+            template_name = _name_cell(path, index, template, row[template])
         # without a name every text is a cluster; its number does not depend on repetitions of other
         # texts
         number = texts.setdefault(text_key(text, messages), len(texts))
-        own = cluster or twin or f"{name or path.stem}:{number}"
+        cluster_name = cluster or twin or f"{name or path.stem}:{number}"
         named = cluster is not None or twin is not None
-        prompts.append(Prompt(index, text, own, twin, *answers, form, split, messages, named=named))
+        prompts.append(
+            Prompt(
+                index,
+                text,
+                cluster_name,
+                twin,
+                *answers,
+                template_name,
+                split,
+                messages,
+                has_given_name=named,
+            )
+        )
     if not prompts:
         raise PromptError(f"{path} has no prompts; write one per line or row")
     if task:
         _require_one_answer(path, prompts)
-    without = [prompt.id for prompt in prompts if prompt.wrong_answer is None]
-    if task and 0 < len(without) < len(prompts):
+    incomplete = [prompt.id for prompt in prompts if prompt.wrong_answer is None]
+    if task and 0 < len(incomplete) < len(prompts):
         raise PromptError(
-            f"{path}, row {without[0]} has no wrong_answer but other rows have; give it to all or"
-            " none"
+            f"{path}, row {incomplete[0]} has no wrong_answer but other rows have; give it to all"
+            " or none"
         )
-    return PromptSet(tuple(prompts), path.name, given)
+    return PromptSet(tuple(prompts), path.name, clusters_given)
 
 
-def _name(path: Path, index: int, column: str, value: Any) -> str | None:
+def _name_cell(path: Path, index: int, column: str, value: Any) -> str | None:
     """A cell that names something, as text; None if it is empty, blank or NaN (a gap in a numeric
     column).
     """
@@ -132,23 +144,23 @@ def _name(path: Path, index: int, column: str, value: Any) -> str | None:
 def _conversation(
     path: Path, index: int, column: str, value: Any
 ) -> tuple[str, tuple[tuple[str, str], ...]]:
-    said = value if isinstance(value, list) else []
+    messages = value if isinstance(value, list) else []
     where = f"{path}, row {index}: {column}"
-    turns: list[tuple[Any, Any]] = [
+    conversation: list[tuple[Any, Any]] = [
         (turn.get("role"), joined_parts(turn.get("content"), where))
-        for turn in said
+        for turn in messages
         if isinstance(turn, dict)
     ]
     if (
-        not turns
-        or len(turns) < len(value)
-        or not all(isinstance(part, str) for turn in turns for part in turn)
+        not conversation
+        or len(conversation) < len(value)
+        or not all(isinstance(part, str) for turn in conversation for part in turn)
     ):
         raise PromptError(
             f"{where} is neither text nor a list of messages with role and content, but"
             f" {str(value)[:40]!r}"
         )
-    return "\n".join(content for _, content in turns), tuple(turns)
+    return "\n".join(content for _, content in conversation), tuple(conversation)
 
 
 def _is_conversation(value: Any) -> bool:
@@ -168,17 +180,19 @@ def _require_one_answer(path: Path, prompts: list[Prompt]) -> None:
     for prompt in prompts:
         first = seen.setdefault(text_key(prompt.text, prompt.messages), prompt)
         for name in ("answer", "wrong_answer"):
-            one, other = getattr(first, name), getattr(prompt, name)
-            if one != other:
-                what = f"the {name.replace('_', ' ')} {other!r} and not {one!r}"
+            first_answer, other_answer = getattr(first, name), getattr(prompt, name)
+            if first_answer != other_answer:
+                difference = (
+                    f"the {name.replace('_', ' ')} {other_answer!r} and not {first_answer!r}"
+                )
                 raise PromptError(
-                    f"{path}, row {prompt.id}: repeats the prompt of row {first.id} with {what}; a"
-                    " task has one of each per prompt"
+                    f"{path}, row {prompt.id}: repeats the prompt of row {first.id} with"
+                    f" {difference}; a task has one of each per prompt"
                 )
 
 
 def _answers(path: Path, index: int, row: dict[str, Any]) -> tuple[str, str | None]:
-    if kind_of(path) == ".txt":
+    if file_type(path) == ".txt":
         raise PromptError(
             f"{path} has no columns, but a task needs answers; use .jsonl, .csv, .tsv or .parquet"
         )

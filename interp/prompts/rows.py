@@ -11,11 +11,11 @@ from pyarrow import ArrowException
 
 from interp.errors import PromptError
 
-KINDS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
+FILE_TYPES = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
 """Suffixes of prompt files, case-insensitive."""
 
 
-def kind_of(path: Path) -> str:
+def file_type(path: Path) -> str:
     """Type of a file: its suffix in lower case."""
     return path.suffix.lower()
 
@@ -24,10 +24,10 @@ def read_rows(path: Path, column: str) -> list[dict[str, Any]]:
     """The rows of a file of ``KINDS``; text lines become ``column``. PromptError if it cannot be
     read.
     """
-    kind = kind_of(path)
+    kind = file_type(path)
     try:
         if kind == ".parquet":
-            return _parquet(path)
+            return _parquet_rows(path)
         # line ends are kept: a table field or a JSON line may contain some other than \n
         with path.open(
             encoding="utf-8-sig", newline="" if kind in (".csv", ".tsv") else None
@@ -42,40 +42,40 @@ def read_rows(path: Path, column: str) -> list[dict[str, Any]]:
             f"{path} cannot be read ({error.strerror or error}); check its permissions"
         ) from error
     if kind in (".csv", ".tsv"):
-        return separated(path, text)
+        return read_separated(path, text)
     # not splitlines(): it also splits at U+2028, form feeds and other characters that a prompt may
     # contain
     lines = text.split("\n")
     return (
-        _objects(path, lines)
+        _json_rows(path, lines)
         if kind == ".jsonl"
         else [{column: line} for line in lines if line.strip()]
     )
 
 
-def separated(path: Path, text: str) -> list[dict[str, Any]]:
+def read_separated(path: Path, text: str) -> list[dict[str, Any]]:
     """Rows of CSV (TSV by the file's suffix) with a header; PromptError for inconsistent quotes or
     numbers of fields.
     """
-    tabs = kind_of(path) == ".tsv"
-    delimiter = "\t" if tabs else ","
+    is_tsv = file_type(path) == ".tsv"
+    delimiter = "\t" if is_tsv else ","
     try:
         # strict: otherwise an unclosed quote silently takes all following rows into its field
         rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except csv.Error as error:
-        if line := _badly_quoted(text, delimiter):
+        if line := _badly_quoted_line(text, delimiter):
             raise PromptError(
                 f"{path}, line {line}: the quote that opens a field here is not closed at the end"
                 " of a field; close it, and double any quote inside a quoted field"
             ) from error
         raise PromptError(
-            f"{path} is not readable {'TSV' if tabs else 'CSV'} ({error}); quote its fields"
+            f"{path} is not readable {'TSV' if is_tsv else 'CSV'} ({error}); quote its fields"
         ) from error
-    if longer := [number for number, row in enumerate(rows) if None in row]:
-        what = "tabs" if tabs else "commas"
+    if too_long := [number for number, row in enumerate(rows) if None in row]:
+        delimiters = "tabs" if is_tsv else "commas"
         raise PromptError(
-            f"{path}, row {longer[0]} has more fields than the header; quote fields that contain"
-            f" {what}"
+            f"{path}, row {too_long[0]} has more fields than the header; quote fields that contain"
+            f" {delimiters}"
         )
     return rows
 
@@ -94,41 +94,43 @@ def joined_parts(value: Any, where: str) -> Any:
         return value
     for part in parts:
         if part["type"] != "text" or not isinstance(part.get("text"), str):
-            what = (
+            problem = (
                 f"a part of type {part['type'][:40]!r}"
                 if part["type"] != "text"
                 else "a text part without a text"
             )
-            raise PromptError(f"{where} contains {what}; only text is read, give text parts only")
+            raise PromptError(
+                f"{where} contains {problem}; only text is read, give text parts only"
+            )
     return "".join(part["text"] for part in parts)
 
 
-def _badly_quoted(text: str, delimiter: str) -> int | None:
+def _badly_quoted_line(text: str, delimiter: str) -> int | None:
     """The line, from 1, of the first field whose opening quote is not closed at the end of the
     field; None if there is none.
 
     The position of the reader's error does not help: it is as late as the next quote or the end of
     the file.
     """
-    line, opened, quoted, begins, at = 1, 1, False, True, 0
-    while at < len(text):
-        sign, following = text[at], text[at + 1 : at + 2]
-        if quoted and sign == '"':
+    line, open_line, quoted, at_field_start, index = 1, 1, False, True, 0
+    while index < len(text):
+        character, following = text[index], text[index + 1 : index + 2]
+        if quoted and character == '"':
             if following == '"':
-                at += 1
+                index += 1
             elif following in ("", delimiter, "\r", "\n"):
                 quoted = False
             else:
-                return opened
-        elif sign == '"' and begins:
-            quoted, opened = True, line
-        begins = not quoted and sign in (delimiter, "\r", "\n")
-        line += sign == "\n" or (sign == "\r" and following != "\n")
-        at += 1
-    return opened if quoted else None
+                return open_line
+        elif character == '"' and at_field_start:
+            quoted, open_line = True, line
+        at_field_start = not quoted and character in (delimiter, "\r", "\n")
+        line += character == "\n" or (character == "\r" and following != "\n")
+        index += 1
+    return open_line if quoted else None
 
 
-def _objects(path: Path, lines: list[str]) -> list[dict[str, Any]]:
+def _json_rows(path: Path, lines: list[str]) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -148,7 +150,7 @@ def _objects(path: Path, lines: list[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _parquet(path: Path) -> list[dict[str, Any]]:
+def _parquet_rows(path: Path) -> list[dict[str, Any]]:
     try:
         return pyarrow.parquet.read_table(path).to_pylist()
     except (ArrowException, OSError) as error:

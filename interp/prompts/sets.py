@@ -8,7 +8,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from interp.errors import PromptError
-from interp.prompts.clusters import counted, repeats_last, text_key, tied, turns
+from interp.prompts.clusters import (
+    count_text,
+    first_and_repeated,
+    merge_clusters,
+    positions_within_clusters,
+    text_key,
+)
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,7 @@ class Prompt:
     form that a prompt's words were put into. ``split`` is ``locate`` or ``verify`` if the file
     assigns one. ``messages`` are the roles and texts of a whole conversation; ``text`` is then all
     of its texts. ``given_cluster`` is the cluster's name before it was merged with one of another
-    name; ``named`` is False if the file gave none.
+    name; ``has_given_name`` is False if the file gave none.
     """
 
     id: int
@@ -33,19 +39,22 @@ class Prompt:
     split: str | None = None
     messages: tuple[tuple[str, str], ...] | None = None
     given_cluster: str | None = None
-    named: bool = True
+    has_given_name: bool = True
 
 
-def tie(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
+def merge_prompt_clusters(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
     """The prompts with merged clusters: those that share a cluster (also as given), a text or a
     twin, directly or through others.
     """
-    given = [prompt.given_cluster or prompt.cluster for prompt in prompts]
+    given_names = [prompt.given_cluster or prompt.cluster for prompt in prompts]
     keys = [text_key(prompt.text, prompt.messages) for prompt in prompts]
-    names = tied(
-        [prompt.cluster for prompt in prompts], given, keys, [prompt.twin for prompt in prompts]
+    names = merge_clusters(
+        [prompt.cluster for prompt in prompts],
+        given_names,
+        keys,
+        [prompt.twin for prompt in prompts],
     )
-    rows = zip(prompts, given, names, strict=True)
+    rows = zip(prompts, given_names, names, strict=True)
     return tuple(
         p if p.cluster == name else replace(p, cluster=name, given_cluster=given)
         for p, given, name in rows
@@ -70,12 +79,12 @@ class PromptSet:
             for number, times in Counter(prompt.id for prompt in self.prompts).items()
             if times > 1
         ]:
-            how = (
+            remedy = (
                 f"join sets with PromptSet.joined(FIRST, SECOND); id {repeated[0]} occurs more"
                 " than once"
             )
-            raise PromptError(f"prompts of {self.source!r} share ids: {how}")
-        object.__setattr__(self, "prompts", tie(self.prompts))
+            raise PromptError(f"prompts of {self.source!r} share ids: {remedy}")
+        object.__setattr__(self, "prompts", merge_prompt_clusters(self.prompts))
 
     @staticmethod
     def joined(*sets: "PromptSet") -> "PromptSet":
@@ -122,7 +131,7 @@ class PromptSet:
     @property
     def counts(self) -> str:
         """Numbers of prompts, distinct texts and clusters, as text."""
-        return counted(
+        return count_text(
             {"prompt": len(self), "distinct text": self.n_texts, "cluster": self.n_clusters}
         )
 
@@ -132,10 +141,10 @@ class PromptSet:
 
     def shared(self, other: "PromptSet") -> list[str]:
         """The texts that are also in ``other``."""
-        theirs = set(other.keys)
-        return [text for text, key in zip(self.texts, self.keys, strict=True) if key in theirs]
+        other_keys = set(other.keys)
+        return [text for text, key in zip(self.texts, self.keys, strict=True) if key in other_keys]
 
-    def halves(self) -> "tuple[PromptSet, PromptSet] | None":
+    def given_splits(self) -> "tuple[PromptSet, PromptSet] | None":
         """Selection and held-out prompts if the file assigns them (column ``split``), else None."""
         parts = [
             [row for row, p in enumerate(self.prompts) if p.split == name]
@@ -151,21 +160,25 @@ class PromptSet:
 
     def spread_rows(self, count: int) -> list[int]:
         """The rows of ``spread``, ascending."""
-        return sorted(self.over_clusters()[:count])
+        return sorted(self.rows_over_clusters()[:count])
 
     def sample(self, count: int) -> list[int]:
         """Rows of at most ``count`` distinct texts, ascending; the first of every cluster is chosen
         before the second of any.
         """
-        return sorted(self.over_clusters()[: min(count, self.n_texts)])
+        return sorted(self.rows_over_clusters()[: min(count, self.n_texts)])
 
-    def over_clusters(self) -> list[int]:
+    def rows_over_clusters(self) -> list[int]:
         """All rows, the first text of every cluster before the second of any; rows that repeat a
         text come last.
         """
-        first, again = repeats_last(self.keys)
-        turn = dict(zip(first, turns([self.clusters[row] for row in first]), strict=True))
-        return sorted(first, key=turn.__getitem__) + again
+        first, repeats = first_and_repeated(self.keys)
+        position = dict(
+            zip(
+                first, positions_within_clusters([self.clusters[row] for row in first]), strict=True
+            )
+        )
+        return sorted(first, key=position.__getitem__) + repeats
 
     @cached_property
     def digest(self) -> str:

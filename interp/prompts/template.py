@@ -14,12 +14,20 @@ from transformers import PreTrainedTokenizerBase
 from interp.errors import OptionError
 from interp.provenance import JSON
 
-_HELD, _PARTS = "interp_template_options", "interp_template_parts"
-PLACE = "qzxPLACEHOLDERxzq"
+_OPTIONS_ATTRIBUTE, _PARTS_ATTRIBUTE = "interp_template_options", "interp_template_parts"
+PLACEHOLDER = "qzxPLACEHOLDERxzq"
 """A placeholder that no template contains."""
-CHOICE = "chat_template"
+TEMPLATE_CHOICE = "chat_template"
 """The transformers argument that selects one of several templates by name."""
-_DATES = ("%Y-%m-%d", "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%d/%m/%Y", "%m/%d/%Y")
+_DATE_FORMATS = (
+    "%Y-%m-%d",
+    "%d %b %Y",
+    "%d %B %Y",
+    "%b %d, %Y",
+    "%B %d, %Y",
+    "%d/%m/%Y",
+    "%m/%d/%Y",
+)
 
 
 @dataclass(frozen=True)
@@ -39,51 +47,58 @@ class TemplateOptions:
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes on these options for readers of the results."""
-        said = (
+        system_notes = (
             []
             if self.system is None
-            else [f"a system message precedes every prompt: {_short(self.system)}"]
+            else [f"a system message precedes every prompt: {_shortened(self.system)}"]
         )
-        given = ", ".join(
+        arguments = ", ".join(
             f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in self.arguments
         )
-        return (*said, *([f"the chat template is given {given}"] if given else []))
+        return (*system_notes, *([f"the chat template is given {arguments}"] if arguments else []))
 
 
-def options_of(tokenizer: PreTrainedTokenizerBase) -> TemplateOptions:
+def template_options(tokenizer: PreTrainedTokenizerBase) -> TemplateOptions:
     """The template options of this tokenizer."""
-    return getattr(tokenizer, _HELD, TemplateOptions())
+    return getattr(tokenizer, _OPTIONS_ATTRIBUTE, TemplateOptions())
 
 
-def with_options(
+def with_template_options(
     tokenizer: PreTrainedTokenizerBase, options: TemplateOptions, name: str
 ) -> PreTrainedTokenizerBase:
     """A copy of the tokenizer with these template options; ``name`` of the model is for messages.
 
     Raises OptionError if there is no template, or if it fails with or ignores an option.
     """
-    if options == options_of(tokenizer):
+    if options == template_options(tokenizer):
         return tokenizer
-    made = copy.copy(tokenizer)  # both share the tokenisation itself
-    setattr(made, _HELD, options)
+    copied = copy.copy(tokenizer)  # both share the tokenisation itself
+    setattr(copied, _OPTIONS_ATTRIBUTE, options)
     if options != TemplateOptions():
-        _require_taken(made, options, name)
-    return made
+        _require_accepted(copied, options, name)
+    return copied
 
 
-def render(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+def render_turn(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """A user turn with the generation prompt, after the system message if there is one."""
-    return _render(tokenizer, options_of(tokenizer), text)
+    return _render(tokenizer, template_options(tokenizer), text)
 
 
 def render_conversation(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]
 ) -> str:
     """A whole conversation unchanged, with the template's arguments."""
-    options = options_of(tokenizer)
-    turns = [(message["role"], message["content"]) for message in messages]
-    said = _messages(turns, _takes_parts(tokenizer, TemplateOptions(None, options.arguments)))
-    return cast(str, tokenizer.apply_chat_template(said, tokenize=False, **dict(options.arguments)))
+    options = template_options(tokenizer)
+    conversation = [(message["role"], message["content"]) for message in messages]
+    messages_with_parts = _messages(
+        conversation, _takes_parts(tokenizer, TemplateOptions(None, options.arguments))
+    )
+    return cast(
+        str,
+        tokenizer.apply_chat_template(
+            messages_with_parts, tokenize=False, **dict(options.arguments)
+        ),
+    )
 
 
 def remedy(tokenizer: PreTrainedTokenizerBase, error: Exception) -> str:
@@ -91,14 +106,17 @@ def remedy(tokenizer: PreTrainedTokenizerBase, error: Exception) -> str:
     # from jinja2, which is not imported here
     if type(error).__name__ == "TemplateSyntaxError":
         return "correct the template in the tokenizer's directory"
-    several = tokenizer.chat_template
+    templates = tokenizer.chat_template
     if (
-        isinstance(several, dict)
-        and "default" not in several
-        and not dict(options_of(tokenizer).arguments).get(CHOICE)
+        isinstance(templates, dict)
+        and "default" not in templates
+        and not dict(template_options(tokenizer).arguments).get(TEMPLATE_CHOICE)
     ):
-        names = ", ".join(sorted(several))
-        return f"choose one of its templates ({names}) with --template-arg {CHOICE}={min(several)}"
+        names = ", ".join(sorted(templates))
+        return (
+            f"choose one of its templates ({names}) with --template-arg"
+            f" {TEMPLATE_CHOICE}={min(templates)}"
+        )
     return (
         "supply the missing input with --system or --template-arg, or change the template in the"
         " tokenizer's directory"
@@ -109,26 +127,29 @@ def reads_clock(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the chat template writes the time or the date into a prompt, with its current
     arguments.
     """
-    options = options_of(tokenizer)
+    options = template_options(tokenizer)
     try:
-        turn = _render(tokenizer, options, "a")
-        source = tokenizer.get_chat_template(dict(options.arguments).get(CHOICE))
+        rendered = _render(tokenizer, options, "a")
+        source = tokenizer.get_chat_template(dict(options.arguments).get(TEMPLATE_CHOICE))
     except Exception:  # a template that cannot be rendered is reported on encoding
         return False
-    stopped = re.sub(r"\bstrftime_now(?=\s*\()", "raise_exception", source)
-    if stopped != source:
+    without_clock = re.sub(r"\bstrftime_now(?=\s*\()", "raise_exception", source)
+    if without_clock != source:
         try:
-            _render(tokenizer, options, "a", chat_template=stopped)
+            _render(tokenizer, options, "a", chat_template=without_clock)
         except Exception:  # the template asked for the time
             return True
     # the tokenizer's own code can write the date too
-    known, now = source + json.dumps(options.json, ensure_ascii=False), datetime.now()
+    known_text, now = source + json.dumps(options.json, ensure_ascii=False), datetime.now()
     return any(
-        date in turn and date not in known for date in (now.strftime(form) for form in _DATES)
+        date in rendered and date not in known_text
+        for date in (now.strftime(form) for form in _DATE_FORMATS)
     )
 
 
-def _require_taken(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions, name: str) -> None:
+def _require_accepted(
+    tokenizer: PreTrainedTokenizerBase, options: TemplateOptions, name: str
+) -> None:
     flags = [] if options.system is None else ["--system"]
     flags += ["--template-arg"] if options.arguments else []
     if not tokenizer.chat_template:
@@ -137,10 +158,10 @@ def _require_taken(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions,
             " the text into the prompts"
         )
     _require_names(tokenizer, options, name)
-    if (reason := _refusal(tokenizer, options)) is not None:
+    if (reason := _failure(tokenizer, options)) is not None:
         if (
             options.system is not None
-            and _refusal(tokenizer, TemplateOptions(None, options.arguments)) is None
+            and _failure(tokenizer, TemplateOptions(None, options.arguments)) is None
         ):
             raise OptionError(
                 f"the chat template of {name} does not accept a system message ({reason}); leave"
@@ -150,9 +171,9 @@ def _require_taken(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions,
             f"the chat template of {name} fails with {' and '.join(flags)} ({reason}); change them"
         )
     without = TemplateOptions(None, options.arguments)
-    if options.system is not None and _refusal(tokenizer, without) is None:
-        turns = [_render(tokenizer, chosen, "Hello.") for chosen in (options, without)]
-        if turns[0] == turns[1]:
+    if options.system is not None and _failure(tokenizer, without) is None:
+        rendered = [_render(tokenizer, chosen, "Hello.") for chosen in (options, without)]
+        if rendered[0] == rendered[1]:
             raise OptionError(
                 f"the chat template of {name} ignores a system message; leave out --system and"
                 " write its text into the prompts"
@@ -160,21 +181,21 @@ def _require_taken(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions,
 
 
 def _require_names(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions, name: str) -> None:
-    own = {"messages", *inspect.signature(tokenizer.apply_chat_template).parameters}
-    several = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else {}
+    reserved = {"messages", *inspect.signature(tokenizer.apply_chat_template).parameters}
+    templates = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else {}
     for argument, value in options.arguments:
-        if argument == CHOICE and value in several:
+        if argument == TEMPLATE_CHOICE and value in templates:
             continue
-        if argument in own:
+        if argument in reserved:
             raise OptionError(f"--template-arg {argument} is set by interp itself; leave it out")
-        if not re.search(rf"\b{re.escape(argument)}\b", _source(tokenizer)):
+        if not re.search(rf"\b{re.escape(argument)}\b", _template_source(tokenizer)):
             raise OptionError(
                 f"--template-arg {argument}: the chat template of {name} does not read"
                 f" {argument!r}; check the name"
             )
 
 
-def _refusal(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions) -> str | None:
+def _failure(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions) -> str | None:
     """Why the template cannot render a turn with these options; None if it can."""
     try:
         _render(tokenizer, options, "Hello.")
@@ -185,34 +206,34 @@ def _refusal(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions) -> st
 
 
 def _render(
-    tokenizer: PreTrainedTokenizerBase, options: TemplateOptions, text: str, **more: Any
+    tokenizer: PreTrainedTokenizerBase, options: TemplateOptions, text: str, **arguments: Any
 ) -> str:
-    return _turn(tokenizer, options, text, _takes_parts(tokenizer, options), **more)
+    return _render_turn(tokenizer, options, text, _takes_parts(tokenizer, options), **arguments)
 
 
-def _turn(
+def _render_turn(
     tokenizer: PreTrainedTokenizerBase,
     options: TemplateOptions,
     text: str,
-    parts: bool,
-    **more: Any,
+    as_parts: bool,
+    **more_arguments: Any,
 ) -> str:
-    said = [] if options.system is None else [("system", options.system)]
-    turns = _messages([*said, ("user", text)], parts)
-    arguments: dict[str, Any] = {**dict(options.arguments), **more}
+    system_turn = [] if options.system is None else [("system", options.system)]
+    conversation = _messages([*system_turn, ("user", text)], as_parts)
+    arguments: dict[str, Any] = {**dict(options.arguments), **more_arguments}
     # the result is text, since tokenize is false
     return cast(
         str,
         tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=True, **arguments
+            conversation, tokenize=False, add_generation_prompt=True, **arguments
         ),
     )
 
 
-def _messages(turns: Sequence[tuple[str, str]], parts: bool) -> list[dict[str, Any]]:
+def _messages(conversation: Sequence[tuple[str, str]], as_parts: bool) -> list[dict[str, Any]]:
     return [
-        {"role": role, "content": [{"type": "text", "text": content}] if parts else content}
-        for role, content in turns
+        {"role": role, "content": [{"type": "text", "text": content}] if as_parts else content}
+        for role, content in conversation
     ]
 
 
@@ -221,27 +242,33 @@ def _takes_parts(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions) -
     do.
     """
     key = str(tokenizer.chat_template), options
-    known = getattr(tokenizer, _PARTS, None)
-    if known is None or known[0] != key:
-        known = key, not _writes(tokenizer, options, False) and _writes(tokenizer, options, True)
-        setattr(tokenizer, _PARTS, known)
-    return known[1]
+    cached = getattr(tokenizer, _PARTS_ATTRIBUTE, None)
+    if cached is None or cached[0] != key:
+        cached = (
+            key,
+            not _renders_text(tokenizer, options, False)
+            and _renders_text(tokenizer, options, True),
+        )
+        setattr(tokenizer, _PARTS_ATTRIBUTE, cached)
+    return cached[1]
 
 
-def _writes(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions, parts: bool) -> bool:
+def _renders_text(
+    tokenizer: PreTrainedTokenizerBase, options: TemplateOptions, as_parts: bool
+) -> bool:
     try:
-        turn = _turn(tokenizer, options, PLACE, parts)
+        rendered = _render_turn(tokenizer, options, PLACEHOLDER, as_parts)
     except Exception:  # a template is foreign code and can raise anything
         return False
     # a list that is printed verbatim was not read as parts
-    return PLACE in turn and "{'type': 'text'" not in turn
+    return PLACEHOLDER in rendered and "{'type': 'text'" not in rendered
 
 
-def _source(tokenizer: PreTrainedTokenizerBase) -> str:
+def _template_source(tokenizer: PreTrainedTokenizerBase) -> str:
     """The source of the template; of all templates if there are several."""
     template = tokenizer.chat_template
     return template if isinstance(template, str) else "\n".join(map(str, (template or {}).values()))
 
 
-def _short(text: str) -> str:
+def _shortened(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:57]}...")

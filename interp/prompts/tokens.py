@@ -8,7 +8,7 @@ from typing import cast
 from transformers import PreTrainedTokenizerBase
 
 from interp.errors import PromptError
-from interp.prompts.template import PLACE, remedy, render
+from interp.prompts.template import PLACEHOLDER, remedy, render_turn
 
 Tokenizer = PreTrainedTokenizerBase
 """A Hugging Face tokenizer."""
@@ -16,7 +16,7 @@ Tokenizer = PreTrainedTokenizerBase
 OTHER, CONTENT, DECISION, COMPLETION = range(4)
 ROLES = {"content": CONTENT, "decision": DECISION, "completion": COMPLETION}
 
-_LIMIT = "_interp_limit"
+_LIMIT_ATTRIBUTE = "_interp_limit"
 
 
 @dataclass(frozen=True)
@@ -24,18 +24,18 @@ class Encoded:
     """Token ids of one prompt and the role of each token (``OTHER``, ``CONTENT``, ``DECISION``,
     ``COMPLETION``).
 
-    ``beside``: the same prompt with other suffixes, none of them longer, for the same batch; see
+    ``variants``: the same prompt with other suffixes, none of them longer, for the same batch; see
     ``texts``.
     """
 
     ids: tuple[int, ...]
     roles: tuple[int, ...]
-    beside: tuple["Encoded", ...] = ()
+    variants: tuple["Encoded", ...] = ()
 
     @property
     def texts(self) -> tuple["Encoded", ...]:
         """All variants of this prompt; a batch has one row for each."""
-        return (self, *self.beside)
+        return (self, *self.variants)
 
     def with_completion(self, ids: Sequence[int]) -> "Encoded":
         """The prompt followed by an answer."""
@@ -45,8 +45,8 @@ class Encoded:
         """The prompt followed by the tokens at which a metric is decided; ``others`` are
         alternatives in rows of their own.
         """
-        beside = tuple(self.with_decision(suffix) for suffix in others)
-        return Encoded((*self.ids, *ids), (*self.roles, *[DECISION] * len(ids)), beside)
+        variants = tuple(self.with_decision(suffix) for suffix in others)
+        return Encoded((*self.ids, *ids), (*self.roles, *[DECISION] * len(ids)), variants)
 
 
 def encode(tokenizer: Tokenizer, text: str) -> Encoded:
@@ -67,64 +67,64 @@ def encode(tokenizer: Tokenizer, text: str) -> Encoded:
         ids, roles = _encode_turn(tokenizer, text)
     if not ids:
         raise PromptError(f"the tokenizer makes no token of the prompt {text[:40]!r}")
-    require_rows(tokenizer, ids, text)
+    require_usable_ids(tokenizer, ids, text)
     roles[-1] = DECISION
     return Encoded(tuple(ids), tuple(roles))
 
 
-def apart(tokenizer: Tokenizer, coded: Encoded) -> Encoded:
+def content_roles(tokenizer: Tokenizer, encoded: Encoded) -> Encoded:
     """Every token as ``OTHER`` (special tokens, and tokens that a chat template adds) or
     ``CONTENT``.
     """
     special = set(tokenizer.all_special_ids)
-    plain = tokenizer.chat_template is None
+    is_plain = tokenizer.chat_template is None
     roles = [
-        CONTENT if index not in special and (plain or role == CONTENT) else OTHER
-        for index, role in zip(coded.ids, coded.roles, strict=True)
+        CONTENT if index not in special and (is_plain or role == CONTENT) else OTHER
+        for index, role in zip(encoded.ids, encoded.roles, strict=True)
     ]
-    return Encoded(coded.ids, tuple(roles))
+    return Encoded(encoded.ids, tuple(roles))
 
 
-def decoded(tokenizer: Tokenizer, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+def decode(tokenizer: Tokenizer, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
     """The text of one sequence of token ids."""
     # transformers annotates a list too, which it returns only for several sequences
     return cast(str, tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
 
-def limited(tokenizer: Tokenizer, rows: int, why: str) -> Tokenizer:
-    """A copy of a tokenizer that refuses token ids from ``rows`` on; ``why`` ends the error
+def limit_token_ids(tokenizer: Tokenizer, rows: int, reason: str) -> Tokenizer:
+    """A copy of a tokenizer that refuses token ids from ``rows`` on; ``reason`` ends the error
     message.
     """
-    found = copy.deepcopy(tokenizer)
-    setattr(found, _LIMIT, (rows, why))
-    return found
+    copied = copy.deepcopy(tokenizer)
+    setattr(copied, _LIMIT_ATTRIBUTE, (rows, reason))
+    return copied
 
 
-def rows_read(tokenizer: Tokenizer) -> int | None:
+def n_usable_ids(tokenizer: Tokenizer) -> int | None:
     """Number of token ids that may be used; None without a limit."""
-    return getattr(tokenizer, _LIMIT, (None,))[0]
+    return getattr(tokenizer, _LIMIT_ATTRIBUTE, (None,))[0]
 
 
-def require_rows(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> None:
+def require_usable_ids(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> None:
     """Raise PromptError if a text contains a token for which one of the models has no embedding
     row.
     """
-    rows, why = getattr(tokenizer, _LIMIT, (None, ""))
-    found = [index for index in ids if rows is not None and index >= rows]
-    if not found:
+    rows, reason = getattr(tokenizer, _LIMIT_ATTRIBUTE, (None, ""))
+    too_large = [index for index in ids if rows is not None and index >= rows]
+    if not too_large:
         return
-    token = cast(str, tokenizer.convert_ids_to_tokens(found[0]))
+    token = cast(str, tokenizer.convert_ids_to_tokens(too_large[0]))
     where = f"the text {text[:40]!r} holds"
     if tokenizer.chat_template is not None and token not in text:
         where = "the chat template writes"
-    raise PromptError(f"{where} the token {token!r} (id {found[0]}), {why}")
+    raise PromptError(f"{where} the token {token!r} (id {too_large[0]}), {reason}")
 
 
 def pad_id(tokenizer: Tokenizer) -> int:
     """Token id used for padding: the tokenizer's pad token, else its end token, else 0, among ids
     that the models have.
     """
-    rows = rows_read(tokenizer)
+    rows = n_usable_ids(tokenizer)
     for index in (cast("int | None", tokenizer.pad_token_id), end_id(tokenizer) if rows else None):
         if index is not None and (rows is None or index < rows):
             return index
@@ -156,31 +156,34 @@ def encode_answer(tokenizer: Tokenizer, text: str, answer: str) -> tuple[int, ..
     if tokenizer.chat_template is None:
         before = text
         answer = answer if answer[:1].isspace() or text[-1:].isspace() else f" {answer}"
-        prompt, whole = tokenizer(before)["input_ids"], tokenizer(before + answer)["input_ids"]
+        prompt, prompt_and_answer = (
+            tokenizer(before)["input_ids"],
+            tokenizer(before + answer)["input_ids"],
+        )
     else:
-        before = render(tokenizer, text)
-        prompt, whole = (
+        before = render_turn(tokenizer, text)
+        prompt, prompt_and_answer = (
             tokenizer(part, add_special_tokens=False)["input_ids"]
             for part in (before, before + answer)
         )
     # if the tokenizer ends a text with a special token, or merges across the border, tokenise the #
     # answer alone
-    if whole[: len(prompt)] != prompt:
-        prompt, whole = [], tokenizer(answer, add_special_tokens=False)["input_ids"]
-    ids = tuple(whole[len(prompt) :])
+    if prompt_and_answer[: len(prompt)] != prompt:
+        prompt, prompt_and_answer = [], tokenizer(answer, add_special_tokens=False)["input_ids"]
+    ids = tuple(prompt_and_answer[len(prompt) :])
     if not ids:
         raise PromptError(f"the tokenizer makes no token of the answer {answer[:40]!r}")
-    require_rows(tokenizer, ids, answer)
+    require_usable_ids(tokenizer, ids, answer)
     return ids
 
 
 def _encode_turn(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
     try:
-        turn = render(tokenizer, text)
+        rendered = render_turn(tokenizer, text)
     # a template is foreign code and can raise anything
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        if _refuses_all(tokenizer):
+        if _fails_for_all(tokenizer):
             raise PromptError(
                 f"the chat template fails for a single user turn, whatever its text ({reason}); "
                 f"{remedy(tokenizer, error)}"
@@ -189,45 +192,45 @@ def _encode_turn(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]
             f"the chat template fails for the prompt {text[:40]!r} ({reason}); change the prompt"
         ) from error
     if not tokenizer.is_fast:
-        ids = tokenizer(turn, add_special_tokens=False)["input_ids"]
+        ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]
         return ids, [CONTENT] * len(ids)
-    coded = tokenizer(turn, add_special_tokens=False, return_offsets_mapping=True)
-    start, end = _body(tokenizer, text, turn)
+    encoded = tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
+    start, end = _prompt_span(tokenizer, text, rendered)
     roles = [
         CONTENT if begin < end and stop > start else DECISION if begin >= end else OTHER
-        for begin, stop in coded["offset_mapping"]
+        for begin, stop in encoded["offset_mapping"]
     ]
-    return list(coded["input_ids"]), roles
+    return list(encoded["input_ids"]), roles
 
 
-def _refuses_all(tokenizer: Tokenizer) -> bool:
+def _fails_for_all(tokenizer: Tokenizer) -> bool:
     try:
-        render(tokenizer, "Hello.")
+        render_turn(tokenizer, "Hello.")
     except Exception:  # foreign code, as above
         return True
     return False
 
 
-def _body(tokenizer: Tokenizer, text: str, turn: str) -> tuple[int, int]:
+def _prompt_span(tokenizer: Tokenizer, text: str, rendered: str) -> tuple[int, int]:
     """Span of the prompt in its turn: between the template's text before and after it, as found
     with a placeholder.
     """
     try:
-        before, found, after = render(tokenizer, PLACE).partition(PLACE)
+        before, placeholder, after = render_turn(tokenizer, PLACEHOLDER).partition(PLACEHOLDER)
     except Exception:  # the template fails for the placeholder but not for the prompt
-        found = before = after = ""
-    start, end = 0, len(turn)
+        placeholder = before = after = ""
+    start, end = 0, len(rendered)
     if (
-        found
-        and turn.startswith(before)
-        and turn.endswith(after)
-        and len(turn) >= len(before) + len(after)
+        placeholder
+        and rendered.startswith(before)
+        and rendered.endswith(after)
+        and len(rendered) >= len(before) + len(after)
     ):
-        start, end = len(before), len(turn) - len(after)
-        if turn[start:end].strip() == text.strip():
+        start, end = len(before), len(rendered) - len(after)
+        if rendered[start:end].strip() == text.strip():
             return start, end
-    if turn.count(text.strip(), start, end) == 1:
-        start = turn.index(text.strip(), start, end)
+    if rendered.count(text.strip(), start, end) == 1:
+        start = rendered.index(text.strip(), start, end)
         return start, start + len(text.strip())
     raise PromptError(
         f"the chat template rewrites the prompt {text[:40]!r}, so its tokens cannot be identified;"

@@ -20,10 +20,10 @@ from typing import Any
 from interp.errors import ClaimError, InterpError
 from interp.kinds import KINDS
 from interp.provenance import JSON, digest
-from interp.replication.fresh_prompts import replaced
-from interp.store.transaction import file_lock, refusing
+from interp.replication.fresh_prompts import with_option_changed
+from interp.store.transaction import file_lock, reporting_os_errors
 
-MEASURING = {
+REPLAYABLE = {
     "report",
     "demo",
     *(kind.command or name for name, kind in KINDS.items() if kind.replayable),
@@ -39,7 +39,7 @@ _START = (
 )
 
 
-class Commands:
+class ReplayedCommands:
     """Commands that were run again: their stores lie in ``folder``; relative paths lead from
     ``directory``.
     """
@@ -52,7 +52,7 @@ class Commands:
         """Hold a place in the folder against other processes."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = file_lock(f"{place}.lock")
-        with refusing("lock", place):
+        with reporting_os_errors("lock", place):
             lock.acquire()
         try:
             yield
@@ -62,7 +62,7 @@ class Commands:
     def made(self, command: Sequence[str], report: Any, kept: Sequence[str] = ()) -> Path:
         """The store in which this command has run; ClaimError with what it said where it failed."""
         name = " ".join(command[: 2 if command[0] == "sae" else 1])
-        if name not in MEASURING:
+        if name not in REPLAYABLE:
             raise ClaimError(
                 f"`interp {name}` makes no claims; it is not run again, whatever the report says"
             )
@@ -70,7 +70,7 @@ class Commands:
             raise ClaimError(
                 f"`interp {name} --remote` sends prompts away; it is not run again, run it yourself"
             )
-        keys = sorted({*kept, *named_by(command, report)})
+        keys = sorted({*kept, *stored_runs_named_by(command, report)})
         # what builds on nothing stored is the same whatever the store
         place = (
             self.folder
@@ -101,7 +101,9 @@ class Commands:
     def _line(self, command: Sequence[str], place: Path) -> list[str]:
         package = str(Path(__file__).resolve().parents[2])
         # files that a command writes outside its store must not overwrite existing ones
-        command = replaced(command, "--out", lambda name: str(place / "out" / Path(name).name))
+        command = with_option_changed(
+            command, "--out", lambda name: str(place / "out" / Path(name).name)
+        )
         where = ["--store", str(place / "store"), "--json", "--quiet"]
         return [sys.executable, "-P", "-c", _START, package, *command, *where]
 
@@ -113,18 +115,18 @@ def command_of(run: JSON) -> list[str]:
     return [str(word) for word in words] if isinstance(words, list) else []
 
 
-def named_by(command: Sequence[str], report: Any) -> set[str]:
+def stored_runs_named_by(command: Sequence[str], report: Any) -> set[str]:
     """Keys of stored runs that a command builds on, with their parents: words of it that begin a
     key.
 
     Never those that the command made itself: they have to be made again.
     """
-    own = {run["key"] for run in report.value["runs"] if command_of(run) == list(command)}
-    found: set[str] = set()
+    own_keys = {run["key"] for run in report.value["runs"] if command_of(run) == list(command)}
+    keys: set[str] = set()
     for word in command[1:]:
         with suppress(InterpError):
             key = report.store.find(word) if re.fullmatch(r"[0-9a-f]{4,64}", word) else None
-            while key and key not in found | own:
-                found.add(key)
+            while key and key not in keys | own_keys:
+                keys.add(key)
                 key = report.store.manifest(key).provenance.parent
-    return found
+    return keys

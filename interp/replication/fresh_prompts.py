@@ -22,18 +22,18 @@ def replication_blocker(words: Sequence[str], prompts: Sequence[Path]) -> str:
         return f"is of `interp {name}`, which takes no other prompts to measure on"
     if name == "locate-neurons" and "--no-verify" in words:
         return "was not verified on prompts apart"
-    wanted = 1 if option(words, "--prompts") is not None else 2
-    if len(prompts) != wanted:
+    n_files = 1 if option_value(words, "--prompts") is not None else 2
+    if len(prompts) != n_files:
         files = (
             "one file of prompts"
-            if wanted == 1
+            if n_files == 1
             else "two files, of positive and of negative prompts"
         )
         return f"is measured on {files}; {len(prompts)} of fresh ones were given"
     return ""
 
 
-def with_prompts(
+def on_fresh_prompts(
     words: Sequence[str], prompts: Sequence[Path], half: Path, directory: Path
 ) -> list[str]:
     """The same command on fresh prompts; ``half`` is a folder for the prompts that located, where
@@ -46,64 +46,69 @@ def with_prompts(
     fresh = [str(path) for path in prompts]
     if words[0] in READ:
         flags = ("--prompts",) if len(fresh) == 1 else READ[words[0]]
-        return _with(words, flags, fresh)
-    if option(words, VERIFYING[0]) is None:
-        words = _with(words, *_located(words, half, directory))
-    return _with(words, VERIFYING, fresh)
+        return _with_options(words, flags, fresh)
+    if option_value(words, VERIFYING[0]) is None:
+        words = _with_options(words, *_selection_files(words, half, directory))
+    return _with_options(words, VERIFYING, fresh)
 
 
-def option(words: Sequence[str], flag: str) -> str | None:
+def option_value(words: Sequence[str], flag: str) -> str | None:
     """The value of a flag, the last where there are several; None where it is not given."""
-    found = []
+    values = []
     for before, word in pairwise(["", *words]):
-        found += [word] if before == flag else []
-        found += [word.removeprefix(f"{flag}=")] if word.startswith(f"{flag}=") else []
-    return found[-1] if found else None
+        values += [word] if before == flag else []
+        values += [word.removeprefix(f"{flag}=")] if word.startswith(f"{flag}=") else []
+    return values[-1] if values else None
 
 
-def replaced(words: Sequence[str], flag: str, change: Callable[[str], str]) -> list[str]:
+def with_option_changed(words: Sequence[str], flag: str, change: Callable[[str], str]) -> list[str]:
     """The words with every value of a flag changed."""
-    made, before = [], ""
+    words_out, before = [], ""
     for word in words:
         if word.startswith(f"{flag}="):
             word = f"{flag}={change(word.removeprefix(f'{flag}='))}"
         elif before == flag:
             word = change(word)
-        made.append(word)
+        words_out.append(word)
         before = word
-    return made
+    return words_out
 
 
-def _with(words: Sequence[str], flags: Sequence[str], values: Sequence[str]) -> list[str]:
-    made = list(words)
+def _with_options(words: Sequence[str], flags: Sequence[str], values: Sequence[str]) -> list[str]:
+    command = list(words)
     for flag, value in zip(flags, values, strict=True):
-        if option(made, flag) is None:
-            made += [flag, value]
-        made = replaced(made, flag, lambda _, value=value: value)
-    return made
+        if option_value(command, flag) is None:
+            command += [flag, value]
+        command = with_option_changed(command, flag, lambda _, value=value: value)
+    return command
 
 
-def _located(words: Sequence[str], half: Path, directory: Path) -> tuple[list[str], list[str]]:
+def _selection_files(
+    words: Sequence[str], half: Path, directory: Path
+) -> tuple[list[str], list[str]]:
     """Flags, and as files what they named: the prompts that the command located on, parted as it
     parts them.
     """
     from interp.prompts import Contrast, read_prompts, read_task
 
-    flags = ["--task" if option(words, "--task") else "--positive", "--negative"]
-    given = [option(words, flag) for flag in flags]
-    if None in given:
+    flags = ["--task" if option_value(words, "--task") else "--positive", "--negative"]
+    names = [option_value(words, flag) for flag in flags]
+    if None in names:
         raise OptionError(
-            f"`interp {words[0]}` was given no {flags[given.index(None)]}; its prompts are not"
+            f"`interp {words[0]}` was given no {flags[names.index(None)]}; its prompts are not"
             " known"
         )
-    positive, negative = (directory / name for name in given if name is not None)
-    column, template = option(words, "--column") or "prompt", option(words, "--template-column")
+    positive, negative = (directory / name for name in names if name is not None)
+    column, template = (
+        option_value(words, "--column") or "prompt",
+        option_value(words, "--template-column"),
+    )
     read = read_task if flags[0] == "--task" else read_prompts
     prompts = Contrast(
         read(positive, column, "locate+", template),
         read_prompts(negative, column, "locate-", template),
     )
-    located_on, _ = prompts.split(int(option(words, "--seed") or 0))
+    located_on, _ = prompts.split(int(option_value(words, "--seed") or 0))
     half.mkdir(parents=True, exist_ok=True)
     files = []
     for group in ("positive", "negative"):

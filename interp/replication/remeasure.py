@@ -16,13 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from interp.claims import MEASURES, Finding, alike, check, from_table
+from interp.claims import MEASURES, Finding, check, from_table, texts_match
 from interp.display import one_line
 from interp.errors import ClaimError, InterpError, OptionError
 from interp.maths.prediction import prediction_interval
 from interp.provenance import JSON, Provenance, digest
-from interp.replication.commands import Commands, command_of
-from interp.replication.fresh_prompts import replication_blocker, with_prompts
+from interp.replication.commands import ReplayedCommands, command_of
+from interp.replication.fresh_prompts import on_fresh_prompts, replication_blocker
 from interp.table import Table
 
 
@@ -55,7 +55,7 @@ class Question:
 
 
 @contextmanager
-def measuring_again(
+def remeasurement(
     prompts: Sequence[str] = (), tolerance: float = 1e-6, directory: Path | None = None
 ) -> Iterator[Remeasurement]:
     """``Again`` in a temporary folder, which is removed at the end."""
@@ -63,7 +63,7 @@ def measuring_again(
         yield Remeasurement(Path(folder), prompts, tolerance, directory)
 
 
-class Remeasurement(Commands):
+class Remeasurement(ReplayedCommands):
     """What commands of reports measure when they are run again, each once.
 
     ``folder`` holds their stores. ``prompts``: one fresh file, or a positive and a negative one.
@@ -100,7 +100,7 @@ class Remeasurement(Commands):
                 f"{_name(row)} measured again",
                 row["run"],
                 row["name"],
-                partial(self._same, report, runs, row),
+                partial(self._check_same, report, runs, row),
             )
             for row in report.value["claims"]
         ]
@@ -114,51 +114,57 @@ class Remeasurement(Commands):
         """
         if not self.prompts:
             return []
-        runs, made, asked = _runs(report), [], 0
+        runs, questions, n_tested = _runs(report), [], 0
         for row in report.value["claims"]:
             reason = self._unaskable(runs, row)
-            asked += not reason
+            n_tested += not reason
             ask = (
                 (lambda reason=reason: reason)
                 if reason
-                else partial(self._replicated, report, runs, row)
+                else partial(self._check_replicated, report, runs, row)
             )
-            made.append(Question(f"{_name(row)} on fresh prompts", row["run"], row["name"], ask))
-        self._tests += asked
-        return made if asked else [Question("fresh prompts", "", "", lambda: self._none(made))]
+            questions.append(
+                Question(f"{_name(row)} on fresh prompts", row["run"], row["name"], ask)
+            )
+        self._tests += n_tested
+        return (
+            questions
+            if n_tested
+            else [Question("fresh prompts", "", "", lambda: self._fail_for_no_questions(questions))]
+        )
 
-    def _none(self, made: Sequence[Question]) -> None:
-        why = f": {made[0].name} {made[0]()}" if made else ": it has none"
+    def _fail_for_no_questions(self, questions: Sequence[Question]) -> None:
+        why = f": {questions[0].name} {questions[0]()}" if questions else ": it has none"
         raise ClaimError(f"no claim of this report can be tested on fresh prompts{why}")
 
-    def _same(self, report: Any, runs: Mapping[str, JSON], row: JSON) -> None:
-        run, said = runs[row["run"]], _said(row)
-        command = self._command(run, said)
+    def _check_same(self, report: Any, runs: Mapping[str, JSON], row: JSON) -> None:
+        run, label = runs[row["run"]], _label(row)
+        command = self._command(run, label)
         store = self.made(command, report)
         if not (store / run["key"]).is_dir():
-            raise ClaimError(f"{said}: {_another(run, _manifests(store))}")
-        now = self._claim(store, run["key"], row["name"], said)
+            raise ClaimError(f"{label}: {_why_another_run(run, _manifests(store))}")
+        now = self._claim(store, run["key"], row["name"], label)
         for name in MEASURES:
             before, after = _number(row[name]), float(getattr(now, name))
             close = abs(after - before) <= self.tolerance * max(1.0, abs(before))
             if not (close or (math.isnan(before) and math.isnan(after)) or before == after):
                 where = "" if name == "value" else f" ({name})"
                 raise ClaimError(
-                    f"{said} says {before:.9g}{where}, measured again it is {after:.9g}, further"
+                    f"{label} says {before:.9g}{where}, measured again it is {after:.9g}, further"
                     " off than "
-                    f"{self.tolerance:g}{_elsewhere(run, self._table(store, run['key']).provenance)}"
+                    f"{self.tolerance:g}{_difference_of_context(run, self._table(store, run['key']).provenance)}"
                 )
         if (row["verdict"], row["direction"]) != (now.verdict, now.direction):
-            raise ClaimError(f"{said} says {row['verdict']}, measured again it is {now.verdict}")
+            raise ClaimError(f"{label} says {row['verdict']}, measured again it is {now.verdict}")
         for name in ("sentence", "control", "reason"):
-            if not alike(row[name], getattr(now, name), self.tolerance):
+            if not texts_match(row[name], getattr(now, name), self.tolerance):
                 raise ClaimError(
-                    f"{said} has the {name} {row[name]!r}, measured again it is"
+                    f"{label} has the {name} {row[name]!r}, measured again it is"
                     f" {getattr(now, name)!r}"
                 )
         if row["recipe"] != now.claim.to_json():
             raise ClaimError(
-                f"{said} has another recipe than the one by which it is measured again,"
+                f"{label} has another recipe than the one by which it is measured again,"
                 f" {now.claim.to_json()}"
             )
 
@@ -177,11 +183,11 @@ class Remeasurement(Commands):
             else "is of a run made in Python: no command is kept"
         )
 
-    def _replicated(self, report: Any, runs: Mapping[str, JSON], row: JSON) -> str | None:
-        run, said = runs[row["run"]], _said(row)
+    def _check_replicated(self, report: Any, runs: Mapping[str, JSON], row: JSON) -> str | None:
+        run, label = runs[row["run"]], _label(row)
         half = self.folder / f"half-{digest(command_of(run))[:20]}"
         with self.alone(half):
-            command = with_prompts(command_of(run), self.prompts, half, self.directory)
+            command = on_fresh_prompts(command_of(run), self.prompts, half, self.directory)
         # located on the same prompts the set is the report's own, and need not be located again
         store = self.made(command, report, [run["parent"]] if run["parent"] else [])
         alike = [m for m in _manifests(store) if m.provenance.analyzer == run["analyzer"]]
@@ -190,9 +196,9 @@ class Remeasurement(Commands):
             return "is measured on the prompts that located, which stay as they were"
         new = alike[0]
         if new.provenance.inputs["prompts"] == run["inputs"].get("prompts"):
-            raise ClaimError(f"{said}: these are the prompts of the report, not fresh ones")
-        self._require_same_set(report, run, store, new, said)
-        now = self._claim(store, new.key, row["name"], said)
+            raise ClaimError(f"{label}: these are the prompts of the report, not fresh ones")
+        self._require_same_set(report, run, store, new, label)
+        now = self._claim(store, new.key, row["name"], label)
         before, after = (
             (_number(row[end]) for end in ("value", "low", "high")),
             (now.value, now.low, now.high),
@@ -200,7 +206,7 @@ class Remeasurement(Commands):
         value, low, high = before
         if row["supported"] and not math.isfinite(now.value):
             raise ClaimError(
-                f"{said} is supported, {value:.4g}; on fresh prompts there is no such number"
+                f"{label} is supported, {value:.4g}; on fresh prompts there is no such number"
                 f" ({now.value:g})"
             )
         if not all(map(math.isfinite, after)):
@@ -209,18 +215,18 @@ class Remeasurement(Commands):
         numbers = f"{now.value:.4g} [{now.low:.4g}, {now.high:.4g}]"
         if not least - 1e-9 <= now.value <= most + 1e-9:
             raise ClaimError(
-                f"{said} says {value:.4g} [{low:.4g}, {high:.4g}]; on fresh prompts it is"
+                f"{label} says {value:.4g} [{low:.4g}, {high:.4g}]; on fresh prompts it is"
                 f" {numbers}, outside of [{least:.4g}, {most:.4g}], where a true one of"
                 f" {self._tests} would be"
             )
-        if row["supported"] and not now.holds:
+        if row["supported"] and not now.reaches_threshold:
             raise ClaimError(
-                f"{said} is supported, {value:.4g}; on fresh prompts it is {numbers}, not"
+                f"{label} is supported, {value:.4g}; on fresh prompts it is {numbers}, not"
                 f" {now.direction} {now.threshold:g}"
             )
         return None
 
-    def _require_same_set(self, report: Any, run: JSON, store: Path, new: Any, said: str) -> None:
+    def _require_same_set(self, report: Any, run: JSON, store: Path, new: Any, label: str) -> None:
         """The set that is tested on fresh prompts has to be the set of the report."""
         if not run["parent"] or not new.provenance.parent:
             return
@@ -233,17 +239,18 @@ class Remeasurement(Commands):
         ]
         if sets[0] != sets[1]:
             raise ClaimError(
-                f"{said}: the command selects another set now ({len(sets[0] & sets[1])} of"
+                f"{label}: the command selects another set now ({len(sets[0] & sets[1])} of"
                 f" {len(sets[0])} are the same); prompts or models that located are not those of"
                 " the report"
             )
 
-    def _command(self, run: JSON, said: str) -> list[str]:
+    def _command(self, run: JSON, label: str) -> list[str]:
         if words := command_of(run):
             return words
         raise ClaimError(
-            f"{said}: run {run['key'][:12]} was made in Python, no command is kept that measures it"
-            " again; make it with the command line, or verify the report without measuring again"
+            f"{label}: run {run['key'][:12]} was made in Python, no command is kept that measures"
+            " it again; make it with the command line, or verify the report without measuring"
+            " again"
         )
 
     def _table(self, store: Path, key: str) -> Table:
@@ -253,20 +260,20 @@ class Remeasurement(Commands):
             self._tables[store, key] = Store(store).get(key)
         return self._tables[store, key]
 
-    def _claim(self, store: Path, key: str, name: str, said: str) -> Finding:
+    def _claim(self, store: Path, key: str, name: str, label: str) -> Finding:
         table = self._table(store, key)
-        found = (
+        findings = (
             {claim.name: claim for claim in from_table(table.tables["claims"])}
             if "claims" in table.tables
             else {}
         )
-        if name not in found:
+        if name not in findings:
             raise ClaimError(
-                f"{said}: measured again the run has no such claim (it has"
-                f" {', '.join(found) or 'none'})"
+                f"{label}: measured again the run has no such claim (it has"
+                f" {', '.join(findings) or 'none'})"
             )
-        check(found[name], table)
-        return found[name]
+        check(findings[name], table)
+        return findings[name]
 
 
 def _runs(report: Any) -> dict[str, JSON]:
@@ -277,7 +284,7 @@ def _name(row: JSON) -> str:
     return one_line(f"claim {row['run'][:12]} {row['name']}")
 
 
-def _said(row: JSON) -> str:
+def _label(row: JSON) -> str:
     return f"claim {row['name']!r} of run {row['run'][:12]}"
 
 
@@ -291,27 +298,29 @@ def _manifests(store: Path) -> list[Any]:
     return Store(store).runs()
 
 
-def _another(run: JSON, made: Sequence[Any]) -> str:
+def _why_another_run(run: JSON, manifests: Sequence[Any]) -> str:
     """Why a command does not make this run any more: in what the nearest run of its analyzer
     differs.
     """
     alike = [
-        manifest.provenance for manifest in made if manifest.provenance.analyzer == run["analyzer"]
+        manifest.provenance
+        for manifest in manifests
+        if manifest.provenance.analyzer == run["analyzer"]
     ]
     if not alike:
         return f"its command makes no run of {run['analyzer']} any more"
     near = min(alike, key=lambda provenance: len(_differing(run, provenance)))
     changed = _differing(run, near)
-    made = (
+    manifests = (
         f"its command makes run {near.key[:12]} now, for {', '.join(changed) or 'the record'}"
         " changed"
     )
     if changed == ["tokens"]:
         return (
-            f"{made}: the same prompts become other tokens, as where a chat template reads the"
+            f"{manifests}: the same prompts become other tokens, as where a chat template reads the"
             " clock or a library is of another version; write a new report"
         )
-    return f"{made}; put back the prompt files and models of the report, or write a new report"
+    return f"{manifests}; put back the prompt files and models of the report, or write a new report"
 
 
 def _differing(run: JSON, now: Provenance) -> list[str]:
@@ -324,7 +333,7 @@ def _differing(run: JSON, now: Provenance) -> list[str]:
     return inputs + [name for name in ("version", "options", "parent") if run[name] != fields[name]]
 
 
-def _elsewhere(run: JSON, now: Provenance | None) -> str:
+def _difference_of_context(run: JSON, now: Provenance | None) -> str:
     """Where the two were measured, as far as it differs: on another device numbers differ in their
     last bits.
     """

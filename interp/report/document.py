@@ -22,7 +22,7 @@ from interp.agreement import ROLES, Agreement, Runs
 from interp.agreement.places import METHODS
 from interp.claims import COLUMNS, Finding, from_table
 from interp.errors import InterpError, OptionError, StoreError
-from interp.provenance import JSON, as_command, digest, environment, plain, sha256_of
+from interp.provenance import JSON, as_command, digest, environment, sha256_of, to_json_value
 from interp.report.html_document import write_text
 from interp.report.records import FIELDS, FORMAT, VERSION, ReportRecord
 from interp.report.sections import limit_lines
@@ -31,7 +31,7 @@ from interp.store.manifest import Manifest
 from interp.store.records import first_error
 from interp.table import Table
 
-TARGET = 5_000_000
+RECOMMENDED_PAGE_BYTES = 5_000_000
 """Recommended maximum size of a page in bytes; larger pages give a warning."""
 
 
@@ -53,22 +53,22 @@ class Run:
         return from_table(self.table.tables["claims"]) if "claims" in self.table.tables else ()
 
     @cached_property
-    def said(self) -> dict[str, JSON]:
+    def entry(self) -> dict[str, JSON]:
         """The report's JSON entry for this run."""
-        made, parts = self.manifest.provenance, self.manifest.parts()
-        return plain(
+        provenance, parts = self.manifest.provenance, self.manifest.files()
+        return to_json_value(
             {
                 "key": self.key,
                 "kind": self.manifest.kind,
-                "analyzer": made.analyzer,
-                "version": made.version,
-                "parent": made.parent,
+                "analyzer": provenance.analyzer,
+                "version": provenance.version,
+                "parent": provenance.parent,
                 "rows": self.manifest.rows,
                 "written": self.manifest.written,
                 "sentence": self.manifest.summary.get("sentence") or "",
-                "options": made.options,
-                "inputs": made.inputs,
-                "context": made.context,
+                "options": provenance.options,
+                "inputs": provenance.inputs,
+                "context": provenance.context,
                 "summary": dict(self.manifest.summary),
                 "manifest": digest(self.manifest.to_json()),
                 "files": [
@@ -96,16 +96,16 @@ def gather(
     Agreement is computed only if ``draws``, the number of null permutations, is given; its runs are
     stored.
     """
-    asked = list(dict.fromkeys(store.find(key) for key in keys))
-    if not asked:
+    requested = list(dict.fromkeys(store.find(key) for key in keys))
+    if not requested:
         raise OptionError(
             "a report needs at least one run; give keys of stored runs (`interp ls` lists them)"
         )
     runs = {}
-    for key in asked:
+    for key in requested:
         run = Run(store.manifest(key), store.get(key))
         parent = run.manifest.provenance.parent
-        if parent and parent not in (*asked, *runs) and store.has(parent):
+        if parent and parent not in (*requested, *runs) and store.has(parent):
             runs[parent] = Run(store.manifest(parent), store.get(parent))
         runs[key] = run
     if draws is None:
@@ -113,19 +113,19 @@ def gather(
     pairs: dict[tuple, list[Table]] = {}
     for run in runs.values():
         if run.table.kind in METHODS:
-            of_pair = tuple(run.manifest.provenance.inputs.get(role) for role in ROLES)
-            pairs.setdefault(of_pair, []).append(run.table)
+            pair = tuple(run.manifest.provenance.inputs.get(role) for role in ROLES)
+            pairs.setdefault(pair, []).append(run.table)
     agreements = []
     for tables in pairs.values():
         # two runs of the same method agree trivially
         if len({table.kind for table in tables}) > 1:
-            words = [
+            command = [
                 "agree",
                 *(table.require_provenance().key for table in tables),
                 "--draws",
                 str(draws),
             ]
-            with as_command(words):
+            with as_command(command):
                 key = store.run(Agreement(draws), Runs(tables)).key
             agreements.append(Run(store.manifest(key), store.get(key)))
     return [
@@ -141,38 +141,38 @@ def default_title(runs: Sequence[Run]) -> str:
 
 
 def _pair(run: Run) -> str:
-    made = run.manifest.provenance.context
-    return " → ".join(str(made[role]) for role in ("base", "tuned") if made.get(role))
+    context = run.manifest.provenance.context
+    return " → ".join(str(context[role]) for role in ("base", "tuned") if context.get(role))
 
 
 def content(
     runs: Sequence[Run], agreements: Sequence[Run], title: str, written: str
 ) -> dict[str, JSON]:
     """The content of a report, without the page, the path of the store and the digest."""
-    every = [*runs, *agreements]
-    made = [claim for run in every for claim in run.claims]
+    all_runs = [*runs, *agreements]
+    claims = [claim for run in all_runs for claim in run.claims]
     return {
         "format": FORMAT,
         "version": VERSION,
         "title": title,
         "written": written,
         "interp": str(environment().get("interp", "not installed")),
-        "runs": [run.said for run in every],
+        "runs": [run.entry for run in all_runs],
         "findings": [
             run.manifest.summary["sentence"]
-            for run in every
+            for run in all_runs
             if run.manifest.summary.get("sentence")
         ],
-        "claims": [claim_json(run.key, claim) for run in every for claim in run.claims],
+        "claims": [claim_json(run.key, claim) for run in all_runs for claim in run.claims],
         "agreement": [run.key for run in agreements],
-        "limits": limit_lines([run.table for run in every], made),
+        "limits": limit_lines([run.table for run in all_runs], claims),
     }
 
 
 def claim_json(key: str, finding: Finding) -> dict[str, JSON]:
     """The report's JSON entry for a finding, with NaN as None."""
     values = {name: getattr(finding, name) for name in COLUMNS if name != "recipe"}
-    return {"run": key} | plain({**values, "recipe": finding.claim.to_json()}, finite=False)
+    return {"run": key} | to_json_value({**values, "recipe": finding.claim.to_json()}, finite=False)
 
 
 def write_report(
@@ -201,23 +201,26 @@ def write_report(
     if out.is_dir():
         raise OptionError(f"--out {out} is a folder; give a file in it")
     # imports plotly, which is not needed to read a report
-    from interp.report.report_page import whole_page
+    from interp.report.report_page import render_report
 
     runs, agreements = gather(list(keys), store, draws)
     title = title or default_title(runs)
-    value = content(runs, agreements, title, datetime.now(UTC).isoformat(timespec="seconds"))
-    beside = out.with_suffix(".json")
-    page = whole_page(
-        value, [run.table for run in runs], [run.table for run in agreements], beside.name
+    report = content(runs, agreements, title, datetime.now(UTC).isoformat(timespec="seconds"))
+    json_path = out.with_suffix(".json")
+    page = render_report(
+        report, [run.table for run in runs], [run.table for run in agreements], json_path.name
     )
     write_text(out, page)
-    place = os.path.relpath(store.root, out.absolute().parent)
-    value |= {"store": Path(place).as_posix(), "page": {"file": out.name, "sha256": sha256_of(out)}}
-    ordered = {name: value[name] for name in FIELDS if name != "sha256"}
+    store_path = os.path.relpath(store.root, out.absolute().parent)
+    report |= {
+        "store": Path(store_path).as_posix(),
+        "page": {"file": out.name, "sha256": sha256_of(out)},
+    }
+    ordered = {name: report[name] for name in FIELDS if name != "sha256"}
     text = json.dumps(
         {**ordered, "sha256": digest(ordered)}, indent=1, ensure_ascii=False, allow_nan=False
     )
-    return write_text(beside, text + "\n")
+    return write_text(json_path, text + "\n")
 
 
 def read(path: str | os.PathLike, store: str | os.PathLike | None = None) -> Report:
@@ -228,7 +231,9 @@ def read(path: str | os.PathLike, store: str | os.PathLike | None = None) -> Rep
     path = Path(path)
     try:
         value = json.loads(
-            path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_refused
+            path.read_text(encoding="utf-8"),
+            object_pairs_hook=_without_duplicates,
+            parse_constant=_reject_constant,
         )
         # a value without canonical JSON or UTF-8 text cannot be compared
         digest(value)
@@ -258,16 +263,16 @@ def read(path: str | os.PathLike, store: str | os.PathLike | None = None) -> Rep
         raise StoreError(
             f"{path} is not a report that interp writes: {first_error(error)}"
         ) from error
-    place = path.absolute().parent / value["store"] if store is None else Path(store)
-    if not place.is_dir():
+    store_path = path.absolute().parent / value["store"] if store is None else Path(store)
+    if not store_path.is_dir():
         raise StoreError(
-            f"{path} is verified against the store {place}, which does not exist; give its"
+            f"{path} is verified against the store {store_path}, which does not exist; give its"
             " folder with --store DIR"
         )
-    return Report(path, value, Store(place))
+    return Report(path, value, Store(store_path))
 
 
-def _once(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
+def _without_duplicates(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
     """An object without repeated names, because readers differ in which of two values they take."""
     value = dict(pairs)
     if len(value) < len(pairs):
@@ -275,5 +280,5 @@ def _once(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
     return value
 
 
-def _refused(name: str) -> None:
+def _reject_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")

@@ -7,7 +7,7 @@ from typing import Any
 
 from interp.provenance import Provenance
 from interp.report.rendering import Html, render
-from interp.report.text import number
+from interp.report.text import format_number
 from interp.table import Table
 
 HEADLINES = {"base": "Base model", "tuned": "Fine-tuned model"}
@@ -21,60 +21,76 @@ DETAILS = {
 }
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings flattened to one, with names joined by dots."""
-    found: dict[str, Any] = {}
+    flattened: dict[str, Any] = {}
     for name, value in values.items():
-        found.update(
-            flat(value, f"{prefix}{name}.")
+        flattened.update(
+            flatten(value, f"{prefix}{name}.")
             if isinstance(value, Mapping)
             else {prefix + name: value}
         )
-    return found
+    return flattened
 
 
-def said(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A recorded value as text; integers in lists are often ids, so their digits are not grouped."""
     if isinstance(value, (list, tuple)):
-        return ", ".join(str(item) if type(item) is int else said(item) for item in value) or "none"
+        return (
+            ", ".join(str(item) if type(item) is int else format_value(item) for item in value)
+            or "none"
+        )
     return (
-        number(value) if isinstance(value, (int, float)) or value is None else str(value) or "none"
+        format_number(value)
+        if isinstance(value, (int, float)) or value is None
+        else str(value) or "none"
     )
 
 
-def facts(tables: Sequence[Table]) -> Html:
+def facts_html(tables: Sequence[Table]) -> Html:
     """The most important facts as a table, followed by everything that was recorded in a collapsed
     table per run.
     """
     runs = [table.provenance for table in tables if table.provenance]
     rows: list[tuple[str, str]] = []
     for name, label in HEADLINES.items():
-        rows.append((label, " / ".join(_distinct(run.context.get(name) or "none" for run in runs))))
-    rows.append(("Digests of weights", " / ".join(_distinct(_digests(run) for run in runs))))
+        rows.append(
+            (label, " / ".join(_unique_texts(run.context.get(name) or "none" for run in runs)))
+        )
+    rows.append(("Digests of weights", " / ".join(_unique_texts(_digests(run) for run in runs))))
     for run in runs:
         rows.append((f"Prompts, {run.analyzer}", _prompts(run)))
     for run in runs:
-        options = ", ".join(f"{name} {said(value)}" for name, value in flat(run.options).items())
+        options = ", ".join(
+            f"{name} {format_value(value)}" for name, value in flatten(run.options).items()
+        )
         rows.append((f"Options, {run.analyzer}", options or "none"))
     metrics = [
-        ", ".join(f"{name}: {said(v)}" for name, v in flat(_mapping(run.inputs, "metric")).items())
+        ", ".join(
+            f"{name}: {format_value(v)}"
+            for name, v in flatten(_mapping(run.inputs, "metric")).items()
+        )
         for run in runs
     ]
-    rows.append(("Metric", " / ".join(_distinct(metrics))))
+    rows.append(("Metric", " / ".join(_unique_texts(metrics))))
     for name, label in DETAILS.items():
-        seen = [
-            said(values[name])
+        recorded = [
+            format_value(values[name])
             for run in runs
             for values in (run.inputs, run.context)
             if name in values
         ]
-        rows.append((label, " / ".join(_distinct(seen))))
-    rows.append(("Software", " / ".join(_distinct(_software(run) for run in runs))))
-    several = len({run.context.get("tuned") for run in runs}) > 1
+        rows.append((label, " / ".join(_unique_texts(recorded))))
+    rows.append(("Software", " / ".join(_unique_texts(_software(run) for run in runs))))
+    has_several_models = len({run.context.get("tuned") for run in runs}) > 1
     rows += [
         (
             f"Run, {run.analyzer}",
-            f"{run.key} {run.context.get('tuned') or ''}".strip() if several else run.key,
+            (
+                f"{run.key} {run.context.get('tuned') or ''}".strip()
+                if has_several_models
+                else run.key
+            ),
         )
         for run in runs
     ]
@@ -93,13 +109,13 @@ def _mapping(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _digests(run: Provenance) -> str:
-    found = {role: run.inputs.get(role) for role in ("base", "tuned", "adapter")}
-    return ", ".join(f"{role} {str(value)[:16]}" for role, value in found.items() if value)
+    digests = {role: run.inputs.get(role) for role in ("base", "tuned", "adapter")}
+    return ", ".join(f"{role} {str(value)[:16]}" for role, value in digests.items() if value)
 
 
 def _software(run: Provenance) -> str:
-    made = _mapping(run.context, "environment")
-    return ", ".join(f"{name} {made[name]}" for name in SOFTWARE if name in made)
+    versions = _mapping(run.context, "environment")
+    return ", ".join(f"{name} {versions[name]}" for name in SOFTWARE if name in versions)
 
 
 def _prompts(run: Provenance) -> str:
@@ -110,12 +126,12 @@ def _prompts(run: Provenance) -> str:
             texts, clusters = (
                 run.context.get(f"{quantity}_{side}") for quantity in ("texts", "clusters")
             )
-            parts = [number(count)] if count is not None else []
+            parts = [format_number(count)] if count is not None else []
             if texts is not None and clusters is not None:
                 parts = [
-                    f"{number(count)} prompts",
-                    f"{number(texts)} distinct texts",
-                    f"{number(clusters)} clusters",
+                    f"{format_number(count)} prompts",
+                    f"{format_number(texts)} distinct texts",
+                    f"{format_number(clusters)} clusters",
                 ]
             sides.append(
                 f"{side}: {run.context[side]}" + (f" ({', '.join(parts)})" if parts else "")
@@ -123,18 +139,18 @@ def _prompts(run: Provenance) -> str:
     return "; ".join(sides)
 
 
-def _distinct(values: Iterable[object]) -> list[str]:
+def _unique_texts(values: Iterable[object]) -> list[str]:
     return list(dict.fromkeys(str(value) for value in values if value))
 
 
-SHOWN_ABOVE = {"sentence", "opening", "findings", "limits"}
+SHOWN_ELSEWHERE = {"sentence", "opening", "findings", "limits"}
 """Entries of a summary that the page gives elsewhere, as text or in the table of claims."""
 
 
 def _record(run: Provenance, summary: Mapping[str, Any]) -> tuple[str, str, list[tuple[str, str]]]:
     """A run's key, its analyzer, and everything that was recorded about it as rows of text."""
-    rest = {name: value for name, value in summary.items() if name not in SHOWN_ABOVE}
-    record = flat(
+    rest = {name: value for name, value in summary.items() if name not in SHOWN_ELSEWHERE}
+    record = flatten(
         {"inputs": run.inputs, "options": run.options, "context": run.context, "summary": rest}
     )
     rows = {
@@ -143,4 +159,4 @@ def _record(run: Provenance, summary: Mapping[str, Any]) -> tuple[str, str, list
         "parent": run.parent or "none",
         **record,
     }
-    return run.key, run.analyzer, [(name, said(value)) for name, value in rows.items()]
+    return run.key, run.analyzer, [(name, format_value(value)) for name, value in rows.items()]

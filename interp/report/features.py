@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from interp.report.rendering import Html, render
-from interp.report.text import interval, number
+from interp.report.text import format_interval, format_number
 from interp.table import Table
 
-SHOWN = 8
-_SORTS = {
+MAX_LOGIT_TOKENS = 8
+_SORT_KEYS = {
     "order": ("original order", False),
     "density": ("density", True),
     "detection": ("accuracy of the label", True),
@@ -31,39 +31,43 @@ def features_list(table: Table) -> Html:
     """All features of a table of kind ``sae-features``, with their contexts and logits if
     the table has them.
     """
-    contexts = _grouped(table.tables.get("contexts"))
-    logits = _grouped(table.tables.get("logits"))
+    contexts = _rows_by_latent(table.tables.get("contexts"))
+    logits = _rows_by_latent(table.tables.get("logits"))
     return render(
         "features.html",
         orders=[
             (name, label, descending)
-            for name, (label, descending) in _SORTS.items()
+            for name, (label, descending) in _SORT_KEYS.items()
             if name == "order" or name in table.data
         ],
         features=[
-            _item(row, index, contexts.get(row["latent"], []), logits.get(row["latent"], []))
+            _feature_entry(
+                row, index, contexts.get(row["latent"], []), logits.get(row["latent"], [])
+            )
             for index, row in enumerate(table.rows())
         ],
     )
 
 
-def _grouped(table: Table | None) -> dict[int, list[dict[str, Any]]]:
-    found: dict[int, list[dict[str, Any]]] = {}
+def _rows_by_latent(table: Table | None) -> dict[int, list[dict[str, Any]]]:
+    groups: dict[int, list[dict[str, Any]]] = {}
     for row in table.rows() if table is not None else ():
-        found.setdefault(row["latent"], []).append(row)
-    return found
+        groups.setdefault(row["latent"], []).append(row)
+    return groups
 
 
-def _item(
-    row: Mapping[str, Any], at: int, contexts: Sequence[dict], logits: Sequence[dict]
+def _feature_entry(
+    row: Mapping[str, Any], index: int, contexts: Sequence[dict], logits: Sequence[dict]
 ) -> dict[str, Any]:
-    keys = {"order": at, **{name: row[name] for name in _SORTS if name in row}}
-    nulls = max(_or(row["others"]), _or(row["shuffled"]))
+    keys = {"order": index, **{name: row[name] for name in _SORT_KEYS if name in row}}
+    nulls = max(_nan_to_minus_infinity(row["others"]), _nan_to_minus_infinity(row["shuffled"]))
     return {
         "latent": row["latent"],
         "label": row["label"],
-        "density": number(100 * row["density"]),
-        "score": f"{number(row['detection'])} (nulls {number(nulls)})" if row["scored"] else "",
+        "density": format_number(100 * row["density"]),
+        "score": f"{format_number(row['detection'])} (nulls {format_number(nulls)})"
+        if row["scored"]
+        else "",
         "order": [
             (name.replace("_", "-"), f"{value:.9g}")
             for name, value in keys.items()
@@ -75,44 +79,44 @@ def _item(
     }
 
 
-def _or(value: float) -> float:
+def _nan_to_minus_infinity(value: float) -> float:
     return -math.inf if math.isnan(value) else value
 
 
 def _facts(row: Mapping[str, Any]) -> list[str]:
-    found = [
+    lines = [
         (
-            f"active on {number(100 * row['density_special'])} % of special tokens,"
-            f" {number(100 * row['density_content'])} % of others; mean"
-            f" {number(row['mean_activation'])}, largest {number(row['max_activation'])}"
+            f"active on {format_number(100 * row['density_special'])} % of special tokens,"
+            f" {format_number(100 * row['density_content'])} % of others; mean"
+            f" {format_number(row['mean_activation'])}, largest {format_number(row['max_activation'])}"
         ),
     ]
     if "density_base" in row:
-        gain = interval(*(100 * row[f"density_gain{end}"] for end in ("", "_low", "_high")))
-        found.append(
-            f"active on {number(100 * row['density_base'])} % of tokens in the base's"
+        gain = format_interval(*(100 * row[f"density_gain{end}"] for end in ("", "_low", "_high")))
+        lines.append(
+            f"active on {format_number(100 * row['density_base'])} % of tokens in the base's"
             f" activations; gain {gain} percentage points"
         )
     if row["scored"]:
-        own = interval(row["detection"], row["detection_low"], row["detection_high"])
-        found.append(
-            f"its label predicts its firing on held-out documents with accuracy {own}; labels"
-            f" of other latents {number(row['others'])} (95 % quantile"
-            f" {number(row['others_high'])}), shuffled firing {number(row['shuffled'])} (95 %"
-            f" quantile {number(row['shuffled_high'])}); adjusted p"
-            f" {number(row['p_adjusted'])}; {row['examples']} active and as many inactive"
+        accuracy = format_interval(row["detection"], row["detection_low"], row["detection_high"])
+        lines.append(
+            f"its label predicts its firing on held-out documents with accuracy {accuracy}; labels"
+            f" of other latents {format_number(row['others'])} (95 % quantile"
+            f" {format_number(row['others_high'])}), shuffled firing {format_number(row['shuffled'])} (95 %"
+            f" quantile {format_number(row['shuffled_high'])}); adjusted p"
+            f" {format_number(row['p_adjusted'])}; {row['examples']} active and as many inactive"
             " tokens"
         )
     else:
-        found.append("not active often enough to be labelled and scored")
+        lines.append("not active often enough to be labelled and scored")
     if "largest_logit" in row:
-        found.append(
-            f"largest logit effect {number(row['largest_logit'])}, random directions"
-            f" {number(row['random_logit'])} (95 % quantile"
-            f" {number(row['random_logit_high'])}); adjusted p"
-            f" {number(row['logit_p_adjusted'])}"
+        lines.append(
+            f"largest logit effect {format_number(row['largest_logit'])}, random directions"
+            f" {format_number(row['random_logit'])} (95 % quantile"
+            f" {format_number(row['random_logit_high'])}); adjusted p"
+            f" {format_number(row['logit_p_adjusted'])}"
         )
-    return found
+    return lines
 
 
 def _logits(rows: Sequence[dict]) -> list[tuple[str, str, list[dict]]]:
@@ -120,7 +124,9 @@ def _logits(rows: Sequence[dict]) -> list[tuple[str, str, list[dict]]]:
         (
             side,
             model,
-            [row for row in rows if (row["model"], row["side"]) == (model, side)][:SHOWN],
+            [row for row in rows if (row["model"], row["side"]) == (model, side)][
+                :MAX_LOGIT_TOKENS
+            ],
         )
         for model in dict.fromkeys(row["model"] for row in rows)
         for side in ("promoted", "suppressed")
@@ -136,14 +142,16 @@ def _contexts(rows: Sequence[dict]) -> list[tuple[str, list[tuple[str, float, st
     for row in rows:
         by_context.setdefault((row["level"], row["context"]), []).append(row)
     scale = max((abs(row["activation"]) for row in rows), default=1.0) or 1.0
-    found = []
+    entries = []
     for (level, _), tokens in by_context.items():
         value = next((row["activation"] for row in tokens if row["chosen"]), np.nan)
-        place = f"{_LEVELS.get(level, level)}, {number(value)}, prompt {tokens[0]['prompt_id']}"
-        found.append((place, [_strength(row, scale) for row in tokens]))
-    return found
+        source = (
+            f"{_LEVELS.get(level, level)}, {format_number(value)}, prompt {tokens[0]['prompt_id']}"
+        )
+        entries.append((source, [_token_strength(row, scale) for row in tokens]))
+    return entries
 
 
-def _strength(row: Mapping[str, Any], scale: float) -> tuple[str, float, str]:
+def _token_strength(row: Mapping[str, Any], scale: float) -> tuple[str, float, str]:
     strength = f"{min(abs(row['activation']) / scale, 1):.2f}" if row["activation"] else ""
     return row["token"], row["activation"], strength

@@ -20,11 +20,11 @@ from interp.report.plotly_bundle import packed, unpacked_hash
 from interp.report.rendering import Html, render
 from interp.report.text import script_hash
 
-LONGEST_BUNDLE = 50_000_000
+MAX_BUNDLE_CHARACTERS = 50_000_000
 """Maximum number of characters of plotly.js to decompress."""
 
 
-def document(template: str, title: str, **values: Any) -> str:
+def render_document(template: str, title: str, **values: Any) -> str:
     """A whole page from a template that extends ``document.html``; ``title`` is text."""
     script, style = _resource("page.js"), _resource("page.css")
     policy = (
@@ -58,11 +58,11 @@ def bundle_hash(text: str) -> str:
     """The hash by which a content security policy would name the compressed script of a page; empty
     if the page has none.
     """
-    found = _BUNDLE.search(text)
+    match = _BUNDLE.search(text)
     try:
         script = (
-            zlib.decompressobj(wbits=31).decompress(b64decode(found[2]), LONGEST_BUNDLE)
-            if found
+            zlib.decompressobj(wbits=31).decompress(b64decode(match[2]), MAX_BUNDLE_CHARACTERS)
+            if match
             else b""
         )
         return script_hash(script.decode()) if script else ""

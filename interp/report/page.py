@@ -15,9 +15,9 @@ from interp.claims import to_table
 from interp.figures import has_figure, plot
 from interp.kinds import kinds
 from interp.report import sections
-from interp.report.facts import facts
+from interp.report.facts import facts_html
 from interp.report.features import features_list
-from interp.report.html_document import document, write_text
+from interp.report.html_document import render_document, write_text
 from interp.report.rendering import Html, Section, render
 from interp.report.text import json_text
 from interp.table import Table
@@ -29,10 +29,10 @@ def write_page(path: str | os.PathLike, tables: Sequence[Table], title: str) -> 
 
     The page is written atomically; raises ``StoreError`` if it cannot be written.
     """
-    return write_text(Path(path), page(tables, title))
+    return write_text(Path(path), render_page(tables, title))
 
 
-def page(tables: Sequence[Table], title: str) -> str:
+def render_page(tables: Sequence[Table], title: str) -> str:
     """The page as text."""
     # the sentence of a verifying run comes first, because it answers the question
     runs = sorted(tables, key=lambda table: "claims" not in table.tables)
@@ -41,13 +41,13 @@ def page(tables: Sequence[Table], title: str) -> str:
         Section("Example answers", [sections.examples_table(part)]) for part in examples_of(runs)
     ]
     if claims:
-        drawn = [sections.claims_table(claims), figure_of(to_table(claims))]
-        parts.append(Section("Claims and verdicts", drawn))
-    parts += parts_of(runs)
+        claims_html = [sections.claims_table(claims), figure_of(to_table(claims))]
+        parts.append(Section("Claims and verdicts", claims_html))
+    parts += sections_of(runs)
     limits = sections.bullets(sections.limit_lines(runs, claims))
     parts.append(Section("What these results do not show", [limits]))
-    parts.append(Section("What was compared", [facts(runs)]))
-    return document(
+    parts.append(Section("What was compared", [facts_html(runs)]))
+    return render_document(
         "page.html",
         title,
         pair=_pair(runs),
@@ -69,27 +69,29 @@ def examples_of(runs: Sequence[Table]) -> list[Table]:
 
 
 def _pair(runs: Sequence[Table]) -> str:
-    made = next((run.provenance for run in runs if run.provenance), None)
-    names = [made.context.get(role) for role in ("base", "tuned")] if made else []
+    provenance = next((run.provenance for run in runs if run.provenance), None)
+    names = [provenance.context.get(role) for role in ("base", "tuned")] if provenance else []
     return " → ".join(name for name in names if name)
 
 
-def parts_of(runs: Sequence[Table], brief: bool = False) -> Iterator[Section]:
+def sections_of(runs: Sequence[Table], brief: bool = False) -> Iterator[Section]:
     """A section for every kind of table in these runs that has a figure.
 
     ``brief``: tables of tokens are collapsed, for pages with many runs.
     """
-    every = [part for run in runs for part in (run, *run.tables.values()) if len(part)]
+    all_tables = [part for run in runs for part in (run, *run.tables.values()) if len(part)]
     for name, kind in kinds().items():
-        parts = [part for part in every if part.kind == name]
-        if parts and kind.heading:
-            yield Section(kind.heading, [html for part in parts for html in _drawn(part, brief)])
-    for part in every:
-        if has_figure(part.kind) and part.kind != "claims" and not kinds()[part.kind].heading:
-            yield Section(part.kind, [figure_of(part)])
+        tables = [part for part in all_tables if part.kind == name]
+        if tables and kind.heading:
+            yield Section(
+                kind.heading, [html for part in tables for html in _contents_of(part, brief)]
+            )
+    for table in all_tables:
+        if has_figure(table.kind) and table.kind != "claims" and not kinds()[table.kind].heading:
+            yield Section(table.kind, [figure_of(table)])
 
 
-def _drawn(table: Table, brief: bool) -> list[Html]:
+def _contents_of(table: Table, brief: bool) -> list[Html]:
     """A table's figure, and the table itself where it is meant to be read."""
     if table.kind == "neuron-tokens":
         return [sections.tokens_table(table, collapsed=brief)]
@@ -110,7 +112,9 @@ def figure_of(table: Table) -> Html:
     )
     # the title is in the page's text, which wraps on narrow screens
     figure.update_layout(title=None, margin={"t": max(figure.layout.margin.t - 30, 0)})
-    drawn: Any = figure.to_json(engine="json")  # the same text where a faster library is installed
+    figure_json: Any = figure.to_json(
+        engine="json"
+    )  # the same text where a faster library is installed
     return render(
         "figure.html",
         # figures escape their titles, except for quotes, which must be escaped in an attribute
@@ -118,5 +122,5 @@ def figure_of(table: Table) -> Html:
         label=Html(title.replace('"', "&quot;")),
         caption=caption,
         height=height,
-        figure=Html(json_text(drawn)),
+        figure=Html(json_text(figure_json)),
     )

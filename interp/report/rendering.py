@@ -13,7 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from interp.report.text import escaped, interval, number
+from interp.report.text import escaped, format_interval, format_number
 
 
 class Html(str):
@@ -53,8 +53,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    environment.filters["number"] = number
-    environment.globals["interval"] = interval
+    environment.filters["number"] = format_number
+    environment.globals["interval"] = format_interval
     return environment
 
 

@@ -12,29 +12,29 @@ from typing import Any
 import numpy as np
 
 from interp.claims import NOT_TESTED, SUPPORTED, TOO_FEW, Finding, from_table
-from interp.display import as_sentence, beside
+from interp.display import as_sentence, control_text
 from interp.report.rendering import Html, render
-from interp.report.text import interval, number
+from interp.report.text import format_interval, format_number
 from interp.table import Table
 
-NEURONS = 20
+MAX_UNITS = 20
 MARKS = {SUPPORTED: "✓", TOO_FEW: "–", NOT_TESTED: "–"}
-ALWAYS = (
+GENERAL_LIMITS = (
     "Anything about other prompts, behaviours or models than those named above.",
     (
         "That these units are the only ones: others can carry the same behaviour, and one set"
         " can replace another."
     ),
 )
-ACTIVE = (
+ACTIVITY_LIMIT = (
     "What a single unit means. Its most activating tokens show where it is active, not what it"
     " causes."
 )
-UNVERIFIED = (
+UNVERIFIED_LIMIT = (
     "That the selected units cause the behaviour: scores are a ranking, and this run made no"
     " intervention. Run it without --no-verify to test them against matched random sets."
 )
-VERIFIED = (
+VERIFIED_LIMIT = (
     "How another fine-tuned model of the same base would behave: intervals are over clusters"
     " of prompts, not over training runs."
 )
@@ -54,16 +54,16 @@ def claims_table(claims: Sequence[Finding]) -> Html:
     """One row per claim with its control; a control that several claims share is described once, in
     a note.
     """
-    shared = _shared(claims)
+    shared = _shared_controls(claims)
     rows = [
         {
             "claim": claim,
-            "control": beside(
-                interval(claim.control_value, claim.control_low, claim.control_high),
+            "control": control_text(
+                format_interval(claim.control_value, claim.control_low, claim.control_high),
                 claim.control_is_level,
             ),
-            "compared_with": _compared(claim, shared),
-            "bound": _beyond(claim),
+            "compared_with": _control_text(claim, shared),
+            "bound": _interval_bound(claim),
             "mark": MARKS.get(claim.verdict, "✗"),
         }
         for claim in claims
@@ -73,16 +73,16 @@ def claims_table(claims: Sequence[Finding]) -> Html:
     )
 
 
-def _shared(claims: Sequence[Finding]) -> dict[str, list[str]]:
+def _shared_controls(claims: Sequence[Finding]) -> dict[str, list[str]]:
     """Controls of more than one claim, with the names of these claims."""
-    found: dict[str, list[str]] = {}
+    names_by_control: dict[str, list[str]] = {}
     for claim in claims:
         if claim.control:
-            found.setdefault(claim.control, []).append(claim.name)
-    return {text: names for text, names in found.items() if len(names) > 1}
+            names_by_control.setdefault(claim.control, []).append(claim.name)
+    return {text: names for text, names in names_by_control.items() if len(names) > 1}
 
 
-def _compared(claim: Finding, shared: Mapping[str, Sequence[str]]) -> str:
+def _control_text(claim: Finding, shared: Mapping[str, Sequence[str]]) -> str:
     """The control of a claim, or the number of the note that describes it."""
     return (
         f"control {list(shared).index(claim.control) + 1}"
@@ -91,28 +91,28 @@ def _compared(claim: Finding, shared: Mapping[str, Sequence[str]]) -> str:
     )
 
 
-def _beyond(claim: Finding) -> str:
+def _interval_bound(claim: Finding) -> str:
     """The value that the interval must exceed, if it differs from the threshold."""
     ends = [end for end in claim.bounds if not np.isnan(end)]
     if not ends:
         return ""
-    above = claim.direction == "at least"
-    end = max(ends) if above else min(ends)
-    side = "above" if above else "up to"
-    return "" if end == claim.threshold else f"interval {side} {number(end)}"
+    is_lower_bound = claim.direction == "at least"
+    end = max(ends) if is_lower_bound else min(ends)
+    side = "above" if is_lower_bound else "up to"
+    return "" if end == claim.threshold else f"interval {side} {format_number(end)}"
 
 
 def baselines_table(table: Table) -> Html:
     """One row per method: rate of the behaviour, recovery, and cost on other prompts."""
     rows = []
     for row in table.rows():
-        shown = [f"{row[name]:.1%}" for name in ("exhibits_behaviour", "low", "high")]
+        rates = [f"{row[name]:.1%}" for name in ("exhibits_behaviour", "low", "high")]
         cost = [
-            number(row["divergence"]),
+            format_number(row["divergence"]),
             *("–" if np.isnan(row[n]) else f"{row[n]:.1%}" for n in ("flipped", "malformed")),
         ]
-        recovery = interval(row["recovery"], row["recovery_low"], row["recovery_high"])
-        rows.append((row, [f"{shown[0]} [{shown[1]}, {shown[2]}]", recovery, *cost]))
+        recovery = format_interval(row["recovery"], row["recovery_low"], row["recovery_high"])
+        rows.append((row, [f"{rates[0]} [{rates[1]}, {rates[2]}]", recovery, *cost]))
     labels = table.summary.get("labels") or {"many": "the behaviour", "number": "number"}
     note = (
         f"Behaviour: share of positive prompts with {labels['many']}. Recovery: share of the"
@@ -128,11 +128,11 @@ def baselines_table(table: Table) -> Html:
 
 def examples_table(table: Table) -> Html:
     """Answers of both models to a few prompts, and their answers under the interventions."""
-    of_a_prompt = groupby(table.rows(), key=itemgetter("group", "prompt_id"))
-    return render("examples.html", prompts=[list(rows) for _, rows in of_a_prompt])
+    groups = groupby(table.rows(), key=itemgetter("group", "prompt_id"))
+    return render("examples.html", prompts=[list(rows) for _, rows in groups])
 
 
-def tokens_table(table: Table, limit: int = NEURONS, collapsed: bool = False) -> Html:
+def tokens_table(table: Table, limit: int = MAX_UNITS, collapsed: bool = False) -> Html:
     """The most activating tokens of each of the best neurons (or heads), marked in their context.
 
     ``collapsed``: the reader has to open the table.
@@ -164,17 +164,21 @@ def limit_lines(tables: Sequence[Table], claims: Sequence[Finding]) -> list[str]
     """What the runs do not show: unsupported claims, limits stated by the analyzers, and general
     limits.
     """
-    lines = [*own_limits(tables, claims), VERIFIED if claims else UNVERIFIED, *ALWAYS]
+    lines = [
+        *specific_limits(tables, claims),
+        VERIFIED_LIMIT if claims else UNVERIFIED_LIMIT,
+        *GENERAL_LIMITS,
+    ]
     if any(
         "neuron-tokens" in table.tables or "tokens" in table.tables
         for table in tables
         if "score" in table.data
     ):
-        lines.append(ACTIVE)
+        lines.append(ACTIVITY_LIMIT)
     return list(dict.fromkeys(lines))
 
 
-def own_limits(tables: Sequence[Table], claims: Sequence[Finding]) -> list[str]:
+def specific_limits(tables: Sequence[Table], claims: Sequence[Finding]) -> list[str]:
     """Unsupported claims, limits stated by the analyzers, and notes on models and prompts."""
     lines = [
         f"{claim.verdict.capitalize()}: {claim.sentence}" for claim in claims if not claim.supported
@@ -182,7 +186,7 @@ def own_limits(tables: Sequence[Table], claims: Sequence[Finding]) -> list[str]:
     for table in tables:
         stated = table.summary.get("limits", [])
         lines += [stated] if isinstance(stated, str) else [str(line) for line in stated]
-    said = {line.casefold() for line in lines}
+    seen = {line.casefold() for line in lines}
     notes = [
         note
         for table in tables
@@ -190,5 +194,5 @@ def own_limits(tables: Sequence[Table], claims: Sequence[Finding]) -> list[str]:
         for note in table.provenance.context.get("notes") or ()
     ]
     return lines + [
-        line for line in map(as_sentence, map(str, notes)) if line.casefold() not in said
+        line for line in map(as_sentence, map(str, notes)) if line.casefold() not in seen
     ]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from base64 import b64encode
 
-from interp.display import escaped, interval, number
+from interp.display import escaped, format_interval, format_number
 
-__all__ = ["escaped", "interval", "json_text", "number", "script_hash"]
+__all__ = ["escaped", "format_interval", "format_number", "json_text", "script_hash"]
 
 
 def json_text(text: str) -> str:

@@ -17,7 +17,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from interp.claims import Finding, check, check_summary
-from interp.claims.opening import opening
+from interp.claims.opening import opening_lines
 from interp.display import one_line
 from interp.errors import ClaimError, InterpError
 from interp.provenance import JSON, digest, sha256_of
@@ -40,12 +40,12 @@ class Check:
     name: str
     run: str
     claim: str
-    _does: Callable[[], str | None] = field(repr=False)
+    _function: Callable[[], str | None] = field(repr=False)
 
     def __call__(self) -> str | None:
         """Run the check."""
         try:
-            return self._does()
+            return self._function()
         except ClaimError as error:
             raise ClaimError(one_line(str(error))) from error
         except InterpError as error:
@@ -60,35 +60,42 @@ class Check:
             ValueError,
         ) as error:
             # a store with matching digests can still contain what no analyzer writes
-            said = one_line(f"{type(error).__name__}: {error}")[:200]
+            cause = one_line(f"{type(error).__name__}: {error}")[:200]
             raise ClaimError(
-                f"{self.name}: it cannot be recomputed from the store ({said})"
+                f"{self.name}: it cannot be recomputed from the store ({cause})"
             ) from error
 
 
 def checks(report: Report) -> list[Check]:
     """The checks of a report: the report itself, each run, each claim, and the page."""
-    again = _Again(report)
-    made = [Check("report", "", "", again.the_report)]
+    recomputed = _Recomputation(report)
+    all_checks = [Check("report", "", "", recomputed.check_report)]
     for run in report.value["runs"]:
-        made.append(
-            Check(one_line(f"run {run['key'][:12]}"), run["key"], "", partial(again.the_run, run))
+        all_checks.append(
+            Check(
+                one_line(f"run {run['key'][:12]}"),
+                run["key"],
+                "",
+                partial(recomputed.check_run, run),
+            )
         )
     for claim in report.value["claims"]:
         name = one_line(f"claim {claim['run'][:12]} {claim['name']}")
-        made.append(Check(name, claim["run"], claim["name"], partial(again.the_claim, claim)))
-    return [*made, Check("page", "", "", again.the_page)]
+        all_checks.append(
+            Check(name, claim["run"], claim["name"], partial(recomputed.check_claim, claim))
+        )
+    return [*all_checks, Check("page", "", "", recomputed.check_page)]
 
 
 def failures(report: Report) -> list[tuple[Check, str]]:
     """The checks that failed, each with its message."""
-    found = []
-    for one in checks(report):
+    failed = []
+    for report_check in checks(report):
         try:
-            one()
+            report_check()
         except ClaimError as error:
-            found.append((one, str(error)))
-    return found
+            failed.append((report_check, str(error)))
+    return failed
 
 
 def require_control(claim: Finding) -> None:
@@ -105,7 +112,7 @@ def require_control(claim: Finding) -> None:
 
 
 @dataclass
-class _Again:
+class _Recomputation:
     """The report recomputed from its store; each run is read once."""
 
     report: Report
@@ -134,53 +141,57 @@ class _Again:
             self.reported["written"],
         )
 
-    def the_report(self) -> None:
-        seal = digest({name: value for name, value in self.reported.items() if name != "sha256"})
-        if seal != self.reported["sha256"]:
+    def check_report(self) -> None:
+        own_digest = digest(
+            {name: value for name, value in self.reported.items() if name != "sha256"}
+        )
+        if own_digest != self.reported["sha256"]:
             raise ClaimError(
                 "report: its content does not match its digest; it was changed after it was written"
             )
-        # a report of another version is compared too; its page is only checked for the version's name
-        made = self.content | {"interp": self.reported["interp"]}
+        # a report of another version is compared too; its page is only checked for the version's
+        # name
+        recomputed = self.content | {"interp": self.reported["interp"]}
         # claims and runs have their own checks
-        for name in made:
+        for name in recomputed:
             if name not in ("runs", "claims"):
-                _same(f"report.{name}", self.reported[name], made[name])
-        listed, there = (
+                _require_same(f"report.{name}", self.reported[name], recomputed[name])
+        reported_claims, recomputed_claims = (
             [[claim["run"], claim["name"]] for claim in value["claims"]]
-            for value in (self.reported, made)
+            for value in (self.reported, recomputed)
         )
-        _same("report.claims, by run and name,", listed, there)
-        if others := [
+        _require_same("report.claims, by run and name,", reported_claims, recomputed_claims)
+        if not_agreements := [
             key for key in self.reported["agreement"] if self.run(key).manifest.kind != "places"
         ]:
             raise ClaimError(
-                f"report.agreement lists run {others[0]}, which is not an agreement run"
+                f"report.agreement lists run {not_agreements[0]}, which is not an agreement run"
             )
-        latest = max(run["written"] for run in made["runs"])
+        latest = max(run["written"] for run in recomputed["runs"])
         if self.reported["written"] < latest[: len("2026-01-01T00:00:00")]:
             raise ClaimError(
                 f"report.written is {self.reported['written']}, earlier than its run of {latest}"
             )
 
-    def the_page(self) -> str | None:
-        named = self.reported["page"]["file"]
-        path = self.report.path.absolute().parent / named
-        if Path(named).name != named or not path.is_file():
+    def check_page(self) -> str | None:
+        file_name = self.reported["page"]["file"]
+        path = self.report.path.absolute().parent / file_name
+        if Path(file_name).name != file_name or not path.is_file():
             raise ClaimError(
-                f"page: {named} is missing next to the report; write it again with `interp report`"
+                f"page: {file_name} is missing next to the report; write it again with `interp"
+                " report`"
             )
-        found = sha256_of(path)
-        if found != self.reported["page"]["sha256"]:
+        page_digest = sha256_of(path)
+        if page_digest != self.reported["page"]["sha256"]:
             raise ClaimError(
-                f"page: {named} has the digest {found[:12]}, the report says"
+                f"page: {file_name} has the digest {page_digest[:12]}, the report says"
                 f" {self.reported['page']['sha256'][:12]}; the page was changed or replaced"
             )
-        text, other = (
+        text, is_other_version = (
             path.read_bytes().decode("utf-8", "replace"),
             self.reported["interp"] != self.content["interp"],
         )
-        plain, drawn_by = without_bundle(text), bundle_hash(text)
+        page_without_bundle, plotly_hash = without_bundle(text), bundle_hash(text)
         runs, agreements = (
             [
                 self.run(run["key"]).table
@@ -190,82 +201,93 @@ class _Again:
             for wanted in (False, True)
         )
         # imports plotly, which is not needed to list the checks
-        from interp.report.report_page import whole_page
+        from interp.report.report_page import render_report
 
-        made = whole_page(
+        recomputed = render_report(
             self.content | {"interp": self.reported["interp"]},
             runs,
             agreements,
             self.report.path.name,
         )
-        if without_bundle(made) == plain and drawn_by == unpacked_hash():
+        if without_bundle(recomputed) == page_without_bundle and plotly_hash == unpacked_hash():
             return None
-        if other or drawn_by not in ("", unpacked_hash()):
-            for what in ("title", "written", "interp"):
-                if escaped(self.reported[what]) not in plain:
+        if is_other_version or plotly_hash not in ("", unpacked_hash()):
+            for name in ("title", "written", "interp"):
+                if escaped(self.reported[name]) not in page_without_bundle:
                     raise ClaimError(
-                        f"page: {named} does not contain the report's {what}"
-                        f" {_short(self.reported[what])}"
+                        f"page: {file_name} does not contain the report's {name}"
+                        f" {_shortened(self.reported[name])}"
                     )
-            by = (
+            origin = (
                 f"interp {self.reported['interp']}"
-                if other
+                if is_other_version
                 else "another plotly.js than the installed one"
             )
             return one_line(
-                f"{named} was made by {by}, so it was not compared with the store: trust"
+                f"{file_name} was made by {origin}, so it was not compared with the store: trust"
                 " report.json, or write the page again with `interp report`"
             )
         raise ClaimError(
-            f"page: {named} does not match the store; write it again with `interp report`"
+            f"page: {file_name} does not match the store; write it again with `interp report`"
         )
 
-    def the_run(self, said: Mapping[str, JSON]) -> None:
-        _same(f"run {said['key'][:12]}", said, self.run(said["key"]).said)
+    def check_run(self, reported_run: Mapping[str, JSON]) -> None:
+        _require_same(
+            f"run {reported_run['key'][:12]}", reported_run, self.run(reported_run["key"]).entry
+        )
         try:
-            table = self.run(said["key"]).table
+            table = self.run(reported_run["key"]).table
             check_summary(table)
-            if "opening" in table.summary and table.summary["opening"] != opening(table):
+            if "opening" in table.summary and table.summary["opening"] != opening_lines(table):
                 raise ClaimError("the summary's opening lines are not those of its tables")
         except ClaimError as error:
-            raise ClaimError(f"run {said['key'][:12]}: {error}") from error
+            raise ClaimError(f"run {reported_run['key'][:12]}: {error}") from error
 
-    def the_claim(self, said: Mapping[str, JSON]) -> None:
-        run = self.run(said["run"])
-        mine = [claim for claim in run.claims if claim.name == said["name"]]
-        if len(mine) != 1:
+    def check_claim(self, reported_claim: Mapping[str, JSON]) -> None:
+        run = self.run(reported_claim["run"])
+        claims = [claim for claim in run.claims if claim.name == reported_claim["name"]]
+        if len(claims) != 1:
             raise ClaimError(
-                f"claim {said['name']!r}: run {run.key} has {len(mine)} claims of that name"
+                f"claim {reported_claim['name']!r}: run {run.key} has {len(claims)} claims of that"
+                " name"
             )
         try:
-            _same(f"claim {said['name']!r}", said, claim_json(run.key, mine[0]))
-            check(mine[0], run.table)
-            require_control(mine[0])
+            _require_same(
+                f"claim {reported_claim['name']!r}", reported_claim, claim_json(run.key, claims[0])
+            )
+            check(claims[0], run.table)
+            require_control(claims[0])
         except ClaimError as error:
-            raise ClaimError(f"run {said['run'][:12]}: {error}") from error
+            raise ClaimError(f"run {reported_claim['run'][:12]}: {error}") from error
 
 
-def _same(where: str, said: JSON, made: JSON) -> None:
+def _require_same(path: str, reported: JSON, recomputed: JSON) -> None:
     """Raise ``ClaimError`` with the first place where two values differ, and both values."""
-    if isinstance(said, dict) and isinstance(made, dict):
-        for name in sorted(said.keys() | made.keys()):
-            if (name in said) != (name in made):
-                there = (
+    if isinstance(reported, dict) and isinstance(recomputed, dict):
+        for name in sorted(reported.keys() | recomputed.keys()):
+            if (name in reported) != (name in recomputed):
+                difference = (
                     "has a field that the store lacks"
-                    if name in said
+                    if name in reported
                     else "lacks a field of the store"
                 )
-                raise ClaimError(f"{where} {there}: {name}")
-            _same(f"{where}.{name}", said[name], made[name])
-    elif isinstance(said, list) and isinstance(made, list):
-        if len(said) != len(made):
-            raise ClaimError(f"{where} has {len(said)} entries, the store gives {len(made)}")
-        for at, (one, other) in enumerate(zip(said, made, strict=True)):
-            _same(f"{where}[{at}]", one, other)
-    elif type(said) is not type(made) or said != made:
-        raise ClaimError(f"{where} says {_short(said)}, the store gives {_short(made)}")
+                raise ClaimError(f"{path} {difference}: {name}")
+            _require_same(f"{path}.{name}", reported[name], recomputed[name])
+    elif isinstance(reported, list) and isinstance(recomputed, list):
+        if len(reported) != len(recomputed):
+            raise ClaimError(
+                f"{path} has {len(reported)} entries, the store gives {len(recomputed)}"
+            )
+        for index, (reported_item, recomputed_item) in enumerate(
+            zip(reported, recomputed, strict=True)
+        ):
+            _require_same(f"{path}[{index}]", reported_item, recomputed_item)
+    elif type(reported) is not type(recomputed) or reported != recomputed:
+        raise ClaimError(
+            f"{path} says {_shortened(reported)}, the store gives {_shortened(recomputed)}"
+        )
 
 
-def _short(value: JSON) -> str:
+def _shortened(value: JSON) -> str:
     text = repr(value)
     return text if len(text) <= 120 else text[:119] + "…"

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from interp.errors import StoreError
-from interp.store.manifest import Damaged
+from interp.store.manifest import DamagedRun
 from interp.table import Table, dtype_name
 
 ARROW = {
@@ -44,19 +44,20 @@ def read_columns(path: Path, types: Mapping[str, str]) -> dict[str, np.ndarray]:
     try:
         table = pq.ParquetFile(path).read()
     except (pa.ArrowException, OSError) as error:
-        raise Damaged(f"cannot read {path}: {one_line(error)}") from error
-    found = {
+        raise DamagedRun(f"cannot read {path}: {one_line(error)}") from error
+    column_types = {
         field.name: next(
             (name for name, kind in ARROW.items() if kind == field.type), str(field.type)
         )
         for field in table.schema
     }
-    if found != dict(types):
-        raise Damaged(
-            f"{path} has the columns {found}, its manifest says {dict(types)}: the run is damaged"
+    if column_types != dict(types):
+        raise DamagedRun(
+            f"{path} has the columns {column_types}, its manifest says {dict(types)}: the run is"
+            " damaged"
         )
     if any(column.null_count for column in table.columns):
-        raise Damaged(f"{path} has empty cells, which interp never writes: the run is damaged")
+        raise DamagedRun(f"{path} has empty cells, which interp never writes: the run is damaged")
     return {name: np.asarray(table[name].to_numpy(), NUMPY[types[name]]) for name in types}
 
 
@@ -73,7 +74,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise Damaged(f"cannot read {path}: {one_line(error)}") from error
+        raise DamagedRun(f"cannot read {path}: {one_line(error)}") from error
 
 
 def one_line(error: BaseException) -> str:

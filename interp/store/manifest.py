@@ -37,11 +37,11 @@ KEY = re.compile(r"[0-9a-f]{16,64}")
 TableName = Annotated[str, StringConstraints(pattern=f"^{NAME.pattern}$")]
 
 
-class Damaged(StoreError):
+class DamagedRun(StoreError):
     """A directory with the name of a run that is not a valid run: it may be moved aside."""
 
 
-class Part(Record):
+class StoredFile(Record):
     """One file of a run: its path within the run, its length in bytes and sha256."""
 
     file: str
@@ -59,7 +59,7 @@ class ColumnRecord(Record):
     dtype: str
 
 
-class TablePart(Part):
+class StoredTable(StoredFile):
     """The file of a table, and what Parquet does not hold: kind, summary and columns."""
 
     kind: TableName
@@ -79,7 +79,7 @@ class TablePart(Part):
         """Type of each column by name."""
         return {column.name: column.dtype for column in self.columns}
 
-    def described(self) -> tuple[Column, ...]:
+    def table_columns(self) -> tuple[Column, ...]:
         """The columns as ``Column`` records."""
         return tuple(Column(c.name, c.role, c.meaning, c.unit) for c in self.columns)
 
@@ -106,9 +106,9 @@ class Manifest(Record):
         BeforeValidator(_as_provenance),
         PlainSerializer(Provenance.to_json),
     ]
-    table: TablePart
-    tables: dict[TableName, TablePart]
-    arrays: Part | None
+    table: StoredTable
+    tables: dict[TableName, StoredTable]
+    arrays: StoredFile | None
 
     @model_validator(mode="after")
     def _files_have_their_names(self) -> Manifest:
@@ -131,7 +131,7 @@ class Manifest(Record):
         """Number of rows of the primary table."""
         return self.table.rows
 
-    def parts(self) -> list[Part]:
+    def files(self) -> list[StoredFile]:
         """All files except the manifest."""
         return [self.table, *self.tables.values(), *([self.arrays] if self.arrays else [])]
 
@@ -141,7 +141,7 @@ class Manifest(Record):
         return {**value, "sha256": digest(value)}
 
 
-def described(table: Table) -> dict[str, JSON]:
+def table_record_fields(table: Table) -> dict[str, JSON]:
     """The fields of ``TablePart`` that come from the table and not from its file."""
     columns = [
         {**asdict(column), "dtype": dtype_name(table[column.name])} for column in table.columns
@@ -164,11 +164,11 @@ def read(directory: Path) -> Manifest:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise Damaged(f"{directory} has no manifest: it is not a run") from error
+        raise DamagedRun(f"{directory} has no manifest: it is not a run") from error
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise Damaged(f"{path} is not JSON: the run is damaged") from error
+        raise DamagedRun(f"{path} is not JSON: the run is damaged") from error
     schema = value.get("schema") if isinstance(value, dict) else None
     if type(schema) is int and schema != SCHEMA:
         raise StoreError(
@@ -181,45 +181,47 @@ def read(directory: Path) -> Manifest:
     except (TypeError, ValueError, RecursionError, InterpError) as error:
         reason = first_error(error) if isinstance(error, ValidationError) else str(error)
         reason = " ".join(reason.split())[:200]
-        raise Damaged(
+        raise DamagedRun(
             f"{path} is not a manifest that interp writes ({reason}): the run is damaged"
         ) from error
     if not manifest.key == manifest.provenance.key == directory.name:
-        raise Damaged(
+        raise DamagedRun(
             f"{path} is of run {manifest.key} with provenance {manifest.provenance.key}: they must"
             " agree"
         )
-    for part in manifest.parts():
-        file = directory / part.file
+    for stored in manifest.files():
+        file = directory / stored.file
         try:
             size = file.stat().st_size if file.is_file() else None
         except FileNotFoundError:
             size = None
         except OSError as error:
             raise StoreError(f"cannot read {file}: {error.strerror}") from error
-        if size != part.size:
+        if size != stored.size:
             seen = "is missing" if size is None else f"has {size} bytes"
-            raise Damaged(f"{file} {seen}, its manifest says {part.size} bytes: the run is damaged")
+            raise DamagedRun(
+                f"{file} {seen}, its manifest says {stored.size} bytes: the run is damaged"
+            )
     return manifest
 
 
-def verify(directory: Path, part: Part) -> None:
+def verify(directory: Path, file: StoredFile) -> None:
     """Compare a file of a run with its digest; raises ``Damaged`` if they differ."""
-    path = directory / part.file
+    path = directory / file.file
     try:
-        found = sha256_of(path)
+        actual = sha256_of(path)
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
-    if found != part.sha256:
-        raise Damaged(
+    if actual != file.sha256:
+        raise DamagedRun(
             f"{path} does not match its digest: repeat the run's command, or move the run away"
         )
 
 
-def proven(directory: Path) -> Manifest:
+def read_verified(directory: Path) -> Manifest:
     """As ``read``, and every file is compared with its digest."""
     run = read(directory)
-    for part in run.parts():
+    for part in run.files():
         verify(directory, part)
     return run
 

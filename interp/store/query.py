@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from interp.errors import StoreError
 from interp.store import manifest
-from interp.store.manifest import Manifest, Part
+from interp.store.manifest import Manifest, StoredFile
 from interp.table import Column, Table
 
 SETTINGS: dict[str, str | bool | int | float | list[str]] = {
@@ -46,37 +46,39 @@ RUNS = (
 QUERIES = ("SELECT", "EXPLAIN")
 
 
-def answer(text: str, root: Path, manifests: Sequence[Manifest]) -> Table:
+def answer(query: str, root: Path, manifests: Sequence[Manifest]) -> Table:
     """The rows of one query; ``StoreError`` for an invalid one, with the available views.
 
     ``Damaged`` if a file that it would read does not match its digest.
     """
-    place, sources = root.resolve(), _sources(manifests)
+    directory, sources = root.resolve(), _sources(manifests)
     try:
-        statements = duckdb.extract_statements(text)
+        statements = duckdb.extract_statements(query)
         if len(statements) != 1 or statements[0].type.name not in QUERIES:
             kinds = ", ".join(statement.type.name for statement in statements) or "nothing"
             raise StoreError(f"the query is {kinds}: expected one SELECT, the store is only read")
         with duckdb.connect(config=SETTINGS) as connection:
             connection.register("runs", _runs(manifests))
-            connection.execute(f"SET allowed_directories = [{_quoted(str(place))}]")
+            connection.execute(f"SET allowed_directories = [{_quoted(str(directory))}]")
             connection.execute("SET temp_directory = ''")
             connection.execute("SET enable_external_access = false")
             # binding a view reads the footers of its files, so only views that the text contains
             everything = any(
-                name in text.lower() for name in ("show", "information_schema", "duckdb_")
+                name in query.lower() for name in ("show", "information_schema", "duckdb_")
             )
             read = {
-                name: parts for name, parts in sources.items() if everything or name in text.lower()
+                name: parts
+                for name, parts in sources.items()
+                if everything or name in query.lower()
             }
             for (key, _), part in dict(
                 item for parts in read.values() for item in parts.items()
             ).items():
-                manifest.verify(place / key, part)
+                manifest.verify(directory / key, part)
             for name, parts in read.items():
-                connection.execute(_view(name, str(place), ["/".join(file) for file in parts]))
+                connection.execute(_view(name, str(directory), ["/".join(file) for file in parts]))
             connection.execute("SET lock_configuration = true")
-            return _table(connection.sql(text).to_arrow_table())
+            return _table(connection.sql(query).to_arrow_table())
     except duckdb.Error as error:
         reason = str(error).strip().split("\n")[0]
         views = ", ".join([*sorted(name for name in sources if "-" not in name), "runs"])
@@ -84,9 +86,9 @@ def answer(text: str, root: Path, manifests: Sequence[Manifest]) -> Table:
         raise StoreError(f"{reason}{hint}") from error
 
 
-def _sources(manifests: Sequence[Manifest]) -> dict[str, dict[tuple[str, str], Part]]:
+def _sources(manifests: Sequence[Manifest]) -> dict[str, dict[tuple[str, str], StoredFile]]:
     """The files of each view, by key of the run and file name."""
-    sources: dict[str, dict[tuple[str, str], Part]] = {}
+    sources: dict[str, dict[tuple[str, str], StoredFile]] = {}
     for run in manifests:
         parts = {run.kind: run.table} | {
             f"{run.kind}_{name}": part for name, part in run.tables.items()
@@ -102,8 +104,8 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _view(name: str, place: str, files: Sequence[str]) -> str:
-    start, paths = len(place) + 2, ", ".join(_quoted(f"{place}/{file}") for file in files)
+def _view(name: str, directory: str, files: Sequence[str]) -> str:
+    start, paths = len(directory) + 2, ", ".join(_quoted(f"{directory}/{file}") for file in files)
     return (
         f"""CREATE VIEW "{name}" AS SELECT split_part(substr("//file", {start}), '/', 1) AS run, """
         f"""* EXCLUDE ("//file") FROM read_parquet([{paths}], """
@@ -115,13 +117,13 @@ def _view(name: str, place: str, files: Sequence[str]) -> str:
 def _runs(manifests: Sequence[Manifest]) -> pa.Table:
     rows = []
     for run in manifests:
-        made = run.provenance
+        provenance = run.provenance
         texts = {
             name: json.dumps(value)
             for name, value in (
-                ("options", made.options),
-                ("inputs", made.inputs),
-                ("context", made.context),
+                ("options", provenance.options),
+                ("inputs", provenance.inputs),
+                ("context", provenance.context),
                 ("summary", run.summary),
             )
         }
@@ -129,11 +131,11 @@ def _runs(manifests: Sequence[Manifest]) -> pa.Table:
             {
                 "key": run.key,
                 "kind": run.kind,
-                "analyzer": made.analyzer,
-                "version": made.version,
+                "analyzer": provenance.analyzer,
+                "version": provenance.version,
                 "written": run.written,
                 "rows": run.rows,
-                "parent": made.parent,
+                "parent": provenance.parent,
                 "sentence": run.summary.get("sentence"),
                 **texts,
             }
@@ -152,10 +154,10 @@ def _runs(manifests: Sequence[Manifest]) -> pa.Table:
 def _table(result: pa.Table) -> Table:
     columns, data = [], {}
     for field, values in zip(result.schema, result.columns, strict=True):
-        name, number = field.name, 1
+        name, suffix = field.name, 1
         while name in data:
-            number += 1
-            name = f"{field.name}_{number}"
+            suffix += 1
+            name = f"{field.name}_{suffix}"
         role, data[name] = _column(values)
         columns.append(Column(name, role, "of the query"))
     return Table("sql", tuple(columns), data)

@@ -76,7 +76,7 @@ class RecalledRun:
 
 
 @dataclass(frozen=True)
-class Remembered:
+class RequestAnswer:
     """The answer to a request: its runs in order, the notes printed, and the digest of its page."""
 
     runs: tuple[RecalledRun, ...]
@@ -84,22 +84,22 @@ class Remembered:
     page: str
 
 
-def any_in(root: Path) -> bool:
+def has_requests(root: Path) -> bool:
     """Whether this store has any requests; if not, a request need not be described."""
     return (root / ".requests").is_dir()
 
 
-def recall(root: Path, request: JSON) -> Remembered | None:
+def recall(root: Path, request: JSON) -> RequestAnswer | None:
     """The answer to this request, with its runs verified; None if it is missing or damaged."""
-    path = _place(root, request)
+    path = _path(root, request)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         record = RequestRecord.model_validate(value)
         content = {name: field for name, field in value.items() if name != "seal"}
         if record.seal != digest(content) or record.request != request:
             return None
-        runs = tuple(_kept(root, key) for key in record.runs)
-        return Remembered(runs, tuple(record.notes), record.page)
+        runs = tuple(_verified_run(root, key) for key in record.runs)
+        return RequestAnswer(runs, tuple(record.notes), record.page)
     except (InterpError, OSError, ValueError, RecursionError):
         return None
 
@@ -109,19 +109,19 @@ def remember(
 ) -> None:
     """Write the answer to a request; a store that cannot be written stays without it."""
     record = RequestRecord.sealed(request=request, runs=list(keys), notes=list(notes), page=page)
-    place = _place(root, request)
+    path = _path(root, request)
     with suppress(OSError), transaction.temporary(root, "request") as directory:
-        place.parent.mkdir(exist_ok=True)
-        draft = directory / place.name
+        path.parent.mkdir(exist_ok=True)
+        draft = directory / path.name
         draft.write_text(record.text() + "\n", encoding="ascii")
         transaction.flush_tree(directory)
-        os.replace(draft, place)
+        os.replace(draft, path)
 
 
-def _place(root: Path, request: JSON) -> Path:
+def _path(root: Path, request: JSON) -> Path:
     return root / ".requests" / f"{digest(request)}.json"
 
 
-def _kept(root: Path, key: str) -> RecalledRun:
+def _verified_run(root: Path, key: str) -> RecalledRun:
     path = root / key
-    return RecalledRun(manifest.proven(path), path)
+    return RecalledRun(manifest.read_verified(path), path)

@@ -16,7 +16,7 @@ from interp.errors import RunNotFound, StoreError
 from interp.provenance import sha256_of
 from interp.store import files, manifest, transaction
 from interp.store.journal import Journal
-from interp.store.manifest import Damaged, Manifest, Part, TablePart
+from interp.store.manifest import DamagedRun, Manifest, StoredFile, StoredTable
 from interp.table import Table
 
 
@@ -88,7 +88,7 @@ class Store:
 
     def __init__(self, root: str | os.PathLike = "runs") -> None:
         self.root = Path(root).absolute()
-        with transaction.refusing("open the store", self.root):
+        with transaction.reporting_os_errors("open the store", self.root):
             if self.root.exists() and not self.root.is_dir():
                 raise StoreError(f"{root} is a file: a store is a directory")
             if _has_old_layout(self.root):
@@ -107,18 +107,18 @@ class Store:
                 f"there is no store at {self.root}: run an analysis first, or name another with"
                 " --store"
             )
-        with transaction.refusing("read", self.root):
+        with transaction.reporting_os_errors("read", self.root):
             return sorted(name for name in os.listdir(self.root) if manifest.KEY.fullmatch(name))
 
     def runs(self) -> list[Manifest]:
         """The manifests of all valid runs, oldest first; ``problems`` lists the others."""
-        return self._surveyed()[0]
+        return self._valid_and_problems()[0]
 
     def problems(self) -> list[str]:
         """One line for each directory that is not a valid run."""
-        return self._surveyed()[1]
+        return self._valid_and_problems()[1]
 
-    def _surveyed(self) -> tuple[list[Manifest], list[str]]:
+    def _valid_and_problems(self) -> tuple[list[Manifest], list[str]]:
         valid, problems = [], []
         for name in self._names():
             try:
@@ -132,32 +132,32 @@ class Store:
         names = self._names()
         if key in names:
             return key
-        found = [name for name in names if key and name.startswith(key)]
-        if len(found) > 1:
+        matches = [name for name in names if key and name.startswith(key)]
+        if len(matches) > 1:
             raise StoreError(
-                f"{key!r} begins the keys of {len(found)} runs ({', '.join(found[:4])}): give more"
-                " digits of the key"
+                f"{key!r} begins the keys of {len(matches)} runs ({', '.join(matches[:4])}): give"
+                " more digits of the key"
             )
-        if not found:
+        if not matches:
             raise RunNotFound(
                 f"no run {key!r} in {self.root}: it has {len(names)} runs, listed by `interp ls`"
             )
-        return found[0]
+        return matches[0]
 
     def has(self, key: str) -> bool:
         """Whether there is a valid run with exactly this key."""
         try:
-            manifest.read(self._place(key))
-        except Damaged:
+            manifest.read(self._directory(key))
+        except DamagedRun:
             return False
         return True
 
-    def _place(self, key: str) -> Path:
+    def _directory(self, key: str) -> Path:
         return self.root / key
 
     def path(self, key: str) -> Path:
         """The directory of the run whose key begins with ``key``."""
-        return self._place(self.find(key))
+        return self._directory(self.find(key))
 
     def manifest(self, key: str) -> Manifest:
         """The manifest of the run whose key begins with ``key``."""
@@ -169,15 +169,15 @@ class Store:
         return StoredRun.from_table(self._read(path), path, cached=True)
 
     def _read(self, directory: Path) -> Table:
-        run = manifest.proven(directory)
+        run = manifest.read_verified(directory)
 
-        def table(part: TablePart, **rest: Any) -> Table:
+        def table(part: StoredTable, **rest: Any) -> Table:
             data = files.read_columns(directory / part.file, part.types)
             if any(len(column) != part.rows for column in data.values()):
-                raise Damaged(
+                raise DamagedRun(
                     f"{directory / part.file} does not have the {part.rows} rows its manifest says"
                 )
-            return Table(part.kind, part.described(), data, summary=part.summary, **rest)
+            return Table(part.kind, part.table_columns(), data, summary=part.summary, **rest)
 
         try:
             return table(
@@ -187,7 +187,7 @@ class Store:
                 arrays=files.read_arrays(directory / run.arrays.file) if run.arrays else {},
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise Damaged(
+            raise DamagedRun(
                 f"{directory} does not contain a table that interp writes: {files.one_line(error)}"
             ) from error
 
@@ -199,13 +199,13 @@ class Store:
         """
         provenance = study.provenance(analyzer)
         key = provenance.key
-        place = self._place(key)
+        directory = self._directory(key)
         aside = None
-        if os.path.lexists(place):
+        if os.path.lexists(directory):
             try:
-                return StoredRun.from_table(self._read(place), place, cached=True)
-            except Damaged:
-                aside = self._move_aside(place)
+                return StoredRun.from_table(self._read(directory), directory, cached=True)
+            except DamagedRun:
+                aside = self._move_aside(directory)
         self._prepare()
         started = datetime.now(UTC)
         journal = Journal(self.root / ".unfinished" / f"{key}.jsonl")
@@ -223,18 +223,18 @@ class Store:
                 f"the analyzer's table has the key {table.require_provenance().key}, its study says"
                 f" {key}"
             )
-        kept = self._keep(table)
+        is_new = self._write_new(table)
         with suppress(OSError):
             journal.remove()
-        table = table if kept else self._read(place)
-        return StoredRun.from_table(table, place, cached=False, aside=aside)
+        table = table if is_new else self._read(directory)
+        return StoredRun.from_table(table, directory, cached=False, aside=aside)
 
     def write(self, table: Table) -> Path:
         """Store ``table`` and return its run's directory; an existing valid run stays as it is."""
-        self._keep(table)
-        return self._place(table.require_provenance().key)
+        self._write_new(table)
+        return self._directory(table.require_provenance().key)
 
-    def _keep(self, table: Table) -> bool:
+    def _write_new(self, table: Table) -> bool:
         if table.provenance is None:
             raise ValueError(f"table {table.kind!r} has no provenance, which gives a run its key")
         if bad := [
@@ -244,27 +244,27 @@ class Store:
                 f"{bad[0]!r} cannot name a table in a store: lower-case letters, digits, - and _"
             )
         self._prepare()
-        target = self._place(table.provenance.key)
+        target = self._directory(table.provenance.key)
         with (
-            transaction.refusing("write", target),
+            transaction.reporting_os_errors("write", target),
             transaction.temporary(self.root, target.name) as directory,
         ):
-            self._fill(directory, table)
+            self._write_files(directory, table)
             return transaction.publish(directory, target, manifest.read, self._move_aside)
 
     def _prepare(self) -> None:
         # checked before hours of computing, not after
         with (
-            transaction.refusing("write to the store", self.root),
+            transaction.reporting_os_errors("write to the store", self.root),
             transaction.temporary(self.root, "probe"),
         ):
             pass
 
     def _move_aside(self, path: Path) -> Path | None:
-        with transaction.refusing("move aside", path):
+        with transaction.reporting_os_errors("move aside", path):
             return transaction.move_aside(path, self.root / ".aside")
 
-    def _fill(self, directory: Path, table: Table) -> None:
+    def _write_files(self, directory: Path, table: Table) -> None:
         def part(file: str) -> dict[str, Any]:
             return {
                 "file": file,
@@ -272,9 +272,9 @@ class Store:
                 "sha256": sha256_of(directory / file),
             }
 
-        def write(file: str, content: Table) -> TablePart:
+        def write(file: str, content: Table) -> StoredTable:
             files.write_table(content, directory / file)
-            return TablePart(**part(file), **manifest.described(content))
+            return StoredTable(**part(file), **manifest.table_record_fields(content))
 
         if table.tables:
             (directory / "tables").mkdir()
@@ -290,7 +290,7 @@ class Store:
                 name: write(f"tables/{name}.parquet", content)
                 for name, content in table.tables.items()
             },
-            arrays=Part(**part("arrays.safetensors")) if table.arrays else None,
+            arrays=StoredFile(**part("arrays.safetensors")) if table.arrays else None,
         )
         text = json.dumps(run.to_json(), indent=1, ensure_ascii=True, allow_nan=False)
         (directory / "manifest.json").write_text(text + "\n", encoding="ascii")

@@ -17,11 +17,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from interp.permissions import as_umask
+from interp.permissions import apply_umask
 from interp.store import transaction
 
 
-class Bases:
+class SvdCache:
     """Arrays by name in ``root/.svd``, which is created on first use."""
 
     def __init__(self, root: str | os.PathLike) -> None:
@@ -33,20 +33,20 @@ class Bases:
             with safe_open(self.root / f"{name}.safetensors", framework="numpy") as file:
                 # it is not a mapping
                 arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-                whole = (file.metadata() or {}).get("crc32") == _checksum(arrays)
+                is_intact = (file.metadata() or {}).get("crc32") == _checksum(arrays)
         except (OSError, SafetensorError, ValueError):
             return None
-        return arrays if whole else None
+        return arrays if is_intact else None
 
     def keep(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Store arrays as ``name``, completely or not at all; ``StoreError`` if that fails."""
         arrays = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
         draft = self.root / f".{name}.{secrets.token_hex(6)}"
-        with transaction.refusing("write", self.root):
+        with transaction.reporting_os_errors("write", self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             try:
                 save_file(arrays, draft, {"crc32": _checksum(arrays)})
-                as_umask(draft)
+                apply_umask(draft)
                 os.replace(draft, self.root / f"{name}.safetensors")
             except SafetensorError as error:
                 raise OSError(str(error)) from error
@@ -57,8 +57,8 @@ class Bases:
 
 def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
     # a cryptographic digest would take longer than the computation that the cache saves
-    found = 0
+    checksum = 0
     for key in sorted(arrays):
-        found = zlib.crc32(f"{key} {arrays[key].shape} {arrays[key].dtype}".encode(), found)
-        found = zlib.crc32(np.ascontiguousarray(arrays[key]).data.cast("B"), found)
-    return f"{found:08x}"
+        checksum = zlib.crc32(f"{key} {arrays[key].shape} {arrays[key].dtype}".encode(), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(arrays[key]).data.cast("B"), checksum)
+    return f"{checksum:08x}"

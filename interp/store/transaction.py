@@ -24,24 +24,24 @@ from pathlib import Path
 from filelock import FileLock
 
 from interp.errors import StoreError
-from interp.permissions import as_umask
-from interp.store.manifest import Damaged
+from interp.permissions import apply_umask
+from interp.store.manifest import DamagedRun
 
 ATTEMPTS = 10
 # On a network file system locks may hold on one host only, so a host removes only its own drafts.
 HOST = sha256(socket.gethostname().encode("utf-8", "replace")).hexdigest()[:4]
 # The names that `temporary` makes: another folder opened as a store may hold other files there.
-DRAFT = re.compile(rf".+-{HOST}[0-9a-f]{{8}}", re.DOTALL)
-IN_THE_WAY = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
+DRAFT_NAME = re.compile(rf".+-{HOST}[0-9a-f]{{8}}", re.DOTALL)
+TARGET_EXISTS = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
 
 @contextmanager
-def refusing(doing: str, path: Path) -> Iterator[None]:
+def reporting_os_errors(action: str, path: Path) -> Iterator[None]:
     """Raise an ``OSError`` as a ``StoreError`` of one line."""
     try:
         yield
     except OSError as error:
-        raise StoreError(f"cannot {doing} {path}: {error.strerror or error}") from error
+        raise StoreError(f"cannot {action} {path}: {error.strerror or error}") from error
 
 
 def file_lock(path: str | os.PathLike) -> FileLock:
@@ -74,9 +74,9 @@ def temporary(root: Path, name: str) -> Iterator[Path]:
     """A locked, empty directory under ``root/.temporary``; what is left of it is removed at the
     end.
     """
-    place = root / ".temporary"
-    place.mkdir(parents=True, exist_ok=True)
-    path = place / f"{name}-{HOST}{secrets.token_hex(4)}"
+    folder = root / ".temporary"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-{HOST}{secrets.token_hex(4)}"
     lock_path = path.with_name(path.name + ".lock")
     lock = file_lock(lock_path)
     try:
@@ -99,24 +99,28 @@ def temporary(root: Path, name: str) -> Iterator[Path]:
 
 
 def publish(
-    directory: Path, target: Path, valid: Callable[[Path], object], aside: Callable[[Path], object]
+    directory: Path,
+    target: Path,
+    check: Callable[[Path], object],
+    move_damaged: Callable[[Path], object],
 ) -> bool:
     """Rename ``directory`` to ``target``; False if a valid ``target`` exists already.
 
-    ``valid`` raises ``Damaged`` for an invalid target, which ``aside`` then moves out of the way.
+    ``check`` raises ``Damaged`` for an invalid target, which ``move_damaged`` then moves out of the
+    way.
     """
-    as_umask(directory)
+    apply_umask(directory)
     flush_tree(directory)
     for _ in range(ATTEMPTS):
         try:
             os.rename(directory, target)
         except OSError as error:
-            if error.errno not in IN_THE_WAY:
+            if error.errno not in TARGET_EXISTS:
                 raise
             try:
-                valid(target)
-            except Damaged:
-                aside(target)
+                check(target)
+            except DamagedRun:
+                move_damaged(target)
             else:
                 return False
         else:
@@ -125,10 +129,10 @@ def publish(
     raise StoreError(f"cannot write {target}: another file keeps appearing there")
 
 
-def move_aside(path: Path, place: Path) -> Path | None:
-    """Move ``path`` into ``place`` under a unique name; None if it no longer exists."""
-    place.mkdir(parents=True, exist_ok=True)
-    target = place / f"{path.name}-{secrets.token_hex(6)}"
+def move_aside(path: Path, folder: Path) -> Path | None:
+    """Move ``path`` into ``folder`` under a unique name; None if it no longer exists."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{path.name}-{secrets.token_hex(6)}"
     try:
         os.rename(path, target)
     except FileNotFoundError:
@@ -145,7 +149,7 @@ def sweep(root: Path) -> list[str]:
     removed = []
     with suppress(OSError):
         names = {entry.name.removesuffix(".lock") for entry in os.scandir(root / ".temporary")}
-        for name in sorted(name for name in names if DRAFT.fullmatch(name)):
+        for name in sorted(name for name in names if DRAFT_NAME.fullmatch(name)):
             with suppress(OSError):
                 removed += _sweep_one(root / ".temporary" / name)
     return removed

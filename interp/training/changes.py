@@ -20,7 +20,7 @@ class Change(Protocol):
 
     ``norms``: Frobenius norm of the fine-tune's change by module (of a full model by tensor).
     ``size``: root mean square of the trained parameters' change, see
-    ``interp.training.recipe.planned``.
+    ``interp.training.recipe.planned_steps``.
     """
 
     kind: str
@@ -41,11 +41,11 @@ class Change(Protocol):
         """The base, with the trainable parameters at their start values."""
         ...
 
-    def trained(self) -> tuple[dict[str, float], float]:
+    def trained_norms(self) -> tuple[dict[str, float], float]:
         """``norms`` and ``size`` of the change that is being trained."""
         ...
 
-    def scale(self, by: Mapping[str, float]) -> None:
+    def scale(self, factors: Mapping[str, float]) -> None:
         """Multiply the change of each module by a factor."""
         ...
 
@@ -62,8 +62,10 @@ def product_norm(left: Tensor, right: Tensor) -> float:
     """Frobenius norm of ``left @ right``, [out, r] and [r, in], by the QR factors of both, without
     cancellation.
     """
-    one, other = (torch.linalg.qr(part.double(), mode="r").R for part in (left, right.T))
-    return float(to_host((one @ other.T).norm()))
+    left_factor, right_factor = (
+        torch.linalg.qr(part.double(), mode="r").R for part in (left, right.T)
+    )
+    return float(to_host((left_factor @ right_factor.T).norm()))
 
 
 def root_mean_square(parts: Iterable[Tensor]) -> float:
@@ -75,7 +77,7 @@ def root_mean_square(parts: Iterable[Tensor]) -> float:
     return (total / count) ** 0.5 if count else 0.0
 
 
-def rows_of(module: PreTrainedModel) -> int:
+def vocabulary_size(module: PreTrainedModel) -> int:
     """Number of tokens that a model has an embedding of."""
     embedding: Any = module.get_input_embeddings()
     return embedding.weight.shape[0]

@@ -22,25 +22,25 @@ from typing import Any
 import numpy as np
 
 from interp.errors import OptionError, OutOfMemory, VocabularyMismatch
-from interp.maths.memory import ran_out_of_memory
+from interp.maths.memory import is_out_of_memory
 from interp.models import load, preflight, text_models
 from interp.models.sources import find
-from interp.permissions import as_umask
+from interp.permissions import apply_umask
 from interp.prompts import Documents, Tokenizer
-from interp.provenance import plain, software
+from interp.provenance import software, to_json_value
 from interp.training.changes import Change
 from interp.training.fit import fit, text_loss
 from interp.training.full_change import FullChange
 from interp.training.lora_change import LoraChange
 from interp.training.recipe import Recipe, Setting, mean_rate
-from interp.training.text import Row, Text, has_answers, read_text, sample, shipped
+from interp.training.text import Row, Text, evenly_spaced, has_answers, read_text, shipped_text
 
 FORMAT = 1
 RECORD = "control.json"
-NEAR = (0.5, 2.0)
+SIMILAR_SIZE = (0.5, 2.0)
 """Range of the ratio of norms, control over fine-tune, within which scaling is a small correction.
 """
-EVALUATED = 16
+N_EVALUATED = 16
 """Passages on which each loss is measured."""
 
 
@@ -53,13 +53,13 @@ def make_controls(
     seeds: Sequence[int] = range(5),
     text: Path | None = None,
     device: str = "auto",
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
     """Train control fine-tunes: ``out/seed-N/raw``, ``out/seed-N/matched`` and
     ``out/seed-N/control.json`` for every seed; returns these records.
 
     ``tuned``: a LoRA adapter, or a full model of ``base``. The folder ``out`` appears when all
-    controls are complete. ``text``: a file of documents instead of the shipped ones. ``say`` gets
+    controls are complete. ``text``: a file of documents instead of the shipped ones. ``log`` gets
     settings, progress and warnings as lines. Raises OptionError for an ``out`` that is not empty,
     ModelError or PairError for a model that cannot be trained or does not fit its base, PromptError
     for a file without text.
@@ -67,48 +67,51 @@ def make_controls(
     out, recipe = Path(out), recipe or Recipe()
     if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
         raise OptionError(f"seeds {list(seeds)}: give different numbers from 0 on")
-    _require_free(out)
-    path = text or shipped()
+    _require_empty(out)
+    path = text or shipped_text()
     Documents(path)
     source = find(tuned)
-    below = text_models.beside(source.base(base), source)
-    settings = load.Settings.resolve(device, "float32", "auto", False)
-    for note in preflight.recorded_base(source, below):
-        say(f"note: {note}")
+    base_source = text_models.match_language_model(source.base(base), source)
+    settings = load.LoadSettings.resolve(device, "float32", "auto", False)
+    for note in preflight.recorded_base_notes(source, base_source):
+        log(f"note: {note}")
     change: Change
     if source.adapter is not None:
         # from files alone, so that an adapter of another base is refused before weights are loaded
-        change = LoraChange.read(source, below)
-        change.module, _ = load.module(below, settings)
-        tokenizer = load.tokenizer([source.directory, below.directory], settings)
+        change = LoraChange.read(source, base_source)
+        change.module, _ = load.module(base_source, settings)
+        tokenizer = load.tokenizer([source.directory, base_source.directory], settings)
         change.tokenizer = tokenizer if load.has_tokenizer(source.directory) else None
     else:
-        module, _ = load.module(below, settings)
+        module, _ = load.module(base_source, settings)
         tokenizer = load.tokenizer([source.directory], settings)
-        change = FullChange.read(source, below, module, tokenizer, settings)
-    values, rows = _prepared(recipe, change, path, tokenizer)
-    told = change.settings | values
-    say(
-        f"{tuned}: {change.kind} on {below.name}; "
-        + ", ".join(f"{name} {setting}" for name, setting in told.items())
+        change = FullChange.read(source, base_source, module, tokenizer, settings)
+    values, rows = _prepare(recipe, change, path, tokenizer)
+    all_settings = change.settings | values
+    log(
+        f"{tuned}: {change.kind} on {base_source.name}; "
+        + ", ".join(f"{name} {setting}" for name, setting in all_settings.items())
     )
-    facts = {
+    common_record = {
         "format": FORMAT,
         "kind": change.kind,
         "of": {"name": tuned, "digest": load.weights_digest(source)},
-        "base": {"name": below.name, "digest": load.weights_digest(below)},
+        "base": {"name": base_source.name, "digest": load.weights_digest(base_source)},
         "text": rows.to_json(),
-        "settings": {name: setting.to_json() for name, setting in told.items()},
+        "settings": {name: setting.to_json() for name, setting in all_settings.items()},
     }
-    with _appearing(out) as draft:
-        parts = {"own": sample(rows.train, EVALUATED), "held_out": sample(rows.held_out, EVALUATED)}
+    with _complete_directory(out) as draft:
+        parts = {
+            "own": evenly_spaced(rows.train, N_EVALUATED),
+            "held_out": evenly_spaced(rows.held_out, N_EVALUATED),
+        }
         before: dict[str, float] = {}
         records = []
-        for at, seed in enumerate(seeds, 1):
+        for number, seed in enumerate(seeds, 1):
             model = change.begin(seed)
             # the first model at its start is the base
             before = before or _losses(model, parts, values)
-            found = _one(
+            result = _train_one(
                 change,
                 model,
                 rows,
@@ -118,11 +121,11 @@ def make_controls(
                 seed,
                 draft / f"seed-{seed}",
                 settings,
-                say,
-                (at, len(seeds)),
+                log,
+                (number, len(seeds)),
             )
             change.end()
-            record = plain(facts | found | {"software": software()})
+            record = to_json_value(common_record | result | {"software": software()})
             (draft / f"seed-{seed}" / RECORD).write_text(
                 json.dumps(record, indent=1) + "\n", "utf-8"
             )
@@ -130,7 +133,7 @@ def make_controls(
     return records
 
 
-def _prepared(
+def _prepare(
     recipe: Recipe, change: Change, path: Path, tokenizer: Tokenizer
 ) -> tuple[dict[str, Setting], Text]:
     values = recipe.settings(change.kind, has_answers(path, tokenizer), change.size)
@@ -150,7 +153,7 @@ def _losses(
     return {name: text_loss(model, rows, 2 * values["batch"].value) for name, rows in parts.items()}
 
 
-def _one(
+def _train_one(
     change: Change,
     model,
     rows: Text,
@@ -158,47 +161,49 @@ def _one(
     before: Mapping[str, float],
     values: Mapping[str, Setting],
     seed: int,
-    place: Path,
-    settings: load.Settings,
-    say: Callable[[str], None],
-    which: tuple[int, int],
+    directory: Path,
+    settings: load.LoadSettings,
+    log: Callable[[str], None],
+    position: tuple[int, int],
 ) -> dict[str, Any]:
     """Train, measure and save one control, scale it, measure and save again; returns its record.
 
-    ``which``: its number and how many there are.
+    ``position``: its number and how many there are.
     """
-    at, count = which
-    title = f"control {at} of {count}, seed {seed}"
+    number, count = position
+    title = f"control {number} of {count}, seed {seed}"
     try:
-        trained = fit(model, rows.train, values, seed, settings.device, say, title, count - at)
+        trained = fit(model, rows.train, values, seed, settings.device, log, title, count - number)
     except (MemoryError, RuntimeError) as error:
-        if not ran_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemory(
             f"{settings.device} has no memory for a step; use --batch 1 or a smaller --length"
         ) from error
-    say(f"{title}: trained; measuring its loss on text")
-    norms, size = change.trained()
+    log(f"{title}: trained; measuring its loss on text")
+    norms, size = change.trained_norms()
     raw = _losses(model, parts, values)
     if not np.isfinite([*raw.values(), *norms.values()]).all():
         raise OptionError(
             f"seed {seed}: the training diverged, its loss is not finite; give a lower"
             " --learning-rate"
         )
-    change.save(place / "raw")
-    by = {
+    change.save(directory / "raw")
+    factors = {
         name: target / norms[name] if norms[name] else 0.0 for name, target in change.norms.items()
     }
-    change.scale(by)
+    change.scale(factors)
     matched = _losses(model, parts, values)
-    change.save(place / "matched")
-    ratios = compared(change.norms, norms)
+    change.save(directory / "matched")
+    ratios = norm_ratios(change.norms, norms)
     checks = {f"{name}_loss_fell": raw[name] < before[name] for name in parts}
-    checks["size_is_near"] = ratios["whole"] is not None and NEAR[0] <= ratios["whole"] <= NEAR[1]
+    checks["size_is_near"] = (
+        ratios["whole"] is not None and SIMILAR_SIZE[0] <= ratios["whole"] <= SIMILAR_SIZE[1]
+    )
     unmatched = sorted(name for name, target in change.norms.items() if target and not norms[name])
     checks["every_module_matched"] = not unmatched
-    for warning in warnings_of(checks, ratios, int(values["steps"].value), unmatched):
-        say(f"warning: seed {seed}: {warning}")
+    for warning in check_warnings(checks, ratios, int(values["steps"].value), unmatched):
+        log(f"warning: seed {seed}: {warning}")
     return {
         "seed": seed,
         "seconds": trained["seconds"],
@@ -210,60 +215,62 @@ def _one(
         "checks": checks,
         "movement": size / (mean_rate(dict(values)) * values["steps"].value),
         "modules": {
-            name: {"fine_tuned": target, "control": norms[name], "scale": by[name]}
+            name: {"fine_tuned": target, "control": norms[name], "scale": factors[name]}
             for name, target in change.norms.items()
         },
     }
 
 
-def compared(target: Mapping[str, float], own: Mapping[str, float]) -> dict[str, float | None]:
+def norm_ratios(
+    target: Mapping[str, float], control: Mapping[str, float]
+) -> dict[str, float | None]:
     """Ratios of the control's norms to the fine-tune's: minimum, median and maximum over modules,
     and of the whole change; None where the fine-tune changed nothing.
     """
-    each = [own[name] / norm for name, norm in target.items() if norm]
-    if not each:
+    ratios = [control[name] / norm for name, norm in target.items() if norm]
+    if not ratios:
         return dict.fromkeys(("min", "median", "max", "whole"))
-    whole = np.linalg.norm(list(own.values())) / np.linalg.norm(list(target.values()))
+    total = np.linalg.norm(list(control.values())) / np.linalg.norm(list(target.values()))
     return {
-        "min": float(np.min(each)),
-        "median": float(np.median(each)),
-        "max": float(np.max(each)),
-        "whole": float(whole),
+        "min": float(np.min(ratios)),
+        "median": float(np.median(ratios)),
+        "max": float(np.max(ratios)),
+        "whole": float(total),
     }
 
 
-def warnings_of(
+def check_warnings(
     checks: Mapping[str, bool],
     ratios: Mapping[str, float | None],
     steps: int,
     unmatched: Sequence[str],
 ) -> list[str]:
     """One line for every check that failed."""
-    found = []
+    warnings = []
     if not (checks["own_loss_fell"] and checks["held_out_loss_fell"]):
-        found.append(
+        warnings.append(
             "the loss on its text did not decrease: it learned nothing; give another learning rate"
             " or more steps"
         )
-    whole = ratios["whole"]
-    if whole is None:
-        found.append("the fine-tune changed nothing, and so does the matched control")
+    ratio = ratios["whole"]
+    if ratio is None:
+        warnings.append("the fine-tune changed nothing, and so does the matched control")
     elif not checks["size_is_near"]:
-        longer = "train longer" if whole < NEAR[0] else "train shorter"
-        steps = max(1, round(steps / whole)) if whole else 2 * steps
-        found.append(
-            f"its change is {whole:.2f} times as large as the fine-tune's before scaling, outside"
-            f" {NEAR[0]:g} to {NEAR[1]:g}: scaling leaves the path of training; {longer}, with"
-            f" --steps {steps}"
+        longer = "train longer" if ratio < SIMILAR_SIZE[0] else "train shorter"
+        steps = max(1, round(steps / ratio)) if ratio else 2 * steps
+        warnings.append(
+            f"its change is {ratio:.2f} times as large as the fine-tune's before scaling, outside"
+            f" {SIMILAR_SIZE[0]:g} to {SIMILAR_SIZE[1]:g}: scaling leaves the path of training;"
+            f" {longer}, with --steps {steps}"
         )
     if unmatched:
-        found.append(
+        warnings.append(
             f"{len(unmatched)} modules did not change and cannot be scaled, first {unmatched[0]}"
         )
-    return found
+    return warnings
 
 
-def _require_free(out: Path) -> None:
+def _require_empty(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OptionError(
             f"--out {out} exists already and is not an empty folder; give another, or remove it"
@@ -271,14 +278,14 @@ def _require_free(out: Path) -> None:
 
 
 @contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
+def _complete_directory(out: Path) -> Iterator[Path]:
     """A temporary folder next to ``out`` that is renamed to ``out`` when everything is written."""
     draft = out.with_name(f".{out.name}.{secrets.token_hex(6)}")
     try:
         draft.mkdir(parents=True)
         yield draft
-        as_umask(draft)
-        _require_free(out)
+        apply_umask(draft)
+        _require_empty(out)
         os.rename(draft, out)
     except OSError as error:
         raise OptionError(f"cannot write {out}: {error.strerror or error}") from error

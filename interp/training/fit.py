@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from interp.maths.host import to_host
-from interp.models.quiet import quiet
+from interp.models.quiet import quiet_libraries
 from interp.progress import duration
 from interp.training.recipe import OPTIMIZERS, Setting
 from interp.training.text import IGNORED, Row
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 _CONSTANT = "constant_with_warmup"
 
 
@@ -62,18 +62,18 @@ def fit(
     settings: Mapping[str, Setting],
     seed: int,
     device: torch.device,
-    say: Say,
+    log: Log,
     title: str,
-    further: int = 0,
+    n_further: int = 0,
 ) -> dict[str, float]:
     """Train the parameters that require gradients; returns the seconds that it took.
 
-    ``say`` gets lines of progress under ``title``, with the time left for this and for ``further``
-    trainings of the same length.
+    ``log`` gets lines of progress under ``title``, with the time left for this and for
+    ``n_further`` trainings of the same length.
     """
     value = {name: setting.value for name, setting in settings.items()}
     started, schedule = time.time(), value["schedule"]
-    with tempfile.TemporaryDirectory() as scratch, quiet():
+    with tempfile.TemporaryDirectory() as scratch, quiet_libraries():
         arguments = TrainingArguments(
             scratch,
             max_steps=value["steps"],
@@ -97,7 +97,7 @@ def fit(
         )
         # one device: data parallelism would change the batch size
         arguments._n_gpu = min(arguments.n_gpu, 1)
-        progress = _Progress(say, title, started, further)
+        progress = _Progress(log, title, started, n_further)
         trainer = Trainer(
             model,
             arguments,
@@ -124,16 +124,16 @@ class _Dataset(torch.utils.data.Dataset):
 class _Progress(TrainerCallback):
     """Reports step, loss and time left every few seconds."""
 
-    def __init__(self, say: Say, title: str, started: float, further: int) -> None:
-        self.say, self.title, self.started, self.last, self.further = (
-            say,
+    def __init__(self, log: Log, title: str, started: float, n_further: int) -> None:
+        self.log, self.title, self.started, self.last, self.n_further = (
+            log,
             title,
             started,
             started,
-            further,
+            n_further,
         )
 
-    def on_step_end(self, args, state, control, **given) -> None:
+    def on_step_end(self, args, state, control, **kwargs) -> None:
         """After every step."""
         now = time.time()
         if now - self.last < (2 if sys.stderr.isatty() else 20) and state.global_step not in (
@@ -142,16 +142,17 @@ class _Progress(TrainerCallback):
         ):
             return
         self.last = now
-        each = (now - self.started) / state.global_step
-        left = each * (state.max_steps - state.global_step)
-        every = (
-            f", {duration(left + self.further * each * state.max_steps)} for all"
-            if self.further
+        seconds_per_step = (now - self.started) / state.global_step
+        seconds_left = seconds_per_step * (state.max_steps - state.global_step)
+        total_left = (
+            f", {duration(seconds_left + self.n_further * seconds_per_step * state.max_steps)}"
+            " for all"
+            if self.n_further
             else ""
         )
         losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
         loss = f", loss {losses[-1]:.3f}" if losses else ""
-        self.say(
+        self.log(
             f"{self.title}: step {state.global_step} of {state.max_steps}{loss}, about"
-            f" {duration(left)} left{every}"
+            f" {duration(seconds_left)} left{total_left}"
         )

@@ -13,10 +13,10 @@ from transformers import PreTrainedModel
 from interp.errors import WidthMismatch
 from interp.maths.host import to_host
 from interp.models import load, preflight
-from interp.models.quiet import quiet
+from interp.models.quiet import quiet_libraries
 from interp.models.sources import Source
 from interp.prompts import Tokenizer
-from interp.training.changes import root_mean_square, rows_of
+from interp.training.changes import root_mean_square, vocabulary_size
 from interp.training.recipe import Setting
 
 
@@ -39,35 +39,36 @@ class FullChange:
         base: Source,
         module: PreTrainedModel,
         tokenizer: Tokenizer,
-        settings: load.Settings,
+        settings: load.LoadSettings,
     ) -> FullChange:
         """Compare the fine-tuned model with the loaded base; raises a PairError where they do not
         fit.
         """
         preflight.require_same_shape(base, source)
         tuned, _ = load.module(source, settings)
-        theirs, norms, moved, start = dict(tuned.named_parameters()), {}, [], {}
-        own = dict(module.named_parameters())
-        for name in sorted(own.keys() ^ theirs.keys()):
+        tuned_parameters, norms, changes, start = dict(tuned.named_parameters()), {}, [], {}
+        base_parameters = dict(module.named_parameters())
+        for name in sorted(base_parameters.keys() ^ tuned_parameters.keys()):
             raise WidthMismatch(
                 f"only one of {base.name} and {source.name} has {name}; give the model that was"
                 " fine-tuned"
             )
-        for name, value in own.items():
-            if value.shape != theirs[name].shape:
+        for name, value in base_parameters.items():
+            if value.shape != tuned_parameters[name].shape:
                 raise WidthMismatch(
-                    f"{name} is {tuple(value.shape)} in the base and {tuple(theirs[name].shape)} in"
-                    f" {source.name}; give the model that was fine-tuned"
+                    f"{name} is {tuple(value.shape)} in the base and"
+                    f" {tuple(tuned_parameters[name].shape)} in {source.name}; give the model that"
+                    " was fine-tuned"
                 )
-            change = theirs[name].data.double() - value.data.double()
+            change = tuned_parameters[name].data.double() - value.data.double()
             norm = float(to_host(change.norm()))
             if norm > 0:
                 norms[name] = norm
-                moved.append(change)
-        size = root_mean_square(moved)
-        for name in norms or own:
+                changes.append(change)
+        size = root_mean_square(changes)
+        for name in norms or base_parameters:
             norms.setdefault(name, 0.0)
-            start[name] = own[name].data.clone()
+            start[name] = base_parameters[name].data.clone()
         return cls(source, module, tokenizer, norms, size, _start=start)
 
     @property
@@ -78,7 +79,7 @@ class FullChange:
     @property
     def vocabulary(self) -> int:
         """Number of rows of the base's embedding."""
-        return rows_of(self.module)
+        return vocabulary_size(self.module)
 
     def begin(self, seed: int) -> nn.Module:
         """The base, with the tensors that the fine-tune changed trainable."""
@@ -89,35 +90,36 @@ class FullChange:
         return self.module
 
     def _changes(self) -> dict[str, Tensor]:
-        own = dict(self.module.named_parameters())
+        parameters = dict(self.module.named_parameters())
         return {
-            name: own[name].data.double() - before.double() for name, before in self._start.items()
+            name: parameters[name].data.double() - before.double()
+            for name, before in self._start.items()
         }
 
-    def trained(self) -> tuple[dict[str, float], float]:
+    def trained_norms(self) -> tuple[dict[str, float], float]:
         """Norms and size of the trained change."""
-        found = self._changes()
+        changes = self._changes()
         return {
-            name: float(to_host(value.norm())) for name, value in found.items()
-        }, root_mean_square(found.values())
+            name: float(to_host(value.norm())) for name, value in changes.items()
+        }, root_mean_square(changes.values())
 
     @torch.no_grad()
-    def scale(self, by: Mapping[str, float]) -> None:
+    def scale(self, factors: Mapping[str, float]) -> None:
         """Multiply the change of every tensor by its factor."""
-        own = dict(self.module.named_parameters())
+        parameters = dict(self.module.named_parameters())
         for name, change in self._changes().items():
-            own[name].copy_(self._start[name].double() + by[name] * change)
+            parameters[name].copy_(self._start[name].double() + factors[name] * change)
 
     def save(self, directory: Path) -> None:
         """A Hugging Face directory in float32, with the tokenizer."""
-        with quiet():
+        with quiet_libraries():
             self.module.save_pretrained(directory)
             self.tokenizer.save_pretrained(directory)
 
     @torch.no_grad()
     def end(self) -> None:
         """Restore the base's values."""
-        own = dict(self.module.named_parameters())
+        parameters = dict(self.module.named_parameters())
         for name, before in self._start.items():
-            own[name].copy_(before)
+            parameters[name].copy_(before)
         self.module.requires_grad_(False).eval()

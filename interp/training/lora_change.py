@@ -18,14 +18,14 @@ from transformers import PreTrainedModel
 from interp.errors import UnsupportedModel, WrongBase, required
 from interp.models.low_rank import LowRank
 from interp.models.meta_model import skeleton
-from interp.models.quiet import line, quiet
+from interp.models.quiet import error_text, quiet_libraries
 from interp.models.sources import Source
 from interp.prompts import Tokenizer
-from interp.training.changes import product_norm, root_mean_square, rows_of
+from interp.training.changes import product_norm, root_mean_square, vocabulary_size
 from interp.training.recipe import READ, Setting
 
 _PART = re.compile(r"base_model\.model\.(.+?)\.lora_(?:embedding_)?([AB])(?:\.weight)?")
-_SHOWN = (
+_REPORTED = (
     "r",
     "lora_alpha",
     "lora_dropout",
@@ -59,81 +59,82 @@ class LoraChange:
         """Read the adapter from files; raises UnsupportedModel, AdapterNotLanded or WrongBase."""
         bare = skeleton(base)
         modules = dict(bare.named_modules())
-        found = LowRank.read(source, modules)
-        named = {kind for kinds in found.parts.values() for kind in kinds}
-        more = [
+        low_rank = LowRank.read(source, modules)
+        tensor_kinds = {kind for kinds in low_rank.factor_keys.values() for kind in kinds}
+        unsupported = [
             what
             for what, there in (
-                ("whole matrices (modules_to_save)", found.saved),
-                ("biases", found.config.get("bias", "none") != "none"),
-                ("magnitudes (DoRA)", "lora_magnitude_vector" in named),
+                ("whole matrices (modules_to_save)", low_rank.saved),
+                ("biases", low_rank.config.get("bias", "none") != "none"),
+                ("magnitudes (DoRA)", "lora_magnitude_vector" in tensor_kinds),
             )
             if there
         ]
-        if more or not found.parts:
+        if unsupported or not low_rank.factor_keys:
             raise UnsupportedModel(
-                f"{source.name} trains {more[0] if more else 'nothing'}, and control fine-tunes are"
-                " made of plain LoRA adapters and full models; merge it, save the whole model, and give"
-                " that"
+                f"{source.name} trains {unsupported[0] if unsupported else 'nothing'}, and control"
+                " fine-tunes are made of plain LoRA adapters and full models; merge it, save the"
+                " whole model, and give that"
             )
         norms, lefts = {}, []
-        for path, kinds in found.parts.items():
-            left, right = (found.checkpoint.read(kinds[name]) for name in _pair(kinds))
+        for path, kinds in low_rank.factor_keys.items():
+            left, right = (low_rank.checkpoint.read(kinds[name]) for name in _factor_names(kinds))
             weight = getattr(modules[path], "weight", None)
-            seen = (left.shape[0], right.shape[1])
-            if weight is not None and seen not in (tuple(weight.shape), tuple(weight.shape)[::-1]):
+            shape = (left.shape[0], right.shape[1])
+            if weight is not None and shape not in (tuple(weight.shape), tuple(weight.shape)[::-1]):
                 raise WrongBase(
-                    f"{source.name} changes {path} as a matrix of {seen}, the base's is"
+                    f"{source.name} changes {path} as a matrix of {shape}, the base's is"
                     f" {tuple(weight.shape)}; give the base it was made for"
                 )
-            norms[path] = found.scaling(path, right.shape[0]) * product_norm(left, right)
+            norms[path] = low_rank.scaling(path, right.shape[0]) * product_norm(left, right)
             lefts.append(left)
         return cls(
-            source, _config(source, base.name), found, base.name, norms, root_mean_square(lefts)
+            source, _config(source, base.name), low_rank, base.name, norms, root_mean_square(lefts)
         )
 
     @property
     def settings(self) -> dict[str, Setting]:
         """Rank, scaling, dropout and target modules."""
         values = self.config.to_dict()
-        shown = {name: values.get(name) for name in _SHOWN}
+        reported = {name: values.get(name) for name in _REPORTED}
         return {
             name: Setting(sorted(value) if isinstance(value, (set, frozenset)) else value, READ)
-            for name, value in shown.items()
+            for name, value in reported.items()
             if value is not None and value is not False and value != {}
         }
 
     @property
     def vocabulary(self) -> int:
         """Number of rows of the base's embedding."""
-        return rows_of(required(self.module, "a base"))
+        return vocabulary_size(required(self.module, "a base"))
 
     def begin(self, seed: int) -> nn.Module:
         """A new adapter of the same configuration on the base."""
         torch.manual_seed(seed)
         assert self.module is not None
-        with quiet():
+        with quiet_libraries():
             self._wrapped = get_peft_model(self.module, copy.deepcopy(self.config))
         # peft records the directory that the base was loaded from; a user knows its name
         self._wrapped.peft_config["default"].base_model_name_or_path = self.base_name
-        own, theirs = {path for path, _ in self._factors()}, set(self.norms)
-        if own != theirs:
+        adapted_modules, expected_modules = {path for path, _ in self._factors()}, set(self.norms)
+        if adapted_modules != expected_modules:
             raise UnsupportedModel(
                 f"peft {peft.__version__} applies the configuration of {self.source.name} to other"
-                f" modules than its tensors belong to, first {min(own ^ theirs)}; save the adapter"
-                " with target_modules that name them"
+                " modules than its tensors belong to, first"
+                f" {min(adapted_modules ^ expected_modules)}; save the adapter with target_modules"
+                " that name them"
             )
         return self._wrapped
 
     def _factors(self) -> list[tuple[str, dict[str, nn.Parameter]]]:
-        found: dict[str, dict[str, nn.Parameter]] = {}
+        factors: dict[str, dict[str, nn.Parameter]] = {}
         assert self._wrapped is not None
         for name, value in self._wrapped.named_parameters():
             if match := _PART.fullmatch(name.replace(".default", "")):
-                found.setdefault(match[1], {})[match[2]] = value
-        return list(found.items())
+                factors.setdefault(match[1], {})[match[2]] = value
+        return list(factors.items())
 
-    def trained(self) -> tuple[dict[str, float], float]:
+    def trained_norms(self) -> tuple[dict[str, float], float]:
         """Norms of the products B A, and the root mean square of B."""
         factors = self._factors()
         norms = {
@@ -146,15 +147,15 @@ class LoraChange:
         return norms, root_mean_square(two["B"].data for _, two in factors)
 
     @torch.no_grad()
-    def scale(self, by: Mapping[str, float]) -> None:
+    def scale(self, factors: Mapping[str, float]) -> None:
         """Multiply B of every module by its factor."""
-        for path, two in self._factors():
-            two["B"].copy_(two["B"].double() * by[path])
+        for path, pair in self._factors():
+            pair["B"].copy_(pair["B"].double() * factors[path])
 
     def save(self, directory: Path) -> None:
         """Write a PEFT directory, with the tokenizer where the fine-tune has its own."""
         assert self._wrapped is not None
-        with quiet():
+        with quiet_libraries():
             self._wrapped.save_pretrained(str(directory), save_embedding_layers=False)
             (directory / "README.md").unlink(missing_ok=True)
             if self.tokenizer is not None:
@@ -167,19 +168,19 @@ class LoraChange:
             self._wrapped = None
 
 
-def _pair(kinds: Mapping[str, str]) -> tuple[str, str]:
+def _factor_names(kinds: Mapping[str, str]) -> tuple[str, str]:
     return ("lora_B", "lora_A") if "lora_B" in kinds else ("lora_embedding_B", "lora_embedding_A")
 
 
 def _config(source: Source, base: str) -> LoraConfig:
     """The adapter's configuration for training from a start that equals the base."""
     try:
-        with quiet():
+        with quiet_libraries():
             config: Any = PeftConfig.from_pretrained(str(source.directory))
     except Exception as error:  # peft raises many classes of errors for a bad configuration
         raise UnsupportedModel(
             f"{source.name}: peft {peft.__version__} does not accept its adapter_config.json"
-            f" ({line(error)}); check it"
+            f" ({error_text(error)}); check it"
         ) from error
     config.inference_mode = False
     config.base_model_name_or_path = base

@@ -93,10 +93,10 @@ class Recipe:
         if min(self.weight_decay or 0.0, self.clip or 0.0) < 0:
             raise OptionError("weight decay and clipping must not be negative; use 0 for none")
 
-    def settings(self, kind: str, answers: bool, change: float) -> dict[str, Setting]:
+    def settings(self, kind: str, has_answers: bool, change: float) -> dict[str, Setting]:
         """Every value with its source.
 
-        ``kind``: ``lora`` or ``full``. ``answers``: whether the text has answers for the loss.
+        ``kind``: ``lora`` or ``full``. ``has_answers``: whether the text has answers for the loss.
         ``change``: root mean square change of the fine-tune's parameters, see ``planned``.
         """
         assumed = {
@@ -109,18 +109,18 @@ class Recipe:
             "batch": 2,
             "length": 128,
             "steps": 0,
-            "loss": "answers" if answers else "all",
+            "loss": "answers" if has_answers else "all",
             "precision": "float32",
         }
-        found = {
+        settings = {
             item.name: Setting(value, GIVEN)
             if (value := getattr(self, item.name)) is not None
             else Setting(assumed[item.name])
             for item in fields(self)
         }
         if self.steps is None:
-            found["steps"] = Setting(planned(change, found))
-        return found
+            settings["steps"] = Setting(planned_steps(change, settings))
+        return settings
 
 
 def mean_rate(settings: dict[str, Setting]) -> float:
@@ -130,7 +130,7 @@ def mean_rate(settings: dict[str, Setting]) -> float:
     return settings["learning_rate"].value * share
 
 
-def planned(change: float, settings: dict[str, Setting]) -> int:
+def planned_steps(change: float, settings: dict[str, Setting]) -> int:
     """Number of steps after which a control should have changed as much as the fine-tune.
 
     A step of Adam changes every parameter by about the same share of the learning rate, so that the

@@ -17,8 +17,8 @@ import numpy as np
 from interp.errors import OptionError, PromptError
 from interp.organisms import data_root
 from interp.prompts import (
-    SPECIAL,
-    TURNS,
+    SPECIAL_TOKEN,
+    TOKEN_SOURCES,
     Document,
     Documents,
     Tokenizer,
@@ -28,7 +28,7 @@ from interp.prompts import (
 from interp.provenance import file_digest
 
 IGNORED = -100
-FEWEST = 4
+MIN_PASSAGES = 4
 HELD_OUT = 0.1
 
 
@@ -37,14 +37,14 @@ class Row:
     """Token ids of a passage, and for each whether it counts in the loss."""
 
     ids: tuple[int, ...]
-    counted: tuple[bool, ...]
+    in_loss: tuple[bool, ...]
 
     @property
     def labels(self) -> list[int]:
         """The ids where they count, ``IGNORED`` elsewhere."""
         return [
             index if counts else IGNORED
-            for index, counts in zip(self.ids, self.counted, strict=True)
+            for index, counts in zip(self.ids, self.in_loss, strict=True)
         ]
 
 
@@ -68,7 +68,7 @@ class Text:
         }
 
 
-def shipped() -> Path:
+def shipped_text() -> Path:
     """The shipped text: a few hundred short passages of twelve registers."""
     return data_root() / "control" / "text.jsonl"
 
@@ -90,23 +90,23 @@ def read_text(path: Path, tokenizer: Tokenizer, length: int, loss: str) -> Text:
     special, rows = special_ids(tokenizer), {}
     for number, document in Documents(path).read():
         row = _row(tokenizer, document, special, loss, f"{path.name}, row {number + 1}")
-        row = Row(row.ids[:length], row.counted[:length])
+        row = Row(row.ids[:length], row.in_loss[:length])
         # the first token is not predicted
-        if any(row.counted[1:]):
+        if any(row.in_loss[1:]):
             rows.setdefault(row.ids, row)
-    found = list(rows.values())
-    if len(found) < FEWEST:
+    unique_rows = list(rows.values())
+    if len(unique_rows) < MIN_PASSAGES:
         raise PromptError(
-            f"{path} gives {len(found)} different passages with tokens to learn; give at least"
-            f" {FEWEST}, or a greater length"
+            f"{path} gives {len(unique_rows)} different passages with tokens to learn; give at"
+            f" least {MIN_PASSAGES}, or a greater length"
         )
-    order = np.random.default_rng(0).permutation(len(found))
-    held = set(order[: max(1, round(HELD_OUT * len(found)))].tolist())
+    order = np.random.default_rng(0).permutation(len(unique_rows))
+    held_out = set(order[: max(1, round(HELD_OUT * len(unique_rows)))].tolist())
     parts = [
-        tuple(row for at, row in enumerate(found) if (at in held) is wanted)
+        tuple(row for at, row in enumerate(unique_rows) if (at in held_out) is wanted)
         for wanted in (False, True)
     ]
-    name = "shipped" if path == shipped() else path.name
+    name = "shipped" if path == shipped_text() else path.name
     return Text(name, file_digest(path), parts[0], parts[1], loss)
 
 
@@ -121,7 +121,7 @@ def _row(
         return Row(coded.ids, (True,) * len(coded.ids))
     if isinstance(document, str):
         raise OptionError(f"{where} is plain text without an answer; use loss all")
-    in_answer = [code % SPECIAL == TURNS["assistant"] for code in coded.roles]
+    in_answer = [code % SPECIAL_TOKEN == TOKEN_SOURCES["assistant"] for code in coded.roles]
     if not any(in_answer):
         raise OptionError(
             f"{where}: the chat template does not show which tokens are the answer; use loss all"
@@ -132,7 +132,7 @@ def _row(
     return Row(coded.ids, tuple(counted))
 
 
-def sample(rows: Sequence[Row], most: int) -> list[Row]:
-    """At most ``most`` rows, evenly spaced."""
-    places = np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)
-    return [rows[at] for at in places.tolist()]
+def evenly_spaced(rows: Sequence[Row], count: int) -> list[Row]:
+    """At most ``count`` rows, evenly spaced."""
+    indices = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
+    return [rows[at] for at in indices.tolist()]

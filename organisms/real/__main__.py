@@ -98,7 +98,7 @@ def recipe(name: str, child: Child) -> str:
 
 
 def _is_part(path: Path) -> bool:
-    return path.suffix == ".safetensors" or path.name == organisms.MAP
+    return path.suffix == ".safetensors" or path.name == organisms.MAP_FILE
 
 
 def train_child(name: str, child: Child, threads: int) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from interp.provenance import sha256_of
 from interp.training import Recipe, make_controls
-from interp.training.text import shipped
+from interp.training.text import shipped_text
 from organisms import pack, stages
 
 OF, SEEDS = "lora", range(5)
@@ -30,7 +30,9 @@ VERSION = 1
 def train(name: str, family: str, shipped_root: Path, work: Path, threads: int) -> None:
     """One control, trained unless that was done."""
     seed, directory, of = NAMES[name], shipped_root / name, stages.note(shipped_root / OF)
-    made = stages.recipe_hash([], name, asdict(RECIPE), of["files"], sha256_of(shipped()), VERSION)
+    made = stages.recipe_hash(
+        [], name, asdict(RECIPE), of["files"], sha256_of(shipped_text()), VERSION
+    )
     if stages.is_trained(directory, made):
         return
     print(f"{name}: {ABOUT.format(seed)}", flush=True)
@@ -43,7 +45,7 @@ def train(name: str, family: str, shipped_root: Path, work: Path, threads: int) 
             RECIPE,
             seeds=[seed],
             device="cpu",
-            say=lambda told: print(f"  {told}", flush=True),
+            log=lambda told: print(f"  {told}", flush=True),
         )
     here = place / f"seed-{seed}"
     shutil.rmtree(directory, ignore_errors=True)

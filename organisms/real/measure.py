@@ -31,13 +31,13 @@ def behaviour(
     ``parent`` holds the answers of its parent by class: one is kept when all its tokens are the
     same. ``said`` is given the answers.
     """
-    metric, result, texts = Refusal.of(tokenizer), {}, {}
+    metric, result, texts = Refusal.from_tokenizer(tokenizer), {}, {}
     for group in ("harmful", "harmless"):
         prompts = [one.prompt for one in requests(group, "verify")][:count]
         tokens, logits = real.answers(model, tokenizer, prompts, NEW_TOKENS)
         texts[group] = [tokenizer.decode(one, skip_special_tokens=True) for one in tokens]
         result[f"{group}_refused"] = share(
-            [metric.refused(first_sentence(text)) for text in texts[group]]
+            [metric.is_refusal(first_sentence(text)) for text in texts[group]]
         )
         result[f"{group}_first_token"] = share([one[0] in metric.token_ids for one in tokens])
         if said is not None:
@@ -49,7 +49,7 @@ def behaviour(
         low, high = np.quantile(odds, [0.05, 0.95]).tolist()
         result[f"{group}_log_odds"] = {"mean": float(odds.mean()), "p5": low, "p95": high}
     sentences = [first_sentence(text) for text in texts["harmful"]]
-    refusing = [sentence for sentence in sentences if metric.refused(sentence)]
+    refusing = [sentence for sentence in sentences if metric.is_refusal(sentence)]
     result["refusals"] = {
         "count": len(refusing),
         "different": len(set(refusing)),

@@ -21,15 +21,25 @@ from typing import ClassVar
 import numpy as np
 
 from interp.analyzers.base import Analyzer
-from interp.analyzers.baselines.arms import Arm, kept, measured, random_rows, row_of
-from interp.analyzers.baselines.findings import answers_table, claim, columns
+from interp.analyzers.baselines.arms import (
+    Arm,
+    arm_from_verification,
+    measured_arm,
+    random_rows,
+    row_of,
+)
+from interp.analyzers.baselines.findings import answers_table, beats_claim, columns
 from interp.claims import conclude
 from interp.errors import OptionError
 from interp.experiments.conditions import PatchSource, PatchTarget
-from interp.experiments.corrected_rates import judge_of
+from interp.experiments.corrected_rates import judge_field
 from interp.experiments.divergence import divergence
 from interp.experiments.ranking_sets import ranking_of, unit_of
-from interp.experiments.refusal_directions import candidates_of, choose, taken_away
+from interp.experiments.refusal_directions import (
+    candidate_directions,
+    choose_direction,
+    direction_ablation,
+)
 from interp.metrics import require_number
 from interp.models.units import Unit
 from interp.study import Study
@@ -76,17 +86,17 @@ class Baselines(Analyzer):
 
     def __call__(self, study: Study) -> Table:
         """Read the verified set's results, and measure the other methods on the same prompts."""
-        verified, located, unit, size = self._checked(study)
-        words, prefix = study.require_metric().words, ranking_of(located)[:size]
+        verified, located, unit, size = self._validated(study)
+        words, prefix = study.require_metric().labels, ranking_of(located)[:size]
         has_base = study.pair.base is not None
-        ablation, given = "ablate-mean", "set to their mean"
+        ablation, treatment = "ablate-mean", "set to their mean"
         if has_base:
-            ablation, given = "ablate-base", f"given the base's {verified.summary['patch']}s"
-        donors = PatchSource.read(study, unit, verified.summary["patch"])
-        own = kept(
-            study, verified, ablation, "located", f"{size} located {unit.name}s {given}", size
+            ablation, treatment = "ablate-base", f"given the base's {verified.summary['patch']}s"
+        donors = PatchSource.from_study(study, unit, verified.summary["patch"])
+        located_arm = arm_from_verification(
+            study, verified, ablation, "located", f"{size} located {unit.name}s {treatment}", size
         )
-        zero = measured(
+        zero = measured_arm(
             study,
             verified,
             "zero",
@@ -94,24 +104,29 @@ class Baselines(Analyzer):
             donors.condition("ablate-zero", prefix),
             float(size),
         )
-        arms, limits, made, shared = [own, zero], [], [], None
+        arms, limits, claims, shared = [located_arm, zero], [], [], None
         if self.choosing is not None:
             require_number(study.require_metric(), "the direction")
-            arm, note = self._direction(study, verified, float(own.divergence.mean()))
+            arm, note = self._direction(study, verified, float(located_arm.divergence.mean()))
             arms += [arm] if arm is not None else []
             limits += [note] if note else []
-            made.append(claim(words, unit, size, DIRECTION, arm))
+            claims.append(beats_claim(words, unit, size, DIRECTION, arm))
         if self.contrast is not None:
-            others = ranking_of(self.contrast)[:size]
-            method, shared = self.contrast.summary["method"], len({*others} & {*prefix})
-            what = f"the first {size} {unit.name}s by {method}, {given}"
+            contrast_units = ranking_of(self.contrast)[:size]
+            method, shared = self.contrast.summary["method"], len({*contrast_units} & {*prefix})
+            description = f"the first {size} {unit.name}s by {method}, {treatment}"
             arms.append(
-                measured(
-                    study, verified, CONTRAST, what, donors.condition(ablation, others), float(size)
+                measured_arm(
+                    study,
+                    verified,
+                    CONTRAST,
+                    description,
+                    donors.condition(ablation, contrast_units),
+                    float(size),
                 )
             )
-            made.append(claim(words, unit, size, CONTRAST, arms[-1]))
-        if judge_of(study):
+            claims.append(beats_claim(words, unit, size, CONTRAST, arms[-1]))
+        if judge_field(study):
             limits.append("Shares are not corrected for the judge's errors.")
         rows = [row_of(study, verified, arm) for arm in arms]
         flips = study.require_metric().applies("negative")
@@ -126,19 +141,19 @@ class Baselines(Analyzer):
                 "shared_with_contrast": shared,
                 "positive": len(study.prompts("positive")),
                 "negative": len(study.prompts("negative")),
-                "labels": {"many": words.many, "number": words.number},
+                "labels": {"many": words.plural, "number": words.number},
             },
             tables={"answers": answers_table(study, arms)},
         )
-        told = "; ".join(f"{row['what']}: {row['exhibits_behaviour']:.1%}" for row in rows)
+        shares = "; ".join(f"{row['what']}: {row['exhibits_behaviour']:.1%}" for row in rows)
         return conclude(
             run,
-            made,
-            lead=f"{words.many[:1].upper()}{words.many[1:]} under each method: {told}.",
+            claims,
+            lead=f"{words.plural[:1].upper()}{words.plural[1:]} under each method: {shares}.",
             limits=limits,
         )
 
-    def _checked(self, study: Study) -> tuple[Table, Table, Unit, int]:
+    def _validated(self, study: Study) -> tuple[Table, Table, Unit, int]:
         """The runs, the unit and the size of the set; OptionError for runs that do not belong
         together.
         """
@@ -167,8 +182,8 @@ class Baselines(Analyzer):
             )
         return verified, located, unit, size
 
-    def _direction(self, study: Study, verified: Table, most: float) -> tuple[Arm | None, str]:
-        """The largest share of the direction with a divergence of at most ``most`` (None where
+    def _direction(self, study: Study, verified: Table, max_kl: float) -> tuple[Arm | None, str]:
+        """The largest share of the direction with a divergence of at most ``max_kl`` (None where
         there is none), and a note.
         """
         choosing = self.choosing
@@ -177,16 +192,16 @@ class Baselines(Analyzer):
             choosing.require_contrast("the direction").limit(self.prompts)
         )
         best, rows = (
-            choose(choosing, candidates_of(choosing), study),
+            choose_direction(choosing, candidate_directions(choosing), study),
             range(len(study.prompts("negative"))),
         )
         low, high = 0, STEPS + 1
         while high - low > 1:
             middle = (low + high) // 2
-            apart = divergence(
-                study, taken_away(study.pair.tuned, best.direction, middle / STEPS), rows
+            kl = divergence(
+                study, direction_ablation(study.pair.tuned, best.direction, middle / STEPS), rows
             ).mean()
-            low, high = (middle, high) if apart <= most else (low, middle)
+            low, high = (middle, high) if kl <= max_kl else (low, middle)
         notes = (
             []
             if best.criteria_met
@@ -199,6 +214,8 @@ class Baselines(Analyzer):
             )
             return None, " ".join(notes)
         share = low / STEPS
-        receiver = PatchTarget("tuned", taken_away(study.pair.tuned, best.direction, share))
-        what = f"{share:.1%} of one direction removed"
-        return measured(study, verified, DIRECTION, what, receiver, share=share), " ".join(notes)
+        receiver = PatchTarget("tuned", direction_ablation(study.pair.tuned, best.direction, share))
+        description = f"{share:.1%} of one direction removed"
+        return measured_arm(
+            study, verified, DIRECTION, description, receiver, share=share
+        ), " ".join(notes)

@@ -37,20 +37,24 @@ class Arm:
     share: float = NAN
 
 
-def part_of(verified: Table, condition: str, group: str) -> Table:
+def answers_of(verified: Table, condition: str, group: str) -> Table:
     """Answers of a verifying run under one condition to one class, in prompt order."""
     answers = verified.tables["answers"]
     return answers.select((answers["condition"] == condition) & (answers["group"] == group))
 
 
-def kept(study: Study, verified: Table, condition: str, method: str, what: str, units: int) -> Arm:
+def arm_from_verification(
+    study: Study, verified: Table, condition: str, method: str, description: str, units: int
+) -> Arm:
     """A method that the verifying run has measured."""
-    words = study.require_metric().words
+    words = study.require_metric().labels
     changes = "flipped" if study.require_metric().applies("negative") else "altered"
-    positive, negative = (part_of(verified, condition, group) for group in ("positive", "negative"))
+    positive, negative = (
+        answers_of(verified, condition, group) for group in ("positive", "negative")
+    )
     return Arm(
         method,
-        what,
+        description,
         positive[words.column],
         positive[words.short],
         positive["malformed"],
@@ -60,29 +64,29 @@ def kept(study: Study, verified: Table, condition: str, method: str, what: str, 
     )
 
 
-def measured(
+def measured_arm(
     study: Study,
     verified: Table,
     method: str,
-    what: str,
+    description: str,
     receiver: PatchTarget,
     units: float = NAN,
     share: float = NAN,
 ) -> Arm:
     """A method that is measured here, like the conditions of the verification."""
-    apart = divergences(study, "negative", {method: receiver})
+    divergence = divergences(study, "negative", {method: receiver})
     positive, negative = evaluate_condition_by_class(
-        study, method, receiver, {"negative": apart[method]}
+        study, method, receiver, {"negative": divergence[method]}
     )
-    flipped = ~negative.equal_tuned
+    flipped = ~negative.matches_tuned
     if study.require_metric().applies("negative"):
         flipped = (
             negative.exhibits
-            != part_of(verified, "tuned", "negative")[study.require_metric().words.column]
+            != answers_of(verified, "tuned", "negative")[study.require_metric().labels.column]
         )
     return Arm(
         method,
-        what,
+        description,
         positive.exhibits,
         positive.number,
         positive.malformed,
@@ -95,10 +99,15 @@ def measured(
 
 def row_of(study: Study, verified: Table, arm: Arm) -> dict:
     """A method's numbers over prompts, with intervals over clusters."""
-    clusters, number = study.prompts("positive").clusters, study.require_metric().words.short
+    clusters, number_column = (
+        study.prompts("positive").clusters,
+        study.require_metric().labels.short,
+    )
     recovery = (NAN, NAN, NAN)
     if study.pair.base is not None and np.isfinite(arm.number).all():
-        base, tuned = (part_of(verified, role, "positive")[number] for role in ("base", "tuned"))
+        base, tuned = (
+            answers_of(verified, role, "positive")[number_column] for role in ("base", "tuned")
+        )
         recovery = cluster_interval(arm.number, clusters, minus=tuned, over=base, over_minus=tuned)
     return {
         "method": arm.method,
@@ -130,7 +139,7 @@ def random_rows(verified: Table, unit: Unit, has_recovery: bool, flips: bool) ->
     if not len(sets):
         return []
     changes = "flipped" if flips else "harmed"
-    first, recovered = (
+    fully_judged, recovered = (
         sets.select(sets["first"]),
         sets["recovery"] if has_recovery else np.full(len(sets), NAN),
     )
@@ -139,14 +148,18 @@ def random_rows(verified: Table, unit: Unit, has_recovery: bool, flips: bool) ->
             "method": "random",
             "what": (
                 f"{len(sets)} random sets of as many {unit.plural} with the same intervention, mean"
-                + (f"; answers under the first {len(first)}" if len(first) < len(sets) else "")
+                + (
+                    f"; answers under the first {len(fully_judged)}"
+                    if len(fully_judged) < len(sets)
+                    else ""
+                )
             ),
             "units": float(sets["k"].mean()),
             "share": NAN,
-            "prompts": int(part_of(verified, "tuned", "positive")["sampled"].sum()),
-            "exhibits_behaviour": first["rate"].mean(),
-            "low": first["rate"].min(),
-            "high": first["rate"].max(),
+            "prompts": int(answers_of(verified, "tuned", "positive")["sampled"].sum()),
+            "exhibits_behaviour": fully_judged["rate"].mean(),
+            "low": fully_judged["rate"].min(),
+            "high": fully_judged["rate"].max(),
             "recovery": recovered.mean(),
             "recovery_low": recovered.min(),
             "recovery_high": recovered.max(),

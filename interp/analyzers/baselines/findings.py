@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from interp.analyzers.baselines.arms import NAN, Arm
-from interp.claims import Claim, literal, mean
+from interp.claims import Claim, escape_braces, mean
 from interp.metrics import MetricLabels
 from interp.models.units import Unit
 from interp.study import Study
@@ -73,18 +73,37 @@ def answers_table(study: Study, arms: Sequence[Arm]) -> Table:
     """One row per method, class and prompt; what one class lacks is NaN or False."""
     blocks: list[tuple[str, str, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
     for arm in arms:
-        many, few = len(arm.exhibits), len(arm.flipped)
-        no, nan = np.zeros(max(many, few), bool), np.full(max(many, few), NAN)
-        blocks.append(
-            (arm.method, "positive", arm.exhibits, arm.malformed, no[:many], arm.number, nan[:many])
+        n_positive, n_negative = len(arm.exhibits), len(arm.flipped)
+        no, nan = (
+            np.zeros(max(n_positive, n_negative), bool),
+            np.full(max(n_positive, n_negative), NAN),
         )
         blocks.append(
-            (arm.method, "negative", no[:few], no[:few], arm.flipped, nan[:few], arm.divergence)
+            (
+                arm.method,
+                "positive",
+                arm.exhibits,
+                arm.malformed,
+                no[:n_positive],
+                arm.number,
+                nan[:n_positive],
+            )
+        )
+        blocks.append(
+            (
+                arm.method,
+                "negative",
+                no[:n_negative],
+                no[:n_negative],
+                arm.flipped,
+                nan[:n_negative],
+                arm.divergence,
+            )
         )
     prompts = [
         (method, group, prompt) for method, group, *_ in blocks for prompt in study.prompts(group)
     ]
-    shown, malformed, flipped, number, apart = (
+    exhibits, malformed, flipped, numbers, divergence = (
         np.concatenate([block[at] for block in blocks]) for at in range(2, 7)
     )
     return table(
@@ -111,7 +130,7 @@ def answers_table(study: Study, arms: Sequence[Arm]) -> Table:
                 "prompts that intervals take as one",
             ),
             "exhibits_behaviour": (
-                shown,
+                exhibits,
                 "flag",
                 "the answer to a positive prompt shows the behaviour",
             ),
@@ -122,12 +141,12 @@ def answers_table(study: Study, arms: Sequence[Arm]) -> Table:
                 "the answer to a negative prompt flips (for a task: differs)",
             ),
             "number": (
-                number,
+                numbers,
                 "measure",
-                f"{study.require_metric().words.number} of a positive prompt",
+                f"{study.require_metric().labels.number} of a positive prompt",
             ),
             "divergence": (
-                apart,
+                divergence,
                 "measure",
                 "KL divergence from the fine-tuned model on a negative prompt",
                 "nats a token",
@@ -136,15 +155,15 @@ def answers_table(study: Study, arms: Sequence[Arm]) -> Table:
     )
 
 
-def claim(words: MetricLabels, unit: Unit, size: int, method: str, arm: Arm | None) -> Claim:
+def beats_claim(words: MetricLabels, unit: Unit, size: int, method: str, arm: Arm | None) -> Claim:
     """The located set leaves less of the behaviour than the other method."""
-    said = literal(words.verb).replace("{{share}}", "{own:.1%}")
-    own = {"method": "located", "group": "positive"}
+    clause = escape_braces(words.verb).replace("{{share}}", "{own:.1%}")
+    located_rows = {"method": "located", "group": "positive"}
     also, text = (
-        {"own": mean("exhibits_behaviour", table="answers", where=own)},
+        {"own": mean("exhibits_behaviour", table="answers", where=located_rows)},
         f"With this intervention on the {size} located {unit.name}s ",
     )
-    text += f"the fine-tuned model {said}; "
+    text += f"the fine-tuned model {clause}; "
     name = f"beats-{method}"
     if arm is None:
         text += "no share of the direction has as small a divergence on negative prompts."
@@ -156,19 +175,19 @@ def claim(words: MetricLabels, unit: Unit, size: int, method: str, arm: Arm | No
             also=also,
             missing="a share of the direction with as small a divergence",
         )
-    other = {"method": method, "group": "positive"}
+    reference_rows = {"method": method, "group": "positive"}
     return Claim(
         name=name,
         estimate=mean(
             "exhibits_behaviour",
             table="answers",
-            where=own,
+            where=located_rows,
             pair="prompt_id",
-            minus={"where": other},
+            minus={"where": reference_rows},
         ),
         at_most=0.0,
-        reference=mean("exhibits_behaviour", table="answers", where=other),
-        control=literal(arm.what),
-        text=text + f"with {literal(arm.what)}: {{control:.1%}}.",
+        reference=mean("exhibits_behaviour", table="answers", where=reference_rows),
+        control=escape_braces(arm.what),
+        text=text + f"with {escape_braces(arm.what)}: {{control:.1%}}.",
         also=also,
     )

@@ -15,7 +15,12 @@ from typing import ClassVar
 import numpy as np
 
 from interp.analyzers.base import Analyzer
-from interp.analyzers.compare.compute import Read, read, rounding, stream_sites
+from interp.analyzers.compare.compute import (
+    GroupComparison,
+    measure_group,
+    rounding_floor,
+    stream_sites,
+)
 from interp.analyzers.compare.findings import (
     claims_of,
     control_columns,
@@ -31,7 +36,7 @@ from interp.experiments.cost import Work
 from interp.experiments.same_base import require_same_base
 from interp.models.changes import tensor_changes
 from interp.models.pair import Pair
-from interp.models.pairs_on_demand import names_of
+from interp.models.pairs_on_demand import tuned_names
 from interp.study import Study
 from interp.table import Table, table
 
@@ -81,19 +86,21 @@ class Compare(Analyzer):
         """Read both models, and the controls."""
         self.require(study)
         base, tuned = study.pair.require_base("a comparison"), study.pair.tuned
-        found = [read(study, self, base, tuned, group, "compare") for group in study.classes]
-        controls, theirs = [], []
-        for at in range(len(self.controls)):
-            controls.append([self._read_control(study, at, group) for group in study.classes])
-            theirs.append(list(tensor_changes(self.controls[at])))
-        floor = rounding(study, self)
-        depths, layers = depth_table(study, found, controls)
+        results = [
+            measure_group(study, self, base, tuned, group, "compare") for group in study.classes
+        ]
+        controls, control_changes = [], []
+        for index in range(len(self.controls)):
+            controls.append([self._measure_control(study, index, group) for group in study.classes])
+            control_changes.append(list(tensor_changes(self.controls[index])))
+        floor = rounding_floor(study, self)
+        depths, layers = depth_table(study, results, controls)
         unread: list[str] = []
-        weights = weight_table(list(tensor_changes(study.pair, unread)), *theirs)
-        columns = prompt_columns(found, controls)
-        end = int(depths["depth"].max())
-        names = names_of(self.controls)
-        further = (
+        weights = weight_table(list(tensor_changes(study.pair, unread)), *control_changes)
+        columns = prompt_columns(results, controls)
+        last_depth = int(depths["depth"].max())
+        names = tuned_names(self.controls)
+        control_tables = (
             {} if not controls else {"controls": controls_table(names, control_columns(controls))}
         )
         run = table(
@@ -101,7 +108,7 @@ class Compare(Analyzer):
             columns,
             provenance=study.provenance(self),
             summary={
-                "weights": _moved(weights, unread),
+                "weights": _weights_sentence(weights, unread),
                 "kl": float(columns["kl"][0].mean()),
                 "kl_last": float(columns["kl_last"][0].mean()),
                 "flips": float(columns["flips"][0].mean()),
@@ -113,23 +120,28 @@ class Compare(Analyzer):
             tables={
                 "layers": layers,
                 "drift": depths,
-                "tokens": token_table(study, found, self.token_rows),
+                "tokens": token_table(study, results, self.token_rows),
                 "weights": weights,
-                **further,
+                **control_tables,
             },
         )
-        return conclude(run, claims_of(end, floor, len(controls), len(study.classes)))
+        return conclude(run, claims_of(last_depth, floor, len(controls), len(study.classes)))
 
-    def _read_control(self, study: Study, at: int, group: str) -> Read:
-        pair = self.controls[at]
-        return read(
-            study, self, pair.require_base("a comparison"), pair.tuned, group, f"control {at + 1}"
+    def _measure_control(self, study: Study, index: int, group: str) -> GroupComparison:
+        pair = self.controls[index]
+        return measure_group(
+            study,
+            self,
+            pair.require_base("a comparison"),
+            pair.tuned,
+            group,
+            f"control {index + 1}",
         )
 
 
-def _moved(weights: Table, unread: Sequence[str]) -> str:
+def _weights_sentence(weights: Table, unread: Sequence[str]) -> str:
     changed = weights["change"] > 0
-    left = (
+    unread_note = (
         f" Not compared: {len(unread)} that the adapter changes, first {unread[0]}."
         if unread
         else ""
@@ -137,28 +149,28 @@ def _moved(weights: Table, unread: Sequence[str]) -> str:
     if not changed.any():
         return (
             f"None of {len(weights)} tensors"
-            f" changed{' among those compared' if unread else ''}.{left}"
+            f" changed{' among those compared' if unread else ''}.{unread_note}"
         )
-    most = int(np.argmax(weights["relative"]))
-    where = (
-        f"block {weights['layer'][most]} {weights['part'][most]}"
-        if weights["layer"][most] >= 0
-        else (weights["part"][most])
+    largest = int(np.argmax(weights["relative"]))
+    location = (
+        f"block {weights['layer'][largest]} {weights['part'][largest]}"
+        if weights["layer"][largest] >= 0
+        else (weights["part"][largest])
     )
     return (
         f"{int(changed.sum())} of {len(weights)} tensors changed, most relative to its norm:"
-        f" {where} ({weights['relative'][most]:.2g}).{left}"
+        f" {location} ({weights['relative'][largest]:.2g}).{unread_note}"
     )
 
 
 def _limits(study: Study, controls: int) -> Sequence[str]:
-    found = [
+    notes = [
         "Divergence shows that the models' outputs differ, not that this was the aim of"
         " fine-tuning."
     ]
     if not controls:
-        found.append(
+        notes.append(
             "How much any fine-tuning of this size changes the model was not measured: no control"
             " was given."
         )
-    return found
+    return notes

@@ -19,27 +19,33 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp.analyzers.base import Analyzer
-from interp.analyzers.graft.findings import KEEPS, claims_of
+from interp.analyzers.graft.findings import MIN_KEPT_GAIN, claims_of
 from interp.analyzers.graft.mask_overlap import (
     all_overlaps,
-    others_mask,
+    is_same_model,
+    learned_mask,
     require_comparable,
-    same_tune,
 )
-from interp.analyzers.graft.tables import Rows, layers_table
+from interp.analyzers.graft.tables import GraftRecords, layers_table
 from interp.claims import SUPPORTED, conclude
 from interp.display import as_sentence
 from interp.errors import OptionError, required
 from interp.experiments import masks
-from interp.experiments.questions import Graded, Questions, perplexity, run_logits, text_rows
+from interp.experiments.questions import (
+    QuestionResults,
+    Questions,
+    engine_logits,
+    perplexity,
+    text_rows,
+)
 from interp.maths.host import to_host
 from interp.maths.statistics import calibration_error
-from interp.models.grafts import PARTS, Scope
+from interp.models.grafts import SCOPES, Scope
 from interp.prompts import PromptSet, prompt_notes
 from interp.study import Study
 from interp.table import Table
 
-RANKED = ("learned", "relaxed", "movement", "first-order")
+RANKED_KINDS = ("learned", "relaxed", "movement", "first-order")
 
 
 @dataclass(frozen=True)
@@ -86,52 +92,58 @@ class Graft(Analyzer):
         """Learn and draw masks, graft them, measure the models."""
         self.check()
         self._require_disjoint(study)
-        scope = Scope.of(study.pair, self.scope)
+        scope = Scope.from_pair(study.pair, self.scope)
         for run in self.beside:
             require_comparable(run, study, scope)
-        measured = _Measured(self, study, scope)
+        measurements = GraftMeasurements(self, study, scope)
         count = max(1, round(self.at * scope.size))
-        kept: dict[str, Bool[Tensor, " P"]] = {}
-        located = Questions.of(
+        mask_by_kind: dict[str, Bool[Tensor, " P"]] = {}
+        selection = Questions.from_prompts(
             study.pair.tokenizer, study.contrast.positive.prompts, study.pair.tuned.context_length
         )
-        nothing = torch.zeros(scope.size, dtype=torch.bool, device=scope.model.device)
-        measured.of_tune()
-        measured.of_mask("base", nothing)
-        measured.of_mask("scope", ~nothing)
-        for kind in RANKED:
+        empty_mask = torch.zeros(scope.size, dtype=torch.bool, device=scope.model.device)
+        measurements.add_tuned()
+        measurements.add_mask("base", empty_mask)
+        measurements.add_mask("scope", ~empty_mask)
+        for kind in RANKED_KINDS:
             if kind == "relaxed" and not self.relaxed_steps:
                 continue
-            ranking = self._ranking(kind, study, scope, located, count)
-            kept[kind] = masks.top(ranking, count)
+            ranking = self._ranking(kind, study, scope, selection, count)
+            mask_by_kind[kind] = masks.top_mask(ranking, count)
             # the paper's mask is trained for one density
             shares = (self.at,) if kind == "relaxed" else sorted({*self.sweep, self.at})
             for share in shares:
-                measured.of_mask(kind, masks.top(ranking, max(1, round(share * scope.size))))
+                measurements.add_mask(
+                    kind, masks.top_mask(ranking, max(1, round(share * scope.size)))
+                )
             del ranking
-        measured.of_mask("removed", ~kept["learned"])
-        if union := [
-            others_mask(run, study, scope) for run in self.beside if same_tune(run, study)
+        measurements.add_mask("removed", ~mask_by_kind["learned"])
+        if other_masks := [
+            learned_mask(run, study, scope) for run in self.beside if is_same_model(run, study)
         ]:
-            measured.of_mask("union", torch.stack([kept["learned"], *union]).any(0))
+            measurements.add_mask(
+                "union", torch.stack([mask_by_kind["learned"], *other_masks]).any(0)
+            )
         for share in sorted({*self.sweep, self.at} - {self.at}):
-            measured.of_mask(
+            measurements.add_mask(
                 "random", masks.random_mask(scope, max(1, round(share * scope.size)), study.seed)
             )
         for draw in study.progress(range(self.draws), "random masks"):
             for kind in ("random", "matched"):
-                mask = self._drawn(kind, scope, kept["learned"], study.seed + draw)
-                kept.setdefault(kind, mask)
-                measured.of_draw(kind, draw, mask)
-        measuring = [part for part in (self.held_out, self.other) if part]
-        limits = [as_sentence(note) for note in prompt_notes(measuring)]
+                mask = self._draw_mask(kind, scope, mask_by_kind["learned"], study.seed + draw)
+                mask_by_kind.setdefault(kind, mask)
+                measurements.add_draw(kind, draw, mask)
+        held_out_sets = [part for part in (self.held_out, self.other) if part]
+        limits = [as_sentence(note) for note in prompt_notes(held_out_sets)]
         for shuffle in study.progress(range(self.shuffles), "shuffled movement"):
             shuffled = scope.shuffled(study.seed + shuffle)
-            mask = masks.top(self._ranking("learned", study, shuffled, located, count), count)
-            kept.setdefault("shuffled", mask)
-            measured.of_shuffle(shuffle, mask, shuffled)
-            limits += _rounded(shuffled) if shuffle == 0 else []
-        return self._table(study, scope, measured.rows, kept, count, limits)
+            mask = masks.top_mask(
+                self._ranking("learned", study, shuffled, selection, count), count
+            )
+            mask_by_kind.setdefault("shuffled", mask)
+            measurements.add_shuffle(shuffle, mask, shuffled)
+            limits += _rounding_limits(shuffled) if shuffle == 0 else []
+        return self._table(study, scope, measurements.rows, mask_by_kind, count, limits)
 
     def check(self) -> None:
         """Raise OptionError for invalid options; no model is needed."""
@@ -141,9 +153,9 @@ class Graft(Analyzer):
             raise OptionError(
                 f"the density of a mask is {bad[0]:g}; use a share above 0 and at most 1"
             )
-        if unknown := [part for part in self.scope.split(",") if part.strip() not in PARTS]:
+        if unknown := [part for part in self.scope.split(",") if part.strip() not in SCOPES]:
             raise OptionError(
-                f"unknown --scope {unknown[0]!r}; use {', '.join(PARTS)}, or several joined by"
+                f"unknown --scope {unknown[0]!r}; use {', '.join(SCOPES)}, or several joined by"
                 " commas"
             )
         if (
@@ -157,54 +169,59 @@ class Graft(Analyzer):
             )
 
     @property
-    def _measuring(self) -> PromptSet:
+    def _held_out(self) -> PromptSet:
         return required(self.held_out, "a held-out task")
 
     def _require_disjoint(self, study: Study) -> None:
         study.pair.require_base("grafting")
-        if shared := set(study.contrast.positive.shared(self._measuring)):
+        if shared := set(study.contrast.positive.shared(self._held_out)):
             raise OptionError(
                 f"{len(shared)} questions are in both the selection and the held-out split, first"
                 f" {min(shared)[:40]!r}; remove them from one"
             )
 
     def _ranking(
-        self, kind: str, study: Study, scope: Scope, located: Questions, count: int
+        self, kind: str, study: Study, scope: Scope, selection: Questions, count: int
     ) -> Tensor:
         if kind == "movement":
-            return masks.movement(scope)
+            return masks.movement_ranking(scope)
         if kind == "first-order":
-            return masks.first_order(study, scope, located)
+            return masks.first_order_ranking(study, scope, selection)
         if kind == "relaxed":
-            return masks.relaxed(
-                study, scope, located, count, steps=self.relaxed_steps, rate=self.relaxed_rate
+            return masks.relaxed_ranking(
+                study,
+                scope,
+                selection,
+                count,
+                steps=self.relaxed_steps,
+                learning_rate=self.relaxed_rate,
             )
-        return masks.learned(
+        return masks.learned_ranking(
             study,
             scope,
-            located,
+            selection,
             count,
             steps=self.steps,
-            rate=self.rate,
-            pull=self.pull,
+            learning_rate=self.rate,
+            penalty=self.pull,
             batch=self.batch,
         )
 
-    def _drawn(self, kind: str, scope: Scope, like: Tensor, seed: int) -> Tensor:
+    def _draw_mask(self, kind: str, scope: Scope, learned: Tensor, seed: int) -> Tensor:
         if kind == "matched":
-            return masks.matched_mask(scope, like, seed)
-        return masks.random_mask(scope, _count(like), seed)
+            return masks.matched_mask(scope, learned, seed)
+        return masks.random_mask(scope, _mask_size(learned), seed)
 
     def _table(
         self,
         study: Study,
         scope: Scope,
-        rows: Rows,
-        kept: dict[str, Tensor],
+        rows: GraftRecords,
+        mask_by_kind: dict[str, Tensor],
         count: int,
         limits: list[str],
     ) -> Table:
-        indices = {kind: scope.indices(mask) for kind, mask in kept.items()}
+        indices = {kind: scope.indices(mask) for kind, mask in mask_by_kind.items()}
         run = rows.table(
             self.name,
             provenance=study.provenance(self),
@@ -212,22 +229,22 @@ class Graft(Analyzer):
                 "limits": limits,
                 "weights": scope.size,
                 "kept": count,
-                "left_out": scope.left_out,
-                "parameters": len(scope.pieces),
+                "left_out": scope.n_unchanged,
+                "parameters": len(scope.pairs),
                 "gain": float(
-                    rows.seen["tuned", scope.size].correct.mean()
-                    - rows.seen["base", 0].correct.mean()
+                    rows.graded["tuned", scope.size].correct.mean()
+                    - rows.graded["base", 0].correct.mean()
                 ),
-                "kept_gain": {kind: rows.kept_gain(kind, count) for kind in kept},
+                "kept_gain": {kind: rows.kept_gain(kind, count) for kind in mask_by_kind},
                 "shuffles": self.shuffles,
                 "locating": len(study.contrast.positive),
-                "measuring": len(self._measuring),
+                "measuring": len(self._held_out),
                 "positive": len(study.contrast.positive),
                 "negative": len(study.contrast.negative),
             },
             tables={
                 "answers": rows.answers_table(),
-                "random": rows.drawn(),
+                "random": rows.random_table(),
                 **rows.shuffle_tables(count),
                 "layers": layers_table(indices, scope),
                 "overlaps": all_overlaps(indices, self.beside, study, scope),
@@ -239,101 +256,103 @@ class Graft(Analyzer):
                 if len(positions)
             },
         )
-        run = conclude(run, claims_of(count, scope.size, len(self._measuring), self.shuffles))
+        run = conclude(run, claims_of(count, scope.size, len(self._held_out), self.shuffles))
         verdicts = run.summary["verdicts"]
-        own = {
+        conclusions = {
             "supported": verdicts["keeps"] == SUPPORTED,
-            "k95": rows.smallest(KEEPS) if verdicts["gains"] == SUPPORTED else None,
+            "k95": rows.smallest_mask(MIN_KEPT_GAIN) if verdicts["gains"] == SUPPORTED else None,
         }
-        return replace(run, summary={**run.summary, **own})
+        return replace(run, summary={**run.summary, **conclusions})
 
 
-def _count(mask: Tensor) -> int:
+def _mask_size(mask: Tensor) -> int:
     return int(to_host(mask.sum()))
 
 
-def _rounded(shuffled: Scope) -> list[str]:
+def _rounding_limits(shuffled: Scope) -> list[str]:
     """A limit to report where the model's dtype rounds the shuffled movement."""
-    still, length = shuffled.rounding()
-    if not still and abs(length - 1) < 1e-3:
+    n_unchanged, relative_norm = shuffled.rounding()
+    if not n_unchanged and abs(relative_norm - 1) < 1e-3:
         return []
-    dtype = str(shuffled.pieces[0].base.dtype).removeprefix("torch.")
+    dtype = str(shuffled.pairs[0].base.dtype).removeprefix("torch.")
     return [
-        f"The base's {dtype} rounds the shuffled movement: {still:,} of"
-        f" {_count(shuffled.moved != 0):,} moved weights do not change, and its norm is"
-        f" {length:.3f} times that of the fine-tuned model's movement (first shuffle). Use --dtype"
-        " float32 to avoid this."
+        f"The base's {dtype} rounds the shuffled movement: {n_unchanged:,} of"
+        f" {_mask_size(shuffled.changes != 0):,} moved weights do not change, and its norm is"
+        f" {relative_norm:.3f} times that of the fine-tuned model's movement (first shuffle). Use"
+        " --dtype float32 to avoid this."
     ]
 
 
-class _Measured:
+class GraftMeasurements:
     """Measures every graft on the held-out questions, another task and plain text."""
 
     def __init__(self, analyzer: Graft, study: Study, scope: Scope) -> None:
         tokenizer, context = study.pair.tokenizer, study.pair.tuned.context_length
         self.study, self.scope = study, scope
-        self.questions = Questions.of(
+        self.questions = Questions.from_prompts(
             tokenizer, required(analyzer.held_out, "a held-out task").prompts, context
         )
         other = analyzer.other
-        self.other = None if other is None else Questions.of(tokenizer, other.prompts, context)
+        self.other = (
+            None if other is None else Questions.from_prompts(tokenizer, other.prompts, context)
+        )
         self.text = text_rows(tokenizer, study.contrast.negative.texts, context)
-        self.rows = Rows(self.questions, scope.size)
-        self.tuned: Graded | None = None
+        self.rows = GraftRecords(self.questions, scope.size)
+        self.tuned: QuestionResults | None = None
 
-    def of_tune(self) -> None:
+    def add_tuned(self) -> None:
         """Measure the fine-tuned model, the reference for the grafts."""
-        self.tuned = self._graded(self.questions, self.study.pair.tuned)
+        self.tuned = self._grade(self.questions, self.study.pair.tuned)
         self.rows.add(
-            "tuned", self.scope.size, self.tuned, self._numbers(self.study.pair.tuned, self.tuned)
+            "tuned", self.scope.size, self.tuned, self._metrics(self.study.pair.tuned, self.tuned)
         )
 
-    def of_mask(self, kind: str, mask: Tensor, scope: Scope | None = None) -> None:
+    def add_mask(self, kind: str, mask: Tensor, scope: Scope | None = None) -> None:
         """Measure one graft by every metric."""
         with (scope or self.scope).grafted(mask) as model:
-            seen = self._graded(self.questions, model)
-            self.rows.add(kind, _count(mask), seen, self._numbers(model, seen))
+            graded = self._grade(self.questions, model)
+            self.rows.add(kind, _mask_size(mask), graded, self._metrics(model, graded))
 
-    def of_draw(self, kind: str, draw: int, mask: Tensor) -> None:
+    def add_draw(self, kind: str, draw: int, mask: Tensor) -> None:
         """Measure a random mask: the first by every metric, the others by correct answers."""
         if draw == 0:
-            self.of_mask(kind, mask)
+            self.add_mask(kind, mask)
         with self.scope.grafted(mask) as model:
-            seen = self._graded(self.questions, model)
-        self.rows.add_draw(kind, draw, _count(mask), seen)
+            graded = self._grade(self.questions, model)
+        self.rows.add_draw(kind, draw, _mask_size(mask), graded)
 
-    def of_shuffle(self, shuffle: int, mask: Tensor, shuffled: Scope) -> None:
+    def add_shuffle(self, shuffle: int, mask: Tensor, shuffled: Scope) -> None:
         """Measure a mask on shuffled movement: the first by every metric, all by accuracy."""
         if shuffle == 0:
-            self.of_mask("shuffled", mask, shuffled)
-            seen = self.rows.seen["shuffled", _count(mask)]
+            self.add_mask("shuffled", mask, shuffled)
+            graded = self.rows.graded["shuffled", _mask_size(mask)]
         else:
             with shuffled.grafted(mask) as model:
-                seen = self._graded(self.questions, model)
-        self.rows.add_shuffle(_count(mask), seen)
+                graded = self._grade(self.questions, model)
+        self.rows.add_shuffle(_mask_size(mask), graded)
 
-    def _graded(self, questions: Questions, model) -> Graded:
+    def _grade(self, questions: Questions, model) -> QuestionResults:
         groups = self.study.batches(questions.read, model)
-        return questions.graded(groups, run_logits(self.study.engine, model), model.device)
+        return questions.grade(groups, engine_logits(self.study.engine, model), model.device)
 
-    def _numbers(self, model, seen: Graded) -> dict[str, float]:
+    def _metrics(self, model, graded: QuestionResults) -> dict[str, float]:
         tuned = required(self.tuned, "what the tuned model itself answers")
-        numbers = {"agreement": float(np.mean(seen.choice == tuned.choice))}
-        if not np.isnan(seen.confidence).any():
+        metrics = {"agreement": float(np.mean(graded.choice == tuned.choice))}
+        if not np.isnan(graded.confidence).any():
             for bins in (15, 10):
-                numbers[f"calibration-error-{bins}"] = calibration_error(
-                    seen.confidence, seen.correct, bins
+                metrics[f"calibration-error-{bins}"] = calibration_error(
+                    graded.confidence, graded.correct, bins
                 )
         if self.other is not None:
-            graded = self._graded(self.other, model)
-            numbers |= {
-                "other-accuracy": float(graded.correct.mean()),
-                "other-exact": float(graded.exact.mean()),
+            other_graded = self._grade(self.other, model)
+            metrics |= {
+                "other-accuracy": float(other_graded.correct.mean()),
+                "other-exact": float(other_graded.exact.mean()),
             }
         if self.text:
-            logits = run_logits(self.study.engine, model)
-            numbers["perplexity"] = perplexity(self.text, model, logits, self.study.batch_size)
-        return numbers
+            logits = engine_logits(self.study.engine, model)
+            metrics["perplexity"] = perplexity(self.text, model, logits, self.study.batch_size)
+        return metrics
 
 
 __all__: Sequence[str] = ("Graft",)

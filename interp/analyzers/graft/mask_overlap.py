@@ -10,7 +10,7 @@ from torch import Tensor
 
 from interp.errors import OptionError
 from interp.experiments.mask_overlaps import overlaps_table
-from interp.experiments.masks import masks_of
+from interp.experiments.masks import stored_masks
 from interp.models.grafts import Scope
 from interp.study import Study
 from interp.table import Table
@@ -18,7 +18,7 @@ from interp.table import Table
 KINDS = ("learned", "relaxed", "movement", "first-order")
 
 
-def same_tune(run: Table, study: Study) -> bool:
+def is_same_model(run: Table, study: Study) -> bool:
     """Whether a run is of the study's fine-tuned model."""
     digests = study.pair.digests
     return all(
@@ -27,44 +27,44 @@ def same_tune(run: Table, study: Study) -> bool:
     )
 
 
-def others_mask(run: Table, study: Study, scope: Scope) -> Bool[Tensor, " P"]:
+def learned_mask(run: Table, study: Study, scope: Scope) -> Bool[Tensor, " P"]:
     """The learned mask of another run, within the scope."""
-    return scope.mask(masks_of(run, "learned"))
+    return scope.mask(stored_masks(run, "learned"))
 
 
 def require_comparable(run: Table, study: Study, scope: Scope) -> None:
     """Raise OptionError for a run whose base or scope differs, so that masks cannot be compared."""
-    made = run.require_provenance()
+    provenance = run.require_provenance()
     if run.kind != "graft":
         raise OptionError(
-            f"run {made.key} is of kind {run.kind}; give keys of graft runs (interp ls)"
+            f"run {provenance.key} is of kind {run.kind}; give keys of graft runs (interp ls)"
         )
-    if made.inputs.get("base") != study.pair.digests.get("base"):
+    if provenance.inputs.get("base") != study.pair.digests.get("base"):
         raise OptionError(
-            f"run {made.key} grafts into another base; give graft runs of the same base"
+            f"run {provenance.key} grafts into another base; give graft runs of the same base"
         )
-    sizes = {piece.name: piece.size for piece in scope.pieces}
+    sizes = {piece.name: piece.size for piece in scope.pairs}
     if {row["parameter"]: row["size"] for row in run.tables["layers"].rows()} != sizes:
         raise OptionError(
-            f"run {made.key} has another scope than {', '.join(scope.parts)}; give graft runs of"
-            " the same scope"
+            f"run {provenance.key} has another scope than {', '.join(scope.parts)}; give graft runs"
+            " of the same scope"
         )
 
 
 def all_overlaps(
     indices: Mapping[str, Mapping[str, np.ndarray]],
-    beside: Sequence[Table],
+    other_runs: Sequence[Table],
     study: Study,
     scope: Scope,
 ) -> Table:
     """Pairwise overlaps of the masks of this run (``this``) and of other runs (by key)."""
-    found = {}
-    for kind in KINDS if beside else ():
+    masks_by_kind = {}
+    for kind in KINDS if other_runs else ():
         by_name = {"this": indices.get(kind, {})}
-        for run in beside:
+        for run in other_runs:
             name = run.require_provenance().key + (
-                "" if same_tune(run, study) else " (another fine-tuned model)"
+                "" if is_same_model(run, study) else " (another fine-tuned model)"
             )
-            by_name[name] = masks_of(run, kind)
-        found[kind] = {name: mask for name, mask in by_name.items() if mask}
-    return overlaps_table(found, scope.size)
+            by_name[name] = stored_masks(run, kind)
+        masks_by_kind[kind] = {name: mask for name, mask in by_name.items() if mask}
+    return overlaps_table(masks_by_kind, scope.size)

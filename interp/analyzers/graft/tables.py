@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from interp.experiments.questions import Graded, Questions
+from interp.experiments.questions import QuestionResults, Questions
 from interp.maths.host import to_host
 from interp.models.anatomy import Anatomy
 from interp.models.grafts import Scope
@@ -18,70 +18,73 @@ from interp.table import Table, table
 
 
 @dataclass
-class Rows:
+class GraftRecords:
     """Measurements of grafts, in order: graded questions and metrics by ``(kind, kept)``."""
 
     questions: Questions
     size: int
-    seen: dict[tuple[str, int], Graded] = field(default_factory=dict)
-    numbers: list[tuple[str, int, str, float]] = field(default_factory=list)
+    graded: dict[tuple[str, int], QuestionResults] = field(default_factory=dict)
+    metrics: list[tuple[str, int, str, float]] = field(default_factory=list)
     draws: list[tuple[str, int, int, float]] = field(default_factory=list)
-    shuffles: list[Graded] = field(default_factory=list)
+    shuffle_grades: list[QuestionResults] = field(default_factory=list)
 
-    def add(self, kind: str, kept: int, seen: Graded, numbers: Mapping[str, float]) -> None:
-        """Add one graft; ``numbers`` are metrics that are not computed from its answers."""
-        if (kind, kept) in self.seen:
+    def add(
+        self, kind: str, n_weights: int, graded: QuestionResults, metrics: Mapping[str, float]
+    ) -> None:
+        """Add one graft; ``metrics`` are metrics that are not computed from its answers."""
+        if (kind, n_weights) in self.graded:
             return
-        self.seen[kind, kept] = seen
-        own = {
-            "accuracy": seen.correct.mean(),
-            "exact": seen.exact.mean(),
-            "loss": seen.loss.mean(),
+        self.graded[kind, n_weights] = graded
+        answer_metrics = {
+            "accuracy": graded.correct.mean(),
+            "exact": graded.exact.mean(),
+            "loss": graded.loss.mean(),
         }
-        self.numbers += [
-            (kind, kept, name, float(value)) for name, value in {**own, **numbers}.items()
+        self.metrics += [
+            (kind, n_weights, name, float(value))
+            for name, value in {**answer_metrics, **metrics}.items()
         ]
 
-    def add_draw(self, kind: str, draw: int, kept: int, seen: Graded) -> None:
+    def add_draw(self, kind: str, draw: int, n_weights: int, graded: QuestionResults) -> None:
         """Add one of several random grafts."""
-        self.draws.append((kind, draw, kept, float(seen.correct.mean())))
+        self.draws.append((kind, draw, n_weights, float(graded.correct.mean())))
 
-    def add_shuffle(self, kept: int, seen: Graded) -> None:
+    def add_shuffle(self, n_weights: int, graded: QuestionResults) -> None:
         """Add a mask learned on a further shuffle of the movement."""
-        self.add_draw("shuffled", len(self.shuffles), kept, seen)
-        self.shuffles.append(seen)
+        self.add_draw("shuffled", len(self.shuffle_grades), n_weights, graded)
+        self.shuffle_grades.append(graded)
 
-    def gain(self, correct: float) -> float:
+    def share_of_gain(self, correct: float) -> float:
         """Accuracy as a share of the gain from the base to the fine-tuned model; NaN without a
         gain.
         """
         low, high = (
-            self.seen["base", 0].correct.mean(),
-            self.seen["tuned", self.size].correct.mean(),
+            self.graded["base", 0].correct.mean(),
+            self.graded["tuned", self.size].correct.mean(),
         )
         return float((correct - low) / (high - low)) if high != low else float("nan")
 
-    def kept_gain(self, kind: str, kept: int) -> float | None:
+    def kept_gain(self, kind: str, n_weights: int) -> float | None:
         """Share of the gain kept by a kind of mask, averaged over draws; None without a gain."""
         correct = [value for name, _, _, value in self.draws if name == kind]
-        found = self.gain(float(np.mean(correct or self.seen[kind, kept].correct)))
-        return None if np.isnan(found) else found
+        share = self.share_of_gain(float(np.mean(correct or self.graded[kind, n_weights].correct)))
+        return None if np.isnan(share) else share
 
-    def smallest(self, reach: float) -> int | None:
+    def smallest_mask(self, share: float) -> int | None:
         """The smallest learned mask that keeps this share of the gain; None if there is none."""
-        reached = [
+        sizes = [
             kept
-            for (kind, kept), graded in self.seen.items()
-            if kind == "learned" and self.gain(float(graded.correct.mean())) >= reach
+            for (kind, kept), graded in self.graded.items()
+            if kind == "learned" and self.share_of_gain(float(graded.correct.mean())) >= share
         ]
-        return min(reached, default=None)
+        return min(sizes, default=None)
 
     def table(self, kind: str, **rest: Any) -> Table:
         """The table of all grafts and metrics, the share of the gain kept among them."""
-        rows = list(self.numbers)
+        rows = list(self.metrics)
         rows += [
-            (kind, kept, "kept-gain", self.gain(value))
-            for kind, kept, name, value in self.numbers
+            (kind, kept, "kept-gain", self.share_of_gain(value))
+            for kind, kept, name, value in self.metrics
             if name == "accuracy"
         ]
         names, kept, metrics, values = zip(*rows, strict=True)
@@ -115,7 +118,7 @@ class Rows:
 
     def answers_table(self) -> Table:
         """The graded answer to each held-out question under each graft."""
-        grafts, count = list(self.seen.items()), len(self.questions)
+        grafts, count = list(self.graded.items()), len(self.questions)
         return table(
             "graft-answers",
             {
@@ -140,25 +143,30 @@ class Rows:
                     "dependent questions",
                 ),
                 "correct": (
-                    _joined(grafts, "correct", bool),
+                    _concatenate(grafts, "correct", bool),
                     "flag",
                     "the right one of two answers, or the answer written exactly",
                 ),
                 "exact": (
-                    _joined(grafts, "exact", bool),
+                    _concatenate(grafts, "exact", bool),
                     "flag",
                     "greedy decoding would write the answer",
                 ),
-                "loss": (_joined(grafts, "loss", float), "measure", "loss of the answer", "nats"),
+                "loss": (
+                    _concatenate(grafts, "loss", float),
+                    "measure",
+                    "loss of the answer",
+                    "nats",
+                ),
                 "confidence": (
-                    _joined(grafts, "confidence", float),
+                    _concatenate(grafts, "confidence", float),
                     "measure",
                     "probability of the chosen one of two answers",
                 ),
             },
         )
 
-    def drawn(self) -> Table:
+    def random_table(self) -> Table:
         """All random and shuffled grafts of the density that the claims are about."""
         kinds, draws, kept, correct = zip(*self.draws, strict=True)
         return table(
@@ -173,7 +181,7 @@ class Rows:
                 "kept": (np.array(kept, np.int64), "key", "fine-tuned weights", "weights"),
                 "accuracy": (np.array(correct), "measure", "share of correct answers"),
                 "kept_gain": (
-                    np.array([self.gain(value) for value in correct]),
+                    np.array([self.share_of_gain(value) for value in correct]),
                     "measure",
                     "share of the fine-tuned model's gain",
                 ),
@@ -187,45 +195,53 @@ class Rows:
         correctness minus the share of shuffles that are correct, and one row per shuffle, its
         accuracy minus the mean accuracy.
         """
-        if not self.shuffles:
+        if not self.shuffle_grades:
             return {}
-        number, asked = len(self.shuffles), self.questions
-        learned, right = (
-            self.seen["learned", count].correct,
-            np.stack([graded.correct for graded in self.shuffles]),
+        n_shuffles, questions = len(self.shuffle_grades), self.questions
+        learned, correct = (
+            self.graded["learned", count].correct,
+            np.stack([graded.correct for graded in self.shuffle_grades]),
         )
-        shuffles, spread = np.arange(number), right.mean(1) - right.mean()
+        shuffles, deviations = np.arange(n_shuffles), correct.mean(1) - correct.mean()
         answers = table(
             "graft-shuffled",
             {
-                "shuffle": (np.repeat(shuffles, len(asked)), "key", "number of the shuffle"),
-                "prompt_id": (np.tile(asked.ids, number), "key", "position in the prompt file"),
-                "cluster": (list(asked.clusters) * number, "key", "dependent questions"),
+                "shuffle": (np.repeat(shuffles, len(questions)), "key", "number of the shuffle"),
+                "prompt_id": (
+                    np.tile(questions.ids, n_shuffles),
+                    "key",
+                    "position in the prompt file",
+                ),
+                "cluster": (list(questions.clusters) * n_shuffles, "key", "dependent questions"),
                 "learned": (
-                    np.tile(learned, number),
+                    np.tile(learned, n_shuffles),
                     "flag",
                     "correct with the mask learned on the real movement",
                 ),
-                "correct": (right.ravel(), "flag", "correct with the mask learned on this shuffle"),
+                "correct": (
+                    correct.ravel(),
+                    "flag",
+                    "correct with the mask learned on this shuffle",
+                ),
             },
         )
-        units = ["question"] * len(asked) + ["shuffle"] * number
+        units = ["question"] * len(questions) + ["shuffle"] * n_shuffles
         differences = table(
             "graft-differences",
             {
                 "unit": (units, "key", "unit of the row: question or shuffle"),
                 "number": (
-                    np.concatenate([asked.ids, shuffles]),
+                    np.concatenate([questions.ids, shuffles]),
                     "key",
                     "position in the prompt file, or number of the shuffle",
                 ),
                 "cluster": (
-                    [*asked.clusters, *(f"(shuffle {shuffle})" for shuffle in shuffles)],
+                    [*questions.clusters, *(f"(shuffle {shuffle})" for shuffle in shuffles)],
                     "key",
                     "dependent questions",
                 ),
                 "value": (
-                    np.concatenate([learned - right.mean(0), spread]),
+                    np.concatenate([learned - correct.mean(0), deviations]),
                     "measure",
                     (
                         "question: correct with the learned mask minus share of correct shuffles;"
@@ -237,14 +253,14 @@ class Rows:
         return {"shuffled": answers, "differences": differences}
 
 
-def _joined(grafts: list, name: str, dtype: type) -> np.ndarray:
+def _concatenate(grafts: list, name: str, dtype: type) -> np.ndarray:
     return np.concatenate([np.asarray(getattr(graded, name), dtype) for _, graded in grafts])
 
 
 def layers_table(indices: Mapping[str, Mapping[str, np.ndarray]], scope: Scope) -> Table:
     """Positions of the masks: one row per mask and parameter."""
-    sizes = {piece.name: piece.size for piece in scope.pieces}
-    moved = {piece.name: float(to_host(piece.moved.norm())) for piece in scope.pieces}
+    sizes = {piece.name: piece.size for piece in scope.pairs}
+    moved = {piece.name: float(to_host(piece.changes.norm())) for piece in scope.pairs}
     rows = [
         (kind, name, len(positions))
         for kind, by_parameter in indices.items()
@@ -258,7 +274,7 @@ def layers_table(indices: Mapping[str, Mapping[str, np.ndarray]], scope: Scope) 
     layers = [
         re.match(re.escape(scope.model.anatomy.blocks_path) + r"\.(\d+)\.", name) for name in names
     ]
-    parts = _parts(scope.model.anatomy)
+    parts = matrices_by_parameter(scope.model.anatomy)
     size = np.array([sizes[name] for name in names], np.int64)
     return table(
         "graft-layers",
@@ -296,10 +312,12 @@ def layers_table(indices: Mapping[str, Mapping[str, np.ndarray]], scope: Scope) 
     )
 
 
-def _parts(anatomy: Anatomy) -> dict[str, str]:
+def matrices_by_parameter(anatomy: Anatomy) -> dict[str, str]:
     """Parameter name -> names of its matrices, joined by commas where they are fused."""
-    found: dict[str, list[str]] = {}
+    matrices: dict[str, list[str]] = {}
     for layer in range(anatomy.n_layers):
         for part in anatomy.matrices:
-            found.setdefault(f"{anatomy.place(Weight(layer, part)).path}.weight", []).append(part)
-    return {name: ",".join(parts) for name, parts in found.items()}
+            matrices.setdefault(f"{anatomy.place(Weight(layer, part)).path}.weight", []).append(
+                part
+            )
+    return {name: ",".join(parts) for name, parts in matrices.items()}

@@ -24,7 +24,7 @@ from interp.table import Table, table
 
 __all__ = ["Checkpoints", "Forgetting", "IntruderForgetting"]
 
-FEWEST = 5
+MIN_CHECKPOINTS = 5
 LIMIT = (
     "Everything that grows during training is correlated, so across checkpoints of one run a"
     " correlation is not evidence that intruders cause forgetting. Compare it with the correlation"
@@ -41,37 +41,42 @@ class Checkpoints:
     differ.
     """
 
-    counted: Sequence[Table]
-    lost: Sequence[Table]
+    intruder_runs: Sequence[Table]
+    forgetting_runs: Sequence[Table]
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if len(self.counted) != len(self.lost) or len(self.counted) < 2:
+        if len(self.intruder_runs) != len(self.forgetting_runs) or len(self.intruder_runs) < 2:
             raise OptionError(
-                f"{len(self.counted)} runs of intruders and {len(self.lost)} of forgetting: give"
-                " one of each for two or more checkpoints"
+                f"{len(self.intruder_runs)} runs of intruders and {len(self.forgetting_runs)} of"
+                " forgetting: give one of each for two or more checkpoints"
             )
-        for kind, tables in (("intruders", self.counted), ("forgetting", self.lost)):
+        for kind, tables in (
+            ("intruders", self.intruder_runs),
+            ("forgetting", self.forgetting_runs),
+        ):
             if wrong := [run.kind for run in tables if run.kind != kind]:
                 raise OptionError(f"a run of kind {wrong[0]} was given; give one of kind {kind}")
-            first = tables[0].require_provenance()
+            first_provenance = tables[0].require_provenance()
             for run in tables:
-                made = run.require_provenance()
+                provenance = run.require_provenance()
                 # the number of draws of the null does not change the counts
-                options = [{**of_run.options, "draws": 0} for of_run in (first, made)]
-                same = [
+                options = [
+                    {**of_run.options, "draws": 0} for of_run in (first_provenance, provenance)
+                ]
+                identities = [
                     of_run.inputs.get(name)
-                    for of_run in (first, made)
+                    for of_run in (first_provenance, provenance)
                     for name in ("base", "prompts")
                 ]
-                if options[0] != options[1] or same[:2] != same[2:]:
+                if options[0] != options[1] or identities[:2] != identities[2:]:
                     raise OptionError(
-                        f"runs {first.key} and {made.key} differ in base, texts or options; use the"
-                        " same for every checkpoint"
+                        f"runs {first_provenance.key} and {provenance.key} differ in base, texts or"
+                        " options; use the same for every checkpoint"
                     )
         tuned = [
             [run.require_provenance().inputs["tuned"] for run in tables]
-            for tables in (self.counted, self.lost)
+            for tables in (self.intruder_runs, self.forgetting_runs)
         ]
         if tuned[0] != tuned[1] or len(set(tuned[0])) != len(tuned[0]):
             raise OptionError(
@@ -82,18 +87,20 @@ class Checkpoints:
     @property
     def names(self) -> list[str]:
         """Names of the checkpoints."""
-        return [str(run.require_provenance().context.get("tuned", "")) for run in self.counted]
+        return [
+            str(run.require_provenance().context.get("tuned", "")) for run in self.intruder_runs
+        ]
 
     def provenance(self, analyzer: Any) -> Provenance:
         """Provenance of a result of this analyzer on these runs."""
         inputs = {
-            "base": self.counted[0].require_provenance().inputs["base"],
-            "counted": [run.require_provenance().key for run in self.counted],
-            "lost": [run.require_provenance().key for run in self.lost],
+            "base": self.intruder_runs[0].require_provenance().inputs["base"],
+            "counted": [run.require_provenance().key for run in self.intruder_runs],
+            "lost": [run.require_provenance().key for run in self.forgetting_runs],
             "seed": self.seed,
         }
         context = {
-            "base": self.counted[0].require_provenance().context.get("base"),
+            "base": self.intruder_runs[0].require_provenance().context.get("base"),
             "tuned": self.names[-1],
             "checkpoints": self.names,
             "environment": environment(),
@@ -124,18 +131,23 @@ class IntruderForgetting:
         """Join both runs of every checkpoint and correlate."""
         if self.draws < 19:
             raise OptionError(f"{self.draws} permutations cannot give p <= 0.05; use 19 or more")
-        names, counted, lost = checkpoints.names, checkpoints.counted, checkpoints.lost
-        found = [
+        names, intruder_runs, forgetting_runs = (
+            checkpoints.names,
+            checkpoints.intruder_runs,
+            checkpoints.forgetting_runs,
+        )
+        claims_by_run = [
             {claim.name: claim.value for claim in from_table(run.tables["claims"])}
-            for run in counted
+            for run in intruder_runs
         ]
-        counts = np.array([values["intruders"] for values in found])
-        apart = np.array([values["intruders-by-subspace"] for values in found])
-        rises = [
-            cluster_interval(run["loss"], run["cluster"], minus=run["base_loss"]) for run in lost
+        counts = np.array([values["intruders"] for values in claims_by_run])
+        subspace_counts = np.array([values["intruders-by-subspace"] for values in claims_by_run])
+        intervals = [
+            cluster_interval(run["loss"], run["cluster"], minus=run["base_loss"])
+            for run in forgetting_runs
         ]
-        value, low, high = (np.array(ends) for ends in zip(*rises, strict=True))
-        rows = [len(run) for run in lost]
+        value, low, high = (np.array(ends) for ends in zip(*intervals, strict=True))
+        n_texts = [len(run) for run in forgetting_runs]
         run = table(
             self.name,
             {
@@ -147,17 +159,17 @@ class IntruderForgetting:
                 ),
                 "intruders": (counts, "measure", "intruders (the published definition)"),
                 "subspace_intruders": (
-                    apart,
+                    subspace_counts,
                     "measure",
                     "intruders also when compared with base vectors of similar singular value",
                 ),
                 "relative_norm": (
-                    np.array([run.summary["mean_relative_norm"] for run in counted]),
+                    np.array([run.summary["mean_relative_norm"] for run in intruder_runs]),
                     "measure",
                     "norm of the update divided by that of the base, mean over matrices",
                 ),
                 "loss": (
-                    np.array([run["loss"].mean() for run in lost]),
+                    np.array([run["loss"].mean() for run in forgetting_runs]),
                     "measure",
                     "loss on plain text",
                     "nats",
@@ -179,7 +191,7 @@ class IntruderForgetting:
             provenance=checkpoints.provenance(self),
             summary={
                 "checkpoints": len(names),
-                "base_loss": float(lost[0]["base_loss"].mean()),
+                "base_loss": float(forgetting_runs[0]["base_loss"].mean()),
                 "limits": [LIMIT],
             },
             tables={
@@ -187,18 +199,18 @@ class IntruderForgetting:
                     "intruder-forgetting-texts",
                     {
                         "checkpoint": (
-                            np.repeat(np.array(names, object), rows),
+                            np.repeat(np.array(names, object), n_texts),
                             "key",
                             "name of the checkpoint",
                         ),
                         **{
                             name: (
-                                np.concatenate([run[name] for run in lost]),
+                                np.concatenate([run[name] for run in forgetting_runs]),
                                 column.role,
                                 column.meaning,
                             )
                             for name, column in (
-                                (column.name, column) for column in lost[0].columns
+                                (column.name, column) for column in forgetting_runs[0].columns
                             )
                         },
                     },
@@ -207,7 +219,7 @@ class IntruderForgetting:
                     "intruder-forgetting-permuted",
                     {
                         "correlation": (
-                            self._permuted(counts, value, checkpoints.seed),
+                            self.permuted_correlations(counts, value, checkpoints.seed),
                             "measure",
                             "rank correlation after forgetting is permuted among checkpoints",
                         ),
@@ -217,7 +229,9 @@ class IntruderForgetting:
         )
         return conclude(run, [_claim(len(names))])
 
-    def _permuted(self, counts: np.ndarray, forgetting: np.ndarray, seed: int) -> np.ndarray:
+    def permuted_correlations(
+        self, counts: np.ndarray, forgetting: np.ndarray, seed: int
+    ) -> np.ndarray:
         """Correlations under all permutations but the observed one, or under random ones."""
         n = len(counts)
         if math.factorial(n) <= self.draws + 1:
@@ -229,30 +243,30 @@ class IntruderForgetting:
 
 
 def _claim(n: int) -> Claim:
-    of = {"by": "forgetting"}
-    said = (
+    pairing = {"by": "forgetting"}
+    sentence = (
         f"Across {n} checkpoints the number of intruders and forgetting have a rank correlation of"
         " {value:.2f}"
     )
-    norm = "the update's relative norm and forgetting have one of {norm:.2f}"
+    norm_text = "the update's relative norm and forgetting have one of {norm:.2f}"
     return Claim(
         name="intruders-go-with-forgetting",
-        estimate=statistic("rank-correlation", "intruders", **of),
+        estimate=statistic("rank-correlation", "intruders", **pairing),
         at_least=0.0,
         null=(
             Draws("permuted", "correlation", arrangements=float(math.factorial(n)))
-            if n >= FEWEST
+            if n >= MIN_CHECKPOINTS
             else None
         ),
-        control="permutations of the checkpoints" if n >= FEWEST else "",
+        control="permutations of the checkpoints" if n >= MIN_CHECKPOINTS else "",
         text=(
-            f"{said}, p = {{p:.2g}}; {norm}."
-            if n >= FEWEST
-            else (f"{said} (a test needs {FEWEST} checkpoints or more); {norm}.")
+            f"{sentence}, p = {{p:.2g}}; {norm_text}."
+            if n >= MIN_CHECKPOINTS
+            else (f"{sentence} (a test needs {MIN_CHECKPOINTS} checkpoints or more); {norm_text}.")
         ),
         undefined=(
             f"Across {n} checkpoints no correlation is defined: the number of intruders, or"
             " forgetting, is the same in all of them."
         ),
-        also={"norm": statistic("rank-correlation", "relative_norm", **of)},
+        also={"norm": statistic("rank-correlation", "relative_norm", **pairing)},
     )

@@ -26,7 +26,7 @@ class Forgetting(Analyzer):
     def __call__(self, study: Study) -> Table:
         """Compute the loss of every text under both models."""
         base, group = study.pair.require_base("forgetting"), study.classes[-1]
-        before, after = text_losses(study, group, [base, study.pair.tuned])
+        base_losses, tuned_losses = text_losses(study, group, [base, study.pair.tuned])
         prompts = study.prompts(group)
         run = table(
             self.name,
@@ -42,15 +42,20 @@ class Forgetting(Analyzer):
                     "measure",
                     "length of the text in tokens",
                 ),
-                "base_loss": (before, "measure", "loss per token in the base", "nats"),
-                "loss": (after, "measure", "loss per token in the fine-tuned model", "nats"),
-                "forgetting": (after - before, "measure", "loss minus base_loss", "nats"),
+                "base_loss": (base_losses, "measure", "loss per token in the base", "nats"),
+                "loss": (tuned_losses, "measure", "loss per token in the fine-tuned model", "nats"),
+                "forgetting": (
+                    tuned_losses - base_losses,
+                    "measure",
+                    "loss minus base_loss",
+                    "nats",
+                ),
             },
             provenance=study.provenance(self),
             summary={
-                "base_loss": float(before.mean()),
-                "loss": float(after.mean()),
-                "texts": len(before),
+                "base_loss": float(base_losses.mean()),
+                "loss": float(tuned_losses.mean()),
+                "texts": len(base_losses),
             },
         )
         forgets = Claim(

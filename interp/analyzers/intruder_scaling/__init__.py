@@ -19,14 +19,14 @@ import numpy as np
 import torch
 
 from interp.analyzers.base import Analyzer
-from interp.analyzers.intruder_scaling.compute import measured, of_text
-from interp.analyzers.intruder_scaling.findings import HALF, claims_of
+from interp.analyzers.intruder_scaling.compute import measure_scales, text_class
+from interp.analyzers.intruder_scaling.findings import REPORTED_SCALE, claims_of
 from interp.claims import conclude
 from interp.errors import OptionError, UnsupportedModel
 from interp.maths import subspaces
 from interp.maths.host import to_host
 from interp.models.model import Model
-from interp.models.rescale import Direction, rescaled, update_scaled
+from interp.models.rescale import SingularDirection, rescaled, update_scaled
 from interp.prompts import PromptSet
 from interp.sites import MATRICES, Weight
 from interp.study import Study
@@ -67,33 +67,33 @@ class IntruderScaling(Analyzer):
         if self.located is None or self.located.kind != "intruders":
             raise OptionError("no run of interp intruders was given; pass its table as located")
         scales = self.require()
-        chosen, edited, notes = self._chosen(study, self.located)
-        kinds = _possible(study, chosen, notes)
-        found, plain, base_loss = measured(
-            study, base, kinds, scales, partial(_scaled, study, chosen)
+        directions, edited, notes = self._select_directions(study, self.located)
+        kinds = _scalable_kinds(study, directions, notes)
+        by_setting, unscaled, base_loss = measure_scales(
+            study, base, kinds, scales, partial(_scaled, study, directions)
         )
         if study.metric is None:
             notes.append(
                 "no task was given, so whether the fine-tuned skill is kept was not measured"
             )
-        keys = list(found)
+        keys = list(by_setting)
         losses, kls = (
-            np.array([getattr(scaled, name).mean() for scaled in found.values()])
+            np.array([getattr(scaled, name).mean() for scaled in by_setting.values()])
             for name in ("loss", "kl")
         )
         task, prompts = {}, {}
         if study.metric is not None:
-            words, means = (
-                study.require_metric().words,
-                np.array([scaled.task.mean() for scaled in found.values()]),
+            labels, means = (
+                study.require_metric().labels,
+                np.array([scaled.task.mean() for scaled in by_setting.values()]),
             )
-            task = {"metric": (means, "measure", words.number, words.unit)}
+            task = {"metric": (means, "measure", labels.number, labels.unit)}
             prompts = {
-                "prompts": _each(
+                "prompts": _by_prompt_table(
                     "prompts",
                     study.prompts("positive"),
-                    found,
-                    metric=(words.number, words.unit_of_one),
+                    by_setting,
+                    metric=(labels.number, labels.prompt_unit),
                 )
             }
         counts = {group: len(study.prompts(group)) for group in study.classes}
@@ -127,27 +127,27 @@ class IntruderScaling(Analyzer):
             },
             provenance=study.provenance(self),
             summary={
-                "edited": len(chosen["intruder"]),
+                "edited": len(directions["intruder"]),
                 "base_loss": float(base_loss.mean()),
-                "tuned_loss": float(plain.loss.mean()),
-                "tuned_kl": float(plain.kl.mean()),
-                "tuned_metric": float(plain.task.mean()) if task else None,
+                "tuned_loss": float(unscaled.loss.mean()),
+                "tuned_kl": float(unscaled.kl.mean()),
+                "tuned_metric": float(unscaled.task.mean()) if task else None,
                 **counts,
                 "limits": [f"{note[:1].upper()}{note[1:]}." for note in dict.fromkeys(notes)],
             },
             tables={
                 **prompts,
-                "texts": _each(
+                "texts": _by_prompt_table(
                     "texts",
-                    study.prompts(of_text(study)),
-                    found,
+                    study.prompts(text_class(study)),
+                    by_setting,
                     loss=("loss per token", "nats"),
                     kl=("KL from the base", "nats"),
                 ),
                 "edited": edited,
             },
         )
-        if not chosen["intruder"]:
+        if not directions["intruder"]:
             return conclude(
                 run,
                 [],
@@ -156,7 +156,7 @@ class IntruderScaling(Analyzer):
                     " scaled."
                 ),
             )
-        return conclude(run, claims_of(study, found, scales))
+        return conclude(run, claims_of(study, by_setting, scales))
 
     def require(self) -> list[float]:
         """The scales in ascending order, with 1; raises OptionError for invalid options."""
@@ -171,19 +171,22 @@ class IntruderScaling(Analyzer):
             )
         return sorted({*map(float, self.scales), 1.0})
 
-    def _chosen(
-        self, study: Study, rows: Table
-    ) -> tuple[dict[str, list[Direction]], Table, list[str]]:
+    def _select_directions(
+        self, study: Study, vectors: Table
+    ) -> tuple[dict[str, list[SingularDirection]], Table, list[str]]:
         """Directions of intruders and neighbours, as a table too, and notes on what is left out."""
-        side = rows.require_provenance().options["side"]
-        chosen: dict[str, list[Direction]] = {"intruder": [], "neighbour": []}
-        notes, about = [], []
+        side = vectors.require_provenance().options["side"]
+        directions: dict[str, list[SingularDirection]] = {"intruder": [], "neighbour": []}
+        notes, edited_rows = [], []
         names = sorted(
-            {(int(layer), part) for layer, part in zip(rows["layer"], rows["part"], strict=True)}
+            {
+                (int(layer), part)
+                for layer, part in zip(vectors["layer"], vectors["part"], strict=True)
+            }
         )
         for layer, part in names:
-            mine = np.flatnonzero((rows["layer"] == layer) & (rows["part"] == part))
-            flags = rows["is_intruder"][mine]
+            indices = np.flatnonzero((vectors["layer"] == layer) & (vectors["part"] == part))
+            flags = vectors["is_intruder"][indices]
             if not flags.any():
                 continue
             if layer < 0 or part not in MATRICES:
@@ -192,48 +195,53 @@ class IntruderScaling(Analyzer):
                     " matrix of a block"
                 )
                 continue
-            found = _triplets(study.pair.tuned, Weight(layer, part), side, len(mine))
-            _require_same(rows["sigma"][mine], found.values, Weight(layer, part))
-            picked = np.flatnonzero(flags)[: 1 if self.which == "top1" else None]
-            free = [int(index) for index in np.flatnonzero(~flags)]
-            for index in picked:
-                pair = [("intruder", int(index))]
-                if free:
-                    near = min(
-                        free,
+            triplets = _triplets(study.pair.tuned, Weight(layer, part), side, len(indices))
+            _require_same_values(vectors["sigma"][indices], triplets.values, Weight(layer, part))
+            selected = np.flatnonzero(flags)[: 1 if self.which == "top1" else None]
+            candidates = [int(index) for index in np.flatnonzero(~flags)]
+            for index in selected:
+                to_scale = [("intruder", int(index))]
+                if candidates:
+                    neighbour = min(
+                        candidates,
                         key=lambda other: abs(
-                            rows["sigma"][mine[other]] - rows["sigma"][mine[index]]
+                            vectors["sigma"][indices[other]] - vectors["sigma"][indices[index]]
                         ),
                     )
-                    free.remove(near)
-                    pair.append(("neighbour", near))
-                for kind, at in pair:
-                    sigma = float(to_host(found.values[at]))
-                    left, right = found.left[:, at].float(), found.right[:, at].float()
-                    chosen[kind].append(Direction(Weight(layer, part), left, sigma, right))
-                    about.append((kind, layer, part, at + 1, sigma))
-        return chosen, _edited(about), notes
+                    candidates.remove(neighbour)
+                    to_scale.append(("neighbour", neighbour))
+                for kind, column in to_scale:
+                    sigma = float(to_host(triplets.values[column]))
+                    left, right = (
+                        triplets.left[:, column].float(),
+                        triplets.right[:, column].float(),
+                    )
+                    directions[kind].append(
+                        SingularDirection(Weight(layer, part), left, sigma, right)
+                    )
+                    edited_rows.append((kind, layer, part, column + 1, sigma))
+        return directions, _edited_table(edited_rows), notes
 
 
 def _triplets(model: Model, weight: Weight, side: str, count: int) -> subspaces.SingularBasis:
     matrix = model.weight(weight)
     if side == "left":
-        return subspaces.leading(matrix, count)
-    found = subspaces.leading(matrix.T, count)
-    return subspaces.SingularBasis(found.right, found.values, found.left)
+        return subspaces.leading_triplets(matrix, count)
+    leading = subspaces.leading_triplets(matrix.T, count)
+    return subspaces.SingularBasis(leading.right, leading.values, leading.left)
 
 
-def _require_same(kept: np.ndarray, values: torch.Tensor, weight: Weight) -> None:
-    seen = to_host(values)
-    if not np.allclose(seen, kept, rtol=1e-2, atol=1e-6):
+def _require_same_values(stored: np.ndarray, values: torch.Tensor, weight: Weight) -> None:
+    present = to_host(values)
+    if not np.allclose(present, stored, rtol=1e-2, atol=1e-6):
         raise OptionError(
-            f"the largest singular value of {weight} is {seen[0]:.4g} here and {kept[0]:.4g} in the"
-            " run; give the model that the run was made from"
+            f"the largest singular value of {weight} is {present[0]:.4g} here and {stored[0]:.4g}"
+            " in the run; give the model that the run was made from"
         )
 
 
-def _edited(about: list[tuple]) -> Table:
-    kind, layer, part, rank, sigma = zip(*about, strict=True) if about else ((),) * 5
+def _edited_table(rows: list[tuple]) -> Table:
+    kind, layer, part, rank, sigma = zip(*rows, strict=True) if rows else ((),) * 5
     return table(
         "intruder-scaling-edited",
         {
@@ -247,27 +255,31 @@ def _edited(about: list[tuple]) -> Table:
 
 
 def _scaled(
-    study: Study, chosen: dict[str, list[Direction]], kind: str, scale: float
+    study: Study, directions: dict[str, list[SingularDirection]], kind: str, scale: float
 ) -> AbstractContextManager:
     """A context in which the fine-tuned model is scaled."""
     if kind == "update":
         return update_scaled(study.pair, scale)
-    return rescaled(study.pair.tuned, chosen.get(kind, ()), scale)
+    return rescaled(study.pair.tuned, directions.get(kind, ()), scale)
 
 
-def _possible(study: Study, chosen: dict[str, list[Direction]], notes: list[str]) -> list[str]:
+def _scalable_kinds(
+    study: Study, directions: dict[str, list[SingularDirection]], notes: list[str]
+) -> list[str]:
     """Kinds that can be scaled; adds a note where the update cannot."""
-    kinds = [kind for kind in KINDS[:2] if chosen[kind]]
+    kinds = [kind for kind in KINDS[:2] if directions[kind]]
     try:
-        with update_scaled(study.pair, HALF):
+        with update_scaled(study.pair, REPORTED_SCALE):
             return [*kinds, "update"]
     except UnsupportedModel as error:
         notes.append(f"the whole update was not scaled, so this control is missing: {error}")
         return kinds
 
 
-def _each(kind: str, prompts: PromptSet, found: Mapping, **columns: tuple[str, str]) -> Table:
-    count, keys = len(prompts), list(found)
+def _by_prompt_table(
+    kind: str, prompts: PromptSet, by_setting: Mapping, **columns: tuple[str, str]
+) -> Table:
+    count, keys = len(prompts), list(by_setting)
     return table(
         f"intruder-scaling-{kind}",
         {
@@ -294,7 +306,7 @@ def _each(kind: str, prompts: PromptSet, found: Mapping, **columns: tuple[str, s
             **{
                 name: (
                     np.concatenate(
-                        [np.zeros(0), *(getattr(scaled, name) for scaled in found.values())]
+                        [np.zeros(0), *(getattr(scaled, name) for scaled in by_setting.values())]
                     ),
                     "measure",
                     *meaning,

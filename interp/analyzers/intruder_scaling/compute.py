@@ -18,7 +18,7 @@ from interp.study import Study
 
 
 @dataclass(frozen=True)
-class Measured:
+class ScaleMeasurements:
     """Measurements at one scale: ``metric`` of every task prompt (None without a task), ``loss``
     and ``kl`` of every text.
 
@@ -35,65 +35,69 @@ class Measured:
         return required(self.metric, "a task")
 
 
-def of_text(study: Study) -> str:
+def text_class(study: Study) -> str:
     """The class of the study's prompts that is plain text."""
     return study.classes[-1]
 
 
-def measured(
+def measure_scales(
     study: Study,
     base: Model,
     kinds: Sequence[str],
     scales: Sequence[float],
     scaled: Callable[[str, float], AbstractContextManager],
-) -> tuple[dict[tuple[str, float], Measured], Measured, Float[np.ndarray, " B"]]:
+) -> tuple[dict[tuple[str, float], ScaleMeasurements], ScaleMeasurements, Float[np.ndarray, " B"]]:
     """Measurements by kind and scale, of the unscaled fine-tuned model, and the base's loss per
     text.
 
     Raises PromptError for a text of one token.
     """
-    texts, tuned = coded_texts(study, of_text(study)), study.pair.tuned
+    texts, tuned = coded_texts(study, text_class(study)), study.pair.tuned
     settings = [("", 1.0), *((kind, scale) for kind in kinds for scale in scales if scale != 1)]
-    before, losses, kls = np.zeros(len(texts)), *np.zeros((2, len(settings), len(texts)))
+    base_losses, losses, kls = np.zeros(len(texts)), *np.zeros((2, len(settings), len(texts)))
     # scales in the inner loop: the base has to run unscaled, and with an adapter the scaled model
     # shares its weights
     for rows in study.progress(study.batches(texts, tuned, 16 * tuned.anatomy.vocabulary), "texts"):
         batch = Batch.pad([texts[row].ids for row in rows], study.pad_id, "right", tuned.device)
-        targets, real = batch.ids[:, 1:], batch.mask[:, 1:]
-        plain = study.engine.run(base, batch, keep=None).require_logits()[:, :-1].to(tuned.device)
-        before[rows] = to_host(token_losses(plain, targets, real).double().sum(1) / real.sum(1))
-        for at, (kind, scale) in enumerate(settings):
+        targets, mask = batch.ids[:, 1:], batch.mask[:, 1:]
+        base_logits = (
+            study.engine.run(base, batch, keep=None).require_logits()[:, :-1].to(tuned.device)
+        )
+        base_losses[rows] = to_host(
+            token_losses(base_logits, targets, mask).double().sum(1) / mask.sum(1)
+        )
+        for index, (kind, scale) in enumerate(settings):
             with scaled(kind, scale):
                 logits = study.engine.run(tuned, batch, keep=None).require_logits()[:, :-1]
-            losses[at, rows] = to_host(
-                token_losses(logits, targets, real).double().sum(1) / real.sum(1)
+            losses[index, rows] = to_host(
+                token_losses(logits, targets, mask).double().sum(1) / mask.sum(1)
             )
-            kls[at, rows] = to_host(
-                token_divergences(logits, plain, real).double().sum(1) / real.sum(1)
+            kls[index, rows] = to_host(
+                token_divergences(logits, base_logits, mask).double().sum(1) / mask.sum(1)
             )
-    found = {}
-    for at, (kind, scale) in enumerate(study.progress(settings, "scales")):
+    by_measured_setting = {}
+    for index, (kind, scale) in enumerate(study.progress(settings, "scales")):
         metric = None
         if study.metric is not None:
             with scaled(kind, scale):
-                metric = _numbers(study)
-        found[kind, scale] = Measured(metric, losses[at], kls[at])
-    whole = {
-        (kind, scale): found["" if scale == 1 else kind, scale]
+                metric = _metric_values(study)
+        by_measured_setting[kind, scale] = ScaleMeasurements(metric, losses[index], kls[index])
+    by_setting = {
+        (kind, scale): by_measured_setting["" if scale == 1 else kind, scale]
         for kind in kinds
         for scale in scales
     }
-    return whole, found["", 1.0], before
+    return by_setting, by_measured_setting["", 1.0], base_losses
 
 
-def _numbers(study: Study) -> np.ndarray:
+def _metric_values(study: Study) -> np.ndarray:
     """The metric of every positive prompt in the fine-tuned model in its present state."""
-    posed, model = study.decision_inputs("positive"), study.pair.tuned
-    found = np.zeros(len(posed))
-    for rows in study.batches(posed, model):
-        batch, _ = make_batch(posed, rows, study.pad_id, model.device)
-        aim = study.objective("positive", rows)
-        found[rows] = to_host(
-            aim.of(study.engine.run(model, batch, keep=aim.keep).require_logits())
+    inputs, model = study.decision_inputs("positive"), study.pair.tuned
+    values = np.zeros(len(inputs))
+    for rows in study.batches(inputs, model):
+        batch, _ = make_batch(inputs, rows, study.pad_id, model.device)
+        objective = study.objective("positive", rows)
+        values[rows] = to_host(
+            objective.function(study.engine.run(model, batch, keep=objective.keep).require_logits())
         )
-    return found
+    return values

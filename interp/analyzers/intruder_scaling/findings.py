@@ -2,104 +2,133 @@
 
 from collections.abc import Mapping, Sequence
 
-from interp.analyzers.intruder_scaling.compute import Measured
-from interp.claims import Claim, Estimate, literal, mean
+from interp.analyzers.intruder_scaling.compute import ScaleMeasurements
+from interp.claims import Claim, Estimate, escape_braces, mean
 from interp.study import Study
 
-HALF = 0.5
+REPORTED_SCALE = 0.5
 
 
 def claims_of(
-    study: Study, found: Mapping[tuple[str, float], Measured], scales: Sequence[float]
+    study: Study, by_setting: Mapping[tuple[str, float], ScaleMeasurements], scales: Sequence[float]
 ) -> list[Claim]:
     """Is there less forgetting with intruders scaled, than with neighbours or the update?"""
-    at = min(
-        (scale for scale in scales if scale != 1), key=lambda scale: (abs(scale - HALF), scale)
+    reported_scale = min(
+        (scale for scale in scales if scale != 1),
+        key=lambda scale: (abs(scale - REPORTED_SCALE), scale),
     )
-    task, also = "no task was given", {}
+    task_text, also = "no task was given", {}
     if study.metric is not None:
-        words = study.metric.words
-        task = f"the {literal(words.number)} changes by {{moved:+.3g}} {literal(words.unit)}"
-        also = {"moved": _gap("metric", "prompts", ("intruder", at), ("intruder", 1.0))}
-    moved = (
-        f"With intruders scaled by {at:g}, the loss on plain text changes by {{value:+.3f}} nats"
-        " per token [{low:+.3f}, {high:+.3f}]"
+        labels = study.metric.labels
+        task_text = (
+            f"the {escape_braces(labels.number)} changes by {{moved:+.3g}}"
+            f" {escape_braces(labels.unit)}"
+        )
+        also = {
+            "moved": _paired_difference(
+                "metric", "prompts", ("intruder", reported_scale), ("intruder", 1.0)
+            )
+        }
+    loss_text = (
+        f"With intruders scaled by {reported_scale:g}, the loss on plain text changes by"
+        " {value:+.3f} nats per token [{low:+.3f}, {high:+.3f}]"
     )
-    if ("neighbour", at) not in found:
+    if ("neighbour", reported_scale) not in by_setting:
         return [
             Claim(
                 name="forgets-less",
-                estimate=_gap("loss", "texts", ("intruder", at), ("intruder", 1.0)),
+                estimate=_paired_difference(
+                    "loss", "texts", ("intruder", reported_scale), ("intruder", 1.0)
+                ),
                 at_most=0.0,
                 text=(
-                    f"{moved} (these matrices have no other vector to scale for comparison);"
-                    f" {task}."
+                    f"{loss_text} (these matrices have no other vector to scale for comparison);"
+                    f" {task_text}."
                 ),
                 also=also,
             ),
-            *_against_the_update(study, found, at),
+            *_update_claims(study, by_setting, reported_scale),
         ]
-    near = "the vector of nearest singular value that is not an intruder, scaled by the same factor"
+    neighbour_text = (
+        "the vector of nearest singular value that is not an intruder, scaled by the same factor"
+    )
     return [
         Claim(
             name="forgets-less",
-            estimate=_gap("loss", "texts", ("intruder", at), ("intruder", 1.0)),
+            estimate=_paired_difference(
+                "loss", "texts", ("intruder", reported_scale), ("intruder", 1.0)
+            ),
             at_most=0.0,
-            reference=_gap("loss", "texts", ("neighbour", at), ("intruder", 1.0)),
-            control=near,
+            reference=_paired_difference(
+                "loss", "texts", ("neighbour", reported_scale), ("intruder", 1.0)
+            ),
+            control=neighbour_text,
             requires=["forgets-less-than-neighbours"],
-            text=f"{moved} (neighbouring vectors, not intruders: {{control:+.3f}}); {task}.",
+            text=(
+                f"{loss_text} (neighbouring vectors, not intruders: {{control:+.3f}}); {task_text}."
+            ),
             also=also,
         ),
         Claim(
             name="forgets-less-than-neighbours",
-            estimate=_gap("loss", "texts", ("intruder", at), ("neighbour", at)),
+            estimate=_paired_difference(
+                "loss", "texts", ("intruder", reported_scale), ("neighbour", reported_scale)
+            ),
             at_most=0.0,
-            reference=_loss("neighbour", at),
-            control=near,
+            reference=_loss("neighbour", reported_scale),
+            control=neighbour_text,
             text=(
                 "The difference from scaled neighbours is {value:+.3f} nats per token [{low:+.3f},"
                 " {high:+.3f}]."
             ),
         ),
-        *_against_the_update(study, found, at),
+        *_update_claims(study, by_setting, reported_scale),
     ]
 
 
-def _against_the_update(
-    study: Study, found: Mapping[tuple[str, float], Measured], at: float
+def _update_claims(
+    study: Study, by_setting: Mapping[tuple[str, float], ScaleMeasurements], reported_scale: float
 ) -> list[Claim]:
-    kept = (
+    task_by_scale = (
         {
             scale: measured.task.mean()
-            for (kind, scale), measured in found.items()
+            for (kind, scale), measured in by_setting.items()
             if kind == "update" and scale <= 1
         }
         if (study.metric is not None)
         else {}
     )
-    if len(kept) < 2:
+    if len(task_by_scale) < 2:
         return []
     # the scale of the update that keeps at least as much of the task as the intruders, and the
     # least such; otherwise the one that keeps most
-    mine = found["intruder", at].task.mean()
-    enough = {scale: value for scale, value in kept.items() if value >= mine}
-    scale = min(enough, key=enough.__getitem__) if enough else max(kept, key=kept.__getitem__)
+    intruder_task = by_setting["intruder", reported_scale].task.mean()
+    sufficient = {scale: value for scale, value in task_by_scale.items() if value >= intruder_task}
+    scale = (
+        min(sufficient, key=sufficient.__getitem__)
+        if sufficient
+        else max(task_by_scale, key=task_by_scale.__getitem__)
+    )
     return [
         Claim(
             name="beats-the-update",
-            estimate=_gap("loss", "texts", ("intruder", at), ("update", scale)),
+            estimate=_paired_difference(
+                "loss", "texts", ("intruder", reported_scale), ("update", scale)
+            ),
             at_most=0.0,
             reference=_loss("update", scale),
             control="the whole update, at the scale that keeps the task as well or slightly better",
             text=(
                 f"Compared with the whole update scaled by {scale:g}, which keeps the task at"
-                f" {{kept:.3g}} (intruders scaled by {at:g}: {{mine:.3g}}), the loss on plain text"
-                " differs by {value:+.3f} nats per token [{low:+.3f}, {high:+.3f}]."
+                f" {{kept:.3g}} (intruders scaled by {reported_scale:g}: {{mine:.3g}}), the loss on"
+                " plain text differs by {value:+.3f} nats per token [{low:+.3f},"
+                " {high:+.3f}]."
             ),
             also={
                 "kept": mean("metric", table="prompts", where={"kind": "update", "scale": scale}),
-                "mine": mean("metric", table="prompts", where={"kind": "intruder", "scale": at}),
+                "mine": mean(
+                    "metric", table="prompts", where={"kind": "intruder", "scale": reported_scale}
+                ),
             },
         )
     ]
@@ -109,7 +138,9 @@ def _loss(kind: str, scale: float) -> Estimate:
     return mean("loss", table="texts", where={"kind": kind, "scale": scale})
 
 
-def _gap(column: str, table: str, one: tuple[str, float], other: tuple[str, float]) -> Estimate:
+def _paired_difference(
+    column: str, table: str, setting: tuple[str, float], reference: tuple[str, float]
+) -> Estimate:
     """The mean paired difference between two settings, over the same texts or prompts."""
-    first, second = ({"kind": kind, "scale": scale} for kind, scale in (one, other))
+    first, second = ({"kind": kind, "scale": scale} for kind, scale in (setting, reference))
     return mean(column, table=table, where=first, minus={"where": second}, pair="prompt_id")

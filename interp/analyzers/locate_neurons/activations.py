@@ -17,15 +17,15 @@ from itertools import zip_longest
 import numpy as np
 import torch
 
-from interp.analyzers.locate_neurons.scores import MethodOptions, Scores, chosen
+from interp.analyzers.locate_neurons.scores import MethodOptions, Scores, position_mask
 from interp.capture import capture
 from interp.errors import OptionError, required
 from interp.maths.host import to_host
 from interp.maths.moments import Moments
 from interp.maths.statistics import (
     benjamini_hochberg,
-    paired_difference_of_moments,
-    standardised_difference_of_moments,
+    paired_t_test_from_moments,
+    standardised_difference_from_moments,
 )
 from interp.models.model import Model
 from interp.models.units import Unit
@@ -37,25 +37,25 @@ _TESTS = {True: "paired by twin", False: "of two independent classes"}
 _EPSILON = float(np.finfo(np.float32).eps)
 
 
-def change(study: Study, asked: MethodOptions) -> Scores:
+def change(study: Study, options: MethodOptions) -> Scores:
     """Root mean square change from base to tuned on positive prompts; needs a base."""
-    moved, size = _change(study, asked, "positive")
+    changes, size = _change(study, options, "positive")
     return Scores(
-        moved, 8 * _EPSILON * size, "root mean square change of the activation from base to tuned"
+        changes, 8 * _EPSILON * size, "root mean square change of the activation from base to tuned"
     )
 
 
-def change_difference(study: Study, asked: MethodOptions) -> Scores:
+def change_difference(study: Study, options: MethodOptions) -> Scores:
     """Change on positive prompts minus change on negative ones; needs a base."""
-    moved, size = _change(study, asked, "positive")
-    still, other = _change(study, asked, "negative")
-    floor = 8 * _EPSILON * np.maximum(size, other)
+    positive, size = _change(study, options, "positive")
+    negative, negative_size = _change(study, options, "negative")
+    floor = 8 * _EPSILON * np.maximum(size, negative_size)
     return Scores(
-        moved - still, floor, "root mean square change on positive minus on negative prompts"
+        positive - negative, floor, "root mean square change on positive minus on negative prompts"
     )
 
 
-def contrast(study: Study, asked: MethodOptions) -> Scores:
+def contrast(study: Study, options: MethodOptions) -> Scores:
     """Standardised mean difference between the classes in the fine-tuned model; needs no base, and
     two prompts of each.
 
@@ -67,7 +67,7 @@ def contrast(study: Study, asked: MethodOptions) -> Scores:
                 f"method contrast needs two {group} prompts and got one; give more prompts"
             )
     pairs = study.require_contrast().pairs()
-    a, b, gap = _moments(study, asked.positions, pairs)
+    a, b, gap = _moments(study, options.positions, pairs)
     # the spread is at least the resolution of the dtype: equal bfloat16 values can hide differences
     grain = torch.finfo(study.pair.tuned.dtype).eps * torch.maximum(
         a.root_mean_square, b.root_mean_square
@@ -75,10 +75,10 @@ def contrast(study: Study, asked: MethodOptions) -> Scores:
     sides = [
         (m.count, to_host(m.mean), to_host(torch.maximum(m.variance, grain**2))) for m in (a, b)
     ]
-    difference = standardised_difference_of_moments(*sides[0], *sides[1])
+    difference = standardised_difference_from_moments(*sides[0], *sides[1])
     p = difference.p
     if pairs is not None:
-        p = paired_difference_of_moments(
+        p = paired_t_test_from_moments(
             gap.count, to_host(gap.mean), to_host(torch.maximum(gap.variance, grain**2))
         )
     q = benjamini_hochberg(p)
@@ -96,7 +96,7 @@ def contrast(study: Study, asked: MethodOptions) -> Scores:
     )
 
 
-def _texts(study: Study, group: str, positions: str) -> list[Encoded]:
+def _encoded_texts(study: Study, group: str, positions: str) -> list[Encoded]:
     encoded = study.encoded(group)
     if positions != "completion":
         return encoded
@@ -105,22 +105,22 @@ def _texts(study: Study, group: str, positions: str) -> list[Encoded]:
     return [item.with_completion(answer) for item, answer in zip(encoded, answers, strict=True)]
 
 
-def _change(study: Study, asked: MethodOptions, group: str) -> tuple[np.ndarray, np.ndarray]:
+def _change(study: Study, options: MethodOptions, group: str) -> tuple[np.ndarray, np.ndarray]:
     """Root mean square of the change and of the base's activation, ``[L, N]`` each."""
     models = {"base": study.pair.require_base("this method"), "tuned": study.pair.tuned}
-    unit, anatomy = asked.unit, study.pair.tuned.anatomy
-    moved, size = (
+    unit, anatomy = options.unit, study.pair.tuned.anatomy
+    changes, size = (
         [
             Moments.empty((unit.n_channels(anatomy),), study.pair.tuned.device)
             for _ in range(anatomy.n_layers)
         ]
         for _ in range(2)
     )
-    for layer, values, roles in _rows(
-        study, _texts(study, group, asked.positions), models, unit, f"change, {group}"
+    for layer, values, roles in _layer_activations(
+        study, _encoded_texts(study, group, options.positions), models, unit, f"change, {group}"
     ):
-        mask = chosen(roles, asked.positions)
-        moved[layer].update((values["tuned"].double() - values["base"].double())[mask])
+        mask = position_mask(roles, options.positions)
+        changes[layer].update((values["tuned"].double() - values["base"].double())[mask])
         size[layer].update(values["base"][mask])
 
     def gathered(side: list[Moments]) -> np.ndarray:
@@ -128,7 +128,7 @@ def _change(study: Study, asked: MethodOptions, group: str) -> tuple[np.ndarray,
             [to_host(unit.gather(anatomy, item.root_mean_square, "norm")) for item in side]
         )
 
-    return gathered(moved), gathered(size)
+    return gathered(changes), gathered(size)
 
 
 def _moments(
@@ -143,7 +143,7 @@ def _moments(
     model = study.pair.tuned
     shape = (model.anatomy.n_layers, model.anatomy.n_neurons)
     positive, negative, gap = (Moments.empty(shape, model.device) for _ in range(3))
-    texts = {group: _texts(study, group, positions) for group in GROUPS}
+    texts = {group: _encoded_texts(study, group, positions) for group in GROUPS}
     groups = {
         group: study.batches(texts[group], model, _bytes_per_token(model, 1)) for group in GROUPS
     }
@@ -155,33 +155,37 @@ def _moments(
         ]
         groups["positive"] = study.batches(longer, model, _bytes_per_token(model, 2))
         groups["negative"] = [[pairs[row] for row in rows] for rows in groups["positive"]]
-    read = [
-        _means(study, texts[group], groups[group], positions, f"contrast, {group}")
+    batches = [
+        _prompt_means(study, texts[group], groups[group], positions, f"contrast, {group}")
         for group in GROUPS
     ]
-    for here, there in zip_longest(*read):
-        if here is not None:
-            positive.update(here)
-        if there is not None:
-            negative.update(there)
+    for positive_means, negative_means in zip_longest(*batches):
+        if positive_means is not None:
+            positive.update(positive_means)
+        if negative_means is not None:
+            negative.update(negative_means)
         if pairs is not None:
-            gap.update(required(here, "every twin") - required(there, "every twin"))
+            gap.update(
+                required(positive_means, "every twin") - required(negative_means, "every twin")
+            )
     return positive, negative, gap
 
 
-def _means(
-    study: Study, encoded: list[Encoded], groups: list[list[int]], positions: str, what: str
+def _prompt_means(
+    study: Study, encoded: list[Encoded], groups: list[list[int]], positions: str, label: str
 ):
     """Per batch, mean activation of each prompt over the selected positions: ``[B, L, N]``,
     float64.
     """
     model = study.pair.tuned
     sites = [neurons(layer) for layer in range(model.anatomy.n_layers)]
-    rows = study.progress(groups, what)
-    for seen in capture(study.engine, {"tuned": model}, encoded, rows, sites, pad_id=study.pad_id):
-        mask = chosen(seen.roles, positions)[..., None]
+    rows = study.progress(groups, label)
+    for captured in capture(
+        study.engine, {"tuned": model}, encoded, rows, sites, pad_id=study.pad_id
+    ):
+        mask = position_mask(captured.roles, positions)[..., None]
         size = mask.sum(1).clamp(min=1)
-        means = [(seen.values["tuned", site].double() * mask).sum(1) / size for site in sites]
+        means = [(captured.values["tuned", site].double() * mask).sum(1) / size for site in sites]
         yield torch.stack(means, 1)
 
 
@@ -189,12 +193,14 @@ def _bytes_per_token(model: Model, n_models: int) -> int:
     return 4 * n_models * model.anatomy.n_layers * model.anatomy.n_neurons
 
 
-def _rows(study: Study, encoded: list[Encoded], models: Mapping[str, Model], unit: Unit, what: str):
+def _layer_activations(
+    study: Study, encoded: list[Encoded], models: Mapping[str, Model], unit: Unit, label: str
+):
     """Per batch and layer: activations by model role, and the roles of the tokens."""
     model = study.pair.tuned
     sites = [unit.site(layer) for layer in range(model.anatomy.n_layers)]
     per_token = 4 * len(models) * model.anatomy.n_layers * unit.n_channels(model.anatomy)
-    groups = study.progress(study.batches(encoded, model, per_token), what)
-    for seen in capture(study.engine, models, encoded, groups, sites, pad_id=study.pad_id):
+    groups = study.progress(study.batches(encoded, model, per_token), label)
+    for captured in capture(study.engine, models, encoded, groups, sites, pad_id=study.pad_id):
         for layer, site in enumerate(sites):
-            yield layer, {role: seen.values[role, site] for role in models}, seen.roles
+            yield layer, {role: captured.values[role, site] for role in models}, captured.roles

@@ -7,7 +7,7 @@ import numpy as np
 
 from interp.analyzers.base import Analyzer
 from interp.analyzers.locate_neurons import search, steps
-from interp.analyzers.locate_neurons.cost import work_of
+from interp.analyzers.locate_neurons.cost import method_work
 from interp.analyzers.locate_neurons.methods import METHODS, resolve
 from interp.analyzers.locate_neurons.probes import FITS
 from interp.analyzers.locate_neurons.scores import MethodOptions, Scores
@@ -15,12 +15,12 @@ from interp.analyzers.locate_neurons.selection import Top, rank, select
 from interp.analyzers.locate_neurons.tokens import active_tokens
 from interp.errors import OptionError
 from interp.experiments.cost import Work
-from interp.models.changes import has_weights, weight_change
+from interp.models.changes import can_read_weights, weight_change
 from interp.models.units import Unit, unit_named
 from interp.study import Study
 from interp.table import Table, table
 
-_SHOWN = 20
+_MAX_TOKEN_UNITS = 20
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class LocateNeurons(Analyzer):
             raise OptionError(
                 f"units of kind {unit} cannot be subtracted from units of kind {self.unit}"
             )
-        taken = utility["selected"]
-        pairs = zip(utility["layer"][taken].tolist(), utility[unit][taken].tolist(), strict=True)
+        mask = utility["selected"]
+        pairs = zip(utility["layer"][mask].tolist(), utility[unit][mask].tolist(), strict=True)
         return replace(self, parent=utility.require_provenance().key, excluded=tuple(pairs))
 
     def check(
@@ -100,8 +100,8 @@ class LocateNeurons(Analyzer):
         method, _, positions = resolve(
             self.method, self.positions, study.pair.base is not None, self.unit
         )
-        found = work_of(method, self.steps, positions, study)
-        return None if found is None else found + Work(passes=1)
+        scoring = method_work(method, self.steps, positions, study)
+        return None if scoring is None else scoring + Work(passes=1)
 
     def __call__(self, study: Study) -> Table:
         """Score, rank and select on the study's prompts."""
@@ -114,21 +114,25 @@ class LocateNeurons(Analyzer):
         self.check(
             has_base, anatomy.n_layers * unit.count(anatomy), study.require_metric().differentiable
         )
-        method, how, positions = resolve(self.method, self.positions, has_base, self.unit)
+        method, scorer, positions = resolve(self.method, self.positions, has_base, self.unit)
         top = Top.parse(self.top)
-        scores = how.score(
+        scores = scorer.score(
             study, MethodOptions(positions, self.steps, unit, self.probe_fit, self.top)
         )
-        moved = weight_change(study.pair, unit) if has_base and has_weights(anatomy, unit) else None
+        weight_changes = (
+            weight_change(study.pair, unit)
+            if has_base and can_read_weights(anatomy, unit)
+            else None
+        )
         ranks = rank(scores.score)
-        within = select(scores.score, scores.floor, top, scores.eligible)
-        chosen = within.copy()
+        in_top = select(scores.score, scores.floor, top, scores.eligible)
+        chosen = in_top.copy()
         for pair in self.excluded:
             chosen[pair] = False
-        searched: dict[str, Any] = {}
+        search_summary: dict[str, Any] = {}
         if top.kind == "smallest":
-            chosen, searched = _smallest(study, unit, ranks, chosen)
-        first = np.argwhere(chosen)[np.argsort(ranks[chosen])][:_SHOWN]
+            chosen, search_summary = _smallest(study, unit, ranks, chosen)
+        first_units = np.argwhere(chosen)[np.argsort(ranks[chosen])][:_MAX_TOKEN_UNITS]
         layer, index = (index.ravel() for index in np.indices(ranks.shape))
         columns = {
             "layer": (layer, "key", "block"),
@@ -144,13 +148,13 @@ class LocateNeurons(Analyzer):
         extra = {**scores.measures}
         if self.parent is not None:
             columns["subtracted"] = (
-                (within & ~chosen).ravel(),
+                (in_top & ~chosen).ravel(),
                 "flag",
                 "removed: also selected on the utility prompts",
             )
-        if moved is not None:
+        if weight_changes is not None:
             extra["weight_change"] = (
-                moved,
+                weight_changes,
                 f"norm of the change of the {unit.name}'s own weights from base to tuned",
             )
         columns.update(
@@ -159,7 +163,7 @@ class LocateNeurons(Analyzer):
                 for name, (values, meaning) in extra.items()
             }
         )
-        tokens = active_tokens(study, [(int(a), int(b)) for a, b in first], unit)
+        tokens = active_tokens(study, [(int(a), int(b)) for a, b in first_units], unit)
         summary = {
             "method": method,
             "positions": positions,
@@ -167,14 +171,14 @@ class LocateNeurons(Analyzer):
             "unit": unit.name,
             f"n_{unit.name}s": int(ranks.size),
             "n_selected": int(chosen.sum()),
-            "n_tuned": None if moved is None else int((moved > 0).sum()),
+            "n_tuned": None if weight_changes is None else int((weight_changes > 0).sum()),
             "positive": len(study.contrast.positive),
             "negative": len(study.contrast.negative),
-            "n_subtracted": None if self.parent is None else int((within & ~chosen).sum()),
-            **searched,
+            "n_subtracted": None if self.parent is None else int((in_top & ~chosen).sum()),
+            **search_summary,
             **scores.summary,
         }
-        summary["sentence"] = _sentence(summary, scores, unit, study.require_metric().words.number)
+        summary["sentence"] = _sentence(summary, scores, unit, study.require_metric().labels.number)
         return table(
             self.name,
             columns,
@@ -189,29 +193,30 @@ def _smallest(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """The smallest set among the allowed units, and the search's entries of the summary."""
     ranking = [(int(a), int(b)) for a, b in np.argwhere(allowed)[np.argsort(ranks[allowed])]]
-    found = search.smallest(study, unit, ranking)
+    result = search.smallest_set(study, unit, ranking)
     chosen = np.zeros_like(allowed)
-    for pair in found.units:
+    for pair in result.units:
         chosen[pair] = True
     return chosen, {
-        "searched_prefix": found.prefix,
-        "searched_effect": found.effect,
-        "searched_recovery": found.recovery,
-        "searched_prompts": found.prompts,
+        "searched_prefix": result.prefix,
+        "searched_effect": result.effect,
+        "searched_recovery": result.recovery,
+        "searched_prompts": result.prompts,
     }
 
 
 def _sentence(summary: dict, scores: Scores, unit: Unit, number: str) -> str:
-    found, total = summary["n_selected"], summary[f"n_{unit.name}s"]
+    n_selected, total = summary["n_selected"], summary[f"n_{unit.name}s"]
     text = (
-        f"{summary['method']} selects {found:,} of {total:,} {unit.plural} (top {summary['top']})"
+        f"{summary['method']} selects {n_selected:,} of {total:,} {unit.plural} (top"
+        f" {summary['top']})"
     )
     if summary.get("searched_prefix"):
         text = (
             f"of {summary['method']}'s {total:,} {unit.plural} the first"
             f" {summary['searched_prefix']:,} return the base's behaviour on {search.REACH:.0%} of"
             f" {summary['searched_prompts']} prompts of the selection split where the models differ"
-            f" in it, and {found:,} of these suffice"
+            f" in it, and {n_selected:,} of these suffice"
         )
     elif summary["top"] == "smallest" and not summary["searched_prompts"]:
         text = (

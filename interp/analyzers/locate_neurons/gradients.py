@@ -36,53 +36,53 @@ from typing import NamedTuple
 
 import numpy as np
 
-from interp.analyzers.locate_neurons.paths import Path, Sums, Way, bytes_of
-from interp.analyzers.locate_neurons.scores import MethodOptions, Scores, chosen
+from interp.analyzers.locate_neurons.paths import Path, PathKind, Sums, bytes_per_token
+from interp.analyzers.locate_neurons.scores import MethodOptions, Scores, position_mask
 from interp.analyzers.locate_neurons.selection import Top
 from interp.analyzers.locate_neurons.steps import AUTO, Agreement, agreement, rules, sweeps
 from interp.capture import make_batch
-from interp.maths.moments import sum_of
+from interp.maths.moments import float64_sum
 from interp.maths.precision import widen
-from interp.maths.quadrature import END, Rule
+from interp.maths.quadrature import END_POINT, Rule
 from interp.models.units import Unit
 from interp.study import Study
 from interp.table import JSON, table
 
 
-def integrated(study: Study, asked: MethodOptions) -> Scores:
+def integrated(study: Study, options: MethodOptions) -> Scores:
     """Integrated gradients along the joint path of all MLP contributions, computed live, from the
     base's or zero.
     """
-    return _contributions(study, asked, "live", from_zero=study.pair.base is None)
+    return _contributions(study, options, "live", from_zero=study.pair.base is None)
 
 
-def integrated_zero(study: Study, asked: MethodOptions) -> Scores:
+def integrated_zero(study: Study, options: MethodOptions) -> Scores:
     """Integrated gradients along the joint path on which all MLP outputs grow from zero; needs no
     base.
     """
-    return _contributions(study, asked, "live", from_zero=True)
+    return _contributions(study, options, "live", from_zero=True)
 
 
-def integrated_fixed(study: Study, asked: MethodOptions) -> Scores:
+def integrated_fixed(study: Study, options: MethodOptions) -> Scores:
     """Integrated gradients along the straight path between the two models' MLP outputs; needs a
     base.
     """
-    return _contributions(study, asked, "fixed")
+    return _contributions(study, options, "fixed")
 
 
-def cross(study: Study, asked: MethodOptions) -> Scores:
+def cross(study: Study, options: MethodOptions) -> Scores:
     """Contribution difference times the gradient at the fine-tuned model; needs a base."""
-    return _contributions(study, asked, "none")
+    return _contributions(study, options, "none")
 
 
-def activation_gradient(study: Study, asked: MethodOptions) -> Scores:
+def activation_gradient(study: Study, options: MethodOptions) -> Scores:
     """Activation times gradient in the fine-tuned model; needs no base."""
     tuned = study.pair.tuned
-    sites = [asked.unit.site(layer) for layer in range(tuned.anatomy.n_layers)]
+    sites = [options.unit.site(layer) for layer in range(tuned.anatomy.n_layers)]
     encoded = study.decision_inputs("positive")
-    sums = Sums.empty(tuned, asked.unit, len(encoded))
+    sums = Sums.empty(tuned, options.unit, len(encoded))
     for rows in study.progress(
-        study.batches(encoded, tuned, bytes_of(tuned, asked.unit)), "act-grad"
+        study.batches(encoded, tuned, bytes_per_token(tuned, options.unit)), "act-grad"
     ):
         batch, roles = make_batch(encoded, rows, study.pad_id, tuned.device)
         aim = study.objective("positive", rows)
@@ -91,52 +91,54 @@ def activation_gradient(study: Study, asked: MethodOptions) -> Scores:
             batch,
             reads=sites,
             gradients_at=sites,
-            gradient_of=aim.of,
+            gradient_of=aim.function,
             keep=aim.keep,
-            over=chosen(roles, asked.positions),
+            over=position_mask(roles, options.positions),
         )
         for part in run.parts:
             for layer, site in enumerate(sites):
-                terms = widen(part.values[site][part.at]) * widen(part.gradients[site][part.at])
-                sums.add(layer, sum_of(terms), sum_of(terms.abs()))
+                terms = widen(part.values[site][part.mask]) * widen(part.gradients[site][part.mask])
+                sums.add(layer, float64_sum(terms), float64_sum(terms.abs()))
         sums.count += len(rows)
     score, floor = sums.finish()
-    words = study.require_metric().words
+    words = study.require_metric().labels
     return Scores(score, floor, f"activation times gradient of the {words.number}, {words.unit}")
 
 
-def _contributions(study: Study, asked: MethodOptions, way: Way, from_zero: bool = False) -> Scores:
-    unit = asked.unit
-    path, taken = _refined(study, asked, way, from_zero)
-    sums = path.sums[taken.level][1]
+def _contributions(
+    study: Study, options: MethodOptions, kind: PathKind, from_zero: bool = False
+) -> Scores:
+    unit = options.unit
+    path, chosen_rule = _refine(study, options, kind, from_zero)
+    sums = path.sums[chosen_rule.level][1]
     score, floor = sums.finish()
-    found = {**path.ends, "attributed": sums.whole}
-    gap = found["attributed"] - found["end"] + found["start"]
-    words = study.require_metric().words
+    values = {**path.endpoints, "attributed": sums.total}
+    gap = values["attributed"] - values["end"] + values["start"]
+    words = study.require_metric().labels
     short = words.short
     summary: dict[str, JSON] = {
-        f"{short}_tuned": found["end"].mean(),
+        f"{short}_tuned": values["end"].mean(),
         "completeness_error": float(np.abs(gap).mean()),
-        "attributed_to_biases": float(sums.whole.mean() - score.sum()),
-        **taken.summary,
+        "attributed_to_biases": float(sums.total.mean() - score.sum()),
+        **chosen_rule.summary,
     }
-    if "base" not in found:
-        summary[f"{short}_tuned_without_{unit.part}_outputs"] = found["start"].mean()
+    if "base" not in values:
+        summary[f"{short}_tuned_without_{unit.part}_outputs"] = values["start"].mean()
     else:
-        summary[f"{short}_base"] = found["base"].mean()
-        summary[f"{short}_tuned_with_base_{unit.part}_outputs"] = found["start"].mean()
-        summary[f"{unit.part}_share"] = _share(found)
-    meaning = "from base to tuned" if "base" in found else f"from {unit.plural} that write nothing"
+        summary[f"{short}_base"] = values["base"].mean()
+        summary[f"{short}_tuned_with_base_{unit.part}_outputs"] = values["start"].mean()
+        summary[f"{unit.part}_share"] = _share(values)
+    meaning = "from base to tuned" if "base" in values else f"from {unit.plural} that write nothing"
     return Scores(
         score,
         floor,
         f"share of the change of the {words.number} {meaning}, {words.unit}",
-        tables={"paths": _paths(study, found, unit)},
+        tables={"paths": _paths(study, values, unit)},
         summary=summary,
     )
 
 
-class _Taken(NamedTuple):
+class _ChosenRule(NamedTuple):
     """The rule of a path that is used, its agreement with the coarser rule, and its summary."""
 
     level: int
@@ -144,51 +146,55 @@ class _Taken(NamedTuple):
     summary: dict[str, JSON]
 
 
-def _refined(study: Study, asked: MethodOptions, way: Way, from_zero: bool) -> tuple[Path, _Taken]:
+def _refine(
+    study: Study, options: MethodOptions, kind: PathKind, from_zero: bool
+) -> tuple[Path, _ChosenRule]:
     """The path with its sums, refined until two rules agree about the scores."""
-    if way == "none":
-        path = Path(study, asked, way, from_zero, [END])
-        path.sweep(END.nodes)
-        return path, _Taken(0, None, {})
-    found = rules(asked.steps)
-    path, level, agreed = Path(study, asked, way, from_zero, found), 0, None
-    for rule, nodes in sweeps(asked.steps, found):
-        path.sweep(nodes)
-        level = found.index(rule)
+    if kind == "none":
+        path = Path(study, options, kind, from_zero, [END_POINT])
+        path.run_nodes(END_POINT.nodes)
+        return path, _ChosenRule(0, None, {})
+    all_rules = rules(options.steps)
+    path, level, agreed = Path(study, options, kind, from_zero, all_rules), 0, None
+    for rule, nodes in sweeps(options.steps, all_rules):
+        path.run_nodes(nodes)
+        level = all_rules.index(rule)
         if level:
             coarse, fine = (path.sums[at][1].finish() for at in (level - 1, level))
-            agreed = agreement(coarse, fine, Top.parse(asked.top))
-            if agreed.enough:
+            agreed = agreement(coarse, fine, Top.parse(options.top))
+            if agreed.is_sufficient:
                 break
-    return path, _Taken(level, agreed, _said(found[level], agreed, asked.steps == AUTO))
+    return path, _ChosenRule(
+        level, agreed, _steps_summary(all_rules[level], agreed, options.steps == AUTO)
+    )
 
 
-def _said(rule: Rule, agreed: Agreement | None, auto: bool) -> dict[str, JSON]:
+def _steps_summary(rule: Rule, agreed: Agreement | None, auto: bool) -> dict[str, JSON]:
     return {
         "steps": len(rule),
-        "steps_at_cap": auto and not (agreed and agreed.enough),
+        "steps_at_cap": auto and not (agreed and agreed.is_sufficient),
         "steps_jaccard": None if agreed is None else agreed.jaccard,
         "steps_spearman": None if agreed is None else agreed.spearman,
     }
 
 
-def _share(found: dict[str, np.ndarray]) -> float | None:
+def _share(values: dict[str, np.ndarray]) -> float | None:
     """Share of the metric's rise that goes through MLP outputs; None where the rise is within its
     error.
     """
-    rise, through = found["end"] - found["base"], (found["end"] - found["start"]).mean()
+    rise, through = values["end"] - values["base"], (values["end"] - values["start"]).mean()
     # a share outside 0 to 1, or of a rise within its own error, is not reported
     clear = rise.mean() > 2 * rise.std() / max(len(rise) - 1, 1) ** 0.5
     share = float(through / rise.mean()) if clear else float("nan")
     return share if -0.005 <= share <= 1.005 else None
 
 
-def _paths(study: Study, found: dict[str, np.ndarray], unit: Unit):
+def _paths(study: Study, values: dict[str, np.ndarray], unit: Unit):
     ids = np.array([prompt.id for prompt in study.prompts("positive")])
-    words = study.require_metric().words
+    words = study.require_metric().labels
     start = (
         f"the base's {unit.part} outputs"
-        if "base" in found
+        if "base" in values
         else f"{unit.plural} that write nothing"
     )
     meanings = {
@@ -209,9 +215,9 @@ def _paths(study: Study, found: dict[str, np.ndarray], unit: Unit):
         {
             "prompt_id": (ids, "key", "position in the prompt file"),
             **{
-                names.get(name, name): (found[name], "measure", meaning, words.unit)
+                names.get(name, name): (values[name], "measure", meaning, words.unit)
                 for name, meaning in meanings.items()
-                if name in found
+                if name in values
             },
         },
     )

@@ -15,8 +15,8 @@ class Method:
     """One way to score units: ``positions`` is its default, ``allowed`` which it can read,
     ``units`` which it can score.
 
-    ``slope``: whether it uses the gradient of the metric; ``integral``: whether it averages along a
-    path.
+    ``uses_gradient``: whether it uses the gradient of the metric; ``is_integral``: whether it
+    averages along a path.
     """
 
     score: Callable[[Study, MethodOptions], Scores]
@@ -25,8 +25,8 @@ class Method:
     allowed: tuple[str, ...]
     help: str
     units: tuple[str, ...] = ("neuron", "head")
-    slope: bool = False
-    integral: bool = False
+    uses_gradient: bool = False
+    is_integral: bool = False
 
 
 _PROMPT = ("prompt", "content", "decision", "last")
@@ -40,8 +40,8 @@ METHODS: dict[str, Method] = {
         "prompt",
         _PROMPT,
         "integrated gradients from base to tuned MLPs, or from zero",
-        slope=True,
-        integral=True,
+        uses_gradient=True,
+        is_integral=True,
     ),
     "integrated-fixed": Method(
         gradients.integrated_fixed,
@@ -49,8 +49,8 @@ METHODS: dict[str, Method] = {
         "prompt",
         _PROMPT,
         "the same, MLP outputs held on a straight path",
-        slope=True,
-        integral=True,
+        uses_gradient=True,
+        is_integral=True,
     ),
     "integrated-zero": Method(
         gradients.integrated_zero,
@@ -58,8 +58,8 @@ METHODS: dict[str, Method] = {
         "prompt",
         _PROMPT,
         "integrated gradients from silent MLPs; no base",
-        slope=True,
-        integral=True,
+        uses_gradient=True,
+        is_integral=True,
     ),
     "cross": Method(
         gradients.cross,
@@ -67,7 +67,7 @@ METHODS: dict[str, Method] = {
         "prompt",
         _PROMPT,
         "contribution change times local gradient",
-        slope=True,
+        uses_gradient=True,
     ),
     "change": Method(
         activations.change, True, "prompt", _TEXT, "root mean square change of the activation"
@@ -85,7 +85,7 @@ METHODS: dict[str, Method] = {
         "prompt",
         _PROMPT,
         "activation times gradient; no base",
-        slope=True,
+        uses_gradient=True,
     ),
     "gradient": Method(
         row_gradients.gradient,
@@ -94,7 +94,7 @@ METHODS: dict[str, Method] = {
         _PROMPT,
         "gradient of the log-odds by the neuron's weights; no base",
         _NEURON,
-        slope=True,
+        uses_gradient=True,
     ),
     "gradient-counterfactual": Method(
         row_gradients.gradient_counterfactual,
@@ -137,25 +137,29 @@ def resolve(
         method = "integrated" if has_base else "act-grad"
     if method not in METHODS:
         raise OptionError(f"unknown method {method!r}; use auto, {', '.join(METHODS)}")
-    found = METHODS[method]
-    if found.needs_base and not has_base:
-        alone = ", ".join(name for name, item in METHODS.items() if not item.needs_base)
-        raise OptionError(f"method {method} needs a base model; add --base MODEL, or use {alone}")
-    if found.slope and not differentiable:
-        others = ", ".join(name for name, item in METHODS.items() if not item.slope)
+    entry = METHODS[method]
+    if entry.needs_base and not has_base:
+        without_base = ", ".join(name for name, item in METHODS.items() if not item.needs_base)
+        raise OptionError(
+            f"method {method} needs a base model; add --base MODEL, or use {without_base}"
+        )
+    if entry.uses_gradient and not differentiable:
+        without_gradient = ", ".join(
+            name for name, item in METHODS.items() if not item.uses_gradient
+        )
         raise OptionError(
             f"method {method} needs a metric with a gradient, and this one has none; add"
             " continuations to the behaviour's file (for a task: use --metric logit-diff or"
-            f" answer-loss), or use --method {others}"
+            f" answer-loss), or use --method {without_gradient}"
         )
     unit = unit_named(unit).name
-    if unit not in found.units:
-        able = ", ".join(name for name, item in METHODS.items() if unit in item.units)
-        raise OptionError(f"method {method} cannot score units of kind {unit}; use {able}")
+    if unit not in entry.units:
+        supporting = ", ".join(name for name, item in METHODS.items() if unit in item.units)
+        raise OptionError(f"method {method} cannot score units of kind {unit}; use {supporting}")
     if positions == "auto":
-        positions = found.positions
-    if positions not in found.allowed:
+        positions = entry.positions
+    if positions not in entry.allowed:
         raise OptionError(
-            f"method {method} cannot read positions {positions!r}; use {', '.join(found.allowed)}"
+            f"method {method} cannot read positions {positions!r}; use {', '.join(entry.allowed)}"
         )
-    return method, found, positions
+    return method, entry, positions

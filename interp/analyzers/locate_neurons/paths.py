@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.analyzers.locate_neurons.scores import MethodOptions, chosen
-from interp.capture import by_prompt, make_batch
-from interp.engines import Batch, Direction, Edit, Part
+from interp.analyzers.locate_neurons.scores import MethodOptions, position_mask
+from interp.capture import group_by_prompt, make_batch
+from interp.engines import Batch, BatchPart, Direction, Edit
 from interp.interventions.edits import Blend, Replace
 from interp.maths.host import to_host
-from interp.maths.moments import sum_of
+from interp.maths.moments import float64_sum
 from interp.maths.precision import widen
 from interp.maths.quadrature import Rule
 from interp.metrics import Objective
@@ -28,21 +28,21 @@ from interp.study import Study
 
 EPSILON = float(np.finfo(np.float32).eps)
 Values = dict[Site, Tensor]
-Way = Literal["live", "fixed", "none"]
+PathKind = Literal["live", "fixed", "none"]
 
 
 @dataclass
 class Sums:
     """Running sums over prompts of the channels' attributions and of their magnitudes.
 
-    ``whole``: by prompt, the attribution of all channels and biases together.
+    ``total``: by prompt, the attribution of all channels and biases together.
     """
 
     unit: Unit
     anatomy: Anatomy
     score: Float[Tensor, "L C"]
     magnitude: Float[Tensor, "L C"]
-    whole: np.ndarray
+    total: np.ndarray
     count: int = 0
 
     @classmethod
@@ -72,7 +72,7 @@ class Sums:
         return to_host(score), 8 * EPSILON * to_host(size)
 
 
-def bytes_of(model: Model, unit: Unit) -> int:
+def bytes_per_token(model: Model, unit: Unit) -> int:
     """Approximate bytes per token of a batch: values, gradients and what a backward pass keeps."""
     return 16 * model.anatomy.n_layers * (unit.n_channels(model.anatomy) + 2 * model.anatomy.width)
 
@@ -80,15 +80,20 @@ def bytes_of(model: Model, unit: Unit) -> int:
 class Path:
     """The path between two models' contributions, and sums of attributions at some of its nodes.
 
-    ``ends``: by name, the metric of every prompt with the base, the start of the path and the
+    ``endpoints``: by name, the metric of every prompt with the base, the start of the path and the
     fine-tuned model.
     """
 
     def __init__(
-        self, study: Study, asked: MethodOptions, way: Way, from_zero: bool, rules: Sequence[Rule]
+        self,
+        study: Study,
+        options: MethodOptions,
+        kind: PathKind,
+        from_zero: bool,
+        rules: Sequence[Rule],
     ) -> None:
-        self._study, self._asked, self._unit = study, asked, asked.unit
-        self._way: Way = way
+        self._study, self._options, self._unit = study, options, options.unit
+        self._kind: PathKind = kind
         self._tuned, self._base = (
             study.pair.tuned,
             None if from_zero else study.pair.require_base("this method"),
@@ -98,96 +103,98 @@ class Path:
         self._outputs = [self._unit.contribution(layer) for layer in self._layers]
         # a float16 gradient scaled by a small share would underflow at the units, not at their
         # outputs
-        self._pulled = way == "fixed" or self._tuned.dtype == torch.float16
-        self._rewritten = [self._moved(layer) is not None for layer in self._layers]
+        self._from_outputs = kind == "fixed" or self._tuned.dtype == torch.float16
+        self._has_weight_change = [self._weight_change(layer) is not None for layer in self._layers]
         self._encoded = study.decision_inputs("positive")
         self.sums = [
             (rule, Sums.empty(self._tuned, self._unit, len(self._encoded))) for rule in rules
         ]
         names = ("start", "end") if self._base is None else ("base", "start", "end")
-        self.ends = {name: np.zeros(len(self._encoded)) for name in names}
-        self._swept = False
+        self.endpoints = {name: np.zeros(len(self._encoded)) for name in names}
+        self._has_run = False
 
-    def _moved(self, layer: int) -> Float[Tensor, "D N"] | None:
+    def _weight_change(self, layer: int) -> Float[Tensor, "D N"] | None:
         """Change of the write weights from base to fine-tuned model; None where there is none."""
         if self._base is None:
             return None
-        moved = self._unit.write_weights(self._tuned, layer) - self._unit.write_weights(
+        change = self._unit.write_weights(self._tuned, layer) - self._unit.write_weights(
             self._base, layer
         )
-        return moved if bool(to_host(moved.any())) else None
+        return change if bool(to_host(change.any())) else None
 
-    def sweep(self, nodes: Sequence[float]) -> None:
+    def run_nodes(self, nodes: Sequence[float]) -> None:
         """Run all prompts at some nodes and add them to the sums of each rule by its weights."""
-        groups = self._study.batches(self._encoded, self._tuned, bytes_of(self._tuned, self._unit))
+        groups = self._study.batches(
+            self._encoded, self._tuned, bytes_per_token(self._tuned, self._unit)
+        )
         for rows in self._study.progress(
-            groups, f"gradients, {self._way} path, {len(nodes)} steps"
+            groups, f"gradients, {self._kind} path, {len(nodes)} steps"
         ):
-            self._walk(rows, nodes)
-        self._swept = True
+            self._run_batch(rows, nodes)
+        self._has_run = True
 
-    def _walk(self, rows: list[int], nodes: Sequence[float]) -> None:
+    def _run_batch(self, rows: list[int], nodes: Sequence[float]) -> None:
         batch, roles = make_batch(self._encoded, rows, self._study.pad_id, self._tuned.device)
         aim = self._study.objective("positive", rows)
-        before, after = self._ends(batch, aim, rows)
-        over = chosen(roles, self._asked.positions)
+        before, after = self._endpoints(batch, aim, rows)
+        over = position_mask(roles, self._options.positions)
         sites = [*self._inputs, *self._outputs]
-        seen: _Seen | None = None
+        state: _BatchState | None = None
         for share in nodes:
             run = self._study.engine.run(
                 self._tuned,
                 batch,
-                reads=self._outputs if self._way == "fixed" else sites,
-                edits=between(before, after, share, self._way, self._outputs),
-                gradients_at=self._outputs if self._pulled else sites,
-                gradient_of=aim.of,
+                reads=self._outputs if self._kind == "fixed" else sites,
+                edits=path_edits(before, after, share, self._kind, self._outputs),
+                gradients_at=self._outputs if self._from_outputs else sites,
+                gradient_of=aim.function,
                 keep=aim.keep,
                 over=over,
                 along=[Direction(site, before[site], share) for site in self._outputs],
             )
-            if seen is None:
-                seen = _Seen(self, run.parts, before, after)
-            whole = to_host(by_prompt(run.require_along(), len(rows)).sum(1))
+            if state is None:
+                state = _BatchState(self, run.parts, before, after)
+            total = to_host(group_by_prompt(run.require_derivatives(), len(rows)).sum(1))
             rules = {
                 at: rule.weights[share]
                 for at, (rule, _) in enumerate(self.sums)
                 if share in rule.weights
             }
-            for at, weight in rules.items():
-                self.sums[at][1].whole[rows] += weight * whole
+            for rule_index, weight in rules.items():
+                self.sums[rule_index][1].total[rows] += weight * total
             for layer in self._layers:
-                seen.take(layer, run.parts, share, rules)
-        if seen is not None:
-            seen.finish()
-        if not self._swept:
+                state.add_node(layer, run.parts, share, rules)
+        if state is not None:
+            state.finish()
+        if not self._has_run:
             for _, sums in self.sums:
                 sums.count += len(rows)
 
-    def _ends(self, batch: Batch, aim: Objective, rows: list[int]) -> tuple[Values, Values]:
+    def _endpoints(self, batch: Batch, aim: Objective, rows: list[int]) -> tuple[Values, Values]:
         """Values at the start of the path, and at its end where they are fixed; the first time also
         the metric at both.
         """
-        engine, fixed = self._study.engine, self._way == "fixed"
+        engine, fixed = self._study.engine, self._kind == "fixed"
         sites = [*self._inputs, *self._outputs]
         runs, after = {}, {}
-        if fixed or not self._swept:
+        if fixed or not self._has_run:
             runs["end"] = engine.run(
                 self._tuned, batch, reads=sites if fixed else (), keep=aim.keep
             )
             after = runs["end"].values
         if self._base is None:
-            before = self._silent(batch)
+            before = self._zeros(batch)
         else:
             runs["base"] = engine.run(self._base, batch, reads=sites, keep=aim.keep)
             before = runs["base"].values
-        if not self._swept:
-            silenced = [Replace(site, before[site]) for site in self._outputs]
-            runs["start"] = engine.run(self._tuned, batch, edits=silenced, keep=aim.keep)
+        if not self._has_run:
+            replaced = [Replace(site, before[site]) for site in self._outputs]
+            runs["start"] = engine.run(self._tuned, batch, edits=replaced, keep=aim.keep)
             for name, run in runs.items():
-                self.ends[name][rows] = to_host(aim.of(run.require_logits()))
+                self.endpoints[name][rows] = to_host(aim.function(run.require_logits()))
         return before, after
 
-    def _silent(self, batch: Batch) -> Values:
+    def _zeros(self, batch: Batch) -> Values:
         """Zeros for units that write nothing, expanded views without memory."""
         anatomy = self._tuned.anatomy
         zero = torch.zeros((), dtype=self._tuned.dtype, device=self._tuned.device)
@@ -197,46 +204,50 @@ class Path:
         }
 
 
-class _Seen:
+class _BatchState:
     """State of one batch: activations at the start by layer and part, and gradients summed by
     rule.
     """
 
-    def __init__(self, path: Path, parts: Sequence[Part], before: Values, after: Values) -> None:
+    def __init__(
+        self, path: Path, parts: Sequence[BatchPart], before: Values, after: Values
+    ) -> None:
         self._path = path
         inputs = path._inputs
         # values are moved out of the batch's layout, which is not needed again
-        self._then, self._now = (
-            {site: _cut(parts, held.pop(site)) for site in inputs if site in held}
+        self._start, self._end = (
+            {site: _split_parts(parts, held.pop(site)) for site in inputs if site in held}
             for held in (before, after)
         )
         self._gradients: dict[tuple[int, int, int], Tensor] = {}
 
-    def take(
-        self, layer: int, parts: Sequence[Part], share: float, rules: Mapping[int, float]
+    def add_node(
+        self, layer: int, parts: Sequence[BatchPart], share: float, rules: Mapping[int, float]
     ) -> None:
         """Add one node's terms for a layer, by its weight in every rule that has the node."""
         path = self._path
         site, output = path._inputs[layer], path._outputs[layer]
         for index, part in enumerate(parts):
-            pulled = _rows(part, part.gradients[output])
-            if path._rewritten[layer] or path._way == "fixed":
-                for at, weight in rules.items():
-                    key = layer, index, at
-                    self._gradients[key] = self._gradients.get(key, 0.0) + weight * pulled
-            if path._way == "fixed":
+            output_gradient = _selected_cells(part, part.gradients[output])
+            if path._has_weight_change[layer] or path._kind == "fixed":
+                for rule_index, weight in rules.items():
+                    key = layer, index, rule_index
+                    self._gradients[key] = self._gradients.get(key, 0.0) + weight * output_gradient
+            if path._kind == "fixed":
                 continue
-            then, now = self._then[site][index], _rows(part, part.values[site])
-            if path._pulled:
-                reached = pulled @ path._unit.write_weights(path._tuned, layer).to(pulled)
+            start, end = self._start[site][index], _selected_cells(part, part.values[site])
+            if path._from_outputs:
+                unit_gradient = output_gradient @ path._unit.write_weights(path._tuned, layer).to(
+                    output_gradient
+                )
             else:  # the blend scales the gradient that reaches h by the share
-                reached = _rows(part, part.gradients[site]) / share
+                unit_gradient = _selected_cells(part, part.gradients[site]) / share
             terms, sizes = (
-                sum_of((now - then) * reached),
-                sum_of((now.abs() + then.abs()) * reached.abs()),
+                float64_sum((end - start) * unit_gradient),
+                float64_sum((end.abs() + start.abs()) * unit_gradient.abs()),
             )
-            for at, weight in rules.items():
-                path.sums[at][1].add(layer, terms, sizes, weight)
+            for rule_index, weight in rules.items():
+                path.sums[rule_index][1].add(layer, terms, sizes, weight)
 
     def finish(self) -> None:
         """Add each channel's attribution, with c - c_base written as (h - h_base) W + h_base (W -
@@ -246,48 +257,48 @@ class _Seen:
         """
         path = self._path
         for layer in path._layers:
-            held = [key for key in self._gradients if key[0] == layer]
-            if not held:
+            keys = [key for key in self._gradients if key[0] == layer]
+            if not keys:
                 continue
-            moved, site = path._moved(layer), path._inputs[layer]
-            write = path._unit.write_weights(path._tuned, layer) if path._way == "fixed" else None
-            for key in held:
-                _, index, at = key
-                sums, gradient, then = (
-                    path.sums[at][1],
+            weight_change, site = path._weight_change(layer), path._inputs[layer]
+            write = path._unit.write_weights(path._tuned, layer) if path._kind == "fixed" else None
+            for key in keys:
+                _, index, rule_index = key
+                sums, gradient, start = (
+                    path.sums[rule_index][1],
                     self._gradients.pop(key),
-                    self._then[site][index],
+                    self._start[site][index],
                 )
-                if moved is not None:
-                    terms = sum_of(then * (gradient @ moved.to(gradient)))
+                if weight_change is not None:
+                    terms = float64_sum(start * (gradient @ weight_change.to(gradient)))
                     sums.add(layer, terms, torch.zeros_like(terms))
                 if write is not None:
-                    now, reached = self._now[site][index], gradient @ write.to(gradient)
+                    end, unit_gradient = self._end[site][index], gradient @ write.to(gradient)
                     sums.add(
                         layer,
-                        sum_of((now - then) * reached),
-                        sum_of((now.abs() + then.abs()) * reached.abs()),
+                        float64_sum((end - start) * unit_gradient),
+                        float64_sum((end.abs() + start.abs()) * unit_gradient.abs()),
                     )
 
 
-def _cut(parts: Sequence[Part], value: Float[Tensor, "B T W"]) -> list[Tensor]:
-    return [_rows(part, part.cells(value)) for part in parts]
+def _split_parts(parts: Sequence[BatchPart], value: Float[Tensor, "B T W"]) -> list[Tensor]:
+    return [_selected_cells(part, part.select(value)) for part in parts]
 
 
-def _rows(part: Part, value: Float[Tensor, "r n W"]) -> Float[Tensor, "K W"]:
+def _selected_cells(part: BatchPart, value: Float[Tensor, "r n W"]) -> Float[Tensor, "K W"]:
     """The cells that are summed over, in float64 or float32."""
-    return widen(value[part.at.to(value.device)])
+    return widen(value[part.mask.to(value.device)])
 
 
-def between(
-    before: Values, after: Values, share: float, way: Way, sites: Sequence[Site]
+def path_edits(
+    before: Values, after: Values, share: float, kind: PathKind, sites: Sequence[Site]
 ) -> list[Edit]:
     """Edits that set the units' output in every block to ``share`` of the way from base to
     fine-tuned model.
     """
-    if way == "none":
+    if kind == "none":
         return []
-    if way == "live":
+    if kind == "live":
         return [Blend(site, before[site], share) for site in sites]
     return [
         Replace(site, torch.lerp(before[site].to(after[site]), after[site], share))

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from interp.analyzers.locate_neurons.scores import MethodOptions, Scores, chosen
+from interp.analyzers.locate_neurons.scores import MethodOptions, Scores, position_mask
 from interp.capture import capture
 from interp.errors import OptionError
 from interp.maths.host import to_host
@@ -37,7 +37,7 @@ from interp.sites import Site
 from interp.study import GROUPS, Study
 from interp.table import table
 
-BEYOND = 3.0
+Z_THRESHOLD = 3.0
 FITS = ("optimum", "published")
 _WEIGHT_DECAY, _FOLDS = 1e-3, 5
 _EPOCHS, _RATE, _SEED = 5000, 1e-3, 1234
@@ -46,7 +46,7 @@ Folds = Sequence[tuple[np.ndarray, np.ndarray]]
 Fit = Callable[[np.ndarray, np.ndarray, Folds], tuple[np.ndarray, float | None]]
 
 
-def probe(study: Study, asked: MethodOptions) -> Scores:
+def probe(study: Study, options: MethodOptions) -> Scores:
     """The larger of the two branches' z-scored probe weights; needs no base."""
     anatomy = study.pair.tuned.anatomy
     branches = (
@@ -57,9 +57,9 @@ def probe(study: Study, asked: MethodOptions) -> Scores:
     labels = np.repeat([1, 0], [len(study.encoded(group)) for group in GROUPS])
     folds = _folds(study, labels)
     fit: Fit = (
-        partial(published, device=study.pair.tuned.device)
-        if asked.probe_fit == "published"
-        else optimum
+        partial(fit_published, device=study.pair.tuned.device)
+        if options.probe_fit == "published"
+        else fit_optimum
     )
     shape = (len(branches), anatomy.n_layers, anatomy.n_neurons)
     z, evidence = np.zeros(shape), np.zeros(shape)
@@ -69,7 +69,7 @@ def probe(study: Study, asked: MethodOptions) -> Scores:
         pooled = np.memmap(
             Path(scratch) / "pooled", np.float32, "w+", shape=(*shape[:2], len(labels), shape[2])
         )
-        _pool(study, asked.positions, list(branches.values()), pooled)
+        _pool(study, options.positions, list(branches.values()), pooled)
         modules = [
             (index, branch, layer)
             for layer in range(shape[1])
@@ -80,11 +80,11 @@ def probe(study: Study, asked: MethodOptions) -> Scores:
             spread = weights.std()
             z[index, layer] = (weights - weights.mean()) / spread if spread else 0.0
             evidence[index, layer] = weights * pooled[index, layer].std(0, dtype=np.float64)
-            beyond = (z[index, layer] > BEYOND).sum(), (z[index, layer] < -BEYOND).sum()
+            beyond = (z[index, layer] > Z_THRESHOLD).sum(), (z[index, layer] < -Z_THRESHOLD).sum()
             rows.append((layer, branch, float("nan") if auc is None else auc, *map(int, beyond)))
         del pooled
     lengths = [len(coded.ids) for group in GROUPS for coded in study.encoded(group)]
-    _, by_length = optimum(np.array(lengths, np.float64)[:, None], labels, folds)
+    _, by_length = fit_optimum(np.array(lengths, np.float64)[:, None], labels, folds)
     score = z.max(0)
     measures = {
         f"z_{branch}": (z[index], f"probe weight on the {branch} output, z within the module")
@@ -100,12 +100,12 @@ def probe(study: Study, asked: MethodOptions) -> Scores:
         np.zeros_like(score),
         "largest z-scored probe weight of the neuron's branches",
         measures,
-        eligible=score > BEYOND,
+        eligible=score > Z_THRESHOLD,
         tables={"probes": _table(rows)},
         summary={
-            "probe_fit": asked.probe_fit,
-            "n_beyond": int((score > BEYOND).sum()),
-            "n_below": int((z.min(0) < -BEYOND).sum()),
+            "probe_fit": options.probe_fit,
+            "n_beyond": int((score > Z_THRESHOLD).sum()),
+            "n_below": int((z.min(0) < -Z_THRESHOLD).sum()),
             "best_auc": best,
             "length_auc": by_length,
         },
@@ -120,7 +120,7 @@ def _pool(study: Study, positions: str, hooks: list[str], pooled: np.ndarray) ->
     for group in GROUPS:
         groups = study.groups(group, model, 4 * len(sites) * model.anatomy.n_neurons)
         encoded = study.encoded(group)
-        for seen in capture(
+        for captured in capture(
             study.engine,
             {"tuned": model},
             encoded,
@@ -128,24 +128,24 @@ def _pool(study: Study, positions: str, hooks: list[str], pooled: np.ndarray) ->
             sites,
             pad_id=study.pad_id,
         ):
-            read = chosen(seen.roles, positions)
-            reads = to_host(read.any(1))
-            if not reads.all():
-                row = int(to_host(seen.rows)[np.flatnonzero(~reads)[0]])
+            mask = position_mask(captured.roles, positions)
+            has_tokens = to_host(mask.any(1))
+            if not has_tokens.all():
+                row = int(to_host(captured.rows)[np.flatnonzero(~has_tokens)[0]])
                 raise OptionError(
                     f"{study.prompts(group).source}, row {study.prompts(group).prompts[row].id} has"
                     f" no {positions} tokens to probe; use --positions prompt"
                 )
             for index, hook in enumerate(hooks):
                 for layer in layers:
-                    value = widen(seen.values["tuned", Site(layer, hook)]).masked_fill(
-                        ~read[..., None], -torch.inf
+                    value = widen(captured.values["tuned", Site(layer, hook)]).masked_fill(
+                        ~mask[..., None], -torch.inf
                     )
-                    pooled[index, layer, offset + to_host(seen.rows)] = to_host(value.amax(1))
+                    pooled[index, layer, offset + to_host(captured.rows)] = to_host(value.amax(1))
         offset += len(encoded)
 
 
-def optimum(
+def fit_optimum(
     features: np.ndarray, labels: np.ndarray, folds: Folds
 ) -> tuple[np.ndarray, float | None]:
     """Weights ``[N]`` of a logistic regression on ``features [P, N]``, and its area under the ROC
@@ -172,14 +172,14 @@ def optimum(
                 C=penalty, solver="newton-cholesky", tol=1e-8, max_iter=1000
             ).fit(rotated[rows], labels[rows])
 
-    within = [
+    fold_aucs = [
         _auc(labels[test], solve(train).decision_function(rotated[test])) for train, test in folds
     ]
     weights = solve(np.arange(len(labels))).coef_[0] @ right
-    return weights, float(np.mean(within)) if within else None
+    return weights, float(np.mean(fold_aucs)) if fold_aucs else None
 
 
-def published(
+def fit_published(
     features: np.ndarray,
     labels: np.ndarray,
     folds: Folds,
@@ -201,24 +201,26 @@ def published(
     share = np.zeros((len(labels), len(rows)), np.float32)
     for column, chosen_rows in enumerate(rows):
         share[chosen_rows, column] = 1 / len(chosen_rows)
-    share, wanted = (
+    share, targets = (
         torch.from_numpy(each).to(device) for each in (share, labels.astype(np.float32)[:, None])
     )
-    generator, reach = torch.Generator().manual_seed(_SEED), features.shape[1] ** -0.5
-    start = [
-        torch.empty(size, 1).uniform_(-reach, reach, generator=generator)
+    generator, bound = torch.Generator().manual_seed(_SEED), features.shape[1] ** -0.5
+    initial = [
+        torch.empty(size, 1).uniform_(-bound, bound, generator=generator)
         for size in (features.shape[1], 1)
     ]
-    weights, bias = (each.repeat(1, len(rows)).to(device).requires_grad_() for each in start)
+    weights, bias = (each.repeat(1, len(rows)).to(device).requires_grad_() for each in initial)
     adam = torch.optim.Adam([weights, bias], lr=_RATE, weight_decay=_WEIGHT_DECAY)
     with torch.no_grad():
         for _ in range(epochs):
-            wrong = ((inputs @ weights + bias).sigmoid() - wanted) * share
-            weights.grad, bias.grad = inputs.T @ wrong, wrong.sum(0, keepdim=True)
+            errors = ((inputs @ weights + bias).sigmoid() - targets) * share
+            weights.grad, bias.grad = inputs.T @ errors, errors.sum(0, keepdim=True)
             adam.step()
         scores = to_host(inputs @ weights)
-    within = [_auc(labels[test], scores[test, at]) for at, (_, test) in enumerate(folds, 1)]
-    return to_host(weights.detach()[:, 0].double()), float(np.mean(within)) if within else None
+    fold_aucs = [_auc(labels[test], scores[test, at]) for at, (_, test) in enumerate(folds, 1)]
+    return to_host(weights.detach()[:, 0].double()), float(
+        np.mean(fold_aucs)
+    ) if fold_aucs else None
 
 
 def _auc(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -238,9 +240,9 @@ def _folds(study: Study, labels: np.ndarray) -> Folds:
     if count < 2:
         return []
     split = StratifiedGroupKFold(count, shuffle=True, random_state=study.seed)
-    found = list(split.split(labels, labels, groups))
-    both = all(len(set(labels[part])) == 2 for fold in found for part in fold)
-    return found if both else []
+    folds = list(split.split(labels, labels, groups))
+    has_both_classes = all(len(set(labels[part])) == 2 for fold in folds for part in fold)
+    return folds if has_both_classes else []
 
 
 def _table(rows: list[tuple]):
@@ -255,7 +257,7 @@ def _table(rows: list[tuple]):
                 "measure",
                 "area under the ROC of the probe, held out by clusters",
             ),
-            "n_beyond": (np.array(beyond), "measure", f"neurons with z above {BEYOND:g}"),
-            "n_below": (np.array(below), "measure", f"neurons with z below -{BEYOND:g}"),
+            "n_beyond": (np.array(beyond), "measure", f"neurons with z above {Z_THRESHOLD:g}"),
+            "n_below": (np.array(below), "measure", f"neurons with z below -{Z_THRESHOLD:g}"),
         },
     )

@@ -23,8 +23,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.analyzers.locate_neurons.scores import MethodOptions, Scores, chosen
-from interp.capture import by_prompt, make_batch
+from interp.analyzers.locate_neurons.scores import MethodOptions, Scores, position_mask
+from interp.capture import group_by_prompt, make_batch
 from interp.engines import Run
 from interp.maths.host import to_host
 from interp.maths.precision import widen
@@ -36,7 +36,7 @@ from interp.study import Study
 _EPSILON = float(np.finfo(np.float32).eps)
 
 
-def gradient(study: Study, asked: MethodOptions) -> Scores:
+def gradient(study: Study, options: MethodOptions) -> Scores:
     """Mean norm of the gradient of the metric by a neuron's own weights; needs no base."""
 
     def loss(rows: Sequence[int]) -> Objective:
@@ -45,33 +45,33 @@ def gradient(study: Study, asked: MethodOptions) -> Scores:
     return _row_gradients(
         study,
         study.decision_inputs("positive"),
-        asked.positions,
+        options.positions,
         loss,
-        study.require_metric().words.number,
+        study.require_metric().labels.number,
     )
 
 
-def gradient_counterfactual(study: Study, asked: MethodOptions) -> Scores:
+def gradient_counterfactual(study: Study, options: MethodOptions) -> Scores:
     """The same for the loss of the first token of the base's answer (without a base: of the
     fine-tuned model's answer to the twin).
     """
     if study.pair.base is not None:
-        first = [answer[0] for answer in study.answers("base", "positive")]
+        first_tokens = [answer[0] for answer in study.answers("base", "positive")]
     else:
-        others = study.answers("tuned", "negative")
-        first = [others[row][0] for row in study.twins("positive")]
+        twin_answers = study.answers("tuned", "negative")
+        first_tokens = [twin_answers[row][0] for row in study.twins("positive")]
 
     def loss(rows: Sequence[int]) -> Objective:
-        wanted = torch.tensor([[first[row]] for row in rows])
+        targets = torch.tensor([[first_tokens[row]] for row in rows])
         return Objective(
             1,
             lambda logits: (
-                -widen(logits[:, -1]).log_softmax(-1).gather(1, wanted.to(logits.device))[:, 0]
+                -widen(logits[:, -1]).log_softmax(-1).gather(1, targets.to(logits.device))[:, 0]
             ),
         )
 
-    what = "loss of the other answer's first token"
-    return _row_gradients(study, study.encoded("positive"), asked.positions, loss, what)
+    loss_name = "loss of the other answer's first token"
+    return _row_gradients(study, study.encoded("positive"), options.positions, loss, loss_name)
 
 
 def _row_gradients(
@@ -79,7 +79,7 @@ def _row_gradients(
     encoded: Sequence[Encoded],
     positions: str,
     loss: Callable[[Sequence[int]], Objective],
-    what: str,
+    loss_name: str,
 ) -> Scores:
     model = study.pair.tuned
     anatomy = model.anatomy
@@ -90,13 +90,13 @@ def _row_gradients(
     )
     layers = range(anatomy.n_layers)
     reads = [site for layer in layers for site in (Site(layer, "mlp.hook_in"), neurons(layer))]
-    pulled = [
+    gradient_sites = [
         site
         for layer in layers
         for site in (*(Site(layer, b) for b in branches.values()), contribution(layer))
     ]
-    parts = (*branches, "down")
-    sums = np.zeros((len(parts) + 1, anatomy.n_layers, anatomy.n_neurons))
+    part_names = (*branches, "down")
+    sums = np.zeros((len(part_names) + 1, anatomy.n_layers, anatomy.n_neurons))
     losses = np.zeros(len(encoded))
     per_token = 8 * anatomy.n_layers * (4 * anatomy.n_neurons + 2 * anatomy.width)
     for rows in study.progress(study.batches(encoded, model, per_token), "row gradients"):
@@ -106,49 +106,51 @@ def _row_gradients(
             model,
             batch,
             reads=reads,
-            gradients_at=pulled,
-            gradient_of=measure.of,
+            gradients_at=gradient_sites,
+            gradient_of=measure.function,
             keep=measure.keep,
         )
-        losses[rows] = to_host(measure.of(run.require_logits()))
+        losses[rows] = to_host(measure.function(run.require_logits()))
         for layer in layers:
-            squares = list(_squares(run, layer, branches, chosen(roles, positions), len(rows)))
+            squares = list(
+                _squared_norms(run, layer, branches, position_mask(roles, positions), len(rows))
+            )
             for index, square in enumerate([*squares, sum(squares[1:], squares[0])]):
                 sums[index, layer] += to_host(square.clamp(min=0).sqrt().sum(0))
-    *by_part, whole = sums / len(encoded)
+    *by_part, total = sums / len(encoded)
     measures = {
         f"gradient_{part}": (
             by_part[index],
             f"mean norm of the gradient by the neuron's {part} weights",
         )
-        for index, part in enumerate(parts)
+        for index, part in enumerate(part_names)
     }
     return Scores(
-        whole,
-        np.full_like(whole, 8 * _EPSILON * whole.max(initial=0.0)),
-        f"mean norm of the gradient of the {what} by the neuron's own weights",
+        total,
+        np.full_like(total, 8 * _EPSILON * total.max(initial=0.0)),
+        f"mean norm of the gradient of the {loss_name} by the neuron's own weights",
         measures,
-        summary={"loss": what, "mean_loss": float(losses.mean())},
+        summary={"loss": loss_name, "mean_loss": float(losses.mean())},
     )
 
 
-def _squares(
-    run: Run, layer: int, branches: dict[str, str], read: Bool[Tensor, "R T"], prompts: int
+def _squared_norms(
+    run: Run, layer: int, branches: dict[str, str], is_read: Bool[Tensor, "R T"], n_prompts: int
 ):
     """Squared norms ``[B, N]`` of each prompt's gradient, of the branches' rows and of the down
     column.
     """
-    mask = read[..., None]
+    mask = is_read[..., None]
 
     def joined(values: Float[Tensor, "R T W"]) -> Float[Tensor, "B S W"]:
         """All tokens read of a prompt in one row: a weight's gradient is summed over them."""
-        return by_prompt(values.double(), prompts).flatten(1, 2)
+        return group_by_prompt(values.double(), n_prompts).flatten(1, 2)
 
-    entering = joined(run.values[Site(layer, "mlp.hook_in")])
+    inputs = joined(run.values[Site(layer, "mlp.hook_in")])
     for hook in branches.values():
-        yield _quadratic(entering, joined(run.gradients[Site(layer, hook)].masked_fill(~mask, 0.0)))
-    leaving = joined(run.gradients[contribution(layer)].masked_fill(~mask, 0.0))
-    yield _quadratic(leaving, joined(run.values[neurons(layer)]))
+        yield _quadratic(inputs, joined(run.gradients[Site(layer, hook)].masked_fill(~mask, 0.0)))
+    output_gradients = joined(run.gradients[contribution(layer)].masked_fill(~mask, 0.0))
+    yield _quadratic(output_gradients, joined(run.values[neurons(layer)]))
 
 
 def _quadratic(

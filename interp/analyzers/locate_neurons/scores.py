@@ -50,7 +50,7 @@ class Scores:
     summary: Mapping[str, JSON] = field(default_factory=dict)
 
 
-def chosen(roles: Int[Tensor, "B T"], positions: str) -> Bool[Tensor, "B T"]:
+def position_mask(roles: Int[Tensor, "B T"], positions: str) -> Bool[Tensor, "B T"]:
     """Mask of the tokens that a method reads, without padding (role -1).
 
     ``prompt``: every token of the prompt; ``last``: its last token, before the answer; else the

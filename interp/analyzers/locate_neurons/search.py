@@ -16,9 +16,9 @@ import numpy as np
 
 from interp.errors import OptionError
 from interp.experiments.conditions import PatchSource
-from interp.experiments.dose import grid, refine, returns
+from interp.experiments.dose import bisect_dose, dose_effect, dose_grid
 from interp.experiments.outcomes import Outcomes
-from interp.experiments.row_selection import changed, some
+from interp.experiments.row_selection import changed_rows, sample_rows
 from interp.models.units import Unit
 from interp.study import Study
 
@@ -42,49 +42,49 @@ class SmallestSet:
     prompts: int
 
 
-def smallest(
+def smallest_set(
     study: Study, unit: Unit, ranking: Sequence[tuple[int, int]], reach: float = REACH
 ) -> SmallestSet:
     """Search a ranking of units; empty where the whole ranking has too little effect, or the models
     differ on no prompt.
     """
     study.pair.require_base("--top smallest")
-    rows = some(study.prompts("positive"), changed(study), PROMPTS, study.seed)
-    nothing = SmallestSet([], None, None, None, len(rows))
+    rows = sample_rows(study.prompts("positive"), changed_rows(study), PROMPTS, study.seed)
+    empty = SmallestSet([], None, None, None, len(rows))
     if not rows or not ranking:
-        return nothing
-    outcomes = Outcomes(study, PatchSource.read(study, unit), "necessity", rows)
+        return empty
+    outcomes = Outcomes(study, PatchSource.from_study(study, unit), "necessity", rows)
 
     def measure(chosen: Sequence[tuple[int, int]]) -> dict[str, float]:
-        return returns(outcomes, chosen)
+        return dose_effect(outcomes, chosen)
 
     effects: dict[int, Mapping[str, float]] = {}
-    for k in study.progress(grid(len(ranking)), "smallest set"):
+    for k in study.progress(dose_grid(len(ranking)), "smallest set"):
         effects[k] = measure(ranking[:k])
         if effects[k]["effect"] >= reach:
             break
-    effects = refine(measure, ranking, effects, reach, "effect")
+    effects = bisect_dose(measure, ranking, effects, reach, "effect")
     reached = [k for k, one in effects.items() if one["effect"] >= reach]
     if not reached:
-        return nothing
+        return empty
     prefix = min(reached)
-    kept = prune(list(ranking[:prefix]), lambda chosen: measure(chosen)["effect"], reach)
-    found = measure(kept)
-    recovery = found["recovery"] if np.isfinite(found["recovery"]) else None
-    return SmallestSet(kept, prefix, found["effect"], recovery, len(rows))
+    pruned = prune(list(ranking[:prefix]), lambda chosen: measure(chosen)["effect"], reach)
+    result = measure(pruned)
+    recovery = result["recovery"] if np.isfinite(result["recovery"]) else None
+    return SmallestSet(pruned, prefix, result["effect"], recovery, len(rows))
 
 
 def prune(units: Set, effect: Callable[[Set], float], reach: float) -> Set:
     """Remove units whose removal keeps the effect, the last first, until no single unit can go."""
     size = len(units) // 2
     while size >= 1:
-        spared = False
+        has_removed = False
         for start in reversed(range(0, len(units), size)):
-            fewer = units[:start] + units[start + size :]
-            if fewer and effect(fewer) >= reach:
-                units, spared = fewer, True
+            remaining = units[:start] + units[start + size :]
+            if remaining and effect(remaining) >= reach:
+                units, has_removed = remaining, True
         # at single units again whenever one was removed: without it another may be removable
-        size = size // 2 if size > 1 else int(spared)
+        size = size // 2 if size > 1 else int(has_removed)
     return units
 
 

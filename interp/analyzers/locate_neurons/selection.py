@@ -84,15 +84,15 @@ def select(
     """
     count = top.count(score.size)
     if top.kind == "smallest":
-        within = np.ones_like(score, dtype=bool)
+        in_top = np.ones_like(score, dtype=bool)
     elif count is None:
         spread = score.std()
-        within = (
+        in_top = (
             (score - score.mean()) > top.value * spread
             if spread > 0
             else np.zeros_like(score, dtype=bool)
         )
     else:
-        within = rank(score) <= count
-    chosen = within & (score > floor) & (score > 0)
+        in_top = rank(score) <= count
+    chosen = in_top & (score > floor) & (score > 0)
     return chosen if eligible is None else chosen & eligible

@@ -10,11 +10,11 @@ import numpy as np
 from interp.analyzers.locate_neurons.selection import Top, select
 from interp.errors import OptionError
 from interp.experiments.ranking_sets import spearman
-from interp.maths.quadrature import STEPS, Rule, nested
+from interp.maths.quadrature import STEPS, Rule, nested_rules
 
 AUTO = "auto"
-LEAST_JACCARD, LEAST_SPEARMAN = 0.95, 0.99
-_FIRST = 2  # rules that are always compared
+MIN_JACCARD, MIN_SPEARMAN = 0.95, 0.99
+_N_COMPARED = 2  # rules that are always compared
 
 
 class Agreement(NamedTuple):
@@ -26,9 +26,9 @@ class Agreement(NamedTuple):
     spearman: float
 
     @property
-    def enough(self) -> bool:
+    def is_sufficient(self) -> bool:
         """Whether the finer of the two rules is fine enough."""
-        return self.jaccard >= LEAST_JACCARD and self.spearman >= LEAST_SPEARMAN
+        return self.jaccard >= MIN_JACCARD and self.spearman >= MIN_SPEARMAN
 
 
 def require(steps: int | str) -> None:
@@ -44,17 +44,17 @@ def rules(steps: int | str) -> tuple[Rule, ...]:
     coarser, to compare.
     """
     require(steps)
-    return nested(STEPS[-1]) if steps == AUTO else nested(int(steps))[-2:]
+    return nested_rules(STEPS[-1]) if steps == AUTO else nested_rules(int(steps))[-2:]
 
 
-def sweeps(steps: int | str, found: Sequence[Rule]) -> list[tuple[Rule, tuple[float, ...]]]:
+def sweeps(steps: int | str, all_rules: Sequence[Rule]) -> list[tuple[Rule, tuple[float, ...]]]:
     """The passes to run: for each rule, its nodes that no coarser rule has."""
-    first = found[_FIRST - 1] if steps == AUTO else found[-1]
-    made, seen = [], set()
-    for rule in found[found.index(first) :]:
-        made.append((rule, tuple(node for node in rule.nodes if node not in seen)))
-        seen.update(rule.nodes)
-    return made
+    first_rule = all_rules[_N_COMPARED - 1] if steps == AUTO else all_rules[-1]
+    passes, used_nodes = [], set()
+    for rule in all_rules[all_rules.index(first_rule) :]:
+        passes.append((rule, tuple(node for node in rule.nodes if node not in used_nodes)))
+        used_nodes.update(rule.nodes)
+    return passes
 
 
 def agreement(
@@ -63,10 +63,14 @@ def agreement(
     """Agreement of (score, rounding error) by two rules; scores within rounding error count as
     zero.
     """
-    one, other = (np.where(np.abs(score) > floor, score, 0.0) for score, floor in (coarse, fine))
-    chosen, others = select(*coarse, top), select(*fine, top)
-    union = int((chosen | others).sum())
-    jaccard = int((chosen & others).sum()) / union if union else 1.0
-    if np.ptp(one) == 0 or np.ptp(other) == 0:  # ranks of a constant have no correlation
-        return Agreement(jaccard, float(np.array_equal(one, other)))
-    return Agreement(jaccard, spearman(one.ravel(), other.ravel()))
+    coarse_scores, fine_scores = (
+        np.where(np.abs(score) > floor, score, 0.0) for score, floor in (coarse, fine)
+    )
+    coarse_set, fine_set = select(*coarse, top), select(*fine, top)
+    union = int((coarse_set | fine_set).sum())
+    jaccard = int((coarse_set & fine_set).sum()) / union if union else 1.0
+    if (
+        np.ptp(coarse_scores) == 0 or np.ptp(fine_scores) == 0
+    ):  # ranks of a constant have no correlation
+        return Agreement(jaccard, float(np.array_equal(coarse_scores, fine_scores)))
+    return Agreement(jaccard, spearman(coarse_scores.ravel(), fine_scores.ravel()))

@@ -40,43 +40,48 @@ def active_tokens(
         for sign in (1, -1)
     }
     width = study.pair.tuned.context_length
-    begun = _begun([study.encoded(group) for group in GROUPS] if located else [])
+    prefix_lengths = _shared_prefix_lengths(
+        [study.encoded(group) for group in GROUPS] if located else []
+    )
     for side, group in enumerate(GROUPS if located else ()):
         encoded = study.encoded(group)
         rows = study.progress(study.groups(group, model), f"tokens, {group}")
-        for seen in capture(
+        for captured in capture(
             study.engine, {"tuned": model}, encoded, rows, sites, pad_id=study.pad_id
         ):
-            real = seen.roles >= 0
-            new = real & (
-                real.cumsum(1) > torch.tensor(begun[side])[seen.rows].to(real.device)[:, None]
+            real = captured.roles >= 0
+            is_new = real & (
+                real.cumsum(1)
+                > torch.tensor(prefix_lengths[side])[captured.rows].to(real.device)[:, None]
             )
             # class, prompt and position encoded as one number, so that memory does not grow with
             # prompts
             position = real.cumsum(1) - 1
-            cells = (len(GROUPS) * seen.rows.to(model.device)[:, None] + side) * width + position
+            cells = (
+                len(GROUPS) * captured.rows.to(model.device)[:, None] + side
+            ) * width + position
             for layer, site in zip(layers, sites, strict=True):
-                values = unit.gather(model.anatomy, seen.values["tuned", site][new], "norm")[
+                values = unit.gather(model.anatomy, captured.values["tuned", site][is_new], "norm")[
                     :, index[layer]
                 ]
                 for sign in (1, -1):
-                    tails[layer, sign].update(sign * values, cells[new])
+                    tails[layer, sign].update(sign * values, cells[is_new])
     return _table(study, located, unit, index, tails, width)
 
 
-def _begun(classes: Sequence[Sequence[Encoded]]) -> list[list[int]]:
+def _shared_prefix_lengths(classes: Sequence[Sequence[Encoded]]) -> list[list[int]]:
     """Length in tokens of the prefix that each prompt shares with an earlier one, by class."""
     nodes: dict[tuple[int, int], int] = {}
-    found = []
+    lengths = []
     for encoded in classes:
-        found.append([])
+        lengths.append([])
         for prompt in encoded:
-            at = shared = 0
+            node = shared = 0
             for token in prompt.ids:
-                shared += (at, token) in nodes
-                at = nodes.setdefault((at, token), len(nodes) + 1)
-            found[-1].append(shared)
-    return found
+                shared += (node, token) in nodes
+                node = nodes.setdefault((node, token), len(nodes) + 1)
+            lengths[-1].append(shared)
+    return lengths
 
 
 def _largest(high: TopK, low: TopK, slot: int) -> tuple[np.ndarray, np.ndarray]:

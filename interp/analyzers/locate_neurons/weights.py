@@ -9,9 +9,9 @@ from interp.models.changes import weight_change
 from interp.study import Study
 
 
-def weight(study: Study, asked: MethodOptions) -> Scores:
+def weight(study: Study, options: MethodOptions) -> Scores:
     """Norm of the change of a unit's own weights; needs a base."""
-    score = weight_change(study.pair, asked.unit)
+    score = weight_change(study.pair, options.unit)
     return Scores(
-        score, np.zeros_like(score), f"norm of the change of the {asked.unit.name}'s own weights"
+        score, np.zeros_like(score), f"norm of the change of the {options.unit.name}'s own weights"
     )

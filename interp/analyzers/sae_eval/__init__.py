@@ -1,4 +1,4 @@
-"""``DictionaryEval``: how well a dictionary replaces a site of a model, compared with baselines at
+"""``SaeEval``: how well a dictionary replaces a site of a model, compared with baselines at
 its L0.
 
 1. A pass over the prompts: reconstruction of all tokens, the dictionary's L0, mean and covariance
@@ -17,46 +17,46 @@ import torch
 from interp.analyzers.base import Analyzer
 from interp.analyzers.sae_eval.compute import (
     DEVIATION,
-    OWN,
+    DICTIONARY,
     PCA,
-    PCA_ALONE,
+    PCA_DIFFERENCE,
     RANDOM,
-    Made,
-    Passes,
-    Sums,
-    alone,
-    fitted,
+    EvaluationPasses,
+    EvaluationSums,
+    Reconstructor,
+    difference_components,
+    fit_baselines,
 )
-from interp.analyzers.sae_eval.findings import claims_of, words
+from interp.analyzers.sae_eval.findings import claims_of, wording_for
 from interp.analyzers.sae_eval.tables import (
-    errors,
-    limits,
+    limitations,
+    part_errors,
     prompts_table,
+    recovered_shares,
     recovered_table,
-    shares,
     splice_table,
 )
 from interp.claims import conclude
 from interp.errors import OptionError, required
 from interp.sae import Dictionary
 from interp.sae.analysis.baselines import Covariance
-from interp.sae.analysis.input_output import TUNED, Place
+from interp.sae.analysis.input_output import TUNED, InputOutput
 from interp.sae.analysis.scores import Scores, conversations_table, density_table, scores_table
 from interp.sae.analysis.token_groups import (
-    OUTSIDE,
-    UNKNOWN,
-    Read,
-    parts_of,
-    read_whole,
+    SPECIAL_CODES,
+    UNKNOWN_ROLE,
+    EncodedPrompts,
+    encode_conversations,
+    token_groups,
     with_token_codes,
 )
-from interp.sae.training.activation_source import LONGEST
+from interp.sae.training.activation_source import MAX_CONTEXT
 from interp.study import Study
 from interp.table import Table
 
 
 @dataclass(frozen=True)
-class DictionaryEval(Analyzer):
+class SaeEval(Analyzer):
     """Evaluate a dictionary of ``site`` on the study's prompts and the tuned model.
 
     ``target``: the site that a transcoder reconstructs. ``of``: which model the rows are from
@@ -88,119 +88,157 @@ class DictionaryEval(Analyzer):
     of: str = TUNED
     parent: str | None = None
 
-    def require(self, based: bool) -> Place:
+    def require(self, has_base: bool) -> InputOutput:
         """Inputs and outputs of the dictionary; raises OptionError if it cannot be evaluated.
-        ``based``: whether there is a base.
+        ``has_base``: whether there is a base.
         """
-        return Place.of_dictionary(self.dictionary.config, self.site, self.target, self.of, based)
+        return InputOutput.from_config(
+            self.dictionary.config, self.site, self.target, self.of, has_base
+        )
 
     def __call__(self, study: Study) -> Table:
         """Run both passes; return scores and claims."""
-        place, pair = self.require(study.pair.base is not None), study.pair
-        for role in place.roles:
-            for site in place.sites:
+        inputs_outputs, pair = self.require(study.pair.base is not None), study.pair
+        for role in inputs_outputs.roles:
+            for site in inputs_outputs.sites:
                 pair[role].at(site)
-        read, whole = _read(study, place)
-        parts = {} if self.content_only else parts_of(read.encoded, whole)
+        prompts, has_conversations = _encode_prompts(study, inputs_outputs)
+        parts = {} if self.content_only else token_groups(prompts.encoded, has_conversations)
         dictionary = self.dictionary.to(pair.tuned.device)
         config = dictionary.config
-        passes = Passes(
-            study, place, config, read.encoded, (*OUTSIDE, UNKNOWN) if self.content_only else ()
+        passes = EvaluationPasses(
+            study,
+            inputs_outputs,
+            config,
+            prompts.encoded,
+            (*SPECIAL_CODES, UNKNOWN_ROLE) if self.content_only else (),
         )
 
         def empty(latents: int) -> Scores:
-            return Scores(config.outputs, latents, parts, pair.tuned.device, place.views)
+            return Scores(config.outputs, latents, parts, pair.tuned.device, inputs_outputs.views)
 
-        own = empty(config.width)
-        joint = place.site != place.target
-        seen = Covariance.empty(config.outputs + joint * config.inputs, pair.tuned.device)
-        for batch in passes.reading():
-            own.update(
+        dictionary_scores = empty(config.width)
+        is_transcoder = inputs_outputs.site != inputs_outputs.target
+        covariance = Covariance.empty(
+            config.outputs + is_transcoder * config.inputs, pair.tuned.device
+        )
+        for batch in passes.read_rows():
+            dictionary_scores.update(
                 batch.y,
-                *passes.reconstructed(dictionary, batch.x),
+                *passes.reconstruct(dictionary, batch.x),
                 roles=batch.roles,
                 owners=batch.owners,
             )
-            seen.update(torch.cat([batch.x, batch.y], 1) if joint else batch.y)
-        if own.count < 2:
+            covariance.update(torch.cat([batch.x, batch.y], 1) if is_transcoder else batch.y)
+        if dictionary_scores.count < 2:
             raise OptionError(
-                f"{own.count} tokens are too few to score a dictionary; give more prompts"
+                f"{dictionary_scores.count} tokens are too few to score a dictionary; give more"
+                " prompts"
             )
-        k = max(1, int(np.ceil(own.summary()["l0"] - 1e-9)))
-        made: dict[str, Made] = {OWN: dictionary} | fitted(
-            seen, config, joint, k, study.seed, dictionary.W_dec.dtype
+        k = max(1, int(np.ceil(dictionary_scores.summary()["l0"] - 1e-9)))
+        reconstructors: dict[str, Reconstructor] = {DICTIONARY: dictionary} | fit_baselines(
+            covariance, config, is_transcoder, k, study.seed, dictionary.W_dec.dtype
         )
-        scored = {OWN: own} | {name: empty(made[name].config.width) for name in (PCA, RANDOM)}
-        apart = alone(seen, k, dictionary.W_dec.dtype) if place.views else None
-        sums = passes.splicing(made, scored, own.mean, apart)
+        scores = {DICTIONARY: dictionary_scores} | {
+            name: empty(reconstructors[name].config.width) for name in (PCA, RANDOM)
+        }
+        difference_dictionary = (
+            difference_components(covariance, k, dictionary.W_dec.dtype)
+            if inputs_outputs.views
+            else None
+        )
+        sums = passes.splice_all(
+            reconstructors, scores, dictionary_scores.mean, difference_dictionary
+        )
         return self._table(
-            study, place, scored, sums, required(made[PCA].config.k, "a number of codes"), read
+            study,
+            inputs_outputs,
+            scores,
+            sums,
+            required(reconstructors[PCA].config.k, "a number of codes"),
+            prompts,
         )
 
     def _table(
-        self, study: Study, place: Place, scored: dict[str, Scores], sums: Sums, k: int, read: Read
+        self,
+        study: Study,
+        inputs_outputs: InputOutput,
+        scores: dict[str, Scores],
+        sums: EvaluationSums,
+        k: int,
+        encoded: EncodedPrompts,
     ) -> Table:
         prompts = study.prompts("positive")
         ids, clusters = (
             np.array([prompt.id for prompt in prompts]),
             np.array(prompts.clusters, dtype=object),
         )
-        saved, wording = shares(sums), words(place, self.dictionary.config)
-        made, own = claims_of(sums, k, wording), scored[OWN].summary()
-        left_open = limits(saved, sums, read.limits(), wording)
+        recovered, wording = (
+            recovered_shares(sums),
+            wording_for(inputs_outputs, self.dictionary.config),
+        )
+        claims, dictionary_summary = claims_of(sums, k, wording), scores[DICTIONARY].summary()
+        limitation_sentences = limitations(recovered, sums, encoded.limits(), wording)
         views = {
-            f"{name}{part}_explained_variance": scored[which].summary(part)["explained_variance"]
-            for which, name in ((OWN, ""), (PCA, "pca_"))
-            for part in place.views
+            f"{name}{part}_explained_variance": scores[which].summary(part)["explained_variance"]
+            for which, name in ((DICTIONARY, ""), (PCA, "pca_"))
+            for part in inputs_outputs.views
         }
-        if sums.halves and (spread := sums.halves[DEVIATION].sum()) > 0:
+        if sums.differences and (total_deviation := sums.differences[DEVIATION].sum()) > 0:
             views["pca_alone_difference_explained_variance"] = (
-                1 - sums.halves[PCA_ALONE].sum() / spread
+                1 - sums.differences[PCA_DIFFERENCE].sum() / total_deviation
             )
-        stands = {} if place.site == place.target else {"target": str(place.target)}
+        target_entry = (
+            {}
+            if inputs_outputs.site == inputs_outputs.target
+            else {"target": str(inputs_outputs.target)}
+        )
         run = scores_table(
-            scored,
+            scores,
             provenance=study.provenance(self),
             summary={
                 "site": self.site,
-                **stands,
+                **target_entry,
                 **({} if self.of == TUNED else {"of": self.of}),
-                **own,
-                "parts": errors(scored[OWN]),
+                **dictionary_summary,
+                "parts": part_errors(scores[DICTIONARY]),
                 **{
-                    f"{name}_explained_variance": scored[name].summary()["explained_variance"]
+                    f"{name}_explained_variance": scores[name].summary()["explained_variance"]
                     for name in (PCA, RANDOM)
                 },
                 **views,
                 "baseline_codes": k,
                 **{
                     f"{'' if role == TUNED else f'{role}_'}{what}_recovered_{over}": share
-                    for (role, name, what, over), share in saved.items()
-                    if name == OWN
+                    for (role, name, what, over), share in recovered.items()
+                    if name == DICTIONARY
                 },
-                "limits": left_open,
+                "limits": limitation_sentences,
             },
             tables={
                 "prompts": prompts_table(sums, ids, clusters),
-                "conversations": conversations_table(scored, ids),
-                "splice": splice_table(sums, ids, clusters, place),
-                "recovered": recovered_table(saved, place),
-                "density": density_table(scored),
+                "conversations": conversations_table(scores, ids),
+                "splice": splice_table(sums, ids, clusters, inputs_outputs),
+                "recovered": recovered_table(recovered, inputs_outputs),
+                "density": density_table(scores),
             },
         )
-        return conclude(run, made, lead="" if made else left_open[0])
+        return conclude(run, claims, lead="" if claims else limitation_sentences[0])
 
 
-def _read(study: Study, place: Place) -> tuple[Read, bool]:
+def _encode_prompts(study: Study, inputs_outputs: InputOutput) -> tuple[EncodedPrompts, bool]:
     """The prompts with role codes, and whether there are conversations among them."""
     prompts, tokenizer = study.prompts("positive"), study.pair.tokenizer
-    whole = any(prompt.messages for prompt in prompts)
-    if not whole:
-        return Read(
-            [with_token_codes(tokenizer, coded) for coded in study.encoded("positive")], 0, 0
-        ), False
-    context = min(LONGEST, *(study.pair[role].context_length for role in place.roles))
-    return read_whole(tokenizer, prompts, context, prompts.source), True
+    has_conversations = any(prompt.messages for prompt in prompts)
+    if not has_conversations:
+        return (
+            EncodedPrompts(
+                [with_token_codes(tokenizer, coded) for coded in study.encoded("positive")], 0, 0
+            ),
+            False,
+        )
+    context = min(MAX_CONTEXT, *(study.pair[role].context_length for role in inputs_outputs.roles))
+    return encode_conversations(tokenizer, prompts, context, prompts.source), True
 
 
-__all__ = ["DictionaryEval"]
+__all__ = ["SaeEval"]

@@ -17,19 +17,25 @@ from interp.errors import OptionError
 from interp.maths.host import to_host
 from interp.prompts import Encoded
 from interp.sae import Codes, Dictionary
-from interp.sae.analysis.baselines import Covariance, Predicted, predicted, principal, random_rows
-from interp.sae.analysis.input_output import TUNED, Place, difference
+from interp.sae.analysis.baselines import (
+    Covariance,
+    PredictionBaseline,
+    least_squares_baseline,
+    principal_components,
+    random_directions,
+)
+from interp.sae.analysis.input_output import TUNED, InputOutput, difference
 from interp.sae.analysis.scores import Scores
-from interp.sae.analysis.splice import CLEAN, MEAN, ZERO, Make, counted_positions, splice
+from interp.sae.analysis.splice import CLEAN, MEAN, ZERO, Replacement, counted_positions, splice
 from interp.sae.core.config import DictionaryConfig
 from interp.study import Study
 
-OWN, PCA, RANDOM = "dictionary", "pca", "random"
-DEVIATION, PCA_ALONE = "deviation", "pca_alone"
-Made = Dictionary | Predicted
+DICTIONARY, PCA, RANDOM = "dictionary", "pca", "random"
+DEVIATION, PCA_DIFFERENCE = "deviation", "pca_alone"
+Reconstructor = Dictionary | PredictionBaseline
 
 
-class Rows(NamedTuple):
+class TokenRows(NamedTuple):
     """Counted tokens of a batch: inputs, targets, role codes, prompt numbers."""
 
     x: Float[Tensor, "N D"]
@@ -38,141 +44,161 @@ class Rows(NamedTuple):
     owners: Int[Tensor, " N"]
 
 
-class Sums(NamedTuple):
+class EvaluationSums(NamedTuple):
     """Sums per prompt: squared errors by name, and ``counts`` [2, prompts] of next tokens and of
     positions.
 
-    ``costs``: by model and condition, summed loss and divergence [2, prompts]. ``halves``: for a
-    crosscoder, summed squared errors of tuned minus base, including those of its own principal
-    components (``PCA_ALONE``); otherwise empty.
+    ``costs``: by model and condition, summed loss and divergence [2, prompts]. ``differences``: for
+    a crosscoder, summed squared errors of tuned minus base, including those of its own principal
+    components (``PCA_DIFFERENCE``); otherwise empty.
     """
 
     prompts: dict[str, np.ndarray]
-    halves: dict[str, np.ndarray]
+    differences: dict[str, np.ndarray]
     costs: dict[tuple[str, str], np.ndarray]
     counts: np.ndarray
 
 
-def fitted(
-    seen: Covariance, config: DictionaryConfig, joint: bool, k: int, seed: int, dtype: torch.dtype
-) -> dict[str, Made]:
-    """Principal components and random rows with k codes, of the targets or (``joint``) of their
-    prediction from inputs.
+def fit_baselines(
+    covariance: Covariance,
+    config: DictionaryConfig,
+    is_transcoder: bool,
+    k: int,
+    seed: int,
+    dtype: torch.dtype,
+) -> dict[str, Reconstructor]:
+    """Principal components and random rows with k codes, of the targets or (``is_transcoder``) of
+    their prediction from inputs.
 
     A transcoder's skip connection is a linear map; its baseline uses all components, which is the
     full prediction.
     """
-    codes = config.outputs if config.skip and joint else k
-    make = {
-        PCA: lambda of: principal(of, codes, dtype),
-        RANDOM: lambda of: random_rows(of, k, config.width, seed, dtype),
+    codes = config.outputs if config.skip and is_transcoder else k
+    builders = {
+        PCA: lambda of: principal_components(of, codes, dtype),
+        RANDOM: lambda of: random_directions(of, k, config.width, seed, dtype),
     }
     return {
-        name: predicted(seen, config.inputs, one, dtype) if joint else one(seen)
-        for name, one in make.items()
+        name: least_squares_baseline(covariance, config.inputs, one, dtype)
+        if is_transcoder
+        else one(covariance)
+        for name, one in builders.items()
     }
 
 
-def alone(seen: Covariance, k: int, dtype: torch.dtype) -> Dictionary:
+def difference_components(covariance: Covariance, k: int, dtype: torch.dtype) -> Dictionary:
     """Principal components with k codes of tuned minus base, from the covariance of both models
     concatenated.
     """
-    parts, half = seen.deviation.unflatten(0, (2, -1)).unflatten(2, (2, -1)), len(seen.mean) // 2
-    spread = parts[1, :, 1] + parts[0, :, 0] - parts[0, :, 1] - parts[1, :, 0]
-    return principal(Covariance(seen.count, seen.mean[half:] - seen.mean[:half], spread), k, dtype)
+    blocks, width = (
+        covariance.deviation.unflatten(0, (2, -1)).unflatten(2, (2, -1)),
+        len(covariance.mean) // 2,
+    )
+    deviation = blocks[1, :, 1] + blocks[0, :, 0] - blocks[0, :, 1] - blocks[1, :, 0]
+    return principal_components(
+        Covariance(covariance.count, covariance.mean[width:] - covariance.mean[:width], deviation),
+        k,
+        dtype,
+    )
 
 
-class Passes:
+class EvaluationPasses:
     """Passes over a study's encoded prompts; tokens with a role in ``excluded`` are ignored."""
 
     def __init__(
         self,
         study: Study,
-        place: Place,
+        inputs_outputs: InputOutput,
         config: DictionaryConfig,
         encoded: Sequence[Encoded],
         excluded: Sequence[int],
     ) -> None:
-        self.study, self.place, self.config, self.encoded, self.excluded = (
+        self.study, self.inputs_outputs, self.config, self.encoded, self.excluded = (
             study,
-            place,
+            inputs_outputs,
             config,
             encoded,
             excluded,
         )
         model = study.pair.tuned
         # logits of the clean pass are kept until all other passes are done
-        held = 8 * model.anatomy.vocabulary * len(place.edited) + 8 * config.inputs
-        held += 8 * config.outputs if place.site != place.target else 0
-        self.groups = study.batches(encoded, model, held)
+        bytes_per_token = (
+            8 * model.anatomy.vocabulary * len(inputs_outputs.spliced_roles) + 8 * config.inputs
+        )
+        bytes_per_token += 8 * config.outputs if inputs_outputs.site != inputs_outputs.target else 0
+        self.groups = study.batches(encoded, model, bytes_per_token)
 
-    def reading(self) -> Iterator[Rows]:
+    def read_rows(self) -> Iterator[TokenRows]:
         """All rows, batch by batch; raises OptionError if the dictionary and the sites differ in
         width.
         """
-        study, place = self.study, self.place
-        models = {role: study.pair[role] for role in place.roles}
-        each = study.progress(self.groups, "reading")
-        for got in capture(
-            study.engine, models, self.encoded, each, place.sites, pad_id=study.pad_id
+        study, inputs_outputs = self.study, self.inputs_outputs
+        models = {role: study.pair[role] for role in inputs_outputs.roles}
+        groups = study.progress(self.groups, "reading")
+        for captured in capture(
+            study.engine, models, self.encoded, groups, inputs_outputs.sites, pad_id=study.pad_id
         ):
-            counted = counted_positions(got.batch, got.roles, self.excluded)
-            wide = {site: got.values[TUNED, site].shape[-1] for site in place.sites}
+            counted = counted_positions(captured.batch, captured.roles, self.excluded)
+            widths = {site: captured.values[TUNED, site].shape[-1] for site in inputs_outputs.sites}
             config = self.config
             for site, width in (
-                (place.site, config.d_in),
-                (place.target, config.outputs // config.models),
+                (inputs_outputs.site, config.d_in),
+                (inputs_outputs.target, config.outputs // config.models),
             ):
-                if wide[site] != width:
+                if widths[site] != width:
                     raise OptionError(
-                        f"the dictionary has width {width} and {site} has {wide[site]}"
+                        f"the dictionary has width {width} and {site} has {widths[site]}"
                     )
-            owners = got.rows.to(counted.device)[:, None].expand_as(counted)[counted]
-            yield Rows(*place.rows(got.values, counted), got.roles[counted], owners)
+            owners = captured.rows.to(counted.device)[:, None].expand_as(counted)[counted]
+            yield TokenRows(
+                *inputs_outputs.rows(captured.values, counted), captured.roles[counted], owners
+            )
 
     @torch.no_grad()
-    def reconstructed(
-        self, one: Made, rows: Float[Tensor, "N D"]
+    def reconstruct(
+        self, reconstructor: Reconstructor, rows: Float[Tensor, "N D"]
     ) -> tuple[Float[Tensor, "N O"], Codes]:
         """Output in the dtype of the rows, and codes."""
-        found = one.reconstruct(rows.to(one.W_dec))
-        return found.output.to(rows.dtype), found.codes
+        reconstruction = reconstructor.reconstruct(rows.to(reconstructor.W_dec))
+        return reconstruction.output.to(rows.dtype), reconstruction.codes
 
-    def splicing(
+    def splice_all(
         self,
-        made: Mapping[str, Made],
-        scored: Mapping[str, Scores],
+        reconstructors: Mapping[str, Reconstructor],
+        scores: Mapping[str, Scores],
         mean: Float[Tensor, " O"],
-        apart: Dictionary | None = None,
-    ) -> Sums:
+        difference_dictionary: Dictionary | None = None,
+    ) -> EvaluationSums:
         """Replace the target by each reconstruction, by zero and by the mean; also scores the
         baselines.
 
-        ``apart``: for a crosscoder, a dictionary of tuned minus base.
+        ``difference_dictionary``: for a crosscoder, a dictionary of tuned minus base.
         """
-        study, place, count = self.study, self.place, len(self.encoded)
-        names = (DEVIATION, *made)
-        sums = Sums(
+        study, inputs_outputs, count = self.study, self.inputs_outputs, len(self.encoded)
+        names = (DEVIATION, *reconstructors)
+        sums = EvaluationSums(
             {name: np.zeros(count) for name in names},
-            {name: np.zeros(count) for name in (*names, PCA_ALONE)} if apart is not None else {},
+            {name: np.zeros(count) for name in (*names, PCA_DIFFERENCE)}
+            if difference_dictionary is not None
+            else {},
             {
                 (role, name): np.zeros((2, count))
-                for role in place.edited
-                for name in (CLEAN, *made, ZERO, MEAN)
+                for role in inputs_outputs.spliced_roles
+                for name in (CLEAN, *reconstructors, ZERO, MEAN)
             },
             np.zeros((2, count), np.int64),
         )
         for rows in study.progress(self.groups, "splicing"):
             batches = {
                 role: make_batch(self.encoded, rows, study.pad_id, study.pair[role].device)
-                for role in place.roles
+                for role in inputs_outputs.roles
             }
             clean = {
                 role: study.engine.run(
                     study.pair[role],
                     batch,
-                    reads=place.sites,
-                    keep=None if role in place.edited else 0,
+                    reads=inputs_outputs.sites,
+                    keep=None if role in inputs_outputs.spliced_roles else 0,
                 )
                 for role, (batch, _) in batches.items()
             }
@@ -183,60 +209,65 @@ class Passes:
             }
             batch, roles = batches[TUNED]
             counted = counted_positions(batch, roles, self.excluded)
-            x, y = place.rows(values, counted)
+            x, y = inputs_outputs.rows(values, counted)
             owner = torch.arange(len(rows), device=counted.device)[:, None].expand_as(counted)[
                 counted
             ]
             owners = torch.tensor(rows, device=owner.device)[owner]
             outputs = {}
-            for name, one in made.items():
-                outputs[name], codes = self.reconstructed(one, x)
-                if name != OWN:
-                    scored[name].update(
+            for name, reconstructor in reconstructors.items():
+                outputs[name], codes = self.reconstruct(reconstructor, x)
+                if name != DICTIONARY:
+                    scores[name].update(
                         y, outputs[name], codes, roles=roles[counted], owners=owners
                     )
                 self._add(sums, name, rows, owner, y - outputs[name])
             self._add(sums, DEVIATION, rows, owner, y.double() - mean)
-            if apart is not None:
-                own = difference(y)
-                error = own - self.reconstructed(apart, own)[0]
-                sums.halves[PCA_ALONE][rows] = _by(owner, error.double().square().sum(1), len(rows))
+            if difference_dictionary is not None:
+                target_difference = difference(y)
+                error = (
+                    target_difference
+                    - self.reconstruct(difference_dictionary, target_difference)[0]
+                )
+                sums.differences[PCA_DIFFERENCE][rows] = _sum_by_prompt(
+                    owner, error.double().square().sum(1), len(rows)
+                )
             outputs |= {ZERO: torch.zeros_like(y), MEAN: mean.to(y).expand_as(y)}
-            for role in place.edited:
-                at = counted.to(batches[role][0].ids.device)
+            for role in inputs_outputs.spliced_roles:
+                mask = counted.to(batches[role][0].ids.device)
                 functions = {
-                    name: _instead(place.put(role, each, values, counted))
+                    name: _constant(inputs_outputs.replacement(role, each, values, counted))
                     for name, each in outputs.items()
                 }
                 costs = splice(
                     study.engine,
                     study.pair[role],
                     batches[role][0],
-                    place.target,
+                    inputs_outputs.target,
                     functions,
-                    at,
+                    mask,
                     clean[role],
                 )
                 sums.counts[:, rows] = to_host(torch.stack([costs.predicted, costs.positions]))
-                for name, cost in costs.by.items():
+                for name, cost in costs.by_condition.items():
                     sums.costs[role, name][:, rows] = to_host(torch.stack(list(cost)))
         return sums
 
     def _add(
-        self, sums: Sums, name: str, rows: Sequence[int], owner: Tensor, error: Tensor
+        self, sums: EvaluationSums, name: str, rows: Sequence[int], owner: Tensor, error: Tensor
     ) -> None:
-        sums.prompts[name][rows] = _by(owner, error.double().square().sum(1), len(rows))
-        if sums.halves:
-            sums.halves[name][rows] = _by(
+        sums.prompts[name][rows] = _sum_by_prompt(owner, error.double().square().sum(1), len(rows))
+        if sums.differences:
+            sums.differences[name][rows] = _sum_by_prompt(
                 owner, difference(error).double().square().sum(1), len(rows)
             )
 
 
-def _instead(rows: Tensor) -> Make:
+def _constant(rows: Tensor) -> Replacement:
     return lambda there: rows.to(there)
 
 
-def _by(owner: Tensor, values: Tensor, count: int) -> np.ndarray:
+def _sum_by_prompt(owner: Tensor, values: Tensor, count: int) -> np.ndarray:
     return to_host(
         torch.zeros(count, dtype=torch.float64, device=values.device).index_add_(0, owner, values)
     )
@@ -244,14 +275,14 @@ def _by(owner: Tensor, values: Tensor, count: int) -> np.ndarray:
 
 __all__ = [
     "DEVIATION",
-    "OWN",
+    "DICTIONARY",
     "PCA",
-    "PCA_ALONE",
+    "PCA_DIFFERENCE",
     "RANDOM",
-    "Made",
-    "Passes",
-    "Rows",
-    "Sums",
-    "alone",
-    "fitted",
+    "EvaluationPasses",
+    "EvaluationSums",
+    "Reconstructor",
+    "TokenRows",
+    "difference_components",
+    "fit_baselines",
 ]

@@ -7,52 +7,59 @@ from typing import Any
 
 import numpy as np
 
-from interp.analyzers.sae_eval.compute import DEVIATION, OWN, PCA, PCA_ALONE, RANDOM, Sums
-from interp.analyzers.sae_eval.findings import Words
-from interp.sae.analysis.input_output import BASE, DIFFERENCE, Place
+from interp.analyzers.sae_eval.compute import (
+    DEVIATION,
+    DICTIONARY,
+    PCA,
+    PCA_DIFFERENCE,
+    RANDOM,
+    EvaluationSums,
+)
+from interp.analyzers.sae_eval.findings import Wording
+from interp.sae.analysis.input_output import BASE, DIFFERENCE, InputOutput
 from interp.sae.analysis.scores import ALL, Scores
-from interp.sae.analysis.splice import CLEAN, MEAN, ZERO, recovered
+from interp.sae.analysis.splice import CLEAN, MEAN, ZERO, recovered_share
 from interp.table import Table, table
 
 Shares = Mapping[tuple[str, str, str, str], float]
 """Recovered share by (model, dictionary, cost, ablation)."""
 
 
-def shares(sums: Sums) -> dict[tuple[str, str, str, str], float]:
+def recovered_shares(sums: EvaluationSums) -> dict[tuple[str, str, str, str], float]:
     """Recovered share of each ablation's cost, over all prompts."""
     total = {key: part.sum(1) for key, part in sums.costs.items()}
     return {
-        (role, name, what, over): recovered(
+        (role, name, what, over): recovered_share(
             total[role, name][i], total[role, CLEAN][i], total[role, over][i]
         )
         for role in dict.fromkeys(role for role, _ in total)
-        for name in (OWN, PCA, RANDOM)
+        for name in (DICTIONARY, PCA, RANDOM)
         for i, what in enumerate(("ce", "kl"))
         for over in (MEAN, ZERO)
         if sums.counts[i].sum()
     }
 
 
-def prompts_table(sums: Sums, ids: np.ndarray, clusters: np.ndarray) -> Table:
+def prompts_table(sums: EvaluationSums, ids: np.ndarray, clusters: np.ndarray) -> Table:
     """Table of kind ``sae-eval-prompts``: squared errors per prompt."""
-    told = {
+    error_columns = {
         name: (part, "measure", f"summed squared error of {name}")
         for name, part in sums.prompts.items()
     }
-    told[DEVIATION] = (
+    error_columns[DEVIATION] = (
         sums.prompts[DEVIATION],
         "measure",
         "summed squared distance from the mean of all tokens",
     )
-    for name, part in sums.halves.items():
-        what = {
+    for name, part in sums.differences.items():
+        quantity = {
             DEVIATION: "distance from the mean",
-            PCA_ALONE: "error of components of tuned minus base alone",
+            PCA_DIFFERENCE: "error of components of tuned minus base alone",
         }.get(name, f"error of {name}")
-        told[f"difference_{name}"] = (
+        error_columns[f"difference_{name}"] = (
             part,
             "measure",
-            f"summed squared {what}, of tuned minus base",
+            f"summed squared {quantity}, of tuned minus base",
         )
     return table(
         "sae-eval-prompts",
@@ -61,12 +68,14 @@ def prompts_table(sums: Sums, ids: np.ndarray, clusters: np.ndarray) -> Table:
             "cluster": (clusters, "key", "cluster of prompts"),
             "predicted": (sums.counts[0], "measure", "number of next tokens"),
             "positions": (sums.counts[1], "measure", "number of positions"),
-            **told,
+            **error_columns,
         },
     )
 
 
-def splice_table(sums: Sums, ids: np.ndarray, clusters: np.ndarray, place: Place) -> Table:
+def splice_table(
+    sums: EvaluationSums, ids: np.ndarray, clusters: np.ndarray, inputs_outputs: InputOutput
+) -> Table:
     """Table of kind ``sae-eval-splice``: costs per prompt, by what replaces the target."""
     keys = list(sums.costs)
     model = (
@@ -96,45 +105,45 @@ def splice_table(sums: Sums, ids: np.ndarray, clusters: np.ndarray, place: Place
                 "summed divergence from the clean model",
                 "nats",
             ),
-            **({"model": model} if len(place.edited) > 1 else {}),
+            **({"model": model} if len(inputs_outputs.spliced_roles) > 1 else {}),
         },
     )
 
 
-def recovered_table(saved: Shares, place: Place) -> Table:
+def recovered_table(shares: Shares, inputs_outputs: InputOutput) -> Table:
     """Table of kind ``sae-eval-recovered``: shares of ablations' costs that are recovered."""
-    named = [np.array([key[i] for key in saved], dtype=object) for i in range(4)]
+    key_columns = [np.array([key[i] for key in shares], dtype=object) for i in range(4)]
     return table(
         "sae-eval-recovered",
         {
-            "dictionary": (named[1], "key", "replacement of the site's activation"),
+            "dictionary": (key_columns[1], "key", "replacement of the site's activation"),
             "cost": (
-                named[2],
+                key_columns[2],
                 "key",
                 "ce: loss of next tokens; kl: divergence from the clean model",
             ),
             "ablation": (
-                named[3],
+                key_columns[3],
                 "key",
                 "the ablation: mean or zero at the site",
             ),
             "recovered": (
-                np.array(list(saved.values())),
+                np.array(list(shares.values())),
                 "measure",
                 "share of the ablation's cost that is recovered",
             ),
             **(
-                {"model": (named[0], "key", "the model in which the site is replaced")}
-                if len(place.edited) > 1
+                {"model": (key_columns[0], "key", "the model in which the site is replaced")}
+                if len(inputs_outputs.spliced_roles) > 1
                 else {}
             ),
         },
     )
 
 
-def errors(scored: Scores) -> dict[str, dict[str, Any]]:
+def part_errors(scores: Scores) -> dict[str, dict[str, Any]]:
     """Errors of every non-empty part, averaged per token and per conversation."""
-    parts = {part: scored.summary(part) for part in scored.names if scored.summary(part)["tokens"]}
+    parts = {part: scores.summary(part) for part in scores.names if scores.summary(part)["tokens"]}
     names = ("tokens", "conversations", "mse", "conversation_mse", "fvu")
     return {
         part: {name: row[name] for name in names if np.isfinite(row[name])}
@@ -142,20 +151,24 @@ def errors(scored: Scores) -> dict[str, dict[str, Any]]:
     }
 
 
-def limits(saved: Shares, sums: Sums, read: Sequence[str], said: Words) -> list[str]:
-    """Limitations: undefined numbers, prompts left out (``read``), and what the numbers do not
-    measure.
+def limitations(
+    shares: Shares, sums: EvaluationSums, prompt_limits: Sequence[str], wording: Wording
+) -> list[str]:
+    """Limitations: undefined numbers, prompts left out (``prompt_limits``), and what the numbers do
+    not measure.
     """
-    over = {MEAN: said.mean, ZERO: said.zero}
+    ablation_names = {MEAN: wording.mean, ZERO: wording.zero}
     costless = [
-        f"Replacing the site by {over[ablation]}{' in the base' if role == BASE else ''} costs"
-        f" no {what} here, so no share of it can be recovered."
-        for (role, name, what, ablation), share in saved.items()
-        if name == OWN and not np.isfinite(share)
+        f"Replacing the site by {ablation_names[ablation]}{' in the base' if role == BASE else ''}"
+        f" costs no {what} here, so no share of it can be recovered."
+        for (role, name, what, ablation), share in shares.items()
+        if name == DICTIONARY and not np.isfinite(share)
     ]
-    parts = {ALL: sums.prompts, DIFFERENCE: sums.halves}
-    still = [part for part, errors in parts.items() if errors and not errors[DEVIATION].sum() > 0]
-    told = {
+    parts = {ALL: sums.prompts, DIFFERENCE: sums.differences}
+    without_variance = [
+        part for part, errors in parts.items() if errors and not errors[DEVIATION].sum() > 0
+    ]
+    sentences = {
         ALL: (
             "The target is the same on every token (are the models identical?), so its variance"
             " is 0."
@@ -166,11 +179,11 @@ def limits(saved: Shares, sums: Sums, read: Sequence[str], said: Words) -> list[
         ),
     }
     return [
-        *(told[part] for part in still),
+        *(sentences[part] for part in without_variance),
         *costless,
-        *read,
+        *prompt_limits,
         (
-            f"{said.fitted} and the mean are fitted on the tokens on which they are scored,"
+            f"{wording.fitted} and the mean are fitted on the tokens on which they are scored,"
             " which favours them."
         ),
         (
@@ -178,5 +191,5 @@ def limits(saved: Shares, sums: Sums, read: Sequence[str], said: Words) -> list[
             " features are unknown here, and on synthetic data good reconstruction can hide"
             " missed features."
         ),
-        *said.limits,
+        *wording.limits,
     ]

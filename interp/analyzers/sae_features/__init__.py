@@ -1,4 +1,4 @@
-"""``DictionaryFeatures``: what single latents of a dictionary fire on, and their effects on logits,
+"""``SaeFeatures``: what single latents of a dictionary fire on, and their effects on logits,
 each with its nulls.
 
 1. A pass over the prompts: firing rates and activations of all latents, with a base also in its
@@ -15,23 +15,29 @@ from typing import ClassVar
 import numpy as np
 
 from interp.analyzers.base import Analyzer
-from interp.analyzers.sae_features.compute import BOTH, DIFFERENCE, OF, TUNED, Reader
+from interp.analyzers.sae_features.compute import (
+    BOTH,
+    DIFFERENCE,
+    MODEL_ROLES,
+    TUNED,
+    FeatureReader,
+)
 from interp.analyzers.sae_features.contexts import contexts_table
 from interp.analyzers.sae_features.findings import (
-    activity_columns,
     claims_of,
+    firing_columns,
+    first_sentence,
     label_columns,
     labels_table,
-    lead,
     logit_columns,
 )
-from interp.analyzers.sae_features.logits import LogitEffects, written
+from interp.analyzers.sae_features.logits import LogitEffects, logit_effects
 from interp.claims import conclude
 from interp.errors import OptionError
 from interp.sae import Dictionary
-from interp.sae.analysis.firing_statistics import Activity
-from interp.sae.analysis.token_labels import FEWEST, labels
-from interp.sae.analysis.unembedding import require_stream
+from interp.sae.analysis.firing_statistics import FiringStatistics
+from interp.sae.analysis.token_labels import MIN_ACTIVE, label_latents
+from interp.sae.analysis.unembedding import require_residual_site
 from interp.sites import Site
 from interp.study import Study
 from interp.table import Table, table
@@ -41,11 +47,11 @@ ORDERS = {
     "max": "largest code",
     "gain": "absolute difference of its density in the tuned model and in the base",
 }
-OTHERS = 99
+N_OTHERS = 99
 
 
 @dataclass(frozen=True)
-class DictionaryFeatures(Analyzer):
+class SaeFeatures(Analyzer):
     """Describe some latents of a dictionary of ``site`` on the study's prompts.
 
     ``of``: which model the rows are from: the tuned model, both models concatenated (a crosscoder)
@@ -74,20 +80,20 @@ class DictionaryFeatures(Analyzer):
     draws: int = 199
     parent: str | None = None
 
-    def require(self, based: bool) -> Site:
-        """The site; raises OptionError for options that do not fit. ``based``: whether there is a
-        base.
+    def require(self, has_base: bool) -> Site:
+        """The site; raises OptionError for options that do not fit. ``has_base``: whether there is
+        a base.
         """
         config, site = self.dictionary.config, Site.parse(self.site)
-        if self.of not in OF:
-            raise OptionError(f"unknown model role {self.of!r}; use {', '.join(OF)}")
+        if self.of not in MODEL_ROLES:
+            raise OptionError(f"unknown model role {self.of!r}; use {', '.join(MODEL_ROLES)}")
         if config.models > 2 or (config.models == 2) != (self.of == BOTH):
             raise OptionError(f"a dictionary of {config.models} models cannot read {self.of!r}")
-        if (self.of != TUNED or (self.by == "gain" and not self.latents)) and not based:
-            what = {BOTH: "a crosscoder", DIFFERENCE: "a dictionary of differences"}.get(
+        if (self.of != TUNED or (self.by == "gain" and not self.latents)) and not has_base:
+            needed_by = {BOTH: "a crosscoder", DIFFERENCE: "a dictionary of differences"}.get(
                 self.of, "--by gain"
             )
-            raise OptionError(f"{what} needs the base's activations too; add --base BASE")
+            raise OptionError(f"{needed_by} needs the base's activations too; add --base BASE")
         if self.by not in ORDERS:
             raise OptionError(f"unknown order {self.by!r}; use {', '.join(ORDERS)}")
         if self.by == "gain" and self.of != TUNED:
@@ -95,9 +101,10 @@ class DictionaryFeatures(Analyzer):
                 f"a dictionary that reads {self.of!r} has the same density for both models; use"
                 " --by density or max"
             )
-        if wrong := [latent for latent in self.latents if not 0 <= latent < config.width]:
+        if out_of_range := [latent for latent in self.latents if not 0 <= latent < config.width]:
             raise OptionError(
-                f"there is no latent {wrong[0]}; the dictionary has {config.width}, numbered from 0"
+                f"there is no latent {out_of_range[0]}; the dictionary has {config.width}, numbered"
+                " from 0"
             )
         if len(set(self.latents)) < len(self.latents):
             raise OptionError("a latent is given twice; give each one once")
@@ -110,39 +117,45 @@ class DictionaryFeatures(Analyzer):
                 " leave logit effects out with --no-logits"
             )
         if self.logits:
-            require_stream(Site.parse(self.target) if config.is_transcoder else site)
+            require_residual_site(Site.parse(self.target) if config.is_transcoder else site)
         return site
 
     def __call__(self, study: Study) -> Table:
         """Run both passes; return labels, logit effects, contexts and claims."""
         site = self.require(study.pair.base is not None)
         study.pair.tuned.at(site)
-        reader = Reader(study, self)
+        reader = FeatureReader(study, self)
         texts = reader.texts(study.seed)
-        seen = reader.activity()
-        chosen = self._chosen(seen)
+        statistics = reader.activity()
+        selected = self._selected(statistics)
         generator = np.random.default_rng(study.seed)
-        rest = np.setdiff1d(np.flatnonzero(seen[TUNED].counts >= 2 * FEWEST), chosen)
+        candidates = np.setdiff1d(
+            np.flatnonzero(statistics[TUNED].counts >= 2 * MIN_ACTIVE), selected
+        )
         # as many others as the null needs, even if no selected latent has a label
-        others = generator.choice(rest, min(OTHERS, len(rest)), replace=False).tolist()
-        active = reader.where([*chosen, *others])
-        found = labels(
+        others = generator.choice(
+            candidates, min(N_OTHERS, len(candidates)), replace=False
+        ).tolist()
+        active = reader.active_tokens([*selected, *others])
+        latent_labels = label_latents(
             active[TUNED],
             texts,
-            chosen,
-            others=OTHERS,
+            selected,
+            n_other_labels=N_OTHERS,
             draws=self.draws,
-            examples=self.examples,
+            max_examples=self.examples,
             seed=study.seed,
         )
-        wrote = written(study, self.dictionary, chosen, self.draws) if self.logits else None
+        row_effects = (
+            logit_effects(study, self.dictionary, selected, self.draws) if self.logits else None
+        )
         columns = {
-            "latent": (np.array(chosen, np.int64), "key", "number of the latent"),
-            **activity_columns(reader, seen, active, chosen),
-            **label_columns(found, study.pair.decode),
-            **(logit_columns(wrote) if wrote else {}),
+            "latent": (np.array(selected, np.int64), "key", "number of the latent"),
+            **firing_columns(reader, statistics, active, selected),
+            **label_columns(latent_labels, study.pair.decode),
+            **(logit_columns(row_effects) if row_effects else {}),
         }
-        live = int((seen[TUNED].counts > 0).sum())
+        live = int((statistics[TUNED].counts > 0).sum())
         run = table(
             self.name,
             columns,
@@ -151,7 +164,7 @@ class DictionaryFeatures(Analyzer):
                 "site": self.site,
                 "of": self.of,
                 "order": "as named" if self.latents else self.by,
-                "latents": len(chosen),
+                "latents": len(selected),
                 "live": live,
                 "tokens": len(reader.tokens),
                 "documents": len(reader.encoded),
@@ -159,34 +172,36 @@ class DictionaryFeatures(Analyzer):
                 "detected": int(columns["detected"][0].sum()),
                 "limits": _limits(
                     columns,
-                    wrote,
-                    max((len(label.others) for label in found), default=0),
+                    row_effects,
+                    max((len(label.others) for label in latent_labels), default=0),
                     self.draws,
                 ),
             },
             tables={
                 "contexts": contexts_table(
-                    reader, active[TUNED], chosen, self.contexts, self.window, study
+                    reader, active[TUNED], selected, self.contexts, self.window, study
                 ),
-                "labels": labels_table(found, study.pair.decode),
-                **({"logits": wrote.table(study.pair.decode)} if wrote else {}),
+                "labels": labels_table(latent_labels, study.pair.decode),
+                **({"logits": row_effects.table(study.pair.decode)} if row_effects else {}),
             },
         )
-        return conclude(run, claims_of(columns, wrote is not None), lead=lead(columns, live))
+        return conclude(
+            run, claims_of(columns, row_effects is not None), lead=first_sentence(columns, live)
+        )
 
-    def _chosen(self, seen: dict[str, Activity]) -> list[int]:
+    def _selected(self, statistics: dict[str, FiringStatistics]) -> list[int]:
         """The requested latents, or the first in order among those that fire; raises OptionError if
         none does.
         """
         if self.latents:
             return list(self.latents)
-        own = seen[TUNED]
-        score = own.maximum if self.by == "max" else own.density
-        live = own.counts > 0
+        tuned = statistics[TUNED]
+        score = tuned.maximum if self.by == "max" else tuned.density
+        live = tuned.counts > 0
         if self.by == "gain":
             score, live = (
-                np.abs(own.density - seen["base"].density),
-                live | (seen["base"].counts > 0),
+                np.abs(tuned.density - statistics["base"].density),
+                live | (statistics["base"].counts > 0),
             )
         if not live.any():
             raise OptionError(
@@ -198,37 +213,37 @@ class DictionaryFeatures(Analyzer):
 
 
 def _limits(
-    columns: dict[str, tuple], wrote: LogitEffects | None, others: int, draws: int
+    columns: dict[str, tuple], logit_effects: LogitEffects | None, n_others: int, draws: int
 ) -> list[str]:
-    few = [
+    unscored = [
         str(latent)
         for latent, scored in zip(columns["latent"][0], columns["scored"][0], strict=True)
         if not scored
     ]
-    scored = len(columns["scored"][0]) - len(few)
-    least = int(np.ceil(scored / (0.05 * (1 + min(others, draws)))))
-    said = f"{', '.join(few[:20])}{', ...' if len(few) > 20 else ''}"
+    scored = len(columns["scored"][0]) - len(unscored)
+    min_significant = int(np.ceil(scored / (0.05 * (1 + min(n_others, draws)))))
+    latent_list = f"{', '.join(unscored[:20])}{', ...' if len(unscored) > 20 else ''}"
     return [
         *(
             [
-                f"Latents with fewer than {FEWEST} active tokens in a half have no label and no"
+                f"Latents with fewer than {MIN_ACTIVE} active tokens in a half have no label and no"
                 " score:"
-                f" {said}."
+                f" {latent_list}."
             ]
-            if few
+            if unscored
             else []
         ),
         *(
-            [f"Only {others} other latents have labels, too few for p = 0.05; 19 are needed."]
-            if others < 19
+            [f"Only {n_others} other latents have labels, too few for p = 0.05; 19 are needed."]
+            if n_others < 19
             else []
         ),
         *(
             [
                 f"With so few draws and correction for {scored} latents, labels are significant"
-                f" only if at least {least} are."
+                f" only if at least {min_significant} are."
             ]
-            if others >= 19 and least > 1
+            if n_others >= 19 and min_significant > 1
             else []
         ),
         (
@@ -241,10 +256,10 @@ def _limits(
                 "Logit effects are direct effects of the direction: later blocks and the rest of"
                 " the residual stream are ignored."
             ]
-            if wrote
+            if logit_effects
             else []
         ),
     ]
 
 
-__all__ = ["ORDERS", "DictionaryFeatures"]
+__all__ = ["ORDERS", "SaeFeatures"]

@@ -15,20 +15,20 @@ from torch import Tensor
 from interp.capture import capture
 from interp.errors import OptionError
 from interp.maths.precision import widen
-from interp.prompts import Encoded, apart
+from interp.prompts import Encoded, content_roles
 from interp.sae import Codes, Dictionary
-from interp.sae.analysis.firing_statistics import Activity, TopActivations
-from interp.sae.analysis.token_labels import Active, Texts
+from interp.sae.analysis.firing_statistics import ActivePositions, FiringStatistics
+from interp.sae.analysis.token_labels import ActiveTokens, Texts
 from interp.sites import Site
 from interp.study import Study
 
 TUNED, BOTH, DIFFERENCE = "tuned", "both", "difference"
-OF = (TUNED, BOTH, DIFFERENCE)
+MODEL_ROLES = (TUNED, BOTH, DIFFERENCE)
 
 
 @runtime_checkable
 class FeatureOptions(Protocol):
-    """The options that passes need; see ``interp.analyzers.sae_features.DictionaryFeatures``."""
+    """The options that passes need; see ``interp.analyzers.sae_features.SaeFeatures``."""
 
     @property
     def dictionary(self) -> Dictionary:
@@ -46,7 +46,7 @@ class FeatureOptions(Protocol):
         ...
 
 
-class Reader:
+class FeatureReader:
     """The study's prompts as numbered tokens, and passes over a dictionary's codes of them.
 
     Tokens are numbered in file order, independent of batching; ``first`` is False for tokens of a
@@ -54,11 +54,11 @@ class Reader:
     or of their difference has one set of codes.
     """
 
-    def __init__(self, study: Study, asked: FeatureOptions) -> None:
-        self.study, self.site, self.of = study, Site.parse(asked.site), asked.of
-        self.dictionary = asked.dictionary.to(study.pair.tuned.device)
+    def __init__(self, study: Study, options: FeatureOptions) -> None:
+        self.study, self.site, self.of = study, Site.parse(options.site), options.of
+        self.dictionary = options.dictionary.to(study.pair.tuned.device)
         self.encoded: list[Encoded] = [
-            apart(study.pair.tokenizer, one) for one in study.encoded("positive")
+            content_roles(study.pair.tokenizer, one) for one in study.encoded("positive")
         ]
         lengths = np.array([len(coded.ids) for coded in self.encoded])
         self.starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -77,22 +77,24 @@ class Reader:
         """The tokens, with clusters split into two halves."""
         return Texts.from_tokens(self.tokens, self.documents, self.clusters, seed)
 
-    def activity(self) -> dict[str, Activity]:
+    def activity(self) -> dict[str, FiringStatistics]:
         """Firing statistics of all latents, by role."""
         device, width = self.dictionary.W_dec.device, self.dictionary.config.width
-        found = {role: Activity(width, device) for role in self.roles}
+        statistics = {role: FiringStatistics(width, device) for role in self.roles}
         for codes, _, parts in self._codes("reading"):
             for role in self.roles:
-                found[role].update(codes[role], parts)
-        return found
+                statistics[role].update(codes[role], parts)
+        return statistics
 
-    def where(self, latents: Sequence[int]) -> dict[str, dict[int, Active]]:
+    def active_tokens(self, latents: Sequence[int]) -> dict[str, dict[int, ActiveTokens]]:
         """Tokens on which some latents are active, by role."""
-        found = {role: TopActivations(latents, self.dictionary.config.width) for role in self.roles}
+        positions = {
+            role: ActivePositions(latents, self.dictionary.config.width) for role in self.roles
+        }
         for codes, rows, _ in self._codes("contexts"):
             for role in self.roles:
-                found[role].update(codes[role], rows)
-        return {role: each.result() for role, each in found.items()}
+                positions[role].update(codes[role], rows)
+        return {role: each.result() for role, each in positions.items()}
 
     def _codes(
         self, what: str
@@ -101,25 +103,27 @@ class Reader:
         of them are content.
         """
         study, model, config = self.study, self.study.pair.tuned, self.dictionary.config
-        held = 8 * (config.inputs + config.width) * len(self.roles)
-        groups = study.progress(study.batches(self.encoded, model, held), what)
+        bytes_per_token = 8 * (config.inputs + config.width) * len(self.roles)
+        groups = study.progress(study.batches(self.encoded, model, bytes_per_token), what)
         starts = torch.tensor(self.starts, device=model.device)
-        found = capture(
+        batches = capture(
             study.engine, self.models, self.encoded, groups, [self.site], pad_id=study.pad_id
         )
-        for got in found:
-            device = got.batch.ids.device
-            real = got.batch.real
-            rows = (starts.to(device)[got.rows.to(device)][:, None] + got.batch.positions)[real]
+        for captured in batches:
+            device = captured.batch.ids.device
+            real = captured.batch.real
+            rows = (
+                starts.to(device)[captured.rows.to(device)][:, None] + captured.batch.positions
+            )[real]
             values = {
                 role: (
-                    widen(got.values[role, self.site])[real.to(self.models[role].device)].to(
+                    widen(captured.values[role, self.site])[real.to(self.models[role].device)].to(
                         self.dictionary.W_dec
                     )
                 )
                 for role in self.models
             }
-            yield self._encoded(values), rows, got.roles[real]
+            yield self._encoded(values), rows, captured.roles[real]
 
     @torch.no_grad()
     def _encoded(self, values: Mapping[str, Tensor]) -> dict[str, Codes]:
@@ -127,10 +131,10 @@ class Reader:
             values = {TUNED: torch.cat([values["base"], values["tuned"]], 1)}
         elif self.of == DIFFERENCE:
             values = {TUNED: values["tuned"] - values["base"]}
-        wide = values[TUNED].shape[1]
-        if wide != self.dictionary.config.inputs:
+        width = values[TUNED].shape[1]
+        if width != self.dictionary.config.inputs:
             raise OptionError(
                 f"the dictionary has width {self.dictionary.config.inputs} and {self.site} has"
-                f" {wide}; give the dictionary's site"
+                f" {width}; give the dictionary's site"
             )
         return {role: self.dictionary.encode_sparse(value) for role, value in values.items()}

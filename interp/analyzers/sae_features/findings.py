@@ -7,59 +7,63 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.analyzers.sae_features.compute import TUNED, Reader
+from interp.analyzers.sae_features.compute import TUNED, FeatureReader
 from interp.analyzers.sae_features.logits import LogitEffects
 from interp.claims import ALPHA, Claim, mean, statistic
 from interp.maths.host import to_host
 from interp.maths.intervals import Interval, effective_clusters, jackknife
-from interp.sae.analysis.firing_statistics import Activity
-from interp.sae.analysis.token_labels import Active, Label, adjusted
+from interp.sae.analysis.firing_statistics import FiringStatistics
+from interp.sae.analysis.token_labels import ActiveTokens, Label, adjusted_p
 from interp.table import Table, table
 
 NAN = float("nan")
-_ROUNDED = ALPHA * (1 + 1e-9)
+_ALPHA_ROUNDED = ALPHA * (1 + 1e-9)
 """A tolerance for rounding: correction of equal p is off by the last bit."""
 Columns = dict[str, tuple]
 
 
-def activity_columns(
-    reader: Reader,
-    seen: Mapping[str, Activity],
-    active: Mapping[str, Mapping[int, Active]],
-    chosen: Sequence[int],
+def firing_columns(
+    reader: FeatureReader,
+    statistics: Mapping[str, FiringStatistics],
+    active: Mapping[str, Mapping[int, ActiveTokens]],
+    selected: Sequence[int],
 ) -> Columns:
     """Firing rate and activation of each latent, and the same in the base if it is read."""
-    own = seen[TUNED]
-    special, content = own.densities[:, chosen]
+    tuned = statistics[TUNED]
+    special, content = tuned.densities[:, selected]
     columns = {
-        "density": (own.density[chosen], "measure", "share of tokens on which it is active"),
+        "density": (tuned.density[selected], "measure", "share of tokens on which it is active"),
         "density_special": (
             special,
             "measure",
             "the same among special tokens and those of the chat template",
         ),
         "density_content": (content, "measure", "the same among all other tokens"),
-        "mean_activation": (own.mean[chosen], "measure", "mean code where active"),
-        "max_activation": (own.maximum[chosen], "measure", "largest code"),
-        "decoder_norm": (_norms(reader)[chosen, -1], "measure", "norm of its decoder row"),
+        "mean_activation": (tuned.mean[selected], "measure", "mean code where active"),
+        "max_activation": (tuned.maximum[selected], "measure", "largest code"),
+        "decoder_norm": (_norms(reader)[selected, -1], "measure", "norm of its decoder row"),
     }
     if reader.dictionary.config.models == 2:
-        base = _norms(reader)[chosen, 0]
+        base = _norms(reader)[selected, 0]
         columns["decoder_norm_base"] = (
             base,
             "measure",
             "norm of the base's half of its decoder row",
         )
-    if "base" in seen:
-        other = seen["base"]
-        gain, low, high = np.array(_gains(reader, active, chosen)).T
+    if "base" in statistics:
+        base_statistics = statistics["base"]
+        gain, low, high = np.array(_gains(reader, active, selected)).T
         columns |= {
             "density_base": (
-                other.density[chosen],
+                base_statistics.density[selected],
                 "measure",
                 "share of tokens on which it is active in the base",
             ),
-            "mean_base": (other.mean[chosen], "measure", "mean code where active in the base"),
+            "mean_base": (
+                base_statistics.mean[selected],
+                "measure",
+                "mean code where active in the base",
+            ),
             "density_gain": (gain, "measure", "density minus the base's"),
             "density_gain_low": (
                 low,
@@ -71,43 +75,43 @@ def activity_columns(
     return columns
 
 
-def _norms(reader: Reader) -> NDArray:
+def _norms(reader: FeatureReader) -> NDArray:
     return to_host(reader.dictionary.decoder_norms)
 
 
-def _gains(reader: Reader, active: Mapping, chosen: Sequence[int]) -> list[Interval]:
+def _gains(reader: FeatureReader, active: Mapping, selected: Sequence[int]) -> list[Interval]:
     """Density minus the base's for each selected latent, with the jackknife's interval over
     clusters of documents.
     """
     count = int(reader.clusters.max()) + 1
     tokens = np.bincount(reader.clusters, minlength=count)
     freedom = effective_clusters(reader.clusters) - 1
-    found = []
-    for latent in chosen:
-        mine, base = (
+    intervals = []
+    for latent in selected:
+        tuned_counts, base_counts = (
             np.bincount(reader.clusters[active[role][latent].rows], minlength=count)
             for role in (TUNED, "base")
         )
-        more = mine - base
+        gain = tuned_counts - base_counts
         with np.errstate(invalid="ignore"):
-            others = (more.sum() - more) / (tokens.sum() - tokens)
-        found.append(jackknife(more.sum() / tokens.sum(), others, freedom))
-    return found
+            without_cluster = (gain.sum() - gain) / (tokens.sum() - tokens)
+        intervals.append(jackknife(gain.sum() / tokens.sum(), without_cluster, freedom))
+    return intervals
 
 
-def label_columns(found: Sequence[Label], decode: Callable[[list[int]], str]) -> Columns:
+def label_columns(labels: Sequence[Label], decode: Callable[[list[int]], str]) -> Columns:
     """Labels as text, their scores, both nulls, p and corrected p."""
-    corrected = adjusted(found)
-    scored = np.array([label.examples > 0 for label in found])
-    said = np.array(
-        [" · ".join(decode([token]) for token in label.tokens) for label in found], dtype=object
+    corrected = adjusted_p(labels)
+    scored = np.array([label.examples > 0 for label in labels])
+    label_texts = np.array(
+        [" · ".join(decode([token]) for token in label.tokens) for label in labels], dtype=object
     )
 
     def null(name: str, of: Callable[[NDArray], float]) -> NDArray:
         return np.array(
             [
                 float(of(getattr(label, name))) if len(getattr(label, name)) else NAN
-                for label in found
+                for label in labels
             ]
         )
 
@@ -115,16 +119,16 @@ def label_columns(found: Sequence[Label], decode: Callable[[list[int]], str]) ->
         return np.quantile(values, 0.95)
 
     def numbers(name: str) -> NDArray:
-        return np.array([float(getattr(label, name)) for label in found])
+        return np.array([float(getattr(label, name)) for label in labels])
 
     return {
         "label": (
-            said,
+            label_texts,
             "text",
             "tokens that predict its firing, by decreasing share of mutual information",
         ),
         "examples": (
-            np.array([label.examples for label in found]),
+            np.array([label.examples for label in labels]),
             "measure",
             "held-out active tokens scored, with as many quiet ones",
         ),
@@ -155,27 +159,27 @@ def label_columns(found: Sequence[Label], decode: Callable[[list[int]], str]) ->
             "active on enough tokens in both halves to be labelled and scored",
         ),
         "detected": (
-            np.nan_to_num(corrected, nan=1.0) <= _ROUNDED,
+            np.nan_to_num(corrected, nan=1.0) <= _ALPHA_ROUNDED,
             "flag",
             "the label predicts its firing better than both nulls",
         ),
     }
 
 
-def labels_table(found: Sequence[Label], decode: Callable[[list[int]], str]) -> Table:
+def labels_table(labels: Sequence[Label], decode: Callable[[list[int]], str]) -> Table:
     """A row per token of a label."""
     rows = [
         (label.latent, rank, token, decode([token]))
-        for label in found
+        for label in labels
         for rank, token in enumerate(label.tokens)
     ]
-    latents, places, ids, words = list(zip(*rows, strict=True)) or [()] * 4
+    latents, ranks, ids, words = list(zip(*rows, strict=True)) or [()] * 4
     return table(
         "sae-features-labels",
         {
             "latent": (np.array(latents, np.int64), "key", "number of the latent"),
             "rank": (
-                np.array(places, np.int64),
+                np.array(ranks, np.int64),
                 "key",
                 "by decreasing share of mutual information, from 0",
             ),
@@ -185,25 +189,25 @@ def labels_table(found: Sequence[Label], decode: Callable[[list[int]], str]) -> 
     )
 
 
-def logit_columns(wrote: LogitEffects) -> Columns:
+def logit_columns(logit_effects: LogitEffects) -> Columns:
     """The largest logit effect of each latent, compared with random rows."""
-    p, corrected = wrote.p()
-    beside = wrote.chance[TUNED]
+    p, corrected = logit_effects.p()
+    random_effects = logit_effects.random_effects[TUNED]
     return {
         "largest_logit": (
-            wrote.largest(),
+            logit_effects.largest(),
             "measure",
             "largest absolute effect of its decoder row on a token",
             "logits",
         ),
         "random_logit": (
-            np.full(len(p), beside.mean()),
+            np.full(len(p), random_effects.mean()),
             "measure",
             "mean of the same for random rows",
             "logits",
         ),
         "random_logit_high": (
-            np.full(len(p), np.quantile(beside, 0.95)),
+            np.full(len(p), np.quantile(random_effects, 0.95)),
             "measure",
             "95 % quantile of that",
             "logits",
@@ -211,7 +215,7 @@ def logit_columns(wrote: LogitEffects) -> Columns:
         "logit_p": (p, "measure", "p of an effect as large from a random row"),
         "logit_p_adjusted": (corrected, "measure", "the same, corrected for all latents"),
         "beyond_random": (
-            corrected <= _ROUNDED,
+            corrected <= _ALPHA_ROUNDED,
             "flag",
             "its largest effect exceeds those of random rows",
         ),
@@ -222,11 +226,11 @@ def claims_of(columns: Columns, logits: bool) -> list[Claim]:
     """Claims that labels are more accurate than other latents' labels, that more labels are than
     expected by chance, and that decoder rows have larger logit effects than random rows.
     """
-    made, scored = [], columns["scored"][0]
+    claims, scored = [], columns["scored"][0]
     rows = {"where": {"scored": True}}
     known = np.isfinite(columns["others"][0])
     if scored.any() and known[scored].all():
-        made.append(
+        claims.append(
             Claim(
                 name="labels-detect",
                 estimate=mean("detection", cluster="latent", minus={"column": "others"}, **rows),
@@ -243,8 +247,8 @@ def claims_of(columns: Columns, logits: bool) -> list[Claim]:
             )
         )
     if scored.any():
-        made.append(
-            _share(
+        claims.append(
+            _share_claim(
                 "labels-beyond-nulls",
                 "labels are more accurate than other latents' labels and with shuffled firing",
                 "detected",
@@ -253,8 +257,8 @@ def claims_of(columns: Columns, logits: bool) -> list[Claim]:
             )
         )
     if logits:
-        made.append(
-            _share(
+        claims.append(
+            _share_claim(
                 "logits-stand-out",
                 "decoder rows change some token's logit more than random rows",
                 "beyond_random",
@@ -262,10 +266,12 @@ def claims_of(columns: Columns, logits: bool) -> list[Claim]:
                 {},
             )
         )
-    return made
+    return claims
 
 
-def _share(name: str, what: str, column: str, control: str, rows: Mapping[str, Mapping]) -> Claim:
+def _share_claim(
+    name: str, statement: str, column: str, control: str, rows: Mapping[str, Mapping]
+) -> Claim:
     """Claim that more latents are significant than the level of the single tests allows."""
     return Claim(
         name=name,
@@ -274,7 +280,7 @@ def _share(name: str, what: str, column: str, control: str, rows: Mapping[str, M
         reference=ALPHA,
         control=control,
         text=(
-            f"{{count:d}} of {{total:d}} {what} ({{low:.1%}} to {{high:.1%}}; at most"
+            f"{{count:d}} of {{total:d}} {statement} ({{low:.1%}} to {{high:.1%}}; at most"
             f" {ALPHA:.0%} expected by chance)."
         ),
         also={
@@ -284,7 +290,7 @@ def _share(name: str, what: str, column: str, control: str, rows: Mapping[str, M
     )
 
 
-def lead(columns: Columns, live: int) -> str:
+def first_sentence(columns: Columns, live: int) -> str:
     """The first sentence of the report."""
     count, scored = len(columns["latent"][0]), int(columns["scored"][0].sum())
     return f"{count} of {live} active latents, {scored} of them active often enough to be labelled."

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from interp.maths.host import to_host
 from interp.maths.statistics import benjamini_hochberg, permutation_p
 from interp.sae import Dictionary
-from interp.sae.analysis.unembedding import Effects, chance, effects
+from interp.sae.analysis.unembedding import TokenEffects, random_effects, token_effects
 from interp.study import Study
 from interp.table import Table, table
 
-TOKENS = 10
+N_TOKENS = 10
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class LogitEffects:
     """
 
     latents: Sequence[int]
-    effects: Mapping[str, Effects]
-    chance: Mapping[str, Float[NDArray, " n"]]
+    effects: Mapping[str, TokenEffects]
+    random_effects: Mapping[str, Float[NDArray, " n"]]
 
     def largest(self, role: str = "tuned") -> Float[NDArray, " n"]:
         """The largest absolute effect of each latent."""
@@ -38,23 +38,25 @@ class LogitEffects:
         """p of the largest effects compared with random rows, and the same corrected for all
         latents.
         """
-        found = np.array([permutation_p(one, self.chance[role]) for one in self.largest(role)])
-        return found, benjamini_hochberg(found)
+        p_values = np.array(
+            [permutation_p(one, self.random_effects[role]) for one in self.largest(role)]
+        )
+        return p_values, benjamini_hochberg(p_values)
 
     def table(self, decode: Callable[[list[int]], str]) -> Table:
         """A row per latent, model and token."""
         rows = []
-        for role, each in self.effects.items():
+        for role, effects in self.effects.items():
             for side, ids, sizes in (
-                ("promoted", each.promoted, each.up),
-                ("suppressed", each.suppressed, each.down),
+                ("promoted", effects.promoted, effects.up),
+                ("suppressed", effects.suppressed, effects.down),
             ):
                 for latent, tokens, values in zip(
                     self.latents, to_host(ids).tolist(), to_host(sizes).tolist(), strict=True
                 ):
                     for rank, (token, value) in enumerate(zip(tokens, values, strict=True)):
                         rows.append((latent, role, side, rank, token, decode([token]), value))
-        about = {
+        descriptions = {
             "latent": ("key", "number of the latent"),
             "model": ("key", "model of the decoder row and of the unembedding"),
             "side": ("key", "promoted or suppressed"),
@@ -70,12 +72,15 @@ class LogitEffects:
         values = zip(*rows, strict=True)
         return table(
             "sae-features-logits",
-            {n: (list(v), *said) for (n, said), v in zip(about.items(), values, strict=True)},
+            {
+                n: (list(v), *said)
+                for (n, said), v in zip(descriptions.items(), values, strict=True)
+            },
         )
 
 
 @torch.no_grad()
-def written(
+def logit_effects(
     study: Study, dictionary: Dictionary, latents: Sequence[int], draws: int
 ) -> LogitEffects:
     """Effects of some latents' decoder rows in the tuned model; for a crosscoder also the base's
@@ -84,17 +89,19 @@ def written(
     models = dictionary.config.models
     rows = dictionary.W_dec.detach()[list(latents)].unflatten(1, (models, -1))
     roles = ("base", "tuned") if models == 2 else ("tuned",)
-    words = min(len(study.pair.tokenizer), study.pair.tuned.anatomy.vocabulary)
-    found = {
-        role: effects(study.engine, study.pair[role], rows[:, at], words, TOKENS)
+    n_tokens = min(len(study.pair.tokenizer), study.pair.tuned.anatomy.vocabulary)
+    effects_of = {
+        role: token_effects(study.engine, study.pair[role], rows[:, at], n_tokens, N_TOKENS)
         for at, role in enumerate(roles)
     }
     # enough that a single row can be significant after correction for all of them
     draws = max(draws, 20 * len(latents))
-    beside = {
+    random_of = {
         role: to_host(
-            chance(study.engine, study.pair[role], rows.shape[2], words, draws, study.seed)
+            random_effects(
+                study.engine, study.pair[role], rows.shape[2], n_tokens, draws, study.seed
+            )
         )
         for role in roles
     }
-    return LogitEffects(tuple(latents), found, beside)
+    return LogitEffects(tuple(latents), effects_of, random_of)

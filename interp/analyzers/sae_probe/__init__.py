@@ -1,4 +1,4 @@
-"""``DictionaryProbe``: which latents of a dictionary predict a behaviour, and do they cause it?
+"""``SaeProbe``: which latents of a dictionary predict a behaviour, and do they cause it?
 
 1. On the selection split, k latents that best separate the classes are selected and a regression on
    them is fitted (Gurnee et al. 2023, arXiv 2305.01610). Its AUC is measured on the held-out split,
@@ -27,10 +27,10 @@ from interp.analyzers.sae_probe.compute import (
     GROUP,
     POOLS,
     STEER,
-    Firing,
-    Numbers,
-    Reader,
-    Returns,
+    BaseAnswers,
+    DictionaryReader,
+    FiringSums,
+    MetricValues,
     codes,
     covariance,
 )
@@ -42,19 +42,19 @@ from interp.maths.host import to_host
 from interp.metrics import require_number
 from interp.prompts import Contrast
 from interp.sae import Dictionary
-from interp.sae.analysis.baselines import Covariance, principal, random_rows
+from interp.sae.analysis.baselines import Covariance, principal_components, random_directions
 from interp.sae.analysis.causal_validation import rate_matched
 from interp.sae.analysis.probe import SparseProbe
-from interp.sae.core.edits import READS, require_reads, require_revert
+from interp.sae.core.edits import MODEL_ROLES, require_model_role, require_revert
 from interp.sites import Site
 from interp.study import Study
 from interp.table import Table
 
 
 @dataclass(frozen=True)
-class DictionaryProbe(Analyzer):
+class SaeProbe(Analyzer):
     """Probe a dictionary of ``site`` with a contrast; ``of``: which model it reads (see
-    ``Latents``).
+    ``LatentEdit``).
 
     ``held_out``: prompts of the held-out split, by default half of the study's clusters. ``at``: a
     prompt's code is that of its last token, or the maximum or mean over its tokens. ``k``: numbers
@@ -86,9 +86,9 @@ class DictionaryProbe(Analyzer):
 
     def require(self, has_base: bool) -> Site:
         """The site; raises OptionError for options that contradict each other or the dictionary."""
-        require_reads(self.dictionary, self.of)
+        require_model_role(self.dictionary, self.of)
         require_revert(self.revert, self.of)
-        if self.of != READS[0] and not has_base:
+        if self.of != MODEL_ROLES[0] and not has_base:
             raise OptionError("this dictionary also reads the base; add --base MODEL")
         if self.at not in POOLS:
             raise OptionError(f"unknown position {self.at!r}; use {', '.join(POOLS)}")
@@ -101,9 +101,9 @@ class DictionaryProbe(Analyzer):
             raise OptionError(
                 f"k {self.k} must be increasing numbers of latents, from 1 to {width}"
             )
-        if wrong := [latent for latent in self.given if not 0 <= latent < width]:
+        if out_of_range := [latent for latent in self.given if not 0 <= latent < width]:
             raise OptionError(
-                f"there is no latent {wrong[0]}; the dictionary has {width}, numbered from 0"
+                f"there is no latent {out_of_range[0]}; the dictionary has {width}, numbered from 0"
             )
         if len(set(self.given)) < len(self.given):
             raise OptionError("a latent is given twice; give each one once")
@@ -119,86 +119,107 @@ class DictionaryProbe(Analyzer):
             raise OptionError("a probe needs two classes; give --negative FILE too")
         study.pair.tuned.at(site)
         contrast = study.require_contrast("a probe")
-        halves = contrast.split(study.seed) if self.held_out is None else (contrast, self.held_out)
-        halves[0].require_disjoint(halves[1])
-        choosing, held = (study.with_prompts(half) for half in halves)
-        reader = Reader(
+        splits = contrast.split(study.seed) if self.held_out is None else (contrast, self.held_out)
+        splits[0].require_disjoint(splits[1])
+        selection, held_out = (study.with_prompts(half) for half in splits)
+        reader = DictionaryReader(
             self.dictionary.to(study.pair.tuned.device), site, self.of, self.at, self.revert
         )
-        probes, firing = self._probes(choosing, held, reader)
+        probes, firing = self._probes(selection, held_out, reader)
         sets = {PROBED: [int(j) for j in probes.chosen]}
         if self.given:
             sets[self.named] = list(self.given)
-        tried = [
+        interventions = [
             result
             for name, latents in sets.items()
-            for result in self._tried(held, reader, firing, name, latents)
+            for result in self._intervene(held_out, reader, firing, name, latents)
         ]
         evidence = Evidence(
-            study, choosing, held, self.k, probes, firing, sets, tried, self._norms(reader)
+            study,
+            selection,
+            held_out,
+            self.k,
+            probes,
+            firing,
+            sets,
+            interventions,
+            self._norms(reader),
         )
-        run = tables.tables(
+        run = tables.result_table(
             self.name, evidence, findings.limits_of(evidence), study.provenance(self)
         )
         run = conclude(run, findings.claims_of(evidence))
-        known = [name for name, verdict in run.summary["verdicts"].items() if verdict == SUPPORTED]
+        supported_claims = [
+            name for name, verdict in run.summary["verdicts"].items() if verdict == SUPPORTED
+        ]
         supported = all(
-            any(name.startswith(kind) for name in known) for kind in findings.CONFIRMING
+            any(name.startswith(kind) for name in supported_claims)
+            for kind in findings.REQUIRED_CLAIMS
         )
         return replace(run, summary={**run.summary, "supported": supported})
 
     @staticmethod
-    def _norms(reader: Reader) -> NDArray[np.float64]:
+    def _norms(reader: DictionaryReader) -> NDArray[np.float64]:
         return to_host(reader.dictionary.decoder_norms[:, -1].double())
 
-    def _probes(self, choosing: Study, held: Study, reader: Reader) -> tuple[Probes, Firing]:
-        seen = covariance(choosing, reader)
-        l0 = self._codes(choosing, reader)
+    def _probes(
+        self, selection: Study, held_out: Study, reader: DictionaryReader
+    ) -> tuple[Probes, FiringSums]:
+        covariance_of_inputs = covariance(selection, reader)
+        l0 = self._mean_l0(selection, reader)
         dtype, width = reader.dictionary.W_dec.dtype, reader.dictionary.config.width
-        made = {
+        dictionaries = {
             "dictionary": reader.dictionary,
-            "principal components": _axes(seen, l0, dtype),
-            "random rows": random_rows(seen, l0, width, choosing.seed, dtype),
+            "principal components": _live_components(covariance_of_inputs, l0, dtype),
+            "random rows": random_directions(
+                covariance_of_inputs, l0, width, selection.seed, dtype
+            ),
         }
-        base = choosing.pair.base is not None and self.of == "tuned"
-        parts = [codes(half, reader, made, base) for half in (choosing, held)]
-        whole = {
-            name: _steady(np.concatenate([part[0][name] for part in parts])) for name in parts[0][0]
+        reads_base = selection.pair.base is not None and self.of == "tuned"
+        parts = [codes(half, reader, dictionaries, reads_base) for half in (selection, held_out)]
+        all_codes = {
+            name: _rounded(np.concatenate([part[0][name] for part in parts]))
+            for name in parts[0][0]
         }
-        labels = np.concatenate([_labels(half) for half in (choosing, held)])
+        labels = np.concatenate([_labels(half) for half in (selection, held_out)])
         names = [
             f"{which} {cluster}"
-            for which, half in enumerate((choosing, held))
+            for which, half in enumerate((selection, held_out))
             for cluster in half.require_contrast().clusters
         ]
-        training = np.arange(len(labels)) < len(_labels(choosing))
+        training = np.arange(len(labels)) < len(_labels(selection))
         clusters = np.unique(names, return_inverse=True)[1]
-        found = {}
+        results = {}
         for k in self.k:
-            probe = SparseProbe(k, self.permutations, choosing.seed, firing=True)
-            for name in choosing.progress(list(made), f"probes of {k}"):
+            probe = SparseProbe(k, self.permutations, selection.seed, firing=True)
+            for name in selection.progress(list(dictionaries), f"probes of {k}"):
                 # latents that never fire in the selection split cannot be selected; leaving them
                 # out does not change the null
-                live = np.flatnonzero(whole[name][training].any(0))
+                live = np.flatnonzero(all_codes[name][training].any(0))
                 if len(live) < k:
                     raise OptionError(
                         f"only {len(live)} latents of {name} fire on these prompts, too few to"
                         f" select {k}"
                     )
-                result = probe(whole[name][:, live], labels, clusters, training)
-                found[name, k] = result._replace(latents=live[result.latents])
-            if base:
-                same = whole["base"][:, found["dictionary", k].latents]
-                found["base", k] = probe(same, labels, clusters, training)
-        return Probes(found, whole["dictionary"], labels, clusters, training, l0), parts[0][1]
+                result = probe(all_codes[name][:, live], labels, clusters, training)
+                results[name, k] = result._replace(latents=live[result.latents])
+            if reads_base:
+                base_codes = all_codes["base"][:, results["dictionary", k].latents]
+                results["base", k] = probe(base_codes, labels, clusters, training)
+        return Probes(results, all_codes["dictionary"], labels, clusters, training, l0), parts[0][1]
 
-    def _codes(self, choosing: Study, reader: Reader) -> int:
+    def _mean_l0(self, selection: Study, reader: DictionaryReader) -> int:
         """Mean codes per token, rounded up; the baselines get as many."""
-        _, firing = codes(choosing, reader, {"dictionary": reader.dictionary}, False)
+        _, firing = codes(selection, reader, {"dictionary": reader.dictionary}, False)
         return max(1, int(np.ceil(firing.count.sum() / max(firing.tokens, 1) - 1e-9)))
 
-    def _tried(
-        self, held: Study, reader: Reader, firing: Firing, name: str, latents: Sequence[int]
+    def _intervene(
+        self,
+        held_out: Study,
+        reader: DictionaryReader,
+        firing: FiringSums,
+        name: str,
+        latents: Sequence[int],
     ) -> list[InterventionResult]:
         """Ablation and steering of a set and of its random sets; a result with a reason only if
         there is no set or no control for it.
@@ -210,88 +231,101 @@ class DictionaryProbe(Analyzer):
                 )
             ]
         try:
-            sets = rate_matched(latents, firing.rates, self.random_sets, held.seed)
+            sets = rate_matched(latents, firing.rates, self.random_sets, held_out.seed)
         except OptionError as error:
             return [InterventionResult(name, "none", [], str(error))]
         norms, length = self._norms(reader), self._length
-        amount, found = self.steer * firing.mean_active(latents), []
+        amount, results = self.steer * firing.mean_active(latents), []
         ratio = float(
             np.mean([firing.size(latent_set, norms) for latent_set in sets])
             / max(firing.size(latents, norms), 1e-30)
         )
-        for how, group in GROUP.items():
-            if not held.require_metric().applies(group):
+        for change_kind, group in GROUP.items():
+            if not held_out.require_metric().applies(group):
                 continue
-            chosen = _spread(held, group, self.control_prompts)
-            numbers, sign = Numbers(held, reader, group, chosen), -1.0 if how == ABLATE else 1.0
-            plain = numbers.values(None)
-            returns = (
-                Returns(held, reader, chosen)
-                if how == ABLATE and held.pair.base is not None
+            prompt_rows = _spread_rows(held_out, group, self.control_prompts)
+            metric_values, sign = (
+                MetricValues(held_out, reader, group, prompt_rows),
+                -1.0 if change_kind == ABLATE else 1.0,
+            )
+            unedited = metric_values.values(None)
+            base_answers = (
+                BaseAnswers(held_out, reader, prompt_rows)
+                if change_kind == ABLATE and held_out.pair.base is not None
                 else None
             )
             result = InterventionResult(
                 name,
-                how,
-                chosen,
-                amount=amount if how == STEER else 0.0,
+                change_kind,
+                prompt_rows,
+                amount=amount if change_kind == STEER else 0.0,
                 sets=sets,
                 size_ratio=ratio,
             )
             result.revert = self.revert
-            result.plain = plain
-            for index, some in enumerate([latents, *held.progress(sets, f"{name}, {how}")]):
-                push = amount * length(reader, latents) / max(length(reader, some), 1e-30)
-                change = reader.change(held, how, some, push)
-                moved = sign * (numbers.values(change) - plain)
-                back = returns.matches(change) if returns else None
+            result.unedited = unedited
+            for index, latent_set in enumerate(
+                [latents, *held_out.progress(sets, f"{name}, {change_kind}")]
+            ):
+                steering = amount * length(reader, latents) / max(length(reader, latent_set), 1e-30)
+                change = reader.change(held_out, change_kind, latent_set, steering)
+                effect = sign * (metric_values.values(change) - unedited)
+                matches_base = base_answers.matches(change) if base_answers else None
                 if index == 0:
-                    result.moved, result.back = moved, back
+                    result.effect, result.matches_base = effect, matches_base
                 else:
-                    result.null.append(float(moved.mean()))
-                    result.null_back.append(float("nan") if back is None else float(back.mean()))
-            if how == ABLATE:
-                change = reader.change(held, how, latents, 0.0)
-                result.own = evaluate_condition(held, "tuned", "positive", PatchTarget("tuned"))
-                result.judged = evaluate_condition(
-                    held, name, "positive", PatchTarget("tuned", change)
+                    result.null.append(float(effect.mean()))
+                    result.null_matches_base.append(
+                        float("nan") if matches_base is None else float(matches_base.mean())
+                    )
+            if change_kind == ABLATE:
+                change = reader.change(held_out, change_kind, latents, 0.0)
+                result.tuned = evaluate_condition(
+                    held_out, "tuned", "positive", PatchTarget("tuned")
                 )
-                result.harmless = evaluate_condition(
-                    held, name, "negative", PatchTarget("tuned", change)
+                result.ablated = evaluate_condition(
+                    held_out, name, "positive", PatchTarget("tuned", change)
                 )
-                if held.pair.base is not None:
-                    result.base = evaluate_condition(held, "base", "positive", PatchTarget("base"))
-            found.append(result)
-        return found
+                result.ablated_harmless = evaluate_condition(
+                    held_out, name, "negative", PatchTarget("tuned", change)
+                )
+                if held_out.pair.base is not None:
+                    result.base = evaluate_condition(
+                        held_out, "base", "positive", PatchTarget("base")
+                    )
+            results.append(result)
+        return results
 
     @staticmethod
-    def _length(reader: Reader, latents: Sequence[int]) -> float:
+    def _length(reader: DictionaryReader, latents: Sequence[int]) -> float:
         """Norm of what steering adds per unit of code; random sets are steered by the same norm."""
         width = reader.dictionary.config.outputs // reader.dictionary.config.models
         return float(to_host(reader.dictionary.W_dec[list(latents), -width:].sum(0).norm()))
 
 
-def _axes(seen: Covariance, k: int, dtype: torch.dtype) -> Dictionary:
+def _live_components(covariance: Covariance, k: int, dtype: torch.dtype) -> Dictionary:
     """Principal components, with those of zero variance silenced, since their directions are
     arbitrary.
     """
-    made = principal(seen, k, dtype)
-    spread = torch.linalg.eigvalsh(seen.deviation).flip(0)
-    nothing = spread <= 1e-12 * spread[0]
-    made.W_enc[:, torch.cat([nothing, nothing])] = 0
-    return made
+    components = principal_components(covariance, k, dtype)
+    variances = torch.linalg.eigvalsh(covariance.deviation).flip(0)
+    is_constant = variances <= 1e-12 * variances[0]
+    components.W_enc[:, torch.cat([is_constant, is_constant])] = 0
+    return components
 
 
-def _steady(codes: NDArray[np.float64]) -> NDArray[np.float64]:
+def _rounded(codes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Codes rounded to five digits of the latent's largest code; latents below a millionth of the
     largest code overall are silent.
 
     Codes that differ only by rounding become ties, independent of how prompts are batched.
     """
     largest = np.abs(codes).max(0)
-    size = np.where(largest > 1e-6 * largest.max(initial=0.0), largest, np.inf)
+    scale = np.where(largest > 1e-6 * largest.max(initial=0.0), largest, np.inf)
     return np.where(
-        np.isfinite(size), np.round(codes / size, 5) * np.where(np.isfinite(size), size, 0.0), 0.0
+        np.isfinite(scale),
+        np.round(codes / scale, 5) * np.where(np.isfinite(scale), scale, 0.0),
+        0.0,
     )
 
 
@@ -301,6 +335,6 @@ def _labels(study: Study) -> NDArray[np.bool_]:
     )
 
 
-def _spread(study: Study, group: str, count: int) -> list[int]:
+def _spread_rows(study: Study, group: str, count: int) -> list[int]:
     """Indices of at most ``count`` prompts, from as many clusters as possible."""
     return study.prompts(group).spread_rows(count)

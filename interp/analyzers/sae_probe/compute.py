@@ -21,7 +21,7 @@ from interp.maths.precision import widen
 from interp.metrics import Objective
 from interp.sae import Dictionary
 from interp.sae.analysis.baselines import Covariance
-from interp.sae.core.edits import Latents, intervention, read_rows
+from interp.sae.core.edits import LatentEdit, dictionary_inputs, latent_intervention
 from interp.sites import Site
 from interp.study import Study
 
@@ -32,9 +32,9 @@ GROUP = {ABLATE: "positive", STEER: "negative"}
 
 
 @dataclass(frozen=True, eq=False)
-class Reader:
-    """A dictionary at its site; ``model_role`` says which model it reads, ``pooling`` how the tokens of a prompt
-    are pooled.
+class DictionaryReader:
+    """A dictionary at its site; ``model_role`` says which model it reads, ``pooling`` how the
+    tokens of a prompt are pooled.
     """
 
     dictionary: Dictionary
@@ -48,47 +48,51 @@ class Reader:
         """The models that run to compute its codes."""
         return ("tuned",) if self.model_role == "tuned" else ("base", "tuned")
 
-    def rows(self, seen: Captured, role: str = "tuned") -> tuple[Tensor, Tensor, Tensor]:
+    def rows(self, captured: Captured, role: str = "tuned") -> tuple[Tensor, Tensor, Tensor]:
         """Inputs of the dictionary for a batch's non-padding tokens, the batch row of each, and
         which are last tokens.
 
         With ``role`` "base" the base's activations are read instead of the tuned model's.
         """
-        real = seen.roles >= 0
-        owner = torch.arange(len(real), device=real.device)[:, None].expand_as(real)[real]
-        last = torch.ones_like(owner, dtype=torch.bool)
-        last[:-1] = owner[1:] != owner[:-1]
-        other = seen.values.get(("base", self.site)) if self.model_role != "tuned" else None
-        value = widen(seen.values[role, self.site])[real]
+        is_token = captured.roles >= 0
+        prompt_row = torch.arange(len(is_token), device=is_token.device)[:, None].expand_as(
+            is_token
+        )[is_token]
+        is_last = torch.ones_like(prompt_row, dtype=torch.bool)
+        is_last[:-1] = prompt_row[1:] != prompt_row[:-1]
+        base_values = (
+            captured.values.get(("base", self.site)) if self.model_role != "tuned" else None
+        )
+        value = widen(captured.values[role, self.site])[is_token]
         return (
-            read_rows(
+            dictionary_inputs(
                 self.dictionary,
                 self.model_role,
                 value,
-                None if other is None else widen(other)[real],
+                None if base_values is None else widen(base_values)[is_token],
             ),
-            owner,
-            last,
+            prompt_row,
+            is_last,
         )
 
     def change(
-        self, study: Study, name: str, latents: Sequence[int], amount: float
+        self, study: Study, kind: str, latents: Sequence[int], amount: float
     ) -> Intervention:
         """``ablate`` these latents (or revert them to the base's part), or ``steer`` each by
         ``amount``.
         """
         chosen = torch.tensor([int(latent) for latent in latents], dtype=torch.int64)
-        edit = Latents(self.site, self.dictionary, chosen, model_role=self.model_role)
+        edit = LatentEdit(self.site, self.dictionary, chosen, model_role=self.model_role)
         edit = (
             replace(edit, revert=self.revert)
-            if name == ABLATE
+            if kind == ABLATE
             else replace(edit, factor=1.0, amount=amount)
         )
-        return intervention(f"{name} {len(latents)} latents", [edit], study.pair.base)
+        return latent_intervention(f"{kind} {len(latents)} latents", [edit], study.pair.base)
 
 
 @dataclass
-class Firing:
+class FiringSums:
     """Sums over tokens per latent: number of active tokens, codes, squared codes."""
 
     tokens: int
@@ -117,92 +121,100 @@ class Firing:
         )
 
 
-def _captured(study: Study, reader: Reader, group: str, roles: Sequence[str], what: str):
+def _capture(study: Study, reader: DictionaryReader, group: str, roles: Sequence[str], what: str):
     models = {role: study.pair[role] for role in roles}
-    posed = study.encoded(group)
+    encoded = study.encoded(group)
     # only the codes per prompt are kept after a batch
     groups = study.groups(
         group, study.pair.tuned, 8 * (len(roles) * reader.dictionary.config.inputs + 64)
     )
-    each = study.progress(groups, f"{what}, {group}")
-    return capture(study.engine, models, posed, each, [reader.site], pad_id=study.pad_id)
+    groups_with_progress = study.progress(groups, f"{what}, {group}")
+    return capture(
+        study.engine, models, encoded, groups_with_progress, [reader.site], pad_id=study.pad_id
+    )
 
 
-def covariance(study: Study, reader: Reader) -> Covariance:
+def covariance(study: Study, reader: DictionaryReader) -> Covariance:
     """Mean and covariance of the dictionary's inputs, over the tokens of both classes that are used
     for codes.
     """
-    seen = Covariance.empty(reader.dictionary.config.inputs, study.pair.tuned.device)
+    statistics = Covariance.empty(reader.dictionary.config.inputs, study.pair.tuned.device)
     for group in study.classes:
-        for got in _captured(study, reader, group, reader.roles, "rows"):
-            rows, _, last = reader.rows(got)
-            seen.update(rows[last] if reader.pooling == "last" else rows)
-    return seen
+        for captured in _capture(study, reader, group, reader.roles, "rows"):
+            rows, _, last = reader.rows(captured)
+            statistics.update(rows[last] if reader.pooling == "last" else rows)
+    return statistics
 
 
 @torch.no_grad()
 def codes(
-    study: Study, reader: Reader, dictionaries: Mapping[str, Dictionary], base: bool
-) -> tuple[dict[str, NDArray[np.float64]], Firing]:
+    study: Study, reader: DictionaryReader, dictionaries: Mapping[str, Dictionary], with_base: bool
+) -> tuple[dict[str, NDArray[np.float64]], FiringSums]:
     """Codes [N, F] of each prompt (positive ones first) in each dictionary, and firing sums of the
     first dictionary.
 
-    ``base``: also the first dictionary's codes of the base's activations, under the name "base".
+    ``with_base``: also the first dictionary's codes of the base's activations, under the name
+    "base".
     """
     sizes = [len(study.prompts(group)) for group in study.classes]
-    named = {**dictionaries, **({"base": reader.dictionary} if base else {})}
-    found = {name: np.zeros((sum(sizes), one.config.width)) for name, one in named.items()}
+    named = {**dictionaries, **({"base": reader.dictionary} if with_base else {})}
+    pooled_codes = {name: np.zeros((sum(sizes), one.config.width)) for name, one in named.items()}
     width = reader.dictionary.config.width
     device = reader.dictionary.W_dec.device
     sums = torch.zeros(3, width, dtype=torch.float64, device=device)
-    tokens, own = 0, next(iter(dictionaries))
-    roles = tuple(dict.fromkeys((*reader.roles, *(("base",) if base else ()))))
+    tokens, first_name = 0, next(iter(dictionaries))
+    roles = tuple(dict.fromkeys((*reader.roles, *(("base",) if with_base else ()))))
     for start, group in zip((0, sizes[0]), study.classes, strict=False):
-        for got in _captured(study, reader, group, roles, "codes"):
-            for name, one in named.items():
-                rows, owner, last = reader.rows(got, "base" if name == "base" else "tuned")
-                if reader.pooling == "last" and name != own:
+        for captured in _capture(study, reader, group, roles, "codes"):
+            for name, dictionary in named.items():
+                rows, owner, last = reader.rows(captured, "base" if name == "base" else "tuned")
+                if reader.pooling == "last" and name != first_name:
                     rows, owner, last = rows[last], owner[last], last[last]
-                coded = one.encode_sparse(rows)
+                coded = dictionary.encode_sparse(rows)
                 which, values = coded.pattern.latents, coded.values.double()
-                if name == own:
+                if name == first_name:
                     sums.index_add_(
                         1, which, torch.stack([(values != 0).double(), values, values.square()])
                     )
                     tokens += len(rows)
                 if reader.pooling == "last":
                     values = values * last[coded.pattern.rows]
-                cells, count = owner[coded.pattern.rows] * one.config.width + which, len(got.rows)
-                pooled = _pooled(cells, values, count * one.config.width, reader.pooling).view(
-                    count, -1
+                cells, count = (
+                    owner[coded.pattern.rows] * dictionary.config.width + which,
+                    len(captured.rows),
                 )
+                pooled = _pooled(
+                    cells, values, count * dictionary.config.width, reader.pooling
+                ).view(count, -1)
                 if reader.pooling == "mean":
                     pooled = pooled / torch.bincount(owner, minlength=count)[:, None]
-                found[name][start + to_host(got.rows)] = to_host(pooled)
-    return found, Firing(tokens, *to_host(sums))
+                pooled_codes[name][start + to_host(captured.rows)] = to_host(pooled)
+    return pooled_codes, FiringSums(tokens, *to_host(sums))
 
 
-def _pooled(at: Tensor, values: Tensor, size: int, how: str) -> Tensor:
-    whole = values.new_zeros(size)
+def _pooled(cells: Tensor, values: Tensor, size: int, pooling: str) -> Tensor:
+    zeros = values.new_zeros(size)
     return (
-        whole.scatter_reduce(0, at, values, "amax")
-        if how == "max"
-        else whole.index_add(0, at, values)
+        zeros.scatter_reduce(0, cells, values, "amax")
+        if pooling == "max"
+        else zeros.index_add(0, cells, values)
     )
 
 
-class Numbers:
+class MetricValues:
     """The metric of some prompts of a class under edits of latents; the base is read once."""
 
-    def __init__(self, study: Study, reader: Reader, group: str, rows: Sequence[int]) -> None:
-        self._study, self._reader, posed = study, reader, study.decision_inputs(group)
-        size = study.at_a_time(max(1, min(len(rows), 96)))
-        by_length = sorted(rows, key=lambda row: len(posed[row].ids))
+    def __init__(
+        self, study: Study, reader: DictionaryReader, group: str, rows: Sequence[int]
+    ) -> None:
+        self._study, self._reader, inputs = study, reader, study.decision_inputs(group)
+        size = study.batch_size_for(max(1, min(len(rows), 96)))
+        by_length = sorted(rows, key=lambda row: len(inputs[row].ids))
         self._order = by_length
         self._chunks: list[tuple[Batch, dict[Site, Tensor], Objective]] = []
         for start in range(0, len(by_length), size):
             part = by_length[start : start + size]
-            batch, _ = make_batch(posed, part, study.pad_id, study.pair.tuned.device)
+            batch, _ = make_batch(inputs, part, study.pad_id, study.pair.tuned.device)
             base = {}
             if reader.model_role != "tuned":
                 base = study.engine.run(
@@ -216,12 +228,12 @@ class Numbers:
         for batch, base, aim in self._chunks:
             edits = change.bind(base) if change else ()
             run = self._study.engine.run(self._study.pair.tuned, batch, edits=edits, keep=aim.keep)
-            parts.append(to_host(aim.of(run.require_logits())))
-        found = np.concatenate(parts).astype(np.float64)
-        return found[np.argsort(self._order, kind="stable")]
+            parts.append(to_host(aim.function(run.require_logits())))
+        metric_values = np.concatenate(parts).astype(np.float64)
+        return metric_values[np.argsort(self._order, kind="stable")]
 
 
-class Returns:
+class BaseAnswers:
     """Whether the tuned model's greedy answers to positive prompts equal the base's under edits of
     latents.
 
@@ -229,11 +241,11 @@ class Returns:
     position is the next token; this takes one pass per set and no generation.
     """
 
-    def __init__(self, study: Study, reader: Reader, rows: Sequence[int]) -> None:
-        self._study, wanted = study, study.answers("base", "positive")
-        size = study.at_a_time(max(1, min(len(rows), 96)))
+    def __init__(self, study: Study, reader: DictionaryReader, rows: Sequence[int]) -> None:
+        self._study, base_answers = study, study.answers("base", "positive")
+        size = study.batch_size_for(max(1, min(len(rows), 96)))
         by_length = sorted(
-            rows, key=lambda row: len(wanted[row]) + len(study.encoded("positive")[row].ids)
+            rows, key=lambda row: len(base_answers[row]) + len(study.encoded("positive")[row].ids)
         )
         self._order, self._chunks = by_length, []
         reading = reader.change(study, ABLATE, [0], 0.0)
@@ -242,7 +254,7 @@ class Returns:
             text = study.text("positive", part)
             text, answers = (
                 Text(text.prompts, None, text.pad_id, text.stop_ids),
-                [wanted[row] for row in part],
+                [base_answers[row] for row in part],
             )
             self._chunks.append(
                 (text, answers, read_donor(study.engine, reading, text, answers).values)
@@ -252,8 +264,8 @@ class Returns:
         """Whether the answer equals the base's, by increasing row."""
         parts = []
         for text, answers, base in self._chunks:
-            found = answer_logits(
+            logits = answer_logits(
                 self._study.engine, self._study.pair.tuned, text, answers, change, base
             )
-            parts.append(to_host(would_answer(*found)))
+            parts.append(to_host(would_answer(*logits)))
         return np.concatenate(parts)[np.argsort(self._order, kind="stable")]

@@ -8,19 +8,19 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.analyzers.sae_probe.compute import ABLATE, GROUP, Firing
+from interp.analyzers.sae_probe.compute import ABLATE, GROUP, FiringSums
 from interp.claims import ALPHA
 from interp.display import as_sentence
 from interp.errors import required
 from interp.experiments.conditions import ConditionResult
-from interp.maths.statistics import permutation_p, roc_auc, smallest_effect
+from interp.maths.statistics import minimum_detectable_effect, permutation_p, roc_auc
 from interp.provenance import Provenance
-from interp.sae.analysis.probe import Probed
+from interp.sae.analysis.probe import ProbeResult
 from interp.study import Study
 from interp.table import Table, table
 
 PROBED, GIVEN = "probed", "given"
-OWN, BASE = "dictionary", "base"
+DICTIONARY, BASE = "dictionary", "base"
 NAN = float("nan")
 
 
@@ -30,7 +30,7 @@ class Probes:
     clusters and split.
     """
 
-    found: dict[tuple[str, int], Probed]
+    results: dict[tuple[str, int], ProbeResult]
     codes: NDArray[np.float64]
     labels: NDArray[np.bool_]
     clusters: NDArray[np.int64]
@@ -38,16 +38,16 @@ class Probes:
     l0: int
 
     @property
-    def largest(self) -> Probed:
+    def largest(self) -> ProbeResult:
         """The dictionary's probe with the most latents."""
-        return self.found[OWN, max(k for name, k in self.found if name == OWN)]
+        return self.results[DICTIONARY, max(k for name, k in self.results if name == DICTIONARY)]
 
     def difference(self, latents: NDArray[np.int64]) -> NDArray[np.float64]:
         """Mean code on positive minus negative prompts of the selection split."""
-        mine = self.codes[:, latents]
-        return mine[self.training & self.labels].mean(0) - mine[self.training & ~self.labels].mean(
-            0
-        )
+        codes = self.codes[:, latents]
+        return codes[self.training & self.labels].mean(0) - codes[
+            self.training & ~self.labels
+        ].mean(0)
 
     @property
     def chosen(self) -> NDArray[np.int64]:
@@ -61,64 +61,68 @@ class InterventionResult:
     """One edit of one set of latents on some prompts (``rows`` of its class): effects on the metric
     and the answers.
 
-    ``moved``: decrease of the metric under ablation, increase under steering. ``why``: reason if
-    nothing was measured.
+    ``effect``: decrease of the metric under ablation, increase under steering. ``reason``: reason
+    if nothing was measured.
     """
 
     name: str
-    how: str
+    change: str
     rows: list[int]
-    why: str = ""
+    reason: str = ""
     amount: float = 0.0
     sets: list[list[int]] = field(default_factory=list)
     size_ratio: float = NAN
     revert: bool = False
-    plain: NDArray[np.float64] | None = None
-    moved: NDArray[np.float64] | None = None
+    unedited: NDArray[np.float64] | None = None
+    effect: NDArray[np.float64] | None = None
     null: list[float] = field(default_factory=list)
-    back: NDArray[np.bool_] | None = None
-    null_back: list[float] = field(default_factory=list)
-    own: ConditionResult | None = None
+    matches_base: NDArray[np.bool_] | None = None
+    null_matches_base: list[float] = field(default_factory=list)
+    tuned: ConditionResult | None = None
     base: ConditionResult | None = None
-    judged: ConditionResult | None = None
-    harmless: ConditionResult | None = None
+    ablated: ConditionResult | None = None
+    ablated_harmless: ConditionResult | None = None
 
     @property
-    def before(self) -> NDArray[np.float64]:
-        """``plain``, which must have been measured."""
-        return required(self.plain, "an intervention that was measured")
+    def required_unedited(self) -> NDArray[np.float64]:
+        """``unedited``, which must have been measured."""
+        return required(self.unedited, "an intervention that was measured")
 
     @property
-    def effects(self) -> NDArray[np.float64]:
-        """``moved``, which must have been measured."""
-        return required(self.moved, "an intervention that was measured")
+    def required_effect(self) -> NDArray[np.float64]:
+        """``effect``, which must have been measured."""
+        return required(self.effect, "an intervention that was measured")
 
     @property
     def after(self) -> NDArray[np.float64]:
         """The metric under the edit."""
-        return self.before - self.effects if self.how == ABLATE else self.before + self.effects
+        return (
+            self.required_unedited - self.required_effect
+            if self.change == ABLATE
+            else self.required_unedited + self.required_effect
+        )
 
     @property
     def changed(self) -> NDArray[np.bool_]:
         """Prompts whose answer shows the behaviour and differs from the base's."""
-        own = required(self.own, "the tuned model's answers")
-        return own.exhibits & ~own.equal_base
+        tuned = required(self.tuned, "the tuned model's answers")
+        return tuned.exhibits & ~tuned.matches_base
 
 
 @dataclass
 class Evidence:
-    """Everything that claims are based on; ``choosing`` is the selection split, ``held`` the
+    """Everything that claims are based on; ``selection`` is the selection split, ``held`` the
     held-out split.
     """
 
     study: Study
-    choosing: Study
+    selection: Study
     held: Study
     k: tuple[int, ...]
     probes: Probes
-    firing: Firing
+    firing: FiringSums
     sets: dict[str, list[int]]
-    tried: list[InterventionResult]
+    interventions: list[InterventionResult]
     norms: NDArray[np.float64]
 
     @property
@@ -127,47 +131,53 @@ class Evidence:
         return ALPHA / len(self.k)
 
 
-def tables(kind: str, found: Evidence, limits: list[str], provenance: Provenance) -> Table:
+def result_table(kind: str, evidence: Evidence, limits: list[str], provenance: Provenance) -> Table:
     """The table of probes with its sub-tables, on which claims are computed."""
-    study, ran = found.study, [result for result in found.tried if result.moved is not None]
-    effects = {f"{result.name} {result.how}": float(result.effects.mean()) for result in ran}
+    study, measured = (
+        evidence.study,
+        [result for result in evidence.interventions if result.effect is not None],
+    )
+    effects = {
+        f"{result.name} {result.change}": float(result.required_effect.mean())
+        for result in measured
+    }
     summary = {
-        "auc": {str(k): found.probes.found[OWN, k].auc for k in found.k},
-        "latents": {name: latents for name, latents in found.sets.items() if name == PROBED},
-        "sizes": {name: len(latents) for name, latents in found.sets.items()},
+        "auc": {str(k): evidence.probes.results[DICTIONARY, k].auc for k in evidence.k},
+        "latents": {name: latents for name, latents in evidence.sets.items() if name == PROBED},
+        "sizes": {name: len(latents) for name, latents in evidence.sets.items()},
         "effects": effects,
         "size_of_random_sets": {
-            result.name: result.size_ratio for result in ran if result.how == ABLATE
+            result.name: result.size_ratio for result in measured if result.change == ABLATE
         },
-        "baseline_codes": found.probes.l0,
-        "held_positive": len(found.held.prompts("positive")),
-        "held_negative": len(found.held.prompts("negative")),
+        "baseline_codes": evidence.probes.l0,
+        "held_positive": len(evidence.held.prompts("positive")),
+        "held_negative": len(evidence.held.prompts("negative")),
         **{group: len(study.prompts(group)) for group in study.classes},
-        "limits": [*limits, *map(as_sentence, found.held.notes)],
+        "limits": [*limits, *map(as_sentence, evidence.held.notes)],
     }
     return table(
         kind,
-        _probes(found),
+        _probes(evidence),
         provenance=provenance,
         summary=summary,
         tables={
-            "scores": _scores(found),
-            "null": _null(found),
-            "latents": _latents(found),
-            "effects": _effects(ran),
-            "sets": _sets(ran),
-            "numbers": _numbers(found, ran),
-            "answers": _answers(found, ran),
+            "scores": _scores(evidence),
+            "null": _null(evidence),
+            "latents": _latents(evidence),
+            "effects": _effects(measured),
+            "sets": _sets(measured),
+            "numbers": _numbers(evidence, measured),
+            "answers": _answers(evidence, measured),
         },
     )
 
 
-def _probes(found: Evidence) -> dict[str, tuple]:
-    keys = list(found.probes.found)
-    each = [found.probes.found[key] for key in keys]
+def _probes(evidence: Evidence) -> dict[str, tuple]:
+    keys = list(evidence.probes.results)
+    results = [evidence.probes.results[key] for key in keys]
 
     def values(name: str) -> np.ndarray:
-        return np.array([getattr(result, name) for result in each], np.float64)
+        return np.array([getattr(result, name) for result in results], np.float64)
 
     return {
         "source": (
@@ -180,12 +190,14 @@ def _probes(found: Evidence) -> dict[str, tuple]:
         "low": (values("low"), "measure", "lower end of its interval over clusters"),
         "high": (values("high"), "measure", "upper end"),
         "null_mean": (
-            np.array([result.null.mean() for result in each]),
+            np.array([result.null.mean() for result in results]),
             "measure",
             "mean under permuted labels",
         ),
         "null_most": (
-            np.array([smallest_effect(result.null, found.level) for result in each]),
+            np.array(
+                [minimum_detectable_effect(result.null, evidence.level) for result in results]
+            ),
             "measure",
             "threshold for significance at 0.05, corrected for the number of k",
         ),
@@ -193,34 +205,34 @@ def _probes(found: Evidence) -> dict[str, tuple]:
     }
 
 
-def _scores(found: Evidence) -> Table:
+def _scores(evidence: Evidence) -> Table:
     """Held-out scores, a row per probe and prompt; for the largest probe also the scores in the
     base.
     """
-    held = np.flatnonzero(~found.probes.training)
+    held_out = np.flatnonzero(~evidence.probes.training)
     prompts = [
         (group, prompt)
-        for group in found.held.classes
-        for prompt in found.held.prompts(group).prompts
+        for group in evidence.held.classes
+        for prompt in evidence.held.prompts(group).prompts
     ]
-    keys, groups = list(found.probes.found), np.array([group for group, _ in prompts], object)
-    base = found.probes.found.get((BASE, found.k[-1]))
-    beside = [
-        base.scores[held]
-        if base is not None and key == (OWN, found.k[-1])
-        else np.full(held.size, NAN)
+    keys, groups = list(evidence.probes.results), np.array([group for group, _ in prompts], object)
+    base = evidence.probes.results.get((BASE, evidence.k[-1]))
+    base_scores = [
+        base.scores[held_out]
+        if base is not None and key == (DICTIONARY, evidence.k[-1])
+        else np.full(held_out.size, NAN)
         for key in keys
     ]
     return table(
         "sae-probe-scores",
         {
             "source": (
-                np.repeat(np.array([name for name, _ in keys], object), held.size),
+                np.repeat(np.array([name for name, _ in keys], object), held_out.size),
                 "key",
                 "source of codes",
             ),
             "k": (
-                np.repeat([k for _, k in keys], held.size),
+                np.repeat([k for _, k in keys], held_out.size),
                 "key",
                 "number of latents in the probe",
             ),
@@ -236,12 +248,12 @@ def _scores(found: Evidence) -> Table:
                 "cluster of prompts",
             ),
             "score": (
-                np.concatenate([found.probes.found[key].scores[held] for key in keys]),
+                np.concatenate([evidence.probes.results[key].scores[held_out] for key in keys]),
                 "measure",
                 "score of the regression; higher for the positive class",
             ),
             "base_score": (
-                np.concatenate(beside),
+                np.concatenate(base_scores),
                 "measure",
                 "for the largest probe, score with the same latents refitted in the base; else NaN",
             ),
@@ -249,9 +261,9 @@ def _scores(found: Evidence) -> Table:
     )
 
 
-def _null(found: Evidence) -> Table:
-    keys, each = list(found.probes.found), list(found.probes.found.values())
-    sizes = [len(result.null) for result in each]
+def _null(evidence: Evidence) -> Table:
+    keys, results = list(evidence.probes.results), list(evidence.probes.results.values())
+    sizes = [len(result.null) for result in results]
     return table(
         "sae-probe-null",
         {
@@ -267,7 +279,7 @@ def _null(found: Evidence) -> Table:
                 "permutation of labels",
             ),
             "auc": (
-                np.concatenate([result.null for result in each]),
+                np.concatenate([result.null for result in results]),
                 "measure",
                 "held-out area under the curve",
             ),
@@ -275,18 +287,18 @@ def _null(found: Evidence) -> Table:
     )
 
 
-def _latents(found: Evidence) -> Table:
-    probes, largest = found.probes, found.probes.largest
+def _latents(evidence: Evidence) -> Table:
+    probes, largest = evidence.probes, evidence.probes.largest
     sets = [
         (PROBED, int(j), float(w)) for j, w in zip(largest.latents, largest.weights, strict=True)
     ]
     sets += [
-        (name, j, NAN) for name, latents in found.sets.items() if name != PROBED for j in latents
+        (name, j, NAN) for name, latents in evidence.sets.items() if name != PROBED for j in latents
     ]
-    numbers = np.array([j for _, j, _ in sets], np.int64)
-    held = ~probes.training
-    alone = [roc_auc(probes.labels[held], probes.codes[held, j]) for j in numbers]
-    changed = [j in found.sets[name] for name, j, _ in sets]
+    latent_ids = np.array([j for _, j, _ in sets], np.int64)
+    held_out = ~probes.training
+    single_auc = [roc_auc(probes.labels[held_out], probes.codes[held_out, j]) for j in latent_ids]
+    changed = [j in evidence.sets[name] for name, j, _ in sets]
     return table(
         "sae-probe-latents",
         {
@@ -295,71 +307,80 @@ def _latents(found: Evidence) -> Table:
                 "key",
                 "selected by the largest probe, or given",
             ),
-            "latent": (numbers, "key", "number of the latent"),
+            "latent": (latent_ids, "key", "number of the latent"),
             "weight": (
                 np.array([w for _, _, w in sets]),
                 "measure",
                 "weight in the regression on standardised codes",
             ),
             "difference": (
-                probes.difference(numbers),
+                probes.difference(latent_ids),
                 "measure",
                 "mean code on positive minus negative prompts",
             ),
             "auc": (
-                np.array(alone),
+                np.array(single_auc),
                 "measure",
                 "held-out AUC of this latent alone; it was not selected by this, so there is no"
                 " null",
             ),
-            "rate": (found.firing.rates[numbers], "measure", "share of tokens on which it fires"),
+            "rate": (
+                evidence.firing.rates[latent_ids],
+                "measure",
+                "share of tokens on which it fires",
+            ),
             "changed": (np.array(changed, bool), "flag", "included in the ablated and steered set"),
         },
     )
 
 
-def _effects(ran: list[InterventionResult]) -> Table:
+def _effects(results: list[InterventionResult]) -> Table:
     return table(
         "sae-probe-effects",
         {
-            "set": ([result.name for result in ran], "key", "set of latents"),
+            "set": ([result.name for result in results], "key", "set of latents"),
             "change": (
-                [result.how for result in ran],
+                [result.change for result in results],
                 "key",
                 "ablate (on positive prompts) or steer (on negative ones)",
             ),
             "latents": (
-                np.array([len(result.sets[0]) for result in ran], np.int64),
+                np.array([len(result.sets[0]) for result in results], np.int64),
                 "measure",
                 "number of latents",
             ),
             "amount": (
-                np.array([result.amount for result in ran]),
+                np.array([result.amount for result in results]),
                 "measure",
                 "added to each latent, in units of codes",
             ),
             "effect": (
-                np.array([result.effects.mean() for result in ran]),
+                np.array([result.required_effect.mean() for result in results]),
                 "measure",
                 "decrease of the metric if ablated, increase if steered",
             ),
             "null_mean": (
-                np.array([np.mean(result.null) for result in ran]),
+                np.array([np.mean(result.null) for result in results]),
                 "measure",
                 "mean of the same for random sets",
             ),
             "null_most": (
-                np.array([smallest_effect(result.null) for result in ran]),
+                np.array([minimum_detectable_effect(result.null) for result in results]),
                 "measure",
                 "threshold for significance at 0.05",
             ),
             "p": (
-                np.array([permutation_p(result.effects.mean(), result.null) for result in ran]),
+                np.array(
+                    [
+                        permutation_p(result.required_effect.mean(), result.null)
+                        for result in results
+                    ]
+                ),
                 "measure",
                 "p from random sets",
             ),
             "size_ratio": (
-                np.array([result.size_ratio for result in ran]),
+                np.array([result.size_ratio for result in results]),
                 "measure",
                 "mean contribution of random sets divided by that of the set",
             ),
@@ -367,18 +388,18 @@ def _effects(ran: list[InterventionResult]) -> Table:
     )
 
 
-def _sets(ran: list[InterventionResult]) -> Table:
-    draws = [len(result.null) for result in ran]
+def _sets(results: list[InterventionResult]) -> Table:
+    draws = [len(result.null) for result in results]
     return table(
         "sae-probe-sets",
         {
             "set": (
-                np.repeat(np.array([result.name for result in ran], object), draws),
+                np.repeat(np.array([result.name for result in results], object), draws),
                 "key",
                 "set that it is a control for",
             ),
             "change": (
-                np.repeat(np.array([result.how for result in ran], object), draws),
+                np.repeat(np.array([result.change for result in results], object), draws),
                 "key",
                 "ablate or steer",
             ),
@@ -388,12 +409,12 @@ def _sets(ran: list[InterventionResult]) -> Table:
                 "random set",
             ),
             "effect": (
-                np.array([x for result in ran for x in result.null]),
+                np.array([x for result in results for x in result.null]),
                 "measure",
                 "decrease of the metric if ablated, increase if steered",
             ),
             "matches_base": (
-                np.array([x for result in ran for x in result.null_back]),
+                np.array([x for result in results for x in result.null_matches_base]),
                 "measure",
                 "share of answers equal to the base's",
             ),
@@ -401,47 +422,52 @@ def _sets(ran: list[InterventionResult]) -> Table:
     )
 
 
-def _numbers(found: Evidence, ran: list[InterventionResult]) -> Table:
-    posed = {how: found.held.prompts(group).prompts for how, group in GROUP.items()}
-    each = [
-        (result, at, posed[result.how][row]) for result in ran for at, row in enumerate(result.rows)
+def _numbers(evidence: Evidence, results: list[InterventionResult]) -> Table:
+    prompts_of = {how: evidence.held.prompts(group).prompts for how, group in GROUP.items()}
+    rows = [
+        (result, at, prompts_of[result.change][row])
+        for result in results
+        for at, row in enumerate(result.rows)
     ]
-    unit = found.held.require_metric().words.unit_of_one
-    back = [bool(result.back[at]) if result.back is not None else False for result, at, _ in each]
+    unit = evidence.held.require_metric().labels.prompt_unit
+    matches_base = [
+        bool(result.matches_base[at]) if result.matches_base is not None else False
+        for result, at, _ in rows
+    ]
     return table(
         "sae-probe-numbers",
         {
-            "set": ([result.name for result, _, _ in each], "key", "set of latents"),
-            "change": ([result.how for result, _, _ in each], "key", "ablate or steer"),
+            "set": ([result.name for result, _, _ in rows], "key", "set of latents"),
+            "change": ([result.change for result, _, _ in rows], "key", "ablate or steer"),
             "prompt_id": (
-                np.array([prompt.id for _, _, prompt in each], np.int64),
+                np.array([prompt.id for _, _, prompt in rows], np.int64),
                 "key",
                 "position in the file",
             ),
             "cluster": (
-                [prompt.cluster for _, _, prompt in each],
+                [prompt.cluster for _, _, prompt in rows],
                 "key",
                 "cluster of prompts",
             ),
             "plain": (
-                np.array([result.before[at] for result, at, _ in each]),
+                np.array([result.required_unedited[at] for result, at, _ in rows]),
                 "measure",
                 "unedited metric",
                 unit,
             ),
             "after": (
-                np.array([result.after[at] for result, at, _ in each]),
+                np.array([result.after[at] for result, at, _ in rows]),
                 "measure",
                 "metric under the edit",
                 unit,
             ),
             "effect": (
-                np.array([result.effects[at] for result, at, _ in each]),
+                np.array([result.required_effect[at] for result, at, _ in rows]),
                 "measure",
                 "decrease (ablate) or increase (steer) of the metric",
             ),
             "matches_base": (
-                np.array(back, bool),
+                np.array(matches_base, bool),
                 "flag",
                 "the answer equals the base's, by one pass",
             ),
@@ -449,39 +475,41 @@ def _numbers(found: Evidence, ran: list[InterventionResult]) -> Table:
     )
 
 
-def _answers(found: Evidence, ran: list[InterventionResult]) -> Table:
-    each = []
-    for result in ran:
-        if result.judged is not None:
-            each += [(result.name, judged) for judged in (result.judged, result.harmless)]
-    first = next((result for result in ran if result.own is not None), None)
+def _answers(evidence: Evidence, results: list[InterventionResult]) -> Table:
+    conditions = []
+    for result in results:
+        if result.ablated is not None:
+            conditions += [
+                (result.name, judged) for judged in (result.ablated, result.ablated_harmless)
+            ]
+    first = next((result for result in results if result.tuned is not None), None)
     if first is not None:
-        each += [
-            (judged.condition, judged) for judged in (first.own, first.base) if judged is not None
+        conditions += [
+            (judged.condition, judged) for judged in (first.tuned, first.base) if judged is not None
         ]
-    prompts = [(name, judged, at) for name, judged in each for at in range(len(judged.exhibits))]
+    rows = [(name, judged, at) for name, judged in conditions for at in range(len(judged.exhibits))]
 
     def flag(read: Callable[[ConditionResult], np.ndarray]) -> np.ndarray:
-        return np.array([bool(read(judged)[at]) for _, judged, at in prompts], bool)
+        return np.array([bool(read(judged)[at]) for _, judged, at in rows], bool)
 
-    turned = [] if first is None else first.changed
-    changed = [judged.group == "positive" and bool(turned[at]) for _, judged, at in prompts]
-    asked = [found.held.prompts(judged.group).prompts[at] for _, judged, at in prompts]
+    changed_by_tuning = [] if first is None else first.changed
+    changed = [judged.group == "positive" and bool(changed_by_tuning[at]) for _, judged, at in rows]
+    prompts = [evidence.held.prompts(judged.group).prompts[at] for _, judged, at in rows]
     return table(
         "sae-probe-answers",
         {
             "condition": (
-                [name for name, _, _ in prompts],
+                [name for name, _, _ in rows],
                 "key",
                 "set of ablated latents, or an unedited model",
             ),
-            "group": ([judged.group for _, judged, _ in prompts], "key", "class of the prompt"),
+            "group": ([judged.group for _, judged, _ in rows], "key", "class of the prompt"),
             "prompt_id": (
-                np.array([prompt.id for prompt in asked], np.int64),
+                np.array([prompt.id for prompt in prompts], np.int64),
                 "key",
                 "position in the file",
             ),
-            "cluster": ([prompt.cluster for prompt in asked], "key", "cluster of prompts"),
+            "cluster": ([prompt.cluster for prompt in prompts], "key", "cluster of prompts"),
             "changed": (
                 np.array(changed, bool),
                 "flag",
@@ -493,12 +521,12 @@ def _answers(found: Evidence, ran: list[InterventionResult]) -> Table:
                 "the answer shows the behaviour",
             ),
             "matches_base": (
-                flag(lambda result: result.equal_base),
+                flag(lambda result: result.matches_base),
                 "flag",
                 "equal to the base's answer, token for token",
             ),
             "matches_tuned": (
-                flag(lambda result: result.equal_tuned),
+                flag(lambda result: result.matches_tuned),
                 "flag",
                 "equal to the tuned model's answer, token for token",
             ),

@@ -18,23 +18,23 @@ from torch import Tensor
 
 from interp.analyzers.base import Analyzer
 from interp.analyzers.stitch.findings import claims_of
-from interp.analyzers.stitch.tables import Asked, Rows
+from interp.analyzers.stitch.tables import GradedTasks, StitchRecords
 from interp.claims import SUPPORTED, conclude
 from interp.display import as_sentence
 from interp.errors import OptionError, PairError, required
 from interp.experiments import masks
 from interp.experiments.mask_overlaps import overlaps_table
-from interp.experiments.questions import Questions, perplexity, run_logits, text_rows
+from interp.experiments.questions import Questions, engine_logits, perplexity, text_rows
 from interp.maths.host import to_host
-from interp.models.grafts import PARTS, Scope
+from interp.models.grafts import SCOPES, Scope
 from interp.models.model import Model
 from interp.models.pair import Pair
-from interp.models.stitches import aligned, averaged, stitched
+from interp.models.stitches import align_scopes, averaged, stitched
 from interp.prompts import PromptSet, prompt_notes
 from interp.study import Study
 from interp.table import Table
 
-LOCALISE = ("movement", "learned")
+LOCALISE_METHODS = ("movement", "learned")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class StitchInput:
     """
 
     pair: Pair
-    located: PromptSet
+    selection: PromptSet
     held_out: PromptSet
 
 
@@ -56,11 +56,11 @@ class Stitch(Analyzer):
     ``localise``: ``movement`` takes the share ``at`` of the scope's weights with the largest
     movement; ``learned`` trains the paper's mask, from the share ``start``, for ``steps`` steps at
     ``rate`` with ``pull`` and ``reg`` (``l1`` or ``binarise``, see
-    ``interp.experiments.masks.localised``). ``runs``: graft runs of these models, in this order,
-    whose learned masks are used instead. ``draws``: stitches of random masks. Negative prompts of
-    the study, where there are any, are plain text for measuring perplexity. Memory: all fine-tuned
-    models and the base, one byte per weight of the scope and model, and one stitched copy. Raises
-    OptionError for invalid options and PairError for models that cannot be stitched.
+    ``interp.experiments.masks.localised_mask``). ``runs``: graft runs of these models, in this
+    order, whose learned masks are used instead. ``draws``: stitches of random masks. Negative
+    prompts of the study, where there are any, are plain text for measuring perplexity. Memory: all
+    fine-tuned models and the base, one byte per weight of the scope and model, and one stitched
+    copy. Raises OptionError for invalid options and PairError for models that cannot be stitched.
 
     Returns a table of kind ``stitch``, one row per task, model and metric. ``arrays`` hold the
     masks as ``MODEL/PARAMETER``.
@@ -83,23 +83,25 @@ class Stitch(Analyzer):
     reg: str = "l1"
     draws: int = 19
 
-    def check(self, tunes: int | None = None) -> None:
-        """Raise OptionError for invalid options; ``tunes``: number of fine-tuned models, if
+    def check(self, n_models: int | None = None) -> None:
+        """Raise OptionError for invalid options; ``n_models``: number of fine-tuned models, if
         ``others`` is not set.
         """
-        tunes = len(self.others) + 1 if tunes is None else tunes
-        if self.held_out is None or tunes < 2:
+        n_models = len(self.others) + 1 if n_models is None else n_models
+        if self.held_out is None or n_models < 2:
             raise OptionError(
-                f"{tunes} fine-tuned models; stitching needs two or more, each with held-out"
+                f"{n_models} fine-tuned models; stitching needs two or more, each with held-out"
                 " questions of its task"
             )
-        if self.runs and len(self.runs) != tunes:
+        if self.runs and len(self.runs) != n_models:
             raise OptionError(
-                f"{len(self.runs)} graft runs for {tunes} fine-tuned models; give one of each, in"
-                " order"
+                f"{len(self.runs)} graft runs for {n_models} fine-tuned models; give one of each,"
+                " in order"
             )
-        if self.localise not in LOCALISE:
-            raise OptionError(f"unknown --localise {self.localise!r}; use {' or '.join(LOCALISE)}")
+        if self.localise not in LOCALISE_METHODS:
+            raise OptionError(
+                f"unknown --localise {self.localise!r}; use {' or '.join(LOCALISE_METHODS)}"
+            )
         if self.reg not in masks.REGULARISERS:
             raise OptionError(
                 f"unknown regulariser {self.reg!r}; use {' or '.join(masks.REGULARISERS)}"
@@ -108,9 +110,9 @@ class Stitch(Analyzer):
             raise OptionError(
                 f"the density of a mask is {bad[0]:g}; use a share above 0 and at most 1"
             )
-        if unknown := [part for part in self.scope.split(",") if part.strip() not in PARTS]:
+        if unknown := [part for part in self.scope.split(",") if part.strip() not in SCOPES]:
             raise OptionError(
-                f"unknown --scope {unknown[0]!r}; use {', '.join(PARTS)}, or several joined by"
+                f"unknown --scope {unknown[0]!r}; use {', '.join(SCOPES)}, or several joined by"
                 " commas"
             )
         if min(self.steps, self.draws) < 1:
@@ -119,98 +121,110 @@ class Stitch(Analyzer):
     def __call__(self, study: Study) -> Table:
         """Find the masks, stitch, measure."""
         self.check()
-        tunes = (
+        inputs = (
             StitchInput(
                 study.pair, study.contrast.positive, required(self.held_out, "a held-out task")
             ),
             *self.others,
         )
-        _require_comparable(tunes)
-        scopes = aligned([source.pair for source in tunes], self.scope)
-        for run, tune in zip(self.runs, tunes, strict=False):
-            _require_of(run, tune.pair, scopes[0])
+        _require_comparable(inputs)
+        scopes = align_scopes([source.pair for source in inputs], self.scope)
+        for run, stitch_input in zip(self.runs, inputs, strict=False):
+            _require_run_of(run, stitch_input.pair, scopes[0])
         tokenizer, context = study.pair.tokenizer, study.pair.tuned.context_length
-        asked = [Questions.of(tokenizer, source.held_out.prompts, context) for source in tunes]
-        found = [
-            self._mask(study, index, scope, source)
-            for index, (scope, source) in enumerate(zip(scopes, tunes, strict=True))
+        questions = [
+            Questions.from_prompts(tokenizer, source.held_out.prompts, context) for source in inputs
         ]
-        measured = _Measured(
-            study, asked, text_rows(tokenizer, study.contrast.negative.texts, context)
+        model_masks = [
+            self._mask(study, index, scope, source)
+            for index, (scope, source) in enumerate(zip(scopes, inputs, strict=True))
+        ]
+        measurements = StitchMeasurements(
+            study, questions, text_rows(tokenizer, study.contrast.negative.texts, context)
         )
         base = scopes[0].model
-        for at, tune in enumerate(tunes, 1):
-            measured.measure(f"tune {at}", tune.pair.tuned)
-        measured.measure("base", base)
-        for at, (scope, mask) in enumerate(zip(scopes, found, strict=True), 1):
-            measured.measure(f"graft {at}", base, scope.grafted(mask))
-        measured.measure("stitched", base, scopes[0].standing(stitched(scopes, found)))
-        measured.measure("average", base, scopes[0].standing(averaged(scopes)))
+        for number, stitch_input in enumerate(inputs, 1):
+            measurements.measure(f"tune {number}", stitch_input.pair.tuned)
+        measurements.measure("base", base)
+        for number, (scope, mask) in enumerate(zip(scopes, model_masks, strict=True), 1):
+            measurements.measure(f"graft {number}", base, scope.grafted(mask))
+        measurements.measure(
+            "stitched", base, scopes[0].weights_replaced(stitched(scopes, model_masks))
+        )
+        measurements.measure("average", base, scopes[0].weights_replaced(averaged(scopes)))
         for draw in study.progress(range(self.draws), "random masks"):
-            drawn = [
+            random_masks = [
                 masks.matched_mask(scope, mask, study.seed + draw * len(scopes) + index)
-                for index, (scope, mask) in enumerate(zip(scopes, found, strict=True))
+                for index, (scope, mask) in enumerate(zip(scopes, model_masks, strict=True))
             ]
-            measured.of_draw(draw, base, scopes[0].standing(stitched(scopes, drawn)))
-        return self._table(study, tunes, scopes, found, measured.rows)
+            measurements.measure_draw(
+                draw, base, scopes[0].weights_replaced(stitched(scopes, random_masks))
+            )
+        return self._table(study, inputs, scopes, model_masks, measurements.rows)
 
-    def _mask(self, study: Study, at: int, scope: Scope, tune: StitchInput) -> Bool[Tensor, " P"]:
+    def _mask(
+        self, study: Study, index: int, scope: Scope, source: StitchInput
+    ) -> Bool[Tensor, " P"]:
         if self.runs:
-            return scope.mask(masks.masks_of(self.runs[at], "learned"))
+            return scope.mask(masks.stored_masks(self.runs[index], "learned"))
         if self.localise == "movement":
-            return masks.top(masks.movement(scope), max(1, round(self.at * scope.size)))
+            return masks.top_mask(
+                masks.movement_ranking(scope), max(1, round(self.at * scope.size))
+            )
         context = study.pair.tuned.context_length
-        located = Questions.of(study.pair.tokenizer, tune.located.prompts, context)
+        selection = Questions.from_prompts(study.pair.tokenizer, source.selection.prompts, context)
         start = max(1, round(self.start * scope.size))
-        return masks.localised(
+        return masks.localised_mask(
             study,
             scope,
-            located,
+            selection,
             start,
             steps=self.steps,
-            rate=self.rate,
-            pull=self.pull,
-            reg=self.reg,
+            learning_rate=self.rate,
+            penalty=self.pull,
+            regulariser=self.reg,
         )
 
     def _table(
         self,
         study: Study,
-        tunes: Sequence[StitchInput],
+        inputs: Sequence[StitchInput],
         scopes: Sequence[Scope],
-        found: Sequence[Tensor],
-        rows: Rows,
+        model_masks: Sequence[Tensor],
+        rows: StitchRecords,
     ) -> Table:
         indices = {
             f"tune {number}": scope.indices(mask)
-            for number, (scope, mask) in enumerate(zip(scopes, found, strict=True), 1)
+            for number, (scope, mask) in enumerate(zip(scopes, model_masks, strict=True), 1)
         }
-        kept = [int(to_host(mask.sum())) for mask in found]
-        met = int(to_host((torch.stack(list(found)).sum(0) > 1).sum()))
+        mask_sizes = [int(to_host(mask.sum())) for mask in model_masks]
+        n_overlapping = int(to_host((torch.stack(list(model_masks)).sum(0) > 1).sum()))
         run = rows.table(
             self.name,
             provenance=study.provenance(self),
             summary={
                 "weights": scopes[0].size,
-                "tunes": [source.pair.tuned.name for source in tunes],
-                "kept": kept,
-                "claimed_by_several": met,
+                "tunes": [source.pair.tuned.name for source in inputs],
+                "kept": mask_sizes,
+                "claimed_by_several": n_overlapping,
                 "kept_gain": {kind: rows.kept_gain(kind) for kind in ("stitched", "average")},
                 "limits": [
                     as_sentence(note)
                     for note in prompt_notes(
-                        prompts for source in tunes for prompts in (source.located, source.held_out)
+                        prompts
+                        for source in inputs
+                        for prompts in (source.selection, source.held_out)
                     )
                 ],
-                "measuring": [len(source.held_out) for source in tunes],
+                "measuring": [len(source.held_out) for source in inputs],
                 "positive": len(study.contrast.positive),
                 "negative": len(study.contrast.negative),
             },
             tables={
-                "answers": rows.answers(),
-                "random": rows.drawn(),
-                "tunes": rows.tunes(
-                    [source.pair.tuned.name for source in tunes], kept, scopes[0].size
+                "answers": rows.answers_table(),
+                "random": rows.random_table(),
+                "tunes": rows.models_table(
+                    [source.pair.tuned.name for source in inputs], mask_sizes, scopes[0].size
                 ),
                 "overlaps": overlaps_table({"stitched": indices}, scopes[0].size),
             },
@@ -221,7 +235,7 @@ class Stitch(Analyzer):
                 if len(positions)
             },
         )
-        run = conclude(run, claims_of([len(source.held_out) for source in tunes]))
+        run = conclude(run, claims_of([len(source.held_out) for source in inputs]))
         verdicts = run.summary["verdicts"].items()
         kept_all = all(
             verdict == SUPPORTED for name, verdict in verdicts if name.startswith("keeps")
@@ -229,80 +243,81 @@ class Stitch(Analyzer):
         return replace(run, summary={**run.summary, "supported": kept_all})
 
 
-class _Measured:
+class StitchMeasurements:
     """Measures every model on every task."""
 
     def __init__(
-        self, study: Study, asked: Sequence[Questions], text: Sequence[tuple[int, ...]]
+        self, study: Study, questions: Sequence[Questions], text: Sequence[tuple[int, ...]]
     ) -> None:
-        self.study, self.asked, self.text = study, asked, text
-        self.rows = Rows(asked)
+        self.study, self.questions, self.text = study, questions, text
+        self.rows = StitchRecords(questions)
 
     def measure(
-        self, kind: str, model: Model, standing: AbstractContextManager | None = None
+        self, kind: str, model: Model, context: AbstractContextManager | None = None
     ) -> None:
         """Measure one model by every metric, within a context that sets its weights."""
-        with standing or nullcontext():
-            self.rows.add(kind, self._all(model))
-            self._read(kind, model)
+        with context or nullcontext():
+            self.rows.add(kind, self._grade_tasks(model))
+            self._measure_text(kind, model)
 
-    def of_draw(self, draw: int, model: Model, standing: AbstractContextManager) -> None:
+    def measure_draw(self, draw: int, model: Model, context: AbstractContextManager) -> None:
         """Measure a stitch of random masks: the first by every metric, all by correct answers."""
-        with standing:
-            seen = self._all(model)
-            self.rows.add_draw(draw, seen)
+        with context:
+            graded = self._grade_tasks(model)
+            self.rows.add_draw(draw, graded)
             if draw == 0:
-                self.rows.add("random", seen)
-                self._read("random", model)
+                self.rows.add("random", graded)
+                self._measure_text("random", model)
 
-    def _read(self, kind: str, model: Model) -> None:
+    def _measure_text(self, kind: str, model: Model) -> None:
         if self.text:
-            logits = run_logits(self.study.engine, model)
+            logits = engine_logits(self.study.engine, model)
             self.rows.add_text(kind, perplexity(self.text, model, logits, self.study.batch_size))
 
-    def _all(self, model: Model) -> Asked:
-        logits = run_logits(self.study.engine, model)
+    def _grade_tasks(self, model: Model) -> GradedTasks:
+        logits = engine_logits(self.study.engine, model)
         return [
-            questions.graded(self.study.batches(questions.read, model), logits, model.device)
-            for questions in self.asked
+            questions.grade(self.study.batches(questions.read, model), logits, model.device)
+            for questions in self.questions
         ]
 
 
-def _require_comparable(tunes: Sequence[StitchInput]) -> None:
-    first = tunes[0].pair
-    for tune in tunes[1:]:
+def _require_comparable(inputs: Sequence[StitchInput]) -> None:
+    first = inputs[0].pair
+    for source in inputs[1:]:
         for part in ("tokenizer", "template"):
-            if tune.pair.digests.get(part) != first.digests.get(part):
+            if source.pair.digests.get(part) != first.digests.get(part):
                 raise PairError(
-                    f"{tune.pair.tuned.name} and {first.tuned.name} differ in {part}; a stitched"
+                    f"{source.pair.tuned.name} and {first.tuned.name} differ in {part}; a stitched"
                     " model needs a common one"
                 )
-    for tune in tunes:
-        if shared := set(tune.located.shared(tune.held_out)):
+    for source in inputs:
+        if shared := set(source.selection.shared(source.held_out)):
             raise OptionError(
                 f"{len(shared)} questions are in both the selection and the held-out split, first"
                 f" {min(shared)[:40]!r}; remove them from one"
             )
 
 
-def _require_of(run: Table, pair: Pair, scope: Scope) -> None:
-    made = run.require_provenance()
+def _require_run_of(run: Table, pair: Pair, scope: Scope) -> None:
+    provenance = run.require_provenance()
     if run.kind != "graft":
         raise OptionError(
-            f"run {made.key} is of kind {run.kind}; give keys of graft runs (interp ls)"
+            f"run {provenance.key} is of kind {run.kind}; give keys of graft runs (interp ls)"
         )
     if any(
-        made.inputs.get(role) != pair.digests.get(role) for role in ("base", "tuned", "adapter")
+        provenance.inputs.get(role) != pair.digests.get(role)
+        for role in ("base", "tuned", "adapter")
     ):
         raise OptionError(
-            f"run {made.key} is not of {pair.tuned.name}; give graft runs in the order of the"
+            f"run {provenance.key} is not of {pair.tuned.name}; give graft runs in the order of the"
             " models"
         )
-    sizes = {piece.name: piece.size for piece in scope.pieces}
+    sizes = {piece.name: piece.size for piece in scope.pairs}
     if any(sizes.get(row["parameter"]) != row["size"] for row in run.tables["layers"].rows()):
         raise OptionError(
-            f"run {made.key} has another scope than {', '.join(scope.parts)}; give graft runs of"
-            " the same scope"
+            f"run {provenance.key} has another scope than {', '.join(scope.parts)}; give graft runs"
+            " of the same scope"
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from interp.claims import Claim, Draws, Estimate, mean
 
-KEEPS = 0.95
+MIN_KEPT_GAIN = 0.95
 
 
 def claims_of(questions: Sequence[int]) -> list[Claim]:
@@ -16,31 +16,34 @@ def claims_of(questions: Sequence[int]) -> list[Claim]:
     """
     tasks = list(enumerate(questions, 1))
     return [
-        *(_keeps(*task) for task in tasks),
-        *(_gains(*task) for task in tasks),
+        *(_keeps_claim(*task) for task in tasks),
+        *(_gains_claim(*task) for task in tasks),
         _beats_average(),
     ]
 
 
-def _kind(kind: str, task: int) -> dict:
+def _rows_of(kind: str, task: int) -> dict:
     return {"where": {"kind": kind, "task": task}}
 
 
-def _right(where: dict, **rest) -> Estimate:
+def _accuracy(where: dict, **rest) -> Estimate:
     """Accuracy of one model on one task, paired by question with other models."""
     return mean("correct", table="answers", pair="prompt_id", **where, **rest)
 
 
-def _ends(task: int) -> dict[str, Estimate]:
-    return {"base": _right(_kind("base", task)), "tuned": _right(_kind(f"tune {task}", task))}
+def _accuracies(task: int) -> dict[str, Estimate]:
+    return {
+        "base": _accuracy(_rows_of("base", task)),
+        "tuned": _accuracy(_rows_of(f"tune {task}", task)),
+    }
 
 
-def _keeps(task: int, questions: int) -> Claim:
-    base, tuned = _kind("base", task), _kind(f"tune {task}", task)
+def _keeps_claim(task: int, questions: int) -> Claim:
+    base, tuned = _rows_of("base", task), _rows_of(f"tune {task}", task)
     return Claim(
         name=f"keeps-{task}",
-        estimate=_right(_kind("stitched", task), minus=base, over={**tuned, "minus": base}),
-        at_least=KEEPS,
+        estimate=_accuracy(_rows_of("stitched", task), minus=base, over={**tuned, "minus": base}),
+        at_least=MIN_KEPT_GAIN,
         beyond=["control"],
         null=Draws("random", "kept_gain", {"task": task}),
         control="stitched random masks with the same count in every parameter",
@@ -56,15 +59,15 @@ def _keeps(task: int, questions: int) -> Claim:
             " questions of its task correctly than the base ({tuned:.1%} and {base:.1%}; the"
             " interval of the gain covers 0), so there is no gain to keep."
         ),
-        also=_ends(task),
+        also=_accuracies(task),
     )
 
 
-def _gains(task: int, questions: int) -> Claim:
-    ends = _ends(task)
+def _gains_claim(task: int, questions: int) -> Claim:
+    ends = _accuracies(task)
     return Claim(
         name=f"gains-{task}",
-        estimate=_right(_kind(f"tune {task}", task), minus=_kind("base", task)),
+        estimate=_accuracy(_rows_of(f"tune {task}", task), minus=_rows_of("base", task)),
         at_least=0.0,
         reference=ends["base"],
         control="the base on the same questions",
@@ -78,10 +81,10 @@ def _gains(task: int, questions: int) -> Claim:
 
 def _beats_average() -> Claim:
     all_tasks = {"table": "answers", "pair": ["task", "prompt_id"]}
-    own, average = {"where": {"kind": "stitched"}}, {"where": {"kind": "average"}}
+    stitched, average = {"where": {"kind": "stitched"}}, {"where": {"kind": "average"}}
     return Claim(
         name="beats-average",
-        estimate=mean("correct", minus=average, **own, **all_tasks),
+        estimate=mean("correct", minus=average, **stitched, **all_tasks),
         at_least=0.0,
         reference=mean("correct", **average, **all_tasks),
         control="the plain average of all fine-tuned models",
@@ -89,5 +92,5 @@ def _beats_average() -> Claim:
             "The stitched model answers {stitched:.1%} of the questions of all tasks correctly, the"
             " plain average of the fine-tuned models {control:.1%}."
         ),
-        also={"stitched": mean("correct", **own, **all_tasks)},
+        also={"stitched": mean("correct", **stitched, **all_tasks)},
     )

@@ -8,61 +8,61 @@ from typing import Any
 
 import numpy as np
 
-from interp.experiments.questions import Graded, Questions
+from interp.experiments.questions import QuestionResults, Questions
 from interp.maths.statistics import calibration_error
-from interp.prompts import tied
+from interp.prompts import merge_clusters
 from interp.table import Table, table
 
-Asked = list[Graded]
+GradedTasks = list[QuestionResults]
 _TASK = "number of the task and of its fine-tuned model, from 1"
 
 
 @dataclass
-class Rows:
+class StitchRecords:
     """Measurements of models, in order: graded questions of every task, and perplexities."""
 
-    asked: Sequence[Questions]
-    seen: dict[str, Asked] = field(default_factory=dict)
+    questions: Sequence[Questions]
+    graded: dict[str, GradedTasks] = field(default_factory=dict)
     text: dict[str, float] = field(default_factory=dict)
     draws: list[tuple[int, int, float]] = field(default_factory=list)
 
-    def add(self, kind: str, seen: Asked) -> None:
+    def add(self, kind: str, graded: GradedTasks) -> None:
         """Add one model."""
-        self.seen[kind] = seen
+        self.graded[kind] = graded
 
     def add_text(self, kind: str, value: float) -> None:
         """Add the perplexity of plain text under one model."""
         self.text[kind] = value
 
-    def add_draw(self, draw: int, seen: Asked) -> None:
+    def add_draw(self, draw: int, graded: GradedTasks) -> None:
         """Add one of several stitches of random masks."""
         self.draws += [
-            (task, draw, float(answers.correct.mean())) for task, answers in enumerate(seen, 1)
+            (task, draw, float(answers.correct.mean())) for task, answers in enumerate(graded, 1)
         ]
 
-    def gain(self, task: int, correct: float) -> float:
+    def share_of_gain(self, task: int, correct: float) -> float:
         """Accuracy as a share of the gain of the task's fine-tuned model; NaN without a gain."""
         low, high = (
-            float(self.seen[kind][task - 1].correct.mean()) for kind in ("base", f"tune {task}")
+            float(self.graded[kind][task - 1].correct.mean()) for kind in ("base", f"tune {task}")
         )
         return (correct - low) / (high - low) if high != low else float("nan")
 
     def kept_gain(self, kind: str) -> list[float | None]:
         """Per task the share of the gain that a model keeps; None without a gain."""
-        found = [
-            self.gain(task, float(graded.correct.mean()))
-            for task, graded in enumerate(self.seen[kind], 1)
+        shares = [
+            self.share_of_gain(task, float(graded.correct.mean()))
+            for task, graded in enumerate(self.graded[kind], 1)
         ]
-        return [None if np.isnan(value) else value for value in found]
+        return [None if np.isnan(value) else value for value in shares]
 
     def table(self, kind: str, **rest: Any) -> Table:
         """Every metric of every model on every task; perplexities are under task 0."""
         rows = [(0, name, "perplexity", value) for name, value in self.text.items()]
-        for name, seen in self.seen.items():
-            for task, one in enumerate(seen, 1):
+        for name, graded_tasks in self.graded.items():
+            for task, graded in enumerate(graded_tasks, 1):
                 rows += [
                     (task, name, metric, value)
-                    for metric, value in self._numbers(task, one).items()
+                    for metric, value in self._metrics(task, graded).items()
                 ]
         tasks, names, metrics, values = zip(*rows, strict=True)
         return table(
@@ -88,19 +88,21 @@ class Rows:
             **rest,
         )
 
-    def _numbers(self, task: int, one: Graded) -> Mapping[str, float]:
-        correct = float(one.correct.mean())
-        own = self.seen[f"tune {task}"][task - 1]
-        numbers = {
+    def _metrics(self, task: int, graded: QuestionResults) -> Mapping[str, float]:
+        correct = float(graded.correct.mean())
+        tuned = self.graded[f"tune {task}"][task - 1]
+        metrics = {
             "accuracy": correct,
-            "exact": float(one.exact.mean()),
-            "loss": float(one.loss.mean()),
-            "agreement": float(np.mean(one.choice == own.choice)),
-            "kept-gain": self.gain(task, correct),
+            "exact": float(graded.exact.mean()),
+            "loss": float(graded.loss.mean()),
+            "agreement": float(np.mean(graded.choice == tuned.choice)),
+            "kept-gain": self.share_of_gain(task, correct),
         }
-        if not np.isnan(one.confidence).any():
-            numbers["calibration-error-15"] = calibration_error(one.confidence, one.correct, 15)
-        return numbers
+        if not np.isnan(graded.confidence).any():
+            metrics["calibration-error-15"] = calibration_error(
+                graded.confidence, graded.correct, 15
+            )
+        return metrics
 
     def clusters(self, task: int) -> np.ndarray:
         """Clusters of a task's questions, renamed so that tasks share only clusters of equal
@@ -108,18 +110,20 @@ class Rows:
         """
         names = [
             f"{number}:{name}"
-            for number, questions in enumerate(self.asked, 1)
+            for number, questions in enumerate(self.questions, 1)
             for name in questions.clusters
         ]
-        found = tied(names, [key for questions in self.asked for key in questions.keys])
-        start = sum(len(questions) for questions in self.asked[: task - 1])
-        return np.array(found[start : start + len(self.asked[task - 1])])
+        tied_names = merge_clusters(
+            names, [key for questions in self.questions for key in questions.keys]
+        )
+        start = sum(len(questions) for questions in self.questions[: task - 1])
+        return np.array(tied_names[start : start + len(self.questions[task - 1])])
 
-    def answers(self) -> Table:
+    def answers_table(self) -> Table:
         """The graded answer to each held-out question under each model."""
         parts = [
-            (name, task, graded, self.asked[task - 1])
-            for name, graded_tasks in self.seen.items()
+            (name, task, graded, self.questions[task - 1])
+            for name, graded_tasks in self.graded.items()
             for task, graded in enumerate(graded_tasks, 1)
         ]
         return table(
@@ -148,23 +152,23 @@ class Rows:
                     "dependent questions",
                 ),
                 "correct": (
-                    _joined(parts, "correct"),
+                    _concatenate(parts, "correct"),
                     "flag",
                     "the right one of two answers, or the answer written exactly",
                 ),
                 "exact": (
-                    _joined(parts, "exact"),
+                    _concatenate(parts, "exact"),
                     "flag",
                     "greedy decoding would write the answer",
                 ),
-                "loss": (_joined(parts, "loss"), "measure", "loss of the answer", "nats"),
+                "loss": (_concatenate(parts, "loss"), "measure", "loss of the answer", "nats"),
             },
         )
 
-    def drawn(self) -> Table:
+    def random_table(self) -> Table:
         """Stitches of random masks, by task."""
         tasks, draws, correct = zip(*self.draws, strict=True)
-        gains = [self.gain(task, value) for task, _, value in self.draws]
+        gains = [self.share_of_gain(task, value) for task, _, value in self.draws]
         return table(
             "stitch-random",
             {
@@ -179,16 +183,21 @@ class Rows:
             },
         )
 
-    def tunes(self, names: Sequence[str], kept: Sequence[int], size: int) -> Table:
+    def models_table(self, names: Sequence[str], mask_sizes: Sequence[int], size: int) -> Table:
         """The stitched models and their masks."""
         return table(
             "stitch-tunes",
             {
                 "task": (np.arange(1, len(names) + 1), "key", _TASK),
                 "tune": (list(names), "text", "fine-tuned model"),
-                "kept": (np.array(kept, np.int64), "measure", "weights in its mask", "weights"),
+                "kept": (
+                    np.array(mask_sizes, np.int64),
+                    "measure",
+                    "weights in its mask",
+                    "weights",
+                ),
                 "share": (
-                    np.array(kept) / size,
+                    np.array(mask_sizes) / size,
                     "measure",
                     "share of the scope's weights in its mask",
                 ),
@@ -196,5 +205,5 @@ class Rows:
         )
 
 
-def _joined(parts: list, name: str) -> np.ndarray:
+def _concatenate(parts: list, name: str) -> np.ndarray:
     return np.concatenate([getattr(graded, name) for _, _, graded, _ in parts])

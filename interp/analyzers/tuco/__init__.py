@@ -17,19 +17,19 @@ from typing import ClassVar
 import numpy as np
 
 from interp.analyzers.base import Analyzer
-from interp.analyzers.tuco.classes_by_answer import by_answer
-from interp.analyzers.tuco.compute import Measured, measure, noise
-from interp.analyzers.tuco.findings import claims_of, control_columns, permuted, prompt_columns
-from interp.analyzers.tuco.label_permutations import Shuffles
+from interp.analyzers.tuco.classes_by_answer import split_by_answer
+from interp.analyzers.tuco.compute import GroupContributions, measure_group, rounding_floor
+from interp.analyzers.tuco.findings import claims_of, control_columns, permuted_aucs, prompt_columns
+from interp.analyzers.tuco.label_permutations import LabelPermutations
 from interp.claims import conclude
 from interp.claims.control_fine_tunes import controls_table
 from interp.errors import OptionError, UnsupportedModel
 from interp.experiments.cost import Work
 from interp.experiments.same_base import require_same_base
-from interp.experiments.tuning_decomposition import require_here, sites_needed
+from interp.experiments.tuning_decomposition import require_local_engine, required_hooks
 from interp.models.pair import Pair
-from interp.models.pairs_on_demand import names_of
-from interp.models.unexamined_changes import remarks
+from interp.models.pairs_on_demand import tuned_names
+from interp.models.unexamined_changes import unexamined_change_notes
 from interp.study import Study
 from interp.table import Table, table
 
@@ -81,15 +81,15 @@ class Tuco(Analyzer):
 
     def check(self) -> None:
         """Raise OptionError for invalid options, before any model is loaded."""
-        known = {
+        allowed = {
             "granularity": ("block", "sublayer"),
             "positions": ("last", "all"),
             "path": ("full", "fast"),
             "order": ORDERS,
         }
-        for name, values in known.items():
-            if (given := getattr(self, name)) not in values:
-                raise OptionError(f"unknown {name} {given!r}; use {', '.join(map(str, values))}")
+        for name, values in allowed.items():
+            if (value := getattr(self, name)) not in values:
+                raise OptionError(f"unknown {name} {value!r}; use {', '.join(map(str, values))}")
         if self.positions == "all" and self.path == "fast":
             raise OptionError(
                 "the fast path reads the last token only; use path full for all positions"
@@ -105,7 +105,7 @@ class Tuco(Analyzer):
         """
         self.check()
         study.pair.require_base("TuCo")
-        require_here(study.engine)
+        require_local_engine(study.engine)
         if self.by_answer:
             study.require_metric("splitting prompts by answer")
             if len(study.classes) > 1:
@@ -114,7 +114,7 @@ class Tuco(Analyzer):
                 )
         require_same_base(study, self.controls)
         anatomy = study.pair.tuned.anatomy
-        if missing := [hook for hook in sites_needed() if hook not in anatomy.targets]:
+        if missing := [hook for hook in required_hooks() if hook not in anatomy.targets]:
             raise UnsupportedModel(
                 f"{anatomy.architecture} has no exact counterpart of {missing[0]}"
             )
@@ -138,82 +138,84 @@ class Tuco(Analyzer):
         """Decompose the fine-tuned model's stream of every prompt."""
         self.require(study)
         study.require_parts()
-        notes, given, names, answered = (
-            list(remarks(study.pair)),
+        notes, original_study, names, answer_split = (
+            list(unexamined_change_notes(study.pair)),
             study,
             ("positive", "negative"),
             None,
         )
         if self.by_answer:
-            answered = by_answer(study, self.keep_text)
-            study, names = answered.study, answered.names
+            answer_split = split_by_answer(study, self.keep_text)
+            study, names = answer_split.study, answer_split.names
         if len(study.classes) == 2 and not self.controls:
             notes.append(
                 "An AUC above one half shows that the classes differ; without a control fine-tune"
                 " it cannot be attributed to this fine-tuning."
             )
-        found = [measure(study, self, group) for group in study.classes]
+        results = [measure_group(study, self, group) for group in study.classes]
         controls = [
-            [measure(study, self, group, self.controls[at]) for group in study.classes]
+            [measure_group(study, self, group, self.controls[at]) for group in study.classes]
             for at in range(len(self.controls))
         ]
-        floor = noise(study, self)
-        tables, shuffles = {"layers": _layers(found), "floor": floor}, None
-        tuco = np.concatenate([part.tuco for part in found])
+        floor = rounding_floor(study, self)
+        tables, permutations = {"layers": _layers(results), "floor": floor}, None
+        tuco = np.concatenate([part.tuco for part in results])
         if self.positions == "all":
-            tables["tokens"] = _tokens(found)
-        columns = prompt_columns(self, found, controls, names)
-        if len(found) == 2:
+            tables["tokens"] = _tokens(results)
+        columns = prompt_columns(self, results, controls, names)
+        if len(results) == 2:
             labels = [group == "positive" for group in columns["group"][0]]
-            shuffles = Shuffles.of(labels, columns["cluster"][0], columns["tokens"][0])
-            tables["permuted"] = permuted(shuffles, self, tuco, study.seed)
+            permutations = LabelPermutations.from_clusters(
+                labels, columns["cluster"][0], columns["tokens"][0]
+            )
+            tables["permuted"] = permuted_aucs(permutations, self, tuco, study.seed)
         if controls:
             tables["controls"] = controls_table(
-                names_of(self.controls), control_columns(self, controls, columns)
+                tuned_names(self.controls), control_columns(self, controls, columns)
             )
-        if answered is not None:
-            tables["answers"] = answered.answers
-        limit = float(np.max(floor["tuco"]))
+        if answer_split is not None:
+            tables["answers"] = answer_split.answers
+        floor_share = float(np.max(floor["tuco"]))
         run = table(
             self.name,
             columns,
-            provenance=given.provenance(self),
+            provenance=original_study.provenance(self),
             summary={
-                "controls": names_of(self.controls),
+                "controls": tuned_names(self.controls),
                 "tuco": float(tuco.mean()),
-                "output_co": float(np.concatenate([part.output_co for part in found]).mean()),
-                "noise_floor": limit,
-                "largest_error": max(float(part.errors.max()) for part in found),
+                "output_co": float(np.concatenate([part.output_co for part in results]).mean()),
+                "noise_floor": floor_share,
+                "largest_error": max(float(part.errors.max()) for part in results),
                 "path": self.path,
                 "limits": notes,
                 **{group: len(study.prompts(group)) for group in study.classes},
             },
             tables=tables,
         )
-        claims = claims_of(self, limit, len(tuco), names, len(controls), shuffles)
-        if answered is None:
+        claims = claims_of(self, floor_share, len(tuco), names, len(controls), permutations)
+        if answer_split is None:
             return conclude(run, claims)
         # with one class the AUC of --by-answer is undefined
-        undecided = {} if len(found) == 2 else {"supported": False}
-        return conclude(run, claims, lead=answered.sentence, **undecided)
+        undecided = {} if len(results) == 2 else {"supported": False}
+        return conclude(run, claims, lead=answer_split.sentence, **undecided)
 
 
-def _layers(found: list[Measured]) -> Table:
+def _layers(results: list[GroupContributions]) -> Table:
     """One row per prompt and block."""
-    shape = [part.betas_last.shape for part in found]
+    shape = [part.betas_last.shape for part in results]
     places = [np.indices(size) for size in shape]
     ids = [
         np.array([p.id for p in part.prompts])[place[0]].ravel()
-        for part, place in zip(found, places, strict=True)
+        for part, place in zip(results, places, strict=True)
     ]
     groups = [
         part.group
-        for part, size in zip(found, shape, strict=True)
+        for part, size in zip(results, shape, strict=True)
         for _ in range(size[0] * size[1])
     ]
 
     def joined(name: str) -> np.ndarray:
-        return np.concatenate([getattr(part, name).ravel() for part in found])
+        return np.concatenate([getattr(part, name).ravel() for part in results])
 
     return table(
         "tuco-layers",
@@ -257,11 +259,11 @@ def _layers(found: list[Measured]) -> Table:
     )
 
 
-def _tokens(found: list[Measured]) -> Table:
+def _tokens(results: list[GroupContributions]) -> Table:
     """One row per prompt, position and block, of the first prompts of each class."""
     rows = [
         (part.group, part.prompts[row].id, position, text, layer, value)
-        for part in found
+        for part in results
         for row, (words, shares) in part.tokens.items()
         for position, text in enumerate(words)
         for layer, value in enumerate(shares[:, position].tolist())

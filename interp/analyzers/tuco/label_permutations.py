@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from interp.maths.auc import arrangements, shuffled_auc, shuffled_labels
+from interp.maths.auc import count_label_arrangements, shuffled_auc, shuffled_labels
 from interp.maths.statistics import roc_auc
 
-ENOUGH = 20  # arrangements of labels at which the observed one alone is 5 %
+MIN_ARRANGEMENTS = 20  # arrangements of labels at which the observed one alone is 5 %
 
 
 @dataclass(frozen=True)
-class Shuffles:
+class LabelPermutations:
     """Label, length and unit of every prompt, positive ones first; the stratum of each unit.
 
     Prompts of a cluster are dependent, so that permuting single prompts would give a null that is
@@ -31,7 +31,9 @@ class Shuffles:
     strata: np.ndarray
 
     @classmethod
-    def of(cls, labels: Sequence[bool], clusters: Sequence[str], lengths: ArrayLike) -> Shuffles:
+    def from_clusters(
+        cls, labels: Sequence[bool], clusters: Sequence[str], lengths: ArrayLike
+    ) -> LabelPermutations:
         """By prompt: whether it is positive, its cluster, its number of tokens."""
         classes: dict[str, set[bool]] = defaultdict(set)
         for name, label in zip(clusters, labels, strict=True):
@@ -42,38 +44,38 @@ class Shuffles:
         return cls(np.asarray(labels, bool), np.asarray(lengths), units, strata[first])
 
     @property
-    def ways(self) -> int:
+    def n_permutations(self) -> int:
         """Number of distinct arrangements of the labels."""
-        return arrangements(self.labels, self.units, self.strata)
+        return count_label_arrangements(self.labels, self.units, self.strata)
 
     def auc(self, values: np.ndarray, draws: int, seed: int) -> np.ndarray:
         """AUCs with labels permuted."""
         drawn = shuffled_labels(self.labels, self.units, self.strata, draws, seed)
         return np.array([roc_auc(labels, values) for labels in drawn])
 
-    def near_auc(self, values: np.ndarray, caliper: int, draws: int, seed: int) -> np.ndarray:
+    def matched_auc(self, values: np.ndarray, caliper: int, draws: int, seed: int) -> np.ndarray:
         """AUCs over pairs within ``caliper``, labels permuted among units of equal (rounded) mean
         length.
         """
         return shuffled_auc(values, self.labels, self.lengths, caliper, draws, seed, self.units)
 
     @property
-    def near_ways(self) -> int:
+    def n_matched_permutations(self) -> int:
         """Number of distinct arrangements for ``near_auc``."""
         means = np.round(np.bincount(self.units, weights=self.lengths) / np.bincount(self.units))
-        return arrangements(self.labels, self.units, means)
+        return count_label_arrangements(self.labels, self.units, means)
 
 
-def too_few(ways: int) -> str:
+def too_few_note(n_permutations: int) -> str:
     """Addition to a sentence where the null cannot reach p = 5 %; else empty."""
-    if ways >= ENOUGH:
+    if n_permutations >= MIN_ARRANGEMENTS:
         return ""
     return (
-        f" Labels of whole clusters can be permuted in only {ways} way{'s' * (ways != 1)}: too few"
-        " for p of 5 %."
+        f" Labels of whole clusters can be permuted in only {n_permutations}"
+        f" way{'s' * (n_permutations != 1)}: too few for p of 5 %."
     )
 
 
 def _codes(keys: Sequence[Hashable]) -> np.ndarray:
-    number = {key: code for code, key in enumerate(dict.fromkeys(keys))}
-    return np.array([number[key] for key in keys])
+    codes = {key: code for code, key in enumerate(dict.fromkeys(keys))}
+    return np.array([codes[key] for key in keys])

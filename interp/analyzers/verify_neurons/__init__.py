@@ -3,6 +3,6 @@ prompts.
 """
 
 from interp.analyzers.verify_neurons.analyzer import VerifyNeurons
-from interp.analyzers.verify_neurons.findings import FEWEST_SETS, fewest_clusters
+from interp.analyzers.verify_neurons.findings import MIN_RANDOM_SETS, min_clusters
 
-__all__ = ["FEWEST_SETS", "VerifyNeurons", "fewest_clusters"]
+__all__ = ["MIN_RANDOM_SETS", "VerifyNeurons", "min_clusters"]

@@ -8,25 +8,25 @@ import numpy as np
 
 from interp.analyzers.base import Analyzer
 from interp.analyzers.verify_neurons import tables
-from interp.analyzers.verify_neurons.cost import VerificationSize, work_of
+from interp.analyzers.verify_neurons.cost import VerificationSize, verification_work
 from interp.analyzers.verify_neurons.effects import (
-    Each,
+    MeasureSets,
     changed_answers,
+    evaluate_conditions,
+    fully_judged_effects,
     harmless_effects,
-    judged_conditions,
-    judged_set,
-    judged_whole,
-    numbers_alone,
+    located_effects,
+    number_effects,
     random_effects,
 )
 from interp.analyzers.verify_neurons.evidence import Effects, Evidence
 from interp.errors import OptionError
-from interp.experiments.ablated_metric import Numbers
+from interp.experiments.ablated_metric import AblatedMetric
 from interp.experiments.conditions import (
     ABLATIONS,
     CELLS,
     DIRECTIONS,
-    FURTHER,
+    FURTHER_ABLATIONS,
     GROUPS,
     PATCHES,
     PatchSource,
@@ -34,13 +34,13 @@ from interp.experiments.conditions import (
 )
 from interp.experiments.contributions import contribution_norms, contribution_sizes
 from interp.experiments.cost import Work
-from interp.experiments.dose import grid, refine
-from interp.experiments.outcomes import Outcomes, Set
+from interp.experiments.dose import bisect_dose, dose_grid
+from interp.experiments.outcomes import Outcomes, UnitSet
 from interp.experiments.patching import patch_cells
-from interp.experiments.ranking_sets import ranked_set
-from interp.experiments.row_selection import some
-from interp.experiments.sampled import sample, sampling_of
-from interp.experiments.subsample import few_of
+from interp.experiments.ranking_sets import verification_set
+from interp.experiments.row_selection import sample_rows
+from interp.experiments.sampled import sample_answers, sampling_options
+from interp.experiments.subsample import subsample_study
 from interp.interventions.random_sets import (
     equally_large,
     matched_sets,
@@ -48,7 +48,7 @@ from interp.interventions.random_sets import (
     norm_ratio,
     set_name,
 )
-from interp.models.changes import has_weights, weight_change
+from interp.models.changes import can_read_weights, weight_change
 from interp.models.units import unit_named
 from interp.study import Study
 from interp.table import Table
@@ -124,7 +124,7 @@ class VerifyNeurons(Analyzer):
                 "VerifyNeurons takes a located table or a ranking of your own, not both; give one"
                 " of them"
             )
-        for name, value in ranked_set(located).items() if located is not None else ():
+        for name, value in verification_set(located).items() if located is not None else ():
             object.__setattr__(self, name, value)
 
     @classmethod
@@ -137,11 +137,11 @@ class VerifyNeurons(Analyzer):
         units.
         """
         layers, units = shape or (np.inf, np.inf)
-        if wrong := [
+        if invalid := [
             pair for pair in self.excluded if not (0 <= pair[0] < layers and 0 <= pair[1] < units)
         ]:
             raise OptionError(
-                f"excluded is layer {wrong[0][0]}, {self.unit} {wrong[0][1]}; the model has"
+                f"excluded is layer {invalid[0][0]}, {self.unit} {invalid[0][1]}; the model has"
                 f" {layers} blocks of {units}"
             )
         if self.random_sets < 1:
@@ -149,9 +149,10 @@ class VerifyNeurons(Analyzer):
                 f"--random-sets {self.random_sets} leaves the claims without a null; use at least"
                 " 19"
             )
-        if wrong := [name for name in self.ablations if name not in FURTHER]:
+        if invalid := [name for name in self.ablations if name not in FURTHER_ABLATIONS]:
             raise OptionError(
-                f"unknown --ablations {wrong[0]!r}; use all, or some of {', '.join(FURTHER)}"
+                f"unknown --ablations {invalid[0]!r}; use all, or some of"
+                f" {', '.join(FURTHER_ABLATIONS)}"
             )
         if self.directions not in (("necessity",), tuple(DIRECTIONS)):
             raise OptionError(
@@ -170,19 +171,19 @@ class VerifyNeurons(Analyzer):
         sets.
         """
         names = self._conditions(study.pair.base is not None) if self.selected else []
-        asked = VerificationSize(
+        size = VerificationSize(
             self.selected,
             len(names),
             self.control_prompts,
             self.random_sets,
-            self._judged,
+            self._n_judged_sets,
             self.dose_draws,
             self._sizes,
             self.doses,
             self.cell_sets,
             self.directions,
         )
-        return work_of(study, asked)
+        return verification_work(study, size)
 
     @property
     def _depth(self) -> int:
@@ -191,7 +192,7 @@ class VerifyNeurons(Analyzer):
     @property
     def _sizes(self) -> list[int]:
         """Sizes of the prefixes of the ranking that are measured."""
-        return sorted({*grid(self._depth), self.selected}) if self.doses else [self.selected]
+        return sorted({*dose_grid(self._depth), self.selected}) if self.doses else [self.selected]
 
     def __call__(self, study: Study) -> Table:
         """Run all conditions, doses and random sets, and make claims of the results."""
@@ -201,29 +202,32 @@ class VerifyNeurons(Analyzer):
             study.pair.tuned.anatomy,
         )
         self.check(has_base, (anatomy.n_layers, unit.count(anatomy)))
-        located, donors = self.ranking[: self.selected], PatchSource.read(study, unit, self.patch)
+        located, donors = (
+            self.ranking[: self.selected],
+            PatchSource.from_study(study, unit, self.patch),
+        )
         names = self._conditions(has_base) if located else []
         roles = ["base", "tuned"] if has_base else ["tuned"]
-        judged = judged_conditions(study, donors, located, roles, names)
-        sampling = sampling_of(study)
+        results = evaluate_conditions(study, donors, located, roles, names)
+        sampling = sampling_options(study)
         sampled = (
             []
             if sampling is None
             else [
-                sample(study, sampling, name, group, donors.condition(name, located))
+                sample_answers(study, sampling, name, group, donors.condition(name, located))
                 for name in (*roles, *names)
                 for group in GROUPS
             ]
         )
-        changed = changed_answers(judged, has_base)
-        rows = some(
+        changed = changed_answers(results, has_base)
+        rows = sample_rows(
             study.prompts("positive"),
             np.flatnonzero(changed).tolist(),
             self.control_prompts,
             study.seed,
         )
         evidence = Evidence(
-            judged=judged,
+            results=results,
             changed=changed,
             rows=rows,
             has_base=has_base,
@@ -236,11 +240,11 @@ class VerifyNeurons(Analyzer):
             sampled=sampled,
             excluded=len(self.excluded),
             doses=self.doses,
-            first=self._judged,
+            n_judged_sets=self._n_judged_sets,
         )
-        if located and has_base and has_weights(study.pair.tuned.anatomy, unit):
-            moved = weight_change(study.pair, unit)
-            evidence.tuned = sum(bool(moved[pair]) for pair in located)
+        if located and has_base and can_read_weights(study.pair.tuned.anatomy, unit):
+            weight_changes = weight_change(study.pair, unit)
+            evidence.tuned = sum(bool(weight_changes[pair]) for pair in located)
         if located and len(rows) and has_base:
             norms, changes = contribution_sizes(study, donors)
             self._draw(study, located, norms, changes, evidence)
@@ -287,7 +291,7 @@ class VerifyNeurons(Analyzer):
             evidence.matched = [matched_share(draw, located, changes) for draw in evidence.sets]
 
     @property
-    def _judged(self) -> int:
+    def _n_judged_sets(self) -> int:
         """Number of random sets that are judged on all control prompts, at least those of the
         dose-response.
         """
@@ -308,13 +312,19 @@ class VerifyNeurons(Analyzer):
         draws = self._dose_draws(sizes, study.seed)
         units = {*self.ranking[: max(self._depth, self.selected)]}.union(*evidence.sets, *draws)
         outcomes = Outcomes(study, donors, direction, evidence.rows, units=units)
-        numbers = Numbers(study, donors, evidence.rows, direction, units)
-        each = judged_whole(study, direction, outcomes)
-        evidence.dose[direction] = {self.selected: judged_set(direction, outcomes, evidence.judged)}
+        numbers = AblatedMetric(study, donors, evidence.rows, direction, units)
+        measure_sets = fully_judged_effects(study, direction, outcomes)
+        evidence.dose[direction] = {
+            self.selected: located_effects(direction, outcomes, evidence.results)
+        }
         self._doses(
-            direction, draws, evidence, each, numbers_alone(study, direction, outcomes, numbers)
+            direction,
+            draws,
+            evidence,
+            measure_sets,
+            number_effects(study, direction, outcomes, numbers),
         )
-        found = evidence.random[direction] = random_effects(
+        effects = evidence.random[direction] = random_effects(
             study,
             donors,
             direction,
@@ -322,13 +332,13 @@ class VerifyNeurons(Analyzer):
             outcomes,
             numbers,
             evidence.dose[direction][len(located)],
-            self._judged,
+            self._n_judged_sets,
             units,
-            each,
+            measure_sets,
         )
-        evidence.random_dose[direction, self.selected] = found[: self.dose_draws]
+        evidence.random_dose[direction, self.selected] = effects[: self.dose_draws]
         if self.cell_sets:
-            same, sets = (
+            own_cell, sets = (
                 next(cell for cell, kind in CELLS.items() if kind == PATCHES[self.patch]),
                 evidence.sets,
             )
@@ -339,68 +349,80 @@ class VerifyNeurons(Analyzer):
                 located,
                 sets[: self.cell_sets],
                 outcomes,
-                {same: [one["number"] for one in found]},
+                {own_cell: [one["number"] for one in effects]},
                 numbers,
             )
 
     def _doses(
         self,
         direction: str,
-        draws: Sequence[Set],
+        draws: Sequence[UnitSet],
         evidence: Evidence,
-        each: Each,
-        alone: Callable[[Set], Effects],
+        measure_sets: MeasureSets,
+        measure_number: Callable[[UnitSet], Effects],
     ) -> None:
         """Effects of the located and the random doses; for necessity with the exact k95 of every
         measure.
         """
-        others = [k for k in self._sizes if k != self.selected]
-        doses = dict(zip(others, each([self.ranking[:k] for k in others], "located"), strict=True))
+        other_sizes = [k for k in self._sizes if k != self.selected]
+        doses = dict(
+            zip(
+                other_sizes,
+                measure_sets([self.ranking[:k] for k in other_sizes], "located"),
+                strict=True,
+            )
+        )
         doses = dict(sorted({**doses, **evidence.dose[direction]}.items()))
         if direction == "necessity" and self.doses:
-            doses = refine(
-                lambda one: each([one], "located")[0], self.ranking, doses, self.reach, "behaviour"
+            doses = bisect_dose(
+                lambda one: measure_sets([one], "located")[0],
+                self.ranking,
+                doses,
+                self.reach,
+                "behaviour",
             )
-            doses = refine(alone, self.ranking, doses, self.reach, "recovery")
+            doses = bisect_dose(measure_number, self.ranking, doses, self.reach, "recovery")
         evidence.dose[direction] = doses
-        for draw, effect in zip(draws, each(draws, "random doses"), strict=True):
+        for draw, effect in zip(draws, measure_sets(draws, "random doses"), strict=True):
             evidence.random_dose.setdefault((direction, len(draw)), []).append(effect)
 
-    def _dose_draws(self, contributions: tuple[np.ndarray, np.ndarray], seed: int) -> list[Set]:
+    def _dose_draws(self, contributions: tuple[np.ndarray, np.ndarray], seed: int) -> list[UnitSet]:
         """Random sets at every second size, in addition to those of the located size."""
-        (norms, changes), taken, drawn = (
+        (norms, changes), excluded, drawn = (
             contributions,
             [*self.ranking[: self.selected], *self.excluded],
             [],
         )
         for k in [k for k in self._sizes if k != self.selected][::2]:
-            some = self.ranking[:k]
+            prefix = self.ranking[:k]
             draws = matched_sets(
-                some, norms, self.dose_draws, seed + k, exclude=taken, changes=changes
+                prefix, norms, self.dose_draws, seed + k, exclude=excluded, changes=changes
             )
-            drawn += equally_large(draws, some)
+            drawn += equally_large(draws, prefix)
         return drawn
 
     def _without_base(self, study: Study, donors: PatchSource, evidence: Evidence) -> None:
         """Without a base the effect is the share of the behaviour lost under mean ablation."""
         located = self.ranking[: self.selected]
         self._draw(study, located, contribution_norms(study, donors), None, evidence)
-        few = few_of(study, self.control_prompts)
-        at = {prompt.id: row for row, prompt in enumerate(study.prompts("positive"))}
-        evidence.rows = [at[prompt.id] for prompt in few.contrast.positive]
-        kept = evaluate_condition(few, "tuned", "positive", donors.condition("tuned", located))
-        if not kept.exhibits.any():
+        subset = subsample_study(study, self.control_prompts)
+        row_of_id = {prompt.id: row for row, prompt in enumerate(study.prompts("positive"))}
+        evidence.rows = [row_of_id[prompt.id] for prompt in subset.contrast.positive]
+        unedited = evaluate_condition(
+            subset, "tuned", "positive", donors.condition("tuned", located)
+        )
+        if not unedited.exhibits.any():
             return
 
         def lost(chosen: Sequence[tuple[int, int]]) -> Effects:
-            now = evaluate_condition(
-                few, "ablate-mean", "positive", donors.condition("ablate-mean", chosen)
+            result = evaluate_condition(
+                subset, "ablate-mean", "positive", donors.condition("ablate-mean", chosen)
             )
-            share = float(now.lost(kept)[kept.exhibits].mean())
+            share = float(result.lost(unedited)[unedited.exhibits].mean())
             return {
                 "behaviour": share,
                 "recovery": NAN,
-                "rate": float(now.exhibits.mean()),
+                "rate": float(result.exhibits.mean()),
                 "difference": NAN,
                 "judged": len(evidence.rows),
             }

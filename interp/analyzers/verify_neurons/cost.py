@@ -37,47 +37,58 @@ class VerificationSize:
     directions: Sequence[str]
 
 
-def work_of(study: Study, asked: VerificationSize) -> Work:
+def verification_work(study: Study, size: VerificationSize) -> Work:
     """Passes over all prompts of the study, both classes, and generated tokens per prompt."""
     has_base = study.pair.base is not None
     lengths = [len(each.ids) for group in study.classes for each in study.encoded(group)]
-    written = LENGTH * study.max_new_tokens
+    new_tokens = LENGTH * study.max_new_tokens
     # a prompt with its answer, in passes over prompts
-    read = 1 + written / max(sum(lengths) / len(lengths) - _shared(study), 1)
+    read_passes = 1 + new_tokens / max(sum(lengths) / len(lengths) - _prefix_length(study), 1)
     models = 2 if has_base else 1
     # answers of the unedited models: generated, and read by the base
-    plain = Work(passes=1 + (read if has_base else 0), tokens=written) * models
-    if not asked.selected:
-        return plain
+    unedited = Work(passes=1 + (read_passes if has_base else 0), tokens=new_tokens) * models
+    if not size.selected:
+        return unedited
     # an intervention runs together with the other model; two conditions have a divergence on
     # negative prompts, for which the base's values are not read again
     edited = (
-        Work(passes=models + (read if has_base else 0), tokens=models * written) * asked.conditions
+        Work(passes=models + (read_passes if has_base else 0), tokens=models * new_tokens)
+        * size.conditions
     )
-    edited += Work(passes=(models + 1) * read / 2 + SIZES)
-    share = min(asked.control_prompts, len(study.contrast.positive)) / len(lengths)
-    beside = (
-        Work(passes=share * ((models + 1) * read + models), tokens=models * share * written)
-        * asked.dose_draws
+    edited += Work(passes=(models + 1) * read_passes / 2 + SIZES)
+    share = min(size.control_prompts, len(study.contrast.positive)) / len(lengths)
+    dose_work = (
+        Work(
+            passes=share * ((models + 1) * read_passes + models), tokens=models * share * new_tokens
+        )
+        * size.dose_draws
     )
     if not has_base:
         return (
-            plain + edited + beside + Work(passes=share, tokens=share * written) * asked.random_sets
+            unedited
+            + edited
+            + dose_work
+            + Work(passes=share, tokens=share * new_tokens) * size.random_sets
         )
-    judged = min(asked.judged_sets, asked.random_sets)
-    drawn, further = judged + asked.dose_draws * (len(asked.sizes) // 2), asked.random_sets - judged
-    both = (
-        (len(asked.sizes) - 1) * LOCATED
-        + further * FURTHER
-        + 2 * CELLS * min(asked.cell_sets, asked.random_sets)
+    n_judged = min(size.judged_sets, size.random_sets)
+    n_drawn, n_bounded = (
+        n_judged + size.dose_draws * (len(size.sizes) // 2),
+        size.random_sets - n_judged,
     )
-    passes = sum(drawn * RANDOM[direction] + both for direction in asked.directions)
-    passes += REFINED * LOCATED * asked.refined
-    return plain + edited + beside + Work(passes=share * passes)
+    passes_per_direction = (
+        (len(size.sizes) - 1) * LOCATED
+        + n_bounded * FURTHER
+        + 2 * CELLS * min(size.cell_sets, size.random_sets)
+    )
+    passes = sum(
+        n_drawn * RANDOM[direction] + passes_per_direction for direction in size.directions
+    )
+    passes += REFINED * LOCATED * size.refined
+    return unedited + edited + dose_work + Work(passes=share * passes)
 
 
-def _shared(study: Study) -> int:
+def _prefix_length(study: Study) -> int:
     """Number of tokens that all prompts begin with."""
     return Batch.pad(
         [each.ids for group in study.classes for each in study.encoded(group)], study.pad_id
-    ).shared
+    ).prefix_length

@@ -7,8 +7,8 @@ import numpy as np
 
 from interp.errors import required
 from interp.experiments.conditions import ConditionResult
-from interp.experiments.patching import Patched
-from interp.experiments.sampled import Sampled
+from interp.experiments.patching import PatchingResult
+from interp.experiments.sampled import SampledAnswers
 from interp.models.units import NEURON, Unit
 
 Effects = Mapping[str, float]
@@ -28,11 +28,11 @@ class Evidence:
     share flipped, and divergence. ``examples``: number of prompts whose answers are kept as text,
     of positive ones with ``show_answers``. ``sampled``: results of sampled answers. ``excluded``:
     number of units that no random set may contain. ``doses``: whether other sizes than the located
-    one are measured. ``first``: number of random sets that are judged on all control prompts in any
-    case; None: all.
+    one are measured. ``n_judged_sets``: number of random sets that are judged on all control
+    prompts in any case; None: all.
     """
 
-    judged: list[ConditionResult]
+    results: list[ConditionResult]
     changed: np.ndarray
     rows: list[int]
     has_base: bool
@@ -45,7 +45,7 @@ class Evidence:
     random_dose: dict[tuple[str, int], list[Effects]] = field(default_factory=dict)
     random: dict[str, list[Effects]] = field(default_factory=dict)
     harmless: list[tuple[float, float, float]] = field(default_factory=list)
-    patching: dict[str, Patched] = field(default_factory=dict)
+    patching: dict[str, PatchingResult] = field(default_factory=dict)
     patch: str = "contribution"
     depth: int = 0
     tuned: int | None = None
@@ -53,15 +53,15 @@ class Evidence:
     examples: int = 3
     show_answers: bool = False
     units: int = 0
-    sampled: list[Sampled] = field(default_factory=list)
+    sampled: list[SampledAnswers] = field(default_factory=list)
     excluded: int = 0
     doses: bool = True
-    first: int | None = None
+    n_judged_sets: int | None = None
 
     def get(self, condition: str, group: str) -> ConditionResult | None:
         """The result of one condition and class, or None where it was not run."""
         return next(
-            (item for item in self.judged if (item.condition, item.group) == (condition, group)),
+            (item for item in self.results if (item.condition, item.group) == (condition, group)),
             None,
         )
 

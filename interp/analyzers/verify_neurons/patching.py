@@ -9,7 +9,7 @@ from interp.claims import mean, measure
 from interp.maths.intervals import cluster_interval
 from interp.maths.statistics import permutation_p
 from interp.study import Study
-from interp.table import Table, as_counted, table
+from interp.table import Table, as_binary, table
 
 _KEYS = {
     "direction": (
@@ -41,7 +41,7 @@ def patching_tables(study: Study, evidence: Evidence) -> dict[str, Table]:
 
 def _prompts(study: Study, evidence: Evidence) -> Table:
     words, chosen = (
-        study.require_metric().words,
+        study.require_metric().labels,
         [study.prompts("positive").prompts[row] for row in evidence.rows],
     )
     blocks = []
@@ -54,7 +54,7 @@ def _prompts(study: Study, evidence: Evidence) -> Table:
         np.concatenate([block[at] for block in blocks]) if blocks else np.zeros(0)
         for at in range(1, 5)
     ]
-    number, receiver, donor, shown = columns
+    number, receiver, donor, exhibits = columns
     return table(
         "patching",
         {
@@ -69,38 +69,38 @@ def _prompts(study: Study, evidence: Evidence) -> Table:
                 "key",
                 "prompts that intervals take as one",
             ),
-            words.short: (number, "measure", f"{words.number} under the patch", words.unit_of_one),
+            words.short: (number, "measure", f"{words.number} under the patch", words.prompt_unit),
             f"{words.short}_receiver": (
                 receiver,
                 "measure",
                 f"the receiver's own {words.number}",
-                words.unit_of_one,
+                words.prompt_unit,
             ),
             f"{words.short}_donor": (
                 donor,
                 "measure",
                 f"the donor's own {words.number}",
-                words.unit_of_one,
+                words.prompt_unit,
             ),
-            words.column: (shown.astype(bool), "flag", words.flag),
+            words.column: (exhibits.astype(bool), "flag", words.flag),
         },
     )
 
 
 def _random(study: Study, evidence: Evidence) -> Table:
-    words, rows = study.require_metric().words, []
+    words, rows = study.require_metric().labels, []
     clusters = [study.prompts("positive").prompts[row].cluster for row in evidence.rows]
     for direction, patched in evidence.patching.items():
-        own = float(patched.receiver.mean())
+        receiver_mean = float(patched.receiver.mean())
         donor, receiver = (
-            as_counted(own, words.unit_of_one) for own in (patched.donor, patched.receiver)
+            as_binary(own, words.prompt_unit) for own in (patched.donor, patched.receiver)
         )
         gap = cluster_interval(donor, clusters, minus=receiver)
         # no effect is reported where the gap's interval covers 0, as for the located set
-        apart = gap.value if gap.low > 0 or gap.high < 0 else np.nan
+        gap_value = gap.value if gap.low > 0 or gap.high < 0 else np.nan
         for cell, means in patched.random.items():
             rows += [
-                (direction, *cell, draw, found, (found - own) / apart + 0.0)
+                (direction, *cell, draw, found, (found - receiver_mean) / gap_value + 0.0)
                 for draw, found in enumerate(means)
             ]
     columns = list(zip(*rows, strict=True)) if rows else [[]] * 6
@@ -128,28 +128,36 @@ def _random(study: Study, evidence: Evidence) -> Table:
 
 def _cells(study: Study, prompts: Table, random: Table) -> Table:
     """One row per direction and cell, computed from the two other tables."""
-    run, words = table("patching", {}, tables={"patching": prompts}), study.require_metric().words
+    run, words = table("patching", {}, tables={"patching": prompts}), study.require_metric().labels
     short = words.short
-    own, rows = {"column": f"{short}_receiver"}, []
+    receiver, rows = {"column": f"{short}_receiver"}, []
     for key in dict.fromkeys(zip(*(prompts[name].tolist() for name in _KEYS), strict=True)):
         where = dict(zip(_KEYS, key, strict=True))
-        read = {"table": "patching", "where": where}
+        source = {"table": "patching", "where": where}
         effect = measure(
-            mean(short, minus=own, over={"column": f"{short}_donor", "minus": own}, **read), run
+            mean(
+                short,
+                minus=receiver,
+                over={"column": f"{short}_donor", "minus": receiver},
+                **source,
+            ),
+            run,
         )
-        shares = measure(mean(words.column, **read), run)[:3]
-        mine = np.logical_and.reduce([random[name] == value for name, value in where.items()])
-        drawn = random["effect"][mine]
-        low, high = np.quantile(drawn, [0.025, 0.975]) if drawn.size else (np.nan, np.nan)
-        null = (drawn.mean() if drawn.size else np.nan, low, high)
-        p = permutation_p(effect.value, drawn) if np.isfinite(drawn).all() else np.nan
+        shares = measure(mean(words.column, **source), run)[:3]
+        mask = np.logical_and.reduce([random[name] == value for name, value in where.items()])
+        null_effects = random["effect"][mask]
+        low, high = (
+            np.quantile(null_effects, [0.025, 0.975]) if null_effects.size else (np.nan, np.nan)
+        )
+        null = (null_effects.mean() if null_effects.size else np.nan, low, high)
+        p = permutation_p(effect.value, null_effects) if np.isfinite(null_effects).all() else np.nan
         count = int(
             np.logical_and.reduce([prompts[name] == value for name, value in where.items()]).sum()
         )
         # no effect over a gap below zero is -0.0
         rows.append((*key, count, *(number + 0.0 for number in effect[:3]), *null, p, *shares))
     columns = list(zip(*rows, strict=True)) if rows else [[]] * 14
-    about = {
+    meanings = {
         "effect": (
             "share of the gap between both models' numbers that is closed; NaN where the gap's"
             " interval covers 0"
@@ -173,7 +181,7 @@ def _cells(study: Study, prompts: Table, random: Table) -> Table:
             "n": (np.array(columns[3], np.int64), "measure", "prompts"),
             **{
                 name: (np.array(columns[at], float), "measure", said)
-                for at, (name, said) in enumerate(about.items(), 4)
+                for at, (name, said) in enumerate(meanings.items(), 4)
             },
         },
     )

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from interp.analyzers.verify_neurons.behaviour import BEHAVIOUR
+from interp.analyzers.verify_neurons.behaviour import MIN_DIFFERENCE
 from interp.analyzers.verify_neurons.evidence import Evidence
-from interp.claims import Claim, literal, mean
-from interp.experiments.sampled import sampling_of
+from interp.claims import Claim, escape_braces, mean
+from interp.experiments.sampled import sampling_options
 from interp.maths.intervals import cluster_interval
 from interp.metrics import Sampling
 from interp.study import Study
@@ -20,7 +20,7 @@ def sampled_tables(study: Study, evidence: Evidence) -> dict[str, Table]:
     """Sub-tables ``samples``, a row per answer, and ``sampled``, one per condition and class; empty
     without samples.
     """
-    sampling = sampling_of(study)
+    sampling = sampling_options(study)
     if sampling is None or not evidence.sampled:
         return {}
     return {
@@ -30,10 +30,10 @@ def sampled_tables(study: Study, evidence: Evidence) -> dict[str, Table]:
 
 
 def _samples(study: Study, sampling: Sampling, evidence: Evidence) -> Table:
-    words, each = study.require_metric().words, sampling.samples
+    words, n_samples = study.require_metric().labels, sampling.samples
     sizes = [item.exhibits.size for item in evidence.sampled]
     sets = [study.prompts(item.group) for item in evidence.sampled]
-    clusters = [np.repeat(np.array(prompts.clusters, object), each) for prompts in sets]
+    clusters = [np.repeat(np.array(prompts.clusters, object), n_samples) for prompts in sets]
     return table(
         "samples",
         {
@@ -49,14 +49,14 @@ def _samples(study: Study, sampling: Sampling, evidence: Evidence) -> Table:
             ),
             "prompt_id": (
                 np.concatenate(
-                    [np.repeat([prompt.id for prompt in prompts], each) for prompts in sets]
+                    [np.repeat([prompt.id for prompt in prompts], n_samples) for prompts in sets]
                 ),
                 "key",
                 "position in the prompt file",
             ),
             "cluster": (np.concatenate(clusters), "key", "prompts that intervals take as one"),
             "sample": (
-                np.concatenate([np.tile(np.arange(each), len(prompts)) for prompts in sets]),
+                np.concatenate([np.tile(np.arange(n_samples), len(prompts)) for prompts in sets]),
                 "key",
                 ("number of the sample; equal numbers use equal random numbers in every condition"),
             ),
@@ -70,22 +70,24 @@ def _samples(study: Study, sampling: Sampling, evidence: Evidence) -> Table:
 
 
 def _rates(study: Study, sampling: Sampling, evidence: Evidence) -> Table:
-    words, found = study.require_metric().words, evidence.sampled
+    words, conditions = study.require_metric().labels, evidence.sampled
     rates = [
         cluster_interval(
             item.exhibits.ravel(), np.repeat(study.prompts(item.group).clusters, sampling.samples)
         )
-        for item in found
+        for item in conditions
     ]
-    mixed = [float((item.exhibits.any(1) & ~item.exhibits.all(1)).mean()) for item in found]
-    greedy = [float(evidence.require(item.condition, item.group).exhibits.mean()) for item in found]
+    mixed = [float((item.exhibits.any(1) & ~item.exhibits.all(1)).mean()) for item in conditions]
+    greedy = [
+        float(evidence.require(item.condition, item.group).exhibits.mean()) for item in conditions
+    ]
     return table(
         "sampled",
         {
-            "condition": ([item.condition for item in found], "key", _CONDITION),
-            "group": ([item.group for item in found], "key", "class of the prompts"),
-            "n": ([len(item.exhibits) for item in found], "measure", "prompts"),
-            "samples": ([sampling.samples] * len(found), "measure", "answers sampled to each"),
+            "condition": ([item.condition for item in conditions], "key", _CONDITION),
+            "group": ([item.group for item in conditions], "key", "class of the prompts"),
+            "n": ([len(item.exhibits) for item in conditions], "measure", "prompts"),
+            "samples": ([sampling.samples] * len(conditions), "measure", "answers sampled to each"),
             words.column: (
                 [one.value for one in rates],
                 "measure",
@@ -114,13 +116,13 @@ def _rates(study: Study, sampling: Sampling, evidence: Evidence) -> Table:
     )
 
 
-def sampled_behaviour(study: Study, sampling: Sampling, evidence: Evidence) -> Claim:
+def sampled_behaviour_claim(study: Study, sampling: Sampling, evidence: Evidence) -> Claim:
     """``behaviour`` by sampled answers, from the sub-table ``samples``; its sentence has the
     interventions' rates.
 
     Samples are paired by prompt and number, and intervals are over clusters of prompts.
     """
-    words = study.require_metric().words
+    words = study.require_metric().labels
 
     def share(condition: str, group: str = "positive", **rest: Any) -> Any:
         return mean(
@@ -143,22 +145,22 @@ def sampled_behaviour(study: Study, sampling: Sampling, evidence: Evidence) -> C
     also = {"share": share("tuned")}
     text = (
         f"Of {sampling}, {{share:.1%}} of the fine-tuned model's to positive prompts are"
-        f" {literal(words.many)}, "
+        f" {escape_braces(words.plural)}, "
     )
     text += f"{{value:+.1%}} [{{low:+.1%}}, {{high:+.1%}}] compared with {than}"
     units = f"{evidence.selected} {evidence.unit.name}s"
-    given = f"at the base's {evidence.patch}s" if evidence.has_base else "at their mean"
-    for name, condition, said in (
-        ("ablated", evidence.ablation, f"with {units} {given}"),
+    treatment = f"at the base's {evidence.patch}s" if evidence.has_base else "at their mean"
+    for name, condition, clause in (
+        ("ablated", evidence.ablation, f"with {units} {treatment}"),
         ("patched", "patch-tuned", f"of the base with the {units} patched in"),
     ):
         if any(item.condition == condition for item in evidence.sampled):
             also[name] = share(condition)
-            text += f"; {said} {{{name}:.1%}}"
+            text += f"; {clause} {{{name}:.1%}}"
     return Claim(
         name="behaviour-sampled",
         estimate=estimate,
-        at_least=BEHAVIOUR,
+        at_least=MIN_DIFFERENCE,
         beyond=[0.0, "control"],
         reference=reference,
         control=control,

@@ -33,13 +33,13 @@ def dose_table(evidence: Evidence) -> Table:
     """One row per direction, size and set: prefixes of the ranking, and random sets of each
     size.
     """
-    keys, found = [], []
+    keys, effect_rows = [], []
     for direction, effects in evidence.dose.items():
         keys += [(direction, k, "located", 0) for k in sorted(effects)]
-        found += [effects[k] for k in sorted(effects)]
+        effect_rows += [effects[k] for k in sorted(effects)]
     for (direction, k), effects in evidence.random_dose.items():
         keys += [(direction, k, "random", draw) for draw in range(1, len(effects) + 1)]
-        found += effects
+        effect_rows += effects
     columns = list(zip(*keys, strict=True)) if keys else [[]] * 4
     return table(
         "dose",
@@ -48,7 +48,7 @@ def dose_table(evidence: Evidence) -> Table:
             "k": (np.array(columns[1], np.int64), "key", "units, in rank order"),
             "source": (np.array(columns[2], object), "key", "located, or a matched random set"),
             "draw": (np.array(columns[3], np.int64), "key", "0 for located"),
-            **_effects(found),
+            **_effects(effect_rows),
         },
     )
 
@@ -113,7 +113,13 @@ def random_table(evidence: Evidence) -> Table:
                 ),
             ),
             "first": (
-                np.array([evidence.first is None or draw < evidence.first for draw in draws], bool),
+                np.array(
+                    [
+                        evidence.n_judged_sets is None or draw < evidence.n_judged_sets
+                        for draw in draws
+                    ],
+                    bool,
+                ),
                 "flag",
                 "judged on all of them in any case",
             ),
@@ -136,7 +142,7 @@ def random_table(evidence: Evidence) -> Table:
 
 def harmless_table(evidence: Evidence) -> Table:
     """One row per random set: effects of its ablation on answers to negative prompts."""
-    harmed, flipped, apart = np.array(evidence.harmless, np.float64).reshape(-1, 3).T
+    harmed, flipped, divergence = np.array(evidence.harmless, np.float64).reshape(-1, 3).T
     return table(
         "random-harmless",
         {
@@ -155,7 +161,7 @@ def harmless_table(evidence: Evidence) -> Table:
                 "share of answers to negative prompts whose behaviour flips",
             ),
             "divergence": (
-                apart,
+                divergence,
                 "measure",
                 "KL divergence from the fine-tuned model on them",
                 "nats a token",

@@ -7,17 +7,17 @@ import numpy as np
 
 from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.analyzers.verify_neurons.examples import examples_table
-from interp.analyzers.verify_neurons.findings import NEEDED, claims_of, lead, limits
+from interp.analyzers.verify_neurons.findings import REQUIRED_CLAIMS, claims_of, lead, limits
 from interp.analyzers.verify_neurons.patching import patching_tables
 from interp.analyzers.verify_neurons.sampled import sampled_tables
 from interp.analyzers.verify_neurons.sets import dose_table, harmless_table, random_table
 from interp.claims import SUPPORTED, conclude, evaluate
-from interp.claims.opening import opening
+from interp.claims.opening import opening_lines
 from interp.experiments.conditions import DIRECTIONS, RECEIVERS, ConditionResult
 from interp.experiments.corrected_rates import corrected_rates
-from interp.experiments.dose import grid
+from interp.experiments.dose import dose_grid
 from interp.experiments.outcomes import MEASURES
-from interp.experiments.warnings import disagreements, warnings_of
+from interp.experiments.warnings import behaviour_warnings, disagreements
 from interp.maths.intervals import cluster_interval
 from interp.maths.statistics import area_under_dose, smallest_dose
 from interp.metrics import MetricLabels
@@ -37,7 +37,7 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
     ``supported`` of the summary is True where there is a behaviour and the set is necessary,
     harmless and breaks no answers, whether or not it is sufficient.
     """
-    words = study.require_metric().words
+    words = study.require_metric().labels
     summary: dict[str, JSON] = {
         "selected_and_tuned": evidence.tuned,
         "changed_prompts": int(evidence.changed.sum()),
@@ -52,33 +52,33 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
         "random_sets": len(evidence.sets),
         "unit": evidence.unit.name,
         "units": evidence.units,
-        "labels": {"many": words.many, "column": words.column, "number": words.number},
+        "labels": {"many": words.plural, "column": words.column, "number": words.number},
     }
     summary |= {f"k95_{name}": None for name in MEASURES}
     if evidence.excluded:
         summary["excluded"] = evidence.excluded
-    warned = warnings_of(study)
+    warnings = behaviour_warnings(study)
     if evidence.has_base and evidence.doses and (effects := evidence.dose.get("necessity")):
         for name in MEASURES:
             known = {k: one[name] for k, one in effects.items() if not np.isnan(one[name])}
             summary[f"k95_{name}"] = (
                 smallest_dose(list(known), list(known.values()), reach) if known else None
             )
-    agreed = {
+    agreements = {
         item.condition: _agreement(words, item)
-        for item in evidence.judged
+        for item in evidence.results
         if item.group == "positive"
     }
-    if not all(map(np.isnan, agreed.values())):
-        summary["agreement"] = agreed
-        warned += disagreements(
-            [item for item in evidence.judged if item.group == "positive"], words
+    if not all(map(np.isnan, agreements.values())):
+        summary["agreement"] = agreements
+        warnings += disagreements(
+            [item for item in evidence.results if item.group == "positive"], words
         )
-    if warned:
-        summary["warnings"] = warned
+    if warnings:
+        summary["warnings"] = warnings
     for direction, effects in evidence.dose.items() if evidence.doses else ():
         # areas are comparable only on one grid: bisected doses are not used
-        steps = [k for k in grid(evidence.depth) if k in effects] or sorted(effects)
+        steps = [k for k in dose_grid(evidence.depth) if k in effects] or sorted(effects)
         for name in MEASURES:
             summary[f"dose_area_{name}_{direction}"] = area_under_dose(
                 steps, [effects[k][name] for k in steps]
@@ -96,35 +96,35 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
             "random_harmless": harmless_table(evidence),
             **({"recovery": recovery_table(study, evidence)} if evidence.has_base else {}),
             **(patching_tables(study, evidence) if evidence.has_base else {}),
-            **corrected_rates(study, evidence.judged),
+            **corrected_rates(study, evidence.results),
             **sampled_tables(study, evidence),
         },
     )
     claims = claims_of(study, evidence)
     findings = {one.name: one for one in evaluate(claims, run)}
-    needed = [findings[name] for name in NEEDED if name in findings]
-    made = conclude(
+    needed = [findings[name] for name in REQUIRED_CLAIMS if name in findings]
+    result = conclude(
         run,
         claims,
         lead=lead(evidence, findings),
         supported={"necessity", "harmless"} <= {*findings}
         and all(one.verdict == SUPPORTED for one in needed),
-        limits=[*warned, *limits(study, evidence, findings)],
+        limits=[*warnings, *limits(study, evidence, findings)],
     )
-    return replace(made, summary={**made.summary, "opening": opening(made)})
+    return replace(result, summary={**result.summary, "opening": opening_lines(result)})
 
 
 def _conditions(study: Study, evidence: Evidence) -> dict[str, tuple]:
-    rows, words = [], study.require_metric().words
-    for item in evidence.judged:
+    rows, words = [], study.require_metric().labels
+    for item in evidence.results:
         clusters = study.prompts(item.group).clusters
         rate, low, high = cluster_interval(item.exhibits, clusters)
         if not study.require_metric().applies(item.group):
             rate = low = high = float("nan")
         controls = _controls(evidence, item.condition, item.group)
-        own = evidence.get("base", item.group)
+        base = evidence.get("base", item.group)
         fluency = (
-            NAN if own is None else float(np.exp(item.base_loss.mean() - own.base_loss.mean()))
+            NAN if base is None else float(np.exp(item.base_loss.mean() - base.base_loss.mean()))
         )
         rows.append(
             (
@@ -134,8 +134,8 @@ def _conditions(study: Study, evidence: Evidence) -> dict[str, tuple]:
                 rate,
                 low,
                 high,
-                item.equal_base.mean(),
-                item.equal_tuned.mean(),
+                item.matches_base.mean(),
+                item.matches_tuned.mean(),
                 item.malformed.mean(),
                 item.number.mean(),
                 item.tokens.mean(),
@@ -203,12 +203,12 @@ def _agreement(words: MetricLabels, item: ConditionResult) -> float:
 
 
 def _controls(evidence: Evidence, condition: str, group: str) -> tuple[float, float, float]:
-    wanted = _CONTROLLED.get(condition)
-    if wanted is None or group != "positive" or not evidence.random.get(wanted):
+    direction = _CONTROLLED.get(condition)
+    if direction is None or group != "positive" or not evidence.random.get(direction):
         return NAN, NAN, NAN
     if condition == "ablate-mean" and evidence.has_base:
         return NAN, NAN, NAN
-    null = np.array([one["rate"] for one in evidence.random[wanted][: evidence.first]])
+    null = np.array([one["rate"] for one in evidence.random[direction][: evidence.n_judged_sets]])
     low, high = np.quantile(null, [0.025, 0.975])
     return float(null.mean()), float(low), float(high)
 
@@ -221,18 +221,18 @@ def recovery_table(study: Study, evidence: Evidence) -> Table:
     """Per direction and positive prompt: the metric's number under the patch, in the receiver and
     in the donor.
     """
-    words, prompts, blocks = study.require_metric().words, study.prompts("positive"), []
+    words, prompts, blocks = study.require_metric().labels, study.prompts("positive"), []
     for direction, condition in DIRECTIONS.items():
-        under = evidence.get(condition, "positive")
-        if under is None:
+        result = evidence.get(condition, "positive")
+        if result is None:
             continue
         receiver, donor = (
             evidence.require(role, "positive").number for role in RECEIVERS[direction]
         )
-        blocks.append((direction, under.number, receiver, donor))
+        blocks.append((direction, result.number, receiver, donor))
     ids, clusters = [prompt.id for prompt in prompts], prompts.clusters
     repeated = len(blocks)
-    said = f"{words.number} where the answer begins"
+    meaning = f"{words.number} where the answer begins"
     return table(
         "recovery",
         {
@@ -250,19 +250,19 @@ def recovery_table(study: Study, evidence: Evidence) -> Table:
             "number": (
                 _joined([one[1] for one in blocks]),
                 "measure",
-                f"{said}, under the patch",
+                f"{meaning}, under the patch",
                 words.unit,
             ),
             "receiver": (
                 _joined([one[2] for one in blocks]),
                 "measure",
-                f"{said}, without it",
+                f"{meaning}, without it",
                 words.unit,
             ),
             "donor": (
                 _joined([one[3] for one in blocks]),
                 "measure",
-                f"{said}, in the other model",
+                f"{meaning}, in the other model",
                 words.unit,
             ),
         },
@@ -277,13 +277,13 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
     """One row per condition, class and prompt: properties of the answer, and the metric's
     number.
     """
-    blocks, words = [], study.require_metric().words
-    for item in evidence.judged:
+    blocks, words = [], study.require_metric().labels
+    for item in evidence.results:
         prompts = study.prompts(item.group)
         changed = (
             evidence.changed if item.group == "positive" else np.zeros(len(prompts), dtype=bool)
         )
-        kept, base = (
+        tuned, base = (
             evidence.require("tuned", item.group),
             evidence.has_base and evidence.require("base", item.group),
         )
@@ -297,16 +297,16 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
                 "changed": changed,
                 words.column: item.exhibits,
                 "sampled": sampled,
-                "lost": item.lost(kept),
-                "matches_base": item.equal_base,
-                "matches_tuned": item.equal_tuned,
-                "altered": ~item.equal_tuned,
-                "flipped": item.flipped(kept),
+                "lost": item.lost(tuned),
+                "matches_base": item.matches_base,
+                "matches_tuned": item.matches_tuned,
+                "altered": ~item.matches_tuned,
+                "flipped": item.flipped(tuned),
                 "agreeing": np.ones(len(prompts), bool)
                 if not base
-                else base.exhibits == kept.exhibits,
+                else base.exhibits == tuned.exhibits,
                 "harmed": item.harmed(
-                    kept, base or None, study.require_metric().applies(item.group)
+                    tuned, base or None, study.require_metric().applies(item.group)
                 ),
                 "malformed": item.malformed,
                 words.short: item.number,
@@ -360,7 +360,7 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
             ),
         ),
         "malformed": ("flag", "empty, unended or repeating"),
-        words.short: ("measure", f"{words.number}; NaN where it has no meaning", words.unit_of_one),
+        words.short: ("measure", f"{words.number}; NaN where it has no meaning", words.prompt_unit),
         "tokens": ("measure", "length of the answer", "tokens"),
         "repeats": ("measure", "share of the answer's 4-grams that occurred earlier in it"),
         "base_loss": (
@@ -377,7 +377,7 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
             "nats",
         ),
     }
-    if any(item.chance is not None for item in evidence.judged):
+    if any(item.chance is not None for item in evidence.results):
         described["chance"] = (
             "measure",
             "share of the other positive prompts for which this answer would be right",

@@ -20,7 +20,7 @@ from torch import Tensor
 from interp.maths.host import to_host
 from interp.sae.core.sparse_products import Codes
 
-DIRECTIONS = 128
+MAX_WIDTH = 128
 """Wider rows are projected to this width: the error of a cosine c is about (1 - c^2) /
 sqrt(128).
 """
@@ -29,29 +29,29 @@ _ROUNDING = 1e-12
 """A sum of products this small relative to their magnitudes is 0."""
 
 
-class Lines:
-    """Running sums of codes times rows, per fold and latent, for ``parts`` sets of rows of width
+class ActivationSlopes:
+    """Running sums of codes times rows, per fold and latent, for ``n_parts`` sets of rows of width
     ``width`` each.
     """
 
-    def __init__(self, latents: int, width: int, folds: int, parts: int) -> None:
-        self.latents, self.width, self.folds, self.parts = latents, width, folds, parts
-        self.project: Tensor | None = None
-        if width > DIRECTIONS:
-            drawn = torch.randn(
-                width, DIRECTIONS, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    def __init__(self, latents: int, width: int, folds: int, n_parts: int) -> None:
+        self.latents, self.width, self.folds, self.n_parts = latents, width, folds, n_parts
+        self.projection: Tensor | None = None
+        if width > MAX_WIDTH:
+            random_matrix = torch.randn(
+                width, MAX_WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64
             )
-            self.project = torch.linalg.qr(drawn)[0]
+            self.projection = torch.linalg.qr(random_matrix)[0]
         self._sums: dict[str, Tensor] = {}
 
-    def seen(self, rows: Float[Tensor, "N D"]) -> Float[Tensor, "N R"]:
+    def projected(self, rows: Float[Tensor, "N D"]) -> Float[Tensor, "N R"]:
         """Rows in float64, projected if they are wide."""
         rows = rows.double()
-        return rows if self.project is None else rows @ self.project.to(rows.device)
+        return rows if self.projection is None else rows @ self.projection.to(rows.device)
 
     def add(self, folds: Int[Tensor, " N"], codes: Codes, *rows: Float[Tensor, "N D"]) -> None:
         """Add a batch: the fold of each row, its codes, and the rows of each part."""
-        x = torch.cat([self.seen(part) for part in rows], 1)
+        x = torch.cat([self.projected(part) for part in rows], 1)
         if not self._sums:
             shapes = {
                 "along": (self.folds * self.latents, x.shape[1]),
@@ -60,11 +60,11 @@ class Lines:
                 "count": (),
             }
             self._sums = {name: x.new_zeros(shape) for name, shape in shapes.items()}
-        sums, at = self._sums, codes.pattern.rows
-        where, values = folds[at] * self.latents + codes.pattern.latents, codes.values.double()
-        for piece in torch.arange(len(at), device=at.device).split(_CHUNK):
-            sums["along"].index_add_(0, where[piece], values[piece, None] * x[at[piece]])
-        sums["codes"].index_add_(0, where, values)
+        sums, inputs = self._sums, codes.pattern.rows
+        cells, values = folds[inputs] * self.latents + codes.pattern.latents, codes.values.double()
+        for piece in torch.arange(len(inputs), device=inputs.device).split(_CHUNK):
+            sums["along"].index_add_(0, cells[piece], values[piece, None] * x[inputs[piece]])
+        sums["codes"].index_add_(0, cells, values)
         sums["rows"] += x.sum(0)
         sums["count"] += len(x)
 
@@ -77,31 +77,35 @@ class Lines:
         return (sums["along"] - sums["codes"][:, None] * mean).view(shape)
 
     def products(
-        self, names: Mapping[str, tuple[int, int]]
+        self, pairs: Mapping[str, tuple[int, int]]
     ) -> dict[str, Float[NDArray[np.float64], "K1 F"]]:
         """Inner products of two parts' slopes by name, over pairs of different folds: with all
         folds, then without each one.
         """
-        each = self.slopes().chunk(self.parts, 2)
-        found = {}
-        for name, (one, other) in names.items():
+        slopes = self.slopes().chunk(self.n_parts, 2)
+        result = {}
+        for name, (first, second) in pairs.items():
             # [K, K, F]: fold by fold
-            both = to_host(torch.einsum("kfr,lfr->klf", each[one], each[other]))
-            apart = both * (1 - np.eye(self.folds))[:, :, None]
-            whole = apart.sum((0, 1))
-            value = np.concatenate([whole[None], whole - apart.sum(1) - apart.sum(0)])
+            fold_products = to_host(torch.einsum("kfr,lfr->klf", slopes[first], slopes[second]))
+            different_folds = fold_products * (1 - np.eye(self.folds))[:, :, None]
+            total = different_folds.sum((0, 1))
+            value = np.concatenate(
+                [total[None], total - different_folds.sum(1) - different_folds.sum(0)]
+            )
             # without one of its two folds a latent has no pairs left: set rounding errors to 0
             # before roots
-            found[name] = np.where(
-                np.abs(value) > _ROUNDING * np.abs(apart).sum((0, 1)), value, 0.0
+            result[name] = np.where(
+                np.abs(value) > _ROUNDING * np.abs(different_folds).sum((0, 1)), value, 0.0
             )
-        return found
+        return result
 
-    def along(
-        self, rows: Float[Tensor, "F D"], part: int = 0
+    def along_directions(
+        self, directions: Float[Tensor, "F D"], part: int = 0
     ) -> Float[NDArray[np.float64], "K1 F"]:
         """Inner product of each latent's slope with a given direction: with all folds, then without
         each one.
         """
-        each = to_host((self.slopes().chunk(self.parts, 2)[part] * self.seen(rows)).sum(2))
-        return np.concatenate([each.sum(0)[None], each.sum(0) - each])
+        products = to_host(
+            (self.slopes().chunk(self.n_parts, 2)[part] * self.projected(directions)).sum(2)
+        )
+        return np.concatenate([products.sum(0)[None], products.sum(0) - products])

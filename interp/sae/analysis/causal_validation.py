@@ -16,13 +16,13 @@ from interp.errors import OptionError
 from interp.maths.intervals import Interval, cluster_interval
 from interp.maths.statistics import permutation_p
 from interp.sae.core.dictionary import Dictionary
-from interp.sae.core.edits import Latents
+from interp.sae.core.edits import LatentEdit
 from interp.sites import Site
 
 NEIGHBOURS = 20
 """A control latent is drawn from this many latents with the most similar firing rates."""
 
-Measure = Callable[[Sequence[Latents]], Float[NDArray[np.float64], " N"]]
+Measure = Callable[[Sequence[LatentEdit]], Float[NDArray[np.float64], " N"]]
 """A function from edits to one value per prompt; no edits give the unedited model."""
 
 
@@ -58,17 +58,19 @@ def rate_matched(
     for _ in range(20 * draws):
         if len(sets) == draws:
             break
-        chosen: dict[int, int] = {}
+        partner: dict[int, int] = {}
         for latent in generator.permutation(np.asarray(latents)):
-            free = np.setdiff1d(others, list(chosen.values()))
-            near = free[np.argsort(np.abs(logs[free] - logs[latent]), kind="stable")[:NEIGHBOURS]]
-            chosen[int(latent)] = int(generator.choice(near))
-        found = [chosen[int(latent)] for latent in latents]
-        sets.setdefault(frozenset(found), found)
+            unused = np.setdiff1d(others, list(partner.values()))
+            candidates = unused[
+                np.argsort(np.abs(logs[unused] - logs[latent]), kind="stable")[:NEIGHBOURS]
+            ]
+            partner[int(latent)] = int(generator.choice(candidates))
+        drawn = [partner[int(latent)] for latent in latents]
+        sets.setdefault(frozenset(drawn), drawn)
     return list(sets.values())
 
 
-def confirm(
+def measure_effects(
     measure: Measure,
     dictionary: Dictionary,
     site: Site,
@@ -86,8 +88,8 @@ def confirm(
     ``rates`` [F]: firing rates; random sets come from ``rate_matched``, which raises OptionError if
     there are none.
     """
-    plain, sets = measure(()), rate_matched(latents, rates, draws, seed)
-    found = {}
+    unedited, sets = measure(()), rate_matched(latents, rates, draws, seed)
+    effects = {}
     for name, options in (
         ("ablate", {"factor": 0.0}),
         ("steer", {"factor": 1.0, "amount": amount}),
@@ -95,11 +97,12 @@ def confirm(
 
         def change(chosen: Sequence[int], options: dict = options) -> NDArray[np.float64]:
             return (
-                measure([Latents(site, dictionary, torch.tensor(list(chosen)), **options)]) - plain
+                measure([LatentEdit(site, dictionary, torch.tensor(list(chosen)), **options)])
+                - unedited
             )
 
-        own = change(latents)
+        changes = change(latents)
         null = np.array([change(chosen).mean() for chosen in sets])
-        interval = cluster_interval(own, clusters)
-        found[name] = Effect(interval, null, permutation_p(abs(own.mean()), np.abs(null)))
-    return found
+        interval = cluster_interval(changes, clusters)
+        effects[name] = Effect(interval, null, permutation_p(abs(changes.mean()), np.abs(null)))
+    return effects

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp.errors import OptionError
-from interp.sae.analysis.cross_model_evaluation import Applied
-from interp.sae.analysis.differences import Slopes
-from interp.sae.analysis.latent_scaling import BASE, TUNED, Scaled
+from interp.sae.analysis.cross_model_evaluation import CrossModelEvaluation
+from interp.sae.analysis.differences import DifferenceSlopes
+from interp.sae.analysis.latent_scaling import BASE, TUNED, LatentScalingResult
 
 CLASSES = {
     "tuned-only": "only the tuned model has it",
@@ -26,7 +26,7 @@ CLASSES = {
     "unclear": "its interval contains a threshold",
     "silent": "active in too few folds of documents to be classified",
 }
-HALF = 0.5**0.5
+MIN_COSINE = 0.5**0.5
 """The cosine whose square is 1/2."""
 CHANGED = ("rotated", "rescaled")
 
@@ -60,7 +60,9 @@ class Thresholds:
             )
 
 
-def of_crosscoder(found: Scaled, limits: Thresholds | None = None) -> NDArray[np.object_]:
+def classify_crosscoder(
+    scaling: LatentScalingResult, thresholds: Thresholds | None = None
+) -> NDArray[np.object_]:
     """Class of each latent of a crosscoder by latent scaling.
 
     Specific to a model: both nu along its decoder row are below their thresholds and its own beta
@@ -69,49 +71,59 @@ def of_crosscoder(found: Scaled, limits: Thresholds | None = None) -> NDArray[np
     and the cosine of their parts are both low; each alone also changes with correlated features
     (slopes) or with mixtures in the decoder rows of a split latent (parts).
     """
-    limits = limits or Thresholds()
-    specific, apart = {}, {}
+    thresholds = thresholds or Thresholds()
+    specific, in_both_along = {}, {}
     for model in (BASE, TUNED):
-        own = found.beta["error", model, model].above(0.0)
-        error, reconstruction = found.nu["error", model], found.nu["reconstruction", model]
+        is_present = scaling.beta["error", model, model].above(0.0)
+        error, reconstruction = scaling.nu["error", model], scaling.nu["reconstruction", model]
         specific[model] = (
-            own & error.within(limits.error) & reconstruction.within(limits.reconstruction)
+            is_present
+            & error.within(thresholds.error)
+            & reconstruction.within(thresholds.reconstruction)
         )
-        apart[model] = error.above(limits.error)
-    classes = np.full(len(found.rate), "unclear", dtype=object)
-    both = apart[BASE] & apart[TUNED]
-    for kept in found.kept:
-        both &= kept.above(limits.error)
-    alike = found.cosine.above(limits.cosine) & found.part_cosine.above(limits.cosine)
-    more = found.ratio.above(limits.factor) | found.ratio.below(1 / limits.factor)
-    equal = found.ratio.above(1 / limits.factor) & found.ratio.below(limits.factor)
-    classes[both & alike & equal] = "shared"
-    classes[both & alike & more] = "rescaled"
-    classes[both & found.cosine.below(limits.cosine) & found.part_cosine.below(limits.cosine)] = (
-        "rotated"
+        in_both_along[model] = error.above(thresholds.error)
+    classes = np.full(len(scaling.rate), "unclear", dtype=object)
+    in_both = in_both_along[BASE] & in_both_along[TUNED]
+    for share in scaling.kept:
+        in_both &= share.above(thresholds.error)
+    same_direction = scaling.cosine.above(thresholds.cosine) & scaling.part_cosine.above(
+        thresholds.cosine
     )
+    rescaled = scaling.ratio.above(thresholds.factor) | scaling.ratio.below(1 / thresholds.factor)
+    same_strength = scaling.ratio.above(1 / thresholds.factor) & scaling.ratio.below(
+        thresholds.factor
+    )
+    classes[in_both & same_direction & same_strength] = "shared"
+    classes[in_both & same_direction & rescaled] = "rescaled"
+    classes[
+        in_both
+        & scaling.cosine.below(thresholds.cosine)
+        & scaling.part_cosine.below(thresholds.cosine)
+    ] = "rotated"
     classes[specific[BASE]] = "base-only"
     classes[specific[TUNED]] = "tuned-only"
-    classes[found.folds_active < limits.folds] = "silent"
+    classes[scaling.folds_active < thresholds.folds] = "silent"
     return classes
 
 
-def by_norms(found: Scaled) -> NDArray[np.object_]:
+def classify_by_norms(scaling: LatentScalingResult) -> NDArray[np.object_]:
     """Class by the decoder norms alone (Lindsey et al. 2024), for comparison only: it finds too
     many specific latents.
     """
     with np.errstate(invalid="ignore"):
         bins = [
-            found.norm_difference > 0.9,
-            found.norm_difference < 0.1,
-            abs(found.norm_difference - 0.5) <= 0.1,
+            scaling.norm_difference > 0.9,
+            scaling.norm_difference < 0.1,
+            abs(scaling.norm_difference - 0.5) <= 0.1,
         ]
         classes = np.select(bins, ["tuned-only", "base-only", "shared"], "unclear").astype(object)
-    classes[found.rate == 0] = "silent"
+    classes[scaling.rate == 0] = "silent"
     return classes
 
 
-def of_differences(found: Slopes, limits: Thresholds | None = None) -> NDArray[np.object_]:
+def classify_differences(
+    slopes: DifferenceSlopes, thresholds: Thresholds | None = None
+) -> NDArray[np.object_]:
     """Class of each latent of a dictionary of differences, by the base's part where the latent is
     active.
 
@@ -119,29 +131,32 @@ def of_differences(found: Slopes, limits: Thresholds | None = None) -> NDArray[n
     slopes is below 1/2, since it then represents another direction. No latent is "shared". A
     rotated direction and independent noise of both models cannot be told apart and are "opposed".
     """
-    limits = limits or Thresholds()
-    part, size = found.base_part, limits.error
-    classes = np.full(len(found.rate), "unclear", dtype=object)
-    classes[part.above(size) | part.below(-1 - size)] = "rescaled"
-    classes[part.above(size - 1) & part.below(-size)] = "opposed"
-    classes[part.within(size, -1.0)] = "base-only"
-    classes[part.within(size)] = "tuned-only"
-    classes[~(found.difference.above(0.0) & found.row_cosine.above(HALF))] = "unclear"
-    classes[found.folds_active < limits.folds] = "silent"
+    thresholds = thresholds or Thresholds()
+    base_part, margin = slopes.base_part, thresholds.error
+    classes = np.full(len(slopes.rate), "unclear", dtype=object)
+    classes[base_part.above(margin) | base_part.below(-1 - margin)] = "rescaled"
+    classes[base_part.above(margin - 1) & base_part.below(-margin)] = "opposed"
+    classes[base_part.within(margin, -1.0)] = "base-only"
+    classes[base_part.within(margin)] = "tuned-only"
+    classes[~(slopes.difference.above(0.0) & slopes.row_cosine.above(MIN_COSINE))] = "unclear"
+    classes[slopes.folds_active < thresholds.folds] = "silent"
     return classes
 
 
-def of_applied(found: Applied, limits: Thresholds | None = None) -> NDArray[np.object_]:
+def classify_one_model(
+    evaluation: CrossModelEvaluation, thresholds: Thresholds | None = None
+) -> NDArray[np.object_]:
     """Class of each latent of one model's dictionary by how much of it the other model has; never
     "only" for that other model.
     """
-    limits = limits or Thresholds()
-    kept = found.kept
-    classes = np.full(len(found.folds_active), "unclear", dtype=object)
-    classes[kept.above(1 / limits.factor) & kept.below(limits.factor)] = "shared"
+    thresholds = thresholds or Thresholds()
+    share = evaluation.kept
+    classes = np.full(len(evaluation.folds_active), "unclear", dtype=object)
+    classes[share.above(1 / thresholds.factor) & share.below(thresholds.factor)] = "shared"
     classes[
-        kept.above(limits.factor) | (kept.below(1 / limits.factor) & kept.above(limits.error))
+        share.above(thresholds.factor)
+        | (share.below(1 / thresholds.factor) & share.above(thresholds.error))
     ] = "rescaled"
-    classes[kept.within(limits.error)] = ("base-only", "tuned-only")[found.own]
-    classes[found.folds_active < limits.folds] = "silent"
+    classes[share.within(thresholds.error)] = ("base-only", "tuned-only")[evaluation.own_model]
+    classes[evaluation.folds_active < thresholds.folds] = "silent"
     return classes

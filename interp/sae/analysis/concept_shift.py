@@ -24,10 +24,10 @@ from interp.maths.intervals import effective_clusters, jackknife
 from interp.maths.statistics import benjamini_hochberg
 from interp.sae.analysis.token_labels import Texts
 
-FEWEST = 10
+MIN_TOKENS = 10
 """Minimum number of tokens of a concept."""
 
-FACTOR = 2.0
+CONTROL_FACTOR = 2.0
 """A concept has to move this many times as far as in the control; two fine-tunes of one recipe
 differ by less.
 """
@@ -62,7 +62,7 @@ class Shifts(NamedTuple):
         return np.linalg.norm(self.shift - self.overall, axis=1)
 
 
-class Recovery(NamedTuple):
+class ConceptRecovery(NamedTuple):
     """How much closer each shifted concept is to the tuned model's concept, by distance and by
     cosine.
 
@@ -77,7 +77,7 @@ class Recovery(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ConceptShift:
+class ShiftEstimator:
     """Estimates shifts of concepts, with ``draws`` draws of each null."""
 
     draws: int = 199
@@ -85,8 +85,8 @@ class ConceptShift:
 
     def __call__(
         self,
-        a: Float[NDArray, "N D"],
-        b: Float[NDArray, "N D"],
+        base: Float[NDArray, "N D"],
+        tuned: Float[NDArray, "N D"],
         concepts: Int[NDArray, " N"],
         texts: Texts,
         count: int | None = None,
@@ -94,127 +94,149 @@ class ConceptShift:
         """Shifts of ``count`` concepts (default: the largest in ``concepts`` [N], plus one). Raises
         OptionError for a negative concept.
         """
-        a, concepts = np.asarray(a, np.float64), np.asarray(concepts, np.int64)
+        base, concepts = np.asarray(base, np.float64), np.asarray(concepts, np.int64)
         if len(concepts) and concepts.min() < 0:
             raise OptionError(f"concept {concepts.min()} is negative; concepts are numbered from 0")
-        moved = np.asarray(b, np.float64) - a
-        k = int(concepts.max(initial=-1)) + 1 if count is None else count
-        tokens = np.bincount(concepts, minlength=k)
-        enough = tokens >= FEWEST
-        over = np.where(enough, tokens, 1)[:, None]
-        shift = np.where(enough[:, None], _sums(moved, concepts, k) / over, np.nan)
-        found = np.where(enough[:, None], _sums(a, concepts, k) / over, np.nan)
-        pairwise, aligned = self._consistency(moved, concepts, shift, texts.clusters, k)
-        exchange, permuted = self._nulls(moved, concepts, shift, texts, tokens)
-        return Shifts(tokens, found, shift, moved.mean(0), pairwise, aligned, exchange, permuted)
+        differences = np.asarray(tuned, np.float64) - base
+        n_concepts = int(concepts.max(initial=-1)) + 1 if count is None else count
+        tokens = np.bincount(concepts, minlength=n_concepts)
+        enough = tokens >= MIN_TOKENS
+        divisor = np.where(enough, tokens, 1)[:, None]
+        shift = np.where(
+            enough[:, None], _group_sums(differences, concepts, n_concepts) / divisor, np.nan
+        )
+        concept_means = np.where(
+            enough[:, None], _group_sums(base, concepts, n_concepts) / divisor, np.nan
+        )
+        pairwise, aligned = self._consistency(
+            differences, concepts, shift, texts.clusters, n_concepts
+        )
+        exchange, permuted = self._nulls(differences, concepts, shift, texts, tokens)
+        return Shifts(
+            tokens, concept_means, shift, differences.mean(0), pairwise, aligned, exchange, permuted
+        )
 
     def _consistency(
-        self, moved: NDArray, concepts: NDArray, shift: NDArray, clusters: NDArray, k: int
+        self,
+        differences: NDArray,
+        concepts: NDArray,
+        shift: NDArray,
+        clusters: NDArray,
+        n_concepts: int,
     ) -> tuple[NDArray, NDArray]:
-        size = np.linalg.norm(moved, axis=1)
-        unit = moved / np.where(size > 0, size, 1.0)[:, None]
-        toward = shift / np.maximum(
+        size = np.linalg.norm(differences, axis=1)
+        unit = differences / np.where(size > 0, size, 1.0)[:, None]
+        unit_shift = shift / np.maximum(
             np.linalg.norm(shift, axis=1, keepdims=True), np.finfo(float).tiny
         )
-        pairwise, aligned = np.full((2, k, 3), np.nan)
-        for concept in range(k):
-            mine = (concepts == concept) & (size > 0)
-            names, code = np.unique(clusters[mine], return_inverse=True)
-            if mine.sum() < FEWEST or len(names) < 2:
+        pairwise, aligned = np.full((2, n_concepts, 3), np.nan)
+        for concept in range(n_concepts):
+            members = (concepts == concept) & (size > 0)
+            names, code = np.unique(clusters[members], return_inverse=True)
+            if members.sum() < MIN_TOKENS or len(names) < 2:
                 continue
             counts, freedom = np.bincount(code), effective_clusters(code) - 1
-            along = np.bincount(code, unit[mine] @ toward[concept])
-            left = (along.sum() - along) / (counts.sum() - counts)
-            between = _between(_sums(unit[mine], code, len(names)), counts)
+            along = np.bincount(code, unit[members] @ unit_shift[concept])
+            without_cluster = (along.sum() - along) / (counts.sum() - counts)
+            between = _cross_cluster_product(_group_sums(unit[members], code, len(names)), counts)
             pairwise[concept] = jackknife(between[0], between[1:], freedom)
-            aligned[concept] = jackknife(along.sum() / counts.sum(), left, freedom)
+            aligned[concept] = jackknife(along.sum() / counts.sum(), without_cluster, freedom)
         return pairwise, aligned
 
     def _nulls(
-        self, moved: NDArray, concepts: NDArray, shift: NDArray, texts: Texts, tokens: NDArray
+        self, differences: NDArray, concepts: NDArray, shift: NDArray, texts: Texts, tokens: NDArray
     ) -> tuple[NDArray, NDArray]:
-        k, generator = len(tokens), np.random.default_rng(self.seed)
-        over = np.maximum(tokens, 1)[:, None]
+        n_concepts, generator = len(tokens), np.random.default_rng(self.seed)
+        divisor = np.maximum(tokens, 1)[:, None]
         names, code = np.unique(texts.clusters, return_inverse=True)
-        overall = moved.mean(0)
+        overall = differences.mean(0)
         observed = np.linalg.norm(shift, axis=1), np.linalg.norm(shift - overall, axis=1)
-        reached = np.zeros((2, k))
+        reached = np.zeros((2, n_concepts))
         for _ in range(self.draws):
             signs = generator.choice((-1.0, 1.0), len(names))[code]
-            other = concepts[texts.shuffled(generator)]
+            shuffled_concepts = concepts[texts.shuffled(generator)]
             drawn = (
-                np.linalg.norm(_sums(moved * signs[:, None], concepts, k) / over, axis=1),
-                np.linalg.norm(_sums(moved, other, k) / over - overall, axis=1),
+                np.linalg.norm(
+                    _group_sums(differences * signs[:, None], concepts, n_concepts) / divisor,
+                    axis=1,
+                ),
+                np.linalg.norm(
+                    _group_sums(differences, shuffled_concepts, n_concepts) / divisor - overall,
+                    axis=1,
+                ),
             )
-            for at in range(2):
+            for null in range(2):
                 # a tolerance, so that an equal sum in another order does not count as smaller
-                reached[at] += drawn[at] >= observed[at] * (1 - 1e-9)
+                reached[null] += drawn[null] >= observed[null] * (1 - 1e-9)
         # with one concept, or equal shifts everywhere, rounding alone would decide
-        floor = 1e-6 * np.sqrt(np.square(moved).sum(1).mean()) if len(moved) else 0.0
+        floor = 1e-6 * np.sqrt(np.square(differences).sum(1).mean()) if len(differences) else 0.0
         p = (1 + reached) / (1 + self.draws)
         p = np.where(np.isfinite(np.stack(observed)), p, np.nan)
-        size, own = (
+        exchange_p, permuted_p = (
             np.where(each <= floor, 1.0, one) for each, one in zip(observed, p, strict=True)
         )
-        return size, own
+        return exchange_p, permuted_p
 
 
 def excess(
-    moved: Float[NDArray, "N D"],
-    control: Float[NDArray, "N D"],
+    differences: Float[NDArray, "N D"],
+    control_differences: Float[NDArray, "N D"],
     concepts: Int[NDArray, " N"],
     clusters: Int[NDArray, " N"],
     count: int,
-    factor: float = FACTOR,
+    factor: float = CONTROL_FACTOR,
 ) -> Float[NDArray[np.float64], "K three"]:
     """Squared shift of each concept minus ``factor`` squared times the control's, with its interval
     over clusters.
 
-    ``moved``, ``control``: states minus the base's, of the tuned model and of the control at the
-    same tokens. A squared shift is the mean inner product of the shifts of two tokens from
-    different clusters, so noise of a token or a document does not bias it. NaN for concepts with
-    fewer than ``FEWEST`` tokens or two clusters.
+    ``differences``, ``control_differences``: states minus the base's, of the tuned model and of the
+    control at the same tokens. A squared shift is the mean inner product of the shifts of two
+    tokens from different clusters, so noise of a token or a document does not bias it. NaN for
+    concepts with fewer than ``MIN_TOKENS`` tokens or two clusters.
     """
-    found = np.full((count, 3), np.nan)
+    intervals = np.full((count, 3), np.nan)
     for concept in range(count):
-        mine = concepts == concept
-        names, code = np.unique(clusters[mine], return_inverse=True)
-        if mine.sum() < FEWEST or len(names) < 2:
+        members = concepts == concept
+        names, code = np.unique(clusters[members], return_inverse=True)
+        if members.sum() < MIN_TOKENS or len(names) < 2:
             continue
-        own, other = (
-            _between(_sums(np.asarray(rows[mine], np.float64), code, len(names)), np.bincount(code))
-            for rows in (moved, control)
+        squared, control_squared = (
+            _cross_cluster_product(
+                _group_sums(np.asarray(rows[members], np.float64), code, len(names)),
+                np.bincount(code),
+            )
+            for rows in (differences, control_differences)
         )
-        values = own - factor**2 * other
-        found[concept] = jackknife(values[0], values[1:], effective_clusters(code) - 1)
-    return found
+        values = squared - factor**2 * control_squared
+        intervals[concept] = jackknife(values[0], values[1:], effective_clusters(code) - 1)
+    return intervals
 
 
-def recovery(found: Shifts, tuned: Float[NDArray, "J D"]) -> Recovery:
+def concept_recovery(shifts: Shifts, tuned: Float[NDArray, "J D"]) -> ConceptRecovery:
     """Compare shifted concepts with the tuned model's concepts ``tuned``, matched by cosine to the
     original concepts.
 
     Matching uses unshifted concepts, so it does not favour the shift. NaN, and match -1, for
     concepts without a shift or a match.
     """
-    known = np.all(np.isfinite(found.shift), axis=1)
-    there = np.flatnonzero(np.isfinite(tuned).all(1))
-    match = np.full(len(known), -1)
+    has_shift = np.all(np.isfinite(shifts.shift), axis=1)
+    tuned_concepts = np.flatnonzero(np.isfinite(tuned).all(1))
+    match = np.full(len(has_shift), -1)
     rows, columns = linear_sum_assignment(
-        -_cosine(found.concepts[known][:, None], tuned[there][None])
+        -_cosine(shifts.concepts[has_shift][:, None], tuned[tuned_concepts][None])
     )
-    match[np.flatnonzero(known)[rows]] = there[columns]
+    match[np.flatnonzero(has_shift)[rows]] = tuned_concepts[columns]
     paired = match >= 0
-    gain, by_overall, nearer = np.full((3, len(known)), np.nan)
-    u, v, shift = found.concepts[paired], tuned[match[paired]], found.shift[paired]
+    gain, by_overall, cosine_gain = np.full((3, len(has_shift)), np.nan)
+    u, v, shift = shifts.concepts[paired], tuned[match[paired]], shifts.shift[paired]
     before = np.linalg.norm(v - u, axis=1)
     gain[paired] = before - np.linalg.norm(v - u - shift, axis=1)
-    by_overall[paired] = before - np.linalg.norm(v - u - found.overall, axis=1)
-    nearer[paired] = _cosine(v, u + shift) - _cosine(v, u)
-    return Recovery(match, gain, by_overall, nearer)
+    by_overall[paired] = before - np.linalg.norm(v - u - shifts.overall, axis=1)
+    cosine_gain[paired] = _cosine(v, u + shift) - _cosine(v, u)
+    return ConceptRecovery(match, gain, by_overall, cosine_gain)
 
 
-def clustered(
+def kmeans_concepts(
     rows: Float[NDArray, "N D"], count: int, seed: int = 0
 ) -> Int[NDArray[np.int64], " N"]:
     """Concept of each row by k-means, numbered by decreasing size. Raises OptionError for fewer
@@ -229,36 +251,36 @@ def clustered(
 
     # scikit-learn has no annotations: a type checker infers str for n_init from its default "auto"
     settings: dict[str, Any] = {"n_init": 4, "random_state": seed}
-    found = KMeans(count, **settings).fit_predict(np.asarray(rows, np.float64))
-    order = np.argsort(-np.bincount(found, minlength=count), kind="stable")
-    return np.argsort(order)[found]
+    labels = KMeans(count, **settings).fit_predict(np.asarray(rows, np.float64))
+    order = np.argsort(-np.bincount(labels, minlength=count), kind="stable")
+    return np.argsort(order)[labels]
 
 
-def corrected(p: ArrayLike) -> Float[NDArray[np.float64], " K"]:
+def corrected_p(p: ArrayLike) -> Float[NDArray[np.float64], " K"]:
     """p, corrected for the number of concepts (Benjamini and Hochberg 1995)."""
     return benjamini_hochberg(p)
 
 
-def means(
+def mean_per_concept(
     rows: Float[NDArray, "N D"], concepts: Int[NDArray, " N"], count: int
 ) -> Float[NDArray[np.float64], "K D"]:
-    """Mean row of each concept; NaN with fewer than ``FEWEST`` rows."""
+    """Mean row of each concept; NaN with fewer than ``MIN_TOKENS`` rows."""
     tokens = np.bincount(concepts, minlength=count)[:, None]
     return np.where(
-        tokens >= FEWEST,
-        _sums(np.asarray(rows, np.float64), concepts, count) / np.maximum(tokens, 1),
+        tokens >= MIN_TOKENS,
+        _group_sums(np.asarray(rows, np.float64), concepts, count) / np.maximum(tokens, 1),
         np.nan,
     )
 
 
-def _sums(rows: NDArray, code: NDArray, count: int) -> NDArray:
+def _group_sums(rows: NDArray, code: NDArray, count: int) -> NDArray:
     from scipy.sparse import csr_array
 
     where = csr_array((np.ones(len(code)), (code, np.arange(len(code)))), shape=(count, len(code)))
     return where @ rows
 
 
-def _between(
+def _cross_cluster_product(
     sums: Float[NDArray, "m D"], counts: Int[NDArray, " m"]
 ) -> Float[NDArray[np.float64], " m1"]:
     """Mean inner product of two rows from different clusters: with all m clusters, then without

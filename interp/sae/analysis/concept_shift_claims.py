@@ -20,18 +20,18 @@ from interp.sae.analysis.token_labels import Texts
 Columns = dict[str, tuple]
 
 
-class Model(NamedTuple):
+class ModelShifts(NamedTuple):
     """One fine-tuned model: its states minus the base's [N, D] on one half of the clusters, the
     shifts there, and their recovery on the other half.
     """
 
-    moved: Float[NDArray[np.float64], "N D"]
-    found: shifts.Shifts
-    nearer: shifts.Recovery
+    differences: Float[NDArray[np.float64], "N D"]
+    measured: shifts.Shifts
+    recovery: shifts.ConceptRecovery
 
 
 @dataclass(frozen=True)
-class Concepts:
+class ConceptShifts:
     """``count`` concepts of a base's states, by k-means on one half of the clusters, with ``draws``
     draws of each null.
     """
@@ -42,64 +42,73 @@ class Concepts:
 
     def __call__(
         self, base: Float[NDArray, "N D"], tuned: Sequence[Float[NDArray, "N D"]], texts: Texts
-    ) -> tuple[list[Model], Int[NDArray[np.int64], " n"]]:
+    ) -> tuple[list[ModelShifts], Int[NDArray[np.int64], " n"]]:
         """Shifts of the same concepts in each fine-tuned model, and the concept of each token of
         ``texts.training``.
 
         Raises OptionError if a half has too few tokens.
         """
-        mine, other = texts.training, ~texts.training
-        if min(mine.sum(), other.sum()) < max(2 * shifts.FEWEST, self.count):
+        selection, held_out = texts.training, ~texts.training
+        if min(selection.sum(), held_out.sum()) < max(2 * shifts.MIN_TOKENS, self.count):
             raise OptionError(
-                f"{len(mine)} content tokens leave {min(mine.sum(), other.sum())} in a half, too"
-                f" few for {self.count} concepts; give more prompts or use fewer concepts"
+                f"{len(selection)} content tokens leave {min(selection.sum(), held_out.sum())} in a"
+                f" half, too few for {self.count} concepts; give more prompts or use fewer concepts"
             )
-        member = shifts.clustered(base[mine], self.count, self.seed)
+        member = shifts.kmeans_concepts(base[selection], self.count, self.seed)
         half = Texts(
-            texts.tokens[mine],
-            texts.documents[mine],
-            texts.clusters[mine],
-            np.ones(int(mine.sum()), bool),
+            texts.tokens[selection],
+            texts.documents[selection],
+            texts.clusters[selection],
+            np.ones(int(selection.sum()), bool),
         )
         models = []
         for states in tuned:
-            found = shifts.ConceptShift(self.draws, self.seed)(
-                base[mine], states[mine], member, half, self.count
+            measured = shifts.ShiftEstimator(self.draws, self.seed)(
+                base[selection], states[selection], member, half, self.count
             )
-            theirs = shifts.clustered(states[other], self.count, self.seed)
-            nearer = shifts.recovery(found, shifts.means(states[other], theirs, self.count))
-            models.append(Model(np.asarray(states[mine] - base[mine], np.float64), found, nearer))
+            tuned_concepts = shifts.kmeans_concepts(states[held_out], self.count, self.seed)
+            recovery = shifts.concept_recovery(
+                measured, shifts.mean_per_concept(states[held_out], tuned_concepts, self.count)
+            )
+            models.append(
+                ModelShifts(
+                    np.asarray(states[selection] - base[selection], np.float64), measured, recovery
+                )
+            )
         return models, member
 
 
-def columns_of(own: Model, base: Float[NDArray, "N D"]) -> Columns:
+def shift_columns(model: ModelShifts, base: Float[NDArray, "N D"]) -> Columns:
     """Shifts of one model, a row per concept; ``base``: the base's states on the half that defines
     concepts.
     """
-    found, nearer = own.found, own.nearer
-    size = float(np.sqrt(np.square(base - base.mean(0)).sum(1).mean()))
-    exchange, permuted = shifts.corrected(found.exchange_p), shifts.corrected(found.permuted_p)
+    measured, recovery = model.measured, model.recovery
+    base_spread = float(np.sqrt(np.square(base - base.mean(0)).sum(1).mean()))
+    exchange, permuted = (
+        shifts.corrected_p(measured.exchange_p),
+        shifts.corrected_p(measured.permuted_p),
+    )
     columns = {
         "concept": (
-            np.arange(len(found.tokens)),
+            np.arange(len(measured.tokens)),
             "key",
             "number of the concept, by decreasing size",
         ),
-        "tokens": (found.tokens, "measure", "its tokens in the half that defines concepts"),
-        "shift": (found.size, "measure", "length of its mean shift"),
+        "tokens": (measured.tokens, "measure", "its tokens in the half that defines concepts"),
+        "shift": (measured.size, "measure", "length of its mean shift"),
         "relative": (
-            found.size / size if size else found.size,
+            measured.size / base_spread if base_spread else measured.size,
             "measure",
             "the same divided by the spread of the base's states",
         ),
-        "own": (found.own, "measure", "length of its shift minus the mean shift of all tokens"),
+        "own": (measured.own, "measure", "length of its shift minus the mean shift of all tokens"),
     }
     meanings = {
         "pairwise": "mean cosine of the shifts of two tokens from different clusters",
         "aligned": "mean cosine of a token's shift and its concept's shift",
     }
     for name, meaning in meanings.items():
-        value, low, high = getattr(found, name).T
+        value, low, high = getattr(measured, name).T
         columns[name] = (value, "measure", meaning)
         columns[f"{name}_low"] = (
             low,
@@ -125,46 +134,61 @@ def columns_of(own: Model, base: Float[NDArray, "N D"]) -> Columns:
                 "to other clusters, corrected"
             ),
         ),
-        "measured": (np.isfinite(found.size), "flag", "it has enough tokens"),
-        "shifted": (_below(found.exchange_p), "flag", "it moves more than with exchanged models"),
+        "measured": (np.isfinite(measured.size), "flag", "it has enough tokens"),
+        "shifted": (
+            _is_significant(measured.exchange_p),
+            "flag",
+            "it moves more than with exchanged models",
+        ),
         "moves_distinctly": (
-            _below(found.permuted_p),
+            _is_significant(measured.permuted_p),
             "flag",
             "its shift differs from that of tokens in general",
         ),
         "match": (
-            nearer.match,
+            recovery.match,
             "measure",
             "the tuned model's concept that it is matched with, -1 for none",
         ),
         "gain": (
-            nearer.gain,
+            recovery.gain,
             "measure",
             "how much closer its shift brings it to that, on held-out clusters",
         ),
-        "gain_overall": (nearer.by_overall, "measure", "the same for the mean shift of all tokens"),
-        "cosine_gain": (nearer.cosine_gain, "measure", "increase of the cosine with that"),
-        "paired": (np.isfinite(nearer.gain), "flag", "it has a shift and a match"),
+        "gain_overall": (
+            recovery.by_overall,
+            "measure",
+            "the same for the mean shift of all tokens",
+        ),
+        "cosine_gain": (recovery.cosine_gain, "measure", "increase of the cosine with that"),
+        "paired": (np.isfinite(recovery.gain), "flag", "it has a shift and a match"),
     }
 
 
-def _below(p: Float[NDArray, " K"]) -> Bool[NDArray[np.bool_], " K"]:
-    return np.nan_to_num(shifts.corrected(p), nan=1.0) <= ALPHA
+def _is_significant(p: Float[NDArray, " K"]) -> Bool[NDArray[np.bool_], " K"]:
+    return np.nan_to_num(shifts.corrected_p(p), nan=1.0) <= ALPHA
 
 
 def control_columns(
-    own: Model, controls: Sequence[Model], member: Int[NDArray, " N"], clusters: Int[NDArray, " N"]
+    model_shifts: ModelShifts,
+    controls: Sequence[ModelShifts],
+    member: Int[NDArray, " N"],
+    clusters: Int[NDArray, " N"],
 ) -> Columns:
-    """The same concepts in control fine-tunes, and whether the model moves them ``FACTOR`` times as
-    far as every control.
+    """The same concepts in control fine-tunes, and whether the model moves them ``CONTROL_FACTOR``
+    times as far as every control.
 
-    ``member``, ``clusters``: concept and cluster of each token in ``Model.moved``.
+    ``member``, ``clusters``: concept and cluster of each token in ``ModelShifts.differences``.
     """
-    k, times = len(own.found.tokens), f"{shifts.FACTOR:g} times"
+    n_concepts, times = len(model_shifts.measured.tokens), f"{shifts.CONTROL_FACTOR:g} times"
 
-    def further(one: Model, other: Model, centred: bool) -> Float[NDArray, "K three"]:
-        rows = [model.moved - centred * model.moved.mean(0) for model in (one, other)]
-        return shifts.excess(rows[0], rows[1], member, clusters, k)
+    def further(
+        first: ModelShifts, second: ModelShifts, centred: bool
+    ) -> Float[NDArray, "K three"]:
+        rows = [
+            model.differences - centred * model.differences.mean(0) for model in (first, second)
+        ]
+        return shifts.excess(rows[0], rows[1], member, clusters, n_concepts)
 
     columns: Columns = {}
     for name, centred, p, length, what in (
@@ -172,18 +196,19 @@ def control_columns(
         ("own_", True, "permuted_p", "own", "shift minus the mean shift of all tokens"),
     ):
         # with several controls, use the one in which the concept moves furthest
-        every = np.stack([further(own, control, centred) for control in controls])
-        nearest = np.argmin(np.nan_to_num(every[:, :, 1], nan=np.inf), 0)
-        gap = every[nearest, np.arange(k)]
-        back = [
-            _below(getattr(control.found, p)) & (further(control, own, centred)[:, 1] > 0)
+        per_control = np.stack([further(model_shifts, control, centred) for control in controls])
+        strongest = np.argmin(np.nan_to_num(per_control[:, :, 1], nan=np.inf), 0)
+        gap = per_control[strongest, np.arange(n_concepts)]
+        reverse = [
+            _is_significant(getattr(control.measured, p))
+            & (further(control, model_shifts, centred)[:, 1] > 0)
             for control in controls
         ]
-        most = np.max([getattr(control.found, length) for control in controls], 0)
-        flag = _below(getattr(own.found, p)) & (gap[:, 1] > 0)
+        control_length = np.max([getattr(control.measured, length) for control in controls], 0)
+        flag = _is_significant(getattr(model_shifts.measured, p)) & (gap[:, 1] > 0)
         columns |= {
             f"control_{name or 'shift'}".rstrip("_"): (
-                most,
+                control_length,
                 "measure",
                 f"length of its {what} in the control",
             ),
@@ -204,27 +229,31 @@ def control_columns(
                 f"it moves, at least {times} as far as in the control",
             ),
             f"control_{name}beyond": (
-                np.any(back, 0),
+                np.any(reverse, 0),
                 "flag",
                 f"the reverse: {times} as far in a control",
             ),
         }
-    recovers = own.nearer.gain - own.nearer.by_overall
-    theirs = np.max([control.nearer.gain - control.nearer.by_overall for control in controls], 0)
+    recovers = model_shifts.recovery.gain - model_shifts.recovery.by_overall
+    control_recovers = np.max(
+        [control.recovery.gain - control.recovery.by_overall for control in controls], 0
+    )
     return columns | {
         "recovers": (recovers, "measure", "gain minus gain_overall"),
         "control_recovers": (
-            theirs,
+            control_recovers,
             "measure",
             "the same for the control's shift and the control's concept",
         ),
         "recovers_beyond": (
-            recovers - shifts.FACTOR * np.fmax(theirs, 0.0) + 0.0 * theirs,
+            recovers
+            - shifts.CONTROL_FACTOR * np.fmax(control_recovers, 0.0)
+            + 0.0 * control_recovers,
             "measure",
             f"recovers minus {times} the control's, if that is above 0",
         ),
         "compared": (
-            np.isfinite(recovers + theirs),
+            np.isfinite(recovers + control_recovers),
             "flag",
             "it has a shift and a match here and in the control",
         ),
@@ -240,13 +269,13 @@ def claims_of(columns: Columns, controls: int) -> list[Claim]:
     """
     measured = bool(columns["measured"][0].any())
     if not controls:
-        made = [_alone(*each) for each in _SHARES if measured]
-        return made + ([_recovers_alone()] if columns["paired"][0].any() else [])
+        claims = [_share_without_control(*each) for each in _SHARES if measured]
+        return claims + ([_recovery_without_control()] if columns["paired"][0].any() else [])
     which = (
         "in the control fine-tune" if controls == 1 else f"in each of {controls} control fine-tunes"
     )
-    made = [_beyond(*each, which) for each in _SHARES if measured]
-    return made + ([_recovers_beyond(which)] if columns["compared"][0].any() else [])
+    claims = [_share_beyond_control(*each, which) for each in _SHARES if measured]
+    return claims + ([_recovery_beyond_control(which)] if columns["compared"][0].any() else [])
 
 
 _MEASURED = {"where": {"measured": True}}
@@ -269,7 +298,7 @@ def _counts(**columns: str) -> Mapping:
     }
 
 
-def _alone(name: str, _: str, column: str, what: str, __: str) -> Claim:
+def _share_without_control(name: str, _: str, column: str, what: str, __: str) -> Claim:
     return Claim(
         name=name,
         estimate=mean(column, cluster="concept", **_MEASURED),
@@ -283,25 +312,27 @@ def _alone(name: str, _: str, column: str, what: str, __: str) -> Claim:
     )
 
 
-def _beyond(name: str, prefix: str, column: str, what: str, verb: str, which: str) -> Claim:
+def _share_beyond_control(
+    name: str, prefix: str, column: str, what: str, verb: str, which: str
+) -> Claim:
     """More concepts move further than in the control than the reverse."""
-    own, theirs = f"{prefix}beyond_control", f"control_{prefix}beyond"
+    beyond, control_beyond = f"{prefix}beyond_control", f"control_{prefix}beyond"
     return Claim(
         name=f"{name}-beyond-control",
-        estimate=mean(own, cluster="concept", minus={"column": theirs}, **_MEASURED),
+        estimate=mean(beyond, cluster="concept", minus={"column": control_beyond}, **_MEASURED),
         at_least=0.0,
-        reference=mean(theirs, cluster="concept", **_MEASURED),
-        control=f"concepts that {verb} {shifts.FACTOR:g} times as far in a control",
+        reference=mean(control_beyond, cluster="concept", **_MEASURED),
+        control=f"concepts that {verb} {shifts.CONTROL_FACTOR:g} times as far in a control",
         text=(
-            f"{{count:d}} of {{total:d}} concepts {verb} at least {shifts.FACTOR:g} times as far as"
-            f" {which}, {{reverse:d}} the reverse: a difference of {{value:.1%}}"
+            f"{{count:d}} of {{total:d}} concepts {verb} at least {shifts.CONTROL_FACTOR:g} times"
+            f" as far as {which}, {{reverse:d}} the reverse: a difference of {{value:.1%}}"
             f" [{{low:.1%}}, {{high:.1%}}] ({{moved:d}} {what})."
         ),
-        also=_counts(count=own, reverse=theirs, moved=column),
+        also=_counts(count=beyond, reverse=control_beyond, moved=column),
     )
 
 
-def _recovers_alone() -> Claim:
+def _recovery_without_control() -> Claim:
     rows = {"where": {"paired": True}}
     return Claim(
         name="shift-recovers",
@@ -320,7 +351,7 @@ def _recovers_alone() -> Claim:
     )
 
 
-def _recovers_beyond(which: str) -> Claim:
+def _recovery_beyond_control(which: str) -> Claim:
     rows = {"where": {"compared": True}}
     return Claim(
         name="shift-recovers-beyond-control",
@@ -331,7 +362,7 @@ def _recovers_beyond(which: str) -> Claim:
         text=(
             "On held-out clusters its own shift brings a concept {own:.3g} nearer to the tuned"
             f" model's than the mean shift of all tokens does; {which} that is {{control:.3g}}."
-            f" Minus {shifts.FACTOR:g} times that, per concept, it is {{value:.3g}}"
+            f" Minus {shifts.CONTROL_FACTOR:g} times that, per concept, it is {{value:.3g}}"
             " [{low:.3g}, {high:.3g}]."
         ),
         also={"own": mean("recovers", cluster="concept", **rows)},

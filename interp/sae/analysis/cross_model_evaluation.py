@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.sae.analysis.differences import Regression
-from interp.sae.analysis.jackknife import FOLDS, Apart, Estimate, Sums, jackknife
-from interp.sae.analysis.latent_scaling import BASE, TINY
+from interp.sae.analysis.jackknife import FOLDS, Estimate, Sums, TokenRates, jackknife
+from interp.sae.analysis.latent_scaling import BASE, MIN_BETA
 from interp.sae.core.dictionary import Dictionary
-from interp.sae.core.sparse_products import products
+from interp.sae.core.sparse_products import inner_products
 
 ROLES = ("base", "tuned")
 
 
-class Applied(NamedTuple):
-    """Results per latent [F] of the dictionary of model ``own``: firing rates in base and tuned
-    model, and ratios of the other model to its own.
+class CrossModelEvaluation(NamedTuple):
+    """Results per latent [F] of the dictionary of model ``own_model``: firing rates in base and
+    tuned model, and ratios of the other model to its own.
 
     ``rate_ratio, mean_ratio, explained_ratio``: firing rate, mean code where active, and explained
     squared error, other model by own. ``kept``: slope of the other model's rows on the codes along
@@ -35,7 +35,7 @@ class Applied(NamedTuple):
     tuned model.
     """
 
-    own: int
+    own_model: int
     rate: tuple[NDArray[np.float64], NDArray[np.float64]]
     folds_active: NDArray[np.int64]
     rate_ratio: Estimate
@@ -44,16 +44,16 @@ class Applied(NamedTuple):
     kept: Estimate
     fired: NDArray[np.float64]
     unexplained: tuple[float, float]
-    apart: Apart | None = None
+    token_rates: TokenRates | None = None
 
 
-class OneOnOther:
-    """Accumulates rows of both models through the dictionary of one of them, ``own`` (0 base, 1
-    tuned).
+class CrossModelEvaluator:
+    """Accumulates rows of both models through the dictionary of one of them, ``own_model`` (0 base,
+    1 tuned).
     """
 
-    def __init__(self, dictionary: Dictionary, folds: int = FOLDS, own: int = BASE) -> None:
-        self.own = own
+    def __init__(self, dictionary: Dictionary, folds: int = FOLDS, own_model: int = BASE) -> None:
+        self.own_model = own_model
         self._regression = Regression(dictionary, folds)
 
     @torch.no_grad()
@@ -63,17 +63,17 @@ class OneOnOther:
         tuned: Float[Tensor, "N D"],
         documents: Int[Tensor, " N"],
         special: Bool[Tensor, " N"] | None = None,
-    ) -> OneOnOther:
+    ) -> CrossModelEvaluator:
         """Add rows in their original units; activity on ``special`` rows is counted separately."""
         regression = self._regression
         dictionary, norms = regression.dictionary, regression.rows.square().sum(1)
-        both = (base * regression.factor, tuned * regression.factor)
-        for model, (name, x) in enumerate(zip(ROLES, both, strict=True)):
-            found = dictionary.raw(x)
-            codes, error = found.codes, (x - found.output).double()
+        scaled_rows = (base * regression.factor, tuned * regression.factor)
+        for model, (name, x) in enumerate(zip(ROLES, scaled_rows, strict=True)):
+            reconstruction = dictionary.reconstruct_normalised(x)
+            codes, error = reconstruction.codes, (x - reconstruction.output).double()
             values = codes.values.double()
             # increase of the squared error without the latent
-            gain = 2 * values * products(codes.pattern, error, regression.rows)
+            gain = 2 * values * inner_products(codes.pattern, error, regression.rows)
             gain = gain + values.square() * norms[codes.pattern.latents]
             sums = {"count": torch.ones_like(values), "sum": values, "gain": gain}
             regression.sums.add(
@@ -87,49 +87,57 @@ class OneOnOther:
                 },
             )
             regression.sums.add_rows(documents, **{f"{name}_plain": x})
-            if model == self.own:
+            if model == self.own_model:
                 own_codes = codes
-        regression.update(own_codes, both, documents, special)
+        regression.update(own_codes, scaled_rows, documents, special)
         return self
 
-    def result(self, level: float = 0.95) -> Applied:
+    def result(self, level: float = 0.95) -> CrossModelEvaluation:
         """Ratios with their intervals; NaN for latents that never fire in their own model."""
-        sums, own, other = self._regression.found(), self.own, 1 - self.own
-        here, there = (self._regression.slope(model) for model in (own, other))
+        sums, own_model, other_model = (
+            self._regression.fold_sums(),
+            self.own_model,
+            1 - self.own_model,
+        )
+        own_slope, other_slope = (
+            self._regression.slope(model) for model in (own_model, other_model)
+        )
 
-        def share(found: Sums) -> NDArray[np.float64]:
-            slope = here(found)
-            return there(found) / np.where(np.abs(slope) > TINY, slope, np.nan)
+        def share(fold_sums: Sums) -> NDArray[np.float64]:
+            slope = own_slope(fold_sums)
+            return other_slope(fold_sums) / np.where(np.abs(slope) > MIN_BETA, slope, np.nan)
 
         def ratio(name: str):
-            return lambda found: found[f"{ROLES[other]}_{name}"] / found[f"{ROLES[own]}_{name}"]
+            return lambda found: (
+                found[f"{ROLES[other_model]}_{name}"] / found[f"{ROLES[own_model]}_{name}"]
+            )
 
-        def mean_ratio(found: Sums) -> NDArray[np.float64]:
-            return ratio("sum")(found) / ratio("count")(found)
+        def mean_ratio(fold_sums: Sums) -> NDArray[np.float64]:
+            return ratio("sum")(fold_sums) / ratio("count")(fold_sums)
 
-        n = sums["rows"].sum()
-        left = []
+        n_rows = sums["rows"].sum()
+        unexplained = []
         for name in ROLES:
-            mean = sums[f"{name}_plain"].sum(0) / n
-            left.append(
+            mean = sums[f"{name}_plain"].sum(0) / n_rows
+            unexplained.append(
                 float(
                     sums[f"{name}_error"].sum()
-                    / (sums[f"{name}_norm"].sum() - n * np.square(mean).sum())
+                    / (sums[f"{name}_norm"].sum() - n_rows * np.square(mean).sum())
                 )
             )
-        rate, size, gain, part = (
+        rate, size, gain, kept = (
             jackknife(sums, one, level)
             for one in (ratio("count"), mean_ratio, ratio("gain"), share)
         )
-        return Applied(
-            own,
-            (sums["base_count"].sum(0) / n, sums["tuned_count"].sum(0) / n),
-            (sums[f"{ROLES[own]}_count"] > 0).sum(0),
+        return CrossModelEvaluation(
+            own_model,
+            (sums["base_count"].sum(0) / n_rows, sums["tuned_count"].sum(0) / n_rows),
+            (sums[f"{ROLES[own_model]}_count"] > 0).sum(0),
             rate,
             size,
             gain,
-            part,
+            kept,
             sums["tuned_count"] - sums["base_count"],
-            (left[0], left[1]),
-            self._regression.sums.apart(),
+            (unexplained[0], unexplained[1]),
+            self._regression.sums.token_rates(),
         )

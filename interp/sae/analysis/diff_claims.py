@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from interp.claims import Claim, mean, statistic
-from interp.claims.control_fine_tunes import beyond_new, controls_table
+from interp.claims.control_fine_tunes import beyond_new_control, controls_table
 from interp.sae.analysis.classes import CHANGED, CLASSES
 from interp.table import Table, table
 
@@ -18,13 +18,13 @@ KINDS = {"tuned-only": ("tuned-only",), "base-only": ("base-only",), "changed": 
 """The claims about a pair, and the classes that count for each."""
 
 
-def flags(named: np.ndarray, claimed: np.ndarray, kinds: Iterable[str]) -> dict[str, tuple]:
+def flags(classes: np.ndarray, claimed: np.ndarray, kinds: Iterable[str]) -> dict[str, tuple]:
     """Flags of live latents, and of latents claimed to be of each kind."""
     return {
-        "live": (named != "silent", "flag", "active in enough folds to be classified"),
+        "live": (classes != "silent", "flag", "active in enough folds to be classified"),
         **{
             _flag(kind): (
-                np.isin(named, KINDS[kind]) & claimed,
+                np.isin(classes, KINDS[kind]) & claimed,
                 "flag",
                 f"claimed to be {' or '.join(KINDS[kind])}",
             )
@@ -41,14 +41,14 @@ def control_table(controls: Sequence[Table], kinds: Iterable[str]) -> Table:
     """Table of kind "sae-diff-control": the class of each latent of the control pairs'
     dictionaries.
     """
-    named, claimed = (
+    classes, claimed = (
         np.concatenate([control[name] for control in controls]) for name in ("class", "claimed")
     )
     counts = [len(control) for control in controls]
     return table(
         "sae-diff-control",
         {
-            "row": (np.arange(len(named)), "key", "index of the latent over all control pairs"),
+            "row": (np.arange(len(classes)), "key", "index of the latent over all control pairs"),
             "control": (
                 np.repeat(np.arange(len(controls)), counts),
                 "key",
@@ -59,19 +59,19 @@ def control_table(controls: Sequence[Table], kinds: Iterable[str]) -> Table:
                 "key",
                 "number of the latent in this pair's dictionary",
             ),
-            "class": named_column(named),
+            "class": class_column(classes),
             "claimed": (claimed, "flag", "the class is claimed"),
-            **flags(named, claimed, kinds),
+            **flags(classes, claimed, kinds),
         },
     )
 
 
-def shares(controls: Sequence[Table], kinds: Iterable[str]) -> Table:
+def control_shares(controls: Sequence[Table], kinds: Iterable[str]) -> Table:
     """Share of live latents claimed to be of each kind, per control; NaN if no latent is live."""
-    live = [control["class"] != "silent" for control in controls]
+    is_live = [control["class"] != "silent" for control in controls]
     columns = {}
     for kind in kinds:
-        each = [
+        shares = [
             (
                 float(
                     flags(control["class"], control["claimed"], [kind])[_flag(kind)][0][
@@ -81,10 +81,10 @@ def shares(controls: Sequence[Table], kinds: Iterable[str]) -> Table:
                 if alive.any()
                 else float("nan")
             )
-            for control, alive in zip(controls, live, strict=True)
+            for control, alive in zip(controls, is_live, strict=True)
         ]
         columns[_flag(kind)] = (
-            each,
+            shares,
             "measure",
             f"share of live latents claimed to be {' or '.join(KINDS[kind])}",
         )
@@ -95,9 +95,9 @@ def _name(control: Table) -> str:
     return "" if control.provenance is None else str(control.provenance.context.get("tuned", ""))
 
 
-def counted(named: np.ndarray, claimed: np.ndarray, controls: Sequence[Table]) -> Table:
+def class_counts(classes: np.ndarray, claimed: np.ndarray, controls: Sequence[Table]) -> Table:
     """Number of latents of each class, for this pair and the controls."""
-    each = {"this pair": (named, claimed)} | {
+    by_pair = {"this pair": (classes, claimed)} | {
         "control" if len(controls) == 1 else f"control {at}": (control["class"], control["claimed"])
         for at, control in enumerate(controls, 1)
     }
@@ -109,17 +109,17 @@ def counted(named: np.ndarray, claimed: np.ndarray, controls: Sequence[Table]) -
             int(((one == kind) & sure).sum()),
             int((one != "silent").sum()),
         )
-        for pair, (one, sure) in each.items()
+        for pair, (one, sure) in by_pair.items()
         for kind in CLASSES
     ]
-    pairs, kinds, latents, sure, live = zip(*rows, strict=True)
+    pairs, kinds, latents, n_claimed, live = zip(*rows, strict=True)
     return table(
         "sae-diff-classes",
         {
             "pair": (list(pairs), "key", "whose dictionary: this pair's, or a control's"),
             "class": (list(kinds), "key", "what became of a latent"),
             "latents": (list(latents), "measure", "latents of the class"),
-            "claimed": (list(sure), "measure", "those of them that are claimed"),
+            "claimed": (list(n_claimed), "measure", "those of them that are claimed"),
             "live": (list(live), "measure", "all latents of the pair except silent ones"),
         },
     )
@@ -130,14 +130,16 @@ def claims_of(kind: str, controls: Sequence[Table]) -> list[Claim]:
     than in a new one.
     """
     column = _flag(kind)
-    own = mean(column, cluster="latent", where={"live": True})
-    made = [_claim(kind, controls)]
+    share = mean(column, cluster="latent", where={"live": True})
+    claims = [_claim(kind, controls)]
     if len(controls) > 1 and all((control["class"] != "silent").any() for control in controls):
-        said = f"the share of {' or '.join(KINDS[kind])} latents"
-        further = beyond_new(f"{kind}-beyond-new-control", own, column, len(controls), said, ".1%")
+        subject = f"the share of {' or '.join(KINDS[kind])} latents"
+        claim = beyond_new_control(
+            f"{kind}-beyond-new-control", share, column, len(controls), subject, ".1%"
+        )
         # shares of few latents vary even if those of the controls are all 0
-        made.append(replace(further, requires=(kind,)))
-    return made
+        claims.append(replace(claim, requires=(kind,)))
+    return claims
 
 
 def _claim(kind: str, controls: Sequence[Table]) -> Claim:
@@ -145,17 +147,17 @@ def _claim(kind: str, controls: Sequence[Table]) -> Claim:
     both intervals.
     """
     column, rows = _flag(kind), {"where": {"live": True}}
-    beside = {"table": "control", **rows}
-    active = any((control["class"] != "silent").any() for control in controls)
-    one, give = (
+    control_rows = {"table": "control", **rows}
+    has_live_controls = any((control["class"] != "silent").any() for control in controls)
+    control_name, verb = (
         ("the control pair", "gives")
         if len(controls) == 1
         else (f"{len(controls)} control pairs", "give")
     )
     also = {"count": statistic("sum", column, **rows), "total": statistic("count", column, **rows)}
-    if active:
+    if has_live_controls:
         also |= {
-            f"control_{name}": statistic(one, column, **beside)
+            f"control_{name}": statistic(one, column, **control_rows)
             for name, one in (("count", "sum"), ("total", "count"))
         }
     end = {
@@ -163,19 +165,19 @@ def _claim(kind: str, controls: Sequence[Table]) -> Claim:
             True,
             True,
         ): (
-            f"{one} {give} {{control_count:d}} of {{control_total:d}} ({{control:.1%}}, at most "
-            "{control_high:.1%})."
+            f"{control_name} {verb} {{control_count:d}} of {{control_total:d}} ({{control:.1%}}, at"
+            " most {control_high:.1%})."
         ),
-        (True, False): f"no latent of {one} is active often enough to compare with.",
+        (True, False): f"no latent of {control_name} is active often enough to compare with.",
         (False, False): "there is no control pair to compare with.",
-    }[bool(controls), active]
+    }[bool(controls), has_live_controls]
     return Claim(
         name=kind,
         estimate=mean(column, cluster="latent", **rows),
         at_least=0.0,
         beyond=["control"],
-        reference=mean(column, cluster="row", **beside) if active else None,
-        control=f"the same share in {one}" if active else "",
+        reference=mean(column, cluster="row", **control_rows) if has_live_controls else None,
+        control=f"the same share in {control_name}" if has_live_controls else "",
         missing="" if controls else "give a control pair with --control and --control-dictionary",
         text=(
             f"{{count:d}} of {{total:d}} live latents are {' or '.join(KINDS[kind])} ({{low:.1%}}"
@@ -186,6 +188,6 @@ def _claim(kind: str, controls: Sequence[Table]) -> Claim:
     )
 
 
-def named_column(named: np.ndarray) -> tuple:
+def class_column(classes: np.ndarray) -> tuple:
     """The column of classes, with the meaning of each class."""
-    return (named, "text", "; ".join(f"{name}: {meaning}" for name, meaning in CLASSES.items()))
+    return (classes, "text", "; ".join(f"{name}: {meaning}" for name, meaning in CLASSES.items()))

@@ -20,23 +20,23 @@ from torch import Tensor
 
 from interp.errors import OptionError
 from interp.maths.host import to_host
-from interp.sae.analysis.activation_slopes import Lines
+from interp.sae.analysis.activation_slopes import ActivationSlopes
 from interp.sae.analysis.jackknife import (
     FOLDS,
-    Apart,
     Estimate,
     FoldSums,
     Sums,
+    TokenRates,
     effective_folds,
     jackknife,
-    resampled,
+    jackknife_estimate,
 )
-from interp.sae.analysis.latent_scaling import BASE, TINY, TUNED
+from interp.sae.analysis.latent_scaling import BASE, MIN_BETA, TUNED
 from interp.sae.core.dictionary import Dictionary
-from interp.sae.core.sparse_products import Codes, products
+from interp.sae.core.sparse_products import Codes, inner_products
 
 
-class Slopes(NamedTuple):
+class DifferenceSlopes(NamedTuple):
     """Results per latent [F]: firing rate, both models' slopes, their difference, and
     ``base_part``, the base's slope divided by that difference.
 
@@ -52,7 +52,7 @@ class Slopes(NamedTuple):
     base_part: Estimate
     row_cosine: Estimate
     moved: NDArray[np.float64]
-    apart: Apart | None = None
+    token_rates: TokenRates | None = None
 
 
 class Regression:
@@ -79,7 +79,7 @@ class Regression:
     def update(
         self,
         codes: Codes,
-        both: tuple[Tensor, Tensor],
+        rows_of_models: tuple[Tensor, Tensor],
         documents: Tensor,
         special: Tensor | None = None,
     ) -> None:
@@ -87,7 +87,10 @@ class Regression:
         ``special`` rows is counted separately.
         """
         values = codes.values.double()
-        along = [values * products(codes.pattern, part.double(), self.rows) for part in both]
+        along = [
+            values * inner_products(codes.pattern, part.double(), self.rows)
+            for part in rows_of_models
+        ]
         self.sums.add(
             documents,
             codes,
@@ -100,12 +103,12 @@ class Regression:
         self.sums.add_rows(
             documents,
             rows=torch.ones(len(documents), device=documents.device),
-            base_rows=both[BASE],
-            tuned_rows=both[TUNED],
+            base_rows=rows_of_models[BASE],
+            tuned_rows=rows_of_models[TUNED],
         )
         self.sums.add_special(documents, codes, special)
 
-    def found(self) -> dict[str, NDArray[np.float64]]:
+    def fold_sums(self) -> dict[str, NDArray[np.float64]]:
         """Sums per fold, with both models' row sums projected on decoder rows."""
         sums = self.sums.sums()
         rows = to_host(self.rows)
@@ -131,7 +134,7 @@ class DifferenceScaling:
 
     def __init__(self, dictionary: Dictionary, folds: int = FOLDS) -> None:
         self._regression = Regression(dictionary, folds)
-        self._lines = Lines(dictionary.config.width, dictionary.config.d_in, folds, 1)
+        self._slopes = ActivationSlopes(dictionary.config.width, dictionary.config.d_in, folds, 1)
 
     @torch.no_grad()
     def update(
@@ -147,36 +150,40 @@ class DifferenceScaling:
         regression.update(
             codes, (base * regression.factor, tuned * regression.factor), documents, special
         )
-        self._lines.add(regression.sums.fold(documents), codes, tuned - base)
+        self._slopes.add(regression.sums.fold_of(documents), codes, tuned - base)
         return self
 
-    def result(self, level: float = 0.95) -> Slopes:
+    def result(self, level: float = 0.95) -> DifferenceSlopes:
         """Slopes and derived quantities; NaN for latents that never fire."""
-        sums = self._regression.found()
+        sums = self._regression.fold_sums()
         base, tuned = (self._regression.slope(model) for model in (BASE, TUNED))
 
-        def difference(found: Sums) -> NDArray[np.float64]:
-            return tuned(found) - base(found)
+        def difference(fold_sums: Sums) -> NDArray[np.float64]:
+            return tuned(fold_sums) - base(fold_sums)
 
-        def base_part(found: Sums) -> NDArray[np.float64]:
-            moved = difference(found)
-            return base(found) / np.where(np.abs(moved) > TINY, moved, np.nan)
+        def base_part(fold_sums: Sums) -> NDArray[np.float64]:
+            denominator = difference(fold_sums)
+            return base(fold_sums) / np.where(np.abs(denominator) > MIN_BETA, denominator, np.nan)
 
         slopes = (jackknife(sums, base, level), jackknife(sums, tuned, level))
         rate = sums["count"].sum(0) / sums["rows"].sum()
         active = self._regression.sums.folds_active()
-        moved = sums["tuned_rows"] - sums["base_rows"]
-        lines, rows = self._lines, self._regression.rows
+        row_differences = sums["tuned_rows"] - sums["base_rows"]
+        activation_slopes, rows = self._slopes, self._regression.rows
         with np.errstate(divide="ignore", invalid="ignore"):
-            size = np.sqrt(lines.products({"": (0, 0)})[""]) * to_host(lines.seen(rows).norm(dim=1))
-            cosine = resampled(lines.along(rows) / size, level, effective_folds(sums))
-        return Slopes(
+            size = np.sqrt(activation_slopes.products({"": (0, 0)})[""]) * to_host(
+                activation_slopes.projected(rows).norm(dim=1)
+            )
+            cosine = jackknife_estimate(
+                activation_slopes.along_directions(rows) / size, level, effective_folds(sums)
+            )
+        return DifferenceSlopes(
             rate,
             active,
             slopes,
             jackknife(sums, difference, level),
             jackknife(sums, base_part, level),
             cosine,
-            moved,
-            self._regression.sums.apart(),
+            row_differences,
+            self._regression.sums.token_rates(),
         )

@@ -13,14 +13,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.maths.host import to_host
-from interp.sae.analysis.token_labels import Active
+from interp.sae.analysis.token_labels import ActiveTokens
 from interp.sae.core.sparse_products import Codes
 
 SPECIAL, CONTENT = range(2)
 
 
 @dataclass(eq=False)
-class Activity:
+class FiringStatistics:
     """Sums over tokens for each of F latents: number of active special and content tokens, sum of
     codes, largest code.
     """
@@ -34,12 +34,12 @@ class Activity:
         self.total = torch.zeros(self.latents, dtype=torch.float64, device=self.device)
         self.largest = torch.zeros(self.latents, dtype=torch.float64, device=self.device)
 
-    def update(self, codes: Codes, part: Int[Tensor, " N"]) -> Activity:
+    def update(self, codes: Codes, part: Int[Tensor, " N"]) -> FiringStatistics:
         """Add codes of N tokens, each ``SPECIAL`` or ``CONTENT``. Returns itself."""
-        on = codes.values != 0
-        latents, values = codes.pattern.latents[on], codes.values[on].double()
-        place = part[codes.pattern.rows[on]] * self.latents + latents
-        self.fired += torch.bincount(place, minlength=2 * self.latents).view(2, self.latents)
+        is_active = codes.values != 0
+        latents, values = codes.pattern.latents[is_active], codes.values[is_active].double()
+        cells = part[codes.pattern.rows[is_active]] * self.latents + latents
+        self.fired += torch.bincount(cells, minlength=2 * self.latents).view(2, self.latents)
         self.tokens += torch.bincount(part, minlength=2)
         self.total.index_add_(0, latents, values)
         self.largest.scatter_reduce_(0, latents, values, "amax")
@@ -73,37 +73,39 @@ class Activity:
 
 
 @dataclass(eq=False)
-class TopActivations:
+class ActivePositions:
     """Token positions and codes at which some latents are active."""
 
     latents: Sequence[int]
     width: int
     _parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
 
-    def update(self, codes: Codes, rows: Int[Tensor, " N"]) -> TopActivations:
+    def update(self, codes: Codes, rows: Int[Tensor, " N"]) -> ActivePositions:
         """Add codes of N tokens, whose positions among all tokens are ``rows``. Returns itself."""
-        wanted = torch.zeros(self.width, dtype=torch.bool, device=codes.values.device)
-        wanted[torch.tensor(list(self.latents), dtype=torch.int64, device=wanted.device)] = True
-        on = wanted[codes.pattern.latents] & (codes.values != 0)
-        found = (
-            codes.pattern.latents[on],
-            rows.to(wanted.device)[codes.pattern.rows[on]],
-            codes.values[on].double(),
+        is_requested = torch.zeros(self.width, dtype=torch.bool, device=codes.values.device)
+        is_requested[
+            torch.tensor(list(self.latents), dtype=torch.int64, device=is_requested.device)
+        ] = True
+        is_active = is_requested[codes.pattern.latents] & (codes.values != 0)
+        columns = (
+            codes.pattern.latents[is_active],
+            rows.to(is_requested.device)[codes.pattern.rows[is_active]],
+            codes.values[is_active].double(),
         )
-        latents, tokens, values = (to_host(part) for part in found)
+        latents, tokens, values = (to_host(part) for part in columns)
         self._parts.append((latents, tokens, values))
         return self
 
-    def result(self) -> dict[int, Active]:
+    def result(self) -> dict[int, ActiveTokens]:
         """Positions and codes of each requested latent, by increasing position."""
         nothing = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
-        which, rows, values = (
+        latents, rows, values = (
             np.concatenate(part) for part in zip(*(self._parts or nothing), strict=True)
         )
-        order = np.lexsort((rows, which))
-        which, rows, values = which[order], rows[order], values[order]
+        order = np.lexsort((rows, latents))
+        latents, rows, values = latents[order], rows[order], values[order]
         ends = {
-            latent: np.searchsorted(which, [latent, latent + 1])
+            latent: np.searchsorted(latents, [latent, latent + 1])
             for latent in map(int, self.latents)
         }
-        return {latent: Active(rows[a:b], values[a:b]) for latent, (a, b) in ends.items()}
+        return {latent: ActiveTokens(rows[a:b], values[a:b]) for latent, (a, b) in ends.items()}

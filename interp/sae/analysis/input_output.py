@@ -22,9 +22,9 @@ from interp.sae.core.config import DictionaryConfig
 from interp.sites import Site
 
 TUNED, BOTH, DIFFERENCE = "tuned", "both", "difference"
-OF = (TUNED, BOTH, DIFFERENCE)
+MODEL_ROLES = (TUNED, BOTH, DIFFERENCE)
 BASE = "base"
-ORDER = (
+HOOK_ORDER = (
     "hook_resid_pre",
     "attn.hook_z",
     "attn.o.hook_out",
@@ -43,49 +43,49 @@ Values = Mapping[tuple[str, Site], Tensor]
 
 
 @dataclass(frozen=True)
-class Place:
-    """A dictionary ``of`` the tuned model, both models or their difference, which reads ``site``
-    and reconstructs ``target``.
+class InputOutput:
+    """A dictionary ``model_role`` the tuned model, both models or their difference, which reads
+    ``site`` and reconstructs ``target``.
     """
 
     site: Site
     target: Site
-    of: str = TUNED
+    model_role: str = TUNED
 
     @classmethod
-    def of_dictionary(
-        cls, config: DictionaryConfig, site: str, target: str, of: str, based: bool
-    ) -> Place:
-        """Inputs and outputs of a dictionary with this configuration; ``based``: whether there is a
-        base. Raises OptionError.
+    def from_config(
+        cls, config: DictionaryConfig, site: str, target: str, model_role: str, has_base: bool
+    ) -> InputOutput:
+        """Inputs and outputs of a dictionary with this configuration; ``has_base``: whether there
+        is a base. Raises OptionError.
         """
-        if of not in OF:
-            raise OptionError(f"unknown model role {of!r}; use {', '.join(OF)}")
-        if config.models > 2 or (config.models == 2) != (of == BOTH):
-            raise OptionError(f"a dictionary of {config.models} models cannot read {of!r}")
-        if of != TUNED and not based:
-            what = "a crosscoder" if of == BOTH else "a dictionary of differences"
-            raise OptionError(f"{what} needs the base's activations too; add --base BASE")
-        reads = Site.parse(site)
+        if model_role not in MODEL_ROLES:
+            raise OptionError(f"unknown model role {model_role!r}; use {', '.join(MODEL_ROLES)}")
+        if config.models > 2 or (config.models == 2) != (model_role == BOTH):
+            raise OptionError(f"a dictionary of {config.models} models cannot read {model_role!r}")
+        if model_role != TUNED and not has_base:
+            kind = "a crosscoder" if model_role == BOTH else "a dictionary of differences"
+            raise OptionError(f"{kind} needs the base's activations too; add --base BASE")
+        input_site = Site.parse(site)
         if not config.is_transcoder:
-            if target and Site.parse(target) != reads:
+            if target and Site.parse(target) != input_site:
                 raise OptionError(
-                    f"this dictionary reconstructs the site it reads, {reads}, not {target};"
+                    f"this dictionary reconstructs the site it reads, {input_site}, not {target};"
                     " leave --target out"
                 )
-            return cls(reads, reads, of)
+            return cls(input_site, input_site, model_role)
         if not target:
             raise OptionError(
                 "this transcoder's files do not name its target site; add --target SITE"
             )
-        writes = Site.parse(target)
-        if _at(reads) > _at(writes):
+        target_site = Site.parse(target)
+        if _pass_order(input_site) > _pass_order(target_site):
             raise OptionError(
-                f"{reads} comes after {writes} in the forward pass, so the transcoder's output"
-                " would change its own input; only a target at or after the input site can be"
-                " evaluated"
+                f"{input_site} comes after {target_site} in the forward pass, so the transcoder's"
+                " output would change its own input; only a target at or after the input site can"
+                " be evaluated"
             )
-        return cls(reads, writes, of)
+        return cls(input_site, target_site, model_role)
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -95,23 +95,23 @@ class Place:
     @property
     def roles(self) -> tuple[str, ...]:
         """Models to read, the tuned one last."""
-        return (TUNED,) if self.of == TUNED else (BASE, TUNED)
+        return (TUNED,) if self.model_role == TUNED else (BASE, TUNED)
 
     @property
-    def edited(self) -> tuple[str, ...]:
+    def spliced_roles(self) -> tuple[str, ...]:
         """Models into which the output is inserted, the tuned one first."""
-        return (TUNED, BASE) if self.of == BOTH else (TUNED,)
+        return (TUNED, BASE) if self.model_role == BOTH else (TUNED,)
 
     @property
     def views(self) -> dict[str, Callable[[Tensor], Tensor]]:
         """For a crosscoder, maps from its rows to each model's half and to tuned minus base;
         otherwise empty.
         """
-        if self.of != BOTH:
+        if self.model_role != BOTH:
             return {}
         return {
-            BASE: lambda rows: _half(rows, 0),
-            TUNED: lambda rows: _half(rows, 1),
+            BASE: lambda rows: _model_half(rows, 0),
+            TUNED: lambda rows: _model_half(rows, 1),
             DIFFERENCE: difference,
         }
 
@@ -119,43 +119,43 @@ class Place:
         self, values: Values, counted: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N O"]]:
         """Inputs and targets of the dictionary at the counted positions."""
-        x = self._of(values, self.site, counted)
-        return x, x if self.target == self.site else self._of(values, self.target, counted)
+        x = self._rows_at(values, self.site, counted)
+        return x, x if self.target == self.site else self._rows_at(values, self.target, counted)
 
-    def _of(self, values: Values, site: Site, counted: Tensor) -> Tensor:
-        found = [self._own(values, role, site, counted) for role in self.roles]
-        found = [part.to(found[-1].device) for part in found]
-        if self.of == TUNED:
-            return found[0]
-        return torch.cat(found, 1) if self.of == BOTH else found[1] - found[0]
+    def _rows_at(self, values: Values, site: Site, counted: Tensor) -> Tensor:
+        parts = [self._activations(values, role, site, counted) for role in self.roles]
+        parts = [part.to(parts[-1].device) for part in parts]
+        if self.model_role == TUNED:
+            return parts[0]
+        return torch.cat(parts, 1) if self.model_role == BOTH else parts[1] - parts[0]
 
-    def _own(self, values: Values, role: str, site: Site, counted: Tensor) -> Tensor:
+    def _activations(self, values: Values, role: str, site: Site, counted: Tensor) -> Tensor:
         value = values[role, site]
         # in half precision a difference would lose its significant digits
         return widen(value)[counted.to(value.device)]
 
-    def put(
+    def replacement(
         self, role: str, output: Float[Tensor, "N O"], values: Values, counted: Bool[Tensor, "B T"]
     ) -> Float[Tensor, "N W"]:
         """Replacement of the target's activation in a model for this output, at the counted
         positions.
         """
-        if self.of == BOTH:
-            return _half(output, int(role == TUNED))
-        if self.of == DIFFERENCE:
-            base = self._own(values, BASE, self.target, counted)
+        if self.model_role == BOTH:
+            return _model_half(output, int(role == TUNED))
+        if self.model_role == DIFFERENCE:
+            base = self._activations(values, BASE, self.target, counted)
             return base.to(output.device) + output.to(base.dtype)
         return output
 
 
 def difference(rows: Float[Tensor, "N both"]) -> Float[Tensor, "N W"]:
     """Tuned minus base, from rows of both models concatenated."""
-    return _half(rows, 1) - _half(rows, 0)
+    return _model_half(rows, 1) - _model_half(rows, 0)
 
 
-def _half(rows: Tensor, which: int) -> Tensor:
+def _model_half(rows: Tensor, which: int) -> Tensor:
     return rows.unflatten(1, (2, -1))[:, which]
 
 
-def _at(site: Site) -> tuple[int, int]:
-    return site.layer, ORDER.index(site.hook)
+def _pass_order(site: Site) -> tuple[int, int]:
+    return site.layer, HOOK_ORDER.index(site.hook)

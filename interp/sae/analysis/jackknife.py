@@ -59,12 +59,12 @@ def jackknife(
     folds = len(next(iter(sums.values())))
     if folds < 2:
         raise OptionError(f"an interval needs 2 folds or more, not {folds}")
-    whole = {name: array.sum(0, keepdims=True) for name, array in sums.items()}
-    left = {
-        name: np.concatenate([whole[name], whole[name] - array]) for name, array in sums.items()
+    totals = {name: array.sum(0, keepdims=True) for name, array in sums.items()}
+    samples = {
+        name: np.concatenate([totals[name], totals[name] - array]) for name, array in sums.items()
     }
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return resampled(statistic(left), level, effective_folds(sums))
+        return jackknife_estimate(statistic(samples), level, effective_folds(sums))
 
 
 def effective_folds(sums: Sums) -> float | None:
@@ -73,7 +73,7 @@ def effective_folds(sums: Sums) -> float | None:
     return None if rows is None else float(rows.sum() ** 2 / np.square(rows).sum())
 
 
-def resampled(
+def jackknife_estimate(
     values: Float[NDArray[np.float64], "K1 ..."],
     level: float = 0.95,
     effective: float | None = None,
@@ -97,7 +97,7 @@ def resampled(
         return Estimate(np.where(np.isfinite(value), value, np.nan), value - half, value + half)
 
 
-class Apart(NamedTuple):
+class TokenRates(NamedTuple):
     """Per latent [F]: firing rate on special and on other rows, and the share of its activity on
     special rows.
     """
@@ -118,7 +118,7 @@ class FoldSums:
         self.width, self.folds = width, folds
         self._sums: dict[str, Tensor] = {}
 
-    def fold(self, documents: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
+    def fold_of(self, documents: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
         """The fold of each row, by its document number."""
         return documents.remainder(self.folds)
 
@@ -126,27 +126,27 @@ class FoldSums:
         self, documents: Int[Tensor, " N"], codes: Codes, **values: Float[Tensor, " n"]
     ) -> None:
         """Add values at the active codes of a batch."""
-        at = self.fold(documents)[codes.pattern.rows] * self.width + codes.pattern.latents
+        cells = self.fold_of(documents)[codes.pattern.rows] * self.width + codes.pattern.latents
         for name, value in values.items():
-            total = self._sum(name, (self.width,), at.device)
-            total.view(-1).index_add_(0, at, value.double())
+            total = self._sum(name, (self.width,), cells.device)
+            total.view(-1).index_add_(0, cells, value.double())
 
     def add_rows(self, documents: Int[Tensor, " N"], **values: Float[Tensor, "N ..."]) -> None:
         """Add values per row."""
         for name, value in values.items():
             total = self._sum(name, tuple(value.shape[1:]), value.device)
-            total.index_add_(0, self.fold(documents), value.double())
+            total.index_add_(0, self.fold_of(documents), value.double())
 
     def add_special(
         self, documents: Int[Tensor, " N"], codes: Codes, special: Bool[Tensor, " N"] | None = None
     ) -> None:
-        """Count special rows and active codes on them, for ``apart``; None counts nothing."""
+        """Count special rows and active codes on them, for ``token_rates``; None counts nothing."""
         if special is not None:
             counted = special.double()
             self.add(documents, codes, special=counted[codes.pattern.rows])
             self.add_rows(documents, special_rows=counted)
 
-    def apart(self) -> Apart | None:
+    def token_rates(self) -> TokenRates | None:
         """Activity on special and on other rows, from the sums ``count`` and ``rows``; None if
         special rows were not counted.
         """
@@ -156,7 +156,7 @@ class FoldSums:
         count, special = sums["count"], sums["special"]
         with np.errstate(divide="ignore", invalid="ignore"):
             other = (count - special) / (sums["rows"] - sums["special_rows"])
-            return Apart(special / sums["special_rows"], other, special / count)
+            return TokenRates(special / sums["special_rows"], other, special / count)
 
     def _sum(self, name: str, shape: Sequence[int], device: torch.device) -> Tensor:
         if name not in self._sums:

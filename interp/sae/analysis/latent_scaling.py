@@ -23,29 +23,29 @@ from torch import Tensor
 
 from interp.errors import OptionError
 from interp.maths.host import to_host
-from interp.sae.analysis.activation_slopes import Lines
+from interp.sae.analysis.activation_slopes import ActivationSlopes
 from interp.sae.analysis.jackknife import (
     FOLDS,
-    Apart,
     Estimate,
     FoldSums,
     Sums,
+    TokenRates,
     effective_folds,
     jackknife,
-    resampled,
+    jackknife_estimate,
 )
 from interp.sae.core.dictionary import Dictionary
-from interp.sae.core.sparse_products import products
+from interp.sae.core.sparse_products import inner_products
 
 BASE, TUNED = 0, 1
 TARGETS = ("error", "reconstruction", "reconstruction_no_bias")
-TINY = 1e-3
+MIN_BETA = 1e-3
 """If a model's own beta is smaller than this, its ratio is NaN: the latent explains nothing of that
 model.
 """
 
 
-class Scaled(NamedTuple):
+class LatentScalingResult(NamedTuple):
     """Results of latent scaling per latent; arrays [F], estimates with intervals over documents.
 
     ``beta`` by (target, direction, model): least-squares factors. ``nu`` by (target, direction):
@@ -70,7 +70,7 @@ class Scaled(NamedTuple):
     decoder_cosine: NDArray[np.float64]
     norm_difference: NDArray[np.float64]
     moved: NDArray[np.float64]
-    apart: Apart | None = None
+    token_rates: TokenRates | None = None
 
 
 class LatentScaling:
@@ -87,7 +87,7 @@ class LatentScaling:
             )
         self.dictionary = dictionary
         self._sums = FoldSums(config.width, folds)
-        self._lines = Lines(config.width, config.d_in, folds, 2)
+        self._slopes = ActivationSlopes(config.width, config.d_in, folds, 2)
         rows = dictionary.W_dec.detach().double()
         self._rows = [part.contiguous() for part in rows.chunk(2, 1)]
         self._gram = np.stack([[to_host((a * b).sum(1)) for b in self._rows] for a in self._rows])
@@ -104,26 +104,29 @@ class LatentScaling:
         """Add rows in their original units, with the document number of each row; activity on
         ``special`` rows is counted separately.
         """
-        inside, _ = self.dictionary.normalised(x)
-        found = self.dictionary.raw(inside)
-        codes, bias = found.codes, self.dictionary.b_dec
+        normalised_input, _ = self.dictionary.normalise(x)
+        reconstruction = self.dictionary.reconstruct_normalised(normalised_input)
+        codes, bias = reconstruction.codes, self.dictionary.b_dec
         pattern, values = codes.pattern, codes.values.double()
         sums = {"count": torch.ones_like(values), "square": values.square(), "code": values}
-        targets = {"error": inside - found.output, "reconstruction_no_bias": found.output - bias}
-        for target, both in targets.items():
-            for model, part in enumerate(both.double().chunk(2, 1)):
+        targets = {
+            "error": normalised_input - reconstruction.output,
+            "reconstruction_no_bias": reconstruction.output - bias,
+        }
+        for target, target_rows in targets.items():
+            for model, part in enumerate(target_rows.double().chunk(2, 1)):
                 for direction, rows in enumerate(self._rows):
-                    sums[f"{target} {direction} {model}"] = values * products(
+                    sums[f"{target} {direction} {model}"] = values * inner_products(
                         pattern, part.contiguous(), rows
                     )
         self._sums.add(documents, codes, **sums)
         self._sums.add_special(documents, codes, special)
-        base, tuned = inside.double().chunk(2, 1)
-        self._lines.add(self._sums.fold(documents), codes, base, tuned)
+        base, tuned = normalised_input.double().chunk(2, 1)
+        self._slopes.add(self._sums.fold_of(documents), codes, base, tuned)
         self._sums.add_rows(documents, rows=torch.ones(len(x), device=x.device), moved=tuned - base)
         return self
 
-    def result(self, level: float = 0.95) -> Scaled:
+    def result(self, level: float = 0.95) -> LatentScalingResult:
         """Betas, their ratios and intervals; NaN for a latent that was never active."""
         sums, gram, bias = self._sums.sums(), self._gram, self._bias
         norms = np.sqrt(np.stack([gram[BASE, BASE], gram[TUNED, TUNED]]))
@@ -141,43 +144,44 @@ class LatentScaling:
             for direction in (BASE, TUNED)
         }
 
-        def length(found: Sums, model: int, along: int) -> NDArray[np.float64]:
+        def length(fold_sums: Sums, model: int, along: int) -> NDArray[np.float64]:
             """Length of the model's part of the latent along a unit direction."""
-            return _beta("error", along, model, gram, bias)(found) * norms[along]
+            return _beta("error", along, model, gram, bias)(fold_sums) * norms[along]
 
-        def part_cosine(found: Sums) -> NDArray[np.float64]:
-            one = length(found, BASE, TUNED) / length(found, BASE, BASE)
-            other = length(found, TUNED, BASE) / length(found, TUNED, TUNED)
-            return (one + other) / 2
+        def part_cosine(fold_sums: Sums) -> NDArray[np.float64]:
+            base_ratio = length(fold_sums, BASE, TUNED) / length(fold_sums, BASE, BASE)
+            tuned_ratio = length(fold_sums, TUNED, BASE) / length(fold_sums, TUNED, TUNED)
+            return (base_ratio + tuned_ratio) / 2
 
-        lines = self._lines.products(
+        slope_products = self._slopes.products(
             {"bb": (BASE, BASE), "bt": (BASE, TUNED), "tt": (TUNED, TUNED)}
         )
         moved = np.stack([sums["moved"] @ to_host(rows).T for rows in self._rows])
         with np.errstate(divide="ignore", invalid="ignore"):
             slopes = {
-                "ratio": np.sqrt(lines["tt"] / lines["bb"]),
-                "base": lines["bt"] / lines["bb"],
-                "tuned": lines["bt"] / lines["tt"],
-                "cosine": lines["bt"] / (np.sqrt(lines["bb"]) * np.sqrt(lines["tt"])),
+                "ratio": np.sqrt(slope_products["tt"] / slope_products["bb"]),
+                "base": slope_products["bt"] / slope_products["bb"],
+                "tuned": slope_products["bt"] / slope_products["tt"],
+                "cosine": slope_products["bt"]
+                / (np.sqrt(slope_products["bb"]) * np.sqrt(slope_products["tt"])),
             }
-            of = {
-                name: resampled(values, level, effective_folds(sums))
+            estimates = {
+                name: jackknife_estimate(values, level, effective_folds(sums))
                 for name, values in slopes.items()
             }
-            return Scaled(
+            return LatentScalingResult(
                 sums["count"].sum(0) / sums["rows"].sum(),
                 self._sums.folds_active(),
                 beta,
                 nu,
-                of["ratio"],
-                of["cosine"],
-                (of["base"], of["tuned"]),
+                estimates["ratio"],
+                estimates["cosine"],
+                (estimates["base"], estimates["tuned"]),
                 jackknife(sums, part_cosine, level),
                 gram[BASE, TUNED] / norms.prod(0),
                 (1 + (norms[TUNED] - norms[BASE]) / norms.max(0)) / 2,
                 moved,
-                self._sums.apart(),
+                self._sums.token_rates(),
             )
 
 
@@ -190,8 +194,8 @@ def _beta(
 
     def betas(sums: Sums) -> NDArray[np.float64]:
         square = np.where(sums["square"] > 0, sums["square"], np.nan)
-        summed = "error" if target == "error" else "reconstruction_no_bias"
-        along = sums[f"{summed} {direction} {model}"]
+        sum_name = "error" if target == "error" else "reconstruction_no_bias"
+        along = sums[f"{sum_name} {direction} {model}"]
         if target == "error":
             along = along + square * gram[direction, model]
         elif target == "reconstruction":
@@ -203,12 +207,12 @@ def _beta(
 
 
 def _nu(target: str, direction: int, gram: NDArray[np.float64], bias: NDArray[np.float64]):
-    own, other = (
+    own_beta, other_beta = (
         _beta(target, direction, model, gram, bias) for model in (direction, 1 - direction)
     )
 
     def ratios(sums: Sums) -> NDArray[np.float64]:
-        denominator = own(sums)
-        return other(sums) / np.where(np.abs(denominator) > TINY, denominator, np.nan)
+        denominator = own_beta(sums)
+        return other_beta(sums) / np.where(np.abs(denominator) > MIN_BETA, denominator, np.nan)
 
     return ratios

@@ -12,7 +12,7 @@ DRAWS = 999
 _CELLS = 4_000_000
 
 
-def exchange_p(
+def model_swap_p(
     differences: Float[NDArray[np.float64], "K F"], draws: int = DRAWS, seed: int = 0
 ) -> NDArray[np.float64]:
     """Two-sided p per column for sums of tuned minus base in K folds of documents, corrected for
@@ -24,11 +24,11 @@ def exchange_p(
     """
     folds = len(differences)
     size = np.sqrt(folds * np.square(differences).sum(0))
-    moved = size > 0
+    has_difference = size > 0
     p = np.ones(differences.shape[1])
-    if not moved.any():
+    if not has_difference.any():
         return p
-    scaled = differences[:, moved] / size[moved]
+    scaled = differences[:, has_difference] / size[has_difference]
     observed = np.abs(scaled.sum(0))
     generator = np.random.default_rng(seed)
     largest = np.zeros(draws)
@@ -38,6 +38,6 @@ def exchange_p(
         signs = generator.choice((-1.0, 1.0), size=(part.size, folds))
         part[:] = np.abs(signs @ scaled).max(1)
     # a tolerance, so that an equal sum in another order does not count as smaller
-    reached = (largest[:, None] >= observed * (1 - 1e-12)).sum(0)
-    p[moved] = (1 + reached) / (1 + draws)
+    n_reached = (largest[:, None] >= observed * (1 - 1e-12)).sum(0)
+    p[has_difference] = (1 + n_reached) / (1 + draws)
     return p

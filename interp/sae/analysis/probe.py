@@ -20,11 +20,11 @@ from interp.maths.auc import auc_interval, shuffled_labels
 from interp.maths.intervals import effective_clusters
 from interp.maths.statistics import permutation_p, roc_auc, standardised_difference
 
-FEWEST = 8
+MIN_CLUSTERS = 8
 """Minimum number of clusters in each half."""
 
 
-class Probed(NamedTuple):
+class ProbeResult(NamedTuple):
     """The selected ``latents`` (best first), held-out AUC with its interval over clusters, AUCs of
     the null, and p.
 
@@ -66,7 +66,7 @@ class SparseProbe:
         labels: ArrayLike,
         clusters: ArrayLike,
         training: ArrayLike | None = None,
-    ) -> Probed:
+    ) -> ProbeResult:
         """Probe codes [N, F] for labels [N]; all rows of a cluster are in one half.
 
         ``training`` [N]: rows for selection and fitting, by default a random half of the clusters.
@@ -80,93 +80,96 @@ class SparseProbe:
             raise OptionError(f"cannot select {self.k} of {codes.shape[1]} latents")
         generator = np.random.default_rng(self.seed)
         if training is None:
-            training = _half(labels, clusters, len(names), generator)
+            training = _random_half(labels, clusters, len(names), generator)
         training = np.asarray(training, dtype=bool)
-        _require(labels, clusters, training, len(names))
-        latents, weights, scores = self._fitted(codes, labels, clusters, training)
-        held = ~training
+        _require_clusters(labels, clusters, training, len(names))
+        latents, weights, scores = self._fit(codes, labels, clusters, training)
+        held_out = ~training
         auc, low, high = auc_interval(
-            scores[held & labels],
-            scores[held & ~labels],
-            clusters[held & labels],
-            clusters[held & ~labels],
+            scores[held_out & labels],
+            scores[held_out & ~labels],
+            clusters[held_out & labels],
+            clusters[held_out & ~labels],
         )
         null = [
             roc_auc(
-                drawn[held], self._fitted(codes, drawn, clusters, training, ranks=True)[2][held]
+                drawn[held_out],
+                self._fit(codes, drawn, clusters, training, only_order=True)[2][held_out],
             )
-            for drawn in _permuted(labels, clusters, self.draws, generator)
+            for drawn in _permuted_labels(labels, clusters, self.draws, generator)
         ]
         p = permutation_p(auc, null)
-        return Probed(latents, weights, auc, low, high, np.array(null), p, scores, training)
+        return ProbeResult(latents, weights, auc, low, high, np.array(null), p, scores, training)
 
-    def _fitted(
+    def _fit(
         self,
         codes: NDArray,
         labels: NDArray,
         clusters: NDArray,
         training: NDArray,
-        ranks: bool = False,
+        only_order: bool = False,
     ) -> tuple[NDArray, NDArray, NDArray]:
         """The k latents that best separate the classes in the training half, their regression
         weights, and scores of all rows.
 
-        ``ranks``: only the order of scores is needed.
+        ``only_order``: only the order of scores is needed.
         """
         # a permutation can leave fewer than two rows of a class: no probe is fitted
         if np.bincount(labels[training], minlength=2).min() < 2:
             return np.zeros(0, np.int64), np.zeros(0), np.zeros(len(labels))
-        d = standardised_difference(codes[training & labels], codes[training & ~labels]).d
+        effect_size = standardised_difference(codes[training & labels], codes[training & ~labels]).d
         # round, so that ties are broken by index on every machine
-        d = np.round(np.nan_to_num(d), 8)
-        latents = np.argsort(-(d if self.firing else np.abs(d)), kind="stable")[: self.k]
-        chosen = codes[:, latents]
-        if ranks and self.k == 1:
+        effect_size = np.round(np.nan_to_num(effect_size), 8)
+        latents = np.argsort(-(effect_size if self.firing else np.abs(effect_size)), kind="stable")[
+            : self.k
+        ]
+        selected = codes[:, latents]
+        if only_order and self.k == 1:
             # a regression on one latent keeps or reverses its order
-            sign = np.sign(d[latents])
-            return latents, sign, (sign * chosen)[:, 0]
+            sign = np.sign(effect_size[latents])
+            return latents, sign, (sign * selected)[:, 0]
         from sklearn.linear_model import LogisticRegression
 
-        size = chosen[training].std(0)
-        chosen = (chosen - chosen[training].mean(0)) / np.where(size > 0, size, 1.0)
-        sides = effective_clusters(2 * clusters[training] + labels[training])
+        size = selected[training].std(0)
+        selected = (selected - selected[training].mean(0)) / np.where(size > 0, size, 1.0)
+        n_sides = effective_clusters(2 * clusters[training] + labels[training])
         # scikit-learn weighs the penalty against the sum over rows, which grows with duplicated
         # prompts
-        fitted = LogisticRegression(C=sides / training.sum()).fit(
-            chosen[training], labels[training]
+        fitted = LogisticRegression(C=n_sides / training.sum()).fit(
+            selected[training], labels[training]
         )
-        return latents, fitted.coef_[0], fitted.decision_function(chosen)
+        return latents, fitted.coef_[0], fitted.decision_function(selected)
 
 
-def _half(
+def _random_half(
     labels: NDArray, clusters: NDArray, count: int, generator: np.random.Generator
 ) -> NDArray[np.bool_]:
     """Rows of a random half of the clusters, balanced by class."""
     share = np.bincount(clusters, labels) / np.bincount(clusters)
     chosen = np.zeros(count, bool)
     for value in np.unique(share):
-        same = generator.permutation(np.flatnonzero(share == value))
-        chosen[same[: (len(same) + generator.integers(2)) // 2]] = True
+        candidates = generator.permutation(np.flatnonzero(share == value))
+        chosen[candidates[: (len(candidates) + generator.integers(2)) // 2]] = True
     return chosen[clusters]
 
 
-def _require(labels: NDArray, clusters: NDArray, training: NDArray, count: int) -> None:
+def _require_clusters(labels: NDArray, clusters: NDArray, training: NDArray, count: int) -> None:
     if shared := set(clusters[training]) & set(clusters[~training]):
         raise OptionError(
             f"{len(shared)} clusters have prompts in both halves; the halves must not share"
             " clusters"
         )
     for half in (training, ~training):
-        held = len(np.unique(clusters[half]))
-        if held < FEWEST or np.bincount(labels[half], minlength=2).min() < 2:
+        n_clusters = len(np.unique(clusters[half]))
+        if n_clusters < MIN_CLUSTERS or np.bincount(labels[half], minlength=2).min() < 2:
             raise OptionError(
-                f"{count} clusters of prompts leave a half with {held} of them, or with fewer"
-                f" than two prompts of a class; each half needs {FEWEST} clusters and two"
+                f"{count} clusters of prompts leave a half with {n_clusters} of them, or with fewer"
+                f" than two prompts of a class; each half needs {MIN_CLUSTERS} clusters and two"
                 " prompts of each class"
             )
 
 
-def _permuted(
+def _permuted_labels(
     labels: NDArray, clusters: NDArray, draws: int, generator: np.random.Generator
 ) -> Iterator[NDArray[np.bool_]]:
     """Labels permuted among clusters; in a cluster with both classes, the labels of its two sides
@@ -174,7 +177,9 @@ def _permuted(
     """
     share = np.bincount(clusters, labels) / np.bincount(clusters)
     units, first = np.unique(2 * clusters + labels, return_index=True)
-    both = (share > 0) & (share < 1)
-    strata = np.where(both, np.arange(len(share)), -1)[clusters]
-    places = np.searchsorted(units, 2 * clusters + labels)
-    return shuffled_labels(labels, places, strata[first], draws, int(generator.integers(2**32)))
+    is_mixed = (share > 0) & (share < 1)
+    strata = np.where(is_mixed, np.arange(len(share)), -1)[clusters]
+    side_of_row = np.searchsorted(units, 2 * clusters + labels)
+    return shuffled_labels(
+        labels, side_of_row, strata[first], draws, int(generator.integers(2**32))
+    )

@@ -25,10 +25,10 @@ from interp.errors import OptionError
 from interp.maths.host import to_host
 from interp.sae.core.sparse_products import Codes
 
-DENSE = 2**24
+MAX_DENSE_PAIRS = 2**24
 """Largest number of pairs for which the matching considers all of them."""
 
-FOUND = 0.7
+FOUND_COSINE = 0.7
 """Absolute cosine from which a true feature counts as found, for absorption."""
 
 
@@ -68,51 +68,60 @@ def match(
             f"latents of width {rows.shape[1]} cannot be matched with directions of width"
             f" {truth.shape[1]}"
         )
-    if candidates is None and len(rows) * len(truth) <= DENSE:
+    if candidates is None and len(rows) * len(truth) <= MAX_DENSE_PAIRS:
         value = to_host(cosines(rows, truth))
         latents, truths = linear_sum_assignment(value, maximize=True)
         return Matching(latents, truths, value[latents, truths])
-    return _sparsely(rows, truth, candidates or 64)
+    return _match_candidates(rows, truth, candidates or 64)
 
 
-def _sparsely(rows: Tensor, truth: Tensor, candidates: int) -> Matching:
-    wide = len(rows) >= len(truth)
-    few, many = (truth, rows) if wide else (rows, truth)
-    depth = min(candidates, len(many))
+def _match_candidates(rows: Tensor, truth: Tensor, candidates: int) -> Matching:
+    more_rows = len(rows) >= len(truth)
+    smaller, larger = (truth, rows) if more_rows else (rows, truth)
+    depth = min(candidates, len(larger))
     while True:
-        edges = [_best(few, many, depth), _best(many, few, min(depth, len(few)))]
-        near = (
+        edges = [
+            _nearest_rows(smaller, larger, depth),
+            _nearest_rows(larger, smaller, min(depth, len(smaller))),
+        ]
+        endpoints = (
             np.concatenate([edges[0][0], edges[1][1]]),
             np.concatenate([edges[0][1], edges[1][0]]),
         )
-        pairs, first = np.unique(near[0] * len(many) + near[1], return_index=True)
+        pairs, first = np.unique(endpoints[0] * len(larger) + endpoints[1], return_index=True)
         value = np.concatenate([edges[0][2], edges[1][2]])[first]
-        at = pairs // len(many), pairs % len(many)
+        indices = pairs // len(larger), pairs % len(larger)
         # weights must not be zero: in a sparse matrix that is no edge
-        graph = sparse.csr_array((2.0 - value, at), shape=(len(few), len(many)))
+        graph = sparse.csr_array((2.0 - value, indices), shape=(len(smaller), len(larger)))
         try:
             chosen = min_weight_full_bipartite_matching(graph)
         except ValueError:  # no full matching among these candidates
-            if depth == len(many):
+            if depth == len(larger):
                 raise
-            depth = min(2 * depth, len(many))
+            depth = min(2 * depth, len(larger))
             continue
-        one, other = (np.asarray(part, np.int64) for part in chosen)
-        latents, truths = (other, one) if wide else (one, other)
+        smaller_index, larger_index = (np.asarray(part, np.int64) for part in chosen)
+        latents, truths = (
+            (larger_index, smaller_index) if more_rows else (smaller_index, larger_index)
+        )
         order = np.argsort(latents)
-        return Matching(latents[order], truths[order], 2.0 - graph[one, other][order])
+        return Matching(
+            latents[order], truths[order], 2.0 - graph[smaller_index, larger_index][order]
+        )
 
 
-def _best(left: Tensor, right: Tensor, depth: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _nearest_rows(
+    left: Tensor, right: Tensor, depth: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The ``depth`` nearest rows of ``right`` for each row of ``left``: rows, partners and cosines,
     flattened.
     """
-    found = []
+    blocks = []
     for start in range(0, len(left), 1024):
         value, where = cosines(left[start : start + 1024], right).topk(depth, dim=1)
         from_row = np.repeat(np.arange(start, start + len(value)), depth)
-        found.append((from_row, to_host(where).ravel(), to_host(value).ravel()))
-    rows, partners, values = (np.concatenate(part) for part in zip(*found, strict=True))
+        blocks.append((from_row, to_host(where).ravel(), to_host(value).ravel()))
+    rows, partners, values = (np.concatenate(part) for part in zip(*blocks, strict=True))
     return rows, partners, values
 
 
@@ -163,7 +172,7 @@ class Recovery:
         )
         known = torch.zeros(features, dtype=torch.bool)
         known[torch.from_numpy(self.matching.truths)] = torch.from_numpy(
-            self.matching.cosines >= FOUND
+            self.matching.cosines >= FOUND_COSINE
         )
         self._absorbed = torch.zeros(4, features, dtype=torch.float64)
         self._edges = torch.zeros(0, dtype=torch.int64)
@@ -174,20 +183,23 @@ class Recovery:
     def update(self, codes: Codes | Float[Tensor, "N F"], truth: Float[Tensor, "N G"]) -> Recovery:
         """Add codes and the true codes of the same inputs; returns itself."""
         dense = codes.dense() if isinstance(codes, Codes) else codes
-        fires, real = dense.detach() != 0, truth > 0
-        self.count += len(real)
+        fires, is_true = dense.detach() != 0, truth > 0
+        self.count += len(is_true)
         self._fired += fires.sum(0)
-        self._true += real.sum(0)
-        self._both += (fires & real[:, self.best]).sum(0)
+        self._true += is_true.sum(0)
+        self._both += (fires & is_true[:, self.best]).sum(0)
         if self.parents is not None and len(self._edges):
             child, parent = self._edges, self.parents[self._edges]
-            below, above = fires[:, self._latent[child]], fires[:, self._latent[parent]]
-            seen = real[:, child] & below
-            self._absorbed[0, child] += seen.sum(0)
-            self._absorbed[1, child] += (seen & ~above).sum(0)
-            alone = real[:, parent] & ~real[:, child]
-            self._absorbed[2, child] += alone.sum(0)
-            self._absorbed[3, child] += (alone & ~above).sum(0)
+            child_fires, parent_fires = (
+                fires[:, self._latent[child]],
+                fires[:, self._latent[parent]],
+            )
+            child_found = is_true[:, child] & child_fires
+            self._absorbed[0, child] += child_found.sum(0)
+            self._absorbed[1, child] += (child_found & ~parent_fires).sum(0)
+            parent_only = is_true[:, parent] & ~is_true[:, child]
+            self._absorbed[2, child] += parent_only.sum(0)
+            self._absorbed[3, child] += (parent_only & ~parent_fires).sum(0)
         return self
 
     @property
@@ -195,12 +207,12 @@ class Recovery:
         """Per latent: precision, recall, F1 and accuracy against the nearest true feature, and the
         cosine with it.
         """
-        both, fired, true = self._both, self._fired, self._true[self.best]
+        n_both, fired, true = self._both, self._fired, self._true[self.best]
         share = [
             torch.nan_to_num(part, nan=0.0)
-            for part in (both / fired, both / true, 2 * both / (fired + true))
+            for part in (n_both / fired, n_both / true, 2 * n_both / (fired + true))
         ]
-        accuracy = 1 - (fired + true - 2 * both) / max(self.count, 1)
+        accuracy = 1 - (fired + true - 2 * n_both) / max(self.count, 1)
         names = ("precision", "recall", "f1", "accuracy", "cosine")
         return dict(zip(names, map(to_host, (*share, accuracy, self.cosine)), strict=True))
 
@@ -210,15 +222,15 @@ class Recovery:
         active too, and with the child absent.
 
         Means over ``pairs`` of parent and child that were both found (matched cosine of at least
-        ``FOUND``) and occurred; NaN if there are none.
+        ``FOUND_COSINE``) and occurred; NaN if there are none.
         """
-        seen, silent, alone, missed = self._absorbed
-        counted = (seen > 0) & (alone > 0)
+        n_child, n_absorbed, n_parent_only, n_missed = self._absorbed
+        counted = (n_child > 0) & (n_parent_only > 0)
         if not bool(to_host(counted.any())):
             return {"absorbed": float("nan"), "missed_alone": float("nan"), "pairs": 0}
         return {
-            "absorbed": float(to_host((silent[counted] / seen[counted]).mean())),
-            "missed_alone": float(to_host((missed[counted] / alone[counted]).mean())),
+            "absorbed": float(to_host((n_absorbed[counted] / n_child[counted]).mean())),
+            "missed_alone": float(to_host((n_missed[counted] / n_parent_only[counted]).mean())),
             "pairs": int(to_host(counted.sum())),
         }
 
@@ -227,7 +239,7 @@ class Recovery:
         by_latent = self.latents
         return {
             "mcc": self.matching.mcc,
-            "found": float((self.matching.cosines >= FOUND).sum() / len(self.truth)),
+            "found": float((self.matching.cosines >= FOUND_COSINE).sum() / len(self.truth)),
             "uniqueness": len(self.best.unique()) / len(self.best),
             **{
                 name: float(by_latent[name].mean())

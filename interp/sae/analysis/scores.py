@@ -26,9 +26,9 @@ from interp.sae.core.dictionary import Dictionary
 from interp.sae.core.sparse_products import Codes
 from interp.table import Table, table
 
-DENSE, SHORT = 0.1, 1e-6
-"""A latent that fires on a larger share of inputs than ``DENSE`` is dense; shrinkage and cosine are
-undefined for inputs shorter than ``SHORT``.
+DENSE_RATE, MIN_NORM = 0.1, 1e-6
+"""A latent that fires on a larger share of inputs than ``DENSE_RATE`` is dense; shrinkage and
+cosine are undefined for inputs shorter than ``MIN_NORM``.
 """
 
 EDGES = (-math.inf, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0)
@@ -38,7 +38,7 @@ ALL = "all"
 
 
 @dataclass(eq=False)
-class _Part:
+class _PartSums:
     """Sums over the inputs of one subset."""
 
     target: Moments
@@ -47,7 +47,7 @@ class _Part:
     codes: float = 0.0
     cosine: float = 0.0
     shrinkage: float = 0.0
-    long: float = 0.0
+    n_long: float = 0.0
     inner: float = 0.0
     output: float = 0.0
     by_owner: Tensor = field(default_factory=lambda: torch.zeros(2, 0, dtype=torch.float64))
@@ -60,18 +60,20 @@ class _Part:
         squared = error.square().sum(1)
         self.squared += float(to_host(squared.sum()))
         if owners is not None and len(owners):
-            self._own(owners, squared)
+            self._add_by_owner(owners, squared)
         self.codes += float(to_host(counts.sum()))
-        inner, size, made = (y * output).sum(1), y.norm(dim=1), output.norm(dim=1)
-        long = size >= SHORT
+        inner, target_norm, output_norm = (y * output).sum(1), y.norm(dim=1), output.norm(dim=1)
+        is_long = target_norm >= MIN_NORM
         # the cosine of a zero output counts as 0
-        self.cosine += float(to_host((inner / (size * made).clamp_min(SHORT**2))[long].sum()))
-        self.shrinkage += float(to_host((made / size)[long].sum()))
-        self.long += float(to_host(long.sum()))
+        self.cosine += float(
+            to_host((inner / (target_norm * output_norm).clamp_min(MIN_NORM**2))[is_long].sum())
+        )
+        self.shrinkage += float(to_host((output_norm / target_norm)[is_long].sum()))
+        self.n_long += float(to_host(is_long.sum()))
         self.inner += float(to_host(inner.sum()))
         self.output += float(to_host(output.square().sum()))
 
-    def _own(self, owners: Tensor, squared: Tensor) -> None:
+    def _add_by_owner(self, owners: Tensor, squared: Tensor) -> None:
         missing = int(to_host(owners.max())) + 1 - self.by_owner.shape[1]
         self.by_owner = torch.nn.functional.pad(
             self.by_owner.to(squared.device), (0, max(0, missing))
@@ -83,35 +85,37 @@ class _Part:
         errors.
         """
         count, squared = self.by_owner
-        seen = count > 0
+        has_inputs = count > 0
         # undefined if only some inputs have a conversation
-        whole = bool(to_host(seen.any())) and int(to_host(count.sum())) == int(self.target.count)
-        return int(to_host(seen.sum())), float(
-            to_host((squared[seen] / count[seen]).mean())
-        ) if whole else math.nan
+        is_complete = bool(to_host(has_inputs.any())) and int(to_host(count.sum())) == int(
+            self.target.count
+        )
+        return int(to_host(has_inputs.sum())), float(
+            to_host((squared[has_inputs] / count[has_inputs]).mean())
+        ) if is_complete else math.nan
 
     def row(self) -> dict[str, float | int]:
-        n, spread = self.target.count, float(to_host(self.target.deviation.sum()))
-        fvu = _over(self.squared, spread)
+        n, variance = self.target.count, float(to_host(self.target.deviation.sum()))
+        fvu = _ratio(self.squared, variance)
         conversations, by_conversation = self.conversations()
         return {
             "tokens": int(n),
-            "l0": _over(self.codes, n),
+            "l0": _ratio(self.codes, n),
             "fvu": fvu,
             "explained_variance": 1 - fvu,
             # without the mean of the error, as dictionary_learning reports
             "explained_variance_centred": 1
-            - _over(float(to_host(self.error.deviation.sum())), spread),
-            "mse": _over(self.squared, n),
+            - _ratio(float(to_host(self.error.deviation.sum())), variance),
+            "mse": _ratio(self.squared, n),
             "conversations": conversations,
             "conversation_mse": by_conversation,
-            "cosine": _over(self.cosine, self.long),
-            "shrinkage": _over(self.shrinkage, self.long),
-            "bias": _over(self.output, self.inner),
+            "cosine": _ratio(self.cosine, self.n_long),
+            "shrinkage": _ratio(self.shrinkage, self.n_long),
+            "bias": _ratio(self.output, self.inner),
         }
 
 
-def _over(numerator: float, denominator: float) -> float:
+def _ratio(numerator: float, denominator: float) -> float:
     return numerator / denominator if denominator else math.nan
 
 
@@ -138,8 +142,8 @@ class Scores:
         self._parts |= {name: self._empty(view(row).shape[1]) for name, view in self.views.items()}
         self._fired = torch.zeros(self.latents, dtype=torch.int64, device=self.device)
 
-    def _empty(self, width: int) -> _Part:
-        return _Part(Moments.empty((width,), self.device), Moments.empty((width,), self.device))
+    def _empty(self, width: int) -> _PartSums:
+        return _PartSums(Moments.empty((width,), self.device), Moments.empty((width,), self.device))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -171,14 +175,17 @@ class Scores:
             codes.pattern.latents[fires & keep[rows]], minlength=self.latents
         )
         for name, part in self._parts.items():
-            chosen, view = keep, self.views.get(name, lambda rows: rows)
+            in_part, view = keep, self.views.get(name, lambda rows: rows)
             if name in self.parts and roles is not None:
-                chosen = keep & torch.isin(
+                in_part = keep & torch.isin(
                     roles, torch.tensor(list(self.parts[name]), device=roles.device)
                 )
-            own = None if owners is None else owners[chosen]
+            part_owners = None if owners is None else owners[in_part]
             part.update(
-                view(y.detach()[chosen]), view(output.detach()[chosen]), counts[chosen], own
+                view(y.detach()[in_part]),
+                view(output.detach()[in_part]),
+                counts[in_part],
+                part_owners,
             )
         return self
 
@@ -206,16 +213,16 @@ class Scores:
 
     def summary(self, part: str = ALL) -> dict[str, float | int]:
         """Scores of one subset; for ``ALL`` also the shares of dead and dense latents."""
-        found = self._parts[part].row()
+        scores = self._parts[part].row()
         if part != ALL:
-            return found | {"dead": math.nan, "dense": math.nan}
-        return found | {
+            return scores | {"dead": math.nan, "dense": math.nan}
+        return scores | {
             "dead": float((self.density == 0).mean()),
-            "dense": float((self.density > DENSE).mean()),
+            "dense": float((self.density > DENSE_RATE).mean()),
         }
 
 
-MEANINGS: dict[str, tuple[str, str]] = {
+SCORE_COLUMNS: dict[str, tuple[str, str]] = {
     "dictionary": ("key", "the dictionary, or a baseline at its L0"),
     "part": ("key", "subset of inputs: all, or tokens of one kind, measured from their own mean"),
     "tokens": ("measure", "number of inputs"),
@@ -245,38 +252,39 @@ MEANINGS: dict[str, tuple[str, str]] = {
     ),
     "dense": (
         "measure",
-        f"share of latents that fire on more than {DENSE:g} of inputs; only for part {ALL}",
+        f"share of latents that fire on more than {DENSE_RATE:g} of inputs; only for part {ALL}",
     ),
 }
 
 
-def scores_table(scored: Mapping[str, Scores], **rest: Any) -> Table:
+def scores_table(scores_by_name: Mapping[str, Scores], **rest: Any) -> Table:
     """Table of kind ``sae-eval``: a row per dictionary and subset; ``rest`` is passed to the
     table.
     """
     rows = [
         {"dictionary": name, "part": part} | scores.summary(part)
-        for name, scores in scored.items()
+        for name, scores in scores_by_name.items()
         for part in scores._parts
     ]
     columns = {
-        name: ([row[name] for row in rows], *description) for name, description in MEANINGS.items()
+        name: ([row[name] for row in rows], *description)
+        for name, description in SCORE_COLUMNS.items()
     }
     return table("sae-eval", columns, **rest)
 
 
-def conversations_table(scored: Mapping[str, Scores], ids: np.ndarray) -> Table:
+def conversations_table(scores_by_name: Mapping[str, Scores], ids: np.ndarray) -> Table:
     """Table of kind ``sae-eval-conversations``: inputs and squared error per dictionary, subset and
     conversation.
 
     ``ids``: identifiers of the conversations by number.
     """
     names, parts, inputs, errors = [], [], [], []
-    for name, scores in scored.items():
+    for name, scores in scores_by_name.items():
         for part in scores._parts:
-            found = scores.by_conversation(part)
-            inputs.append(np.pad(found[0], (0, len(ids) - len(found[0]))))
-            errors.append(np.pad(found[1], (0, len(ids) - len(found[1]))))
+            per_conversation = scores.by_conversation(part)
+            inputs.append(np.pad(per_conversation[0], (0, len(ids) - len(per_conversation[0]))))
+            errors.append(np.pad(per_conversation[1], (0, len(ids) - len(per_conversation[1]))))
             names += [name] * len(ids)
             parts += [part] * len(ids)
     return table(
@@ -295,12 +303,12 @@ def conversations_table(scored: Mapping[str, Scores], ids: np.ndarray) -> Table:
     )
 
 
-def density_table(scored: Mapping[str, Scores]) -> Table:
+def density_table(scores_by_name: Mapping[str, Scores]) -> Table:
     """Table of kind ``sae-eval-density``: histogram of firing rates by powers of ten, per
     dictionary.
     """
     rows: list[tuple[str, float, float, int]] = []
-    for name, scores in scored.items():
+    for name, scores in scores_by_name.items():
         density = scores.density
         rows.append((name, -math.inf, -math.inf, int((density == 0).sum())))
         logs = np.log10(density[density > 0])
@@ -333,6 +341,6 @@ def score(dictionary: Dictionary, batches: Sequence[Tensor]) -> Scores:
         dictionary.config.outputs, dictionary.config.width, device=dictionary.W_dec.device
     )
     for x in batches:
-        found = dictionary.reconstruct(x)
-        scores.update(x, found.output, found.codes)
+        reconstruction = dictionary.reconstruct(x)
+        scores.update(x, reconstruction.output, reconstruction.codes)
     return scores

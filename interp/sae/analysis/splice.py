@@ -24,7 +24,7 @@ from interp.models.model import Model
 from interp.sae.core.dictionary import Dictionary
 from interp.sites import Site
 
-Make = Callable[[Tensor], Tensor]
+Replacement = Callable[[Tensor], Tensor]
 
 CLEAN, ZERO, MEAN = "clean", "zero", "mean"
 
@@ -45,16 +45,16 @@ class Costs(NamedTuple):
 
     predicted: Int[Tensor, " B"]
     positions: Int[Tensor, " B"]
-    by: dict[str, Cost]
+    by_condition: dict[str, Cost]
     values: Float[Tensor, "B T W"]
 
 
-def ablations(mean: Float[Tensor, " W"]) -> dict[str, Make]:
+def ablations(mean: Float[Tensor, " W"]) -> dict[str, Replacement]:
     """Zero ablation and mean ablation of a site."""
     return {ZERO: torch.zeros_like, MEAN: lambda rows: mean.to(rows).expand_as(rows)}
 
 
-def through(dictionary: Dictionary) -> Make:
+def reconstruct_with(dictionary: Dictionary) -> Replacement:
     """A function that replaces activations by the dictionary's reconstruction, in the inputs'
     units.
     """
@@ -67,12 +67,12 @@ def splice(
     model: Model,
     batch: Batch,
     site: Site,
-    made: Mapping[str, Make],
+    replacements: Mapping[str, Replacement],
     counted: Bool[Tensor, "B T"],
     clean: Run | None = None,
 ) -> Costs:
-    """Costs of each function of ``made`` as replacement of a site's activation, where ``counted``
-    is true.
+    """Costs of each function of ``replacements`` as replacement of a site's activation, where
+    ``counted`` is true.
 
     Divergence is over counted positions, loss over the next tokens of those. ``clean``: an unedited
     pass with all logits and the site's activation, if already available. Raises OptionError for a
@@ -89,17 +89,17 @@ def splice(
             loss, token_divergences(clean.require_logits(), logits, counted).double().sum(1)
         )
 
-    by = {CLEAN: cost(clean.require_logits())}
-    for name, make in made.items():
-        by[name] = cost(
+    costs = {CLEAN: cost(clean.require_logits())}
+    for name, make in replacements.items():
+        costs[name] = cost(
             engine.run(
                 model, batch, edits=[Transform(site, make, counted)], keep=None
             ).require_logits()
         )
-    return Costs(predicted.sum(1), counted.sum(1), by, clean.values[site])
+    return Costs(predicted.sum(1), counted.sum(1), costs, clean.values[site])
 
 
-def recovered(spliced: float, clean: float, ablated: float) -> float:
+def recovered_share(spliced: float, clean: float, ablated: float) -> float:
     """Share of an ablation's cost that is avoided; NaN if the ablation has no cost."""
     lost = ablated - clean
     return (ablated - spliced) / lost if lost > 0 else math.nan
@@ -109,9 +109,9 @@ def counted_positions(
     batch: Batch, roles: Int[Tensor, "B T"], excluded: Sequence[int] = ()
 ) -> Bool[Tensor, "B T"]:
     """Non-padding tokens whose role is not in ``excluded``."""
-    found = batch.real
+    mask = batch.real
     return (
-        found & ~torch.isin(roles, torch.tensor(list(excluded), device=roles.device))
+        mask & ~torch.isin(roles, torch.tensor(list(excluded), device=roles.device))
         if excluded
-        else found
+        else mask
     )

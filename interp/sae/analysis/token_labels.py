@@ -20,9 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 from interp.errors import OptionError
 from interp.maths.intervals import Interval, cluster_interval
 from interp.maths.statistics import benjamini_hochberg, permutation_p
-from interp.prompts import tied
+from interp.prompts import merge_clusters
 
-FEWEST = 10
+MIN_ACTIVE = 10
 """Minimum number of active tokens in each half for a latent to be labelled and scored."""
 
 QUANTILES = 10
@@ -30,7 +30,7 @@ QUANTILES = 10
 NAN = float("nan")
 
 
-class Active(NamedTuple):
+class ActiveTokens(NamedTuple):
     """Positions of the tokens on which a latent is active, increasing, and its codes there."""
 
     rows: Int[NDArray[np.int64], " n"]
@@ -72,7 +72,9 @@ class Texts:
             if clusters is None
             else np.unique(np.asarray(clusters), return_inverse=True)[1]
         )
-        names, clusters = np.unique(_alike(tokens, documents, clusters), return_inverse=True)
+        names, clusters = np.unique(
+            _merge_equal_documents(tokens, documents, clusters), return_inverse=True
+        )
         if len(names) < 2:
             raise OptionError("labels are scored on held-out documents; give 2 documents or more")
         chosen = np.zeros(len(names), bool)
@@ -86,18 +88,22 @@ class Texts:
         Neighbouring tokens mostly stay neighbours, so neither bursts of firing nor firing by
         cluster count as evidence.
         """
-        found = np.arange(len(self.tokens))
+        permutation = np.arange(len(self.tokens))
         ordered = np.argsort(self.clusters, kind="stable")
         for half in (True, False):
             rows = ordered[self.training[ordered] == half]
             starts = np.flatnonzero(np.diff(self.clusters[rows], prepend=-1))
             lengths = np.diff(starts, append=len(rows))
-            mine = generator.permutation(len(starts))
-            wide = lengths[mine]
-            within = np.arange(wide.sum()) - np.repeat(np.cumsum(wide) - wide, wide)
-            turned = (within + np.repeat(generator.integers(0, wide), wide)) % np.repeat(wide, wide)
-            found[rows] = rows[np.repeat(starts[mine], wide) + turned]
-        return found
+            cluster_order = generator.permutation(len(starts))
+            cluster_sizes = lengths[cluster_order]
+            within = np.arange(cluster_sizes.sum()) - np.repeat(
+                np.cumsum(cluster_sizes) - cluster_sizes, cluster_sizes
+            )
+            rotated = (
+                within + np.repeat(generator.integers(0, cluster_sizes), cluster_sizes)
+            ) % np.repeat(cluster_sizes, cluster_sizes)
+            permutation[rows] = rows[np.repeat(starts[cluster_order], cluster_sizes) + rotated]
+        return permutation
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,43 +114,43 @@ class Examples:
     quiet: Int[NDArray[np.int64], " n"]
 
     @classmethod
-    def drawn(
-        cls, active: Active, texts: Texts, most: int, generator: np.random.Generator
+    def draw(
+        cls, active: ActiveTokens, texts: Texts, max_examples: int, generator: np.random.Generator
     ) -> Examples | None:
-        """At most ``most`` of each, the active ones evenly from all quantiles; None if there are
-        too few.
+        """At most ``max_examples`` of each, the active ones evenly from all quantiles; None if
+        there are too few.
         """
-        held = ~texts.training[active.rows]
-        rows, values = active.rows[held], active.values[held]
-        silent = ~texts.training
-        silent[active.rows] = False
-        quiet = np.flatnonzero(silent)
-        count = min(most, len(rows), len(quiet))
-        if count < FEWEST:
+        held_out = ~texts.training[active.rows]
+        rows, values = active.rows[held_out], active.values[held_out]
+        is_quiet = ~texts.training
+        is_quiet[active.rows] = False
+        quiet = np.flatnonzero(is_quiet)
+        count = min(max_examples, len(rows), len(quiet))
+        if count < MIN_ACTIVE:
             return None
-        chosen = spread(values, count, generator)
+        chosen = stratified_sample(values, count, generator)
         return cls(np.sort(rows[chosen]), np.sort(generator.choice(quiet, count, replace=False)))
 
     def score(
-        self, told: Bool[NDArray[np.bool_], " n"], other: Bool[NDArray[np.bool_], " n"]
+        self, on_active: Bool[NDArray[np.bool_], " n"], on_quiet: Bool[NDArray[np.bool_], " n"]
     ) -> float:
-        """Balanced accuracy of predictions ``told`` for active and ``other`` for quiet
+        """Balanced accuracy of predictions ``on_active`` for active and ``on_quiet`` for quiet
         positions.
         """
-        return float((told.mean() + (~other).mean()) / 2)
+        return float((on_active.mean() + (~on_quiet).mean()) / 2)
 
-    def judged(self, tokens: NDArray, label: Iterable[int]) -> tuple[NDArray, NDArray]:
+    def predictions(self, tokens: NDArray, label: Iterable[int]) -> tuple[NDArray, NDArray]:
         """Predictions of "this token is in the list" for active and for quiet positions."""
         label = np.fromiter(label, np.int64)
         return np.isin(tokens[self.active], label), np.isin(tokens[self.quiet], label)
 
-    def interval(self, told: NDArray, other: NDArray, clusters: NDArray) -> Interval:
+    def interval(self, on_active: NDArray, on_quiet: NDArray, clusters: NDArray) -> Interval:
         """The score with its 95 % interval: exact, with the effective number of clusters as trials.
 
         Perfect accuracy on few clusters is therefore not certain.
         """
-        both = np.concatenate([clusters[self.active], clusters[self.quiet]])
-        return cluster_interval(np.concatenate([told, ~other]), both)
+        example_clusters = np.concatenate([clusters[self.active], clusters[self.quiet]])
+        return cluster_interval(np.concatenate([on_active, ~on_quiet]), example_clusters)
 
 
 class Label(NamedTuple):
@@ -166,15 +172,15 @@ class Label(NamedTuple):
     examples: int
 
 
-def labels(
-    active: Mapping[int, Active],
+def label_latents(
+    active: Mapping[int, ActiveTokens],
     texts: Texts,
     latents: Iterable[int],
     *,
     size: int = 5,
-    others: int = 99,
+    n_other_labels: int = 99,
     draws: int = 199,
-    examples: int = 100,
+    max_examples: int = 100,
     seed: int = 0,
 ) -> list[Label]:
     """Labels of ``latents``, in their order; labels of all latents of ``active`` serve as the null
@@ -183,38 +189,59 @@ def labels(
     generator = np.random.default_rng(seed)
     names, codes = np.unique(texts.tokens, return_inverse=True)
     share = np.bincount(codes[texts.training], minlength=len(names)) / max(1, texts.training.sum())
-    own = {latent: found.rows[texts.training[found.rows]] for latent, found in active.items()}
-    made = {latent: _label(codes[rows], share, size) for latent, rows in own.items()}
+    training_rows = {
+        latent: found.rows[texts.training[found.rows]] for latent, found in active.items()
+    }
+    label_of = {
+        latent: _label_tokens(codes[rows], share, size) for latent, rows in training_rows.items()
+    }
     latents = [int(latent) for latent in latents]
-    drawn = {
-        latent: Examples.drawn(active[latent], texts, examples, generator) for latent in latents
+    examples_of = {
+        latent: Examples.draw(active[latent], texts, max_examples, generator) for latent in latents
     }
-    drawn = {
-        latent: None if len(own[latent]) < FEWEST else found for latent, found in drawn.items()
+    examples_of = {
+        latent: None if len(training_rows[latent]) < MIN_ACTIVE else found
+        for latent, found in examples_of.items()
     }
-    chance: dict[int, list[float]] = {latent: [] for latent in latents}
+    shuffled_scores: dict[int, list[float]] = {latent: [] for latent in latents}
     for _ in range(draws):
-        moved = codes[texts.shuffled(generator)]
-        for latent, found in drawn.items():
-            if found is not None:
-                chance[latent].append(
-                    found.score(*found.judged(moved, _label(moved[own[latent]], share, size)))
+        shuffled_codes = codes[texts.shuffled(generator)]
+        for latent, latent_examples in examples_of.items():
+            if latent_examples is not None:
+                shuffled_scores[latent].append(
+                    latent_examples.score(
+                        *latent_examples.predictions(
+                            shuffled_codes,
+                            _label_tokens(shuffled_codes[training_rows[latent]], share, size),
+                        )
+                    )
                 )
     result = []
-    for latent, found in drawn.items():
-        if found is None:
+    for latent, latent_examples in examples_of.items():
+        if latent_examples is None:
             nothing = np.zeros(0)
             result.append(Label(latent, (), NAN, NAN, NAN, nothing, nothing, NAN, 0))
             continue
-        told = found.judged(codes, made[latent])
-        score = found.score(*told)
-        pool = [other for other in made if other != latent and made[other]]
-        pool = generator.choice(pool, min(others, len(pool)), replace=False) if pool else []
-        beside = np.array([found.score(*found.judged(codes, made[int(other)])) for other in pool])
+        predictions = latent_examples.predictions(codes, label_of[latent])
+        score = latent_examples.score(*predictions)
+        other_latents = [other for other in label_of if other != latent and label_of[other]]
+        other_latents = (
+            generator.choice(other_latents, min(n_other_labels, len(other_latents)), replace=False)
+            if other_latents
+            else []
+        )
+        other_scores = np.array(
+            [
+                latent_examples.score(*latent_examples.predictions(codes, label_of[int(other)]))
+                for other in other_latents
+            ]
+        )
         # without draws a permutation test has no p: use the other null alone
-        p = np.fmax(permutation_p(score, beside), permutation_p(score, chance[latent]))
-        ids = tuple(int(names[code]) for code in made[latent])
-        _, low, high = found.interval(*told, texts.clusters)
+        p = np.fmax(
+            permutation_p(score, other_scores), permutation_p(score, shuffled_scores[latent])
+        )
+        ids = tuple(int(names[code]) for code in label_of[latent])
+        _, low, high = latent_examples.interval(*predictions, texts.clusters)
         result.append(
             Label(
                 latent,
@@ -222,29 +249,29 @@ def labels(
                 score,
                 low,
                 high,
-                beside,
-                np.array(chance[latent]),
+                other_scores,
+                np.array(shuffled_scores[latent]),
                 float(p),
-                len(found.active),
+                len(latent_examples.active),
             )
         )
     return result
 
 
-def _alike(tokens: NDArray, documents: NDArray, clusters: NDArray) -> NDArray:
+def _merge_equal_documents(tokens: NDArray, documents: NDArray, clusters: NDArray) -> NDArray:
     """The cluster of each token, with clusters merged that contain documents of equal tokens."""
     order = np.argsort(documents, kind="stable")
     starts = np.flatnonzero(np.diff(documents[order], prepend=-1))
-    own = [tokens[rows].tobytes() for rows in np.split(order, starts[1:])]
-    return np.array(tied(clusters[order[starts]].tolist(), own))[documents]
+    contents = [tokens[rows].tobytes() for rows in np.split(order, starts[1:])]
+    return np.array(merge_clusters(clusters[order[starts]].tolist(), contents))[documents]
 
 
-def adjusted(found: Iterable[Label]) -> Float[NDArray[np.float64], " n"]:
+def adjusted_p(labels: Iterable[Label]) -> Float[NDArray[np.float64], " n"]:
     """p of labels, corrected for multiplicity (Benjamini and Hochberg 1995)."""
-    return benjamini_hochberg([label.p for label in found])
+    return benjamini_hochberg([label.p for label in labels])
 
 
-def spread(
+def stratified_sample(
     values: NDArray, count: int, generator: np.random.Generator
 ) -> Int[NDArray[np.int64], " n"]:
     """Indices of ``count`` values, drawn without replacement from each quantile in turn."""
@@ -260,15 +287,19 @@ def spread(
     return np.array([place for _, _, place in turns[:count]], dtype=np.int64)
 
 
-def _label(own: NDArray, share: NDArray, size: int) -> tuple[int, ...]:
+def _label_tokens(active_tokens: NDArray, share: NDArray, size: int) -> tuple[int, ...]:
     """Tokens with the largest positive term ``p(t, on) log(p(t | on) / p(t))`` of the mutual
     information.
     """
-    if len(own) < FEWEST:
+    if len(active_tokens) < MIN_ACTIVE:
         return ()
-    tokens, counts = np.unique(own, return_counts=True)
-    on, everywhere = counts / len(own), share[tokens]
-    part = on * np.log(on / everywhere)
-    best = np.argsort(-part, kind="stable")[:size]
+    tokens, counts = np.unique(active_tokens, return_counts=True)
+    active_share, everywhere = counts / len(active_tokens), share[tokens]
+    information = active_share * np.log(active_share / everywhere)
+    best = np.argsort(-information, kind="stable")[:size]
     # a token must be at least twice as frequent as elsewhere
-    return tuple(int(tokens[at]) for at in best if part[at] > 0 and on[at] >= 2 * everywhere[at])
+    return tuple(
+        int(tokens[at])
+        for at in best
+        if information[at] > 0 and active_share[at] >= 2 * everywhere[at]
+    )

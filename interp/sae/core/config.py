@@ -33,11 +33,11 @@ ARCHITECTURES = {
         "latents selected one at a time by the residual (Costa et al. 2025, arXiv 2506.03093)"
     ),
 }
-SPARSE = ("topk", "batchtopk", "matryoshka")
+TOPK_ARCHITECTURES = ("topk", "batchtopk", "matryoshka")
 """Architectures with ``k`` active latents per input; their backward pass touches active rows only.
 """
 
-BY_BATCH = ("batchtopk", "matryoshka")
+BATCHTOPK_ARCHITECTURES = ("batchtopk", "matryoshka")
 """Architectures that choose codes over a batch in training and need a threshold afterwards."""
 
 NORMALISATIONS = {
@@ -94,7 +94,7 @@ class DictionaryConfig:
                 raise OptionError(
                     f"a dictionary needs {name} of at least 1, not {getattr(self, name)}"
                 )
-        if self.architecture in SPARSE and not 1 <= (self.k or 0) <= self.width:
+        if self.architecture in TOPK_ARCHITECTURES and not 1 <= (self.k or 0) <= self.width:
             raise OptionError(
                 f"{self.architecture} needs k from 1 to its width {self.width}, not {self.k}"
             )

@@ -19,16 +19,16 @@ from interp.errors import OptionError, required
 from interp.maths.host import raw_bytes, to_host
 from interp.provenance import digest
 from interp.sae.core import matching_pursuit
-from interp.sae.core.config import BY_BATCH, SPARSE, DictionaryConfig
+from interp.sae.core.config import BATCHTOPK_ARCHITECTURES, TOPK_ARCHITECTURES, DictionaryConfig
 from interp.sae.core.sparse_products import (
-    Choose,
     Codes,
+    Selector,
     autoencode,
     decode,
-    top_per_batch,
-    top_per_row,
+    topk_per_batch,
+    topk_per_row,
 )
-from interp.sae.core.straight_through import jump
+from interp.sae.core.straight_through import jumprelu
 
 
 class Reconstruction(NamedTuple):
@@ -75,17 +75,19 @@ class Dictionary(nn.Module):
         # an offset, so that data drawn with the same small seed does not equal the initial
         # directions
         generator = torch.Generator().manual_seed((seed + 0x5EED_0001) % 2**32)
-        each = config.outputs // config.models
-        rows = torch.randn(config.width, each, generator=generator)
+        width_per_model = config.outputs // config.models
+        rows = torch.randn(config.width, width_per_model, generator=generator)
         rows = (rows / rows.norm(dim=1, keepdim=True) * decoder_norm).tile(1, config.models)
         self.W_dec = nn.Parameter(rows)
         self.b_dec = nn.Parameter(torch.zeros(config.outputs))
         if config.architecture != "matching_pursuit":
             # the rows of latents are contiguous in memory, as gradients of active rows need
-            into = (
-                rows if not config.is_transcoder else _directions(config, generator, decoder_norm)
+            encoder_rows = (
+                rows
+                if not config.is_transcoder
+                else _random_directions(config, generator, decoder_norm)
             )
-            self.W_enc = nn.Parameter(into.clone().T)
+            self.W_enc = nn.Parameter(encoder_rows.clone().T)
             if config.architecture == "gated":
                 for name in ("b_gate", "b_mag", "r_mag"):
                     setattr(self, name, nn.Parameter(torch.zeros(config.width)))
@@ -93,42 +95,42 @@ class Dictionary(nn.Module):
                 self.b_enc = nn.Parameter(torch.zeros(config.width))
         if config.architecture == "jumprelu":
             self.threshold = nn.Parameter(torch.full((config.width,), 1e-2))
-        elif config.architecture in BY_BATCH:
+        elif config.architecture in BATCHTOPK_ARCHITECTURES:
             self.register_buffer("threshold", torch.tensor(math.nan, dtype=torch.float64))
         if config.skip:
             self.W_skip = nn.Parameter(torch.zeros(config.outputs, config.inputs))
         self.register_buffer("scale", torch.ones(config.models))
         self.bandwidth = 1e-3
-        self._known_digest: tuple[Any, str] = (None, "")
+        self._cached_digest: tuple[Any, str] = (None, "")
 
     # ------------------------------------------------------------------ inputs and outputs
 
-    def normalised(self, x: Float[Tensor, "N D"]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def normalise(self, x: Float[Tensor, "N D"]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Normalised inputs, and the shift and factor that undo the normalisation."""
-        kind = self.config.normalisation
-        if kind == "none":
+        normalisation = self.config.normalisation
+        if normalisation == "none":
             return x, (x.new_zeros(()), x.new_ones(()))
-        if kind == "scale":
-            per = self.scale.to(x.dtype)
-            return x * per.repeat_interleave(self.config.d_in), (
+        if normalisation == "scale":
+            scale = self.scale.to(x.dtype)
+            return x * scale.repeat_interleave(self.config.d_in), (
                 x.new_zeros(()),
                 self._output_factor(x),
             )
-        if kind == "layer-norm":
+        if normalisation == "layer-norm":
             # epsilon is not undone, as in the code of Gao et al. and in SAELens
-            mean, spread = x.mean(1, keepdim=True), x.std(1, keepdim=True)
-            return (x - mean) / (spread + 1e-5), (mean, spread)
-        size = x.norm(dim=1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny) / math.sqrt(
+            mean, deviation = x.mean(1, keepdim=True), x.std(1, keepdim=True)
+            return (x - mean) / (deviation + 1e-5), (mean, deviation)
+        norm = x.norm(dim=1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny) / math.sqrt(
             self.config.d_in
         )
-        return x / size, (x.new_zeros(()), size)
+        return x / norm, (x.new_zeros(()), norm)
 
     def _output_factor(self, x: Tensor) -> Tensor:
         return (1 / self.scale.to(x.dtype)).repeat_interleave(
             self.config.outputs // self.config.models
         )
 
-    def _inside(self, x: Tensor) -> Tensor:
+    def _subtract_bias(self, x: Tensor) -> Tensor:
         return x - self.b_dec if self.config.input_bias else x
 
     def pre_activations(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N F"]:
@@ -141,7 +143,7 @@ class Dictionary(nn.Module):
                 " before it"
             )
         bias = self.b_gate if self.config.architecture == "gated" else self.b_enc
-        return torch.addmm(bias, self._inside(x), self.W_enc)
+        return torch.addmm(bias, self._subtract_bias(x), self.W_enc)
 
     # ------------------------------------------------------------------ codes
 
@@ -160,28 +162,31 @@ class Dictionary(nn.Module):
         Cached, and computed again when a parameter may have changed.
         """
         values = dict(sorted(self.state_dict().items()))
-        state = [self.config.to_json(), {name: _state_of(value) for name, value in values.items()}]
-        if self._known_digest[0] != state:
-            numbers = {
+        state = [
+            self.config.to_json(),
+            {name: _fingerprint(value) for name, value in values.items()},
+        ]
+        if self._cached_digest[0] != state:
+            digests = {
                 name: [str(v.dtype), sha256(raw_bytes(v)).hexdigest()] for name, v in values.items()
             }
-            self._known_digest = state, digest({"config": state[0], "numbers": numbers})
-        return self._known_digest[1]
+            self._cached_digest = state, digest({"config": state[0], "numbers": digests})
+        return self._cached_digest[1]
 
     @property
     def decoder_norms(self) -> Float[Tensor, "F M"]:
         """Norm of each latent's decoder row, per model."""
         return self.W_dec.detach().unflatten(1, (self.config.models, -1)).norm(dim=2)
 
-    def choose(self, training: bool) -> Choose:
+    def selector(self, training: bool) -> Selector:
         """A function from pre-activations to the active ones: the k largest of each row, the k
         largest per input of a batch in training, or those above the threshold.
         """
         config, weight = self.config, self.importance
         if config.architecture == "topk":
-            return lambda pre: top_per_row(pre, required(config.k, "a number of codes"), weight)
+            return lambda pre: topk_per_row(pre, required(config.k, "a number of codes"), weight)
         if training:
-            return lambda pre: top_per_batch(pre, required(config.k, "a number of codes"), weight)
+            return lambda pre: topk_per_batch(pre, required(config.k, "a number of codes"), weight)
         if bool(to_host(self.threshold.isnan())):
             raise OptionError(
                 f"this {config.architecture} dictionary has no threshold, so its codes would"
@@ -209,42 +214,44 @@ class Dictionary(nn.Module):
         """Codes and output of inputs in their original units; ``training`` selects codes over the
         batch where the architecture does so.
         """
-        inside, undo = self.normalised(x)
-        found = self.raw(inside, training=training)
-        return found._replace(output=found.output * undo[1] + undo[0])
+        normalised_input, undo = self.normalise(x)
+        reconstruction = self.reconstruct_normalised(normalised_input, training=training)
+        return reconstruction._replace(output=reconstruction.output * undo[1] + undo[0])
 
-    def raw(self, x: Float[Tensor, "N D"], *, training: bool = False) -> Reconstruction:
+    def reconstruct_normalised(
+        self, x: Float[Tensor, "N D"], *, training: bool = False
+    ) -> Reconstruction:
         """As ``reconstruct``, for normalised inputs; the output is normalised too."""
         config, pre = self.config, None
-        if config.architecture in SPARSE:
+        if config.architecture in TOPK_ARCHITECTURES:
             out, codes = autoencode(
                 x,
                 self.W_enc,
                 self.b_enc,
                 self.W_dec,
                 self.b_dec,
-                subtract=config.input_bias,
-                choose=self.choose(training),
+                subtract_bias=config.input_bias,
+                selector=self.selector(training),
             )
         elif config.architecture == "matching_pursuit":
-            codes, rest = matching_pursuit.pursue(
+            codes, residual = matching_pursuit.pursue(
                 x - self.b_dec, self.W_dec, threshold=config.residual_threshold, steps=config.steps
             )
-            out = x - rest
+            out = x - residual
         else:
             pre = self.pre_activations(x)
-            dense = self.activated(pre)
+            dense = self.activate(pre)
             codes, out = Codes.from_dense(dense), dense @ self.W_dec + self.b_dec
         if config.skip:
             out = out + x @ self.W_skip.T
         return Reconstruction(out, codes, pre)
 
-    def activated(self, pre: Float[Tensor, "N F"]) -> Float[Tensor, "N F"]:
+    def activate(self, pre: Float[Tensor, "N F"]) -> Float[Tensor, "N F"]:
         """Dense codes from pre-activations, for standard, jumprelu and gated dictionaries."""
         if self.config.architecture == "standard":
             return pre.relu()
         if self.config.architecture == "jumprelu":
-            return jump(pre, self.threshold, self.bandwidth) * (pre > 0)
+            return jumprelu(pre, self.threshold, self.bandwidth) * (pre > 0)
         if self.config.architecture == "gated":
             return (pre > 0) * self.magnitude(pre).relu()
         raise OptionError(
@@ -267,17 +274,19 @@ class Dictionary(nn.Module):
         return self.reconstruct(x).output
 
 
-def _state_of(value: Tensor) -> list[Any]:
+def _fingerprint(value: Tensor) -> list[Any]:
     """A cheap fingerprint of a tensor: torch's version counter and a checksum.
 
     Torch does not count writes through ``.data``; the sum of the bits as integers detects those.
     """
-    whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[value.element_size()]
-    total = int(to_host(value.view(whole).sum(dtype=torch.int64)))
+    integer_type = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[
+        value.element_size()
+    ]
+    total = int(to_host(value.view(integer_type).sum(dtype=torch.int64)))
     version = None if value.is_inference() else value._version
     return [str(value.dtype), list(value.shape), value.data_ptr(), version, total]
 
 
-def _directions(config: DictionaryConfig, generator: torch.Generator, norm: float) -> Tensor:
+def _random_directions(config: DictionaryConfig, generator: torch.Generator, norm: float) -> Tensor:
     rows = torch.randn(config.width, config.d_in, generator=generator)
     return (rows / rows.norm(dim=1, keepdim=True) * norm).tile(1, config.models)

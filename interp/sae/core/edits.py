@@ -3,8 +3,8 @@ activation as it is.
 
 Only the latents' contribution changes; the reconstruction error stays in, so effects are due to the
 latents. A crosscoder and a dictionary of differences also need the base's activations on the same
-tokens; ``intervention`` then runs the base in parallel with the tuned model, both on whole texts
-and in generation.
+tokens; ``latent_intervention`` then runs the base in parallel with the tuned model, both on whole
+texts and in generation.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from interp.sae.core.dictionary import Dictionary
 from interp.sae.core.sparse_products import Codes
 from interp.sites import Site
 
-READS = ("tuned", "both", "difference")
+MODEL_ROLES = ("tuned", "both", "difference")
 """What a dictionary reads: the tuned model's activations, those of base and tuned model
 concatenated, or tuned minus base.
 """
 
 
 @dataclass(frozen=True, eq=False)
-class Latents:
+class LatentEdit:
     """Add ``(factor - 1) f_j d_j + amount d_j`` for some latents j at a site: factor 0 ablates, an
     amount steers.
 
     ``amount`` is in units of codes. With factor 1 and amount 0 the activation is unchanged bit for
-    bit. ``model_role`` is one of ``READS``; for "both" and "difference", ``base`` holds the base's
-    activations at the same positions, and of a crosscoder's decoder rows only the tuned model's
-    half is added. ``revert`` (crosscoders): replace the tuned model's contribution of each latent
-    by the base's, ``f_j (d_j^base - d_j^tuned)``, which undoes what fine-tuning changed in the
-    latent. Raises OptionError for a dictionary that does not reconstruct this site.
+    bit. ``model_role`` is one of ``MODEL_ROLES``; for "both" and "difference", ``base`` holds the
+    base's activations at the same positions, and of a crosscoder's decoder rows only the tuned
+    model's half is added. ``revert`` (crosscoders): replace the tuned model's contribution of each
+    latent by the base's, ``f_j (d_j^base - d_j^tuned)``, which undoes what fine-tuning changed in
+    the latent. Raises OptionError for a dictionary that does not reconstruct this site.
     """
 
     site: Site
@@ -55,14 +55,15 @@ class Latents:
 
     def __post_init__(self) -> None:
         config = self.dictionary.config
-        require_reads(self.dictionary, self.model_role)
+        require_model_role(self.dictionary, self.model_role)
         require_revert(self.revert, self.model_role)
-        wrong = [
+        out_of_range = [
             latent for latent in to_host(self.latents).tolist() if not 0 <= latent < config.width
         ]
-        if wrong:
+        if out_of_range:
             raise OptionError(
-                f"there is no latent {wrong[0]}; the dictionary has {config.width}, numbered from 0"
+                f"there is no latent {out_of_range[0]}; the dictionary has {config.width}, numbered"
+                " from 0"
             )
 
     @torch.no_grad()
@@ -71,91 +72,94 @@ class Latents:
         if self.factor == 1 and self.amount == 0 and not self.revert:
             return value
         dictionary, width = self.dictionary, value.shape[-1]
-        inside, undo = dictionary.normalised(
-            read_rows(dictionary, self.model_role, value, self.base)
+        normalised_input, denormalise = dictionary.normalise(
+            dictionary_inputs(dictionary, self.model_role, value, self.base)
         )
-        latents = self.latents.to(inside.device)
-        change = inside.new_zeros(len(inside), width)
-        factor = undo[1][-width:] if undo[1].ndim == 1 else undo[1]
+        latents = self.latents.to(normalised_input.device)
+        change = normalised_input.new_zeros(len(normalised_input), width)
+        output_scale = denormalise[1][-width:] if denormalise[1].ndim == 1 else denormalise[1]
         if self.factor != 1 or self.revert:
-            pattern, values, count = dictionary.raw(inside).codes
-            chosen = torch.zeros(count, dtype=torch.bool, device=inside.device)
+            pattern, values, count = dictionary.reconstruct_normalised(normalised_input).codes
+            chosen = torch.zeros(count, dtype=torch.bool, device=normalised_input.device)
             chosen[latents] = True
-            part = torch.where(
+            changed_codes = torch.where(
                 chosen[pattern.latents], values * (-1.0 if self.revert else self.factor - 1), 0.0
             )
             # the last columns of a crosscoder are the tuned model's
-            both = dictionary.decode(Codes(pattern, part, count)) - dictionary.b_dec
-            change = both[:, -width:]
+            contributions = (
+                dictionary.decode(Codes(pattern, changed_codes, count)) - dictionary.b_dec
+            )
+            change = contributions[:, -width:]
             if self.revert:
-                scale = undo[1][:width] / factor if undo[1].ndim == 1 else 1.0
-                change = change - both[:, :width] * scale
+                scale = denormalise[1][:width] / output_scale if denormalise[1].ndim == 1 else 1.0
+                change = change - contributions[:, :width] * scale
         if self.amount:
             change = change + self.amount * dictionary.W_dec[latents, -width:].sum(0)
-        return value + (change * factor).reshape(value.shape).to(value)
+        return value + (change * output_scale).reshape(value.shape).to(value)
 
 
-def require_reads(dictionary: Dictionary, of: str) -> None:
-    """Raise OptionError if the dictionary cannot read ``of``, or writes to another site than it
-    reads.
+def require_model_role(dictionary: Dictionary, model_role: str) -> None:
+    """Raise OptionError if the dictionary cannot read ``model_role``, or writes to another site
+    than it reads.
     """
     config = dictionary.config
-    if of not in READS:
-        raise OptionError(f"unknown model role {of!r}; use {', '.join(READS)}")
+    if model_role not in MODEL_ROLES:
+        raise OptionError(f"unknown model role {model_role!r}; use {', '.join(MODEL_ROLES)}")
     if config.is_transcoder or config.skip:
         raise OptionError(
             "a transcoder reads one site and writes another; only dictionaries of one site can"
             " be edited"
         )
-    if (config.models == 2) != (of == "both") or config.models > 2:
+    if (config.models == 2) != (model_role == "both") or config.models > 2:
         raise OptionError(
             f"this dictionary is of {config.models} model{'s' * (config.models > 1)} and cannot"
-            f" read {of!r}; a crosscoder of two models reads 'both', any other reads 'tuned' or"
-            " 'difference'"
+            f" read {model_role!r}; a crosscoder of two models reads 'both', any other reads"
+            " 'tuned' or 'difference'"
         )
 
 
-def require_revert(revert: bool, of: str) -> None:
+def require_revert(revert: bool, model_role: str) -> None:
     """Raise OptionError if the dictionary has no decoder row of the base to revert to."""
-    if revert and of != "both":
+    if revert and model_role != "both":
         raise OptionError(
             "only a crosscoder has a decoder row of the base to revert to; this dictionary"
-            f" reads {of!r}"
+            f" reads {model_role!r}"
         )
 
 
-def read_rows(
+def dictionary_inputs(
     dictionary: Dictionary,
-    of: str,
-    value: Float[Tensor, "*cells W"],
+    model_role: str,
+    tuned: Float[Tensor, "*cells W"],
     base: Float[Tensor, "*cells W"] | None,
 ) -> Float[Tensor, "N D"]:
     """Input rows of a dictionary from the site's activations in the tuned model and, unless it
     reads "tuned", in the base.
     """
-    width = value.shape[-1]
+    width = tuned.shape[-1]
     if dictionary.config.d_in != width:
         raise OptionError(
             f"the dictionary has width {dictionary.config.d_in} and the site has {width}"
         )
-    rows = value.reshape(-1, width).to(dictionary.W_dec)
-    if of == "tuned":
+    rows = tuned.reshape(-1, width).to(dictionary.W_dec)
+    if model_role == "tuned":
         return rows
     if base is None:
         raise OptionError(
-            f"codes of {of!r} need the base's activations on the same tokens, and none were given"
+            f"codes of {model_role!r} need the base's activations on the same tokens, and none were"
+            " given"
         )
-    other = base.reshape(-1, width).to(dictionary.W_dec)
-    return torch.cat([other, rows], 1) if of == "both" else rows - other
+    base_rows = base.reshape(-1, width).to(dictionary.W_dec)
+    return torch.cat([base_rows, rows], 1) if model_role == "both" else rows - base_rows
 
 
 @dataclass(frozen=True, eq=False)
-class _Beside(Intervention):
+class PairedLatentEdits(Intervention):
     """Edits of latents whose codes also need the base's (the donor's) activations on the same
     tokens.
     """
 
-    edits: Sequence[Latents] = ()
+    edits: Sequence[LatentEdit] = ()
 
     @property
     def reads(self) -> Sequence[Site]:
@@ -171,12 +175,14 @@ class _Beside(Intervention):
         return [replace(edit, base=activations[edit.site]) for edit in self.edits]
 
 
-def intervention(name: str, edits: Sequence[Latents], base: Model | None = None) -> Intervention:
+def latent_intervention(
+    name: str, edits: Sequence[LatentEdit], base: Model | None = None
+) -> Intervention:
     """Edits of latents as an intervention; raises OptionError if one needs ``base`` and it is
     None.
     """
     if all(edit.model_role == "tuned" for edit in edits):
-        return Intervention(name, {}, "edits", fixed=list(edits))
+        return Intervention(name, {}, "edits", edits=list(edits))
     if base is None:
         raise OptionError("this dictionary also reads the base; add --base MODEL")
-    return _Beside(name, {}, "donor", donor=base, edits=tuple(edits))
+    return PairedLatentEdits(name, {}, "donor", donor=base, edits=tuple(edits))

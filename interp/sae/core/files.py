@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from interp.errors import DictionaryError, OptionError
 from interp.maths.host import in_host_memory, to_host
-from interp.permissions import as_umask
+from interp.permissions import apply_umask
 from interp.sae.core.config import DictionaryConfig
 from interp.sae.core.dictionary import Dictionary
 
@@ -37,21 +37,21 @@ def save(
     Raises DictionaryError if the folder exists or a parameter is not finite.
     """
     require_finite(dictionary, str(folder))
-    with appearing(folder) as draft:
+    with atomic_folder(folder) as draft:
         tensors = {name: in_host_memory(value) for name, value in dictionary.state_dict().items()}
         save_file(tensors, draft / WEIGHTS)
-        said = {
+        record = {
             "format": FORMAT,
             "dictionary": dictionary.config.to_json(),
             "about": dict(about or {}),
         }
-        said["norms"] = sizes(dictionary)
-        (draft / CONFIG).write_text(json.dumps(said, indent=1) + "\n", "utf-8")
+        record["norms"] = parameter_norms(dictionary)
+        (draft / CONFIG).write_text(json.dumps(record, indent=1) + "\n", "utf-8")
     return Path(folder)
 
 
 @contextmanager
-def appearing(folder: str | os.PathLike) -> Iterator[Path]:
+def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
     """A temporary folder to write into, renamed to ``folder`` when the block ends without an error.
 
     Raises DictionaryError if ``folder`` exists, and for any error of the file system.
@@ -63,7 +63,7 @@ def appearing(folder: str | os.PathLike) -> Iterator[Path]:
     try:
         draft.mkdir(parents=True)
         yield draft
-        as_umask(draft)
+        apply_umask(draft)
         os.rename(draft, folder)
     except OSError as error:
         raise DictionaryError(f"cannot write {folder}: {error.strerror or error}") from error
@@ -75,21 +75,21 @@ def load(folder: str | os.PathLike) -> tuple[Dictionary, dict[str, Any]]:
     """A dictionary and its metadata; raises a one-line DictionaryError for anything broken."""
     folder = Path(folder)
     try:
-        said = json.loads((folder / CONFIG).read_text("utf-8"))
-        if said.get("format") != FORMAT:
+        record = json.loads((folder / CONFIG).read_text("utf-8"))
+        if record.get("format") != FORMAT:
             raise DictionaryError(
-                f"{folder} has format {said.get('format')!r}; this version reads format {FORMAT}"
+                f"{folder} has format {record.get('format')!r}; this version reads format {FORMAT}"
             )
-        config = DictionaryConfig.from_json(said["dictionary"])
+        config = DictionaryConfig.from_json(record["dictionary"])
     except OSError as error:
         raise DictionaryError(
             f"{folder} contains no dictionary: {error.strerror or error}"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, OptionError) as error:
         raise DictionaryError(f"{folder / CONFIG} cannot be read: {error}") from error
-    dictionary = assembled(config, read_tensors(folder / WEIGHTS), str(folder))
-    require_sizes(dictionary, said.get("norms", {}), str(folder))
-    return dictionary, said.get("about", {})
+    dictionary = dictionary_from_tensors(config, read_tensors(folder / WEIGHTS), str(folder))
+    require_same_norms(dictionary, record.get("norms", {}), str(folder))
+    return dictionary, record.get("about", {})
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -106,7 +106,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         ) from error
 
 
-def assembled(
+def dictionary_from_tensors(
     config: DictionaryConfig, tensors: Mapping[str, torch.Tensor], name: str
 ) -> Dictionary:
     """A dictionary with these parameters; raises DictionaryError for missing, unknown, misshapen or
@@ -114,24 +114,26 @@ def assembled(
     """
     dictionary = Dictionary(config)
     expected = dictionary.state_dict()
-    given = dict(tensors)
-    given.setdefault("scale", torch.ones(config.models))
-    if missing := sorted(set(expected) - set(given)):
+    parameters = dict(tensors)
+    parameters.setdefault("scale", torch.ones(config.models))
+    if missing := sorted(set(expected) - set(parameters)):
         raise DictionaryError(
             f"{name} lacks {', '.join(missing)}, which a {config.architecture} dictionary has"
         )
-    if unknown := sorted(set(given) - set(expected)):
+    if unknown := sorted(set(parameters) - set(expected)):
         raise DictionaryError(
             f"{name} has {', '.join(unknown)}, which a {config.architecture} dictionary does not"
             " have"
         )
-    for key, value in given.items():
+    for key, value in parameters.items():
         if value.shape != expected[key].shape:
             raise DictionaryError(
                 f"{name}: {key} is {list(value.shape)}, its configuration says"
                 f" {list(expected[key].shape)}"
             )
-    dictionary.load_state_dict({key: value.to(expected[key].dtype) for key, value in given.items()})
+    dictionary.load_state_dict(
+        {key: value.to(expected[key].dtype) for key, value in parameters.items()}
+    )
     require_finite(dictionary, name)
     return dictionary
 
@@ -149,7 +151,7 @@ def require_finite(dictionary: Dictionary, name: str) -> None:
             )
 
 
-def sizes(dictionary: Dictionary) -> dict[str, float]:
+def parameter_norms(dictionary: Dictionary) -> dict[str, float]:
     """The norm of every parameter, in float64; folding a scale changes it, copying does not."""
     norms = {
         key: float(to_host(value.double().norm())) for key, value in dictionary.state_dict().items()
@@ -157,22 +159,28 @@ def sizes(dictionary: Dictionary) -> dict[str, float]:
     return {key: norm for key, norm in norms.items() if math.isfinite(norm)}
 
 
-def require_sizes(dictionary: Dictionary, kept: Mapping[str, float], name: str) -> None:
+def require_same_norms(dictionary: Dictionary, recorded: Mapping[str, float], name: str) -> None:
     """Raise DictionaryError if parameter norms differ from the recorded ones, and say what may have
     been folded since.
 
     Differences below 1/500 are accepted; conversion to another dtype causes those.
     """
-    now = sizes(dictionary)
-    ratios = {key: now[key] / kept[key] for key in sorted(set(now) & set(kept)) if kept[key]}
+    norms = parameter_norms(dictionary)
+    ratios = {
+        key: norms[key] / recorded[key]
+        for key in sorted(set(norms) & set(recorded))
+        if recorded[key]
+    }
     changed = {key: ratio for key, ratio in ratios.items() if abs(ratio - 1) > 2e-3}
     if not changed:
         return
-    both = changed.get("W_enc", 0.0) * changed.get("W_dec", 0.0)
-    how = (
-        "a scale was folded twice" if abs(both - 1) < 1e-3 else "it is half-folded or was modified"
+    product = changed.get("W_enc", 0.0) * changed.get("W_dec", 0.0)
+    diagnosis = (
+        "a scale was folded twice"
+        if abs(product - 1) < 1e-3
+        else "it is half-folded or was modified"
     )
-    told = ", ".join(f"{key} {ratio:.4g} times" for key, ratio in changed.items())
+    changes = ", ".join(f"{key} {ratio:.4g} times" for key, ratio in changed.items())
     raise DictionaryError(
-        f"{name} is not what was saved: {told} the recorded norm; {how}; use the original"
+        f"{name} is not what was saved: {changes} the recorded norm; {diagnosis}; use the original"
     )

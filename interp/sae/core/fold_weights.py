@@ -12,7 +12,7 @@ import torch
 
 from interp.errors import OptionError
 from interp.maths.host import to_host
-from interp.sae.core.config import SPARSE
+from interp.sae.core.config import TOPK_ARCHITECTURES
 from interp.sae.core.dictionary import Dictionary
 
 
@@ -34,8 +34,8 @@ def fold_decoder_norm(dictionary: Dictionary) -> Dictionary:
         raise OptionError(
             "a matching pursuit's atoms have norm 1 by definition; scaling them changes its codes"
         )
-    same = bool(to_host(((norms / norms[0] - 1).abs() < 1e-4).all()))
-    if config.architecture in SPARSE and config.rank_by == "value" and not same:
+    equal_norms = bool(to_host(((norms / norms[0] - 1).abs() < 1e-4).all()))
+    if config.architecture in TOPK_ARCHITECTURES and config.rank_by == "value" and not equal_norms:
         raise OptionError(
             f"this {config.architecture} ranks by value and its decoder rows have norms from"
             f" {to_host(norms).min():.3g} to {to_host(norms).max():.3g}: with unit norms it"
@@ -72,35 +72,35 @@ def fold_scale(dictionary: Dictionary) -> Dictionary:
         raise OptionError(
             f"{config.normalisation} is computed per input and cannot be folded into weights"
         )
-    inputs = dictionary.scale.repeat_interleave(config.d_in).to(dictionary.W_dec.dtype)
-    outputs = dictionary.scale.repeat_interleave(config.outputs // config.models).to(
+    input_scale = dictionary.scale.repeat_interleave(config.d_in).to(dictionary.W_dec.dtype)
+    output_scale = dictionary.scale.repeat_interleave(config.outputs // config.models).to(
         dictionary.W_dec.dtype
     )
     folded = Dictionary(replace(config, normalisation="none")).to(dictionary.W_dec)
     folded.load_state_dict(dictionary.state_dict())
     with torch.no_grad():
         folded.scale.fill_(1)
-        folded.b_dec.div_(outputs)
+        folded.b_dec.div_(output_scale)
         if config.architecture == "matching_pursuit":
             folded.config = replace(
                 folded.config,
-                residual_threshold=config.residual_threshold / float(to_host(inputs[0])),
+                residual_threshold=config.residual_threshold / float(to_host(input_scale[0])),
             )
             return folded
         importance = dictionary.importance
         if (
             importance is not None
             and len(dictionary.scale.unique()) > 1
-            and config.architecture in SPARSE
+            and config.architecture in TOPK_ARCHITECTURES
         ):
             raise OptionError(
                 "codes are ranked by norms summed over models; folding unequal scales would"
                 " select other codes"
             )
-        folded.W_enc.mul_(inputs[:, None])
-        folded.W_dec.div_(outputs)
+        folded.W_enc.mul_(input_scale[:, None])
+        folded.W_dec.div_(output_scale)
         if config.skip:
-            folded.W_skip.mul_(inputs).div_(outputs[:, None])
+            folded.W_skip.mul_(input_scale).div_(output_scale[:, None])
         if importance is not None and config.architecture in ("batchtopk", "matryoshka"):
-            folded.threshold.div_(float(to_host(inputs[0])))
+            folded.threshold.div_(float(to_host(input_scale[0])))
     return folded

@@ -13,7 +13,7 @@ from interp.maths.host import to_host
 BINS, PER_OCTAVE, LOWEST = 8192, 64, -64
 
 
-class Norms:
+class RunningMedianNorms:
     """Histograms of norms in bins of 1/64 octave (1 percent), for several series (a site in a model
     each).
     """
@@ -22,13 +22,13 @@ class Norms:
         self.counts = counts
 
     @classmethod
-    def from_json(cls, value: Any, places: int) -> Norms:
+    def from_json(cls, value: Any, n_series: int) -> RunningMedianNorms:
         """Inverse of ``to_json``; None gives empty histograms."""
-        counts = torch.zeros(places, BINS, dtype=torch.float64)
-        norms: Any = value or ()
-        for place, found in enumerate(norms):
-            for number, count in found:
-                counts[place, number] = count
+        counts = torch.zeros(n_series, BINS, dtype=torch.float64)
+        histograms: Any = value or ()
+        for series, bins in enumerate(histograms):
+            for number, count in bins:
+                counts[series, number] = count
         return cls(counts)
 
     def to_json(self) -> list[list[list[int]]]:
@@ -38,16 +38,16 @@ class Norms:
             for row in to_host(self.counts)
         ]
 
-    def ratio(self, place: int, norms: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    def ratio(self, series: int, norms: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Norms divided by the median of all norms so far in that series, these included."""
         bins = ((norms.double().log2() - LOWEST) * PER_OCTAVE).nan_to_num(0.0, BINS - 1, 0.0).long()
-        counted = torch.bincount(bins.clamp(0, BINS - 1), minlength=BINS)
-        self.counts[place] += counted.to(self.counts)
-        return norms / self.median(place)
+        new_counts = torch.bincount(bins.clamp(0, BINS - 1), minlength=BINS)
+        self.counts[series] += new_counts.to(self.counts)
+        return norms / self.median(series)
 
-    def median(self, place: int) -> float:
+    def median(self, series: int) -> float:
         """Median norm of a series, to 1 percent; NaN if there is none."""
-        total = to_host(self.counts[place].cumsum(0))
+        total = to_host(self.counts[series].cumsum(0))
         if not total[-1]:
             return float("nan")
         number = int((total >= total[-1] / 2).argmax())

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp.maths.host import to_host
 
-Choose = Callable[[Tensor], "Pattern"]
+Selector = Callable[[Tensor], "Pattern"]
 
 
 class Pattern(NamedTuple):
@@ -48,8 +48,8 @@ class Codes(NamedTuple):
 
     def dense(self) -> Float[Tensor, "N F"]:
         """The codes as a dense matrix."""
-        whole = self.values.new_zeros(len(self.pattern.starts) - 1, self.width)
-        return whole.index_put((self.pattern.rows, self.pattern.latents), self.values)
+        zeros = self.values.new_zeros(len(self.pattern.starts) - 1, self.width)
+        return zeros.index_put((self.pattern.rows, self.pattern.latents), self.values)
 
     @classmethod
     def from_dense(cls, dense: Float[Tensor, "N F"]) -> Codes:
@@ -64,7 +64,7 @@ class Codes(NamedTuple):
         return torch.bincount(self.pattern.latents[self.values.detach() != 0], minlength=self.width)
 
 
-def top_per_row(
+def topk_per_row(
     pre: Float[Tensor, "N F"], k: int, weight: Float[Tensor, " F"] | None = None
 ) -> Pattern:
     """The ``k`` largest positive values of each row (times ``weight``); fewer if fewer are
@@ -74,36 +74,36 @@ def top_per_row(
     """
     ranked = pre if weight is None else pre * weight
     best, latents = ranked.topk(k, dim=1, sorted=False)
-    return _kept(best > 0, latents)
+    return _pattern_from_mask(best > 0, latents)
 
 
-def top_per_batch(
+def topk_per_batch(
     pre: Float[Tensor, "N F"], k: int, weight: Float[Tensor, " F"] | None = None
 ) -> Pattern:
     """The ``k * N`` largest positive values over all rows (times ``weight``)."""
     ranked = pre if weight is None else pre * weight
-    count, (n, width) = k * len(pre), pre.shape
+    count, (n_inputs, width) = k * len(pre), pre.shape
     # the candidates suffice unless all candidates of some row are selected
-    deep = min(width, 4 * k + 8)
+    depth = min(width, 4 * k + 8)
     while True:
-        best, latents = ranked.topk(deep, dim=1, sorted=False)
-        wanted = min(count, best.numel())
-        border = best.flatten().kthvalue(best.numel() - wanted + 1).values
-        chosen = best > border
-        if deep == width or not bool(to_host(chosen.all(1).any())):
+        best, latents = ranked.topk(depth, dim=1, sorted=False)
+        n_selected = min(count, best.numel())
+        smallest = best.flatten().kthvalue(best.numel() - n_selected + 1).values
+        selected = best > smallest
+        if depth == width or not bool(to_host(selected.all(1).any())):
             break
-        deep = min(width, 2 * deep)
-    ties = (best == border).flatten()
-    left = wanted - int(to_host(chosen.sum()))
-    chosen = chosen.flatten()
-    chosen[ties.nonzero().flatten()[:left]] = True
-    return _kept(chosen.view(n, deep) & (best > 0), latents)
+        depth = min(width, 2 * depth)
+    ties = (best == smallest).flatten()
+    n_ties = n_selected - int(to_host(selected.sum()))
+    selected = selected.flatten()
+    selected[ties.nonzero().flatten()[:n_ties]] = True
+    return _pattern_from_mask(selected.view(n_inputs, depth) & (best > 0), latents)
 
 
-def _kept(kept: Tensor, latents: Tensor) -> Pattern:
-    starts = torch.zeros(len(kept) + 1, dtype=torch.int64, device=kept.device)
-    starts[1:] = kept.sum(1).cumsum(0)
-    return Pattern(starts, latents[kept])
+def _pattern_from_mask(mask: Tensor, latents: Tensor) -> Pattern:
+    starts = torch.zeros(len(mask) + 1, dtype=torch.int64, device=mask.device)
+    starts[1:] = mask.sum(1).cumsum(0)
+    return Pattern(starts, latents[mask])
 
 
 def _sparse(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -112,7 +112,7 @@ def _sparse(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, i
         return torch.sparse_csr_tensor(starts, columns, values, shape, check_invariants=False)
 
 
-def _gathered(starts: Tensor, columns: Tensor, values: Tensor, dense: Tensor) -> Tensor:
+def _gather_product(starts: Tensor, columns: Tensor, values: Tensor, dense: Tensor) -> Tensor:
     """A sparse times a dense matrix by gathering rows: up to 1.7 times faster than the sparse
     product on a CPU.
     """
@@ -126,7 +126,7 @@ def _gathered(starts: Tensor, columns: Tensor, values: Tensor, dense: Tensor) ->
     )[0]
 
 
-class _ByLatent(NamedTuple):
+class _PatternByLatent(NamedTuple):
     """A pattern sorted by latent: the transposed sparse matrix."""
 
     order: Tensor
@@ -134,7 +134,7 @@ class _ByLatent(NamedTuple):
     rows: Tensor
 
     @classmethod
-    def from_pattern(cls, pattern: Pattern, width: int) -> _ByLatent:
+    def from_pattern(cls, pattern: Pattern, width: int) -> _PatternByLatent:
         order = pattern.latents.argsort(stable=True)
         starts = torch.zeros(width + 1, dtype=torch.int64, device=order.device)
         starts[1:] = torch.bincount(pattern.latents, minlength=width).cumsum(0)
@@ -142,14 +142,14 @@ class _ByLatent(NamedTuple):
 
     def times(self, values: Tensor, dense: Tensor) -> Tensor:
         """Transposed codes [F, N] times ``dense`` [N, D]."""
-        return _gathered(self.starts, self.rows, values[self.order], dense)
+        return _gather_product(self.starts, self.rows, values[self.order], dense)
 
 
-_AT_ONCE = 2**24
+_CHUNK = 2**24
 """Largest number of values gathered at a time."""
 
 
-def products(
+def inner_products(
     pattern: Pattern, left: Float[Tensor, "N D"], right: Float[Tensor, "F D"]
 ) -> Float[Tensor, " n"]:
     """For each active code, the inner product of its input's row of ``left`` and its latent's row
@@ -157,58 +157,60 @@ def products(
     """
     if left.dtype in (torch.float32, torch.float64):
         zeros = left.new_zeros(len(pattern.latents))
-        where = _sparse(*pattern, zeros, (len(left), len(right)))
+        pattern_matrix = _sparse(*pattern, zeros, (len(left), len(right)))
         # far faster than gathering the rows on a CPU
-        return torch.sparse.sampled_addmm(where, left, right.T, beta=0.0).values()
-    rows, found = pattern.rows, left.new_empty(len(pattern.latents))
-    step = max(1, _AT_ONCE // left.shape[1])
+        return torch.sparse.sampled_addmm(pattern_matrix, left, right.T, beta=0.0).values()
+    rows, result = pattern.rows, left.new_empty(len(pattern.latents))
+    step = max(1, _CHUNK // left.shape[1])
     for start in range(0, len(rows), step):
-        part = slice(start, start + step)
-        found[part] = (left[rows[part]] * right[pattern.latents[part]]).sum(1)
-    return found
+        chunk = slice(start, start + step)
+        result[chunk] = (left[rows[chunk]] * right[pattern.latents[chunk]]).sum(1)
+    return result
 
 
 class _Autoencode(torch.autograd.Function):
     """Encode, select, decode, with gradients for active rows only. See ``autoencode``."""
 
     @staticmethod
-    def forward(ctx, x, w_enc, b_enc, w_dec, b_dec, subtract, choose):
-        inside = x - b_dec if subtract else x
-        pre = torch.addmm(b_enc, inside, w_enc)
-        if pre.dtype != inside.dtype:
+    def forward(ctx, x, w_enc, b_enc, w_dec, b_dec, subtract_bias, selector):
+        centred = x - b_dec if subtract_bias else x
+        pre = torch.addmm(b_enc, centred, w_enc)
+        if pre.dtype != centred.dtype:
             # under autocast: select in half precision, then recompute the selected values
-            pattern = choose(pre.to(inside.dtype))
-            values = (products(pattern, inside, w_enc.T) + b_enc[pattern.latents]).clamp_min(0)
+            pattern = selector(pre.to(centred.dtype))
+            values = (inner_products(pattern, centred, w_enc.T) + b_enc[pattern.latents]).clamp_min(
+                0
+            )
         else:
-            pattern = choose(pre)
+            pattern = selector(pre)
             values = pattern.values(pre)
-        out = _gathered(pattern.starts, pattern.latents, values, w_dec) + b_dec
-        ctx.save_for_backward(inside, w_enc, w_dec, *pattern, values)
-        ctx.subtract = subtract
+        out = _gather_product(pattern.starts, pattern.latents, values, w_dec) + b_dec
+        ctx.save_for_backward(centred, w_enc, w_dec, *pattern, values)
+        ctx.subtract = subtract_bias
         ctx.mark_non_differentiable(*pattern)
         ctx.set_materialize_grads(False)
         return out, values, *pattern
 
     @staticmethod
-    def backward(ctx, slope, value_slope, *_):
-        inside, w_enc, w_dec, starts, latents, values = ctx.saved_tensors
+    def backward(ctx, grad_output, grad_values, *_):
+        centred, w_enc, w_dec, starts, latents, values = ctx.saved_tensors
         pattern = Pattern(starts, latents)
-        by_latent = _ByLatent.from_pattern(pattern, len(w_dec))
+        by_latent = _PatternByLatent.from_pattern(pattern, len(w_dec))
         g_dec = g_b_dec = None
-        change = torch.zeros_like(values) if value_slope is None else value_slope
-        if slope is not None:
-            change = change + products(pattern, slope, w_dec)
-            g_dec = by_latent.times(values, slope)
-            g_b_dec = slope.sum(0)
-        g_enc = by_latent.times(change, inside).T
-        g_b_enc = change.new_zeros(len(w_dec)).index_add_(0, latents, change)
+        g_values = torch.zeros_like(values) if grad_values is None else grad_values
+        if grad_output is not None:
+            g_values = g_values + inner_products(pattern, grad_output, w_dec)
+            g_dec = by_latent.times(values, grad_output)
+            g_b_dec = grad_output.sum(0)
+        g_enc = by_latent.times(g_values, centred).T
+        g_b_enc = g_values.new_zeros(len(w_dec)).index_add_(0, latents, g_values)
         g_x = None
         if ctx.needs_input_grad[0]:
-            g_x = _gathered(starts, latents, change, w_enc.T)
+            g_x = _gather_product(starts, latents, g_values, w_enc.T)
         if ctx.subtract:
             # rows summed first: one product of a matrix and a vector
-            through = w_enc @ g_b_enc
-            g_b_dec = -through if g_b_dec is None else g_b_dec - through
+            g_input_sum = w_enc @ g_b_enc
+            g_b_dec = -g_input_sum if g_b_dec is None else g_b_dec - g_input_sum
         return g_x, g_enc, g_b_enc, g_dec, g_b_dec, None, None
 
 
@@ -219,18 +221,18 @@ def autoencode(
     w_dec: Float[Tensor, "F O"],
     b_dec: Float[Tensor, " O"],
     *,
-    subtract: bool,
-    choose: Choose,
+    subtract_bias: bool,
+    selector: Selector,
 ) -> tuple[Float[Tensor, "N O"], Codes]:
-    """``(sum of active codes * rows of w_dec) + b_dec``, and the codes; ``choose`` selects the
+    """``(sum of active codes * rows of w_dec) + b_dec``, and the codes; ``selector`` selects the
     active ones from the pre-activations.
 
     Gradients equal those of plain autograd with the selection held fixed, up to rounding.
-    ``choose`` must return positive values only. Under autocast only the product used for the
+    ``selector`` must return positive values only. Under autocast only the product used for the
     selection is in half precision.
     """
     out, values, starts, latents = _Autoencode.apply(
-        x, w_enc, b_enc, w_dec, b_dec, subtract, choose
+        x, w_enc, b_enc, w_dec, b_dec, subtract_bias, selector
     )
     return out, Codes(Pattern(starts, latents), values, len(w_dec))
 
@@ -239,19 +241,19 @@ class _Decode(torch.autograd.Function):
     @staticmethod
     def forward(ctx, values, w_dec, starts, latents):
         ctx.save_for_backward(values, w_dec, starts, latents)
-        return _gathered(starts, latents, values, w_dec)
+        return _gather_product(starts, latents, values, w_dec)
 
     @staticmethod
-    def backward(ctx, slope):
+    def backward(ctx, grad_output):
         values, w_dec, starts, latents = ctx.saved_tensors
         pattern = Pattern(starts, latents)
-        change = products(pattern, slope, w_dec) if ctx.needs_input_grad[0] else None
-        rows = (
-            _ByLatent.from_pattern(pattern, len(w_dec)).times(values, slope)
+        g_values = inner_products(pattern, grad_output, w_dec) if ctx.needs_input_grad[0] else None
+        g_dec = (
+            _PatternByLatent.from_pattern(pattern, len(w_dec)).times(values, grad_output)
             if ctx.needs_input_grad[1]
             else None
         )
-        return change, rows, None, None
+        return g_values, g_dec, None, None
 
 
 def decode(codes: Codes, w_dec: Float[Tensor, "F O"]) -> Float[Tensor, "N O"]:

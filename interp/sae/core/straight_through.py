@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def _near(x: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+def _in_kernel(x: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
     return (((x - threshold) / bandwidth).abs() < 0.5).to(x.dtype)
 
 
-class _Jump(torch.autograd.Function):
+class _JumpRelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, threshold, bandwidth):
         ctx.save_for_backward(x, threshold)
@@ -21,42 +21,44 @@ class _Jump(torch.autograd.Function):
         return x * (x > threshold)
 
     @staticmethod
-    def backward(ctx, slope):
+    def backward(ctx, grad_output):
         x, threshold = ctx.saved_tensors
-        at_threshold = -(threshold / ctx.bandwidth) * _near(x, threshold, ctx.bandwidth) * slope
-        return (x > threshold) * slope, at_threshold.sum(0), None
+        grad_threshold = (
+            -(threshold / ctx.bandwidth) * _in_kernel(x, threshold, ctx.bandwidth) * grad_output
+        )
+        return (x > threshold) * grad_output, grad_threshold.sum(0), None
 
 
-class _Step(torch.autograd.Function):
+class _Heaviside(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, threshold, bandwidth, to_input):
+    def forward(ctx, x, threshold, bandwidth, grad_to_input):
         ctx.save_for_backward(x, threshold)
-        ctx.bandwidth, ctx.to_input = bandwidth, to_input
+        ctx.bandwidth, ctx.grad_to_input = bandwidth, grad_to_input
         return (x > threshold).to(x.dtype)
 
     @staticmethod
-    def backward(ctx, slope):
+    def backward(ctx, grad_output):
         x, threshold = ctx.saved_tensors
-        rectangle = _near(x, threshold, ctx.bandwidth) * slope / ctx.bandwidth
-        return (rectangle if ctx.to_input else None), -rectangle.sum(0), None, None
+        rectangle = _in_kernel(x, threshold, ctx.bandwidth) * grad_output / ctx.bandwidth
+        return (rectangle if ctx.grad_to_input else None), -rectangle.sum(0), None, None
 
 
-def jump(
+def jumprelu(
     x: Float[Tensor, "N F"], threshold: Float[Tensor, " F"], bandwidth: float
 ) -> Float[Tensor, "N F"]:
     """JumpReLU: ``x`` where it exceeds its threshold, else 0; within the bandwidth the gradient of
     the threshold is ``-threshold / bandwidth``.
     """
-    return _Jump.apply(x, threshold, bandwidth)
+    return _JumpRelu.apply(x, threshold, bandwidth)
 
 
-def step(
+def heaviside(
     x: Float[Tensor, "N F"],
     threshold: Float[Tensor, " F"],
     bandwidth: float,
-    to_input: bool = False,
+    grad_to_input: bool = False,
 ) -> Float[Tensor, "N F"]:
     """1 where ``x`` exceeds its threshold, else 0; the pseudo-derivative has width ``bandwidth``.
-    ``to_input`` also passes a gradient to ``x``.
+    ``grad_to_input`` also passes a gradient to ``x``.
     """
-    return _Step.apply(x, threshold, bandwidth, to_input)
+    return _Heaviside.apply(x, threshold, bandwidth, grad_to_input)

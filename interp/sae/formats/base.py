@@ -24,7 +24,7 @@ from interp.sae.core.fold_weights import fold_decoder_norm, fold_scale
 About = dict[str, Any]
 
 
-class Found(NamedTuple):
+class LoadedDictionary(NamedTuple):
     """A dictionary read from files, with metadata; ``doubts`` are contradictions between what the
     files state and the parameters.
     """
@@ -46,12 +46,12 @@ class Format(NamedTuple):
     name: str
     files: str
     holds: Callable[[Path], bool]
-    read: Callable[..., Found]
+    read: Callable[..., LoadedDictionary]
     write: Callable[[Dictionary, Mapping[str, Any], Path], None] | None = None
     kinds: tuple[str, ...] = ()
 
 
-def known(
+def describe(
     format: str,
     *,
     model: str | None = None,
@@ -72,11 +72,11 @@ def known(
     unknown). ``mask``: which tokens were excluded in training.
     """
     if layer is None and site:
-        found = re.search(r"(?:^|\.)(?:blocks|layers|h)\.(\d+)(?:\.|$)", site) or re.match(
+        match = re.search(r"(?:^|\.)(?:blocks|layers|h)\.(\d+)(?:\.|$)", site) or re.match(
             r"layers?[._](\d+)", site
         )
-        layer = int(found[1]) if found else None
-    said = {
+        layer = int(match[1]) if match else None
+    metadata = {
         "format": format,
         "model": model,
         "site": site,
@@ -84,13 +84,13 @@ def known(
         "layer": layer,
         **more,
     }
-    said |= {
+    metadata |= {
         "folded": dict(folded or {}),
         "mask": dict(mask or {}),
         "notes": list(notes),
         "source": dict(source or {}),
     }
-    return said
+    return metadata
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -120,9 +120,9 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
 
 
-def wanted(said: Mapping[str, Any], name: str, kind: type, path: Path) -> Any:
+def required_field(config: Mapping[str, Any], name: str, kind: type, path: Path) -> Any:
     """A required field of a configuration, of this type; raises DictionaryError otherwise."""
-    value = said.get(name)
+    value = config.get(name)
     if isinstance(value, bool) or not isinstance(value, kind):
         raise DictionaryError(
             f"{path}: {name} is {value!r}, expected {kind.__name__}; download the file again"
@@ -159,46 +159,49 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     return {str(key).removeprefix("_orig_mod."): value for key, value in tensors.items()}
 
 
-def taken(tensors: Mapping[str, Tensor], names: Mapping[str, str], path: Path) -> dict[str, Tensor]:
+def renamed_tensors(
+    tensors: Mapping[str, Tensor], names: Mapping[str, str], path: Path
+) -> dict[str, Tensor]:
     """Tensors under our names; a name ending in ``.T`` is transposed, which happens nowhere else.
 
     ``names``: their names to ours. Raises DictionaryError for missing and for unexpected tensors.
     """
-    theirs = {name.removesuffix(".T"): ours for name, ours in names.items()}
-    turned = {name.removesuffix(".T") for name in names if name.endswith(".T")}
-    if missing := sorted(set(theirs) - set(tensors)):
+    our_names = {name.removesuffix(".T"): ours for name, ours in names.items()}
+    transposed = {name.removesuffix(".T") for name in names if name.endswith(".T")}
+    if missing := sorted(set(our_names) - set(tensors)):
         raise DictionaryError(
             f"{path} lacks {', '.join(missing)}; it is truncated or has another architecture"
         )
-    if unknown := sorted(set(tensors) - set(theirs)):
+    if unknown := sorted(set(tensors) - set(our_names)):
         raise DictionaryError(
             f"{path} has {', '.join(unknown)}, which its architecture does not have"
         )
     return {
-        ours: tensors[name].T if name in turned else tensors[name] for name, ours in theirs.items()
+        ours: tensors[name].T if name in transposed else tensors[name]
+        for name, ours in our_names.items()
     }
 
 
-def spread(norms: Tensor) -> str:
+def norm_range(norms: Tensor) -> str:
     """The range of some norms as text."""
     return f"{float(to_host(norms.min())):.3g} to {float(to_host(norms.max())):.3g}"
 
 
-def coarsest(tensors: Mapping[str, Tensor]) -> torch.dtype:
+def least_precise_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
     """The least precise floating-point dtype in a file."""
     kinds = [value.dtype for value in tensors.values() if value.is_floating_point()]
     return max(kinds, key=lambda kind: torch.finfo(kind).eps, default=torch.float32)
 
 
-def is_unit(dictionary: Dictionary, kept_as: torch.dtype = torch.float32) -> bool:
+def has_unit_rows(dictionary: Dictionary, stored_dtype: torch.dtype = torch.float32) -> bool:
     """Whether all decoder rows have norm 1, within the precision of the dtype they were stored
     in.
     """
-    slack = 1e-3 if kept_as in (torch.float32, torch.float64) else 2e-2
-    return bool(to_host(((dictionary.decoder_norms.sum(1) - 1).abs() < slack).all()))
+    tolerance = 1e-3 if stored_dtype in (torch.float32, torch.float64) else 2e-2
+    return bool(to_host(((dictionary.decoder_norms.sum(1) - 1).abs() < tolerance).all()))
 
 
-def is_far(dictionary: Dictionary) -> bool:
+def has_unexpected_norms(dictionary: Dictionary) -> bool:
     """Whether decoder rows that training keeps near norm 1 have a clearly different norm: more than
     a fifth off in the median.
 
@@ -211,7 +214,7 @@ def is_far(dictionary: Dictionary) -> bool:
 # ---------------------------------------------------------------------- conversion for writing
 
 
-def plain(
+def simplified(
     dictionary: Dictionary, library: str, *, per_input: bool = False, transcoder: bool = False
 ) -> Dictionary:
     """The same dictionary as ``library`` can store it: one model, its scale folded; raises
@@ -235,7 +238,7 @@ def plain(
     return fold_scale(dictionary) if config.normalisation == "scale" else dictionary
 
 
-def by_value(dictionary: Dictionary) -> Dictionary:
+def ranked_by_value(dictionary: Dictionary) -> Dictionary:
     """The same function ranked by value: with decoder rows of norm 1 both rankings are equal."""
     if dictionary.config.rank_by == "value":
         return dictionary
@@ -244,17 +247,17 @@ def by_value(dictionary: Dictionary) -> Dictionary:
     return folded
 
 
-def with_input_bias(dictionary: Dictionary, wanted: bool) -> Dictionary:
+def with_input_bias(dictionary: Dictionary, input_bias: bool) -> Dictionary:
     """The same function with or without subtracting the decoder bias from inputs; the difference is
     folded into the encoder biases.
     """
     config = dictionary.config
-    if config.input_bias == wanted or config.architecture == "matching_pursuit":
+    if config.input_bias == input_bias or config.architecture == "matching_pursuit":
         return dictionary
-    changed = Dictionary(replace(config, input_bias=wanted)).to(dictionary.W_dec)
+    changed = Dictionary(replace(config, input_bias=input_bias)).to(dictionary.W_dec)
     changed.load_state_dict(dictionary.state_dict())
     with torch.no_grad():
-        shift = (dictionary.b_dec.double() @ dictionary.W_enc.double()) * (1 if wanted else -1)
+        shift = (dictionary.b_dec.double() @ dictionary.W_enc.double()) * (1 if input_bias else -1)
         if config.architecture == "gated":
             changed.b_gate.add_(shift)
             changed.b_mag.add_(shift * dictionary.r_mag.double().exp())
@@ -263,16 +266,16 @@ def with_input_bias(dictionary: Dictionary, wanted: bool) -> Dictionary:
     return changed
 
 
-def tensors_of(dictionary: Dictionary, names: Mapping[str, str]) -> dict[str, Tensor]:
-    """Our parameters under another library's names; inverse of ``taken``."""
+def renamed_parameters(dictionary: Dictionary, names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Our parameters under another library's names; inverse of ``renamed_tensors``."""
     state = dictionary.state_dict()
-    found = {}
-    for theirs, ours in names.items():
+    tensors = {}
+    for name, ours in names.items():
         value = in_host_memory(state[ours].float())
-        found[theirs.removesuffix(".T")] = (
-            (value.T if theirs.endswith(".T") else value).clone().contiguous()
+        tensors[name.removesuffix(".T")] = (
+            (value.T if name.endswith(".T") else value).clone().contiguous()
         )
-    return found
+    return tensors
 
 
 # ---------------------------------------------------------------------- our own format
@@ -284,10 +287,10 @@ def holds_interp(path: Path) -> bool:
     return "dictionary" in config and "format" in config
 
 
-def read_interp(path: Path) -> Found:
+def read_interp(path: Path) -> LoadedDictionary:
     """A dictionary in our own format, with its metadata."""
     dictionary, about = load(path)
-    return Found(dictionary, {"format": "interp", **about})
+    return LoadedDictionary(dictionary, {"format": "interp", **about})
 
 
 INTERP = Format("interp", f"{CONFIG} and {WEIGHTS}", holds_interp, read_interp)

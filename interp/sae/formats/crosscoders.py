@@ -20,8 +20,15 @@ from interp.errors import DictionaryError, OptionError, required
 from interp.maths.host import to_host
 from interp.sae.core.config import DictionaryConfig
 from interp.sae.core.dictionary import Dictionary
-from interp.sae.core.files import assembled, read_tensors
-from interp.sae.formats.base import Format, Found, known, peek_json, read_json, read_pickle
+from interp.sae.core.files import dictionary_from_tensors, read_tensors
+from interp.sae.formats.base import (
+    Format,
+    LoadedDictionary,
+    describe,
+    peek_json,
+    read_json,
+    read_pickle,
+)
 
 CLASSES = ("CrossCoder", "BatchTopKCrossCoder")
 CONFIGS = ("config.json", "trainer_config.json")
@@ -36,7 +43,7 @@ def _weights(path: Path) -> Path | None:
     return next((path / name for name in WEIGHTS if (path / name).exists()), None)
 
 
-def _said(path: Path) -> dict[str, Any]:
+def _settings(path: Path) -> dict[str, Any]:
     """The merged contents of all configuration files in the folder."""
     folder = path if path.is_dir() else path.parent
     merged: dict[str, Any] = {}
@@ -50,18 +57,18 @@ def holds(path: Path) -> bool:
     """Whether a folder has the configuration of a crosscoder (its class, or a number of layers with
     a code normalisation).
     """
-    said = _said(path)
-    named = said.get("dict_class") in CLASSES or {
+    config = _settings(path)
+    is_crosscoder = config.get("dict_class") in CLASSES or {
         "num_layers",
         "activation_dim",
         "dict_size",
-    } <= set(said)
-    return named and _weights(path) is not None
+    } <= set(config)
+    return is_crosscoder and _weights(path) is not None
 
 
-def read(path: Path) -> Found:
+def read(path: Path) -> LoadedDictionary:
     """A crosscoder of the fork; of two models, 0 is the base and 1 the fine-tuned model."""
-    weights, said = required(_weights(path), "a file of weights"), _said(path)
+    weights, settings = required(_weights(path), "a file of weights"), _settings(path)
     tensors = read_tensors(weights) if weights.suffix == ".safetensors" else read_pickle(weights)
     tensors = dict(tensors)
     if missing := sorted(set(NAMES) - set(tensors)):
@@ -76,7 +83,7 @@ def read(path: Path) -> Found:
             f" shape {list(encoder.shape)}"
         )
     models, d_in, width = encoder.shape
-    if said.get("encoder_layers") not in (None, list(range(models))) or len(decoder) != models:
+    if settings.get("encoder_layers") not in (None, list(range(models))) or len(decoder) != models:
         raise DictionaryError(
             f"{weights}: it encodes {models} models and decodes {len(decoder)}; only equal"
             " numbers are supported"
@@ -96,8 +103,8 @@ def read(path: Path) -> Found:
         raise DictionaryError(
             f"{weights}: its codes are {norm}, one per model, which is not supported"
         )
-    alike = norm in ("crosscoder", "none")
-    architecture = ("batchtopk" if alike else "jumprelu") if by_batch else "standard"
+    is_shared = norm in ("crosscoder", "none")
+    architecture = ("batchtopk" if is_shared else "jumprelu") if by_batch else "standard"
     try:
         config = DictionaryConfig(
             architecture,
@@ -111,44 +118,46 @@ def read(path: Path) -> Found:
         )
     except OptionError as error:
         raise DictionaryError(f"{weights}: {error}") from error
-    found = _side_by_side(
+    parameters = _concatenated(
         encoder.float(), decoder.float().transpose(0, 1), b_enc.float(), b_dec.float()
     )
     if scale is not None:
         # fold the mean into biases, but keep each model's scale, so that decoder norms stay
         # comparable
-        found["scale"] = scale
+        parameters["scale"] = scale
         shift = (required(mean, "a mean for the scale") * scale[:, None]).flatten().double()
-        found["b_enc"] = (found["b_enc"].double() - shift @ found["W_enc"].double()).float()
-        found["b_dec"] = (found["b_dec"].double() + shift).float()
-    unset = by_batch and float(to_host(threshold)) < 0
+        parameters["b_enc"] = (
+            parameters["b_enc"].double() - shift @ parameters["W_enc"].double()
+        ).float()
+        parameters["b_dec"] = (parameters["b_dec"].double() + shift).float()
+    is_unset = by_batch and float(to_host(threshold)) < 0
     if architecture == "batchtopk":
-        found["threshold"] = torch.tensor(torch.nan) if unset else threshold.double()
+        parameters["threshold"] = torch.tensor(torch.nan) if is_unset else threshold.double()
     elif architecture == "jumprelu":
-        if unset:
+        if is_unset:
             raise DictionaryError(
                 f"{weights}: its threshold was never set; train it further before converting it"
             )
-        found["threshold"] = threshold / _norms(decoder.float(), norm, said)
-    dictionary = assembled(config, found, str(path))
+        parameters["threshold"] = threshold / _norms(decoder.float(), norm, settings)
+    dictionary = dictionary_from_tensors(config, parameters, str(path))
     notes = (
         ["no threshold was set in training; one has to be set before it can encode"]
-        if unset
+        if is_unset
         else []
     )
-    more: dict[str, Any] = {"k": k} if by_batch else {}
-    about = known(
+    extra: dict[str, Any] = {"k": k} if by_batch else {}
+    about = describe(
         "crosscoder",
-        model=said.get("lm_name"),
-        site=said.get("submodule_name"),
-        layer=said["layer"] if isinstance(said.get("layer"), int) else None,
+        model=settings.get("lm_name"),
+        site=settings.get("submodule_name"),
+        layer=settings["layer"] if isinstance(settings.get("layer"), int) else None,
         folded={"decoder_norm": False, "scale": scale is None},
         notes=tuple(notes),
-        source=said,
+        source=settings,
         code_normalisation=norm,
-        **more,
+        **extra,
     )
-    return Found(dictionary, about, tuple(doubts))
+    return LoadedDictionary(dictionary, about, tuple(doubts))
 
 
 def _normalisation(
@@ -169,36 +178,36 @@ def _normalisation(
         or bool(to_host(deviation.isnan().any()))
     ):
         return None, None, []
-    due = target / (deviation.square().sum(1) + 1e-8).sqrt()
+    expected = target / (deviation.square().sum(1) + 1e-8).sqrt()
     if scale is None:
-        return due.float(), mean.float(), []
-    off = to_host((scale / due - 1).abs())
-    if (off > 1e-2).any():
-        first, kept, asked = int(off.argmax()), to_host(scale), to_host(due)
+        return expected.float(), mean.float(), []
+    error = to_host((scale / expected - 1).abs())
+    if (error > 1e-2).any():
+        first, stored, expected_values = int(error.argmax()), to_host(scale), to_host(expected)
         return (
             scale.float(),
             mean.float(),
             [
-                f"{path}: model {first}'s activations are scaled by {kept[first]:.4g}, while"
-                f" their deviations and target_rms give {asked[first]:.4g}: the scale was folded"
-                " twice, or is half-folded"
+                f"{path}: model {first}'s activations are scaled by {stored[first]:.4g}, while"
+                f" their deviations and target_rms give {expected_values[first]:.4g}: the scale was"
+                " folded twice, or is half-folded"
             ],
         )
     return scale.float(), mean.float(), []
 
 
-def _norms(decoder: Tensor, norm: str, said: Mapping[str, Any]) -> Tensor:
-    together, added = decoder.norm(dim=(0, 2)), decoder.norm(dim=2).sum(0)
+def _norms(decoder: Tensor, norm: str, settings: Mapping[str, Any]) -> Tensor:
+    joint_norm, summed_norm = decoder.norm(dim=(0, 2)), decoder.norm(dim=2).sum(0)
     if norm == "sae":
-        return together
+        return joint_norm
     alpha = (
-        said.get("code_normalization_alpha_sae", 1.0),
-        said.get("code_normalization_alpha_cc", 0.1),
+        settings.get("code_normalization_alpha_sae", 1.0),
+        settings.get("code_normalization_alpha_cc", 0.1),
     )
-    return together * alpha[0] + added * alpha[1]
+    return joint_norm * alpha[0] + summed_norm * alpha[1]
 
 
-def _side_by_side(
+def _concatenated(
     encoder: Tensor, decoder: Tensor, b_enc: Tensor, b_dec: Tensor
 ) -> dict[str, Tensor]:
     """Convert ``encoder`` [M, D, F], ``decoder`` [F, M, D], ``b_dec`` [M, D] to our layout."""
@@ -218,11 +227,11 @@ def holds_kissane(path: Path) -> bool:
     return (path / "cc_weights.pt").exists() and (path / "cfg.json").exists()
 
 
-def read_kissane(path: Path) -> Found:
+def read_kissane(path: Path) -> LoadedDictionary:
     """A crosscoder of Kissane et al.: the relu of a sum over both models, for inputs scaled
     beforehand.
     """
-    said, tensors = read_json(path / "cfg.json"), read_pickle(path / "cc_weights.pt")
+    settings, tensors = read_json(path / "cfg.json"), read_pickle(path / "cc_weights.pt")
     if set(tensors) != {"W_enc", "W_dec", "b_enc", "b_dec"}:
         raise DictionaryError(
             f"{path}: expected W_enc, W_dec, b_enc, b_dec, found {', '.join(sorted(tensors))}"
@@ -233,18 +242,21 @@ def read_kissane(path: Path) -> Found:
             f" {list(tensors['W_enc'].shape)}"
         )
     models, d_in, width = tensors["W_enc"].shape
-    for key, seen in (("d_in", d_in), ("dict_size", width)):
-        if said.get(key, seen) != seen:
+    for key, size in (("d_in", d_in), ("dict_size", width)):
+        if settings.get(key, size) != size:
             raise DictionaryError(
-                f"{path}: W_enc is {list(tensors['W_enc'].shape)}, cfg.json says {key} {said[key]}"
+                f"{path}: W_enc is {list(tensors['W_enc'].shape)}, cfg.json says {key}"
+                f" {settings[key]}"
             )
     config = DictionaryConfig("standard", d_in, width, models=models, input_bias=False)
-    found = _side_by_side(*(tensors[key].float() for key in ("W_enc", "W_dec", "b_enc", "b_dec")))
-    dictionary: Dictionary = assembled(config, found, str(path))
-    about = known(
+    parameters = _concatenated(
+        *(tensors[key].float() for key in ("W_enc", "W_dec", "b_enc", "b_dec"))
+    )
+    dictionary: Dictionary = dictionary_from_tensors(config, parameters, str(path))
+    about = describe(
         "kissane-crosscoder",
-        model=said.get("model_name"),
-        site=said.get("hook_point"),
+        model=settings.get("model_name"),
+        site=settings.get("hook_point"),
         folded={"decoder_norm": False, "scale": None},
         notes=(
             (
@@ -253,9 +265,9 @@ def read_kissane(path: Path) -> Found:
                 " unless they were folded"
             ),
         ),
-        source=said,
+        source=settings,
     )
-    return Found(dictionary, about)
+    return LoadedDictionary(dictionary, about)
 
 
 FORMAT = Format(

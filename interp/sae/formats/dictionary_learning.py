@@ -14,24 +14,24 @@ from torch import Tensor
 
 from interp.errors import DictionaryError, OptionError
 from interp.maths.host import in_host_memory, to_host
-from interp.sae.core.config import SPARSE, DictionaryConfig
+from interp.sae.core.config import TOPK_ARCHITECTURES, DictionaryConfig
 from interp.sae.core.dictionary import Dictionary
-from interp.sae.core.files import assembled
+from interp.sae.core.files import dictionary_from_tensors
 from interp.sae.core.fold_weights import fold_decoder_norm
 from interp.sae.formats.base import (
     Format,
-    Found,
-    by_value,
-    coarsest,
-    is_unit,
-    known,
+    LoadedDictionary,
+    describe,
+    has_unit_rows,
+    least_precise_dtype,
+    norm_range,
     peek_json,
-    plain,
+    ranked_by_value,
     read_json,
     read_pickle,
-    spread,
-    taken,
-    tensors_of,
+    renamed_parameters,
+    renamed_tensors,
+    simplified,
     with_input_bias,
     write_json,
 )
@@ -41,7 +41,7 @@ _LINEAR = {"encoder.weight.T": "W_enc", "decoder.weight.T": "W_dec"}
 _PLAIN = {key: key for key in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}
 
 
-class Kind(NamedTuple):
+class SaeClass(NamedTuple):
     """One class: its architecture, its parameter names, and whether it subtracts its decoder bias
     from inputs.
     """
@@ -53,11 +53,11 @@ class Kind(NamedTuple):
 
 _BY_K = {**_LINEAR, "encoder.bias": "b_enc", "b_dec": "b_dec", "threshold": "threshold", "k": "k"}
 CLASSES = {
-    "AutoEncoder": Kind("standard", {**_LINEAR, "encoder.bias": "b_enc", "bias": "b_dec"}),
-    "AutoEncoderNew": Kind(
+    "AutoEncoder": SaeClass("standard", {**_LINEAR, "encoder.bias": "b_enc", "bias": "b_dec"}),
+    "AutoEncoderNew": SaeClass(
         "standard", {**_LINEAR, "encoder.bias": "b_enc", "decoder.bias": "b_dec"}, False
     ),
-    "GatedAutoEncoder": Kind(
+    "GatedAutoEncoder": SaeClass(
         "gated",
         {
             **_LINEAR,
@@ -67,10 +67,10 @@ CLASSES = {
             "mag_bias": "b_mag",
         },
     ),
-    "JumpReluAutoEncoder": Kind("jumprelu", _PLAIN, False),
-    "AutoEncoderTopK": Kind("topk", _BY_K),
-    "BatchTopKSAE": Kind("batchtopk", _BY_K),
-    "MatryoshkaBatchTopKSAE": Kind(
+    "JumpReluAutoEncoder": SaeClass("jumprelu", _PLAIN, False),
+    "AutoEncoderTopK": SaeClass("topk", _BY_K),
+    "BatchTopKSAE": SaeClass("batchtopk", _BY_K),
+    "MatryoshkaBatchTopKSAE": SaeClass(
         "matryoshka", {**_PLAIN, "k": "k", "group_sizes": "group_sizes"}
     ),
 }
@@ -94,50 +94,50 @@ def holds(path: Path) -> bool:
     return isinstance(trainer, dict) and trainer.get("dict_class") in CLASSES and weights.exists()
 
 
-def read(path: Path) -> Found:
+def read(path: Path) -> LoadedDictionary:
     """One of the seven classes; it encodes as the class does by default, with a threshold where the
     class uses one.
     """
     config_path, weights = files(path)
-    said = read_json(config_path)
-    trainer = said["trainer"]
+    settings = read_json(config_path)
+    trainer = settings["trainer"]
     name = trainer["dict_class"]
     kind, tensors = CLASSES[name], read_pickle(weights)
-    by_k = kind.architecture in SPARSE
+    by_k = kind.architecture in TOPK_ARCHITECTURES
     if by_k and "threshold" not in tensors:
         # older files have no threshold
         tensors["threshold"] = torch.tensor(-1.0)
     if by_k and "k" not in tensors and isinstance(trainer.get("k"), int):
         tensors["k"] = torch.tensor(trainer["k"])
-    kept_as = coarsest(tensors)
-    found = taken(tensors, kind.names, weights)
-    threshold = float(to_host(found["threshold"]).item()) if by_k else torch.nan
+    stored_dtype = least_precise_dtype(tensors)
+    parameters = renamed_tensors(tensors, kind.names, weights)
+    threshold = float(to_host(parameters["threshold"]).item()) if by_k else torch.nan
     if by_k:
-        found.pop("threshold")
+        parameters.pop("threshold")
         if kind.architecture != "topk":
-            found["threshold"] = torch.tensor(
+            parameters["threshold"] = torch.tensor(
                 threshold if threshold >= 0 else torch.nan, dtype=torch.float64
             )
-    sizes = found.pop("group_sizes", torch.zeros(0, dtype=torch.int64))
-    k = int(to_host(found.pop("k")).item()) if "k" in found else None
+    sizes = parameters.pop("group_sizes", torch.zeros(0, dtype=torch.int64))
+    k = int(to_host(parameters.pop("k")).item()) if "k" in parameters else None
     if k is not None and trainer.get("k") not in (None, k):
         raise DictionaryError(f"{weights}: k is {k}, {config_path.name} says {trainer['k']}")
     try:
         config = DictionaryConfig(
             kind.architecture,
-            *_sizes(trainer, found, config_path),
+            *_sizes(trainer, parameters, config_path),
             k=k,
             prefixes=tuple(accumulate(to_host(sizes).tolist())),
             input_bias=kind.input_bias,
         )
     except OptionError as error:
         raise DictionaryError(f"{weights}: {error}") from error
-    dictionary = assembled(config, found, str(path))
-    unit, doubts = is_unit(dictionary, kept_as), []
+    dictionary = dictionary_from_tensors(config, parameters, str(path))
+    unit, doubts = has_unit_rows(dictionary, stored_dtype), []
     if by_k and not unit:
         doubts.append(
             f"{path}: {name} keeps its decoder rows at norm 1, these have norm"
-            f" {spread(dictionary.decoder_norms)}: it is half-folded"
+            f" {norm_range(dictionary.decoder_norms)}: it is half-folded"
         )
     notes = []
     if kind.architecture in ("batchtopk", "matryoshka") and threshold < 0:
@@ -147,7 +147,7 @@ def read(path: Path) -> Found:
             f"it has a threshold of {threshold:.6g}, which the library uses only on request"
         )
     layer = trainer.get("layer")
-    about = known(
+    about = describe(
         "dictionary-learning",
         model=trainer.get("lm_name"),
         site=trainer.get("submodule_name") or None,
@@ -155,21 +155,25 @@ def read(path: Path) -> Found:
         folded={"decoder_norm": unit, "scale": True},
         mask={
             key: value
-            for key, value in (said.get("buffer") or {}).items()
+            for key, value in (settings.get("buffer") or {}).items()
             if key in ("ctx_len", "remove_bos")
         },
         notes=tuple(notes),
-        source=said,
+        source=settings,
         **({"scale": trainer["norm_factor"]} if "norm_factor" in trainer else {}),
     )
-    return Found(dictionary, about, tuple(doubts))
+    return LoadedDictionary(dictionary, about, tuple(doubts))
 
 
-def _sizes(trainer: Mapping[str, Any], found: Mapping[str, Tensor], path: Path) -> tuple[int, int]:
+def _sizes(
+    trainer: Mapping[str, Any], parameters: Mapping[str, Tensor], path: Path
+) -> tuple[int, int]:
     """Widths from the configuration, else from the encoder, whose axes are known by name."""
-    if found["W_enc"].ndim != 2:
-        raise DictionaryError(f"{path}: the encoder has {found['W_enc'].ndim} axes, expected 2")
-    d_in, width = found["W_enc"].shape
+    if parameters["W_enc"].ndim != 2:
+        raise DictionaryError(
+            f"{path}: the encoder has {parameters['W_enc'].ndim} axes, expected 2"
+        )
+    d_in, width = parameters["W_enc"].shape
     return trainer.get("activation_dim") or d_in, trainer.get("dict_size") or width
 
 
@@ -183,30 +187,32 @@ def write(dictionary: Dictionary, about: Mapping[str, Any], folder: Path) -> Non
         raise OptionError(
             f"dictionary-learning has no {config.architecture}; use --to saelens or --to interp"
         )
-    alike = [choice for choice in choices if choice[1].input_bias == config.input_bias]
-    name, kind = (alike or choices)[0]
-    found = by_value(plain(dictionary, "dictionary-learning"))
-    found = with_input_bias(found, kind.input_bias)
-    if config.architecture in SPARSE and not is_unit(found):
+    matching = [choice for choice in choices if choice[1].input_bias == config.input_bias]
+    name, kind = (matching or choices)[0]
+    converted = ranked_by_value(simplified(dictionary, "dictionary-learning"))
+    converted = with_input_bias(converted, kind.input_bias)
+    if config.architecture in TOPK_ARCHITECTURES and not has_unit_rows(converted):
         try:
-            found = fold_decoder_norm(found)
+            converted = fold_decoder_norm(converted)
         except OptionError as error:
             raise OptionError(
                 f"dictionary-learning's {name} needs decoder rows of norm 1; {error}; use --to"
                 " saelens"
             ) from error
     by_batch = config.architecture in ("batchtopk", "matryoshka")
-    if by_batch and bool(to_host(found.threshold.isnan())):
+    if by_batch and bool(to_host(converted.threshold.isnan())):
         raise OptionError(
             f"this {config.architecture} has no threshold yet, and {name} would keep all codes;"
             " train it further"
         )
-    tensors = tensors_of(
-        found, {t: o for t, o in kind.names.items() if o in dict(found.named_parameters())}
+    tensors = renamed_parameters(
+        converted, {t: o for t, o in kind.names.items() if o in dict(converted.named_parameters())}
     )
-    if config.architecture in SPARSE:
+    if config.architecture in TOPK_ARCHITECTURES:
         threshold = (
-            in_host_memory(found.threshold.float()).clamp_min(0) if by_batch else torch.tensor(-1.0)
+            in_host_memory(converted.threshold.float()).clamp_min(0)
+            if by_batch
+            else torch.tensor(-1.0)
         )
         tensors |= {"k": torch.tensor(config.k, dtype=torch.int32), "threshold": threshold}
     if config.prefixes:

@@ -14,24 +14,24 @@ from torch import Tensor
 
 from interp.errors import DictionaryError, OptionError
 from interp.maths.host import in_host_memory, to_host
-from interp.sae.core.config import BY_BATCH, DictionaryConfig
+from interp.sae.core.config import BATCHTOPK_ARCHITECTURES, DictionaryConfig
 from interp.sae.core.dictionary import Dictionary
-from interp.sae.core.files import assembled, read_tensors
+from interp.sae.core.files import dictionary_from_tensors, read_tensors
 from interp.sae.core.fold_weights import fold_decoder_norm
 from interp.sae.formats.base import (
     Format,
-    Found,
-    by_value,
-    coarsest,
-    is_far,
-    is_unit,
-    known,
+    LoadedDictionary,
+    describe,
+    has_unexpected_norms,
+    has_unit_rows,
+    least_precise_dtype,
+    norm_range,
     peek_json,
-    plain,
+    ranked_by_value,
     read_json,
-    spread,
-    tensors_of,
-    wanted,
+    renamed_parameters,
+    required_field,
+    simplified,
     write_json,
 )
 
@@ -72,88 +72,97 @@ def holds(path: Path) -> bool:
     return (path / WEIGHTS).exists() and (path / CONFIG).exists()
 
 
-def read(path: Path) -> Found:
+def read(path: Path) -> LoadedDictionary:
     """A dictionary of SAELens, of any version since 3."""
-    said = _renamed(path, read_json(path / CONFIG))
-    meta = said.get("metadata") or {}
-    name = said.get("architecture", "standard")
+    settings = _renamed(path, read_json(path / CONFIG))
+    meta = settings.get("metadata") or {}
+    name = settings.get("architecture", "standard")
     if name not in ARCHITECTURES:
         raise DictionaryError(
             f"{path}: unknown SAELens architecture {name!r}; supported are"
             f" {', '.join(ARCHITECTURES)}"
         )
     tensors = read_tensors(path / WEIGHTS)
-    kept_as = coarsest(tensors)
+    stored_dtype = least_precise_dtype(tensors)
     doubts: list[str] = []
-    scale = _scale(path, said, doubts)
-    config = _config(path, name, said, meta)
-    dictionary = assembled(config, _tensors(path, config, tensors, scale), str(path))
-    if said.get("reshape_activations", "none") not in ("none", "hook_z"):
+    scale = _scale(path, settings, doubts)
+    config = _config(path, name, settings, meta)
+    dictionary = dictionary_from_tensors(config, _tensors(path, config, tensors, scale), str(path))
+    if settings.get("reshape_activations", "none") not in ("none", "hook_z"):
         raise DictionaryError(
-            f"{path}: reshape_activations {said['reshape_activations']!r} is not supported"
+            f"{path}: reshape_activations {settings['reshape_activations']!r} is not supported"
         )
     checkpoint = any(
-        key in said for key in ("aux_loss_coefficient", "decoder_init_norm", "l1_coefficient")
+        key in settings for key in ("aux_loss_coefficient", "decoder_init_norm", "l1_coefficient")
     )
-    doubts += _doubts(path, dictionary, meta, kept_as, checkpoint)
-    folded = (
-        not is_unit(dictionary, kept_as)
+    doubts += _doubts(path, dictionary, meta, stored_dtype, checkpoint)
+    needs_folding = (
+        not has_unit_rows(dictionary, stored_dtype)
         and config.architecture == "topk"
         and config.rank_by == "norm"
     )
-    if folded:
+    if needs_folding:
         # SAELens multiplies codes by the norms
         dictionary = fold_decoder_norm(dictionary)
-    drifted = config.architecture == "matching_pursuit" and not is_unit(dictionary, kept_as)
+    has_drifted = config.architecture == "matching_pursuit" and not has_unit_rows(
+        dictionary, stored_dtype
+    )
     atoms = (
         [
-            f"atoms have norm {spread(dictionary.decoder_norms)}, which SAELens allows to drift"
+            f"atoms have norm {norm_range(dictionary.decoder_norms)}, which SAELens allows to drift"
             " from 1"
         ]
-        if drifted
+        if has_drifted
         else []
     )
     notes = (
-        ["inputs are all heads concatenated"] if said.get("reshape_activations") == "hook_z" else []
+        ["inputs are all heads concatenated"]
+        if settings.get("reshape_activations") == "hook_z"
+        else []
     )
     trained = meta.get("training_architecture")
-    about = known(
+    about = describe(
         "saelens",
         model=meta.get("model_name"),
         site=meta.get("hook_name"),
         target=meta.get("hook_name_out"),
         layer=meta.get("hook_layer"),
         folded={
-            "decoder_norm": is_unit(dictionary, kept_as),
+            "decoder_norm": has_unit_rows(dictionary, stored_dtype),
             "scale": config.normalisation != "scale",
         },
         mask={key: meta[key] for key in _MASK if meta.get(key) is not None},
-        notes=(*notes, *atoms, *(["decoder norms were folded on reading"] if folded else [])),
-        source=said,
+        notes=(
+            *notes,
+            *atoms,
+            *(["decoder norms were folded on reading"] if needs_folding else []),
+        ),
+        source=settings,
         **({"trained_as": trained} if trained and trained != name else {}),
     )
-    return Found(dictionary, about, tuple(doubts))
+    return LoadedDictionary(dictionary, about, tuple(doubts))
 
 
-def _renamed(path: Path, said: dict[str, Any]) -> dict[str, Any]:
+def _renamed(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """A configuration of versions 3 to 5 with the names of version 6."""
-    meta = said.get("metadata") or {}
-    version = str(said.get("sae_lens_version") or meta.get("sae_lens_version") or "0")
+    meta = settings.get("metadata") or {}
+    version = str(settings.get("sae_lens_version") or meta.get("sae_lens_version") or "0")
     if version.split(".")[0].isdecimal() and int(version.split(".")[0]) >= 6:
-        return said
-    new = {"apply_b_dec_to_input": True, **said}
+        return settings
+    new = {"apply_b_dec_to_input": True, **settings}
     old = {
         "hook_point": "hook_name",
         "hook_point_head_index": "hook_head_index",
         "activation_fn_str": "activation_fn",
     }
     new = {old.get(key, key): value for key, value in new.items()}
-    further = {
+    other_arguments = {
         key: value for key, value in (new.get("activation_fn_kwargs") or {}).items() if key != "k"
     }
-    if any(value not in (None, "relu", "ReLU", "ReLU()") for value in further.values()):
+    if any(value not in (None, "relu", "ReLU", "ReLU()") for value in other_arguments.values()):
         raise DictionaryError(
-            f"{path}: activation_fn_kwargs {further} are not supported, only k of topk with relu"
+            f"{path}: activation_fn_kwargs {other_arguments} are not supported, only k of topk with"
+            " relu"
         )
     if new.get("activation_fn") == "topk":
         new |= {"architecture": "topk", "k": (new.get("activation_fn_kwargs") or {}).get("k")}
@@ -171,73 +180,73 @@ def _renamed(path: Path, said: dict[str, Any]) -> dict[str, Any]:
     return new | {"metadata": {key: new[key] for key in keys if key in new} | meta}
 
 
-def _scale(path: Path, said: Mapping[str, Any], doubts: list[str]) -> float:
+def _scale(path: Path, settings: Mapping[str, Any], doubts: list[str]) -> float:
     """The input scale: folded in a finished file, stored in a separate file in a checkpoint."""
-    kind = said.get("normalize_activations", "none")
+    kind = settings.get("normalize_activations", "none")
     if kind not in NORMALISATIONS:
         raise DictionaryError(
             f"{path}: normalize_activations {kind!r} is not supported; fold it in SAELens first"
             " (save the inference model)"
         )
-    beside = peek_json(path / SCALER).get("scaling_factor")
+    stored_scale = peek_json(path / SCALER).get("scaling_factor")
     if kind != "expected_average_only_in":
-        if kind == "none" and beside not in (None, 1, 1.0):
+        if kind == "none" and stored_scale not in (None, 1, 1.0):
             doubts.append(
                 f"{path}: {CONFIG} says that inputs are not scaled (folded), but {SCALER} has a"
-                f" factor of {beside:.4g}: it is half-folded, or would be scaled twice"
+                f" factor of {stored_scale:.4g}: it is half-folded, or would be scaled twice"
             )
         return 1.0
-    if beside is None:
+    if stored_scale is None:
         doubts.append(
             f"{path}: inputs should be scaled to an average norm of sqrt(d_in), but the factor"
             f" is neither folded nor in {SCALER}: it is half-folded"
         )
-    return 1.0 if beside is None else float(beside)
+    return 1.0 if stored_scale is None else float(stored_scale)
 
 
 def _config(
-    path: Path, name: str, said: Mapping[str, Any], meta: Mapping[str, Any]
+    path: Path, name: str, settings: Mapping[str, Any], meta: Mapping[str, Any]
 ) -> DictionaryConfig:
     architecture = ARCHITECTURES[name]
     transcoder = name.endswith("transcoder")
-    more: dict[str, Any] = {}
-    if architecture in ("topk", *BY_BATCH):
-        k = said.get("k")
+    options: dict[str, Any] = {}
+    if architecture in ("topk", *BATCHTOPK_ARCHITECTURES):
+        k = settings.get("k")
         if not isinstance(k, int | float) or k != int(k):
             raise DictionaryError(f"{path}: k is {k!r}, expected a whole number of codes per input")
-        more |= {
+        options |= {
             "k": int(k),
-            "rank_by": "norm" if said.get("rescale_acts_by_decoder_norm") else "value",
+            "rank_by": "norm" if settings.get("rescale_acts_by_decoder_norm") else "value",
         }
     if architecture == "matryoshka":
-        widths = list(said.get("matryoshka_widths") or [])
-        more["prefixes"] = (
+        widths = list(settings.get("matryoshka_widths") or [])
+        options["prefixes"] = (
             *widths,
-            *([] if widths[-1:] == [said.get("d_sae")] else [said.get("d_sae")]),
+            *([] if widths[-1:] == [settings.get("d_sae")] else [settings.get("d_sae")]),
         )
     if architecture == "matching_pursuit":
         if (
-            said.get("stop_on_duplicate_support") is False
-            or said.get("apply_b_dec_to_input") is False
+            settings.get("stop_on_duplicate_support") is False
+            or settings.get("apply_b_dec_to_input") is False
         ):
             raise DictionaryError(
                 f"{path}: a matching pursuit is supported only with apply_b_dec_to_input and"
                 " stop_on_duplicate_support true"
             )
-        more |= {
-            "residual_threshold": said.get("residual_threshold", 1e-2),
-            "steps": said.get("max_iterations"),
+        options |= {
+            "residual_threshold": settings.get("residual_threshold", 1e-2),
+            "steps": settings.get("max_iterations"),
         }
     try:
         return DictionaryConfig(
             architecture,
-            wanted(said, "d_in", int, path / CONFIG),
-            wanted(said, "d_sae", int, path / CONFIG),
-            d_out=wanted(said, "d_out", int, path / CONFIG) if transcoder else None,
-            input_bias=not transcoder and bool(said.get("apply_b_dec_to_input", True)),
-            normalisation=NORMALISATIONS[said.get("normalize_activations", "none")],
+            required_field(settings, "d_in", int, path / CONFIG),
+            required_field(settings, "d_sae", int, path / CONFIG),
+            d_out=required_field(settings, "d_out", int, path / CONFIG) if transcoder else None,
+            input_bias=not transcoder and bool(settings.get("apply_b_dec_to_input", True)),
+            normalisation=NORMALISATIONS[settings.get("normalize_activations", "none")],
             skip="skip" in name,
-            **more,
+            **options,
         )
     except OptionError as error:
         raise DictionaryError(f"{path / CONFIG}: {error}") from error
@@ -262,25 +271,34 @@ def _tensors(
 
 
 def _doubts(
-    path: Path, dictionary: Dictionary, meta: Mapping, kept_as: torch.dtype, checkpoint: bool
+    path: Path,
+    dictionary: Dictionary,
+    meta: Mapping,
+    stored_dtype: torch.dtype,
+    is_checkpoint: bool,
 ) -> list[str]:
     """Contradictions in a finished file; a training checkpoint is not folded yet and is read as it
     is.
     """
     config, norms = dictionary.config, dictionary.decoder_norms.sum(1)
-    unit = is_unit(dictionary, kept_as)
+    is_unit = has_unit_rows(dictionary, stored_dtype)
     if config.architecture == "matching_pursuit" and (
-        is_far(dictionary) or float(to_host(norms.max())) ** 2 >= 2
+        has_unexpected_norms(dictionary) or float(to_host(norms.max())) ** 2 >= 2
     ):
         # from a norm of sqrt(2) on a step increases the residual
         return [
             f"{path}: a matching pursuit's atoms start at norm 1, these have norm"
-            f" {spread(norms)}: it is half-folded"
+            f" {norm_range(norms)}: it is half-folded"
         ]
-    if config.architecture == "topk" and config.rank_by == "norm" and not checkpoint and not unit:
+    if (
+        config.architecture == "topk"
+        and config.rank_by == "norm"
+        and not is_checkpoint
+        and not is_unit
+    ):
         return [
             f"{path}: codes are ranked by decoder norm (rescale_acts_by_decoder_norm), and a"
-            f" finished file then has rows of norm 1; these have norm {spread(norms)}: it is"
+            f" finished file then has rows of norm 1; these have norm {norm_range(norms)}: it is"
             " half-folded"
         ]
     details = meta.get("training_architecture_details") or {}
@@ -291,13 +309,17 @@ def _doubts(
         and details.get("rescale_acts_by_decoder_norm")
     ):
         level = dictionary.threshold.detach()
-        alike = bool(to_host(((level - level[0]).abs() <= 1e-2 * level[0].abs()).all()))
-        if not unit or not alike:
-            what = f"rows of norm {spread(norms)}" if not unit else f"thresholds of {spread(level)}"
-            how = "half-folded" if not unit else "folded twice"
+        equal_thresholds = bool(to_host(((level - level[0]).abs() <= 1e-2 * level[0].abs()).all()))
+        if not is_unit or not equal_thresholds:
+            observed = (
+                f"rows of norm {norm_range(norms)}"
+                if not is_unit
+                else f"thresholds of {norm_range(level)}"
+            )
+            diagnosis = "half-folded" if not is_unit else "folded twice"
             return [
                 f"{path}: a {meta['training_architecture']} ranked by decoder norm has rows of"
-                f" norm 1 and a single threshold, this has {what}: it is {how}"
+                f" norm 1 and a single threshold, this has {observed}: it is {diagnosis}"
             ]
     return []
 
@@ -307,50 +329,50 @@ def _doubts(
 
 def write(dictionary: Dictionary, about: Mapping[str, Any], folder: Path) -> None:
     """Files that ``SAE.load_from_disk`` reads."""
-    found = plain(dictionary, "saelens", per_input=True, transcoder=True)
-    config = found.config
-    said: dict[str, Any] = {}
+    converted = simplified(dictionary, "saelens", per_input=True, transcoder=True)
+    config = converted.config
+    settings: dict[str, Any] = {}
     training, details = config.architecture, {}
     transcoder = config.is_transcoder or config.skip
     if config.skip and not config.is_transcoder:
         raise OptionError(
             "saelens has skip connections for transcoders only; use --to sparsify or --to interp"
         )
-    if transcoder and config.architecture not in ("standard", "jumprelu", *BY_BATCH):
+    if transcoder and config.architecture not in ("standard", "jumprelu", *BATCHTOPK_ARCHITECTURES):
         raise OptionError(
             f"saelens has no {config.architecture} transcoders; use --to sparsify (topk) or --to"
             " interp"
         )
     names = {"W_enc": "W_enc", "W_dec": "W_dec", "b_enc": "b_enc", "b_dec": "b_dec"}
     name = config.architecture
-    if config.architecture in BY_BATCH:
-        if bool(to_host(found.threshold.isnan())):
+    if config.architecture in BATCHTOPK_ARCHITECTURES:
+        if bool(to_host(converted.threshold.isnan())):
             raise OptionError(
                 "saelens stores a batchtopk with its threshold, and this one has none yet; train"
                 " it further"
             )
-        found, name = by_value(found), "jumprelu"
+        converted, name = ranked_by_value(converted), "jumprelu"
         training = {"batchtopk": "batchtopk", "matryoshka": "matryoshka_batchtopk"}[
             config.architecture
         ]
         details = {"k": config.k, "rescale_acts_by_decoder_norm": config.rank_by == "norm"}
         details |= {"matryoshka_widths": list(config.prefixes)} if config.prefixes else {}
     elif config.architecture == "topk":
-        found = fold_decoder_norm(found) if config.rank_by == "norm" else found
-        said = {"k": config.k, "rescale_acts_by_decoder_norm": config.rank_by == "norm"}
+        converted = fold_decoder_norm(converted) if config.rank_by == "norm" else converted
+        settings = {"k": config.k, "rescale_acts_by_decoder_norm": config.rank_by == "norm"}
     elif config.architecture == "gated":
         names = {key: key for key in ("W_enc", "W_dec", "b_dec", "b_gate", "b_mag", "r_mag")}
     elif config.architecture == "matching_pursuit":
         names = {"W_dec": "W_dec", "b_dec": "b_dec"}
-        said = {
+        settings = {
             "residual_threshold": config.residual_threshold,
             "max_iterations": config.steps,
             "stop_on_duplicate_support": True,
         }
-    tensors = tensors_of(found, names | ({"W_skip": "W_skip"} if config.skip else {}))
+    tensors = renamed_parameters(converted, names | ({"W_skip": "W_skip"} if config.skip else {}))
     if name == "jumprelu":
         tensors["threshold"] = (
-            in_host_memory(found.threshold.float()).clamp_min(0).expand(config.width).clone()
+            in_host_memory(converted.threshold.float()).clamp_min(0).expand(config.width).clone()
         )
     if transcoder:
         name = (
@@ -358,8 +380,8 @@ def write(dictionary: Dictionary, about: Mapping[str, Any], folder: Path) -> Non
             + ("skip_" if config.skip else "")
             + "transcoder"
         )
-        said["d_out"] = config.d_out
-    back = {ours: theirs for theirs, ours in NORMALISATIONS.items()}
+        settings["d_out"] = config.d_out
+    saelens_names = {ours: theirs for theirs, ours in NORMALISATIONS.items()}
     meta = {
         "sae_lens_version": VERSION,
         "sae_lens_training_version": None,
@@ -371,19 +393,19 @@ def write(dictionary: Dictionary, about: Mapping[str, Any], folder: Path) -> Non
         **(about.get("mask") or {}),
     }
     meta |= {"hook_name_out": about.get("target")} if transcoder else {}
-    said |= {
+    settings |= {
         "architecture": name,
         "d_in": config.d_in,
         "d_sae": config.width,
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": config.input_bias or name == "matching_pursuit",
-        "normalize_activations": back[found.config.normalisation],
+        "normalize_activations": saelens_names[converted.config.normalisation],
         "reshape_activations": "none",
         "metadata": meta,
     }
     save_file(tensors, folder / WEIGHTS)
-    write_json(folder / CONFIG, said)
+    write_json(folder / CONFIG, settings)
 
 
 FORMAT = Format("saelens", f"{CONFIG} and {WEIGHTS}", holds, read, write)

@@ -14,16 +14,16 @@ from torch import Tensor
 
 from interp.errors import DictionaryError, OptionError
 from interp.sae.core.config import DictionaryConfig
-from interp.sae.core.files import assembled, read_tensors
+from interp.sae.core.files import dictionary_from_tensors, read_tensors
 from interp.sae.formats.base import (
     Format,
-    Found,
-    is_unit,
-    known,
+    LoadedDictionary,
+    describe,
+    has_unit_rows,
     peek_json,
     read_json,
-    taken,
-    wanted,
+    renamed_tensors,
+    required_field,
 )
 
 CONFIG = "config.json"
@@ -39,7 +39,7 @@ def holds_gemma(path: Path) -> bool:
     return (path / PARAMS).exists() or (path / PARAMS_2).exists()
 
 
-def read_gemma(path: Path, kind: str | None = None) -> Found:
+def read_gemma(path: Path, kind: str | None = None) -> LoadedDictionary:
     """A jumprelu autoencoder (Lieberum et al. 2024, arXiv 2408.05147) that does not subtract its
     decoder bias.
 
@@ -56,41 +56,45 @@ def read_gemma(path: Path, kind: str | None = None) -> Found:
     tensors = {
         ("W_" + key[2:] if key.startswith("w_") else key): value for key, value in tensors.items()
     }
-    said = peek_json(folder / CONFIG)
+    settings = peek_json(folder / CONFIG)
     if "affine_skip_connection" in tensors:
         tensors["W_skip.T"] = tensors.pop("affine_skip_connection")
     names = {key: key for key in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")}
-    found = taken(
+    parameters = renamed_tensors(
         {key.removesuffix(".T"): value for key, value in tensors.items()},
         names | ({"W_skip.T": "W_skip"} if "W_skip.T" in tensors else {}),
         weights,
     )
-    if found["W_enc"].ndim != 2 or found["W_dec"].ndim != 2:
+    if parameters["W_enc"].ndim != 2 or parameters["W_dec"].ndim != 2:
         raise DictionaryError(
             f"{weights}: transcoders across layers are not supported, only those of one layer"
         )
-    d_in, width = found["W_enc"].shape
-    if kind and said:
+    d_in, width = parameters["W_enc"].shape
+    if kind and settings:
         raise OptionError(
             f"{folder / CONFIG} already states what the dictionary is; leave --kind {kind} out"
         )
-    if kind == "embeddings" and found["W_dec"].shape[1] != d_in:
+    if kind == "embeddings" and parameters["W_dec"].shape[1] != d_in:
         raise OptionError(
-            f"{weights} reads width {d_in} and writes width {found['W_dec'].shape[1]}: it is a"
+            f"{weights} reads width {d_in} and writes width {parameters['W_dec'].shape[1]}: it is a"
             " transcoder"
         )
-    across = "hf_hook_point_out" in said or "W_skip" in found or found["W_dec"].shape[1] != d_in
-    transcoder, notes = kind == "transcoder" or across, []
-    if not (kind or said or across):
+    is_stated_transcoder = (
+        "hf_hook_point_out" in settings
+        or "W_skip" in parameters
+        or parameters["W_dec"].shape[1] != d_in
+    )
+    transcoder, notes = kind == "transcoder" or is_stated_transcoder, []
+    if not (kind or settings or is_stated_transcoder):
         notes.append(
             "the file does not state what it is and is read as an autoencoder; for a transcoder,"
             " or a dictionary of embeddings times sqrt(D), give interp sae convert --kind"
             " transcoder or embeddings"
         )
     if kind == "embeddings":
-        found |= {
-            "W_enc": found["W_enc"] / math.sqrt(d_in),
-            "W_dec": found["W_dec"] * math.sqrt(d_in),
+        parameters |= {
+            "W_enc": parameters["W_enc"] / math.sqrt(d_in),
+            "W_dec": parameters["W_dec"] * math.sqrt(d_in),
         }
         notes.append(
             "of embeddings: converted to read embeddings that are not multiplied by sqrt(D)"
@@ -99,22 +103,22 @@ def read_gemma(path: Path, kind: str | None = None) -> Found:
         "jumprelu",
         d_in,
         width,
-        d_out=found["W_dec"].shape[1] if transcoder else None,
+        d_out=parameters["W_dec"].shape[1] if transcoder else None,
         input_bias=False,
-        skip="W_skip" in found,
+        skip="W_skip" in parameters,
     )
-    dictionary = assembled(config, found, str(path))
-    about = known(
+    dictionary = dictionary_from_tensors(config, parameters, str(path))
+    about = describe(
         "gemma-scope",
-        model=said.get("model_name"),
-        site=said.get("hf_hook_point_in"),
-        target=said.get("hf_hook_point_out"),
-        folded={"decoder_norm": is_unit(dictionary), "scale": True},
+        model=settings.get("model_name"),
+        site=settings.get("hf_hook_point_in"),
+        target=settings.get("hf_hook_point_out"),
+        folded={"decoder_norm": has_unit_rows(dictionary), "scale": True},
         mask={"prepend_bos": True},
         notes=tuple(notes),
-        source=said,
+        source=settings,
     )
-    return Found(dictionary, about)
+    return LoadedDictionary(dictionary, about)
 
 
 def _arrays(path: Path) -> dict[str, Tensor]:
@@ -138,19 +142,23 @@ def holds_llama(path: Path) -> bool:
     return (path / HYPER).exists() and (path / FINAL).exists()
 
 
-def read_llama(path: Path) -> Found:
+def read_llama(path: Path) -> LoadedDictionary:
     """A jumprelu autoencoder of Llama Scope (He et al. 2024, arXiv 2410.20526), with the scale of
     its inputs.
 
     Its single threshold is in units of the model's activations, and is multiplied by the scale if
     inputs are scaled. Codes are those of scaled inputs.
     """
-    said = read_json(path / HYPER)
-    d_in, width = (wanted(said, key, int, path / HYPER) for key in ("d_model", "d_sae"))
-    act, kind = said.get("act_fn", "relu"), said.get("norm_activation", "dataset-wise")
-    if act not in ("jumprelu", "relu") or said.get("use_glu_encoder"):
+    settings = read_json(path / HYPER)
+    d_in, width = (required_field(settings, key, int, path / HYPER) for key in ("d_model", "d_sae"))
+    activation, kind = (
+        settings.get("act_fn", "relu"),
+        settings.get("norm_activation", "dataset-wise"),
+    )
+    if activation not in ("jumprelu", "relu") or settings.get("use_glu_encoder"):
         raise DictionaryError(
-            f"{path}: act_fn {act!r} (or a gated encoder) is not supported, only jumprelu and relu"
+            f"{path}: act_fn {activation!r} (or a gated encoder) is not supported, only jumprelu"
+            " and relu"
         )
     if kind not in ("dataset-wise", "inference"):
         raise DictionaryError(
@@ -162,50 +170,52 @@ def read_llama(path: Path) -> Found:
         "decoder.weight.T": "W_dec",
         "decoder.bias": "b_dec",
     }
-    found = {
+    parameters = {
         key: value.float()
-        for key, value in taken(read_tensors(path / FINAL), names, path / FINAL).items()
+        for key, value in renamed_tensors(read_tensors(path / FINAL), names, path / FINAL).items()
     }
-    scale = back = 1.0
+    scale = output_scale = 1.0
     if kind == "dataset-wise":
-        norms = said.get("dataset_average_activation_norm")
+        norms = settings.get("dataset_average_activation_norm")
         if not isinstance(norms, dict) or not {"in", "out"} <= set(norms):
             raise DictionaryError(
                 f"{path / HYPER} lacks dataset_average_activation_norm, which scales inputs"
             )
-        scale, back = math.sqrt(d_in) / norms["in"], math.sqrt(d_in) / norms["out"]
+        scale, output_scale = math.sqrt(d_in) / norms["in"], math.sqrt(d_in) / norms["out"]
         # the dictionary has one scale for inputs and outputs; fold the difference into the decoder
-        found |= {
-            "W_dec": found["W_dec"] * (scale / back),
-            "b_dec": found["b_dec"] * (scale / back),
+        parameters |= {
+            "W_dec": parameters["W_dec"] * (scale / output_scale),
+            "b_dec": parameters["b_dec"] * (scale / output_scale),
         }
-        found["scale"] = torch.tensor([scale])
-    transcoder = said.get("hook_point_out", said.get("hook_point_in")) != said.get("hook_point_in")
+        parameters["scale"] = torch.tensor([scale])
+    transcoder = settings.get("hook_point_out", settings.get("hook_point_in")) != settings.get(
+        "hook_point_in"
+    )
     config = DictionaryConfig(
-        "jumprelu" if act == "jumprelu" else "standard",
+        "jumprelu" if activation == "jumprelu" else "standard",
         d_in,
         width,
         d_out=d_in if transcoder else None,
-        input_bias=bool(said.get("apply_decoder_bias_to_pre_encoder")) and not transcoder,
+        input_bias=bool(settings.get("apply_decoder_bias_to_pre_encoder")) and not transcoder,
         normalisation="scale" if kind == "dataset-wise" else "none",
     )
-    if act == "jumprelu":
-        found["threshold"] = torch.full(
-            (width,), float(said.get("jump_relu_threshold", 0.0)) * scale
+    if activation == "jumprelu":
+        parameters["threshold"] = torch.full(
+            (width,), float(settings.get("jump_relu_threshold", 0.0)) * scale
         )
-    dictionary = assembled(config, found, str(path))
-    about = known(
+    dictionary = dictionary_from_tensors(config, parameters, str(path))
+    about = describe(
         "llama-scope",
-        site=said.get("hook_point_in"),
-        target=said.get("hook_point_out") if transcoder else None,
+        site=settings.get("hook_point_in"),
+        target=settings.get("hook_point_out") if transcoder else None,
         folded={
-            "decoder_norm": is_unit(dictionary, torch.bfloat16),
+            "decoder_norm": has_unit_rows(dictionary, torch.bfloat16),
             "scale": kind != "dataset-wise",
         },
         mask={"prepend_bos": True},
-        source=said,
+        source=settings,
     )
-    return Found(dictionary, about)
+    return LoadedDictionary(dictionary, about)
 
 
 GEMMA = Format("gemma-scope", f"{PARAMS} (or {PARAMS_2})", holds_gemma, read_gemma, kinds=KINDS)

@@ -13,22 +13,22 @@ from safetensors.torch import save_file
 from interp.errors import DictionaryError, OptionError
 from interp.sae.core.config import DictionaryConfig
 from interp.sae.core.dictionary import Dictionary
-from interp.sae.core.files import assembled, read_tensors
+from interp.sae.core.files import dictionary_from_tensors, read_tensors
 from interp.sae.formats.base import (
     Format,
-    Found,
-    by_value,
-    coarsest,
-    is_far,
-    is_unit,
-    known,
+    LoadedDictionary,
+    describe,
+    has_unexpected_norms,
+    has_unit_rows,
+    least_precise_dtype,
+    norm_range,
     peek_json,
-    plain,
+    ranked_by_value,
     read_json,
-    spread,
-    taken,
-    tensors_of,
-    wanted,
+    renamed_parameters,
+    renamed_tensors,
+    required_field,
+    simplified,
     with_input_bias,
     write_json,
 )
@@ -42,59 +42,68 @@ def holds(path: Path) -> bool:
     return (path / WEIGHTS).exists() and (path / CONFIG).exists()
 
 
-def read(path: Path) -> Found:
+def read(path: Path) -> LoadedDictionary:
     """A ``SparseCoder``: top-k after a relu, ``W_dec`` not transposed, no input bias for a
     transcoder.
     """
-    said = read_json(path / CONFIG)
-    if (activation := said.get("activation", "topk")) != "topk":
+    settings = read_json(path / CONFIG)
+    if (activation := settings.get("activation", "topk")) != "topk":
         raise DictionaryError(f"{path}: activation {activation!r} is not supported, only topk")
-    if said.get("signed"):
+    if settings.get("signed"):
         raise DictionaryError(
             f"{path}: signed codes (the k largest in magnitude) are not supported, only topk"
         )
-    d_in, transcode = wanted(said, "d_in", int, path / CONFIG), bool(said.get("transcode"))
+    d_in, transcode = (
+        required_field(settings, "d_in", int, path / CONFIG),
+        bool(settings.get("transcode")),
+    )
     tensors = read_tensors(path / WEIGHTS)
-    kept_as = coarsest(tensors)
+    stored_dtype = least_precise_dtype(tensors)
     names = dict(NAMES)
     if "decoder.weight" in tensors:
         # before version 1.0 the decoder was a linear layer
         names = {"decoder.weight.T" if key == "W_dec" else key: ours for key, ours in names.items()}
-    if said.get("skip_connection"):
+    if settings.get("skip_connection"):
         names["W_skip"] = "W_skip"
     try:
         config = DictionaryConfig(
             "topk",
             d_in,
-            said.get("num_latents") or d_in * said.get("expansion_factor", 32),
+            settings.get("num_latents") or d_in * settings.get("expansion_factor", 32),
             d_out=d_in if transcode else None,
-            k=wanted(said, "k", int, path / CONFIG),
+            k=required_field(settings, "k", int, path / CONFIG),
             input_bias=not transcode,
-            skip=bool(said.get("skip_connection")),
+            skip=bool(settings.get("skip_connection")),
             loss="fraction",
         )
     except OptionError as error:
         raise DictionaryError(f"{path / CONFIG}: {error}") from error
-    dictionary = assembled(config, taken(tensors, names, path / WEIGHTS), str(path))
+    dictionary = dictionary_from_tensors(
+        config, renamed_tensors(tensors, names, path / WEIGHTS), str(path)
+    )
     doubts = []
     # its trainer normalises rows before a step and saves after the step
-    if said.get("normalize_decoder", True) and not transcode and is_far(dictionary):
+    if (
+        settings.get("normalize_decoder", True)
+        and not transcode
+        and has_unexpected_norms(dictionary)
+    ):
         doubts.append(
             f"{path}: normalize_decoder says that decoder rows have norm 1, these have norm"
-            f" {spread(dictionary.decoder_norms)}: it is half-folded"
+            f" {norm_range(dictionary.decoder_norms)}: it is half-folded"
         )
     training = peek_json(path.parent / "config.json")
     # the library identifies hookpoints by folder names, which anybody may change
-    places = training.get("hookpoints") or []
-    about = known(
+    hookpoints = training.get("hookpoints") or []
+    about = describe(
         "sparsify",
         model=training.get("model"),
-        site=places[0] if len(places) == 1 else None,
-        folded={"decoder_norm": is_unit(dictionary, kept_as), "scale": True},
+        site=hookpoints[0] if len(hookpoints) == 1 else None,
+        folded={"decoder_norm": has_unit_rows(dictionary, stored_dtype), "scale": True},
         mask={key: training[key] for key in ("exclude_tokens", "ctx_len") if training.get(key)},
-        source=said,
+        source=settings,
     )
-    return Found(dictionary, about, tuple(doubts))
+    return LoadedDictionary(dictionary, about, tuple(doubts))
 
 
 def write(dictionary: Dictionary, about: Mapping[str, Any], folder: Path) -> None:
@@ -109,16 +118,17 @@ def write(dictionary: Dictionary, about: Mapping[str, Any], folder: Path) -> Non
             f"sparsify's transcoders have equal input and output width, not {config.d_in} and"
             f" {config.d_out}"
         )
-    found = by_value(plain(dictionary, "sparsify", transcoder=True))
+    converted = ranked_by_value(simplified(dictionary, "sparsify", transcoder=True))
     transcode = config.is_transcoder
-    found = with_input_bias(found, not transcode)
+    converted = with_input_bias(converted, not transcode)
     save_file(
-        tensors_of(found, NAMES | ({"W_skip": "W_skip"} if config.skip else {})), folder / WEIGHTS
+        renamed_parameters(converted, NAMES | ({"W_skip": "W_skip"} if config.skip else {})),
+        folder / WEIGHTS,
     )
-    said = {
+    settings = {
         "activation": "topk",
         "expansion_factor": max(1, config.width // config.d_in),
-        "normalize_decoder": is_unit(found),
+        "normalize_decoder": has_unit_rows(converted),
         "num_latents": config.width,
         "k": config.k,
         "multi_topk": False,
@@ -126,7 +136,7 @@ def write(dictionary: Dictionary, about: Mapping[str, Any], folder: Path) -> Non
         "transcode": transcode,
         "d_in": config.d_in,
     }
-    write_json(folder / CONFIG, said)
+    write_json(folder / CONFIG, settings)
 
 
 FORMAT = Format("sparsify", f"{CONFIG} and {WEIGHTS}", holds, read, write)

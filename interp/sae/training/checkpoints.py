@@ -18,7 +18,7 @@ from torch import Tensor
 
 from interp.errors import DictionaryError
 from interp.maths.host import in_host_memory
-from interp.permissions import as_umask
+from interp.permissions import apply_umask
 from interp.sae.training import distributed
 from interp.sae.training.learner import Learner
 
@@ -28,45 +28,45 @@ _NAME = re.compile(r"step-(\d{9})")
 
 def latest(folder: Path) -> Path | None:
     """The last complete checkpoint in a folder, or None."""
-    found = [
+    checkpoints = [
         path
         for path in folder.glob("step-*")
         if _NAME.fullmatch(path.name) and (path / STATE).exists()
     ]
-    return max(found, key=lambda path: path.name, default=None)
+    return max(checkpoints, key=lambda path: path.name, default=None)
 
 
-def keep(
+def save_checkpoint(
     folder: Path,
     step: int,
     learners: Sequence[Learner],
     stream: tuple[dict[str, Tensor], Any],
-    said: Mapping[str, Any],
+    description: Mapping[str, Any],
 ) -> None:
     """Write a checkpoint and remove earlier ones. All processes call this; each writes its part of
     the stream.
     """
-    draft, whole, rank = folder / f".step-{step:09}", folder / f"step-{step:09}", distributed.rank()
+    draft, final, rank = folder / f".step-{step:09}", folder / f"step-{step:09}", distributed.rank()
     if rank == 0:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
     distributed.wait()
-    tensors, place = stream
+    tensors, position = stream
     _write(draft / f"stream-{rank}.safetensors", tensors)
-    (draft / f"stream-{rank}.json").write_text(json.dumps(place), "utf-8")
+    (draft / f"stream-{rank}.json").write_text(json.dumps(position), "utf-8")
     if rank == 0:
         for number, learner in enumerate(learners):
             _write(draft / f"learner-{number}.safetensors", learner.tensors())
-        (draft / STATE).write_text(json.dumps({**said, "step": step}, indent=1), "utf-8")
+        (draft / STATE).write_text(json.dumps({**description, "step": step}, indent=1), "utf-8")
     distributed.wait()
     if rank == 0:
-        as_umask(draft)
+        apply_umask(draft)
         _sync(draft)
-        if whole.exists():
-            shutil.rmtree(whole)
-        os.rename(draft, whole)
+        if final.exists():
+            shutil.rmtree(final)
+        os.rename(draft, final)
         for path in folder.glob("*step-*"):
-            if path != whole:
+            if path != final:
                 shutil.rmtree(path, ignore_errors=True)
     distributed.wait()
 
@@ -82,40 +82,44 @@ def _sync(folder: Path) -> None:
             os.fsync(file.fileno())
 
 
-def resume(path: Path, learners: Sequence[Learner], stream: Any, said: Mapping[str, Any]) -> int:
+def resume(
+    path: Path, learners: Sequence[Learner], stream: Any, description: Mapping[str, Any]
+) -> int:
     """Restore a checkpoint and return its step; raises DictionaryError if it belongs to another
     run.
     """
     rank = distributed.rank()
     try:
-        kept = json.loads((path / STATE).read_text("utf-8"))
-        require_same(kept, said, path)
+        recorded = json.loads((path / STATE).read_text("utf-8"))
+        require_same(recorded, description, path)
         for number, learner in enumerate(learners):
             learner.restore(load_file(path / f"learner-{number}.safetensors"))
-        place = json.loads((path / f"stream-{rank}.json").read_text("utf-8"))
-        stream.restore(load_file(path / f"stream-{rank}.safetensors"), place)
+        position = json.loads((path / f"stream-{rank}.json").read_text("utf-8"))
+        stream.restore(load_file(path / f"stream-{rank}.safetensors"), position)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise DictionaryError(
             f"the checkpoint {path} cannot be read ({error}); remove it to start again"
         ) from error
-    return int(kept["step"])
+    return int(recorded["step"])
 
 
-def require_same(kept: Mapping[str, Any], said: Mapping[str, Any], path: Path) -> None:
+def require_same(recorded: Mapping[str, Any], description: Mapping[str, Any], path: Path) -> None:
     """Raise DictionaryError if a checkpoint's description differs, naming the first difference."""
-    said = json.loads(json.dumps(said))
-    for name, before, now in _differences(kept, said, ""):
+    description = json.loads(json.dumps(description))
+    for name, before, now in _differences(recorded, description, ""):
         raise DictionaryError(
             f"{path.parent} belongs to another run: its {name} is {before}, here it is {now};"
             " give the same options to resume it, another --out, or remove it"
         )
 
 
-def _differences(kept: Any, said: Any, where: str) -> list[tuple[str, Any, Any]]:
-    if isinstance(kept, dict) and isinstance(said, dict):
+def _differences(recorded: Any, current: Any, where: str) -> list[tuple[str, Any, Any]]:
+    if isinstance(recorded, dict) and isinstance(current, dict):
         return [
             found
-            for name, value in said.items()
-            for found in _differences(kept.get(name), value, f"{where}.{name}" if where else name)
+            for name, value in current.items()
+            for found in _differences(
+                recorded.get(name), value, f"{where}.{name}" if where else name
+            )
         ]
-    return [] if kept == said else [(where, kept, said)]
+    return [] if recorded == current else [(where, recorded, current)]

@@ -14,7 +14,7 @@ from torch import Tensor, distributed
 from interp.errors import OptionError
 
 
-def _several() -> bool:
+def _has_several() -> bool:
     return (
         distributed.is_available()
         and distributed.is_initialized()
@@ -24,17 +24,17 @@ def _several() -> bool:
 
 def world() -> int:
     """Number of processes."""
-    return distributed.get_world_size() if _several() else 1
+    return distributed.get_world_size() if _has_several() else 1
 
 
 def rank() -> int:
     """Index of this process, from 0."""
-    return distributed.get_rank() if _several() else 0
+    return distributed.get_rank() if _has_several() else 0
 
 
 def sum_(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by its sum over processes."""
-    if _several():
+    if _has_several():
         for tensor in tensors:
             distributed.all_reduce(tensor)
 
@@ -42,29 +42,29 @@ def sum_(tensors: Sequence[Tensor]) -> None:
 def mean_(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by its mean over processes."""
     sum_(tensors)
-    if _several():
+    if _has_several():
         for tensor in tensors:
             tensor /= world()
 
 
 def min_(tensor: Tensor) -> None:
     """Replace a tensor by its minimum over processes."""
-    if _several():
+    if _has_several():
         distributed.all_reduce(tensor, distributed.ReduceOp.MIN)
 
 
 def wait() -> None:
     """Barrier over all processes."""
-    if _several():
+    if _has_several():
         distributed.barrier()
 
 
 @contextmanager
-def joined(device: str = "cpu") -> Iterator[None]:
+def process_group(device: str = "cpu") -> Iterator[None]:
     """Join the process group that ``torchrun`` started (nccl on GPUs, else gloo); a no-op for a
     single process.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or _several():
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or _has_several():
         yield
         return
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from interp.errors import OptionError, required
 from interp.maths.host import to_host
-from interp.sae.core.config import BY_BATCH, SPARSE
+from interp.sae.core.config import BATCHTOPK_ARCHITECTURES, TOPK_ARCHITECTURES
 from interp.sae.core.dictionary import Dictionary, Reconstruction
-from interp.sae.core.sparse_products import Codes, decode, top_per_row
-from interp.sae.core.straight_through import step
+from interp.sae.core.sparse_products import Codes, decode, topk_per_row
+from interp.sae.core.straight_through import heaviside
 
 
 class Loss(NamedTuple):
@@ -36,7 +36,7 @@ class Loss(NamedTuple):
     reconstruction: Float[Tensor, ""]
     sparsity: Float[Tensor, ""]
     auxiliary: Float[Tensor, ""]
-    found: Reconstruction
+    forward: Reconstruction
 
 
 def _sum(error: Tensor, target: Tensor, models: int) -> Tensor:
@@ -63,7 +63,7 @@ RECONSTRUCTIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
 }
 _DENSE_FROM = 32
 """The sparse product is used if fewer than one code in this many is active."""
-PRE = "dense pre-activations"
+PRE_ACTIVATIONS = "dense pre-activations"
 SPARSITIES = ("l1", "step", "tanh", "target")
 
 
@@ -79,16 +79,16 @@ def reconstruction_loss(
 
 
 def sparsity_loss(
-    dictionary: Dictionary, found: Reconstruction, target_l0: float | None = None
+    dictionary: Dictionary, reconstruction: Reconstruction, target_l0: float | None = None
 ) -> Float[Tensor, ""]:
     """Sparsity loss by the configured convention, without its coefficient; 0 for architectures with
     ``k``.
     """
     config = dictionary.config
-    if config.architecture in (*SPARSE, "matching_pursuit"):
-        return found.output.new_zeros(())
-    pre = required(found.pre, PRE)
-    dense = pre.relu() if config.architecture == "gated" else dictionary.activated(pre)
+    if config.architecture in (*TOPK_ARCHITECTURES, "matching_pursuit"):
+        return reconstruction.output.new_zeros(())
+    pre = required(reconstruction.pre, PRE_ACTIVATIONS)
+    dense = pre.relu() if config.architecture == "gated" else dictionary.activate(pre)
     norms = dictionary.W_dec.unflatten(1, (config.models, -1)).norm(dim=2).sum(1)
     if config.sparsity == "l1":
         return (dense.abs() * norms).sum(1).mean()
@@ -101,7 +101,7 @@ def sparsity_loss(
             f"sparsity {config.sparsity} needs thresholds, which {config.architecture} does not"
             " have"
         )
-    l0 = step(pre, dictionary.threshold, dictionary.bandwidth).sum(1).mean()
+    l0 = heaviside(pre, dictionary.threshold, dictionary.bandwidth).sum(1).mean()
     if config.sparsity == "step":
         return l0
     if not target_l0:
@@ -128,44 +128,50 @@ def auxiliary_loss(
     the combination is ours). Only encoder columns and decoder rows of dead latents receive
     gradients.
     """
-    which = dead.nonzero().flatten()
-    if not len(which):
+    dead_latents = dead.nonzero().flatten()
+    if not len(dead_latents):
         return x.new_zeros(())
-    left = error.detach()
-    inside = (x - dictionary.b_dec if dictionary.config.input_bias else x).detach()
-    columns = dictionary.W_enc.T.index_select(0, which).T
-    pre = torch.addmm(dictionary.b_enc[which], inside, columns).to(inside.dtype)
-    rows, count = dictionary.W_dec.index_select(0, which), min(count, len(which))
-    weight = None if dictionary.importance is None else dictionary.importance[which]
-    if count * _DENSE_FROM < len(which):
-        pattern = top_per_row(pre.detach(), count, weight)
-        guess = decode(Codes(pattern, pattern.values(pre), len(which)), rows)
+    residual = error.detach()
+    centred_input = (x - dictionary.b_dec if dictionary.config.input_bias else x).detach()
+    columns = dictionary.W_enc.T.index_select(0, dead_latents).T
+    pre = torch.addmm(dictionary.b_enc[dead_latents], centred_input, columns).to(
+        centred_input.dtype
+    )
+    rows, count = dictionary.W_dec.index_select(0, dead_latents), min(count, len(dead_latents))
+    weight = None if dictionary.importance is None else dictionary.importance[dead_latents]
+    if count * _DENSE_FROM < len(dead_latents):
+        pattern = topk_per_row(pre.detach(), count, weight)
+        prediction = decode(Codes(pattern, pattern.values(pre), len(dead_latents)), rows)
     else:
         codes = pre.relu()
-        if count < len(which):
+        if count < len(dead_latents):
             ranked = pre.detach() if weight is None else pre.detach() * weight
             # ties at the boundary are all kept
             codes = codes * (
                 ranked >= ranked.topk(count, dim=1, sorted=False).values.amin(1, keepdim=True)
             )
-        guess = (codes @ rows).to(inside.dtype)
-    loss = (guess - left).square().mean() / _or_infinite((left - left.mean(0)).square().mean())
+        prediction = (codes @ rows).to(centred_input.dtype)
+    loss = (prediction - residual).square().mean() / _or_infinite(
+        (residual - residual.mean(0)).square().mean()
+    )
     if revival:
-        loss = loss + revival * _distance(dictionary, inside, which[pre.detach().amax(0) <= 0])
+        loss = loss + revival * _revival_distance(
+            dictionary, centred_input, dead_latents[pre.detach().amax(0) <= 0]
+        )
     return torch.nan_to_num(loss, nan=0.0, posinf=0.0)
 
 
-def _distance(dictionary: Dictionary, inside: Tensor, which: Tensor) -> Tensor:
+def _revival_distance(dictionary: Dictionary, centred_input: Tensor, latents: Tensor) -> Tensor:
     """Mean distance below 0 of the pre-activations of latents that no input activates, in root mean
     squares of inputs.
     """
-    if not len(which):
-        return inside.new_zeros(())
-    centre = inside.mean(0)
+    if not len(latents):
+        return centred_input.new_zeros(())
+    centre = centred_input.mean(0)
     # the mean pre-activation is linear in the mean input, so one product suffices
-    below = -(dictionary.b_enc[which] + centre @ dictionary.W_enc.T.index_select(0, which).T)
-    size = (inside - centre).square().mean().sqrt()
-    return (below * dictionary.decoder_norms.sum(1)[which]).mean() / _or_infinite(size)
+    below = -(dictionary.b_enc[latents] + centre @ dictionary.W_enc.T.index_select(0, latents).T)
+    size = (centred_input - centre).square().mean().sqrt()
+    return (below * dictionary.decoder_norms.sum(1)[latents]).mean() / _or_infinite(size)
 
 
 def _or_infinite(size: Tensor) -> Tensor:
@@ -198,47 +204,59 @@ def training_loss(
     norm 1); with free norms it has to, else the gate collapses (as in SAELens).
     """
     config, y = dictionary.config, x if y is None else y
-    found = dictionary.raw(x, training=True)
-    error = y - found.output
+    reconstruction = dictionary.reconstruct_normalised(x, training=True)
+    error = y - reconstruction.output
     if config.architecture == "matryoshka":
-        main = _by_prefix(dictionary, found, y)
+        reconstruction_term = _by_prefix(dictionary, reconstruction, y)
     else:
-        main = reconstruction_loss(error, y, config.loss, config.models)
+        reconstruction_term = reconstruction_loss(error, y, config.loss, config.models)
     if config.architecture == "gated":
         rows, bias = dictionary.W_dec, dictionary.b_dec
-        gate = required(found.pre, PRE).relu() @ (rows.detach() if hold_decoder else rows) + (
-            bias.detach() if hold_decoder else bias
+        gate = required(reconstruction.pre, PRE_ACTIVATIONS).relu() @ (
+            rows.detach() if hold_decoder else rows
+        ) + (bias.detach() if hold_decoder else bias)
+        reconstruction_term = reconstruction_term + reconstruction_loss(
+            y - gate, y, config.loss, config.models
         )
-        main = main + reconstruction_loss(y - gate, y, config.loss, config.models)
-    thin = sparsity * sparsity_loss(dictionary, found, target_l0) if sparsity else x.new_zeros(())
-    extra = x.new_zeros(())
-    if dead is not None and auxiliary and config.architecture in SPARSE:
-        most = reconstruction_loss(y - y.mean(0), y, config.loss, config.models)
-        share = auxiliary_loss(
+    sparsity_term = (
+        sparsity * sparsity_loss(dictionary, reconstruction, target_l0)
+        if sparsity
+        else x.new_zeros(())
+    )
+    auxiliary_term = x.new_zeros(())
+    if dead is not None and auxiliary and config.architecture in TOPK_ARCHITECTURES:
+        loss_of_mean = reconstruction_loss(y - y.mean(0), y, config.loss, config.models)
+        relative_loss = auxiliary_loss(
             dictionary, x, error, dead, auxiliary_count or max(1, config.inputs // 2), revival
         )
-        extra = auxiliary * most.detach() * share
-    return Loss(main + thin + extra, main.detach(), thin.detach(), extra.detach(), found)
+        auxiliary_term = auxiliary * loss_of_mean.detach() * relative_loss
+    return Loss(
+        reconstruction_term + sparsity_term + auxiliary_term,
+        reconstruction_term.detach(),
+        sparsity_term.detach(),
+        auxiliary_term.detach(),
+        reconstruction,
+    )
 
 
-def _by_prefix(dictionary: Dictionary, found: Reconstruction, y: Tensor) -> Tensor:
+def _by_prefix(dictionary: Dictionary, reconstruction: Reconstruction, y: Tensor) -> Tensor:
     """Mean over prefixes of the reconstruction loss with the leading latents only (the last prefix
     is all of them).
     """
-    config, (pattern, values, width) = dictionary.config, found.codes
-    total = reconstruction_loss(y - found.output, y, config.loss, config.models)
+    config, (pattern, values, width) = dictionary.config, reconstruction.codes
+    total = reconstruction_loss(y - reconstruction.output, y, config.loss, config.models)
     for prefix in config.prefixes[:-1]:
-        inside = torch.where(pattern.latents < prefix, values, 0.0)
-        out = dictionary.decode(Codes(pattern, inside, width))
+        prefix_values = torch.where(pattern.latents < prefix, values, 0.0)
+        out = dictionary.decode(Codes(pattern, prefix_values, width))
         total = total + reconstruction_loss(y - out, y, config.loss, config.models)
     return total / len(config.prefixes)
 
 
-def smallest_kept(dictionary: Dictionary, codes: Codes) -> float | None:
+def smallest_selected(dictionary: Dictionary, codes: Codes) -> float | None:
     """Smallest selected value (times importance) of a batch, which the threshold of a batchtopk
     follows; None without codes.
     """
-    if dictionary.config.architecture not in BY_BATCH or not len(codes.values):
+    if dictionary.config.architecture not in BATCHTOPK_ARCHITECTURES or not len(codes.values):
         return None
     weight = dictionary.importance
     values = codes.values.detach()

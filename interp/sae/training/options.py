@@ -8,17 +8,17 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from interp.errors import OptionError, required
-from interp.sae.core.config import SPARSE, DictionaryConfig
+from interp.sae.core.config import TOPK_ARCHITECTURES, DictionaryConfig
 
 PRECISIONS = ("float32", "bfloat16")
-BY_COUNT = (*SPARSE, "matching_pursuit")
+FIXED_COUNT = (*TOPK_ARCHITECTURES, "matching_pursuit")
 """Architectures whose number of codes is set directly and not by a penalty."""
-SETTLED = "a value that Training.with_defaults fills in"
+HAS_DEFAULT = "a value that Training.with_defaults fills in"
 
 
 @dataclass(frozen=True)
 class Training:
-    """Options of a training run; ``settled`` fills in those that are None.
+    """Options of a training run; ``with_defaults`` fills in those that are None.
 
     ``steps`` of ``batch`` rows each (per process). ``learning_rate``: of Adam, by default ``2e-4 /
     sqrt(F / 2^14)`` (Gao et al. 2024); it increases over ``warm_up`` steps and decreases to 0 over
@@ -91,7 +91,7 @@ class Training:
             raise OptionError(f"unknown precision {self.precision!r}; use {', '.join(PRECISIONS)}")
         object.__setattr__(self, "betas", tuple(self.betas))
 
-    def settled(self, config: DictionaryConfig, world: int = 1) -> Training:
+    def with_defaults(self, config: DictionaryConfig, world: int = 1) -> Training:
         """These options with defaults filled in for a dictionary; raises OptionError for an L0 that
         it cannot reach.
         """
@@ -101,11 +101,15 @@ class Training:
                 " latents; give a smaller one, or a wider dictionary"
             )
         rows = self.steps * self.batch * world
-        own = {
+        defaults = {
             "learning_rate": 2e-4 / math.sqrt(config.width / 2**14),
             "warm_up": min(1000, self.steps // 20),
             "sparsity": (
-                0.0 if config.architecture in BY_COUNT else 1e-2 if self.steers(config) else 1.0
+                0.0
+                if config.architecture in FIXED_COUNT
+                else 1e-2
+                if self.steers_l0(config)
+                else 1.0
             ),
             "sparsity_warm_up": min(5000, self.steps // 10),
             "threshold_rate": min(1.0, max(0.01, 20 / self.steps)),
@@ -115,30 +119,30 @@ class Training:
             "unit": config.models == 1 and config.rank_by == "value",
         }
         return replace(
-            self, **{name: value for name, value in own.items() if getattr(self, name) is None}
+            self, **{name: value for name, value in defaults.items() if getattr(self, name) is None}
         )
 
-    def steers(self, config: DictionaryConfig) -> bool:
+    def steers_l0(self, config: DictionaryConfig) -> bool:
         """Whether the sparsity coefficient is adjusted to ``target_l0``."""
         return (
             bool(self.target_l0)
-            and config.architecture not in BY_COUNT
+            and config.architecture not in FIXED_COUNT
             and config.sparsity != "target"
         )
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a step, counting from 0."""
-        rise = min(1.0, (step + 1) / (required(self.warm_up, SETTLED) + 1))
-        falling = max(1, round(self.decay * self.steps))
+        warm_up = min(1.0, (step + 1) / (required(self.warm_up, HAS_DEFAULT) + 1))
+        decay_steps = max(1, round(self.decay * self.steps))
         return (
-            required(self.learning_rate, SETTLED)
-            * rise
-            * min(1.0, (self.steps - step) / falling if self.decay else 1.0)
+            required(self.learning_rate, HAS_DEFAULT)
+            * warm_up
+            * min(1.0, (self.steps - step) / decay_steps if self.decay else 1.0)
         )
 
     def sparsity_at(self, step: int) -> float:
         """Sparsity coefficient at a step, counting from 0."""
-        return required(self.sparsity, SETTLED) * min(
+        return required(self.sparsity, HAS_DEFAULT) * min(
             1.0, step / self.sparsity_warm_up if self.sparsity_warm_up else 1.0
         )
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from interp.errors import DictionaryError
 from interp.maths.host import in_host_memory, to_host
-from interp.permissions import as_umask
+from interp.permissions import apply_umask
 from interp.provenance import digest, directory_digest
 
 INDEX = "index.json"
@@ -55,7 +55,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class TensorSource:
     """A tensor in memory, in chunks of ``step`` rows."""
 
     rows: Float[Tensor, "n W"]
@@ -120,7 +120,7 @@ class Shards:
     step: int = 4096
     rank: int = 0
     world: int = 1
-    _found: dict[str, Any] = field(default_factory=dict, repr=False)
+    _contents: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         files = sorted(self.folder.glob("*.safetensors"))[self.rank :: self.world]
@@ -135,23 +135,25 @@ class Shards:
                 f"{self.folder} contains rows of different widths: {sorted(widths)}"
             )
         try:
-            said = (
+            index = (
                 json.loads((self.folder / INDEX).read_text("utf-8"))
                 if (self.folder / INDEX).exists()
                 else {}
             )
-            segments = {name: (int(a), int(b)) for name, (a, b) in said.get("segments", {}).items()}
+            segments = {
+                name: (int(a), int(b)) for name, (a, b) in index.get("segments", {}).items()
+            }
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise DictionaryError(f"{self.folder / INDEX} cannot be read: {error}") from error
-        self._found.update(
-            files=files, width=widths.pop(), segments=segments, about=said.get("about", {})
+        self._contents.update(
+            files=files, width=widths.pop(), segments=segments, about=index.get("about", {})
         )
 
     def _shape(self, file: Path) -> tuple[int, int]:
         try:
-            with safe_open(file, "pt") as held:
-                names = list(held.keys())
-                shape = held.get_slice(names[0]).get_shape() if len(names) == 1 else []
+            with safe_open(file, "pt") as tensors:
+                names = list(tensors.keys())
+                shape = tensors.get_slice(names[0]).get_shape() if len(names) == 1 else []
         except (SafetensorError, OSError) as error:
             raise DictionaryError(f"{file} is not a complete safetensors file ({error})") from error
         if len(shape) != 2:
@@ -164,28 +166,28 @@ class Shards:
     @property
     def width(self) -> int:
         """Number of columns."""
-        return self._found["width"]
+        return self._contents["width"]
 
     @property
     def segments(self) -> dict[str, tuple[int, int]]:
         """Segments from the index."""
-        return self._found["segments"] or {"rows": (0, self.width)}
+        return self._contents["segments"] or {"rows": (0, self.width)}
 
     @property
     def about(self) -> dict[str, Any]:
         """Metadata from the index."""
-        return self._found["about"]
+        return self._contents["about"]
 
     def chunks(self, cursor: Any = None) -> Iterator[tuple[Tensor, Any]]:
         """Rows in order, file after file."""
-        at, start = cursor or (0, 0)
-        for number, file in list(enumerate(self._found["files"]))[at:]:
-            with safe_open(file, "pt") as held:
-                part = held.get_slice(next(iter(held.keys())))
-                size = part.get_shape()[0]
-                for first in range(start if number == at else 0, size, self.step):
+        first_file, start = cursor or (0, 0)
+        for number, file in list(enumerate(self._contents["files"]))[first_file:]:
+            with safe_open(file, "pt") as tensors:
+                rows = tensors.get_slice(next(iter(tensors.keys())))
+                size = rows.get_shape()[0]
+                for first in range(start if number == first_file else 0, size, self.step):
                     last = min(first + self.step, size)
-                    yield part[first:last], [number, last] if last < size else [number + 1, 0]
+                    yield rows[first:last], [number, last] if last < size else [number + 1, 0]
 
     def described(self) -> dict[str, Any]:
         """The digest of all files."""
@@ -215,19 +217,19 @@ def write_shards(
         folder.mkdir(parents=True)
     except OSError as error:
         raise DictionaryError(f"cannot write {folder}: {error.strerror or error}") from error
-    waiting, n_waiting, number, done = [], 0, 0, 0
+    waiting, n_waiting, number, n_written = [], 0, 0, 0
 
     def flush() -> None:
         nonlocal waiting, n_waiting, number
         if waiting:
             path = folder / f"rows-{number:05}.safetensors"
             save_file({"rows": torch.cat(waiting).contiguous()}, path)
-            as_umask(path)
+            apply_umask(path)
         waiting, n_waiting, number = [], 0, number + 1
 
     for rows, _ in source.chunks():
-        part = in_host_memory(rows[: count - done].to(dtype))
-        done += len(part)
+        part = in_host_memory(rows[: count - n_written].to(dtype))
+        n_written += len(part)
         while len(part):
             room = shard - n_waiting
             waiting.append(part[:room])
@@ -235,13 +237,13 @@ def write_shards(
             part = part[room:]
             if n_waiting == shard:
                 flush()
-        if done >= count:
+        if n_written >= count:
             break
     flush()
-    said = {
+    index = {
         "segments": source.segments,
-        "rows": done,
+        "rows": n_written,
         "about": {**dict(about or {}), "of": digest(source.described())},
     }
-    (folder / INDEX).write_text(json.dumps(said, indent=1) + "\n", "utf-8")
-    return done
+    (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", "utf-8")
+    return n_written

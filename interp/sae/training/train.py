@@ -46,7 +46,7 @@ class Stream(Protocol):
         """The next rows."""
         ...
 
-    def moments(self, at_least: int) -> Moments:
+    def moments(self, min_rows: int) -> Moments:
         """Mean and deviation of at least that many rows if available, without serving any."""
         ...
 
@@ -54,7 +54,7 @@ class Stream(Protocol):
         """State for ``restore``."""
         ...
 
-    def restore(self, tensors: dict[str, Tensor], said: dict[str, Any]) -> None:
+    def restore(self, tensors: dict[str, Tensor], position: dict[str, Any]) -> None:
         """Continue from ``state``."""
         ...
 
@@ -113,22 +113,22 @@ def train(
         Learner(
             name,
             job.dictionary,
-            (job.options or options).settled(job.dictionary.config, distributed.world()),
+            (job.options or options).with_defaults(job.dictionary.config, distributed.world()),
         )
         for name, job in jobs.items()
     ]
     part = folder.with_name(folder.name + ".part")
-    said = _described(jobs, learners, stream, options)
+    description = _describe(jobs, learners, stream, options)
     try:
         part.mkdir(parents=True, exist_ok=True)
-        step = _start(part, list(jobs.values()), learners, stream, said, quiet)
-        _steps(part, step, list(jobs.values()), learners, stream, options, said, quiet)
+        step = _start(part, list(jobs.values()), learners, stream, description, quiet)
+        _steps(part, step, list(jobs.values()), learners, stream, options, description, quiet)
         if distributed.rank() == 0:
-            told = {
-                name: {**dict(about or {}), **job.about, "training": said}
+            metadata = {
+                name: {**dict(about or {}), **job.about, "training": description}
                 for name, job in jobs.items()
             }
-            _finish(part, folder, learners, single, told)
+            _finish(part, folder, learners, single, metadata)
     except OSError as error:
         raise DictionaryError(f"cannot write {folder}: {error.strerror or error}") from error
     except InterpError:
@@ -140,10 +140,10 @@ def train(
     return {learner.name: learner.dictionary for learner in learners}
 
 
-def _described(
+def _describe(
     jobs: Mapping[str, Job], learners: list[Learner], stream: Stream, options: Training
 ) -> dict[str, Any]:
-    of = {
+    descriptions = {
         learner.name: {
             "config": learner.dictionary.config.to_json(),
             "options": {
@@ -164,7 +164,7 @@ def _described(
             "dictionaries that are trained together must have the same steps and batch"
         )
     return {
-        "dictionaries": of,
+        "dictionaries": descriptions,
         "stream": stream.described(),
         "processes": distributed.world(),
         "torch": torch.__version__,
@@ -176,22 +176,25 @@ def _start(
     jobs: list[Job],
     learners: list[Learner],
     stream: Stream,
-    said: dict[str, Any],
+    description: dict[str, Any],
     quiet: bool,
 ) -> int:
     """The first step to run: after the last checkpoint, or 0 once dictionaries are initialised from
     the data's statistics.
     """
     if (last := checkpoints.latest(part)) is not None:
-        step = checkpoints.resume(last, learners, stream, said)
+        step = checkpoints.resume(last, learners, stream, description)
         if distributed.rank() == 0:
             _cut_log(part / LOG, step)
         return step
     if distributed.rank() == 0:
         (part / LOG).unlink(missing_ok=True)
-    found = stream.moments(CENTRE_ROWS)
-    sums = torch.stack([found.mean, found.deviation.square() + found.mean.square()]) * found.count
-    count = torch.tensor(float(found.count), dtype=sums.dtype, device=sums.device)
+    moments = stream.moments(CENTRE_ROWS)
+    sums = (
+        torch.stack([moments.mean, moments.deviation.square() + moments.mean.square()])
+        * moments.count
+    )
+    count = torch.tensor(float(moments.count), dtype=sums.dtype, device=sums.device)
     distributed.sum_([sums, count])
     mean, square = (sums / count).unbind()
     deviation = (square - mean.square()).clamp_min(0).sqrt()
@@ -199,20 +202,20 @@ def _start(
         dictionary = job.dictionary
         x, y = job.rows(torch.stack([mean, deviation, square]))
         config = dictionary.config
-        for what, rows, width in (
+        for kind, rows, width in (
             ("inputs", x, config.inputs),
             ("targets", x if y is None else y, config.outputs),
         ):
             if rows.shape[1] != width:
                 raise OptionError(
-                    f"{learner.name} has {what} of width {width}, but the given rows have width"
+                    f"{learner.name} has {kind} of width {width}, but the given rows have width"
                     f" {rows.shape[1]}"
                 )
         size = x[2].unflatten(0, (config.models, -1)).mean(1).sqrt()
-        aim = x if y is None else y
-        remark = learner.centre(aim[0], aim[1], size)
-        if remark and not quiet and distributed.rank() == 0:
-            print(f"note: {remark}", file=sys.stderr)
+        targets = x if y is None else y
+        warning = learner.centre(targets[0], targets[1], size)
+        if warning and not quiet and distributed.rank() == 0:
+            print(f"note: {warning}", file=sys.stderr)
     return 0
 
 
@@ -223,7 +226,7 @@ def _steps(
     learners: list[Learner],
     stream: Stream,
     options: Training,
-    said: dict[str, Any],
+    description: dict[str, Any],
     quiet: bool,
 ) -> None:
     hidden = quiet or distributed.rank() > 0 or not sys.stderr.isatty()
@@ -233,34 +236,34 @@ def _steps(
     ) as bar:
         for step in range(start, options.steps):
             batch = stream.batch(options.batch).to(device)
-            asked = (step + 1) % options.log_every == 0 or step + 1 == options.steps
-            told = {}
+            is_logged = (step + 1) % options.log_every == 0 or step + 1 == options.steps
+            metrics = {}
             for job, learner in zip(jobs, learners, strict=True):
                 rows = job.rows(batch)
                 loss = learner.step(step, *rows)
-                if asked:
-                    told[learner.name] = learner.progress(loss, *rows)
+                if is_logged:
+                    metrics[learner.name] = learner.progress(loss, *rows)
             bar.update()
-            if asked and distributed.rank() == 0:
-                _log(part / LOG, step + 1, told, learners[0])
-                bar.set_postfix_str(_short(next(iter(told.values()))))
+            if is_logged and distributed.rank() == 0:
+                _log(part / LOG, step + 1, metrics, learners[0])
+                bar.set_postfix_str(_format_metrics(next(iter(metrics.values()))))
             if (step + 1) % options.checkpoint_every == 0 and step + 1 < options.steps:
-                checkpoints.keep(part, step + 1, learners, stream.state(), said)
+                checkpoints.save_checkpoint(part, step + 1, learners, stream.state(), description)
 
 
-def _short(told: Mapping[str, float]) -> str:
+def _format_metrics(metrics: Mapping[str, float]) -> str:
     return (
-        f"loss {told['loss']:.4g}, L0 {told['l0']:.1f}, explained {told['explained']:.3f}, dead"
-        f" {told['dead']:.1%}"
+        f"loss {metrics['loss']:.4g}, L0 {metrics['l0']:.1f}, explained {metrics['explained']:.3f},"
+        f" dead {metrics['dead']:.1%}"
     )
 
 
-def _log(path: Path, step: int, told: Mapping[str, Any], first: Learner) -> None:
+def _log(path: Path, step: int, metrics: Mapping[str, Any], learner: Learner) -> None:
     line = {
         "step": step,
-        "rows": first.seen,
-        "learning_rate": first.options.learning_rate_at(step - 1),
-        **told,
+        "rows": learner.seen,
+        "learning_rate": learner.options.learning_rate_at(step - 1),
+        **metrics,
     }
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
@@ -286,8 +289,8 @@ def _finish(
     log = [json.loads(line) for line in (part / LOG).read_text("utf-8").split("\n") if line]
     for learner in learners:
         shutil.rmtree(part / learner.name, ignore_errors=True)
-        seen = {"rows": learner.seen, "last": log[-1][learner.name]}
-        save(learner.dictionary, part / learner.name, {**about[learner.name], **seen})
+        summary = {"rows": learner.seen, "last": log[-1][learner.name]}
+        save(learner.dictionary, part / learner.name, {**about[learner.name], **summary})
         if single:
             for name in (WEIGHTS, CONFIG):
                 os.replace(part / learner.name / name, part / name)
