@@ -142,14 +142,14 @@ def test_a_beginning_that_all_prompts_share_is_read_once(name, positions, monkey
         replace(p, text=12 * "please " + p.text + row * " now") for row, p in enumerate(given)
     ]
     study = Study(pair, OneClass(PromptSet(tuple(prompts), "long")), None)
-    divided, used = torch_hooks.divided, []
+    divided, used = torch_hooks.run_split, []
 
     def counted(*args):
         run = divided(*args)
         used.append(run is not None)
         return run
 
-    monkeypatch.setattr(torch_hooks, "divided", counted)
+    monkeypatch.setattr(torch_hooks, "run_split", counted)
     once = Tuco(positions=positions)(study)
     # the tuned model, the base on its stream, the base alone
     assert sum(used) >= 3
