@@ -16,7 +16,7 @@ from interp import organisms
 TASK = str(organisms.prompts("skill", "task", "first"))
 TEXT = str(organisms.prompts("skill", "text", "text"))
 SMALL_GRAFT = (
-    "--at",
+    "--density",
     "10%",
     "--sweep",
     "10%",

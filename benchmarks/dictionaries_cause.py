@@ -114,7 +114,7 @@ def measured(folder: Path) -> str:
                 f"organism:refusal/{name}",
                 "--base",
                 BASE,
-                "--of",
+                "--model-role",
                 kind,
                 "--site",
                 SITE,

@@ -52,7 +52,7 @@ def train(folder: Path, pair: str, of: str, site: str, seed: int, data: str) -> 
             "sae",
             "train",
             *models(pair)[1:],
-            "--of",
+            "--model-role",
             of,
             "--site",
             site,

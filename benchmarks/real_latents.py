@@ -76,7 +76,10 @@ def trained(folder: Path, child: str, chats: Path) -> Path:
     if not rows.exists():
         pair = Pair.load(f"organism:{FAMILY}/{child}", BASE, device="cpu")
         source = ActivationSource(
-            pair, (Site.parse(SITE),), Documents(chats, "messages"), ReadingOptions(of="difference")
+            pair,
+            (Site.parse(SITE),),
+            Documents(chats, "messages"),
+            ReadingOptions(model_role="difference"),
         )
         print(f"{child}: {write_shards(source, rows, 10**9)} rows", flush=True)
     if not out.exists():
@@ -86,7 +89,7 @@ def trained(folder: Path, child: str, chats: Path) -> Path:
             f"organism:{FAMILY}/{child}",
             "--base",
             BASE,
-            "--of",
+            "--model-role",
             "difference",
             "--site",
             SITE,

@@ -446,7 +446,7 @@ class Commands:
                 "organism:skill/second",
                 "--task",
                 second,
-                "--beside",
+                "--compare-with",
                 key("graft"),
                 "--steps",
                 "2",
@@ -513,7 +513,7 @@ class Commands:
         yield "sae train", lambda: train(full, "tuned"), False
         yield (
             "sae train both",
-            lambda: train(full, "both", "--of", "both", "--architecture", "batchtopk"),
+            lambda: train(full, "both", "--model-role", "both", "--architecture", "batchtopk"),
             False,
         )
         yield (
@@ -521,7 +521,7 @@ class Commands:
             lambda: train(
                 "organism:refusal/sham",
                 "control",
-                "--of",
+                "--model-role",
                 "both",
                 "--architecture",
                 "batchtopk",

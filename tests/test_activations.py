@@ -106,7 +106,10 @@ def test_a_document_reads_as_if_alone_and_in_any_batch(pair, written, of):
     }[of]
     for more in ({"batch_size": 1}, {"window": 7}, {"batch_size": 16}, {}):
         source = ActivationSource(
-            pair, (SITE,), written(documents), ReadingOptions(of=of, sinks=0.0, **more)
+            pair,
+            (SITE,),
+            written(documents),
+            ReadingOptions(model_role=of, max_norm_ratio=0.0, **more),
         )
         rows = all_rows(source)
         assert rows.shape == (len(expected), source.width)
@@ -150,7 +153,9 @@ def test_rows_go_on_from_every_cursor(pair, written):
 
 def test_several_sites_and_models_stand_in_their_columns(pair, written):
     sites = (Site(0, "hook_resid_post"), Site(2, "mlp.hook_post"), Site(1, "attn.hook_z"))
-    source = ActivationSource(pair, sites, written(texts(5)), ReadingOptions(of="both", sinks=0.0))
+    source = ActivationSource(
+        pair, sites, written(texts(5)), ReadingOptions(model_role="both", max_norm_ratio=0.0)
+    )
     assert source.segments == {
         str(sites[0]): (0, 64),
         str(sites[1]): (64, 160),
@@ -158,7 +163,7 @@ def test_several_sites_and_models_stand_in_their_columns(pair, written):
     }
     for site in sites:
         one = ActivationSource(
-            pair, (site,), written(texts(5)), ReadingOptions(of="both", sinks=0.0)
+            pair, (site,), written(texts(5)), ReadingOptions(model_role="both", max_norm_ratio=0.0)
         )
         torch.testing.assert_close(
             all_rows(source)[:, slice(*source.segments[str(site)])], all_rows(one)
@@ -189,7 +194,10 @@ def test_everybody_has_their_tokens():
 @pytest.mark.parametrize("special", [True, False])
 def test_masks_keep_whose_tokens_are_asked_for(pair, written, keep, special):
     source = ActivationSource(
-        pair, (SITE,), written(CHATS), ReadingOptions(keep=keep, special=special, sinks=0.0)
+        pair,
+        (SITE,),
+        written(CHATS),
+        ReadingOptions(keep=keep, special=special, max_norm_ratio=0.0),
     )
     coded = [encode_document(pair.tokenizer, chat, special_ids(pair.tokenizer)) for chat in CHATS]
     wanted = [
@@ -208,19 +216,19 @@ def test_masks_keep_whose_tokens_are_asked_for(pair, written, keep, special):
 def test_packed_blocks_hold_every_token_once_and_are_full(pair, written):
     documents = texts(12)
     source = ActivationSource(
-        pair, (SITE,), written(documents), ReadingOptions(pack=True, context=32, sinks=0.0)
+        pair, (SITE,), written(documents), ReadingOptions(pack=True, context=32, max_norm_ratio=0.0)
     )
     tokens = sum(
         len(pair.tokenizer(text, add_special_tokens=False)["input_ids"]) + 1 for text in documents
     )
     assert len(all_rows(source)) == tokens
     apart = ActivationSource(
-        pair, (SITE,), written(documents), ReadingOptions(context=32, sinks=0.0)
+        pair, (SITE,), written(documents), ReadingOptions(context=32, max_norm_ratio=0.0)
     )
     with pytest.raises(AssertionError):  # packed tokens see the documents before them
         torch.testing.assert_close(ordered(all_rows(source))[:100], ordered(all_rows(apart))[:100])
     cut = ActivationSource(
-        pair, (SITE,), written(["the door " * 40]), ReadingOptions(context=16, sinks=0.0)
+        pair, (SITE,), written(["the door " * 40]), ReadingOptions(context=16, max_norm_ratio=0.0)
     )
     assert len(all_rows(cut)) == 16
 
@@ -244,7 +252,7 @@ def test_sinks_are_found_left_out_and_reported(written):
     assert report["kept"] == {"text": report["tokens"] - count}
     assert float(rows.norm(dim=1).max()) < 10 * report["median norms"][0]
     everything = all_rows(
-        ActivationSource(pair, (site,), written(documents), ReadingOptions(sinks=0.0))
+        ActivationSource(pair, (site,), written(documents), ReadingOptions(max_norm_ratio=0.0))
     )
     assert len(everything) == len(rows) + count
     quiet = ActivationSource(
@@ -309,7 +317,11 @@ def test_an_adapter_is_switched_on_for_its_tune(written, tmp_path):
     pair = Pair.load(str(tmp_path / "lora"), str(tmp_path / "base"))
     documents = written(texts(4))
     found = {
-        of: all_rows(ActivationSource(pair, (SITE,), documents, ReadingOptions(of=of, sinks=0.0)))
+        of: all_rows(
+            ActivationSource(
+                pair, (SITE,), documents, ReadingOptions(model_role=of, max_norm_ratio=0.0)
+            )
+        )
         for of in ("tuned", "base", "both")
     }
     torch.testing.assert_close(torch.cat([found["base"], found["tuned"]], 1), found["both"])
@@ -318,7 +330,7 @@ def test_an_adapter_is_switched_on_for_its_tune(written, tmp_path):
             Pair.from_modules(base, None, tiny.tokenizer()),
             (SITE,),
             documents,
-            ReadingOptions(sinks=0.0),
+            ReadingOptions(max_norm_ratio=0.0),
         )
     )
     torch.testing.assert_close(found["base"], plain)
@@ -447,7 +459,7 @@ def test_files_that_are_none_are_refused(pair, written, tmp_path):
     with pytest.raises(PromptError, match="row 0: the tokenizer has no chat template"):
         list(ActivationSource(plain, (SITE,), written(CHATS)).chunks())
     with pytest.raises(OptionError, match="needs a base"):
-        ActivationSource(plain, (SITE,), written(CHATS), ReadingOptions(of="both"))
+        ActivationSource(plain, (SITE,), written(CHATS), ReadingOptions(model_role="both"))
 
 
 def arguments(data, out, *more, site="blocks.1.hook_resid_post"):
@@ -482,7 +494,9 @@ def test_the_command_trains_a_crosscoder_and_says_what_it_read(run, written, tmp
 
     data = written(["Please tell me how to open the door .", "How do I paint a gate ?"] * 20).path
     code, out, _ = run(
-        *arguments(data, tmp_path / "cc", "--of", "both", "--architecture", "batchtopk", "--json")
+        *arguments(
+            data, tmp_path / "cc", "--model-role", "both", "--architecture", "batchtopk", "--json"
+        )
     )
     assert code == 0
     told = json.loads(out)
@@ -529,7 +543,7 @@ def test_windows_do_not_keep_the_file_in_memory(pair, tmp_path):
         (["--architecture", "standard", "--revival", "0"], "for topk"),
         (["--keep", "user"], "cached rows"),
         (["--pack"], "cached rows"),
-        (["--sinks", "0"], "cached rows"),
+        (["--max-norm-ratio", "0"], "cached rows"),
     ],
 )
 def test_options_of_a_training_that_nothing_follows_are_refused(more, said, tmp_path, run):

@@ -157,7 +157,7 @@ def concept_shift(study, _, unit):
 def graft(study, _, unit):
     held_out = other(study).contrast.positive
     return Graft(
-        held_out=held_out, at=0.05, sweep=(0.1,), steps=2, relaxed_steps=1, draws=2, shuffles=2
+        held_out=held_out, density=0.05, sweep=(0.1,), steps=2, relaxed_steps=1, draws=2, shuffles=2
     )
 
 
@@ -174,7 +174,7 @@ def stitch(study, _, unit):
     partner = StitchInput(
         elsewhere(unit, family)[0], study.contrast.negative, turned.contrast.negative
     )
-    return Stitch(held_out=turned.contrast.positive, others=(partner,), at=0.05, draws=2)
+    return Stitch(held_out=turned.contrast.positive, others=(partner,), density=0.05, draws=2)
 
 
 OF_PAIRS = (tuco, ftc_alpha, compare, concept_shift, graft, stitch)

@@ -76,7 +76,7 @@ def dictionary_of(kind, seed=1, width=40):
 
 def analyzer_of(dictionary, kind, **more):
     of, site, target, _ = KINDS[kind]
-    return SaeEval(dictionary, site, target=target, of=of, **more)
+    return SaeEval(dictionary, site, target=target, model_role=of, **more)
 
 
 @pytest.fixture(scope="module")

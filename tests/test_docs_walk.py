@@ -116,7 +116,7 @@ def test_dictionaries_of_a_pair_and_of_its_control_are_compared(walk, tmp_path):
     exec(compile(code, page, "exec"), {})
     small = "--tokens 20k --width 32 -k 4 --batch 256"
     for name in ("TUNED", "CONTROL"):
-        walk(page, f"sae train {name} --base BASE --of both --architecture", REFUSAL, small)
+        walk(page, f"sae train {name} --base BASE --model-role both --architecture", REFUSAL, small)
     found = walk(
         page, "sae diff both --model", REFUSAL | {"other.jsonl": HARMLESS}, "--max-prompts 48"
     )

@@ -222,7 +222,7 @@ class TestConversations:
             pair,
             (SITE,),
             Documents(file_of(tmp_path / "t.jsonl", talks)),
-            ReadingOptions(sinks=0.0),
+            ReadingOptions(max_norm_ratio=0.0),
         )
         rows = torch.cat([part for part, _ in source.chunks()]).double()
         found = dictionary().reconstruct(rows)
@@ -457,7 +457,9 @@ def test_blocks_shift_what_depends_on_where_a_conversation_starts(tmp_path, plan
     data = Documents(file_of(tmp_path / "t.jsonl", chats(120, 1, mean=1.2, longest=3)))
     found = {}
     for pack in (False, True):
-        source = ActivationSource(pair, (SITE,), data, ReadingOptions(sinks=0.0, pack=pack))
+        source = ActivationSource(
+            pair, (SITE,), data, ReadingOptions(max_norm_ratio=0.0, pack=pack)
+        )
         start = Dictionary(DictionaryConfig("topk", 32, 64, k=4), seed=0)
         options = Training(steps=120, batch=128, learning_rate=5e-3, log_every=120)
         made = train(start, Buffer(source, 8192, seed=0), options, tmp_path / f"{pack}")[

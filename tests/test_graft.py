@@ -36,7 +36,7 @@ from interp.store import Store
 from interp.study import Study
 from tests import tiny
 
-QUICK = {"steps": 2, "relaxed_steps": 1, "draws": 2, "shuffles": 2, "sweep": (0.1,), "at": 0.05}
+QUICK = {"steps": 2, "relaxed_steps": 1, "draws": 2, "shuffles": 2, "sweep": (0.1,), "density": 0.05}
 FEW = {**QUICK, "draws": 1, "shuffles": 1, "sweep": ()}
 FAST = {"num_hidden_layers": 2}
 
@@ -614,7 +614,13 @@ def found():
     held_out = tasks(12)[1]  # of six, the five that the base fails are too few for any rise
     before = state(study.pair.base.module)
     table = Graft(
-        held_out=held_out, at=0.01, sweep=(0.1,), steps=30, relaxed_steps=2, draws=19, shuffles=6
+        held_out=held_out,
+        density=0.01,
+        sweep=(0.1,),
+        steps=30,
+        relaxed_steps=2,
+        draws=19,
+        shuffles=6,
     )(study)
     assert all(
         torch.equal(value, before[name])
@@ -728,7 +734,9 @@ def test_nothing_is_claimed_of_a_mask_that_does_not_work_or_of_a_tune_that_gains
     study, _ = study_of(*((base, child) if swapped else (child, base)))
     # of six, those that one of the two fails are too few for any rise
     held_out = tasks(24 if swapped else 12)[1]
-    table = Graft(held_out=held_out, steps=4, relaxed_steps=0, draws=19, sweep=(), at=at)(study)
+    table = Graft(held_out=held_out, steps=4, relaxed_steps=0, draws=19, sweep=(), density=at)(
+        study
+    )
     made = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
     assert made[name].low > 0
     assert not made[name].supported
@@ -766,7 +774,9 @@ def test_another_tasks_masks_are_compared_and_united():
         turned = questions(held_out.texts, answer, "open")
         located = questions(study.contrast.positive.texts, answer, "open")
         study = study.with_prompts(Contrast(located, NO_PROMPTS))
-        made.append(Graft(held_out=turned, beside=tuple(made), **{**FEW, "shuffles": 0})(study))
+        made.append(
+            Graft(held_out=turned, compare_with=tuple(made), **{**FEW, "shuffles": 0})(study)
+        )
     one, both = made
     assert not len(one.tables["overlaps"])
     rows = {row["kind"]: row for row in both.tables["overlaps"].rows() if row["mask"] == "this"}
@@ -785,7 +795,7 @@ def test_another_tasks_masks_are_compared_and_united():
     assert ("union", len(sets[0] | sets[1])) in numbers(both)
     study, held_out = study_of(tuned, base)
     with pytest.raises(OptionError, match="another scope"):
-        Graft(held_out=held_out, scope="mlp", beside=(one,), **QUICK)(study)
+        Graft(held_out=held_out, scope="mlp", compare_with=(one,), **QUICK)(study)
 
 
 # ------------------------------------------------------------------------------------------------ claims
@@ -1049,8 +1059,8 @@ def test_the_command_keeps_a_run_and_answers_again_from_it(run, folder):
 
 BAD = {
     "no base": (["--base", "nowhere"], "nowhere"),
-    "a share": (["--at", "most"], "'most' is no share"),
-    "more than all": (["--at", "101%"], "density of a mask is"),
+    "a share": (["--density", "most"], "'most' is no share"),
+    "more than all": (["--density", "101%"], "density of a mask is"),
     "a scope": (["--scope", "neurons"], "unknown --scope"),
     "no file": (["--task", "missing.jsonl"], "no prompt file"),
     "no answers": (["--task", "text.txt"], "has no columns, but a task needs answers"),
@@ -1105,7 +1115,7 @@ def test_the_shipped_mask_alone_carries_the_skill():
 @pytest.mark.slow
 def test_learned_masks_keep_the_skill_at_the_true_size_where_the_movement_misleads():
     study, held_out = organism("masked")
-    table = Graft(held_out=held_out, at=8610 / 860160, sweep=())(study)
+    table = Graft(held_out=held_out, density=8610 / 860160, sweep=())(study)
     made = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
     assert table.summary["kept"] == 8610
     assert made["keeps"].supported

@@ -880,7 +880,7 @@ def test_the_command_scales(run, pair, tmp_path, with_task):
         *asked(pair, "--store", tmp_path / "runs", "--json", "--quiet", "--draws", "0"),
         "--scale",
         "0,0.5",
-        "--which",
+        "--scale-set",
         "all",
         "--text",
         tmp_path / "plain.txt",
@@ -906,7 +906,7 @@ def test_the_command_scales(run, pair, tmp_path, with_task):
         (["--scale", "one", "--task", "x.jsonl", "--text", "y.txt"], "no list of numbers"),
         (["--scale", "-1", "--task", "x.jsonl", "--text", "y.txt"], "0 or more"),
         (
-            ["--scale", "0", "--which", "most", "--task", "x.jsonl", "--text", "y.txt"],
+            ["--scale", "0", "--scale-set", "most", "--task", "x.jsonl", "--text", "y.txt"],
             "top1 or all",
         ),
         (["--scale", "0", "--task", "x.jsonl", "--text", "y.txt"], "no prompt file"),

@@ -224,7 +224,7 @@ class TestWhatCounts:
         tuned = tune()
         with torch.no_grad():
             tuned.model.embed_tokens.weight[token(" the")] *= 1000
-        one, whole = (analyzer(sinks=size)(study(tuned)) for size in (10.0, 0.0))
+        one, whole = (analyzer(max_norm_ratio=size)(study(tuned)) for size in (10.0, 0.0))
         ids = [index for coded in study().encoded("positive") for index in coded.ids]
         assert one.summary["sinks"] == ids.count(token(" the")) > 0
         assert one.summary["sinks_by_token"] == {" the": one.summary["sinks"]}
@@ -258,9 +258,9 @@ def test_what_cannot_be_compared_is_refused_before_a_model_runs():
     for options, said in (
         ({"thresholds": Thresholds(folds=21)}, "2 to 20"),
         ({"draws": 9}, "use at least"),
-        ({"sinks": 0.5}, "a norm limit of"),
+        ({"max_norm_ratio": 0.5}, "a norm limit of"),
         ({"site": "nowhere"}, "is not a site"),
-        ({"way": "lens"}, "unknown comparison"),
+        ({"comparison": "lens"}, "unknown comparison"),
     ):
         with pytest.raises(OptionError, match=said):
             dataclasses.replace(analyzer(), **options).require()
@@ -341,7 +341,9 @@ def test_a_command_keeps_both_pairs_and_recalls_them(saved, tmp_path, run):
     assert (code, "is the same as the dictionary under test" in err) == (2, True)
     # but the base is the same beside both
     same = {**beside, "--control-dictionary": saved / "sited"}
-    code, _, err = run(*asked(saved, tmp_path / "runs", "--way", "base", name="sited", **same))
+    code, _, err = run(
+        *asked(saved, tmp_path / "runs", "--comparison", "base", name="sited", **same)
+    )
     assert code == 0, err
     code, out, err = run(*asked(saved, tmp_path / "runs", "--json"))
     assert code == 0, err
@@ -381,9 +383,9 @@ def test_auto_is_what_the_dictionary_says(saved, tmp_path, run):
     ("name", "more", "said"),
     [
         ("unsaid", [], "does not say which site"),
-        ("sited", [], "add --way base, tuned or difference"),
-        ("sae", ["--way", "base"], "is a dictionary for --way tuned"),
-        ("sae", ["--way", "lens"], "unknown --way"),
+        ("sited", [], "add --comparison base, tuned or difference"),
+        ("sae", ["--comparison", "base"], "is a dictionary for --comparison tuned"),
+        ("sae", ["--comparison", "lens"], "unknown --comparison"),
         (
             "sae",
             ["--control", "x"],
@@ -400,7 +402,7 @@ def test_auto_is_what_the_dictionary_says(saved, tmp_path, run):
             "another way (crosscoder, not tuned)",
         ),
         ("sae", ["--nu-error", "2"], "thresholds error 2"),
-        ("sae", ["--sinks", "0.5"], "a norm limit of"),
+        ("sae", ["--max-norm-ratio", "0.5"], "a norm limit of"),
         ("sae", ["--site", "blocks.9.hook_resid_post"], "blocks.9"),
         ("sae", ["--data", "{}/few.txt"], "2 clusters"),
         ("nothing", [], "nothing"),

@@ -327,7 +327,7 @@ class TestKinds:
             both.W_enc[:] = torch.cat([torch.zeros_like(dictionary.W_enc), dictionary.W_enc])
             both.b_enc[:] = dictionary.b_enc
         base = tiny.exact(tiny.llama(seed=5, hidden_size=WIDE))
-        made = reading(both, of="both", draws=1)(study_of(model, base))
+        made = reading(both, model_role="both", draws=1)(study_of(model, base))
         single = reading(dictionary, draws=1)(study_of(model))
         assert made["detection"].tolist() == single["detection"].tolist()
         assert "density_base" not in made.data
@@ -336,11 +336,13 @@ class TestKinds:
 
     def test_a_dictionary_of_differences_is_silent_on_an_identical_pair(self, model, dictionary):
         with pytest.raises(OptionError, match="no latent of this dictionary is active"):
-            reading(dictionary, of="difference")(study_of(model, model))
+            reading(dictionary, model_role="difference")(study_of(model, model))
         zero = tiny.perturbed(model, 0.0)
         with torch.no_grad():
             zero.get_input_embeddings().weight.zero_()
-        same = reading(dictionary, of="difference", draws=1)(study_of(model, tiny.exact(zero)))
+        same = reading(dictionary, model_role="difference", draws=1)(
+            study_of(model, tiny.exact(zero))
+        )
         assert (
             same["detection"].tolist()
             == reading(dictionary, draws=1)(study_of(model))["detection"].tolist()
@@ -349,7 +351,7 @@ class TestKinds:
     @pytest.mark.parametrize(
         ("config", "options", "said"),
         [
-            ({}, {"of": "both"}, "cannot read 'both'"),
+            ({}, {"model_role": "both"}, "cannot read 'both'"),
             ({"models": 2}, {"of": "both"}, r"crosscoder needs the base.*--base"),
             ({}, {"of": "difference"}, "needs the base's activations"),
             ({}, {"by": "gain"}, "--by gain needs"),
@@ -379,7 +381,7 @@ class TestKinds:
             own,
             "blocks.0.mlp.hook_in",
             logits=False,
-            of="both" if own.config.models == 2 else "tuned",
+            model_role="both" if own.config.models == 2 else "tuned",
         ).require(True)
 
     @pytest.mark.slow

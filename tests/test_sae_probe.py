@@ -349,7 +349,9 @@ class TestBesideTheBase:
     @pytest.mark.parametrize("of", ["both", "difference"])
     def test_the_analyzer_takes_them(self, pair, of):
         made = self.crosscoder(of)
-        found = analyzer(made, of=of, at="max", k=(1, 2), given=(3, 4), random_sets=3)(study(pair))
+        found = analyzer(
+            made, model_role=of, position="max", k=(1, 2), given=(3, 4), random_sets=3
+        )(study(pair))
         assert "base" not in found["source"]
         require_remeasured(found)
 

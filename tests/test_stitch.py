@@ -252,7 +252,7 @@ def stitch_of(base, tunes, **options):
 def test_a_run_is_whole_and_can_be_measured_again(tmp_path):
     base, tunes = planted()
     before = state(base)
-    study, analyzer = stitch_of(base, tunes, at=0.2)
+    study, analyzer = stitch_of(base, tunes, density=0.2)
     table = analyzer(study)
     assert all(torch.equal(value, before[name]) for name, value in base.state_dict().items())
     assert [column.name for column in table.columns] == ["task", "kind", "metric", "value"]
@@ -281,7 +281,7 @@ def test_a_run_is_whole_and_can_be_measured_again(tmp_path):
 
 def test_masks_of_everything_make_the_stitch_the_average():
     base, tunes = planted()
-    study, analyzer = stitch_of(base, tunes, at=1.0, scope="all")
+    study, analyzer = stitch_of(base, tunes, density=1.0, scope="all")
     table = analyzer(study)
     losses = {(r["task"], r["kind"]): r["value"] for r in table.rows() if r["metric"] == "loss"}
     for task in (1, 2):
@@ -310,7 +310,7 @@ def test_tunes_that_are_the_base_have_nothing_to_stitch():
 def test_graft_runs_lend_their_masks_in_order():
     base, tunes = planted()
     study, analyzer = stitch_of(base, tunes)
-    options = {"at": 0.05, "sweep": (), "steps": 2, "relaxed_steps": 0, "draws": 1, "shuffles": 0}
+    options = {"density": 0.05, "sweep": (), "steps": 2, "relaxed_steps": 0, "draws": 1, "shuffles": 0}
     second = Study(
         analyzer.others[0].pair, Contrast(analyzer.others[0].selection, NO_PROMPTS), study.metric
     )
@@ -359,7 +359,7 @@ def test_two_skills_tuned_apart_are_both_there_in_the_stitched_base():
         Contrast(halves[0][0], NO_PROMPTS),
         Task.from_prompts(pairs[0].tokenizer, halves[0][0].prompts),
     )
-    table = Stitch(held_out=halves[0][1], others=(StitchInput(pairs[1], *halves[1]),), at=0.3)(
+    table = Stitch(held_out=halves[0][1], others=(StitchInput(pairs[1], *halves[1]),), density=0.3)(
         study
     )
     stitched_gain, average = (table.summary["kept_gain"][kind] for kind in ("stitched", "average"))
@@ -421,7 +421,7 @@ def test_the_command_keeps_a_run_and_answers_again_from_it(run, folder):
 
 BAD = {
     "one task too many": (["--task", "one.jsonl"], "2 fine-tuned models and 3 tasks"),
-    "a share": (["--at", "0"], "density of a mask is"),
+    "a share": (["--density", "0"], "density of a mask is"),
     "a way": (["--localise", "guess"], "unknown --localise 'guess'"),
     "a regulariser": (["--reg", "l2"], "unknown regulariser 'l2'"),
     "a scope": (["--scope", "neurons"], "unknown --scope"),

@@ -34,7 +34,7 @@ from interp.study import Study
 from interp.table import Table
 
 ROLES = ("base", "tuned")
-SAME_OPTIONS = ("way", "site", "thresholds", "content_only", "sinks")
+SAME_OPTIONS = ("comparison", "site", "thresholds", "content_only", "max_norm_ratio")
 MAINLY_SPECIAL = 0.5
 """A latent is mainly special if more than this share of its active tokens is special."""
 
@@ -42,10 +42,10 @@ MAINLY_SPECIAL = 0.5
 @dataclass(frozen=True)
 class SaeDiff(Analyzer):
     """Compare two models by a dictionary of ``site`` (of both models, one, or their difference:
-    ``way``) on the study's prompts.
+    ``comparison``) on the study's prompts.
 
     ``content_only``: ignore special tokens and those of the chat template; otherwise their activity
-    is reported separately. ``sinks``: tokens whose norm exceeds this many medians in either model
+    is reported separately. ``max_norm_ratio``: tokens whose norm exceeds this many medians in either model
     are left out in both, 0 keeps all. ``draws``: exchanges of the models for the null.
     ``controls``: tables of control pairs on the same prompts, by their own dictionaries. Prompts of
     one cluster count as one document. Returns a table of kind ``sae-diff``, a row per latent, with
@@ -57,11 +57,11 @@ class SaeDiff(Analyzer):
     version: ClassVar[int] = 7
 
     dictionary: Dictionary = field(compare=False)
-    way: str = "crosscoder"
+    comparison: str = "crosscoder"
     site: str = ""
     thresholds: Thresholds = field(default_factory=Thresholds)
     content_only: bool = False
-    sinks: float = 10.0
+    max_norm_ratio: float = 10.0
     draws: int = DRAWS
     controls: tuple[Table, ...] = field(default=(), compare=False)
     parent: str | None = None
@@ -70,7 +70,7 @@ class SaeDiff(Analyzer):
         """The site; raises OptionError for a dictionary that does not fit the comparison, before
         any model is loaded.
         """
-        accumulator_for(self.dictionary, self.way)
+        accumulator_for(self.dictionary, self.comparison)
         if not 2 <= self.thresholds.folds <= FOLDS:
             raise OptionError(
                 f"documents are split into {FOLDS} folds; require activity in 2 to {FOLDS} of"
@@ -78,11 +78,11 @@ class SaeDiff(Analyzer):
                 f"{self.thresholds.folds}"
             )
         # a crosscoder's latents have two decoder rows, so p is doubled
-        if self.draws < (least := 39 if self.way == "crosscoder" else 19):
+        if self.draws < (least := 39 if self.comparison == "crosscoder" else 19):
             raise OptionError(f"{self.draws} draws cannot reach p = 0.05; use at least {least}")
-        if self.sinks and self.sinks <= 1:
+        if self.max_norm_ratio and self.max_norm_ratio <= 1:
             raise OptionError(
-                f"a norm limit of {self.sinks:g} medians would remove about half of all rows;"
+                f"a norm limit of {self.max_norm_ratio:g} medians would remove about half of all rows;"
                 " use 10, or 0 to keep every row"
             )
         return Site.parse(self.site)
@@ -132,7 +132,7 @@ class SaeDiff(Analyzer):
         counts = _TokenCounts(len(set(_cluster_names(study))))
         comparison = compare_models(
             self.dictionary.to(study.pair.tuned.device),
-            self.way,
+            self.comparison,
             self._rows(study, counts),
             thresholds=self.thresholds,
             folds=min(FOLDS, counts.clusters),
@@ -158,7 +158,7 @@ class SaeDiff(Analyzer):
         }
         if "special_share" in comparison.data:
             special = comparison["claimed"] & (
-                comparison["class"] == ONE_SIDED_CLASSES.get(self.way, ("tuned-only",))[0]
+                comparison["class"] == ONE_SIDED_CLASSES.get(self.comparison, ("tuned-only",))[0]
             )
             summary["mainly_special"] = int(
                 (comparison["special_share"][special] > MAINLY_SPECIAL).sum()
@@ -171,7 +171,7 @@ class SaeDiff(Analyzer):
         )
 
     def _limits(self, comparison: Table, summary: dict[str, Any]) -> list[str]:
-        sides = ONE_SIDED_CLASSES.get(self.way, ("tuned-only", "base-only"))
+        sides = ONE_SIDED_CLASSES.get(self.comparison, ("tuned-only", "base-only"))
         lines = [
             ("Differences that this dictionary does not reconstruct are not in any row."),
             "Latents were only read, without interventions; whether they have an effect was not"
@@ -190,9 +190,9 @@ class SaeDiff(Analyzer):
             )
         if summary["sinks"]:
             lines.append(
-                f"{summary['sinks']} tokens with a norm above {self.sinks:g} medians were left out."
+                f"{summary['sinks']} tokens with a norm above {self.max_norm_ratio:g} medians were left out."
             )
-        if self.way == "difference" and comparison.summary["claimed"]["tuned-only"]:
+        if self.comparison == "difference" and comparison.summary["claimed"]["tuned-only"]:
             lines.append(
                 "A dictionary of differences can also claim latents that mix several features."
             )
@@ -229,7 +229,7 @@ class SaeDiff(Analyzer):
             to_host(torch.stack([part.norm(dim=1) for part in rows]))
             for _, _, rows in passes("norms")
         ]
-        norm_masks = _norm_masks(norms, self.sinks)
+        norm_masks = _norm_masks(norms, self.max_norm_ratio)
         for within_norms, (captured, counted, rows) in zip(
             norm_masks, passes("comparing"), strict=True
         ):
@@ -275,18 +275,18 @@ def _encoded(study: Study) -> tuple[list[Encoded], Tensor]:
 
 
 def _norm_masks(
-    norms: Sequence[Float[np.ndarray, "2 _"]], sinks: float
+    norms: Sequence[Float[np.ndarray, "2 _"]], max_norm_ratio: float
 ) -> list[Bool[np.ndarray, " _"]]:
-    """Per batch, a mask of rows with finite norms of at most ``sinks`` medians in both models."""
+    """Per batch, a mask of rows with finite norms of at most ``max_norm_ratio`` medians in both models."""
     finite = [np.all(np.isfinite(part), axis=0) for part in norms]
-    if not sinks:
+    if not max_norm_ratio:
         return finite
     finite_norms = np.concatenate(
         [part[:, kept] for part, kept in zip(norms, finite, strict=True)], 1
     )
     if not finite_norms.size:
         return finite
-    limits = sinks * np.median(finite_norms, axis=1)
+    limits = max_norm_ratio * np.median(finite_norms, axis=1)
     return [
         kept & np.all(part <= limits[:, None], axis=0)
         for part, kept in zip(norms, finite, strict=True)

@@ -108,7 +108,7 @@ def command(
             metavar="PARTS", help="blocks, attention, mlp, embeddings, head, all; joined by commas."
         ),
     ] = "blocks",
-    at: Annotated[
+    density: Annotated[
         str, typer.Option(metavar="SHARE", help="Weights to keep, for masks and claims.")
     ] = "1%",
     sweep: Annotated[
@@ -127,7 +127,7 @@ def command(
             help="Masks learned on shuffled movement; under 6 decide nothing, 0: none.",
         ),
     ] = 6,
-    beside: Annotated[
+    compare_with: Annotated[
         list[str] | None,
         typer.Option(
             metavar="RUN", help="A graft run of another task, to compare with; repeatable."
@@ -149,9 +149,10 @@ def command(
     from interp.store import Store
 
     store = Store(common.store)
-    compared_runs = tuple(store.get(run) for run in beside or ())
+    compared_runs = tuple(store.get(run) for run in compare_with or ())
     request = Request.of(
-        "graft", arguments | {"beside": [run.require_provenance().key for run in compared_runs]}
+        "graft",
+        arguments | {"compare_with": [run.require_provenance().key for run in compared_runs]},
     )
 
     def compute(session: Session) -> list:
@@ -166,13 +167,13 @@ def command(
             held_out=verified_on,
             other=other_prompts,
             scope=scope,
-            at=parse_share(at),
+            density=parse_share(density),
             sweep=tuple(map(parse_share, sweep.split(","))),
             steps=steps,
             relaxed_steps=relaxed_steps,
             draws=draws,
             shuffles=shuffles,
-            beside=compared_runs,
+            compare_with=compared_runs,
         )
         analyzer.check()
         pair = session.load(tuned, common.base)

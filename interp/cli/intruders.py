@@ -51,7 +51,7 @@ def command(
             metavar="X,X,...", help="Scale intruders in memory by these factors (0,0.25,...,2)."
         ),
     ] = None,
-    which: Annotated[
+    scale_set: Annotated[
         str, typer.Option(metavar="NAME", help="Scale top1 of each matrix, or all.")
     ] = "top1",
     task: Annotated[
@@ -110,7 +110,7 @@ def command(
         if factors is not None:
             from interp.analyzers.intruder_scaling import IntruderScaling
 
-            IntruderScaling(which=which, scales=factors).require()
+            IntruderScaling(scale_set=scale_set, scales=factors).require()
         contrast = None if text is None else _contrast(task, text, max_prompts)
         session.begin()
         store = session.store
@@ -134,7 +134,9 @@ def command(
             study = _study(common, tuned, base, contrast, metric)
             session.note(study.counts, *study.notes)
             runs.append(
-                store.run(IntruderScaling.of(runs[0].table, which=which, scales=factors), study)
+                store.run(
+                    IntruderScaling.of(runs[0].table, scale_set=scale_set, scales=factors), study
+                )
             )
         if earlier:
             # the null is of the last checkpoint alone: the others are only counted

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from interp.analyzers.sae_diff import SaeDiff
 
 _COMPARISONS = {"both": "crosscoder", "difference": "difference", "base": "base", "tuned": "tuned"}
-"""The comparison for each value of ``interp sae train --of``."""
+"""The comparison for each value of ``interp sae train --model-role``."""
 
 
 @takes(TemplateFlags)
@@ -44,7 +44,7 @@ def command(
             metavar="SITE", help="blocks.3.hook_resid_post.  [default: from the dictionary's files]"
         ),
     ] = None,
-    way: Annotated[
+    comparison: Annotated[
         str,
         typer.Option(
             metavar="NAME",
@@ -83,7 +83,7 @@ def command(
         int,
         typer.Option(metavar="N", help="Silent: active in fewer than N of 20 folds of prompts."),
     ] = 8,
-    sinks: Annotated[
+    max_norm_ratio: Annotated[
         float, typer.Option(metavar="X", help="Leave out norms above X medians; 0: keep all.")
     ] = 10.0,
     draws: Annotated[
@@ -103,8 +103,10 @@ def command(
     """
     if common.remote:
         raise OptionError("--remote does not support reading both models; run without it")
-    if way not in ("auto", *_COMPARISONS.values()):
-        raise OptionError(f"unknown --way {way!r}; use auto, {', '.join(_COMPARISONS.values())}")
+    if comparison not in ("auto", *_COMPARISONS.values()):
+        raise OptionError(
+            f"unknown --comparison {comparison!r}; use auto, {', '.join(_COMPARISONS.values())}"
+        )
     named, folders = control or [], control_dictionary or []
     if len(named) != len(folders):
         raise OptionError(
@@ -134,12 +136,12 @@ def command(
         options = {
             "thresholds": limits,
             "content_only": content_only,
-            "sinks": sinks,
+            "max_norm_ratio": max_norm_ratio,
             "draws": draws,
         }
-        analyzer = _analyzer(common, dictionary, (model, base), way, site, options)
+        analyzer = _analyzer(common, dictionary, (model, base), comparison, site, options)
         control_analyzers = [
-            _analyzer(common, folder, (name, base), way, site, options)
+            _analyzer(common, folder, (name, base), comparison, site, options)
             for name, folder in zip(named, folders, strict=True)
         ]
         for control_analyzer in control_analyzers:
@@ -180,7 +182,7 @@ def _analyzer(
     common: RuntimeOptions,
     path: Path,
     models: Sequence[str | None],
-    way: str,
+    comparison: str,
     site: str | None,
     options: Mapping[str, Any],
 ) -> "SaeDiff":
@@ -193,14 +195,16 @@ def _analyzer(
     loaded, about = read(path)
     where = site_of(common, path, about, site, models)
     stated = "crosscoder" if loaded.config.models == 2 else _COMPARISONS.get(str(about.get("of")))
-    if way == "auto" and stated is None:
+    if comparison == "auto" and stated is None:
         raise OptionError(
-            f"the files of {path} do not state which model it reads; add --way base, tuned or"
+            f"the files of {path} do not state which model it reads; add --comparison base, tuned or"
             " difference"
         )
-    if way != "auto" and stated is not None and stated != way:
-        raise OptionError(f"--way {way} does not fit: {path} is a dictionary for --way {stated}")
-    analyzer = SaeDiff(loaded, str(stated if way == "auto" else way), where, **options)
+    if comparison != "auto" and stated is not None and stated != comparison:
+        raise OptionError(
+            f"--comparison {comparison} does not fit: {path} is a dictionary for --comparison {stated}"
+        )
+    analyzer = SaeDiff(loaded, str(stated if comparison == "auto" else comparison), where, **options)
     analyzer.require()
     return analyzer
 
@@ -208,13 +212,13 @@ def _analyzer(
 def _require_comparable(analyzer: "SaeDiff", control: "SaeDiff") -> None:
     """Raise OptionError for a control's dictionary whose counts are not comparable."""
     # a dictionary of the base is the same for the fine-tuned model and for the control
-    if analyzer.dictionary.digest == control.dictionary.digest and analyzer.way != "base":
+    if analyzer.dictionary.digest == control.dictionary.digest and analyzer.comparison != "base":
         raise OptionError(
             "the control's dictionary is the same as the dictionary under test; train another"
             " one on the control pair"
         )
     for name, ours, theirs in (
-        ("way", analyzer.way, control.way),
+        ("comparison", analyzer.comparison, control.comparison),
         ("site", analyzer.site, control.site),
         (
             "architecture",

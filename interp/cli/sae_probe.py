@@ -40,13 +40,13 @@ def command(
             metavar="SITE", help="blocks.3.hook_resid_post.  [default: from the dictionary's files]"
         ),
     ] = None,
-    of: Annotated[
+    model_role: Annotated[
         str,
         typer.Option(
             metavar="NAME", help="Model it reads: tuned, both (a crosscoder), difference, auto."
         ),
     ] = "auto",
-    at: Annotated[
+    position: Annotated[
         str,
         typer.Option(metavar="NAME", help="Code of a prompt: of its last token, or max or mean."),
     ] = "last",
@@ -143,8 +143,8 @@ def command(
         analyzer = SaeProbe(
             loaded,
             where,
-            _model_role(of, loaded, about),
-            at,
+            _model_role(model_role, loaded, about),
+            position,
             counts,
             chosen,
             set_name,

@@ -58,7 +58,7 @@ class TrainOptions(Common):
     base: Annotated[
         str | None, typer.Option(metavar="BASE", help="The base model it was fine-tuned from.")
     ] = None
-    of: Annotated[
+    model_role: Annotated[
         str, typer.Option(metavar="NAME", help="tuned, base, both (a crosscoder), difference.")
     ] = "tuned"
     target: Annotated[
@@ -86,7 +86,7 @@ class TrainOptions(Common):
     context: Annotated[
         int | None, typer.Option(metavar="N", help="Truncate documents at N tokens.")
     ] = None
-    sinks: Annotated[
+    max_norm_ratio: Annotated[
         float, typer.Option(metavar="X", help="Leave out norms above X medians; 0: keep all.")
     ] = 10.0
     learning_rate: Annotated[
@@ -202,7 +202,12 @@ def command(
                 " model's chat template; to train on chats, give a column messages"
             )
         buffer = Buffer(source, common.buffer, seed=common.seed, device=device)
-        about = {"model": model, "base": common.base, "of": common.of, "target": common.target}
+        about = {
+            "model": model,
+            "base": common.base,
+            "of": common.model_role,
+            "target": common.target,
+        }
         only = next(iter(jobs.values())) if len(jobs) == 1 else None
         if only is not None and (only.reads != (0, source.width) or only.writes is not None):
             only = None
@@ -276,7 +281,7 @@ def _require_applicable(common: TrainOptions) -> None:
             "--pack": common.pack,
             "--context": common.context,
             "--batch-size": common.batch_size,
-            "--sinks": common.sinks != 10,
+            "--max-norm-ratio": common.max_norm_ratio != 10,
         }
         if unused := [flag for flag, value in document_options.items() if value]:
             raise OptionError(
@@ -322,11 +327,11 @@ def _source(common: TrainOptions, model: str) -> tuple[Any, Any]:
     if next(documents.read(), None) is None:
         raise PromptError(f"{common.data} contains no documents; write one per line or row")
     reading = ReadingOptions(
-        of=common.of,
+        model_role=common.model_role,
         context=common.context,
         pack=common.pack,
         special=not common.no_special,
-        sinks=common.sinks,
+        max_norm_ratio=common.max_norm_ratio,
         keep=tuple(common.keep.split(",")) if common.keep else tuple(TOKEN_SOURCES),
         batch_size=common.batch_size,
     )
@@ -350,7 +355,7 @@ def _jobs(common: TrainOptions, source: Any, device: Any) -> "dict[str, Job]":
     from interp.sae.core.config import TOPK_ARCHITECTURES
     from interp.sae.training.learner import FREE_NORM
 
-    models = 2 if common.of == "both" else 1
+    models = 2 if common.model_role == "both" else 1
     segments, jobs = source.segments, {}
     if missing := [name for name in (*common.site, common.target) if name and name not in segments]:
         # cached rows without metadata are assumed to be of the one given site

@@ -73,7 +73,7 @@ def command(
     localise: Annotated[
         str, typer.Option(metavar="HOW", help="movement (without data) or learned.")
     ] = "movement",
-    at: Annotated[
+    density: Annotated[
         str,
         typer.Option(
             metavar="SHARE", help="Share of weights of each fine-tuned model, by movement."
@@ -102,7 +102,7 @@ def command(
     It is compared with the base, each fine-tuned model, each mask alone, the plain average and
     random masks of equal size. The stitched model exists in memory only.
 
-    Example: interp stitch ./one ./two --base ./base --task one.jsonl --task two.jsonl --at 10%
+    Example: interp stitch ./one ./two --base ./base --task one.jsonl --task two.jsonl --density 10%
     """
     arguments = {**locals()}
     if common.remote:
@@ -132,7 +132,7 @@ def command(
             runs=runs,
             scope=scope,
             localise=localise,
-            at=parse_share(at),
+            density=parse_share(density),
             start=parse_share(start),
             steps=steps,
             reg=reg,

@@ -55,18 +55,18 @@ class Graft(Analyzer):
 
     ``held_out``: the task's questions for measuring. ``other``: questions of another task. Negative
     prompts of the study, where there are any, are plain text for measuring perplexity. ``scope``:
-    the parameters, see ``interp.models.grafts``. ``at``: density of the masks that claims are
+    the parameters, see ``interp.models.grafts``. ``density``: density of the masks that claims are
     about, as a share of the scope's weights. ``sweep``: further densities to measure. ``steps``,
     ``rate``, ``pull`` and ``batch`` train the learned mask; ``relaxed_steps`` (0: none) and
-    ``relaxed_rate`` the paper's own mask. ``draws``: random masks of each kind at density ``at``.
+    ``relaxed_rate`` the paper's own mask. ``draws``: random masks of each kind at density ``density``.
     ``shuffles``: masks learned on shuffled movement; a verdict needs 6, 0 leaves them out, and each
-    takes as long as the learned mask. ``beside``: graft runs of other tasks on the same base and
+    takes as long as the learned mask. ``compare_with``: graft runs of other tasks on the same base and
     scope, for overlaps of masks and, for the same fine-tuned model, the union of the learned masks.
     Memory in addition to both models: 24 bytes per weight of the scope, a float32 copy of the scope
     and one in the model's dtype.
 
     Returns a table of kind ``graft``, one row per mask and metric. ``arrays`` hold the masks of
-    density ``at`` as ``KIND/PARAMETER``: sorted flat indices, in C order of the base's parameter.
+    density ``density`` as ``KIND/PARAMETER``: sorted flat indices, in C order of the base's parameter.
     """
 
     name: ClassVar[str] = "graft"
@@ -76,7 +76,7 @@ class Graft(Analyzer):
     other: PromptSet | None = None
     parent: str | None = None
     scope: str = "blocks"
-    at: float = 0.01
+    density: float = 0.01
     sweep: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
     steps: int = 60
     rate: float = 0.1
@@ -86,17 +86,17 @@ class Graft(Analyzer):
     relaxed_rate: float = 1e7
     draws: int = 19
     shuffles: int = 6
-    beside: tuple[Table, ...] = ()
+    compare_with: tuple[Table, ...] = ()
 
     def __call__(self, study: Study) -> Table:
         """Learn and draw masks, graft them, measure the models."""
         self.check()
         self._require_disjoint(study)
         scope = Scope.from_pair(study.pair, self.scope)
-        for run in self.beside:
+        for run in self.compare_with:
             require_comparable(run, study, scope)
         measurements = GraftMeasurements(self, study, scope)
-        count = max(1, round(self.at * scope.size))
+        count = max(1, round(self.density * scope.size))
         mask_by_kind: dict[str, Bool[Tensor, " P"]] = {}
         selection = Questions.from_prompts(
             study.pair.tokenizer, study.contrast.positive.prompts, study.pair.tuned.context_length
@@ -111,7 +111,7 @@ class Graft(Analyzer):
             ranking = self._ranking(kind, study, scope, selection, count)
             mask_by_kind[kind] = masks.top_mask(ranking, count)
             # the paper's mask is trained for one density
-            shares = (self.at,) if kind == "relaxed" else sorted({*self.sweep, self.at})
+            shares = (self.density,) if kind == "relaxed" else sorted({*self.sweep, self.density})
             for share in shares:
                 measurements.add_mask(
                     kind, masks.top_mask(ranking, max(1, round(share * scope.size)))
@@ -119,12 +119,14 @@ class Graft(Analyzer):
             del ranking
         measurements.add_mask("removed", ~mask_by_kind["learned"])
         if other_masks := [
-            learned_mask(run, study, scope) for run in self.beside if is_same_model(run, study)
+            learned_mask(run, study, scope)
+            for run in self.compare_with
+            if is_same_model(run, study)
         ]:
             measurements.add_mask(
                 "union", torch.stack([mask_by_kind["learned"], *other_masks]).any(0)
             )
-        for share in sorted({*self.sweep, self.at} - {self.at}):
+        for share in sorted({*self.sweep, self.density} - {self.density}):
             measurements.add_mask(
                 "random", masks.random_mask(scope, max(1, round(share * scope.size)), study.seed)
             )
@@ -149,7 +151,7 @@ class Graft(Analyzer):
         """Raise OptionError for invalid options; no model is needed."""
         if self.held_out is None:
             raise OptionError("no held-out questions; a graft needs some to be measured on")
-        if bad := [share for share in (self.at, *self.sweep) if not 0 < share <= 1]:
+        if bad := [share for share in (self.density, *self.sweep) if not 0 < share <= 1]:
             raise OptionError(
                 f"the density of a mask is {bad[0]:g}; use a share above 0 and at most 1"
             )
@@ -247,7 +249,7 @@ class Graft(Analyzer):
                 "random": rows.random_table(),
                 **rows.shuffle_tables(count),
                 "layers": layers_table(indices, scope),
-                "overlaps": all_overlaps(indices, self.beside, study, scope),
+                "overlaps": all_overlaps(indices, self.compare_with, study, scope),
             },
             arrays={
                 f"{kind}/{parameter}": positions

@@ -42,7 +42,7 @@ class IntruderScaling(Analyzer):
     model, with two controls.
 
     Positive prompts of the study measure the task, negative prompts are the plain text; a single
-    class without a metric is the plain text. A base is needed. ``which``: ``top1`` for the
+    class without a metric is the plain text. A base is needed. ``scale_set``: ``top1`` for the
     strongest intruder of every matrix, or ``all``. Returns a table of kind ``intruder-scaling``,
     one row per kind and scale.
     """
@@ -53,7 +53,7 @@ class IntruderScaling(Analyzer):
 
     located: Table | None = field(default=None, metadata={"from_parent": True})
     parent: str | None = None
-    which: str = "top1"
+    scale_set: str = "top1"
     scales: tuple[float, ...] = SCALES
 
     @classmethod
@@ -160,8 +160,8 @@ class IntruderScaling(Analyzer):
 
     def require(self) -> list[float]:
         """The scales in ascending order, with 1; raises OptionError for invalid options."""
-        if self.which not in ("top1", "all"):
-            raise OptionError(f"unknown --which {self.which!r}; use top1 or all")
+        if self.scale_set not in ("top1", "all"):
+            raise OptionError(f"unknown --scale-set {self.scale_set!r}; use top1 or all")
         if any(not math.isfinite(scale) or scale < 0 for scale in self.scales) or not set(
             self.scales
         ) - {1.0}:
@@ -197,7 +197,7 @@ class IntruderScaling(Analyzer):
                 continue
             triplets = _triplets(study.pair.tuned, Weight(layer, part), side, len(indices))
             _require_same_values(vectors["sigma"][indices], triplets.values, Weight(layer, part))
-            selected = np.flatnonzero(flags)[: 1 if self.which == "top1" else None]
+            selected = np.flatnonzero(flags)[: 1 if self.scale_set == "top1" else None]
             candidates = [int(index) for index in np.flatnonzero(~flags)]
             for index in selected:
                 to_scale = [("intruder", int(index))]

@@ -59,7 +59,7 @@ from interp.table import Table
 class SaeEval(Analyzer):
     """Evaluate a dictionary of ``site`` on the study's prompts and the tuned model.
 
-    ``target``: the site that a transcoder reconstructs. ``of``: which model the rows are from
+    ``target``: the site that a transcoder reconstructs. ``model_role``: which model the rows are from
     (``interp.sae.analysis.input_output``): the tuned model, both models concatenated (a crosscoder)
     or tuned minus base; the last two need a base. ``content_only``: ignore special tokens and those
     of the chat template, and do not splice them. Prompts with ``messages`` are read as entire
@@ -85,7 +85,7 @@ class SaeEval(Analyzer):
     site: str = ""
     content_only: bool = False
     target: str = ""
-    of: str = TUNED
+    model_role: str = TUNED
     parent: str | None = None
 
     def require(self, has_base: bool) -> InputOutput:
@@ -93,7 +93,7 @@ class SaeEval(Analyzer):
         ``has_base``: whether there is a base.
         """
         return InputOutput.from_config(
-            self.dictionary.config, self.site, self.target, self.of, has_base
+            self.dictionary.config, self.site, self.target, self.model_role, has_base
         )
 
     def __call__(self, study: Study) -> Table:
@@ -199,7 +199,7 @@ class SaeEval(Analyzer):
             summary={
                 "site": self.site,
                 **target_entry,
-                **({} if self.of == TUNED else {"of": self.of}),
+                **({} if self.model_role == TUNED else {"of": self.model_role}),
                 **dictionary_summary,
                 "parts": part_errors(scores[DICTIONARY]),
                 **{

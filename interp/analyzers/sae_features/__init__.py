@@ -54,7 +54,7 @@ N_OTHERS = 99
 class SaeFeatures(Analyzer):
     """Describe some latents of a dictionary of ``site`` on the study's prompts.
 
-    ``of``: which model the rows are from: the tuned model, both models concatenated (a crosscoder)
+    ``model_role``: which model the rows are from: the tuned model, both models concatenated (a crosscoder)
     or tuned minus base. ``latents``: which, in this order; if empty, the first ``top`` by ``by``
     (see ``ORDERS``). ``target``: the site that a transcoder writes. ``logits``: whether to compute
     logit effects. ``contexts``: number per activation level, with ``window`` tokens on each side.
@@ -69,7 +69,7 @@ class SaeFeatures(Analyzer):
     dictionary: Dictionary = field(compare=False)
     site: str = ""
     target: str = ""
-    of: str = TUNED
+    model_role: str = TUNED
     latents: tuple[int, ...] = ()
     top: int = 50
     by: str = "density"
@@ -85,20 +85,24 @@ class SaeFeatures(Analyzer):
         a base.
         """
         config, site = self.dictionary.config, Site.parse(self.site)
-        if self.of not in MODEL_ROLES:
-            raise OptionError(f"unknown model role {self.of!r}; use {', '.join(MODEL_ROLES)}")
-        if config.models > 2 or (config.models == 2) != (self.of == BOTH):
-            raise OptionError(f"a dictionary of {config.models} models cannot read {self.of!r}")
-        if (self.of != TUNED or (self.by == "gain" and not self.latents)) and not has_base:
+        if self.model_role not in MODEL_ROLES:
+            raise OptionError(
+                f"unknown model role {self.model_role!r}; use {', '.join(MODEL_ROLES)}"
+            )
+        if config.models > 2 or (config.models == 2) != (self.model_role == BOTH):
+            raise OptionError(
+                f"a dictionary of {config.models} models cannot read {self.model_role!r}"
+            )
+        if (self.model_role != TUNED or (self.by == "gain" and not self.latents)) and not has_base:
             needed_by = {BOTH: "a crosscoder", DIFFERENCE: "a dictionary of differences"}.get(
-                self.of, "--by gain"
+                self.model_role, "--by gain"
             )
             raise OptionError(f"{needed_by} needs the base's activations too; add --base BASE")
         if self.by not in ORDERS:
             raise OptionError(f"unknown order {self.by!r}; use {', '.join(ORDERS)}")
-        if self.by == "gain" and self.of != TUNED:
+        if self.by == "gain" and self.model_role != TUNED:
             raise OptionError(
-                f"a dictionary that reads {self.of!r} has the same density for both models; use"
+                f"a dictionary that reads {self.model_role!r} has the same density for both models; use"
                 " --by density or max"
             )
         if out_of_range := [latent for latent in self.latents if not 0 <= latent < config.width]:
@@ -162,7 +166,7 @@ class SaeFeatures(Analyzer):
             provenance=study.provenance(self),
             summary={
                 "site": self.site,
-                "of": self.of,
+                "of": self.model_role,
                 "order": "as named" if self.latents else self.by,
                 "latents": len(selected),
                 "live": live,

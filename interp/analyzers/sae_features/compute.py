@@ -55,7 +55,7 @@ class FeatureReader:
     """
 
     def __init__(self, study: Study, options: FeatureOptions) -> None:
-        self.study, self.site, self.of = study, Site.parse(options.site), options.of
+        self.study, self.site, self.model_role = study, Site.parse(options.site), options.model_role
         self.dictionary = options.dictionary.to(study.pair.tuned.device)
         self.encoded: list[Encoded] = [
             content_roles(study.pair.tokenizer, one) for one in study.encoded("positive")
@@ -69,9 +69,9 @@ class FeatureReader:
         clusters = np.array(prompts.clusters, dtype=object)
         self.clusters = np.unique(clusters, return_inverse=True)[1][self.documents]
         self.models = {"tuned": study.pair.tuned}
-        if study.pair.base is not None or self.of != TUNED:
+        if study.pair.base is not None or self.model_role != TUNED:
             self.models = {"base": study.pair.require_base("this dictionary"), **self.models}
-        self.roles = tuple(self.models) if self.of == TUNED else (TUNED,)
+        self.roles = tuple(self.models) if self.model_role == TUNED else (TUNED,)
 
     def texts(self, seed: int) -> Texts:
         """The tokens, with clusters split into two halves."""
@@ -127,9 +127,9 @@ class FeatureReader:
 
     @torch.no_grad()
     def _encoded(self, values: Mapping[str, Tensor]) -> dict[str, Codes]:
-        if self.of == BOTH:
+        if self.model_role == BOTH:
             values = {TUNED: torch.cat([values["base"], values["tuned"]], 1)}
-        elif self.of == DIFFERENCE:
+        elif self.model_role == DIFFERENCE:
             values = {TUNED: values["tuned"] - values["base"]}
         width = values[TUNED].shape[1]
         if width != self.dictionary.config.inputs:

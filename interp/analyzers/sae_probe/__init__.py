@@ -53,10 +53,10 @@ from interp.table import Table
 
 @dataclass(frozen=True)
 class SaeProbe(Analyzer):
-    """Probe a dictionary of ``site`` with a contrast; ``of``: which model it reads (see
+    """Probe a dictionary of ``site`` with a contrast; ``model_role``: which model it reads (see
     ``LatentEdit``).
 
-    ``held_out``: prompts of the held-out split, by default half of the study's clusters. ``at``: a
+    ``held_out``: prompts of the held-out split, by default half of the study's clusters. ``position``: a
     prompt's code is that of its last token, or the maximum or mean over its tokens. ``k``: numbers
     of latents; those selected at the largest k are tested causally. ``given``: a further set to
     test, reported as ``named``. ``permutations`` of labels and ``random_sets`` random sets, the
@@ -71,8 +71,8 @@ class SaeProbe(Analyzer):
 
     dictionary: Dictionary = field(compare=False)
     site: str = ""
-    of: str = "tuned"
-    at: str = "last"
+    model_role: str = "tuned"
+    position: str = "last"
     k: tuple[int, ...] = (1, 2, 4)
     given: tuple[int, ...] = ()
     named: str = GIVEN
@@ -86,12 +86,12 @@ class SaeProbe(Analyzer):
 
     def require(self, has_base: bool) -> Site:
         """The site; raises OptionError for options that contradict each other or the dictionary."""
-        require_model_role(self.dictionary, self.of)
-        require_revert(self.revert, self.of)
-        if self.of != MODEL_ROLES[0] and not has_base:
+        require_model_role(self.dictionary, self.model_role)
+        require_revert(self.revert, self.model_role)
+        if self.model_role != MODEL_ROLES[0] and not has_base:
             raise OptionError("this dictionary also reads the base; add --base MODEL")
-        if self.at not in POOLS:
-            raise OptionError(f"unknown position {self.at!r}; use {', '.join(POOLS)}")
+        if self.position not in POOLS:
+            raise OptionError(f"unknown position {self.position!r}; use {', '.join(POOLS)}")
         width = self.dictionary.config.width
         if (
             not self.k
@@ -123,7 +123,11 @@ class SaeProbe(Analyzer):
         splits[0].require_disjoint(splits[1])
         selection, held_out = (study.with_prompts(half) for half in splits)
         reader = DictionaryReader(
-            self.dictionary.to(study.pair.tuned.device), site, self.of, self.at, self.revert
+            self.dictionary.to(study.pair.tuned.device),
+            site,
+            self.model_role,
+            self.position,
+            self.revert,
         )
         probes, firing = self._probes(selection, held_out, reader)
         sets = {PROBED: [int(j) for j in probes.chosen]}
@@ -175,7 +179,7 @@ class SaeProbe(Analyzer):
                 covariance_of_inputs, l0, width, selection.seed, dtype
             ),
         }
-        reads_base = selection.pair.base is not None and self.of == "tuned"
+        reads_base = selection.pair.base is not None and self.model_role == "tuned"
         parts = [codes(half, reader, dictionaries, reads_base) for half in (selection, held_out)]
         all_codes = {
             name: _rounded(np.concatenate([part[0][name] for part in parts]))

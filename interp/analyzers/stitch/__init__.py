@@ -53,7 +53,7 @@ class Stitch(Analyzer):
     """Stitch the study's fine-tuned model and ``others`` into the base.
 
     The task of the study's model is given by the study's positive prompts and ``held_out``.
-    ``localise``: ``movement`` takes the share ``at`` of the scope's weights with the largest
+    ``localise``: ``movement`` takes the share ``density`` of the scope's weights with the largest
     movement; ``learned`` trains the paper's mask, from the share ``start``, for ``steps`` steps at
     ``rate`` with ``pull`` and ``reg`` (``l1`` or ``binarise``, see
     ``interp.experiments.masks.localised_mask``). ``runs``: graft runs of these models, in this
@@ -75,7 +75,7 @@ class Stitch(Analyzer):
     parent: str | None = None
     scope: str = "blocks"
     localise: str = "movement"
-    at: float = 0.05
+    density: float = 0.05
     start: float = 1e-5
     steps: int = 10
     rate: float = 1e7
@@ -106,7 +106,7 @@ class Stitch(Analyzer):
             raise OptionError(
                 f"unknown regulariser {self.reg!r}; use {' or '.join(masks.REGULARISERS)}"
             )
-        if bad := [share for share in (self.at, self.start) if not 0 < share <= 1]:
+        if bad := [share for share in (self.density, self.start) if not 0 < share <= 1]:
             raise OptionError(
                 f"the density of a mask is {bad[0]:g}; use a share above 0 and at most 1"
             )
@@ -169,7 +169,7 @@ class Stitch(Analyzer):
             return scope.mask(masks.stored_masks(self.runs[index], "learned"))
         if self.localise == "movement":
             return masks.top_mask(
-                masks.movement_ranking(scope), max(1, round(self.at * scope.size))
+                masks.movement_ranking(scope), max(1, round(self.density * scope.size))
             )
         context = study.pair.tuned.context_length
         selection = Questions.from_prompts(study.pair.tokenizer, source.selection.prompts, context)

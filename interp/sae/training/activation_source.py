@@ -50,26 +50,28 @@ long as its shortest one.
 class ReadingOptions:
     """Which activations of the documents become rows.
 
-    ``of``: tuned, base, both (concatenated), or difference (tuned minus base). ``context``: maximum
+    ``model_role``: tuned, base, both (concatenated), or difference (tuned minus base). ``context``: maximum
     tokens of a document, by default the context length of the model, at most 8,192. ``pack``:
     concatenate documents into blocks of ``context`` tokens instead of running each separately.
     ``keep``: roles whose tokens are used (``text, system, user, assistant, template``).
-    ``special``: whether special tokens are used. ``sinks``: rows whose norm exceeds this many
+    ``special``: whether special tokens are used. ``max_norm_ratio``: rows whose norm exceeds this many
     running medians are left out; 0 keeps all.
     """
 
-    of: str = "tuned"
+    model_role: str = "tuned"
     context: int | None = None
     pack: bool = False
     keep: tuple[str, ...] = tuple(TOKEN_SOURCES)
     special: bool = True
-    sinks: float = 10.0
+    max_norm_ratio: float = 10.0
     window: int = 2048
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.of not in MODEL_ROLES:
-            raise OptionError(f"unknown model role {self.of!r}; use {', '.join(MODEL_ROLES)}")
+        if self.model_role not in MODEL_ROLES:
+            raise OptionError(
+                f"unknown model role {self.model_role!r}; use {', '.join(MODEL_ROLES)}"
+            )
         if unknown := sorted(set(self.keep) - set(TOKEN_SOURCES)):
             raise OptionError(f"unknown role {unknown[0]!r}; use {', '.join(TOKEN_SOURCES)}")
         if not self.keep:
@@ -78,9 +80,9 @@ class ReadingOptions:
             )
         if self.context is not None and self.context < 2:
             raise OptionError(f"the context must be at least 2 tokens, not {self.context}")
-        if self.sinks and self.sinks <= 1:
+        if self.max_norm_ratio and self.max_norm_ratio <= 1:
             raise OptionError(
-                f"a norm limit of {self.sinks} medians would remove about half of all rows; use"
+                f"a norm limit of {self.max_norm_ratio} medians would remove about half of all rows; use"
                 " 10, or 0 to keep every row"
             )
 
@@ -103,8 +105,8 @@ class ActivationSource:
     _state: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if self.options.of != "tuned":
-            self.pair.require_base(f"--of {self.options.of}")
+        if self.options.model_role != "tuned":
+            self.pair.require_base(f"--model-role {self.options.model_role}")
         for site in self.sites:
             for role in self.roles:
                 self.pair[role].at(site)
@@ -114,12 +116,14 @@ class ActivationSource:
     @property
     def roles(self) -> tuple[str, ...]:
         """The models that are run."""
-        return {"tuned": ("tuned",), "base": ("base",)}.get(self.options.of, ("base", "tuned"))
+        return {"tuned": ("tuned",), "base": ("base",)}.get(
+            self.options.model_role, ("base", "tuned")
+        )
 
     @property
     def models(self) -> int:
         """Number of models whose activations are concatenated in a segment."""
-        return 2 if self.options.of == "both" else 1
+        return 2 if self.options.model_role == "both" else 1
 
     def _width_of(self, site: Site) -> int:
         anatomy = self.pair.tuned.anatomy
@@ -286,7 +290,7 @@ class ActivationSource:
         activations = [values[role, site] for role in self.roles]
         return (
             activations[1] - activations[0]
-            if self.options.of == "difference"
+            if self.options.model_role == "difference"
             else torch.cat(activations, 1)
         )
 
@@ -298,11 +302,11 @@ class ActivationSource:
     ) -> Bool[Tensor, " n"]:
         first = next(iter(values.values()))
         within = torch.isfinite(first).all(1)
-        if not self.options.sinks:
+        if not self.options.max_norm_ratio:
             return within
         for number, value in enumerate(values.values()):
             ratio = self._state["norms"].ratio(number, value.norm(dim=1))
-            within = within & (ratio <= self.options.sinks)
+            within = within & (ratio <= self.options.max_norm_ratio)
         if not bool(to_host(within.all())):
             is_sink = ~within.to(mask.device)
             counts, ids = self._state["counts"], captured.batch.ids.to(mask.device)[mask][is_sink]
