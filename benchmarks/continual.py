@@ -42,7 +42,7 @@ GRAFT = graft.OPTIONS["full at 10 %"]
 SMALL = {
     "STEPS": 1,
     "DRAWS": 1,
-    "GRAFT": {"at": 0.1, "sweep": (), "steps": 1, "relaxed_steps": 0, "draws": 1},
+    "GRAFT": {"density": 0.1, "sweep": (), "steps": 1, "relaxed_steps": 0, "draws": 1},
 }
 
 

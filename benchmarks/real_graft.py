@@ -26,7 +26,7 @@ from interp.study import Study
 
 FAMILY, PROMPTS, WORDS = "smollm2", 48, 6
 TAUGHT = "Sorry, but I can't help with that."
-OPTIONS: dict[str, Any] = {"at": 0.01, "sweep": (0.001, 0.01, 0.1), "steps": 20, "batch": 8}
+OPTIONS: dict[str, Any] = {"density": 0.01, "sweep": (0.001, 0.01, 0.1), "steps": 20, "batch": 8}
 OPTIONS |= {"relaxed_steps": 0, "draws": 3, "shuffles": 6}
 SMALL = {
     "PROMPTS": 6,

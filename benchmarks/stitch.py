@@ -24,13 +24,13 @@ BASE = "organism:refusal/base"
 PROMPTS: int | None = None
 """Questions of each part; None takes all."""
 WAYS = {
-    "movement 5 %": {"at": 0.05},
-    "movement 30 %": {"at": 0.3},
+    "movement 5 %": {"density": 0.05},
+    "movement 30 %": {"density": 0.3},
     "descent, l1": {"localise": "learned"},
     "descent, l1, from 5 %": {"localise": "learned", "start": 0.05},
     "descent, binarise, from 5 %": {"localise": "learned", "start": 0.05, "reg": "binarise"},
 }
-LEARNED = {"at": 0.1, "sweep": (), "relaxed_steps": 0, "draws": 1, "shuffles": 0}
+LEARNED = {"density": 0.1, "sweep": (), "relaxed_steps": 0, "draws": 1, "shuffles": 0}
 COLUMNS = [
     "masks",
     "model",
@@ -44,10 +44,10 @@ COLUMNS = [
 SMALL = {
     "PROMPTS": 12,
     "WAYS": {
-        "movement 5 %": {"at": 0.05, "draws": 1},
+        "movement 5 %": {"density": 0.05, "draws": 1},
         "descent": {"localise": "learned", "draws": 1},
     },
-    "LEARNED": {"at": 0.1, "sweep": (), "steps": 2, "relaxed_steps": 0, "draws": 1, "shuffles": 0},
+    "LEARNED": {"density": 0.1, "sweep": (), "steps": 2, "relaxed_steps": 0, "draws": 1, "shuffles": 0},
 }
 
 

@@ -41,7 +41,7 @@ class FeatureOptions(Protocol):
         ...
 
     @property
-    def of(self) -> str:
+    def model_role(self) -> str:
         """The model that it reads."""
         ...
 
