@@ -36,7 +36,9 @@ KINDS = (
     "base",
     "tuned",
 )
-OPTIONS: dict[str, dict[str, Any]] = {"full at 10 %": {"density": 0.1, "sweep": (), "relaxed_steps": 0}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "full at 10 %": {"density": 0.1, "sweep": (), "relaxed_steps": 0}
+}
 PROMPTS: int | None = None
 """Questions and texts of each part; None takes all."""
 COLUMNS = [

@@ -47,7 +47,14 @@ SMALL = {
         "movement 5 %": {"density": 0.05, "draws": 1},
         "descent": {"localise": "learned", "draws": 1},
     },
-    "LEARNED": {"density": 0.1, "sweep": (), "steps": 2, "relaxed_steps": 0, "draws": 1, "shuffles": 0},
+    "LEARNED": {
+        "density": 0.1,
+        "sweep": (),
+        "steps": 2,
+        "relaxed_steps": 0,
+        "draws": 1,
+        "shuffles": 0,
+    },
 }
 
 

@@ -426,11 +426,11 @@ def test_cached_rows_come_back(tmp_path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"of": "child"}, "unknown model role"),
+        ({"model_role": "child"}, "unknown model role"),
         ({"keep": ("robot",)}, "unknown role 'robot'"),
         ({"keep": ()}, "no tokens would be kept"),
         ({"context": 1}, "at least 2 tokens"),
-        ({"sinks": 0.5}, "half of all"),
+        ({"max_norm_ratio": 0.5}, "half of all"),
     ],
 )
 def test_readings_that_mean_nothing_are_refused(given, said):

@@ -30,8 +30,8 @@ THINKING = AnswerStart("</think>", "<think>")
         (THINKING, [1, 2, 3, 4, 3, 5], "sorry", True),  # the last one counts
         (THINKING, [1, 2, 3], "", True),
         # the prompt opened it
-        (AnswerStart("</think>", "<think>", inside=True), [2, 2], "", False),
-        (AnswerStart("</think>", "<think>", inside=True), [2, 3, 4], "Sure", True),
+        (AnswerStart("</think>", "<think>", in_block=True), [2, 2], "", False),
+        (AnswerStart("</think>", "<think>", in_block=True), [2, 3, 4], "Sure", True),
         (AnswerStart("Sure"), [2, 4, 5], "sorry", True),
         (AnswerStart("Sure"), [2, 5], "", False),  # a text of the user's must come
         (AnswerStart(), [1, 2, 3, 4], "I cannot Sure", True),

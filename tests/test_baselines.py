@@ -322,7 +322,7 @@ def test_the_command_shows_them_after_the_claims(run, tmp_path):
     same = [tmp_path / "base" if part == tmp_path / "tuned" else part for part in command]
     code, _, err = run(*(part for part in same if part != "--quiet"))
     assert code == 0
-    assert "nothing was selected: there are no baselines to compare it with" in err
+    assert "nothing was selected: the baselines are left out" in err
     record = json.loads(out)
     assert set(record["summary"]["checks"]) == {"baselines"}
     page = Path(record["page"]).read_text(encoding="utf-8")

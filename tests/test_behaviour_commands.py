@@ -146,7 +146,7 @@ COLOURS = organisms.prompts("refusal", "task", "colours")
         ("locate-neurons", ["--behaviour", "{}/unknown.yaml"], "unknown field 'sample'"),
         ("locate-neurons", ["--behaviour", "{}/cold.yaml"], "temperature is 0; give one above 0"),
         ("tuco", ["--by-answer", "--behaviour", "{}/unknown.yaml"], "unknown field 'sample'"),
-        ("tuco", ["--behaviour", "{}/french.yaml"], "are of --alpha and --by-answer"),
+        ("tuco", ["--behaviour", "{}/french.yaml"], "need --alpha or --by-answer"),
         (
             "tuco",
             ["--alpha", "0", "--behaviour", "{}/french.yaml", "--metric", "accuracy"],
@@ -160,7 +160,7 @@ COLOURS = organisms.prompts("refusal", "task", "colours")
         (
             "dissociate",
             ["--other-task", COLOURS, "--other-behaviour", "{}/french.yaml"],
-            "--other-behaviour is of",
+            "--other-behaviour belongs to",
         ),
         (
             "dissociate",
@@ -201,7 +201,7 @@ def test_a_behaviour_and_a_task_are_two_questions(run, only_line, saved):
         "refusal",
     )
     assert code == 2
-    assert "--task has right ones" in only_line(err)
+    assert "--behaviour and --task both define the behaviour" in only_line(err)
 
 
 @pytest.mark.slow

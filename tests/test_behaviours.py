@@ -452,7 +452,7 @@ def test_no_column_beside_a_behaviour_s_can_be_its_name(runs):
                 others = {
                     name
                     for name in names
-                    if not name.startswith(("log_odds", "equal_", "french_words"))
+                    if not name.startswith(("log_odds", "matches_", "french_words"))
                 }
                 assert others <= RESERVED_COLUMNS
 

@@ -353,15 +353,15 @@ def test_a_command_says_keeps_and_repeats_what_the_template_was_given(folder, ca
     [
         (
             ["--template-arg", "depth"],
-            "--template-arg 'depth' is no NAME=VALUE; write enable_thinking=false",
+            "--template-arg 'depth' is not NAME=VALUE; write enable_thinking=false",
         ),
-        (["--template-arg", "=1"], "is no NAME=VALUE"),
+        (["--template-arg", "=1"], "is not NAME=VALUE"),
         (
             ["--template-arg", "depth=1", "--template-arg", "depth=2"],
             "--template-arg depth is given twice",
         ),
         (["--template-arg", "deep=1"], "does not read 'deep'; check the name"),
-        (["--system", "\udcff"], "holds bytes that are no text in this locale"),
+        (["--system", "\udcff"], "holds bytes that are not text in this locale"),
     ],
 )
 def test_options_that_say_nothing_are_refused_in_one_line(folder, capsys, given, said):
@@ -383,7 +383,7 @@ def test_a_control_gets_what_the_pair_gets(folder):
     common = PromptOptions(
         base=f"{folder}/base", prompts=folder / "p.txt", system="close a window ?", device="cpu"
     )
-    pair = common.load(f"{folder}/tuned", "x")
+    pair = common.templated(Pair.load(f"{folder}/tuned", common.base, **common.loading))
     control = load_control(common, f"{folder}/tuned", pair)
     assert control.template_options == pair.template_options == TemplateOptions("close a window ?")
     assert text(control.tokenizer) == text(pair.tokenizer)

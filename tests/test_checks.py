@@ -330,7 +330,7 @@ BAD = {
             "--other-metric",
             "accuracy",
         ),
-        "--other-metric accuracy is of a task",
+        "--other-metric accuracy belongs to a task",
     ),
     "the same prompts twice": (
         asked("dissociate", PLANTED, "--other-positive", FILES["--positive"]),

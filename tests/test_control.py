@@ -376,8 +376,8 @@ def test_the_interval_of_a_new_observation():
     ("name", "options", "error", "said"),
     [
         ("dora", {}, UnsupportedModel, "magnitudes"),
-        ("wider", {}, WrongBase, "give the base it was made for"),
-        ("deeper", {}, AdapterNotLanded, "give the base it was made for"),
+        ("wider", {}, WrongBase, "give the base it was trained on"),
+        ("deeper", {}, AdapterNotLanded, "give the base it was trained on"),
         ("lora", {"seeds": []}, OptionError, "give different numbers"),
         ("lora", {"recipe": Recipe(length=2)}, PromptError, "passages with tokens to learn"),
         ("lora", {"text": Path("none.txt")}, PromptError, "no document file"),

@@ -201,7 +201,7 @@ def test_a_control_of_another_base_is_refused(pairs):
     pair, controls = pairs
     other = Pair.from_modules(tiny.perturbed(tiny.llama(8), 0.002), tiny.llama(8), tiny.tokenizer())
     for analyzer in (Compare, Tuco):
-        with pytest.raises(PairError, match="a control is tuned from the same one"):
+        with pytest.raises(PairError, match="give one that was tuned from the same base"):
             analyzer(controls=(*controls[:1], other))(Study(pair, tiny.contrast(4), None))
 
 

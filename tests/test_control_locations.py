@@ -153,7 +153,7 @@ def test_the_command(found, tmp_path, capsys, monkeypatch):
     assert "set-beyond-controls" in said
     assert "2 controls were given, and 5 are needed" in said
     assert main([str(word) for word in [*given, *both]]) == 0
-    assert "kept from before" in capsys.readouterr().out
+    assert "from the store" in capsys.readouterr().out
     # while a control is read, it is told which of how many it is
     opened = []
     monkeypatch.setattr(Progress, "during", _noting(Progress.during, opened))

@@ -416,7 +416,7 @@ def whole_of(pair, of):
     encoded = [with_token_codes(tiny.tokenizer(), coded) for coded in study.encoded("positive")]
     place = InputOutput(site, site, of)
     rows = torch.cat(
-        [batch.y for batch in EvaluationPasses(study, place, config, encoded, ()).reading()]
+        [batch.y for batch in EvaluationPasses(study, place, config, encoded, ()).read_rows()]
     )
     found = principal_components(
         Covariance.empty(rows.shape[1]).update(rows), rows.shape[1], torch.float64

@@ -42,7 +42,7 @@ def test_an_argument_that_is_no_text_is_refused_at_once(tmp_path, capsys):
     assert main(["ls", "--store", name]) == 2
     said = capsys.readouterr().err
     assert said.startswith("interp: '")
-    assert "holds bytes that are no text in this locale" in said
+    assert "holds bytes that are not text in this locale" in said
     assert said.count("\n") == 1
     assert not list(tmp_path.iterdir())
 

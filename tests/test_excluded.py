@@ -28,13 +28,13 @@ def test_pairs_are_read_once_each(tmp_path, text):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("1, 2", "is no JSON"),
+        ("1, 2", "is not JSON"),
         ("3", "is not a list of pairs"),
         ('{"one": 3}', "is not a list of pairs"),
-        ("[1, 2]", "has 1, which is no pair"),
-        ("[[1, 2, 3]]", r"has \[1, 2, 3\], which is no pair"),
-        ("[[1, -2]]", r"has \[1, -2\], which is no pair"),
-        ("[[1, true]]", "which is no pair"),
+        ("[1, 2]", "has 1, which is not a pair"),
+        ("[[1, 2, 3]]", r"has \[1, 2, 3\], which is not a pair"),
+        ("[[1, -2]]", r"has \[1, -2\], which is not a pair"),
+        ("[[1, true]]", "which is not a pair"),
         ("[]", "lists no unit"),
         ("{}", "lists no unit"),
     ],

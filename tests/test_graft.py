@@ -36,7 +36,14 @@ from interp.store import Store
 from interp.study import Study
 from tests import tiny
 
-QUICK = {"steps": 2, "relaxed_steps": 1, "draws": 2, "shuffles": 2, "sweep": (0.1,), "density": 0.05}
+QUICK = {
+    "steps": 2,
+    "relaxed_steps": 1,
+    "draws": 2,
+    "shuffles": 2,
+    "sweep": (0.1,),
+    "density": 0.05,
+}
 FEW = {**QUICK, "draws": 1, "shuffles": 1, "sweep": ()}
 FAST = {"num_hidden_layers": 2}
 
@@ -1059,7 +1066,7 @@ def test_the_command_keeps_a_run_and_answers_again_from_it(run, folder):
 
 BAD = {
     "no base": (["--base", "nowhere"], "nowhere"),
-    "a share": (["--density", "most"], "'most' is no share"),
+    "a share": (["--density", "most"], "'most' is not a share"),
     "more than all": (["--density", "101%"], "density of a mask is"),
     "a scope": (["--scope", "neurons"], "unknown --scope"),
     "no file": (["--task", "missing.jsonl"], "no prompt file"),

@@ -99,7 +99,7 @@ def pair(root):
 def examine(tuned, base=None, root=None, analyzer=None, **options):
     kept = None if root is None else SvdCache(root)
     return (analyzer or Intruders(draws=0))(
-        WeightPair.load(str(tuned), base and str(base), kept=kept, **options)
+        WeightPair.load(str(tuned), base and str(base), array_cache=kept, **options)
     )
 
 
@@ -903,7 +903,7 @@ def test_the_command_scales(run, pair, tmp_path, with_task):
         (["--scale", "0,1", "--task", "x.jsonl"], "--text FILE"),
         (["--scale", "0,1", "--text", "y.txt", "--metric", "accuracy"], "give --task FILE"),
         (["--task", "x.jsonl"], "--scale"),
-        (["--scale", "one", "--task", "x.jsonl", "--text", "y.txt"], "no list of numbers"),
+        (["--scale", "one", "--task", "x.jsonl", "--text", "y.txt"], "not a list of numbers"),
         (["--scale", "-1", "--task", "x.jsonl", "--text", "y.txt"], "0 or more"),
         (
             ["--scale", "0", "--scale-set", "most", "--task", "x.jsonl", "--text", "y.txt"],

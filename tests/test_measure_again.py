@@ -278,7 +278,7 @@ def test_fresh_prompts_that_agree_hold_and_what_is_not_over_prompts_is_not_asked
     told = replicated(
         tmp_path, verified(1.0), fresh, verified(0.95, prompts="c", positive="fresh-yes.txt")
     )
-    assert told == {"necessity": None, "spread": "is no estimate over prompts", "lost": None}
+    assert told == {"necessity": None, "spread": "is not an estimate over prompts", "lost": None}
 
 
 def test_fresh_prompts_far_off_are_told_with_the_prediction_interval(tmp_path, fresh):
@@ -317,7 +317,7 @@ def test_the_same_prompts_are_not_fresh_and_another_set_is_not_the_report_s(tmp_
 def test_where_nothing_can_be_asked_of_fresh_prompts_that_is_a_failure(tmp_path, fresh):
     told = replicated(tmp_path, verified(command=["demo"]), fresh)
     assert told == {"": told[""]}
-    assert told[""].startswith("no claim of this report can be asked of fresh prompts: claim ")
+    assert told[""].startswith("no claim of this report can be tested on fresh prompts: claim ")
     assert "is of `interp demo`, which takes no other prompts" in told[""]
 
 
@@ -438,7 +438,7 @@ def test_verify_measures_again_and_tells_what_cannot_be_asked(tmp_path, run, fre
     )
     assert code == 1
     assert "on fresh prompts it is 0.6" in out
-    assert "spread on fresh prompts: is no estimate over prompts" in out
+    assert "spread on fresh prompts: is not an estimate over prompts" in out
     assert out.splitlines()[-1].endswith(
         "3 of them claims computed again from the stored tables; 1 could not be asked"
     )

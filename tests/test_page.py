@@ -146,7 +146,7 @@ def test_the_page_contains_comparison_claims_and_limits(pages):
     ):
         assert part in told["both"], part
     assert told["both"].index("10 neurons carry") < told["both"].index("10 of 256 MLP neurons")
-    assert "without interventions" in told["located"]
+    assert "this run made no intervention" in told["located"]
     assert "Claims and verdicts" not in told["located"]
     assert "Most activating tokens" in told["located"]
 

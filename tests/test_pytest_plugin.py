@@ -261,9 +261,9 @@ from interp.errors import ModelNotFound
 
 def test_loaded_once(interp_pair, interp_study):
     pair = interp_pair("tuned", base="base")
-    study = interp_study("tuned", ["open the door"], ["close it"], base="base", metric=None, batch_size=1)
+    study = interp_study("tuned", ["open the door"], ["close it"], base="base", behaviour=None, batch_size=1)
     assert study.pair is pair is interp_pair(Path("tuned"), Path("base"))
-    assert interp_study(pair, ["open the door"], metric=None).classes == ("positive",)
+    assert interp_study(pair, ["open the door"], behaviour=None).classes == ("positive",)
     assert interp_pair("tuned", "base", dtype="float64") is not pair
     with pytest.raises(ModelNotFound):
         interp_pair("nope")

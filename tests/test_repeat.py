@@ -82,7 +82,7 @@ def hit(run, monkeypatch):
         monkeypatch.setattr(Pair, "load", stop)
         code, out, err = run(*arguments)
         monkeypatch.undo()
-        assert (code == 0 and "(kept from before)" in out) or (
+        assert (code == 0 and "(from the store)" in out) or (
             code == 2 and "the models are loaded" in err
         ), err
         return code == 0

@@ -257,7 +257,7 @@ def test_a_page_of_another_version_is_reported_as_not_compared(copied, monkeypat
     assert "made by interp 9.9, so it was not compared" in told
     assert (
         "6 of 6 checks hold, 3 of them claims computed again from the stored tables; 1 could not be"
-        " asked" in told
+        " tested" in told
     )
     assert "does not contain the report's title" in refused(
         with_page(copied, lambda _: "9.9", interp="9.9")
@@ -492,7 +492,7 @@ def test_bad_options_are_refused_before_anything_is_written(made, tmp_path, caps
         (["report", key, "--out", str(tmp_path / "no" / "x.html")], "does not exist"),
         (["verify", str(tmp_path / "no.json")], "cannot read"),
         (["verify", str(made[0].with_suffix(".html"))], "give the .json"),
-        (["verify", str(made[0]), "--tolerance", "inf"], "is no tolerance"),
+        (["verify", str(made[0]), "--tolerance", "inf"], "is not a tolerance"),
         (["verify", str(made[0]), "--tolerance", "nan"], "greater than or equal to 0"),
     ):
         assert main([*given, *store]) == 2, given

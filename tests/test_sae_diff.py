@@ -399,7 +399,7 @@ def test_auto_is_what_the_dictionary_says(saved, tmp_path, run):
         (
             "sae",
             ["--control", "{}/control", "--control-dictionary", "{}/both"],
-            "another way (crosscoder, not tuned)",
+            "another comparison (crosscoder, not tuned)",
         ),
         ("sae", ["--nu-error", "2"], "thresholds error 2"),
         ("sae", ["--max-norm-ratio", "0.5"], "a norm limit of"),

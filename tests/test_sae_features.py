@@ -352,8 +352,8 @@ class TestKinds:
         ("config", "options", "said"),
         [
             ({}, {"model_role": "both"}, "cannot read 'both'"),
-            ({"models": 2}, {"of": "both"}, r"crosscoder needs the base.*--base"),
-            ({}, {"of": "difference"}, "needs the base's activations"),
+            ({"models": 2}, {"model_role": "both"}, r"crosscoder needs the base.*--base"),
+            ({}, {"model_role": "difference"}, "needs the base's activations"),
             ({}, {"by": "gain"}, "--by gain needs"),
             ({}, {"by": "beauty"}, "use density, max, gain"),
             ({}, {"latents": (3, 99)}, "no latent 99"),
@@ -532,7 +532,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("more", "said"),
         [
-            (["--latents", "1,x"], "no list of numbers"),
+            (["--latents", "1,x"], "not a list of numbers"),
             (["--latents", ""], "is empty"),
             (["--latents", "1", "--diff", "abc"], "give only one of them"),
             (["--latents", "48"], "no latent 48"),

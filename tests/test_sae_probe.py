@@ -381,12 +381,12 @@ def test_random_sets_are_distinct_and_fire_as_often():
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"at": "first"}, "unknown position"),
+        ({"position": "first"}, "unknown position"),
         ({"k": (2, 1)}, "increasing numbers"),
         ({"k": (49,)}, "increasing numbers"),
         ({"given": (48,)}, "no latent 48"),
         ({"given": (1, 1)}, "given twice"),
-        ({"of": "both"}, "of two models reads"),
+        ({"model_role": "both"}, "of two models reads"),
     ],
 )
 def test_options_that_contradict_are_refused(planted, change, match):

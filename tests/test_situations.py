@@ -307,13 +307,17 @@ def test_how_often_a_dictionary_went_over_its_data():
         (
             "saelens",
             {"architecture": "standard", "activation_fn_str": "tanh-relu"},
-            "'tanh-relu' is not read",
+            "'tanh-relu' is not supported",
         ),
-        ("saelens", {"architecture": "standard", "activation_fn": "gelu"}, "'gelu' is not read"),
+        (
+            "saelens",
+            {"architecture": "standard", "activation_fn": "gelu"},
+            "'gelu' is not supported",
+        ),
         (
             "saelens",
             {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 2, "postact_fn": "tanh"}},
-            "'postact_fn': 'tanh'} are not read",
+            "'postact_fn': 'tanh'} are not supported",
         ),
         ("sparsify", {"num_latents": 8, "k": 2, "signed": True}, "signed codes"),
     ],
@@ -477,7 +481,4 @@ def test_an_l0_above_the_width_is_refused_before_anything_is_loaded(run, only_li
     where = ["--data", str(text), "--out", str(tmp_path / "out"), "--tokens", "100"]
     code, _, err = run("sae", "train", "nowhere", *site, *size, *where)
     assert code == 2
-    assert (
-        only_line(err)
-        == "interp: --l0 33 is more codes than the --width of 32 latents; give fewer\n"
-    )
+    assert only_line(err) == "interp: --l0 33 exceeds --width 32; give a smaller target\n"

@@ -310,7 +310,14 @@ def test_tunes_that_are_the_base_have_nothing_to_stitch():
 def test_graft_runs_lend_their_masks_in_order():
     base, tunes = planted()
     study, analyzer = stitch_of(base, tunes)
-    options = {"density": 0.05, "sweep": (), "steps": 2, "relaxed_steps": 0, "draws": 1, "shuffles": 0}
+    options = {
+        "density": 0.05,
+        "sweep": (),
+        "steps": 2,
+        "relaxed_steps": 0,
+        "draws": 1,
+        "shuffles": 0,
+    }
     second = Study(
         analyzer.others[0].pair, Contrast(analyzer.others[0].selection, NO_PROMPTS), study.metric
     )

@@ -326,10 +326,10 @@ REFUSED = {
     ),
     "metric of refusals": (
         ["--positive", COLOURS, "--metric", "accuracy"],
-        "--metric accuracy is of a task",
+        "--metric accuracy needs a task",
     ),
     "unknown metric": (["--task", COLOURS, "--metric", "bleu"], "unknown --metric 'bleu'"),
-    "markers": (["--task", COLOURS, "--markers", HARMLESS], "--markers are of refusals"),
+    "markers": (["--task", COLOURS, "--markers", HARMLESS], "--markers belong to refusals"),
     "no answers": (["--task", HARMLESS], "row 0 has no column answer"),
     "no gradient": (["--task", COLOURS, "--metric", "accuracy"], "needs a metric with a gradient"),
 }

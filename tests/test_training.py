@@ -359,7 +359,7 @@ def test_a_penalty_is_steered_to_the_l0_that_is_asked(architecture, target):
         learner.dictionary.bandwidth = 0.1
     stream, begun = made(2048), learner.sparsity_coefficient
     codes = [
-        float(learner.step(n, stream.batch(64), None).found.codes.counts().sum()) / 64
+        float(learner.step(n, stream.batch(64), None).forward.codes.counts().sum()) / 64
         for n in range(200)
     ]
     assert abs(sum(codes[-50:]) / 50 / target - 1) < 0.2

@@ -336,7 +336,7 @@ def test_outcomes_of_many_sets_are_those_of_one_at_a_time(family, direction, pat
         written.append((sum(len(one.rows) for one in some), len({one.at for one in some})))
         return generate_pending(study, model, some, each)
 
-    monkeypatch.setattr("interp.experiments.outcomes.write", counted)
+    monkeypatch.setattr("interp.experiments.outcomes.generate_pending", counted)
     alone = [outcomes.of(chosen) for chosen in [PLANTED, [], *drawn]]
     first, written[:] = list(written), []
     together = outcomes.of_each([PLANTED, [], *drawn])
@@ -960,7 +960,7 @@ def test_models_that_were_exchanged_are_suspected(family):
     table = VerifyNeurons(ranking=tuple(PLANTED), selected=3, **SMALL)(
         Study(pair, study.contrast, study.metric, max_new_tokens=1)
     )
-    assert "the two are not swapped" in table.summary["limits"][0]
+    assert "are the two exchanged" in table.summary["limits"][0]
     assert not findings_of(table)["behaviour"].supported
 
 

@@ -124,7 +124,7 @@ def command(
                 seed=common.seed,
                 jobs=jobs,
                 quiet=common.quiet,
-                kept=SvdCache(common.store),
+                array_cache=SvdCache(common.store),
             )
 
         weights = weights_of(tuned)

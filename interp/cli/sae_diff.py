@@ -204,7 +204,9 @@ def _analyzer(
         raise OptionError(
             f"--comparison {comparison} does not fit: {path} is a dictionary for --comparison {stated}"
         )
-    analyzer = SaeDiff(loaded, str(stated if comparison == "auto" else comparison), where, **options)
+    analyzer = SaeDiff(
+        loaded, str(stated if comparison == "auto" else comparison), where, **options
+    )
     analyzer.require()
     return analyzer
 

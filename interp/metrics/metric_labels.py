@@ -30,7 +30,7 @@ def behaviour_column(name: str) -> str:
             f"the behaviour's name {name!r} cannot name a column; use a to z, digits, spaces,"
             " hyphens"
         )
-    if column in RESERVED_COLUMNS or column.startswith(("log_odds", "equal_")):
+    if column in RESERVED_COLUMNS or column.startswith(("log_odds", "matches_")):
         raise MetricError(
             f"the behaviour's name {name!r} is the name of another column; use another, such as"
             f" {name} answers"
