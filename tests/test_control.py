@@ -376,7 +376,7 @@ def test_the_interval_of_a_new_observation():
     ("name", "options", "error", "said"),
     [
         ("dora", {}, UnsupportedModel, "magnitudes"),
-        ("wider", {}, WrongBase, "give the base it was trained on"),
+        ("wider", {}, WrongBase, "give the base it was made for"),
         ("deeper", {}, AdapterNotLanded, "give the base it was trained on"),
         ("lora", {"seeds": []}, OptionError, "give different numbers"),
         ("lora", {"recipe": Recipe(length=2)}, PromptError, "passages with tokens to learn"),

@@ -728,7 +728,7 @@ def _cut(held):
 BROKEN = {
     "nan": (_nan, NonFiniteWeights, "contains NaN"),
     "lost": (_lost, MissingWeights, r"lacks model\.layers\.0\.self_attn\.q_proj"),
-    "codes": (_codes, UnsupportedModel, "quantisation"),
+    "codes": (_codes, UnsupportedModel, "give the unquantised model"),
     "cut": (_cut, WidthMismatch, r"\(5, 96\) in the fine-tuned model"),
 }
 

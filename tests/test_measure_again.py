@@ -440,7 +440,7 @@ def test_verify_measures_again_and_tells_what_cannot_be_asked(tmp_path, run, fre
     assert "on fresh prompts it is 0.6" in out
     assert "spread on fresh prompts: is not an estimate over prompts" in out
     assert out.splitlines()[-1].endswith(
-        "3 of them claims computed again from the stored tables; 1 could not be asked"
+        "3 of them claims computed again from the stored tables; 1 could not be tested"
     )
     assert run("verify", report.path, "--prompts", "nope.txt")[0] == 2
 
