@@ -17,7 +17,7 @@ from interp.cli import COMMANDS, GROUPS
 from interp.errors import ClaimError, OptionError
 from interp.provenance import digest
 from interp.replication.commands import REPLAYABLE
-from interp.replication.fresh_prompts import (
+from interp.replication.new_prompts import (
     on_fresh_prompts,
     option_value,
     replication_blocker,

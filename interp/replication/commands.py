@@ -20,7 +20,7 @@ from typing import Any
 from interp.errors import ClaimError, InterpError
 from interp.kinds import KINDS
 from interp.provenance import JSON, digest
-from interp.replication.fresh_prompts import with_option_changed
+from interp.replication.new_prompts import with_option_changed
 from interp.store.transaction import file_lock, reporting_os_errors
 
 REPLAYABLE = {

@@ -22,7 +22,7 @@ from interp.errors import ClaimError, InterpError, OptionError
 from interp.maths.prediction import prediction_interval
 from interp.provenance import JSON, Provenance, digest
 from interp.replication.commands import ReplayedCommands, command_of
-from interp.replication.fresh_prompts import on_fresh_prompts, replication_blocker
+from interp.replication.new_prompts import on_fresh_prompts, replication_blocker
 from interp.table import Table
 
 

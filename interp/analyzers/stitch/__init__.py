@@ -204,7 +204,7 @@ class Stitch(Analyzer):
             provenance=study.provenance(self),
             summary={
                 "weights": scopes[0].size,
-                "tunes": [source.pair.tuned.name for source in inputs],
+                "fine_tuned_models": [source.pair.tuned.name for source in inputs],
                 "kept": mask_sizes,
                 "claimed_by_several": n_overlapping,
                 "kept_gain": {kind: rows.kept_gain(kind) for kind in ("stitched", "average")},
@@ -223,7 +223,7 @@ class Stitch(Analyzer):
             tables={
                 "answers": rows.answers_table(),
                 "random": rows.random_table(),
-                "tunes": rows.models_table(
+                "models": rows.models_table(
                     [source.pair.tuned.name for source in inputs], mask_sizes, scopes[0].size
                 ),
                 "overlaps": overlaps_table({"stitched": indices}, scopes[0].size),

@@ -186,7 +186,7 @@ class StitchRecords:
     def models_table(self, names: Sequence[str], mask_sizes: Sequence[int], size: int) -> Table:
         """The stitched models and their masks."""
         return table(
-            "stitch-tunes",
+            "stitch-models",
             {
                 "task": (np.arange(1, len(names) + 1), "key", _TASK),
                 "tune": (list(names), "text", "fine-tuned model"),
