@@ -57,6 +57,12 @@ class Finding:
     reason: str
     sentence: str
 
+    def __repr__(self) -> str:
+        return (
+            f"Finding({self.name}: {self.verdict}, {self.value:.4g} [{self.low:.4g},"
+            f" {self.high:.4g}])"
+        )
+
     @property
     def name(self) -> str:
         """The claim's name."""

@@ -22,7 +22,7 @@ def command(
     draws: Annotated[
         int, typer.Option(metavar="N", min=19, help="Random draws of every null.")
     ] = 999,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of every random draw.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Random seed.")] = 0,
     common: Common,
 ) -> None:
     """Map two or more stored runs of one pair to the same blocks and matrices, and compare their

@@ -6,7 +6,7 @@ what is printed) is as in every command that reads prompts.
 
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -40,6 +40,11 @@ def command_of(name: str) -> Callable[..., str]:
     ``interp.analyzers.framework.option`` gave them; others keep their default.
     """
     kind = load(kinds()[name].analyzer)
+    if not (isinstance(kind, type) and is_dataclass(kind) and callable(kind)):
+        raise OptionError(
+            f"{kinds()[name].analyzer} is not an analyzer: {name} has to name a dataclass whose"
+            " instances take a study (interp.analyzers.framework.StudyAnalyzer)"
+        )
     types = get_type_hints(kind)
     option_fields = [
         field for field in fields(kind) if field.name != "parent" and types[field.name] in TYPES

@@ -25,9 +25,9 @@ _FILE: dict[str, Any] = {"metavar": "FILE"}
 class BehaviourOptions(TemplateFlags):
     """The options of every command that examines a behaviour of a pair; the fields are the flags."""
 
-    base: Annotated[
-        str | None, typer.Option("--base", metavar="BASE", help="What it was tuned from.")
-    ] = None
+    base: Annotated[str | None, typer.Option("--base", metavar="BASE", help="The base model.")] = (
+        None
+    )
     positive: Annotated[
         Path | None, typer.Option("--positive", **_FILE, help="Prompts that show the behaviour.")
     ] = None
@@ -97,7 +97,7 @@ class BehaviourOptions(TemplateFlags):
             "--max-prompts",
             metavar="N",
             min=1,
-            help="At most N prompts per class, in each half.  [default: all; 48 in locate-neurons]",
+            help="At most N prompts per class, in each half.  [default: all; locate-neurons: 48]",
         ),
     ] = None
 

@@ -71,9 +71,9 @@ class Common:
     store: Annotated[Path, typer.Option("--store", metavar="DIR", help="Where runs are kept.")] = (
         Path("runs")
     )
-    quiet: Annotated[
-        bool, typer.Option("--quiet", help="No progress and no remarks on stderr.")
-    ] = False
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no notes on stderr.")] = (
+        False
+    )
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = (
         False
     )

@@ -18,9 +18,9 @@ class Training(Common):
     so.
     """
 
-    base: Annotated[
-        str | None, typer.Option("--base", metavar="BASE", help="What it was tuned from.")
-    ] = None
+    base: Annotated[str | None, typer.Option("--base", metavar="BASE", help="The base model.")] = (
+        None
+    )
     out: Annotated[
         Path,
         typer.Option("--out", metavar="DIR", help="Folder to write: DIR/seed-0/matched, raw, ..."),
@@ -70,7 +70,7 @@ class Training(Common):
     clip: Annotated[
         float | None,
         typer.Option(
-            "--clip", metavar="X", help="Largest norm of a gradient; 0: any.  [default: 1]"
+            "--clip", metavar="X", help="Gradient-norm clipping; 0 disables it.  [default: 1]"
         ),
     ] = None
     batch: Annotated[

@@ -22,9 +22,9 @@ _FILE: dict[str, Any] = {"metavar": "FILE"}
 class GraftOptions(TemplateFlags):
     """The options of ``interp graft``; the fields are the flags."""
 
-    base: Annotated[
-        str | None, typer.Option("--base", metavar="BASE", help="What it was tuned from.")
-    ] = None
+    base: Annotated[str | None, typer.Option("--base", metavar="BASE", help="The base model.")] = (
+        None
+    )
     task: Annotated[
         Path, typer.Option("--task", **_FILE, help="Prompts with answers (wrong ones too).")
     ]
@@ -124,7 +124,7 @@ def command(
         typer.Option(
             metavar="N",
             min=0,
-            help="Masks learned on shuffled movement; under 6 decide nothing, 0: none.",
+            help="Masks learned on shuffled movement; fewer than 6: the claim is not tested; 0: none.",
         ),
     ] = 6,
     compare_with: Annotated[

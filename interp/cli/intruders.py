@@ -23,9 +23,7 @@ def command(
         str, typer.Argument(metavar="TUNED", help="The tuned model, or a LoRA adapter.")
     ],
     *,
-    base: Annotated[
-        str | None, typer.Option(metavar="BASE", help="What it was tuned from.")
-    ] = None,
+    base: Annotated[str | None, typer.Option(metavar="BASE", help="The base model.")] = None,
     top_k: Annotated[
         int, typer.Option(metavar="K", min=1, help="Leading singular vectors of each matrix.")
     ] = 10,
@@ -36,7 +34,8 @@ def command(
         str, typer.Option(metavar="SIDE", help="left or right singular vectors.")
     ] = "left",
     gap: Annotated[
-        float, typer.Option(metavar="X", help="Base values this close (relative) count as like.")
+        float,
+        typer.Option(metavar="X", help="Relative tolerance for equal singular values of the base."),
     ] = 0.05,
     draws: Annotated[
         int, typer.Option(metavar="N", min=0, help="Random updates: 20 or more, or 0.")

@@ -34,7 +34,8 @@ def command(real: Real = False, planted: Planted = None, *, common: Common) -> N
     """List the shipped organisms: small pairs of models whose difference is known, and how they
     behave.
 
-    Children of a real base need a package that holds it; --real says whether it is there.
+    Fine-tuned models of a real base need a package that has it; --real says whether it is
+    installed.
     """
     if planted is not None:
         name = planted.removeprefix("organism:")

@@ -28,9 +28,9 @@ CONTROL_HELP = (
 class PromptOptions(TemplateFlags):
     """The options of commands that compare a pair on prompts; the fields are the flags."""
 
-    base: Annotated[
-        str | None, typer.Option("--base", metavar="BASE", help="What it was tuned from.")
-    ] = None
+    base: Annotated[str | None, typer.Option("--base", metavar="BASE", help="The base model.")] = (
+        None
+    )
     prompts: Annotated[
         Path | None, typer.Option("--prompts", **_FILE, help="Prompts that both models read.")
     ] = None

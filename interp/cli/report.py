@@ -28,7 +28,7 @@ def command(
         bool,
         typer.Option(
             "--agreement",
-            help="Also compare where the runs of one pair put the change (interp agree).",
+            help="Also compare the locations of the change by method (interp agree).",
         ),
     ] = False,
     draws: Annotated[
@@ -40,8 +40,9 @@ def command(
     checked.
 
     What was compared, which claims are supported and which are not, each with its control; with
-    --agreement also whether methods agree on where tuning put it. `interp verify FILE.json` and
-    `pytest --interp-report FILE.json` compute every claim again from the stored tables.
+    --agreement also whether methods agree on where fine-tuning changed the model. `interp verify
+    FILE.json` and `pytest --interp-report FILE.json` compute every claim again from the stored
+    tables.
 
     Example: interp report 1facf37b 2922ca53 --out report.html
     """

@@ -49,7 +49,7 @@ def command(
         bool,
         typer.Option(
             "--by-answer",
-            help="Two classes of --prompts: answers that show the metric, and others.",
+            help="Two classes of --prompts: answers that show the behaviour, and others.",
         ),
     ] = False,
     control: Annotated[list[str] | None, typer.Option(metavar="MODEL", help=CONTROL_HELP)] = None,

@@ -64,7 +64,8 @@ class ReplayedCommands:
         name = " ".join(command[: 2 if command[0] == "sae" else 1])
         if name not in REPLAYABLE:
             raise ClaimError(
-                f"`interp {name}` makes no claims; it is not run again, whatever the report says"
+                f"`interp {name}` is not on the list of commands that a report may run again; run it"
+                " yourself"
             )
         if "--remote" in command:
             raise ClaimError(
