@@ -37,7 +37,7 @@ class ExplorableModel(Model):
     """A model of a pair that answers prompts, also under edits.
 
     Edits apply to ``generate`` and to ``run_with_cache`` of its pair. Studies and analyzers run the
-    model without them: what they store is always of the model as it was models_pair.
+    model without them: what they store is always of the model as it was loaded.
     """
 
     tokenizer: Tokenizer = field(kw_only=True)

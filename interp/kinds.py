@@ -11,15 +11,29 @@ the name of the entry point::
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module, metadata
 from typing import Any
 
-from interp.errors import OptionError
-
 GROUP = "interp.kinds"
+OTHER_COMMANDS = (
+    "control",
+    "report",
+    "verify",
+    "ls",
+    "show",
+    "sql",
+    "organisms",
+    "doctor",
+    "demo",
+    "sae",
+)
+"""Commands that make no run of a kind; kinds cannot have their names."""
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
 @dataclass(frozen=True)
@@ -48,16 +62,21 @@ class Kind:
 def kinds() -> Mapping[str, Kind]:
     """All kinds by name: those of interp, then those of other packages.
 
-    Raises OptionError for an entry point that has the name of one of ours.
+    An entry point whose name is taken, or is not of lower-case letters, digits and hyphens, is left
+    out with a warning on stderr: other packages must not stop interp.
     """
     found = dict(KINDS)
+    taken = {*KINDS, *command_helps(KINDS), *OTHER_COMMANDS}
     for entry in metadata.entry_points(group=GROUP):
-        if entry.name in KINDS:
-            raise OptionError(
-                f"the entry point {entry.name} of {GROUP} has the name of a kind of interp; give"
-                " it another one"
-            )
         package = entry.dist.name if entry.dist else entry.module
+        if entry.name in taken or not _NAME.fullmatch(entry.name):
+            reason = "is taken" if entry.name in taken else "is not of a-z, 0-9 and hyphens"
+            print(
+                f"interp: the analyzer {entry.name!r} of the package {package} is left out: its name"
+                f" {reason}",
+                file=sys.stderr,
+            )
+            continue
         found[entry.name] = Kind(entry.value, help=f"an analyzer of the package {package}")
     return found
 

@@ -5,12 +5,16 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
 
 from examples.answer_length import AnswerLength
 from interp import claims, kinds
+from interp.analyzers.framework import Needs, StudyAnalyzer, option
+from interp.cli import _command
 from interp.errors import OptionError
 from interp.kinds import Kind
 from tests import tiny
@@ -110,12 +114,81 @@ def test_one_line_makes_the_command(listed, run, only_line):
     assert "unknown --metric 'words'" in only_line(run(*words, "--metric", "words")[2])
 
 
-def test_a_name_that_is_taken_is_refused(monkeypatch, package):
-    monkeypatch.setitem(kinds.KINDS, "answer-length", Kind())
-    monkeypatch.syspath_prepend(str(package))
+@pytest.mark.parametrize("name", ["tuco", "ls", "agree", "sae", "a.b", "_x"])
+def test_a_name_that_is_taken_or_odd_is_left_out(monkeypatch, tmp_path, capsys, name):
+    about = tmp_path / "odd-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: odd\nVersion: 1.0\n")
+    entry = f"[interp.kinds]\n{name} = examples.answer_length:AnswerLength\n"
+    (about / "entry_points.txt").write_text(entry)
+    monkeypatch.syspath_prepend(str(tmp_path))
     kinds.kinds.cache_clear()
-    with pytest.raises(OptionError, match=r"answer-length of interp\.kinds has the name of a kind"):
-        kinds.kinds()
+    assert dict(kinds.kinds()) == kinds.KINDS
+    assert f"{name!r} of the package odd is left out" in capsys.readouterr().err
+    kinds.kinds.cache_clear()
+
+
+def test_a_name_like_a_module_of_ours_is_a_command(monkeypatch, tmp_path):
+    about = tmp_path / "common-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: common\nVersion: 1.0\n")
+    entry = "[interp.kinds]\ncommon = examples.answer_length:AnswerLength\n"
+    (about / "entry_points.txt").write_text(entry)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    kinds.kinds.cache_clear()
+    assert "draws" in _command("common", "common").__signature__.parameters
+    kinds.kinds.cache_clear()
+
+
+@dataclass(frozen=True)
+class Odd(StudyAnalyzer):
+    """Options of several types."""
+
+    name: ClassVar[str] = "odd"
+    version: ClassVar[int] = 1
+
+    few: tuple[int, ...] = option((1, 2), "Some numbers.", ge=1)
+    least: int | None = option(None, "A bound.", ge=1)
+    way: str = option("near", "How.", choices=("near", "far"))
+
+
+@dataclass(frozen=True)
+class Clashing(StudyAnalyzer):
+    """An option with the name of a common flag."""
+
+    name: ClassVar[str] = "clashing"
+    version: ClassVar[int] = 1
+
+    seed: int = option(0, "A seed.")
+
+
+def test_bounds_hold_for_every_item_and_none_is_allowed():
+    assert Odd().least is None
+    with pytest.raises(OptionError, match="few of Odd is 0; use at least 1"):
+        Odd(few=(3, 0))
+    with pytest.raises(OptionError, match="way of Odd is 'away'; use near, far"):
+        Odd(way="away")
+
+
+def test_an_option_named_like_a_common_flag_is_refused(monkeypatch, run, only_line):
+    for name in ("odd", "clashing"):
+        monkeypatch.setitem(kinds.KINDS, name, Kind(f"{__name__}:{name.title()}", help="odd"))
+    kinds.kinds.cache_clear()
+    assert "(near, far)" in run("odd", "--help")[1]
+    code, _, error = run("clashing", "--help")
+    assert code == 2
+    assert "seed of Clashing has the name of a flag" in only_line(error)
+    kinds.kinds.cache_clear()
+
+
+def test_needs_are_checked_before_a_model_is_read(monkeypatch, run, only_line, tmp_path):
+    monkeypatch.setattr(AnswerLength, "needs", Needs(negatives=True))
+    line = Kind("examples.answer_length:AnswerLength", help="does fine-tuning make answers shorter")
+    monkeypatch.setitem(kinds.KINDS, "answer-length", line)
+    kinds.kinds.cache_clear()
+    (tmp_path / "p.txt").write_text("one\ntwo\n")
+    words = ("answer-length", "no-model", "--prompts", tmp_path / "p.txt")
+    assert "needs prompts of two classes" in only_line(run(*words)[2])
     kinds.kinds.cache_clear()
 
 

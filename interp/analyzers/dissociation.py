@@ -251,7 +251,7 @@ _COLUMNS = {
     "prompts": ("measure", "prompts where base and fine-tuned model differ in the behaviour"),
     "as_base": (
         "measure",
-        "share of these whose behaviour became the base's, without malformed answers",
+        "share of these whose behaviour became the base's, no answer being malformed where the base's is not",
     ),
     "recovery": (
         "measure",
@@ -345,7 +345,7 @@ def _answers(studies: dict[str, Study], unedited: dict, cells: dict, changed: di
                     )
                 ),
                 "flag",
-                ("lacks the fine-tuned model's behaviour, or is malformed"),
+                "shows the behaviour where the fine-tuned model does not or the reverse, or is malformed",
             ),
         },
     )

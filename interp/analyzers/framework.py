@@ -31,7 +31,9 @@ def option(
 ) -> Any:
     """A field of an analyzer that is an option of its command.
 
-    ``ge`` and ``le``: the smallest and the largest value allowed; ``choices``: the words allowed.
+    ``ge`` and ``le``: the smallest and the largest value allowed; ``choices``: the words allowed;
+    of a tuple they hold for every item. None is always allowed. Options of one word, number or yes
+    and no are flags; others can be set in Python only, and need a default.
     """
     return field(
         default=default, metadata={"help": help, "ge": ge, "le": le, "choices": tuple(choices)}
@@ -118,12 +120,15 @@ class StudyAnalyzer(Analyzer):
 
 def _require_allowed(owner: str, name: str, value: Any, metadata: Mapping[str, Any]) -> None:
     low, high, choices = (metadata.get(part) for part in ("ge", "le", "choices"))
-    if choices and value not in choices:
-        raise OptionError(f"{name} of {owner} is {value!r}; use {', '.join(choices)}")
-    if low is not None and not value >= low:
-        raise OptionError(f"{name} of {owner} is {value}; use at least {low}")
-    if high is not None and not value <= high:
-        raise OptionError(f"{name} of {owner} is {value}; use at most {high}")
+    if value is None:
+        return
+    for item in value if isinstance(value, (tuple, list)) else (value,):
+        if choices and item not in choices:
+            raise OptionError(f"{name} of {owner} is {item!r}; use {', '.join(choices)}")
+        if low is not None and not item >= low:
+            raise OptionError(f"{name} of {owner} is {item}; use at least {low}")
+        if high is not None and not item <= high:
+            raise OptionError(f"{name} of {owner} is {item}; use at most {high}")
 
 
 def prompt_rows(

@@ -225,7 +225,7 @@ def _columns(rows: list[dict]) -> dict[str, tuple]:
             "measure",
             (
                 "share of the prompts on which the models differ whose behaviour became the base's,"
-                " without malformed answers"
+                " no answer being malformed where the base's is not"
             ),
         ),
         "recovery": (

@@ -117,7 +117,8 @@ def _command(module: str, name: str) -> Callable:
     """What ``interp.cli.<module>`` does; an analyzer without a module there has a plain command
     made of its fields.
     """
-    if find_spec(f"interp.cli.{module}") is not None:
+    is_own = name in _HELPS or module.replace("_", " ", 1) in _HELPS
+    if is_own and find_spec(f"interp.cli.{module}") is not None:
         return import_module(f"interp.cli.{module}").command
     from interp.cli.auto_command import command_of
 

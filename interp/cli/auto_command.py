@@ -17,7 +17,7 @@ from interp.cli.prompt_options import PromptOptions
 from interp.cli.request_cache import Request
 from interp.cli.runner import Session, answer
 from interp.errors import OptionError
-from interp.kinds import kinds, load
+from interp.kinds import KINDS, kinds, load
 
 TYPES = (bool, int, float, str)
 METRICS = ("none", "refusal")
@@ -46,6 +46,8 @@ def command_of(name: str) -> Callable[..., str]:
             " instances take a study (interp.analyzers.framework.StudyAnalyzer)"
         )
     types = get_type_hints(kind)
+    needs = getattr(kind, "needs", None)
+    _require_possible(name, kind, types)
     option_fields = [
         field for field in fields(kind) if field.name != "parent" and types[field.name] in TYPES
     ]
@@ -69,20 +71,30 @@ def command_of(name: str) -> Callable[..., str]:
                 "--behaviour and --metric both say what of answers is measured; give one of them"
             )
         analyzer = kind(**options)
+        if needs is not None and needs.negatives and common.negative is None:
+            raise OptionError(
+                f"{name} needs prompts of two classes; give --positive and --negative"
+            )
+        if needs is not None and needs.metric and metric == "none" and behaviour is None:
+            raise OptionError(
+                f"{name} needs a behaviour; give --behaviour NAME, or --metric refusal"
+            )
 
         def compute(session: Session) -> list:
             specification = (
                 specification_of(behaviour, None) if behaviour or metric == "refusal" else None
             )
             prompts = common.read()
-            pair = session.load(tuned, common.base, name)
+            pair = session.load(tuned, common.base, name if needs is None or needs.base else "")
             study = session.study(
                 pair, prompts, specification and specification.metric(pair.tokenizer)
             )
             session.note(study.counts, *study.notes)
             return [session.store.run(analyzer, study)]
 
-        return answer(request, f"{name}: {tuned}", compute)
+        # of other packages it is not known whether their code changed
+        recalls = name in KINDS
+        return answer(request, f"{name}: {tuned}", compute, recalls)
 
     command.__doc__ = inspect.getdoc(kind)
     command.__signature__ = inspect.Signature(
@@ -101,12 +113,29 @@ def command_of(name: str) -> Callable[..., str]:
     return takes(PromptOptions)(command)
 
 
+def _require_possible(name: str, kind: type, types: dict[str, Any]) -> None:
+    """Raise OptionError for an option that has the name of a common flag, or that cannot be given."""
+    common = {field.name for field in fields(PromptOptions)} | {"tuned", "metric", "behaviour"}
+    for field in fields(kind):
+        if field.name in common:
+            raise OptionError(
+                f"the option {field.name} of {kind.__name__} has the name of a flag that every"
+                " command has; give it another one"
+            )
+        is_flag = types[field.name] in TYPES
+        if not is_flag and field.default is MISSING and field.default_factory is MISSING:
+            raise OptionError(
+                f"the option {field.name} of {kind.__name__} has no default and cannot be a flag of"
+                f" `interp {name}`, which takes words, numbers, and yes or no"
+            )
+
+
 def _flag(field: Field, kind: type) -> inspect.Parameter:
     """A field as a flag of its own name; one without a default is required."""
     default = inspect.Parameter.empty if field.default is MISSING else field.default
     flag = typer.Option(
         metavar=None if kind is bool else kind.__name__.upper(),
-        help=field.metadata.get("help", ""),
+        help=_help_of(field),
         min=field.metadata.get("ge"),
         max=field.metadata.get("le"),
     )
@@ -115,4 +144,12 @@ def _flag(field: Field, kind: type) -> inspect.Parameter:
         inspect.Parameter.KEYWORD_ONLY,
         default=default,
         annotation=Annotated[kind, flag],
+    )
+
+
+def _help_of(field: Field) -> str:
+    """The help of an option, with the words that it takes."""
+    choices = field.metadata.get("choices") or ()
+    return " ".join(
+        [field.metadata.get("help", ""), *([f"({', '.join(choices)})"] if choices else [])]
     )

@@ -1,7 +1,7 @@
 """What all commands share: common options, and how results and remarks are printed.
 
 A command that is decorated with ``takes(Common)`` gets the fields of ``Common`` as flags and
-receives them as its argument ``common``; ``takes(Running)`` adds those that matter when a model
+receives them as its argument ``common``; ``takes(RuntimeOptions)`` adds those that matter when a model
 runs.
 """
 

@@ -104,13 +104,16 @@ class Session:
         return print_result(self.common, runs, page)
 
 
-def answer(request: Request, title: str, compute: Callable[[Session], Sequence[Any]]) -> str:
+def answer(
+    request: Request, title: str, compute: Callable[[Session], Sequence[Any]], recalls: bool = True
+) -> str:
     """Print what a request gave before, if nothing that determines it changed; else compute it.
 
-    Returns the key of the first run.
+    ``recalls`` False: compute in any case; runs in the store are used again. Returns the key of the
+    first run.
     """
     common = request.common
-    if (remembered := request.recall()) is not None:
+    if recalls and (remembered := request.recall()) is not None:
         for note in remembered.notes:
             common.remark(note)
         return print_result(common, remembered.runs, recalled_page(common.store, remembered, title))

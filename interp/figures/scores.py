@@ -87,9 +87,7 @@ def scores_figure(table: Table) -> go.Figure:
         f" selected {unit_name}s of each layer."
     )
     if rows.size < score.size:
-        caption += (
-            f" The {unit_name}s not drawn have smaller scores; an even sample of them is shown."
-        )
+        caption += f" Of the {unit_name}s with smaller scores only an even sample is drawn."
     finish(figure, title, caption, height=460)
     figure.update_yaxes(
         title_text=escape_label(f"score ({unit})" if unit else "score"), row=1, col=1

@@ -58,7 +58,7 @@ class Question:
 def remeasurement(
     prompts: Sequence[str] = (), tolerance: float = 1e-6, directory: Path | None = None
 ) -> Iterator[Remeasurement]:
-    """``Again`` in a temporary folder, which is removed at the end."""
+    """``Remeasurement`` in a temporary folder, which is removed at the end."""
     with tempfile.TemporaryDirectory(prefix="interp-again-") as folder:
         yield Remeasurement(Path(folder), prompts, tolerance, directory)
 
@@ -311,16 +311,16 @@ def _why_another_run(run: JSON, manifests: Sequence[Any]) -> str:
         return f"its command makes no run of {run['analyzer']} any more"
     near = min(alike, key=lambda provenance: len(_differing(run, provenance)))
     changed = _differing(run, near)
-    manifests = (
+    message = (
         f"its command makes run {near.key[:12]} now, for {', '.join(changed) or 'the record'}"
         " changed"
     )
     if changed == ["tokens"]:
         return (
-            f"{manifests}: the same prompts become other tokens, as where a chat template reads the"
+            f"{message}: the same prompts become other tokens, as where a chat template reads the"
             " clock or a library is of another version; write a new report"
         )
-    return f"{manifests}; put back the prompt files and models of the report, or write a new report"
+    return f"{message}; put back the prompt files and models of the report, or write a new report"
 
 
 def _differing(run: JSON, now: Provenance) -> list[str]:

@@ -40,7 +40,7 @@ def write_table(table: Table, path: Path) -> None:
 
 
 def read_columns(path: Path, types: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """The columns of a Parquet file; ``Damaged`` if names or types differ from ``types``."""
+    """The columns of a Parquet file; ``DamagedRun`` if names or types differ from ``types``."""
     try:
         table = pq.ParquetFile(path).read()
     except (pa.ArrowException, OSError) as error:
@@ -70,7 +70,7 @@ def write_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file by name; ``Damaged`` if it cannot be read."""
+    """The arrays of a safetensors file by name; ``DamagedRun`` if it cannot be read."""
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:

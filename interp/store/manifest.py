@@ -31,7 +31,7 @@ from interp.provenance import JSON, Provenance, digest, sha256_of
 from interp.store.records import Record, first_error
 from interp.table import Column, Table, dtype_name
 
-SCHEMA = 4
+SCHEMA = 5
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 KEY = re.compile(r"[0-9a-f]{16,64}")
 TableName = Annotated[str, StringConstraints(pattern=f"^{NAME.pattern}$")]
@@ -142,7 +142,7 @@ class Manifest(Record):
 
 
 def table_record_fields(table: Table) -> dict[str, JSON]:
-    """The fields of ``TablePart`` that come from the table and not from its file."""
+    """The fields of ``StoredTable`` that come from the table and not from its file."""
     columns = [
         {**asdict(column), "dtype": dtype_name(table[column.name])} for column in table.columns
     ]
@@ -157,7 +157,7 @@ def table_record_fields(table: Table) -> dict[str, JSON]:
 def read(directory: Path) -> Manifest:
     """The manifest of the run in ``directory``.
 
-    Raises ``Damaged`` if it is not valid, and ``StoreError`` if the file cannot be opened or has
+    Raises ``DamagedRun`` if it is not valid, and ``StoreError`` if the file cannot be opened or has
     another schema version.
     """
     path = directory / "manifest.json"
@@ -206,7 +206,7 @@ def read(directory: Path) -> Manifest:
 
 
 def verify(directory: Path, file: StoredFile) -> None:
-    """Compare a file of a run with its digest; raises ``Damaged`` if they differ."""
+    """Compare a file of a run with its digest; raises ``DamagedRun`` if they differ."""
     path = directory / file.file
     try:
         actual = sha256_of(path)

@@ -49,7 +49,7 @@ QUERIES = ("SELECT", "EXPLAIN")
 def answer(query: str, root: Path, manifests: Sequence[Manifest]) -> Table:
     """The rows of one query; ``StoreError`` for an invalid one, with the available views.
 
-    ``Damaged`` if a file that it would read does not match its digest.
+    ``DamagedRun`` if a file that it would read does not match its digest.
     """
     directory, sources = root.resolve(), _sources(manifests)
     try:

@@ -308,9 +308,14 @@ class Store:
 def _has_old_layout(root: Path) -> bool:
     """Whether runs are in ``root/runs``, where older versions wrote them.
 
-    A store in the current layout that happens to be named ``runs`` has ``.temporary``.
+    A store in the current layout may be named ``runs``: the schema of its manifests tells.
     """
     folder = root / "runs"
-    if not folder.is_dir() or (folder / ".temporary").exists():
-        return False
-    return any(manifest.KEY.fullmatch(name) for name in os.listdir(folder))
+    names = os.listdir(folder) if folder.is_dir() else []
+    for name in filter(manifest.KEY.fullmatch, names):
+        try:
+            record = json.loads((folder / name / "manifest.json").read_text("utf-8"))
+            return record["schema"] < manifest.SCHEMA
+        except (OSError, ValueError, TypeError, KeyError):
+            continue
+    return False

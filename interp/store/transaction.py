@@ -106,7 +106,7 @@ def publish(
 ) -> bool:
     """Rename ``directory`` to ``target``; False if a valid ``target`` exists already.
 
-    ``check`` raises ``Damaged`` for an invalid target, which ``move_damaged`` then moves out of the
+    ``check`` raises ``DamagedRun`` for an invalid target, which ``move_damaged`` then moves out of the
     way.
     """
     apply_umask(directory)

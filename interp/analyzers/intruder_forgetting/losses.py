@@ -65,8 +65,8 @@ class Forgetting(Analyzer):
             reference=mean("base_loss"),
             control="the base on the same texts",
             text=(
-                "On plain text the loss is {value:+.3f} nats per token [{low:+.3f}, {high:+.3f}]"
-                " above the base's ({control:.3f})."
+                "On plain text the loss differs from the base's ({control:.3f}) by {value:+.3f} nats"
+                " per token [{low:+.3f}, {high:+.3f}]."
             ),
         )
         return conclude(run, [forgets])

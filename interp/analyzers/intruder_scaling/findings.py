@@ -50,7 +50,8 @@ def claims_of(
             *_update_claims(study, by_setting, reported_scale),
         ]
     neighbour_text = (
-        "the vector of nearest singular value that is not an intruder, scaled by the same factor"
+        "the vector of the same matrix with the nearest singular value that is not an intruder,"
+        " scaled by the same factor"
     )
     return [
         Claim(

@@ -101,7 +101,11 @@ def shift_columns(model: ModelShifts, base: Float[NDArray, "N D"]) -> Columns:
             "measure",
             "the same divided by the spread of the base's states",
         ),
-        "own": (measured.own, "measure", "length of its shift minus the mean shift of all tokens"),
+        "own": (
+            measured.own,
+            "measure",
+            "length of the difference between its shift and the mean shift of all tokens",
+        ),
     }
     meanings = {
         "pairwise": "mean cosine of the shifts of two tokens from different clusters",
