@@ -39,7 +39,7 @@ def command_of(name: str) -> Callable[..., str]:
     Fields of one word, number or yes and no become flags, with the help and the bounds that
     ``interp.analyzers.framework.option`` gave them; others keep their default.
     """
-    kind = load(kinds()[name].analyzer)
+    kind: Any = load(kinds()[name].analyzer)
     if not (isinstance(kind, type) and is_dataclass(kind) and callable(kind)):
         raise OptionError(
             f"{kinds()[name].analyzer} is not an analyzer: {name} has to name a dataclass whose"
