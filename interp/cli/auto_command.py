@@ -70,7 +70,7 @@ def command_of(name: str) -> Callable[..., str]:
             raise OptionError(
                 "--behaviour and --metric both say what of answers is measured; give one of them"
             )
-        analyzer = kind(**options)
+        analyzer: Any = kind(**options)
         if needs is not None and needs.negatives and common.negative is None:
             raise OptionError(
                 f"{name} needs prompts of two classes; give --positive and --negative"
