@@ -45,7 +45,7 @@ def serve(directory: Path) -> None:
         tracer.execute(tracer.info.code)
     finally:
         dec()
-    torch.save({"found": tracer.info.frame.f_locals["found"]}, directory / "answer")
+    torch.save({"saved": tracer.info.frame.f_locals["saved"]}, directory / "answer")
 
 
 def main(directory: Path) -> None:

@@ -220,7 +220,7 @@ def test_kept(blessed, word):
 def test_store(interp_store):
     interp_store.write(verified())
     assert interp_store.root.name == {store!r}
-    assert_localised(interp_store.get(verified().provenance.key), claims=("necessity",), most=3)
+    assert_localised(interp_store.get(verified().provenance.key), claims=("necessity",), max_units=3)
 """
 
 
@@ -233,7 +233,7 @@ def test_fixtures_bless_and_the_store_of_the_ini_file(tmp_path, pytest_in):
     assert code == 1
     assert "2 failed, 1 passed" in said
     assert said.count("; look at it, commit it, run again") >= 2
-    assert (tmp_path / "kept" / "runs").is_dir()
+    assert any((tmp_path / "kept").iterdir())
     written = sorted(path.name for path in (tmp_path / "blessed" / "test_suite").iterdir())
     assert len(written) == 2  # two parameters whose names differ in a sign that no file may have
     # the second table of each, written now
