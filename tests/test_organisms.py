@@ -154,7 +154,7 @@ def test_processes_at_once_agree_on_one_directory(tmp_path, monkeypatch):
 
 
 def test_a_process_killed_while_writing_leaves_nothing_in_use(tmp_path, monkeypatch):
-    slow = "import time, shutil, interp.organisms as o; o._flush = lambda path: time.sleep(60); "
+    slow = "import time, shutil, interp.organisms as o; o._fsync = lambda path: time.sleep(60); "
     monkeypatch.setenv("INTERP_CACHE", str(tmp_path))
     process = subprocess.Popen([sys.executable, "-c", slow + "o.directory('refusal/planted')"])
     deadline = time.time() + 60
