@@ -2,7 +2,7 @@
 
 Stability over halves and templates, redundancy and the refusal direction, by organism; the
 agreement of each method's scores with exact patching of random halves of all neurons; transfer of a
-set located in ``full`` to other tunes; double dissociation of two skills in ``distracted``.
+set located in ``full`` to other fine-tuned models; double dissociation of two skills in ``distracted``.
 """
 
 import math

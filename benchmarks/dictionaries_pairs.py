@@ -82,8 +82,8 @@ def measure(folder: Path, way: str, site: str, seed: int) -> tuple[list[dict], l
     """Claimed counts of the full tune, the sham and the identical pair, and the full tune's claims."""
     data, asks = chats("locate", folder / "locate.jsonl"), prompts(folder / "verify.jsonl")
     of, store = WAYS[way], ["--data", asks, *LIMIT, "--store", str(folder / "runs")]
-    tunes = ("full", "sham") if way != "base" else ("full",)
-    made = {tune: train(folder, tune, of, site, seed, data) for tune in tunes}
+    names = ("full", "sham") if way != "base" else ("full",)
+    made = {tune: train(folder, tune, of, site, seed, data) for tune in names}
     # the base's own dictionary is the same beside every tune
     made.setdefault("sham", made["full"])
     made["identical"] = (

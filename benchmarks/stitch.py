@@ -67,7 +67,7 @@ def halves(name: str) -> tuple[PromptSet, PromptSet]:
 
 
 def lines(way: str, table: Table, alone: bool) -> list[dict[str, str]]:
-    """Rows of the page; what does not depend on masks (the base, tunes, their average) only where
+    """Rows of the page; what does not depend on masks (the base, fine-tuned models, their average) only where
     ``alone``.
     """
     found: dict[str, dict[tuple[int, str], float]] = {}

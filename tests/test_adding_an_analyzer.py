@@ -11,10 +11,11 @@ from typing import ClassVar
 import pytest
 import torch
 
+import interp.cli
 from examples.answer_length import AnswerLength
 from interp import claims, kinds
 from interp.analyzers.framework import Needs, StudyAnalyzer, option
-from interp.cli import _command
+from interp.cli import COMMANDS, GROUPS, _command
 from interp.errors import OptionError
 from interp.kinds import Kind
 from tests import tiny
@@ -28,6 +29,8 @@ def listed(monkeypatch):
     """The example as a kind of interp itself, by its one line."""
     line = Kind("examples.answer_length:AnswerLength", help="does fine-tuning make answers shorter")
     monkeypatch.setitem(kinds.KINDS, "answer-length", line)
+    # as where the line stands in the file: the command line reads it when it is imported
+    monkeypatch.setitem(interp.cli._HELPS, "answer-length", line.help)
     kinds.kinds.cache_clear()
     yield
     kinds.kinds.cache_clear()
@@ -55,6 +58,11 @@ def with_short_answers(base):
     with torch.no_grad():
         tuned.transformer.ln_f.bias += 200 * base.lm_head.weight[tuned.config.eos_token_id]
     return tuned
+
+
+def test_names_that_kinds_cannot_have_are_those_of_the_other_commands():
+    of_kinds = kinds.command_helps(kinds.KINDS)
+    assert {*kinds.OTHER_COMMANDS} == {*COMMANDS, *GROUPS} - {*of_kinds}
 
 
 def test_it_is_at_most_sixty_lines():

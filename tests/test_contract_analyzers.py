@@ -169,7 +169,7 @@ def dictionary_diff(study, way, unit):
 
 def stitch(study, _, unit):
     turned = other(study)
-    # tunes are stitched in one base, so the other is of the same family
+    # fine-tuned models are stitched in one base, so the other is of the same family
     family = study.pair.tuned.module.config.model_type
     partner = StitchInput(
         elsewhere(unit, family)[0], study.contrast.negative, turned.contrast.negative

@@ -132,14 +132,18 @@ def test_dictionaries_of_a_pair_and_of_its_control_are_compared(walk, tmp_path):
 @pytest.mark.timeout(1800)
 def test_grafts_and_stitches(walk):
     less = "--max-prompts 24 --steps 4 --relaxed-steps 2"
-    tunes = {"organism:skill/full": TASK, "organism:skill/second": OTHER_TASK}
+    fine_tuned = {"organism:skill/full": TASK, "organism:skill/second": OTHER_TASK}
     start = "graft TUNED --base BASE --task FILE"
     runs = [
-        walk("docs/index.md", start, SKILL | {"TUNED": tune, "FILE": file}, less)
-        for tune, file in tunes.items()
+        walk("docs/index.md", start, SKILL | {"TUNED": name, "FILE": file}, less)
+        for name, file in fine_tuned.items()
     ]
     assert [run["summary"]["positive"] for run in runs] == [24, 24]
-    several = SKILL | {"TUNED": list(tunes), "FILE": list(tunes.values()), "RUN": runs[0]["run"]}
+    several = SKILL | {
+        "TUNED": list(fine_tuned),
+        "FILE": list(fine_tuned.values()),
+        "RUN": runs[0]["run"],
+    }
     stitch = walk(
         "docs/graft.md", "stitch TUNED TUNED", several, f"--mask {runs[1]['run']} --max-prompts 24"
     )

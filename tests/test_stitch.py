@@ -1,4 +1,4 @@
-"""Stitched tunes: identities of Localize-and-Stitch, planted tasks, silence, the learned mask by
+"""Stitched fine-tuned models: identities of Localize-and-Stitch, planted tasks, silence, the learned mask by
 hand, bad input.
 """
 
@@ -28,9 +28,9 @@ from tests.test_graft import FAST, questions, state, study_of, tasks
 
 def scopes(count, **options):
     base = tiny.llama(3, **FAST)
-    tunes = [tiny.perturbed(base, 0.01 * (at + 1), seed=at) for at in range(count)]
+    fine_tuned = [tiny.perturbed(base, 0.01 * (at + 1), seed=at) for at in range(count)]
     return align_scopes(
-        [Pair.from_modules(tune, base, tiny.tokenizer()) for tune in tunes], **options
+        [Pair.from_modules(model, base, tiny.tokenizer()) for model in fine_tuned], **options
     )
 
 
@@ -77,7 +77,7 @@ def test_identical_masks_give_the_mean_of_the_tunes_on_the_mask():
 
 
 def test_the_weights_of_the_tunes_add_to_nothing_or_to_one():
-    """Of tunes that all moved by 1 from a base of 0, what is stitched is the sum of their weights."""
+    """Of fine-tuned models that all moved by 1 from a base of 0, what is stitched is the sum of their weights."""
     base = tiny.llama(3, **FAST)
     tuned = copy.deepcopy(base)
     with torch.no_grad():
@@ -127,7 +127,7 @@ def test_tunes_that_moved_other_parameters_share_one_numbering():
         dict(one.named_parameters())["model.layers.0.mlp.up_proj.weight"].add_(0.1)
         dict(two.named_parameters())["model.layers.1.self_attn.q_proj.weight"].add_(0.1)
     first, second = align_scopes(
-        [Pair.from_modules(tune, base, tiny.tokenizer()) for tune in (one, two)]
+        [Pair.from_modules(model, base, tiny.tokenizer()) for model in (one, two)]
     )
     names = ["model.layers.0.mlp.up_proj.weight", "model.layers.1.self_attn.q_proj.weight"]
     assert [piece.name for piece in first.pairs] == [piece.name for piece in second.pairs] == names
@@ -231,14 +231,14 @@ def test_the_l1_pull_empties_a_mask_that_nothing_holds_and_the_codes_pull_does_n
 
 
 def planted():
-    """Two tunes of one base that each say their own word, each through its own neurons."""
+    """Two fine-tuned models of one base that each say their own word, each through its own neurons."""
     base = tiny.llama(seed=7, num_hidden_layers=2)
     return base, [tiny.perturbed(base, 0.05, seed=at) for at in range(2)]
 
 
-def stitch_of(base, tunes, **options):
+def stitch_of(base, fine_tuned, **options):
     located, held_out = tasks()
-    pairs = [Pair.from_modules(tune, base, tiny.tokenizer(False)) for tune in tunes]
+    pairs = [Pair.from_modules(model, base, tiny.tokenizer(False)) for model in fine_tuned]
     turned = [questions(part.texts, "help", "Sorry") for part in (located, held_out)]
     partners = tuple(StitchInput(pair, *turned) for pair in pairs[1:])
     study = Study(
@@ -250,9 +250,9 @@ def stitch_of(base, tunes, **options):
 
 
 def test_a_run_is_whole_and_can_be_measured_again(tmp_path):
-    base, tunes = planted()
+    base, fine_tuned = planted()
     before = state(base)
-    study, analyzer = stitch_of(base, tunes, density=0.2)
+    study, analyzer = stitch_of(base, fine_tuned, density=0.2)
     table = analyzer(study)
     assert all(torch.equal(value, before[name]) for name, value in base.state_dict().items())
     assert [column.name for column in table.columns] == ["task", "kind", "metric", "value"]
@@ -280,8 +280,8 @@ def test_a_run_is_whole_and_can_be_measured_again(tmp_path):
 
 
 def test_masks_of_everything_make_the_stitch_the_average():
-    base, tunes = planted()
-    study, analyzer = stitch_of(base, tunes, density=1.0, scope="all")
+    base, fine_tuned = planted()
+    study, analyzer = stitch_of(base, fine_tuned, density=1.0, scope="all")
     table = analyzer(study)
     losses = {(r["task"], r["kind"]): r["value"] for r in table.rows() if r["metric"] == "loss"}
     for task in (1, 2):
@@ -308,8 +308,8 @@ def test_tunes_that_are_the_base_have_nothing_to_stitch():
 
 
 def test_graft_runs_lend_their_masks_in_order():
-    base, tunes = planted()
-    study, analyzer = stitch_of(base, tunes)
+    base, fine_tuned = planted()
+    study, analyzer = stitch_of(base, fine_tuned)
     options = {
         "density": 0.05,
         "sweep": (),
@@ -484,10 +484,10 @@ def test_a_request_follows_every_tune_and_every_task(folder):
     from interp.cli.request_cache import Request
     from interp.cli.stitch import StitchOptions
 
-    def described(tunes, tasks):
+    def described(fine_tuned, tasks):
         common = StitchOptions(base=str(folder / "base"), task=[folder / task for task in tasks])
         return Request.of(
-            "stitch", {"tuned": [str(folder / name) for name in tunes], "common": common}
+            "stitch", {"tuned": [str(folder / name) for name in fine_tuned], "common": common}
         ).describe()
 
     whole = described(("one", "two"), ("one.jsonl", "two.jsonl"))

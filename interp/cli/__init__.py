@@ -72,9 +72,9 @@ GROUPS = {
 
 
 def commands() -> dict[str, str]:
-    """All commands of one word with their help; kinds of other packages come last."""
+    """All commands of one word with their help; kinds that are not listed above come last."""
     helps = command_helps(kinds())
-    added = {name: help for name, help in helps.items() if name not in _HELPS}
+    added = {name: help for name, help in helps.items() if name not in COMMANDS and " " not in name}
     return {**COMMANDS, **added}
 
 

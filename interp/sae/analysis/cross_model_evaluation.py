@@ -108,8 +108,8 @@ class CrossModelEvaluator:
             return other_slope(fold_sums) / np.where(np.abs(slope) > MIN_BETA, slope, np.nan)
 
         def ratio(name: str):
-            return lambda found: (
-                found[f"{ROLES[other_model]}_{name}"] / found[f"{ROLES[own_model]}_{name}"]
+            return lambda sums: (
+                sums[f"{ROLES[other_model]}_{name}"] / sums[f"{ROLES[own_model]}_{name}"]
             )
 
         def mean_ratio(fold_sums: Sums) -> NDArray[np.float64]:
