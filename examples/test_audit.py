@@ -26,10 +26,15 @@ def audited(interp_study, interp_store):
 
     def audit(tuned, top="30"):
         located_on, verified_on = (
-            interp_study(tuned, prompts("refusal", split, "harmful"), prompts("refusal", split, "harmless"),
-                         base=BASE, max_prompts=count)
+            interp_study(
+                tuned,
+                prompts("refusal", split, "harmful"),
+                prompts("refusal", split, "harmless"),
+                base=BASE,
+                max_prompts=count,
+            )
             for split, count in (("locate", LOCATE), ("verify", VERIFY))
-        )  # fmt: skip
+        )
         located = interp_store.run(LocateNeurons(top=top, steps=7), located_on)
         checker = VerifyNeurons.of(
             located.table, random_sets=39, dose_draws=1, control_prompts=12, depth=30

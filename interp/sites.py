@@ -45,6 +45,20 @@ MATRICES: dict[str, str] = {
     "mlp.out": "down projection of the MLP",
 }
 
+HOOK_ORDER = (
+    "hook_resid_pre",
+    "attn.hook_z",
+    "attn.o.hook_out",
+    "hook_attn_out",
+    "mlp.hook_in",
+    "mlp.hook_pre",
+    "mlp.hook_pre_linear",
+    "mlp.hook_post",
+    "mlp.out.hook_out",
+    "hook_mlp_out",
+    "hook_resid_post",
+)
+"""Hooks of a block in the order of the forward pass; parallel blocks also run attention first."""
 _SITE = re.compile(r"blocks\.([0-9]+)\.(.+)")
 
 

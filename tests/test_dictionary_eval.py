@@ -22,10 +22,10 @@ from interp.models.pair import Pair
 from interp.prompts import OneClass, Prompt, PromptSet, encode
 from interp.sae import Dictionary, DictionaryConfig, save
 from interp.sae.analysis.baselines import Covariance, least_squares_baseline, principal_components
-from interp.sae.analysis.input_output import HOOK_ORDER, InputOutput
+from interp.sae.analysis.input_output import InputOutput
 from interp.sae.analysis.scores import score
 from interp.sae.analysis.token_groups import with_token_codes
-from interp.sites import BLOCK_HOOKS, Site
+from interp.sites import BLOCK_HOOKS, HOOK_ORDER, Site
 from interp.study import Study
 from interp.table import table
 from tests import tiny

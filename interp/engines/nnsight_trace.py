@@ -28,22 +28,8 @@ from interp.engines.site_hooks import SiteHook, differentiate, require_unchanged
 from interp.errors import OptionError, RemoteFailure, UnsupportedModel
 from interp.models.model import Model
 from interp.models.offload import execution_device
-from interp.sites import Site
+from interp.sites import HOOK_ORDER, Site
 
-# In the order of computation; parallel blocks also run their attention first.
-_VISIT_ORDER = (
-    "hook_resid_pre",
-    "attn.hook_z",
-    "attn.o.hook_out",
-    "hook_attn_out",
-    "mlp.hook_in",
-    "mlp.hook_pre",
-    "mlp.hook_pre_linear",
-    "mlp.hook_post",
-    "mlp.out.hook_out",
-    "hook_mlp_out",
-    "hook_resid_post",
-)
 _REMOTE_CLASS = "nnsight.modeling.transformers.TransformersModel"
 
 
@@ -167,7 +153,7 @@ def _plan(
     module share a visit.
     """
     plan: list[tuple[str, str, list[SiteHook]]] = []
-    for site in sorted(hooks, key=lambda site: (site.layer, _VISIT_ORDER.index(site.hook))):
+    for site in sorted(hooks, key=lambda site: (site.layer, HOOK_ORDER.index(site.hook))):
         target = model.anatomy.target(site)
         hooks[site].at(site, target)
         hooks[site].tokens = tokens

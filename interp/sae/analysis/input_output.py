@@ -19,25 +19,11 @@ from torch import Tensor
 from interp.errors import OptionError
 from interp.maths.precision import widen
 from interp.sae.core.config import DictionaryConfig
-from interp.sites import Site
+from interp.sites import HOOK_ORDER, Site
 
 TUNED, BOTH, DIFFERENCE = "tuned", "both", "difference"
 MODEL_ROLES = (TUNED, BOTH, DIFFERENCE)
 BASE = "base"
-HOOK_ORDER = (
-    "hook_resid_pre",
-    "attn.hook_z",
-    "attn.o.hook_out",
-    "hook_attn_out",
-    "mlp.hook_in",
-    "mlp.hook_pre",
-    "mlp.hook_pre_linear",
-    "mlp.hook_post",
-    "mlp.out.hook_out",
-    "hook_mlp_out",
-    "hook_resid_post",
-)
-"""Sites of a block in the order of the forward pass."""
 
 Values = Mapping[tuple[str, Site], Tensor]
 
