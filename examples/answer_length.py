@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from interp.analyzers.framework import (
+    Analyzer,
     Needs,
     Result,
-    StudyAnalyzer,
     answer_lengths,
     option,
     prompt_rows,
@@ -38,7 +38,7 @@ class Exchanged(DrawRow):
 
 
 @dataclass(frozen=True)
-class AnswerLength(StudyAnalyzer):
+class AnswerLength(Analyzer):
     """Are answers of the fine-tuned model shorter than the base's to the same prompts?"""
 
     name: ClassVar[str] = "answer-length"

@@ -14,7 +14,7 @@ import torch
 import interp.cli
 from examples.answer_length import AnswerLength
 from interp import claims, kinds
-from interp.analyzers.framework import Needs, StudyAnalyzer, option
+from interp.analyzers.framework import Analyzer, Needs, option
 from interp.cli import COMMANDS, GROUPS, _command
 from interp.errors import OptionError
 from interp.kinds import Kind
@@ -149,7 +149,7 @@ def test_a_name_like_a_module_of_ours_is_a_command(monkeypatch, tmp_path):
 
 
 @dataclass(frozen=True)
-class Odd(StudyAnalyzer):
+class Odd(Analyzer):
     """Options of several types."""
 
     name: ClassVar[str] = "odd"
@@ -161,7 +161,7 @@ class Odd(StudyAnalyzer):
 
 
 @dataclass(frozen=True)
-class Clashing(StudyAnalyzer):
+class Clashing(Analyzer):
     """An option with the name of a common flag."""
 
     name: ClassVar[str] = "clashing"

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from interp.analyzers import base
 from interp.analyzers.compare import Compare
+from interp.analyzers.framework import calls
 from interp.errors import OptionError
 from interp.experiments.cost import Work, estimate_cost
 from interp.progress import Progress, duration
@@ -114,7 +114,7 @@ def test_a_run_tells_its_cost_first_and_once(lines, monkeypatch):
     study = replace(tiny.planted_study("llama"), quiet=False)
     Compare()(study)
     assert not lines.read()  # it is done in no time
-    monkeypatch.setattr(base, "ANNOUNCED_FROM_SECONDS", 0.0)
+    monkeypatch.setattr(calls, "ANNOUNCED_FROM_SECONDS", 0.0)
     Compare()(study)
     told = [line for line in lines.read() if "over the prompts" in line]
     assert len(told) == 1

@@ -86,7 +86,6 @@ class Told(Analyzer):
 
     sets: tuple = ()
     size: int = 6
-    parent: str | None = None
 
     def __call__(self, study):
         scores = np.random.default_rng(int(study.contrast.digest[:12], 16)).random((3, 48))

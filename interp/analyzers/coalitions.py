@@ -44,7 +44,6 @@ class Coalitions(Analyzer):
     takes: ClassVar[dict[str, str]] = {"located": "locate-neurons"}
 
     located: Table | None = field(default=None, metadata={"from_parent": True})
-    parent: str | None = None
     draws: int = 32
     prompts: int = 48
     permutations: int = 200

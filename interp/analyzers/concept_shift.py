@@ -59,7 +59,6 @@ class ConceptShift(Analyzer):
     tokens: int = 20_000
     draws: int = 199
     controls: Sequence[Pair] = field(default=(), compare=False)
-    parent: str | None = None
 
     def require(self) -> Site:
         """The site; raises OptionError for numbers out of range."""

@@ -40,12 +40,11 @@ class ControlLocations(Analyzer):
 
     located: Table | None = field(default=None, compare=False)
     controls: tuple[Table, ...] = field(default=(), compare=False)
-    parent: str | None = None
 
     @classmethod
     def of(cls, located: Table, *controls: Table) -> ControlLocations:
         """The analyzer for a locating run, and for those of the controls in order."""
-        return cls(located, controls, located.require_provenance().key)
+        return cls(located, controls)
 
     def require(self) -> Table:
         """The locating run; OptionError without one, without controls, or where a control was

@@ -49,7 +49,6 @@ class Dissociation(Analyzer):
     first: Table | None = field(default=None, metadata={"from_parent": True})
     second: Table | None = None
     other: Study | None = None
-    parent: str | None = None
     random_sets: int = 200
     control_prompts: int = 48
 

@@ -55,7 +55,6 @@ class FtcAlpha(Analyzer):
     alphas: tuple[float, ...] = GRID
     new_tokens: int = 0
     keep_text: bool = False
-    parent: str | None = None
 
     def check(self) -> None:
         """Raise OptionError for strengths that are not finite numbers."""

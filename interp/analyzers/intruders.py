@@ -49,7 +49,6 @@ class Intruders(Analyzer):
     side: str = "left"
     gap: float = 0.05
     draws: int = 20
-    parent: str | None = None
 
     def __call__(self, study: WeightPair) -> Table:
         """Read the matrices one pair at a time, count intruders and compare with random updates."""

@@ -43,7 +43,6 @@ class Redundancy(Analyzer):
     version: ClassVar[int] = 5
 
     locate: Analyzer
-    parent: str | None = None
     rounds: int = 3
     random_sets: int = 20
     control_prompts: int = 48

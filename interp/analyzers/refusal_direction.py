@@ -56,7 +56,6 @@ class RefusalDirection(Analyzer):
     takes: ClassVar[dict[str, str]] = {"located": "locate-neurons"}
 
     located: Table | None = field(default=None, metadata={"from_parent": True})
-    parent: str | None = None
     shares: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
     prompts: int = 48
 

@@ -64,7 +64,6 @@ class SaeDiff(Analyzer):
     max_norm_ratio: float = 10.0
     draws: int = DRAWS
     controls: tuple[Table, ...] = field(default=(), compare=False)
-    parent: str | None = None
 
     def require(self) -> Site:
         """The site; raises OptionError for a dictionary that does not fit the comparison, before

@@ -54,7 +54,6 @@ class Stability(Analyzer):
     version: ClassVar[int] = 5
 
     locate: Analyzer
-    parent: str | None = None
     resamples: int = 5
     draws: int = 200
     least: int = 8

@@ -53,7 +53,6 @@ class Transfer(Analyzer):
 
     located: Table | None = field(default=None, metadata={"from_parent": True})
     source: Pair | None = field(default=None, metadata={"from_parent": True})
-    parent: str | None = None
     recomputed: Table | None = None
     random_sets: int = 200
     control_prompts: int = 48

@@ -43,7 +43,7 @@ def command_of(name: str) -> Callable[..., str]:
     if not (isinstance(kind, type) and is_dataclass(kind) and callable(kind)):
         raise OptionError(
             f"{kinds()[name].analyzer} is not an analyzer: {name} has to name a dataclass whose"
-            " instances take a study (interp.analyzers.framework.StudyAnalyzer)"
+            " instances take a study (interp.analyzers.framework.Analyzer)"
         )
     types = get_type_hints(kind)
     needs = getattr(kind, "needs", None)
@@ -51,7 +51,7 @@ def command_of(name: str) -> Callable[..., str]:
     option_fields = [
         field for field in fields(kind) if field.name != "parent" and types[field.name] in TYPES
     ]
-    flag_fields = [field for field in option_fields if "from_parent" not in field.metadata]
+    flag_fields = [field for field in option_fields if not field.metadata.get("from_parent")]
 
     def command(
         tuned: str,

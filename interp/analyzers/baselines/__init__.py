@@ -70,7 +70,6 @@ class Baselines(Analyzer):
 
     verified: Table | None = field(default=None, metadata={"from_parent": True})
     located: Table | None = field(default=None, metadata={"from_parent": True})
-    parent: str | None = None
     contrast: Table | None = None
     choosing: Study | None = None
     prompts: int = 48

@@ -59,7 +59,6 @@ class Compare(Analyzer):
     cka_tokens: int = 512
     token_rows: int = 20_000
     floor_prompts: int = 8
-    parent: str | None = None
 
     def require(self, study: Study) -> None:
         """Raise OptionError, PairError or UnsupportedModel for a study that cannot be compared."""

@@ -74,7 +74,6 @@ class Graft(Analyzer):
 
     held_out: PromptSet | None = None
     other: PromptSet | None = None
-    parent: str | None = None
     scope: str = "blocks"
     density: float = 0.01
     sweep: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)

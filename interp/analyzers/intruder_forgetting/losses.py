@@ -21,8 +21,6 @@ class Forgetting(Analyzer):
     name: ClassVar[str] = "forgetting"
     version: ClassVar[int] = 1
 
-    parent: str | None = None
-
     def __call__(self, study: Study) -> Table:
         """Compute the loss of every text under both models."""
         base, group = study.pair.require_base("forgetting"), study.classes[-1]

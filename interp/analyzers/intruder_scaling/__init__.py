@@ -52,7 +52,6 @@ class IntruderScaling(Analyzer):
     takes: ClassVar[dict[str, str]] = {"located": "intruders"}
 
     located: Table | None = field(default=None, metadata={"from_parent": True})
-    parent: str | None = None
     scale_set: str = "top1"
     scales: tuple[float, ...] = SCALES
 

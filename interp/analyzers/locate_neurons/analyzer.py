@@ -48,7 +48,6 @@ class LocateNeurons(Analyzer):
     steps: int | str = "auto"
     unit: str = "neuron"
     probe_fit: str = "optimum"
-    parent: str | None = None
     excluded: tuple[tuple[int, int], ...] = field(default=(), metadata={"from_parent": True})
 
     def minus(self, utility: Table) -> "LocateNeurons":

@@ -86,7 +86,6 @@ class SaeEval(Analyzer):
     content_only: bool = False
     target: str = ""
     model_role: str = TUNED
-    parent: str | None = None
 
     def require(self, has_base: bool) -> InputOutput:
         """Inputs and outputs of the dictionary; raises OptionError if it cannot be evaluated.

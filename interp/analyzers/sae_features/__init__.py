@@ -78,7 +78,6 @@ class SaeFeatures(Analyzer):
     window: int = 10
     examples: int = 100
     draws: int = 199
-    parent: str | None = None
 
     def require(self, has_base: bool) -> Site:
         """The site; raises OptionError for options that do not fit. ``has_base``: whether there is

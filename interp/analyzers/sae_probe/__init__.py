@@ -82,7 +82,6 @@ class SaeProbe(Analyzer):
     control_prompts: int = 96
     steer: float = 1.0
     revert: bool = False
-    parent: str | None = None
 
     def require(self, has_base: bool) -> Site:
         """The site; raises OptionError for options that contradict each other or the dictionary."""

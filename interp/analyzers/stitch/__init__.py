@@ -72,7 +72,6 @@ class Stitch(Analyzer):
     held_out: PromptSet | None = None
     others: tuple[StitchInput, ...] = ()
     runs: tuple[Table, ...] = ()
-    parent: str | None = None
     scope: str = "blocks"
     localise: str = "movement"
     density: float = 0.05

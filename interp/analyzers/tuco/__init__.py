@@ -77,7 +77,6 @@ class Tuco(Analyzer):
     by_answer: bool = False
     keep_text: bool = False
     controls: Sequence[Pair] = field(default=(), compare=False)
-    parent: str | None = None
 
     def check(self) -> None:
         """Raise OptionError for invalid options, before any model is loaded."""

@@ -98,7 +98,6 @@ class VerifyNeurons(Analyzer):
     version: ClassVar[int] = 11
 
     located: InitVar[Table | None] = None
-    parent: str | None = None
     ranking: Ranking = field(default=(), metadata={"from_parent": True})
     selected: int = field(default=0, metadata={"from_parent": True})
     random_sets: int = 200
