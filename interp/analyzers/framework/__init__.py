@@ -6,12 +6,20 @@ the run. ``needs`` says what a study must have. ``run`` measures; the claims of 
 evaluated by ``interp.claims``. See docs/adding-an-analyzer.md.
 """
 
-from interp.analyzers.framework.analyzer import Analyzer, Needs, Result, option, require_locating
+from interp.analyzers.framework.analyzer import (
+    Analyzer,
+    Known,
+    Needs,
+    Result,
+    option,
+    require_locating,
+)
 from interp.analyzers.framework.by_prompt import answer_lengths, prompt_rows, sign_flips
 from interp.analyzers.framework.content import fingerprint
 
 __all__ = [
     "Analyzer",
+    "Known",
     "Needs",
     "Result",
     "answer_lengths",

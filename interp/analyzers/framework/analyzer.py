@@ -63,6 +63,18 @@ class Needs:
 
 
 @dataclass(frozen=True)
+class Known:
+    """What is known of a study, as far as it is before its models are loaded; None where it is not.
+
+    ``shape``: blocks, and units of a block. ``differentiable``: whether the metric has a gradient.
+    """
+
+    has_base: bool | None = None
+    shape: tuple[int, int] | None = None
+    differentiable: bool | None = None
+
+
+@dataclass(frozen=True)
 class Result:
     """What an analyzer found.
 
@@ -127,14 +139,27 @@ class Analyzer:
         kept = {name: value for name, value in values.items() if name not in inherited}
         return {**kept, "from_parent": digest({name: values[name] for name in inherited})[:20]}
 
+    def check(self, known: Known) -> None:
+        """Raise OptionError for options that cannot be used with each other or with what is known.
+
+        Called before models are loaded, and again with the study. Bounds of single options are
+        checked when the analyzer is made.
+        """
+        del known
+
     def require(self, study: Any) -> None:
         """Raise OptionError for a study without what is needed."""
+        if not isinstance(study, Study):
+            self.check(Known())
+            return
         if self.needs.base:
             study.pair.require_base(self.name)
         if self.needs.negatives:
             study.require_contrast(self.name)
         if self.needs.metric:
             study.require_metric(self.name)
+        differentiable = None if study.metric is None else study.metric.differentiable
+        self.check(Known(study.pair.base is not None, None, differentiable))
 
     def work(self, study: Any) -> Work | None:
         """What a call does, so that its time can be estimated; None where that is not known."""
